@@ -1,0 +1,105 @@
+# The commands of this repository. `make demo` runs the main job on this
+# machine, `make test` passes the tests; `make help` lists the rest.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podid
+# Tools are kept by the hash of their versions: a new version is a new folder.
+TOOLS   := $(CACHE)/tools/$(shell cat go.tools.mod go.tools.sum | sha256sum | cut -c1-12)
+ASSETS  := $(CACHE)/assets
+VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+GO      := CGO_ENABLED=0 go
+LDFLAGS := -s -w -X github.com/podid-io/podid/internal/observe.version=$(VERSION)
+
+export KUBEBUILDER_ASSETS := $(ASSETS)
+
+##@ Run
+
+.PHONY: demo
+demo: root build ## A real pod on a real cluster on this machine gets a real token
+	@bin/podid sandbox demo
+
+.PHONY: build
+build: ## bin/mic, bin/nmi and bin/podid
+	@echo "building bin/mic, bin/nmi, bin/podid (a minute or two the first time)"
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mic ./cmd/nmi ./cmd/podid
+
+##@ Test
+
+.PHONY: test
+test: root gcc npm build assets $(TOOLS)/gotestsum ## Everything: unit, API server, kernel and sandbox tests
+	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh unit api kernel sandbox
+
+.PHONY: test-unit
+test-unit: gcc $(TOOLS)/gotestsum ## Unit and property tests, with the race detector; no root needed
+	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh unit
+
+.PHONY: test-api
+test-api: gcc build assets $(TOOLS)/gotestsum ## CRDs and controllers against a real API server
+	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh api
+
+.PHONY: test-kernel
+test-kernel: root gcc $(TOOLS)/gotestsum ## The redirect, in throw-away network namespaces
+	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh kernel
+
+.PHONY: test-sandbox
+test-sandbox: root gcc npm build assets $(TOOLS)/gotestsum ## Stories on a real cluster with real SDK clients
+	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh sandbox
+
+.PHONY: bench
+bench: root build assets ## The speed figures of README, measured here and now
+	@hack/bench.sh
+
+##@ Keep in order
+
+.PHONY: generate
+generate: $(TOOLS)/controller-gen ## Deep copies, CRDs and the chart's copy of them
+	@$(TOOLS)/controller-gen object paths=./api/...
+	@$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd
+	@cp config/crd/*.yaml charts/podid/crds/
+
+.PHONY: verify
+verify: generate ## Fails when generated files or go.mod are stale
+	@go mod tidy -diff || { echo 'error: go.mod is not tidy: run "go mod tidy" and commit' >&2; exit 1; }
+	@git diff --exit-code -- api config charts || { echo 'error: generated files are stale: commit what "make generate" wrote' >&2; exit 1; }
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## golangci-lint (import directions, no sleeps, error wrapping) and go vet
+	@go vet ./...
+	@$(TOOLS)/golangci-lint run ./...
+
+.PHONY: fmt
+fmt: $(TOOLS)/golangci-lint ## Format the code
+	@$(TOOLS)/golangci-lint fmt ./...
+
+.PHONY: vuln
+vuln: $(TOOLS)/govulncheck ## Known vulnerabilities, where the database can be reached
+	@hack/vuln.sh $(TOOLS)/govulncheck
+
+.PHONY: clean
+clean: ## Remove what was built here (the cache outside stays)
+	@rm -rf bin
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# What the targets above stand on.
+
+.PHONY: root gcc npm assets
+root gcc npm:
+	@hack/prerequisites.sh $@
+
+assets: bin/podid
+	@bin/podid sandbox prepare
+
+bin/podid: build
+
+$(TOOLS)/golangci-lint: package := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(TOOLS)/gotestsum: package := gotest.tools/gotestsum
+$(TOOLS)/controller-gen: package := sigs.k8s.io/controller-tools/cmd/controller-gen
+$(TOOLS)/govulncheck: package := golang.org/x/vuln/cmd/govulncheck
+$(TOOLS)/%:
+	@echo "building $(@F) (once; golangci-lint takes some minutes)"
+	@mkdir -p $(TOOLS)
+	@$(GO) build -modfile=go.tools.mod -o $(TOOLS)/ $(package)

@@ -1,0 +1,63 @@
+// The adal client: go-autorest/adal 0.9, which a decade of Azure programs in
+// Go still carries. It probes with MSIAvailable, then asks IMDS.
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/Azure/go-autorest/autorest/adal"
+)
+
+func main() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "adal:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	start := time.Now()
+	if !adal.MSIAvailable(ctx, http.DefaultClient) {
+		return fmt.Errorf("probe: no managed identity here")
+	}
+	token, err := adal.NewServicePrincipalTokenFromManagedIdentity(os.Getenv("RESOURCE"), &adal.ManagedIdentityOptions{
+		ClientID: os.Getenv("CLIENT_ID"), IdentityResourceID: os.Getenv("RESOURCE_ID"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := token.RefreshWithContext(ctx); err != nil {
+		return err
+	}
+	claims, err := decode(token.OAuthToken())
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+		"client": "adal", "clientID": claims["appid"], "audience": claims["aud"],
+		"milliseconds": time.Since(start).Milliseconds(), "expiresIn": int(time.Until(token.Token().Expires()).Seconds()),
+	})
+}
+
+// decode reads the claims of a JWT without verifying it.
+func decode(token string) (map[string]any, error) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil, fmt.Errorf("read the token: %d parts instead of 3", len(parts))
+	}
+	body, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return nil, fmt.Errorf("read the token: %w", err)
+	}
+	claims := map[string]any{}
+	return claims, json.Unmarshal(body, &claims)
+}
