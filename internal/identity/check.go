@@ -1,0 +1,49 @@
+// What an identity must say to be usable. The schema's rules say the same at
+// kubectl apply; this is for objects that are older than those rules.
+
+package identity
+
+import (
+	"fmt"
+	"strings"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// Check tells whether the identity says what its type needs. It returns nil
+// when the identity is usable, else a refusal with reason IdentityBroken.
+//
+// It demands only what no token can do without, less than the schema does: an
+// object that worked before the schema had rules must go on working.
+func Check(id *v1.AzureIdentity) *Refusal {
+	switch id.Spec.Type {
+	case v1.UserAssignedMSI:
+		if _, err := ParseResourceID(id.Spec.ResourceID); err != nil {
+			return refuseBroken(id, "spec.resourceID: "+err.Error())
+		}
+		return nil
+	case v1.ServicePrincipal, v1.ServicePrincipalCertificate:
+		return missing(id, "tenantID", id.Spec.TenantID, "clientID", id.Spec.ClientID,
+			"clientPassword.name", id.Spec.ClientPassword.Name)
+	case v1.Federated:
+		return missing(id, "tenantID", id.Spec.TenantID, "clientID", id.Spec.ClientID)
+	default:
+		return refuseBroken(id, fmt.Sprintf(
+			"spec.type %d is unknown: use 0 (user-assigned managed identity), 1 (client secret), 2 (certificate) or 3 (federated)",
+			id.Spec.Type))
+	}
+}
+
+// missing takes pairs of field and value and names all the fields without one.
+func missing(id *v1.AzureIdentity, pairs ...string) *Refusal {
+	var fields []string
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if strings.TrimSpace(pairs[i+1]) == "" {
+			fields = append(fields, "spec."+pairs[i])
+		}
+	}
+	if len(fields) == 0 {
+		return nil
+	}
+	return refuseBroken(id, fmt.Sprintf("type %d needs %s", id.Spec.Type, strings.Join(fields, " and ")))
+}

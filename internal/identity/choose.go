@@ -1,0 +1,91 @@
+// From what a pod may use to what it asked for.
+
+package identity
+
+import (
+	"fmt"
+	"strings"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// Selector is what a request names: at most one of the three, the zero value
+// when it leaves the choice to us. Should several be named, all must match.
+type Selector struct{ ClientID, ObjectID, ResourceID string }
+
+// Named tells whether the request names an identity at all.
+func (s Selector) Named() bool { return s != Selector{} }
+
+// String is the selector for a message; ids are shortened.
+func (s Selector) String() string {
+	switch {
+	case s.ClientID != "":
+		return "client_id " + short(s.ClientID)
+	case s.ObjectID != "":
+		return "object_id " + short(s.ObjectID)
+	case s.ResourceID != "":
+		return "msi_res_id " + s.ResourceID
+	default:
+		return "no selector"
+	}
+}
+
+// Choose picks the granted identity that the selector names, or the first of
+// them when it names none. grants must be in order of precedence, as Grants
+// returns them. Ids compare case-insensitively.
+//
+// objectID may add what an object cannot say: the object id that a token of the
+// identity carried ("" when unknown). It is asked only for identities without
+// spec.objectID; nil means nobody knows more than the spec.
+func Choose(grants []Grant, s Selector, objectID func(*v1.AzureIdentity) string) (Grant, *Refusal) {
+	for _, g := range grants {
+		if s.matches(g.Identity, objectID) {
+			return g, nil
+		}
+	}
+	return Grant{}, refuseNoMatch(grants, s)
+}
+
+func (s Selector) matches(id *v1.AzureIdentity, objectID func(*v1.AzureIdentity) string) bool {
+	if s.ClientID != "" && !strings.EqualFold(s.ClientID, id.Spec.ClientID) {
+		return false
+	}
+	// Only a managed identity has a resource ID; a service principal whose
+	// object carries one by mistake is not reachable by it.
+	if s.ResourceID != "" &&
+		(id.Spec.Type != v1.UserAssignedMSI || !strings.EqualFold(s.ResourceID, id.Spec.ResourceID)) {
+		return false
+	}
+	return s.ObjectID == "" || strings.EqualFold(s.ObjectID, objectIDOf(id, objectID))
+}
+
+func objectIDOf(id *v1.AzureIdentity, learned func(*v1.AzureIdentity) string) string {
+	if id.Spec.ObjectID != "" || learned == nil {
+		return id.Spec.ObjectID
+	}
+	return learned(id)
+}
+
+// short keeps what a person needs to recognise an id and drops the rest, since
+// messages end up in logs and events.
+func short(id string) string {
+	const keep = 8 // the first group of a GUID
+	r := []rune(id)
+	if len(r) <= keep {
+		return id
+	}
+	return string(r[:keep]) + "…"
+}
+
+func refuseNoMatch(grants []Grant, s Selector) *Refusal {
+	if len(grants) == 0 {
+		return &Refusal{Reason: NoMatch, Message: "the pod may use no identity, so none can be chosen"}
+	}
+	names := make([]string, 0, len(grants))
+	for _, g := range grants {
+		names = append(names, key(g.Identity))
+	}
+	return &Refusal{Reason: NoMatch, Message: fmt.Sprintf(
+		"%s names none of the identities this pod may use (%s): ask for one of these, or bind the other one to the pod with an AzureIdentityBinding",
+		s, strings.Join(names, ", "))}
+}

@@ -1,0 +1,152 @@
+// The ARM resource ID of a user-assigned managed identity.
+
+package identity
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// ResourceIDShape is what a resource ID must look like, for messages.
+const ResourceIDShape = "/subscriptions/<GUID>/resourceGroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>"
+
+// Longest names Azure allows:
+// https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
+const (
+	maxResourceGroup = 90
+	maxIdentityName  = 128
+	// maxResourceID is generous: the fixed words are 101 bytes, a letter of a
+	// group's name is at most 4.
+	maxResourceID = 1024
+)
+
+// ResourceID is the parsed ARM resource ID of a user-assigned managed identity.
+// Azure compares every part without regard to case; compare Keys, not
+// ResourceIDs. The zero value is no resource ID.
+type ResourceID struct {
+	SubscriptionID, ResourceGroup, Name string
+
+	raw, key string
+}
+
+// String is the ID as it was given.
+func (r ResourceID) String() string { return r.raw }
+
+// Key is the ID in canonical lower case: two IDs name the same identity exactly
+// when their Keys are equal.
+func (r ResourceID) Key() string { return r.key }
+
+// ParseResourceID reads the resource ID of a user-assigned managed identity. It
+// takes the fixed words in any case. The error says what is wrong and shows the
+// shape.
+func ParseResourceID(s string) (ResourceID, error) {
+	id, problem := parseResourceID(s)
+	if problem != "" {
+		return ResourceID{}, fmt.Errorf("%s: want %s", problem, ResourceIDShape)
+	}
+	return id, nil
+}
+
+func parseResourceID(s string) (_ ResourceID, problem string) {
+	switch {
+	case s == "":
+		return ResourceID{}, "resource ID is empty"
+	case len(s) > maxResourceID:
+		return ResourceID{}, fmt.Sprintf("resource ID is %d bytes long", len(s))
+	}
+	// "" subscriptions <id> resourceGroups <group> providers <namespace> <type> <name>
+	parts := strings.Split(s, "/")
+	const words = 9
+	if len(parts) != words || parts[0] != "" {
+		return ResourceID{}, fmt.Sprintf("%q is not the resource ID of a user-assigned identity", s)
+	}
+	for i := range parts {
+		// The length keeps out letters that fold to ASCII (ſ, K) and are not.
+		if want := fixedWord(i); want != "" && (len(parts[i]) != len(want) || !strings.EqualFold(parts[i], want)) {
+			return ResourceID{}, fmt.Sprintf("%q has %q where %q belongs", s, parts[i], want)
+		}
+	}
+	id := ResourceID{SubscriptionID: parts[2], ResourceGroup: parts[4], Name: parts[8], raw: s, key: strings.ToLower(s)}
+	switch {
+	case !isGUID(id.SubscriptionID):
+		return ResourceID{}, fmt.Sprintf("%q: subscription %q is not a GUID", s, id.SubscriptionID)
+	case !isResourceGroup(id.ResourceGroup):
+		return ResourceID{}, fmt.Sprintf("%q: %q is not the name of a resource group", s, id.ResourceGroup)
+	case !isIdentityName(id.Name):
+		return ResourceID{}, fmt.Sprintf("%q: %q is not the name of a user-assigned identity", s, id.Name)
+	}
+	return id, ""
+}
+
+// fixedWord tells what must stand at a place of the split ID; "" is free.
+func fixedWord(place int) string {
+	switch place {
+	case 1:
+		return "subscriptions"
+	case 3:
+		return "resourceGroups"
+	case 5:
+		return "providers"
+	case 6:
+		return "Microsoft.ManagedIdentity"
+	case 7:
+		return "userAssignedIdentities"
+	default:
+		return ""
+	}
+}
+
+// isGUID takes the plain form only: 8-4-4-4-12 hexadecimal digits.
+func isGUID(s string) bool {
+	const length = 36
+	if len(s) != length {
+		return false
+	}
+	for i := range length {
+		switch i {
+		case 8, 13, 18, 23:
+			if s[i] != '-' {
+				return false
+			}
+		default:
+			if !isHex(s[i]) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+// isResourceGroup: letters and digits of any script, and -_.() but no dot at the end.
+func isResourceGroup(s string) bool {
+	if s == "" || utf8.RuneCountInString(s) > maxResourceGroup || strings.HasSuffix(s, ".") {
+		return false
+	}
+	for _, r := range s {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_.()", r) {
+			return false
+		}
+	}
+	return true
+}
+
+// isIdentityName: ASCII letters, digits, - and _, the first a letter or digit.
+func isIdentityName(s string) bool {
+	if s == "" || len(s) > maxIdentityName {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i] | 0x20 // lower case, for letters
+		alnum := 'a' <= c && c <= 'z' || '0' <= s[i] && s[i] <= '9'
+		if !alnum && (i == 0 || s[i] != '-' && s[i] != '_') {
+			return false
+		}
+	}
+	return true
+}
