@@ -1,20 +1,26 @@
 #!/bin/sh
-# Runs grades of the test suite, one after the other, and prints the events of
-# `go test -json` for gotestsum to read; see `make test`.
-#   unit     every package, race detector, no root, no API server
-#   api      tests that talk to a real API server (KUBEBUILDER_ASSETS)
-#   kernel   tests in network namespaces of their own (root)
+# Runs grades of the test suite one after the other and prints the events of
+# `go test -json`, which gotestsum reads; see `make test`.
+#   unit     every package with the race detector: no root, no API server
+#   api      the packages that also test against a real API server (KUBEBUILDER_ASSETS)
+#   kernel   the packages that also test in network namespaces of their own (root)
 #   sandbox  stories on a whole cluster (root)
 set -u
+
+# packages_with PATTERN: the folders that hold a test file of that name.
+packages_with() {
+	git ls-files "*$1" | xargs -n1 dirname | sort -u | sed 's#^#./#'
+}
+
 status=0
-go=go
 for grade in "$@"; do
 	echo "== $grade tests" >&2
+	# shellcheck disable=SC2046 # lists of words
 	case $grade in
-	unit)    env -u KUBEBUILDER_ASSETS "$go" test -json -race ./... ;;
-	api)     "$go" test -json -race -run 'API' $("$go" list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./... | while read -r d; do ls "$d"/*_api_test.go >/dev/null 2>&1 && echo "$d"; done) ;;
-	kernel)  PODID_TEST_KERNEL=1 "$go" test -json -race $("$go" list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./... | while read -r d; do ls "$d"/*_kernel_test.go >/dev/null 2>&1 && echo "$d"; done) ;;
-	sandbox) PODID_TEST_SANDBOX=1 "$go" test -json -timeout 40m ./test/scenario/... ;;
+	unit)    env -u KUBEBUILDER_ASSETS go test -json -race ./... ;;
+	api)     go test -json -race $(packages_with _api_test.go) ;;
+	kernel)  env -u KUBEBUILDER_ASSETS PODID_TEST_KERNEL=1 go test -json -race $(packages_with _kernel_test.go) ;;
+	sandbox) PODID_TEST_SANDBOX=1 go test -json -count=1 -timeout 40m ./test/scenario/... ;;
 	*) echo "error: no test grade $grade: unit, api, kernel or sandbox" >&2; exit 2 ;;
 	esac || status=1
 done
