@@ -1,0 +1,151 @@
+// From what the pods of a node group need to what to ask of Azure.
+
+package assignment
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// MaxPerRequest is how many identities Azure takes in one update of a VM or a
+// scale set.
+const MaxPerRequest = 150
+
+// Set is a set of identities: canonical resource ID (identity.ResourceID.Key)
+// to the spelling to use in a request.
+type Set map[string]string
+
+// Has tells whether the identity of that canonical resource ID is in the set.
+func (s Set) Has(key string) bool { _, ok := s[key]; return ok }
+
+// Group is what the plan for one node group starts from. All keys are canonical
+// resource IDs. The maps are not changed.
+type Group struct {
+	// Desired are the identities that pods on the group need now.
+	Desired Set
+	// Current are those that Azure says the group has, spelled as Azure does.
+	Current Set
+	// Ledger are those that we attached, or were about to: the only ones that
+	// may ever be detached.
+	Ledger Set
+	// Immutable tells of an identity that must stay, whoever attached it.
+	Immutable func(key string) bool
+	// Quarantined are identities that Azure refused, and when to try them again.
+	Quarantined map[string]time.Time
+	// UnneededSince tells of identities in the ledger since when no pod has
+	// needed them: the value that the previous plan returned.
+	UnneededSince map[string]time.Time
+	// Grace is how long an identity stays that no pod needs.
+	Grace time.Duration
+	// Now is the time of the plan.
+	Now time.Time
+}
+
+// GroupPlan says what to ask of Azure, and what to remember.
+type GroupPlan struct {
+	// Attach and Detach go into one request; together they are at most
+	// MaxPerRequest, attaching first. They are spelled for the request and in
+	// a stable order.
+	Attach, Detach []string
+	// Probation are quarantined identities whose time has come. They go into
+	// requests of their own, so that they cannot hold up the others again.
+	Probation []string
+	// More tells that something did not fit into the request: plan again when
+	// it is done.
+	More bool
+	// Forget are entries of the ledger (keys) to drop: the group does not have
+	// them and no pod needs them.
+	Forget []string
+	// UnneededSince is what to hand to the next plan.
+	UnneededSince map[string]time.Time
+	// Next is when to plan again if nothing happens, zero for never.
+	Next time.Time
+}
+
+// Idle tells that there is nothing to ask of Azure now.
+func (p GroupPlan) Idle() bool { return len(p.Attach)+len(p.Detach)+len(p.Probation) == 0 }
+
+// ForGroup compares what the pods of a node group need with what it has.
+//
+// It never detaches what is needed, immutable or not in the ledger.
+func ForGroup(g Group) GroupPlan {
+	plan := GroupPlan{UnneededSince: map[string]time.Time{}}
+	attach, probation := g.missing(&plan)
+	detach := g.unneeded(&plan)
+
+	plan.Probation = g.spell(g.Desired, first(probation, MaxPerRequest))
+	plan.Attach = g.spell(g.Desired, first(attach, MaxPerRequest))
+	plan.Detach = g.spell(g.Current, first(detach, MaxPerRequest-len(plan.Attach)))
+	plan.More = len(plan.Attach)+len(plan.Detach)+len(plan.Probation) < len(attach)+len(detach)+len(probation)
+	slices.Sort(plan.Forget)
+	return plan
+}
+
+// missing returns the needed identities that the group has not got.
+func (g Group) missing(plan *GroupPlan) (attach, probation []string) {
+	for key := range g.Desired {
+		if g.Current.Has(key) {
+			continue
+		}
+		retry, quarantined := g.Quarantined[key]
+		switch {
+		case !quarantined:
+			attach = append(attach, key)
+		case retry.After(g.Now):
+			plan.wake(retry)
+		default:
+			probation = append(probation, key)
+		}
+	}
+	return attach, probation
+}
+
+// unneeded returns the identities to detach, and notes those that are not due
+// yet and those to forget.
+func (g Group) unneeded(plan *GroupPlan) (detach []string) {
+	for key := range g.Ledger {
+		if g.Desired.Has(key) {
+			continue
+		}
+		if !g.Current.Has(key) {
+			plan.Forget = append(plan.Forget, key)
+			continue
+		}
+		if g.Immutable(key) {
+			continue
+		}
+		since, seen := g.UnneededSince[key]
+		if !seen || since.After(g.Now) {
+			since = g.Now
+		}
+		plan.UnneededSince[key] = since
+		if due := since.Add(g.Grace); due.After(g.Now) {
+			plan.wake(due)
+			continue
+		}
+		detach = append(detach, key)
+	}
+	return detach
+}
+
+// wake notes a time to plan again; the earliest counts.
+func (p *GroupPlan) wake(at time.Time) {
+	if p.Next.IsZero() || at.Before(p.Next) {
+		p.Next = at
+	}
+}
+
+func (g Group) spell(as Set, keys []string) []string {
+	out := make([]string, 0, len(keys))
+	for _, key := range keys {
+		out = append(out, as[key])
+	}
+	return out
+}
+
+// first returns the first n keys in a stable order.
+func first(keys []string, n int) []string {
+	slices.SortFunc(keys, cmp.Compare[string])
+	return keys[:min(n, len(keys))]
+}

@@ -1,0 +1,264 @@
+// From what a pod is granted to its AzureAssignedIdentity objects.
+
+package assignment
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// lastApplied is what kubectl apply leaves on an object: a second copy of it,
+// of no use inside of another one.
+const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
+// Pod is what the plan for one pod starts from.
+type Pod struct {
+	Namespace, Name, NodeName string
+
+	// Grants are the identities the pod may use; none when it is gone or finished.
+	Grants []identity.Grant
+	// Observed are all assigned identities that name this pod, also those that
+	// are being deleted. They are not changed.
+	Observed []*v1.AzureAssignedIdentity
+	// Rules say where the objects live.
+	Rules identity.Rules
+	// State is how far an identity has come on its way to the pod's node: the
+	// status that a new object starts with. It is asked only about identities
+	// that may still be on their way.
+	State func(*v1.AzureIdentity) State
+	// Taken tells whether the object of that namespace and name belongs to
+	// another pod or another identity.
+	Taken func(namespace, name string) bool
+}
+
+// State is the part of an AzureAssignedIdentity's status that we write.
+type State struct{ Status, Reason, Message string }
+
+// PodPlan says what to do to a pod's assigned identities, in this order. The
+// objects to create and update are complete; those to delete are the observed
+// ones.
+type PodPlan struct {
+	Create []*v1.AzureAssignedIdentity
+	Update []*v1.AzureAssignedIdentity
+	Delete []*v1.AzureAssignedIdentity
+}
+
+// Empty tells that everything is as it should be.
+func (p PodPlan) Empty() bool { return len(p.Create)+len(p.Update)+len(p.Delete) == 0 }
+
+// ForPod compares a pod's grants with its assigned identities.
+//
+// An object that is being deleted counts as gone, and is in Delete so that its
+// finalizer is let go of. Of several objects for one identity the best placed
+// stays. An object made by v1.8.17 is kept as it is where it says the same.
+func ForPod(p Pod) PodPlan {
+	var plan PodPlan
+	kept := map[*v1.AzureAssignedIdentity]bool{}
+	for _, grant := range p.Grants {
+		have := p.find(grant.Identity)
+		if have == nil {
+			plan.Create = append(plan.Create, p.create(grant))
+			continue
+		}
+		kept[have] = true
+		if want := p.update(have, grant); want != nil {
+			plan.Update = append(plan.Update, want)
+		}
+	}
+	for _, have := range p.Observed {
+		if !kept[have] {
+			plan.Delete = append(plan.Delete, have)
+		}
+	}
+	return plan
+}
+
+// find returns the observed object of the identity, nil when there is none to
+// keep. v1.8.17's own name is preferred, so that all generations agree.
+func (p Pod) find(id *v1.AzureIdentity) *v1.AzureAssignedIdentity {
+	namespace := Namespace(p.Rules, id)
+	var candidates []*v1.AzureAssignedIdentity
+	for _, have := range p.Observed {
+		if have.DeletionTimestamp.IsZero() && have.Namespace == namespace && refersTo(have, id) {
+			candidates = append(candidates, have)
+		}
+	}
+	if len(candidates) == 0 {
+		return nil
+	}
+	return slices.MinFunc(candidates, func(a, b *v1.AzureAssignedIdentity) int {
+		return cmp.Or(cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name))
+	})
+}
+
+// refersTo tells whether the object stands for that identity.
+func refersTo(assigned *v1.AzureAssignedIdentity, id *v1.AzureIdentity) bool {
+	ref := assigned.Spec.AzureIdentityRef
+	return ref != nil && ref.Name == id.Name && ref.Namespace == id.Namespace
+}
+
+// create is the new object for a grant.
+func (p Pod) create(grant identity.Grant) *v1.AzureAssignedIdentity {
+	namespace := Namespace(p.Rules, grant.Identity)
+	name := Name(p.Namespace, p.Name, grant.Identity, func(name string) bool { return p.Taken(namespace, name) })
+	assigned := &v1.AzureAssignedIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Finalizers: []string{v1.Finalizer}},
+	}
+	p.fill(assigned, grant)
+	return assigned
+}
+
+// fill writes everything that says what the object stands for, and the state
+// that goes with it.
+func (p Pod) fill(assigned *v1.AzureAssignedIdentity, grant identity.Grant) {
+	p.label(assigned)
+	assigned.Spec.AzureIdentityRef = embedIdentity(grant.Identity)
+	assigned.Spec.AzureBindingRef = embedBinding(grant.Binding)
+	assigned.Spec.Pod, assigned.Spec.PodNamespace, assigned.Spec.NodeName = p.Name, p.Namespace, p.NodeName
+	assigned.Status.AvailableReplicas = 1 // as v1.8.17 does
+	setState(assigned, p.state(grant.Identity))
+}
+
+func (p Pod) labels() map[string]string {
+	return map[string]string{
+		v1.NodeNameLabel:     label(p.NodeName),
+		v1.PodNameLabel:      label(p.Name),
+		v1.PodNamespaceLabel: label(p.Namespace),
+	}
+}
+
+// state is what a new object starts with. Only a managed identity has to get to
+// the node; the others' tokens come from Entra ID.
+func (p Pod) state(id *v1.AzureIdentity) State {
+	if id.Spec.Type != v1.UserAssignedMSI {
+		return State{Status: v1.StateAssigned}
+	}
+	return p.State(id)
+}
+
+// update returns the object as it should be, nil when it is that already.
+func (p Pod) update(have *v1.AzureAssignedIdentity, grant identity.Grant) *v1.AzureAssignedIdentity {
+	if !p.says(have, grant) {
+		// Another node or another identity: what the state said is no longer so.
+		want := have.DeepCopy()
+		p.fill(want, grant)
+		return want
+	}
+	state := stateOf(have.Status)
+	if have.Status.Status != v1.StateAssigned {
+		if said := p.state(grant.Identity); overrides(said, have.Status) {
+			state = said
+		}
+	}
+	if p.labelled(have) && state == stateOf(have.Status) {
+		return nil
+	}
+	want := have.DeepCopy()
+	p.label(want)
+	setState(want, state)
+	return want
+}
+
+// says tells whether the object stands for this node, identity and binding as
+// they are now.
+func (p Pod) says(have *v1.AzureAssignedIdentity, grant identity.Grant) bool {
+	return have.Spec.NodeName == p.NodeName &&
+		sameIdentity(have.Spec.AzureIdentityRef, grant.Identity) &&
+		sameBinding(have.Spec.AzureBindingRef, grant.Binding)
+}
+
+// labelled tells whether the object can be found by pod and node. Objects of
+// older releases of v1 lack some of the labels.
+func (p Pod) labelled(have *v1.AzureAssignedIdentity) bool {
+	for k, v := range p.labels() {
+		if got, ok := have.Labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+func (p Pod) label(assigned *v1.AzureAssignedIdentity) {
+	if assigned.Labels == nil {
+		assigned.Labels = map[string]string{}
+	}
+	maps.Copy(assigned.Labels, p.labels())
+}
+
+// overrides tells whether what this pod's node says replaces what the object
+// says. The attachment controller writes Created objects too (reasons of a
+// quarantine): a plain "on its way" has nothing to add to those.
+func overrides(state State, have v1.AzureAssignedIdentityStatus) bool {
+	if state.Status == v1.StateCreated && state.Reason == "" {
+		return have.Status != v1.StateCreated || have.Reason == ReasonNodeNotOnAzure
+	}
+	return state != stateOf(have)
+}
+
+// ReasonNodeNotOnAzure is the status.reason of an assigned identity that cannot
+// get to its pod's node, because that has no provider ID of Azure.
+const ReasonNodeNotOnAzure = "NodeNotOnAzure"
+
+func stateOf(s v1.AzureAssignedIdentityStatus) State {
+	return State{Status: s.Status, Reason: s.Reason, Message: s.Message}
+}
+
+func setState(assigned *v1.AzureAssignedIdentity, s State) {
+	assigned.Status.Status, assigned.Status.Reason, assigned.Status.Message = s.Status, s.Reason, s.Message
+}
+
+// sameIdentity compares what matters: which object it is and what it says.
+func sameIdentity(ref, id *v1.AzureIdentity) bool {
+	return ref != nil && ref.Name == id.Name && ref.Namespace == id.Namespace && ref.UID == id.UID &&
+		ref.Annotations[v1.BehaviorAnnotation] == id.Annotations[v1.BehaviorAnnotation] &&
+		equality.Semantic.DeepEqual(ref.Spec, id.Spec)
+}
+
+// sameBinding is sameIdentity for bindings.
+func sameBinding(ref, b *v1.AzureIdentityBinding) bool {
+	return ref != nil && ref.Name == b.Name && ref.Namespace == b.Namespace && ref.UID == b.UID &&
+		equality.Semantic.DeepEqual(ref.Spec, b.Spec)
+}
+
+// embedIdentity is the identity as it goes into an assigned identity. An
+// embedded object must say its kind.
+func embedIdentity(id *v1.AzureIdentity) *v1.AzureIdentity {
+	out := &v1.AzureIdentity{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentity"},
+		ObjectMeta: embedMeta(id.ObjectMeta),
+	}
+	id.Spec.DeepCopyInto(&out.Spec)
+	return out
+}
+
+func embedBinding(b *v1.AzureIdentityBinding) *v1.AzureIdentityBinding {
+	out := &v1.AzureIdentityBinding{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentityBinding"},
+		ObjectMeta: embedMeta(b.ObjectMeta),
+	}
+	b.Spec.DeepCopyInto(&out.Spec)
+	return out
+}
+
+// embedMeta keeps what tells an object and its version apart. Owners,
+// finalizers and field managers belong to the original alone.
+func embedMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
+	annotations := maps.Clone(m.Annotations)
+	delete(annotations, lastApplied)
+	if len(annotations) == 0 {
+		annotations = nil
+	}
+	return metav1.ObjectMeta{
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID,
+		ResourceVersion: m.ResourceVersion, Generation: m.Generation,
+		CreationTimestamp: m.CreationTimestamp,
+		Labels:            maps.Clone(m.Labels), Annotations: annotations,
+	}
+}
