@@ -1,0 +1,66 @@
+// What was built, from what.
+
+package observe
+
+import (
+	"fmt"
+	"runtime/debug"
+)
+
+// version is the release, set at link time:
+// -ldflags "-X github.com/podid-io/podid/internal/observe.version=v1.2.3".
+var version string //nolint:gochecknoglobals // the linker can set nothing else
+
+// BuildInfo is what a binary knows about its own build.
+type BuildInfo struct {
+	// Version is the release, or what the Go toolchain derived from the
+	// repository; "devel" when neither is known.
+	Version string
+	// Commit is the revision built, with "-dirty" when the tree had changes;
+	// "unknown" outside a repository.
+	Commit string
+	// GoVersion is the toolchain, for example go1.26.8.
+	GoVersion string
+}
+
+// Build returns the build information of the running binary.
+func Build() BuildInfo {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return describe(version, &debug.BuildInfo{})
+	}
+	return describe(version, info)
+}
+
+func describe(release string, info *debug.BuildInfo) BuildInfo {
+	b := BuildInfo{Version: release, Commit: "unknown", GoVersion: info.GoVersion}
+	if b.Version == "" {
+		b.Version = info.Main.Version
+	}
+	if b.Version == "" || b.Version == "(devel)" {
+		b.Version = "devel"
+	}
+	settings := map[string]string{}
+	for _, s := range info.Settings {
+		settings[s.Key] = s.Value
+	}
+	if revision := settings["vcs.revision"]; revision != "" {
+		b.Commit = revision
+		if settings["vcs.modified"] == "true" {
+			b.Commit += "-dirty"
+		}
+	}
+	return b
+}
+
+// Version is the release of the running binary, "devel" when it has none.
+func Version() string { return Build().Version }
+
+// String is the one line that the flag version prints.
+func (b BuildInfo) String() string {
+	return fmt.Sprintf("%s (commit %s, %s)", b.Version, b.Commit, b.GoVersion)
+}
+
+// UserAgent is how a program names itself to Azure and the API server, for
+// example "podid-mic/v1.2.3".
+func UserAgent(program string) string { return "podid-" + program + "/" + Version() }

@@ -1,0 +1,93 @@
+// Liveness and readiness, as the probes of v1.8.17's manifests ask for them.
+
+package observe
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// Health answers the probes of a daemon. The zero value is ready to use: not
+// active, and ready because nothing has been asked of it. All methods may be
+// called at any time from any goroutine.
+type Health struct {
+	active atomic.Bool
+
+	mu     sync.RWMutex
+	checks []check
+}
+
+type check struct {
+	name string
+	run  func() error
+}
+
+// SetActive says whether the daemon does its job: MIC while it leads, NMI once
+// its redirect stands. It changes the text of /healthz and nothing else.
+func (h *Health) SetActive(active bool) { h.active.Store(active) }
+
+// AddCheck makes readiness depend on f, which must answer at once and from
+// memory. Its error is shown to whoever probes: it must hold no secret and
+// should say what to do. A second check of the same name replaces the first.
+func (h *Health) AddCheck(name string, f func() error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range h.checks {
+		if h.checks[i].name == name {
+			h.checks[i].run = f
+			return
+		}
+	}
+	h.checks = append(h.checks, check{name: name, run: f})
+}
+
+// Ready runs the checks and returns what stands in the way, one "name: reason"
+// each; none when the daemon is ready.
+func (h *Health) Ready() []string {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var reasons []string
+	for _, c := range h.checks {
+		if err := c.run(); err != nil {
+			reasons = append(reasons, c.name+": "+err.Error())
+		}
+	}
+	return reasons
+}
+
+// Handler serves /healthz and /readyz. /healthz is always 200, so that a daemon
+// that waits for its turn is not restarted; its text is "Active" or "Not Active".
+// /readyz is 200 "ok", or 503 and the reasons, one a line.
+func (h *Health) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", h.serveLive)
+	mux.HandleFunc("/readyz", h.serveReady)
+	return mux
+}
+
+func (h *Health) serveLive(w http.ResponseWriter, _ *http.Request) {
+	text := "Not Active"
+	if h.active.Load() {
+		text = "Active"
+	}
+	writeText(w, http.StatusOK, text)
+}
+
+func (h *Health) serveReady(w http.ResponseWriter, _ *http.Request) {
+	if reasons := h.Ready(); len(reasons) > 0 {
+		writeText(w, http.StatusServiceUnavailable, strings.Join(reasons, "\n")+"\n")
+		return
+	}
+	writeText(w, http.StatusOK, "ok")
+}
+
+func writeText(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	// A prober that went away needs no answer.
+	_, _ = io.WriteString(w, text)
+}

@@ -1,0 +1,62 @@
+// The log: logr in front, slog beneath, one line an event.
+
+package observe
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/go-logr/logr"
+)
+
+// The log formats of the flag logging-format.
+const (
+	FormatText = "text"
+	FormatJSON = "json"
+)
+
+// CheckLogFormat returns an error that names the choices when format is none of
+// them.
+func CheckLogFormat(format string) error {
+	if format != FormatText && format != FormatJSON {
+		return fmt.Errorf("unknown log format %q: use %s or %s", format, FormatText, FormatJSON)
+	}
+	return nil
+}
+
+// NewLogger returns a logger that writes to w. format is FormatJSON or
+// FormatText, anything else counts as text (see CheckLogFormat). verbosity is
+// klog's: V(n) is written when n <= verbosity; errors always are.
+//
+// The caller points klog and controller-runtime at the same logger, so that a
+// daemon has one log in one format.
+func NewLogger(w io.Writer, format string, verbosity int) logr.Logger {
+	// logr hands V(n) to slog as level -n.
+	options := &slog.HandlerOptions{Level: slog.Level(-max(verbosity, 0)), ReplaceAttr: plainLevel}
+	if format == FormatJSON {
+		return logr.FromSlogHandler(slog.NewJSONHandler(w, options))
+	}
+	return logr.FromSlogHandler(slog.NewTextHandler(w, options))
+}
+
+// plainLevel spells levels as people filter for them: slog would call V(1)
+// "DEBUG+3".
+func plainLevel(groups []string, a slog.Attr) slog.Attr {
+	if a.Key != slog.LevelKey || len(groups) > 0 {
+		return a
+	}
+	level, ok := a.Value.Any().(slog.Level)
+	switch {
+	case !ok:
+		return a
+	case level >= slog.LevelError:
+		return slog.String(slog.LevelKey, "error")
+	case level >= slog.LevelWarn:
+		return slog.String(slog.LevelKey, "warning")
+	case level >= slog.LevelInfo:
+		return slog.String(slog.LevelKey, "info")
+	default:
+		return slog.String(slog.LevelKey, "debug")
+	}
+}

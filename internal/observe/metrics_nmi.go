@@ -1,0 +1,179 @@
+// What the node agent measures.
+
+package observe
+
+import (
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// CacheOutcome is how the token cache answered a request.
+type CacheOutcome int
+
+// The outcomes.
+const (
+	// CacheHit: a token was held and fresh.
+	CacheHit CacheOutcome = iota
+	// CacheMiss: none was held, and the source was asked.
+	CacheMiss
+	// CacheShared: none was held, and an earlier request was asking already.
+	CacheShared
+	// CacheStale: the source failed, and a token still valid was served.
+	CacheStale
+)
+
+// String is the outcome as a label value.
+func (o CacheOutcome) String() string {
+	switch o {
+	case CacheHit:
+		return "hit"
+	case CacheMiss:
+		return "miss"
+	case CacheShared:
+		return "shared"
+	case CacheStale:
+		return "stale"
+	default:
+		return "unknown"
+	}
+}
+
+type nmiMetrics struct {
+	operations    *children[operationKey, prometheus.Observer]
+	tokenRequests *children[tokenRequestKey, prometheus.Counter]
+	cacheRequests *children[CacheOutcome, prometheus.Counter]
+	waiting       func() prometheus.Gauge
+
+	waitDuration    *prometheus.HistogramVec
+	cacheEntries    *prometheus.GaugeVec
+	redirectReady   *prometheus.GaugeVec
+	redirectChanges *prometheus.CounterVec
+	imdsErrors      *prometheus.CounterVec
+	imdsDuration    *prometheus.HistogramVec
+}
+
+type operationKey struct {
+	operation           string
+	status              int
+	namespace, resource string
+}
+
+type tokenRequestKey struct {
+	status int
+	reason string
+}
+
+// Bounds of the series that requests can bring about. Pods choose resource, and
+// one pod must neither fill the memory nor the series of other namespaces.
+const (
+	maxOperationSeries    = 1000
+	maxNamespaceSeries    = 50
+	maxTokenRequestSeries = 200
+)
+
+func newNMIMetrics(r register) nmiMetrics {
+	operations := r.histogram("nmi_operations_duration_seconds", "Duration in seconds for NMI operations.",
+		requestBuckets(), labelOperation, labelStatus, labelNamespace, labelResource)
+	tokens := r.counter("nmi_token_requests_total", "Token requests answered, by status and by reason.",
+		labelStatus, "reason")
+	cache := r.counter("nmi_token_cache_requests_total",
+		"How the token cache answered: hit, miss, shared (with a request already asking) or stale (source down, token valid).", "outcome")
+	waiting := r.gauge("nmi_waiting_requests", "Token requests held until their identity arrives.")
+	return nmiMetrics{
+		operations: newChildren(maxOperationSeries, maxNamespaceSeries,
+			func(k operationKey) string { return k.namespace },
+			func(k operationKey) operationKey { k.resource = other; return k },
+			func(k operationKey) (prometheus.Observer, error) {
+				return operations.GetMetricWithLabelValues(k.operation, strconv.Itoa(k.status), label(k.namespace), label(k.resource))
+			}),
+		tokenRequests: newChildren(maxTokenRequestSeries, maxTokenRequestSeries, nil,
+			func(k tokenRequestKey) tokenRequestKey { k.reason = other; return k },
+			func(k tokenRequestKey) (prometheus.Counter, error) {
+				return tokens.GetMetricWithLabelValues(strconv.Itoa(k.status), label(k.reason))
+			}),
+		cacheRequests: newChildren(int(CacheStale)+1, int(CacheStale)+1, nil, nil,
+			func(o CacheOutcome) (prometheus.Counter, error) { return cache.GetMetricWithLabelValues(o.String()) }),
+		waiting: sync.OnceValue(func() prometheus.Gauge { return waiting.WithLabelValues() }),
+		waitDuration: r.histogram("nmi_wait_duration_seconds",
+			"How long token requests were held for their identity, by the status they got.", requestBuckets(), labelStatus),
+		cacheEntries: r.gauge("nmi_token_cache_entries", "Tokens held."),
+		redirectReady: r.gauge("nmi_redirect_ready",
+			"1 while requests to the metadata service are redirected to the agent, else 0. Page on 0."),
+		redirectChanges: r.counter("nmi_redirect_changes_total",
+			"How often the redirect had to be set: set (first), repaired (somebody changed it) or failed.", "result"),
+		imdsErrors: r.counter("imds_operations_errors_count",
+			"Total number of errors in IMDS token operations.", labelOperation),
+		imdsDuration: r.histogram("imds_operations_duration_seconds",
+			"Duration in seconds of IMDS token operations.", subSecondBuckets(), labelOperation),
+	}
+}
+
+// Operation takes a finished request of a pod: the route (a constant such as
+// "/metadata/identity/oauth2/token", never the path as sent), the status
+// answered, the pod's namespace ("" when unknown) and the resource asked for (""
+// when none). Request path.
+func (m *Metrics) Operation(route string, status int, namespace, resource string, took time.Duration) {
+	if o, ok := m.nmi.operations.get(operationKey{route, status, namespace, resource}); ok {
+		o.Observe(took.Seconds())
+	}
+}
+
+// TokenRequest counts a token request that was answered with status; reason is
+// one word from the program's own vocabulary, "" when it was granted. Request path.
+func (m *Metrics) TokenRequest(status int, reason string) {
+	if c, ok := m.nmi.tokenRequests.get(tokenRequestKey{status, reason}); ok {
+		c.Inc()
+	}
+}
+
+// TokenCache counts how the cache answered. Request path.
+func (m *Metrics) TokenCache(outcome CacheOutcome) {
+	if c, ok := m.nmi.cacheRequests.get(outcome); ok {
+		c.Inc()
+	}
+}
+
+// TokenCacheEntries sets how many tokens are held.
+func (m *Metrics) TokenCacheEntries(n int) { m.nmi.cacheEntries.WithLabelValues().Set(float64(n)) }
+
+// WaitBegan counts a request that is held from now on. Request path.
+func (m *Metrics) WaitBegan() { m.nmi.waiting().Inc() }
+
+// WaitEnded says that a held request was answered with status after took. Use
+// 499 for a client that left.
+func (m *Metrics) WaitEnded(status int, took time.Duration) {
+	m.nmi.waiting().Dec()
+	m.nmi.waitDuration.WithLabelValues(strconv.Itoa(status)).Observe(took.Seconds())
+}
+
+// RedirectState says whether the redirect stands. Call it at the start too, so
+// that the measurement exists.
+func (m *Metrics) RedirectState(ready bool) {
+	value := 0.0
+	if ready {
+		value = 1
+	}
+	m.nmi.redirectReady.WithLabelValues().Set(value)
+}
+
+// RedirectSet counts that the redirect was written where there was none.
+func (m *Metrics) RedirectSet() { m.nmi.redirectChanges.WithLabelValues("set").Inc() }
+
+// RedirectRepaired counts that the redirect was found changed and put right.
+func (m *Metrics) RedirectRepaired() { m.nmi.redirectChanges.WithLabelValues("repaired").Inc() }
+
+// RedirectFailed counts a failed attempt to write the redirect.
+func (m *Metrics) RedirectFailed() { m.nmi.redirectChanges.WithLabelValues("failed").Inc() }
+
+// SourceOperation takes a finished call to IMDS or Entra ID: its duration when
+// err is nil, else an error. operation is one of the OpToken constants.
+func (m *Metrics) SourceOperation(operation string, took time.Duration, err error) {
+	if err != nil {
+		m.nmi.imdsErrors.WithLabelValues(operation).Inc()
+		return
+	}
+	m.nmi.imdsDuration.WithLabelValues(operation).Observe(took.Seconds())
+}

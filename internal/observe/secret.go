@@ -1,0 +1,73 @@
+// Values that nobody must read in a log, an error or a dump.
+
+package observe
+
+import (
+	"crypto/subtle"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+)
+
+// mask stands wherever a Secret is printed.
+const mask = "[secret]"
+
+// Secret holds a token, a client secret, a certificate or its password. However
+// it is printed or marshalled, a mask appears; only Reveal gives the value. The
+// zero value is an empty secret.
+type Secret struct {
+	// A pointer, because fmt calls no methods on unexported fields of other
+	// types and would print a plain string found there.
+	value *string
+}
+
+// NewSecret hides value.
+func NewSecret(value string) Secret { return Secret{value: &value} }
+
+// Reveal returns the value. Hand it to the wire and to nothing else.
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
+
+// IsZero tells whether there is no value.
+func (s Secret) IsZero() bool { return s.Reveal() == "" }
+
+// Equal compares values in a time that tells nothing about them but their lengths.
+func (s Secret) Equal(t Secret) bool {
+	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(t.Reveal())) == 1
+}
+
+// String returns a mask.
+func (s Secret) String() string { return mask }
+
+// GoString returns a mask.
+func (s Secret) GoString() string { return mask }
+
+// Format writes a mask, whatever the verb.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(mask)) }
+
+// LogValue returns a mask.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(mask) }
+
+// MarshalJSON returns a mask.
+func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(mask) }
+
+// MarshalText returns a mask.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(mask), nil }
+
+// ShortID shortens a client or object id to its first 8 characters and "…": enough
+// to recognise it, too little to use it. Shorter ids stay as they are.
+func ShortID(id string) string {
+	const keep = 8 // the first group of a GUID
+	n := 0
+	for i := range id {
+		if n == keep {
+			return id[:i] + "…"
+		}
+		n++
+	}
+	return id
+}
