@@ -1,0 +1,118 @@
+{{- /* Names, labels and small conversions that all templates share. */ -}}
+
+{{- /* The stem of all names. One installation per cluster, so the release's
+       name is no part of it: as the aad-pod-identity chart does. */ -}}
+{{- define "podid.name" -}}
+{{- .Values.fullnameOverride | default .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "podid.mic.fullname" -}}
+{{- include "podid.name" . }}-mic
+{{- end -}}
+
+{{- define "podid.nmi.fullname" -}}
+{{- include "podid.name" . }}-nmi
+{{- end -}}
+
+{{- /* What selects the pods of a component: never change, selectors are immutable. */ -}}
+{{- define "podid.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ $root.Values.nameOverride | default $root.Chart.Name | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+{{- with index . 1 }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- /* Labels of every object: (list . "mic"), or (list . "") for shared ones. */ -}}
+{{- define "podid.labels" -}}
+{{- $root := index . 0 -}}
+{{- include "podid.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with $root.Values.customLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* "true" or "": old values files say "true", "false", true or false. */ -}}
+{{- define "podid.true" -}}
+{{- if has (toString . | lower) (list "true" "1") -}}true{{- end -}}
+{{- end -}}
+
+{{- /* A scalar as the user wrote it: Helm reads 1000000 as a float and would print 1e+06. */ -}}
+{{- define "podid.text" -}}
+{{- if kindIs "invalid" . -}}
+{{- else if and (kindIs "float64" .) (eq (float64 (int64 .)) .) -}}
+{{- int64 . -}}
+{{- else -}}
+{{- . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* One argument, (list "flag" value); nothing when the value is unset, so the binary's default holds. */ -}}
+{{- define "podid.flag" -}}
+{{- $value := include "podid.text" (index . 1) -}}
+{{- if ne $value "" }}
+- {{ printf "--%s=%s" (index . 0) $value | quote }}
+{{- end }}
+{{- end -}}
+
+{{- /* repository/name:tag of a component: (list . .Values.mic). */ -}}
+{{- define "podid.image" -}}
+{{- $root := index . 0 -}}
+{{- $part := index . 1 -}}
+{{- printf "%s/%s:%s" $root.Values.image.repository $part.image (include "podid.text" $part.tag | default $root.Chart.AppVersion) -}}
+{{- end -}}
+
+{{- /* Namespaced is the default; forceNameSpaced is the old spelling, and wins where it is set. */ -}}
+{{- define "podid.forceNamespaced" -}}
+{{- $value := .Values.forceNamespaced -}}
+{{- if not (kindIs "invalid" .Values.forceNameSpaced) -}}
+{{- $value = .Values.forceNameSpaced -}}
+{{- end -}}
+{{- if eq .Values.operationMode "managed" -}}
+true
+{{- else if eq (toString $value) "" -}}
+true
+{{- else -}}
+{{- include "podid.true" $value | default "false" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The Secret with MIC's own credentials; "" when they come from the cloud config of the node. */ -}}
+{{- define "podid.adminSecret" -}}
+{{- with .Values.adminsecret -}}
+{{- .existingSecret | default "aadpodidentity-admin-secret" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* "true" when MIC reads files of its node; they belong to root and have mode 0600. */ -}}
+{{- define "podid.mic.readsHost" -}}
+{{- if or (not .Values.adminsecret) (include "podid.true" (.Values.mic.customCloud).enabled) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "podid.mic.probePort" -}}
+{{- include "podid.text" .Values.mic.probePort | default "8080" -}}
+{{- end -}}
+
+{{- define "podid.mic.prometheusPort" -}}
+{{- include "podid.text" .Values.mic.prometheusPort | default "8888" -}}
+{{- end -}}
+
+{{- define "podid.nmi.probePort" -}}
+{{- include "podid.text" .Values.nmi.probePort | default "8085" -}}
+{{- end -}}
+
+{{- define "podid.nmi.prometheusPort" -}}
+{{- include "podid.text" .Values.nmi.prometheusPort | default "9090" -}}
+{{- end -}}
+
+{{- define "podid.mic.leaseNamespace" -}}
+{{- (.Values.mic.leaderElection).namespace | default .Release.Namespace -}}
+{{- end -}}
+
+{{- define "podid.mic.leaseName" -}}
+{{- (.Values.mic.leaderElection).name | default "aad-pod-identity-mic" -}}
+{{- end -}}
