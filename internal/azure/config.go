@@ -1,0 +1,152 @@
+// Package azure says which Azure a cluster runs in and how podid signs in to it: the cloud config (azure.json, or the
+// environment), the clouds, and the credential that follows the file when it changes.
+package azure
+
+// The cloud config: where it comes from, what it must hold.
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// Config is a cloud config that is complete: Load returns no other.
+type Config struct {
+	Cloud Cloud
+	// TenantID is the Entra tenant of the service principal; "adfs" when AD FS signs in. Empty with a managed identity.
+	TenantID string
+	// SubscriptionID, ResourceGroup and VMType (standard or vmss) describe the cluster. Nodes name their own subscription, group and
+	// kind in their provider IDs, so these three are only shown to people, and may be empty.
+	SubscriptionID string
+	ResourceGroup  string
+	VMType         string
+
+	// ClientID and ClientSecret are the service principal; empty with a managed identity.
+	ClientID     string
+	ClientSecret observe.Secret
+
+	// ManagedIdentity says to sign in with an identity of the machine: the one with the client ID or resource ID in
+	// UserAssignedIdentityID, or the system-assigned one when that is empty.
+	ManagedIdentity        bool
+	UserAssignedIdentityID string
+}
+
+// adfsTenant is the tenant ID that stands for AD FS, which has no tenants.
+const adfsTenant = "adfs"
+
+// msi is what AKS writes for aadClientId and aadClientSecret when the cluster signs in with a managed identity.
+const msi = "msi"
+
+// settings are the fields of azure.json that matter here. A real one has dozens more, for the cloud provider.
+type settings struct {
+	Cloud                       string `json:"cloud"`
+	TenantID                    string `json:"tenantId"`
+	SubscriptionID              string `json:"subscriptionId"`
+	ResourceGroup               string `json:"resourceGroup"`
+	VMType                      string `json:"vmType"`
+	AADClientID                 string `json:"aadClientId"`
+	AADClientSecret             string `json:"aadClientSecret"`
+	UseManagedIdentityExtension bool   `json:"useManagedIdentityExtension"`
+	UserAssignedIdentityID      string `json:"userAssignedIdentityID"`
+}
+
+// Load reads the cloud config from the file, which may be JSON or YAML, or, when path is empty, from the environment
+// (CLOUD, TENANT_ID, SUBSCRIPTION_ID, RESOURCE_GROUP, VM_TYPE, CLIENT_ID, CLIENT_SECRET, USE_MSI,
+// USER_ASSIGNED_MSI_CLIENT_ID). Errors name every missing field at once and never hold any of the file's content.
+func Load(path string, getenv func(string) string) (Config, error) {
+	if path == "" {
+		c, err := fromEnvironment(getenv).config(getenv(EnvironmentFilepath), environmentNames)
+		if err != nil {
+			return Config{}, fmt.Errorf("read cloud config from the environment (no file was named): %w", err)
+		}
+		return c, nil
+	}
+	var s settings
+	if err := readInto(path, &s); err != nil {
+		return Config{}, fmt.Errorf("read cloud config %s: %w", path, err)
+	}
+	c, err := s.config(getenv(EnvironmentFilepath), fileNames)
+	if err != nil {
+		return Config{}, fmt.Errorf("read cloud config %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// fromEnvironment reads the settings that the secret aadpodidentity-admin-secret puts into the environment.
+func fromEnvironment(getenv func(string) string) settings {
+	return settings{
+		Cloud:                       getenv("CLOUD"),
+		TenantID:                    getenv("TENANT_ID"),
+		SubscriptionID:              getenv("SUBSCRIPTION_ID"),
+		ResourceGroup:               getenv("RESOURCE_GROUP"),
+		VMType:                      getenv("VM_TYPE"),
+		AADClientID:                 getenv("CLIENT_ID"),
+		AADClientSecret:             getenv("CLIENT_SECRET"),
+		UseManagedIdentityExtension: strings.EqualFold(strings.TrimSpace(getenv("USE_MSI")), "true"),
+		UserAssignedIdentityID:      getenv("USER_ASSIGNED_MSI_CLIENT_ID"),
+	}
+}
+
+// names are what the settings are called where the user wrote them, for errors.
+type names struct{ tenant, clientID, clientSecret, managedIdentity string }
+
+//nolint:gochecknoglobals // constants in all but name
+var (
+	fileNames        = names{"tenantId", "aadClientId", "aadClientSecret", "useManagedIdentityExtension"}
+	environmentNames = names{"TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "USE_MSI"}
+)
+
+// config checks the settings and resolves the cloud. Values are trimmed: they often come from files and secrets with a line end.
+func (s settings) config(environmentFile string, called names) (Config, error) {
+	where, cloudErr := findCloud(s.Cloud, environmentFile)
+	c := Config{
+		Cloud:          where,
+		SubscriptionID: strings.TrimSpace(s.SubscriptionID),
+		ResourceGroup:  strings.TrimSpace(s.ResourceGroup),
+		VMType:         strings.ToLower(strings.TrimSpace(s.VMType)),
+	}
+	if s.UseManagedIdentityExtension || strings.EqualFold(strings.TrimSpace(s.AADClientID), msi) {
+		c.ManagedIdentity = true
+		c.UserAssignedIdentityID = strings.TrimSpace(s.UserAssignedIdentityID)
+		return c, cloudErr
+	}
+	c.TenantID = strings.TrimSpace(s.TenantID)
+	if strings.EqualFold(c.TenantID, adfsTenant) {
+		c.TenantID = adfsTenant
+	}
+	c.ClientID = strings.TrimSpace(s.AADClientID)
+	c.ClientSecret = observe.NewSecret(strings.TrimSpace(s.AADClientSecret))
+	if err := errors.Join(cloudErr, c.complete(called)); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// complete names all that is missing for a service principal.
+func (c Config) complete(called names) error {
+	var missing []string
+	for _, field := range []struct{ name, value string }{
+		{called.tenant, c.TenantID}, {called.clientID, c.ClientID}, {called.clientSecret, c.ClientSecret.Reveal()},
+	} {
+		if field.value == "" {
+			missing = append(missing, field.name)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%s missing: a service principal needs them all; set %s to true to sign in with a managed identity instead",
+			strings.Join(missing, ", "), called.managedIdentity)
+	}
+	if !validTenant(c.TenantID) {
+		return fmt.Errorf("%s is neither a tenant ID (a GUID), nor a domain, nor %q", called.tenant, adfsTenant)
+	}
+	return nil
+}
+
+// validTenant admits what can be one segment of the authority's URL.
+func validTenant(tenant string) bool {
+	return strings.IndexFunc(tenant, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '.'
+	}) < 0
+}

@@ -1,0 +1,290 @@
+package compute
+
+// Client: what the two kinds of node group share on the way to ARM.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"golang.org/x/time/rate"
+)
+
+// MaxPerPatch is how many identities one PATCH may name: Azure's limit of one update.
+const MaxPerPatch = 150
+
+// The operations that an Observer hears of. They are the operation_type labels of AAD Pod Identity 1.8's metrics.
+const (
+	GetVM     = "vm_get"
+	PatchVM   = "vm_update"
+	GetVMSS   = "vmss_get"
+	PatchVMSS = "vmss_update"
+)
+
+// Observer is told of every ARM call when it is over: a read, or a PATCH with its long-running operation to the end.
+// err is nil when it went well. It must not block.
+type Observer func(operation string, took time.Duration, err error)
+
+// Options is what a Client needs. Credential and Cloud are required.
+type Options struct {
+	Credential azcore.TokenCredential
+	Cloud      cloud.Configuration
+	// Transport carries the requests; nil means the SDK's own, which trusts the system's certificates.
+	Transport policy.Transporter
+	// Observe is told of each call; nil means nobody is.
+	Observe Observer
+}
+
+// Client reads and patches identities through ARM. It holds no state about groups and is safe for concurrent use; that
+// there is one operation at a time per group is the caller's duty (ARM refuses a second one: IsConflict).
+type Client struct {
+	options Options
+	polls   *rate.Limiter
+}
+
+// Bounds of one call. ARM usually answers within a second and takes 10 to 60 s for an update; the longest seen is 16 minutes.
+const (
+	readTimeout  = time.Minute
+	patchTimeout = 10 * time.Minute
+	tryTimeout   = 30 * time.Second
+	maxRetries   = 2 // so three tries
+	retryDelay   = 500 * time.Millisecond
+	maxDelay     = 5 * time.Second
+)
+
+// pollsPerSecond bounds the reads that all running operations together spend on polling: the subscription's budget grows by 25 a
+// second and must leave room for others.
+const pollsPerSecond = 15
+
+// apiVersion is the version of Microsoft.Compute that is asked for. The SDK's own is only months old; national clouds
+// lag behind by more than that. This one knows identities in PATCH and ETags, which is all we need.
+const apiVersion = "2024-07-01"
+
+// New makes a client. It does not talk to Azure.
+func New(options Options) (*Client, error) {
+	if options.Credential == nil {
+		return nil, errors.New("make ARM client: no credential")
+	}
+	manager := options.Cloud.Services[cloud.ResourceManager]
+	if manager.Endpoint == "" || manager.Audience == "" {
+		return nil, errors.New("make ARM client: the cloud has no resource manager endpoint")
+	}
+	if options.Observe == nil {
+		options.Observe = func(string, time.Duration, error) {}
+	}
+	return &Client{options: options, polls: rate.NewLimiter(pollsPerSecond, pollsPerSecond)}, nil
+}
+
+// snapshot is a node group's identities at one moment; etag changes with every change of the group and may be empty.
+type snapshot struct {
+	Identities
+	etag string
+}
+
+// Get reads the identities of a node group.
+func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
+	have, err := c.get(ctx, group)
+	return have.Identities, err
+}
+
+// get is one read, measured and bounded in time.
+func (c *Client) get(ctx context.Context, group Group) (snapshot, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	read := c.getVM
+	if group.Kind == VMSS {
+		read = c.getVMSS
+	}
+	start := time.Now()
+	have, err := read(ctx, group)
+	err = refuse("read identities of", group, nil, err)
+	c.options.Observe(operationOf(group, GetVM, GetVMSS), time.Since(start), err)
+	return have, err
+}
+
+// preconditionTries is how often a PATCH starts over because the group changed between its read and its write.
+const preconditionTries = 3
+
+// Patch attaches and detaches user-assigned identities and returns when Azure has done it. What neither list names stays, and so
+// does the group's system-assigned identity. Nothing is written when the group already is as wanted.
+//
+// It costs one read, one write, a poll a second, and the read that ends the operation. The read in front
+// cannot be spared: the PATCH has to state the "type", ARM takes it at its word, and a stale answer would strip the group of its
+// system-assigned identity, or of everything somebody else attached. For the same reason the write is tied to the ETag of that read, and the two start over when
+// it has changed.
+//
+// ctx bounds the whole; giving up does not stop the operation in Azure, which makes the next Patch see IsConflict for a while.
+func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string) error {
+	if err := checkSize(group, attach, detach); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
+	defer cancel()
+	for try := 1; ; try++ {
+		have, err := c.get(ctx, group)
+		if err != nil {
+			return err
+		}
+		change := plan(have.Identities, attach, detach)
+		if change.empty() {
+			return nil
+		}
+		if try == preconditionTries && !change.wipes() {
+			// A group that changes all the time (a scale set while it scales) would never let us in. Without the map's
+			// absence there is nothing of others to lose but a system-assigned identity enabled within these milliseconds.
+			have.etag = ""
+		}
+		err = c.patch(ctx, group, change, have.etag)
+		if try == preconditionTries || !changedMeanwhile(err) {
+			return err
+		}
+	}
+}
+
+// patch is one write with its long-running operation, measured.
+func (c *Client) patch(ctx context.Context, group Group, change change, etag string) error {
+	write := c.patchVM
+	if group.Kind == VMSS {
+		write = c.patchVMSS
+	}
+	start := time.Now()
+	after, err := write(ctx, group, change, etag)
+	err = refuse("patch identities of", group, slices.Concat(change.attach, change.detach), err)
+	if err == nil {
+		err = verify(group, change, after)
+	}
+	c.options.Observe(operationOf(group, PatchVM, PatchVMSS), time.Since(start), err)
+	return err
+}
+
+// operationOf picks the name of a call by the kind of group it is about.
+func operationOf(group Group, vm, vmss string) string {
+	if group.Kind == VMSS {
+		return vmss
+	}
+	return vm
+}
+
+// checkSize refuses what Azure would not take, before anything is sent.
+func checkSize(group Group, attach, detach []string) error {
+	if n := len(attach) + len(detach); n > MaxPerPatch {
+		return fmt.Errorf("patch identities of %s: %d identities in one request, Azure takes %d", group, n, MaxPerPatch)
+	}
+	return nil
+}
+
+// verify compares what ARM shows after a successful operation with what was asked: another writer may have come right
+// behind us. "Attached" is only said of what is really there.
+func verify(group Group, change change, after Identities) error {
+	for _, id := range change.attach {
+		if !after.Has(id) {
+			return overtaken(group, "attached "+id+", but it is not there")
+		}
+	}
+	for _, id := range change.detach {
+		if after.Has(id) {
+			return overtaken(group, "detached "+id+", but it is still there")
+		}
+	}
+	return nil
+}
+
+// overtaken is the conflict of an operation that went well and left no trace.
+func overtaken(group Group, what string) error {
+	return &refusal{act: "patch identities of", group: group, status: http.StatusConflict, code: "Overtaken",
+		message: "Azure says it " + what + ": something else changed the same resource"}
+}
+
+// changedMeanwhile reports that the ETag no longer matched.
+func changedMeanwhile(err error) bool {
+	r, ok := errors.AsType[*refusal](err)
+	return ok && r.status == http.StatusPreconditionFailed
+}
+
+// arm are the SDK's options for calls about one group. The SDK's client is made anew for each call: it is a few
+// allocations, the connections belong to the transport and the token to the credential, and so nothing here has to be evicted.
+func (c *Client) arm(group Group) *arm.ClientOptions {
+	return &arm.ClientOptions{
+		DisableRPRegistration: true, // we hold no right to register providers, and machines exist already
+		ClientOptions: policy.ClientOptions{
+			Cloud:           c.options.Cloud,
+			Transport:       c.options.Transport,
+			Telemetry:       policy.TelemetryOptions{ApplicationID: "podid"},
+			PerCallPolicies: []policy.Policy{versionPolicy{path: group.ResourceID()}},
+			Retry: policy.RetryOptions{
+				MaxRetries: maxRetries, TryTimeout: tryTimeout, RetryDelay: retryDelay, MaxRetryDelay: maxDelay,
+				ShouldRetry: shouldRetry,
+			},
+		},
+	}
+}
+
+// shouldRetry admits what passes by itself within seconds. 429 is not among it: the caller's queue obeys Retry-After and
+// collects more work meanwhile, where a retry in here would only hold the group.
+func shouldRetry(resp *http.Response, err error) bool {
+	if err != nil {
+		return true
+	}
+	switch resp.StatusCode {
+	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	default:
+		return false
+	}
+}
+
+// versionPolicy sets apiVersion on requests for the resource itself. URLs that ARM hands out for polling are opaque (and signed): those stay.
+type versionPolicy struct{ path string }
+
+// Do is policy.Policy.
+func (v versionPolicy) Do(req *policy.Request) (*http.Response, error) {
+	url := req.Raw().URL
+	if strings.HasSuffix(strings.ToLower(url.Path), strings.ToLower(v.path)) {
+		query := url.Query()
+		query.Set("api-version", apiVersion)
+		url.RawQuery = query.Encode()
+	}
+	return req.Next()
+}
+
+// retryAfter reads how long the service wants to be left alone; 0 when it does not say. The milliseconds come first, as in the SDK.
+func retryAfter(header http.Header) time.Duration {
+	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
+		if ms, err := strconv.ParseUint(header.Get(name), 10, 31); err == nil {
+			return time.Duration(ms) * time.Millisecond
+		}
+	}
+	value := header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(time.Until(at), 0)
+	}
+	return 0
+}
+
+// value is the string behind a pointer of the SDK's, empty for nil.
+func value(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// optional is the SDK's pointer to a string, nil when it is empty.
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}

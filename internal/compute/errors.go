@@ -1,0 +1,204 @@
+package compute
+
+// What ARM's refusals mean to a caller. Errors are sorted by status and code; text is only searched for the resource IDs it names,
+// because that is the one place where Azure names them.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+)
+
+// refusal is what ARM said no to, and how. It wraps the SDK's error, if one is behind it.
+type refusal struct {
+	act        string // what was tried: "read identities of" or "patch identities of"
+	group      Group
+	status     int    // HTTP status; that of the failed operation when a long-running one ended badly (often 200)
+	code       string // ARM's error code
+	message    string // ARM's words, whole
+	retryAfter time.Duration
+	bad        []string // resource IDs of user-assigned identities that ARM names as the cause
+	err        error
+}
+
+// messageLimit bounds how many bytes of ARM's words go into an error, and so into logs, events and objects.
+const messageLimit = 700
+
+// Error is "act group: code: message (remedy)" on one line.
+func (r *refusal) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s: ", r.act, r.group)
+	switch {
+	case r.code == "" && r.message == "":
+		fmt.Fprintf(&b, "Azure answered HTTP %d without a reason", r.status)
+	default:
+		b.WriteString(strings.TrimPrefix(r.code+": "+cut(strings.Join(strings.Fields(r.message), " ")), ": "))
+	}
+	if remedy := r.remedy(); remedy != "" {
+		b.WriteString(" (" + remedy + ")")
+	}
+	return b.String()
+}
+
+// Unwrap returns the SDK's error.
+func (r *refusal) Unwrap() error { return r.err }
+
+// remedy says what a person can do about it; empty when the retry does it.
+func (r *refusal) remedy() string {
+	switch {
+	case r.status == http.StatusUnauthorized:
+		return "the credentials in the cloud config are not accepted: check tenantId, aadClientId and aadClientSecret, or the managed identity"
+	case r.linked():
+		return "check that the identity exists, and grant the role Managed Identity Operator on it to the identity that podid runs as"
+	case r.status == http.StatusForbidden:
+		return "grant the role Virtual Machine Contributor on resource group " + r.group.ResourceGroup + " to the identity that podid runs as"
+	case len(r.bad) > 0:
+		return "check that the identity exists and that its resource ID is right"
+	default:
+		return ""
+	}
+}
+
+// linked reports that ARM refused because of a right on the identity, not on the machine.
+func (r *refusal) linked() bool {
+	return strings.EqualFold(r.code, "LinkedAuthorizationFailed")
+}
+
+// cut shortens to messageLimit without splitting a character.
+func cut(s string) string {
+	if len(s) <= messageLimit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:messageLimit], "") + "…"
+}
+
+// IsNotFound reports that the node group itself is gone (or its resource group or subscription): there is nothing
+// left to attach to. A user-assigned identity that does not exist is not this, but BadIdentities.
+func IsNotFound(err error) bool {
+	r, ok := errors.AsType[*refusal](err)
+	return ok && r.status == http.StatusNotFound && len(r.bad) == 0
+}
+
+// IsForbidden reports that podid's own credential lacks a right; the error's text names the role to grant. When
+// the right is missing on identities, BadIdentities names them as well.
+func IsForbidden(err error) bool {
+	r, ok := errors.AsType[*refusal](err)
+	return ok && (r.status == http.StatusForbidden || r.linked())
+}
+
+// conflictCodes are ARM's words for "something else is changing this resource".
+var conflictCodes = map[string]bool{ //nolint:gochecknoglobals // a constant in all but name
+	"conflict": true, "anotheroperationinprogress": true, "operationpreempted": true,
+	"operationnotallowed": false, "preconditionfailed": true, "retryableerror": true,
+}
+
+// IsConflict reports that another operation on the node group was in progress or came between: trying again
+// later is right, with the same request.
+func IsConflict(err error) bool {
+	r, ok := errors.AsType[*refusal](err)
+	return ok && r.conflict()
+}
+
+func (r *refusal) conflict() bool {
+	return r.status == http.StatusConflict || r.status == http.StatusPreconditionFailed || conflictCodes[strings.ToLower(r.code)]
+}
+
+// defaultRetryAfter is for a 429 that does not say how long: a scale set's budget grows by 4 updates a minute.
+const defaultRetryAfter = 15 * time.Second
+
+// RetryAfter returns how long Azure wants to be left alone, and whether it throttled the call (429, or 503 with Retry-After).
+func RetryAfter(err error) (time.Duration, bool) {
+	r, ok := errors.AsType[*refusal](err)
+	switch {
+	case !ok:
+		return 0, false
+	case r.status == http.StatusTooManyRequests && r.retryAfter <= 0:
+		return defaultRetryAfter, true
+	case r.status == http.StatusTooManyRequests, r.status == http.StatusServiceUnavailable && r.retryAfter > 0:
+		return r.retryAfter, true
+	default:
+		return 0, false
+	}
+}
+
+// BadIdentities returns the resource IDs of the user-assigned identities that Azure names as the reason for its
+// refusal: identities that do not exist, that podid may not assign, or whose ID is malformed. Those of the request are spelled as
+// the caller spelled them. Empty when the error names none; the refusal can still be the fault of one.
+func BadIdentities(err error) []string {
+	r, ok := errors.AsType[*refusal](err)
+	if !ok {
+		return nil
+	}
+	return r.bad
+}
+
+// refuse turns what the SDK returned into a refusal, when ARM spoke; other errors (the network, the credential, the context) are only
+// wrapped. requested are the identities that the call named.
+func refuse(act string, group Group, requested []string, err error) error {
+	if err == nil {
+		return nil
+	}
+	answer, ok := errors.AsType[*azcore.ResponseError](err)
+	if !ok || isAuthentication(err) {
+		return fmt.Errorf("%s %s: %w", act, group, err)
+	}
+	r := &refusal{act: act, group: group, status: answer.StatusCode, code: answer.ErrorCode, err: err}
+	if answer.RawResponse != nil {
+		r.retryAfter = retryAfter(answer.RawResponse.Header)
+		if body, readErr := runtime.Payload(answer.RawResponse); readErr == nil {
+			r.read(body)
+		}
+	}
+	r.bad = r.named(requested)
+	return r
+}
+
+// isAuthentication reports that the credential failed, not ARM: Entra ID's answers are ResponseErrors too.
+func isAuthentication(err error) bool {
+	var failed interface{ NonRetriable() }
+	return errors.As(err, &failed)
+}
+
+// armError is the shape of ARM's error bodies: {"error": {...}}, and of a failed long-running operation.
+type armError struct {
+	Code    string     `json:"code"`
+	Message string     `json:"message"`
+	Target  string     `json:"target"`
+	Details []armError `json:"details"`
+}
+
+// read takes code and message from an error body. A body of another shape leaves them as they are.
+func (r *refusal) read(body []byte) {
+	var answer struct {
+		Error armError `json:"error"`
+	}
+	if json.Unmarshal(body, &answer) != nil || answer.Error.Code+answer.Error.Message == "" {
+		return
+	}
+	if answer.Error.Code != "" {
+		r.code = answer.Error.Code
+	}
+	r.message = strings.Join(words(answer.Error, nil, 0), " ")
+}
+
+// words collects the messages and targets of an error and of its details, which ARM nests a level or two deep.
+func words(e armError, all []string, depth int) []string {
+	const deepest, most = 4, 64
+	for _, text := range []string{e.Message, e.Target} {
+		if text != "" && len(all) < most {
+			all = append(all, text)
+		}
+	}
+	if depth < deepest {
+		for _, detail := range e.Details {
+			all = words(detail, all, depth+1)
+		}
+	}
+	return all
+}

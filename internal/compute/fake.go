@@ -1,0 +1,231 @@
+package compute
+
+// Fake is ARM's compute resources in memory, for tests of what uses Client.
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Fake behaves as Client does against Azure: PATCH merges, one operation runs at a time per group, an identity that does
+// not exist is refused by name, and errors are of the same kinds. The same test runs against both. It is safe for
+// concurrent use; its waits end with the context and work under testing/synctest.
+type Fake struct {
+	mu       sync.Mutex
+	groups   map[Group]*fakeGroup
+	known    map[string]bool // user-assigned identities that exist, by lower-case ID
+	duration time.Duration
+	failures []error
+	throttle []time.Duration
+	calls    []Call
+}
+
+// fakeGroup is one node group.
+type fakeGroup struct {
+	have Identities
+	busy bool
+}
+
+// Call is one call that a Fake has answered.
+type Call struct {
+	Operation string // GetVM, PatchVM, GetVMSS or PatchVMSS
+	Group     Group
+	Attach    []string
+	Detach    []string
+	Err       error
+}
+
+// NewFake makes a Fake without groups or identities.
+func NewFake() *Fake {
+	return &Fake{groups: map[Group]*fakeGroup{}, known: map[string]bool{}}
+}
+
+// SetGroup creates the group, or sets what it has. Its identities exist from then on.
+func (f *Fake) SetGroup(group Group, have Identities) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	have.UserAssigned = slices.Clone(have.UserAssigned)
+	slices.Sort(have.UserAssigned)
+	f.groups[group] = &fakeGroup{have: have}
+	f.know(have.UserAssigned...)
+}
+
+// DeleteGroup removes the group: calls about it are then refused as IsNotFound.
+func (f *Fake) DeleteGroup(group Group) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.groups, group)
+}
+
+// AddIdentities makes user-assigned identities exist in Azure, so that they can be attached.
+func (f *Fake) AddIdentities(resourceIDs ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.know(resourceIDs...)
+}
+
+// DeleteIdentity makes an identity not exist any more. Groups that have it keep it, as in Azure.
+func (f *Fake) DeleteIdentity(resourceID string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.known, strings.ToLower(resourceID))
+}
+
+// SetDuration is how long an update takes from now on; zero at first.
+func (f *Fake) SetDuration(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.duration = d
+}
+
+// FailNext makes the next PATCH fail with err before it changes anything. Several queue up.
+func (f *Fake) FailNext(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failures = append(f.failures, err)
+}
+
+// ThrottleNext makes the next PATCH be refused with 429 and that Retry-After. Several queue up.
+func (f *Fake) ThrottleNext(retryAfter time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.throttle = append(f.throttle, retryAfter)
+}
+
+// Calls returns what was called, in the order in which the calls ended.
+func (f *Fake) Calls() []Call {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
+}
+
+// Get is Client.Get.
+func (f *Fake) Get(ctx context.Context, group Group) (Identities, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	have, err := f.read(ctx, group)
+	f.log(Call{Operation: operationOf(group, GetVM, GetVMSS), Group: group, Err: err})
+	return have, err
+}
+
+// Patch is Client.Patch.
+func (f *Fake) Patch(ctx context.Context, group Group, attach, detach []string) error {
+	err := f.patch(ctx, group, attach, detach)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log(Call{Operation: operationOf(group, PatchVM, PatchVMSS), Group: group, Attach: slices.Clone(attach), Detach: slices.Clone(detach), Err: err})
+	return err
+}
+
+// patch reads, accepts, waits and merges.
+func (f *Fake) patch(ctx context.Context, group Group, attach, detach []string) error {
+	if err := checkSize(group, attach, detach); err != nil {
+		return err
+	}
+	change, duration, err := f.begin(ctx, group, attach, detach)
+	if err != nil || change.empty() {
+		return err
+	}
+	if err := pause(ctx, duration); err != nil {
+		// As in Azure, the operation goes on although nobody waits for it any more.
+		f.abandon(group, change, duration)
+		return refuse("patch identities of", group, nil, err)
+	}
+	f.end(group, change)
+	return nil
+}
+
+// begin accepts the operation, or refuses it as ARM does.
+func (f *Fake) begin(ctx context.Context, group Group, attach, detach []string) (change, time.Duration, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	have, err := f.read(ctx, group)
+	if err != nil {
+		return change{}, 0, err
+	}
+	planned := plan(have, attach, detach)
+	if planned.empty() {
+		return planned, 0, nil
+	}
+	if len(f.throttle) > 0 {
+		wait := f.throttle[0]
+		f.throttle = f.throttle[1:]
+		return change{}, 0, fakeRefusal(group, http.StatusTooManyRequests, "TooManyRequests", "The request is being throttled.", nil, wait)
+	}
+	if len(f.failures) > 0 {
+		err := f.failures[0]
+		f.failures = f.failures[1:]
+		return change{}, 0, err
+	}
+	if f.groups[group].busy {
+		return change{}, 0, fakeRefusal(group, http.StatusConflict, "Conflict", "Another operation on this resource is in progress.", nil, 0)
+	}
+	if unknown := slices.IndexFunc(planned.attach, func(id string) bool { return !f.known[strings.ToLower(id)] }); unknown >= 0 {
+		return change{}, 0, fakeRefusal(group, http.StatusBadRequest, "FailedIdentityOperation",
+			"Identity operation failed: resource '"+planned.attach[unknown]+"' was not found.", planned.attach, 0)
+	}
+	f.groups[group].busy = true
+	return planned, f.duration, nil
+}
+
+// abandon lets an operation end without a caller, after as long as it would have taken at most.
+func (f *Fake) abandon(group Group, change change, duration time.Duration) {
+	time.AfterFunc(duration, func() { f.end(group, change) })
+}
+
+// end merges the change into what the group has.
+func (f *Fake) end(group Group, change change) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	target, ok := f.groups[group]
+	if !ok || !target.busy {
+		return
+	}
+	target.busy = false
+	target.have.UserAssigned = slices.DeleteFunc(slices.Clone(target.have.UserAssigned), func(id string) bool { return indexFold(change.detach, id) >= 0 })
+	target.have.UserAssigned = append(target.have.UserAssigned, change.attach...)
+	slices.Sort(target.have.UserAssigned)
+}
+
+// read is a GET. The caller holds the lock.
+func (f *Fake) read(ctx context.Context, group Group) (Identities, error) {
+	if err := ctx.Err(); err != nil {
+		return Identities{}, refuse("read identities of", group, nil, err)
+	}
+	target, ok := f.groups[group]
+	if !ok {
+		return Identities{}, &refusal{act: "read identities of", group: group, status: http.StatusNotFound, code: "ResourceNotFound",
+			message: "The Resource '" + group.ResourceID() + "' was not found."}
+	}
+	have := target.have
+	have.UserAssigned = slices.Clone(have.UserAssigned)
+	return have, nil
+}
+
+// know makes identities exist. The caller holds the lock.
+func (f *Fake) know(resourceIDs ...string) {
+	for _, id := range resourceIDs {
+		f.known[strings.ToLower(id)] = true
+	}
+}
+
+// callLimit bounds the log: a Fake may serve a benchmark.
+const callLimit = 100_000
+
+// log notes a call. The caller holds the lock.
+func (f *Fake) log(call Call) {
+	if len(f.calls) < callLimit {
+		f.calls = append(f.calls, call)
+	}
+}
+
+// fakeRefusal is ARM's no.
+func fakeRefusal(group Group, status int, code, message string, requested []string, retryAfter time.Duration) error {
+	r := &refusal{act: "patch identities of", group: group, status: status, code: code, message: message, retryAfter: retryAfter}
+	r.bad = r.named(requested)
+	return r
+}

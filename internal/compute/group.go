@@ -1,0 +1,137 @@
+package compute
+
+// What Azure assigns identities to, and how a node's provider ID names it.
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Kind is the kind of a node group.
+type Kind string
+
+const (
+	// VM is one virtual machine: a standalone one, one of an availability set, or an instance of a flexible scale
+	// set (Azure treats those as machines of their own; the scale set's identities do not reach them).
+	VM Kind = "vm"
+	// VMSS is a uniform scale set: its instances share one set of identities.
+	VMSS Kind = "vmss"
+)
+
+// resourceTypes are the ARM resource types behind the kinds, as Azure spells them.
+const (
+	vmType   = "virtualMachines"
+	vmssType = "virtualMachineScaleSets"
+)
+
+// Group is what Azure assigns identities to. It is comparable: every part is lower case, because Azure's names are
+// case-insensitive and Azure itself spells them differently from one answer to the next. Use it as a map key.
+type Group struct {
+	Kind           Kind
+	SubscriptionID string
+	ResourceGroup  string
+	Name           string
+}
+
+// String is the short form for logs and queue keys: kind/resource group/name.
+func (g Group) String() string {
+	return string(g.Kind) + "/" + g.ResourceGroup + "/" + g.Name
+}
+
+// ResourceID is the group's ARM resource ID.
+func (g Group) ResourceID() string {
+	resourceType := vmType
+	if g.Kind == VMSS {
+		resourceType = vmssType
+	}
+	return "/subscriptions/" + g.SubscriptionID + "/resourceGroups/" + g.ResourceGroup +
+		"/providers/Microsoft.Compute/" + resourceType + "/" + g.Name
+}
+
+// providerScheme starts the provider ID of every node that a cloud provider for Azure has initialised.
+const providerScheme = "azure://"
+
+// ParseProviderID says which node group a node belongs to, from its spec.providerID:
+//
+//	azure:///subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachines/NAME
+//	azure:///subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachineScaleSets/NAME/virtualMachines/3
+//
+// Letter case does not matter. An instance of a flexible scale set has the first form. The error of anything else
+// tells a person what to look at.
+func ParseProviderID(providerID string) (Group, error) {
+	if providerID == "" {
+		return Group{}, fmt.Errorf("the node has no provider ID: Azure's cloud provider has not initialised it yet, or none runs in this cluster")
+	}
+	scheme, path, found := strings.Cut(providerID, "://")
+	if !found || !strings.EqualFold(scheme+"://", providerScheme) {
+		return Group{}, fmt.Errorf("provider ID %q is not Azure's: expected %s/subscriptions/...; the node is not an Azure virtual machine", shorten(providerID), providerScheme)
+	}
+	group, ok := parseGroup(path)
+	if !ok {
+		return Group{}, fmt.Errorf("provider ID %q names neither a virtual machine nor an instance of a scale set: expected %s"+
+			"/subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachines/NAME or .../virtualMachineScaleSets/NAME/virtualMachines/N",
+			shorten(providerID), providerScheme)
+	}
+	return group, nil
+}
+
+// parseGroup reads the ARM resource ID of a virtual machine or of a scale set's instance.
+func parseGroup(resourceID string) (Group, bool) {
+	parts := strings.Split(strings.ToLower(resourceID), "/")
+	// "", subscriptions, S, resourcegroups, G, providers, microsoft.compute, TYPE, NAME [, virtualmachines, N]
+	if len(parts) != 9 && len(parts) != 11 {
+		return Group{}, false
+	}
+	if parts[0] != "" || parts[1] != "subscriptions" || parts[3] != "resourcegroups" ||
+		parts[5] != "providers" || parts[6] != "microsoft.compute" {
+		return Group{}, false
+	}
+	group := Group{SubscriptionID: parts[2], ResourceGroup: parts[4], Name: parts[8]}
+	for _, segment := range []string{group.SubscriptionID, group.ResourceGroup, group.Name} {
+		if !validSegment(segment) {
+			return Group{}, false
+		}
+	}
+	switch {
+	case len(parts) == 9 && parts[7] == strings.ToLower(vmType):
+		group.Kind = VM
+	case len(parts) == 11 && parts[7] == strings.ToLower(vmssType) && parts[9] == strings.ToLower(vmType) && isNumber(parts[10]):
+		group.Kind = VMSS
+	default:
+		return Group{}, false
+	}
+	return group, true
+}
+
+// validSegment admits what Azure allows in names of subscriptions, resource groups, machines and scale sets: letters
+// and digits (resource groups: of any language), and - _ . ( ). Nothing else may reach the path of a request.
+func validSegment(s string) bool {
+	if s == "" || s == "." || s == ".." || len(s) > 256 {
+		return false
+	}
+	for _, r := range s {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', strings.ContainsRune("-_.()", r):
+		case r > 0x7f && r != 0xfffd:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// isNumber reports whether s is the ordinal of a uniform scale set's instance.
+func isNumber(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 32)
+	return err == nil
+}
+
+// shorten bounds what a hostile object can put into our log.
+func shorten(s string) string {
+	const limit = 256
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + "…"
+}

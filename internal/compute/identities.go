@@ -1,0 +1,110 @@
+package compute
+
+// The identities of a node group, and the PATCH that changes them.
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v8"
+)
+
+// Identities is what Azure has assigned to a node group.
+type Identities struct {
+	// UserAssigned holds the resource IDs of the user-assigned identities, spelled as Azure spells them, sorted.
+	UserAssigned []string
+	// SystemAssigned says that the group has an identity of its own, which is not ours to touch.
+	SystemAssigned bool
+}
+
+// Has reports whether the user-assigned identity is among them. Letter case does not matter.
+func (i Identities) Has(resourceID string) bool {
+	return indexFold(i.UserAssigned, resourceID) >= 0
+}
+
+// indexFold is slices.Index without regard to letter case.
+func indexFold(ids []string, id string) int {
+	return slices.IndexFunc(ids, func(have string) bool { return strings.EqualFold(have, id) })
+}
+
+// change is the difference between what a group has and what it shall have: the body of one PATCH, in words.
+type change struct {
+	kind   armcompute.ResourceIdentityType
+	attach []string // as the caller spells them
+	detach []string // as Azure spells them
+}
+
+// wipes reports whether the PATCH carries no map of identities at all, so that ARM removes whatever is there.
+func (c change) wipes() bool {
+	return c.kind == armcompute.ResourceIdentityTypeNone || c.kind == armcompute.ResourceIdentityTypeSystemAssigned
+}
+
+// empty reports that the group is already as it shall be.
+func (c change) empty() bool {
+	return len(c.attach) == 0 && len(c.detach) == 0
+}
+
+// plan works out the smallest change that attaches and detaches. What is already so is left out: a null for an
+// identity that is not there, or one more mention of an identity that is, only gives ARM another reason to refuse. An identity in
+// both lists is attached.
+func plan(have Identities, attach, detach []string) change {
+	var c change
+	for _, id := range attach {
+		if !have.Has(id) && indexFold(c.attach, id) < 0 {
+			c.attach = append(c.attach, id)
+		}
+	}
+	for _, id := range detach {
+		at := indexFold(have.UserAssigned, id)
+		if at >= 0 && indexFold(attach, id) < 0 && indexFold(c.detach, id) < 0 {
+			c.detach = append(c.detach, have.UserAssigned[at])
+		}
+	}
+	c.kind = kindOf(len(have.UserAssigned)+len(c.attach)-len(c.detach), have.SystemAssigned)
+	return c
+}
+
+// kindOf is the "type" that ARM wants next to that many user-assigned identities. ARM takes it at its word: a type without "SystemAssigned"
+// removes the group's own identity.
+func kindOf(userAssigned int, systemAssigned bool) armcompute.ResourceIdentityType {
+	switch {
+	case userAssigned > 0 && systemAssigned:
+		return armcompute.ResourceIdentityTypeSystemAssignedUserAssigned
+	case userAssigned > 0:
+		return armcompute.ResourceIdentityTypeUserAssigned
+	case systemAssigned:
+		return armcompute.ResourceIdentityTypeSystemAssigned
+	default:
+		return armcompute.ResourceIdentityTypeNone
+	}
+}
+
+// body is the "userAssignedIdentities" of the PATCH: an empty object adds, null removes, what is not named stays.
+// When none is left it is nil, because ARM refuses the map beside type None or SystemAssigned.
+func (c change) body() map[string]*armcompute.UserAssignedIdentitiesValue {
+	if c.wipes() {
+		return nil
+	}
+	ids := make(map[string]*armcompute.UserAssignedIdentitiesValue, len(c.attach)+len(c.detach))
+	for _, id := range c.attach {
+		ids[id] = &armcompute.UserAssignedIdentitiesValue{}
+	}
+	for _, id := range c.detach {
+		ids[id] = nil
+	}
+	return ids
+}
+
+// identitiesOf reads the "type" and "userAssignedIdentities" of an answer; both may be missing.
+func identitiesOf(kind *armcompute.ResourceIdentityType, ids map[string]*armcompute.UserAssignedIdentitiesValue) Identities {
+	var have Identities
+	if kind != nil {
+		// ARM has been seen to write the list with and without the blank.
+		have.SystemAssigned = strings.Contains(strings.ToLower(string(*kind)), "systemassigned")
+	}
+	for id := range ids {
+		have.UserAssigned = append(have.UserAssigned, id)
+	}
+	slices.Sort(have.UserAssigned)
+	return have
+}

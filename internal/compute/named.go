@@ -1,0 +1,81 @@
+package compute
+
+// Which identities an error of ARM is about.
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+)
+
+// identityCodes are the error codes under which ARM has been seen to name user-assigned identities, in lower case:
+//
+//   - FailedIdentityOperation, IdentityNotFound and kin: the identity does not exist (any code with "identity" in it counts);
+//   - LinkedAuthorizationFailed: no right to assign it, or it does not exist; lists them with commas;
+//   - InvalidParameter, BadRequest: "ResourceIdentity identityId '...' is not valid";
+//   - LinkedInvalidPropertyId, InvalidResourceID: not an ARM ID at all;
+//   - ResourceNotFound, NotFound: the text tells whether it means the identity or the machine.
+//
+// Other codes (quota, conflict, policy) may mention identities that are innocent.
+var identityCodes = map[string]bool{ //nolint:gochecknoglobals // a constant in all but name
+	"linkedauthorizationfailed": true, "linkedinvalidpropertyid": true, "invalidparameter": true, "badrequest": true,
+	"invalidresourceid": true, "resourcenotfound": true, "notfound": true, "invalidrequestcontent": true,
+}
+
+// identityID matches the resource ID of a user-assigned identity within a sentence. The name is bounded by what Azure allows in it.
+var identityID = regexp.MustCompile(`(?i)/subscriptions/[^/\s'",]+/resourcegroups/[^/\s'",]+/providers/microsoft\.managedidentity/userassignedidentities/[a-z0-9_-]+`)
+
+// named returns the identities that the refusal is about. Those of the request come first, as they were requested; then
+// those that only Azure knows of, such as one that was deleted while still assigned.
+func (r *refusal) named(requested []string) []string {
+	if !r.aboutIdentities() {
+		return nil
+	}
+	var bad []string
+	for _, id := range requested {
+		if mentions(r.message, id) && indexFold(bad, id) < 0 {
+			bad = append(bad, id)
+		}
+	}
+	for _, id := range identityID.FindAllString(r.message, maxNamed) {
+		if indexFold(bad, id) < 0 {
+			bad = append(bad, id)
+		}
+	}
+	return bad
+}
+
+// maxNamed bounds how many IDs are taken out of one message: no request holds more.
+const maxNamed = MaxPerPatch
+
+// aboutIdentities reports whether the refusal can be the fault of an identity in the request.
+func (r *refusal) aboutIdentities() bool {
+	if r.conflict() || r.status == http.StatusTooManyRequests || r.status >= http.StatusInternalServerError {
+		return false
+	}
+	code := strings.ToLower(r.code)
+	return identityCodes[code] || strings.Contains(code, "identity") || strings.Contains(code, "identities")
+}
+
+// mentions reports whether the text holds the ID, not merely one that begins with it. Letter case does not matter.
+func mentions(text, id string) bool {
+	if id == "" {
+		return false
+	}
+	text, id = strings.ToLower(text), strings.ToLower(id)
+	for {
+		at := strings.Index(text, id)
+		if at < 0 {
+			return false
+		}
+		text = text[at+len(id):]
+		if text == "" || !nameByte(text[0]) {
+			return true
+		}
+	}
+}
+
+// nameByte reports whether b can be part of an identity's name (or of a deeper path).
+func nameByte(b byte) bool {
+	return b >= 'a' && b <= 'z' || b >= '0' && b <= '9' || b == '-' || b == '_' || b == '/'
+}

@@ -1,0 +1,52 @@
+package compute
+
+// One virtual machine.
+
+import (
+	"context"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v8"
+)
+
+// getVM reads the identities of a virtual machine.
+func (c *Client) getVM(ctx context.Context, group Group) (snapshot, error) {
+	client, err := armcompute.NewVirtualMachinesClient(group.SubscriptionID, c.options.Credential, c.arm(group))
+	if err != nil {
+		return snapshot{}, err
+	}
+	answer, err := client.Get(ctx, group.ResourceGroup, group.Name, nil)
+	if err != nil {
+		return snapshot{}, err
+	}
+	return snapshot{Identities: identitiesOfVM(answer.Identity), etag: value(answer.Etag)}, nil
+}
+
+// patchVM writes the identities of a virtual machine and nothing else of it, and returns what it has afterwards.
+func (c *Client) patchVM(ctx context.Context, group Group, change change, etag string) (Identities, error) {
+	client, err := armcompute.NewVirtualMachinesClient(group.SubscriptionID, c.options.Credential, c.arm(group))
+	if err != nil {
+		return Identities{}, err
+	}
+	body := armcompute.VirtualMachineUpdate{Identity: &armcompute.VirtualMachineIdentity{
+		Type: to.Ptr(change.kind), UserAssignedIdentities: change.body(),
+	}}
+	poller, err := client.BeginUpdate(ctx, group.ResourceGroup, group.Name, body,
+		&armcompute.VirtualMachinesClientBeginUpdateOptions{IfMatch: optional(etag)})
+	if err != nil {
+		return Identities{}, err
+	}
+	answer, err := finish(ctx, c, poller)
+	if err != nil {
+		return Identities{}, err
+	}
+	return identitiesOfVM(answer.Identity), nil
+}
+
+// identitiesOfVM reads the part of the resource that we are about; nil means none.
+func identitiesOfVM(identity *armcompute.VirtualMachineIdentity) Identities {
+	if identity == nil {
+		return Identities{}
+	}
+	return identitiesOf(identity.Type, identity.UserAssignedIdentities)
+}

@@ -1,0 +1,52 @@
+package compute
+
+// One uniform scale set: its identities are those of all its instances.
+
+import (
+	"context"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v8"
+)
+
+// getVMSS reads the identities of a scale set.
+func (c *Client) getVMSS(ctx context.Context, group Group) (snapshot, error) {
+	client, err := armcompute.NewVirtualMachineScaleSetsClient(group.SubscriptionID, c.options.Credential, c.arm(group))
+	if err != nil {
+		return snapshot{}, err
+	}
+	answer, err := client.Get(ctx, group.ResourceGroup, group.Name, nil)
+	if err != nil {
+		return snapshot{}, err
+	}
+	return snapshot{Identities: identitiesOfVMSS(answer.Identity), etag: value(answer.Etag)}, nil
+}
+
+// patchVMSS writes the identities of a scale set and nothing else of it, and returns what it has afterwards.
+func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag string) (Identities, error) {
+	client, err := armcompute.NewVirtualMachineScaleSetsClient(group.SubscriptionID, c.options.Credential, c.arm(group))
+	if err != nil {
+		return Identities{}, err
+	}
+	body := armcompute.VirtualMachineScaleSetUpdate{Identity: &armcompute.VirtualMachineScaleSetIdentity{
+		Type: to.Ptr(change.kind), UserAssignedIdentities: change.body(),
+	}}
+	poller, err := client.BeginUpdate(ctx, group.ResourceGroup, group.Name, body,
+		&armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions{IfMatch: optional(etag)})
+	if err != nil {
+		return Identities{}, err
+	}
+	answer, err := finish(ctx, c, poller)
+	if err != nil {
+		return Identities{}, err
+	}
+	return identitiesOfVMSS(answer.Identity), nil
+}
+
+// identitiesOfVMSS reads the part of the resource that we are about; nil means none.
+func identitiesOfVMSS(identity *armcompute.VirtualMachineScaleSetIdentity) Identities {
+	if identity == nil {
+		return Identities{}
+	}
+	return identitiesOf(identity.Type, identity.UserAssignedIdentities)
+}
