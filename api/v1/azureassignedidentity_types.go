@@ -23,40 +23,137 @@ const (
 )
 
 // +kubebuilder:object:root=true
+// +kubebuilder:resource:categories=podid
+// +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.spec.pod`
+// +kubebuilder:printcolumn:name="PodNamespace",type=string,JSONPath=`.spec.podNamespace`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodename`
+// +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Identity",type=string,JSONPath=`.spec.azureIdentityRef.metadata.name`,priority=1
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.reason`,priority=1
 
 // AzureAssignedIdentity is one pod and one identity, and how far the identity
-// has come on its way to the pod's node.
+// has come on its way to the pod's node. MIC writes it; nobody else needs to.
+// There is no status subresource: one write says both what and how far.
 type AzureAssignedIdentity struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	Spec   AzureAssignedIdentitySpec   `json:"spec,omitempty"`
-	Status AzureAssignedIdentityStatus `json:"status,omitempty"`
+	// spec names the pod, its node, the identity and the binding that grants it.
+	// +optional
+	Spec AzureAssignedIdentitySpec `json:"spec,omitzero"`
+
+	// status is the state, and what stands in its way.
+	// +optional
+	Status AzureAssignedIdentityStatus `json:"status,omitzero"`
 }
 
 // AzureAssignedIdentitySpec names the pod, its node, the identity and the binding that grants it.
 type AzureAssignedIdentitySpec struct {
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
+	// +optional
+	Metadata EmptyMetadata `json:"metadata,omitzero"`
 
-	AzureIdentityRef *AzureIdentity        `json:"azureIdentityRef,omitempty"`
-	AzureBindingRef  *AzureIdentityBinding `json:"azureBindingRef,omitempty"`
-	Pod              string                `json:"pod,omitempty"`
-	PodNamespace     string                `json:"podNamespace,omitempty"`
-	NodeName         string                `json:"nodename,omitempty"`
-	Replicas         *int32                `json:"replicas,omitempty"`
+	// azureIdentityRef is a copy of the AzureIdentity as it was when MIC wrote it.
+	// +optional
+	// +kubebuilder:validation:EmbeddedResource
+	AzureIdentityRef *AzureIdentityCopy `json:"azureIdentityRef,omitempty"`
+
+	// azureBindingRef is a copy of the AzureIdentityBinding as it was when MIC
+	// wrote it.
+	// +optional
+	// +kubebuilder:validation:EmbeddedResource
+	AzureBindingRef *AzureIdentityBindingCopy `json:"azureBindingRef,omitempty"`
+
+	// pod is the pod's name.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Pod string `json:"pod,omitempty"`
+
+	// podNamespace is the pod's namespace.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	PodNamespace string `json:"podNamespace,omitempty"`
+
+	// nodename is the node that the pod runs on.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	NodeName string `json:"nodename,omitempty"`
+
+	// replicas is kept for v1.8.17's sake; podid does not use it.
+	// +optional
+	// +nullable
+	// +kubebuilder:validation:Minimum=-2147483648
+	// +kubebuilder:validation:Maximum=2147483647
+	Replicas *int32 `json:"replicas,omitempty"`
+}
+
+// AzureIdentityCopy is an AzureIdentity inside another object. It is a type of
+// its own because the rules of AzureIdentity must not hold for it: MIC has to be
+// able to copy an identity that is older than the rules. The two convert into
+// each other: (*AzureIdentityCopy)(identity).
+//
+// The API server demands apiVersion, kind and metadata.name of embedded objects;
+// objects from a typed client or cache come without the first two.
+type AzureIdentityCopy struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec describes the identity.
+	// +optional
+	Spec AzureIdentitySpec `json:"spec,omitzero"`
+
+	// status is kept for v1.8.17's sake; podid does not use it.
+	// +optional
+	Status AzureIdentityStatus `json:"status,omitzero"`
+}
+
+// AzureIdentityBindingCopy is an AzureIdentityBinding inside another object;
+// what AzureIdentityCopy says holds for it too.
+type AzureIdentityBindingCopy struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec joins a selector and an identity.
+	// +optional
+	Spec AzureIdentityBindingSpec `json:"spec,omitzero"`
+
+	// status is kept for v1.8.17's sake; podid does not use it.
+	// +optional
+	Status AzureIdentityBindingStatus `json:"status,omitzero"`
 }
 
 // AzureAssignedIdentityStatus is the state, and what stands in its way.
 type AzureAssignedIdentityStatus struct {
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
+	// +optional
+	Metadata EmptyMetadata `json:"metadata,omitzero"`
 
-	Status            string `json:"status,omitempty"`
-	AvailableReplicas int32  `json:"availableReplicas,omitempty"`
+	// status is the state: Created (the identity is on its way to the node),
+	// Assigned (the node has it) or Unassigned (the pod is gone and the identity
+	// is leaving).
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Status string `json:"status,omitempty"`
+
+	// availableReplicas is kept for v1.8.17's sake; podid does not use it.
+	// +optional
+	// +kubebuilder:validation:Minimum=-2147483648
+	// +kubebuilder:validation:Maximum=2147483647
+	AvailableReplicas int32 `json:"availableReplicas,omitempty"`
 
 	// reason, when set, says in one word why the identity cannot come to the
-	// node (new in podid; v1.8.17 ignores it).
+	// node. New in podid; v1.8.17 ignores it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
 	Reason string `json:"reason,omitempty"`
-	// message is the reason for a human, with the remedy.
+
+	// message is the reason for a human, with the remedy. New in podid.
+	// +optional
+	// +kubebuilder:validation:MaxLength=32768
 	Message string `json:"message,omitempty"`
 }
 

@@ -6,6 +6,9 @@ import (
 )
 
 // IdentityType says what mints the tokens of an AzureIdentity.
+//
+// +kubebuilder:validation:Minimum=-2147483648
+// +kubebuilder:validation:Maximum=2147483647
 type IdentityType int
 
 const (
@@ -31,37 +34,134 @@ const (
 )
 
 // +kubebuilder:object:root=true
+// +kubebuilder:resource:categories=podid
+// +kubebuilder:printcolumn:name="Type",type=integer,JSONPath=`.spec.type`
+// +kubebuilder:printcolumn:name="ClientID",type=string,JSONPath=`.spec.clientID`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 
-// AzureIdentity is an identity of Azure that pods can be given.
+// AzureIdentity is an identity of Azure that pods can be given by an
+// AzureIdentityBinding in the same namespace.
 type AzureIdentity struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	Spec   AzureIdentitySpec   `json:"spec,omitempty"`
-	Status AzureIdentityStatus `json:"status,omitempty"`
+	// The rules stand here and not on the type: a rule is not applied to a spec
+	// that an update leaves as it was (ratcheting), and AzureIdentityCopy has
+	// none. The default lets the rules speak to who left out spec altogether.
+
+	// spec describes the identity.
+	// +optional
+	// +kubebuilder:default={}
+	// +kubebuilder:validation:XValidation:rule="self.type in [0, 1, 2, 3]",fieldPath=".type",reason=FieldValueInvalid,message="use 0 (user-assigned managed identity), 1 (service principal with a client secret), 2 (service principal with a certificate) or 3 (federated, no secret)"
+	// +kubebuilder:validation:XValidation:rule="self.type != 0 || (has(self.resourceID) && self.resourceID != '')",fieldPath=".resourceID",reason=FieldValueRequired,message="type 0 needs the resource ID of the user-assigned identity: az identity show --query id"
+	// +kubebuilder:validation:XValidation:rule="self.type != 0 || !has(self.resourceID) || self.resourceID == '' || (self.resourceID.matches('^/(?i:subscriptions)/[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/(?i:resourceGroups)/[-_.()\\\\p{L}\\\\p{Nd}]{1,90}/(?i:providers)/(?i:Microsoft[.]ManagedIdentity)/(?i:userAssignedIdentities)/[0-9a-zA-Z][-_0-9a-zA-Z]{0,127}$') && !self.resourceID.matches('[.]/(?i:providers)/'))",fieldPath=".resourceID",reason=FieldValueInvalid,message="must look like /subscriptions/<GUID>/resourceGroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>: az identity show --query id"
+	// +kubebuilder:validation:XValidation:rule="!(self.type in [1, 2, 3]) || (has(self.clientID) && self.clientID != '')",fieldPath=".clientID",reason=FieldValueRequired,message="types 1, 2 and 3 need the client ID of the application: az ad app show --query appId"
+	// +kubebuilder:validation:XValidation:rule="!has(self.clientID) || self.clientID == '' || self.clientID.matches('^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$')",fieldPath=".clientID",reason=FieldValueInvalid,message="must be a GUID such as 00000000-0000-0000-0000-000000000000: az identity show --query clientId, or az ad app show --query appId"
+	// +kubebuilder:validation:XValidation:rule="!has(self.objectID) || self.objectID == '' || self.objectID.matches('^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$')",fieldPath=".objectID",reason=FieldValueInvalid,message="must be a GUID such as 00000000-0000-0000-0000-000000000000: az identity show --query principalId"
+	// +kubebuilder:validation:XValidation:rule="!(self.type in [1, 2, 3]) || (has(self.tenantID) && self.tenantID != '')",fieldPath=".tenantID",reason=FieldValueRequired,message="types 1, 2 and 3 need the tenant of the application: az account show --query tenantId"
+	// +kubebuilder:validation:XValidation:rule="!has(self.tenantID) || self.tenantID == '' || self.tenantID == 'adfs' || self.tenantID.matches('^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$') || self.tenantID.matches('^([0-9a-zA-Z]([-0-9a-zA-Z]{0,61}[0-9a-zA-Z])?[.])+[a-zA-Z]{2,63}$')",fieldPath=".tenantID",reason=FieldValueInvalid,message="must be a GUID, a domain of the tenant such as contoso.onmicrosoft.com, or adfs: az account show --query tenantId"
+	// +kubebuilder:validation:XValidation:rule="!has(self.auxiliaryTenantIDs) || self.auxiliaryTenantIDs == null || self.auxiliaryTenantIDs.all(t, t.matches('^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$') || t.matches('^([0-9a-zA-Z]([-0-9a-zA-Z]{0,61}[0-9a-zA-Z])?[.])+[a-zA-Z]{2,63}$'))",fieldPath=".auxiliaryTenantIDs",reason=FieldValueInvalid,message="each must be a GUID or a domain of the tenant such as contoso.onmicrosoft.com"
+	// +kubebuilder:validation:XValidation:rule="!(self.type in [1, 2]) || (has(self.clientPassword) && has(self.clientPassword.name) && self.clientPassword.name != '')",fieldPath=".clientPassword",reason=FieldValueRequired,message="types 1 and 2 need clientPassword.name, the Secret with the key clientSecret (type 1) or certificate (type 2)"
+	// +kubebuilder:validation:XValidation:rule="!has(self.adEndpoint) || self.adEndpoint == '' || (isURL(self.adEndpoint) && url(self.adEndpoint).getScheme() == 'https' && url(self.adEndpoint).getHostname() != '')",fieldPath=".adEndpoint",reason=FieldValueInvalid,message="must be an https URL such as https://login.microsoftonline.com/: credentials are sent there"
+	Spec AzureIdentitySpec `json:"spec,omitzero"`
+
+	// status is kept for v1.8.17's sake; podid does not use it.
+	// +optional
+	Status AzureIdentityStatus `json:"status,omitzero"`
 }
 
-// AzureIdentitySpec describes the identity.
+// AzureIdentitySpec describes the identity. An empty string counts as a field
+// left out, since clients of v1.8.17 write every field.
 type AzureIdentitySpec struct {
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
+	// +optional
+	Metadata EmptyMetadata `json:"metadata,omitzero"`
 
-	Type               IdentityType           `json:"type,omitempty"`
-	ResourceID         string                 `json:"resourceID,omitempty"`
-	ClientID           string                 `json:"clientID,omitempty"`
-	ObjectID           string                 `json:"objectID,omitempty"`
-	ClientPassword     corev1.SecretReference `json:"clientPassword,omitempty"`
-	TenantID           string                 `json:"tenantID,omitempty"`
-	AuxiliaryTenantIDs []string               `json:"auxiliaryTenantIDs,omitempty"`
-	ADResourceID       string                 `json:"adResourceID,omitempty"`
-	ADEndpoint         string                 `json:"adEndpoint,omitempty"`
-	Replicas           *int32                 `json:"replicas,omitempty"`
+	// type says what mints the tokens: 0 a user-assigned managed identity, 1 a
+	// service principal with a client secret, 2 a service principal with a
+	// certificate, 3 a federated application or identity without any secret.
+	// +optional
+	// +kubebuilder:default=0
+	Type IdentityType `json:"type,omitempty"`
+
+	// resourceID is the ARM resource ID of the user-assigned identity, in any
+	// case. Required for type 0, not used for others.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	ResourceID string `json:"resourceID,omitempty"`
+
+	// clientID is the client ID (a GUID) of the identity or application. Required
+	// for types 1, 2 and 3; for type 0 it lets pods ask for the identity by
+	// client_id.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	ClientID string `json:"clientID,omitempty"`
+
+	// objectID is the object ID (a GUID) of the identity's service principal,
+	// called principal ID by Azure. It lets pods ask for the identity by
+	// object_id before the first token has told it. New in podid.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	ObjectID string `json:"objectID,omitempty"`
+
+	// clientPassword names the Secret of types 1 and 2. Type 1 uses the key
+	// clientSecret, else the only key; type 2 uses certificate (PFX or PEM) and
+	// password. Without a namespace it is the identity's own.
+	// +optional
+	ClientPassword corev1.SecretReference `json:"clientPassword,omitzero"`
+
+	// tenantID is the tenant of the application: a GUID, one of its domains, or
+	// adfs on Azure Stack. Required for types 1, 2 and 3.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	TenantID string `json:"tenantID,omitempty"`
+
+	// auxiliaryTenantIDs are further tenants that a multi-tenant application of
+	// type 1 or 2 gets tokens for.
+	// +optional
+	// +nullable
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:items:MaxLength=256
+	AuxiliaryTenantIDs []string `json:"auxiliaryTenantIDs,omitempty"`
+
+	// adResourceID is the resource to ask tokens for when a request of types 1
+	// and 2 names none.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	ADResourceID string `json:"adResourceID,omitempty"`
+
+	// adEndpoint is the https URL of the Entra ID (or ADFS) authority for types
+	// 1, 2 and 3. Without it, it is that of the node's cloud.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	ADEndpoint string `json:"adEndpoint,omitempty"`
+
+	// replicas is kept for v1.8.17's sake; podid does not use it.
+	// +optional
+	// +nullable
+	// +kubebuilder:validation:Minimum=-2147483648
+	// +kubebuilder:validation:Maximum=2147483647
+	Replicas *int32 `json:"replicas,omitempty"`
 }
 
 // AzureIdentityStatus is kept for v1.8.17's sake.
 type AzureIdentityStatus struct {
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
+	// +optional
+	Metadata EmptyMetadata `json:"metadata,omitzero"`
+
+	// availableReplicas is kept for v1.8.17's sake; podid does not use it.
+	// +optional
+	// +kubebuilder:validation:Minimum=-2147483648
+	// +kubebuilder:validation:Maximum=2147483647
 	AvailableReplicas int32 `json:"availableReplicas,omitempty"`
 }
+
+// EmptyMetadata is the metadata inside a spec or a status, of which the schema
+// of v1.8.17 stores no field: an empty object there means the same as none.
+type EmptyMetadata struct{}
 
 // +kubebuilder:object:root=true
 

@@ -3,29 +3,71 @@ package v1
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // +kubebuilder:object:root=true
+// +kubebuilder:resource:categories=podid
+// +kubebuilder:printcolumn:name="AzureIdentity",type=string,JSONPath=`.spec.azureIdentity`
+// +kubebuilder:printcolumn:name="Selector",type=string,JSONPath=`.spec.selector`
+// +kubebuilder:printcolumn:name="Weight",type=integer,JSONPath=`.spec.weight`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 
 // AzureIdentityBinding says that pods whose label aadpodidbinding equals the
 // selector may use the identity it names.
 type AzureIdentityBinding struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	Spec   AzureIdentityBindingSpec   `json:"spec,omitempty"`
-	Status AzureIdentityBindingStatus `json:"status,omitempty"`
+	// As in AzureIdentity, the rules stand here so that AzureIdentityBindingCopy
+	// has none.
+
+	// spec joins a selector and an identity.
+	// +optional
+	// +kubebuilder:default={}
+	// +kubebuilder:validation:XValidation:rule="has(self.azureIdentity) && self.azureIdentity != ''",fieldPath=".azureIdentity",reason=FieldValueRequired,message="name the AzureIdentity, in this namespace, that the selected pods may use"
+	// +kubebuilder:validation:XValidation:rule="!has(self.azureIdentity) || self.azureIdentity == '' || self.azureIdentity.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",fieldPath=".azureIdentity",reason=FieldValueInvalid,message="must be the name of an AzureIdentity in this namespace, without the namespace: lower case letters, digits, - and ."
+	// +kubebuilder:validation:XValidation:rule="has(self.selector) && self.selector != ''",fieldPath=".selector",reason=FieldValueRequired,message="set it to the value that the label aadpodidbinding has on the pods"
+	// +kubebuilder:validation:XValidation:rule="!has(self.selector) || self.selector == '' || self.selector.matches('^[0-9A-Za-z]([-_.0-9A-Za-z]{0,61}[0-9A-Za-z])?$')",fieldPath=".selector",reason=FieldValueInvalid,message="must be one value of the label aadpodidbinding, not an expression: at most 63 letters, digits, -, _ and ., beginning and ending with a letter or digit"
+	Spec AzureIdentityBindingSpec `json:"spec,omitzero"`
+
+	// status is kept for v1.8.17's sake; podid does not use it.
+	// +optional
+	Status AzureIdentityBindingStatus `json:"status,omitzero"`
 }
 
 // AzureIdentityBindingSpec joins a selector and an identity.
 type AzureIdentityBindingSpec struct {
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
+	// +optional
+	Metadata EmptyMetadata `json:"metadata,omitzero"`
 
+	// azureIdentity is the name of an AzureIdentity in the binding's namespace.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
 	AzureIdentity string `json:"azureIdentity,omitempty"`
-	Selector      string `json:"selector,omitempty"`
-	Weight        int    `json:"weight,omitempty"`
+
+	// selector is the value of the label aadpodidbinding that selects pods.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Selector string `json:"selector,omitempty"`
+
+	// weight decides for a pod with several identities which one it gets when it
+	// names none: that with the highest weight, then the oldest, then the first
+	// by name.
+	// +optional
+	// +kubebuilder:validation:Minimum=-2147483648
+	// +kubebuilder:validation:Maximum=2147483647
+	Weight int `json:"weight,omitempty"`
 }
 
 // AzureIdentityBindingStatus is kept for v1.8.17's sake.
 type AzureIdentityBindingStatus struct {
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
+	// +optional
+	Metadata EmptyMetadata `json:"metadata,omitzero"`
+
+	// availableReplicas is kept for v1.8.17's sake; podid does not use it.
+	// +optional
+	// +kubebuilder:validation:Minimum=-2147483648
+	// +kubebuilder:validation:Maximum=2147483647
 	AvailableReplicas int32 `json:"availableReplicas,omitempty"`
 }
 

@@ -215,22 +215,22 @@ func setState(assigned *v1.AzureAssignedIdentity, s State) {
 }
 
 // sameIdentity compares what matters: which object it is and what it says.
-func sameIdentity(ref, id *v1.AzureIdentity) bool {
+func sameIdentity(ref *v1.AzureIdentityCopy, id *v1.AzureIdentity) bool {
 	return ref != nil && ref.Name == id.Name && ref.Namespace == id.Namespace && ref.UID == id.UID &&
 		ref.Annotations[v1.BehaviorAnnotation] == id.Annotations[v1.BehaviorAnnotation] &&
 		equality.Semantic.DeepEqual(ref.Spec, id.Spec)
 }
 
 // sameBinding is sameIdentity for bindings.
-func sameBinding(ref, b *v1.AzureIdentityBinding) bool {
+func sameBinding(ref *v1.AzureIdentityBindingCopy, b *v1.AzureIdentityBinding) bool {
 	return ref != nil && ref.Name == b.Name && ref.Namespace == b.Namespace && ref.UID == b.UID &&
 		equality.Semantic.DeepEqual(ref.Spec, b.Spec)
 }
 
 // embedIdentity is the identity as it goes into an assigned identity. An
 // embedded object must say its kind.
-func embedIdentity(id *v1.AzureIdentity) *v1.AzureIdentity {
-	out := &v1.AzureIdentity{
+func embedIdentity(id *v1.AzureIdentity) *v1.AzureIdentityCopy {
+	out := &v1.AzureIdentityCopy{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentity"},
 		ObjectMeta: embedMeta(id.ObjectMeta),
 	}
@@ -238,8 +238,8 @@ func embedIdentity(id *v1.AzureIdentity) *v1.AzureIdentity {
 	return out
 }
 
-func embedBinding(b *v1.AzureIdentityBinding) *v1.AzureIdentityBinding {
-	out := &v1.AzureIdentityBinding{
+func embedBinding(b *v1.AzureIdentityBinding) *v1.AzureIdentityBindingCopy {
+	out := &v1.AzureIdentityBindingCopy{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentityBinding"},
 		ObjectMeta: embedMeta(b.ObjectMeta),
 	}
