@@ -59,6 +59,13 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
+{{- /* A switch that is off unless set: (list "flag" value); nothing when it is off. */ -}}
+{{- define "podid.switch" -}}
+{{- if include "podid.true" (index . 1) }}
+- {{ printf "--%s=true" (index . 0) | quote }}
+{{- end }}
+{{- end -}}
+
 {{- /* repository/name:tag of a component: (list . .Values.mic). */ -}}
 {{- define "podid.image" -}}
 {{- $root := index . 0 -}}

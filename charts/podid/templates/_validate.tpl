@@ -4,16 +4,16 @@
 {{- fail "image.repository names the images of aad-pod-identity, which this chart cannot run. Take image.repository, mic.tag and nmi.tag out of your values; with `helm upgrade`, pass your own values with -f instead of --reuse-values" -}}
 {{- end -}}
 {{- with .Values.adminsecret -}}
-{{- if not .existingSecret -}}
-{{- $required := list "subscriptionID" "resourceGroup" "vmType" "tenantID" -}}
-{{- if not (include "podid.true" .useMSI) -}}
-{{- $required = concat $required (list "clientID" "clientSecret") -}}
-{{- end -}}
+{{- if not (or .existingSecret (include "podid.true" .useMSI) (eq (toString .clientID | lower) "msi")) -}}
+{{- $missing := list -}}
 {{- $given := . -}}
-{{- range $required -}}
+{{- range list "tenantID" "clientID" "clientSecret" -}}
 {{- if eq (include "podid.text" (get $given .)) "" -}}
-{{- fail (printf "adminsecret.%s is missing. adminsecret needs %s; leave adminsecret empty to use the node's cloud config (mic.cloudConfig)" . (join ", " $required)) -}}
+{{- $missing = append $missing (printf "adminsecret.%s" .) -}}
 {{- end -}}
+{{- end -}}
+{{- if $missing -}}
+{{- fail (printf "%s missing: a service principal needs tenantID, clientID and clientSecret. Set adminsecret.useMSI to true for a managed identity, adminsecret.existingSecret for a Secret of yours, or leave adminsecret empty for the node's cloud config (mic.cloudConfig)" (join " and " $missing)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
