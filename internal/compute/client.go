@@ -4,6 +4,7 @@ package compute
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -232,7 +233,8 @@ func (c *Client) arm(group Group) *arm.ClientOptions {
 // collects more work meanwhile, where a retry in here would only hold the group.
 func shouldRetry(resp *http.Response, err error) bool {
 	if err != nil {
-		return true
+		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+		return !untrusted
 	}
 	switch resp.StatusCode {
 	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:

@@ -4,10 +4,13 @@ package compute
 // because that is the one place where Azure names them.
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -38,7 +41,7 @@ func (r *refusal) Error() string {
 	case r.code == "" && r.message == "":
 		fmt.Fprintf(&b, "Azure answered HTTP %d without a reason", r.status)
 	default:
-		b.WriteString(strings.TrimPrefix(r.code+": "+cut(strings.Join(strings.Fields(r.message), " ")), ": "))
+		b.WriteString(strings.Trim(r.code+": "+cut(oneLine(r.message)), ": "))
 	}
 	if remedy := r.remedy(); remedy != "" {
 		b.WriteString(" (" + remedy + ")")
@@ -70,6 +73,14 @@ func (r *refusal) linked() bool {
 	return strings.EqualFold(r.code, "LinkedAuthorizationFailed")
 }
 
+// principalID matches a GUID that is not part of a path: ARM's texts name clients and objects by theirs.
+var principalID = regexp.MustCompile(`(?i)(^|[^/0-9a-f-])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+
+// oneLine makes ARM's words fit for a log: one line, and the IDs of clients shortened to eight characters.
+func oneLine(message string) string {
+	return principalID.ReplaceAllString(strings.Join(strings.Fields(message), " "), "$1$2…")
+}
+
 // cut shortens to messageLimit without splitting a character.
 func cut(s string) string {
 	if len(s) <= messageLimit {
@@ -92,12 +103,6 @@ func IsForbidden(err error) bool {
 	return ok && (r.status == http.StatusForbidden || r.linked())
 }
 
-// conflictCodes are ARM's words for "something else is changing this resource".
-var conflictCodes = map[string]bool{ //nolint:gochecknoglobals // a constant in all but name
-	"conflict": true, "anotheroperationinprogress": true, "operationpreempted": true,
-	"operationnotallowed": false, "preconditionfailed": true, "retryableerror": true,
-}
-
 // IsConflict reports that another operation on the node group was in progress or came between: trying again
 // later is right, with the same request.
 func IsConflict(err error) bool {
@@ -105,8 +110,14 @@ func IsConflict(err error) bool {
 	return ok && r.conflict()
 }
 
+// conflict goes by the status, and by the code where an accepted operation failed later: its status is that of the poll.
 func (r *refusal) conflict() bool {
-	return r.status == http.StatusConflict || r.status == http.StatusPreconditionFailed || conflictCodes[strings.ToLower(r.code)]
+	switch strings.ToLower(r.code) {
+	case "conflict", "anotheroperationinprogress", "operationpreempted", "preconditionfailed", "retryableerror":
+		return true
+	default:
+		return r.status == http.StatusConflict || r.status == http.StatusPreconditionFailed
+	}
 }
 
 // defaultRetryAfter is for a 429 that does not say how long: a scale set's budget grows by 4 updates a minute.
@@ -145,8 +156,8 @@ func refuse(act string, group Group, requested []string, err error) error {
 		return nil
 	}
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
-	if !ok || isAuthentication(err) {
-		return fmt.Errorf("%s %s: %w", act, group, err)
+	if !ok {
+		return fmt.Errorf("%s %s: %w", act, group, unreachable(err))
 	}
 	r := &refusal{act: act, group: group, status: answer.StatusCode, code: answer.ErrorCode, err: err}
 	if answer.RawResponse != nil {
@@ -159,10 +170,15 @@ func refuse(act string, group Group, requested []string, err error) error {
 	return r
 }
 
-// isAuthentication reports that the credential failed, not ARM: Entra ID's answers are ResponseErrors too.
-func isAuthentication(err error) bool {
-	var failed interface{ NonRetriable() }
-	return errors.As(err, &failed)
+// unreachable adds what to look at when the request never got an answer.
+func unreachable(err error) error {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("Azure's certificate is not trusted: %w (for a private cloud, let SSL_CERT_FILE name its CA)", err)
+	}
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return fmt.Errorf("cannot reach Azure: %w (check the network, the proxy and the endpoints of the cloud)", err)
+	}
+	return err
 }
 
 // armError is the shape of ARM's error bodies: {"error": {...}}, and of a failed long-running operation.

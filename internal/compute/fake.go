@@ -189,6 +189,9 @@ func (f *Fake) end(group Group, change change) {
 	target.have.UserAssigned = slices.DeleteFunc(slices.Clone(target.have.UserAssigned), func(id string) bool { return indexFold(change.detach, id) >= 0 })
 	target.have.UserAssigned = append(target.have.UserAssigned, change.attach...)
 	slices.Sort(target.have.UserAssigned)
+	if len(target.have.UserAssigned) == 0 {
+		target.have.UserAssigned = nil // as Client reads it
+	}
 }
 
 // read is a GET. The caller holds the lock.

@@ -8,20 +8,6 @@ import (
 	"strings"
 )
 
-// identityCodes are the error codes under which ARM has been seen to name user-assigned identities, in lower case:
-//
-//   - FailedIdentityOperation, IdentityNotFound and kin: the identity does not exist (any code with "identity" in it counts);
-//   - LinkedAuthorizationFailed: no right to assign it, or it does not exist; lists them with commas;
-//   - InvalidParameter, BadRequest: "ResourceIdentity identityId '...' is not valid";
-//   - LinkedInvalidPropertyId, InvalidResourceID: not an ARM ID at all;
-//   - ResourceNotFound, NotFound: the text tells whether it means the identity or the machine.
-//
-// Other codes (quota, conflict, policy) may mention identities that are innocent.
-var identityCodes = map[string]bool{ //nolint:gochecknoglobals // a constant in all but name
-	"linkedauthorizationfailed": true, "linkedinvalidpropertyid": true, "invalidparameter": true, "badrequest": true,
-	"invalidresourceid": true, "resourcenotfound": true, "notfound": true, "invalidrequestcontent": true,
-}
-
 // identityID matches the resource ID of a user-assigned identity within a sentence. The name is bounded by what Azure allows in it.
 var identityID = regexp.MustCompile(`(?i)/subscriptions/[^/\s'",]+/resourcegroups/[^/\s'",]+/providers/microsoft\.managedidentity/userassignedidentities/[a-z0-9_-]+`)
 
@@ -48,13 +34,27 @@ func (r *refusal) named(requested []string) []string {
 // maxNamed bounds how many IDs are taken out of one message: no request holds more.
 const maxNamed = MaxPerPatch
 
-// aboutIdentities reports whether the refusal can be the fault of an identity in the request.
+// aboutIdentities reports whether the refusal can be the fault of an identity in the request. Under these codes ARM has been seen to
+// name user-assigned identities:
+//
+//   - FailedIdentityOperation, IdentityNotFound and kin: it does not exist (any code with "identity" in it counts);
+//   - LinkedAuthorizationFailed: no right to assign it, or it does not exist; lists them with commas;
+//   - InvalidParameter, BadRequest: "ResourceIdentity identityId '...'" is invalid;
+//   - LinkedInvalidPropertyId, InvalidResourceID: not an ARM ID at all;
+//   - ResourceNotFound, NotFound: the text tells whether it means the identity or the machine.
+//
+// Other codes (quota, conflict, policy) may mention identities that are innocent.
 func (r *refusal) aboutIdentities() bool {
 	if r.conflict() || r.status == http.StatusTooManyRequests || r.status >= http.StatusInternalServerError {
 		return false
 	}
-	code := strings.ToLower(r.code)
-	return identityCodes[code] || strings.Contains(code, "identity") || strings.Contains(code, "identities")
+	switch code := strings.ToLower(r.code); code {
+	case "linkedauthorizationfailed", "linkedinvalidpropertyid", "invalidparameter", "badrequest", "invalidresourceid",
+		"resourcenotfound", "notfound", "invalidrequestcontent":
+		return true
+	default:
+		return strings.Contains(code, "identity") || strings.Contains(code, "identities")
+	}
 }
 
 // mentions reports whether the text holds the ID, not merely one that begins with it. Letter case does not matter.

@@ -4,13 +4,12 @@ package compute
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
-
-	"errors"
 )
 
 // pollEvery is the time between two looks at an operation. The SDK's own loop would take 30 s, or whatever Retry-After says in each

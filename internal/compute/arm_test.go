@@ -1,0 +1,288 @@
+package compute
+
+// A small ARM for the tests of this package: it checks what the real one would check of our requests.
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/fake"
+)
+
+// armServer keeps node groups by lower-case resource ID.
+type armServer struct {
+	t *testing.T
+
+	mu       sync.Mutex
+	groups   map[string]*armGroup
+	known    map[string]bool
+	duration time.Duration
+	pollHint int // Retry-After on polls of a running operation, seconds
+	failures []answer
+	outcome  string // error code of the next operation's end, empty for success
+	requests []request
+}
+
+// armGroup is one resource.
+type armGroup struct {
+	kind  string
+	ids   map[string]bool
+	etag  int
+	until time.Time // when the running operation ends
+	end   func()
+}
+
+// request is what the server saw.
+type request struct{ Method, Path, Body, IfMatch, Version string }
+
+// answer is a prepared refusal of the next request with that method (or whose path holds match).
+type answer struct {
+	method, match string
+	status        int
+	header        map[string]string
+	body          string
+}
+
+func newARM(t *testing.T) *armServer {
+	return &armServer{t: t, groups: map[string]*armGroup{}, known: map[string]bool{}}
+}
+
+// Do is policy.Transporter without a network, so that it works in a synctest bubble.
+func (s *armServer) Do(req *http.Request) (*http.Response, error) {
+	if err := req.Context().Err(); err != nil {
+		return nil, err
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, req)
+	resp := w.Result()
+	resp.Request = req
+	return resp, nil
+}
+
+// client is a Client that talks to the server through transport.
+func (s *armServer) client(endpoint string, transport interface {
+	Do(*http.Request) (*http.Response, error)
+}, observe Observer,
+) *Client {
+	s.t.Helper()
+	c, err := New(Options{
+		Credential: &fake.TokenCredential{}, Transport: transport, Observe: observe,
+		Cloud: cloud.Configuration{
+			ActiveDirectoryAuthorityHost: "https://login.example/",
+			Services:                     map[cloud.ServiceName]cloud.ServiceConfiguration{cloud.ResourceManager: {Endpoint: endpoint, Audience: "https://arm.example/"}},
+		},
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c
+}
+
+func (s *armServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	body := new(strings.Builder)
+	if r.Body != nil {
+		buffer := make([]byte, 1<<20)
+		for {
+			n, err := r.Body.Read(buffer)
+			body.Write(buffer[:n])
+			if err != nil {
+				break
+			}
+		}
+	}
+	s.requests = append(s.requests, request{r.Method, strings.ToLower(r.URL.Path), body.String(), r.Header.Get("If-Match"), r.URL.Query().Get("api-version")})
+	if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+		refuseARM(w, http.StatusUnauthorized, "AuthenticationFailed", "no token")
+		return
+	}
+	for i, a := range s.failures {
+		if a.method == r.Method && strings.Contains(r.URL.Path, a.match) {
+			s.failures = slices.Delete(s.failures, i, i+1)
+			for k, v := range a.header {
+				w.Header().Set(k, v)
+			}
+			w.WriteHeader(a.status)
+			_, _ = w.Write([]byte(a.body))
+			return
+		}
+	}
+	if id, ok := strings.CutPrefix(r.URL.Path, "/operations/"); ok {
+		s.poll(w, id)
+		return
+	}
+	id := strings.ToLower(r.URL.Path)
+	group, ok := s.groups[id]
+	if !ok {
+		refuseARM(w, http.StatusNotFound, "ResourceNotFound", "The Resource '"+id+"' was not found.")
+		return
+	}
+	if r.Method == http.MethodPatch {
+		s.patch(w, r, id, group, body.String())
+		return
+	}
+	s.settle(group)
+	writeGroup(w, http.StatusOK, group)
+}
+
+// settle applies an operation whose time has come.
+func (s *armServer) settle(g *armGroup) {
+	if g.end != nil && !time.Now().Before(g.until) {
+		g.end()
+		g.end = nil
+	}
+}
+
+func (s *armServer) patch(w http.ResponseWriter, r *http.Request, id string, g *armGroup, body string) {
+	s.settle(g)
+	var update struct {
+		Identity struct {
+			Type string                     `json:"type"`
+			IDs  map[string]json.RawMessage `json:"userAssignedIdentities"`
+		} `json:"identity"`
+	}
+	decoder := json.NewDecoder(strings.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&update); err != nil {
+		refuseARM(w, http.StatusBadRequest, "InvalidRequestContent", err.Error())
+		return
+	}
+	switch match := r.Header.Get("If-Match"); {
+	case g.end != nil:
+		refuseARM(w, http.StatusConflict, "Conflict", "Another operation on "+id+" is in progress.")
+		return
+	case match != "" && match != etagOf(g):
+		refuseARM(w, http.StatusPreconditionFailed, "PreconditionFailed", "The ETag does not match.")
+		return
+	case !strings.Contains(update.Identity.Type, "UserAssigned") && update.Identity.IDs != nil:
+		refuseARM(w, http.StatusBadRequest, "InvalidParameter", "identities are not allowed with type "+update.Identity.Type)
+		return
+	}
+	ids := map[string]bool{}
+	if strings.Contains(update.Identity.Type, "UserAssigned") {
+		for have := range g.ids {
+			ids[have] = true
+		}
+	}
+	for key, value := range update.Identity.IDs {
+		for have := range g.ids {
+			if strings.EqualFold(have, key) {
+				delete(ids, have)
+			}
+		}
+		if string(value) == "null" {
+			continue
+		}
+		if !s.known[strings.ToLower(key)] {
+			refuseARM(w, http.StatusBadRequest, "FailedIdentityOperation", "Identity operation for '"+id+"' failed: Resource '"+key+"' was not found.")
+			return
+		}
+		ids[key] = true
+	}
+	end := func() { g.kind, g.ids, g.etag = update.Identity.Type, ids, g.etag+1 }
+	if s.duration == 0 && s.outcome == "" {
+		end()
+		writeGroup(w, http.StatusOK, g)
+		return
+	}
+	g.until, g.end = time.Now().Add(s.duration), end
+	w.Header().Set("Azure-AsyncOperation", "https://"+r.Host+"/operations/"+strconv.Quote(id)+"?api-version=2016-01-01&s=signed%2Bpart&t=1")
+	writeGroup(w, http.StatusOK, g)
+}
+
+func (s *armServer) poll(w http.ResponseWriter, quoted string) {
+	id, _ := strconv.Unquote(quoted)
+	g := s.groups[id]
+	switch {
+	case time.Now().Before(g.until):
+		if s.pollHint > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(s.pollHint))
+		}
+		_, _ = w.Write([]byte(`{"status":"InProgress"}`))
+	case s.outcome != "":
+		g.end = nil
+		_, _ = fmt.Fprintf(w, `{"status":"Failed","error":%s}`, s.outcome)
+		s.outcome = ""
+	default:
+		s.settle(g)
+		_, _ = w.Write([]byte(`{"status":"Succeeded"}`))
+	}
+}
+
+func etagOf(g *armGroup) string { return `"` + strconv.Itoa(g.etag) + `"` }
+
+func writeGroup(w http.ResponseWriter, status int, g *armGroup) {
+	ids := map[string]any{}
+	for id := range g.ids {
+		ids[id] = map[string]string{"clientId": "c", "principalId": "p"}
+	}
+	resource := map[string]any{"etag": etagOf(g), "location": "here", "properties": map[string]string{}}
+	if g.kind != "None" && g.kind != "" {
+		resource["identity"] = map[string]any{"type": g.kind, "userAssignedIdentities": ids}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(resource)
+}
+
+func refuseARM(w http.ResponseWriter, status int, code, message string) {
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]string{"code": code, "message": message}})
+}
+
+// The methods below have the names of Fake's, so that one test can set up either.
+
+func (s *armServer) SetGroup(group Group, have Identities) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := &armGroup{kind: string(kindOf(len(have.UserAssigned), have.SystemAssigned)), ids: map[string]bool{}, etag: 1}
+	for _, id := range have.UserAssigned {
+		g.ids[id] = true
+		s.known[strings.ToLower(id)] = true
+	}
+	s.groups[strings.ToLower(group.ResourceID())] = g
+}
+
+func (s *armServer) AddIdentities(ids ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		s.known[strings.ToLower(id)] = true
+	}
+}
+
+func (s *armServer) SetDuration(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.duration = d
+}
+
+func (s *armServer) ThrottleNext(d time.Duration) {
+	s.fail(answer{method: http.MethodPatch, status: http.StatusTooManyRequests, header: map[string]string{"Retry-After": strconv.Itoa(int(d.Seconds()))}})
+}
+
+func (s *armServer) fail(a answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failures = append(s.failures, a)
+}
+
+// seen returns the requests with that method.
+func (s *armServer) seen(method string) []request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(s.requests), func(r request) bool { return method != "" && r.Method != method })
+}
+
+var _ azcore.TokenCredential = (*fake.TokenCredential)(nil)

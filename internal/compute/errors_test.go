@@ -1,0 +1,186 @@
+package compute
+
+// ARM's refusals, as they have been seen in public issues, with their IDs replaced.
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// refusalCase is one answer of ARM to a PATCH that attaches a, b and ab, and what has to be made of it.
+type refusalCase struct {
+	name                           string
+	status                         int
+	body                           string
+	bad                            []string
+	notFound, forbidden, conflicts bool
+	says                           string
+}
+
+const (
+	clientGUID = "01234567-89ab-cdef-0123-456789abcdef"
+	subGUID    = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
+)
+
+func armBody(code, message string) string {
+	return `{"error":{"code":"` + code + `","message":"` + message + `"}}`
+}
+
+func refusalCases() []refusalCase {
+	linked := "The client '" + clientGUID + "' with object id '" + clientGUID + "' has permission to perform action 'Microsoft.Compute/virtualMachineScaleSets/write' on scope '/subscriptions/" + subGUID +
+		"/resourceGroups/MC_x/providers/Microsoft.Compute/virtualMachineScaleSets/pool'; however, it does not have permission to perform action " +
+		"'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on the linked scope(s) '"
+	return []refusalCase{
+		{
+			name: "linked, two of three", status: 403, bad: ids("a", "b"), forbidden: true, says: "Managed Identity Operator",
+			body: armBody("LinkedAuthorizationFailed", linked+strings.ToLower(idPrefix)+"a,"+strings.ToLower(idPrefix)+"b' or the linked scope(s) are invalid."),
+		},
+		{
+			name: "linked, longest name", status: 403, bad: ids("ab"), forbidden: true, says: "Managed Identity Operator",
+			body: armBody("LinkedAuthorizationFailed", linked+idPrefix+"ab' or the linked scope(s) are invalid."),
+		},
+		{
+			name: "no right on the machine", status: 403, forbidden: true, says: "Virtual Machine Contributor",
+			body: armBody("AuthorizationFailed", "The client '"+clientGUID+"' does not have authorization to perform action 'Microsoft.Compute/virtualMachineScaleSets/write' over scope '/subscriptions/"+subGUID+"/resourceGroups/x'."),
+		},
+		{
+			name: "identity gone", status: 400, bad: ids("b"), says: "check that the identity exists",
+			body: armBody("FailedIdentityOperation", "Identity operation for resource '/subscriptions/s/x' failed with error 'Failed to perform resource identity operation. Status: 'BadRequest'. Response: '{\\\"error\\\":{\\\"code\\\":\\\"BadRequest\\\",\\\"message\\\":\\\"Resource '"+idPrefix+"b' was not found.\\\"}}'.'"),
+		},
+		{
+			name: "identity gone, as 404", status: 404, bad: ids("b"), says: "check that the identity exists",
+			body: armBody("ResourceNotFound", "The Resource '"+idPrefix+"b' was not found."),
+		},
+		{
+			name: "malformed id", status: 400, bad: ids("b"), says: "resource ID is right",
+			body: armBody("InvalidParameter", "ResourceIdentity identityId '"+idPrefix+"b' is not valid."),
+		},
+		{
+			name: "in the details", status: 400, bad: ids("a"),
+			body: `{"error":{"code":"BadRequest","message":"See details.","details":[{"code":"x","message":"no","target":"` + idPrefix + `a"}]}}`,
+		},
+		{
+			name: "deleted while assigned", status: 400, bad: ids("foreign"),
+			body: armBody("FailedIdentityOperation", "Resource '"+idPrefix+"foreign' was not found."),
+		},
+		{
+			name: "scale set gone", status: 404, notFound: true,
+			body: armBody("ResourceNotFound", "The Resource 'Microsoft.Compute/virtualMachineScaleSets/set' under resource group 'rg' was not found."),
+		},
+		{name: "resource group gone", status: 404, notFound: true, body: armBody("ResourceGroupNotFound", "Resource group 'rg' could not be found.")},
+		{name: "conflict names ids", status: 409, conflicts: true, body: armBody("Conflict", "Busy with "+idPrefix+"a.")},
+		{name: "policy names ids", status: 403, forbidden: true, body: armBody("RequestDisallowedByPolicy", "Not "+idPrefix+"a.")},
+		{name: "no token", status: 401, body: armBody("ExpiredAuthenticationToken", "expired"), says: "aadClientSecret"},
+		{name: "not json", status: 400, body: "<html>proxy</html>", says: "HTTP 400"},
+		{name: "empty", status: 400, body: "", says: "HTTP 400"},
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for _, tt := range refusalCases() {
+		t.Run(tt.name, func(t *testing.T) {
+			arm, group := newARM(t), groupsUnderTest()["vmss"]
+			arm.SetGroup(group, Identities{})
+			arm.fail(answer{method: http.MethodPatch, status: tt.status, body: tt.body})
+			err := arm.client("https://arm.example", arm, nil).Patch(t.Context(), group, ids("a", "b", "ab"), nil)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if diff := cmp.Diff(tt.bad, BadIdentities(err)); diff != "" {
+				t.Errorf("bad identities (-want +have):\n%s", diff)
+			}
+			if IsNotFound(err) != tt.notFound || IsForbidden(err) != tt.forbidden || IsConflict(err) != tt.conflicts {
+				t.Errorf("notFound %v, forbidden %v, conflict %v: %v", IsNotFound(err), IsForbidden(err), IsConflict(err), err)
+			}
+			text := err.Error()
+			if !strings.Contains(text, tt.says) || !strings.HasPrefix(text, "patch identities of vmss/rg/set: ") {
+				t.Errorf("%q does not say %q", text, tt.says)
+			}
+			if strings.Contains(text, clientGUID) || strings.ContainsAny(text, "\n\r") || len(text) > 1100 {
+				t.Errorf("not fit for a log: %q", text)
+			}
+		})
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		header map[string]string
+		want   time.Duration
+	}{
+		{"seconds", map[string]string{"Retry-After": "17"}, 17 * time.Second},
+		{"milliseconds first", map[string]string{"Retry-After": "17", "Retry-After-Ms": "1500"}, 1500 * time.Millisecond},
+		{"none", nil, defaultRetryAfter},
+		{"nonsense", map[string]string{"Retry-After": "soon"}, defaultRetryAfter},
+		{"negative", map[string]string{"Retry-After": "-5"}, defaultRetryAfter},
+		{"date", map[string]string{"Retry-After": "Sat, 01 Jan 2000 00:01:00 GMT"}, time.Minute},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // begins at midnight UTC, 2000-01-01
+				arm, group := newARM(t), groupsUnderTest()["vm"]
+				arm.fail(answer{method: http.MethodGet, status: http.StatusTooManyRequests, header: tt.header})
+				_, err := arm.client("https://arm.example", arm, nil).Get(t.Context(), group)
+				if wait, ok := RetryAfter(err); !ok || wait != tt.want {
+					t.Errorf("RetryAfter(%v) = %v, %v, want %v", err, wait, ok, tt.want)
+				}
+				if len(arm.seen("")) != 1 {
+					t.Errorf("%d requests, want no retry in here", len(arm.seen("")))
+				}
+			})
+		})
+	}
+}
+
+func TestKindsOfOthers(t *testing.T) {
+	for _, err := range []error{nil, errors.New("x"), context.Canceled} {
+		if _, throttled := RetryAfter(err); throttled || IsNotFound(err) || IsForbidden(err) || IsConflict(err) || BadIdentities(err) != nil {
+			t.Errorf("%v has a kind", err)
+		}
+	}
+}
+
+// deadNetwork is a transport to nowhere.
+type deadNetwork struct{ tries int }
+
+func (d *deadNetwork) Do(*http.Request) (*http.Response, error) {
+	d.tries++
+	return nil, &url.Error{Op: "Get", URL: "https://arm.example/", Err: &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}}
+}
+
+func TestUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, start := &deadNetwork{}, time.Now()
+		_, err := newARM(t).client("https://arm.example", network, nil).Get(t.Context(), groupsUnderTest()["vm"])
+		if text := errorText(err); !strings.Contains(text, "cannot reach Azure") || !strings.Contains(text, "connection refused") {
+			t.Error(text)
+		}
+		if network.tries != maxRetries+1 || time.Since(start) > 10*time.Second {
+			t.Errorf("%d tries in %v, want %d within 10s", network.tries, time.Since(start), maxRetries+1)
+		}
+	})
+}
+
+// FuzzErrorBody: no answer makes us panic, or blame an identity without a name.
+func FuzzErrorBody(f *testing.F) {
+	for _, tt := range refusalCases() {
+		f.Add(tt.status, tt.body)
+	}
+	f.Fuzz(func(t *testing.T, status int, body string) {
+		r := &refusal{act: "patch identities of", status: status}
+		r.read([]byte(body))
+		r.bad = r.named(ids("a", "b"))
+		if len(r.bad) > 2+maxNamed || len(r.Error()) > 2000 {
+			t.Errorf("%d bad, %q", len(r.bad), r.Error())
+		}
+	})
+}
