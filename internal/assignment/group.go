@@ -120,7 +120,11 @@ func (g Group) unneeded(plan *GroupPlan) (detach []string) {
 			since = g.Now
 		}
 		plan.UnneededSince[key] = since
-		if due := since.Add(g.Grace); due.After(g.Now) {
+		due := since.Add(g.Grace)
+		if retry := g.Quarantined[key]; retry.After(due) {
+			due = retry // Azure refused to let go of it
+		}
+		if due.After(g.Now) {
 			plan.wake(due)
 			continue
 		}

@@ -1,0 +1,55 @@
+// Finding the identity that makes Azure refuse a request.
+
+package assignment
+
+import (
+	"slices"
+	"strings"
+)
+
+// Request is one update of a node group: resource IDs to attach and to detach.
+type Request struct{ Attach, Detach []string }
+
+// Size is how many identities the request names.
+func (r Request) Size() int { return len(r.Attach) + len(r.Detach) }
+
+// Narrow says how to go on after Azure refused a request: which identities are
+// to blame, and which smaller requests to make instead, in order. named are the
+// resource IDs that Azure's error gave as the cause.
+//
+// Where Azure names none, the request is cut in two; one that names a single
+// identity and is refused has found the culprit. Attaching and detaching part
+// first, so that a detach that fails holds up no pod. A request for n identities
+// of which k are bad takes at most some 2k·log2(n) requests to sort out.
+func Narrow(req Request, named []string) (rest []Request, culprits []string) {
+	innocent := Request{}
+	innocent.Attach, culprits = without(req.Attach, named, culprits)
+	innocent.Detach, culprits = without(req.Detach, named, culprits)
+	switch {
+	case len(culprits) > 0 && innocent.Size() > 0:
+		return []Request{innocent}, culprits
+	case len(culprits) > 0:
+		return nil, culprits
+	case len(req.Attach) > 0 && len(req.Detach) > 0:
+		return []Request{{Attach: req.Attach}, {Detach: req.Detach}}, nil
+	case req.Size() <= 1:
+		return nil, append(slices.Clone(req.Attach), req.Detach...)
+	}
+	a, d := len(req.Attach)/2, len(req.Detach)/2
+	return []Request{
+		{Attach: req.Attach[:a], Detach: req.Detach[:d]},
+		{Attach: req.Attach[a:], Detach: req.Detach[d:]},
+	}, nil
+}
+
+// without splits ids into those not named and, appended to culprits, those named.
+func without(ids, named, culprits []string) (kept, all []string) {
+	for _, id := range ids {
+		if slices.ContainsFunc(named, func(n string) bool { return strings.EqualFold(n, id) }) {
+			culprits = append(culprits, id)
+			continue
+		}
+		kept = append(kept, id)
+	}
+	return kept, culprits
+}

@@ -1,0 +1,176 @@
+// Package announce tells people through Events what MIC did, and what it could
+// not do. One method each: no call site holds a reason or a text.
+//
+// Reasons that v1.8.17 used ("binding applied" and kin) are kept word for word,
+// so that alerts on them keep working.
+package announce
+
+import (
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// The reasons. The first four are v1.8.17's.
+const (
+	BindingApplied    = "binding applied"
+	BindingApplyError = "binding apply error"
+	BindingRemoved    = "binding removed"
+	BindingRefused    = "binding refused"
+
+	IdentityAssigned    = "identity assigned"
+	IdentityNotAssigned = "identity not assigned"
+	IdentityRefused     = "identity refused"
+)
+
+// The actions of events.k8s.io: what was being done when it happened.
+const (
+	actionAssign = "Assign"
+	actionRemove = "Remove"
+	actionDecide = "Decide"
+)
+
+// maxNote is the longest note that the API server takes (1 KiB).
+const maxNote = 1000
+
+// Recorder is what announcements go out through: client-go's events.EventRecorder.
+type Recorder interface {
+	Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any)
+}
+
+// Events announces. Methods may be called from any goroutine; none waits for the
+// API server.
+type Events struct {
+	recorder Recorder
+
+	// said remembers the complaints made, so that each is made once per change.
+	// It holds one entry per object that something is wrong with; Forget drops it.
+	mu   sync.Mutex
+	said map[string]string
+}
+
+// New returns Events that go out through recorder.
+func New(recorder Recorder) *Events { return &Events{recorder: recorder, said: map[string]string{}} }
+
+// Assigned says that a pod's node has the identity. pod may be nil when it is
+// gone already.
+func (e *Events) Assigned(assigned *v1.AzureAssignedIdentity, pod *corev1.Pod) {
+	binding, id := references(assigned)
+	e.normal(binding, pod, BindingApplied, actionAssign, "binding %s applied on node %s for pod %s/%s",
+		binding.Name, assigned.Spec.NodeName, assigned.Spec.PodNamespace, assigned.Spec.Pod)
+	if pod != nil {
+		e.normal(podReference(pod), id, IdentityAssigned, actionAssign, "identity %s/%s assigned on node %s",
+			id.Namespace, id.Name, assigned.Spec.NodeName)
+	}
+}
+
+// NotAssigned says that a pod's node does not get the identity, why, and what to
+// do. pod may be nil.
+func (e *Events) NotAssigned(assigned *v1.AzureAssignedIdentity, pod *corev1.Pod, why string) {
+	binding, id := references(assigned)
+	e.warning(binding, pod, BindingApplyError, actionAssign, "identity %s/%s is not assigned on node %s for pod %s/%s: %s",
+		id.Namespace, id.Name, assigned.Spec.NodeName, assigned.Spec.PodNamespace, assigned.Spec.Pod, why)
+	if pod != nil {
+		e.warning(podReference(pod), id, IdentityNotAssigned, actionAssign, "identity %s/%s: %s", id.Namespace, id.Name, why)
+	}
+}
+
+// Removed says that a pod no longer has the identity.
+func (e *Events) Removed(assigned *v1.AzureAssignedIdentity) {
+	binding, _ := references(assigned)
+	e.normal(binding, nil, BindingRemoved, actionRemove, "binding %s removed from node %s for pod %s/%s",
+		binding.Name, assigned.Spec.NodeName, assigned.Spec.PodNamespace, assigned.Spec.Pod)
+}
+
+// PodRefused says why bindings that select a pod grant it nothing. The same
+// refusals are said once; none takes earlier ones back.
+func (e *Events) PodRefused(pod *corev1.Pod, refusals []*identity.Refusal) {
+	messages := make([]string, 0, len(refusals))
+	for _, r := range refusals {
+		messages = append(messages, r.Message)
+	}
+	if e.news(podKey(pod.Namespace, pod.Name), strings.Join(messages, "; ")) {
+		for _, r := range refusals {
+			e.warning(podReference(pod), nil, IdentityRefused, actionDecide, "%s", r.Message)
+		}
+	}
+}
+
+// PodOnHostNetwork says that a pod gets no identity because it cannot be told
+// from its node.
+func (e *Events) PodOnHostNetwork(pod *corev1.Pod) {
+	const why = "the pod uses the host's network, where it cannot be told from the node: its requests reach the node's own metadata service; " +
+		"run it with hostNetwork: false, or remove the label " + v1.BindingLabel
+	if e.news(podKey(pod.Namespace, pod.Name), why) {
+		e.warning(podReference(pod), nil, IdentityRefused, actionDecide, "%s", why)
+	}
+}
+
+// ForgetPod drops what was said about a pod that is gone.
+func (e *Events) ForgetPod(namespace, name string) { e.forget(podKey(namespace, name)) }
+
+// BindingRefused says what is wrong with a binding or the identity it names,
+// once per change; "" takes it back.
+func (e *Events) BindingRefused(binding *v1.AzureIdentityBinding, why string) {
+	if e.news(bindingKey(binding.Namespace, binding.Name), why) && why != "" {
+		e.warning(bindingReference(binding), nil, BindingRefused, actionDecide, "%s", why)
+	}
+}
+
+// ForgetBinding drops what was said about a binding that is gone.
+func (e *Events) ForgetBinding(namespace, name string) { e.forget(bindingKey(namespace, name)) }
+
+func (e *Events) normal(about, related runtime.Object, reason, action, note string, args ...any) {
+	e.recorder.Eventf(about, present(related), corev1.EventTypeNormal, reason, action, note, args...)
+}
+
+func (e *Events) warning(about, related runtime.Object, reason, action, note string, args ...any) {
+	for i, arg := range args {
+		// ARM's words are bounded, but not by us.
+		if s, ok := arg.(string); ok && len(s) > maxNote/2 {
+			args[i] = strings.ToValidUTF8(s[:maxNote/2], "") + "…"
+		}
+	}
+	e.recorder.Eventf(about, present(related), corev1.EventTypeWarning, reason, action, note, args...)
+}
+
+// present turns an absent pod into an absent object: a nil pointer in an
+// interface is not nil.
+func present(related runtime.Object) runtime.Object {
+	if pod, ok := related.(*corev1.Pod); ok {
+		if pod == nil {
+			return nil
+		}
+		return podReference(pod)
+	}
+	return related
+}
+
+// news tells whether text differs from what was last said under key.
+func (e *Events) news(key, text string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.said[key] == text {
+		return false
+	}
+	if text == "" {
+		delete(e.said, key)
+	} else {
+		e.said[key] = text
+	}
+	return true
+}
+
+func (e *Events) forget(key string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.said, key)
+}
+
+func podKey(namespace, name string) string     { return "pod/" + namespace + "/" + name }
+func bindingKey(namespace, name string) string { return "binding/" + namespace + "/" + name }

@@ -1,0 +1,159 @@
+// What podid itself attached, kept where a restart cannot lose it.
+
+package attachment
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/compute"
+)
+
+// The ledger's ConfigMaps.
+const (
+	// ManagedByLabel and ManagedBy tell them from others.
+	ManagedByLabel = "app.kubernetes.io/managed-by"
+	ManagedBy      = "podid-mic"
+
+	groupKey      = "group"      // data: the node group, as JSON
+	identitiesKey = "identities" // data: its entries, as JSON
+)
+
+// Entry is one identity that podid attached to a node group, or was about to.
+type Entry struct {
+	// ResourceID as podid sends it to Azure.
+	ResourceID string `json:"resourceID"`
+	// ClientID as the AzureIdentity said, for the immutable list; may be empty.
+	ClientID string `json:"clientID,omitempty"`
+}
+
+func (e Entry) clientKey() string { return lower(e.ClientID) }
+
+// Ledger is the durable record of what podid attached, one ConfigMap a node
+// group. It is written before Azure is asked, so an entry means "ours if it is
+// there": an identity that the group had before is never in it, and what is not
+// in it is never detached.
+type Ledger struct {
+	// Reader reads past the cache: a ledger is read once per leadership.
+	Reader client.Reader
+	Writer client.Writer
+	// Namespace of the ConfigMaps, and the first part of their names.
+	Namespace, Name string
+}
+
+// groupDocument is a node group in a ConfigMap.
+type groupDocument struct {
+	Kind           compute.Kind `json:"kind"`
+	SubscriptionID string       `json:"subscriptionID"`
+	ResourceGroup  string       `json:"resourceGroup"`
+	Name           string       `json:"name"`
+}
+
+// Load returns the entries of a group by canonical resource ID, none when there
+// is no ConfigMap.
+func (l Ledger) Load(ctx context.Context, group compute.Group) (map[string]Entry, error) {
+	var cm corev1.ConfigMap
+	err := l.Reader.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: l.nameOf(group)}, &cm)
+	if apierrors.IsNotFound(err) {
+		return map[string]Entry{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read ledger of %s: %w", group, err)
+	}
+	var list []Entry
+	if err := json.Unmarshal([]byte(cm.Data[identitiesKey]), &list); err != nil {
+		return nil, fmt.Errorf("read ledger of %s: ConfigMap %s/%s is damaged (repair its key %q, or delete it: then the identities it listed stay on the node group): %w",
+			group, cm.Namespace, cm.Name, identitiesKey, err)
+	}
+	entries := make(map[string]Entry, len(list))
+	for _, e := range list {
+		entries[keyOf(e.ResourceID)] = e
+	}
+	return entries, nil
+}
+
+// Save replaces the entries of a group. Without entries the ConfigMap goes.
+func (l Ledger) Save(ctx context.Context, group compute.Group, entries map[string]Entry) error {
+	cm, err := l.document(group, entries)
+	if err != nil {
+		return fmt.Errorf("write ledger of %s: %w", group, err)
+	}
+	if len(entries) == 0 {
+		if err := l.Writer.Delete(ctx, cm); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete ledger of %s: %w", group, err)
+		}
+		return nil
+	}
+	// One leader, one reconciler per group: nobody else writes it, so there is
+	// no version to compare.
+	err = l.Writer.Update(ctx, cm)
+	if apierrors.IsNotFound(err) {
+		err = l.Writer.Create(ctx, cm)
+	}
+	if err != nil {
+		return fmt.Errorf("write ledger of %s: %w", group, err)
+	}
+	return nil
+}
+
+func (l Ledger) document(group compute.Group, entries map[string]Entry) (*corev1.ConfigMap, error) {
+	list := make([]Entry, 0, len(entries))
+	for _, e := range entries {
+		list = append(list, e)
+	}
+	slices.SortFunc(list, func(a, b Entry) int { return cmp.Compare(a.ResourceID, b.ResourceID) })
+	identities, err := json.MarshalIndent(list, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	name, err := json.Marshal(groupDocument(group))
+	if err != nil {
+		return nil, err
+	}
+	return &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: l.Namespace, Name: l.nameOf(group), Labels: map[string]string{ManagedByLabel: ManagedBy},
+		},
+		Data: map[string]string{groupKey: string(name), identitiesKey: string(identities)},
+	}, nil
+}
+
+// Groups returns the groups that have a ledger, also those that no node belongs
+// to any more.
+func (l Ledger) Groups(ctx context.Context) ([]compute.Group, error) {
+	var list corev1.ConfigMapList
+	if err := l.Reader.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{ManagedByLabel: ManagedBy}); err != nil {
+		return nil, fmt.Errorf("list ledgers in namespace %s: %w", l.Namespace, err)
+	}
+	var groups []compute.Group
+	for i := range list.Items {
+		var doc groupDocument
+		// A ConfigMap that is not a ledger, or a damaged one, has no group to
+		// look after; Load complains about it when its group comes up.
+		if json.Unmarshal([]byte(list.Items[i].Data[groupKey]), &doc) == nil && doc.Name != "" {
+			groups = append(groups, compute.Group(doc))
+		}
+	}
+	return groups, nil
+}
+
+// nameOf is the ConfigMap's name: groups' own names may hold characters that no
+// object's may, and may be too long.
+func (l Ledger) nameOf(group compute.Group) string {
+	const digits = 10
+	sum := sha256.Sum256([]byte(group.ResourceID()))
+	return l.Name + "-" + hex.EncodeToString(sum[:])[:digits]
+}
+
+func lower(s string) string { return strings.ToLower(strings.TrimSpace(s)) }
