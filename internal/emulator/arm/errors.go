@@ -1,0 +1,79 @@
+// ARM's errors and their JSON shape.
+package arm
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// failure is an answer that is an error: {"error":{"code":…,"message":…}}.
+type failure struct {
+	status     int
+	code, text string
+	details    []errorBody
+	header     map[string]string
+}
+
+type errorBody struct {
+	Code    string      `json:"code"`
+	Message string      `json:"message"`
+	Target  string      `json:"target,omitempty"`
+	Details []errorBody `json:"details,omitempty"`
+}
+
+func fail(status int, code, format string, args ...any) *failure {
+	return &failure{status: status, code: code, text: fmt.Sprintf(format, args...)}
+}
+
+func unauthorized(authority, code, format string, args ...any) *failure {
+	f := fail(http.StatusUnauthorized, code, format, args...)
+	f.header = map[string]string{
+		"Www-Authenticate": fmt.Sprintf(`Bearer authorization_uri=%q, error="invalid_token", error_description=%q`,
+			authority+"/common", code),
+	}
+	return f
+}
+
+func throttled(wait time.Duration, code, format string, args ...any) *failure {
+	f := fail(http.StatusTooManyRequests, code, format, args...)
+	f.header = map[string]string{"Retry-After": strconv.Itoa(int(wait / time.Second))}
+	return f
+}
+
+func (f *failure) write(w http.ResponseWriter) {
+	for name, value := range f.header {
+		w.Header().Set(name, value)
+	}
+	w.Header().Set("X-Ms-Failure-Cause", "gateway")
+	writeJSON(w, f.status, map[string]errorBody{"error": {Code: f.code, Message: f.text, Details: f.details}})
+}
+
+// WriteError answers for a fault, in ARM's format.
+func (h *Handler) WriteError(w http.ResponseWriter, status int, code, message string) {
+	if code == "" {
+		usual := map[int]string{
+			http.StatusUnauthorized: "InvalidAuthenticationToken", http.StatusForbidden: "AuthorizationFailed",
+			http.StatusNotFound: "ResourceNotFound", http.StatusConflict: "Conflict",
+			http.StatusTooManyRequests: "TooManyRequests", http.StatusInternalServerError: "InternalServerError",
+			http.StatusServiceUnavailable: "ServiceUnavailable", http.StatusGatewayTimeout: "GatewayTimeout",
+		}
+		if code = usual[status]; code == "" {
+			code = "BadRequest"
+		}
+	}
+	fail(status, code, "%s", message).write(w)
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	data, err := json.Marshal(body)
+	if err != nil { // strings, numbers and maps of them: cannot be
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(data)
+}

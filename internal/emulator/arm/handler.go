@@ -1,0 +1,208 @@
+// Package arm is the emulated Azure Resource Manager: subscriptions, resource groups, user-assigned identities, and VMs
+// and scale sets whose identities can be changed by long-running operations.
+package arm
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/podid-io/podid/internal/emulator/entra"
+	"github.com/podid-io/podid/internal/emulator/front"
+	"github.com/podid-io/podid/internal/emulator/world"
+)
+
+// verifier checks bearer tokens; entra.Tokens does.
+type verifier interface {
+	Verify(token string) (entra.Principal, error)
+}
+
+// Endpoints are the addresses that discovery tells, each https://host[:port] without a slash at the end.
+type Endpoints struct{ ARM, Entra string }
+
+// Handler answers for ARM.
+type Handler struct {
+	world     *world.World
+	tokens    verifier
+	endpoints Endpoints
+	log       *slog.Logger
+	routes    []route
+}
+
+// NewHandler answers for the world; tokens are checked by v.
+func NewHandler(w *world.World, v verifier, e Endpoints, log *slog.Logger) *Handler {
+	h := &Handler{world: w, tokens: v, endpoints: e, log: log}
+	h.routes = h.table()
+	return h
+}
+
+// call is one request on its way through the handler.
+type call struct {
+	w         http.ResponseWriter
+	r         *http.Request
+	params    map[string]string // what stands at the {places} of the route, as sent
+	principal entra.Principal
+}
+
+func (c *call) subscription() string { return c.params["subscription"] }
+func (c *call) group() string        { return c.params["group"] }
+func (c *call) version() string      { return queryFold(c.r, "api-version") }
+
+// ServeHTTP checks in ARM's order: token, api-version, path, subscription, limit, permission.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	setHeaders(w, r)
+	path := segments(r.URL.Path)
+	if len(path) == 2 && strings.EqualFold(path[0], "metadata") && strings.EqualFold(path[1], "endpoints") {
+		h.metadata(w, r)
+		return
+	}
+	c := &call{w: w, r: r}
+	if err := h.serve(c, path); err != nil {
+		front.Detail(r.Context(), "error", err.code)
+		err.write(w)
+	}
+}
+
+func (h *Handler) serve(c *call, path []string) *failure {
+	if err := h.authenticate(c); err != nil {
+		return err
+	}
+	if err := checkVersion(c.version()); err != nil {
+		return err
+	}
+	route, err := h.find(c, path)
+	if err != nil {
+		return err
+	}
+	if id, ok := c.params["subscription"]; ok {
+		if _, known := h.world.Subscription(id); !known {
+			return fail(http.StatusNotFound, "SubscriptionNotFound", "The subscription '%s' could not be found.", bounded(id))
+		}
+	}
+	if err := h.limit(c); err != nil {
+		return err
+	}
+	if err := h.authorize(c, route.action, c.r.URL.Path); err != nil {
+		return err
+	}
+	return route.serve(c)
+}
+
+// authenticate checks the bearer token as ARM does, with its codes.
+func (h *Handler) authenticate(c *call) *failure {
+	header := c.r.Header.Get("Authorization")
+	if header == "" {
+		return unauthorized(h.endpoints.Entra, "AuthenticationFailed",
+			"Authentication failed. The 'Authorization' header is missing.")
+	}
+	scheme, text, _ := strings.Cut(header, " ")
+	if !strings.EqualFold(scheme, "Bearer") || strings.TrimSpace(text) == "" {
+		return unauthorized(h.endpoints.Entra, "AuthenticationFailedInvalidHeader",
+			"Authentication failed. The 'Authorization' header is provided in an invalid format.")
+	}
+	p, err := h.tokens.Verify(strings.TrimSpace(text))
+	switch {
+	case errors.Is(err, entra.ErrExpired):
+		return unauthorized(h.endpoints.Entra, "ExpiredAuthenticationToken",
+			"The access token expiry UTC time is earlier than current UTC time.")
+	case err != nil:
+		return unauthorized(h.endpoints.Entra, "InvalidAuthenticationToken", "The access token is invalid.")
+	}
+	front.Caller(c.r.Context(), p.PrincipalID)
+	c.principal = p
+	for _, base := range []string{
+		"https://management.azure.com", "https://management.core.windows.net", h.endpoints.ARM, "https://" + c.r.Host,
+	} {
+		if strings.EqualFold(strings.TrimSuffix(p.Audience, "/"), base) {
+			return nil
+		}
+	}
+	return unauthorized(h.endpoints.Entra, "InvalidAuthenticationTokenAudience",
+		"The access token has been obtained for wrong audience or resource '%s'. It should exactly match with one of the "+
+			"allowed audiences 'https://management.core.windows.net/','https://management.core.windows.net',"+
+			"'https://management.azure.com/','https://management.azure.com','%s/'.", bounded(p.Audience), h.endpoints.ARM)
+}
+
+var versionShape = regexp.MustCompile(`^20\d\d-\d\d-\d\d(-preview)?$`)
+
+func checkVersion(version string) *failure {
+	if version == "" {
+		return fail(http.StatusBadRequest, "MissingApiVersionParameter",
+			"The api-version query parameter (?api-version=) is required for all requests.")
+	}
+	if !versionShape.MatchString(version) {
+		return fail(http.StatusBadRequest, "InvalidApiVersionParameter", "The api-version '%s' is invalid.", bounded(version))
+	}
+	return nil
+}
+
+// limit counts the request against the subscription's reads or writes.
+func (h *Handler) limit(c *call) *failure {
+	kind, bucket := "reads", h.world.Settings().Limits.Reads
+	if c.r.Method != http.MethodGet {
+		kind, bucket = "writes", h.world.Settings().Limits.Writes
+	}
+	left, wait := h.world.Take("arm/"+kind+"/"+strings.ToLower(c.subscription())+"/"+c.principal.PrincipalID, bucket)
+	c.w.Header().Set("X-Ms-Ratelimit-Remaining-Subscription-"+kind, strconv.Itoa(left))
+	if wait > 0 {
+		return throttled(wait, "SubscriptionRequestsThrottled",
+			"Number of %s for subscription '%s' exceeded the limit. Please try again after '%d' seconds.",
+			kind, c.subscription(), int(wait/time.Second))
+	}
+	return nil
+}
+
+func (h *Handler) authorize(c *call, action, scope string) *failure {
+	if h.world.Allowed(c.principal.PrincipalID, action, scope) {
+		return nil
+	}
+	return fail(http.StatusForbidden, "AuthorizationFailed",
+		"The client '%s' with object id '%s' does not have authorization to perform action '%s' over scope '%s' or the "+
+			"scope is invalid. If access was recently granted, please refresh your credentials.",
+		c.principal.ClientID, c.principal.PrincipalID, action, bounded(scope))
+}
+
+func setHeaders(w http.ResponseWriter, r *http.Request) {
+	id := world.NewGUID()
+	correlation := r.Header.Get("X-Ms-Correlation-Request-Id")
+	if len(correlation) != 36 {
+		correlation = id
+	}
+	header := w.Header()
+	header.Set("X-Ms-Request-Id", id)
+	header.Set("X-Ms-Correlation-Request-Id", correlation)
+	header.Set("X-Ms-Routing-Request-Id", "EMULATOR:"+id)
+	header.Set("Cache-Control", "no-cache")
+	header.Set("Pragma", "no-cache")
+	header.Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+	header.Set("X-Content-Type-Options", "nosniff")
+	if client := r.Header.Get("X-Ms-Client-Request-Id"); len(client) <= 64 && client != "" {
+		header.Set("X-Ms-Client-Request-Id", client)
+	}
+}
+
+// queryFold reads a query parameter whose name is compared without regard to case.
+func queryFold(r *http.Request, name string) string {
+	for key, values := range r.URL.Query() {
+		if strings.EqualFold(key, name) && len(values) > 0 {
+			return values[0]
+		}
+	}
+	return ""
+}
+
+func segments(path string) []string {
+	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
+}
+
+// bounded keeps what a client sent from filling an answer.
+func bounded(s string) string {
+	if len(s) > 512 {
+		return strings.ToValidUTF8(s[:512], "") + "…"
+	}
+	return s
+}

@@ -1,0 +1,212 @@
+// Package front is what every surface of the emulated Azure does before and after its own work: bound the body, run
+// into faults, keep the request log.
+package front
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/podid-io/podid/internal/emulator/world"
+)
+
+// maxBody bounds request bodies; Azure's own limit for ARM is 4 MB, and nothing here comes near.
+const maxBody = 1 << 20
+
+// maxText bounds what the log keeps of a path, query or user agent.
+const maxText = 2048
+
+// Surface is one of the emulated services.
+type Surface struct {
+	// Name is one of the world.Surface constants.
+	Name  string
+	World *world.World
+	Log   *slog.Logger
+	// WriteError answers with a status in the surface's own error format. code is empty or replaces the usual one.
+	WriteError func(w http.ResponseWriter, status int, code, message string)
+	// Latency is what the settings add to every request.
+	Latency func(world.Settings) time.Duration
+}
+
+// Handler puts the surface in front of its own work.
+func (s Surface) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := s.World.Now()
+		entry := &world.Request{
+			Time: start, Surface: s.Name, Method: bound(r.Method), Path: bound(r.URL.EscapedPath()),
+			Query: bound(maskQuery(r.URL.RawQuery)), Remote: r.RemoteAddr, Agent: bound(r.UserAgent()),
+		}
+		answer := &recorder{ResponseWriter: w}
+		defer func() { // also on http.ErrAbortHandler
+			entry.Status, entry.Duration = answer.status, world.Duration(s.World.Now().Sub(start))
+			s.World.Log().Add(*entry)
+			s.Log.DebugContext(r.Context(), "answered", "surface", s.Name, "method", entry.Method, "path", entry.Path,
+				"caller", short(entry.Caller), "status", entry.Status, "duration", time.Duration(entry.Duration),
+				"fault", entry.Fault)
+		}()
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		r = r.WithContext(context.WithValue(r.Context(), entryKey{}, entry))
+		fault, gone, faulty := s.World.TakeFault(s.Name, r.Method, r.URL.Path)
+		entry.Fault = fault.Name
+		delay := s.Latency(s.World.Settings()) + time.Duration(fault.Latency)
+		if !wait(r.Context(), delay) {
+			return
+		}
+		if faulty {
+			s.disturb(answer, r, fault, gone, next)
+			return
+		}
+		next.ServeHTTP(answer, r)
+	})
+}
+
+// disturb does what the fault says.
+func (s Surface) disturb(w http.ResponseWriter, r *http.Request, f world.Fault, gone <-chan struct{}, next http.Handler) {
+	if f.After { // the work is done, its answer lost
+		next.ServeHTTP(&discard{header: http.Header{}}, r)
+	}
+	if f.Hang {
+		select {
+		case <-r.Context().Done():
+			return
+		case <-gone:
+		}
+	}
+	switch {
+	case f.Drop:
+		panic(http.ErrAbortHandler) // net/http's way to close a connection without an answer
+	case f.Status != 0:
+		if f.RetryAfter > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(f.RetryAfter))
+		}
+		if f.Body != "" {
+			w.Header().Set("Content-Type", contentType(f.Body))
+			w.WriteHeader(f.Status)
+			_, _ = w.Write([]byte(f.Body))
+			return
+		}
+		s.WriteError(w, f.Status, f.Code, "The fault "+strconv.Quote(f.Name)+" was asked for.")
+	case f.After:
+		panic(http.ErrAbortHandler)
+	default:
+		next.ServeHTTP(w, r)
+	}
+}
+
+func contentType(body string) string {
+	if strings.HasPrefix(body, "{") {
+		return "application/json; charset=utf-8"
+	}
+	return "text/plain; charset=utf-8"
+}
+
+type entryKey struct{}
+
+// Caller notes in the request log who is asking.
+func Caller(ctx context.Context, name string) {
+	if entry, ok := ctx.Value(entryKey{}).(*world.Request); ok {
+		entry.Caller = bound(name)
+	}
+}
+
+// Detail notes a fact about the outcome in the request log; empty values are left out.
+func Detail(ctx context.Context, key, value string) {
+	entry, ok := ctx.Value(entryKey{}).(*world.Request)
+	if !ok || value == "" {
+		return
+	}
+	if entry.Details == nil {
+		entry.Details = map[string]string{}
+	}
+	entry.Details[key] = bound(value)
+}
+
+// wait lets time pass, and says whether ctx is still alive after it.
+func wait(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// harmless are the query parameters whose values the log shows.
+var harmless = []string{
+	"api-version", "resource", "client_id", "object_id", "principal_id", "msi_res_id", "mi_res_id", "format",
+	"cred-api-version", "scope", "extended", "$expand", "$filter", "authorization_endpoint",
+}
+
+// maskQuery keeps the order and spelling of the query, and masks values that could be secret.
+func maskQuery(raw string) string {
+	if raw == "" {
+		return ""
+	}
+	pairs := strings.Split(bound(raw), "&")
+	for i, pair := range pairs {
+		key, _, has := strings.Cut(pair, "=")
+		name, err := url.QueryUnescape(key)
+		if has && (err != nil || !slices.Contains(harmless, strings.ToLower(name))) {
+			pairs[i] = key + "=…"
+		}
+	}
+	return strings.Join(pairs, "&")
+}
+
+func bound(s string) string {
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(s[:maxText], "") + "…"
+	}
+	return s
+}
+
+// short is how logs show identifiers.
+func short(id string) string {
+	if len(id) > 8 {
+		return id[:8] + "…"
+	}
+	return id
+}
+
+// recorder notes the status.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(data []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(data)
+}
+
+// Unwrap lets http.ResponseController reach the real writer.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// discard takes an answer that nobody will see.
+type discard struct {
+	header http.Header
+	bytes.Buffer
+}
+
+func (d *discard) Header() http.Header { return d.header }
+func (d *discard) WriteHeader(int)     {}

@@ -1,0 +1,185 @@
+// Faults: what somebody asked the emulator to do wrong.
+package world
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Surfaces that faults and the request log speak of.
+const (
+	SurfaceARM   = "arm"
+	SurfaceEntra = "entra"
+	SurfaceIMDS  = "imds"
+)
+
+// Fault is a disturbance of the requests it matches. Of several that match, the first in the list is taken.
+type Fault struct {
+	// Name identifies the fault, for replacing and removing it.
+	Name string `json:"name"`
+	// Surface is arm, entra or imds; empty matches all.
+	Surface string `json:"surface,omitempty"`
+	// Method is an HTTP method; empty matches all.
+	Method string `json:"method,omitempty"`
+	// Path is compared with the request's path, without regard to case; * stands for any run of characters. Empty
+	// matches all.
+	Path string `json:"path,omitempty"`
+
+	// Status answers with this HTTP status, and a body in the surface's error format.
+	Status int `json:"status,omitempty"`
+	// RetryAfter, in seconds, goes along with Status.
+	RetryAfter int `json:"retryAfter,omitempty"`
+	// Code replaces the error code of the body.
+	Code string `json:"code,omitempty"`
+	// Body replaces the body.
+	Body string `json:"body,omitempty"`
+	// Latency delays the answer, alone or together with the rest.
+	Latency Duration `json:"latency,omitzero"`
+	// Hang keeps the request until the client leaves or the fault is removed.
+	Hang bool `json:"hang,omitempty"`
+	// Drop closes the connection without an answer.
+	Drop bool `json:"drop,omitempty"`
+	// After lets the request take effect first: the work is done, only the answer is disturbed.
+	After bool `json:"after,omitempty"`
+
+	// Skip lets that many matching requests pass first.
+	Skip int `json:"skip,omitempty"`
+	// Count ends the fault after that many hits; 0 means until it is removed. A spent fault stays listed.
+	Count int `json:"count,omitempty"`
+	// Probability of a hit, between 0 and 1; 0 means always.
+	Probability float64 `json:"probability,omitempty"`
+	// Hits says how many requests ran into it. Read only.
+	Hits int `json:"hits,omitempty"`
+}
+
+func (f Fault) validate() error {
+	switch {
+	case f.Name == "":
+		return fmt.Errorf("fault: give it a name")
+	case f.Surface != "" && f.Surface != SurfaceARM && f.Surface != SurfaceEntra && f.Surface != SurfaceIMDS:
+		return fmt.Errorf("fault %s: surface %q: expected arm, entra or imds", f.Name, f.Surface)
+	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
+		return fmt.Errorf("fault %s: status %d: expected 200 to 599", f.Name, f.Status)
+	case f.RetryAfter < 0 || f.Skip < 0 || f.Count < 0:
+		return fmt.Errorf("fault %s: retryAfter, skip and count cannot be negative", f.Name)
+	case f.Probability < 0 || f.Probability > 1:
+		return fmt.Errorf("fault %s: probability %v: expected 0 to 1", f.Name, f.Probability)
+	case f.Status == 0 && f.Latency == 0 && !f.Hang && !f.Drop:
+		return fmt.Errorf("fault %s: does nothing: give it a status, latency, hang or drop", f.Name)
+	}
+	return nil
+}
+
+func (f Fault) matches(surface, method, path string) bool {
+	return (f.Surface == "" || f.Surface == surface) &&
+		(f.Method == "" || strings.EqualFold(f.Method, method)) &&
+		(f.Path == "" || glob(fold(f.Path), fold(path)))
+}
+
+// glob reports whether s is pattern, in which * stands for any run of characters. It works in len(pattern)*len(s)
+// steps at most, whatever the input.
+func glob(pattern, s string) bool {
+	head, rest, star := strings.Cut(pattern, "*")
+	if !star {
+		return pattern == s
+	}
+	if !strings.HasPrefix(s, head) {
+		return false
+	}
+	s = s[len(head):]
+	for {
+		part, next, more := strings.Cut(rest, "*")
+		if !more {
+			return strings.HasSuffix(s, part)
+		}
+		i := strings.Index(s, part)
+		if i < 0 {
+			return false
+		}
+		s, rest = s[i+len(part):], next
+	}
+}
+
+// faultState is a fault together with how often it was met.
+type faultState struct {
+	Fault
+	seen int
+	gone chan struct{} // closed when the fault is removed, for those that hang in it
+}
+
+// TakeFault returns the fault that the request runs into, if any, and counts it. The channel is closed when the fault
+// is removed.
+func (w *World) TakeFault(surface, method, path string) (Fault, <-chan struct{}, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.faults {
+		if (f.Count > 0 && f.Hits >= f.Count) || !f.matches(surface, method, path) {
+			continue
+		}
+		f.seen++
+		if f.seen <= f.Skip || (f.Probability > 0 && w.random() >= f.Probability) {
+			continue
+		}
+		f.Hits++
+		return f.Fault, f.gone, true
+	}
+	return Fault{}, nil, false
+}
+
+// Faults lists the faults, spent ones included.
+func (w *World) Faults() []Fault {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	faults := make([]Fault, 0, len(w.faults))
+	for _, f := range w.faults {
+		faults = append(faults, f.Fault)
+	}
+	return faults
+}
+
+// SetFault adds a fault, or replaces the one with its name and starts its counts anew.
+func (w *World) SetFault(f Fault) error {
+	if err := f.validate(); err != nil {
+		return err
+	}
+	f.Hits = 0
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	fresh := &faultState{Fault: f, gone: make(chan struct{})}
+	for i, old := range w.faults {
+		if old.Name == f.Name {
+			close(old.gone)
+			w.faults[i] = fresh
+			return nil
+		}
+	}
+	if len(w.faults) >= maxFaults {
+		return fmt.Errorf("fault %s: there are %d already; remove some", f.Name, maxFaults)
+	}
+	w.faults = append(w.faults, fresh)
+	return nil
+}
+
+// RemoveFault removes the fault of that name, or all of them when name is empty. It reports whether there was one.
+func (w *World) RemoveFault(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.removeFault(name)
+}
+
+func (w *World) removeFault(name string) bool {
+	kept := w.faults[:0:0]
+	for _, f := range w.faults {
+		if name == "" || f.Name == name {
+			close(f.gone)
+			continue
+		}
+		kept = append(kept, f)
+	}
+	removed := len(kept) < len(w.faults)
+	w.faults = kept
+	return removed
+}
+
+// maxFaults bounds the list that every request is compared with.
+const maxFaults = 1000

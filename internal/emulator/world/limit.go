@@ -1,0 +1,75 @@
+// Rate limits: token buckets on the world's clock.
+package world
+
+import (
+	"math"
+	"time"
+)
+
+// buckets holds the state of every bucket in use.
+type buckets struct {
+	levels map[string]*level
+	atOnce map[string]int
+}
+
+type level struct {
+	tokens float64
+	at     time.Time
+}
+
+// maxBuckets bounds the number of buckets; beyond it all of them start anew.
+const maxBuckets = 10000
+
+// Take draws one from the bucket called key. It returns what is left, and, when there was none to draw, how long until
+// there is (rounded up to seconds, at least 1 s).
+func (w *World) Take(key string, limit Bucket) (left int, wait time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.doc.Settings.Limits.Enabled || limit.Size <= 0 {
+		return math.MaxInt32, 0
+	}
+	if w.buckets.levels == nil {
+		w.buckets.levels = map[string]*level{}
+	}
+	now, perSecond := w.now(), float64(limit.PerMinute)/60
+	l := w.buckets.levels[key]
+	if l == nil {
+		if len(w.buckets.levels) >= maxBuckets {
+			clear(w.buckets.levels)
+		}
+		l = &level{tokens: float64(limit.Size), at: now}
+		w.buckets.levels[key] = l
+	}
+	if passed := now.Sub(l.at).Seconds(); passed > 0 {
+		l.tokens = math.Min(float64(limit.Size), l.tokens+passed*perSecond)
+		l.at = now
+	}
+	if l.tokens < 1 {
+		seconds := math.Max(1, math.Ceil((1-l.tokens)/perSecond))
+		return 0, time.Duration(seconds) * time.Second
+	}
+	l.tokens--
+	return int(l.tokens), 0
+}
+
+// Enter counts a request among those of key that are under way, unless there are most already (0: no limit). leave
+// must be called when it is over.
+func (w *World) Enter(key string, most int) (leave func(), ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.buckets.atOnce == nil {
+		w.buckets.atOnce = map[string]int{}
+	}
+	inside := w.buckets.atOnce
+	if w.doc.Settings.Limits.Enabled && most > 0 && inside[key] >= most {
+		return nil, false
+	}
+	inside[key]++
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if inside[key]--; inside[key] <= 0 {
+			delete(inside, key)
+		}
+	}, true
+}

@@ -1,0 +1,198 @@
+// Machines: VMs and scale sets, and who asks IMDS.
+package world
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// assigned is the set of identities on a machine.
+type assigned struct {
+	system *SystemIdentity
+	user   []string // resource IDs as given
+}
+
+func (a assigned) equal(b assigned) bool {
+	if (a.system == nil) != (b.system == nil) || (a.system != nil && *a.system != *b.system) {
+		return false
+	}
+	return slices.EqualFunc(a.user, b.user, strings.EqualFold)
+}
+
+func (m *Machine) assigned() assigned {
+	return assigned{system: m.SystemAssigned, user: slices.Clone(m.Identities)}
+}
+
+func (m *Machine) id(kind Kind) MachineID {
+	return MachineID{Kind: kind, SubscriptionID: m.SubscriptionID, ResourceGroup: m.ResourceGroup, Name: m.Name}
+}
+
+// instances are the machine's VMs: a VM is its own only one.
+func (m *Machine) instances(kind Kind) []Instance {
+	if kind == VM {
+		return []Instance{{Name: m.Name, Addresses: m.Addresses}}
+	}
+	return m.Instances
+}
+
+// MachineView is what ARM shows of a machine.
+type MachineView struct {
+	ID       MachineID
+	Machine  // a copy; Identities and SystemAssigned are the goal of the write under way, if there is one
+	TenantID string
+	Updating bool
+	// OnIMDS are the resource IDs of the user-assigned identities that IMDS knows on the machine now.
+	OnIMDS []string
+}
+
+// GUID derives a stable GUID for a thing that has a name, such as a VM's vmId.
+func GUID(name string) string {
+	sum := sha256.Sum256([]byte(fold(name)))
+	h := hex.EncodeToString(sum[:16])
+	return h[:8] + "-" + h[8:12] + "-4" + h[13:16] + "-8" + h[17:20] + "-" + h[20:32]
+}
+
+// Machine finds a VM or scale set.
+func (w *World) Machine(id MachineID) (MachineView, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settle()
+	return w.view(id.Key())
+}
+
+// Machines lists the VMs or scale sets of a subscription and, unless group is empty, resource group. An empty
+// subscription or kind means all.
+func (w *World) Machines(kind Kind, subscription, group string) []MachineView {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settle()
+	var views []MachineView
+	add := func(kind Kind, list []Machine) {
+		for i := range list {
+			m := &list[i]
+			if (subscription == "" || strings.EqualFold(m.SubscriptionID, subscription)) &&
+				(group == "" || strings.EqualFold(m.ResourceGroup, group)) {
+				if v, ok := w.view(m.id(kind).Key()); ok {
+					views = append(views, v)
+				}
+			}
+		}
+	}
+	if kind != VMSS {
+		add(VM, w.doc.VirtualMachines)
+	}
+	if kind != VM {
+		add(VMSS, w.doc.ScaleSets)
+	}
+	return views
+}
+
+func (w *World) view(key string) (MachineView, bool) {
+	m := w.index.machines[key]
+	if m == nil {
+		return MachineView{}, false
+	}
+	live := w.live[key]
+	view := MachineView{
+		ID:       m.id(w.index.kinds[key]),
+		Machine:  m.copy(),
+		TenantID: w.tenantOf(m.SubscriptionID),
+		Updating: live.operation != "",
+		OnIMDS:   slices.Clone(live.published.user),
+	}
+	if live.operation != "" { // ARM shows the goal while it works towards it
+		view.SystemAssigned, view.Identities = live.goal.system, slices.Clone(live.goal.user)
+	}
+	return view, true
+}
+
+func (m *Machine) copy() Machine {
+	c := *m
+	c.Identities = slices.Clone(m.Identities)
+	c.Instances = slices.Clone(m.Instances)
+	if m.SystemAssigned != nil {
+		s := *m.SystemAssigned
+		c.SystemAssigned = &s
+	}
+	return c
+}
+
+func (w *World) tenantOf(subscription string) string {
+	for _, s := range w.doc.Subscriptions {
+		if strings.EqualFold(s.ID, subscription) {
+			return s.TenantID
+		}
+	}
+	return ""
+}
+
+// Caller is the VM that a request to IMDS came from, with the identities that IMDS knows on it.
+type Caller struct {
+	Machine  MachineID
+	Instance Instance
+	Location string
+	Tags     map[string]string
+	TenantID string // of the machine's subscription
+	System   *SystemIdentity
+	// User are the user-assigned identities that are on the machine and exist.
+	User []Identity
+}
+
+// Name is how logs call the VM.
+func (c Caller) Name() string { return c.Instance.Name }
+
+// VMID is the VM's unique ID, stable for its resource.
+func (c Caller) VMID() string { return GUID(c.Machine.Key() + "/" + c.Instance.ID) }
+
+// Caller finds the VM with that address. Loopback addresses that nobody owns belong to the default machine.
+func (w *World) Caller(address netip.Addr) (Caller, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settle()
+	address = address.Unmap().WithZone("")
+	who, ok := w.index.addresses[address]
+	if !ok && address.IsLoopback() {
+		who, ok = w.defaultCaller()
+	}
+	if !ok {
+		return Caller{}, false
+	}
+	m, kind := w.index.machines[who.key], w.index.kinds[who.key]
+	c := Caller{
+		Machine: m.id(kind), Location: m.Location, Tags: m.Tags,
+		TenantID: w.tenantOf(m.SubscriptionID),
+		System:   w.live[who.key].published.system,
+	}
+	if list := m.instances(kind); who.instance < len(list) {
+		c.Instance = list[who.instance]
+	} else { // a scale set without instances, as the default machine
+		c.Instance = Instance{ID: "0", Name: m.Name + "_0"}
+	}
+	for _, id := range w.live[who.key].published.user {
+		if identity, ok := w.index.identities[fold(id)]; ok {
+			c.User = append(c.User, identity)
+		}
+	}
+	return c, true
+}
+
+func (w *World) defaultCaller() (caller, bool) {
+	name := w.doc.Settings.IMDS.DefaultMachine
+	if name == "" {
+		return caller{}, false
+	}
+	for _, m := range w.doc.VirtualMachines {
+		if strings.EqualFold(m.Name, name) {
+			return caller{key: m.id(VM).Key()}, true
+		}
+	}
+	for _, m := range w.doc.ScaleSets {
+		if strings.EqualFold(m.Name, name) {
+			return caller{key: m.id(VMSS).Key()}, true
+		}
+	}
+	return caller{}, false
+}

@@ -1,0 +1,105 @@
+// The dials of the emulator, with the figures of the real Azure as their defaults.
+package world
+
+import "time"
+
+// Settings are the dials of the emulator. Every field has a default (DefaultSettings); a file names only what differs.
+type Settings struct {
+	// Authorization on ARM: "any" lets every valid token do everything, "roles" asks the role assignments.
+	Authorization string        `json:"authorization"`
+	ARM           ARMSettings   `json:"arm"`
+	Entra         EntraSettings `json:"entra"`
+	IMDS          IMDSSettings  `json:"imds"`
+	Limits        Limits        `json:"limits"`
+}
+
+// ARMSettings are the dials of Azure Resource Manager.
+type ARMSettings struct {
+	// UpdateDuration is how long a write to a VM or scale set takes. Azure: 10-20 s for a VM, 40-60 s for a scale set.
+	UpdateDuration Duration `json:"updateDuration"`
+	// IMDSDelay is the time between the end of the write and the moment IMDS knows of it.
+	IMDSDelay Duration `json:"imdsDelay"`
+	// RetryAfter is the Retry-After, in seconds, of answers that tell of an operation under way; 0 sends none.
+	RetryAfter int `json:"retryAfter"`
+	// MaxIdentities is how many user-assigned identities one request may name.
+	MaxIdentities int `json:"maxIdentities"`
+	// Latency is added to every request.
+	Latency Duration `json:"latency"`
+}
+
+// EntraSettings are the dials of Entra ID.
+type EntraSettings struct {
+	// TokenLifetime of tokens for applications. Azure: a random 60 to 90 minutes.
+	TokenLifetime Duration `json:"tokenLifetime"`
+	// Latency is added to every request.
+	Latency Duration `json:"latency"`
+}
+
+// IMDSSettings are the dials of the instance metadata service.
+type IMDSSettings struct {
+	// TokenLifetime of managed identity tokens. Azure: 24 hours, fixed.
+	TokenLifetime Duration `json:"tokenLifetime"`
+	// CacheTokens hands out the same token again until half of its life is over, as Azure does.
+	CacheTokens bool `json:"cacheTokens"`
+	// DefaultMachine is the name of the VM, or of the scale set (its first instance), that loopback callers are taken
+	// for. Empty: they are nobody.
+	DefaultMachine string `json:"defaultMachine"`
+	// Latency is added to every request.
+	Latency Duration `json:"latency"`
+}
+
+// Limits are Azure's rate limits. They are on by default, because a client that does not obey them is what an
+// emulator is there to find.
+type Limits struct {
+	Enabled bool `json:"enabled"`
+	// ScaleSetWrites and MachineWrites count per scale set and per VM; Reads and Writes per subscription and principal.
+	ScaleSetWrites Bucket `json:"scaleSetWrites"`
+	MachineWrites  Bucket `json:"machineWrites"`
+	Reads          Bucket `json:"reads"`
+	Writes         Bucket `json:"writes"`
+	// Metadata and Identity count per VM: IMDS in general, and the token requests.
+	Metadata Bucket `json:"metadata"`
+	Identity Bucket `json:"identity"`
+	// IdentityAtOnce is how many token requests of one VM may be under way; 0 means any number.
+	IdentityAtOnce int `json:"identityAtOnce"`
+}
+
+// Bucket is a token bucket: Size requests at once, PerMinute more every minute. Size 0 means no limit.
+type Bucket struct {
+	Size      int `json:"size"`
+	PerMinute int `json:"perMinute"`
+}
+
+// DefaultSettings are what a world has that says nothing else.
+//
+// The limits are Microsoft's documented figures: compute writes 12 and 4 a minute per VMSS or VM, ARM reads 250 and
+// 25 a second, writes 200 and 10 a second, IMDS 5 a second in general, its token path 20 a second and 5 at once.
+// The update takes 2 s instead of Azure's 10 to 60, so that trying things out is no patience game.
+func DefaultSettings() Settings {
+	return Settings{
+		Authorization: AuthorizeAny,
+		ARM: ARMSettings{
+			UpdateDuration: Duration(2 * time.Second),
+			RetryAfter:     10,
+			MaxIdentities:  150,
+		},
+		Entra: EntraSettings{TokenLifetime: Duration(75 * time.Minute)},
+		IMDS:  IMDSSettings{TokenLifetime: Duration(24 * time.Hour), CacheTokens: true},
+		Limits: Limits{
+			Enabled:        true,
+			ScaleSetWrites: Bucket{Size: 12, PerMinute: 4},
+			MachineWrites:  Bucket{Size: 12, PerMinute: 4},
+			Reads:          Bucket{Size: 250, PerMinute: 25 * 60},
+			Writes:         Bucket{Size: 200, PerMinute: 10 * 60},
+			Metadata:       Bucket{Size: 5, PerMinute: 5 * 60},
+			Identity:       Bucket{Size: 20, PerMinute: 20 * 60},
+			IdentityAtOnce: 5,
+		},
+	}
+}
+
+// Values of Settings.Authorization.
+const (
+	AuthorizeAny   = "any"
+	AuthorizeRoles = "roles"
+)

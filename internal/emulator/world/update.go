@@ -1,0 +1,225 @@
+// Writes to the identities of a machine, and the operations they become.
+package world
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Errors of a write. ARM turns each into an answer of its own.
+var (
+	ErrNotFound = errors.New("no such VM or scale set")
+	ErrBusy     = errors.New("another write to the resource is under way")
+	// ErrEmpty: the type says user-assigned, but none would be left.
+	ErrEmpty = errors.New("no user-assigned identity given")
+	// ErrSurplus: identities are named although the type has no user-assigned ones.
+	ErrSurplus = errors.New("user-assigned identities given for a type without them")
+	ErrTooMany = errors.New("too many identities in one request")
+)
+
+// UnknownIdentityError tells of an identity to be added that does not exist.
+type UnknownIdentityError struct{ ResourceID string }
+
+func (e *UnknownIdentityError) Error() string { return "identity does not exist: " + e.ResourceID }
+
+// Change is a write to a machine's identities.
+type Change struct {
+	// System and User are the identity type: "SystemAssigned", "UserAssigned", both, or neither ("None").
+	System, User bool
+	// Identities maps resource IDs to whether they are to be there (true) or not (false).
+	Identities map[string]bool
+	// Replace drops every identity that Identities does not name (PUT); otherwise they stay (PATCH).
+	Replace bool
+}
+
+// liveMachine is what happens to a machine over time.
+type liveMachine struct {
+	operation string // ID of the write under way, or empty
+	goal      assigned
+	published assigned // what IMDS knows
+	pending   []publication
+}
+
+// publication is a state that IMDS will know from a moment on.
+type publication struct {
+	at    time.Time
+	state assigned
+}
+
+// Operation is a write, under way or over.
+type Operation struct {
+	ID      string
+	Machine MachineID
+	Started time.Time
+	Ends    time.Time // when it is, or was, over
+	Done    bool
+	// Added and Removed are the user-assigned identities that it changes.
+	Added, Removed []string
+}
+
+// operations keeps the last maxOperations writes.
+type operations struct {
+	byID  map[string]*Operation
+	order []string
+}
+
+// maxOperations bounds the memory for finished operations; ARM forgets them after a day as well.
+const maxOperations = 10000
+
+func (o *operations) add(op *Operation) {
+	if o.byID == nil {
+		o.byID = map[string]*Operation{}
+	}
+	o.byID[op.ID] = op
+	o.order = append(o.order, op.ID)
+	if len(o.order) > maxOperations {
+		delete(o.byID, o.order[0])
+		o.order = o.order[1:]
+	}
+}
+
+// BeginUpdate starts a write, which is over after settings.arm.updateDuration. It refuses what Azure refuses, with the
+// errors above, and leaves the machine as it is then.
+func (w *World) BeginUpdate(id MachineID, change Change) (Operation, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settle()
+	key := id.Key()
+	m, live := w.index.machines[key], w.live[key]
+	if m == nil {
+		return Operation{}, errNoMachine(id)
+	}
+	if live.operation != "" {
+		return Operation{}, ErrBusy
+	}
+	goal, err := w.goal(key, m, change)
+	if err != nil {
+		return Operation{}, err
+	}
+	now := w.now()
+	op := &Operation{
+		ID: NewGUID(), Machine: m.id(w.index.kinds[key]),
+		Started: now, Ends: now.Add(time.Duration(w.doc.Settings.ARM.UpdateDuration)),
+		Added: missing(goal.user, m.Identities), Removed: missing(m.Identities, goal.user),
+	}
+	w.operations.add(op)
+	live.operation, live.goal = op.ID, goal
+	w.settle() // a duration of 0 is over at once
+	return *op, nil
+}
+
+// goal is what the machine's identities will be after the change.
+func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
+	if most := w.doc.Settings.ARM.MaxIdentities; most > 0 && len(change.Identities) > most {
+		return assigned{}, fmt.Errorf("%w: %d, at most %d", ErrTooMany, len(change.Identities), most)
+	}
+	if !change.User && len(change.Identities) > 0 {
+		return assigned{}, ErrSurplus
+	}
+	goal := assigned{}
+	if change.System {
+		goal.system = m.SystemAssigned
+		if goal.system == nil {
+			goal.system = &SystemIdentity{ClientID: GUID(key + "/client"), PrincipalID: GUID(key + "/principal")}
+		}
+	}
+	if !change.User {
+		return goal, nil
+	}
+	if !change.Replace {
+		goal.user = slices.Clone(m.Identities)
+	}
+	for _, id := range sortedKeys(change.Identities) {
+		at := slices.IndexFunc(goal.user, func(have string) bool { return strings.EqualFold(have, id) })
+		switch wanted := change.Identities[id]; {
+		case wanted && at < 0:
+			identity, ok := w.index.identities[fold(id)]
+			if !ok {
+				return assigned{}, &UnknownIdentityError{ResourceID: id}
+			}
+			goal.user = append(goal.user, identity.ResourceID)
+		case !wanted && at >= 0:
+			goal.user = slices.Delete(goal.user, at, at+1)
+		}
+	}
+	if len(goal.user) == 0 {
+		return assigned{}, ErrEmpty
+	}
+	return goal, nil
+}
+
+// settle ends the writes whose time has come and tells IMDS what it should know by now.
+func (w *World) settle() {
+	now := w.now()
+	for key, live := range w.live {
+		if live.operation != "" {
+			op := w.operations.byID[live.operation]
+			if op == nil || !now.Before(op.Ends) {
+				w.finish(key, live, op, now)
+			}
+		}
+		for len(live.pending) > 0 && !now.Before(live.pending[0].at) {
+			live.published = live.pending[0].state
+			live.pending = live.pending[1:]
+		}
+	}
+}
+
+func (w *World) finish(key string, live *liveMachine, op *Operation, now time.Time) {
+	m := w.index.machines[key]
+	m.SystemAssigned, m.Identities = live.goal.system, slices.Clone(live.goal.user)
+	ended := now
+	if op != nil {
+		op.Done = true
+		ended = op.Ends
+	}
+	at := ended.Add(time.Duration(w.doc.Settings.ARM.IMDSDelay))
+	live.pending = append(live.pending, publication{at: at, state: live.goal})
+	live.operation, live.goal = "", assigned{}
+}
+
+// Operation finds a write by its ID.
+func (w *World) Operation(id string) (Operation, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settle()
+	op := w.operations.byID[fold(id)]
+	if op == nil {
+		return Operation{}, false
+	}
+	return *op, true
+}
+
+// missing are the entries of a that b has not.
+func missing(a, b []string) []string {
+	var out []string
+	for _, id := range a {
+		if !slices.ContainsFunc(b, func(other string) bool { return strings.EqualFold(id, other) }) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+func sortedKeys(m map[string]bool) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// NewGUID makes a random GUID (version 4).
+func NewGUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails, says crypto/rand
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	h := hex.EncodeToString(b[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}

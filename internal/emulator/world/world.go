@@ -1,0 +1,330 @@
+// The live world: the document, its indexes, and what happens over time.
+package world
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+)
+
+// World is the state of the emulated Azure. Make one with New; its methods are safe for concurrent use and return
+// copies.
+//
+// Nothing in it runs by itself: an operation that should be over by now is ended by whoever looks next. So the world
+// needs a clock but no timers.
+type World struct {
+	now func() time.Time
+	log *Log
+
+	mu      sync.Mutex // guards everything below
+	initial Document
+	doc     Document
+	index   index
+	// live is what is known of a machine beyond the document, by MachineID.Key.
+	live       map[string]*liveMachine
+	operations operations
+	faults     []*faultState
+	buckets    buckets
+	rng        *rand.Rand
+}
+
+// index finds the entries of the document; all keys are folded to lower case.
+type index struct {
+	tenants      map[string]Tenant // by ID and by domain
+	identities   map[string]Identity
+	byClient     map[string]Identity // by client ID
+	applications map[string]Application
+	machines     map[string]*Machine
+	kinds        map[string]Kind
+	addresses    map[netip.Addr]caller
+}
+
+type caller struct {
+	key      string
+	instance int
+}
+
+// New makes a world of a document, which is completed and checked first. now is the clock; nil means the real one.
+func New(doc Document, now func() time.Time) (*World, error) {
+	doc, err := Complete(doc)
+	if err != nil {
+		return nil, err
+	}
+	if now == nil {
+		now = time.Now
+	}
+	w := &World{now: now, log: NewLog(), rng: rand.New(rand.NewPCG(1, 2))} // same faults in every run
+	w.initial = doc
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w, w.restart(doc)
+}
+
+// Now is the world's time.
+func (w *World) Now() time.Time { return w.now() }
+
+// Log is the request log.
+func (w *World) Log() *Log { return w.log }
+
+// Reset goes back to the document the world was made of: no operations, no log, full buckets.
+func (w *World) Reset() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.log.Clear()
+	return w.restart(w.initial)
+}
+
+// Replace makes the world anew out of a document. Reset will still lead back to the first one.
+func (w *World) Replace(doc Document) error {
+	doc, err := Complete(doc)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.restart(doc)
+}
+
+func (w *World) restart(doc Document) error {
+	fresh, err := clone(doc) // so that changes never reach w.initial
+	if err != nil {
+		return err
+	}
+	w.removeFault("")
+	for _, f := range fresh.Faults {
+		w.faults = append(w.faults, &faultState{Fault: f, gone: make(chan struct{})})
+	}
+	w.live = map[string]*liveMachine{}
+	w.operations = operations{}
+	w.buckets = buckets{}
+	w.adopt(fresh)
+	return nil
+}
+
+// adopt takes the document as the current one and rebuilds the indexes. Machines that are new get their identities
+// known to IMDS at once, as they were there before the world began.
+func (w *World) adopt(doc Document) {
+	w.doc = doc
+	ix := index{
+		tenants: map[string]Tenant{}, identities: map[string]Identity{}, byClient: map[string]Identity{},
+		applications: map[string]Application{}, machines: map[string]*Machine{}, kinds: map[string]Kind{},
+		addresses: map[netip.Addr]caller{},
+	}
+	for _, t := range doc.Tenants {
+		ix.tenants[fold(t.ID)] = t
+		if t.Domain != "" {
+			ix.tenants[fold(t.Domain)] = t
+		}
+	}
+	for _, id := range doc.Identities {
+		ix.identities[fold(id.ResourceID)] = id
+		ix.byClient[fold(id.ClientID)] = id
+	}
+	for _, a := range doc.Applications {
+		ix.applications[fold(a.ClientID)] = a
+	}
+	ix.addMachines(VM, doc.VirtualMachines)
+	ix.addMachines(VMSS, doc.ScaleSets)
+	w.index = ix
+	for key, m := range ix.machines {
+		if w.live[key] == nil {
+			w.live[key] = &liveMachine{published: m.assigned()}
+		}
+	}
+	for key := range w.live {
+		if ix.machines[key] == nil {
+			delete(w.live, key)
+		}
+	}
+}
+
+func (ix *index) addMachines(kind Kind, list []Machine) {
+	for i := range list {
+		m := &list[i]
+		key := m.id(kind).Key()
+		ix.machines[key], ix.kinds[key] = m, kind
+		for n, instance := range m.instances(kind) {
+			for _, address := range instance.Addresses {
+				if a, err := netip.ParseAddr(address); err == nil { // checked by validate
+					ix.addresses[a.Unmap()] = caller{key: key, instance: n}
+				}
+			}
+		}
+	}
+}
+
+// Document is a copy of the current world, as a file would say it.
+func (w *World) Document() (Document, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settle()
+	doc, err := clone(w.doc)
+	doc.Faults = nil
+	for _, f := range w.faults {
+		doc.Faults = append(doc.Faults, f.Fault)
+	}
+	return doc, err
+}
+
+// Edit changes the document in one step: change gets a copy, and the result is checked before it counts. Operations
+// under way go on; machines that stay keep what IMDS knows of them unless their identities were changed.
+func (w *World) Edit(change func(*Document) error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settle()
+	draft, err := clone(w.doc)
+	if err != nil {
+		return err
+	}
+	if err := change(&draft); err != nil {
+		return err
+	}
+	draft, err = Complete(draft)
+	if err != nil {
+		return err
+	}
+	before := w.index
+	w.adopt(draft)
+	for key, m := range w.index.machines {
+		if old := before.machines[key]; old != nil && !old.assigned().equal(m.assigned()) {
+			w.live[key] = &liveMachine{published: m.assigned()}
+		}
+	}
+	return nil
+}
+
+// Settings are the current dials.
+func (w *World) Settings() Settings {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.doc.Settings
+}
+
+// Tenant finds a directory by ID or domain.
+func (w *World) Tenant(name string) (Tenant, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t, ok := w.index.tenants[fold(name)]
+	return t, ok
+}
+
+// Application finds an application by its client ID.
+func (w *World) Application(clientID string) (Application, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a, ok := w.index.applications[fold(clientID)]
+	return a, ok
+}
+
+// Identity finds a user-assigned identity by its resource ID.
+func (w *World) Identity(resourceID string) (Identity, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	id, ok := w.index.identities[fold(resourceID)]
+	return id, ok
+}
+
+// IdentityByClientID finds a user-assigned identity by its client ID.
+func (w *World) IdentityByClientID(clientID string) (Identity, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	id, ok := w.index.byClient[fold(clientID)]
+	return id, ok
+}
+
+// Identities lists the user-assigned identities of a subscription and, unless group is empty, resource group.
+func (w *World) Identities(subscription, group string) []Identity {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var found []Identity
+	for _, id := range w.doc.Identities {
+		parsed, err := ParseIdentityID(id.ResourceID)
+		if err == nil && strings.EqualFold(parsed.SubscriptionID, subscription) &&
+			(group == "" || strings.EqualFold(parsed.ResourceGroup, group)) {
+			found = append(found, id)
+		}
+	}
+	return found
+}
+
+// Subscriptions lists the subscriptions.
+func (w *World) Subscriptions() []Subscription {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]Subscription(nil), w.doc.Subscriptions...)
+}
+
+// Subscription finds a subscription.
+func (w *World) Subscription(id string) (Subscription, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.doc.Subscriptions {
+		if strings.EqualFold(s.ID, id) {
+			return s, true
+		}
+	}
+	return Subscription{}, false
+}
+
+// ResourceGroups lists the resource groups of a subscription that hold something, as they are first spelled.
+func (w *World) ResourceGroups(subscription string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var groups []string
+	seen := map[string]bool{}
+	add := func(sub, group string) {
+		if strings.EqualFold(sub, subscription) && !seen[fold(group)] {
+			seen[fold(group)] = true
+			groups = append(groups, group)
+		}
+	}
+	for _, list := range [][]Machine{w.doc.VirtualMachines, w.doc.ScaleSets} {
+		for _, m := range list {
+			add(m.SubscriptionID, m.ResourceGroup)
+		}
+	}
+	for _, id := range w.doc.Identities {
+		if parsed, err := ParseIdentityID(id.ResourceID); err == nil {
+			add(parsed.SubscriptionID, parsed.ResourceGroup)
+		}
+	}
+	return groups
+}
+
+// Issuer finds the outside issuer of that name.
+func (w *World) Issuer(name string) (Issuer, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, issuer := range w.doc.Issuers {
+		if issuer.Issuer == name {
+			return issuer, true
+		}
+	}
+	return Issuer{}, false
+}
+
+// KnownResource says whether tokens for the resource can be had, and the application that it is, if it is one of ours.
+func (w *World) KnownResource(resource string) (app *Application, known bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	trimmed := strings.TrimSuffix(fold(resource), "/")
+	if a, ok := w.index.applications[strings.TrimPrefix(trimmed, "api://")]; ok {
+		return &a, true
+	}
+	if len(w.doc.Resources) == 0 {
+		return nil, true
+	}
+	for _, r := range w.doc.Resources {
+		if strings.TrimSuffix(fold(r), "/") == trimmed {
+			return nil, true
+		}
+	}
+	return nil, false
+}
+
+func (w *World) random() float64 { return w.rng.Float64() }
+
+func errNoMachine(id MachineID) error { return fmt.Errorf("%w: %s", ErrNotFound, id) }
