@@ -24,6 +24,7 @@ const (
 
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:categories=podid
+// +kubebuilder:metadata:annotations="api-approved.kubernetes.io=unapproved"
 // +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.spec.pod`
 // +kubebuilder:printcolumn:name="PodNamespace",type=string,JSONPath=`.spec.podNamespace`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodename`
@@ -91,13 +92,19 @@ type AzureAssignedIdentitySpec struct {
 
 // AzureIdentityCopy is an AzureIdentity inside another object. It is a type of
 // its own because the rules of AzureIdentity must not hold for it: MIC has to be
-// able to copy an identity that is older than the rules. The two convert into
-// each other: (*AzureIdentityCopy)(identity).
+// able to copy an identity that is older than the rules.
 //
-// The API server demands apiVersion, kind and metadata.name of embedded objects;
-// objects from a typed client or cache come without the first two.
+// The API server demands apiVersion, kind and metadata.name of embedded objects.
+// apiVersion and kind are plain fields, since a type with metav1.TypeMeta would
+// become a kind of the API.
 type AzureIdentityCopy struct {
-	metav1.TypeMeta `json:",inline"`
+	// apiVersion is aadpodidentity.k8s.io/v1.
+	// +optional
+	APIVersion string `json:"apiVersion,omitempty"`
+	// kind is AzureIdentity.
+	// +optional
+	Kind string `json:"kind,omitempty"`
+	// metadata is that of the original.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
@@ -113,7 +120,13 @@ type AzureIdentityCopy struct {
 // AzureIdentityBindingCopy is an AzureIdentityBinding inside another object;
 // what AzureIdentityCopy says holds for it too.
 type AzureIdentityBindingCopy struct {
-	metav1.TypeMeta `json:",inline"`
+	// apiVersion is aadpodidentity.k8s.io/v1.
+	// +optional
+	APIVersion string `json:"apiVersion,omitempty"`
+	// kind is AzureIdentityBinding.
+	// +optional
+	Kind string `json:"kind,omitempty"`
+	// metadata is that of the original.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 

@@ -231,7 +231,7 @@ func sameBinding(ref *v1.AzureIdentityBindingCopy, b *v1.AzureIdentityBinding) b
 // embedded object must say its kind.
 func embedIdentity(id *v1.AzureIdentity) *v1.AzureIdentityCopy {
 	out := &v1.AzureIdentityCopy{
-		TypeMeta:   metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentity"},
+		APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentity",
 		ObjectMeta: embedMeta(id.ObjectMeta),
 	}
 	id.Spec.DeepCopyInto(&out.Spec)
@@ -240,7 +240,7 @@ func embedIdentity(id *v1.AzureIdentity) *v1.AzureIdentityCopy {
 
 func embedBinding(b *v1.AzureIdentityBinding) *v1.AzureIdentityBindingCopy {
 	out := &v1.AzureIdentityBindingCopy{
-		TypeMeta:   metav1.TypeMeta{APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentityBinding"},
+		APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentityBinding",
 		ObjectMeta: embedMeta(b.ObjectMeta),
 	}
 	b.Spec.DeepCopyInto(&out.Spec)
