@@ -57,7 +57,7 @@ func newRootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())
 	})
-	root.AddCommand(newEmulatorCommand())
+	root.AddCommand(newEmulatorCommand(), newSandboxCommand())
 	return root
 }
 

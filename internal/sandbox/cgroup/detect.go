@@ -1,0 +1,167 @@
+// Package cgroup tells the machine's control group layout apart (v1, hybrid, v2) and gives each node its own control
+// groups in it. The machine's mounts and its own groups stay as they are: only folders below are added.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Mode is how the machine mounts its control groups.
+type Mode string
+
+// The three layouts in the wild. Hybrid is v1 with an extra v2 tree that has no controllers.
+const (
+	V1     Mode = "v1"
+	Hybrid Mode = "hybrid"
+	V2     Mode = "v2"
+)
+
+// Hierarchy is one mounted tree of control groups.
+type Hierarchy struct {
+	// Mount is where the machine has it, for example /sys/fs/cgroup/memory.
+	Mount string `json:"mount"`
+	// Options are the mount options that select a v1 hierarchy: its controllers ("cpu", "cpuacct"), or "name=systemd".
+	Options []string `json:"options,omitempty"`
+	// V2 marks the unified hierarchy.
+	V2 bool `json:"v2,omitempty"`
+	// Own is the folder, below Mount, of the group that the inspected process is in; "/" for the top.
+	Own string `json:"own"`
+}
+
+// Layout is everything a node needs to know about the machine's control groups.
+type Layout struct {
+	Mode        Mode        `json:"mode"`
+	Hierarchies []Hierarchy `json:"hierarchies"`
+}
+
+// Detect reads the layout as this process sees it.
+func Detect() (Layout, error) {
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return Layout{}, fmt.Errorf("detect control groups: %w", err)
+	}
+	self, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return Layout{}, fmt.Errorf("detect control groups: %w", err)
+	}
+	return Parse(string(mountinfo), string(self))
+}
+
+// Parse understands the contents of /proc/self/mountinfo and /proc/self/cgroup, see proc(5) and cgroups(7).
+func Parse(mountinfo, self string) (Layout, error) {
+	own := parseSelf(self)
+	var layout Layout
+	v1, v2 := false, false
+	for line := range strings.Lines(mountinfo) {
+		m, ok := parseMount(line)
+		if !ok || layout.has(m) {
+			continue
+		}
+		h := Hierarchy{Mount: m.point, V2: m.fs == "cgroup2"}
+		key := ""
+		if !h.V2 {
+			h.Options = m.selectors()
+			key = strings.Join(h.Options, ",")
+			if len(h.Options) == 0 {
+				continue
+			}
+		}
+		path, known := own[key]
+		if !known {
+			continue // mounted, but no longer in use
+		}
+		h.Own = below(path, m.root)
+		layout.Hierarchies = append(layout.Hierarchies, h)
+		v1, v2 = v1 || !h.V2, v2 || h.V2
+	}
+	switch {
+	case v1 && v2:
+		layout.Mode = Hybrid
+	case v1:
+		layout.Mode = V1
+	case v2:
+		layout.Mode = V2
+	default:
+		return Layout{}, errors.New("no control groups are mounted: mount -t cgroup2 none /sys/fs/cgroup")
+	}
+	return layout, nil
+}
+
+// has tells whether the same hierarchy was seen at an earlier mount point.
+func (l Layout) has(m mount) bool {
+	return slices.ContainsFunc(l.Hierarchies, func(h Hierarchy) bool {
+		return h.V2 == (m.fs == "cgroup2") && slices.Equal(h.Options, m.selectors())
+	})
+}
+
+// mount is one line of mountinfo that shows control groups.
+type mount struct {
+	root, point, fs string
+	super           []string
+}
+
+func parseMount(line string) (mount, bool) {
+	front, back, ok := strings.Cut(strings.TrimSpace(line), " - ")
+	if !ok {
+		return mount{}, false
+	}
+	f, b := strings.Fields(front), strings.Fields(back)
+	if len(f) < 5 || len(b) < 3 || (b[0] != "cgroup" && b[0] != "cgroup2") {
+		return mount{}, false
+	}
+	return mount{root: f[3], point: f[4], fs: b[0], super: strings.Split(b[2], ",")}, true
+}
+
+// selectors are the super block options that say which v1 hierarchy this is, in alphabetical order.
+func (m mount) selectors() []string {
+	if m.fs == "cgroup2" {
+		return nil
+	}
+	var out []string
+	for _, o := range m.super {
+		switch o {
+		case "rw", "ro", "xattr", "none", "clone_children", "noprefix", "favordynmods":
+		default:
+			if !strings.HasPrefix(o, "release_agent=") {
+				out = append(out, o)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// parseSelf maps a hierarchy's selectors, "" for v2, to the process's group in it.
+func parseSelf(self string) map[string]string {
+	own := map[string]string{}
+	for line := range strings.Lines(self) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		if parts[1] == "" {
+			own[""] = parts[2]
+			continue
+		}
+		names := strings.Split(parts[1], ",")
+		slices.Sort(names)
+		own[strings.Join(names, ",")] = parts[2]
+	}
+	return own
+}
+
+// below translates a group's path into a folder below a mount that shows only the part of the tree under root.
+func below(path, root string) string {
+	if root == "/" {
+		return filepath.Join("/", path)
+	}
+	if rest, ok := strings.CutPrefix(path, root); ok && (rest == "" || rest[0] == '/') {
+		return filepath.Join("/", rest)
+	}
+	return "/" // outside of what the mount shows, as in some containers: its top is the nearest
+}

@@ -1,0 +1,89 @@
+// What a node does, once, from inside its own control group namespace.
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// leaf is where the node's own programs live on a v2 machine: the node's top group hands controllers down to the pods,
+// and a group that does so may not have processes of its own.
+const leaf = "init"
+
+// Mount mounts the machine's hierarchies below /sys/fs/cgroup, as seen from the calling process's control group
+// namespace, and on v2 moves the process to a leaf and hands the controllers down.
+func (l Layout) Mount() error {
+	const top = "/sys/fs/cgroup"
+	if l.Mode == V2 {
+		if err := mountFS("cgroup2", top, ""); err != nil {
+			return err
+		}
+		return settle(top)
+	}
+	if err := mountFS("tmpfs", top, "mode=755"); err != nil {
+		return err
+	}
+	for _, h := range l.Hierarchies {
+		dir := filepath.Join(top, filepath.Base(h.Mount))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return fmt.Errorf("mount control groups: %w", err)
+		}
+		if h.V2 {
+			if err := mountFS("cgroup2", dir, ""); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := mountFS("cgroup", dir, mountOptions(h.Options)); err != nil {
+			return err
+		}
+		if err := alias(top, filepath.Base(h.Mount), h.Options); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountOptions selects a v1 hierarchy: by its controllers, or by name for one without any.
+func mountOptions(options []string) string {
+	s := strings.Join(options, ",")
+	if strings.HasPrefix(s, "name=") {
+		return "none," + s
+	}
+	return s
+}
+
+// alias makes controllers that share a hierarchy ("cpu,cpuacct") reachable under each name, as systemd does.
+func alias(top, folder string, options []string) error {
+	for _, o := range options {
+		if o == folder || strings.HasPrefix(o, "name=") {
+			continue
+		}
+		if err := os.Symlink(folder, filepath.Join(top, o)); err != nil {
+			return fmt.Errorf("mount control groups: %w", err)
+		}
+	}
+	return nil
+}
+
+func settle(top string) error {
+	dir := filepath.Join(top, leaf)
+	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+		return fmt.Errorf("make control group: %w", err)
+	}
+	if err := Join([]string{dir}); err != nil {
+		return err
+	}
+	return delegate(top)
+}
+
+func mountFS(fs, dir, options string) error {
+	if err := unix.Mount(fs, dir, fs, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
+		return fmt.Errorf("mount %s (%s) at %s: %w", fs, options, dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,114 @@
+// Package controlplane says how the cluster's control plane is started, and tells when it is ready.
+package controlplane
+
+import (
+	"net/netip"
+	"path/filepath"
+
+	"github.com/podid-io/podid/internal/sandbox/netns"
+	"github.com/podid-io/podid/internal/sandbox/network"
+	"github.com/podid-io/podid/internal/sandbox/pki"
+	"github.com/podid-io/podid/internal/sandbox/process"
+)
+
+// Config is what the command lines depend on.
+type Config struct {
+	Namespace netns.Namespace
+	API       netip.Addr
+	// PKI, Data and Logs are folders on the machine.
+	PKI, Data, Logs string
+	// Program finds a program by its name.
+	Program func(name string) string
+	// Env is the environment of all components.
+	Env []string
+}
+
+// Server is the API server's URL, for everybody inside the sandbox.
+func Server(api netip.Addr) string { return "https://" + netip.AddrPortFrom(api, 6443).String() }
+
+// Components lists the processes in the order to start them. The second one, the API server, must be ready before the
+// third is started: the others give up after a few seconds without it.
+func (c Config) Components() []process.Spec {
+	return []process.Spec{
+		c.component("etcd", []string{
+			"--name=sandbox", "--data-dir=" + filepath.Join(c.Data, "etcd"),
+			"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
+			"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+			"--initial-cluster=sandbox=http://127.0.0.1:2380",
+		}),
+		c.component("kube-apiserver", []string{
+			"--etcd-servers=http://127.0.0.1:2379",
+			"--advertise-address=" + c.API.String(), "--bind-address=0.0.0.0", "--secure-port=6443",
+			"--tls-cert-file=" + c.pki("apiserver.crt"), "--tls-private-key-file=" + c.pki("apiserver.key"),
+			"--client-ca-file=" + c.pki("ca.crt"),
+			"--kubelet-client-certificate=" + c.pki("kubelet-client.crt"), "--kubelet-client-key=" + c.pki("kubelet-client.key"),
+			"--kubelet-preferred-address-types=InternalIP",
+			"--service-account-issuer=https://kubernetes.default.svc",
+			"--service-account-key-file=" + c.pki("sa.pub"), "--service-account-signing-key-file=" + c.pki("sa.key"),
+			"--service-cluster-ip-range=" + network.ServiceCIDR,
+			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+			"--allow-privileged=true", "--profiling=false",
+		}),
+		c.component("kube-controller-manager", append(c.clientOf("kcm"),
+			"--root-ca-file="+c.pki("ca.crt"), "--service-account-private-key-file="+c.pki("sa.key"),
+			"--use-service-account-credentials=true", "--leader-elect=false", "--bind-address=127.0.0.1",
+			"--controllers=*,-cloud-node-lifecycle-controller", "--node-monitor-grace-period=16s")),
+		c.component("kube-scheduler", append(c.clientOf("scheduler"),
+			"--leader-elect=false", "--bind-address=127.0.0.1")),
+	}
+}
+
+// WritePKI makes every certificate, key and kubeconfig of the cluster.
+func WritePKI(a *pki.Authority, plan network.Plan) error {
+	api := plan.API.Addr()
+	subjects := []pki.Subject{
+		{
+			File: "apiserver", User: "kube-apiserver",
+			DNS: []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"},
+			IPs: []netip.Addr{serviceIP(), api, netip.MustParseAddr("127.0.0.1")},
+		},
+		{File: "kubelet-client", User: "apiserver-kubelet-client", Group: "system:masters"},
+	}
+	clients := []pki.Subject{
+		{File: "admin", User: "sandbox-admin", Group: "system:masters"},
+		{File: "kcm", User: "system:kube-controller-manager"},
+		{File: "scheduler", User: "system:kube-scheduler"},
+		{File: "proxy", User: "system:kube-proxy"},
+	}
+	for _, n := range plan.Nodes {
+		clients = append(clients, pki.Subject{
+			File: n.Name, User: "system:node:" + n.Name, Group: "system:nodes",
+			DNS: []string{n.Name}, IPs: []netip.Addr{n.IP.Addr()},
+		})
+	}
+	for _, s := range append(subjects, clients...) {
+		if err := a.Issue(s); err != nil {
+			return err
+		}
+	}
+	for _, s := range clients {
+		if err := a.Kubeconfig(s.File, Server(api)); err != nil {
+			return err
+		}
+	}
+	return a.ServiceAccountKeys()
+}
+
+// serviceIP is the cluster IP of the service "kubernetes": the first address of the range.
+func serviceIP() netip.Addr {
+	return netip.MustParsePrefix(network.ServiceCIDR).Addr().Next()
+}
+
+func (c Config) component(name string, args []string) process.Spec {
+	return process.Spec{
+		Name: name, Path: c.Program(name), Args: args, Env: c.Env,
+		Namespace: c.Namespace, Log: filepath.Join(c.Logs, name+".log"),
+	}
+}
+
+func (c Config) clientOf(who string) []string {
+	file := c.pki(who + ".kubeconfig")
+	return []string{"--kubeconfig=" + file, "--authentication-kubeconfig=" + file, "--authorization-kubeconfig=" + file}
+}
+
+func (c Config) pki(file string) string { return filepath.Join(c.PKI, file) }

@@ -1,0 +1,140 @@
+// Readiness: asked over HTTP where nothing can be watched yet, watched from then on.
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/podid-io/podid/internal/sandbox/netns"
+)
+
+// Client returns the configuration of a client that lives outside of the sandbox and dials inside of it.
+func Client(kubeconfig string, ns netns.Namespace) (*rest.Config, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read the sandbox's kubeconfig: %w", err)
+	}
+	cfg.Dial = ns.Dial
+	cfg.QPS, cfg.Burst = 100, 200
+	cfg.WarningHandler = rest.NoWarnings{}
+	return cfg, nil
+}
+
+// WaitAPI returns when the API server says that it is ready. ended is asked between the tries: a server that has
+// stopped will not become ready.
+func WaitAPI(ctx context.Context, cfg *rest.Config, ended func() error) error {
+	quick := rest.CopyConfig(cfg)
+	quick.Timeout = 2 * time.Second
+	client, err := kubernetes.NewForConfig(quick)
+	if err != nil {
+		return fmt.Errorf("wait for the API server: %w", err)
+	}
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		_, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+		if err == nil {
+			return nil
+		}
+		if end := ended(); end != nil {
+			return end
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the API server: %w (last answer: %w)", context.Cause(ctx), err)
+		}
+	}
+}
+
+// WaitNodes returns when that many nodes are ready, and the default namespace can take pods. far is told how many are.
+func WaitNodes(ctx context.Context, cfg *rest.Config, want int, far func(ready int)) error {
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("wait for the nodes: %w", err)
+	}
+	ready := map[string]bool{}
+	err = follow(ctx, func(o metav1.ListOptions) (watch.Interface, error) { return client.CoreV1().Nodes().Watch(ctx, o) },
+		func(e watch.Event) bool {
+			n, ok := e.Object.(*corev1.Node)
+			if !ok {
+				return false
+			}
+			if e.Type != watch.Deleted && nodeReady(n) {
+				ready[n.Name] = true
+			} else {
+				delete(ready, n.Name)
+			}
+			far(len(ready))
+			return len(ready) >= want
+		})
+	if err != nil {
+		return fmt.Errorf("wait for the nodes, %d of %d are ready: %w", len(ready), want, err)
+	}
+	only := metav1.ListOptions{FieldSelector: "metadata.name=default"}
+	err = follow(ctx, func(o metav1.ListOptions) (watch.Interface, error) {
+		o.FieldSelector = only.FieldSelector
+		return client.CoreV1().ServiceAccounts("default").Watch(ctx, o)
+	}, func(e watch.Event) bool { return e.Type == watch.Added || e.Type == watch.Modified })
+	if err != nil {
+		return fmt.Errorf("wait for the default service account: %w", err)
+	}
+	return nil
+}
+
+// follow watches until seen is satisfied. A watch without a resource version starts with what is there already. The
+// server may end a watch at any time; then it is opened again.
+func follow(ctx context.Context, open func(metav1.ListOptions) (watch.Interface, error), seen func(watch.Event) bool) error {
+	again := time.NewTicker(200 * time.Millisecond)
+	defer again.Stop()
+	for {
+		w, err := open(metav1.ListOptions{})
+		if err == nil {
+			done := drain(ctx, w, seen)
+			w.Stop()
+			if done {
+				return nil
+			}
+			err = errors.New("the watch ended")
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%w (last error: %w)", context.Cause(ctx), err)
+		}
+	}
+}
+
+func drain(ctx context.Context, w watch.Interface, seen func(watch.Event) bool) bool {
+	for {
+		select {
+		case e, ok := <-w.ResultChan():
+			if !ok {
+				return false
+			}
+			if seen(e) {
+				return true
+			}
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func nodeReady(n *corev1.Node) bool {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}

@@ -1,0 +1,120 @@
+// Taking a sandbox down, in whatever state it is: up, half way up, half way down, or left by a crash.
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podid-io/podid/internal/sandbox/cgroup"
+	"github.com/podid-io/podid/internal/sandbox/netns"
+	"github.com/podid-io/podid/internal/sandbox/network"
+	"github.com/podid-io/podid/internal/sandbox/process"
+)
+
+// patience is how long the kernel may take to let go of a control group.
+const patience = 10 * time.Second
+
+// Down removes the sandbox and everything that belongs to it. It may be called at any time and any number of times; it
+// says whether there was anything. The context does not stop it half way.
+func (s *Sandbox) Down() (found bool, err error) {
+	release, err := s.layout.acquire()
+	if err != nil {
+		return false, err
+	}
+	defer func() { release(err == nil) }()
+	return s.down()
+}
+
+// down is Down for the holder of the lock. A step that does not work does not keep the others from being tried.
+func (s *Sandbox) down() (found bool, err error) {
+	state, err := s.layout.load()
+	found = err == nil
+	if err != nil && !errors.Is(err, ErrNotUp) {
+		found = true // a broken state file: what follows finds what there is by its names
+	}
+	if found {
+		r := record{layout: s.layout, state: state}
+		if state.Name != "" {
+			_ = r.update(func(st *State) { st.Phase = Stopping }) // for `status`; down works without it
+		}
+	}
+	spaces, err := netns.List(network.Prefix(s.layout.Name))
+	if err != nil {
+		return found, err
+	}
+	found = found || len(spaces) > 0
+	errs := []error{killNodes(state)}
+	for _, n := range spaces {
+		errs = append(errs, process.Clear(n))
+	}
+	errs = append(errs, s.removeGroups(state), network.Down(s.layout.Name), s.removeFiles(state))
+	if err := errors.Join(errs...); err != nil {
+		return found, fmt.Errorf("take sandbox %s down: %w", s.layout.Name, err)
+	}
+	return found, nil
+}
+
+// killNodes ends the nodes by their pid 1. It comes before everything else, so that nothing is started again meanwhile.
+func killNodes(state State) error {
+	var errs []error
+	for _, c := range state.Components {
+		if c.Node {
+			errs = append(errs, c.ID.Signal(unix.SIGKILL))
+		}
+	}
+	for _, c := range state.Components {
+		if c.Node && !c.ID.Wait(patience) {
+			errs = append(errs, fmt.Errorf("%s does not end", c.Name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeGroups ends whoever is still in the sandbox's control groups and removes them.
+func (s *Sandbox) removeGroups(state State) error {
+	groups := state.Cgroups
+	if len(groups) == 0 { // no state file: where this command would have made them
+		layout, err := cgroup.Detect()
+		if err != nil {
+			return err
+		}
+		groups = layout.Bases(s.layout.Name)
+	}
+	var errs []error
+	for _, dir := range groups {
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		pids, err := cgroup.Processes(dir)
+		errs = append(errs, err)
+		for _, pid := range pids {
+			if id, err := process.Identify(pid); err == nil {
+				errs = append(errs, process.Kill(id))
+			}
+		}
+		errs = append(errs, cgroup.Remove(dir, patience))
+	}
+	return errors.Join(errs...)
+}
+
+// removeFiles removes the sandbox's folder, without following what may still be mounted below it, and the folders above
+// it when they are empty.
+func (s *Sandbox) removeFiles(state State) error {
+	if err := unmountBelow(s.layout.Dir()); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.layout.Dir()); err != nil {
+		return fmt.Errorf("remove the sandbox's folder: %w", err)
+	}
+	_ = os.Remove(home) // fails when another sandbox is there, as it should
+	_ = os.Remove(filepath.Dir(home))
+	if state.MadeNetnsDir {
+		_ = os.Remove(netns.Dir)
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+// Package image builds container images without a container engine: static programs on an empty base, written as an
+// archive that `docker load` and `ctr images import` read. The same input gives the same bytes.
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// nonroot is the user that images run as unless told otherwise; it has no entry anywhere and owns nothing.
+const nonroot = "65532:65532"
+
+// File is one program or file of an image.
+type File struct {
+	// From is a file on this machine, To its absolute path in the image.
+	From, To string
+}
+
+// Spec describes an image.
+type Spec struct {
+	// Ref is its full name with tag, for example docker.io/podid/mic:dev.
+	Ref string
+	// Files go into one layer; the first is the entrypoint.
+	Files []File
+	// User is "uid:gid"; empty for a user without any rights.
+	User string
+	// Args are added to the entrypoint.
+	Args []string
+}
+
+// Write builds the image and writes it to an archive, which appears only when it is complete.
+func Write(s Spec, archive string) error {
+	tag, err := name.NewTag(s.Ref, name.StrictValidation)
+	if err != nil {
+		return fmt.Errorf("build image: %w", err)
+	}
+	img, err := build(s)
+	if err != nil {
+		return fmt.Errorf("build image %s: %w", s.Ref, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(archive), 0o755); err != nil {
+		return fmt.Errorf("write image %s: %w", s.Ref, err)
+	}
+	part := archive + ".part"
+	if err := tarball.WriteToFile(part, tag, img); err != nil {
+		return fmt.Errorf("write image %s: %w", s.Ref, err)
+	}
+	if err := os.Rename(part, archive); err != nil {
+		return fmt.Errorf("write image %s: %w", s.Ref, err)
+	}
+	return nil
+}
+
+func build(s Spec) (v1.Image, error) {
+	if len(s.Files) == 0 {
+		return nil, errors.New("it has no program")
+	}
+	content, err := layerTar(s.Files)
+	if err != nil {
+		return nil, err
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(content)), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		return nil, err
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture = "linux", runtime.GOARCH
+	config.Created = v1.Time{Time: epoch()}
+	config.Config.Entrypoint = []string{s.Files[0].To}
+	config.Config.Cmd = s.Args
+	config.Config.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin:/"}
+	config.Config.User = s.User
+	if s.User == "" {
+		config.Config.User = nonroot
+	}
+	return mutate.ConfigFile(img, config)
+}
+
+// layerTar packs the files and the folders above them, in the order of their names and without a time, so that the
+// same files give the same layer.
+func layerTar(files []File) ([]byte, error) {
+	type entry struct {
+		header tar.Header
+		from   string
+	}
+	entries := map[string]entry{"tmp/": {header: dir("tmp/", 0o1777)}}
+	for _, f := range files {
+		if !path.IsAbs(f.To) || path.Clean(f.To) != f.To || f.To == "/" {
+			return nil, fmt.Errorf("%q is not a clean absolute path", f.To)
+		}
+		to := strings.TrimPrefix(f.To, "/")
+		info, err := os.Stat(f.From)
+		if err != nil {
+			return nil, err
+		}
+		mode := int64(0o644)
+		if info.Mode()&0o111 != 0 {
+			mode = 0o755
+		}
+		entries[to] = entry{from: f.From, header: tar.Header{
+			Typeflag: tar.TypeReg, Name: to, Size: info.Size(), Mode: mode, ModTime: epoch(), Format: tar.FormatPAX,
+		}}
+		for d := path.Dir(to); d != "."; d = path.Dir(d) {
+			if _, ok := entries[d+"/"]; !ok {
+				entries[d+"/"] = entry{header: dir(d+"/", 0o755)}
+			}
+		}
+	}
+	names := make([]string, 0, len(entries))
+	for n := range entries {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, n := range names {
+		e := entries[n]
+		if err := w.WriteHeader(&e.header); err != nil {
+			return nil, err
+		}
+		if e.from == "" {
+			continue
+		}
+		content, err := os.ReadFile(e.from)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(content); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+func dir(name string, mode int64) tar.Header {
+	return tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: mode, ModTime: epoch(), Format: tar.FormatPAX}
+}
+
+// epoch stands for "no time": a build's result must not depend on when it was made.
+func epoch() time.Time { return time.Unix(0, 0).UTC() }

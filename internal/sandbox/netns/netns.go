@@ -1,0 +1,184 @@
+// Package netns makes, enters and removes named network namespaces: files below /run/netns, as `ip netns` keeps them.
+//
+// Thread hygiene, the dangerous part: a namespace belongs to an OS thread, and Go moves goroutines between threads.
+// Everything here that changes a thread's namespace runs on a goroutine of its own that locks its thread and ends
+// without unlocking it, so that the Go runtime throws the thread away. No thread with a foreign namespace ever
+// returns to the pool.
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is where named network namespaces are kept; `ip netns` uses the same folder.
+const Dir = "/run/netns"
+
+// Namespace is the name of a network namespace.
+type Namespace string
+
+// Path is the file that keeps the namespace alive and by which others enter it.
+func (n Namespace) Path() string { return filepath.Join(Dir, string(n)) }
+
+// Create makes the namespace, with no device but a `lo` that is down. It fails when the name is taken.
+func (n Namespace) Create() error {
+	if err := os.MkdirAll(Dir, 0o755); err != nil {
+		return fmt.Errorf("create network namespace %s: %w", n, err)
+	}
+	f, err := os.OpenFile(n.Path(), os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return fmt.Errorf("create network namespace %s: %w", n, err)
+	}
+	_ = f.Close()
+	err = onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		if err := unix.Mount("/proc/thread-self/ns/net", n.Path(), "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind to %s: %w", n.Path(), err)
+		}
+		return nil
+	})
+	if err != nil {
+		_ = os.Remove(n.Path())
+		return fmt.Errorf("create network namespace %s: %w", n, err)
+	}
+	return nil
+}
+
+// Delete lets go of the namespace. The kernel keeps it until the last process inside has ended. No such name is no error.
+func (n Namespace) Delete() error {
+	for {
+		err := unix.Unmount(n.Path(), unix.MNT_DETACH)
+		if err == nil {
+			continue // bound more than once, by a crash between two steps
+		}
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break
+		}
+		return fmt.Errorf("delete network namespace %s: unmount: %w", n, err)
+	}
+	if err := os.Remove(n.Path()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("delete network namespace %s: %w", n, err)
+	}
+	return nil
+}
+
+// Exists tells whether the name is taken by a namespace that can be entered.
+func (n Namespace) Exists() bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(n.Path(), &fs) == nil && fs.Type == unix.NSFS_MAGIC
+}
+
+// Do runs f on a thread inside the namespace. A process that f starts is born there. f must not start goroutines that
+// need the namespace, and must not keep the thread.
+func (n Namespace) Do(f func() error) error {
+	return onOwnThread(func() error {
+		if err := n.enter(); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// Dial opens a connection from inside the namespace. The address must be an IP address with a port: names would be
+// resolved with the machine's resolver.
+func (n Namespace) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s in network namespace %s: %w", address, n, err)
+	}
+	if net.ParseIP(host) == nil {
+		return nil, fmt.Errorf("dial %s in network namespace %s: not an IP address", address, n)
+	}
+	var conn net.Conn
+	err = n.Do(func() error {
+		d := net.Dialer{Timeout: 5 * time.Second, FallbackDelay: -1} // one address, one socket, made on this very thread
+		c, err := d.DialContext(ctx, network, address)
+		conn = c
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dial in network namespace %s: %w", n, err)
+	}
+	return conn, nil
+}
+
+// Processes lists the processes whose main thread is inside the namespace, whoever started them.
+func (n Namespace) Processes() ([]int, error) {
+	var want unix.Stat_t
+	if err := unix.Stat(n.Path(), &want); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("look up network namespace %s: %w", n, err)
+	}
+	var machine unix.Stat_t
+	if err := unix.Stat("/proc/1/ns/net", &machine); err != nil {
+		return nil, fmt.Errorf("look up the machine's network namespace: %w", err)
+	}
+	if want.Ino == machine.Ino && want.Dev == machine.Dev {
+		return nil, fmt.Errorf("%s is the machine's own network namespace", n.Path())
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var pids []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Stat(filepath.Join("/proc", e.Name(), "ns/net"), &st) == nil && st.Ino == want.Ino && st.Dev == want.Dev {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// List names the namespaces whose name starts with the prefix, whether they can be entered or are left from a crash.
+func List(prefix string) ([]Namespace, error) {
+	matches, err := filepath.Glob(filepath.Join(Dir, prefix+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("list network namespaces %s*: %w", prefix, err)
+	}
+	names := make([]Namespace, 0, len(matches))
+	for _, m := range matches {
+		names = append(names, Namespace(filepath.Base(m)))
+	}
+	return names, nil
+}
+
+// enter moves the calling thread, which must be locked, into the namespace.
+func (n Namespace) enter() error {
+	fd, err := unix.Open(n.Path(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", n, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", n, err)
+	}
+	return nil
+}
+
+// onOwnThread runs f on a thread that is thrown away afterwards.
+func onOwnThread(f func() error) error {
+	done := make(chan error, 1) // buffered: the goroutine must end even if nobody were left to listen
+	go func() {
+		runtime.LockOSThread() // never unlocked, see the package comment
+		done <- f()
+	}()
+	return <-done
+}

@@ -1,0 +1,134 @@
+// Pid 1 of a node: builds the node's root, starts its services, starts them again when they end, and reaps what others leave.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Init is the life of a node's pid 1. It returns when the context ends; the kernel then kills everything on the node.
+func Init(ctx context.Context, specFile string) error {
+	spec, err := ReadSpec(specFile)
+	if err != nil {
+		return err
+	}
+	if err := waitForStarter(); err != nil {
+		return err
+	}
+	logs, err := openLogs(spec) // now: the machine's files are out of sight later
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(logs[""], nil))
+	if err := start(ctx, spec, logs, log); err != nil {
+		log.Error("node does not start", "error", err)
+		return err
+	}
+	<-ctx.Done()
+	log.Info("node stops")
+	return nil
+}
+
+func start(ctx context.Context, spec Spec, logs map[string]*os.File, log *slog.Logger) error {
+	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
+		return fmt.Errorf("set host name: %w", err)
+	}
+	if err := enterRoot(spec); err != nil {
+		return err
+	}
+	if err := spec.Cgroups.Mount(); err != nil {
+		return err
+	}
+	log.Info("node's root is ready", "cgroups", string(spec.Cgroups.Mode))
+	sup := newSupervisor(ctx, log)
+	for i, svc := range spec.Services {
+		sup.keep(svc, logs[svc.Name])
+		if svc.Socket != "" {
+			if err := waitSocket(ctx, svc.Socket); err != nil {
+				return fmt.Errorf("start %s: %w", svc.Name, err)
+			}
+			log.Info("service accepts connections", "service", svc.Name)
+		}
+		if i == 0 {
+			if err := importImages(ctx, sup, spec.Images, logs[""]); err != nil {
+				return err
+			}
+			log.Info("images are imported", "count", len(spec.Images))
+		}
+	}
+	return nil
+}
+
+// waitForStarter returns when the process that launched us has exited and with it has left our control groups.
+func waitForStarter() error {
+	f := os.NewFile(goFD, "starter")
+	if f == nil {
+		return errors.New("node-init is started by `podid sandbox up` only")
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := io.Copy(io.Discard, f); err != nil {
+		return fmt.Errorf("wait for the starter: %w", err)
+	}
+	return nil
+}
+
+// openLogs opens one log per service, and the node's own under "".
+func openLogs(s Spec) (map[string]*os.File, error) {
+	open := func(path string) (*os.File, error) {
+		return os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	}
+	logs := map[string]*os.File{}
+	own, err := open(s.Log)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	logs[""] = own
+	for _, svc := range s.Services {
+		f, err := open(svc.Log)
+		if err != nil {
+			return nil, fmt.Errorf("open log of %s: %w", svc.Name, err)
+		}
+		logs[svc.Name] = f
+	}
+	return logs, nil
+}
+
+// importImages loads archives into containerd, for the kubelet's namespace.
+func importImages(ctx context.Context, sup *supervisor, images []string, log *os.File) error {
+	for _, image := range images {
+		args := []string{"ctr", "--address", ContainerdSocket, "--namespace", "k8s.io", "images", "import", image}
+		if err := sup.once(ctx, BinDir+"/ctr", args, log); err != nil {
+			return fmt.Errorf("import image %s: %w", image, err)
+		}
+	}
+	return nil
+}
+
+// waitSocket returns when the Unix socket accepts a connection. A socket file tells nobody when somebody listens on it,
+// so it is tried again, for at most a minute.
+func waitSocket(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return fmt.Errorf("nobody listens on %s: %w", path, err)
+		}
+	}
+}

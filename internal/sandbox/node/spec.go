@@ -1,0 +1,73 @@
+// Package node is one node of the sandbox: a process with network, mount, pid, uts, ipc and control group namespaces of
+// its own, whose pid 1 is podid itself. Killing that pid 1 removes everything on the node.
+package node
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/podid-io/podid/internal/sandbox/cgroup"
+)
+
+// Spec tells a node's pid 1 what to do. It is written to a file by `sandbox up` and holds no secrets, only paths.
+type Spec struct {
+	Hostname string `json:"hostname"`
+	// Dir is the node's folder on the machine.
+	Dir string `json:"dir"`
+	// Cgroups is the machine's layout, Groups the node's own folders in it.
+	Cgroups cgroup.Layout `json:"cgroups"`
+	Groups  []string      `json:"groups"`
+	// Binds are shown inside the node's root.
+	Binds []Bind `json:"binds"`
+	// Services run for as long as the node does, in this order.
+	Services []Service `json:"services"`
+	// Images are archives, as paths inside the node, that are imported before the second service starts.
+	Images []string `json:"images"`
+	// Log is the log of pid 1 itself.
+	Log string `json:"log"`
+}
+
+// Bind shows a file or folder of the machine inside the node.
+type Bind struct {
+	From     string `json:"from"`
+	To       string `json:"to"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+}
+
+// Service is a program that pid 1 starts and starts again when it ends.
+type Service struct {
+	Name string   `json:"name"`
+	Path string   `json:"path"` // inside the node
+	Args []string `json:"args"`
+	Env  []string `json:"env,omitempty"` // added to the node's own
+	// Log is a file on the machine.
+	Log string `json:"log"`
+	// Socket, when set, must accept connections before the next service starts.
+	Socket string `json:"socket,omitempty"`
+}
+
+// Write saves the spec.
+func (s Spec) Write(file string) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write node spec: %w", err)
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		return fmt.Errorf("write node spec: %w", err)
+	}
+	return nil
+}
+
+// ReadSpec loads what Write saved.
+func ReadSpec(file string) (Spec, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return Spec{}, fmt.Errorf("read node spec: %w", err)
+	}
+	var s Spec
+	if err := json.Unmarshal(b, &s); err != nil {
+		return Spec{}, fmt.Errorf("read node spec %s: %w", file, err)
+	}
+	return s, nil
+}

@@ -1,0 +1,136 @@
+// Children of pid 1. There is one reaper for all of them, because pid 1 also inherits processes it never started; so
+// os/exec, which waits for its own children, is not used here.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// restartPause is the time between the end of a service and its next start.
+const restartPause = time.Second
+
+// supervisor owns all children. Whoever starts one asks for its end by its number; the reaper delivers it.
+type supervisor struct {
+	ctx context.Context //nolint:containedctx // the node's life, not a call's
+	log *slog.Logger
+
+	mu      sync.Mutex
+	waiting map[int]chan unix.WaitStatus
+}
+
+func newSupervisor(ctx context.Context, log *slog.Logger) *supervisor {
+	s := &supervisor{ctx: ctx, log: log, waiting: map[int]chan unix.WaitStatus{}}
+	children := make(chan os.Signal, 1) // one is enough: a signal means "look", not "one child"
+	signal.Notify(children, unix.SIGCHLD)
+	go func() {
+		for {
+			select {
+			case <-children:
+				s.reap()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return s
+}
+
+// reap collects everybody who has ended. Holding the lock over wait and delivery closes the gap between a start and
+// the entry in the table.
+func (s *supervisor) reap() {
+	for {
+		s.mu.Lock()
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
+		if err == nil && pid > 0 {
+			if c, ok := s.waiting[pid]; ok {
+				delete(s.waiting, pid)
+				c <- status // has room for it
+			}
+		}
+		s.mu.Unlock()
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return
+		}
+	}
+}
+
+// launch starts a process and returns where its end will be told.
+func (s *supervisor) launch(path string, argv, env []string, log *os.File) (<-chan unix.WaitStatus, int, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { _ = null.Close() }()
+	ended := make(chan unix.WaitStatus, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   env,
+		Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return nil, 0, &os.PathError{Op: "exec", Path: path, Err: err}
+	}
+	s.waiting[pid] = ended
+	return ended, pid, nil
+}
+
+// once runs a program to its end.
+func (s *supervisor) once(ctx context.Context, path string, argv []string, log *os.File) error {
+	ended, pid, err := s.launch(path, argv, Env(), log)
+	if err != nil {
+		return err
+	}
+	select {
+	case status := <-ended:
+		if status.ExitStatus() != 0 {
+			return fmt.Errorf("%s ended with status %d", argv[0], status.ExitStatus())
+		}
+		return nil
+	case <-ctx.Done():
+		_ = unix.Kill(pid, unix.SIGKILL)
+		return ctx.Err()
+	}
+}
+
+// keep runs a service for as long as the node lives.
+func (s *supervisor) keep(svc Service, log *os.File) {
+	go func() {
+		for {
+			argv := append([]string{svc.Name}, svc.Args...)
+			ended, pid, err := s.launch(svc.Path, argv, append(Env(), svc.Env...), log)
+			if err != nil {
+				s.log.Error("service does not start", "service", svc.Name, "error", err)
+			} else {
+				s.log.Info("service started", "service", svc.Name, "pid", pid)
+				select {
+				case status := <-ended:
+					s.log.Error("service ended, starting it again", "service", svc.Name, "status", int(status))
+				case <-s.ctx.Done():
+					return
+				}
+			}
+			select {
+			case <-time.After(restartPause):
+			case <-s.ctx.Done():
+				return
+			}
+		}
+	}()
+}

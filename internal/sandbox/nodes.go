@@ -1,0 +1,182 @@
+// Starting a node.
+package sandbox
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/podid-io/podid/internal/sandbox/network"
+	"github.com/podid-io/podid/internal/sandbox/node"
+	"github.com/podid-io/podid/internal/sandbox/process"
+)
+
+// startNode writes the node's configuration and starts its pid 1.
+func (b *build) startNode(n network.Node) error {
+	spec, err := b.nodeSpec(n)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", n.Name, err)
+	}
+	file := filepath.Join(b.layout.Node(n.Name), "spec.json")
+	if err := spec.Write(file); err != nil {
+		return fmt.Errorf("start %s: %w", n.Name, err)
+	}
+	pid, err := launch(b.sandbox.self, n, file)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", n.Name, err)
+	}
+	id, err := process.Identify(pid)
+	if err != nil {
+		return fmt.Errorf("start %s: it ended at once; the last lines of its log:\n%s", n.Name, tail(spec.Log, 8))
+	}
+	return b.update(func(st *State) { st.put(Component{Name: n.Name, ID: id, Node: true, Log: spec.Log}) })
+}
+
+// launch runs the short-lived starter of a node, inside the node's network namespace, and reads the number of pid 1.
+func launch(self string, n network.Node, specFile string) (int, error) {
+	var out, errs bytes.Buffer
+	err := n.Namespace.Do(func() error {
+		cmd := exec.Command(self, "sandbox", "node-start", specFile) //nolint:noctx // takes milliseconds
+		cmd.Env, cmd.Dir = []string{}, "/"
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		return cmd.Run()
+	})
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s", err, strings.TrimSpace(errs.String()))
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	if err != nil {
+		return 0, fmt.Errorf("the starter answered %q", out.String())
+	}
+	return pid, nil
+}
+
+// nodeSpec writes the node's configuration files and says how the node is put together.
+func (b *build) nodeSpec(n network.Node) (node.Spec, error) {
+	dir := b.layout.Node(n.Name)
+	config := filepath.Join(dir, "config")
+	if err := os.MkdirAll(config, 0o755); err != nil {
+		return node.Spec{}, err
+	}
+	files, err := b.nodeFiles(n)
+	if err != nil {
+		return node.Spec{}, err
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(config, name), []byte(content), 0o644); err != nil {
+			return node.Spec{}, err
+		}
+	}
+	groups, err := b.groups.Make(b.layout.Name, n.Name)
+	if err != nil {
+		return node.Spec{}, err
+	}
+	images, err := b.nodeImages()
+	if err != nil {
+		return node.Spec{}, err
+	}
+	return node.Spec{
+		Hostname: n.Name, Dir: dir, Cgroups: b.groups, Groups: groups,
+		Binds: b.nodeBinds(n, config), Services: b.nodeServices(n), Images: images,
+		Log: b.nodeLog(n, "init"),
+	}, nil
+}
+
+// nodeFiles are the files below the node's /etc, by their short names.
+func (b *build) nodeFiles(n network.Node) (map[string]string, error) {
+	major, err := node.ContainerdMajor(b.set.ContainerdVersion)
+	if err != nil {
+		return nil, err
+	}
+	cni, err := node.CNIConfig(n.Pods)
+	if err != nil {
+		return nil, err
+	}
+	kubelet, err := node.KubeletConfig(n.Name)
+	if err != nil {
+		return nil, err
+	}
+	proxy, err := node.ProxyConfig(n.Name, network.PodCIDR)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{
+		"containerd.toml":   node.ContainerdConfig(major),
+		"kubelet.yaml":      kubelet,
+		"kube-proxy.yaml":   proxy,
+		"10-podid.conflist": cni,
+		"hosts":             fmt.Sprintf("127.0.0.1 localhost\n%s %s\n", n.IP.Addr(), n.Name),
+		"resolv.conf":       "nameserver 127.0.0.1\n", // nobody answers there: the sandbox has no DNS
+		"passwd":            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
+		"group":             "root:x:0:\nnogroup:x:65534:\n",
+		"machine-id":        fmt.Sprintf("%032x\n", n.Index+1),
+	}, nil
+}
+
+// nodeBinds shows the node its configuration, its programs, its certificates and its images.
+func (b *build) nodeBinds(n network.Node, config string) []node.Bind {
+	read := func(from, to string) node.Bind { return node.Bind{From: from, To: to, ReadOnly: true} }
+	binds := []node.Bind{
+		read(config, node.ConfigDir),
+		read(filepath.Join(config, "10-podid.conflist"), "/etc/cni/net.d/10-podid.conflist"),
+		read(b.set.CNI, node.CNIBinDir),
+		read(b.sandbox.self, node.BinDir+"/podid"),
+	}
+	for _, name := range []string{"hosts", "resolv.conf", "passwd", "group", "machine-id"} {
+		binds = append(binds, read(filepath.Join(config, name), "/etc/"+name))
+	}
+	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc", "kubelet", "kube-proxy", "nft"} {
+		binds = append(binds, read(b.set.Path(name), node.BinDir+"/"+name))
+	}
+	for _, name := range []string{"ca.crt", n.Name + ".crt", n.Name + ".key", n.Name + ".kubeconfig", "proxy.kubeconfig"} {
+		binds = append(binds, read(filepath.Join(b.layout.PKI(), name), node.PKIDir+"/"+name))
+	}
+	if b.set.Libraries != "" {
+		binds = append(binds, read(b.set.Libraries, node.LibDir))
+	}
+	return append(binds, read(b.layout.Images(), node.ImageDir))
+}
+
+// nodeServices are what runs on a node.
+func (b *build) nodeServices(n network.Node) []node.Service {
+	return []node.Service{
+		{
+			Name: "containerd", Path: node.BinDir + "/containerd", Log: b.nodeLog(n, "containerd"),
+			Args:   []string{"--config=" + node.ConfigDir + "/containerd.toml"},
+			Socket: node.ContainerdSocket,
+		},
+		{
+			Name: "kubelet", Path: node.BinDir + "/kubelet", Log: b.nodeLog(n, "kubelet"),
+			Args: []string{
+				"--config=" + node.ConfigDir + "/kubelet.yaml", "--kubeconfig=" + node.PKIDir + "/" + n.Name + ".kubeconfig",
+				"--hostname-override=" + n.Name, "--node-ip=" + n.IP.Addr().String(),
+				"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--v=2",
+			},
+		},
+		{
+			Name: "kube-proxy", Path: node.BinDir + "/kube-proxy", Log: b.nodeLog(n, "kube-proxy"),
+			Args: []string{"--config=" + node.ConfigDir + "/kube-proxy.yaml"},
+		},
+	}
+}
+
+// nodeImages collects the archives that the nodes import, in one folder, and returns their paths on a node.
+func (b *build) nodeImages() ([]string, error) {
+	var inside []string
+	entries, err := os.ReadDir(b.layout.Images())
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		inside = append(inside, node.ImageDir+"/"+e.Name())
+	}
+	return inside, nil
+}
+
+func (b *build) nodeLog(n network.Node, service string) string {
+	return filepath.Join(b.layout.Logs(), service+"-"+n.Name+".log")
+}

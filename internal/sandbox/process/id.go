@@ -1,0 +1,124 @@
+// Package process starts, recognises and ends the sandbox's processes. A process is known by its number and its start
+// time: numbers are used again, and a number alone would one day name somebody else's process.
+package process
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ID names one process for as long as the machine runs.
+type ID struct {
+	PID int `json:"pid"`
+	// Start is field 22 of /proc/PID/stat: clock ticks since boot.
+	Start uint64 `json:"start"`
+	// Boot is the machine's boot id: after a reboot every recorded process is gone.
+	Boot string `json:"boot"`
+}
+
+// Identify records who has the number right now.
+func Identify(pid int) (ID, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ID{}, fmt.Errorf("identify process %d: %w", pid, err)
+	}
+	start, _, err := parseStat(stat)
+	if err != nil {
+		return ID{}, fmt.Errorf("identify process %d: %w", pid, err)
+	}
+	boot, err := bootID()
+	if err != nil {
+		return ID{}, err
+	}
+	return ID{PID: pid, Start: start, Boot: boot}, nil
+}
+
+// Alive tells whether that very process still runs; a zombie does not.
+func (id ID) Alive() bool {
+	if id.PID <= 0 {
+		return false
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id.PID))
+	if err != nil {
+		return false
+	}
+	start, state, err := parseStat(stat)
+	if err != nil || start != id.Start || state == 'Z' || state == 'X' {
+		return false
+	}
+	boot, err := bootID()
+	return err == nil && boot == id.Boot
+}
+
+// Signal sends to that very process, through a pidfd, so that the number cannot be reused in between. A process that
+// is gone is no error.
+func (id ID) Signal(sig unix.Signal) error {
+	fd, err := unix.PidfdOpen(id.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("signal process %d: %w", id.PID, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if !id.Alive() { // checked after the open: what the pidfd holds is what was checked
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", id.PID, err)
+	}
+	return nil
+}
+
+// Wait blocks until the process has ended or the time is over; it says whether it has ended.
+func (id ID) Wait(limit time.Duration) bool {
+	fd, err := unix.PidfdOpen(id.PID, 0)
+	if err != nil {
+		return !id.Alive()
+	}
+	defer func() { _ = unix.Close(fd) }()
+	end := time.Now().Add(limit)
+	for id.Alive() {
+		left := time.Until(end)
+		if left <= 0 {
+			return false
+		}
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return !id.Alive()
+		}
+	}
+	return true
+}
+
+// parseStat reads the start time and the state. The command's name, in brackets, may contain anything, also brackets.
+func parseStat(stat []byte) (start uint64, state byte, err error) {
+	end := bytes.LastIndexByte(stat, ')')
+	if end < 0 {
+		return 0, 0, errors.New("no command in its stat file")
+	}
+	fields := bytes.Fields(stat[end+1:])
+	const stateField, startField = 0, 19 // counted from behind the name: fields 3 and 22 of proc(5)
+	if len(fields) <= startField || len(fields[stateField]) != 1 {
+		return 0, 0, errors.New("too few fields in its stat file")
+	}
+	start, err = strconv.ParseUint(string(fields[startField]), 10, 64)
+	if err != nil {
+		return 0, 0, fmt.Errorf("start time in its stat file: %w", err)
+	}
+	return start, fields[stateField][0], nil
+}
+
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the machine's boot id: %w", err)
+	}
+	return string(bytes.TrimSpace(b)), nil
+}

@@ -1,0 +1,73 @@
+// Ending: whatever lives in the sandbox's namespaces, whether or not it was recorded.
+package process
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podid-io/podid/internal/sandbox/netns"
+)
+
+// Stop asks the processes to end, all at once, and kills after the grace time what is left.
+func Stop(ids []ID, grace time.Duration) error {
+	for _, id := range ids {
+		if err := id.Signal(unix.SIGTERM); err != nil {
+			return err
+		}
+	}
+	end := time.Now().Add(grace)
+	for _, id := range ids {
+		if id.Wait(time.Until(end)) {
+			continue
+		}
+		if err := Kill(id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Kill ends one process at once and waits until it is gone.
+func Kill(id ID) error {
+	if err := id.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	const limit = 10 * time.Second // a killed process only lingers in a system call that does not end
+	if !id.Wait(limit) {
+		return fmt.Errorf("process %d does not end", id.PID)
+	}
+	return nil
+}
+
+// Clear kills every process inside the namespace: what a crash left behind and what nobody recorded, such as a shell.
+// It looks again until it finds nothing, since a process may start another one between the look and the kill.
+func Clear(n netns.Namespace) error {
+	const rounds = 10
+	for range rounds {
+		pids, err := n.Processes()
+		if err != nil {
+			return err
+		}
+		left := 0
+		for _, pid := range pids {
+			if pid == os.Getpid() {
+				continue
+			}
+			id, err := Identify(pid)
+			if err != nil || !id.Alive() {
+				continue
+			}
+			left++
+			if err := Kill(id); err != nil {
+				return fmt.Errorf("clear network namespace %s: %w", n, err)
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("clear network namespace %s: processes keep starting there", n)
+}

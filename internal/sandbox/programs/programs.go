@@ -1,0 +1,86 @@
+// Package programs finds the programs that a sandbox runs, or gets them: Kubernetes is built from its pinned source,
+// the rest is taken out of Debian's packages. Nothing is ever installed, and a containerd or Docker that runs on the
+// machine is never touched.
+package programs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Set says where each program is.
+type Set struct {
+	// Paths maps a program's name to its file.
+	Paths map[string]string `json:"paths"`
+	// CNI is the folder with the network plugins.
+	CNI string `json:"cni"`
+	// Libraries is the folder with shared libraries that the programs from packages may need; "" when there is none.
+	Libraries string `json:"libraries,omitempty"`
+	// Assets is a folder that serves as KUBEBUILDER_ASSETS: etcd, kube-apiserver and kubectl.
+	Assets string `json:"assets"`
+	// Kubernetes is the version of its programs, for example v1.34.4.
+	Kubernetes string `json:"kubernetes"`
+	// ContainerdVersion is what `containerd --version` printed.
+	ContainerdVersion string `json:"containerdVersion"`
+}
+
+// Path is the program's file, or its bare name when it is not in the set.
+func (s Set) Path(name string) string {
+	if p, ok := s.Paths[name]; ok {
+		return p
+	}
+	return name
+}
+
+// Cache is the folder outside of any checkout where what was built and downloaded is kept.
+func Cache(getenv func(string) string) (string, error) {
+	if dir := getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "podid"), nil
+	}
+	if home := getenv("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".cache", "podid"), nil
+	}
+	return "", errors.New("find the cache: neither XDG_CACHE_HOME nor HOME is set")
+}
+
+// Source finds the checkout: the nearest folder, from the working directory or the running program upwards, that holds
+// the pinned Kubernetes module.
+func Source() (string, error) {
+	var from []string
+	if wd, err := os.Getwd(); err == nil {
+		from = append(from, wd)
+	}
+	if self, err := os.Executable(); err == nil {
+		from = append(from, filepath.Dir(self))
+	}
+	for _, dir := range from {
+		for {
+			if _, err := os.Stat(filepath.Join(dir, kubernetesModule, "go.mod")); err == nil {
+				return dir, nil
+			}
+			up := filepath.Dir(dir)
+			if up == dir {
+				break
+			}
+			dir = up
+		}
+	}
+	return "", fmt.Errorf("find podid's source: run this in its checkout (no %s/go.mod here or above)", kubernetesModule)
+}
+
+// kubernetesModule is where the checkout pins Kubernetes.
+const kubernetesModule = "hack/kubernetes"
+
+// kubernetesVersion reads the pinned version out of that module's go.mod.
+func kubernetesVersion(gomod string) (string, error) {
+	for line := range strings.Lines(gomod) {
+		f := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
+		if len(f) >= 2 && f[0] == "k8s.io/kubernetes" && strings.HasPrefix(f[1], "v") {
+			return f[1], nil
+		}
+	}
+	return "", errors.New("its go.mod does not require k8s.io/kubernetes")
+}

@@ -1,0 +1,116 @@
+// What a sandbox consists of, written down before each step, so that `down` finds everything after a crash.
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/podid-io/podid/internal/sandbox/process"
+	"github.com/podid-io/podid/internal/sandbox/programs"
+)
+
+// Phase is where in its life a sandbox is.
+type Phase string
+
+// A sandbox that is neither up nor being started or stopped by a living command was left by a crash.
+const (
+	Starting Phase = "starting"
+	Up       Phase = "up"
+	Stopping Phase = "stopping"
+)
+
+// State is the content of state.json. Only the command that holds the sandbox's lock writes it.
+type State struct {
+	Name    string       `json:"name"`
+	Phase   Phase        `json:"phase"`
+	Created time.Time    `json:"created"`
+	Nodes   int          `json:"nodes"`
+	Set     programs.Set `json:"programs"`
+	// Cgroups are the sandbox's control groups on the machine, one per hierarchy.
+	Cgroups []string `json:"cgroups"`
+	// MadeNetnsDir says that /run/netns did not exist before.
+	MadeNetnsDir bool        `json:"madeNetnsDir,omitempty"`
+	Components   []Component `json:"components"`
+	// Azure is where the emulator listens.
+	Azure Azure `json:"azure"`
+}
+
+// Component is one running program of the sandbox, or one node.
+type Component struct {
+	Name string     `json:"name"`
+	ID   process.ID `json:"id"`
+	// Node marks a node's pid 1.
+	Node bool   `json:"node,omitempty"`
+	Log  string `json:"log"`
+}
+
+// ErrNotUp is returned where a sandbox is needed and there is none.
+var ErrNotUp = errors.New("no sandbox is up: run `podid sandbox up`") //nolint:gochecknoglobals // a sentinel
+
+// component finds a recorded component by its name.
+func (s *State) component(name string) (Component, bool) {
+	for _, c := range s.Components {
+		if c.Name == name {
+			return c, true
+		}
+	}
+	return Component{}, false
+}
+
+// put records a component, in place of an earlier one of that name.
+func (s *State) put(c Component) {
+	for i := range s.Components {
+		if s.Components[i].Name == c.Name {
+			s.Components[i] = c
+			return
+		}
+	}
+	s.Components = append(s.Components, c)
+}
+
+// record is a state with its file. Its methods may be called from any goroutine.
+type record struct {
+	layout Layout
+	mu     sync.Mutex
+	state  State
+}
+
+// update changes the state and saves it.
+func (r *record) update(change func(*State)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.state)
+	b, err := json.MarshalIndent(r.state, "", "  ")
+	if err != nil {
+		return fmt.Errorf("save the sandbox's state: %w", err)
+	}
+	file := r.layout.stateFile()
+	if err := os.WriteFile(file+".part", b, 0o600); err != nil {
+		return fmt.Errorf("save the sandbox's state: %w", err)
+	}
+	if err := os.Rename(file+".part", file); err != nil {
+		return fmt.Errorf("save the sandbox's state: %w", err)
+	}
+	return nil
+}
+
+// load reads the state; ErrNotUp when there is none.
+func (l Layout) load() (State, error) {
+	b, err := os.ReadFile(l.stateFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{}, ErrNotUp
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("read the sandbox's state: %w", err)
+	}
+	var s State
+	if err := json.Unmarshal(b, &s); err != nil {
+		return State{}, fmt.Errorf("read the sandbox's state %s: %w", l.stateFile(), err)
+	}
+	return s, nil
+}
