@@ -6,13 +6,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/go-logr/logr"
 
 	"github.com/podid-io/podid/internal/observe"
@@ -20,7 +19,8 @@ import (
 
 // CredentialOptions is what a Credential needs besides its first Config.
 type CredentialOptions struct {
-	// Path and Getenv are those that Load was called with. With an empty Path nothing is re-read: an environment does not change.
+	// Path and Getenv are those that Load was called with; nil is os.Getenv. With an empty Path nothing is re-read: an environment
+	// does not change.
 	Path   string
 	Getenv func(string) string
 	// Log hears once of every change of the file, and why a new one is not used.
@@ -46,6 +46,9 @@ var _ azcore.TokenCredential = (*Credential)(nil)
 
 // NewCredential makes the credential that the config asks for. It does not talk to Azure.
 func NewCredential(config Config, options CredentialOptions) (*Credential, error) {
+	if options.Getenv == nil {
+		options.Getenv = os.Getenv
+	}
 	inner, err := signIn(config, options.Transport)
 	if err != nil {
 		return nil, err
@@ -56,25 +59,28 @@ func NewCredential(config Config, options CredentialOptions) (*Credential, error
 
 // GetToken is azcore.TokenCredential.
 func (c *Credential) GetToken(ctx context.Context, request policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	return c.current().GetToken(ctx, request)
+	inner, config := c.current()
+	token, err := inner.GetToken(ctx, request)
+	if err != nil {
+		return azcore.AccessToken{}, config.explain(err)
+	}
+	return token, nil
 }
 
 // current returns the credential of the newest good config.
-func (c *Credential) current() azcore.TokenCredential {
+func (c *Credential) current() (azcore.TokenCredential, Config) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.options.Path == "" {
-		return c.inner
+		return c.inner, c.config
 	}
-	now := stampOf(c.options.Path)
-	if now == c.seen {
-		return c.inner
+	if now := stampOf(c.options.Path); now != c.seen {
+		c.seen = now
+		if err := c.reload(); err != nil {
+			c.options.Log.Error(err, "the cloud config changed and cannot be used; signing in with the last good one")
+		}
 	}
-	c.seen = now
-	if err := c.reload(); err != nil {
-		c.options.Log.Error(err, "the cloud config changed and cannot be used; signing in with the last good one")
-	}
-	return c.inner
+	return c.inner, c.config
 }
 
 // reload reads the file again and swaps the credential if the config really differs; an equal one keeps its tokens.
@@ -86,7 +92,7 @@ func (c *Credential) reload() error {
 	if config.equal(c.config) {
 		return nil
 	}
-	if config.Cloud.Endpoints.ActiveDirectoryAuthorityHost != c.config.Cloud.Endpoints.ActiveDirectoryAuthorityHost || config.Cloud.Name != c.config.Cloud.Name {
+	if !config.Cloud.equal(c.config.Cloud) {
 		return fmt.Errorf("read cloud config %s: the cloud changed from %s to %s: restart to move there", c.options.Path, c.config.Cloud.Name, config.Cloud.Name)
 	}
 	inner, err := signIn(config, c.options.Transport)
@@ -100,9 +106,15 @@ func (c *Credential) reload() error {
 
 // equal compares what the credential depends on.
 func (c Config) equal(other Config) bool {
-	return c.Cloud.Name == other.Cloud.Name && c.TenantID == other.TenantID && c.ClientID == other.ClientID &&
+	return c.Cloud.equal(other.Cloud) && c.TenantID == other.TenantID && c.ClientID == other.ClientID &&
 		c.ClientSecret.Equal(other.ClientSecret) && c.ManagedIdentity == other.ManagedIdentity &&
 		c.UserAssignedIdentityID == other.UserAssignedIdentityID
+}
+
+// equal compares clouds: name, authority, resource manager.
+func (c Cloud) equal(other Cloud) bool {
+	return c.Name == other.Name && c.Endpoints.ActiveDirectoryAuthorityHost == other.Endpoints.ActiveDirectoryAuthorityHost &&
+		c.Endpoints.Services[cloud.ResourceManager] == other.Endpoints.Services[cloud.ResourceManager]
 }
 
 // stamp tells one state of a file from another. A mounted secret changes by a symbolic link being swapped, which gives another
@@ -121,38 +133,4 @@ func stampOf(path string) stamp {
 		return stamp{missing: true}
 	}
 	return stamp{modified: info.ModTime(), size: info.Size(), inode: inode(info)}
-}
-
-// signIn makes the SDK's credential for the config.
-func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential, error) {
-	options := azcore.ClientOptions{Cloud: config.Cloud.Endpoints, Transport: transport}
-	if config.ManagedIdentity {
-		return managedIdentity(config.UserAssignedIdentityID, options)
-	}
-	options.Retry = policy.RetryOptions{MaxRetries: 2, TryTimeout: 20 * time.Second, MaxRetryDelay: 5 * time.Second}
-	credential, err := azidentity.NewClientSecretCredential(config.TenantID, config.ClientID, config.ClientSecret.Reveal(), &azidentity.ClientSecretCredentialOptions{
-		ClientOptions: options,
-		// Entra ID vouches for authorities that it knows. A private cloud's is not among them and, when cut off, cannot ask.
-		DisableInstanceDiscovery: config.Cloud.Private || config.TenantID == adfsTenant,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("sign in as service principal %s: %w", observe.ShortID(config.ClientID), err)
-	}
-	return credential, nil
-}
-
-// managedIdentity signs in as an identity of the machine; id is a client ID, a resource ID, or empty for the system-assigned one.
-func managedIdentity(id string, options azcore.ClientOptions) (azcore.TokenCredential, error) {
-	choice := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: options}
-	switch {
-	case strings.HasPrefix(id, "/"):
-		choice.ID = azidentity.ResourceID(id)
-	case id != "":
-		choice.ID = azidentity.ClientID(id)
-	}
-	credential, err := azidentity.NewManagedIdentityCredential(choice)
-	if err != nil {
-		return nil, fmt.Errorf("sign in with a managed identity: %w", err)
-	}
-	return credential, nil
 }

@@ -1,0 +1,127 @@
+package azure
+
+// The Azure SDK's credential behind ours, and its errors in words for people.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// signIn makes the SDK's credential for the config.
+func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential, error) {
+	options := azcore.ClientOptions{Cloud: config.Cloud.Endpoints, Transport: transport}
+	if config.ManagedIdentity {
+		return managedIdentity(config.UserAssignedIdentityID, options)
+	}
+	options.Retry = policy.RetryOptions{MaxRetries: 2, TryTimeout: 20 * time.Second, MaxRetryDelay: 5 * time.Second}
+	credential, err := azidentity.NewClientSecretCredential(config.TenantID, config.ClientID, config.ClientSecret.Reveal(), &azidentity.ClientSecretCredentialOptions{
+		ClientOptions: options,
+		// Entra ID vouches for authorities that it knows. A private cloud's is not among them and, when cut off, cannot ask.
+		DisableInstanceDiscovery: config.Cloud.Private || config.TenantID == adfsTenant,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("sign in as service principal %s: %w", observe.ShortID(config.ClientID), err)
+	}
+	return credential, nil
+}
+
+// managedIdentity signs in as an identity of the machine; id is a client ID, a resource ID, or empty for the system-assigned one.
+func managedIdentity(id string, options azcore.ClientOptions) (azcore.TokenCredential, error) {
+	choice := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: options}
+	switch {
+	case strings.HasPrefix(id, "/"):
+		choice.ID = azidentity.ResourceID(id)
+	case id != "":
+		choice.ID = azidentity.ClientID(id)
+	}
+	credential, err := azidentity.NewManagedIdentityCredential(choice)
+	if err != nil {
+		return nil, fmt.Errorf("sign in with a managed identity: %w", err)
+	}
+	return credential, nil
+}
+
+// signInError is why there is no token, on one line and without full client IDs; the SDK's own error, which is a page, is behind it.
+type signInError struct {
+	text string
+	err  error
+}
+
+// Error is the line.
+func (e *signInError) Error() string { return e.text }
+
+// Unwrap returns the SDK's error, so that nobody retries what the SDK calls final.
+func (e *signInError) Unwrap() error { return e.err }
+
+// explain puts the SDK's error into words.
+func (c Config) explain(err error) error {
+	who, remedy := "service principal "+observe.ShortID(c.ClientID), "check tenantId, aadClientId and aadClientSecret in the cloud config"
+	if c.ManagedIdentity {
+		who = strings.TrimSpace("managed identity " + nameOf(c.UserAssignedIdentityID))
+		remedy = "check that the machines have this identity, and that an AzurePodIdentityException lets this pod reach the metadata service"
+	}
+	said, refused := reason(err)
+	text := fmt.Sprintf("sign in as %s: %s", who, said)
+	if refused {
+		text += " (" + remedy + ")"
+	}
+	return &signInError{text: text, err: err}
+}
+
+// nameOf is the last part of a resource ID, or a client ID cut short.
+func nameOf(id string) string {
+	if slash := strings.LastIndexByte(id, '/'); slash >= 0 {
+		return id[slash+1:]
+	}
+	return observe.ShortID(id)
+}
+
+// guid matches client, object and trace IDs in what Entra ID says; those in the path of a URL stay.
+var guid = regexp.MustCompile(`(?i)(^|[^/0-9a-f-])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+
+// reason finds the one sentence that matters. refused says that Entra ID or the metadata service answered no, which waiting does not cure.
+func reason(err error) (said string, refused bool) {
+	said = err.Error()
+	if failed, ok := errors.AsType[*azidentity.AuthenticationFailedError](err); ok && failed.RawResponse != nil {
+		status := failed.RawResponse.StatusCode
+		refused = status >= http.StatusBadRequest && status < http.StatusInternalServerError && status != http.StatusTooManyRequests
+		said = fmt.Sprintf("HTTP %d", status)
+		if body, readErr := runtime.Payload(failed.RawResponse); readErr == nil {
+			said = spoken(body, said)
+		}
+	}
+	const limit = 400
+	said = guid.ReplaceAllString(strings.Join(strings.Fields(said), " "), "$1$2…")
+	if len(said) > limit {
+		said = strings.ToValidUTF8(said[:limit], "") + "…"
+	}
+	return said, refused
+}
+
+// spoken takes the description out of an OAuth error body, without the trace that Entra ID adds behind it.
+func spoken(body []byte, otherwise string) string {
+	var answer struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	if json.Unmarshal(body, &answer) != nil || answer.Error+answer.Description == "" {
+		return otherwise
+	}
+	if answer.Description == "" {
+		return answer.Error
+	}
+	description, _, _ := strings.Cut(answer.Description, "Trace ID:")
+	return description
+}
