@@ -48,27 +48,31 @@ func (s *Sandbox) down() (found bool, err error) {
 		return found, err
 	}
 	found = found || len(spaces) > 0
-	errs := []error{killNodes(state)}
+	errs := []error{killRecorded(state, true), killRecorded(state, false)}
 	for _, n := range spaces {
 		errs = append(errs, process.Clear(n))
 	}
-	errs = append(errs, s.removeGroups(state), network.Down(s.layout.Name), s.removeFiles(state))
-	if err := errors.Join(errs...); err != nil {
+	errs = append(errs, s.removeGroups(state))
+	if err := errors.Join(errs...); err != nil { // what follows would take the next `down` its clues
+		return found, fmt.Errorf("take sandbox %s down: %w", s.layout.Name, err)
+	}
+	if err := errors.Join(network.Down(s.layout.Name), s.removeFiles(state)); err != nil {
 		return found, fmt.Errorf("take sandbox %s down: %w", s.layout.Name, err)
 	}
 	return found, nil
 }
 
-// killNodes ends the nodes by their pid 1. It comes before everything else, so that nothing is started again meanwhile.
-func killNodes(state State) error {
+// killRecorded ends the nodes by their pid 1, or everything else. Nothing is asked to end nicely: what it would save is
+// removed next. The nodes go first, so that nothing is started again meanwhile.
+func killRecorded(state State, nodes bool) error {
 	var errs []error
 	for _, c := range state.Components {
-		if c.Node {
+		if c.Node == nodes {
 			errs = append(errs, c.ID.Signal(unix.SIGKILL))
 		}
 	}
 	for _, c := range state.Components {
-		if c.Node && !c.ID.Wait(patience) {
+		if c.Node == nodes && !c.ID.Wait(patience) {
 			errs = append(errs, fmt.Errorf("%s does not end", c.Name))
 		}
 	}

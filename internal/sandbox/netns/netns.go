@@ -122,12 +122,12 @@ func (n Namespace) Processes() ([]int, error) {
 		}
 		return nil, fmt.Errorf("look up network namespace %s: %w", n, err)
 	}
-	var machine unix.Stat_t
-	if err := unix.Stat("/proc/1/ns/net", &machine); err != nil {
-		return nil, fmt.Errorf("look up the machine's network namespace: %w", err)
+	var own unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
+		return nil, fmt.Errorf("look up this process's network namespace: %w", err)
 	}
-	if want.Ino == machine.Ino && want.Dev == machine.Dev {
-		return nil, fmt.Errorf("%s is the machine's own network namespace", n.Path())
+	if want.Ino == own.Ino && want.Dev == own.Dev {
+		return nil, fmt.Errorf("this command runs inside of network namespace %s: run it from outside, for example from another terminal", n)
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
