@@ -1,0 +1,261 @@
+// Package authorize tells which identity a caller gets for what it asked, or
+// why none: the rules of package identity over the objects of the cluster as
+// last known, and whether the identity has arrived on the node.
+//
+// It answers from memory and at once. When the answer may change by itself, it
+// says how long that is worth waiting for, and on what.
+package authorize
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// Kind is what to do with a request.
+type Kind int
+
+// The kinds of decision.
+const (
+	// Refuse it, with the Refusal. It is the zero value: in doubt, no.
+	Refuse Kind = iota
+	// Allow it: the Grant's identity.
+	Allow
+	// PlainIMDS: the pod is excepted and gets what the metadata service says.
+	PlainIMDS
+	// Wait until Changed, at most Limit since the request came; then refuse it.
+	Wait
+	// Learn the object ids of the identities in Unknown and decide again.
+	Learn
+)
+
+// Decision is what to do with one request, right now.
+type Decision struct {
+	Kind    Kind
+	Grant   identity.Grant
+	Refusal Refusal
+	Limit   time.Duration
+	// OnTheWay tells of a Wait that the identity is certain to be wanted: the
+	// flag set-retry-after-header sends the client away instead.
+	OnTheWay bool
+	// Changed closes when the decision may have become another.
+	Changed <-chan struct{}
+	// Unknown are granted identities whose object id nobody knows yet.
+	Unknown []*v1.AzureIdentity
+}
+
+// Refusal is the answer to a pod that gets no token.
+type Refusal struct {
+	Status int
+	// Reason is one word for metrics and logs, Code one for the client.
+	Reason, Code string
+	// Message is for the client. It names only what is the pod's own business.
+	Message string
+	// Detail is for the log: what an operator should know besides.
+	Detail string
+}
+
+// Config are the settings of a Table.
+type Config struct {
+	Rules identity.Rules
+	// Standard tells that MIC brings identities to the node, and that one is
+	// used only once its AzureAssignedIdentity says Assigned.
+	Standard bool
+	// Node is this node's name.
+	Node string
+	// Types are the kinds of identity there is a source of tokens for.
+	Types []v1.IdentityType
+	// ArrivalLimit is how long a request waits for an identity on its way.
+	ArrivalLimit time.Duration
+	// BindingLimit is how long it waits for a binding that may never come.
+	BindingLimit time.Duration
+}
+
+// verdict is what is known of a pod, worked out once and kept until an object
+// that bears on it changes.
+type verdict struct {
+	excepted string // name of the exception
+	grants   []identity.Grant
+	refusals []*identity.Refusal
+	arrivals map[types.NamespacedName]arrival
+}
+
+// arrival is how far an identity has come on its way to the pod's node.
+type arrival struct {
+	state, reason, message string
+	// resourceID is what came, which an identity edited since no longer is.
+	resourceID string
+	leaving    bool
+}
+
+// arrived tells that the node has the identity. v1.8.17 counts objects of old
+// MICs, which have no state, as arrived; so do we.
+func (a arrival) arrived() bool { return !a.leaving && (a.state == v1.StateAssigned || a.state == "") }
+
+func (a arrival) quarantined() bool { return !a.leaving && a.reason != "" && a.state != v1.StateAssigned }
+
+// of tells whether it was this identity, as it is now, that is on its way.
+func (a arrival) of(id *v1.AzureIdentity) bool {
+	return a.resourceID == "" || strings.EqualFold(a.resourceID, id.Spec.ResourceID)
+}
+
+// Decide answers a caller's request. objectID returns the object id that a
+// token of the identity carried, "" when none is held.
+func (t *Table) Decide(pod types.NamespacedName, s identity.Selector, objectID func(*v1.AzureIdentity) string) Decision {
+	v, changed := t.verdictOf(pod)
+	if v == nil {
+		return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Changed: changed, Refusal: Refusal{
+			Status: http.StatusInternalServerError, Reason: "PodUnknown", Code: "pod_unknown", Message: "this pod is not known yet: try again"}}
+	}
+	if v.excepted != "" {
+		return Decision{Kind: PlainIMDS}
+	}
+	d := t.decide(v, s, objectID)
+	d.Changed = changed
+	return d
+}
+
+func (t *Table) decide(v *verdict, s identity.Selector, objectID func(*v1.AzureIdentity) string) Decision {
+	if len(v.grants) == 0 {
+		return t.withoutGrants(v, s)
+	}
+	if !s.Named() {
+		return t.firstUsable(v)
+	}
+	g, refusal := identity.Choose(v.grants, s, objectID)
+	if refusal == nil {
+		return t.judge(v, g)
+	}
+	if s.ObjectID != "" {
+		if unknown := t.unknownObjectIDs(v, objectID); len(unknown) > 0 {
+			return Decision{Kind: Learn, Unknown: unknown}
+		}
+	}
+	return t.noMatch(v, s, refusal)
+}
+
+// firstUsable is the identity of a request that names none: the first by
+// precedence, passing over those in quarantine, so that one bad identity does
+// not take the others with it. One that is only late is waited for.
+func (t *Table) firstUsable(v *verdict) Decision {
+	first := t.judge(v, v.grants[0])
+	if first.Kind != Refuse || first.Refusal.Reason != reasonQuarantined {
+		return first
+	}
+	for _, g := range v.grants[1:] {
+		if d := t.judge(v, g); d.Kind == Allow || d.Kind == Wait {
+			return d
+		}
+	}
+	return first
+}
+
+// judge decides about the one identity that is in question.
+func (t *Table) judge(v *verdict, g identity.Grant) Decision {
+	if !t.supported(g.Identity.Spec.Type) {
+		return Decision{Refusal: notYet(g.Identity)}
+	}
+	if !t.cfg.Standard {
+		return Decision{Kind: Allow, Grant: g}
+	}
+	a, known := v.arrivals[nameOf(g.Identity)]
+	known = known && a.of(g.Identity)
+	switch {
+	case known && a.arrived():
+		return Decision{Kind: Allow, Grant: g}
+	case known && a.quarantined():
+		return Decision{Refusal: quarantined(g.Identity, a)}
+	default:
+		return Decision{Kind: Wait, Limit: t.cfg.ArrivalLimit, OnTheWay: true, Refusal: late(g.Identity, a, known)}
+	}
+}
+
+func (t *Table) supported(kind v1.IdentityType) bool {
+	for _, k := range t.cfg.Types {
+		if k == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// unknownObjectIDs are the usable identities whose object id is not in the spec
+// and has not been learned.
+func (t *Table) unknownObjectIDs(v *verdict, objectID func(*v1.AzureIdentity) string) []*v1.AzureIdentity {
+	var unknown []*v1.AzureIdentity
+	for _, g := range v.grants {
+		if g.Identity.Spec.ObjectID == "" && objectID(g.Identity) == "" && t.judge(v, g).Kind == Allow {
+			unknown = append(unknown, g.Identity)
+		}
+	}
+	return unknown
+}
+
+// noMatch answers a selector that names none of the granted identities.
+func (t *Table) noMatch(v *verdict, s identity.Selector, refusal *identity.Refusal) Decision {
+	if s.ObjectID != "" {
+		// An identity still on its way may turn out to have the object id.
+		for _, g := range v.grants {
+			if d := t.judge(v, g); d.Kind == Wait && g.Identity.Spec.ObjectID == "" {
+				return d
+			}
+		}
+	}
+	if d, ok := t.broken(v, s); ok {
+		return d
+	}
+	if missing(v) {
+		return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Refusal: unbound(v)}
+	}
+	return Decision{Refusal: notFound(refusal)}
+}
+
+// withoutGrants answers a pod that may use no identity.
+func (t *Table) withoutGrants(v *verdict, s identity.Selector) Decision {
+	if len(v.refusals) == 1 && v.refusals[0].Reason == identity.NoLabel {
+		return Decision{Refusal: notFound(v.refusals[0])}
+	}
+	if d, ok := t.broken(v, s); ok {
+		return d
+	}
+	return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Refusal: unbound(v)}
+}
+
+// broken is the refusal of an identity that the request means and that lacks
+// what its type needs.
+func (t *Table) broken(v *verdict, s identity.Selector) (Decision, bool) {
+	for _, r := range v.refusals {
+		if r.Reason == identity.IdentityBroken && r.Identity != nil && means(s, r.Identity) {
+			return Decision{Refusal: broken(r)}, true
+		}
+	}
+	return Decision{}, false
+}
+
+// means tells whether a selector names the identity, as far as its spec says.
+func means(s identity.Selector, id *v1.AzureIdentity) bool {
+	return !s.Named() ||
+		s.ClientID != "" && strings.EqualFold(s.ClientID, id.Spec.ClientID) ||
+		s.ResourceID != "" && strings.EqualFold(s.ResourceID, id.Spec.ResourceID) ||
+		s.ObjectID != "" && strings.EqualFold(s.ObjectID, id.Spec.ObjectID)
+}
+
+// missing tells that a binding selects the pod and the identity it names is not
+// there, which happens while both are being applied.
+func missing(v *verdict) bool {
+	for _, r := range v.refusals {
+		if r.Reason == identity.IdentityMissing {
+			return true
+		}
+	}
+	return false
+}
+
+func nameOf(id *v1.AzureIdentity) types.NamespacedName {
+	return types.NamespacedName{Namespace: id.Namespace, Name: id.Name}
+}

@@ -1,0 +1,143 @@
+// Which path means what. This file is the wall between pods and the node's own
+// identity: whatever it does not know is not passed on.
+
+package imds
+
+import "strings"
+
+// Kind is what a path asks for.
+type Kind int
+
+// The kinds of path.
+const (
+	// Unknown is answered 404. So is every odd spelling of a known path.
+	Unknown Kind = iota
+	// Token is the token path, answered by the agent itself.
+	Token
+	// IdentityOther is any other path under /metadata/identity. Some of them
+	// mint credentials of the node, so none is ever passed on. It is answered
+	// 404 even without the Metadata header: MSAL .NET takes 400 as "there is
+	// IMDSv2 here".
+	IdentityOther
+	// PassThrough is a known path of the real service.
+	PassThrough
+	// HostToken is the path for host processes.
+	HostToken
+)
+
+// Route is a classified path.
+type Route struct {
+	Kind Kind
+	// Path is the path to ask the real service for. It is set for PassThrough
+	// only and put together by us, never a copy of what came.
+	Path string
+	// Label names the route in metrics and logs; one of a handful of constants.
+	Label string
+	// Instance tells that the answer describes the machine, which
+	// block-instance-metadata keeps from pods.
+	Instance bool
+	// PlainText tells that clients take any body as the value, whatever the
+	// status (MSAL Python takes an error's body as the region): refuse it with
+	// an empty one.
+	PlainText bool
+}
+
+// Bounds of a path; the longest known one has about 80 bytes and 9 segments.
+const (
+	maxPath     = 512
+	maxSegments = 16
+)
+
+// Classify tells what an escaped path (url.URL.EscapedPath) asks for.
+//
+// It normalises by refusing: a path with anything but letters, digits, "-",
+// "_" and single slashes between them is Unknown. So there is no escape, dot
+// segment, backslash, parameter or double slash left on which the real service
+// and this function could disagree. Letters compare in any case, as the service
+// does; one trailing slash is allowed, as msal-node sends it.
+func Classify(escapedPath string) Route {
+	// Nearly every request.
+	if escapedPath == TokenPath {
+		return Route{Kind: Token, Label: TokenPath}
+	}
+	segments, slash, ok := split(escapedPath)
+	if !ok || len(segments) < 2 {
+		return Route{Label: "unknown"}
+	}
+	switch {
+	case strings.EqualFold(segments[0], "metadata"):
+		return classifyMetadata(segments[1:], slash)
+	case "/"+strings.Join(segments, "/") == HostTokenPath:
+		return Route{Kind: HostToken, Label: HostTokenPath}
+	}
+	return Route{Label: "unknown"}
+}
+
+// classifyMetadata takes the segments after /metadata, at least one.
+func classifyMetadata(segments []string, slash string) Route {
+	name, rest := strings.ToLower(segments[0]), segments[1:]
+	switch name {
+	case "identity":
+		if len(rest) == 2 && strings.EqualFold(rest[0], "oauth2") && strings.EqualFold(rest[1], "token") {
+			return Route{Kind: Token, Label: TokenPath}
+		}
+		return Route{Kind: IdentityOther, Label: "/metadata/identity"}
+	case "instance":
+		return Route{
+			Kind: PassThrough, Label: "/metadata/instance", Instance: true,
+			Path:      "/metadata/instance" + join(rest) + slash,
+			PlainText: len(rest) == 2 && strings.EqualFold(rest[0], "compute") && strings.EqualFold(rest[1], "location"),
+		}
+	case "attested":
+		if len(rest) == 1 && strings.EqualFold(rest[0], "document") {
+			return known("/metadata/attested/document", slash, true)
+		}
+	case "scheduledevents", "loadbalancer", "versions":
+		if len(rest) == 0 {
+			return known("/metadata/"+name, slash, false)
+		}
+	}
+	return Route{Label: "unknown"}
+}
+
+func known(path, slash string, instance bool) Route {
+	return Route{Kind: PassThrough, Label: path, Path: path + slash, Instance: instance}
+}
+
+// split cuts a plain path into its segments; ok is false for any other path.
+func split(path string) (segments []string, slash string, ok bool) {
+	if len(path) < 2 || len(path) > maxPath || path[0] != '/' {
+		return nil, "", false
+	}
+	path = path[1:]
+	if strings.HasSuffix(path, "/") {
+		path, slash = path[:len(path)-1], "/"
+	}
+	segments = strings.Split(path, "/")
+	if len(segments) > maxSegments {
+		return nil, "", false
+	}
+	for _, s := range segments {
+		if !plain(s) {
+			return nil, "", false
+		}
+	}
+	return segments, slash, true
+}
+
+func plain(segment string) bool {
+	for i := range len(segment) {
+		c := segment[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return segment != ""
+}
+
+func join(segments []string) string {
+	if len(segments) == 0 {
+		return ""
+	}
+	return "/" + strings.Join(segments, "/")
+}

@@ -1,0 +1,186 @@
+// How a token request is read.
+
+package imds
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// TokenRequest is a token request that says all it must.
+type TokenRequest struct {
+	APIVersion string
+	// Resource is what the token is for, byte for byte as asked: a slash more
+	// or less changes the token's audience.
+	Resource string
+	// At most one of these is set, and none when the choice is left to us.
+	ClientID, ObjectID, ResourceID string
+}
+
+// Bounds of what a request may say; real values stay below a tenth of them.
+const (
+	maxQuery  = 8 << 10
+	maxParams = 32
+	maxValue  = 2 << 10
+)
+
+// param is a parameter that means something to the token path.
+type param int
+
+const (
+	paramUnknown param = iota
+	paramAPIVersion
+	paramResource
+	paramClientID
+	paramObjectID
+	paramResourceID
+)
+
+// meaning of a parameter's name, which compares in any case as on the real
+// service. Both spellings of the resource ID are live; msi-res-id is sent by
+// one client's probe; principal_id is what MSAL calls the object ID. A selector
+// must not be overlooked, or the wrong identity would answer.
+func meaning(name string) param {
+	switch strings.ToLower(name) {
+	case "api-version":
+		return paramAPIVersion
+	case "resource":
+		return paramResource
+	case "client_id":
+		return paramClientID
+	case "object_id", "principal_id":
+		return paramObjectID
+	case "msi_res_id", "mi_res_id", "msi-res-id":
+		return paramResourceID
+	default:
+		return paramUnknown
+	}
+}
+
+// ParseTokenRequest reads the raw query of a token request. What is wrong with
+// it comes as an *Error with status 400. Unknown parameters are ignored, except
+// that no parameter may come twice; a selector without value counts as absent.
+func ParseTokenRequest(rawQuery string) (TokenRequest, *Error) {
+	var q TokenRequest
+	if len(rawQuery) > maxQuery {
+		return q, badRequest("the query is too long")
+	}
+	var names [maxParams]string
+	n := 0
+	for rest := rawQuery; rest != ""; {
+		var pair string
+		pair, rest, _ = strings.Cut(rest, "&")
+		if pair == "" {
+			continue
+		}
+		name, value, problem := unescapePair(pair)
+		if problem != nil {
+			return q, problem
+		}
+		if n == maxParams {
+			return q, badRequest("the query has too many parameters")
+		}
+		for _, earlier := range names[:n] {
+			if strings.EqualFold(earlier, name) {
+				return q, badRequest("parameter " + printable(name) + " is specified more than once")
+			}
+		}
+		names[n] = name
+		n++
+		if problem := q.set(meaning(name), value); problem != nil {
+			return q, problem
+		}
+	}
+	return q, q.check()
+}
+
+func unescapePair(pair string) (name, value string, problem *Error) {
+	name, value, _ = strings.Cut(pair, "=")
+	name, errName := url.QueryUnescape(name)
+	value, errValue := url.QueryUnescape(value)
+	if errName != nil || errValue != nil {
+		return "", "", badRequest("the query has an invalid escape")
+	}
+	if len(value) > maxValue {
+		return "", "", badRequest("parameter " + printable(name) + " is too long")
+	}
+	return name, value, nil
+}
+
+func (q *TokenRequest) set(p param, value string) *Error {
+	switch p {
+	case paramUnknown:
+		return nil
+	case paramAPIVersion:
+		q.APIVersion = value
+		return nil
+	case paramResource:
+		q.Resource = value
+		return nil
+	}
+	if value == "" {
+		return nil
+	}
+	if q.ClientID+q.ObjectID+q.ResourceID != "" {
+		return badRequest("only one of client_id, object_id and msi_res_id may be specified")
+	}
+	switch p {
+	case paramClientID:
+		q.ClientID = value
+	case paramObjectID:
+		q.ObjectID = value
+	default:
+		q.ResourceID = value
+	}
+	return nil
+}
+
+func (q *TokenRequest) check() *Error {
+	switch {
+	case q.APIVersion == "":
+		return badRequest("api-version was not specified in the request: use 2018-02-01")
+	case !dateShaped(q.APIVersion):
+		return badRequest("api-version is not a date: use 2018-02-01")
+	case q.Resource == "":
+		return badRequest("the required parameter resource is missing")
+	case !clean(q.Resource):
+		return &Error{Status: http.StatusBadRequest, Code: "invalid_resource", Description: "resource has characters that no resource has"}
+	case !clean(q.ClientID + q.ObjectID + q.ResourceID):
+		return badRequest("the identity's id has characters that no id has")
+	}
+	return nil
+}
+
+// dateShaped accepts any version, past or to come: yyyy-mm-dd, and a suffix
+// such as -preview.
+func dateShaped(s string) bool {
+	if len(s) > 10 && s[10] == '-' && plain(s) {
+		s = s[:10]
+	}
+	if len(s) != 10 {
+		return false
+	}
+	for i := range len(s) {
+		if dash := i == 4 || i == 7; dash != (s[i] == '-') || !dash && (s[i] < '0' || s[i] > '9') {
+			return false
+		}
+	}
+	return true
+}
+
+// clean tells that a value can be echoed in JSON and sent on as it is.
+func clean(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}
+
+// printable is a parameter's name for a message, short and harmless.
+func printable(name string) string {
+	const most = 32
+	if len(name) > most || !clean(name) {
+		return "in the query"
+	}
+	return name
+}

@@ -1,0 +1,325 @@
+// The source of managed identities' tokens: the metadata service of this node.
+
+package token
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// Limiter lets calls to the metadata service begin, some at a time. Its error,
+// unless ctx has ended, means that the caller has too many waiting.
+type Limiter interface {
+	Acquire(ctx context.Context, caller string) (release func(), err error)
+}
+
+// Meter takes the duration of a call to the source, or its error.
+type Meter interface {
+	SourceOperation(operation string, took time.Duration, err error)
+}
+
+// IMDS asks the metadata service.
+//
+// Its documentation asks clients to try again after 404, 410, 429 and 5xx, with
+// growing pauses; so it does, within the time its caller gives. It does so also
+// when the service does not know the identity yet: the assignment has just
+// been reported, and the node learns of it a little later. When the service
+// says how long to stay away, everybody stays away that long.
+type IMDS struct {
+	base      string
+	client    *http.Client
+	limiter   Limiter
+	meter     Meter
+	operation string
+
+	awayUntil atomic.Int64 // unix nanoseconds
+}
+
+const (
+	// tokenAPIVersion is the one that all clients use.
+	tokenAPIVersion = "2018-02-01"
+	// attemptTime bounds one call. The service answers in milliseconds from its
+	// cache and in a second or two when it must ask Entra ID.
+	attemptTime = 5 * time.Second
+	// firstPause doubles with every attempt: 0.2, 0.4 … 3.2 s, 6.2 s in all.
+	firstPause  = 200 * time.Millisecond
+	maxAttempts = 6
+	// maxReply is far beyond any token; one of Azure's has some 2 kB.
+	maxReply = 256 << 10
+	// maxAway bounds how long one answer may keep us away.
+	maxAway = 2 * time.Minute
+)
+
+// NewIMDS returns the source behind host:port. operation is what its calls are
+// called in the metrics.
+func NewIMDS(address string, limiter Limiter, meter Meter, operation string) *IMDS {
+	return &IMDS{
+		base: "http://" + address, limiter: limiter, meter: meter, operation: operation,
+		client: &http.Client{
+			Transport: &http.Transport{
+				Proxy:               nil, // never: the service answers to the machine itself
+				DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+				MaxIdleConnsPerHost: 5,
+				IdleConnTimeout:     90 * time.Second,
+				DisableCompression:  true,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// Token asks for a token until there is one, it is clear that there is none, or
+// ctx ends.
+func (s *IMDS) Token(ctx context.Context, r Request) (*Token, error) {
+	var last *Failure
+	pause := firstPause
+	for attempt := range maxAttempts {
+		if f := s.away(); f != nil {
+			return nil, f
+		}
+		t, f, err := s.attempt(ctx, r)
+		if err != nil {
+			if last != nil {
+				return nil, last
+			}
+			return nil, err
+		}
+		if f == nil {
+			return t, nil
+		}
+		last = &f.Failure
+		if !f.passing || attempt == maxAttempts-1 || !rest(ctx, max(pause, f.RetryAfter)) {
+			break
+		}
+		pause *= 2
+	}
+	return nil, last
+}
+
+// problem is a failure and whether it may pass by itself.
+type problem struct {
+	Failure
+	passing bool
+}
+
+// attempt is one call. The error is ErrBusy, or a *Failure when ctx ended while
+// waiting for a turn.
+func (s *IMDS) attempt(ctx context.Context, r Request) (*Token, *problem, error) {
+	release, err := s.limiter.Acquire(ctx, r.Caller)
+	if err != nil {
+		if ctx.Err() == nil {
+			return nil, nil, ErrBusy
+		}
+		return nil, nil, &Failure{Status: http.StatusInternalServerError, Code: "metadata_service_busy", Cause: err,
+			Message: "too many token requests of this node wait for the metadata service: try again"}
+	}
+	defer release()
+	began := time.Now()
+	t, p := s.call(ctx, r)
+	var outcome error
+	if p != nil {
+		outcome = &p.Failure
+	}
+	s.meter.SourceOperation(s.operation, time.Since(began), outcome)
+	return t, p, nil
+}
+
+func (s *IMDS) call(ctx context.Context, r Request) (*Token, *problem) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+"/metadata/identity/oauth2/token?"+query(r), nil)
+	if err != nil {
+		return nil, trouble("the metadata service cannot be asked", err, http.StatusInternalServerError)
+	}
+	req.Header.Set("Metadata", "true")
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return nil, trouble("the metadata service of this node does not answer: try again", withoutURL(err), http.StatusInternalServerError)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	if err != nil {
+		return nil, trouble("the metadata service of this node broke off its answer: try again", err, http.StatusInternalServerError)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, s.refused(resp, body, r)
+	}
+	t, err := parseReply(body, time.Now())
+	if err != nil {
+		return nil, trouble("the metadata service's answer makes no sense: try again", err, http.StatusInternalServerError)
+	}
+	return t, nil
+}
+
+// query names the identity by its client id, or by its resource ID when it has
+// none. The resource is passed on byte for byte.
+func query(r Request) string {
+	q := url.Values{"api-version": {tokenAPIVersion}, "resource": {r.Resource}}
+	if id := r.Identity.Spec.ClientID; id != "" {
+		q.Set("client_id", id)
+	} else {
+		q.Set("msi_res_id", r.Identity.Spec.ResourceID)
+	}
+	return q.Encode()
+}
+
+// withoutURL drops the URL that http puts before its errors: it names the
+// identity in full.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+func trouble(message string, cause error, status int) *problem {
+	return &problem{passing: true, Failure: Failure{Status: status, Code: "metadata_service_trouble", Message: message, Cause: cause}}
+}
+
+// refused makes a failure of an answer that is not 200.
+func (s *IMDS) refused(resp *http.Response, body []byte, r Request) *problem {
+	code, text := errorText(body)
+	said := fmt.Sprintf("the metadata service answered %d %s %s", resp.StatusCode, code, text)
+	switch {
+	case resp.StatusCode == http.StatusTooManyRequests:
+		wait := retryAfter(resp.Header, time.Now())
+		s.stayAway(wait)
+		return &problem{passing: true, Failure: Failure{Status: http.StatusTooManyRequests, Code: "too_many_requests",
+			Message: "the metadata service of this node has too many requests: try again later", RetryAfter: wait}}
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusGone, resp.StatusCode >= 500:
+		return trouble("the metadata service of this node has trouble: try again", errors.New(said), http.StatusInternalServerError)
+	case resp.StatusCode == http.StatusBadRequest && strings.Contains(strings.ToLower(text), "identity not found"):
+		return &problem{passing: true, Failure: Failure{Status: http.StatusNotFound, Code: "identity_not_on_node", Cause: errors.New(said),
+			Message: "this node does not have the identity " + name(r.Identity) +
+				" (yet): check that its resourceID and clientID are right and that it is assigned to the node's VM or scale set"}}
+	case resp.StatusCode >= 400:
+		// A wrong resource, most likely: the service says it best.
+		return &problem{Failure: Failure{Status: resp.StatusCode, Code: code, Message: text}}
+	default:
+		return trouble("the metadata service's answer makes no sense: try again", errors.New(said), http.StatusInternalServerError)
+	}
+}
+
+func name(id *v1.AzureIdentity) string { return id.Namespace + "/" + id.Name }
+
+// errorText reads an error's body, bounded for messages.
+func errorText(body []byte) (code, text string) {
+	var e struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	if json.Unmarshal(body, &e) != nil || e.Error == "" {
+		return "unknown", "(no readable error)"
+	}
+	return clip(e.Error, 100), clip(e.Description, 1000)
+}
+
+func clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// retryAfter reads the header, in seconds or as a date; zero when there is none.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	value := h.Get("Retry-After")
+	if seconds, err := strconv.Atoi(value); err == nil {
+		return min(max(time.Duration(seconds)*time.Second, 0), maxAway)
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return min(max(date.Sub(now), 0), maxAway)
+	}
+	return 0
+}
+
+func (s *IMDS) stayAway(d time.Duration) {
+	if d > 0 {
+		s.awayUntil.Store(time.Now().Add(d).UnixNano())
+	}
+}
+
+// away is the failure while the service wants to be left alone.
+func (s *IMDS) away() *Failure {
+	left := time.Until(time.Unix(0, s.awayUntil.Load()))
+	if left <= 0 {
+		return nil
+	}
+	return &Failure{Status: http.StatusTooManyRequests, Code: "too_many_requests", RetryAfter: left,
+		Message: "the metadata service of this node has too many requests: try again later"}
+}
+
+// rest waits, unless ctx ends before: then it returns false at once.
+func rest(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// parseReply reads a token reply, keeping all of it.
+func parseReply(body []byte, now time.Time) (*Token, error) {
+	t := &Token{Obtained: now}
+	if err := json.Unmarshal(body, &t.Fields); err != nil {
+		return nil, errors.New("it is not a JSON object") // the body may hold a token: no detail
+	}
+	var access string
+	if json.Unmarshal(t.Fields["access_token"], &access) != nil || access == "" {
+		return nil, errors.New("it has no access_token")
+	}
+	c := readClaims(access)
+	t.ObjectID = c.ObjectID
+	t.ExpiresOn = firstTime(epoch(t.number("expires_on")), t.after("expires_in"), epoch(c.ExpiresOn))
+	t.NotBefore = firstTime(epoch(t.number("not_before")), epoch(c.NotBefore), now)
+	t.ExtendedOn = t.after("ext_expires_in")
+	if t.ExpiresOn.IsZero() {
+		return nil, errors.New("it does not say when the token expires")
+	}
+	if !t.valid(now) {
+		return nil, errors.New("its token has expired")
+	}
+	return t, nil
+}
+
+// number is a field's number, with or without quotes.
+func (t *Token) number(field string) json.Number {
+	return json.Number(strings.Trim(string(t.Fields[field]), `" `))
+}
+
+// after is Obtained and a field's seconds, zero time without the field.
+func (t *Token) after(field string) time.Time {
+	seconds, err := t.number(field).Float64()
+	if err != nil || seconds <= 0 || seconds > 1<<31 {
+		return time.Time{}
+	}
+	return t.Obtained.Add(time.Duration(seconds * float64(time.Second)))
+}
+
+func firstTime(times ...time.Time) time.Time {
+	for _, t := range times {
+		if !t.IsZero() {
+			return t
+		}
+	}
+	return time.Time{}
+}

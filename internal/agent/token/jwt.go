@@ -1,0 +1,42 @@
+// What a token says of itself.
+
+package token
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+	"time"
+)
+
+// claims are the few claims of a token that the agent looks at. Nothing is
+// decided by them that would call for a check of the signature: the token came
+// from the source, and its reader will check it.
+type claims struct {
+	ObjectID  string      `json:"oid"`
+	NotBefore json.Number `json:"nbf"`
+	ExpiresOn json.Number `json:"exp"`
+}
+
+// readClaims returns what can be read, and zero values for a token that is no JWT.
+func readClaims(jwt string) claims {
+	var c claims
+	parts := strings.Split(jwt, ".")
+	if len(parts) != 3 {
+		return c
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
+	if err != nil || json.Unmarshal(payload, &c) != nil {
+		return claims{}
+	}
+	return c
+}
+
+// epoch reads seconds since 1970, zero time when it is none.
+func epoch(n json.Number) time.Time {
+	f, err := n.Float64()
+	if err != nil || f < 1 || f > 1<<40 {
+		return time.Time{}
+	}
+	return time.Unix(int64(f), 0)
+}

@@ -1,0 +1,135 @@
+// Package token gets tokens and keeps them: the sources that mint them (for now
+// the metadata service) and the cache in front. It does not decide who may have
+// one; its caller must have asked, for every request, before it hands one out.
+package token
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// Source mints tokens. It bounds its own work by ctx and returns a *Failure
+// when it has no token to give.
+type Source interface {
+	Token(ctx context.Context, r Request) (*Token, error)
+}
+
+// Request is one wish for a token.
+type Request struct {
+	Identity *v1.AzureIdentity
+	// Resource is what the token is for, verbatim.
+	Resource string
+	// Caller names the pod on whose account the source is asked, for fairness.
+	Caller string
+}
+
+// Token is a token with all its source said. It prints as a mask.
+type Token struct {
+	// Fields is the source's reply, whole. The cache drops it once Body is made.
+	Fields map[string]json.RawMessage
+	// NotBefore and ExpiresOn are the token's own times, ExtendedOn is until
+	// when it may be used in an outage (zero: no longer).
+	NotBefore, ExpiresOn, ExtendedOn time.Time
+	// Obtained is when the source gave it, which may be late in its life.
+	Obtained time.Time
+	// ObjectID is the object id of the identity, as the token says it; "" when
+	// it does not.
+	ObjectID string
+	// Body is the reply, ready to send.
+	Body Body
+}
+
+// Body is a reply that is serialised but for the seconds left.
+type Body interface {
+	Append(dst []byte, now time.Time) []byte
+}
+
+// Format writes a mask, whatever the verb: tokens are not for logs.
+func (t *Token) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[token]")) }
+
+// valid tells that the token can still be used.
+func (t *Token) valid(now time.Time) bool { return t != nil && now.Before(t.ExpiresOn) }
+
+// enough is the least a token should have left when it is handed out. Clients
+// take one with less than five minutes for expired and come back at once, so it
+// is five minutes, or a quarter of what the source gave when that is little
+// (the metadata service has a cache of its own and hands out old tokens, too).
+func (t *Token) enough() time.Duration {
+	return min(5*time.Minute, t.ExpiresOn.Sub(t.Obtained)/4)
+}
+
+// fresh tells that the token can be handed out without a second thought.
+func (t *Token) fresh(now time.Time) bool { return t != nil && t.ExpiresOn.Sub(now) > t.enough() }
+
+// refreshIn is how long to wait before asking for the next one: 80 % of what is
+// left, and in time before it stops being fresh. spread, from 0 to 1, makes it
+// up to a tenth sooner, so that nodes and tokens do not move in step.
+func (t *Token) refreshIn(now time.Time, spread float64) time.Duration {
+	left := t.ExpiresOn.Sub(now)
+	in := min(left*8/10, left-t.enough()*5/4)
+	in -= time.Duration(float64(in) * spread / 10)
+	return max(in, time.Second)
+}
+
+// Failure is why there is no token, in the words of the answer to the pod.
+type Failure struct {
+	// Status is the HTTP status to answer with.
+	Status int
+	// Code is one word, Message a sentence without secrets that says what to do.
+	Code, Message string
+	// RetryAfter is when to come back, when the source said so.
+	RetryAfter time.Duration
+	// Cause is what went wrong below, for the log; may be nil.
+	Cause error
+}
+
+// Error is the message, and the cause.
+func (f *Failure) Error() string {
+	if f.Cause != nil {
+		return f.Message + ": " + f.Cause.Error()
+	}
+	return f.Message
+}
+
+// Unwrap returns the cause.
+func (f *Failure) Unwrap() error { return f.Cause }
+
+// ErrBusy says that too many requests wait for the source already, of this
+// caller or in all.
+var ErrBusy = errors.New("too many requests are waiting for the source of tokens")
+
+// Kinds sends a request to the source for the identity's type.
+type Kinds map[v1.IdentityType]Source
+
+// Token asks the source of the identity's type.
+func (k Kinds) Token(ctx context.Context, r Request) (*Token, error) {
+	if source, ok := k[r.Identity.Spec.Type]; ok {
+		return source.Token(ctx, r)
+	}
+	return nil, &Failure{Status: http.StatusForbidden, Code: "identity_type_not_supported",
+		Message: fmt.Sprintf("there is no source of tokens for identities of type %d", r.Identity.Spec.Type)}
+}
+
+// key is what tokens are kept under. The object's UID is part of it, so that an
+// identity deleted and made again starts anew; the ids are, so that an edited
+// one does.
+type key struct{ uid, clientID, resourceID, resource string }
+
+func keyOf(r Request) key {
+	id := r.Identity
+	uid := string(id.UID)
+	if uid == "" {
+		uid = id.Namespace + "/" + id.Name
+	}
+	return key{uid, strings.ToLower(id.Spec.ClientID), strings.ToLower(id.Spec.ResourceID), r.Resource}
+}
+
+// identity is the key without the resource.
+func (k key) identity() key { k.resource = ""; return k }
