@@ -36,6 +36,7 @@ const (
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:categories=podid
 // +kubebuilder:metadata:annotations="api-approved.kubernetes.io=unapproved"
+// +kubebuilder:validation:XValidation:rule="has(self.spec) || oldSelf.hasValue() && !has(oldSelf.value().spec)",optionalOldSelf=true,fieldPath=".spec",reason=FieldValueRequired,message="describe the identity, for example spec: {type: 0, resourceID: ...}"
 // +kubebuilder:printcolumn:name="Type",type=integer,JSONPath=`.spec.type`
 // +kubebuilder:printcolumn:name="ClientID",type=string,JSONPath=`.spec.clientID`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -47,13 +48,12 @@ type AzureIdentity struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// The rules stand here and not on the type: a rule is not applied to a spec
-	// that an update leaves as it was (ratcheting), and AzureIdentityCopy has
-	// none. The default lets the rules speak to who left out spec altogether.
+	// The rules stand here and not on the type AzureIdentitySpec, so that
+	// AzureIdentityCopy has none. They are not applied to a spec that an update
+	// leaves as it was (ratcheting), so older objects keep working.
 
 	// spec describes the identity.
 	// +optional
-	// +kubebuilder:default={}
 	// +kubebuilder:validation:XValidation:rule="self.type in [0, 1, 2, 3]",fieldPath=".type",reason=FieldValueInvalid,message="use 0 (user-assigned managed identity), 1 (service principal with a client secret), 2 (service principal with a certificate) or 3 (federated, no secret)"
 	// +kubebuilder:validation:XValidation:rule="self.type != 0 || (has(self.resourceID) && self.resourceID != '')",fieldPath=".resourceID",reason=FieldValueRequired,message="type 0 needs the resource ID of the user-assigned identity: az identity show --query id"
 	// +kubebuilder:validation:XValidation:rule="self.type != 0 || !has(self.resourceID) || self.resourceID == '' || (self.resourceID.matches('^/(?i:subscriptions)/[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/(?i:resourceGroups)/[-_.()\\\\p{L}\\\\p{Nd}]{1,90}/(?i:providers)/(?i:Microsoft[.]ManagedIdentity)/(?i:userAssignedIdentities)/[0-9a-zA-Z][-_0-9a-zA-Z]{0,127}$') && !self.resourceID.matches('[.]/(?i:providers)/'))",fieldPath=".resourceID",reason=FieldValueInvalid,message="must look like /subscriptions/<GUID>/resourceGroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>: az identity show --query id"
@@ -62,7 +62,7 @@ type AzureIdentity struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.objectID) || self.objectID == '' || self.objectID.matches('^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$')",fieldPath=".objectID",reason=FieldValueInvalid,message="must be a GUID such as 00000000-0000-0000-0000-000000000000: az identity show --query principalId"
 	// +kubebuilder:validation:XValidation:rule="!(self.type in [1, 2, 3]) || (has(self.tenantID) && self.tenantID != '')",fieldPath=".tenantID",reason=FieldValueRequired,message="types 1, 2 and 3 need the tenant of the application: az account show --query tenantId"
 	// +kubebuilder:validation:XValidation:rule="!has(self.tenantID) || self.tenantID == '' || self.tenantID == 'adfs' || self.tenantID.matches('^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$') || self.tenantID.matches('^([0-9a-zA-Z]([-0-9a-zA-Z]{0,61}[0-9a-zA-Z])?[.])+[a-zA-Z]{2,63}$')",fieldPath=".tenantID",reason=FieldValueInvalid,message="must be a GUID, a domain of the tenant such as contoso.onmicrosoft.com, or adfs: az account show --query tenantId"
-	// +kubebuilder:validation:XValidation:rule="!has(self.auxiliaryTenantIDs) || self.auxiliaryTenantIDs == null || self.auxiliaryTenantIDs.all(t, t.matches('^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$') || t.matches('^([0-9a-zA-Z]([-0-9a-zA-Z]{0,61}[0-9a-zA-Z])?[.])+[a-zA-Z]{2,63}$'))",fieldPath=".auxiliaryTenantIDs",reason=FieldValueInvalid,message="each must be a GUID or a domain of the tenant such as contoso.onmicrosoft.com"
+	// +kubebuilder:validation:XValidation:rule="!has(self.auxiliaryTenantIDs) || self.auxiliaryTenantIDs.all(t, t.matches('^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$') || t.matches('^([0-9a-zA-Z]([-0-9a-zA-Z]{0,61}[0-9a-zA-Z])?[.])+[a-zA-Z]{2,63}$'))",fieldPath=".auxiliaryTenantIDs",reason=FieldValueInvalid,message="each must be a GUID or a domain of the tenant such as contoso.onmicrosoft.com"
 	// +kubebuilder:validation:XValidation:rule="!(self.type in [1, 2]) || (has(self.clientPassword) && has(self.clientPassword.name) && self.clientPassword.name != '')",fieldPath=".clientPassword",reason=FieldValueRequired,message="types 1 and 2 need clientPassword.name, the Secret with the key clientSecret (type 1) or certificate (type 2)"
 	// +kubebuilder:validation:XValidation:rule="!has(self.adEndpoint) || self.adEndpoint == '' || (isURL(self.adEndpoint) && url(self.adEndpoint).getScheme() == 'https' && url(self.adEndpoint).getHostname() != '')",fieldPath=".adEndpoint",reason=FieldValueInvalid,message="must be an https URL such as https://login.microsoftonline.com/: credentials are sent there"
 	Spec AzureIdentitySpec `json:"spec,omitzero"`

@@ -5,6 +5,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:categories=podid
 // +kubebuilder:metadata:annotations="api-approved.kubernetes.io=unapproved"
+// +kubebuilder:validation:XValidation:rule="has(self.spec) || oldSelf.hasValue() && !has(oldSelf.value().spec)",optionalOldSelf=true,fieldPath=".spec",reason=FieldValueRequired,message="name the identity and the pods: spec: {azureIdentity: ..., selector: ...}"
 // +kubebuilder:printcolumn:name="AzureIdentity",type=string,JSONPath=`.spec.azureIdentity`
 // +kubebuilder:printcolumn:name="Selector",type=string,JSONPath=`.spec.selector`
 // +kubebuilder:printcolumn:name="Weight",type=integer,JSONPath=`.spec.weight`,priority=1
@@ -22,7 +23,6 @@ type AzureIdentityBinding struct {
 
 	// spec joins a selector and an identity.
 	// +optional
-	// +kubebuilder:default={}
 	// +kubebuilder:validation:XValidation:rule="has(self.azureIdentity) && self.azureIdentity != ''",fieldPath=".azureIdentity",reason=FieldValueRequired,message="name the AzureIdentity, in this namespace, that the selected pods may use"
 	// +kubebuilder:validation:XValidation:rule="!has(self.azureIdentity) || self.azureIdentity == '' || self.azureIdentity.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",fieldPath=".azureIdentity",reason=FieldValueInvalid,message="must be the name of an AzureIdentity in this namespace, without the namespace: lower case letters, digits, - and ."
 	// +kubebuilder:validation:XValidation:rule="has(self.selector) && self.selector != ''",fieldPath=".selector",reason=FieldValueRequired,message="set it to the value that the label aadpodidbinding has on the pods"
@@ -54,6 +54,7 @@ type AzureIdentityBindingSpec struct {
 	// names none: that with the highest weight, then the oldest, then the first
 	// by name.
 	// +optional
+	// +kubebuilder:default=0
 	// +kubebuilder:validation:Minimum=-2147483648
 	// +kubebuilder:validation:Maximum=2147483647
 	Weight int `json:"weight,omitempty"`

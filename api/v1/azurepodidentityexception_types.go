@@ -5,6 +5,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:categories=podid
 // +kubebuilder:metadata:annotations="api-approved.kubernetes.io=unapproved"
+// +kubebuilder:validation:XValidation:rule="has(self.spec) || oldSelf.hasValue() && !has(oldSelf.value().spec)",optionalOldSelf=true,fieldPath=".spec",reason=FieldValueRequired,message="name labels of pods: spec: {podLabels: {...}}"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 
 // AzurePodIdentityException gives plain IMDS to pods of its namespace that
@@ -16,7 +17,6 @@ type AzurePodIdentityException struct {
 
 	// spec lists the labels.
 	// +optional
-	// +kubebuilder:default={}
 	// +kubebuilder:validation:XValidation:rule="has(self.podLabels) && size(self.podLabels) > 0",fieldPath=".podLabels",reason=FieldValueRequired,message="name at least one label of the pods that shall get plain IMDS; without any the exception matches no pod"
 	Spec AzurePodIdentityExceptionSpec `json:"spec,omitzero"`
 

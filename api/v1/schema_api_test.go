@@ -1,0 +1,150 @@
+package v1_test
+
+import (
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
+
+	corev1 "k8s.io/api/core/v1"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// TestSchema is the story of a cluster that ran v1.8.17 and is upgraded: first
+// its schema and its objects, then ours on top, then every rule.
+func TestSchema(t *testing.T) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		t.Skip("needs an API server: run make test-api")
+	}
+	s := startServer(t)
+	s.install(t, oldCRDs(t))
+	s.createOldObjects(t)
+	s.install(t, readCRDs(t))
+	s.waitForRules(t)
+
+	t.Run("rules", s.testRules)
+	t.Run("resource ids", s.testResourceIDs)
+	t.Run("old objects", s.testOldObjects)
+	t.Run("round trip", s.testRoundTrip)
+	t.Run("copies", s.testCopies)
+	t.Run("hostile", s.testHostile)
+	t.Run("columns", s.testColumns)
+}
+
+// server is a real API server and clients to it.
+type server struct {
+	config *rest.Config
+	client client.Client
+}
+
+func startServer(t *testing.T) *server {
+	t.Helper()
+	env := &envtest.Environment{}
+	config, err := env.Start()
+	if err != nil {
+		t.Fatalf("start the API server: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Errorf("stop the API server: %v", err)
+		}
+	})
+	types := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, apiextensions.AddToScheme, v1.AddToScheme} {
+		if err := add(types); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := client.New(config, client.Options{Scheme: types})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &server{config: config, client: c}
+}
+
+func (s *server) install(t *testing.T, crds []*apiextensions.CustomResourceDefinition) {
+	t.Helper()
+	if _, err := envtest.InstallCRDs(s.config, envtest.CRDInstallOptions{CRDs: crds}); err != nil {
+		t.Fatalf("install the CRDs: %v", err)
+	}
+}
+
+// waitForRules returns when the server applies our schema: it takes a moment
+// after the update of a CRD.
+func (s *server) waitForRules(t *testing.T) {
+	t.Helper()
+	invalid := []string{
+		"kind: AzureIdentity", "kind: AzureIdentityBinding", "kind: AzurePodIdentityException",
+		"{kind: AzureAssignedIdentity, status: {reason: 7}}",
+	}
+	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true,
+		func(ctx context.Context) (bool, error) {
+			for _, text := range invalid {
+				if s.tryCreate(ctx, parse(t, text)) == nil {
+					return false, nil
+				}
+			}
+			return true, nil
+		})
+	if err != nil {
+		t.Fatalf("wait for the new schema: %v", err)
+	}
+}
+
+// tryCreate asks the server what it would say to the object. Names and
+// namespace are filled in.
+func (s *server) tryCreate(ctx context.Context, object *unstructured.Unstructured) error {
+	return s.client.Create(ctx, complete(object), client.DryRunAll)
+}
+
+func complete(object *unstructured.Unstructured) *unstructured.Unstructured {
+	object.SetAPIVersion(v1.GroupVersion.String())
+	if object.GetName() == "" {
+		object.SetName("tried")
+	}
+	if object.GetNamespace() == "" {
+		object.SetNamespace(corev1.NamespaceDefault)
+	}
+	return object
+}
+
+func parse(t *testing.T, text string) *unstructured.Unstructured {
+	t.Helper()
+	object := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(text), &object.Object); err != nil {
+		t.Fatalf("parse %s: %v", text, err)
+	}
+	return complete(object)
+}
+
+// get reads the object as the server has it.
+func (s *server) get(t *testing.T, kind, name string) *unstructured.Unstructured {
+	t.Helper()
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(v1.GroupVersion.WithKind(kind))
+	if err := s.client.Get(t.Context(), client.ObjectKey{Namespace: metav1.NamespaceDefault, Name: name}, object); err != nil {
+		t.Fatalf("get %s %s: %v", kind, name, err)
+	}
+	return object
+}
+
+func readCRDs(t *testing.T) []*apiextensions.CustomResourceDefinition {
+	t.Helper()
+	options := &envtest.CRDInstallOptions{Paths: []string{"../../config/crd"}, ErrorIfPathMissing: true}
+	if err := envtest.ReadCRDFiles(options); err != nil {
+		t.Fatalf("read config/crd: %v", err)
+	}
+	return options.CRDs
+}
