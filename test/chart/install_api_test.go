@@ -1,0 +1,201 @@
+package chart
+
+// The chart against a real API server: every value set is accepted there as it is rendered, the roles allow what the
+// programs do and nothing else, and an uninstall leaves only what the README says.
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// cluster is an API server with etcd: objects, but nobody who acts on them.
+type cluster struct {
+	client.Client
+	kubeconfig string
+}
+
+// startCluster starts one for the test. crds is a folder of CRDs to install first, or "".
+func startCluster(t *testing.T, crds string) cluster {
+	t.Helper()
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		t.Skip("there is no API server (KUBEBUILDER_ASSETS): run make test-api")
+	}
+	environment := &envtest.Environment{}
+	if crds != "" {
+		environment.CRDDirectoryPaths = []string{crds}
+		environment.ErrorIfCRDPathMissing = true
+	}
+	config, err := environment.Start()
+	if err != nil {
+		t.Fatalf("start API server: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := environment.Stop(); err != nil {
+			t.Errorf("stop API server: %v", err)
+		}
+	})
+	api, err := client.New(config, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, environment.KubeConfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return cluster{Client: api, kubeconfig: kubeconfig}
+}
+
+// helm runs helm against the cluster.
+func (c cluster) helm(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := runHelm(t, append(args, "--kubeconfig", c.kubeconfig, "--namespace", namespace)...)
+	if err != nil {
+		t.Fatalf("helm %s: %v", strings.Join(args, " "), err)
+	}
+	return out
+}
+
+func (c cluster) namespace(t *testing.T, name string) {
+	t.Helper()
+	err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+}
+
+func TestAccepted(t *testing.T) {
+	api := startCluster(t, filepath.Join(chartDir, "crds"))
+	for name, values := range valueSets(t) {
+		t.Run(name, func(t *testing.T) {
+			for _, object := range render(t, "--values", values) {
+				if object.GetKind() == "PodMonitor" {
+					continue // a kind of the Prometheus operator
+				}
+				if in := object.GetNamespace(); in != "" {
+					api.namespace(t, in)
+				}
+				err := api.Create(t.Context(), object, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))
+				if err != nil {
+					t.Errorf("%s: %v", id(object), err)
+				}
+			}
+		})
+	}
+}
+
+func TestInstalled(t *testing.T) {
+	api := startCluster(t, "")
+	api.helm(t, "install", "podid", chartDir, "--create-namespace", "--values", "testdata/values/default.yaml")
+	t.Run("rights", func(t *testing.T) { rights(t, api) })
+
+	// Into the other mode and back: nothing that cannot be changed in place.
+	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/managed.yaml")
+	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/adminsecret.yaml")
+
+	api.helm(t, "uninstall", "podid")
+	if left := ours(t, api); len(left) > 0 {
+		t.Errorf("uninstall left %s", strings.Join(left, ", "))
+	}
+	crds := list(t, api, schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	if len(crds) != 4 {
+		t.Errorf("uninstall left %d CRDs, want all 4: users' objects live in them", len(crds))
+	}
+}
+
+// rights asks the API server what the two service accounts may do.
+func rights(t *testing.T, api cluster) {
+	const group, everywhere = "aadpodidentity.k8s.io", ""
+	for _, test := range []struct {
+		who, verb, group, resource, subresource, name, namespace string
+		want                                                     bool
+	}{
+		{"mic", "watch", "", "pods", "", "", everywhere, true},
+		{"mic", "watch", "", "nodes", "", "", everywhere, true},
+		{"mic", "list", group, "azureidentities", "", "", everywhere, true},
+		{"mic", "update", group, "azureidentities", "", "", everywhere, false},
+		{"mic", "watch", group, "azureidentitybindings", "", "", everywhere, true},
+		{"mic", "watch", group, "azurepodidentityexceptions", "", "", everywhere, true},
+		{"mic", "create", group, "azurepodidentityexceptions", "", "", namespace, false},
+		{"mic", "create", group, "azureassignedidentities", "", "", everywhere, true},
+		{"mic", "delete", group, "azureassignedidentities", "", "", everywhere, true},
+		{"mic", "update", group, "azureassignedidentities", "finalizers", "", everywhere, true},
+		{"mic", "create", "", "events", "", "", everywhere, true},
+		{"mic", "patch", "events.k8s.io", "events", "", "", everywhere, true},
+		{"mic", "update", "", "configmaps", "", "ledger", namespace, true},
+		{"mic", "get", "", "configmaps", "", "any", "kube-system", false},
+		{"mic", "create", "coordination.k8s.io", "leases", "", "", namespace, true},
+		{"mic", "update", "coordination.k8s.io", "leases", "", "aad-pod-identity-mic", namespace, true},
+		{"mic", "update", "coordination.k8s.io", "leases", "", "another", namespace, false},
+		{"mic", "get", "", "secrets", "", "any", namespace, false},
+		{"mic", "patch", "", "pods", "", "any", everywhere, false},
+		{"nmi", "watch", "", "pods", "", "", everywhere, true},
+		{"nmi", "get", "", "nodes", "", "node", everywhere, true},
+		{"nmi", "watch", group, "azureidentities", "", "", everywhere, true},
+		{"nmi", "watch", group, "azureidentitybindings", "", "", everywhere, true},
+		{"nmi", "watch", group, "azurepodidentityexceptions", "", "", everywhere, true},
+		{"nmi", "watch", group, "azureassignedidentities", "", "", everywhere, true},
+		{"nmi", "update", group, "azureassignedidentities", "", "any", everywhere, false},
+		{"nmi", "get", "", "secrets", "", "any", namespace, false},
+		{"nmi", "get", "", "configmaps", "", "any", namespace, false},
+	} {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: fmt.Sprintf("system:serviceaccount:%s:podid-%s", namespace, test.who),
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Verb: test.verb, Group: test.group, Resource: test.resource, Subresource: test.subresource, Name: test.name, Namespace: test.namespace,
+			},
+		}}
+		if err := api.Create(t.Context(), review); err != nil {
+			t.Fatal(err)
+		}
+		if review.Status.Allowed != test.want {
+			t.Errorf("%s may %s %s/%s in %q: %t, want %t", test.who, test.verb, test.resource, test.subresource, test.namespace, review.Status.Allowed, test.want)
+		}
+	}
+}
+
+// ours lists the objects of the release, of every kind that the chart makes.
+func ours(t *testing.T, api cluster) []string {
+	t.Helper()
+	var left []string
+	for _, kind := range []schema.GroupVersionKind{
+		{Version: "v1", Kind: "ServiceAccount"}, {Version: "v1", Kind: "Secret"},
+		{Group: "apps", Version: "v1", Kind: "Deployment"}, {Group: "apps", Version: "v1", Kind: "DaemonSet"},
+		{Group: "policy", Version: "v1", Kind: "PodDisruptionBudget"},
+		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRole"},
+		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRoleBinding"},
+		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role"},
+		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding"},
+		{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzurePodIdentityException"},
+	} {
+		for _, object := range list(t, api, kind) {
+			if object.GetLabels()["app.kubernetes.io/instance"] == "podid" {
+				left = append(left, id(&object))
+			}
+		}
+	}
+	slices.Sort(left)
+	return left
+}
+
+func list(t *testing.T, api cluster, kind schema.GroupVersionKind) []unstructured.Unstructured {
+	t.Helper()
+	var objects unstructured.UnstructuredList
+	objects.SetGroupVersionKind(kind)
+	if err := api.List(t.Context(), &objects); err != nil {
+		t.Fatalf("list %s: %v", kind.Kind, err)
+	}
+	return objects.Items
+}
