@@ -15,7 +15,7 @@ import (
 func references(assigned *v1.AzureAssignedIdentity) (binding, id *corev1.ObjectReference) {
 	binding, id = &corev1.ObjectReference{}, &corev1.ObjectReference{}
 	if b := assigned.Spec.AzureBindingRef; b != nil {
-		binding = bindingReference((*v1.AzureIdentityBinding)(b))
+		binding = reference(b, v1.GroupVersion.String(), "AzureIdentityBinding")
 	}
 	if i := assigned.Spec.AzureIdentityRef; i != nil {
 		id = reference(i, v1.GroupVersion.String(), "AzureIdentity")

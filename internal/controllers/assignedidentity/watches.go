@@ -1,0 +1,179 @@
+// What makes the assignedidentity controller look at a pod.
+
+package assignedidentity
+
+import (
+	"context"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// workers is how many pods are worked on at once. A pod costs one or two writes
+// of some 5 ms each: 32 are more than the client's rate lets through.
+const workers = 32
+
+type queue struct {
+	mu sync.Mutex
+	q  workqueue.TypedRateLimitingInterface[reconcile.Request]
+}
+
+// Kick makes the controller look at a pod.
+func (r *Reconciler) Kick(pod types.NamespacedName) {
+	r.queue.mu.Lock()
+	defer r.queue.mu.Unlock()
+	if r.queue.q != nil {
+		r.queue.q.Add(reconcile.Request{NamespacedName: pod})
+	}
+}
+
+// Register adds the controller to a manager.
+func (r *Reconciler) Register(mgr manager.Manager) error {
+	return builder.ControllerManagedBy(mgr).
+		Named("assignedidentity").
+		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(podChanged())).
+		Watches(&v1.AzureAssignedIdentity{}, handler.EnqueueRequestsFromMapFunc(podOf), builder.WithPredicates(assignedChanged())).
+		Watches(&v1.AzureIdentityBinding{}, handler.EnqueueRequestsFromMapFunc(r.podsOfBinding), builder.WithPredicates(written())).
+		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.podsOfIdentity), builder.WithPredicates(written())).
+		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.podsOfNode), builder.WithPredicates(nodeChanged())).
+		WatchesRawSource(source.Func(r.keepQueue)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		Complete(r)
+}
+
+// keepQueue is a source without events of its own: Kick is its event.
+func (r *Reconciler) keepQueue(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	r.queue.mu.Lock()
+	defer r.queue.mu.Unlock()
+	r.queue.q = q
+	return nil
+}
+
+// podChanged lets through what can change a pod's assigned identities; the
+// kubelet's many status updates cannot.
+func podChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, okA := e.ObjectOld.(*corev1.Pod)
+		after, okB := e.ObjectNew.(*corev1.Pod)
+		return !okA || !okB || before.UID != after.UID ||
+			before.Labels[v1.BindingLabel] != after.Labels[v1.BindingLabel] ||
+			before.Spec.NodeName != after.Spec.NodeName || living(before) != living(after)
+	}}
+}
+
+// assignedChanged leaves out changes of state, which are the attachment
+// controller's, unless an object is on its way out or has lost its state.
+func assignedChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, okA := e.ObjectOld.(*v1.AzureAssignedIdentity)
+		after, okB := e.ObjectNew.(*v1.AzureAssignedIdentity)
+		return !okA || !okB || !sameSpec(before, after) ||
+			before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
+			after.Status.Status == "" || after.Status.Status == v1.StateUnassigned
+	}}
+}
+
+// sameSpec tells whether two versions of an object stand for the same pod, node,
+// identity and binding.
+func sameSpec(before, after *v1.AzureAssignedIdentity) bool {
+	return before.Spec.Pod == after.Spec.Pod && before.Spec.PodNamespace == after.Spec.PodNamespace &&
+		before.Spec.NodeName == after.Spec.NodeName && sameRefs(before, after)
+}
+
+func sameRefs(before, after *v1.AzureAssignedIdentity) bool {
+	a, b := before.Spec.AzureIdentityRef, after.Spec.AzureIdentityRef
+	c, d := before.Spec.AzureBindingRef, after.Spec.AzureBindingRef
+	return a != nil && b != nil && c != nil && d != nil && a.UID == b.UID && a.Generation == b.Generation &&
+		c.UID == d.UID && c.Generation == d.Generation
+}
+
+// written leaves out what comes from the cache alone.
+func written() predicate.Predicate { return predicate.ResourceVersionChangedPredicate{} }
+
+// nodeChanged lets through nodes that come, go or learn where they are.
+func nodeChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, okA := e.ObjectOld.(*corev1.Node)
+		after, okB := e.ObjectNew.(*corev1.Node)
+		return !okA || !okB || before.Spec.ProviderID != after.Spec.ProviderID
+	}}
+}
+
+// podOf is the pod of an assigned identity.
+func podOf(_ context.Context, o client.Object) []reconcile.Request {
+	assigned, ok := o.(*v1.AzureAssignedIdentity)
+	if !ok {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: assigned.Spec.PodNamespace, Name: assigned.Spec.Pod}}}
+}
+
+// podsOfBinding are the pods that carry the binding's selector, and those that
+// it has granted something so far.
+func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []reconcile.Request {
+	binding, ok := o.(*v1.AzureIdentityBinding)
+	if !ok || binding.Spec.Selector == "" {
+		return nil
+	}
+	options := []client.ListOption{client.MatchingFields{PodsBySelector: binding.Spec.Selector}, client.UnsafeDisableDeepCopy}
+	if r.rules.ForceNamespaced {
+		options = append(options, client.InNamespace(binding.Namespace))
+	}
+	return r.pods(ctx, options...)
+}
+
+// podsOfIdentity are the pods of the bindings that name the identity.
+func (r *Reconciler) podsOfIdentity(ctx context.Context, o client.Object) []reconcile.Request {
+	var bindings v1.AzureIdentityBindingList
+	err := r.client.List(ctx, &bindings, client.InNamespace(o.GetNamespace()),
+		client.MatchingFields{BindingsByIdentity: o.GetName()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range bindings.Items {
+		requests = append(requests, r.podsOfBinding(ctx, &bindings.Items[i])...)
+	}
+	return requests
+}
+
+// podsOfNode are the pods on the node, and those whose assigned identities say
+// that they are.
+func (r *Reconciler) podsOfNode(ctx context.Context, o client.Object) []reconcile.Request {
+	requests := r.pods(ctx, client.MatchingFields{PodsByNode: o.GetName()}, client.UnsafeDisableDeepCopy)
+	var assigned v1.AzureAssignedIdentityList
+	err := r.client.List(ctx, &assigned, client.MatchingFields{AssignedByNode: o.GetName()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return requests
+	}
+	for i := range assigned.Items {
+		requests = append(requests, podOf(ctx, &assigned.Items[i])...)
+	}
+	return requests
+}
+
+// pods lists the cache. It can fail only while the program stops.
+func (r *Reconciler) pods(ctx context.Context, options ...client.ListOption) []reconcile.Request {
+	var pods corev1.PodList
+	if err := r.client.List(ctx, &pods, options...); err != nil {
+		return nil
+	}
+	requests := make([]reconcile.Request, 0, len(pods.Items))
+	for i := range pods.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&pods.Items[i])})
+	}
+	return requests
+}

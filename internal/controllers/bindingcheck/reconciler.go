@@ -1,0 +1,110 @@
+// Package bindingcheck tells, through an Event on the binding, when a binding
+// names an identity that does not exist or cannot be used: whoever applied it
+// should hear so before a pod misses its token.
+package bindingcheck
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// patience is how long a binding may be older than its identity: one kubectl
+// apply writes them one after the other.
+const patience = 2 * time.Second
+
+// BindingsByIdentity is the index that the caches must have: bindings by
+// spec.azureIdentity.
+const BindingsByIdentity = "podid/identity"
+
+// Reconciler checks bindings.
+type Reconciler struct {
+	Client client.Client
+	Events *announce.Events
+	Now    func() time.Time
+}
+
+// Register adds the controller to a manager.
+func (r *Reconciler) Register(mgr manager.Manager) error {
+	return builder.ControllerManagedBy(mgr).
+		Named("bindingcheck").
+		For(&v1.AzureIdentityBinding{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.bindingsOf), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Complete(r)
+}
+
+// Reconcile checks one binding.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	var binding v1.AzureIdentityBinding
+	err := r.Client.Get(ctx, req.NamespacedName, &binding)
+	if apierrors.IsNotFound(err) {
+		r.Events.ForgetBinding(req.Namespace, req.Name)
+		return reconcile.Result{}, nil
+	}
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("read binding %s: %w", req.NamespacedName, err)
+	}
+	refusal, err := r.check(ctx, &binding)
+	switch {
+	case err != nil:
+		return reconcile.Result{}, err
+	case refusal == nil:
+		r.Events.BindingRefused(&binding, "")
+	case refusal.Reason == identity.IdentityMissing && r.Now().Sub(binding.CreationTimestamp.Time) < patience:
+		return reconcile.Result{RequeueAfter: patience}, nil
+	default:
+		r.Events.BindingRefused(&binding, refusal.Message)
+	}
+	return reconcile.Result{}, nil
+}
+
+// check asks the rules on behalf of a pod of the binding's own namespace that
+// carries its selector.
+func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding) (*identity.Refusal, error) {
+	if binding.Spec.Selector == "" {
+		return &identity.Refusal{Message: "the binding has no selector and selects no pod: set spec.selector to the value of the pods' label " + v1.BindingLabel}, nil
+	}
+	var failed error
+	pod := identity.Pod{Namespace: binding.Namespace, Labels: map[string]string{v1.BindingLabel: binding.Spec.Selector}}
+	_, refusals := identity.Rules{}.Grants(pod, []*v1.AzureIdentityBinding{binding}, func(namespace, name string) *v1.AzureIdentity {
+		var id v1.AzureIdentity
+		if err := r.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &id); err != nil {
+			if !apierrors.IsNotFound(err) {
+				failed = fmt.Errorf("read identity %s/%s: %w", namespace, name, err)
+			}
+			return nil
+		}
+		return &id
+	})
+	if failed != nil || len(refusals) == 0 || refusals[0].Reason == identity.NoBinding {
+		return nil, failed
+	}
+	return refusals[0], nil
+}
+
+// bindingsOf are the bindings that name an identity.
+func (r *Reconciler) bindingsOf(ctx context.Context, o client.Object) []reconcile.Request {
+	var bindings v1.AzureIdentityBindingList
+	err := r.Client.List(ctx, &bindings, client.InNamespace(o.GetNamespace()),
+		client.MatchingFields{BindingsByIdentity: o.GetName()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil
+	}
+	requests := make([]reconcile.Request, 0, len(bindings.Items))
+	for i := range bindings.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&bindings.Items[i])})
+	}
+	return requests
+}

@@ -1,0 +1,91 @@
+// Package controllers is the index of MIC's controllers: which there are, what
+// they share, and what the caches hold for them.
+//
+//	assignedidentity   one pod -> its AzureAssignedIdentity objects
+//	attachment         one VM or scale set -> the identities it has on Azure
+//	bindingcheck       one binding -> a word to its author when it cannot work
+//	drift              compares Azure with the cluster every few minutes
+//	garbagecollection  assigned identities whose pod or node is gone
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/assignedidentity"
+	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/controllers/bindingcheck"
+	"github.com/podid-io/podid/internal/controllers/drift"
+	"github.com/podid-io/podid/internal/controllers/garbagecollection"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// Reporter is the name under which MIC's events appear, as in v1.8.17.
+const Reporter = "aadpodidentity.k8s.io"
+
+// Config is what an operator can choose about the controllers.
+type Config struct {
+	Rules      identity.Rules
+	Attachment attachment.Settings
+	// LedgerNamespace and LedgerName say where the record of what podid
+	// attached is kept: ConfigMaps <name>-<hash>.
+	LedgerNamespace, LedgerName string
+	// DriftInterval is the time between two comparisons with Azure.
+	DriftInterval time.Duration
+	// SweepInterval is the time between two searches for what was left behind.
+	SweepInterval time.Duration
+}
+
+// Metrics is what the controllers measure; observe.Metrics has it all.
+type Metrics interface {
+	assignedidentity.Metrics
+	attachment.Metrics
+	garbagecollection.Metrics
+}
+
+// Add adds all controllers to the manager, whose cache must be one of
+// CacheOptions.
+func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metrics Metrics, config Config) error {
+	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	events := announce.New(mgr.GetEventRecorder(Reporter))
+	groups := attachment.NewGroups(time.Now)
+	attach := attachment.New(attachment.Parts{
+		Client: mgr.GetClient(), Cloud: cloud, Groups: groups, Events: events, Metrics: metrics,
+		Ledger: attachment.Ledger{
+			Reader: mgr.GetAPIReader(), Writer: mgr.GetClient(),
+			Namespace: config.LedgerNamespace, Name: config.LedgerName,
+		},
+	}, config.Attachment)
+	pods := assignedidentity.New(assignedidentity.Parts{
+		Client: mgr.GetClient(), Placement: groups, Events: events, Metrics: metrics, Now: time.Now,
+	}, config.Rules)
+	bindings := &bindingcheck.Reconciler{Client: mgr.GetClient(), Events: events, Now: time.Now}
+
+	for _, c := range []struct {
+		name     string
+		register func(manager.Manager) error
+	}{
+		{"assignedidentity", pods.Register},
+		{"attachment", attach.Register},
+		{"bindingcheck", bindings.Register},
+	} {
+		if err := c.register(mgr); err != nil {
+			return fmt.Errorf("add controller %s: %w", c.name, err)
+		}
+	}
+	for _, r := range []manager.Runnable{
+		&drift.Drift{Reader: mgr.GetClient(), Attachment: attach, Interval: config.DriftInterval},
+		&garbagecollection.Sweep{Reader: mgr.GetClient(), Pods: pods, Metrics: metrics, Interval: config.SweepInterval},
+	} {
+		if err := mgr.Add(r); err != nil {
+			return fmt.Errorf("add to manager: %w", err)
+		}
+	}
+	return nil
+}

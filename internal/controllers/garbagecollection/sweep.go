@@ -1,0 +1,119 @@
+// Package garbagecollection finds assigned identities whose pod or node is gone
+// and hands them to the assignedidentity controller, which removes them.
+//
+// Watches do that at once in the normal course; the sweep is the insurance
+// against what no watch told, and counts what there is. Its interval is v1.8.17's
+// syncRetryDuration.
+package garbagecollection
+
+import (
+	"context"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// countInterval is how often the number of assigned identities by state is
+// measured. Counting walks the cache, no request is made.
+const countInterval = 15 * time.Second
+
+// Pods is the controller that removes; assignedidentity.Reconciler is one.
+type Pods interface {
+	// Kick makes it look at a pod, which need not exist.
+	Kick(pod types.NamespacedName)
+}
+
+// Metrics is what the sweep measures; observe.Metrics has it.
+type Metrics interface {
+	AssignedIdentities(state string, n int)
+}
+
+// Sweep is a runnable of the manager, for the leader alone.
+type Sweep struct {
+	Reader  client.Reader
+	Pods    Pods
+	Metrics Metrics
+	// Interval is the time between two sweeps.
+	Interval time.Duration
+}
+
+// NeedLeaderElection says that only the leader sweeps.
+func (s *Sweep) NeedLeaderElection() bool { return true }
+
+// Start counts and sweeps until the context ends.
+func (s *Sweep) Start(ctx context.Context) error {
+	sweep, count := time.NewTicker(s.Interval), time.NewTicker(countInterval)
+	defer sweep.Stop()
+	defer count.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-count.C:
+			s.count(ctx)
+		case <-sweep.C:
+			s.sweep(ctx)
+		}
+	}
+}
+
+// count measures how many assigned identities are in which state.
+func (s *Sweep) count(ctx context.Context) {
+	var list v1.AzureAssignedIdentityList
+	if s.Reader.List(ctx, &list, client.UnsafeDisableDeepCopy) != nil {
+		return // only while the program stops
+	}
+	n := map[string]int{v1.StateCreated: 0, v1.StateAssigned: 0}
+	for i := range list.Items {
+		if state := list.Items[i].Status.Status; state == v1.StateAssigned {
+			n[state]++
+		} else {
+			n[v1.StateCreated]++
+		}
+	}
+	for state, number := range n {
+		s.Metrics.AssignedIdentities(state, number)
+	}
+}
+
+// sweep hands over what is left behind.
+func (s *Sweep) sweep(ctx context.Context) {
+	log := logr.FromContextOrDiscard(ctx).WithName("garbagecollection")
+	var list v1.AzureAssignedIdentityList
+	if err := s.Reader.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		log.Error(err, "assigned identities not listed, no sweep this time")
+		return
+	}
+	for i := range list.Items {
+		if why := s.leftBehind(ctx, &list.Items[i]); why != "" {
+			log.Info("assigned identity left behind, removing it", "assignedIdentity",
+				list.Items[i].Namespace+"/"+list.Items[i].Name, "why", why)
+			s.Pods.Kick(types.NamespacedName{Namespace: list.Items[i].Spec.PodNamespace, Name: list.Items[i].Spec.Pod})
+		}
+	}
+}
+
+// leftBehind tells why an assigned identity is of no use any more, "" when it is.
+func (s *Sweep) leftBehind(ctx context.Context, assigned *v1.AzureAssignedIdentity) string {
+	var pod corev1.Pod
+	err := s.Reader.Get(ctx, types.NamespacedName{Namespace: assigned.Spec.PodNamespace, Name: assigned.Spec.Pod}, &pod)
+	switch {
+	case client.IgnoreNotFound(err) != nil:
+		return ""
+	case err != nil:
+		return "the pod is gone"
+	case pod.Status.Phase == corev1.PodSucceeded, pod.Status.Phase == corev1.PodFailed:
+		return "the pod is finished"
+	}
+	var node corev1.Node
+	err = s.Reader.Get(ctx, types.NamespacedName{Name: assigned.Spec.NodeName}, &node)
+	if err != nil && client.IgnoreNotFound(err) == nil {
+		return "the node is gone"
+	}
+	return ""
+}
