@@ -1,0 +1,162 @@
+// Reading and writing the table, over netlink. Only this file talks to nftables.
+
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// readRuleset reads the chains that want names, or nil when there is no such table. A chain that cannot be
+// read is left out: it differs from what is wanted, and the write that follows tells why. Only single
+// objects are asked for, as the tables of kube-proxy may be large.
+func readRuleset(want ruleset) (*ruleset, error) {
+	conn, err := nftables.New(nftables.AsLasting())
+	if err != nil {
+		return nil, explain(fmt.Errorf("open nftables: %w", err))
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	table, err := conn.ListTableOfFamily(want.table, nftables.TableFamilyIPv4)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, explain(fmt.Errorf("read nftables table %s: %w", want.table, err))
+	}
+	have := &ruleset{table: want.table, dormant: table.Flags != 0}
+	for _, w := range want.chains {
+		if c, err := readChain(conn, table, w.name); err == nil {
+			have.chains = append(have.chains, c)
+		}
+	}
+	return have, nil
+}
+
+func readChain(conn *nftables.Conn, table *nftables.Table, name string) (chain, error) {
+	found, err := conn.ListChain(table, name)
+	if err != nil {
+		return chain{}, fmt.Errorf("read chain %s: %w", name, err)
+	}
+	c := chain{name: name}
+	if found.Hooknum != nil && found.Priority != nil && found.Policy != nil {
+		c.hook = &hook{kind: found.Type, point: *found.Hooknum, priority: int32(*found.Priority), policy: *found.Policy}
+	}
+	rules, err := conn.GetRules(table, found)
+	if err != nil {
+		return chain{}, fmt.Errorf("read the rules of chain %s: %w", name, err)
+	}
+	for _, r := range rules {
+		c.rules = append(c.rules, rule{exprs: r.Exprs, comment: commentOf(r.UserData)})
+	}
+	return c, nil
+}
+
+// commentOf finds nft's comment among a rule's user data: entries of type, length and value, which the
+// kernel stores as any program wrote them. Whatever does not parse has no comment.
+func commentOf(data []byte) string {
+	for len(data) >= 2 {
+		kind, length := data[0], int(data[1])
+		data = data[2:]
+		if length > len(data) {
+			return ""
+		}
+		if userdata.Type(kind) == userdata.TypeComment {
+			value := data[:length]
+			if length > 0 && value[length-1] == 0 {
+				value = value[:length-1]
+			}
+			return string(value)
+		}
+		data = data[length:]
+	}
+	return ""
+}
+
+// writeRuleset carries out the plan in one transaction: no packet sees half of it.
+func writeRuleset(want ruleset, todo plan) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return explain(fmt.Errorf("open nftables: %w", err))
+	}
+	table := &nftables.Table{Name: want.table, Family: nftables.TableFamilyIPv4}
+	if todo.whole {
+		sendTable(conn, table, todo.exists)
+		for _, c := range want.chains {
+			sendChain(conn, table, c)
+		}
+	}
+	for _, c := range want.chains {
+		if todo.whole || slices.Contains(todo.chains, c.name) {
+			sendRules(conn, table, c)
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return explain(fmt.Errorf("write nftables table %s: %w", want.table, err))
+	}
+	return nil
+}
+
+// sendTable makes the table anew. One that was not there a moment ago is added before it is deleted:
+// another agent may have been quicker, and deleting what is missing fails.
+func sendTable(conn *nftables.Conn, table *nftables.Table, exists bool) {
+	if !exists {
+		conn.AddTable(table)
+	}
+	conn.DelTable(table)
+	conn.AddTable(table)
+}
+
+func sendChain(conn *nftables.Conn, table *nftables.Table, c chain) {
+	out := &nftables.Chain{Name: c.name, Table: table}
+	if c.hook != nil {
+		policy := c.hook.policy
+		out.Type, out.Hooknum, out.Policy = c.hook.kind, &c.hook.point, &policy
+		out.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.hook.priority))
+	}
+	conn.AddChain(out)
+}
+
+func sendRules(conn *nftables.Conn, table *nftables.Table, c chain) {
+	in := &nftables.Chain{Name: c.name, Table: table}
+	conn.FlushChain(in)
+	for _, r := range c.rules {
+		out := &nftables.Rule{Table: table, Chain: in, Exprs: r.exprs}
+		if r.comment != "" {
+			out.UserData = userdata.AppendString(nil, userdata.TypeComment, r.comment)
+		}
+		conn.AddRule(out)
+	}
+}
+
+// deleteTable removes the table; a missing one is no error.
+func deleteTable(name string) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return explain(fmt.Errorf("open nftables: %w", err))
+	}
+	table := &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4}
+	conn.AddTable(table)
+	conn.DelTable(table)
+	if err := conn.Flush(); err != nil {
+		return explain(fmt.Errorf("delete nftables table %s: %w", name, err))
+	}
+	return nil
+}
+
+// explain adds to an error of the kernel what a person can do about it.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: the agent needs the capability NET_ADMIN and hostNetwork", err)
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%w: the node's kernel needs nf_tables with nat and reject "+
+			"(modules nf_tables, nft_chain_nat, nft_nat, nft_reject_ipv4; Linux 5.10 or newer)", err)
+	default:
+		return err
+	}
+}
