@@ -56,6 +56,7 @@ type request struct {
 // real service is as generous is not documented; here, a proxy in front that is fooled by an odd spelling must be seen
 // to leak.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Server", "IMDS/150.870.65.1854") // clients look at it, so a proxy must not pass it on
 	q := &request{w: w, r: r, path: normalise(r.URL.Path)}
 	if q.path == "/metadata" || !strings.HasPrefix(q.path, "/metadata/") {
 		q.refuse(http.StatusNotFound, "not_found", "There is nothing at this path.")

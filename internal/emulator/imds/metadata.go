@@ -86,7 +86,6 @@ func (h *Handler) identity(q *request) {
 		}
 	case "/metadata/identity/getplatformmetadata":
 		if q.get() {
-			q.w.Header().Set("Server", "IMDS/150.870.65.1854")
 			writeJSON(q.w, http.StatusOK, map[string]any{
 				"clientId": clientID(q.caller), "tenantId": q.caller.TenantID,
 				"cuId": map[string]string{"vmId": q.caller.VMID()}, "attestationEndpoint": "",
