@@ -114,9 +114,8 @@ func sendTable(conn *nftables.Conn, table *nftables.Table, exists bool) {
 func sendChain(conn *nftables.Conn, table *nftables.Table, c chain) {
 	out := &nftables.Chain{Name: c.name, Table: table}
 	if c.hook != nil {
-		policy := c.hook.policy
-		out.Type, out.Hooknum, out.Policy = c.hook.kind, &c.hook.point, &policy
-		out.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.hook.priority))
+		out.Type, out.Hooknum, out.Policy = c.hook.kind, new(c.hook.point), new(c.hook.policy)
+		out.Priority = new(nftables.ChainPriority(c.hook.priority))
 	}
 	conn.AddChain(out)
 }

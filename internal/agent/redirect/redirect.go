@@ -89,8 +89,23 @@ type Redirect struct {
 	generation generation
 	answers    func(context.Context, netip.AddrPort) bool // whether somebody accepts connections there
 
-	mu   sync.Mutex // one reader-then-writer of the kernel's state at a time; also guards port
-	port uint16     // where the agent really listens; 0 until known
+	mu     sync.Mutex // one reader-then-writer of the kernel's state at a time; also guards what follows
+	port   uint16     // where the agent really listens; 0 until known
+	placed bool       // this agent has put the redirect in place before
+	counts Counts
+}
+
+// Counts is told what was written, for metrics.
+type Counts interface {
+	RedirectSet()      // for the first time by this agent
+	RedirectRepaired() // again, because somebody had changed it
+}
+
+// CountTo says where to count. Call it before Ensure and Run.
+func (r *Redirect) CountTo(c Counts) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counts = c
 }
 
 // New checks the configuration. It touches nothing; Ensure and Run do.
@@ -128,7 +143,23 @@ func (r *Redirect) ensure(ctx context.Context) (outcome, error) {
 		out.repaired = append(out.repaired, "address")
 	}
 	// The rules matter more than the address: without it they still keep everything closed.
-	return out, errors.Join(err, r.ensureRules(ctx, &out))
+	err = errors.Join(err, r.ensureRules(ctx, &out))
+	if err == nil && len(out.repaired) > 0 {
+		r.count()
+	}
+	return out, err
+}
+
+func (r *Redirect) count() {
+	again := r.placed
+	r.placed = true
+	switch {
+	case r.counts == nil:
+	case again:
+		r.counts.RedirectRepaired()
+	default:
+		r.counts.RedirectSet()
+	}
 }
 
 func (r *Redirect) ensureRules(ctx context.Context, out *outcome) error {

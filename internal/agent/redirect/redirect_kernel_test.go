@@ -89,7 +89,7 @@ func TestServiceOnNode(t *testing.T) {
 		if err != nil {
 			n.t.Fatal(err)
 		}
-		defer open.Close()
+		defer closing(open)
 		r, _ := n.agent("agent", testConfig())
 		n.ensure(r)
 
@@ -139,7 +139,7 @@ func TestOpenBefore(t *testing.T) {
 		if err != nil {
 			n.t.Fatal(err)
 		}
-		defer open.Close()
+		defer closing(open)
 		n.ensure(r)
 		n.nothingLeaks(func() {
 			if body, err := ask(open); !errors.Is(err, syscall.ECONNRESET) {
@@ -156,17 +156,17 @@ func TestAnswerFromBefore(t *testing.T) {
 	each(t, func(_ *testing.T, n *network) { // asked before the redirect, answered after
 		var l net.Listener
 		n.in(n.outside, func() (err error) { l, err = net.Listen("tcp4", DefaultMetadataIP+":8000"); return err })
-		defer l.Close()
+		defer closing(l)
 		client, err := dial(n.pod, "tcp4", l.Addr().String())
 		if err != nil {
 			n.t.Fatal(err)
 		}
-		defer client.Close()
+		defer closing(client)
 		server, err := l.Accept()
 		if err != nil {
 			n.t.Fatal(err)
 		}
-		defer server.Close()
+		defer closing(server)
 		r, _ := n.agent("agent", testConfig())
 		n.ensure(r)
 		if _, err := io.WriteString(server, "secret"); err != nil {

@@ -75,7 +75,7 @@ func build(c Config, port uint16, g generation) ruleset {
 		{name: guardChain, hook: at(nftables.ChainTypeFilter, nftables.ChainHookPrerouting, guardPriority), rules: []rule{
 			// From a pod or another machine straight to the agent. Diverted packets still carry the
 			// metadata address here, in the connection's first packet and in all later ones.
-			{exprs: join(notFromLo(), destination(agent), goTo(refuseChain)), comment: "the agent is reached by the redirect only"},
+			{exprs: join(notFromLo(), destination(agent), refused()), comment: "the agent is reached by the redirect only"},
 		}},
 		{name: divertChain, hook: at(nftables.ChainTypeNAT, nftables.ChainHookPrerouting, divertPriority), rules: []rule{
 			// From a pod to the metadata service. Not from the node: over lo it is the node's own.
@@ -84,14 +84,14 @@ func build(c Config, port uint16, g generation) ruleset {
 		{name: inputChain, hook: at(nftables.ChainTypeFilter, nftables.ChainHookInput, refusePriority), rules: []rule{
 			// Still for the metadata address although it arrived at this node: the node has that address
 			// itself, as test networks do. Answers of the real service come from it, not for it.
-			{exprs: join(notFromLo(), destination(metadata), goTo(refuseChain)), comment: "metadata service, not diverted"},
+			{exprs: join(notFromLo(), destination(metadata), refused()), comment: "metadata service, not diverted"},
 		}},
 		{name: forwardChain, hook: at(nftables.ChainTypeFilter, nftables.ChainHookForward, refusePriority), rules: []rule{
 			// Other ports, other protocols, and connections older than the redirect. Diverted packets end
 			// on this node, so none of them comes by here.
-			{exprs: join(destination(metadata), goTo(refuseChain)), comment: "metadata service, not diverted"},
+			{exprs: join(destination(metadata), refused()), comment: "metadata service, not diverted"},
 			// Diverted, but the agent's address is missing from lo: do not ask the network for it.
-			{exprs: join(destination(agent), goTo(refuseChain)), comment: "the agent's address left this node"},
+			{exprs: join(destination(agent), refused()), comment: "the agent's address left this node"},
 			// Answers to what was asked before the redirect. The agent's own answers are not forwarded.
 			{exprs: join(source(metadata), counted(), drop()), comment: "answer of the metadata service, past the agent"},
 		}},
@@ -222,6 +222,6 @@ func unreachable() []expr.Any {
 
 func drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
 
-func goTo(name string) []expr.Any {
-	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: name}}
+func refused() []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: refuseChain}}
 }

@@ -157,7 +157,7 @@ func setDormant(table string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	message := func(kind, family uint8, system int, attributes ...*nl.RtAttr) []byte {
 		m := nl.NewNetlinkRequest(system<<8|int(kind), unix.NLM_F_REQUEST)
 		m.AddRawData([]byte{family, 0, 0, unix.NFNL_SUBSYS_NFTABLES})
@@ -186,7 +186,7 @@ func TestGenerations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer open.Close()
+	defer closing(open)
 
 	newer, stopNewer := n.agent("newer", testConfig())
 	if newer.port == older.port {
@@ -265,6 +265,27 @@ func TestAddressTaken(t *testing.T) {
 			t.Errorf("got through to the metadata service (%v)", err)
 		}
 	})
+}
+
+// tally counts what it is told.
+type tally struct{ set, repaired int }
+
+func (c *tally) RedirectSet()      { c.set++ }
+func (c *tally) RedirectRepaired() { c.repaired++ }
+
+func TestCounts(t *testing.T) {
+	n := veth(t)
+	r, _ := n.agent("agent", testConfig())
+	got := &tally{}
+	r.CountTo(got)
+	for range 3 { // put in place, found in place twice
+		n.ensure(r)
+	}
+	n.in(n.node, func() error { return deleteTable(DefaultTable) })
+	n.ensure(r)
+	if *got != (tally{set: 1, repaired: 1}) {
+		t.Errorf("got %+v", *got)
+	}
 }
 
 func TestListenTakesFreePort(t *testing.T) {
