@@ -28,7 +28,7 @@ const (
 type ResourceID struct {
 	SubscriptionID, ResourceGroup, Name string
 
-	raw, key string
+	raw string
 }
 
 // String is the ID as it was given.
@@ -36,7 +36,7 @@ func (r ResourceID) String() string { return r.raw }
 
 // Key is the ID in canonical lower case: two IDs name the same identity exactly
 // when their Keys are equal.
-func (r ResourceID) Key() string { return r.key }
+func (r ResourceID) Key() string { return strings.ToLower(r.raw) }
 
 // ParseResourceID reads the resource ID of a user-assigned managed identity. It
 // takes the fixed words in any case. The error says what is wrong and shows the
@@ -56,10 +56,8 @@ func parseResourceID(s string) (_ ResourceID, problem string) {
 	case len(s) > maxResourceID:
 		return ResourceID{}, fmt.Sprintf("resource ID is %d bytes long", len(s))
 	}
-	// "" subscriptions <id> resourceGroups <group> providers <namespace> <type> <name>
-	parts := strings.Split(s, "/")
-	const words = 9
-	if len(parts) != words || parts[0] != "" {
+	parts, ok := split(s)
+	if !ok {
 		return ResourceID{}, fmt.Sprintf("%q is not the resource ID of a user-assigned identity", s)
 	}
 	for i := range parts {
@@ -68,7 +66,7 @@ func parseResourceID(s string) (_ ResourceID, problem string) {
 			return ResourceID{}, fmt.Sprintf("%q has %q where %q belongs", s, parts[i], want)
 		}
 	}
-	id := ResourceID{SubscriptionID: parts[2], ResourceGroup: parts[4], Name: parts[8], raw: s, key: strings.ToLower(s)}
+	id := ResourceID{SubscriptionID: parts[2], ResourceGroup: parts[4], Name: parts[8], raw: s}
 	switch {
 	case !isGUID(id.SubscriptionID):
 		return ResourceID{}, fmt.Sprintf("%q: subscription %q is not a GUID", s, id.SubscriptionID)
@@ -78,6 +76,20 @@ func parseResourceID(s string) (_ ResourceID, problem string) {
 		return ResourceID{}, fmt.Sprintf("%q: %q is not the name of a user-assigned identity", s, id.Name)
 	}
 	return id, ""
+}
+
+// split cuts the ID at its slashes: "", subscriptions, GUID, resourceGroups, group,
+// providers, namespace, type, name. It does not allocate: the agent checks an
+// identity for every request.
+func split(s string) (parts [9]string, ok bool) {
+	last := len(parts) - 1
+	for i := range last {
+		if parts[i], s, ok = strings.Cut(s, "/"); !ok {
+			return parts, false
+		}
+	}
+	parts[last] = s
+	return parts, parts[0] == "" && !strings.Contains(s, "/")
 }
 
 // fixedWord tells what must stand at a place of the split ID; "" is free.
