@@ -135,6 +135,10 @@ func (b *build) nodeBinds(n network.Node, config string) []node.Bind {
 	for _, name := range []string{"ca.crt", n.Name + ".crt", n.Name + ".key", n.Name + ".kubeconfig", "proxy.kubeconfig"} {
 		binds = append(binds, read(filepath.Join(b.layout.PKI(), name), node.PKIDir+"/"+name))
 	}
+	// As on a node of a real cluster, where MIC finds its cloud config and the endpoints of a cloud of one's own.
+	for name, to := range map[string]string{"azure.json": "azure.json", "azurestackcloud.json": "akscustom.json", "ca.crt": "azure-ca.crt"} {
+		binds = append(binds, read(filepath.Join(b.layout.Azure(), name), "/etc/kubernetes/"+to))
+	}
 	if b.set.Libraries != "" {
 		binds = append(binds, read(b.set.Libraries, node.LibDir))
 	}
@@ -154,6 +158,7 @@ func (b *build) nodeServices(n network.Node) []node.Service {
 			Args: []string{
 				"--config=" + node.ConfigDir + "/kubelet.yaml", "--kubeconfig=" + node.PKIDir + "/" + n.Name + ".kubeconfig",
 				"--hostname-override=" + n.Name, "--node-ip=" + n.IP.Addr().String(),
+				"--provider-id=" + providerID(n),
 				"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--v=2",
 			},
 		},

@@ -117,6 +117,7 @@ func (s *Sandbox) up(ctx context.Context, o Options, plan network.Plan, set prog
 		do   func(context.Context, *progress.Step) (result string, err error)
 	}{
 		{"network", b.network},
+		{"emulated Azure", b.azure},
 		{"control plane", b.controlPlane},
 		{"nodes", b.nodes},
 	}
@@ -167,6 +168,9 @@ func (s *Sandbox) begin(o Options, plan network.Plan, set programs.Set) (*build,
 
 func (b *build) network(ctx context.Context, _ *progress.Step) (string, error) {
 	if err := b.images(ctx); err != nil {
+		return "", err
+	}
+	if err := b.linkTools(); err != nil {
 		return "", err
 	}
 	if err := b.plan.Up(); err != nil {

@@ -69,7 +69,7 @@ func WaitNodes(ctx context.Context, cfg *rest.Config, want int, far func(ready i
 			if !ok {
 				return false
 			}
-			if e.Type != watch.Deleted && nodeReady(n) {
+			if e.Type != watch.Deleted && NodeReady(n) {
 				ready[n.Name] = true
 			} else {
 				delete(ready, n.Name)
@@ -130,11 +130,42 @@ func drain(ctx context.Context, w watch.Interface, seen func(watch.Event) bool) 
 	}
 }
 
-func nodeReady(n *corev1.Node) bool {
+// NodeReady tells whether the kubelet reports the node as ready.
+func NodeReady(n *corev1.Node) bool {
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {
 			return c.Status == corev1.ConditionTrue
 		}
 	}
 	return false
+}
+
+// WaitNode returns when the node is ready again and has said so after the given moment: until the API server notices a
+// crash, a crashed node still looks ready.
+func WaitNode(ctx context.Context, cfg *rest.Config, name string, after time.Time) error {
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("wait for %s: %w", name, err)
+	}
+	err = follow(ctx, func(o metav1.ListOptions) (watch.Interface, error) {
+		o.FieldSelector = "metadata.name=" + name
+		return client.CoreV1().Nodes().Watch(ctx, o)
+	}, func(e watch.Event) bool {
+		n, ok := e.Object.(*corev1.Node)
+		return ok && NodeReady(n) && heartbeat(n).After(after.Truncate(time.Second))
+	})
+	if err != nil {
+		return fmt.Errorf("wait for %s: %w", name, err)
+	}
+	return nil
+}
+
+// heartbeat is when the kubelet last confirmed that the node is ready.
+func heartbeat(n *corev1.Node) time.Time {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.LastHeartbeatTime.Time
+		}
+	}
+	return time.Time{}
 }

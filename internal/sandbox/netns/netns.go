@@ -173,11 +173,30 @@ func (n Namespace) enter() error {
 	return nil
 }
 
+// Exec replaces the running program by another one inside the namespace. It returns only when that does not work, and
+// then the program should end: its thread may be in the wrong namespace.
+func (n Namespace) Exec(path string, argv, env []string) error {
+	runtime.LockOSThread()
+	if err := n.enter(); err != nil {
+		return err
+	}
+	if err := unix.Exec(path, argv, env); err != nil {
+		return fmt.Errorf("run %s: %w", path, err)
+	}
+	return nil
+}
+
 // onOwnThread runs f on a thread that is thrown away afterwards.
 func onOwnThread(f func() error) error {
 	done := make(chan error, 1) // buffered: the goroutine must end even if nobody were left to listen
 	go func() {
 		runtime.LockOSThread() // never unlocked, see the package comment
+		if unix.Gettid() == os.Getpid() {
+			// The main thread never ends, and /proc shows its namespace as the process's: leave it where it is.
+			done <- onOwnThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
 		done <- f()
 	}()
 	return <-done

@@ -1,0 +1,101 @@
+// The commands `podid sandbox node …`, and the hidden ones that a node is made of.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/podid-io/podid/internal/sandbox/node"
+)
+
+func newSandboxNodeCommand(open *sandboxOpener) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Work on one node: run a command there, cut its power, start it again",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(
+		&cobra.Command{
+			Use:     "exec NODE [-- COMMAND ARG...]",
+			Short:   "Run a command, or a shell, on a node",
+			Example: "  podid sandbox node exec node-0 -- nft list ruleset",
+			Args:    cobra.MinimumNArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				s, _, err := open.open(cmd)
+				if err != nil {
+					return err
+				}
+				argv := args[1:]
+				if len(argv) == 0 {
+					argv = []string{"/bin/sh"}
+				}
+				return s.ExecNode(args[0], argv)
+			},
+		},
+		&cobra.Command{
+			Use:   "crash NODE",
+			Short: "End everything on a node at once, as a power cut does",
+			Args:  cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				s, _, err := open.open(cmd)
+				if err != nil {
+					return err
+				}
+				return s.CrashNode(args[0])
+			},
+		},
+		&cobra.Command{
+			Use:   "start NODE",
+			Short: "Start a crashed node again, with its disk as it was",
+			Args:  cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				s, report, err := open.open(cmd)
+				if err != nil {
+					return err
+				}
+				step := report.Start("start " + args[0])
+				if err := s.StartNode(cmd.Context(), args[0]); err != nil {
+					step.Fail()
+					return err
+				}
+				step.Done("ready")
+				return nil
+			},
+		},
+	)
+	return cmd
+}
+
+// newNodeStartCommand is the short-lived starter of a node's pid 1; only the sandbox calls it.
+func newNodeStartCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "node-start SPEC",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find podid itself: %w", err)
+			}
+			pid, err := node.Launch(self, args[0])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), pid)
+			return err
+		},
+	}
+}
+
+// newNodeInitCommand is a node's pid 1; only node-start calls it.
+func newNodeInitCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "node-init SPEC",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE:   func(cmd *cobra.Command, args []string) error { return node.Init(cmd.Context(), args[0]) },
+	}
+}

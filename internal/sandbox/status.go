@@ -1,0 +1,159 @@
+// What the sandbox looks like right now.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/podid-io/podid/internal/sandbox/controlplane"
+	"github.com/podid-io/podid/internal/sandbox/network"
+)
+
+// Status is what `podid sandbox status` shows.
+type Status struct {
+	Name string `json:"name"`
+	// Phase is up, starting or stopping; broken when something that should run does not.
+	Phase      string            `json:"phase"`
+	Created    time.Time         `json:"created"`
+	Kubernetes string            `json:"kubernetes"`
+	Kubeconfig string            `json:"kubeconfig"`
+	Namespace  string            `json:"networkNamespace"`
+	Azure      Azure             `json:"azure"`
+	Components []ComponentStatus `json:"components"`
+}
+
+// ComponentStatus is one program, or one node.
+type ComponentStatus struct {
+	Name string `json:"name"`
+	// State is running, ended or, for a node, ready or not ready.
+	State string `json:"state"`
+	PID   int    `json:"pid"`
+	// MemoryMiB is the resident memory of the program; for a node, of everything on it.
+	MemoryMiB int64  `json:"memoryMiB"`
+	Address   string `json:"address,omitempty"`
+	Log       string `json:"log"`
+}
+
+// Status looks at every component. It returns ErrNotUp when there is no sandbox.
+func (s *Sandbox) Status(ctx context.Context) (Status, error) {
+	state, err := s.layout.load()
+	if err != nil {
+		return Status{}, err
+	}
+	plan, err := network.NewPlan(s.layout.Name, state.Nodes)
+	if err != nil {
+		return Status{}, err
+	}
+	out := Status{
+		Name: state.Name, Phase: string(state.Phase), Created: state.Created, Kubernetes: state.Set.Kubernetes,
+		Kubeconfig: s.layout.Kubeconfig(), Namespace: plan.Switch.Path(), Azure: state.Azure,
+	}
+	ready := s.readyNodes(ctx, state)
+	for _, c := range state.Components {
+		cs := ComponentStatus{Name: c.Name, State: "running", PID: c.ID.PID, Log: c.Log}
+		switch {
+		case !c.ID.Alive():
+			cs.State = "ended"
+		case c.Node:
+			cs.MemoryMiB = groupMemory(state.Cgroups, c.Name)
+			cs.State = "not ready"
+			if ready[c.Name] {
+				cs.State = "ready"
+			}
+		default:
+			cs.MemoryMiB = residentMemory(c.ID.PID)
+		}
+		for _, n := range plan.Nodes {
+			if n.Name == c.Name {
+				cs.Address = n.IP.Addr().String()
+			}
+		}
+		if state.Phase == Up && (cs.State == "ended" || cs.State == "not ready") {
+			out.Phase = "broken"
+		}
+		out.Components = append(out.Components, cs)
+	}
+	return out, nil
+}
+
+// readyNodes asks the API server; an API server that does not answer knows of no ready nodes.
+func (s *Sandbox) readyNodes(ctx context.Context, state State) map[string]bool {
+	cfg, err := s.Client()
+	if err != nil || state.Phase == Stopping {
+		return nil
+	}
+	cfg.Timeout = 3 * time.Second
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil
+	}
+	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil
+	}
+	ready := map[string]bool{}
+	for i := range list.Items {
+		ready[list.Items[i].Name] = controlplane.NodeReady(&list.Items[i])
+	}
+	return ready
+}
+
+// Client is for the administrator of the sandbox's cluster. It dials inside of the sandbox from wherever it is used.
+func (s *Sandbox) Client() (*rest.Config, error) {
+	plan, err := network.NewPlan(s.layout.Name, 1)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(s.layout.Kubeconfig()); errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNotUp
+	}
+	return controlplane.Client(s.layout.Kubeconfig(), plan.Switch)
+}
+
+// residentMemory is a process's VmRSS in MiB; 0 when it cannot be read.
+func residentMemory(pid int) int64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	return parseResident(string(b))
+}
+
+func parseResident(status string) int64 {
+	for line := range strings.Lines(status) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[0] == "VmRSS:" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil {
+				return 0
+			}
+			return kib / 1024
+		}
+	}
+	return 0
+}
+
+// groupMemory is what the kernel counts for a node's memory control group, in MiB; it includes the page cache.
+func groupMemory(groups []string, node string) int64 {
+	for _, g := range groups {
+		for _, file := range []string{"memory.current", "memory.usage_in_bytes"} { // v2, v1
+			b, err := os.ReadFile(g + "/" + node + "/" + file)
+			if err != nil {
+				continue
+			}
+			if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil {
+				return n >> 20
+			}
+		}
+	}
+	return 0
+}
