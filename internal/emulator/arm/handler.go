@@ -80,7 +80,7 @@ func (h *Handler) serve(c *call, path []string) *failure {
 	}
 	if id, ok := c.params["subscription"]; ok {
 		if _, known := h.world.Subscription(id); !known {
-			return fail(http.StatusNotFound, "SubscriptionNotFound", "The subscription '%s' could not be found.", bounded(id))
+			return noSubscription(id)
 		}
 	}
 	if err := h.limit(c); err != nil {
@@ -156,8 +156,12 @@ func (h *Handler) limit(c *call) *failure {
 	return nil
 }
 
+func noSubscription(id string) *failure {
+	return fail(http.StatusNotFound, "SubscriptionNotFound", "The subscription '%s' could not be found.", bounded(id))
+}
+
 func (h *Handler) authorize(c *call, action, scope string) *failure {
-	if h.world.Allowed(c.principal.PrincipalID, action, scope) {
+	if action == "" || h.world.Allowed(c.principal.PrincipalID, action, scope) {
 		return nil
 	}
 	return fail(http.StatusForbidden, "AuthorizationFailed",

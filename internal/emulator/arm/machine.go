@@ -16,7 +16,7 @@ func (h *Handler) writeVM(c *call) *failure       { return h.writeMachine(c, wor
 func (h *Handler) writeScaleSet(c *call) *failure { return h.writeMachine(c, world.VMSS) }
 
 func (h *Handler) listMachines(c *call, kind world.Kind) *failure {
-	return list(c, h.world.Machines(kind, c.subscription(), c.group()), h.showMachine)
+	return list(c, h.world.Machines(kind, c.subscription(), c.group()), showMachine)
 }
 
 func (h *Handler) getMachine(c *call, kind world.Kind) *failure {
@@ -24,7 +24,7 @@ func (h *Handler) getMachine(c *call, kind world.Kind) *failure {
 	if err != nil {
 		return err
 	}
-	writeJSON(c.w, http.StatusOK, h.showMachine(view))
+	writeJSON(c.w, http.StatusOK, showMachine(view))
 	return nil
 }
 
@@ -77,7 +77,7 @@ func showInstance(view world.MachineView, i world.Instance) object {
 	}
 }
 
-func (h *Handler) showMachine(view world.MachineView) object {
+func showMachine(view world.MachineView) object {
 	state := "Succeeded"
 	if view.Updating {
 		state = "Updating"
@@ -85,7 +85,7 @@ func (h *Handler) showMachine(view world.MachineView) object {
 	properties := object{"provisioningState": state}
 	shown := object{
 		"id": view.ID.String(), "name": view.Name, "type": "Microsoft.Compute/" + string(view.ID.Kind),
-		"location": view.Location, "properties": properties,
+		"location": view.Location, "properties": properties, "etag": view.ETag,
 	}
 	if view.ID.Kind == world.VM {
 		properties["vmId"] = world.GUID(view.ID.Key())
@@ -97,14 +97,14 @@ func (h *Handler) showMachine(view world.MachineView) object {
 	if len(view.Tags) > 0 {
 		shown["tags"] = view.Tags
 	}
-	if identity := h.showAssigned(view); identity != nil {
+	if identity := showAssigned(view); identity != nil {
 		shown["identity"] = identity
 	}
 	return shown
 }
 
 // showAssigned is the identity section, or nil when there is none: a machine without identities has no section at all.
-func (h *Handler) showAssigned(view world.MachineView) object {
+func showAssigned(view world.MachineView) object {
 	shown := object{}
 	var types []string
 	if s := view.SystemAssigned; s != nil {
@@ -119,7 +119,7 @@ func (h *Handler) showAssigned(view world.MachineView) object {
 			if parsed, err := world.ParseIdentityID(id); err == nil {
 				key = parsed.String()
 			}
-			if identity, ok := h.world.Identity(id); ok { // one that was deleted stays, without its IDs
+			if identity, ok := view.Bound[id]; ok { // one that was deleted stays, without its IDs
 				entry = object{"principalId": identity.PrincipalID, "clientId": identity.ClientID}
 			}
 			user[key] = entry

@@ -37,7 +37,7 @@ func (h *Handler) listTenants(c *call) *failure {
 func (h *Handler) listSubscriptions(c *call) *failure {
 	var visible []world.Subscription
 	for _, s := range h.world.Subscriptions() {
-		if strings.EqualFold(s.TenantID, c.principal.TenantID) {
+		if strings.EqualFold(s.TenantID, c.principal.TenantID) && h.world.Sees(c.principal.PrincipalID, s.ID) {
 			visible = append(visible, s)
 		}
 	}
@@ -46,6 +46,9 @@ func (h *Handler) listSubscriptions(c *call) *failure {
 
 func (h *Handler) getSubscription(c *call) *failure {
 	s, _ := h.world.Subscription(c.subscription()) // serve has looked
+	if !h.world.Sees(c.principal.PrincipalID, s.ID) {
+		return noSubscription(c.subscription())
+	}
 	writeJSON(c.w, http.StatusOK, showSubscription(s))
 	return nil
 }
@@ -142,7 +145,7 @@ func (h *Handler) getOperation(c *call) *failure {
 		if !ok {
 			return fail(http.StatusNotFound, "NotFound", "The resource of the operation is gone.")
 		}
-		writeJSON(c.w, http.StatusOK, h.showMachine(view))
+		writeJSON(c.w, http.StatusOK, showMachine(view))
 		return nil
 	}
 	const stamp = "2006-01-02T15:04:05.0000000-07:00"

@@ -12,7 +12,7 @@ import (
 type route struct {
 	methods []string
 	path    []string
-	action  string // the ARM action that a principal must be allowed
+	action  string // the ARM action that a principal must be allowed; empty needs none
 	serve   func(*call) *failure
 }
 
@@ -35,12 +35,12 @@ func (h *Handler) table() []route {
 		return route{[]string{http.MethodPatch, http.MethodPut}, segments(path), action, serve}
 	}
 	return []route{
-		get("/tenants", "Microsoft.Resources/tenants/read", h.listTenants),
-		get("/subscriptions", "Microsoft.Resources/subscriptions/read", h.listSubscriptions),
-		get(sub, "Microsoft.Resources/subscriptions/read", h.getSubscription),
+		get("/tenants", "", h.listTenants),
+		get("/subscriptions", "", h.listSubscriptions),
+		get(sub, "", h.getSubscription),
 		get(sub+"/resourcegroups", "Microsoft.Resources/subscriptions/resourceGroups/read", h.listGroups),
 		get(group, "Microsoft.Resources/subscriptions/resourceGroups/read", h.getGroup),
-		get(sub+compute+"/locations/{location}/operations/{operation}", "Microsoft.Compute/locations/operations/read", h.getOperation),
+		get(sub+compute+"/locations/{location}/operations/{operation}", "", h.getOperation),
 		get(sub+compute+vm, vmAct+"/read", h.listVMs),
 		get(sub+compute+vmss, vmssAct+"/read", h.listScaleSets),
 		get(group+compute+vm, vmAct+"/read", h.listVMs),

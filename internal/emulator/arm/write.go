@@ -33,6 +33,7 @@ func (h *Handler) writeMachine(c *call, kind world.Kind) *failure {
 	if err := h.limitCompute(c, view); err != nil {
 		return err
 	}
+	change.ETag = c.r.Header.Get("If-Match")
 	op, startErr := h.world.BeginUpdate(view.ID, change)
 	if startErr != nil {
 		return refusal(view, startErr)
@@ -44,7 +45,7 @@ func (h *Handler) writeMachine(c *call, kind world.Kind) *failure {
 		"removed", len(op.Removed), "duration", op.Ends.Sub(op.Started))
 	view, _ = h.world.Machine(view.ID)
 	h.announce(c, view, op)
-	writeJSON(c.w, http.StatusOK, h.showMachine(view))
+	writeJSON(c.w, http.StatusOK, showMachine(view))
 	return nil
 }
 
@@ -173,6 +174,9 @@ func refusal(view world.MachineView, err error) *failure {
 			"contain: userAssignedIdentities")
 	case errors.Is(err, world.ErrTooMany):
 		return identityFailure(view, "The request format was unexpected : "+err.Error())
+	case errors.Is(err, world.ErrChanged):
+		return fail(http.StatusPreconditionFailed, "PreconditionFailed",
+			"The condition of the If-Match header is not met: the resource '%s' has changed.", view.ID)
 	case errors.Is(err, world.ErrBusy):
 		return fail(http.StatusConflict, "Conflict",
 			"The request failed due to conflict with a concurrent request. To resolve it, please refer to "+

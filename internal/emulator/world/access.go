@@ -44,6 +44,22 @@ func (w *World) Allowed(principalID, action, scope string) bool {
 	return false
 }
 
+// Sees says whether a principal may know of a subscription: it is allowed something in it.
+func (w *World) Sees(principalID, subscription string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.doc.Settings.Authorization == AuthorizeAny {
+		return true
+	}
+	id := "/subscriptions/" + subscription
+	for _, r := range w.doc.RoleAssignments {
+		if strings.EqualFold(r.PrincipalID, principalID) && (within(r.Scope, id) || within(id, r.Scope)) {
+			return true
+		}
+	}
+	return false
+}
+
 // within says whether the ARM ID id lies in scope.
 func within(id, scope string) bool {
 	id, scope = fold(id), strings.TrimSuffix(fold(scope), "/")

@@ -6,24 +6,41 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// assigned is the set of identities on a machine.
+// assigned is the set of identities on a machine. It is never changed once made.
 type assigned struct {
 	system *SystemIdentity
 	user   []string // resource IDs as given
+	// clients holds the client ID that each had when it was assigned, by folded resource ID. An identity that was
+	// deleted and made again under its old name is another one: it is not on the machine until it is assigned anew.
+	clients map[string]string
 }
 
-func (a assigned) equal(b assigned) bool {
-	if (a.system == nil) != (b.system == nil) || (a.system != nil && *a.system != *b.system) {
+// sameNames says whether both name the same identities.
+func (m *Machine) sameNames(other *Machine) bool {
+	a, b := m.SystemAssigned, other.SystemAssigned
+	if (a == nil) != (b == nil) || (a != nil && *a != *b) {
 		return false
 	}
-	return slices.EqualFunc(a.user, b.user, strings.EqualFold)
+	return slices.EqualFunc(m.Identities, other.Identities, strings.EqualFold)
 }
 
-func (m *Machine) assigned() assigned {
-	return assigned{system: m.SystemAssigned, user: slices.Clone(m.Identities)}
+// assigned is what the document says is on the machine, bound to the identities of now.
+func (w *World) assigned(m *Machine) assigned {
+	a := assigned{system: m.SystemAssigned, user: slices.Clone(m.Identities), clients: map[string]string{}}
+	for _, id := range a.user {
+		a.clients[fold(id)] = w.index.identities[fold(id)].ClientID
+	}
+	return a
+}
+
+// bound finds the identity that is assigned, unless it is gone or another one by now.
+func (w *World) bound(a assigned, id string) (Identity, bool) {
+	identity, ok := w.index.identities[fold(id)]
+	return identity, ok && identity.ClientID == a.clients[fold(id)]
 }
 
 func (m *Machine) id(kind Kind) MachineID {
@@ -44,6 +61,9 @@ type MachineView struct {
 	Machine  // a copy; Identities and SystemAssigned are the goal of the write under way, if there is one
 	TenantID string
 	Updating bool
+	ETag     string // changes with every write
+	// Bound are those of Identities that still exist as they were when they were assigned, by resource ID.
+	Bound map[string]Identity
 	// OnIMDS are the resource IDs of the user-assigned identities that IMDS knows on the machine now.
 	OnIMDS []string
 }
@@ -101,10 +121,19 @@ func (w *World) view(key string) (MachineView, bool) {
 		Machine:  m.copy(),
 		TenantID: w.tenantOf(m.SubscriptionID),
 		Updating: live.operation != "",
+		ETag:     `"` + strconv.Itoa(live.version) + `"`,
+		Bound:    map[string]Identity{},
 		OnIMDS:   slices.Clone(live.published.user),
 	}
+	shown := live.current
 	if live.operation != "" { // ARM shows the goal while it works towards it
-		view.SystemAssigned, view.Identities = live.goal.system, slices.Clone(live.goal.user)
+		shown = live.goal
+		view.SystemAssigned, view.Identities = shown.system, slices.Clone(shown.user)
+	}
+	for _, id := range shown.user {
+		if identity, ok := w.bound(shown, id); ok {
+			view.Bound[id] = identity
+		}
 	}
 	return view, true
 }
@@ -171,8 +200,9 @@ func (w *World) Caller(address netip.Addr) (Caller, bool) {
 	} else { // a scale set without instances, as the default machine
 		c.Instance = Instance{ID: "0", Name: m.Name + "_0"}
 	}
-	for _, id := range w.live[who.key].published.user {
-		if identity, ok := w.index.identities[fold(id)]; ok {
+	published := w.live[who.key].published
+	for _, id := range published.user {
+		if identity, ok := w.bound(published, id); ok {
 			c.User = append(c.User, identity)
 		}
 	}

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -15,6 +17,8 @@ import (
 var (
 	ErrNotFound = errors.New("no such VM or scale set")
 	ErrBusy     = errors.New("another write to the resource is under way")
+	// ErrChanged: the machine is not in the state that the writer expects (If-Match).
+	ErrChanged = errors.New("the resource has changed")
 	// ErrEmpty: the type says user-assigned, but none would be left.
 	ErrEmpty = errors.New("no user-assigned identity given")
 	// ErrSurplus: identities are named although the type has no user-assigned ones.
@@ -35,11 +39,15 @@ type Change struct {
 	Identities map[string]bool
 	// Replace drops every identity that Identities does not name (PUT); otherwise they stay (PATCH).
 	Replace bool
+	// ETag, when not empty, is the state that the machine must be in; * is any.
+	ETag string
 }
 
 // liveMachine is what happens to a machine over time.
 type liveMachine struct {
 	operation string // ID of the write under way, or empty
+	version   int    // the ETag
+	current   assigned
 	goal      assigned
 	published assigned // what IMDS knows
 	pending   []publication
@@ -97,6 +105,9 @@ func (w *World) BeginUpdate(id MachineID, change Change) (Operation, error) {
 	if live.operation != "" {
 		return Operation{}, ErrBusy
 	}
+	if change.ETag != "" && change.ETag != "*" && change.ETag != `"`+strconv.Itoa(live.version)+`"` {
+		return Operation{}, ErrChanged
+	}
 	goal, err := w.goal(key, m, change)
 	if err != nil {
 		return Operation{}, err
@@ -108,6 +119,8 @@ func (w *World) BeginUpdate(id MachineID, change Change) (Operation, error) {
 		Added: missing(goal.user, m.Identities), Removed: missing(m.Identities, goal.user),
 	}
 	w.operations.add(op)
+	w.versions++
+	live.version = w.versions
 	live.operation, live.goal = op.ID, goal
 	w.settle() // a duration of 0 is over at once
 	return *op, nil
@@ -121,7 +134,7 @@ func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
 	if !change.User && len(change.Identities) > 0 {
 		return assigned{}, ErrSurplus
 	}
-	goal := assigned{}
+	goal := assigned{clients: map[string]string{}}
 	if change.System {
 		goal.system = m.SystemAssigned
 		if goal.system == nil {
@@ -132,19 +145,23 @@ func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
 		return goal, nil
 	}
 	if !change.Replace {
-		goal.user = slices.Clone(m.Identities)
+		goal.user, goal.clients = slices.Clone(m.Identities), maps.Clone(w.live[key].current.clients)
 	}
-	for _, id := range sortedKeys(change.Identities) {
+	for _, id := range slices.Sorted(maps.Keys(change.Identities)) {
 		at := slices.IndexFunc(goal.user, func(have string) bool { return strings.EqualFold(have, id) })
-		switch wanted := change.Identities[id]; {
-		case wanted && at < 0:
-			identity, ok := w.index.identities[fold(id)]
-			if !ok {
-				return assigned{}, &UnknownIdentityError{ResourceID: id}
+		if !change.Identities[id] {
+			if at >= 0 {
+				goal.user = slices.Delete(goal.user, at, at+1)
 			}
+			continue
+		}
+		identity, ok := w.index.identities[fold(id)]
+		if !ok {
+			return assigned{}, &UnknownIdentityError{ResourceID: id}
+		}
+		goal.clients[fold(id)] = identity.ClientID
+		if at < 0 {
 			goal.user = append(goal.user, identity.ResourceID)
-		case !wanted && at >= 0:
-			goal.user = slices.Delete(goal.user, at, at+1)
 		}
 	}
 	if len(goal.user) == 0 {
@@ -180,7 +197,7 @@ func (w *World) finish(key string, live *liveMachine, op *Operation, now time.Ti
 	}
 	at := ended.Add(time.Duration(w.doc.Settings.ARM.IMDSDelay))
 	live.pending = append(live.pending, publication{at: at, state: live.goal})
-	live.operation, live.goal = "", assigned{}
+	live.current, live.operation, live.goal = live.goal, "", assigned{}
 }
 
 // Operation finds a write by its ID.
@@ -204,15 +221,6 @@ func missing(a, b []string) []string {
 		}
 	}
 	return out
-}
-
-func sortedKeys(m map[string]bool) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // NewGUID makes a random GUID (version 4).

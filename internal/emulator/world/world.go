@@ -26,6 +26,7 @@ type World struct {
 	// live is what is known of a machine beyond the document, by MachineID.Key.
 	live       map[string]*liveMachine
 	operations operations
+	versions   int // the last ETag given
 	faults     []*faultState
 	buckets    buckets
 	rng        *rand.Rand
@@ -131,7 +132,7 @@ func (w *World) adopt(doc Document) {
 	w.index = ix
 	for key, m := range ix.machines {
 		if w.live[key] == nil {
-			w.live[key] = &liveMachine{published: m.assigned()}
+			w.live[key] = w.enliven(m)
 		}
 	}
 	for key := range w.live {
@@ -189,11 +190,18 @@ func (w *World) Edit(change func(*Document) error) error {
 	before := w.index
 	w.adopt(draft)
 	for key, m := range w.index.machines {
-		if old := before.machines[key]; old != nil && !old.assigned().equal(m.assigned()) {
-			w.live[key] = &liveMachine{published: m.assigned()}
+		if old := before.machines[key]; old != nil && !old.sameNames(m) {
+			w.live[key] = w.enliven(m)
 		}
 	}
 	return nil
+}
+
+// enliven gives a machine its life: what the document says is on it, IMDS knows.
+func (w *World) enliven(m *Machine) *liveMachine {
+	w.versions++
+	a := w.assigned(m)
+	return &liveMachine{current: a, published: a, version: w.versions}
 }
 
 // Settings are the current dials.
