@@ -1,0 +1,284 @@
+// The command line and the environment: one struct per concern, each with
+// BindFlags, Complete where the environment has a say, and Validate.
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// options is everything that can be chosen.
+type options struct {
+	version bool
+	profile bool
+
+	log        logOptions
+	kubernetes kubernetesOptions
+	azure      azureOptions
+	identities identityOptions
+	election   electionOptions
+	servers    serverOptions
+
+	// meaningless are the flags given that no longer do anything.
+	meaningless []string
+}
+
+// parse reads flags and environment. Its error holds all that is wrong, one a
+// line; flag.ErrHelp says that the usage was asked for and written to w.
+func parse(args []string, getenv func(string) string, w io.Writer) (*options, error) {
+	o := &options{}
+	flags := flag.NewFlagSet("mic", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // the caller shows errors, with a hint
+	o.bindFlags(flags)
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		usage(flags, w)
+		return nil, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	if flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q: every option is a flag such as --cloudconfig=FILE", flags.Arg(0))
+	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) {
+		given[f.Name] = true
+		if _, ok := f.Value.(meaninglessFlag); ok {
+			o.meaningless = append(o.meaningless, f.Name)
+		}
+	})
+	if o.version {
+		return o, nil
+	}
+	if err := errors.Join(o.complete(given, getenv), o.validate()); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *options) bindFlags(flags *flag.FlagSet) {
+	flags.BoolVar(&o.version, "version", false, "print the version and exit")
+	flags.BoolVar(&o.profile, "enableProfile", false, "serve pprof on localhost:6060")
+	o.log.bindFlags(flags)
+	o.kubernetes.bindFlags(flags)
+	o.azure.bindFlags(flags)
+	o.identities.bindFlags(flags)
+	o.election.bindFlags(flags)
+	o.servers.bindFlags(flags)
+	bindMeaningless(flags)
+}
+
+func (o *options) complete(given map[string]bool, getenv func(string) string) error {
+	o.kubernetes.complete(getenv)
+	o.azure.complete(given)
+	return errors.Join(o.identities.complete(given, getenv), o.election.complete(os.Hostname))
+}
+
+func (o *options) validate() error {
+	return errors.Join(o.log.validate(), o.kubernetes.validate(), o.azure.validate(),
+		o.identities.validate(), o.election.validate(), o.servers.validate())
+}
+
+// logOptions: how the log looks.
+type logOptions struct {
+	format    string
+	verbosity int
+}
+
+func (o *logOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.format, "logging-format", observe.FormatText, "log format: text or json")
+	flags.IntVar(&o.verbosity, "v", 0, "log verbosity; 0 tells what was done, 1 also why, 5 and more is for debugging")
+}
+
+func (o *logOptions) validate() error {
+	if err := observe.CheckLogFormat(o.format); err != nil {
+		return fmt.Errorf("--logging-format: %w", err)
+	}
+	return nil
+}
+
+// kubernetesOptions: which API server, and how hard to work it.
+type kubernetesOptions struct {
+	kubeconfig    string
+	qps           float64
+	batch         int64
+	sweepInterval time.Duration
+	podNamespace  string
+	configMap     string
+}
+
+// defaultQPS leaves room for 100 pods a second, each with an assigned identity
+// to create and to mark as assigned. v1.8.17's default of 5 makes a burst of 100
+// pods wait for 40 s.
+const defaultQPS = 200
+
+func (o *kubernetesOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it $KUBECONFIG, else the service account of the pod that mic runs in")
+	flags.Float64Var(&o.qps, "clientQps", defaultQPS, "requests a second to the API server, in bursts of twice as many")
+	flags.Int64Var(&o.batch, "createDeleteBatch", 20, "assigned identities of one VM or scale set that are written at the same time")
+	flags.DurationVar(&o.sweepInterval, "syncRetryDuration", time.Hour, "time between two searches for assigned identities that were left behind")
+	flags.StringVar(&o.configMap, "config-map-name", "aad-pod-identity-config",
+		"first part of the `name` of the ConfigMaps, in MIC's own namespace, that record what mic has attached to VMs and scale sets")
+}
+
+func (o *kubernetesOptions) complete(getenv func(string) string) {
+	if o.kubeconfig == "" {
+		o.kubeconfig = getenv("KUBECONFIG")
+	}
+	if o.podNamespace = getenv("MIC_POD_NAMESPACE"); o.podNamespace == "" {
+		o.podNamespace = "default"
+	}
+}
+
+func (o *kubernetesOptions) validate() error {
+	return errors.Join(
+		positive("clientQps", o.qps > 0, o.qps),
+		positive("createDeleteBatch", o.batch > 0, o.batch),
+		positive("syncRetryDuration", o.sweepInterval > 0, o.sweepInterval),
+		objectName("config-map-name", o.configMap),
+		objectName("MIC_POD_NAMESPACE", o.podNamespace),
+	)
+}
+
+// azureOptions: which Azure, and how to treat it.
+type azureOptions struct {
+	cloudConfig   string
+	retryInterval time.Duration
+	driftInterval time.Duration
+}
+
+// defaultCloudConfig is where AKS and CAPZ put it on every node.
+const defaultCloudConfig = "/etc/kubernetes/azure.json"
+
+func (o *azureOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.cloudConfig, "cloudconfig", defaultCloudConfig,
+		"cloud config `file` (azure.json); the default one need not exist: then the environment says it (CLOUD, TENANT_ID, CLIENT_ID, CLIENT_SECRET, USE_MSI ...)")
+	flags.DurationVar(&o.retryInterval, "update-user-msi-retry-interval", time.Second,
+		"pause after a failed update of a VM or scale set; it doubles up to a minute")
+	flags.DurationVar(&o.driftInterval, "identity-assignment-reconcile-interval", 3*time.Minute,
+		"time between two comparisons of Azure with the cluster")
+}
+
+// complete makes the path empty, which means the environment, when nobody named
+// a file and there is none where it usually is.
+func (o *azureOptions) complete(given map[string]bool) {
+	if given["cloudconfig"] {
+		return
+	}
+	if _, err := os.Stat(o.cloudConfig); errors.Is(err, os.ErrNotExist) {
+		o.cloudConfig = ""
+	}
+}
+
+func (o *azureOptions) validate() error {
+	return errors.Join(
+		positive("update-user-msi-retry-interval", o.retryInterval > 0, o.retryInterval),
+		positive("identity-assignment-reconcile-interval", o.driftInterval > 0, o.driftInterval),
+	)
+}
+
+// identityOptions: which identities go where, and when they leave.
+type identityOptions struct {
+	forceNamespaced bool
+	grace           time.Duration
+	immutable       string
+}
+
+func (o *identityOptions) bindFlags(flags *flag.FlagSet) {
+	flags.BoolVar(&o.forceNamespaced, "forceNamespaced", true,
+		"pod, binding and identity must share one namespace; the environment variable FORCENAMESPACED=true demands it too")
+	flags.DurationVar(&o.grace, "identity-detach-grace-period", 15*time.Second,
+		"how long an identity stays on a VM or scale set that no pod there needs any more")
+	flags.StringVar(&o.immutable, "immutable-user-msis", "",
+		"identities never to remove from a VM or scale set: client `ids` or resource IDs, separated by commas")
+}
+
+// complete lets the environment have its say: as in v1.8.17 FORCENAMESPACED=true
+// wins over the flag; false counts unless the flag is given.
+func (o *identityOptions) complete(given map[string]bool, getenv func(string) string) error {
+	value := strings.TrimSpace(getenv("FORCENAMESPACED"))
+	if value == "" {
+		return nil
+	}
+	forced, err := strconv.ParseBool(value)
+	if err != nil {
+		return fmt.Errorf("FORCENAMESPACED=%q in the environment: use true or false", value)
+	}
+	if forced || !given["forceNamespaced"] {
+		o.forceNamespaced = forced
+	}
+	return nil
+}
+
+func (o *identityOptions) validate() error {
+	if o.grace < 0 {
+		return fmt.Errorf("--identity-detach-grace-period=%v: use 0 or more", o.grace)
+	}
+	return nil
+}
+
+// immutables splits the list.
+func (o *identityOptions) immutables() []string {
+	return strings.FieldsFunc(o.immutable, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// electionOptions: the Lease of the leader.
+type electionOptions struct {
+	instance, namespace, name string
+	duration                  time.Duration
+}
+
+// shortestLease: client-go renews every quarter of it, and needs at least a
+// second for a request.
+const shortestLease = 4 * time.Second
+
+func (o *electionOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.instance, "leader-election-instance", "", "`name` of this instance, unique among all (default: the host name)")
+	flags.StringVar(&o.namespace, "leader-election-namespace", "default", "namespace of the Lease")
+	flags.StringVar(&o.name, "leader-election-name", "aad-pod-identity-mic", "name of the Lease")
+	flags.DurationVar(&o.duration, "leader-election-duration", 15*time.Second, "how long the Lease is good for without being renewed")
+}
+
+func (o *electionOptions) complete(hostname func() (string, error)) error {
+	if o.instance != "" {
+		return nil
+	}
+	name, err := hostname()
+	if err != nil {
+		return fmt.Errorf("read the host name: %w; set --leader-election-instance", err)
+	}
+	o.instance = name
+	return nil
+}
+
+func (o *electionOptions) validate() error {
+	var tooShort error
+	if o.duration < shortestLease {
+		tooShort = fmt.Errorf("--leader-election-duration=%v: use %v or more", o.duration, shortestLease)
+	}
+	return errors.Join(tooShort, objectName("leader-election-namespace", o.namespace), objectName("leader-election-name", o.name))
+}
+
+// serverOptions: where probes and metrics are served.
+type serverOptions struct {
+	probePort, metricsPort string
+}
+
+func (o *serverOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.probePort, "http-probe-port", "8080", "`port` of /healthz and /readyz")
+	flags.StringVar(&o.metricsPort, "prometheus-port", "8888", "`port` of /metrics")
+}
+
+func (o *serverOptions) validate() error {
+	return errors.Join(port("http-probe-port", o.probePort), port("prometheus-port", o.metricsPort))
+}

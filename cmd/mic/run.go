@@ -1,0 +1,177 @@
+// From options to a running controller.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	crmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/podid-io/podid/internal/azure"
+	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers"
+	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// run serves until the context ends. Errors are mistakes that waiting does not
+// mend: a config that cannot be read, a port that is taken.
+func run(ctx context.Context, o *options, getenv func(string) string) error {
+	kube, err := kubeConfig(o.kubernetes)
+	if err != nil {
+		return err
+	}
+	metrics := observe.NewMetrics(crmetrics.Registry)
+	health := &observe.Health{}
+	cloud, immutable, err := armClient(ctx, o, getenv, metrics, health)
+	if err != nil {
+		return err
+	}
+	servers, err := listen(ctx, o, health)
+	if err != nil {
+		return err
+	}
+	leader := &leadership{
+		options: o, kube: kube, cloud: cloud, metrics: metrics, health: health,
+		controllers: controllers.Config{
+			Rules: identity.Rules{ForceNamespaced: o.identities.forceNamespaced},
+			Attachment: attachment.Settings{
+				Grace: o.identities.grace, RetryInterval: o.azure.retryInterval,
+				Writes: int(o.kubernetes.batch), Immutable: append(o.identities.immutables(), immutable...),
+			},
+			LedgerNamespace: o.kubernetes.podNamespace, LedgerName: o.kubernetes.configMap,
+			DriftInterval: o.azure.driftInterval, SweepInterval: o.kubernetes.sweepInterval,
+		},
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return servers.serve(ctx) })
+	group.Go(func() error { return keepOn(ctx, leader.lead) })
+	return group.Wait()
+}
+
+// kubeConfig says how to reach the API server.
+func kubeConfig(o kubernetesOptions) (*rest.Config, error) {
+	config, err := loadKubeConfig(o.kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	config.UserAgent = observe.UserAgent("mic")
+	config.QPS, config.Burst = float32(o.qps), max(int(2*o.qps), 1)
+	return config, nil
+}
+
+func loadKubeConfig(path string) (*rest.Config, error) {
+	if path != "" {
+		config, err := clientcmd.BuildConfigFromFlags("", path)
+		if err != nil {
+			return nil, fmt.Errorf("read kubeconfig %s: %w", path, err)
+		}
+		return config, nil
+	}
+	config, err := rest.InClusterConfig()
+	if errors.Is(err, rest.ErrNotInCluster) {
+		return nil, errors.New("no API server: mic does not run in a pod, so name a kubeconfig with --kubeconfig or $KUBECONFIG")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the pod's service account: %w", err)
+	}
+	return config, nil
+}
+
+// armClient makes the client for Azure, and returns podid's own identity, which
+// is never to be removed from a machine.
+func armClient(
+	ctx context.Context, o *options, getenv func(string) string, metrics *observe.Metrics, health *observe.Health,
+) (*compute.Client, []string, error) {
+	config, err := azure.Load(o.azure.cloudConfig, getenv)
+	if err != nil {
+		return nil, nil, err
+	}
+	credential, err := azure.NewCredential(config, azure.CredentialOptions{
+		Path: o.azure.cloudConfig, Getenv: getenv, Log: logr.FromContextOrDiscard(ctx).WithName("azure"),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	reach := &reach{}
+	health.AddCheck("azure", reach.err)
+	client, err := compute.New(compute.Options{
+		Credential: credential, Cloud: config.Cloud.Endpoints,
+		Observe: func(operation string, took time.Duration, err error) {
+			metrics.CloudOperation(operation, took, err)
+			if _, throttled := compute.RetryAfter(err); throttled {
+				metrics.Throttled(operation)
+			}
+			if !answered(err) {
+				reach.note(fmt.Errorf("the last call to Azure failed: %w", err))
+				return
+			}
+			reach.note(nil)
+		},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	logr.FromContextOrDiscard(ctx).Info("cloud config read", "path", o.azure.cloudConfig, "cloud", config.Cloud.Name,
+		"managedIdentity", config.ManagedIdentity, "clientID", observe.ShortID(config.ClientID))
+	var own []string
+	if config.UserAssignedIdentityID != "" {
+		own = []string{config.UserAssignedIdentityID}
+	}
+	return client, own, nil
+}
+
+// answered tells whether Azure answered at all, be it by a refusal.
+func answered(err error) bool {
+	_, throttled := compute.RetryAfter(err)
+	return err == nil || throttled || compute.IsRefused(err) || compute.IsNotFound(err) ||
+		compute.IsForbidden(err) || compute.IsConflict(err) || errors.Is(err, context.Canceled)
+}
+
+// The pauses between two attempts to run, when the API server cannot be reached
+// or the lease was lost.
+const (
+	firstPause = time.Second
+	mostPause  = 30 * time.Second
+	// settled is how long an attempt must have run to count as a success.
+	settled = time.Minute
+)
+
+// keepOn calls attempt again until the context ends.
+func keepOn(ctx context.Context, attempt func(context.Context) error) error {
+	pause := firstPause
+	for {
+		began := time.Now()
+		err := attempt(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(began) > settled {
+			pause = firstPause
+		}
+		logr.FromContextOrDiscard(ctx).Error(explain(err), "not working, trying again", "in", pause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, mostPause)
+	}
+}
+
+// explain adds what to do to errors that a person has to mend.
+func explain(err error) error {
+	if meta.IsNoMatchError(err) {
+		return fmt.Errorf("%w: install podid's custom resource definitions (config/crd, or the chart)", err)
+	}
+	return err
+}
