@@ -142,7 +142,7 @@ func rights(t *testing.T, api cluster) {
 		{"mic", "get", "", "secrets", "", "any", namespace, false},
 		{"mic", "patch", "", "pods", "", "any", everywhere, false},
 		{"nmi", "watch", "", "pods", "", "", everywhere, true},
-		{"nmi", "get", "", "nodes", "", "node", everywhere, true},
+		{"nmi", "get", "", "nodes", "", "node", everywhere, false},
 		{"nmi", "watch", group, "azureidentities", "", "", everywhere, true},
 		{"nmi", "watch", group, "azureidentitybindings", "", "", everywhere, true},
 		{"nmi", "watch", group, "azurepodidentityexceptions", "", "", everywhere, true},

@@ -101,7 +101,7 @@ func TestFlagsKnown(t *testing.T) {
 			leader-election-namespace leader-election-name leader-election-duration http-probe-port prometheus-port enableProfile
 			enableScaleFeatures createDeleteBatch clientQps immutable-user-msis config-map-name enable-type-upgrade
 			type-upgrade-status-key update-user-msi-max-retry update-user-msi-retry-interval identity-assignment-reconcile-interval
-			logging-format v`),
+			identity-detach-grace-period logging-format v`),
 		"nmi": strings.Fields(`node nmi-listen-address nmi-port metadata-ip metadata-port ipt-update-interval-sec forceNamespaced
 			MICNamespace http-probe-port retry-attempts-for-created retry-attempts-for-assigned find-identity-retry-interval
 			enableProfile enableScaleFeatures block-instance-metadata metadata-header-required prometheus-port operation-mode
