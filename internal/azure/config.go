@@ -57,7 +57,7 @@ type settings struct {
 // USER_ASSIGNED_MSI_CLIENT_ID). Errors name every missing field at once and never hold any of the file's content.
 func Load(path string, getenv func(string) string) (Config, error) {
 	if path == "" {
-		c, err := fromEnvironment(getenv).config(getenv(EnvironmentFilepath), environmentNames)
+		c, err := fromEnvironment(getenv).config(getenv(EnvironmentFilepath), inEnvironment())
 		if err != nil {
 			return Config{}, fmt.Errorf("read cloud config from the environment (no file was named): %w", err)
 		}
@@ -67,7 +67,7 @@ func Load(path string, getenv func(string) string) (Config, error) {
 	if err := readInto(path, &s); err != nil {
 		return Config{}, fmt.Errorf("read cloud config %s: %w", path, err)
 	}
-	c, err := s.config(getenv(EnvironmentFilepath), fileNames)
+	c, err := s.config(getenv(EnvironmentFilepath), inFile())
 	if err != nil {
 		return Config{}, fmt.Errorf("read cloud config %s: %w", path, err)
 	}
@@ -92,11 +92,12 @@ func fromEnvironment(getenv func(string) string) settings {
 // names are what the settings are called where the user wrote them, for errors.
 type names struct{ tenant, clientID, clientSecret, managedIdentity string }
 
-//nolint:gochecknoglobals // constants in all but name
-var (
-	fileNames        = names{"tenantId", "aadClientId", "aadClientSecret", "useManagedIdentityExtension"}
-	environmentNames = names{"TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "USE_MSI"}
-)
+// inFile and inEnvironment are the two places.
+func inFile() names {
+	return names{"tenantId", "aadClientId", "aadClientSecret", "useManagedIdentityExtension"}
+}
+
+func inEnvironment() names { return names{"TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "USE_MSI"} }
 
 // config checks the settings and resolves the cloud. Values are trimmed: they often come from files and secrets with a line end.
 func (s settings) config(environmentFile string, called names) (Config, error) {

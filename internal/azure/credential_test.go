@@ -166,7 +166,12 @@ func TestManagedIdentity(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			azure := &entra{}
-			mustToken(t, setUp(t, put(t, stackConfig(`"useManagedIdentityExtension":true,"userAssignedIdentityID":"`+tt.id+`"`)), azure, logr.Discard()))
+			c := setUp(t, put(t, stackConfig(`"useManagedIdentityExtension":true,"userAssignedIdentityID":"`+tt.id+`"`)), azure, logr.Discard())
+			// The SDK keeps these tokens for the whole process: ask for one that no other test has.
+			resource := fmt.Sprintf("https://%d.local/.default", time.Now().UnixNano())
+			if _, err := c.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{resource}}); err != nil {
+				t.Fatal(err)
+			}
 			form := azure.last()
 			for _, selector := range []string{"client_id", "msi_res_id", "object_id"} {
 				want := ""
@@ -194,7 +199,7 @@ func TestRotation(t *testing.T) {
 	mustToken(t, c)
 
 	rotated := stackConfig(strings.Replace(principal, "hunter2", "correct", 1)) // same length
-	later := time.Now().Add(time.Second) // a file system's clock may be too coarse for a test
+	later := time.Now().Add(time.Second)                                        // a file system's clock may be too coarse for a test
 	if err := errors.Join(os.WriteFile(target, []byte(rotated), 0o600), os.Chtimes(target, later, later)); err != nil {
 		t.Fatal(err)
 	}

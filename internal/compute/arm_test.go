@@ -69,12 +69,19 @@ func (s *armServer) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// transporter is policy.Transporter.
+type transporter interface {
+	Do(req *http.Request) (*http.Response, error)
+}
+
 // client is a Client that talks to the server through transport.
-func (s *armServer) client(endpoint string, transport interface {
-	Do(*http.Request) (*http.Response, error)
-}, observe Observer,
-) *Client {
+func (s *armServer) client(endpoint string, transport transporter, observe Observer) *Client {
 	s.t.Helper()
+	return newClient(s.t, endpoint, transport, observe)
+}
+
+func newClient(t *testing.T, endpoint string, transport transporter, observe Observer) *Client {
+	t.Helper()
 	c, err := New(Options{
 		Credential: &fake.TokenCredential{}, Transport: transport, Observe: observe,
 		Cloud: cloud.Configuration{
@@ -83,7 +90,7 @@ func (s *armServer) client(endpoint string, transport interface {
 		},
 	})
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return c
 }

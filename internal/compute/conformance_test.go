@@ -28,16 +28,17 @@ type seam interface {
 	Patch(ctx context.Context, group Group, attach, detach []string) error
 }
 
-const idPrefix = "/subscriptions/s/resourceGroups/Ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
+const idPrefix = "/subscriptions/" + subGUID + "/resourceGroups/Ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
 func groupsUnderTest() map[string]Group {
 	return map[string]Group{
-		"vm":   {Kind: VM, SubscriptionID: "sub", ResourceGroup: "rg", Name: "one"},
-		"vmss": {Kind: VMSS, SubscriptionID: "sub", ResourceGroup: "rg", Name: "set"},
+		"vm":   {Kind: VM, SubscriptionID: subGUID, ResourceGroup: "rg", Name: "one"},
+		"vmss": {Kind: VMSS, SubscriptionID: subGUID, ResourceGroup: "rg", Name: "set"},
 	}
 }
 
-// TestConformance runs the stories against the Fake, the Client without a network, and the Client over TLS.
+// TestConformance runs the stories against the Fake, and against the Client: before a small strict ARM of our own, before the
+// emulated Azure, and over TLS.
 func TestConformance(t *testing.T) {
 	for kind, group := range groupsUnderTest() {
 		for name, story := range stories() {
@@ -51,6 +52,14 @@ func TestConformance(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					arm := newARM(t)
 					story(t, arm, arm.client("https://arm.example", arm, nil), group)
+				})
+			})
+		}
+		for name, story := range stories() {
+			t.Run("emulator/"+kind+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					azure := newEmulated(t)
+					story(t, azure, newClient(t, "https://arm.example", azure, nil), group)
 				})
 			})
 		}
@@ -96,7 +105,8 @@ func wantIdentities(t *testing.T, s seam, group Group, want Identities) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, have); diff != "" {
+	anyCase := cmp.Transformer("lower", strings.ToLower) // Azure spells as it likes
+	if diff := cmp.Diff(want, have, anyCase); diff != "" {
 		t.Errorf("identities (-want +have):\n%s", diff)
 	}
 }

@@ -23,6 +23,7 @@ type refusalCase struct {
 	body                           string
 	bad                            []string
 	notFound, forbidden, conflicts bool
+	temporary                      bool // not IsRefused: the same request can go well later, or the fault is podid's own
 	says                           string
 }
 
@@ -49,7 +50,11 @@ func refusalCases() []refusalCase {
 			body: armBody("LinkedAuthorizationFailed", linked+idPrefix+"ab' or the linked scope(s) are invalid."),
 		},
 		{
-			name: "no right on the machine", status: 403, forbidden: true, says: "Virtual Machine Contributor",
+			name: "linked, other subscription", status: 403, bad: ids("a", "b", "ab"), forbidden: true, says: "Managed Identity Operator",
+			body: armBody("LinkedAuthorizationFailed", "The client has permission to write, however the linked subscription '"+subGUID+"' was not found."),
+		},
+		{
+			name: "no right on the machine", temporary: true, status: 403, forbidden: true, says: "Virtual Machine Contributor",
 			body: armBody("AuthorizationFailed", "The client '"+clientGUID+"' does not have authorization to perform action 'Microsoft.Compute/virtualMachineScaleSets/write' over scope '/subscriptions/"+subGUID+"/resourceGroups/x'."),
 		},
 		{
@@ -73,13 +78,13 @@ func refusalCases() []refusalCase {
 			body: armBody("FailedIdentityOperation", "Resource '"+idPrefix+"foreign' was not found."),
 		},
 		{
-			name: "scale set gone", status: 404, notFound: true,
+			name: "scale set gone", temporary: true, status: 404, notFound: true,
 			body: armBody("ResourceNotFound", "The Resource 'Microsoft.Compute/virtualMachineScaleSets/set' under resource group 'rg' was not found."),
 		},
-		{name: "resource group gone", status: 404, notFound: true, body: armBody("ResourceGroupNotFound", "Resource group 'rg' could not be found.")},
-		{name: "conflict names ids", status: 409, conflicts: true, body: armBody("Conflict", "Busy with "+idPrefix+"a.")},
-		{name: "policy names ids", status: 403, forbidden: true, body: armBody("RequestDisallowedByPolicy", "Not "+idPrefix+"a.")},
-		{name: "no token", status: 401, body: armBody("ExpiredAuthenticationToken", "expired"), says: "aadClientSecret"},
+		{name: "resource group gone", temporary: true, status: 404, notFound: true, body: armBody("ResourceGroupNotFound", "Resource group 'rg' could not be found.")},
+		{name: "conflict names ids", temporary: true, status: 409, conflicts: true, body: armBody("Conflict", "Busy with "+idPrefix+"a.")},
+		{name: "policy names ids", temporary: true, status: 403, forbidden: true, body: armBody("RequestDisallowedByPolicy", "Not "+idPrefix+"a.")},
+		{name: "no token", temporary: true, status: 401, body: armBody("ExpiredAuthenticationToken", "expired"), says: "aadClientSecret"},
 		{name: "not json", status: 400, body: "<html>proxy</html>", says: "HTTP 400"},
 		{name: "empty", status: 400, body: "", says: "HTTP 400"},
 	}
@@ -100,6 +105,9 @@ func TestRefusals(t *testing.T) {
 			}
 			if IsNotFound(err) != tt.notFound || IsForbidden(err) != tt.forbidden || IsConflict(err) != tt.conflicts {
 				t.Errorf("notFound %v, forbidden %v, conflict %v: %v", IsNotFound(err), IsForbidden(err), IsConflict(err), err)
+			}
+			if IsRefused(err) == tt.temporary {
+				t.Errorf("IsRefused = %v: %v", IsRefused(err), err)
 			}
 			text := err.Error()
 			if !strings.Contains(text, tt.says) || !strings.HasPrefix(text, "patch identities of vmss/rg/set: ") {
@@ -143,7 +151,7 @@ func TestRetryAfter(t *testing.T) {
 
 func TestKindsOfOthers(t *testing.T) {
 	for _, err := range []error{nil, errors.New("x"), context.Canceled} {
-		if _, throttled := RetryAfter(err); throttled || IsNotFound(err) || IsForbidden(err) || IsConflict(err) || BadIdentities(err) != nil {
+		if _, throttled := RetryAfter(err); throttled || IsNotFound(err) || IsForbidden(err) || IsConflict(err) || IsRefused(err) || BadIdentities(err) != nil {
 			t.Errorf("%v has a kind", err)
 		}
 	}

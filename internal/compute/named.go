@@ -11,6 +11,10 @@ import (
 // identityID matches the resource ID of a user-assigned identity within a sentence. The name is bounded by what Azure allows in it.
 var identityID = regexp.MustCompile(`(?i)/subscriptions/[^/\s'",]+/resourcegroups/[^/\s'",]+/providers/microsoft\.managedidentity/userassignedidentities/[a-z0-9_-]+`)
 
+// linkedSubscription matches how ARM names an identity's subscription that it does not know (or that is of another tenant), which it does
+// without naming the identity.
+var linkedSubscription = regexp.MustCompile(`(?i)linked subscription '([^'/\s]+)'`)
+
 // named returns the identities that the refusal is about. Those of the request come first, as they were requested; then
 // those that only Azure knows of, such as one that was deleted while still assigned.
 func (r *refusal) named(requested []string) []string {
@@ -21,6 +25,13 @@ func (r *refusal) named(requested []string) []string {
 	for _, id := range requested {
 		if mentions(r.message, id) && indexFold(bad, id) < 0 {
 			bad = append(bad, id)
+		}
+	}
+	if missing := linkedSubscription.FindStringSubmatch(r.message); missing != nil {
+		for _, id := range requested {
+			if strings.HasPrefix(strings.ToLower(id), "/subscriptions/"+strings.ToLower(missing[1])+"/") && indexFold(bad, id) < 0 {
+				bad = append(bad, id)
+			}
 		}
 	}
 	for _, id := range identityID.FindAllString(r.message, maxNamed) {
