@@ -20,11 +20,13 @@ const maxLabel = 128
 //
 // Keys come from requests, so their number is bounded: per group (a namespace),
 // and in all. Past a bound the key is replaced by its fallback, which has fewer
-// values; should even that be too many, there is no child and the measurement
-// is dropped.
+// values and as much room again; without room for that either, there is no child
+// and the measurement is dropped. Nothing is ever evicted: a series that vanishes
+// and comes back reads like a restart.
 type children[K comparable, C any] struct {
-	make     func(K) (C, error)
-	group    func(K) string // nil: one group
+	create   func(K) (C, error)
+	own      func(K) K      // a copy that keeps nothing of the request alive; nil: the key itself
+	group    func(K) string // nil: all keys are one group
 	fallback func(K) K      // nil: none
 	max      int
 	perGroup int
@@ -34,32 +36,19 @@ type children[K comparable, C any] struct {
 	groups map[string]int
 }
 
-func newChildren[K comparable, C any](
-	limit, perGroup int, group func(K) string, fallback func(K) K, mk func(K) (C, error),
-) *children[K, C] {
-	return &children[K, C]{
-		make: mk, group: group, fallback: fallback, max: limit, perGroup: perGroup,
-		known: map[K]C{}, groups: map[string]int{},
-	}
-}
-
 // get returns the child of key, or of its fallback.
 func (c *children[K, C]) get(key K) (C, bool) {
 	if child, ok := c.find(key); ok {
 		return child, true
 	}
-	if child, ok := c.add(key); ok {
-		return child, true
-	}
-	if c.fallback == nil {
-		var none C
-		return none, false
+	if child, ok := c.add(key, c.max, c.perGroup); ok || c.fallback == nil {
+		return child, ok
 	}
 	key = c.fallback(key)
 	if child, ok := c.find(key); ok {
 		return child, true
 	}
-	return c.addFallback(key)
+	return c.add(key, 2*c.max, 2*c.max)
 }
 
 func (c *children[K, C]) find(key K) (C, bool) {
@@ -70,39 +59,28 @@ func (c *children[K, C]) find(key K) (C, bool) {
 }
 
 // add makes the child of key unless a bound is reached.
-func (c *children[K, C]) add(key K) (C, bool) {
+func (c *children[K, C]) add(key K, limit, perGroup int) (child C, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	group := c.groupOf(key)
-	if len(c.known) >= c.max || c.groups[group] >= c.perGroup {
-		var none C
-		return none, false
-	}
-	return c.put(key, group)
-}
-
-// addFallback makes the child of a fallback, for which there is as much room
-// again.
-func (c *children[K, C]) addFallback(key K) (C, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.known) >= 2*c.max {
-		var none C
-		return none, false
-	}
-	return c.put(key, c.groupOf(key))
-}
-
-func (c *children[K, C]) put(key K, group string) (C, bool) {
-	if child, ok := c.known[key]; ok {
+	if child, ok = c.known[key]; ok {
 		return child, true // another request was faster
 	}
-	child, err := c.make(key)
+	group := c.groupOf(key)
+	if len(c.known) >= limit || c.groups[group] >= perGroup {
+		return child, false
+	}
+	child, err := c.create(key)
 	if err != nil {
 		return child, false
 	}
+	if c.known == nil {
+		c.known, c.groups = map[K]C{}, map[string]int{}
+	}
+	if c.own != nil {
+		key = c.own(key)
+	}
 	c.known[key] = child
-	c.groups[group]++
+	c.groups[c.groupOf(key)]++
 	return child, true
 }
 

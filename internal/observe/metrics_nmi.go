@@ -4,6 +4,7 @@ package observe
 
 import (
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +62,11 @@ type operationKey struct {
 	namespace, resource string
 }
 
+func (k operationKey) clone() operationKey {
+	k.namespace, k.resource = strings.Clone(k.namespace), strings.Clone(k.resource)
+	return k
+}
+
 type tokenRequestKey struct {
 	status int
 	reason string
@@ -83,19 +89,26 @@ func newNMIMetrics(r register) nmiMetrics {
 		"How the token cache answered: hit, miss, shared (with a request already asking) or stale (source down, token valid).", "outcome")
 	waiting := r.gauge("nmi_waiting_requests", "Token requests held until their identity arrives.")
 	return nmiMetrics{
-		operations: newChildren(maxOperationSeries, maxNamespaceSeries,
-			func(k operationKey) string { return k.namespace },
-			func(k operationKey) operationKey { k.resource = other; return k },
-			func(k operationKey) (prometheus.Observer, error) {
-				return operations.GetMetricWithLabelValues(k.operation, strconv.Itoa(k.status), label(k.namespace), label(k.resource))
-			}),
-		tokenRequests: newChildren(maxTokenRequestSeries, maxTokenRequestSeries, nil,
-			func(k tokenRequestKey) tokenRequestKey { k.reason = other; return k },
-			func(k tokenRequestKey) (prometheus.Counter, error) {
+		operations: &children[operationKey, prometheus.Observer]{
+			max: maxOperationSeries, perGroup: maxNamespaceSeries,
+			own:      operationKey.clone,
+			group:    func(k operationKey) string { return k.namespace },
+			fallback: func(k operationKey) operationKey { k.resource = other; return k },
+			create: func(k operationKey) (prometheus.Observer, error) {
+				return operations.GetMetricWithLabelValues(k.operation, strconv.Itoa(k.status), k.namespace, k.resource)
+			},
+		},
+		tokenRequests: &children[tokenRequestKey, prometheus.Counter]{
+			max: maxTokenRequestSeries, perGroup: maxTokenRequestSeries,
+			fallback: func(k tokenRequestKey) tokenRequestKey { k.reason = other; return k },
+			create: func(k tokenRequestKey) (prometheus.Counter, error) {
 				return tokens.GetMetricWithLabelValues(strconv.Itoa(k.status), label(k.reason))
-			}),
-		cacheRequests: newChildren(int(CacheStale)+1, int(CacheStale)+1, nil, nil,
-			func(o CacheOutcome) (prometheus.Counter, error) { return cache.GetMetricWithLabelValues(o.String()) }),
+			},
+		},
+		cacheRequests: &children[CacheOutcome, prometheus.Counter]{
+			max: maxTokenRequestSeries, perGroup: maxTokenRequestSeries,
+			create: func(o CacheOutcome) (prometheus.Counter, error) { return cache.GetMetricWithLabelValues(o.String()) },
+		},
 		waiting: sync.OnceValue(func() prometheus.Gauge { return waiting.WithLabelValues() }),
 		waitDuration: r.histogram("nmi_wait_duration_seconds",
 			"How long token requests were held for their identity, by the status they got.", requestBuckets(), labelStatus),
@@ -116,7 +129,7 @@ func newNMIMetrics(r register) nmiMetrics {
 // answered, the pod's namespace ("" when unknown) and the resource asked for (""
 // when none). Request path.
 func (m *Metrics) Operation(route string, status int, namespace, resource string, took time.Duration) {
-	if o, ok := m.nmi.operations.get(operationKey{route, status, namespace, resource}); ok {
+	if o, ok := m.nmi.operations.get(operationKey{route, status, label(namespace), label(resource)}); ok {
 		o.Observe(took.Seconds())
 	}
 }

@@ -1,0 +1,70 @@
+package observe_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/podid-io/podid/internal/observe"
+)
+
+func TestLogger(t *testing.T) {
+	for _, tt := range []struct {
+		name, format string
+		verbosity    int
+		want         []string
+	}{
+		{"text", "text", 0, []string{
+			`level=info msg=hello logger=nmi node=n1 secret=[secret]`, `level=error msg=broken logger=nmi err="why not"`,
+		}},
+		{"text, more", "text", 4, []string{
+			`level=info msg=hello logger=nmi node=n1 secret=[secret]`, `level=debug msg=detail logger=nmi`,
+			`level=error msg=broken logger=nmi err="why not"`,
+		}},
+		{"text, almost more", "text", 3, []string{
+			`level=info msg=hello logger=nmi node=n1 secret=[secret]`, `level=error msg=broken logger=nmi err="why not"`,
+		}},
+		{"negative", "text", -3, []string{
+			`level=info msg=hello logger=nmi node=n1 secret=[secret]`, `level=error msg=broken logger=nmi err="why not"`,
+		}},
+		{"json", "json", 0, []string{
+			`{"level":"info","msg":"hello","logger":"nmi","node":"n1","secret":"[secret]"}`,
+			`{"level":"error","msg":"broken","logger":"nmi","err":"why not"}`,
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var out bytes.Buffer
+			log := observe.NewLogger(&out, tt.format, tt.verbosity).WithName("nmi")
+			log.Info("hello", "node", "n1", "secret", observe.NewSecret("s3cret"))
+			log.V(4).Info("detail")
+			log.Error(errors.New("why not"), "broken")
+
+			text := regexp.MustCompile(`time=\S+ |"time":"[^"]*",`).ReplaceAllString(out.String(), "")
+			if diff := cmp.Diff(tt.want, strings.Split(strings.TrimSpace(text), "\n")); diff != "" {
+				t.Errorf("log (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestCheckLogFormat(t *testing.T) {
+	for format, good := range map[string]bool{"text": true, "json": true, "": false, "JSON": false, "xml": false} {
+		if err := observe.CheckLogFormat(format); (err == nil) != good {
+			t.Errorf("%q: %v", format, err)
+		}
+	}
+}
+
+func TestJSONLinesParse(t *testing.T) {
+	var out bytes.Buffer
+	observe.NewLogger(&out, observe.FormatJSON, 9).V(9).Info("odd", "quote", `"`, "newline", "\n", "lonely")
+	var line map[string]any
+	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
+		t.Errorf("%s: %v", out.Bytes(), err)
+	}
+}
