@@ -64,6 +64,27 @@ func meaning(name string) param {
 // it comes as an *Error with status 400. Unknown parameters are ignored, except
 // that no parameter may come twice; a selector without value counts as absent.
 func ParseTokenRequest(rawQuery string) (TokenRequest, *Error) {
+	q, problem := parse(rawQuery)
+	if problem == nil {
+		problem = q.check()
+	}
+	return q, problem
+}
+
+// ParseHostRequest reads the raw query of a request to HostTokenPath: as a token
+// request, but v1.8.17's clients send no api-version there.
+func ParseHostRequest(rawQuery string) (TokenRequest, *Error) {
+	q, problem := parse(rawQuery)
+	if problem == nil && q.APIVersion == "" {
+		q.APIVersion = "2018-02-01"
+	}
+	if problem == nil {
+		problem = q.check()
+	}
+	return q, problem
+}
+
+func parse(rawQuery string) (TokenRequest, *Error) {
 	var q TokenRequest
 	if len(rawQuery) > maxQuery {
 		return q, badRequest("the query is too long")
@@ -94,7 +115,7 @@ func ParseTokenRequest(rawQuery string) (TokenRequest, *Error) {
 			return q, problem
 		}
 	}
-	return q, q.check()
+	return q, nil
 }
 
 func unescapePair(pair string) (name, value string, problem *Error) {

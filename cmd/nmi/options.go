@@ -1,0 +1,315 @@
+// The command line and the environment: one struct per concern, each with
+// bindFlags, complete where the environment has a say, and validate.
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// options is everything that can be chosen.
+type options struct {
+	version bool
+	profile bool
+
+	log        logOptions
+	node       nodeOptions
+	redirect   redirectOptions
+	identities identityOptions
+	answers    answerOptions
+	ports      portOptions
+
+	// meaningless are the flags given that no longer do anything.
+	meaningless []string
+}
+
+// parse reads flags and environment. Its error holds all that is wrong, one a
+// line; flag.ErrHelp says that the usage was asked for and written to w.
+func parse(args []string, getenv func(string) string, w io.Writer) (*options, error) {
+	o := &options{}
+	flags := flag.NewFlagSet("nmi", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // the caller shows errors, with a hint
+	o.bindFlags(flags)
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		usage(flags, w)
+		return nil, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	if flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q: every option is a flag such as --node=NAME", flags.Arg(0))
+	}
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) {
+		given[f.Name] = true
+		if _, ok := f.Value.(meaninglessFlag); ok {
+			o.meaningless = append(o.meaningless, f.Name)
+		}
+	})
+	if o.version {
+		return o, nil
+	}
+	o.node.complete(getenv)
+	if err := errors.Join(o.identities.complete(given, getenv), o.validate()); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *options) bindFlags(flags *flag.FlagSet) {
+	flags.BoolVar(&o.version, "version", false, "print the version and exit")
+	flags.BoolVar(&o.profile, "enableProfile", false, "serve pprof on localhost:6060")
+	o.log.bindFlags(flags)
+	o.node.bindFlags(flags)
+	o.redirect.bindFlags(flags)
+	o.identities.bindFlags(flags)
+	o.answers.bindFlags(flags)
+	o.ports.bindFlags(flags)
+	bindMeaningless(flags)
+}
+
+func (o *options) validate() error {
+	return errors.Join(o.log.validate(), o.node.validate(), o.redirect.validate(o.ports.nmi),
+		o.identities.validate(), o.answers.validate(), o.ports.validate())
+}
+
+// logOptions: how the log looks.
+type logOptions struct {
+	format    string
+	verbosity int
+}
+
+func (o *logOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.format, "logging-format", observe.FormatText, "log format: text or json")
+	flags.IntVar(&o.verbosity, "v", 0, "log verbosity; 0 tells what was decided, 2 every single token request, 5 and more is for debugging")
+}
+
+func (o *logOptions) validate() error {
+	if err := observe.CheckLogFormat(o.format); err != nil {
+		return fmt.Errorf("--logging-format: %w", err)
+	}
+	return nil
+}
+
+// nodeOptions: which node, and where its cluster is.
+type nodeOptions struct {
+	name          string
+	kubeconfig    string
+	kubeletConfig string
+	allowKubenet  bool
+}
+
+func (o *nodeOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.name, "node", "", "`name` of this node as the API server knows it; without it $NODE_NAME")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it $KUBECONFIG, else the service account of the pod that nmi runs in")
+	flags.StringVar(&o.kubeletConfig, "kubelet-config", "/etc/default/kubelet", "`file` with the kubelet's flags, looked into for kubenet")
+	flags.BoolVar(&o.allowKubenet, "allow-network-plugin-kubenet", false, "run although the node uses the network plugin kubenet, whose pods can fake their address")
+}
+
+func (o *nodeOptions) complete(getenv func(string) string) {
+	for _, variable := range []string{"NODE_NAME", "NODENAME"} {
+		if o.name == "" {
+			o.name = getenv(variable)
+		}
+	}
+	if o.kubeconfig == "" {
+		o.kubeconfig = getenv("KUBECONFIG")
+	}
+}
+
+func (o *nodeOptions) validate() error {
+	if o.name == "" {
+		return errors.New("--node is missing: name this node as kubectl get nodes shows it, or set NODE_NAME")
+	}
+	if problems := validation.IsDNS1123Subdomain(o.name); len(problems) > 0 {
+		return fmt.Errorf("--node=%q cannot be the name of a node: %s", o.name, problems[0])
+	}
+	return nil
+}
+
+// checkKubenet refuses a node with kubenet: on its bridge, pods can send with
+// each other's addresses (CVE-2021-1677), and the address is what proves a pod.
+func (o *nodeOptions) checkKubenet() error {
+	if o.allowKubenet {
+		return nil
+	}
+	text, err := os.ReadFile(o.kubeletConfig)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // kubelets of today have no such file, nor kubenet
+	}
+	if err != nil {
+		return fmt.Errorf("look for kubenet (--kubelet-config): %w", err)
+	}
+	if strings.Contains(string(text), "--network-plugin=kubenet") {
+		return fmt.Errorf("%s says that this node uses kubenet, whose pods can take each other's addresses and thereby identities: "+
+			"use another network plugin (Azure CNI), or take away the capability NET_RAW from pods and run with --allow-network-plugin-kubenet", o.kubeletConfig)
+	}
+	return nil
+}
+
+// redirectOptions: what is redirected, and to where.
+type redirectOptions struct {
+	metadataIP   string
+	metadataPort int
+	agentAddress string
+	table        string
+	interval     int
+}
+
+func (o *redirectOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.metadataIP, "metadata-ip", redirect.DefaultMetadataIP, "`address` of the instance metadata service")
+	flags.IntVar(&o.metadataPort, "metadata-port", redirect.DefaultMetadataPort, "`port` of the instance metadata service")
+	flags.StringVar(&o.agentAddress, "agent-address", redirect.DefaultAgentIP, "link-local `address` that nmi puts on lo and listens on; requests of pods are redirected there")
+	flags.StringVar(&o.table, "agent-table", redirect.DefaultTable, "`name` of the nftables table that nmi owns")
+	flags.IntVar(&o.interval, "ipt-update-interval-sec", 60, "`seconds` between two checks of the redirect; changes that the kernel tells of are put right at once")
+}
+
+// config is the redirect's; port is where the agent listens.
+func (o *redirectOptions) config(port int) (redirect.Config, error) {
+	metadata, err1 := netip.ParseAddr(o.metadataIP)
+	if err1 != nil {
+		err1 = fmt.Errorf("--metadata-ip=%q is not an IP address", o.metadataIP)
+	}
+	agent, err2 := netip.ParseAddr(o.agentAddress)
+	if err2 != nil {
+		err2 = fmt.Errorf("--agent-address=%q is not an IP address", o.agentAddress)
+	}
+	c := redirect.Config{
+		MetadataIP: metadata, MetadataPort: uint16(o.metadataPort & 0xffff),
+		AgentIP: agent, AgentPort: uint16(port & 0xffff), Table: o.table,
+	}
+	if err := errors.Join(err1, err2); err != nil {
+		return c, err
+	}
+	return c, c.Validate()
+}
+
+func (o *redirectOptions) validate(nmiPort int) error {
+	if err := errors.Join(port("metadata-port", o.metadataPort, 1), positive("ipt-update-interval-sec", o.interval)); err != nil {
+		return err
+	}
+	_, err := o.config(nmiPort)
+	return err
+}
+
+func (o *redirectOptions) upstream() string {
+	return netip.AddrPortFrom(netip.MustParseAddr(o.metadataIP), uint16(o.metadataPort&0xffff)).String()
+}
+
+// The operation modes.
+const (
+	modeStandard = "standard"
+	modeManaged  = "managed"
+)
+
+// identityOptions: who gets which identity, and how long a request waits for it.
+type identityOptions struct {
+	mode            string
+	forceNamespaced bool
+
+	attemptsCreated  int
+	attemptsAssigned int
+	attemptInterval  int
+}
+
+func (o *identityOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.mode, "operation-mode", modeStandard, "standard (MIC assigns identities to nodes) or managed (somebody else did; always namespaced)")
+	flags.BoolVar(&o.forceNamespaced, "forceNamespaced", true,
+		"pod, binding and identity must share one namespace; the environment variable FORCENAMESPACED=true demands it too")
+	flags.IntVar(&o.attemptsCreated, "retry-attempts-for-created", 16, "with the next two flags: how long a request waits for an identity on its way")
+	flags.IntVar(&o.attemptsAssigned, "retry-attempts-for-assigned", 4, "added to the attempts for created; the sum counts")
+	flags.IntVar(&o.attemptInterval, "find-identity-retry-interval", 5, "`seconds` that each of the attempts counts; waiting itself is by watch")
+}
+
+// complete lets the environment have its say, as for mic: FORCENAMESPACED=true
+// wins over the flag; false counts unless the flag is given.
+func (o *identityOptions) complete(given map[string]bool, getenv func(string) string) error {
+	o.mode = strings.ToLower(o.mode)
+	value := strings.TrimSpace(getenv("FORCENAMESPACED"))
+	if value != "" {
+		forced, err := strconv.ParseBool(value)
+		if err != nil {
+			return fmt.Errorf("FORCENAMESPACED=%q in the environment: use true or false", value)
+		}
+		if forced || !given["forceNamespaced"] {
+			o.forceNamespaced = forced
+		}
+	}
+	if o.mode == modeManaged {
+		o.forceNamespaced = true
+	}
+	return nil
+}
+
+func (o *identityOptions) validate() error {
+	var err error
+	if o.mode != modeStandard && o.mode != modeManaged {
+		err = fmt.Errorf("--operation-mode=%q: use %s or %s", o.mode, modeStandard, modeManaged)
+	}
+	return errors.Join(err,
+		notNegative("retry-attempts-for-created", o.attemptsCreated),
+		notNegative("retry-attempts-for-assigned", o.attemptsAssigned),
+		notNegative("find-identity-retry-interval", o.attemptInterval))
+}
+
+// maxArrivalLimit is far beyond what any client waits.
+const maxArrivalLimit = time.Hour
+
+// arrivalLimit is how long a request waits for an identity on its way.
+func (o *identityOptions) arrivalLimit() time.Duration {
+	attempts := min(o.attemptsCreated, 3600) + min(o.attemptsAssigned, 3600)
+	return min(time.Duration(attempts)*time.Duration(min(o.attemptInterval, 3600))*time.Second, maxArrivalLimit)
+}
+
+// answerOptions: what pods get to see.
+type answerOptions struct {
+	headerRequired bool
+	blockInstance  bool
+	retryAfter     bool
+}
+
+func (o *answerOptions) bindFlags(flags *flag.FlagSet) {
+	flags.BoolVar(&o.headerRequired, "metadata-header-required", true, "refuse token requests without the header Metadata: true, as the metadata service does")
+	flags.BoolVar(&o.blockInstance, "block-instance-metadata", false, "keep /metadata/instance and /metadata/attested from pods")
+	flags.BoolVar(&o.retryAfter, "set-retry-after-header", false, "send a pod whose identity is on its way away, with status 503 and Retry-After: 20, instead of holding its request")
+}
+
+func (o *answerOptions) validate() error { return nil }
+
+// portOptions: where nmi listens, besides the redirect's end.
+type portOptions struct {
+	listenAddress string
+	nmi           int
+	probe         int
+	metrics       int
+}
+
+func (o *portOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.listenAddress, "nmi-listen-address", "127.0.0.1", "`address` for processes of the host (/host/token)")
+	flags.IntVar(&o.nmi, "nmi-port", 2579, "`port` at --nmi-listen-address and at --agent-address")
+	flags.IntVar(&o.probe, "http-probe-port", 8080, "`port` for /healthz and /readyz")
+	flags.IntVar(&o.metrics, "prometheus-port", 9090, "`port` for /metrics")
+}
+
+func (o *portOptions) validate() error {
+	var err error
+	if _, parse := netip.ParseAddr(o.listenAddress); parse != nil {
+		err = fmt.Errorf("--nmi-listen-address=%q is not an IP address", o.listenAddress)
+	}
+	return errors.Join(err, port("nmi-port", o.nmi, 1), port("http-probe-port", o.probe, 0), port("prometheus-port", o.metrics, 0))
+}

@@ -1,0 +1,281 @@
+// The wiring: who feeds whom, and what runs.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/authorize"
+	"github.com/podid-io/podid/internal/agent/cluster"
+	"github.com/podid-io/podid/internal/agent/fair"
+	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/agent/server"
+	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/observe"
+)
+
+const (
+	// attestLimit is how long a request waits for its pod to become known. The
+	// API server tells of a new pod's address within a second or two; clients
+	// that give up sooner come back.
+	attestLimit = 4 * time.Second
+	// bindingLimit is how long one waits for a binding that may never come: a
+	// little less than the 10 s after which the most impatient client gives up.
+	bindingLimit = 8 * time.Second
+	// holds is how many requests may wait for an identity, holdsPerPod those of
+	// one pod. Each costs a connection and a goroutine, some 25 kB.
+	holds, holdsPerPod = 1024, 64
+	// maxTokens is some 8 MB of tokens: on a node of 250 pods, 16 for each.
+	// maxPerIdentity is more than any program has Azure services.
+	maxTokens, maxPerIdentity = 4096, 128
+	// flightTime is one attempt to get a token: 6 calls and the 6.2 s between
+	// them, if the calls are quick.
+	flightTime = 9 * time.Second
+	// patience is how long a request waits for a new token while an old one can
+	// still be used; several SDKs give up after 1 s.
+	patience = 500 * time.Millisecond
+	// retryInterval is how often a port that is taken is tried again.
+	retryInterval = 2 * time.Second
+)
+
+// The metadata service allows a machine 20 token requests a second and 5 at
+// once, and 5 other requests a second. One pod gets two of the five places, so
+// that a pod whose requests hang does not take all.
+func tokenLimits() fair.Config {
+	return fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 512, WaitingPerCaller: 16}
+}
+
+func otherLimits() fair.Config {
+	return fair.Config{Rate: 5, Burst: 10, Concurrent: 5, PerCaller: 2, Waiting: 256, WaitingPerCaller: 16}
+}
+
+// agent is everything that runs.
+type agent struct {
+	o        *options
+	log      logr.Logger
+	registry *prometheus.Registry
+	metrics  *observe.Metrics
+	health   *observe.Health
+	redirect *redirect.Redirect
+	cluster  *cluster.Cluster
+	server   *server.Server
+	tables   *tables
+
+	redirected atomic.Pointer[error] // nil until the first check
+}
+
+// run builds the agent, runs it until ctx ends, and lets requests finish.
+func run(ctx context.Context, o *options, log logr.Logger) error {
+	if err := o.node.checkKubenet(); err != nil {
+		return err
+	}
+	config, err := loadKubeConfig(o.node.kubeconfig)
+	if err != nil {
+		return err
+	}
+	// Fetches under way outlive the signal by as long as requests do.
+	flights, land := context.WithCancel(context.WithoutCancel(ctx))
+	defer land()
+	a, err := build(ctx, flights, o, config, log)
+	if err != nil {
+		return err
+	}
+	return a.run(ctx)
+}
+
+// tables are the two that the cluster feeds. A pod is told to authorize first:
+// who is known as a caller has a verdict.
+type tables struct {
+	*authorize.Table
+	attest *attest.Table
+}
+
+// SetPod takes a pod of the node.
+func (t *tables) SetPod(p *corev1.Pod) {
+	t.Table.SetPod(p.Namespace, p.Name, p.Labels)
+	t.attest.Set(p)
+}
+
+// RemovePod takes that a pod is gone.
+func (t *tables) RemovePod(key types.NamespacedName) {
+	t.attest.Remove(key)
+	t.Table.RemovePod(key)
+}
+
+func build(stop, flights context.Context, o *options, config *rest.Config, log logr.Logger) (*agent, error) {
+	a := &agent{o: o, log: log, registry: prometheus.NewRegistry(), health: &observe.Health{}}
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a.metrics = observe.NewMetrics(a.registry)
+	a.metrics.RedirectState(false)
+
+	rc, err := o.redirect.config(o.ports.nmi)
+	if err != nil {
+		return nil, err
+	}
+	if a.redirect, err = redirect.New(rc); err != nil {
+		return nil, err
+	}
+	standard := o.identities.mode == modeStandard
+	a.tables = &tables{
+		attest: attest.NewTable(512, 16),
+		Table: authorize.NewTable(authorize.Config{
+			Rules:    identity.Rules{ForceNamespaced: o.identities.forceNamespaced},
+			Standard: standard, Node: o.node.name, Types: []v1.IdentityType{v1.UserAssignedMSI},
+			ArrivalLimit: o.identities.arrivalLimit(), BindingLimit: bindingLimit,
+		}),
+	}
+	a.cluster, err = cluster.New(cluster.Config{REST: config, Node: o.node.name, Assigned: standard}, a.tables, attest.Strip, log)
+	if err != nil {
+		return nil, err
+	}
+	a.server = a.newServer(stop, flights)
+	a.health.AddCheck("redirect", a.checkRedirect)
+	a.health.AddCheck("cluster", a.cluster.Ready)
+	return a, nil
+}
+
+func (a *agent) newServer(stop, flights context.Context) *server.Server {
+	tokenLimiter := fair.New(tokenLimits())
+	upstream := a.o.redirect.upstream()
+	tokens := token.NewCache(flights, token.CacheConfig{
+		Source: token.Kinds{
+			v1.UserAssignedMSI: token.NewIMDS(upstream, tokenLimiter, a.metrics, observe.OpTokenUserAssigned),
+		},
+		Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity,
+		FlightTime: flightTime, Patience: patience, Entries: a.metrics.TokenCacheEntries,
+	})
+	return server.New(server.Config{
+		Attester: a.tables.attest, Authorizer: a.tables.Table, Tokens: tokens,
+		Known: a.cluster.Synced(), Stopping: stop.Done(),
+		Upstream: upstream, TokenLimiter: tokenLimiter, OtherLimiter: fair.New(otherLimits()),
+		Probes:         a.health.Handler(),
+		HeaderRequired: a.o.answers.headerRequired, BlockInstance: a.o.answers.blockInstance, RetryAfter: a.o.answers.retryAfter,
+		AttestLimit: attestLimit, Holds: holds, HoldsPerPod: holdsPerPod,
+		Metrics: a.metrics, Log: a.log.WithName("server"),
+	})
+}
+
+// render makes the reply of a new token.
+func render(t *token.Token, r token.Request) (token.Body, error) {
+	body, err := imds.NewReply(t.Fields, r.Resource, r.Identity.Spec.ClientID, t.NotBefore, t.ExpiresOn, t.ExtendedOn)
+	if err != nil {
+		return nil, &token.Failure{Status: http.StatusInternalServerError, Code: "metadata_service_trouble",
+			Message: "the metadata service's answer makes no sense: try again", Cause: err}
+	}
+	return body, nil
+}
+
+// run serves until ctx ends or something breaks that cannot be mended.
+func (a *agent) run(ctx context.Context) error {
+	diverted, err := a.redirect.Listen(ctx)
+	if err != nil {
+		return err
+	}
+	endpoints, err := a.listen(ctx)
+	if err != nil {
+		return errors.Join(err, diverted.Close())
+	}
+	a.log.Info("serving pods", "address", diverted.Addr().String())
+	longest := max(a.o.identities.arrivalLimit(), bindingLimit) + flightTime
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { a.cluster.Run(ctx); return nil })
+	group.Go(func() error {
+		a.redirect.Run(ctx, time.Duration(a.o.redirect.interval)*time.Second, a.noteRedirect)
+		return nil
+	})
+	group.Go(func() error {
+		return server.Serve(ctx, diverted, a.server.ServePod, server.Connections{Most: 2048, MostPerAddress: 256}, longest, a.log)
+	})
+	group.Go(func() error { return a.serveHost(ctx, longest) })
+	endpoints.serve(ctx, group)
+	return group.Wait()
+}
+
+// serveHost serves the host's listener. Its port may be taken by an older agent
+// that is about to leave, so it is tried again, for as long as it takes: pods do
+// not need it.
+func (a *agent) serveHost(ctx context.Context, longest time.Duration) error {
+	address := net.JoinHostPort(a.o.ports.listenAddress, strconv.Itoa(a.o.ports.nmi))
+	said := false
+	for ctx.Err() == nil {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		if err == nil {
+			a.log.Info("serving the host", "address", l.Addr().String())
+			return server.Serve(ctx, l, a.server.ServeHost, server.Connections{Most: 256, MostPerAddress: 256}, longest, a.log)
+		}
+		if !said && ctx.Err() == nil {
+			a.log.Error(err, "cannot listen for processes of the host, trying again", "address", address)
+			said = true
+		}
+		select {
+		case <-time.After(retryInterval):
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// noteRedirect takes the outcome of a check of the redirect.
+func (a *agent) noteRedirect(err error) {
+	before := a.redirected.Swap(&err)
+	a.health.SetActive(err == nil)
+	a.metrics.RedirectState(err == nil)
+	switch {
+	case err != nil:
+		a.metrics.RedirectFailed()
+	case before == nil:
+		a.metrics.RedirectSet()
+	case *before != nil:
+		a.metrics.RedirectRepaired()
+	}
+}
+
+func (a *agent) checkRedirect() error {
+	last := a.redirected.Load()
+	if last == nil {
+		return errors.New("not in place yet")
+	}
+	return *last
+}
+
+// loadKubeConfig reads a kubeconfig, or the service account of the pod we run in.
+func loadKubeConfig(path string) (*rest.Config, error) {
+	var config *rest.Config
+	var err error
+	if path != "" {
+		if config, err = clientcmd.BuildConfigFromFlags("", path); err != nil {
+			return nil, fmt.Errorf("read kubeconfig %s: %w", path, err)
+		}
+	} else if config, err = rest.InClusterConfig(); errors.Is(err, rest.ErrNotInCluster) {
+		return nil, errors.New("no API server: nmi does not run in a pod, so name a kubeconfig with --kubeconfig or $KUBECONFIG")
+	} else if err != nil {
+		return nil, fmt.Errorf("read the pod's service account: %w", err)
+	}
+	config.UserAgent = observe.UserAgent("nmi")
+	return config, nil
+}
+
+// anyAddress is a port with all interfaces.
+func anyAddress(port int) string { return net.JoinHostPort("", strconv.Itoa(port)) }
+
+var _ cluster.Sink = (*tables)(nil)

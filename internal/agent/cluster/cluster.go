@@ -1,0 +1,240 @@
+// Package cluster tells the agent what the API server says: the pods of this
+// node, and the objects that say who may use which identity.
+//
+// It keeps trying for as long as it runs, and what it once told stays told when
+// the API server goes away. It is built on client-go's informers alone, with a
+// scheme of the few kinds it needs: an agent runs on every node, and a scheme
+// of all kinds would cost each of them some 10 MB.
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// Config says what to watch.
+type Config struct {
+	// REST is how to reach the API server.
+	REST *rest.Config
+	// Node is the node whose pods count.
+	Node string
+	// Assigned tells whether to watch the assigned identities of the node, too.
+	Assigned bool
+}
+
+// Sink takes what the API server tells. Its methods are called one at a time
+// for each kind; objects are shared and must not be changed.
+type Sink interface {
+	SetPod(*corev1.Pod)
+	RemovePod(types.NamespacedName)
+	SetBinding(*v1.AzureIdentityBinding)
+	RemoveBinding(types.NamespacedName)
+	SetIdentity(*v1.AzureIdentity)
+	RemoveIdentity(types.NamespacedName)
+	SetException(*v1.AzurePodIdentityException)
+	RemoveException(types.NamespacedName)
+	SetAssigned(*v1.AzureAssignedIdentity)
+	RemoveAssigned(types.NamespacedName)
+}
+
+// Cluster watches.
+type Cluster struct {
+	log    logr.Logger
+	kinds  []*kind
+	synced chan struct{}
+}
+
+// kind is one watched kind.
+type kind struct {
+	name     string
+	informer cache.SharedIndexInformer
+	told     cache.ResourceEventHandlerRegistration
+
+	mu   sync.Mutex
+	last error // of the last attempt, nil before the first
+	said time.Time
+}
+
+// New prepares the watches. It sends nothing yet. strip reduces a pod, in place,
+// to what the sink reads.
+func New(c Config, sink Sink, strip func(*corev1.Pod), log logr.Logger) (*Cluster, error) {
+	core, err := client(c.REST, corev1.SchemeGroupVersion, "/api", "application/vnd.kubernetes.protobuf", addPods)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := client(c.REST, v1.GroupVersion, "/apis", "application/json", v1.AddToScheme)
+	if err != nil {
+		return nil, err
+	}
+	w := &Cluster{log: log.WithName("cluster"), synced: make(chan struct{})}
+	everything := func(*metav1.ListOptions) {}
+	err = errors.Join(
+		add(w, core, "pods", &corev1.Pod{}, ofNode(c.Node), strip, sink.SetPod, sink.RemovePod),
+		add(w, ours, "azureidentities", &v1.AzureIdentity{}, everything, stripIdentity, sink.SetIdentity, sink.RemoveIdentity),
+		add(w, ours, "azureidentitybindings", &v1.AzureIdentityBinding{}, everything, stripBinding, sink.SetBinding, sink.RemoveBinding),
+		add(w, ours, "azurepodidentityexceptions", &v1.AzurePodIdentityException{}, everything, stripException, sink.SetException, sink.RemoveException),
+	)
+	if c.Assigned {
+		err = errors.Join(err, add(w, ours, "azureassignedidentities", &v1.AzureAssignedIdentity{},
+			assignedTo(c.Node), stripAssigned, sink.SetAssigned, sink.RemoveAssigned))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// client is a client for one group and a scheme of its own.
+func client(base *rest.Config, gv schema.GroupVersion, path, contentType string, register func(*runtime.Scheme) error) (*rest.RESTClient, error) {
+	scheme := runtime.NewScheme()
+	if err := register(scheme); err != nil {
+		return nil, fmt.Errorf("register the kinds of %s: %w", gv, err)
+	}
+	c := rest.CopyConfig(base)
+	c.GroupVersion, c.APIPath = &gv, path
+	c.ContentType, c.AcceptContentTypes = contentType, contentType
+	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	made, err := rest.RESTClientFor(c)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for %s at %s: %w", gv, base.Host, err)
+	}
+	return made, nil
+}
+
+func addPods(scheme *runtime.Scheme) error {
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Pod{}, &corev1.PodList{})
+	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+	return nil
+}
+
+func ofNode(node string) func(*metav1.ListOptions) {
+	selector := fields.OneTermEqualSelector("spec.nodeName", node).String()
+	return func(o *metav1.ListOptions) { o.FieldSelector = selector }
+}
+
+// assignedTo narrows to the node's label. A node's name that is no label value
+// (longer than 63 characters, which no VM of Azure can be called) is left to the
+// sink to compare.
+func assignedTo(node string) func(*metav1.ListOptions) {
+	if len(validation.IsValidLabelValue(node)) > 0 {
+		return func(*metav1.ListOptions) {}
+	}
+	selector := labels.Set{v1.NodeNameLabel: node}.String()
+	return func(o *metav1.ListOptions) { o.LabelSelector = selector }
+}
+
+// add makes the informer of one kind.
+func add[T runtime.Object](w *Cluster, c cache.Getter, name string, example T, narrow func(*metav1.ListOptions),
+	strip func(T), set func(T), remove func(types.NamespacedName),
+) error {
+	list := cache.NewFilteredListWatchFromClient(c, name, metav1.NamespaceAll, narrow)
+	k := &kind{name: name, informer: cache.NewSharedIndexInformer(list, example, 0, cache.Indexers{})}
+	take := func(object any) {
+		if o, ok := object.(T); ok {
+			set(o)
+		}
+	}
+	err := errors.Join(
+		k.informer.SetTransform(func(object any) (any, error) {
+			if o, ok := object.(T); ok {
+				strip(o)
+			}
+			return object, nil
+		}),
+		k.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { w.note(k, err) }),
+	)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", name, err)
+	}
+	k.told, err = k.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    take,
+		UpdateFunc: func(_, object any) { take(object) },
+		DeleteFunc: func(object any) {
+			key, err := cache.DeletionHandlingObjectToName(object)
+			if err == nil {
+				remove(types.NamespacedName{Namespace: key.Namespace, Name: key.Name})
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", name, err)
+	}
+	w.kinds = append(w.kinds, k)
+	return nil
+}
+
+// sayAgain is how often a problem that lasts is logged.
+const sayAgain = time.Minute
+
+// note takes that listing or watching a kind did not work.
+func (w *Cluster) note(k *kind, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.last = err
+	if time.Since(k.said) < sayAgain {
+		return
+	}
+	k.said = time.Now()
+	w.log.Info("cannot read from the API server, trying again; what is known stays in use",
+		"resource", k.name, "synced", k.told.HasSynced(), "reason", err.Error())
+}
+
+// Run watches until ctx ends.
+func (w *Cluster) Run(ctx context.Context) {
+	var group sync.WaitGroup
+	defer group.Wait()
+	var told []cache.InformerSynced
+	for _, k := range w.kinds {
+		told = append(told, k.told.HasSynced)
+		group.Go(func() { k.informer.RunWithContext(ctx) })
+	}
+	if cache.WaitForCacheSync(ctx.Done(), told...) {
+		w.log.Info("the cluster is known")
+		close(w.synced)
+	}
+}
+
+// Synced closes once everything was told for the first time.
+func (w *Cluster) Synced() <-chan struct{} { return w.synced }
+
+// Ready is nil once everything was told, and stays so. Before, it says what is
+// missing and why.
+func (w *Cluster) Ready() error {
+	select {
+	case <-w.synced:
+		return nil
+	default:
+	}
+	var errs []error
+	for _, k := range w.kinds {
+		if k.told.HasSynced() {
+			continue
+		}
+		k.mu.Lock()
+		last := k.last
+		k.mu.Unlock()
+		if last == nil {
+			last = errors.New("not answered yet")
+		}
+		errs = append(errs, fmt.Errorf("read %s from the API server: %w", k.name, last))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,36 @@
+// What is kept of each object: on a big cluster every agent holds all
+// identities and bindings.
+
+package cluster
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+func stripMeta(m *metav1.ObjectMeta) {
+	m.ManagedFields, m.OwnerReferences, m.Finalizers, m.Labels = nil, nil, nil, nil
+	// The one annotation that has a meaning; kubectl's copy of the object is a
+	// bigger one.
+	value, ok := m.Annotations[v1.BehaviorAnnotation]
+	m.Annotations = nil
+	if ok {
+		m.Annotations = map[string]string{v1.BehaviorAnnotation: value}
+	}
+}
+
+func stripIdentity(id *v1.AzureIdentity)             { stripMeta(&id.ObjectMeta) }
+func stripBinding(b *v1.AzureIdentityBinding)        { stripMeta(&b.ObjectMeta) }
+func stripException(e *v1.AzurePodIdentityException) { stripMeta(&e.ObjectMeta) }
+
+func stripAssigned(a *v1.AzureAssignedIdentity) {
+	stripMeta(&a.ObjectMeta)
+	a.Spec.AzureBindingRef = nil
+	if ref := a.Spec.AzureIdentityRef; ref != nil {
+		a.Spec.AzureIdentityRef = &v1.AzureIdentityCopy{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name},
+			Spec:       v1.AzureIdentitySpec{ResourceID: ref.Spec.ResourceID},
+		}
+	}
+}

@@ -1,0 +1,167 @@
+// What is passed on to the real metadata service.
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/podid-io/podid/internal/agent/imds"
+)
+
+// upstream is the real metadata service.
+type upstream struct {
+	base   string
+	client *http.Client
+}
+
+const (
+	// upstreamTime bounds one request; the service answers in milliseconds.
+	upstreamTime = 10 * time.Second
+	// maxUpstream bounds an answer. The longest, an instance with hundreds of
+	// tags and disks, has some tens of kilobytes.
+	maxUpstream = 512 << 10
+	maxRawQuery = 4 << 10
+)
+
+func newUpstream(address string) *upstream {
+	return &upstream{
+		base: "http://" + address,
+		client: &http.Client{
+			Timeout: upstreamTime,
+			Transport: &http.Transport{
+				Proxy:               nil, // never: the service answers to the machine itself
+				DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+				MaxIdleConnsPerHost: 5,
+				IdleConnTimeout:     90 * time.Second,
+				DisableCompression:  true,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// passOn answers a path of the real service that is none of ours.
+func (s *Server) passOn(w http.ResponseWriter, r *http.Request, route imds.Route, res *result) {
+	if route.Instance && s.cfg.BlockInstance {
+		res.refuse(http.StatusForbidden, "Blocked", "forbidden", "the metadata of the machine is not for pods: the node agent runs with block-instance-metadata", "")
+		res.problem.Empty = route.PlainText
+		return
+	}
+	s.forward(w, r, route.Path, s.cfg.OtherLimiter, callerAddress(r).String(), res)
+}
+
+// plainToken answers the token request of an excepted pod as the real service
+// does. The request has been read and found proper; it is sent on with all its
+// parameters, also those that mean nothing to us.
+func (s *Server) plainToken(w http.ResponseWriter, r *http.Request, res *result) {
+	res.reason = "Excepted"
+	s.forward(w, r, imds.TokenPath, s.cfg.TokenLimiter, res.caller.Namespace+"/"+res.caller.Name, res)
+}
+
+// forward sends a request of our own making to the real service, and its answer
+// back.
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, path string, limiter Limiter, caller string, res *result) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil || len(r.URL.RawQuery) > maxRawQuery {
+		res.refuse(http.StatusBadRequest, "BadRequest", "invalid_request", "the query cannot be read", "")
+		return
+	}
+	release, err := limiter.Acquire(r.Context(), caller)
+	if err != nil {
+		if r.Context().Err() != nil {
+			res.gone()
+			return
+		}
+		res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many requests of this pod wait for the metadata service: try again later", "")
+		res.problem.RetryAfter = time.Second
+		return
+	}
+	defer release()
+	a, err := s.upstream.get(r.Context(), path, query, r.Header)
+	switch {
+	case err == nil:
+		a.writeTo(w)
+		res.status = a.status
+	case r.Context().Err() != nil:
+		res.gone()
+	default:
+		res.refuse(http.StatusBadGateway, "UpstreamFailed", "metadata_service_trouble", "the metadata service of this node does not answer: try again", err.Error())
+		s.cfg.Log.V(1).Info("metadata service does not answer", "path", path, "reason", err.Error())
+	}
+}
+
+// answer is what the real service said.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// get asks the real service. Of the client's headers it takes those that the
+// service reads; above all not X-Forwarded-For.
+func (u *upstream) get(ctx context.Context, path string, query url.Values, from http.Header) (*answer, error) {
+	target := u.base + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask the metadata service: %w", err)
+	}
+	copyHeaders(req.Header, from, "Accept", "User-Agent", "X-Ms-Client-Request-Id", "Return-Client-Request-Id")
+	req.Header.Set(imds.MetadataHeader, "true")
+	resp, err := u.client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask the metadata service: %w", withoutURL(err))
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxUpstream+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the metadata service's answer: %w", err)
+	}
+	if len(body) > maxUpstream {
+		return nil, errors.New("the metadata service's answer is too long")
+	}
+	a := &answer{status: resp.StatusCode, header: http.Header{}, body: body}
+	// Not Server: MSAL takes a Server of IMDS as a sign of its next protocol.
+	copyHeaders(a.header, resp.Header, "Content-Type", "Retry-After", "X-Ms-Request-Id", "X-Ms-Client-Request-Id")
+	return a, nil
+}
+
+func (a *answer) writeTo(w http.ResponseWriter) {
+	h := w.Header()
+	copyHeaders(h, a.header, "Content-Type", "Retry-After", "X-Ms-Request-Id", "X-Ms-Client-Request-Id")
+	h.Set("Content-Length", strconv.Itoa(len(a.body)))
+	if h.Get("Content-Type") == "" {
+		h["Content-Type"] = nil // or net/http would guess one
+	}
+	w.WriteHeader(a.status)
+	// A client that went away needs no answer.
+	_, _ = w.Write(a.body)
+}
+
+func copyHeaders(to, from http.Header, names ...string) {
+	for _, name := range names {
+		if values := from[name]; len(values) > 0 {
+			to[name] = values
+		}
+	}
+}
+
+// withoutURL drops the URL that http puts before its errors: its query may name
+// an identity in full.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
