@@ -55,12 +55,13 @@ func NewServer(w *world.World) *Server {
 	handle("PUT /v1/faults", s.putFault)
 	handle("DELETE /v1/faults", s.deleteFault)
 	handle("GET /v1/requests", s.requests)
-	handle("DELETE /v1/requests", func(*http.Request) (any, error) { s.world.Log().Clear(); return done, nil })
-	handle("POST /v1/reset", func(*http.Request) (any, error) { return done, s.world.Reset() })
+	handle("DELETE /v1/requests", func(*http.Request) (any, error) { s.world.Log().Clear(); return done(), nil })
+	handle("POST /v1/reset", func(*http.Request) (any, error) { return done(), s.world.Reset() })
 	return s
 }
 
-var done = map[string]string{"status": "done"}
+// done is the answer to what has nothing to tell.
+func done() map[string]string { return map[string]string{"status": "done"} }
 
 func identityKey(i world.Identity) string       { return i.ResourceID }
 func applicationKey(a world.Application) string { return a.ClientID }
@@ -145,7 +146,7 @@ func (s *Server) putWorld(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return done, s.world.Replace(doc)
+	return done(), s.world.Replace(doc)
 }
 
 // patchSettings changes the dials that the body names, and leaves the others.
@@ -190,7 +191,7 @@ func put[T any](s *Server, list func(*world.Document) *[]T, key func(T) string) 
 		if err := read(r, &fresh); err != nil {
 			return nil, err
 		}
-		return done, s.world.Edit(func(d *world.Document) error {
+		return done(), s.world.Edit(func(d *world.Document) error {
 			entries := list(d)
 			for i, old := range *entries {
 				if strings.EqualFold(key(old), key(fresh)) {
@@ -208,7 +209,7 @@ func put[T any](s *Server, list func(*world.Document) *[]T, key func(T) string) 
 func remove[T any](s *Server, param string, list func(*world.Document) *[]T, key func(T) string) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
 		wanted := r.URL.Query().Get(param)
-		return done, s.world.Edit(func(d *world.Document) error {
+		return done(), s.world.Edit(func(d *world.Document) error {
 			entries := list(d)
 			for i, old := range *entries {
 				if strings.EqualFold(key(old), wanted) {
@@ -227,7 +228,7 @@ func (s *Server) putRoles(r *http.Request) (any, error) {
 	if err := read(r, &roles); err != nil {
 		return nil, err
 	}
-	return done, s.world.Edit(func(d *world.Document) error { d.RoleAssignments = roles; return nil })
+	return done(), s.world.Edit(func(d *world.Document) error { d.RoleAssignments = roles; return nil })
 }
 
 func (s *Server) putFault(r *http.Request) (any, error) {
@@ -235,7 +236,7 @@ func (s *Server) putFault(r *http.Request) (any, error) {
 	if err := read(r, &fault); err != nil {
 		return nil, err
 	}
-	return done, s.world.SetFault(fault)
+	return done(), s.world.SetFault(fault)
 }
 
 func (s *Server) deleteFault(r *http.Request) (any, error) {
@@ -243,7 +244,7 @@ func (s *Server) deleteFault(r *http.Request) (any, error) {
 	if !s.world.RemoveFault(name) && name != "" {
 		return nil, fmt.Errorf("fault %q: %w", name, errNotFound)
 	}
-	return done, nil
+	return done(), nil
 }
 
 // requests returns the log entries that the query selects. With wait, it waits that long for the first one.

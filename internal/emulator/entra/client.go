@@ -111,7 +111,7 @@ func (h *Handler) checkCertificate(r *http.Request, c client, tenant, assertion 
 		"x5t":      base64.RawURLEncoding.EncodeToString(old[:]),
 		"x5t#S256": base64.RawURLEncoding.EncodeToString(now[:]),
 	} {
-		if got, ok := token.Header[header].(string); ok && urlAlphabet.Replace(got) != want {
+		if got, ok := token.Header[header].(string); ok && urlAlphabet(got) != want {
 			return notRegistered
 		}
 	}
@@ -130,7 +130,7 @@ func (h *Handler) checkCertificate(r *http.Request, c client, tenant, assertion 
 }
 
 // urlAlphabet turns base64 into what RFC 7515 asks for; MSAL Go writes thumbprints in the standard alphabet.
-var urlAlphabet = strings.NewReplacer("+", "-", "/", "_", "=", "")
+func urlAlphabet(s string) string { return strings.NewReplacer("+", "-", "/", "_", "=", "").Replace(s) }
 
 // isEndpoint says whether an audience is the token endpoint, or the issuer, of the tenant, under the name by which the
 // client called or the one we advertise.

@@ -142,10 +142,12 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// harmless are the query parameters whose values the log shows.
-var harmless = []string{
-	"api-version", "resource", "client_id", "object_id", "principal_id", "msi_res_id", "mi_res_id", "format",
-	"cred-api-version", "scope", "extended", "$expand", "$filter", "authorization_endpoint",
+// harmless says whether the log may show the value of a query parameter.
+func harmless(name string) bool {
+	return slices.Contains([]string{
+		"api-version", "resource", "client_id", "object_id", "principal_id", "msi_res_id", "mi_res_id", "format",
+		"cred-api-version", "scope", "extended", "$expand", "$filter", "authorization_endpoint",
+	}, strings.ToLower(name))
 }
 
 // maskQuery keeps the order and spelling of the query, and masks values that could be secret.
@@ -157,7 +159,7 @@ func maskQuery(raw string) string {
 	for i, pair := range pairs {
 		key, _, has := strings.Cut(pair, "=")
 		name, err := url.QueryUnescape(key)
-		if has && (err != nil || !slices.Contains(harmless, strings.ToLower(name))) {
+		if has && (err != nil || !harmless(name)) {
 			pairs[i] = key + "=…"
 		}
 	}

@@ -15,12 +15,14 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// versions that /metadata/versions lists; others of the same shape are accepted too.
-var versions = []string{
-	"2017-03-01", "2017-04-02", "2017-08-01", "2017-12-01", "2018-02-01", "2018-04-02", "2018-10-01", "2019-02-01",
-	"2019-03-11", "2019-04-30", "2019-06-01", "2019-06-04", "2019-08-01", "2019-08-15", "2019-11-01", "2020-06-01",
-	"2020-07-15", "2020-09-01", "2020-10-01", "2020-12-01", "2021-01-01", "2021-02-01", "2021-05-01", "2021-11-01",
-	"2021-11-15", "2021-12-13", "2023-07-01",
+// versions are what /metadata/versions lists; others of the same shape are accepted too.
+func versions() []string {
+	return []string{
+		"2017-03-01", "2017-04-02", "2017-08-01", "2017-12-01", "2018-02-01", "2018-04-02", "2018-10-01", "2019-02-01",
+		"2019-03-11", "2019-04-30", "2019-06-01", "2019-06-04", "2019-08-01", "2019-08-15", "2019-11-01", "2020-06-01",
+		"2020-07-15", "2020-09-01", "2020-10-01", "2020-12-01", "2021-01-01", "2021-02-01", "2021-05-01", "2021-11-01",
+		"2021-11-15", "2021-12-13", "2023-07-01",
+	}
 }
 
 // metadata answers every path that is not the token path.
@@ -32,7 +34,7 @@ func (h *Handler) metadata(q *request) {
 	switch {
 	case q.path == "/metadata/versions":
 		if q.get() {
-			writeJSON(q.w, http.StatusOK, map[string][]string{"apiVersions": versions})
+			writeJSON(q.w, http.StatusOK, map[string][]string{"apiVersions": versions()})
 		}
 	case strings.HasPrefix(q.path, "/metadata/identity/"):
 		h.identity(q)

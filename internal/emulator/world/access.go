@@ -3,22 +3,21 @@ package world
 
 import "strings"
 
-// roles are the built-in roles that the emulator knows, with the actions that matter to it.
-var roles = map[string][]string{
-	"owner":       {"*"},
-	"contributor": {"*"},
-	"reader":      {"*/read"},
-	"virtual machine contributor": {
-		"microsoft.compute/virtualmachines/*", "microsoft.compute/virtualmachinescalesets/*",
-		"microsoft.resources/subscriptions/resourcegroups/read",
-	},
-	"managed identity operator": {
-		"microsoft.managedidentity/userassignedidentities/*/read",
-		"microsoft.managedidentity/userassignedidentities/read",
-		"microsoft.managedidentity/userassignedidentities/*/assign/action",
-		"microsoft.managedidentity/userassignedidentities/assign/action",
-		"microsoft.resources/subscriptions/resourcegroups/read",
-	},
+// actionsOf are the actions that matter here of a built-in role, nil for a role that the emulator does not know.
+func actionsOf(role string) []string {
+	const identity = "microsoft.managedidentity/userassignedidentities/"
+	const groupRead = "microsoft.resources/subscriptions/resourcegroups/read"
+	switch fold(role) {
+	case "owner", "contributor":
+		return []string{"*"}
+	case "reader":
+		return []string{"*/read"}
+	case "virtual machine contributor":
+		return []string{"microsoft.compute/virtualmachines/*", "microsoft.compute/virtualmachinescalesets/*", groupRead}
+	case "managed identity operator":
+		return []string{identity + "read", identity + "*/read", identity + "assign/action", identity + "*/assign/action", groupRead}
+	}
+	return nil
 }
 
 // Allowed says whether a principal may perform an action, such as Microsoft.Compute/virtualMachines/write, on the ARM
@@ -33,7 +32,7 @@ func (w *World) Allowed(principalID, action, scope string) bool {
 		if !strings.EqualFold(r.PrincipalID, principalID) || !within(scope, r.Scope) {
 			continue
 		}
-		for _, actions := range [][]string{roles[fold(r.Role)], r.Actions} {
+		for _, actions := range [][]string{actionsOf(r.Role), r.Actions} {
 			for _, pattern := range actions {
 				if glob(fold(pattern), fold(action)) {
 					return true

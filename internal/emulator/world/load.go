@@ -2,6 +2,7 @@
 package world
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -59,12 +60,12 @@ func Complete(doc Document) (Document, error) {
 
 // clone copies the document deeply, by writing and reading it.
 func clone(doc Document) (Document, error) {
-	data, err := doc.Marshal()
+	data, err := json.Marshal(doc)
 	if err != nil {
 		return Document{}, fmt.Errorf("copy world: %w", err)
 	}
-	fresh := Document{Settings: DefaultSettings()}
-	if err := yaml.Unmarshal(data, &fresh); err != nil {
+	var fresh Document
+	if err := json.Unmarshal(data, &fresh); err != nil {
 		return Document{}, fmt.Errorf("copy world: %w", err)
 	}
 	return fresh, nil
@@ -281,7 +282,7 @@ func (d Document) validateRole(c *complaints, where string, r RoleAssignment) {
 	if r.Role == "" && len(r.Actions) == 0 {
 		c.addf("%s: give a role or actions", where)
 	}
-	if _, ok := roles[fold(r.Role)]; r.Role != "" && !ok {
+	if r.Role != "" && actionsOf(r.Role) == nil {
 		c.addf("%s.role: %q is not known; use actions for roles of your own", where, r.Role)
 	}
 }
