@@ -62,7 +62,7 @@ func (c *Credential) GetToken(ctx context.Context, request policy.TokenRequestOp
 	inner, config := c.current()
 	token, err := inner.GetToken(ctx, request)
 	if err != nil {
-		return azcore.AccessToken{}, config.explain(err)
+		return azcore.AccessToken{}, config.explain(ctx, err)
 	}
 	return token, nil
 }

@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -26,11 +28,15 @@ type entra struct {
 	forms    []url.Values
 	status   int
 	body     string
+	gone     bool // no answer at all
 }
 
 func (e *entra) Do(req *http.Request) (*http.Response, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.gone {
+		return nil, errors.New("connection refused")
+	}
 	e.requests = append(e.requests, req.Method+" "+req.URL.Scheme+"://"+req.URL.Host+req.URL.Path)
 	status, body := http.StatusOK, `{"token_type":"Bearer","expires_in":3600,"expires_on":"4000000000","resource":"r","access_token":"token-`+fmt.Sprint(len(e.requests))+`"}`
 	switch {
@@ -236,8 +242,10 @@ func TestBrokenRotation(t *testing.T) {
 		} else if err := os.WriteFile(path, []byte(broken), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if mustToken(t, c) != first || mustToken(t, c) != first {
-			t.Errorf("broken file %d: another token", i)
+		for range 2 {
+			if mustToken(t, c) != first {
+				t.Errorf("broken file %d: another token", i)
+			}
 		}
 		if len(log.lines) != i+1 {
 			t.Errorf("broken file %d: %d lines, want one each:\n%s", i, len(log.lines), strings.Join(log.lines, "\n"))
@@ -268,20 +276,42 @@ func TestSignInErrors(t *testing.T) {
 			"not on this machine", `"useManagedIdentityExtension":true,"userAssignedIdentityID":"` + full + `"`, 403, `{"error":"forbidden","error_description":"no binding"}`,
 			"sign in as managed identity 99999999…: no binding (check that the machines have this identity, and that an AzurePodIdentityException lets this pod reach the metadata service)",
 		},
+		{"throttled", service, 429, "{}", "sign in as service principal 99999999…: HTTP 429 (Azure is in trouble; this is tried again)"},
 		{"no words", service, 403, "<html>", "sign in as service principal 99999999…: HTTP 403 (check tenantId, aadClientId and aadClientSecret in the cloud config)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := setUp(t, put(t, stackConfig(tt.config)), &entra{status: tt.status, body: tt.body}, logr.Discard())
-			_, err := c.GetToken(t.Context(), scope())
-			if diff := cmp.Diff(tt.want, fmt.Sprint(err)); diff != "" {
-				t.Errorf("(-want +have):\n%s", diff)
-			}
-			var final interface{ NonRetriable() }
-			if !errors.As(err, &final) {
-				t.Error("the SDK would retry this")
-			}
+			synctest.Test(t, func(t *testing.T) { // the SDK waits between its tries
+				c := setUp(t, put(t, stackConfig(tt.config)), &entra{status: tt.status, body: tt.body}, logr.Discard())
+				_, err := c.GetToken(t.Context(), scope())
+				if diff := cmp.Diff(tt.want, fmt.Sprint(err)); diff != "" {
+					t.Errorf("(-want +have):\n%s", diff)
+				}
+				var final interface{ NonRetriable() }
+				if !errors.As(err, &final) {
+					t.Error("the SDK would retry this")
+				}
+			})
 		})
 	}
+}
+
+func TestSignInUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := setUp(t, put(t, stackConfig(principal)), &entra{gone: true}, logr.Discard())
+		start := time.Now()
+		_, err := c.GetToken(t.Context(), scope())
+		if text := fmt.Sprint(err); !strings.Contains(text, "SSL_CERT_FILE") || !strings.HasPrefix(text, "sign in as service principal c: ") {
+			t.Error(text)
+		}
+		if took := time.Since(start); took > 20*time.Second {
+			t.Errorf("gave up after %v", took)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := c.GetToken(ctx, scope()); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v, want the context's error", err)
+		}
+	})
 }
 
 func TestConcurrentTokens(t *testing.T) {

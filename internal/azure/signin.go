@@ -3,6 +3,7 @@ package azure
 // The Azure SDK's credential behind ours, and its errors in words for people.
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,18 +67,23 @@ func (e *signInError) Error() string { return e.text }
 func (e *signInError) Unwrap() error { return e.err }
 
 // explain puts the SDK's error into words.
-func (c Config) explain(err error) error {
+func (c Config) explain(ctx context.Context, err error) error {
 	who, remedy := "service principal "+observe.ShortID(c.ClientID), "check tenantId, aadClientId and aadClientSecret in the cloud config"
 	if c.ManagedIdentity {
 		who = strings.TrimSpace("managed identity " + nameOf(c.UserAssignedIdentityID))
 		remedy = "check that the machines have this identity, and that an AzurePodIdentityException lets this pod reach the metadata service"
 	}
-	said, refused := reason(err)
-	text := fmt.Sprintf("sign in as %s: %s", who, said)
-	if refused {
-		text += " (" + remedy + ")"
+	if ctx.Err() != nil {
+		return fmt.Errorf("sign in as %s: %w", who, ctx.Err()) // the SDK's error hides it
 	}
-	return &signInError{text: text, err: err}
+	said, status := reason(err)
+	switch {
+	case status == 0 && !c.ManagedIdentity:
+		remedy = "check that Entra ID can be reached, and for a private cloud that SSL_CERT_FILE names its CA"
+	case status >= http.StatusInternalServerError, status == http.StatusTooManyRequests:
+		remedy = "Azure is in trouble; this is tried again"
+	}
+	return &signInError{text: fmt.Sprintf("sign in as %s: %s (%s)", who, said, remedy), err: err}
 }
 
 // nameOf is the last part of a resource ID, or a client ID cut short.
@@ -91,12 +97,11 @@ func nameOf(id string) string {
 // guid matches client, object and trace IDs in what Entra ID says; those in the path of a URL stay.
 var guid = regexp.MustCompile(`(?i)(^|[^/0-9a-f-])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 
-// reason finds the one sentence that matters. refused says that Entra ID or the metadata service answered no, which waiting does not cure.
-func reason(err error) (said string, refused bool) {
+// reason finds the one sentence that matters, and the HTTP status of Entra ID's or the metadata service's answer; 0 when there was none.
+func reason(err error) (said string, status int) {
 	said = err.Error()
 	if failed, ok := errors.AsType[*azidentity.AuthenticationFailedError](err); ok && failed.RawResponse != nil {
-		status := failed.RawResponse.StatusCode
-		refused = status >= http.StatusBadRequest && status < http.StatusInternalServerError && status != http.StatusTooManyRequests
+		status = failed.RawResponse.StatusCode
 		said = fmt.Sprintf("HTTP %d", status)
 		if body, readErr := runtime.Payload(failed.RawResponse); readErr == nil {
 			said = spoken(body, said)
@@ -107,7 +112,7 @@ func reason(err error) (said string, refused bool) {
 	if len(said) > limit {
 		said = strings.ToValidUTF8(said[:limit], "") + "…"
 	}
-	return said, refused
+	return said, status
 }
 
 // spoken takes the description out of an OAuth error body, without the trace that Entra ID adds behind it.

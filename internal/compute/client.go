@@ -201,8 +201,10 @@ func verify(group Group, change change, after Identities) error {
 
 // overtaken is the conflict of an operation that went well and left no trace.
 func overtaken(group Group, what string) error {
-	return &refusal{act: "patch identities of", group: group, status: http.StatusConflict, code: "Overtaken",
-		message: "Azure says it " + what + ": something else changed the same resource"}
+	return &refusal{
+		act: "patch identities of", group: group, status: http.StatusConflict, code: "Overtaken",
+		message: "Azure says it " + what + ": something else changed the same resource",
+	}
 }
 
 // changedMeanwhile reports that the ETag no longer matched.

@@ -173,7 +173,7 @@ func refuse(act string, group Group, requested []string, err error) error {
 // unreachable adds what to look at when the request never got an answer.
 func unreachable(err error) error {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fmt.Errorf("Azure's certificate is not trusted: %w (for a private cloud, let SSL_CERT_FILE name its CA)", err)
+		return fmt.Errorf("certificate of Azure is not trusted: %w (for a private cloud, let SSL_CERT_FILE name its CA)", err)
 	}
 	if _, ok := errors.AsType[*net.OpError](err); ok {
 		return fmt.Errorf("cannot reach Azure: %w (check the network, the proxy and the endpoints of the cloud)", err)

@@ -201,8 +201,10 @@ func (f *Fake) read(ctx context.Context, group Group) (Identities, error) {
 	}
 	target, ok := f.groups[group]
 	if !ok {
-		return Identities{}, &refusal{act: "read identities of", group: group, status: http.StatusNotFound, code: "ResourceNotFound",
-			message: "The Resource '" + group.ResourceID() + "' was not found."}
+		return Identities{}, &refusal{
+			act: "read identities of", group: group, status: http.StatusNotFound, code: "ResourceNotFound",
+			message: "The Resource '" + group.ResourceID() + "' was not found.",
+		}
 	}
 	have := target.have
 	have.UserAssigned = slices.Clone(have.UserAssigned)

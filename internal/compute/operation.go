@@ -31,7 +31,7 @@ func finish[T any](ctx context.Context, c *Client, poller *runtime.Poller[T]) (T
 		if err := c.polls.Wait(ctx); err != nil {
 			return none, err
 		}
-		_, err := poller.Poll(ctx)
+		_, err := poller.Poll(ctx) //nolint:bodyclose // the SDK has read it, and Result reads it again
 		if err == nil {
 			refused = 0
 			continue

@@ -5,7 +5,6 @@ package compute
 import (
 	"context"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v8"
 )
 
@@ -29,7 +28,7 @@ func (c *Client) patchVM(ctx context.Context, group Group, change change, etag s
 		return Identities{}, err
 	}
 	body := armcompute.VirtualMachineUpdate{Identity: &armcompute.VirtualMachineIdentity{
-		Type: to.Ptr(change.kind), UserAssignedIdentities: change.body(),
+		Type: new(change.kind), UserAssignedIdentities: change.body(),
 	}}
 	poller, err := client.BeginUpdate(ctx, group.ResourceGroup, group.Name, body,
 		&armcompute.VirtualMachinesClientBeginUpdateOptions{IfMatch: optional(etag)})
