@@ -14,7 +14,7 @@ import (
 )
 
 // GroupVersion names the API group and version of every kind in this package.
-var GroupVersion = schema.GroupVersion{Group: "aadpodidentity.k8s.io", Version: "v1"}
+var GroupVersion = schema.GroupVersion{Group: "aadpodidentity.k8s.io", Version: "v1"} //nolint:gochecknoglobals // where every Kubernetes API package has it
 
 // AddToScheme registers the kinds of this package with a scheme.
 func AddToScheme(scheme *runtime.Scheme) error {

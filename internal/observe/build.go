@@ -9,7 +9,8 @@ import (
 
 // version is the release, set at link time:
 // -ldflags "-X github.com/podid-io/podid/internal/observe.version=v1.2.3".
-var version string //nolint:gochecknoglobals // the linker can set nothing else
+// The linker can set nothing but a variable.
+var version string
 
 // BuildInfo is what a binary knows about its own build.
 type BuildInfo struct {

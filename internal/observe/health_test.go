@@ -30,7 +30,7 @@ func TestHealth(t *testing.T) {
 	health.SetActive(true)
 	expect("/healthz", 200, "Active")
 
-	var redirect error = errors.New("not set yet")
+	redirect := errors.New("not set yet")
 	health.AddCheck("redirect", func() error { return redirect })
 	health.AddCheck("caches", func() error { return errors.New("first list is on its way") })
 	expect("/readyz", 503, "redirect: not set yet\ncaches: first list is on its way\n")

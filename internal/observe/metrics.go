@@ -106,8 +106,7 @@ func registered[C prometheus.Collector](reg prometheus.Registerer, c C) C {
 	if reg == nil {
 		return c
 	}
-	var earlier prometheus.AlreadyRegisteredError
-	if errors.As(reg.Register(c), &earlier) {
+	if earlier, ok := errors.AsType[prometheus.AlreadyRegisteredError](reg.Register(c)); ok {
 		if same, ok := earlier.ExistingCollector.(C); ok {
 			return same
 		}
@@ -128,6 +127,8 @@ func longBuckets() []float64 {
 // requestBuckets are v1.8.17's for requests of pods, with those before them that
 // a cache needs, in seconds.
 func requestBuckets() []float64 {
-	return []float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
-		0.5, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100}
+	return []float64{
+		0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+		0.5, 1, 2, 3, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 100,
+	}
 }
