@@ -1,5 +1,6 @@
-// The command `podid emulator`: its flags, and what it prints.
 package main
+
+// The command `podid emulator`: its flags, and what it prints.
 
 import (
 	"encoding/json"

@@ -1,5 +1,6 @@
-// Where the emulator may listen, and what it tells clients about it.
 package emulator
+
+// Where the emulator may listen, and what it tells clients about it.
 
 import (
 	"errors"

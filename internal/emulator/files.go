@@ -1,5 +1,6 @@
-// The emulator's directory: keys that are kept from run to run, and files for clients.
 package emulator
+
+// The emulator's directory: keys that are kept from run to run, and files for clients.
 
 import (
 	"crypto/rand"

@@ -1,5 +1,6 @@
-// The real Azure SDK against the emulator, over TLS: the program that docs/emulator.md points to.
 package emulator_test
+
+// The real Azure SDK against the emulator, over TLS: the program that docs/emulator.md points to.
 
 import (
 	"context"

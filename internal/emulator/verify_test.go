@@ -1,5 +1,6 @@
-// Checking tokens as a service would that has never seen the emulator: from the token's issuer to its keys.
 package emulator_test
+
+// Checking tokens as a service would that has never seen the emulator: from the token's issuer to its keys.
 
 import (
 	"crypto/rsa"

@@ -1,5 +1,6 @@
-// ARM's errors and their JSON shape.
 package arm
+
+// ARM's errors and their JSON shape.
 
 import (
 	"encoding/json"

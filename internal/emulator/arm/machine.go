@@ -1,5 +1,6 @@
-// Reading VMs and scale sets.
 package arm
+
+// Reading VMs and scale sets.
 
 import (
 	"net/http"

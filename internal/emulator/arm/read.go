@@ -1,5 +1,6 @@
-// What can be read: everything but the machines, which are in machine.go.
 package arm
+
+// What can be read: everything but the machines, which are in machine.go.
 
 import (
 	"net/http"

@@ -1,5 +1,6 @@
-// The paths of ARM that exist here.
 package arm
+
+// The paths of ARM that exist here.
 
 import (
 	"net/http"

@@ -1,5 +1,6 @@
-// Writing the identities of VMs and scale sets.
 package arm
+
+// Writing the identities of VMs and scale sets.
 
 import (
 	"encoding/json"
@@ -83,8 +84,7 @@ func (h *Handler) limitCompute(c *call, view world.MachineView) *failure {
 // readChange reads the identity section of a body.
 func readChange(c *call, view world.MachineView) (world.Change, *failure) {
 	data, err := io.ReadAll(c.r.Body)
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return world.Change{}, fail(http.StatusRequestEntityTooLarge, "RequestContentTooLarge", "The request content is too large.")
 	}
 	var body struct {

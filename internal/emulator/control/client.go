@@ -1,5 +1,6 @@
-// The Go client of the control API.
 package control
+
+// The Go client of the control API.
 
 import (
 	"bytes"

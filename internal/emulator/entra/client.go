@@ -1,5 +1,6 @@
-// How a client proves who it is: secret, certificate, or a token of another issuer.
 package entra
+
+// How a client proves who it is: secret, certificate, or a token of another issuer.
 
 import (
 	"crypto"

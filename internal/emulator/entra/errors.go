@@ -1,5 +1,6 @@
-// Entra ID's errors: AADSTS codes in their JSON shape.
 package entra
+
+// Entra ID's errors: AADSTS codes in their JSON shape.
 
 import (
 	"encoding/json"

@@ -1,5 +1,6 @@
-// The routes of Entra ID, and its discovery documents.
 package entra
+
+// The routes of Entra ID, and its discovery documents.
 
 import (
 	"net/http"

@@ -1,5 +1,6 @@
-// The keys of outside token issuers.
 package entra
+
+// The keys of outside token issuers.
 
 import (
 	"context"

@@ -1,5 +1,6 @@
-// The token endpoints: client credentials in the v1 and v2 manner.
 package entra
+
+// The token endpoints: client credentials in the v1 and v2 manner.
 
 import (
 	"net/http"
@@ -105,7 +106,7 @@ func (h *Handler) resource(form url.Values, version int) (string, *failure) {
 
 func scopeResource(scope string) (string, *failure) {
 	var wanted []string
-	for _, s := range strings.Fields(scope) {
+	for s := range strings.FieldsSeq(scope) {
 		if !slices.Contains([]string{"openid", "offline_access", "profile", "email"}, s) { // MSAL adds these
 			wanted = append(wanted, s)
 		}

@@ -1,5 +1,6 @@
-// Minting and checking access tokens.
 package entra
+
+// Minting and checking access tokens.
 
 import (
 	"crypto/rand"

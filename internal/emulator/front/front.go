@@ -37,19 +37,12 @@ type Surface struct {
 // Handler puts the surface in front of its own work.
 func (s Surface) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start := s.World.Now()
 		entry := &world.Request{
-			Time: start, Surface: s.Name, Method: bound(r.Method), Path: bound(r.URL.EscapedPath()),
+			Time: s.World.Now(), Surface: s.Name, Method: bound(r.Method), Path: bound(r.URL.EscapedPath()),
 			Query: bound(maskQuery(r.URL.RawQuery)), Remote: r.RemoteAddr, Agent: bound(r.UserAgent()),
 		}
 		answer := &recorder{ResponseWriter: w}
-		defer func() { // also on http.ErrAbortHandler
-			entry.Status, entry.Duration = answer.status, world.Duration(s.World.Now().Sub(start))
-			s.World.Log().Add(*entry)
-			s.Log.DebugContext(r.Context(), "answered", "surface", s.Name, "method", entry.Method, "path", entry.Path,
-				"caller", short(entry.Caller), "status", entry.Status, "duration", time.Duration(entry.Duration),
-				"fault", entry.Fault)
-		}()
+		defer func() { s.finish(entry, answer.status) }() // also on http.ErrAbortHandler
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		r = r.WithContext(context.WithValue(r.Context(), entryKey{}, entry))
 		fault, gone, faulty := s.World.TakeFault(s.Name, r.Method, r.URL.Path)
@@ -64,6 +57,14 @@ func (s Surface) Handler(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(answer, r)
 	})
+}
+
+// finish writes the entry of a request that is over.
+func (s Surface) finish(entry *world.Request, status int) {
+	entry.Status, entry.Duration = status, world.Duration(s.World.Now().Sub(entry.Time))
+	s.World.Log().Add(*entry)
+	s.Log.Debug("answered", "surface", s.Name, "method", entry.Method, "path", entry.Path, "caller", short(entry.Caller),
+		"status", entry.Status, "duration", time.Duration(entry.Duration), "fault", entry.Fault)
 }
 
 // disturb does what the fault says.

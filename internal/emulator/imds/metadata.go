@@ -1,5 +1,6 @@
-// Everything but tokens: the instance tree, versions, attestation, events.
 package imds
+
+// Everything but tokens: the instance tree, versions, attestation, events.
 
 import (
 	"encoding/base64"

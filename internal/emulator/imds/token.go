@@ -1,5 +1,6 @@
-// The token path.
 package imds
+
+// The token path.
 
 import (
 	"net/http"

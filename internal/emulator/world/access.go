@@ -1,5 +1,6 @@
-// Who may do what on ARM.
 package world
+
+// Who may do what on ARM.
 
 import "strings"
 

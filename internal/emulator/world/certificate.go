@@ -1,5 +1,6 @@
-// Certificates of applications.
 package world
+
+// Certificates of applications.
 
 import (
 	"crypto/x509"

@@ -1,5 +1,6 @@
-// The world one gets without asking for one.
 package world
+
+// The world one gets without asking for one.
 
 // The names of the default world. They are documented, so examples can count on them.
 const (

@@ -1,8 +1,11 @@
-// Faults: what somebody asked the emulator to do wrong.
 package world
 
+// Faults: what somebody asked the emulator to do wrong.
+
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -55,12 +58,12 @@ type Fault struct {
 func (f Fault) validate() error {
 	switch {
 	case f.Name == "":
-		return fmt.Errorf("fault: give it a name")
-	case f.Surface != "" && f.Surface != SurfaceARM && f.Surface != SurfaceEntra && f.Surface != SurfaceIMDS:
+		return errors.New("fault: give it a name")
+	case !slices.Contains([]string{"", SurfaceARM, SurfaceEntra, SurfaceIMDS}, f.Surface):
 		return fmt.Errorf("fault %s: surface %q: expected arm, entra or imds", f.Name, f.Surface)
 	case f.Status != 0 && (f.Status < 200 || f.Status > 599):
 		return fmt.Errorf("fault %s: status %d: expected 200 to 599", f.Name, f.Status)
-	case f.RetryAfter < 0 || f.Skip < 0 || f.Count < 0:
+	case min(f.RetryAfter, f.Skip, f.Count) < 0:
 		return fmt.Errorf("fault %s: retryAfter, skip and count cannot be negative", f.Name)
 	case f.Probability < 0 || f.Probability > 1:
 		return fmt.Errorf("fault %s: probability %v: expected 0 to 1", f.Name, f.Probability)

@@ -1,5 +1,6 @@
-// Rate limits: token buckets on the world's clock.
 package world
+
+// Rate limits: token buckets on the world's clock.
 
 import (
 	"math"

@@ -1,5 +1,6 @@
-// Reading a world from YAML, and telling what is wrong with it.
 package world
+
+// Reading a world from YAML, and telling what is wrong with it.
 
 import (
 	"encoding/json"

@@ -1,5 +1,6 @@
-// The request log: who asked what, and how it went.
 package world
+
+// The request log: who asked what, and how it went.
 
 import (
 	"context"

@@ -1,5 +1,6 @@
-// Machines: VMs and scale sets, and who asks IMDS.
 package world
+
+// Machines: VMs and scale sets, and who asks IMDS.
 
 import (
 	"crypto/sha256"

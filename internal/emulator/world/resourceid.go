@@ -1,5 +1,6 @@
-// ARM resource IDs, as far as the emulator needs them.
 package world
+
+// ARM resource IDs, as far as the emulator needs them.
 
 import (
 	"fmt"

@@ -1,5 +1,6 @@
-// The dials of the emulator, with the figures of the real Azure as their defaults.
 package world
+
+// The dials of the emulator, with the figures of the real Azure as their defaults.
 
 import "time"
 

@@ -1,5 +1,6 @@
-// Writes to the identities of a machine, and the operations they become.
 package world
+
+// Writes to the identities of a machine, and the operations they become.
 
 import (
 	"crypto/rand"

@@ -1,5 +1,6 @@
-// The live world: the document, its indexes, and what happens over time.
 package world
+
+// The live world: the document, its indexes, and what happens over time.
 
 import (
 	"fmt"
