@@ -12,7 +12,6 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-//nolint:gochecknoglobals // a flag of the test binary
 var update = flag.Bool("update", false, "write the golden files from what the chart renders now")
 
 func TestGolden(t *testing.T) {

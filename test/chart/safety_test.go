@@ -5,12 +5,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // No value set, old or new, makes a container more than it needs to be.
@@ -87,37 +86,6 @@ func TestRolesNarrow(t *testing.T) {
 				for _, rule := range role.Rules {
 					if all := slices.Concat(rule.APIGroups, rule.Resources, rule.Verbs); slices.Contains(all, "*") || slices.Contains(all, "secrets") {
 						t.Errorf("%s allows %v", id(object), rule)
-					}
-				}
-			}
-		})
-	}
-}
-
-// The flags the programs take: a typo here would stop them at start.
-func TestFlagsKnown(t *testing.T) {
-	known := map[string][]string{
-		"mic": strings.Fields(`kubeconfig cloudconfig forceNamespaced version syncRetryDuration leader-election-instance
-			leader-election-namespace leader-election-name leader-election-duration http-probe-port prometheus-port enableProfile
-			enableScaleFeatures createDeleteBatch clientQps immutable-user-msis config-map-name enable-type-upgrade
-			type-upgrade-status-key update-user-msi-max-retry update-user-msi-retry-interval identity-assignment-reconcile-interval
-			identity-detach-grace-period logging-format v`),
-		"nmi": strings.Fields(`node nmi-listen-address nmi-port metadata-ip metadata-port ipt-update-interval-sec forceNamespaced
-			MICNamespace http-probe-port retry-attempts-for-created retry-attempts-for-assigned find-identity-retry-interval
-			enableProfile enableScaleFeatures block-instance-metadata metadata-header-required prometheus-port operation-mode
-			allow-network-plugin-kubenet kubelet-config set-retry-after-header enable-conntrack-deletion logging-format v kubeconfig`),
-	}
-	for name, values := range valueSets(t) {
-		t.Run(name, func(t *testing.T) {
-			for _, object := range render(t, "--values", values) {
-				spec, ok := podSpec(t, object)
-				if !ok {
-					continue
-				}
-				for _, arg := range spec.Containers[0].Args {
-					flag, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-					if !slices.Contains(known[spec.Containers[0].Name], flag) {
-						t.Errorf("%s has no flag %s", spec.Containers[0].Name, arg)
 					}
 				}
 			}

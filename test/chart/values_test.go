@@ -68,7 +68,7 @@ podMonitor.enabled podMonitor.labels podMonitor.annotations podMonitor.interval 
 // Every value, the old chart's and ours, is in the schema, and has a row in the README.
 func TestValuesKnown(t *testing.T) {
 	values := map[string]bool{}
-	for _, name := range strings.Fields(legacyValues) {
+	for name := range strings.FieldsSeq(legacyValues) {
 		values[name] = true
 	}
 	for _, name := range defaults(t) {
