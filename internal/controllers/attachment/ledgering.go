@@ -34,9 +34,14 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 		delete(st.ledger, key)
 	}
 	for _, id := range slices.Concat(plan.Attach, plan.Probation) {
-		key := keyOf(id)
-		if _, ok := st.ledger[key]; !ok {
-			st.ledger[key] = Entry{ResourceID: id, ClientID: members.clients[key]}
+		if _, ok := st.ledger[keyOf(id)]; !ok {
+			st.ledger[keyOf(id)] = Entry{ResourceID: id}
+		}
+	}
+	for key, entry := range st.ledger {
+		if clientID := members.clients[key]; clientID != "" {
+			entry.ClientID = clientID
+			st.ledger[key] = entry
 		}
 	}
 	st.mu.Unlock()

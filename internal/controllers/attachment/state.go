@@ -183,7 +183,9 @@ func (st *state) wants(seen map[claimKey]string, now time.Time) (desired assignm
 			delete(st.claims, need)
 			continue
 		}
-		if !desired.Has(need.key) {
+		// A claim keeps what is there. To fetch what is not is the assigned
+		// identity's business, once it is written.
+		if st.current.Has(need.key) && !desired.Has(need.key) {
 			desired[need.key] = c.spelling
 		}
 		if expiry.IsZero() || c.expires.Before(expiry) {

@@ -1,0 +1,491 @@
+package controllers_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/attachment"
+)
+
+func TestStories(t *testing.T) {
+	kube := startServer(t)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *world)
+	}{
+		{"pod comes and goes", comesAndGoes},
+		{"others' identities", othersIdentities},
+		{"bad identity", badIdentity},
+		{"healed by recreation", healed},
+		{"burst", burst},
+		{"throttled", throttled},
+		{"restart", restart},
+		{"namespace deleted", namespaceDeleted},
+		{"v1.8.17 object", adopted},
+		{"secret identity", secretIdentity},
+		{"not on Azure", notOnAzure},
+		{"host network", hostNetwork},
+		{"binding comes late", lateBinding},
+		{"binding to nothing", bindingToNothing},
+		{"binding deleted", bindingDeleted},
+		{"finished pod", finishedPod},
+		{"scaled in", scaledIn},
+		{"group gone", groupGone},
+		{"forbidden", forbidden},
+		{"identity moves", identityMoves},
+		{"user deletes object", userDeletes},
+		{"immutable", immutable},
+	} {
+		t.Run(story.name, func(t *testing.T) {
+			story.tell(t, newWorld(t, kube, strings.NewReplacer(" ", "-", ".", "-", "'", "").Replace(strings.ToLower(story.name))))
+		})
+	}
+}
+
+func comesAndGoes(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	id, binding := w.identity("red")
+	w.start()
+	pod := w.pod("p", "red")
+	got := w.waitState("p", v1.StateAssigned)
+
+	if want := "p-" + w.namespace + "-red"; got.Name != want || got.Namespace != w.namespace {
+		t.Errorf("object is %s/%s, want %s/%s", got.Namespace, got.Name, w.namespace, want)
+	}
+	want := v1.AzureAssignedIdentity{Spec: v1.AzureAssignedIdentitySpec{
+		AzureIdentityRef: got.Spec.AzureIdentityRef, AzureBindingRef: got.Spec.AzureBindingRef,
+		Pod: "p", PodNamespace: w.namespace, NodeName: w.nodes[0],
+	}}
+	if diff := cmp.Diff(want.Spec, got.Spec); diff != "" {
+		t.Errorf("spec (-want +got):\n%s", diff)
+	}
+	if got.Spec.AzureIdentityRef.UID != id.UID || got.Spec.AzureBindingRef.UID != binding.UID {
+		t.Errorf("embedded objects are not those of the cluster: %+v", got.Spec)
+	}
+	labels := map[string]string{v1.NodeNameLabel: w.nodes[0], v1.PodNameLabel: "p", v1.PodNamespaceLabel: w.namespace}
+	if diff := cmp.Diff(labels, got.Labels); diff != "" {
+		t.Errorf("labels (-want +got):\n%s", diff)
+	}
+	if !slices.Equal(got.Finalizers, []string{v1.Finalizer}) {
+		t.Errorf("finalizers %v", got.Finalizers)
+	}
+	w.waitHas("red")
+	w.waitEvent("AzureIdentityBinding", "red", announce.BindingApplied)
+	w.waitEvent("Pod", "p", announce.IdentityAssigned)
+	if n := len(w.ledgers()); n != 1 {
+		t.Errorf("%d ledgers while attached, want 1", n)
+	}
+
+	w.delete(pod)
+	w.waitNone("p")
+	w.waitHas()
+	w.eventually("ledger gone", func() string {
+		if n := len(w.ledgers()); n > 0 {
+			return fmt.Sprintf("%d left", n)
+		}
+		return ""
+	})
+	w.waitEvent("AzureIdentityBinding", "red", announce.BindingRemoved)
+}
+
+func othersIdentities(_ *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red"), resourceID("other")}, SystemAssigned: true})
+	w.cloud.AddIdentities(resourceID("blue"))
+	w.identity("red")
+	w.identity("blue")
+	w.start()
+	red, blue := w.pod("r", "red"), w.pod("b", "blue")
+	w.waitState("r", v1.StateAssigned)
+	w.waitState("b", v1.StateAssigned)
+	w.delete(red)
+	w.delete(blue)
+	w.waitNone("r")
+	w.waitHas("other", "red") // blue, which was ours, has left
+}
+
+func badIdentity(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("good"))
+	w.identity("good")
+	w.identity("bad")
+	w.start()
+	w.pod("b", "bad")
+	w.pod("g", "good")
+	w.waitState("g", v1.StateAssigned)
+	w.eventually("reason", func() string {
+		if got := w.waitState("b", v1.StateCreated); got.Status.Reason != attachment.ReasonIdentityRefused {
+			return fmt.Sprintf("%+v", got.Status)
+		}
+		return ""
+	})
+	if got := w.waitState("b", v1.StateCreated); !strings.Contains(got.Status.Message, "bad") {
+		t.Errorf("message does not name the identity: %s", got.Status.Message)
+	}
+	w.waitEvent("Pod", "b", announce.IdentityNotAssigned)
+	w.waitEvent("AzureIdentityBinding", "bad", announce.BindingApplyError)
+	// A second pod of the bad identity is told at once, and Azure is not asked.
+	before := w.patches()
+	w.pod("b2", "bad")
+	w.eventually("reason of the second", func() string {
+		if got := w.assigned("b2"); len(got) != 1 || got[0].Status.Reason == "" {
+			return fmt.Sprintf("%+v", got)
+		}
+		return ""
+	})
+	if n := w.patches() - before; n > 0 {
+		t.Errorf("%d updates for an identity in quarantine", n)
+	}
+}
+
+func healed(_ *testing.T, w *world) {
+	id, _ := w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	w.eventually("reason", func() string {
+		if got := w.waitState("p", v1.StateCreated); got.Status.Reason == "" {
+			return "none"
+		}
+		return ""
+	})
+	w.cloud.AddIdentities(resourceID("red"))
+	w.delete(id)
+	w.waitNone("p")
+	fresh := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "red"}, Spec: id.Spec}
+	w.create(fresh)
+	if got := w.waitState("p", v1.StateAssigned); got.Status.Reason != "" {
+		w.t.Errorf("reason left behind: %+v", got.Status)
+	}
+}
+
+func burst(t *testing.T, w *world) {
+	const identities, pods = 5, 100
+	w.cloud.SetDuration(300 * time.Millisecond)
+	for i := range identities {
+		w.cloud.AddIdentities(resourceID(fmt.Sprintf("id%d", i)))
+		w.identity(fmt.Sprintf("id%d", i))
+	}
+	w.start()
+	for i := range pods {
+		w.create(w.newPod(fmt.Sprintf("p%d", i), fmt.Sprintf("id%d", i%identities), w.nodes[i%2]))
+	}
+	w.eventually("all assigned", func() string {
+		var list v1.AzureAssignedIdentityList
+		w.must(w.client.List(t.Context(), &list, client.InNamespace(w.namespace)))
+		n := 0
+		for _, a := range list.Items {
+			if a.Status.Status == v1.StateAssigned {
+				n++
+			}
+		}
+		if n != pods {
+			return fmt.Sprintf("%d of %d", n, pods)
+		}
+		return ""
+	})
+	if n := w.patches(); n > 3 {
+		t.Errorf("%d updates for a burst, want at most 3", n)
+	}
+}
+
+func throttled(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	w.cloud.ThrottleNext(time.Second)
+	began := time.Now()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("assigned after %v, Azure asked for a second's rest", took)
+	}
+	if n := w.patches(); n != 2 {
+		t.Errorf("%d updates, want the throttled one and the one after the rest", n)
+	}
+}
+
+func restart(_ *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("other")}})
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	pod := w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	w.stop()
+	w.delete(pod) // while no MIC runs
+	w.start()
+	w.waitNone("p")
+	w.waitHas("other")
+}
+
+func namespaceDeleted(t *testing.T, w *world) {
+	w.config.LedgerNamespace = "default"
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	// No Azure at all from here on: letting go must not depend on it.
+	w.cloud.DeleteGroup(w.group)
+	w.delete(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}})
+	// As the namespace controller, which does not run here, would: everything
+	// goes, in no good order, the pod last.
+	w.must(w.client.DeleteAllOf(t.Context(), &v1.AzureAssignedIdentity{}, client.InNamespace(w.namespace)))
+	w.waitNone("p")
+	w.must(w.client.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(w.namespace), client.GracePeriodSeconds(0)))
+	w.waitNone("p")
+}
+
+func adopted(t *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
+	id, binding := w.identity("red")
+	w.pod("p", "red")
+	old := &v1.AzureAssignedIdentity{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: w.namespace, Name: "p-" + w.namespace + "-red",
+			Labels: map[string]string{v1.NodeNameLabel: w.nodes[0]}, Finalizers: []string{v1.Finalizer},
+		},
+		Spec: v1.AzureAssignedIdentitySpec{
+			AzureIdentityRef: &v1.AzureIdentityCopy{
+				APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentity", ObjectMeta: id.ObjectMeta, Spec: id.Spec,
+			},
+			AzureBindingRef: &v1.AzureIdentityBindingCopy{
+				APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentityBinding", ObjectMeta: binding.ObjectMeta, Spec: binding.Spec,
+			},
+			Pod: "p", PodNamespace: w.namespace, NodeName: w.nodes[0],
+		},
+		Status: v1.AzureAssignedIdentityStatus{Status: v1.StateAssigned, AvailableReplicas: 1},
+	}
+	w.create(old)
+	w.start()
+	w.eventually("labels added", func() string {
+		if got := w.waitState("p", v1.StateAssigned); got.Labels[v1.PodNameLabel] != "p" {
+			return fmt.Sprintf("%v", got.Labels)
+		}
+		return ""
+	})
+	if got := w.waitState("p", v1.StateAssigned); got.UID != old.UID {
+		t.Error("the object was replaced, not kept")
+	}
+	if n := w.patches(); n > 0 {
+		t.Errorf("%d updates of Azure, want none", n)
+	}
+}
+
+func secretIdentity(_ *testing.T, w *world) {
+	w.create(&v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "sp"},
+		Spec: v1.AzureIdentitySpec{
+			Type: v1.ServicePrincipal, TenantID: subscription, ClientID: subscription,
+			ClientPassword: corev1.SecretReference{Name: "s", Namespace: w.namespace},
+		},
+	})
+	w.binding("sp", "sp")
+	w.start()
+	w.pod("p", "sp")
+	w.waitState("p", v1.StateAssigned)
+	w.waitHas()
+}
+
+func notOnAzure(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-bare"}, Spec: corev1.NodeSpec{}}
+	w.nodes = append(w.nodes, node.Name)
+	w.create(node)
+	w.start()
+	w.create(w.newPod("p", "red", node.Name))
+	got := w.waitState("p", v1.StateCreated)
+	if got.Status.Reason != assignment.ReasonNodeNotOnAzure || !strings.Contains(got.Status.Message, "node-bare") {
+		t.Errorf("status %+v", got.Status)
+	}
+	w.waitEvent("Pod", "p", announce.IdentityNotAssigned)
+	node.Spec.ProviderID = w.providerID(7)
+	w.must(w.client.Update(t.Context(), node))
+	if got := w.waitState("p", v1.StateAssigned); got.Status.Reason != "" {
+		t.Errorf("reason left behind: %+v", got.Status)
+	}
+}
+
+func hostNetwork(t *testing.T, w *world) {
+	w.identity("red")
+	w.start()
+	pod := w.newPod("p", "red", w.nodes[0])
+	pod.Spec.HostNetwork = true
+	w.create(pod)
+	if note := w.waitEvent("Pod", "p", announce.IdentityRefused); !strings.Contains(note, "hostNetwork") {
+		t.Errorf("event does not tell the remedy: %s", note)
+	}
+	w.waitNone("p")
+}
+
+func lateBinding(_ *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.start()
+	w.pod("p", "red")
+	w.identity("red")
+	w.waitState("p", v1.StateAssigned)
+	// Another label, another identity.
+	w.cloud.AddIdentities(resourceID("blue"))
+	w.identity("blue")
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "p"}}
+	w.must(w.client.Patch(w.t.Context(), pod, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"aadpodidbinding":"blue"}}}`))))
+	w.waitHas("blue")
+	if got := w.waitState("p", v1.StateAssigned); got.Spec.AzureIdentityRef.Name != "blue" {
+		w.t.Errorf("assigned identity is for %s", got.Spec.AzureIdentityRef.Name)
+	}
+}
+
+func bindingToNothing(t *testing.T, w *world) {
+	w.start()
+	w.binding("b", "missing")
+	note := w.waitEvent("AzureIdentityBinding", "b", announce.BindingRefused)
+	if !strings.Contains(note, "missing") {
+		t.Errorf("event does not name the identity: %s", note)
+	}
+}
+
+func bindingDeleted(_ *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	_, binding := w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	w.delete(binding)
+	w.waitNone("p")
+	w.waitHas()
+}
+
+func finishedPod(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	pod := w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	pod.Status.Phase = corev1.PodSucceeded
+	w.must(w.client.Status().Update(t.Context(), pod))
+	w.waitNone("p")
+	w.waitHas()
+}
+
+func scaledIn(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
+	w.identity("red")
+	w.identity("blue")
+	w.start()
+	w.create(w.newPod("p0", "red", w.nodes[0]))
+	w.create(w.newPod("p1", "blue", w.nodes[1]))
+	w.waitState("p0", v1.StateAssigned)
+	w.waitState("p1", v1.StateAssigned)
+	w.must(w.client.Delete(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: w.nodes[1]}}))
+	w.waitNone("p1")
+	w.waitHas("red")
+	w.waitState("p0", v1.StateAssigned)
+}
+
+func groupGone(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	w.cloud.DeleteGroup(w.group)
+	for _, node := range w.nodes {
+		w.must(w.client.Delete(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}))
+	}
+	w.waitNone("p")
+	w.eventually("ledger gone", func() string {
+		if n := len(w.ledgers()); n > 0 {
+			return fmt.Sprintf("%d left", n)
+		}
+		return ""
+	})
+}
+
+func forbidden(t *testing.T, w *world) {
+	// The group does not exist for us: the nearest that the fake has.
+	w.cloud.DeleteGroup(w.group)
+	w.config.DriftInterval = 100 * time.Millisecond
+	w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	w.eventually("reason", func() string {
+		if got := w.waitState("p", v1.StateCreated); got.Status.Reason != attachment.ReasonGroupMissing {
+			return fmt.Sprintf("%+v", got.Status)
+		}
+		return ""
+	})
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
+	if got := w.waitState("p", v1.StateAssigned); got.Status.Reason != "" {
+		t.Errorf("reason left behind: %+v", got.Status)
+	}
+}
+
+func identityMoves(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
+	id, _ := w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	uid := w.waitState("p", v1.StateAssigned).UID
+	id.Spec.ResourceID = resourceID("blue")
+	w.must(w.client.Update(t.Context(), id))
+	w.waitHas("blue")
+	got := w.waitState("p", v1.StateAssigned)
+	if got.UID != uid || got.Spec.AzureIdentityRef.Spec.ResourceID != resourceID("blue") {
+		t.Errorf("object %s has %s", got.UID, got.Spec.AzureIdentityRef.Spec.ResourceID)
+	}
+}
+
+func userDeletes(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	first := w.waitState("p", v1.StateAssigned)
+	w.delete(&first)
+	w.eventually("a new object", func() string {
+		if got := w.assigned("p"); len(got) != 1 || got[0].UID == first.UID || got[0].Status.Status != v1.StateAssigned {
+			return fmt.Sprintf("%d objects", len(got))
+		}
+		return ""
+	})
+	if n := w.patches(); n != 1 {
+		t.Errorf("%d updates, want 1", n)
+	}
+}
+
+func immutable(t *testing.T, w *world) {
+	w.config.Attachment.Immutable = []string{"99999999-0000-0000-0000-000000000000"}
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	pod := w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	w.delete(pod)
+	w.waitNone("p")
+	// Something that happens later than a detach would: another identity of
+	// another client leaves.
+	w.cloud.AddIdentities(resourceID("blue"))
+	w.create(&v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "blue"},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("blue"), ClientID: "88888888-0000-0000-0000-000000000000"},
+	})
+	w.binding("blue", "blue")
+	other := w.pod("q", "blue")
+	w.waitState("q", v1.StateAssigned)
+	w.delete(other)
+	w.waitHas("red")
+	if got := w.has(); !slices.Equal(got, []string{"red"}) {
+		t.Errorf("has %v", got)
+	}
+}
