@@ -12,11 +12,12 @@ GO      := CGO_ENABLED=0 go
 LDFLAGS := -s -w -X github.com/podid-io/podid/internal/observe.version=$(VERSION)
 
 export KUBEBUILDER_ASSETS := $(ASSETS)
+export PODID_HELM := $(TOOLS)/helm
 
 ##@ Run
 
 .PHONY: demo
-demo: root build ## A real pod on a real cluster on this machine gets a real token
+demo: root build $(TOOLS)/helm ## A real pod on a real cluster on this machine gets a real token
 	@bin/podid sandbox demo
 
 .PHONY: build
@@ -27,15 +28,15 @@ build: ## bin/mic, bin/nmi and bin/podid
 ##@ Test
 
 .PHONY: test
-test: root gcc npm build assets $(TOOLS)/gotestsum ## Everything: unit, API server, kernel and sandbox tests
+test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Everything: unit, API server, kernel and sandbox tests
 	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh unit api kernel sandbox
 
 .PHONY: test-unit
-test-unit: gcc $(TOOLS)/gotestsum ## Unit and property tests, with the race detector; no root needed
+test-unit: gcc $(TOOLS)/gotestsum $(TOOLS)/helm ## Unit and property tests, with the race detector; no root needed
 	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh unit
 
 .PHONY: test-api
-test-api: gcc build assets $(TOOLS)/gotestsum ## CRDs and controllers against a real API server
+test-api: gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## CRDs and controllers against a real API server
 	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh api
 
 .PHONY: test-kernel
@@ -43,7 +44,7 @@ test-kernel: root gcc $(TOOLS)/gotestsum ## The redirect, in throw-away network 
 	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh kernel
 
 .PHONY: test-sandbox
-test-sandbox: root gcc npm build assets $(TOOLS)/gotestsum ## Stories on a real cluster with real SDK clients
+test-sandbox: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stories on a real cluster with real SDK clients
 	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh sandbox
 
 .PHONY: bench
@@ -56,7 +57,7 @@ bench: root build assets ## The speed figures of README, measured here and now
 generate: $(TOOLS)/controller-gen ## Deep copies, CRDs and the chart's copy of them
 	@$(TOOLS)/controller-gen object paths=./api/...
 	@$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd
-	@cp config/crd/*.yaml charts/podid/crds/
+	@rm -f charts/podid/crds/*.yaml && cp config/crd/*.yaml charts/podid/crds/
 
 .PHONY: verify
 verify: generate ## Fails when generated files or go.mod are stale
@@ -97,6 +98,7 @@ bin/podid: build
 
 $(TOOLS)/golangci-lint: package := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 $(TOOLS)/gotestsum: package := gotest.tools/gotestsum
+$(TOOLS)/helm: package := helm.sh/helm/v4/cmd/helm
 $(TOOLS)/controller-gen: package := sigs.k8s.io/controller-tools/cmd/controller-gen
 $(TOOLS)/govulncheck: package := golang.org/x/vuln/cmd/govulncheck
 $(TOOLS)/%:
