@@ -26,6 +26,7 @@ func newSandboxCommand() *cobra.Command {
 	}
 	cmd.PersistentFlags().StringVar(&open.name, "name", sandbox.DefaultName, "which sandbox; several can run side by side")
 	cmd.AddCommand(
+		newSandboxDemoCommand(open),
 		newSandboxUpCommand(open),
 		newSandboxDownCommand(open),
 		newSandboxStatusCommand(open),

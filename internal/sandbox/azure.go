@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -203,4 +204,26 @@ func askControl(ctx context.Context, ns netns.Namespace, address, path string, i
 		return fmt.Errorf("read the emulator's answer: %w", err)
 	}
 	return nil
+}
+
+// AskAzure asks the emulator's control API, from outside of the sandbox, and reads the JSON answer into a value.
+func (s *Sandbox) AskAzure(ctx context.Context, path string, into any) error {
+	state, err := s.layout.load()
+	if err != nil {
+		return err
+	}
+	ns, err := s.Switch()
+	if err != nil {
+		return err
+	}
+	return askControl(ctx, ns, state.Azure.Control, path, into)
+}
+
+// ARM is the URL of the emulated Azure Resource Manager, for everybody inside of the sandbox.
+func (s *Sandbox) ARM() (string, error) {
+	state, err := s.layout.load()
+	if err != nil {
+		return "", err
+	}
+	return "https://" + strings.TrimSuffix(state.Azure.ARM, ":443"), nil
 }

@@ -83,7 +83,7 @@ func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 	if state, err := s.layout.load(); err == nil && state.Phase == Up && state.allAlive() {
 		s.report.Say("sandbox %q is already up, with %d nodes", s.layout.Name, state.Nodes)
 		keepLock = true
-		return nil
+		return s.LoadImages(ctx, o.Images)
 	}
 	found, err := s.down()
 	if err != nil {

@@ -63,7 +63,7 @@ func WaitNodes(ctx context.Context, cfg *rest.Config, want int, far func(ready i
 		return fmt.Errorf("wait for the nodes: %w", err)
 	}
 	ready := map[string]bool{}
-	err = follow(ctx, func(o metav1.ListOptions) (watch.Interface, error) { return client.CoreV1().Nodes().Watch(ctx, o) },
+	err = Follow(ctx, func(o metav1.ListOptions) (watch.Interface, error) { return client.CoreV1().Nodes().Watch(ctx, o) },
 		func(e watch.Event) bool {
 			n, ok := e.Object.(*corev1.Node)
 			if !ok {
@@ -81,7 +81,7 @@ func WaitNodes(ctx context.Context, cfg *rest.Config, want int, far func(ready i
 		return fmt.Errorf("wait for the nodes, %d of %d are ready: %w", len(ready), want, err)
 	}
 	only := metav1.ListOptions{FieldSelector: "metadata.name=default"}
-	err = follow(ctx, func(o metav1.ListOptions) (watch.Interface, error) {
+	err = Follow(ctx, func(o metav1.ListOptions) (watch.Interface, error) {
 		o.FieldSelector = only.FieldSelector
 		return client.CoreV1().ServiceAccounts("default").Watch(ctx, o)
 	}, func(e watch.Event) bool { return e.Type == watch.Added || e.Type == watch.Modified })
@@ -91,9 +91,9 @@ func WaitNodes(ctx context.Context, cfg *rest.Config, want int, far func(ready i
 	return nil
 }
 
-// follow watches until seen is satisfied. A watch without a resource version starts with what is there already. The
+// Follow watches until seen is satisfied. A watch without a resource version starts with what is there already. The
 // server may end a watch at any time; then it is opened again.
-func follow(ctx context.Context, open func(metav1.ListOptions) (watch.Interface, error), seen func(watch.Event) bool) error {
+func Follow(ctx context.Context, open func(metav1.ListOptions) (watch.Interface, error), seen func(watch.Event) bool) error {
 	again := time.NewTicker(200 * time.Millisecond)
 	defer again.Stop()
 	for {
@@ -147,7 +147,7 @@ func WaitNode(ctx context.Context, cfg *rest.Config, name string, after time.Tim
 	if err != nil {
 		return fmt.Errorf("wait for %s: %w", name, err)
 	}
-	err = follow(ctx, func(o metav1.ListOptions) (watch.Interface, error) {
+	err = Follow(ctx, func(o metav1.ListOptions) (watch.Interface, error) {
 		o.FieldSelector = "metadata.name=" + name
 		return client.CoreV1().Nodes().Watch(ctx, o)
 	}, func(e watch.Event) bool {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // kubernetes are the programs in the order to build them: the biggest first, so that the rest finds most packages built.
@@ -26,24 +27,39 @@ func buildKubernetes(ctx context.Context, source, version, name, file string, st
 		return fmt.Errorf("build %s: %w", name, err)
 	}
 	part := file + ".part"
-	cmd := exec.CommandContext(ctx, "go", "build", "-v", "-mod=readonly", "-trimpath",
-		"-ldflags", kubernetesLinkFlags(version), "-o", part, "k8s.io/kubernetes/cmd/"+name)
-	cmd.Dir = filepath.Join(source, kubernetesModule)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
-	out, err := cmd.StderrPipe()
+	err := goRun(ctx, filepath.Join(source, kubernetesModule), step, "build", "-v", "-mod=readonly", "-trimpath",
+		"-ldflags="+kubernetesLinkFlags(version), "-o", part, "k8s.io/kubernetes/cmd/"+name)
 	if err != nil {
-		return fmt.Errorf("build %s: %w", name, err)
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("build %s: %w", name, err)
-	}
-	last := follow(out, func(built int) { step.Far("%d packages compiled", built) })
-	if err := cmd.Wait(); err != nil {
 		_ = os.Remove(part)
-		return fmt.Errorf("build %s: %w\n%s", name, err, strings.Join(last, "\n"))
+		return fmt.Errorf("build %s: %w", name, err)
 	}
 	if err := os.Rename(part, file); err != nil {
 		return fmt.Errorf("build %s: %w", name, err)
+	}
+	return nil
+}
+
+// goRun runs the go command for a static build and tells, when there is somebody to tell, how far it is.
+func goRun(ctx context.Context, dir string, step Step, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it removes its temporary files then
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	last := follow(out, func(built int) {
+		if step != nil {
+			step.Far("%d packages compiled", built)
+		}
+	})
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%w\n%s", err, strings.Join(last, "\n"))
 	}
 	return nil
 }

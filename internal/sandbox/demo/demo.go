@@ -1,0 +1,204 @@
+// Package demo is the demonstration: the product, installed from its chart on a sandbox, gives one pod a token and
+// refuses another one, and every step is told with its time.
+package demo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/podid-io/podid/internal/sandbox"
+	"github.com/podid-io/podid/internal/sandbox/image"
+	"github.com/podid-io/podid/internal/sandbox/programs"
+	"github.com/podid-io/podid/internal/sandbox/progress"
+)
+
+// The images that the demonstration builds; nodes import them, nobody ever pulls them.
+const (
+	repository = "docker.io/podid"
+	tag        = "dev"
+)
+
+// installDeadline and storyDeadline bound the two waits on the cluster. They take about 10 s and 10 s here.
+const (
+	installDeadline = 3 * time.Minute
+	storyDeadline   = 2 * time.Minute
+)
+
+// Options are what a user may choose.
+type Options struct {
+	Up sandbox.Options
+	// Keep leaves the sandbox up.
+	Keep bool
+	// Bin is the folder with the programs mic and nmi.
+	Bin string
+}
+
+// Demo is one run.
+type Demo struct {
+	sandbox *sandbox.Sandbox
+	report  *progress.Reporter
+	out     io.Writer
+	options Options
+}
+
+// New prepares a run; its story goes to out, its progress to the reporter.
+func New(s *sandbox.Sandbox, report *progress.Reporter, out io.Writer, o Options) *Demo {
+	return &Demo{sandbox: s, report: report, out: out, options: o}
+}
+
+// Run is the whole demonstration. Unless it is asked to keep the sandbox, nothing is left of it afterwards, however it
+// ends.
+func (d *Demo) Run(ctx context.Context) (err error) {
+	began := time.Now()
+	images, err := Images(ctx, d.report, d.options.Bin)
+	if err != nil {
+		return err
+	}
+	helm, err := programs.Helm(ctx, os.Getenv, d.report)
+	if err != nil {
+		return err
+	}
+	if _, err := d.sandbox.Down(); err != nil { // one that an earlier demonstration kept
+		return err
+	}
+	up := d.options.Up
+	up.Images = images
+	if err := d.sandbox.Up(ctx, up); err != nil {
+		return err
+	}
+	if !d.options.Keep {
+		defer func() { err = errors.Join(err, d.down()) }()
+	}
+	if err := d.install(ctx, helm); err != nil {
+		return err
+	}
+	story, err := d.play(ctx)
+	if err != nil {
+		return err
+	}
+	if err := story.print(d.out); err != nil {
+		return err
+	}
+	d.report.Say("\ndone in %s", progress.Seconds(time.Since(began)))
+	if d.options.Keep {
+		name := d.sandbox.Layout().Name
+		d.report.Say("the sandbox stays: `podid sandbox shell --name %s` to look around, `podid sandbox down --name %s` to remove it", name, name)
+	}
+	return story.verdict()
+}
+
+// Images builds the product's and the demo's images into the cache and returns their archives.
+func Images(ctx context.Context, report *progress.Reporter, bin string) ([]string, error) {
+	cache, err := programs.Cache(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	step := report.Start("container images")
+	archives, err := buildImages(ctx, filepath.Join(cache, "images"), bin, step)
+	if err != nil {
+		step.Fail()
+		return nil, err
+	}
+	step.Done("mic, nmi, demo")
+	return archives, nil
+}
+
+func buildImages(ctx context.Context, dir, bin string, step *progress.Step) ([]string, error) {
+	program := filepath.Join(dir, "demo")
+	if err := programs.Build(ctx, "./test/demo", program, step); err != nil {
+		return nil, err
+	}
+	files := map[string]string{"mic": filepath.Join(bin, "mic"), "nmi": filepath.Join(bin, "nmi"), "demo": program}
+	var archives []string
+	for _, name := range []string{"mic", "nmi", "demo"} {
+		step.Far("%s", name)
+		if _, err := os.Stat(files[name]); err != nil {
+			return nil, fmt.Errorf("find %s: %w; build it with `make build`", name, err)
+		}
+		archive := filepath.Join(dir, name+".tar")
+		spec := image.Spec{Ref: ref(name), Files: []image.File{{From: files[name], To: "/" + name}}}
+		if err := image.Write(spec, archive); err != nil {
+			return nil, err
+		}
+		archives = append(archives, archive)
+	}
+	return archives, nil
+}
+
+func ref(name string) string { return repository + "/" + name + ":" + tag }
+
+// install installs the product from its own chart and waits until it is ready.
+func (d *Demo) install(ctx context.Context, helm string) error {
+	step := d.report.Start("install podid from its Helm chart")
+	if err := Install(ctx, d.sandbox, helm); err != nil {
+		step.Fail()
+		return err
+	}
+	step.Done("MIC and NMI are ready")
+	return nil
+}
+
+// Install installs or upgrades the product on a sandbox, with additional values as `helm --set` takes them.
+func Install(ctx context.Context, s *sandbox.Sandbox, helm string, values ...string) error {
+	source, err := programs.Source()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, installDeadline)
+	defer cancel()
+	args := []string{
+		"upgrade", "--install", "podid", filepath.Join(source, "charts/podid"),
+		"--namespace", "podid", "--create-namespace", "--wait", "--timeout", installDeadline.String(),
+	}
+	fixed := []string{
+		"image.repository=" + repository, "image.imagePullPolicy=Never", "mic.tag=" + tag, "nmi.tag=" + tag,
+		"mic.customCloud.enabled=true", "mic.customCloud.configPath=/etc/kubernetes/akscustom.json",
+		"mic.customCloud.caBundle=/etc/kubernetes/azure-ca.crt",
+	}
+	for _, v := range append(fixed, values...) {
+		args = append(args, "--set", v)
+	}
+	cmd := exec.CommandContext(ctx, helm, args...)
+	if _, err := run(s, cmd, ""); err != nil {
+		return fmt.Errorf("install the chart: %w", err)
+	}
+	return nil
+}
+
+// Apply is `kubectl apply` on a sandbox.
+func Apply(ctx context.Context, s *sandbox.Sandbox, objects string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.Layout().Dir(), "bin/kubectl"), "apply", "-f", "-")
+	if _, err := run(s, cmd, objects); err != nil {
+		return fmt.Errorf("apply the demo's objects: %w", err)
+	}
+	return nil
+}
+
+// run runs a program inside of the sandbox; what it said is part of the error.
+func run(s *sandbox.Sandbox, cmd *exec.Cmd, stdin string) (string, error) {
+	cmd = s.Command(cmd)
+	var out bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &out
+	if err := s.RunInside(cmd); err != nil {
+		return "", fmt.Errorf("%w: %s", err, strings.TrimSpace(out.String()))
+	}
+	return out.String(), nil
+}
+
+func (d *Demo) down() error {
+	step := d.report.Start("take the sandbox down")
+	if _, err := d.sandbox.Down(); err != nil {
+		step.Fail()
+		return err
+	}
+	step.Done("nothing is left")
+	return nil
+}
