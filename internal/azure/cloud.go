@@ -20,24 +20,28 @@ type Cloud struct {
 	Name string
 	// Endpoints are for the Azure SDK: Entra ID's authority and the resource manager with its audience.
 	Endpoints cloud.Configuration
-	// Private says that Entra ID does not know the authority (AzureStackCloud): it is trusted because the file says so, and must not be
-	// looked up at login.microsoftonline.com first.
+	// Private says that Entra ID does not know the authority (AzureStackCloud): it is trusted because the file says
+	// so, and must not be looked up at login.microsoftonline.com first.
 	Private bool
 }
 
 // stackCloud is the name of a cloud whose endpoints are in a file.
 const stackCloud = "AzureStackCloud"
 
-// known returns the well-known cloud of that name, in any letter case. The names are those of go-autorest's environments, which
-// every azure.json uses, and the short ones that other tools write. The audiences are those the Azure SDK uses.
+// known returns the well-known cloud of that name, in any letter case. The names are those of go-autorest's
+// environments, which every azure.json uses, and the short ones that other tools write. The audiences are those the
+// Azure SDK uses.
 func known(name string) (Cloud, bool) {
 	switch strings.ToLower(name) {
 	case "", "azurepubliccloud", "azurecloud":
-		return public("AzurePublicCloud", "https://login.microsoftonline.com/", "https://management.azure.com", "https://management.core.windows.net/"), true
+		return public("AzurePublicCloud", "https://login.microsoftonline.com/",
+			"https://management.azure.com", "https://management.core.windows.net/"), true
 	case "azureusgovernmentcloud", "azureusgovernment":
-		return public("AzureUSGovernmentCloud", "https://login.microsoftonline.us/", "https://management.usgovcloudapi.net", "https://management.core.usgovcloudapi.net/"), true
+		return public("AzureUSGovernmentCloud", "https://login.microsoftonline.us/",
+			"https://management.usgovcloudapi.net", "https://management.core.usgovcloudapi.net/"), true
 	case "azurechinacloud":
-		return public("AzureChinaCloud", "https://login.chinacloudapi.cn/", "https://management.chinacloudapi.cn", "https://management.core.chinacloudapi.cn/"), true
+		return public("AzureChinaCloud", "https://login.chinacloudapi.cn/",
+			"https://management.chinacloudapi.cn", "https://management.core.chinacloudapi.cn/"), true
 	default:
 		return Cloud{}, false
 	}
@@ -58,17 +62,20 @@ func endpoints(authority, manager, audience string) cloud.Configuration {
 	}
 }
 
-// findCloud resolves a cloud's name. environmentFile is the path in AZURE_ENVIRONMENT_FILEPATH, wanted only for AzureStackCloud.
+// findCloud resolves a cloud's name. environmentFile is the path in AZURE_ENVIRONMENT_FILEPATH, wanted only for
+// AzureStackCloud.
 func findCloud(name, environmentFile string) (Cloud, error) {
 	name = strings.TrimSpace(name)
 	if c, ok := known(name); ok {
 		return c, nil
 	}
 	if !strings.EqualFold(name, stackCloud) {
-		return Cloud{}, fmt.Errorf("cloud %q is unknown: use AzurePublicCloud, AzureUSGovernmentCloud, AzureChinaCloud, or %s with %s", shorten(name), stackCloud, EnvironmentFilepath)
+		return Cloud{}, fmt.Errorf("cloud %q is unknown: use AzurePublicCloud, AzureUSGovernmentCloud, AzureChinaCloud, "+
+			"or %s with %s", shorten(name), stackCloud, EnvironmentFilepath)
 	}
 	if environmentFile == "" {
-		return Cloud{}, fmt.Errorf("cloud %s needs its endpoints: set %s to the path of the JSON file that has them", stackCloud, EnvironmentFilepath)
+		return Cloud{}, fmt.Errorf("cloud %s needs its endpoints: set %s to the path of the JSON file that has them",
+			stackCloud, EnvironmentFilepath)
 	}
 	return stackFrom(environmentFile)
 }
@@ -120,7 +127,8 @@ func (e environment) cloud() (Cloud, error) {
 // usable reports whether an optional entry says anything; go-autorest writes N/A for what a cloud does not have.
 func usable(s string) bool { return s != "" && !strings.EqualFold(s, "N/A") }
 
-// authority is the authority host of Entra ID or AD FS. Files for AD FS end it in /adfs, which the SDK adds itself: it is the tenant.
+// authority is the authority host of Entra ID or AD FS. Files for AD FS end it in /adfs, which the SDK adds itself:
+// it is the tenant.
 func authority(endpoint string) string {
 	endpoint = strings.TrimRight(endpoint, "/")
 	const adfs = "/" + adfsTenant

@@ -17,8 +17,8 @@ type Config struct {
 	Cloud Cloud
 	// TenantID is the Entra tenant of the service principal; "adfs" when AD FS signs in. Empty with a managed identity.
 	TenantID string
-	// SubscriptionID, ResourceGroup and VMType (standard or vmss) describe the cluster. Nodes name their own subscription, group and
-	// kind in their provider IDs, so these three are only shown to people, and may be empty.
+	// SubscriptionID, ResourceGroup and VMType (standard or vmss) describe the cluster. Nodes name their own
+	// subscription, group and kind in their provider IDs, so these three are only shown to people, and may be empty.
 	SubscriptionID string
 	ResourceGroup  string
 	VMType         string
@@ -99,7 +99,8 @@ func inFile() names {
 
 func inEnvironment() names { return names{"TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "USE_MSI"} }
 
-// config checks the settings and resolves the cloud. Values are trimmed: they often come from files and secrets with a line end.
+// config checks the settings and resolves the cloud. Values are trimmed: they often come from files and secrets with
+// a line end.
 func (s settings) config(environmentFile string, called names) (Config, error) {
 	where, cloudErr := findCloud(s.Cloud, environmentFile)
 	c := Config{

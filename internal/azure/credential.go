@@ -19,8 +19,8 @@ import (
 
 // CredentialOptions is what a Credential needs besides its first Config.
 type CredentialOptions struct {
-	// Path and Getenv are those that Load was called with; nil is os.Getenv. With an empty Path nothing is re-read: an environment
-	// does not change.
+	// Path and Getenv are those that Load was called with; nil is os.Getenv. With an empty Path nothing is re-read:
+	// an environment does not change.
 	Path   string
 	Getenv func(string) string
 	// Log hears once of every change of the file, and why a new one is not used.
@@ -29,9 +29,10 @@ type CredentialOptions struct {
 	Transport policy.Transporter
 }
 
-// Credential is podid's own credential. It looks at the file before every token (one stat call; tokens are cached by the
-// SDK, so that is rare) and signs in anew when the file has changed, as it does when a service principal's secret is rotated. A new
-// file that is broken, or that names another cloud, is reported once and the last good one stays in use.
+// Credential is podid's own credential. It looks at the file before every token (one stat call; tokens are cached by
+// the SDK, so that is rare) and signs in anew when the file has changed, as it does when a service principal's secret
+// is rotated. A new file that is broken, or that names another cloud, is reported once and the last good one stays in
+// use.
 type Credential struct {
 	options CredentialOptions
 
@@ -93,14 +94,16 @@ func (c *Credential) reload() error {
 		return nil
 	}
 	if !config.Cloud.equal(c.config.Cloud) {
-		return fmt.Errorf("read cloud config %s: the cloud changed from %s to %s: restart to move there", c.options.Path, c.config.Cloud.Name, config.Cloud.Name)
+		return fmt.Errorf("read cloud config %s: the cloud changed from %s to %s, or its endpoints did: restart to move there",
+			c.options.Path, c.config.Cloud.Name, config.Cloud.Name)
 	}
 	inner, err := signIn(config, c.options.Transport)
 	if err != nil {
 		return err
 	}
 	c.config, c.inner = config, inner
-	c.options.Log.Info("the cloud config changed; signing in anew", "path", c.options.Path, "clientID", observe.ShortID(config.ClientID), "managedIdentity", config.ManagedIdentity)
+	c.options.Log.Info("the cloud config changed; signing in anew", "path", c.options.Path,
+		"clientID", observe.ShortID(config.ClientID), "managedIdentity", config.ManagedIdentity)
 	return nil
 }
 
@@ -117,8 +120,8 @@ func (c Cloud) equal(other Cloud) bool {
 		c.Endpoints.Services[cloud.ResourceManager] == other.Endpoints.Services[cloud.ResourceManager]
 }
 
-// stamp tells one state of a file from another. A mounted secret changes by a symbolic link being swapped, which gives another
-// inode; an editor may keep the inode and the size.
+// stamp tells one state of a file from another. A mounted secret changes by a symbolic link being swapped, which
+// gives another inode; an editor may keep the inode and the size.
 type stamp struct {
 	modified time.Time
 	size     int64

@@ -107,7 +107,8 @@ func badJSON(data []byte, err error) error {
 	if len(before) == len(data) {
 		return fmt.Errorf("malformed: the JSON ends too early, at line %d: was the file cut off?", 1+bytes.Count(before, []byte("\n")))
 	}
-	return fmt.Errorf("malformed: JSON syntax, line %d, column %d", 1+bytes.Count(before, []byte("\n")), len(before)-1-bytes.LastIndexByte(before, '\n'))
+	return fmt.Errorf("malformed: JSON syntax, line %d, column %d",
+		1+bytes.Count(before, []byte("\n")), len(before)-1-bytes.LastIndexByte(before, '\n'))
 }
 
 // yamlLine finds the place in a YAML error; the rest of its text may quote the file.

@@ -27,18 +27,21 @@ func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential
 		return managedIdentity(config.UserAssignedIdentityID, options)
 	}
 	options.Retry = policy.RetryOptions{MaxRetries: 2, TryTimeout: 20 * time.Second, MaxRetryDelay: 5 * time.Second}
-	credential, err := azidentity.NewClientSecretCredential(config.TenantID, config.ClientID, config.ClientSecret.Reveal(), &azidentity.ClientSecretCredentialOptions{
+	choice := &azidentity.ClientSecretCredentialOptions{
 		ClientOptions: options,
-		// Entra ID vouches for authorities that it knows. A private cloud's is not among them and, when cut off, cannot ask.
+		// Entra ID vouches for authorities that it knows. A private cloud's is not among them and, when cut off,
+		// cannot ask.
 		DisableInstanceDiscovery: config.Cloud.Private || config.TenantID == adfsTenant,
-	})
+	}
+	credential, err := azidentity.NewClientSecretCredential(config.TenantID, config.ClientID, config.ClientSecret.Reveal(), choice)
 	if err != nil {
 		return nil, fmt.Errorf("sign in as service principal %s: %w", observe.ShortID(config.ClientID), err)
 	}
 	return credential, nil
 }
 
-// managedIdentity signs in as an identity of the machine; id is a client ID, a resource ID, or empty for the system-assigned one.
+// managedIdentity signs in as an identity of the machine; id is a client ID, a resource ID, or empty for the
+// system-assigned one.
 func managedIdentity(id string, options azcore.ClientOptions) (azcore.TokenCredential, error) {
 	choice := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: options}
 	switch {
@@ -54,7 +57,8 @@ func managedIdentity(id string, options azcore.ClientOptions) (azcore.TokenCrede
 	return credential, nil
 }
 
-// signInError is why there is no token, on one line and without full client IDs; the SDK's own error, which is a page, is behind it.
+// signInError is why there is no token, on one line and without full client IDs; the SDK's own error, which is a
+// page, is behind it.
 type signInError struct {
 	text string
 	err  error
@@ -71,7 +75,8 @@ func (c Config) explain(ctx context.Context, err error) error {
 	who, remedy := "service principal "+observe.ShortID(c.ClientID), "check tenantId, aadClientId and aadClientSecret in the cloud config"
 	if c.ManagedIdentity {
 		who = strings.TrimSpace("managed identity " + nameOf(c.UserAssignedIdentityID))
-		remedy = "check that the machines have this identity, and that an AzurePodIdentityException lets this pod reach the metadata service"
+		remedy = "check that the machines have this identity, " +
+			"and that an AzurePodIdentityException lets this pod reach the metadata service"
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("sign in as %s: %w", who, ctx.Err()) // the SDK's error hides it
@@ -97,7 +102,8 @@ func nameOf(id string) string {
 // guid matches client, object and trace IDs in what Entra ID says; those in the path of a URL stay.
 var guid = regexp.MustCompile(`(?i)(^|[^/0-9a-f-])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 
-// reason finds the one sentence that matters, and the HTTP status of Entra ID's or the metadata service's answer; 0 when there was none.
+// reason finds the one sentence that matters, and the HTTP status of Entra ID's or the metadata service's answer; 0
+// when there was none.
 func reason(err error) (said string, status int) {
 	said = err.Error()
 	if failed, ok := errors.AsType[*azidentity.AuthenticationFailedError](err); ok && failed.RawResponse != nil {

@@ -52,7 +52,8 @@ type Client struct {
 	polls   *rate.Limiter
 }
 
-// Bounds of one call. ARM usually answers within a second and takes 10 to 60 s for an update; the longest seen is 16 minutes.
+// Bounds of one call. ARM usually answers within a second and takes 10 to 60 s for an update; the longest seen is 16
+// minutes.
 const (
 	readTimeout  = time.Minute
 	patchTimeout = 10 * time.Minute
@@ -62,8 +63,8 @@ const (
 	maxDelay     = 5 * time.Second
 )
 
-// pollsPerSecond bounds the reads that all running operations together spend on polling: the subscription's budget grows by 25 a
-// second and must leave room for others.
+// pollsPerSecond bounds the reads that all running operations together spend on polling: the subscription's budget
+// grows by 25 a second and must leave room for others.
 const pollsPerSecond = 15
 
 // apiVersion is the version of Microsoft.Compute that is asked for. The SDK's own is only months old; national clouds
@@ -115,15 +116,16 @@ func (c *Client) get(ctx context.Context, group Group) (snapshot, error) {
 // preconditionTries is how often a PATCH starts over because the group changed between its read and its write.
 const preconditionTries = 3
 
-// Patch attaches and detaches user-assigned identities and returns when Azure has done it. What neither list names stays, and so
-// does the group's system-assigned identity. Nothing is written when the group already is as wanted.
+// Patch attaches and detaches user-assigned identities and returns when Azure has done it. What neither list names
+// stays, and so does the group's system-assigned identity. Nothing is written when the group already is as wanted.
 //
-// It costs one read, one write, a poll a second, and the read that ends the operation. The read in front
-// cannot be spared: the PATCH has to state the "type", ARM takes it at its word, and a stale answer would strip the group of its
-// system-assigned identity, or of everything somebody else attached. For the same reason the write is tied to the ETag of that read, and the two start over when
-// it has changed.
+// It costs one read, one write, a poll a second, and the read that ends the operation. The read in front cannot be
+// spared: the PATCH has to state the "type", ARM takes it at its word, and a stale answer would strip the group of
+// its system-assigned identity, or of everything somebody else attached. For the same reason the write is tied to the
+// ETag of that read, and the two start over when it has changed.
 //
-// ctx bounds the whole; giving up does not stop the operation in Azure, which makes the next Patch see IsConflict for a while.
+// ctx bounds the whole; giving up does not stop the operation in Azure, which makes the next Patch see IsConflict for
+// a while.
 func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string) error {
 	if err := checkSize(group, attach, detach); err != nil {
 		return err
@@ -140,8 +142,9 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 			return nil
 		}
 		if try == preconditionTries && !change.wipes() {
-			// A group that changes all the time (a scale set while it scales) would never let us in. Without the map's
-			// absence there is nothing of others to lose but a system-assigned identity enabled within these milliseconds.
+			// A group that changes all the time (a scale set while it scales) would never let us in. Without the
+			// map's absence there is nothing of others to lose but a system-assigned identity enabled within these
+			// milliseconds.
 			have.etag = ""
 		}
 		err = c.patch(ctx, group, change, have.etag)
@@ -214,7 +217,8 @@ func changedMeanwhile(err error) bool {
 }
 
 // arm are the SDK's options for calls about one group. The SDK's client is made anew for each call: it is a few
-// allocations, the connections belong to the transport and the token to the credential, and so nothing here has to be evicted.
+// allocations, the connections belong to the transport and the token to the credential, and so nothing here has to be
+// evicted.
 func (c *Client) arm(group Group) *arm.ClientOptions {
 	return &arm.ClientOptions{
 		DisableRPRegistration: true, // we hold no right to register providers, and machines exist already
@@ -231,22 +235,24 @@ func (c *Client) arm(group Group) *arm.ClientOptions {
 	}
 }
 
-// shouldRetry admits what passes by itself within seconds. 429 is not among it: the caller's queue obeys Retry-After and
-// collects more work meanwhile, where a retry in here would only hold the group.
+// shouldRetry admits what passes by itself within seconds. 429 is not among it: the caller's queue obeys Retry-After
+// and collects more work meanwhile, where a retry in here would only hold the group.
 func shouldRetry(resp *http.Response, err error) bool {
 	if err != nil {
 		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 		return !untrusted
 	}
 	switch resp.StatusCode {
-	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway,
+		http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
 	default:
 		return false
 	}
 }
 
-// versionPolicy sets apiVersion on requests for the resource itself. URLs that ARM hands out for polling are opaque (and signed): those stay.
+// versionPolicy sets apiVersion on requests for the resource itself. URLs that ARM hands out for polling are opaque
+// (and signed): those stay.
 type versionPolicy struct{ path string }
 
 // Do is policy.Policy.
@@ -260,7 +266,8 @@ func (v versionPolicy) Do(req *policy.Request) (*http.Response, error) {
 	return req.Next()
 }
 
-// retryAfter reads how long the service wants to be left alone; 0 when it does not say. The milliseconds come first, as in the SDK.
+// retryAfter reads how long the service wants to be left alone; 0 when it does not say. The milliseconds come first,
+// as in the SDK.
 func retryAfter(header http.Header) time.Duration {
 	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
 		if ms, err := strconv.ParseUint(header.Get(name), 10, 31); err == nil {

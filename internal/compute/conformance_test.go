@@ -37,8 +37,8 @@ func groupsUnderTest() map[string]Group {
 	}
 }
 
-// TestConformance runs the stories against the Fake, and against the Client: before a small strict ARM of our own, before the
-// emulated Azure, and over TLS.
+// TestConformance runs the stories against the Fake, and against the Client: before a small strict ARM of our own,
+// before the emulated Azure, and over TLS.
 func TestConformance(t *testing.T) {
 	for kind, group := range groupsUnderTest() {
 		for name, story := range stories() {

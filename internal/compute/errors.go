@@ -1,7 +1,7 @@
 package compute
 
-// What ARM's refusals mean to a caller. Errors are sorted by status and code; text is only searched for the resource IDs it names,
-// because that is the one place where Azure names them.
+// What ARM's refusals mean to a caller. Errors are sorted by status and code; text is only searched for the resource
+// IDs it names, because that is the one place where Azure names them.
 
 import (
 	"crypto/tls"
@@ -56,11 +56,14 @@ func (r *refusal) Unwrap() error { return r.err }
 func (r *refusal) remedy() string {
 	switch {
 	case r.status == http.StatusUnauthorized:
-		return "the credentials in the cloud config are not accepted: check tenantId, aadClientId and aadClientSecret, or the managed identity"
+		return "the credentials in the cloud config are not accepted: " +
+			"check tenantId, aadClientId and aadClientSecret, or the managed identity"
 	case r.linked():
-		return "check that the identity exists, and grant the role Managed Identity Operator on it to the identity that podid runs as"
-	case r.status == http.StatusForbidden:
-		return "grant the role Virtual Machine Contributor on resource group " + r.group.ResourceGroup + " to the identity that podid runs as"
+		return "check that the identity exists, " +
+			"and grant the role Managed Identity Operator on it to the identity that podid runs as"
+	case strings.EqualFold(r.code, "AuthorizationFailed"):
+		return "grant the role Virtual Machine Contributor on resource group " + r.group.ResourceGroup +
+			" to the identity that podid runs as"
 	case len(r.bad) > 0:
 		return "check that the identity exists and that its resource ID is right"
 	default:
@@ -110,7 +113,8 @@ func IsConflict(err error) bool {
 	return ok && r.conflict()
 }
 
-// conflict goes by the status, and by the code where an accepted operation failed later: its status is that of the poll.
+// conflict goes by the status, and by the code where an accepted operation failed later: its status is that of the
+// poll.
 func (r *refusal) conflict() bool {
 	switch strings.ToLower(r.code) {
 	case "conflict", "anotheroperationinprogress", "operationpreempted", "preconditionfailed", "retryableerror":
@@ -123,7 +127,8 @@ func (r *refusal) conflict() bool {
 // defaultRetryAfter is for a 429 that does not say how long: a scale set's budget grows by 4 updates a minute.
 const defaultRetryAfter = 15 * time.Second
 
-// RetryAfter returns how long Azure wants to be left alone, and whether it throttled the call (429, or 503 with Retry-After).
+// RetryAfter returns how long Azure wants to be left alone, and whether it throttled the call (429, or 503 with
+// Retry-After).
 func RetryAfter(err error) (time.Duration, bool) {
 	r, ok := errors.AsType[*refusal](err)
 	switch {
@@ -139,8 +144,8 @@ func RetryAfter(err error) (time.Duration, bool) {
 }
 
 // BadIdentities returns the resource IDs of the user-assigned identities that Azure names as the reason for its
-// refusal: identities that do not exist, that podid may not assign, or whose ID is malformed. Those of the request are spelled as
-// the caller spelled them. Empty when the error names none; the refusal can still be the fault of one.
+// refusal: identities that do not exist, that podid may not assign, or whose ID is malformed. Those of the request
+// are spelled as the caller spelled them. Empty when the error names none; the refusal can still be the fault of one.
 func BadIdentities(err error) []string {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -149,8 +154,8 @@ func BadIdentities(err error) []string {
 	return r.bad
 }
 
-// refuse turns what the SDK returned into a refusal, when ARM spoke; other errors (the network, the credential, the context) are only
-// wrapped. requested are the identities that the call named.
+// refuse turns what the SDK returned into a refusal, when ARM spoke; other errors (the network, the credential, the
+// context) are only wrapped. requested are the identities that the call named.
 func refuse(act string, group Group, requested []string, err error) error {
 	if err == nil {
 		return nil

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// Fake behaves as Client does against Azure: PATCH merges, one operation runs at a time per group, an identity that does
-// not exist is refused by name, and errors are of the same kinds. The same test runs against both. It is safe for
-// concurrent use; its waits end with the context and work under testing/synctest.
+// Fake behaves as Client does against Azure: PATCH merges, one operation runs at a time per group, an identity that
+// does not exist is refused by name, and errors are of the same kinds. The same test runs against both. It is safe
+// for concurrent use; its waits end with the context and work under testing/synctest.
 type Fake struct {
 	mu       sync.Mutex
 	groups   map[Group]*fakeGroup
@@ -117,7 +117,10 @@ func (f *Fake) Patch(ctx context.Context, group Group, attach, detach []string) 
 	err := f.patch(ctx, group, attach, detach)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.log(Call{Operation: operationOf(group, PatchVM, PatchVMSS), Group: group, Attach: slices.Clone(attach), Detach: slices.Clone(detach), Err: err})
+	f.log(Call{
+		Operation: operationOf(group, PatchVM, PatchVMSS), Group: group,
+		Attach: slices.Clone(attach), Detach: slices.Clone(detach), Err: err,
+	})
 	return err
 }
 
@@ -154,7 +157,8 @@ func (f *Fake) begin(ctx context.Context, group Group, attach, detach []string) 
 	if len(f.throttle) > 0 {
 		wait := f.throttle[0]
 		f.throttle = f.throttle[1:]
-		return change{}, 0, fakeRefusal(group, http.StatusTooManyRequests, "TooManyRequests", "The request is being throttled.", nil, wait)
+		return change{}, 0, fakeRefusal(group, http.StatusTooManyRequests, "TooManyRequests",
+			"The request is being throttled.", nil, wait)
 	}
 	if len(f.failures) > 0 {
 		err := f.failures[0]
@@ -162,7 +166,8 @@ func (f *Fake) begin(ctx context.Context, group Group, attach, detach []string) 
 		return change{}, 0, err
 	}
 	if f.groups[group].busy {
-		return change{}, 0, fakeRefusal(group, http.StatusConflict, "Conflict", "Another operation on this resource is in progress.", nil, 0)
+		return change{}, 0, fakeRefusal(group, http.StatusConflict, "Conflict",
+			"Another operation on this resource is in progress.", nil, 0)
 	}
 	if unknown := slices.IndexFunc(planned.attach, func(id string) bool { return !f.known[strings.ToLower(id)] }); unknown >= 0 {
 		return change{}, 0, fakeRefusal(group, http.StatusBadRequest, "FailedIdentityOperation",
@@ -186,12 +191,14 @@ func (f *Fake) end(group Group, change change) {
 		return
 	}
 	target.busy = false
-	target.have.UserAssigned = slices.DeleteFunc(slices.Clone(target.have.UserAssigned), func(id string) bool { return indexFold(change.detach, id) >= 0 })
-	target.have.UserAssigned = append(target.have.UserAssigned, change.attach...)
-	slices.Sort(target.have.UserAssigned)
-	if len(target.have.UserAssigned) == 0 {
-		target.have.UserAssigned = nil // as Client reads it
+	var left []string // nil when none is, as Client reads it
+	for _, id := range slices.Concat(target.have.UserAssigned, change.attach) {
+		if indexFold(change.detach, id) < 0 {
+			left = append(left, id)
+		}
 	}
+	slices.Sort(left)
+	target.have.UserAssigned = left
 }
 
 // read is a GET. The caller holds the lock.

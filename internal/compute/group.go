@@ -3,6 +3,7 @@ package compute
 // What Azure assigns identities to, and how a node's provider ID names it.
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -61,17 +62,19 @@ const providerScheme = "azure://"
 // tells a person what to look at.
 func ParseProviderID(providerID string) (Group, error) {
 	if providerID == "" {
-		return Group{}, fmt.Errorf("the node has no provider ID: Azure's cloud provider has not initialised it yet, or none runs in this cluster")
+		return Group{}, errors.New("the node has no provider ID: " +
+			"Azure's cloud provider has not initialised it yet, or none runs in this cluster")
 	}
 	scheme, path, found := strings.Cut(providerID, "://")
 	if !found || !strings.EqualFold(scheme+"://", providerScheme) {
-		return Group{}, fmt.Errorf("provider ID %q is not Azure's: expected %s/subscriptions/...; the node is not an Azure virtual machine", shorten(providerID), providerScheme)
+		return Group{}, fmt.Errorf("provider ID %q is not Azure's: expected %s/subscriptions/...; "+
+			"the node is not an Azure virtual machine", shorten(providerID), providerScheme)
 	}
 	group, ok := parseGroup(path)
 	if !ok {
-		return Group{}, fmt.Errorf("provider ID %q names neither a virtual machine nor an instance of a scale set: expected %s"+
-			"/subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachines/NAME or .../virtualMachineScaleSets/NAME/virtualMachines/N",
-			shorten(providerID), providerScheme)
+		return Group{}, fmt.Errorf("provider ID %q names neither a virtual machine nor an instance of a scale set: expected "+
+			"%s/subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachines/NAME or "+
+			".../virtualMachineScaleSets/NAME/virtualMachines/N", shorten(providerID), providerScheme)
 	}
 	return group, nil
 }

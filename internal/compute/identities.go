@@ -45,8 +45,8 @@ func (c change) empty() bool {
 }
 
 // plan works out the smallest change that attaches and detaches. What is already so is left out: a null for an
-// identity that is not there, or one more mention of an identity that is, only gives ARM another reason to refuse. An identity in
-// both lists is attached.
+// identity that is not there, or one more mention of an identity that is, only gives ARM another reason to refuse. An
+// identity in both lists is attached.
 func plan(have Identities, attach, detach []string) change {
 	var c change
 	for _, id := range attach {
@@ -64,8 +64,8 @@ func plan(have Identities, attach, detach []string) change {
 	return c
 }
 
-// kindOf is the "type" that ARM wants next to that many user-assigned identities. ARM takes it at its word: a type without "SystemAssigned"
-// removes the group's own identity.
+// kindOf is the "type" that ARM wants next to that many user-assigned identities. ARM takes it at its word: a type
+// without "SystemAssigned" removes the group's own identity.
 func kindOf(userAssigned int, systemAssigned bool) armcompute.ResourceIdentityType {
 	switch {
 	case userAssigned > 0 && systemAssigned:

@@ -8,11 +8,13 @@ import (
 	"strings"
 )
 
-// identityID matches the resource ID of a user-assigned identity within a sentence. The name is bounded by what Azure allows in it.
-var identityID = regexp.MustCompile(`(?i)/subscriptions/[^/\s'",]+/resourcegroups/[^/\s'",]+/providers/microsoft\.managedidentity/userassignedidentities/[a-z0-9_-]+`)
+// identityID matches the resource ID of a user-assigned identity within a sentence. The name is bounded by what Azure
+// allows in it.
+var identityID = regexp.MustCompile(`(?i)/subscriptions/[^/\s'",]+/resourcegroups/[^/\s'",]+` +
+	`/providers/microsoft\.managedidentity/userassignedidentities/[a-z0-9_-]+`)
 
-// linkedSubscription matches how ARM names an identity's subscription that it does not know (or that is of another tenant), which it does
-// without naming the identity.
+// linkedSubscription matches how ARM names an identity's subscription that it does not know (or that is of another
+// tenant), which it does without naming the identity.
 var linkedSubscription = regexp.MustCompile(`(?i)linked subscription '([^'/\s]+)'`)
 
 // named returns the identities that the refusal is about. Those of the request come first, as they were requested; then
@@ -45,8 +47,8 @@ func (r *refusal) named(requested []string) []string {
 // maxNamed bounds how many IDs are taken out of one message: no request holds more.
 const maxNamed = MaxPerPatch
 
-// aboutIdentities reports whether the refusal can be the fault of an identity in the request. Under these codes ARM has been seen to
-// name user-assigned identities:
+// aboutIdentities reports whether the refusal can be the fault of an identity in the request. Under these codes ARM
+// has been seen to name user-assigned identities:
 //
 //   - FailedIdentityOperation, IdentityNotFound and kin: it does not exist (any code with "identity" in it counts);
 //   - LinkedAuthorizationFailed: no right to assign it, or it does not exist; lists them with commas;

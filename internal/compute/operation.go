@@ -12,12 +12,14 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 )
 
-// pollEvery is the time between two looks at an operation. The SDK's own loop would take 30 s, or whatever Retry-After says in each
-// answer (10 s and more for machines); pods wait for these operations, so a look a second it is, within the Client's budget of polls.
-// A Retry-After on an operation that goes on is a hint about its length and not obeyed; on a refused poll (429) it is.
+// pollEvery is the time between two looks at an operation. The SDK's own loop would take 30 s, or whatever
+// Retry-After says in each answer (10 s and more for machines); pods wait for these operations, so a look a second it
+// is, within the Client's budget of polls. A Retry-After on an operation that goes on is a hint about its length and
+// not obeyed; on a refused poll (429) it is.
 const pollEvery = time.Second
 
-// pollRefusals is how many polls in a row may be refused before the operation is given up on; it goes on in Azure regardless.
+// pollRefusals is how many polls in a row may be refused before the operation is given up on; it goes on in Azure
+// regardless.
 const pollRefusals = 5
 
 // finish waits until the operation is over and returns its result, which is the resource as ARM shows it afterwards.

@@ -5,9 +5,10 @@ import (
 	"net/http"
 )
 
-// IsRefused reports that ARM looked at the request and said no, so that the same request will get the same answer until something
-// changes: what it asks for is at fault, not the moment, the network or podid's rights on the node group. A caller that
-// asked for several identities can find the one at fault by asking for fewer, when BadIdentities does not name it.
+// IsRefused reports that ARM looked at the request and said no, so that the same request will get the same answer
+// until something changes: what it asks for is at fault, not the moment, the network or podid's rights on the node
+// group. A caller that asked for several identities can find the one at fault by asking for fewer, when BadIdentities
+// does not name it.
 func IsRefused(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok || r.conflict() {
