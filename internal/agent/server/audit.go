@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -25,8 +26,10 @@ type audit struct {
 
 // decision is what equal lines have in common.
 type decision struct {
-	pod, uid, identity, resource, reason string
-	status                               int
+	address                               addr
+	caller                                attest.Caller
+	namespace, identity, resource, reason string
+	status                                int
 }
 
 const (
@@ -44,16 +47,19 @@ func newAudit(log logr.Logger) *audit {
 // token takes the answer to a token request.
 func (a *audit) token(res *result, took time.Duration) {
 	all := a.log.V(2).Enabled()
-	d := decision{status: res.status, reason: res.reason, resource: res.resource, pod: res.caller.Namespace + "/" + res.caller.Name, uid: string(res.caller.UID)}
+	d := decision{address: res.address, status: res.status, reason: res.reason, resource: res.resource, caller: res.caller}
 	if res.identity != nil {
-		d.identity = res.identity.Namespace + "/" + res.identity.Name
+		d.namespace, d.identity = res.identity.Namespace, res.identity.Name
 	}
 	if !all && !a.worth(d, res.began) {
 		return
 	}
-	values := []any{"status", res.status, "pod", d.pod, "resource", res.resource, "seconds", took.Seconds()}
+	values := []any{"status", res.status, "address", res.address.String(), "resource", res.resource, "seconds", took.Seconds()}
+	if res.caller.Name != "" {
+		values = append(values, "pod", res.caller.String(), "uid", res.caller.UID)
+	}
 	if res.identity != nil {
-		values = append(values, "identity", d.identity, "clientID", observe.ShortID(res.identity.Spec.ClientID))
+		values = append(values, "identity", d.namespace+"/"+d.identity, "clientID", observe.ShortID(res.identity.Spec.ClientID))
 	}
 	if res.reason == "" {
 		a.log.Info("token issued", values...)

@@ -31,23 +31,23 @@ func (s *Server) ServeHost(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	route := imds.Classify(r.URL.EscapedPath())
-	res := result{began: time.Now()}
+	res := result{began: time.Now(), address: callerAddress(r)}
 	if route.Kind == imds.HostToken {
 		s.serveHostToken(w, r, &res)
 	} else {
-		res.problem, res.reason = imds.NotFound(), "Rejected"
+		res.problem, res.reason = imds.NotFound(), reasonRejected
 		route = imds.Route{Label: "unknown"}
 	}
 	s.finish(w, route, &res)
 }
 
 func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *result) {
-	if !callerAddress(r).IsLoopback() {
+	if !res.address.IsLoopback() {
 		res.refuse(http.StatusForbidden, "NotLoopback", "forbidden", "only processes of the host may ask here, over loopback", "")
 		return
 	}
 	if problem := plainGet(w, r); problem != nil {
-		res.problem, res.reason = problem, "Rejected"
+		res.problem, res.reason = problem, reasonRejected
 		return
 	}
 	key := types.NamespacedName{Namespace: r.Header.Get(podNamespaceHeader), Name: r.Header.Get(podNameHeader)}

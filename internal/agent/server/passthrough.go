@@ -55,7 +55,7 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, route imds.Route
 		res.problem.Empty = route.PlainText
 		return
 	}
-	s.forward(w, r, route.Path, s.cfg.OtherLimiter, callerAddress(r).String(), res)
+	s.forward(w, r, route.Path, s.cfg.OtherLimiter, res.address.String(), res)
 }
 
 // plainToken answers the token request of an excepted pod as the real service

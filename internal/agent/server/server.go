@@ -96,6 +96,9 @@ func New(cfg Config) *Server {
 	}
 }
 
+// reasonRejected is that of requests refused before anybody looks who asks.
+const reasonRejected = "Rejected"
+
 // result is how a request was answered, for logs and metrics.
 type result struct {
 	status            int
@@ -104,6 +107,7 @@ type result struct {
 	resource          string
 	problem           *imds.Error // the answer, unless it has been written
 	began             time.Time
+	address           addr
 	caller            attest.Caller
 	identity          *v1.AzureIdentity
 	token             *token.Token
@@ -118,9 +122,9 @@ type result struct {
 func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	route := imds.Classify(r.URL.EscapedPath())
-	res := result{began: began}
+	res := result{began: began, address: callerAddress(r)}
 	if problem := s.precheck(route, w, r); problem != nil {
-		res.problem, res.reason = problem, "Rejected"
+		res.problem, res.reason = problem, reasonRejected
 	} else if route.Kind == imds.Token {
 		s.servePodToken(w, r, &res)
 	} else {
@@ -196,6 +200,10 @@ func (s *Server) finish(w http.ResponseWriter, route imds.Route, res *result) {
 	s.cfg.Metrics.Operation(route.Label, res.status, res.namespace, res.resource, took)
 	if route.Kind == imds.Token || route.Kind == imds.HostToken {
 		s.cfg.Metrics.TokenRequest(res.status, res.reason)
-		s.audit.token(res, took)
+		// Requests that say nothing worth hearing are counted only: most are
+		// clients' probes, which ask on purpose without the header.
+		if res.reason != reasonRejected {
+			s.audit.token(res, took)
+		}
 	}
 }

@@ -33,9 +33,8 @@ func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *resu
 		res.problem, res.reason = problem, "BadRequest"
 		return
 	}
-	address := callerAddress(r)
 	s.obtain(r.Context(), q, res, func(ctx context.Context) (attest.Caller, error) {
-		return s.attest(ctx, address, res.began)
+		return s.attest(ctx, res.address, res.began)
 	})
 	switch {
 	case res.plain:

@@ -1,0 +1,361 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/authorize"
+	"github.com/podid-io/podid/internal/agent/fair"
+	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// world is an agent in one process: the real rooms behind the real server, a
+// metadata service that behaves, and connections that claim to come from pods.
+type world struct {
+	t         testing.TB
+	imds      *fakeIMDS
+	attest    *attest.Table
+	authorize *authorize.Table
+	server    *Server
+	known     chan struct{}
+	stopping  chan struct{}
+}
+
+// settings are what a test may want otherwise.
+type settings struct {
+	server    Config
+	authorize authorize.Config
+	unknown   bool // the cluster is not known yet
+}
+
+func newWorld(t testing.TB, change func(*settings)) *world {
+	t.Helper()
+	w := &world{t: t, imds: newFakeIMDS(t), known: make(chan struct{}), stopping: make(chan struct{})}
+	s := settings{
+		server: Config{HeaderRequired: true, AttestLimit: 200 * time.Millisecond, Holds: 16, HoldsPerPod: 4},
+		authorize: authorize.Config{
+			Rules: identity.Rules{ForceNamespaced: true}, Standard: true, Node: "node-1",
+			Types: []v1.IdentityType{v1.UserAssignedMSI}, ArrivalLimit: 300 * time.Millisecond, BindingLimit: 100 * time.Millisecond,
+		},
+	}
+	if change != nil {
+		change(&s)
+	}
+	w.attest = attest.NewTable(16, 4)
+	w.authorize = authorize.NewTable(s.authorize)
+	limiter := func() *fair.Limiter {
+		return fair.New(fair.Config{Rate: 1000, Burst: 100, Concurrent: 5, PerCaller: 2, Waiting: 64, WaitingPerCaller: 8})
+	}
+	metrics := observe.NewMetrics(nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	tokenLimiter := limiter()
+	s.server.Attester, s.server.Authorizer = w.attest, w.authorize
+	s.server.Tokens = token.NewCache(ctx, token.CacheConfig{
+		Source: token.Kinds{v1.UserAssignedMSI: token.NewIMDS(w.imds.address, tokenLimiter, metrics, "test")},
+		Render: func(t *token.Token, r token.Request) (token.Body, error) {
+			return imds.NewReply(t.Fields, r.Resource, r.Identity.Spec.ClientID, t.NotBefore, t.ExpiresOn, t.ExtendedOn)
+		},
+		Max: 64, MaxPerIdentity: 16, FlightTime: 2 * time.Second, Patience: 100 * time.Millisecond,
+	})
+	s.server.Known, s.server.Stopping = w.known, w.stopping
+	s.server.Upstream, s.server.TokenLimiter, s.server.OtherLimiter = w.imds.address, tokenLimiter, limiter()
+	s.server.Probes = (&observe.Health{}).Handler()
+	s.server.Metrics, s.server.Log = metrics, quiet()
+	w.server = New(s.server)
+	if !s.unknown {
+		close(w.known)
+	}
+	return w
+}
+
+// pod puts a live pod with the label app=name on the node.
+func (w *world) pod(name, ip string, more ...func(*corev1.Pod)) {
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name), Labels: map[string]string{v1.BindingLabel: name, "app": name}},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, HostIP: "10.0.0.1"},
+	}
+	for _, change := range more {
+		change(p)
+	}
+	w.authorize.SetPod(p.Namespace, p.Name, p.Labels)
+	w.attest.Set(p)
+}
+
+func newIdentity(name string) *v1.AzureIdentity {
+	return &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name)},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID(name), ClientID: clientID(name)},
+	}
+}
+
+func resourceID(name string) string {
+	return "/subscriptions/11111111-1111-1111-1111-111111111111/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name
+}
+
+// clientID and objectID are made of the name, so that the fake knows them, too.
+func clientID(name string) string { return "c11e47-" + name }
+func objectID(name string) string { return "0b1ec7-" + name }
+
+// bind lets the pods of a name use an identity.
+func (w *world) bind(pod, id string) {
+	w.authorize.SetIdentity(newIdentity(id))
+	w.authorize.SetBinding(&v1.AzureIdentityBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: pod + "-" + id},
+		Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: id, Selector: pod},
+	})
+}
+
+// state writes the assigned identity of a pod.
+func (w *world) state(pod, id, state, reason, message string) {
+	w.authorize.SetAssigned(&v1.AzureAssignedIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: pod + "-shop-" + id},
+		Spec: v1.AzureAssignedIdentitySpec{
+			Pod: pod, PodNamespace: "shop", NodeName: "node-1",
+			AzureIdentityRef: &v1.AzureIdentityCopy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: id}, Spec: newIdentity(id).Spec},
+		},
+		Status: v1.AzureAssignedIdentityStatus{Status: state, Reason: reason, Message: message},
+	})
+}
+
+// assign makes a pod that has an identity.
+func (w *world) assign(pod, ip, id string) {
+	w.pod(pod, ip)
+	w.bind(pod, id)
+	w.state(pod, id, v1.StateAssigned, "", "")
+	w.imds.has(id)
+}
+
+// listen serves the pods' listener; every connection seems to come from ip.
+func (w *world) listen(ip string) string { return w.serve(w.server.ServePod, ip) }
+
+// listenHost serves the host's listener.
+func (w *world) listenHost(ip string) string { return w.serve(w.server.ServeHost, ip) }
+
+func (w *world) serve(handler http.HandlerFunc, ip string) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- Serve(ctx, pretend{l, netip.MustParseAddr(ip)}, handler, Connections{Most: 64, MostPerAddress: 64}, time.Second, quiet())
+	}()
+	w.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Errorf("serve: %v", err)
+		}
+	})
+	return l.Addr().String()
+}
+
+// pretend makes connections seem to come from an address.
+type pretend struct {
+	net.Listener
+	from netip.Addr
+}
+
+func (p pretend) Accept() (net.Conn, error) {
+	c, err := p.Listener.Accept()
+	return pretendConn{c, p.from}, err
+}
+
+type pretendConn struct {
+	net.Conn
+	from netip.Addr
+}
+
+func (c pretendConn) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.from, 40000))
+}
+
+// reply is what a client got.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (r reply) field(name string) string {
+	var fields map[string]any
+	if json.Unmarshal([]byte(r.body), &fields) != nil {
+		return "(no JSON)"
+	}
+	return fmt.Sprint(fields[name])
+}
+
+// get asks an address for a path, with the Metadata header unless told otherwise.
+func (w *world) get(address, target string, headers ...string) reply {
+	w.t.Helper()
+	return w.do(context.Background(), http.MethodGet, address, target, headers...)
+}
+
+func (w *world) do(ctx context.Context, method, address, target string, headers ...string) reply {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+address+"/", nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	path, query, _ := strings.Cut(target, "?")
+	req.URL = &url.URL{Scheme: "http", Host: address, Opaque: path, RawQuery: query}
+	req.Header.Set("Metadata", "true")
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		req.Header.Del(name)
+		if value != "" {
+			req.Header.Set(name, value)
+		}
+	}
+	resp, err := client(w.t).Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return reply{resp.StatusCode, resp.Header, string(body)}
+}
+
+func client(t testing.TB) *http.Client {
+	transport := &http.Transport{Proxy: nil}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+func tokenQuery(resource string, more ...string) string {
+	q := imds.TokenPath + "?api-version=2018-02-01&resource=" + url.QueryEscape(resource)
+	for _, m := range more {
+		q += "&" + m
+	}
+	return q
+}
+
+// fakeIMDS is a metadata service: it knows the identities of the node, issues
+// tokens that look real, refuses what the real one refuses, and can be made ill.
+type fakeIMDS struct {
+	address string
+
+	mu         sync.Mutex
+	identities map[string]bool
+	requests   []*http.Request
+	ill        func(http.ResponseWriter, *http.Request) bool // answers itself when true
+	life       time.Duration
+}
+
+func newFakeIMDS(t testing.TB) *fakeIMDS {
+	f := &fakeIMDS{identities: map[string]bool{}, life: 24 * time.Hour}
+	server := httptest.NewServer(f)
+	t.Cleanup(server.Close)
+	f.address = strings.TrimPrefix(server.URL, "http://")
+	return f
+}
+
+func (f *fakeIMDS) has(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.identities[id] = true
+}
+
+func (f *fakeIMDS) fall(ill func(http.ResponseWriter, *http.Request) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ill = ill
+}
+
+func (f *fakeIMDS) seen() []*http.Request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]*http.Request(nil), f.requests...)
+}
+
+func (f *fakeIMDS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	f.requests = append(f.requests, r.Clone(context.Background()))
+	ill := f.ill
+	f.mu.Unlock()
+	if ill != nil && ill(w, r) {
+		return
+	}
+	_, forwarded := r.Header["X-Forwarded-For"]
+	q := r.URL.Query()
+	switch {
+	case r.Header.Get("Metadata") != "true" || forwarded:
+		fail(w, 400, "invalid_request", "Required metadata header not specified")
+	case q.Get("api-version") == "":
+		fail(w, 400, "Bad request. api-version was not specified in the request", "")
+	case r.URL.Path == imds.TokenPath:
+		f.token(w, q)
+	default:
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		w.Header().Set("Server", "IMDS/150.870.65.1854")
+		_, _ = io.WriteString(w, `{"path":"`+r.URL.Path+`"}`)
+	}
+}
+
+func fail(w http.ResponseWriter, status int, code, description string) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": code, "error_description": description})
+}
+
+func (f *fakeIMDS) token(w http.ResponseWriter, q url.Values) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	name := ""
+	for id := range f.identities {
+		if q.Get("client_id") == clientID(id) || strings.EqualFold(q.Get("msi_res_id"), resourceID(id)) {
+			name = id
+		}
+	}
+	if name == "" {
+		fail(w, 400, "invalid_request", "Identity not found")
+		return
+	}
+	now := time.Now()
+	expires := now.Add(f.life)
+	claims, _ := json.Marshal(map[string]any{"oid": objectID(name), "tid": "tenant", "exp": expires.Unix(), "nbf": now.Unix(), "aud": q.Get("resource")})
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	_ = json.NewEncoder(w).Encode(map[string]string{
+		"access_token": "e30." + base64.RawURLEncoding.EncodeToString(claims) + "." + strings.Repeat("s", 1200),
+		"client_id":    clientID(name), "expires_in": fmt.Sprint(int(f.life.Seconds())), "expires_on": fmt.Sprint(expires.Unix()),
+		"ext_expires_in": fmt.Sprint(int(f.life.Seconds())), "not_before": fmt.Sprint(now.Unix()),
+		"resource": q.Get("resource"), "token_type": "Bearer", "future_field": "kept",
+	})
+}
+
+func nameOf(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "shop", Name: name}
+}
+
+// except gives the pods of a name plain IMDS.
+func (w *world) except(pod string) {
+	w.authorize.SetException(&v1.AzurePodIdentityException{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: pod},
+		Spec:       v1.AzurePodIdentityExceptionSpec{PodLabels: map[string]string{"app": pod}},
+	})
+}
