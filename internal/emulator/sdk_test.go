@@ -35,7 +35,6 @@ import (
 
 const (
 	secret   = "a-secret-of-the-test"
-	armScope = "https://management.azure.com/.default"
 	identity = "/subscriptions/" + world.DefaultSubscription + "/resourceGroups/demo/providers/" +
 		"Microsoft.ManagedIdentity/userAssignedIdentities/demo-identity"
 )
@@ -139,9 +138,11 @@ func (a *azure) managedIdentity(t *testing.T, id azidentity.ManagedIDKind) azcor
 	return credential
 }
 
-func token(t *testing.T, credential azcore.TokenCredential) (string, error) {
+// token asks for a token for this emulator's ARM. (MSAL keeps managed identities' tokens for the whole process, by
+// resource: with one that all emulators share, tests would get each other's tokens.)
+func (a *azure) token(t *testing.T, credential azcore.TokenCredential) (string, error) {
 	t.Helper()
-	token, err := credential.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{armScope}})
+	token, err := credential.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{a.Endpoints().ARM + "/.default"}})
 	return token.Token, err
 }
 
@@ -213,7 +214,7 @@ func TestSDKErrors(t *testing.T) {
 	if !errors.As(err, &refused) || refused.ErrorCode != "ResourceNotFound" || refused.StatusCode != 404 {
 		t.Errorf("a scale set that is not there: %v", err)
 	}
-	if _, err := token(t, a.secretCredential(t, "wrong")); err == nil {
+	if _, err := a.token(t, a.secretCredential(t, "wrong")); err == nil {
 		t.Error("a wrong secret got a token")
 	}
 }
@@ -235,7 +236,7 @@ func TestSDKManagedIdentity(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			text, err := token(t, a.managedIdentity(t, test.id))
+			text, err := a.token(t, a.managedIdentity(t, test.id))
 			if (err == nil) != (test.client != "") {
 				t.Fatalf("error %v", err)
 			}
@@ -273,7 +274,7 @@ func TestSDKCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := token(t, credential)
+	text, err := a.token(t, credential)
 	if err != nil {
 		t.Fatal(err)
 	}
