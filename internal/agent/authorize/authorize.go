@@ -97,7 +97,9 @@ type arrival struct {
 // MICs, which have no state, as arrived; so do we.
 func (a arrival) arrived() bool { return !a.leaving && (a.state == v1.StateAssigned || a.state == "") }
 
-func (a arrival) quarantined() bool { return !a.leaving && a.reason != "" && a.state != v1.StateAssigned }
+func (a arrival) quarantined() bool {
+	return !a.leaving && a.reason != "" && a.state != v1.StateAssigned
+}
 
 // of tells whether it was this identity, as it is now, that is on its way.
 func (a arrival) of(id *v1.AzureIdentity) bool {
@@ -113,7 +115,7 @@ func (t *Table) Decide(pod types.NamespacedName, s identity.Selector, objectID f
 			Status: http.StatusInternalServerError, Reason: "PodUnknown", Code: "pod_unknown", Message: "this pod is not known yet: try again"}}
 	}
 	if v.excepted != "" {
-		return Decision{Kind: PlainIMDS}
+		return Decision{Kind: PlainIMDS, Changed: changed}
 	}
 	d := t.decide(v, s, objectID)
 	d.Changed = changed

@@ -1,0 +1,180 @@
+package attest
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func aPod(name string, change func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID("uid-" + name)},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodRunning, PodIP: "10.0.0.5", PodIPs: []corev1.PodIP{{IP: "10.0.0.5"}, {IP: "fd00::5"}},
+			HostIP: "10.1.0.1", HostIPs: []corev1.HostIP{{IP: "10.1.0.1"}, {IP: "fd01::1"}},
+		},
+	}
+	if change != nil {
+		change(p)
+	}
+	return p
+}
+
+func deleted(running ...bool) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		now := metav1.Now()
+		p.DeletionTimestamp = &now
+		for _, r := range running {
+			s := corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}
+			if r {
+				s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+			}
+			p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, s)
+		}
+	}
+}
+
+func addresses(list ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range list {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+func TestLive(t *testing.T) {
+	both := addresses("10.0.0.5", "fd00::5")
+	tests := []struct {
+		name   string
+		change func(*corev1.Pod)
+		want   []netip.Addr // none: not a caller
+	}{
+		{"running", nil, both},
+		{"pending with address", func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }, both},
+		{"pending without", func(p *corev1.Pod) {
+			p.Status = corev1.PodStatus{Phase: corev1.PodPending, HostIP: "10.1.0.1"}
+		}, nil},
+		{"succeeded", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, nil},
+		{"failed", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, nil},
+		{"unknown", func(p *corev1.Pod) { p.Status.Phase = corev1.PodUnknown }, nil},
+		{"no phase", func(p *corev1.Pod) { p.Status.Phase = "" }, nil},
+		{"deleted, runs on", deleted(false, true), both},
+		{"deleted, containers gone", deleted(false, false), nil},
+		{"deleted, no containers", deleted(), nil},
+		{"deleted, init runs", func(p *corev1.Pod) {
+			deleted()(p)
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+		}, both},
+		{"host network", func(p *corev1.Pod) { p.Spec.HostNetwork = true }, nil},
+		{"the node's address", func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "10.1.0.1", []corev1.PodIP{{IP: "fd01::1"}} }, nil},
+		{"loopback", func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "127.0.0.1", nil }, nil},
+		{"nonsense", func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "x", []corev1.PodIP{{IP: ""}} }, nil},
+		{"mapped", func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "::ffff:10.0.0.5", nil }, addresses("10.0.0.5")},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, stripped := range []bool{false, true} {
+				p := aPod("web", tt.change)
+				if stripped {
+					Strip(p)
+				}
+				var got []netip.Addr
+				if Live(p) {
+					got = Addresses(p)
+				}
+				if !slices.Equal(got, tt.want) {
+					t.Errorf("stripped %v: got %v, want %v", stripped, got, tt.want)
+				}
+				table := NewTable(1, 1)
+				table.Set(p)
+				if _, err := table.Caller(netip.MustParseAddr("10.0.0.5")); (err == nil) != (len(tt.want) > 0) {
+					t.Errorf("stripped %v: table says %v", stripped, err)
+				}
+			}
+		})
+	}
+}
+
+func TestTableStory(t *testing.T) {
+	at := netip.MustParseAddr("10.0.0.5")
+	table := NewTable(4, 2)
+	check := func(name string, want error) {
+		t.Helper()
+		got, err := table.Caller(at)
+		if !errors.Is(err, want) || want == nil && got.Name != name {
+			t.Fatalf("got %v, %v; want %s, %v", got, err, name, want)
+		}
+	}
+	check("", ErrUnknown)
+	table.Set(aPod("old", nil))
+	check("old", nil)
+	table.Set(aPod("new", nil)) // it has the address now, and the old one's end is not known yet
+	check("", ErrAmbiguous)
+	table.Set(aPod("old", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }))
+	check("new", nil)
+	table.Set(aPod("new", func(p *corev1.Pod) { p.UID = "made again" }))
+	if c, _ := table.Caller(netip.MustParseAddr("::ffff:10.0.0.5")); c.UID != "made again" {
+		t.Fatalf("got %v", c)
+	}
+	table.Remove(types.NamespacedName{Namespace: "ns", Name: "new"})
+	check("", ErrUnknown)
+	if len(table.pods)+len(table.byAddr)+len(table.waits) != 0 {
+		t.Errorf("left over: %+v", table)
+	}
+	if _, ok := table.Named(types.NamespacedName{Namespace: "ns", Name: "new"}); ok {
+		t.Error("still named")
+	}
+}
+
+func TestAwait(t *testing.T) {
+	at := netip.MustParseAddr("10.0.0.5")
+	synctest.Test(t, func(t *testing.T) {
+		table := NewTable(3, 2)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		type result struct {
+			caller Caller
+			err    error
+			took   time.Duration
+		}
+		results := make(chan result, 3)
+		await := func(a netip.Addr) {
+			began := time.Now()
+			go func() {
+				c, err := table.Await(ctx, a)
+				results <- result{c, err, time.Since(began)}
+			}()
+			synctest.Wait()
+		}
+		await(at)
+		await(at)
+		if _, err := table.Await(ctx, at); !errors.Is(err, ErrTooMany) {
+			t.Errorf("third from one address: %v", err)
+		}
+		await(netip.MustParseAddr("10.0.0.6"))
+		if _, err := table.Await(ctx, netip.MustParseAddr("10.0.0.7")); !errors.Is(err, ErrTooMany) {
+			t.Errorf("fourth in all: %v", err)
+		}
+		<-time.After(time.Second)
+		table.Set(aPod("web", nil))
+		for range 2 {
+			if r := <-results; r.err != nil || r.caller.Name != "web" || r.took != time.Second {
+				t.Errorf("got %+v", r)
+			}
+		}
+		if r := <-results; !errors.Is(r.err, ErrUnknown) || r.took != 4*time.Second {
+			t.Errorf("got %+v", r)
+		}
+		if table.waiting != 0 || len(table.waits) != 0 {
+			t.Errorf("still waiting: %d, %v", table.waiting, table.waits)
+		}
+	})
+}
