@@ -1,0 +1,100 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// BenchmarkAssign measures from a pod's having a node to its identity's being
+// Assigned, as a watch sees it: for an identity that the node group has, and for
+// one that it has not with an update that takes no time and 2 s.
+func BenchmarkAssign(b *testing.B) {
+	kube := startServer(b)
+	for _, c := range []struct {
+		name    string
+		present bool
+		arm     time.Duration
+	}{
+		{"present", true, 0},
+		{"absent-arm-0s", false, 0},
+		{"absent-arm-2s", false, 2 * time.Second},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			w := newWorld(b, kube, fmt.Sprintf("bench-%s-%d", c.name, b.N))
+			w.cloud.SetDuration(c.arm)
+			w.start()
+			events := w.watch()
+			var took []time.Duration
+			for i := range b.N {
+				took = append(took, w.measure(events, i, c.present))
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "ms-p50")
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "ms-p99")
+		})
+	}
+}
+
+// measure times one pod, whose identity is there already if it is to be.
+func (w *world) measure(events watch.Interface, i int, present bool) time.Duration {
+	w.t.Helper()
+	name := fmt.Sprintf("id%d", i)
+	if present {
+		name = "same"
+	}
+	if !present || i == 0 {
+		w.cloud.AddIdentities(resourceID(name))
+		w.identity(name)
+	}
+	if present && i == 0 {
+		w.pod("first", name)
+		w.waitState("first", v1.StateAssigned)
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	pod := w.newPod(fmt.Sprintf("p%d", i), name, w.nodes[0])
+	w.create(pod)
+	began := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			w.t.Fatalf("pod %d not assigned", i)
+		case event, ok := <-events.ResultChan():
+			if !ok || event.Type == watch.Error {
+				w.t.Fatalf("watch ended: %+v", event.Object)
+			}
+			if assigned(event, pod) {
+				return time.Since(began)
+			}
+		}
+	}
+}
+
+// watch watches the assigned identities of the world.
+func (w *world) watch() watch.Interface {
+	w.t.Helper()
+	watcher, err := client.NewWithWatch(w.kube, client.Options{Scheme: w.client.Scheme()})
+	w.must(err)
+	var list v1.AzureAssignedIdentityList
+	w.must(w.client.List(w.t.Context(), &list, client.InNamespace(w.namespace)))
+	events, err := watcher.Watch(w.t.Context(), &v1.AzureAssignedIdentityList{}, client.InNamespace(w.namespace),
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	w.must(err)
+	w.t.Cleanup(events.Stop)
+	return events
+}
+
+func assigned(event watch.Event, pod *corev1.Pod) bool {
+	a, ok := event.Object.(*v1.AzureAssignedIdentity)
+	return ok && a.Spec.Pod == pod.Name && a.Status.Status == v1.StateAssigned
+}
