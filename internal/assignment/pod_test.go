@@ -1,0 +1,181 @@
+package assignment
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+const resource = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
+
+func grant(namespace, name string) identity.Grant {
+	return identity.Grant{
+		Identity: &v1.AzureIdentity{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID("uid-" + namespace + name)},
+			Spec:       v1.AzureIdentitySpec{ResourceID: resource + name},
+		},
+		Binding: &v1.AzureIdentityBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name + "-binding", UID: types.UID("buid-" + name)},
+			Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: name, Selector: "app"},
+		},
+	}
+}
+
+func pod(grants ...identity.Grant) Pod {
+	return Pod{
+		Namespace: "team", Name: "web-0", NodeName: "node-1", Grants: grants,
+		Rules: identity.Rules{ForceNamespaced: true},
+		State: func(*v1.AzureIdentity) State { return State{Status: v1.StateCreated} },
+		Taken: func(string, string) bool { return false },
+	}
+}
+
+// made is what ForPod creates for the grant.
+func made(t *testing.T, p Pod, g identity.Grant) *v1.AzureAssignedIdentity {
+	t.Helper()
+	p.Grants, p.Observed = []identity.Grant{g}, nil
+	plan := ForPod(p)
+	if len(plan.Create) != 1 {
+		t.Fatalf("creates %d objects", len(plan.Create))
+	}
+	return plan.Create[0]
+}
+
+func TestForPod(t *testing.T) {
+	red := grant("team", "red")
+	assigned := func(change func(*v1.AzureAssignedIdentity)) *v1.AzureAssignedIdentity {
+		a := made(t, pod(), red)
+		a.Status.Status = v1.StateAssigned
+		if change != nil {
+			change(a)
+		}
+		return a
+	}
+	leaving := metav1.Now()
+	there := func(*v1.AzureIdentity) State { return State{Status: v1.StateAssigned} }
+	bare := func(*v1.AzureIdentity) State {
+		return State{Status: v1.StateCreated, Reason: ReasonNodeNotOnAzure, Message: "m"}
+	}
+
+	for _, c := range []struct {
+		name                   string
+		pod                    Pod
+		observed               []*v1.AzureAssignedIdentity
+		create, update, delete int
+		state                  string // of what is created or updated
+		reason                 string
+	}{
+		{name: "nothing"},
+		{name: "new", pod: pod(red), create: 1, state: v1.StateCreated},
+		{name: "new, group has it", pod: func() Pod { p := pod(red); p.State = there; return p }(), create: 1, state: v1.StateAssigned},
+		{name: "new, node not on Azure", pod: func() Pod { p := pod(red); p.State = bare; return p }(), create: 1, state: v1.StateCreated, reason: ReasonNodeNotOnAzure},
+		{name: "there", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(nil)}},
+		{name: "not granted any more", pod: pod(), observed: []*v1.AzureAssignedIdentity{assigned(nil)}, delete: 1},
+		{name: "being deleted", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.DeletionTimestamp = &leaving })}, create: 1, delete: 1, state: v1.StateCreated},
+		{name: "another node", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Spec.NodeName = "node-0" })}, update: 1, state: v1.StateCreated},
+		{name: "another resource", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.Spec.ResourceID = resource + "old" })}, update: 1, state: v1.StateCreated},
+		{name: "identity made anew", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.UID = "old" })}, update: 1, state: v1.StateCreated},
+		{name: "v1.8.17: labels missing", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Labels = nil })}, update: 1, state: v1.StateAssigned},
+		{name: "v1.8.17: Unassigned", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Status.Status = v1.StateUnassigned })}, update: 1, state: v1.StateCreated},
+		{name: "v1.8.17: no state", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Status.Status = "" })}, update: 1, state: v1.StateCreated},
+		{name: "only versions differ", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.ResourceVersion = "1" })}},
+		{name: "in quarantine stays so", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) {
+			a.Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: "IdentityRefused"}
+		})}},
+		{name: "node came to Azure", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) {
+			a.Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: ReasonNodeNotOnAzure}
+		})}, update: 1, state: v1.StateCreated},
+		{name: "of another namespace rule", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Namespace = "default" })}, create: 1, delete: 1, state: v1.StateCreated},
+		{name: "two for one identity", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(nil), assigned(func(a *v1.AzureAssignedIdentity) { a.Name += "-longer" })}, delete: 1},
+		{name: "no references", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef = nil })}, create: 1, delete: 1, state: v1.StateCreated},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.pod.Observed = c.observed
+			plan := ForPod(c.pod)
+			got := []int{len(plan.Create), len(plan.Update), len(plan.Delete)}
+			if diff := cmp.Diff([]int{c.create, c.update, c.delete}, got); diff != "" {
+				t.Fatalf("create, update, delete (-want +got):\n%s", diff)
+			}
+			for _, a := range append(plan.Create, plan.Update...) {
+				if a.Status.Status != c.state || a.Status.Reason != c.reason || a.Spec.NodeName != "node-1" {
+					t.Errorf("state %q reason %q on %s", a.Status.Status, a.Status.Reason, a.Spec.NodeName)
+				}
+			}
+		})
+	}
+}
+
+func TestOtherTypes(t *testing.T) {
+	g := grant("team", "sp")
+	g.Identity.Spec = v1.AzureIdentitySpec{Type: v1.ServicePrincipal}
+	p := pod(g)
+	p.State = nil // nobody may be asked: the node does not matter
+	if got := ForPod(p).Create[0].Status.Status; got != v1.StateAssigned {
+		t.Errorf("state %s", got)
+	}
+}
+
+func TestName(t *testing.T) {
+	long := strings.Repeat("x", 200)
+	for _, c := range []struct {
+		name, podNamespace, pod, identity string
+		taken                             bool
+		want                              string // "" for a hashed one
+	}{
+		{name: "plain", podNamespace: "team", pod: "web-0", identity: "red", want: "web-0-team-red"},
+		{name: "capitals", podNamespace: "team", pod: "web", identity: "Red", want: "web-team-red"},
+		{name: "taken", podNamespace: "team", pod: "web-0", identity: "red", taken: true},
+		{name: "too long", podNamespace: long, pod: long, identity: "red"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			id := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: c.identity}}
+			got := Name(c.podNamespace, c.pod, id, func(string) bool { return c.taken })
+			if c.want != "" && got != c.want {
+				t.Errorf("name %q, want %q", got, c.want)
+			}
+			if len(got) > maxName || got != strings.ToLower(got) {
+				t.Errorf("name %q of %d characters", got, len(got))
+			}
+			again := Name(c.podNamespace, c.pod, id, func(string) bool { return c.taken })
+			if got != again {
+				t.Errorf("not stable: %q and %q", got, again)
+			}
+			id.Namespace = "other"
+			other := Name(c.podNamespace, c.pod, id, func(string) bool { return c.taken })
+			if c.want == "" && got == other {
+				t.Errorf("two identities, one name %q", got)
+			}
+		})
+	}
+}
+
+func TestLabel(t *testing.T) {
+	long := strings.Repeat("a", 52) + "-" + strings.Repeat("b", 40)
+	if got := label("web-0"); got != "web-0" {
+		t.Errorf("short value became %q", got)
+	}
+	if got := label(long); len(got) > 63 || got == label(long+"c") || got != label(long) {
+		t.Errorf("long value became %q", got)
+	}
+}
+
+func TestEmbedded(t *testing.T) {
+	g := grant("team", "red")
+	g.Identity.Annotations = map[string]string{lastApplied: "{}", v1.BehaviorAnnotation: "namespaced"}
+	g.Identity.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
+	g.Identity.Finalizers = []string{"example.com/hold"}
+	ref := made(t, pod(), g).Spec.AzureIdentityRef
+	if ref.Kind != "AzureIdentity" || ref.APIVersion != "aadpodidentity.k8s.io/v1" {
+		t.Errorf("kind %s %s", ref.APIVersion, ref.Kind)
+	}
+	want := map[string]string{v1.BehaviorAnnotation: "namespaced"}
+	if diff := cmp.Diff(want, ref.Annotations); diff != "" || len(ref.ManagedFields)+len(ref.Finalizers) > 0 {
+		t.Errorf("metadata %+v", ref.ObjectMeta)
+	}
+}
