@@ -45,12 +45,16 @@ func isLoopback(host string) bool {
 	return host == "localhost" || (err == nil && address.IsLoopback())
 }
 
-// ownNamespace says whether this process is in another network namespace than the machine's first process. When that
-// cannot be told, it is not.
+// ownNamespace says whether this process is in a network namespace that was made for it: another one than that of the
+// machine's first process, or, as not everybody may look at that, one with nothing but loopback in it.
 func ownNamespace() bool {
 	mine, err1 := os.Readlink("/proc/self/ns/net")
 	first, err2 := os.Readlink("/proc/1/ns/net")
-	return err1 == nil && err2 == nil && mine != first
+	if err1 == nil && err2 == nil {
+		return mine != first
+	}
+	links, err := net.Interfaces()
+	return err == nil && !slices.ContainsFunc(links, func(l net.Interface) bool { return l.Flags&net.FlagLoopback == 0 })
 }
 
 // endpoints are the addresses to tell clients.

@@ -4,6 +4,7 @@ package imds
 
 import (
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -87,10 +88,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // identify finds the VM that asks.
 func (h *Handler) identify(q *request) bool {
-	address, err := netip.ParseAddrPort(q.r.RemoteAddr)
+	remote, err := netip.ParseAddrPort(q.r.RemoteAddr)
 	if err == nil {
 		var ok bool
-		if q.caller, ok = h.world.Caller(address.Addr()); ok {
+		if q.caller, ok = h.world.Caller(remote.Addr()); !ok && remote.Addr() == localAddress(q.r) {
+			q.caller, ok = h.world.Caller(netip.IPv6Loopback())
+		}
+		if ok {
 			front.Caller(q.r.Context(), q.caller.Name())
 			return true
 		}
@@ -98,6 +102,20 @@ func (h *Handler) identify(q *request) bool {
 	q.refuse(http.StatusUnauthorized, "unknown_source",
 		"No VM of the world has the address "+q.r.RemoteAddr+"; loopback callers need settings.imds.defaultMachine")
 	return false
+}
+
+// localAddress is the address at which the request arrived. A caller that has the same one is on this machine, just as
+// one on a loopback address: so it is with 169.254.169.254 on lo.
+func localAddress(r *http.Request) netip.Addr {
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if local == nil {
+		return netip.Addr{}
+	}
+	address, err := netip.ParseAddrPort(local.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return address.Addr()
 }
 
 // normalise is the path as this service understands it.

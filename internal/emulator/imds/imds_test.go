@@ -1,7 +1,9 @@
 package imds_test
 
 import (
+	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -141,6 +143,22 @@ func TestConformance(t *testing.T) {
 				t.Errorf("content type %q", kind)
 			}
 		})
+	}
+}
+
+// TestSameMachine: a caller at the service's own address is on this machine, and so the default machine.
+func TestSameMachine(t *testing.T) {
+	s := newService(t, nil)
+	for remote, want := range map[string]int{"169.254.169.254:4000": 200, "169.254.169.253:4000": 401} {
+		local := &net.TCPAddr{IP: net.IPv4(169, 254, 169, 254), Port: 80}
+		r := httptest.NewRequestWithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, local), "GET", path+query, nil)
+		r.RemoteAddr = remote
+		r.Header.Set("Metadata", "true")
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%s: %d, want %d", remote, w.Code, want)
+		}
 	}
 }
 
