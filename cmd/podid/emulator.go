@@ -3,6 +3,7 @@ package main
 // The command `podid emulator`: its flags, and what it prints.
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -114,19 +115,21 @@ func (o *emulatorOptions) complete(cmd *cobra.Command) error {
 
 // run starts the emulator, says where it is, and stays until the context ends.
 func (o *emulatorOptions) run(cmd *cobra.Command) error {
-	e, err := emulator.Start(cmd.Context(), o.config)
+	ctx := cmd.Context()
+	e, err := emulator.Start(ctx, o.config)
 	if err != nil {
 		return err
 	}
+	end := context.WithoutCancel(ctx)
 	if err := o.announce(cmd.OutOrStdout(), e.Endpoints()); err != nil {
-		_ = e.Close()
+		_ = e.Close(end)
 		return fmt.Errorf("print endpoints: %w", err)
 	}
 	select {
-	case <-cmd.Context().Done():
-		return e.Close()
+	case <-ctx.Done():
+		return e.Close(end)
 	case err := <-e.Failed():
-		_ = e.Close()
+		_ = e.Close(end)
 		return err
 	}
 }

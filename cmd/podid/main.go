@@ -26,7 +26,7 @@ type exitCoder interface{ ExitCode() int }
 
 // run executes one command line and returns its exit code. It is main without the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRootCommand()
+	root := newRootCommand() //nolint:contextcheck // cobra hands the context to the commands: ExecuteContext
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

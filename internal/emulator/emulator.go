@@ -98,7 +98,7 @@ func Start(ctx context.Context, config Config) (*Emulator, error) {
 		closeAll(listeners)
 		return nil, err
 	}
-	e.serve(config, kept.keys, listeners, cert)
+	e.serve(context.WithoutCancel(ctx), config, kept.keys, listeners, cert)
 	return e, nil
 }
 
@@ -147,7 +147,7 @@ func closeAll(listeners []net.Listener) {
 }
 
 // serve puts the surfaces on their listeners.
-func (e *Emulator) serve(config Config, keys *entra.Keys, listeners []net.Listener, cert tls.Certificate) {
+func (e *Emulator) serve(ctx context.Context, config Config, keys *entra.Keys, listeners []net.Listener, cert tls.Certificate) {
 	tokens := entra.NewTokens(keys, e.world, e.endpoints.Entra)
 	armHandler := arm.NewHandler(e.world, tokens, arm.Endpoints{ARM: e.endpoints.ARM, Entra: e.endpoints.Entra}, config.Logger)
 	entraHandler := entra.NewHandler(e.world, tokens)
@@ -168,7 +168,7 @@ func (e *Emulator) serve(config Config, keys *entra.Keys, listeners []net.Listen
 			func(s world.Settings) world.Duration { return s.IMDS.Latency }),
 		onControl: control.NewServer(e.world),
 	}
-	base, cancel := context.WithCancel(context.Background())
+	base, cancel := context.WithCancel(ctx)
 	e.cancel = cancel
 	for i, listener := range listeners {
 		server := &http.Server{
@@ -210,10 +210,10 @@ func (e *Emulator) Failed() <-chan error { return e.failed }
 // closeTime is how long Close waits for requests under way.
 const closeTime = 2 * time.Second
 
-// Close ends the emulator. Requests under way get a moment to end.
-func (e *Emulator) Close() error {
+// Close ends the emulator. Requests under way get a moment to end, unless ctx is over first.
+func (e *Emulator) Close(ctx context.Context) error {
 	e.cancel()
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	ctx, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
 	var errs []error
 	for _, server := range e.servers {

@@ -50,7 +50,7 @@ func TestKeptDir(t *testing.T) {
 			t.Errorf("the second run changed a file")
 		}
 		before = now
-		if err := e.Close(); err != nil {
+		if err := e.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
 	}
@@ -69,7 +69,7 @@ func TestClientFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = e.Close() }()
+	defer func() { _ = e.Close(t.Context()) }()
 	read := func(path string) map[string]any {
 		data, err := os.ReadFile(path)
 		if err != nil {
@@ -124,7 +124,7 @@ func TestBadConfig(t *testing.T) {
 			test.change(&c)
 			e, err := emulator.Start(t.Context(), c)
 			if err == nil {
-				_ = e.Close()
+				_ = e.Close(t.Context())
 				t.Fatal("it started")
 			}
 			if !strings.Contains(err.Error(), test.want) {
@@ -147,7 +147,7 @@ func TestOnlyLoopback(t *testing.T) {
 		c.IMDSAddress = address
 		e, err := emulator.Start(t.Context(), c)
 		if err == nil {
-			_ = e.Close()
+			_ = e.Close(t.Context())
 			t.Errorf("%s: it started", address)
 		} else if !strings.Contains(err.Error(), "--allow-non-loopback") {
 			t.Errorf("%s: %v", address, err)
@@ -182,7 +182,7 @@ func TestHangEnds(t *testing.T) {
 	}()
 	<-sent
 	begin := time.Now()
-	if err := e.Close(); err != nil {
+	if err := e.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
 	<-done

@@ -28,6 +28,11 @@ func NewClient(base string) *Client {
 	return &Client{base: strings.TrimSuffix(base, "/"), http: &http.Client{Timeout: maxWait + 10*time.Second}}
 }
 
+// Over is the client on a transport of the caller's, for a control API that is in another network namespace.
+func (c *Client) Over(transport http.RoundTripper) *Client {
+	return &Client{base: c.base, http: &http.Client{Timeout: c.http.Timeout, Transport: transport}}
+}
+
 // Machine is the state of a VM or scale set.
 type Machine struct {
 	ID             string   `json:"id"`

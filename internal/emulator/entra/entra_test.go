@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -41,13 +42,13 @@ const (
 
 // directory is an Entra ID without a network, on a clock that stands.
 type directory struct {
-	t       *testing.T
+	t       testing.TB
 	now     time.Time
 	tokens  *entra.Tokens
 	handler *entra.Handler
 }
 
-func newDirectory(t *testing.T, change func(*world.Document)) *directory {
+func newDirectory(t testing.TB, change func(*world.Document)) *directory {
 	t.Helper()
 	d := &directory{t: t, now: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)}
 	doc := world.Default("s3cret")
@@ -239,9 +240,7 @@ func assertion(text string) url.Values {
 func (d *directory) sign(method jwt.SigningMethod, key any, c jwt.MapClaims, header map[string]any) string {
 	d.t.Helper()
 	token := jwt.NewWithClaims(method, c)
-	for name, value := range header {
-		token.Header[name] = value
-	}
+	maps.Copy(token.Header, header)
 	text, err := token.SignedString(key)
 	if err != nil {
 		d.t.Fatal(err)
@@ -381,8 +380,11 @@ func TestFederated(t *testing.T) {
 func TestDiscovery(t *testing.T) {
 	d := newDirectory(t, nil)
 	tests := []struct{ path, key, want string }{
-		{"/common/discovery/instance?api-version=1.1&authorization_endpoint=https%3A%2F%2Flogin.example%2F" + world.DefaultTenant + "%2Foauth2%2Fv2.0%2Fauthorize",
-			"tenant_discovery_endpoint", base + "/" + world.DefaultTenant + "/v2.0/.well-known/openid-configuration"},
+		{
+			"/common/discovery/instance?api-version=1.1&authorization_endpoint=https%3A%2F%2Flogin.example%2F" + world.DefaultTenant +
+				"%2Foauth2%2Fv2.0%2Fauthorize",
+			"tenant_discovery_endpoint", base + "/" + world.DefaultTenant + "/v2.0/.well-known/openid-configuration",
+		},
 		{"/common/discovery/instance", "error", "invalid_request"},
 		{"/common/v2.0/.well-known/openid-configuration", "issuer", base + "/{tenantid}/v2.0"},
 		{"/emulated.onmicrosoft.com/v2.0/.well-known/openid-configuration", "issuer", base + "/" + world.DefaultTenant + "/v2.0"},
@@ -420,8 +422,8 @@ func TestKeysKept(t *testing.T) {
 func FuzzToken(f *testing.F) {
 	f.Add(form("client_secret", "x").Encode())
 	f.Add(assertion("eyJhbGciOiJub25lIn0.eyJpc3MiOiIzMzMzMzMzMy0zMzMzLTQzMzMtODMzMy0zMzMzMzMzMzMzMzMifQ.").Encode())
+	d := newDirectory(f, nil)
 	f.Fuzz(func(t *testing.T, body string) {
-		d := newDirectory(t, nil)
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, v2, strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()

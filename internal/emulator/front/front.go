@@ -44,11 +44,12 @@ func (s Surface) Handler(next http.Handler) http.Handler {
 		answer := &recorder{ResponseWriter: w}
 		defer func() { s.finish(entry, answer.status) }() // also on http.ErrAbortHandler
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		r = r.WithContext(context.WithValue(r.Context(), entryKey{}, entry))
+		ctx := context.WithValue(r.Context(), entryKey{}, entry)
+		r = r.WithContext(ctx)
 		fault, gone, faulty := s.World.TakeFault(s.Name, r.Method, r.URL.Path)
 		entry.Fault = fault.Name
 		delay := s.Latency(s.World.Settings()) + time.Duration(fault.Latency)
-		if !wait(r.Context(), delay) {
+		if !wait(ctx, delay) {
 			return
 		}
 		if faulty {

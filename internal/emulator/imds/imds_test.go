@@ -29,13 +29,13 @@ const (
 
 // service is an IMDS without a network, on a clock that only the test moves.
 type service struct {
-	t       *testing.T
+	t       testing.TB
 	now     time.Time
 	world   *world.World
 	handler http.Handler
 }
 
-func newService(t *testing.T, change func(*world.Document)) *service {
+func newService(t testing.TB, change func(*world.Document)) *service {
 	t.Helper()
 	s := &service{t: t, now: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)}
 	doc := world.Default("s3cret")
@@ -315,8 +315,8 @@ func FuzzRequest(f *testing.F) {
 	f.Add(path, "api-version=2018-02-01&resource=x")
 	f.Add("/metadata/instance/network/interface/0/ipv4", "api-version=2021-02-01&format=text")
 	f.Add(`\metadata\..\..`, "a=%zz;b")
+	s := newService(f, nil)
 	f.Fuzz(func(t *testing.T, path, query string) {
-		s := newService(t, nil)
 		for _, header := range []string{"true", ""} {
 			r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
 			r.URL.Path, r.URL.RawQuery, r.RemoteAddr = path, query, "10.0.0.4:1"
