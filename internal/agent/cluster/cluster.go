@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -60,6 +61,10 @@ type Cluster struct {
 	log    logr.Logger
 	kinds  []*kind
 	synced chan struct{}
+
+	mu   sync.Mutex
+	down error // why the API server cannot be reached, nil when it can
+	said time.Time
 }
 
 // kind is one watched kind.
@@ -76,15 +81,17 @@ type kind struct {
 // New prepares the watches. It sends nothing yet. strip reduces a pod, in place,
 // to what the sink reads.
 func New(c Config, sink Sink, strip func(*corev1.Pod), log logr.Logger) (*Cluster, error) {
-	core, err := client(c.REST, corev1.SchemeGroupVersion, "/api", "application/vnd.kubernetes.protobuf", addPods)
-	if err != nil {
-		return nil, err
-	}
-	ours, err := client(c.REST, v1.GroupVersion, "/apis", "application/json", v1.AddToScheme)
-	if err != nil {
-		return nil, err
-	}
 	w := &Cluster{log: log.WithName("cluster"), synced: make(chan struct{})}
+	config := rest.CopyConfig(c.REST)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &line{next, w} })
+	core, err := restClient(config, corev1.SchemeGroupVersion, "/api", "application/vnd.kubernetes.protobuf", addPods)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := restClient(config, v1.GroupVersion, "/apis", "application/json", v1.AddToScheme)
+	if err != nil {
+		return nil, err
+	}
 	everything := func(*metav1.ListOptions) {}
 	err = errors.Join(
 		add(w, core, "pods", &corev1.Pod{}, ofNode(c.Node), strip, sink.SetPod, sink.RemovePod),
@@ -102,8 +109,8 @@ func New(c Config, sink Sink, strip func(*corev1.Pod), log logr.Logger) (*Cluste
 	return w, nil
 }
 
-// client is a client for one group and a scheme of its own.
-func client(base *rest.Config, gv schema.GroupVersion, path, contentType string, register func(*runtime.Scheme) error) (*rest.RESTClient, error) {
+// restClient is a client for one group and a scheme of its own.
+func restClient(base *rest.Config, gv schema.GroupVersion, path, contentType string, register func(*runtime.Scheme) error) (*rest.RESTClient, error) {
 	scheme := runtime.NewScheme()
 	if err := register(scheme); err != nil {
 		return nil, fmt.Errorf("register the kinds of %s: %w", gv, err)
@@ -181,6 +188,37 @@ func add[T runtime.Object](w *Cluster, c cache.Getter, name string, example T, n
 	return nil
 }
 
+// line is the connection to the API server. The informers keep trying on a dead
+// one without a word, so it is noted here.
+type line struct {
+	next    http.RoundTripper
+	cluster *Cluster
+}
+
+// RoundTrip is http.RoundTripper.
+func (l *line) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := l.next.RoundTrip(r)
+	if r.Context().Err() == nil {
+		l.cluster.noteLine(err)
+	}
+	return resp, err
+}
+
+func (w *Cluster) noteLine(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	back := w.down != nil && err == nil
+	w.down = err
+	switch {
+	case back && !w.said.IsZero():
+		w.said = time.Time{}
+		w.log.Info("the API server answers again")
+	case err != nil && time.Since(w.said) >= sayAgain:
+		w.said = time.Now()
+		w.log.Info("the API server does not answer, trying again; what is known stays in use", "reason", err.Error())
+	}
+}
+
 // sayAgain is how often a problem that lasts is logged.
 const sayAgain = time.Minute
 
@@ -222,6 +260,12 @@ func (w *Cluster) Ready() error {
 	case <-w.synced:
 		return nil
 	default:
+	}
+	w.mu.Lock()
+	down := w.down
+	w.mu.Unlock()
+	if down != nil {
+		return fmt.Errorf("reach the API server: %w", down)
 	}
 	var errs []error
 	for _, k := range w.kinds {

@@ -1,0 +1,292 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// TestCluster is one story against a real API server: what exists is told,
+// changes are told, and what is known survives the API server.
+func TestCluster(t *testing.T) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		t.Skip("there is no API server (KUBEBUILDER_ASSETS): run make test-api")
+	}
+	server := &envtest.Environment{ControlPlaneStartTimeout: time.Minute, ControlPlaneStopTimeout: time.Minute}
+	config, err := server.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() })
+
+	// The kinds are not there yet: the agent says so, and waits.
+	sink := &recorder{told: make(chan string, 100)}
+	cable := newCable(t, strings.Trim(strings.TrimPrefix(config.Host, "https://"), "/"))
+	cabled := rest.CopyConfig(config)
+	cabled.Host = "https://" + cable.listener.Addr().String()
+	c, stop := watch(t, cabled, sink)
+	defer stop()
+	eventually(t, "the reason", func() bool {
+		err := c.Ready()
+		return err != nil && strings.Contains(err.Error(), "azureidentities") && strings.Contains(err.Error(), "could not find")
+	})
+	if _, err := envtest.InstallCRDs(config, envtest.CRDInstallOptions{Paths: []string{filepath.Join("..", "..", "..", "config", "crd")}}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-c.Synced():
+	case <-time.After(time.Minute):
+		t.Fatalf("not synced: %v", c.Ready())
+	}
+	if err := c.Ready(); err != nil {
+		t.Error(err)
+	}
+
+	api := newClient(t, config)
+	create(t, api, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}})
+	web := newPod("web", "node-1")
+	create(t, api, newPod("elsewhere", "node-2"), web, newPod("mine", "node-1"))
+	sink.expect(t, "pod web", "pod mine")
+	web.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.5", PodIPs: []corev1.PodIP{{IP: "10.0.0.5"}}}
+	if err := api.Status().Update(t.Context(), web); err != nil {
+		t.Fatal(err)
+	}
+	sink.expect(t, "pod web 10.0.0.5")
+
+	id := &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "one", Annotations: map[string]string{v1.BehaviorAnnotation: "namespaced", "other": "x"}, Labels: map[string]string{"a": "b"}},
+		Spec:       v1.AzureIdentitySpec{ResourceID: "/subscriptions/11111111-1111-1111-1111-111111111111/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/one", ClientID: "11111111-1111-1111-1111-111111111111"},
+	}
+	binding := &v1.AzureIdentityBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "b"}, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "one", Selector: "web"}}
+	exception := &v1.AzurePodIdentityException{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "e"}, Spec: v1.AzurePodIdentityExceptionSpec{PodLabels: map[string]string{"x": "y"}}}
+	create(t, api, id, binding, exception, newAssigned("web", "node-1"), newAssigned("elsewhere", "node-2"))
+	sink.expect(t, "identity one annotations 1 labels 0", "binding b", "exception e", "assigned web")
+
+	if err := api.Delete(t.Context(), binding); err != nil {
+		t.Fatal(err)
+	}
+	if err := api.Delete(t.Context(), web, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	sink.expect(t, "binding b gone", "pod web gone")
+
+	// The API server goes away and comes back; what happened meanwhile is told.
+	cable.pull()
+	create(t, api, newPod("later", "node-1"))
+	if err := c.Ready(); err != nil {
+		t.Errorf("away: %v; what is known is enough to work with", err)
+	}
+	cable.plug()
+	sink.expect(t, "pod later")
+}
+
+// cable is the way to the API server, which can be pulled out.
+type cable struct {
+	listener net.Listener
+	to       string
+
+	mu     sync.Mutex
+	pulled bool
+	open   []net.Conn
+}
+
+func newCable(t *testing.T, to string) *cable {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cable{listener: l, to: to}
+	t.Cleanup(func() { c.pull(); _ = l.Close() })
+	go func() {
+		for {
+			from, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.join(from)
+		}
+	}()
+	return c
+}
+
+func (c *cable) join(from net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	to, err := net.Dial("tcp", c.to)
+	if c.pulled || err != nil {
+		_ = from.Close()
+		return
+	}
+	c.open = append(c.open, from, to)
+	for _, pair := range [][2]net.Conn{{from, to}, {to, from}} {
+		go func() {
+			_, _ = io.Copy(pair[0], pair[1])
+			_ = pair[0].Close()
+		}()
+	}
+}
+
+func (c *cable) pull() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pulled = true
+	for _, conn := range c.open {
+		_ = conn.Close()
+	}
+	c.open = nil
+}
+
+func (c *cable) plug() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pulled = false
+}
+
+// TestNoAPIServer starts without one.
+func TestNoAPIServer(t *testing.T) {
+	sink := &recorder{told: make(chan string, 10)}
+	c, stop := watch(t, &rest.Config{Host: "https://127.0.0.1:1"}, sink)
+	eventually(t, "the reason", func() bool {
+		err := c.Ready()
+		return err != nil && strings.Contains(err.Error(), "reach the API server") && strings.Contains(err.Error(), "refused")
+	})
+	stop()
+	select {
+	case <-c.Synced():
+		t.Error("synced with nobody")
+	default:
+	}
+}
+
+func watch(t *testing.T, config *rest.Config, sink Sink) (*Cluster, func()) {
+	t.Helper()
+	c, err := New(Config{REST: config, Node: "node-1", Assigned: true}, sink, func(*corev1.Pod) {}, logr.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { c.Run(ctx); close(done) }()
+	return c, func() { cancel(); <-done }
+}
+
+func newClient(t *testing.T, config *rest.Config) client.Client {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := corev1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	if err := v1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func create(t *testing.T, api client.Client, objects ...client.Object) {
+	t.Helper()
+	for _, o := range objects {
+		if err := api.Create(t.Context(), o); err != nil {
+			t.Fatalf("%s: %v", o.GetName(), err)
+		}
+	}
+}
+
+func newPod(name, node string) *corev1.Pod {
+	no := false
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{v1.BindingLabel: name}},
+		Spec:       corev1.PodSpec{NodeName: node, AutomountServiceAccountToken: &no, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
+}
+
+func newAssigned(pod, node string) *v1.AzureAssignedIdentity {
+	return &v1.AzureAssignedIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: pod + "-default-one", Labels: map[string]string{v1.NodeNameLabel: node}},
+		Spec: v1.AzureAssignedIdentitySpec{
+			Pod: pod, PodNamespace: "default", NodeName: node,
+			AzureIdentityRef: &v1.AzureIdentityCopy{APIVersion: "aadpodidentity.k8s.io/v1", Kind: "AzureIdentity", ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "one"}},
+		},
+		Status: v1.AzureAssignedIdentityStatus{Status: v1.StateCreated},
+	}
+}
+
+// eventually waits for what no channel tells.
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	deadline := time.After(time.Minute)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-deadline:
+			t.Fatalf("%s: not within a minute", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// recorder writes down what it is told.
+type recorder struct{ told chan string }
+
+// expect waits until all of these were told, in any order.
+func (r *recorder) expect(t *testing.T, want ...string) {
+	t.Helper()
+	missing := map[string]bool{}
+	for _, w := range want {
+		missing[w] = true
+	}
+	deadline := time.After(time.Minute)
+	for len(missing) > 0 {
+		select {
+		case got := <-r.told:
+			if strings.Contains(got, "elsewhere") {
+				t.Errorf("told of another node: %s", got)
+			}
+			delete(missing, got)
+		case <-deadline:
+			t.Fatalf("not told: %v", missing)
+		}
+	}
+}
+
+func (r *recorder) say(format string, args ...any) {
+	r.told <- strings.TrimSpace(fmt.Sprintf(format, args...))
+}
+
+func (r *recorder) SetPod(p *corev1.Pod)                   { r.say("pod %s %s", p.Name, p.Status.PodIP) }
+func (r *recorder) RemovePod(k types.NamespacedName)       { r.say("pod %s gone", k.Name) }
+func (r *recorder) SetBinding(b *v1.AzureIdentityBinding)  { r.say("binding %s", b.Name) }
+func (r *recorder) RemoveBinding(k types.NamespacedName)   { r.say("binding %s gone", k.Name) }
+func (r *recorder) RemoveIdentity(k types.NamespacedName)  { r.say("identity %s gone", k.Name) }
+func (r *recorder) RemoveException(k types.NamespacedName) { r.say("exception %s gone", k.Name) }
+func (r *recorder) RemoveAssigned(k types.NamespacedName)  { r.say("assigned %s gone", k.Name) }
+
+func (r *recorder) SetIdentity(id *v1.AzureIdentity) {
+	r.say("identity %s annotations %d labels %d", id.Name, len(id.Annotations), len(id.Labels))
+}
+
+func (r *recorder) SetException(e *v1.AzurePodIdentityException) { r.say("exception %s", e.Name) }
+func (r *recorder) SetAssigned(a *v1.AzureAssignedIdentity)      { r.say("assigned %s", a.Spec.Pod) }
