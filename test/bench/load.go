@@ -1,0 +1,263 @@
+// NMI under load: requests a second, and what they cost.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podid-io/podid/internal/sandbox/netns"
+	"github.com/podid-io/podid/internal/sandbox/network"
+	"github.com/podid-io/podid/internal/sandbox/progress"
+)
+
+const (
+	connections = 32
+	rounds      = 4
+	roundTime   = 4 * time.Second
+	loadTime    = 2*(rounds*roundTime+time.Second) + podTime
+	// barePort is the bare server's, on the node.
+	barePort = 18080
+	// idleTime is how long NMI's memory is watched while nobody asks.
+	idleTime = 3 * time.Second
+)
+
+// round is a line that the load generator prints; see test/bench/pod.
+type round struct {
+	Target   string    `json:"target"`
+	Began    time.Time `json:"began"`
+	Ended    time.Time `json:"ended"`
+	Requests int       `json:"requests"`
+	Failed   int       `json:"failed"`
+	Text     string    `json:"text"`
+	P50      float64   `json:"p50"`
+	P99      float64   `json:"p99"`
+	CPU      float64   `json:"cpu"`
+}
+
+func (r round) seconds() float64 { return r.Ended.Sub(r.Began).Seconds() }
+func (r round) rate() float64    { return float64(r.Requests) / r.seconds() }
+
+// nmiIdle is measured before the first pod.
+func (b *bench) nmiIdle(ctx context.Context) error {
+	pid, err := b.process(ctx, "nmi")
+	if err != nil {
+		return err
+	}
+	stop := sample(ctx, pid)
+	pause(ctx, idleTime)
+	all := stop()
+	r := b.report
+	r.add("nmi.idle", "NMI's memory, idle (RSS)", "MiB", resident(all)).atMost(30, worst)
+	r.add("nmi.idle.anonymous", "NMI's memory, idle, without the program's own file", "MiB", anonymous(all))
+	return ctx.Err()
+}
+
+func resident(all []memory) (out []float64) {
+	for _, m := range all {
+		out = append(out, m.rss)
+	}
+	return out
+}
+
+func anonymous(all []memory) (out []float64) {
+	for _, m := range all {
+		out = append(out, m.anonymous)
+	}
+	return out
+}
+
+func (b *bench) load(ctx context.Context, step *progress.Step) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, loadTime, fmt.Errorf("it took longer than %s", loadTime))
+	defer cancel()
+	node := nodeAddress()
+	server := asker("bare", "nobody", "serve", net.JoinHostPort(node, strconv.Itoa(barePort)), strconv.Itoa(b.answer))
+	server.Spec.HostNetwork = true
+	if err := b.create(ctx, server); err != nil {
+		return err
+	}
+	if err := b.seen.wait(ctx, func() bool { return !b.seen.pods[namespace+"/bare"].running.IsZero() }); err != nil {
+		return fmt.Errorf("wait for the bare server: %w", err)
+	}
+	bare, err := b.bareProcess(ctx)
+	if err != nil {
+		return err
+	}
+	nmi, err := b.process(ctx, "nmi")
+	if err != nil {
+		return err
+	}
+	step.Far("%d rounds of %s each", 2*rounds, roundTime)
+	stop := sample(ctx, nmi)
+	list, err := b.generate(ctx, node)
+	memory := stop()
+	if err != nil {
+		return err
+	}
+	return b.reportLoad(ctx, list, memory, nmi, bare)
+}
+
+// generate runs the load generator to its end.
+func (b *bench) generate(ctx context.Context, node string) ([]round, error) {
+	pod := asker("load", "cold-0", "load", "bare="+net.JoinHostPort(node, strconv.Itoa(barePort)), "nmi=169.254.169.254:80")
+	env := &pod.Spec.Containers[0].Env
+	*env = append(*env,
+		corev1.EnvVar{Name: "BENCH_CONNECTIONS", Value: strconv.Itoa(connections)},
+		corev1.EnvVar{Name: "BENCH_SECONDS", Value: strconv.Itoa(int(roundTime.Seconds()))},
+		corev1.EnvVar{Name: "BENCH_ROUNDS", Value: strconv.Itoa(rounds)})
+	if err := b.create(ctx, pod); err != nil {
+		return nil, err
+	}
+	if b.options.profile != "" {
+		if err := b.seen.wait(ctx, func() bool { return !b.seen.pods[namespace+"/load"].running.IsZero() }); err != nil {
+			return nil, fmt.Errorf("wait for the load: %w", err)
+		}
+		if err := b.profileNMI(ctx); err != nil {
+			return nil, err
+		}
+	}
+	p, err := b.seen.pod(ctx, namespace+"/load")
+	if err != nil {
+		return nil, err
+	}
+	text, err := b.client.CoreV1().Pods(namespace).GetLogs("load", &corev1.PodLogOptions{}).DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read what the load generator said: %w", err)
+	}
+	if p.phase != corev1.PodSucceeded {
+		return nil, fmt.Errorf("the load generator gave up: %.500s", text)
+	}
+	return parseRounds(text)
+}
+
+func parseRounds(text []byte) ([]round, error) {
+	var list []round
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for lines.Scan() {
+		var r round
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			return nil, fmt.Errorf("the load generator said %.200q: %w", lines.Text(), err)
+		}
+		if r.Failed > 0 {
+			return nil, fmt.Errorf("%d of %d requests to %s failed: %.300s", r.Failed, r.Requests, r.Target, r.Text)
+		}
+		list = append(list, r)
+	}
+	return list, lines.Err()
+}
+
+func (b *bench) reportLoad(ctx context.Context, list []round, all []memory, nmi, bare int) error {
+	var rate, p50s, p99s, own = map[string][]float64{}, map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
+	busyTime := []memory{}
+	for _, r := range list {
+		rate[r.Target] = append(rate[r.Target], r.rate())
+		p50s[r.Target] = append(p50s[r.Target], r.P50/1e6)
+		p99s[r.Target] = append(p99s[r.Target], r.P99/1e6)
+		own[r.Target] = append(own[r.Target], r.CPU/r.seconds())
+		for _, m := range all {
+			if r.Target == "nmi" && m.at.After(r.Began) && m.at.Before(r.Ended) {
+				busyTime = append(busyTime, m)
+			}
+		}
+	}
+	if len(rate["nmi"]) != rounds || len(rate["bare"]) != rounds || len(busyTime) == 0 {
+		return errors.New("the load generator did not measure all rounds")
+	}
+	r := b.report
+	r.add("load.nmi", fmt.Sprintf("tokens from the cache, %d connections", connections), "/s", rate["nmi"]).atLeast(25000, middle)
+	r.add("load.bare", "a bare net/http server with the same answer, same load", "/s", rate["bare"])
+	r.add("load.ratio", "NMI's part of the bare server's rate", "", []float64{middle(rate["nmi"]) / middle(rate["bare"])}).atLeast(0.5, middle)
+	r.add("load.p50", "time to a token under that load, p50 of each round", "s", p50s["nmi"])
+	r.add("load.p99", "time to a token under that load, p99 of each round", "s", p99s["nmi"])
+	r.add("load.generator", "CPUs that the load generator itself used", "", own["nmi"])
+	r.add("nmi.load", "NMI's memory under that load (RSS)", "MiB", resident(busyTime)).atMost(60, worst)
+	r.add("nmi.load.anonymous", "NMI's memory under that load, without the program's own file", "MiB", anonymous(busyTime))
+	if m, err := memoryOf(bare); err == nil {
+		r.add("bare.load", "the bare server's peak memory, to compare", "MiB", []float64{m.peak})
+	}
+	b.said = fmt.Sprintf("%.0f/s", middle(rate["nmi"]))
+	return b.reportIMDS(ctx)
+}
+
+// reportIMDS counts how often the metadata service itself was asked.
+func (b *bench) reportIMDS(ctx context.Context) error {
+	log, err := b.azureLog(ctx, "imds", "GET", "/metadata/identity/*")
+	if err != nil {
+		return err
+	}
+	calls := map[string]float64{}
+	for _, r := range log {
+		calls[r.Details["clientID"]+" "+r.Details["resource"]]++
+	}
+	var each []float64
+	for _, n := range calls {
+		each = append(each, n)
+	}
+	b.report.add("imds.calls", "IMDS calls for each identity and resource, whole run so far", "", each).atMost(1, worst).
+		note("%d calls for %d identities", len(log), len(calls))
+	return nil
+}
+
+func (b *bench) bareProcess(ctx context.Context) (int, error) {
+	pod, err := b.client.CoreV1().Pods(namespace).Get(ctx, "bare", getOptions())
+	if err != nil {
+		return 0, fmt.Errorf("find the bare server: %w", err)
+	}
+	return processOf(string(pod.UID), "bench")
+}
+
+// nodeAddress is the first node's, as pods reach it.
+func nodeAddress() string {
+	plan, err := network.NewPlan("any", 1)
+	if err != nil {
+		return ""
+	}
+	return plan.Nodes[0].IP.Addr().String()
+}
+
+// profileNMI keeps a CPU profile of the time under load and what is on the heap at its end.
+func (b *bench) profileNMI(ctx context.Context) error {
+	node := netns.Namespace(network.Prefix(b.options.name) + "node-0")
+	client := &http.Client{Transport: &http.Transport{DialContext: node.Dial}}
+	for name, path := range map[string]string{"nmi.cpu": "profile?seconds=12", "nmi.heap": "heap"} {
+		if err := download(ctx, client, "http://127.0.0.1:6060/debug/pprof/"+path, filepath.Join(b.options.profile, name)); err != nil {
+			return fmt.Errorf("profile NMI: %w", err)
+		}
+	}
+	return nil
+}
+
+func download(ctx context.Context, client *http.Client, address, file string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %.200s", answer.Status, body)
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, body, 0o644)
+}

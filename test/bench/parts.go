@@ -1,0 +1,88 @@
+// What is measured, in which order.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/podid-io/podid/internal/sandbox/progress"
+)
+
+// part is one of the measurements. A part that fails does not keep the others from being tried.
+type part struct {
+	name, what string
+	measure    func(*bench, context.Context, *progress.Step) error
+}
+
+// parts are in the order in which they build on each other: cold brings the identities that warm and load use.
+func parts() []part {
+	return []part{
+		{"cold", "first tokens of identities that are not on the scale set yet", (*bench).cold},
+		{"burst", "many pods with many identities at once", (*bench).burst},
+		{"warm", "first tokens of identities that are there", (*bench).warm},
+		{"load", "tokens from the cache, as many as possible", (*bench).load},
+		{"scale", "MIC with many pods", (*bench).scale},
+	}
+}
+
+func partNames() string {
+	var names []string
+	for _, p := range parts() {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func isPart(name string) bool {
+	for _, p := range parts() {
+		if p.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// measure is a whole run. The report is nil when there is nothing to report.
+func measure(ctx context.Context, o options, progress *progress.Reporter) (r *report, err error) {
+	b, err := prepare(ctx, o, progress)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	b.report.Machine = describe(ctx)
+	if !o.keep {
+		defer func() {
+			err = errors.Join(err, b.down())
+			b.report.Machine.BusyAfter = busy(context.WithoutCancel(ctx))
+			b.report.Seconds = time.Since(began).Seconds()
+		}()
+	}
+	if err := b.up(ctx); err != nil {
+		return nil, err
+	}
+	follow, stop := context.WithCancel(ctx)
+	defer stop()
+	if err := b.begin(follow); err != nil {
+		return nil, err
+	}
+	var failed error
+	for _, p := range parts() {
+		if len(o.only) > 0 && !o.only[p.name] && (p.name != "cold" || o.only["scale"] && len(o.only) == 1) {
+			continue
+		}
+		step := b.progress.Start(p.what)
+		if err := p.measure(b, ctx, step); err != nil {
+			step.Fail()
+			failed = errors.Join(failed, fmt.Errorf("measure %s: %w", p.what, err))
+			if ctx.Err() != nil {
+				return nil, failed
+			}
+			continue
+		}
+		step.Done(b.said)
+	}
+	return b.report, failed
+}

@@ -1,0 +1,163 @@
+// MIC with many pods. They only exist at the API server, bound to nodes that only exist there, too: for MIC there is no
+// difference. The shape is that of the predecessor's own load test: 100 namespaces with 20 pods each.
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/podid-io/podid/internal/sandbox"
+	"github.com/podid-io/podid/internal/sandbox/progress"
+)
+
+const (
+	scaleSets    = 4
+	nodesEach    = 5
+	scaleTime    = 5 * time.Minute
+	calmTime     = 5 * time.Second
+	scaleSetBase = "bench-"
+)
+
+func (b *bench) scale(ctx context.Context, step *progress.Step) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, scaleTime, fmt.Errorf("it took longer than %s", scaleTime))
+	defer cancel()
+	if err := b.fakeNodes(ctx); err != nil {
+		return err
+	}
+	if err := b.seen.wait(ctx, func() bool { return len(b.seen.accounts) > namespaces }); err != nil {
+		return fmt.Errorf("wait for the service accounts: %w", err)
+	}
+	mic, err := b.process(ctx, "mic")
+	if err != nil {
+		return err
+	}
+	usedBefore, err := cpuOf(mic)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	step.Far("creating %d pods", b.options.pods)
+	numbers := make([]int, b.options.pods)
+	for i := range numbers {
+		numbers[i] = i
+	}
+	if err := each(ctx, numbers, func(ctx context.Context, i int) error { return b.create(ctx, fakePod(i)) }); err != nil {
+		return err
+	}
+	created := time.Since(began)
+	err = b.seen.wait(ctx, func() bool {
+		n := b.seen.assignedPods()
+		step.Far("%d of %d pods have their identity", n, b.options.pods)
+		return n >= b.options.pods
+	})
+	if err != nil {
+		return fmt.Errorf("wait until every pod has its identity: %w", err)
+	}
+	assigned := time.Since(began)
+	usedAfter, err := cpuOf(mic)
+	if err != nil {
+		return err
+	}
+	updates, err := b.azureLog(ctx, "arm", "PATCH", "*/"+scaleSetBase+"*")
+	if err != nil {
+		return err
+	}
+	r := b.report
+	r.add("scale.assigned", fmt.Sprintf("%d new pods: first created → all have their identity", b.options.pods), "s", []float64{assigned.Seconds()}).
+		note("the predecessor's load test allows 40 minutes; creating the pods took %.0f s of it", created.Seconds())
+	r.add("scale.behind", fmt.Sprintf("%d new pods: last created → all have their identity", b.options.pods), "s", []float64{(assigned - created).Seconds()})
+	r.add("scale.updates", fmt.Sprintf("%d new pods: updates of %d scale sets", b.options.pods, scaleSets), "", []float64{float64(len(updates))})
+	r.add("scale.cpu", fmt.Sprintf("%d new pods: CPU time of MIC", b.options.pods), "s", []float64{usedAfter - usedBefore})
+	return b.micIdle(ctx, step, mic)
+}
+
+// micIdle lets the writes' echoes die away, and then watches.
+func (b *bench) micIdle(ctx context.Context, step *progress.Step, mic int) error {
+	step.Far("letting things calm down")
+	pause(ctx, calmTime)
+	before, err := cpuOf(mic)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	stop := sample(ctx, mic)
+	step.Far("watching MIC do nothing, for %s", b.options.idle)
+	pause(ctx, b.options.idle)
+	took := time.Since(began).Seconds()
+	all := stop()
+	after, err := cpuOf(mic)
+	if err != nil {
+		return err
+	}
+	if b.options.profile != "" {
+		step.Far("the sandbox waits a moment for profiles of MIC, pid %d", mic)
+	}
+	r := b.report
+	r.add("mic.idle", fmt.Sprintf("MIC idle with %d pods", b.options.pods), "% of a CPU", []float64{100 * (after - before) / took}).atMost(1, worst).
+		note("over %.0f s", took)
+	r.add("mic.memory", fmt.Sprintf("MIC's memory with %d pods (RSS)", b.options.pods), "MiB", resident(all))
+	if nmi, err := b.process(ctx, "nmi"); err == nil {
+		if m, err := memoryOf(nmi); err == nil {
+			r.add("nmi.later", "NMI's memory at the end of the run, idle again (RSS)", "MiB", []float64{m.rss})
+		}
+	}
+	b.said = fmt.Sprintf("%d pods, idle %.2f %%", b.options.pods, 100*(after-before)/took)
+	return ctx.Err()
+}
+
+// assignedPods counts the pods of the namespaces that have their identity. Its caller holds the lock.
+func (s *seen) assignedPods() int {
+	n := 0
+	for key, state := range s.assigned {
+		if state == "Assigned" && strings.HasPrefix(key, "bench-") {
+			n++
+		}
+	}
+	return n
+}
+
+func nodeName(set, instance int) string { return fmt.Sprintf("bench-%d-%d", set, instance) }
+
+// fakeNodes makes scale sets in the emulated Azure and their nodes in the cluster.
+func (b *bench) fakeNodes(ctx context.Context) error {
+	for set := range scaleSets {
+		name := scaleSetBase + strconv.Itoa(set)
+		var instances []object
+		for i := range nodesEach {
+			instances = append(instances, object{
+				"id": strconv.Itoa(i), "name": nodeName(set, i), "addresses": []string{fmt.Sprintf("10.201.%d.%d", set, 10+i)},
+			})
+		}
+		if err := b.tellAzure(ctx, "PUT", "/v1/scaleSets", object{"resourceGroup": sandbox.ResourceGroup, "name": name, "instances": instances}); err != nil {
+			return err
+		}
+		for i := range nodesEach {
+			provider := strings.TrimSuffix(sandbox.ScaleSetID(), sandbox.ScaleSet) + name + "/virtualMachines/" + strconv.Itoa(i)
+			// No label for the operating system: nothing of the cluster itself wants to run there.
+			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(set, i)}, Spec: corev1.NodeSpec{ProviderID: "azure://" + provider, Unschedulable: true}}
+			if _, err := b.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
+				return fmt.Errorf("create node %s: %w", node.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// fakePod is the i-th pod, on one of the nodes from the start.
+func fakePod(i int) *corev1.Pod {
+	n := i % namespaces
+	pod := asker("pod-"+strconv.Itoa(i/namespaces), "scale-"+strconv.Itoa(n))
+	pod.Namespace = scaleNamespace(n)
+	pod.Spec.NodeName = nodeName(i%scaleSets, i/scaleSets%nodesEach)
+	// The nodes never say that they are alive; their pods are not to be taken from them for that.
+	pod.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	return pod
+}
+
+func getOptions() metav1.GetOptions { return metav1.GetOptions{} }
