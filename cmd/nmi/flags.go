@@ -62,7 +62,7 @@ func bindMeaningless(flags *flag.FlagSet) {
 
 // usage lists the flags that mean something, and then names the others.
 func usage(flags *flag.FlagSet, w io.Writer) {
-	fmt.Fprint(w, "nmi answers what the pods of its node ask of the Azure instance metadata service.\n\n"+
+	_, _ = fmt.Fprint(w, "nmi answers what the pods of its node ask of the Azure instance metadata service.\n\n"+
 		"Usage: nmi --node=NAME [flags]        (flags work with one dash and with two)\n\n")
 	shown := flag.NewFlagSet("nmi", flag.ContinueOnError)
 	shown.SetOutput(w)
@@ -75,6 +75,6 @@ func usage(flags *flag.FlagSet, w io.Writer) {
 		shown.Var(f.Value, f.Name, f.Usage)
 	})
 	shown.PrintDefaults()
-	fmt.Fprintf(w, "\nAccepted for compatibility, without meaning: %s\n", strings.Join(old, ", "))
-	fmt.Fprint(w, "\nEnvironment: KUBECONFIG, NODE_NAME (default of --node), FORCENAMESPACED\n")
+	_, _ = fmt.Fprintf(w, "\nAccepted for compatibility, without meaning: %s\n", strings.Join(old, ", "))
+	_, _ = fmt.Fprint(w, "\nEnvironment: KUBECONFIG, NODE_NAME (default of --node), FORCENAMESPACED\n")
 }

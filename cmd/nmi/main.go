@@ -41,10 +41,10 @@ func nmi(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case errors.Is(err, flag.ErrHelp):
 		return exitDone
 	case err != nil:
-		fmt.Fprintf(stderr, "nmi: %v\nRun 'nmi --help' for the flags.\n", err)
+		_, _ = fmt.Fprintf(stderr, "nmi: %v\nRun 'nmi --help' for the flags.\n", err)
 		return exitUsage
 	case options.version:
-		fmt.Fprintln(stdout, "nmi "+observe.Build().String())
+		_, _ = fmt.Fprintln(stdout, "nmi "+observe.Build().String())
 		return exitDone
 	}
 

@@ -165,7 +165,7 @@ func TestDependencies(t *testing.T) {
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
-	for _, dep := range strings.Fields(string(out)) {
+	for dep := range strings.FieldsSeq(string(out)) {
 		for _, banned := range []string{
 			"github.com/Azure/",                      // no ARM client, no credential
 			"podid/internal/compute",                 // nor ours

@@ -179,8 +179,10 @@ func (a *agent) newServer(stop, flights context.Context) *server.Server {
 func render(t *token.Token, r token.Request) (token.Body, error) {
 	body, err := imds.NewReply(t.Fields, r.Resource, r.Identity.Spec.ClientID, t.NotBefore, t.ExpiresOn, t.ExtendedOn)
 	if err != nil {
-		return nil, &token.Failure{Status: http.StatusInternalServerError, Code: "metadata_service_trouble",
-			Message: "the metadata service's answer makes no sense: try again", Cause: err}
+		return nil, &token.Failure{
+			Status: http.StatusInternalServerError, Code: "metadata_service_trouble",
+			Message: "the metadata service's answer makes no sense: try again", Cause: err,
+		}
 	}
 	return body, nil
 }

@@ -8,6 +8,7 @@ package authorize
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,7 +113,8 @@ func (t *Table) Decide(pod types.NamespacedName, s identity.Selector, objectID f
 	v, changed := t.verdictOf(pod)
 	if v == nil {
 		return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Changed: changed, Refusal: Refusal{
-			Status: http.StatusInternalServerError, Reason: "PodUnknown", Code: "pod_unknown", Message: "this pod is not known yet: try again"}}
+			Status: http.StatusInternalServerError, Reason: "PodUnknown", Code: "pod_unknown", Message: "this pod is not known yet: try again",
+		}}
 	}
 	if v.excepted != "" {
 		return Decision{Kind: PlainIMDS, Changed: changed}
@@ -177,14 +179,7 @@ func (t *Table) judge(v *verdict, g identity.Grant) Decision {
 	}
 }
 
-func (t *Table) supported(kind v1.IdentityType) bool {
-	for _, k := range t.cfg.Types {
-		if k == kind {
-			return true
-		}
-	}
-	return false
-}
+func (t *Table) supported(kind v1.IdentityType) bool { return slices.Contains(t.cfg.Types, kind) }
 
 // unknownObjectIDs are the usable identities whose object id is not in the spec
 // and has not been learned.

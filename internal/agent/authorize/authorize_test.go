@@ -191,22 +191,32 @@ func TestDecide(t *testing.T) {
 
 		{name: "no match", world: func(t *Table) { bound(t, 1) }, selector: identity.Selector{ClientID: "x"}, want: "400 NoMatch"},
 		{name: "no match, one missing", world: func(t *Table) { bound(t, 1); t.SetBinding(aBinding("b", "gone", "web", 0)) }, selector: identity.Selector{ClientID: "x"}, want: "wait 8s 404 IdentityMissing"},
-		{name: "resource id", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 2, 1) },
-			selector: identity.Selector{ResourceID: strings.ToUpper(anIdentity("two").Spec.ResourceID)}, want: "allow two"},
+		{
+			name: "resource id", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 2, 1) },
+			selector: identity.Selector{ResourceID: strings.ToUpper(anIdentity("two").Spec.ResourceID)}, want: "allow two",
+		},
 		{name: "object id of the spec", config: func(c *Config) { c.Standard = false }, world: func(t *Table) {
 			bound(t, 2, 1)
 			id := anIdentity("two")
 			id.Spec.ObjectID = "OID"
 			t.SetIdentity(id)
 		}, selector: identity.Selector{ObjectID: "oid"}, want: "allow two"},
-		{name: "object id to learn", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 2, 1) },
-			selector: identity.Selector{ObjectID: "oid"}, want: "learn one two"},
-		{name: "object id learned", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 2, 1) },
-			selector: identity.Selector{ObjectID: "oid"}, learned: map[string]string{"two": "OID"}, want: "allow two"},
-		{name: "object id of none", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 2, 1) },
-			selector: identity.Selector{ObjectID: "oid"}, learned: map[string]string{"one": "x", "two": "y"}, want: "400 NoMatch"},
-		{name: "object id, one on its way", world: func(t *Table) { bound(t, 2, 1); t.SetAssigned(assigned("web", "one", v1.StateAssigned)) },
-			selector: identity.Selector{ObjectID: "oid"}, learned: map[string]string{"one": "x"}, want: "wait 1m40s 404 IdentityNotAssigned"},
+		{
+			name: "object id to learn", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 2, 1) },
+			selector: identity.Selector{ObjectID: "oid"}, want: "learn one two",
+		},
+		{
+			name: "object id learned", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 2, 1) },
+			selector: identity.Selector{ObjectID: "oid"}, learned: map[string]string{"two": "OID"}, want: "allow two",
+		},
+		{
+			name: "object id of none", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 2, 1) },
+			selector: identity.Selector{ObjectID: "oid"}, learned: map[string]string{"one": "x", "two": "y"}, want: "400 NoMatch",
+		},
+		{
+			name: "object id, one on its way", world: func(t *Table) { bound(t, 2, 1); t.SetAssigned(assigned("web", "one", v1.StateAssigned)) },
+			selector: identity.Selector{ObjectID: "oid"}, learned: map[string]string{"one": "x"}, want: "wait 1m40s 404 IdentityNotAssigned",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -17,14 +17,18 @@ const reasonQuarantined = "IdentityQuarantined"
 // notFound is what the metadata service says on a machine without identities:
 // final to every client, and understood by all of them.
 func notFound(r *identity.Refusal) Refusal {
-	return Refusal{Status: http.StatusBadRequest, Reason: string(r.Reason), Code: "invalid_request",
-		Message: "Identity not found", Detail: r.Message}
+	return Refusal{
+		Status: http.StatusBadRequest, Reason: string(r.Reason), Code: "invalid_request",
+		Message: "Identity not found", Detail: r.Message,
+	}
 }
 
 // unbound is for a pod that no binding serves. It may pass, so it is not final.
 func unbound(v *verdict) Refusal {
-	r := Refusal{Status: http.StatusNotFound, Reason: string(identity.NoBinding), Code: "identity_not_bound",
-		Message: "no AzureIdentityBinding grants this pod the identity: create one in the pod's namespace whose selector is the value of the pod's label " + v1.BindingLabel}
+	r := Refusal{
+		Status: http.StatusNotFound, Reason: string(identity.NoBinding), Code: "identity_not_bound",
+		Message: "no AzureIdentityBinding grants this pod the identity: create one in the pod's namespace whose selector is the value of the pod's label " + v1.BindingLabel,
+	}
 	var details []string
 	for _, refusal := range v.refusals {
 		r.Reason = string(refusal.Reason)
@@ -47,8 +51,10 @@ func quarantined(id *v1.AzureIdentity, a arrival) Refusal {
 	if message == "" {
 		message = "correct the AzureIdentity or the identity on Azure"
 	}
-	return Refusal{Status: http.StatusForbidden, Reason: reasonQuarantined, Code: "identity_quarantined",
-		Message: fmt.Sprintf("identity %s cannot be assigned to this node (%s): %s", nameOf(id), a.reason, message)}
+	return Refusal{
+		Status: http.StatusForbidden, Reason: reasonQuarantined, Code: "identity_quarantined",
+		Message: fmt.Sprintf("identity %s cannot be assigned to this node (%s): %s", nameOf(id), a.reason, message),
+	}
 }
 
 // late is for an identity that is on its way for too long.
@@ -68,7 +74,9 @@ func notYet(id *v1.AzureIdentity) Refusal {
 		v1.ServicePrincipalCertificate: "a service principal with a certificate",
 		v1.Federated:                   "a federated identity",
 	}[id.Spec.Type]
-	return Refusal{Status: http.StatusForbidden, Reason: "TypeNotSupported", Code: "identity_type_not_supported",
+	return Refusal{
+		Status: http.StatusForbidden, Reason: "TypeNotSupported", Code: "identity_type_not_supported",
 		Message: fmt.Sprintf("identity %s is of type %d (%s), which this version of the node agent does not serve yet: use a user-assigned managed identity (type 0)",
-			nameOf(id), id.Spec.Type, kind)}
+			nameOf(id), id.Spec.Type, kind),
+	}
 }

@@ -21,8 +21,10 @@ func TestParseTokenRequest(t *testing.T) {
 		want        TokenRequest
 		refused     string // part of the description
 	}{
-		{name: "azidentity", query: version + "&client_id=abc&resource=https%3A%2F%2Fmanagement.azure.com%2F",
-			want: want("https://management.azure.com/", func(q *TokenRequest) { q.ClientID = "abc" })},
+		{
+			name: "azidentity", query: version + "&client_id=abc&resource=https%3A%2F%2Fmanagement.azure.com%2F",
+			want: want("https://management.azure.com/", func(q *TokenRequest) { q.ClientID = "abc" }),
+		},
 		{name: "python, raw", query: version + "&resource=https://management.azure.com", want: want("https://management.azure.com")},
 		{name: "slashes stay", query: version + "&resource=https://x//", want: want("https://x//")},
 		{name: "bare guid", query: "resource=6dae42f8-4368-4678-94ff-3960e28e3630&" + version, want: want("6dae42f8-4368-4678-94ff-3960e28e3630")},

@@ -40,15 +40,19 @@ func TestAnswers(t *testing.T) {
 		{name: "token", world: func(w *world) { w.assign(web, ip, "one") }, target: tokenQuery(arm), status: 200, says: `"client_id":"` + clientID("one") + `"`},
 		{name: "trailing slash", world: func(w *world) { w.assign(web, ip, "one") }, target: strings.Replace(tokenQuery(arm), "token?", "token/?", 1), status: 200},
 		{name: "True", world: func(w *world) { w.assign(web, ip, "one") }, target: tokenQuery(arm), headers: []string{"Metadata: True"}, status: 200},
-		{name: "odd headers", world: func(w *world) { w.assign(web, ip, "one") }, target: tokenQuery(arm), status: 200,
-			headers: []string{"Content-Type: application/x-www-form-urlencoded;charset=utf-8", "Sec-Fetch-Mode: cors", "Cookie: a=b"}},
+		{
+			name: "odd headers", world: func(w *world) { w.assign(web, ip, "one") }, target: tokenQuery(arm), status: 200,
+			headers: []string{"Content-Type: application/x-www-form-urlencoded;charset=utf-8", "Sec-Fetch-Mode: cors", "Cookie: a=b"},
+		},
 
 		{name: "probe", target: imds.TokenPath, headers: []string{"Metadata: "}, status: 400, says: "Required metadata header not specified"},
 		{name: "probe, full query", target: tokenQuery(arm), headers: []string{"Metadata: "}, status: 400, says: "Required metadata header not specified"},
 		{name: "probe, POST", method: "POST", target: imds.TokenPath, headers: []string{"Metadata: "}, status: 400},
 		{name: "header false", target: tokenQuery(arm), headers: []string{"Metadata: false"}, status: 400},
-		{name: "header not needed", change: func(s *settings) { s.server.HeaderRequired = false }, world: func(w *world) { w.assign(web, ip, "one") },
-			target: tokenQuery(arm), headers: []string{"Metadata: "}, status: 200},
+		{
+			name: "header not needed", change: func(s *settings) { s.server.HeaderRequired = false }, world: func(w *world) { w.assign(web, ip, "one") },
+			target: tokenQuery(arm), headers: []string{"Metadata: "}, status: 200,
+		},
 		{name: "POST", method: "POST", target: tokenQuery(arm), status: 405, header: "Allow: GET"},
 		{name: "HEAD", method: "HEAD", target: tokenQuery(arm), status: 405},
 		{name: "through a proxy", target: tokenQuery(arm), headers: []string{"X-Forwarded-For: 1.2.3.4"}, status: 400},
@@ -76,9 +80,11 @@ func TestAnswers(t *testing.T) {
 		}, target: tokenQuery(arm), status: 404, says: "does not exist"},
 		{name: "not assigned", world: func(w *world) { w.pod(web, ip); w.bind(web, "one") }, target: tokenQuery(arm), status: 404, says: "MIC has not assigned it"},
 		{name: "created", world: func(w *world) { w.assign(web, ip, "one"); w.state(web, "one", v1.StateCreated, "", "") }, target: tokenQuery(arm), status: 404, says: "being assigned"},
-		{name: "created, flag", change: func(s *settings) { s.server.RetryAfter = true },
+		{
+			name: "created, flag", change: func(s *settings) { s.server.RetryAfter = true },
 			world:  func(w *world) { w.assign(web, ip, "one"); w.state(web, "one", v1.StateCreated, "", "") },
-			target: tokenQuery(arm), status: 503, header: "Retry-After: 20"},
+			target: tokenQuery(arm), status: 503, header: "Retry-After: 20",
+		},
 		{name: "no binding, flag", change: func(s *settings) { s.server.RetryAfter = true }, world: func(w *world) { w.pod(web, ip) }, target: tokenQuery(arm), status: 404},
 		{name: "quarantined", world: func(w *world) {
 			w.assign(web, ip, "one")
@@ -96,8 +102,10 @@ func TestAnswers(t *testing.T) {
 			id.Spec.Type, id.Spec.TenantID, id.Spec.ClientPassword.Name = v1.ServicePrincipal, "t", "s"
 			w.authorize.SetIdentity(id)
 		}, target: tokenQuery(arm), status: 403, says: "type 1 (a service principal with a secret)"},
-		{name: "managed", change: func(s *settings) { s.authorize.Standard = false },
-			world: func(w *world) { w.pod(web, ip); w.bind(web, "one"); w.imds.has("one") }, target: tokenQuery(arm), status: 200},
+		{
+			name: "managed", change: func(s *settings) { s.authorize.Standard = false },
+			world: func(w *world) { w.pod(web, ip); w.bind(web, "one"); w.imds.has("one") }, target: tokenQuery(arm), status: 200,
+		},
 
 		{name: "by client id", world: two, target: tokenQuery(arm, "client_id="+strings.ToUpper(clientID("two"))), status: 200, says: clientID("two")},
 		{name: "by resource id", world: two, target: tokenQuery(arm, "msi_res_id="+strings.ToUpper(resourceID("two"))), status: 200, says: clientID("two")},
@@ -129,8 +137,10 @@ func TestAnswers(t *testing.T) {
 			})
 		}, target: tokenQuery(arm), status: 500, says: "try again"},
 
-		{name: "excepted", world: func(w *world) { w.pod(web, ip); w.except(web); w.imds.has("one") },
-			target: tokenQuery(arm, "client_id="+clientID("one"), "bypass_cache=true"), status: 200, says: `"future_field":"kept"`},
+		{
+			name: "excepted", world: func(w *world) { w.pod(web, ip); w.except(web); w.imds.has("one") },
+			target: tokenQuery(arm, "client_id="+clientID("one"), "bypass_cache=true"), status: 200, says: `"future_field":"kept"`,
+		},
 		{name: "excepted, unknown id", world: func(w *world) { w.pod(web, ip); w.except(web) }, target: tokenQuery(arm), status: 400, says: "Identity not found"},
 
 		{name: "instance", target: "/metadata/instance?api-version=2021-02-01", status: 200, says: "/metadata/instance"},
@@ -234,7 +244,7 @@ func raw(t *testing.T, address, request string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if _, err := io.WriteString(c, request); err != nil {
 		t.Fatal(err)
 	}

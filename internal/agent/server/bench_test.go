@@ -77,7 +77,7 @@ func send(address string, request []byte, n int) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	r := bufio.NewReaderSize(c, 16<<10)
 	for range n {
 		if _, err := c.Write(request); err != nil {

@@ -122,7 +122,7 @@ func (u *upstream) get(ctx context.Context, path string, query url.Values, from 
 	if err != nil {
 		return nil, fmt.Errorf("ask the metadata service: %w", withoutURL(err))
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxUpstream+1))
 	if err != nil {
 		return nil, fmt.Errorf("read the metadata service's answer: %w", err)
@@ -159,8 +159,7 @@ func copyHeaders(to, from http.Header, names ...string) {
 // withoutURL drops the URL that http puts before its errors: its query may name
 // an identity in full.
 func withoutURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
 	}
 	return err

@@ -199,14 +199,6 @@ type reply struct {
 	body   string
 }
 
-func (r reply) field(name string) string {
-	var fields map[string]any
-	if json.Unmarshal([]byte(r.body), &fields) != nil {
-		return "(no JSON)"
-	}
-	return fmt.Sprint(fields[name])
-}
-
 // get asks an address for a path, with the Metadata header unless told otherwise.
 func (w *world) get(address, target string, headers ...string) reply {
 	w.t.Helper()
@@ -233,7 +225,7 @@ func (w *world) do(ctx context.Context, method, address, target string, headers 
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		w.t.Fatal(err)

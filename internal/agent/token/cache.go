@@ -130,6 +130,7 @@ func (c *Cache) held(k key) *Token {
 }
 
 func (c *Cache) fetch(ctx context.Context, k key, r Request) (*Token, Outcome, error) {
+	//nolint:contextcheck // a flight serves all who ask, and outlives the one who asked first
 	old, f, outcome := c.join(k, r)
 	if f == nil {
 		return old, outcome, nil

@@ -122,8 +122,10 @@ func (s *IMDS) attempt(ctx context.Context, r Request) (*Token, *problem, error)
 		if ctx.Err() == nil {
 			return nil, nil, ErrBusy
 		}
-		return nil, nil, &Failure{Status: http.StatusInternalServerError, Code: "metadata_service_busy", Cause: err,
-			Message: "too many token requests of this node wait for the metadata service: try again"}
+		return nil, nil, &Failure{
+			Status: http.StatusInternalServerError, Code: "metadata_service_busy", Cause: err,
+			Message: "too many token requests of this node wait for the metadata service: try again",
+		}
 	}
 	defer release()
 	began := time.Now()
@@ -141,24 +143,24 @@ func (s *IMDS) call(ctx context.Context, r Request) (*Token, *problem) {
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+"/metadata/identity/oauth2/token?"+query(r), nil)
 	if err != nil {
-		return nil, trouble("the metadata service cannot be asked", err, http.StatusInternalServerError)
+		return nil, trouble("the metadata service cannot be asked", err)
 	}
 	req.Header.Set("Metadata", "true")
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return nil, trouble("the metadata service of this node does not answer: try again", withoutURL(err), http.StatusInternalServerError)
+		return nil, trouble("the metadata service of this node does not answer: try again", withoutURL(err))
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 	if err != nil {
-		return nil, trouble("the metadata service of this node broke off its answer: try again", err, http.StatusInternalServerError)
+		return nil, trouble("the metadata service of this node broke off its answer: try again", err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, s.refused(resp, body, r)
 	}
 	t, err := parseReply(body, time.Now())
 	if err != nil {
-		return nil, trouble("the metadata service's answer makes no sense: try again", err, http.StatusInternalServerError)
+		return nil, trouble("the metadata service's answer makes no sense: try again", err)
 	}
 	return t, nil
 }
@@ -178,15 +180,14 @@ func query(r Request) string {
 // withoutURL drops the URL that http puts before its errors: it names the
 // identity in full.
 func withoutURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
 	}
 	return err
 }
 
-func trouble(message string, cause error, status int) *problem {
-	return &problem{passing: true, Failure: Failure{Status: status, Code: "metadata_service_trouble", Message: message, Cause: cause}}
+func trouble(message string, cause error) *problem {
+	return &problem{passing: true, Failure: Failure{Status: http.StatusInternalServerError, Code: "metadata_service_trouble", Message: message, Cause: cause}}
 }
 
 // refused makes a failure of an answer that is not 200.
@@ -197,19 +198,23 @@ func (s *IMDS) refused(resp *http.Response, body []byte, r Request) *problem {
 	case resp.StatusCode == http.StatusTooManyRequests:
 		wait := retryAfter(resp.Header, time.Now())
 		s.stayAway(wait)
-		return &problem{passing: true, Failure: Failure{Status: http.StatusTooManyRequests, Code: "too_many_requests",
-			Message: "the metadata service of this node has too many requests: try again later", RetryAfter: wait}}
+		return &problem{passing: true, Failure: Failure{
+			Status: http.StatusTooManyRequests, Code: "too_many_requests",
+			Message: "the metadata service of this node has too many requests: try again later", RetryAfter: wait,
+		}}
 	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusGone, resp.StatusCode >= 500:
-		return trouble("the metadata service of this node has trouble: try again", errors.New(said), http.StatusInternalServerError)
+		return trouble("the metadata service of this node has trouble: try again", errors.New(said))
 	case resp.StatusCode == http.StatusBadRequest && strings.Contains(strings.ToLower(text), "identity not found"):
-		return &problem{passing: true, Failure: Failure{Status: http.StatusNotFound, Code: "identity_not_on_node", Cause: errors.New(said),
+		return &problem{passing: true, Failure: Failure{
+			Status: http.StatusNotFound, Code: "identity_not_on_node", Cause: errors.New(said),
 			Message: "this node does not have the identity " + name(r.Identity) +
-				" (yet): check that its resourceID and clientID are right and that it is assigned to the node's VM or scale set"}}
+				" (yet): check that its resourceID and clientID are right and that it is assigned to the node's VM or scale set",
+		}}
 	case resp.StatusCode >= 400:
 		// A wrong resource, most likely: the service says it best.
 		return &problem{Failure: Failure{Status: resp.StatusCode, Code: code, Message: text}}
 	default:
-		return trouble("the metadata service's answer makes no sense: try again", errors.New(said), http.StatusInternalServerError)
+		return trouble("the metadata service's answer makes no sense: try again", errors.New(said))
 	}
 }
 
@@ -258,8 +263,10 @@ func (s *IMDS) away() *Failure {
 	if left <= 0 {
 		return nil
 	}
-	return &Failure{Status: http.StatusTooManyRequests, Code: "too_many_requests", RetryAfter: left,
-		Message: "the metadata service of this node has too many requests: try again later"}
+	return &Failure{
+		Status: http.StatusTooManyRequests, Code: "too_many_requests", RetryAfter: left,
+		Message: "the metadata service of this node has too many requests: try again later",
+	}
 }
 
 // rest waits, unless ctx ends before: then it returns false at once.

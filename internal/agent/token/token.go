@@ -113,8 +113,10 @@ func (k Kinds) Token(ctx context.Context, r Request) (*Token, error) {
 	if source, ok := k[r.Identity.Spec.Type]; ok {
 		return source.Token(ctx, r)
 	}
-	return nil, &Failure{Status: http.StatusForbidden, Code: "identity_type_not_supported",
-		Message: fmt.Sprintf("there is no source of tokens for identities of type %d", r.Identity.Spec.Type)}
+	return nil, &Failure{
+		Status: http.StatusForbidden, Code: "identity_type_not_supported",
+		Message: fmt.Sprintf("there is no source of tokens for identities of type %d", r.Identity.Spec.Type),
+	}
 }
 
 // key is what tokens are kept under. The object's UID is part of it, so that an
