@@ -38,8 +38,7 @@ type leadership struct {
 // lead runs one term.
 func (l *leadership) lead(ctx context.Context) error {
 	api, synced := &reach{}, &reach{}
-	api.note(errors.New("the API server has not answered yet"))
-	synced.note(errors.New("the caches are not filled yet"))
+	synced.note(errors.New("not filled yet"))
 	l.health.AddCheck("kubernetes", api.err)
 	l.health.AddCheck("caches", synced.err)
 
@@ -48,6 +47,8 @@ func (l *leadership) lead(ctx context.Context) error {
 		return err
 	}
 	if err := controllers.Add(ctx, mgr, l.cloud, l.metrics, l.controllers); err != nil {
+		err = explain(err)
+		synced.note(err)
 		return err
 	}
 	if err := errors.Join(mgr.Add(&standby{synced: synced}), mgr.Add(&active{health: l.health, metrics: l.metrics})); err != nil {

@@ -161,7 +161,7 @@ func keepOn(ctx context.Context, attempt func(context.Context) error) error {
 		if time.Since(began) > settled {
 			pause = firstPause
 		}
-		logr.FromContextOrDiscard(ctx).Error(explain(err), "not working, trying again", "in", pause)
+		logr.FromContextOrDiscard(ctx).Error(err, "not working, trying again", "in", pause)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -83,8 +83,9 @@ func (l Ledger) Load(ctx context.Context, group compute.Group) (map[string]Entry
 	return entries, nil
 }
 
-// Save replaces the entries of a group. Without entries the ConfigMap goes.
-func (l Ledger) Save(ctx context.Context, group compute.Group, entries map[string]Entry) error {
+// Save replaces the entries of a group. Without entries the ConfigMap goes. fresh
+// says that there was none so far, which spares a request.
+func (l Ledger) Save(ctx context.Context, group compute.Group, entries map[string]Entry, fresh bool) error {
 	cm, err := l.document(group, entries)
 	if err != nil {
 		return fmt.Errorf("write ledger of %s: %w", group, err)
@@ -97,14 +98,24 @@ func (l Ledger) Save(ctx context.Context, group compute.Group, entries map[strin
 	}
 	// One leader, one reconciler per group: nobody else writes it, so there is
 	// no version to compare.
+	if fresh {
+		err = l.Writer.Create(ctx, cm)
+		if !apierrors.IsAlreadyExists(err) {
+			return wrap(group, err)
+		}
+	}
 	err = l.Writer.Update(ctx, cm)
 	if apierrors.IsNotFound(err) {
 		err = l.Writer.Create(ctx, cm)
 	}
-	if err != nil {
-		return fmt.Errorf("write ledger of %s: %w", group, err)
+	return wrap(group, err)
+}
+
+func wrap(group compute.Group, err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("write ledger of %s: %w", group, err)
 }
 
 func (l Ledger) document(group compute.Group, entries map[string]Entry) (*corev1.ConfigMap, error) {

@@ -60,12 +60,12 @@ func (r *Reconciler) save(ctx context.Context, group compute.Group, st *state) e
 // write saves the ledger if it differs from what was saved last.
 func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) error {
 	st.mu.Lock()
-	entries, same := maps.Clone(st.ledger), maps.Equal(st.ledger, st.saved)
+	entries, same, fresh := maps.Clone(st.ledger), maps.Equal(st.ledger, st.saved), len(st.saved) == 0
 	st.mu.Unlock()
 	if same {
 		return nil
 	}
-	if err := r.ledger.Save(ctx, group, entries); err != nil {
+	if err := r.ledger.Save(ctx, group, entries, fresh); err != nil {
 		return err
 	}
 	st.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -52,8 +53,15 @@ func (r *Reconciler) Ledgered(ctx context.Context) ([]compute.Group, error) {
 
 // Register adds the controller to a manager.
 func (r *Reconciler) Register(mgr manager.Manager) error {
+	log := mgr.GetLogger().WithValues("controller", "attachment")
 	return builder.TypedControllerManagedBy[compute.Group](mgr).
 		Named("attachment").
+		WithLogConstructor(func(group *compute.Group) logr.Logger {
+			if group == nil {
+				return log
+			}
+			return log.WithValues("nodeGroup", group.String())
+		}).
 		Watches(&v1.AzureAssignedIdentity{}, r.onAssigned()).
 		Watches(&corev1.Node{}, onNode()).
 		Watches(&v1.AzureIdentity{}, r.onIdentity()).
