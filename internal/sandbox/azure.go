@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,12 +20,8 @@ import (
 
 	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
-	"github.com/podid-io/podid/internal/sandbox/process"
-	"github.com/podid-io/podid/internal/sandbox/progress"
+	"github.com/podid-io/podid/internal/sandbox/node"
 )
-
-// azureDeadline is how long the emulator may take to start; it takes about a second.
-const azureDeadline = 30 * time.Second
 
 // The emulated Azure's names. Every sandbox has the same ones: they only exist inside of it.
 const (
@@ -110,19 +105,19 @@ func world(plan network.Plan, update time.Duration, secret string) ([]byte, erro
 	return out, nil
 }
 
-// azure starts the emulator and waits until it answers.
-func (b *build) azure(ctx context.Context, _ *progress.Step) (string, error) {
+// azureService prepares the emulator's folder and says how it is started.
+func (b *build) azureService() ([]node.Service, error) {
 	dir := b.layout.Azure()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("start the emulated Azure: %w", err)
+		return nil, fmt.Errorf("start the emulated Azure: %w", err)
 	}
 	doc, err := world(b.plan, b.options.ARMUpdate, rand.Text())
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	file := filepath.Join(dir, "world.yaml")
 	if err := os.WriteFile(file, doc, 0o600); err != nil {
-		return "", fmt.Errorf("start the emulated Azure: %w", err)
+		return nil, fmt.Errorf("start the emulated Azure: %w", err)
 	}
 	at := func(ip netip.Addr, port uint16) string { return netip.AddrPortFrom(ip, port).String() }
 	azure := Azure{
@@ -130,35 +125,25 @@ func (b *build) azure(ctx context.Context, _ *progress.Step) (string, error) {
 		Metadata: at(b.plan.Metadata.Addr(), network.MetadataPort), Control: "127.0.0.1:8099",
 	}
 	if err := b.update(func(st *State) { st.Azure = azure }); err != nil {
-		return "", err
+		return nil, err
 	}
-	err = b.start(process.Spec{
-		Name: "azure", Path: b.sandbox.self, Env: b.env(), Namespace: b.plan.Switch,
-		Log: filepath.Join(b.layout.Logs(), "azure.log"),
+	return []node.Service{{
+		Name: "azure", Path: b.sandbox.self, Log: filepath.Join(b.layout.Logs(), "azure.log"),
 		Args: []string{
 			"emulator", "--dir=" + dir, "--world=" + file,
 			"--arm-address=" + azure.ARM, "--entra-address=" + azure.Entra,
 			"--imds-address=" + azure.Metadata, "--control-address=" + azure.Control,
 			"--hosts=" + b.plan.Azure.Addr().String(), "--allow-non-loopback",
 		},
-	})
-	if err != nil {
-		return "", err
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, azureDeadline, errors.New("it took longer than "+azureDeadline.String()))
-	defer cancel()
-	if err := b.waitAzure(ctx, azure.Control); err != nil {
-		return "", fmt.Errorf("wait for the emulated Azure: %w", err)
-	}
-	return fmt.Sprintf("scale set %q with %d instances", ScaleSet, len(b.plan.Nodes)), nil
+	}}, nil
 }
 
-// waitAzure asks the emulator's control API until it answers.
-func (b *build) waitAzure(ctx context.Context, address string) error {
+// waitAzure asks the emulator's control API until it answers; its files for the nodes are there then.
+func (b *build) waitAzure(ctx context.Context) error {
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
 	for {
-		err := askControl(ctx, b.plan.Switch, address, "/v1/settings", nil)
+		err := askControl(ctx, b.plan.Switch, b.state.Azure.Control, "/v1/settings", nil)
 		if err == nil {
 			return nil
 		}

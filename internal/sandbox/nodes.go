@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/node"
 	"github.com/podid-io/podid/internal/sandbox/process"
@@ -21,25 +22,30 @@ func (b *build) startNode(n network.Node) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
-	file := filepath.Join(b.layout.Node(n.Name), "spec.json")
+	return b.launch(n.Name, n.Namespace, spec)
+}
+
+// launch starts a pid 1, for a node or the control plane, inside a network namespace, and records it.
+func (b *build) launch(name string, ns netns.Namespace, spec node.Spec) error {
+	file := filepath.Join(spec.Dir, "spec.json")
 	if err := spec.Write(file); err != nil {
-		return fmt.Errorf("start %s: %w", n.Name, err)
+		return fmt.Errorf("start %s: %w", name, err)
 	}
-	pid, err := launch(b.sandbox.self, n, file)
+	pid, err := starter(b.sandbox.self, ns, file)
 	if err != nil {
-		return fmt.Errorf("start %s: %w", n.Name, err)
+		return fmt.Errorf("start %s: %w", name, err)
 	}
 	id, err := process.Identify(pid)
 	if err != nil {
-		return fmt.Errorf("start %s: it ended at once; the last lines of its log:\n%s", n.Name, tail(spec.Log, 8))
+		return fmt.Errorf("start %s: it ended at once; the last lines of its log:\n%s", name, tail(spec.Log, 8))
 	}
-	return b.update(func(st *State) { st.put(Component{Name: n.Name, ID: id, Node: true, Log: spec.Log}) })
+	return b.update(func(st *State) { st.put(Component{Name: name, ID: id, Node: name != controlName, Log: spec.Log}) })
 }
 
-// launch runs the short-lived starter of a node, inside the node's network namespace, and reads the number of pid 1.
-func launch(self string, n network.Node, specFile string) (int, error) {
+// starter runs the short-lived starter of a pid 1, inside its network namespace, and reads the number of pid 1.
+func starter(self string, ns netns.Namespace, specFile string) (int, error) {
 	var out, errs bytes.Buffer
-	err := n.Namespace.Do(func() error {
+	err := ns.Do(func() error {
 		cmd := exec.Command(self, "sandbox", "node-start", specFile) //nolint:noctx // takes milliseconds
 		cmd.Env, cmd.Dir = []string{}, "/"
 		cmd.Stdout, cmd.Stderr = &out, &errs
@@ -80,7 +86,7 @@ func (b *build) nodeSpec(n network.Node) (node.Spec, error) {
 		return node.Spec{}, err
 	}
 	return node.Spec{
-		Hostname: n.Name, Dir: dir, Cgroups: b.groups, Groups: groups,
+		Hostname: n.Name, Dir: dir, Env: node.Env(), Cgroups: b.groups, Groups: groups,
 		Binds: b.nodeBinds(n, config), Services: b.nodeServices(n), Images: images,
 		Log: b.nodeLog(n, "init"),
 	}, nil

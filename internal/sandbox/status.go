@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/podid-io/podid/internal/sandbox/controlplane"
 	"github.com/podid-io/podid/internal/sandbox/network"
+	"github.com/podid-io/podid/internal/sandbox/node"
 )
 
 // Status is what `podid sandbox status` shows.
@@ -57,32 +59,54 @@ func (s *Sandbox) Status(ctx context.Context) (Status, error) {
 		Name: state.Name, Phase: string(state.Phase), Created: state.Created, Kubernetes: state.Set.Kubernetes,
 		Kubeconfig: s.layout.Kubeconfig(), Namespace: plan.Switch.Path(), Azure: state.Azure,
 	}
+	out.Components = append(out.Components, s.controlStatus(state, plan)...)
 	ready := s.readyNodes(ctx, state)
-	for _, c := range state.Components {
-		cs := ComponentStatus{Name: c.Name, State: "running", PID: c.ID.PID, Log: c.Log}
+	for _, n := range plan.Nodes {
+		c, ok := state.component(n.Name)
+		if !ok {
+			continue
+		}
+		cs := ComponentStatus{Name: n.Name, State: "not ready", PID: c.ID.PID, Log: c.Log, Address: n.IP.Addr().String()}
 		switch {
 		case !c.ID.Alive():
 			cs.State = "ended"
-		case c.Node:
-			cs.MemoryMiB = groupMemory(state.Cgroups, c.Name)
-			cs.State = "not ready"
-			if ready[c.Name] {
-				cs.State = "ready"
-			}
-		default:
-			cs.MemoryMiB = residentMemory(c.ID.PID)
+		case ready[n.Name]:
+			cs.State = "ready"
 		}
-		for _, n := range plan.Nodes {
-			if n.Name == c.Name {
-				cs.Address = n.IP.Addr().String()
-			}
-		}
-		if state.Phase == Up && (cs.State == "ended" || cs.State == "not ready") {
-			out.Phase = "broken"
-		}
+		cs.MemoryMiB = groupMemory(state.Cgroups, n.Name)
 		out.Components = append(out.Components, cs)
 	}
+	for _, c := range out.Components {
+		if state.Phase == Up && c.State != "running" && c.State != "ready" {
+			out.Phase = "broken"
+		}
+	}
 	return out, nil
+}
+
+// controlStatus looks for the programs of the control plane among the processes of the switch's namespace, where pid 1
+// has started them under their own names.
+func (s *Sandbox) controlStatus(state State, plan network.Plan) []ComponentStatus {
+	spec, err := node.ReadSpec(filepath.Join(s.layout.Node(controlName), "spec.json"))
+	if err != nil {
+		return nil
+	}
+	running := map[string]int{}
+	pids, _ := plan.Switch.Processes() // on an error nothing is found to run, which is then shown
+	for _, pid := range pids {
+		if name, _, ok := strings.Cut(readFile(fmt.Sprintf("/proc/%d/cmdline", pid)), "\x00"); ok {
+			running[name] = pid
+		}
+	}
+	var out []ComponentStatus
+	for _, svc := range spec.Services {
+		cs := ComponentStatus{Name: svc.Name, State: "ended", Log: svc.Log}
+		if pid, ok := running[svc.Name]; ok {
+			cs.State, cs.PID, cs.MemoryMiB = "running", pid, parseResident(readFile(fmt.Sprintf("/proc/%d/status", pid)))
+		}
+		out = append(out, cs)
+	}
+	return out
 }
 
 // readyNodes asks the API server; an API server that does not answer knows of no ready nodes.
@@ -119,15 +143,16 @@ func (s *Sandbox) Client() (*rest.Config, error) {
 	return controlplane.Client(s.layout.Kubeconfig(), plan.Switch)
 }
 
-// residentMemory is a process's VmRSS in MiB; 0 when it cannot be read.
-func residentMemory(pid int) int64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+// readFile returns a file's text, or "" when it cannot be read: a process that has ended has no files.
+func readFile(path string) string {
+	b, err := os.ReadFile(path)
 	if err != nil {
-		return 0
+		return ""
 	}
-	return parseResident(string(b))
+	return string(b)
 }
 
+// parseResident finds VmRSS in a process's status file, in MiB; 0 when it is not there.
 func parseResident(status string) int64 {
 	for line := range strings.Lines(status) {
 		f := strings.Fields(line)

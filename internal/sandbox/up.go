@@ -18,15 +18,14 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/pki"
-	"github.com/podid-io/podid/internal/sandbox/process"
 	"github.com/podid-io/podid/internal/sandbox/programs"
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
 // Deadlines, far above what was ever seen (3 s and 6 s), so that a loaded machine still makes it.
 const (
-	apiDeadline  = 2 * time.Minute
-	nodeDeadline = 3 * time.Minute
+	controlDeadline = 2 * time.Minute
+	nodeDeadline    = 3 * time.Minute
 )
 
 // Options are what a user may choose.
@@ -97,6 +96,9 @@ func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if err := s.up(ctx, o, plan, set); err != nil {
+		if ctx.Err() == nil { // it failed by itself: somebody will want to know why
+			err = s.keepLogs(err)
+		}
 		if _, downErr := s.down(); downErr != nil {
 			return errors.Join(err, downErr)
 		}
@@ -105,6 +107,22 @@ func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 	keepLock = true
 	return nil
 }
+
+// keepLogs copies the logs of a sandbox that did not come up to the cache, and says so in the error.
+func (s *Sandbox) keepLogs(cause error) error {
+	cache, err := programs.Cache(s.getenv)
+	if err != nil {
+		return cause
+	}
+	to := filepath.Join(cache, "log", "sandbox-"+s.layout.Name)
+	if os.RemoveAll(to) != nil || os.MkdirAll(filepath.Dir(to), 0o755) != nil || copyLogs(s.layout.Logs(), to) != nil {
+		return cause
+	}
+	return fmt.Errorf("%w; its logs are kept in %s", cause, to)
+}
+
+// copyLogs copies rather than moves, because the cache may be on another disk.
+func copyLogs(from, to string) error { return os.CopyFS(to, os.DirFS(from)) }
 
 // up does the work; its caller cleans up after it.
 func (s *Sandbox) up(ctx context.Context, o Options, plan network.Plan, set programs.Set) error {
@@ -117,8 +135,7 @@ func (s *Sandbox) up(ctx context.Context, o Options, plan network.Plan, set prog
 		do   func(context.Context, *progress.Step) (result string, err error)
 	}{
 		{"network", b.network},
-		{"emulated Azure", b.azure},
-		{"control plane", b.controlPlane},
+		{"control plane and emulated Azure", b.control},
 		{"nodes", b.nodes},
 	}
 	for _, step := range steps {
@@ -187,28 +204,6 @@ func (b *build) network(ctx context.Context, _ *progress.Step) (string, error) {
 	return fmt.Sprintf("%d namespaces without a way out", len(b.plan.Namespaces())), err
 }
 
-func (b *build) controlPlane(ctx context.Context, p *progress.Step) (string, error) {
-	config := controlplane.Config{
-		Namespace: b.plan.Switch, API: b.plan.API.Addr(),
-		PKI: b.layout.PKI(), Data: filepath.Join(b.layout.Dir(), "data"), Logs: b.layout.Logs(),
-		Program: b.set.Path, Env: b.env(),
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, apiDeadline, errors.New("it took longer than "+apiDeadline.String()))
-	defer cancel()
-	for i, spec := range config.Components() {
-		if i == 2 { // the others give up without an API server
-			p.Far("waiting for the API server")
-			if err := controlplane.WaitAPI(ctx, b.client, b.ended); err != nil {
-				return "", err
-			}
-		}
-		if err := b.start(spec); err != nil {
-			return "", err
-		}
-	}
-	return "Kubernetes " + b.set.Kubernetes, nil
-}
-
 // nodes starts all nodes side by side and waits until they are ready.
 func (b *build) nodes(ctx context.Context, p *progress.Step) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, nodeDeadline, errors.New("it took longer than "+nodeDeadline.String()))
@@ -225,35 +220,9 @@ func (b *build) nodes(ctx context.Context, p *progress.Step) (string, error) {
 		p.Far("%d of %d ready", ready, len(b.plan.Nodes))
 	})
 	if err != nil {
-		return "", fmt.Errorf("%w; see `podid sandbox logs` or %s", err, b.layout.Logs())
+		return "", err
 	}
 	return fmt.Sprintf("%d ready", len(b.plan.Nodes)), nil
-}
-
-// start starts a component in the switch's namespace and records it.
-func (b *build) start(spec process.Spec) error {
-	id, err := process.Start(spec)
-	if err != nil {
-		return err
-	}
-	return b.update(func(st *State) { st.put(Component{Name: spec.Name, ID: id, Log: spec.Log}) })
-}
-
-// ended tells which component has ended, if any.
-func (b *build) ended() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, c := range b.state.Components {
-		if !c.ID.Alive() {
-			return fmt.Errorf("%s has ended; the last lines of its log:\n%s", c.Name, tail(c.Log, 8))
-		}
-	}
-	return nil
-}
-
-// env is the environment of the control plane's programs.
-func (b *build) env() []string {
-	return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + b.layout.Dir(), "LD_LIBRARY_PATH=" + b.set.Libraries}
 }
 
 func (s *State) allAlive() bool {

@@ -26,6 +26,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v8"
 )
@@ -149,9 +150,13 @@ func claims(token string) map[string]any {
 func reason(err error) string {
 	var failed *azidentity.AuthenticationFailedError
 	if errors.As(err, &failed) && failed.RawResponse != nil {
-		body, readErr := io.ReadAll(failed.RawResponse.Body)
-		if readErr == nil && len(body) > 0 {
-			return failed.RawResponse.Status + ": " + strings.TrimSpace(string(body))
+		body, readErr := runtime.Payload(failed.RawResponse)
+		var told struct {
+			Error       string `json:"error"`
+			Description string `json:"error_description"`
+		}
+		if readErr == nil && json.Unmarshal(body, &told) == nil && told.Error != "" {
+			return fmt.Sprintf("%s, %s: %s", failed.RawResponse.Status, told.Error, told.Description)
 		}
 	}
 	return err.Error()

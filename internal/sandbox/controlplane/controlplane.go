@@ -5,38 +5,37 @@ import (
 	"net/netip"
 	"path/filepath"
 
-	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/pki"
-	"github.com/podid-io/podid/internal/sandbox/process"
 )
 
 // Config is what the command lines depend on.
 type Config struct {
-	Namespace netns.Namespace
-	API       netip.Addr
-	// PKI, Data and Logs are folders on the machine.
-	PKI, Data, Logs string
-	// Program finds a program by its name.
-	Program func(name string) string
-	// Env is the environment of all components.
-	Env []string
+	API netip.Addr
+	// PKI and Data are folders on the machine.
+	PKI, Data string
+}
+
+// Component is one program with its arguments.
+type Component struct {
+	Name string
+	Args []string
 }
 
 // Server is the API server's URL, for everybody inside the sandbox.
 func Server(api netip.Addr) string { return "https://" + netip.AddrPortFrom(api, 6443).String() }
 
-// Components lists the processes in the order to start them. The second one, the API server, must be ready before the
-// third is started: the others give up after a few seconds without it.
-func (c Config) Components() []process.Spec {
-	return []process.Spec{
-		c.component("etcd", []string{
+// Components lists the programs. They may be started all at once: each waits for the one it needs, but some give up
+// after ten seconds and must be started again then.
+func (c Config) Components() []Component {
+	return []Component{
+		{"etcd", []string{
 			"--name=sandbox", "--data-dir=" + filepath.Join(c.Data, "etcd"),
 			"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
 			"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
 			"--initial-cluster=sandbox=http://127.0.0.1:2380",
-		}),
-		c.component("kube-apiserver", []string{
+		}},
+		{"kube-apiserver", []string{
 			"--etcd-servers=http://127.0.0.1:2379",
 			"--advertise-address=" + c.API.String(), "--bind-address=0.0.0.0", "--secure-port=6443",
 			"--tls-cert-file=" + c.pki("apiserver.crt"), "--tls-private-key-file=" + c.pki("apiserver.key"),
@@ -48,13 +47,13 @@ func (c Config) Components() []process.Spec {
 			"--service-cluster-ip-range=" + network.ServiceCIDR,
 			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
 			"--allow-privileged=true", "--profiling=false",
-		}),
-		c.component("kube-controller-manager", append(c.clientOf("kcm"),
+		}},
+		{"kube-controller-manager", append(c.clientOf("kcm"),
 			"--root-ca-file="+c.pki("ca.crt"), "--service-account-private-key-file="+c.pki("sa.key"),
 			"--use-service-account-credentials=true", "--leader-elect=false", "--bind-address=127.0.0.1",
-			"--controllers=*,-cloud-node-lifecycle-controller", "--node-monitor-grace-period=16s")),
-		c.component("kube-scheduler", append(c.clientOf("scheduler"),
-			"--leader-elect=false", "--bind-address=127.0.0.1")),
+			"--controllers=*,-cloud-node-lifecycle-controller", "--node-monitor-grace-period=16s")},
+		{"kube-scheduler", append(c.clientOf("scheduler"),
+			"--leader-elect=false", "--bind-address=127.0.0.1")},
 	}
 }
 
@@ -97,13 +96,6 @@ func WritePKI(a *pki.Authority, plan network.Plan) error {
 // serviceIP is the cluster IP of the service "kubernetes": the first address of the range.
 func serviceIP() netip.Addr {
 	return netip.MustParsePrefix(network.ServiceCIDR).Addr().Next()
-}
-
-func (c Config) component(name string, args []string) process.Spec {
-	return process.Spec{
-		Name: name, Path: c.Program(name), Args: args, Env: c.Env,
-		Namespace: c.Namespace, Log: filepath.Join(c.Logs, name+".log"),
-	}
 }
 
 func (c Config) clientOf(who string) []string {

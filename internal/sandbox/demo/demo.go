@@ -56,7 +56,7 @@ func New(s *sandbox.Sandbox, report *progress.Reporter, out io.Writer, o Options
 
 // Run is the whole demonstration. Unless it is asked to keep the sandbox, nothing is left of it afterwards, however it
 // ends.
-func (d *Demo) Run(ctx context.Context) (err error) {
+func (d *Demo) Run(ctx context.Context) error {
 	began := time.Now()
 	images, err := Images(ctx, d.report, d.options.Bin)
 	if err != nil {
@@ -74,25 +74,30 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 	if err := d.sandbox.Up(ctx, up); err != nil {
 		return err
 	}
+	story, err := d.show(ctx, helm)
 	if !d.options.Keep {
-		defer func() { err = errors.Join(err, d.down()) }()
+		err = errors.Join(err, d.down())
 	}
-	if err := d.install(ctx, helm); err != nil {
-		return err
-	}
-	story, err := d.play(ctx)
 	if err != nil {
 		return err
 	}
 	if err := story.print(d.out); err != nil {
 		return err
 	}
-	d.report.Say("\ndone in %s", progress.Seconds(time.Since(began)))
+	d.report.Say("\nAll of it took %s.", progress.Seconds(time.Since(began)))
 	if d.options.Keep {
 		name := d.sandbox.Layout().Name
-		d.report.Say("the sandbox stays: `podid sandbox shell --name %s` to look around, `podid sandbox down --name %s` to remove it", name, name)
+		d.report.Say("The sandbox stays: `podid sandbox shell --name %s` to look around, `podid sandbox down --name %s` to remove it", name, name)
 	}
 	return story.verdict()
+}
+
+// show is what happens on the sandbox.
+func (d *Demo) show(ctx context.Context, helm string) (*story, error) {
+	if err := d.install(ctx, helm); err != nil {
+		return nil, err
+	}
+	return d.play(ctx)
 }
 
 // Images builds the product's and the demo's images into the cache and returns their archives.

@@ -58,21 +58,21 @@ func (d *Demo) watch(ctx context.Context) (*story, error) {
 		return nil, err
 	}
 	s := &story{}
-	group, ctx := errgroup.WithContext(ctx)
+	group, inner := errgroup.WithContext(ctx)
 	// The watches are open before anything is applied, so that every time is the moment of the event.
 	podsOpen, assignedOpen := make(chan struct{}), make(chan struct{})
-	group.Go(func() error { return watchPods(ctx, client, s, podsOpen) })
-	group.Go(func() error { return watchAssigned(ctx, objects, s, assignedOpen) })
-	group.Go(func() error { return d.watchAzure(ctx, s) })
+	group.Go(func() error { return watchPods(inner, client, s, podsOpen) })
+	group.Go(func() error { return watchAssigned(inner, objects, s, assignedOpen) })
+	group.Go(func() error { return d.watchAzure(inner, s) })
 	group.Go(func() error {
 		for _, open := range []chan struct{}{podsOpen, assignedOpen} {
 			select {
 			case <-open:
-			case <-ctx.Done():
-				return context.Cause(ctx)
+			case <-inner.Done():
+				return context.Cause(inner)
 			}
 		}
-		return Apply(ctx, d.sandbox, text)
+		return Apply(inner, d.sandbox, text)
 	})
 	if err := group.Wait(); err != nil {
 		return nil, fmt.Errorf("watch the two pods: %w", err)
@@ -104,7 +104,7 @@ func (d *Demo) manifest() (string, error) {
 	})
 }
 
-// watchPods notes when the pods are scheduled and running, and returns when both have ended.
+// watchPods notes when the pod with a binding is scheduled, and returns when both have ended.
 func watchPods(ctx context.Context, client kubernetes.Interface, s *story, open chan struct{}) error {
 	ended := map[string]bool{}
 	opened := false
@@ -120,14 +120,8 @@ func watchPods(ctx context.Context, client kubernetes.Interface, s *story, open 
 		if !ok {
 			return false
 		}
-		now := time.Now()
 		if p.Name == boundPod && p.Spec.NodeName != "" {
-			s.note(scheduled, now, p.Spec.NodeName)
-		}
-		for _, c := range p.Status.ContainerStatuses {
-			if p.Name == boundPod && (c.State.Running != nil || c.State.Terminated != nil) {
-				s.note(running, now, "")
-			}
+			s.note(scheduled, time.Now(), p.Spec.NodeName)
 		}
 		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 			ended[p.Name] = true

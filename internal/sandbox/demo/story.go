@@ -18,7 +18,6 @@ const (
 	scheduled moment = iota
 	created
 	patched
-	running
 	assigned
 )
 
@@ -90,7 +89,6 @@ func (s *story) timeline() []line {
 		scheduled: "pod \"" + boundPod + "\" is scheduled to " + s.node,
 		created:   "MIC has written its AzureAssignedIdentity",
 		patched:   "MIC has asked Azure to put demo-identity on the nodes' scale set",
-		running:   "the pod's container runs",
 		assigned:  "Azure is done: demo-identity is on the scale set",
 	}
 	var lines []line
@@ -98,10 +96,10 @@ func (s *story) timeline() []line {
 		lines = append(lines, line{at, texts[m]})
 	}
 	if e, ok := find(s.bound, "started"); ok {
-		lines = append(lines, line{e.Time, "the program in it asks for a token, with the Azure SDK for Go"})
+		lines = append(lines, line{e.Time, "the program in the pod asks for a token, with the Azure SDK for Go"})
 	}
 	if e, ok := find(s.bound, "token"); ok {
-		lines = append(lines, line{e.Time, fmt.Sprintf("it has the token, after %d ms", e.TookMS)})
+		lines = append(lines, line{e.Time, fmt.Sprintf("it has the token, %d ms after it asked", e.TookMS)})
 	}
 	if e, ok := find(s.bound, "arm"); ok {
 		lines = append(lines, line{e.Time, "Azure Resource Manager takes it: " + e.Text})
@@ -128,6 +126,10 @@ func (s *story) print(out io.Writer) error {
 	}
 	if e, ok := find(s.unbound, "refused"); ok {
 		fmt.Fprintf(&b, "\nPod %q, whose label no binding selects, was refused after %d ms:\n\n  %s\n", unboundPod, e.TookMS, e.Text)
+	}
+	if e, ok := find(s.bound, "token"); ok {
+		fmt.Fprintf(&b, "\nFrom the pod's scheduling to its token: %.2f s, of which Azure took %.2f s to change the scale set.\n",
+			e.Time.Sub(zero).Seconds(), s.moments[assigned].Sub(s.moments[patched]).Seconds())
 	}
 	_, err := io.WriteString(out, b.String())
 	return err

@@ -47,11 +47,11 @@ func Launch(self, specFile string) (int, error) {
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log // not ours: whoever reads our output waits for its end
 	cmd.ExtraFiles = []*os.File{r}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setsid: true,
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
-			unix.CLONE_NEWCGROUP,
+	flags := unix.CLONE_NEWNS | unix.CLONE_NEWPID
+	if !spec.Plain {
+		flags |= unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
 	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: uintptr(flags)}
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("launch node: %w", err)
 	}

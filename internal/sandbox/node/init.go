@@ -38,17 +38,11 @@ func Init(ctx context.Context, specFile string) error {
 }
 
 func start(ctx context.Context, spec Spec, logs map[string]*os.File, log *slog.Logger) error {
-	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
-		return fmt.Errorf("set host name: %w", err)
-	}
-	if err := enterRoot(spec); err != nil {
+	if err := settle(spec); err != nil {
 		return err
 	}
-	if err := spec.Cgroups.Mount(); err != nil {
-		return err
-	}
-	log.Info("node's root is ready", "cgroups", string(spec.Cgroups.Mode))
-	sup := newSupervisor(ctx, log)
+	log.Info("ready for services", "cgroups", string(spec.Cgroups.Mode))
+	sup := newSupervisor(ctx, log, spec.Env)
 	for i, svc := range spec.Services {
 		sup.keep(svc, logs[svc.Name])
 		if svc.Socket != "" {
@@ -63,6 +57,31 @@ func start(ctx context.Context, spec Spec, logs map[string]*os.File, log *slog.L
 			}
 			log.Info("images are imported", "count", len(spec.Images))
 		}
+	}
+	return nil
+}
+
+// settle makes the surroundings that the services need.
+func settle(spec Spec) error {
+	if spec.Plain {
+		return ownProcesses()
+	}
+	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
+		return fmt.Errorf("set host name: %w", err)
+	}
+	if err := enterRoot(spec); err != nil {
+		return err
+	}
+	return spec.Cgroups.Mount()
+}
+
+// ownProcesses shows this process namespace in /proc, to nobody but those who live in it.
+func ownProcesses() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("keep mounts to ourselves: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
 	}
 	return nil
 }

@@ -1,5 +1,7 @@
 // Package node is one node of the sandbox: a process with network, mount, pid, uts, ipc and control group namespaces of
 // its own, whose pid 1 is podid itself. Killing that pid 1 removes everything on the node.
+//
+// The control plane lives in the same way, only plainer: with the machine's files and control groups.
 package node
 
 import (
@@ -13,6 +15,10 @@ import (
 // Spec tells a node's pid 1 what to do. It is written to a file by `sandbox up` and holds no secrets, only paths.
 type Spec struct {
 	Hostname string `json:"hostname"`
+	// Plain asks for a process namespace only: no root file system, host name or control groups of its own.
+	Plain bool `json:"plain,omitempty"`
+	// Env is the environment of all services.
+	Env []string `json:"env"`
 	// Dir is the node's folder on the machine.
 	Dir string `json:"dir"`
 	// Cgroups is the machine's layout, Groups the node's own folders in it.
@@ -40,7 +46,6 @@ type Service struct {
 	Name string   `json:"name"`
 	Path string   `json:"path"` // inside the node
 	Args []string `json:"args"`
-	Env  []string `json:"env,omitempty"` // added to the node's own
 	// Log is a file on the machine.
 	Log string `json:"log"`
 	// Socket, when set, must accept connections before the next service starts.

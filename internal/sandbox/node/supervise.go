@@ -23,13 +23,14 @@ const restartPause = time.Second
 type supervisor struct {
 	ctx context.Context //nolint:containedctx // the node's life, not a call's
 	log *slog.Logger
+	env []string
 
 	mu      sync.Mutex
 	waiting map[int]chan unix.WaitStatus
 }
 
-func newSupervisor(ctx context.Context, log *slog.Logger) *supervisor {
-	s := &supervisor{ctx: ctx, log: log, waiting: map[int]chan unix.WaitStatus{}}
+func newSupervisor(ctx context.Context, log *slog.Logger, env []string) *supervisor {
+	s := &supervisor{ctx: ctx, log: log, env: env, waiting: map[int]chan unix.WaitStatus{}}
 	children := make(chan os.Signal, 1) // one is enough: a signal means "look", not "one child"
 	signal.Notify(children, unix.SIGCHLD)
 	go func() {
@@ -69,7 +70,7 @@ func (s *supervisor) reap() {
 }
 
 // launch starts a process and returns where its end will be told.
-func (s *supervisor) launch(path string, argv, env []string, log *os.File) (<-chan unix.WaitStatus, int, error) {
+func (s *supervisor) launch(path string, argv []string, log *os.File) (<-chan unix.WaitStatus, int, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, 0, err
@@ -80,7 +81,7 @@ func (s *supervisor) launch(path string, argv, env []string, log *os.File) (<-ch
 	defer s.mu.Unlock()
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   env,
+		Env:   s.env,
 		Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
@@ -93,7 +94,7 @@ func (s *supervisor) launch(path string, argv, env []string, log *os.File) (<-ch
 
 // once runs a program to its end.
 func (s *supervisor) once(ctx context.Context, path string, argv []string, log *os.File) error {
-	ended, pid, err := s.launch(path, argv, Env(), log)
+	ended, pid, err := s.launch(path, argv, log)
 	if err != nil {
 		return err
 	}
@@ -114,7 +115,7 @@ func (s *supervisor) keep(svc Service, log *os.File) {
 	go func() {
 		for {
 			argv := append([]string{svc.Name}, svc.Args...)
-			ended, pid, err := s.launch(svc.Path, argv, append(Env(), svc.Env...), log)
+			ended, pid, err := s.launch(svc.Path, argv, log)
 			if err != nil {
 				s.log.Error("service does not start", "service", svc.Name, "error", err)
 			} else {

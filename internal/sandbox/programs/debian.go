@@ -20,7 +20,7 @@ type Step interface {
 
 // packages are what the sandbox needs of Debian, and the libraries that a minimal system lacks.
 var packages = []string{ //nolint:gochecknoglobals // a constant list
-	"etcd-server", "containerd", "runc", "containernetworking-plugins",
+	"containerd", "runc", "containernetworking-plugins",
 	"nftables", "libnftables1", "libnftnl11", "libmnl0", "libjansson4", "libxtables12",
 	"libedit2", "libbsd0", "libmd0", "libtinfo6", "libgmp10", "libseccomp2",
 }
@@ -28,7 +28,7 @@ var packages = []string{ //nolint:gochecknoglobals // a constant list
 // fetchDebian downloads and unpacks the packages into dir, which appears only when it is complete.
 func fetchDebian(ctx context.Context, dir string, step Step) error {
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return errors.New("this is no Debian (there is no apt-get): install etcd, containerd, runc, the CNI plugins and nft, and have them in PATH")
+		return errors.New("this is no Debian (there is no apt-get): install containerd (1.6 or later), runc, the CNI plugins and nft, and have them in PATH")
 	}
 	work, err := os.MkdirTemp(filepath.Dir(dir), ".debian-")
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +20,7 @@ import (
 func APITest() []string { return []string{"etcd", "kube-apiserver", "kubectl"} }
 
 // Prepare finds the named programs, all of them when none is named, or gets them. For each the order is: the folder
-// KUBEBUILDER_ASSETS, the cache, PATH, and then Kubernetes' source or Debian's packages.
+// KUBEBUILDER_ASSETS, the cache, PATH, and then the pinned source or Debian's packages.
 func Prepare(ctx context.Context, getenv func(string) string, report *progress.Reporter, names ...string) (Set, error) {
 	cache, err := Cache(getenv)
 	if err != nil {
@@ -58,67 +59,62 @@ func Prepare(ctx context.Context, getenv func(string) string, report *progress.R
 
 // preparation is one run of Prepare.
 type preparation struct {
-	cache   string
-	getenv  func(string) string
-	report  *progress.Reporter
-	source  string
-	version string // of Kubernetes
-	fetched bool   // Debian's packages were fetched in this run
-	set     Set
+	cache    string
+	getenv   func(string) string
+	report   *progress.Reporter
+	checkout string
+	fetched  bool // Debian's packages were fetched in this run
+	set      Set
 }
 
 // pinned reads which Kubernetes is wanted.
 func (p *preparation) pinned() error {
-	source, err := Source()
-	if err != nil {
+	var err error
+	if p.checkout, err = Source(); err != nil {
 		return err
 	}
-	gomod, err := os.ReadFile(filepath.Join(source, kubernetesModule, "go.mod"))
-	if err != nil {
-		return fmt.Errorf("read the pinned version of Kubernetes: %w", err)
-	}
-	p.source = source
-	p.version, err = kubernetesVersion(string(gomod))
-	p.set.Kubernetes = p.version
-	if err != nil {
-		return fmt.Errorf("read the pinned version of Kubernetes: %w", err)
-	}
-	return nil
+	p.set.Kubernetes, err = kubernetes("").version(p.checkout)
+	return err
 }
 
 func (p *preparation) debian() string { return filepath.Join(p.cache, "debian") }
 
 // own is where the cache keeps the program.
-func (p *preparation) own(k kind) string {
-	if k.tree != "" {
-		return filepath.Join(p.debian(), k.tree)
+func (p *preparation) own(k kind) (string, error) {
+	if k.source == nil {
+		return filepath.Join(p.debian(), k.tree), nil
 	}
-	return filepath.Join(p.cache, "kubernetes", p.version, k.name)
+	version, err := k.source.version(p.checkout)
+	return filepath.Join(p.cache, filepath.Base(k.source.module), version, k.name), err
 }
 
 func (p *preparation) find(ctx context.Context, k kind) error {
-	for _, file := range p.candidates(k) {
+	own, err := p.own(k)
+	if err != nil {
+		return err
+	}
+	for _, file := range p.candidates(k.name, own) {
 		if p.take(ctx, k, file) {
 			return nil
 		}
 	}
-	if err := p.get(ctx, k); err != nil {
+	if err := p.get(ctx, k, own); err != nil {
 		return err
 	}
-	if !p.take(ctx, k, p.own(k)) {
-		return fmt.Errorf("%s does not run or has the wrong version: remove %s and try again", k.name, p.own(k))
+	if !p.take(ctx, k, own) {
+		return fmt.Errorf("%s does not run or has the wrong version: remove %s and try again", k.name, own)
 	}
 	return nil
 }
 
 // candidates are the places to look, best first. The asset folder that Prepare itself makes only links to the others.
-func (p *preparation) candidates(k kind) []string {
+func (p *preparation) candidates(name, own string) []string {
 	var files []string
 	if dir := p.getenv("KUBEBUILDER_ASSETS"); dir != "" && filepath.Clean(dir) != p.assets() {
-		files = append(files, filepath.Join(dir, k.name))
+		files = append(files, filepath.Join(dir, name))
 	}
-	files = append(files, p.own(k))
-	if file, err := exec.LookPath(k.name); err == nil {
+	files = append(files, own)
+	if file, err := exec.LookPath(name); err == nil {
 		files = append(files, file)
 	}
 	return files
@@ -129,27 +125,31 @@ func (p *preparation) take(ctx context.Context, k kind, file string) bool {
 	if _, err := os.Stat(file); err != nil {
 		return false
 	}
-	major, minor, line, err := k.version(ctx, file, libraryDir(p.debian()))
-	if err != nil || !k.fits(major, minor, p.version) {
+	v, line, err := k.version(ctx, file, libraryDir(p.debian()))
+	if err != nil || !k.fits(v, p.set.Kubernetes) {
 		return false
 	}
 	p.set.Paths[k.name] = file
 	if k.name == "containerd" {
 		p.set.ContainerdVersion = line
 	}
-	if k.tree != "" && file == p.own(k) {
+	if k.tree != "" && strings.HasPrefix(file, p.debian()+"/") {
 		p.set.Libraries = libraryDir(p.debian())
 	}
 	return true
 }
 
 // get builds or downloads what is nowhere to be found.
-func (p *preparation) get(ctx context.Context, k kind) error {
-	if k.tree == "" {
-		step := p.report.Start(fmt.Sprintf("build %s %s from source, once", k.name, p.version))
-		if err := buildKubernetes(ctx, p.source, p.version, k.name, p.own(k), step); err != nil {
-			step.Fail()
+func (p *preparation) get(ctx context.Context, k kind, own string) error {
+	if k.source != nil {
+		version, err := k.source.version(p.checkout)
+		if err != nil {
 			return err
+		}
+		step := p.report.Start(fmt.Sprintf("build %s %s from source, once", k.name, version))
+		if err := k.source.build(ctx, p.checkout, version, own, step); err != nil {
+			step.Fail()
+			return fmt.Errorf("build %s: %w", k.name, err)
 		}
 		step.Done("")
 		return nil
@@ -157,7 +157,7 @@ func (p *preparation) get(ctx context.Context, k kind) error {
 	if p.fetched {
 		return nil
 	}
-	step := p.report.Start("fetch etcd, containerd, runc, CNI plugins and nft from Debian's packages, once")
+	step := p.report.Start("fetch containerd, runc, CNI plugins and nft from Debian's packages, once")
 	if err := fetchDebian(ctx, p.debian(), step); err != nil {
 		step.Fail()
 		return err
@@ -181,7 +181,7 @@ func (p *preparation) findCNI(ctx context.Context) error {
 	dirs := []string{own, "/opt/cni/bin", "/usr/lib/cni"}
 	i := slices.IndexFunc(dirs, complete)
 	if i < 0 {
-		if err := p.get(ctx, kind{name: "the CNI plugins", tree: "usr/lib/cni"}); err != nil {
+		if err := p.get(ctx, kind{name: "the CNI plugins"}, own); err != nil {
 			return err
 		}
 		if i = slices.IndexFunc(dirs, complete); i < 0 {

@@ -1,5 +1,5 @@
-// Package programs finds the programs that a sandbox runs, or gets them: Kubernetes is built from its pinned source,
-// the rest is taken out of Debian's packages. Nothing is ever installed, and a containerd or Docker that runs on the
+// Package programs finds the programs that a sandbox runs, or gets them: Kubernetes and etcd are built from their
+// pinned source, the rest is taken out of Debian's packages. Nothing is ever installed, and a containerd or Docker that runs on the
 // machine is never touched.
 package programs
 
@@ -74,13 +74,13 @@ func Source() (string, error) {
 // kubernetesModule is where the checkout pins Kubernetes.
 const kubernetesModule = "hack/kubernetes"
 
-// kubernetesVersion reads the pinned version out of that module's go.mod.
-func kubernetesVersion(gomod string) (string, error) {
+// required finds the version of a module in a go.mod that requires it.
+func required(gomod, module string) (string, error) {
 	for line := range strings.Lines(gomod) {
 		f := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
-		if len(f) >= 2 && f[0] == "k8s.io/kubernetes" && strings.HasPrefix(f[1], "v") {
+		if len(f) >= 2 && f[0] == module && strings.HasPrefix(f[1], "v") {
 			return f[1], nil
 		}
 	}
-	return "", errors.New("its go.mod does not require k8s.io/kubernetes")
+	return "", errors.New("its go.mod does not require it")
 }

@@ -1,9 +1,10 @@
-// Kubernetes, built from the pinned source.
+// Kubernetes and etcd, built from their pinned source.
 package programs
 
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,30 +14,44 @@ import (
 	"time"
 )
 
-// kubernetes are the programs in the order to build them: the biggest first, so that the rest finds most packages built.
-var kubernetes = []string{ //nolint:gochecknoglobals // a constant list
-	"kube-apiserver", "kubelet", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubectl",
+// source says where a program is built from: a module in this checkout that pins a version, and a package of it.
+type source struct {
+	module, pinned, pkg string
 }
 
-// buildKubernetes builds one program into file.
-func buildKubernetes(ctx context.Context, source, version, name, file string, step Step) error {
+func kubernetes(name string) *source {
+	return &source{module: kubernetesModule, pinned: "k8s.io/kubernetes", pkg: "k8s.io/kubernetes/cmd/" + name}
+}
+
+// version reads the pinned version out of the module's go.mod.
+func (s *source) version(checkout string) (string, error) {
+	gomod, err := os.ReadFile(filepath.Join(checkout, s.module, "go.mod"))
+	if err != nil {
+		return "", fmt.Errorf("read the pinned version of %s: %w", s.pinned, err)
+	}
+	version, err := required(string(gomod), s.pinned)
+	if err != nil {
+		return "", fmt.Errorf("read the pinned version of %s: %w", s.pinned, err)
+	}
+	return version, nil
+}
+
+// build builds the program into file.
+func (s *source) build(ctx context.Context, checkout, version, file string, step Step) error {
 	if _, err := exec.LookPath("go"); err != nil {
-		return fmt.Errorf("build %s: Go is not in PATH: install it (https://go.dev/dl), or set KUBEBUILDER_ASSETS", name)
+		return errors.New("Go is not in PATH: install it (https://go.dev/dl), or set KUBEBUILDER_ASSETS")
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return fmt.Errorf("build %s: %w", name, err)
+		return err
 	}
 	part := file + ".part"
-	err := goRun(ctx, filepath.Join(source, kubernetesModule), step, "build", "-v", "-mod=readonly", "-trimpath",
-		"-ldflags="+kubernetesLinkFlags(version), "-o", part, "k8s.io/kubernetes/cmd/"+name)
+	err := goRun(ctx, filepath.Join(checkout, s.module), step, "build", "-v", "-mod=readonly", "-trimpath",
+		"-ldflags="+linkFlags(s.pinned, version), "-o", part, s.pkg)
 	if err != nil {
 		_ = os.Remove(part)
-		return fmt.Errorf("build %s: %w", name, err)
+		return err
 	}
-	if err := os.Rename(part, file); err != nil {
-		return fmt.Errorf("build %s: %w", name, err)
-	}
-	return nil
+	return os.Rename(part, file)
 }
 
 // goRun runs the go command for a static build and tells, when there is somebody to tell, how far it is.
@@ -81,15 +96,17 @@ func follow(out io.Reader, far func(int)) []string {
 	return last
 }
 
-// kubernetesLinkFlags makes the programs say the version that they are; without it they say v0.0.0 and refuse each other.
-func kubernetesLinkFlags(version string) string {
-	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
-	flags := []string{
-		"-s", "-w",
-		"-X k8s.io/component-base/version.gitVersion=" + version,
-		"-X k8s.io/component-base/version.gitTreeState=clean",
-		"-X k8s.io/client-go/pkg/version.gitVersion=" + version,
+// linkFlags make Kubernetes' programs say the version that they are; without it they say v0.0.0 and refuse each other.
+func linkFlags(pinned, version string) string {
+	flags := []string{"-s", "-w"}
+	if pinned != "k8s.io/kubernetes" {
+		return strings.Join(flags, " ")
 	}
+	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
+	flags = append(flags,
+		"-X k8s.io/component-base/version.gitVersion="+version,
+		"-X k8s.io/component-base/version.gitTreeState=clean",
+		"-X k8s.io/client-go/pkg/version.gitVersion="+version)
 	if len(parts) == 3 {
 		flags = append(flags,
 			"-X k8s.io/component-base/version.gitMajor="+parts[0],
