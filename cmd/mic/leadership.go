@@ -33,29 +33,41 @@ type leadership struct {
 	metrics     *observe.Metrics
 	health      *observe.Health
 	controllers controllers.Config
+
+	failed error // how the last term ended
 }
 
-// lead runs one term.
+// lead runs one term. Until the caches are filled, readiness tells why not.
 func (l *leadership) lead(ctx context.Context) error {
 	api, synced := &reach{}, &reach{}
 	synced.note(errors.New("not filled yet"))
+	if l.failed != nil {
+		synced.note(l.failed)
+	}
 	l.health.AddCheck("kubernetes", api.err)
 	l.health.AddCheck("caches", synced.err)
+	l.metrics.Leading(false)
+	l.failed = explain(l.term(ctx, api, synced))
+	synced.note(l.failed)
+	return l.failed
+}
 
+// term makes a manager and runs it to its end.
+func (l *leadership) term(ctx context.Context, api, synced *reach) error {
 	mgr, err := l.manager(ctx, api)
 	if err != nil {
 		return err
 	}
 	if err := controllers.Add(ctx, mgr, l.cloud, l.metrics, l.controllers); err != nil {
-		err = explain(err)
-		synced.note(err)
 		return err
 	}
 	if err := errors.Join(mgr.Add(&standby{synced: synced}), mgr.Add(&active{health: l.health, metrics: l.metrics})); err != nil {
 		return fmt.Errorf("add to manager: %w", err)
 	}
-	l.metrics.Leading(false)
-	return mgr.Start(ctx)
+	if err := mgr.Start(ctx); err != nil {
+		return err
+	}
+	return errors.New("the term ended")
 }
 
 // manager makes the manager of a term.

@@ -144,7 +144,7 @@ func answered(err error) bool {
 // or the lease was lost.
 const (
 	firstPause = time.Second
-	mostPause  = 30 * time.Second
+	mostPause  = 5 * time.Second
 	// settled is how long an attempt must have run to count as a success.
 	settled = time.Minute
 )

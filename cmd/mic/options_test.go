@@ -1,0 +1,105 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"io"
+	"strings"
+	"testing"
+	"time"
+)
+
+func noEnv(string) string { return "" }
+
+func TestParse(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		args string
+		env  map[string]string
+		want func(*options) bool
+	}{
+		{"defaults", "", nil, func(o *options) bool {
+			return o.identities.forceNamespaced && o.identities.grace == 15*time.Second && o.servers.probePort == "8080" &&
+				o.servers.metricsPort == "8888" && o.election.name == "aad-pod-identity-mic" && o.election.namespace == "default" &&
+				o.election.duration == 15*time.Second && o.election.instance != "" && o.kubernetes.podNamespace == "default" &&
+				o.kubernetes.qps == defaultQPS && o.azure.driftInterval == 3*time.Minute && o.kubernetes.configMap == "aad-pod-identity-config"
+		}},
+		{"one dash and two", "-prometheus-port=1 --http-probe-port 2", nil, func(o *options) bool {
+			return o.servers.metricsPort == "1" && o.servers.probePort == "2"
+		}},
+		{"not namespaced", "--forceNamespaced=false", nil, func(o *options) bool { return !o.identities.forceNamespaced }},
+		{"environment demands namespaced", "--forceNamespaced=false", map[string]string{"FORCENAMESPACED": "true"}, func(o *options) bool { return o.identities.forceNamespaced }},
+		{"environment allows all", "", map[string]string{"FORCENAMESPACED": "false"}, func(o *options) bool { return !o.identities.forceNamespaced }},
+		{"flag demands namespaced", "--forceNamespaced", map[string]string{"FORCENAMESPACED": "false"}, func(o *options) bool { return o.identities.forceNamespaced }},
+		{"kubeconfig from environment", "", map[string]string{"KUBECONFIG": "/k"}, func(o *options) bool { return o.kubernetes.kubeconfig == "/k" }},
+		{"kubeconfig by flag", "--kubeconfig=/f", map[string]string{"KUBECONFIG": "/k"}, func(o *options) bool { return o.kubernetes.kubeconfig == "/f" }},
+		{"namespace of the ledger", "", map[string]string{"MIC_POD_NAMESPACE": "podid"}, func(o *options) bool { return o.kubernetes.podNamespace == "podid" }},
+		{"named cloud config need not exist yet", "--cloudconfig=/nowhere/azure.json", nil, func(o *options) bool { return o.azure.cloudConfig == "/nowhere/azure.json" }},
+		{"immutable", "--immutable-user-msis=a,b", nil, func(o *options) bool { return strings.Join(o.identities.immutables(), " ") == "a b" }},
+		{"meaningless", "--enableScaleFeatures --enable-type-upgrade=false --type-upgrade-status-key=x --update-user-msi-max-retry=5 -logtostderr -vmodule=a=1", nil, func(o *options) bool {
+			return strings.Join(o.meaningless, " ") == "enable-type-upgrade enableScaleFeatures logtostderr type-upgrade-status-key update-user-msi-max-retry vmodule"
+		}},
+		{"all of v1.8.17", "--kubeconfig= --cloudconfig=/c --forceNamespaced=true --syncRetryDuration=3600s --leader-election-instance=i " +
+			"--leader-election-namespace=n --leader-election-name=l --leader-election-duration=15s --http-probe-port=8080 --prometheus-port=8888 " +
+			"--enableProfile --enableScaleFeatures=true --createDeleteBatch=20 --clientQps=5 --immutable-user-msis= --config-map-name=c " +
+			"--enable-type-upgrade --type-upgrade-status-key=s --update-user-msi-max-retry=2 --update-user-msi-retry-interval=1s " +
+			"--identity-assignment-reconcile-interval=3m --logging-format=json --v=2", nil, func(o *options) bool {
+			return o.profile && o.log.format == "json" && o.log.verbosity == 2 && o.kubernetes.qps == 5 && o.election.instance == "i"
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o, err := parse(strings.Fields(c.args), func(name string) string { return c.env[name] }, io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !c.want(o) {
+				t.Errorf("options %+v", o)
+			}
+		})
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	for _, c := range []struct {
+		name, args string
+		env        map[string]string
+		want       []string
+	}{
+		{"unknown flag", "--bogus", nil, []string{"bogus"}},
+		{"no number", "--createDeleteBatch=many", nil, []string{"createDeleteBatch", "many"}},
+		{"no duration", "--syncRetryDuration=60", nil, []string{"syncRetryDuration", "60"}},
+		{"argument", "serve", nil, []string{`unexpected argument "serve"`}},
+		{"port", "--http-probe-port=http", nil, []string{"--http-probe-port", "from 1 to 65535"}},
+		{"port too high", "--prometheus-port=70000", nil, []string{"--prometheus-port"}},
+		{"format", "--logging-format=xml", nil, []string{"--logging-format", "text", "json"}},
+		{"environment", "", map[string]string{"FORCENAMESPACED": "maybe"}, []string{"FORCENAMESPACED", "true or false"}},
+		{"lease too short", "--leader-election-duration=1s", nil, []string{"4s"}},
+		{"name", "--config-map-name=A_B", nil, []string{"--config-map-name"}},
+		{"grace", "--identity-detach-grace-period=-1s", nil, []string{"0 or more"}},
+		{"all at once", "--clientQps=0 --createDeleteBatch=-1 --http-probe-port=x", nil, []string{"--clientQps", "--createDeleteBatch", "--http-probe-port"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := parse(strings.Fields(c.args), func(name string) string { return c.env[name] }, io.Discard)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q does not say %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestUsage(t *testing.T) {
+	var out strings.Builder
+	if _, err := parse([]string{"--help"}, noEnv, &out); !errors.Is(err, flag.ErrHelp) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Usage: mic", "-identity-detach-grace-period", "without meaning: ", "enableScaleFeatures", "FORCENAMESPACED"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("usage lacks %q", want)
+		}
+	}
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+const patience = 30 * time.Second
+
+// running is a mic in this process.
+type running struct {
+	t    *testing.T
+	log  *logBuffer
+	stop context.CancelFunc
+	code chan int
+}
+
+// logBuffer is a writer that can be read meanwhile.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// start starts mic with ports of the system's choice and a cloud config of an
+// Azure that does not answer.
+func start(t *testing.T, kubeconfig string, args ...string) *running {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	environment := write("stack.json", `{"resourceManagerEndpoint": "https://127.0.0.1:1/", "activeDirectoryEndpoint": "https://127.0.0.1:1/"}`)
+	cloud := write("azure.json", `{"cloud": "AzureStackCloud", "tenantId": "11111111-1111-1111-1111-111111111111",
+		"aadClientId": "22222222-2222-2222-2222-222222222222", "aadClientSecret": "hunter2"}`)
+	getenv := func(name string) string {
+		return map[string]string{"AZURE_ENVIRONMENT_FILEPATH": environment, "KUBECONFIG": kubeconfig}[name]
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &running{t: t, log: &logBuffer{}, stop: cancel, code: make(chan int, 1)}
+	args = append([]string{"--cloudconfig=" + cloud, "--http-probe-port=0", "--prometheus-port=0"}, args...)
+	go func() { r.code <- mic(ctx, args, getenv, io.Discard, r.log) }()
+	t.Cleanup(cancel)
+	return r
+}
+
+// end stops mic and wants exit code 0.
+func (r *running) end() {
+	r.t.Helper()
+	r.stop()
+	select {
+	case code := <-r.code:
+		if code != exitDone {
+			r.t.Errorf("exit code %d; log:\n%s", code, r.log)
+		}
+	case <-time.After(patience):
+		r.t.Fatalf("does not end; log:\n%s", r.log)
+	}
+}
+
+func (r *running) eventually(what string, f func() string) {
+	r.t.Helper()
+	last := ""
+	err := wait.PollUntilContextTimeout(r.t.Context(), 10*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+		last = f()
+		return last == "", nil
+	})
+	if err != nil {
+		r.t.Fatalf("%s: %s; log:\n%s", what, last, r.log)
+	}
+}
+
+// get asks a server of mic's, whose address the log tells.
+func (r *running) get(what, path string) (int, string) {
+	r.t.Helper()
+	var port string
+	r.eventually("serving "+what, func() string {
+		found := regexp.MustCompile(`msg="serving ` + what + `" address=\S*:(\d+)`).FindStringSubmatch(r.log.String())
+		if found == nil {
+			return "not yet"
+		}
+		port = found[1]
+		return ""
+	})
+	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodGet, "http://127.0.0.1:"+port+path, http.NoBody)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return res.StatusCode, string(body)
+}
+
+func (r *running) wait(path string, status int, text string) {
+	r.t.Helper()
+	r.eventually(path, func() string {
+		if code, body := r.get("probes", path); code != status || !strings.Contains(body, text) {
+			return fmt.Sprintf("%d %s", code, body)
+		}
+		return ""
+	})
+}
+
+const unreachable = `apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: u, user: {}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+`
+
+// TestUnreachable: without an API server mic says so and goes on trying.
+func TestUnreachable(t *testing.T) {
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte(unreachable), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, kubeconfig)
+	r.wait("/readyz", http.StatusServiceUnavailable, "connection refused")
+	r.wait("/healthz", http.StatusOK, "Not Active")
+	r.eventually("log", func() string {
+		if !strings.Contains(r.log.String(), "not working, trying again") {
+			return "says nothing"
+		}
+		return ""
+	})
+	r.end()
+	if strings.Contains(r.log.String(), "hunter2") {
+		t.Error("the log holds the secret")
+	}
+}
+
+// TestPortTaken: a port that is taken ends mic with a message that names the flag.
+func TestPortTaken(t *testing.T) {
+	other, err := new(net.ListenConfig).Listen(t.Context(), "tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte(unreachable), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(other.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, kubeconfig, "--prometheus-port="+port)
+	if code := <-r.code; code != exitFailed {
+		t.Errorf("exit code %d", code)
+	}
+	if log := r.log.String(); !strings.Contains(log, "--prometheus-port") || !strings.Contains(log, "address already in use") {
+		t.Errorf("log:\n%s", log)
+	}
+}
