@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -53,7 +54,7 @@ func (o *sandboxOpener) open(cmd *cobra.Command) (*sandbox.Sandbox, *progress.Re
 // needRoot refuses early, with the remedy, what would fail later without it.
 func needRoot() error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("a sandbox is made of network namespaces and mounts: run this as root, for example with sudo")
+		return errors.New("a sandbox is made of network namespaces and mounts: run this as root, for example with sudo")
 	}
 	return nil
 }
@@ -74,7 +75,7 @@ func newSandboxUpCommand(open *sandboxOpener) *cobra.Command {
 			}
 			began := time.Now()
 			if err := s.Up(cmd.Context(), o); err != nil {
-				return err
+				return orInterruption(cmd.Context(), err)
 			}
 			report.Say("\nThe sandbox is up after %s. What now:", progress.Seconds(time.Since(began)))
 			report.Say("  podid sandbox shell -- kubectl get pods -A\n  podid sandbox status\n  podid sandbox down")
@@ -84,6 +85,22 @@ func newSandboxUpCommand(open *sandboxOpener) *cobra.Command {
 	bindUpFlags(cmd, &o)
 	cmd.Flags().StringSliceVar(&o.Images, "image", nil, "image archive that the nodes import; may be repeated")
 	return cmd
+}
+
+// interruption is how a command ends that a signal ended: with the exit code that shells know, and without the
+// last step's complaint about it.
+type interruption struct{ cause error }
+
+func (i interruption) Error() string { return i.cause.Error() + "; everything was cleaned up" }
+func (i interruption) ExitCode() int { return 130 }
+
+// orInterruption passes an error on unless the context's end is the reason for it and cleaning up went well.
+func orInterruption(ctx context.Context, err error) error {
+	var left *sandbox.CleanupError
+	if err != nil && ctx.Err() != nil && !errors.As(err, &left) {
+		return interruption{context.Cause(ctx)}
+	}
+	return err
 }
 
 func bindUpFlags(cmd *cobra.Command, o *sandbox.Options) {
@@ -137,7 +154,7 @@ func newSandboxLogsCommand(open *sandboxOpener) *cobra.Command {
 				return s.Log(cmd.Context(), args[0], lines, follow, cmd.OutOrStdout())
 			}
 			if follow {
-				return fmt.Errorf("which log to follow? `podid sandbox logs` lists them")
+				return errors.New("which log to follow? `podid sandbox logs` lists them")
 			}
 			return showAllLogs(cmd.Context(), cmd, s, lines)
 		},

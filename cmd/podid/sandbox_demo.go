@@ -38,7 +38,7 @@ func newSandboxDemoCommand(open *sandboxOpener) *cobra.Command {
 				}
 				o.Bin = filepath.Dir(self)
 			}
-			return demo.New(s, report, cmd.OutOrStdout(), o).Run(cmd.Context())
+			return orInterruption(cmd.Context(), demo.New(s, report, cmd.OutOrStdout(), o).Run(cmd.Context()))
 		},
 	}
 	bindUpFlags(cmd, &o.Up)

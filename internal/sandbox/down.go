@@ -54,13 +54,22 @@ func (s *Sandbox) down() (found bool, err error) {
 	}
 	errs = append(errs, s.removeGroups(state))
 	if err := errors.Join(errs...); err != nil { // what follows would take the next `down` its clues
-		return found, fmt.Errorf("take sandbox %s down: %w", s.layout.Name, err)
+		return found, &CleanupError{s.layout.Name, err}
 	}
 	if err := errors.Join(network.Down(s.layout.Name), s.removeFiles(state)); err != nil {
-		return found, fmt.Errorf("take sandbox %s down: %w", s.layout.Name, err)
+		return found, &CleanupError{s.layout.Name, err}
 	}
 	return found, nil
 }
+
+// CleanupError says that something of a sandbox is left. Another `down` tries again.
+type CleanupError struct {
+	Sandbox string
+	Err     error
+}
+
+func (e *CleanupError) Error() string { return "take sandbox " + e.Sandbox + " down: " + e.Err.Error() }
+func (e *CleanupError) Unwrap() error { return e.Err }
 
 // killRecorded ends the nodes by their pid 1, or everything else. Nothing is asked to end nicely: what it would save is
 // removed next. The nodes go first, so that nothing is started again meanwhile.

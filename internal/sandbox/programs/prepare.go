@@ -98,6 +98,9 @@ func (p *preparation) find(ctx context.Context, k kind) error {
 			return nil
 		}
 	}
+	if ctx.Err() != nil { // what was asked for its version did not fail by itself
+		return context.Cause(ctx)
+	}
 	if err := p.get(ctx, k, own); err != nil {
 		return err
 	}
