@@ -71,7 +71,7 @@ func bindMeaningless(flags *flag.FlagSet) {
 
 // usage lists the flags that mean something, and then names the others.
 func usage(flags *flag.FlagSet, w io.Writer) {
-	fmt.Fprint(w, "mic keeps Azure identities assigned to the nodes whose pods need them.\n\n"+
+	_, _ = fmt.Fprint(w, "mic keeps Azure identities assigned to the nodes whose pods need them.\n\n"+
 		"Usage: mic [flags]        (flags work with one dash and with two)\n\n")
 	shown := flag.NewFlagSet("mic", flag.ContinueOnError)
 	shown.SetOutput(w)
@@ -84,6 +84,6 @@ func usage(flags *flag.FlagSet, w io.Writer) {
 		shown.Var(f.Value, f.Name, f.Usage)
 	})
 	shown.PrintDefaults()
-	fmt.Fprintf(w, "\nAccepted for compatibility, without meaning: %s\n", strings.Join(old, ", "))
-	fmt.Fprint(w, "\nEnvironment: KUBECONFIG, MIC_POD_NAMESPACE (namespace of the record of attached identities), FORCENAMESPACED, AZURE_ENVIRONMENT_FILEPATH\n")
+	_, _ = fmt.Fprintf(w, "\nAccepted for compatibility, without meaning: %s\n", strings.Join(old, ", "))
+	_, _ = fmt.Fprint(w, "\nEnvironment: KUBECONFIG, MIC_POD_NAMESPACE (namespace of the record of attached identities), FORCENAMESPACED, AZURE_ENVIRONMENT_FILEPATH\n")
 }

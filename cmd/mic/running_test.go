@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
@@ -67,7 +68,7 @@ func start(t *testing.T, kubeconfig string, args ...string) *running {
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{t: t, log: &logBuffer{}, stop: cancel, code: make(chan int, 1)}
 	args = append([]string{"--cloudconfig=" + cloud, "--http-probe-port=0", "--prometheus-port=0"}, args...)
-	go func() { r.code <- mic(ctx, args, getenv, io.Discard, r.log) }()
+	go func() { r.code <- mic(ctx, process{args, getenv, io.Discard, r.log, func(logr.Logger) {}}) }()
 	t.Cleanup(cancel)
 	return r
 }
@@ -118,7 +119,7 @@ func (r *running) get(what, path string) (int, string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
 		r.t.Fatal(err)
@@ -171,7 +172,7 @@ func TestPortTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close()
+	defer func() { _ = other.Close() }()
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := os.WriteFile(kubeconfig, []byte(unreachable), 0o600); err != nil {
 		t.Fatal(err)

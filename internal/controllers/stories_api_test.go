@@ -447,6 +447,7 @@ func identityMoves(t *testing.T, w *world) {
 }
 
 func userDeletes(t *testing.T, w *world) {
+	w.config.Attachment.Grace = patience // the moment between the objects is not a pod's leaving
 	w.cloud.AddIdentities(resourceID("red"))
 	w.identity("red")
 	w.start()

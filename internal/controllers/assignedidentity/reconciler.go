@@ -216,7 +216,7 @@ func (r *Reconciler) pod(ctx context.Context, name types.NamespacedName) (*corev
 	var pod corev1.Pod
 	err := r.client.Get(ctx, name, &pod)
 	if apierrors.IsNotFound(err) {
-		return nil, nil //nolint:nilnil // no pod is an answer, not a failure
+		return nil, nil // no pod is an answer, not a failure
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read pod %s: %w", name, err)
@@ -230,7 +230,7 @@ func (r *Reconciler) node(ctx context.Context, name string) (*corev1.Node, error
 	var node corev1.Node
 	err := r.client.Get(ctx, client.ObjectKey{Name: name}, &node)
 	if apierrors.IsNotFound(err) {
-		return nil, nil //nolint:nilnil // no node is an answer, not a failure
+		return nil, nil // no node is an answer, not a failure
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read node %s: %w", name, err)

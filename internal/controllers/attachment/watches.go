@@ -92,7 +92,9 @@ func (r *Reconciler) onAssigned() handler.TypedEventHandler[client.Object, compu
 		if !ok {
 			return
 		}
-		if left {
+		if left && r.pod(ctx, assigned) == nil {
+			// The claim goes with the pod. One whose pod is still there may be
+			// for the next object.
 			alive := assigned.DeepCopy()
 			alive.DeletionTimestamp = nil
 			if need, _, ok := needOf(alive); ok {
