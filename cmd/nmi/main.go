@@ -66,13 +66,10 @@ func nmi(ctx context.Context, args []string, getenv func(string) string, stdout,
 }
 
 // limitMemory keeps the agent small: it runs on every node. Live data is a few
-// megabytes, so collecting at half the usual growth costs little; the limit
-// makes the collector work harder before memory is taken from pods.
+// megabytes, so collecting at half the usual growth costs little. There is no
+// fixed limit: beyond one, in a huge cluster, the collector would never rest.
 func limitMemory(getenv func(string) string) {
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
-	}
-	if getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(64 << 20)
 	}
 }

@@ -62,11 +62,11 @@ const (
 // once, and 5 other requests a second. One pod gets two of the five places, so
 // that a pod whose requests hang does not take all.
 func tokenLimits() fair.Config {
-	return fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 512, WaitingPerCaller: 16}
+	return fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 1024, WaitingPerCaller: 64}
 }
 
 func otherLimits() fair.Config {
-	return fair.Config{Rate: 5, Burst: 10, Concurrent: 5, PerCaller: 2, Waiting: 256, WaitingPerCaller: 16}
+	return fair.Config{Rate: 5, Burst: 10, Concurrent: 5, PerCaller: 2, Waiting: 512, WaitingPerCaller: 32}
 }
 
 // agent is everything that runs.
@@ -206,7 +206,7 @@ func (a *agent) run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		return server.Serve(ctx, diverted, a.server.ServePod, server.Connections{Most: 2048, MostPerAddress: 256}, longest, a.log)
+		return server.Serve(ctx, diverted, a.server.ServePod, server.Connections{Most: 3072, MostPerAddress: 512}, longest, a.log)
 	})
 	group.Go(func() error { return a.serveHost(ctx, longest) })
 	endpoints.serve(ctx, group)

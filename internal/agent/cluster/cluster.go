@@ -117,7 +117,7 @@ func restClient(base *rest.Config, gv schema.GroupVersion, path, contentType str
 	}
 	c := rest.CopyConfig(base)
 	c.GroupVersion, c.APIPath = &gv, path
-	c.ContentType, c.AcceptContentTypes = contentType, contentType
+	c.ContentType, c.AcceptContentTypes = contentType, contentType+",application/json"
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	made, err := rest.RESTClientFor(c)
 	if err != nil {
@@ -235,19 +235,19 @@ func (w *Cluster) note(k *kind, err error) {
 		"resource", k.name, "synced", k.told.HasSynced(), "reason", err.Error())
 }
 
-// Run watches until ctx ends.
+// Run watches until ctx ends. The informers end soon after: one that pauses
+// before its next try, up to half a minute, is not waited for.
 func (w *Cluster) Run(ctx context.Context) {
-	var group sync.WaitGroup
-	defer group.Wait()
 	var told []cache.InformerSynced
 	for _, k := range w.kinds {
 		told = append(told, k.told.HasSynced)
-		group.Go(func() { k.informer.RunWithContext(ctx) })
+		go k.informer.RunWithContext(ctx)
 	}
 	if cache.WaitForCacheSync(ctx.Done(), told...) {
 		w.log.Info("the cluster is known")
 		close(w.synced)
 	}
+	<-ctx.Done()
 }
 
 // Synced closes once everything was told for the first time.

@@ -47,7 +47,12 @@ func newAudit(log logr.Logger) *audit {
 // token takes the answer to a token request.
 func (a *audit) token(res *result, took time.Duration) {
 	all := a.log.V(2).Enabled()
-	d := decision{address: res.address, status: res.status, reason: res.reason, resource: res.resource, caller: res.caller}
+	d := decision{address: res.address, status: res.status, reason: res.reason, caller: res.caller}
+	if res.reason == "" {
+		// Of refusals one line must do for all resources: a pod could fill the
+		// log by asking for ever new ones.
+		d.resource = res.resource
+	}
 	if res.identity != nil {
 		d.namespace, d.identity = res.identity.Namespace, res.identity.Name
 	}

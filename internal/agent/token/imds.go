@@ -58,6 +58,9 @@ const (
 	maxAttempts = 6
 	// maxReply is far beyond any token; one of Azure's has some 2 kB.
 	maxReply = 256 << 10
+	// maxRest is the longest pause asked for by the service that a request sits
+	// out; for a longer one the client is sent away, to come back by itself.
+	maxRest = 2 * time.Second
 	// maxAway bounds how long one answer may keep us away.
 	maxAway = 2 * time.Minute
 )
@@ -100,7 +103,7 @@ func (s *IMDS) Token(ctx context.Context, r Request) (*Token, error) {
 			return t, nil
 		}
 		last = &f.Failure
-		if !f.passing || attempt == maxAttempts-1 || !rest(ctx, max(pause, f.RetryAfter)) {
+		if !f.passing || attempt == maxAttempts-1 || f.RetryAfter > maxRest || !rest(ctx, max(pause, f.RetryAfter)) {
 			break
 		}
 		pause *= 2

@@ -135,6 +135,7 @@ func TestIMDSFaults(t *testing.T) {
 		{name: "hangs once", answers: []any{hang, "good"}, calls: 2, took: 5200 * time.Millisecond},
 		{name: "429, a little", answers: []any{"429 2|{}", "good"}, calls: 2, took: 2 * time.Second},
 		{name: "429, long", answers: []any{"429 60|{}"}, status: 429, calls: 1, retry: 60 * time.Second},
+		{name: "429, too long", answers: []any{"429 3|{}"}, status: 429, calls: 1, retry: 3 * time.Second},
 		{name: "429, unsaid", answers: []any{"429 {}"}, status: 429, calls: 6, took: 6200 * time.Millisecond},
 		{name: "no JSON", answers: []any{"200 <html>", "good"}, calls: 2, took: 200 * time.Millisecond},
 		{name: "no token", answers: []any{`200 {"expires_on":"99999999999"}`}, status: 500, calls: 6, took: 6200 * time.Millisecond},

@@ -1,0 +1,315 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+// TestMain lets the test binary be nmi, so that the real program can run in a
+// network namespace.
+func TestMain(m *testing.M) {
+	if os.Getenv("PODID_TEST_AS_NMI") == "1" {
+		main()
+	}
+	os.Exit(m.Run()) //nolint:forbidigo // the end of a test binary
+}
+
+const (
+	atMost      = 30 * time.Second
+	tokenURL    = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net"
+	identityOne = "/subscriptions/11111111-1111-1111-1111-111111111111/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/one"
+)
+
+// node is a node with two pods, its metadata service and its API server, all in
+// namespaces of their own:
+//
+//	web 10.244.0.2 ──┐
+//	                 ├─ node: lo 169.254.169.254:80 (metadata service), 127.0.0.1 (API server)
+//	api 10.244.1.2 ──┘
+type node struct {
+	t              *testing.T
+	node, web, api *testnet.Net
+	kube           *kube
+	kubeconfig     string
+
+	mu    sync.Mutex
+	asked []string // of the metadata service
+}
+
+func newNode(t *testing.T) *node {
+	testnet.Require(t)
+	n := &node{t: t, node: testnet.New(t), web: testnet.New(t), api: testnet.New(t), kube: newKube()}
+	for i, pod := range []*testnet.Net{n.web, n.api} {
+		link := fmt.Sprint("pod", i)
+		testnet.Veth(t, n.node, link, pod, "eth0")
+		n.node.Address(t, link, fmt.Sprintf("10.244.%d.1/24", i))
+		pod.Address(t, "eth0", fmt.Sprintf("10.244.%d.2/24", i))
+		pod.Route(t, "0.0.0.0/0", fmt.Sprintf("10.244.%d.1", i), "eth0")
+	}
+	n.node.Address(t, "lo", "169.254.169.254/32")
+	n.serve("169.254.169.254:80", http.HandlerFunc(n.metadata))
+	address := n.serve("127.0.0.1:0", n.kube)
+	n.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"x","clusters":[{"name":"x","cluster":{"server":"http://%s"}}],`+
+		`"contexts":[{"name":"x","context":{"cluster":"x"}}]}`, address)
+	if err := os.WriteFile(n.kubeconfig, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// serve serves in the node's namespace.
+func (n *node) serve(address string, handler http.Handler) string {
+	var l net.Listener
+	if err := n.node.Do(func() (err error) { l, err = net.Listen("tcp4", address); return err }); err != nil {
+		n.t.Fatal(err)
+	}
+	s := &http.Server{Handler: handler, ReadHeaderTimeout: atMost}
+	go func() { _ = s.Serve(l) }()
+	n.t.Cleanup(func() { _ = s.Close() })
+	return l.Addr().String()
+}
+
+// metadata is the metadata service: a token for whoever asks.
+func (n *node) metadata(w http.ResponseWriter, r *http.Request) {
+	n.mu.Lock()
+	n.asked = append(n.asked, r.URL.String())
+	n.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	if !strings.HasPrefix(r.URL.Path, "/metadata/identity/") {
+		_, _ = io.WriteString(w, `{"compute":"node"}`)
+		return
+	}
+	claims := base64.RawURLEncoding.EncodeToString([]byte(`{"oid":"o"}`))
+	_ = json.NewEncoder(w).Encode(map[string]string{
+		"access_token": "e30." + claims + ".s", "expires_on": fmt.Sprint(time.Now().Add(time.Hour).Unix()), "resource": r.URL.Query().Get("resource"),
+	})
+}
+
+func (n *node) questions() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.asked)
+}
+
+func (n *node) pod(name, ip, phase string) {
+	n.kube.apply("pods", "v1", "Pod", name, map[string]any{
+		"spec":   map[string]any{"nodeName": "node-1", "containers": []any{}},
+		"status": map[string]any{"phase": phase, "podIP": ip, "podIPs": []any{map[string]any{"ip": ip}}, "hostIP": "10.244.0.1"},
+	}, map[string]any{"aadpodidbinding": name})
+}
+
+func (n *node) grant(pod string) {
+	spec := map[string]any{"type": 0, "resourceID": identityOne, "clientID": "11111111-1111-1111-1111-111111111111"}
+	const group = "aadpodidentity.k8s.io/v1"
+	n.kube.apply("azureidentities", group, "AzureIdentity", "one", map[string]any{"spec": spec}, nil)
+	n.kube.apply("azureidentitybindings", group, "AzureIdentityBinding", "to-"+pod, map[string]any{"spec": map[string]any{"azureIdentity": "one", "selector": pod}}, nil)
+	n.kube.apply("azureassignedidentities", group, "AzureAssignedIdentity", pod+"-shop-one", map[string]any{
+		"spec":   map[string]any{"pod": pod, "podNamespace": "shop", "nodename": "node-1", "azureIdentityRef": map[string]any{"metadata": map[string]any{"name": "one", "namespace": "shop"}, "spec": spec}},
+		"status": map[string]any{"status": "Assigned"},
+	}, map[string]any{"nodename": "node-1"})
+}
+
+// nmi is a running nmi.
+type process struct {
+	n      *node
+	cmd    *exec.Cmd
+	exited chan error
+	log    *bytes.Buffer
+}
+
+// start runs nmi in the node's namespace.
+func (n *node) start(args ...string) *process {
+	n.t.Helper()
+	p := &process{n: n, exited: make(chan error, 1), log: &bytes.Buffer{}}
+	p.cmd = exec.CommandContext(n.t.Context(), os.Args[0], append([]string{"--node=node-1", "--kubeconfig=" + n.kubeconfig}, args...)...)
+	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1"}
+	p.cmd.Stderr = p.log
+	// The context ends the process at the latest; what it says is read after that.
+	if err := n.node.Do(p.cmd.Start); err != nil {
+		n.t.Fatal(err)
+	}
+	go func() { p.exited <- p.cmd.Wait() }()
+	n.t.Cleanup(func() { p.stop(syscall.SIGKILL) })
+	return p
+}
+
+func (p *process) stop(signal syscall.Signal) {
+	_ = p.cmd.Process.Signal(signal)
+	select {
+	case err := <-p.exited:
+		p.exited <- err
+		if signal == syscall.SIGTERM && err != nil {
+			p.n.t.Errorf("nmi ended with %v\n%s", err, p.log)
+		}
+	case <-time.After(atMost):
+		p.n.t.Errorf("nmi does not end\n")
+	}
+}
+
+// get asks from a namespace, on a connection of its own.
+func (n *node) get(from *testnet.Net, address, target string) (int, string, error) {
+	var conn net.Conn
+	err := from.Do(func() (err error) {
+		conn, err = net.DialTimeout("tcp4", address, atMost)
+		return err
+	})
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(atMost)); err != nil {
+		return 0, "", err
+	}
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nConnection: close\r\n\r\n", target); err != nil {
+		return 0, "", err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
+}
+
+// want asks the metadata service from a pod.
+func (n *node) want(from *testnet.Net, target string, status int, says string) {
+	n.t.Helper()
+	got, body, err := n.get(from, "169.254.169.254:80", target)
+	if err != nil || got != status || !strings.Contains(body, says) {
+		n.t.Errorf("%s: got %d %s %v, want %d and %q", target, got, body, err, status, says)
+	}
+}
+
+// wantSoon asks until a change has come through.
+func (n *node) wantSoon(from *testnet.Net, target string, status int, says string) {
+	n.t.Helper()
+	for deadline := time.Now().Add(atMost); time.Now().Before(deadline); <-time.After(50 * time.Millisecond) {
+		if got, body, err := n.get(from, "169.254.169.254:80", target); err == nil && got == status && strings.Contains(body, says) {
+			return
+		}
+	}
+	n.want(from, target, status, says)
+}
+
+// probe waits until a probe answers with the status.
+func (n *node) probe(target string, status int, says string) {
+	n.t.Helper()
+	deadline := time.Now().Add(atMost)
+	for {
+		got, body, err := n.get(n.node, "127.0.0.1:8080", target)
+		if err == nil && got == status && strings.Contains(body, says) {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.t.Fatalf("%s: got %d %s %v, want %d and %q", target, got, body, err, status, says)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+// TestNode is the agent's life on a node.
+func TestNode(t *testing.T) {
+	n := newNode(t)
+	n.pod("web", "10.244.0.2", "Running")
+	n.pod("api", "10.244.1.2", "Running")
+	n.grant("web")
+	p := n.start()
+	n.probe("/readyz", 200, "ok")
+	n.probe("/healthz", 200, "Active")
+
+	n.want(n.web, tokenURL, 200, `"resource":"https://vault.azure.net"`)
+	n.want(n.web, tokenURL, 200, `"access_token"`)
+	if asked := n.questions(); asked != 1 {
+		t.Errorf("the metadata service was asked %d times for one token", asked)
+	}
+	n.want(n.api, "/metadata//identity/oauth2/token", 404, "")
+	n.want(n.api, "/metadata/identity/info?api-version=2018-02-01", 404, "")
+	if asked := n.questions(); asked != 1 {
+		t.Errorf("something was passed on: %v", n.asked)
+	}
+	n.want(n.api, "/metadata/instance?api-version=2021-02-01", 200, "compute")
+
+	// The binding arrives while the pod waits for it.
+	waited := make(chan struct{})
+	go func() {
+		defer close(waited)
+		n.want(n.api, tokenURL, 200, "access_token")
+	}()
+	n.grant("api")
+	<-waited
+
+	// A finished pod gets nothing, although its address still asks; nor does
+	// one whose binding is gone.
+	n.kube.remove("azureidentitybindings", "to-api")
+	n.pod("web", "10.244.0.2", "Succeeded")
+	n.wantSoon(n.web, tokenURL, 500, "does not know the pod")
+	n.wantSoon(n.api, tokenURL+"&client_id=11111111-1111-1111-1111-111111111111", 404, "AzureIdentityBinding")
+
+	// Nobody reaches the agent but through the redirect.
+	if status, _, err := n.get(n.web, "169.254.171.79:2579", tokenURL); err == nil {
+		t.Errorf("the agent's own address answered a pod: %d", status)
+	}
+	if status, body, err := n.get(n.node, "127.0.0.1:2579", "/healthz"); err != nil || status != 200 || body != "Active" {
+		t.Errorf("old probe: %d %s %v", status, body, err)
+	}
+
+	// Without the agent pods are refused, and still do not reach the service.
+	asked := n.questions()
+	p.stop(syscall.SIGTERM)
+	if _, _, err := n.get(n.web, "169.254.169.254:80", tokenURL); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("without the agent: %v, want connection refused", err)
+	}
+	if n.questions() != asked {
+		t.Error("without the agent a pod reached the metadata service")
+	}
+	if text := p.log.String(); strings.Contains(text, "e30.") || strings.Contains(text, "11111111-1111-1111-1111-111111111111 ") {
+		t.Errorf("the log holds a token or a whole client id:\n%s", text)
+	}
+}
+
+// TestNodeWithoutCluster is an agent that cannot reach its API server: closed,
+// not ready, and saying why.
+func TestNodeWithoutCluster(t *testing.T) {
+	n := newNode(t)
+	text := strings.NewReplacer("127.0.0.1:", "127.0.0.2:").Replace(mustRead(t, n.kubeconfig))
+	if err := os.WriteFile(n.kubeconfig, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := n.start("--http-probe-port=8080")
+	n.probe("/healthz", 200, "Active")
+	n.probe("/readyz", 503, "cluster: reach the API server")
+	n.want(n.web, tokenURL, 500, "does not know the cluster")
+	n.want(n.web, "/metadata/identity/oauth2/token", 400, "api-version")
+	if asked := n.questions(); asked != 0 {
+		t.Errorf("something was passed on: %v", n.asked)
+	}
+	p.stop(syscall.SIGTERM)
+}
+
+func mustRead(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
