@@ -29,7 +29,7 @@ func run(args []string) error {
 		return err
 	}
 	if *out == "" || *ref == "" || flags.NArg() == 0 {
-		return errors.New("usage: image -o ARCHIVE -ref NAME:TAG PROGRAM=/PATH [FILE=/PATH]...")
+		return errors.New("usage: image -o ARCHIVE -ref NAME:TAG PROGRAM=/PATH [FILE=/PATH]")
 	}
 	spec := image.Spec{Ref: *ref, User: *user}
 	for _, arg := range flags.Args() {

@@ -1,4 +1,5 @@
 // The emulated Azure that the sandbox's nodes belong to.
+
 package sandbox
 
 import (

@@ -1,4 +1,5 @@
 // The control plane and the emulated Azure: one pid 1 in the switch's namespace, with everything else below it.
+
 package sandbox
 
 import (

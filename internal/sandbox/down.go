@@ -1,4 +1,5 @@
 // Taking a sandbox down, in whatever state it is: up, half way up, half way down, or left by a crash.
+
 package sandbox
 
 import (

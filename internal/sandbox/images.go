@@ -1,4 +1,5 @@
 // The images that every node has from the start.
+
 package sandbox
 
 import (

@@ -1,4 +1,5 @@
 // Working inside of a running sandbox: a shell, a program, a node.
+
 package sandbox
 
 import (

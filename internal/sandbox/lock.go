@@ -1,4 +1,5 @@
 // One command at a time changes a sandbox.
+
 package sandbox
 
 import (

@@ -1,4 +1,5 @@
 // Reading logs.
+
 package sandbox
 
 import (

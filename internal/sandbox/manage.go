@@ -1,4 +1,5 @@
 // Changing a running sandbox: more images, a node that loses power, a node that comes back.
+
 package sandbox
 
 import (

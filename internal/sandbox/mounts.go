@@ -1,5 +1,6 @@
 // Mounts below a sandbox's folder. There are none in the machine's own mount namespace unless something went very
 // wrong; then they must go before the folder is removed.
+
 package sandbox
 
 import (

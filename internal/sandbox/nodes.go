@@ -1,4 +1,5 @@
 // Starting a node.
+
 package sandbox
 
 import (

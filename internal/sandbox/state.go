@@ -1,4 +1,5 @@
 // What a sandbox consists of, written down before each step, so that `down` finds everything after a crash.
+
 package sandbox
 
 import (
@@ -50,7 +51,7 @@ type Component struct {
 }
 
 // ErrNotUp is returned where a sandbox is needed and there is none.
-var ErrNotUp = errors.New("no sandbox is up: run `podid sandbox up`") //nolint:gochecknoglobals // a sentinel
+var ErrNotUp = errors.New("no sandbox is up: run `podid sandbox up`")
 
 // component finds a recorded component by its name.
 func (s *State) component(name string) (Component, bool) {

@@ -1,4 +1,5 @@
 // What the sandbox looks like right now.
+
 package sandbox
 
 import (
@@ -59,7 +60,7 @@ func (s *Sandbox) Status(ctx context.Context) (Status, error) {
 		Name: state.Name, Phase: string(state.Phase), Created: state.Created, Kubernetes: state.Set.Kubernetes,
 		Kubeconfig: s.layout.Kubeconfig(), Namespace: plan.Switch.Path(), Azure: state.Azure,
 	}
-	out.Components = append(out.Components, s.controlStatus(state, plan)...)
+	out.Components = append(out.Components, s.controlStatus(plan)...)
 	ready := s.readyNodes(ctx, state)
 	for _, n := range plan.Nodes {
 		c, ok := state.component(n.Name)
@@ -86,7 +87,7 @@ func (s *Sandbox) Status(ctx context.Context) (Status, error) {
 
 // controlStatus looks for the programs of the control plane among the processes of the switch's namespace, where pid 1
 // has started them under their own names.
-func (s *Sandbox) controlStatus(state State, plan network.Plan) []ComponentStatus {
+func (s *Sandbox) controlStatus(plan network.Plan) []ComponentStatus {
 	spec, err := node.ReadSpec(filepath.Join(s.layout.Node(controlName), "spec.json"))
 	if err != nil {
 		return nil

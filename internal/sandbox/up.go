@@ -1,4 +1,5 @@
 // Bringing a sandbox up.
+
 package sandbox
 
 import (

@@ -1,4 +1,5 @@
 // The doing: making, joining and removing control groups.
+
 package cgroup
 
 import (

@@ -1,4 +1,5 @@
 // What a node does, once, from inside its own control group namespace.
+
 package cgroup
 
 import (

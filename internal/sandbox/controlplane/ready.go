@@ -1,4 +1,5 @@
 // Readiness: asked over HTTP where nothing can be watched yet, watched from then on.
+
 package controlplane
 
 import (

@@ -172,7 +172,7 @@ func Install(ctx context.Context, s *sandbox.Sandbox, helm string, values ...str
 		args = append(args, "--set", v)
 	}
 	cmd := exec.CommandContext(ctx, helm, args...)
-	if _, err := run(s, cmd, ""); err != nil {
+	if err := run(s, cmd, ""); err != nil {
 		return fmt.Errorf("install the chart: %w", err)
 	}
 	return nil
@@ -181,21 +181,21 @@ func Install(ctx context.Context, s *sandbox.Sandbox, helm string, values ...str
 // Apply is `kubectl apply` on a sandbox.
 func Apply(ctx context.Context, s *sandbox.Sandbox, objects string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.Layout().Dir(), "bin/kubectl"), "apply", "-f", "-")
-	if _, err := run(s, cmd, objects); err != nil {
+	if err := run(s, cmd, objects); err != nil {
 		return fmt.Errorf("apply the demo's objects: %w", err)
 	}
 	return nil
 }
 
 // run runs a program inside of the sandbox; what it said is part of the error.
-func run(s *sandbox.Sandbox, cmd *exec.Cmd, stdin string) (string, error) {
+func run(s *sandbox.Sandbox, cmd *exec.Cmd, stdin string) error {
 	cmd = s.Command(cmd)
 	var out bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &out
 	if err := s.RunInside(cmd); err != nil {
-		return "", fmt.Errorf("%w: %s", err, strings.TrimSpace(out.String()))
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(out.String()))
 	}
-	return out.String(), nil
+	return nil
 }
 
 func (d *Demo) down() error {

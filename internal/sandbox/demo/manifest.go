@@ -1,4 +1,5 @@
 // The objects that the demonstration applies.
+
 package demo
 
 import (

@@ -1,4 +1,5 @@
 // Watching the story unfold: the pods, their assigned identities, and what Azure was asked.
+
 package demo
 
 import (

@@ -1,4 +1,5 @@
 // The story: what happened when, told to a person.
+
 package demo
 
 import (

@@ -100,7 +100,7 @@ func TestManifest(t *testing.T) {
 		t.Fatal(err)
 	}
 	var kinds []string
-	for _, doc := range strings.Split(text, "\n---\n") {
+	for doc := range strings.SplitSeq(text, "\n---\n") {
 		var object struct {
 			Kind string
 			Data map[string]string

@@ -1,4 +1,5 @@
 // The doing: links, addresses and routes over netlink, inside the namespaces only.
+
 package network
 
 import (

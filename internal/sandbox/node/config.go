@@ -1,4 +1,5 @@
 // The configuration files of what runs on a node. All paths are as the node sees them.
+
 package node
 
 import (

@@ -1,4 +1,5 @@
 // The way in: how a node's pid 1 comes to be, and how others join it.
+
 package node
 
 import (

@@ -1,4 +1,5 @@
 // Pid 1 of a node: builds the node's root, starts its services, starts them again when they end, and reaps what others leave.
+
 package node
 
 import (

@@ -1,5 +1,6 @@
 // A node's root file system: the machine's programs to read, everything else the node's own. Nothing a node writes
 // appears on the machine outside of the node's folder.
+
 package node
 
 import (

@@ -1,5 +1,6 @@
 // Children of pid 1. There is one reaper for all of them, because pid 1 also inherits processes it never started; so
 // os/exec, which waits for its own children, is not used here.
+
 package node
 
 import (

@@ -74,7 +74,9 @@ func TestKill(t *testing.T) {
 	if err := Kill(id); err != nil {
 		t.Fatal(err)
 	}
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("it ended by itself")
+	}
 	if id.Alive() {
 		t.Error("it is said to be alive")
 	}

@@ -1,4 +1,5 @@
 // Ending: whatever lives in the sandbox's namespaces, whether or not it was recorded.
+
 package process
 
 import (
@@ -10,25 +11,6 @@ import (
 
 	"github.com/podid-io/podid/internal/sandbox/netns"
 )
-
-// Stop asks the processes to end, all at once, and kills after the grace time what is left.
-func Stop(ids []ID, grace time.Duration) error {
-	for _, id := range ids {
-		if err := id.Signal(unix.SIGTERM); err != nil {
-			return err
-		}
-	}
-	end := time.Now().Add(grace)
-	for _, id := range ids {
-		if id.Wait(time.Until(end)) {
-			continue
-		}
-		if err := Kill(id); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // Kill ends one process at once and waits until it is gone.
 func Kill(id ID) error {

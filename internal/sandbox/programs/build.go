@@ -1,4 +1,5 @@
 // Kubernetes and etcd, built from their pinned source.
+
 package programs
 
 import (
@@ -39,7 +40,7 @@ func (s *source) version(checkout string) (string, error) {
 // build builds the program into file.
 func (s *source) build(ctx context.Context, checkout, version, file string, step Step) error {
 	if _, err := exec.LookPath("go"); err != nil {
-		return errors.New("Go is not in PATH: install it (https://go.dev/dl), or set KUBEBUILDER_ASSETS")
+		return errors.New("the go command is not in PATH: install Go (https://go.dev/dl), or set KUBEBUILDER_ASSETS")
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err

@@ -1,4 +1,5 @@
 // Programs out of Debian's packages, unpacked into the cache.
+
 package programs
 
 import (
@@ -46,7 +47,7 @@ func fetchDebian(ctx context.Context, dir string, step Step) error {
 	tree := filepath.Join(work, "tree")
 	for i, deb := range debs {
 		step.Far("unpacking %d of %d", i+1, len(debs))
-		if err := run(ctx, work, nil, "dpkg-deb", "--extract", deb, tree); err != nil {
+		if err := run(ctx, work, "dpkg-deb", "--extract", deb, tree); err != nil {
 			return fmt.Errorf("unpack %s: %w", filepath.Base(deb), err)
 		}
 	}
@@ -62,7 +63,7 @@ func fetchDebian(ctx context.Context, dir string, step Step) error {
 // download tries with the package lists that the machine has, and then with fresh ones in a folder of our own: the
 // machine's lists stay as they are.
 func download(ctx context.Context, work string, step Step) error {
-	if run(ctx, work, nil, "apt-get", append([]string{"-qq", "download"}, packages...)...) == nil {
+	if run(ctx, work, "apt-get", append([]string{"-qq", "download"}, packages...)...) == nil {
 		return nil
 	}
 	step.Far("refreshing the package lists")
@@ -71,21 +72,20 @@ func download(ctx context.Context, work string, step Step) error {
 		return fmt.Errorf("fetch Debian packages: %w", err)
 	}
 	own := []string{"-qq", "-o", "Dir::State::lists=" + lists, "-o", "Dir::Cache=" + work, "-o", "APT::Sandbox::User=root"}
-	if err := run(ctx, work, nil, "apt-get", append(own, "update")...); err != nil {
+	if err := run(ctx, work, "apt-get", append(own, "update")...); err != nil {
 		return fmt.Errorf("refresh the package lists (is Debian's mirror reachable?): %w", err)
 	}
 	step.Far("downloading %d packages", len(packages))
-	if err := run(ctx, work, nil, "apt-get", append(append(own, "download"), packages...)...); err != nil {
+	if err := run(ctx, work, "apt-get", append(append(own, "download"), packages...)...); err != nil {
 		return fmt.Errorf("download Debian packages (is Debian's mirror reachable?): %w", err)
 	}
 	return nil
 }
 
 // run runs a program; its output is part of the error.
-func run(ctx context.Context, dir string, env []string, name string, args ...string) error {
+func run(ctx context.Context, dir string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), env...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {

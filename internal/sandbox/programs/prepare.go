@@ -1,4 +1,5 @@
 // Preparing: one command that ends with every program in place, whoever runs it at the same time.
+
 package programs
 
 import (

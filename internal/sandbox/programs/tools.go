@@ -1,4 +1,5 @@
 // Go programs of this checkout and of its tools module.
+
 package programs
 
 import (
@@ -85,7 +86,7 @@ func places(getenv func(string) string) (source, cache string, err error) {
 // goBuild builds a static program; the file appears only when it is complete.
 func goBuild(ctx context.Context, source, file string, step Step, args ...string) error {
 	if _, err := exec.LookPath("go"); err != nil {
-		return errors.New("Go is not in PATH: install it (https://go.dev/dl)")
+		return errors.New("the go command is not in PATH: install Go (https://go.dev/dl)")
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err

@@ -1,4 +1,5 @@
 // Which installed program is good enough.
+
 package programs
 
 import (
