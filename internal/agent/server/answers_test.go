@@ -378,6 +378,28 @@ func TestWaitsOnTheWatch(t *testing.T) {
 	}
 }
 
+func TestManyChangesWhileHeld(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.authorize.ArrivalLimit = time.Minute })
+	w.pod("web", "10.9.0.2")
+	w.bind("web", "one")
+	w.imds.has("one")
+	address := w.listen("10.9.0.2")
+	answered := make(chan reply, 1)
+	go func() { answered <- w.get(address, tokenQuery(arm)) }()
+	for range 5 * maxRounds {
+		w.bind("web", "one") // written again
+		select {
+		case got := <-answered:
+			t.Fatalf("too early: %d %s", got.status, got.body)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	w.state("web", "one", v1.StateAssigned, "", "")
+	if got := <-answered; got.status != 200 {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+}
+
 func TestRevokedWhileFetching(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", "10.9.0.2", "one")
@@ -467,5 +489,19 @@ func TestClientLeaves(t *testing.T) {
 			}
 		}
 		cancel()
+	}
+}
+
+func TestObjectIDOfIllSource(t *testing.T) {
+	w := newWorld(t, nil)
+	w.assign("web", "10.9.0.2", "one")
+	w.imds.fall(func(rw http.ResponseWriter, _ *http.Request) bool { fail(rw, 500, "unknown", ""); return true })
+	address := w.listen("10.9.0.2")
+	if got := w.get(address, tokenQuery(arm, "object_id="+objectID("one"))); got.status != 500 {
+		t.Errorf("got %d %s: 400 would be final, and the id may be right", got.status, got.body)
+	}
+	w.imds.fall(nil)
+	if got := w.get(address, tokenQuery(arm, "object_id="+objectID("one"))); got.status != 200 {
+		t.Errorf("got %d %s", got.status, got.body)
 	}
 }

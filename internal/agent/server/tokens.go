@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/authorize"
@@ -24,7 +26,9 @@ import (
 const statusGone = 499
 
 // maxRounds bounds how often one request is decided about anew without having
-// waited; more means that the grants change faster than tokens come.
+// waited; more means that the grants change faster than tokens come. Rounds that
+// waited do not count: their own limit bounds them, and a pod that is starting
+// changes often.
 const maxRounds = 8
 
 func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *result) {
@@ -78,6 +82,8 @@ type attempt struct {
 	res  *result
 	hold func() // gives the place among the held back; nil while not held
 
+	rounds int // left
+
 	// A token that was fetched, and whom for: it goes out only if the decision
 	// is still the same afterwards.
 	got    *token.Token
@@ -93,7 +99,7 @@ type attempt struct {
 func (s *Server) obtain(ctx context.Context, q imds.TokenRequest, res *result, who func(context.Context) (attest.Caller, error)) {
 	a := attempt{Server: s, q: q, res: res, sel: identity.Selector{ClientID: q.ClientID, ObjectID: q.ObjectID, ResourceID: q.ResourceID}}
 	res.resource = q.Resource
-	for range maxRounds {
+	for a.rounds = maxRounds; a.rounds > 0; a.rounds-- {
 		if a.round(ctx, who) {
 			break
 		}
@@ -193,20 +199,26 @@ func (a *attempt) objectIDs() func(*v1.AzureIdentity) string {
 	}
 }
 
-// learn fetches tokens of identities to see their object ids.
+// learn fetches tokens of identities to see their object ids, all at the same
+// time: one that cannot be had takes seconds.
 func (a *attempt) learn(ctx context.Context, unknown []*v1.AzureIdentity) bool {
 	if a.tried == nil {
 		a.tried = map[string]bool{}
 	}
+	var group errgroup.Group
 	for _, id := range unknown {
 		a.tried[id.Namespace+"/"+id.Name] = true
-		if _, _, err := a.cfg.Tokens.Get(ctx, a.request(id)); err != nil {
-			a.problem = err
-		}
-		if ctx.Err() != nil {
-			a.res.gone()
-			return true
-		}
+		group.Go(func() error {
+			_, _, err := a.cfg.Tokens.Get(ctx, a.request(id))
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		a.problem = err
+	}
+	if ctx.Err() != nil {
+		a.res.gone()
+		return true
 	}
 	return false
 }
@@ -236,6 +248,7 @@ func (a *attempt) wait(ctx context.Context, d authorize.Decision) bool {
 	defer timer.Stop()
 	select {
 	case <-d.Changed:
+		a.rounds++
 		return false
 	case <-timer.C:
 		a.refuse(d.Refusal)
