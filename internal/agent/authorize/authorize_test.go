@@ -266,6 +266,7 @@ func TestChanges(t *testing.T) {
 	const assign = "wait 1m40s 404 IdentityNotAssigned"
 	step("pod", func() { table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "old"}) }, true, "wait 8s 404 NoBinding")
 	step("label", func() { table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "web", "a": "b"}) }, true, "wait 8s 404 NoBinding")
+	step("status only", func() { table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "web", "a": "b"}) }, false, "wait 8s 404 NoBinding")
 	step("binding of others", func() { table.SetBinding(aBinding("b2", "one", "old", 0)) }, false, "wait 8s 404 NoBinding")
 	step("binding", func() { table.SetBinding(aBinding("b", "one", "web", 0)) }, true, "wait 8s 404 IdentityMissing")
 	step("identity of others", func() { table.SetIdentity(anIdentity("two")) }, false, "wait 8s 404 IdentityMissing")
@@ -289,5 +290,25 @@ func TestChanges(t *testing.T) {
 	if n := len(table.pods) + len(table.bySelector) + len(table.bindings) + len(table.selecting) + len(table.naming) +
 		len(table.identities) + len(table.exceptions) + len(table.assigned) + len(table.assignedTo); n != 0 {
 		t.Errorf("%d left over", n)
+	}
+}
+
+// TestManyForeignBindings: a verdict does not grow with the namespaces that use
+// the same selector.
+func TestManyForeignBindings(t *testing.T) {
+	table := newTable(nil)
+	table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "web"})
+	for i := range 1000 {
+		b := aBinding("b", "one", "web", 0)
+		b.Namespace = fmt.Sprint("other-", i)
+		table.SetBinding(b)
+	}
+	if v, _ := table.verdictOf(key("web")); len(v.refusals) != maxForeign {
+		t.Errorf("%d refusals, want %d", len(v.refusals), maxForeign)
+	}
+	table.SetBinding(aBinding("b", "one", "web", 0))
+	table.SetIdentity(anIdentity("one"))
+	if v, _ := table.verdictOf(key("web")); len(v.grants) != 1 {
+		t.Errorf("%d grants, want that of its own namespace", len(v.grants))
 	}
 }

@@ -3,6 +3,7 @@
 package authorize
 
 import (
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,11 @@ type Table struct {
 // maxStrangers bounds the pods waited for; callers are attested, so there is
 // one at most for each live pod, for the moment until Set.
 const maxStrangers = 4096
+
+// maxForeign is how many bindings of other namespaces, which grant nothing when
+// all is namespaced, are kept for a refusal's detail. Thousands of namespaces
+// may use the same selector.
+const maxForeign = 4
 
 type pod struct {
 	identity.Pod
@@ -131,7 +137,13 @@ func (t *Table) workOut(p *pod) *verdict {
 		return v
 	}
 	var bindings []*v1.AzureIdentityBinding
+	foreign := 0
 	for _, b := range t.selecting[p.Labels[v1.BindingLabel]] {
+		if t.cfg.Rules.ForceNamespaced && b.Namespace != p.Namespace {
+			if foreign++; foreign > maxForeign {
+				continue
+			}
+		}
 		bindings = append(bindings, b)
 	}
 	v.grants, v.refusals = t.cfg.Rules.Grants(p.Pod, bindings, func(namespace, name string) *v1.AzureIdentity {
@@ -173,10 +185,13 @@ func (t *Table) SetPod(namespace, name string, labels map[string]string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.pods[key]
-	if p == nil {
+	switch {
+	case p == nil:
 		p = &pod{changed: make(chan struct{})}
 		t.pods[key] = p
-	} else {
+	case maps.Equal(p.Labels, labels):
+		return // only its status changed, which bears on nothing here
+	default:
 		t.bySelector.remove(p.Labels[v1.BindingLabel], key)
 	}
 	p.Pod = identity.Pod{Namespace: namespace, Name: name, Labels: labels}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -179,6 +180,19 @@ func TestCacheShortLife(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestRefreshInBounds(t *testing.T) {
+	now := time.Now()
+	for _, life := range []time.Duration{time.Second, time.Hour, 24 * time.Hour, 100 * 365 * 24 * time.Hour, math.MaxInt64} {
+		for _, spread := range []float64{0, 1} {
+			token := &Token{Obtained: now, ExpiresOn: now.Add(life)}
+			in := token.refreshIn(now, spread)
+			if in < min(life/2, time.Second) || in > life {
+				t.Errorf("a token of %v is refreshed in %v", life, in)
+			}
+		}
 	}
 }
 

@@ -73,7 +73,7 @@ func (t *Token) fresh(now time.Time) bool { return t != nil && t.ExpiresOn.Sub(n
 // up to a tenth sooner, so that nodes and tokens do not move in step.
 func (t *Token) refreshIn(now time.Time, spread float64) time.Duration {
 	left := t.ExpiresOn.Sub(now)
-	in := min(left*8/10, left-t.enough()*5/4)
+	in := min(left/10*8, left-t.enough()*5/4) // in this order: 40 years * 8 is more than a Duration holds
 	in -= time.Duration(float64(in) * spread / 10)
 	return max(in, time.Second)
 }
