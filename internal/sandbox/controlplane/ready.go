@@ -92,13 +92,14 @@ func WaitNodes(ctx context.Context, cfg *rest.Config, want int, far func(ready i
 	return nil
 }
 
-// Follow watches until seen is satisfied. A watch without a resource version starts with what is there already. The
-// server may end a watch at any time; then it is opened again.
+// Follow watches until seen is satisfied. A watch from resource version 0 starts with what is there already; without a
+// version, the server would first wait, in vain unless somebody writes, until old etcds (Debian's) tell how far they are.
+// The server may end a watch at any time; then it is opened again.
 func Follow(ctx context.Context, open func(metav1.ListOptions) (watch.Interface, error), seen func(watch.Event) bool) error {
 	again := time.NewTicker(200 * time.Millisecond)
 	defer again.Stop()
 	for {
-		w, err := open(metav1.ListOptions{})
+		w, err := open(metav1.ListOptions{ResourceVersion: "0"})
 		if err == nil {
 			done := drain(ctx, w, seen)
 			w.Stop()
