@@ -1,6 +1,7 @@
 package controllers_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,10 +44,12 @@ func TestStories(t *testing.T) {
 		{"finished pod", finishedPod},
 		{"scaled in", scaledIn},
 		{"group gone", groupGone},
-		{"forbidden", forbidden},
+		{"group missing", groupMissing},
 		{"identity moves", identityMoves},
 		{"user deletes object", userDeletes},
 		{"immutable", immutable},
+		{"damaged ledger", damagedLedger},
+		{"same names", sameNames},
 	} {
 		t.Run(story.name, func(t *testing.T) {
 			story.tell(t, newWorld(t, kube, strings.NewReplacer(" ", "-", ".", "-", "'", "").Replace(strings.ToLower(story.name))))
@@ -412,8 +415,7 @@ func groupGone(t *testing.T, w *world) {
 	})
 }
 
-func forbidden(t *testing.T, w *world) {
-	// The group does not exist for us: the nearest that the fake has.
+func groupMissing(t *testing.T, w *world) {
 	w.cloud.DeleteGroup(w.group)
 	w.config.DriftInterval = 100 * time.Millisecond
 	w.identity("red")
@@ -489,4 +491,56 @@ func immutable(t *testing.T, w *world) {
 	if got := w.has(); !slices.Equal(got, []string{"red"}) {
 		t.Errorf("has %v", got)
 	}
+}
+
+func damagedLedger(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	pod := w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	w.stop()
+	w.delete(pod)
+	ledger := w.ledgers()[0]
+	ledger.Data["identities"] = "["
+	w.must(w.client.Update(t.Context(), &ledger))
+
+	w.cloud.AddIdentities(resourceID("blue"))
+	w.identity("blue")
+	w.pod("q", "blue")
+	w.start()
+	w.waitState("q", v1.StateAssigned)
+	w.waitNone("p")
+	w.waitHas("blue", "red") // red cannot be told from somebody else's any more
+}
+
+func sameNames(t *testing.T, w *world) {
+	w.config.Rules.ForceNamespaced = false
+	w.cloud.AddIdentities(resourceID("red"), resourceID("red2"))
+	w.identity("red")
+	other := w.namespace + "-other"
+	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: other}})
+	id := &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: other, Name: "red"}, Spec: v1.AzureIdentitySpec{ResourceID: resourceID("red2")},
+	}
+	w.create(id)
+	binding := &v1.AzureIdentityBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: other, Name: "red"}, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "red", Selector: "red"},
+	}
+	w.create(binding)
+	t.Cleanup(func() {
+		w.must(w.client.Delete(context.Background(), id))
+		w.must(w.client.Delete(context.Background(), binding))
+	})
+	w.start()
+	w.pod("p", "red")
+	w.eventually("two assigned", func() string {
+		got := w.assigned("p")
+		if len(got) != 2 || got[0].Name == got[1].Name || got[0].Namespace != "default" || got[1].Namespace != "default" ||
+			got[0].Status.Status != v1.StateAssigned || got[1].Status.Status != v1.StateAssigned {
+			return fmt.Sprintf("%d objects", len(got))
+		}
+		return ""
+	})
+	w.waitHas("red", "red2")
 }

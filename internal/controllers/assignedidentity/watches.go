@@ -5,6 +5,7 @@ package assignedidentity
 import (
 	"context"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -25,6 +26,13 @@ import (
 // workers is how many pods are worked on at once. A pod costs one or two writes
 // of some 5 ms each: 32 are more than the client's rate lets through.
 const workers = 32
+
+// The pauses after an error of the API server's. The libraries' own default goes
+// up to 16 minutes, which would outlast the trouble by far.
+const (
+	retryFirst = 10 * time.Millisecond
+	retryMost  = 15 * time.Second
+)
 
 type queue struct {
 	mu sync.Mutex
@@ -50,7 +58,10 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.podsOfIdentity), builder.WithPredicates(written())).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.podsOfNode), builder.WithPredicates(nodeChanged())).
 		WatchesRawSource(source.Func(r.keepQueue)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: workers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
+		}).
 		Complete(r)
 }
 

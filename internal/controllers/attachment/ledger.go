@@ -73,8 +73,7 @@ func (l Ledger) Load(ctx context.Context, group compute.Group) (map[string]Entry
 	}
 	var list []Entry
 	if err := json.Unmarshal([]byte(cm.Data[identitiesKey]), &list); err != nil {
-		return nil, fmt.Errorf("read ledger of %s: ConfigMap %s/%s is damaged (repair its key %q, or delete it: then the identities it listed stay on the node group): %w",
-			group, cm.Namespace, cm.Name, identitiesKey, err)
+		return nil, &damagedError{cm.Namespace + "/" + cm.Name, err}
 	}
 	entries := make(map[string]Entry, len(list))
 	for _, e := range list {
@@ -82,6 +81,20 @@ func (l Ledger) Load(ctx context.Context, group compute.Group) (map[string]Entry
 	}
 	return entries, nil
 }
+
+// damagedError is a ledger that somebody wrote who should not have.
+type damagedError struct {
+	configMap string
+	err       error
+}
+
+// Error names the ConfigMap.
+func (e *damagedError) Error() string {
+	return fmt.Sprintf("read ledger: ConfigMap %s is damaged: key %q: %v", e.configMap, identitiesKey, e.err)
+}
+
+// Unwrap returns the parser's error.
+func (e *damagedError) Unwrap() error { return e.err }
 
 // Save replaces the entries of a group. Without entries the ConfigMap goes. fresh
 // says that there was none so far, which spares a request.

@@ -4,8 +4,11 @@ package attachment
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
+
+	"github.com/go-logr/logr"
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
@@ -17,7 +20,14 @@ func (r *Reconciler) load(ctx context.Context, group compute.Group, st *state) e
 		return nil
 	}
 	entries, err := r.ledger.Load(ctx, group)
-	if err != nil {
+	damaged, isDamaged := errors.AsType[*damagedError](err)
+	switch {
+	case isDamaged:
+		// Pods must not wait for somebody to repair it. Nothing that cannot
+		// be read is ours, so nothing is taken away that should not be.
+		logr.FromContextOrDiscard(ctx).Error(damaged, "ledger is written anew; the identities that it listed stay on the node group for good")
+		entries = map[string]Entry{}
+	case err != nil:
 		return err
 	}
 	st.mu.Lock()

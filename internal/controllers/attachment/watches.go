@@ -5,6 +5,7 @@ package attachment
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -27,6 +28,13 @@ import (
 // subscription ten writes a second in the long run, and a VM takes 10 to 20 s:
 // some 150 are as many as Azure can be busy with.
 const workers = 150
+
+// The pauses after an error of the API server's. The libraries' own default goes
+// up to 16 minutes, which would outlast the trouble by far.
+const (
+	retryFirst = 10 * time.Millisecond
+	retryMost  = 15 * time.Second
+)
 
 type queue struct {
 	mu sync.Mutex
@@ -66,7 +74,10 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Watches(&corev1.Node{}, onNode()).
 		Watches(&v1.AzureIdentity{}, r.onIdentity()).
 		WatchesRawSource(source.TypedFunc[compute.Group](r.keepQueue)).
-		WithOptions(controller.TypedOptions[compute.Group]{MaxConcurrentReconciles: workers}).
+		WithOptions(controller.TypedOptions[compute.Group]{
+			MaxConcurrentReconciles: workers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[compute.Group](retryFirst, retryMost),
+		}).
 		Complete(r)
 }
 
