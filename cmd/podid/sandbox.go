@@ -105,6 +105,7 @@ func orInterruption(ctx context.Context, err error) error {
 
 func bindUpFlags(cmd *cobra.Command, o *sandbox.Options) {
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 2, "how many nodes")
+	cmd.Flags().DurationVar(&o.Timeout, "timeout", sandbox.DefaultTimeout, "how long the control plane, and then the nodes, may take to be ready")
 	cmd.Flags().DurationVar(&o.ARMUpdate, "arm-update", 2*time.Second, "how long the emulated Azure takes to change a scale set's identities")
 }
 

@@ -4,7 +4,6 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,7 +42,7 @@ func (b *build) control(ctx context.Context, p *progress.Step) (string, error) {
 	if err := b.launch(controlName, b.plan.Switch, spec); err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, controlDeadline, errors.New("it took longer than "+controlDeadline.String()))
+	ctx, cancel := within(ctx, b.options.Timeout)
 	defer cancel()
 	p.Far("waiting for the emulated Azure")
 	if err := b.waitAzure(ctx); err != nil {

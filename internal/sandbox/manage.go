@@ -116,7 +116,7 @@ func (s *Sandbox) StartNode(ctx context.Context, name string) error {
 	if err := b.startNode(n); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, nodeDeadline, errors.New("it took longer than "+nodeDeadline.String()))
+	ctx, cancel := within(ctx, DefaultTimeout)
 	defer cancel()
 	return controlplane.WaitNode(ctx, b.client, name, started)
 }

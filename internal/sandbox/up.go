@@ -23,11 +23,9 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
-// Deadlines, far above what was ever seen (3 s and 6 s), so that a loaded machine still makes it.
-const (
-	controlDeadline = 2 * time.Minute
-	nodeDeadline    = 3 * time.Minute
-)
+// DefaultTimeout is far above what the control plane (5 s) and the nodes (6 s) take, so that a loaded machine still
+// makes it.
+const DefaultTimeout = 3 * time.Minute
 
 // Options are what a user may choose.
 type Options struct {
@@ -36,6 +34,8 @@ type Options struct {
 	Nodes int
 	// ARMUpdate is how long the emulated Azure takes to change the identities of a scale set.
 	ARMUpdate time.Duration
+	// Timeout is how long the control plane may take to answer, and how long the nodes may take after it.
+	Timeout time.Duration
 	// Images are archives that the nodes import before they become ready.
 	Images []string
 }
@@ -69,6 +69,9 @@ func (s *Sandbox) Layout() Layout { return s.layout }
 func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("a sandbox makes network namespaces and mounts: run this as root, for example with sudo")
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultTimeout
 	}
 	plan, err := network.NewPlan(s.layout.Name, o.Nodes)
 	if err != nil {
@@ -207,7 +210,7 @@ func (b *build) network(ctx context.Context, _ *progress.Step) (string, error) {
 
 // nodes starts all nodes side by side and waits until they are ready.
 func (b *build) nodes(ctx context.Context, p *progress.Step) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, nodeDeadline, errors.New("it took longer than "+nodeDeadline.String()))
+	ctx, cancel := within(ctx, b.options.Timeout)
 	defer cancel()
 	p.Far("0 of %d ready", len(b.plan.Nodes))
 	var group errgroup.Group
@@ -224,6 +227,11 @@ func (b *build) nodes(ctx context.Context, p *progress.Step) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%d ready", len(b.plan.Nodes)), nil
+}
+
+// within bounds a wait and names the bound in the error.
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limit, errors.New("it took longer than "+limit.String()))
 }
 
 func (s *State) allAlive() bool {

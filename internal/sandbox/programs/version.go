@@ -53,7 +53,7 @@ var kinds = []kind{ //nolint:gochecknoglobals // a constant table
 
 // version runs the program and returns the first version number that it prints, with the whole line.
 func (k kind) version(ctx context.Context, file, libraries string) (v version, line string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, file, k.ask...)
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+libraries)
