@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/go-logr/logr"
@@ -51,7 +50,6 @@ func nmi(ctx context.Context, args []string, getenv func(string) string, stdout,
 	log := observe.NewLogger(stderr, options.log.format, options.log.verbosity)
 	klog.SetLogger(log)
 	ctx = logr.NewContext(ctx, log)
-	limitMemory(getenv)
 	log.Info("starting", "version", observe.Version(), "node", options.node.name,
 		"mode", options.identities.mode, "forceNamespaced", options.identities.forceNamespaced)
 	for _, name := range options.meaningless {
@@ -63,13 +61,4 @@ func nmi(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	log.Info("stopped")
 	return exitDone
-}
-
-// limitMemory keeps the agent small: it runs on every node. Live data is a few
-// megabytes, so collecting at half the usual growth costs little. There is no
-// fixed limit: beyond one, in a huge cluster, the collector would never rest.
-func limitMemory(getenv func(string) string) {
-	if getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
 }

@@ -90,7 +90,8 @@ func TestAzureSDK(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if n := len(w.imds.seen()); n != 2 {
+	// Fewer when the test runs twice: the SDK keeps tokens for the whole process.
+	if n := len(w.imds.seen()); n > 2 {
 		t.Errorf("%d calls to the metadata service for two identities and one resource", n)
 	}
 }

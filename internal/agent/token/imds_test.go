@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	v1 "github.com/podid-io/podid/api/v1"
 )
 
 // open is a limiter that never limits, unless it is told to.
@@ -255,4 +257,18 @@ func FuzzParseReply(f *testing.F) {
 			t.Fatalf("%q: accepted until %v", body, got.ExpiresOn)
 		}
 	})
+}
+
+func TestKinds(t *testing.T) {
+	source, _, _ := newScript(good(time.Now()))
+	kinds := Kinds{v1.UserAssignedMSI: source}
+	r := ask("a", "x")
+	if _, err := kinds.Token(t.Context(), r); err != nil {
+		t.Error(err)
+	}
+	r.Identity.Spec.Type = v1.Federated
+	var f *Failure
+	if _, err := kinds.Token(t.Context(), r); !errors.As(err, &f) || f.Status != 403 || !strings.Contains(f.Message, "type 3") {
+		t.Errorf("got %v", err)
+	}
 }

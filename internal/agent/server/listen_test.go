@@ -1,0 +1,168 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/observe"
+)
+
+func TestConnectionsAreBounded(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := make(chan netip.Addr, 16)
+	b := &bounded{Listener: caller{l, from}, limit: Connections{Most: 3, MostPerAddress: 2}, open: map[addr]int{}}
+	accepted := make(chan net.Conn, 16)
+	go func() {
+		for {
+			c, err := b.Accept()
+			if err != nil {
+				close(accepted)
+				return
+			}
+			accepted <- c
+		}
+	}()
+	web, api, job := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("::ffff:10.0.0.3"), netip.MustParseAddr("10.0.0.4")
+	dial := func(who netip.Addr) net.Conn {
+		from <- who
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	turnedAway := func(c net.Conn) {
+		t.Helper()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		var late net.Error
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.As(err, &late) && late.Timeout() {
+			t.Errorf("not turned away: %v", err)
+		}
+	}
+	dial(web)
+	first := <-accepted
+	dial(web)
+	second := <-accepted
+	turnedAway(dial(web))
+	dial(api)
+	third := <-accepted
+	turnedAway(dial(job))
+	if peer(third) != netip.MustParseAddr("10.0.0.3") {
+		t.Errorf("peer %v", peer(third))
+	}
+	for range 2 { // closing twice counts once
+		_ = first.Close()
+	}
+	dial(job)
+	fourth := <-accepted
+	turnedAway(dial(api))
+	for _, c := range []net.Conn{second, third, fourth} {
+		_ = c.Close()
+	}
+	if b.all != 0 || len(b.open) != 0 {
+		t.Errorf("left over: %d, %v", b.all, b.open)
+	}
+	_ = l.Close()
+	if _, open := <-accepted; open {
+		t.Error("accepted more")
+	}
+}
+
+// caller is a listener whose connections come from the addresses told.
+type caller struct {
+	net.Listener
+	from chan netip.Addr
+}
+
+func (l caller) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return pretendConn{c, <-l.from}, nil
+}
+
+func TestSlowHeaderIsCut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes ten seconds")
+	}
+	t.Parallel()
+	w := newWorld(t, nil)
+	c, err := net.Dial("tcp", w.listen("10.9.0.2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := io.WriteString(c, "GET /metadata/instance HTTP/1.1\r\nMetadata: tr"); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(readHeaderTime + 10*time.Second))
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		t.Errorf("the connection was kept: %v", err)
+	}
+}
+
+func TestAudit(t *testing.T) {
+	var out bytes.Buffer
+	a := newAudit(observe.NewLogger(&out, observe.FormatText, 0))
+	id := newIdentity("one")
+	id.Spec.ClientID = "12345678-secret-rest"
+	now := time.Now()
+	say := func(reason, resource string) string {
+		out.Reset()
+		res := &result{
+			status: 200, began: now, address: netip.MustParseAddr("10.9.0.2"), resource: resource, identity: id, reason: reason,
+			caller: attest.Caller{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "web"}, UID: "u"},
+		}
+		if reason != "" {
+			res.problem, res.status = &imds.Error{Status: 403, Description: "remedy"}, 403
+		}
+		a.token(res, time.Millisecond)
+		return out.String()
+	}
+	line := say("", "vault")
+	for _, want := range []string{"token issued", "pod=shop/web", "identity=shop/one", "clientID=12345678…", "resource=vault", "address=10.9.0.2"} {
+		if !strings.Contains(line, want) {
+			t.Errorf("no %s in %s", want, line)
+		}
+	}
+	if strings.Contains(line, "secret-rest") {
+		t.Errorf("the whole client id: %s", line)
+	}
+	if line := say("", "vault"); line != "" {
+		t.Errorf("said again: %s", line)
+	}
+	if line := say("", "storage"); line == "" {
+		t.Error("another resource: nothing said")
+	}
+	if line := say("Quarantined", "a"); !strings.Contains(line, "remedy") || !strings.Contains(line, "reason=Quarantined") {
+		t.Errorf("refusal: %s", line)
+	}
+	if line := say("Quarantined", "b"); line != "" {
+		t.Errorf("a pod can fill the log with resources: %s", line)
+	}
+	now = now.Add(sayAgain)
+	if line := say("", "vault"); line == "" {
+		t.Error("not said again later")
+	}
+	for i := range 3 * maxSeen {
+		a.worth(decision{status: i}, now)
+	}
+	if len(a.seen) > maxSeen {
+		t.Errorf("remembers %d decisions", len(a.seen))
+	}
+}
