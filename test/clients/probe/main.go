@@ -1,0 +1,133 @@
+// The probe: a pod that says byte for byte what a test tells it to, and tells what came back. Its one argument is a JSON
+// list of requests; it answers them one after the other with a JSON list. Without an argument it waits to be asked.
+//
+// A token that comes back is never printed, only its claims.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// request is one connection: where to, and what to write to it.
+type request struct {
+	To   string `json:"to"`
+	Send string `json:"send"`
+	// TimeoutMS bounds it, in milliseconds.
+	TimeoutMS int `json:"timeoutMS"`
+}
+
+// answer is what came of it. Without a status there was no HTTP answer, and Error says why.
+type answer struct {
+	Status int               `json:"status,omitempty"`
+	Header map[string]string `json:"header,omitempty"`
+	Body   string            `json:"body,omitempty"`
+	Claims map[string]any    `json:"claims,omitempty"`
+	// Error is refused, unreachable, timeout, closed, or the error's own words.
+	Error  string `json:"error,omitempty"`
+	TookMS int64  `json:"tookMS"`
+}
+
+func main() {
+	if len(os.Args) < 2 {
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
+		<-stop
+		return
+	}
+	var requests []request
+	if err := json.Unmarshal([]byte(os.Args[1]), &requests); err != nil {
+		fmt.Fprintln(os.Stderr, "probe: read the requests:", err)
+		os.Exit(2)
+	}
+	answers := make([]answer, 0, len(requests))
+	for _, r := range requests {
+		began := time.Now()
+		a := ask(r)
+		a.TookMS = time.Since(began).Milliseconds()
+		answers = append(answers, a)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(answers); err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		os.Exit(1)
+	}
+}
+
+func ask(r request) answer {
+	limit := time.Duration(r.TimeoutMS) * time.Millisecond
+	if limit <= 0 {
+		limit = 10 * time.Second
+	}
+	conn, err := net.DialTimeout("tcp", r.To, limit)
+	if err != nil {
+		return answer{Error: word(err)}
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
+		return answer{Error: err.Error()}
+	}
+	if _, err := io.WriteString(conn, r.Send); err != nil {
+		return answer{Error: word(err)}
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return answer{Error: word(err)}
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err != nil && len(body) == 0 {
+		return answer{Status: response.StatusCode, Error: word(err)}
+	}
+	a := answer{Status: response.StatusCode, Header: map[string]string{}}
+	for name, values := range response.Header {
+		a.Header[name] = strings.Join(values, ", ")
+	}
+	a.Body, a.Claims = withoutToken(body)
+	return a
+}
+
+// withoutToken replaces a token by its claims.
+func withoutToken(body []byte) (string, map[string]any) {
+	var fields map[string]any
+	if json.Unmarshal(body, &fields) != nil {
+		return string(body), nil
+	}
+	token, ok := fields["access_token"].(string)
+	if !ok {
+		return string(body), nil
+	}
+	claims := map[string]any{}
+	if parts := strings.Split(token, "."); len(parts) == 3 {
+		if raw, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
+			_ = json.Unmarshal(raw, &claims) // no claims is what the test will see
+		}
+	}
+	return string(bytes.ReplaceAll(body, []byte(token), []byte("(token)"))), claims
+}
+
+func word(err error) string {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "unreachable"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return "closed"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "timeout"
+	}
+	return err.Error()
+}

@@ -1,0 +1,208 @@
+// Stories about what is on the nodes: identities come and go, agents and controllers do too.
+package scenario_test
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/emulator/world"
+	"github.com/podid-io/podid/internal/sandbox"
+	"github.com/podid-io/podid/internal/sandbox/demo"
+)
+
+// identityLeaves: with its last pod, an identity leaves the nodes, after the grace period.
+func identityLeaves(s *story) {
+	id := s.identity("leaving")
+	s.bind(s.ns, "leaving", id, "leaving", 0)
+	p := s.probe(s.ns, "pod", "leaving")
+	s.token(p, "", id)
+	s.onNodes(id, true)
+
+	since, began := s.mark(), time.Now()
+	s.remove(p)
+	s.unassigned(p)
+	s.onNodes(id, false)
+	for _, r := range s.requests(since, world.Filter{Surface: "arm", Method: "PATCH", Status: 200}) {
+		if strings.Contains(strings.ToLower(r.Details["removed"]), strings.ToLower(id.ResourceID)) && r.Time.Sub(began) < grace {
+			s.Errorf("it left %s after its pod, before the grace period of %s", r.Time.Sub(began), grace)
+		}
+	}
+}
+
+// othersStay: what was on the nodes before podid serves pods without a question to Azure, and stays when they are gone.
+func othersStay(s *story) {
+	shared, own := unknownIdentity(foreignShared), s.identity("passing")
+	s.bind(s.ns, "shared", shared, "shared", 1)
+	p := s.probe(s.ns, "pod", "shared")
+	since := s.mark()
+	s.token(p, "", shared)
+	if s.changed(0, "added", shared) {
+		s.Error("MIC asked Azure for an identity that was on the nodes")
+	}
+
+	s.bind(s.ns, "own", own, "shared", 0) // it leaves with the pod, and so tells when MIC has done its work
+	s.onNodes(own, true)
+	s.remove(p)
+	s.unassigned(p)
+	s.onNodes(own, false)
+	for _, name := range foreign() {
+		if id := unknownIdentity(name); s.changed(since, "removed", id) {
+			s.Errorf("%s was taken off the nodes", name)
+		}
+		s.onNodes(unknownIdentity(name), true)
+	}
+	machines, err := s.azure.control.Machines(s.Context(), sandbox.ScaleSet)
+	s.must(err)
+	if !machines[0].SystemAssigned {
+		s.Error("the nodes' own identity was taken off them")
+	}
+}
+
+// agentAway: while a node's agent is away, its pods are refused at once, and nothing of theirs reaches the metadata
+// service. When it is back, there are tokens again.
+func agentAway(s *story) {
+	id := s.identity("patient")
+	s.bind(s.ns, "patient", id, "patient", 0)
+	p, stranger := s.probe(s.ns, "pod", "patient"), s.probe(s.ns, "stranger", "")
+	s.token(p, "", id)
+
+	s.sendAgents(map[string]string{"story": "away"})
+	s.Cleanup(func() {
+		if s.Failed() { // half way through: the next stories need the agents
+			s.sendAgents(nil)
+		}
+	})
+	s.none(&corev1.PodList{}, "the agents are away", func(client.Object) bool { return true },
+		client.InNamespace(release), client.MatchingLabels{component: nmi})
+	since := s.mark()
+	for _, pod := range []*corev1.Pod{p, stranger} {
+		for _, a := range s.ask(pod, get(tokenAsk), get("/metadata/instance?api-version=2021-02-01"), get(tokenAsk+"&client_id="+unknownIdentity(foreignAlone).ClientID)) {
+			if a.Error != "refused" || a.TookMS > quick {
+				s.Errorf("pod %s asked without an agent: %s; want refused at once", pod.Name, a)
+			}
+		}
+	}
+	if list := s.requests(since, world.Filter{Surface: "imds"}); len(list) != 0 {
+		s.Errorf("without an agent, the metadata service saw %+v", list)
+	}
+
+	s.sendAgents(nil)
+	s.agentsReady()
+	s.token(p, "", id)
+	s.refused(stranger, "", 400, "Identity not found", quick)
+}
+
+// sendAgents lets the agents run on nodes with these labels only; nil is every node.
+func (s *story) sendAgents(labels map[string]string) {
+	s.Helper()
+	set := s.agents()
+	for name := range set.Spec.Template.Spec.NodeSelector {
+		if strings.HasPrefix(name, "story") {
+			delete(set.Spec.Template.Spec.NodeSelector, name)
+		}
+	}
+	for name, value := range labels {
+		set.Spec.Template.Spec.NodeSelector[name] = value
+	}
+	s.must(s.Update(s.Context(), set))
+}
+
+func (s *story) agents() *appsv1.DaemonSet {
+	s.Helper()
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: release, Name: nmi}}
+	s.must(s.Get(s.Context(), client.ObjectKeyFromObject(set), set))
+	return set
+}
+
+// agentsReady waits until every node has an agent of the latest kind that is ready.
+func (s *story) agentsReady() {
+	s.Helper()
+	ctx, cancel := s.soon("the agents are ready")
+	defer cancel()
+	generation := s.agents().Generation
+	s.must(follow(ctx, s.cluster, &appsv1.DaemonSetList{}, func(_ watch.EventType, d *appsv1.DaemonSet) bool {
+		now := d.Status
+		return d.Name == nmi && now.ObservedGeneration >= generation && now.DesiredNumberScheduled > 0 &&
+			now.UpdatedNumberScheduled == now.DesiredNumberScheduled && now.NumberReady == now.DesiredNumberScheduled
+	}, client.InNamespace(release)))
+}
+
+// micRestarts: a new MIC takes over what the old one knew. It leaves alone what pods use, and takes off the nodes what
+// the old one put there.
+func micRestarts(s *story) {
+	id := s.identity("kept")
+	s.bind(s.ns, "kept", id, "kept", 0)
+	p := s.probe(s.ns, "pod", "kept")
+	s.token(p, "", id)
+
+	since := s.mark()
+	var old corev1.PodList
+	s.must(s.List(s.Context(), &old, client.InNamespace(release), client.MatchingLabels{component: mic}))
+	names := map[string]bool{}
+	for i := range old.Items {
+		names[old.Items[i].Name] = true
+		s.must(s.Delete(s.Context(), &old.Items[i]))
+	}
+	s.token(p, "", id) // nobody needs MIC for that
+	ctx, cancel := s.soon("a new MIC is ready")
+	defer cancel()
+	s.must(follow(ctx, s.cluster, &corev1.PodList{}, func(_ watch.EventType, now *corev1.Pod) bool {
+		return !names[now.Name] && slices.ContainsFunc(now.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+		})
+	}, client.InNamespace(release), client.MatchingLabels{component: mic}))
+
+	second := s.identity("second") // when it is there, the new MIC has looked at everything
+	s.bind(s.ns, "second", second, "kept", 0)
+	s.onNodes(second, true)
+	if s.changed(since, "removed", id) {
+		s.Error("the new MIC took an identity off the nodes that a pod uses")
+	}
+	s.token(p, "&client_id="+id.ClientID, id)
+	s.remove(p)
+	s.onNodes(id, false)
+	s.onNodes(second, false)
+}
+
+// managedMode: without MIC, what somebody else put on the nodes serves the pods that a binding in their own namespace
+// names, and nobody else.
+func managedMode(s *story) {
+	// MIC takes its finalizers off before it goes; that is also what lets the other stories' namespaces go.
+	s.none(&corev1.NamespaceList{}, "the other stories' namespaces are gone", func(o client.Object) bool {
+		return strings.HasPrefix(o.GetName(), "story-") && o.GetName() != s.ns
+	})
+	s.none(&v1.AzureAssignedIdentityList{}, "there are no assigned identities", func(client.Object) bool { return true })
+	program, err := helm(s.Context(), s.report)
+	s.must(err)
+	s.must(demo.Install(s.Context(), s.sandbox, program, values("operationMode=managed")...))
+	s.none(&corev1.PodList{}, "MIC is gone", func(client.Object) bool { return true },
+		client.InNamespace(release), client.MatchingLabels{component: mic})
+	s.agentsReady()
+
+	since, other := s.mark(), s.ns+"-other"
+	s.namespace(other)
+	id := unknownIdentity(foreignManaged)
+	s.bind(s.ns, "managed", id, "managed", 0)
+	p, foreigner := s.probe(s.ns, "pod", "managed"), s.probe(other, "pod", "managed")
+	s.token(p, "", id)
+	s.token(p, "&client_id="+id.ClientID, id)
+	s.refused(foreigner, "", 404, "", (10 * time.Second).Milliseconds())
+	s.refused(foreigner, "&client_id="+id.ClientID, 404, "", (10 * time.Second).Milliseconds())
+
+	var assigned v1.AzureAssignedIdentityList
+	s.must(s.List(s.Context(), &assigned))
+	if n := len(assigned.Items); n != 0 {
+		s.Errorf("there are %d assigned identities in managed mode", n)
+	}
+	if list := s.requests(since, world.Filter{Surface: "arm", Method: "PATCH"}); len(list) != 0 {
+		s.Errorf("in managed mode, ARM was asked to change the nodes: %+v", list)
+	}
+}

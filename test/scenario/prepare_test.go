@@ -1,0 +1,175 @@
+// Before the stories: images, the sandbox, and the product from its chart.
+package scenario_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podid-io/podid/internal/emulator/world"
+	"github.com/podid-io/podid/internal/sandbox"
+	"github.com/podid-io/podid/internal/sandbox/demo"
+	"github.com/podid-io/podid/internal/sandbox/programs"
+	"github.com/podid-io/podid/internal/sandbox/progress"
+)
+
+// grace is how long MIC leaves an identity on the scale set after its last pod: long enough to be seen, short enough to
+// wait for.
+const grace = 2 * time.Second
+
+// values are the chart's, besides what every sandbox needs.
+func values(more ...string) []string {
+	return append([]string{"mic.identityDetachGracePeriod=" + grace.String(), "mic.replicas=1"}, more...)
+}
+
+// prepare brings the sandbox up and installs the product. Who is interrupted meanwhile calls Down.
+func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter) error {
+	bin, err := binaries()
+	if err != nil {
+		return err
+	}
+	archives, err := demo.Images(ctx, report, bin)
+	if err != nil {
+		return err
+	}
+	clients, err := clientImages(ctx, report)
+	if err != nil {
+		return err
+	}
+	name, err := helm(ctx, report)
+	if err != nil {
+		return err
+	}
+	up := exec.CommandContext(ctx, filepath.Join(bin, "podid"), "sandbox", "up", "--name="+s.Layout().Name, "--arm-update=2s",
+		"--image="+strings.Join(append(archives, clients...), ","))
+	up.Stderr = progressFile()
+	up.Cancel = func() error { return up.Process.Signal(syscall.SIGTERM) }
+	up.WaitDelay = time.Minute
+	if err := up.Run(); err != nil {
+		return fmt.Errorf("podid sandbox up: %w", err)
+	}
+	step := report.Start("install podid from its Helm chart")
+	if err := install(ctx, s, name); err != nil {
+		step.Fail()
+		return err
+	}
+	step.Done("")
+	return nil
+}
+
+// install puts onto the scale set what somebody else assigned, and only then installs the product.
+func install(ctx context.Context, s *sandbox.Sandbox, helm string) error {
+	azure, err := newAzure(s)
+	if err != nil {
+		return err
+	}
+	if err := azure.furnish(ctx); err != nil {
+		return err
+	}
+	return demo.Install(ctx, s, helm, values()...)
+}
+
+// furnish makes the identities that are on the nodes before podid is, and takes the limit off the writes to the scale
+// set: the stories put the writes of half an hour into some minutes.
+func (a *azure) furnish(ctx context.Context) error {
+	doc, err := a.control.World(ctx, false)
+	if err != nil {
+		return err
+	}
+	set := doc.ScaleSets[0]
+	system := systemIdentity()
+	set.SystemAssigned = &system
+	for _, name := range foreign() {
+		id, err := a.identity(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(set.Identities, id.ResourceID) { // in a sandbox that was kept it is
+			set.Identities = append(set.Identities, id.ResourceID)
+		}
+	}
+	if err := a.control.PutScaleSet(ctx, set); err != nil {
+		return err
+	}
+	return a.control.SetSettings(ctx, map[string]any{"limits": map[string]any{"scaleSetWrites": world.Bucket{}}})
+}
+
+// The identities that somebody else assigned to the nodes: one that no pod uses, one that a pod uses too, and one for
+// managed mode.
+const (
+	foreignAlone   = "foreign-alone"
+	foreignShared  = "foreign-shared"
+	foreignManaged = "foreign-managed"
+)
+
+// systemIdentity is the nodes' own.
+func systemIdentity() world.SystemIdentity {
+	return world.SystemIdentity{ClientID: world.GUID("system/client"), PrincipalID: world.GUID("system/principal")}
+}
+
+func foreign() []string { return []string{foreignAlone, foreignShared, foreignManaged} }
+
+// binaries is the folder with mic, nmi and podid: the checkout's bin, or $PODID_BIN.
+func binaries() (string, error) {
+	dir := os.Getenv("PODID_BIN")
+	if dir == "" {
+		source, err := programs.Source()
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Join(source, "bin")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "podid")); err != nil {
+		return "", fmt.Errorf("%w: build it with `make build`, or run `make test-sandbox`", err)
+	}
+	return dir, nil
+}
+
+// helm is the program that make has built, or one built now.
+func helm(ctx context.Context, report *progress.Reporter) (string, error) {
+	if file := os.Getenv("PODID_HELM"); file != "" {
+		return file, nil
+	}
+	return programs.Helm(ctx, os.Getenv, report)
+}
+
+// clientImages builds the images of the probe and of the SDK clients and returns their archives.
+func clientImages(ctx context.Context, report *progress.Reporter) ([]string, error) {
+	cache, err := programs.Cache(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	source, err := programs.Source()
+	if err != nil {
+		return nil, err
+	}
+	step := report.Start("images of the clients")
+	b := builder{source: filepath.Join(source, "test/clients"), cache: filepath.Join(cache, "clients")}
+	archives := make([]string, len(clients()))
+	var group errgroup.Group
+	group.SetLimit(2)
+	for i, c := range clients() {
+		group.Go(func() error {
+			var err error
+			archives[i], err = c.build(ctx, b, c)
+			if err != nil {
+				return fmt.Errorf("build client %s: %w", c.name, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		step.Fail()
+		return nil, err
+	}
+	step.Done(fmt.Sprintf("%d", len(archives)))
+	return archives, nil
+}

@@ -1,0 +1,100 @@
+// The story of applications with real Azure SDKs.
+package scenario_test
+
+import (
+	"encoding/json"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podid-io/podid/internal/emulator/world"
+)
+
+// realClients: applications as they are get their tokens, however they ask. There is a pod for each SDK, with a container
+// for each way to ask. The default chain of azidentity 1.1 gives its first request one second, and the kubelet makes a
+// pod's address known only when it has started all of its containers; so that pod has an init container that waits for
+// the first token, as is the custom with such clients.
+func realClients(s *story) {
+	first, second := s.identity("first"), s.identity("second-of-two")
+	s.bind(s.ns, "first", first, "sdk", 5)
+	s.bind(s.ns, "second", second, "sdk", 1)
+	nobody := world.GUID("nobody")
+	ways := map[string]way{
+		"client-id":      {env: map[string]string{"CLIENT_ID": second.ClientID}, want: second},
+		"resource-id":    {env: map[string]string{"RESOURCE_ID": second.ResourceID}, want: second},
+		"none":           {want: first},
+		"chain":          {env: map[string]string{"DEFAULT_CHAIN": "1"}, want: first},
+		"chain-named":    {env: map[string]string{"DEFAULT_CHAIN": "1", "AZURE_CLIENT_ID": second.ClientID}, want: second},
+		"wrong":          {env: map[string]string{"CLIENT_ID": nobody}, refused: true},
+		"wrong-resource": {env: map[string]string{"RESOURCE_ID": unknownIdentity(foreignAlone).ResourceID}, refused: true},
+	}
+	// The nodes have both identities before the clients start: some give the first request one second in all.
+	holder := s.probe(s.ns, "holder", "sdk")
+	s.token(holder, "", first)
+	s.token(holder, "&client_id="+second.ClientID, second)
+
+	names := map[string][]string{
+		azidentity:   {"client-id", "resource-id", "none", "chain", "chain-named", "wrong"},
+		azidentity11: {"client-id", "resource-id", "chain", "wrong-resource"},
+		adal:         {"client-id", "resource-id", "wrong"},
+		nodeClient:   {"client-id", "resource-id", "chain", "wrong"},
+	}
+	pods := map[string]*corev1.Pod{}
+	for client, list := range names {
+		var containers []container
+		for _, name := range list {
+			env := map[string]string{"RESOURCE": strings.TrimSuffix(resource, "/")}
+			for k, v := range ways[name].env {
+				env[k] = v
+			}
+			containers = append(containers, container{name: name, image: imageOf(client), env: env})
+		}
+		p := podOf(s.ns, strings.ReplaceAll(client, ".", "-"), "sdk", containers...)
+		if client == azidentity11 {
+			p.Spec.InitContainers = podOf(s.ns, "", "", container{name: "wait", image: imageOf(azidentity), env: map[string]string{"RESOURCE": resource}}).Spec.Containers
+		}
+		s.must(s.Create(s.Context(), p))
+		pods[client] = p
+	}
+	for client, list := range names {
+		p := s.finish(pods[client])
+		for _, name := range list {
+			s.heard(p, name, ways[name])
+		}
+	}
+}
+
+// way is a way to ask for a token, and what must come of it.
+type way struct {
+	env     map[string]string
+	want    world.Identity
+	refused bool
+}
+
+// heard checks what a client told.
+func (s *story) heard(p *corev1.Pod, name string, w way) {
+	s.Helper()
+	text := s.said(s.Context(), p.Namespace, p.Name, name, 0)
+	var told struct {
+		ClientID     string `json:"clientID"`
+		Audience     string `json:"audience"`
+		Milliseconds int    `json:"milliseconds"`
+		ExpiresIn    int    `json:"expiresIn"`
+	}
+	err := json.Unmarshal([]byte(text), &told)
+	switch {
+	case w.refused && err == nil:
+		s.Errorf("client %s, %s: it got a token that it must not have: %s", p.Name, name, text)
+	case w.refused && !strings.Contains(text, "Identity not found"):
+		s.Errorf("client %s, %s: it was not told why it is refused: %s", p.Name, name, text)
+	case w.refused:
+	case err != nil:
+		s.Errorf("client %s, %s: %s", p.Name, name, text)
+	case told.ClientID != w.want.ClientID || strings.TrimSuffix(told.Audience, "/") != strings.TrimSuffix(resource, "/"):
+		s.Errorf("client %s, %s: %s; want identity %s", p.Name, name, text, w.want.ClientID)
+	case told.ExpiresIn < 60*60:
+		s.Errorf("client %s, %s: takes the token to end in %d s", p.Name, name, told.ExpiresIn)
+	default:
+		s.Logf("client %s, %s: token after %d ms", p.Name, name, told.Milliseconds)
+	}
+}

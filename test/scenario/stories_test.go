@@ -1,0 +1,28 @@
+package scenario_test
+
+import (
+	"os"
+	"testing"
+)
+
+// TestStories tells all stories, on one cluster, one after the other.
+func TestStories(t *testing.T) {
+	if os.Getenv(envTest) == "" {
+		t.Skip("stories need root and a whole cluster: run `make test-sandbox`")
+	}
+	c, err := openCluster(os.Getenv(envSandbox))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.tell(t, "a pod gets a token", podGetsToken)
+	c.tell(t, "several identities", severalIdentities)
+	c.tell(t, "an identity leaves", identityLeaves)
+	c.tell(t, "what others assigned stays", othersStay)
+	c.tell(t, "an exception", exception)
+	c.tell(t, "one bad identity", badIdentity)
+	c.tell(t, "real clients", realClients)
+	c.tell(t, "a hostile pod", hostilePod)
+	c.tell(t, "the agent is away", agentAway)
+	c.tell(t, "MIC restarts", micRestarts)
+	c.tell(t, "managed mode", managedMode) // the last: it takes MIC away
+}

@@ -1,0 +1,165 @@
+// Stories about who gets which token.
+package scenario_test
+
+import (
+	"encoding/json"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/emulator/world"
+	"github.com/podid-io/podid/internal/sandbox"
+)
+
+// podGetsToken is the main job: a pod with the Azure SDK gets the token of the identity that a binding gives it, and
+// Azure takes the token. A pod without a binding is refused at once.
+func podGetsToken(s *story) {
+	demo := sandbox.Identities()[0]
+	id := world.Identity{ResourceID: demo.ResourceID, ClientID: demo.ClientID, PrincipalID: demo.PrincipalID}
+	since := s.mark()
+	s.bind(s.ns, "demo", id, "demo", 0)
+	bound := s.demoPod("bound", "demo")
+	unbound := s.demoPod("unbound", "")
+
+	said := s.events(s.finish(bound), "token", "arm")
+	claims, _ := said["token"]["claims"].(map[string]any)
+	for name, want := range map[string]any{
+		"appid": id.ClientID, "oid": id.PrincipalID, "xms_mirid": id.ResourceID, "tid": sandbox.TenantID,
+	} {
+		if got, _ := claims[name].(string); !strings.EqualFold(got, want.(string)) {
+			s.Errorf("the token's claim %s is %q, want %q", name, got, want)
+		}
+	}
+	if text, _ := said["arm"]["text"].(string); !strings.Contains(text, demo.Name) {
+		s.Errorf("Azure told the pod: %s; want that %s is on the scale set", text, demo.Name)
+	}
+	if !s.changed(since, "added", id) {
+		s.Errorf("ARM was not asked to put %s on the nodes", demo.Name)
+	}
+
+	refused := s.events(s.finish(unbound), "refused")["refused"]
+	if text, _ := refused["text"].(string); !strings.Contains(text, "400") || !strings.Contains(text, "Identity not found") {
+		s.Errorf("the pod without a binding was told: %s", text)
+	}
+	if took, _ := refused["tookMS"].(float64); took > quick {
+		s.Errorf("the pod without a binding was refused after %v ms only", took)
+	}
+}
+
+// severalIdentities: a pod with two identities names the one it wants, in whatever way clients do; who names none gets
+// the one of the heavier binding.
+func severalIdentities(s *story) {
+	heavy, light := s.identity("heavy"), s.identity("light")
+	s.bind(s.ns, "light", light, "both", 1)
+	s.bind(s.ns, "heavy", heavy, "both", 10)
+	p := s.probe(s.ns, "pod", "both")
+
+	s.token(p, "", heavy)
+	s.token(p, "&client_id="+light.ClientID, light)
+	s.token(p, "&client_id="+strings.ToUpper(light.ClientID), light)
+	s.token(p, "&msi_res_id="+light.ResourceID, light)
+	s.token(p, "&mi_res_id="+strings.ToUpper(light.ResourceID), light)
+	s.token(p, "&object_id="+light.PrincipalID, light)
+	s.token(p, "&client_id=", heavy)
+
+	elsewhere := s.identity("elsewhere") // it exists, and is nobody's here
+	for _, selector := range []string{"&client_id=" + elsewhere.ClientID, "&mi_res_id=" + elsewhere.ResourceID, "&object_id=" + elsewhere.PrincipalID} {
+		s.refused(p, selector, 400, "Identity not found", quick)
+	}
+	// The nodes have it, the pod has not.
+	s.refused(p, "&client_id="+unknownIdentity(foreignAlone).ClientID, 400, "Identity not found", quick)
+}
+
+// exception: pods that an exception names see what a plain VM sees, with the VM's identities. Its labels mean nothing in
+// another namespace.
+func exception(s *story) {
+	other := s.ns + "-other"
+	s.namespace(other)
+	s.must(s.Create(s.Context(), &v1.AzurePodIdentityException{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "plain"},
+		Spec:       v1.AzurePodIdentityExceptionSpec{PodLabels: map[string]string{"app": "excepted", "another": "label"}},
+	}))
+	excepted, lookalike := s.probe(s.ns, "excepted", ""), s.probe(other, "excepted", "")
+
+	system := systemIdentity()
+	s.token(excepted, "", world.Identity{ResourceID: "the VM's own", ClientID: system.ClientID, PrincipalID: system.PrincipalID})
+	vms := unknownIdentity(foreignAlone)
+	since := s.mark()
+	s.token(excepted, "&client_id="+vms.ClientID, vms)
+	if list := s.requests(since, world.Filter{Surface: "imds", Status: 200}); len(list) != 1 {
+		s.Errorf("the metadata service saw %d requests of the excepted pod, want 1", len(list))
+	}
+
+	since = s.mark()
+	s.refused(lookalike, "", 400, "Identity not found", quick)
+	s.refused(lookalike, "&client_id="+vms.ClientID, 400, "Identity not found", quick)
+	if list := s.requests(since, world.Filter{Surface: "imds"}); len(list) != 0 {
+		s.Errorf("the metadata service saw requests of the pod without an exception: %+v", list)
+	}
+}
+
+// badIdentity: an identity that Azure does not know keeps nobody else waiting, and everybody who looks is told about it:
+// the assigned identity, the pod's events, and the pod itself when it asks.
+func badIdentity(s *story) {
+	good, ghost := s.identity("good"), unknownIdentity("ghost")
+	s.bind(s.ns, "ghost", ghost, "ghost", 0)
+	s.bind(s.ns, "good", good, "good", 0)
+	haunted := s.pod(s.ns, "haunted", "ghost", container{name: "probe", image: imageOf(probe)})
+	healthy := s.probe(s.ns, "healthy", "good")
+
+	s.token(healthy, "", good)
+	s.assigned(haunted, "ghost", "set aside", func(_ watch.EventType, a *v1.AzureAssignedIdentity) bool {
+		return a.Status.Status == v1.StateCreated && a.Status.Reason != "" && strings.Contains(a.Status.Message, "ghost")
+	})
+	ctx, cancel := s.soon("pod haunted has an event about ghost")
+	defer cancel()
+	s.must(follow(ctx, s.cluster, &corev1.EventList{}, func(_ watch.EventType, e *corev1.Event) bool {
+		return e.Type == corev1.EventTypeWarning && e.InvolvedObject.Kind == "Pod" && e.InvolvedObject.Name == haunted.Name &&
+			strings.Contains(e.Message, "ghost")
+	}, client.InNamespace(s.ns)))
+	haunted = s.awaitPod(haunted, "runs", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
+	s.refused(haunted, "", 403, "ghost", quick)
+	s.token(healthy, "", good)
+}
+
+// demoPod runs the application of the demonstration.
+func (s *story) demoPod(name, label string) *corev1.Pod {
+	s.Helper()
+	arm, err := s.sandbox.ARM()
+	s.must(err)
+	ca := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: name}, Data: map[string]string{"ca.crt": s.azure.ca}}
+	s.must(s.Create(s.Context(), ca))
+	p := podOf(s.ns, name, label, container{name: "app", image: "docker.io/podid/demo:dev", env: map[string]string{
+		"DEMO_ARM_ENDPOINT": arm, "DEMO_RESOURCE": sandbox.ScaleSetID(), "SSL_CERT_FILE": "/etc/azure/ca.crt",
+	}})
+	p.Spec.Volumes = []corev1.Volume{{Name: "ca", VolumeSource: corev1.VolumeSource{
+		ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}},
+	}}}
+	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "ca", MountPath: "/etc/azure", ReadOnly: true}}
+	s.must(s.Create(s.Context(), p))
+	return p
+}
+
+// events are what the application told, by their kind; those named must be there.
+func (s *story) events(p *corev1.Pod, kinds ...string) map[string]map[string]any {
+	s.Helper()
+	text := s.said(s.Context(), p.Namespace, p.Name, "", 0)
+	told := map[string]map[string]any{}
+	for line := range strings.Lines(text) {
+		var event map[string]any
+		if json.Unmarshal([]byte(line), &event) == nil {
+			kind, _ := event["event"].(string)
+			told[kind] = event
+		}
+	}
+	for _, kind := range kinds {
+		if _, ok := told[kind]; !ok {
+			s.Fatalf("pod %s did not tell of %q:\n%s", p.Name, kind, text)
+		}
+	}
+	return told
+}
