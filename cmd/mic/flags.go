@@ -62,7 +62,7 @@ func bindMeaningless(flags *flag.FlagSet) {
 		flags.Var(meaninglessFlag{boolean: true}, name, "accepted for compatibility, has no meaning")
 	}
 	for _, name := range []string{
-		"type-upgrade-status-key", "update-user-msi-max-retry",
+		"type-upgrade-status-key", "update-user-msi-max-retry", "custom-user-agent",
 		"log_backtrace_at", "log_dir", "log_file", "log_file_max_size", "stderrthreshold", "vmodule",
 	} {
 		flags.Var(meaninglessFlag{}, name, "accepted for compatibility, has no meaning")
