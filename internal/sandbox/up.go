@@ -220,6 +220,8 @@ func (b *build) nodes(ctx context.Context, p *progress.Step) (string, error) {
 	if err := group.Wait(); err != nil {
 		return "", err
 	}
+	ctx, stop := b.unlessEnded(ctx)
+	defer stop()
 	err := controlplane.WaitNodes(ctx, b.client, len(b.plan.Nodes), func(ready int) {
 		p.Far("%d of %d ready", ready, len(b.plan.Nodes))
 	})
@@ -232,6 +234,21 @@ func (b *build) nodes(ctx context.Context, p *progress.Step) (string, error) {
 // within bounds a wait and names the bound in the error.
 func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, limit, errors.New("it took longer than "+limit.String()))
+}
+
+// unlessEnded ends the context, with the reason, when one of the sandbox's pid 1 ends: then waiting is in vain.
+func (b *build) unlessEnded(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.state.Components {
+		go func() {
+			if c.ID.WaitEnd(ctx) {
+				cancel(fmt.Errorf("%s has ended; the last lines of its log:\n%s", c.Name, tail(c.Log, 8)))
+			}
+		}()
+	}
+	return ctx, func() { cancel(context.Canceled) }
 }
 
 func (s *State) allAlive() bool {

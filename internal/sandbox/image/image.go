@@ -57,8 +57,9 @@ func Write(s Spec, archive string) error {
 	if err := os.MkdirAll(filepath.Dir(archive), 0o755); err != nil {
 		return fmt.Errorf("write image %s: %w", s.Ref, err)
 	}
-	part := archive + ".part"
+	part := fmt.Sprintf("%s.%d.part", archive, os.Getpid()) // nobody else's, should two build it at once
 	if err := tarball.WriteToFile(part, tag, img); err != nil {
+		_ = os.Remove(part)
 		return fmt.Errorf("write image %s: %w", s.Ref, err)
 	}
 	if err := os.Rename(part, archive); err != nil {

@@ -4,6 +4,7 @@ package process
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -78,19 +79,35 @@ func (id ID) Signal(sig unix.Signal) error {
 
 // Wait blocks until the process has ended or the time is over; it says whether it has ended.
 func (id ID) Wait(limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return id.WaitEnd(ctx)
+}
+
+// WaitEnd blocks until the process or the context has ended; it says whether the process has.
+func (id ID) WaitEnd(ctx context.Context) bool {
 	fd, err := unix.PidfdOpen(id.PID, 0)
 	if err != nil {
 		return !id.Alive()
 	}
 	defer func() { _ = unix.Close(fd) }()
-	end := time.Now().Add(limit)
+	over, stop, err := os.Pipe() // becomes readable when the context ends
+	if err != nil {
+		return !id.Alive()
+	}
+	defer func() { _ = over.Close() }()
+	watching := context.AfterFunc(ctx, func() { _ = stop.Close() })
+	defer func() {
+		if watching() {
+			_ = stop.Close()
+		}
+	}()
 	for id.Alive() {
-		left := time.Until(end)
-		if left <= 0 {
+		if ctx.Err() != nil {
 			return false
 		}
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
-		if err != nil && !errors.Is(err, unix.EINTR) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(over.Fd()), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return !id.Alive()
 		}
 	}
