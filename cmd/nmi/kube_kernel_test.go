@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -32,9 +33,7 @@ func (k *kube) apply(resource, apiVersion, kind, name string, rest map[string]an
 	object := map[string]any{"apiVersion": apiVersion, "kind": kind, "metadata": map[string]any{
 		"namespace": "shop", "name": name, "uid": "uid-" + name, "resourceVersion": fmt.Sprint(k.version), "labels": labels,
 	}}
-	for field, value := range rest {
-		object[field] = value
-	}
+	maps.Copy(object, rest)
 	if k.objects[resource] == nil {
 		k.objects[resource] = map[string]any{}
 	}
@@ -86,7 +85,7 @@ func (k *kube) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	out := json.NewEncoder(w)
 	n := 0
-	events, wait := k.since(resource, 0)
+	events, _ := k.since(resource, 0)
 	for _, e := range events {
 		_ = out.Encode(e)
 	}
@@ -97,7 +96,8 @@ func (k *kube) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}})
 	_ = http.NewResponseController(w).Flush()
 	for {
-		if events, wait = k.since(resource, n); wait != nil {
+		events, wait := k.since(resource, n)
+		if wait != nil {
 			select {
 			case <-wait:
 				continue
