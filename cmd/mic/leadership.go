@@ -15,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -95,7 +94,7 @@ func (l *leadership) manager(ctx context.Context, api *reach) (manager.Manager, 
 		LeaseDuration:                 &duration, RenewDeadline: &renew, RetryPeriod: &retry,
 		Metrics:                server.Options{BindAddress: "0"}, // served for all terms, see servers.go
 		HealthProbeBindAddress: "0",
-		Controller:             config.Controller{SkipNameValidation: ptr.To(true)}, // a term's names are the last one's too
+		Controller:             config.Controller{SkipNameValidation: new(true)}, // a term's names are the last one's too
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make manager: %w", err)

@@ -7,12 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
-
-	coordinationv1 "k8s.io/api/coordination/v1"
 )
 
 // TestLeadership is the story of two MICs and of Azure out of reach: one leads,

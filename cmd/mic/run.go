@@ -156,7 +156,7 @@ func keepOn(ctx context.Context, attempt func(context.Context) error) error {
 		began := time.Now()
 		err := attempt(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the program stops; whatever the term says about that is no failure
 		}
 		if time.Since(began) > settled {
 			pause = firstPause

@@ -148,7 +148,7 @@ func (r *Reconciler) lifted(identities []types.NamespacedName) {
 // alone.
 func (r *Reconciler) setBack(ctx context.Context, group compute.Group, st *state, members members, cause error) (reconcile.Result, error) {
 	if ctx.Err() != nil {
-		return reconcile.Result{}, nil // the program stops, nothing failed
+		return reconcile.Result{}, nil //nolint:nilerr // the program stops, nothing failed
 	}
 	log := logr.FromContextOrDiscard(ctx)
 	if compute.IsNotFound(cause) {
