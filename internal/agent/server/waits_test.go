@@ -1,0 +1,168 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+func TestWaitsOnTheWatch(t *testing.T) {
+	w := newWorld(t, func(s *settings) {
+		s.server.AttestLimit, s.authorize.ArrivalLimit, s.authorize.BindingLimit = time.Minute, time.Minute, time.Minute
+	})
+	address := w.listen("10.9.0.2")
+	answered := make(chan reply, 1)
+	go func() { answered <- w.get(address, tokenQuery(arm)) }()
+	// Each step is what the request waits for next; none of them answers it yet.
+	w.imds.has("one")
+	for _, step := range []func(){
+		func() { w.pod("web", "10.9.0.2") },
+		func() { w.bind("web", "one") },
+		func() { w.state("web", "one", v1.StateCreated, "", "") },
+	} {
+		step()
+		select {
+		case got := <-answered:
+			t.Fatalf("too early: %d %s", got.status, got.body)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	w.state("web", "one", v1.StateAssigned, "", "")
+	if got := <-answered; got.status != 200 {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+}
+
+func TestManyChangesWhileHeld(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.authorize.ArrivalLimit = time.Minute })
+	w.pod("web", "10.9.0.2")
+	w.bind("web", "one")
+	w.imds.has("one")
+	address := w.listen("10.9.0.2")
+	answered := make(chan reply, 1)
+	go func() { answered <- w.get(address, tokenQuery(arm)) }()
+	for range 5 * maxRounds {
+		w.bind("web", "one") // written again
+		select {
+		case got := <-answered:
+			t.Fatalf("too early: %d %s", got.status, got.body)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	w.state("web", "one", v1.StateAssigned, "", "")
+	if got := <-answered; got.status != 200 {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+}
+
+func TestRevokedWhileFetching(t *testing.T) {
+	w := newWorld(t, nil)
+	w.assign("web", "10.9.0.2", "one")
+	w.imds.fall(func(http.ResponseWriter, *http.Request) bool {
+		w.authorize.RemoveBinding(nameOf("web-one")) // and answer as usual
+		return false
+	})
+	if got := w.get(w.listen("10.9.0.2"), tokenQuery(arm)); got.status != 404 {
+		t.Errorf("got %d %s: the binding was gone when the token came", got.status, got.body)
+	}
+}
+
+func TestRevokedInCache(t *testing.T) {
+	w := newWorld(t, nil)
+	w.assign("web", "10.9.0.2", "one")
+	address := w.listen("10.9.0.2")
+	if got := w.get(address, tokenQuery(arm)); got.status != 200 {
+		t.Fatalf("got %d %s", got.status, got.body)
+	}
+	w.authorize.RemoveBinding(nameOf("web-one"))
+	if got := w.get(address, tokenQuery(arm)); got.status != 404 {
+		t.Errorf("got %d after the binding was deleted", got.status)
+	}
+	w.bind("web", "one")
+	w.pod("web", "10.9.0.2", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
+	if got := w.get(address, tokenQuery(arm)); got.status != 500 {
+		t.Errorf("got %d after the pod failed", got.status)
+	}
+	if n := len(w.imds.seen()); n != 1 {
+		t.Errorf("%d calls to the metadata service, want 1", n)
+	}
+}
+
+func TestHoldsAreBounded(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.authorize.BindingLimit = 500 * time.Millisecond })
+	w.pod("web", "10.9.0.2")
+	w.assign("api", "10.9.0.3", "one")
+	address := w.listen("10.9.0.2")
+	statuses := make(chan int, 12)
+	for range cap(statuses) {
+		go func() { statuses <- w.get(address, tokenQuery(arm)).status }()
+	}
+	count := map[int]int{}
+	for range cap(statuses) {
+		count[<-statuses]++
+	}
+	if count[404] != 4 || count[429] != 8 {
+		t.Errorf("got %v, want 4 held to the end and 8 sent away", count)
+	}
+	if got := w.get(w.listen("10.9.0.3"), tokenQuery(arm)); got.status != 200 {
+		t.Errorf("the neighbour got %d", got.status)
+	}
+}
+
+func TestStoppingEndsHolds(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.authorize.BindingLimit = time.Minute })
+	w.pod("web", "10.9.0.2")
+	address := w.listen("10.9.0.2")
+	answered := make(chan reply, 1)
+	go func() { answered <- w.get(address, tokenQuery(arm)) }()
+	select {
+	case <-answered:
+		t.Fatal("not held")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(w.stopping)
+	if got := <-answered; got.status != 500 || !strings.Contains(got.body, "restarted") {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+}
+
+func TestClientLeaves(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.authorize.BindingLimit = time.Hour })
+	w.pod("web", "10.9.0.2")
+	address := w.listen("10.9.0.2")
+	for range 3 * 4 { // three times as many as may wait at once
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+tokenQuery(arm), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Metadata", "true")
+		if resp, err := client(t).Do(req); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusTooManyRequests {
+				t.Fatal("those who left still wait")
+			}
+		}
+		cancel()
+	}
+}
+
+func TestObjectIDOfIllSource(t *testing.T) {
+	w := newWorld(t, nil)
+	w.assign("web", "10.9.0.2", "one")
+	w.imds.fall(func(rw http.ResponseWriter, _ *http.Request) bool { fail(rw, 500, "unknown", ""); return true })
+	address := w.listen("10.9.0.2")
+	if got := w.get(address, tokenQuery(arm, "object_id="+objectID("one"))); got.status != 500 {
+		t.Errorf("got %d %s: 400 would be final, and the id may be right", got.status, got.body)
+	}
+	w.imds.fall(nil)
+	if got := w.get(address, tokenQuery(arm, "object_id="+objectID("one"))); got.status != 200 {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+}
