@@ -14,8 +14,14 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
-// podTime is how long one pod may take from being created to its end.
-const podTime = time.Minute
+const (
+	// podTime is how long one pod may take from being created to its end.
+	podTime = time.Minute
+	// manyTime is after what no more pods are begun: a busy machine is measured with fewer.
+	manyTime = 100 * time.Second
+	coldTime = 80 * time.Second
+	enough   = 5
+)
 
 // asked is one pod that asked once.
 type asked struct {
@@ -68,7 +74,11 @@ func fromKnown(p asked) time.Duration {
 
 func (b *bench) cold(ctx context.Context, step *progress.Step) error {
 	var pods []asked
+	began := time.Now()
 	for i := range b.options.cold {
+		if time.Since(began) > coldTime && i >= enough {
+			break
+		}
 		step.Far("%d of %d pods", i, b.options.cold)
 		p, err := b.first(ctx, "cold-"+strconv.Itoa(i), "cold-"+strconv.Itoa(i))
 		if err != nil {
@@ -142,7 +152,7 @@ func (b *bench) burst(ctx context.Context, step *progress.Step) error {
 
 func (b *bench) warm(ctx context.Context, step *progress.Step) error {
 	pods, err := b.many(ctx, step, b.options.warm, b.options.busy, func(i int) (string, string) {
-		return "warm-" + strconv.Itoa(i), "cold-" + strconv.Itoa(i%b.options.cold)
+		return "warm-" + strconv.Itoa(i), "cold-" + strconv.Itoa(i%min(enough, b.options.cold))
 	})
 	if err != nil {
 		return err
@@ -159,14 +169,18 @@ func (b *bench) warm(ctx context.Context, step *progress.Step) error {
 	return nil
 }
 
-// many runs n pods, atOnce at a time.
+// many runs n pods, atOnce at a time, or as many as there is time for.
 func (b *bench) many(ctx context.Context, step *progress.Step, n, atOnce int, names func(int) (name, label string)) ([]asked, error) {
 	var mu sync.Mutex
 	var pods []asked
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
+	began := time.Now()
 	for i := range n {
 		group.Go(func() error {
+			if i > enough && time.Since(began) > manyTime {
+				return nil
+			}
 			name, label := names(i)
 			p, err := b.first(ctx, name, label)
 			mu.Lock()

@@ -51,7 +51,7 @@ func (r round) seconds() float64 { return r.Ended.Sub(r.Began).Seconds() }
 func (r round) rate() float64    { return float64(r.Requests) / r.seconds() }
 
 // nmiIdle is measured before the first pod.
-func (b *bench) nmiIdle(ctx context.Context) error {
+func (b *bench) nmiIdle(ctx context.Context, _ *progress.Step) error {
 	pid, err := b.process(ctx, "nmi")
 	if err != nil {
 		return err
@@ -62,6 +62,7 @@ func (b *bench) nmiIdle(ctx context.Context) error {
 	r := b.report
 	r.add("nmi.idle", "NMI's memory, idle (RSS)", "MiB", resident(all)).atMost(30, worst)
 	r.add("nmi.idle.anonymous", "NMI's memory, idle, without the program's own file", "MiB", anonymous(all))
+	b.said = fmt.Sprintf("%.1f MiB", worst(resident(all)))
 	return ctx.Err()
 }
 
@@ -100,13 +101,13 @@ func (b *bench) load(ctx context.Context, step *progress.Step) error {
 		return err
 	}
 	step.Far("%d rounds of %s each", 2*rounds, roundTime)
-	stop := sample(ctx, nmi)
+	stopNMI, stopBare := sample(ctx, nmi), sample(ctx, bare)
 	list, err := b.generate(ctx, node)
-	memory := stop()
+	samples := map[string][]memory{"nmi": stopNMI(), "bare": stopBare()}
 	if err != nil {
 		return err
 	}
-	return b.reportLoad(ctx, list, memory, nmi, bare)
+	return b.reportLoad(ctx, list, samples)
 }
 
 // generate runs the load generator to its end.
@@ -158,37 +159,57 @@ func parseRounds(text []byte) ([]round, error) {
 	return list, lines.Err()
 }
 
-func (b *bench) reportLoad(ctx context.Context, list []round, all []memory, nmi, bare int) error {
-	var rate, p50s, p99s, own = map[string][]float64{}, map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
-	busyTime := []memory{}
+// target is what was measured of one of the two servers, a value for each round.
+type target struct {
+	rate, p50, p99, generator, cost []float64
+	memory                          []memory
+}
+
+func (b *bench) reportLoad(ctx context.Context, list []round, samples map[string][]memory) error {
+	targets := map[string]*target{"nmi": {}, "bare": {}}
 	for _, r := range list {
-		rate[r.Target] = append(rate[r.Target], r.rate())
-		p50s[r.Target] = append(p50s[r.Target], r.P50/1e6)
-		p99s[r.Target] = append(p99s[r.Target], r.P99/1e6)
-		own[r.Target] = append(own[r.Target], r.CPU/r.seconds())
-		for _, m := range all {
-			if r.Target == "nmi" && m.at.After(r.Began) && m.at.Before(r.Ended) {
-				busyTime = append(busyTime, m)
-			}
+		if t := targets[r.Target]; t != nil {
+			t.take(r, samples[r.Target])
 		}
 	}
-	if len(rate["nmi"]) != rounds || len(rate["bare"]) != rounds || len(busyTime) == 0 {
-		return errors.New("the load generator did not measure all rounds")
+	nmi, bare := targets["nmi"], targets["bare"]
+	for _, t := range targets {
+		if len(t.rate) != rounds || len(t.memory) == 0 {
+			return errors.New("the load generator did not measure all rounds")
+		}
 	}
 	r := b.report
-	r.add("load.nmi", fmt.Sprintf("tokens from the cache, %d connections", connections), "/s", rate["nmi"]).atLeast(25000, middle)
-	r.add("load.bare", "a bare net/http server with the same answer, same load", "/s", rate["bare"])
-	r.add("load.ratio", "NMI's part of the bare server's rate", "", []float64{middle(rate["nmi"]) / middle(rate["bare"])}).atLeast(0.5, middle)
-	r.add("load.p50", "time to a token under that load, p50 of each round", "s", p50s["nmi"])
-	r.add("load.p99", "time to a token under that load, p99 of each round", "s", p99s["nmi"])
-	r.add("load.generator", "CPUs that the load generator itself used", "", own["nmi"])
-	r.add("nmi.load", "NMI's memory under that load (RSS)", "MiB", resident(busyTime)).atMost(60, worst)
-	r.add("nmi.load.anonymous", "NMI's memory under that load, without the program's own file", "MiB", anonymous(busyTime))
-	if m, err := memoryOf(bare); err == nil {
-		r.add("bare.load", "the bare server's peak memory, to compare", "MiB", []float64{m.peak})
-	}
-	b.said = fmt.Sprintf("%.0f/s", middle(rate["nmi"]))
+	r.add("load.nmi", fmt.Sprintf("tokens from the cache, %d connections", connections), "/s", nmi.rate).atLeast(25000, middle)
+	r.add("load.bare", "a bare net/http server with the same answer, same load", "/s", bare.rate)
+	r.add("load.ratio", "NMI's part of the bare server's rate", "", []float64{middle(nmi.rate) / middle(bare.rate)}).atLeast(0.5, middle)
+	r.add("load.p50", "time to a token under that load, p50 of each round", "s", nmi.p50)
+	r.add("load.p99", "time to a token under that load, p99 of each round", "s", nmi.p99)
+	r.add("load.cost", "CPU time of NMI for a token", "s", nmi.cost)
+	r.add("load.bare.cost", "CPU time of the bare server for an answer", "s", bare.cost)
+	r.add("load.generator", "CPU time of the load generator for a request", "s", nmi.generator)
+	r.add("nmi.load", "NMI's memory under that load (RSS)", "MiB", resident(nmi.memory)).atMost(60, worst)
+	r.add("nmi.load.anonymous", "NMI's memory under that load, without the program's own file", "MiB", anonymous(nmi.memory))
+	r.add("bare.load", "the bare server's memory, to compare", "MiB", resident(bare.memory))
+	b.said = fmt.Sprintf("%.0f/s, a bare server %.0f/s", middle(nmi.rate), middle(bare.rate))
 	return b.reportIMDS(ctx)
+}
+
+// take adds a round. CPU time comes from the samples, which may lack a tenth of a second at both ends of the round.
+func (t *target) take(r round, samples []memory) {
+	t.rate, t.p50, t.p99 = append(t.rate, r.rate()), append(t.p50, r.P50/1e6), append(t.p99, r.P99/1e6)
+	t.generator = append(t.generator, r.CPU/float64(r.Requests))
+	var within []memory
+	for _, m := range samples {
+		if m.at.After(r.Began) && m.at.Before(r.Ended) {
+			within = append(within, m)
+		}
+	}
+	if len(within) < 2 {
+		return
+	}
+	t.memory = append(t.memory, within...)
+	from, to := within[0], within[len(within)-1]
+	t.cost = append(t.cost, (to.cpu-from.cpu)/(r.rate()*to.at.Sub(from.at).Seconds()))
 }
 
 // reportIMDS counts how often the metadata service itself was asked.

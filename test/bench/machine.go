@@ -5,34 +5,34 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podid-io/podid/internal/sandbox/cgroup"
 )
 
-// machine is where it was measured, and what else it had to do.
+// machine is where it was measured.
 type machine struct {
-	CPUs      int     `json:"cpus"`
-	Model     string  `json:"model"`
-	Kernel    string  `json:"kernel"`
-	Go        string  `json:"go"`
-	MemoryMiB uint64  `json:"memoryMiB"`
-	Date      string  `json:"date"`
-	Busy      float64 `json:"busyBefore"` // percent of all CPUs, before the run
-	BusyAfter float64 `json:"busyAfter"`  // and when it was over
+	CPUs      int    `json:"cpus"`
+	Model     string `json:"model"`
+	Kernel    string `json:"kernel"`
+	Go        string `json:"go"`
+	MemoryMiB uint64 `json:"memoryMiB"`
+	Date      string `json:"date"`
 }
 
 // String is one line.
 func (m machine) String() string {
-	return fmt.Sprintf("%d CPUs (%s), %d MiB, Linux %s, %s, %s. Other work kept the CPUs %.0f %% busy before the run and %.0f %% after it.",
-		m.CPUs, m.Model, m.MemoryMiB, m.Kernel, m.Go, m.Date, m.Busy, m.BusyAfter)
+	return fmt.Sprintf("%d CPUs (%s), %d MiB, Linux %s, %s, %s", m.CPUs, m.Model, m.MemoryMiB, m.Kernel, m.Go, m.Date)
 }
 
-func describe(ctx context.Context) machine {
-	m := machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Date: time.Now().UTC().Format(time.DateOnly), Busy: busy(ctx)}
+func describe() machine {
+	m := machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Date: time.Now().UTC().Format(time.DateOnly)}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		m.Kernel = unix.ByteSliceToString(u.Release[:])
@@ -56,15 +56,68 @@ func cpuModel(cpuinfo string) string {
 	return runtime.GOARCH
 }
 
-// busy is how much of the machine is in use now, in percent, over two seconds.
-func busy(ctx context.Context) float64 {
+// meter begins to measure what else the machine has to do; the function it returns tells how much of all CPUs that took,
+// in percent. What belongs to the benchmark is known by its control groups, or is this process.
+func (b *bench) meter(ctx context.Context) func(context.Context) float64 {
+	own := b.ownCPU(ctx)
 	work, all := cpuTimes()
-	pause(ctx, 2*time.Second)
-	work2, all2 := cpuTimes()
-	if all2 <= all {
-		return 0
+	return func(ctx context.Context) float64 {
+		own := b.ownCPU(ctx) - own
+		work2, all2 := cpuTimes()
+		if all2 <= all {
+			return 0
+		}
+		return 100 * max(float64(work2-work)-own*ticksPerSecond, 0) / float64(all2-all)
 	}
-	return 100 * float64(work2-work) / float64(all2-all)
+}
+
+// ownCPU is what the sandbox and this process have used, in seconds.
+func (b *bench) ownCPU(ctx context.Context) float64 {
+	var u unix.Rusage
+	used := 0.0
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) == nil {
+		used = float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+	}
+	if layout, err := cgroup.Detect(); err == nil {
+		used += groupCPU(layout.Bases(b.options.name))
+	}
+	status, err := b.sandbox.Status(ctx)
+	if err != nil {
+		return used
+	}
+	for _, c := range status.Components {
+		groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.PID))
+		if err != nil || strings.Contains(string(groups), "/podid-"+b.options.name) {
+			continue // counted with its group
+		}
+		if seconds, err := cpuOf(c.PID); err == nil {
+			used += seconds
+		}
+	}
+	return used
+}
+
+// groupCPU is what a control group has used, in seconds; dirs are its folders in the hierarchies, one of which counts.
+func groupCPU(dirs []string) float64 {
+	for _, dir := range dirs {
+		if text, err := os.ReadFile(filepath.Join(dir, "cpuacct.usage")); err == nil { // v1
+			if nanos, err := strconv.ParseFloat(strings.TrimSpace(string(text)), 64); err == nil {
+				return nanos / 1e9
+			}
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "cpu.stat"))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			if f := strings.Fields(line); len(f) == 2 && f[0] == "usage_usec" { // v2
+				if micros, err := strconv.ParseFloat(f[1], 64); err == nil {
+					return micros / 1e6
+				}
+			}
+		}
+	}
+	return 0
 }
 
 // cpuTimes adds up the first line of /proc/stat: user nice system idle iowait irq softirq steal.

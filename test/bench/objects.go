@@ -84,9 +84,6 @@ func (b *bench) begin(ctx context.Context) error {
 		return err
 	}
 	step.Done("")
-	if err := b.nmiIdle(ctx); err != nil {
-		return err
-	}
 	step = b.progress.Start("identities and bindings")
 	if err := b.world(ctx); err != nil {
 		step.Fail()

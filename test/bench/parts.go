@@ -20,6 +20,7 @@ type part struct {
 // parts are in the order in which they build on each other: cold brings the identities that warm and load use.
 func parts() []part {
 	return []part{
+		{"idle", "NMI with nothing to do", (*bench).nmiIdle},
 		{"cold", "first tokens of identities that are not on the scale set yet", (*bench).cold},
 		{"burst", "many pods with many identities at once", (*bench).burst},
 		{"warm", "first tokens of identities that are there", (*bench).warm},
@@ -45,6 +46,11 @@ func isPart(name string) bool {
 	return false
 }
 
+// wants tells whether to measure a part. Warm and load use the identities that cold brings.
+func (o options) wants(part string) bool {
+	return len(o.only) == 0 || o.only[part] || part == "cold" && (o.only["warm"] || o.only["load"])
+}
+
 // measure is a whole run. The report is nil when there is nothing to report.
 func measure(ctx context.Context, o options, progress *progress.Reporter) (r *report, err error) {
 	b, err := prepare(ctx, o, progress)
@@ -52,11 +58,10 @@ func measure(ctx context.Context, o options, progress *progress.Reporter) (r *re
 		return nil, err
 	}
 	began := time.Now()
-	b.report.Machine = describe(ctx)
+	b.report.Machine = describe()
 	if !o.keep {
 		defer func() {
 			err = errors.Join(err, b.down())
-			b.report.Machine.BusyAfter = busy(context.WithoutCancel(ctx))
 			b.report.Seconds = time.Since(began).Seconds()
 		}()
 	}
@@ -70,10 +75,11 @@ func measure(ctx context.Context, o options, progress *progress.Reporter) (r *re
 	}
 	var failed error
 	for _, p := range parts() {
-		if len(o.only) > 0 && !o.only[p.name] && (p.name != "cold" || o.only["scale"] && len(o.only) == 1) {
+		if !o.wants(p.name) {
 			continue
 		}
 		step := b.progress.Start(p.what)
+		meter := b.meter(ctx)
 		if err := p.measure(b, ctx, step); err != nil {
 			step.Fail()
 			failed = errors.Join(failed, fmt.Errorf("measure %s: %w", p.what, err))
@@ -82,6 +88,7 @@ func measure(ctx context.Context, o options, progress *progress.Reporter) (r *re
 			}
 			continue
 		}
+		b.report.other(meter(ctx))
 		step.Done(b.said)
 	}
 	return b.report, failed

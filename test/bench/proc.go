@@ -57,6 +57,8 @@ type memory struct {
 	at time.Time
 	// rss is all of it that is in memory, anonymous the part that is not the program's file, peak the most it ever was.
 	rss, anonymous, peak float64
+	// cpu is what the process has used, in seconds.
+	cpu float64
 }
 
 func memoryOf(pid int) (memory, error) {
@@ -104,7 +106,7 @@ func statCPU(text string) (float64, error) {
 	return float64(user+system) / ticksPerSecond, errors.Join(err1, err2)
 }
 
-// sample reads a process's memory every 100 ms until the context ends or the process does.
+// sample reads a process's memory and CPU time every 100 ms until the context ends or the process does.
 func sample(ctx context.Context, pid int) func() []memory {
 	ctx, stop := context.WithCancel(ctx)
 	var all []memory
@@ -113,10 +115,12 @@ func sample(ctx context.Context, pid int) func() []memory {
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			m, err := memoryOf(pid)
-			if err != nil {
+			m, err1 := memoryOf(pid)
+			used, err2 := cpuOf(pid)
+			if err1 != nil || err2 != nil {
 				return
 			}
+			m.cpu = used
 			all = append(all, m)
 			select {
 			case <-tick.C:

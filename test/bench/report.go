@@ -31,8 +31,11 @@ type figure struct {
 	// Met is nil without a target.
 	Met  *bool  `json:"met,omitempty"`
 	Note string `json:"note,omitempty"`
+	// Other is how much of all CPUs other programs took meanwhile, in percent.
+	Other float64 `json:"otherWork"`
 
-	values []float64
+	values  []float64
+	metered bool
 }
 
 // report is what a run found.
@@ -73,6 +76,15 @@ func (f *figure) atLeast(target float64, which func([]float64) float64) *figure 
 
 func (f *figure) note(format string, args ...any) { f.Note = fmt.Sprintf(format, args...) }
 
+// other notes for the figures added since the last call what else the machine had to do.
+func (r *report) other(percent float64) {
+	for _, f := range r.Figures {
+		if !f.metered {
+			f.Other, f.metered = percent, true
+		}
+	}
+}
+
 // missed are the figures that miss their targets.
 func (r *report) missed() []*figure {
 	return slices.DeleteFunc(slices.Clone(r.Figures), func(f *figure) bool { return f.Met == nil || *f.Met })
@@ -109,11 +121,11 @@ func (r *report) printText(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) } // Flush tells of errors
 	line("\n%s\n", r.Machine)
-	line("FIGURE\tP50\tP90\tP99\tMAX\tTARGET\t")
+	line("FIGURE\tP50\tP90\tP99\tMAX\tTARGET\t\tOTHER WORK")
 	for _, f := range r.Figures {
 		columns := f.columns()
 		target, verdict := f.target()
-		line("%s\t%s\t%s\t%s", f.What, strings.Join(columns, "\t"), target, verdict)
+		line("%s\t%s\t%s\t%s\t%.0f %%", f.What, strings.Join(columns, "\t"), target, verdict, f.Other)
 	}
 	line("")
 	for _, f := range r.Figures {
@@ -121,6 +133,7 @@ func (r *report) printText(out io.Writer) error {
 			line("%s: %s", f.What, f.Note)
 		}
 	}
+	line("OTHER WORK: how much of all CPUs other programs took while it was measured")
 	line("\n%d of %d targets met, in %.0f s", r.targets()-len(r.missed()), r.targets(), r.Seconds)
 	return w.Flush()
 }
