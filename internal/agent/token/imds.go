@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -196,6 +197,7 @@ func trouble(message string, cause error) *problem {
 // refused makes a failure of an answer that is not 200.
 func (s *IMDS) refused(resp *http.Response, body []byte, r Request) *problem {
 	code, text := errorText(body)
+	text = shortened(text, r.Identity.Spec.ClientID)
 	said := fmt.Sprintf("the metadata service answered %d %s %s", resp.StatusCode, code, text)
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
@@ -213,6 +215,10 @@ func (s *IMDS) refused(resp *http.Response, body []byte, r Request) *problem {
 			Message: "this node does not have the identity " + name(r.Identity) +
 				" (yet): check that its resourceID and clientID are right and that it is assigned to the node's VM or scale set",
 		}}
+	case code == unreadable, resp.StatusCode == http.StatusRequestTimeout:
+		// Not the service's own words, or no final ones: clients would remember a
+		// 400 for as long as they run.
+		return trouble("the metadata service's answer makes no sense: try again", errors.New(said))
 	case resp.StatusCode >= 400:
 		// A wrong resource, most likely: the service says it best.
 		return &problem{Failure: Failure{Status: resp.StatusCode, Code: code, Message: text}}
@@ -223,6 +229,19 @@ func (s *IMDS) refused(resp *http.Response, body []byte, r Request) *problem {
 
 func name(id *v1.AzureIdentity) string { return id.Namespace + "/" + id.Name }
 
+// unreadable is the code of an error that does not look like the service's.
+const unreadable = "unreadable"
+
+// shortened cuts a client id in a text to its first 8 characters: the text goes
+// to logs.
+func shortened(text, clientID string) string {
+	const keep = 8
+	if len(clientID) <= keep {
+		return text
+	}
+	return regexp.MustCompile("(?i)"+regexp.QuoteMeta(clientID)).ReplaceAllLiteralString(text, clientID[:keep]+"…")
+}
+
 // errorText reads an error's body, bounded for messages.
 func errorText(body []byte) (code, text string) {
 	var e struct {
@@ -230,7 +249,7 @@ func errorText(body []byte) (code, text string) {
 		Description string `json:"error_description"`
 	}
 	if json.Unmarshal(body, &e) != nil || e.Error == "" {
-		return "unknown", "(no readable error)"
+		return unreadable, "(no readable error)"
 	}
 	return clip(e.Error, 100), clip(e.Description, 1000)
 }
@@ -263,7 +282,7 @@ func (s *IMDS) stayAway(d time.Duration) {
 // away is the failure while the service wants to be left alone.
 func (s *IMDS) away() *Failure {
 	left := time.Until(time.Unix(0, s.awayUntil.Load()))
-	if left <= 0 {
+	if left <= 0 || left > maxAway { // more only when the node's clock was set back
 		return nil
 	}
 	return &Failure{

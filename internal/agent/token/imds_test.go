@@ -143,6 +143,8 @@ func TestIMDSFaults(t *testing.T) {
 		{name: "no token", answers: []any{`200 {"expires_on":"99999999999"}`}, status: 500, calls: 6, took: 6200 * time.Millisecond},
 		{name: "expired", answers: []any{`200 {"access_token":"x","expires_on":"5"}`}, status: 500, calls: 6, took: 6200 * time.Millisecond},
 		{name: "final", answers: []any{`400 {"error":"invalid_resource","error_description":"AADSTS50001"}`}, status: 400, calls: 1},
+		{name: "400, not its own words", answers: []any{"400 <html>", "good"}, calls: 2, took: 200 * time.Millisecond},
+		{name: "408", answers: []any{`408 {"error":"timeout"}`, "good"}, calls: 2, took: 200 * time.Millisecond},
 		{name: "redirected", answers: []any{"302 {}"}, status: 500, calls: 6, took: 6200 * time.Millisecond},
 	}
 	for _, tt := range tests {
@@ -270,5 +272,12 @@ func TestKinds(t *testing.T) {
 	var f *Failure
 	if _, err := kinds.Token(t.Context(), r); !errors.As(err, &f) || f.Status != 403 || !strings.Contains(f.Message, "type 3") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestClientIDShortened(t *testing.T) {
+	const id = "0A1b2c3d-0000-1111-2222-333344445555"
+	if got := shortened("Application '"+strings.ToLower(id)+"' was not found", id); got != "Application '0A1b2c3d…' was not found" {
+		t.Error(got)
 	}
 }
