@@ -193,7 +193,7 @@ func (a *attempt) objectIDs() func(*v1.AzureIdentity) string {
 			return learned
 		}
 		if a.tried[id.Namespace+"/"+id.Name] {
-			return "unknown" // and therefore no reason to learn it again
+			return "\x00" // no reason to learn it again, and what no request can ask for
 		}
 		return ""
 	}

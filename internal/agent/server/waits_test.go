@@ -166,3 +166,17 @@ func TestObjectIDOfIllSource(t *testing.T) {
 		t.Errorf("got %d %s", got.status, got.body)
 	}
 }
+
+// TestUnknownIsNoObjectID: nothing that a request says stands for an identity
+// whose object id could not be learned.
+func TestUnknownIsNoObjectID(t *testing.T) {
+	w := newWorld(t, nil)
+	w.assign("web", "10.9.0.2", "one")
+	w.imds.fall(func(out http.ResponseWriter, _ *http.Request) bool {
+		_, _ = out.Write([]byte(`{"access_token":"opaque","expires_in":"3600"}`))
+		return true
+	})
+	if got := w.get(w.listen("10.9.0.2"), tokenQuery(arm, "object_id=unknown")); got.status != 400 {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+}
