@@ -20,7 +20,8 @@ for grade in "$@"; do
 	unit)    env -u KUBEBUILDER_ASSETS go test -json -race ./... ;;
 	api)     go test -json -race $(packages_with _api_test.go) ;;
 	kernel)  env -u KUBEBUILDER_ASSETS PODID_TEST_KERNEL=1 go test -json -race $(packages_with _kernel_test.go) ;;
-	sandbox) PODID_TEST_SANDBOX=1 go test -json -count=1 -timeout 40m ./test/scenario/... ;;
+	# They tell how far they are; go test would keep it to itself.
+	sandbox) PODID_TEST_PROGRESS=/proc/$$/fd/2 PODID_TEST_SANDBOX=1 go test -json -count=1 -timeout 40m ./test/scenario/... ;;
 	*) echo "error: no test grade $grade: unit, api, kernel or sandbox" >&2; exit 2 ;;
 	esac || status=1
 done

@@ -3,12 +3,12 @@
 //
 // One sandbox serves all stories. The test program that `go test` starts only looks after it: it brings the sandbox up,
 // runs itself again for the stories, and takes the sandbox down however they end, also by a panic, a timeout or an
-// interrupt. PODID_SCENARIO_SANDBOX names a sandbox that is up and has the product installed, to tell the stories there
-// and leave it as it is:
+// interrupt. Who works on a story keeps the sandbox (KEEP names it; its second use takes seconds), or tells one story in
+// a sandbox that is there (SANDBOX names it) as it is:
 //
-//	PODID_TEST_SANDBOX=1 PODID_SCENARIO_SANDBOX=keep go test -run TestStories/exception ./test/scenario
-//
-// (A sandbox of that name is made, and kept, when PODID_SCENARIO_KEEP=keep is set instead.)
+//	PODID_TEST_SANDBOX=1 PODID_SCENARIO_KEEP=mine go test -count=1 ./test/scenario
+//	PODID_TEST_SANDBOX=1 PODID_SCENARIO_SANDBOX=mine go test -count=1 -run 'TestStories/an_exception' ./test/scenario
+//	bin/podid sandbox down --name mine
 package scenario_test
 
 import (

@@ -2,8 +2,13 @@
 package scenario_test
 
 import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -16,6 +21,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 	"github.com/podid-io/podid/internal/sandbox"
 	"github.com/podid-io/podid/internal/sandbox/demo"
+	"github.com/podid-io/podid/internal/sandbox/netns"
+	"github.com/podid-io/podid/internal/sandbox/network"
 )
 
 // identityLeaves: with its last pod, an identity leaves the nodes, after the grace period.
@@ -66,18 +73,18 @@ func othersStay(s *story) {
 	}
 }
 
-// agentAway: while a node's agent is away, its pods are refused at once, and nothing of theirs reaches the metadata
-// service. When it is back, there are tokens again.
+// agentAway: while a node's agent is away, however it went, its pods are refused at once, and nothing of theirs reaches
+// the metadata service. When it is back, there are tokens again.
 func agentAway(s *story) {
 	id := s.identity("patient")
 	s.bind(s.ns, "patient", id, "patient", 0)
 	p, stranger := s.probe(s.ns, "pod", "patient"), s.probe(s.ns, "stranger", "")
 	s.token(p, "", id)
 
-	s.sendAgents(map[string]string{"story": "away"})
-	s.Cleanup(func() {
-		if s.Failed() { // half way through: the next stories need the agents
-			s.sendAgents(nil)
+	s.must(s.sendAgents(s.Context(), map[string]string{"story": "away"}))
+	s.Cleanup(func() { // also half way through: the next stories need the agents
+		if err := s.sendAgents(context.WithoutCancel(s.Context()), nil); err != nil {
+			s.Error(err)
 		}
 	})
 	s.none(&corev1.PodList{}, "the agents are away", func(client.Object) bool { return true },
@@ -94,32 +101,55 @@ func agentAway(s *story) {
 		s.Errorf("without an agent, the metadata service saw %+v", list)
 	}
 
-	s.sendAgents(nil)
+	s.must(s.sendAgents(s.Context(), nil))
 	s.agentsReady()
 	s.token(p, "", id)
 	s.refused(stranger, "", 400, "Identity not found", quick)
+
+	since = s.mark()
+	s.crashAgent(p.Spec.NodeName)
+	s.crashAgent(stranger.Spec.NodeName)
+	for _, a := range s.ask(stranger, get(tokenAsk), get(tokenAsk), get(tokenAsk)) {
+		if a.Error != "refused" && a.Status != 400 {
+			s.Errorf("around a crash of the agent, pod stranger was told: %s", a)
+		}
+	}
+	s.agentsReady()
+	s.token(p, "", id)
+	for _, r := range s.requests(since, world.Filter{Surface: "imds"}) {
+		if r.Details["clientID"] != id.ClientID {
+			s.Errorf("around a crash of the agent, the metadata service saw %+v", r)
+		}
+	}
+}
+
+// crashAgent ends the agent on a node as a crash does, unless it has ended already.
+func (s *story) crashAgent(node string) {
+	s.Helper()
+	pids, err := netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + node).Processes()
+	s.must(err)
+	for _, pid := range pids {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err == nil && strings.TrimSpace(string(name)) == "nmi" {
+			s.must(syscall.Kill(pid, syscall.SIGKILL))
+		}
+	}
 }
 
 // sendAgents lets the agents run on nodes with these labels only; nil is every node.
-func (s *story) sendAgents(labels map[string]string) {
-	s.Helper()
-	set := s.agents()
-	for name := range set.Spec.Template.Spec.NodeSelector {
-		if strings.HasPrefix(name, "story") {
-			delete(set.Spec.Template.Spec.NodeSelector, name)
-		}
+func (c *cluster) sendAgents(ctx context.Context, labels map[string]string) error {
+	set := agents()
+	if err := c.Get(ctx, client.ObjectKeyFromObject(set), set); err != nil {
+		return err
 	}
-	for name, value := range labels {
-		set.Spec.Template.Spec.NodeSelector[name] = value
-	}
-	s.must(s.Update(s.Context(), set))
+	selector := set.Spec.Template.Spec.NodeSelector
+	maps.DeleteFunc(selector, func(name, _ string) bool { return strings.HasPrefix(name, "story") })
+	maps.Copy(selector, labels)
+	return c.Update(ctx, set)
 }
 
-func (s *story) agents() *appsv1.DaemonSet {
-	s.Helper()
-	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: release, Name: nmi}}
-	s.must(s.Get(s.Context(), client.ObjectKeyFromObject(set), set))
-	return set
+func agents() *appsv1.DaemonSet {
+	return &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: release, Name: nmi}}
 }
 
 // agentsReady waits until every node has an agent of the latest kind that is ready.
@@ -127,10 +157,11 @@ func (s *story) agentsReady() {
 	s.Helper()
 	ctx, cancel := s.soon("the agents are ready")
 	defer cancel()
-	generation := s.agents().Generation
+	set := agents()
+	s.must(s.Get(ctx, client.ObjectKeyFromObject(set), set))
 	s.must(follow(ctx, s.cluster, &appsv1.DaemonSetList{}, func(_ watch.EventType, d *appsv1.DaemonSet) bool {
 		now := d.Status
-		return d.Name == nmi && now.ObservedGeneration >= generation && now.DesiredNumberScheduled > 0 &&
+		return d.Name == nmi && now.ObservedGeneration >= set.Generation && now.DesiredNumberScheduled > 0 &&
 			now.UpdatedNumberScheduled == now.DesiredNumberScheduled && now.NumberReady == now.DesiredNumberScheduled
 	}, client.InNamespace(release)))
 }

@@ -3,7 +3,18 @@ package scenario_test
 import (
 	"os"
 	"testing"
+
+	"github.com/podid-io/podid/internal/emulator/world"
 )
+
+// nothingLeaked: in all these stories, no pod came to what belongs to the machine alone.
+func nothingLeaked(s *story) {
+	for _, r := range s.requests(0, world.Filter{Surface: "imds"}) {
+		if leak := r.Details["leak"]; leak != "" {
+			s.Errorf("the metadata service saw %s %s of %s: %s", r.Method, r.Path, r.Caller, leak)
+		}
+	}
+}
 
 // TestStories tells all stories, on one cluster, one after the other.
 func TestStories(t *testing.T) {
@@ -24,5 +35,6 @@ func TestStories(t *testing.T) {
 	c.tell(t, "a hostile pod", hostilePod)
 	c.tell(t, "the agent is away", agentAway)
 	c.tell(t, "MIC restarts", micRestarts)
-	c.tell(t, "managed mode", managedMode) // the last: it takes MIC away
+	c.tell(t, "managed mode", managedMode) // after all others: it takes MIC away
+	c.tell(t, "nothing leaked", nothingLeaked)
 }
