@@ -49,8 +49,9 @@ const (
 	// maxPerIdentity is more than any program has Azure services.
 	maxTokens, maxPerIdentity = 4096, 128
 	// flightTime is one attempt to get a token: 6 calls and the 6.2 s between
-	// them, if the calls are quick.
-	flightTime = 9 * time.Second
+	// them when the metadata service is quick to fail, a lost call of 5 s and one
+	// of 10 s when it is slow.
+	flightTime = 16 * time.Second
 	// patience is how long a request waits for a new token while an old one can
 	// still be used; several SDKs give up after 1 s.
 	patience = 500 * time.Millisecond
@@ -206,7 +207,7 @@ func (a *agent) run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		return server.Serve(ctx, diverted, a.server.ServePod, server.Connections{Most: 3072, MostPerAddress: 512}, longest, a.log)
+		return server.Serve(ctx, diverted, a.server.ServePod, server.Connections{Most: 4096, MostPerAddress: 256}, longest, a.log)
 	})
 	group.Go(func() error { return a.serveHost(ctx, longest) })
 	endpoints.serve(ctx, group)

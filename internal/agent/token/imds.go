@@ -51,9 +51,11 @@ type IMDS struct {
 const (
 	// tokenAPIVersion is the one that all clients use.
 	tokenAPIVersion = "2018-02-01"
-	// attemptTime bounds one call. The service answers in milliseconds from its
-	// cache and in a second or two when it must ask Entra ID.
-	attemptTime = 5 * time.Second
+	// firstCall bounds the first call. The service answers in milliseconds from
+	// its cache and in a second or two when it must ask Entra ID; a call that
+	// takes longer was probably lost. If the second is as slow, the service is,
+	// and it gets what time is left.
+	firstCall = 5 * time.Second
 	// firstPause doubles with every attempt: 0.2, 0.4 … 3.2 s, 6.2 s in all.
 	firstPause  = 200 * time.Millisecond
 	maxAttempts = 6
@@ -93,7 +95,7 @@ func (s *IMDS) Token(ctx context.Context, r Request) (*Token, error) {
 		if f := s.away(); f != nil {
 			return nil, f
 		}
-		t, f, err := s.attempt(ctx, r)
+		t, f, err := s.attempt(ctx, r, attempt == 0)
 		if err != nil {
 			if last != nil {
 				return nil, last
@@ -120,7 +122,7 @@ type problem struct {
 
 // attempt is one call. The error is ErrBusy, or a *Failure when ctx ended while
 // waiting for a turn.
-func (s *IMDS) attempt(ctx context.Context, r Request) (*Token, *problem, error) {
+func (s *IMDS) attempt(ctx context.Context, r Request, first bool) (*Token, *problem, error) {
 	release, err := s.limiter.Acquire(ctx, r.Caller)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -132,6 +134,11 @@ func (s *IMDS) attempt(ctx context.Context, r Request) (*Token, *problem, error)
 		}
 	}
 	defer release()
+	if first {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, firstCall)
+		defer cancel()
+	}
 	began := time.Now()
 	t, p := s.call(ctx, r)
 	var outcome error
@@ -143,8 +150,6 @@ func (s *IMDS) attempt(ctx context.Context, r Request) (*Token, *problem, error)
 }
 
 func (s *IMDS) call(ctx context.Context, r Request) (*Token, *problem) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTime)
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+"/metadata/identity/oauth2/token?"+query(r), nil)
 	if err != nil {
 		return nil, trouble("the metadata service cannot be asked", err)
