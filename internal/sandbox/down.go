@@ -44,7 +44,7 @@ func (s *Sandbox) down() (found bool, err error) {
 			_ = r.update(func(st *State) { st.Phase = Stopping }) // for `status`; down works without it
 		}
 	}
-	spaces, err := netns.List(network.Prefix(s.layout.Name))
+	spaces, err := network.Namespaces(s.layout.Name)
 	if err != nil {
 		return found, err
 	}
@@ -128,7 +128,7 @@ func (s *Sandbox) removeFiles(state State) error {
 	_ = os.Remove(home) // fails when another sandbox is there, as it should
 	_ = os.Remove(filepath.Dir(home))
 	if state.MadeNetnsDir {
-		_ = os.Remove(netns.Dir)
+		netns.RemoveDir()
 	}
 	return nil
 }

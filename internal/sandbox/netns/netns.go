@@ -31,7 +31,7 @@ func (n Namespace) Path() string { return filepath.Join(Dir, string(n)) }
 
 // Create makes the namespace, with no device but a `lo` that is down. It fails when the name is taken.
 func (n Namespace) Create() error {
-	if err := os.MkdirAll(Dir, 0o755); err != nil {
+	if err := share(); err != nil {
 		return fmt.Errorf("create network namespace %s: %w", n, err)
 	}
 	f, err := os.OpenFile(n.Path(), os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
@@ -53,6 +53,40 @@ func (n Namespace) Create() error {
 		return fmt.Errorf("create network namespace %s: %w", n, err)
 	}
 	return nil
+}
+
+// share makes Dir a mount point of its own that is shared, as `ip netns` does with the first namespace that it makes. Were
+// it left to that, it would mount Dir onto itself over the namespaces that are there already, and nobody could reach
+// their first mounts to delete them.
+func share() error {
+	if err := os.MkdirAll(Dir, 0o755); err != nil {
+		return err
+	}
+	lock, err := os.Open(Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { // two at a time would mount it twice
+		return fmt.Errorf("lock %s: %w", Dir, err)
+	}
+	err = unix.Mount("", Dir, "", unix.MS_SHARED|unix.MS_REC, "")
+	if !errors.Is(err, unix.EINVAL) { // EINVAL: it is no mount point yet
+		return err
+	}
+	if err := unix.Mount(Dir, Dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", Dir, err)
+	}
+	return unix.Mount("", Dir, "", unix.MS_SHARED|unix.MS_REC, "")
+}
+
+// RemoveDir removes the folder of all network namespaces unless there are some. For whoever knows that it was not there.
+func RemoveDir() {
+	if entries, err := os.ReadDir(Dir); err != nil || len(entries) > 0 {
+		return
+	}
+	_ = unix.Unmount(Dir, 0) // fails where it is no mount point, and when somebody was faster
+	_ = os.Remove(Dir)
 }
 
 // Delete lets go of the namespace. The kernel keeps it until the last process inside has ended. No such name is no error.

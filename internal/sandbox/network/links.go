@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 
@@ -28,7 +30,7 @@ func (p Plan) Up() error {
 
 // Down removes every namespace of the sandbox that is left, also those of an earlier plan with more nodes. Devices go with them.
 func Down(sandbox string) error {
-	all, err := netns.List(Prefix(sandbox))
+	all, err := Namespaces(sandbox)
 	if err != nil {
 		return err
 	}
@@ -38,6 +40,16 @@ func Down(sandbox string) error {
 		}
 	}
 	return nil
+}
+
+// Namespaces lists the namespaces of the sandbox that are there, and none of a sandbox whose name starts like its name.
+func Namespaces(sandbox string) ([]netns.Namespace, error) {
+	all, err := netns.List(Prefix(sandbox))
+	if err != nil {
+		return nil, err
+	}
+	own := regexp.MustCompile("^" + regexp.QuoteMeta(Prefix(sandbox)) + `(switch|node-[0-9]+)$`)
+	return slices.DeleteFunc(all, func(n netns.Namespace) bool { return !own.MatchString(string(n)) }), nil
 }
 
 func (p Plan) upSwitch() error {

@@ -130,3 +130,22 @@ func interfaces(t *testing.T) string {
 	}
 	return fmt.Sprint(names)
 }
+
+// A sandbox whose name starts like another one's is another one.
+func TestNamesake(t *testing.T) {
+	testnet.Require(t)
+	name := fmt.Sprintf("t%d", os.Getpid())
+	own, other := netns.Namespace(Prefix(name)+"switch"), netns.Namespace(Prefix(name+"-2")+"switch")
+	for _, n := range []netns.Namespace{own, other} {
+		t.Cleanup(func() { _ = n.Delete() })
+		if err := n.Create(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Down(name); err != nil {
+		t.Fatal(err)
+	}
+	if own.Exists() || !other.Exists() {
+		t.Errorf("its own is there: %t; the other one's: %t", own.Exists(), other.Exists())
+	}
+}
