@@ -38,8 +38,11 @@ const (
 
 func clients() []sdk {
 	return []sdk{
-		{name: probe, build: goImage}, {name: azidentity, build: goImage}, {name: azidentity11, build: goImage},
-		{name: adal, build: goImage}, {name: nodeClient, build: nodeImage, args: []string{"/client.js"}},
+		{name: probe, build: goImage},
+		{name: azidentity, build: goImage},
+		{name: azidentity11, build: goImage},
+		{name: adal, build: goImage},
+		{name: nodeClient, build: nodeImage, args: []string{"/client.js"}},
 	}
 }
 

@@ -117,9 +117,11 @@ func oddRequests(id world.Identity) []attempt {
 		{"headers of the host's path", get(tokenAsk, "podns: story-a-hostile-pod", "podname: victim"), 400},
 		{"another host", get(tokenAsk, "X-Original-URL: /metadata/identity/info", "X-Rewrite-URL: /metadata/identity/info"), 400},
 		{"HTTP/1.0", request{To: metadata, Send: "GET " + tokenAsk + " HTTP/1.0\r\nMetadata: true\r\n\r\n", TimeoutMS: 5000}, 400},
-		{"a second request behind the first", request{To: metadata, TimeoutMS: 5000,
+		{"a second request behind the first", request{
+			To: metadata, TimeoutMS: 5000,
 			Send: "GET " + tokenAsk + " HTTP/1.1\r\nHost: x\r\nMetadata: true\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET " +
-				tokenAsk + " HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n"}, 400},
+				tokenAsk + " HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n",
+		}, 400},
 	}
 	for _, method := range []string{"POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE", "PROPFIND", "get"} {
 		list = append(list, attempt{"method " + method, speak(method, tokenAsk), 405})

@@ -3,6 +3,7 @@ package scenario_test
 
 import (
 	"encoding/json"
+	"maps"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,9 +45,7 @@ func realClients(s *story) {
 		var containers []container
 		for _, name := range list {
 			env := map[string]string{"RESOURCE": strings.TrimSuffix(resource, "/")}
-			for k, v := range ways[name].env {
-				env[k] = v
-			}
+			maps.Copy(env, ways[name].env)
 			containers = append(containers, container{name: name, image: imageOf(client), env: env})
 		}
 		p := podOf(s.ns, strings.ReplaceAll(client, ".", "-"), "sdk", containers...)

@@ -147,8 +147,10 @@ func podOf(ns, name, label string, containers ...container) *corev1.Pod {
 	for _, c := range containers {
 		made := corev1.Container{
 			Name: c.name, Image: c.image, ImagePullPolicy: corev1.PullNever,
-			SecurityContext: &corev1.SecurityContext{AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
-				Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}},
+			SecurityContext: &corev1.SecurityContext{
+				AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+				Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			},
 		}
 		for name, value := range c.env {
 			made.Env = append(made.Env, corev1.EnvVar{Name: name, Value: value})

@@ -7,6 +7,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -70,11 +71,13 @@ func ask(r request) answer {
 	if limit <= 0 {
 		limit = 10 * time.Second
 	}
-	conn, err := net.DialTimeout("tcp", r.To, limit)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", r.To)
 	if err != nil {
 		return answer{Error: word(err)}
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
 		return answer{Error: err.Error()}
 	}
@@ -85,7 +88,7 @@ func ask(r request) answer {
 	if err != nil {
 		return answer{Error: word(err)}
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	if err != nil && len(body) == 0 {
 		return answer{Status: response.StatusCode, Error: word(err)}
