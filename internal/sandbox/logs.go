@@ -68,7 +68,8 @@ func followFile(ctx context.Context, f *os.File, out io.Writer) error {
 	}
 	events := os.NewFile(uintptr(fd), "inotify")
 	defer func() { _ = events.Close() }()
-	if _, err := unix.InotifyAddWatch(fd, f.Name(), unix.IN_MODIFY|unix.IN_DELETE_SELF); err != nil {
+	// A file that is removed while it is open changes an attribute: how many names it has.
+	if _, err := unix.InotifyAddWatch(fd, f.Name(), unix.IN_MODIFY|unix.IN_ATTRIB); err != nil {
 		return fmt.Errorf("follow log: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = events.Close() }) // ends the read below

@@ -173,10 +173,9 @@ func TestFollowFile(t *testing.T) {
 	if err := writer.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := reader.Close(); err != nil {
-		t.Log(err)
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
-	<-done
 }
 
 // lines receives what is written, one value per write.

@@ -79,34 +79,44 @@ func (id ID) Signal(sig unix.Signal) error {
 
 // Wait blocks until the process has ended or the time is over; it says whether it has ended.
 func (id ID) Wait(limit time.Duration) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	return id.WaitEnd(ctx)
+	over := make(chan struct{})
+	timer := time.AfterFunc(limit, func() { close(over) })
+	defer timer.Stop()
+	return id.wait(over)
 }
 
 // WaitEnd blocks until the process or the context has ended; it says whether the process has.
-func (id ID) WaitEnd(ctx context.Context) bool {
+func (id ID) WaitEnd(ctx context.Context) bool { return id.wait(ctx.Done()) }
+
+// wait blocks until the process has ended or the channel is closed. The kernel tells of both: of the process through a
+// pidfd, of the channel through a pipe that is closed then.
+func (id ID) wait(over <-chan struct{}) bool {
 	fd, err := unix.PidfdOpen(id.PID, 0)
 	if err != nil {
 		return !id.Alive()
 	}
 	defer func() { _ = unix.Close(fd) }()
-	over, stop, err := os.Pipe() // becomes readable when the context ends
+	r, w, err := os.Pipe()
 	if err != nil {
 		return !id.Alive()
 	}
-	defer func() { _ = over.Close() }()
-	watching := context.AfterFunc(ctx, func() { _ = stop.Close() })
-	defer func() {
-		if watching() {
-			_ = stop.Close()
+	defer func() { _ = r.Close() }()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-over:
+		case <-ended:
 		}
+		_ = w.Close()
 	}()
 	for id.Alive() {
-		if ctx.Err() != nil {
+		select {
+		case <-over:
 			return false
+		default:
 		}
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(over.Fd()), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(r.Fd()), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return !id.Alive()
 		}
