@@ -29,7 +29,17 @@ func (r *recorder) Kick(group compute.Group) {
 	r.kicked = append(r.kicked, group.Name)
 }
 
-func (r *recorder) Ledgered(context.Context) ([]compute.Group, error) { return r.ledgered, r.err }
+func (r *recorder) Ledgered(context.Context) ([]compute.Group, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ledgered, r.err
+}
+
+func (r *recorder) unreadable(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ledgered, r.err = nil, err
+}
 
 func (r *recorder) take() []string {
 	r.mu.Lock()
@@ -63,7 +73,7 @@ func TestDrift(t *testing.T) {
 		if got := to.take(); !slices.Equal(got, []string{"gone", "pool", "vm"}) {
 			t.Errorf("at once: %v", got)
 		}
-		to.err, to.ledgered = errors.New("away"), nil
+		to.unreadable(errors.New("away"))
 		for range 2 {
 			<-time.After(time.Minute)
 			synctest.Wait()
