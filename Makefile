@@ -9,7 +9,12 @@ TOOLS   := $(CACHE)/tools/$(shell cat go.tools.mod go.tools.sum | sha256sum | cu
 ASSETS  := $(CACHE)/assets
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 GO      := CGO_ENABLED=0 go
+# Progress goes past gotestsum, which takes what its command says on stderr for errors.
+SUITE    = PODID_TEST_PROGRESS=/proc/$$$$/fd/2 $(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh
 LDFLAGS := -s -w -X github.com/podid-io/podid/internal/observe.version=$(VERSION)
+
+# The tests tell how far they are on this shell's own standard error.
+GOTESTSUM = PODID_TEST_PROGRESS=/proc/$$$$/fd/2 $(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command --
 
 export KUBEBUILDER_ASSETS := $(ASSETS)
 export PODID_HELM := $(TOOLS)/helm
@@ -29,23 +34,23 @@ build: ## bin/mic, bin/nmi and bin/podid
 
 .PHONY: test
 test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Everything: unit, API server, kernel and sandbox tests
-	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh unit api kernel sandbox
+	@$(GOTESTSUM) hack/test.sh unit api kernel sandbox
 
 .PHONY: test-unit
 test-unit: gcc $(TOOLS)/gotestsum $(TOOLS)/helm ## Unit and property tests, with the race detector; no root needed
-	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh unit
+	@$(GOTESTSUM) hack/test.sh unit
 
 .PHONY: test-api
 test-api: gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## CRDs and controllers against a real API server
-	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh api
+	@$(GOTESTSUM) hack/test.sh api
 
 .PHONY: test-kernel
 test-kernel: root gcc $(TOOLS)/gotestsum ## The redirect, in throw-away network namespaces
-	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh kernel
+	@$(GOTESTSUM) hack/test.sh kernel
 
 .PHONY: test-sandbox
 test-sandbox: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stories on a real cluster with real SDK clients
-	@$(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh sandbox
+	@$(GOTESTSUM) hack/test.sh sandbox
 
 .PHONY: bench
 bench: root build assets ## The speed figures of README, measured here and now
@@ -102,6 +107,6 @@ $(TOOLS)/helm: package := helm.sh/helm/v4/cmd/helm
 $(TOOLS)/controller-gen: package := sigs.k8s.io/controller-tools/cmd/controller-gen
 $(TOOLS)/govulncheck: package := golang.org/x/vuln/cmd/govulncheck
 $(TOOLS)/%:
-	@echo "building $(@F) (once; golangci-lint takes some minutes)"
+	@echo "building $(@F) (once; a minute, golangci-lint some minutes)"
 	@mkdir -p $(TOOLS)
 	@$(GO) build -modfile=go.tools.mod -o $(TOOLS)/ $(package)

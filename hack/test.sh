@@ -12,16 +12,22 @@ packages_with() {
 	git ls-files "*$1" | xargs -n1 dirname | sort -u | sed 's#^#./#'
 }
 
+# Where progress goes: what is written to standard error, gotestsum repeats as errors.
+progress=${PODID_TEST_PROGRESS:-/proc/$$/fd/2}
+# Where to tell how far we are: `make` names its own stderr.
+: "${PODID_TEST_PROGRESS:=/proc/$$/fd/2}"
+[ -w "$PODID_TEST_PROGRESS" ] || PODID_TEST_PROGRESS=/dev/null
+export PODID_TEST_PROGRESS
+
 status=0
 for grade in "$@"; do
-	echo "== $grade tests" >&2
+	echo "== $grade tests" >>"$progress"
 	# shellcheck disable=SC2046 # lists of words
 	case $grade in
 	unit)    env -u KUBEBUILDER_ASSETS go test -json -race ./... ;;
 	api)     go test -json -race $(packages_with _api_test.go) ;;
 	kernel)  env -u KUBEBUILDER_ASSETS PODID_TEST_KERNEL=1 go test -json -race $(packages_with _kernel_test.go) ;;
-	# They tell how far they are; go test would keep it to itself.
-	sandbox) PODID_TEST_PROGRESS=/proc/$$/fd/2 PODID_TEST_SANDBOX=1 go test -json -count=1 -timeout 40m ./test/scenario/... ;;
+	sandbox) PODID_TEST_PROGRESS=$progress PODID_TEST_SANDBOX=1 go test -json -count=1 -timeout 40m ./test/scenario/... ;;
 	*) echo "error: no test grade $grade: unit, api, kernel or sandbox" >&2; exit 2 ;;
 	esac || status=1
 done
