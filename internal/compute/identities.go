@@ -15,6 +15,14 @@ type Identities struct {
 	UserAssigned []string
 	// SystemAssigned says that the group has an identity of its own, which is not ours to touch.
 	SystemAssigned bool
+	// Updating says that Azure is carrying out an update of the group: the identities are those it will have, and the
+	// machines may not have them all yet.
+	Updating bool
+}
+
+// updating is what ARM's provisioningState says of an update that is not over.
+func updating(provisioningState *string) bool {
+	return strings.EqualFold(value(provisioningState), "Updating")
 }
 
 // Has reports whether the user-assigned identity is among them. Letter case does not matter.

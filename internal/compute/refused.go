@@ -22,7 +22,11 @@ func IsRefused(err error) bool {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return false
 	default:
-		// A long-running operation that was accepted and then failed answers 200.
+		if r.status < http.StatusBadRequest {
+			// A long-running operation that was accepted and then failed answers 200. ARM checks the identities
+			// before it accepts; what fails later is most often a machine.
+			return r.aboutIdentities()
+		}
 		return r.status < http.StatusInternalServerError
 	}
 }

@@ -18,7 +18,11 @@ func (c *Client) getVM(ctx context.Context, group Group) (snapshot, error) {
 	if err != nil {
 		return snapshot{}, err
 	}
-	return snapshot{Identities: identitiesOfVM(answer.Identity), etag: value(answer.Etag)}, nil
+	have := identitiesOfVM(answer.Identity)
+	if answer.Properties != nil {
+		have.Updating = updating(answer.Properties.ProvisioningState)
+	}
+	return snapshot{Identities: have, etag: value(answer.Etag)}, nil
 }
 
 // patchVM writes the identities of a virtual machine and nothing else of it, and returns what it has afterwards.

@@ -18,7 +18,11 @@ func (c *Client) getVMSS(ctx context.Context, group Group) (snapshot, error) {
 	if err != nil {
 		return snapshot{}, err
 	}
-	return snapshot{Identities: identitiesOfVMSS(answer.Identity), etag: value(answer.Etag)}, nil
+	have := identitiesOfVMSS(answer.Identity)
+	if answer.Properties != nil {
+		have.Updating = updating(answer.Properties.ProvisioningState)
+	}
+	return snapshot{Identities: have, etag: value(answer.Etag)}, nil
 }
 
 // patchVMSS writes the identities of a scale set and nothing else of it, and returns what it has afterwards.

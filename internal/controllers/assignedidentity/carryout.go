@@ -61,11 +61,11 @@ func (r *Reconciler) create(ctx context.Context, pod *corev1.Pod, assigned *v1.A
 	return nil
 }
 
-// update writes an object that exists; one that changed meanwhile comes around
-// again by its watch.
+// update writes an object that exists. One that changed meanwhile has to be looked
+// at again: if only its state changed, its watch does not bring it back here.
 func (r *Reconciler) update(ctx context.Context, pod *corev1.Pod, assigned *v1.AzureAssignedIdentity, began time.Time) error {
 	err := r.client.Update(ctx, assigned)
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {

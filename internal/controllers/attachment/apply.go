@@ -47,7 +47,7 @@ func (r *Reconciler) read(ctx context.Context, group compute.Group, st *state) e
 	if err != nil {
 		return err
 	}
-	st.read(have)
+	st.read(have, r.now())
 	return nil
 }
 
@@ -209,7 +209,7 @@ func (r *Reconciler) gone(ctx context.Context, group compute.Group, st *state, m
 		return reconcile.Result{}, err
 	}
 	if members.nodes == 0 {
-		r.groups.drop(group)
+		r.lifted(r.groups.drop(group))
 		return reconcile.Result{}, nil
 	}
 	return reconcile.Result{}, r.settle(ctx, st, members)

@@ -78,6 +78,11 @@ const (
 	saveTimeout = 15 * time.Second
 	// again is the pause between two passes of which the first left work.
 	again = time.Millisecond
+	// catchUp is the pause for the cache to learn of a write that was missed.
+	catchUp = 50 * time.Millisecond
+	// lookAgain is the pause between two looks at an update of somebody else's
+	// that brings an identity which pods wait for.
+	lookAgain = 2 * time.Second
 )
 
 // Reconciler reconciles node groups.
@@ -135,7 +140,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, group compute.Group) (reconc
 		return reconcile.Result{}, err
 	}
 	if members.idle(st) && members.nodes == 0 {
-		r.groups.drop(group)
+		r.lifted(r.groups.drop(group))
 		return reconcile.Result{}, nil
 	}
 	fresh := false
@@ -171,7 +176,8 @@ func (r *Reconciler) pass(ctx context.Context, group compute.Group, st *state, m
 	}
 	if plan.Idle() {
 		// After a fresh look, what was missing may be there.
-		return r.next(plan), r.settle(ctx, st, members)
+		err := r.settle(ctx, st, members)
+		return r.next(st, plan), err
 	}
 	return r.update(ctx, group, st, members, plan)
 }
@@ -191,11 +197,16 @@ func (r *Reconciler) update(ctx context.Context, group compute.Group, st *state,
 	return reconcile.Result{RequeueAfter: again}, nil
 }
 
-func (r *Reconciler) next(plan assignment.GroupPlan) reconcile.Result {
+func (r *Reconciler) next(st *state, plan assignment.GroupPlan) reconcile.Result {
+	soon := st.soon()
 	if plan.Next.IsZero() {
-		return reconcile.Result{}
+		return reconcile.Result{RequeueAfter: soon}
 	}
-	return reconcile.Result{RequeueAfter: max(plan.Next.Sub(r.now()), time.Millisecond)}
+	next := max(plan.Next.Sub(r.now()), time.Millisecond)
+	if soon > 0 {
+		next = min(next, soon)
+	}
+	return reconcile.Result{RequeueAfter: next}
 }
 
 // members are the nodes of a group and what the pods on them need.

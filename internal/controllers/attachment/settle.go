@@ -28,8 +28,8 @@ func (r *Reconciler) settleNow(ctx context.Context, group compute.Group, st *sta
 }
 
 // settle writes the state of every assigned identity that says otherwise,
-// several at a time. An object that changed meanwhile comes around again by its
-// watch.
+// several at a time. An object that changed meanwhile is looked at again soon: its
+// watch need not bring it back.
 func (r *Reconciler) settle(ctx context.Context, st *state, members members) error {
 	var writes errgroup.Group
 	writes.SetLimit(max(r.settings.Writes, 1))
@@ -39,9 +39,9 @@ func (r *Reconciler) settle(ctx context.Context, st *state, members members) err
 		if !write {
 			continue
 		}
-		writes.Go(func() error { return r.write1(ctx, assigned, state, now.Sub(since)) })
+		writes.Go(func() error { return r.write1(ctx, st, assigned, state, now.Sub(since)) })
 	}
-	st.prune(members)
+	r.lifted(st.prune(members))
 	return writes.Wait()
 }
 
@@ -70,7 +70,7 @@ func (st *state) verdict(assigned *v1.AzureAssignedIdentity, now time.Time) (sta
 
 // judge is the state that an object should have. mu is held.
 func (st *state) judge(key string, assigned *v1.AzureAssignedIdentity) assignment.State {
-	if st.current.Has(key) && !st.leaving[key] {
+	if st.usable(key) {
 		return assignment.State{Status: v1.StateAssigned}
 	}
 	if q, ok := st.quarantined[key]; ok {
@@ -88,12 +88,16 @@ func (st *state) judge(key string, assigned *v1.AzureAssignedIdentity) assignmen
 	return assignment.State{Status: v1.StateCreated}
 }
 
-// prune drops what is remembered of objects that are gone.
-func (st *state) prune(members members) {
+// prune drops what is remembered of objects that are gone, and returns the
+// quarantines that ended because nobody needs the identity any more.
+func (st *state) prune(members members) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	if len(st.quarantined) > 0 {
+		lifted = st.release(members)
+	}
 	if len(st.waiting) == 0 {
-		return
+		return lifted
 	}
 	there := make(map[types.NamespacedName]bool, len(members.assigned))
 	for _, a := range members.assigned {
@@ -104,14 +108,35 @@ func (st *state) prune(members members) {
 			delete(st.waiting, name)
 		}
 	}
+	return lifted
+}
+
+// release ends the quarantine of identities that no pod needs and that are not
+// ours to take away either. mu is held.
+func (st *state) release(members members) (lifted []types.NamespacedName) {
+	needed := map[string]bool{}
+	for need := range members.needs {
+		needed[need.key] = true
+	}
+	for key, q := range st.quarantined {
+		if _, ours := st.ledger[key]; !ours && !needed[key] {
+			delete(st.quarantined, key)
+			lifted = append(lifted, q.identities...)
+		}
+	}
+	return lifted
 }
 
 // write1 writes the state of one assigned identity and announces it.
-func (r *Reconciler) write1(ctx context.Context, cached *v1.AzureAssignedIdentity, state assignment.State, took time.Duration) error {
+func (r *Reconciler) write1(ctx context.Context, st *state, cached *v1.AzureAssignedIdentity, state assignment.State, took time.Duration) error {
 	assigned := cached.DeepCopy()
 	assigned.Status.Status, assigned.Status.Reason, assigned.Status.Message = state.Status, state.Reason, state.Message
 	err := r.client.Patch(ctx, assigned, client.MergeFromWithOptions(cached, client.MergeFromWithOptimisticLock{}))
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if apierrors.IsConflict(err) {
+		st.missed()
+		return nil
+	}
+	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {

@@ -65,6 +65,13 @@ type state struct {
 	current assignment.Set
 	// leaving are identities that an update under way detaches.
 	leaving map[string]bool
+	// arriving are identities of ours that Azure lists while it carries out an
+	// update that this program did not begin (another one did, and died): the
+	// machines may not have them yet. arrivingSince is when that was first seen.
+	arriving      map[string]bool
+	arrivingSince time.Time
+	// behind tells that a write met an object newer than the cache.
+	behind bool
 	// refresh asks for Azure to be read before anything else is done.
 	refresh bool
 
@@ -104,16 +111,22 @@ func (g *Groups) locked(group compute.Group) *state {
 	return st
 }
 
-// drop forgets a group without nodes that nothing is known to be left on.
-func (g *Groups) drop(group compute.Group) {
+// drop forgets a group without nodes that nothing is known to be left on, and
+// returns the quarantines that end with it.
+func (g *Groups) drop(group compute.Group) (lifted []types.NamespacedName) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	st := g.locked(group)
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	for _, q := range st.quarantined {
+		lifted = append(lifted, q.identities...)
+	}
+	clear(st.quarantined)
 	if len(st.claims) == 0 && len(st.ledger) == 0 {
 		delete(g.states, group)
 	}
+	return lifted
 }
 
 // Claim says that a pod on the group needs the identity, and tells whether the
@@ -127,7 +140,36 @@ func (g *Groups) Claim(group compute.Group, pod types.NamespacedName, id identit
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.claims[claimKey{pod, id.Key()}] = claim{spelling: id.String(), expires: g.now().Add(claimTTL)}
-	return st.current.Has(id.Key()) && !st.leaving[id.Key()]
+	return st.usable(id.Key())
+}
+
+// usable tells whether the group has the identity and keeps it. mu is held.
+func (st *state) usable(key string) bool {
+	return st.current.Has(key) && !st.leaving[key] && !st.arriving[key]
+}
+
+// missed notes that a write met an object newer than the cache.
+func (st *state) missed() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.behind = true
+}
+
+// soon tells when to look again, 0 for not: what was missed in the cache is there
+// in a moment, what is arriving in seconds, if Azure is asked.
+func (st *state) soon() time.Duration {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	switch {
+	case st.behind:
+		st.behind = false
+		return catchUp
+	case len(st.arriving) > 0:
+		st.refresh = true
+		return lookAgain
+	default:
+		return 0
+	}
 }
 
 // release takes a claim back.
@@ -242,15 +284,42 @@ func (st *state) unrecorded(ids ...[]string) bool {
 	return false
 }
 
-// read takes what Azure says.
-func (st *state) read(have compute.Identities) {
+// read takes what Azure says at that time.
+func (st *state) read(have compute.Identities, now time.Time) {
 	current := assignment.Set{}
 	for _, id := range have.UserAssigned {
 		current[keyOf(id)] = id
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.arrive(current, have.Updating, now)
 	st.current, st.refresh, st.trouble = current, false, assignment.State{}
+}
+
+// arrive notes which identities may not be on the machines yet. An update that
+// takes longer than any of ours may is not one: somebody upgrades the machines,
+// and the identities have long been there. mu is held.
+func (st *state) arrive(current assignment.Set, updating bool, now time.Time) {
+	before := st.arriving
+	st.arriving = nil
+	if !updating {
+		st.arrivingSince = time.Time{}
+		return
+	}
+	if st.arrivingSince.IsZero() {
+		st.arrivingSince = now
+	}
+	if now.Sub(st.arrivingSince) >= patchTimeout {
+		return
+	}
+	for key := range st.ledger {
+		if current.Has(key) && (before[key] || !st.current.Has(key)) {
+			if st.arriving == nil {
+				st.arriving = map[string]bool{}
+			}
+			st.arriving[key] = true
+		}
+	}
 }
 
 // done takes an update that Azure has carried out, and returns the quarantines
@@ -259,6 +328,7 @@ func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.failures, st.notBefore, st.trouble = 0, time.Time{}, assignment.State{}
+	st.arriving, st.arrivingSince = nil, time.Time{}
 	st.current = maps.Clone(st.current)
 	for _, id := range req.Attach {
 		st.current[keyOf(id)] = id

@@ -37,7 +37,7 @@ func attached(t *testing.T, name string) (*clock, *Groups, compute.Group, identi
 	group := compute.Group{Kind: compute.VM, SubscriptionID: "s", ResourceGroup: "rg", Name: "vm"}
 	id := resource(t, name)
 	st := groups.of(group)
-	st.read(compute.Identities{UserAssigned: []string{id.String()}})
+	st.read(compute.Identities{UserAssigned: []string{id.String()}}, c.now)
 	st.ledger = map[string]Entry{id.Key(): {ResourceID: id.String(), ClientID: "Client"}}
 	return c, groups, group, id
 }
@@ -200,5 +200,76 @@ func TestDoubled(t *testing.T) {
 	}
 	if got := doubled(time.Second, 1_000_000, time.Minute); got != time.Minute {
 		t.Errorf("after many: %v", got)
+	}
+}
+
+func TestArriving(t *testing.T) {
+	// A MIC that died had asked for red; its successor finds Azure at it.
+	c := &clock{now: time.Unix(1000, 0)}
+	groups := NewGroups(c.read)
+	group := compute.Group{Kind: compute.VMSS, SubscriptionID: "s", ResourceGroup: "rg", Name: "ss"}
+	red, blue := resource(t, "red"), resource(t, "blue")
+	st := groups.of(group)
+	st.ledger = map[string]Entry{red.Key(): {ResourceID: red.String()}}
+	pod := types.NamespacedName{Namespace: "team", Name: "web"}
+	during := compute.Identities{UserAssigned: []string{red.String(), blue.String()}, Updating: true}
+	for range 2 {
+		st.read(during, c.now)
+		if groups.Claim(group, pod, red) {
+			t.Error("counts on what is arriving")
+		}
+		if !groups.Claim(group, pod, blue) {
+			t.Error("doubts what is not ours and was there before")
+		}
+		needs := map[claimKey]string{{pod, red.Key()}: red.String()}
+		if plan := st.plan(needs, nil, 0, c.now); !plan.Idle() || len(plan.Forget) > 0 {
+			t.Errorf("plan during the update: %+v", plan)
+		}
+		if _, known := st.known(); !known || st.soon() != lookAgain {
+			t.Error("does not look again")
+		}
+		if _, known := st.known(); known {
+			t.Error("looks again without asking Azure")
+		}
+	}
+	c.now = c.now.Add(patchTimeout)
+	st.read(during, c.now)
+	if !groups.Claim(group, pod, red) {
+		t.Error("waits for somebody else's long update for good")
+	}
+	during.Updating = false
+	st.read(during, c.now)
+	if !groups.Claim(group, pod, red) || st.soon() != 0 {
+		t.Error("does not believe Azure when it is done")
+	}
+	during.Updating = true
+	st.read(during, c.now)
+	if !groups.Claim(group, pod, red) {
+		t.Error("doubts what it knew before somebody else's update")
+	}
+}
+
+func TestNobodyNeedsQuarantined(t *testing.T) {
+	_, groups, group, id := attached(t, "red")
+	st := groups.of(group)
+	bad := resource(t, "bad")
+	name := types.NamespacedName{Namespace: "team", Name: "bad"}
+	st.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}}
+	st.quarantined[id.Key()] = &quarantine{} // Azure would not let go of it
+	pod := types.NamespacedName{Namespace: "team", Name: "web"}
+	if got := st.prune(members{needs: map[claimKey]string{{pod, bad.Key()}: bad.String()}}); len(got) > 0 {
+		t.Errorf("lifted while a pod needs it: %v", got)
+	}
+	if got := st.prune(members{}); !slices.Equal(got, []types.NamespacedName{name}) || len(st.quarantined) != 1 {
+		t.Errorf("lifted %v, left %d", got, len(st.quarantined))
+	}
+}
+
+func TestMissedWrite(t *testing.T) {
+	_, groups, group, _ := attached(t, "red")
+	st := groups.of(group)
+	st.missed()
+	if st.soon() != catchUp || st.soon() != 0 {
+		t.Error("a missed write is to be looked at again once")
 	}
 }
