@@ -12,8 +12,10 @@ packages_with() {
 	git ls-files "*$1" | xargs -n1 dirname | sort -u | sed 's#^#./#'
 }
 
-# Where progress goes: what is written to standard error, gotestsum repeats as errors.
-progress=${PODID_TEST_PROGRESS:-/proc/$$/fd/2}
+# Where progress goes: a terminal or pipe that the caller names, because gotestsum repeats as errors what it gets on
+# standard error.
+progress=${PODID_TEST_PROGRESS:-}
+if [ ! -c "$progress" ] && [ ! -p "$progress" ]; then progress=/proc/$$/fd/2; fi
 # Where to tell how far we are: `make` names its own stderr.
 : "${PODID_TEST_PROGRESS:=/proc/$$/fd/2}"
 [ -w "$PODID_TEST_PROGRESS" ] || PODID_TEST_PROGRESS=/dev/null

@@ -34,7 +34,7 @@ const (
 	envTest    = "PODID_TEST_SANDBOX"
 	envSandbox = "PODID_SCENARIO_SANDBOX"
 	envKeep    = "PODID_SCENARIO_KEEP"
-	// envProgress names a file for the progress, since `go test` keeps standard error to itself.
+	// envProgress names a pipe or terminal for the progress, since `go test` keeps standard error to itself.
 	envProgress = "PODID_TEST_PROGRESS"
 )
 
@@ -57,14 +57,18 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// progressFile is where progress goes: a file, pipe or terminal that the environment names, else standard error.
+// progressFile is where progress goes: a pipe or terminal that the environment names, else standard error. (Not a file:
+// whoever else has it open would write over what is added here.)
 func progressFile() *os.File {
-	if name := os.Getenv(envProgress); name != "" {
-		if f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0); err == nil {
-			return f
-		}
+	name := os.Getenv(envProgress)
+	if info, err := os.Stat(name); err != nil || info.Mode().IsRegular() {
+		return os.Stderr
 	}
-	return os.Stderr
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return os.Stderr
+	}
+	return f
 }
 
 // namePrefix starts the names of the sandboxes of these tests; the process that looks after it follows.

@@ -106,15 +106,17 @@ func agentAway(s *story) {
 	s.token(p, "", id)
 	s.refused(stranger, "", 400, "Identity not found", quick)
 
+	before := s.agentContainers()
 	since = s.mark()
-	s.crashAgent(p.Spec.NodeName)
-	s.crashAgent(stranger.Spec.NodeName)
+	for node := range before {
+		s.crashAgent(node)
+	}
 	for _, a := range s.ask(stranger, get(tokenAsk), get(tokenAsk), get(tokenAsk)) {
 		if a.Error != "refused" && a.Status != 400 {
 			s.Errorf("around a crash of the agent, pod stranger was told: %s", a)
 		}
 	}
-	s.agentsReady()
+	s.agentsRestarted(before)
 	s.token(p, "", id)
 	for _, r := range s.requests(since, world.Filter{Surface: "imds"}) {
 		if r.Details["clientID"] != id.ClientID {
@@ -123,17 +125,53 @@ func agentAway(s *story) {
 	}
 }
 
-// crashAgent ends the agent on a node as a crash does, unless it has ended already.
+// crashAgent ends the agent on a node as a crash does.
 func (s *story) crashAgent(node string) {
 	s.Helper()
 	pids, err := netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + node).Processes()
 	s.must(err)
+	found := false
 	for _, pid := range pids {
 		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		if err == nil && strings.TrimSpace(string(name)) == "nmi" {
 			s.must(syscall.Kill(pid, syscall.SIGKILL))
+			found = true
 		}
 	}
+	if !found {
+		s.Errorf("there is no agent to crash on %s", node)
+	}
+}
+
+// agentContainers are the containers that the agents run in now, by node.
+func (s *story) agentContainers() map[string]string {
+	s.Helper()
+	var pods corev1.PodList
+	s.must(s.List(s.Context(), &pods, client.InNamespace(release), client.MatchingLabels{component: nmi}))
+	now := map[string]string{}
+	for _, p := range pods.Items {
+		now[p.Spec.NodeName] = p.Status.ContainerStatuses[0].ContainerID
+	}
+	return now
+}
+
+// agentsRestarted waits until every agent runs in another container than before and is ready.
+func (s *story) agentsRestarted(before map[string]string) {
+	s.Helper()
+	ctx, cancel := s.soon("the agents have restarted")
+	defer cancel()
+	back := map[string]bool{}
+	s.must(follow(ctx, s.cluster, &corev1.PodList{}, func(_ watch.EventType, p *corev1.Pod) bool {
+		for _, c := range p.Status.ContainerStatuses {
+			back[p.Spec.NodeName] = c.Ready && c.ContainerID != before[p.Spec.NodeName]
+		}
+		for node := range before {
+			if !back[node] {
+				return false
+			}
+		}
+		return true
+	}, client.InNamespace(release), client.MatchingLabels{component: nmi}))
 }
 
 // sendAgents lets the agents run on nodes with these labels only; nil is every node.
