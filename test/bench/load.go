@@ -161,8 +161,8 @@ func parseRounds(text []byte) ([]round, error) {
 
 // target is what was measured of one of the two servers, a value for each round.
 type target struct {
-	rate, p50, p99, generator, cost []float64
-	memory                          []memory
+	rate, p50, p99, generator, cost, kernel []float64
+	memory                                  []memory
 }
 
 func (b *bench) reportLoad(ctx context.Context, list []round, samples map[string][]memory) error {
@@ -184,8 +184,8 @@ func (b *bench) reportLoad(ctx context.Context, list []round, samples map[string
 	r.add("load.ratio", "NMI's part of the bare server's rate", "", []float64{middle(nmi.rate) / middle(bare.rate)}).atLeast(0.5, middle)
 	r.add("load.p50", "time to a token under that load, p50 of each round", "s", nmi.p50)
 	r.add("load.p99", "time to a token under that load, p99 of each round", "s", nmi.p99)
-	r.add("load.cost", "CPU time of NMI for a token", "s", nmi.cost)
-	r.add("load.bare.cost", "CPU time of the bare server for an answer", "s", bare.cost)
+	r.add("load.cost", "CPU time of NMI for a token", "s", nmi.cost).note("%.0f µs of it in the kernel", 1e6*middle(nmi.kernel))
+	r.add("load.bare.cost", "CPU time of the bare server for an answer", "s", bare.cost).note("%.0f µs of it in the kernel", 1e6*middle(bare.kernel))
 	r.add("load.generator", "CPU time of the load generator for a request", "s", nmi.generator)
 	r.add("nmi.load", "NMI's memory under that load (RSS)", "MiB", resident(nmi.memory)).atMost(60, worst)
 	r.add("nmi.load.anonymous", "NMI's memory under that load, without the program's own file", "MiB", anonymous(nmi.memory))
@@ -209,7 +209,9 @@ func (t *target) take(r round, samples []memory) {
 	}
 	t.memory = append(t.memory, within...)
 	from, to := within[0], within[len(within)-1]
-	t.cost = append(t.cost, (to.cpu-from.cpu)/(r.rate()*to.at.Sub(from.at).Seconds()))
+	requests := r.rate() * to.at.Sub(from.at).Seconds()
+	t.cost = append(t.cost, (to.used.all-from.used.all)/requests)
+	t.kernel = append(t.kernel, (to.used.kernel-from.used.kernel)/requests)
 }
 
 // reportIMDS counts how often the metadata service itself was asked.

@@ -45,6 +45,7 @@ type options struct {
 	name    string
 	bin     string
 	profile string
+	set     []string
 	only    map[string]bool
 	cold    int
 	burst   int
@@ -64,6 +65,10 @@ func parse(args []string, w io.Writer) (options, error) {
 	flags.StringVar(&o.name, "name", "bench", "`name` of the sandbox")
 	flags.StringVar(&o.bin, "bin", "bin", "`folder` with the programs mic, nmi and podid")
 	flags.StringVar(&o.profile, "profile", "", "`folder` for profiles of NMI under load and of MIC; they cost some speed")
+	flags.Func("set", "one more `value` for the chart, as helm --set takes it; may be repeated", func(value string) error {
+		o.set = append(o.set, value)
+		return nil
+	})
 	flags.Func("only", "measure only this `part`, may be repeated: "+partNames(), func(part string) error {
 		if !isPart(part) {
 			return fmt.Errorf("use one of %s", partNames())

@@ -79,7 +79,7 @@ func (b *bench) begin(ctx context.Context) error {
 	if b.options.profile != "" {
 		values = append(values, "nmi.extraArgs={--enableProfile}", "mic.extraArgs={--enableProfile}")
 	}
-	if err := demo.Install(ctx, b.sandbox, b.helm, values...); err != nil {
+	if err := demo.Install(ctx, b.sandbox, b.helm, append(values, b.options.set...)...); err != nil {
 		step.Fail()
 		return err
 	}

@@ -57,8 +57,7 @@ type memory struct {
 	at time.Time
 	// rss is all of it that is in memory, anonymous the part that is not the program's file, peak the most it ever was.
 	rss, anonymous, peak float64
-	// cpu is what the process has used, in seconds.
-	cpu float64
+	used                 usage
 }
 
 func memoryOf(pid int) (memory, error) {
@@ -86,24 +85,32 @@ func statusField(text, name string) (int64, error) {
 	return 0, fmt.Errorf("no %s in /proc/…/status", name)
 }
 
-// cpuOf is what a process has used, in seconds, in steps of 10 ms.
+// usage is CPU time, in seconds, in steps of 10 ms: all of it, and the part in the kernel.
+type usage struct{ all, kernel float64 }
+
+// cpuOf is what a process has used.
 func cpuOf(pid int) (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	return statCPU(string(text))
+	u, err := usageOf(pid)
+	return u.all, err
 }
 
-// statCPU adds fields 14 and 15. The second field, the name, may hold anything but ends with the last parenthesis.
-func statCPU(text string) (float64, error) {
+func usageOf(pid int) (usage, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return usage{}, err
+	}
+	return parseUsage(string(text))
+}
+
+// parseUsage reads fields 14 and 15. The second field, the name, may hold anything but ends with the last parenthesis.
+func parseUsage(text string) (usage, error) {
 	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(f) < 13 {
-		return 0, fmt.Errorf("/proc/…/stat has %d fields behind the name", len(f))
+		return usage{}, fmt.Errorf("/proc/…/stat has %d fields behind the name", len(f))
 	}
 	user, err1 := strconv.ParseInt(f[11], 10, 64)
 	system, err2 := strconv.ParseInt(f[12], 10, 64)
-	return float64(user+system) / ticksPerSecond, errors.Join(err1, err2)
+	return usage{float64(user+system) / ticksPerSecond, float64(system) / ticksPerSecond}, errors.Join(err1, err2)
 }
 
 // sample reads a process's memory and CPU time every 100 ms until the context ends or the process does.
@@ -116,11 +123,11 @@ func sample(ctx context.Context, pid int) func() []memory {
 		defer tick.Stop()
 		for {
 			m, err1 := memoryOf(pid)
-			used, err2 := cpuOf(pid)
+			used, err2 := usageOf(pid)
 			if err1 != nil || err2 != nil {
 				return
 			}
-			m.cpu = used
+			m.used = used
 			all = append(all, m)
 			select {
 			case <-tick.C:
