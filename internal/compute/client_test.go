@@ -126,6 +126,10 @@ func TestOperationFails(t *testing.T) {
 		if diff := cmp.Diff(ids("b"), BadIdentities(err)); diff != "" {
 			t.Errorf("%v: bad identities (-want +have):\n%s", err, diff)
 		}
+		arm.outcome = `{"code":"InternalExecutionError","message":"An internal execution error occurred."}`
+		if err := client.Patch(t.Context(), group, ids("a", "b"), nil); err == nil || IsRefused(err) {
+			t.Errorf("%v, want an error that blames no identity", err)
+		}
 		arm.outcome = `{"code":"OperationPreempted","message":"by a later one"}`
 		if err := client.Patch(t.Context(), group, ids("a"), nil); !IsConflict(err) {
 			t.Errorf("%v, want IsConflict", err)

@@ -15,6 +15,9 @@ type Identities struct {
 	UserAssigned []string
 	// SystemAssigned says that the group has an identity of its own, which is not ours to touch.
 	SystemAssigned bool
+	// ClientIDs are the client IDs of the user-assigned identities, by resource ID as in UserAssigned, as far as Azure
+	// tells them.
+	ClientIDs map[string]string
 	// Updating says that Azure is carrying out an update of the group: the identities are those it will have, and the
 	// machines may not have them all yet.
 	Updating bool
@@ -110,8 +113,15 @@ func identitiesOf(kind *armcompute.ResourceIdentityType, ids map[string]*armcomp
 		// ARM has been seen to write the list with and without the blank.
 		have.SystemAssigned = strings.Contains(strings.ToLower(string(*kind)), "systemassigned")
 	}
-	for id := range ids {
+	for id, about := range ids {
 		have.UserAssigned = append(have.UserAssigned, id)
+		if about == nil || value(about.ClientID) == "" {
+			continue
+		}
+		if have.ClientIDs == nil {
+			have.ClientIDs = make(map[string]string, len(ids))
+		}
+		have.ClientIDs[id] = value(about.ClientID)
 	}
 	slices.Sort(have.UserAssigned)
 	return have

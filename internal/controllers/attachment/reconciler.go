@@ -162,9 +162,10 @@ func (r *Reconciler) pass(ctx context.Context, group compute.Group, st *state, m
 	}
 	plan := st.plan(members.needs, r.immutable, r.settings.Grace, r.now())
 	defer st.stay()
-	if !fresh && st.unrecorded(plan.Attach, plan.Probation) {
+	if !fresh && (st.unrecorded(plan.Attach, plan.Probation) || len(plan.Detach) > 0 && len(r.immutable) > 0) {
 		// About to call something ours: look once more that nobody else has
-		// put it there since the last look.
+		// put it there since the last look. About to take something away: let
+		// Azure tell its client id, which may be on the list of the immutable.
 		st.stay()
 		if err := r.read(ctx, group, st); err != nil {
 			return r.setBack(ctx, group, st, members, err)

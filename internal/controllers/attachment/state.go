@@ -63,6 +63,9 @@ type state struct {
 	// current is what the group has: nil until Azure was asked, kept up by
 	// every update since.
 	current assignment.Set
+	// clients are the client ids that Azure told with current, by canonical
+	// resource ID.
+	clients map[string]string
 	// leaving are identities that an update under way detaches.
 	leaving map[string]bool
 	// arriving are identities of ours that Azure lists while it carries out an
@@ -245,7 +248,9 @@ func (st *state) plan(seen map[claimKey]string, immutable map[string]bool, grace
 	desired, expiry := st.wants(seen, now)
 	in := assignment.Group{
 		Desired: desired, Current: st.current, Ledger: assignment.Set{},
-		Immutable:   func(key string) bool { return immutable[key] || immutable[st.ledger[key].clientKey()] },
+		Immutable: func(key string) bool {
+			return immutable[key] || immutable[st.ledger[key].clientKey()] || immutable[st.clients[key]]
+		},
 		Quarantined: map[string]time.Time{}, UnneededSince: st.unneeded, Grace: grace, Now: now,
 	}
 	for key, entry := range st.ledger {
@@ -286,13 +291,17 @@ func (st *state) unrecorded(ids ...[]string) bool {
 
 // read takes what Azure says at that time.
 func (st *state) read(have compute.Identities, now time.Time) {
-	current := assignment.Set{}
+	current, clients := assignment.Set{}, map[string]string{}
 	for _, id := range have.UserAssigned {
 		current[keyOf(id)] = id
+		if client := have.ClientIDs[id]; client != "" {
+			clients[keyOf(id)] = lower(client)
+		}
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.arrive(current, have.Updating, now)
+	st.clients = clients
 	st.current, st.refresh, st.trouble = current, false, assignment.State{}
 }
 

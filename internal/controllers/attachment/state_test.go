@@ -98,6 +98,19 @@ func TestImmutable(t *testing.T) {
 	}
 }
 
+func TestImmutableByAzuresClientID(t *testing.T) {
+	c, groups, group, id := attached(t, "red")
+	r := New(Parts{Groups: groups}, Settings{Immutable: []string{"AAAA-bbbb"}})
+	st := groups.of(group)
+	st.ledger[id.Key()] = Entry{ResourceID: id.String()} // its AzureIdentity tells no client id
+	st.read(compute.Identities{
+		UserAssigned: []string{id.String()}, ClientIDs: map[string]string{id.String(): "aaaa-BBBB"},
+	}, c.now)
+	if plan := st.plan(nil, r.immutable, 0, c.now); len(plan.Detach) > 0 {
+		t.Errorf("detaches %v", plan.Detach)
+	}
+}
+
 func TestDoubt(t *testing.T) {
 	_, groups, group, id := attached(t, "red")
 	st := groups.of(group)
