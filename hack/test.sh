@@ -12,24 +12,21 @@ packages_with() {
 	git ls-files "*$1" | xargs -n1 dirname | sort -u | sed 's#^#./#'
 }
 
-# Where progress goes: a terminal or pipe that the caller names, because gotestsum repeats as errors what it gets on
-# standard error.
-progress=${PODID_TEST_PROGRESS:-}
-if [ ! -c "$progress" ] && [ ! -p "$progress" ]; then progress=/proc/$$/fd/2; fi
-# Where to tell how far we are: `make` names its own stderr.
+# Where progress goes: what the caller names (make: its own standard error),
+# because gotestsum repeats as errors what it gets on ours.
 : "${PODID_TEST_PROGRESS:=/proc/$$/fd/2}"
 [ -w "$PODID_TEST_PROGRESS" ] || PODID_TEST_PROGRESS=/dev/null
 export PODID_TEST_PROGRESS
 
 status=0
 for grade in "$@"; do
-	echo "== $grade tests" >>"$progress"
+	echo "== $grade tests" >>"$PODID_TEST_PROGRESS"
 	# shellcheck disable=SC2046 # lists of words
 	case $grade in
 	unit)    env -u KUBEBUILDER_ASSETS go test -json -race ./... ;;
 	api)     go test -json -race $(packages_with _api_test.go) ;;
 	kernel)  env -u KUBEBUILDER_ASSETS PODID_TEST_KERNEL=1 go test -json -race $(packages_with _kernel_test.go) ;;
-	sandbox) PODID_TEST_PROGRESS=$progress PODID_TEST_SANDBOX=1 go test -json -count=1 -timeout 40m ./test/scenario/... ;;
+	sandbox) PODID_TEST_SANDBOX=1 go test -json -count=1 -timeout 40m ./test/scenario/... ;;
 	*) echo "error: no test grade $grade: unit, api, kernel or sandbox" >&2; exit 2 ;;
 	esac || status=1
 done
