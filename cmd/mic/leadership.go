@@ -29,6 +29,7 @@ type leadership struct {
 	options     *options
 	kube        *rest.Config
 	cloud       *compute.Client
+	azure       *reach // how the last call to Azure went
 	metrics     *observe.Metrics
 	health      *observe.Health
 	controllers controllers.Config
@@ -46,6 +47,7 @@ func (l *leadership) lead(ctx context.Context) error {
 	l.health.AddCheck("kubernetes", api.err)
 	l.health.AddCheck("caches", synced.err)
 	l.metrics.Leading(false)
+	l.azure.note(nil) // a standby asks Azure nothing: nothing would take back the last term's trouble
 	l.failed = explain(l.term(ctx, api, synced))
 	synced.note(l.failed)
 	return l.failed

@@ -81,7 +81,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 func (o *options) complete(given map[string]bool, getenv func(string) string) error {
 	o.kubernetes.complete(getenv)
 	o.azure.complete(given)
-	return errors.Join(o.identities.complete(given, getenv), o.election.complete(os.Hostname))
+	return errors.Join(o.identities.complete(given, getenv), o.election.complete(os.Hostname, o.servers.probePort))
 }
 
 func (o *options) validate() error {
@@ -243,13 +243,16 @@ type electionOptions struct {
 const shortestLease = 4 * time.Second
 
 func (o *electionOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.instance, "leader-election-instance", "", "`name` of this instance, unique among all (default: the host name)")
+	flags.StringVar(&o.instance, "leader-election-instance", "", "`name` of this instance, unique among all (default: the host name and the probe port)")
 	flags.StringVar(&o.namespace, "leader-election-namespace", "default", "namespace of the Lease")
 	flags.StringVar(&o.name, "leader-election-name", "aad-pod-identity-mic", "name of the Lease")
 	flags.DurationVar(&o.duration, "leader-election-duration", 15*time.Second, "how long the Lease is good for without being renewed")
 }
 
-func (o *electionOptions) complete(hostname func() (string, error)) error {
+// complete names the instance. Two that share a host name (two programs on one
+// machine) cannot share the port; a program that starts again has both again, and
+// with them the Lease at once.
+func (o *electionOptions) complete(hostname func() (string, error), port string) error {
 	if o.instance != "" {
 		return nil
 	}
@@ -257,7 +260,10 @@ func (o *electionOptions) complete(hostname func() (string, error)) error {
 	if err != nil {
 		return fmt.Errorf("read the host name: %w; set --leader-election-instance", err)
 	}
-	o.instance = name
+	if port == "0" { // any free one: only the process is its own
+		port = "p" + strconv.Itoa(os.Getpid())
+	}
+	o.instance = name + "_" + port
 	return nil
 }
 

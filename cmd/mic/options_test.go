@@ -21,7 +21,7 @@ func TestParse(t *testing.T) {
 		{"defaults", "", nil, func(o *options) bool {
 			return o.identities.forceNamespaced && o.identities.grace == 15*time.Second && o.servers.probePort == "8080" &&
 				o.servers.metricsPort == "8888" && o.election.name == "aad-pod-identity-mic" && o.election.namespace == "default" &&
-				o.election.duration == 15*time.Second && o.election.instance != "" && o.kubernetes.podNamespace == "default" &&
+				o.election.duration == 15*time.Second && strings.HasSuffix(o.election.instance, "_8080") && o.kubernetes.podNamespace == "default" &&
 				o.kubernetes.qps == defaultQPS && o.azure.driftInterval == 3*time.Minute && o.kubernetes.configMap == "aad-pod-identity-config"
 		}},
 		{"one dash and two", "-prometheus-port=1 --http-probe-port 2", nil, func(o *options) bool {

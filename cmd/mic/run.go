@@ -32,7 +32,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 	}
 	metrics := observe.NewMetrics(crmetrics.Registry)
 	health := &observe.Health{}
-	cloud, immutable, err := armClient(ctx, o, getenv, metrics, health)
+	cloud, reached, immutable, err := armClient(ctx, o, getenv, metrics, health)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 		return err
 	}
 	leader := &leadership{
-		options: o, kube: kube, cloud: cloud, metrics: metrics, health: health,
+		options: o, kube: kube, cloud: cloud, azure: reached, metrics: metrics, health: health,
 		controllers: controllers.Config{
 			Rules: identity.Rules{ForceNamespaced: o.identities.forceNamespaced},
 			Attachment: attachment.Settings{
@@ -94,16 +94,16 @@ func loadKubeConfig(path string) (*rest.Config, error) {
 // is never to be removed from a machine.
 func armClient(
 	ctx context.Context, o *options, getenv func(string) string, metrics *observe.Metrics, health *observe.Health,
-) (*compute.Client, []string, error) {
+) (*compute.Client, *reach, []string, error) {
 	config, err := azure.Load(o.azure.cloudConfig, getenv)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	credential, err := azure.NewCredential(config, azure.CredentialOptions{
 		Path: o.azure.cloudConfig, Getenv: getenv, Log: logr.FromContextOrDiscard(ctx).WithName("azure"),
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	reach := &reach{}
 	health.AddCheck("azure", reach.err)
@@ -122,7 +122,7 @@ func armClient(
 		},
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	logr.FromContextOrDiscard(ctx).Info("cloud config read", "path", o.azure.cloudConfig, "cloud", config.Cloud.Name,
 		"managedIdentity", config.ManagedIdentity, "clientID", observe.ShortID(config.ClientID))
@@ -130,7 +130,7 @@ func armClient(
 	if config.UserAssignedIdentityID != "" {
 		own = []string{config.UserAssignedIdentityID}
 	}
-	return client, own, nil
+	return client, reach, own, nil
 }
 
 // answered tells whether Azure answered at all, be it by a refusal.

@@ -91,6 +91,9 @@ func (m *Metrics) Cycle(took time.Duration) {
 func (m *Metrics) Leading(leads bool) {
 	if !leads {
 		m.mic.leader.WithLabelValues().Set(0)
+		// What there is, the leader says: a standby's memory would be counted twice.
+		m.mic.assigned.Reset()
+		m.mic.quarantined.Reset()
 		return
 	}
 	m.mic.leader.WithLabelValues().Set(1)
