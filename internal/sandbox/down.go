@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podid-io/podid/internal/sandbox/cgroup"
-	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/process"
 )
@@ -57,7 +56,7 @@ func (s *Sandbox) down() (found bool, err error) {
 	if err := errors.Join(errs...); err != nil { // what follows would take the next `down` its clues
 		return found, &CleanupError{s.layout.Name, err}
 	}
-	if err := errors.Join(network.Down(s.layout.Name), s.removeFiles(state)); err != nil {
+	if err := errors.Join(network.Down(s.layout.Name), s.removeFiles()); err != nil {
 		return found, &CleanupError{s.layout.Name, err}
 	}
 	return found, nil
@@ -118,7 +117,7 @@ func (s *Sandbox) removeGroups(state State) error {
 
 // removeFiles removes the sandbox's folder, without following what may still be mounted below it, and the folders above
 // it when they are empty.
-func (s *Sandbox) removeFiles(state State) error {
+func (s *Sandbox) removeFiles() error {
 	if err := unmountBelow(s.layout.Dir()); err != nil {
 		return err
 	}
@@ -127,8 +126,5 @@ func (s *Sandbox) removeFiles(state State) error {
 	}
 	_ = os.Remove(home) // fails when another sandbox is there, as it should
 	_ = os.Remove(filepath.Dir(home))
-	if state.MadeNetnsDir {
-		netns.RemoveDir()
-	}
 	return nil
 }

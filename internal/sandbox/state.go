@@ -33,10 +33,8 @@ type State struct {
 	Nodes   int          `json:"nodes"`
 	Set     programs.Set `json:"programs"`
 	// Cgroups are the sandbox's control groups on the machine, one per hierarchy.
-	Cgroups []string `json:"cgroups"`
-	// MadeNetnsDir says that /run/netns did not exist before.
-	MadeNetnsDir bool        `json:"madeNetnsDir,omitempty"`
-	Components   []Component `json:"components"`
+	Cgroups    []string    `json:"cgroups"`
+	Components []Component `json:"components"`
 	// Azure is where the emulator listens.
 	Azure Azure `json:"azure"`
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/podid-io/podid/internal/sandbox/cgroup"
 	"github.com/podid-io/podid/internal/sandbox/controlplane"
-	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/pki"
 	"github.com/podid-io/podid/internal/sandbox/programs"
@@ -177,12 +175,11 @@ func (s *Sandbox) begin(o Options, plan network.Plan, set programs.Set) (*build,
 	if err := os.MkdirAll(s.layout.Dir(), 0o700); err != nil {
 		return nil, fmt.Errorf("make the sandbox's folder: %w", err)
 	}
-	_, err = os.Stat(netns.Dir)
 	b := &build{sandbox: s, options: o, plan: plan, set: set, groups: groups, record: &record{layout: s.layout}}
 	return b, b.update(func(st *State) {
 		*st = State{
 			Name: s.layout.Name, Phase: Starting, Created: time.Now().UTC(), Nodes: o.Nodes, Set: set,
-			Cgroups: groups.Bases(s.layout.Name), MadeNetnsDir: errors.Is(err, fs.ErrNotExist),
+			Cgroups: groups.Bases(s.layout.Name),
 		}
 	})
 }

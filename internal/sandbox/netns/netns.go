@@ -59,7 +59,12 @@ func (n Namespace) Create() error {
 // it left to that, it would mount Dir onto itself over the namespaces that are there already, and nobody could reach
 // their first mounts to delete them.
 func share() error {
-	if err := os.MkdirAll(Dir, 0o755); err != nil {
+	switch err := os.Mkdir(Dir, 0o755); {
+	case err == nil:
+		if err := os.WriteFile(marker, nil, 0o600); err != nil {
+			return err
+		}
+	case !errors.Is(err, os.ErrExist):
 		return err
 	}
 	lock, err := os.Open(Dir)
@@ -80,16 +85,25 @@ func share() error {
 	return unix.Mount("", Dir, "", unix.MS_SHARED|unix.MS_REC, "")
 }
 
-// RemoveDir removes the folder of all network namespaces unless there are some. For whoever knows that it was not there.
-func RemoveDir() {
+// marker says that Dir was not there before the first of our namespaces.
+const marker = "/run/podid-made-netns"
+
+// removeDir removes the folder of all network namespaces again if it was made here and nobody else uses it.
+func removeDir() {
+	if _, err := os.Stat(marker); err != nil {
+		return
+	}
 	if entries, err := os.ReadDir(Dir); err != nil || len(entries) > 0 {
 		return
 	}
 	_ = unix.Unmount(Dir, 0) // fails where it is no mount point, and when somebody was faster
-	_ = os.Remove(Dir)
+	if os.Remove(Dir) == nil {
+		_ = os.Remove(marker)
+	}
 }
 
-// Delete lets go of the namespace. The kernel keeps it until the last process inside has ended. No such name is no error.
+// Delete lets go of the namespace, and after the last one of Dir, if it was made here. The kernel keeps the namespace
+// until the last process inside has ended. No such name is no error.
 func (n Namespace) Delete() error {
 	for {
 		err := unix.Unmount(n.Path(), unix.MNT_DETACH)
@@ -104,6 +118,7 @@ func (n Namespace) Delete() error {
 	if err := os.Remove(n.Path()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("delete network namespace %s: %w", n, err)
 	}
+	removeDir()
 	return nil
 }
 

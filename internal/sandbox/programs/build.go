@@ -4,6 +4,7 @@ package programs
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +47,7 @@ func (s *source) build(ctx context.Context, checkout, version, file string, step
 		return err
 	}
 	part := file + ".part"
-	err := goRun(ctx, filepath.Join(checkout, s.module), step, "build", "-v", "-mod=readonly", "-trimpath",
+	err := goRun(ctx, filepath.Join(checkout, s.module), step, "-mod=readonly", "-trimpath",
 		"-ldflags="+linkFlags(s.pinned, version), "-o", part, s.pkg)
 	if err != nil {
 		_ = os.Remove(part)
@@ -55,13 +56,14 @@ func (s *source) build(ctx context.Context, checkout, version, file string, step
 	return os.Rename(part, file)
 }
 
-// goRun runs the go command for a static build and tells, when there is somebody to tell, how far it is.
+// goRun runs a static build, given by the arguments of `go build -v` with the package last, and tells, when there is
+// somebody to tell, how far it is.
 func goRun(ctx context.Context, dir string, step Step, args ...string) error {
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it removes its temporary files then
-	cmd.WaitDelay = 10 * time.Second
+	total := 0
+	if step != nil {
+		total = countPackages(ctx, dir, args)
+	}
+	cmd := goCommand(ctx, dir, append([]string{"build", "-v"}, args...)...)
 	out, err := cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -70,7 +72,10 @@ func goRun(ctx context.Context, dir string, step Step, args ...string) error {
 		return err
 	}
 	last := follow(out, func(built int) {
-		if step != nil {
+		switch {
+		case total > 0:
+			step.Far("%d of at most %d packages compiled", built, total)
+		case step != nil:
 			step.Far("%d packages compiled", built)
 		}
 	})
@@ -78,6 +83,30 @@ func goRun(ctx context.Context, dir string, step Step, args ...string) error {
 		return fmt.Errorf("%w\n%s", err, strings.Join(last, "\n"))
 	}
 	return nil
+}
+
+// countPackages is how many packages a build would compile with nothing in Go's cache, or 0 when that cannot be told.
+func countPackages(ctx context.Context, dir string, args []string) int {
+	list := []string{"list", "-deps"}
+	for _, a := range args {
+		if strings.HasPrefix(a, "-mod") {
+			list = append(list, a)
+		}
+	}
+	out, err := goCommand(ctx, dir, append(list, args[len(args)-1])...).Output()
+	if err != nil {
+		return 0 // the build itself will say why
+	}
+	return bytes.Count(out, []byte("\n"))
+}
+
+func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it removes its temporary files then
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
 }
 
 // follow counts the packages that `go build -v` names, one per line, and keeps the last lines for an error message.

@@ -92,7 +92,7 @@ func goBuild(ctx context.Context, source, file string, step Step, args ...string
 		return err
 	}
 	part := fmt.Sprintf("%s.%d.part", file, os.Getpid())
-	all := append([]string{"build", "-v", "-trimpath", "-ldflags=-s -w", "-o", part}, args...)
+	all := append([]string{"-trimpath", "-ldflags=-s -w", "-o", part}, args...)
 	if err := goRun(ctx, source, step, all...); err != nil {
 		_ = os.Remove(part)
 		return err
