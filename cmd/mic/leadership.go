@@ -65,10 +65,27 @@ func (l *leadership) term(ctx context.Context, api, synced *reach) error {
 	if err := errors.Join(mgr.Add(&standby{synced: synced}), mgr.Add(&active{health: l.health, metrics: l.metrics})); err != nil {
 		return fmt.Errorf("add to manager: %w", err)
 	}
-	if err := mgr.Start(ctx); err != nil {
+	return l.start(ctx, mgr, synced)
+}
+
+// start runs the manager to its end. One whose caches never filled (podid may not
+// read something) does not end when it is told to, and has begun nothing that would
+// have to be finished.
+func (l *leadership) start(ctx context.Context, mgr manager.Manager, synced *reach) error {
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			err = errors.New("the term ended")
+		}
 		return err
+	case <-ctx.Done():
 	}
-	return errors.New("the term ended")
+	if synced.err() != nil {
+		return ctx.Err()
+	}
+	return <-ended
 }
 
 // manager makes the manager of a term.
