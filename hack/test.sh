@@ -9,7 +9,7 @@ set -u
 
 # packages_with PATTERN: the folders that hold a test file of that name.
 packages_with() {
-	git ls-files "*$1" | xargs -n1 dirname | sort -u | sed 's#^#./#'
+	find . -name "*$1" -not -path '*/node_modules/*' -exec dirname {} + | sort -u
 }
 
 # Where progress goes: what the caller names (make: its own standard error),
