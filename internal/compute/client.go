@@ -266,9 +266,16 @@ func (v versionPolicy) Do(req *policy.Request) (*http.Response, error) {
 	return req.Next()
 }
 
-// retryAfter reads how long the service wants to be left alone; 0 when it does not say. The milliseconds come first,
-// as in the SDK.
+// longestPause bounds what a header can ask for; ARM's own limits refill within the hour.
+const longestPause = time.Hour
+
+// retryAfter reads how long the service wants to be left alone; 0 when it does not say.
 func retryAfter(header http.Header) time.Duration {
+	return min(askedPause(header), longestPause)
+}
+
+// askedPause is the pause as the header has it. The milliseconds come first, as in the SDK.
+func askedPause(header http.Header) time.Duration {
 	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
 		if ms, err := strconv.ParseUint(header.Get(name), 10, 31); err == nil {
 			return time.Duration(ms) * time.Millisecond

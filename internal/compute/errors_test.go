@@ -127,6 +127,7 @@ func TestRetryAfter(t *testing.T) {
 		want   time.Duration
 	}{
 		{"seconds", map[string]string{"Retry-After": "17"}, 17 * time.Second},
+		{"absurd", map[string]string{"Retry-After": "2000000000"}, time.Hour},
 		{"milliseconds first", map[string]string{"Retry-After": "17", "Retry-After-Ms": "1500"}, 1500 * time.Millisecond},
 		{"none", nil, defaultRetryAfter},
 		{"nonsense", map[string]string{"Retry-After": "soon"}, defaultRetryAfter},
