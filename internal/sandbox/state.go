@@ -104,6 +104,9 @@ func (l Layout) load() (State, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return State{}, ErrNotUp
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return State{}, fmt.Errorf("read the sandbox's state: %w: run this as root, for example with sudo", err)
+	}
 	if err != nil {
 		return State{}, fmt.Errorf("read the sandbox's state: %w", err)
 	}
