@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/go-logr/logr"
@@ -28,9 +29,20 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	useOneCPU(os.Getenv)
 	code := nmi(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// useOneCPU runs Go code on one CPU at a time, unless $GOMAXPROCS says otherwise. It is enough for more tokens a second
+// than a node's pods can ask for, it is the most that a flood of requests can take from the node, and a token costs a
+// third less than with two: net/http starts a goroutine for every request, to notice a client that leaves, which idle
+// CPUs would wake up for (docs/benchmarks.md).
+func useOneCPU(getenv func(string) string) {
+	if getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
 }
 
 // nmi is main with everything it touches handed in. It returns the exit code.
