@@ -120,7 +120,7 @@ func (b *bench) updates(ctx context.Context, prefix string) (map[string]time.Tim
 		if r.Status/100 != 2 {
 			continue
 		}
-		for _, id := range strings.Fields(r.Details["added"]) {
+		for id := range strings.FieldsSeq(r.Details["added"]) {
 			if name := strings.ToLower(id[strings.LastIndex(id, "/")+1:]); strings.HasPrefix(name, "bench-"+prefix) {
 				out[strings.TrimPrefix(name, "bench-")] = r.Time
 			}

@@ -107,7 +107,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		return exitDone
 	case err != nil:
-		fmt.Fprintln(stderr, "bench:", err)
+		_, _ = fmt.Fprintln(stderr, "bench:", err)
 		return exitUsage
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, deadline, errors.New("the benchmarks took longer than "+deadline.String()))
@@ -120,7 +120,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = fmt.Errorf("%d figure(s) missed the target, and --strict was given", len(r.missed()))
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "bench:", err)
+		_, _ = fmt.Fprintln(stderr, "bench:", err)
 		return exitFailed
 	}
 	return exitDone

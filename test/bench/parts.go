@@ -61,7 +61,7 @@ func measure(ctx context.Context, o options, progress *progress.Reporter) (r *re
 	b.report.Machine = describe()
 	if !o.keep {
 		defer func() {
-			err = errors.Join(err, b.down())
+			err = errors.Join(err, b.down()) //nolint:contextcheck // also when ctx has ended
 			b.report.Seconds = time.Since(began).Seconds()
 		}()
 	}

@@ -143,14 +143,12 @@ func sample(ctx context.Context, pid int) func() []memory {
 	}
 }
 
-// pause waits; false when the context ended first.
-func pause(ctx context.Context, d time.Duration) bool {
+// pause waits, or until the context ends.
+func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
 	case <-ctx.Done():
-		return false
 	}
 }

@@ -67,11 +67,10 @@ func (f *figure) atMost(target float64, which func([]float64) float64) *figure {
 }
 
 // atLeast sets the target for one of the quantiles.
-func (f *figure) atLeast(target float64, which func([]float64) float64) *figure {
+func (f *figure) atLeast(target float64, which func([]float64) float64) {
 	f.Target, f.AtLeast, f.Value = target, true, which(f.values)
 	met := f.Value >= target
 	f.Met = &met
-	return f
 }
 
 func (f *figure) note(format string, args ...any) { f.Note = fmt.Sprintf(format, args...) }

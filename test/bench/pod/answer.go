@@ -42,11 +42,11 @@ func complete(b []byte) (length, code int, err error) {
 // contentLength reads the header as Go's servers spell it.
 func contentLength(head []byte) (int, error) {
 	name := []byte("\r\nContent-Length: ")
-	at := bytes.Index(head, name)
-	if at < 0 {
+	_, rest, found := bytes.Cut(head, name)
+	if !found {
 		return 0, fmt.Errorf("no Content-Length: %.200q", head)
 	}
-	text, _, _ := bytes.Cut(head[at+len(name):], []byte("\r"))
+	text, _, _ := bytes.Cut(rest, []byte("\r"))
 	n := 0
 	for _, c := range text {
 		if c < '0' || c > '9' || n > 1<<20 {
