@@ -60,8 +60,8 @@ func measure(ctx context.Context, o options, progress *progress.Reporter) (r *re
 	began := time.Now()
 	b.report.Machine = describe()
 	if !o.keep {
-		defer func() {
-			err = errors.Join(err, b.down()) //nolint:contextcheck // also when ctx has ended
+		defer func() { //nolint:contextcheck // also when ctx has ended
+			err = errors.Join(err, b.down())
 			b.report.Seconds = time.Since(began).Seconds()
 		}()
 	}
