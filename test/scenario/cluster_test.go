@@ -28,12 +28,17 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
-// release is the namespace that the product is installed in; the nodes' own agents have this label.
+// release is the namespace that the product is installed in, and daemons the agents' DaemonSet there.
 const (
-	release   = "podid"
-	component = "podid.io/component"
-	nmi, mic  = "podid-nmi", "podid-mic"
+	release  = "podid"
+	daemons  = "podid-nmi"
+	nmi, mic = "nmi", "mic"
 )
+
+// component selects the product's pods of a kind.
+func component(kind string) client.MatchingLabels {
+	return client.MatchingLabels{"app.kubernetes.io/instance": release, "app.kubernetes.io/component": kind}
+}
 
 // cluster is the sandbox with the product installed.
 type cluster struct {

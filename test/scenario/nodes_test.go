@@ -81,6 +81,7 @@ func agentAway(s *story) {
 	p, stranger := s.probe(s.ns, "pod", "patient"), s.probe(s.ns, "stranger", "")
 	s.token(p, "", id)
 
+	before := s.agentContainers()
 	s.must(s.sendAgents(s.Context(), map[string]string{"story": "away"}))
 	s.Cleanup(func() { // also half way through: the next stories need the agents
 		if err := s.sendAgents(context.WithoutCancel(s.Context()), nil); err != nil {
@@ -88,7 +89,7 @@ func agentAway(s *story) {
 		}
 	})
 	s.none(&corev1.PodList{}, "the agents are away", func(client.Object) bool { return true },
-		client.InNamespace(release), client.MatchingLabels{component: nmi})
+		client.InNamespace(release), component(nmi))
 	since := s.mark()
 	for _, pod := range []*corev1.Pod{p, stranger} {
 		for _, a := range s.ask(pod, get(tokenAsk), get("/metadata/instance?api-version=2021-02-01"), get(tokenAsk+"&client_id="+unknownIdentity(foreignAlone).ClientID)) {
@@ -102,11 +103,11 @@ func agentAway(s *story) {
 	}
 
 	s.must(s.sendAgents(s.Context(), nil))
-	s.agentsReady()
+	s.agentsRestarted(before)
 	s.token(p, "", id)
 	s.refused(stranger, "", 400, "Identity not found", quick)
 
-	before := s.agentContainers()
+	before = s.agentContainers()
 	since = s.mark()
 	for node := range before {
 		s.crashAgent(node)
@@ -147,10 +148,15 @@ func (s *story) crashAgent(node string) {
 func (s *story) agentContainers() map[string]string {
 	s.Helper()
 	var pods corev1.PodList
-	s.must(s.List(s.Context(), &pods, client.InNamespace(release), client.MatchingLabels{component: nmi}))
+	s.must(s.List(s.Context(), &pods, client.InNamespace(release), component(nmi)))
 	now := map[string]string{}
 	for _, p := range pods.Items {
-		now[p.Spec.NodeName] = p.Status.ContainerStatuses[0].ContainerID
+		for _, c := range p.Status.ContainerStatuses {
+			now[p.Spec.NodeName] = c.ContainerID
+		}
+	}
+	if len(now) == 0 {
+		s.Fatal("there are no agents")
 	}
 	return now
 }
@@ -171,7 +177,7 @@ func (s *story) agentsRestarted(before map[string]string) {
 			}
 		}
 		return true
-	}, client.InNamespace(release), client.MatchingLabels{component: nmi}))
+	}, client.InNamespace(release), component(nmi)))
 }
 
 // sendAgents lets the agents run on nodes with these labels only; nil is every node.
@@ -187,7 +193,7 @@ func (c *cluster) sendAgents(ctx context.Context, labels map[string]string) erro
 }
 
 func agents() *appsv1.DaemonSet {
-	return &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: release, Name: nmi}}
+	return &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: release, Name: daemons}}
 }
 
 // agentsReady waits until every node has an agent of the latest kind that is ready.
@@ -199,7 +205,7 @@ func (s *story) agentsReady() {
 	s.must(s.Get(ctx, client.ObjectKeyFromObject(set), set))
 	s.must(follow(ctx, s.cluster, &appsv1.DaemonSetList{}, func(_ watch.EventType, d *appsv1.DaemonSet) bool {
 		now := d.Status
-		return d.Name == nmi && now.ObservedGeneration >= set.Generation && now.DesiredNumberScheduled > 0 &&
+		return d.Name == daemons && now.ObservedGeneration >= set.Generation && now.DesiredNumberScheduled > 0 &&
 			now.UpdatedNumberScheduled == now.DesiredNumberScheduled && now.NumberReady == now.DesiredNumberScheduled
 	}, client.InNamespace(release)))
 }
@@ -214,7 +220,10 @@ func micRestarts(s *story) {
 
 	since := s.mark()
 	var old corev1.PodList
-	s.must(s.List(s.Context(), &old, client.InNamespace(release), client.MatchingLabels{component: mic}))
+	s.must(s.List(s.Context(), &old, client.InNamespace(release), component(mic)))
+	if len(old.Items) == 0 {
+		s.Fatal("there is no MIC")
+	}
 	names := map[string]bool{}
 	for i := range old.Items {
 		names[old.Items[i].Name] = true
@@ -227,7 +236,7 @@ func micRestarts(s *story) {
 		return !names[now.Name] && slices.ContainsFunc(now.Status.Conditions, func(c corev1.PodCondition) bool {
 			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 		})
-	}, client.InNamespace(release), client.MatchingLabels{component: mic}))
+	}, client.InNamespace(release), component(mic)))
 
 	second := s.identity("second") // when it is there, the new MIC has looked at everything
 	s.bind(s.ns, "second", second, "kept", 0)
@@ -253,7 +262,7 @@ func managedMode(s *story) {
 	s.must(err)
 	s.must(demo.Install(s.Context(), s.sandbox, program, values("operationMode=managed")...))
 	s.none(&corev1.PodList{}, "MIC is gone", func(client.Object) bool { return true },
-		client.InNamespace(release), client.MatchingLabels{component: mic})
+		client.InNamespace(release), component(mic))
 	s.agentsReady()
 
 	since, other := s.mark(), s.ns+"-other"
