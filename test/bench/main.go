@@ -79,7 +79,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	flags.IntVar(&o.cold, "cold", 12, "pods whose identity is not on the scale set yet, one after the other")
 	flags.IntVar(&o.burst, "burst", 20, "pods with as many identities, all at once")
 	flags.IntVar(&o.warm, "warm", 100, "pods whose identity is there")
-	flags.IntVar(&o.busy, "at-once", 3, "how many of those start at the same time")
+	flags.IntVar(&o.busy, "at-once", 4, "how many of those start at the same time")
 	flags.IntVar(&o.pods, "pods", 2000, "pods that MIC has to look after")
 	flags.DurationVar(&o.idle, "idle", time.Minute, "how long to watch MIC do nothing")
 	if err := flags.Parse(args); err != nil {
