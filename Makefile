@@ -8,7 +8,6 @@ CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podid
 TOOLS   := $(CACHE)/tools/$(shell cat go.tools.mod go.tools.sum | sha256sum | cut -c1-12)
 ASSETS  := $(CACHE)/assets
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
-GO      := CGO_ENABLED=0 go
 # Progress goes past gotestsum, which takes what its command says on stderr for errors.
 SUITE    = PODID_TEST_PROGRESS=/proc/$$$$/fd/2 $(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh
 LDFLAGS := -s -w -X github.com/podid-io/podid/internal/observe.version=$(VERSION)
@@ -27,8 +26,7 @@ demo: root build $(TOOLS)/helm ## A real pod on a real cluster on this machine g
 
 .PHONY: build
 build: ## bin/mic, bin/nmi and bin/podid
-	@echo "building bin/mic, bin/nmi, bin/podid (a minute or two the first time)"
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mic ./cmd/nmi ./cmd/podid
+	@CGO_ENABLED=0 hack/build.sh 'bin/mic, bin/nmi, bin/podid' go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mic ./cmd/nmi ./cmd/podid
 
 ##@ Test
 
@@ -107,6 +105,5 @@ $(TOOLS)/helm: package := helm.sh/helm/v4/cmd/helm
 $(TOOLS)/controller-gen: package := sigs.k8s.io/controller-tools/cmd/controller-gen
 $(TOOLS)/govulncheck: package := golang.org/x/vuln/cmd/govulncheck
 $(TOOLS)/%:
-	@echo "building $(@F) (once; a minute, golangci-lint some minutes)"
 	@mkdir -p $(TOOLS)
-	@$(GO) build -modfile=go.tools.mod -o $(TOOLS)/ $(package)
+	@CGO_ENABLED=0 hack/build.sh $(@F) go build -modfile=go.tools.mod -o $(TOOLS)/ $(package)
