@@ -37,6 +37,9 @@ const (
 	quarantineFirst = 30 * time.Second
 	quarantineMost  = 10 * time.Minute
 	setBackMost     = time.Minute
+	// conflictMost bounds the pause while somebody else's operation runs: a scale
+	// set takes 4 writes a minute, and refused ones count.
+	conflictMost = 15 * time.Second
 )
 
 // read asks Azure what the group has.
@@ -160,6 +163,9 @@ func (r *Reconciler) setBack(ctx context.Context, group compute.Group, st *state
 	failures := st.failures
 	if !throttled {
 		pause = doubled(r.settings.RetryInterval, failures, setBackMost)
+	}
+	if compute.IsConflict(cause) {
+		pause = min(pause, conflictMost)
 	}
 	st.notBefore = r.now().Add(pause)
 	if compute.IsForbidden(cause) {
