@@ -18,7 +18,7 @@ import (
 // claimTTL bounds how long a claim keeps an identity on a node group while no
 // assigned identity backs it. The object follows its claim within milliseconds;
 // the rest is for an API server that is away just then.
-const claimTTL = 30 * time.Second
+const claimTTL = 10 * time.Second
 
 // Groups is the memory of all node groups. It is shared: the attachment
 // reconciler writes what Azure has, the assignedidentity reconciler claims.
