@@ -2,7 +2,8 @@ package v1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// Finalizer holds an AzureAssignedIdentity until MIC has let go of it.
+// Finalizer is on the AzureAssignedIdentities of v1.8.17 and holds them until MIC
+// lets go. podid's own carry none, so that nothing is stuck where MIC is gone.
 const Finalizer = "azureassignedidentity.finalizers.aadpodidentity.k8s.io"
 
 // Labels of an AzureAssignedIdentity, for watches narrowed to one node or pod.
@@ -168,6 +169,14 @@ type AzureAssignedIdentityStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=32768
 	Message string `json:"message,omitempty"`
+
+	// conditions hold ConditionAssigned once something has stood in the way of
+	// the identity: reason and message again, and since when. New in podid.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
 // +kubebuilder:object:root=true

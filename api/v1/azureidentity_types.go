@@ -31,9 +31,33 @@ const (
 	BehaviorNamespaced = "namespaced"
 	// BindingLabel on a pod names the selector of the bindings it wants.
 	BindingLabel = "aadpodidbinding"
+
+	// PreassignAnnotation on an AzureIdentity of type 0 puts it on node groups
+	// before any pod needs it there, and keeps it there: PreassignAll for all
+	// of the cluster, or their names separated by commas. A name is that of a
+	// VM or scale set, <resource group>/<name>, or the whole ARM resource ID;
+	// letter case does not matter. New in podid.
+	PreassignAnnotation = "aadpodidentity.k8s.io/preassign"
+	// PreassignAll is the value of PreassignAnnotation for all node groups.
+	PreassignAll = "all"
+)
+
+// The types of conditions that MIC writes.
+const (
+	// ConditionAssignable on an AzureIdentity is False while Azure refuses to
+	// assign it, and True when it does so again.
+	ConditionAssignable = "Assignable"
+	// ConditionAssigned on an AzureAssignedIdentity is False while something
+	// stands in the way of the identity, with the reason, and True afterwards.
+	ConditionAssigned = "Assigned"
+	// PodConditionAssigned on a pod is True when all identities that its
+	// bindings grant are on its node. A pod can name it in its readinessGates;
+	// it is also written, as False, to a pod whose identity is refused.
+	PodConditionAssigned = "aadpodidentity.k8s.io/assigned"
 )
 
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:categories=podid
 // +kubebuilder:metadata:annotations="api-approved.kubernetes.io=unapproved"
 // +kubebuilder:validation:XValidation:rule="has(self.spec) || oldSelf.hasValue() && !has(oldSelf.value().spec)",optionalOldSelf=true,fieldPath=".spec",reason=FieldValueRequired,message="describe the identity, for example spec: {type: 0, resourceID: ...}"
@@ -67,7 +91,7 @@ type AzureIdentity struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.adEndpoint) || self.adEndpoint == '' || (isURL(self.adEndpoint) && url(self.adEndpoint).getScheme() == 'https' && url(self.adEndpoint).getHostname() != '')",fieldPath=".adEndpoint",reason=FieldValueInvalid,message="must be an https URL such as https://login.microsoftonline.com/: credentials are sent there"
 	Spec AzureIdentitySpec `json:"spec,omitzero"`
 
-	// status is kept for v1.8.17's sake; podid does not use it.
+	// status says whether Azure takes the identity.
 	// +optional
 	Status AzureIdentityStatus `json:"status,omitzero"`
 }
@@ -147,7 +171,7 @@ type AzureIdentitySpec struct {
 	Replicas *int32 `json:"replicas,omitempty"`
 }
 
-// AzureIdentityStatus is kept for v1.8.17's sake.
+// AzureIdentityStatus says whether Azure takes the identity.
 type AzureIdentityStatus struct {
 	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
 	// +optional
@@ -158,6 +182,14 @@ type AzureIdentityStatus struct {
 	// +kubebuilder:validation:Minimum=-2147483648
 	// +kubebuilder:validation:Maximum=2147483647
 	AvailableReplicas int32 `json:"availableReplicas,omitempty"`
+
+	// conditions hold ConditionAssignable once Azure has refused the identity.
+	// MIC writes it; an identity without trouble has none. New in podid.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
 // EmptyMetadata is the metadata inside a spec or a status, of which the schema
