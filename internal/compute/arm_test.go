@@ -5,6 +5,7 @@ package compute
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -25,7 +26,8 @@ type armServer struct {
 
 	mu       sync.Mutex
 	groups   map[string]*armGroup
-	known    map[string]bool
+	known    map[string]int // generation of each identity that exists, by lower-case ID
+	made     int
 	duration time.Duration
 	pollHint int // Retry-After on polls of a running operation, seconds
 	failures []answer
@@ -36,7 +38,7 @@ type armServer struct {
 // armGroup is one resource.
 type armGroup struct {
 	kind  string
-	ids   map[string]bool
+	ids   map[string]int // generation of each identity when it was attached
 	etag  int
 	until time.Time // when the running operation ends
 	end   func()
@@ -54,7 +56,7 @@ type answer struct {
 }
 
 func newARM(t *testing.T) *armServer {
-	return &armServer{t: t, groups: map[string]*armGroup{}, known: map[string]bool{}}
+	return &armServer{t: t, groups: map[string]*armGroup{}, known: map[string]int{}}
 }
 
 // Do is policy.Transporter without a network, so that it works in a synctest bubble.
@@ -140,7 +142,7 @@ func (s *armServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.settle(group)
-	writeGroup(w, http.StatusOK, group)
+	s.writeGroup(w, http.StatusOK, group)
 }
 
 // settle applies an operation whose time has come.
@@ -176,11 +178,9 @@ func (s *armServer) patch(w http.ResponseWriter, r *http.Request, id string, g *
 		refuseARM(w, http.StatusBadRequest, "InvalidParameter", "identities are not allowed with type "+update.Identity.Type)
 		return
 	}
-	ids := map[string]bool{}
+	ids := map[string]int{}
 	if strings.Contains(update.Identity.Type, "UserAssigned") {
-		for have := range g.ids {
-			ids[have] = true
-		}
+		maps.Copy(ids, g.ids)
 	}
 	for key, value := range update.Identity.IDs {
 		for have := range g.ids {
@@ -191,21 +191,21 @@ func (s *armServer) patch(w http.ResponseWriter, r *http.Request, id string, g *
 		if string(value) == "null" {
 			continue
 		}
-		if !s.known[strings.ToLower(key)] {
+		if s.known[strings.ToLower(key)] == 0 {
 			refuseARM(w, http.StatusBadRequest, "FailedIdentityOperation", "Identity operation for '"+id+"' failed: Resource '"+key+"' was not found.")
 			return
 		}
-		ids[key] = true
+		ids[key] = s.known[strings.ToLower(key)]
 	}
 	end := func() { g.kind, g.ids, g.etag = update.Identity.Type, ids, g.etag+1 }
 	if s.duration == 0 && s.outcome == "" {
 		end()
-		writeGroup(w, http.StatusOK, g)
+		s.writeGroup(w, http.StatusOK, g)
 		return
 	}
 	g.until, g.end = time.Now().Add(s.duration), end
 	w.Header().Set("Azure-AsyncOperation", "https://"+r.Host+"/operations/"+strconv.Quote(id)+"?api-version=2016-01-01&s=signed%2Bpart&t=1")
-	writeGroup(w, http.StatusOK, g)
+	s.writeGroup(w, http.StatusOK, g)
 }
 
 func (s *armServer) poll(w http.ResponseWriter, quoted string) {
@@ -229,10 +229,13 @@ func (s *armServer) poll(w http.ResponseWriter, quoted string) {
 
 func etagOf(g *armGroup) string { return `"` + strconv.Itoa(g.etag) + `"` }
 
-func writeGroup(w http.ResponseWriter, status int, g *armGroup) {
+func (s *armServer) writeGroup(w http.ResponseWriter, status int, g *armGroup) {
 	ids := map[string]any{}
-	for id := range g.ids {
-		ids[id] = map[string]string{"clientId": "c", "principalId": "p"}
+	for id, generation := range g.ids {
+		ids[id] = map[string]any{"clientId": nil, "principalId": nil}
+		if s.known[strings.ToLower(id)] == generation {
+			ids[id] = map[string]string{"clientId": fmt.Sprint("c", generation), "principalId": fmt.Sprint("p", generation)}
+		}
 	}
 	resource := map[string]any{"etag": etagOf(g), "location": "here", "properties": map[string]string{}}
 	if g.kind != "None" && g.kind != "" {
@@ -253,10 +256,10 @@ func refuseARM(w http.ResponseWriter, status int, code, message string) {
 func (s *armServer) SetGroup(group Group, have Identities) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := &armGroup{kind: string(kindOf(len(have.UserAssigned), have.SystemAssigned)), ids: map[string]bool{}, etag: 1}
+	g := &armGroup{kind: string(kindOf(len(have.UserAssigned), have.SystemAssigned)), ids: map[string]int{}, etag: 1}
 	for _, id := range have.UserAssigned {
-		g.ids[id] = true
-		s.known[strings.ToLower(id)] = true
+		s.know(id)
+		g.ids[id] = s.known[strings.ToLower(id)]
 	}
 	s.groups[strings.ToLower(group.ResourceID())] = g
 }
@@ -265,8 +268,21 @@ func (s *armServer) AddIdentities(ids ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ids {
-		s.known[strings.ToLower(id)] = true
+		s.know(id)
 	}
+}
+
+func (s *armServer) know(id string) {
+	if key := strings.ToLower(id); s.known[key] == 0 {
+		s.made++
+		s.known[key] = s.made
+	}
+}
+
+func (s *armServer) DeleteIdentity(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.known, strings.ToLower(id))
 }
 
 func (s *armServer) SetDuration(d time.Duration) {

@@ -98,6 +98,12 @@ func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
 	return have.Identities, err
 }
 
+// Pause says how long Azure is to be left alone about this group, as far as is known now: 0 means go ahead. It does not
+// block and reserves nothing.
+func (c *Client) Pause(Group) time.Duration {
+	return 0
+}
+
 // get is one read, measured and bounded in time.
 func (c *Client) get(ctx context.Context, group Group) (snapshot, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)

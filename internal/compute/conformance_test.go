@@ -19,6 +19,7 @@ import (
 type azure interface {
 	SetGroup(group Group, have Identities)
 	AddIdentities(resourceIDs ...string)
+	DeleteIdentity(resourceID string)
 	SetDuration(d time.Duration)
 	ThrottleNext(retryAfter time.Duration)
 }
@@ -27,7 +28,10 @@ type azure interface {
 type seam interface {
 	Get(ctx context.Context, group Group) (Identities, error)
 	Patch(ctx context.Context, group Group, attach, detach []string) error
+	Pause(group Group) time.Duration
 }
+
+var _, _ seam = (*Client)(nil), (*Fake)(nil)
 
 const idPrefix = "/subscriptions/" + subGUID + "/resourceGroups/Ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
@@ -89,6 +93,7 @@ func stories() map[string]func(*testing.T, azure, seam, Group) {
 		"takes its time":      takesItsTime,
 		"attach wins":         attachWins,
 		"last leaves, system": lastLeavesSystem,
+		"deleted, made again": deletedAndMadeAgain,
 	}
 }
 
@@ -107,7 +112,7 @@ func wantIdentities(t *testing.T, s seam, group Group, want Identities) {
 		t.Fatal(err)
 	}
 	anyCase := cmp.Transformer("lower", strings.ToLower) // Azure spells as it likes
-	if diff := cmp.Diff(want, have, anyCase, cmpopts.IgnoreFields(Identities{}, "ClientIDs")); diff != "" {
+	if diff := cmp.Diff(want, have, anyCase, cmpopts.IgnoreFields(Identities{}, "ClientIDs", "PrincipalIDs")); diff != "" {
 		t.Errorf("identities (-want +have):\n%s", diff)
 	}
 }
@@ -255,4 +260,49 @@ func attachWins(t *testing.T, a azure, s seam, group Group) {
 	a.SetGroup(group, Identities{UserAssigned: ids("a")})
 	mustPatch(t, s, group, ids("a"), ids("a"))
 	wantIdentities(t, s, group, Identities{UserAssigned: ids("a")})
+}
+
+// deletedAndMadeAgain: a group goes on listing an identity that is gone, without its IDs; the one that takes its name
+// is another one, and not the group's until it was detached and attached.
+func deletedAndMadeAgain(t *testing.T, a azure, s seam, group Group) {
+	a.SetGroup(group, Identities{})
+	a.AddIdentities(ids("a", "b")...)
+	mustPatch(t, s, group, ids("a", "b"), nil)
+	first := idsOf(t, s, group, "a")
+	orphaned := Identities{UserAssigned: ids("a", "b"), Orphaned: ids("a")}
+
+	a.DeleteIdentity(idPrefix + "A")
+	wantIdentities(t, s, group, orphaned)
+	if gone := idsOf(t, s, group, "a"); gone != [2]string{} {
+		t.Errorf("deleted, but it has the IDs %v", gone)
+	}
+	a.AddIdentities(ids("a")...)
+	wantIdentities(t, s, group, orphaned)
+	mustPatch(t, s, group, ids("a"), nil) // it is listed: nothing happens
+	wantIdentities(t, s, group, orphaned)
+
+	mustPatch(t, s, group, nil, ids("a"))
+	mustPatch(t, s, group, ids("a"), nil)
+	wantIdentities(t, s, group, Identities{UserAssigned: ids("a", "b")})
+	second := idsOf(t, s, group, "a")
+	if first[0] == second[0] || first[1] == second[1] || second[0] == "" || second[1] == "" {
+		t.Errorf("IDs %v, then %v, want others", first, second)
+	}
+}
+
+// idsOf reads the client and principal ID of one identity.
+func idsOf(t *testing.T, s seam, group Group, name string) (ids [2]string) {
+	t.Helper()
+	have, err := s.Get(t.Context(), group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, from := range []map[string]string{have.ClientIDs, have.PrincipalIDs} {
+		for id, value := range from {
+			if strings.EqualFold(id, idPrefix+name) {
+				ids[i] = value
+			}
+		}
+	}
+	return ids
 }

@@ -96,6 +96,12 @@ func (e *emulated) AddIdentities(resourceIDs ...string) {
 	})
 }
 
+func (e *emulated) DeleteIdentity(resourceID string) {
+	e.edit(func(d *world.Document) {
+		d.Identities = slices.DeleteFunc(d.Identities, func(i world.Identity) bool { return strings.EqualFold(i.ResourceID, resourceID) })
+	})
+}
+
 func (e *emulated) SetDuration(d time.Duration) {
 	e.edit(func(document *world.Document) { document.Settings.ARM.UpdateDuration = world.Duration(d) })
 }

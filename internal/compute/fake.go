@@ -17,7 +17,10 @@ import (
 type Fake struct {
 	mu       sync.Mutex
 	groups   map[Group]*fakeGroup
-	known    map[string]bool // user-assigned identities that exist, by lower-case ID
+	known    map[string]fakeIdentity // user-assigned identities that exist, by lower-case ID
+	made     map[string]int          // how often each was made
+	stale    bool                    // see KeepStaleIDs
+	pauses   map[string]time.Time    // until when a subscription is to be left alone
 	duration time.Duration
 	failures []error
 	throttle []time.Duration
@@ -26,8 +29,12 @@ type Fake struct {
 
 // fakeGroup is one node group.
 type fakeGroup struct {
-	have Identities
-	busy bool
+	user     []string                // as they were spelled
+	bound    map[string]fakeIdentity // what each was when it was attached, by lower-case ID
+	system   bool
+	updating bool
+	busy     bool
+	pause    time.Time // until when the group is to be left alone
 }
 
 // Call is one call that a Fake has answered.
@@ -41,17 +48,9 @@ type Call struct {
 
 // NewFake makes a Fake without groups or identities.
 func NewFake() *Fake {
-	return &Fake{groups: map[Group]*fakeGroup{}, known: map[string]bool{}}
-}
-
-// SetGroup creates the group, or sets what it has. Its identities exist from then on.
-func (f *Fake) SetGroup(group Group, have Identities) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	have.UserAssigned = slices.Clone(have.UserAssigned)
-	slices.Sort(have.UserAssigned)
-	f.groups[group] = &fakeGroup{have: have}
-	f.know(have.UserAssigned...)
+	return &Fake{
+		groups: map[Group]*fakeGroup{}, known: map[string]fakeIdentity{}, made: map[string]int{}, pauses: map[string]time.Time{},
+	}
 }
 
 // DeleteGroup removes the group: calls about it are then refused as IsNotFound.
@@ -59,20 +58,6 @@ func (f *Fake) DeleteGroup(group Group) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.groups, group)
-}
-
-// AddIdentities makes user-assigned identities exist in Azure, so that they can be attached.
-func (f *Fake) AddIdentities(resourceIDs ...string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.know(resourceIDs...)
-}
-
-// DeleteIdentity makes an identity not exist any more. Groups that have it keep it, as in Azure.
-func (f *Fake) DeleteIdentity(resourceID string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.known, strings.ToLower(resourceID))
 }
 
 // SetDuration is how long an update takes from now on; zero at first.
@@ -157,6 +142,7 @@ func (f *Fake) begin(ctx context.Context, group Group, attach, detach []string) 
 	if len(f.throttle) > 0 {
 		wait := f.throttle[0]
 		f.throttle = f.throttle[1:]
+		f.groups[group].pause = time.Now().Add(wait)
 		return change{}, 0, fakeRefusal(group, http.StatusTooManyRequests, "TooManyRequests",
 			"The request is being throttled.", nil, wait)
 	}
@@ -169,7 +155,7 @@ func (f *Fake) begin(ctx context.Context, group Group, attach, detach []string) 
 		return change{}, 0, fakeRefusal(group, http.StatusConflict, "Conflict",
 			"Another operation on this resource is in progress.", nil, 0)
 	}
-	if unknown := slices.IndexFunc(planned.attach, func(id string) bool { return !f.known[strings.ToLower(id)] }); unknown >= 0 {
+	if unknown := slices.IndexFunc(planned.attach, func(id string) bool { return !f.exists(id) }); unknown >= 0 {
 		return change{}, 0, fakeRefusal(group, http.StatusBadRequest, "FailedIdentityOperation",
 			"Identity operation failed: resource '"+planned.attach[unknown]+"' was not found.", planned.attach, 0)
 	}
@@ -191,14 +177,12 @@ func (f *Fake) end(group Group, change change) {
 		return
 	}
 	target.busy = false
-	var left []string // nil when none is, as Client reads it
-	for _, id := range slices.Concat(target.have.UserAssigned, change.attach) {
-		if indexFold(change.detach, id) < 0 {
-			left = append(left, id)
-		}
+	for _, id := range change.attach {
+		target.attach(id, f.known[strings.ToLower(id)])
 	}
-	slices.Sort(left)
-	target.have.UserAssigned = left
+	for _, id := range change.detach {
+		target.detach(id)
+	}
 }
 
 // read is a GET. The caller holds the lock.
@@ -213,16 +197,7 @@ func (f *Fake) read(ctx context.Context, group Group) (Identities, error) {
 			message: "The Resource '" + group.ResourceID() + "' was not found.",
 		}
 	}
-	have := target.have
-	have.UserAssigned = slices.Clone(have.UserAssigned)
-	return have, nil
-}
-
-// know makes identities exist. The caller holds the lock.
-func (f *Fake) know(resourceIDs ...string) {
-	for _, id := range resourceIDs {
-		f.known[strings.ToLower(id)] = true
-	}
+	return f.show(target), nil
 }
 
 // callLimit bounds the log: a Fake may serve a benchmark.

@@ -18,6 +18,12 @@ type Identities struct {
 	// ClientIDs are the client IDs of the user-assigned identities, by resource ID as in UserAssigned, as far as Azure
 	// tells them.
 	ClientIDs map[string]string
+	// PrincipalIDs are their principal (object) IDs, in the same way.
+	PrincipalIDs map[string]string
+	// Orphaned are those of UserAssigned that Azure lists without a client or a principal ID: the identity behind was
+	// deleted, or deleted and made again under its name. The machines get no token for it, not even once it exists
+	// again: it has to be detached and attached.
+	Orphaned []string
 	// Updating says that Azure is carrying out an update of the group: the identities are those it will have, and the
 	// machines may not have them all yet.
 	Updating bool
@@ -114,15 +120,37 @@ func identitiesOf(kind *armcompute.ResourceIdentityType, ids map[string]*armcomp
 		have.SystemAssigned = strings.Contains(strings.ToLower(string(*kind)), "systemassigned")
 	}
 	for id, about := range ids {
-		have.UserAssigned = append(have.UserAssigned, id)
-		if about == nil || value(about.ClientID) == "" {
-			continue
+		if about == nil {
+			about = &armcompute.UserAssignedIdentitiesValue{}
 		}
-		if have.ClientIDs == nil {
-			have.ClientIDs = make(map[string]string, len(ids))
-		}
-		have.ClientIDs[id] = value(about.ClientID)
+		have.list(id, value(about.ClientID), value(about.PrincipalID))
 	}
-	slices.Sort(have.UserAssigned)
+	have.finish()
 	return have
+}
+
+// finish puts the lists in order.
+func (i *Identities) finish() {
+	slices.Sort(i.UserAssigned)
+	slices.Sort(i.Orphaned)
+}
+
+// list adds a user-assigned identity with what Azure tells of it; finish ends the listing.
+func (i *Identities) list(id, clientID, principalID string) {
+	i.UserAssigned = append(i.UserAssigned, id)
+	if clientID != "" {
+		if i.ClientIDs == nil {
+			i.ClientIDs = map[string]string{}
+		}
+		i.ClientIDs[id] = clientID
+	}
+	if principalID != "" {
+		if i.PrincipalIDs == nil {
+			i.PrincipalIDs = map[string]string{}
+		}
+		i.PrincipalIDs[id] = principalID
+	}
+	if clientID == "" || principalID == "" {
+		i.Orphaned = append(i.Orphaned, id)
+	}
 }

@@ -1,0 +1,147 @@
+package compute
+
+// The identities that exist in a Fake, and what its groups show of them.
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// fakeIdentity is one user-assigned identity. Made again under its old name it is another one.
+type fakeIdentity struct{ clientID, principalID string }
+
+// SetGroup creates the group, or sets what it has. Its identities exist from then on, with the client and principal
+// IDs given, if any are; those of have.Orphaned are listed without IDs.
+func (f *Fake) SetGroup(group Group, have Identities) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	target := &fakeGroup{system: have.SystemAssigned, updating: have.Updating}
+	for _, id := range have.UserAssigned {
+		f.know(id)
+		identity := f.known[strings.ToLower(id)]
+		if client := have.ClientIDs[id]; client != "" {
+			identity.clientID = client
+		}
+		if principal := have.PrincipalIDs[id]; principal != "" {
+			identity.principalID = principal
+		}
+		f.known[strings.ToLower(id)] = identity
+		if indexFold(have.Orphaned, id) >= 0 {
+			identity = fakeIdentity{}
+		}
+		target.attach(id, identity)
+	}
+	f.groups[group] = target
+}
+
+// AddIdentities makes user-assigned identities exist in Azure, so that they can be attached. One that was deleted
+// before gets new client and principal IDs; groups that still list it do not get it back by that (Orphaned), but by
+// detaching and attaching.
+func (f *Fake) AddIdentities(resourceIDs ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.know(resourceIDs...)
+}
+
+// DeleteIdentity makes an identity not exist any more. Groups that have it go on listing it, as in Azure: Orphaned.
+func (f *Fake) DeleteIdentity(resourceID string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.known, strings.ToLower(resourceID))
+}
+
+// KeepStaleIDs chooses what groups show of an identity that was deleted (and perhaps made again) while they had it: no
+// IDs (false, the default), or those it had when it was attached, as Azure has been seen to do as well.
+func (f *Fake) KeepStaleIDs(keep bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stale = keep
+}
+
+// IDsOf returns the client and principal ID that an identity has now, empty when it does not exist.
+func (f *Fake) IDsOf(resourceID string) (clientID, principalID string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	identity := f.known[strings.ToLower(resourceID)]
+	return identity.clientID, identity.principalID
+}
+
+// PauseSubscription makes Pause tell groups of the subscription to stay away for that long from now.
+func (f *Fake) PauseSubscription(subscriptionID string, d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pauses[strings.ToLower(subscriptionID)] = time.Now().Add(d)
+}
+
+// Pause is Client.Pause: it tells of PauseSubscription, and of the Retry-After of a refused PATCH (ThrottleNext).
+func (f *Fake) Pause(group Group) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	until := f.pauses[group.SubscriptionID]
+	if target, ok := f.groups[group]; ok && target.pause.After(until) {
+		until = target.pause
+	}
+	return max(time.Until(until), 0)
+}
+
+// know makes identities exist. The caller holds the lock.
+func (f *Fake) know(resourceIDs ...string) {
+	for _, id := range resourceIDs {
+		if f.exists(id) {
+			continue
+		}
+		key := strings.ToLower(id)
+		f.made[key]++
+		seed := key + "#" + strconv.Itoa(f.made[key])
+		f.known[key] = fakeIdentity{clientID: fakeGUID("client " + seed), principalID: fakeGUID("principal " + seed)}
+	}
+}
+
+// exists looks an identity up. The caller holds the lock.
+func (f *Fake) exists(id string) bool {
+	_, ok := f.known[strings.ToLower(id)]
+	return ok
+}
+
+// show is what ARM shows of a group. The caller holds the lock.
+func (f *Fake) show(g *fakeGroup) Identities {
+	have := Identities{SystemAssigned: g.system, Updating: g.updating}
+	for _, id := range g.user {
+		key := strings.ToLower(id)
+		bound := g.bound[key]
+		if !f.stale && f.known[key] != bound {
+			bound = fakeIdentity{}
+		}
+		have.list(id, bound.clientID, bound.principalID)
+	}
+	have.finish()
+	return have
+}
+
+// attach lists an identity, as what it is now.
+func (g *fakeGroup) attach(id string, identity fakeIdentity) {
+	if g.bound == nil {
+		g.bound = map[string]fakeIdentity{}
+	}
+	g.bound[strings.ToLower(id)] = identity
+	if indexFold(g.user, id) < 0 {
+		g.user = append(g.user, id)
+	}
+}
+
+// detach takes an identity off the list.
+func (g *fakeGroup) detach(id string) {
+	delete(g.bound, strings.ToLower(id))
+	g.user = slices.DeleteFunc(g.user, func(have string) bool { return strings.EqualFold(have, id) })
+}
+
+// fakeGUID derives a GUID, the same for the same seed.
+func fakeGUID(seed string) string {
+	sum := sha256.Sum256([]byte(seed))
+	h := hex.EncodeToString(sum[:16])
+	return h[:8] + "-" + h[8:12] + "-4" + h[13:16] + "-8" + h[17:20] + "-" + h[20:]
+}
