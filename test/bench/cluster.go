@@ -25,6 +25,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/image"
 	"github.com/podid-io/podid/internal/sandbox/programs"
 	"github.com/podid-io/podid/internal/sandbox/progress"
+	"github.com/podid-io/podid/test/bench/measure"
 )
 
 const (
@@ -48,7 +49,7 @@ type bench struct {
 	azure   *http.Client
 	seen    *seen
 
-	report *report
+	report *measure.Report
 	// said is what the running part says of itself in the progress.
 	said string
 	// answer is the length of a token reply, in bytes.
@@ -64,7 +65,7 @@ func prepare(ctx context.Context, o options, report *progress.Reporter) (*bench,
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{options: o, progress: report, sandbox: s, report: newReport(), seen: newSeen()}
+	b := &bench{options: o, progress: report, sandbox: s, report: measure.NewReport(), seen: newSeen()}
 	if b.images, err = demo.Images(ctx, report, o.bin); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/podid-io/podid/internal/sandbox/progress"
+	"github.com/podid-io/podid/test/bench/measure"
 )
 
 const (
@@ -100,12 +101,12 @@ func (b *bench) cold(ctx context.Context, step *progress.Step) error {
 		asking = append(asking, at.Sub(p.scheduled).Seconds())
 	}
 	r := b.report
-	r.add("cold.running", "identity not on the scale set: pod's program starts → token", "s", between(pods, fromBegan)).
-		atMost((armUpdate+300*time.Millisecond).Seconds(), worst).note("target: ARM's %v + 0.3 s", armUpdate)
-	r.add("cold.after", "identity not on the scale set: ARM's update ends → token", "s", after).atMost(0.3, worst)
-	r.add("cold.asking", "identity not on the scale set: pod scheduled → MIC asks ARM", "s", asking)
-	r.add("cold.scheduled", "identity not on the scale set: pod scheduled → token", "s", between(pods, fromScheduled))
-	b.said = fmt.Sprintf("%d pods, %.2f s at most", len(pods), worst(between(pods, fromBegan)))
+	r.Add("cold.running", "identity not on the scale set: pod's program starts → token", "s", between(pods, fromBegan)).
+		AtMost((armUpdate+300*time.Millisecond).Seconds(), measure.Worst).Remark("target: ARM's %v + 0.3 s", armUpdate)
+	r.Add("cold.after", "identity not on the scale set: ARM's update ends → token", "s", after).AtMost(0.3, measure.Worst)
+	r.Add("cold.asking", "identity not on the scale set: pod scheduled → MIC asks ARM", "s", asking)
+	r.Add("cold.scheduled", "identity not on the scale set: pod scheduled → token", "s", between(pods, fromScheduled))
+	b.said = fmt.Sprintf("%d pods, %.2f s at most", len(pods), measure.Worst(between(pods, fromBegan)))
 	return nil
 }
 
@@ -144,8 +145,8 @@ func (b *bench) burst(ctx context.Context, step *progress.Step) error {
 	for _, at := range patches {
 		distinct[at] = true
 	}
-	b.report.add("burst.running", fmt.Sprintf("%d pods with %d identities at once: pod's program starts → token", len(pods), len(pods)), "s", between(pods, fromBegan))
-	b.report.add("burst.updates", fmt.Sprintf("%d pods with %d identities at once: updates of the scale set", len(pods), len(pods)), "", []float64{float64(len(distinct))})
+	b.report.Add("burst.running", fmt.Sprintf("%d pods with %d identities at once: pod's program starts → token", len(pods), len(pods)), "s", between(pods, fromBegan))
+	b.report.Add("burst.updates", fmt.Sprintf("%d pods with %d identities at once: updates of the scale set", len(pods), len(pods)), "", []float64{float64(len(distinct))})
 	b.said = fmt.Sprintf("%d pods, %d updates", len(pods), len(distinct))
 	return nil
 }
@@ -159,13 +160,13 @@ func (b *bench) warm(ctx context.Context, step *progress.Step) error {
 	}
 	r := b.report
 	known := between(pods, fromKnown)
-	r.add("warm.running", "identity there: pod runs and its address is known → token", "s", known).atMost(0.1, p99)
-	r.add("warm.began", "identity there: pod's program starts → token", "s", between(pods, fromBegan))
-	r.add("warm.kubelet", "identity there: pod's program starts → API server knows its address", "s", between(pods, func(p asked) time.Duration {
+	r.Add("warm.running", "identity there: pod runs and its address is known → token", "s", known).AtMost(0.1, measure.P99)
+	r.Add("warm.began", "identity there: pod's program starts → token", "s", between(pods, fromBegan))
+	r.Add("warm.kubelet", "identity there: pod's program starts → API server knows its address", "s", between(pods, func(p asked) time.Duration {
 		return max(p.addressed.Sub(p.outcome.Began), 0)
-	})).note("the kubelet's part of the line above")
-	r.add("warm.scheduled", "identity there: pod scheduled → token", "s", between(pods, fromScheduled))
-	b.said = fmt.Sprintf("%d pods, p99 %.0f ms", len(pods), 1000*p99(known))
+	})).Remark("the kubelet's part of the line above")
+	r.Add("warm.scheduled", "identity there: pod scheduled → token", "s", between(pods, fromScheduled))
+	b.said = fmt.Sprintf("%d pods, measure.P99 %.0f ms", len(pods), 1000*measure.P99(known))
 	return nil
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/progress"
+	"github.com/podid-io/podid/test/bench/measure"
 )
 
 const (
@@ -56,26 +57,26 @@ func (b *bench) nmiIdle(ctx context.Context, _ *progress.Step) error {
 	if err != nil {
 		return err
 	}
-	stop := sample(ctx, pid)
-	pause(ctx, idleTime)
+	stop := measure.Sample(ctx, pid)
+	measure.Pause(ctx, idleTime)
 	all := stop()
 	r := b.report
-	r.add("nmi.idle", "NMI's memory, idle (RSS)", "MiB", resident(all)).atMost(30, worst)
-	r.add("nmi.idle.anonymous", "NMI's memory, idle, without the program's own file", "MiB", anonymous(all))
-	b.said = fmt.Sprintf("%.1f MiB", worst(resident(all)))
+	r.Add("nmi.idle", "NMI's memory, idle (RSS)", "MiB", resident(all)).AtMost(30, measure.Worst)
+	r.Add("nmi.idle.anonymous", "NMI's memory, idle, without the program's own file", "MiB", anonymous(all))
+	b.said = fmt.Sprintf("%.1f MiB", measure.Worst(resident(all)))
 	return ctx.Err()
 }
 
-func resident(all []memory) (out []float64) {
+func resident(all []measure.Memory) (out []float64) {
 	for _, m := range all {
-		out = append(out, m.rss)
+		out = append(out, m.RSS)
 	}
 	return out
 }
 
-func anonymous(all []memory) (out []float64) {
+func anonymous(all []measure.Memory) (out []float64) {
 	for _, m := range all {
-		out = append(out, m.anonymous)
+		out = append(out, m.Anonymous)
 	}
 	return out
 }
@@ -101,9 +102,9 @@ func (b *bench) load(ctx context.Context, step *progress.Step) error {
 		return err
 	}
 	step.Far("%d rounds of %s each", 2*rounds, roundTime)
-	stopNMI, stopBare := sample(ctx, nmi), sample(ctx, bare)
+	stopNMI, stopBare := measure.Sample(ctx, nmi), measure.Sample(ctx, bare)
 	list, err := b.generate(ctx, node)
-	samples := map[string][]memory{"nmi": stopNMI(), "bare": stopBare()}
+	samples := map[string][]measure.Memory{"nmi": stopNMI(), "bare": stopBare()}
 	if err != nil {
 		return err
 	}
@@ -162,10 +163,10 @@ func parseRounds(text []byte) ([]round, error) {
 // target is what was measured of one of the two servers, a value for each round.
 type target struct {
 	rate, p50, p99, generator, cost, kernel []float64
-	memory                                  []memory
+	memory                                  []measure.Memory
 }
 
-func (b *bench) reportLoad(ctx context.Context, list []round, samples map[string][]memory) error {
+func (b *bench) reportLoad(ctx context.Context, list []round, samples map[string][]measure.Memory) error {
 	targets := map[string]*target{"nmi": {}, "bare": {}}
 	for _, r := range list {
 		if t := targets[r.Target]; t != nil {
@@ -179,28 +180,28 @@ func (b *bench) reportLoad(ctx context.Context, list []round, samples map[string
 		}
 	}
 	r := b.report
-	r.add("load.nmi", fmt.Sprintf("tokens from the cache, %d connections", connections), "/s", nmi.rate).atLeast(25000, middle)
-	r.add("load.bare", "a bare net/http server with the same answer, same load", "/s", bare.rate)
-	r.add("load.ratio", "NMI's part of the bare server's rate", "", []float64{middle(nmi.rate) / middle(bare.rate)}).atLeast(0.5, middle)
-	r.add("load.p50", "time to a token under that load, p50 of each round", "s", nmi.p50)
-	r.add("load.p99", "time to a token under that load, p99 of each round", "s", nmi.p99)
-	r.add("load.cost", "CPU time of NMI for a token", "s", nmi.cost).note("%.0f µs of it in the kernel", 1e6*middle(nmi.kernel))
-	r.add("load.bare.cost", "CPU time of the bare server for an answer", "s", bare.cost).note("%.0f µs of it in the kernel", 1e6*middle(bare.kernel))
-	r.add("load.generator", "CPU time of the load generator for a request", "s", nmi.generator)
-	r.add("nmi.load", "NMI's memory under that load (RSS)", "MiB", resident(nmi.memory)).atMost(60, worst)
-	r.add("nmi.load.anonymous", "NMI's memory under that load, without the program's own file", "MiB", anonymous(nmi.memory))
-	r.add("bare.load", "the bare server's memory, to compare", "MiB", resident(bare.memory))
-	b.said = fmt.Sprintf("%.0f/s, a bare server %.0f/s", middle(nmi.rate), middle(bare.rate))
+	r.Add("load.nmi", fmt.Sprintf("tokens from the cache, %d connections", connections), "/s", nmi.rate).AtLeast(25000, measure.Middle)
+	r.Add("load.bare", "a bare net/http server with the same answer, same load", "/s", bare.rate)
+	r.Add("load.ratio", "NMI's part of the bare server's rate", "", []float64{measure.Middle(nmi.rate) / measure.Middle(bare.rate)}).AtLeast(0.5, measure.Middle)
+	r.Add("load.p50", "time to a token under that load, p50 of each round", "s", nmi.p50)
+	r.Add("load.p99", "time to a token under that load, measure.P99 of each round", "s", nmi.p99)
+	r.Add("load.cost", "CPU time of NMI for a token", "s", nmi.cost).Remark("%.0f µs of it in the kernel", 1e6*measure.Middle(nmi.kernel))
+	r.Add("load.bare.cost", "CPU time of the bare server for an answer", "s", bare.cost).Remark("%.0f µs of it in the kernel", 1e6*measure.Middle(bare.kernel))
+	r.Add("load.generator", "CPU time of the load generator for a request", "s", nmi.generator)
+	r.Add("nmi.load", "NMI's memory under that load (RSS)", "MiB", resident(nmi.memory)).AtMost(60, measure.Worst)
+	r.Add("nmi.load.anonymous", "NMI's memory under that load, without the program's own file", "MiB", anonymous(nmi.memory))
+	r.Add("bare.load", "the bare server's memory, to compare", "MiB", resident(bare.memory))
+	b.said = fmt.Sprintf("%.0f/s, a bare server %.0f/s", measure.Middle(nmi.rate), measure.Middle(bare.rate))
 	return b.reportIMDS(ctx)
 }
 
 // take adds a round. CPU time comes from the samples, which may lack a tenth of a second at both ends of the round.
-func (t *target) take(r round, samples []memory) {
+func (t *target) take(r round, samples []measure.Memory) {
 	t.rate, t.p50, t.p99 = append(t.rate, r.rate()), append(t.p50, r.P50/1e6), append(t.p99, r.P99/1e6)
 	t.generator = append(t.generator, r.CPU/float64(r.Requests))
-	var within []memory
+	var within []measure.Memory
 	for _, m := range samples {
-		if m.at.After(r.Began) && m.at.Before(r.Ended) {
+		if m.At.After(r.Began) && m.At.Before(r.Ended) {
 			within = append(within, m)
 		}
 	}
@@ -209,9 +210,9 @@ func (t *target) take(r round, samples []memory) {
 	}
 	t.memory = append(t.memory, within...)
 	from, to := within[0], within[len(within)-1]
-	requests := r.rate() * to.at.Sub(from.at).Seconds()
-	t.cost = append(t.cost, (to.used.all-from.used.all)/requests)
-	t.kernel = append(t.kernel, (to.used.kernel-from.used.kernel)/requests)
+	requests := r.rate() * to.At.Sub(from.At).Seconds()
+	t.cost = append(t.cost, (to.Used.All-from.Used.All)/requests)
+	t.kernel = append(t.kernel, (to.Used.Kernel-from.Used.Kernel)/requests)
 }
 
 // reportIMDS counts how often the metadata service itself was asked.
@@ -228,8 +229,8 @@ func (b *bench) reportIMDS(ctx context.Context) error {
 	for _, n := range calls {
 		each = append(each, n)
 	}
-	b.report.add("imds.calls", "IMDS calls for each identity and resource, whole run so far", "", each).atMost(1, worst).
-		note("%d calls for %d identities", len(log), len(calls))
+	b.report.Add("imds.calls", "IMDS calls for each identity and resource, whole run so far", "", each).AtMost(1, measure.Worst).
+		Remark("%d calls for %d identities", len(log), len(calls))
 	return nil
 }
 

@@ -112,12 +112,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, deadline, errors.New("the benchmarks took longer than "+deadline.String()))
 	defer cancel()
-	r, err := measure(ctx, o, progress.New(stderr))
+	r, err := measureParts(ctx, o, progress.New(stderr))
 	if r != nil {
-		err = errors.Join(err, r.print(stdout, o.output))
+		err = errors.Join(err, r.Print(stdout, o.output))
 	}
-	if err == nil && o.strict && len(r.missed()) > 0 {
-		err = fmt.Errorf("%d figure(s) missed the target, and --strict was given", len(r.missed()))
+	if err == nil && o.strict && len(r.Missed()) > 0 {
+		err = fmt.Errorf("%d figure(s) missed the target, and --strict was given", len(r.Missed()))
 	}
 	if err != nil {
 		_, _ = fmt.Fprintln(stderr, "bench:", err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/sandbox/progress"
+	"github.com/podid-io/podid/test/bench/measure"
 )
 
 // part is one of the measurements. A part that fails does not keep the others from being tried.
@@ -51,14 +52,14 @@ func (o options) wants(part string) bool {
 	return len(o.only) == 0 || o.only[part] || part == "cold" && (o.only["warm"] || o.only["load"])
 }
 
-// measure is a whole run. The report is nil when there is nothing to report.
-func measure(ctx context.Context, o options, progress *progress.Reporter) (r *report, err error) {
+// measureParts is a whole run. The report is nil when there is nothing to report.
+func measureParts(ctx context.Context, o options, progress *progress.Reporter) (r *measure.Report, err error) {
 	b, err := prepare(ctx, o, progress)
 	if err != nil {
 		return nil, err
 	}
 	began := time.Now()
-	b.report.Machine = describe()
+	b.report.Machine = measure.Describe()
 	if !o.keep {
 		defer func() { //nolint:contextcheck // also when ctx has ended
 			err = errors.Join(err, b.down())
@@ -88,7 +89,7 @@ func measure(ctx context.Context, o options, progress *progress.Reporter) (r *re
 			}
 			continue
 		}
-		b.report.other(meter(ctx))
+		b.report.OtherWork(meter(ctx))
 		step.Done(b.said)
 	}
 	return b.report, failed

@@ -14,6 +14,7 @@ import (
 
 	"github.com/podid-io/podid/internal/sandbox"
 	"github.com/podid-io/podid/internal/sandbox/progress"
+	"github.com/podid-io/podid/test/bench/measure"
 )
 
 const (
@@ -37,7 +38,7 @@ func (b *bench) scale(ctx context.Context, step *progress.Step) error {
 	if err != nil {
 		return err
 	}
-	usedBefore, err := cpuOf(mic)
+	usedBefore, err := measure.CPUOf(mic)
 	if err != nil {
 		return err
 	}
@@ -60,7 +61,7 @@ func (b *bench) scale(ctx context.Context, step *progress.Step) error {
 		return fmt.Errorf("wait until every pod has its identity: %w", err)
 	}
 	assigned := time.Since(began)
-	usedAfter, err := cpuOf(mic)
+	usedAfter, err := measure.CPUOf(mic)
 	if err != nil {
 		return err
 	}
@@ -69,29 +70,29 @@ func (b *bench) scale(ctx context.Context, step *progress.Step) error {
 		return err
 	}
 	r := b.report
-	r.add("scale.assigned", fmt.Sprintf("%d new pods: first created → all have their identity", b.options.pods), "s", []float64{assigned.Seconds()}).
-		note("the predecessor's load test allows 40 minutes; creating the pods took %.0f s of it", created.Seconds())
-	r.add("scale.behind", fmt.Sprintf("%d new pods: last created → all have their identity", b.options.pods), "s", []float64{(assigned - created).Seconds()})
-	r.add("scale.updates", fmt.Sprintf("%d new pods: updates of %d scale sets", b.options.pods, scaleSets), "", []float64{float64(len(updates))})
-	r.add("scale.cpu", fmt.Sprintf("%d new pods: CPU time of MIC", b.options.pods), "s", []float64{usedAfter - usedBefore})
+	r.Add("scale.assigned", fmt.Sprintf("%d new pods: first created → all have their identity", b.options.pods), "s", []float64{assigned.Seconds()}).
+		Remark("the predecessor's load test allows 40 minutes; creating the pods took %.0f s of it", created.Seconds())
+	r.Add("scale.behind", fmt.Sprintf("%d new pods: last created → all have their identity", b.options.pods), "s", []float64{(assigned - created).Seconds()})
+	r.Add("scale.updates", fmt.Sprintf("%d new pods: updates of %d scale sets", b.options.pods, scaleSets), "", []float64{float64(len(updates))})
+	r.Add("scale.cpu", fmt.Sprintf("%d new pods: CPU time of MIC", b.options.pods), "s", []float64{usedAfter - usedBefore})
 	return b.micIdle(ctx, step, mic)
 }
 
 // micIdle lets the writes' echoes die away, and then watches.
 func (b *bench) micIdle(ctx context.Context, step *progress.Step, mic int) error {
 	step.Far("letting things calm down")
-	pause(ctx, calmTime)
-	before, err := cpuOf(mic)
+	measure.Pause(ctx, calmTime)
+	before, err := measure.CPUOf(mic)
 	if err != nil {
 		return err
 	}
 	began := time.Now()
-	stop := sample(ctx, mic)
+	stop := measure.Sample(ctx, mic)
 	step.Far("watching MIC do nothing, for %s", b.options.idle)
-	pause(ctx, b.options.idle)
+	measure.Pause(ctx, b.options.idle)
 	took := time.Since(began).Seconds()
 	all := stop()
-	after, err := cpuOf(mic)
+	after, err := measure.CPUOf(mic)
 	if err != nil {
 		return err
 	}
@@ -99,12 +100,12 @@ func (b *bench) micIdle(ctx context.Context, step *progress.Step, mic int) error
 		step.Far("the sandbox waits a moment for profiles of MIC, pid %d", mic)
 	}
 	r := b.report
-	r.add("mic.idle", fmt.Sprintf("MIC idle with %d pods", b.options.pods), "% of a CPU", []float64{100 * (after - before) / took}).atMost(1, worst).
-		note("over %.0f s", took)
-	r.add("mic.memory", fmt.Sprintf("MIC's memory with %d pods (RSS)", b.options.pods), "MiB", resident(all))
+	r.Add("mic.idle", fmt.Sprintf("MIC idle with %d pods", b.options.pods), "% of a CPU", []float64{100 * (after - before) / took}).AtMost(1, measure.Worst).
+		Remark("over %.0f s", took)
+	r.Add("mic.memory", fmt.Sprintf("MIC's memory with %d pods (RSS)", b.options.pods), "MiB", resident(all))
 	if nmi, err := b.process(ctx, "nmi"); err == nil {
-		if m, err := memoryOf(nmi); err == nil {
-			r.add("nmi.later", "NMI's memory at the end of the run, idle again (RSS)", "MiB", []float64{m.rss})
+		if m, err := measure.MemoryOf(nmi); err == nil {
+			r.Add("nmi.later", "NMI's memory at the end of the run, idle again (RSS)", "MiB", []float64{m.RSS})
 		}
 	}
 	b.said = fmt.Sprintf("%d pods, idle %.2f %%", b.options.pods, 100*(after-before)/took)

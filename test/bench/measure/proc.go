@@ -1,0 +1,128 @@
+// What the kernel says of processes.
+
+package measure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TicksPerSecond is the unit of times in /proc, the same on every Linux.
+const TicksPerSecond = 100
+
+// Memory is a process's, in MiB, and what it has used of the CPUs until then.
+type Memory struct {
+	At time.Time
+	// RSS is all of it that is in memory, Anonymous the part that is not the program's file, Peak the most it ever was.
+	RSS, Anonymous, Peak float64
+	Used                 Usage
+}
+
+// MemoryOf reads a process's memory, without Used.
+func MemoryOf(pid int) (Memory, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return Memory{}, err
+	}
+	m := Memory{At: time.Now()}
+	for name, into := range map[string]*float64{"VmRSS:": &m.RSS, "RssAnon:": &m.Anonymous, "VmHWM:": &m.Peak} {
+		kib, err := statusField(string(text), name)
+		if err != nil {
+			return Memory{}, err
+		}
+		*into = float64(kib) / 1024
+	}
+	return m, nil
+}
+
+func statusField(text, name string) (int64, error) {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == name && f[2] == "kB" {
+			return strconv.ParseInt(f[1], 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("no %s in /proc/…/status", name)
+}
+
+// Usage is CPU time, in seconds, in steps of 10 ms: all of it, and the part in the kernel.
+type Usage struct{ All, Kernel float64 }
+
+// CPUOf is what a process has used, in seconds, to the nanosecond: clock_getcpuclockid(3) makes the clock from the
+// process ID like this.
+func CPUOf(pid int) (float64, error) {
+	var t unix.Timespec
+	const allThreads = 2
+	if err := unix.ClockGettime(int32(^pid<<3|allThreads), &t); err != nil { //nolint:gosec // a process ID has 22 bits
+		return 0, fmt.Errorf("read the CPU clock of process %d: %w", pid, err)
+	}
+	return float64(t.Nano()) / 1e9, nil
+}
+
+// UsageOf is what a process has used.
+func UsageOf(pid int) (Usage, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return Usage{}, err
+	}
+	return parseUsage(string(text))
+}
+
+// parseUsage reads fields 14 and 15. The second field, the name, may hold anything but ends with the last parenthesis.
+func parseUsage(text string) (Usage, error) {
+	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(f) < 13 {
+		return Usage{}, fmt.Errorf("/proc/…/stat has %d fields behind the name", len(f))
+	}
+	user, err1 := strconv.ParseInt(f[11], 10, 64)
+	system, err2 := strconv.ParseInt(f[12], 10, 64)
+	return Usage{float64(user+system) / TicksPerSecond, float64(system) / TicksPerSecond}, errors.Join(err1, err2)
+}
+
+// Sample reads a process's memory and CPU time every 100 ms until the context ends or the process does. The function it
+// returns ends it and tells what was read.
+func Sample(ctx context.Context, pid int) func() []Memory {
+	ctx, stop := context.WithCancel(ctx)
+	var all []Memory
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			m, err1 := MemoryOf(pid)
+			used, err2 := UsageOf(pid)
+			if err1 != nil || err2 != nil {
+				return
+			}
+			m.Used = used
+			all = append(all, m)
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() []Memory {
+		stop()
+		done.Wait()
+		return all
+	}
+}
+
+// Pause waits, or until the context ends.
+func Pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,48 @@
+// The product's processes in the sandbox.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// process finds a program of the product by its component label: its pod's UID is in the name of its control group.
+func (b *bench) process(ctx context.Context, component string) (int, error) {
+	pods, err := b.client.CoreV1().Pods("podid").List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
+	if err != nil {
+		return 0, fmt.Errorf("find %s: %w", component, err)
+	}
+	for i := range pods.Items {
+		if pid, err := processOf(string(pods.Items[i].UID), component); err == nil {
+			return pid, nil
+		}
+	}
+	return 0, fmt.Errorf("find %s: no process of its %d pod(s)", component, len(pods.Items))
+}
+
+// processOf finds the process with that name in a pod.
+func processOf(uid, name string) (int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range files {
+		groups, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(groups, []byte(uid)) {
+			continue // ended meanwhile, or another's
+		}
+		comm, err := os.ReadFile(filepath.Join(filepath.Dir(file), "comm"))
+		if err == nil && strings.TrimSpace(string(comm)) == name {
+			return strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		}
+	}
+	return 0, errors.New("no such process")
+}
