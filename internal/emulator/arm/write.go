@@ -28,6 +28,7 @@ func (h *Handler) writeMachine(c *call, kind world.Kind) *failure {
 	if err != nil {
 		return err
 	}
+	front.Detail(c.r.Context(), "named", strconv.Itoa(len(change.Identities)))
 	if err := h.checkLinked(c, view, change); err != nil {
 		return err
 	}
@@ -172,6 +173,8 @@ func refusal(view world.MachineView, err error) *failure {
 	case errors.Is(err, world.ErrSurplus):
 		return identityFailure(view, "The request format was unexpected : a non-UserAssigned identity type should not "+
 			"contain: userAssignedIdentities")
+	case errors.Is(err, world.ErrUnassignable):
+		return identityFailure(view, "An error occurred while processing this request.")
 	case errors.Is(err, world.ErrTooMany):
 		return identityFailure(view, "The request format was unexpected : "+err.Error())
 	case errors.Is(err, world.ErrChanged):

@@ -42,7 +42,12 @@ func (s Surface) Handler(next http.Handler) http.Handler {
 			Query: bound(maskQuery(r.URL.RawQuery)), Remote: r.RemoteAddr, Agent: bound(r.UserAgent()),
 		}
 		answer := &recorder{ResponseWriter: w}
-		defer func() { s.finish(entry, answer.status) }() // also on http.ErrAbortHandler
+		defer func() { // also on http.ErrAbortHandler
+			if answer.status >= http.StatusBadRequest {
+				Detail(r.Context(), "retryAfter", answer.Header().Get("Retry-After"))
+			}
+			s.finish(entry, answer.status)
+		}()
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		ctx := context.WithValue(r.Context(), entryKey{}, entry)
 		r = r.WithContext(ctx)

@@ -102,6 +102,9 @@ func TestFaults(t *testing.T) {
 				Seq: 1, Surface: "arm", Method: "POST", Path: "/a", Query: "api-version=1&secret=…", Agent: "Go-http-client/1.1",
 				Status: test.status, Fault: test.fault.Name,
 			}
+			if test.retryAfter != "" {
+				want.Details = map[string]string{"retryAfter": test.retryAfter}
+			}
 			if test.worked > 0 {
 				want.Caller, want.Details = "somebody", map[string]string{"key": "value"}
 			}

@@ -62,6 +62,8 @@ type Identity struct {
 	TenantID    string `json:"tenantID,omitempty"`
 	// FederatedCredentials let tokens of outside issuers sign in as this identity, without a VM.
 	FederatedCredentials []FederatedCredential `json:"federatedCredentials,omitempty"`
+	// Unassignable lets every write that would add it to a machine fail, with an error that names no identity.
+	Unassignable bool `json:"unassignable,omitempty"`
 }
 
 // Application is an app registration together with its service principal.

@@ -25,7 +25,8 @@ type Request struct {
 	Status   int      `json:"status"` // 0: no answer was sent
 	Duration Duration `json:"duration"`
 	Fault    string   `json:"fault,omitempty"` // the fault it ran into
-	// Details are facts about the outcome: operation, added, removed, clientID, resource, error.
+	// Details are facts about the outcome: operation, named (how many identities a write named), added, removed, clientID,
+	// resource, error, retryAfter (of an error).
 	Details map[string]string `json:"details,omitempty"`
 }
 

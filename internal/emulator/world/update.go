@@ -25,6 +25,8 @@ var (
 	// ErrSurplus: identities are named although the type has no user-assigned ones.
 	ErrSurplus = errors.New("user-assigned identities given for a type without them")
 	ErrTooMany = errors.New("too many identities in one request")
+	// ErrUnassignable: one of the identities to be added is Identity.Unassignable; Azure does not say which.
+	ErrUnassignable = errors.New("an identity cannot be assigned")
 )
 
 // UnknownIdentityError tells of an identity to be added that does not exist.
@@ -159,6 +161,9 @@ func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
 		identity, ok := w.index.identities[fold(id)]
 		if !ok {
 			return assigned{}, &UnknownIdentityError{ResourceID: id}
+		}
+		if identity.Unassignable {
+			return assigned{}, ErrUnassignable
 		}
 		goal.clients[fold(id)] = identity.ClientID
 		if at < 0 {

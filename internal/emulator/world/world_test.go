@@ -176,6 +176,14 @@ func TestUnknownIdentity(t *testing.T) {
 	}
 }
 
+func TestUnassignable(t *testing.T) {
+	w, _ := newWorld(t, func(d *world.Document) { d.Identities[2].Unassignable = true })
+	_, err := w.BeginUpdate(theVM, world.Change{User: true, Identities: map[string]bool{id("demo-identity"): true, id("other-identity"): true}})
+	if !errors.Is(err, world.ErrUnassignable) || strings.Contains(err.Error(), "other-identity") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // TestUpdateStory follows one write from its start until IMDS knows.
 func TestUpdateStory(t *testing.T) {
 	w, c := newWorld(t, func(d *world.Document) { d.Settings.ARM.IMDSDelay = world.Duration(time.Second) })
