@@ -1,0 +1,193 @@
+// Package readiness tells a pod, in a condition of its status, whether its
+// identities are on its node.
+//
+// A pod that names aadpodidentity.k8s.io/assigned in its readinessGates is ready
+// only when that condition is True, so that no Service sends it traffic that it
+// could not serve without a token. Other pods get the condition only when an
+// identity of theirs is refused: whoever looks at the pod should not have to
+// know where else to look.
+package readiness
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// patience is how old a pod must be to be told that it waits: most often its
+// identity is there a moment later, and one write says it all.
+const patience = 2 * time.Second
+
+// The indexes that the caches must have.
+const (
+	// BindingsBySelector indexes bindings by spec.selector.
+	BindingsBySelector = "podid/selector"
+	// BindingsByIdentity indexes bindings by spec.azureIdentity.
+	BindingsByIdentity = "podid/identity"
+	// ConcernedBySelector indexes the pods that Concerned tells by the value of
+	// their binding label.
+	ConcernedBySelector = "podid/readiness"
+	// AssignedByPod indexes assigned identities by <pod's namespace>/<pod>.
+	AssignedByPod = "podid/pod"
+)
+
+// Reconciler keeps the condition of pods.
+type Reconciler struct {
+	Client client.Client
+	Rules  identity.Rules
+	Now    func() time.Time
+}
+
+// Concerned tells whether the condition of a pod has to be kept whatever its
+// assigned identities say: it names the gate, or has the condition.
+func Concerned(pod *corev1.Pod) bool { return gated(pod) || condition(pod) != nil }
+
+// Reconcile makes one pod's condition say what is so.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	var pod corev1.Pod
+	err := r.Client.Get(ctx, req.NamespacedName, &pod)
+	if apierrors.IsNotFound(err) || err == nil && !living(&pod) {
+		return reconcile.Result{}, nil
+	}
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("read pod %s: %w", req.NamespacedName, err)
+	}
+	view, err := r.view(ctx, &pod)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	verdict, speak := Decide(view)
+	if !speak || verdict.Says(view.Have) {
+		return reconcile.Result{}, nil
+	}
+	if wait := patience - r.Now().Sub(pod.CreationTimestamp.Time); verdict.Passing && view.Have == nil && wait > 0 {
+		return reconcile.Result{RequeueAfter: wait}, nil
+	}
+	return reconcile.Result{}, r.write(ctx, &pod, view.Have, verdict)
+}
+
+// living tells whether the condition still matters to anybody.
+func living(pod *corev1.Pod) bool {
+	return pod.DeletionTimestamp.IsZero() && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
+}
+
+func gated(pod *corev1.Pod) bool {
+	for _, gate := range pod.Spec.ReadinessGates {
+		if gate.ConditionType == v1.PodConditionAssigned {
+			return true
+		}
+	}
+	return false
+}
+
+func condition(pod *corev1.Pod) *corev1.PodCondition {
+	for i := range pod.Status.Conditions {
+		if pod.Status.Conditions[i].Type == v1.PodConditionAssigned {
+			return &pod.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// view gathers what there is to know about a pod. What it returns is the
+// cache's own and must not be changed.
+func (r *Reconciler) view(ctx context.Context, pod *corev1.Pod) (Pod, error) {
+	view := Pod{Gated: gated(pod), Have: condition(pod), NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork}
+	var list v1.AzureAssignedIdentityList
+	key := pod.Namespace + "/" + pod.Name
+	if err := r.Client.List(ctx, &list, client.MatchingFields{AssignedByPod: key}, client.UnsafeDisableDeepCopy); err != nil {
+		return view, fmt.Errorf("list assigned identities of pod %s: %w", key, err)
+	}
+	for i := range list.Items {
+		view.Assigned = append(view.Assigned, &list.Items[i])
+	}
+	var err error
+	view.Grants, view.Refusals, err = r.grants(ctx, pod)
+	return view, err
+}
+
+// grants asks the rules about the pod.
+func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, []*identity.Refusal, error) {
+	selector := pod.Labels[v1.BindingLabel]
+	var list v1.AzureIdentityBindingList
+	if err := r.Client.List(ctx, &list, client.MatchingFields{BindingsBySelector: selector}, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, nil, fmt.Errorf("list bindings with selector %q: %w", selector, err)
+	}
+	bindings := make([]*v1.AzureIdentityBinding, 0, len(list.Items))
+	for i := range list.Items {
+		bindings = append(bindings, &list.Items[i])
+	}
+	var failed error
+	grants, refusals := r.Rules.Grants(identity.Pod{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}, bindings,
+		func(namespace, name string) *v1.AzureIdentity {
+			var id v1.AzureIdentity
+			if err := r.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &id); err != nil {
+				if !apierrors.IsNotFound(err) {
+					failed = fmt.Errorf("read identity %s/%s: %w", namespace, name, err)
+				}
+				return nil
+			}
+			return &id
+		})
+	return grants, refusals, failed
+}
+
+// write patches the one condition; the kubelet's and everybody else's stay as
+// they are. The UID keeps it from a new pod of the same name.
+func (r *Reconciler) write(ctx context.Context, pod *corev1.Pod, have *corev1.PodCondition, verdict Verdict) error {
+	patch, err := conditionPatch(pod.UID, have, verdict, r.Now())
+	if err != nil {
+		return err
+	}
+	target := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}}
+	err = r.Client.Status().Patch(ctx, target, client.RawPatch(types.StrategicMergePatchType, patch))
+	switch {
+	case err == nil:
+		logr.FromContextOrDiscard(ctx).V(1).Info("pod condition written", "status", verdict.Status, "reason", verdict.Reason)
+		return nil
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+		return nil // the pod is gone or another one; its own event tells
+	case apierrors.IsForbidden(err):
+		return reconcile.TerminalError(fmt.Errorf("write condition of pod %s/%s: %w: "+
+			"mic needs the right to patch pods/status, which the chart's ClusterRole grants", pod.Namespace, pod.Name, err))
+	}
+	return fmt.Errorf("write condition of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+}
+
+// conditionPatch is a strategic merge patch: the API server finds the condition
+// by its type.
+func conditionPatch(uid types.UID, have *corev1.PodCondition, verdict Verdict, now time.Time) ([]byte, error) {
+	type condition struct {
+		Type               corev1.PodConditionType `json:"type"`
+		Status             corev1.ConditionStatus  `json:"status"`
+		Reason             string                  `json:"reason"`
+		Message            string                  `json:"message"`
+		LastTransitionTime metav1.Time             `json:"lastTransitionTime"`
+	}
+	since := metav1.NewTime(now)
+	if have != nil && have.Status == verdict.Status {
+		since = have.LastTransitionTime
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": uid},
+		"status": map[string]any{"conditions": []condition{{
+			Type: v1.PodConditionAssigned, Status: verdict.Status, Reason: verdict.Reason, Message: verdict.Message, LastTransitionTime: since,
+		}}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode pod condition: %w", err)
+	}
+	return patch, nil
+}

@@ -1,0 +1,145 @@
+// What makes the readiness controller look at a pod.
+
+package readiness
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// workers is how many conditions are written at once.
+const workers = 8
+
+// The pauses after an error of the API server's. The libraries' own default goes
+// up to 16 minutes, which would outlast the trouble by far.
+const (
+	retryFirst = 50 * time.Millisecond
+	retryMost  = 15 * time.Second
+)
+
+// Register adds the controller to a manager.
+func (r *Reconciler) Register(mgr manager.Manager) error {
+	return builder.ControllerManagedBy(mgr).
+		Named("readiness").
+		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(podChanged())).
+		Watches(&v1.AzureAssignedIdentity{}, r.onAssigned()).
+		Watches(&v1.AzureIdentityBinding{}, handler.EnqueueRequestsFromMapFunc(r.podsOfBinding),
+			builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.podsOfIdentity),
+			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: workers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
+		}).
+		Complete(r)
+}
+
+// podChanged lets through pods that have or need a condition, when something has
+// changed that bears on it.
+func podChanged() predicate.Predicate {
+	concerned := func(o client.Object) bool {
+		pod, ok := o.(*corev1.Pod)
+		return ok && Concerned(pod)
+	}
+	return predicate.Funcs{
+		// A pod that has nothing and needs nothing hears of a refusal by its
+		// assigned identity's event.
+		CreateFunc:  func(e event.CreateEvent) bool { return concerned(e.Object) },
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, okA := e.ObjectOld.(*corev1.Pod)
+			after, okB := e.ObjectNew.(*corev1.Pod)
+			return okA && okB && (Concerned(before) || Concerned(after)) && (before.UID != after.UID ||
+				before.Labels[v1.BindingLabel] != after.Labels[v1.BindingLabel] ||
+				before.Spec.NodeName != after.Spec.NodeName ||
+				!equality.Semantic.DeepEqual(condition(before), condition(after)))
+		},
+	}
+}
+
+// onAssigned looks at the pods whose assigned identities come, go or change their
+// status. Of those without gate or condition only a refusal is news.
+func (r *Reconciler) onAssigned() handler.EventHandler {
+	add := func(ctx context.Context, o client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		assigned, ok := o.(*v1.AzureAssignedIdentity)
+		if !ok {
+			return
+		}
+		name := types.NamespacedName{Namespace: assigned.Spec.PodNamespace, Name: assigned.Spec.Pod}
+		if refuses(assigned.Status.Reason) || r.concerned(ctx, name) {
+			q.Add(reconcile.Request{NamespacedName: name})
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			add(ctx, e.Object, q)
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			add(ctx, e.Object, q)
+		},
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			if e.ObjectOld.GetResourceVersion() != e.ObjectNew.GetResourceVersion() {
+				add(ctx, e.ObjectNew, q)
+			}
+		},
+	}
+}
+
+// concerned tells whether the cache has such a pod, and Concerned of it.
+func (r *Reconciler) concerned(ctx context.Context, name types.NamespacedName) bool {
+	var pod corev1.Pod
+	return r.Client.Get(ctx, name, &pod, &client.GetOptions{UnsafeDisableDeepCopy: new(true)}) == nil && Concerned(&pod)
+}
+
+// podsOfBinding are the pods with the binding's selector that have or need a
+// condition.
+func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []reconcile.Request {
+	binding, ok := o.(*v1.AzureIdentityBinding)
+	if !ok || binding.Spec.Selector == "" {
+		return nil
+	}
+	options := []client.ListOption{client.MatchingFields{ConcernedBySelector: binding.Spec.Selector}, client.UnsafeDisableDeepCopy}
+	if r.Rules.ForceNamespaced {
+		options = append(options, client.InNamespace(binding.Namespace))
+	}
+	var pods corev1.PodList
+	if err := r.Client.List(ctx, &pods, options...); err != nil {
+		return nil // only while the program stops
+	}
+	requests := make([]reconcile.Request, 0, len(pods.Items))
+	for i := range pods.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&pods.Items[i])})
+	}
+	return requests
+}
+
+// podsOfIdentity are those of the bindings that name the identity.
+func (r *Reconciler) podsOfIdentity(ctx context.Context, o client.Object) []reconcile.Request {
+	var bindings v1.AzureIdentityBindingList
+	err := r.Client.List(ctx, &bindings, client.InNamespace(o.GetNamespace()),
+		client.MatchingFields{BindingsByIdentity: o.GetName()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range bindings.Items {
+		requests = append(requests, r.podsOfBinding(ctx, &bindings.Items[i])...)
+	}
+	return requests
+}
