@@ -1,0 +1,108 @@
+// What makes the identitystatus controller look at an identity.
+
+package identitystatus
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// The pauses after an error of the API server's. The libraries' own default goes
+// up to 16 minutes, which would outlast the trouble by far.
+const (
+	retryFirst = 50 * time.Millisecond
+	retryMost  = 15 * time.Second
+)
+
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// Register adds the controller to a manager.
+func (r *Reconciler) Register(mgr manager.Manager) error {
+	return builder.ControllerManagedBy(mgr).
+		Named("identitystatus").
+		For(&v1.AzureIdentity{}, builder.WithPredicates(identityChanged())).
+		Watches(&v1.AzureAssignedIdentity{}, r.onAssigned()).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: 4,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
+		}).
+		Complete(r)
+}
+
+// identityChanged lets through identities with a condition, whose trouble may
+// have ended while no MIC ran, and those whose spec changes.
+func identityChanged() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(e event.CreateEvent) bool {
+			id, ok := e.Object.(*v1.AzureIdentity)
+			return ok && troubled(id)
+		},
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			id, ok := e.ObjectNew.(*v1.AzureIdentity)
+			return ok && troubled(id) && e.ObjectOld.GetResourceVersion() != e.ObjectNew.GetResourceVersion()
+		},
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+// troubled tells whether an identity's condition says something else than that
+// all is well.
+func troubled(id *v1.AzureIdentity) bool {
+	have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable)
+	return have != nil && have.Status != metav1.ConditionTrue
+}
+
+// onAssigned looks at identities of which an assigned identity is refused, and
+// at those in trouble. In a cluster where all is well nothing is ever queued.
+func (r *Reconciler) onAssigned() handler.EventHandler {
+	add := func(ctx context.Context, o client.Object, q queue) {
+		assigned, ok := o.(*v1.AzureAssignedIdentity)
+		if !ok {
+			return
+		}
+		if name, ok := nameOf(assigned); ok && (Refused(assigned) || r.inTrouble(ctx, name)) {
+			q.Add(reconcile.Request{NamespacedName: name})
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { add(ctx, e.Object, q) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { add(ctx, e.Object, q) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			before, okA := e.ObjectOld.(*v1.AzureAssignedIdentity)
+			after, okB := e.ObjectNew.(*v1.AzureAssignedIdentity)
+			if okA && okB && !same(before, after) {
+				add(ctx, e.ObjectOld, q) // it may have been another identity's
+				add(ctx, e.ObjectNew, q)
+			}
+		},
+	}
+}
+
+// inTrouble tells whether the cache has such an identity, and troubled of it.
+func (r *Reconciler) inTrouble(ctx context.Context, name client.ObjectKey) bool {
+	var id v1.AzureIdentity
+	return r.Client.Get(ctx, name, &id, &client.GetOptions{UnsafeDisableDeepCopy: new(true)}) == nil && troubled(&id)
+}
+
+// same tells whether two versions of an assigned identity say the same about the
+// same identity.
+func same(before, after *v1.AzureAssignedIdentity) bool {
+	a, b := before.Spec.AzureIdentityRef, after.Spec.AzureIdentityRef
+	return (a == nil) == (b == nil) && (a == nil || a.UID == b.UID && a.Generation == b.Generation) &&
+		before.DeletionTimestamp.Equal(after.DeletionTimestamp) && before.Status.Status == after.Status.Status &&
+		before.Status.Reason == after.Status.Reason && before.Status.Message == after.Status.Message
+}
