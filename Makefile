@@ -59,7 +59,8 @@ bench: root build assets ## The speed figures of README, measured here and now
 .PHONY: generate
 generate: $(TOOLS)/controller-gen ## Deep copies, CRDs and the chart's copy of them
 	@$(TOOLS)/controller-gen object paths=./api/...
-	@$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd
+	@# CRDs that are older than apiextensions v1 keep unknown fields, which defaults do not go with.
+	@$(TOOLS)/controller-gen crd:deprecatedV1beta1CompatibilityPreserveUnknownFields=false paths=./api/... output:crd:dir=config/crd
 	@rm -f charts/podid/crds/*.yaml && cp config/crd/*.yaml charts/podid/crds/
 
 .PHONY: verify

@@ -89,6 +89,9 @@ type AzureAssignedIdentitySpec struct {
 	// +kubebuilder:validation:Minimum=-2147483648
 	// +kubebuilder:validation:Maximum=2147483647
 	Replicas *int32 `json:"replicas,omitempty"`
+
+	// Deprecated names of the same fields.
+	AzureAssignedIdentityOldSpelling `json:",inline"`
 }
 
 // AzureIdentityCopy is an AzureIdentity inside another object. It is a type of

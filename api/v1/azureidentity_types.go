@@ -89,6 +89,7 @@ type AzureIdentity struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.auxiliaryTenantIDs) || self.auxiliaryTenantIDs.all(t, t.matches('^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$') || t.matches('^([0-9a-zA-Z]([-0-9a-zA-Z]{0,61}[0-9a-zA-Z])?[.])+[a-zA-Z]{2,63}$'))",fieldPath=".auxiliaryTenantIDs",reason=FieldValueInvalid,message="each must be a GUID or a domain of the tenant such as contoso.onmicrosoft.com"
 	// +kubebuilder:validation:XValidation:rule="!(self.type in [1, 2]) || (has(self.clientPassword) && has(self.clientPassword.name) && self.clientPassword.name != '')",fieldPath=".clientPassword",reason=FieldValueRequired,message="types 1 and 2 need clientPassword.name, the Secret with the key clientSecret (type 1) or certificate (type 2)"
 	// +kubebuilder:validation:XValidation:rule="!has(self.adEndpoint) || self.adEndpoint == '' || (isURL(self.adEndpoint) && url(self.adEndpoint).getScheme() == 'https' && url(self.adEndpoint).getHostname() != '')",fieldPath=".adEndpoint",reason=FieldValueInvalid,message="must be an https URL such as https://login.microsoftonline.com/: credentials are sent there"
+	// +kubebuilder:validation:XValidation:rule="!has(self.Type) && !has(self.resourceid) && !has(self.ResourceID) && !has(self.clientid) && !has(self.ClientID) && !has(self.clientpassword) && !has(self.ClientPassword) && !has(self.tenantid) && !has(self.TenantID) && !has(self.auxiliarytenantids) && !has(self.AuxiliaryTenantIDs) && !has(self.adresourceid) && !has(self.ADResourceID) && !has(self.adendpoint) && !has(self.ADEndpoint)",reason=FieldValueForbidden,message="a field is spelled as before v1.6: write type, resourceID, clientID, clientPassword, tenantID, auxiliaryTenantIDs, adResourceID and adEndpoint"
 	Spec AzureIdentitySpec `json:"spec,omitzero"`
 
 	// status says whether Azure takes the identity.
@@ -169,6 +170,9 @@ type AzureIdentitySpec struct {
 	// +kubebuilder:validation:Minimum=-2147483648
 	// +kubebuilder:validation:Maximum=2147483647
 	Replicas *int32 `json:"replicas,omitempty"`
+
+	// Deprecated names of the same fields.
+	AzureIdentityOldSpelling `json:",inline"`
 }
 
 // AzureIdentityStatus says whether Azure takes the identity.

@@ -27,6 +27,7 @@ type AzureIdentityBinding struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.azureIdentity) || self.azureIdentity == '' || self.azureIdentity.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",fieldPath=".azureIdentity",reason=FieldValueInvalid,message="must be the name of an AzureIdentity in this namespace, without the namespace: lower case letters, digits, - and ."
 	// +kubebuilder:validation:XValidation:rule="has(self.selector) && self.selector != ''",fieldPath=".selector",reason=FieldValueRequired,message="set it to the value that the label aadpodidbinding has on the pods"
 	// +kubebuilder:validation:XValidation:rule="!has(self.selector) || self.selector == '' || self.selector.matches('^[0-9A-Za-z]([-_.0-9A-Za-z]{0,61}[0-9A-Za-z])?$')",fieldPath=".selector",reason=FieldValueInvalid,message="must be one value of the label aadpodidbinding, not an expression: at most 63 letters, digits, -, _ and ., beginning and ending with a letter or digit"
+	// +kubebuilder:validation:XValidation:rule="!has(self.azureidentity) && !has(self.AzureIdentity) && !has(self.Selector) && !has(self.Weight)",reason=FieldValueForbidden,message="a field is spelled as before v1.6: write azureIdentity, selector and weight"
 	Spec AzureIdentityBindingSpec `json:"spec,omitzero"`
 
 	// status is kept for v1.8.17's sake; podid does not use it.
@@ -58,6 +59,9 @@ type AzureIdentityBindingSpec struct {
 	// +kubebuilder:validation:Minimum=-2147483648
 	// +kubebuilder:validation:Maximum=2147483647
 	Weight int `json:"weight,omitempty"`
+
+	// Deprecated names of the same fields.
+	AzureIdentityBindingOldSpelling `json:",inline"`
 }
 
 // AzureIdentityBindingStatus is kept for v1.8.17's sake.

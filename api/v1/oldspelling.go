@@ -1,0 +1,137 @@
+// Fields as they were spelled before v1.6 of AAD Pod Identity.
+
+package v1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// Until v1.6 the Go clients of AAD Pod Identity did not mind letter case when they
+// read an object. They wrote the names of fields in small letters (resourceid),
+// and the documentation told users to write them as Go does (ResourceID). Objects
+// of both kinds are in clusters that nobody has upgraded since, where MIC's type
+// upgrade (internal/controllers/upgrade) gives the fields their names of today.
+//
+// The schema has to know the old names because the API server drops what it does
+// not know from every answer, and from its store at the next write. Nothing else
+// reads these fields, and a rule keeps new objects from using them.
+
+// AzureIdentityOldSpelling are the fields of AzureIdentitySpec under their old names.
+type AzureIdentityOldSpelling struct {
+	// Type is type as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:Minimum=-2147483648
+	// +kubebuilder:validation:Maximum=2147483647
+	OldType *int `json:"Type,omitempty"`
+
+	// resourceid is resourceID as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldResourceid string `json:"resourceid,omitempty"`
+	// ResourceID is resourceID as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldResourceID string `json:"ResourceID,omitempty"`
+
+	// clientid is clientID as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	OldClientid string `json:"clientid,omitempty"`
+	// ClientID is clientID as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	OldClientID string `json:"ClientID,omitempty"`
+
+	// clientpassword is clientPassword as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	OldClientpassword *corev1.SecretReference `json:"clientpassword,omitempty"`
+	// ClientPassword is clientPassword as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	OldClientPassword *corev1.SecretReference `json:"ClientPassword,omitempty"`
+
+	// tenantid is tenantID as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	OldTenantid string `json:"tenantid,omitempty"`
+	// TenantID is tenantID as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	OldTenantID string `json:"TenantID,omitempty"`
+
+	// auxiliarytenantids is auxiliaryTenantIDs as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +nullable
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:items:MaxLength=256
+	OldAuxiliarytenantids []string `json:"auxiliarytenantids,omitempty"`
+	// AuxiliaryTenantIDs is auxiliaryTenantIDs as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +nullable
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:items:MaxLength=256
+	OldAuxiliaryTenantIDs []string `json:"AuxiliaryTenantIDs,omitempty"`
+
+	// adresourceid is adResourceID as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldADResourceid string `json:"adresourceid,omitempty"`
+	// ADResourceID is adResourceID as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldADResourceID string `json:"ADResourceID,omitempty"`
+
+	// adendpoint is adEndpoint as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldADendpoint string `json:"adendpoint,omitempty"`
+	// ADEndpoint is adEndpoint as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldADEndpoint string `json:"ADEndpoint,omitempty"`
+}
+
+// AzureIdentityBindingOldSpelling are the fields of AzureIdentityBindingSpec under
+// their old names.
+type AzureIdentityBindingOldSpelling struct {
+	// azureidentity is azureIdentity as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldAzureidentity string `json:"azureidentity,omitempty"`
+	// AzureIdentity is azureIdentity as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldAzureIdentity string `json:"AzureIdentity,omitempty"`
+
+	// Selector is selector as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldSelector string `json:"Selector,omitempty"`
+
+	// Weight is weight as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:Minimum=-2147483648
+	// +kubebuilder:validation:Maximum=2147483647
+	OldWeight *int `json:"Weight,omitempty"`
+}
+
+// AzureAssignedIdentityOldSpelling are the fields of AzureAssignedIdentitySpec
+// under their old names. Only MIC ever wrote them, so there is one spelling.
+type AzureAssignedIdentityOldSpelling struct {
+	// azureidentityref is azureIdentityRef as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	OldAzureIdentityRef *runtime.RawExtension `json:"azureidentityref,omitempty"`
+
+	// azurebindingref is azureBindingRef as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	OldAzureBindingRef *runtime.RawExtension `json:"azurebindingref,omitempty"`
+
+	// podnamespace is podNamespace as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldPodNamespace string `json:"podnamespace,omitempty"`
+}
