@@ -20,6 +20,8 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers/assignedidentity"
 	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/controllers/identitystatus"
+	"github.com/podid-io/podid/internal/controllers/readiness"
 )
 
 // Scheme knows Kubernetes' own kinds and ours.
@@ -71,7 +73,24 @@ func slimPod(o any) (any, error) {
 	}
 	slim.Spec.NodeName, slim.Spec.HostNetwork = pod.Spec.NodeName, pod.Spec.HostNetwork
 	slim.Status.Phase = pod.Status.Phase
+	slimReadiness(slim, pod)
 	return slim, nil
+}
+
+// slimReadiness keeps whether the pod names our readiness gate, and our condition.
+// Most pods have neither.
+func slimReadiness(slim, pod *corev1.Pod) {
+	for _, gate := range pod.Spec.ReadinessGates {
+		if gate.ConditionType == v1.PodConditionAssigned {
+			slim.Spec.ReadinessGates = []corev1.PodReadinessGate{gate}
+			slim.CreationTimestamp = pod.CreationTimestamp
+		}
+	}
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == v1.PodConditionAssigned {
+			slim.Status.Conditions = []corev1.PodCondition{condition}
+		}
+	}
 }
 
 // slimNode keeps of a node what the controllers look at.
@@ -106,6 +125,8 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1.AzureIdentityBinding{}, assignedidentity.BindingsByIdentity, identityOfBinding},
 		{&v1.AzureAssignedIdentity{}, assignedidentity.AssignedByPod, podOfAssigned},
 		{&v1.AzureAssignedIdentity{}, attachment.AssignedByNode, nodeOfAssigned},
+		{&v1.AzureAssignedIdentity{}, identitystatus.AssignedByIdentity, identityOfAssigned},
+		{&corev1.Pod{}, readiness.ConcernedBySelector, selectorOfConcerned},
 	} {
 		if err := indexer.IndexField(ctx, index.kind, index.name, index.keys); err != nil {
 			return fmt.Errorf("index %T by %s: %w", index.kind, index.name, err)
@@ -159,6 +180,21 @@ func podOfAssigned(o client.Object) []string {
 func nodeOfAssigned(o client.Object) []string {
 	if assigned, ok := o.(*v1.AzureAssignedIdentity); ok {
 		return some(assigned.Spec.NodeName)
+	}
+	return nil
+}
+
+func identityOfAssigned(o client.Object) []string {
+	if assigned, ok := o.(*v1.AzureAssignedIdentity); ok {
+		return identitystatus.Keys(assigned)
+	}
+	return nil
+}
+
+// selectorOfConcerned is the key of pods with our readiness gate or condition.
+func selectorOfConcerned(o client.Object) []string {
+	if pod, ok := o.(*corev1.Pod); ok && readiness.Concerned(pod) {
+		return some(pod.Labels[v1.BindingLabel])
 	}
 	return nil
 }

@@ -6,6 +6,8 @@
 //	bindingcheck       one binding -> a word to its author when it cannot work
 //	drift              compares Azure with the cluster every few minutes
 //	garbagecollection  assigned identities whose pod or node is gone
+//	identitystatus     one identity -> a condition while Azure refuses it
+//	readiness          one pod -> a condition about its identities
 package controllers
 
 import (
@@ -21,6 +23,8 @@ import (
 	"github.com/podid-io/podid/internal/controllers/bindingcheck"
 	"github.com/podid-io/podid/internal/controllers/drift"
 	"github.com/podid-io/podid/internal/controllers/garbagecollection"
+	"github.com/podid-io/podid/internal/controllers/identitystatus"
+	"github.com/podid-io/podid/internal/controllers/readiness"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -53,7 +57,11 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return err
 	}
-	events := announce.New(mgr.GetEventRecorder(Reporter))
+	broadcast, err := announce.NewBroadcast(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return err
+	}
+	events := announce.New(broadcast.Recorder(mgr.GetScheme(), Reporter))
 	groups := attachment.NewGroups(time.Now)
 	attach := attachment.New(attachment.Parts{
 		Client: mgr.GetClient(), Cloud: cloud, Groups: groups, Events: events, Metrics: metrics,
@@ -66,6 +74,8 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		Client: mgr.GetClient(), Placement: groups, Events: events, Metrics: metrics, Now: time.Now,
 	}, config.Rules)
 	bindings := &bindingcheck.Reconciler{Client: mgr.GetClient(), Events: events, Now: time.Now}
+	identities := &identitystatus.Reconciler{Client: mgr.GetClient(), Events: events}
+	conditions := &readiness.Reconciler{Client: mgr.GetClient(), Rules: config.Rules, Now: time.Now}
 
 	for _, c := range []struct {
 		name     string
@@ -74,12 +84,15 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		{"assignedidentity", pods.Register},
 		{"attachment", attach.Register},
 		{"bindingcheck", bindings.Register},
+		{"identitystatus", identities.Register},
+		{"readiness", conditions.Register},
 	} {
 		if err := c.register(mgr); err != nil {
 			return fmt.Errorf("add controller %s: %w", c.name, err)
 		}
 	}
 	for _, r := range []manager.Runnable{
+		broadcast,
 		&drift.Drift{Reader: mgr.GetClient(), Attachment: attach, Interval: config.DriftInterval},
 		&garbagecollection.Sweep{Reader: mgr.GetClient(), Pods: pods, Metrics: metrics, Interval: config.SweepInterval},
 	} {

@@ -75,6 +75,8 @@ func (e *Events) NotAssigned(assigned *v1.AzureAssignedIdentity, pod *corev1.Pod
 	binding, id := references(assigned)
 	e.warning(binding, pod, BindingApplyError, actionAssign, "identity %s/%s is not assigned on node %s for pod %s/%s: %s",
 		id.Namespace, id.Name, assigned.Spec.NodeName, assigned.Spec.PodNamespace, assigned.Spec.Pod, why)
+	e.warning(reference(assigned, v1.GroupVersion.String(), "AzureAssignedIdentity"), pod, IdentityNotAssigned, actionAssign,
+		"identity %s/%s: %s", id.Namespace, id.Name, why)
 	if pod != nil {
 		e.warning(podReference(pod), id, IdentityNotAssigned, actionAssign, "identity %s/%s: %s", id.Namespace, id.Name, why)
 	}

@@ -1,0 +1,18 @@
+// What is said about identities themselves.
+
+package announce
+
+import v1 "github.com/podid-io/podid/api/v1"
+
+// IdentityNotAssignable says on an AzureIdentity that Azure refuses it, why, and
+// what to do, once per change; "" takes it back.
+func (e *Events) IdentityNotAssignable(id *v1.AzureIdentity, why string) {
+	if e.news(identityKey(id.Namespace, id.Name), why) && why != "" {
+		e.warning(reference(id, v1.GroupVersion.String(), "AzureIdentity"), nil, IdentityRefused, actionAssign, "%s", why)
+	}
+}
+
+// ForgetIdentity drops what was said about an identity that is gone.
+func (e *Events) ForgetIdentity(namespace, name string) { e.forget(identityKey(namespace, name)) }
+
+func identityKey(namespace, name string) string { return "identity/" + namespace + "/" + name }
