@@ -1,0 +1,237 @@
+// Package upgrade gives the fields of objects that were stored before v1.6 of AAD
+// Pod Identity the names they have today.
+//
+// What v1.8.17 does, and this package after it: until v1.6 its clients read field
+// names in any letter case and wrote them in small letters (resourceid, clientid,
+// azureidentity, podnamespace, azureidentityref ...); the documentation had users
+// write ResourceID, ClientID, AzureIdentity, Selector. From v1.6 on names count by
+// the letter. So its MIC, when it starts to lead and enable-type-upgrade is on,
+// looks for the key type-upgrade-status in the ConfigMap aad-pod-identity-config of
+// its namespace. If the key is there, whatever its value, nothing is done. Else MIC
+// lists the AzureIdentities, AzureIdentityBindings, AzurePodIdentityExceptions and
+// AzureAssignedIdentities of all namespaces, reads them without regard to case,
+// writes them back, and sets the key to its own version.
+//
+// There is one thing that v1.8.17 does not mind: whether the fields are there to be
+// read. The API server prunes what the schema does not name, in answers at once and
+// in its store with the next write of the object, so under a schema without the old
+// names that procedure empties the objects. podid's schema names both old spellings
+// (api/v1/oldspelling.go). CRDs made before v1.8 are of apiextensions v1beta1 and
+// keep everything (preserveUnknownFields), until podid's CRDs are applied.
+//
+// Unlike v1.8.17, only objects that need it are written, one that is refused does
+// not hold up the others, and a failure does not end MIC.
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// Settings say whether to upgrade, and where that is recorded.
+type Settings struct {
+	Enabled bool
+	// Namespace, ConfigMap and Key are where the version that upgraded is recorded.
+	Namespace, ConfigMap, Key string
+	// Version of this program, the value of Key.
+	Version string
+}
+
+// Upgrade is a manager.Runnable: it runs once when MIC starts to lead.
+type Upgrade struct {
+	// Reader reads past the cache: the cache's objects have lost what their types do not name.
+	Reader   client.Reader
+	Writer   client.Writer
+	Settings Settings
+}
+
+// Bounds: of one request for a list, of the whole, and of what one log line names.
+const (
+	pageSize = 500
+	timeout  = 10 * time.Minute
+	mostTold = 10
+)
+
+// NeedLeaderElection is manager.LeaderElectionRunnable.
+func (*Upgrade) NeedLeaderElection() bool { return true }
+
+// Start is manager.Runnable. It never fails: a MIC whose old objects could not be
+// upgraded serves all others.
+func (u *Upgrade) Start(ctx context.Context) error {
+	if !u.Settings.Enabled {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	log := logr.FromContextOrDiscard(ctx)
+	changed, err := u.Run(ctx)
+	switch {
+	case errors.Is(err, context.Canceled):
+	case err != nil:
+		log.Error(err, "some objects are still spelled as before v1.6, and their pods get no identity: "+
+			"mend what the error says (kubectl edit shows both spellings), then restart mic", "upgraded", changed)
+	case changed > 0:
+		log.Info("objects spelled as before v1.6 have been upgraded", "objects", changed)
+	}
+	return nil
+}
+
+// Run upgrades all objects unless the ConfigMap says that this has been done, and
+// returns how many were changed. After an error it can be called again.
+func (u *Upgrade) Run(ctx context.Context) (int, error) {
+	done, err := u.done(ctx)
+	if done || err != nil {
+		return 0, err
+	}
+	changed := 0
+	refused := &refusals{}
+	for _, k := range kinds() {
+		n, err := u.upgrade(ctx, k, refused)
+		changed += n
+		if err != nil {
+			return changed, err
+		}
+	}
+	if err := refused.err(); err != nil {
+		return changed, err
+	}
+	return changed, u.record(ctx)
+}
+
+// upgrade upgrades the objects of one kind.
+func (u *Upgrade) upgrade(ctx context.Context, k kind, refused *refusals) (int, error) {
+	changed := 0
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(v1.GroupVersion.WithKind(k.name + "List"))
+	for {
+		err := u.Reader.List(ctx, list, client.Limit(pageSize), client.Continue(list.GetContinue()))
+		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
+			return changed, nil // without its CRD there are none
+		}
+		if err != nil {
+			return changed, fmt.Errorf("list %s: %w", k.name, err)
+		}
+		for i := range list.Items {
+			if !prepare(&list.Items[i], k) {
+				continue
+			}
+			err := u.write(ctx, &list.Items[i], k)
+			if err != nil && ctx.Err() != nil {
+				return changed, ctx.Err()
+			}
+			if refused.note(&list.Items[i], err) {
+				changed++
+			}
+		}
+		if list.GetContinue() == "" {
+			return changed, nil
+		}
+	}
+}
+
+// prepare changes the object in memory and says whether there was anything to change.
+func prepare(object *unstructured.Unstructured, k kind) bool {
+	if !respell(object.Object, k.fields) {
+		return false
+	}
+	complete(object.Object)
+	return true
+}
+
+// write stores an object; one that somebody changed meanwhile is read and changed
+// again.
+func (u *Upgrade) write(ctx context.Context, object *unstructured.Unstructured, k kind) error {
+	err := u.Writer.Update(ctx, object)
+	if !apierrors.IsConflict(err) {
+		return client.IgnoreNotFound(err)
+	}
+	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		err := u.Reader.Get(ctx, client.ObjectKeyFromObject(object), object)
+		if err != nil {
+			return client.IgnoreNotFound(err)
+		}
+		if !prepare(object, k) {
+			return nil
+		}
+		return client.IgnoreNotFound(u.Writer.Update(ctx, object))
+	})
+}
+
+// done reads the record.
+func (u *Upgrade) done(ctx context.Context) (bool, error) {
+	var cm corev1.ConfigMap
+	err := u.Reader.Get(ctx, u.key(), &cm)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read ConfigMap %s: %w", u.key(), err)
+	}
+	_, done := cm.Data[u.Settings.Key]
+	return done, nil
+}
+
+// record notes that all is done.
+func (u *Upgrade) record(ctx context.Context) error {
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		cm := corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: u.Settings.Namespace, Name: u.Settings.ConfigMap}}
+		err := u.Reader.Get(ctx, u.key(), &cm)
+		if client.IgnoreNotFound(err) != nil {
+			return err
+		}
+		if cm.Data == nil {
+			cm.Data = map[string]string{}
+		}
+		cm.Data[u.Settings.Key] = u.Settings.Version
+		if apierrors.IsNotFound(err) {
+			return u.Writer.Create(ctx, &cm)
+		}
+		return u.Writer.Update(ctx, &cm)
+	})
+	if err != nil {
+		return fmt.Errorf("record the upgrade in ConfigMap %s: %w", u.key(), err)
+	}
+	return nil
+}
+
+func (u *Upgrade) key() client.ObjectKey {
+	return client.ObjectKey{Namespace: u.Settings.Namespace, Name: u.Settings.ConfigMap}
+}
+
+// refusals are the objects that could not be written.
+type refusals struct {
+	first []error
+	all   int
+}
+
+// note keeps an error and says whether there was none.
+func (r *refusals) note(object client.Object, err error) bool {
+	if err == nil {
+		return true
+	}
+	if r.all++; len(r.first) < mostTold {
+		r.first = append(r.first, fmt.Errorf("upgrade %s %s: %w",
+			object.GetObjectKind().GroupVersionKind().Kind, client.ObjectKeyFromObject(object), err))
+	}
+	return false
+}
+
+func (r *refusals) err() error {
+	if more := r.all - len(r.first); more > 0 {
+		return errors.Join(append(r.first, fmt.Errorf("and %d more", more))...)
+	}
+	return errors.Join(r.first...)
+}
