@@ -64,6 +64,7 @@ const (
 // +kubebuilder:printcolumn:name="Type",type=integer,JSONPath=`.spec.type`
 // +kubebuilder:printcolumn:name="ClientID",type=string,JSONPath=`.spec.clientID`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Problem",type=string,JSONPath=`.status.conditions[?(@.status=="False")].reason`,priority=1
 
 // AzureIdentity is an identity of Azure that pods can be given by an
 // AzureIdentityBinding in the same namespace.

@@ -22,7 +22,7 @@ func (s *server) testColumns(t *testing.T) {
 		t.Fatal(err)
 	}
 	for resource, want := range map[string]map[string]any{
-		"azureidentities": {"Name": "old", "Type": int64(0), "ClientID": otherGUID, "Age": nil},
+		"azureidentities": {"Name": "old", "Type": int64(0), "ClientID": otherGUID, "Age": nil, "Problem*": nil},
 		"azureidentitybindings": {
 			"Name": "old", "AzureIdentity": "old", "Selector": "demo", "Weight*": int64(0), "Age": nil,
 		},
