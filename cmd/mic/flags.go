@@ -32,6 +32,14 @@ func objectName(what, value string) error {
 	return fmt.Errorf("%s=%q cannot be the name of an object: %s", what, value, problems[0])
 }
 
+// configMapKey complains about a name that no key of a ConfigMap can have.
+func configMapKey(flag, value string) error {
+	if problems := validation.IsConfigMapKey(value); len(problems) > 0 {
+		return fmt.Errorf("--%s=%q cannot be the key of a ConfigMap: %s", flag, value, problems[0])
+	}
+	return nil
+}
+
 // port takes 0 too: any free port, which the log then tells.
 func port(name, value string) error {
 	if n, err := strconv.ParseUint(value, 10, 16); err != nil || strconv.FormatUint(n, 10) != value {
@@ -56,13 +64,13 @@ func (f meaninglessFlag) IsBoolFlag() bool { return f.boolean }
 // own, and klog's about log files.
 func bindMeaningless(flags *flag.FlagSet) {
 	for _, name := range []string{
-		"enableScaleFeatures", "enable-type-upgrade",
+		"enableScaleFeatures",
 		"add_dir_header", "alsologtostderr", "logtostderr", "one_output", "skip_headers", "skip_log_headers",
 	} {
 		flags.Var(meaninglessFlag{boolean: true}, name, "accepted for compatibility, has no meaning")
 	}
 	for _, name := range []string{
-		"type-upgrade-status-key", "update-user-msi-max-retry", "custom-user-agent",
+		"update-user-msi-max-retry", "custom-user-agent",
 		"log_backtrace_at", "log_dir", "log_file", "log_file_max_size", "stderrthreshold", "vmodule",
 	} {
 		flags.Var(meaninglessFlag{}, name, "accepted for compatibility, has no meaning")

@@ -115,6 +115,8 @@ type kubernetesOptions struct {
 	sweepInterval time.Duration
 	podNamespace  string
 	configMap     string
+	typeUpgrade   bool
+	upgradeKey    string
 }
 
 // defaultQPS leaves room for 100 pods a second, each with an assigned identity
@@ -128,7 +130,11 @@ func (o *kubernetesOptions) bindFlags(flags *flag.FlagSet) {
 	flags.Int64Var(&o.batch, "createDeleteBatch", 20, "assigned identities of one VM or scale set that are written at the same time")
 	flags.DurationVar(&o.sweepInterval, "syncRetryDuration", time.Hour, "time between two searches for assigned identities that were left behind")
 	flags.StringVar(&o.configMap, "config-map-name", "aad-pod-identity-config",
-		"first part of the `name` of the ConfigMaps, in MIC's own namespace, that record what mic has attached to VMs and scale sets")
+		"`name` of the ConfigMap, in MIC's own namespace, that records the type upgrade; those that record what mic has attached to VMs and scale sets begin with it")
+	flags.BoolVar(&o.typeUpgrade, "enable-type-upgrade", true,
+		"once, rename the fields of objects that were stored before v1.6 of AAD Pod Identity (resourceid, ResourceID ...)")
+	flags.StringVar(&o.upgradeKey, "type-upgrade-status-key", "type-upgrade-status",
+		"`key` of the ConfigMap that says which version has done that; while it is there, it is not done again")
 }
 
 func (o *kubernetesOptions) complete(getenv func(string) string) {
@@ -146,6 +152,7 @@ func (o *kubernetesOptions) validate() error {
 		positive("createDeleteBatch", o.batch > 0, o.batch),
 		positive("syncRetryDuration", o.sweepInterval > 0, o.sweepInterval),
 		objectName("config-map-name", o.configMap),
+		configMapKey("type-upgrade-status-key", o.upgradeKey),
 		objectName("MIC_POD_NAMESPACE", o.podNamespace),
 	)
 }

@@ -36,9 +36,13 @@ func TestParse(t *testing.T) {
 		{"namespace of the ledger", "", map[string]string{"MIC_POD_NAMESPACE": "podid"}, func(o *options) bool { return o.kubernetes.podNamespace == "podid" }},
 		{"named cloud config need not exist yet", "--cloudconfig=/nowhere/azure.json", nil, func(o *options) bool { return o.azure.cloudConfig == "/nowhere/azure.json" }},
 		{"immutable", "--immutable-user-msis=a,b", nil, func(o *options) bool { return strings.Join(o.identities.immutables(), " ") == "a b" }},
-		{"meaningless", "--enableScaleFeatures --enable-type-upgrade=false --type-upgrade-status-key=x --update-user-msi-max-retry=5 -logtostderr -vmodule=a=1", nil, func(o *options) bool {
-			return strings.Join(o.meaningless, " ") == "enable-type-upgrade enableScaleFeatures logtostderr type-upgrade-status-key update-user-msi-max-retry vmodule"
+		{"meaningless", "--enableScaleFeatures --update-user-msi-max-retry=5 -logtostderr -vmodule=a=1", nil, func(o *options) bool {
+			return strings.Join(o.meaningless, " ") == "enableScaleFeatures logtostderr update-user-msi-max-retry vmodule"
 		}},
+		{"type upgrade", "", nil, func(o *options) bool {
+			return o.kubernetes.typeUpgrade && o.kubernetes.upgradeKey == "type-upgrade-status"
+		}},
+		{"no type upgrade", "--enable-type-upgrade=false --type-upgrade-status-key=x", nil, func(o *options) bool { return !o.kubernetes.typeUpgrade && o.kubernetes.upgradeKey == "x" }},
 		{"all of v1.8.17", "--kubeconfig= --cloudconfig=/c --forceNamespaced=true --syncRetryDuration=3600s --leader-election-instance=i " +
 			"--leader-election-namespace=n --leader-election-name=l --leader-election-duration=15s --http-probe-port=8080 --prometheus-port=8888 " +
 			"--enableProfile --enableScaleFeatures=true --createDeleteBatch=20 --clientQps=5 --immutable-user-msis= --config-map-name=c " +

@@ -19,6 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers"
 	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/controllers/upgrade"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
 )
@@ -49,6 +50,10 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 				Writes: int(o.kubernetes.batch), Immutable: append(o.identities.immutables(), immutable...),
 			},
 			LedgerNamespace: o.kubernetes.podNamespace, LedgerName: o.kubernetes.configMap,
+			Upgrade: upgrade.Settings{
+				Enabled: o.kubernetes.typeUpgrade, Namespace: o.kubernetes.podNamespace, ConfigMap: o.kubernetes.configMap,
+				Key: o.kubernetes.upgradeKey, Version: observe.Version(),
+			},
 			DriftInterval: o.azure.driftInterval, SweepInterval: o.kubernetes.sweepInterval,
 		},
 	}

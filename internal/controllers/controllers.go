@@ -6,6 +6,7 @@
 //	bindingcheck       one binding -> a word to its author when it cannot work
 //	drift              compares Azure with the cluster every few minutes
 //	garbagecollection  assigned identities whose pod or node is gone
+//	upgrade            once, objects whose fields are spelled as before v1.6
 //	identitystatus     one identity -> a condition while Azure refuses it
 //	readiness          one pod -> a condition about its identities
 package controllers
@@ -25,6 +26,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/garbagecollection"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 	"github.com/podid-io/podid/internal/controllers/readiness"
+	"github.com/podid-io/podid/internal/controllers/upgrade"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -40,6 +42,8 @@ type Config struct {
 	LedgerNamespace, LedgerName string
 	// DriftInterval is the time between two comparisons with Azure.
 	DriftInterval time.Duration
+	// Upgrade says what to do about objects spelled as before v1.6.
+	Upgrade upgrade.Settings
 	// SweepInterval is the time between two searches for what was left behind.
 	SweepInterval time.Duration
 }
@@ -92,6 +96,7 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		}
 	}
 	for _, r := range []manager.Runnable{
+		&upgrade.Upgrade{Reader: mgr.GetAPIReader(), Writer: mgr.GetClient(), Settings: config.Upgrade},
 		broadcast,
 		&drift.Drift{Reader: mgr.GetClient(), Attachment: attach, Interval: config.DriftInterval},
 		&garbagecollection.Sweep{Reader: mgr.GetClient(), Pods: pods, Metrics: metrics, Interval: config.SweepInterval},
