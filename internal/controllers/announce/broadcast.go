@@ -62,14 +62,24 @@ func (b *Broadcast) Start(ctx context.Context) error {
 	return nil
 }
 
-// sink takes a namespace that is being deleted, or is gone, for an answer.
+// sink takes a namespace that is being deleted, or is gone, for an answer, and so
+// the end of the program.
 type sink struct{ events.EventSink }
 
 // Create is events.EventSink.
 func (s sink) Create(ctx context.Context, event *eventsv1.Event) (*eventsv1.Event, error) {
 	created, err := s.EventSink.Create(ctx, event)
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || apierrors.IsNotFound(err) {
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || apierrors.IsNotFound(err) || ctx.Err() != nil {
 		return event, nil
 	}
 	return created, err
+}
+
+// Patch is events.EventSink.
+func (s sink) Patch(ctx context.Context, event *eventsv1.Event, data []byte) (*eventsv1.Event, error) {
+	patched, err := s.EventSink.Patch(ctx, event, data)
+	if ctx.Err() != nil {
+		return event, nil
+	}
+	return patched, err
 }

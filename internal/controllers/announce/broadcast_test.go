@@ -46,3 +46,11 @@ func TestSink(t *testing.T) {
 		})
 	}
 }
+
+func TestSinkStopping(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := (sink{refusing{err: ctx.Err()}}).Create(ctx, &eventsv1.Event{}); err != nil {
+		t.Error(err)
+	}
+}

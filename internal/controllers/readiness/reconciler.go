@@ -11,7 +11,9 @@ package readiness
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -157,13 +159,22 @@ func (r *Reconciler) write(ctx context.Context, pod *corev1.Pod, have *corev1.Po
 	case err == nil:
 		logr.FromContextOrDiscard(ctx).V(1).Info("pod condition written", "status", verdict.Status, "reason", verdict.Reason)
 		return nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err), anotherPod(err):
 		return nil // the pod is gone or another one; its own event tells
 	case apierrors.IsForbidden(err):
 		return reconcile.TerminalError(fmt.Errorf("write condition of pod %s/%s: %w: "+
 			"mic needs the right to patch pods/status, which the chart's ClusterRole grants", pod.Namespace, pod.Name, err))
 	}
 	return fmt.Errorf("write condition of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+}
+
+// anotherPod tells whether the patch was refused because the pod has another UID.
+func anotherPod(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return false
+	}
+	return slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool { return c.Field == "metadata.uid" })
 }
 
 // conditionPatch is a strategic merge patch: the API server finds the condition

@@ -1,0 +1,263 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/identitystatus"
+	"github.com/podid-io/podid/internal/controllers/readiness"
+)
+
+// TestConditions tells what pods and identities say about themselves.
+func TestConditions(t *testing.T) {
+	kube := startServer(t)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *world)
+	}{
+		{"gate", gate},
+		{"gate without binding", gateWithoutBinding},
+		{"gate of a refused identity", gateRefused},
+		{"refused without a gate", refusedUngated},
+		{"healthy without a gate", healthyUngated},
+		{"new pod of the same name", samePodName},
+		{"identity refused and mended", identityRefused},
+		{"identity refused, pods gone", identityForgotten},
+	} {
+		t.Run(story.name, func(t *testing.T) {
+			story.tell(t, newWorld(t, kube, strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(story.name))))
+		})
+	}
+}
+
+// gated is a pod with the readiness gate.
+func (w *world) gated(name, selector string) *corev1.Pod {
+	w.t.Helper()
+	pod := w.newPod(name, selector, w.nodes[0])
+	pod.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: "example.com/other"}, {ConditionType: v1.PodConditionAssigned}}
+	w.create(pod)
+	return pod
+}
+
+// condition is a condition of a pod as the API server has it, nil when there is none.
+func (w *world) condition(pod string, kind corev1.PodConditionType) *corev1.PodCondition {
+	w.t.Helper()
+	var got corev1.Pod
+	w.must(w.client.Get(w.t.Context(), client.ObjectKey{Namespace: w.namespace, Name: pod}, &got))
+	for _, c := range got.Status.Conditions {
+		if c.Type == kind {
+			return &c
+		}
+	}
+	return nil
+}
+
+// waitCondition waits until our condition says so.
+func (w *world) waitCondition(pod string, status corev1.ConditionStatus, reason string) corev1.PodCondition {
+	w.t.Helper()
+	var found corev1.PodCondition
+	w.eventually(fmt.Sprintf("condition %s %s of pod %s", status, reason, pod), func() string {
+		c := w.condition(pod, v1.PodConditionAssigned)
+		if c == nil || c.Status != status || c.Reason != reason {
+			return fmt.Sprintf("is %+v", c)
+		}
+		found = *c
+		return ""
+	})
+	return found
+}
+
+// waitAssignable is waitCondition for an AzureIdentity.
+func (w *world) waitAssignable(name string, status metav1.ConditionStatus, reason string) metav1.Condition {
+	w.t.Helper()
+	var found metav1.Condition
+	w.eventually(fmt.Sprintf("condition %s %s of identity %s", status, reason, name), func() string {
+		var id v1.AzureIdentity
+		w.must(w.client.Get(w.t.Context(), client.ObjectKey{Namespace: w.namespace, Name: name}, &id))
+		c := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable)
+		if c == nil || c.Status != status || c.Reason != reason {
+			return fmt.Sprintf("is %+v", c)
+		}
+		found = *c
+		return ""
+	})
+	return found
+}
+
+// patchStatus does what a kubelet does.
+func (w *world) patchStatus(pod, status string) {
+	w.t.Helper()
+	target := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: pod}}
+	w.must(w.client.Status().Patch(w.t.Context(), target, client.RawPatch(types.StrategicMergePatchType, []byte(`{"status":`+status+`}`))))
+}
+
+func gate(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.cloud.SetDuration(4 * time.Second) // longer than a pod is left without a word
+	_, binding := w.identity("red")
+	w.start()
+	w.gated("p", "red")
+	w.patchStatus("p", `{"phase":"Running","conditions":[{"type":"Ready","status":"False","reason":"ReadinessGatesNotReady"}]}`)
+	first := w.waitCondition("p", corev1.ConditionFalse, readiness.WaitingForIdentity)
+	if !strings.Contains(first.Message, w.namespace+"/red") || !strings.Contains(first.Message, w.nodes[0]) {
+		t.Errorf("message %q names neither identity nor node", first.Message)
+	}
+	last := w.waitCondition("p", corev1.ConditionTrue, readiness.Assigned)
+	if !first.LastTransitionTime.Before(&last.LastTransitionTime) {
+		t.Errorf("False since %v, True since %v", first.LastTransitionTime, last.LastTransitionTime)
+	}
+	if ready := w.condition("p", corev1.PodReady); ready == nil || ready.Reason != "ReadinessGatesNotReady" {
+		t.Errorf("the kubelet's condition is %+v", ready)
+	}
+	w.delete(binding)
+	w.waitCondition("p", corev1.ConditionFalse, "NoBinding")
+}
+
+func gateWithoutBinding(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.start()
+	w.gated("p", "red")
+	if c := w.waitCondition("p", corev1.ConditionFalse, "NoBinding"); !strings.Contains(c.Message, `"red"`) {
+		t.Errorf("message %q does not name the selector", c.Message)
+	}
+	w.binding("red", "red")
+	w.waitCondition("p", corev1.ConditionFalse, "IdentityMissing")
+	w.create(&v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "red"}, Spec: v1.AzureIdentitySpec{ResourceID: resourceID("red")},
+	})
+	w.waitCondition("p", corev1.ConditionTrue, readiness.Assigned)
+}
+
+func gateRefused(_ *testing.T, w *world) {
+	id, _ := w.identity("red")
+	w.start()
+	w.gated("p", "red")
+	w.waitCondition("p", corev1.ConditionFalse, "IdentityRefused")
+	w.cloud.AddIdentities(resourceID("red"))
+	w.touch(id)
+	w.waitCondition("p", corev1.ConditionTrue, readiness.Assigned)
+}
+
+// touch changes an identity's annotations, as somebody who has mended it would.
+func (w *world) touch(id *v1.AzureIdentity) {
+	w.t.Helper()
+	w.must(w.client.Patch(w.t.Context(), &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name}},
+		client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"example.com/mended":"yes"}}}`))))
+}
+
+func refusedUngated(t *testing.T, w *world) {
+	id, _ := w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	if c := w.waitCondition("p", corev1.ConditionFalse, "IdentityRefused"); !strings.Contains(c.Message, w.namespace+"/red") {
+		t.Errorf("message %q does not name the identity", c.Message)
+	}
+	w.cloud.AddIdentities(resourceID("red"))
+	w.touch(id)
+	w.waitCondition("p", corev1.ConditionTrue, readiness.Assigned)
+}
+
+func healthyUngated(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.identity("bad")
+	w.start()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	w.pod("q", "bad")
+	w.waitCondition("q", corev1.ConditionFalse, "IdentityRefused") // later than anything about p
+	if c := w.condition("p", v1.PodConditionAssigned); c != nil {
+		t.Errorf("condition %+v", c)
+	}
+}
+
+// samePodName is a pod made anew while the condition of the one before it is on
+// its way.
+func samePodName(t *testing.T, w *world) {
+	old := w.newPod("p", "red", w.nodes[0])
+	old.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: v1.PodConditionAssigned}}
+	w.create(w.newPod("p", "red", w.nodes[0]))
+	old.UID = "00000000-0000-0000-0000-000000000000"
+	// The cache still has the old one.
+	cached := interceptor.NewClient(w.watching(), interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, _ ...client.GetOption) error {
+			if pod, ok := o.(*corev1.Pod); ok {
+				old.DeepCopyInto(pod)
+				return nil
+			}
+			return c.Get(ctx, key, o)
+		},
+		List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error { return nil },
+	})
+	r := &readiness.Reconciler{Client: cached, Rules: w.config.Rules, Now: time.Now}
+	_, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(old)})
+	w.must(err)
+	if c := w.condition("p", v1.PodConditionAssigned); c != nil {
+		t.Errorf("condition %+v", c)
+	}
+	// The proof that it is the UID that kept it off.
+	old.UID = ""
+	_, err = r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(old)})
+	w.must(err)
+	if c := w.condition("p", v1.PodConditionAssigned); c == nil {
+		t.Error("no condition without a UID either")
+	}
+}
+
+// watching is the world's client, as interceptors want it.
+func (w *world) watching() client.WithWatch {
+	w.t.Helper()
+	c, err := client.NewWithWatch(w.kube, client.Options{Scheme: w.client.Scheme()})
+	w.must(err)
+	return c
+}
+
+func identityRefused(t *testing.T, w *world) {
+	id, _ := w.identity("red")
+	id.Status.Conditions = []metav1.Condition{{Type: "Others", Status: metav1.ConditionTrue, Reason: "R", LastTransitionTime: metav1.Now()}}
+	w.must(w.client.Status().Update(t.Context(), id))
+	w.start()
+	w.pod("p", "red")
+	c := w.waitAssignable("red", metav1.ConditionFalse, "IdentityRefused")
+	if c.ObservedGeneration != id.Generation || !strings.Contains(c.Message, "red") {
+		t.Errorf("condition %+v of generation %d", c, id.Generation)
+	}
+	w.waitEvent("AzureIdentity", "red", announce.IdentityRefused)
+	w.waitEvent("AzureAssignedIdentity", w.waitState("p", v1.StateCreated).Name, announce.IdentityNotAssigned)
+	// Saying so must not count as mending it.
+	before := w.patches()
+	w.pod("p2", "red")
+	w.waitCondition("p2", corev1.ConditionFalse, "IdentityRefused")
+	if n := w.patches() - before; n > 0 {
+		t.Errorf("%d updates for an identity in quarantine", n)
+	}
+	w.cloud.AddIdentities(resourceID("red"))
+	w.touch(id)
+	w.waitAssignable("red", metav1.ConditionTrue, identitystatus.Recovered)
+	w.must(w.client.Get(t.Context(), client.ObjectKeyFromObject(id), id))
+	if meta.FindStatusCondition(id.Status.Conditions, "Others") == nil {
+		t.Errorf("others' conditions are gone: %+v", id.Status.Conditions)
+	}
+}
+
+func identityForgotten(_ *testing.T, w *world) {
+	w.identity("red")
+	w.start()
+	pod := w.pod("p", "red")
+	w.waitAssignable("red", metav1.ConditionFalse, "IdentityRefused")
+	w.delete(pod)
+	w.waitAssignable("red", metav1.ConditionUnknown, identitystatus.NotNeeded)
+}
