@@ -4,8 +4,11 @@ package compute
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -47,13 +50,20 @@ type armGroup struct {
 // request is what the server saw.
 type request struct{ Method, Path, Body, IfMatch, Version string }
 
-// answer is a prepared refusal of the next request with that method (or whose path holds match).
+// answer is a prepared refusal of the next request with that method (or whose path holds match), of the next times
+// requests if that is set, or of all of them if it is negative.
 type answer struct {
 	method, match string
-	status        int
+	status        int // refused: the connection is; hangs: there is no answer until the client leaves
 	header        map[string]string
 	body          string
+	times         int
 }
+
+const (
+	refused = -1
+	hangs   = -2
+)
 
 func newARM(t *testing.T) *armServer {
 	return &armServer{t: t, groups: map[string]*armGroup{}, known: map[string]int{}}
@@ -65,10 +75,61 @@ func (s *armServer) Do(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, req)
+	func() {
+		defer func() { _ = recover() }() // http.ErrAbortHandler
+		s.ServeHTTP(w, req)
+	}()
+	switch {
+	case req.Context().Err() != nil:
+		return nil, req.Context().Err()
+	case w.Code == statusAborted:
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+	}
 	resp := w.Result()
 	resp.Request = req
 	return resp, nil
+}
+
+// statusAborted marks, for Do, a connection without an answer.
+const statusAborted = 999
+
+// disturb gives the prepared answer.
+func (s *armServer) disturb(w http.ResponseWriter, r *http.Request, a answer) {
+	for k, v := range a.header {
+		w.Header().Set(k, v)
+	}
+	switch a.status {
+	case hangs:
+		<-r.Context().Done()
+		fallthrough
+	case refused:
+		if recorder, ok := w.(*httptest.ResponseRecorder); ok {
+			recorder.Code = statusAborted
+		}
+		panic(http.ErrAbortHandler)
+	default:
+		w.WriteHeader(a.status)
+		_, _ = w.Write([]byte(a.body))
+	}
+}
+
+// prepared takes the answer that waits for the request.
+func (s *armServer) prepared(r *http.Request) (answer, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, a := range s.failures {
+		if a.method != r.Method || !strings.Contains(r.URL.Path, a.match) {
+			continue
+		}
+		switch {
+		case a.times > 1:
+			s.failures[i].times--
+		case a.times >= 0:
+			s.failures = slices.Delete(s.failures, i, i+1)
+		}
+		return a, true
+	}
+	return answer{}, false
 }
 
 // transporter is policy.Transporter.
@@ -97,35 +158,27 @@ func newClient(t *testing.T, endpoint string, transport transporter, observe Obs
 	return c
 }
 
-func (s *armServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *armServer) note(r request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	body := new(strings.Builder)
+	s.requests = append(s.requests, r)
+}
+
+func (s *armServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var body []byte
 	if r.Body != nil {
-		buffer := make([]byte, 1<<20)
-		for {
-			n, err := r.Body.Read(buffer)
-			body.Write(buffer[:n])
-			if err != nil {
-				break
-			}
-		}
+		body, _ = io.ReadAll(r.Body)
 	}
-	s.requests = append(s.requests, request{r.Method, strings.ToLower(r.URL.Path), body.String(), r.Header.Get("If-Match"), r.URL.Query().Get("api-version")})
+	s.note(request{r.Method, strings.ToLower(r.URL.Path), string(body), r.Header.Get("If-Match"), r.URL.Query().Get("api-version")})
+	if a, ok := s.prepared(r); ok {
+		s.disturb(w, r, a)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
 		refuseARM(w, http.StatusUnauthorized, "AuthenticationFailed", "no token")
 		return
-	}
-	for i, a := range s.failures {
-		if a.method == r.Method && strings.Contains(r.URL.Path, a.match) {
-			s.failures = slices.Delete(s.failures, i, i+1)
-			for k, v := range a.header {
-				w.Header().Set(k, v)
-			}
-			w.WriteHeader(a.status)
-			_, _ = w.Write([]byte(a.body))
-			return
-		}
 	}
 	if id, ok := strings.CutPrefix(r.URL.Path, "/operations/"); ok {
 		s.poll(w, id)
@@ -138,7 +191,7 @@ func (s *armServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodPatch {
-		s.patch(w, r, id, group, body.String())
+		s.patch(w, r, id, group, string(body))
 		return
 	}
 	s.settle(group)

@@ -17,7 +17,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"golang.org/x/time/rate"
 )
 
 // MaxPerPatch is how many identities one PATCH may name: Azure's limit of one update.
@@ -45,11 +44,12 @@ type Options struct {
 	Observe Observer
 }
 
-// Client reads and patches identities through ARM. It holds no state about groups and is safe for concurrent use; that
-// there is one operation at a time per group is the caller's duty (ARM refuses a second one: IsConflict).
+// Client reads and patches identities through ARM. It holds no state about groups but how much Azure lets it ask (the
+// budget of Options.Credential) and is safe for concurrent use; that there is one operation at a time per group is the
+// caller's duty (ARM refuses a second one: IsConflict).
 type Client struct {
 	options Options
-	polls   *rate.Limiter
+	budget  *budget
 }
 
 // Bounds of one call. ARM usually answers within a second and takes 10 to 60 s for an update; the longest seen is 16
@@ -62,10 +62,6 @@ const (
 	retryDelay   = 500 * time.Millisecond
 	maxDelay     = 5 * time.Second
 )
-
-// pollsPerSecond bounds the reads that all running operations together spend on polling: the subscription's budget
-// grows by 25 a second and must leave room for others.
-const pollsPerSecond = 15
 
 // apiVersion is the version of Microsoft.Compute that is asked for. The SDK's own is only months old; national clouds
 // lag behind by more than that. This one knows identities in PATCH and ETags, which is all we need.
@@ -83,7 +79,7 @@ func New(options Options) (*Client, error) {
 	if options.Observe == nil {
 		options.Observe = func(string, time.Duration, error) {}
 	}
-	return &Client{options: options, polls: rate.NewLimiter(pollsPerSecond, pollsPerSecond)}, nil
+	return &Client{options: options, budget: newBudget()}, nil
 }
 
 // snapshot is a node group's identities at one moment; etag changes with every change of the group and may be empty.
@@ -99,9 +95,10 @@ func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
 }
 
 // Pause says how long Azure is to be left alone about this group, as far as is known now: 0 means go ahead. It does not
-// block and reserves nothing.
-func (c *Client) Pause(Group) time.Duration {
-	return 0
+// block and reserves nothing. Get and Patch called all the same wait their turn for a few seconds, or fail with
+// RetryAfter without asking Azure.
+func (c *Client) Pause(group Group) time.Duration {
+	return c.budget.pause(group, time.Now())
 }
 
 // get is one read, measured and bounded in time.
@@ -115,7 +112,7 @@ func (c *Client) get(ctx context.Context, group Group) (snapshot, error) {
 	start := time.Now()
 	have, err := read(ctx, group)
 	err = refuse("read identities of", group, nil, err)
-	c.options.Observe(operationOf(group, GetVM, GetVMSS), time.Since(start), err)
+	c.observe(operationOf(group, GetVM, GetVMSS), start, err)
 	return have, err
 }
 
@@ -172,8 +169,15 @@ func (c *Client) patch(ctx context.Context, group Group, change change, etag str
 	if err == nil {
 		err = verify(group, change, after)
 	}
-	c.options.Observe(operationOf(group, PatchVM, PatchVMSS), time.Since(start), err)
+	c.observe(operationOf(group, PatchVM, PatchVMSS), start, err)
 	return err
+}
+
+// observe reports a call, unless it was never sent.
+func (c *Client) observe(operation string, start time.Time, err error) {
+	if _, unsent := errors.AsType[*spentError](err); !unsent {
+		c.options.Observe(operation, time.Since(start), err)
+	}
 }
 
 // operationOf picks the name of a call by the kind of group it is about.
@@ -229,10 +233,13 @@ func (c *Client) arm(group Group) *arm.ClientOptions {
 	return &arm.ClientOptions{
 		DisableRPRegistration: true, // we hold no right to register providers, and machines exist already
 		ClientOptions: policy.ClientOptions{
-			Cloud:           c.options.Cloud,
-			Transport:       c.options.Transport,
-			Telemetry:       policy.TelemetryOptions{ApplicationID: "podid"},
-			PerCallPolicies: []policy.Policy{versionPolicy{path: group.ResourceID()}},
+			Cloud:     c.options.Cloud,
+			Transport: c.options.Transport,
+			Telemetry: policy.TelemetryOptions{ApplicationID: "podid"},
+			PerCallPolicies: []policy.Policy{
+				versionPolicy{path: group.ResourceID()}, gatePolicy{budget: c.budget, group: group},
+			},
+			PerRetryPolicies: []policy.Policy{learnPolicy{budget: c.budget, group: group}},
 			Retry: policy.RetryOptions{
 				MaxRetries: maxRetries, TryTimeout: tryTimeout, RetryDelay: retryDelay, MaxRetryDelay: maxDelay,
 				ShouldRetry: shouldRetry,

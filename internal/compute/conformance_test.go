@@ -197,6 +197,22 @@ func throttled(t *testing.T, a azure, s seam, group Group) {
 	if wait, ok := RetryAfter(err); !ok || wait != 37*time.Second {
 		t.Errorf("RetryAfter(%v) = %v, %v", err, wait, ok)
 	}
+	if wait := s.Pause(group); wait != 37*time.Second {
+		t.Errorf("Pause = %v, want the Retry-After", wait)
+	}
+	other := group
+	other.Name = "other"
+	if wait := s.Pause(other); wait != 0 {
+		t.Errorf("Pause of another group = %v, want 0: it was about one resource", wait)
+	}
+	<-time.After(30 * time.Second)
+	if wait, ok := RetryAfter(s.Patch(t.Context(), group, ids("a"), nil)); !ok || wait != 7*time.Second {
+		t.Errorf("meanwhile: RetryAfter = %v, %v, want what is left", wait, ok)
+	}
+	<-time.After(7 * time.Second)
+	if wait := s.Pause(group); wait != 0 {
+		t.Errorf("Pause = %v, want 0 after the Retry-After", wait)
+	}
 	mustPatch(t, s, group, ids("a"), nil)
 }
 

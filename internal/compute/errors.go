@@ -160,6 +160,11 @@ func refuse(act string, group Group, requested []string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if spent, ok := errors.AsType[*spentError](err); ok {
+		return &refusal{
+			act: act, group: group, status: http.StatusTooManyRequests, message: spent.Error(), retryAfter: spent.wait, err: err,
+		}
+	}
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
 	if !ok {
 		return fmt.Errorf("%s %s: %w", act, group, unreachable(err))

@@ -139,6 +139,9 @@ func (f *Fake) begin(ctx context.Context, group Group, attach, detach []string) 
 	if planned.empty() {
 		return planned, 0, nil
 	}
+	if left := time.Until(f.groups[group].pause); left > 0 {
+		return change{}, 0, fakeRefusal(group, http.StatusTooManyRequests, "", "not sent: see Pause", nil, left)
+	}
 	if len(f.throttle) > 0 {
 		wait := f.throttle[0]
 		f.throttle = f.throttle[1:]

@@ -4,65 +4,118 @@ package compute
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 )
 
-// pollEvery is the time between two looks at an operation. The SDK's own loop would take 30 s, or whatever
-// Retry-After says in each answer (10 s and more for machines); pods wait for these operations, so a look a second it
-// is, within the Client's budget of polls. A Retry-After on an operation that goes on is a hint about its length and
-// not obeyed; on a refused poll (429) it is.
-const pollEvery = time.Second
+// Bounds of the polls that fail. The operation goes on in Azure whether we hear of it or not, so a poll that gets no
+// answer is tried again until the bound of the whole operation.
+const (
+	pollTimeout  = 15 * time.Second
+	firstBackoff = time.Second
+	mostBackoff  = 30 * time.Second
+)
 
-// pollRefusals is how many polls in a row may be refused before the operation is given up on; it goes on in Azure
-// regardless.
-const pollRefusals = 5
+// forgottenEvery is the time between two reads of a group whose operation ARM does not know any more.
+const forgottenEvery = 5 * time.Second
 
-// finish waits until the operation is over and returns its result, which is the resource as ARM shows it afterwards.
-func finish[T any](ctx context.Context, c *Client, poller *runtime.Poller[T]) (T, error) {
-	var none T
-	refused := 0
-	for !poller.Done() {
-		if err := pause(ctx, pollEvery); err != nil {
-			return none, err
+// finish waits until the operation is over and returns the group as ARM shows it afterwards. The SDK's own loop would
+// take 30 s between two looks, or whatever Retry-After says in each answer (10 s and more for machines); that is a hint
+// about the operation's length and not obeyed here. The budget says when to look; a refused look's Retry-After is part
+// of it.
+func finish[T any](
+	ctx context.Context, c *Client, group Group, poller *runtime.Poller[T], read func(T) Identities,
+) (Identities, error) {
+	look := runtime.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1, TryTimeout: pollTimeout})
+	var backoff time.Duration
+	var lost error // why the last look got no answer
+	for {
+		if !poller.Done() || backoff > 0 {
+			if err := pause(ctx, max(c.budget.nextPoll(group, time.Now()), backoff)); err != nil {
+				return Identities{}, givingUp(err, lost)
+			}
 		}
-		if err := c.polls.Wait(ctx); err != nil {
-			return none, err
+		_, err := poller.Poll(look) //nolint:bodyclose // the SDK has read it, and Result reads it again
+		if err == nil && poller.Done() {
+			var answer T
+			if answer, err = poller.Result(look); err == nil {
+				return read(answer), nil
+			}
 		}
-		_, err := poller.Poll(ctx) //nolint:bodyclose // the SDK has read it, and Result reads it again
-		if err == nil {
-			refused = 0
-			continue
-		}
-		delay, again := pollAgain(err)
-		refused++
-		if !again || refused == pollRefusals {
-			return none, err
-		}
-		if err := pause(ctx, delay); err != nil {
-			return none, err
+		switch {
+		case err == nil:
+			backoff, lost = 0, nil
+		case ctx.Err() != nil:
+			return Identities{}, givingUp(err, lost)
+		case !poller.Done() && forgotten(err):
+			return c.follow(ctx, group)
+		case !passes(err):
+			return Identities{}, err
+		default:
+			backoff, lost = grow(backoff), err
 		}
 	}
-	return poller.Result(ctx)
 }
 
-// pollAgain says whether a failed poll leaves the operation worth waiting for, and how long to stay away.
-func pollAgain(err error) (time.Duration, bool) {
+// follow waits for the end of an operation that ARM does not know any more, by looking at the group itself.
+func (c *Client) follow(ctx context.Context, group Group) (Identities, error) {
+	var backoff time.Duration
+	for {
+		have, err := c.get(ctx, group)
+		switch {
+		case err == nil && !have.Updating:
+			return have.Identities, nil
+		case err == nil:
+			backoff = 0
+		case ctx.Err() != nil || !passes(err):
+			return Identities{}, err
+		default:
+			backoff = grow(backoff)
+		}
+		if err := pause(ctx, max(forgottenEvery, backoff)); err != nil {
+			return Identities{}, givingUp(err, nil)
+		}
+	}
+}
+
+// givingUp is the end of the operation's bound, with what the last look met.
+func givingUp(err, lost error) error {
+	err = fmt.Errorf("waiting for Azure, where the operation may go on: %w", err)
+	if lost == nil {
+		return err
+	}
+	return fmt.Errorf("%w; the last look at it: %w", err, lost)
+}
+
+// forgotten reports that ARM does not know the operation (any more).
+func forgotten(err error) bool {
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
-	if !ok || answer.StatusCode != http.StatusTooManyRequests {
-		return 0, false
+	return ok && (answer.StatusCode == http.StatusNotFound || answer.StatusCode == http.StatusGone)
+}
+
+// passes reports that a failed look leaves the operation worth waiting for: there was no answer, or one that says later.
+func passes(err error) bool {
+	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
+		return false
 	}
-	if answer.RawResponse == nil {
-		return defaultRetryAfter, true
+	answer, ok := errors.AsType[*azcore.ResponseError](err)
+	if !ok {
+		return true
 	}
-	if delay := retryAfter(answer.RawResponse.Header); delay > 0 {
-		return delay, true
-	}
-	return defaultRetryAfter, true
+	return answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode == http.StatusRequestTimeout ||
+		answer.StatusCode >= http.StatusInternalServerError
+}
+
+// grow is the next pause after a poll that failed.
+func grow(backoff time.Duration) time.Duration {
+	return min(max(2*backoff, firstBackoff), mostBackoff)
 }
 
 // pause waits, or returns the context's error.

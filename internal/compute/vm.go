@@ -39,11 +39,9 @@ func (c *Client) patchVM(ctx context.Context, group Group, change change, etag s
 	if err != nil {
 		return Identities{}, err
 	}
-	answer, err := finish(ctx, c, poller)
-	if err != nil {
-		return Identities{}, err
-	}
-	return identitiesOfVM(answer.Identity), nil
+	return finish(ctx, c, group, poller, func(answer armcompute.VirtualMachinesClientUpdateResponse) Identities {
+		return identitiesOfVM(answer.Identity)
+	})
 }
 
 // identitiesOfVM reads the part of the resource that we are about; nil means none.

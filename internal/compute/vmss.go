@@ -39,11 +39,9 @@ func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag
 	if err != nil {
 		return Identities{}, err
 	}
-	answer, err := finish(ctx, c, poller)
-	if err != nil {
-		return Identities{}, err
-	}
-	return identitiesOfVMSS(answer.Identity), nil
+	return finish(ctx, c, group, poller, func(answer armcompute.VirtualMachineScaleSetsClientUpdateResponse) Identities {
+		return identitiesOfVMSS(answer.Identity)
+	})
 }
 
 // identitiesOfVMSS reads the part of the resource that we are about; nil means none.
