@@ -15,19 +15,10 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// meter begins to measure what else the machine has to do; the function it returns tells how much of all CPUs that took,
-// in percent. What belongs to the benchmark is known by its control groups, or is this process.
-func (b *bench) meter(ctx context.Context) func(context.Context) float64 {
-	own := b.ownCPU(ctx)
-	work, all := measure.CPUTimes()
-	return func(ctx context.Context) float64 {
-		own := b.ownCPU(ctx) - own
-		work2, all2 := measure.CPUTimes()
-		if all2 <= all {
-			return 0
-		}
-		return 100 * max(float64(work2-work)-own*measure.TicksPerSecond, 0) / float64(all2-all)
-	}
+// meter measures what else the machine has to do. What belongs to the benchmark is known by its control groups, or is
+// this process.
+func (b *bench) meter(ctx context.Context) func() float64 {
+	return measure.Meter(func() float64 { return b.ownCPU(ctx) })
 }
 
 // ownCPU is what the sandbox and this process have used, in seconds.

@@ -89,7 +89,7 @@ func measureParts(ctx context.Context, o options, progress *progress.Reporter) (
 			}
 			continue
 		}
-		b.report.OtherWork(meter(ctx))
+		b.report.OtherWork(meter())
 		step.Done(b.said)
 	}
 	return b.report, failed

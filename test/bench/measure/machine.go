@@ -73,3 +73,18 @@ func CPUTimes() (work, all int64) {
 	}
 	return work, all
 }
+
+// Meter begins to measure what else the machine has to do; the function it returns tells how much of all CPUs that took, in
+// percent. own is what belongs to the benchmark and has used of the CPUs, in seconds.
+func Meter(own func() float64) func() float64 {
+	before := own()
+	work, all := CPUTimes()
+	return func() float64 {
+		mine := own() - before
+		work2, all2 := CPUTimes()
+		if all2 <= all {
+			return 0
+		}
+		return 100 * max(float64(work2-work)-mine*TicksPerSecond, 0) / float64(all2-all)
+	}
+}

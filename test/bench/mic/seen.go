@@ -1,0 +1,208 @@
+// The assigned identities, as a watch tells of them, with the time when it told.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/podid-io/podid/test/bench/measure"
+)
+
+// seen is fed by a watch, and waited for by the rows. It reads no more of an object than it needs: the benchmark shares the
+// CPUs with what it measures.
+type seen struct {
+	stop context.CancelFunc
+
+	mu       sync.Mutex
+	objects  map[string]string    // state of each assigned identity, by namespace/name
+	assigned map[string]time.Time // when a pod's was Assigned first, by namespace/name of the pod
+	now      int                  // how many are Assigned
+	reasons  map[string]string    // of the object, by namespace/name of the pod
+	failed   error
+	changed  chan struct{} // closed, and made anew, with every change that matters
+}
+
+// told is an event of the watch.
+type told struct {
+	Type   string `json:"type"`
+	Object struct {
+		Metadata struct {
+			Name      string `json:"name"`
+			Namespace string `json:"namespace"`
+		} `json:"metadata"`
+		Spec struct {
+			Pod          string `json:"pod"`
+			PodNamespace string `json:"podNamespace"`
+		} `json:"spec"`
+		Status struct {
+			Status string `json:"status"`
+			Reason string `json:"reason"`
+		} `json:"status"`
+	} `json:"object"`
+}
+
+// follow watches until stop is called.
+func follow(ctx context.Context, kube *rest.Config) (*seen, error) {
+	ctx, stop := context.WithCancel(ctx)
+	s := &seen{stop: stop}
+	s.clear()
+	body, err := watchRaw(ctx, kube, "/apis/aadpodidentity.k8s.io/v1/azureassignedidentities")
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("watch the assigned identities: %w", err)
+	}
+	go s.read(body)
+	return s, nil
+}
+
+// watchRaw opens a watch that begins with what is there.
+func watchRaw(ctx context.Context, kube *rest.Config, path string) (io.ReadCloser, error) {
+	c, err := rest.HTTPClientFor(kube)
+	if err != nil {
+		return nil, err
+	}
+	address := strings.TrimSuffix(kube.Host, "/") + path + "?watch=1&resourceVersion=0&timeoutSeconds=7200"
+	for began := time.Now(); ; measure.Pause(ctx, askEvery) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+		if err != nil {
+			return nil, err
+		}
+		answer, err := c.Do(req) //nolint:bodyclose // its reader does
+		if err != nil {
+			return nil, err
+		}
+		if answer.StatusCode == http.StatusOK {
+			return answer.Body, nil
+		}
+		err = errors.Join(errors.New(answer.Status), answer.Body.Close())
+		// 429: the API server has just learned of the kind, and its cache is not filled yet.
+		if answer.StatusCode != http.StatusTooManyRequests || time.Since(began) > readyTime {
+			return nil, err
+		}
+	}
+}
+
+func (s *seen) read(body io.ReadCloser) {
+	defer func() { _ = body.Close() }()
+	events := json.NewDecoder(body)
+	for {
+		var e told
+		if err := events.Decode(&e); err != nil {
+			s.mu.Lock()
+			s.failed = errors.Join(errors.New("the watch of the assigned identities ended"), err)
+			s.tell()
+			s.mu.Unlock()
+			return
+		}
+		s.note(e, time.Now())
+	}
+}
+
+func (s *seen) note(e told, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, pod := e.Object.Metadata, e.Object.Spec.PodNamespace+"/"+e.Object.Spec.Pod
+	key := m.Namespace + "/" + m.Name
+	before, state := s.objects[key], e.Object.Status.Status
+	if s.objects[key] = state; e.Type == "DELETED" {
+		delete(s.objects, key)
+		state = ""
+	}
+	s.reasons[pod] = e.Object.Status.Reason
+	if before == assignedState {
+		s.now--
+	}
+	if state == assignedState {
+		s.now++
+		if _, ok := s.assigned[pod]; !ok {
+			s.assigned[pod] = now
+		}
+	}
+	s.tell()
+}
+
+const assignedState = "Assigned"
+
+// tell wakes those who wait. Its caller holds the lock.
+func (s *seen) tell() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// clear forgets what was; the objects themselves must be gone, or go.
+func (s *seen) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.objects == nil {
+		s.objects, s.changed = map[string]string{}, make(chan struct{})
+	}
+	s.assigned, s.reasons = map[string]time.Time{}, map[string]string{}
+}
+
+// wait returns when the condition holds; it is called with the lock held, whenever something has changed.
+func (s *seen) wait(ctx context.Context, condition func() bool) error {
+	for {
+		s.mu.Lock()
+		ok, failed, changed := condition(), s.failed, s.changed
+		s.mu.Unlock()
+		switch {
+		case ok:
+			return nil
+		case failed != nil:
+			return failed
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// all waits until that many are Assigned. far is told how many are.
+func (s *seen) all(ctx context.Context, n int, far func(int)) error {
+	if err := s.wait(ctx, func() bool { far(s.now); return s.now >= n }); err != nil {
+		return fmt.Errorf("wait until %d identities are assigned: %w", n, err)
+	}
+	return nil
+}
+
+// gone waits until there is none.
+func (s *seen) gone(ctx context.Context) error {
+	if err := s.wait(ctx, func() bool { return len(s.objects) == 0 }); err != nil {
+		return fmt.Errorf("wait until the assigned identities are gone: %w", err)
+	}
+	return nil
+}
+
+// pod waits until a pod's identity is Assigned, and tells when it was.
+func (s *seen) pod(ctx context.Context, key string) (time.Time, error) {
+	var at time.Time
+	err := s.wait(ctx, func() bool { at = s.assigned[key]; return !at.IsZero() })
+	if err != nil {
+		return at, fmt.Errorf("wait until pod %s has its identity: %w", key, err)
+	}
+	return at, nil
+}
+
+// last is when the last of the pods had its identity.
+func (s *seen) last() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var last time.Time
+	for _, at := range s.assigned {
+		if at.After(last) {
+			last = at
+		}
+	}
+	return last
+}

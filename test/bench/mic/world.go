@@ -1,0 +1,186 @@
+// The nodes, pods and identities of a cluster, and the Azure that belongs to it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/emulator/world"
+)
+
+const (
+	subscription  = world.DefaultSubscription
+	resourceGroup = "bench"
+	// namespaces is how many there are; the identities are spread over them.
+	namespaces = 10
+	// writers is how many objects the benchmark writes at the same time.
+	writers = 16
+)
+
+// shape is how large a cluster is.
+type shape struct {
+	nodes, sets, identities int
+	// missing identities, the last ones, do not exist on Azure.
+	missing int
+	// arm is how long an update of a scale set takes.
+	arm time.Duration
+}
+
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	if err := v1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("register podid's kinds: %w", err)
+	}
+	return scheme, nil
+}
+
+func identityName(i int) string { return "id-" + strconv.Itoa(i) }
+func namespaceOf(i int) string  { return "bench-" + strconv.Itoa(i%namespaces) }
+func nodeName(i int) string     { return "node-" + strconv.Itoa(i) }
+func setName(i int) string      { return "vmss-" + strconv.Itoa(i) }
+
+func resourceID(i int) string {
+	return "/subscriptions/" + subscription + "/resourceGroups/" + resourceGroup +
+		"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + identityName(i)
+}
+
+func clientID(i int) string { return fmt.Sprintf("44444444-4444-4444-9444-%012d", i) }
+
+// providerID of the i-th node, which is in scale set i % sets.
+func (s shape) providerID(i int) string {
+	return fmt.Sprintf("azure:///subscriptions/%s/resourceGroups/%s/providers/Microsoft.Compute/virtualMachineScaleSets/%s/virtualMachines/%d",
+		subscription, resourceGroup, setName(i%s.sets), i/s.sets)
+}
+
+// world is the emulated Azure's, with the rate limits of the real one.
+func (s shape) world() world.Document {
+	doc := world.Default("secret")
+	doc.VirtualMachines, doc.ScaleSets, doc.Identities = nil, nil, nil
+	doc.Settings.IMDS.DefaultMachine = ""
+	doc.Settings.ARM.UpdateDuration = world.Duration(s.arm)
+	for i := range s.identities - s.missing {
+		doc.Identities = append(doc.Identities, world.Identity{
+			ResourceID: resourceID(i), ClientID: clientID(i), PrincipalID: fmt.Sprintf("55555555-5555-4555-9555-%012d", i),
+		})
+	}
+	for set := range s.sets {
+		m := world.Machine{ResourceGroup: resourceGroup, Name: setName(set)}
+		for i := set; i < s.nodes; i += s.sets {
+			m.Instances = append(m.Instances, world.Instance{ID: strconv.Itoa(i / s.sets), Name: nodeName(i)})
+		}
+		doc.ScaleSets = append(doc.ScaleSets, m)
+	}
+	return doc
+}
+
+// fill writes everything but the pods.
+func (c *cluster) fill(ctx context.Context, s shape) error {
+	err := each(ctx, namespaces, func(ctx context.Context, i int) error {
+		return client.IgnoreAlreadyExists(c.namespace(ctx, namespaceOf(i)))
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.addNodes(ctx, s, 0); err != nil {
+		return err
+	}
+	return c.addIdentities(ctx, 0, s.identities)
+}
+
+func (c *cluster) namespace(ctx context.Context, name string) error {
+	_, err := c.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	return err
+}
+
+// addNodes writes the nodes from that one on.
+func (c *cluster) addNodes(ctx context.Context, s shape, from int) error {
+	return each(ctx, s.nodes-from, func(ctx context.Context, i int) error {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(from + i)}, Spec: corev1.NodeSpec{ProviderID: s.providerID(from + i)}}
+		if _, err := c.kube.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
+			return fmt.Errorf("create node %s: %w", node.Name, err)
+		}
+		return nil
+	})
+}
+
+// addIdentities writes AzureIdentity and AzureIdentityBinding of the identities from, from+1, … to-1.
+func (c *cluster) addIdentities(ctx context.Context, from, to int) error {
+	return each(ctx, to-from, func(ctx context.Context, n int) error {
+		i := from + n
+		meta := metav1.ObjectMeta{Name: identityName(i), Namespace: namespaceOf(i)}
+		for _, o := range []client.Object{
+			&v1.AzureIdentity{ObjectMeta: meta, Spec: v1.AzureIdentitySpec{Type: v1.UserAssignedMSI, ResourceID: resourceID(i), ClientID: clientID(i)}},
+			&v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: identityName(i), Selector: identityName(i)}},
+		} {
+			if err := c.objects.Create(ctx, o); err != nil {
+				return fmt.Errorf("create %T %s: %w", o, o.GetName(), err)
+			}
+		}
+		return nil
+	})
+}
+
+// pod is the n-th pod: its identity is n % identities, and the pods of an identity are on all scale sets.
+func (s shape) pod(n int) *corev1.Pod {
+	id := n % s.identities
+	node := (n/s.identities + 7*id) % s.nodes
+	return newPod("pod-"+strconv.Itoa(n), id, nodeName(node))
+}
+
+func newPod(name string, id int, node string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespaceOf(id), Labels: map[string]string{v1.BindingLabel: identityName(id)}},
+		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "app", Image: "app"}}},
+	}
+}
+
+func key(p *corev1.Pod) string { return p.Namespace + "/" + p.Name }
+
+func (c *cluster) create(ctx context.Context, p *corev1.Pod) error {
+	if _, err := c.kube.CoreV1().Pods(p.Namespace).Create(ctx, p, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create pod %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+func (c *cluster) delete(ctx context.Context, p *corev1.Pod) error {
+	now := int64(0)
+	if err := c.kube.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		return fmt.Errorf("delete pod %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// createPods writes the pods from, from+1, … to-1.
+func (c *cluster) createPods(ctx context.Context, s shape, from, to int, far func(int)) error {
+	return each(ctx, to-from, func(ctx context.Context, i int) error {
+		if i%100 == 0 {
+			far(from + i)
+		}
+		return c.create(ctx, s.pod(from+i))
+	})
+}
+
+// each calls f for 0 … n-1, some at a time, until one fails.
+func each(ctx context.Context, n int, f func(context.Context, int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(writers)
+	for i := range n {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return f(ctx, i)
+		})
+	}
+	return group.Wait()
+}
