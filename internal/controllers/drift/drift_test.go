@@ -3,6 +3,7 @@ package drift
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -21,12 +22,21 @@ type recorder struct {
 	kicked   []string
 	ledgered []compute.Group
 	err      error
+	slow     time.Duration // how long a kick takes
+}
+
+func (r *recorder) quick() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.slow = 0
 }
 
 func (r *recorder) Kick(group compute.Group) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.kicked = append(r.kicked, group.Name)
+	slow := r.slow
+	r.mu.Unlock()
+	<-time.After(slow)
 }
 
 func (r *recorder) Ledgered(context.Context) ([]compute.Group, error) {
@@ -58,7 +68,7 @@ func TestDrift(t *testing.T) {
 	const compute1 = "azure:///subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute/"
 	reader := fake.NewClientBuilder().WithObjects(
 		node("a", compute1+"virtualMachineScaleSets/pool/virtualMachines/0"),
-		node("b", compute1+"virtualMachineScaleSets/pool/virtualMachines/1"),
+		node("b", compute1+"virtualMachineScaleSets/POOL/virtualMachines/1"),
 		node("c", compute1+"virtualMachines/vm"),
 		node("d", "kind://docker/kind/kind-control-plane"),
 	).Build()
@@ -69,17 +79,114 @@ func TestDrift(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- drift.Start(ctx) }()
 
-		synctest.Wait()
+		<-time.After(time.Minute - time.Millisecond)
 		if got := to.take(); !slices.Equal(got, []string{"gone", "pool", "vm"}) {
-			t.Errorf("at once: %v", got)
+			t.Errorf("in the first minute: %v", got)
 		}
 		to.unreadable(errors.New("away"))
+		<-time.After(time.Millisecond)
+		synctest.Wait()
+		to.take()
 		for range 2 {
 			<-time.After(time.Minute)
 			synctest.Wait()
 			if got := to.take(); !slices.Equal(got, []string{"pool", "vm"}) {
-				t.Errorf("after a minute: %v", got)
+				t.Errorf("in a minute: %v", got)
 			}
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestSpread has a thousand VMs, and looks at every second of ten rounds.
+func TestSpread(t *testing.T) {
+	const vms, interval = 1000, 3 * time.Minute
+	var groups []compute.Group
+	for i := range vms {
+		groups = append(groups, compute.Group{Kind: compute.VM, SubscriptionID: "s", ResourceGroup: "rg", Name: fmt.Sprintf("vm-%d", i)})
+	}
+	reader := fake.NewClientBuilder().Build()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		to := &recorder{ledgered: groups}
+		drift := &Drift{Reader: reader, Attachment: to, Interval: interval}
+		ended := make(chan error)
+		go func() { ended <- drift.Start(ctx) }()
+		began := time.Now()
+		last := map[string]time.Time{}
+		for time.Since(began) < 10*interval {
+			<-time.After(time.Second)
+			got := to.take()
+			// 5.56 a second; one more or less by where the second begins and
+			// by the lateness.
+			if len(got) < 4 || len(got) > 7 {
+				t.Fatalf("%d groups in the second after %v", len(got), time.Since(began))
+			}
+			for _, name := range got {
+				if before, ok := last[name]; ok && (time.Since(before) < interval-2*time.Second || time.Since(before) > interval+2*time.Second) {
+					t.Fatalf("%s after %v", name, time.Since(before))
+				}
+				last[name] = time.Now()
+			}
+		}
+		if len(last) != vms {
+			t.Errorf("%d groups of %d", len(last), vms)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTurns(t *testing.T) {
+	a := compute.Group{Kind: compute.VM, SubscriptionID: "s", ResourceGroup: "rg", Name: "a"}
+	b := compute.Group{Kind: compute.VMSS, SubscriptionID: "s", ResourceGroup: "rg", Name: "b"}
+	for _, test := range []struct {
+		name   string
+		groups []compute.Group
+		random float64
+		want   []time.Duration
+	}{
+		{name: "none"},
+		{"one, never late", []compute.Group{a}, 0, []time.Duration{0}},
+		{"one, as late as can be", []compute.Group{a}, 1, []time.Duration{6 * time.Second}},
+		{"two", []compute.Group{a, b}, 0.5, []time.Duration{3 * time.Second, 33 * time.Second}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []time.Duration
+			for _, turn := range turns(test.groups, time.Minute, func() float64 { return test.random }) {
+				got = append(got, turn.after)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("%v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// TestSlowRound has a kick that takes longer than there is time: rounds neither
+// pile up nor overlap.
+func TestSlowRound(t *testing.T) {
+	reader := fake.NewClientBuilder().Build()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		to := &recorder{slow: 3 * time.Minute, ledgered: []compute.Group{{Kind: compute.VM, Name: "a"}}}
+		ended := make(chan error)
+		go func() { ended <- (&Drift{Reader: reader, Attachment: to, Interval: time.Minute}).Start(ctx) }()
+		<-time.After(30*time.Minute + time.Second)
+		if got := to.take(); len(got) < 9 || len(got) > 11 {
+			t.Errorf("%d kicks", len(got))
+		}
+		to.quick()
+		<-time.After(4 * time.Minute)
+		to.take()
+		<-time.After(10 * time.Minute)
+		if got := to.take(); len(got) < 9 || len(got) > 11 {
+			t.Errorf("%d kicks in ten minutes, as if to catch up", len(got))
 		}
 		cancel()
 		if err := <-ended; err != nil {
