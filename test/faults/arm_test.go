@@ -1,0 +1,183 @@
+// The judge of the way: what MIC asked of Azure, request by request.
+package faults_test
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// call is one request to ARM, as the emulator's log has it.
+type call struct {
+	at, answered time.Time
+	// group is the node group that it is about, folded; empty for others, such as polls of an operation.
+	group  string
+	write  bool
+	status int
+	// named is how many identities a write named.
+	named int
+	// retryAfter is what the answer asked for; 0: nothing. wide says that it was about the whole subscription.
+	retryAfter time.Duration
+	wide       bool
+	// lost says that a fault took the answer away, or changed it: the caller cannot know what became of the request.
+	lost bool
+	// started, if any: the operation that this write became. ends is when it is over.
+	operation      string
+	ends           time.Time
+	added, removed []string
+}
+
+// span is a time in which MIC may lose its memory: it is killed, or cannot reach the API server and so loses its lease.
+type span struct{ from, to time.Time }
+
+// calls are all requests of a run in the order of their arrival, together with what excuses some.
+type calls struct {
+	list []call
+	// losses of memory. What MIC learned before one it need not know after it.
+	losses []span
+	// isForeign tells an identity that others assigned.
+	isForeign func(group, id string) bool
+	// steady tells an identity that pods have needed from the last rest on, without a break, until the end.
+	steady func(group, id string) bool
+	// perSecond is how many requests MIC may make in any second.
+	perSecond int
+}
+
+// since leaves out what came before.
+func (c calls) since(t time.Time) calls {
+	c.list = slices.DeleteFunc(slices.Clone(c.list), func(r call) bool { return r.at.Before(t) })
+	return c
+}
+
+// maxNamed is Azure's limit of identities per request.
+const maxNamed = 150
+
+// wrong tells everything that MIC should not have done.
+func (c calls) wrong() []string {
+	return slices.Concat(c.wrongRemovals(), c.wrongSizes(), c.overlaps(), c.impatience(), c.storms())
+}
+
+func (c calls) wrongRemovals() (wrong []string) {
+	for _, w := range c.list {
+		for _, id := range w.removed {
+			if c.isForeign(w.group, id) {
+				wrong = append(wrong, fmt.Sprintf("%s: took away %s from %s, which others had assigned", clock(w.at), short(id), short(w.group)))
+			}
+			if c.steady != nil && c.steady(w.group, id) {
+				wrong = append(wrong, fmt.Sprintf("%s: took away %s from %s, which pods needed all the time", clock(w.at), short(id), short(w.group)))
+			}
+		}
+	}
+	return wrong
+}
+
+func (c calls) wrongSizes() (wrong []string) {
+	for _, w := range c.list {
+		if w.named > maxNamed {
+			wrong = append(wrong, fmt.Sprintf("%s: named %d identities in one request to %s, at most %d are allowed", clock(w.at), w.named, short(w.group), maxNamed))
+		}
+	}
+	return wrong
+}
+
+// overlaps finds writes to a group that was still busy with one that MIC knew of.
+func (c calls) overlaps() (wrong []string) {
+	for i, first := range c.list {
+		if !first.write || first.operation == "" || first.lost || c.pollLost(first) {
+			continue
+		}
+		for _, second := range c.list[i+1:] {
+			if second.write && second.group == first.group && second.at.Before(first.ends) && !c.forgot(first.at, second.at) {
+				wrong = append(wrong, fmt.Sprintf("%s: wrote to %s (answer %d) while its own operation of %s was under way until %s",
+					clock(second.at), short(second.group), second.status, clock(first.at), clock(first.ends)))
+			}
+		}
+	}
+	return wrong
+}
+
+// pollLost tells whether a fault told MIC lies about the operation.
+func (c calls) pollLost(w call) bool {
+	return slices.ContainsFunc(c.list, func(p call) bool {
+		return p.lost && p.group == "" && p.operation == w.operation && p.status == http.StatusOK
+	})
+}
+
+// impatience finds writes before the end of a Retry-After.
+func (c calls) impatience() (wrong []string) {
+	for i, told := range c.list {
+		if told.retryAfter == 0 || told.group == "" {
+			continue
+		}
+		until := told.answered.Add(told.retryAfter)
+		for _, w := range c.list[i+1:] {
+			same := w.group == told.group || told.wide && subscription(w.group) == subscription(told.group)
+			if w.write && same && w.at.After(told.answered) && w.at.Before(until) && !c.forgot(told.answered, w.at) {
+				wrong = append(wrong, fmt.Sprintf("%s: wrote to %s, which at %s had said (%d) not to before %s",
+					clock(w.at), short(w.group), clock(told.answered), told.status, clock(until)))
+			}
+		}
+	}
+	return wrong
+}
+
+// storms finds seconds with more requests than MIC may make. A second is looked at once.
+func (c calls) storms() (wrong []string) {
+	most, at := c.busiest()
+	if most > c.perSecond {
+		wrong = append(wrong, fmt.Sprintf("%s: %d requests in a second, at most %d are expected", clock(at), most, c.perSecond))
+	}
+	return wrong
+}
+
+// busiest is the second with the most requests.
+func (c calls) busiest() (most int, at time.Time) {
+	list := slices.SortedFunc(slices.Values(c.list), func(a, b call) int { return a.at.Compare(b.at) })
+	for from, to := 0, 0; to < len(list); to++ {
+		for list[to].at.Sub(list[from].at) >= time.Second {
+			from++
+		}
+		if n := to - from + 1; n > most {
+			most, at = n, list[from].at
+		}
+	}
+	return most, at
+}
+
+// forgot tells whether MIC may have lost its memory between two moments.
+func (c calls) forgot(from, to time.Time) bool {
+	return slices.ContainsFunc(c.losses, func(s span) bool { return !s.to.Before(from) && !s.from.After(to) })
+}
+
+// summary is one line about a run.
+func (c calls) summary() string {
+	writes, throttled, failed, most := 0, 0, 0, 0
+	for _, r := range c.list {
+		if r.write {
+			writes++
+		}
+		if r.retryAfter > 0 {
+			throttled++
+		}
+		if r.status >= http.StatusBadRequest {
+			failed++
+		}
+		most = max(most, r.named)
+	}
+	busiest, _ := c.busiest()
+	return fmt.Sprintf("%d requests to ARM, %d of them writes, %d failed, %d with Retry-After; at most %d in a second, %d identities in one",
+		len(c.list), writes, failed, throttled, busiest, most)
+}
+
+func byTime(a, b call) int { return cmp.Or(a.at.Compare(b.at), a.answered.Compare(b.answered)) }
+
+func subscription(group string) string {
+	_, rest, _ := strings.Cut(group, "/subscriptions/")
+	id, _, _ := strings.Cut(rest, "/")
+	return id
+}
+
+func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") }

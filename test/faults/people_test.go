@@ -1,0 +1,117 @@
+// What happens on Azure: people put identities onto node groups and take them off by hand, and updates take now longer,
+// now shorter.
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/podid-io/podid/internal/emulator/world"
+)
+
+// The time that an update of a node group takes, at random.
+const (
+	shortestUpdate = 100 * time.Millisecond
+	longestUpdate  = time.Second
+)
+
+// people changes things on Azure by hand until the context ends.
+func (r *rig) people(ctx context.Context, rng *rand.Rand) {
+	for {
+		select {
+		case <-alarm(between(rng, 300*time.Millisecond, 3*time.Second)):
+		case <-ctx.Done():
+			return
+		}
+		g := groups()[rng.IntN(len(groups()))]
+		if rng.IntN(4) == 0 {
+			r.putByHand(ctx, g)
+		} else {
+			r.takeByHand(ctx, g, rng)
+		}
+	}
+}
+
+// putByHand puts an identity onto a group that MIC knows nothing of. From then on it has to stay.
+func (r *rig) putByHand(ctx context.Context, g group) {
+	r.byHand(ctx, g, handID(g.name), true)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range r.foreign[g.key()] {
+		if id == handID(g.name) {
+			return
+		}
+	}
+	r.foreign[g.key()] = append(r.foreign[g.key()], handID(g.name))
+}
+
+// takeByHand takes an identity off a group that MIC put there. If pods need it, it has to come back.
+func (r *rig) takeByHand(ctx context.Context, g group, rng *rand.Rand) {
+	m, ok := r.azure.World().Machine(g.id())
+	if !ok {
+		return
+	}
+	var ours []string
+	for _, id := range m.Identities {
+		if !strings.HasPrefix(short(id), foreignPrefix) {
+			ours = append(ours, id)
+		}
+	}
+	if len(ours) > 0 {
+		r.byHand(ctx, g, ours[rng.IntN(len(ours))], false)
+	}
+}
+
+// byHand makes one change, as soon as no other is under way.
+func (r *rig) byHand(ctx context.Context, g group, id string, there bool) {
+	verb := map[bool]string{true: "put onto", false: "taken off"}[there]
+	for {
+		m, ok := r.azure.World().Machine(g.id())
+		if !ok {
+			return
+		}
+		_, err := r.azure.World().BeginUpdate(g.id(), world.Change{System: m.SystemAssigned != nil, User: true, Identities: map[string]bool{id: there}})
+		if err == nil {
+			r.note("by hand: " + short(id) + " " + verb + " " + g.name)
+			return
+		}
+		if !errors.Is(err, world.ErrBusy) {
+			r.t.Errorf("%s, %s %s by hand: %v", short(id), verb, g.name, err)
+			return
+		}
+		select {
+		case <-alarm(20 * time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// weather lets updates take a random time until the context ends.
+func (r *rig) weather(ctx context.Context, rng *rand.Rand) {
+	for {
+		took := between(rng, shortestUpdate, longestUpdate)
+		r.settings(func(s *world.Settings) { s.ARM.UpdateDuration = world.Duration(took) })
+		select {
+		case <-alarm(2 * time.Second):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// settings turns the emulator's dials.
+func (r *rig) settings(change func(*world.Settings)) {
+	err := r.azure.World().Edit(func(d *world.Document) error { change(&d.Settings); return nil })
+	if err != nil {
+		r.t.Error(err)
+	}
+}
+
+// between is a random time.
+func between(rng *rand.Rand, shortest, longest time.Duration) time.Duration {
+	return shortest + time.Duration(rng.Int64N(int64(longest-shortest)+1))
+}

@@ -1,0 +1,85 @@
+// Programs as processes: started, watched, killed by their number.
+package faults_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// process is a program that runs until it is killed.
+type process struct {
+	name, log string
+	cmd       *exec.Cmd
+	ended     chan struct{}
+}
+
+// start starts a program whose output goes to a file in dir, behind what an earlier one of that name wrote.
+func start(t testing.TB, dir, name, path string, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	p.cmd = exec.Command(path, args...)
+	p.cmd.Env, p.cmd.Dir = env, dir
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", name, err)
+	}
+	go func() {
+		_ = p.cmd.Wait() // how it ended is in its log
+		close(p.ended)
+	}()
+	return p
+}
+
+// kill ends the process as a crash does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // one that has ended is fine
+	<-p.ended
+}
+
+// alive tells whether the process still runs.
+func (p *process) alive() bool {
+	select {
+	case <-p.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// said is the end of what the process wrote.
+func (p *process) said(lines int) string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(all[max(len(all)-lines, 0):], "\n")
+}
+
+// crashed returns what a Go program writes when it dies of itself, empty when it has not.
+func (p *process) crashed() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	for _, sign := range []string{"\npanic: ", "\nfatal error: ", "WARNING: DATA RACE", "http: panic serving", "Observed a panic"} {
+		if at := bytes.Index(text, []byte(sign)); at >= 0 {
+			return fmt.Sprintf("%.3000s", text[at:])
+		}
+	}
+	return ""
+}
+
+// alarm is a timer's channel for waits of a known length, such as the time between two things that happen.
+func alarm(d time.Duration) <-chan time.Time { return time.NewTimer(d).C }

@@ -1,0 +1,260 @@
+// One run: what a story and its judges do, from the first object to the last.
+package faults_test
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+const (
+	// patience is how long everything may take to come to rest once nothing is wrong any more.
+	patience = 90 * time.Second
+	// mostPerSecond is how many requests to ARM are no storm: reading and writing every group, with polls.
+	mostPerSecond = 40
+	// changesEvery is the mean time between two changes in the cluster.
+	changesEvery = 60 * time.Millisecond
+)
+
+// story is one kind of trouble.
+type story struct {
+	name string
+	// mics is how many replicas of MIC run.
+	mics int
+	// hands says that people change things on Azure meanwhile. MIC then compares every few seconds; else never.
+	hands bool
+	// trouble makes it, and returns when it is over.
+	trouble func(*run)
+}
+
+// run is a story on its way.
+type run struct {
+	*rig
+	*testing.T
+	story story
+	seed  uint64
+	long  bool
+
+	steady map[types.UID]string // the assigned identities of pods that stay
+	began  time.Time            // the end of the first rest
+	before []needs
+}
+
+// random is a source of its own for each purpose, so that one's use does not disturb another's.
+func (r *run) random(purpose string) *rand.Rand {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(r.story.name + "/" + purpose)) // never fails, says hash
+	return rand.New(rand.NewPCG(r.seed, h.Sum64()))
+}
+
+// tell runs a story from its start to its end.
+func tell(t *testing.T, s story, number int, seed uint64, long bool) {
+	drift := never
+	if s.hands {
+		drift = 3 * time.Second
+	}
+	r := &run{rig: newRig(t, number, drift), T: t, story: s, seed: seed, long: long, steady: map[types.UID]string{}}
+	defer r.explain()
+	for i := range s.mics {
+		r.startMIC(i)
+	}
+	r.settleIn()
+	r.disturb()
+	r.settle("after the trouble")
+	r.checkSteady()
+	r.mend()
+	r.settle("after refused identities were mended")
+	r.idle()
+	r.serveAtOnce()
+	r.judge()
+}
+
+// settleIn makes the pods that stay, and lets MIC come to rest for the first time.
+func (r *run) settleIn() {
+	for i, node := range steadyNodes() {
+		name := fmt.Sprintf("%s%d", steadyPrefix, i)
+		meta := metav1.ObjectMeta{Namespace: steady, Name: name}
+		r.must(r.client.Create(r.Context(), &v1.AzureIdentity{ObjectMeta: meta, Spec: v1.AzureIdentitySpec{ResourceID: steadyIDs()[i]}}))
+		r.must(r.client.Create(r.Context(), &v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: name, Selector: name}}))
+		r.must(r.client.Create(r.Context(), newPod(steady, name, name, node)))
+	}
+	now := r.settle("before the trouble")
+	for i := range now.assigned {
+		r.steady[now.assigned[i].UID] = now.assigned[i].Name
+	}
+	r.quiet()
+	r.began = time.Now()
+	for i := range r.mics {
+		n, err := r.needs(r.Context(), i)
+		r.must(err)
+		r.before = append(r.before, n)
+	}
+}
+
+// disturb makes the trouble while things change.
+func (r *run) disturb() {
+	ctx, stop := context.WithCancel(r.Context())
+	defer stop()
+	var all sync.WaitGroup
+	all.Go(func() { r.churn(ctx, r.random("history")) })
+	all.Go(func() { r.weather(ctx, r.random("weather")) })
+	if r.story.hands {
+		all.Go(func() { r.people(ctx, r.random("people")) })
+	}
+	r.story.trouble(r)
+	stop()
+	all.Wait()
+	r.azure.World().RemoveFault("")
+	for i, m := range r.mics {
+		if !m.alive() {
+			r.Errorf("MIC %d has ended by itself:\n%s", i, m.said(20))
+			r.startMIC(i)
+		}
+	}
+	r.note("the trouble is over")
+}
+
+// churn lets the history happen until the context ends, and then completes what is half done.
+func (r *run) churn(ctx context.Context, rng *rand.Rand) {
+	h := newHistory(rng)
+	for ctx.Err() == nil {
+		r.happen(h.next())
+		select {
+		case <-alarm(time.Duration(rng.ExpFloat64() * float64(changesEvery))):
+		case <-ctx.Done():
+		}
+	}
+	for _, c := range h.goOn() {
+		r.happen(c)
+	}
+}
+
+// happen makes a change, however long that takes: the history counts on it.
+func (r *run) happen(c change) {
+	ctx, cancel := context.WithTimeout(r.Context(), startTime)
+	defer cancel()
+	r.note(c.what)
+	for {
+		err := c.do(ctx, r.client)
+		if err == nil {
+			return
+		}
+		if mistaken(err) || ctx.Err() != nil {
+			r.Errorf("%s: %v", c.what, err)
+			return
+		}
+		select {
+		case <-alarm(100 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// settle waits until everything is as it must be.
+func (r *run) settle(when string) rest {
+	r.Helper()
+	began := time.Now()
+	var wrong []string
+	for {
+		now, err := r.look(r.Context())
+		if err == nil {
+			if wrong = now.wrong(); len(wrong) == 0 {
+				r.Logf("%s: at rest after %.1f s; %d pods, %d assigned identities", when, time.Since(began).Seconds(), len(now.pods), len(now.assigned))
+				return now
+			}
+		}
+		if time.Since(began) > patience {
+			r.Fatalf("%s: not at rest after %s (%v):\n%s", when, patience, err, strings.Join(wrong, "\n"))
+		}
+		select {
+		case <-alarm(250 * time.Millisecond):
+		case <-r.Context().Done():
+			r.Fatal(r.Context().Err())
+		}
+	}
+}
+
+// checkSteady: pods that stayed kept what they had.
+func (r *run) checkSteady() {
+	r.Helper()
+	var list v1.AzureAssignedIdentityList
+	r.must(r.client.List(r.Context(), &list, client.InNamespace(steady)))
+	left := map[types.UID]bool{}
+	for i := range list.Items {
+		left[list.Items[i].UID] = true
+	}
+	for uid, name := range r.steady {
+		if !left[uid] {
+			r.Errorf("assigned identity %s of a pod that stayed was deleted and made again", name)
+		}
+	}
+}
+
+// mend corrects the identities that Azure refuses, as a person would who has read why.
+func (r *run) mend() {
+	var list v1.AzureIdentityList
+	r.must(r.client.List(r.Context(), &list))
+	for i := range list.Items {
+		id := &list.Items[i]
+		if refusals()[fold(id.Spec.ResourceID)] == "" {
+			continue
+		}
+		r.happen(change{"mend identity " + id.Namespace + "/" + id.Name, func(ctx context.Context, c client.Client) error {
+			return edit(ctx, c, c, id, func(i *v1.AzureIdentity) { i.Spec.ResourceID = goodIDs()[0] })
+		}})
+	}
+}
+
+// quiet waits until MIC writes nothing any more: Events follow what they tell of.
+func (r *run) quiet() {
+	r.Helper()
+	const still, most = 3 * time.Second, time.Minute
+	for began := time.Now(); ; {
+		since := time.Now()
+		<-alarm(still)
+		written := r.written(since)
+		if len(written) == 0 && r.writesToARM(since) == 0 {
+			return
+		}
+		if time.Since(began) > most {
+			r.Fatalf("MIC does not stop writing: %v in the last %s", written, still)
+		}
+	}
+}
+
+func (r *run) writesToARM(since time.Time) (n int) {
+	for _, c := range r.calls().list {
+		if c.write && c.at.After(since) {
+			n++
+		}
+	}
+	return n
+}
+
+// explain tells how it came to a failure.
+func (r *run) explain() {
+	if !r.Failed() {
+		return
+	}
+	r.mu.Lock()
+	done := slices.Clone(r.done)
+	r.mu.Unlock()
+	r.Logf("to tell this history again: %s=%d", envSeed, r.seed)
+	r.Logf("the last of what happened:\n%s", strings.Join(done[max(len(done)-60, 0):], "\n"))
+	for _, m := range r.mics {
+		r.Logf("%s said at last:\n%s", m.name, m.said(40))
+	}
+	r.must(writeLines(r.path("history.log"), done))
+}

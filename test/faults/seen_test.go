@@ -1,0 +1,199 @@
+// What can be seen of a rig: the objects, Azure, MIC's requests, its needs.
+package faults_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/emulator/world"
+)
+
+// auditPolicy lets the API server write down what MIC writes, but for leases.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: None
+  resources: [{group: coordination.k8s.io, resources: [leases]}]
+- level: Metadata
+  users: [mic]
+  verbs: [create, update, patch, delete, deletecollection]
+- level: None
+`
+
+// look reads what there is now.
+func (r *rig) look(ctx context.Context) (rest, error) {
+	var nodes corev1.NodeList
+	var pods corev1.PodList
+	var bindings v1.AzureIdentityBindingList
+	var identities v1.AzureIdentityList
+	var assigned v1.AzureAssignedIdentityList
+	var ledgers corev1.ConfigMapList
+	err := errors.Join(r.client.List(ctx, &assigned), r.client.List(ctx, &nodes), r.client.List(ctx, &pods),
+		r.client.List(ctx, &bindings), r.client.List(ctx, &identities),
+		r.client.List(ctx, &ledgers, client.MatchingLabels{"app.kubernetes.io/managed-by": "podid-mic"}))
+	if err != nil {
+		return rest{}, err
+	}
+	now := rest{
+		rules: r.rules, nodes: nodes.Items, pods: pods.Items, bindings: bindings.Items, identities: identities.Items,
+		assigned: assigned.Items, ledgers: map[string][]string{}, azure: map[string]machine{}, refused: refusals(),
+		foreign: r.foreigners(),
+	}
+	for i := range ledgers.Items {
+		group, ids, err := readLedger(&ledgers.Items[i])
+		if err != nil {
+			return rest{}, err
+		}
+		now.ledgers[group] = ids
+	}
+	for _, m := range r.azure.World().Machines("", "", "") {
+		seen := machine{system: m.SystemAssigned != nil, listed: m.Identities}
+		for _, id := range m.Identities {
+			if _, bound := m.Bound[id]; !bound {
+				seen.orphaned = append(seen.orphaned, id)
+			}
+		}
+		now.azure[fold(m.ID.String())] = seen
+	}
+	return now, nil
+}
+
+// foreigners are what others have put onto the node groups so far.
+func (r *rig) foreigners() map[string][]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string][]string{}
+	for group, ids := range r.foreign {
+		out[group] = slices.Clone(ids)
+	}
+	return out
+}
+
+func readLedger(cm *corev1.ConfigMap) (group string, ids []string, err error) {
+	var g struct{ SubscriptionID, ResourceGroup, Name string }
+	var entries []struct{ ResourceID string }
+	if err := errors.Join(json.Unmarshal([]byte(cm.Data["group"]), &g), json.Unmarshal([]byte(cm.Data["identities"]), &entries)); err != nil {
+		return "", nil, fmt.Errorf("read ledger %s: %w", cm.Name, err)
+	}
+	for _, known := range groups() {
+		if strings.EqualFold(known.subscription, g.SubscriptionID) && strings.EqualFold(known.resourceGroup, g.ResourceGroup) && strings.EqualFold(known.name, g.Name) {
+			group = known.key()
+		}
+	}
+	for _, e := range entries {
+		ids = append(ids, e.ResourceID)
+	}
+	return group, ids, nil
+}
+
+// calls are MIC's requests to ARM so far. Nobody else sends any.
+func (r *rig) calls() calls {
+	c := calls{perSecond: mostPerSecond, isForeign: func(_, id string) bool { return strings.HasPrefix(short(id), foreignPrefix) }}
+	r.mu.Lock()
+	c.losses = slices.Clone(r.losses)
+	r.mu.Unlock()
+	for i, req := range r.azure.World().Log().Find(world.Filter{}) {
+		if i == 0 && req.Seq != 1 {
+			r.t.Fatal("the emulator's log is too short for this run: make the run shorter")
+		}
+		if req.Surface == world.SurfaceARM {
+			c.list = append(c.list, r.call(req))
+		}
+	}
+	slices.SortStableFunc(c.list, byTime)
+	return c
+}
+
+func (r *rig) call(req world.Request) call {
+	out := call{
+		at: req.Time, answered: req.Time.Add(time.Duration(req.Duration)), write: req.Method != http.MethodGet, status: req.Status,
+		lost: req.Fault != "", operation: req.Details["operation"], wide: req.Details["error"] == "SubscriptionRequestsThrottled",
+	}
+	if seconds, err := strconv.Atoi(req.Details["retryAfter"]); err == nil {
+		out.retryAfter = time.Duration(seconds) * time.Second
+	}
+	out.named, _ = strconv.Atoi(req.Details["named"])
+	path := fold(req.Path)
+	if at := strings.LastIndex(path, "/operations/"); at >= 0 {
+		out.operation = path[at+len("/operations/"):]
+		return out
+	}
+	out.group = path
+	if op, ok := r.azure.World().Operation(out.operation); ok && out.write {
+		out.ends, out.added, out.removed = op.Ends, op.Added, op.Removed
+	}
+	return out
+}
+
+// written counts MIC's writes to the API server after that moment, by what was written.
+func (r *rig) written(since time.Time) map[string]int {
+	r.t.Helper()
+	text, err := os.ReadFile(r.path("audit.log"))
+	r.must(err)
+	counts := map[string]int{}
+	for line := range bytes.Lines(text) {
+		var e struct {
+			Verb      string
+			ObjectRef struct{ Resource, Subresource string }
+			At        time.Time `json:"requestReceivedTimestamp"`
+		}
+		if json.Unmarshal(line, &e) == nil && e.At.After(since) { // a line that is being written is not whole
+			counts[strings.Trim(e.Verb+" "+e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource, "/")]++
+		}
+	}
+	return counts
+}
+
+// needs is what a MIC uses.
+type needs struct {
+	goroutines, memory, cpu float64 // memory in MiB, CPU in seconds since its start
+}
+
+func (n needs) String() string {
+	return fmt.Sprintf("%.0f goroutines, %.1f MiB", n.goroutines, n.memory)
+}
+
+// needs asks a MIC's own metrics.
+func (r *rig) needs(ctx context.Context, index int) (n needs, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.address(portMetrics+index)+"/metrics", http.NoBody)
+	if err != nil {
+		return n, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return n, fmt.Errorf("ask MIC for its metrics: %w", err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	const mib = 1 << 20
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		number, _ := strconv.ParseFloat(value, 64)
+		switch name {
+		case "go_goroutines":
+			n.goroutines = number
+		case "process_resident_memory_bytes":
+			n.memory = number / mib
+		case "process_cpu_seconds_total":
+			n.cpu = number
+		}
+	}
+	return n, lines.Err()
+}

@@ -1,0 +1,141 @@
+package faults_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/podid-io/podid/internal/emulator/world"
+)
+
+// TestFaults tells every story, each with parts of its own, some side by side.
+func TestFaults(t *testing.T) {
+	if os.Getenv(envTest) == "" {
+		t.Skip("fault runs need root and a control plane: run `make test-faults`")
+	}
+	seed := rand.Uint64() >> 32
+	if text := os.Getenv(envSeed); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("%s=%q: give a number", envSeed, text)
+		}
+	}
+	t.Logf("%s=%d", envSeed, seed)
+	long := os.Getenv(envLong) != ""
+	for i, s := range []story{
+		{"killed", 1, false, killed},
+		{"one of two killed", 2, true, killed},
+		{"no API server", 1, false, noAPIServer},
+		{"Azure is ill", 1, true, azureIll},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			tell(t, s, i, seed, long)
+		})
+	}
+}
+
+// wait lets the world go on for a while.
+func (r *run) wait(d time.Duration) {
+	select {
+	case <-alarm(d):
+	case <-r.Context().Done():
+		r.Fatal(context.Cause(r.Context()))
+	}
+}
+
+// killed: MIC is killed again and again, at random moments: while it starts, while it waits for Azure, while it writes.
+func killed(r *run) {
+	rng := r.random("kills")
+	kills := 12
+	if r.story.mics > 1 {
+		kills = 5
+	}
+	if r.long {
+		kills = 50
+	}
+	for range kills {
+		index := rng.IntN(r.story.mics)
+		longest := 4 * time.Second
+		if r.story.mics > 1 {
+			longest = 2 * lease
+		}
+		r.wait(between(rng, 0, longest))
+		r.note("MIC " + strconv.Itoa(index) + " is killed")
+		r.killMIC(index)
+		r.wait(between(rng, 0, time.Second/2))
+		r.startMIC(index)
+	}
+}
+
+// noAPIServer: the API server is killed and comes back after a while; in between once with an etcd that was killed, too.
+func noAPIServer(r *run) {
+	rng := r.random("outages")
+	outages, longest := 3, 6*time.Second
+	if r.long {
+		outages, longest = 12, 20*time.Second
+	}
+	for i := range outages {
+		r.wait(between(rng, 3*time.Second, 6*time.Second))
+		from := time.Now()
+		away := between(rng, 2*time.Second, longest)
+		r.note("the API server is killed for " + away.String())
+		r.api.kill()
+		if i == 1 {
+			r.etcd.kill()
+			r.startEtcd()
+		}
+		r.wait(away)
+		r.startAPI()
+		r.note("the API server is back")
+		r.lose(span{from, time.Now().Add(2 * lease)}) // a term that lost its lease ends within that
+	}
+	r.wait(3 * time.Second)
+}
+
+// ills are what Azure does wrong.
+func ills(long bool) []world.Fault {
+	hang := 20 * time.Second
+	if long {
+		hang = time.Minute
+	}
+	const operations, nodeGroups = "*/operations/*", "*/resourceGroups/*"
+	return []world.Fault{
+		{Name: "writes are throttled", Method: http.MethodPatch, Status: http.StatusTooManyRequests, RetryAfter: 3, Probability: 0.7},
+		{Name: "everything is throttled", Status: http.StatusTooManyRequests, RetryAfter: 2, Probability: 0.5},
+		{Name: "500", Path: nodeGroups, Status: http.StatusInternalServerError, Probability: 0.7},
+		{Name: "503", Path: nodeGroups, Status: http.StatusServiceUnavailable, RetryAfter: 2, Probability: 0.5},
+		{Name: "preempted", Path: operations, Status: http.StatusOK, Count: 4, Body: `{"status":"Canceled","error":{"code":"OperationPreempted","message":"The operation has been preempted by a more recent operation."}}`},
+		{Name: "answers get lost", Path: nodeGroups, Drop: true, After: true, Probability: 0.5},
+		{Name: "polls fail", Path: operations, Status: http.StatusInternalServerError, Probability: 0.5},
+		{Name: "hangs", Hang: true, Latency: world.Duration(hang), Probability: 0.5},
+	}
+}
+
+// azureIll: Azure does one thing wrong after the other, and has limits.
+func azureIll(r *run) {
+	rng := r.random("ills")
+	r.settings(func(s *world.Settings) {
+		s.Limits.Enabled = true
+		s.Limits.ScaleSetWrites, s.Limits.MachineWrites = world.Bucket{Size: 12, PerMinute: 30}, world.Bucket{Size: 12, PerMinute: 30}
+	})
+	defer r.settings(func(s *world.Settings) { s.Limits.Enabled = false })
+	list := ills(r.long)
+	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	for _, ill := range list {
+		lasts := between(rng, 3*time.Second, 5*time.Second)
+		if ill.Hang {
+			lasts, ill.Latency = time.Duration(ill.Latency), 0
+		}
+		ill.Surface = world.SurfaceARM
+		r.note("Azure: " + ill.Name + " for " + lasts.String())
+		r.must(r.azure.World().SetFault(ill))
+		r.wait(lasts)
+		r.azure.World().RemoveFault(ill.Name)
+		r.wait(between(rng, 500*time.Millisecond, 2*time.Second))
+	}
+}

@@ -1,0 +1,138 @@
+// After the rest: what MIC does when there is nothing to do, what it needs, and what it did on the way.
+package faults_test
+
+import (
+	"context"
+	"os"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+const (
+	// mostIdle is the part of a CPU that a MIC may use when nothing happens.
+	mostIdle = 0.05
+	// at once is what a pod may wait for an identity that is on its node already, on a slow machine.
+	atOnce = 15 * time.Second
+	// moreGoroutines and moreMemory (MiB) are what a MIC may need more than before: connections and workers that come and go.
+	moreGoroutines = 60
+	moreMemory     = 60
+)
+
+// idle: MIC does nothing while nothing happens.
+func (r *run) idle() {
+	r.Helper()
+	r.quiet()
+	window := 5 * time.Second
+	if r.long {
+		window = 30 * time.Second
+	}
+	since, before := time.Now(), r.allNeeds()
+	<-alarm(window)
+	for i, after := range r.allNeeds() {
+		used := (after.cpu - before[i].cpu) / time.Since(since).Seconds()
+		r.Logf("MIC %d with nothing to do: %.2f %% of a CPU", i, 100*used)
+		if used > mostIdle {
+			r.Errorf("MIC %d uses %.1f %% of a CPU while nothing happens, at most %.0f %% are fine", i, 100*used, 100*mostIdle)
+		}
+	}
+	if written := r.written(since); len(written) > 0 {
+		r.Errorf("while nothing happened, MIC wrote to the API server: %v", written)
+	}
+	if n := r.writesToARM(since); n > 0 {
+		r.Errorf("while nothing happened, MIC wrote to Azure %d times", n)
+	}
+}
+
+func (r *run) allNeeds() (all []needs) {
+	r.Helper()
+	for i := range r.mics {
+		n, err := r.needs(r.Context(), i)
+		r.must(err)
+		all = append(all, n)
+	}
+	return all
+}
+
+// serveAtOnce: after a long rest a new pod gets what is on its node already, and what is not, without waiting for
+// anything but Azure.
+func (r *run) serveAtOnce() {
+	r.Helper()
+	first := steadyPrefix + "0"
+	r.serve("late", first, steadyNodes()[0])
+	r.serve("late-elsewhere", first, "pool-3-0")
+}
+
+func (r *run) serve(pod, selector, node string) {
+	r.Helper()
+	ctx, cancel := context.WithTimeout(r.Context(), atOnce)
+	defer cancel()
+	for _, n := range nodes() { // it may have gone
+		if n.Name == node {
+			r.must(create(ctx, r.client, n))
+		}
+	}
+	began := time.Now()
+	r.must(r.client.Create(ctx, newPod(steady, pod, selector, node)))
+	for {
+		var list v1.AzureAssignedIdentityList
+		r.must(r.client.List(ctx, &list, client.InNamespace(steady)))
+		for i := range list.Items {
+			if list.Items[i].Spec.Pod == pod && list.Items[i].Status.Status == v1.StateAssigned {
+				r.Logf("a new pod on %s has its identity after %.3f s", node, time.Since(began).Seconds())
+				return
+			}
+		}
+		select {
+		case <-alarm(20 * time.Millisecond):
+		case <-ctx.Done():
+			r.Fatalf("after a rest, a new pod on %s has no identity after %s", node, atOnce)
+		}
+	}
+}
+
+// judge looks at what MIC did on the way, and at what it needs now.
+func (r *run) judge() {
+	r.Helper()
+	c := r.calls()
+	began := r.began
+	c.steady = func(group, id string) bool { return r.isSteady(group, id) }
+	r.Log(c.summary())
+	for _, wrong := range c.since(began).wrong() {
+		r.Error(wrong)
+	}
+	for i, m := range r.mics {
+		if crash := m.crashed(); crash != "" {
+			r.Errorf("MIC %d crashed: %s", i, crash)
+		}
+		if text := m.said(1 << 20); strings.Contains(text, secret) {
+			r.Errorf("MIC %d told its secret in its log", i)
+		}
+	}
+	for i, after := range r.allNeeds() {
+		before := r.before[i]
+		r.Logf("MIC %d: %s before, %s after", i, before, after)
+		if after.goroutines > before.goroutines+moreGoroutines || after.memory > before.memory+moreMemory {
+			r.Errorf("MIC %d has grown from %s to %s", i, before, after)
+		}
+	}
+}
+
+// isSteady tells whether a pod that stays needs the identity on that group.
+func (r *run) isSteady(group, id string) bool {
+	for i, node := range steadyNodes() {
+		for _, n := range nodes() {
+			if n.Name == node && groupOf(n.Spec.ProviderID) == group && fold(steadyIDs()[i]) == fold(id) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func writeLines(path string, lines []string) error {
+	return os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600)
+}
