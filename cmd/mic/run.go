@@ -47,8 +47,9 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 			Rules: identity.Rules{ForceNamespaced: o.identities.forceNamespaced},
 			Attachment: attachment.Settings{
 				Grace: o.identities.grace, RetryInterval: o.azure.retryInterval,
-				Writes: int(o.kubernetes.batch), Immutable: append(o.identities.immutables(), immutable...),
+				Immutable: append(o.identities.immutables(), immutable...),
 			},
+			Writes: int(o.kubernetes.batch), Health: health.AddCheck,
 			LedgerNamespace: o.kubernetes.podNamespace, LedgerName: o.kubernetes.configMap,
 			Upgrade: upgrade.Settings{
 				Enabled: o.kubernetes.typeUpgrade, Namespace: o.kubernetes.podNamespace, ConfigMap: o.kubernetes.configMap,

@@ -26,6 +26,11 @@ type Group struct {
 	Desired Set
 	// Current are those that Azure says the group has, spelled as Azure does.
 	Current Set
+	// Stale are identities that the group lists and that work no more: what is
+	// behind them was deleted or made again. Azure attaches what it lists to
+	// nobody, so they have to leave and come back. Only what we may take away
+	// belongs here.
+	Stale map[string]bool
 	// Ledger are those that we attached, or were about to: the only ones that
 	// may ever be detached.
 	Ledger Set
@@ -68,11 +73,12 @@ func (p GroupPlan) Idle() bool { return len(p.Attach)+len(p.Detach)+len(p.Probat
 
 // ForGroup compares what the pods of a node group need with what it has.
 //
-// It never detaches what is needed, immutable or not in the ledger.
+// It never detaches what is needed, immutable or not in the ledger, but for what
+// is needed and stale: that leaves, and the next plan attaches it anew.
 func ForGroup(g Group) GroupPlan {
 	plan := GroupPlan{UnneededSince: map[string]time.Time{}}
 	attach, probation := g.missing(&plan)
-	detach := g.unneeded(&plan)
+	detach := append(g.stale(), g.unneeded(&plan)...)
 
 	plan.Probation = g.spell(g.Desired, first(probation, MaxPerRequest))
 	plan.Attach = g.spell(g.Desired, first(attach, MaxPerRequest))
@@ -99,6 +105,16 @@ func (g Group) missing(plan *GroupPlan) (attach, probation []string) {
 		}
 	}
 	return attach, probation
+}
+
+// stale returns the needed identities that have to leave and come back.
+func (g Group) stale() (detach []string) {
+	for key := range g.Stale {
+		if g.Desired.Has(key) && g.Current.Has(key) && !g.Quarantined[key].After(g.Now) {
+			detach = append(detach, key)
+		}
+	}
+	return detach
 }
 
 // unneeded returns the identities to detach, and notes those that are not due

@@ -104,10 +104,16 @@ func TestGroupProperties(t *testing.T) {
 		}
 		desired, current, ledger := some("desired", 300), some("current", 300), some("ledger", 300)
 		pinned, bad := some("immutable", 20), some("bad", 20)
+		stale := map[string]bool{}
+		for key := range some("stale", 20) {
+			if ledger.Has(key) && current.Has(key) {
+				stale[key] = true
+			}
+		}
 		before := maps.Clone(current)
 		ours := maps.Clone(ledger)
 		g := Group{
-			Desired: desired, Current: current, Ledger: ledger, Immutable: pinned.Has,
+			Desired: desired, Current: current, Ledger: ledger, Immutable: pinned.Has, Stale: stale,
 			Quarantined: map[string]time.Time{}, Grace: time.Duration(rapid.IntRange(0, 100).Draw(t, "grace")) * time.Second,
 			Now: time.Unix(1_000_000, 0),
 		}
@@ -138,6 +144,9 @@ func TestGroupProperties(t *testing.T) {
 			if !current.Has(key) && !bad.Has(key) {
 				t.Fatalf("%s is needed and not there", key)
 			}
+			if stale[key] && !bad.Has(key) {
+				t.Fatalf("%s is needed and stale", key)
+			}
 		}
 		for key := range before {
 			if _, had := ours[key]; !had && !current.Has(key) {
@@ -158,6 +167,9 @@ func check(t *rapid.T, g Group, plan GroupPlan, ours Set) {
 		t.Fatalf("%d identities in one request", max(n, len(plan.Probation)))
 	}
 	for _, key := range plan.Detach {
+		if g.Desired.Has(key) && g.Stale[key] {
+			continue // it comes back
+		}
 		if g.Desired.Has(key) || g.Immutable(key) || !ours.Has(key) || !g.Ledger.Has(key) {
 			t.Fatalf("detaches %s", key)
 		}
@@ -183,6 +195,7 @@ func carryOut(g Group, plan GroupPlan, ours Set) {
 	for _, key := range plan.Detach {
 		delete(g.Current, key)
 		delete(g.Ledger, key)
+		delete(g.Stale, key)
 	}
 }
 

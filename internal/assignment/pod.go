@@ -29,17 +29,15 @@ type Pod struct {
 	Observed []*v1.AzureAssignedIdentity
 	// Rules say where the objects live.
 	Rules identity.Rules
-	// State is how far an identity has come on its way to the pod's node: the
-	// status that a new object starts with. It is asked only about identities
-	// that may still be on their way.
-	State func(*v1.AzureIdentity) State
+	// Progress is how far a managed identity has come on its way to the pod's
+	// node. It is not asked about others: nothing of those goes to the node.
+	Progress func(*v1.AzureIdentity) Progress
+	// Now is the time of the plan, to the second.
+	Now metav1.Time
 	// Taken tells whether the object of that namespace and name belongs to
 	// another pod or another identity.
 	Taken func(namespace, name string) bool
 }
-
-// State is the part of an AzureAssignedIdentity's status that we write.
-type State struct{ Status, Reason, Message string }
 
 // PodPlan says what to do to a pod's assigned identities, in this order. The
 // objects to create and update are complete; those to delete are the observed
@@ -50,21 +48,25 @@ type PodPlan struct {
 	Delete []*v1.AzureAssignedIdentity
 }
 
-// Empty tells that everything is as it should be.
+// Empty tells that there is nothing to write.
 func (p PodPlan) Empty() bool { return len(p.Create)+len(p.Update)+len(p.Delete) == 0 }
 
 // ForPod compares a pod's grants with its assigned identities.
 //
 // An object that is being deleted counts as gone, and is in Delete so that its
 // finalizer is let go of. Of several objects for one identity the best placed
-// stays. An object made by v1.8.17 is kept as it is where it says the same.
+// stays. An object made by v1.8.17 is kept where it says the same; only its
+// finalizer goes. An identity of which nobody knows yet whether the node has it
+// gets no new object: whoever finds out makes the plan be made again.
 func ForPod(p Pod) PodPlan {
 	var plan PodPlan
 	kept := map[*v1.AzureAssignedIdentity]bool{}
 	for _, grant := range p.Grants {
 		have := p.find(grant.Identity)
 		if have == nil {
-			plan.Create = append(plan.Create, p.create(grant))
+			if progress := p.progress(grant.Identity); !progress.Unknown {
+				plan.Create = append(plan.Create, p.create(grant, progress.State))
+			}
 			continue
 		}
 		kept[have] = true
@@ -105,25 +107,22 @@ func refersTo(assigned *v1.AzureAssignedIdentity, id *v1.AzureIdentity) bool {
 }
 
 // create is the new object for a grant.
-func (p Pod) create(grant identity.Grant) *v1.AzureAssignedIdentity {
+func (p Pod) create(grant identity.Grant, state State) *v1.AzureAssignedIdentity {
 	namespace := Namespace(p.Rules, grant.Identity)
 	name := Name(p.Namespace, p.Name, grant.Identity, func(name string) bool { return p.Taken(namespace, name) })
-	assigned := &v1.AzureAssignedIdentity{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Finalizers: []string{v1.Finalizer}},
-	}
+	assigned := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	p.fill(assigned, grant)
+	state.write(&assigned.Status, p.Now)
 	return assigned
 }
 
-// fill writes everything that says what the object stands for, and the state
-// that goes with it.
+// fill writes everything that says what the object stands for.
 func (p Pod) fill(assigned *v1.AzureAssignedIdentity, grant identity.Grant) {
 	p.label(assigned)
 	assigned.Spec.AzureIdentityRef = embedIdentity(grant.Identity)
 	assigned.Spec.AzureBindingRef = embedBinding(grant.Binding)
 	assigned.Spec.Pod, assigned.Spec.PodNamespace, assigned.Spec.NodeName = p.Name, p.Namespace, p.NodeName
 	assigned.Status.AvailableReplicas = 1 // as v1.8.17 does
-	setState(assigned, p.state(grant.Identity))
 }
 
 func (p Pod) labels() map[string]string {
@@ -134,35 +133,31 @@ func (p Pod) labels() map[string]string {
 	}
 }
 
-// state is what a new object starts with. Only a managed identity has to get to
-// the node; the others' tokens come from Entra ID.
-func (p Pod) state(id *v1.AzureIdentity) State {
+// progress is how far an identity has come. Only a managed identity has to get
+// to the node; the others' tokens come from Entra ID.
+func (p Pod) progress(id *v1.AzureIdentity) Progress {
 	if id.Spec.Type != v1.UserAssignedMSI {
-		return State{Status: v1.StateAssigned}
+		return Progress{State: State{Status: v1.StateAssigned}}
 	}
-	return p.State(id)
+	return p.Progress(id)
 }
 
 // update returns the object as it should be, nil when it is that already.
 func (p Pod) update(have *v1.AzureAssignedIdentity, grant identity.Grant) *v1.AzureAssignedIdentity {
-	if !p.says(have, grant) {
-		// Another node or another identity: what the state said is no longer so.
-		want := have.DeepCopy()
-		p.fill(want, grant)
-		return want
-	}
-	state := stateOf(have.Status)
-	if have.Status.Status != v1.StateAssigned {
-		if said := p.state(grant.Identity); overrides(said, have.Status) {
-			state = said
-		}
-	}
-	if p.labelled(have) && state == stateOf(have.Status) {
+	says := p.says(have, grant)
+	state := next(stateOf(have.Status), p.progress(grant.Identity), says)
+	held := slices.Contains(have.Finalizers, v1.Finalizer)
+	if says && !held && p.labelled(have) && state == stateOf(have.Status) {
 		return nil
 	}
 	want := have.DeepCopy()
-	p.label(want)
-	setState(want, state)
+	if says {
+		p.label(want)
+	} else {
+		p.fill(want, grant)
+	}
+	want.Finalizers = slices.DeleteFunc(want.Finalizers, func(f string) bool { return f == v1.Finalizer })
+	state.write(&want.Status, p.Now)
 	return want
 }
 
@@ -190,28 +185,6 @@ func (p Pod) label(assigned *v1.AzureAssignedIdentity) {
 		assigned.Labels = map[string]string{}
 	}
 	maps.Copy(assigned.Labels, p.labels())
-}
-
-// overrides tells whether what this pod's node says replaces what the object
-// says. The attachment controller writes Created objects too (reasons of a
-// quarantine): a plain "on its way" has nothing to add to those.
-func overrides(state State, have v1.AzureAssignedIdentityStatus) bool {
-	if state.Status == v1.StateCreated && state.Reason == "" {
-		return have.Status != v1.StateCreated || have.Reason == ReasonNodeNotOnAzure
-	}
-	return state != stateOf(have)
-}
-
-// ReasonNodeNotOnAzure is the status.reason of an assigned identity that cannot
-// get to its pod's node, because that has no provider ID of Azure.
-const ReasonNodeNotOnAzure = "NodeNotOnAzure"
-
-func stateOf(s v1.AzureAssignedIdentityStatus) State {
-	return State{Status: s.Status, Reason: s.Reason, Message: s.Message}
-}
-
-func setState(assigned *v1.AzureAssignedIdentity, s State) {
-	assigned.Status.Status, assigned.Status.Reason, assigned.Status.Message = s.Status, s.Reason, s.Message
 }
 
 // sameIdentity compares what matters: which object it is and what it says.

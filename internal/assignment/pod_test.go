@@ -1,10 +1,12 @@
 package assignment
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -30,9 +32,10 @@ func grant(namespace, name string) identity.Grant {
 func pod(grants ...identity.Grant) Pod {
 	return Pod{
 		Namespace: "team", Name: "web-0", NodeName: "node-1", Grants: grants,
-		Rules: identity.Rules{ForceNamespaced: true},
-		State: func(*v1.AzureIdentity) State { return State{Status: v1.StateCreated} },
-		Taken: func(string, string) bool { return false },
+		Rules:    identity.Rules{ForceNamespaced: true},
+		Progress: func(*v1.AzureIdentity) Progress { return Progress{State: State{Status: v1.StateCreated}} },
+		Now:      metav1.Unix(1000, 0),
+		Taken:    func(string, string) bool { return false },
 	}
 }
 
@@ -58,10 +61,15 @@ func TestForPod(t *testing.T) {
 		return a
 	}
 	leaving := metav1.Now()
-	there := func(*v1.AzureIdentity) State { return State{Status: v1.StateAssigned} }
-	bare := func(*v1.AzureIdentity) State {
-		return State{Status: v1.StateCreated, Reason: ReasonNodeNotOnAzure, Message: "m"}
+	with := func(p Progress) Pod {
+		in := pod(red)
+		in.Progress = func(*v1.AzureIdentity) Progress { return p }
+		return in
 	}
+	there := Progress{State: State{Status: v1.StateAssigned}}
+	bare := Progress{State: State{Status: v1.StateCreated, Reason: ReasonNodeNotOnAzure, Message: "m"}}
+	refused := Progress{State: State{Status: v1.StateCreated, Reason: ReasonIdentityRefused, Message: "m"}}
+	unknown := Progress{Unknown: true}
 
 	for _, c := range []struct {
 		name                   string
@@ -73,8 +81,18 @@ func TestForPod(t *testing.T) {
 	}{
 		{name: "nothing"},
 		{name: "new", pod: pod(red), create: 1, state: v1.StateCreated},
-		{name: "new, group has it", pod: func() Pod { p := pod(red); p.State = there; return p }(), create: 1, state: v1.StateAssigned},
-		{name: "new, node not on Azure", pod: func() Pod { p := pod(red); p.State = bare; return p }(), create: 1, state: v1.StateCreated, reason: ReasonNodeNotOnAzure},
+		{name: "new, group has it", pod: with(there), create: 1, state: v1.StateAssigned},
+		{name: "new, node not on Azure", pod: with(bare), create: 1, state: v1.StateCreated, reason: ReasonNodeNotOnAzure},
+		{name: "new, nobody knows", pod: with(unknown)},
+		{name: "refused", pod: with(refused), create: 1, state: v1.StateCreated, reason: ReasonIdentityRefused},
+		{name: "refused later", pod: with(refused), observed: []*v1.AzureAssignedIdentity{assigned(nil)}, update: 1, state: v1.StateCreated, reason: ReasonIdentityRefused},
+		{name: "refused no more", pod: with(there), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) {
+			refused.write(&a.Status, metav1.Unix(1, 0))
+		})}, update: 1, state: v1.StateAssigned},
+		{name: "nobody knows", pod: with(unknown), observed: []*v1.AzureAssignedIdentity{assigned(nil)}},
+		{name: "nobody knows, other node", pod: with(unknown), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Spec.NodeName = "node-0" })}, update: 1, state: v1.StateCreated},
+		{name: "v1.8.17: finalizer", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Finalizers = []string{v1.Finalizer} })}, update: 1, state: v1.StateAssigned},
+		{name: "others' finalizer", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Finalizers = []string{"x/y"} })}},
 		{name: "there", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(nil)}},
 		{name: "not granted any more", pod: pod(), observed: []*v1.AzureAssignedIdentity{assigned(nil)}, delete: 1},
 		{name: "being deleted", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.DeletionTimestamp = &leaving })}, create: 1, delete: 1, state: v1.StateCreated},
@@ -103,6 +121,9 @@ func TestForPod(t *testing.T) {
 				t.Fatalf("create, update, delete (-want +got):\n%s", diff)
 			}
 			for _, a := range append(plan.Create, plan.Update...) {
+				if slices.Contains(a.Finalizers, v1.Finalizer) {
+					t.Errorf("finalizers %v", a.Finalizers)
+				}
 				if a.Status.Status != c.state || a.Status.Reason != c.reason || a.Spec.NodeName != "node-1" {
 					t.Errorf("state %q reason %q on %s", a.Status.Status, a.Status.Reason, a.Spec.NodeName)
 				}
@@ -111,11 +132,30 @@ func TestForPod(t *testing.T) {
 	}
 }
 
+func TestCondition(t *testing.T) {
+	var status v1.AzureAssignedIdentityStatus
+	for _, c := range []struct {
+		state State
+		at    metav1.Time
+		want  []metav1.Condition
+	}{
+		{State{Status: v1.StateCreated}, metav1.Unix(0, 0), nil},
+		{State{v1.StateCreated, ReasonIdentityRefused, "m"}, metav1.Unix(1, 0), []metav1.Condition{{Type: v1.ConditionAssigned, Status: metav1.ConditionFalse, Reason: ReasonIdentityRefused, Message: "m", LastTransitionTime: metav1.Unix(1, 0)}}},
+		{State{v1.StateCreated, ReasonIdentityForbidden, "n"}, metav1.Unix(2, 0), []metav1.Condition{{Type: v1.ConditionAssigned, Status: metav1.ConditionFalse, Reason: ReasonIdentityForbidden, Message: "n", LastTransitionTime: metav1.Unix(1, 0)}}},
+		{State{Status: v1.StateAssigned}, metav1.Unix(3, 0), []metav1.Condition{{Type: v1.ConditionAssigned, Status: metav1.ConditionTrue, Reason: v1.StateAssigned, LastTransitionTime: metav1.Unix(3, 0)}}},
+	} {
+		c.state.write(&status, c.at)
+		if diff := cmp.Diff(c.want, status.Conditions, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("conditions of %+v (-want +got):\n%s", c.state, diff)
+		}
+	}
+}
+
 func TestOtherTypes(t *testing.T) {
 	g := grant("team", "sp")
 	g.Identity.Spec = v1.AzureIdentitySpec{Type: v1.ServicePrincipal}
 	p := pod(g)
-	p.State = nil // nobody may be asked: the node does not matter
+	p.Progress = nil // nobody may be asked: the node does not matter
 	if got := ForPod(p).Create[0].Status.Status; got != v1.StateAssigned {
 		t.Errorf("state %s", got)
 	}

@@ -124,7 +124,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1.AzureIdentityBinding{}, assignedidentity.BindingsBySelector, selectorOfBinding},
 		{&v1.AzureIdentityBinding{}, assignedidentity.BindingsByIdentity, identityOfBinding},
 		{&v1.AzureAssignedIdentity{}, assignedidentity.AssignedByPod, podOfAssigned},
-		{&v1.AzureAssignedIdentity{}, attachment.AssignedByNode, nodeOfAssigned},
+		{&v1.AzureAssignedIdentity{}, assignedidentity.AssignedByNode, nodeOfAssigned},
 		{&v1.AzureAssignedIdentity{}, identitystatus.AssignedByIdentity, identityOfAssigned},
 		{&corev1.Pod{}, readiness.ConcernedBySelector, selectorOfConcerned},
 	} {

@@ -11,8 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/attachment"
 )
 
 // Stories about node groups and objects that change under MIC's hands.
@@ -58,7 +58,7 @@ func groupMissing(t *testing.T, w *world) {
 	w.start()
 	w.pod("p", "red")
 	w.eventually("reason", func() string {
-		if got := w.waitState("p", v1.StateCreated); got.Status.Reason != attachment.ReasonGroupMissing {
+		if got := w.waitState("p", v1.StateCreated); got.Status.Reason != assignment.ReasonGroupMissing {
 			return fmt.Sprintf("%+v", got.Status)
 		}
 		return ""

@@ -37,6 +37,9 @@ const Reporter = "aadpodidentity.k8s.io"
 type Config struct {
 	Rules      identity.Rules
 	Attachment attachment.Settings
+	// Writes is how many assigned identities of one node group are written at
+	// the same time.
+	Writes int
 	// LedgerNamespace and LedgerName say where the record of what podid
 	// attached is kept: ConfigMaps <name>-<hash>.
 	LedgerNamespace, LedgerName string
@@ -46,6 +49,9 @@ type Config struct {
 	Upgrade upgrade.Settings
 	// SweepInterval is the time between two searches for what was left behind.
 	SweepInterval time.Duration
+	// Health, when set, is given a check that fails while podid cannot do its
+	// job.
+	Health func(name string, check func() error)
 }
 
 // Metrics is what the controllers measure; observe.Metrics has it all.
@@ -66,17 +72,21 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		return err
 	}
 	events := announce.New(broadcast.Recorder(mgr.GetScheme(), Reporter))
-	groups := attachment.NewGroups(time.Now)
+	pods := assignedidentity.New(assignedidentity.Parts{
+		Client: mgr.GetClient(), Events: events, Metrics: metrics, Now: time.Now,
+	}, config.Rules, config.Writes)
+	groups := attachment.NewGroups(time.Now, pods.Tell)
+	pods.PlaceWith(groups)
 	attach := attachment.New(attachment.Parts{
-		Client: mgr.GetClient(), Cloud: cloud, Groups: groups, Events: events, Metrics: metrics,
+		Client: mgr.GetClient(), Cloud: cloud, Groups: groups, Metrics: metrics,
 		Ledger: attachment.Ledger{
 			Reader: mgr.GetAPIReader(), Writer: mgr.GetClient(),
 			Namespace: config.LedgerNamespace, Name: config.LedgerName,
 		},
 	}, config.Attachment)
-	pods := assignedidentity.New(assignedidentity.Parts{
-		Client: mgr.GetClient(), Placement: groups, Events: events, Metrics: metrics, Now: time.Now,
-	}, config.Rules)
+	if config.Health != nil {
+		config.Health("ledger", attach.Healthy)
+	}
 	bindings := &bindingcheck.Reconciler{Client: mgr.GetClient(), Events: events, Now: time.Now}
 	identities := &identitystatus.Reconciler{Client: mgr.GetClient(), Events: events}
 	conditions := &readiness.Reconciler{Client: mgr.GetClient(), Rules: config.Rules, Now: time.Now}
@@ -98,6 +108,7 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	for _, r := range []manager.Runnable{
 		&upgrade.Upgrade{Reader: mgr.GetAPIReader(), Writer: mgr.GetClient(), Settings: config.Upgrade},
 		broadcast,
+		assignedidentity.CatchUp{Pods: pods},
 		&drift.Drift{Reader: mgr.GetClient(), Attachment: attach, Interval: config.DriftInterval},
 		&garbagecollection.Sweep{Reader: mgr.GetClient(), Pods: pods, Metrics: metrics, Interval: config.SweepInterval},
 	} {

@@ -91,7 +91,8 @@ func newWorld(t testing.TB, kube *rest.Config, name string) *world {
 		nodes: []string{"node-" + name + "-0", "node-" + name + "-1"},
 		config: controllers.Config{
 			Rules:           identity.Rules{ForceNamespaced: true},
-			Attachment:      attachment.Settings{Grace: 50 * time.Millisecond, RetryInterval: 50 * time.Millisecond, Writes: 20},
+			Attachment:      attachment.Settings{Grace: 50 * time.Millisecond, RetryInterval: 50 * time.Millisecond},
+			Writes:          20,
 			LedgerNamespace: "ns-" + name, LedgerName: ledgerName,
 			DriftInterval: time.Hour, SweepInterval: time.Hour,
 		},

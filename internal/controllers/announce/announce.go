@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -46,7 +47,8 @@ type Recorder interface {
 // Events announces. Methods may be called from any goroutine; none waits for the
 // API server.
 type Events struct {
-	recorder Recorder
+	recorder          Recorder
+	normals, warnings *rate.Limiter
 
 	// said remembers the complaints made, so that each is made once per change.
 	// It holds one entry per object that something is wrong with; Forget drops it.
@@ -54,8 +56,20 @@ type Events struct {
 	said map[string]string
 }
 
+// Good news is cut short: of a flood of pods, only so many are told each that all
+// is well. Warnings have more room.
+const (
+	normalRate, normalBurst   = 5, 40
+	warningRate, warningBurst = 20, 400
+)
+
 // New returns Events that go out through recorder.
-func New(recorder Recorder) *Events { return &Events{recorder: recorder, said: map[string]string{}} }
+func New(recorder Recorder) *Events {
+	return &Events{
+		recorder: recorder, said: map[string]string{},
+		normals: rate.NewLimiter(normalRate, normalBurst), warnings: rate.NewLimiter(warningRate, warningBurst),
+	}
+}
 
 // Assigned says that a pod's node has the identity. pod may be nil when it is
 // gone already.
@@ -113,8 +127,19 @@ func (e *Events) PodOnHostNetwork(pod *corev1.Pod) {
 	}
 }
 
+// PodComplaint says what keeps going wrong on an identity's way to a pod's node, once
+// until it is "" again.
+func (e *Events) PodComplaint(pod *corev1.Pod, id *v1.AzureIdentity, complaint string) {
+	if e.news(complaintKey(pod.Namespace, pod.Name), complaint) && complaint != "" {
+		e.warning(podReference(pod), identityReference(id), IdentityNotAssigned, actionAssign, "identity %s/%s: %s", id.Namespace, id.Name, complaint)
+	}
+}
+
 // ForgetPod drops what was said about a pod that is gone.
-func (e *Events) ForgetPod(namespace, name string) { e.forget(podKey(namespace, name)) }
+func (e *Events) ForgetPod(namespace, name string) {
+	e.forget(podKey(namespace, name))
+	e.forget(complaintKey(namespace, name))
+}
 
 // BindingRefused says what is wrong with a binding or the identity it names,
 // once per change; "" takes it back.
@@ -128,7 +153,9 @@ func (e *Events) BindingRefused(binding *v1.AzureIdentityBinding, why string) {
 func (e *Events) ForgetBinding(namespace, name string) { e.forget(bindingKey(namespace, name)) }
 
 func (e *Events) normal(about, related runtime.Object, reason, action, note string, args ...any) {
-	e.recorder.Eventf(about, present(related), corev1.EventTypeNormal, reason, action, note, args...)
+	if e.normals.Allow() {
+		e.recorder.Eventf(about, present(related), corev1.EventTypeNormal, reason, action, note, args...)
+	}
 }
 
 func (e *Events) warning(about, related runtime.Object, reason, action, note string, args ...any) {
@@ -138,7 +165,9 @@ func (e *Events) warning(about, related runtime.Object, reason, action, note str
 			args[i] = strings.ToValidUTF8(s[:maxNote/2], "") + "…"
 		}
 	}
-	e.recorder.Eventf(about, present(related), corev1.EventTypeWarning, reason, action, note, args...)
+	if e.warnings.Allow() {
+		e.recorder.Eventf(about, present(related), corev1.EventTypeWarning, reason, action, note, args...)
+	}
 }
 
 // present turns an absent pod into an absent object: a nil pointer in an
@@ -174,5 +203,6 @@ func (e *Events) forget(key string) {
 	delete(e.said, key)
 }
 
-func podKey(namespace, name string) string     { return "pod/" + namespace + "/" + name }
-func bindingKey(namespace, name string) string { return "binding/" + namespace + "/" + name }
+func podKey(namespace, name string) string       { return "pod/" + namespace + "/" + name }
+func complaintKey(namespace, name string) string { return "complaint/" + namespace + "/" + name }
+func bindingKey(namespace, name string) string   { return "binding/" + namespace + "/" + name }

@@ -27,6 +27,10 @@ func bindingReference(b *v1.AzureIdentityBinding) *corev1.ObjectReference {
 	return reference(b, v1.GroupVersion.String(), "AzureIdentityBinding")
 }
 
+func identityReference(id *v1.AzureIdentity) *corev1.ObjectReference {
+	return reference(id, v1.GroupVersion.String(), "AzureIdentity")
+}
+
 func podReference(pod *corev1.Pod) *corev1.ObjectReference {
 	return reference(pod, "v1", "Pod")
 }

@@ -21,7 +21,7 @@ import (
 
 // carryOut does what the plan says. One object's failure does not keep the
 // others from being written; all failures are returned.
-func (r *Reconciler) carryOut(ctx context.Context, pod *corev1.Pod, plan assignment.PodPlan, began time.Time) error {
+func (r *Reconciler) carryOut(ctx context.Context, t *target, plan assignment.PodPlan, began time.Time) error {
 	var failures []error
 	for _, assigned := range plan.Delete {
 		// First those that somebody else deleted: they hold a name.
@@ -30,10 +30,10 @@ func (r *Reconciler) carryOut(ctx context.Context, pod *corev1.Pod, plan assignm
 		}
 	}
 	for _, assigned := range plan.Create {
-		failures = append(failures, r.create(ctx, pod, assigned, began))
+		failures = append(failures, r.create(ctx, t, assigned))
 	}
 	for _, assigned := range plan.Update {
-		failures = append(failures, r.update(ctx, pod, assigned, began))
+		failures = append(failures, r.update(ctx, t, assigned, began))
 	}
 	for _, assigned := range plan.Delete {
 		if assigned.DeletionTimestamp.IsZero() {
@@ -44,7 +44,7 @@ func (r *Reconciler) carryOut(ctx context.Context, pod *corev1.Pod, plan assignm
 }
 
 // create writes a new object.
-func (r *Reconciler) create(ctx context.Context, pod *corev1.Pod, assigned *v1.AzureAssignedIdentity, began time.Time) error {
+func (r *Reconciler) create(ctx context.Context, t *target, assigned *v1.AzureAssignedIdentity) error {
 	err := r.client.Create(ctx, assigned)
 	switch {
 	case err == nil:
@@ -57,13 +57,13 @@ func (r *Reconciler) create(ctx context.Context, pod *corev1.Pod, assigned *v1.A
 	}
 	logr.FromContextOrDiscard(ctx).Info("assigned identity created", "assignedIdentity", assigned.Namespace+"/"+assigned.Name,
 		"node", assigned.Spec.NodeName, "state", assigned.Status.Status)
-	r.arrived(pod, assigned, began)
+	r.arrived(t, assigned)
 	return nil
 }
 
 // update writes an object that exists. One that changed meanwhile has to be looked
 // at again: if only its state changed, its watch does not bring it back here.
-func (r *Reconciler) update(ctx context.Context, pod *corev1.Pod, assigned *v1.AzureAssignedIdentity, began time.Time) error {
+func (r *Reconciler) update(ctx context.Context, t *target, assigned *v1.AzureAssignedIdentity, began time.Time) error {
 	err := r.client.Update(ctx, assigned)
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -74,18 +74,18 @@ func (r *Reconciler) update(ctx context.Context, pod *corev1.Pod, assigned *v1.A
 	r.metrics.AssignedIdentityUpdated(r.now().Sub(began))
 	logr.FromContextOrDiscard(ctx).Info("assigned identity updated", "assignedIdentity", assigned.Namespace+"/"+assigned.Name,
 		"node", assigned.Spec.NodeName, "state", assigned.Status.Status)
-	r.arrived(pod, assigned, began)
+	r.arrived(t, assigned)
 	return nil
 }
 
 // arrived tells people about an object that was just written.
-func (r *Reconciler) arrived(pod *corev1.Pod, assigned *v1.AzureAssignedIdentity, began time.Time) {
+func (r *Reconciler) arrived(t *target, assigned *v1.AzureAssignedIdentity) {
 	switch {
 	case assigned.Status.Status == v1.StateAssigned:
-		r.metrics.AssignedIdentityAdded(r.now().Sub(began))
-		r.events.Assigned(assigned, pod)
+		r.metrics.AssignedIdentityAdded(r.now().Sub(t.since))
+		r.events.Assigned(assigned, t.pod)
 	case assigned.Status.Reason != "":
-		r.events.NotAssigned(assigned, pod, assigned.Status.Message)
+		r.events.NotAssigned(assigned, t.pod, assigned.Status.Message)
 	}
 }
 

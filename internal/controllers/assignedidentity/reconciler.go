@@ -1,10 +1,11 @@
 // Package assignedidentity keeps the AzureAssignedIdentity objects of every pod
 // in step with what the bindings grant it.
 //
-// The queue's key is the pod. Objects are written as soon as the pod has a node,
-// and removed as soon as the pod is gone or finished; neither waits for Azure.
-// Where the node group has the identity already the object says Assigned from
-// the start.
+// The queue's key is the pod, and nobody else writes those objects. They are
+// written as soon as the pod has a node, and removed as soon as the pod is gone or
+// finished; neither waits for Azure. Where the node group has the identity already
+// the object says Assigned from the start. In a flood of pods most objects are
+// written only then: see postpone.go.
 package assignedidentity
 
 import (
@@ -14,8 +15,10 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -24,14 +27,20 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/kick"
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// Placement tells what node groups have; attachment.Groups is one.
+// Placement knows what node groups have; attachment.Groups is one.
 type Placement interface {
-	// Claim says that a pod needs an identity on a group, and tells whether
-	// the group has it and keeps it.
-	Claim(group compute.Group, pod types.NamespacedName, id identity.ResourceID) bool
+	// Place records what a pod needs of a group, instead of what it needed
+	// before, and tells how far each identity is. The pod is looked at again
+	// when that changes.
+	Place(pod types.NamespacedName, group compute.Group, needs []assignment.Need) []assignment.Progress
+	// Leave takes back all that a pod needed.
+	Leave(pod types.NamespacedName)
+	// CaughtUp says that every pod that was there at the start has been placed.
+	CaughtUp()
 }
 
 // Metrics is what this controller measures; observe.Metrics has it.
@@ -59,11 +68,10 @@ const (
 
 // Parts are what a Reconciler works with.
 type Parts struct {
-	Client    client.Client
-	Placement Placement
-	Events    *announce.Events
-	Metrics   Metrics
-	Now       func() time.Time
+	Client  client.Client
+	Events  *announce.Events
+	Metrics Metrics
+	Now     func() time.Time
 }
 
 // Reconciler reconciles the assigned identities of pods.
@@ -74,51 +82,109 @@ type Reconciler struct {
 	metrics   Metrics
 	now       func() time.Time
 	rules     identity.Rules
-	queue     queue
+
+	queue    kick.Queue[reconcile.Request]
+	backlog  backlog
+	writers  writers
+	progress *rate.Limiter
+	waiting  waiting
 }
 
-// New returns a Reconciler.
-func New(parts Parts, rules identity.Rules) *Reconciler {
-	return &Reconciler{
-		client: parts.Client, placement: parts.Placement, events: parts.Events,
-		metrics: parts.Metrics, now: parts.Now, rules: rules,
+// New returns a Reconciler. Of one node group at most writes objects are written
+// at a time.
+func New(parts Parts, rules identity.Rules, writes int) *Reconciler {
+	r := &Reconciler{
+		client: parts.Client, events: parts.Events, metrics: parts.Metrics, now: parts.Now, rules: rules,
+		progress: rate.NewLimiter(progressRate, progressBurst), waiting: waiting{since: map[types.NamespacedName]time.Time{}},
 	}
+	r.writers.most, r.writers.wake, r.writers.groups = max(writes, 1), r.Tell, map[compute.Group]*desk{}
+	return r
 }
+
+// PlaceWith says who knows what node groups have. It tells them by Tell, so
+// that the two need each other.
+func (r *Reconciler) PlaceWith(placement Placement) { r.placement = placement }
 
 // Reconcile makes the assigned identities of one pod what they should be. The
 // pod need not exist.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	began := r.now()
-	observed, err := r.observed(ctx, req.NamespacedName)
+	t, err := r.target(ctx, req.NamespacedName)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	pod, err := r.pod(ctx, req.NamespacedName)
-	if err != nil {
-		return reconcile.Result{}, err
+	plan := assignment.ForPod(t.in)
+	r.backlog.placed(req.NamespacedName, r.placement.CaughtUp, r.Tell)
+	t.since = r.waiting.note(req.NamespacedName, t.unassigned(), began)
+	if plan.Empty() {
+		return reconcile.Result{}, nil
 	}
+	if r.backlog.park(req.NamespacedName) {
+		return reconcile.Result{}, nil // first all are placed, so that Azure is asked for all of it at once
+	}
+	plan, later := r.postpone(plan)
+	if !r.writers.enter(t.group, req.NamespacedName) {
+		return reconcile.Result{}, nil // woken when one of the others is done
+	}
+	defer r.writers.leave(t.group)
+	return reconcile.Result{RequeueAfter: later}, r.carryOut(ctx, t, plan, began)
+}
+
+// target is what a plan is made for.
+type target struct {
+	pod   *corev1.Pod // nil when there is none
+	group compute.Group
+	in    assignment.Pod
+	since time.Time // since when the pod has been without an identity
+}
+
+// unassigned tells whether the pod is without an identity that it is granted.
+func (t *target) unassigned() bool {
+	for _, grant := range t.in.Grants {
+		if grant.Identity.Spec.Type == v1.UserAssignedMSI && t.in.Progress(grant.Identity).Status != v1.StateAssigned {
+			return true
+		}
+	}
+	return false
+}
+
+// target reads the caches, and places the pod.
+func (r *Reconciler) target(ctx context.Context, name types.NamespacedName) (*target, error) {
+	observed, err := r.observed(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	pod, err := r.pod(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	t := &target{pod: pod, in: assignment.Pod{
+		Namespace: name.Namespace, Name: name.Name, Observed: observed, Rules: r.rules,
+		Now:   metav1.NewTime(r.now().Truncate(time.Second)),
+		Taken: func(namespace, object string) bool { return r.taken(ctx, name, namespace, object) },
+	}}
 	var node *corev1.Node
 	if needy(pod) {
 		if node, err = r.node(ctx, pod.Spec.NodeName); err != nil {
-			return reconcile.Result{}, err
-		}
-	}
-	in := assignment.Pod{Namespace: req.Namespace, Name: req.Name, Observed: observed, Rules: r.rules}
-	if node != nil {
-		in.NodeName = node.Name
-		if in.Grants, err = r.grants(ctx, pod); err != nil {
-			return reconcile.Result{}, err
+			return nil, err
 		}
 	}
 	switch {
 	case !living(pod):
-		r.events.ForgetPod(req.Namespace, req.Name)
+		r.events.ForgetPod(name.Namespace, name.Name)
 	case pod.Spec.HostNetwork:
 		r.events.PodOnHostNetwork(pod)
 	}
-	in.State = func(id *v1.AzureIdentity) assignment.State { return r.state(req.NamespacedName, node, id) }
-	in.Taken = func(namespace, name string) bool { return r.taken(ctx, req.NamespacedName, namespace, name) }
-	return reconcile.Result{}, r.carryOut(ctx, pod, assignment.ForPod(in), began)
+	if node == nil {
+		r.placement.Leave(name)
+		return t, nil
+	}
+	t.in.NodeName = node.Name
+	if t.in.Grants, err = r.grants(ctx, pod); err != nil {
+		return nil, err
+	}
+	t.in.Progress = r.place(t, name, node)
+	return t, nil
 }
 
 // living tells whether the pod exists and may still run: one that is being
@@ -181,20 +247,44 @@ func worthTelling(refusals []*identity.Refusal) []*identity.Refusal {
 	return out
 }
 
-// state is how far an identity has come on its way to the pod's node.
-func (r *Reconciler) state(pod types.NamespacedName, node *corev1.Node, id *v1.AzureIdentity) assignment.State {
+// place tells the pod's node group what the pod needs, and returns how far that
+// is.
+func (r *Reconciler) place(t *target, name types.NamespacedName, node *corev1.Node) func(*v1.AzureIdentity) assignment.Progress {
 	group, err := compute.ParseProviderID(node.Spec.ProviderID)
 	if err != nil {
-		return assignment.State{
+		r.placement.Leave(name)
+		said := assignment.Progress{State: assignment.State{
 			Status: v1.StateCreated, Reason: assignment.ReasonNodeNotOnAzure,
 			Message: fmt.Sprintf("node %s: %v", node.Name, err),
+		}}
+		return func(*v1.AzureIdentity) assignment.Progress { return said }
+	}
+	t.group = group
+	var needs []assignment.Need
+	var of []*v1.AzureIdentity
+	for _, grant := range t.in.Grants {
+		if grant.Identity.Spec.Type != v1.UserAssignedMSI {
+			continue
+		}
+		// The rules grant nothing whose resource ID cannot be read.
+		if id, err := identity.ParseResourceID(grant.Identity.Spec.ResourceID); err == nil {
+			of = append(of, grant.Identity)
+			needs = append(needs, assignment.Need{
+				ID: id, ClientID: grant.Identity.Spec.ClientID, Identity: client.ObjectKeyFromObject(grant.Identity),
+			})
 		}
 	}
-	resourceID, err := identity.ParseResourceID(id.Spec.ResourceID)
-	if err == nil && r.placement.Claim(group, pod, resourceID) {
-		return assignment.State{Status: v1.StateAssigned}
+	if len(needs) == 0 {
+		r.placement.Leave(name)
 	}
-	return assignment.State{Status: v1.StateCreated}
+	progress := map[*v1.AzureIdentity]assignment.Progress{}
+	if len(needs) > 0 {
+		for i, p := range r.placement.Place(name, group, needs) {
+			progress[of[i]] = p
+			r.events.PodComplaint(t.pod, of[i], p.Complaint)
+		}
+	}
+	return func(id *v1.AzureIdentity) assignment.Progress { return progress[id] }
 }
 
 // observed returns the pod's assigned identities.

@@ -4,7 +4,7 @@ package assignedidentity
 
 import (
 	"context"
-	"sync"
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,8 +24,8 @@ import (
 )
 
 // workers is how many pods are worked on at once. A pod costs one or two writes
-// of some 5 ms each: 32 are more than the client's rate lets through.
-const workers = 32
+// of some 5 to 20 ms each, and one node group is not to take all of them.
+const workers = 64
 
 // The pauses after an error of the API server's. The libraries' own default goes
 // up to 16 minutes, which would outlast the trouble by far.
@@ -34,17 +34,14 @@ const (
 	retryMost  = 15 * time.Second
 )
 
-type queue struct {
-	mu sync.Mutex
-	q  workqueue.TypedRateLimitingInterface[reconcile.Request]
-}
+// Kick makes the controller look at a pod, which need not exist.
+func (r *Reconciler) Kick(pod types.NamespacedName) { r.Tell(pod) }
 
-// Kick makes the controller look at a pod.
-func (r *Reconciler) Kick(pod types.NamespacedName) {
-	r.queue.mu.Lock()
-	defer r.queue.mu.Unlock()
-	if r.queue.q != nil {
-		r.queue.q.Add(reconcile.Request{NamespacedName: pod})
+// Tell makes the controller look at pods of which something has changed that no
+// watch tells.
+func (r *Reconciler) Tell(pods ...types.NamespacedName) {
+	for _, pod := range pods {
+		r.queue.Add(reconcile.Request{NamespacedName: pod})
 	}
 }
 
@@ -57,7 +54,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Watches(&v1.AzureIdentityBinding{}, handler.EnqueueRequestsFromMapFunc(r.podsOfBinding), builder.WithPredicates(written())).
 		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.podsOfIdentity), builder.WithPredicates(written())).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.podsOfNode), builder.WithPredicates(nodeChanged())).
-		WatchesRawSource(source.Func(r.keepQueue)).
+		WatchesRawSource(source.Func(r.queue.Source)).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
@@ -65,11 +62,24 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Complete(r)
 }
 
-// keepQueue is a source without events of its own: Kick is its event.
-func (r *Reconciler) keepQueue(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-	r.queue.mu.Lock()
-	defer r.queue.mu.Unlock()
-	r.queue.q = q
+// CatchUp finds out which pods are there at the start. It is a runnable of the
+// manager, for the leader alone.
+type CatchUp struct{ Pods *Reconciler }
+
+// NeedLeaderElection says that only the leader has to.
+func (CatchUp) NeedLeaderElection() bool { return true }
+
+// Start lists the cache. Every pod in it comes up by itself.
+func (c CatchUp) Start(ctx context.Context) error {
+	var pods corev1.PodList
+	if err := c.Pods.client.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	names := make([]types.NamespacedName, 0, len(pods.Items))
+	for i := range pods.Items {
+		names = append(names, client.ObjectKeyFromObject(&pods.Items[i]))
+	}
+	c.Pods.backlog.begin(names, c.Pods.placement.CaughtUp, c.Pods.Tell)
 	return nil
 }
 

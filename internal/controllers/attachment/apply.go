@@ -4,29 +4,21 @@ package attachment
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
-)
-
-// The values of status.reason that this controller writes.
-const (
-	// ReasonIdentityRefused: Azure takes everything but this identity; most
-	// often it does not exist.
-	ReasonIdentityRefused = "IdentityRefused"
-	// ReasonIdentityForbidden: podid's own identity may not assign this one.
-	ReasonIdentityForbidden = "IdentityForbidden"
-	// ReasonGroupForbidden: podid's own identity may not update the node group.
-	ReasonGroupForbidden = "NodeGroupForbidden"
-	// ReasonGroupMissing: Azure does not know the VM or scale set.
-	ReasonGroupMissing = "NodeGroupMissing"
 )
 
 // The pauses. A refused identity is tried again after 30 s, doubling to ten
@@ -40,26 +32,34 @@ const (
 	// conflictMost bounds the pause while somebody else's operation runs: a scale
 	// set takes 4 writes a minute, and refused ones count.
 	conflictMost = 15 * time.Second
+	// afterThrottle spreads those that Azure sent away until the same second.
+	afterThrottle = 500 * time.Millisecond
+	// complainAfter is how many failures in a row make it worth telling the
+	// pods: one retry helps against most of what goes wrong for a moment.
+	complainAfter = 3
 )
 
-// read asks Azure what the group has.
-func (r *Reconciler) read(ctx context.Context, group compute.Group, st *state) error {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+// read asks Azure what the group has, and tells the pods.
+func (r *Reconciler) read(ctx context.Context, p *pass) error {
+	bounded, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	have, err := r.cloud.Get(ctx, group)
+	have, err := r.cloud.Get(bounded, p.group)
 	if err != nil {
 		return err
 	}
-	st.read(have, r.now())
+	p.fresh = true
+	p.state.read(have, r.now())
+	r.investigate(ctx, p.state)
+	r.tell(p.state)
 	return nil
 }
 
-// apply makes the requests of a plan. What Azure accepts is settled at once; an
-// identity that it refuses goes into quarantine and the others go on without it.
-// The error is about the group as a whole.
-func (r *Reconciler) apply(ctx context.Context, group compute.Group, st *state, members members, plan assignment.GroupPlan) error {
+// apply makes the requests of a plan. An identity that Azure refuses goes into
+// quarantine and the others go on without it. The error is about the group as a
+// whole.
+func (r *Reconciler) apply(ctx context.Context, p *pass, plan assignment.GroupPlan) error {
 	for _, req := range requests(plan) {
-		if err := r.applyOne(ctx, group, st, members, req); err != nil {
+		if err := r.applyOne(ctx, p, req); err != nil {
 			return err
 		}
 	}
@@ -78,28 +78,29 @@ func requests(plan assignment.GroupPlan) []assignment.Request {
 	return reqs
 }
 
-func (r *Reconciler) applyOne(ctx context.Context, group compute.Group, st *state, members members, req assignment.Request) error {
+func (r *Reconciler) applyOne(ctx context.Context, p *pass, req assignment.Request) error {
 	for todo := []assignment.Request{req}; len(todo) > 0; {
 		next := todo[0]
 		todo = todo[1:]
-		err := r.patch(ctx, group, next)
+		err := r.patch(ctx, p.group, next)
+		bad := compute.BadIdentities(err)
 		switch {
 		case err == nil:
-			r.lifted(st.done(next))
+			r.lifted(p.state.done(next))
 			logr.FromContextOrDiscard(ctx).Info("node group updated", "attached", len(next.Attach), "detached", len(next.Detach))
-			if err := r.settleNow(ctx, group, st); err != nil {
-				return err
-			}
-		case len(compute.BadIdentities(err)) == 0 && !compute.IsRefused(err):
-			st.doubt(next)
+		case len(bad) == 0 && !compute.IsRefused(err):
+			p.state.doubt(next)
 			return err
+		case len(bad) > 0 && !next.Names(bad):
+			return p.state.blocked(bad, err)
 		default:
-			rest, culprits := assignment.Narrow(next, compute.BadIdentities(err))
-			r.quarantine(ctx, st, members, culprits, err)
+			rest, culprits := assignment.Narrow(next, bad)
+			r.quarantine(ctx, p, culprits, err)
 			todo = append(rest, todo...)
 		}
+		r.tell(p.state)
 	}
-	return r.settleNow(ctx, group, st)
+	return nil
 }
 
 // patch makes one request.
@@ -111,23 +112,66 @@ func (r *Reconciler) patch(ctx context.Context, group compute.Group, req assignm
 	return r.cloud.Patch(ctx, group, req.Attach, req.Detach)
 }
 
+// blockedError is a refusal because of identities that the request did not name.
+type blockedError struct {
+	by  []string
+	err error
+}
+
+// Error says what to do.
+func (e *blockedError) Error() string {
+	return fmt.Sprintf("%v (it has been on the node group since before podid, which therefore leaves it there: remove it by hand: "+
+		"az vm|vmss identity remove --identities %s)", e.err, strings.Join(e.by, " "))
+}
+
+// Unwrap returns Azure's refusal.
+func (e *blockedError) Unwrap() error { return e.err }
+
+// blocked takes a refusal because of identities that the group has already: most
+// often they were deleted while they were assigned. What is ours or needed leaves
+// with the next update; what is somebody else's has to be removed by hand.
+func (st *state) blocked(bad []string, err error) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	var foreign []string
+	for _, id := range bad {
+		key := keyOf(id)
+		_, ours := st.ledger[key]
+		_, needed := st.needs[key]
+		if !ours && !needed {
+			foreign = append(foreign, id)
+			continue
+		}
+		st.stale[key] = true
+		if !needed {
+			st.unneeded[key] = time.Time{} // it may leave at once
+		}
+	}
+	if len(foreign) == 0 {
+		return err
+	}
+	return &blockedError{foreign, err}
+}
+
 // quarantine leaves identities out of the coming updates, for the reason that
 // Azure gave.
-func (r *Reconciler) quarantine(ctx context.Context, st *state, members members, culprits []string, cause error) {
-	said := assignment.State{Status: v1.StateCreated, Reason: ReasonIdentityRefused, Message: cause.Error()}
+func (r *Reconciler) quarantine(ctx context.Context, p *pass, culprits []string, cause error) {
+	said := assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonIdentityRefused, Message: cause.Error()}
 	if compute.IsForbidden(cause) {
-		said.Reason = ReasonIdentityForbidden
+		said.Reason = assignment.ReasonIdentityForbidden
 	}
 	now := r.now()
+	st := p.state
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, id := range culprits {
 		key := keyOf(id)
 		q := st.quarantined[key]
 		if q == nil {
-			q = &quarantine{identities: members.named(key)}
+			q = &quarantine{chances: rate.NewLimiter(rate.Every(chanceEvery), chances)}
 			st.quarantined[key] = q
 		}
+		q.identities, q.extra = slices.Concat(st.identities(key), p.extraNames[key]), p.extra.Has(key)
 		q.times++
 		q.state = said
 		q.retry = now.Add(doubled(quarantineFirst, q.times, quarantineMost))
@@ -149,76 +193,75 @@ func (r *Reconciler) lifted(identities []types.NamespacedName) {
 
 // setBack notes that Azure failed the whole group, and until when to leave it
 // alone.
-func (r *Reconciler) setBack(ctx context.Context, group compute.Group, st *state, members members, cause error) (reconcile.Result, error) {
+func (r *Reconciler) setBack(ctx context.Context, p *pass, cause error) (reconcile.Result, error) {
 	if ctx.Err() != nil {
 		return reconcile.Result{}, nil //nolint:nilerr // the program stops, nothing failed
 	}
-	log := logr.FromContextOrDiscard(ctx)
 	if compute.IsNotFound(cause) {
-		return r.gone(ctx, group, st, members, cause)
+		return r.gone(ctx, p, cause)
 	}
-	pause, throttled := compute.RetryAfter(cause)
-	st.mu.Lock()
-	st.failures++
-	failures := st.failures
-	if !throttled {
-		pause = doubled(r.settings.RetryInterval, failures, setBackMost)
-	}
-	if compute.IsConflict(cause) {
-		pause = min(pause, conflictMost)
-	}
-	st.notBefore = r.now().Add(pause)
-	if compute.IsForbidden(cause) {
-		st.trouble = assignment.State{Status: v1.StateCreated, Reason: ReasonGroupForbidden, Message: cause.Error()}
-	}
-	st.mu.Unlock()
-	log.Error(cause, "node group not updated", "retryAfter", pause, "failures", failures, "throttled", throttled)
-	if len(members.needs) == 0 && members.idle(st) {
+	st := p.state
+	pause, failures := st.failed(cause, r.settings.RetryInterval, r.now())
+	_, throttled := compute.RetryAfter(cause)
+	logr.FromContextOrDiscard(ctx).Error(cause, "node group not updated", "retryAfter", pause, "failures", failures, "throttled", throttled)
+	r.tell(st)
+	if st.idle() && len(p.extra) == 0 {
 		return reconcile.Result{}, nil // nobody waits; the next comparison asks again
 	}
-	r.complain(ctx, st, members, failures, cause)
-	return reconcile.Result{RequeueAfter: pause}, r.settle(ctx, st, members)
+	return reconcile.Result{RequeueAfter: pause}, nil
 }
 
-// complainAfter is how many failures in a row make it worth telling the pods:
-// one retry helps against most of what goes wrong for a moment.
-const complainAfter = 3
-
-// complain tells the waiting pods that Azure does not answer, once a streak of
-// failures. A state that they carry in their status is announced there instead.
-func (r *Reconciler) complain(ctx context.Context, st *state, members members, failures int, cause error) {
+// failed notes a failure, and returns how long to leave Azure alone about the
+// group and how many failures there were in a row.
+func (st *state) failed(cause error, retryInterval time.Duration, now time.Time) (pause time.Duration, failures int) {
 	st.mu.Lock()
-	troubled := st.trouble.Reason != ""
-	st.mu.Unlock()
-	if troubled || failures != complainAfter {
-		return
+	defer st.mu.Unlock()
+	st.failures++
+	pause, throttled := compute.RetryAfter(cause)
+	if throttled {
+		pause += rand.N(afterThrottle)
+	} else {
+		// Half of it is chance, so that groups that failed together do not
+		// come back together.
+		pause = doubled(retryInterval, st.failures, setBackMost)
+		pause = pause/2 + rand.N(pause/2+1)
 	}
-	for _, assigned := range members.assigned {
-		if assigned.Status.Status != v1.StateAssigned {
-			r.events.NotAssigned(assigned, r.pod(ctx, assigned), fmt.Sprintf("%v; podid keeps trying", cause))
-		}
+	if compute.IsConflict(cause) && !throttled {
+		pause = min(pause, conflictMost)
 	}
+	st.notBefore = now.Add(pause)
+	_, blocked := errors.AsType[*blockedError](cause)
+	switch {
+	case blocked:
+		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupBlocked, Message: cause.Error()}
+	case compute.IsForbidden(cause):
+		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden, Message: cause.Error()}
+	case st.failures == complainAfter:
+		st.complaint = fmt.Sprintf("%v; podid keeps trying", cause)
+	}
+	return pause, st.failures
 }
 
 // gone handles a group that Azure does not know: what we had attached to it is
 // gone with it. Nodes that still claim to be of it are the cloud provider's to
-// remove; until then drift asks again.
-func (r *Reconciler) gone(ctx context.Context, group compute.Group, st *state, members members, cause error) (reconcile.Result, error) {
-	logr.FromContextOrDiscard(ctx).Info("node group does not exist on Azure", "cause", cause.Error(), "nodes", members.nodes)
+// remove; until then the comparison asks again.
+func (r *Reconciler) gone(ctx context.Context, p *pass, cause error) (reconcile.Result, error) {
+	logr.FromContextOrDiscard(ctx).Info("node group does not exist on Azure", "cause", cause.Error(), "hasNodes", p.populated)
+	st := p.state
 	st.mu.Lock()
 	clear(st.ledger)
 	clear(st.unneeded)
 	st.current, st.failures = nil, 0
-	st.trouble = assignment.State{Status: v1.StateCreated, Reason: ReasonGroupMissing, Message: cause.Error()}
+	st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupMissing, Message: cause.Error()}
 	st.mu.Unlock()
-	if err := r.write(ctx, group, st); err != nil {
+	if err := r.write(ctx, p.group, st); err != nil {
 		return reconcile.Result{}, err
 	}
-	if members.nodes == 0 {
-		r.lifted(r.groups.drop(group))
-		return reconcile.Result{}, nil
+	r.tell(st)
+	if !p.populated {
+		r.lifted(r.groups.drop(p.group))
 	}
-	return reconcile.Result{}, r.settle(ctx, st, members)
+	return reconcile.Result{}, nil
 }
 
 // doubled is first, doubled for every time after the first, at most most.

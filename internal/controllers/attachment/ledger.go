@@ -36,6 +36,9 @@ type Entry struct {
 	ResourceID string `json:"resourceID"`
 	// ClientID as the AzureIdentity said, for the immutable list; may be empty.
 	ClientID string `json:"clientID,omitempty"`
+	// PrincipalID as Azure said when it was there: another one later means
+	// that the identity was deleted and made again.
+	PrincipalID string `json:"principalID,omitempty"`
 }
 
 func (e Entry) clientKey() string { return lower(e.ClientID) }
@@ -60,26 +63,39 @@ type groupDocument struct {
 	Name           string       `json:"name"`
 }
 
-// Load returns the entries of a group by canonical resource ID, none when there
-// is no ConfigMap.
-func (l Ledger) Load(ctx context.Context, group compute.Group) (map[string]Entry, error) {
+// Page is the ledger of one group.
+type Page struct {
+	// Entries by canonical resource ID.
+	Entries map[string]Entry
+	// Version of the object, empty when there is none.
+	Version string
+	// Damaged says why the object cannot be read; there are no Entries then.
+	Damaged error
+}
+
+// Load returns the page of a group, an empty one when there is no ConfigMap.
+func (l Ledger) Load(ctx context.Context, group compute.Group) (Page, error) {
 	var cm corev1.ConfigMap
 	err := l.Reader.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: l.nameOf(group)}, &cm)
 	if apierrors.IsNotFound(err) {
-		return map[string]Entry{}, nil
+		return Page{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read ledger of %s: %w", group, err)
+		return Page{}, fmt.Errorf("read ledger of %s: %w", group, err)
 	}
+	return pageOf(&cm), nil
+}
+
+func pageOf(cm *corev1.ConfigMap) Page {
+	page := Page{Entries: map[string]Entry{}, Version: cm.ResourceVersion}
 	var list []Entry
 	if err := json.Unmarshal([]byte(cm.Data[identitiesKey]), &list); err != nil {
-		return nil, &damagedError{cm.Namespace + "/" + cm.Name, err}
+		page.Damaged = &damagedError{cm.Namespace + "/" + cm.Name, err}
 	}
-	entries := make(map[string]Entry, len(list))
 	for _, e := range list {
-		entries[keyOf(e.ResourceID)] = e
+		page.Entries[keyOf(e.ResourceID)] = e
 	}
-	return entries, nil
+	return page
 }
 
 // damagedError is a ledger that somebody wrote who should not have.
@@ -96,32 +112,27 @@ func (e *damagedError) Error() string {
 // Unwrap returns the parser's error.
 func (e *damagedError) Unwrap() error { return e.err }
 
-// Save replaces the entries of a group. Without entries the ConfigMap goes. fresh
-// says that there was none so far, which spares a request.
-func (l Ledger) Save(ctx context.Context, group compute.Group, entries map[string]Entry, fresh bool) error {
+// Save replaces the entries of a group and returns the new version. Without
+// entries the ConfigMap goes. version is that of the page that the entries began
+// as: a page that somebody else wrote meanwhile, another leader, is a conflict.
+func (l Ledger) Save(ctx context.Context, group compute.Group, entries map[string]Entry, version string) (string, error) {
 	cm, err := l.document(group, entries)
 	if err != nil {
-		return fmt.Errorf("write ledger of %s: %w", group, err)
+		return version, wrap(group, err)
 	}
-	if len(entries) == 0 {
-		if err := l.Writer.Delete(ctx, cm); client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("delete ledger of %s: %w", group, err)
-		}
-		return nil
-	}
-	// One leader, one reconciler per group: nobody else writes it, so there is
-	// no version to compare.
-	if fresh {
+	cm.ResourceVersion = version
+	switch {
+	case len(entries) == 0 && version == "":
+		return "", nil
+	case len(entries) == 0:
+		err = l.Writer.Delete(ctx, cm, client.Preconditions(metav1.Preconditions{ResourceVersion: &version}))
+		return "", wrap(group, client.IgnoreNotFound(err))
+	case version == "":
 		err = l.Writer.Create(ctx, cm)
-		if !apierrors.IsAlreadyExists(err) {
-			return wrap(group, err)
-		}
+	default:
+		err = l.Writer.Update(ctx, cm)
 	}
-	err = l.Writer.Update(ctx, cm)
-	if apierrors.IsNotFound(err) {
-		err = l.Writer.Create(ctx, cm)
-	}
-	return wrap(group, err)
+	return cm.ResourceVersion, wrap(group, err)
 }
 
 func wrap(group compute.Group, err error) error {
@@ -153,23 +164,24 @@ func (l Ledger) document(group compute.Group, entries map[string]Entry) (*corev1
 	}, nil
 }
 
-// Groups returns the groups that have a ledger, also those that no node belongs
-// to any more.
-func (l Ledger) Groups(ctx context.Context) ([]compute.Group, error) {
+// All returns the pages there are, by the names of their ConfigMaps, and the
+// groups they are about, also those that no node belongs to any more.
+func (l Ledger) All(ctx context.Context) (pages map[string]Page, groups []compute.Group, err error) {
 	var list corev1.ConfigMapList
 	if err := l.Reader.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{ManagedByLabel: ManagedBy}); err != nil {
-		return nil, fmt.Errorf("list ledgers in namespace %s: %w", l.Namespace, err)
+		return nil, nil, fmt.Errorf("list ledgers in namespace %s: %w", l.Namespace, err)
 	}
-	var groups []compute.Group
+	pages = map[string]Page{}
 	for i := range list.Items {
+		pages[list.Items[i].Name] = pageOf(&list.Items[i])
 		var doc groupDocument
 		// A ConfigMap that is not a ledger, or a damaged one, has no group to
-		// look after; Load complains about it when its group comes up.
+		// look after; load complains about it when its group comes up.
 		if json.Unmarshal([]byte(list.Items[i].Data[groupKey]), &doc) == nil && doc.Name != "" {
 			groups = append(groups, compute.Group(doc))
 		}
 	}
-	return groups, nil
+	return pages, groups, nil
 }
 
 // nameOf is the ConfigMap's name: groups' own names may hold characters that no

@@ -4,41 +4,76 @@ package attachment
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 )
 
+// library is the ledger as it was when the controller began: one request instead
+// of one for every group. Each group takes its page out once; after that, the page
+// is what the API server says.
+type library struct {
+	mu    sync.Mutex
+	pages map[string]Page // nil until listed
+	taken map[compute.Group]bool
+}
+
+func (l *library) take(ctx context.Context, ledger Ledger, group compute.Group) (Page, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.taken[group] {
+		return ledger.Load(ctx, group)
+	}
+	if l.pages == nil {
+		pages, _, err := ledger.All(ctx)
+		if err != nil {
+			return Page{}, err
+		}
+		l.pages, l.taken = pages, map[compute.Group]bool{}
+	}
+	page := l.pages[ledger.nameOf(group)]
+	delete(l.pages, ledger.nameOf(group))
+	l.taken[group] = true
+	return page, nil
+}
+
 // load reads the group's ledger, once.
 func (r *Reconciler) load(ctx context.Context, group compute.Group, st *state) error {
-	if loaded, _ := st.known(); loaded {
+	if st.loaded() {
 		return nil
 	}
-	entries, err := r.ledger.Load(ctx, group)
-	damaged, isDamaged := errors.AsType[*damagedError](err)
-	switch {
-	case isDamaged:
+	page, err := r.library.take(ctx, r.ledger, group)
+	if err != nil {
+		return err
+	}
+	if page.Damaged != nil {
 		// Pods must not wait for somebody to repair it. Nothing that cannot
 		// be read is ours, so nothing is taken away that should not be.
-		logr.FromContextOrDiscard(ctx).Error(damaged, "ledger is written anew; the identities that it listed stay on the node group for good")
-		entries = map[string]Entry{}
-	case err != nil:
-		return err
+		logr.FromContextOrDiscard(ctx).Error(page.Damaged, "ledger is written anew; the identities that it listed stay on the node group for good")
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.ledger, st.saved = entries, maps.Clone(entries)
+	st.ledger, st.version = map[string]Entry{}, page.Version
+	maps.Copy(st.ledger, page.Entries)
+	st.saved = maps.Clone(st.ledger)
 	return nil
+}
+
+func (st *state) loaded() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.ledger != nil
 }
 
 // record writes down what an update is about to attach, before Azure is asked,
 // and strikes out what is neither there nor needed.
-func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state, members members, plan assignment.GroupPlan) error {
+func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state, plan assignment.GroupPlan) error {
 	st.mu.Lock()
 	for _, key := range plan.Forget {
 		delete(st.ledger, key)
@@ -49,8 +84,8 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 		}
 	}
 	for key, entry := range st.ledger {
-		if clientID := members.clients[key]; clientID != "" {
-			entry.ClientID = clientID
+		if n := st.needs[key]; n != nil && n.clientID != "" {
+			entry.ClientID = n.clientID
 			st.ledger[key] = entry
 		}
 	}
@@ -70,16 +105,41 @@ func (r *Reconciler) save(ctx context.Context, group compute.Group, st *state) e
 // write saves the ledger if it differs from what was saved last.
 func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) error {
 	st.mu.Lock()
-	entries, same, fresh := maps.Clone(st.ledger), maps.Equal(st.ledger, st.saved), len(st.saved) == 0
+	entries, same, version := maps.Clone(st.ledger), maps.Equal(st.ledger, st.saved), st.version
 	st.mu.Unlock()
 	if same {
 		return nil
 	}
-	if err := r.ledger.Save(ctx, group, entries, fresh); err != nil {
-		return err
-	}
+	version, err := r.ledger.Save(ctx, group, entries, version)
+	r.health.note(err)
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.saved = entries
-	return nil
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+		// Another leader wrote it, or a hand: what it says now counts.
+		st.ledger, st.saved = nil, nil
+	}
+	if err == nil {
+		st.saved, st.version = entries, version
+	}
+	return err
+}
+
+// health tells whether the ledger can be written: without it nothing is attached.
+type health struct {
+	mu   sync.Mutex
+	last error
+}
+
+func (h *health) note(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = err
+}
+
+// Healthy returns why the ledger could not be written the last time, nil when it
+// could.
+func (r *Reconciler) Healthy() error {
+	r.health.mu.Lock()
+	defer r.health.mu.Unlock()
+	return r.health.last
 }

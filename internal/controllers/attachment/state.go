@@ -1,4 +1,4 @@
-// What MIC remembers about node groups between reconciliations.
+// What MIC remembers of one node group between reconciliations.
 
 package attachment
 
@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podid-io/podid/internal/assignment"
@@ -15,50 +16,42 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// claimTTL bounds how long a claim keeps an identity on a node group while no
-// assigned identity backs it. The object follows its claim within milliseconds;
-// the rest is for an API server that is away just then.
-const claimTTL = 10 * time.Second
-
-// Groups is the memory of all node groups. It is shared: the attachment
-// reconciler writes what Azure has, the assignedidentity reconciler claims.
-// Nothing here is durable; what must be is in the Ledger.
-type Groups struct {
-	now func() time.Time
-
-	mu     sync.Mutex
-	states map[compute.Group]*state
-}
-
-// NewGroups returns an empty memory. now is time.Now but for tests.
-func NewGroups(now func() time.Time) *Groups {
-	return &Groups{now: now, states: map[compute.Group]*state{}}
-}
-
-// claimKey is one pod's need for one identity.
-type claimKey struct {
-	pod types.NamespacedName
-	key string // identity.ResourceID.Key
-}
-
-type claim struct {
-	spelling string
-	expires  time.Time
-}
-
 // quarantine is what is known about an identity that Azure refused.
 type quarantine struct {
 	retry      time.Time
 	times      int // refusals in a row
 	state      assignment.State
 	identities []types.NamespacedName // the AzureIdentity objects, for the metric
+	extra      bool                   // needed without any pod
+	// chances bounds how often touching the object buys another try: each is an
+	// update of the group, which others have to wait for.
+	chances *rate.Limiter
 }
 
-// state is the memory of one node group. Only its reconciler, of which one runs
-// at a time, changes it, but for claims, quarantined and refresh; mu guards it
-// against those who look on.
+// The chances of an identity in quarantine.
+const (
+	chanceEvery = 20 * time.Second
+	chances     = 3
+)
+
+// The wait for a burst of needs to end before the first update: pods of one
+// rollout arrive some milliseconds apart, and an update takes a scale set 40 to
+// 60 s.
+const (
+	quiet     = 30 * time.Millisecond
+	mostQuiet = 300 * time.Millisecond
+)
+
+// state is the memory of one node group. Its reconciler, of which one runs at a
+// time, knows Azure; needs are the pod controller's. mu guards all of it.
 type state struct {
 	mu sync.Mutex
+
+	// needs are what pods need, by canonical resource ID. firstAsked and
+	// lastAsked are when the oldest and the newest were made that no update has
+	// taken up yet.
+	needs                 map[string]*need
+	firstAsked, lastAsked time.Time
 
 	// current is what the group has: nil until Azure was asked, kept up by
 	// every update since.
@@ -66,6 +59,11 @@ type state struct {
 	// clients are the client ids that Azure told with current, by canonical
 	// resource ID.
 	clients map[string]string
+	// stale are identities that the group lists and that have to leave and come
+	// back, because what is behind them was deleted or made again.
+	stale map[string]bool
+	// cleared are suspects that Azure has cleared.
+	cleared map[string]suspect
 	// leaving are identities that an update under way detaches.
 	leaving map[string]bool
 	// arriving are identities of ours that Azure lists while it carries out an
@@ -73,77 +71,32 @@ type state struct {
 	// machines may not have them yet. arrivingSince is when that was first seen.
 	arriving      map[string]bool
 	arrivingSince time.Time
-	// behind tells that a write met an object newer than the cache.
-	behind bool
 	// refresh asks for Azure to be read before anything else is done.
 	refresh bool
 
-	// ledger is what is ours, nil until loaded; saved is what was last written.
+	// ledger is what is ours, nil until loaded; saved is what was last written,
+	// and version that of the object.
 	ledger, saved map[string]Entry
+	version       string
 
-	// claims are needs whose assigned identity may not be in the cache yet.
-	claims      map[claimKey]claim
 	quarantined map[string]*quarantine
 	unneeded    map[string]time.Time
-	waiting     map[types.NamespacedName]time.Time
 
 	// trouble is what keeps the whole group from getting anything: set while
-	// podid may not update it or it does not exist.
-	trouble assignment.State
+	// podid may not update it or it does not exist. complaint is what keeps
+	// failing although it should pass.
+	trouble   assignment.State
+	complaint string
 	// failures in a row, and until when to leave Azure alone because of them.
 	failures  int
 	notBefore time.Time
 }
 
-// of returns the memory of a group, an empty one if there is none yet.
-func (g *Groups) of(group compute.Group) *state {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.locked(group)
-}
-
-func (g *Groups) locked(group compute.Group) *state {
-	st, ok := g.states[group]
-	if !ok {
-		st = &state{
-			leaving: map[string]bool{}, claims: map[claimKey]claim{}, quarantined: map[string]*quarantine{},
-			unneeded: map[string]time.Time{}, waiting: map[types.NamespacedName]time.Time{},
-		}
-		g.states[group] = st
+func newState() *state {
+	return &state{
+		needs: map[string]*need{}, leaving: map[string]bool{}, quarantined: map[string]*quarantine{},
+		unneeded: map[string]time.Time{}, stale: map[string]bool{}, cleared: map[string]suspect{},
 	}
-	return st
-}
-
-// drop forgets a group without nodes that nothing is known to be left on, and
-// returns the quarantines that end with it.
-func (g *Groups) drop(group compute.Group) (lifted []types.NamespacedName) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	st := g.locked(group)
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	for _, q := range st.quarantined {
-		lifted = append(lifted, q.identities...)
-	}
-	clear(st.quarantined)
-	if len(st.claims) == 0 && len(st.ledger) == 0 {
-		delete(g.states, group)
-	}
-	return lifted
-}
-
-// Claim says that a pod on the group needs the identity, and tells whether the
-// group has it and keeps it: then the pod's assigned identity may say Assigned
-// at once. From here on the identity is not detached, although the object that
-// says so may not have reached the cache yet.
-func (g *Groups) Claim(group compute.Group, pod types.NamespacedName, id identity.ResourceID) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	st := g.locked(group)
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.claims[claimKey{pod, id.Key()}] = claim{spelling: id.String(), expires: g.now().Add(claimTTL)}
-	return st.usable(id.Key())
 }
 
 // usable tells whether the group has the identity and keeps it. mu is held.
@@ -151,52 +104,39 @@ func (st *state) usable(key string) bool {
 	return st.current.Has(key) && !st.leaving[key] && !st.arriving[key]
 }
 
-// missed notes that a write met an object newer than the cache.
-func (st *state) missed() {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.behind = true
+// asked notes that something is needed that the group has not got. mu is held.
+func (st *state) asked(now time.Time) {
+	st.lastAsked = now
+	if st.firstAsked.IsZero() {
+		st.firstAsked = now
+	}
 }
 
-// soon tells when to look again, 0 for not: what was missed in the cache is there
-// in a moment, what is arriving in seconds, if Azure is asked.
+// settling tells how long to wait for a burst of needs to end. An update that
+// goes out takes them all up.
+func (st *state) settling(now time.Time) time.Duration {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.firstAsked.IsZero() {
+		return 0
+	}
+	wait := min(st.lastAsked.Add(quiet).Sub(now), st.firstAsked.Add(mostQuiet).Sub(now))
+	if wait <= 0 {
+		st.firstAsked = time.Time{}
+	}
+	return max(wait, 0)
+}
+
+// soon tells when to look again, 0 for not: what is arriving is there in seconds,
+// if Azure is asked.
 func (st *state) soon() time.Duration {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	switch {
-	case st.behind:
-		st.behind = false
-		return catchUp
-	case len(st.arriving) > 0:
-		st.refresh = true
-		return lookAgain
-	default:
+	if len(st.arriving) == 0 {
 		return 0
 	}
-}
-
-// release takes a claim back.
-func (g *Groups) release(group compute.Group, key claimKey) {
-	st := g.of(group)
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	delete(st.claims, key)
-}
-
-// lift ends the quarantine of an identity wherever it is in one, and returns
-// those groups.
-func (g *Groups) lift(key string) (groups []compute.Group, lifted []types.NamespacedName) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for group, st := range g.states {
-		st.mu.Lock()
-		if q, ok := st.quarantined[key]; ok {
-			delete(st.quarantined, key)
-			groups, lifted = append(groups, group), append(lifted, q.identities...)
-		}
-		st.mu.Unlock()
-	}
-	return groups, lifted
+	st.refresh = true
+	return lookAgain
 }
 
 // resting tells how long Azure is to be left alone yet about this group.
@@ -206,52 +146,47 @@ func (st *state) resting(now time.Time) time.Duration {
 	return st.notBefore.Sub(now)
 }
 
-// known tells whether the ledger is loaded and Azure was asked, and whether it
-// is to be asked again.
-func (st *state) known() (ledger, azure bool) {
+// known tells whether Azure was asked and need not be asked again.
+func (st *state) known() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return st.ledger != nil, st.current != nil && !st.refresh
+	return st.current != nil && !st.refresh
 }
 
-// wants merges the needs of the cache with the claims, and drops claims that
-// the cache confirms or that expired. It returns when the next one expires. mu
-// is held.
-func (st *state) wants(seen map[claimKey]string, now time.Time) (desired assignment.Set, expiry time.Time) {
-	desired = assignment.Set{}
-	for need, spelling := range seen {
-		desired[need.key] = spelling
-		delete(st.claims, need)
-	}
-	for need, c := range st.claims {
-		if !c.expires.After(now) {
-			delete(st.claims, need)
-			continue
-		}
-		// A claim keeps what is there. To fetch what is not is the assigned
-		// identity's business, once it is written.
-		if st.current.Has(need.key) && !desired.Has(need.key) {
-			desired[need.key] = c.spelling
-		}
-		if expiry.IsZero() || c.expires.Before(expiry) {
-			expiry = c.expires
+// idle tells that no pod needs anything and nothing of ours is there.
+func (st *state) idle() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return len(st.needs) == 0 && len(st.ledger) == 0
+}
+
+// waiting tells how many identities pods still wait for.
+func (st *state) waiting() (n int) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for key := range st.needs {
+		if !st.usable(key) {
+			n++
 		}
 	}
-	return desired, expiry
+	return n
 }
 
 // plan asks the planner, and marks what is about to leave in the same breath, so
-// that no claim slips in between.
-func (st *state) plan(seen map[claimKey]string, immutable map[string]bool, grace time.Duration, now time.Time) assignment.GroupPlan {
+// that no need slips in between. extra are identities to have without any pod.
+func (st *state) plan(extra assignment.Set, immutable map[string]bool, grace time.Duration, now time.Time) assignment.GroupPlan {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	desired, expiry := st.wants(seen, now)
 	in := assignment.Group{
-		Desired: desired, Current: st.current, Ledger: assignment.Set{},
+		Desired: assignment.Set{}, Current: st.current, Ledger: assignment.Set{}, Stale: st.stale,
 		Immutable: func(key string) bool {
 			return immutable[key] || immutable[st.ledger[key].clientKey()] || immutable[st.clients[key]]
 		},
 		Quarantined: map[string]time.Time{}, UnneededSince: st.unneeded, Grace: grace, Now: now,
+	}
+	maps.Copy(in.Desired, extra)
+	for key, n := range st.needs {
+		in.Desired[key] = n.spelling
 	}
 	for key, entry := range st.ledger {
 		in.Ledger[key] = entry.ResourceID
@@ -263,9 +198,6 @@ func (st *state) plan(seen map[claimKey]string, immutable map[string]bool, grace
 	st.unneeded = plan.UnneededSince
 	for _, id := range plan.Detach {
 		st.leaving[keyOf(id)] = true
-	}
-	if !expiry.IsZero() && (plan.Next.IsZero() || expiry.Before(plan.Next)) {
-		plan.Next = expiry
 	}
 	return plan
 }
@@ -301,8 +233,9 @@ func (st *state) read(have compute.Identities, now time.Time) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.arrive(current, have.Updating, now)
-	st.clients = clients
-	st.current, st.refresh, st.trouble = current, false, assignment.State{}
+	st.clients, st.current, st.refresh = clients, current, false
+	st.trouble, st.complaint = assignment.State{}, ""
+	st.compare(have)
 }
 
 // arrive notes which identities may not be on the machines yet. An update that
@@ -331,12 +264,12 @@ func (st *state) arrive(current assignment.Set, updating bool, now time.Time) {
 	}
 }
 
-// done takes an update that Azure has carried out, and returns the quarantines
-// that it ended.
+// done takes an update that Azure has carried out, and returns the identities
+// whose quarantine it ended.
 func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.failures, st.notBefore, st.trouble = 0, time.Time{}, assignment.State{}
+	st.failures, st.notBefore, st.trouble, st.complaint = 0, time.Time{}, assignment.State{}, ""
 	st.arriving, st.arrivingSince = nil, time.Time{}
 	st.current = maps.Clone(st.current)
 	for _, id := range req.Attach {
@@ -347,6 +280,7 @@ func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
 		delete(st.leaving, keyOf(id))
 		delete(st.ledger, keyOf(id))
 		delete(st.unneeded, keyOf(id))
+		delete(st.stale, keyOf(id))
 	}
 	for _, id := range slices.Concat(req.Attach, req.Detach) {
 		if q, ok := st.quarantined[keyOf(id)]; ok {
@@ -367,6 +301,20 @@ func (st *state) doubt(req assignment.Request) {
 	for _, id := range req.Detach {
 		delete(st.current, keyOf(id))
 	}
+}
+
+// release ends the quarantine of identities that no pod needs and that are not
+// ours to take away either.
+func (st *state) release() (lifted []types.NamespacedName) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for key, q := range st.quarantined {
+		if _, ours := st.ledger[key]; !ours && st.needs[key] == nil && !q.extra {
+			delete(st.quarantined, key)
+			lifted = append(lifted, q.identities...)
+		}
+	}
+	return lifted
 }
 
 // keyOf is the canonical form of a resource ID, also of one that Azure spells in

@@ -1,0 +1,101 @@
+// How far an identity has come on its way to a pod.
+
+package assignment
+
+import (
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// The values of status.reason: what keeps an identity from its pod's node. The
+// status stays Created meanwhile.
+const (
+	// ReasonNodeNotOnAzure: the pod's node has no provider ID of Azure.
+	ReasonNodeNotOnAzure = "NodeNotOnAzure"
+	// ReasonIdentityRefused: Azure takes everything but this identity; most
+	// often it does not exist.
+	ReasonIdentityRefused = "IdentityRefused"
+	// ReasonIdentityForbidden: podid's own identity may not assign this one.
+	ReasonIdentityForbidden = "IdentityForbidden"
+	// ReasonGroupForbidden: podid's own identity may not update the node group.
+	ReasonGroupForbidden = "NodeGroupForbidden"
+	// ReasonGroupMissing: Azure does not know the VM or scale set.
+	ReasonGroupMissing = "NodeGroupMissing"
+	// ReasonGroupBlocked: Azure refuses every update of the node group because
+	// of something that podid must not touch.
+	ReasonGroupBlocked = "NodeGroupBlocked"
+)
+
+// Need is an identity that a pod needs of its node group.
+type Need struct {
+	ID identity.ResourceID
+	// ClientID as the AzureIdentity says; may be empty.
+	ClientID string
+	// Identity names the AzureIdentity.
+	Identity types.NamespacedName
+}
+
+// State is the part of an AzureAssignedIdentity's status that says how far the
+// identity has come, and what stands in its way.
+type State struct{ Status, Reason, Message string }
+
+// Progress is how far an identity has come on its way to a node group.
+type Progress struct {
+	State
+	// Unknown tells that Azure has not been asked yet: the State is empty.
+	Unknown bool
+	// Complaint is what keeps going wrong on the way, for people; it will pass,
+	// so no status says it.
+	Complaint string
+}
+
+func stateOf(s v1.AzureAssignedIdentityStatus) State {
+	return State{Status: s.Status, Reason: s.Reason, Message: s.Message}
+}
+
+// next is the state that an object should have. says tells whether it stands for
+// its pod, node and identity as they are now.
+//
+// An object that says Assigned keeps it while its identity, which somebody took
+// off the node, is put back: saying Created and Assigned again would be two
+// writes for every pod of a scale set. One that tells of a refusal keeps that
+// until there is something else to tell than "on its way".
+func next(have State, progress Progress, says bool) State {
+	onItsWay := progress.Status == v1.StateCreated && progress.Reason == ""
+	switch {
+	case progress.Unknown && (!says || have.Status == "" || have.Status == v1.StateUnassigned):
+		return State{Status: v1.StateCreated}
+	case progress.Unknown:
+		return have
+	case says && onItsWay && have.Status == v1.StateAssigned:
+		return have
+	case says && onItsWay && have.Status == v1.StateCreated && have.Reason != ReasonNodeNotOnAzure:
+		return have
+	default:
+		return progress.State
+	}
+}
+
+// write sets the state and the condition that goes with it. An object without
+// trouble has no condition, which keeps thousands of them small.
+func (s State) write(status *v1.AzureAssignedIdentityStatus, now metav1.Time) {
+	status.Status, status.Reason, status.Message = s.Status, s.Reason, s.Message
+	condition := metav1.Condition{
+		Type: v1.ConditionAssigned, Status: metav1.ConditionFalse, LastTransitionTime: now,
+		Reason: s.Reason, Message: s.Message,
+	}
+	if s.Reason == "" {
+		if meta.FindStatusCondition(status.Conditions, v1.ConditionAssigned) == nil {
+			return
+		}
+		condition.Reason, condition.Message = s.Status, ""
+		if s.Status == v1.StateAssigned {
+			condition.Status = metav1.ConditionTrue
+		}
+	}
+	meta.SetStatusCondition(&status.Conditions, condition)
+}
