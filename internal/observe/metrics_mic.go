@@ -27,6 +27,7 @@ type micMetrics struct {
 	inFlight    *prometheus.GaugeVec
 	batch       *prometheus.HistogramVec
 	throttled   *prometheus.CounterVec
+	nodes       *prometheus.GaugeVec
 }
 
 func newMICMetrics(r register) micMetrics {
@@ -56,6 +57,8 @@ func newMICMetrics(r register) micMetrics {
 	m.inFlight = r.gauge("mic_attachments_in_flight", "Updates of VMs and scale sets under way.")
 	m.batch = r.histogram("mic_attachment_identities", "Identities attached and detached by one update of a VM or scale set.",
 		[]float64{1, 2, 5, 10, 20, 50, 100, 150})
+	m.nodes = r.gauge("mic_nodes",
+		"Nodes of the cluster, by what Azure assigns their identities to: vm, vmss, or other for nodes that are not Azure's.", "group_kind")
 	m.throttled = r.counter("mic_arm_throttled_total", "Answers 429 of Azure's resource manager.", labelOperation)
 	return m
 }
@@ -94,6 +97,7 @@ func (m *Metrics) Leading(leads bool) {
 		// What there is, the leader says: a standby's memory would be counted twice.
 		m.mic.assigned.Reset()
 		m.mic.quarantined.Reset()
+		m.mic.nodes.Reset()
 		return
 	}
 	m.mic.leader.WithLabelValues().Set(1)
@@ -129,6 +133,9 @@ func (m *Metrics) AttachmentEnded() { m.mic.inFlight.WithLabelValues().Dec() }
 func (m *Metrics) AssignedIdentities(state string, n int) {
 	m.mic.assigned.WithLabelValues(state).Set(float64(n))
 }
+
+// Nodes sets how many nodes are of a kind: vm, vmss or other.
+func (m *Metrics) Nodes(kind string, n int) { m.mic.nodes.WithLabelValues(kind).Set(float64(n)) }
 
 // Quarantined says that an identity is left out, and why in one word. An earlier
 // reason of the same identity is replaced.

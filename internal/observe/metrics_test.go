@@ -32,6 +32,7 @@ func takeAll(m *observe.Metrics) {
 	m.Throttled(observe.OpVMSSUpdate)
 	m.AttachmentBegan(3)
 	m.AssignedIdentities("Assigned", 4)
+	m.Nodes("vmss", 7)
 	m.Quarantined("ns", "id", "NotFound")
 	m.KubernetesError(observe.OpAssignedIdentityAddition)
 	m.Operation(route, 200, "ns", "https://vault.azure.net", time.Second)
@@ -127,6 +128,7 @@ func TestMetrics(t *testing.T) {
 		"mic_attachments_in_flight":                                            1,
 		"mic_attachment_identities":                                            1,
 		"mic_assigned_identities{state=Assigned}":                              4,
+		"mic_nodes{group_kind=vmss}":                                           7,
 		"mic_quarantined_identities{identity=id,namespace=ns,reason=NotFound}": 1,
 		"nmi_token_requests_total{reason=NoBinding,status_code=404}":           1,
 		"nmi_token_cache_requests_total{outcome=hit}":                          1,

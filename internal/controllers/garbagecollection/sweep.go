@@ -1,9 +1,10 @@
 // Package garbagecollection finds assigned identities whose pod or node is gone
 // and hands them to the assignedidentity controller, which removes them.
 //
-// Watches do that at once in the normal course; the sweep is the insurance
-// against what no watch told, and counts what there is. Its interval is v1.8.17's
-// syncRetryDuration.
+// Watches do that at once in the normal course, whether a node or a scale set
+// goes, a pod is deleted by force or a namespace as a whole; the sweep is the
+// insurance against what no watch told, and counts what there is. Its interval
+// is v1.8.17's syncRetryDuration.
 package garbagecollection
 
 import (
@@ -16,10 +17,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/compute"
 )
 
-// countInterval is how often the number of assigned identities by state is
-// measured. Counting walks the cache, no request is made.
+// countInterval is how often assigned identities and nodes are counted. Counting walks the cache, no request is made.
 const countInterval = 15 * time.Second
 
 // Pods is the controller that removes; assignedidentity.Reconciler is one.
@@ -31,7 +32,11 @@ type Pods interface {
 // Metrics is what the sweep measures; observe.Metrics has it.
 type Metrics interface {
 	AssignedIdentities(state string, n int)
+	Nodes(kind string, n int)
 }
+
+// otherNodes is the kind of nodes that are not Azure's: they are left alone.
+const otherNodes = "other"
 
 // Sweep is a runnable of the manager, for the leader alone.
 type Sweep struct {
@@ -45,11 +50,13 @@ type Sweep struct {
 // NeedLeaderElection says that only the leader sweeps.
 func (s *Sweep) NeedLeaderElection() bool { return true }
 
-// Start counts and sweeps until the context ends.
+// Start counts and sweeps until the context ends. It counts at once: an alert
+// must not wait for numbers.
 func (s *Sweep) Start(ctx context.Context) error {
 	sweep, count := time.NewTicker(s.Interval), time.NewTicker(countInterval)
 	defer sweep.Stop()
 	defer count.Stop()
+	s.count(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -62,8 +69,33 @@ func (s *Sweep) Start(ctx context.Context) error {
 	}
 }
 
-// count measures how many assigned identities are in which state.
+// count measures what there is.
 func (s *Sweep) count(ctx context.Context) {
+	s.countAssigned(ctx)
+	s.countNodes(ctx)
+}
+
+// countNodes measures how many nodes are of which kind.
+func (s *Sweep) countNodes(ctx context.Context) {
+	var list corev1.NodeList
+	if s.Reader.List(ctx, &list, client.UnsafeDisableDeepCopy) != nil {
+		return // only while the program stops
+	}
+	n := map[string]int{string(compute.VM): 0, string(compute.VMSS): 0, otherNodes: 0}
+	for i := range list.Items {
+		if group, err := compute.ParseProviderID(list.Items[i].Spec.ProviderID); err == nil {
+			n[string(group.Kind)]++
+		} else {
+			n[otherNodes]++
+		}
+	}
+	for kind, number := range n {
+		s.Metrics.Nodes(kind, number)
+	}
+}
+
+// countAssigned measures how many assigned identities are in which state.
+func (s *Sweep) countAssigned(ctx context.Context) {
 	var list v1.AzureAssignedIdentityList
 	if s.Reader.List(ctx, &list, client.UnsafeDisableDeepCopy) != nil {
 		return // only while the program stops
@@ -109,6 +141,10 @@ func (s *Sweep) leftBehind(ctx context.Context, assigned *v1.AzureAssignedIdenti
 		return "the pod is gone"
 	case pod.Status.Phase == corev1.PodSucceeded, pod.Status.Phase == corev1.PodFailed:
 		return "the pod is finished"
+	case pod.Spec.NodeName != assigned.Spec.NodeName:
+		return "the pod is on another node" // made again under its name, as those of a StatefulSet
+	case !assigned.DeletionTimestamp.IsZero():
+		return "it is deleted, and held by its finalizer"
 	}
 	var node corev1.Node
 	err = s.Reader.Get(ctx, types.NamespacedName{Name: assigned.Spec.NodeName}, &node)

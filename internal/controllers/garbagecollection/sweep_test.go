@@ -37,8 +37,16 @@ func (r *recorder) AssignedIdentities(state string, n int) {
 	r.counts[state] = n
 }
 
-func pod(name string, phase corev1.PodPhase) *corev1.Pod {
-	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: name}, Status: corev1.PodStatus{Phase: phase}}
+func (r *recorder) Nodes(kind string, n int) { r.AssignedIdentities(kind, n) }
+
+func pod(name, node string, phase corev1.PodPhase) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: name}, Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Phase: phase},
+	}
+}
+
+func node(name, providerID string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{ProviderID: providerID}}
 }
 
 func assigned(pod, node, state string) *v1.AzureAssignedIdentity {
@@ -56,11 +64,19 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	held := assigned("held", "here", v1.StateAssigned)
+	held.Finalizers, held.DeletionTimestamp = []string{v1.Finalizer}, new(metav1.Now())
+	const machines = "azure:///subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute/"
 	objects := []client.Object{
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "here"}},
-		pod("fine", corev1.PodRunning), assigned("fine", "here", v1.StateAssigned),
-		pod("done", corev1.PodSucceeded), assigned("done", "here", v1.StateAssigned),
-		pod("moved", corev1.PodRunning), assigned("moved", "gone", v1.StateCreated),
+		node("here", machines+"virtualMachines/vm"),
+		node("pool-0", machines+"virtualMachineScaleSets/pool/virtualMachines/0"),
+		node("pool-1", "AZURE:///SUBSCRIPTIONS/S/RESOURCEGROUPS/RG/PROVIDERS/MICROSOFT.COMPUTE/VIRTUALMACHINESCALESETS/POOL/VIRTUALMACHINES/1"),
+		node("bare", ""), node("ec2", "aws:///eu-west-1a/i-0123456789"), node("arc", machines+"disks/d"),
+		pod("fine", "here", corev1.PodRunning), assigned("fine", "here", v1.StateAssigned),
+		pod("done", "here", corev1.PodSucceeded), assigned("done", "here", v1.StateAssigned),
+		pod("orphan", "gone", corev1.PodRunning), assigned("orphan", "gone", v1.StateCreated),
+		pod("moved", "pool-0", corev1.PodRunning), assigned("moved", "here", v1.StateCreated),
+		pod("held", "here", corev1.PodRunning), held,
 		assigned("nobody", "here", ""),
 	}
 	reader := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build()
@@ -77,10 +93,10 @@ func TestSweep(t *testing.T) {
 			t.Error(err)
 		}
 		slices.Sort(to.kicked)
-		if !slices.Equal(to.kicked, []string{"done", "moved", "nobody"}) {
+		if !slices.Equal(to.kicked, []string{"done", "held", "moved", "nobody", "orphan"}) {
 			t.Errorf("removes %v", to.kicked)
 		}
-		if want := map[string]int{v1.StateAssigned: 2, v1.StateCreated: 2}; !maps.Equal(to.counts, want) {
+		if want := map[string]int{v1.StateAssigned: 3, v1.StateCreated: 3, "vm": 1, "vmss": 2, "other": 3}; !maps.Equal(to.counts, want) {
 			t.Errorf("counts %v", to.counts)
 		}
 	})
