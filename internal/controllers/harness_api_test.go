@@ -70,6 +70,7 @@ type world struct {
 	namespace string
 	nodes     []string
 	config    controllers.Config
+	log       logr.Logger // of MIC; silent unless a story sets it
 
 	stop func()
 }
@@ -89,6 +90,7 @@ func newWorld(t testing.TB, kube *rest.Config, name string) *world {
 		t: t, kube: kube, client: c, cloud: compute.NewFake(), namespace: "ns-" + name,
 		group: compute.Group{Kind: compute.VMSS, SubscriptionID: subscription, ResourceGroup: "rg", Name: "vmss-" + name},
 		nodes: []string{"node-" + name + "-0", "node-" + name + "-1"},
+		log:   logr.Discard(),
 		config: controllers.Config{
 			Rules:           identity.Rules{ForceNamespaced: true},
 			Attachment:      attachment.Settings{Grace: 50 * time.Millisecond, RetryInterval: 50 * time.Millisecond},
@@ -124,7 +126,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	log := logr.Discard()
+	log := w.log
 	if os.Getenv("PODID_TEST_LOG") != "" {
 		log = observe.NewLogger(os.Stderr, observe.FormatText, 1)
 	}
