@@ -234,7 +234,10 @@ func (st *state) read(have compute.Identities, now time.Time) {
 	defer st.mu.Unlock()
 	st.arrive(current, have.Updating, now)
 	st.clients, st.current, st.refresh = clients, current, false
-	st.trouble, st.complaint = assignment.State{}, ""
+	st.complaint = ""
+	if st.trouble.Reason == assignment.ReasonGroupMissing {
+		st.trouble = assignment.State{} // other troubles end with an update that goes well
+	}
 	st.compare(have)
 }
 

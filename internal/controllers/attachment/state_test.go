@@ -2,11 +2,15 @@ package attachment
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/time/rate"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
@@ -15,10 +19,6 @@ import (
 )
 
 const prefix = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
-
-type clock struct{ now time.Time }
-
-func (c *clock) read() time.Time { return c.now }
 
 func resource(t *testing.T, name string) identity.ResourceID {
 	t.Helper()
@@ -29,177 +29,284 @@ func resource(t *testing.T, name string) identity.ResourceID {
 	return id
 }
 
-// attached is a group that has an identity of ours.
-func attached(t *testing.T, name string) (*clock, *Groups, compute.Group, identity.ResourceID) {
+func needFor(t *testing.T, name string) assignment.Need {
 	t.Helper()
-	c := &clock{now: time.Unix(1000, 0)}
-	groups := NewGroups(c.read)
-	group := compute.Group{Kind: compute.VM, SubscriptionID: "s", ResourceGroup: "rg", Name: "vm"}
-	id := resource(t, name)
-	st := groups.of(group)
-	st.read(compute.Identities{UserAssigned: []string{id.String()}}, c.now)
-	st.ledger = map[string]Entry{id.Key(): {ResourceID: id.String(), ClientID: "Client"}}
-	return c, groups, group, id
+	return assignment.Need{ID: resource(t, name), Identity: types.NamespacedName{Namespace: "team", Name: name}}
 }
 
-func TestClaim(t *testing.T) {
-	c, groups, group, id := attached(t, "red")
-	st := groups.of(group)
-	pod := types.NamespacedName{Namespace: "team", Name: "web"}
-
-	if groups.Claim(group, pod, resource(t, "blue")) {
-		t.Error("claims what is not there")
-	}
-	if !groups.Claim(group, pod, id) {
-		t.Fatal("does not see what is there")
-	}
-	if plan := st.plan(nil, nil, 0, c.now); len(plan.Detach) > 0 || plan.Next != c.now.Add(claimTTL) {
-		t.Errorf("plan against a claim: %+v", plan)
-	}
-	// The object never came: the claim runs out.
-	c.now = c.now.Add(claimTTL)
-	if plan := st.plan(nil, nil, 0, c.now); !slices.Equal(plan.Detach, []string{id.String()}) {
-		t.Errorf("plan after the claim: %+v", plan)
-	}
-	// From here to the end of the update nobody may count on it.
-	if groups.Claim(group, pod, id) {
-		t.Error("claims what is about to leave")
-	}
-	st.done(assignment.Request{Detach: []string{id.String()}})
-	if groups.Claim(group, pod, id) || len(st.ledger) > 0 {
-		t.Error("still there after it left")
-	}
+func podNamed(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "team", Name: name}
 }
 
-func TestClaimConfirmed(t *testing.T) {
-	c, groups, group, id := attached(t, "red")
-	st := groups.of(group)
-	pod := types.NamespacedName{Namespace: "team", Name: "web"}
-	groups.Claim(group, pod, id)
-	need := claimKey{pod, id.Key()}
-	if plan := st.plan(map[claimKey]string{need: id.String()}, nil, 0, c.now); !plan.Idle() || !plan.Next.IsZero() {
+// rig is one group, and who was told and woken about it.
+type rig struct {
+	t      *testing.T
+	now    time.Time
+	groups *Groups
+	group  compute.Group
+	st     *state
+	told   []types.NamespacedName
+	queue  workqueue.TypedRateLimitingInterface[compute.Group]
+}
+
+// newRig is a group that has an identity of ours.
+func newRig(t *testing.T, names ...string) *rig {
+	t.Helper()
+	r := &rig{t: t, now: time.Unix(1000, 0), group: compute.Group{Kind: compute.VM, SubscriptionID: "s", ResourceGroup: "rg", Name: "vm"}}
+	r.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[compute.Group]())
+	t.Cleanup(r.queue.ShutDown)
+	r.groups = NewGroups(func() time.Time { return r.now }, func(pods ...types.NamespacedName) { r.told = append(r.told, pods...) })
+	if err := r.groups.wake.Source(t.Context(), r.queue); err != nil {
+		t.Fatal(err)
+	}
+	r.st = r.groups.of(r.group)
+	var have []string
+	r.st.ledger = map[string]Entry{}
+	for _, name := range names {
+		id := resource(t, name)
+		have = append(have, id.String())
+		r.st.ledger[id.Key()] = Entry{ResourceID: id.String(), ClientID: "Client"}
+	}
+	r.read(compute.Identities{UserAssigned: have})
+	return r
+}
+
+func (r *rig) read(have compute.Identities) { r.st.read(have, r.now) }
+
+// woken tells whether the group was, since the last time.
+func (r *rig) woken() bool {
+	woken := r.queue.Len() > 0
+	for range r.queue.Len() {
+		group, _ := r.queue.Get()
+		r.queue.Done(group)
+	}
+	return woken
+}
+
+// place places a pod that needs the named, and returns how far the first is.
+func (r *rig) place(pod string, names ...string) assignment.Progress {
+	r.t.Helper()
+	var needs []assignment.Need
+	for _, name := range names {
+		needs = append(needs, needFor(r.t, name))
+	}
+	return r.groups.Place(podNamed(pod), r.group, needs)[0]
+}
+
+func (r *rig) plan() assignment.GroupPlan { return r.st.plan(nil, nil, 0, r.now) }
+
+func (r *rig) usable(name string) bool {
+	r.st.mu.Lock()
+	defer r.st.mu.Unlock()
+	return r.st.usable(resource(r.t, name).Key())
+}
+
+func TestPlace(t *testing.T) {
+	r := newRig(t, "red")
+	if got := r.place("a", "red"); got.Status != v1.StateAssigned || r.woken() {
+		t.Errorf("what is there: %+v", got)
+	}
+	if got := r.place("b", "blue"); got.Status != v1.StateCreated || !r.woken() {
+		t.Errorf("what is missing: %+v", got)
+	}
+	if got := r.place("c", "blue"); got.Status != v1.StateCreated || r.woken() {
+		t.Errorf("what is on its way: %+v", got)
+	}
+	if plan := r.plan(); !slices.Equal(plan.Attach, []string{prefix + "blue"}) || len(plan.Detach) > 0 {
 		t.Errorf("plan %+v", plan)
 	}
-	if len(st.claims) > 0 {
-		t.Error("the claim outlives its object")
+	r.st.done(assignment.Request{Attach: []string{prefix + "blue"}})
+	told := r.st.news()
+	slices.SortFunc(told, func(a, b types.NamespacedName) int { return strings.Compare(a.Name, b.Name) })
+	if diff := cmp.Diff([]types.NamespacedName{podNamed("b"), podNamed("c")}, told); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
 	}
-	if plan := st.plan(nil, nil, 0, c.now); len(plan.Detach) != 1 {
-		t.Errorf("plan without the object: %+v", plan)
+	if again := r.st.news(); len(again) > 0 {
+		t.Errorf("told twice: %v", again)
+	}
+}
+
+func TestLeave(t *testing.T) {
+	r := newRig(t, "red")
+	r.place("a", "red")
+	r.place("b", "red")
+	r.groups.Leave(podNamed("a"))
+	if r.woken() || !r.plan().Idle() {
+		t.Error("another pod still needs it")
+	}
+	r.place("b", "blue") // instead of red
+	if !r.woken() {
+		t.Error("nobody looks at what is not needed any more")
+	}
+	plan := r.plan()
+	if !slices.Equal(plan.Detach, []string{prefix + "red"}) {
+		t.Fatalf("plan %+v", plan)
+	}
+	// From here to the end of the update nobody may count on it.
+	if got := r.place("a", "red"); got.Status == v1.StateAssigned || !r.woken() {
+		t.Error("counts on what is about to leave")
+	}
+	r.st.done(assignment.Request{Detach: plan.Detach})
+	if got := r.place("a", "red"); got.Status == v1.StateAssigned || len(r.st.ledger) > 0 {
+		t.Error("still there after it left")
+	}
+	r.groups.Leave(podNamed("nobody"))
+}
+
+func TestMoves(t *testing.T) {
+	r := newRig(t, "red")
+	r.place("a", "red")
+	other := r.group
+	other.Name = "vm2"
+	if got := r.groups.Place(podNamed("a"), other, []assignment.Need{needFor(t, "red")}); !got[0].Unknown {
+		t.Errorf("on the other node: %+v", got)
+	}
+	if plan := r.plan(); len(plan.Detach) != 1 {
+		t.Error("kept where the pod was")
+	}
+}
+
+func TestUnknown(t *testing.T) {
+	r := newRig(t)
+	r.st.current = nil
+	if got := r.place("a", "red"); !got.Unknown {
+		t.Errorf("before anybody asked Azure: %+v", got)
+	}
+	r.st.failed(nil, time.Second, r.now)
+	if got := r.place("a", "red"); got.Unknown || got.Status != v1.StateCreated || got.Complaint != "" {
+		t.Errorf("when Azure does not answer: %+v", got)
+	}
+	for range complainAfter {
+		r.st.failed(nil, time.Second, r.now)
+	}
+	if got := r.place("a", "red"); got.Complaint == "" {
+		t.Error("nobody hears that Azure does not answer")
+	}
+}
+
+func TestSettling(t *testing.T) {
+	r := newRig(t)
+	if r.st.settling(r.now) != 0 {
+		t.Error("waits for nothing")
+	}
+	began := r.now
+	for i, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"} {
+		r.place(name, name)
+		wait := r.st.settling(r.now)
+		if want := min(quiet, began.Add(mostQuiet).Sub(r.now)); wait != max(want, 0) {
+			t.Errorf("waits %v after %d, want %v", wait, i, want)
+		}
+		r.now = r.now.Add(quiet - time.Millisecond)
+	}
+	r.now = r.now.Add(quiet)
+	if r.st.settling(r.now) != 0 || !r.st.firstAsked.IsZero() {
+		t.Error("waits for ever")
 	}
 }
 
 func TestImmutable(t *testing.T) {
 	for _, by := range []string{"client", prefix + "RED"} {
-		c, groups, group, _ := attached(t, "red")
-		r := New(Parts{Groups: groups}, Settings{Immutable: []string{" " + by, ""}})
-		if plan := groups.of(group).plan(nil, r.immutable, 0, c.now); len(plan.Detach) > 0 {
+		r := newRig(t, "red")
+		m := New(Parts{Groups: r.groups}, Settings{Immutable: []string{" " + by, ""}})
+		if plan := r.st.plan(nil, m.immutable, 0, r.now); len(plan.Detach) > 0 {
 			t.Errorf("immutable by %s: detaches %v", by, plan.Detach)
 		}
 	}
 }
 
 func TestImmutableByAzuresClientID(t *testing.T) {
-	c, groups, group, id := attached(t, "red")
-	r := New(Parts{Groups: groups}, Settings{Immutable: []string{"AAAA-bbbb"}})
-	st := groups.of(group)
-	st.ledger[id.Key()] = Entry{ResourceID: id.String()} // its AzureIdentity tells no client id
-	st.read(compute.Identities{
-		UserAssigned: []string{id.String()}, ClientIDs: map[string]string{id.String(): "aaaa-BBBB"},
-	}, c.now)
-	if plan := st.plan(nil, r.immutable, 0, c.now); len(plan.Detach) > 0 {
+	r := newRig(t, "red")
+	m := New(Parts{Groups: r.groups}, Settings{Immutable: []string{"AAAA-bbbb"}})
+	id := resource(t, "red")
+	r.st.ledger[id.Key()] = Entry{ResourceID: id.String()} // its AzureIdentity tells no client id
+	r.read(compute.Identities{UserAssigned: []string{id.String()}, ClientIDs: map[string]string{id.String(): "aaaa-BBBB"}})
+	if plan := r.st.plan(nil, m.immutable, 0, r.now); len(plan.Detach) > 0 {
 		t.Errorf("detaches %v", plan.Detach)
 	}
 }
 
 func TestDoubt(t *testing.T) {
-	_, groups, group, id := attached(t, "red")
-	st := groups.of(group)
-	st.doubt(assignment.Request{Detach: []string{id.String()}, Attach: []string{prefix + "blue"}})
-	pod := types.NamespacedName{Namespace: "team", Name: "web"}
-	if groups.Claim(group, pod, id) || groups.Claim(group, pod, resource(t, "blue")) {
+	r := newRig(t, "red")
+	r.st.doubt(assignment.Request{Detach: []string{prefix + "red"}, Attach: []string{prefix + "blue"}})
+	if r.usable("red") || r.usable("blue") {
 		t.Error("counts on an update of which nobody knows the outcome")
 	}
-	if _, known := st.known(); known {
+	if r.st.known() {
 		t.Error("does not ask Azure")
 	}
-	if _, ours := st.ledger[id.Key()]; !ours {
+	if _, ours := r.st.ledger[resource(t, "red").Key()]; !ours {
 		t.Error("forgets that it is ours")
 	}
 }
 
 func TestLift(t *testing.T) {
-	_, groups, group, id := attached(t, "red")
-	st := groups.of(group)
-	name := types.NamespacedName{Namespace: "team", Name: "red"}
-	st.quarantined[id.Key()] = &quarantine{identities: []types.NamespacedName{name}}
-	where, lifted := groups.lift(id.Key())
-	if !slices.Equal(where, []compute.Group{group}) || !slices.Equal(lifted, []types.NamespacedName{name}) || len(st.quarantined) > 0 {
-		t.Errorf("lifts %v in %v", lifted, where)
+	r := newRig(t)
+	key := resource(t, "bad").Key()
+	r.place("a", "bad")
+	r.woken()
+	r.st.quarantined[key] = &quarantine{retry: r.now.Add(time.Hour), chances: rate.NewLimiter(rate.Every(chanceEvery), chances)}
+	for i := range chances {
+		r.groups.lift(key)
+		if !r.woken() || len(r.plan().Probation) != 1 {
+			t.Fatalf("touch %d buys no try", i)
+		}
+		r.st.quarantined[key].retry = r.now.Add(time.Hour) // refused again
 	}
-	if where, _ := groups.lift(id.Key()); len(where) > 0 {
-		t.Errorf("lifts twice: %v", where)
+	r.groups.lift(key)
+	if r.woken() || len(r.plan().Probation) > 0 {
+		t.Error("touching the object in a loop keeps Azure busy")
+	}
+	r.now = r.now.Add(chanceEvery)
+	if r.groups.lift(key); !r.woken() {
+		t.Error("touching it later does not help")
 	}
 }
 
 func TestDrop(t *testing.T) {
-	_, groups, group, id := attached(t, "red")
-	groups.drop(group)
-	if len(groups.states) != 1 {
+	r := newRig(t, "red")
+	r.groups.drop(r.group)
+	if len(r.groups.states) != 1 {
 		t.Error("forgets a group that has something of ours")
 	}
-	groups.of(group).done(assignment.Request{Detach: []string{id.String()}})
-	groups.drop(group)
-	if len(groups.states) != 0 {
+	r.st.done(assignment.Request{Detach: []string{prefix + "red"}})
+	r.place("a", "blue")
+	r.groups.drop(r.group)
+	if len(r.groups.states) != 1 {
+		t.Error("forgets what a pod needs")
+	}
+	r.groups.Leave(podNamed("a"))
+	r.groups.drop(r.group)
+	if len(r.groups.states) != 0 {
 		t.Error("remembers a group for nothing")
 	}
 }
 
-func TestVerdict(t *testing.T) {
-	said := func(status, reason string) v1.AzureAssignedIdentityStatus {
-		return v1.AzureAssignedIdentityStatus{Status: status, Reason: reason}
-	}
-	refused := assignment.State{Status: v1.StateCreated, Reason: ReasonIdentityRefused}
-	trouble := assignment.State{Status: v1.StateCreated, Reason: ReasonGroupForbidden}
+func TestProgress(t *testing.T) {
+	refused := assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonIdentityRefused}
+	trouble := assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden}
 	for _, c := range []struct {
 		name       string
 		identity   string
-		have       v1.AzureAssignedIdentityStatus
 		quarantine bool
 		trouble    assignment.State
 		want       assignment.State
-		write      bool
 	}{
-		{name: "arrived", identity: "red", have: said(v1.StateCreated, ""), want: assignment.State{Status: v1.StateAssigned}, write: true},
-		{name: "said so", identity: "red", have: said(v1.StateAssigned, ""), want: assignment.State{Status: v1.StateAssigned}},
-		{name: "reason gone", identity: "red", have: said(v1.StateCreated, "IdentityRefused"), want: assignment.State{Status: v1.StateAssigned}, write: true},
-		{name: "on its way", identity: "blue", have: said(v1.StateCreated, ""), want: assignment.State{Status: v1.StateCreated}},
-		{name: "left by v1.8.17", identity: "blue", have: said(v1.StateUnassigned, ""), want: assignment.State{Status: v1.StateCreated}, write: true},
-		{name: "taken away, coming back", identity: "blue", have: said(v1.StateAssigned, ""), want: assignment.State{Status: v1.StateAssigned}},
-		{name: "refused", identity: "blue", have: said(v1.StateCreated, ""), quarantine: true, want: refused, write: true},
-		{name: "refused, was there", identity: "blue", have: said(v1.StateAssigned, ""), quarantine: true, want: refused, write: true},
-		{name: "group in trouble", identity: "blue", have: said(v1.StateCreated, ""), trouble: trouble, want: trouble, write: true},
-		{name: "group in trouble, but there", identity: "red", have: said(v1.StateCreated, ""), trouble: trouble, want: assignment.State{Status: v1.StateAssigned}, write: true},
-		{name: "trouble over", identity: "blue", have: said(v1.StateCreated, ReasonGroupForbidden), want: assignment.State{Status: v1.StateCreated}, write: true},
+		{name: "there", identity: "red", want: assignment.State{Status: v1.StateAssigned}},
+		{name: "on its way", identity: "blue", want: assignment.State{Status: v1.StateCreated}},
+		{name: "refused", identity: "blue", quarantine: true, want: refused},
+		{name: "there, though Azure would not let it go", identity: "red", quarantine: true, want: assignment.State{Status: v1.StateAssigned}},
+		{name: "group in trouble", identity: "blue", trouble: trouble, want: trouble},
+		{name: "refused, group in trouble", identity: "blue", quarantine: true, trouble: trouble, want: refused},
+		{name: "group in trouble, but there", identity: "red", trouble: trouble, want: assignment.State{Status: v1.StateAssigned}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, groups, group, _ := attached(t, "red")
-			st := groups.of(group)
-			st.trouble = c.trouble
-			id := resource(t, c.identity)
+			r := newRig(t, "red")
+			r.st.trouble = c.trouble
 			if c.quarantine {
-				st.quarantined[id.Key()] = &quarantine{state: refused}
+				r.st.quarantined[resource(t, c.identity).Key()] = &quarantine{state: refused}
 			}
-			assigned := &v1.AzureAssignedIdentity{
-				ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "web-team-x"},
-				Spec: v1.AzureAssignedIdentitySpec{
-					Pod: "web", PodNamespace: "team",
-					AzureIdentityRef: &v1.AzureIdentityCopy{Spec: v1.AzureIdentitySpec{ResourceID: id.String()}},
-				},
-				Status: c.have,
-			}
-			got, _, write := st.verdict(assigned, time.Unix(1000, 0))
-			if got != c.want || write != c.write {
-				t.Errorf("says %+v, write %v", got, write)
+			if got := r.place("a", c.identity); got.State != c.want {
+				t.Errorf("says %+v, want %+v", got.State, c.want)
 			}
 		})
 	}
@@ -218,71 +325,190 @@ func TestDoubled(t *testing.T) {
 
 func TestArriving(t *testing.T) {
 	// A MIC that died had asked for red; its successor finds Azure at it.
-	c := &clock{now: time.Unix(1000, 0)}
-	groups := NewGroups(c.read)
-	group := compute.Group{Kind: compute.VMSS, SubscriptionID: "s", ResourceGroup: "rg", Name: "ss"}
+	r := newRig(t)
 	red, blue := resource(t, "red"), resource(t, "blue")
-	st := groups.of(group)
-	st.ledger = map[string]Entry{red.Key(): {ResourceID: red.String()}}
-	pod := types.NamespacedName{Namespace: "team", Name: "web"}
+	r.st.current = nil
+	r.st.ledger = map[string]Entry{red.Key(): {ResourceID: red.String()}}
+	r.place("web", "red", "blue")
 	during := compute.Identities{UserAssigned: []string{red.String(), blue.String()}, Updating: true}
 	for range 2 {
-		st.read(during, c.now)
-		if groups.Claim(group, pod, red) {
+		r.read(during)
+		if r.usable("red") {
 			t.Error("counts on what is arriving")
 		}
-		if !groups.Claim(group, pod, blue) {
+		if !r.usable("blue") {
 			t.Error("doubts what is not ours and was there before")
 		}
-		needs := map[claimKey]string{{pod, red.Key()}: red.String()}
-		if plan := st.plan(needs, nil, 0, c.now); !plan.Idle() || len(plan.Forget) > 0 {
+		if plan := r.plan(); !plan.Idle() || len(plan.Forget) > 0 {
 			t.Errorf("plan during the update: %+v", plan)
 		}
-		if _, known := st.known(); !known || st.soon() != lookAgain {
+		if !r.st.known() || r.st.soon() != lookAgain {
 			t.Error("does not look again")
 		}
-		if _, known := st.known(); known {
+		if r.st.known() {
 			t.Error("looks again without asking Azure")
 		}
 	}
-	c.now = c.now.Add(patchTimeout)
-	st.read(during, c.now)
-	if !groups.Claim(group, pod, red) {
+	r.now = r.now.Add(patchTimeout)
+	r.read(during)
+	if !r.usable("red") {
 		t.Error("waits for somebody else's long update for good")
 	}
 	during.Updating = false
-	st.read(during, c.now)
-	if !groups.Claim(group, pod, red) || st.soon() != 0 {
+	r.read(during)
+	if !r.usable("red") || r.st.soon() != 0 {
 		t.Error("does not believe Azure when it is done")
 	}
 	during.Updating = true
-	st.read(during, c.now)
-	if !groups.Claim(group, pod, red) {
+	r.read(during)
+	if !r.usable("red") {
 		t.Error("doubts what it knew before somebody else's update")
 	}
 }
 
 func TestNobodyNeedsQuarantined(t *testing.T) {
-	_, groups, group, id := attached(t, "red")
-	st := groups.of(group)
+	r := newRig(t, "red")
 	bad := resource(t, "bad")
-	name := types.NamespacedName{Namespace: "team", Name: "bad"}
-	st.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}}
-	st.quarantined[id.Key()] = &quarantine{} // Azure would not let go of it
-	pod := types.NamespacedName{Namespace: "team", Name: "web"}
-	if got := st.prune(members{needs: map[claimKey]string{{pod, bad.Key()}: bad.String()}}); len(got) > 0 {
+	name := podNamed("bad")
+	r.place("web", "bad")
+	r.st.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}}
+	r.st.quarantined[resource(t, "red").Key()] = &quarantine{} // Azure would not let go of it
+	if got := r.st.release(); len(got) > 0 {
 		t.Errorf("lifted while a pod needs it: %v", got)
 	}
-	if got := st.prune(members{}); !slices.Equal(got, []types.NamespacedName{name}) || len(st.quarantined) != 1 {
-		t.Errorf("lifted %v, left %d", got, len(st.quarantined))
+	r.woken()
+	r.groups.Leave(podNamed("web"))
+	if !r.woken() {
+		t.Error("nobody looks at it")
+	}
+	if got := r.st.release(); !slices.Equal(got, []types.NamespacedName{name}) || len(r.st.quarantined) != 1 {
+		t.Errorf("lifted %v, left %d", got, len(r.st.quarantined))
 	}
 }
 
-func TestMissedWrite(t *testing.T) {
-	_, groups, group, _ := attached(t, "red")
-	st := groups.of(group)
-	st.missed()
-	if st.soon() != catchUp || st.soon() != 0 {
-		t.Error("a missed write is to be looked at again once")
+func TestRenewal(t *testing.T) {
+	red := prefix + "red"
+	ids := func(client, principal string) compute.Identities {
+		return compute.Identities{
+			UserAssigned: []string{red}, ClientIDs: map[string]string{red: client}, PrincipalIDs: map[string]string{red: principal},
+		}
+	}
+	orphaned := compute.Identities{UserAssigned: []string{red}, Orphaned: []string{red}}
+	for _, c := range []struct {
+		name    string
+		foreign bool
+		reads   []compute.Identities
+		detach  int
+	}{
+		{"as ever", false, []compute.Identities{ids("c1", "p1"), ids("C1", "P1")}, 0},
+		{"other principal", false, []compute.Identities{ids("c1", "p1"), ids("c2", "p2")}, 1},
+		{"other principal, not ours", true, []compute.Identities{ids("c1", "p1"), ids("c2", "p2")}, 0},
+		{"nothing behind it", false, []compute.Identities{ids("c1", "p1"), orphaned}, 1},
+		{"nothing behind it, not ours", true, []compute.Identities{orphaned}, 1},
+		{"something behind it again", false, []compute.Identities{orphaned, ids("c1", "p1")}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, "red")
+			if c.foreign {
+				clear(r.st.ledger)
+			}
+			r.place("web", "red")
+			for _, have := range c.reads {
+				r.read(have)
+			}
+			plan := r.plan()
+			if len(plan.Detach) != c.detach {
+				t.Fatalf("plan %+v", plan)
+			}
+			if c.detach > 0 {
+				r.st.done(assignment.Request{Detach: plan.Detach})
+				if next := r.plan(); !slices.Equal(next.Attach, []string{red}) || len(next.Detach) > 0 {
+					t.Errorf("then %+v", next)
+				}
+			}
+		})
+	}
+}
+
+func TestOrphanNobodyNeeds(t *testing.T) {
+	r := newRig(t)
+	r.read(compute.Identities{UserAssigned: []string{prefix + "red"}, Orphaned: []string{prefix + "red"}})
+	if plan := r.plan(); !plan.Idle() {
+		t.Errorf("takes away what is not ours and not needed: %+v", plan)
+	}
+}
+
+func TestSuspects(t *testing.T) {
+	r := newRig(t, "red")
+	red := prefix + "red"
+	n := needFor(t, "red")
+	n.ClientID = "NEW"
+	r.groups.Place(podNamed("web"), r.group, []assignment.Need{n})
+	r.read(compute.Identities{UserAssigned: []string{red}, ClientIDs: map[string]string{red: "old"}})
+	found := r.st.suspects()
+	if len(found) != 1 || found[0].said != "new" || found[0].has != "old" {
+		t.Fatalf("suspects %+v", found)
+	}
+	if r.st.judge(found[0], "old") || len(r.st.suspects()) > 0 || !r.plan().Idle() {
+		t.Error("an AzureIdentity that is wrong takes identities away")
+	}
+	if !r.st.judge(found[0], "new") || len(r.plan().Detach) != 1 {
+		t.Error("an identity made again is not attached anew")
+	}
+}
+
+func TestBlocked(t *testing.T) {
+	r := newRig(t, "ours")
+	r.place("web", "needed")
+	r.place("web2", "ours")
+	if err := r.st.blocked([]string{prefix + "needed", prefix + "ours"}, errTest); err != errTest {
+		t.Errorf("error %v", err)
+	}
+	if !r.st.stale[resource(t, "needed").Key()] || !r.st.stale[resource(t, "ours").Key()] {
+		t.Error("they do not leave")
+	}
+	err := r.st.blocked([]string{prefix + "foreign"}, errTest)
+	r.st.failed(err, time.Second, r.now)
+	if got := r.place("web", "needed"); got.Reason != assignment.ReasonGroupBlocked {
+		t.Errorf("pods are told %+v", got)
+	}
+}
+
+type testError string
+
+func (e testError) Error() string { return string(e) }
+
+const errTest = testError("refused")
+
+func TestPreassign(t *testing.T) {
+	id := func(annotation string) *v1.AzureIdentity {
+		return &v1.AzureIdentity{
+			ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1.PreassignAnnotation: annotation}},
+			Spec:       v1.AzureIdentitySpec{ResourceID: prefix + "red"},
+		}
+	}
+	for annotation, want := range map[string]bool{
+		"all": true, " ALL ": true, "vm": true, "RG/VM": true, "other, rg/vm": true,
+		"/subscriptions/S/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm": true,
+		"": false, "other": false, "vm2": false, "rg2/vm": false, ",": false,
+	} {
+		r := newRig(t)
+		r.groups.Preassign(podNamed("red"), id(annotation))
+		set, names := r.groups.preassignedTo(r.group)
+		if set.Has(resource(t, "red").Key()) != want || len(names) != len(set) {
+			t.Errorf("%q: %v", annotation, set)
+		}
+	}
+	r := newRig(t)
+	if !r.groups.Preassign(podNamed("red"), id("all")) || r.groups.Preassign(podNamed("red"), id("all")) {
+		t.Error("does not tell news from old")
+	}
+	if !r.groups.Preassign(podNamed("red"), nil) || r.groups.Preassign(podNamed("red"), nil) {
+		t.Error("does not tell when it is over")
+	}
+	other := id("all")
+	other.Spec.Type = v1.ServicePrincipal
+	if r.groups.Preassign(podNamed("sp"), other) {
+		t.Error("an identity that no node can have")
 	}
 }
