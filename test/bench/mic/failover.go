@@ -132,7 +132,7 @@ func (c *cluster) lease(ctx context.Context) (*coordinationv1.Lease, error) {
 
 // watchLease tells when somebody else holds the lease.
 func watchLease(ctx context.Context, kube *rest.Config, holder string) (<-chan time.Time, error) {
-	body, err := watchRaw(ctx, kube, "/apis/coordination.k8s.io/v1/namespaces/default/leases")
+	body, err := watchRaw(ctx, kube, "/apis/coordination.k8s.io/v1/namespaces/default/leases", fromNow)
 	if err != nil {
 		return nil, fmt.Errorf("watch the lease: %w", err)
 	}

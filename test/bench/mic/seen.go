@@ -38,6 +38,7 @@ type told struct {
 		Metadata struct {
 			Name      string `json:"name"`
 			Namespace string `json:"namespace"`
+			Version   string `json:"resourceVersion"`
 		} `json:"metadata"`
 		Spec struct {
 			Pod          string `json:"pod"`
@@ -55,22 +56,27 @@ func follow(ctx context.Context, kube *rest.Config) (*seen, error) {
 	ctx, stop := context.WithCancel(ctx)
 	s := &seen{stop: stop}
 	s.clear()
-	body, err := watchRaw(ctx, kube, "/apis/aadpodidentity.k8s.io/v1/azureassignedidentities")
+	body, err := watchRaw(ctx, kube, assignedPath, fromNow)
 	if err != nil {
 		stop()
 		return nil, fmt.Errorf("watch the assigned identities: %w", err)
 	}
-	go s.read(body)
+	go s.read(ctx, kube, body)
 	return s, nil
 }
 
-// watchRaw opens a watch that begins with what is there.
-func watchRaw(ctx context.Context, kube *rest.Config, path string) (io.ReadCloser, error) {
+const (
+	assignedPath = "/apis/aadpodidentity.k8s.io/v1/azureassignedidentities"
+	fromNow      = "0" // with what is there
+)
+
+// watchRaw opens a watch that begins after that version of the cluster.
+func watchRaw(ctx context.Context, kube *rest.Config, path, version string) (io.ReadCloser, error) {
 	c, err := rest.HTTPClientFor(kube)
 	if err != nil {
 		return nil, err
 	}
-	address := strings.TrimSuffix(kube.Host, "/") + path + "?watch=1&resourceVersion=0&timeoutSeconds=7200"
+	address := strings.TrimSuffix(kube.Host, "/") + path + "?watch=1&timeoutSeconds=7200&resourceVersion=" + version
 	for began := time.Now(); ; measure.Pause(ctx, askEvery) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 		if err != nil {
@@ -91,18 +97,38 @@ func watchRaw(ctx context.Context, kube *rest.Config, path string) (io.ReadClose
 	}
 }
 
-func (s *seen) read(body io.ReadCloser) {
+// read notes what the watch tells. The API server ends the watch of a reader that is too slow for it, as on a busy machine this
+// one may be; then another one goes on where it ended.
+func (s *seen) read(ctx context.Context, kube *rest.Config, body io.ReadCloser) {
+	version := fromNow
+	for {
+		err := s.drain(body, &version)
+		if err == nil {
+			body, err = watchRaw(ctx, kube, assignedPath, version)
+		}
+		if err != nil {
+			s.mu.Lock()
+			s.failed = fmt.Errorf("watch the assigned identities: %w", err)
+			s.tell()
+			s.mu.Unlock()
+			return
+		}
+	}
+}
+
+// drain reads a watch to its end.
+func (s *seen) drain(body io.ReadCloser, version *string) error {
 	defer func() { _ = body.Close() }()
 	events := json.NewDecoder(body)
 	for {
 		var e told
 		if err := events.Decode(&e); err != nil {
-			s.mu.Lock()
-			s.failed = errors.Join(errors.New("the watch of the assigned identities ended"), err)
-			s.tell()
-			s.mu.Unlock()
-			return
+			return nil //nolint:nilerr // however it ends, another one goes on
 		}
+		if e.Type == "ERROR" {
+			return errors.New("the API server has forgotten where it was")
+		}
+		*version = e.Object.Metadata.Version
 		s.note(e, time.Now())
 	}
 }
