@@ -200,10 +200,13 @@ func (s *armServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // settle applies an operation whose time has come.
 func (s *armServer) settle(g *armGroup) {
-	if g.end != nil && !time.Now().Before(g.until) {
-		g.end()
-		g.end = nil
+	if g.end == nil || time.Now().Before(g.until) {
+		return
 	}
+	if s.outcome == "" {
+		g.end()
+	}
+	g.end, s.outcome = nil, ""
 }
 
 func (s *armServer) patch(w http.ResponseWriter, r *http.Request, id string, g *armGroup, body string) {
@@ -290,7 +293,11 @@ func (s *armServer) writeGroup(w http.ResponseWriter, status int, g *armGroup) {
 			ids[id] = map[string]string{"clientId": fmt.Sprint("c", generation), "principalId": fmt.Sprint("p", generation)}
 		}
 	}
-	resource := map[string]any{"etag": etagOf(g), "location": "here", "properties": map[string]string{}}
+	state := "Succeeded"
+	if g.end != nil {
+		state = "Updating"
+	}
+	resource := map[string]any{"etag": etagOf(g), "location": "here", "properties": map[string]string{"provisioningState": state}}
 	if g.kind != "None" && g.kind != "" {
 		resource["identity"] = map[string]any{"type": g.kind, "userAssignedIdentities": ids}
 	}

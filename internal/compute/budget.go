@@ -8,7 +8,8 @@ package compute
 // has one credential and one budget. Nothing in here waits or looks at a clock.
 
 import (
-	"hash/fnv"
+	"crypto/sha256"
+	"encoding/binary"
 	"maps"
 	"strconv"
 	"sync"
@@ -156,9 +157,8 @@ func (a *account) spread(group Group, perSecond float64) time.Duration {
 	if _, one := a.groups[group]; one {
 		others--
 	}
-	hash := fnv.New32a()
-	_, _ = hash.Write([]byte(group.ResourceID() + "#" + strconv.Itoa(a.lanes[reading].stops+a.lanes[writing].stops))) // never fails
-	place := float64(hash.Sum32()) / (1 << 32) * float64(others) / perSecond
+	hash := sha256.Sum256([]byte(group.ResourceID() + "#" + strconv.Itoa(a.lanes[reading].stops+a.lanes[writing].stops)))
+	place := float64(binary.BigEndian.Uint32(hash[:])) / (1 << 32) * float64(others) / perSecond
 	return min(time.Duration(place*float64(time.Second)), mostSpread)
 }
 

@@ -1,0 +1,136 @@
+package compute
+
+// Looks at an operation that get no answer: the operation goes on, and so does the wait for it.
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+const operations = "/operations/"
+
+func TestLostPolls(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		answer answer
+		most   time.Duration // of an operation of 5 s
+	}{
+		{"connection refused", answer{status: refused, times: 6}, 2 * time.Minute},
+		{"500", answer{status: http.StatusInternalServerError, times: 6}, 2 * time.Minute},
+		{"503 with Retry-After", answer{status: http.StatusServiceUnavailable, header: map[string]string{"Retry-After": "3"}, times: 3}, time.Minute},
+		{"408", answer{status: http.StatusRequestTimeout, times: 2}, time.Minute},
+		{"hangs", answer{status: hangs, times: 3}, 2 * time.Minute},
+		{"429", answer{status: http.StatusTooManyRequests, header: map[string]string{"Retry-After": "20"}, times: 3}, 62 * time.Second},
+		{"not JSON", answer{status: http.StatusOK, body: "<html>", times: 2}, time.Minute},
+		{"once", answer{status: http.StatusBadGateway}, 7 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
+				arm.SetDuration(5 * time.Second)
+				tt.answer.method, tt.answer.match = http.MethodGet, operations
+				arm.fail(tt.answer)
+				start := time.Now()
+				mustPatch(t, client, group, ids("a"), nil)
+				if took := time.Since(start); took > tt.most {
+					t.Errorf("took %v, want at most %v", took, tt.most)
+				}
+				if n := len(arm.seen(http.MethodPatch)); n != 1 {
+					t.Errorf("%d writes, want the one", n)
+				}
+			})
+		})
+	}
+}
+
+// TestLostForGood: the bound of the whole operation is the end, and the error says what stood in the way.
+func TestLostForGood(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		answer    answer
+		says      string
+		throttled bool
+	}{
+		{"connection refused", answer{status: refused}, "connection refused", false},
+		{"500", answer{status: http.StatusInternalServerError, body: armBody("InternalServerError", "sorry")}, "sorry", false},
+		{"429", answer{status: http.StatusTooManyRequests}, "429", true},
+		{"hangs", answer{status: hangs}, "deadline", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
+				arm.SetDuration(5 * time.Second)
+				tt.answer.method, tt.answer.match, tt.answer.times = http.MethodGet, operations, -1
+				arm.fail(tt.answer)
+				start := time.Now()
+				err := client.Patch(t.Context(), group, ids("a"), nil)
+				if took := time.Since(start); took != patchTimeout {
+					t.Errorf("took %v, want the bound of %v", took, patchTimeout)
+				}
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), tt.says) || IsNotFound(err) || IsConflict(err) {
+					t.Errorf("%v, want the deadline, and %q", err, tt.says)
+				}
+				if _, throttled := RetryAfter(err); throttled != tt.throttled {
+					t.Errorf("RetryAfter: %v, want %v: %v", throttled, tt.throttled, err)
+				}
+				if n := len(arm.seen(http.MethodGet)); n > 60 {
+					t.Errorf("%d reads in 10 minutes, want the pauses to grow", n)
+				}
+			})
+		})
+	}
+}
+
+// TestForgottenOperation: ARM does not know the operation any more, so the group itself is asked; a 404 about an
+// operation never means that the group is gone.
+func TestForgottenOperation(t *testing.T) {
+	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
+		arm.SetDuration(20 * time.Second)
+		forgotten := answer{method: http.MethodGet, match: operations, status: http.StatusNotFound, body: armBody("NotFound", "no such operation"), times: -1}
+		arm.fail(forgotten)
+		start := time.Now()
+		mustPatch(t, client, group, ids("a"), nil)
+		if took := time.Since(start); took < 20*time.Second || took > 26*time.Second {
+			t.Errorf("took %v, want the 20 s that the group says Updating", took)
+		}
+	})
+	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
+		arm.SetDuration(20 * time.Second)
+		arm.fail(answer{method: http.MethodGet, match: operations, status: http.StatusGone, times: -1})
+		arm.outcome = `{"code":"InternalExecutionError"}` // the operation comes to nothing
+		if err := client.Patch(t.Context(), group, ids("a"), nil); !IsConflict(err) {
+			t.Errorf("%v, want IsConflict: it is not there", err)
+		}
+	})
+}
+
+// TestLostResult: the operation is over, but reading the outcome fails at first.
+func TestLostResult(t *testing.T) {
+	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
+		arm.SetDuration(5 * time.Second)
+		done := make(chan error, 1)
+		go func() { done <- client.Patch(t.Context(), group, ids("a"), nil) }()
+		<-time.After(2500 * time.Millisecond)
+		arm.fail(answer{method: http.MethodGet, match: "virtualmachinescalesets", status: http.StatusBadGateway, times: 3})
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestCanceledWait: the caller's own end is not outlived by retries.
+func TestCanceledWait(t *testing.T) {
+	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
+		arm.SetDuration(time.Minute)
+		arm.fail(answer{method: http.MethodGet, match: operations, status: refused, times: -1})
+		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+		defer cancel()
+		start := time.Now()
+		err := client.Patch(ctx, group, ids("a"), nil)
+		if took := time.Since(start); took != 7*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("took %v: %v", took, err)
+		}
+	})
+}
