@@ -1,4 +1,5 @@
-// Command podid is the command line tool of the project: an Azure for offline tests and a cluster on one machine.
+// Command podid is the command line tool of the project: it cleans up behind MIC, and is an Azure for offline tests and
+// a cluster on one machine.
 package main
 
 import (
@@ -45,7 +46,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "podid",
-		Short: "Azure identities for pods: an Azure and a cluster on one machine",
+		Short: "Azure identities for pods: cleaning up, and an Azure and a cluster on one machine",
 		Long: "podid gives Kubernetes pods an Azure identity without a secret in the pod.\n" +
 			"This is its command line tool.",
 		Version:       version(),
@@ -57,7 +58,7 @@ func newRootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())
 	})
-	root.AddCommand(newEmulatorCommand(), newSandboxCommand())
+	root.AddCommand(newCleanupCommand(), newEmulatorCommand(), newSandboxCommand())
 	return root
 }
 

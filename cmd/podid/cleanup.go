@@ -1,0 +1,210 @@
+// The command `podid cleanup`.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/podid-io/podid/internal/cleanup"
+)
+
+// cleanupOptions are the flags of `podid cleanup`.
+type cleanupOptions struct {
+	cluster     clusterOptions
+	names       cleanup.Names
+	cloudConfig string
+	output      string
+	all         bool
+	dryRun      bool
+	force       bool
+	yes         bool
+}
+
+const cleanupLong = `Finish what an uninstall of podid, or of AAD Pod Identity, cut off:
+
+  - assigned identities (AzureAssignedIdentity) that are being deleted, or whose pod
+    is gone, are let go of and deleted; so are namespaces and custom resource
+    definitions that wait for them
+  - identities that MIC attached to VMs and scale sets, and that no pod there may use,
+    are detached. This needs a cloud config (--cloudconfig, or the environment as for
+    mic). What MIC did not attach is never touched
+  - what MIC recorded of that, its Lease and the type upgrade's ConfigMap are deleted
+    where MIC is not installed any more
+
+It refuses to work while a MIC leads. It can be interrupted and called again at any time.
+
+Exit codes: 0 all is clean; 1 something failed, or was refused; 2 something is left
+over that needs you, such as a cloud config.`
+
+const cleanupExample = `  # what is left over?
+  podid cleanup --dry-run
+
+  # clean up, with the VMs and scale sets
+  podid cleanup --cloudconfig azure.json
+
+  # remove everything of podid, although pods still use it
+  podid cleanup --all --cloudconfig azure.json --yes`
+
+func newCleanupCommand() *cobra.Command {
+	o := &cleanupOptions{}
+	cmd := &cobra.Command{
+		Use:     "cleanup",
+		Short:   "Finish what an uninstall cut off: stuck objects, identities left on VMs and scale sets",
+		Long:    cleanupLong,
+		Example: cleanupExample,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
+	}
+	flags := cmd.Flags()
+	o.cluster.bindFlags(cmd)
+	flags.StringVarP(&o.names.Namespace, "namespace", "n", "", "look at assigned identities and records of this namespace only (default: all)")
+	flags.StringVar(&o.cloudConfig, "cloudconfig", "", "cloud config `file` (azure.json) to reach VMs and scale sets with; see docs/cloud-config.md")
+	flags.StringVar(&o.names.Lease, "leader-election-name", "aad-pod-identity-mic", "name of MIC's Lease")
+	flags.StringVar(&o.names.ConfigMap, "config-map-name", "aad-pod-identity-config", "name of the ConfigMap that records the type upgrade")
+	flags.BoolVar(&o.all, "all", false, "also what living pods use, and the records of a MIC that is still installed")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "only show what would be done")
+	flags.BoolVar(&o.force, "force", false, "even while a MIC leads")
+	flags.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	flags.StringVarP(&o.output, "output", "o", "", "how --dry-run shows the plan: wide, json or yaml (default: a table)")
+	complete(cmd, "namespace", o.cluster.completeNamespaces)
+	complete(cmd, "output", func(*cobra.Command) []string { return []string{"wide", "json", "yaml"} })
+	return cmd
+}
+
+// leftOverError is the end of a cleanup that did all it could, and could not do all.
+type leftOverError struct{}
+
+// Error says where to read on.
+func (leftOverError) Error() string { return "something is left over; the reasons are above" }
+
+// ExitCode is exitCoder.
+func (leftOverError) ExitCode() int { return 2 }
+
+func (o *cleanupOptions) run(cmd *cobra.Command) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	ctrllog.SetLogger(logr.Discard())
+	ctx := cmd.Context()
+	kube, err := o.cluster.client()
+	if err != nil {
+		return err
+	}
+	guard := func(ctx context.Context) error {
+		if o.force {
+			return nil
+		}
+		return cleanup.CheckLeader(ctx, kube, o.names, time.Now())
+	}
+	cloud, err := cloudOf(o.cloudConfig, os.Getenv)
+	if err != nil {
+		return err
+	}
+	state, err := cleanup.Read(ctx, kube, o.names)
+	if err != nil {
+		return err
+	}
+	plan := cleanup.For(state, cleanup.Options{All: o.all, Azure: cloud != nil})
+	if o.dryRun {
+		if err := guard(ctx); err != nil {
+			_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "note:", err)
+		}
+		return printPlan(cmd.OutOrStdout(), cmd.ErrOrStderr(), plan, o.output)
+	}
+	if err := guard(ctx); err != nil {
+		return err
+	}
+	return o.carryOut(cmd, plan, &cleanup.Cleaner{Client: kube, Cloud: cloud, Guard: guard, Wait: wait(cmd.ErrOrStderr())})
+}
+
+func (o *cleanupOptions) validate() error {
+	switch o.output {
+	case "", "wide", "json", "yaml":
+	default:
+		return fmt.Errorf("--output %q: use wide, json or yaml", o.output)
+	}
+	if o.output != "" && !o.dryRun {
+		return errors.New("--output is for --dry-run")
+	}
+	return nil
+}
+
+// carryOut asks, works, and says what is left.
+func (o *cleanupOptions) carryOut(cmd *cobra.Command, plan cleanup.Plan, cleaner *cleanup.Cleaner) error {
+	stderr := cmd.ErrOrStderr()
+	if plan.Empty() {
+		report(stderr, plan)
+		return leftOver(plan)
+	}
+	if !o.yes {
+		if err := printPlan(stderr, stderr, plan, ""); err != nil {
+			return err
+		}
+		if err := confirm(cmd.InOrStdin(), stderr); err != nil {
+			return err
+		}
+	}
+	cleaner.Done = func(row cleanup.Row) { _, _ = fmt.Fprintln(stderr, doneLine(row)) }
+	err := cleaner.Run(cmd.Context(), plan)
+	if cmd.Context().Err() != nil {
+		return errors.New("interrupted; call it again to go on")
+	}
+	report(stderr, plan)
+	if err != nil {
+		return err
+	}
+	return leftOver(plan)
+}
+
+// leftOver is an error when something in the plan could not be done.
+func leftOver(plan cleanup.Plan) error {
+	for _, row := range plan.Rows() {
+		if row.Action == "skip" {
+			return leftOverError{}
+		}
+	}
+	return nil
+}
+
+// confirm asks a person, and takes silence for no.
+func confirm(in io.Reader, out io.Writer) error {
+	file, ok := in.(*os.File)
+	if ok {
+		info, err := file.Stat()
+		ok = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	if !ok {
+		return errors.New("nobody to ask: use --yes to go on, or --dry-run to look")
+	}
+	_, _ = fmt.Fprint(out, "Do this? [y/N] ")
+	answer, _ := bufio.NewReader(in).ReadString('\n')
+	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+		return errors.New("nothing was done")
+	}
+	return nil
+}
+
+// wait waits for Azure, and says so.
+func wait(w io.Writer) func(context.Context, time.Duration) error {
+	return func(ctx context.Context, d time.Duration) error {
+		_, _ = fmt.Fprintf(w, "Azure wants to be left alone, or another update is under way: going on in %v\n", d)
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			return nil
+		}
+	}
+}

@@ -1,0 +1,293 @@
+// What to do about what is there. Pure: no client, no clock.
+
+package cleanup
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// Options are what a user chooses.
+type Options struct {
+	// All removes also what living pods need, and MIC's records although its
+	// Deployment is still there.
+	All bool
+	// Azure says that VMs and scale sets can be reached.
+	Azure bool
+}
+
+// Plan is what to do, in this order, and what stays.
+type Plan struct {
+	Assigned []Assigned
+	Ledgers  []Ledger
+	Objects  []Object
+	// Held are custom resource definitions whose deletion waits for objects.
+	Held []Held
+	// Living counts the assigned identities that stay because their pods live.
+	Living int
+}
+
+// Assigned is an assigned identity to delete, whatever finalizers of ours it has.
+type Assigned struct {
+	Object v1.AzureAssignedIdentity
+	Reason string
+}
+
+// Ledger is a node group and what becomes of the identities that MIC attached.
+type Ledger struct {
+	ConfigMap corev1.ConfigMap
+	Group     compute.Group
+	Detach    []attachment.Entry
+	Keep      []attachment.Entry
+	// Why nothing can be done, if so: a damaged ledger, or no way to Azure.
+	Blocked string
+}
+
+// Object is one of MIC's records to delete.
+type Object struct {
+	Object client.Object
+	Kind   string
+	Reason string
+}
+
+// Held is a custom resource definition that waits for its objects.
+type Held struct{ Name, Reason string }
+
+// Empty tells that there is nothing to do.
+func (p Plan) Empty() bool {
+	for _, ledger := range p.Ledgers {
+		if ledger.Blocked == "" && ledger.changes() {
+			return false
+		}
+	}
+	return len(p.Assigned)+len(p.Objects) == 0
+}
+
+// changes tells whether the ledger will not stay as it is.
+func (l Ledger) changes() bool { return len(l.Detach) > 0 || len(l.Keep) == 0 }
+
+// For decides.
+func For(s *State, o Options) Plan {
+	var p Plan
+	for i := range s.Assigned {
+		reason := s.whyDelete(&s.Assigned[i], o)
+		if reason == "" {
+			p.Living++
+			continue
+		}
+		p.Assigned = append(p.Assigned, Assigned{s.Assigned[i], reason})
+	}
+	needs := s.needs(o)
+	for i := range s.Ledgers {
+		p.Ledgers = append(p.Ledgers, planLedger(&s.Ledgers[i], needs, o))
+	}
+	p.Objects = s.records(o)
+	for i := range s.Definitions {
+		if crd := &s.Definitions[i]; !crd.DeletionTimestamp.IsZero() {
+			p.Held = append(p.Held, Held{crd.Name, "is being deleted, and gone when its objects are"})
+		}
+	}
+	p.sort()
+	return p
+}
+
+// sort makes the plan the same for the same cluster.
+func (p Plan) sort() {
+	slices.SortFunc(p.Assigned, func(a, b Assigned) int {
+		return cmp.Or(cmp.Compare(a.Object.Namespace, b.Object.Namespace), cmp.Compare(a.Object.Name, b.Object.Name))
+	})
+	slices.SortFunc(p.Ledgers, func(a, b Ledger) int { return cmp.Compare(a.Group.ResourceID(), b.Group.ResourceID()) })
+}
+
+// whyDelete says why an assigned identity has to go, "" when it stays.
+func (s *State) whyDelete(a *v1.AzureAssignedIdentity, o Options) string {
+	pod := s.Pods[client.ObjectKey{Namespace: a.Spec.PodNamespace, Name: a.Spec.Pod}]
+	switch {
+	case !a.DeletionTimestamp.IsZero():
+		return "is being deleted"
+	case pod == nil:
+		return fmt.Sprintf("pod %s/%s is gone", a.Spec.PodNamespace, a.Spec.Pod)
+	case !alive(pod):
+		return fmt.Sprintf("pod %s/%s has finished", a.Spec.PodNamespace, a.Spec.Pod)
+	case o.All:
+		return "all are to go"
+	}
+	return ""
+}
+
+func alive(pod *corev1.Pod) bool {
+	return pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
+}
+
+// need is an identity on a node group.
+type need struct {
+	group    compute.Group
+	identity string
+}
+
+// needs are the identities that living pods may use where they are, and those that
+// are to be on groups in advance (on any: which, only MIC works out). Bindings count
+// across namespaces: what MIC would refuse is rather kept than taken from somebody.
+func (s *State) needs(o Options) map[need]bool {
+	needs := map[need]bool{}
+	if o.All {
+		return needs
+	}
+	lookup := map[client.ObjectKey]*v1.AzureIdentity{}
+	for i := range s.Identities {
+		id := &s.Identities[i]
+		lookup[client.ObjectKeyFromObject(id)] = id
+		if id.Annotations[v1.PreassignAnnotation] != "" {
+			needs[need{identity: key(id.Spec.ResourceID)}] = true
+		}
+	}
+	bindings := make([]*v1.AzureIdentityBinding, len(s.Bindings))
+	for i := range s.Bindings {
+		bindings[i] = &s.Bindings[i]
+	}
+	for _, pod := range s.Pods {
+		group, err := compute.ParseProviderID(s.Nodes[pod.Spec.NodeName])
+		if err != nil || !alive(pod) {
+			continue
+		}
+		grants, _ := identity.Rules{}.Grants(
+			identity.Pod{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}, bindings,
+			func(namespace, name string) *v1.AzureIdentity {
+				return lookup[client.ObjectKey{Namespace: namespace, Name: name}]
+			})
+		for _, grant := range grants {
+			needs[need{group, key(grant.Identity.Spec.ResourceID)}] = true
+		}
+	}
+	return needs
+}
+
+// key of a resource ID: letter case does not count.
+func key(resourceID string) string { return strings.ToLower(strings.TrimSpace(resourceID)) }
+
+func planLedger(cm *corev1.ConfigMap, needs map[need]bool, o Options) Ledger {
+	group, entries, err := attachment.ReadLedger(cm)
+	ledger := Ledger{ConfigMap: *cm, Group: group}
+	if err != nil {
+		ledger.Blocked = err.Error() + ": what podid attached is not known; look at the group yourself, then delete the ConfigMap"
+		return ledger
+	}
+	for _, entry := range entries {
+		id := key(entry.ResourceID)
+		if needs[need{group, id}] || needs[need{identity: id}] {
+			ledger.Keep = append(ledger.Keep, entry)
+			continue
+		}
+		ledger.Detach = append(ledger.Detach, entry)
+	}
+	if len(ledger.Detach) > 0 && !o.Azure {
+		ledger.Blocked = "no cloud config: use --cloudconfig FILE, or the environment as for mic"
+	}
+	return ledger
+}
+
+// records are MIC's own objects, which go with its Deployment.
+func (s *State) records(o Options) []Object {
+	if len(s.Deployments) > 0 && !o.All {
+		return nil
+	}
+	reason := "MIC is not installed any more"
+	if len(s.Deployments) > 0 {
+		reason = "all are to go"
+	}
+	var objects []Object
+	for i := range s.Leases {
+		if s.Namespace == "" || s.Namespace == s.Leases[i].Namespace {
+			objects = append(objects, Object{&s.Leases[i], "Lease", reason})
+		}
+	}
+	for i := range s.Records {
+		if onlyRecord(&s.Records[i]) {
+			objects = append(objects, Object{&s.Records[i], "ConfigMap", reason})
+		}
+	}
+	return objects
+}
+
+// onlyRecord tells that a ConfigMap holds the type upgrade's record and nothing of
+// anybody else, or nothing at all, as v1.8.17 leaves it when its upgrade failed.
+func onlyRecord(cm *corev1.ConfigMap) bool {
+	_, recorded := cm.Data[upgradeKey]
+	return len(cm.BinaryData) == 0 && (len(cm.Data) == 0 || recorded && len(cm.Data) == 1)
+}
+
+// upgradeKey is the default of --type-upgrade-status-key.
+const upgradeKey = "type-upgrade-status"
+
+// Rows are the plan as a table.
+func (p Plan) Rows() []Row {
+	var rows []Row
+	for _, a := range p.Assigned {
+		rows = append(rows, Row{"delete", "AzureAssignedIdentity", a.Object.Namespace, a.Object.Name, a.Reason})
+	}
+	for _, l := range p.Ledgers {
+		rows = append(rows, l.rows()...)
+	}
+	for _, o := range p.Objects {
+		rows = append(rows, Row{"delete", o.Kind, o.Object.GetNamespace(), o.Object.GetName(), o.Reason})
+	}
+	for _, h := range p.Held {
+		rows = append(rows, Row{"wait", "CustomResourceDefinition", "", h.Name, h.Reason})
+	}
+	return rows
+}
+
+// Row is one line of a plan. Actions are delete, detach, keep, skip and wait.
+type Row struct {
+	Action    string `json:"action"`
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	// Name of the object; of an identity on a node group, its ARM resource ID.
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
+func (l Ledger) rows() []Row {
+	var rows []Row
+	action, reason := "detach", "MIC attached it to "+l.Group.String()+", and no pod there needs it"
+	if l.Blocked != "" {
+		action, reason = "skip", l.Blocked
+	}
+	for _, e := range l.Detach {
+		rows = append(rows, Row{action, "Identity", "", e.ResourceID, reason})
+	}
+	for _, e := range l.Keep {
+		rows = append(rows, Row{"keep", "Identity", "", e.ResourceID, "on " + l.Group.String() + ", where pods may use it"})
+	}
+	switch {
+	case l.Blocked != "" && len(l.Detach) == 0:
+		rows = append(rows, Row{"skip", "ConfigMap", l.ConfigMap.Namespace, l.ConfigMap.Name, l.Blocked})
+	case l.Blocked == "" && len(l.Keep) == 0:
+		rows = append(rows, Row{"delete", "ConfigMap", l.ConfigMap.Namespace, l.ConfigMap.Name, "the ledger of " + l.Group.String() + " is done with"})
+	}
+	return rows
+}
+
+// Count sums up the rows by action, for the last line that a user reads.
+func Count(rows []Row) string {
+	counts := map[string]int{}
+	for _, row := range rows {
+		counts[row.Action]++
+	}
+	var words []string
+	for _, action := range slices.Sorted(maps.Keys(counts)) {
+		words = append(words, fmt.Sprintf("%d to %s", counts[action], action))
+	}
+	return strings.Join(words, ", ")
+}

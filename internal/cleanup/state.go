@@ -1,0 +1,161 @@
+// Package cleanup finishes what an uninstall cut off, and removes what podid left
+// behind: assigned identities that nobody looks after any more, identities that MIC
+// attached to VMs and scale sets, and MIC's own records.
+//
+// Read says what there is, For decides what to do about it (pure, so that it can be
+// shown first), and Cleaner does it. Every step stands for itself: it can be cut off
+// anywhere and done again.
+package cleanup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/attachment"
+)
+
+// Names are what MIC's own objects are called; its flags choose them.
+type Names struct {
+	// Namespace that is looked at; empty for all.
+	Namespace string
+	// Lease is the name of the leader's Lease, ConfigMap that of the type upgrade's record.
+	Lease, ConfigMap string
+}
+
+// State is what a cluster has of podid.
+type State struct {
+	Assigned    []v1.AzureAssignedIdentity
+	Identities  []v1.AzureIdentity
+	Bindings    []v1.AzureIdentityBinding
+	Definitions []metav1.PartialObjectMetadata // our CRDs
+
+	// Pods of the whole cluster by namespace/name; only what is looked at.
+	Pods map[client.ObjectKey]*corev1.Pod
+	// Nodes by name, with their provider ID.
+	Nodes map[string]string
+
+	Ledgers []corev1.ConfigMap
+	// Records are the ConfigMaps of the type upgrade.
+	Records []corev1.ConfigMap
+	Leases  []coordinationv1.Lease
+	// Deployments that may be MIC.
+	Deployments []appsv1.Deployment
+	// Namespace that was looked at; empty for all.
+	Namespace string
+}
+
+// Scheme knows the kinds that are read and written here.
+func Scheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(s), v1.AddToScheme(s)); err != nil {
+		return nil, fmt.Errorf("register kinds: %w", err)
+	}
+	return s, nil
+}
+
+// pageSize bounds one answer of the API server.
+const pageSize = 500
+
+// Read reads the cluster. CRDs that are not there any more are no error.
+func Read(ctx context.Context, c client.Reader, names Names) (*State, error) {
+	s := &State{Pods: map[client.ObjectKey]*corev1.Pod{}, Nodes: map[string]string{}, Namespace: names.Namespace}
+	inNamespace := client.InNamespace(names.Namespace)
+	managed := client.MatchingLabels{attachment.ManagedByLabel: attachment.ManagedBy}
+	for _, err := range []error{
+		each(ctx, c, &v1.AzureAssignedIdentityList{}, func(o *v1.AzureAssignedIdentity) { s.Assigned = append(s.Assigned, *o) }, inNamespace),
+		each(ctx, c, &v1.AzureIdentityList{}, func(o *v1.AzureIdentity) { s.Identities = append(s.Identities, *o) }),
+		each(ctx, c, &v1.AzureIdentityBindingList{}, func(o *v1.AzureIdentityBinding) { s.Bindings = append(s.Bindings, *o) }),
+		each(ctx, c, &corev1.PodList{}, s.addPod),
+		each(ctx, c, &corev1.NodeList{}, func(o *corev1.Node) { s.Nodes[o.Name] = o.Spec.ProviderID }),
+		each(ctx, c, &corev1.ConfigMapList{}, func(o *corev1.ConfigMap) { s.Ledgers = append(s.Ledgers, *o) }, inNamespace, managed),
+		each(ctx, c, &corev1.ConfigMapList{}, func(o *corev1.ConfigMap) { s.Records = append(s.Records, *o) }, inNamespace, named(names.ConfigMap)),
+		each(ctx, c, &coordinationv1.LeaseList{}, func(o *coordinationv1.Lease) { s.Leases = append(s.Leases, *o) }, named(names.Lease)),
+		each(ctx, c, &appsv1.DeploymentList{}, s.addDeployment),
+		s.readDefinitions(ctx, c),
+	} {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func named(name string) client.ListOption { return client.MatchingFields{"metadata.name": name} }
+
+// addPod keeps of a pod what is looked at, so that large clusters fit.
+func (s *State) addPod(pod *corev1.Pod) {
+	slim := &corev1.Pod{}
+	slim.Namespace, slim.Name, slim.Labels = pod.Namespace, pod.Name, pod.Labels
+	slim.Spec.NodeName, slim.Status.Phase = pod.Spec.NodeName, pod.Status.Phase
+	s.Pods[client.ObjectKeyFromObject(pod)] = slim
+}
+
+// component is the label by which both charts mark MIC's Deployment.
+const component = "app.kubernetes.io/component"
+
+// addDeployment keeps MIC's.
+func (s *State) addDeployment(d *appsv1.Deployment) {
+	if d.Labels[component] == "mic" || d.Labels["component"] == "mic" || d.Name == "mic" {
+		s.Deployments = append(s.Deployments, *d)
+	}
+}
+
+func (s *State) readDefinitions(ctx context.Context, c client.Reader) error {
+	for _, resource := range []string{"azureidentities", "azureidentitybindings", "azureassignedidentities", "azurepodidentityexceptions"} {
+		crd := metav1.PartialObjectMetadata{}
+		crd.SetGroupVersionKind(definitionKind())
+		key := client.ObjectKey{Name: resource + "." + v1.GroupVersion.Group}
+		switch err := c.Get(ctx, key, &crd); {
+		case apierrors.IsNotFound(err), apierrors.IsForbidden(err): // only their deletion is of interest
+		case err != nil:
+			return fmt.Errorf("read custom resource definition %s: %w", key.Name, err)
+		default:
+			s.Definitions = append(s.Definitions, crd)
+		}
+	}
+	return nil
+}
+
+func definitionKind() schema.GroupVersionKind {
+	return schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}
+}
+
+// each reads a list page by page and hands over every item. A kind that the API
+// server does not have has none.
+func each[T any](ctx context.Context, c client.Reader, list client.ObjectList, visit func(*T), options ...client.ListOption) error {
+	for {
+		page := append([]client.ListOption{client.Limit(pageSize), client.Continue(list.GetContinue())}, options...)
+		err := c.List(ctx, list, page...)
+		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("list %T: %w", *new(T), err)
+		}
+		err = meta.EachListItem(list, func(o runtime.Object) error {
+			if item, ok := o.(any).(*T); ok {
+				visit(item)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("list %T: %w", *new(T), err)
+		}
+		if list.GetContinue() == "" {
+			return nil
+		}
+	}
+}
