@@ -74,8 +74,18 @@ func (r *Reconciler) update(ctx context.Context, t *target, assigned *v1.AzureAs
 	r.metrics.AssignedIdentityUpdated(r.now().Sub(began))
 	logr.FromContextOrDiscard(ctx).Info("assigned identity updated", "assignedIdentity", assigned.Namespace+"/"+assigned.Name,
 		"node", assigned.Spec.NodeName, "state", assigned.Status.Status)
-	r.arrived(t, assigned)
+	if !t.said(assigned) {
+		r.arrived(t, assigned)
+	}
 	return nil
+}
+
+// said tells whether the object was as far before.
+func (t *target) said(assigned *v1.AzureAssignedIdentity) bool {
+	return slices.ContainsFunc(t.in.Observed, func(before *v1.AzureAssignedIdentity) bool {
+		return before.UID == assigned.UID && before.Spec.NodeName == assigned.Spec.NodeName &&
+			before.Status.Status == assigned.Status.Status && before.Status.Reason == assigned.Status.Reason
+	})
 }
 
 // arrived tells people about an object that was just written.

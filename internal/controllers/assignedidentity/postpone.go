@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
@@ -19,8 +18,7 @@ import (
 // waits for the binding's sake, with it or without. Of a flood only so many are
 // written, the others once they have more to say; that halves the writes.
 const (
-	progressRate  rate.Limit = 5
-	progressBurst            = 40
+	progressPerSecond, progressBurst = 5, 40
 	// progressRetry is when one that was not written is tried again, to which
 	// chance adds as much.
 	progressRetry = 5 * time.Second

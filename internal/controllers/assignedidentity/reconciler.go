@@ -95,7 +95,7 @@ type Reconciler struct {
 func New(parts Parts, rules identity.Rules, writes int) *Reconciler {
 	r := &Reconciler{
 		client: parts.Client, events: parts.Events, metrics: parts.Metrics, now: parts.Now, rules: rules,
-		progress: rate.NewLimiter(progressRate, progressBurst), waiting: waiting{since: map[types.NamespacedName]time.Time{}},
+		progress: rate.NewLimiter(progressPerSecond, progressBurst), waiting: waiting{since: map[types.NamespacedName]time.Time{}},
 	}
 	r.writers.most, r.writers.wake, r.writers.groups = max(writes, 1), r.Tell, map[compute.Group]*desk{}
 	return r
@@ -123,6 +123,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil // first all are placed, so that Azure is asked for all of it at once
 	}
 	plan, later := r.postpone(plan)
+	if plan.Empty() {
+		return reconcile.Result{RequeueAfter: later}, nil
+	}
 	if !r.writers.enter(t.group, req.NamespacedName) {
 		return reconcile.Result{}, nil // woken when one of the others is done
 	}

@@ -136,8 +136,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, group compute.Group) (reconc
 		return reconcile.Result{}, nil
 	}
 	p := &pass{group: group, state: st, populated: populated}
-	if populated {
-		p.extra, p.extraNames = r.groups.preassignedTo(group)
+	p.extra, p.extraNames = r.groups.preassignedTo(group)
+	if !populated {
+		st.owned(p.extra) // a scale set that shrank to nothing keeps what it has, but gets no more
 	}
 	if !st.known() {
 		if pause := r.cloud.Pause(group); pause > 0 {

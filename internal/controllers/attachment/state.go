@@ -160,18 +160,6 @@ func (st *state) idle() bool {
 	return len(st.needs) == 0 && len(st.ledger) == 0
 }
 
-// waiting tells how many identities pods still wait for.
-func (st *state) waiting() (n int) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	for key := range st.needs {
-		if !st.usable(key) {
-			n++
-		}
-	}
-	return n
-}
-
 // plan asks the planner, and marks what is about to leave in the same breath, so
 // that no need slips in between. extra are identities to have without any pod.
 func (st *state) plan(extra assignment.Set, immutable map[string]bool, grace time.Duration, now time.Time) assignment.GroupPlan {
@@ -200,6 +188,16 @@ func (st *state) plan(extra assignment.Set, immutable map[string]bool, grace tim
 		st.leaving[keyOf(id)] = true
 	}
 	return plan
+}
+
+// owned leaves in the set what is ours.
+func (st *state) owned(set assignment.Set) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	maps.DeleteFunc(set, func(key, _ string) bool {
+		_, ours := st.ledger[key]
+		return !ours
+	})
 }
 
 // stay takes back what plan marked as leaving.

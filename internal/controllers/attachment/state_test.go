@@ -1,6 +1,7 @@
 package attachment
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -461,7 +462,7 @@ func TestBlocked(t *testing.T) {
 	r := newRig(t, "ours")
 	r.place("web", "needed")
 	r.place("web2", "ours")
-	if err := r.st.blocked([]string{prefix + "needed", prefix + "ours"}, errTest); err != errTest {
+	if err := r.st.blocked([]string{prefix + "needed", prefix + "ours"}, errTest); !errors.Is(err, errTest) {
 		t.Errorf("error %v", err)
 	}
 	if !r.st.stale[resource(t, "needed").Key()] || !r.st.stale[resource(t, "ours").Key()] {

@@ -1,0 +1,128 @@
+package assignedidentity
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/compute"
+)
+
+func named(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "team", Name: name}
+}
+
+// calls records who was told.
+type calls struct {
+	caughtUp int
+	told     []types.NamespacedName
+}
+
+func (c *calls) catchUp()                          { c.caughtUp++ }
+func (c *calls) tell(pods ...types.NamespacedName) { c.told = append(c.told, pods...) }
+
+func TestBacklog(t *testing.T) {
+	var b backlog
+	var c calls
+	b.placed(named("early"), c.catchUp, c.tell)
+	if !b.park(named("early")) {
+		t.Error("writes before it knows which pods there are")
+	}
+	b.begin([]types.NamespacedName{named("early"), named("late"), named("last")}, c.catchUp, c.tell)
+	b.placed(named("late"), c.catchUp, c.tell)
+	b.placed(named("new"), c.catchUp, c.tell) // came meanwhile
+	if c.caughtUp != 0 || !b.park(named("late")) {
+		t.Error("does not wait for the last one")
+	}
+	b.placed(named("last"), c.catchUp, c.tell)
+	if c.caughtUp != 1 || !slices.Equal(c.told, []types.NamespacedName{named("early"), named("late")}) {
+		t.Errorf("caught up %d times, told %v", c.caughtUp, c.told)
+	}
+	b.placed(named("last"), c.catchUp, c.tell)
+	if c.caughtUp != 1 || b.park(named("last")) {
+		t.Error("it is over once")
+	}
+}
+
+func TestEmptyBacklog(t *testing.T) {
+	var b backlog
+	var c calls
+	b.begin(nil, c.catchUp, c.tell)
+	if c.caughtUp != 1 || b.park(named("new")) {
+		t.Error("a cluster without pods keeps the first one waiting")
+	}
+}
+
+func TestWriters(t *testing.T) {
+	var c calls
+	w := writers{most: 2, wake: c.tell, groups: map[compute.Group]*desk{}}
+	a, b := compute.Group{Name: "a"}, compute.Group{Name: "b"}
+	if !w.enter(a, named("1")) || !w.enter(a, named("2")) {
+		t.Fatal("no place")
+	}
+	if w.enter(a, named("3")) || w.enter(a, named("4")) || w.enter(a, named("3")) {
+		t.Error("more than the limit")
+	}
+	if !w.enter(b, named("5")) {
+		t.Error("one group keeps another waiting")
+	}
+	w.leave(a)
+	w.leave(a)
+	w.leave(b)
+	if !slices.Equal(c.told, []types.NamespacedName{named("3"), named("4")}) {
+		t.Errorf("woke %v", c.told)
+	}
+	if len(w.groups) != 0 {
+		t.Errorf("remembers %d groups", len(w.groups))
+	}
+}
+
+func TestPostpone(t *testing.T) {
+	now := time.Unix(1000, 0)
+	r := &Reconciler{now: func() time.Time { return now }, progress: rate.NewLimiter(progressPerSecond, 1)}
+	assigned := func(status, reason string) *v1.AzureAssignedIdentity {
+		return &v1.AzureAssignedIdentity{Status: v1.AzureAssignedIdentityStatus{Status: status, Reason: reason}}
+	}
+	plan := func() assignment.PodPlan {
+		return assignment.PodPlan{Create: []*v1.AzureAssignedIdentity{
+			assigned(v1.StateCreated, ""), assigned(v1.StateAssigned, ""), assigned(v1.StateCreated, "why"),
+		}}
+	}
+	if got, later := r.postpone(plan()); len(got.Create) != 3 || later != 0 {
+		t.Errorf("the first: writes %d, later %v", len(got.Create), later)
+	}
+	got, later := r.postpone(plan())
+	if len(got.Create) != 2 || later < progressRetry || later > 2*progressRetry {
+		t.Errorf("of a flood: writes %d, later %v", len(got.Create), later)
+	}
+	for _, a := range got.Create {
+		if a.Status.Status == v1.StateCreated && a.Status.Reason == "" {
+			t.Error("postpones what has something to say")
+		}
+	}
+	now = now.Add(time.Second)
+	if got, _ := r.postpone(plan()); len(got.Create) != 3 {
+		t.Error("never writes it")
+	}
+}
+
+func TestWaiting(t *testing.T) {
+	w := waiting{since: map[types.NamespacedName]time.Time{}}
+	began := time.Unix(1000, 0)
+	later := began.Add(time.Minute)
+	if got := w.note(named("a"), false, began); got != began || len(w.since) != 0 {
+		t.Error("waits although it has all")
+	}
+	w.note(named("a"), true, began)
+	if got := w.note(named("a"), true, later); got != began {
+		t.Error("forgets since when")
+	}
+	if got := w.note(named("a"), false, later); got != began || len(w.since) != 0 {
+		t.Error("remembers too long")
+	}
+}
