@@ -1,0 +1,113 @@
+// Package listwatch makes informers come back soon after the API server does.
+//
+// A reflector of client-go waits longer with every request that fails, up to a
+// minute, and looks no earlier when the API server is back. Here requests that can
+// be expected to succeed later are repeated within the call, every two seconds at
+// the most, so that the reflector does not get to see the failure.
+package listwatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+)
+
+// The pauses between two attempts. Five kinds in two replicas, asked every two
+// seconds, are nothing to an API server that is just coming up.
+const (
+	firstPause = 100 * time.Millisecond
+	mostPause  = 2 * time.Second
+)
+
+// Patient repeats the lists and watches of another.
+type Patient struct {
+	inner cache.ListerWatcherWithContext
+	note  func(error)
+}
+
+// New makes a Patient. note is told how each request went; a refusal says what to
+// do about it.
+func New(inner cache.ListerWatcher, note func(error)) *Patient {
+	return &Patient{inner: cache.ToListerWatcherWithContext(inner), note: note}
+}
+
+// ListWithContext is cache.ListerWatcherWithContext.
+func (p *Patient) ListWithContext(ctx context.Context, o metav1.ListOptions) (list runtime.Object, err error) {
+	err = p.repeat(ctx, func() error {
+		list, err = p.inner.ListWithContext(ctx, o)
+		return err
+	})
+	return list, err
+}
+
+// WatchWithContext is cache.ListerWatcherWithContext.
+func (p *Patient) WatchWithContext(ctx context.Context, o metav1.ListOptions) (w watch.Interface, err error) {
+	err = p.repeat(ctx, func() error {
+		w, err = p.inner.WatchWithContext(ctx, o)
+		return err
+	})
+	return w, err
+}
+
+// List is cache.ListerWatcher.
+func (p *Patient) List(o metav1.ListOptions) (runtime.Object, error) {
+	return p.ListWithContext(context.Background(), o)
+}
+
+// Watch is cache.ListerWatcher.
+func (p *Patient) Watch(o metav1.ListOptions) (watch.Interface, error) {
+	return p.WatchWithContext(context.Background(), o)
+}
+
+// repeat calls ask until it succeeds, fails for good, or the context ends.
+func (p *Patient) repeat(ctx context.Context, ask func() error) error {
+	for pause := firstPause; ; pause = min(2*pause, mostPause) {
+		err := ask()
+		if ctx.Err() != nil {
+			return err
+		}
+		p.note(explain(err))
+		if err == nil || !passes(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause - rand.N(pause/4)): //nolint:gosec // only to spread the requests
+		}
+	}
+}
+
+// passes tells whether the same request may succeed later. What the reflector
+// answers by another request, such as an expired version, is not of that kind.
+func passes(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return true // nobody answered
+	}
+	switch status.Status().Code {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusTooManyRequests,
+		http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable:
+		return true
+	}
+	return false
+}
+
+// explain says what to do where a person has to.
+func explain(err error) error {
+	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		return fmt.Errorf("may not list or watch: %w: grant it, as the chart's roles do", err)
+	}
+	return err
+}
+
+var _ cache.ListerWatcherWithContext = (*Patient)(nil)
