@@ -107,6 +107,8 @@ func (l *leadership) manager(ctx context.Context, api *reach) (manager.Manager, 
 	}
 	mgr, err := manager.New(l.kube, manager.Options{
 		Scheme: scheme, Cache: cache, Logger: logr.FromContextOrDiscard(ctx),
+		// The runnables' contexts descend from this one, for its logger.
+		BaseContext:    func() context.Context { return context.WithoutCancel(ctx) },
 		LeaderElection: true, LeaderElectionResourceLockInterface: lock,
 		LeaderElectionID: l.options.election.name, LeaderElectionNamespace: l.options.election.namespace,
 		LeaderElectionReleaseOnCancel: true,

@@ -132,7 +132,8 @@ func (w *world) start() {
 	}
 	mgr, err := manager.New(w.kube, manager.Options{
 		Scheme: scheme, Cache: cache, Logger: log, Metrics: server.Options{BindAddress: "0"},
-		Controller: config.Controller{SkipNameValidation: new(true)},
+		BaseContext: func() context.Context { return logr.NewContext(context.WithoutCancel(ctx), log) },
+		Controller:  config.Controller{SkipNameValidation: new(true)},
 	})
 	if err != nil {
 		w.t.Fatal(err)
