@@ -51,8 +51,8 @@ test-sandbox: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stor
 	@$(GOTESTSUM) hack/test.sh sandbox
 
 .PHONY: bench
-bench: root build assets ## The speed figures of README, measured here and now
-	@hack/bench.sh
+bench: root build assets ## The speed figures, measured here and now; ARGS="mic -only burst" for a part, ARGS=-h for help
+	@hack/bench.sh $(ARGS)
 
 ##@ Keep in order
 

@@ -1,8 +1,40 @@
 #!/bin/sh
-# Measures how fast the product is (docs/benchmarks.md) with the programs in bin/, and prints a table. Arguments go to
-# the benchmark program: `hack/bench.sh -o json`, `hack/bench.sh -only load`, `hack/bench.sh -h`.
+# Measures how fast the product is (docs/benchmarks.md) with the programs in bin/, and prints a table.
+#   hack/bench.sh mic [-h] [-only ROW] [-huge] …    MIC at a real API server, with nodes and pods that only exist there
+#   hack/bench.sh pods [-h] [-only PART] …          real pods in a sandbox: first tokens, NMI under load
+#   hack/bench.sh                                   both
+# All other arguments go to the benchmark program; `make bench ARGS="mic -only burst"` passes them, too.
 set -eu
 cd "$(dirname "$0")/.."
-program=${XDG_CACHE_HOME:-$HOME/.cache}/podid/bench
-CGO_ENABLED=0 go build -trimpath -o "$program" ./test/bench
-exec "$program" "$@"
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/podid
+
+measure() {
+	CGO_ENABLED=0 go build -trimpath -o "$cache/$1" "$2"
+	program=$cache/$1
+	shift 2
+	"$program" "$@"
+}
+
+case ${1-} in
+'')
+	status=0
+	measure bench-mic ./test/bench/mic || status=$?
+	measure bench ./test/bench || status=$?
+	exit $status
+	;;
+mic)
+	shift
+	measure bench-mic ./test/bench/mic "$@"
+	;;
+pods)
+	shift
+	measure bench ./test/bench "$@"
+	;;
+-h | --help)
+	sed -n 's/^# \{0,1\}//p' "$0"
+	;;
+*)
+	echo "bench: say what to measure: hack/bench.sh mic … or hack/bench.sh pods … (-h tells more)" >&2
+	exit 2
+	;;
+esac

@@ -12,10 +12,14 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -25,8 +29,9 @@ import (
 )
 
 const (
-	// micUser is who MIC is at the API server. That treats it as it treats pods: with a share of its own, and a small one.
-	micUser = "system:serviceaccount:podid:mic"
+	// micUser is who MIC is at the API server: a service account as in a real cluster, which has a small share of its work.
+	micNamespace, micName = "podid", "mic"
+	micUser               = "system:serviceaccount:" + micNamespace + ":" + micName
 	// auditPolicy notes every write of MIC, and nothing else.
 	auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -129,7 +134,7 @@ func (c *cluster) startAzure(b *bench, s shape) error {
 	return nil
 }
 
-// startKubernetes starts the API server, with our kinds and a user for MIC.
+// startKubernetes starts the API server, with our kinds.
 func (c *cluster) startKubernetes(ctx context.Context) error {
 	ctrl.SetLogger(logr.Discard())
 	policy := filepath.Join(c.dir, "audit.yaml")
@@ -155,22 +160,10 @@ func (c *cluster) startKubernetes(ctx context.Context) error {
 		return fmt.Errorf("start the API server (KUBEBUILDER_ASSETS names the folder with kube-apiserver and etcd, make bench sets it): %w", err)
 	}
 	c.env = env
-	user, err := env.AddUser(envtest.User{Name: micUser, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:podid"}}, nil)
-	if err != nil {
-		return fmt.Errorf("make MIC's user: %w", err)
-	}
-	text, err := user.KubeConfig()
-	if err != nil {
-		return fmt.Errorf("make MIC's kubeconfig: %w", err)
-	}
-	c.micKubeconfig = filepath.Join(c.dir, "mic.kubeconfig")
-	if err := os.WriteFile(c.micKubeconfig, text, 0o600); err != nil {
-		return fmt.Errorf("write MIC's kubeconfig: %w", err)
-	}
 	return c.connect(ctx, kube)
 }
 
-// connect makes the clients and gives MIC its rights: all of them, which rights it needs is not what is measured.
+// connect makes the clients.
 func (c *cluster) connect(ctx context.Context, kube *rest.Config) error {
 	kube = rest.CopyConfig(kube)
 	kube.QPS = -1 // the benchmark bounds itself
@@ -185,13 +178,39 @@ func (c *cluster) connect(ctx context.Context, kube *rest.Config) error {
 	if c.kube, err = kubernetes.NewForConfig(kube); err != nil {
 		return fmt.Errorf("talk to the API server: %w", err)
 	}
-	_, err = c.kube.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "mic"},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "mic", Namespace: "podid"}},
+	return c.makeMICUser(ctx, kube)
+}
+
+// makeMICUser makes MIC's service account, a token of it, as a pod has one, and a kubeconfig. It may do everything: which rights
+// MIC needs is not what is measured.
+func (c *cluster) makeMICUser(ctx context.Context, kube *rest.Config) error {
+	if err := client.IgnoreAlreadyExists(c.namespace(ctx, micNamespace)); err != nil {
+		return fmt.Errorf("create namespace %s: %w", micNamespace, err)
+	}
+	accounts := c.kube.CoreV1().ServiceAccounts(micNamespace)
+	if _, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: micName}}, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create MIC's service account: %w", err)
+	}
+	_, err := c.kube.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: micName},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: micName, Namespace: micNamespace}},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("give MIC its rights: %w", err)
+	}
+	token, err := accounts.CreateToken(ctx, micName, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("make MIC's token: %w", err)
+	}
+	config := clientcmdapi.NewConfig()
+	config.Clusters["bench"] = &clientcmdapi.Cluster{Server: kube.Host, CertificateAuthorityData: kube.CAData}
+	config.AuthInfos[micName] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
+	config.Contexts["bench"] = &clientcmdapi.Context{Cluster: "bench", AuthInfo: micName}
+	config.CurrentContext = "bench"
+	c.micKubeconfig = filepath.Join(c.dir, "mic.kubeconfig")
+	if err := clientcmd.WriteToFile(*config, c.micKubeconfig); err != nil {
+		return fmt.Errorf("write MIC's kubeconfig: %w", err)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-// Profiles of MIC, for who looks for what makes it slow.
+// Profiles of MIC and the API server, for who looks for what makes them slow.
 package main
 
 import (
@@ -9,8 +9,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
+
+	"k8s.io/client-go/rest"
 )
 
 const (
@@ -18,32 +21,41 @@ const (
 	pprof       = "http://127.0.0.1:6060/debug/pprof/"
 )
 
-// profile takes a CPU profile of the next seconds, if wanted, and with the function that it returns one of the heap.
-func (b *bench) profile(ctx context.Context, name string, mic *program) func() error {
+// profile takes CPU profiles of the next seconds, if wanted, and with the function that it returns one of MIC's heap.
+func (b *bench) profile(ctx context.Context, kube *rest.Config, name string, mic *program) func() error {
 	if b.options.profile == "" {
 		return func() error { return nil }
 	}
-	var cpu error
+	var cpu, api error
 	var done sync.WaitGroup
+	cpuProfile := fmt.Sprintf("profile?seconds=%d", int(profileTime.Seconds()))
 	done.Go(func() {
 		if cpu = mic.until(ctx, "/healthz", "Active"); cpu == nil {
-			cpu = b.download(ctx, fmt.Sprintf("profile?seconds=%d", int(profileTime.Seconds())), name+".cpu")
+			cpu = b.download(ctx, http.DefaultClient, pprof+cpuProfile, name+".cpu")
 		}
+	})
+	done.Go(func() {
+		server, err := rest.HTTPClientFor(kube)
+		if err == nil {
+			err = b.download(ctx, server, strings.TrimSuffix(kube.Host, "/")+"/debug/pprof/"+cpuProfile, name+".apiserver.cpu")
+		}
+		api = err
 	})
 	return func() error {
 		done.Wait()
-		return errors.Join(cpu, b.download(ctx, "heap?gc=1", name+".heap"), b.download(ctx, "allocs", name+".allocs"))
+		return errors.Join(cpu, api, b.download(ctx, http.DefaultClient, pprof+"heap?gc=1", name+".heap"),
+			b.download(ctx, http.DefaultClient, pprof+"allocs", name+".allocs"))
 	}
 }
 
-func (b *bench) download(ctx context.Context, what, name string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, pprof+what, nil)
+func (b *bench) download(ctx context.Context, from *http.Client, address, name string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return err
 	}
-	answer, err := http.DefaultClient.Do(req)
+	answer, err := from.Do(req)
 	if err != nil {
-		return fmt.Errorf("profile MIC: %w", err)
+		return fmt.Errorf("take profile %s: %w", name, err)
 	}
 	defer func() { _ = answer.Body.Close() }()
 	body, err := io.ReadAll(answer.Body)
@@ -57,7 +69,7 @@ func (b *bench) download(ctx context.Context, what, name string) error {
 		err = os.WriteFile(filepath.Join(b.options.profile, name), body, 0o644)
 	}
 	if err != nil {
-		return fmt.Errorf("profile MIC: %w", err)
+		return fmt.Errorf("take profile %s: %w", name, err)
 	}
 	return nil
 }
