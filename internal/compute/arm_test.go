@@ -185,6 +185,10 @@ func (s *armServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := strings.ToLower(r.URL.Path)
+	if generation := s.known[id]; generation > 0 {
+		_, _ = fmt.Fprintf(w, `{"properties":{"clientId":"c%d"}}`, generation)
+		return
+	}
 	group, ok := s.groups[id]
 	if !ok {
 		refuseARM(w, http.StatusNotFound, "ResourceNotFound", "The Resource '"+id+"' was not found.")

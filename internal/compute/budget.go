@@ -82,7 +82,8 @@ func full(limits [lanes]limit, now time.Time) (all [lanes]bucket) {
 	return all
 }
 
-// of finds the accounts of a group, and makes them if need be. mu is held.
+// of finds the accounts of a group, and makes them if need be. A group without a name stands for what is not about a
+// node group and counts for the subscription alone. mu is held.
 func (b *budget) of(group Group, now time.Time) (*account, *groupAccount) {
 	b.sweep(now)
 	sub := b.accounts[group.SubscriptionID]
@@ -95,7 +96,7 @@ func (b *budget) of(group Group, now time.Time) (*account, *groupAccount) {
 	own := sub.groups[group]
 	if own == nil {
 		own = &groupAccount{lanes: full(groupLimits(), now)}
-		if len(sub.groups) < mostGroups {
+		if group.Name != "" && len(sub.groups) < mostGroups {
 			sub.groups[group] = own
 		}
 	}

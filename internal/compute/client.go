@@ -40,6 +40,8 @@ type Options struct {
 	Cloud      cloud.Configuration
 	// Transport carries the requests; nil means the SDK's own, which trusts the system's certificates.
 	Transport policy.Transporter
+	// ClientID is the client ID behind the Credential, if it is known: errors say, shortened, who lacks a right.
+	ClientID string
 	// Observe is told of each call; nil means nobody is.
 	Observe Observer
 }
@@ -111,7 +113,7 @@ func (c *Client) get(ctx context.Context, group Group) (snapshot, error) {
 	}
 	start := time.Now()
 	have, err := read(ctx, group)
-	err = refuse("read identities of", group, nil, err)
+	err = c.refuse("read identities of", group, nil, err)
 	c.observe(operationOf(group, GetVM, GetVMSS), start, err)
 	return have, err
 }
@@ -165,7 +167,7 @@ func (c *Client) patch(ctx context.Context, group Group, change change, etag str
 	}
 	start := time.Now()
 	after, err := write(ctx, group, change, etag)
-	err = refuse("patch identities of", group, slices.Concat(change.attach, change.detach), err)
+	err = c.refuse("patch identities of", group, slices.Concat(change.attach, change.detach), err)
 	if err == nil {
 		err = verify(group, change, after)
 	}
@@ -178,6 +180,15 @@ func (c *Client) observe(operation string, start time.Time, err error) {
 	if _, unsent := errors.AsType[*spentError](err); !unsent {
 		c.options.Observe(operation, time.Since(start), err)
 	}
+}
+
+// refuse is what the caller hears of err.
+func (c *Client) refuse(act string, group Group, requested []string, err error) error {
+	err = refuse(act, group, requested, err)
+	if r, ok := errors.AsType[*refusal](err); ok {
+		r.runsAs = c.options.ClientID
+	}
+	return err
 }
 
 // operationOf picks the name of a call by the kind of group it is about.

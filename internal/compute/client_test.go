@@ -109,9 +109,25 @@ func TestOperationFails(t *testing.T) {
 		if err := client.Patch(t.Context(), group, ids("a", "b"), nil); err == nil || IsRefused(err) {
 			t.Errorf("%v, want an error that blames no identity", err)
 		}
-		arm.outcome = `{"code":"OperationPreempted","message":"by a later one"}`
-		if err := client.Patch(t.Context(), group, ids("a"), nil); !IsConflict(err) {
-			t.Errorf("%v, want IsConflict", err)
+		for _, outcome := range []string{
+			`{"code":"OperationPreempted","message":"Operation execution has been preempted by a more recent operation."}`,
+			`{"code":"AnotherOperationInProgress","message":"about ` + idPrefix + `a"}`,
+			`{"code":"VMError","message":"no","details":[{"code":"OperationPreempted","message":"by a later one"}]}`,
+		} {
+			arm.outcome = outcome
+			if err := client.Patch(t.Context(), group, ids("a"), nil); !IsConflict(err) || IsRefused(err) || BadIdentities(err) != nil {
+				t.Errorf("%s: %v, want IsConflict", outcome, err)
+			}
+		}
+		for _, body := range []string{
+			`{"status":"Canceled"}`, `{"status":"Canceled","error":{"code":"OperationPreempted","message":"by a later one"}}`,
+		} {
+			arm.fail(answer{method: http.MethodGet, match: operations, status: http.StatusOK, body: body})
+			if err := client.Patch(t.Context(), group, ids("b"), nil); !IsConflict(err) {
+				t.Errorf("%s: %v, want IsConflict", body, err)
+			}
+			<-time.After(time.Minute) // the small ARM does not know that it was canceled
+			mustPatch(t, client, group, nil, ids("b"))
 		}
 	})
 }

@@ -29,6 +29,7 @@ type seam interface {
 	Get(ctx context.Context, group Group) (Identities, error)
 	Patch(ctx context.Context, group Group, attach, detach []string) error
 	Pause(group Group) time.Duration
+	ClientID(ctx context.Context, resourceID string) (string, error)
 }
 
 var _, _ seam = (*Client)(nil), (*Fake)(nil)
@@ -287,7 +288,14 @@ func deletedAndMadeAgain(t *testing.T, a azure, s seam, group Group) {
 	first := idsOf(t, s, group, "a")
 	orphaned := Identities{UserAssigned: ids("a", "b"), Orphaned: ids("a")}
 
+	if now, err := s.ClientID(t.Context(), idPrefix+"a"); err != nil || now != first[0] {
+		t.Errorf("it has the client ID %q (%v), the group shows %q", now, err, first[0])
+	}
+
 	a.DeleteIdentity(idPrefix + "A")
+	if now, err := s.ClientID(t.Context(), idPrefix+"a"); err == nil {
+		t.Errorf("deleted, but it has the client ID %q", now)
+	}
 	wantIdentities(t, s, group, orphaned)
 	if gone := idsOf(t, s, group, "a"); gone != [2]string{} {
 		t.Errorf("deleted, but it has the IDs %v", gone)
@@ -303,6 +311,9 @@ func deletedAndMadeAgain(t *testing.T, a azure, s seam, group Group) {
 	second := idsOf(t, s, group, "a")
 	if first[0] == second[0] || first[1] == second[1] || second[0] == "" || second[1] == "" {
 		t.Errorf("IDs %v, then %v, want others", first, second)
+	}
+	if now, err := s.ClientID(t.Context(), idPrefix+"a"); err != nil || now != second[0] {
+		t.Errorf("it has the client ID %q (%v), the group shows %q", now, err, second[0])
 	}
 }
 

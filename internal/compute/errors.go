@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,9 @@ type refusal struct {
 	code       string // ARM's error code
 	message    string // ARM's words, whole
 	retryAfter time.Duration
+	details    []string // the codes of the error's details
 	bad        []string // resource IDs of user-assigned identities that ARM names as the cause
+	runsAs     string   // client ID that podid signs in with, if known
 	err        error
 }
 
@@ -51,30 +54,6 @@ func (r *refusal) Error() string {
 
 // Unwrap returns the SDK's error.
 func (r *refusal) Unwrap() error { return r.err }
-
-// remedy says what a person can do about it; empty when the retry does it.
-func (r *refusal) remedy() string {
-	switch {
-	case r.status == http.StatusUnauthorized:
-		return "the credentials in the cloud config are not accepted: " +
-			"check tenantId, aadClientId and aadClientSecret, or the managed identity"
-	case r.linked():
-		return "check that the identity exists, " +
-			"and grant the role Managed Identity Operator on it to the identity that podid runs as"
-	case strings.EqualFold(r.code, "AuthorizationFailed"):
-		return "grant the role Virtual Machine Contributor on resource group " + r.group.ResourceGroup +
-			" to the identity that podid runs as"
-	case len(r.bad) > 0:
-		return "check that the identity exists and that its resource ID is right"
-	default:
-		return ""
-	}
-}
-
-// linked reports that ARM refused because of a right on the identity, not on the machine.
-func (r *refusal) linked() bool {
-	return strings.EqualFold(r.code, "LinkedAuthorizationFailed")
-}
 
 // principalID matches a GUID that is not part of a path: ARM's texts name clients and objects by theirs.
 var principalID = regexp.MustCompile(`(?i)(^|[^/0-9a-f-])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
@@ -113,14 +92,23 @@ func IsConflict(err error) bool {
 	return ok && r.conflict()
 }
 
-// conflict goes by the status, and by the code where an accepted operation failed later: its status is that of the
-// poll.
+// conflict goes by the status, and by the codes where an accepted operation failed later: its status is that of the
+// poll. A later operation preempts ours ("status": "Canceled", OperationPreempted).
 func (r *refusal) conflict() bool {
-	switch strings.ToLower(r.code) {
-	case "conflict", "anotheroperationinprogress", "operationpreempted", "preconditionfailed", "retryableerror":
+	if r.status == http.StatusConflict || r.status == http.StatusPreconditionFailed {
+		return true
+	}
+	return conflicting(r.code) || slices.ContainsFunc(r.details, conflicting)
+}
+
+// conflicting knows the codes of what comes between two operations.
+func conflicting(code string) bool {
+	switch strings.ToLower(code) {
+	case "conflict", "anotheroperationinprogress", "operationpreempted", "preconditionfailed", "retryableerror",
+		"retryableerrorduetoanotheroperation", "canceledandsupersededduetoanotheroperation", "canceled":
 		return true
 	default:
-		return r.status == http.StatusConflict || r.status == http.StatusPreconditionFailed
+		return false
 	}
 }
 
@@ -145,7 +133,14 @@ func RetryAfter(err error) (time.Duration, bool) {
 
 // BadIdentities returns the resource IDs of the user-assigned identities that Azure names as the reason for its
 // refusal: identities that do not exist, that podid may not assign, or whose ID is malformed. Those of the request
-// are spelled as the caller spelled them. Empty when the error names none; the refusal can still be the fault of one.
+// come first and are spelled as the caller spelled them.
+//
+// Azure also names identities that were not in the request: one that was deleted while the node group had it makes
+// Azure refuse every change of that group. Such an identity has to be detached before anything else can be attached; it
+// is in Identities.Orphaned and can be told by not being among what the caller asked for. (A caller must not detach
+// what is not its own: then only a person can, and the error says which.)
+//
+// Empty when the error names none; the refusal can still be the fault of one.
 func BadIdentities(err error) []string {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -202,16 +197,29 @@ type armError struct {
 // read takes code and message from an error body. A body of another shape leaves them as they are.
 func (r *refusal) read(body []byte) {
 	var answer struct {
-		Error armError `json:"error"`
+		Status string   `json:"status"` // of a long-running operation
+		Error  armError `json:"error"`
 	}
-	if json.Unmarshal(body, &answer) != nil || answer.Error.Code+answer.Error.Message == "" {
+	if json.Unmarshal(body, &answer) != nil {
+		return
+	}
+	if answer.Error.Code+answer.Error.Message == "" {
+		if r.code == "" && strings.EqualFold(answer.Status, "Canceled") {
+			r.code = "Canceled"
+		}
 		return
 	}
 	if answer.Error.Code != "" {
 		r.code = answer.Error.Code
 	}
 	r.message = strings.Join(words(answer.Error, nil, 0), " ")
+	for _, detail := range answer.Error.Details[:min(len(answer.Error.Details), mostDetails)] {
+		r.details = append(r.details, detail.Code)
+	}
 }
+
+// mostDetails bounds how many details are looked at.
+const mostDetails = 16
 
 // words collects the messages and targets of an error and of its details, which ARM nests a level or two deep.
 func words(e armError, all []string, depth int) []string {

@@ -50,7 +50,7 @@ func refusalCases() []refusalCase {
 			body: armBody("LinkedAuthorizationFailed", linked+idPrefix+"ab' or the linked scope(s) are invalid."),
 		},
 		{
-			name: "linked, other subscription", status: 403, bad: ids("a", "b", "ab"), forbidden: true, says: "Managed Identity Operator",
+			name: "linked, other subscription", status: 403, bad: ids("a", "b", "ab"), forbidden: true, says: "check the subscription",
 			body: armBody("LinkedAuthorizationFailed", "The client has permission to write, however the linked subscription '"+subGUID+"' was not found."),
 		},
 		{
@@ -82,6 +82,15 @@ func refusalCases() []refusalCase {
 			body: armBody("ResourceNotFound", "The Resource 'Microsoft.Compute/virtualMachineScaleSets/set' under resource group 'rg' was not found."),
 		},
 		{name: "resource group gone", temporary: true, status: 404, notFound: true, body: armBody("ResourceGroupNotFound", "Resource group 'rg' could not be found.")},
+		{
+			name: "locked", temporary: true, status: 409, conflicts: true, says: "remove it from the machine",
+			body: armBody("ScopeLocked", "The scope '/subscriptions/"+subGUID+"/resourceGroups/x' cannot perform write operation because following scope(s) are locked: '/subscriptions/"+subGUID+"/resourceGroups/x'. Please remove the lock and try again."),
+		},
+		{name: "busy", temporary: true, status: 409, conflicts: true, body: armBody("AnotherOperationInProgress", "Another operation on this or dependent resource is in progress.")},
+		{
+			name: "busy, in the details", temporary: true, status: 400, conflicts: true,
+			body: `{"error":{"code":"BadRequest","message":"See details.","details":[{"code":"AnotherOperationInProgress","message":"about ` + idPrefix + `a"}]}}`,
+		},
 		{name: "conflict names ids", temporary: true, status: 409, conflicts: true, body: armBody("Conflict", "Busy with "+idPrefix+"a.")},
 		{name: "policy names ids", temporary: true, status: 403, forbidden: true, body: armBody("RequestDisallowedByPolicy", "Not "+idPrefix+"a.")},
 		{name: "no token", temporary: true, status: 401, body: armBody("ExpiredAuthenticationToken", "expired"), says: "aadClientSecret"},
@@ -113,8 +122,72 @@ func TestRefusals(t *testing.T) {
 			if !strings.Contains(text, tt.says) || !strings.HasPrefix(text, "patch identities of vmss/rg/set: ") {
 				t.Errorf("%q does not say %q", text, tt.says)
 			}
-			if strings.Contains(text, clientGUID) || strings.ContainsAny(text, "\n\r") || len(text) > 1100 {
+			if strings.Contains(text, clientGUID) || strings.ContainsAny(text, "\n\r") || len(text) > 1500 {
 				t.Errorf("not fit for a log: %q", text)
+			}
+		})
+	}
+}
+
+// TestRemedies: what a person reads, whole.
+func TestRemedies(t *testing.T) {
+	const gone = "/subscriptions/" + subGUID + "/resourceGroups/Ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
+	client := "The client '" + subGUID + "' with object id '" + clientGUID + "' "
+	linked := client + "has permission to perform action 'Microsoft.Compute/virtualMachineScaleSets/write' on scope 'x'; however, it does not have permission " +
+		"to perform action 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on the linked scope(s) '"
+	const orInvalid = "' or the linked scope(s) are invalid."
+	for _, tt := range []struct{ name, code, message, runsAs, want string }{
+		{
+			"linked", "LinkedAuthorizationFailed", linked + gone + "a" + orInvalid, "",
+			"check that the identity exists, and grant the right to assign it: az role assignment create --role \"Managed Identity Operator\" " +
+				"--assignee <principal 01234567…> --scope \"" + gone + "a\"",
+		},
+		{
+			"linked, three", "LinkedAuthorizationFailed", linked + gone + "a," + gone + "b," + gone + "ab" + orInvalid, "",
+			"check that the identity exists, and grant the right to assign it: az role assignment create --role \"Managed Identity Operator\" " +
+				"--assignee <principal 01234567…> --scope \"" + gone + "a\", and the same for 2 more",
+		},
+		{
+			"linked, no principal named", "LinkedAuthorizationFailed", "No permission on the linked scope(s) '" + gone + "a'.", clientGUID,
+			"check that the identity exists, and grant the right to assign it: az role assignment create --role \"Managed Identity Operator\" " +
+				"--assignee <client 01234567…> --scope \"" + gone + "a\"",
+		},
+		{
+			"linked, nobody known", "LinkedAuthorizationFailed", "No permission on the linked scope(s) '" + gone + "a'.", "",
+			"check that the identity exists, and grant the right to assign it: az role assignment create --role \"Managed Identity Operator\" " +
+				"--assignee <the identity that podid runs as> --scope \"" + gone + "a\"",
+		},
+		{
+			"linked, hostile", "LinkedAuthorizationFailed", linked + strings.Replace(gone, "Ids", "$(reboot)", 1) + "a" + orInvalid, "",
+			"check that the identity exists, and grant the right to assign it: az role assignment create --role \"Managed Identity Operator\" " +
+				"--assignee <principal 01234567…> --scope <resource ID>",
+		},
+		{
+			"the group", "AuthorizationFailed", client + "does not have authorization to perform action 'Microsoft.Compute/virtualMachineScaleSets/write' over scope " +
+				"'/subscriptions/x' or the scope is invalid. If access was recently granted, please refresh your credentials.", "",
+			"grant the right to read and write the machines of the resource group: az role assignment create --role \"Virtual Machine Contributor\" " +
+				"--assignee <principal 01234567…> --scope \"/subscriptions/" + subGUID + "/resourceGroups/rg\"",
+		},
+		{
+			"not there", "FailedIdentityOperation", "Resource '" + gone + "b' was not found.", "",
+			"check that the identity exists and that its resource ID is right: az identity show --ids \"" + gone + "b\"",
+		},
+		{
+			"malformed", "LinkedInvalidPropertyId", "Property id '" + gone + "b' at path 'identity.userAssignedIdentities' is invalid.", "",
+			"check that the resource ID is right (spec.resourceID of the AzureIdentity), expected: /subscriptions/S/resourceGroups/G/" +
+				"providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME",
+		},
+		{"nothing to do", "Conflict", "Try later.", "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := &refusal{act: "patch identities of", group: groupsUnderTest()["vmss"], status: 403, runsAs: tt.runsAs}
+			r.read([]byte(armBody(tt.code, tt.message)))
+			r.bad = r.named(ids("a", "b", "ab"))
+			if diff := cmp.Diff(tt.want, r.remedy()); diff != "" {
+				t.Errorf("(-want +have):\n%s", diff)
+			}
+			if text := r.Error(); strings.Contains(text, clientGUID) || !strings.Contains(text, tt.want) {
+				t.Errorf("%q", text)
 			}
 		})
 	}

@@ -81,6 +81,14 @@ func (f *Fake) ThrottleNext(retryAfter time.Duration) {
 	f.throttle = append(f.throttle, retryAfter)
 }
 
+// Busy tells whether an update of the group is under way.
+func (f *Fake) Busy(group Group) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	target, ok := f.groups[group]
+	return ok && target.busy
+}
+
 // Calls returns what was called, in the order in which the calls ended.
 func (f *Fake) Calls() []Call {
 	f.mu.Lock()

@@ -21,6 +21,8 @@ const identityVersion = "2023-01-31"
 // ClientID returns the client ID that a user-assigned identity has now; one that was deleted and made again has
 // another than before. The role Managed Identity Operator grants the right to ask. resourceID must be well-formed.
 func (c *Client) ClientID(ctx context.Context, resourceID string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	id, err := c.clientID(ctx, resourceID)
 	if err != nil {
 		return "", fmt.Errorf("look up identity %s: %w", resourceID, err)
@@ -34,7 +36,7 @@ func (c *Client) clientID(ctx context.Context, resourceID string) (string, error
 	if len(parts) < 4 {
 		return "", errors.New("not a resource ID")
 	}
-	client, err := arm.NewClient("podid", "v1", c.options.Credential, c.arm(Group{SubscriptionID: parts[2]}))
+	client, err := arm.NewClient("podid", "v1.0.0", c.options.Credential, c.arm(Group{SubscriptionID: parts[2]}))
 	if err != nil {
 		return "", err
 	}

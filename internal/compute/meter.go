@@ -27,12 +27,12 @@ func (s *spentError) Error() string {
 	return fmt.Sprintf("not sent: Azure's limits leave no room for another %s", s.wait.Round(time.Millisecond))
 }
 
-// laneOf says what a request counts as. Every URL but the group's own is an operation's.
+// laneOf says what a request counts as. Every URL but the group's own is an operation's; about no group it is a read.
 func laneOf(req *http.Request, group Group) lane {
 	switch {
 	case req.Method != http.MethodGet:
 		return writing
-	case strings.HasSuffix(strings.ToLower(req.URL.Path), strings.ToLower(group.ResourceID())):
+	case group.Name == "", strings.HasSuffix(strings.ToLower(req.URL.Path), strings.ToLower(group.ResourceID())):
 		return reading
 	default:
 		return polling

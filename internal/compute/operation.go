@@ -33,7 +33,7 @@ const forgottenEvery = 5 * time.Second
 func finish[T any](
 	ctx context.Context, c *Client, group Group, poller *runtime.Poller[T], read func(T) Identities,
 ) (Identities, error) {
-	look := runtime.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1, TryTimeout: pollTimeout})
+	look := policy.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1, TryTimeout: pollTimeout})
 	var backoff time.Duration
 	var lost error // why the last look got no answer
 	for {

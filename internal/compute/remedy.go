@@ -1,0 +1,101 @@
+package compute
+
+// What a person can do about a refusal: which right is missing, whose and where, ready as a command; or what to look at.
+
+import (
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+)
+
+// remedy says what a person can do about it; empty when the retry does it.
+func (r *refusal) remedy() string {
+	switch {
+	case r.status == http.StatusUnauthorized:
+		return "the credentials in the cloud config are not accepted: " +
+			"check tenantId, aadClientId and aadClientSecret, or the managed identity"
+	case r.linked() && linkedSubscription.MatchString(r.message):
+		return "check the subscription in the identity's resource ID: " +
+			"it has to exist, and in the tenant of the identity that podid runs as"
+	case r.linked() && len(r.bad) > 0:
+		return "check that the identity exists, and grant the right to assign it: " +
+			r.grant("Managed Identity Operator", r.bad[0]) + others(r.bad)
+	case r.linked():
+		return "check that the identity exists, " +
+			"and grant the role Managed Identity Operator on it to the identity that podid runs as"
+	case strings.EqualFold(r.code, "AuthorizationFailed"):
+		scope := "/subscriptions/" + r.group.SubscriptionID + "/resourceGroups/" + r.group.ResourceGroup
+		return "grant the right to read and write the machines of the resource group: " + r.grant("Virtual Machine Contributor", scope)
+	case strings.EqualFold(r.code, "ScopeLocked"):
+		return "a read-only lock is in the way: remove it from the machine, its resource group or its subscription"
+	case len(r.bad) > 0 && r.malformed():
+		return "check that the resource ID is right (spec.resourceID of the AzureIdentity), expected: " +
+			"/subscriptions/S/resourceGroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME"
+	case len(r.bad) > 0:
+		return "check that the identity exists and that its resource ID is right: az identity show --ids " +
+			quote(r.bad[0]) + others(r.bad)
+	default:
+		return ""
+	}
+}
+
+// linked reports that ARM refused because of a right on the identity, not on the machine.
+func (r *refusal) linked() bool {
+	return strings.EqualFold(r.code, "LinkedAuthorizationFailed")
+}
+
+// malformed reports that ARM could not make sense of an identity's resource ID.
+func (r *refusal) malformed() bool {
+	switch strings.ToLower(r.code) {
+	case "linkedinvalidpropertyid", "invalidresourceid", "invalidparameter", "invalidrequestcontent":
+		return true
+	default:
+		return false
+	}
+}
+
+// grant is the command that grants a role. Who gets it stays a placeholder: logs and objects have no whole IDs.
+func (r *refusal) grant(role, scope string) string {
+	return fmt.Sprintf("az role assignment create --role %q --assignee %s --scope %s", role, r.assignee(), quote(scope))
+}
+
+// objectID and callerID match how ARM names who was refused, by principal and by client ID.
+var (
+	objectID = regexp.MustCompile(`(?i)\bobject id '([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'`)
+	callerID = regexp.MustCompile(`(?i)\bthe client '([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'`)
+)
+
+// assignee is who lacks the right: the principal that ARM names, or the client ID that podid signs in with.
+func (r *refusal) assignee() string {
+	if found := objectID.FindStringSubmatch(r.message); found != nil {
+		return "<principal " + found[1] + "…>"
+	}
+	if found := callerID.FindStringSubmatch(r.message); found != nil {
+		return "<client " + found[1] + "…>"
+	}
+	if len(r.runsAs) > 8 {
+		return "<client " + r.runsAs[:8] + "…>"
+	}
+	return "<the identity that podid runs as>"
+}
+
+// harmless matches what means nothing to a shell between double quotes. Resource IDs come from whoever may write an
+// AzureIdentity, and somebody else pastes the command.
+var harmless = regexp.MustCompile(`^[\pL\pN/._() -]+$`)
+
+// quote makes a resource ID fit for the command.
+func quote(id string) string {
+	if !harmless.MatchString(id) {
+		return "<resource ID>"
+	}
+	return `"` + id + `"`
+}
+
+// others tells that more than the first identity is meant.
+func others(bad []string) string {
+	if len(bad) < 2 {
+		return ""
+	}
+	return fmt.Sprintf(", and the same for %d more", len(bad)-1)
+}
