@@ -1,0 +1,196 @@
+package controllers_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr/funcr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/compute"
+)
+
+// TestFleet tells of more than one node group, and of groups that change.
+func TestFleet(t *testing.T) {
+	kube := startServer(t)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *world)
+	}{
+		{"mixed fleet", mixedFleet},
+		{"taken away by hand", takenAway},
+		{"made again", madeAgain},
+		{"namespace deleted quietly", deletedQuietly},
+	} {
+		t.Run(story.name, func(t *testing.T) {
+			story.tell(t, newWorld(t, kube, strings.ReplaceAll(story.name, " ", "-")))
+		})
+	}
+}
+
+// place is a node of a fleet, and the group that it belongs to.
+type place struct {
+	node, providerID string
+	group            compute.Group
+}
+
+func mixedFleet(t *testing.T, w *world) {
+	const other = "99999999-2222-3333-4444-aaaaaaaaaaaa"
+	id := func(subscription, resourceGroup, rest string) string {
+		return "azure:///subscriptions/" + subscription + "/resourceGroups/" + resourceGroup + "/providers/Microsoft.Compute/" + rest
+	}
+	group := func(kind compute.Kind, subscription, resourceGroup, name string) compute.Group {
+		return compute.Group{Kind: kind, SubscriptionID: subscription, ResourceGroup: resourceGroup, Name: name}
+	}
+	places := []place{
+		{"vm", id(subscription, "nodes", "virtualMachines/worker-0"), group(compute.VM, subscription, "nodes", "worker-0")},
+		{"vm-upper", strings.ToUpper(id(subscription, "nodes", "virtualMachines/worker-1")), group(compute.VM, subscription, "nodes", "worker-1")},
+		// An instance of a flexible scale set is a machine of its own.
+		{"flexible", id(subscription, "MC_rg_Cluster_westEurope", "virtualMachines/Flex_1a2b3c"), group(compute.VM, subscription, "mc_rg_cluster_westeurope", "flex_1a2b3c")},
+		{"pool", id(subscription, "nodes", "virtualMachineScaleSets/pool/virtualMachines/0"), group(compute.VMSS, subscription, "nodes", "pool")},
+		{"pool-second", id(subscription, "NODES", "virtualmachinescalesets/Pool/virtualmachines/17"), group(compute.VMSS, subscription, "nodes", "pool")},
+		// The same name in another resource group, another subscription, and as a VM.
+		{"pool-rg", id(subscription, "others", "virtualMachineScaleSets/pool/virtualMachines/0"), group(compute.VMSS, subscription, "others", "pool")},
+		{"pool-sub", id(strings.ToUpper(other), "nodes", "virtualMachineScaleSets/POOL/virtualMachines/0"), group(compute.VMSS, other, "nodes", "pool")},
+		{"pool-vm", id(subscription, "nodes", "virtualMachines/pool"), group(compute.VM, subscription, "nodes", "pool")},
+	}
+	want := map[compute.Group][]string{}
+	for _, p := range places {
+		want[p.group] = append(want[p.group], p.node)
+		w.cloud.SetGroup(p.group, compute.Identities{})
+		w.cloud.AddIdentities(resourceID(p.node))
+		w.fleetNode(p.node, p.providerID)
+	}
+	for node, providerID := range map[string]string{"bare": "", "ec2": "aws:///eu-west-1a/i-0123456789abcdef0", "laptop": "kind://docker/kind/kind-worker"} {
+		w.fleetNode(node, providerID)
+	}
+	w.start()
+	for _, node := range w.nodes[2:] {
+		w.identity(node)
+		w.create(w.newPod("on-"+node, node, node))
+	}
+	for _, p := range places {
+		w.waitState("on-"+p.node, v1.StateAssigned)
+	}
+	for _, node := range []string{"bare", "ec2", "laptop"} {
+		if got := w.waitState("on-"+node, v1.StateCreated); got.Status.Reason != assignment.ReasonNodeNotOnAzure {
+			t.Errorf("pod on %s: %+v", node, got.Status)
+		}
+	}
+	for group, names := range want {
+		have, err := w.cloud.Get(t.Context(), group)
+		w.must(err)
+		got := []string{}
+		for _, id := range have.UserAssigned {
+			got = append(got, filepath.Base(id))
+		}
+		slices.Sort(names)
+		if !slices.Equal(got, names) {
+			t.Errorf("%s in subscription %s has %v, want %v", group, group.SubscriptionID, got, names)
+		}
+	}
+	for _, call := range w.cloud.Calls() {
+		if _, known := want[call.Group]; !known && call.Group != w.group {
+			t.Errorf("%s of %+v, which is nobody's group", call.Operation, call.Group)
+		}
+	}
+}
+
+// fleetNode is a node that goes with the world.
+func (w *world) fleetNode(name, providerID string) {
+	w.t.Helper()
+	w.nodes = append(w.nodes, name)
+	w.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{ProviderID: providerID}})
+}
+
+func takenAway(_ *testing.T, w *world) {
+	w.config.DriftInterval = 200 * time.Millisecond
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("other")}})
+	w.waitHas("other", "red")
+}
+
+// madeAgain deletes an identity on Azure and makes it again under its name: the
+// machines get no token for it until it is detached and attached.
+func madeAgain(_ *testing.T, w *world) {
+	w.config.DriftInterval = 200 * time.Millisecond
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	w.cloud.DeleteIdentity(resourceID("red"))
+	w.eventually("orphaned", func() string {
+		if have := w.identities(); len(have.Orphaned) != 1 && len(have.UserAssigned) > 0 {
+			return fmt.Sprintf("%+v", have)
+		}
+		return ""
+	})
+	w.cloud.AddIdentities(resourceID("red"))
+	w.eventually("attached again", func() string {
+		if have := w.identities(); len(have.Orphaned) > 0 || len(have.PrincipalIDs) != 1 {
+			return fmt.Sprintf("%+v", have)
+		}
+		return ""
+	})
+}
+
+func (w *world) identities() compute.Identities {
+	w.t.Helper()
+	have, err := w.cloud.Get(w.t.Context(), w.group)
+	w.must(err)
+	return have
+}
+
+// deletedQuietly deletes a namespace full of pods: nothing about that is an error.
+func deletedQuietly(t *testing.T, w *world) {
+	w.config.LedgerNamespace = "default"
+	var mu sync.Mutex
+	var complaints []string
+	w.log = funcr.New(func(_, args string) {
+		if strings.Contains(args, "rejected event") || strings.Contains(args, "write event") || strings.Contains(args, "terminated") {
+			mu.Lock()
+			defer mu.Unlock()
+			complaints = append(complaints, args)
+		}
+	}, funcr.Options{})
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.identity("bad")
+	w.start()
+	for i := range 10 {
+		w.pod(fmt.Sprintf("p%d", i), "red")
+		w.gated(fmt.Sprintf("q%d", i), "bad")
+	}
+	w.waitState("p9", v1.StateAssigned)
+	w.waitCondition("q9", corev1.ConditionFalse, "IdentityRefused")
+
+	w.delete(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}})
+	for _, kind := range []client.Object{&v1.AzureIdentity{}, &v1.AzureAssignedIdentity{}, &v1.AzureIdentityBinding{}, &corev1.Pod{}} {
+		w.must(w.client.DeleteAllOf(t.Context(), kind, client.InNamespace(w.namespace), client.GracePeriodSeconds(0)))
+	}
+	for i := range 10 {
+		w.waitNone(fmt.Sprintf("p%d", i))
+		w.waitNone(fmt.Sprintf("q%d", i))
+	}
+	w.waitHas()
+	w.stop()
+	mu.Lock()
+	defer mu.Unlock()
+	if len(complaints) > 0 {
+		t.Errorf("%d errors in the log: %s", len(complaints), strings.Join(complaints, "\n"))
+	}
+}
