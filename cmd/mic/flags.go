@@ -19,6 +19,13 @@ func positive(name string, ok bool, value any) error {
 	return fmt.Errorf("--%s=%v: must be more than 0", name, value)
 }
 
+func notNegative(name string, ok bool, value any) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf("--%s=%v: must be 0 or more", name, value)
+}
+
 // objectName checks what will be the name of an object. what is a flag, or in
 // capitals a variable of the environment.
 func objectName(what, value string) error {

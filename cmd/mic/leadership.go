@@ -8,12 +8,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	coordination "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -21,6 +24,8 @@ import (
 
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers"
+	"github.com/podid-io/podid/internal/lease"
+	"github.com/podid-io/podid/internal/listwatch"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -53,9 +58,16 @@ func (l *leadership) lead(ctx context.Context) error {
 	return l.failed
 }
 
-// term makes a manager and runs it to its end.
+// term makes a manager and runs it to its end. Losing the Lease ends it as the end
+// of the program does: every controller is stopped and waited for.
 func (l *leadership) term(ctx context.Context, api, synced *reach) error {
-	mgr, err := l.manager(ctx, api)
+	ctx, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	lock, err := l.lock(api, lose)
+	if err != nil {
+		return err
+	}
+	mgr, err := l.manager(ctx, lock)
 	if err != nil {
 		return err
 	}
@@ -65,7 +77,17 @@ func (l *leadership) term(ctx context.Context, api, synced *reach) error {
 	if err := errors.Join(mgr.Add(&standby{synced: synced}), mgr.Add(&active{health: l.health, metrics: l.metrics})); err != nil {
 		return fmt.Errorf("add to manager: %w", err)
 	}
-	return l.start(ctx, mgr, synced)
+	// The elector releases the Lease when all else has ended, and needs it till then.
+	following, stop := context.WithCancel(context.WithoutCancel(ctx))
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		lock.Run(following)
+	}()
+	err = l.start(ctx, mgr, synced)
+	stop()
+	<-followed
+	return err
 }
 
 // start runs the manager to its end. One whose caches never filled (podid may not
@@ -74,22 +96,25 @@ func (l *leadership) term(ctx context.Context, api, synced *reach) error {
 func (l *leadership) start(ctx context.Context, mgr manager.Manager, synced *reach) error {
 	ended := make(chan error, 1)
 	go func() { ended <- mgr.Start(ctx) }()
+	var err error
 	select {
-	case err := <-ended:
-		if err == nil {
-			err = errors.New("the term ended")
-		}
-		return err
+	case err = <-ended:
 	case <-ctx.Done():
+		if synced.err() == nil {
+			err = <-ended
+		}
 	}
-	if synced.err() != nil {
-		return ctx.Err()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	return <-ended
+	if err == nil {
+		err = errors.New("the term ended")
+	}
+	return err
 }
 
 // manager makes the manager of a term.
-func (l *leadership) manager(ctx context.Context, api *reach) (manager.Manager, error) {
+func (l *leadership) manager(ctx context.Context, lock resourcelock.Interface) (manager.Manager, error) {
 	scheme, err := controllers.Scheme()
 	if err != nil {
 		return nil, err
@@ -98,21 +123,14 @@ func (l *leadership) manager(ctx context.Context, api *reach) (manager.Manager, 
 	if err != nil {
 		return nil, err
 	}
-	// As v1.8.17: renewed every quarter of the duration, given up after half.
-	duration := l.options.election.duration
-	renew, retry := duration/2, duration/4
-	lock, err := l.lock(api, renew)
-	if err != nil {
-		return nil, err
-	}
+	cache.NewInformer = l.informer
+	times := l.times()
 	mgr, err := manager.New(l.kube, manager.Options{
 		Scheme: scheme, Cache: cache, Logger: logr.FromContextOrDiscard(ctx),
-		// The runnables' contexts descend from this one, for its logger.
-		BaseContext:    func() context.Context { return context.WithoutCancel(ctx) },
 		LeaderElection: true, LeaderElectionResourceLockInterface: lock,
 		LeaderElectionID: l.options.election.name, LeaderElectionNamespace: l.options.election.namespace,
 		LeaderElectionReleaseOnCancel: true,
-		LeaseDuration:                 &duration, RenewDeadline: &renew, RetryPeriod: &retry,
+		LeaseDuration:                 &times.Duration, RenewDeadline: &times.GiveUp, RetryPeriod: &times.Tick,
 		Metrics:                server.Options{BindAddress: "0"}, // served for all terms, see servers.go
 		HealthProbeBindAddress: "0",
 		Controller:             config.Controller{SkipNameValidation: new(true)}, // a term's names are the last one's too
@@ -123,54 +141,45 @@ func (l *leadership) manager(ctx context.Context, api *reach) (manager.Manager, 
 	return mgr, nil
 }
 
-// lock is the Lease. Every MIC, leading or not, asks about it every few seconds:
-// that is how it knows that the API server is there.
-func (l *leadership) lock(api *reach, renew time.Duration) (resourcelock.Interface, error) {
+// informer makes the informers of the cache: patient, and readiness tells which of
+// them may not do its work.
+func (l *leadership) informer(
+	lw toolscache.ListerWatcher, kind runtime.Object, resync time.Duration, indexers toolscache.Indexers,
+) toolscache.SharedIndexInformer {
+	watched := &reach{}
+	l.health.AddCheck("watch "+reflect.TypeOf(kind).Elem().Name(), watched.err)
+	return toolscache.NewSharedIndexInformer(listwatch.New(lw, watched.note), kind, resync, indexers)
+}
+
+func (l *leadership) times() lease.Times { return lease.TimesOf(l.options.election.duration) }
+
+// lock is the Lease. Every MIC, leading or not, hears of it every few seconds: that
+// is how it knows that the API server is there.
+func (l *leadership) lock(api *reach, lose func(error)) (*lease.Lock, error) {
 	election := l.options.election
-	// Of its own, so that the controllers' requests cannot hold up a renewal.
+	// A client of its own, so that the controllers' requests cannot hold up a renewal;
+	// and HTTP/1.1, so that a connection that hangs holds up one request and no more.
 	kube := rest.CopyConfig(l.kube)
-	kube.QPS, kube.Burst = 5, 10
-	lock, err := resourcelock.NewFromKubeconfig(resourcelock.LeasesResourceLock, election.namespace, election.name,
-		resourcelock.ResourceLockConfig{Identity: election.instance}, kube, renew)
+	kube.QPS = -1
+	kube.NextProtos = []string{"http/1.1"}
+	client, err := coordination.NewForConfig(kube)
 	if err != nil {
-		return nil, fmt.Errorf("make leader election lock %s/%s: %w", election.namespace, election.name, err)
+		return nil, fmt.Errorf("make client for Lease %s/%s: %w", election.namespace, election.name, err)
 	}
-	return &watchedLock{Interface: lock, api: api}, nil
-}
-
-// watchedLock notes whether the API server answered.
-type watchedLock struct {
-	resourcelock.Interface
-	api *reach
-}
-
-// Get is resourcelock.Interface.
-func (l *watchedLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
-	record, raw, err := l.Interface.Get(ctx)
-	l.noted(err)
-	return record, raw, err
-}
-
-// Create is resourcelock.Interface.
-func (l *watchedLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	err := l.Interface.Create(ctx, record)
-	l.noted(err)
-	return err
-}
-
-// Update is resourcelock.Interface.
-func (l *watchedLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	err := l.Interface.Update(ctx, record)
-	l.noted(err)
-	return err
-}
-
-func (l *watchedLock) noted(err error) {
-	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		l.api.note(nil)
-		return
-	}
-	l.api.note(fmt.Errorf("the last request to the API server failed: %w", err))
+	return lease.New(lease.Config{
+		Leases: client.Leases(election.namespace), Namespace: election.namespace, Name: election.name,
+		Identity: election.instance, Times: l.times(),
+		Lost: func(err error) {
+			l.health.SetActive(false)
+			lose(err)
+		},
+		Asked: func(err error) {
+			if err != nil {
+				err = fmt.Errorf("the last request to the API server failed: %w", err)
+			}
+			api.note(err)
+		},
+	}), nil
 }
 
 // standby starts, leader or not, when the caches are filled.

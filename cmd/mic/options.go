@@ -119,14 +119,10 @@ type kubernetesOptions struct {
 	upgradeKey    string
 }
 
-// defaultQPS leaves room for 100 pods a second, each with an assigned identity
-// to create and to mark as assigned. v1.8.17's default of 5 makes a burst of 100
-// pods wait for 40 s.
-const defaultQPS = 200
-
 func (o *kubernetesOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it $KUBECONFIG, else the service account of the pod that mic runs in")
-	flags.Float64Var(&o.qps, "clientQps", defaultQPS, "requests a second to the API server, in bursts of twice as many")
+	flags.Float64Var(&o.qps, "clientQps", 0,
+		"requests a second to the API server, in bursts of twice as many; 0: no limit, the API server's own (API Priority and Fairness) does")
 	flags.Int64Var(&o.batch, "createDeleteBatch", 20, "assigned identities of one VM or scale set that are written at the same time")
 	flags.DurationVar(&o.sweepInterval, "syncRetryDuration", time.Hour, "time between two searches for assigned identities that were left behind")
 	flags.StringVar(&o.configMap, "config-map-name", "aad-pod-identity-config",
@@ -148,7 +144,7 @@ func (o *kubernetesOptions) complete(getenv func(string) string) {
 
 func (o *kubernetesOptions) validate() error {
 	return errors.Join(
-		positive("clientQps", o.qps > 0, o.qps),
+		notNegative("clientQps", o.qps >= 0, o.qps),
 		positive("createDeleteBatch", o.batch > 0, o.batch),
 		positive("syncRetryDuration", o.sweepInterval > 0, o.sweepInterval),
 		objectName("config-map-name", o.configMap),
@@ -204,8 +200,8 @@ type identityOptions struct {
 func (o *identityOptions) bindFlags(flags *flag.FlagSet) {
 	flags.BoolVar(&o.forceNamespaced, "forceNamespaced", true,
 		"pod, binding and identity must share one namespace; the environment variable FORCENAMESPACED=true demands it too")
-	flags.DurationVar(&o.grace, "identity-detach-grace-period", 15*time.Second,
-		"how long an identity stays on a VM or scale set that no pod there needs any more")
+	flags.DurationVar(&o.grace, "identity-detach-grace-period", 10*time.Minute,
+		"how long an identity stays on a VM or scale set that no pod there needs any more; 0: it leaves at once")
 	flags.StringVar(&o.immutable, "immutable-user-msis", "",
 		"identities never to remove from a VM or scale set: client `ids` or resource IDs, separated by commas")
 }
@@ -228,10 +224,7 @@ func (o *identityOptions) complete(given map[string]bool, getenv func(string) st
 }
 
 func (o *identityOptions) validate() error {
-	if o.grace < 0 {
-		return fmt.Errorf("--identity-detach-grace-period=%v: use 0 or more", o.grace)
-	}
-	return nil
+	return notNegative("identity-detach-grace-period", o.grace >= 0, o.grace)
 }
 
 // immutables splits the list.
@@ -245,15 +238,19 @@ type electionOptions struct {
 	duration                  time.Duration
 }
 
-// shortestLease: client-go renews every quarter of it, and needs at least a
-// second for a request.
+// shortestLease is renewed every second.
 const shortestLease = 4 * time.Second
+
+// defaultLease lets a standby take over less than 9 s after a leader was killed.
+// A leader outlives an API server that is away for 4 to 6 s.
+const defaultLease = 8 * time.Second
 
 func (o *electionOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.instance, "leader-election-instance", "", "`name` of this instance, unique among all (default: the host name and the probe port)")
 	flags.StringVar(&o.namespace, "leader-election-namespace", "default", "namespace of the Lease")
 	flags.StringVar(&o.name, "leader-election-name", "aad-pod-identity-mic", "name of the Lease")
-	flags.DurationVar(&o.duration, "leader-election-duration", 15*time.Second, "how long the Lease is good for without being renewed")
+	flags.DurationVar(&o.duration, "leader-election-duration", defaultLease,
+		"how long the Lease is good for without being renewed; renewed every quarter of it, given up after three")
 }
 
 // complete names the instance. Two that share a host name (two programs on one

@@ -19,10 +19,10 @@ func TestParse(t *testing.T) {
 		want func(*options) bool
 	}{
 		{"defaults", "", nil, func(o *options) bool {
-			return o.identities.forceNamespaced && o.identities.grace == 15*time.Second && o.servers.probePort == "8080" &&
+			return o.identities.forceNamespaced && o.identities.grace == 10*time.Minute && o.servers.probePort == "8080" &&
 				o.servers.metricsPort == "8888" && o.election.name == "aad-pod-identity-mic" && o.election.namespace == "default" &&
-				o.election.duration == 15*time.Second && strings.HasSuffix(o.election.instance, "_8080") && o.kubernetes.podNamespace == "default" &&
-				o.kubernetes.qps == defaultQPS && o.azure.driftInterval == 3*time.Minute && o.kubernetes.configMap == "aad-pod-identity-config"
+				o.election.duration == 8*time.Second && strings.HasSuffix(o.election.instance, "_8080") && o.kubernetes.podNamespace == "default" &&
+				o.kubernetes.qps == 0 && o.azure.driftInterval == 3*time.Minute && o.kubernetes.configMap == "aad-pod-identity-config"
 		}},
 		{"one dash and two", "-prometheus-port=1 --http-probe-port 2", nil, func(o *options) bool {
 			return o.servers.metricsPort == "1" && o.servers.probePort == "2"
@@ -80,7 +80,7 @@ func TestParseErrors(t *testing.T) {
 		{"lease too short", "--leader-election-duration=1s", nil, []string{"4s"}},
 		{"name", "--config-map-name=A_B", nil, []string{"--config-map-name"}},
 		{"grace", "--identity-detach-grace-period=-1s", nil, []string{"0 or more"}},
-		{"all at once", "--clientQps=0 --createDeleteBatch=-1 --http-probe-port=x", nil, []string{"--clientQps", "--createDeleteBatch", "--http-probe-port"}},
+		{"all at once", "--clientQps=-1 --createDeleteBatch=-1 --http-probe-port=x", nil, []string{"--clientQps", "--createDeleteBatch", "--http-probe-port"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := parse(strings.Fields(c.args), func(name string) string { return c.env[name] }, io.Discard)

@@ -71,7 +71,10 @@ func kubeConfig(o kubernetesOptions) (*rest.Config, error) {
 		return nil, err
 	}
 	config.UserAgent = observe.UserAgent("mic")
-	config.QPS, config.Burst = float32(o.qps), max(int(2*o.qps), 1)
+	config.QPS = -1 // no limit
+	if o.qps > 0 {
+		config.QPS, config.Burst = float32(o.qps), max(int(2*o.qps), 1)
+	}
 	// The API server warns at every write that v1.8.17's finalizer has a name
 	// out of fashion; there is nothing that anybody could do about it.
 	config.WarningHandler = rest.NoWarnings{}
