@@ -22,7 +22,7 @@ const (
 )
 
 func arm(name string) string {
-	return "/subscriptions/s/resourceGroups/ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name
+	return "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name
 }
 
 // cluster has a pod "web" with identity red, a finished one, and a ledger with red,
