@@ -49,9 +49,14 @@ func TestStories(t *testing.T) {
 		{"same names", sameNames},
 	} {
 		t.Run(story.name, func(t *testing.T) {
-			story.tell(t, newWorld(t, kube, strings.NewReplacer(" ", "-", ".", "-", "'", "").Replace(strings.ToLower(story.name))))
+			story.tell(t, newWorld(t, kube, slug(story.name)))
 		})
 	}
+}
+
+// slug makes a story's name part of objects' names.
+func slug(name string) string {
+	return strings.NewReplacer(" ", "-", ".", "-", "'", "", ",", "").Replace(strings.ToLower(name))
 }
 
 func comesAndGoes(t *testing.T, w *world) {
