@@ -9,7 +9,7 @@ package identitystatus
 import (
 	"context"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -60,9 +60,11 @@ type Events interface {
 // Reconciler keeps the condition of identities.
 type Reconciler struct {
 	Client client.Client
+	// Live reads past the cache.
+	Live   client.Reader
 	Events Events
 
-	oldCRD sync.Once
+	oldCRD atomic.Bool // said so already
 }
 
 // Reconcile makes one identity's condition say what is so.
@@ -140,11 +142,9 @@ func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav
 	case apierrors.IsConflict(err):
 		return reconcile.Result{RequeueAfter: conflictPause}, nil
 	case apierrors.IsNotFound(err):
-		if noSubresource(err) {
-			r.oldCRD.Do(func() {
-				log.V(1).Info("conditions of identities cannot be written, the custom resource definitions are of an older release: " +
-					"apply those of this release (kubectl apply -f charts/podid/crds); Events tell about refused identities meanwhile")
-			})
+		if !r.oldCRD.Load() && r.exists(ctx, id) && r.oldCRD.CompareAndSwap(false, true) {
+			log.V(1).Info("conditions of identities cannot be written, the custom resource definitions are of an older release: " +
+				"apply those of this release (kubectl apply -f charts/podid/crds); Events tell about refused identities meanwhile")
 		}
 		return reconcile.Result{}, nil
 	case apierrors.IsForbidden(err):
@@ -154,10 +154,11 @@ func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav
 	return reconcile.Result{}, fmt.Errorf("write condition of identity %s/%s: %w", id.Namespace, id.Name, err)
 }
 
-// noSubresource tells a 404 of a path that the API server does not have from
-// that of an object that is gone.
-func noSubresource(err error) bool {
-	return apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
+// exists tells whether the API server has the identity: its answer about a status
+// that is no subresource is the same 404 as that about an object that is gone.
+func (r *Reconciler) exists(ctx context.Context, id *v1.AzureIdentity) bool {
+	var live v1.AzureIdentity
+	return r.Live.Get(ctx, client.ObjectKeyFromObject(id), &live) == nil && live.UID == id.UID
 }
 
 // nameOf is the identity that an assigned identity embeds.
