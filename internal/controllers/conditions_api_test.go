@@ -4,12 +4,16 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -36,6 +40,7 @@ func TestConditions(t *testing.T) {
 		{"new pod of the same name", samePodName},
 		{"identity refused and mended", identityRefused},
 		{"identity refused, pods gone", identityForgotten},
+		{"older CRD", olderCRD}, // the last one: it changes the server
 	} {
 		t.Run(story.name, func(t *testing.T) {
 			story.tell(t, newWorld(t, kube, strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(story.name))))
@@ -260,4 +265,48 @@ func identityForgotten(_ *testing.T, w *world) {
 	w.waitAssignable("red", metav1.ConditionFalse, "IdentityRefused")
 	w.delete(pod)
 	w.waitAssignable("red", metav1.ConditionUnknown, identitystatus.NotNeeded)
+}
+
+// olderCRD has the AzureIdentity of a release whose status was no subresource.
+func olderCRD(t *testing.T, w *world) {
+	var mu sync.Mutex
+	var complaints, hints []string
+	w.log = funcr.New(func(_, args string) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case strings.Contains(args, "apply those of this release"):
+			hints = append(hints, args)
+		case strings.Contains(args, "write condition"):
+			complaints = append(complaints, args)
+		}
+	}, funcr.Options{Verbosity: 1})
+	crd := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+		"metadata": map[string]any{"name": "azureidentities.aadpodidentity.k8s.io"},
+	}}
+	w.must(w.client.Patch(t.Context(), crd, client.RawPatch(types.JSONPatchType, []byte(`[{"op":"remove","path":"/spec/versions/0/subresources"}]`))))
+	id, _ := w.identity("red")
+	w.identity("blue")
+	w.eventually("no subresource", func() string {
+		err := w.client.Status().Patch(t.Context(), id, client.RawPatch(types.MergePatchType, []byte(`{"status":{}}`)))
+		if !apierrors.IsNotFound(err) {
+			return fmt.Sprintf("still there: %v", err)
+		}
+		return ""
+	})
+	w.start()
+	w.pod("p", "red")
+	w.pod("q", "blue")
+	w.waitEvent("AzureIdentity", "red", announce.IdentityRefused)
+	w.waitEvent("AzureIdentity", "blue", announce.IdentityRefused)
+	w.eventually("hint", func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return map[bool]string{true: "none"}[len(hints) == 0]
+	})
+	w.stop()
+	if len(hints) != 1 || len(complaints) > 0 {
+		t.Errorf("%d hints, complaints %v", len(hints), complaints)
+	}
 }
