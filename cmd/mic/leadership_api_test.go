@@ -5,25 +5,26 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-// TestLeadership is the story of two MICs and of Azure out of reach: one leads,
-// the other is ready; the leader leaves and the other takes over; the Lease is
-// taken away and mic comes back.
-func TestLeadership(t *testing.T) {
+// startAPI starts an API server, and writes a kubeconfig of it.
+func startAPI(t *testing.T) (*envtest.Environment, string) {
+	t.Helper()
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs an API server: run make test-api")
 	}
 	env := &envtest.Environment{}
-	kube, err := env.Start()
-	if err != nil {
+	if _, err := env.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -35,15 +36,29 @@ func TestLeadership(t *testing.T) {
 	if err := os.WriteFile(kubeconfig, env.KubeConfig, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return env, kubeconfig
+}
 
-	// Before the kinds are installed: not ready, and says what is missing.
-	first := start(t, kubeconfig, "--leader-election-instance=first", "--leader-election-duration=4s")
-	first.wait("/readyz", http.StatusServiceUnavailable, "install podid's custom resource definitions")
+func installCRDs(t *testing.T, kube *rest.Config) {
+	t.Helper()
 	if _, err := envtest.InstallCRDs(kube, envtest.CRDInstallOptions{
 		Paths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfPathMissing: true,
 	}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestLeadership is the story of two MICs and of Azure out of reach: one leads,
+// the other is ready; the leader leaves and the other takes over; the Lease is
+// taken away and mic comes back.
+func TestLeadership(t *testing.T) {
+	env, kubeconfig := startAPI(t)
+	kube := env.Config
+
+	// Before the kinds are installed: not ready, and says what is missing.
+	first := start(t, kubeconfig, "--leader-election-instance=first", "--leader-election-duration=4s")
+	first.wait("/readyz", http.StatusServiceUnavailable, "install podid's custom resource definitions")
+	installCRDs(t, kube)
 	first.wait("/readyz", http.StatusOK, "ok")
 	first.wait("/healthz", http.StatusOK, "Active")
 	first.eventually("leading", func() string {
@@ -57,12 +72,7 @@ func TestLeadership(t *testing.T) {
 	second.wait("/readyz", http.StatusOK, "ok")
 	second.wait("/healthz", http.StatusOK, "Not Active")
 	first.end()
-	second.eventually("takes over", func() string {
-		if _, body := second.get("probes", "/healthz"); body != "Active" {
-			return body
-		}
-		return ""
-	})
+	second.wait("/healthz", http.StatusOK, "Active")
 
 	c, err := client.New(kube, client.Options{})
 	if err != nil {
@@ -90,14 +100,48 @@ func TestLeadership(t *testing.T) {
 		t.Fatal(err)
 	}
 	second.wait("/healthz", http.StatusOK, "Not Active")
-	second.eventually("leads again", func() string {
-		if _, body := second.get("probes", "/healthz"); body != "Active" {
-			return body
+	second.eventually("says why", func() string {
+		if !strings.Contains(second.log.String(), "was taken by") {
+			return "no word of it"
 		}
 		return ""
 	})
+	second.wait("/healthz", http.StatusOK, "Active")
 	second.end()
 	if strings.Contains(second.log.String(), "panic") {
 		t.Error(second.log.String())
+	}
+}
+
+// TestTakeover: real processes with the default flags. One that is told to go hands
+// over long before its Lease is over, one that is killed is succeeded when it is.
+func TestTakeover(t *testing.T) {
+	env, kubeconfig := startAPI(t)
+	installCRDs(t, env.Config)
+	leader, process := startProcess(t, kubeconfig)
+	leader.wait("/healthz", http.StatusOK, "Active")
+	for _, c := range []struct {
+		name  string
+		leave func(*os.Process) error
+		limit time.Duration
+	}{
+		{"told to go", func(p *os.Process) error { return p.Signal(syscall.SIGTERM) }, defaultLease},
+		{"killed", (*os.Process).Kill, patience},
+	} {
+		next, its := startProcess(t, kubeconfig)
+		next.wait("/readyz", http.StatusOK, "ok")
+		next.wait("/healthz", http.StatusOK, "Not Active")
+		began := time.Now()
+		if err := c.leave(process); err != nil {
+			t.Fatal(err)
+		}
+		next.wait("/healthz", http.StatusOK, "Active")
+		took := time.Since(began)
+		t.Logf("%s: a new leader after %v", c.name, took.Round(time.Millisecond))
+		if took > c.limit {
+			t.Errorf("took %v", took)
+		}
+		<-leader.code
+		leader, process = next, its
 	}
 }

@@ -8,10 +8,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,6 +53,49 @@ func (b *logBuffer) String() string {
 // Azure that does not answer.
 func start(t *testing.T, kubeconfig string, args ...string) *running {
 	t.Helper()
+	args, env := surroundings(t, kubeconfig, args)
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &running{t: t, log: &logBuffer{}, stop: cancel, code: make(chan int, 1)}
+	getenv := func(name string) string { return env[name] }
+	go func() { r.code <- mic(ctx, process{args, getenv, io.Discard, r.log, func(logr.Logger) {}}) }()
+	t.Cleanup(cancel)
+	return r
+}
+
+// startProcess does it in a process of its own: this test program, which is mic when
+// it is called so (TestMain).
+func startProcess(t *testing.T, kubeconfig string, args ...string) (*running, *os.Process) {
+	t.Helper()
+	args, env := surroundings(t, kubeconfig, args)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "mic")
+	if err := os.Symlink(self, program); err != nil {
+		t.Fatal(err)
+	}
+	r := &running{t: t, log: &logBuffer{}, code: make(chan int, 1)}
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Stderr = r.log
+	for name, value := range env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.stop = func() { _ = cmd.Process.Signal(syscall.SIGTERM) }
+	go func() {
+		_ = cmd.Wait() // the exit code tells
+		r.code <- cmd.ProcessState.ExitCode()
+	}()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	return r, cmd.Process
+}
+
+// surroundings are the arguments and the environment.
+func surroundings(t *testing.T, kubeconfig string, args []string) ([]string, map[string]string) {
+	t.Helper()
 	dir := t.TempDir()
 	write := func(name, content string) string {
 		path := filepath.Join(dir, name)
@@ -62,15 +107,8 @@ func start(t *testing.T, kubeconfig string, args ...string) *running {
 	environment := write("stack.json", `{"resourceManagerEndpoint": "https://127.0.0.1:1/", "activeDirectoryEndpoint": "https://127.0.0.1:1/"}`)
 	cloud := write("azure.json", `{"cloud": "AzureStackCloud", "tenantId": "11111111-1111-1111-1111-111111111111",
 		"aadClientId": "22222222-2222-2222-2222-222222222222", "aadClientSecret": "hunter2"}`)
-	getenv := func(name string) string {
-		return map[string]string{"AZURE_ENVIRONMENT_FILEPATH": environment, "KUBECONFIG": kubeconfig}[name]
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	r := &running{t: t, log: &logBuffer{}, stop: cancel, code: make(chan int, 1)}
-	args = append([]string{"--cloudconfig=" + cloud, "--http-probe-port=0", "--prometheus-port=0"}, args...)
-	go func() { r.code <- mic(ctx, process{args, getenv, io.Discard, r.log, func(logr.Logger) {}}) }()
-	t.Cleanup(cancel)
-	return r
+	return append([]string{"--cloudconfig=" + cloud, "--http-probe-port=0", "--prometheus-port=0"}, args...),
+		map[string]string{"AZURE_ENVIRONMENT_FILEPATH": environment, "KUBECONFIG": kubeconfig}
 }
 
 // end stops mic and wants exit code 0.
@@ -127,10 +165,12 @@ func (r *running) get(what, path string) (int, string) {
 	return res.StatusCode, string(body)
 }
 
+// wait waits for an answer: this text where all is well, else one that has it.
 func (r *running) wait(path string, status int, text string) {
 	r.t.Helper()
 	r.eventually(path, func() string {
-		if code, body := r.get("probes", path); code != status || !strings.Contains(body, text) {
+		code, body := r.get("probes", path)
+		if code != status || !strings.Contains(body, text) || code == http.StatusOK && body != text {
 			return fmt.Sprintf("%d %s", code, body)
 		}
 		return ""
