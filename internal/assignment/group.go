@@ -110,7 +110,7 @@ func (g Group) missing(plan *GroupPlan) (attach, probation []string) {
 // stale returns the needed identities that have to leave and come back.
 func (g Group) stale() (detach []string) {
 	for key := range g.Stale {
-		if g.Desired.Has(key) && g.Current.Has(key) && !g.Quarantined[key].After(g.Now) {
+		if g.Desired.Has(key) && g.Current.Has(key) && !g.Immutable(key) && !g.Quarantined[key].After(g.Now) {
 			detach = append(detach, key)
 		}
 	}

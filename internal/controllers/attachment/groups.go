@@ -197,6 +197,7 @@ func (st *state) add(pod types.NamespacedName, n assignment.Need, now time.Time)
 			st.asked(now)
 		}
 	}
+	delete(st.unneeded, key) // the grace begins anew when the last pod has gone
 	have.spelling, have.clientID = n.ID.String(), n.ClientID
 	have.pods[pod] = n.Identity
 	if !ok {

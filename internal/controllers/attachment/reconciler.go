@@ -199,7 +199,7 @@ func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error
 		return reconcile.Result{}, err
 	}
 	if plan.Idle() {
-		r.lifted(st.release())
+		r.lifted(st.settled())
 		return r.next(st, plan), nil
 	}
 	return r.update(ctx, p, plan)

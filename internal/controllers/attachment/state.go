@@ -304,11 +304,12 @@ func (st *state) doubt(req assignment.Request) {
 	}
 }
 
-// release ends the quarantine of identities that no pod needs and that are not
-// ours to take away either.
-func (st *state) release() (lifted []types.NamespacedName) {
+// settled notes that there is nothing to do now, and ends the quarantine of
+// identities that no pod needs and that are not ours to take away either.
+func (st *state) settled() (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.firstAsked = time.Time{}
 	for key, q := range st.quarantined {
 		if _, ours := st.ledger[key]; !ours && st.needs[key] == nil && !q.extra {
 			delete(st.quarantined, key)

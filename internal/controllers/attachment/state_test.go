@@ -154,6 +154,22 @@ func TestLeave(t *testing.T) {
 	r.groups.Leave(podNamed("nobody"))
 }
 
+func TestGraceBeginsAnew(t *testing.T) {
+	r := newRig(t, "red")
+	wait := func() time.Duration { return r.st.plan(nil, nil, time.Hour, r.now).Next.Sub(r.now) }
+	r.place("a", "red")
+	r.groups.Leave(podNamed("a"))
+	if got := wait(); got != time.Hour {
+		t.Fatalf("leaves in %v", got)
+	}
+	r.now = r.now.Add(time.Minute)
+	r.place("b", "red")
+	r.groups.Leave(podNamed("b"))
+	if got := wait(); got != time.Hour {
+		t.Errorf("leaves in %v, which counts the pod before", got)
+	}
+}
+
 func TestMoves(t *testing.T) {
 	r := newRig(t, "red")
 	r.place("a", "red")
@@ -374,7 +390,7 @@ func TestNobodyNeedsQuarantined(t *testing.T) {
 	r.place("web", "bad")
 	r.st.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}}
 	r.st.quarantined[resource(t, "red").Key()] = &quarantine{} // Azure would not let go of it
-	if got := r.st.release(); len(got) > 0 {
+	if got := r.st.settled(); len(got) > 0 {
 		t.Errorf("lifted while a pod needs it: %v", got)
 	}
 	r.woken()
@@ -382,7 +398,7 @@ func TestNobodyNeedsQuarantined(t *testing.T) {
 	if !r.woken() {
 		t.Error("nobody looks at it")
 	}
-	if got := r.st.release(); !slices.Equal(got, []types.NamespacedName{name}) || len(r.st.quarantined) != 1 {
+	if got := r.st.settled(); !slices.Equal(got, []types.NamespacedName{name}) || len(r.st.quarantined) != 1 {
 		t.Errorf("lifted %v, left %d", got, len(r.st.quarantined))
 	}
 }

@@ -102,13 +102,19 @@ func onNode() handler.TypedEventHandler[client.Object, compute.Group] {
 // its object: that is how a person says that the cause is mended. Deleting it and
 // creating it anew is such a touch. It also follows the pre-assignments.
 func (r *Reconciler) onIdentity() handler.TypedEventHandler[client.Object, compute.Group] {
-	look := func(ctx context.Context, o client.Object, q groupQueue, gone bool) {
+	lift := func(o client.Object) {
+		id, ok := o.(*v1.AzureIdentity)
+		if !ok || id.Spec.Type != v1.UserAssignedMSI {
+			return
+		}
+		if parsed, err := identity.ParseResourceID(id.Spec.ResourceID); err == nil {
+			r.groups.lift(parsed.Key())
+		}
+	}
+	preassign := func(ctx context.Context, o client.Object, q groupQueue, gone bool) {
 		id, ok := o.(*v1.AzureIdentity)
 		if !ok {
 			return
-		}
-		if parsed, err := identity.ParseResourceID(id.Spec.ResourceID); err == nil && id.Spec.Type == v1.UserAssignedMSI {
-			r.groups.lift(parsed.Key())
 		}
 		name := client.ObjectKeyFromObject(id)
 		if gone {
@@ -120,14 +126,19 @@ func (r *Reconciler) onIdentity() handler.TypedEventHandler[client.Object, compu
 	}
 	return handler.TypedFuncs[client.Object, compute.Group]{
 		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[client.Object], q groupQueue) {
-			look(ctx, e.Object, q, false)
+			if !e.IsInInitialList {
+				lift(e.Object)
+			}
+			preassign(ctx, e.Object, q, false)
 		},
 		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[client.Object], q groupQueue) {
-			look(ctx, e.Object, q, true)
+			lift(e.Object)
+			preassign(ctx, e.Object, q, true)
 		},
 		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[client.Object], q groupQueue) {
 			if touched(e.ObjectOld, e.ObjectNew) {
-				look(ctx, e.ObjectNew, q, false)
+				lift(e.ObjectNew)
+				preassign(ctx, e.ObjectNew, q, false)
 			}
 		},
 	}
