@@ -70,7 +70,7 @@ type sink struct{ events.EventSink }
 func (s sink) Create(ctx context.Context, event *eventsv1.Event) (*eventsv1.Event, error) {
 	created, err := s.EventSink.Create(ctx, event)
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || apierrors.IsNotFound(err) || ctx.Err() != nil {
-		return event, nil
+		return event, nil //nolint:nilerr // nobody could do anything about it
 	}
 	return created, err
 }
@@ -79,7 +79,7 @@ func (s sink) Create(ctx context.Context, event *eventsv1.Event) (*eventsv1.Even
 func (s sink) Patch(ctx context.Context, event *eventsv1.Event, data []byte) (*eventsv1.Event, error) {
 	patched, err := s.EventSink.Patch(ctx, event, data)
 	if ctx.Err() != nil {
-		return event, nil
+		return event, nil //nolint:nilerr // the program stops
 	}
 	return patched, err
 }
