@@ -172,6 +172,34 @@ func (c calls) summary() string {
 		len(c.list), writes, failed, throttled, busiest, most)
 }
 
+// String is a line for a log.
+func (c call) String() string {
+	verb, about := "read", short(c.group)
+	if c.write {
+		verb = "write"
+	}
+	if c.group == "" {
+		verb, about = "poll", c.operation
+	}
+	line := fmt.Sprintf("%s %s %s: %d in %s", clock(c.at), verb, about, c.status, c.answered.Sub(c.at))
+	for _, id := range c.added {
+		line += " +" + short(id)
+	}
+	for _, id := range c.removed {
+		line += " -" + short(id)
+	}
+	if !c.ends.IsZero() {
+		line += " until " + clock(c.ends) + " as " + c.operation
+	}
+	if c.retryAfter > 0 {
+		line += " retry after " + c.retryAfter.String()
+	}
+	if c.lost {
+		line += " disturbed"
+	}
+	return line
+}
+
 func byTime(a, b call) int { return cmp.Or(a.at.Compare(b.at), a.answered.Compare(b.answered)) }
 
 func subscription(group string) string {

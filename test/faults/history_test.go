@@ -20,7 +20,7 @@ import (
 // How much there is in each of the teams' namespaces. Few names, so that they are used again and again: that is where
 // old and new are mistaken for each other.
 const (
-	podsEach       = 14
+	podsEach       = 25
 	bindingsEach   = 6
 	identitiesEach = 6
 	selectorsEach  = 4
@@ -77,9 +77,9 @@ func (h *history) name(kind string, most int) string {
 func (h *history) next() change {
 	team := h.pick(teams())
 	switch p := h.rng.IntN(100); {
-	case p < 60:
+	case p < 70:
 		return h.pod(team, h.name("pod", podsEach))
-	case p < 80:
+	case p < 84:
 		return h.binding(team, h.name("binding", bindingsEach))
 	case p < 97:
 		return h.identity(team, h.name("id", identitiesEach))
@@ -177,7 +177,7 @@ func (h *history) binding(team, name string) change {
 			return create(ctx, c, &v1.AzureIdentityBinding{ObjectMeta: meta, Spec: spec})
 		}}
 	}
-	if h.rng.IntN(3) == 0 {
+	if h.rng.IntN(6) == 0 {
 		h.bindings[key] = false
 		return change{"delete binding " + key, func(ctx context.Context, c client.Client) error {
 			return client.IgnoreNotFound(c.Delete(ctx, &v1.AzureIdentityBinding{ObjectMeta: meta}))
@@ -200,7 +200,7 @@ func (h *history) identity(team, name string) change {
 		return change{"new " + what, func(ctx context.Context, c client.Client) error {
 			return create(ctx, c, &v1.AzureIdentity{ObjectMeta: meta, Spec: spec})
 		}}
-	case h.rng.IntN(3) == 0:
+	case h.rng.IntN(6) == 0:
 		h.identities[key] = false
 		return change{"delete identity " + key, func(ctx context.Context, c client.Client) error {
 			return client.IgnoreNotFound(c.Delete(ctx, &v1.AzureIdentity{ObjectMeta: meta}))

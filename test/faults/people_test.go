@@ -37,7 +37,9 @@ func (r *rig) people(ctx context.Context, rng *rand.Rand) {
 
 // putByHand puts an identity onto a group that MIC knows nothing of. From then on it has to stay.
 func (r *rig) putByHand(ctx context.Context, g group) {
-	r.byHand(ctx, g, handID(g.name), true)
+	if !r.byHand(ctx, g, handID(g.name), true) {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, id := range r.foreign[g.key()] {
@@ -65,27 +67,27 @@ func (r *rig) takeByHand(ctx context.Context, g group, rng *rand.Rand) {
 	}
 }
 
-// byHand makes one change, as soon as no other is under way.
-func (r *rig) byHand(ctx context.Context, g group, id string, there bool) {
+// byHand makes one change, as soon as no other is under way; it tells whether it came to that.
+func (r *rig) byHand(ctx context.Context, g group, id string, there bool) (done bool) {
 	verb := map[bool]string{true: "put onto", false: "taken off"}[there]
 	for {
 		m, ok := r.azure.World().Machine(g.id())
 		if !ok {
-			return
+			return false
 		}
 		_, err := r.azure.World().BeginUpdate(g.id(), world.Change{System: m.SystemAssigned != nil, User: true, Identities: map[string]bool{id: there}})
 		if err == nil {
 			r.note("by hand: " + short(id) + " " + verb + " " + g.name)
-			return
+			return true
 		}
 		if !errors.Is(err, world.ErrBusy) {
 			r.t.Errorf("%s, %s %s by hand: %v", short(id), verb, g.name, err)
-			return
+			return false
 		}
 		select {
 		case <-alarm(20 * time.Millisecond):
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 }

@@ -29,6 +29,8 @@ type rest struct {
 	azure map[string]machine
 	// foreign are the resource IDs on each node group that others put there, before MIC came or by hand.
 	foreign map[string][]string
+	// system are the node groups that had a system-assigned identity.
+	system map[string]bool
 	// refused are the resource IDs that Azure does not let MIC assign, with the status.reason that says so.
 	refused map[string]string
 }
@@ -167,6 +169,9 @@ func (r rest) wrongAzure(needed map[string]map[string]bool) (wrong []string) {
 	for _, group := range slices.Sorted(maps.Keys(r.azure)) {
 		m := r.azure[group]
 		listed := set(m.listed)
+		if m.system != r.system[group] {
+			wrong = append(wrong, fmt.Sprintf("%s: system-assigned identity: %v, was %v", short(group), m.system, r.system[group]))
+		}
 		for _, id := range r.foreign[group] {
 			if !listed[fold(id)] {
 				wrong = append(wrong, fmt.Sprintf("%s: %s was taken away, which others had assigned", short(group), short(id)))

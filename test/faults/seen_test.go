@@ -52,7 +52,10 @@ func (r *rig) look(ctx context.Context) (rest, error) {
 	now := rest{
 		rules: r.rules, nodes: nodes.Items, pods: pods.Items, bindings: bindings.Items, identities: identities.Items,
 		assigned: assigned.Items, ledgers: map[string][]string{}, azure: map[string]machine{}, refused: refusals(),
-		foreign: r.foreigners(),
+		foreign: r.foreigners(), system: map[string]bool{},
+	}
+	for _, g := range groups() {
+		now.system[g.key()] = g.system
 	}
 	for i := range ledgers.Items {
 		group, ids, err := readLedger(&ledgers.Items[i])
@@ -103,7 +106,8 @@ func readLedger(cm *corev1.ConfigMap) (group string, ids []string, err error) {
 
 // calls are MIC's requests to ARM so far. Nobody else sends any.
 func (r *rig) calls() calls {
-	c := calls{perSecond: mostPerSecond, isForeign: func(_, id string) bool { return strings.HasPrefix(short(id), foreignPrefix) }}
+	foreign := r.foreigners() // it only grows
+	c := calls{perSecond: mostPerSecond, isForeign: func(group, id string) bool { return set(foreign[group])[fold(id)] }}
 	r.mu.Lock()
 	c.losses = slices.Clone(r.losses)
 	r.mu.Unlock()

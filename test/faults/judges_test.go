@@ -1,0 +1,198 @@
+// The judges judged: each thing that can be wrong is found, and what is right is let pass.
+package faults_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+const (
+	scaleSet = "/subscriptions/s/resourcegroups/g/providers/microsoft.compute/virtualmachinescalesets/pool"
+	mine     = "/subscriptions/22222222-2222-4222-8222-222222222222/resourceGroups/ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/mine"
+	other    = "/subscriptions/22222222-2222-4222-8222-222222222222/resourceGroups/ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/other"
+	theirs   = "/subscriptions/22222222-2222-4222-8222-222222222222/resourceGroups/ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/theirs"
+)
+
+// wellDone is a pod on a node of a scale set, with what belongs to it, and everything as it must be.
+func wellDone() rest {
+	meta := func(name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID("uid-" + name)}
+	}
+	id := v1.AzureIdentity{ObjectMeta: meta("id"), Spec: v1.AzureIdentitySpec{ResourceID: mine}}
+	binding := v1.AzureIdentityBinding{ObjectMeta: meta("binding"), Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "id", Selector: "app"}}
+	assigned := v1.AzureAssignedIdentity{ObjectMeta: meta("assigned")}
+	assigned.Spec = v1.AzureAssignedIdentitySpec{
+		Pod: "pod", PodNamespace: "ns", NodeName: "node",
+		AzureIdentityRef: &v1.AzureIdentityCopy{ObjectMeta: id.ObjectMeta, Spec: id.Spec},
+		AzureBindingRef:  &v1.AzureIdentityBindingCopy{ObjectMeta: binding.ObjectMeta, Spec: binding.Spec},
+	}
+	assigned.Status.Status = v1.StateAssigned
+	return rest{
+		rules:      identity.Rules{ForceNamespaced: true},
+		nodes:      []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "node"}, Spec: corev1.NodeSpec{ProviderID: "azure://" + scaleSet + "/virtualMachines/0"}}},
+		pods:       []corev1.Pod{*newPod("ns", "pod", "app", "node")},
+		bindings:   []v1.AzureIdentityBinding{binding},
+		identities: []v1.AzureIdentity{id},
+		assigned:   []v1.AzureAssignedIdentity{assigned},
+		ledgers:    map[string][]string{scaleSet: {mine}},
+		azure:      map[string]machine{scaleSet: {system: true, listed: []string{spelled(mine), theirs}}},
+		foreign:    map[string][]string{scaleSet: {theirs}},
+		system:     map[string]bool{scaleSet: true},
+		refused:    map[string]string{fold(other): "IdentityRefused"},
+	}
+}
+
+// use lets the pod's identity be another one.
+func (r *rest) use(id string) {
+	r.identities[0].Spec.ResourceID = id
+	r.assigned[0].Spec.AzureIdentityRef.Spec.ResourceID = id
+}
+
+// have says what is on the scale set, and what of it MIC says it attached.
+func (r *rest) have(listed, ledger []string) {
+	r.azure[scaleSet] = machine{system: true, listed: listed}
+	r.ledgers = map[string][]string{scaleSet: ledger}
+}
+
+func TestRest(t *testing.T) {
+	now := metav1.Now()
+	for _, c := range []struct {
+		name   string
+		change func(*rest)
+		want   []string // parts of what is told, in order
+	}{
+		{"all well", func(*rest) {}, nil},
+		{"one is missing", func(r *rest) { r.assigned = nil }, []string{"pod ns/pod on node: no assigned identity for ns/id"}},
+		{"one too many", func(r *rest) { r.assigned = append(r.assigned, r.assigned[0]) }, []string{"the second of pod ns/pod"}},
+		{"pod gone", func(r *rest) { r.pods = nil; r.have([]string{theirs}, nil) }, []string{"left over, nothing grants"}},
+		{"pod finished", func(r *rest) { r.pods[0].Status.Phase = corev1.PodFailed }, []string{"left over, nothing grants", "mine was left over"}},
+		{"pod on the host's network", func(r *rest) { r.pods[0].Spec.HostNetwork, r.foreign[scaleSet] = true, []string{mine, theirs} }, []string{"left over", "mine is not MIC's"}},
+		{"node gone", func(r *rest) { r.nodes, r.foreign[scaleSet], r.ledgers = nil, []string{mine, theirs}, nil }, []string{"left over"}},
+		{"still on its way", func(r *rest) { r.assigned[0].Status.Status = v1.StateCreated }, []string{`status is "Created", want "Assigned"`}},
+		{"on another node", func(r *rest) { r.assigned[0].Spec.NodeName = "old" }, []string{`node is "old"`}},
+		{"identity made again", func(r *rest) { r.identities[0].UID = "new" }, []string{"identity's uid"}},
+		{"identity's older version", func(r *rest) { r.identities[0].Spec.ClientID = "new" }, []string{"older version"}},
+		{"stuck", func(r *rest) { r.assigned[0].DeletionTimestamp = &now }, []string{"stuck in deletion"}},
+		{"no references", func(r *rest) { r.assigned[0].Spec.AzureIdentityRef = nil }, []string{"no references", "no assigned identity"}},
+		{"refused, and said", func(r *rest) {
+			r.use(other)
+			r.have([]string{theirs}, nil)
+			r.assigned[0].Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: "IdentityRefused"}
+		}, nil},
+		{"refused, not said", func(r *rest) { r.use(other); r.have([]string{theirs}, nil) }, []string{"reason", "status"}},
+		{"node not on Azure, and said", func(r *rest) {
+			r.nodes[0].Spec.ProviderID = "kind://node"
+			r.have([]string{theirs}, nil)
+			r.assigned[0].Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: "NodeNotOnAzure"}
+		}, nil},
+		{"a secret needs no node group", func(r *rest) {
+			spec := v1.AzureIdentitySpec{Type: v1.ServicePrincipal, TenantID: tenant, ClientID: operatorClient, ClientPassword: corev1.SecretReference{Name: "s"}}
+			r.identities[0].Spec, r.assigned[0].Spec.AzureIdentityRef.Spec = spec, spec
+			r.have([]string{theirs}, nil)
+		}, nil},
+		{"not on Azure", func(r *rest) { r.have([]string{theirs}, []string{mine}) }, []string{"ledger of pool: mine is not there", "pool: mine is missing"}},
+		{"left on Azure", func(r *rest) { r.have([]string{mine, other, theirs}, []string{mine}) }, []string{"pool: other was left over"}},
+		{"others' taken away", func(r *rest) { r.have([]string{mine}, []string{mine}) }, []string{"pool: theirs was taken away"}},
+		{"others' claimed", func(r *rest) { r.have([]string{mine, theirs}, []string{mine, theirs}) }, []string{"theirs is not MIC's"}},
+		{"not in the ledger", func(r *rest) { r.have([]string{mine, theirs}, nil) }, []string{"mine is not in it"}},
+		{"others' that pods need", func(r *rest) { r.use(theirs); r.have([]string{theirs}, nil) }, nil},
+		{"system-assigned taken away", func(r *rest) { r.azure[scaleSet] = machine{listed: []string{mine, theirs}} }, []string{"system-assigned"}},
+		{"on Azure as it was", func(r *rest) {
+			r.azure[scaleSet] = machine{system: true, listed: []string{mine, theirs}, orphaned: []string{mine}}
+		}, []string{"before it was made again"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := wellDone()
+			c.change(&r)
+			told(t, r.wrong(), c.want)
+		})
+	}
+}
+
+// told compares what a judge said with parts of what it should have said.
+func told(t *testing.T, wrong, want []string) {
+	t.Helper()
+	if len(wrong) != len(want) {
+		t.Fatalf("told %q, want %q", wrong, want)
+	}
+	for i := range want {
+		if !strings.Contains(wrong[i], want[i]) {
+			t.Errorf("told %q, want %q", wrong[i], want[i])
+		}
+	}
+}
+
+func TestCalls(t *testing.T) {
+	begin := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
+	patch := func(ms int, change func(*call)) call {
+		c := call{at: at(ms), answered: at(ms + 10), group: scaleSet, write: true, status: 200, named: 1}
+		if change != nil {
+			change(&c)
+		}
+		return c
+	}
+	begun := func(c *call) { c.operation, c.ends = "op", c.at.Add(time.Second) }
+	throttled := func(c *call) { c.status, c.retryAfter = 429, 2*time.Second }
+	for _, c := range []struct {
+		name   string
+		list   []call
+		losses []span
+		want   []string
+	}{
+		{name: "all well", list: []call{patch(0, begun), patch(1000, begun), patch(3000, throttled), patch(5010, nil)}},
+		{name: "others' removed", list: []call{patch(0, func(c *call) { c.removed = []string{theirs} })}, want: []string{"took away theirs from pool, which others"}},
+		{name: "a steady one removed", list: []call{patch(0, func(c *call) { c.removed = []string{mine} })}, want: []string{"took away mine from pool, which pods needed"}},
+		{name: "too many", list: []call{patch(0, func(c *call) { c.named = 151 })}, want: []string{"named 151"}},
+		{name: "two at once", list: []call{patch(0, begun), patch(999, nil)}, want: []string{"while its own operation"}},
+		{name: "two at once, one forgotten", list: []call{patch(0, begun), patch(999, nil)}, losses: []span{{at(500), at(600)}}},
+		{name: "two at once, forgotten before", list: []call{patch(1000, begun), patch(1999, nil)}, losses: []span{{at(500), at(600)}}, want: []string{"while its own operation"}},
+		{name: "two at once, told a lie", list: []call{patch(0, begun), {at: at(500), answered: at(510), status: 200, operation: "op", lost: true}, patch(600, nil)}},
+		{name: "two groups at once", list: []call{patch(0, begun), patch(10, func(c *call) { c.group += "-2" })}},
+		{name: "no patience", list: []call{patch(0, throttled), patch(2000, nil)}, want: []string{"had said (429) not to"}},
+		{name: "patience with one group", list: []call{patch(0, throttled), patch(2000, func(c *call) { c.group += "-2" })}},
+		{name: "patience with all", list: []call{patch(0, func(c *call) { throttled(c); c.wide = true }), patch(2000, func(c *call) { c.group += "-2" })}, want: []string{"had said"}},
+		{name: "reads are no writes", list: []call{patch(0, throttled), patch(1000, func(c *call) { c.write = false })}},
+		{name: "a storm", list: []call{patch(0, nil), patch(1, nil), patch(2, nil), patch(999, nil)}, want: []string{"4 requests in a second"}},
+		{name: "no storm", list: []call{patch(0, nil), patch(1, nil), patch(2, nil), patch(1000, nil)}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			judge := calls{
+				list: c.list, losses: c.losses, perSecond: 3,
+				isForeign: func(_, id string) bool { return id == theirs },
+				steady:    func(_, id string) bool { return id == mine },
+			}
+			told(t, judge.wrong(), c.want)
+		})
+	}
+}
+
+// TestHistory: the same seed makes the same history, another one another.
+func TestHistory(t *testing.T) {
+	made := func(seed uint64) (what []string) {
+		r := run{seed: seed}
+		h := newHistory(r.random("history"))
+		for range 500 {
+			what = append(what, h.next().what)
+		}
+		for _, c := range h.goOn() {
+			what = append(what, c.what)
+		}
+		return what
+	}
+	if diff := cmp.Diff(made(1), made(1)); diff != "" {
+		t.Error(diff)
+	}
+	if cmp.Equal(made(1), made(2)) {
+		t.Error("two seeds make the same history")
+	}
+}
