@@ -50,6 +50,10 @@ test-kernel: root gcc $(TOOLS)/gotestsum ## The redirect, in throw-away network 
 test-sandbox: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stories on a real cluster with real SDK clients
 	@$(GOTESTSUM) hack/test.sh sandbox
 
+.PHONY: test-faults
+test-faults: root gcc build assets $(TOOLS)/gotestsum ## MIC killed, without API server, with an Azure that is ill: for long (PODID_FAULTS_SEED=n: again)
+	@$(GOTESTSUM) hack/test.sh faults
+
 .PHONY: bench
 bench: root build assets ## The speed figures, measured here and now; ARGS="mic -only burst" for a part, ARGS=-h for help
 	@hack/bench.sh $(ARGS)
