@@ -100,7 +100,11 @@ func TestUnsentIsNoCall(t *testing.T) {
 func TestWithinLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		azure := newEmulated(t)
-		azure.edit(func(d *world.Document) { d.Settings.Limits.Enabled = true })
+		azure.edit(func(d *world.Document) {
+			d.Settings.Limits.Enabled = true
+			d.Settings.Limits.MachineReads = world.Bucket{Size: 36, PerMinute: 12}
+			d.Settings.Limits.OperationReads = world.Bucket{Size: 45, PerMinute: 15}
+		})
 		azure.SetDuration(40 * time.Second)
 		azure.AddIdentities(ids("a", "b")...)
 		client := newClient(t, "https://arm.example", azure, nil)

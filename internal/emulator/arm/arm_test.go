@@ -294,28 +294,6 @@ func state(a answer) any {
 	return properties["provisioningState"]
 }
 
-func TestThrottle(t *testing.T) {
-	c := newCloud(t, func(d *world.Document) {
-		d.Settings.ARM.UpdateDuration = 0
-		d.Settings.Limits.ScaleSetWrites = world.Bucket{Size: 1, PerMinute: 4}
-		d.Settings.Limits.Reads = world.Bucket{Size: 1, PerMinute: 60}
-	})
-	body := identities(ids+"demo-identity", "{}")
-	if a := c.do("PATCH", vmss+version, body); a.status != 200 || a.header.Get("X-Ms-Ratelimit-Remaining-Resource") != "Microsoft.Compute/PutVMScaleSetResource;0" {
-		t.Errorf("first write: %d %v", a.status, a.header)
-	}
-	if a := c.do("PATCH", vmss+version, body); a.status != 429 || a.code() != "OperationNotAllowed" || a.header.Get("Retry-After") != "15" {
-		t.Errorf("second write: %d %s, Retry-After %s", a.status, a.code(), a.header.Get("Retry-After"))
-	}
-	if a := c.do("PATCH", vm+version, body); a.status != 200 {
-		t.Errorf("write to another machine: %d", a.status)
-	}
-	c.do("GET", vm+version, "")
-	if a := c.do("GET", vm+version, ""); a.status != 429 || a.header.Get("X-Ms-Ratelimit-Remaining-Subscription-Reads") != "0" {
-		t.Errorf("second read: %d %v", a.status, a.header)
-	}
-}
-
 func TestReads(t *testing.T) {
 	c := newCloud(t, nil)
 	tests := []struct {

@@ -16,6 +16,7 @@ type failure struct {
 	code, text string
 	details    []errorBody
 	header     map[string]string
+	provider   bool // the compute service's, not Resource Manager's own
 }
 
 type errorBody struct {
@@ -38,6 +39,9 @@ func unauthorized(authority, code, format string, args ...any) *failure {
 	return f
 }
 
+// subscriptionThrottled is the code of Resource Manager's own 429.
+const subscriptionThrottled = "SubscriptionRequestsThrottled"
+
 func throttled(wait time.Duration, code, format string, args ...any) *failure {
 	f := fail(http.StatusTooManyRequests, code, format, args...)
 	f.header = map[string]string{"Retry-After": strconv.Itoa(int(wait / time.Second))}
@@ -48,7 +52,9 @@ func (f *failure) write(w http.ResponseWriter) {
 	for name, value := range f.header {
 		w.Header().Set(name, value)
 	}
-	w.Header().Set("X-Ms-Failure-Cause", "gateway")
+	if !f.provider {
+		w.Header().Set("X-Ms-Failure-Cause", "gateway")
+	}
 	writeJSON(w, f.status, map[string]errorBody{"error": {Code: f.code, Message: f.text, Details: f.details}})
 }
 
@@ -65,7 +71,9 @@ func (h *Handler) WriteError(w http.ResponseWriter, status int, code, message st
 			code = "BadRequest"
 		}
 	}
-	fail(status, code, "%s", message).write(w)
+	f := fail(status, code, "%s", message)
+	f.provider = status == http.StatusTooManyRequests && code != subscriptionThrottled
+	f.write(w)
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {

@@ -149,9 +149,9 @@ func (h *Handler) limit(c *call) *failure {
 	left, wait := h.world.Take("arm/"+kind+"/"+strings.ToLower(c.subscription())+"/"+c.principal.PrincipalID, bucket)
 	c.w.Header().Set("X-Ms-Ratelimit-Remaining-Subscription-"+kind, strconv.Itoa(left))
 	if wait > 0 {
-		return throttled(wait, "SubscriptionRequestsThrottled",
-			"Number of %s for subscription '%s' exceeded the limit. Please try again after '%d' seconds.",
-			kind, c.subscription(), int(wait/time.Second))
+		return throttled(wait, subscriptionThrottled,
+			"Number of '%s' requests for subscription '%s' actor '%s' exceeded. Please try again after '%d' seconds.",
+			strings.TrimSuffix(kind, "s"), c.subscription(), c.principal.PrincipalID, int(wait/time.Second))
 	}
 	return nil
 }

@@ -25,6 +25,13 @@ func (h *Handler) getMachine(c *call, kind world.Kind) *failure {
 	if err != nil {
 		return err
 	}
+	name := "LowCostGetVM"
+	if kind == world.VMSS {
+		name = "LowCostGetVMScaleSet"
+	}
+	if err := h.limitMachine(c, view.ID, name, h.world.Settings().Limits.MachineReads); err != nil {
+		return err
+	}
 	writeJSON(c.w, http.StatusOK, showMachine(view))
 	return nil
 }

@@ -133,6 +133,9 @@ func (h *Handler) getOperation(c *call) *failure {
 	if !ok || !strings.EqualFold(op.Machine.SubscriptionID, c.subscription()) {
 		return fail(http.StatusNotFound, "NotFound", "The operation '%s' was not found.", bounded(c.params["operation"]))
 	}
+	if err := h.limitMachine(c, op.Machine, "GetOperation", h.world.Settings().Limits.OperationReads); err != nil {
+		return err
+	}
 	if !op.Done {
 		h.retryAfter(c.w)
 	}
@@ -143,6 +146,9 @@ func (h *Handler) getOperation(c *call) *failure {
 			return nil
 		}
 		view, ok := h.world.Machine(op.Machine)
+		if op.Failed != "" {
+			return fail(http.StatusConflict, op.Failed, "%s", failedText(op))
+		}
 		if !ok {
 			return fail(http.StatusNotFound, "NotFound", "The resource of the operation is gone.")
 		}
@@ -154,8 +160,25 @@ func (h *Handler) getOperation(c *call) *failure {
 	if op.Done {
 		body["status"], body["endTime"] = "Succeeded", op.Ends.Format(stamp)
 	}
+	if op.Done && op.Failed != "" {
+		body["status"], body["error"] = "Failed", errorBody{Code: op.Failed, Message: failedText(op)}
+		if strings.EqualFold(op.Failed, preempted) {
+			body["status"] = "Canceled"
+		}
+	}
 	writeJSON(c.w, http.StatusOK, body)
 	return nil
+}
+
+// preempted is the code of an operation that a later one has overtaken.
+const preempted = "OperationPreempted"
+
+// failedText is what a failed operation says of itself.
+func failedText(op world.Operation) string {
+	if strings.EqualFold(op.Failed, preempted) {
+		return "Operation execution has been preempted by a more recent operation."
+	}
+	return "The operation was asked to fail."
 }
 
 // metadata tells where the services of this cloud are, as Azure Stack does (api-version 2015 to 2021) and as the

@@ -35,7 +35,7 @@ func (h *Handler) writeMachine(c *call, kind world.Kind) *failure {
 	if err := h.limitCompute(c, view); err != nil {
 		return err
 	}
-	change.ETag = c.r.Header.Get("If-Match")
+	change.ETag, change.Fail = c.r.Header.Get("If-Match"), front.FailedOperation(c.r.Context())
 	op, startErr := h.world.BeginUpdate(view.ID, change)
 	if startErr != nil {
 		return refusal(view, startErr)
@@ -63,17 +63,22 @@ func (h *Handler) announce(c *call, view world.MachineView, op world.Operation) 
 
 // limitCompute counts the write against the machine's own bucket.
 func (h *Handler) limitCompute(c *call, view world.MachineView) *failure {
-	group, bucket := "PutVM", h.world.Settings().Limits.MachineWrites
 	if view.ID.Kind == world.VMSS {
-		group, bucket = "PutVMScaleSet", h.world.Settings().Limits.ScaleSetWrites
+		return h.limitMachine(c, view.ID, "UpdateVMScaleSet", h.world.Settings().Limits.ScaleSetWrites)
 	}
-	left, wait := h.world.Take("compute/"+view.ID.Key(), bucket)
+	return h.limitMachine(c, view.ID, "UpdateVM", h.world.Settings().Limits.MachineWrites)
+}
+
+// limitMachine counts a request against one of a machine's own buckets, as the compute service does.
+func (h *Handler) limitMachine(c *call, id world.MachineID, group string, bucket world.Bucket) *failure {
+	left, wait := h.world.Take("compute/"+group+"/"+id.Key(), bucket)
 	c.w.Header().Set("X-Ms-Ratelimit-Remaining-Resource", "Microsoft.Compute/"+group+"Resource;"+strconv.Itoa(left))
 	if wait == 0 {
 		return nil
 	}
 	f := throttled(wait, "OperationNotAllowed",
 		"The server rejected the request because too many requests have been received for this subscription.")
+	f.provider = true
 	f.details = []errorBody{{
 		Code: "TooManyRequests", Target: group + "Resource",
 		Message: fmt.Sprintf(`{"operationGroup":"%sResource","allowedRequestCount":%d,"measuredRequestCount":%d}`,

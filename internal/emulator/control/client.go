@@ -78,6 +78,14 @@ func (c *Client) DeleteIdentity(ctx context.Context, resourceID string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/identities", url.Values{"resourceID": {resourceID}}, nil, nil)
 }
 
+// RecreateIdentity deletes a user-assigned identity and makes it again under its name; it returns the new one. Machines
+// that list it have it no more, until it is taken off and assigned anew.
+func (c *Client) RecreateIdentity(ctx context.Context, resourceID string) (world.Identity, error) {
+	var fresh world.Identity
+	err := c.do(ctx, http.MethodPost, "/v1/identities/recreate", url.Values{"resourceID": {resourceID}}, nil, &fresh)
+	return fresh, err
+}
+
 // PutVM adds or replaces a VM.
 func (c *Client) PutVM(ctx context.Context, m world.Machine) error {
 	return c.do(ctx, http.MethodPut, "/v1/virtualMachines", nil, m, nil)

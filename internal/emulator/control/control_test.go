@@ -135,6 +135,21 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
+// TestRecreate: the same name, another identity.
+func TestRecreate(t *testing.T) {
+	w, c, _ := newClient(t)
+	before := w.Identities(world.DefaultSubscription, "")[0]
+	fresh, err := c.RecreateIdentity(t.Context(), strings.ToUpper(before.ResourceID))
+	after := w.Identities(world.DefaultSubscription, "")[0]
+	if err != nil || after.ClientID != fresh.ClientID || after.PrincipalID != fresh.PrincipalID || after.ResourceID != before.ResourceID ||
+		before.ClientID == fresh.ClientID || before.PrincipalID == fresh.PrincipalID {
+		t.Errorf("%+v became %+v, told %+v, %v", before, after, fresh, err)
+	}
+	if _, err := c.RecreateIdentity(t.Context(), "/nothing"); err == nil {
+		t.Error("an identity that is not there: no error")
+	}
+}
+
 // TestRebinding: a page that got a name of its own to point at this machine is refused.
 func TestRebinding(t *testing.T) {
 	_, _, base := newClient(t)

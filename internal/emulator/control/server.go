@@ -42,6 +42,7 @@ func NewServer(w *world.World) *Server {
 	handle("GET /v1/machines", s.machines)
 	handle("PUT /v1/identities", put(s, func(d *world.Document) *[]world.Identity { return &d.Identities }, identityKey))
 	handle("DELETE /v1/identities", remove(s, "resourceID", func(d *world.Document) *[]world.Identity { return &d.Identities }, identityKey))
+	handle("POST /v1/identities/recreate", s.recreateIdentity)
 	handle("PUT /v1/applications", put(s, func(d *world.Document) *[]world.Application { return &d.Applications }, applicationKey))
 	handle("DELETE /v1/applications", remove(s, "clientID", func(d *world.Document) *[]world.Application { return &d.Applications }, applicationKey))
 	handle("PUT /v1/virtualMachines", put(s, vms, machineKey))
@@ -220,6 +221,24 @@ func remove[T any](s *Server, param string, list func(*world.Document) *[]T, key
 			return fmt.Errorf("%s %q: %w", param, wanted, errNotFound)
 		})
 	}
+}
+
+// recreateIdentity deletes an identity and makes it again under its name: it has other IDs, and the machines that list
+// it have it no more.
+func (s *Server) recreateIdentity(r *http.Request) (any, error) {
+	wanted := r.URL.Query().Get("resourceID")
+	var fresh world.Identity
+	err := s.world.Edit(func(d *world.Document) error {
+		for i := range d.Identities {
+			if strings.EqualFold(d.Identities[i].ResourceID, wanted) {
+				d.Identities[i].ClientID, d.Identities[i].PrincipalID = world.NewGUID(), world.NewGUID()
+				fresh = d.Identities[i]
+				return nil
+			}
+		}
+		return fmt.Errorf("resourceID %q: %w", wanted, errNotFound)
+	})
+	return fresh, err
 }
 
 // putRoles replaces all role assignments.

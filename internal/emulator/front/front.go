@@ -44,7 +44,7 @@ func (s Surface) Handler(next http.Handler) http.Handler {
 		answer := &recorder{ResponseWriter: w}
 		defer func() { // also on http.ErrAbortHandler
 			if answer.status >= http.StatusBadRequest {
-				Detail(r.Context(), "retryAfter", answer.Header().Get("Retry-After"))
+				note(entry, "retryAfter", answer.Header().Get("Retry-After"))
 			}
 			s.finish(entry, answer.status)
 		}()
@@ -102,8 +102,16 @@ func (s Surface) disturb(w http.ResponseWriter, r *http.Request, f world.Fault, 
 	case f.After:
 		panic(http.ErrAbortHandler)
 	default:
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), operationKey{}, f.Operation)))
 	}
+}
+
+type operationKey struct{}
+
+// FailedOperation is the error code with which a fault wants the operation of this request to fail, or empty.
+func FailedOperation(ctx context.Context) string {
+	code, _ := ctx.Value(operationKey{}).(string)
+	return code
 }
 
 func contentType(body string) string {
@@ -124,8 +132,14 @@ func Caller(ctx context.Context, name string) {
 
 // Detail notes a fact about the outcome in the request log; empty values are left out.
 func Detail(ctx context.Context, key, value string) {
-	entry, ok := ctx.Value(entryKey{}).(*world.Request)
-	if !ok || value == "" {
+	if entry, ok := ctx.Value(entryKey{}).(*world.Request); ok {
+		note(entry, key, value)
+	}
+}
+
+// note is Detail.
+func note(entry *world.Request, key, value string) {
+	if value == "" {
 		return
 	}
 	if entry.Details == nil {

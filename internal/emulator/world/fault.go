@@ -42,6 +42,9 @@ type Fault struct {
 	Hang bool `json:"hang,omitempty"`
 	// Drop closes the connection without an answer.
 	Drop bool `json:"drop,omitempty"`
+	// Operation lets a write to a machine be accepted, and its operation fail with this error code: OperationPreempted,
+	// for example (which Azure calls canceled). The machine stays as it was.
+	Operation string `json:"operation,omitempty"`
 	// After lets the request take effect first: the work is done, only the answer is disturbed.
 	After bool `json:"after,omitempty"`
 
@@ -67,8 +70,8 @@ func (f Fault) validate() error {
 		return fmt.Errorf("fault %s: retryAfter, skip and count cannot be negative", f.Name)
 	case f.Probability < 0 || f.Probability > 1:
 		return fmt.Errorf("fault %s: probability %v: expected 0 to 1", f.Name, f.Probability)
-	case f.Status == 0 && f.Latency == 0 && !f.Hang && !f.Drop:
-		return fmt.Errorf("fault %s: does nothing: give it a status, latency, hang or drop", f.Name)
+	case f.Status == 0 && f.Latency == 0 && !f.Hang && !f.Drop && f.Operation == "":
+		return fmt.Errorf("fault %s: does nothing: give it a status, latency, hang, drop or operation", f.Name)
 	}
 	return nil
 }

@@ -300,7 +300,7 @@ func (d Document) validateSettings(c *complaints) {
 		c.addf("settings: retryAfter, maxIdentities and identityAtOnce cannot be negative")
 	}
 	for _, b := range []Bucket{
-		s.Limits.ScaleSetWrites, s.Limits.MachineWrites, s.Limits.Reads, s.Limits.Writes, s.Limits.Metadata, s.Limits.Identity,
+		s.Limits.ScaleSetWrites, s.Limits.MachineWrites, s.Limits.MachineReads, s.Limits.OperationReads, s.Limits.Reads, s.Limits.Writes, s.Limits.Metadata, s.Limits.Identity,
 	} {
 		if b.Size < 0 || b.PerMinute < 0 || (b.Size > 0 && b.PerMinute == 0) {
 			c.addf("settings.limits: a bucket needs a size and a perMinute that are more than 0 (or size 0: no limit)")

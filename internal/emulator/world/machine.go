@@ -15,9 +15,9 @@ import (
 type assigned struct {
 	system *SystemIdentity
 	user   []string // resource IDs as given
-	// clients holds the client ID that each had when it was assigned, by folded resource ID. An identity that was
-	// deleted and made again under its old name is another one: it is not on the machine until it is assigned anew.
-	clients map[string]string
+	// as holds what each was when it was assigned, by folded resource ID. An identity that was deleted and made again
+	// under its old name is another one: it is not on the machine until it is taken off and assigned anew.
+	as map[string]Identity
 }
 
 // sameNames says whether both name the same identities.
@@ -31,9 +31,9 @@ func (m *Machine) sameNames(other *Machine) bool {
 
 // assigned is what the document says is on the machine, bound to the identities of now.
 func (w *World) assigned(m *Machine) assigned {
-	a := assigned{system: m.SystemAssigned, user: slices.Clone(m.Identities), clients: map[string]string{}}
+	a := assigned{system: m.SystemAssigned, user: slices.Clone(m.Identities), as: map[string]Identity{}}
 	for _, id := range a.user {
-		a.clients[fold(id)] = w.index.identities[fold(id)].ClientID
+		a.as[fold(id)] = w.index.identities[fold(id)]
 	}
 	return a
 }
@@ -41,7 +41,7 @@ func (w *World) assigned(m *Machine) assigned {
 // bound finds the identity that is assigned, unless it is gone or another one by now.
 func (w *World) bound(a assigned, id string) (Identity, bool) {
 	identity, ok := w.index.identities[fold(id)]
-	return identity, ok && identity.ClientID == a.clients[fold(id)]
+	return identity, ok && identity.ClientID == a.as[fold(id)].ClientID
 }
 
 func (m *Machine) id(kind Kind) MachineID {
@@ -63,7 +63,8 @@ type MachineView struct {
 	TenantID string
 	Updating bool
 	ETag     string // changes with every write
-	// Bound are those of Identities that still exist as they were when they were assigned, by resource ID.
+	// Bound are those of Identities that ARM shows with their IDs, by resource ID: they still exist as they were when
+	// they were assigned, or settings.arm.staleIDs is on.
 	Bound map[string]Identity
 	// OnIMDS are the resource IDs of the user-assigned identities that IMDS knows on the machine now.
 	OnIMDS []string
@@ -134,6 +135,8 @@ func (w *World) view(key string) (MachineView, bool) {
 	for _, id := range shown.user {
 		if identity, ok := w.bound(shown, id); ok {
 			view.Bound[id] = identity
+		} else if was := shown.as[fold(id)]; w.doc.Settings.ARM.StaleIDs && was.ClientID != "" {
+			view.Bound[id] = was
 		}
 	}
 	return view, true

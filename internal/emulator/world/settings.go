@@ -24,6 +24,12 @@ type ARMSettings struct {
 	RetryAfter int `json:"retryAfter"`
 	// MaxIdentities is how many user-assigned identities one request may name.
 	MaxIdentities int `json:"maxIdentities"`
+	// StaleIDs lets machines show an identity that was deleted (and perhaps made again) while they had it with the IDs
+	// that it had; otherwise with none. Azure has been seen to do either.
+	StaleIDs bool `json:"staleIDs"`
+	// RefuseDeleted refuses writes that leave an identity on a machine that was deleted, as Azure has been seen to do:
+	// it names the identity, although the request did not.
+	RefuseDeleted bool `json:"refuseDeleted"`
 	// Latency is added to every request.
 	Latency Duration `json:"latency"`
 }
@@ -58,6 +64,11 @@ type Limits struct {
 	MachineWrites  Bucket `json:"machineWrites"`
 	Reads          Bucket `json:"reads"`
 	Writes         Bucket `json:"writes"`
+	// MachineReads counts the reads of one VM or scale set, OperationReads the looks at its operations. Azure: 36 and 12
+	// a minute, 45 and 15 a minute. No limit by default: with updates of 2 s instead of a minute, a client that does all
+	// as it should asks more often.
+	MachineReads   Bucket `json:"machineReads"`
+	OperationReads Bucket `json:"operationReads"`
 	// Metadata and Identity count per VM: IMDS in general, and the token requests.
 	Metadata Bucket `json:"metadata"`
 	Identity Bucket `json:"identity"`

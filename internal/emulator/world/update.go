@@ -44,6 +44,8 @@ type Change struct {
 	Replace bool
 	// ETag, when not empty, is the state that the machine must be in; * is any.
 	ETag string
+	// Fail lets the write be accepted and its operation come to nothing, with this error code.
+	Fail string
 }
 
 // liveMachine is what happens to a machine over time.
@@ -69,6 +71,8 @@ type Operation struct {
 	Started time.Time
 	Ends    time.Time // when it is, or was, over
 	Done    bool
+	// Failed is the error code of an operation that came (or will come) to nothing: the machine stays as it was.
+	Failed string
 	// Added and Removed are the user-assigned identities that it changes.
 	Added, Removed []string
 }
@@ -119,7 +123,7 @@ func (w *World) BeginUpdate(id MachineID, change Change) (Operation, error) {
 	op := &Operation{
 		ID: NewGUID(), Machine: m.id(w.index.kinds[key]),
 		Started: now, Ends: now.Add(time.Duration(w.doc.Settings.ARM.UpdateDuration)),
-		Added: missing(goal.user, m.Identities), Removed: missing(m.Identities, goal.user),
+		Added: missing(goal.user, m.Identities), Removed: missing(m.Identities, goal.user), Failed: change.Fail,
 	}
 	w.operations.add(op)
 	w.versions++
@@ -137,7 +141,7 @@ func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
 	if !change.User && len(change.Identities) > 0 {
 		return assigned{}, ErrSurplus
 	}
-	goal := assigned{clients: map[string]string{}}
+	goal := assigned{as: map[string]Identity{}}
 	if change.System {
 		goal.system = m.SystemAssigned
 		if goal.system == nil {
@@ -148,32 +152,65 @@ func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
 		return goal, nil
 	}
 	if !change.Replace {
-		goal.user, goal.clients = slices.Clone(m.Identities), maps.Clone(w.live[key].current.clients)
+		goal.user, goal.as = slices.Clone(m.Identities), maps.Clone(w.live[key].current.as)
 	}
 	for _, id := range slices.Sorted(maps.Keys(change.Identities)) {
-		at := slices.IndexFunc(goal.user, func(have string) bool { return strings.EqualFold(have, id) })
 		if !change.Identities[id] {
-			if at >= 0 {
-				goal.user = slices.Delete(goal.user, at, at+1)
-			}
-			continue
-		}
-		identity, ok := w.index.identities[fold(id)]
-		if !ok {
-			return assigned{}, &UnknownIdentityError{ResourceID: id}
-		}
-		if identity.Unassignable {
-			return assigned{}, ErrUnassignable
-		}
-		goal.clients[fold(id)] = identity.ClientID
-		if at < 0 {
-			goal.user = append(goal.user, identity.ResourceID)
+			goal.drop(id)
+		} else if err := w.assign(&goal, id, w.live[key].current); err != nil {
+			return assigned{}, err
 		}
 	}
 	if len(goal.user) == 0 {
 		return assigned{}, ErrEmpty
 	}
-	return goal, nil
+	return goal, w.checkDeleted(goal)
+}
+
+// assign adds an identity to a machine that has current now.
+func (w *World) assign(goal *assigned, id string, current assigned) error {
+	identity, ok := w.index.identities[fold(id)]
+	if !ok {
+		return &UnknownIdentityError{ResourceID: id}
+	}
+	if identity.Unassignable {
+		return ErrUnassignable
+	}
+	if goal.index(id) < 0 {
+		goal.user = append(goal.user, identity.ResourceID)
+	}
+	if was, listed := current.as[fold(id)]; listed { // one that is there stays what it is
+		identity = was
+	}
+	goal.as[fold(id)] = identity
+	return nil
+}
+
+// index is where the identity is among those assigned, or -1.
+func (a *assigned) index(id string) int {
+	return slices.IndexFunc(a.user, func(have string) bool { return strings.EqualFold(have, id) })
+}
+
+// drop takes an identity off, if it is there.
+func (a *assigned) drop(id string) {
+	if at := a.index(id); at >= 0 {
+		a.user = slices.Delete(a.user, at, at+1)
+		delete(a.as, fold(id))
+	}
+}
+
+// checkDeleted refuses to leave an identity on a machine that does not exist any more, if settings.arm.refuseDeleted is
+// on.
+func (w *World) checkDeleted(goal assigned) error {
+	if !w.doc.Settings.ARM.RefuseDeleted {
+		return nil
+	}
+	for _, id := range goal.user {
+		if _, ok := w.index.identities[fold(id)]; !ok {
+			return &UnknownIdentityError{ResourceID: id}
+		}
+	}
+	return nil
 }
 
 // settle ends the writes whose time has come and tells IMDS what it should know by now.
@@ -194,13 +231,17 @@ func (w *World) settle() {
 }
 
 func (w *World) finish(key string, live *liveMachine, op *Operation, now time.Time) {
-	m := w.index.machines[key]
-	m.SystemAssigned, m.Identities = live.goal.system, slices.Clone(live.goal.user)
 	ended := now
 	if op != nil {
 		op.Done = true
 		ended = op.Ends
+		if op.Failed != "" {
+			live.operation, live.goal = "", assigned{}
+			return
+		}
 	}
+	m := w.index.machines[key]
+	m.SystemAssigned, m.Identities = live.goal.system, slices.Clone(live.goal.user)
 	at := ended.Add(time.Duration(w.doc.Settings.ARM.IMDSDelay))
 	live.pending = append(live.pending, publication{at: at, state: live.goal})
 	live.current, live.operation, live.goal = live.goal, "", assigned{}

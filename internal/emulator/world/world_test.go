@@ -238,35 +238,6 @@ func TestUpdateStory(t *testing.T) {
 }
 
 // TestMadeAgain deletes an identity that is assigned, and makes another one under its name.
-func TestMadeAgain(t *testing.T) {
-	w, _ := newWorld(t, func(d *world.Document) { d.Settings.ARM.UpdateDuration = 0 })
-	onVM := func() int {
-		vm, _ := w.Caller(netip.MustParseAddr("10.0.0.4"))
-		return len(vm.User)
-	}
-	var old world.Identity
-	edit := func(change func(*world.Document)) {
-		if err := w.Edit(func(d *world.Document) error { change(d); return nil }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	edit(func(d *world.Document) { old, d.Identities = d.Identities[0], d.Identities[1:] })
-	if view, _ := w.Machine(theVM); len(view.Identities) != 1 || len(view.Bound) != 0 || onVM() != 0 {
-		t.Errorf("deleted: ARM names %v, bound %v, %d on IMDS", view.Identities, view.Bound, onVM())
-	}
-	old.ClientID = world.GUID("another")
-	edit(func(d *world.Document) { d.Identities = append(d.Identities, old) })
-	if onVM() != 0 {
-		t.Error("the new identity is on the VM without having been assigned")
-	}
-	if _, err := w.BeginUpdate(theVM, world.Change{User: true, Identities: map[string]bool{id("vm-identity"): true}}); err != nil {
-		t.Fatal(err)
-	}
-	if onVM() != 1 {
-		t.Error("the new identity was assigned but is not on the VM")
-	}
-}
-
 func TestCaller(t *testing.T) {
 	w, _ := newWorld(t, nil)
 	for address, want := range map[string]string{

@@ -1,0 +1,68 @@
+package compute
+
+// How the tests arrange their small ARM, and ask what it saw.
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The methods below have the names of Fake's, so that one test can set up either.
+
+func (s *armServer) SetGroup(group Group, have Identities) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := &armGroup{kind: string(kindOf(len(have.UserAssigned), have.SystemAssigned)), ids: map[string]int{}, etag: 1}
+	for _, id := range have.UserAssigned {
+		s.know(id)
+		g.ids[id] = s.known[strings.ToLower(id)]
+	}
+	s.groups[strings.ToLower(group.ResourceID())] = g
+}
+
+func (s *armServer) AddIdentities(ids ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		s.know(id)
+	}
+}
+
+func (s *armServer) know(id string) {
+	if key := strings.ToLower(id); s.known[key] == 0 {
+		s.made++
+		s.known[key] = s.made
+	}
+}
+
+func (s *armServer) DeleteIdentity(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.known, strings.ToLower(id))
+}
+
+func (s *armServer) SetDuration(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.duration = d
+}
+
+func (s *armServer) ThrottleNext(d time.Duration) {
+	s.fail(answer{method: http.MethodPatch, status: http.StatusTooManyRequests, header: map[string]string{"Retry-After": strconv.Itoa(int(d.Seconds()))}})
+}
+
+func (s *armServer) fail(a answer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failures = append(s.failures, a)
+}
+
+// seen returns the requests with that method.
+func (s *armServer) seen(method string) []request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(s.requests), func(r request) bool { return method != "" && r.Method != method })
+}
