@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/podid-io/podid/internal/cleanup"
@@ -180,8 +181,8 @@ func leftOver(plan cleanup.Plan) error {
 func confirm(in io.Reader, out io.Writer) error {
 	file, ok := in.(*os.File)
 	if ok {
-		info, err := file.Stat()
-		ok = err == nil && info.Mode()&os.ModeCharDevice != 0
+		_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+		ok = err == nil
 	}
 	if !ok {
 		return errors.New("nobody to ask: use --yes to go on, or --dry-run to look")

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/cleanup"
+)
+
+// TestCleanup: what a user types after an uninstall that went wrong.
+func TestCleanup(t *testing.T) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		t.Skip("needs an API server: run make test-api")
+	}
+	for _, name := range []string{"USE_MSI", "TENANT_ID", "CLIENT_ID"} {
+		t.Setenv(name, "") // no way to Azure
+	}
+	kubeconfig, c := startCluster(t)
+	create(t, c, &v1.AzureAssignedIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p-default-red", Finalizers: []string{v1.Finalizer}},
+		Spec:       v1.AzureAssignedIdentitySpec{Pod: "p", PodNamespace: "default"},
+	})
+	create(t, c, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "ledger", Labels: map[string]string{"app.kubernetes.io/managed-by": "podid-mic"}},
+		Data: map[string]string{
+			"group":      `{"kind":"vm","subscriptionID":"s","resourceGroup":"rg","name":"vm-1"}`,
+			"identities": `[{"resourceID":"/subscriptions/s/x/blue"}]`,
+		},
+	})
+
+	for _, step := range []struct {
+		name           string
+		args           string
+		code           int
+		stdout, stderr string
+	}{
+		{"look", "--dry-run", 0, "delete   AzureAssignedIdentity   default     p-default-red   pod default/p is gone\n", "1 to delete, 1 to skip"},
+		{"look at IDs", "--dry-run -o wide", 0, "/subscriptions/s/x/blue", ""},
+		{"elsewhere", "--dry-run -n kube-system", 0, "", "nothing to clean up"},
+		{"nobody to ask", "", 1, "", "nobody to ask: use --yes"},
+		{"do it", "--yes", 2, "", "deleted azureassignedidentity default/p-default-red\n"},
+		{"again", "--yes", 2, "", "left: Identity /subscriptions/s/x/blue: no cloud config"},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			args := append([]string{"cleanup", "--kubeconfig", kubeconfig}, strings.Fields(step.args)...)
+			if code := run(t.Context(), args, &stdout, &stderr); code != step.code {
+				t.Errorf("exit code %d, want %d", code, step.code)
+			}
+			if !strings.Contains(stdout.String(), step.stdout) || !strings.Contains(stderr.String(), step.stderr) {
+				t.Errorf("stdout:\n%s\nstderr:\n%s", &stdout, &stderr)
+			}
+		})
+	}
+
+	for _, format := range []string{"json", "yaml"} {
+		var stdout bytes.Buffer
+		if code := run(t.Context(), []string{"cleanup", "--kubeconfig", kubeconfig, "--dry-run", "-o", format}, &stdout, &bytes.Buffer{}); code != 0 {
+			t.Errorf("-o %s: exit code %d", format, code)
+		}
+		if format == "json" && !json.Valid(stdout.Bytes()) || !strings.Contains(stdout.String(), "steps") {
+			t.Errorf("-o %s: %s", format, &stdout)
+		}
+	}
+}
+
+// startCluster starts an API server with our kinds; the result is a kubeconfig.
+func startCluster(t *testing.T) (string, client.Client) {
+	t.Helper()
+	env := &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfCRDPathMissing: true}
+	config, err := env.Start()
+	if err != nil {
+		t.Fatalf("start the API server: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Errorf("stop the API server: %v", err)
+		}
+	})
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(file, env.KubeConfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	scheme, err := cleanup.Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file, c
+}
+
+func create(t *testing.T, c client.Client, o client.Object) {
+	t.Helper()
+	if err := c.Create(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+}
