@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	crmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/podid-io/podid/internal/azure"
@@ -27,7 +26,7 @@ import (
 // run serves until the context ends. Errors are mistakes that waiting does not
 // mend: a config that cannot be read, a port that is taken.
 func run(ctx context.Context, o *options, getenv func(string) string) error {
-	kube, err := kubeConfig(o.kubernetes)
+	kube, err := kubeConfig(o)
 	if err != nil {
 		return err
 	}
@@ -37,14 +36,14 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	servers, err := listen(ctx, o, health)
+	servers, err := o.Listen(ctx, health, crmetrics.Registry)
 	if err != nil {
 		return err
 	}
 	leader := &leadership{
 		options: o, kube: kube, cloud: cloud, azure: reached, metrics: metrics, health: health,
 		controllers: controllers.Config{
-			Rules: identity.Rules{ForceNamespaced: o.identities.forceNamespaced},
+			Rules: identity.Rules{ForceNamespaced: o.ForceNamespaced},
 			Attachment: attachment.Settings{
 				Grace: o.identities.grace, RetryInterval: o.azure.retryInterval,
 				Immutable: append(o.identities.immutables(), immutable...),
@@ -59,43 +58,24 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 		},
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return servers.serve(ctx) })
+	servers.Serve(ctx, group)
 	group.Go(func() error { return keepOn(ctx, leader.lead) })
 	return group.Wait()
 }
 
 // kubeConfig says how to reach the API server.
-func kubeConfig(o kubernetesOptions) (*rest.Config, error) {
-	config, err := loadKubeConfig(o.kubeconfig)
+func kubeConfig(o *options) (*rest.Config, error) {
+	config, err := o.KubeConfig("mic")
 	if err != nil {
 		return nil, err
 	}
-	config.UserAgent = observe.UserAgent("mic")
 	config.QPS = -1 // no limit
-	if o.qps > 0 {
-		config.QPS, config.Burst = float32(o.qps), max(int(2*o.qps), 1)
+	if qps := o.kubernetes.qps; qps > 0 {
+		config.QPS, config.Burst = float32(qps), max(int(2*qps), 1)
 	}
 	// The API server warns at every write that v1.8.17's finalizer has a name
 	// out of fashion; there is nothing that anybody could do about it.
 	config.WarningHandler = rest.NoWarnings{}
-	return config, nil
-}
-
-func loadKubeConfig(path string) (*rest.Config, error) {
-	if path != "" {
-		config, err := clientcmd.BuildConfigFromFlags("", path)
-		if err != nil {
-			return nil, fmt.Errorf("read kubeconfig %s: %w", path, err)
-		}
-		return config, nil
-	}
-	config, err := rest.InClusterConfig()
-	if errors.Is(err, rest.ErrNotInCluster) {
-		return nil, errors.New("no API server: mic does not run in a pod, so name a kubeconfig with --kubeconfig or $KUBECONFIG")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the pod's service account: %w", err)
-	}
 	return config, nil
 }
 
@@ -117,7 +97,7 @@ func armClient(
 	reach := &reach{}
 	health.AddCheck("azure", reach.err)
 	client, err := compute.New(compute.Options{
-		Credential: credential, Cloud: config.Cloud.Endpoints,
+		Credential: credential, Cloud: config.Cloud.Endpoints, ClientID: config.ClientID,
 		Observe: func(operation string, took time.Duration, err error) {
 			metrics.CloudOperation(operation, took, err)
 			if _, throttled := compute.RetryAfter(err); throttled {
