@@ -9,6 +9,7 @@ package garbagecollection
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -22,6 +23,10 @@ import (
 
 // countInterval is how often assigned identities and nodes are counted. Counting walks the cache, no request is made.
 const countInterval = 15 * time.Second
+
+// AssignedByNode is the index that the caches must have: assigned identities by
+// their node's name.
+const AssignedByNode = "podid/node-name"
 
 // Pods is the controller that removes; assignedidentity.Reconciler is one.
 type Pods interface {
@@ -69,48 +74,54 @@ func (s *Sweep) Start(ctx context.Context) error {
 	}
 }
 
-// count measures what there is.
+// count measures how many nodes are of which kind, and how many assigned
+// identities are in which state. It goes node by node, so that it never holds a
+// list of all that a large cluster has; objects whose node is gone are about to
+// be removed, and not counted.
 func (s *Sweep) count(ctx context.Context) {
-	s.countAssigned(ctx)
-	s.countNodes(ctx)
-}
-
-// countNodes measures how many nodes are of which kind.
-func (s *Sweep) countNodes(ctx context.Context) {
-	var list corev1.NodeList
-	if s.Reader.List(ctx, &list, client.UnsafeDisableDeepCopy) != nil {
+	var nodes corev1.NodeList
+	if s.Reader.List(ctx, &nodes, client.UnsafeDisableDeepCopy) != nil {
 		return // only while the program stops
 	}
-	n := map[string]int{string(compute.VM): 0, string(compute.VMSS): 0, otherNodes: 0}
-	for i := range list.Items {
-		if group, err := compute.ParseProviderID(list.Items[i].Spec.ProviderID); err == nil {
-			n[string(group.Kind)]++
-		} else {
-			n[otherNodes]++
+	kinds := map[string]int{string(compute.VM): 0, string(compute.VMSS): 0, otherNodes: 0}
+	states := map[string]int{v1.StateCreated: 0, v1.StateAssigned: 0}
+	for i := range nodes.Items {
+		kinds[kindOf(&nodes.Items[i])]++
+		if s.countAssigned(ctx, nodes.Items[i].Name, states) != nil {
+			return
 		}
 	}
-	for kind, number := range n {
-		s.Metrics.Nodes(kind, number)
+	for kind, n := range kinds {
+		s.Metrics.Nodes(kind, n)
+	}
+	for state, n := range states {
+		s.Metrics.AssignedIdentities(state, n)
 	}
 }
 
-// countAssigned measures how many assigned identities are in which state.
-func (s *Sweep) countAssigned(ctx context.Context) {
+// kindOf is the kind of a node.
+func kindOf(node *corev1.Node) string {
+	group, err := compute.ParseProviderID(node.Spec.ProviderID)
+	if err != nil {
+		return otherNodes
+	}
+	return string(group.Kind)
+}
+
+// countAssigned adds the assigned identities of a node to those of each state.
+func (s *Sweep) countAssigned(ctx context.Context, node string, states map[string]int) error {
 	var list v1.AzureAssignedIdentityList
-	if s.Reader.List(ctx, &list, client.UnsafeDisableDeepCopy) != nil {
-		return // only while the program stops
+	if err := s.Reader.List(ctx, &list, client.MatchingFields{AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list assigned identities of node %s: %w", node, err)
 	}
-	n := map[string]int{v1.StateCreated: 0, v1.StateAssigned: 0}
 	for i := range list.Items {
-		if state := list.Items[i].Status.Status; state == v1.StateAssigned {
-			n[state]++
+		if list.Items[i].Status.Status == v1.StateAssigned {
+			states[v1.StateAssigned]++
 		} else {
-			n[v1.StateCreated]++
+			states[v1.StateCreated]++
 		}
 	}
-	for state, number := range n {
-		s.Metrics.AssignedIdentities(state, number)
-	}
+	return nil
 }
 
 // sweep hands over what is left behind.
