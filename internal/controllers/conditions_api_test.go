@@ -37,6 +37,7 @@ func TestConditions(t *testing.T) {
 		{"gate of a refused identity", gateRefused},
 		{"refused without a gate", refusedUngated},
 		{"healthy without a gate", healthyUngated},
+		{"label removed", labelRemoved},
 		{"new pod of the same name", samePodName},
 		{"identity refused and mended", identityRefused},
 		{"identity refused, pods gone", identityForgotten},
@@ -189,6 +190,24 @@ func healthyUngated(t *testing.T, w *world) {
 	}
 }
 
+// labelRemoved takes pods out of MIC's sight.
+func labelRemoved(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.identity("bad")
+	w.start()
+	w.gated("p", "red")
+	w.pod("q", "bad")
+	w.waitCondition("p", corev1.ConditionTrue, readiness.Assigned)
+	w.waitCondition("q", corev1.ConditionFalse, "IdentityRefused")
+	for _, pod := range []string{"p", "q"} {
+		w.must(w.client.Patch(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: pod}},
+			client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":null}}`))))
+	}
+	w.waitCondition("p", corev1.ConditionFalse, "NoLabel")
+	w.waitCondition("q", corev1.ConditionTrue, readiness.NoIdentity)
+}
+
 // samePodName is a pod made anew while the condition of the one before it is on
 // its way.
 func samePodName(t *testing.T, w *world) {
@@ -207,7 +226,7 @@ func samePodName(t *testing.T, w *world) {
 		},
 		List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error { return nil },
 	})
-	r := &readiness.Reconciler{Client: cached, Rules: w.config.Rules, Now: time.Now}
+	r := &readiness.Reconciler{Client: cached, Live: w.client, Rules: w.config.Rules, Now: time.Now}
 	_, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(old)})
 	w.must(err)
 	if c := w.condition("p", v1.PodConditionAssigned); c != nil {

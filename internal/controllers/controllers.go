@@ -89,7 +89,7 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	}
 	bindings := &bindingcheck.Reconciler{Client: mgr.GetClient(), Events: events, Now: time.Now}
 	identities := &identitystatus.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events}
-	conditions := &readiness.Reconciler{Client: mgr.GetClient(), Rules: config.Rules, Now: time.Now}
+	conditions := &readiness.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Rules: config.Rules, Now: time.Now}
 
 	for _, c := range []struct {
 		name     string

@@ -29,6 +29,7 @@ func TestFleet(t *testing.T) {
 		{"mixed fleet", mixedFleet},
 		{"taken away by hand", takenAway},
 		{"made again", madeAgain},
+		{"pod made again elsewhere", madeElsewhere},
 		{"namespace deleted quietly", deletedQuietly},
 	} {
 		t.Run(story.name, func(t *testing.T) {
@@ -146,6 +147,32 @@ func madeAgain(_ *testing.T, w *world) {
 		}
 		return ""
 	})
+}
+
+// madeElsewhere is a pod of a StatefulSet whose node died: deleted by force, and
+// made again under its name on a node of another group.
+func madeElsewhere(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	second := w.group
+	second.Name += "-second"
+	w.cloud.SetGroup(second, compute.Identities{})
+	w.fleetNode("node-elsewhere", strings.ReplaceAll(w.providerID(0), strings.ToUpper(w.group.Name), second.Name))
+	w.identity("red")
+	w.start()
+	w.delete(w.pod("p", "red"))
+	w.create(w.newPod("p", "red", "node-elsewhere"))
+	w.eventually("assigned elsewhere", func() string {
+		if got := w.waitState("p", v1.StateAssigned); got.Spec.NodeName != "node-elsewhere" {
+			return "on " + got.Spec.NodeName
+		}
+		return ""
+	})
+	have, err := w.cloud.Get(t.Context(), second)
+	w.must(err)
+	if len(have.UserAssigned) != 1 {
+		t.Errorf("the other group has %v", have.UserAssigned)
+	}
+	w.waitHas()
 }
 
 func (w *world) identities() compute.Identities {

@@ -48,7 +48,9 @@ const (
 // Reconciler keeps the condition of pods.
 type Reconciler struct {
 	Client client.Client
-	Rules  identity.Rules
+	// Live reads past the cache, which has no pods without the label.
+	Live  client.Reader
+	Rules identity.Rules
 	Now    func() time.Time
 }
 
@@ -60,6 +62,11 @@ func Concerned(pod *corev1.Pod) bool { return gated(pod) || condition(pod) != ni
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	var pod corev1.Pod
 	err := r.Client.Get(ctx, req.NamespacedName, &pod)
+	if apierrors.IsNotFound(err) {
+		// Gone, most often. One that has lost its label is there, and has a
+		// condition that is no longer so.
+		err = r.Live.Get(ctx, req.NamespacedName, &pod)
+	}
 	if apierrors.IsNotFound(err) || err == nil && !living(&pod) {
 		return reconcile.Result{}, nil
 	}

@@ -60,7 +60,11 @@ func podChanged() predicate.Predicate {
 		// A pod that has nothing and needs nothing hears of a refusal by its
 		// assigned identity's event.
 		CreateFunc:  func(e event.CreateEvent) bool { return concerned(e.Object) },
-		DeleteFunc:  func(event.DeleteEvent) bool { return false },
+		// Out of the cache, and not on its way out of the cluster: it has lost
+		// its label.
+		DeleteFunc: func(e event.DeleteEvent) bool {
+			return e.Object.GetDeletionTimestamp().IsZero() && concerned(e.Object)
+		},
 		GenericFunc: func(event.GenericEvent) bool { return false },
 		UpdateFunc: func(e event.UpdateEvent) bool {
 			before, okA := e.ObjectOld.(*corev1.Pod)
