@@ -13,103 +13,58 @@ import (
 	"strings"
 	"time"
 
-	"github.com/podid-io/podid/internal/observe"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/podid-io/podid/internal/program"
 )
 
 // options is everything that can be chosen.
 type options struct {
-	version bool
-	profile bool
+	program.Options
 
-	log        logOptions
 	kubernetes kubernetesOptions
 	azure      azureOptions
 	identities identityOptions
 	election   electionOptions
-	servers    serverOptions
-
-	// meaningless are the flags given that no longer do anything.
-	meaningless []string
 }
 
 // parse reads flags and environment. Its error holds all that is wrong, one a
 // line; flag.ErrHelp says that the usage was asked for and written to w.
-func parse(args []string, getenv func(string) string, w io.Writer) (*options, error) {
-	o := &options{}
-	flags := flag.NewFlagSet("mic", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the caller shows errors, with a hint
-	o.bindFlags(flags)
-	err := flags.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		usage(flags, w)
-		return nil, err
+func (o *options) parse(args []string, getenv func(string) string, w io.Writer) error {
+	err := o.Parse(program.Usage{
+		Name: "mic",
+		Intro: "mic keeps Azure identities assigned to the nodes whose pods need them.\n\n" +
+			"Usage: mic [flags]",
+		Environment: "KUBECONFIG, MIC_POD_NAMESPACE (namespace of the record of attached identities), FORCENAMESPACED, AZURE_ENVIRONMENT_FILEPATH",
+		Verbosity:   "0 tells what was done, 1 also why, 5 and more is for debugging",
+		MetricsPort: "8888",
+		OldFlags:    []string{"update-user-msi-max-retry"}, // it does not give up
+	}, args, w, o.bindFlags)
+	if err != nil || o.Version {
+		return err
 	}
-	if err != nil {
-		return nil, err
-	}
-	if flags.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q: every option is a flag such as --cloudconfig=FILE", flags.Arg(0))
-	}
-	given := map[string]bool{}
-	flags.Visit(func(f *flag.Flag) {
-		given[f.Name] = true
-		if _, ok := f.Value.(meaninglessFlag); ok {
-			o.meaningless = append(o.meaningless, f.Name)
-		}
-	})
-	if o.version {
-		return o, nil
-	}
-	if err := errors.Join(o.complete(given, getenv), o.validate()); err != nil {
-		return nil, err
-	}
-	return o, nil
+	return errors.Join(o.complete(getenv), o.validate())
 }
 
 func (o *options) bindFlags(flags *flag.FlagSet) {
-	flags.BoolVar(&o.version, "version", false, "print the version and exit")
-	flags.BoolVar(&o.profile, "enableProfile", false, "serve pprof on localhost:6060")
-	o.log.bindFlags(flags)
 	o.kubernetes.bindFlags(flags)
 	o.azure.bindFlags(flags)
 	o.identities.bindFlags(flags)
 	o.election.bindFlags(flags)
-	o.servers.bindFlags(flags)
-	bindMeaningless(flags)
 }
 
-func (o *options) complete(given map[string]bool, getenv func(string) string) error {
+func (o *options) complete(getenv func(string) string) error {
 	o.kubernetes.complete(getenv)
-	o.azure.complete(given)
-	return errors.Join(o.identities.complete(given, getenv), o.election.complete(os.Hostname, o.servers.probePort))
+	o.azure.complete(o.Given("cloudconfig"))
+	return errors.Join(o.Complete(getenv), o.election.complete(os.Hostname, o.ProbePort))
 }
 
 func (o *options) validate() error {
-	return errors.Join(o.log.validate(), o.kubernetes.validate(), o.azure.validate(),
-		o.identities.validate(), o.election.validate(), o.servers.validate())
-}
-
-// logOptions: how the log looks.
-type logOptions struct {
-	format    string
-	verbosity int
-}
-
-func (o *logOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.format, "logging-format", observe.FormatText, "log format: text or json")
-	flags.IntVar(&o.verbosity, "v", 0, "log verbosity; 0 tells what was done, 1 also why, 5 and more is for debugging")
-}
-
-func (o *logOptions) validate() error {
-	if err := observe.CheckLogFormat(o.format); err != nil {
-		return fmt.Errorf("--logging-format: %w", err)
-	}
-	return nil
+	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.election.validate())
 }
 
 // kubernetesOptions: which API server, and how hard to work it.
 type kubernetesOptions struct {
-	kubeconfig    string
 	qps           float64
 	batch         int64
 	sweepInterval time.Duration
@@ -120,7 +75,6 @@ type kubernetesOptions struct {
 }
 
 func (o *kubernetesOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it $KUBECONFIG, else the service account of the pod that mic runs in")
 	flags.Float64Var(&o.qps, "clientQps", 0,
 		"requests a second to the API server, in bursts of twice as many; 0: no limit, the API server's own (API Priority and Fairness) does")
 	flags.Int64Var(&o.batch, "createDeleteBatch", 20, "assigned identities of one VM or scale set that are written at the same time")
@@ -134,9 +88,6 @@ func (o *kubernetesOptions) bindFlags(flags *flag.FlagSet) {
 }
 
 func (o *kubernetesOptions) complete(getenv func(string) string) {
-	if o.kubeconfig == "" {
-		o.kubeconfig = getenv("KUBECONFIG")
-	}
 	if o.podNamespace = getenv("MIC_POD_NAMESPACE"); o.podNamespace == "" {
 		o.podNamespace = "default"
 	}
@@ -144,9 +95,9 @@ func (o *kubernetesOptions) complete(getenv func(string) string) {
 
 func (o *kubernetesOptions) validate() error {
 	return errors.Join(
-		notNegative("clientQps", o.qps >= 0, o.qps),
-		positive("createDeleteBatch", o.batch > 0, o.batch),
-		positive("syncRetryDuration", o.sweepInterval > 0, o.sweepInterval),
+		program.NotNegative("clientQps", o.qps),
+		program.Positive("createDeleteBatch", o.batch),
+		program.Positive("syncRetryDuration", o.sweepInterval),
 		objectName("config-map-name", o.configMap),
 		configMapKey("type-upgrade-status-key", o.upgradeKey),
 		objectName("MIC_POD_NAMESPACE", o.podNamespace),
@@ -174,8 +125,8 @@ func (o *azureOptions) bindFlags(flags *flag.FlagSet) {
 
 // complete makes the path empty, which means the environment, when nobody named
 // a file and there is none where it usually is.
-func (o *azureOptions) complete(given map[string]bool) {
-	if given["cloudconfig"] {
+func (o *azureOptions) complete(given bool) {
+	if given {
 		return
 	}
 	if _, err := os.Stat(o.cloudConfig); errors.Is(err, os.ErrNotExist) {
@@ -185,46 +136,26 @@ func (o *azureOptions) complete(given map[string]bool) {
 
 func (o *azureOptions) validate() error {
 	return errors.Join(
-		positive("update-user-msi-retry-interval", o.retryInterval > 0, o.retryInterval),
-		positive("identity-assignment-reconcile-interval", o.driftInterval > 0, o.driftInterval),
+		program.Positive("update-user-msi-retry-interval", o.retryInterval),
+		program.Positive("identity-assignment-reconcile-interval", o.driftInterval),
 	)
 }
 
 // identityOptions: which identities go where, and when they leave.
 type identityOptions struct {
-	forceNamespaced bool
-	grace           time.Duration
-	immutable       string
+	grace     time.Duration
+	immutable string
 }
 
 func (o *identityOptions) bindFlags(flags *flag.FlagSet) {
-	flags.BoolVar(&o.forceNamespaced, "forceNamespaced", true,
-		"pod, binding and identity must share one namespace; the environment variable FORCENAMESPACED=true demands it too")
 	flags.DurationVar(&o.grace, "identity-detach-grace-period", 10*time.Minute,
 		"how long an identity stays on a VM or scale set that no pod there needs any more; 0: it leaves at once")
 	flags.StringVar(&o.immutable, "immutable-user-msis", "",
 		"identities never to remove from a VM or scale set: client `ids` or resource IDs, separated by commas")
 }
 
-// complete lets the environment have its say: as in v1.8.17 FORCENAMESPACED=true
-// wins over the flag; false counts unless the flag is given.
-func (o *identityOptions) complete(given map[string]bool, getenv func(string) string) error {
-	value := strings.TrimSpace(getenv("FORCENAMESPACED"))
-	if value == "" {
-		return nil
-	}
-	forced, err := strconv.ParseBool(value)
-	if err != nil {
-		return fmt.Errorf("FORCENAMESPACED=%q in the environment: use true or false", value)
-	}
-	if forced || !given["forceNamespaced"] {
-		o.forceNamespaced = forced
-	}
-	return nil
-}
-
 func (o *identityOptions) validate() error {
-	return notNegative("identity-detach-grace-period", o.grace >= 0, o.grace)
+	return program.NotNegative("identity-detach-grace-period", o.grace)
 }
 
 // immutables splits the list.
@@ -279,16 +210,23 @@ func (o *electionOptions) validate() error {
 	return errors.Join(tooShort, objectName("leader-election-namespace", o.namespace), objectName("leader-election-name", o.name))
 }
 
-// serverOptions: where probes and metrics are served.
-type serverOptions struct {
-	probePort, metricsPort string
+// objectName checks what will be the name of an object. what is a flag, or in
+// capitals a variable of the environment.
+func objectName(what, value string) error {
+	problems := validation.IsDNS1123Subdomain(value)
+	if len(problems) == 0 {
+		return nil
+	}
+	if what != strings.ToUpper(what) {
+		what = "--" + what
+	}
+	return fmt.Errorf("%s=%q cannot be the name of an object: %s", what, value, problems[0])
 }
 
-func (o *serverOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.probePort, "http-probe-port", "8080", "`port` of /healthz and /readyz")
-	flags.StringVar(&o.metricsPort, "prometheus-port", "8888", "`port` of /metrics")
-}
-
-func (o *serverOptions) validate() error {
-	return errors.Join(port("http-probe-port", o.probePort), port("prometheus-port", o.metricsPort))
+// configMapKey complains about a name that no key of a ConfigMap can have.
+func configMapKey(flag, value string) error {
+	if problems := validation.IsConfigMapKey(value); len(problems) > 0 {
+		return fmt.Errorf("--%s=%q cannot be the key of a ConfigMap: %s", flag, value, problems[0])
+	}
+	return nil
 }

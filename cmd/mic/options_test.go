@@ -19,25 +19,25 @@ func TestParse(t *testing.T) {
 		want func(*options) bool
 	}{
 		{"defaults", "", nil, func(o *options) bool {
-			return o.identities.forceNamespaced && o.identities.grace == 10*time.Minute && o.servers.probePort == "8080" &&
-				o.servers.metricsPort == "8888" && o.election.name == "aad-pod-identity-mic" && o.election.namespace == "default" &&
+			return o.ForceNamespaced && o.identities.grace == 10*time.Minute && o.ProbePort == "8080" &&
+				o.MetricsPort == "8888" && o.election.name == "aad-pod-identity-mic" && o.election.namespace == "default" &&
 				o.election.duration == 8*time.Second && strings.HasSuffix(o.election.instance, "_8080") && o.kubernetes.podNamespace == "default" &&
 				o.kubernetes.qps == 0 && o.azure.driftInterval == 3*time.Minute && o.kubernetes.configMap == "aad-pod-identity-config"
 		}},
 		{"one dash and two", "-prometheus-port=1 --http-probe-port 2", nil, func(o *options) bool {
-			return o.servers.metricsPort == "1" && o.servers.probePort == "2"
+			return o.MetricsPort == "1" && o.ProbePort == "2"
 		}},
-		{"not namespaced", "--forceNamespaced=false", nil, func(o *options) bool { return !o.identities.forceNamespaced }},
-		{"environment demands namespaced", "--forceNamespaced=false", map[string]string{"FORCENAMESPACED": "true"}, func(o *options) bool { return o.identities.forceNamespaced }},
-		{"environment allows all", "", map[string]string{"FORCENAMESPACED": "false"}, func(o *options) bool { return !o.identities.forceNamespaced }},
-		{"flag demands namespaced", "--forceNamespaced", map[string]string{"FORCENAMESPACED": "false"}, func(o *options) bool { return o.identities.forceNamespaced }},
-		{"kubeconfig from environment", "", map[string]string{"KUBECONFIG": "/k"}, func(o *options) bool { return o.kubernetes.kubeconfig == "/k" }},
-		{"kubeconfig by flag", "--kubeconfig=/f", map[string]string{"KUBECONFIG": "/k"}, func(o *options) bool { return o.kubernetes.kubeconfig == "/f" }},
+		{"not namespaced", "--forceNamespaced=false", nil, func(o *options) bool { return !o.ForceNamespaced }},
+		{"environment demands namespaced", "--forceNamespaced=false", map[string]string{"FORCENAMESPACED": "true"}, func(o *options) bool { return o.ForceNamespaced }},
+		{"environment allows all", "", map[string]string{"FORCENAMESPACED": "false"}, func(o *options) bool { return !o.ForceNamespaced }},
+		{"flag demands namespaced", "--forceNamespaced", map[string]string{"FORCENAMESPACED": "false"}, func(o *options) bool { return o.ForceNamespaced }},
+		{"kubeconfig from environment", "", map[string]string{"KUBECONFIG": "/k"}, func(o *options) bool { return o.Kubeconfig == "/k" }},
+		{"kubeconfig by flag", "--kubeconfig=/f", map[string]string{"KUBECONFIG": "/k"}, func(o *options) bool { return o.Kubeconfig == "/f" }},
 		{"namespace of the ledger", "", map[string]string{"MIC_POD_NAMESPACE": "podid"}, func(o *options) bool { return o.kubernetes.podNamespace == "podid" }},
 		{"named cloud config need not exist yet", "--cloudconfig=/nowhere/azure.json", nil, func(o *options) bool { return o.azure.cloudConfig == "/nowhere/azure.json" }},
 		{"immutable", "--immutable-user-msis=a,b", nil, func(o *options) bool { return strings.Join(o.identities.immutables(), " ") == "a b" }},
 		{"meaningless", "--enableScaleFeatures --update-user-msi-max-retry=5 -logtostderr -vmodule=a=1", nil, func(o *options) bool {
-			return strings.Join(o.meaningless, " ") == "enableScaleFeatures logtostderr update-user-msi-max-retry vmodule"
+			return strings.Join(o.Meaningless, " ") == "enableScaleFeatures logtostderr update-user-msi-max-retry vmodule"
 		}},
 		{"type upgrade", "", nil, func(o *options) bool {
 			return o.kubernetes.typeUpgrade && o.kubernetes.upgradeKey == "type-upgrade-status"
@@ -48,11 +48,12 @@ func TestParse(t *testing.T) {
 			"--enableProfile --enableScaleFeatures=true --createDeleteBatch=20 --clientQps=5 --immutable-user-msis= --config-map-name=c " +
 			"--enable-type-upgrade --type-upgrade-status-key=s --update-user-msi-max-retry=2 --update-user-msi-retry-interval=1s " +
 			"--identity-assignment-reconcile-interval=3m --logging-format=json --v=2", nil, func(o *options) bool {
-			return o.profile && o.log.format == "json" && o.log.verbosity == 2 && o.kubernetes.qps == 5 && o.election.instance == "i"
+			return o.Profile && o.LogFormat == "json" && o.Verbosity == 2 && o.kubernetes.qps == 5 && o.election.instance == "i"
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			o, err := parse(strings.Fields(c.args), func(name string) string { return c.env[name] }, io.Discard)
+			o := &options{}
+			err := o.parse(strings.Fields(c.args), func(name string) string { return c.env[name] }, io.Discard)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -83,7 +84,7 @@ func TestParseErrors(t *testing.T) {
 		{"all at once", "--clientQps=-1 --createDeleteBatch=-1 --http-probe-port=x", nil, []string{"--clientQps", "--createDeleteBatch", "--http-probe-port"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := parse(strings.Fields(c.args), func(name string) string { return c.env[name] }, io.Discard)
+			err := new(options).parse(strings.Fields(c.args), func(name string) string { return c.env[name] }, io.Discard)
 			if err == nil {
 				t.Fatal("accepted")
 			}
@@ -98,7 +99,7 @@ func TestParseErrors(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	var out strings.Builder
-	if _, err := parse([]string{"--help"}, noEnv, &out); !errors.Is(err, flag.ErrHelp) {
+	if err := new(options).parse([]string{"--help"}, noEnv, &out); !errors.Is(err, flag.ErrHelp) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"Usage: mic", "-identity-detach-grace-period", "without meaning: ", "enableScaleFeatures", "FORCENAMESPACED"} {

@@ -19,6 +19,8 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/podid-io/podid/internal/program"
 )
 
 const patience = 30 * time.Second
@@ -57,7 +59,11 @@ func start(t *testing.T, kubeconfig string, args ...string) *running {
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{t: t, log: &logBuffer{}, stop: cancel, code: make(chan int, 1)}
 	getenv := func(name string) string { return env[name] }
-	go func() { r.code <- mic(ctx, process{args, getenv, io.Discard, r.log, func(logr.Logger) {}}) }()
+	go func() {
+		r.code <- mic(ctx, program.Process{
+			Args: args, Getenv: getenv, Stdout: io.Discard, Stderr: r.log, SetLoggers: func(logr.Logger) {},
+		})
+	}()
 	t.Cleanup(cancel)
 	return r
 }
@@ -117,7 +123,7 @@ func (r *running) end() {
 	r.stop()
 	select {
 	case code := <-r.code:
-		if code != exitDone {
+		if code != program.ExitDone {
 			r.t.Errorf("exit code %d; log:\n%s", code, r.log)
 		}
 	case <-time.After(patience):
@@ -222,7 +228,7 @@ func TestPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := start(t, kubeconfig, "--prometheus-port="+port)
-	if code := <-r.code; code != exitFailed {
+	if code := <-r.code; code != program.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	if log := r.log.String(); !strings.Contains(log, "--prometheus-port") || !strings.Contains(log, "address already in use") {

@@ -5,9 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -17,14 +14,7 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
 
-	"github.com/podid-io/podid/internal/observe"
-)
-
-// The exit codes.
-const (
-	exitDone   = 0
-	exitFailed = 1
-	exitUsage  = 2
+	"github.com/podid-io/podid/internal/program"
 )
 
 func main() {
@@ -47,30 +37,12 @@ func useOneCPU(getenv func(string) string) {
 
 // nmi is main with everything it touches handed in. It returns the exit code.
 func nmi(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	options, err := parse(args, getenv, stdout)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return exitDone
-	case err != nil:
-		_, _ = fmt.Fprintf(stderr, "nmi: %v\nRun 'nmi --help' for the flags.\n", err)
-		return exitUsage
-	case options.version:
-		_, _ = fmt.Fprintln(stdout, "nmi "+observe.Build().String())
-		return exitDone
-	}
-
-	log := observe.NewLogger(stderr, options.log.format, options.log.verbosity)
-	klog.SetLogger(log)
-	ctx = logr.NewContext(ctx, log)
-	log.Info("starting", "version", observe.Version(), "node", options.node.name,
-		"mode", options.identities.mode, "forceNamespaced", options.identities.forceNamespaced)
-	for _, name := range options.meaningless {
-		log.Info("this flag is accepted for compatibility and has no meaning any more", "flag", name)
-	}
-	if err := run(ctx, options, log); err != nil {
-		log.Error(err, "nmi ends")
-		return exitFailed
-	}
-	log.Info("stopped")
-	return exitDone
+	p := program.Process{Args: args, Getenv: getenv, Stdout: stdout, Stderr: stderr, SetLoggers: klog.SetLogger}
+	o := &options{}
+	err := o.parse(args, getenv, stdout)
+	return p.Main(ctx, program.Daemon{
+		Name: "nmi", Options: &o.Options, Error: err,
+		Starting: []any{"node", o.node.name, "mode", o.identities.mode, "forceNamespaced", o.ForceNamespaced},
+		Run:      func(ctx context.Context) error { return run(ctx, o, logr.FromContextOrDiscard(ctx)) },
+	})
 }

@@ -10,113 +10,79 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/podid-io/podid/internal/agent/redirect"
-	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/program"
 )
 
 // options is everything that can be chosen.
 type options struct {
-	version bool
-	profile bool
+	program.Options
 
-	log        logOptions
 	node       nodeOptions
 	redirect   redirectOptions
 	identities identityOptions
 	answers    answerOptions
 	ports      portOptions
-
-	// meaningless are the flags given that no longer do anything.
-	meaningless []string
 }
 
 // parse reads flags and environment. Its error holds all that is wrong, one a
 // line; flag.ErrHelp says that the usage was asked for and written to w.
-func parse(args []string, getenv func(string) string, w io.Writer) (*options, error) {
-	o := &options{}
-	flags := flag.NewFlagSet("nmi", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // the caller shows errors, with a hint
-	o.bindFlags(flags)
-	err := flags.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		usage(flags, w)
-		return nil, err
+func (o *options) parse(args []string, getenv func(string) string, w io.Writer) error {
+	err := o.Parse(program.Usage{
+		Name: "nmi",
+		Intro: "nmi answers what the pods of its node ask of the Azure instance metadata service.\n\n" +
+			"Usage: nmi --node=NAME [flags]",
+		Environment: "KUBECONFIG, NODE_NAME (default of --node), FORCENAMESPACED",
+		Verbosity:   "0 tells what was decided, 2 every single token request, 5 and more is for debugging",
+		MetricsPort: "9090",
+		OldSwitches: []string{"enable-conntrack-deletion", "debug"},
+		OldFlags:    []string{"MICNamespace", "host-ip"},
+	}, args, w, o.bindFlags)
+	if err != nil || o.Version {
+		return err
 	}
-	if err != nil {
-		return nil, err
-	}
-	if flags.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q: every option is a flag such as --node=NAME", flags.Arg(0))
-	}
-	given := map[string]bool{}
-	flags.Visit(func(f *flag.Flag) {
-		given[f.Name] = true
-		if _, ok := f.Value.(meaninglessFlag); ok {
-			o.meaningless = append(o.meaningless, f.Name)
-		}
-	})
-	if o.version {
-		return o, nil
-	}
-	o.node.complete(getenv)
-	if err := errors.Join(o.identities.complete(given, getenv), o.validate()); err != nil {
-		return nil, err
-	}
-	return o, nil
+	return errors.Join(o.complete(getenv), o.validate())
 }
 
 func (o *options) bindFlags(flags *flag.FlagSet) {
-	flags.BoolVar(&o.version, "version", false, "print the version and exit")
-	flags.BoolVar(&o.profile, "enableProfile", false, "serve pprof on localhost:6060")
-	o.log.bindFlags(flags)
 	o.node.bindFlags(flags)
 	o.redirect.bindFlags(flags)
 	o.identities.bindFlags(flags)
 	o.answers.bindFlags(flags)
 	o.ports.bindFlags(flags)
-	bindMeaningless(flags)
+}
+
+// complete lets the environment have its say. Managed mode is always namespaced.
+func (o *options) complete(getenv func(string) string) error {
+	o.node.complete(getenv)
+	o.identities.mode = strings.ToLower(o.identities.mode)
+	if err := o.Complete(getenv); err != nil {
+		return err
+	}
+	if o.identities.mode == modeManaged {
+		o.ForceNamespaced = true
+	}
+	return nil
 }
 
 func (o *options) validate() error {
-	return errors.Join(o.log.validate(), o.node.validate(), o.redirect.validate(o.ports.nmi),
-		o.identities.validate(), o.answers.validate(), o.ports.validate())
-}
-
-// logOptions: how the log looks.
-type logOptions struct {
-	format    string
-	verbosity int
-}
-
-func (o *logOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.format, "logging-format", observe.FormatText, "log format: text or json")
-	flags.IntVar(&o.verbosity, "v", 0, "log verbosity; 0 tells what was decided, 2 every single token request, 5 and more is for debugging")
-}
-
-func (o *logOptions) validate() error {
-	if err := observe.CheckLogFormat(o.format); err != nil {
-		return fmt.Errorf("--logging-format: %w", err)
-	}
-	return nil
+	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.ports.validate())
 }
 
 // nodeOptions: which node, and where its cluster is.
 type nodeOptions struct {
 	name          string
-	kubeconfig    string
 	kubeletConfig string
 	allowKubenet  bool
 }
 
 func (o *nodeOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.name, "node", "", "`name` of this node as the API server knows it; without it $NODE_NAME")
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it $KUBECONFIG, else the service account of the pod that nmi runs in")
 	flags.StringVar(&o.kubeletConfig, "kubelet-config", "/etc/default/kubelet", "`file` with the kubelet's flags, looked into for kubenet")
 	flags.BoolVar(&o.allowKubenet, "allow-network-plugin-kubenet", false, "run although the node uses the network plugin kubenet, whose pods can fake their address")
 }
@@ -126,9 +92,6 @@ func (o *nodeOptions) complete(getenv func(string) string) {
 		if o.name == "" {
 			o.name = getenv(variable)
 		}
-	}
-	if o.kubeconfig == "" {
-		o.kubeconfig = getenv("KUBECONFIG")
 	}
 }
 
@@ -200,7 +163,7 @@ func (o *redirectOptions) config(port int) (redirect.Config, error) {
 }
 
 func (o *redirectOptions) validate(nmiPort int) error {
-	if err := errors.Join(port("metadata-port", o.metadataPort, 1), positive("ipt-update-interval-sec", o.interval)); err != nil {
+	if err := errors.Join(port("metadata-port", o.metadataPort), program.Positive("ipt-update-interval-sec", o.interval)); err != nil {
 		return err
 	}
 	_, err := o.config(nmiPort)
@@ -219,8 +182,7 @@ const (
 
 // identityOptions: who gets which identity, and how long a request waits for it.
 type identityOptions struct {
-	mode            string
-	forceNamespaced bool
+	mode string
 
 	attemptsCreated  int
 	attemptsAssigned int
@@ -229,31 +191,9 @@ type identityOptions struct {
 
 func (o *identityOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.mode, "operation-mode", modeStandard, "standard (MIC assigns identities to nodes) or managed (somebody else did; always namespaced)")
-	flags.BoolVar(&o.forceNamespaced, "forceNamespaced", true,
-		"pod, binding and identity must share one namespace; the environment variable FORCENAMESPACED=true demands it too")
 	flags.IntVar(&o.attemptsCreated, "retry-attempts-for-created", 16, "with the next two flags: how long a request waits for an identity on its way")
 	flags.IntVar(&o.attemptsAssigned, "retry-attempts-for-assigned", 4, "added to the attempts for created; the sum counts")
 	flags.IntVar(&o.attemptInterval, "find-identity-retry-interval", 5, "`seconds` that each of the attempts counts; waiting itself is by watch")
-}
-
-// complete lets the environment have its say, as for mic: FORCENAMESPACED=true
-// wins over the flag; false counts unless the flag is given.
-func (o *identityOptions) complete(given map[string]bool, getenv func(string) string) error {
-	o.mode = strings.ToLower(o.mode)
-	value := strings.TrimSpace(getenv("FORCENAMESPACED"))
-	if value != "" {
-		forced, err := strconv.ParseBool(value)
-		if err != nil {
-			return fmt.Errorf("FORCENAMESPACED=%q in the environment: use true or false", value)
-		}
-		if forced || !given["forceNamespaced"] {
-			o.forceNamespaced = forced
-		}
-	}
-	if o.mode == modeManaged {
-		o.forceNamespaced = true
-	}
-	return nil
 }
 
 func (o *identityOptions) validate() error {
@@ -262,9 +202,9 @@ func (o *identityOptions) validate() error {
 		err = fmt.Errorf("--operation-mode=%q: use %s or %s", o.mode, modeStandard, modeManaged)
 	}
 	return errors.Join(err,
-		notNegative("retry-attempts-for-created", o.attemptsCreated),
-		notNegative("retry-attempts-for-assigned", o.attemptsAssigned),
-		notNegative("find-identity-retry-interval", o.attemptInterval))
+		program.NotNegative("retry-attempts-for-created", o.attemptsCreated),
+		program.NotNegative("retry-attempts-for-assigned", o.attemptsAssigned),
+		program.NotNegative("find-identity-retry-interval", o.attemptInterval))
 }
 
 // maxArrivalLimit is far beyond what any client waits.
@@ -289,21 +229,15 @@ func (o *answerOptions) bindFlags(flags *flag.FlagSet) {
 	flags.BoolVar(&o.retryAfter, "set-retry-after-header", false, "send a pod whose identity is on its way away, with status 503 and Retry-After: 20, instead of holding its request")
 }
 
-func (o *answerOptions) validate() error { return nil }
-
-// portOptions: where nmi listens, besides the redirect's end.
+// portOptions: where nmi listens for the host, besides what every daemon serves.
 type portOptions struct {
 	listenAddress string
 	nmi           int
-	probe         int
-	metrics       int
 }
 
 func (o *portOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.listenAddress, "nmi-listen-address", "127.0.0.1", "`address` for processes of the host (/host/token)")
 	flags.IntVar(&o.nmi, "nmi-port", 2579, "`port` at --nmi-listen-address and at --agent-address")
-	flags.IntVar(&o.probe, "http-probe-port", 8080, "`port` for /healthz and /readyz")
-	flags.IntVar(&o.metrics, "prometheus-port", 9090, "`port` for /metrics")
 }
 
 func (o *portOptions) validate() error {
@@ -311,5 +245,12 @@ func (o *portOptions) validate() error {
 	if _, parse := netip.ParseAddr(o.listenAddress); parse != nil {
 		err = fmt.Errorf("--nmi-listen-address=%q is not an IP address", o.listenAddress)
 	}
-	return errors.Join(err, port("nmi-port", o.nmi, 1), port("http-probe-port", o.probe, 0), port("prometheus-port", o.metrics, 0))
+	return errors.Join(err, port("nmi-port", o.nmi))
+}
+
+func port(name string, value int) error {
+	if value > 0 && value <= 65535 {
+		return nil
+	}
+	return fmt.Errorf("--%s=%d is not a port: use a number from 1 to 65535", name, value)
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/podid-io/podid/internal/program"
 )
 
 func noEnv(string) string { return "" }
@@ -34,27 +36,29 @@ func TestOldCommandLine(t *testing.T) {
 		--enableScaleFeatures=true --block-instance-metadata --metadata-header-required=true --prometheus-port=9091
 		--operation-mode=Managed --allow-network-plugin-kubenet --kubelet-config=/x --set-retry-after-header
 		--enable-conntrack-deletion --logging-format=json --v=5 --logtostderr --stderrthreshold=2`)
-	o, err := parse(args, noEnv, &bytes.Buffer{})
+	o := &options{}
+	err := o.parse(args, noEnv, &bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if o.identities.arrivalLimit() != 20*time.Second || o.identities.mode != modeManaged || !o.answers.blockInstance ||
-		o.ports.probe != 8085 || o.log.verbosity != 5 || !o.answers.retryAfter {
+		o.ProbePort != "8085" || o.Verbosity != 5 || !o.answers.retryAfter {
 		t.Errorf("got %+v", o)
 	}
-	if got := strings.Join(o.meaningless, " "); got != "MICNamespace enable-conntrack-deletion enableScaleFeatures logtostderr stderrthreshold" {
+	if got := strings.Join(o.Meaningless, " "); got != "MICNamespace enable-conntrack-deletion enableScaleFeatures logtostderr stderrthreshold" {
 		t.Errorf("without meaning: %s", got)
 	}
 }
 
 func TestDefaults(t *testing.T) {
-	o, err := parse(nil, env("NODE_NAME", "n1", "KUBECONFIG", "/k"), &bytes.Buffer{})
+	o := &options{}
+	err := o.parse(nil, env("NODE_NAME", "n1", "KUBECONFIG", "/k"), &bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.node.name != "n1" || o.node.kubeconfig != "/k" || o.identities.arrivalLimit() != 100*time.Second ||
-		!o.identities.forceNamespaced || !o.answers.headerRequired || o.redirect.upstream() != "169.254.169.254:80" ||
-		o.ports.nmi != 2579 || o.ports.probe != 8080 || o.ports.metrics != 9090 || o.ports.listenAddress != "127.0.0.1" {
+	if o.node.name != "n1" || o.Kubeconfig != "/k" || o.identities.arrivalLimit() != 100*time.Second ||
+		!o.ForceNamespaced || !o.answers.headerRequired || o.redirect.upstream() != "169.254.169.254:80" ||
+		o.ports.nmi != 2579 || o.ProbePort != "8080" || o.MetricsPort != "9090" || o.ports.listenAddress != "127.0.0.1" {
 		t.Errorf("got %+v", o)
 	}
 }
@@ -73,8 +77,9 @@ func TestForceNamespaced(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			o, err := parse(append(strings.Fields(tt.args), "--node=n"), env("FORCENAMESPACED", tt.env), &bytes.Buffer{})
-			if err != nil || o.identities.forceNamespaced != tt.want {
+			o := &options{}
+			err := o.parse(append(strings.Fields(tt.args), "--node=n"), env("FORCENAMESPACED", tt.env), &bytes.Buffer{})
+			if err != nil || o.ForceNamespaced != tt.want {
 				t.Errorf("got %+v, %v", o, err)
 			}
 		})
@@ -103,8 +108,8 @@ func TestWrongCommandLine(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			code := nmi(context.Background(), strings.Fields(tt.args), tt.env, &stdout, &stderr)
-			if code != exitUsage {
-				t.Errorf("exit code %d, want %d", code, exitUsage)
+			if code != program.ExitUsage {
+				t.Errorf("exit code %d, want %d", code, program.ExitUsage)
 			}
 			for _, says := range append(tt.says, "nmi --help") {
 				if !strings.Contains(stderr.String(), says) {
@@ -134,7 +139,7 @@ func TestCannotRun(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			if code := nmi(context.Background(), strings.Fields(tt.args), noEnv, &stdout, &stderr); code != exitFailed {
+			if code := nmi(context.Background(), strings.Fields(tt.args), noEnv, &stdout, &stderr); code != program.ExitFailed {
 				t.Errorf("exit code %d", code)
 			}
 			if !strings.Contains(stderr.String(), tt.says) {
@@ -146,14 +151,14 @@ func TestCannotRun(t *testing.T) {
 
 func TestHelpAndVersion(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	if code := nmi(context.Background(), []string{"--help"}, noEnv, &stdout, &stderr); code != exitDone || !strings.Contains(stdout.String(), "-agent-address") {
+	if code := nmi(context.Background(), []string{"--help"}, noEnv, &stdout, &stderr); code != program.ExitDone || !strings.Contains(stdout.String(), "-agent-address") {
 		t.Errorf("help: %d %s", code, stdout.String())
 	}
 	stdout.Reset()
-	if code := nmi(context.Background(), []string{"-version"}, noEnv, &stdout, &stderr); code != exitDone || !strings.HasPrefix(stdout.String(), "nmi ") {
+	if code := nmi(context.Background(), []string{"-version"}, noEnv, &stdout, &stderr); code != program.ExitDone || !strings.HasPrefix(stdout.String(), "nmi ") {
 		t.Errorf("version: %d %s", code, stdout.String())
 	}
-	if _, err := parse([]string{"-h"}, noEnv, &bytes.Buffer{}); !errors.Is(err, flag.ErrHelp) {
+	if err := new(options).parse([]string{"-h"}, noEnv, &bytes.Buffer{}); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("-h: %v", err)
 	}
 }

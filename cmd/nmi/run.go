@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"strconv"
@@ -19,7 +18,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
@@ -90,7 +88,7 @@ func run(ctx context.Context, o *options, log logr.Logger) error {
 	if err := o.node.checkKubenet(); err != nil {
 		return err
 	}
-	config, err := loadKubeConfig(o.node.kubeconfig)
+	config, err := o.KubeConfig("nmi")
 	if err != nil {
 		return err
 	}
@@ -140,7 +138,7 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	a.tables = &tables{
 		attest: attest.NewTable(512, 16),
 		Table: authorize.NewTable(authorize.Config{
-			Rules:    identity.Rules{ForceNamespaced: o.identities.forceNamespaced},
+			Rules:    identity.Rules{ForceNamespaced: o.ForceNamespaced},
 			Standard: standard, Node: o.node.name, Types: []v1.IdentityType{v1.UserAssignedMSI},
 			ArrivalLimit: o.identities.arrivalLimit(), BindingLimit: bindingLimit,
 		}),
@@ -194,7 +192,7 @@ func (a *agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	endpoints, err := a.listen(ctx)
+	servers, err := a.o.Listen(ctx, a.health, a.registry)
 	if err != nil {
 		return errors.Join(err, diverted.Close())
 	}
@@ -210,7 +208,7 @@ func (a *agent) run(ctx context.Context) error {
 		return server.Serve(ctx, diverted, a.server.ServePod, server.Connections{Most: 4096, MostPerAddress: 256}, longest, a.log)
 	})
 	group.Go(func() error { return a.serveHost(ctx, longest) })
-	endpoints.serve(ctx, group)
+	servers.Serve(ctx, group)
 	return group.Wait()
 }
 
@@ -260,25 +258,5 @@ func (a *agent) checkRedirect() error {
 	}
 	return *last
 }
-
-// loadKubeConfig reads a kubeconfig, or the service account of the pod we run in.
-func loadKubeConfig(path string) (*rest.Config, error) {
-	var config *rest.Config
-	var err error
-	if path != "" {
-		if config, err = clientcmd.BuildConfigFromFlags("", path); err != nil {
-			return nil, fmt.Errorf("read kubeconfig %s: %w", path, err)
-		}
-	} else if config, err = rest.InClusterConfig(); errors.Is(err, rest.ErrNotInCluster) {
-		return nil, errors.New("no API server: nmi does not run in a pod, so name a kubeconfig with --kubeconfig or $KUBECONFIG")
-	} else if err != nil {
-		return nil, fmt.Errorf("read the pod's service account: %w", err)
-	}
-	config.UserAgent = observe.UserAgent("nmi")
-	return config, nil
-}
-
-// anyAddress is a port with all interfaces.
-func anyAddress(port int) string { return net.JoinHostPort("", strconv.Itoa(port)) }
 
 var _ cluster.Sink = (*tables)(nil)

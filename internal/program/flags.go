@@ -1,0 +1,83 @@
+// Checks of values, flags without meaning, and the usage text.
+
+package program
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// Positive complains about the flag name unless its value is more than 0.
+func Positive[N ~int | ~int64 | ~float64](name string, value N) error {
+	if value > 0 {
+		return nil
+	}
+	return fmt.Errorf("--%s=%v: must be more than 0", name, value)
+}
+
+// NotNegative complains about the flag name when its value is less than 0.
+func NotNegative[N ~int | ~int64 | ~float64](name string, value N) error {
+	if value >= 0 {
+		return nil
+	}
+	return fmt.Errorf("--%s=%v: must be 0 or more", name, value)
+}
+
+// port takes 0 too: any free port, which the log then tells.
+func port(name, value string) error {
+	if n, err := strconv.ParseUint(value, 10, 16); err != nil || strconv.FormatUint(n, 10) != value {
+		return fmt.Errorf("--%s=%s is not a port: use a number from 1 to 65535", name, value)
+	}
+	return nil
+}
+
+// meaningless accepts any value and does nothing.
+type meaningless struct{ boolean bool }
+
+// String is flag.Value.
+func (meaningless) String() string { return "" }
+
+// Set is flag.Value.
+func (meaningless) Set(string) error { return nil }
+
+// IsBoolFlag lets switches stand alone, as they could.
+func (f meaningless) IsBoolFlag() bool { return f.boolean }
+
+// bindMeaningless accepts the flags of v1.8.17 that have no meaning any more: the
+// daemon's own, and klog's about log files.
+func bindMeaningless(u Usage, flags *flag.FlagSet) {
+	switches := append([]string{
+		"enableScaleFeatures",
+		"add_dir_header", "alsologtostderr", "logtostderr", "one_output", "skip_headers", "skip_log_headers",
+	}, u.OldSwitches...)
+	values := append([]string{
+		"custom-user-agent",
+		"log_backtrace_at", "log_dir", "log_file", "log_file_max_size", "stderrthreshold", "vmodule",
+	}, u.OldFlags...)
+	for _, name := range switches {
+		flags.Var(meaningless{boolean: true}, name, "accepted for compatibility, has no meaning")
+	}
+	for _, name := range values {
+		flags.Var(meaningless{}, name, "accepted for compatibility, has no meaning")
+	}
+}
+
+// write lists the flags that mean something, and then names the others.
+func (u Usage) write(flags *flag.FlagSet, w io.Writer) {
+	_, _ = fmt.Fprintf(w, "%s        (flags work with one dash and with two)\n\n", u.Intro)
+	shown := flag.NewFlagSet(u.Name, flag.ContinueOnError)
+	shown.SetOutput(w)
+	var old []string
+	flags.VisitAll(func(f *flag.Flag) {
+		if _, ok := f.Value.(meaningless); ok {
+			old = append(old, f.Name)
+			return
+		}
+		shown.Var(f.Value, f.Name, f.Usage)
+	})
+	shown.PrintDefaults()
+	_, _ = fmt.Fprintf(w, "\nAccepted for compatibility, without meaning: %s\n\nEnvironment: %s\n", strings.Join(old, ", "), u.Environment)
+}

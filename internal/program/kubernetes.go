@@ -1,0 +1,42 @@
+// The way to the API server.
+
+package program
+
+import (
+	"errors"
+	"fmt"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// KubeConfig reads the kubeconfig, or the service account of the pod that the
+// daemon runs in.
+func (o *Options) KubeConfig(daemon string) (*rest.Config, error) {
+	config, err := o.loadKubeConfig(daemon)
+	if err != nil {
+		return nil, err
+	}
+	config.UserAgent = observe.UserAgent(daemon)
+	return config, nil
+}
+
+func (o *Options) loadKubeConfig(daemon string) (*rest.Config, error) {
+	if o.Kubeconfig != "" {
+		config, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("read kubeconfig %s: %w", o.Kubeconfig, err)
+		}
+		return config, nil
+	}
+	config, err := rest.InClusterConfig()
+	if errors.Is(err, rest.ErrNotInCluster) {
+		return nil, fmt.Errorf("no API server: %s does not run in a pod, so name a kubeconfig with --kubeconfig or $KUBECONFIG", daemon)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the pod's service account: %w", err)
+	}
+	return config, nil
+}

@@ -1,0 +1,116 @@
+// The options that every daemon has.
+
+package program
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// Usage is what the daemons differ in.
+type Usage struct {
+	Name        string
+	Intro       string // what the program does, and how it is called
+	Environment string // which variables it reads
+	Verbosity   string // what is in the log at which level
+	MetricsPort string // the default
+	// Without a meaning: flags of v1.8.17 with a value, and switches.
+	OldFlags, OldSwitches []string
+}
+
+// Options are those that every daemon has.
+type Options struct {
+	Version         bool
+	Kubeconfig      string // empty: the service account of the pod
+	ForceNamespaced bool
+
+	LogFormat string // observe.FormatText or FormatJSON
+	Verbosity int    // klog's
+
+	ProbePort, MetricsPort string // 0: any free one
+	Profile                bool   // serve pprof
+
+	// Meaningless are the flags given that no longer do anything.
+	Meaningless []string
+
+	given map[string]bool
+}
+
+// Parse reads the command line. bind binds the daemon's own flags. flag.ErrHelp says
+// that the usage was asked for and written to w.
+func (o *Options) Parse(u Usage, args []string, w io.Writer, bind func(*flag.FlagSet)) error {
+	flags := flag.NewFlagSet(u.Name, flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // Main shows errors, with a hint
+	o.bindFlags(u, flags)
+	bind(flags)
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		u.write(flags, w)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q: every option is a flag such as --kubeconfig=FILE", flags.Arg(0))
+	}
+	o.given = map[string]bool{}
+	flags.Visit(func(f *flag.Flag) {
+		o.given[f.Name] = true
+		if _, ok := f.Value.(meaningless); ok {
+			o.Meaningless = append(o.Meaningless, f.Name)
+		}
+	})
+	return nil
+}
+
+func (o *Options) bindFlags(u Usage, flags *flag.FlagSet) {
+	flags.BoolVar(&o.Version, "version", false, "print the version and exit")
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it $KUBECONFIG, else the service account of the pod that "+u.Name+" runs in")
+	flags.BoolVar(&o.ForceNamespaced, "forceNamespaced", true,
+		"pod, binding and identity must share one namespace; the environment variable FORCENAMESPACED=true demands it too")
+	flags.StringVar(&o.LogFormat, "logging-format", observe.FormatText, "log format: text or json")
+	flags.IntVar(&o.Verbosity, "v", 0, "log verbosity; "+u.Verbosity)
+	flags.BoolVar(&o.Profile, "enableProfile", false, "serve pprof on "+profileAddress)
+	flags.StringVar(&o.ProbePort, "http-probe-port", "8080", "`port` of /healthz and /readyz")
+	flags.StringVar(&o.MetricsPort, "prometheus-port", u.MetricsPort, "`port` of /metrics")
+	bindMeaningless(u, flags)
+}
+
+// Given tells whether a flag is on the command line.
+func (o *Options) Given(name string) bool { return o.given[name] }
+
+// Complete lets the environment have its say. As in v1.8.17 FORCENAMESPACED=true wins
+// over the flag; false counts unless the flag is given.
+func (o *Options) Complete(getenv func(string) string) error {
+	if o.Kubeconfig == "" {
+		o.Kubeconfig = getenv("KUBECONFIG")
+	}
+	value := strings.TrimSpace(getenv("FORCENAMESPACED"))
+	if value == "" {
+		return nil
+	}
+	forced, err := strconv.ParseBool(value)
+	if err != nil {
+		return fmt.Errorf("FORCENAMESPACED=%q in the environment: use true or false", value)
+	}
+	if forced || !o.Given("forceNamespaced") {
+		o.ForceNamespaced = forced
+	}
+	return nil
+}
+
+// Validate joins all complaints.
+func (o *Options) Validate() error {
+	format := observe.CheckLogFormat(o.LogFormat)
+	if format != nil {
+		format = fmt.Errorf("--logging-format: %w", format)
+	}
+	return errors.Join(format, port("http-probe-port", o.ProbePort), port("prometheus-port", o.MetricsPort))
+}
