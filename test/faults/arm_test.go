@@ -4,6 +4,7 @@ package faults_test
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -38,6 +39,8 @@ type calls struct {
 	list []call
 	// losses of memory. What MIC learned before one it need not know after it.
 	losses []span
+	// away are the times in which MIC could not write down what it was about to do: reading Azure helps nobody then.
+	away []span
 	// isForeign tells an identity that others assigned.
 	isForeign func(group, id string) bool
 	// steady tells an identity that pods have needed from the last rest on, without a break, until the end.
@@ -57,7 +60,7 @@ const maxNamed = 150
 
 // wrong tells everything that MIC should not have done.
 func (c calls) wrong() []string {
-	return slices.Concat(c.wrongRemovals(), c.wrongSizes(), c.overlaps(), c.impatience(), c.storms())
+	return slices.Concat(c.wrongRemovals(), c.wrongSizes(), c.overlaps(), c.impatience(), c.storms(), c.inVain())
 }
 
 func (c calls) wrongRemovals() (wrong []string) {
@@ -129,6 +132,28 @@ func (c calls) storms() (wrong []string) {
 	most, at := c.busiest()
 	if most > c.perSecond {
 		wrong = append(wrong, fmt.Sprintf("%s: %d requests in a second, at most %d are expected", clock(at), most, c.perSecond))
+	}
+	return wrong
+}
+
+// mostInVain is how often MIC may read a group while the API server is away: for updates that end then, and some tries.
+const mostInVain = 8
+
+// inVain finds groups that were read all the time while the API server was away.
+func (c calls) inVain() (wrong []string) {
+	for _, s := range c.away {
+		reads := map[string]int{}
+		for _, r := range c.list {
+			if !r.write && r.group != "" && r.at.After(s.from) && r.at.Before(s.to) {
+				reads[r.group]++
+			}
+		}
+		for _, group := range slices.Sorted(maps.Keys(reads)) {
+			if n := reads[group]; n > mostInVain {
+				wrong = append(wrong, fmt.Sprintf("%s: read %s %d times while the API server was away until %s, at most %d are fine",
+					clock(s.from), short(group), n, clock(s.to), mostInVain))
+			}
+		}
 	}
 	return wrong
 }

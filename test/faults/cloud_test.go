@@ -2,6 +2,7 @@
 package faults_test
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,6 +23,8 @@ const (
 	forbiddenGroup = "others"
 	foreignPrefix  = "foreign-"
 	steadyPrefix   = "steady-"
+	crowdPrefix    = "crowd-"
+	crowdNode      = "pool-1-0"
 	steadyPods     = 6
 	secret         = "not-a-real-secret"
 )
@@ -102,6 +105,14 @@ func steadyIDs() (ids []string) {
 	return ids
 }
 
+// crowdIDs are more than one request may name. One pod, on crowdNode, needs them all.
+func crowdIDs() (ids []string) {
+	for i := range maxNamed + 10 {
+		ids = append(ids, resourceID(identityGroup, crowdPrefix+strconv.Itoa(i)))
+	}
+	return ids
+}
+
 // foreignID is on the group of that name from the start, and no pod wants it.
 func foreignID(group string) string { return resourceID(identityGroup, foreignPrefix+group) }
 
@@ -150,7 +161,7 @@ func document() world.Document {
 	doc.RoleAssignments = append(doc.RoleAssignments, world.RoleAssignment{
 		PrincipalID: operatorObject, Scope: "/subscriptions/" + subscriptionA + "/resourceGroups/" + identityGroup, Role: "Managed Identity Operator",
 	})
-	for _, id := range append(append(goodIDs(), steadyIDs()...), sharedID(), forbiddenID(), unnamedID()) {
+	for _, id := range slices.Concat(goodIDs(), steadyIDs(), crowdIDs(), []string{sharedID(), forbiddenID(), unnamedID()}) {
 		doc.Identities = append(doc.Identities, newIdentity(id))
 	}
 	for _, g := range groups() {

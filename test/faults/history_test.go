@@ -220,14 +220,14 @@ func (h *history) identity(team, name string) change {
 
 // identitySpec is most often a managed identity that is well, in some spelling.
 func (h *history) identitySpec() v1.AzureIdentitySpec {
-	switch p := h.rng.IntN(20); {
-	case p == 0:
+	switch h.rng.IntN(20) {
+	case 0:
 		return v1.AzureIdentitySpec{
 			Type: v1.ServicePrincipal, TenantID: tenant, ClientID: operatorClient, ClientPassword: corev1.SecretReference{Name: "secret"},
 		}
-	case p == 1:
+	case 1:
 		return v1.AzureIdentitySpec{ResourceID: h.pick(refusedIDs())}
-	case p == 2:
+	case 2:
 		return v1.AzureIdentitySpec{ResourceID: sharedID()}
 	default:
 		id := h.pick(goodIDs())

@@ -143,10 +143,17 @@ func TestCalls(t *testing.T) {
 	}
 	begun := func(c *call) { c.operation, c.ends = "op", c.at.Add(time.Second) }
 	throttled := func(c *call) { c.status, c.retryAfter = 429, 2*time.Second }
+	reads := func(n int) (list []call) {
+		for i := range n {
+			list = append(list, patch(1000*i, func(c *call) { c.write = false }))
+		}
+		return list
+	}
 	for _, c := range []struct {
 		name   string
 		list   []call
 		losses []span
+		away   []span
 		want   []string
 	}{
 		{name: "all well", list: []call{patch(0, begun), patch(1000, begun), patch(3000, throttled), patch(5010, nil)}},
@@ -163,11 +170,14 @@ func TestCalls(t *testing.T) {
 		{name: "patience with all", list: []call{patch(0, func(c *call) { throttled(c); c.wide = true }), patch(2000, func(c *call) { c.group += "-2" })}, want: []string{"had said"}},
 		{name: "reads are no writes", list: []call{patch(0, throttled), patch(1000, func(c *call) { c.write = false })}},
 		{name: "a storm", list: []call{patch(0, nil), patch(1, nil), patch(2, nil), patch(999, nil)}, want: []string{"4 requests in a second"}},
+		{name: "reads in vain", list: reads(mostInVain + 1), away: []span{{at(-1), at(1_000_000)}}, want: []string{"while the API server was away"}},
+		{name: "some reads in vain", list: reads(mostInVain), away: []span{{at(-1), at(1_000_000)}}},
+		{name: "reads after all", list: reads(mostInVain + 5), away: []span{{at(-1), at(1)}}},
 		{name: "no storm", list: []call{patch(0, nil), patch(1, nil), patch(2, nil), patch(1000, nil)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			judge := calls{
-				list: c.list, losses: c.losses, perSecond: 3,
+				list: c.list, losses: c.losses, away: c.away, perSecond: 3,
 				isForeign: func(_, id string) bool { return id == theirs },
 				steady:    func(_, id string) bool { return id == mine },
 			}

@@ -27,9 +27,12 @@ func (r *rig) people(ctx context.Context, rng *rand.Rand) {
 			return
 		}
 		g := groups()[rng.IntN(len(groups()))]
-		if rng.IntN(4) == 0 {
+		switch rng.IntN(6) {
+		case 0:
 			r.putByHand(ctx, g)
-		} else {
+		case 1:
+			r.makeAgain(goodIDs()[rng.IntN(goodIdentities)])
+		default:
 			r.takeByHand(ctx, g, rng)
 		}
 	}
@@ -64,6 +67,22 @@ func (r *rig) takeByHand(ctx context.Context, g group, rng *rand.Rand) {
 	}
 	if len(ours) > 0 {
 		r.byHand(ctx, g, ours[rng.IntN(len(ours))], false)
+	}
+}
+
+// makeAgain deletes an identity and makes another one under its name. Wherever it is, it has to be assigned anew.
+func (r *rig) makeAgain(id string) {
+	r.note("by hand: " + short(id) + " deleted and made again")
+	err := r.azure.World().Edit(func(d *world.Document) error {
+		for i := range d.Identities {
+			if d.Identities[i].ResourceID == id {
+				d.Identities[i].ClientID, d.Identities[i].PrincipalID = world.NewGUID(), world.NewGUID()
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		r.t.Errorf("make %s again: %v", short(id), err)
 	}
 }
 

@@ -72,6 +72,7 @@ type rig struct {
 
 	mu      sync.Mutex // guards everything below
 	losses  []span
+	away    []span
 	foreign map[string][]string // by group key
 	done    []string            // what has happened
 }
@@ -85,7 +86,7 @@ type mic struct {
 // newRig starts everything but MIC. number tells rigs side by side apart.
 func newRig(t *testing.T, number int, drift time.Duration) *rig {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "podid-faults-")
+	dir, err := os.MkdirTemp("", "podid-faults-") //nolint:usetesting // it is kept when the story fails
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,6 +252,14 @@ func (r *rig) lose(s span) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.losses = append(r.losses, s)
+}
+
+// missing notes that the API server was away.
+func (r *rig) missing(s span) {
+	r.lose(span{s.from, s.to.Add(2 * lease)}) // a term that lost its lease ends within that
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.away = append(r.away, s)
 }
 
 // note writes down what happens, for who wants to know how it came to a failure.

@@ -27,7 +27,7 @@ const (
 	// reads that Azure allows a scale set in a minute, that leaves some.
 	comparing = 12 * time.Second
 	// mostPerSecond is how many requests to ARM are no storm: reading and writing every group, with polls.
-	mostPerSecond = 40
+	mostPerSecond = 60
 	// changesEvery is the mean time between two changes in the cluster.
 	changesEvery = 40 * time.Millisecond
 	// changesFirst is how many changes fill the cluster at once.
@@ -41,6 +41,8 @@ type story struct {
 	mics int
 	// hands says that people change things on Azure meanwhile. MIC then compares every few seconds; else never.
 	hands bool
+	// crowd says that a pod needs more identities than one request may name.
+	crowd bool
 	// trouble makes it, and returns when it is over.
 	trouble func(*run)
 }
@@ -97,6 +99,9 @@ func (r *run) settleIn() {
 		r.must(r.client.Create(r.Context(), &v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: name, Selector: name}}))
 		r.must(r.client.Create(r.Context(), newPod(steady, name, name, node)))
 	}
+	if r.story.crowd {
+		r.gather()
+	}
 	now := r.settle("before the trouble")
 	for i := range now.assigned {
 		r.steady[now.assigned[i].UID] = now.assigned[i].Name
@@ -108,6 +113,16 @@ func (r *run) settleIn() {
 		r.must(err)
 		r.before = append(r.before, n)
 	}
+}
+
+// gather makes a pod that needs a crowd of identities.
+func (r *run) gather() {
+	for i, id := range crowdIDs() {
+		meta := metav1.ObjectMeta{Namespace: steady, Name: fmt.Sprintf("%s%d", crowdPrefix, i)}
+		r.must(r.client.Create(r.Context(), &v1.AzureIdentity{ObjectMeta: meta, Spec: v1.AzureIdentitySpec{ResourceID: id}}))
+		r.must(r.client.Create(r.Context(), &v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: meta.Name, Selector: "crowd"}}))
+	}
+	r.must(r.client.Create(r.Context(), newPod(steady, "crowd", "crowd", crowdNode)))
 }
 
 // disturb makes the trouble while things change.

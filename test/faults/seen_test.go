@@ -109,7 +109,7 @@ func (r *rig) calls() calls {
 	foreign := r.foreigners() // it only grows
 	c := calls{perSecond: mostPerSecond, isForeign: func(group, id string) bool { return set(foreign[group])[fold(id)] }}
 	r.mu.Lock()
-	c.losses = slices.Clone(r.losses)
+	c.losses, c.away = slices.Clone(r.losses), slices.Clone(r.away)
 	r.mu.Unlock()
 	for i, req := range r.azure.World().Log().Find(world.Filter{}) {
 		if i == 0 && req.Seq != 1 {

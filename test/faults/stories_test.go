@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -27,10 +28,10 @@ func TestFaults(t *testing.T) {
 	t.Logf("%s=%d", envSeed, seed)
 	long := os.Getenv(envLong) != ""
 	for i, s := range []story{
-		{"killed", 1, false, killed},
-		{"one of two killed", 2, true, killed},
-		{"no API server", 1, false, noAPIServer},
-		{"Azure is ill", 1, true, azureIll},
+		{name: "killed", mics: 1, trouble: killed},
+		{name: "one of two killed", mics: 2, hands: true, trouble: killed},
+		{name: "no API server", mics: 1, trouble: noAPIServer},
+		{name: "Azure is ill", mics: 1, hands: true, crowd: true, trouble: azureIll},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
@@ -92,7 +93,7 @@ func noAPIServer(r *run) {
 		r.wait(away)
 		r.startAPI()
 		r.note("the API server is back")
-		r.lose(span{from, time.Now().Add(2 * lease)}) // a term that lost its lease ends within that
+		r.missing(span{from, time.Now()})
 	}
 	r.wait(3 * time.Second)
 }
@@ -126,6 +127,9 @@ func azureIll(r *run) {
 	defer r.settings(func(s *world.Settings) { s.Limits.Enabled = false })
 	list := ills(r.long)
 	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	if r.long {
+		list = slices.Concat(list, list, list)
+	}
 	for _, ill := range list {
 		lasts := between(rng, 3*time.Second, 5*time.Second)
 		if ill.Hang {

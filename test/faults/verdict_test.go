@@ -5,9 +5,11 @@ import (
 	"context"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
@@ -149,14 +151,17 @@ func (r *run) judge() {
 
 // isSteady tells whether a pod that stays needs the identity on that group.
 func (r *run) isSteady(group, id string) bool {
+	needs := func(node, needed string) bool {
+		return strings.EqualFold(needed, id) && slices.ContainsFunc(nodes(), func(n *corev1.Node) bool {
+			return n.Name == node && groupOf(n.Spec.ProviderID) == group
+		})
+	}
 	for i, node := range steadyNodes() {
-		for _, n := range nodes() {
-			if n.Name == node && groupOf(n.Spec.ProviderID) == group && fold(steadyIDs()[i]) == fold(id) {
-				return true
-			}
+		if needs(node, steadyIDs()[i]) {
+			return true
 		}
 	}
-	return false
+	return r.story.crowd && slices.ContainsFunc(crowdIDs(), func(crowd string) bool { return needs(crowdNode, crowd) })
 }
 
 func writeLines(path string, lines []string) error {
