@@ -20,18 +20,23 @@ type backlog struct {
 	parked      []types.NamespacedName
 }
 
-// begin names the pods there are.
+// begin names the pods there are, and has those looked at that have not been yet:
+// one that goes between the listing and the first event would keep all others
+// waiting for good.
 func (b *backlog) begin(pods []types.NamespacedName, caughtUp func(), kick func(...types.NamespacedName)) {
 	b.mu.Lock()
 	b.begun, b.open = true, map[types.NamespacedName]bool{}
+	var open []types.NamespacedName
 	for _, pod := range pods {
 		if !b.early[pod] {
 			b.open[pod] = true
+			open = append(open, pod)
 		}
 	}
 	b.early = nil
 	parked, over := b.end()
 	b.mu.Unlock()
+	kick(open...)
 	if over {
 		caughtUp()
 		kick(parked...)

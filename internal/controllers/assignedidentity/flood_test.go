@@ -34,6 +34,10 @@ func TestBacklog(t *testing.T) {
 		t.Error("writes before it knows which pods there are")
 	}
 	b.begin([]types.NamespacedName{named("early"), named("late"), named("last")}, c.catchUp, c.tell)
+	if !slices.Equal(c.told, []types.NamespacedName{named("late"), named("last")}) {
+		t.Errorf("waits for pods that may be gone already without a look at them; looks at %v", c.told)
+	}
+	c.told = nil
 	b.placed(named("late"), c.catchUp, c.tell)
 	b.placed(named("new"), c.catchUp, c.tell) // came meanwhile
 	if c.caughtUp != 0 || !b.park(named("late")) {
@@ -60,7 +64,7 @@ func TestEmptyBacklog(t *testing.T) {
 
 func TestWriters(t *testing.T) {
 	var c calls
-	w := writers{most: 2, wake: c.tell, groups: map[compute.Group]*desk{}}
+	w := newWriters(2, c.tell)
 	a, b := compute.Group{Name: "a"}, compute.Group{Name: "b"}
 	if !w.enter(a, named("1")) || !w.enter(a, named("2")) {
 		t.Fatal("no place")
@@ -79,6 +83,29 @@ func TestWriters(t *testing.T) {
 	}
 	if len(w.groups) != 0 {
 		t.Errorf("remembers %d groups", len(w.groups))
+	}
+}
+
+func TestWritersPassOn(t *testing.T) {
+	var c calls
+	w := newWriters(1, c.tell)
+	group := compute.Group{Name: "a"}
+	w.enter(group, named("1"))
+	for _, pod := range []string{"2", "3", "4", "5"} {
+		w.enter(group, named(pod))
+		w.seen(named(pod)) // it has to wait: nobody else's turn comes for that
+	}
+	w.leave(group)
+	w.enter(group, named("3")) // by itself, before 2 comes
+	w.seen(named("2"))         // has nothing to write any more
+	w.leave(group)
+	w.seen(named("4")) // nor has this one
+	if want := []types.NamespacedName{named("2"), named("4"), named("5")}; !slices.Equal(c.told, want) {
+		t.Errorf("woke %v, want %v", c.told, want)
+	}
+	w.seen(named("5"))
+	if len(w.groups)+len(w.called) != 0 {
+		t.Errorf("remembers %d groups, %d pods", len(w.groups), len(w.called))
 	}
 }
 

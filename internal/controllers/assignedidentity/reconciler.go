@@ -11,10 +11,8 @@ package assignedidentity
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
-	"github.com/go-logr/logr"
 	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -97,7 +95,7 @@ func New(parts Parts, rules identity.Rules, writes int) *Reconciler {
 		client: parts.Client, events: parts.Events, metrics: parts.Metrics, now: parts.Now, rules: rules,
 		progress: rate.NewLimiter(progressPerSecond, progressBurst), waiting: waiting{since: map[types.NamespacedName]time.Time{}},
 	}
-	r.writers.most, r.writers.wake, r.writers.groups = max(writes, 1), r.Tell, map[compute.Group]*desk{}
+	r.writers = newWriters(writes, r.Tell)
 	return r
 }
 
@@ -109,6 +107,7 @@ func (r *Reconciler) PlaceWith(placement Placement) { r.placement = placement }
 // pod need not exist.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	began := r.now()
+	defer r.writers.seen(req.NamespacedName)
 	t, err := r.target(ctx, req.NamespacedName)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -206,7 +205,13 @@ func needy(pod *corev1.Pod) bool {
 func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, error) {
 	selector := pod.Labels[v1.BindingLabel]
 	var list v1.AzureIdentityBindingList
-	if err := r.client.List(ctx, &list, client.MatchingFields{BindingsBySelector: selector}); err != nil {
+	options := []client.ListOption{client.MatchingFields{BindingsBySelector: selector}}
+	if r.rules.ForceNamespaced {
+		// Other teams' bindings with the same selector grant nothing, however
+		// many they are.
+		options = append(options, client.InNamespace(pod.Namespace))
+	}
+	if err := r.client.List(ctx, &list, options...); err != nil {
 		return nil, fmt.Errorf("list bindings with selector %q: %w", selector, err)
 	}
 	bindings := make([]*v1.AzureIdentityBinding, 0, len(list.Items))
@@ -284,65 +289,20 @@ func (r *Reconciler) place(t *target, name types.NamespacedName, node *corev1.No
 	if len(needs) > 0 {
 		for i, p := range r.placement.Place(name, group, needs) {
 			progress[of[i]] = p
-			r.events.PodComplaint(t.pod, of[i], p.Complaint)
 		}
+		r.complain(t.pod, of, progress)
 	}
 	return func(id *v1.AzureIdentity) assignment.Progress { return progress[id] }
 }
 
-// observed returns the pod's assigned identities.
-func (r *Reconciler) observed(ctx context.Context, pod types.NamespacedName) ([]*v1.AzureAssignedIdentity, error) {
-	var list v1.AzureAssignedIdentityList
-	if err := r.client.List(ctx, &list, client.MatchingFields{AssignedByPod: pod.String()}); err != nil {
-		return nil, fmt.Errorf("list assigned identities of pod %s: %w", pod, err)
+// complain tells the pod what keeps going wrong on the way of one of its
+// identities. The others, on their way or there, do not take it back.
+func (r *Reconciler) complain(pod *corev1.Pod, of []*v1.AzureIdentity, progress map[*v1.AzureIdentity]assignment.Progress) {
+	for _, id := range of {
+		if complaint := progress[id].Complaint; complaint != "" {
+			r.events.PodComplaint(pod, id, complaint)
+			return
+		}
 	}
-	observed := make([]*v1.AzureAssignedIdentity, 0, len(list.Items))
-	for i := range list.Items {
-		observed = append(observed, &list.Items[i])
-	}
-	return observed, nil
-}
-
-// pod returns the pod, nil when there is none (or none with a binding label,
-// which the cache does not hold).
-func (r *Reconciler) pod(ctx context.Context, name types.NamespacedName) (*corev1.Pod, error) {
-	var pod corev1.Pod
-	err := r.client.Get(ctx, name, &pod)
-	if apierrors.IsNotFound(err) {
-		return nil, nil // no pod is an answer, not a failure
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read pod %s: %w", name, err)
-	}
-	return &pod, nil
-}
-
-// node returns the pod's node, nil when it is gone. A node whose pod arrived
-// first makes itself known by its own event.
-func (r *Reconciler) node(ctx context.Context, name string) (*corev1.Node, error) {
-	var node corev1.Node
-	err := r.client.Get(ctx, client.ObjectKey{Name: name}, &node)
-	if apierrors.IsNotFound(err) {
-		return nil, nil // no node is an answer, not a failure
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read node %s: %w", name, err)
-	}
-	return &node, nil
-}
-
-// taken tells whether the object of that name exists and is another pair's: its
-// own pair's would have been observed.
-func (r *Reconciler) taken(ctx context.Context, pod types.NamespacedName, namespace, name string) bool {
-	var other v1.AzureAssignedIdentity
-	if err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &other); err != nil {
-		return false
-	}
-	leaving := !other.DeletionTimestamp.IsZero() && (len(other.Finalizers) == 0 || slices.Equal(other.Finalizers, []string{v1.Finalizer}))
-	if leaving && other.Spec.PodNamespace == pod.Namespace && other.Spec.Pod == pod.Name {
-		return false // our own, and nobody else holds it: its name is free in a moment
-	}
-	logr.FromContextOrDiscard(ctx).V(1).Info("name of assigned identity is taken, using a hashed one",
-		"assignedIdentity", namespace+"/"+name, "by", other.Spec.PodNamespace+"/"+other.Spec.Pod)
-	return true
+	r.events.PodComplaint(pod, of[0], "")
 }

@@ -69,7 +69,7 @@ type CatchUp struct{ Pods *Reconciler }
 // NeedLeaderElection says that only the leader has to.
 func (CatchUp) NeedLeaderElection() bool { return true }
 
-// Start lists the cache. Every pod in it comes up by itself.
+// Start lists the cache.
 func (c CatchUp) Start(ctx context.Context) error {
 	var pods corev1.PodList
 	if err := c.Pods.client.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {

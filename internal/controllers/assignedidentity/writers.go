@@ -18,6 +18,17 @@ type writers struct {
 
 	mu     sync.Mutex
 	groups map[compute.Group]*desk
+	// called are pods that were woken and have not come yet, and where from. One
+	// that has nothing to write after all passes its turn on: else those behind
+	// it would wait for somebody who never leaves.
+	called map[types.NamespacedName]compute.Group
+}
+
+// newWriters lets most pods of a group write at a time.
+func newWriters(most int, wake func(...types.NamespacedName)) writers {
+	return writers{
+		most: max(most, 1), wake: wake, groups: map[compute.Group]*desk{}, called: map[types.NamespacedName]compute.Group{},
+	}
 }
 
 // desk is where the pods of one group queue up.
@@ -38,6 +49,8 @@ func (w *writers) enter(group compute.Group, pod types.NamespacedName) bool {
 	}
 	if d.busy < w.most {
 		d.busy++
+		delete(d.queued, pod)
+		delete(w.called, pod)
 		return true
 	}
 	if !d.queued[pod] {
@@ -51,13 +64,37 @@ func (w *writers) enter(group compute.Group, pod types.NamespacedName) bool {
 func (w *writers) leave(group compute.Group) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.groups[group].busy--
+	w.next(group)
+}
+
+// seen says that a pod was looked at, whether it wrote or not. One that was woken
+// and did not enter leaves its turn to the next.
+func (w *writers) seen(pod types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if group, called := w.called[pod]; called {
+		delete(w.called, pod)
+		w.next(group)
+	}
+}
+
+// next wakes the next pod that still waits, if there is a place. mu is held.
+func (w *writers) next(group compute.Group) {
 	d := w.groups[group]
-	d.busy--
-	if len(d.queue) > 0 {
-		next := d.queue[0]
+	if d == nil {
+		return
+	}
+	for d.busy < w.most && len(d.queue) > 0 {
+		pod := d.queue[0]
 		d.queue = d.queue[1:]
-		delete(d.queued, next)
-		w.wake(next)
+		if !d.queued[pod] {
+			continue // it found a place by itself
+		}
+		delete(d.queued, pod)
+		w.called[pod] = group
+		w.wake(pod)
+		break
 	}
 	if d.busy == 0 && len(d.queue) == 0 {
 		delete(w.groups, group)
