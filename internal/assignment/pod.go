@@ -57,7 +57,7 @@ func (p PodPlan) Empty() bool { return len(p.Create)+len(p.Update)+len(p.Delete)
 // finalizer is let go of. Of several objects for one identity the best placed
 // stays. An object made by v1.8.17 is kept where it says the same; only its
 // finalizer goes. An identity of which nobody knows yet whether the node has it
-// gets no new object: whoever finds out makes the plan be made again.
+// gets no new object, and keeps what it has: whoever finds out makes the plan be made again.
 func ForPod(p Pod) PodPlan {
 	var plan PodPlan
 	kept := map[*v1.AzureAssignedIdentity]bool{}
@@ -66,7 +66,9 @@ func ForPod(p Pod) PodPlan {
 		if have == nil {
 			if progress := p.progress(grant.Identity); !progress.Unknown {
 				plan.Create = append(plan.Create, p.create(grant, progress.State))
+				continue
 			}
+			p.spare(grant.Identity, kept)
 			continue
 		}
 		kept[have] = true
@@ -98,6 +100,17 @@ func (p Pod) find(id *v1.AzureIdentity) *v1.AzureAssignedIdentity {
 	return slices.MinFunc(candidates, func(a, b *v1.AzureAssignedIdentity) int {
 		return cmp.Or(cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name))
 	})
+}
+
+// spare keeps, until there is a new object, those of the identity that live in
+// another namespace: there they were before the rules changed, as for a cluster that
+// comes from v1.8.17, and the pod's tokens depend on them.
+func (p Pod) spare(id *v1.AzureIdentity, kept map[*v1.AzureAssignedIdentity]bool) {
+	for _, have := range p.Observed {
+		if have.DeletionTimestamp.IsZero() && refersTo(have, id) {
+			kept[have] = true
+		}
+	}
 }
 
 // refersTo tells whether the object stands for that identity.

@@ -97,7 +97,9 @@ func TestPlan(t *testing.T) {
 		{"half gone", azure, nil, append(orphans, "detach blue", "detach green", "keep red")},
 		{"no cloud config", Options{}, nil, append(orphans, "skip blue", "skip green", "keep red")},
 		{
-			"everything", Options{Azure: true, All: true}, func(s *State) { s.Leases = []coordinationv1.Lease{lease(time.Time{}, "")} },
+			"everything",
+			Options{Azure: true, All: true},
+			func(s *State) { s.Leases = []coordinationv1.Lease{lease(time.Time{}, "")} },
 			append(orphans, "delete web-team-red", "detach red", "detach blue", "detach green", "delete ledger", "delete aad-pod-identity-mic"),
 		},
 		{"pod elsewhere", azure, func(s *State) { s.Nodes["node"] = "" }, append(orphans, "detach red", "detach blue", "detach green", "delete ledger")},

@@ -1,0 +1,295 @@
+package controllers_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/upgrade"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// TestAdoption are the first minutes of a cluster that comes from v1.8.17: its
+// objects are kept, and so are the identities and the pods' tokens.
+//
+// What v1.8.17 writes: the object is called <pod>-<pod's namespace>-<identity> and
+// lives with the identity when that is namespaced, else in default; it has labels
+// nodename, podname and podnamespace and one finalizer; spec and status have every
+// field, also those without a value; its state is Created, Assigned or Unassigned, or
+// none where it is from a version without states. Its NMI watches the objects with
+// the label nodename of its node and looks in spec for pod and podNamespace, at
+// status.status, and in spec.azureIdentityRef for what to ask Azure for.
+func TestAdoption(t *testing.T) {
+	kube := startServer(t)
+	for _, state := range []string{v1.StateCreated, v1.StateAssigned, v1.StateUnassigned, ""} {
+		t.Run("state "+state, func(t *testing.T) { adoptState(t, newWorld(t, kube, slug("state "+state+"x")), state) })
+	}
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *world)
+	}{
+		{"on its way", adoptOnItsWay},
+		{"pod gone", adoptPodGone},
+		{"across namespaces", adoptAcross},
+		{"becomes namespaced", adoptMoves},
+		{"being deleted", adoptDeleting},
+		{"type upgrade", upgradeRecorded},
+		{"old NMI reads", oldNMIReads},
+	} {
+		t.Run(story.name, func(t *testing.T) { story.tell(t, newWorld(t, kube, slug("adopt "+story.name))) })
+	}
+}
+
+// old makes an assigned identity as v1.8.17 does.
+func (w *world) old(namespace, pod, name, state string) *unstructured.Unstructured {
+	w.t.Helper()
+	uids := map[string]string{}
+	for kind, o := range map[string]client.Object{"AzureIdentity": &v1.AzureIdentity{}, "AzureIdentityBinding": &v1.AzureIdentityBinding{}} {
+		w.must(w.client.Get(w.t.Context(), client.ObjectKey{Namespace: w.namespace, Name: name}, o))
+		uids[kind] = string(o.GetUID())
+	}
+	nothing := map[string]any{"creationTimestamp": nil}
+	embed := func(kind string, spec map[string]any) map[string]any {
+		spec["metadata"] = nothing
+		return map[string]any{
+			"apiVersion": v1.GroupVersion.String(), "kind": kind,
+			"metadata": map[string]any{"name": name, "namespace": w.namespace, "uid": uids[kind], "resourceVersion": "1", "creationTimestamp": nil},
+			"spec":     spec, "status": map[string]any{"metadata": nothing, "availableReplicas": int64(0)},
+		}
+	}
+	status := map[string]any{"metadata": nothing, "status": state, "availableReplicas": int64(1)}
+	if state == "" {
+		delete(status, "status")
+	}
+	o := &unstructured.Unstructured{Object: map[string]any{
+		"spec": map[string]any{
+			"metadata": nothing,
+			"azureIdentityRef": embed("AzureIdentity", map[string]any{
+				"type": int64(0), "resourceID": resourceID(name), "clientID": "99999999-0000-0000-0000-000000000000",
+				"clientPassword": map[string]any{}, "tenantID": "", "auxiliaryTenantIDs": nil, "adResourceID": "", "adEndpoint": "", "replicas": nil,
+			}),
+			"azureBindingRef": embed("AzureIdentityBinding", map[string]any{"azureIdentity": name, "selector": name, "weight": int64(0)}),
+			"pod":             pod, "podNamespace": w.namespace, "nodename": w.nodes[0], "replicas": nil,
+		},
+		"status": status,
+	}}
+	o.SetGroupVersionKind(v1.GroupVersion.WithKind("AzureAssignedIdentity"))
+	o.SetNamespace(namespace)
+	o.SetName(pod + "-" + w.namespace + "-" + name)
+	o.SetLabels(map[string]string{"nodename": w.nodes[0], "podname": pod, "podnamespace": w.namespace})
+	o.SetFinalizers([]string{"azureassignedidentity.finalizers.aadpodidentity.k8s.io"})
+	w.create(o)
+	return o
+}
+
+// adopted waits until the pod's one object is Assigned and ours to let go, and
+// compares it with the one that was there.
+func (w *world) adopted(pod string, old *unstructured.Unstructured) {
+	w.t.Helper()
+	w.eventually("finalizer off", func() string {
+		got := w.waitState(pod, v1.StateAssigned)
+		if len(got.Finalizers) > 0 {
+			return fmt.Sprintf("finalizers %v", got.Finalizers)
+		}
+		return ""
+	})
+	if got := w.waitState(pod, v1.StateAssigned); got.UID != old.GetUID() || got.Name != old.GetName() {
+		w.t.Errorf("object %s/%s was made anew, as %s", old.GetNamespace(), old.GetName(), got.Name)
+	}
+}
+
+func adoptState(t *testing.T, w *world, state string) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("other"), resourceID("red")}})
+	w.identity("red")
+	pod := w.pod("p", "red")
+	old := w.old(w.namespace, "p", "red", state)
+	events := w.watch()
+	w.start()
+	w.adopted("p", old)
+	if n := w.patches(); n > 0 {
+		t.Errorf("%d updates of Azure, want none", n)
+	}
+	// The old MIC put it there, or an administrator: nobody knows, so it stays.
+	w.delete(pod)
+	w.waitNone("p")
+	w.end()
+	if have := w.has(); !slices.Equal(have, []string{"other", "red"}) {
+		t.Errorf("on Azure is %v", have)
+	}
+	states := []string{}
+	for event := range events.ResultChan() {
+		if event.Type == watch.Deleted {
+			break
+		}
+		got, ok := event.Object.(*v1.AzureAssignedIdentity)
+		if !ok {
+			t.Fatalf("event %+v", event)
+		}
+		states = append(states, got.Status.Status)
+	}
+	// Once on the node, the identity is not said to be away, not for a moment.
+	if slices.Contains(states, v1.StateCreated) && state == v1.StateAssigned {
+		t.Errorf("states on the way: %v", states)
+	}
+}
+
+// adoptOnItsWay: the old MIC stopped before Azure had the identity.
+func adoptOnItsWay(_ *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	pod := w.pod("p", "red")
+	old := w.old(w.namespace, "p", "red", v1.StateCreated)
+	w.start()
+	w.adopted("p", old)
+	w.waitHas("red")
+	w.delete(pod)
+	w.waitNone("p")
+	w.waitHas() // podid put it there
+}
+
+// adoptPodGone: pods that went while no MIC ran leave nothing behind but what is on
+// Azure.
+func adoptPodGone(_ *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
+	w.identity("red")
+	for _, state := range []string{v1.StateCreated, v1.StateAssigned, v1.StateUnassigned, ""} {
+		w.old(w.namespace, "gone-"+slug(state+"x"), "red", state)
+	}
+	w.start()
+	for _, state := range []string{v1.StateCreated, v1.StateAssigned, v1.StateUnassigned, ""} {
+		w.waitNone("gone-" + slug(state+"x"))
+	}
+	w.waitHas("red")
+}
+
+// adoptAcross: with forceNamespaced=false, as v1.8.17's default is.
+func adoptAcross(t *testing.T, w *world) {
+	w.config.Rules = identity.Rules{}
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
+	w.identity("red")
+	w.pod("p", "red")
+	old := w.old(corev1.NamespaceDefault, "p", "red", v1.StateAssigned)
+	w.start()
+	w.adopted("p", old)
+	if n := w.patches(); n > 0 {
+		t.Errorf("%d updates of Azure, want none", n)
+	}
+}
+
+// adoptMoves: v1.8.17 was not namespaced, podid is by default. The object moves to
+// the identity's namespace, and at no time is there none.
+func adoptMoves(t *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
+	w.identity("red")
+	w.pod("p", "red")
+	old := w.old(corev1.NamespaceDefault, "p", "red", v1.StateAssigned)
+	all, err := w.watching().Watch(t.Context(), &v1.AzureAssignedIdentityList{},
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: old.GetResourceVersion()}})
+	w.must(err)
+	defer all.Stop()
+	w.start()
+	w.eventually("moved", func() string {
+		list := w.assigned("p")
+		if len(list) != 1 || list[0].Namespace != w.namespace || list[0].Status.Status != v1.StateAssigned {
+			return fmt.Sprintf("%d objects", len(list))
+		}
+		return ""
+	})
+	there := map[string]bool{corev1.NamespaceDefault: true}
+	for event := range all.ResultChan() {
+		got, ok := event.Object.(*v1.AzureAssignedIdentity)
+		if !ok || got.Spec.Pod != "p" || got.Spec.PodNamespace != w.namespace {
+			continue
+		}
+		there[got.Namespace] = event.Type != watch.Deleted && got.Status.Status == v1.StateAssigned
+		if !there[corev1.NamespaceDefault] && !there[w.namespace] {
+			t.Fatal("there was a moment without an object for the pod")
+		}
+		if event.Type == watch.Deleted {
+			break
+		}
+	}
+	if n := w.patches(); n > 0 {
+		t.Errorf("%d updates of Azure, want none", n)
+	}
+}
+
+// adoptDeleting: the old MIC was killed while it removed an object whose pod lives
+// again (a StatefulSet's): the object goes and comes back.
+func adoptDeleting(_ *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
+	w.identity("red")
+	w.pod("p", "red")
+	old := w.old(w.namespace, "p", "red", v1.StateUnassigned)
+	w.delete(old)
+	w.start()
+	w.eventually("a new object", func() string {
+		if list := w.assigned("p"); len(list) != 1 || list[0].UID == old.GetUID() || list[0].Status.Status != v1.StateAssigned {
+			return fmt.Sprintf("%+v", list)
+		}
+		return ""
+	})
+	w.waitHas("red")
+}
+
+// upgradeRecorded: a MIC that leads looks for objects older than v1.6 and notes that
+// it has, as v1.8.17 does.
+func upgradeRecorded(t *testing.T, w *world) {
+	w.config.Upgrade = upgrade.Settings{
+		Enabled: true, Namespace: w.namespace, ConfigMap: "aad-pod-identity-config", Key: "type-upgrade-status", Version: "v9",
+	}
+	w.start()
+	w.eventually("recorded", func() string {
+		var cm corev1.ConfigMap
+		err := w.client.Get(t.Context(), client.ObjectKey{Namespace: w.namespace, Name: "aad-pod-identity-config"}, &cm)
+		if err != nil || cm.Data["type-upgrade-status"] != "v9" {
+			return fmt.Sprintf("%v %v", cm.Data, err)
+		}
+		return ""
+	})
+}
+
+// oldNMIReads: while the DaemonSet rolls, v1.8.17's NMI finds what podid writes.
+func oldNMIReads(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(v1.GroupVersion.WithKind("AzureAssignedIdentityList"))
+	w.must(w.client.List(t.Context(), list, client.MatchingLabels{"nodename": w.nodes[0]}))
+	if len(list.Items) != 1 {
+		t.Fatalf("%d objects with the node's label", len(list.Items))
+	}
+	o := list.Items[0].Object
+	got := map[string]any{}
+	for name, path := range map[string][]string{
+		"pod": {"spec", "pod"}, "podNamespace": {"spec", "podNamespace"}, "node": {"spec", "nodename"}, "status": {"status", "status"},
+		"type": {"spec", "azureIdentityRef", "spec", "type"}, "clientID": {"spec", "azureIdentityRef", "spec", "clientID"},
+		"resourceID": {"spec", "azureIdentityRef", "spec", "resourceID"}, "identity": {"spec", "azureIdentityRef", "metadata", "name"},
+		"namespace": {"spec", "azureIdentityRef", "metadata", "namespace"}, "binding": {"spec", "azureBindingRef", "metadata", "name"},
+	} {
+		got[name], _, _ = unstructured.NestedFieldNoCopy(o, path...)
+	}
+	want := map[string]any{
+		"pod": "p", "podNamespace": w.namespace, "node": w.nodes[0], "status": "Assigned", "type": int64(0),
+		"clientID": "99999999-0000-0000-0000-000000000000", "resourceID": resourceID("red"), "identity": "red",
+		"namespace": w.namespace, "binding": "red",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if name := list.Items[0].GetName(); name != "p-"+w.namespace+"-red" {
+		t.Errorf("it is called %s", name)
+	}
+}
