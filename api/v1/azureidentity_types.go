@@ -45,7 +45,8 @@ const (
 // The types of conditions that MIC writes.
 const (
 	// ConditionAssignable on an AzureIdentity is False while Azure refuses to
-	// assign it, and True when it does so again.
+	// assign it, True when it does so again, and Unknown when no pod needs it
+	// any more.
 	ConditionAssignable = "Assignable"
 	// ConditionAssigned on an AzureAssignedIdentity is False while something
 	// stands in the way of the identity, with the reason, and True afterwards.

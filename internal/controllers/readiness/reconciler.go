@@ -51,7 +51,7 @@ type Reconciler struct {
 	// Live reads past the cache, which has no pods without the label.
 	Live  client.Reader
 	Rules identity.Rules
-	Now    func() time.Time
+	Now   func() time.Time
 }
 
 // Concerned tells whether the condition of a pod has to be kept whatever its

@@ -59,7 +59,7 @@ func podChanged() predicate.Predicate {
 	return predicate.Funcs{
 		// A pod that has nothing and needs nothing hears of a refusal by its
 		// assigned identity's event.
-		CreateFunc:  func(e event.CreateEvent) bool { return concerned(e.Object) },
+		CreateFunc: func(e event.CreateEvent) bool { return concerned(e.Object) },
 		// Out of the cache, and not on its way out of the cluster: it has lost
 		// its label.
 		DeleteFunc: func(e event.DeleteEvent) bool {
