@@ -44,6 +44,24 @@ func (s *armServer) DeleteIdentity(id string) {
 	delete(s.known, strings.ToLower(id))
 }
 
+func (s *armServer) KeepStaleIDs(keep bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stale = keep
+}
+
+func (s *armServer) RefuseDeleted(refuse bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.strict = refuse
+}
+
+func (s *armServer) PreemptNext() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outcome = `{"code":"OperationPreempted","message":"Operation execution has been preempted by a more recent operation."}`
+}
+
 func (s *armServer) SetDuration(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -34,7 +34,9 @@ type armServer struct {
 	duration time.Duration
 	pollHint int // Retry-After on polls of a running operation, seconds
 	failures []answer
-	outcome  string // error code of the next operation's end, empty for success
+	outcome  string // error of the next operation's end, empty for success
+	stale    bool   // groups show the IDs of identities that are gone
+	strict   bool   // groups with a deleted identity refuse every change
 	requests []request
 }
 
@@ -44,6 +46,7 @@ type armGroup struct {
 	ids   map[string]int // generation of each identity when it was attached
 	etag  int
 	until time.Time // when the running operation ends
+	goal  *armGroup // what it leads to
 	end   func()
 }
 
@@ -257,12 +260,19 @@ func (s *armServer) patch(w http.ResponseWriter, r *http.Request, id string, g *
 		}
 		ids[key] = s.known[strings.ToLower(key)]
 	}
+	for id := range ids {
+		if s.strict && s.known[strings.ToLower(id)] == 0 {
+			refuseARM(w, http.StatusBadRequest, "FailedIdentityOperation", "Identity operation for '"+r.URL.Path+"' failed: Resource '"+id+"' was not found.")
+			return
+		}
+	}
 	end := func() { g.kind, g.ids, g.etag = update.Identity.Type, ids, g.etag+1 }
 	if s.duration == 0 && s.outcome == "" {
 		end()
 		s.writeGroup(w, http.StatusOK, g)
 		return
 	}
+	g.goal = &armGroup{kind: update.Identity.Type, ids: ids}
 	g.until, g.end = time.Now().Add(s.duration), end
 	w.Header().Set("Azure-AsyncOperation", "https://"+r.Host+"/operations/"+strconv.Quote(id)+"?api-version=2016-01-01&s=signed%2Bpart&t=1")
 	s.writeGroup(w, http.StatusOK, g)
@@ -290,18 +300,19 @@ func (s *armServer) poll(w http.ResponseWriter, quoted string) {
 func etagOf(g *armGroup) string { return `"` + strconv.Itoa(g.etag) + `"` }
 
 func (s *armServer) writeGroup(w http.ResponseWriter, status int, g *armGroup) {
+	state := "Succeeded"
+	etag := etagOf(g)
+	if g.end != nil {
+		state, g = "Updating", g.goal
+	}
 	ids := map[string]any{}
 	for id, generation := range g.ids {
 		ids[id] = map[string]any{"clientId": nil, "principalId": nil}
-		if s.known[strings.ToLower(id)] == generation {
+		if s.stale || s.known[strings.ToLower(id)] == generation {
 			ids[id] = map[string]string{"clientId": fmt.Sprint("c", generation), "principalId": fmt.Sprint("p", generation)}
 		}
 	}
-	state := "Succeeded"
-	if g.end != nil {
-		state = "Updating"
-	}
-	resource := map[string]any{"etag": etagOf(g), "location": "here", "properties": map[string]string{"provisioningState": state}}
+	resource := map[string]any{"etag": etag, "location": "here", "properties": map[string]string{"provisioningState": state}}
 	if g.kind != "None" && g.kind != "" {
 		resource["identity"] = map[string]any{"type": g.kind, "userAssignedIdentities": ids}
 	}

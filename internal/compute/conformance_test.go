@@ -20,6 +20,9 @@ type azure interface {
 	SetGroup(group Group, have Identities)
 	AddIdentities(resourceIDs ...string)
 	DeleteIdentity(resourceID string)
+	KeepStaleIDs(keep bool)
+	RefuseDeleted(refuse bool)
+	PreemptNext()
 	SetDuration(d time.Duration)
 	ThrottleNext(retryAfter time.Duration)
 }
@@ -95,6 +98,10 @@ func stories() map[string]func(*testing.T, azure, seam, Group) {
 		"attach wins":         attachWins,
 		"last leaves, system": lastLeavesSystem,
 		"deleted, made again": deletedAndMadeAgain,
+		"stale IDs":           staleIDs,
+		"deleted, in the way": deletedInTheWay,
+		"preempted":           preempted,
+		"shows its goal":      showsItsGoal,
 	}
 }
 
@@ -277,59 +284,4 @@ func attachWins(t *testing.T, a azure, s seam, group Group) {
 	a.SetGroup(group, Identities{UserAssigned: ids("a")})
 	mustPatch(t, s, group, ids("a"), ids("a"))
 	wantIdentities(t, s, group, Identities{UserAssigned: ids("a")})
-}
-
-// deletedAndMadeAgain: a group goes on listing an identity that is gone, without its IDs; the one that takes its name
-// is another one, and not the group's until it was detached and attached.
-func deletedAndMadeAgain(t *testing.T, a azure, s seam, group Group) {
-	a.SetGroup(group, Identities{})
-	a.AddIdentities(ids("a", "b")...)
-	mustPatch(t, s, group, ids("a", "b"), nil)
-	first := idsOf(t, s, group, "a")
-	orphaned := Identities{UserAssigned: ids("a", "b"), Orphaned: ids("a")}
-
-	if now, err := s.ClientID(t.Context(), idPrefix+"a"); err != nil || now != first[0] {
-		t.Errorf("it has the client ID %q (%v), the group shows %q", now, err, first[0])
-	}
-
-	a.DeleteIdentity(idPrefix + "A")
-	if now, err := s.ClientID(t.Context(), idPrefix+"a"); err == nil {
-		t.Errorf("deleted, but it has the client ID %q", now)
-	}
-	wantIdentities(t, s, group, orphaned)
-	if gone := idsOf(t, s, group, "a"); gone != [2]string{} {
-		t.Errorf("deleted, but it has the IDs %v", gone)
-	}
-	a.AddIdentities(ids("a")...)
-	wantIdentities(t, s, group, orphaned)
-	mustPatch(t, s, group, ids("a"), nil) // it is listed: nothing happens
-	wantIdentities(t, s, group, orphaned)
-
-	mustPatch(t, s, group, nil, ids("a"))
-	mustPatch(t, s, group, ids("a"), nil)
-	wantIdentities(t, s, group, Identities{UserAssigned: ids("a", "b")})
-	second := idsOf(t, s, group, "a")
-	if first[0] == second[0] || first[1] == second[1] || second[0] == "" || second[1] == "" {
-		t.Errorf("IDs %v, then %v, want others", first, second)
-	}
-	if now, err := s.ClientID(t.Context(), idPrefix+"a"); err != nil || now != second[0] {
-		t.Errorf("it has the client ID %q (%v), the group shows %q", now, err, second[0])
-	}
-}
-
-// idsOf reads the client and principal ID of one identity.
-func idsOf(t *testing.T, s seam, group Group, name string) (ids [2]string) {
-	t.Helper()
-	have, err := s.Get(t.Context(), group)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, from := range []map[string]string{have.ClientIDs, have.PrincipalIDs} {
-		for id, value := range from {
-			if strings.EqualFold(id, idPrefix+name) {
-				ids[i] = value
-			}
-		}
-	}
-	return ids
 }

@@ -102,13 +102,29 @@ func (e *emulated) DeleteIdentity(resourceID string) {
 	})
 }
 
+func (e *emulated) KeepStaleIDs(keep bool) {
+	e.edit(func(d *world.Document) { d.Settings.ARM.StaleIDs = keep })
+}
+
+func (e *emulated) RefuseDeleted(refuse bool) {
+	e.edit(func(d *world.Document) { d.Settings.ARM.RefuseDeleted = refuse })
+}
+
+func (e *emulated) PreemptNext() {
+	e.fault(world.Fault{Name: "preempt", Surface: world.SurfaceARM, Method: http.MethodPatch, Operation: "OperationPreempted", Count: 1})
+}
+
+func (e *emulated) fault(f world.Fault) {
+	e.t.Helper()
+	if err := e.world.SetFault(f); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
 func (e *emulated) SetDuration(d time.Duration) {
 	e.edit(func(document *world.Document) { document.Settings.ARM.UpdateDuration = world.Duration(d) })
 }
 
 func (e *emulated) ThrottleNext(retryAfter time.Duration) {
-	fault := world.Fault{Name: "throttle", Surface: world.SurfaceARM, Method: http.MethodPatch, Status: http.StatusTooManyRequests, RetryAfter: int(retryAfter.Seconds()), Count: 1}
-	if err := e.world.SetFault(fault); err != nil {
-		e.t.Fatal(err)
-	}
+	e.fault(world.Fault{Name: "throttle", Surface: world.SurfaceARM, Method: http.MethodPatch, Status: http.StatusTooManyRequests, RetryAfter: int(retryAfter.Seconds()), Count: 1})
 }

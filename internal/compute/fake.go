@@ -6,13 +6,12 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
 
-// Fake behaves as Client does against Azure: PATCH merges, one operation runs at a time per group, an identity that
-// does not exist is refused by name, and errors are of the same kinds. The same test runs against both. It is safe
+// Fake behaves as Client does against Azure: PATCH merges, one operation runs at a time per group (which shows, Updating,
+// what it will have), an identity that does not exist is refused by name, and errors are of the same kinds. The same test runs against both. It is safe
 // for concurrent use; its waits end with the context and work under testing/synctest.
 type Fake struct {
 	mu       sync.Mutex
@@ -22,6 +21,8 @@ type Fake struct {
 	stale    bool                    // see KeepStaleIDs
 	pauses   map[string]time.Time    // until when a subscription is to be left alone
 	duration time.Duration
+	strict   bool // see RefuseDeleted
+	preempt  int  // see PreemptNext
 	failures []error
 	throttle []time.Duration
 	calls    []Call
@@ -33,8 +34,15 @@ type fakeGroup struct {
 	bound    map[string]fakeIdentity // what each was when it was attached, by lower-case ID
 	system   bool
 	updating bool
-	busy     bool
+	running  *fakeOperation
 	pause    time.Time // until when the group is to be left alone
+}
+
+// fakeOperation is an update under way.
+type fakeOperation struct {
+	change    change
+	duration  time.Duration
+	preempted bool
 }
 
 // Call is one call that a Fake has answered.
@@ -86,7 +94,15 @@ func (f *Fake) Busy(group Group) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	target, ok := f.groups[group]
-	return ok && target.busy
+	return ok && target.running != nil
+}
+
+// PreemptNext makes the next PATCH that is accepted come to nothing at its end, because of a later one (IsConflict).
+// Several queue up.
+func (f *Fake) PreemptNext() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.preempt++
 }
 
 // Calls returns what was called, in the order in which the calls ended.
@@ -122,77 +138,82 @@ func (f *Fake) patch(ctx context.Context, group Group, attach, detach []string) 
 	if err := checkSize(group, attach, detach); err != nil {
 		return err
 	}
-	change, duration, err := f.begin(ctx, group, attach, detach)
-	if err != nil || change.empty() {
+	operation, err := f.begin(ctx, group, attach, detach)
+	if err != nil || operation == nil {
 		return err
 	}
-	if err := pause(ctx, duration); err != nil {
-		// As in Azure, the operation goes on although nobody waits for it any more.
-		f.abandon(group, change, duration)
+	if err := pause(ctx, operation.duration); err != nil {
+		// As in Azure, the operation goes on although nobody waits for it any more: for as long as it would have taken
+		// at most.
+		time.AfterFunc(operation.duration, func() { f.end(group, operation) })
 		return refuse("patch identities of", group, nil, err)
 	}
-	f.end(group, change)
+	f.end(group, operation)
+	if operation.preempted {
+		return fakeRefusal(group, http.StatusOK, "OperationPreempted",
+			"Operation execution has been preempted by a more recent operation.", nil, 0)
+	}
 	return nil
 }
 
-// begin accepts the operation, or refuses it as ARM does.
-func (f *Fake) begin(ctx context.Context, group Group, attach, detach []string) (change, time.Duration, error) {
+// begin accepts the operation, or refuses it as ARM does. It is nil when there is nothing to do.
+func (f *Fake) begin(ctx context.Context, group Group, attach, detach []string) (*fakeOperation, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	have, err := f.read(ctx, group)
 	if err != nil {
-		return change{}, 0, err
+		return nil, err
 	}
-	planned := plan(have, attach, detach)
+	planned, target := plan(have, attach, detach), f.groups[group]
 	if planned.empty() {
-		return planned, 0, nil
+		return nil, nil
 	}
-	if left := time.Until(f.groups[group].pause); left > 0 {
-		return change{}, 0, fakeRefusal(group, http.StatusTooManyRequests, "", "not sent: see Pause", nil, left)
+	if err := f.disturb(group, target); err != nil {
+		return nil, err
+	}
+	if target.running != nil {
+		return nil, fakeRefusal(group, http.StatusConflict, "Conflict",
+			"Another operation on this resource is in progress.", nil, 0)
+	}
+	if id, ok := f.unknown(target, planned); ok {
+		return nil, fakeRefusal(group, http.StatusBadRequest, "FailedIdentityOperation",
+			"Identity operation failed: resource '"+id+"' was not found.", planned.attach, 0)
+	}
+	target.running = &fakeOperation{change: planned, duration: f.duration, preempted: f.preempt > 0}
+	f.preempt = max(f.preempt-1, 0)
+	return target.running, nil
+}
+
+// disturb fails a PATCH as the test asked for. The caller holds the lock.
+func (f *Fake) disturb(group Group, target *fakeGroup) error {
+	if left := time.Until(target.pause); left > 0 {
+		return fakeRefusal(group, http.StatusTooManyRequests, "", "not sent: see Pause", nil, left)
 	}
 	if len(f.throttle) > 0 {
 		wait := f.throttle[0]
 		f.throttle = f.throttle[1:]
-		f.groups[group].pause = time.Now().Add(wait)
-		return change{}, 0, fakeRefusal(group, http.StatusTooManyRequests, "TooManyRequests",
-			"The request is being throttled.", nil, wait)
+		target.pause = time.Now().Add(wait)
+		return fakeRefusal(group, http.StatusTooManyRequests, "TooManyRequests", "The request is being throttled.", nil, wait)
 	}
 	if len(f.failures) > 0 {
 		err := f.failures[0]
 		f.failures = f.failures[1:]
-		return change{}, 0, err
+		return err
 	}
-	if f.groups[group].busy {
-		return change{}, 0, fakeRefusal(group, http.StatusConflict, "Conflict",
-			"Another operation on this resource is in progress.", nil, 0)
-	}
-	if unknown := slices.IndexFunc(planned.attach, func(id string) bool { return !f.exists(id) }); unknown >= 0 {
-		return change{}, 0, fakeRefusal(group, http.StatusBadRequest, "FailedIdentityOperation",
-			"Identity operation failed: resource '"+planned.attach[unknown]+"' was not found.", planned.attach, 0)
-	}
-	f.groups[group].busy = true
-	return planned, f.duration, nil
-}
-
-// abandon lets an operation end without a caller, after as long as it would have taken at most.
-func (f *Fake) abandon(group Group, change change, duration time.Duration) {
-	time.AfterFunc(duration, func() { f.end(group, change) })
+	return nil
 }
 
 // end merges the change into what the group has.
-func (f *Fake) end(group Group, change change) {
+func (f *Fake) end(group Group, operation *fakeOperation) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	target, ok := f.groups[group]
-	if !ok || !target.busy {
+	if !ok || target.running != operation {
 		return
 	}
-	target.busy = false
-	for _, id := range change.attach {
-		target.attach(id, f.known[strings.ToLower(id)])
-	}
-	for _, id := range change.detach {
-		target.detach(id)
+	target.running = nil
+	if !operation.preempted {
+		f.apply(target, operation.change)
 	}
 }
 

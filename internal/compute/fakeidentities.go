@@ -5,6 +5,7 @@ package compute
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,6 +63,39 @@ func (f *Fake) KeepStaleIDs(keep bool) {
 	f.stale = keep
 }
 
+// RefuseDeleted makes the groups refuse, by name, every PATCH that leaves an identity on them that does not exist any
+// more, as Azure has been seen to do.
+func (f *Fake) RefuseDeleted(refuse bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.strict = refuse
+}
+
+// unknown finds an identity that stands in the way of the change: one to attach that does not exist, or, with
+// RefuseDeleted, one that stays. The caller holds the lock.
+func (f *Fake) unknown(g *fakeGroup, c change) (string, bool) {
+	needed := c.attach
+	if f.strict {
+		stay := slices.DeleteFunc(slices.Clone(g.user), func(id string) bool { return indexFold(c.detach, id) >= 0 })
+		needed = slices.Concat(needed, stay)
+	}
+	at := slices.IndexFunc(needed, func(id string) bool { return !f.exists(id) })
+	if at < 0 {
+		return "", false
+	}
+	return needed[at], true
+}
+
+// apply merges a change. The caller holds the lock.
+func (f *Fake) apply(g *fakeGroup, c change) {
+	for _, id := range c.attach {
+		g.attach(id, f.known[strings.ToLower(id)])
+	}
+	for _, id := range c.detach {
+		g.detach(id)
+	}
+}
+
 // IDsOf returns the client and principal ID that an identity has now, empty when it does not exist.
 func (f *Fake) IDsOf(resourceID string) (clientID, principalID string) {
 	f.mu.Lock()
@@ -109,7 +143,12 @@ func (f *Fake) exists(id string) bool {
 
 // show is what ARM shows of a group. The caller holds the lock.
 func (f *Fake) show(g *fakeGroup) Identities {
-	have := Identities{SystemAssigned: g.system, Updating: g.updating}
+	have := Identities{SystemAssigned: g.system, Updating: g.updating || g.running != nil}
+	if g.running != nil { // ARM shows what it works towards
+		goal := &fakeGroup{user: slices.Clone(g.user), bound: maps.Clone(g.bound)}
+		f.apply(goal, g.running.change)
+		g = goal
+	}
 	for _, id := range g.user {
 		key := strings.ToLower(id)
 		bound := g.bound[key]
