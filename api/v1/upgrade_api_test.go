@@ -24,6 +24,7 @@ func oldCRDs(t *testing.T) []*apiextensions.CustomResourceDefinition {
 	for _, crd := range crds {
 		for i := range crd.Spec.Versions {
 			strip(crd.Spec.Versions[i].Schema.OpenAPIV3Schema)
+			crd.Spec.Versions[i].Subresources = nil
 		}
 		crd.Spec.Names.Categories = nil
 	}
@@ -33,7 +34,12 @@ func oldCRDs(t *testing.T) []*apiextensions.CustomResourceDefinition {
 func strip(s *apiextensions.JSONSchemaProps) {
 	s.XValidations, s.Default = nil, nil
 	s.MaxLength, s.Minimum, s.Maximum, s.MaxItems, s.MaxProperties = nil, nil, nil, nil, nil
-	for _, added := range []string{"objectID", "reason", "message"} {
+	for _, added := range []string{
+		"objectID", "reason", "message", "conditions",
+		"Type", "resourceid", "ResourceID", "clientid", "ClientID", "clientpassword", "ClientPassword", "tenantid", "TenantID",
+		"auxiliarytenantids", "AuxiliaryTenantIDs", "adresourceid", "ADResourceID", "adendpoint", "ADEndpoint",
+		"azureidentity", "AzureIdentity", "Selector", "Weight", "azureidentityref", "azurebindingref", "podnamespace",
+	} {
 		delete(s.Properties, added)
 	}
 	if s.Items != nil && s.Items.Schema != nil {
