@@ -38,7 +38,7 @@ func finish[T any](
 	var lost error // why the last look got no answer
 	for {
 		if !poller.Done() || backoff > 0 {
-			if err := pause(ctx, max(c.budget.nextPoll(group, time.Now()), backoff)); err != nil {
+			if err := pause(ctx, max(c.budget.nextPoll(group, time.Now()), backoff, asked(lost))); err != nil {
 				return Identities{}, givingUp(err, lost)
 			}
 		}
@@ -64,6 +64,15 @@ func finish[T any](
 	}
 }
 
+// asked is how long the answer to a failed look wants us to stay away. (The budget knows of 429 only.)
+func asked(err error) time.Duration {
+	answer, ok := errors.AsType[*azcore.ResponseError](err)
+	if !ok || answer.RawResponse == nil {
+		return 0
+	}
+	return retryAfter(answer.RawResponse.Header)
+}
+
 // follow waits for the end of an operation that ARM does not know any more, by looking at the group itself.
 func (c *Client) follow(ctx context.Context, group Group) (Identities, error) {
 	var backoff time.Duration
@@ -79,7 +88,8 @@ func (c *Client) follow(ctx context.Context, group Group) (Identities, error) {
 		default:
 			backoff = grow(backoff)
 		}
-		if err := pause(ctx, max(forgottenEvery, backoff)); err != nil {
+		later, _ := RetryAfter(err)
+		if err := pause(ctx, max(forgottenEvery, backoff, later)); err != nil {
 			return Identities{}, givingUp(err, nil)
 		}
 	}
