@@ -23,6 +23,7 @@ const (
 	forbiddenGroup = "others"
 	foreignPrefix  = "foreign-"
 	steadyPrefix   = "steady-"
+	lastNode       = "pool-3-0" // of its group
 	crowdPrefix    = "crowd-"
 	crowdNode      = "pool-1-0"
 	steadyPods     = 6

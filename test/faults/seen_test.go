@@ -126,7 +126,7 @@ func (r *rig) calls() calls {
 func (r *rig) call(req world.Request) call {
 	out := call{
 		at: req.Time, answered: req.Time.Add(time.Duration(req.Duration)), write: req.Method != http.MethodGet, status: req.Status,
-		lost: req.Fault != "", operation: req.Details["operation"], wide: req.Details["error"] == "SubscriptionRequestsThrottled",
+		lost: req.Fault != "" && req.Fault != operationsFail, operation: req.Details["operation"], wide: req.Details["error"] == "SubscriptionRequestsThrottled",
 	}
 	if seconds, err := strconv.Atoi(req.Details["retryAfter"]); err == nil {
 		out.retryAfter = time.Duration(seconds) * time.Second

@@ -98,6 +98,9 @@ func noAPIServer(r *run) {
 	r.wait(3 * time.Second)
 }
 
+// operationsFail is a fault that leaves nobody in doubt.
+const operationsFail = "operations are preempted"
+
 // ills are what Azure does wrong.
 func ills(long bool) []world.Fault {
 	hang := 20 * time.Second
@@ -110,7 +113,8 @@ func ills(long bool) []world.Fault {
 		{Name: "everything is throttled", Status: http.StatusTooManyRequests, RetryAfter: 2, Probability: 0.5},
 		{Name: "500", Path: nodeGroups, Status: http.StatusInternalServerError, Probability: 0.7},
 		{Name: "503", Path: nodeGroups, Status: http.StatusServiceUnavailable, RetryAfter: 2, Probability: 0.5},
-		{Name: "preempted", Path: operations, Status: http.StatusOK, Count: 4, Body: `{"status":"Canceled","error":{"code":"OperationPreempted","message":"The operation has been preempted by a more recent operation."}}`},
+		{Name: operationsFail, Method: http.MethodPatch, Path: nodeGroups, Operation: "OperationPreempted", Probability: 0.6},
+		{Name: "operations are said to have failed", Path: operations, Status: http.StatusOK, Count: 4, Body: `{"status":"Canceled","error":{"code":"OperationPreempted","message":"The operation has been preempted by a more recent operation."}}`},
 		{Name: "answers get lost", Path: nodeGroups, Drop: true, After: true, Probability: 0.5},
 		{Name: "polls fail", Path: operations, Status: http.StatusInternalServerError, Probability: 0.5},
 		{Name: "hangs", Hang: true, Latency: world.Duration(hang), Probability: 0.5},

@@ -91,7 +91,7 @@ func (r *run) serveAtOnce() {
 	r.Helper()
 	first := steadyPrefix + "0"
 	r.serve("late", first, steadyNodes()[0], atOnce)
-	r.serve("late-elsewhere", first, "pool-3-0", afterAll)
+	r.serve("late-elsewhere", first, lastNode, afterAll)
 }
 
 func (r *run) serve(pod, selector, node string, longest time.Duration) {
