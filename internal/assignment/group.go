@@ -78,7 +78,7 @@ func (p GroupPlan) Idle() bool { return len(p.Attach)+len(p.Detach)+len(p.Probat
 func ForGroup(g Group) GroupPlan {
 	plan := GroupPlan{UnneededSince: map[string]time.Time{}}
 	attach, probation := g.missing(&plan)
-	detach := append(g.stale(), g.unneeded(&plan)...)
+	detach := append(g.stale(&plan), g.unneeded(&plan)...)
 
 	plan.Probation = g.spell(g.Desired, first(probation, MaxPerRequest))
 	plan.Attach = g.spell(g.Desired, first(attach, MaxPerRequest))
@@ -108,11 +108,16 @@ func (g Group) missing(plan *GroupPlan) (attach, probation []string) {
 }
 
 // stale returns the needed identities that have to leave and come back.
-func (g Group) stale() (detach []string) {
+func (g Group) stale(plan *GroupPlan) (detach []string) {
 	for key := range g.Stale {
-		if g.Desired.Has(key) && g.Current.Has(key) && !g.Immutable(key) && !g.Quarantined[key].After(g.Now) {
-			detach = append(detach, key)
+		if !g.Desired.Has(key) || !g.Current.Has(key) || g.Immutable(key) {
+			continue
 		}
+		if retry := g.Quarantined[key]; retry.After(g.Now) {
+			plan.wake(retry) // Azure refused to let go of it
+			continue
+		}
+		detach = append(detach, key)
 	}
 	return detach
 }

@@ -49,8 +49,8 @@ func (r *Reconciler) read(ctx context.Context, p *pass) error {
 	}
 	p.fresh = true
 	p.state.read(have, r.now())
+	r.tell(p.state) // first: pods do not wait for what follows
 	r.investigate(ctx, p.state)
-	r.tell(p.state)
 	return nil
 }
 
@@ -88,7 +88,7 @@ func (r *Reconciler) applyOne(ctx context.Context, p *pass, req assignment.Reque
 		case err == nil:
 			r.lifted(p.state.done(next))
 			logr.FromContextOrDiscard(ctx).Info("node group updated", "attached", len(next.Attach), "detached", len(next.Detach))
-		case len(bad) == 0 && !compute.IsRefused(err):
+		case len(bad) == 0 && !compute.IsRefused(err) && !r.misnamed(ctx, p, err):
 			p.state.doubt(next)
 			return err
 		case len(bad) > 0 && !next.Names(bad):
@@ -101,6 +101,19 @@ func (r *Reconciler) applyOne(ctx context.Context, p *pass, req assignment.Reque
 		r.tell(p.state)
 	}
 	return nil
+}
+
+// misnamed tells whether Azure misses something else than the group, although it
+// does not say what: then it is something that the request names. Whoever may
+// write an AzureIdentity must not make us believe that a scale set is gone.
+func (r *Reconciler) misnamed(ctx context.Context, p *pass, cause error) bool {
+	if !compute.IsNotFound(cause) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	_, err := r.cloud.Get(ctx, p.group)
+	return err == nil
 }
 
 // patch makes one request.
@@ -171,10 +184,10 @@ func (r *Reconciler) quarantine(ctx context.Context, p *pass, culprits []string,
 			q = &quarantine{chances: rate.NewLimiter(rate.Every(chanceEvery), chances)}
 			st.quarantined[key] = q
 		}
-		q.identities, q.extra = slices.Concat(st.identities(key), p.extraNames[key]), p.extra.Has(key)
+		q.identities = slices.Concat(st.identities(key), p.extraNames[key])
 		q.times++
 		q.state = said
-		q.retry = now.Add(doubled(quarantineFirst, q.times, quarantineMost))
+		q.retry, q.until = now.Add(doubled(quarantineFirst, q.times, quarantineMost)), now.Add(quarantineMost)
 		if !st.current.Has(key) {
 			delete(st.ledger, key) // Azure said no: it is not there by our doing
 		}

@@ -48,7 +48,8 @@ type need struct {
 	clientID string
 	// pods are those that need it, and the AzureIdentity that each has it by.
 	pods map[types.NamespacedName]types.NamespacedName
-	// told is what the pods were last told of it.
+	// told is what the pods were last told of it, zero when not all were told
+	// the same.
 	told assignment.Progress
 }
 
@@ -200,8 +201,12 @@ func (st *state) add(pod types.NamespacedName, n assignment.Need, now time.Time)
 	delete(st.unneeded, key) // the grace begins anew when the last pod has gone
 	have.spelling, have.clientID = n.ID.String(), n.ClientID
 	have.pods[pod] = n.Identity
-	if !ok {
-		have.told = st.progress(key)
+	// Where this pod hears another thing than the others heard last, the next
+	// word of it goes to all: it may well be what the others heard.
+	if is := st.progress(key); !ok {
+		have.told = is
+	} else if is != have.told {
+		have.told = assignment.Progress{}
 	}
 	return work
 }
@@ -219,7 +224,8 @@ func (st *state) remove(pod types.NamespacedName, key string) (work bool) {
 	}
 	delete(st.needs, key)
 	_, ours := st.ledger[key]
-	return ours || st.ledger == nil || st.quarantined[key] != nil
+	// A group that nobody needs anything of may be one to forget.
+	return ours || st.ledger == nil || st.quarantined[key] != nil || len(st.needs) == 0
 }
 
 // progress is how far an identity is. mu is held.

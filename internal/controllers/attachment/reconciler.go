@@ -179,7 +179,7 @@ type pass struct {
 func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error) {
 	st := p.state
 	plan := st.plan(p.extra, r.immutable, r.settings.Grace, r.now())
-	defer st.stay()
+	defer r.stay(st)
 	if !plan.Idle() {
 		if wait := max(st.settling(r.now()), r.cloud.Pause(p.group)); wait > 0 {
 			return reconcile.Result{RequeueAfter: wait}, nil
@@ -189,7 +189,7 @@ func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error
 		// About to call something ours: look once more that nobody else has
 		// put it there since the last look. About to take something away: let
 		// Azure tell its client id, which may be on the list of the immutable.
-		st.stay()
+		st.stay() // reading tells
 		if err := r.read(ctx, p); err != nil {
 			return r.setBack(ctx, p, err)
 		}
@@ -199,7 +199,7 @@ func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error
 		return reconcile.Result{}, err
 	}
 	if plan.Idle() {
-		r.lifted(st.settled())
+		r.lifted(st.settled(p.extra, r.now()))
 		return r.next(st, plan), nil
 	}
 	return r.update(ctx, p, plan)
@@ -240,6 +240,13 @@ func (r *Reconciler) populated(ctx context.Context, group compute.Group) (bool, 
 		return false, fmt.Errorf("list nodes of %s: %w", group, err)
 	}
 	return len(nodes.Items) > 0, nil
+}
+
+// stay takes back what was about to leave and has not left, and tells.
+func (r *Reconciler) stay(st *state) {
+	if st.stay() {
+		r.tell(st)
+	}
 }
 
 // tell wakes the pods whose identities got further, or not.

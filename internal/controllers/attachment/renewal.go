@@ -67,13 +67,15 @@ const mostSuspects = 10
 // nothing off a machine.
 func (r *Reconciler) investigate(ctx context.Context, st *state) {
 	log := logr.FromContextOrDiscard(ctx)
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	for _, s := range st.suspects() {
-		ctx, cancel := context.WithTimeout(ctx, readTimeout)
 		clientID, err := r.cloud.ClientID(ctx, s.resourceID)
-		cancel()
 		if err != nil {
+			// One failure a comparison is enough: the group's pods wait for
+			// this, and its turn comes again, in another order.
 			log.V(1).Info("identity not looked up, will be after the next comparison with Azure", "resourceID", s.resourceID, "cause", err.Error())
-			continue
+			return
 		}
 		if st.judge(s, lower(clientID)) {
 			log.Info("identity was deleted and made again, attaching it anew", "resourceID", s.resourceID)

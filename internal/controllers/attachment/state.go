@@ -22,7 +22,9 @@ type quarantine struct {
 	times      int // refusals in a row
 	state      assignment.State
 	identities []types.NamespacedName // the AzureIdentity objects, for the metric
-	extra      bool                   // needed without any pod
+	// until is how long it is remembered without anybody who needs it: who comes
+	// and goes with a bad identity must not get it into the others' updates.
+	until time.Time
 	// chances bounds how often touching the object buys another try: each is an
 	// update of the group, which others have to wait for.
 	chances *rate.Limiter
@@ -200,11 +202,14 @@ func (st *state) owned(set assignment.Set) {
 	})
 }
 
-// stay takes back what plan marked as leaving.
-func (st *state) stay() {
+// stay takes back what plan marked as leaving, and tells whether there was any:
+// pods that came meanwhile have been told that it is not there.
+func (st *state) stay() (any bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	any = len(st.leaving) > 0
 	clear(st.leaving)
+	return any
 }
 
 // unrecorded tells whether any of these identities is not in the ledger.
@@ -305,15 +310,19 @@ func (st *state) doubt(req assignment.Request) {
 }
 
 // settled notes that there is nothing to do now, and ends the quarantine of
-// identities that no pod needs and that are not ours to take away either.
-func (st *state) settled() (lifted []types.NamespacedName) {
+// identities that nobody needs and that are not ours to take away either. extra
+// are those needed without any pod.
+func (st *state) settled(extra assignment.Set, now time.Time) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.firstAsked = time.Time{}
 	for key, q := range st.quarantined {
-		if _, ours := st.ledger[key]; !ours && st.needs[key] == nil && !q.extra {
+		if _, ours := st.ledger[key]; ours || st.needs[key] != nil || extra.Has(key) {
+			continue
+		}
+		lifted, q.identities = append(lifted, q.identities...), nil
+		if !q.until.After(now) {
 			delete(st.quarantined, key)
-			lifted = append(lifted, q.identities...)
 		}
 	}
 	return lifted

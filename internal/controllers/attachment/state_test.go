@@ -390,7 +390,7 @@ func TestNobodyNeedsQuarantined(t *testing.T) {
 	r.place("web", "bad")
 	r.st.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}}
 	r.st.quarantined[resource(t, "red").Key()] = &quarantine{} // Azure would not let go of it
-	if got := r.st.settled(); len(got) > 0 {
+	if got := r.st.settled(nil, r.now); len(got) > 0 {
 		t.Errorf("lifted while a pod needs it: %v", got)
 	}
 	r.woken()
@@ -398,7 +398,7 @@ func TestNobodyNeedsQuarantined(t *testing.T) {
 	if !r.woken() {
 		t.Error("nobody looks at it")
 	}
-	if got := r.st.settled(); !slices.Equal(got, []types.NamespacedName{name}) || len(r.st.quarantined) != 1 {
+	if got := r.st.settled(nil, r.now); !slices.Equal(got, []types.NamespacedName{name}) || len(r.st.quarantined) != 1 {
 		t.Errorf("lifted %v, left %d", got, len(r.st.quarantined))
 	}
 }
