@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	crcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -40,6 +41,9 @@ type leadership struct {
 	controllers controllers.Config
 
 	failed error // how the last term ended
+
+	mu     sync.Mutex
+	checks []string // the names of this term's
 }
 
 // lead runs one term. Until the caches are filled, readiness tells why not.
@@ -51,11 +55,27 @@ func (l *leadership) lead(ctx context.Context) error {
 	}
 	l.health.AddCheck("kubernetes", api.err)
 	l.health.AddCheck("caches", synced.err)
+	l.controllers.Health = l.check
 	l.metrics.Leading(false)
 	l.azure.note(nil) // a standby asks Azure nothing: nothing would take back the last term's trouble
 	l.failed = explain(l.term(ctx, api, synced))
 	synced.note(l.failed)
+	// What a term found does not count for the next one, and its caches are free to go.
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, name := range l.checks {
+		l.health.AddCheck(name, func() error { return nil })
+	}
+	l.checks = nil
 	return l.failed
+}
+
+// check adds one to readiness for this term.
+func (l *leadership) check(name string, f func() error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.checks = append(l.checks, name)
+	l.health.AddCheck(name, f)
 }
 
 // term makes a manager and runs it to its end. Losing the Lease ends it as the end
@@ -73,6 +93,12 @@ func (l *leadership) term(ctx context.Context, api, synced *reach) error {
 	}
 	if err := controllers.Add(ctx, mgr, l.cloud, l.metrics, l.controllers); err != nil {
 		return err
+	}
+	// Also what only leaders look at: a standby takes over with all caches filled.
+	for _, kind := range controllers.Cached() {
+		if _, err := mgr.GetCache().GetInformer(ctx, kind, crcache.BlockUntilSynced(false)); err != nil {
+			return fmt.Errorf("watch %T: %w", kind, err)
+		}
 	}
 	if err := errors.Join(mgr.Add(&standby{synced: synced}), mgr.Add(&active{health: l.health, metrics: l.metrics})); err != nil {
 		return fmt.Errorf("add to manager: %w", err)
@@ -147,7 +173,7 @@ func (l *leadership) informer(
 	lw toolscache.ListerWatcher, kind runtime.Object, resync time.Duration, indexers toolscache.Indexers,
 ) toolscache.SharedIndexInformer {
 	watched := &reach{}
-	l.health.AddCheck("watch "+reflect.TypeOf(kind).Elem().Name(), watched.err)
+	l.check("watch "+reflect.TypeOf(kind).Elem().Name(), watched.err)
 	return toolscache.NewSharedIndexInformer(listwatch.New(lw, watched.note), kind, resync, indexers)
 }
 

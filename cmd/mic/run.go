@@ -48,7 +48,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 				Grace: o.identities.grace, RetryInterval: o.azure.retryInterval,
 				Immutable: append(o.identities.immutables(), immutable...),
 			},
-			Writes: int(o.kubernetes.batch), Health: health.AddCheck,
+			Writes:          int(o.kubernetes.batch),
 			LedgerNamespace: o.kubernetes.podNamespace, LedgerName: o.kubernetes.configMap,
 			Upgrade: upgrade.Settings{
 				Enabled: o.kubernetes.typeUpgrade, Namespace: o.kubernetes.podNamespace, ConfigMap: o.kubernetes.configMap,
@@ -133,14 +133,14 @@ func answered(err error) bool {
 // or the lease was lost.
 const (
 	firstPause = time.Second
-	mostPause  = 5 * time.Second
+	mostPause  = 2 * time.Second
 	// settled is how long an attempt must have run to count as a success.
 	settled = time.Minute
 )
 
 // keepOn calls attempt again until the context ends.
 func keepOn(ctx context.Context, attempt func(context.Context) error) error {
-	pause := firstPause
+	pause, said := firstPause, ""
 	for {
 		began := time.Now()
 		err := attempt(ctx)
@@ -148,9 +148,12 @@ func keepOn(ctx context.Context, attempt func(context.Context) error) error {
 			return nil //nolint:nilerr // the program stops; whatever the term says about that is no failure
 		}
 		if time.Since(began) > settled {
-			pause = firstPause
+			pause, said = firstPause, ""
 		}
-		logr.FromContextOrDiscard(ctx).Error(err, "not working, trying again", "in", pause)
+		if fmt.Sprint(err) != said { // an outage is told once, and not every two seconds
+			said = fmt.Sprint(err)
+			logr.FromContextOrDiscard(ctx).Error(err, "not working, trying again", "in", pause)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
