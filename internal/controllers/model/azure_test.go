@@ -1,0 +1,348 @@
+// Azure of the model: compute.Fake, the faults that a history asks for, and a
+// judge who looks at every update that MIC makes.
+
+package model
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/podid-io/podid/internal/compute"
+)
+
+// The faults of one call.
+type fault int
+
+const (
+	throttled   fault = iota // 429, Retry-After 40 s
+	broken                   // 500
+	conflicting              // 409
+	unreachable              // no connection
+	hanging                  // no answer, nothing done
+	hangingDone              // no answer, but carried out
+	lost                     // carried out, then the connection breaks
+	failingLate              // accepted, takes its time, fails and is undone
+	slow                     // takes two minutes
+	faults
+)
+
+func (f fault) String() string {
+	return [...]string{
+		"429", "500", "409", "no connection", "hangs", "hangs, but is carried out", "is carried out, the answer is lost",
+		"is accepted and fails later", "takes two minutes",
+	}[f]
+}
+
+// fate is what Azure makes of an identity, or of a group, until told otherwise.
+type fate int
+
+const (
+	fine      fate = iota
+	forbidden      // podid has no right to assign it, or to update the group; named
+	cursed         // refused without a word on which identity is to blame
+	fates
+)
+
+func (f fate) String() string { return [...]string{"fine", "forbidden", "refused without a name"}[f] }
+
+// azure is Azure, for all MICs.
+type azure struct {
+	fake     *compute.Fake
+	fail     func(what, format string, args ...any)
+	takes    time.Duration // how long an update takes
+	strict   bool          // refuse all updates of a group that lists a deleted identity
+	staleIDs bool          // show the old IDs of what was deleted
+	ledger   func(compute.Group) map[string]bool
+	grace    time.Duration
+	isFixed  func(key string) bool // immutable
+	readLag  time.Duration
+	late     time.Duration // how long a pod may wait for its turn because of slow writes
+	learned  func()
+
+	mu        sync.Mutex
+	patches   []fault
+	reads     []fault
+	fates     map[string]fate
+	forbidden map[compute.Group]bool
+	mine      map[compute.Group]map[string]bool // attached by MIC
+	foreign   map[compute.Group]map[string]bool // somebody else's
+	running   map[compute.Group]*operation
+	flying    map[compute.Group]int
+	chains    map[compute.Group]chain
+	known     map[compute.Group]map[string]bool // what MIC has been told
+	wanted    map[slot]*spell
+	disturbed time.Time // when something last went wrong
+	updates   int
+	reading   int
+}
+
+// operation is an update that Azure carries out.
+type operation struct {
+	attach, detach map[string]bool
+	until          time.Time
+}
+
+// chain is a row of calls about a group without a pause: one pass of MIC.
+type chain struct{ began, ended time.Time }
+
+// slot is an identity on a group.
+type slot struct {
+	group compute.Group
+	key   string
+}
+
+// spell is since when MIC can know that something is needed, or until when.
+type spell struct {
+	needed       bool
+	since, until time.Time
+}
+
+func newAzure() *azure {
+	return &azure{
+		fake: compute.NewFake(), fates: map[string]fate{}, forbidden: map[compute.Group]bool{},
+		mine: map[compute.Group]map[string]bool{}, foreign: map[compute.Group]map[string]bool{},
+		running: map[compute.Group]*operation{}, flying: map[compute.Group]int{}, chains: map[compute.Group]chain{},
+		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{},
+	}
+}
+
+// has is what is on the group; false when there is no such group.
+func (a *azure) has(group compute.Group) (compute.Identities, bool) {
+	have, err := a.fake.Get(context.Background(), group)
+	return have, err == nil
+}
+
+func (a *azure) listed(group compute.Group) map[string]bool {
+	have, _ := a.has(group)
+	return setOf(have.UserAssigned)
+}
+
+func setOf(ids []string) map[string]bool {
+	set := map[string]bool{}
+	for _, id := range ids {
+		set[strings.ToLower(id)] = true
+	}
+	return set
+}
+
+// want notes what MIC's caches say is needed.
+func (a *azure) want(now map[slot]bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for s := range now {
+		w := a.wanted[s]
+		if w == nil {
+			w = &spell{}
+			a.wanted[s] = w
+		}
+		if !w.needed {
+			w.needed, w.since = true, time.Now()
+		}
+	}
+	for s, w := range a.wanted {
+		if w.needed && !now[s] {
+			w.needed, w.until = false, time.Now()
+		}
+	}
+}
+
+// restart forgets what the MIC before knew.
+func (a *azure) restart() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.known)
+	clear(a.chains)
+	clear(a.flying)
+}
+
+// updating tells whether an update of the group runs; mu is held.
+func (a *azure) updating(group compute.Group) *operation {
+	op := a.running[group]
+	if op != nil && !time.Now().Before(op.until) {
+		delete(a.running, group)
+		return nil
+	}
+	return op
+}
+
+// arriving tells whether the machines of the group do not have the identity yet
+// although the group lists it.
+func (a *azure) arriving(s slot) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	op := a.updating(s.group)
+	return op != nil && op.attach[s.key]
+}
+
+// enter begins a call, and tells when the row of calls began that it is in. mu is held.
+func (a *azure) enter(group compute.Group) time.Time {
+	c, now := a.chains[group], time.Now()
+	if !c.ended.Equal(now) {
+		c.began = now
+	}
+	c.ended = time.Time{}
+	a.chains[group] = c
+	return c.began
+}
+
+func (a *azure) leave(group compute.Group) {
+	c := a.chains[group]
+	c.ended = time.Now()
+	a.chains[group] = c
+}
+
+func pop(list *[]fault) (fault, bool) {
+	if len(*list) == 0 {
+		return 0, false
+	}
+	f := (*list)[0]
+	*list = (*list)[1:]
+	return f, true
+}
+
+// Get is attachment.Cloud.
+func (a *azure) Get(ctx context.Context, group compute.Group) (compute.Identities, error) {
+	a.mu.Lock()
+	a.enter(group)
+	fault, bad := pop(&a.reads)
+	a.reading++
+	if bad {
+		a.disturbed = time.Now()
+	}
+	a.mu.Unlock()
+	defer a.learned()
+	sleep(ctx, a.readLag)
+	if bad {
+		if fault == hanging || fault == hangingDone {
+			<-ctx.Done()
+		}
+		defer func() { a.mu.Lock(); a.leave(group); a.mu.Unlock() }()
+		return compute.Identities{}, a.answer(fault, group, nil)
+	}
+	have, err := a.fake.Get(ctx, group)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	defer a.leave(group)
+	if err == nil {
+		have.Updating = a.updating(group) != nil
+		a.known[group] = setOf(have.UserAssigned)
+	} else {
+		delete(a.known, group)
+	}
+	return have, err
+}
+
+// answer is what a fault makes ARM say.
+func (a *azure) answer(f fault, group compute.Group, requested []string) error {
+	switch f {
+	case throttled:
+		return compute.FakeRefusal(group, http.StatusTooManyRequests, "TooManyRequests", "slow down", requested, 40*time.Second)
+	case broken, slow:
+		return compute.FakeRefusal(group, http.StatusInternalServerError, "InternalError", "sorry", requested, 0)
+	case conflicting:
+		return compute.FakeRefusal(group, http.StatusConflict, "Conflict", "somebody else is at it", requested, 0)
+	case failingLate:
+		return compute.FakeRefusal(group, http.StatusOK, "VMExtensionProvisioningError", "a machine is ill", requested, 0)
+	default:
+		return errors.New("cannot reach Azure")
+	}
+}
+
+// Patch is attachment.Cloud.
+func (a *azure) Patch(ctx context.Context, group compute.Group, attach, detach []string) error {
+	fault, bad := a.begin(group, attach, detach)
+	err := a.patch(ctx, group, attach, detach, fault, bad)
+	a.end(group, attach, detach, err)
+	a.learned()
+	return err
+}
+
+// begin judges an update.
+func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool) {
+	listed, ledger := a.listed(group), a.ledger(group)
+	have, _ := a.has(group)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	began := a.enter(group)
+	a.updates++
+	a.flying[group]++
+	if a.flying[group] > 1 {
+		a.fail("two updates at once", "of %s", group)
+	}
+	if n := len(attach) + len(detach); n > compute.MaxPerPatch || n == 0 {
+		a.fail("size of an update", "%d identities", n)
+	}
+	for _, k := range slices.Sorted(maps.Keys(union(a.present(group, listed), setOf(attach)))) {
+		if !ledger[k] {
+			a.fail("not in the ledger", "%s on %s when it is updated", short(k), group)
+		}
+	}
+	for _, id := range attach {
+		k := strings.ToLower(id)
+		w := a.wanted[slot{group, k}]
+		if w == nil || !w.needed && w.until.Before(began.Add(-a.late)) {
+			a.fail("attached, not needed", "%s to %s", short(k), group)
+		}
+	}
+	for _, id := range detach {
+		a.judgeDetach(slot{group, strings.ToLower(id)}, began, setOf(have.Orphaned))
+	}
+	f, bad := pop(&a.patches)
+	if bad {
+		a.disturbed = time.Now()
+	}
+	return f, bad
+}
+
+// present are the identities on a group that MIC attached.
+func (a *azure) present(group compute.Group, listed map[string]bool) map[string]bool {
+	out := map[string]bool{}
+	for k := range a.mine[group] {
+		if listed[k] {
+			out[k] = true
+		}
+	}
+	return out
+}
+
+// judgeDetach judges that something is taken away, in a row of calls that began then.
+func (a *azure) judgeDetach(s slot, began time.Time, orphaned map[string]bool) {
+	w := a.wanted[s]
+	if w == nil {
+		w = &spell{}
+	}
+	client, _ := a.fake.IDsOf(s.key)
+	renewed := client == "" || orphaned[s.key] || a.remade(s)
+	switch {
+	case a.foreign[s.group][s.key] && !(renewed && w.needed):
+		a.fail("somebody else's was taken away", "%s from %s", short(s.key), s.group)
+	case a.isFixed(s.key):
+		a.fail("an immutable one was taken away", "%s from %s", short(s.key), s.group)
+	case renewed:
+	case w.needed && w.since.Before(began.Add(-a.late)):
+		a.fail("what is needed was taken away", "%s from %s, needed since %s", short(s.key), s.group, clock(w.since))
+	case !w.until.IsZero() && time.Since(w.until) < a.grace:
+		a.fail("taken away within the grace", "%s from %s, needed until %s", short(s.key), s.group, clock(w.until))
+	}
+}
+
+// remade tells whether the identity was made again since it was attached.
+func (a *azure) remade(s slot) bool {
+	a.fake.KeepStaleIDs(true)
+	before, _ := a.has(s.group)
+	a.fake.KeepStaleIDs(false)
+	now, _ := a.has(s.group)
+	a.fake.KeepStaleIDs(a.staleIDs)
+	for _, id := range before.UserAssigned {
+		if strings.EqualFold(id, s.key) {
+			return before.ClientIDs[id] != now.ClientIDs[id]
+		}
+	}
+	return false
+}

@@ -1,0 +1,291 @@
+// The judgements: at every moment, and at rest.
+
+package model
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/compute"
+)
+
+// look notes what MIC can know at this moment.
+func (w *world) look() {
+	if w.mic == nil {
+		return
+	}
+	seen := w.seen()
+	w.azure.want(seen.wanted(groups(), keys()))
+	ready, wrong := w.due(seen)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ready.keep(ready)
+	w.wrong.keep(wrong)
+}
+
+// due are the claims that MIC knows to be fulfilled on Azure, whose objects have to
+// say so, and the objects that MIC knows to be of no use.
+func (w *world) due(seen *view) (ready, wrong map[string]bool) {
+	ready, wrong = map[string]bool{}, map[string]bool{}
+	claims := seen.claims()
+	w.azure.mu.Lock()
+	defer w.azure.mu.Unlock()
+	for _, c := range claims {
+		op := w.azure.updating(c.slot.group)
+		there := w.azure.known[c.slot.group][c.slot.key] && (op == nil || !op.attach[c.slot.key] && !op.detach[c.slot.key])
+		if c.lost || c.azure && !there {
+			continue
+		}
+		ready[fmt.Sprintf("%s (%s)|%s|%s|%s|%s", c.String(), short(c.slot.key), c.pod.UID, c.identity.UID, c.identity.Spec.ResourceID, c.node.Spec.ProviderID)] = true
+	}
+	for _, o := range seen.assigned {
+		if !slices.ContainsFunc(claims, func(c claim) bool { return c.of(o) && c.node.Name == o.Spec.NodeName }) {
+			wrong[key(o)+" "+string(o.UID)] = true
+		}
+	}
+	return ready, wrong
+}
+
+// prompt is how long MIC may take for what needs nothing of Azure.
+func (w *world) prompt() time.Duration { return 3*time.Second + 30*w.setup.Write }
+
+// checkNow judges what must be so whatever Azure does.
+func (w *world) checkNow() {
+	if w.failed() || time.Since(w.mic.since) < w.prompt() {
+		return
+	}
+	w.look()
+	w.mu.Lock()
+	calm := time.Since(w.disturbed) > 20*time.Second
+	ready, wrong := maps.Clone(w.ready), maps.Clone(w.wrong)
+	w.mu.Unlock()
+	if !calm {
+		return
+	}
+	truth, seen := w.truth(), w.seen()
+	for what, since := range ready {
+		if time.Since(since) > w.prompt() && !w.says(truth, seen, what) {
+			w.fail("on the group, and not Assigned", "%s, on the group since %s", what, clock(since))
+		}
+	}
+	for what, since := range wrong {
+		name, uid, _ := strings.Cut(what, " ")
+		ns, name, _ := strings.Cut(name, "/")
+		o := w.server.get(kindOf(&v1.AzureAssignedIdentity{}), client.ObjectKey{Namespace: ns, Name: name})
+		if time.Since(since) > w.prompt() && o != nil && string(o.GetUID()) == uid {
+			w.fail("of no use, and still there", "%s, since %s", what, clock(since))
+		}
+	}
+}
+
+// says tells whether there is an object for the claim that says Assigned.
+func (w *world) says(truth, seen *view, what string) bool {
+	for _, c := range seen.claims() {
+		if !strings.HasPrefix(what, c.String()+" (") {
+			continue
+		}
+		for _, o := range truth.assigned {
+			if c.of(o) && o.Status.Status == v1.StateAssigned && o.Spec.NodeName == c.node.Name {
+				return true
+			}
+			if c.of(o) && !slices.ContainsFunc(seen.assigned, func(s *v1.AzureAssignedIdentity) bool {
+				return s.UID == o.UID && s.ResourceVersion == o.ResourceVersion
+			}) {
+				return true // MIC cannot see it as it is yet
+			}
+		}
+		return false
+	}
+	return true
+}
+
+// rest lets all that is under way end, and judges what there is then.
+func (w *world) rest() {
+	for i := range kinds() {
+		w.informer(i).hold(false)
+	}
+	w.server.mu.Lock()
+	w.server.fails = nil
+	w.server.mu.Unlock()
+	w.azure.mu.Lock()
+	w.azure.patches, w.azure.reads = nil, nil
+	w.azure.mu.Unlock()
+	for end := time.Now().Add(w.patience()); time.Now().Before(end) && !w.failed(); {
+		w.wait(min(time.Until(end), 20*time.Second))
+		w.checkNow()
+	}
+	if !w.failed() {
+		w.checkRest()
+	}
+	if !w.failed() && !w.refusing && len(w.azure.forbidden) == 0 {
+		w.checkCalm()
+	}
+}
+
+// patience is how long it may take until all is as it should be, from what the
+// history had: nothing else may delay anything.
+func (w *world) patience() time.Duration {
+	d := w.prompt() + 30*time.Second + 6*w.setup.Update + 20*w.setup.Read + w.setup.Grace
+	if w.azureIll { // an update that hangs; then a minute's pause; and 429's
+		d += 5*time.Minute + 2*time.Minute + 2*time.Minute
+	}
+	if w.refusing { // quarantine
+		d += 11*time.Minute + 20*w.setup.Update
+	}
+	if w.byHand { // two comparisons
+		d += 3 * w.setup.Drift
+	}
+	return d
+}
+
+// checkRest judges the world at rest.
+func (w *world) checkRest() {
+	truth := w.truth()
+	claims := truth.claims()
+	for _, o := range truth.assigned {
+		n := 0
+		for _, c := range claims {
+			if !c.of(o) {
+				continue
+			}
+			n++
+			if why := c.wrong(w.rules, o); why != "" {
+				w.fail("object", "%s for %s: %s", key(o), c.String(), why)
+			}
+		}
+		if n == 0 {
+			w.fail("object left over", "%s for pod %s/%s", key(o), o.Spec.PodNamespace, o.Spec.Pod)
+		}
+	}
+	for _, c := range claims {
+		var of []*v1.AzureAssignedIdentity
+		for _, o := range truth.assigned {
+			if c.of(o) {
+				of = append(of, o)
+			}
+		}
+		if len(of) != 1 {
+			w.fail("objects of a claim", "%s has %d", c.String(), len(of))
+			return
+		}
+		w.checkState(&c, of[0])
+	}
+	w.checkAzure(truth)
+}
+
+// checkState judges what an object says about how far its identity is.
+func (w *world) checkState(c *claim, o *v1.AzureAssignedIdentity) {
+	said := o.Status.Status + "/" + o.Status.Reason
+	expect := func(states ...string) {
+		if !slices.Contains(states, said) {
+			w.fail("state", "%s for %s says %s (%s), want %v", key(o), c.String(), said, o.Status.Message, states)
+		}
+	}
+	assigned, created := v1.StateAssigned+"/", v1.StateCreated+"/"
+	switch {
+	case c.lost:
+		expect(created + assignment.ReasonNodeNotOnAzure)
+	case !c.azure:
+		expect(assigned)
+	default:
+		have, exists := w.azure.has(c.slot.group)
+		clientID, _ := w.azure.fake.IDsOf(c.slot.key)
+		listed := setOf(have.UserAssigned)[c.slot.key]
+		reasons := w.reasons(c.slot, have, clientID != "")
+		switch {
+		case !exists:
+			expect(created + assignment.ReasonGroupMissing)
+		case listed && !setOf(have.Orphaned)[c.slot.key]:
+			expect(assigned)
+		case listed && w.azure.isFixed(c.slot.key):
+			expect(assigned) // the operator says that it stays as it is
+		case listed && (w.azure.forbidden[c.slot.group] || clientID == ""):
+			expect(append(reasons, assigned)...) // it cannot be renewed
+		case len(reasons) == 0:
+			w.fail("not on Azure", "%s needs %s on %s", c.String(), short(c.slot.key), c.slot.group)
+		default:
+			expect(reasons...)
+		}
+	}
+}
+
+// reasons are what may keep an identity from a group.
+func (w *world) reasons(s slot, have compute.Identities, exists bool) (out []string) {
+	w.azure.mu.Lock()
+	defer w.azure.mu.Unlock()
+	add := func(reason string) { out = append(out, v1.StateCreated+"/"+reason) }
+	if w.azure.forbidden[s.group] {
+		add(assignment.ReasonGroupForbidden)
+	}
+	if !exists || w.azure.fates[s.key] == cursed {
+		add(assignment.ReasonIdentityRefused)
+	}
+	if w.azure.fates[s.key] == forbidden {
+		add(assignment.ReasonIdentityForbidden)
+	}
+	for _, id := range have.Orphaned {
+		if client, _ := w.azure.fake.IDsOf(id); client == "" && w.setup.Strict {
+			add(assignment.ReasonGroupBlocked)
+		}
+	}
+	return out
+}
+
+// checkAzure judges what the groups have.
+func (w *world) checkAzure(truth *view) {
+	wanted, populated := truth.wanted(groups(), keys()), truth.groups()
+	for _, group := range groups() {
+		have, exists := w.azure.has(group)
+		if !exists {
+			continue
+		}
+		listed, orphaned, ledger := setOf(have.UserAssigned), setOf(have.Orphaned), w.ledger(group)
+		for _, k := range keys() {
+			s := slot{group, k}
+			client, _ := w.azure.fake.IDsOf(k)
+			w.azure.mu.Lock()
+			foreign, mine := w.azure.foreign[group][k], w.azure.mine[group][k]
+			w.azure.mu.Unlock()
+			stuck := len(w.reasons(s, have, client != "")) > 0
+			switch {
+			case foreign && !listed[k] && !stuck:
+				w.fail("somebody else's is gone", "%s from %s", short(k), group)
+			case wanted[s] && listed[k] && orphaned[k] && client != "" && !stuck && !w.azure.isFixed(k) && w.setup.Drift > 0 && populated[group]:
+				w.fail("not renewed", "%s on %s", short(k), group)
+			case wanted[s] && !listed[k] && !stuck && populated[group]:
+				w.fail("not on Azure", "%s is to be on %s", short(k), group)
+			case mine && listed[k] && !ledger[k]:
+				w.fail("lost from the ledger", "%s on %s", short(k), group)
+			case mine && listed[k] && !wanted[s] && !w.azure.isFixed(k) && !w.azure.forbidden[group] && !stuck:
+				w.fail("left over on Azure", "%s on %s", short(k), group)
+			}
+		}
+	}
+}
+
+// checkCalm judges that a world at rest stays at rest.
+func (w *world) checkCalm() {
+	w.azure.mu.Lock()
+	updates := w.azure.updates
+	w.azure.mu.Unlock()
+	w.mu.Lock()
+	writes := w.writes
+	w.mu.Unlock()
+	w.wait(2 * time.Minute)
+	w.azure.mu.Lock()
+	updates = w.azure.updates - updates
+	w.azure.mu.Unlock()
+	w.mu.Lock()
+	writes = w.writes - writes
+	w.mu.Unlock()
+	if updates > 0 || writes > 0 {
+		w.fail("no rest", "%d updates of Azure and %d writes of objects in two minutes", updates, writes)
+	}
+}

@@ -1,0 +1,92 @@
+// Package model runs MIC's controllers through random histories and judges what
+// they do.
+//
+// A history is a list of steps: pods, bindings, identities and nodes come, change
+// and go; MIC is restarted in the middle of things; Azure and the API server fail;
+// hands meddle. All of it happens in fake time, so that minutes cost milliseconds.
+// The judges (azure_test.go at every update, check_test.go at every moment and at
+// rest) know only the objects and the rules of package identity.
+//
+// A history that fails is cut down to the steps that matter, and printed.
+package model
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+	"pgregory.net/rapid"
+	ctrl "sigs.k8s.io/controller-runtime"
+)
+
+// verdict is what became of a history.
+type verdict struct {
+	what, details string
+	story         []string
+}
+
+// run runs a history.
+func run(t *testing.T, s setup, history []step, log io.Writer) (v verdict) {
+	t.Helper()
+	synctest.Test(t, func(*testing.T) {
+		w := newWorld(s, log)
+		w.populate()
+		w.start()
+		synctest.Wait()
+		for _, step := range history {
+			if said := w.do(step); said != "" {
+				v.story = append(v.story, fmt.Sprintf("%s  %s    %+v", clock(time.Now()), said, step))
+				w.log.Info("STEP: " + said)
+			}
+			synctest.Wait()
+			w.checkNow()
+			if w.failed() {
+				break
+			}
+		}
+		if !w.failed() {
+			v.story = append(v.story, clock(time.Now())+"  all faults end; rest")
+			w.rest()
+		}
+		w.mic.stop()
+		v.what, v.details = w.verdict, w.details
+	})
+	return v
+}
+
+func (v verdict) String() string {
+	return fmt.Sprintf("%s: %s\n  %s", v.what, v.details, strings.Join(v.story, "\n  "))
+}
+
+func TestHistories(t *testing.T) {
+	ctrl.SetLogger(logr.Discard())
+	// Goroutines make histories a little different each time they run. Rapid
+	// cannot shrink what does not fail again: what failed once stays failed.
+	failed := map[string]verdict{}
+	rapid.Check(t, func(rt *rapid.T) {
+		s, history := setups().Draw(rt, "setup"), histories().Draw(rt, "history")
+		id := fmt.Sprintf("%+v %+v", s, history)
+		v, known := failed[id]
+		if !known {
+			v = run(t, s, history, logTo())
+		}
+		if v.what != "" {
+			failed[id] = v
+			rt.Logf("%s\n%s", s, v)
+			rt.Fatal("MIC is not exact")
+		}
+	})
+}
+
+// logTo is where MIC logs to when somebody wants to know.
+func logTo() io.Writer {
+	if os.Getenv("PODID_TEST_LOG") != "" {
+		return os.Stderr
+	}
+	return nil
+}

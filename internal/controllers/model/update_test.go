@@ -1,0 +1,242 @@
+// How Azure of the model carries out an update.
+
+package model
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/podid-io/podid/internal/compute"
+)
+
+// patch carries an update out, or not.
+func (a *azure) patch(ctx context.Context, group compute.Group, attach, detach []string, f fault, bad bool) error {
+	requested := slices.Concat(attach, detach)
+	if bad {
+		switch f {
+		case throttled:
+			a.fake.ThrottleNext(40 * time.Second)
+			return a.fake.Patch(ctx, group, attach, detach)
+		case broken, conflicting, unreachable:
+			return a.answer(f, group, requested)
+		case hanging:
+			<-ctx.Done()
+			return fmt.Errorf("patch identities of %s: %w", group, ctx.Err())
+		}
+	}
+	if err := a.refuse(group, attach, detach); err != nil {
+		return err
+	}
+	before := a.listed(group)
+	a.mark(group, attach)
+	if err := a.fake.Patch(ctx, group, attach, detach); err != nil {
+		return err
+	}
+	// From here on the group lists what it will have; its machines get it later.
+	takes := a.takes
+	if bad && f == slow {
+		takes = 2 * time.Minute
+	}
+	op := &operation{attach: setOf(missing(attach, before)), detach: setOf(detach), until: time.Now().Add(takes)}
+	a.mu.Lock()
+	a.running[group] = op
+	a.mu.Unlock()
+	if !sleep(ctx, takes) {
+		return fmt.Errorf("patch identities of %s: %w", group, ctx.Err())
+	}
+	if !bad {
+		return nil
+	}
+	switch f {
+	case hangingDone:
+		<-ctx.Done()
+		return fmt.Errorf("patch identities of %s: %w", group, ctx.Err())
+	case lost:
+		return a.answer(f, group, requested)
+	case failingLate:
+		a.undo(group, missing(attach, before))
+		return a.answer(f, group, requested)
+	}
+	return nil
+}
+
+func missing(ids []string, from map[string]bool) []string {
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return from[strings.ToLower(id)] })
+}
+
+// mark notes what MIC attaches that is not there yet.
+func (a *azure) mark(group compute.Group, attach []string) {
+	listed := a.listed(group)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, id := range missing(attach, listed) {
+		put(a.mine, group, strings.ToLower(id))
+	}
+}
+
+// undo takes back what an update attached.
+func (a *azure) undo(group compute.Group, attached []string) {
+	if len(attached) > 0 {
+		_ = a.fake.Patch(context.Background(), group, nil, attached) // the group may be gone
+	}
+}
+
+// refuse is what ARM says no to before it begins.
+func (a *azure) refuse(group compute.Group, attach, detach []string) error {
+	have, exists := a.has(group)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	requested := slices.Concat(attach, detach)
+	if !exists {
+		return nil // the fake says so
+	}
+	if a.forbidden[group] {
+		a.disturbed = time.Now()
+		return compute.FakeRefusal(group, http.StatusForbidden, "AuthorizationFailed", "no right to write the machine", requested, 0)
+	}
+	if a.updating(group) != nil {
+		return a.answer(conflicting, group, requested)
+	}
+	if a.strict {
+		for _, id := range have.Orphaned {
+			if client, _ := a.fake.IDsOf(id); client == "" && !slices.ContainsFunc(detach, func(d string) bool { return strings.EqualFold(d, id) }) {
+				return compute.FakeRefusal(group, http.StatusBadRequest, "FailedIdentityOperation",
+					"Identity operation failed: resource '"+id+"' was not found.", requested, 0)
+			}
+		}
+	}
+	for _, id := range attach {
+		switch a.fates[strings.ToLower(id)] {
+		case forbidden:
+			return compute.FakeRefusal(group, http.StatusForbidden, "LinkedAuthorizationFailed",
+				"the client has no right to perform assign/action on the linked scope(s) '"+id+"'", requested, 0)
+		case cursed:
+			return compute.FakeRefusal(group, http.StatusBadRequest, "BadRequest", "one of them is bad", requested, 0)
+		}
+	}
+	return nil
+}
+
+// end notes what MIC knows now.
+func (a *azure) end(group compute.Group, attach, detach []string, err error) {
+	listed := a.listed(group)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.flying[group]--
+	a.leave(group)
+	known := a.known[group]
+	if known == nil {
+		known = map[string]bool{}
+		a.known[group] = known
+	}
+	for _, id := range detach {
+		k := strings.ToLower(id)
+		delete(known, k)
+		if !listed[k] {
+			delete(a.foreign[group], k)
+			delete(a.mine[group], k)
+		}
+	}
+	for _, id := range attach {
+		if err == nil {
+			known[strings.ToLower(id)] = true
+		}
+	}
+}
+
+// Pause is attachment.Cloud.
+func (a *azure) Pause(group compute.Group) time.Duration { return a.fake.Pause(group) }
+
+// ClientID is attachment.Cloud.
+func (a *azure) ClientID(ctx context.Context, resourceID string) (string, error) {
+	return a.fake.ClientID(ctx, resourceID)
+}
+
+// handAdd is somebody else who puts an identity on a group.
+func (a *azure) handAdd(group compute.Group, id string) bool {
+	if client, _ := a.fake.IDsOf(id); client == "" {
+		return false
+	}
+	k := strings.ToLower(id)
+	if _, exists := a.has(group); !exists || a.listed(group)[k] {
+		return false
+	}
+	ambiguous := a.ledger(group)[k] // podid cannot tell that from its own doing
+	if a.fake.Patch(context.Background(), group, []string{id}, nil) != nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.mine[group], k)
+	if !ambiguous {
+		put(a.foreign, group, k)
+	}
+	return true
+}
+
+// handRemove is somebody else who takes an identity off a group.
+func (a *azure) handRemove(group compute.Group, id string) bool {
+	k := strings.ToLower(id)
+	if !a.listed(group)[k] || a.fake.Patch(context.Background(), group, nil, []string{id}) != nil {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.mine[group], k)
+	delete(a.foreign[group], k)
+	return true
+}
+
+// deleteGroup removes a machine or scale set.
+func (a *azure) deleteGroup(group compute.Group) bool {
+	if _, exists := a.has(group); !exists {
+		return false
+	}
+	a.fake.DeleteGroup(group)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.mine, group)
+	delete(a.foreign, group)
+	delete(a.running, group)
+	return true
+}
+
+func put(sets map[compute.Group]map[string]bool, group compute.Group, k string) {
+	if sets[group] == nil {
+		sets[group] = map[string]bool{}
+	}
+	sets[group][k] = true
+}
+
+func union(a, b map[string]bool) map[string]bool {
+	out := map[string]bool{}
+	for k := range a {
+		out[k] = true
+	}
+	for k := range b {
+		out[k] = true
+	}
+	return out
+}
+
+// sleep waits; false when the context ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// short is the last part of a resource ID.
+func short(k string) string { return k[strings.LastIndex(k, "/")+1:] }
+
+func clock(t time.Time) string { return t.Format("15:04:05.000") }

@@ -1,0 +1,299 @@
+// A cluster, an Azure and a MIC, all of it in one bubble of fake time: the real
+// controllers with their real handlers, predicates, queues and timers, on caches
+// and clouds that behave badly.
+
+package model
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	crcache "sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers"
+	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+const ledgerNamespace, ledgerName = "mic", "ledger"
+
+// setup is what a history begins with.
+type setup struct {
+	Namespaced bool
+	Grace      time.Duration
+	Drift      time.Duration // between comparisons, 0 for never
+	Update     time.Duration // of Azure
+	Read       time.Duration // of Azure
+	Write      time.Duration // of an assigned identity
+	Writers    int
+	Lag        [5]time.Duration // of the caches, in the order of kinds
+	Strict     bool             // Azure refuses updates of groups that list a deleted identity
+	StaleIDs   bool             // Azure shows the old IDs of deleted identities
+	Immutable  bool             // the first identity is on the list
+}
+
+func (s setup) String() string {
+	return fmt.Sprintf("namespaced %t, grace %s, comparisons every %s, updates take %s, reads %s, writes %s (%d at a time), "+
+		"caches lag %v, strict %t, stale IDs %t, immutable %t", s.Namespaced, s.Grace, s.Drift, s.Update, s.Read, s.Write, s.Writers,
+		s.Lag, s.Strict, s.StaleIDs, s.Immutable)
+}
+
+// world is all there is.
+type world struct {
+	setup  setup
+	rules  identity.Rules
+	scheme *runtime.Scheme
+	server *apiServer
+	azure  *azure
+	log    logr.Logger
+
+	mic *mic
+
+	mu        sync.Mutex
+	verdict   string // what is wrong, in a few words
+	details   string
+	disturbed time.Time // when the API server last failed
+	states    map[string]string
+	ready     since
+	wrong     since
+	writes    int
+	// what may delay things, as the history has it
+	azureIll, refusing, byHand bool
+}
+
+// mic is one run of MIC.
+type mic struct {
+	caches *caches
+	killed atomic.Bool
+	since  time.Time
+	stop   func()
+}
+
+func newWorld(s setup, log io.Writer) *world {
+	scheme, err := controllers.Scheme()
+	if err != nil {
+		panic(err)
+	}
+	w := &world{
+		setup: s, rules: identity.Rules{ForceNamespaced: s.Namespaced}, scheme: scheme, server: newServer(), azure: newAzure(),
+		states: map[string]string{}, ready: since{}, wrong: since{}, log: logr.Discard(),
+	}
+	if log != nil {
+		w.log = funcr.New(func(prefix, args string) { fmt.Fprintln(log, clock(time.Now()), prefix, args) }, funcr.Options{Verbosity: 1})
+	}
+	w.azure.fail, w.azure.takes, w.azure.readLag = w.fail, s.Update, s.Read
+	w.azure.strict, w.azure.staleIDs, w.azure.grace = s.Strict, s.StaleIDs, s.Grace
+	w.azure.late = 10 * s.Write
+	w.azure.fake.KeepStaleIDs(s.StaleIDs)
+	w.azure.ledger, w.azure.learned = w.ledger, func() { w.look() }
+	w.azure.isFixed = func(k string) bool { return s.Immutable && k == strings.ToLower(resourceID(0)) }
+	return w
+}
+
+// fail notes the first thing that is wrong.
+func (w *world) fail(what, format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.verdict == "" {
+		w.verdict, w.details = what, clock(time.Now())+" "+fmt.Sprintf(format, args...)
+		w.log.Info("WRONG: "+what, "details", w.details)
+	}
+}
+
+func (w *world) failed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.verdict != ""
+}
+
+// ledger is what the ConfigMaps say is MIC's on a group.
+func (w *world) ledger(group compute.Group) map[string]bool {
+	out := map[string]bool{}
+	for _, cm := range listOf[*corev1.ConfigMap](w.server.list) {
+		if of, entries, err := attachment.ReadLedger(cm); err == nil && of == group {
+			for _, e := range entries {
+				out[strings.ToLower(e.ResourceID)] = true
+			}
+		}
+	}
+	return out
+}
+
+// modelManager is a manager whose reads past the cache go to the model.
+type modelManager struct {
+	manager.Manager
+	reader client.Reader
+}
+
+// GetAPIReader is manager.Manager.
+func (m modelManager) GetAPIReader() client.Reader { return m.reader }
+
+// events takes what MIC announces.
+type events struct{}
+
+// RoundTrip is http.RoundTripper.
+func (events) RoundTrip(req *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{
+		StatusCode: http.StatusCreated, Status: "201 Created", Header: http.Header{"Content-Type": req.Header["Content-Type"]},
+		Body: io.NopCloser(bytes.NewReader(body)), Request: req,
+	}, nil
+}
+
+// noMetrics measures nothing.
+type noMetrics struct{}
+
+func (noMetrics) AssignedIdentityAdded(time.Duration)   {}
+func (noMetrics) AssignedIdentityUpdated(time.Duration) {}
+func (noMetrics) AssignedIdentityDeleted(time.Duration) {}
+func (noMetrics) Cycle(time.Duration)                   {}
+func (noMetrics) AttachmentBegan(int)                   {}
+func (noMetrics) AttachmentEnded()                      {}
+func (noMetrics) Quarantined(string, string, string)    {}
+func (noMetrics) QuarantineLifted(string, string)       {}
+func (noMetrics) AssignedIdentities(string, int)        {}
+func (noMetrics) Nodes(string, int)                     {}
+
+// start starts a MIC.
+func (w *world) start() {
+	m := &mic{since: time.Now()}
+	options, err := controllers.CacheOptions()
+	must(err)
+	m.caches = newCaches(w.server, options, controllers.Cached(), w.lag, func() { w.look() })
+	w.mic = m
+	w.azure.restart()
+	ctx, cancel := context.WithCancel(logr.NewContext(context.Background(), w.log))
+	mgr, err := manager.New(&rest.Config{Host: "http://model.invalid", Transport: events{}}, manager.Options{
+		Scheme: w.scheme, Logger: w.log, Metrics: server.Options{BindAddress: "0"}, HealthProbeBindAddress: "0",
+		BaseContext:    func() context.Context { return logr.NewContext(context.WithoutCancel(ctx), w.log) },
+		Controller:     config.Controller{SkipNameValidation: new(true)},
+		MapperProvider: func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return mapper(w.scheme), nil },
+		NewCache:       func(*rest.Config, crcache.Options) (crcache.Cache, error) { return m.caches, nil },
+		NewClient: func(*rest.Config, client.Options) (client.Client, error) {
+			return &kube{Reader: m.caches, server: w.server, scheme: w.scheme, slow: w.setup.Write, killed: &m.killed, wrote: w.wrote}, nil
+		},
+	})
+	must(err)
+	drift := w.setup.Drift
+	if drift == 0 {
+		drift = 10_000 * time.Hour
+	}
+	settings := attachment.Settings{Grace: w.setup.Grace, RetryInterval: time.Second}
+	if w.setup.Immutable {
+		settings.Immutable = []string{resourceID(0)}
+	}
+	must(controllers.Add(ctx, modelManager{mgr, live{w.server, &m.killed}}, w.azure, noMetrics{}, controllers.Config{
+		Rules: w.rules, Attachment: settings, Writes: w.setup.Writers,
+		LedgerNamespace: ledgerNamespace, LedgerName: ledgerName,
+		DriftInterval: drift, SweepInterval: 10_000 * time.Hour,
+	}))
+	w.look()
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	m.stop = func() {
+		cancel()
+		must(<-ended)
+	}
+}
+
+// restart ends MIC and starts another one. One that is killed writes nothing more.
+func (w *world) restart(kill bool) {
+	w.mic.killed.Store(kill)
+	w.mic.stop()
+	w.start()
+}
+
+func (w *world) lag(k kind) time.Duration {
+	for i, o := range kinds() {
+		if kindOf(o) == k {
+			return w.setup.Lag[i]
+		}
+	}
+	return 0
+}
+
+// kinds are those in MIC's caches.
+func kinds() []client.Object { return controllers.Cached() }
+
+// informer is the current MIC's.
+func (w *world) informer(n int) *informer {
+	return w.mic.caches.informers[kindOf(kinds()[n%len(kinds())])]
+}
+
+// seen is what MIC's caches show.
+func (w *world) seen() *view {
+	return viewOf(w.rules, func(k kind) []client.Object {
+		all := w.mic.caches.informers[k].all()
+		slices.SortFunc(all, func(a, b client.Object) int { return strings.Compare(key(a), key(b)) })
+		return all
+	})
+}
+
+// truth is what the API server has.
+func (w *world) truth() *view { return viewOf(w.rules, w.server.list) }
+
+// wait lets time pass.
+func (w *world) wait(d time.Duration) {
+	sleep(context.Background(), d)
+	synctest.Wait()
+}
+
+// wrote hears of every write of MIC's. An object may say Assigned only when the
+// machines have the identity.
+func (w *world) wrote(verb string, o client.Object) {
+	a, ok := o.(*v1.AzureAssignedIdentity)
+	if !ok {
+		return
+	}
+	node, _ := w.server.get(kindOf(&corev1.Node{}), client.ObjectKey{Name: a.Spec.NodeName}).(*corev1.Node)
+	w.mu.Lock()
+	w.writes++
+	id := string(a.UID) + " " + a.Spec.NodeName
+	before := w.states[id]
+	w.states[id] = a.Status.Status
+	w.mu.Unlock()
+	if verb == "delete" || a.Status.Status != v1.StateAssigned || before == v1.StateAssigned || node == nil ||
+		a.Spec.AzureIdentityRef.Spec.Type != v1.UserAssignedMSI {
+		return
+	}
+	group, err := compute.ParseProviderID(node.Spec.ProviderID)
+	if err != nil {
+		return
+	}
+	if s := (slot{group, strings.ToLower(a.Spec.AzureIdentityRef.Spec.ResourceID)}); w.azure.arriving(s) {
+		w.fail("Assigned too early", "%s: the machines of %s do not have it yet", key(a), group)
+	}
+}
+
+func labelsOf(o client.Object) labels.Set { return o.GetLabels() }
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
