@@ -136,6 +136,12 @@ func TestTakeover(t *testing.T) {
 			t.Fatal(err)
 		}
 		next.wait("/healthz", http.StatusOK, "Active")
+		next.eventually("works", func() string {
+			if !strings.Contains(next.log.String(), `msg="Starting workers" controller=assignedidentity`) {
+				return "not yet"
+			}
+			return ""
+		})
 		took := time.Since(began)
 		t.Logf("%s: a new leader after %v", c.name, took.Round(time.Millisecond))
 		if took > c.limit {
