@@ -19,9 +19,13 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 )
 
+// catchUp is the pause for the cache to learn of a write that it did not know.
+const catchUp = 100 * time.Millisecond
+
 // carryOut does what the plan says. One object's failure does not keep the
-// others from being written; all failures are returned.
-func (r *Reconciler) carryOut(ctx context.Context, t *target, plan assignment.PodPlan, began time.Time) error {
+// others from being written; all failures are returned, but for those that only
+// tell that the cache is a moment behind: then behind is true.
+func (r *Reconciler) carryOut(ctx context.Context, t *target, plan assignment.PodPlan, began time.Time) (behind bool, err error) {
 	var failures []error
 	for _, assigned := range plan.Delete {
 		// First those that somebody else deleted: they hold a name.
@@ -40,7 +44,16 @@ func (r *Reconciler) carryOut(ctx context.Context, t *target, plan assignment.Po
 			failures = append(failures, r.remove(ctx, assigned, began))
 		}
 	}
-	return errors.Join(failures...)
+	failures = slices.DeleteFunc(failures, func(err error) bool {
+		// A name can be another pair's, too, which the next try will see.
+		late := apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err)
+		if late {
+			behind = true
+			logr.FromContextOrDiscard(ctx).V(1).Info("object changed meanwhile, looking again", "cause", err.Error())
+		}
+		return late
+	})
+	return behind, errors.Join(failures...)
 }
 
 // create writes a new object.
@@ -51,8 +64,6 @@ func (r *Reconciler) create(ctx context.Context, t *target, assigned *v1.AzureAs
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return nil // the pod goes with its namespace
 	default:
-		// Also when the object exists already: either the cache is a moment
-		// behind, or its name is another pair's, which the next try will see.
 		return fmt.Errorf("create assigned identity %s/%s: %w", assigned.Namespace, assigned.Name, err)
 	}
 	logr.FromContextOrDiscard(ctx).Info("assigned identity created", "assignedIdentity", assigned.Namespace+"/"+assigned.Name,

@@ -129,7 +129,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil // woken when one of the others is done
 	}
 	defer r.writers.leave(t.group)
-	return reconcile.Result{RequeueAfter: later}, r.carryOut(ctx, t, plan, began)
+	behind, err := r.carryOut(ctx, t, plan, began)
+	if behind {
+		later = catchUp
+	}
+	return reconcile.Result{RequeueAfter: later}, err
 }
 
 // target is what a plan is made for.
