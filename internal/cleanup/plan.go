@@ -185,6 +185,9 @@ func planLedger(cm *corev1.ConfigMap, needs map[need]bool, o Options) Ledger {
 	}
 	for _, entry := range entries {
 		id := key(entry.ResourceID)
+		if entry.Keep {
+			continue // renewed by podid, put there by somebody else
+		}
 		if needs[need{group, id}] || needs[need{identity: id}] {
 			ledger.Keep = append(ledger.Keep, entry)
 			continue

@@ -149,13 +149,13 @@ func (st *state) blocked(bad []string, err error) error {
 	var foreign []string
 	for _, id := range bad {
 		key := keyOf(id)
-		_, ours := st.ledger[key]
+		entry, ours := st.ledger[key]
 		_, needed := st.needs[key]
-		if !ours && !needed {
+		if (!ours || entry.Keep) && !needed {
 			foreign = append(foreign, id)
 			continue
 		}
-		st.stale[key] = true
+		st.stale[key], st.blockers[key] = true, true
 		if !needed {
 			st.unneeded[key] = time.Time{} // it may leave at once
 		}
@@ -188,7 +188,7 @@ func (r *Reconciler) quarantine(ctx context.Context, p *pass, culprits []string,
 		q.times++
 		q.state = said
 		q.retry, q.until = now.Add(doubled(quarantineFirst, q.times, quarantineMost)), now.Add(quarantineMost)
-		if !st.current.Has(key) {
+		if !st.current.Has(key) && !st.ledger[key].Keep {
 			delete(st.ledger, key) // Azure said no: it is not there by our doing
 		}
 		for _, n := range q.identities {

@@ -39,14 +39,18 @@ type Entry struct {
 	// PrincipalID as Azure said when it was there: another one later means
 	// that the identity was deleted and made again.
 	PrincipalID string `json:"principalID,omitempty"`
+	// Keep tells that podid only renewed it: it took away, to put it back, what
+	// somebody else had put there and what was deleted and made again. It is not
+	// ours, and stays.
+	Keep bool `json:"keep,omitempty"`
 }
 
 func (e Entry) clientKey() string { return lower(e.ClientID) }
 
 // Ledger is the durable record of what podid attached, one ConfigMap a node
 // group. It is written before Azure is asked, so an entry means "ours if it is
-// there": an identity that the group had before is never in it, and what is not
-// in it is never detached.
+// there": an identity that the group had before is never in it (but for Keep), and
+// what is not in it is never detached, but to be put back at once.
 type Ledger struct {
 	// Reader reads past the cache: a ledger is read once per leadership.
 	Reader client.Reader

@@ -83,6 +83,11 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 			st.ledger[keyOf(id)] = Entry{ResourceID: id}
 		}
 	}
+	for _, id := range plan.Detach {
+		if _, ok := st.ledger[keyOf(id)]; !ok {
+			st.ledger[keyOf(id)] = Entry{ResourceID: id, Keep: true}
+		}
+	}
 	for key, entry := range st.ledger {
 		if n := st.needs[key]; n != nil && n.clientID != "" {
 			entry.ClientID = n.clientID
@@ -90,7 +95,19 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 		}
 	}
 	st.mu.Unlock()
-	return r.write(ctx, group, st)
+	err := r.write(ctx, group, st)
+	if err != nil {
+		st.revert()
+	}
+	return err
+}
+
+// revert takes the ledger back to what is written. What could not be written has
+// not been asked for either: till the next try, somebody else may put it there.
+func (st *state) revert() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.ledger = maps.Clone(st.saved) // nil when it has to be loaded anew
 }
 
 // save writes down what an update changed. It does so also when the program is

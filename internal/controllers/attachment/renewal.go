@@ -7,6 +7,7 @@ package attachment
 
 import (
 	"context"
+	"maps"
 
 	"github.com/go-logr/logr"
 
@@ -17,16 +18,23 @@ import (
 // ledger which ones are there. mu is held.
 func (st *state) compare(have compute.Identities) {
 	clear(st.stale)
-	for _, id := range have.Orphaned {
-		// Nothing is behind it, so taking it away takes nothing from anybody,
-		// whoever put it there; and it is only done to put it back.
-		st.stale[keyOf(id)] = true
+	for key := range st.blockers {
+		st.stale[key] = true // Azure has said so, however it lists them
 	}
+	if !have.Updating { // else what is arriving may not have its ids yet
+		for _, id := range have.Orphaned {
+			// Nothing is behind it, so taking it away takes nothing from
+			// anybody, whoever put it there; and it is only done to put it
+			// back.
+			st.stale[keyOf(id)] = true
+		}
+	}
+	maps.DeleteFunc(st.cleared, func(key string, _ suspect) bool { return !st.current.Has(key) })
 	for _, id := range have.UserAssigned {
 		key := keyOf(id)
 		entry, ours := st.ledger[key]
 		principal := lower(have.PrincipalIDs[id])
-		if !ours || principal == "" {
+		if !ours || entry.Keep || principal == "" {
 			continue
 		}
 		if entry.PrincipalID != "" && entry.PrincipalID != principal {

@@ -64,6 +64,8 @@ type state struct {
 	// stale are identities that the group lists and that have to leave and come
 	// back, because what is behind them was deleted or made again.
 	stale map[string]bool
+	// blockers are those of them because of which Azure refused an update.
+	blockers map[string]bool
 	// cleared are suspects that Azure has cleared.
 	cleared map[string]suspect
 	// leaving are identities that an update under way detaches.
@@ -97,7 +99,7 @@ type state struct {
 func newState() *state {
 	return &state{
 		needs: map[string]*need{}, leaving: map[string]bool{}, quarantined: map[string]*quarantine{},
-		unneeded: map[string]time.Time{}, stale: map[string]bool{}, cleared: map[string]suspect{},
+		unneeded: map[string]time.Time{}, stale: map[string]bool{}, blockers: map[string]bool{}, cleared: map[string]suspect{},
 	}
 }
 
@@ -179,7 +181,9 @@ func (st *state) plan(extra assignment.Set, immutable map[string]bool, grace tim
 		in.Desired[key] = n.spelling
 	}
 	for key, entry := range st.ledger {
-		in.Ledger[key] = entry.ResourceID
+		if !entry.Keep || !st.current.Has(key) {
+			in.Ledger[key] = entry.ResourceID
+		}
 	}
 	for key, q := range st.quarantined {
 		in.Quarantined[key] = q.retry
@@ -277,6 +281,7 @@ func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
 	defer st.mu.Unlock()
 	st.failures, st.notBefore, st.trouble, st.complaint = 0, time.Time{}, assignment.State{}, ""
 	st.arriving, st.arrivingSince = nil, time.Time{}
+	clear(st.blockers)
 	st.current = maps.Clone(st.current)
 	for _, id := range req.Attach {
 		st.current[keyOf(id)] = id
@@ -284,7 +289,9 @@ func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
 	for _, id := range req.Detach {
 		delete(st.current, keyOf(id))
 		delete(st.leaving, keyOf(id))
-		delete(st.ledger, keyOf(id))
+		if !st.ledger[keyOf(id)].Keep {
+			delete(st.ledger, keyOf(id))
+		}
 		delete(st.unneeded, keyOf(id))
 		delete(st.stale, keyOf(id))
 	}
