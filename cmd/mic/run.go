@@ -21,6 +21,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/upgrade"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/program"
 )
 
 // run serves until the context ends. Errors are mistakes that waiting does not
@@ -31,6 +32,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 		return err
 	}
 	metrics := observe.NewMetrics(crmetrics.Registry)
+	program.CountErrors(kube, metrics.KubernetesError)
 	health := &observe.Health{}
 	cloud, reached, immutable, err := armClient(ctx, o, getenv, metrics, health)
 	if err != nil {

@@ -30,6 +30,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/program"
 )
 
 const (
@@ -125,6 +126,7 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	a := &agent{o: o, log: log, registry: prometheus.NewRegistry(), health: &observe.Health{}}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.metrics = observe.NewMetrics(a.registry)
+	program.CountErrors(config, a.metrics.KubernetesError)
 	a.metrics.RedirectState(false)
 
 	rc, err := o.redirect.config(o.ports.nmi)

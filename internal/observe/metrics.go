@@ -76,7 +76,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 }
 
 // KubernetesError counts a failed request to the API server; operation is one
-// of the Op constants.
+// of the Op constants, or method and kind such as "patch_events".
 func (m *Metrics) KubernetesError(operation string) {
 	m.kubernetesErrors.WithLabelValues(operation).Inc()
 }
