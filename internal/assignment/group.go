@@ -24,6 +24,9 @@ func (s Set) Has(key string) bool { _, ok := s[key]; return ok }
 type Group struct {
 	// Desired are the identities that pods on the group need now.
 	Desired Set
+	// Early are those of Desired that no pod waits for yet: where not all fit
+	// into one request, they come last.
+	Early Set
 	// Current are those that Azure says the group has, spelled as Azure does.
 	Current Set
 	// Stale are identities that the group lists and that work no more: what is
@@ -80,9 +83,9 @@ func ForGroup(g Group) GroupPlan {
 	attach, probation := g.missing(&plan)
 	detach := append(g.stale(&plan), g.unneeded(&plan)...)
 
-	plan.Probation = g.spell(g.Desired, first(probation, MaxPerRequest))
-	plan.Attach = g.spell(g.Desired, first(attach, MaxPerRequest))
-	plan.Detach = g.spell(g.Current, first(detach, MaxPerRequest-len(plan.Attach)))
+	plan.Probation = g.spell(g.Desired, g.first(probation, MaxPerRequest))
+	plan.Attach = g.spell(g.Desired, g.first(attach, MaxPerRequest))
+	plan.Detach = g.spell(g.Current, g.first(detach, MaxPerRequest-len(plan.Attach)))
 	plan.More = len(plan.Attach)+len(plan.Detach)+len(plan.Probation) < len(attach)+len(detach)+len(probation)
 	slices.Sort(plan.Forget)
 	return plan
@@ -169,8 +172,18 @@ func (g Group) spell(as Set, keys []string) []string {
 	return out
 }
 
-// first returns the first n keys in a stable order.
-func first(keys []string, n int) []string {
-	slices.SortFunc(keys, cmp.Compare[string])
+// first returns the first n keys in a stable order, those that pods wait for in
+// front.
+func (g Group) first(keys []string, n int) []string {
+	slices.SortFunc(keys, func(a, b string) int {
+		switch early := g.Early.Has(a); {
+		case early == g.Early.Has(b):
+			return cmp.Compare(a, b)
+		case early:
+			return 1
+		default:
+			return -1
+		}
+	})
 	return keys[:min(n, len(keys))]
 }

@@ -92,6 +92,17 @@ func TestForGroup(t *testing.T) {
 
 // TestGroupProperties plays the planner against an Azure that does what it is
 // told, until nothing is left to do.
+func TestPodsComeFirst(t *testing.T) {
+	g := Group{Desired: set("z"), Early: Set{}, Immutable: never}
+	for i := range MaxPerRequest + 1 {
+		key := fmt.Sprintf("a%d", i)
+		g.Desired[key], g.Early[key] = key, key
+	}
+	if plan := ForGroup(g); !slices.Contains(plan.Attach, "z") || !plan.More {
+		t.Error("what a pod waits for does not fit in, for what none waits for")
+	}
+}
+
 func TestGroupProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		some := func(label string, most int) Set {

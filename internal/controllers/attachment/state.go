@@ -170,15 +170,17 @@ func (st *state) plan(extra assignment.Set, immutable map[string]bool, grace tim
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	in := assignment.Group{
-		Desired: assignment.Set{}, Current: st.current, Ledger: assignment.Set{}, Stale: st.stale,
+		Desired: assignment.Set{}, Early: assignment.Set{}, Current: st.current, Ledger: assignment.Set{}, Stale: st.stale,
 		Immutable: func(key string) bool {
 			return immutable[key] || immutable[st.ledger[key].clientKey()] || immutable[st.clients[key]]
 		},
 		Quarantined: map[string]time.Time{}, UnneededSince: st.unneeded, Grace: grace, Now: now,
 	}
 	maps.Copy(in.Desired, extra)
+	maps.Copy(in.Early, extra)
 	for key, n := range st.needs {
 		in.Desired[key] = n.spelling
+		delete(in.Early, key)
 	}
 	for key, entry := range st.ledger {
 		if !entry.Keep || !st.current.Has(key) {
