@@ -251,13 +251,20 @@ func (b *budget) learn(group Group, l lane, word word, now time.Time) {
 	if word.subscription != nil {
 		sub.lanes[general].lower(now, *word.subscription)
 	}
+	if word.region != nil {
+		sub.lanes[l].lower(now, *word.region)
+	}
 	if word.group != nil {
 		own.lanes[l].follow(now, *word.group)
 	}
-	switch {
-	case word.stop == 0:
-	case word.everybody:
+	if word.stop == 0 {
+		return
+	}
+	switch word.who {
+	case subscription:
 		sub.lanes[general].stop(now, word.stop)
+	case thisKind:
+		sub.lanes[l].stop(now, word.stop)
 	default:
 		own.lanes[l].stop(now, word.stop)
 	}

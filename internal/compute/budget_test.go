@@ -82,6 +82,30 @@ func TestPauseReserves(t *testing.T) {
 	}
 }
 
+// TestHeaders: of the subscription Azure's word counts when it is less than ours (each instance of Resource Manager has
+// a count of its own), of a group always.
+func TestHeaders(t *testing.T) {
+	b, group := newBudget(), scaleSet(0)
+	left := func(n float64) *float64 { return &n }
+	b.learn(group, reading, word{subscription: left(3), group: left(30)}, epoch)
+	b.learn(group, reading, word{subscription: left(11_999)}, epoch)
+	if n := drain(t, b, reading, group); n != 3 {
+		t.Errorf("%d reads, want the 3 that Azure left", n)
+	}
+	drain(t, b, writing, group)
+	b.learn(group, writing, word{group: left(1 << 31)}, epoch)
+	if n := drain(t, b, writing, group); n != 12 {
+		t.Errorf("%d updates, want all 12: Azure counts fewer than we did", n)
+	}
+	b.learn(group, writing, word{region: left(1)}, epoch.Add(time.Hour))
+	if p, _ := b.take(scaleSet(1), writing, epoch.Add(time.Hour), 0); p.wait != 0 {
+		t.Errorf("the one that is left to the region waits %v", p.wait)
+	}
+	if p, ok := b.take(scaleSet(2), writing, epoch.Add(time.Hour), 0); ok {
+		t.Errorf("a second one goes after %v", p.wait)
+	}
+}
+
 // TestSpread: when a subscription recovers, its groups come one after another, about as fast as the budget grows, and
 // in another order after the next stop.
 func TestSpread(t *testing.T) {
@@ -95,7 +119,7 @@ func TestSpread(t *testing.T) {
 		for _, g := range groups {
 			b.take(g, reading, now, 0)
 		}
-		b.learn(groups[0], writing, word{stop: 17 * time.Second, everybody: true}, now)
+		b.learn(groups[0], writing, word{stop: 17 * time.Second, who: subscription}, now)
 		for _, g := range groups {
 			wait := b.pause(g, now)
 			if wait < 17*time.Second || wait > 37*time.Second+time.Second {
@@ -123,7 +147,7 @@ func TestSpread(t *testing.T) {
 		t.Error("the same order after the next stop")
 	}
 	alone := newBudget()
-	alone.learn(groups[0], writing, word{stop: 17 * time.Second, everybody: true}, now)
+	alone.learn(groups[0], writing, word{stop: 17 * time.Second, who: subscription}, now)
 	if wait := alone.pause(groups[0], now); wait != 17*time.Second {
 		t.Errorf("a single group is told %v, want Retry-After to the second", wait)
 	}
@@ -221,7 +245,7 @@ func TestWords(t *testing.T) {
 		{name: "one resource", method: "PATCH", status: 200, header: map[string]string{resource: "Microsoft.Compute/UpdateVMScaleSetResource;11"}, want: word{group: left(11)}},
 		{
 			name: "limits of the region", method: "PATCH", status: 200,
-			header: map[string]string{resource: "Microsoft.Compute/PutVMScaleSet3Min;29,Microsoft.Compute/PutVMScaleSet30Min;129"}, want: word{subscription: left(29)},
+			header: map[string]string{resource: "Microsoft.Compute/PutVMScaleSet3Min;29,Microsoft.Compute/PutVMScaleSet30Min;129"}, want: word{region: left(29)},
 		},
 		{name: "nonsense", method: "GET", status: 200, header: map[string]string{reads: "many", resource: ";;,a;b"}},
 		{
@@ -232,14 +256,14 @@ func TestWords(t *testing.T) {
 		{
 			name: "compute says no to all", method: "GET", status: 429, header: map[string]string{"Retry-After": "1200", resource: "Microsoft.Compute/HighCostGet3Min;46"},
 			body: `{"code":"OperationNotAllowed","message":"too many","details":[{"code":"TooManyRequests","target":"HighCostGet30Min","message":"{}"}]}`,
-			want: word{subscription: left(46), stop: 20 * time.Minute, everybody: true},
+			want: word{region: left(46), stop: 20 * time.Minute, who: thisKind},
 		},
 		{
 			name: "ARM says no", method: "GET", status: 429, header: map[string]string{"Retry-After": "10"},
 			body: armBody("SubscriptionRequestsThrottled", "Number of 'read' requests for subscription 'x' actor 'y' exceeded. Please try again after '10' seconds."),
-			want: word{stop: 10 * time.Second, everybody: true},
+			want: word{stop: 10 * time.Second, who: subscription},
 		},
-		{name: "ARM has none left", method: "PATCH", status: 429, header: map[string]string{writes: "0"}, want: word{subscription: left(0), stop: defaultRetryAfter, everybody: true}},
+		{name: "ARM has none left", method: "PATCH", status: 429, header: map[string]string{writes: "0"}, want: word{subscription: left(0), stop: defaultRetryAfter, who: subscription}},
 		{name: "a proxy says no", method: "GET", status: 429, body: "<html>", want: word{stop: defaultRetryAfter}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -253,6 +277,43 @@ func TestWords(t *testing.T) {
 			}
 			if body, err := io.ReadAll(resp.Body); err != nil || string(body) != tt.body {
 				t.Errorf("body is %q, %v afterwards", body, err)
+			}
+		})
+	}
+}
+
+// TestWhoStops: a 429 stops as much as it is about, and no more.
+func TestWhoStops(t *testing.T) {
+	one, other := scaleSet(1), scaleSet(2)
+	for _, tt := range []struct {
+		name  string
+		lane  lane
+		who   scope
+		stops string // of one and the other: reads, writes, polls
+	}{
+		{"a group's reads", reading, thisGroup, "one reads"},
+		{"a group's updates", writing, thisGroup, "one writes"},
+		{"a group's polls", polling, thisGroup, "one polls"},
+		{"updates of the region", writing, thisKind, "one writes, other writes"},
+		{"polls of the region", polling, thisKind, "one polls, other polls"},
+		{"reads of the subscription", reading, subscription, "one reads, one polls, other reads, other polls"},
+		{"writes of the subscription", writing, subscription, "one writes, other writes"},
+		{"polls of the subscription are reads", polling, subscription, "one reads, one polls, other reads, other polls"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBudget()
+			b.learn(one, tt.lane, word{stop: time.Minute, who: tt.who}, epoch)
+			var stops []string
+			for name, group := range map[string]Group{"one": one, "other": other} {
+				for l, what := range []string{reading: "reads", writing: "writes", polling: "polls"} {
+					if p, ok := b.take(group, lane(l), epoch, 0); !ok || p.wait > 0 {
+						stops = append(stops, name+" "+what)
+					}
+				}
+			}
+			slices.SortStableFunc(stops, func(a, b string) int { return strings.Compare(a[:3], b[:3]) })
+			if diff := cmp.Diff(tt.stops, strings.Join(stops, ", ")); diff != "" {
+				t.Errorf("stops (-want +have):\n%s", diff)
 			}
 		})
 	}

@@ -3,7 +3,9 @@ package compute
 // The project's own emulated Azure as the other side of the conformance test: neither knows the other's code.
 
 import (
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -58,7 +60,14 @@ func (e *emulated) Do(req *http.Request) (*http.Response, error) {
 		req.Host = req.URL.Host
 	}
 	w := httptest.NewRecorder()
-	e.handler.ServeHTTP(w, req)
+	aborted := func() (aborted bool) {
+		defer func() { aborted = recover() != nil }() // http.ErrAbortHandler
+		e.handler.ServeHTTP(w, req)
+		return false
+	}()
+	if aborted {
+		return nil, &net.OpError{Op: "read", Net: "tcp", Err: io.ErrUnexpectedEOF}
+	}
 	resp := w.Result()
 	resp.Request = req
 	return resp, nil

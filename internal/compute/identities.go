@@ -22,7 +22,7 @@ type Identities struct {
 	PrincipalIDs map[string]string
 	// Orphaned are those of UserAssigned that Azure lists without a client or a principal ID: the identity behind was
 	// deleted, or deleted and made again under its name. The machines get no token for it, not even once it exists
-	// again: it has to be detached and attached.
+	// again: it has to be detached and attached. While Updating it can be one that is only arriving: look again then.
 	Orphaned []string
 	// Updating says that Azure is carrying out an update of the group: the identities are those it will have, and the
 	// machines may not have them all yet.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,11 +105,21 @@ func (p learnPolicy) Do(req *policy.Request) (*http.Response, error) {
 
 // word is what an answer says about the budget.
 type word struct {
-	subscription *float64      // calls that are left to the subscription
-	group        *float64      // calls that are left to the node group
+	subscription *float64      // calls that Resource Manager leaves to the subscription
+	region       *float64      // calls of this kind that the compute service leaves to the subscription
+	group        *float64      // calls of this kind that it leaves to the node group
 	stop         time.Duration // how long to stay away, 0: not at all
-	everybody    bool          // it is the whole subscription that shall
+	who          scope         // shall stay away
 }
+
+// scope is whom a 429 is about.
+type scope int
+
+const (
+	thisGroup    scope = iota // the compute service refuses this kind of call about the node group
+	thisKind                  // the compute service refuses this kind of call in the subscription
+	subscription              // Resource Manager refuses all reads, or all writes, in the subscription
+)
 
 // wordOf reads an answer.
 func wordOf(resp *http.Response) word {
@@ -118,21 +129,19 @@ func wordOf(resp *http.Response) word {
 			w.subscription = lower(w.subscription, left)
 		}
 	}
-	spentByAll := false
 	for policy, left := range resourcePolicies(resp.Header) {
-		if !ofOneResource(policy) {
-			w.subscription = lower(w.subscription, left)
-			spentByAll = spentByAll || left <= 0
-			continue
+		if ofOneResource(policy) {
+			w.group = lower(w.group, left)
+		} else {
+			w.region = lower(w.region, left)
 		}
-		w.group = lower(w.group, left)
 	}
 	if resp.StatusCode == http.StatusTooManyRequests {
 		w.stop = retryAfter(resp.Header)
 		if w.stop == 0 {
 			w.stop = defaultRetryAfter
 		}
-		w.everybody = spentByAll || ofSubscription(resp)
+		w.who = scopeOf(resp, w)
 	}
 	return w
 }
@@ -178,36 +187,35 @@ func ofOneResource(policy string) bool {
 	return !strings.HasSuffix(name, "min") && !strings.Contains(name, "subscription")
 }
 
-// ofSubscription tells a 429 of Resource Manager's own, or of a limit that counts for the whole subscription, from one
-// about a single resource. Resource Manager has a code for it and leaves nothing of the remaining calls (Microsoft's
-// advice for telling them apart); the compute service names the limit that was hit in the details.
-func ofSubscription(resp *http.Response) bool {
-	for _, name := range subscriptionHeaders(resp.Request) {
-		if resp.Header.Get(name) == "0" {
-			return true
-		}
+// scopeOf tells whom a 429 is about. Resource Manager has a code for its own and leaves nothing of the remaining calls
+// (Microsoft's advice for telling the two apart); the compute service names the limit that was hit in the details.
+func scopeOf(resp *http.Response, w word) scope {
+	answer := refusedWith(resp)
+	switch {
+	case strings.HasSuffix(strings.ToLower(answer.Code), "requeststhrottled"), // of the subscription, or the tenant
+		w.subscription != nil && *w.subscription <= 0:
+		return subscription
+	case w.region != nil && *w.region <= 0, slices.ContainsFunc(answer.Details, func(detail armError) bool {
+		return detail.Target != "" && !ofOneResource(detail.Target)
+	}):
+		return thisKind
+	default:
+		return thisGroup
 	}
-	body, err := runtime.Payload(resp)
-	if err != nil {
-		return false
-	}
+}
+
+// refusedWith reads the error of an answer, and leaves the answer as it is.
+func refusedWith(resp *http.Response) armError {
 	var answer struct {
 		Error armError `json:"error"`
 		armError
 	}
-	if json.Unmarshal(body, &answer) != nil {
-		return false
+	body, err := runtime.Payload(resp)
+	if err != nil || json.Unmarshal(body, &answer) != nil {
+		return armError{}
 	}
 	if answer.Error.Code == "" {
-		answer.Error = answer.armError // the compute service has been seen without the envelope
+		return answer.armError // the compute service has been seen without the envelope
 	}
-	if strings.HasSuffix(strings.ToLower(answer.Error.Code), "requeststhrottled") {
-		return true // SubscriptionRequestsThrottled, TenantRequestsThrottled
-	}
-	for _, detail := range answer.Error.Details {
-		if detail.Target != "" && !ofOneResource(detail.Target) {
-			return true
-		}
-	}
-	return false
+	return answer.Error
 }

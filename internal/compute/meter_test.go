@@ -109,10 +109,14 @@ func TestWithinLimits(t *testing.T) {
 		azure.AddIdentities(ids("a", "b")...)
 		client := newClient(t, "https://arm.example", azure, nil)
 		var all sync.WaitGroup
+		azure.edit(func(d *world.Document) {
+			for i := range 150 {
+				d.ScaleSets = append(d.ScaleSets, world.Machine{SubscriptionID: subGUID, ResourceGroup: "rg", Name: "set" + strconv.Itoa(i)})
+			}
+		})
 		for i := range 150 {
 			group := groupsUnderTest()["vmss"]
 			group.Name = "set" + strconv.Itoa(i)
-			azure.SetGroup(group, Identities{})
 			all.Go(func() {
 				for _, id := range ids("a", "b") {
 					if err := client.Patch(t.Context(), group, []string{id}, nil); err != nil {
