@@ -1,0 +1,124 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/compute"
+)
+
+// TestUninstall: parts of an installation go in no good order, with objects of
+// v1.8.17 about, and nothing is stuck on a finalizer.
+func TestUninstall(t *testing.T) {
+	kube := startServer(t)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *world)
+	}{
+		{"namespace first", namespaceFirst},
+		{"mic first", micFirst},
+		{"node and group first", nodeAndGroupFirst},
+		{"definitions first", definitionsFirst}, // last: the API server forgets our kinds for a while
+	} {
+		t.Run(story.name, func(t *testing.T) { story.tell(t, newWorld(t, kube, slug("un "+story.name))) })
+	}
+}
+
+// namespaceFirst: a namespace goes with all in it while MIC runs, or had not started:
+// objects that wait for the old MIC's finalizer, pods still there.
+func namespaceFirst(t *testing.T, w *world) {
+	w.config.LedgerNamespace = corev1.NamespaceDefault
+	w.identity("red")
+	w.pod("p", "red")
+	w.pod("q", "red")
+	w.old(w.namespace, "p", "red", v1.StateAssigned)
+	w.old(w.namespace, "q", "red", v1.StateCreated)
+	w.delete(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}})
+	w.must(w.client.DeleteAllOf(t.Context(), &v1.AzureAssignedIdentity{}, client.InNamespace(w.namespace)))
+	w.start()
+	w.waitNone("p")
+	w.waitNone("q")
+	w.must(w.client.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(w.namespace), client.GracePeriodSeconds(0)))
+	w.waitNone("p")
+}
+
+// micFirst: once adopted, an object of v1.8.17 needs nobody to go.
+func micFirst(t *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
+	w.identity("red")
+	w.pod("p", "red")
+	w.pod("fresh", "red")
+	old := w.old(w.namespace, "p", "red", v1.StateAssigned)
+	w.start()
+	w.adopted("p", old)
+	w.waitState("fresh", v1.StateAssigned)
+	w.stop()
+	w.must(w.client.DeleteAllOf(t.Context(), &v1.AzureAssignedIdentity{}, client.InNamespace(w.namespace)))
+	if n := len(w.assigned("p")) + len(w.assigned("fresh")); n > 0 {
+		t.Errorf("%d objects are stuck", n)
+	}
+}
+
+// nodeAndGroupFirst: the scale set was deleted, and with it the nodes; the pods were
+// deleted by force.
+func nodeAndGroupFirst(t *testing.T, w *world) {
+	w.identity("red")
+	pod := w.pod("p", "red")
+	w.old(w.namespace, "p", "red", v1.StateAssigned)
+	w.old(w.namespace, "gone", "red", v1.StateUnassigned)
+	w.cloud.DeleteGroup(w.group)
+	w.start()
+	w.waitNone("gone")
+	for _, node := range w.nodes {
+		w.delete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
+	}
+	w.must(w.client.Delete(t.Context(), pod, client.GracePeriodSeconds(0)))
+	w.waitNone("p")
+}
+
+// definitionsFirst: the CRDs are deleted while MIC runs and pods use identities. They
+// go, MIC stays, and when they are put back it goes on.
+func definitionsFirst(t *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
+	w.identity("red")
+	w.pod("p", "red")
+	old := w.old(w.namespace, "p", "red", v1.StateAssigned)
+	w.start()
+	w.adopted("p", old)
+	options := envtest.CRDInstallOptions{Paths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfPathMissing: true}
+	w.must(envtest.UninstallCRDs(w.kube, options))
+	w.eventually("kinds gone", func() string {
+		for _, resource := range []string{"azureassignedidentities", "azureidentities", "azureidentitybindings", "azurepodidentityexceptions"} {
+			crd := &metav1.PartialObjectMetadata{}
+			crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+			key := client.ObjectKey{Name: resource + "." + v1.GroupVersion.Group}
+			if err := w.client.Get(t.Context(), key, crd); !apierrors.IsNotFound(err) {
+				return fmt.Sprintf("%s: %v, finalizers %v", resource, err, crd.Finalizers)
+			}
+		}
+		return ""
+	})
+	w.waitHas("red") // what was on Azure before MIC came
+	_, err := envtest.InstallCRDs(w.kube, options)
+	w.must(err)
+	w.eventually("kinds are back", func() string {
+		var list v1.AzureAssignedIdentityList
+		if err := w.client.List(context.WithoutCancel(t.Context()), &list); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	w.identity("red")
+	w.waitState("p", v1.StateAssigned)
+	w.waitHas("red")
+}
