@@ -79,6 +79,7 @@ func requests(plan assignment.GroupPlan) []assignment.Request {
 }
 
 func (r *Reconciler) applyOne(ctx context.Context, p *pass, req assignment.Request) error {
+	var blamed teams
 	for todo := []assignment.Request{req}; len(todo) > 0; {
 		next := todo[0]
 		todo = todo[1:]
@@ -96,7 +97,7 @@ func (r *Reconciler) applyOne(ctx context.Context, p *pass, req assignment.Reque
 		default:
 			rest, culprits := assignment.Narrow(next, bad)
 			r.quarantine(ctx, p, culprits, err)
-			todo = append(rest, todo...)
+			todo = append(blamed.apart(p, rest, culprits), todo...)
 		}
 		r.tell(p.state)
 	}

@@ -84,6 +84,13 @@ func TestUnwrittenIsNotOurs(t *testing.T) {
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil {
 		t.Fatal("no error")
 	}
+	if m.Healthy() == nil {
+		t.Error("nobody hears that the ledger cannot be written")
+	}
+	r.now = r.now.Add(failureCounts)
+	if err := m.Healthy(); err != nil {
+		t.Errorf("not ready for good, with nothing to write: %v", err)
+	}
 	if !r.st.unrecorded([]string{prefix + "red"}) {
 		t.Error("claims what it has not written down")
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -128,10 +129,13 @@ func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) 
 		return nil
 	}
 	version, err := r.ledger.Save(ctx, group, entries, version)
-	r.health.note(err)
+	overtaken := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
+	if !overtaken {
+		r.health.note(err, r.now())
+	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+	if overtaken {
 		// Another leader wrote it, or a hand: what it says now counts.
 		st.ledger, st.saved = nil, nil
 	}
@@ -145,18 +149,27 @@ func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) 
 type health struct {
 	mu   sync.Mutex
 	last error
+	at   time.Time
 }
 
-func (h *health) note(err error) {
+// failureCounts is how long a failure is worth telling: what goes on failing is
+// tried again sooner, and what is not has been given up.
+const failureCounts = 4 * retryMost
+
+func (h *health) note(err error, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.last = err
+	h.last, h.at = err, now
 }
 
 // Healthy returns why the ledger could not be written the last time, nil when it
-// could.
+// could or nothing has had to be written since.
 func (r *Reconciler) Healthy() error {
+	now := r.now()
 	r.health.mu.Lock()
 	defer r.health.mu.Unlock()
+	if now.Sub(r.health.at) >= failureCounts {
+		return nil
+	}
 	return r.health.last
 }

@@ -324,7 +324,7 @@ func (st *state) doubt(req assignment.Request) {
 func (st *state) settled(extra assignment.Set, now time.Time) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.firstAsked = time.Time{}
+	st.firstAsked, st.failures = time.Time{}, 0
 	for key, q := range st.quarantined {
 		if _, ours := st.ledger[key]; ours || st.needs[key] != nil || extra.Has(key) {
 			continue
