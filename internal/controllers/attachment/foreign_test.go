@@ -73,6 +73,40 @@ func TestForeignRenewed(t *testing.T) {
 	}
 }
 
+// Whoever strikes an entry out of the ledger keeps the identity where it is.
+func TestStruckOut(t *testing.T) {
+	r := newRig(t)
+	red := prefix + "red"
+	fails := false
+	m := r.reconcilerOf(&fails)
+	r.st.saved = map[string]Entry{}
+	r.place("web", "red")
+	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
+		t.Fatal(err)
+	}
+	r.st.done(assignment.Request{Attach: []string{red}})
+	r.groups.Leave(podNamed("web"))
+	var list corev1.ConfigMapList
+	if err := m.ledger.Reader.List(t.Context(), &list); err != nil || len(list.Items) != 1 {
+		t.Fatal(list.Items, err)
+	}
+	cm := &list.Items[0]
+	cm.Data[identitiesKey] = "[]"
+	if err := m.ledger.Writer.Update(t.Context(), cm); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil || r.st.loaded() {
+		t.Errorf("takes it away by what it remembers: %v", err)
+	}
+	m.library.taken, m.library.pages = map[compute.Group]bool{r.group: true}, map[string]Page{}
+	if err := m.load(t.Context(), r.group, r.st); err != nil {
+		t.Fatal(err)
+	}
+	if plan := r.plan(); !plan.Idle() {
+		t.Errorf("plan %+v", plan)
+	}
+}
+
 // What could not be written down has not been asked for: it may become somebody
 // else's until the next try.
 func TestUnwrittenIsNotOurs(t *testing.T) {

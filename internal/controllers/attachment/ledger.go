@@ -95,6 +95,7 @@ func pageOf(cm *corev1.ConfigMap) Page {
 	var list []Entry
 	if err := json.Unmarshal([]byte(cm.Data[identitiesKey]), &list); err != nil {
 		page.Damaged = &damagedError{cm.Namespace + "/" + cm.Name, err}
+		list = nil // the parser leaves what it made of the rest
 	}
 	for _, e := range list {
 		page.Entries[keyOf(e.ResourceID)] = e

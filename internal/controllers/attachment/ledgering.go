@@ -4,6 +4,7 @@ package attachment
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -75,6 +76,11 @@ func (st *state) loaded() bool {
 // record writes down what an update is about to attach, before Azure is asked,
 // and strikes out what is neither there nor needed.
 func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state, plan assignment.GroupPlan) error {
+	if len(plan.Detach) > 0 {
+		if err := r.confirm(ctx, group, st); err != nil {
+			return err
+		}
+	}
 	st.mu.Lock()
 	for _, key := range plan.Forget {
 		delete(st.ledger, key)
@@ -101,6 +107,23 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 		st.revert()
 	}
 	return err
+}
+
+// confirm looks, before anything is taken away, whether the ledger still is as it
+// was read: whoever strikes out an entry wants that identity to stay, and a leader
+// that went may have written a last word.
+func (r *Reconciler) confirm(ctx context.Context, group compute.Group, st *state) error {
+	page, err := r.ledger.Load(ctx, group)
+	if err != nil {
+		return err
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if page.Version == st.version {
+		return nil
+	}
+	st.ledger, st.saved = nil, nil
+	return fmt.Errorf("ledger of %s was changed by somebody else; nothing is taken away before it has been read anew", group)
 }
 
 // revert takes the ledger back to what is written. What could not be written has
