@@ -35,6 +35,9 @@ const (
 	retryMost  = 15 * time.Second
 )
 
+// preassignDelay is how long changes of pre-assignments are gathered.
+const preassignDelay = 500 * time.Millisecond
+
 // Kick makes the controller look at a group, and ask Azure before anything else.
 func (r *Reconciler) Kick(group compute.Group) {
 	st := r.groups.of(group)
@@ -151,7 +154,8 @@ func touched(before, after client.Object) bool {
 		!maps.Equal(before.GetAnnotations(), after.GetAnnotations()) || !maps.Equal(before.GetLabels(), after.GetLabels())
 }
 
-// wakePopulated looks at every group that has nodes.
+// wakePopulated looks at every group that has nodes, soon: whoever changes an
+// annotation in a loop does not make us look at all of them each time.
 func (r *Reconciler) wakePopulated(ctx context.Context, q groupQueue) {
 	var nodes corev1.NodeList
 	if r.client.List(ctx, &nodes, client.UnsafeDisableDeepCopy) != nil {
@@ -161,7 +165,7 @@ func (r *Reconciler) wakePopulated(ctx context.Context, q groupQueue) {
 	for i := range nodes.Items {
 		if group, err := compute.ParseProviderID(nodes.Items[i].Spec.ProviderID); err == nil && !groups[group] {
 			groups[group] = true
-			q.Add(group)
+			q.AddAfter(group, preassignDelay)
 		}
 	}
 }
