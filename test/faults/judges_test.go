@@ -53,6 +53,9 @@ func wellDone() rest {
 
 // use lets the pod's identity be another one.
 func (r *rest) use(id string) {
+	if r.refused[fold(id)] != "" {
+		r.identities[0].Status.Conditions = []metav1.Condition{{Type: v1.ConditionAssignable, Status: metav1.ConditionFalse}}
+	}
 	r.identities[0].Spec.ResourceID = id
 	r.assigned[0].Spec.AzureIdentityRef.Spec.ResourceID = id
 }
@@ -88,6 +91,16 @@ func TestRest(t *testing.T) {
 			r.have([]string{theirs}, nil)
 			r.assigned[0].Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: "IdentityRefused"}
 		}, nil},
+		{"well, but said to be refused", func(r *rest) {
+			r.identities[0].Status.Conditions = []metav1.Condition{{Type: v1.ConditionAssignable, Status: metav1.ConditionFalse}}
+		}, []string{"identity ns/id: condition Assignable"}},
+		{"refused, and the identity does not say so", func(r *rest) {
+			r.use(other)
+			r.have([]string{theirs}, nil)
+			r.assigned[0].Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: "IdentityRefused"}
+			r.identities[0].Status.Conditions = nil
+		}, []string{"identity ns/id: condition Assignable"}},
+		{"with a finalizer", func(r *rest) { r.assigned[0].Finalizers = []string{v1.Finalizer} }, []string{"finalizers"}},
 		{"refused, not said", func(r *rest) { r.use(other); r.have([]string{theirs}, nil) }, []string{"reason", "status"}},
 		{"node not on Azure, and said", func(r *rest) {
 			r.nodes[0].Spec.ProviderID = "kind://node"

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
@@ -55,7 +56,7 @@ type want struct {
 // wrong tells everything that is not as it must be, in a stable order; nothing when all is well.
 func (r rest) wrong() []string {
 	wanted, needed := r.wanted()
-	wrong := slices.Concat(r.wrongAssigned(wanted), r.wrongAzure(needed), r.wrongLedgers(needed))
+	wrong := slices.Concat(r.wrongAssigned(wanted), r.wrongConditions(wanted), r.wrongAzure(needed), r.wrongLedgers(needed))
 	slices.Sort(wrong)
 	return wrong
 }
@@ -159,8 +160,30 @@ func (w want) differs(a *v1.AzureAssignedIdentity) (wrong []string) {
 	if !equality.Semantic.DeepEqual(id.Spec, w.grant.Identity.Spec) || !equality.Semantic.DeepEqual(binding.Spec, w.grant.Binding.Spec) {
 		wrong = append(wrong, "it holds an older version of its identity or binding")
 	}
+	if len(a.Finalizers) > 0 {
+		wrong = append(wrong, fmt.Sprintf("it has finalizers %v", a.Finalizers))
+	}
 	if a.DeletionTimestamp != nil {
 		wrong = append(wrong, fmt.Sprintf("it is stuck in deletion, finalizers %v", a.Finalizers))
+	}
+	return wrong
+}
+
+// wrongConditions finds identities that do not say whether Azure lets MIC assign them, and pods need them.
+func (r rest) wrongConditions(wanted map[pair]want) (wrong []string) {
+	refused := map[string]bool{} // by name; what one node group refuses, all do
+	for p, w := range wanted {
+		refused[p.identity] = refused[p.identity] || w.reason != "" && w.reason != "NodeNotOnAzure"
+	}
+	for i := range r.identities {
+		name := r.identities[i].Namespace + "/" + r.identities[i].Name
+		if _, needed := refused[name]; !needed {
+			continue
+		}
+		said := meta.IsStatusConditionFalse(r.identities[i].Status.Conditions, v1.ConditionAssignable)
+		if said != refused[name] {
+			wrong = append(wrong, fmt.Sprintf("identity %s: condition %s: false is %v, want %v", name, v1.ConditionAssignable, said, refused[name]))
+		}
 	}
 	return wrong
 }
