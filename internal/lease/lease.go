@@ -2,7 +2,7 @@
 // sees it (resourcelock.Interface).
 //
 // The elector decides by its own rules; this is what it reads and writes. It looks
-// ten times a second, so that a standby takes over at once when a leader leaves or
+// five times a second, so that a standby takes over at once when a leader leaves or
 // dies, and that costs the API server nothing:
 //
 //   - What it reads comes from memory. Run keeps that up to date: a read, then a
@@ -60,7 +60,7 @@ type Times struct {
 // three, a leader has tried at least twice, on connections of their own.
 func TimesOf(duration time.Duration) Times {
 	d := duration.Truncate(time.Second)
-	return Times{Duration: d, GiveUp: d * 3 / 4, Tick: 100 * time.Millisecond, renew: d / 4, limit: d * 3 / 16}
+	return Times{Duration: d, GiveUp: d * 3 / 4, Tick: 200 * time.Millisecond, renew: d / 4, limit: d * 3 / 16}
 }
 
 // Config is what a Lock needs.
