@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -59,6 +60,10 @@ func TestRights(t *testing.T) {
 			APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"},
 			ResourceNames: []string{"aad-pod-identity-mic"}, Verbs: []string{"get", "watch", "update", "patch"},
 		})
+	// With a Lease to watch from the first moment on.
+	if err := c.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "aad-pod-identity-mic"}}); err != nil {
+		t.Fatal(err)
+	}
 	mic := start(t, kubeconfig)
 	mic.wait("/readyz", http.StatusServiceUnavailable, "may not list or watch: pods is forbidden")
 	grant("pods", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: read})
