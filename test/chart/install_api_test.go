@@ -125,7 +125,11 @@ func rights(t *testing.T, api cluster) {
 		{"mic", "watch", "", "pods", "", "", everywhere, true},
 		{"mic", "watch", "", "nodes", "", "", everywhere, true},
 		{"mic", "list", group, "azureidentities", "", "", everywhere, true},
-		{"mic", "update", group, "azureidentities", "", "", everywhere, false},
+		{"mic", "update", group, "azureidentities", "", "", everywhere, true}, // mic.typeUpgrade
+		{"mic", "create", group, "azureidentities", "", "", everywhere, false},
+		{"mic", "delete", group, "azureidentities", "", "", everywhere, false},
+		{"mic", "update", group, "azureidentitybindings", "", "", everywhere, true},
+		{"mic", "update", group, "azurepodidentityexceptions", "", "", everywhere, false},
 		{"mic", "watch", group, "azureidentitybindings", "", "", everywhere, true},
 		{"mic", "watch", group, "azurepodidentityexceptions", "", "", everywhere, true},
 		{"mic", "create", group, "azurepodidentityexceptions", "", "", namespace, false},

@@ -93,6 +93,24 @@ func TestRolesNarrow(t *testing.T) {
 	}
 }
 
+// Without the type upgrade MIC writes nothing that a user wrote.
+func TestNoTypeUpgrade(t *testing.T) {
+	for _, object := range render(t, "--set", "mic.typeUpgrade=false") {
+		if object.GetKind() == "ClusterRole" && object.GetName() == "podid-mic" {
+			var role rbacv1.ClusterRole
+			convert(t, object, &role)
+			for _, rule := range role.Rules {
+				if slices.Contains(rule.Resources, "azureidentities") && slices.Contains(rule.Verbs, "update") {
+					t.Errorf("MIC may write identities: %v", rule)
+				}
+			}
+		}
+		if spec, ok := podSpec(t, object); ok && object.GetKind() == "Deployment" && !slices.Contains(spec.Containers[0].Args, "--enable-type-upgrade=false") {
+			t.Errorf("MIC is not told: %v", spec.Containers[0].Args)
+		}
+	}
+}
+
 // podSpec returns the pod template of a workload.
 func podSpec(t *testing.T, object *unstructured.Unstructured) (corev1.PodSpec, bool) {
 	t.Helper()

@@ -24,7 +24,9 @@ type kind struct {
 // AzureAssignedIdentity come after their originals.
 //
 // metadata and what only podid has are not here: the former was never spelled
-// otherwise, and the latter is younger than the old spelling.
+// otherwise, and the latter is younger than the old spelling. Nor is
+// AzurePodIdentityException, which v1.8.17 writes back as well: its one field has
+// always been called podLabels, and MIC has no right to change who gets plain IMDS.
 func kinds() []kind {
 	secret := fields{"name": nil, "namespace": nil}
 	state := fields{"status": nil, "availableReplicas": nil}
@@ -42,7 +44,6 @@ func kinds() []kind {
 	return []kind{
 		{"AzureIdentity", identity},
 		{"AzureIdentityBinding", binding},
-		{"AzurePodIdentityException", fields{"spec": {"podLabels": nil}, "status": state}},
 		{"AzureAssignedIdentity", fields{
 			"spec": {
 				"azureIdentityRef": identity, "azureBindingRef": binding,

@@ -20,7 +20,6 @@ func TestRespell(t *testing.T) {
 		{"today's name wins", "AzureIdentity", `{spec: {resourceID: new, resourceid: old}}`, `{spec: {resourceID: new}}`},
 		{"two old ones", "AzureIdentity", `{spec: {resourceid: "", ResourceID: r}}`, `{spec: {resourceID: r}}`},
 		{"binding", "AzureIdentityBinding", `{spec: {AzureIdentity: i, Selector: s, Weight: 3}}`, `{spec: {azureIdentity: i, selector: s, weight: 3}}`},
-		{"exception", "AzurePodIdentityException", `{spec: {podlabels: {App: x}}, Status: {status: s}}`, `{spec: {podLabels: {App: x}}, status: {status: s}}`},
 		{
 			"assigned", "AzureAssignedIdentity",
 			`{spec: {azureidentityref: {metadata: {name: i}, spec: {resourceid: r}}, azurebindingref: {spec: {azureidentity: i, selector: s}},

@@ -19,7 +19,7 @@
 // (api/v1/oldspelling.go). CRDs made before v1.8 are of apiextensions v1beta1 and
 // keep everything (preserveUnknownFields), until podid's CRDs are applied.
 //
-// Unlike v1.8.17, only objects that need it are written, one that is refused does
+// Unlike v1.8.17, exceptions are left alone, only objects that need it are written, one that is refused does
 // not hold up the others, and a failure does not end MIC.
 package upgrade
 
