@@ -17,18 +17,18 @@ import (
 )
 
 const (
-	profileTime = 10 * time.Second
+	profileTime = 10 * time.Second // of a start
 	pprof       = "http://127.0.0.1:6060/debug/pprof/"
 )
 
-// profile takes CPU profiles of the next seconds, if wanted, and with the function that it returns one of MIC's heap.
-func (b *bench) profile(ctx context.Context, kube *rest.Config, name string, mic *program) func() error {
+// profile takes CPU profiles of that time from now, if wanted, and with the function that it returns one of MIC's heap.
+func (b *bench) profile(ctx context.Context, kube *rest.Config, name string, mic *program, d time.Duration) func() error {
 	if b.options.profile == "" {
 		return func() error { return nil }
 	}
 	var cpu, api error
 	var done sync.WaitGroup
-	cpuProfile := fmt.Sprintf("profile?seconds=%d", int(profileTime.Seconds()))
+	cpuProfile := fmt.Sprintf("profile?seconds=%d", int(d.Seconds()))
 	done.Go(func() {
 		if cpu = mic.until(ctx, "/healthz", "Active"); cpu == nil {
 			cpu = b.download(ctx, http.DefaultClient, pprof+cpuProfile, name+".cpu")

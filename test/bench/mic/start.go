@@ -48,7 +48,7 @@ func (b *bench) startMIC(ctx context.Context, c *cluster, pods int, step *progre
 	if err != nil {
 		return started{}, err
 	}
-	profiled := b.profile(ctx, c.env.Config, fmt.Sprintf("start-%d", pods), mic)
+	profiled := b.profile(ctx, c.env.Config, fmt.Sprintf("start-%d", pods), mic, profileTime)
 	s := started{mic: mic}
 	if err := c.seen.all(ctx, pods, func(n int) { step.Far("%d of %d are assigned", n, pods) }); err != nil {
 		return s, fmt.Errorf("%w; MIC's last words: %s", err, tail(mic.log))
@@ -154,7 +154,7 @@ func (b *bench) idle(ctx context.Context, c *cluster, s shape, mic *program, ste
 	}
 	began := time.Now()
 	step.Far("watching MIC do nothing, for %s", b.options.idle)
-	profiled := b.profile(ctx, c.env.Config, "idle", mic)
+	profiled := b.profile(ctx, c.env.Config, "idle", mic, b.options.idle)
 	reports, err := c.kubelets(ctx, s, b.options)
 	if err != nil {
 		return err
@@ -260,7 +260,7 @@ func (b *bench) events(ctx context.Context, c *cluster, s shape, size int, mic *
 	if err != nil {
 		return err
 	}
-	profiled := b.profile(ctx, c.env.Config, fmt.Sprintf("events-%d", size), mic)
+	profiled := b.profile(ctx, c.env.Config, fmt.Sprintf("events-%d", size), mic, profileTime)
 	began := time.Now()
 	var took []float64
 	for i := range b.options.events {
