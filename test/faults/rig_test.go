@@ -34,8 +34,8 @@ import (
 const (
 	// startTime is how long a part may take to start on a slow machine.
 	startTime = 2 * time.Minute
-	// lease is MIC's --leader-election-duration, the shortest that it takes.
-	lease = 4 * time.Second
+	// lease is MIC's --leader-election-duration: short, but not lost when a slow machine takes seconds to write.
+	lease = 8 * time.Second
 	// grace is MIC's --identity-detach-grace-period.
 	grace = time.Second
 	// never is for what must not help: comparisons and sweeps that would hide a wait without an event.

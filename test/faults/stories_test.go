@@ -63,7 +63,7 @@ func killed(r *run) {
 		index := rng.IntN(r.story.mics)
 		longest := 4 * time.Second
 		if r.story.mics > 1 {
-			longest = 2 * lease
+			longest = lease * 3 / 2
 		}
 		r.wait(between(rng, 0, longest))
 		r.note("MIC " + strconv.Itoa(index) + " is killed")
