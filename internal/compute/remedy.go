@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -98,4 +99,25 @@ func others(bad []string) string {
 		return ""
 	}
 	return fmt.Sprintf(", and the same for %d more", len(bad)-1)
+}
+
+// Removal is the command that takes identities off a node group, for a person: podid takes only its own away.
+func Removal(group Group, resourceIDs []string) string {
+	command := "az vm identity remove"
+	if group.Kind == VMSS {
+		command = "az vmss identity remove"
+	}
+	quoted := make([]string, 0, len(resourceIDs))
+	for _, id := range slices.Sorted(slices.Values(resourceIDs)) {
+		quoted = append(quoted, quote(id))
+	}
+	return fmt.Sprintf("%s --resource-group %s --name %s --identities %s", command, shellWord(group.ResourceGroup), shellWord(group.Name), strings.Join(quoted, " "))
+}
+
+// shellWord quotes what a shell would take apart: names of resource groups may hold parentheses.
+func shellWord(name string) string {
+	if strings.ContainsAny(name, "() ") {
+		return quote(name)
+	}
+	return name
 }

@@ -1,0 +1,130 @@
+package compute
+
+// What to tell about a refusal on objects that others read, too: one message per identity, the same each time.
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// About is what to tell the owner of one identity about a refusal that it caused: the code, that identity, the node
+// group, the remedy, which comes before anything that may be cut off, and ARM's own words, only when they speak of that
+// identity alone, without what differs from one answer to the next. The same refusal gives the same text, whoever else
+// was refused with it.
+func About(err error, resourceID string) string {
+	r, ok := errors.AsType[*refusal](err)
+	if !ok {
+		return fmt.Sprintf("Azure refuses identity %s: %s", shortID(resourceID), steady(err.Error()))
+	}
+	alone := *r
+	alone.bad = nil
+	if r.aboutIdentities() {
+		alone.bad = []string{resourceID}
+	}
+	return fmt.Sprintf("Azure refuses identity %s on %s: %s", shortID(resourceID), r.group, alone.reason(wordsAbout(r.message, resourceID)))
+}
+
+// AboutGroup is what to tell about a refusal that keeps a whole node group from getting anything. It names no identity:
+// everybody with a pod there reads it.
+func AboutGroup(err error) string {
+	r, ok := errors.AsType[*refusal](err)
+	if !ok {
+		return steady(err.Error())
+	}
+	alone := *r
+	alone.bad = nil
+	return fmt.Sprintf("%s %s: %s", r.act, r.group, alone.reason(wordsAbout(r.message, "")))
+}
+
+// reason is "code: remedy; Azure says: words", of what there is.
+func (r *refusal) reason(words string) string {
+	var parts []string
+	remedy := r.remedy()
+	switch {
+	case r.code != "":
+		parts = append(parts, r.code)
+	case remedy+words == "":
+		parts = append(parts, fmt.Sprintf("HTTP %d without a reason", r.status))
+	}
+	if remedy != "" {
+		parts = append(parts, remedy)
+	}
+	said := strings.Join(parts, ": ")
+	switch {
+	case words == "":
+		return said
+	case said == "":
+		return cut(words)
+	case remedy == "":
+		return said + ": " + cut(words)
+	default:
+		return said + "; Azure says: " + cut(words)
+	}
+}
+
+// shortID is <resource group>/<name> of an identity.
+func shortID(resourceID string) string {
+	parts := strings.Split(resourceID, "/")
+	// "", subscriptions, S, resourceGroups, G, providers, Microsoft.ManagedIdentity, userAssignedIdentities, NAME
+	if len(parts) != 9 {
+		return shorten(resourceID)
+	}
+	return parts[4] + "/" + parts[8]
+}
+
+// The parts of ARM's words that differ from one answer to the next. known is the GUID of somebody: who was refused.
+var (
+	tracking = regexp.MustCompile(`(?i)[\s,;.(\[]*\b(?:(?:service|client|server)[ -]?)?` +
+		`(?:tracking|correlation|activity|request|operation|trace|session|transaction)[ _-]?ids?\b['"]?\s*(?:is|was|of|=|:)?\s*['"]?[0-9a-z][\w:.…-]{7,}['"]?[)\]]*`)
+	timestamp = regexp.MustCompile(`(?i)[\s,;.(\[]*(?:\btime ?stamp\b['"]?\s*[:=]?\s*['"]?)?\b\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?z?['"]?[)\]]*`)
+	known     = regexp.MustCompile(`(?i)(\b(?:client|object id|principal|tenant|application|appid|subscription)s? ['"]?)([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+	anyGUID   = regexp.MustCompile(`(?i)(^|[^/0-9a-f-])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+)
+
+// steady takes out of ARM's words what differs from one answer to the next, and shortens the IDs of clients.
+func steady(message string) string {
+	message = strings.Join(strings.Fields(message), " ")
+	message = tracking.ReplaceAllString(message, "")
+	message = timestamp.ReplaceAllString(message, "")
+	message = known.ReplaceAllString(message, "$1$2…")
+	return strings.TrimSpace(anyGUID.ReplaceAllString(message, "$1…"))
+}
+
+// wordsAbout are ARM's words, made steady; none when they speak of another identity than that.
+func wordsAbout(message, resourceID string) string {
+	words := steady(message)
+	others := identityType.ReplaceAllString(blank(strings.ToLower(words), strings.ToLower(resourceID)), "$1")
+	if strings.Contains(others, "userassignedidentities") {
+		return ""
+	}
+	return words
+}
+
+// identityType matches the kind of resource, and ARM's operations on it: not the ID of one, which has a provider's path
+// in front.
+var identityType = regexp.MustCompile(`(^|[^/])microsoft\.managedidentity/userassignedidentities` +
+	`(?:/(?:\*/)?(?:assign/action|read|write|delete|action))?(?:['"\s,.;:)]|$)`)
+
+// blank takes an ID out of the words, wherever it is not the beginning of a longer one.
+func blank(words, id string) string {
+	if id == "" {
+		return words
+	}
+	var b strings.Builder
+	for {
+		at := strings.Index(words, id)
+		if at < 0 {
+			b.WriteString(words)
+			return b.String()
+		}
+		end := at + len(id)
+		if end < len(words) && nameByte(words[end]) {
+			b.WriteString(words[:end])
+		} else {
+			b.WriteString(words[:at])
+		}
+		words = words[end:]
+	}
+}
