@@ -154,8 +154,10 @@ func (b *bench) bad(ctx context.Context, step *progress.Step) error {
 
 // update is a change of a scale set's identities that Azure has accepted.
 type update struct {
-	set            string
-	added, removed int
+	set   string
+	added int
+	// more: the log keeps no more than a beginning of what was added.
+	more bool
 }
 
 // updates are those in the emulated Azure's log.
@@ -170,7 +172,12 @@ func (c *cluster) updates(ctx context.Context) ([]update, error) {
 			continue
 		}
 		path, _, _ := strings.Cut(r.Path, "?")
-		list = append(list, update{path[strings.LastIndexByte(path, '/')+1:], len(strings.Fields(r.Details["added"])), len(strings.Fields(r.Details["removed"]))})
+		added := r.Details["added"]
+		list = append(list, update{
+			set:   path[strings.LastIndexByte(path, '/')+1:],
+			added: len(strings.Fields(added)),
+			more:  strings.HasSuffix(added, "…"),
+		})
 	}
 	return list, nil
 }
@@ -179,7 +186,11 @@ func (c *cluster) updates(ctx context.Context) ([]update, error) {
 func sizes(updates []update) string {
 	var parts []string
 	for _, u := range updates {
-		parts = append(parts, fmt.Sprintf("%s +%d", u.set, u.added))
+		part := fmt.Sprintf("%s +%d", u.set, u.added)
+		if u.more {
+			part += " or more"
+		}
+		parts = append(parts, part)
 	}
 	return strings.Join(parts, ", ")
 }

@@ -82,7 +82,7 @@ func watchRaw(ctx context.Context, kube *rest.Config, path, version string) (io.
 		if err != nil {
 			return nil, err
 		}
-		answer, err := c.Do(req) //nolint:bodyclose // its reader does
+		answer, err := c.Do(req)
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +123,7 @@ func (s *seen) drain(body io.ReadCloser, version *string) error {
 	for {
 		var e told
 		if err := events.Decode(&e); err != nil {
-			return nil //nolint:nilerr // however it ends, another one goes on
+			return nil // however it ends, another one goes on
 		}
 		if e.Type == "ERROR" {
 			return errors.New("the API server has forgotten where it was")

@@ -265,7 +265,9 @@ func (b *bench) events(ctx context.Context, c *cluster, s shape, size int, mic *
 	var took []float64
 	for i := range b.options.events {
 		step.Far("%d pods: %d of %d single pods", size, i, b.options.events)
-		at, err := c.comeAndGo(ctx, newPod(fmt.Sprintf("single-%d", i), i%s.identities, nodeName(i%s.nodes)))
+		p := s.pod(i % size) // where the identity is on the scale set already
+		p.Name = fmt.Sprintf("single-%d", i)
+		at, err := c.comeAndGo(ctx, p)
 		if err != nil {
 			return err
 		}
