@@ -18,31 +18,46 @@ import (
 )
 
 // library is the ledger as it was when the controller began: one request instead
-// of one for every group. Each group takes its page out once; after that, the page
-// is what the API server says.
+// of one for every group. Each group takes its page out once; after that, and once
+// the library has closed, the page is what the API server says.
+//
+// take returns a group's page; who is the first also gets all groups that have one.
 type library struct {
 	mu    sync.Mutex
 	pages map[string]Page // nil until listed
 	taken map[compute.Group]bool
+	// closes is when the list is too old: all is dropped then, so that it does
+	// not grow with every group that ever comes.
+	closes time.Time
+	closed bool
 }
 
-func (l *library) take(ctx context.Context, ledger Ledger, group compute.Group) (Page, error) {
+// libraryOpen is how long the list serves: the groups that there are come up in the
+// first minutes, by their pods or by the comparison with Azure.
+const libraryOpen = 5 * time.Minute
+
+func (l *library) take(ctx context.Context, ledger Ledger, group compute.Group, now time.Time) (page Page, all []compute.Group, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.taken[group] {
-		return ledger.Load(ctx, group)
+	if l.pages != nil && !now.Before(l.closes) {
+		l.pages, l.taken, l.closed = nil, nil, true
+	}
+	if l.closed || l.taken[group] {
+		page, err = ledger.Load(ctx, group)
+		return page, nil, err
 	}
 	if l.pages == nil {
-		pages, _, err := ledger.All(ctx)
+		pages, groups, err := ledger.All(ctx)
 		if err != nil {
-			return Page{}, err
+			return Page{}, nil, err
 		}
-		l.pages, l.taken = pages, map[compute.Group]bool{}
+		all = groups
+		l.pages, l.taken, l.closes = pages, map[compute.Group]bool{}, now.Add(libraryOpen)
 	}
-	page := l.pages[ledger.nameOf(group)]
+	page = l.pages[ledger.nameOf(group)]
 	delete(l.pages, ledger.nameOf(group))
 	l.taken[group] = true
-	return page, nil
+	return page, all, nil
 }
 
 // load reads the group's ledger, once.
@@ -50,10 +65,11 @@ func (r *Reconciler) load(ctx context.Context, group compute.Group, st *state) e
 	if st.loaded() {
 		return nil
 	}
-	page, err := r.library.take(ctx, r.ledger, group)
+	page, all, err := r.library.take(ctx, r.ledger, group, r.now())
 	if err != nil {
 		return err
 	}
+	r.wakeDeserted(ctx, all)
 	if page.Damaged != nil {
 		// Pods must not wait for somebody to repair it. Nothing that cannot
 		// be read is ours, so nothing is taken away that should not be.
@@ -65,6 +81,16 @@ func (r *Reconciler) load(ctx context.Context, group compute.Group, st *state) e
 	maps.Copy(st.ledger, page.Entries)
 	st.saved = maps.Clone(st.ledger)
 	return nil
+}
+
+// wakeDeserted looks at those groups that have no nodes any more: whatever podid
+// left there while no MIC ran, no event would tell of.
+func (r *Reconciler) wakeDeserted(ctx context.Context, groups []compute.Group) {
+	for _, group := range groups {
+		if populated, err := r.populated(ctx, group); err == nil && !populated {
+			r.groups.wake.Add(group)
+		}
+	}
 }
 
 func (st *state) loaded() bool {

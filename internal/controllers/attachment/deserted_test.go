@@ -1,0 +1,40 @@
+package attachment
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/podid-io/podid/internal/compute"
+)
+
+// A group whose last node went while no MIC ran is looked at as soon as the
+// ledgers are read: no event tells of it.
+func TestDesertedWakes(t *testing.T) {
+	r := newRig(t)
+	here := compute.Group{Kind: compute.VMSS, SubscriptionID: "s", ResourceGroup: "rg", Name: "here"}
+	gone := compute.Group{Kind: compute.VMSS, SubscriptionID: "s", ResourceGroup: "rg", Name: "gone"}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"group": here.Name}}}
+	api := fake.NewClientBuilder().WithObjects(node).WithIndex(&corev1.Node{}, NodesByGroup, func(client.Object) []string {
+		return []string{here.ResourceID()}
+	}).Build()
+	ledger := Ledger{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}
+	for _, group := range []compute.Group{here, gone} {
+		if _, err := ledger.Save(t.Context(), group, map[string]Entry{"a": {ResourceID: prefix + "a"}}, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := New(Parts{Client: api, Groups: r.groups, Ledger: ledger}, Settings{})
+	if err := m.load(t.Context(), here, r.groups.of(here)); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.queue.Len(); n != 1 {
+		t.Fatalf("%d groups woken, want the one without nodes", n)
+	}
+	if got, _ := r.queue.Get(); got != gone {
+		t.Errorf("woken: %v, want %v", got, gone)
+	}
+}
