@@ -77,15 +77,17 @@ type azure struct {
 	chains    map[compute.Group]chain
 	known     map[compute.Group]map[string]bool // what MIC has been told
 	wanted    map[slot]*spell
-	disturbed time.Time // when something last went wrong
-	updates   int
-	reading   int
+	// ill and refusing tell that calls failed because of the moment, or because of
+	// an identity.
+	ill, refusing bool
+	updates       int
+	reading       int
 }
 
 // operation is an update that Azure carries out.
 type operation struct {
 	attach, detach map[string]bool
-	until          time.Time
+	began, until   time.Time
 }
 
 // chain is a row of calls about a group without a pause: one pass of MIC.
@@ -172,12 +174,12 @@ func (a *azure) updating(group compute.Group) *operation {
 }
 
 // arriving tells whether the machines of the group do not have the identity yet
-// although the group lists it.
+// although the group lists it, and whoever writes now can know.
 func (a *azure) arriving(s slot) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	op := a.updating(s.group)
-	return op != nil && op.attach[s.key]
+	return op != nil && op.attach[s.key] && op.began.Before(time.Now().Add(-a.late))
 }
 
 // enter begins a call, and tells when the row of calls began that it is in. mu is held.
@@ -212,9 +214,7 @@ func (a *azure) Get(ctx context.Context, group compute.Group) (compute.Identitie
 	a.enter(group)
 	fault, bad := pop(&a.reads)
 	a.reading++
-	if bad {
-		a.disturbed = time.Now()
-	}
+	a.ill = a.ill || bad
 	a.mu.Unlock()
 	defer a.learned()
 	sleep(ctx, a.readLag)
@@ -294,9 +294,7 @@ func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool
 		a.judgeDetach(slot{group, strings.ToLower(id)}, began, setOf(have.Orphaned))
 	}
 	f, bad := pop(&a.patches)
-	if bad {
-		a.disturbed = time.Now()
-	}
+	a.ill = a.ill || bad
 	return f, bad
 }
 

@@ -124,7 +124,7 @@ func (w *world) rest() {
 	if !w.failed() {
 		w.checkRest()
 	}
-	if !w.failed() && !w.refusing && len(w.azure.forbidden) == 0 {
+	if !w.failed() && w.content() {
 		w.checkCalm()
 	}
 }
@@ -133,10 +133,12 @@ func (w *world) rest() {
 // history had: nothing else may delay anything.
 func (w *world) patience() time.Duration {
 	d := w.prompt() + 30*time.Second + 6*w.setup.Update + 20*w.setup.Read + w.setup.Grace
-	if w.azureIll { // an update that hangs; then a minute's pause; and 429's
+	w.azure.mu.Lock()
+	defer w.azure.mu.Unlock()
+	if w.azure.ill { // an update that hangs; then a minute's pause; and 429's
 		d += 5*time.Minute + 2*time.Minute + 2*time.Minute
 	}
-	if w.refusing { // quarantine
+	if w.azure.refusing { // quarantine
 		d += 11*time.Minute + 20*w.setup.Update
 	}
 	if w.byHand { // two comparisons
@@ -268,6 +270,20 @@ func (w *world) checkAzure(truth *view) {
 			}
 		}
 	}
+}
+
+// content tells whether nothing stands in the way of anything.
+func (w *world) content() bool {
+	for s := range w.truth().wanted(groups(), keys()) {
+		have, exists := w.azure.has(s.group)
+		client, _ := w.azure.fake.IDsOf(s.key)
+		if !exists || len(have.Orphaned) > 0 || len(w.reasons(s, have, client != "")) > 0 {
+			return false
+		}
+	}
+	w.azure.mu.Lock()
+	defer w.azure.mu.Unlock()
+	return !slices.Contains(slices.Collect(maps.Values(w.azure.forbidden)), true)
 }
 
 // checkCalm judges that a world at rest stays at rest.

@@ -111,6 +111,9 @@ func meddle(w *world, s step) string {
 	}
 	o := all[s.A%len(all)]
 	name := client.ObjectKeyFromObject(o)
+	w.mu.Lock()
+	clear(w.ready)
+	w.mu.Unlock()
 	if s.B > 5 {
 		return w.remove(o, name)
 	}
@@ -123,9 +126,9 @@ func meddle(w *world, s step) string {
 		case 2:
 			o.Spec.NodeName = "n1"
 		case 3:
-			o.Spec.Pod = "nobody"
+			o.Spec.AzureIdentityRef = nil
 		default:
-			o.Finalizers = []string{v1.Finalizer}
+			o.Spec.Pod = "nobody"
 		}
 		return fmt.Sprintf("is meddled with (%d)", s.B)
 	})
@@ -155,7 +158,6 @@ func azureOps() []op {
 	return []op{
 		{"fault", 6, func(w *world, s step) string {
 			f := fault(s.A % int(faults))
-			w.azureIll = true
 			w.azure.mu.Lock()
 			defer w.azure.mu.Unlock()
 			for range s.B%3 + 1 {
@@ -165,14 +167,12 @@ func azureOps() []op {
 		}},
 		{"bad read", 2, func(w *world, s step) string {
 			f := pick([]fault{broken, throttled, unreachable, hanging}, s.A)
-			w.azureIll = true
 			w.azure.mu.Lock()
 			defer w.azure.mu.Unlock()
 			w.azure.reads = append(w.azure.reads, f)
 			return "the next read of Azure: " + f.String()
 		}},
 		{"pause", 1, func(w *world, s step) string {
-			w.azureIll = true
 			w.azure.fake.PauseSubscription(subscription, 30*time.Second)
 			return "the subscription has used up its calls for 30s"
 		}},
@@ -180,13 +180,11 @@ func azureOps() []op {
 			f := fate(s.B % int(fates))
 			w.azure.mu.Lock()
 			defer w.azure.mu.Unlock()
-			w.refusing = true
 			w.azure.fates[strings.ToLower(resourceID(s.A))] = f
 			return "id" + fmt.Sprint(s.A%resources) + " is " + f.String()
 		}},
 		{"forbid group", 1, func(w *world, s step) string {
 			group := pick(groups(), s.A)
-			w.azureIll = true
 			w.azure.mu.Lock()
 			defer w.azure.mu.Unlock()
 			w.azure.forbidden[group] = s.B > 3
@@ -197,18 +195,15 @@ func azureOps() []op {
 		{"identity deleted on Azure", 1, byHand(func(w *world, _ compute.Group, id string) bool {
 			client, _ := w.azure.fake.IDsOf(id)
 			w.azure.fake.DeleteIdentity(id)
-			w.refusing = true
 			return client != ""
 		})},
 		{"identity made on Azure", 2, byHand(func(w *world, _ compute.Group, id string) bool {
 			w.azure.fake.AddIdentities(id)
-			w.refusing = true
 			return true
 		})},
 		{"identity made again on Azure", 2, byHand(func(w *world, _ compute.Group, id string) bool {
 			w.azure.fake.DeleteIdentity(id)
 			w.azure.fake.AddIdentities(id)
-			w.refusing = true
 			return true
 		})},
 		{"group deleted", 1, byHand(func(w *world, g compute.Group, _ string) bool { return w.azure.deleteGroup(g) })},

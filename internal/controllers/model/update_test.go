@@ -41,7 +41,7 @@ func (a *azure) patch(ctx context.Context, group compute.Group, attach, detach [
 	if bad && f == slow {
 		takes = 2 * time.Minute
 	}
-	op := &operation{attach: setOf(missing(attach, before)), detach: setOf(detach), until: time.Now().Add(takes)}
+	op := &operation{attach: setOf(missing(attach, before)), detach: setOf(detach), began: time.Now(), until: time.Now().Add(takes)}
 	a.mu.Lock()
 	a.running[group] = op
 	a.mu.Unlock()
@@ -95,7 +95,6 @@ func (a *azure) refuse(group compute.Group, attach, detach []string) error {
 		return nil // the fake says so
 	}
 	if a.forbidden[group] {
-		a.disturbed = time.Now()
 		return compute.FakeRefusal(group, http.StatusForbidden, "AuthorizationFailed", "no right to write the machine", requested, 0)
 	}
 	if a.updating(group) != nil {
@@ -127,6 +126,10 @@ func (a *azure) end(group compute.Group, attach, detach []string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.flying[group]--
+	if err != nil {
+		refused := compute.IsRefused(err) || len(compute.BadIdentities(err)) > 0
+		a.ill, a.refusing = a.ill || !refused, a.refusing || refused
+	}
 	a.leave(group)
 	known := a.known[group]
 	if known == nil {
@@ -149,7 +152,13 @@ func (a *azure) end(group compute.Group, attach, detach []string, err error) {
 }
 
 // Pause is attachment.Cloud.
-func (a *azure) Pause(group compute.Group) time.Duration { return a.fake.Pause(group) }
+func (a *azure) Pause(group compute.Group) time.Duration {
+	d := a.fake.Pause(group)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ill = a.ill || d > 0
+	return d
+}
 
 // ClientID is attachment.Cloud.
 func (a *azure) ClientID(ctx context.Context, resourceID string) (string, error) {

@@ -79,8 +79,7 @@ type world struct {
 	ready     since
 	wrong     since
 	writes    int
-	// what may delay things, as the history has it
-	azureIll, refusing, byHand bool
+	byHand    bool // hands changed something on Azure
 }
 
 // mic is one run of MIC.
