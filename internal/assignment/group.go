@@ -3,7 +3,6 @@
 package assignment
 
 import (
-	"cmp"
 	"slices"
 	"time"
 )
@@ -27,6 +26,10 @@ type Group struct {
 	// Early are those of Desired that no pod waits for yet: where not all fit
 	// into one request, they come last.
 	Early Set
+	// Tenants tells who needs one of Desired: the namespaces of the AzureIdentity
+	// objects. Where not all fits into one request, each gets some. Asked only
+	// then; nil counts all as one.
+	Tenants func(key string) []string
 	// Current are those that Azure says the group has, spelled as Azure does.
 	Current Set
 	// Stale are identities that the group lists and that work no more: what is
@@ -172,18 +175,31 @@ func (g Group) spell(as Set, keys []string) []string {
 	return out
 }
 
-// first returns the first n keys in a stable order, those that pods wait for in
-// front.
+// first returns n of the keys in a stable order, those that pods wait for in
+// front. Where that is not all of them, the tenants take turns.
 func (g Group) first(keys []string, n int) []string {
-	slices.SortFunc(keys, func(a, b string) int {
-		switch early := g.Early.Has(a); {
-		case early == g.Early.Has(b):
-			return cmp.Compare(a, b)
-		case early:
-			return 1
-		default:
-			return -1
+	var waited, early []string
+	for _, key := range keys {
+		if g.Early.Has(key) {
+			early = append(early, key)
+		} else {
+			waited = append(waited, key)
 		}
-	})
-	return keys[:min(n, len(keys))]
+	}
+	waited = g.share(waited, n)
+	early = g.share(early, n-len(waited))
+	slices.Sort(waited)
+	slices.Sort(early)
+	return append(waited, early...)
+}
+
+func (g Group) share(keys []string, n int) []string {
+	tenants := g.Tenants
+	if tenants == nil {
+		tenants = func(string) []string { return nil }
+	}
+	if len(keys) <= n {
+		return keys
+	}
+	return Share(keys, tenants, n)
 }

@@ -27,6 +27,7 @@ const (
 	IdentityAssigned    = "identity assigned"
 	IdentityNotAssigned = "identity not assigned"
 	IdentityRefused     = "identity refused"
+	NotPreassigned      = "identity not pre-assigned"
 )
 
 // The actions of events.k8s.io: what was being done when it happened.

@@ -12,7 +12,20 @@ func (e *Events) IdentityNotAssignable(id *v1.AzureIdentity, why string) {
 	}
 }
 
+// PreassignmentRefused says on an AzureIdentity why its annotation does not put it
+// on node groups, and what to do, once per change; "" takes it back.
+func (e *Events) PreassignmentRefused(id *v1.AzureIdentity, why string) {
+	if e.news(preassignmentKey(id.Namespace, id.Name), why) && why != "" {
+		e.warning(reference(id, v1.GroupVersion.String(), "AzureIdentity"), nil, NotPreassigned, actionAssign,
+			"annotation %s is not followed: %s", v1.PreassignAnnotation, why)
+	}
+}
+
 // ForgetIdentity drops what was said about an identity that is gone.
 func (e *Events) ForgetIdentity(namespace, name string) { e.forget(identityKey(namespace, name)) }
 
 func identityKey(namespace, name string) string { return "identity/" + namespace + "/" + name }
+
+func preassignmentKey(namespace, name string) string {
+	return "preassignment/" + namespace + "/" + name
+}

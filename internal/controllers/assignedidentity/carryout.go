@@ -114,6 +114,10 @@ func (r *Reconciler) arrived(t *target, assigned *v1.AzureAssignedIdentity) {
 // first: what to take from the node group is in the ledger.
 func (r *Reconciler) remove(ctx context.Context, assigned *v1.AzureAssignedIdentity, began time.Time) error {
 	name := assigned.Namespace + "/" + assigned.Name
+	at := slices.Index(assigned.Finalizers, v1.Finalizer)
+	if !assigned.DeletionTimestamp.IsZero() && at < 0 {
+		return nil // somebody else's finalizer holds it; what there was to say has been said
+	}
 	if assigned.DeletionTimestamp.IsZero() {
 		uid := assigned.UID
 		err := r.client.Delete(ctx, assigned, client.Preconditions(metav1.Preconditions{UID: &uid}))
@@ -124,7 +128,7 @@ func (r *Reconciler) remove(ctx context.Context, assigned *v1.AzureAssignedIdent
 			return fmt.Errorf("delete assigned identity %s: %w", name, err)
 		}
 	}
-	if at := slices.Index(assigned.Finalizers, v1.Finalizer); at >= 0 {
+	if at >= 0 {
 		released := assigned.DeepCopy()
 		released.Finalizers = slices.Delete(released.Finalizers, at, at+1)
 		// No lock: a finalizer that another writer adds at this very moment is

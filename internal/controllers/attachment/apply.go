@@ -5,10 +5,8 @@ package attachment
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -54,54 +52,59 @@ func (r *Reconciler) read(ctx context.Context, p *pass) error {
 	return nil
 }
 
+// part is a request of an update.
+type part struct {
+	assignment.Request
+	// half tells that it was part of a request that Azure refused.
+	half bool
+}
+
 // apply makes the requests of a plan. An identity that Azure refuses goes into
 // quarantine and the others go on without it. The error is about the group as a
 // whole.
+//
+// Each request that Azure takes lasts up to a minute. So once a half went through,
+// what came up meanwhile is planned first, and what is left of the halving goes on
+// from there.
 func (r *Reconciler) apply(ctx context.Context, p *pass, plan assignment.GroupPlan) error {
-	for _, req := range requests(plan) {
-		if err := r.applyOne(ctx, p, req); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// requests are the plan's, those on probation apart.
-func requests(plan assignment.GroupPlan) []assignment.Request {
-	var reqs []assignment.Request
-	if len(plan.Attach)+len(plan.Detach) > 0 {
-		reqs = append(reqs, assignment.Request{Attach: plan.Attach, Detach: plan.Detach})
-	}
-	if len(plan.Probation) > 0 {
-		reqs = append(reqs, assignment.Request{Attach: plan.Probation})
-	}
-	return reqs
-}
-
-func (r *Reconciler) applyOne(ctx context.Context, p *pass, req assignment.Request) error {
 	var blamed teams
-	for todo := []assignment.Request{req}; len(todo) > 0; {
+	for todo := p.state.parts(plan); len(todo) > 0; {
 		next := todo[0]
-		todo = todo[1:]
-		err := r.patch(ctx, p.group, next)
+		err := r.patch(ctx, p.group, next.Request)
 		bad := compute.BadIdentities(err)
 		switch {
 		case err == nil:
-			r.lifted(p.state.done(next))
-			logr.FromContextOrDiscard(ctx).Info("node group updated", "attached", len(next.Attach), "detached", len(next.Detach))
+			todo = todo[1:]
+			r.done(ctx, p, next.Request)
+			if next.half && p.state.askedMeanwhile() {
+				p.state.keep(todo)
+				return nil
+			}
 		case len(bad) == 0 && !compute.IsRefused(err) && !r.misnamed(ctx, p, err):
-			p.state.doubt(next)
+			p.state.doubt(next.Request)
+			p.state.keep(todo)
 			return err
 		case len(bad) > 0 && !next.Names(bad):
-			return p.state.blocked(bad, err)
+			p.state.keep(todo)
+			return p.state.blocked(p.group, bad, r.immutable, err)
 		default:
-			rest, culprits := assignment.Narrow(next, bad)
+			rest, culprits := assignment.Narrow(next.Request, bad)
 			r.quarantine(ctx, p, culprits, err)
-			todo = append(blamed.apart(p, rest, culprits), todo...)
+			todo = append(halves(blamed.apart(p, rest, culprits)), todo[1:]...)
+			r.tell(p.state)
 		}
-		r.tell(p.state)
 	}
 	return nil
+}
+
+// done takes an update that went through.
+func (r *Reconciler) done(ctx context.Context, p *pass, req assignment.Request) {
+	r.lifted(p.state.done(req))
+	for _, id := range req.Attach {
+		r.look(p.extra.names[keyOf(id)]...)
+	}
+	logr.FromContextOrDiscard(ctx).Info("node group updated", "attached", len(req.Attach), "detached", len(req.Detach))
+	r.tell(p.state)
 }
 
 // misnamed tells whether Azure misses something else than the group, although it
@@ -126,53 +129,12 @@ func (r *Reconciler) patch(ctx context.Context, group compute.Group, req assignm
 	return r.cloud.Patch(ctx, group, req.Attach, req.Detach)
 }
 
-// blockedError is a refusal because of identities that the request did not name.
-type blockedError struct {
-	by  []string
-	err error
-}
-
-// Error says what to do.
-func (e *blockedError) Error() string {
-	return fmt.Sprintf("%v (it has been on the node group since before podid, which therefore leaves it there: remove it by hand: "+
-		"az vm|vmss identity remove --identities %s)", e.err, strings.Join(e.by, " "))
-}
-
-// Unwrap returns Azure's refusal.
-func (e *blockedError) Unwrap() error { return e.err }
-
-// blocked takes a refusal because of identities that the group has already: most
-// often they were deleted while they were assigned. What is ours or needed leaves
-// with the next update; what is somebody else's has to be removed by hand.
-func (st *state) blocked(bad []string, err error) error {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	var foreign []string
-	for _, id := range bad {
-		key := keyOf(id)
-		entry, ours := st.ledger[key]
-		_, needed := st.needs[key]
-		if (!ours || entry.Keep) && !needed {
-			foreign = append(foreign, id)
-			continue
-		}
-		st.stale[key], st.blockers[key] = true, true
-		if !needed {
-			st.unneeded[key] = time.Time{} // it may leave at once
-		}
-	}
-	if len(foreign) == 0 {
-		return err
-	}
-	return &blockedError{foreign, err}
-}
-
 // quarantine leaves identities out of the coming updates, for the reason that
 // Azure gave.
 func (r *Reconciler) quarantine(ctx context.Context, p *pass, culprits []string, cause error) {
-	said := assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonIdentityRefused, Message: cause.Error()}
+	reason := assignment.ReasonIdentityRefused
 	if compute.IsForbidden(cause) {
-		said.Reason = assignment.ReasonIdentityForbidden
+		reason = assignment.ReasonIdentityForbidden
 	}
 	now := r.now()
 	st := p.state
@@ -185,21 +147,25 @@ func (r *Reconciler) quarantine(ctx context.Context, p *pass, culprits []string,
 			q = &quarantine{chances: rate.NewLimiter(rate.Every(chanceEvery), chances)}
 			st.quarantined[key] = q
 		}
-		q.identities = slices.Concat(st.identities(key), p.extraNames[key])
+		q.identities = slices.Concat(st.identities(key), p.extra.names[key])
 		q.times++
-		q.state = said
+		// Each hears of its own identity only, and the same as long as Azure says
+		// the same: what is on the objects is written once.
+		q.state = assignment.State{Status: v1.StateCreated, Reason: reason, Message: compute.About(cause, id)}
 		q.retry, q.until = now.Add(doubled(quarantineFirst, q.times, quarantineMost)), now.Add(quarantineMost)
 		if !st.current.Has(key) && !st.ledger[key].Keep {
 			delete(st.ledger, key) // Azure said no: it is not there by our doing
 		}
 		for _, n := range q.identities {
-			r.metrics.Quarantined(n.Namespace, n.Name, said.Reason)
+			r.metrics.Quarantined(n.Namespace, n.Name, reason)
 		}
+		r.look(q.identities...)
 		logr.FromContextOrDiscard(ctx).Error(cause, "identity refused by Azure, left out", "resourceID", id, "retryAfter", q.retry.Sub(now))
 	}
 }
 
 func (r *Reconciler) lifted(identities []types.NamespacedName) {
+	r.look(identities...)
 	for _, n := range identities {
 		r.metrics.QuarantineLifted(n.Namespace, n.Name)
 	}
@@ -219,7 +185,7 @@ func (r *Reconciler) setBack(ctx context.Context, p *pass, cause error) (reconci
 	_, throttled := compute.RetryAfter(cause)
 	logr.FromContextOrDiscard(ctx).Error(cause, "node group not updated", "retryAfter", pause, "failures", failures, "throttled", throttled)
 	r.tell(st)
-	if st.idle() && len(p.extra) == 0 {
+	if st.idle() && len(p.extra.set) == 0 {
 		return reconcile.Result{}, nil // nobody waits; the next comparison asks again
 	}
 	return reconcile.Result{RequeueAfter: pause}, nil
@@ -244,14 +210,14 @@ func (st *state) failed(cause error, retryInterval time.Duration, now time.Time)
 		pause = min(pause, conflictMost)
 	}
 	st.notBefore = now.Add(pause)
-	_, blocked := errors.AsType[*blockedError](cause)
+	blocked, isBlocked := errors.AsType[*blockedError](cause)
 	switch {
-	case blocked:
-		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupBlocked, Message: cause.Error()}
+	case isBlocked:
+		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupBlocked, Message: blocked.remedy()}
 	case compute.IsForbidden(cause):
-		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden, Message: cause.Error()}
+		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden, Message: compute.AboutGroup(cause)}
 	case st.failures == complainAfter:
-		st.complaint = fmt.Sprintf("%v; podid keeps trying", cause)
+		st.complaint = compute.AboutGroup(cause) + "; podid keeps trying"
 	}
 	return pause, st.failures
 }
@@ -266,7 +232,7 @@ func (r *Reconciler) gone(ctx context.Context, p *pass, cause error) (reconcile.
 	clear(st.ledger)
 	clear(st.unneeded)
 	st.current, st.failures = nil, 0
-	st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupMissing, Message: cause.Error()}
+	st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupMissing, Message: compute.AboutGroup(cause)}
 	st.mu.Unlock()
 	if err := r.write(ctx, p.group, st); err != nil {
 		return reconcile.Result{}, err

@@ -98,7 +98,7 @@ func TestStruckOut(t *testing.T) {
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil || r.st.loaded() {
 		t.Errorf("takes it away by what it remembers: %v", err)
 	}
-	m.library.taken, m.library.pages = map[compute.Group]bool{r.group: true}, map[string]Page{}
+	m.library.closed = true
 	if err := m.load(t.Context(), r.group, r.st); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestBlockerSurvivesRead(t *testing.T) {
 	r := newRig(t, "red")
 	red := prefix + "red"
 	r.place("web", "red")
-	_ = r.st.blocked([]string{red}, errTest) // errTest itself
+	_ = r.st.blocked(r.group, []string{red}, nil, errTest) // errTest itself
 	r.read(compute.Identities{UserAssigned: []string{red}, ClientIDs: map[string]string{red: "c"}, PrincipalIDs: map[string]string{red: "p"}})
 	plan := r.plan()
 	if !slices.Equal(plan.Detach, []string{red}) {

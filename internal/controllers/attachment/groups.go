@@ -34,6 +34,7 @@ type Groups struct {
 	states      map[compute.Group]*state
 	homes       map[types.NamespacedName]home
 	preassigned map[types.NamespacedName]preassignment
+	edition     uint64 // counts the changes of preassigned
 }
 
 // home is where a pod's needs are recorded.
@@ -194,7 +195,7 @@ func (st *state) add(pod types.NamespacedName, n assignment.Need, now time.Time)
 	if !ok {
 		have = &need{pods: map[types.NamespacedName]types.NamespacedName{}}
 		st.needs[key] = have
-		if work = !st.usable(key); work {
+		if work = !st.usable(key); work && !st.refused(key, now) {
 			st.asked(now)
 		}
 	}
@@ -209,6 +210,13 @@ func (st *state) add(pod types.NamespacedName, n assignment.Need, now time.Time)
 		have.told = assignment.Progress{}
 	}
 	return work
+}
+
+// refused tells whether an identity is in quarantine, and not to be tried yet. mu
+// is held.
+func (st *state) refused(key string, now time.Time) bool {
+	q := st.quarantined[key]
+	return q != nil && q.retry.After(now)
 }
 
 // remove takes a pod's need back, and tells whether that leaves something to do.

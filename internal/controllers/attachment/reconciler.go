@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 )
@@ -60,6 +61,22 @@ type Settings struct {
 	RetryInterval time.Duration
 	// Immutable are identities never to detach: client ids or resource IDs.
 	Immutable []string
+	// MayPreassign tells whether the AzureIdentity objects of a namespace may be
+	// on node groups before a pod needs them; nil: all may.
+	MayPreassign func(namespace string) bool
+}
+
+// Events tells the owners of AzureIdentity objects; announce.Events does.
+type Events interface {
+	// PreassignmentRefused says why the annotation is not followed, once per
+	// change; "" takes it back.
+	PreassignmentRefused(id *v1.AzureIdentity, why string)
+}
+
+// Identities are those who tell how AzureIdentity objects stand.
+type Identities interface {
+	// Look says that the standing of these may have changed.
+	Look(names ...types.NamespacedName)
 }
 
 // The bounds of calls to Azure. A scale set's update usually takes a minute; one
@@ -87,6 +104,9 @@ type Reconciler struct {
 	now       func() time.Time
 	immutable map[string]bool
 
+	events     Events     // nil: nobody is told
+	identities Identities // nil: nobody looks
+
 	library library
 	health  health
 }
@@ -98,6 +118,9 @@ type Parts struct {
 	Ledger  Ledger
 	Groups  *Groups
 	Metrics Metrics
+	// Events and Identities may be nil.
+	Events     Events
+	Identities Identities
 }
 
 // New returns a Reconciler.
@@ -105,6 +128,7 @@ func New(parts Parts, settings Settings) *Reconciler {
 	r := &Reconciler{
 		client: parts.Client, cloud: parts.Cloud, ledger: parts.Ledger, groups: parts.Groups,
 		metrics: parts.Metrics, settings: settings, now: parts.Groups.now, immutable: map[string]bool{},
+		events: parts.Events, identities: parts.Identities,
 	}
 	for _, id := range settings.Immutable {
 		if id = keyOf(id); id != "" {
@@ -136,9 +160,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, group compute.Group) (reconc
 		return reconcile.Result{}, nil
 	}
 	p := &pass{group: group, state: st, populated: populated}
-	p.extra, p.extraNames = r.groups.preassignedTo(group)
+	p.extra = r.groups.preassignedTo(group)
+	r.leftOut(ctx, p)
 	if !populated {
-		st.owned(p.extra) // a scale set that shrank to nothing keeps what it has, but gets no more
+		st.owned(p.extra.set) // a scale set that shrank to nothing keeps what it has, but gets no more
 	}
 	if !st.known() {
 		if pause := r.cloud.Pause(group); pause > 0 {
@@ -167,10 +192,8 @@ type pass struct {
 	state *state
 	// populated tells whether the group has nodes in the cluster.
 	populated bool
-	// extra are identities that the group is to have without any pod, and the
-	// AzureIdentity objects that say so.
-	extra      assignment.Set
-	extraNames map[string][]types.NamespacedName
+	// extra are identities that the group is to have without any pod.
+	extra extras
 	// fresh tells that Azure was asked just now.
 	fresh bool
 }
@@ -199,7 +222,7 @@ func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error
 		return reconcile.Result{}, err
 	}
 	if plan.Idle() {
-		r.lifted(st.settled(p.extra, r.now()))
+		r.lifted(st.settled(p.extra.set, r.now()))
 		return r.next(st, plan), nil
 	}
 	return r.update(ctx, p, plan)

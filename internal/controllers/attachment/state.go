@@ -86,6 +86,11 @@ type state struct {
 	quarantined map[string]*quarantine
 	unneeded    map[string]time.Time
 
+	// edition is that of the pre-assignments that were looked at last, and halves
+	// are parts of a refused update that Azure has not been asked about yet.
+	edition uint64
+	halves  []assignment.Request
+
 	// trouble is what keeps the whole group from getting anything: set while
 	// podid may not update it or it does not exist. complaint is what keeps
 	// failing although it should pass.
@@ -166,18 +171,17 @@ func (st *state) idle() bool {
 
 // plan asks the planner, and marks what is about to leave in the same breath, so
 // that no need slips in between. extra are identities to have without any pod.
-func (st *state) plan(extra assignment.Set, immutable map[string]bool, grace time.Duration, now time.Time) assignment.GroupPlan {
+func (st *state) plan(extra extras, immutable map[string]bool, grace time.Duration, now time.Time) assignment.GroupPlan {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	in := assignment.Group{
 		Desired: assignment.Set{}, Early: assignment.Set{}, Current: st.current, Ledger: assignment.Set{}, Stale: st.stale,
-		Immutable: func(key string) bool {
-			return immutable[key] || immutable[st.ledger[key].clientKey()] || immutable[st.clients[key]]
-		},
+		Immutable:   func(key string) bool { return st.immutable(key, immutable) },
+		Tenants:     func(key string) []string { return namespaces(st.identities(key), extra.names[key]) },
 		Quarantined: map[string]time.Time{}, UnneededSince: st.unneeded, Grace: grace, Now: now,
 	}
-	maps.Copy(in.Desired, extra)
-	maps.Copy(in.Early, extra)
+	maps.Copy(in.Desired, extra.set)
+	maps.Copy(in.Early, extra.set)
 	for key, n := range st.needs {
 		in.Desired[key] = n.spelling
 		delete(in.Early, key)
@@ -324,7 +328,7 @@ func (st *state) doubt(req assignment.Request) {
 func (st *state) settled(extra assignment.Set, now time.Time) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.firstAsked, st.failures = time.Time{}, 0
+	st.firstAsked, st.failures, st.halves = time.Time{}, 0, nil
 	for key, q := range st.quarantined {
 		if _, ours := st.ledger[key]; ours || st.needs[key] != nil || extra.Has(key) {
 			continue

@@ -94,7 +94,7 @@ func (r *rig) place(pod string, names ...string) assignment.Progress {
 	return r.groups.Place(podNamed(pod), r.group, needs)[0]
 }
 
-func (r *rig) plan() assignment.GroupPlan { return r.st.plan(nil, nil, 0, r.now) }
+func (r *rig) plan() assignment.GroupPlan { return r.st.plan(extras{}, nil, 0, r.now) }
 
 func (r *rig) usable(name string) bool {
 	r.st.mu.Lock()
@@ -156,7 +156,7 @@ func TestLeave(t *testing.T) {
 
 func TestGraceBeginsAnew(t *testing.T) {
 	r := newRig(t, "red")
-	wait := func() time.Duration { return r.st.plan(nil, nil, time.Hour, r.now).Next.Sub(r.now) }
+	wait := func() time.Duration { return r.st.plan(extras{}, nil, time.Hour, r.now).Next.Sub(r.now) }
 	r.place("a", "red")
 	r.groups.Leave(podNamed("a"))
 	if got := wait(); got != time.Hour {
@@ -189,12 +189,12 @@ func TestUnknown(t *testing.T) {
 	if got := r.place("a", "red"); !got.Unknown {
 		t.Errorf("before anybody asked Azure: %+v", got)
 	}
-	r.st.failed(nil, time.Second, r.now)
+	r.st.failed(errTest, time.Second, r.now)
 	if got := r.place("a", "red"); got.Unknown || got.Status != v1.StateCreated || got.Complaint != "" {
 		t.Errorf("when Azure does not answer: %+v", got)
 	}
 	for range complainAfter {
-		r.st.failed(nil, time.Second, r.now)
+		r.st.failed(errTest, time.Second, r.now)
 	}
 	if got := r.place("a", "red"); got.Complaint == "" {
 		t.Error("nobody hears that Azure does not answer")
@@ -225,7 +225,7 @@ func TestImmutable(t *testing.T) {
 	for _, by := range []string{"client", prefix + "RED"} {
 		r := newRig(t, "red")
 		m := New(Parts{Groups: r.groups}, Settings{Immutable: []string{" " + by, ""}})
-		if plan := r.st.plan(nil, m.immutable, 0, r.now); len(plan.Detach) > 0 {
+		if plan := r.st.plan(extras{}, m.immutable, 0, r.now); len(plan.Detach) > 0 {
 			t.Errorf("immutable by %s: detaches %v", by, plan.Detach)
 		}
 	}
@@ -237,7 +237,7 @@ func TestImmutableByAzuresClientID(t *testing.T) {
 	id := resource(t, "red")
 	r.st.ledger[id.Key()] = Entry{ResourceID: id.String()} // its AzureIdentity tells no client id
 	r.read(compute.Identities{UserAssigned: []string{id.String()}, ClientIDs: map[string]string{id.String(): "aaaa-BBBB"}})
-	if plan := r.st.plan(nil, m.immutable, 0, r.now); len(plan.Detach) > 0 {
+	if plan := r.st.plan(extras{}, m.immutable, 0, r.now); len(plan.Detach) > 0 {
 		t.Errorf("detaches %v", plan.Detach)
 	}
 }
@@ -478,13 +478,13 @@ func TestBlocked(t *testing.T) {
 	r := newRig(t, "ours")
 	r.place("web", "needed")
 	r.place("web2", "ours")
-	if err := r.st.blocked([]string{prefix + "needed", prefix + "ours"}, errTest); !errors.Is(err, errTest) {
+	if err := r.st.blocked(r.group, []string{prefix + "needed", prefix + "ours"}, nil, errTest); !errors.Is(err, errTest) {
 		t.Errorf("error %v", err)
 	}
 	if !r.st.stale[resource(t, "needed").Key()] || !r.st.stale[resource(t, "ours").Key()] {
 		t.Error("they do not leave")
 	}
-	err := r.st.blocked([]string{prefix + "foreign"}, errTest)
+	err := r.st.blocked(r.group, []string{prefix + "foreign"}, nil, errTest)
 	r.st.failed(err, time.Second, r.now)
 	if got := r.place("web", "needed"); got.Reason != assignment.ReasonGroupBlocked {
 		t.Errorf("pods are told %+v", got)
@@ -511,7 +511,8 @@ func TestPreassign(t *testing.T) {
 	} {
 		r := newRig(t)
 		r.groups.Preassign(podNamed("red"), id(annotation))
-		set, names := r.groups.preassignedTo(r.group)
+		extra := r.groups.preassignedTo(r.group)
+		set, names := extra.set, extra.names
 		if set.Has(resource(t, "red").Key()) != want || len(names) != len(set) {
 			t.Errorf("%q: %v", annotation, set)
 		}

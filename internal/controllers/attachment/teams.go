@@ -5,6 +5,8 @@ package attachment
 import (
 	"slices"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/podid-io/podid/internal/assignment"
 )
 
@@ -51,9 +53,16 @@ func (t *teams) apart(p *pass, rest []assignment.Request, culprits []string) []a
 
 // namespaces are those of the AzureIdentity objects that ask for an identity. The
 // state's mu is held.
-func (p *pass) namespaces(id string) (names []string) {
-	for _, name := range slices.Concat(p.state.identities(keyOf(id)), p.extraNames[keyOf(id)]) {
-		names = append(names, name.Namespace)
+func (p *pass) namespaces(id string) []string {
+	return namespaces(p.state.identities(keyOf(id)), p.extra.names[keyOf(id)])
+}
+
+// namespaces returns each namespace once.
+func namespaces(identities ...[]types.NamespacedName) (all []string) {
+	for _, name := range slices.Concat(identities...) {
+		if !slices.Contains(all, name.Namespace) {
+			all = append(all, name.Namespace)
+		}
 	}
-	return names
+	return all
 }

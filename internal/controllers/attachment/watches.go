@@ -121,11 +121,7 @@ func (r *Reconciler) onIdentity() handler.TypedEventHandler[client.Object, compu
 		if !ok {
 			return
 		}
-		name := client.ObjectKeyFromObject(id)
-		if gone {
-			id = nil
-		}
-		if r.groups.Preassign(name, id) {
+		if r.preassign(id, gone) {
 			r.wakePopulated(ctx, q)
 		}
 	}
