@@ -56,12 +56,10 @@ type history struct {
 	bindings   map[string]bool
 	identities map[string]bool
 	nodes      map[string]bool
-	// stay are the nodes that do not go.
-	stay []string
 }
 
-func newHistory(rng *rand.Rand, stay []string) *history {
-	h := &history{rng: rng, stay: stay, pods: map[string]stage{}, bindings: map[string]bool{}, identities: map[string]bool{}, nodes: map[string]bool{}}
+func newHistory(rng *rand.Rand) *history {
+	h := &history{rng: rng, pods: map[string]stage{}, bindings: map[string]bool{}, identities: map[string]bool{}, nodes: map[string]bool{}}
 	for _, n := range nodes() {
 		h.nodes[n.Name] = true
 	}
@@ -239,7 +237,7 @@ func (h *history) identitySpec() v1.AzureIdentitySpec {
 
 // node lets a node go, or come back.
 func (h *history) node() change {
-	passing := slices.DeleteFunc(nodes(), func(n *corev1.Node) bool { return slices.Contains(h.stay, n.Name) })
+	passing := slices.DeleteFunc(nodes(), func(n *corev1.Node) bool { return slices.Contains(steadyNodes(), n.Name) })
 	n := passing[h.rng.IntN(len(passing))]
 	h.nodes[n.Name] = !h.nodes[n.Name]
 	if h.nodes[n.Name] {

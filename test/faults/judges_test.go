@@ -203,7 +203,7 @@ func TestCalls(t *testing.T) {
 func TestHistory(t *testing.T) {
 	made := func(seed uint64) (what []string) {
 		r := run{seed: seed}
-		h := newHistory(r.random("history"), steadyNodes())
+		h := newHistory(r.random("history"))
 		for range 500 {
 			what = append(what, h.next().what)
 		}

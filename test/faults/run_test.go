@@ -150,12 +150,7 @@ func (r *run) disturb() {
 
 // churn lets the history happen until the context ends, and then completes what is half done.
 func (r *run) churn(ctx context.Context, rng *rand.Rand) {
-	stay := steadyNodes()
-	if r.drift == never {
-		// Whether a group without nodes was left with something while no MIC ran, only a comparison finds out.
-		stay = append(stay, lastNode)
-	}
-	h := newHistory(rng, stay)
+	h := newHistory(rng)
 	for range changesFirst {
 		r.happen(h.next())
 	}
