@@ -25,6 +25,7 @@ type options struct {
 	kubernetes kubernetesOptions
 	azure      azureOptions
 	identities identityOptions
+	preassign  preassignOptions
 	election   electionOptions
 }
 
@@ -50,6 +51,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.kubernetes.bindFlags(flags)
 	o.azure.bindFlags(flags)
 	o.identities.bindFlags(flags)
+	o.preassign.bindFlags(flags)
 	o.election.bindFlags(flags)
 }
 
@@ -60,7 +62,7 @@ func (o *options) complete(getenv func(string) string) error {
 }
 
 func (o *options) validate() error {
-	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.election.validate())
+	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.preassign.validate(), o.election.validate())
 }
 
 // kubernetesOptions: which API server, and how hard to work it.

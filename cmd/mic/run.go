@@ -48,7 +48,8 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 			Rules: identity.Rules{ForceNamespaced: o.ForceNamespaced},
 			Attachment: attachment.Settings{
 				Grace: o.identities.grace, RetryInterval: o.azure.retryInterval,
-				Immutable: append(o.identities.immutables(), immutable...),
+				Immutable:    append(o.identities.immutables(), immutable...),
+				MayPreassign: o.preassign.may(),
 			},
 			Writes:          int(o.kubernetes.batch),
 			LedgerNamespace: o.kubernetes.podNamespace, LedgerName: o.kubernetes.configMap,

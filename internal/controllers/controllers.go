@@ -77,8 +77,9 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	}, config.Rules, config.Writes)
 	groups := attachment.NewGroups(time.Now, pods.Tell)
 	pods.PlaceWith(groups)
+	identities := &identitystatus.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events, Groups: groups}
 	attach := attachment.New(attachment.Parts{
-		Client: mgr.GetClient(), Cloud: cloud, Groups: groups, Metrics: metrics,
+		Client: mgr.GetClient(), Cloud: cloud, Groups: groups, Metrics: metrics, Events: events, Identities: identities,
 		Ledger: attachment.Ledger{
 			Reader: mgr.GetAPIReader(), Writer: mgr.GetClient(),
 			Namespace: config.LedgerNamespace, Name: config.LedgerName,
@@ -88,7 +89,6 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		config.Health("ledger", attach.Healthy)
 	}
 	bindings := &bindingcheck.Reconciler{Client: mgr.GetClient(), Events: events, Now: time.Now}
-	identities := &identitystatus.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events}
 	conditions := &readiness.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Rules: config.Rules, Now: time.Now}
 
 	for _, c := range []struct {

@@ -9,6 +9,7 @@ package identitystatus
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/controllers/kick"
 )
 
 // AssignedByIdentity is the index that the caches must have: assigned identities
@@ -57,13 +60,23 @@ type Events interface {
 	ForgetIdentity(namespace, name string)
 }
 
+// Groups know of identities that are on node groups without any pod, of which no
+// assigned identity tells; attachment.Groups does.
+type Groups interface {
+	// Standing tells how a pre-assigned identity stands: what Azure refused it
+	// with, whether any node group has it, and whether it is pre-assigned at all.
+	Standing(name types.NamespacedName) (refused []assignment.State, there, preassigned bool)
+}
+
 // Reconciler keeps the condition of identities.
 type Reconciler struct {
 	Client client.Client
 	// Live reads past the cache.
 	Live   client.Reader
 	Events Events
+	Groups Groups
 
+	kicks  kick.Queue[reconcile.Request]
 	oldCRD atomic.Bool // said so already
 }
 
@@ -82,7 +95,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	var assigned, needed bool
+	preassigned, assigned, needed := r.Groups.Standing(req.NamespacedName)
+	if len(refused) == 0 {
+		refused = standIns(&id, preassigned)
+	}
 	if len(refused) == 0 && meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable) != nil {
 		all, err := r.list(ctx, &id, req.String())
 		if err != nil {
@@ -99,6 +115,28 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil
 	}
 	return r.write(ctx, &id, *want)
+}
+
+// Look looks at identities soon; whoever keeps the standing of those that are
+// pre-assigned calls it.
+func (r *Reconciler) Look(names ...types.NamespacedName) {
+	for _, name := range names {
+		r.kicks.Add(reconcile.Request{NamespacedName: name})
+	}
+}
+
+// standIns say what assigned identities would, if there were any: a pre-assigned
+// identity is refused before any pod needs it.
+func standIns(id *v1.AzureIdentity, refused []assignment.State) (out []*v1.AzureAssignedIdentity) {
+	for _, said := range refused {
+		out = append(out, &v1.AzureAssignedIdentity{
+			Spec: v1.AzureAssignedIdentitySpec{AzureIdentityRef: &v1.AzureIdentityCopy{
+				ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name, UID: id.UID, Generation: id.Generation},
+			}},
+			Status: v1.AzureAssignedIdentityStatus{Status: said.Status, Reason: said.Reason, Message: said.Message},
+		})
+	}
+	return slices.DeleteFunc(out, func(a *v1.AzureAssignedIdentity) bool { return !Refused(a) })
 }
 
 // announce says a refusal in an Event, which a condition that stays the same is

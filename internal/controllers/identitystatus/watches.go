@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
 )
@@ -36,6 +37,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Named("identitystatus").
 		For(&v1.AzureIdentity{}, builder.WithPredicates(identityChanged())).
 		Watches(&v1.AzureAssignedIdentity{}, r.onAssigned()).
+		WatchesRawSource(source.TypedFunc[reconcile.Request](r.kicks.Source)).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: 4,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),

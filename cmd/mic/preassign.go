@@ -1,0 +1,55 @@
+// The command line about pre-assignment: whose identities may be on nodes before any
+// pod needs them.
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// preassignOptions: in which namespaces an AzureIdentity's annotation is followed.
+// Who may write one there decides what every pod's node gets.
+type preassignOptions struct {
+	namespaces string
+}
+
+// everyNamespace stands for all.
+const everyNamespace = "*"
+
+func (o *preassignOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.namespaces, "preassign-namespaces", everyNamespace,
+		"`namespaces`, separated by commas, whose AzureIdentities may be on VMs and scale sets before a pod needs them (annotation "+
+			v1.PreassignAnnotation+"); *: all, empty: none")
+}
+
+// list splits the flag.
+func (o *preassignOptions) list() []string {
+	return strings.FieldsFunc(o.namespaces, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func (o *preassignOptions) validate() error {
+	var wrong []error
+	for _, namespace := range o.list() {
+		if problems := validation.IsDNS1123Label(namespace); namespace != everyNamespace && len(problems) > 0 {
+			wrong = append(wrong, fmt.Errorf("--preassign-namespaces: %q cannot be the name of a namespace: %s", namespace, problems[0]))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// may returns what tells whether a namespace is among them; nil: all are.
+func (o *preassignOptions) may() func(namespace string) bool {
+	list := o.list()
+	if slices.Contains(list, everyNamespace) {
+		return nil
+	}
+	return func(namespace string) bool { return slices.Contains(list, namespace) }
+}
