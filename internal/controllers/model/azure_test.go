@@ -56,6 +56,7 @@ type azure struct {
 	fake     *compute.Fake
 	fail     func(what, format string, args ...any)
 	takes    time.Duration // how long an update takes
+	shout    bool          // spell resource IDs in another way than MIC does
 	strict   bool          // refuse all updates of a group that lists a deleted identity
 	staleIDs bool          // show the old IDs of what was deleted
 	ledger   func(compute.Group) map[string]bool
@@ -77,6 +78,7 @@ type azure struct {
 	chains    map[compute.Group]chain
 	known     map[compute.Group]map[string]bool // what MIC has been told
 	wanted    map[slot]*spell
+	taken     map[slot]time.Time // what MIC has taken away, and when
 	// ill and refusing tell that calls failed because of the moment, or because of
 	// an identity.
 	ill, refusing bool
@@ -110,7 +112,7 @@ func newAzure() *azure {
 		fake: compute.NewFake(), fates: map[string]fate{}, forbidden: map[compute.Group]bool{},
 		mine: map[compute.Group]map[string]bool{}, foreign: map[compute.Group]map[string]bool{},
 		running: map[compute.Group]*operation{}, flying: map[compute.Group]int{}, chains: map[compute.Group]chain{},
-		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{},
+		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, taken: map[slot]time.Time{},
 	}
 }
 
@@ -173,13 +175,19 @@ func (a *azure) updating(group compute.Group) *operation {
 	return op
 }
 
-// arriving tells whether the machines of the group do not have the identity yet
-// although the group lists it, and whoever writes now can know.
-func (a *azure) arriving(s slot) bool {
+// unusable says why the machines of the group do not have the identity although MIC
+// knows better, "" when they have.
+func (a *azure) unusable(s slot) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	op := a.updating(s.group)
-	return op != nil && op.attach[s.key] && op.began.Before(time.Now().Add(-a.late))
+	long := time.Now().Add(-a.late)
+	if op := a.updating(s.group); op != nil && op.attach[s.key] && op.began.Before(long) {
+		return "the update that attaches it is not over"
+	}
+	if at, taken := a.taken[s]; taken && at.Before(long) {
+		return "MIC has taken it away"
+	}
+	return ""
 }
 
 // enter begins a call, and tells when the row of calls began that it is in. mu is held.
@@ -232,6 +240,9 @@ func (a *azure) Get(ctx context.Context, group compute.Group) (compute.Identitie
 	if err == nil {
 		have.Updating = a.updating(group) != nil
 		a.known[group] = setOf(have.UserAssigned)
+		if a.shout {
+			have = shouted(have)
+		}
 	} else {
 		delete(a.known, group)
 	}
@@ -343,4 +354,20 @@ func (a *azure) remade(s slot) bool {
 		}
 	}
 	return false
+}
+
+// shouted spells resource IDs as Azure sometimes does.
+func shouted(have compute.Identities) compute.Identities {
+	loud := func(id string) string { return strings.Replace(id, "/resourceGroups/ids/", "/resourcegroups/IDS/", 1) }
+	out := have
+	out.UserAssigned, out.Orphaned = nil, nil
+	out.ClientIDs, out.PrincipalIDs = map[string]string{}, map[string]string{}
+	for _, id := range have.UserAssigned {
+		out.UserAssigned = append(out.UserAssigned, loud(id))
+		out.ClientIDs[loud(id)], out.PrincipalIDs[loud(id)] = have.ClientIDs[id], have.PrincipalIDs[id]
+	}
+	for _, id := range have.Orphaned {
+		out.Orphaned = append(out.Orphaned, loud(id))
+	}
+	return out
 }

@@ -117,6 +117,10 @@ func (w *world) rest() {
 	w.azure.mu.Lock()
 	w.azure.patches, w.azure.reads = nil, nil
 	w.azure.mu.Unlock()
+	if w.setup.Mend && w.setup.Drift > 0 {
+		w.azure.mend()
+		w.byHand = true
+	}
 	for end := time.Now().Add(w.patience()); time.Now().Before(end) && !w.failed(); {
 		w.wait(min(time.Until(end), 20*time.Second))
 		w.checkNow()
@@ -126,6 +130,7 @@ func (w *world) rest() {
 	}
 	if !w.failed() && w.content() {
 		w.checkCalm()
+		w.checkAfterlife()
 	}
 }
 
@@ -180,6 +185,7 @@ func (w *world) checkRest() {
 		w.checkState(&c, of[0])
 	}
 	w.checkAzure(truth)
+	w.checkConditions(truth)
 }
 
 // checkState judges what an object says about how far its identity is.

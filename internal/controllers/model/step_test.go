@@ -61,6 +61,8 @@ func setups() *rapid.Generator[setup] {
 			Strict:     rapid.Bool().Draw(t, "strict"),
 			StaleIDs:   rapid.Bool().Draw(t, "stale"),
 			Immutable:  rapid.Bool().Draw(t, "immutable"),
+			Shout:      rapid.Bool().Draw(t, "shout"),
+			Mend:       rapid.Bool().Draw(t, "mend"),
 		}
 		for i := range s.Lag {
 			s.Lag[i] = d("lag", 0, 5*time.Millisecond, 5*time.Millisecond, 300*time.Millisecond)
@@ -88,6 +90,11 @@ func podOps() []op {
 			return w.create(newPod(pick(pods(), s.A), w.anyNode(s.B), pick(colours(), s.C)))
 		}},
 		{"pending pod", 2, func(w *world, s step) string { return w.create(newPod(pick(pods(), s.A), "", pick(colours(), s.C))) }},
+		{"gated pod", 3, func(w *world, s step) string {
+			pod := newPod(pick(pods(), s.A), w.anyNode(s.B), pick(colours(), s.C))
+			pod.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: v1.PodConditionAssigned}}
+			return w.create(pod)
+		}},
 		{"host pod", 1, func(w *world, s step) string {
 			pod := newPod(pick(pods(), s.A), w.anyNode(s.B), pick(colours(), s.C))
 			pod.Spec.HostNetwork = true

@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/attachment"
 )
 
 func objectOps() []op {
@@ -100,6 +101,7 @@ func objectOps() []op {
 		}},
 		{"meddle", 2, meddle},
 		{"v1.8.17's object", 2, oldObject},
+		{"ledger", 1, loseLedger},
 	}
 }
 
@@ -131,6 +133,30 @@ func meddle(w *world, s step) string {
 			o.Spec.Pod = "nobody"
 		}
 		return fmt.Sprintf("is meddled with (%d)", s.B)
+	})
+}
+
+// loseLedger is a hand that deletes or damages a ledger. What it listed is
+// nobody's from then on: it may stay, and it may go.
+func loseLedger(w *world, s step) string {
+	all := listOf[*corev1.ConfigMap](w.server.list)
+	if len(all) == 0 {
+		return ""
+	}
+	cm := all[s.A%len(all)]
+	group, _, _ := attachment.ReadLedger(cm)
+	w.azure.mu.Lock()
+	clear(w.azure.mine[group])
+	w.azure.mu.Unlock()
+	for _, k := range keys() {
+		w.azure.forget(k) // what was about to be put back
+	}
+	if s.B > 4 {
+		return w.remove(cm, client.ObjectKeyFromObject(cm))
+	}
+	return edit(w, client.ObjectKeyFromObject(cm), false, func(cm *corev1.ConfigMap) string {
+		cm.Data["identities"] = "nonsense"
+		return "is damaged"
 	})
 }
 
@@ -190,12 +216,14 @@ func azureOps() []op {
 			w.azure.forbidden[group] = s.B > 3
 			return fmt.Sprintf("%s is forbidden: %t", group, s.B > 3)
 		}},
+		{"upgrade", 1, func(w *world, s step) string {
+			w.azure.upgrade(pick(groups(), s.A), 3*time.Minute)
+			return pick(groups(), s.A).String() + " is upgraded, which takes 3m"
+		}},
 		{"hand adds", 2, byHand(func(w *world, g compute.Group, id string) bool { return w.azure.handAdd(g, id) })},
 		{"hand removes", 3, byHand(func(w *world, g compute.Group, id string) bool { return w.azure.handRemove(g, id) })},
 		{"identity deleted on Azure", 1, byHand(func(w *world, _ compute.Group, id string) bool {
-			client, _ := w.azure.fake.IDsOf(id)
-			w.azure.fake.DeleteIdentity(id)
-			return client != ""
+			return w.azure.deleteIdentity(id)
 		})},
 		{"identity made on Azure", 2, byHand(func(w *world, _ compute.Group, id string) bool {
 			w.azure.fake.AddIdentities(id)

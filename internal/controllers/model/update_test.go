@@ -44,6 +44,12 @@ func (a *azure) patch(ctx context.Context, group compute.Group, attach, detach [
 	op := &operation{attach: setOf(missing(attach, before)), detach: setOf(detach), began: time.Now(), until: time.Now().Add(takes)}
 	a.mu.Lock()
 	a.running[group] = op
+	for k := range op.detach {
+		a.taken[slot{group, k}] = time.Now()
+	}
+	for _, id := range attach {
+		delete(a.taken, slot{group, strings.ToLower(id)})
+	}
 	a.mu.Unlock()
 	if !sleep(ctx, takes) {
 		return fmt.Errorf("patch identities of %s: %w", group, ctx.Err())
@@ -74,7 +80,9 @@ func (a *azure) mark(group compute.Group, attach []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, id := range missing(attach, listed) {
-		put(a.mine, group, strings.ToLower(id))
+		if k := strings.ToLower(id); !a.foreign[group][k] { // else it is put back
+			put(a.mine, group, k)
+		}
 	}
 }
 
@@ -139,8 +147,10 @@ func (a *azure) end(group compute.Group, attach, detach []string, err error) {
 	for _, id := range detach {
 		k := strings.ToLower(id)
 		delete(known, k)
+		if client, _ := a.fake.IDsOf(k); client == "" && !listed[k] {
+			delete(a.foreign[group], k) // there is nothing that could be put back
+		}
 		if !listed[k] {
-			delete(a.foreign[group], k)
 			delete(a.mine[group], k)
 		}
 	}
@@ -149,6 +159,32 @@ func (a *azure) end(group compute.Group, attach, detach []string, err error) {
 			known[strings.ToLower(id)] = true
 		}
 	}
+}
+
+// upgrade is somebody else's operation on a group, during which it takes no other.
+func (a *azure) upgrade(group compute.Group, takes time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.updating(group) == nil {
+		a.running[group] = &operation{began: time.Now(), until: time.Now().Add(takes)}
+		a.ill = true
+	}
+}
+
+// mend ends all that keeps identities from groups.
+func (a *azure) mend() {
+	for n := range resources {
+		a.fake.AddIdentities(resourceID(n))
+	}
+	for _, group := range groups() {
+		if _, exists := a.has(group); !exists {
+			a.fake.SetGroup(group, compute.Identities{})
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.fates)
+	clear(a.forbidden)
 }
 
 // Pause is attachment.Cloud.
@@ -181,6 +217,7 @@ func (a *azure) handAdd(group compute.Group, id string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.mine[group], k)
+	delete(a.taken, slot{group, k})
 	if !ambiguous {
 		put(a.foreign, group, k)
 	}
@@ -198,6 +235,26 @@ func (a *azure) handRemove(group compute.Group, id string) bool {
 	delete(a.mine[group], k)
 	delete(a.foreign[group], k)
 	return true
+}
+
+// deleteIdentity is a person who deletes a managed identity. Groups that list it go on
+// doing so; on others nobody misses it any more.
+func (a *azure) deleteIdentity(id string) bool {
+	client, _ := a.fake.IDsOf(id)
+	a.fake.DeleteIdentity(id)
+	a.forget(strings.ToLower(id))
+	return client != ""
+}
+
+// forget strikes an identity that somebody else put on groups off where it is not.
+func (a *azure) forget(k string) {
+	for _, group := range groups() {
+		if listed := a.listed(group); !listed[k] {
+			a.mu.Lock()
+			delete(a.foreign[group], k)
+			a.mu.Unlock()
+		}
+	}
 }
 
 // deleteGroup removes a machine or scale set.

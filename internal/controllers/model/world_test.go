@@ -52,12 +52,14 @@ type setup struct {
 	Strict     bool             // Azure refuses updates of groups that list a deleted identity
 	StaleIDs   bool             // Azure shows the old IDs of deleted identities
 	Immutable  bool             // the first identity is on the list
+	Shout      bool             // Azure spells resource IDs in another way than MIC does
+	Mend       bool             // in the end all is as identities need it
 }
 
 func (s setup) String() string {
 	return fmt.Sprintf("namespaced %t, grace %s, comparisons every %s, updates take %s, reads %s, writes %s (%d at a time), "+
-		"caches lag %v, strict %t, stale IDs %t, immutable %t", s.Namespaced, s.Grace, s.Drift, s.Update, s.Read, s.Write, s.Writers,
-		s.Lag, s.Strict, s.StaleIDs, s.Immutable)
+		"caches lag %v, strict %t, stale IDs %t, immutable %t, spelling %t, mended in the end %t", s.Namespaced, s.Grace, s.Drift, s.Update, s.Read, s.Write, s.Writers,
+		s.Lag, s.Strict, s.StaleIDs, s.Immutable, s.Shout, s.Mend)
 }
 
 // world is all there is.
@@ -104,7 +106,7 @@ func newWorld(s setup, log io.Writer) *world {
 	}
 	w.azure.fail, w.azure.takes, w.azure.readLag = w.fail, s.Update, s.Read
 	w.azure.strict, w.azure.staleIDs, w.azure.grace = s.Strict, s.StaleIDs, s.Grace
-	w.azure.late = 10 * s.Write
+	w.azure.late, w.azure.shout = 10*s.Write, s.Shout
 	w.azure.fake.KeepStaleIDs(s.StaleIDs)
 	w.azure.ledger, w.azure.learned = w.ledger, func() { w.look() }
 	w.azure.isFixed = func(k string) bool { return s.Immutable && k == strings.ToLower(resourceID(0)) }
@@ -284,8 +286,8 @@ func (w *world) wrote(verb string, o client.Object) {
 	if err != nil {
 		return
 	}
-	if s := (slot{group, strings.ToLower(a.Spec.AzureIdentityRef.Spec.ResourceID)}); w.azure.arriving(s) {
-		w.fail("Assigned too early", "%s: the machines of %s do not have it yet", key(a), group)
+	if why := w.azure.unusable(slot{group, strings.ToLower(a.Spec.AzureIdentityRef.Spec.ResourceID)}); why != "" {
+		w.fail("Assigned too early", "%s: the machines of %s do not have it: %s", key(a), group, why)
 	}
 }
 
