@@ -81,6 +81,7 @@ func TestParseErrors(t *testing.T) {
 		{"lease too short", "--leader-election-duration=1s", nil, []string{"4s"}},
 		{"name", "--config-map-name=A_B", nil, []string{"--config-map-name"}},
 		{"grace", "--identity-detach-grace-period=-1s", nil, []string{"0 or more"}},
+		{"preassigners", "--preassign-namespaces=a,B_C", nil, []string{"--preassign-namespaces", "B_C"}},
 		{"all at once", "--clientQps=-1 --createDeleteBatch=-1 --http-probe-port=x", nil, []string{"--clientQps", "--createDeleteBatch", "--http-probe-port"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
