@@ -254,9 +254,9 @@ func (r *rig) lose(s span) {
 	r.losses = append(r.losses, s)
 }
 
-// missing notes that the API server was away.
-func (r *rig) missing(s span) {
-	r.lose(span{s.from, s.to.Add(2 * lease)}) // a term that lost its lease ends within that
+// missing notes that there was no API server, and when it was ready again.
+func (r *rig) missing(s span, ready time.Time) {
+	r.lose(span{s.from, ready.Add(2 * lease)}) // a term that lost its lease ends within that
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.away = append(r.away, s)

@@ -91,9 +91,10 @@ func noAPIServer(r *run) {
 			r.startEtcd()
 		}
 		r.wait(away)
+		starts := time.Now()
 		r.startAPI()
 		r.note("the API server is back")
-		r.missing(span{from, time.Now()})
+		r.missing(span{from, starts}, time.Now())
 	}
 	r.wait(3 * time.Second)
 }
