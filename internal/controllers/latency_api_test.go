@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	toolswatch "k8s.io/client-go/tools/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
@@ -80,18 +81,27 @@ func (w *world) measure(events watch.Interface, i int, present bool) time.Durati
 	}
 }
 
-// watch watches the assigned identities of the world.
+// watch watches the assigned identities of the world from now on, and goes on where
+// it was when the API server, which is busy, ends the watch: no write is missed.
 func (w *world) watch() watch.Interface {
 	w.t.Helper()
-	watcher, err := client.NewWithWatch(w.kube, client.Options{Scheme: w.client.Scheme()})
-	w.must(err)
 	var list v1.AzureAssignedIdentityList
 	w.must(w.client.List(w.t.Context(), &list, client.InNamespace(w.namespace)))
-	events, err := watcher.Watch(w.t.Context(), &v1.AzureAssignedIdentityList{}, client.InNamespace(w.namespace),
-		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	events, err := toolswatch.NewRetryWatcherWithContext(w.t.Context(), list.ResourceVersion, watchFunc(
+		func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			return w.watching().Watch(ctx, &v1.AzureAssignedIdentityList{}, client.InNamespace(w.namespace), &client.ListOptions{Raw: &options})
+		}))
 	w.must(err)
 	w.t.Cleanup(events.Stop)
 	return events
+}
+
+// watchFunc is what client-go's retry watcher calls.
+type watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error)
+
+// WatchWithContext is cache.WatcherWithContext.
+func (f watchFunc) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+	return f(ctx, options)
 }
 
 func assigned(event watch.Event, pod *corev1.Pod) bool {

@@ -1,16 +1,12 @@
 package controllers_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
-	toolswatch "k8s.io/client-go/tools/watch"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
@@ -96,8 +92,7 @@ func oneWrite(t *testing.T, w *world) {
 	for i := range pods {
 		w.create(w.newPod(fmt.Sprintf("p%d", i), "red", w.nodes[i%2]))
 	}
-	watcher := w.writes()
-	defer watcher.Stop()
+	watcher := w.watch()
 	w.start()
 	writes := 0
 	for assigned := 0; assigned < pods; {
@@ -121,28 +116,6 @@ func oneWrite(t *testing.T, w *world) {
 	if n := w.patches(); n != 1 {
 		t.Errorf("%d updates of the scale set for a cluster that was there before MIC, want 1", n)
 	}
-}
-
-// writes watches the assigned identities from now on, and goes on where it was when
-// the API server, which is busy, ends the watch: no write is missed.
-func (w *world) writes() watch.Interface {
-	w.t.Helper()
-	var list v1.AzureAssignedIdentityList
-	w.must(w.client.List(w.t.Context(), &list, client.InNamespace(w.namespace)))
-	watcher, err := toolswatch.NewRetryWatcherWithContext(w.t.Context(), list.ResourceVersion, watchFunc(
-		func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			return w.watching().Watch(ctx, &v1.AzureAssignedIdentityList{}, client.InNamespace(w.namespace), &client.ListOptions{Raw: &options})
-		}))
-	w.must(err)
-	return watcher
-}
-
-// watchFunc is what client-go's retry watcher calls.
-type watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error)
-
-// WatchWithContext is cache.WatcherWithContext.
-func (f watchFunc) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-	return f(ctx, options)
 }
 
 func manyIdentities(t *testing.T, w *world) {

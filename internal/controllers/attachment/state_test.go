@@ -497,6 +497,24 @@ func (e testError) Error() string { return string(e) }
 
 const errTest = testError("refused")
 
+// preassigned is an AzureIdentity for all node groups.
+func preassigned(name string) *v1.AzureIdentity {
+	return &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1.PreassignAnnotation: v1.PreassignAll}},
+		Spec:       v1.AzureIdentitySpec{ResourceID: prefix + name},
+	}
+}
+
+// warnings are what owners of identities are told.
+type warnings map[types.NamespacedName]string
+
+func (w warnings) PreassignmentRefused(id *v1.AzureIdentity, why string) {
+	name := types.NamespacedName{Namespace: id.Namespace, Name: id.Name}
+	if w[name] = why; why == "" {
+		delete(w, name)
+	}
+}
+
 func TestPreassign(t *testing.T) {
 	id := func(annotation string) *v1.AzureIdentity {
 		return &v1.AzureIdentity{

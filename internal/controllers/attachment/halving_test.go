@@ -1,0 +1,135 @@
+package attachment
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// picky is an Azure that refuses some identities without saying which.
+type picky struct {
+	Cloud
+	bad  string
+	on   func() // when it takes an update
+	seen []string
+}
+
+func (c *picky) Patch(_ context.Context, group compute.Group, attach, _ []string) error {
+	names := strings.ReplaceAll(strings.Join(attach, ""), prefix, " ")
+	if slices.Contains(attach, prefix+c.bad) {
+		c.seen = append(c.seen, "no"+names)
+		return compute.FakeRefusal(group, http.StatusBadRequest, "BadRequest", "one of them is bad", attach, 0)
+	}
+	c.seen = append(c.seen, "yes"+names)
+	c.on()
+	return nil
+}
+
+// What comes up while a halving goes on does not wait for its end, and what the
+// halving has found out so far is not asked again.
+func TestHalvingMakesRoom(t *testing.T) {
+	r := newRig(t)
+	cloud := &picky{bad: "d", on: func() {}}
+	m := New(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{})
+	p := &pass{group: r.group, state: r.st}
+	pass := func(want ...string) {
+		t.Helper()
+		cloud.seen = nil
+		plan := r.plan()
+		r.st.settling(r.now.Add(mostQuiet))
+		if err := m.apply(t.Context(), p, plan); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, cloud.seen); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+	r.place("web", "a", "b", "c", "d")
+	cloud.on = func() { r.place("late", "e"); cloud.on = func() {} }
+	pass("no a b c d", "yes a b")
+	cloud.on = func() { r.place("later", "f"); cloud.on = func() {} }
+	pass("yes e", "no c d", "yes c")
+	pass("yes f", "no d")
+	if got := r.place("late", "d"); got.Reason != assignment.ReasonIdentityRefused {
+		t.Errorf("the culprit: %+v", got)
+	}
+	if !r.plan().Idle() || len(r.st.halves) > 0 {
+		t.Errorf("left: %+v, %v", r.plan(), r.st.halves)
+	}
+	// A need for what is refused is none to make room for.
+	if r.place("again", "d"); r.st.askedMeanwhile() {
+		t.Error("asked for what is in quarantine")
+	}
+}
+
+func TestParts(t *testing.T) {
+	r := newRig(t)
+	r.st.keep([]part{
+		{Request: assignment.Request{Attach: []string{"/never"}}},
+		{Request: assignment.Request{Attach: []string{"/B", "/gone"}, Detach: []string{"/x"}}, half: true},
+		{Request: assignment.Request{Attach: []string{"/gone"}}, half: true},
+	})
+	got := r.st.parts(assignment.GroupPlan{Attach: []string{"/a", "/b", "/c"}, Detach: []string{"/x", "/y"}, Probation: []string{"/p"}})
+	want := []part{
+		{Request: assignment.Request{Attach: []string{"/a", "/c"}, Detach: []string{"/y"}}},
+		{Request: assignment.Request{Attach: []string{"/b"}, Detach: []string{"/x"}}, half: true},
+		{Request: assignment.Request{Attach: []string{"/p"}}},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(part{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// What is needed, immutable and in the way of every update, a person has to mend.
+func TestBlockedByImmutable(t *testing.T) {
+	r := newRig(t, "red")
+	r.place("web", "red", "blue")
+	list := map[string]bool{resource(t, "red").Key(): true}
+	err := r.st.blocked(r.group, []string{prefix + "red"}, list, errTest)
+	r.st.failed(err, 1, r.now)
+	if got := r.place("other", "blue"); got.Reason != assignment.ReasonGroupBlocked || !strings.Contains(got.Message, "az vm identity remove") {
+		t.Errorf("pods are told %+v", got)
+	}
+	if len(r.st.stale) > 0 {
+		t.Error("to be taken away")
+	}
+}
+
+// A namespace with many pre-assigned identities leaves room for another one's, and
+// who is left out hears it.
+func TestPreassignBound(t *testing.T) {
+	r := newRig(t)
+	said := warnings{}
+	m := New(Parts{Groups: r.groups, Events: said}, Settings{MayPreassign: func(namespace string) bool { return namespace != "banned" }})
+	preassign := func(namespace, name string) {
+		id := preassigned(name)
+		id.Namespace, id.Name = namespace, name
+		m.preassign(id, false)
+	}
+	for i := range MostPreassigned + 50 {
+		preassign("big", "id"+string(rune('a'+i%26))+strings.Repeat("x", i/26))
+	}
+	preassign("small", "zzz")
+	preassign("banned", "no")
+	p := &pass{group: r.group, state: r.st, extra: r.groups.preassignedTo(r.group)}
+	m.leftOut(t.Context(), p)
+	if len(p.extra.set) != MostPreassigned || len(p.extra.names) != MostPreassigned || !p.extra.set.Has(resource(t, "zzz").Key()) {
+		t.Errorf("%d identities, %d names", len(p.extra.set), len(p.extra.names))
+	}
+	if len(p.extra.left) != 51 || len(said) != 52 || said[types.NamespacedName{Namespace: "banned", Name: "no"}] == "" {
+		t.Errorf("%d left out, %d told", len(p.extra.left), len(said))
+	}
+	clear(said)
+	if m.leftOut(t.Context(), p); len(said) > 0 {
+		t.Error("told at every look")
+	}
+}
