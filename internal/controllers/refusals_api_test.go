@@ -1,0 +1,180 @@
+package controllers_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/go-logr/logr/funcr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/identitystatus"
+)
+
+// TestRefusals tells what owners of identities hear, and how often.
+func TestRefusals(t *testing.T) {
+	kube := startServer(t)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *world)
+	}{
+		{"refused before any pod", refusedBeforePods},
+		{"may not be pre-assigned", mayNotPreassign},
+		{"no type for a node", noTypeForNodes},
+		{"said once", saidOnce},
+		{"immutable in the way", immutableInTheWay},
+		{"held by another finalizer", heldByAnother},
+	} {
+		t.Run(story.name, func(t *testing.T) {
+			story.tell(t, newWorld(t, kube, slug(story.name)))
+		})
+	}
+}
+
+// preassign annotates an identity.
+func (w *world) preassign(id *v1.AzureIdentity) {
+	w.t.Helper()
+	w.must(w.client.Patch(w.t.Context(), &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name}},
+		client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, v1.PreassignAnnotation, v1.PreassignAll))))
+}
+
+func refusedBeforePods(t *testing.T, w *world) {
+	id, _ := w.identity("red")
+	w.preassign(id)
+	w.start()
+	c := w.waitAssignable("red", metav1.ConditionFalse, "IdentityRefused")
+	if !strings.Contains(c.Message, "az identity show") {
+		t.Errorf("message %q has no remedy", c.Message)
+	}
+	w.waitEvent("AzureIdentity", "red", announce.IdentityRefused)
+	w.cloud.AddIdentities(resourceID("red"))
+	w.touch(id)
+	w.waitAssignable("red", metav1.ConditionTrue, identitystatus.Recovered)
+	w.waitHas("red")
+}
+
+func mayNotPreassign(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	id, _ := w.identity("red")
+	w.preassign(id)
+	w.config.Attachment.MayPreassign = func(string) bool { return false }
+	w.start()
+	if note := w.waitEvent("AzureIdentity", "red", announce.NotPreassigned); !strings.Contains(note, "--preassign-namespaces") {
+		t.Errorf("note %q", note)
+	}
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+}
+
+func noTypeForNodes(t *testing.T, w *world) {
+	id := &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "sp", Annotations: map[string]string{v1.PreassignAnnotation: v1.PreassignAll}},
+		Spec: v1.AzureIdentitySpec{
+			Type: v1.ServicePrincipal, TenantID: subscription, ClientID: "99999999-0000-0000-0000-000000000000",
+		},
+	}
+	id.Spec.ClientPassword.Name, id.Spec.ClientPassword.Namespace = "s", w.namespace
+	w.create(id)
+	w.start()
+	if note := w.waitEvent("AzureIdentity", "sp", announce.NotPreassigned); !strings.Contains(note, "type 0") {
+		t.Errorf("note %q", note)
+	}
+}
+
+// saidOnce is an identity that Azure refuses again and again, each time with
+// another number in its words, and together with somebody else's.
+func saidOnce(t *testing.T, w *world) {
+	id, _ := w.identity("red")
+	w.identity("other")
+	for i := range 3 {
+		w.cloud.FailNext(compute.FakeRefusal(w.group, http.StatusBadRequest, "FailedIdentityOperation", fmt.Sprintf(
+			"Resources '%s', '%s' were not found. Tracking ID: %08d-aaaa-bbbb-cccc-dddddddddddd", resourceID("red"), resourceID("other"), i),
+			[]string{resourceID("red"), resourceID("other")}, 0))
+	}
+	w.create(w.newPod("p", "red", w.nodes[0]))
+	w.create(w.newPod("o", "other", w.nodes[0]))
+	w.start()
+	w.waitCondition("p", "False", "IdentityRefused")
+	before := w.waitState("p", v1.StateCreated)
+	if strings.Contains(before.Status.Message, "other") {
+		t.Errorf("names somebody else's: %s", before.Status.Message)
+	}
+	refusals := w.patches()
+	w.touch(id)
+	w.eventually("another try", func() string {
+		if w.patches() == refusals {
+			return "none"
+		}
+		return ""
+	})
+	w.pod("later", "red") // hears of the same, after p would have
+	w.waitCondition("later", "False", "IdentityRefused")
+	if after := w.waitState("p", v1.StateCreated); after.ResourceVersion != before.ResourceVersion {
+		t.Errorf("written for the same refusal: %q, then %q", before.Status.Message, after.Status.Message)
+	}
+}
+
+// immutableInTheWay is an identity that was deleted while pods need it, and that
+// podid must not take away: Azure takes nothing for that scale set any more.
+func immutableInTheWay(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
+	w.identity("red")
+	w.identity("blue")
+	w.config.Attachment.Immutable = []string{resourceID("red")}
+	w.start()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	w.cloud.RefuseDeleted(true)
+	w.cloud.DeleteIdentity(resourceID("red"))
+	w.pod("q", "blue")
+	w.waitCondition("q", "False", "NodeGroupBlocked")
+	if got := w.waitState("q", v1.StateCreated); !strings.Contains(got.Status.Message, "az vmss identity remove") {
+		t.Errorf("message %q", got.Status.Message)
+	}
+	w.cloud.SetGroup(w.group, compute.Identities{}) // by hand
+	w.waitState("q", v1.StateAssigned)
+}
+
+func heldByAnother(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	var mu sync.Mutex
+	removed := 0
+	w.log = funcr.New(func(_, args string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if strings.Contains(args, "assigned identity removed") {
+			removed++
+		}
+	}, funcr.Options{})
+	w.start()
+	pod := w.pod("p", "red")
+	held := w.waitState("p", v1.StateAssigned)
+	held.Finalizers = append(held.Finalizers, "example.com/hold")
+	w.must(w.client.Update(t.Context(), &held))
+	w.delete(pod)
+	w.eventually("deleted", func() string {
+		if list := w.assigned("p"); len(list) != 1 || list[0].DeletionTimestamp.IsZero() {
+			return "not yet"
+		}
+		return ""
+	})
+	for range 3 {
+		w.pod("p", "red") // each comes and goes under the name that the object has
+		w.delete(w.newPod("p", "red", w.nodes[0]))
+	}
+	w.waitEvent("AzureIdentityBinding", "red", announce.BindingRemoved)
+	w.must(w.client.Patch(t.Context(), &held, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))))
+	w.waitNone("p")
+	w.stop()
+	if created := 1 + 3; removed > created {
+		t.Errorf("said %d times to be removed, of at most %d", removed, created)
+	}
+}
