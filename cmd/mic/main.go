@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/go-logr/logr"
@@ -18,10 +19,22 @@ import (
 )
 
 func main() {
+	collectSooner(os.Getenv)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	code := mic(ctx, program.Process{Args: os.Args[1:], Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, SetLoggers: setLoggers})
 	stop()
 	os.Exit(code)
+}
+
+// gcPercent is half of Go's default: MIC's memory is that of its caches and half as much, not twice them. It costs a
+// twentieth of its CPU time, and only while pods come and go.
+const gcPercent = 50
+
+// collectSooner has the garbage collector run more often, unless $GOGC says otherwise.
+func collectSooner(getenv func(string) string) {
+	if getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 }
 
 // setLoggers points the libraries' own loggers at ours.

@@ -48,8 +48,9 @@ func CacheOptions() (crcache.Options, error) {
 		ReaderFailOnMissingInformer: true,
 		DefaultTransform:            crcache.TransformStripManagedFields(),
 		ByObject: map[client.Object]crcache.ByObject{
-			&corev1.Pod{}:  {Label: labels.NewSelector().Add(*labelled), Transform: slimPod},
-			&corev1.Node{}: {Transform: slimNode},
+			&corev1.Pod{}:               {Label: labels.NewSelector().Add(*labelled), Transform: slimPod},
+			&corev1.Node{}:              {Transform: slimNode},
+			&v1.AzureAssignedIdentity{}: {Transform: newShared().slimAssigned},
 		},
 	}, nil
 }
