@@ -21,7 +21,7 @@ type caches struct {
 	server *apiServer
 	lag    func(kind) time.Duration
 	// seen is called when an informer has taken something in.
-	seen func()
+	seen func(kind)
 
 	indexes   map[kind]map[string]client.IndexerFunc
 	informers map[kind]*informer
@@ -46,7 +46,7 @@ type informer struct {
 	handlers []toolscache.ResourceEventHandler
 }
 
-func newCaches(server *apiServer, options crcache.Options, kinds []client.Object, lag func(kind) time.Duration, seen func()) *caches {
+func newCaches(server *apiServer, options crcache.Options, kinds []client.Object, lag func(kind) time.Duration, seen func(kind)) *caches {
 	c := &caches{
 		server: server, lag: lag, seen: seen,
 		indexes: map[kind]map[string]client.IndexerFunc{}, informers: map[kind]*informer{},
@@ -193,7 +193,7 @@ func (i *informer) tell(told []func(toolscache.ResourceEventHandler)) {
 	if len(told) == 0 {
 		return
 	}
-	i.caches.seen()
+	i.caches.seen(i.kind)
 	i.mu.Lock()
 	handlers := slices.Clone(i.handlers)
 	i.mu.Unlock()

@@ -22,7 +22,7 @@ func (w *world) look() {
 		return
 	}
 	seen := w.seen()
-	w.azure.want(seen.wanted(groups(), keys()))
+	w.azure.want(seen.wanted(groups(), w.keys()))
 	ready, wrong := w.due(seen)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -70,8 +70,9 @@ func (w *world) checkNow() {
 		return
 	}
 	truth, seen := w.truth(), w.seen()
+	claims := seen.claims()
 	for what, since := range ready {
-		if time.Since(since) > w.prompt() && !w.says(truth, seen, what) {
+		if time.Since(since) > w.prompt() && !says(truth, seen, claims, what) {
 			w.fail("on the group, and not Assigned", "%s, on the group since %s", what, clock(since))
 		}
 	}
@@ -86,8 +87,8 @@ func (w *world) checkNow() {
 }
 
 // says tells whether there is an object for the claim that says Assigned.
-func (w *world) says(truth, seen *view, what string) bool {
-	for _, c := range seen.claims() {
+func says(truth, seen *view, claims []claim, what string) bool {
+	for _, c := range claims {
 		if !strings.HasPrefix(what, c.String()+" (") {
 			continue
 		}
@@ -248,14 +249,14 @@ func (w *world) reasons(s slot, have compute.Identities, exists bool) (out []str
 
 // checkAzure judges what the groups have.
 func (w *world) checkAzure(truth *view) {
-	wanted, populated := truth.wanted(groups(), keys()), truth.groups()
+	wanted, populated := truth.wanted(groups(), w.keys()), truth.groups()
 	for _, group := range groups() {
 		have, exists := w.azure.has(group)
 		if !exists {
 			continue
 		}
 		listed, orphaned, ledger := setOf(have.UserAssigned), setOf(have.Orphaned), w.ledger(group)
-		for _, k := range keys() {
+		for _, k := range w.keys() {
 			s := slot{group, k}
 			client, _ := w.azure.fake.IDsOf(k)
 			w.azure.mu.Lock()
@@ -280,7 +281,7 @@ func (w *world) checkAzure(truth *view) {
 
 // content tells whether nothing stands in the way of anything.
 func (w *world) content() bool {
-	for s := range w.truth().wanted(groups(), keys()) {
+	for s := range w.truth().wanted(groups(), w.keys()) {
 		have, exists := w.azure.has(s.group)
 		client, _ := w.azure.fake.IDsOf(s.key)
 		if !exists || len(have.Orphaned) > 0 || len(w.reasons(s, have, client != "")) > 0 {

@@ -4,6 +4,7 @@
 package model
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -121,8 +122,12 @@ func (v *view) wanted(groups []compute.Group, keys []string) map[slot]bool {
 			out[c.slot] = true
 		}
 	}
-	for _, group := range groups {
-		for _, k := range keys {
+	for _, id := range v.identities {
+		k := strings.ToLower(id.Spec.ResourceID)
+		if id.Annotations[v1.PreassignAnnotation] == "" || !slices.Contains(keys, k) {
+			continue
+		}
+		for _, group := range groups {
 			if s := (slot{group, k}); v.preassigned(s) {
 				out[s] = true
 			}

@@ -95,6 +95,9 @@ func podOps() []op {
 			pod.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: v1.PodConditionAssigned}}
 			return w.create(pod)
 		}},
+		{"crowd pod", 0, func(w *world, s step) string {
+			return w.create(newPod(types.NamespacedName{Namespace: "x", Name: fmt.Sprintf("crowd%d", s.A)}, w.anyNode(s.B), crowd))
+		}},
 		{"host pod", 1, func(w *world, s step) string {
 			pod := newPod(pick(pods(), s.A), w.anyNode(s.B), pick(colours(), s.C))
 			pod.Spec.HostNetwork = true

@@ -148,7 +148,7 @@ func loseLedger(w *world, s step) string {
 	w.azure.mu.Lock()
 	clear(w.azure.mine[group])
 	w.azure.mu.Unlock()
-	for _, k := range keys() {
+	for _, k := range w.keys() {
 		w.azure.forget(k) // what was about to be put back
 	}
 	if s.B > 4 {

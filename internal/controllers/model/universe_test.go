@@ -74,12 +74,22 @@ func resourceID(n int) string {
 }
 
 // keys are those of all managed identities.
-func keys() []string {
-	out := make([]string, 0, resources)
+func (w *world) keys() []string {
+	out := make([]string, 0, resources+w.setup.Crowd)
 	for n := range resources {
 		out = append(out, strings.ToLower(resourceID(n)))
 	}
+	for n := range w.setup.Crowd {
+		out = append(out, strings.ToLower(crowdID(n)))
+	}
 	return out
+}
+
+// crowd is the binding label of pods that are granted very many identities.
+const crowd = "crowd"
+
+func crowdID(n int) string {
+	return strings.TrimSuffix(resourceID(0), "id0") + fmt.Sprintf("crowd%d", n)
 }
 
 func newNode(n int, providerID string) *corev1.Node {
@@ -130,5 +140,13 @@ func (w *world) populate() {
 		if n != 2 {
 			must(w.server.create(newBinding(name, identities()[n].Name, colours()[n%2])))
 		}
+	}
+	for n := range w.setup.Crowd {
+		name := types.NamespacedName{Namespace: "x", Name: fmt.Sprintf("crowd%d", n)}
+		id := newIdentity(name, 0)
+		id.Spec.ResourceID = crowdID(n)
+		w.azure.fake.AddIdentities(crowdID(n))
+		must(w.server.create(id))
+		must(w.server.create(newBinding(name, name.Name, crowd)))
 	}
 }

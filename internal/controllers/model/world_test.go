@@ -54,6 +54,7 @@ type setup struct {
 	Immutable  bool             // the first identity is on the list
 	Shout      bool             // Azure spells resource IDs in another way than MIC does
 	Mend       bool             // in the end all is as identities need it
+	Crowd      int              // how many identities a pod of the crowd is granted
 }
 
 func (s setup) String() string {
@@ -185,7 +186,7 @@ func (w *world) start() {
 	m := &mic{since: time.Now()}
 	options, err := controllers.CacheOptions()
 	must(err)
-	m.caches = newCaches(w.server, options, controllers.Cached(), w.lag, func() { w.look() })
+	m.caches = newCaches(w.server, options, controllers.Cached(), w.lag, w.heard)
 	w.mic = m
 	w.azure.restart()
 	ctx, cancel := context.WithCancel(logr.NewContext(context.Background(), w.log))
@@ -257,6 +258,14 @@ func (w *world) seen() *view {
 
 // truth is what the API server has.
 func (w *world) truth() *view { return viewOf(w.rules, w.server.list) }
+
+// heard is called when MIC's caches have taken something in.
+func (w *world) heard(k kind) {
+	if w.setup.Crowd > 0 && k == kindOf(&v1.AzureAssignedIdentity{}) {
+		return // hundreds, of which none changes what is needed
+	}
+	w.look()
+}
 
 // wait lets time pass.
 func (w *world) wait(d time.Duration) {

@@ -1,0 +1,35 @@
+// Histories that chance would seldom or never make.
+
+package model
+
+import (
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	ctrl "sigs.k8s.io/controller-runtime"
+)
+
+func TestStories(t *testing.T) {
+	ctrl.SetLogger(logr.Discard())
+	many := setup{Namespaced: true, Grace: 30 * time.Second, Drift: 3 * time.Minute, Update: 2 * time.Second, Writers: 20, Crowd: 160}
+	slowly := many
+	slowly.Writers, slowly.Write, slowly.Update = 1, 10*time.Millisecond, 45*time.Second
+	pod, leaves := step{"crowd pod", 0, 0, 0}, step{"kill", 0, 0, 0}
+	for name, story := range map[string]struct {
+		setup   setup
+		history []step
+	}{
+		"more than one request holds": {many, []step{pod}},
+		"killed on the way":           {slowly, []step{pod, {"wait", 1, 0, 0}, leaves, {"wait", 4, 0, 0}, leaves}},
+		"one refused without a name":  {many, []step{{"rebind", 0, 0, 0}, {"fate", 0, 2, 0}, {"pod", 0, 0, 0}, pod, {"wait", 1, 0, 0}}},
+		"answers lost":                {slowly, []step{{"fault", 6, 2, 0}, pod, {"wait", 4, 0, 0}, {"crowd pod", 1, 2, 0}}},
+		"gone before it is there":     {slowly, []step{pod, {"wait", 2, 0, 0}, {"node leaves", 0, 0, 0}, {"node leaves", 1, 0, 0}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if v := run(t, story.setup, story.history, logTo()); v.what != "" {
+				t.Errorf("%s\n%s", story.setup, v)
+			}
+		})
+	}
+}
