@@ -68,7 +68,7 @@ func thereWhileFailing(t *testing.T, w *world) {
 	w.identity("red")
 	w.identity("blue")
 	w.config.Attachment.RetryInterval = time.Hour
-	w.cloud.FailNext(fmt.Errorf("Azure is away")) //nolint:staticcheck // a name
+	w.cloud.FailNext(fmt.Errorf("Azure is away"))
 	w.start()
 	w.pod("stuck", "blue")
 	w.eventually("failure", func() string {

@@ -154,16 +154,23 @@ func (r *Reconciler) leftOut(ctx context.Context, p *pass) {
 	why := fmt.Sprintf("podid puts at most %d identities on a node group before a pod needs them, and there are more for one that the annotation names; "+
 		"take the annotation off those that can wait for their first pod, or let it name fewer node groups", MostPreassigned)
 	for _, name := range p.extra.left {
-		r.refusePreassignment(r.groups.preassigner(name), why)
+		if id := r.groups.preassigner(name); id != nil {
+			r.refusePreassignment(id, why)
+		}
 	}
 }
 
-// preassigner is the AzureIdentity by that name, as far as an event needs it.
+// preassigner is the pre-assigned AzureIdentity by that name, as far as an event
+// needs it, nil when it is that no more.
 func (g *Groups) preassigner(name types.NamespacedName) *v1.AzureIdentity {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	p, ok := g.preassigned[name]
+	if !ok {
+		return nil
+	}
 	id := &v1.AzureIdentity{}
-	id.Namespace, id.Name, id.UID = name.Namespace, name.Name, g.preassigned[name].uid
+	id.Namespace, id.Name, id.UID = name.Namespace, name.Name, p.uid
 	return id
 }
 
