@@ -177,3 +177,32 @@ func folder(t *testing.T, dir string) map[string]string {
 	}
 	return files
 }
+
+// An empty list of namespaces is an answer too: nobody's.
+func TestPreassignNamespaces(t *testing.T) {
+	for set, want := range map[string]string{
+		"mic.replicas=2":                    "",
+		"mic.preassignNamespaces={}":        "--preassign-namespaces=",
+		"mic.preassignNamespaces={a,b-1}":   "--preassign-namespaces=a,b-1",
+		"mic.preassignNamespaces={\\*}":     "",
+		"mic.preassignNamespaces={\\*,one}": "--preassign-namespaces=*,one",
+	} {
+		t.Run(set, func(t *testing.T) {
+			got := ""
+			for _, object := range render(t, "--set", set) {
+				spec, ok := podSpec(t, object)
+				if !ok || spec.Containers[0].Name != "mic" {
+					continue
+				}
+				for _, arg := range spec.Containers[0].Args {
+					if strings.HasPrefix(arg, "--preassign-namespaces") {
+						got = arg
+					}
+				}
+			}
+			if got != want {
+				t.Errorf("argument %q, want %q", got, want)
+			}
+		})
+	}
+}
