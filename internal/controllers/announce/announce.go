@@ -60,7 +60,7 @@ type Events struct {
 // Good news is cut short: of a flood of pods, only so many are told each that all
 // is well. Warnings have more room.
 const (
-	normalRate, normalBurst   = 5, 40
+	normalRate, normalBurst   = 5, 10
 	warningRate, warningBurst = 20, 400
 )
 

@@ -18,7 +18,7 @@ import (
 // waits for the binding's sake, with it or without. Of a flood only so many are
 // written, the others once they have more to say; that halves the writes.
 const (
-	progressPerSecond, progressBurst = 5, 40
+	progressPerSecond, progressBurst = 5, 20
 	// progressRetry is when one that was not written is tried again, to which
 	// chance adds as much.
 	progressRetry = 5 * time.Second
