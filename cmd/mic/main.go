@@ -27,7 +27,7 @@ func main() {
 }
 
 // gcPercent is half of Go's default: MIC's memory is that of its caches and half as much, not twice them. It costs a
-// twentieth of its CPU time, and only while pods come and go.
+// tenth of its CPU time, and only while pods come and go.
 const gcPercent = 50
 
 // collectSooner has the garbage collector run more often, unless $GOGC says otherwise.
