@@ -17,6 +17,9 @@ import (
 // checkConditions judges the conditions of identities and pods.
 func (w *world) checkConditions(truth *view) {
 	for name, id := range truth.identities {
+		if id.Annotations[v1.PreassignAnnotation] != "" {
+			continue // it can be refused without any pod
+		}
 		refused, waiting := false, false
 		for _, o := range truth.assigned {
 			if o.Spec.AzureIdentityRef.UID == id.UID {

@@ -73,6 +73,7 @@ type azure struct {
 	forbidden map[compute.Group]bool
 	mine      map[compute.Group]map[string]bool // attached by MIC
 	foreign   map[compute.Group]map[string]bool // somebody else's
+	bookless  map[compute.Group]bool            // a hand took the ledger: what is MIC's is anybody's guess
 	running   map[compute.Group]*operation
 	flying    map[compute.Group]int
 	chains    map[compute.Group]chain
@@ -112,7 +113,7 @@ func newAzure() *azure {
 		fake: compute.NewFake(), fates: map[string]fate{}, forbidden: map[compute.Group]bool{},
 		mine: map[compute.Group]map[string]bool{}, foreign: map[compute.Group]map[string]bool{},
 		running: map[compute.Group]*operation{}, flying: map[compute.Group]int{}, chains: map[compute.Group]chain{},
-		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, taken: map[slot]time.Time{},
+		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, bookless: map[compute.Group]bool{}, taken: map[slot]time.Time{},
 	}
 }
 
@@ -290,7 +291,7 @@ func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool
 		a.fail("size of an update", "%d identities", n)
 	}
 	for _, k := range slices.Sorted(maps.Keys(union(a.present(group, listed), setOf(attach)))) {
-		if !ledger[k] {
+		if !ledger[k] && !a.bookless[group] {
 			a.fail("not in the ledger", "%s on %s when it is updated", short(k), group)
 		}
 	}

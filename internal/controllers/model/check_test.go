@@ -39,7 +39,9 @@ func (w *world) due(seen *view) (ready, wrong map[string]bool) {
 	defer w.azure.mu.Unlock()
 	for _, c := range claims {
 		op := w.azure.updating(c.slot.group)
-		there := w.azure.known[c.slot.group][c.slot.key] && (op == nil || !op.attach[c.slot.key] && !op.detach[c.slot.key])
+		// Of an update that began before it, MIC cannot tell what it brings.
+		there := w.azure.known[c.slot.group][c.slot.key] &&
+			(op == nil || !op.attach[c.slot.key] && !op.detach[c.slot.key] && op.began.After(w.mic.since))
 		if c.lost || c.azure && !there {
 			continue
 		}
@@ -210,7 +212,7 @@ func (w *world) checkState(c *claim, o *v1.AzureAssignedIdentity) {
 		reasons := w.reasons(c.slot, have, clientID != "")
 		switch {
 		case !exists:
-			expect(created + assignment.ReasonGroupMissing)
+			expect(append(reasons, created+assignment.ReasonGroupMissing)...) // what was said of the identity stays said
 		case listed && !setOf(have.Orphaned)[c.slot.key]:
 			expect(assigned)
 		case listed && w.azure.isFixed(c.slot.key):
@@ -260,7 +262,7 @@ func (w *world) checkAzure(truth *view) {
 			s := slot{group, k}
 			client, _ := w.azure.fake.IDsOf(k)
 			w.azure.mu.Lock()
-			foreign, mine := w.azure.foreign[group][k], w.azure.mine[group][k]
+			foreign, mine := w.azure.foreign[group][k], w.azure.mine[group][k] && !w.azure.bookless[group]
 			w.azure.mu.Unlock()
 			stuck := len(w.reasons(s, have, client != "")) > 0
 			switch {

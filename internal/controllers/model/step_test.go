@@ -38,12 +38,14 @@ func histories() *rapid.Generator[[]step] {
 	for _, o := range ops() {
 		names = append(names, slices.Repeat([]string{o.name}, o.weight)...)
 	}
-	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+	one := rapid.Custom(func(t *rapid.T) step {
 		return step{
 			Op: rapid.SampledFrom(names).Draw(t, "op"),
 			A:  rapid.IntRange(0, 9).Draw(t, "a"), B: rapid.IntRange(0, 9).Draw(t, "b"), C: rapid.IntRange(0, 9).Draw(t, "c"),
 		}
-	}), 1, 40)
+	})
+	// Lists of lists, because rapid's lists are short: half a dozen.
+	return rapid.Map(rapid.SliceOfN(rapid.SliceOfN(one, 1, 12), 1, 12), func(parts [][]step) []step { return slices.Concat(parts...) })
 }
 
 // setups are what histories begin with; the calm ones come first.
@@ -136,6 +138,15 @@ func podOps() []op {
 			}
 			w.remove(pod, pick(pods(), s.A))
 			return w.create(newPod(pick(pods(), s.A), w.anyNode(s.B), pod.Labels[v1.BindingLabel])) + ", again"
+		}},
+		{"restart pod", 3, func(w *world, s step) string {
+			pod, _ := w.server.get(kindOf(&corev1.Pod{}), pick(pods(), s.A)).(*corev1.Pod)
+			if pod == nil {
+				return ""
+			}
+			w.remove(pod, pick(pods(), s.A))
+			w.wait(time.Duration(s.B) * 200 * time.Millisecond)
+			return w.create(newPod(pick(pods(), s.A), pod.Spec.NodeName, pod.Labels[v1.BindingLabel])) + ", again"
 		}},
 		{"label", 3, func(w *world, s step) string {
 			return edit(w, pick(pods(), s.A), false, func(pod *corev1.Pod) string {

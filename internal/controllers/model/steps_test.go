@@ -147,6 +147,7 @@ func loseLedger(w *world, s step) string {
 	group, _, _ := attachment.ReadLedger(cm)
 	w.azure.mu.Lock()
 	clear(w.azure.mine[group])
+	w.azure.bookless[group] = true
 	w.azure.mu.Unlock()
 	for _, k := range w.keys() {
 		w.azure.forget(k) // what was about to be put back
