@@ -7,6 +7,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/podid
+export KUBEBUILDER_ASSETS="${KUBEBUILDER_ASSETS:-$cache/assets}" # as make does
 
 measure() {
 	CGO_ENABLED=0 go build -trimpath -o "$cache/$1" "$2"
@@ -31,7 +32,7 @@ pods)
 	measure bench ./test/bench "$@"
 	;;
 -h | --help)
-	sed -n 's/^# \{0,1\}//p' "$0"
+	sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
 	;;
 *)
 	echo "bench: say what to measure: hack/bench.sh mic … or hack/bench.sh pods … (-h tells more)" >&2
