@@ -75,8 +75,10 @@ type state struct {
 	// machines may not have them yet. arrivingSince is when that was first seen.
 	arriving      map[string]bool
 	arrivingSince time.Time
-	// refresh asks for Azure to be read before anything else is done.
-	refresh bool
+	// refresh asks for Azure to be read before anything else is done, which
+	// comparisons bounds.
+	refresh     bool
+	comparisons *rate.Limiter
 
 	// ledger is what is ours, nil until loaded; saved is what was last written,
 	// and version that of the object.
@@ -105,7 +107,26 @@ func newState() *state {
 	return &state{
 		needs: map[string]*need{}, leaving: map[string]bool{}, quarantined: map[string]*quarantine{},
 		unneeded: map[string]time.Time{}, stale: map[string]bool{}, blockers: map[string]bool{}, cleared: map[string]suspect{},
+		comparisons: rate.NewLimiter(rate.Every(comparisonEvery), mostComparisons),
 	}
+}
+
+// The comparisons with Azure that are asked for. Azure allows twelve reads of a
+// machine a minute after 36 at once; half of that is for updates.
+const (
+	comparisonEvery = 10 * time.Second
+	mostComparisons = 12
+)
+
+// compareAgain asks for Azure to be read, unless that was asked too often.
+func (st *state) compareAgain(now time.Time) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !st.comparisons.AllowN(now, 1) {
+		return false
+	}
+	st.refresh = true
+	return true
 }
 
 // usable tells whether the group has the identity and keeps it. mu is held.

@@ -112,3 +112,18 @@ func TestMisnamed(t *testing.T) {
 		t.Error("takes any error for it")
 	}
 }
+
+func TestComparisons(t *testing.T) {
+	r := newRig(t)
+	m := New(Parts{Groups: r.groups}, Settings{})
+	kicked := 0
+	for range 100 { // every second
+		if m.Kick(r.group); r.woken() {
+			kicked++
+		}
+		r.now = r.now.Add(time.Second)
+	}
+	if want := mostComparisons + int(100*time.Second/comparisonEvery); kicked < mostComparisons || kicked > want {
+		t.Errorf("%d comparisons in 100 s, want %d to %d", kicked, mostComparisons, want)
+	}
+}

@@ -40,13 +40,13 @@ const (
 // preassignDelay is how long changes of pre-assignments are gathered.
 const preassignDelay = 500 * time.Millisecond
 
-// Kick makes the controller look at a group, and ask Azure before anything else.
+// Kick makes the controller look at a group, and ask Azure before anything else. Where
+// it comes too often for what Azure allows, most kicks are ignored: comparing must not
+// use up the reads that updates need.
 func (r *Reconciler) Kick(group compute.Group) {
-	st := r.groups.of(group)
-	st.mu.Lock()
-	st.refresh = true
-	st.mu.Unlock()
-	r.groups.wake.Add(group)
+	if r.groups.of(group).compareAgain(r.now()) {
+		r.groups.wake.Add(group)
+	}
 }
 
 // Ledgered returns the groups that have a ledger.
