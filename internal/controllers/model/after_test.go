@@ -29,7 +29,7 @@ func (w *world) checkConditions(truth *view) {
 		}
 		have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable)
 		// As long as some wait for other reasons, what was said last stays.
-		if bad := have != nil && have.Status == "False"; bad != refused && !(bad && waiting) {
+		if bad := have != nil && have.Status == "False"; bad != refused && (refused || !waiting) {
 			w.fail("condition of an identity", "%s is refused: %t, says so: %t", name, refused, bad)
 		}
 	}

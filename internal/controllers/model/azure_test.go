@@ -6,9 +6,7 @@ package model
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,6 +74,7 @@ type azure struct {
 	bookless  map[compute.Group]bool            // a hand took the ledger: what is MIC's is anybody's guess
 	running   map[compute.Group]*operation
 	flying    map[compute.Group]int
+	leaving   map[slot]bool // what a call in flight takes away
 	chains    map[compute.Group]chain
 	known     map[compute.Group]map[string]bool // what MIC has been told
 	wanted    map[slot]*spell
@@ -113,7 +112,7 @@ func newAzure() *azure {
 		fake: compute.NewFake(), fates: map[string]fate{}, forbidden: map[compute.Group]bool{},
 		mine: map[compute.Group]map[string]bool{}, foreign: map[compute.Group]map[string]bool{},
 		running: map[compute.Group]*operation{}, flying: map[compute.Group]int{}, chains: map[compute.Group]chain{},
-		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, bookless: map[compute.Group]bool{}, taken: map[slot]time.Time{},
+		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, bookless: map[compute.Group]bool{}, leaving: map[slot]bool{}, taken: map[slot]time.Time{},
 	}
 }
 
@@ -164,6 +163,7 @@ func (a *azure) restart() {
 	clear(a.known)
 	clear(a.chains)
 	clear(a.flying)
+	clear(a.leaving)
 }
 
 // updating tells whether an update of the group runs; mu is held.
@@ -182,7 +182,7 @@ func (a *azure) unusable(s slot) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	long := time.Now().Add(-a.late)
-	if op := a.updating(s.group); op != nil && op.attach[s.key] && op.began.Before(long) {
+	if op := a.updating(s.group); op != nil && op.attach[s.key] && op.began.Before(long) && !a.bookless[s.group] {
 		return "the update that attaches it is not over"
 	}
 	if at, taken := a.taken[s]; taken && at.Before(long) {
@@ -273,88 +273,6 @@ func (a *azure) Patch(ctx context.Context, group compute.Group, attach, detach [
 	a.end(group, attach, detach, err)
 	a.learned()
 	return err
-}
-
-// begin judges an update.
-func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool) {
-	listed, ledger := a.listed(group), a.ledger(group)
-	have, _ := a.has(group)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	began := a.enter(group)
-	a.updates++
-	a.flying[group]++
-	if a.flying[group] > 1 {
-		a.fail("two updates at once", "of %s", group)
-	}
-	if n := len(attach) + len(detach); n > compute.MaxPerPatch || n == 0 {
-		a.fail("size of an update", "%d identities", n)
-	}
-	for _, k := range slices.Sorted(maps.Keys(union(a.present(group, listed), setOf(attach)))) {
-		if !ledger[k] && !a.bookless[group] {
-			a.fail("not in the ledger", "%s on %s when it is updated", short(k), group)
-		}
-	}
-	for _, id := range attach {
-		k := strings.ToLower(id)
-		w := a.wanted[slot{group, k}]
-		if w == nil || !w.needed && w.until.Before(began.Add(-a.late)) {
-			a.fail("attached, not needed", "%s to %s", short(k), group)
-		}
-	}
-	for _, id := range detach {
-		a.judgeDetach(slot{group, strings.ToLower(id)}, began, setOf(have.Orphaned))
-	}
-	f, bad := pop(&a.patches)
-	a.ill = a.ill || bad
-	return f, bad
-}
-
-// present are the identities on a group that MIC attached.
-func (a *azure) present(group compute.Group, listed map[string]bool) map[string]bool {
-	out := map[string]bool{}
-	for k := range a.mine[group] {
-		if listed[k] {
-			out[k] = true
-		}
-	}
-	return out
-}
-
-// judgeDetach judges that something is taken away, in a row of calls that began then.
-func (a *azure) judgeDetach(s slot, began time.Time, orphaned map[string]bool) {
-	w := a.wanted[s]
-	if w == nil {
-		w = &spell{}
-	}
-	client, _ := a.fake.IDsOf(s.key)
-	renewed := client == "" || orphaned[s.key] || a.remade(s)
-	switch {
-	case a.foreign[s.group][s.key] && !(renewed && w.needed):
-		a.fail("somebody else's was taken away", "%s from %s", short(s.key), s.group)
-	case a.isFixed(s.key):
-		a.fail("an immutable one was taken away", "%s from %s", short(s.key), s.group)
-	case renewed:
-	case w.needed && w.since.Before(began.Add(-a.late)):
-		a.fail("what is needed was taken away", "%s from %s, needed since %s", short(s.key), s.group, clock(w.since))
-	case !w.until.IsZero() && time.Since(w.until) < a.grace:
-		a.fail("taken away within the grace", "%s from %s, needed until %s", short(s.key), s.group, clock(w.until))
-	}
-}
-
-// remade tells whether the identity was made again since it was attached.
-func (a *azure) remade(s slot) bool {
-	a.fake.KeepStaleIDs(true)
-	before, _ := a.has(s.group)
-	a.fake.KeepStaleIDs(false)
-	now, _ := a.has(s.group)
-	a.fake.KeepStaleIDs(a.staleIDs)
-	for _, id := range before.UserAssigned {
-		if strings.EqualFold(id, s.key) {
-			return before.ClientIDs[id] != now.ClientIDs[id]
-		}
-	}
-	return false
 }
 
 // shouted spells resource IDs as Azure sometimes does.

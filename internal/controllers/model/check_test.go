@@ -40,7 +40,7 @@ func (w *world) due(seen *view) (ready, wrong map[string]bool) {
 	for _, c := range claims {
 		op := w.azure.updating(c.slot.group)
 		// Of an update that began before it, MIC cannot tell what it brings.
-		there := w.azure.known[c.slot.group][c.slot.key] &&
+		there := w.azure.known[c.slot.group][c.slot.key] && !w.azure.leaving[c.slot] &&
 			(op == nil || !op.attach[c.slot.key] && !op.detach[c.slot.key] && op.began.After(w.mic.since))
 		if c.lost || c.azure && !there {
 			continue
@@ -287,6 +287,11 @@ func (w *world) content() bool {
 		have, exists := w.azure.has(s.group)
 		client, _ := w.azure.fake.IDsOf(s.key)
 		if !exists || len(have.Orphaned) > 0 || len(w.reasons(s, have, client != "")) > 0 {
+			return false
+		}
+	}
+	for _, group := range groups() {
+		if have, exists := w.azure.has(group); exists && w.setup.Strict && len(have.Orphaned) > 0 {
 			return false
 		}
 	}

@@ -67,6 +67,9 @@ func (c *kube) begin(ctx context.Context, o client.Object) (apiFault, error) {
 // do makes one write.
 func (c *kube) do(ctx context.Context, verb string, o client.Object, write func() error) error {
 	fault, err := c.begin(ctx, o)
+	if apierrors.IsConflict(err) && verb == "delete" {
+		err = refusedByServer(0).err // the server itself tries again what it may delete
+	}
 	if err != nil {
 		return err
 	}

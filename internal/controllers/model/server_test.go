@@ -262,7 +262,7 @@ func (s *apiServer) patch(k kind, name types.NamespacedName, status bool, how ty
 		if err != nil {
 			return nil, err
 		}
-		into, ok := reflect.New(k).Interface().(client.Object)
+		into, ok := reflect.TypeAssert[client.Object](reflect.New(k))
 		if !ok {
 			return nil, fmt.Errorf("%s is no object", k)
 		}

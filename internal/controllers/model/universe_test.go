@@ -23,22 +23,31 @@ const (
 
 func pods() []types.NamespacedName {
 	return []types.NamespacedName{
-		{Namespace: "x", Name: "a"}, {Namespace: "x", Name: "b"}, {Namespace: "x", Name: "a-x"},
-		{Namespace: "x-x", Name: "a"}, {Namespace: "x-x", Name: "b"},
+		{Namespace: "x", Name: "a"},
+		{Namespace: "x", Name: "b"},
+		{Namespace: "x", Name: "a-x"},
+		{Namespace: "x-x", Name: "a"},
+		{Namespace: "x-x", Name: "b"},
 	}
 }
 
 func identities() []types.NamespacedName {
 	return []types.NamespacedName{
-		{Namespace: "x", Name: "i"}, {Namespace: "x", Name: "j"}, {Namespace: "x", Name: "k"},
-		{Namespace: "x-x", Name: "i"}, {Namespace: "x-x", Name: "j"},
+		{Namespace: "x", Name: "i"},
+		{Namespace: "x", Name: "j"},
+		{Namespace: "x", Name: "k"},
+		{Namespace: "x-x", Name: "i"},
+		{Namespace: "x-x", Name: "j"},
 	}
 }
 
 func bindings() []types.NamespacedName {
 	return []types.NamespacedName{
-		{Namespace: "x", Name: "r"}, {Namespace: "x", Name: "s"}, {Namespace: "x", Name: "t"},
-		{Namespace: "x-x", Name: "r"}, {Namespace: "x-x", Name: "s"},
+		{Namespace: "x", Name: "r"},
+		{Namespace: "x", Name: "s"},
+		{Namespace: "x", Name: "t"},
+		{Namespace: "x-x", Name: "r"},
+		{Namespace: "x-x", Name: "s"},
 	}
 }
 

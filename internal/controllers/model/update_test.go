@@ -147,6 +147,7 @@ func (a *azure) end(group compute.Group, attach, detach []string, err error) {
 	for _, id := range detach {
 		k := strings.ToLower(id)
 		delete(known, k)
+		delete(a.leaving, slot{group, k})
 		if client, _ := a.fake.IDsOf(k); client == "" && !listed[k] {
 			delete(a.foreign[group], k) // there is nothing that could be put back
 		}

@@ -103,7 +103,7 @@ func newWorld(s setup, log io.Writer) *world {
 		states: map[string]string{}, ready: since{}, wrong: since{}, log: logr.Discard(),
 	}
 	if log != nil {
-		w.log = funcr.New(func(prefix, args string) { fmt.Fprintln(log, clock(time.Now()), prefix, args) }, funcr.Options{Verbosity: 1})
+		w.log = funcr.New(func(prefix, args string) { _, _ = fmt.Fprintln(log, clock(time.Now()), prefix, args) }, funcr.Options{Verbosity: 1})
 	}
 	w.azure.fail, w.azure.takes, w.azure.readLag = w.fail, s.Update, s.Read
 	w.azure.strict, w.azure.staleIDs, w.azure.grace = s.Strict, s.StaleIDs, s.Grace
