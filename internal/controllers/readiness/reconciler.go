@@ -166,7 +166,7 @@ func (r *Reconciler) write(ctx context.Context, pod *corev1.Pod, have *corev1.Po
 	case err == nil:
 		logr.FromContextOrDiscard(ctx).V(1).Info("pod condition written", "status", verdict.Status, "reason", verdict.Reason)
 		return nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err), anotherPod(err):
+	case apierrors.IsNotFound(err), anotherPod(err):
 		return nil // the pod is gone or another one; its own event tells
 	case apierrors.IsForbidden(err):
 		return reconcile.TerminalError(fmt.Errorf("write condition of pod %s/%s: %w: "+
