@@ -45,7 +45,7 @@ func histories() *rapid.Generator[[]step] {
 		}
 	})
 	// Lists of lists, because rapid's lists are short: half a dozen.
-	return rapid.Map(rapid.SliceOfN(rapid.SliceOfN(one, 1, 12), 1, 12), func(parts [][]step) []step { return slices.Concat(parts...) })
+	return rapid.Map(rapid.SliceOfN(rapid.SliceOfN(one, 1, 12), 1, 8), func(parts [][]step) []step { return slices.Concat(parts...) })
 }
 
 // setups are what histories begin with; the calm ones come first.
