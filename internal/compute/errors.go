@@ -30,6 +30,7 @@ type refusal struct {
 	details    []string // the codes of the error's details
 	bad        []string // resource IDs of user-assigned identities that ARM names as the cause
 	runsAs     string   // client ID that podid signs in with, if known
+	sent       bool     // something of the same Patch reached Azure, or may have, and was not refused
 	err        error
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
@@ -52,7 +53,7 @@ func (c *Client) clientID(ctx context.Context, resourceID string) (string, error
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if !runtime.HasStatusCode(resp, http.StatusOK) {
-		return "", runtime.NewResponseError(resp)
+		return "", absent(runtime.NewResponseError(resp))
 	}
 	var answer struct {
 		Properties struct {
@@ -72,6 +73,35 @@ func (c *Client) clientID(ctx context.Context, resourceID string) (string, error
 	return answer.Properties.ClientID, nil
 }
 
+// absentError is ARM's answer about an identity that does not exist.
+type absentError struct{ err error }
+
+func (a *absentError) Error() string { return "it does not exist: " + a.err.Error() }
+
+// Unwrap returns the SDK's error.
+func (a *absentError) Unwrap() error { return a.err }
+
+// IdentityNotFound reports that an error of ClientID is Azure's word that the identity does not exist (any more).
+func IdentityNotFound(err error) bool {
+	_, ok := errors.AsType[*absentError](err)
+	return ok
+}
+
+// absent marks the answer that there is no such identity. A subscription that is not found can as well be one of
+// another tenant, and an answer without ARM's code is not ARM's.
+func absent(err error) error {
+	answer, ok := errors.AsType[*azcore.ResponseError](err)
+	if !ok || answer.StatusCode != http.StatusNotFound {
+		return err
+	}
+	switch strings.ToLower(answer.ErrorCode) {
+	case "resourcenotfound", "notfound", "resourcegroupnotfound":
+		return &absentError{err: err}
+	default:
+		return err
+	}
+}
+
 // ClientID is Client.ClientID.
 func (f *Fake) ClientID(ctx context.Context, resourceID string) (string, error) {
 	if err := ctx.Err(); err != nil {
@@ -79,7 +109,7 @@ func (f *Fake) ClientID(ctx context.Context, resourceID string) (string, error) 
 	}
 	client, _ := f.IDsOf(resourceID)
 	if client == "" {
-		return "", fmt.Errorf("look up identity %s: %w", resourceID, errors.New("it does not exist"))
+		return "", fmt.Errorf("look up identity %s: %w", resourceID, &absentError{err: errors.New("ResourceNotFound")})
 	}
 	return client, nil
 }

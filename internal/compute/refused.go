@@ -1,8 +1,11 @@
 package compute
 
+// What a refusal of Azure means for what the caller does next.
+
 import (
 	"errors"
 	"net/http"
+	"strings"
 )
 
 // IsRefused reports that ARM looked at the request and said no, so that the same request will get the same answer
@@ -30,3 +33,31 @@ func IsRefused(err error) bool {
 		return r.status < http.StatusInternalServerError
 	}
 }
+
+// Definite reports that a failed Patch certainly changed nothing: Azure refused it, before it accepted anything of it.
+// Not so an answer that got lost, one of 5xx, a time-out, and an operation that failed; nor, to be careful, a conflict
+// (but a lock is definite).
+func Definite(err error) bool {
+	r, ok := errors.AsType[*refusal](err)
+	if !ok || r.sent || r.status < http.StatusBadRequest || r.status >= http.StatusInternalServerError {
+		return false
+	}
+	switch r.status {
+	case http.StatusRequestTimeout:
+		return false
+	case http.StatusConflict, http.StatusPreconditionFailed:
+		return r.locked()
+	default:
+		return !r.conflict()
+	}
+}
+
+// IsLocked reports that a person's lock on the node group, its resource group or its subscription forbids every change
+// of it: it stays so until a person removes the lock. It is an IsConflict as well.
+func IsLocked(err error) bool {
+	r, ok := errors.AsType[*refusal](err)
+	return ok && r.locked()
+}
+
+// locked knows ARM's code for it.
+func (r *refusal) locked() bool { return strings.EqualFold(r.code, "ScopeLocked") }

@@ -28,7 +28,7 @@ func (r *refusal) remedy() string {
 	case strings.EqualFold(r.code, "AuthorizationFailed"):
 		scope := "/subscriptions/" + r.group.SubscriptionID + "/resourceGroups/" + r.group.ResourceGroup
 		return "grant the right to read and write the machines of the resource group: " + r.grant("Virtual Machine Contributor", scope)
-	case strings.EqualFold(r.code, "ScopeLocked"):
+	case r.locked():
 		return "a read-only lock is in the way: remove it from the machine, its resource group or its subscription"
 	case len(r.bad) > 0 && r.malformed():
 		return "check that the resource ID is right (spec.resourceID of the AzureIdentity), expected: " +
