@@ -9,12 +9,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/program"
 )
 
@@ -163,6 +166,18 @@ func (o *identityOptions) validate() error {
 // immutables splits the list.
 func (o *identityOptions) immutables() []string {
 	return strings.FieldsFunc(o.immutable, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// clientID is the form of one: a GUID.
+var clientID = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+// unprotecting are the entries of the list that cannot be any identity's. v1.8.17 took
+// whatever was in it, so that they are no reason not to start.
+func (o *identityOptions) unprotecting() []string {
+	return slices.DeleteFunc(o.immutables(), func(entry string) bool {
+		_, err := identity.ParseResourceID(entry)
+		return err == nil || clientID.MatchString(entry)
+	})
 }
 
 // electionOptions: the Lease of the leader.

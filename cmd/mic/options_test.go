@@ -36,6 +36,13 @@ func TestParse(t *testing.T) {
 		{"namespace of the ledger", "", map[string]string{"MIC_POD_NAMESPACE": "podid"}, func(o *options) bool { return o.kubernetes.podNamespace == "podid" }},
 		{"named cloud config need not exist yet", "--cloudconfig=/nowhere/azure.json", nil, func(o *options) bool { return o.azure.cloudConfig == "/nowhere/azure.json" }},
 		{"immutable", "--immutable-user-msis=a,b", nil, func(o *options) bool { return strings.Join(o.identities.immutables(), " ") == "a b" }},
+		{"all protect", "--immutable-user-msis=AAAAAAAA-1111-2222-3333-444444444444," +
+			"/subscriptions/11111111-1111-1111-1111-111111111111/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/web", nil, func(o *options) bool {
+			return len(o.identities.unprotecting()) == 0
+		}},
+		{"typos protect nothing", "--immutable-user-msis=notanid,11111111-1111-1111-1111-111111111111,/sub/x", nil, func(o *options) bool {
+			return strings.Join(o.identities.unprotecting(), " ") == "notanid /sub/x"
+		}},
 		{"meaningless", "--enableScaleFeatures --update-user-msi-max-retry=5 -logtostderr -vmodule=a=1", nil, func(o *options) bool {
 			return strings.Join(o.Meaningless, " ") == "enableScaleFeatures logtostderr update-user-msi-max-retry vmodule"
 		}},
