@@ -67,6 +67,7 @@ type part struct {
 // what came up meanwhile is planned first, and what is left of the halving goes on
 // from there.
 func (r *Reconciler) apply(ctx context.Context, p *pass, plan assignment.GroupPlan) error {
+	defer p.state.disclaim()
 	var blamed teams
 	for todo := p.state.parts(plan); len(todo) > 0; {
 		next := todo[0]
@@ -81,7 +82,7 @@ func (r *Reconciler) apply(ctx context.Context, p *pass, plan assignment.GroupPl
 				return nil
 			}
 		case len(bad) == 0 && !compute.IsRefused(err) && !r.misnamed(ctx, p, err):
-			p.state.doubt(next.Request)
+			p.state.failedUpdate(next.Request, err)
 			p.state.keep(todo)
 			return err
 		case len(bad) > 0 && !next.Names(bad):
@@ -155,6 +156,9 @@ func (r *Reconciler) quarantine(ctx context.Context, p *pass, culprits []string,
 		q.retry, q.until = now.Add(doubled(quarantineFirst, q.times, quarantineMost)), now.Add(quarantineMost)
 		if !st.current.Has(key) && !st.ledger[key].Keep {
 			delete(st.ledger, key) // Azure said no: it is not there by our doing
+		}
+		if !st.current.Has(key) {
+			st.renewed(key)
 		}
 		for _, n := range q.identities {
 			r.metrics.Quarantined(n.Namespace, n.Name, reason)

@@ -43,6 +43,9 @@ type Entry struct {
 	// somebody else had put there and what was deleted and made again. It is not
 	// ours, and stays.
 	Keep bool `json:"keep,omitempty"`
+	// Renewing tells that it was taken away for that and has not been put back yet:
+	// it is, whether or not a pod still needs it.
+	Renewing bool `json:"renewing,omitempty"`
 }
 
 func (e Entry) clientKey() string { return lower(e.ClientID) }

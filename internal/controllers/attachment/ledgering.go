@@ -3,6 +3,7 @@
 package attachment
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -113,12 +114,13 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 	}
 	for _, id := range slices.Concat(plan.Attach, plan.Probation) {
 		if _, ok := st.ledger[keyOf(id)]; !ok {
-			st.ledger[keyOf(id)] = Entry{ResourceID: id}
+			st.claim(keyOf(id), Entry{ResourceID: id})
 		}
 	}
 	for _, id := range plan.Detach {
-		if _, ok := st.ledger[keyOf(id)]; !ok {
-			st.ledger[keyOf(id)] = Entry{ResourceID: id, Keep: true}
+		if entry, ok := st.ledger[keyOf(id)]; !ok || entry.Keep {
+			entry.ResourceID, entry.Keep, entry.Renewing = cmp.Or(entry.ResourceID, id), true, true
+			st.claim(keyOf(id), entry)
 		}
 	}
 	for key, entry := range st.ledger {
@@ -158,11 +160,12 @@ func (st *state) revert() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.ledger = maps.Clone(st.saved) // nil when it has to be loaded anew
+	clear(st.claims)
 }
 
 // save writes down what an update changed. It does so also when the program is
-// about to stop: the sooner the ledger is right the better, although an entry
-// too many does no harm.
+// about to stop. An entry too many makes an identity ours that somebody else
+// attaches, so those of a refused update must not stay.
 func (r *Reconciler) save(ctx context.Context, group compute.Group, st *state) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()

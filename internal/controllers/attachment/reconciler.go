@@ -204,7 +204,7 @@ func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error
 	plan := st.plan(p.extra, r.immutable, r.settings.Grace, r.now())
 	defer r.stay(st)
 	if !plan.Idle() {
-		if wait := max(st.settling(r.now()), r.cloud.Pause(p.group)); wait > 0 {
+		if wait := max(st.settling(r.now()), r.cloud.Pause(p.group), st.predecessor(r.now())); wait > 0 {
 			return reconcile.Result{RequeueAfter: wait}, nil
 		}
 	}
@@ -231,6 +231,7 @@ func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error
 // update carries a plan out.
 func (r *Reconciler) update(ctx context.Context, p *pass, plan assignment.GroupPlan) (reconcile.Result, error) {
 	began := r.now()
+	p.state.begin()
 	err := r.apply(ctx, p, plan)
 	r.metrics.Cycle(r.now().Sub(began))
 	if saved := r.save(ctx, p.group, p.state); err == nil && saved != nil {

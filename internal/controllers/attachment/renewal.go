@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 )
 
@@ -34,6 +35,10 @@ func (st *state) compare(have compute.Identities) {
 		key := keyOf(id)
 		entry, ours := st.ledger[key]
 		principal := lower(have.PrincipalIDs[id])
+		if !have.Updating && !st.stale[key] && principal != "" {
+			st.renewed(key) // it never left, or is back
+			entry = st.ledger[key]
+		}
 		if !ours || entry.Keep || principal == "" {
 			continue
 		}
@@ -42,6 +47,24 @@ func (st *state) compare(have compute.Identities) {
 			continue
 		}
 		entry.PrincipalID = principal
+		st.ledger[key] = entry
+	}
+}
+
+// finishRenewals adds what was taken away only to be put back, and that nobody
+// needs any more: it is somebody else's. mu is held.
+func (st *state) finishRenewals(in assignment.Group) {
+	for key, entry := range st.ledger {
+		if entry.Renewing && !st.current.Has(key) && !in.Desired.Has(key) {
+			in.Desired[key], in.Early[key] = entry.ResourceID, entry.ResourceID
+		}
+	}
+}
+
+// renewed ends a renewal: the identity is back, or Azure does not take it. mu is held.
+func (st *state) renewed(key string) {
+	if entry, ok := st.ledger[key]; ok && entry.Renewing {
+		entry.Renewing = false
 		st.ledger[key] = entry
 	}
 }

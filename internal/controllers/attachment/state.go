@@ -84,6 +84,12 @@ type state struct {
 	// and version that of the object.
 	ledger, saved map[string]Entry
 	version       string
+	// claims are the entries that the update under way wrote into the ledger, and
+	// what it said before; zero where it said nothing.
+	claims map[string]Entry
+	// updating tells that Azure was carrying out an update when it was asked last,
+	// and wrote that this program has made one.
+	updating, wrote bool
 
 	quarantined map[string]*quarantine
 	unneeded    map[string]time.Time
@@ -107,6 +113,7 @@ func newState() *state {
 	return &state{
 		needs: map[string]*need{}, leaving: map[string]bool{}, quarantined: map[string]*quarantine{},
 		unneeded: map[string]time.Time{}, stale: map[string]bool{}, blockers: map[string]bool{}, cleared: map[string]suspect{},
+		claims:      map[string]Entry{},
 		comparisons: rate.NewLimiter(rate.Every(comparisonEvery), mostComparisons),
 	}
 }
@@ -207,6 +214,7 @@ func (st *state) plan(extra extras, immutable map[string]bool, grace time.Durati
 		in.Desired[key] = n.spelling
 		delete(in.Early, key)
 	}
+	st.finishRenewals(in)
 	for key, entry := range st.ledger {
 		if !entry.Keep || !st.current.Has(key) {
 			in.Ledger[key] = entry.ResourceID
@@ -273,6 +281,7 @@ func (st *state) read(have compute.Identities, now time.Time) {
 		st.trouble = assignment.State{} // other troubles end with an update that goes well
 	}
 	st.compare(have)
+	st.strike(have.Updating)
 }
 
 // arrive notes which identities may not be on the machines yet. An update that
@@ -309,9 +318,11 @@ func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
 	st.failures, st.notBefore, st.trouble, st.complaint = 0, time.Time{}, assignment.State{}, ""
 	st.arriving, st.arrivingSince = nil, time.Time{}
 	clear(st.blockers)
+	st.keepClaims(req)
 	st.current = maps.Clone(st.current)
 	for _, id := range req.Attach {
 		st.current[keyOf(id)] = id
+		st.renewed(keyOf(id))
 	}
 	for _, id := range req.Detach {
 		delete(st.current, keyOf(id))

@@ -1,0 +1,103 @@
+// What the ledger calls ours although Azure has not said so yet.
+
+package attachment
+
+import (
+	"slices"
+	"time"
+
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/compute"
+)
+
+// claim writes an entry for the update that is about to begin, and remembers what
+// the ledger said before. mu is held.
+func (st *state) claim(key string, entry Entry) {
+	if before := st.ledger[key]; before != entry {
+		st.claims[key], st.ledger[key] = before, entry
+	}
+}
+
+// keepClaims keeps what the ledger says of these although Azure may not have
+// carried the request out. mu is held.
+func (st *state) keepClaims(req assignment.Request) {
+	for _, id := range slices.Concat(req.Attach, req.Detach) {
+		delete(st.claims, keyOf(id))
+	}
+}
+
+// disclaim takes back what the update that has ended wrote into the ledger and
+// Azure was not asked for, or plainly refused. Somebody else may put that identity
+// there tomorrow, and then it must not count as ours.
+func (st *state) disclaim() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for key, before := range st.claims {
+		switch _, there := st.ledger[key]; {
+		case !there: // struck out already
+		case before == Entry{}:
+			delete(st.ledger, key)
+		default:
+			st.ledger[key] = before
+		}
+	}
+	clear(st.claims)
+}
+
+// failedUpdate takes an update that failed, whatever it may have changed.
+func (st *state) failedUpdate(req assignment.Request, cause error) {
+	if !compute.Definite(cause) {
+		st.mu.Lock()
+		st.keepClaims(req)
+		st.mu.Unlock()
+	}
+	st.doubt(req)
+}
+
+// unconfirmed tells of an entry of ours that Azure has never listed and does not
+// list now: an update that attaches it is under way, or came to nothing. mu is held.
+func (st *state) unconfirmed(key string) bool {
+	entry, ok := st.ledger[key]
+	return ok && !entry.Keep && entry.PrincipalID == "" && !st.current.Has(key)
+}
+
+// strike drops entries that came to nothing, given that Azure carries nothing out:
+// whoever attaches those identities from now on, it is not an update of ours that
+// failed. An update writes down again what it attaches. mu is held.
+func (st *state) strike(updating bool) {
+	st.updating = updating
+	if updating {
+		return
+	}
+	for key := range st.ledger {
+		if st.unconfirmed(key) {
+			delete(st.ledger, key)
+		}
+	}
+}
+
+// begin notes that this program writes to the group.
+func (st *state) begin() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.wrote = true
+}
+
+// predecessor tells how long to wait for an update that another process began and
+// that Azure still carries out: its identities are in the ledger, but Azure may not
+// list them yet. Only before the first update of this process: later ones would
+// wait for each move of an autoscaler.
+func (st *state) predecessor(now time.Time) time.Duration {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.wrote || !st.updating || now.Sub(st.arrivingSince) >= patchTimeout {
+		return 0
+	}
+	for key := range st.ledger {
+		if st.unconfirmed(key) {
+			st.refresh = true
+			return lookAgain
+		}
+	}
+	return 0
+}

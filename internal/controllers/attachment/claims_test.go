@@ -1,0 +1,159 @@
+package attachment
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// answering is an Azure that gives every update the same answer.
+type answering struct {
+	Cloud
+	err error
+}
+
+func (c answering) Patch(context.Context, compute.Group, []string, []string) error { return c.err }
+
+func (answering) Pause(compute.Group) time.Duration { return 0 }
+
+// carryOut makes an update as Reconcile does, and returns what is written of it.
+func (r *rig) carryOut(m *Reconciler, answer error) map[string]Entry {
+	r.t.Helper()
+	m.cloud, m.metrics = answering{err: answer}, observe.NewMetrics(nil)
+	plan := r.plan()
+	if err := m.record(r.t.Context(), r.group, r.st, plan); err != nil {
+		r.t.Fatal(err)
+	}
+	p := &pass{group: r.group, state: r.st, populated: true}
+	if _, err := m.update(r.t.Context(), p, plan); err != nil {
+		r.t.Fatal(err)
+	}
+	page, err := m.ledger.Load(r.t.Context(), r.group)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return page.Entries
+}
+
+// What Azure plainly refused is nobody's: an admin may attach it by hand, and it
+// stays when the pod has gone.
+func TestRefusedIsNotOurs(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		code   string
+		kept   bool
+	}{
+		"forbidden": {http.StatusForbidden, "AuthorizationFailed", false},
+		"locked":    {http.StatusConflict, "ScopeLocked", false},
+		"busy":      {http.StatusConflict, "Conflict", true},
+		"ill":       {http.StatusInternalServerError, "InternalError", true},
+		"late":      {http.StatusOK, "VMExtensionProvisioningError", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			m := r.reconcilerOf(new(bool))
+			r.st.saved = map[string]Entry{}
+			r.place("web", "red")
+			written := r.carryOut(m, compute.FakeRefusal(r.group, c.status, c.code, "no", nil, 0))
+			if len(written) > 0 != c.kept {
+				t.Fatalf("ledger %v", written)
+			}
+			have := compute.Identities{}
+			if r.read(have); len(r.st.ledger) > 0 {
+				t.Errorf("not there, and still ours: %v", r.st.ledger)
+			}
+			have.UserAssigned = []string{prefix + "red"} // by hand
+			r.read(have)
+			r.groups.Leave(podNamed("web"))
+			if plan := r.plan(); !plan.Idle() {
+				t.Errorf("takes away somebody else's: %+v", plan)
+			}
+		})
+	}
+}
+
+// While Azure carries something out, what an update asked for may still come.
+func TestUnconfirmedStays(t *testing.T) {
+	r := newRig(t)
+	m := r.reconcilerOf(new(bool))
+	r.st.saved = map[string]Entry{}
+	r.place("web", "red")
+	r.carryOut(m, errTest)
+	if r.read(compute.Identities{Updating: true}); !r.st.unconfirmed(resource(t, "red").Key()) {
+		t.Error("struck out")
+	}
+}
+
+// A renewal of somebody else's identity that began is finished, whoever needs it.
+func TestRenewalFinished(t *testing.T) {
+	begin := func(t *testing.T) (*rig, *Reconciler) {
+		t.Helper()
+		r := newRig(t)
+		m := r.reconcilerOf(new(bool))
+		r.st.saved = map[string]Entry{}
+		r.place("web", "red")
+		r.read(compute.Identities{UserAssigned: []string{prefix + "red"}, Orphaned: []string{prefix + "red"}})
+		if plan := r.plan(); !slices.Equal(plan.Detach, []string{prefix + "red"}) {
+			t.Fatalf("plan %+v", plan)
+		}
+		return r, m
+	}
+	t.Run("need ends", func(t *testing.T) {
+		r, m := begin(t)
+		r.st.ledger = r.carryOut(m, nil) // the next leader has only what is written
+		r.groups.Leave(podNamed("web"))
+		r.read(compute.Identities{})
+		if plan := r.plan(); !slices.Equal(plan.Attach, []string{prefix + "red"}) || len(plan.Forget) > 0 {
+			t.Fatalf("plan %+v", plan)
+		}
+		r.carryOut(m, nil)
+		r.read(compute.Identities{})
+		if plan := r.plan(); !plan.Idle() {
+			t.Errorf("what was put back and taken off by hand comes again: %+v", plan)
+		}
+	})
+	t.Run("not begun", func(t *testing.T) {
+		r, m := begin(t)
+		if written := r.carryOut(m, compute.FakeRefusal(r.group, http.StatusForbidden, "AuthorizationFailed", "no", nil, 0)); len(written) > 0 {
+			t.Errorf("ledger %v", written)
+		}
+	})
+	t.Run("refused", func(t *testing.T) {
+		r, m := begin(t)
+		r.carryOut(m, nil)
+		r.groups.Leave(podNamed("web"))
+		r.carryOut(m, compute.FakeRefusal(r.group, http.StatusBadRequest, "BadRequest", "no", nil, 0))
+		if plan := r.plan(); !plan.Idle() || len(plan.Forget) != 1 {
+			t.Errorf("plan %+v", plan)
+		}
+	})
+}
+
+// What the process before this one has begun is waited for, an autoscaler is not.
+func TestPredecessor(t *testing.T) {
+	red := resource(t, "red").Key()
+	r := newRig(t)
+	r.place("web", "blue")
+	r.read(compute.Identities{Updating: true})
+	if wait := r.st.predecessor(r.now); wait > 0 {
+		t.Errorf("waits %s although nothing of ours is on its way", wait)
+	}
+	r.st.ledger[red] = Entry{ResourceID: prefix + "red"}
+	if wait := r.st.predecessor(r.now); wait != lookAgain || r.st.known() {
+		t.Errorf("waits %s", wait)
+	}
+	if wait := r.st.predecessor(r.now.Add(patchTimeout)); wait > 0 {
+		t.Errorf("waits %s for good", wait)
+	}
+	r.st.done(assignment.Request{})
+	r.st.begin()
+	if r.read(compute.Identities{Updating: true}); r.st.predecessor(r.now) > 0 {
+		t.Error("waits before its own next update")
+	}
+}
