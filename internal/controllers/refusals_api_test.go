@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/go-logr/logr/funcr"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,6 +32,7 @@ func TestRefusals(t *testing.T) {
 		{"said once", saidOnce},
 		{"immutable in the way", immutableInTheWay},
 		{"held by another finalizer", heldByAnother},
+		{"identity comes last", identityLast},
 	} {
 		t.Run(story.name, func(t *testing.T) {
 			story.tell(t, newWorld(t, kube, slug(story.name)))
@@ -176,5 +178,31 @@ func heldByAnother(t *testing.T, w *world) {
 	w.stop()
 	if created := 1 + 3; removed > created {
 		t.Errorf("said %d times to be removed, of at most %d", removed, created)
+	}
+}
+
+// identityLast: one kubectl apply writes the identity after the pod. Nobody is told
+// that it does not exist; a pod whose identity does not come is.
+func identityLast(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("late"))
+	w.start()
+	w.pod("p", "late")
+	w.binding("late", "late")
+	w.pod("q", "never")
+	w.binding("never", "never")
+	w.create(&v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "late"},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("late"), ClientID: "99999999-0000-0000-0000-000000000000"},
+	})
+	w.waitState("p", v1.StateAssigned)
+	if note := w.waitEvent("Pod", "q", announce.IdentityRefused); !strings.Contains(note, "does not exist") {
+		t.Errorf("note %q", note)
+	}
+	var list eventsv1.EventList
+	w.must(w.client.List(t.Context(), &list, client.InNamespace(w.namespace)))
+	for _, e := range list.Items {
+		if e.Regarding.Name == "p" && e.Reason == announce.IdentityRefused {
+			t.Errorf("told %q", e.Note)
+		}
 	}
 }

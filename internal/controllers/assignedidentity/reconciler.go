@@ -115,6 +115,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	plan := assignment.ForPod(t.in)
 	r.backlog.placed(req.NamespacedName, r.placement.CaughtUp, r.Tell)
 	t.since = r.waiting.note(req.NamespacedName, t.unassigned(), began)
+	result, err := r.write(ctx, req, t, plan, began)
+	if t.hold > 0 && (result.RequeueAfter == 0 || result.RequeueAfter > t.hold) {
+		result.RequeueAfter = t.hold
+	}
+	return result, err
+}
+
+// write carries out as much of a plan as is to be written now.
+func (r *Reconciler) write(ctx context.Context, req reconcile.Request, t *target, plan assignment.PodPlan, began time.Time) (reconcile.Result, error) {
 	if plan.Empty() {
 		return reconcile.Result{}, nil
 	}
@@ -141,7 +150,8 @@ type target struct {
 	pod   *corev1.Pod // nil when there is none
 	group compute.Group
 	in    assignment.Pod
-	since time.Time // since when the pod has been without an identity
+	since time.Time     // since when the pod has been without an identity
+	hold  time.Duration // when to look again at refusals that are not told yet; 0: there are none
 }
 
 // unassigned tells whether the pod is without an identity that it is granted.
@@ -186,7 +196,7 @@ func (r *Reconciler) target(ctx context.Context, name types.NamespacedName) (*ta
 		return t, nil
 	}
 	t.in.NodeName = node.Name
-	if t.in.Grants, err = r.grants(ctx, pod); err != nil {
+	if t.in.Grants, t.hold, err = r.grants(ctx, pod); err != nil {
 		return nil, err
 	}
 	t.in.Progress = r.place(t, name, node)
@@ -205,8 +215,9 @@ func needy(pod *corev1.Pod) bool {
 	return living(pod) && pod.Spec.NodeName != "" && !pod.Spec.HostNetwork
 }
 
-// grants asks the rules, and tells the pod what they refuse.
-func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, error) {
+// grants asks the rules, and tells the pod what they refuse; later, if there is a
+// time to wait.
+func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, time.Duration, error) {
 	selector := pod.Labels[v1.BindingLabel]
 	var list v1.AzureIdentityBindingList
 	options := []client.ListOption{client.MatchingFields{BindingsBySelector: selector}}
@@ -216,7 +227,7 @@ func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Gr
 		options = append(options, client.InNamespace(pod.Namespace))
 	}
 	if err := r.client.List(ctx, &list, options...); err != nil {
-		return nil, fmt.Errorf("list bindings with selector %q: %w", selector, err)
+		return nil, 0, fmt.Errorf("list bindings with selector %q: %w", selector, err)
 	}
 	bindings := make([]*v1.AzureIdentityBinding, 0, len(list.Items))
 	for i := range list.Items {
@@ -238,25 +249,14 @@ func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Gr
 		})
 	if failed != nil {
 		// Without an answer nothing may be taken away either.
-		return nil, failed
+		return nil, 0, failed
 	}
-	r.events.PodRefused(pod, worthTelling(refusals))
-	return grants, nil
-}
-
-// worthTelling leaves out what is no mistake: a pod whose binding has not come
-// yet. A binding of another namespace is not this pod's business either, when it
-// only happens to use the same selector; in a namespaced cluster that is common.
-func worthTelling(refusals []*identity.Refusal) []*identity.Refusal {
-	var out []*identity.Refusal
-	for _, refusal := range refusals {
-		switch refusal.Reason {
-		case identity.NoLabel, identity.NoBinding, identity.OtherNamespace, identity.NoMatch:
-		case identity.IdentityMissing, identity.IdentityBroken, identity.NamespacedIdentity:
-			out = append(out, refusal)
-		}
+	refusals = worthTelling(refusals)
+	hold := tooEarly(pod, refusals, r.now())
+	if hold == 0 {
+		r.events.PodRefused(pod, refusals)
 	}
-	return out
+	return grants, hold, nil
 }
 
 // place tells the pod's node group what the pod needs, and returns how far that

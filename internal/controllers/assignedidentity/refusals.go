@@ -1,0 +1,48 @@
+// What a pod is told about its refusals, and when.
+
+package assignedidentity
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// patience is how long a pod or a binding may be older than the identity: one kubectl
+// apply writes them one after the other.
+const patience = 2 * time.Second
+
+// tooEarly tells when to look again if one of the refusals may be only that the identity
+// has not come yet; 0: there is nothing to wait for.
+func tooEarly(pod *corev1.Pod, refusals []*identity.Refusal, now time.Time) time.Duration {
+	for _, refusal := range refusals {
+		if refusal.Reason != identity.IdentityMissing || refusal.Identity != nil {
+			continue
+		}
+		youngest := pod.CreationTimestamp.Time
+		if b := refusal.Binding; b != nil && b.CreationTimestamp.After(youngest) {
+			youngest = b.CreationTimestamp.Time
+		}
+		if now.Sub(youngest) < patience {
+			return patience
+		}
+	}
+	return 0
+}
+
+// worthTelling leaves out what is no mistake: a pod whose binding has not come
+// yet. A binding of another namespace is not this pod's business either, when it
+// only happens to use the same selector; in a namespaced cluster that is common.
+func worthTelling(refusals []*identity.Refusal) []*identity.Refusal {
+	var out []*identity.Refusal
+	for _, refusal := range refusals {
+		switch refusal.Reason {
+		case identity.NoLabel, identity.NoBinding, identity.OtherNamespace, identity.NoMatch:
+		case identity.IdentityMissing, identity.IdentityBroken, identity.NamespacedIdentity:
+			out = append(out, refusal)
+		}
+	}
+	return out
+}
