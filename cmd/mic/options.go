@@ -44,10 +44,10 @@ func (o *options) parse(args []string, getenv func(string) string, w io.Writer) 
 		MetricsPort: "8888",
 		OldFlags:    []string{"update-user-msi-max-retry"}, // it does not give up
 	}, args, w, o.bindFlags)
-	if err != nil || o.Version {
+	if errors.Is(err, flag.ErrHelp) || o.Version {
 		return err
 	}
-	return errors.Join(o.complete(getenv), o.validate())
+	return errors.Join(err, o.complete(getenv), o.validate())
 }
 
 func (o *options) bindFlags(flags *flag.FlagSet) {

@@ -90,11 +90,18 @@ func TestParseErrors(t *testing.T) {
 		{"grace", "--identity-detach-grace-period=-1s", nil, []string{"0 or more"}},
 		{"preassigners", "--preassign-namespaces=a,B_C", nil, []string{"--preassign-namespaces", "B_C"}},
 		{"all at once", "--clientQps=-1 --createDeleteBatch=-1 --http-probe-port=x", nil, []string{"--clientQps", "--createDeleteBatch", "--http-probe-port"}},
+		{"unknown among others", "--bogus --clientQps=-1", nil, []string{"-bogus", "--clientQps=-1"}},
+		{"unknown with a value", "--bogus x --clientQps=-1 --createDeleteBatch=many ---y -also", nil, []string{"-bogus", "--clientQps", "many", "---y", "-also"}},
+		{"argument among others", "--clientQps=-1 serve", nil, []string{`unexpected argument "serve"`, "--clientQps"}},
+		{"help too late", "--bogus --help", nil, []string{"bogus"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := new(options).parse(strings.Fields(c.args), func(name string) string { return c.env[name] }, io.Discard)
 			if err == nil {
 				t.Fatal("accepted")
+			}
+			if n := strings.Count(err.Error(), "createDeleteBatch"); n > 1 {
+				t.Errorf("error %q says the same %d times", err, n)
 			}
 			for _, want := range c.want {
 				if !strings.Contains(err.Error(), want) {

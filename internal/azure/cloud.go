@@ -91,7 +91,7 @@ type environment struct {
 // stackFrom reads the endpoints of an AzureStackCloud.
 func stackFrom(path string) (Cloud, error) {
 	var env environment
-	if err := readInto(path, &env); err != nil {
+	if err := readInto(path, "mount the file with the endpoints of the cloud there, or correct the path", &env); err != nil {
 		return Cloud{}, fmt.Errorf("read cloud environment %s (named by %s): %w", path, EnvironmentFilepath, err)
 	}
 	c, err := env.cloud()

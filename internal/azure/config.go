@@ -64,7 +64,7 @@ func Load(path string, getenv func(string) string) (Config, error) {
 		return c, nil
 	}
 	var s settings
-	if err := readInto(path, &s); err != nil {
+	if err := readInto(path, "mount the node's azure.json there, or name no file and set the environment instead", &s); err != nil {
 		return Config{}, fmt.Errorf("read cloud config %s: %w", path, err)
 	}
 	c, err := s.config(getenv(EnvironmentFilepath), inFile())

@@ -140,6 +140,14 @@ func TestLoadBad(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("no file of endpoints", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "none")
+		_, err := Load(put(t, `{"cloud":"AzureStackCloud",`+principal+`}`), env(EnvironmentFilepath, path))
+		text := fmt.Sprint(err)
+		if !strings.Contains(text, "endpoints of the cloud") || !strings.Contains(text, path) || strings.Contains(text, "the node's azure.json") {
+			t.Error(err)
+		}
+	})
 	t.Run("a folder", func(t *testing.T) {
 		if _, err := Load(t.TempDir(), env()); err == nil {
 			t.Error("no error")

@@ -18,16 +18,19 @@ import (
 // sizeLimit bounds a config file: real ones have 2 to 4 KiB.
 const sizeLimit = 1 << 20
 
-// readInto reads a JSON or YAML file into v.
-func readInto(path string, v any) error {
+// readInto reads a JSON or YAML file into v. remedy is what to do when there is none.
+func readInto(path, remedy string, v any) error {
 	data, err := readFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s", err, remedy)
+	}
 	if err != nil {
 		return err
 	}
 	return parse(data, v)
 }
 
-// readFile reads at most sizeLimit bytes and says what to do when it cannot.
+// readFile reads at most sizeLimit bytes.
 func readFile(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -44,19 +47,16 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// unreadable adds what to do to an error of the file system, and takes away the path, which is said already.
+// unreadable takes the path, which is said already, out of an error of the file system, and adds what to do where that
+// is the same for every file.
 func unreadable(err error) error {
 	if cause, ok := errors.AsType[*fs.PathError](err); ok {
 		err = cause.Err
 	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: mount the node's azure.json there, or name no file and set the environment instead", err)
-	case errors.Is(err, fs.ErrPermission):
+	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: let this process's user or group read it", err)
-	default:
-		return err
 	}
+	return err
 }
 
 // parse reads JSON, with or without a byte order mark, or YAML, in which AAD Pod Identity read this file.

@@ -43,22 +43,17 @@ type Options struct {
 }
 
 // Parse reads the command line. bind binds the daemon's own flags. flag.ErrHelp says
-// that the usage was asked for and written to w.
+// that the usage was asked for and written to w. After any other error the options are
+// what was understood, so that Validate can add its complaints.
 func (o *Options) Parse(u Usage, args []string, w io.Writer, bind func(*flag.FlagSet)) error {
 	flags := flag.NewFlagSet(u.Name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // Main shows errors, with a hint
 	o.bindFlags(u, flags)
 	bind(flags)
-	err := flags.Parse(args)
+	err := parseAll(flags, args)
 	if errors.Is(err, flag.ErrHelp) {
 		u.write(flags, w)
 		return err
-	}
-	if err != nil {
-		return err
-	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q: every option is a flag such as --kubeconfig=FILE", flags.Arg(0))
 	}
 	o.given = map[string]bool{}
 	flags.Visit(func(f *flag.Flag) {
@@ -67,7 +62,52 @@ func (o *Options) Parse(u Usage, args []string, w io.Writer, bind func(*flag.Fla
 			o.Meaningless = append(o.Meaningless, f.Name)
 		}
 	})
-	return nil
+	return err
+}
+
+// parseAll goes on after a mistake, so that all of them are told. Flags that were given
+// wrongly have their defaults then. flag.ErrHelp comes alone.
+func parseAll(flags *flag.FlagSet, args []string) error {
+	var wrong []error
+	for {
+		err := flags.Parse(args)
+		rest := flags.Args()
+		if err == nil {
+			if len(rest) > 0 {
+				wrong = append(wrong, fmt.Errorf("unexpected argument %q: every option is a flag such as --kubeconfig=FILE", rest[0]))
+			}
+			break
+		}
+		if errors.Is(err, flag.ErrHelp) {
+			if len(wrong) == 0 {
+				return err
+			}
+			break
+		}
+		wrong = append(wrong, err)
+		if len(rest) == len(args) {
+			rest = rest[1:] // such as ---x, which Parse leaves there
+		}
+		for len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+			rest = rest[1:] // may be the value of a flag that is unknown
+		}
+		args = rest
+	}
+	if len(wrong) > 0 {
+		useDefaults(flags)
+	}
+	return errors.Join(wrong...)
+}
+
+// useDefaults undoes what a value that cannot be read has left behind.
+func useDefaults(flags *flag.FlagSet) {
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	flags.VisitAll(func(f *flag.Flag) {
+		if !given[f.Name] {
+			_ = f.Value.Set(f.DefValue) // it was the value before
+		}
+	})
 }
 
 func (o *Options) bindFlags(u Usage, flags *flag.FlagSet) {
