@@ -23,6 +23,8 @@ const (
 	ReasonIdentityForbidden = "IdentityForbidden"
 	// ReasonGroupForbidden: podid's own identity may not update the node group.
 	ReasonGroupForbidden = "NodeGroupForbidden"
+	// ReasonGroupLocked: somebody's lock forbids every change of the node group.
+	ReasonGroupLocked = "NodeGroupLocked"
 	// ReasonGroupMissing: Azure does not know the VM or scale set.
 	ReasonGroupMissing = "NodeGroupMissing"
 	// ReasonGroupBlocked: Azure refuses every update of the node group because

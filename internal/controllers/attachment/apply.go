@@ -34,7 +34,10 @@ const (
 	afterThrottle = 500 * time.Millisecond
 	// complainAfter is how many failures in a row make it worth telling the
 	// pods: one retry helps against most of what goes wrong for a moment.
-	complainAfter = 3
+	// No failure that lasts longer than complainLatest stays untold, however long
+	// each try takes.
+	complainAfter  = 3
+	complainLatest = time.Minute
 )
 
 // read asks Azure what the group has, and tells the pods.
@@ -89,9 +92,7 @@ func (r *Reconciler) apply(ctx context.Context, p *pass, plan assignment.GroupPl
 			p.state.keep(todo)
 			return p.state.blocked(p.group, bad, r.immutable, err)
 		default:
-			rest, culprits := assignment.Narrow(next.Request, bad)
-			r.quarantine(ctx, p, culprits, err)
-			todo = append(halves(blamed.apart(p, rest, culprits)), todo[1:]...)
+			todo = r.narrow(ctx, p, &blamed, todo, err)
 			r.tell(p.state)
 		}
 	}
@@ -200,7 +201,9 @@ func (r *Reconciler) setBack(ctx context.Context, p *pass, cause error) (reconci
 func (st *state) failed(cause error, retryInterval time.Duration, now time.Time) (pause time.Duration, failures int) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.failures++
+	if st.failures++; st.failures == 1 {
+		st.failing = now
+	}
 	pause, throttled := compute.RetryAfter(cause)
 	if throttled {
 		pause += rand.N(afterThrottle)
@@ -210,7 +213,7 @@ func (st *state) failed(cause error, retryInterval time.Duration, now time.Time)
 		pause = doubled(retryInterval, st.failures, setBackMost)
 		pause = pause/2 + rand.N(pause/2+1)
 	}
-	if compute.IsConflict(cause) && !throttled {
+	if compute.IsConflict(cause) && !throttled && !compute.IsLocked(cause) {
 		pause = min(pause, conflictMost)
 	}
 	st.notBefore = now.Add(pause)
@@ -220,7 +223,9 @@ func (st *state) failed(cause error, retryInterval time.Duration, now time.Time)
 		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupBlocked, Message: blocked.remedy()}
 	case compute.IsForbidden(cause):
 		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden, Message: compute.AboutGroup(cause)}
-	case st.failures == complainAfter:
+	case compute.IsLocked(cause):
+		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupLocked, Message: compute.AboutGroup(cause)}
+	case st.complaint == "" && (st.failures >= complainAfter || now.Sub(st.failing) >= complainLatest):
 		st.complaint = compute.AboutGroup(cause) + "; podid keeps trying"
 	}
 	return pause, st.failures

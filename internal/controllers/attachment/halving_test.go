@@ -34,6 +34,9 @@ func (c *picky) Patch(_ context.Context, group compute.Group, attach, _ []string
 	return nil
 }
 
+// ClientID tells of none that it does not exist.
+func (c *picky) ClientID(context.Context, string) (string, error) { return "client", nil }
+
 // What comes up while a halving goes on does not wait for its end, and what the
 // halving has found out so far is not asked again.
 func TestHalvingMakesRoom(t *testing.T) {

@@ -104,9 +104,10 @@ type state struct {
 	// failing although it should pass.
 	trouble   assignment.State
 	complaint string
-	// failures in a row, and until when to leave Azure alone because of them.
-	failures  int
-	notBefore time.Time
+	// failures in a row, the time of the first, and until when to leave Azure alone
+	// because of them.
+	failures           int
+	failing, notBefore time.Time
 }
 
 func newState() *state {
@@ -276,7 +277,6 @@ func (st *state) read(have compute.Identities, now time.Time) {
 	defer st.mu.Unlock()
 	st.arrive(current, have.Updating, now)
 	st.clients, st.current, st.refresh = clients, current, false
-	st.complaint = ""
 	if st.trouble.Reason == assignment.ReasonGroupMissing {
 		st.trouble = assignment.State{} // other troubles end with an update that goes well
 	}
@@ -360,7 +360,7 @@ func (st *state) doubt(req assignment.Request) {
 func (st *state) settled(extra assignment.Set, now time.Time) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.firstAsked, st.failures, st.halves = time.Time{}, 0, nil
+	st.firstAsked, st.failures, st.complaint, st.halves = time.Time{}, 0, "", nil
 	for key, q := range st.quarantined {
 		if _, ours := st.ledger[key]; ours || st.needs[key] != nil || extra.Has(key) {
 			continue

@@ -16,6 +16,8 @@ import (
 type teams struct {
 	refusals   int
 	namespaces map[string]bool
+	// looked tells that the identities that do not exist have been looked for.
+	looked bool
 }
 
 // apart takes the culprits of a refusal, and from the second one on puts what other

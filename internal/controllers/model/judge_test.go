@@ -34,7 +34,7 @@ func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool
 	for _, id := range attach {
 		k := strings.ToLower(id)
 		w := a.wanted[slot{group, k}]
-		renewing := a.foreign[group][k] // MIC took it away to put it back
+		renewing := a.foreign[group][k] || a.bookless[group] // MIC took it away to put it back
 		if !renewing && (w == nil || !w.needed && w.until.Before(began.Add(-a.late))) {
 			a.fail("attached, not needed", "%s to %s", short(k), group)
 		}

@@ -1,0 +1,117 @@
+package attachment
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"context"
+
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// secretive is an Azure that does not say which identities are bad, or cannot be
+// asked about them.
+type secretive struct {
+	*compute.Fake
+	anonymous bool
+	blind     error
+	updates   int
+}
+
+func (c *secretive) Patch(ctx context.Context, group compute.Group, attach, detach []string) error {
+	c.updates++
+	err := c.Fake.Patch(ctx, group, attach, detach)
+	if c.anonymous && compute.IsRefused(err) {
+		return compute.FakeRefusal(group, http.StatusBadRequest, "BadRequest", "one of them is bad", nil, 0)
+	}
+	return err
+}
+
+func (c *secretive) ClientID(ctx context.Context, id string) (string, error) {
+	if c.blind != nil {
+		return "", c.blind
+	}
+	return c.Fake.ClientID(ctx, id)
+}
+
+// Many identities that do not exist do not use up the group's updates.
+func TestManyBad(t *testing.T) {
+	for name, c := range map[string]struct {
+		anonymous bool
+		blind     error
+		most      int
+	}{
+		"named":         {false, nil, 3},
+		"anonymous":     {true, nil, 2},
+		"not looked up": {false, errors.New("no right"), 21},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			cloud := &secretive{Fake: compute.NewFake(), anonymous: c.anonymous, blind: c.blind}
+			cloud.SetGroup(r.group, compute.Identities{})
+			m := New(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{})
+			var names []string
+			for i := range 40 {
+				names = append(names, fmt.Sprintf("%02d", i))
+				if i%2 == 0 {
+					cloud.AddIdentities(prefix + names[i])
+				}
+			}
+			r.place("web", names...)
+			p := &pass{group: r.group, state: r.st}
+			if err := m.apply(t.Context(), p, r.plan()); err != nil {
+				t.Fatal(err)
+			}
+			have, err := cloud.Get(t.Context(), r.group)
+			if err != nil || len(have.UserAssigned) != 20 || cloud.updates > c.most {
+				t.Errorf("%d there after %d updates, want 20 after %d (%v)", len(have.UserAssigned), cloud.updates, c.most, err)
+			}
+			if got := r.place("late", "39"); got.Reason != assignment.ReasonIdentityRefused || !strings.Contains(got.Message, "39") || strings.Contains(got.Message, "37") {
+				t.Errorf("a bad one: %+v", got)
+			}
+			if plan := r.plan(); !plan.Idle() || slices.Contains(plan.Attach, prefix+"01") {
+				t.Errorf("left: %+v", plan)
+			}
+		})
+	}
+}
+
+// A lock is told at once, what else goes on failing within a minute, and until it
+// ends.
+func TestTroubleIsTold(t *testing.T) {
+	refusal := func(status int, code string) error {
+		return compute.FakeRefusal(compute.Group{}, status, code, "no", nil, 0)
+	}
+	r := newRig(t)
+	r.place("web", "red")
+	if pause, _ := r.st.failed(refusal(http.StatusConflict, "ScopeLocked"), setBackMost, r.now); pause < conflictMost {
+		t.Errorf("tried again after %v", pause)
+	}
+	if got := r.place("web", "red"); got.Reason != assignment.ReasonGroupLocked || !strings.Contains(got.Message, "lock") {
+		t.Errorf("locked: %+v", got)
+	}
+	for name, cause := range map[string]error{
+		"ill": refusal(http.StatusInternalServerError, "InternalError"), "busy": refusal(http.StatusConflict, "Conflict"),
+	} {
+		r := newRig(t)
+		r.place("web", "red")
+		r.st.failed(cause, time.Second, r.now)
+		r.now = r.now.Add(complainLatest)
+		r.st.failed(cause, time.Second, r.now)
+		r.read(compute.Identities{}) // before each try
+		if got := r.place("web", "red"); got.Complaint == "" {
+			t.Errorf("%s: nobody hears", name)
+		}
+		r.st.done(assignment.Request{})
+		if got := r.place("web", "red"); got.Complaint != "" {
+			t.Errorf("%s: goes on after its end", name)
+		}
+	}
+}
