@@ -150,9 +150,13 @@ func (l *leadership) manager(ctx context.Context, lock resourcelock.Interface) (
 		return nil, err
 	}
 	cache.NewInformer = l.informer
+	log := logr.FromContextOrDiscard(ctx)
+	if sink := log.GetSink(); sink != nil {
+		log = log.WithSink(quiet{sink})
+	}
 	times := l.times()
 	mgr, err := manager.New(l.kube, manager.Options{
-		Scheme: scheme, Cache: cache, Logger: logr.FromContextOrDiscard(ctx),
+		Scheme: scheme, Cache: cache, Logger: log,
 		LeaderElection: true, LeaderElectionResourceLockInterface: lock,
 		LeaderElectionID: l.options.election.name, LeaderElectionNamespace: l.options.election.namespace,
 		LeaderElectionReleaseOnCancel: true,

@@ -108,8 +108,10 @@ func TestLeadership(t *testing.T) {
 	})
 	second.wait("/healthz", http.StatusOK, "Active")
 	second.end()
-	if strings.Contains(second.log.String(), "panic") {
-		t.Error(second.log.String())
+	for _, log := range []string{first.log.String(), second.log.String()} {
+		if strings.Contains(log, "panic") || strings.Contains(log, "leader election lost") {
+			t.Error(log)
+		}
 	}
 }
 
