@@ -4,7 +4,6 @@ package attachment
 
 import (
 	"slices"
-	"time"
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
@@ -74,30 +73,4 @@ func (st *state) strike(updating bool) {
 			delete(st.ledger, key)
 		}
 	}
-}
-
-// begin notes that this program writes to the group.
-func (st *state) begin() {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.wrote = true
-}
-
-// predecessor tells how long to wait for an update that another process began and
-// that Azure still carries out: its identities are in the ledger, but Azure may not
-// list them yet. Only before the first update of this process: later ones would
-// wait for each move of an autoscaler.
-func (st *state) predecessor(now time.Time) time.Duration {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.wrote || !st.updating || now.Sub(st.arrivingSince) >= patchTimeout {
-		return 0
-	}
-	for key := range st.ledger {
-		if st.unconfirmed(key) {
-			st.refresh = true
-			return lookAgain
-		}
-	}
-	return 0
 }

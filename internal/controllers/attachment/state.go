@@ -165,18 +165,6 @@ func (st *state) settling(now time.Time) time.Duration {
 	return max(wait, 0)
 }
 
-// soon tells when to look again, 0 for not: what is arriving is there in seconds,
-// if Azure is asked.
-func (st *state) soon() time.Duration {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if len(st.arriving) == 0 {
-		return 0
-	}
-	st.refresh = true
-	return lookAgain
-}
-
 // resting tells how long Azure is to be left alone yet about this group.
 func (st *state) resting(now time.Time) time.Duration {
 	st.mu.Lock()
@@ -282,32 +270,6 @@ func (st *state) read(have compute.Identities, now time.Time) {
 	}
 	st.compare(have)
 	st.strike(have.Updating)
-}
-
-// arrive notes which identities may not be on the machines yet. An update that
-// takes longer than any of ours may is not one: somebody upgrades the machines,
-// and the identities have long been there. mu is held.
-func (st *state) arrive(current assignment.Set, updating bool, now time.Time) {
-	before := st.arriving
-	st.arriving = nil
-	if !updating {
-		st.arrivingSince = time.Time{}
-		return
-	}
-	if st.arrivingSince.IsZero() {
-		st.arrivingSince = now
-	}
-	if now.Sub(st.arrivingSince) >= patchTimeout {
-		return
-	}
-	for key := range st.ledger {
-		if current.Has(key) && (before[key] || !st.current.Has(key)) {
-			if st.arriving == nil {
-				st.arriving = map[string]bool{}
-			}
-			st.arriving[key] = true
-		}
-	}
 }
 
 // done takes an update that Azure has carried out, and returns the identities
