@@ -43,6 +43,9 @@ func (r *refusal) reason(words string) string {
 	var parts []string
 	remedy := r.remedy()
 	switch {
+	case r.foreign():
+		words = "" // anybody's
+		parts = append(parts, r.notAzure())
 	case r.code != "":
 		parts = append(parts, r.code)
 	case remedy+words == "":
@@ -79,8 +82,7 @@ var (
 	tracking = regexp.MustCompile(`(?i)[\s,;.(\[]*\b(?:(?:service|client|server)[ -]?)?` +
 		`(?:tracking|correlation|activity|request|operation|trace|session|transaction)[ _-]?ids?\b['"]?\s*(?:is|was|of|=|:)?\s*['"]?[0-9a-z][\w:.…-]{7,}['"]?[)\]]*`)
 	timestamp = regexp.MustCompile(`(?i)[\s,;.(\[]*(?:\btime ?stamp\b['"]?\s*[:=]?\s*['"]?)?\b\d{4}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?z?['"]?[)\]]*`)
-	known     = regexp.MustCompile(`(?i)(\b(?:client|object id|principal|tenant|application|appid|subscription)s? ['"]?)([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
-	anyGUID   = regexp.MustCompile(`(?i)(^|[^/0-9a-f-])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+	known     = regexp.MustCompile(`(?i)(\b(?:client|object id|principal|tenant|application|appid)s? ['"]?)([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 )
 
 // steady takes out of ARM's words what differs from one answer to the next, and shortens the IDs of clients.
@@ -89,7 +91,8 @@ func steady(message string) string {
 	message = tracking.ReplaceAllString(message, "")
 	message = timestamp.ReplaceAllString(message, "")
 	message = known.ReplaceAllString(message, "$1$2…")
-	return strings.TrimSpace(anyGUID.ReplaceAllString(message, "$1…"))
+	message = principalID.ReplaceAllStringFunc(message, func(match string) string { return shortened(match, 0) })
+	return strings.TrimSpace(message)
 }
 
 // wordsAbout are ARM's words, made steady; none when they speak of another identity than that.

@@ -47,8 +47,13 @@ func TestAbout(t *testing.T) {
 			"BadRequest: " + exists + "; Azure says: One of them is bad",
 		},
 		{"another code", http.StatusBadRequest, "QuotaExceeded", "Too many, see 01234567-1111-2222-3333-444444444444.", "QuotaExceeded: Too many, see …."},
-		{"no code", http.StatusBadRequest, "", "Too many.", "Too many."},
-		{"nothing", http.StatusBadRequest, "", "", "HTTP 400 without a reason"},
+		{"no code", http.StatusConflict, "", "Too many.", "Too many."},
+		{"nothing", http.StatusConflict, "", "", "HTTP 409 without a reason"},
+		{
+			"not Azure's", http.StatusForbidden, "", "Blocked.", "HTTP 403, and the answer is not Azure's (a proxy?): " +
+				"check the proxy (HTTPS_PROXY, NO_PROXY), the firewall and the endpoints of the cloud",
+		},
+		{"subscription", http.StatusBadRequest, "Disabled", "Subscription with id '" + subGUID + "' is off.", "Disabled: Subscription with id '" + subGUID + "' is off."},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			refused := FakeRefusal(group, c.status, c.code, c.message, ids("a", "b", "ab"), 0)

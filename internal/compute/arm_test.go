@@ -37,6 +37,7 @@ type armServer struct {
 	outcome  string // error of the next operation's end, empty for success
 	stale    bool   // groups show the IDs of identities that are gone
 	strict   bool   // groups with a deleted identity refuse every change
+	hides    bool   // groups show what they had until the operation is over
 	requests []request
 }
 
@@ -231,11 +232,11 @@ func (s *armServer) patch(w http.ResponseWriter, r *http.Request, id string, g *
 		return
 	}
 	switch match := r.Header.Get("If-Match"); {
-	case g.end != nil:
-		refuseARM(w, http.StatusConflict, "Conflict", "Another operation on "+id+" is in progress.")
-		return
 	case match != "" && match != etagOf(g):
 		refuseARM(w, http.StatusPreconditionFailed, "PreconditionFailed", "The ETag does not match.")
+		return
+	case g.end != nil:
+		refuseARM(w, http.StatusConflict, "Conflict", "Another operation on "+id+" is in progress.")
 		return
 	case !strings.Contains(update.Identity.Type, "UserAssigned") && update.Identity.IDs != nil:
 		refuseARM(w, http.StatusBadRequest, "InvalidParameter", "identities are not allowed with type "+update.Identity.Type)
@@ -273,7 +274,7 @@ func (s *armServer) patch(w http.ResponseWriter, r *http.Request, id string, g *
 		return
 	}
 	g.goal = &armGroup{kind: update.Identity.Type, ids: ids}
-	g.until, g.end = time.Now().Add(s.duration), end
+	g.until, g.end, g.etag = time.Now().Add(s.duration), end, g.etag+1
 	w.Header().Set("Azure-AsyncOperation", "https://"+r.Host+"/operations/"+strconv.Quote(id)+"?api-version=2016-01-01&s=signed%2Bpart&t=1")
 	s.writeGroup(w, http.StatusOK, g)
 }
@@ -303,7 +304,10 @@ func (s *armServer) writeGroup(w http.ResponseWriter, status int, g *armGroup) {
 	state := "Succeeded"
 	etag := etagOf(g)
 	if g.end != nil {
-		state, g = "Updating", g.goal
+		state = "Updating"
+		if !s.hides {
+			g = g.goal
+		}
 	}
 	ids := map[string]any{}
 	for id, generation := range g.ids {

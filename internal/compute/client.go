@@ -6,9 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -113,66 +111,9 @@ func (c *Client) get(ctx context.Context, group Group) (snapshot, error) {
 	}
 	start := time.Now()
 	have, err := read(ctx, group)
-	err = c.refuse("read identities of", group, nil, err)
+	err = c.refuse(reads, group, nil, err)
 	c.observe(operationOf(group, GetVM, GetVMSS), start, err)
 	return have, err
-}
-
-// preconditionTries is how often a PATCH starts over because the group changed between its read and its write.
-const preconditionTries = 3
-
-// Patch attaches and detaches user-assigned identities and returns when Azure has done it. What neither list names
-// stays, and so does the group's system-assigned identity. Nothing is written when the group already is as wanted.
-//
-// It costs one read, one write, a poll a second, and the read that ends the operation. The read in front cannot be
-// spared: the PATCH has to state the "type", ARM takes it at its word, and a stale answer would strip the group of
-// its system-assigned identity, or of everything somebody else attached. For the same reason the write is tied to the
-// ETag of that read, and the two start over when it has changed.
-//
-// ctx bounds the whole; giving up does not stop the operation in Azure, which makes the next Patch see IsConflict for
-// a while.
-func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string) error {
-	if err := checkSize(group, attach, detach); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
-	defer cancel()
-	for try := 1; ; try++ {
-		have, err := c.get(ctx, group)
-		if err != nil {
-			return err
-		}
-		change := plan(have.Identities, attach, detach)
-		if change.empty() {
-			return nil
-		}
-		if try == preconditionTries && !change.wipes() {
-			// A group that changes all the time (a scale set while it scales) would never let us in. Without the
-			// map's absence there is nothing of others to lose but a system-assigned identity enabled within these
-			// milliseconds.
-			have.etag = ""
-		}
-		err = c.patch(ctx, group, change, have.etag)
-		if try == preconditionTries || !changedMeanwhile(err) {
-			return err
-		}
-	}
-}
-
-// patch is one write with its long-running operation, measured.
-func (c *Client) patch(ctx context.Context, group Group, change change, etag string) error {
-	write := c.patchVM
-	if group.Kind == VMSS {
-		write = c.patchVMSS
-	}
-	start := time.Now()
-	after, err := write(ctx, group, change, etag)
-	err = c.refuse("patch identities of", group, slices.Concat(change.attach, change.detach), err)
-	if err == nil {
-		err = verify(group, change, after)
-	}
-	c.observe(operationOf(group, PatchVM, PatchVMSS), start, err)
-	return err
 }
 
 // observe reports a call, unless it was never sent.
@@ -199,48 +140,10 @@ func operationOf(group Group, vm, vmss string) string {
 	return vm
 }
 
-// checkSize refuses what Azure would not take, before anything is sent.
-func checkSize(group Group, attach, detach []string) error {
-	if n := len(attach) + len(detach); n > MaxPerPatch {
-		return fmt.Errorf("patch identities of %s: %d identities in one request, Azure takes %d", group, n, MaxPerPatch)
-	}
-	return nil
-}
-
-// verify compares what ARM shows after a successful operation with what was asked: another writer may have come right
-// behind us. "Attached" is only said of what is really there.
-func verify(group Group, change change, after Identities) error {
-	for _, id := range change.attach {
-		if !after.Has(id) {
-			return overtaken(group, "attached "+id+", but it is not there")
-		}
-	}
-	for _, id := range change.detach {
-		if after.Has(id) {
-			return overtaken(group, "detached "+id+", but it is still there")
-		}
-	}
-	return nil
-}
-
-// overtaken is the conflict of an operation that went well and left no trace.
-func overtaken(group Group, what string) error {
-	return &refusal{
-		act: "patch identities of", group: group, status: http.StatusConflict, code: "Overtaken",
-		message: "Azure says it " + what + ": something else changed the same resource",
-	}
-}
-
-// changedMeanwhile reports that the ETag no longer matched.
-func changedMeanwhile(err error) bool {
-	r, ok := errors.AsType[*refusal](err)
-	return ok && r.status == http.StatusPreconditionFailed
-}
-
 // arm are the SDK's options for calls about one group. The SDK's client is made anew for each call: it is a few
 // allocations, the connections belong to the transport and the token to the credential, and so nothing here has to be
-// evicted.
-func (c *Client) arm(group Group) *arm.ClientOptions {
+// evicted. watch sees every single request, too.
+func (c *Client) arm(group Group, watch ...policy.Policy) *arm.ClientOptions {
 	return &arm.ClientOptions{
 		DisableRPRegistration: true, // we hold no right to register providers, and machines exist already
 		ClientOptions: policy.ClientOptions{
@@ -250,7 +153,7 @@ func (c *Client) arm(group Group) *arm.ClientOptions {
 			PerCallPolicies: []policy.Policy{
 				versionPolicy{path: group.ResourceID()}, gatePolicy{budget: c.budget, group: group},
 			},
-			PerRetryPolicies: []policy.Policy{learnPolicy{budget: c.budget, group: group}},
+			PerRetryPolicies: append([]policy.Policy{learnPolicy{budget: c.budget, group: group}}, watch...),
 			Retry: policy.RetryOptions{
 				MaxRetries: maxRetries, TryTimeout: tryTimeout, RetryDelay: retryDelay, MaxRetryDelay: maxDelay,
 				ShouldRetry: shouldRetry,

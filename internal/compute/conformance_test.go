@@ -178,8 +178,8 @@ func notFound(t *testing.T, _ azure, s seam, group Group) {
 	if !IsNotFound(err) {
 		t.Errorf("Get: %v, want IsNotFound", err)
 	}
-	if err := s.Patch(t.Context(), group, ids("a"), nil); !IsNotFound(err) {
-		t.Errorf("Patch: %v, want IsNotFound", err)
+	if err := s.Patch(t.Context(), group, ids("a"), nil); !IsNotFound(err) || !Definite(err) {
+		t.Errorf("Patch: %v, want IsNotFound, and Definite", err)
 	}
 }
 
@@ -190,8 +190,8 @@ func unknownIdentity(t *testing.T, a azure, s seam, group Group) {
 	if diff := cmp.Diff(ids("ghost"), BadIdentities(err)); diff != "" {
 		t.Errorf("bad identities of %v (-want +have):\n%s", err, diff)
 	}
-	if IsNotFound(err) || IsConflict(err) || IsForbidden(err) {
-		t.Errorf("%v is of another kind as well", err)
+	if IsNotFound(err) || IsConflict(err) || IsForbidden(err) || !Definite(err) {
+		t.Errorf("%v is of another kind as well, or not Definite", err)
 	}
 	wantIdentities(t, s, group, Identities{})
 	mustPatch(t, s, group, ids("good"), nil)
@@ -202,7 +202,7 @@ func throttled(t *testing.T, a azure, s seam, group Group) {
 	a.AddIdentities(ids("a")...)
 	a.ThrottleNext(37 * time.Second)
 	err := s.Patch(t.Context(), group, ids("a"), nil)
-	if wait, ok := RetryAfter(err); !ok || wait != 37*time.Second {
+	if wait, ok := RetryAfter(err); !ok || wait != 37*time.Second || !Definite(err) {
 		t.Errorf("RetryAfter(%v) = %v, %v", err, wait, ok)
 	}
 	if wait := s.Pause(group); wait != 37*time.Second {
@@ -214,8 +214,9 @@ func throttled(t *testing.T, a azure, s seam, group Group) {
 		t.Errorf("Pause of another group = %v, want 0: it was about one resource", wait)
 	}
 	<-time.After(30 * time.Second)
-	if wait, ok := RetryAfter(s.Patch(t.Context(), group, ids("a"), nil)); !ok || wait != 7*time.Second {
-		t.Errorf("meanwhile: RetryAfter = %v, %v, want what is left", wait, ok)
+	err = s.Patch(t.Context(), group, ids("a"), nil)
+	if wait, ok := RetryAfter(err); !ok || wait != 7*time.Second || !Definite(err) {
+		t.Errorf("meanwhile: RetryAfter(%v) = %v, %v, want what is left", err, wait, ok)
 	}
 	<-time.After(7 * time.Second)
 	if wait := s.Pause(group); wait != 0 {
@@ -231,8 +232,8 @@ func oneAtATime(t *testing.T, a azure, s seam, group Group) {
 	first := make(chan error, 1)
 	go func() { first <- s.Patch(t.Context(), group, ids("a"), nil) }()
 	synctest.Wait()
-	if err := s.Patch(t.Context(), group, ids("b"), nil); !IsConflict(err) {
-		t.Errorf("second update meanwhile: %v, want IsConflict", err)
+	if err := s.Patch(t.Context(), group, ids("b"), nil); !IsConflict(err) || IsLocked(err) || Definite(err) {
+		t.Errorf("second update meanwhile: %v, want IsConflict alone", err)
 	}
 	if err := <-first; err != nil {
 		t.Error(err)
@@ -257,8 +258,8 @@ func givesUp(t *testing.T, a azure, s seam, group Group) {
 	a.SetDuration(40 * time.Second)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if err := s.Patch(ctx, group, ids("a"), nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("%v, want the deadline", err)
+	if err := s.Patch(ctx, group, ids("a"), nil); !errors.Is(err, context.DeadlineExceeded) || Definite(err) {
+		t.Errorf("%v, want the deadline, which is not Definite", err)
 	}
 	if err := s.Patch(t.Context(), group, ids("b"), nil); !IsConflict(err) {
 		t.Errorf("%v, want IsConflict: the first operation goes on", err)

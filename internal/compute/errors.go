@@ -21,7 +21,7 @@ import (
 
 // refusal is what ARM said no to, and how. It wraps the SDK's error, if one is behind it.
 type refusal struct {
-	act        string // what was tried: "read identities of" or "patch identities of"
+	act        string // what was tried: reads or writes
 	group      Group
 	status     int    // HTTP status; that of the failed operation when a long-running one ended badly (often 200)
 	code       string // ARM's error code
@@ -34,6 +34,12 @@ type refusal struct {
 	err        error
 }
 
+// What is tried.
+const (
+	reads  = "read identities of"
+	writes = "patch identities of"
+)
+
 // messageLimit bounds how many bytes of ARM's words go into an error, and so into logs, events and objects.
 const messageLimit = 700
 
@@ -42,6 +48,8 @@ func (r *refusal) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s: ", r.act, r.group)
 	switch {
+	case r.foreign():
+		b.WriteString(r.notAzure())
 	case r.code == "" && r.message == "":
 		fmt.Fprintf(&b, "Azure answered HTTP %d without a reason", r.status)
 	default:
@@ -56,12 +64,31 @@ func (r *refusal) Error() string {
 // Unwrap returns the SDK's error.
 func (r *refusal) Unwrap() error { return r.err }
 
-// principalID matches a GUID that is not part of a path: ARM's texts name clients and objects by theirs.
-var principalID = regexp.MustCompile(`(?i)(^|[^/0-9a-f-])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+// principalID matches a GUID that is not part of a path: ARM's texts name clients and objects by theirs. One that is said
+// to be a subscription's matches with that word.
+var principalID = regexp.MustCompile(`(?i)` + ofSubscription + `|(?:^|[^/0-9a-f-])` + guid)
+
+// The parts of the expressions that find GUIDs in ARM's words.
+const (
+	guid           = `[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`
+	ofSubscription = `\bsubscriptions?(?:[ _-]?ids?)?['"]?(?:\s+(?:with|is|of|id))*\s*[:=]?\s*['"(]?` + guid
+)
+
+// shortened keeps so many characters of the GUID that a match ends with, and all of a subscription's: who has to look
+// for it needs the whole, and it is nobody's ID.
+func shortened(match string, kept int) string {
+	const length = 36
+	if strings.HasPrefix(strings.ToLower(match), "subscription") {
+		return match
+	}
+	return match[:len(match)-length+kept] + "…"
+}
 
 // oneLine makes ARM's words fit for a log: one line, and the IDs of clients shortened to eight characters.
 func oneLine(message string) string {
-	return principalID.ReplaceAllString(strings.Join(strings.Fields(message), " "), "$1$2…")
+	return principalID.ReplaceAllStringFunc(strings.Join(strings.Fields(message), " "), func(match string) string {
+		return shortened(match, 8)
+	})
 }
 
 // cut shortens to messageLimit without splitting a character.
@@ -76,14 +103,14 @@ func cut(s string) string {
 // left to attach to. A user-assigned identity that does not exist is not this, but BadIdentities.
 func IsNotFound(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
-	return ok && r.status == http.StatusNotFound && len(r.bad) == 0
+	return ok && r.status == http.StatusNotFound && len(r.bad) == 0 && !r.foreign()
 }
 
 // IsForbidden reports that podid's own credential lacks a right; the error's text names the role to grant. When
 // the right is missing on identities, BadIdentities names them as well.
 func IsForbidden(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
-	return ok && (r.status == http.StatusForbidden || r.linked())
+	return ok && (r.status == http.StatusForbidden || r.linked()) && !r.foreign()
 }
 
 // IsConflict reports that another operation on the node group was in progress or came between: trying again
@@ -165,7 +192,7 @@ func refuse(act string, group Group, requested []string, err error) error {
 	if !ok {
 		return fmt.Errorf("%s %s: %w", act, group, unreachable(err))
 	}
-	r := &refusal{act: act, group: group, status: answer.StatusCode, code: answer.ErrorCode, err: err}
+	r := &refusal{act: act, group: group, status: answer.StatusCode, code: codeOf(answer), err: err}
 	if answer.RawResponse != nil {
 		r.retryAfter = retryAfter(answer.RawResponse.Header)
 		if body, readErr := runtime.Payload(answer.RawResponse); readErr == nil {

@@ -23,6 +23,8 @@ type refusalCase struct {
 	body                           string
 	bad                            []string
 	notFound, forbidden, conflicts bool
+	locked                         bool
+	unsure                         bool // not Definite
 	temporary                      bool // not IsRefused: the same request can go well later, or the fault is podid's own
 	says                           string
 }
@@ -83,7 +85,7 @@ func refusalCases() []refusalCase {
 		},
 		{name: "resource group gone", temporary: true, status: 404, notFound: true, body: armBody("ResourceGroupNotFound", "Resource group 'rg' could not be found.")},
 		{
-			name: "locked", temporary: true, status: 409, conflicts: true, says: "remove it from the machine",
+			name: "locked", temporary: true, locked: true, status: 409, conflicts: true, says: "remove it from the machine",
 			body: armBody("ScopeLocked", "The scope '/subscriptions/"+subGUID+"/resourceGroups/x' cannot perform write operation because following scope(s) are locked: '/subscriptions/"+subGUID+"/resourceGroups/x'. Please remove the lock and try again."),
 		},
 		{name: "busy", temporary: true, status: 409, conflicts: true, body: armBody("AnotherOperationInProgress", "Another operation on this or dependent resource is in progress.")},
@@ -94,17 +96,24 @@ func refusalCases() []refusalCase {
 		{name: "conflict names ids", temporary: true, status: 409, conflicts: true, body: armBody("Conflict", "Busy with "+idPrefix+"a.")},
 		{name: "policy names ids", temporary: true, status: 403, forbidden: true, body: armBody("RequestDisallowedByPolicy", "Not "+idPrefix+"a.")},
 		{name: "no token", temporary: true, status: 401, body: armBody("ExpiredAuthenticationToken", "expired"), says: "aadClientSecret"},
-		{name: "not json", status: 400, body: "<html>proxy</html>", says: "HTTP 400"},
-		{name: "empty", status: 400, body: "", says: "HTTP 400"},
+		{name: "not json", temporary: true, unsure: true, status: 400, body: "<html><code>InvalidParameter</code>" + idPrefix + "a</html>", says: notAzures},
+		{name: "empty", temporary: true, unsure: true, status: 400, body: "", says: notAzures},
+		{name: "blocked", temporary: true, unsure: true, status: 403, body: "<html>no</html>", says: "HTTP 403, and " + notAzures},
+		{name: "somebody's JSON", temporary: true, unsure: true, status: 403, body: `{"error":{"code":403,"message":"` + idPrefix + `a"}}`, says: notAzures},
+		{name: "a portal", temporary: true, unsure: true, status: 404, body: "<html>not found</html>", says: notAzures},
+		{name: "proxy login", temporary: true, unsure: true, status: 407, says: "HTTPS_PROXY"},
+		{name: "gateway", temporary: true, unsure: true, status: 502, body: "<html>", says: notAzures},
 	}
 }
+
+const notAzures = "the answer is not Azure's (a proxy?)"
 
 func TestRefusals(t *testing.T) {
 	for _, tt := range refusalCases() {
 		t.Run(tt.name, func(t *testing.T) {
 			arm, group := newARM(t), groupsUnderTest()["vmss"]
 			arm.SetGroup(group, Identities{})
-			arm.fail(answer{method: http.MethodPatch, status: tt.status, body: tt.body})
+			arm.fail(answer{method: http.MethodPatch, status: tt.status, body: tt.body, times: maxRetries + 1})
 			err := arm.client("https://arm.example", arm, nil).Patch(t.Context(), group, ids("a", "b", "ab"), nil)
 			if err == nil {
 				t.Fatal("no error")
@@ -117,6 +126,9 @@ func TestRefusals(t *testing.T) {
 			}
 			if IsRefused(err) == tt.temporary {
 				t.Errorf("IsRefused = %v: %v", IsRefused(err), err)
+			}
+			if unsure := tt.unsure || tt.conflicts && !tt.locked; Definite(err) == unsure || IsLocked(err) != tt.locked {
+				t.Errorf("Definite = %v, IsLocked = %v: %v", Definite(err), IsLocked(err), err)
 			}
 			text := err.Error()
 			if !strings.Contains(text, tt.says) || !strings.HasPrefix(text, "patch identities of vmss/rg/set: ") {
@@ -177,6 +189,10 @@ func TestRemedies(t *testing.T) {
 			"check that the resource ID is right (spec.resourceID of the AzureIdentity), expected: /subscriptions/S/resourceGroups/G/" +
 				"providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME",
 		},
+		{
+			"subscription", "SubscriptionNotFound", "The subscription '" + subGUID + "' could not be found.", "",
+			"the machine is there: check the subscription and the resource group in the identity's resource ID (spec.resourceID of the AzureIdentity)",
+		},
 		{"nothing to do", "Conflict", "Try later.", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -190,6 +206,23 @@ func TestRemedies(t *testing.T) {
 				t.Errorf("%q", text)
 			}
 		})
+	}
+}
+
+// TestWhereabouts: the node group is sought in the wrong place. What a person has to look for is not shortened.
+func TestWhereabouts(t *testing.T) {
+	for _, tt := range []struct{ code, message, says string }{
+		{"SubscriptionNotFound", "The subscription '" + subGUID + "' could not be found.", "check the subscription in the node's spec.providerID"},
+		{"ResourceGroupNotFound", "Resource group 'rg' in subscription ID: " + subGUID + " could not be found by the client '" + clientGUID + "'.", "check the resource group in the node's spec.providerID"},
+	} {
+		arm, group := newARM(t), groupsUnderTest()["vm"]
+		arm.fail(answer{method: http.MethodGet, status: http.StatusNotFound, body: armBody(tt.code, tt.message)})
+		_, err := arm.client("https://arm.example", arm, nil).Get(t.Context(), group)
+		for _, text := range []string{errorText(err), AboutGroup(err)} {
+			if !strings.Contains(text, tt.says) || !strings.Contains(text, subGUID) || strings.Contains(text, clientGUID) || !IsNotFound(err) {
+				t.Errorf("%q does not say %q", text, tt.says)
+			}
+		}
 	}
 }
 

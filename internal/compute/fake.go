@@ -146,7 +146,7 @@ func (f *Fake) patch(ctx context.Context, group Group, attach, detach []string) 
 		// As in Azure, the operation goes on although nobody waits for it any more: for as long as it would have taken
 		// at most.
 		time.AfterFunc(operation.duration, func() { f.end(group, operation) })
-		return refuse("patch identities of", group, nil, err)
+		return refuse(writes, group, nil, err)
 	}
 	f.end(group, operation)
 	if operation.preempted {
@@ -220,12 +220,12 @@ func (f *Fake) end(group Group, operation *fakeOperation) {
 // read is a GET. The caller holds the lock.
 func (f *Fake) read(ctx context.Context, group Group) (Identities, error) {
 	if err := ctx.Err(); err != nil {
-		return Identities{}, refuse("read identities of", group, nil, err)
+		return Identities{}, refuse(reads, group, nil, err)
 	}
 	target, ok := f.groups[group]
 	if !ok {
 		return Identities{}, &refusal{
-			act: "read identities of", group: group, status: http.StatusNotFound, code: "ResourceNotFound",
+			act: reads, group: group, status: http.StatusNotFound, code: "ResourceNotFound",
 			message: "The Resource '" + group.ResourceID() + "' was not found.",
 		}
 	}
@@ -244,7 +244,7 @@ func (f *Fake) log(call Call) {
 
 // fakeRefusal is ARM's no.
 func fakeRefusal(group Group, status int, code, message string, requested []string, retryAfter time.Duration) error {
-	r := &refusal{act: "patch identities of", group: group, status: status, code: code, message: message, retryAfter: retryAfter}
+	r := &refusal{act: writes, group: group, status: status, code: code, message: message, retryAfter: retryAfter}
 	r.bad = r.named(requested)
 	return r
 }

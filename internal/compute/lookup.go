@@ -94,7 +94,7 @@ func absent(err error) error {
 	if !ok || answer.StatusCode != http.StatusNotFound {
 		return err
 	}
-	switch strings.ToLower(answer.ErrorCode) {
+	switch strings.ToLower(codeOf(answer)) {
 	case "resourcenotfound", "notfound", "resourcegroupnotfound":
 		return &absentError{err: err}
 	default:

@@ -139,28 +139,6 @@ func TestCanceledWait(t *testing.T) {
 	})
 }
 
-// TestLostAnswer: Azure accepts the write, and its answer gets lost. The operation in the way is our own; when it is
-// over, there is nothing left to do.
-func TestLostAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		azure, group := newEmulated(t), groupsUnderTest()["vmss"]
-		azure.SetGroup(group, Identities{})
-		azure.AddIdentities(ids("a")...)
-		azure.SetDuration(40 * time.Second)
-		azure.fault(world.Fault{Name: "lost", Surface: world.SurfaceARM, Method: http.MethodPatch, Drop: true, After: true, Count: 1})
-		client := newClient(t, "https://arm.example", azure, nil)
-		if err := client.Patch(t.Context(), group, ids("a"), nil); !IsConflict(err) {
-			t.Errorf("%v, want IsConflict", err)
-		}
-		wantIdentities(t, client, group, Identities{UserAssigned: ids("a"), Updating: true})
-		<-time.After(40 * time.Second)
-		mustPatch(t, client, group, ids("a"), nil)
-		if writes := azure.world.Log().Find(world.Filter{Method: http.MethodPatch}); len(writes) != 2 {
-			t.Errorf("%d writes, want the lost one and its retry", len(writes))
-		}
-	})
-}
-
 // TestDroppedPolls is TestLostPolls over the emulated Azure: it drops the connection.
 func TestDroppedPolls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

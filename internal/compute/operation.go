@@ -29,10 +29,14 @@ const forgottenEvery = 5 * time.Second
 // finish waits until the operation is over and returns the group as ARM shows it afterwards. The SDK's own loop would
 // take 30 s between two looks, or whatever Retry-After says in each answer (10 s and more for machines); that is a hint
 // about the operation's length and not obeyed here. The budget says when to look; a refused look's Retry-After is part
-// of it.
+// of it. read tells besides whether the last answer was the group at all; when it is not, the group itself is asked, and
+// so it is when Azure says that it has only begun, and nothing of where to look.
 func finish[T any](
-	ctx context.Context, c *Client, group Group, poller *runtime.Poller[T], read func(T) Identities,
+	ctx context.Context, c *Client, group Group, sent *sending, poller *runtime.Poller[T], read func(T) (Identities, bool),
 ) (Identities, error) {
+	if sent.later && poller.Done() {
+		return c.ended(ctx, group)
+	}
 	look := policy.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1, TryTimeout: pollTimeout})
 	var backoff time.Duration
 	var lost error // why the last look got no answer
@@ -46,7 +50,10 @@ func finish[T any](
 		if err == nil && poller.Done() {
 			var answer T
 			if answer, err = poller.Result(look); err == nil {
-				return read(answer), nil
+				if have, ok := read(answer); ok {
+					return have, nil
+				}
+				return c.ended(ctx, group)
 			}
 		}
 		switch {
@@ -54,8 +61,8 @@ func finish[T any](
 			backoff, lost = 0, nil
 		case ctx.Err() != nil:
 			return Identities{}, givingUp(err, lost)
-		case !poller.Done() && forgotten(err):
-			return c.follow(ctx, group)
+		case forgotten(err), poller.Done() && foreign(err):
+			return c.ended(ctx, group)
 		case !passes(err):
 			return Identities{}, err
 		default:
@@ -73,24 +80,30 @@ func asked(err error) time.Duration {
 	return retryAfter(answer.RawResponse.Header)
 }
 
-// follow waits for the end of an operation that ARM does not know any more, by looking at the group itself.
-func (c *Client) follow(ctx context.Context, group Group) (Identities, error) {
+// ended is the group after an operation that cannot be looked at.
+func (c *Client) ended(ctx context.Context, group Group) (Identities, error) {
+	have, err := c.follow(ctx, group)
+	return have.Identities, err
+}
+
+// follow waits for the end of whatever operation the group is in, by looking at the group itself.
+func (c *Client) follow(ctx context.Context, group Group) (snapshot, error) {
 	var backoff time.Duration
 	for {
 		have, err := c.get(ctx, group)
 		switch {
 		case err == nil && !have.Updating:
-			return have.Identities, nil
+			return have, nil
 		case err == nil:
 			backoff = 0
 		case ctx.Err() != nil || !passes(err):
-			return Identities{}, err
+			return snapshot{}, err
 		default:
 			backoff = grow(backoff)
 		}
 		later, _ := RetryAfter(err)
 		if err := pause(ctx, max(forgottenEvery, backoff, later)); err != nil {
-			return Identities{}, givingUp(err, nil)
+			return snapshot{}, givingUp(err, nil)
 		}
 	}
 }
@@ -120,7 +133,7 @@ func passes(err error) bool {
 		return true
 	}
 	return answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode == http.StatusRequestTimeout ||
-		answer.StatusCode >= http.StatusInternalServerError
+		answer.StatusCode >= http.StatusInternalServerError || foreign(err)
 }
 
 // grow is the next pause after a poll that failed.

@@ -14,7 +14,7 @@ import (
 // does not name it.
 func IsRefused(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
-	if !ok || r.conflict() {
+	if !ok || r.conflict() || r.foreign() {
 		return false
 	}
 	switch r.status {
@@ -39,7 +39,7 @@ func IsRefused(err error) bool {
 // (but a lock is definite).
 func Definite(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
-	if !ok || r.sent || r.status < http.StatusBadRequest || r.status >= http.StatusInternalServerError {
+	if !ok || r.sent || r.foreign() || r.status < http.StatusBadRequest || r.status >= http.StatusInternalServerError {
 		return false
 	}
 	switch r.status {

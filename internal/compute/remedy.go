@@ -13,6 +13,8 @@ import (
 // remedy says what a person can do about it; empty when the retry does it.
 func (r *refusal) remedy() string {
 	switch {
+	case r.foreign():
+		return "check the proxy (HTTPS_PROXY, NO_PROXY), the firewall and the endpoints of the cloud"
 	case r.status == http.StatusUnauthorized:
 		return "the credentials in the cloud config are not accepted: " +
 			"check tenantId, aadClientId and aadClientSecret, or the managed identity"
@@ -36,6 +38,25 @@ func (r *refusal) remedy() string {
 	case len(r.bad) > 0:
 		return "check that the identity exists and that its resource ID is right: az identity show --ids " +
 			quote(r.bad[0]) + others(r.bad)
+	default:
+		return r.whereabouts()
+	}
+}
+
+// whereabouts is the remedy when the subscription or the resource group is not there. Every write follows a read of the
+// node group, so what a write misses is an identity's.
+func (r *refusal) whereabouts() string {
+	reading := r.act == reads
+	switch code := strings.ToLower(r.code); {
+	case code == "subscriptionnotfound" && reading:
+		return "check the subscription in the node's spec.providerID, and that the credential of podid (tenantId, aadClientId " +
+			"or the managed identity) belongs to that subscription's tenant"
+	case code == "resourcegroupnotfound" && reading:
+		return "check the resource group in the node's spec.providerID: it was deleted with its machines, or is of another " +
+			"subscription than the ID says"
+	case code == "subscriptionnotfound", code == "resourcegroupnotfound":
+		return "the machine is there: check the subscription and the resource group in the identity's resource ID " +
+			"(spec.resourceID of the AzureIdentity)"
 	default:
 		return ""
 	}

@@ -26,8 +26,8 @@ func (c *Client) getVM(ctx context.Context, group Group) (snapshot, error) {
 }
 
 // patchVM writes the identities of a virtual machine and nothing else of it, and returns what it has afterwards.
-func (c *Client) patchVM(ctx context.Context, group Group, change change, etag string) (Identities, error) {
-	client, err := armcompute.NewVirtualMachinesClient(group.SubscriptionID, c.options.Credential, c.arm(group))
+func (c *Client) patchVM(ctx context.Context, group Group, change change, etag string, sent *sending) (Identities, error) {
+	client, err := armcompute.NewVirtualMachinesClient(group.SubscriptionID, c.options.Credential, c.arm(group, sendPolicy{sent}))
 	if err != nil {
 		return Identities{}, err
 	}
@@ -39,8 +39,8 @@ func (c *Client) patchVM(ctx context.Context, group Group, change change, etag s
 	if err != nil {
 		return Identities{}, err
 	}
-	return finish(ctx, c, group, poller, func(answer armcompute.VirtualMachinesClientUpdateResponse) Identities {
-		return identitiesOfVM(answer.Identity)
+	return finish(ctx, c, group, sent, poller, func(answer armcompute.VirtualMachinesClientUpdateResponse) (Identities, bool) {
+		return identitiesOfVM(answer.Identity), answer.Identity != nil || answer.Properties != nil
 	})
 }
 

@@ -26,8 +26,8 @@ func (c *Client) getVMSS(ctx context.Context, group Group) (snapshot, error) {
 }
 
 // patchVMSS writes the identities of a scale set and nothing else of it, and returns what it has afterwards.
-func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag string) (Identities, error) {
-	client, err := armcompute.NewVirtualMachineScaleSetsClient(group.SubscriptionID, c.options.Credential, c.arm(group))
+func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag string, sent *sending) (Identities, error) {
+	client, err := armcompute.NewVirtualMachineScaleSetsClient(group.SubscriptionID, c.options.Credential, c.arm(group, sendPolicy{sent}))
 	if err != nil {
 		return Identities{}, err
 	}
@@ -39,8 +39,8 @@ func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag
 	if err != nil {
 		return Identities{}, err
 	}
-	return finish(ctx, c, group, poller, func(answer armcompute.VirtualMachineScaleSetsClientUpdateResponse) Identities {
-		return identitiesOfVMSS(answer.Identity)
+	return finish(ctx, c, group, sent, poller, func(answer armcompute.VirtualMachineScaleSetsClientUpdateResponse) (Identities, bool) {
+		return identitiesOfVMSS(answer.Identity), answer.Identity != nil || answer.Properties != nil
 	})
 }
 

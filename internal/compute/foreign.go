@@ -1,0 +1,48 @@
+package compute
+
+// Answers that are not Azure's: a proxy, a firewall or a portal on the way gave them. They say nothing about the request.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+)
+
+// foreign reports a refusal that is not Azure's: each of those has a code. The statuses without one that mean the same
+// whoever gives them are not this.
+func (r *refusal) foreign() bool {
+	switch r.status {
+	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusConflict, http.StatusPreconditionFailed,
+		http.StatusTooManyRequests:
+		return false
+	default:
+		return r.status >= http.StatusBadRequest && r.code == ""
+	}
+}
+
+// notAzure says so.
+func (r *refusal) notAzure() string {
+	return fmt.Sprintf("HTTP %d, and the answer is not Azure's (a proxy?)", r.status)
+}
+
+// foreign is refusal.foreign of what the SDK returned.
+func foreign(err error) bool {
+	answer, ok := errors.AsType[*azcore.ResponseError](err)
+	return ok && (&refusal{status: answer.StatusCode, code: codeOf(answer)}).foreign()
+}
+
+// codeOf is ARM's code in an answer. The SDK finds codes in HTML, too.
+func codeOf(answer *azcore.ResponseError) string {
+	resp := answer.RawResponse
+	if resp == nil || resp.Header.Get("X-Ms-Error-Code") != "" {
+		return answer.ErrorCode
+	}
+	if body, err := runtime.Payload(resp); err != nil || !json.Valid(body) {
+		return ""
+	}
+	return answer.ErrorCode
+}

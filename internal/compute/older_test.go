@@ -1,0 +1,144 @@
+package compute
+
+// Older versions of Azure's API, and other clouds': they answer a write with 201 or 202, and say in other ways where to
+// look.
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// older makes an older Azure of the small one.
+type older struct {
+	transporter
+	status int
+	style  string // the header that says where to look, empty for none
+	bare   bool   // the answer to a write has no body
+	short  bool   // nor has that to the last look at Location
+	target Group
+}
+
+// Do is policy.Transporter.
+func (o older) Do(req *http.Request) (*http.Response, error) {
+	resp, err := o.transporter.Do(req)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return resp, err
+	}
+	switch {
+	case req.Method == http.MethodPatch:
+		resp.StatusCode = o.status
+		where := resp.Header.Get("Azure-AsyncOperation")
+		resp.Header.Del("Azure-AsyncOperation")
+		if o.style != "" {
+			resp.Header.Set(o.style, where)
+		}
+		if o.bare {
+			resp.Body = http.NoBody
+		}
+	case o.style == "Location" && strings.HasPrefix(req.URL.Path, operations):
+		return o.look(req, resp)
+	}
+	return resp, nil
+}
+
+// look is how a Location tells of the operation: by status, and the resource or the error in the end.
+func (o older) look(req *http.Request, resp *http.Response) (*http.Response, error) {
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = http.NoBody
+	switch {
+	case bytes.Contains(body, []byte("InProgress")):
+		resp.StatusCode = http.StatusAccepted
+	case bytes.Contains(body, []byte("Failed")):
+		resp.StatusCode, resp.Body = http.StatusBadRequest, io.NopCloser(bytes.NewReader(body))
+	case !o.short:
+		group := req.Clone(req.Context())
+		group.URL.Path = o.target.ResourceID()
+		return o.transporter.Do(group)
+	}
+	return resp, nil
+}
+
+func TestAccepted(t *testing.T) {
+	for _, status := range []int{http.StatusOK, http.StatusCreated, http.StatusAccepted} {
+		for _, style := range []string{"Azure-AsyncOperation", "Location", ""} {
+			for _, bare := range []bool{false, true} {
+				if status == http.StatusOK && bare {
+					continue // which says that it is done
+				}
+				for kind, group := range groupsUnderTest() {
+					name := strings.Join([]string{strconv.Itoa(status), style, kind}, "/")
+					if bare {
+						name += "/bare"
+					}
+					t.Run(name, func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							accepted(t, older{status: status, style: style, bare: bare, short: bare, target: group}, group)
+						})
+					})
+				}
+			}
+		}
+	}
+}
+
+// accepted is a story of one update, and of one that fails.
+func accepted(t *testing.T, o older, group Group) {
+	arm := newARM(t)
+	arm.SetGroup(group, Identities{})
+	arm.AddIdentities(ids("a", "b")...)
+	arm.SetDuration(20 * time.Second)
+	o.transporter = arm
+	client := arm.client("https://arm.example", o, nil)
+	start := time.Now()
+	mustPatch(t, client, group, ids("a"), nil)
+	if took := time.Since(start); took < 20*time.Second || took > 26*time.Second {
+		t.Errorf("took %v, want Azure's 20 s", took)
+	}
+	wantIdentities(t, client, group, Identities{UserAssigned: ids("a")})
+	if n := len(arm.seen(http.MethodPatch)); n != 1 {
+		t.Errorf("%d writes, want one", n)
+	}
+	arm.outcome = `{"code":"FailedIdentityOperation","message":"Resource '` + idPrefix + `b' was not found."}`
+	err := client.Patch(t.Context(), group, ids("b"), nil)
+	if err == nil || Definite(err) {
+		t.Errorf("%v, want an error that is not Definite: Azure took it", err)
+	}
+	if o.style == "" {
+		return // nobody hears why
+	}
+	if diff := cmp.Diff(ids("b"), BadIdentities(err)); diff != "" || !IsRefused(err) {
+		t.Errorf("%v (-want +have):\n%s", err, diff)
+	}
+}
+
+// TestForeignLooks: a proxy's answers to the looks at an operation are none. So is its answer about the group.
+func TestForeignLooks(t *testing.T) {
+	for _, style := range []string{"Azure-AsyncOperation", "Location"} {
+		for _, status := range []int{http.StatusForbidden, http.StatusNotFound, http.StatusProxyAuthRequired} {
+			t.Run(style+"/"+strconv.Itoa(status), func(t *testing.T) {
+				story(t, func(t *testing.T, arm *armServer, _ *Client, group Group) {
+					arm.SetDuration(20 * time.Second)
+					arm.fail(answer{method: http.MethodGet, match: operations, status: status, body: "<html>", times: 2})
+					client := arm.client("https://arm.example", older{transporter: arm, status: http.StatusAccepted, style: style, target: group}, nil)
+					mustPatch(t, client, group, ids("a"), nil)
+					wantIdentities(t, client, group, Identities{UserAssigned: ids("a")})
+					arm.fail(answer{method: http.MethodGet, status: status, body: "<html>"})
+					if _, err := client.Get(t.Context(), group); IsNotFound(err) || IsForbidden(err) || !strings.Contains(errorText(err), notAzures) {
+						t.Errorf("%v", err)
+					}
+				})
+			})
+		}
+	}
+}

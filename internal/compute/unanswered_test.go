@@ -1,0 +1,176 @@
+package compute
+
+// Writes that Azure takes and whose answers nobody sees: done is only what is done.
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/podid-io/podid/internal/emulator/world"
+)
+
+// losing is a way to Azure on which the answers to writes get lost.
+type losing struct {
+	transporter
+	times  int // how many yet
+	status int // somebody else's answer instead; 0: none at all
+}
+
+// Do is policy.Transporter.
+func (l *losing) Do(req *http.Request) (*http.Response, error) {
+	resp, err := l.transporter.Do(req)
+	if req.Method != http.MethodPatch || l.times == 0 || err != nil {
+		return resp, err
+	}
+	l.times--
+	if l.status == 0 {
+		return nil, &net.OpError{Op: "read", Net: "tcp", Err: io.ErrUnexpectedEOF}
+	}
+	return &http.Response{StatusCode: l.status, Body: io.NopCloser(strings.NewReader("<html>")), Request: req, Header: http.Header{}}, nil
+}
+
+// TestLostAnswer: the retry meets our own update. It is over when Azure's is, and written once.
+func TestLostAnswer(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		lost, status int
+		hides        bool
+		writes       int
+	}{
+		{"reset", 1, 0, false, 2},
+		{"502", 1, http.StatusBadGateway, false, 2},
+		{"shown at the end", 1, 0, true, 2},
+		{"every one", maxRetries + 1, 0, false, maxRetries + 1},
+		{"every one, shown at the end", maxRetries + 1, http.StatusBadGateway, true, maxRetries + 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			story(t, func(t *testing.T, arm *armServer, _ *Client, group Group) {
+				arm.SetDuration(40 * time.Second)
+				arm.hides = tt.hides
+				client := arm.client("https://arm.example", &losing{transporter: arm, times: tt.lost, status: tt.status}, nil)
+				start := time.Now()
+				mustPatch(t, client, group, ids("a"), nil)
+				if took := time.Since(start); took < 40*time.Second || took > 50*time.Second {
+					t.Errorf("took %v, want Azure's 40 s", took)
+				}
+				wantIdentities(t, client, group, Identities{UserAssigned: ids("a")})
+				if n := len(arm.seen(http.MethodPatch)); n != tt.writes {
+					t.Errorf("%d writes, want %d", n, tt.writes)
+				}
+			})
+		})
+	}
+}
+
+// TestLostToConflict is TestLostAnswer before the emulated Azure, which refuses the retry as a conflict.
+func TestLostToConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		azure, group := newEmulated(t), groupsUnderTest()["vm"]
+		azure.SetGroup(group, Identities{})
+		azure.AddIdentities(ids("a")...)
+		azure.SetDuration(40 * time.Second)
+		azure.fault(world.Fault{Name: "lost", Surface: world.SurfaceARM, Method: http.MethodPatch, Drop: true, After: true, Count: 1})
+		client, start := newClient(t, "https://arm.example", azure, nil), time.Now()
+		mustPatch(t, client, group, ids("a"), nil)
+		if took := time.Since(start); took < 40*time.Second {
+			t.Errorf("took %v, want Azure's 40 s", took)
+		}
+		wantIdentities(t, client, group, Identities{UserAssigned: ids("a")})
+		if writes := azure.world.Log().Find(world.Filter{Method: http.MethodPatch}); len(writes) != 2 {
+			t.Errorf("%d writes, want the lost one and its retry", len(writes))
+		}
+	})
+}
+
+// TestLostAndFailed: the update whose answer was lost comes to nothing. It is made again.
+func TestLostAndFailed(t *testing.T) {
+	story(t, func(t *testing.T, arm *armServer, _ *Client, group Group) {
+		arm.SetDuration(20 * time.Second)
+		arm.outcome = `{"code":"InternalExecutionError"}`
+		client := arm.client("https://arm.example", &losing{transporter: arm, times: 1}, nil)
+		mustPatch(t, client, group, ids("a"), nil)
+		wantIdentities(t, client, group, Identities{UserAssigned: ids("a")})
+	})
+}
+
+// TestLostInLongUpdate: Azure's update goes on and on; the bound of a Patch is the end.
+func TestLostInLongUpdate(t *testing.T) {
+	story(t, func(t *testing.T, arm *armServer, _ *Client, group Group) {
+		arm.SetDuration(time.Hour)
+		client, start := arm.client("https://arm.example", &losing{transporter: arm, times: 1}, nil), time.Now()
+		err := client.Patch(t.Context(), group, ids("a"), nil)
+		if took := time.Since(start); took != patchTimeout || !errors.Is(err, context.DeadlineExceeded) || Definite(err) {
+			t.Errorf("took %v: %v, want the deadline after %v", took, err, patchTimeout)
+		}
+		start = time.Now()
+		mustPatch(t, client, group, ids("a"), nil) // nothing of this one's is lost: what is there is there
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("took %v, want not to wait for somebody's update", took)
+		}
+	})
+}
+
+// TestLostThenRefused: what the retry is told says nothing about the write before.
+func TestLostThenRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		lost   int
+		answer answer
+		want   bool
+	}{
+		{"refused", 0, answer{status: http.StatusForbidden, body: armBody("AuthorizationFailed", "no")}, true},
+		{"throttled", 0, answer{status: http.StatusTooManyRequests}, true},
+		{"no connection", 0, answer{status: refused, times: -1}, false},
+		{"500", 0, answer{status: http.StatusInternalServerError, body: armBody("InternalError", "sorry"), times: -1}, false},
+		{"hangs", 0, answer{status: hangs, times: -1}, false},
+		{"refused after", 1, answer{status: http.StatusForbidden, body: armBody("AuthorizationFailed", "no")}, false},
+		{"throttled after", 1, answer{status: http.StatusTooManyRequests}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			story(t, func(t *testing.T, arm *armServer, _ *Client, group Group) {
+				tt.answer.method = http.MethodPatch
+				if tt.lost > 0 {
+					arm.fail(answer{method: http.MethodPatch, status: http.StatusBadRequest}) // which nobody sees
+				}
+				arm.fail(tt.answer)
+				err := arm.client("https://arm.example", &losing{transporter: arm, times: tt.lost}, nil).Patch(t.Context(), group, ids("a"), nil)
+				if err == nil || Definite(err) != tt.want {
+					t.Errorf("Definite = %v, want %v: %v", Definite(err), tt.want, err)
+				}
+			})
+		})
+	}
+}
+
+// TestIdentityNotFound: only Azure's word about the identity counts.
+func TestIdentityNotFound(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		answer
+		want bool
+	}{
+		{"gone", answer{status: http.StatusNotFound, body: armBody("ResourceNotFound", "gone")}, true},
+		{"its resource group", answer{status: http.StatusNotFound, body: armBody("ResourceGroupNotFound", "gone")}, true},
+		{"its subscription", answer{status: http.StatusNotFound, body: armBody("SubscriptionNotFound", "not in this tenant")}, false},
+		{"no right", answer{status: http.StatusForbidden, body: armBody("AuthorizationFailed", "no")}, false},
+		{"a proxy", answer{status: http.StatusNotFound, body: "<html><code>NotFound</code></html>"}, false},
+		{"away", answer{status: refused, times: -1}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			story(t, func(t *testing.T, arm *armServer, client *Client, _ Group) {
+				tt.method = http.MethodGet
+				arm.fail(tt.answer)
+				if _, err := client.ClientID(t.Context(), idPrefix+"a"); err == nil || IdentityNotFound(err) != tt.want {
+					t.Errorf("IdentityNotFound = %v: %v", IdentityNotFound(err), err)
+				}
+			})
+		})
+	}
+}
