@@ -111,32 +111,32 @@ const notAzures = "the answer is not Azure's (a proxy?)"
 func TestRefusals(t *testing.T) {
 	for _, tt := range refusalCases() {
 		t.Run(tt.name, func(t *testing.T) {
-			arm, group := newARM(t), groupsUnderTest()["vmss"]
-			arm.SetGroup(group, Identities{})
-			arm.fail(answer{method: http.MethodPatch, status: tt.status, body: tt.body, times: maxRetries + 1})
-			err := arm.client("https://arm.example", arm, nil).Patch(t.Context(), group, ids("a", "b", "ab"), nil)
-			if err == nil {
-				t.Fatal("no error")
-			}
-			if diff := cmp.Diff(tt.bad, BadIdentities(err)); diff != "" {
-				t.Errorf("bad identities (-want +have):\n%s", diff)
-			}
-			if IsNotFound(err) != tt.notFound || IsForbidden(err) != tt.forbidden || IsConflict(err) != tt.conflicts {
-				t.Errorf("notFound %v, forbidden %v, conflict %v: %v", IsNotFound(err), IsForbidden(err), IsConflict(err), err)
-			}
-			if IsRefused(err) == tt.temporary {
-				t.Errorf("IsRefused = %v: %v", IsRefused(err), err)
-			}
-			if unsure := tt.unsure || tt.conflicts && !tt.locked; Definite(err) == unsure || IsLocked(err) != tt.locked {
-				t.Errorf("Definite = %v, IsLocked = %v: %v", Definite(err), IsLocked(err), err)
-			}
-			text := err.Error()
-			if !strings.Contains(text, tt.says) || !strings.HasPrefix(text, "patch identities of vmss/rg/set: ") {
-				t.Errorf("%q does not say %q", text, tt.says)
-			}
-			if strings.Contains(text, clientGUID) || strings.ContainsAny(text, "\n\r") || len(text) > 1500 {
-				t.Errorf("not fit for a log: %q", text)
-			}
+			story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
+				arm.fail(answer{method: http.MethodPatch, status: tt.status, body: tt.body, times: maxRetries + 1})
+				err := client.Patch(t.Context(), group, ids("a", "b", "ab"), nil)
+				if err == nil {
+					t.Fatal("no error")
+				}
+				if diff := cmp.Diff(tt.bad, BadIdentities(err)); diff != "" {
+					t.Errorf("bad identities (-want +have):\n%s", diff)
+				}
+				if IsNotFound(err) != tt.notFound || IsForbidden(err) != tt.forbidden || IsConflict(err) != tt.conflicts {
+					t.Errorf("notFound %v, forbidden %v, conflict %v: %v", IsNotFound(err), IsForbidden(err), IsConflict(err), err)
+				}
+				if IsRefused(err) == tt.temporary {
+					t.Errorf("IsRefused = %v: %v", IsRefused(err), err)
+				}
+				if unsure := tt.unsure || tt.conflicts && !tt.locked; Definite(err) == unsure || IsLocked(err) != tt.locked {
+					t.Errorf("Definite = %v, IsLocked = %v: %v", Definite(err), IsLocked(err), err)
+				}
+				text := err.Error()
+				if !strings.Contains(text, tt.says) || !strings.HasPrefix(text, "patch identities of vmss/rg/set: ") {
+					t.Errorf("%q does not say %q", text, tt.says)
+				}
+				if strings.Contains(text, clientGUID) || strings.ContainsAny(text, "\n\r") || len(text) > 1500 {
+					t.Errorf("not fit for a log: %q", text)
+				}
+			})
 		})
 	}
 }
