@@ -185,11 +185,11 @@ func heldByAnother(t *testing.T, w *world) {
 // that it does not exist; a pod whose identity does not come is.
 func identityLast(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("late"))
-	w.start()
 	w.pod("p", "late")
-	w.binding("late", "late")
 	w.pod("q", "never")
 	w.binding("never", "never")
+	w.start()
+	w.binding("late", "late")
 	w.create(&v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "late"},
 		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("late"), ClientID: "99999999-0000-0000-0000-000000000000"},

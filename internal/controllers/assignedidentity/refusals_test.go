@@ -1,13 +1,19 @@
 package assignedidentity
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/announce"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -46,5 +52,47 @@ func TestTooEarly(t *testing.T) {
 				t.Errorf("waits %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+// lonely is a cluster of one binding, whose identity does not exist.
+type lonely struct {
+	client.Client
+	binding v1.AzureIdentityBinding
+}
+
+func (l lonely) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
+	list.(*v1.AzureIdentityBindingList).Items = []v1.AzureIdentityBinding{l.binding}
+	return nil
+}
+
+func (lonely) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
+	return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
+}
+
+// told counts events.
+type told int
+
+func (n *told) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) { *n++ }
+
+func TestHold(t *testing.T) {
+	born := time.Unix(1000, 0)
+	now, events := born, told(0)
+	r := New(Parts{
+		Client: lonely{binding: v1.AzureIdentityBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "b", CreationTimestamp: metav1.NewTime(born)},
+			Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: "gone", Selector: "web"},
+		}},
+		Events: announce.New(&events), Now: func() time.Time { return now },
+	}, identity.Rules{}, 1)
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "p", Labels: map[string]string{v1.BindingLabel: "web"}}}
+	for _, c := range []struct {
+		age, hold time.Duration
+		events    told
+	}{{0, patience, 0}, {patience, 0, 1}, {2 * patience, 0, 1}} {
+		now = born.Add(c.age)
+		if _, hold, err := r.grants(t.Context(), pod); err != nil || hold != c.hold || events != c.events {
+			t.Errorf("after %v: holds %v, %d events, error %v", c.age, hold, events, err)
+		}
 	}
 }
