@@ -22,7 +22,8 @@ type older struct {
 	status int
 	style  string // the header that says where to look, empty for none
 	bare   bool   // the answer to a write has no body
-	short  bool   // nor has that to the last look at Location
+	mute   bool   // the answer to a write does not tell the state
+	short  bool   // the answer to the last look at Location has no body
 	target Group
 }
 
@@ -39,6 +40,9 @@ func (o older) Do(req *http.Request) (*http.Response, error) {
 		resp.Header.Del("Azure-AsyncOperation")
 		if o.style != "" {
 			resp.Header.Set(o.style, where)
+		}
+		if o.mute {
+			resp.Body = io.NopCloser(strings.NewReader(`{"identity":{"type":"UserAssigned","userAssignedIdentities":{"` + idPrefix + `a":{}}}}`))
 		}
 		if o.bare {
 			resp.Body = http.NoBody
@@ -89,6 +93,15 @@ func TestAccepted(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestAcceptedMute: Azure shows the goal, and that it has only begun by the status alone.
+func TestAcceptedMute(t *testing.T) {
+	for kind, group := range groupsUnderTest() {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { accepted(t, older{status: http.StatusAccepted, mute: true}, group) })
+		})
 	}
 }
 

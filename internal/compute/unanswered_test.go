@@ -100,6 +100,24 @@ func TestLostAndFailed(t *testing.T) {
 	})
 }
 
+// TestLostAndOvertaken: the write whose answer was lost came to nothing, and its retry meets somebody else's update.
+func TestLostAndOvertaken(t *testing.T) {
+	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
+		arm.fail(answer{method: http.MethodPatch, status: http.StatusServiceUnavailable})
+		arm.fail(answer{method: http.MethodPatch, status: http.StatusConflict, body: armBody("Conflict", "busy")})
+		mustPatch(t, client, group, ids("a"), nil)
+		locked := answer{method: http.MethodPatch, status: http.StatusConflict, body: armBody("ScopeLocked", "locked"), times: 2}
+		arm.fail(answer{method: http.MethodPatch, status: http.StatusServiceUnavailable})
+		arm.fail(locked)
+		if err := client.Patch(t.Context(), group, ids("b"), nil); !IsLocked(err) || Definite(err) {
+			t.Errorf("%v, want IsLocked", err)
+		}
+		if n := len(arm.seen(http.MethodPatch)); n != 5 {
+			t.Errorf("%d writes, want 5: a lock is no reason to write again", n)
+		}
+	})
+}
+
 // TestLostInLongUpdate: Azure's update goes on and on; the bound of a Patch is the end.
 func TestLostInLongUpdate(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, _ *Client, group Group) {
