@@ -20,7 +20,8 @@ const preconditionTries = 3
 // It costs one read, one write, a poll a second, and the read that ends the operation. The read in front cannot be
 // spared: the PATCH has to state the "type", ARM takes it at its word, and a stale answer would strip the group of
 // its system-assigned identity, or of everything somebody else attached. For the same reason the write is tied to the
-// ETag of that read, and the two start over when it has changed.
+// ETag of that read, and the two start over when it has changed. Once the answer to a write got lost, the group is
+// followed until no update of it is under way, before that is called done or anything is written again.
 //
 // ctx bounds the whole; giving up does not stop the operation in Azure, which makes the next Patch see IsConflict for
 // a while.
