@@ -75,6 +75,7 @@ type azure struct {
 	running   map[compute.Group]*operation
 	flying    map[compute.Group]int
 	leaving   map[slot]bool // what a call in flight takes away
+	renewing  map[slot]bool // somebody else's that MIC took away, to put it back if it exists
 	chains    map[compute.Group]chain
 	known     map[compute.Group]map[string]bool // what MIC has been told
 	wanted    map[slot]*spell
@@ -112,7 +113,7 @@ func newAzure() *azure {
 		fake: compute.NewFake(), fates: map[string]fate{}, forbidden: map[compute.Group]bool{},
 		mine: map[compute.Group]map[string]bool{}, foreign: map[compute.Group]map[string]bool{},
 		running: map[compute.Group]*operation{}, flying: map[compute.Group]int{}, chains: map[compute.Group]chain{},
-		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, bookless: map[compute.Group]bool{}, leaving: map[slot]bool{}, taken: map[slot]time.Time{},
+		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, bookless: map[compute.Group]bool{}, leaving: map[slot]bool{}, renewing: map[slot]bool{}, taken: map[slot]time.Time{},
 	}
 }
 

@@ -34,8 +34,8 @@ func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool
 	for _, id := range attach {
 		k := strings.ToLower(id)
 		w := a.wanted[slot{group, k}]
-		renewing := a.foreign[group][k] || a.bookless[group] // MIC took it away to put it back
-		if !renewing && (w == nil || !w.needed && w.until.Before(began.Add(-a.late))) {
+		back := a.renewing[slot{group, k}] || a.bookless[group] // whoever needs it
+		if !back && (w == nil || !w.needed && w.until.Before(began.Add(-a.late))) {
 			a.fail("attached, not needed", "%s to %s", short(k), group)
 		}
 	}
@@ -64,6 +64,9 @@ func (a *azure) judgeDetach(s slot, began time.Time, orphaned map[string]bool) {
 	w := a.wanted[s]
 	if w == nil {
 		w = &spell{}
+	}
+	if a.foreign[s.group][s.key] {
+		a.renewing[s] = true
 	}
 	client, _ := a.fake.IDsOf(s.key)
 	renewed := client == "" || orphaned[s.key] || a.remade(s)

@@ -14,7 +14,7 @@ func TestStories(t *testing.T) {
 	ctrl.SetLogger(logr.Discard())
 	many := setup{Namespaced: true, Grace: 30 * time.Second, Drift: 3 * time.Minute, Update: 2 * time.Second, Writers: 20, Crowd: 160}
 	slowly := many
-	slowly.Writers, slowly.Write, slowly.Update = 1, 10*time.Millisecond, 45*time.Second
+	slowly.Writers, slowly.Write, slowly.Update, slowly.Crowd = 1, 10*time.Millisecond, 45*time.Second, 40
 	pod, leaves := step{"crowd pod", 0, 0, 0}, step{"kill", 0, 0, 0}
 	for name, story := range map[string]struct {
 		setup   setup
