@@ -78,6 +78,7 @@ type azure struct {
 	renewing  map[slot]bool // somebody else's that MIC took away, to put it back if it exists
 	chains    map[compute.Group]chain
 	known     map[compute.Group]map[string]bool // what MIC has been told
+	blind     map[compute.Group]bool            // the last read failed: MIC waits before it asks what became of an update
 	wanted    map[slot]*spell
 	taken     map[slot]time.Time // what MIC has taken away, and when
 	// ill and refusing tell that calls failed because of the moment, or because of
@@ -113,7 +114,7 @@ func newAzure() *azure {
 		fake: compute.NewFake(), fates: map[string]fate{}, forbidden: map[compute.Group]bool{},
 		mine: map[compute.Group]map[string]bool{}, foreign: map[compute.Group]map[string]bool{},
 		running: map[compute.Group]*operation{}, flying: map[compute.Group]int{}, chains: map[compute.Group]chain{},
-		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, bookless: map[compute.Group]bool{}, leaving: map[slot]bool{}, renewing: map[slot]bool{}, taken: map[slot]time.Time{},
+		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, bookless: map[compute.Group]bool{}, leaving: map[slot]bool{}, renewing: map[slot]bool{}, blind: map[compute.Group]bool{}, taken: map[slot]time.Time{},
 	}
 }
 
@@ -225,6 +226,7 @@ func (a *azure) Get(ctx context.Context, group compute.Group) (compute.Identitie
 	fault, bad := pop(&a.reads)
 	a.reading++
 	a.ill = a.ill || bad
+	a.blind[group] = bad
 	a.mu.Unlock()
 	defer a.learned()
 	sleep(ctx, a.readLag)

@@ -194,7 +194,7 @@ func (a *azure) Pause(group compute.Group) time.Duration {
 	d := a.fake.Pause(group)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.ill = a.ill || d > 0
+	a.ill, a.blind[group] = a.ill || d > 0, a.blind[group] || d > 0
 	return d
 }
 
