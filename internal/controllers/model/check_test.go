@@ -217,7 +217,7 @@ func (w *world) checkState(c *claim, o *v1.AzureAssignedIdentity) {
 			expect(assigned)
 		case listed && w.azure.isFixed(c.slot.key):
 			expect(assigned) // the operator says that it stays as it is
-		case listed && (w.azure.forbidden[c.slot.group] || clientID == ""):
+		case listed && (w.azure.forbidden[c.slot.group] || clientID == "" || len(reasons) > 0):
 			expect(append(reasons, assigned)...) // it cannot be renewed
 		case len(reasons) == 0:
 			w.fail("not on Azure", "%s needs %s on %s", c.String(), short(c.slot.key), c.slot.group)
