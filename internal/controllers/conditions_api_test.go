@@ -41,6 +41,7 @@ func TestConditions(t *testing.T) {
 		{"new pod of the same name", samePodName},
 		{"identity refused and mended", identityRefused},
 		{"identity refused, pods gone", identityForgotten},
+		{"identity refused, pods elsewhere", identityElsewhere},
 		{"older CRD", olderCRD}, // the last one: it changes the server
 	} {
 		t.Run(story.name, func(t *testing.T) {
@@ -283,6 +284,22 @@ func identityForgotten(_ *testing.T, w *world) {
 	pod := w.pod("p", "red")
 	w.waitAssignable("red", metav1.ConditionFalse, "IdentityRefused")
 	w.delete(pod)
+	w.waitAssignable("red", metav1.ConditionUnknown, identitystatus.NotNeeded)
+}
+
+// identityElsewhere: the pods that are left are on a node that is not Azure's, where
+// nobody will ever ask about the identity again.
+func identityElsewhere(_ *testing.T, w *world) {
+	id, _ := w.identity("red")
+	w.fleetNode("laptop", "kind://docker/kind/kind-worker")
+	w.start()
+	pod := w.pod("p", "red")
+	w.create(w.newPod("q", "red", "laptop"))
+	w.waitAssignable("red", metav1.ConditionFalse, "IdentityRefused")
+	w.stop() // what comes now, the next MIC finds
+	w.delete(pod)
+	w.touch(id)
+	w.start()
 	w.waitAssignable("red", metav1.ConditionUnknown, identitystatus.NotNeeded)
 }
 

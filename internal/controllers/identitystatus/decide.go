@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
 )
 
 // The condition's reasons that are this package's own. The others are those of
@@ -18,14 +19,14 @@ import (
 const (
 	// Recovered: Azure takes the identity again.
 	Recovered = "Recovered"
-	// NotNeeded: it was refused, and no pod needs it any more: who knows.
+	// NotNeeded: it was refused, and nobody asks Azure any more: who knows.
 	NotNeeded = "NotNeeded"
 )
 
 // Decide returns the identity's condition as it should be, nil when it is to be
 // left as it is. refused are the assigned identities for which Refused is so;
-// assigned tells whether any says that the identity is on its node, and needed
-// whether there is any at all. An identity without trouble has no condition.
+// assigned and needed are what Tally tells of all of them. An identity without
+// trouble has no condition.
 func Decide(id *v1.AzureIdentity, refused []*v1.AzureAssignedIdentity, assigned, needed bool) *metav1.Condition {
 	have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable)
 	want := metav1.Condition{Type: v1.ConditionAssignable, ObservedGeneration: id.Generation}
@@ -41,7 +42,7 @@ func Decide(id *v1.AzureIdentity, refused []*v1.AzureAssignedIdentity, assigned,
 		want.Status, want.Reason, want.Message = metav1.ConditionTrue, Recovered, "Azure assigns the identity again"
 	case !needed:
 		want.Status, want.Reason = metav1.ConditionUnknown, NotNeeded
-		want.Message = "Azure refused the identity, and no pod needs it now; it is tried again when one does"
+		want.Message = "Azure refused the identity, and no pod on a node of Azure's needs it now; it is tried again when one does"
 	default:
 		return nil // it is on its way again, and Azure has not answered yet
 	}
@@ -50,6 +51,17 @@ func Decide(id *v1.AzureIdentity, refused []*v1.AzureAssignedIdentity, assigned,
 		return nil
 	}
 	return &want
+}
+
+// Tally tells whether any of an identity's assigned identities says that it is on
+// its node, and whether any makes MIC ask Azure about it. One whose node is not
+// Azure's does not: no answer is to be waited for.
+func Tally(all []*v1.AzureAssignedIdentity) (assigned, needed bool) {
+	for _, a := range all {
+		assigned = assigned || a.Status.Status == v1.StateAssigned
+		needed = needed || a.Status.Reason != assignment.ReasonNodeNotOnAzure
+	}
+	return assigned, needed
 }
 
 // worst is the assigned identity that the condition repeats: as long as any says

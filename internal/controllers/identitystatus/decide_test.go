@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
 )
 
 func refusal(generation int64, reason, message string) *v1.AzureAssignedIdentity {
@@ -50,7 +51,7 @@ func TestDecide(t *testing.T) {
 		{name: "over", have: condition(metav1.ConditionFalse, "IdentityRefused", "gone"), assigned: true, needed: true, want: condition(metav1.ConditionTrue, Recovered, "Azure assigns the identity again")},
 		{name: "still over", have: condition(metav1.ConditionTrue, Recovered, "x"), assigned: true, needed: true},
 		{name: "pods gone", have: condition(metav1.ConditionFalse, "IdentityRefused", "gone"), want: condition(
-			metav1.ConditionUnknown, NotNeeded, "Azure refused the identity, and no pod needs it now; it is tried again when one does",
+			metav1.ConditionUnknown, NotNeeded, "Azure refused the identity, and no pod on a node of Azure's needs it now; it is tried again when one does",
 		)},
 		{name: "pods back", have: condition(metav1.ConditionUnknown, NotNeeded, ""), assigned: true, needed: true, want: condition(metav1.ConditionTrue, Recovered, "Azure assigns the identity again")},
 	} {
@@ -62,6 +63,32 @@ func TestDecide(t *testing.T) {
 			}
 			if diff := cmp.Diff(test.want, Decide(id, test.refused, test.assigned, test.needed)); diff != "" {
 				t.Errorf("condition (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTally(t *testing.T) {
+	said := func(status, reason string) *v1.AzureAssignedIdentity {
+		return &v1.AzureAssignedIdentity{Status: v1.AzureAssignedIdentityStatus{Status: status, Reason: reason}}
+	}
+	type all = []*v1.AzureAssignedIdentity
+	assigned, created, bare := said(v1.StateAssigned, ""), said(v1.StateCreated, ""), said(v1.StateCreated, assignment.ReasonNodeNotOnAzure)
+	for _, test := range []struct {
+		name             string
+		all              all
+		assigned, needed bool
+	}{
+		{name: "none"},
+		{name: "on its node", all: all{created, assigned}, assigned: true, needed: true},
+		{name: "on its way", all: all{created}, needed: true},
+		{name: "the node group's trouble", all: all{said(v1.StateCreated, assignment.ReasonGroupForbidden)}, needed: true},
+		{name: "nodes that are not Azure's", all: all{bare, bare}},
+		{name: "one node that is not Azure's", all: all{bare, created}, needed: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if assigned, needed := Tally(test.all); assigned != test.assigned || needed != test.needed {
+				t.Errorf("assigned %t, needed %t; want %t, %t", assigned, needed, test.assigned, test.needed)
 			}
 		})
 	}

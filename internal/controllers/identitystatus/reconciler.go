@@ -104,10 +104,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		if err != nil {
 			return reconcile.Result{}, err
 		}
-		for _, a := range all {
-			needed = true
-			assigned = assigned || a.Status.Status == v1.StateAssigned
-		}
+		there, asked := Tally(all)
+		assigned, needed = assigned || there, needed || asked
 	}
 	want := Decide(&id, refused, assigned, needed)
 	r.announce(&id, want, len(refused) > 0)

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
 )
 
 // checkConditions judges the conditions of identities and pods.
@@ -24,11 +25,11 @@ func (w *world) checkConditions(truth *view) {
 		for _, o := range truth.assigned {
 			if o.Spec.AzureIdentityRef.UID == id.UID {
 				refused = refused || strings.HasPrefix(o.Status.Reason, "Identity")
-				waiting = waiting || o.Status.Status != v1.StateAssigned
+				waiting = waiting || o.Status.Status != v1.StateAssigned && o.Status.Reason != assignment.ReasonNodeNotOnAzure
 			}
 		}
 		have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable)
-		// As long as some wait for other reasons, what was said last stays.
+		// As long as some wait for Azure for other reasons, what was said last stays.
 		if bad := have != nil && have.Status == "False"; bad != refused && (refused || !waiting) {
 			w.fail("condition of an identity", "%s is refused: %t, says so: %t", name, refused, bad)
 		}
