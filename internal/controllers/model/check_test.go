@@ -14,6 +14,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/identity"
 )
 
 // look notes what MIC can know at this moment.
@@ -74,7 +75,7 @@ func (w *world) checkNow() {
 	truth, seen := w.truth(), w.seen()
 	claims := seen.claims()
 	for what, since := range ready {
-		if time.Since(since) > w.prompt() && !says(truth, seen, claims, what) {
+		if time.Since(since) > w.prompt() && !says(w.rules, truth, seen, claims, what) {
 			w.fail("on the group, and not Assigned", "%s, on the group since %s", what, clock(since))
 		}
 	}
@@ -88,25 +89,27 @@ func (w *world) checkNow() {
 	}
 }
 
-// says tells whether there is an object for the claim that says Assigned.
-func says(truth, seen *view, claims []claim, what string) bool {
+// says tells whether there is an object for the claim that says Assigned, or one in
+// its way that MIC cannot see as it is yet: the claim's own, or one that an older
+// release made for somebody else under the same name.
+func says(rules identity.Rules, truth, seen *view, claims []claim, what string) bool {
 	for _, c := range claims {
 		if !strings.HasPrefix(what, c.String()+" (") {
 			continue
 		}
-		for _, o := range truth.assigned {
-			if c.of(o) && o.Status.Status == v1.StateAssigned && o.Spec.NodeName == c.node.Name {
-				return true
-			}
-			if c.of(o) && !slices.ContainsFunc(seen.assigned, func(s *v1.AzureAssignedIdentity) bool {
-				return s.UID == o.UID && s.ResourceVersion == o.ResourceVersion
-			}) {
-				return true // MIC cannot see it as it is yet
-			}
-		}
-		return false
+		return slices.ContainsFunc(truth.assigned, func(o *v1.AzureAssignedIdentity) bool {
+			mine, named := c.of(o), o.Namespace == c.namespace(rules) && c.named(o)
+			return mine && o.Status.Status == v1.StateAssigned && o.Spec.NodeName == c.node.Name || (mine || named) && !seen.has(o)
+		})
 	}
 	return true
+}
+
+// has tells whether somebody sees the object as it is.
+func (v *view) has(o *v1.AzureAssignedIdentity) bool {
+	return slices.ContainsFunc(v.assigned, func(s *v1.AzureAssignedIdentity) bool {
+		return s.UID == o.UID && s.ResourceVersion == o.ResourceVersion
+	})
 }
 
 // rest lets all that is under way end, and judges what there is then.
