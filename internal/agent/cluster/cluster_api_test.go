@@ -88,6 +88,8 @@ func TestCluster(t *testing.T) {
 	}
 	sink.expect(t, "binding b gone", "pod web gone")
 
+	nodeTaints(t, config, api)
+
 	// The API server goes away and comes back; what happened meanwhile is told.
 	cable.pull()
 	create(t, api, newPod("later", "node-1"))

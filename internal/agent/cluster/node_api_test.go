@@ -1,0 +1,46 @@
+package cluster
+
+import (
+	"testing"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// nodeTaints: the node is told at each change, others are not, and taints are
+// written on a node that is still as told only.
+func nodeTaints(t *testing.T, config *rest.Config, api client.Client) {
+	t.Helper()
+	taint := corev1.Taint{Key: "example.com/not-yet", Effect: corev1.TaintEffectNoSchedule}
+	for _, name := range []string{"node-1", "node-2"} {
+		create(t, api, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"a": "b"}}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}}})
+	}
+	n, err := NewNode(config, "node-1", logr.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan *corev1.Node, 100)
+	go n.Watch(t.Context(), func(node *corev1.Node) { told <- node })
+
+	first := <-told
+	if first.Name != "node-1" || len(first.Labels) != 0 || len(first.Spec.Taints) == 0 {
+		t.Errorf("told of %s with %d labels and taints %v", first.Name, len(first.Labels), first.Spec.Taints)
+	}
+	if err := n.SetTaints(t.Context(), first, nil); err != nil {
+		t.Fatal(err)
+	}
+	if second := <-told; len(second.Spec.Taints) != 0 {
+		t.Errorf("taints %v after they were written away", second.Spec.Taints)
+	}
+	if err := n.SetTaints(t.Context(), first, nil); !apierrors.IsConflict(err) {
+		t.Errorf("writing on an old node: %v; want a conflict", err)
+	}
+	var now corev1.Node
+	if err := api.Get(t.Context(), client.ObjectKey{Name: "node-1"}, &now); err != nil || now.Labels["a"] != "b" {
+		t.Errorf("labels %v, %v; want them untouched", now.Labels, err)
+	}
+}
