@@ -15,6 +15,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/redirect"
 	"github.com/podid-io/podid/internal/program"
 )
@@ -79,11 +80,13 @@ type nodeOptions struct {
 	name          string
 	kubeletConfig string
 	allowKubenet  bool
+	startupTaint  bool
 }
 
 func (o *nodeOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.name, "node", "", "`name` of this node as the API server knows it; without it $NODE_NAME")
 	flags.StringVar(&o.kubeletConfig, "kubelet-config", "/etc/default/kubelet", "`file` with the kubelet's flags, looked into for kubenet")
+	flags.BoolVar(&o.startupTaint, "startup-taint", true, "take the taint "+v1.AgentNotReadyTaint+" off this node once the agent is ready")
 	flags.BoolVar(&o.allowKubenet, "allow-network-plugin-kubenet", false, "run although the node uses the network plugin kubenet, whose pods can fake their address")
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/redirect"
 	"github.com/podid-io/podid/internal/agent/server"
+	"github.com/podid-io/podid/internal/agent/taint"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
@@ -80,6 +81,7 @@ type agent struct {
 	cluster  *cluster.Cluster
 	server   *server.Server
 	tables   *tables
+	taint    *taint.Remover // nil when it is left alone
 
 	redirected atomic.Pointer[error] // nil until the first check
 }
@@ -152,6 +154,14 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	a.server = a.newServer(stop, flights)
 	a.health.AddCheck("redirect", a.checkRedirect)
 	a.health.AddCheck("cluster", a.cluster.Ready)
+	if !o.node.startupTaint {
+		return a, nil
+	}
+	node, err := cluster.NewNode(config, o.node.name, log)
+	if err != nil {
+		return nil, err
+	}
+	a.taint = taint.New(node, func() bool { return len(a.health.Ready()) == 0 }, log)
 	return a, nil
 }
 
@@ -202,6 +212,9 @@ func (a *agent) run(ctx context.Context) error {
 	longest := max(a.o.identities.arrivalLimit(), bindingLimit) + flightTime
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { a.cluster.Run(ctx); return nil })
+	if a.taint != nil {
+		group.Go(func() error { a.removeTaint(ctx); return nil })
+	}
 	group.Go(func() error {
 		a.redirect.Run(ctx, time.Duration(a.o.redirect.interval)*time.Second, a.noteRedirect)
 		return nil
@@ -238,11 +251,24 @@ func (a *agent) serveHost(ctx context.Context, longest time.Duration) error {
 	return nil
 }
 
+// removeTaint begins when the cluster is known; from then on the redirect is all
+// that readiness depends on, and noteRedirect tells of it.
+func (a *agent) removeTaint(ctx context.Context) {
+	select {
+	case <-a.cluster.Synced():
+		a.taint.Run(ctx)
+	case <-ctx.Done():
+	}
+}
+
 // noteRedirect takes the outcome of a check of the redirect.
 func (a *agent) noteRedirect(err error) {
 	before := a.redirected.Swap(&err)
 	a.health.SetActive(err == nil)
 	a.metrics.RedirectState(err == nil)
+	if err == nil && a.taint != nil {
+		a.taint.Look()
+	}
 	switch {
 	case err != nil:
 		a.metrics.RedirectFailed()

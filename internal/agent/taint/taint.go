@@ -60,14 +60,10 @@ const (
 	writeTime = 10 * time.Second
 )
 
-// Run works until ctx ends.
+// Run works until ctx ends. The watch ends soon after; it may be in a pause before
+// its next try, which is not waited for.
 func (r *Remover) Run(ctx context.Context) {
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		r.nodes.Watch(ctx, r.tell)
-	}()
-	defer func() { <-watched }()
+	go r.nodes.Watch(ctx, r.tell)
 	var node *corev1.Node
 	failures, said := 0, ""
 	var again <-chan time.Time
