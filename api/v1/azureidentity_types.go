@@ -32,6 +32,14 @@ const (
 	// BindingLabel on a pod names the selector of the bindings it wants.
 	BindingLabel = "aadpodidbinding"
 
+	// AllowedNamespacesAnnotation on an AzureIdentity of type 3 is its owner's
+	// consent that identities of these namespaces, separated by commas, are
+	// shared from it (spec.sharedFrom): pods there then use the same federated
+	// credential. AllowedNamespacesAll means all of them. New in podid.
+	AllowedNamespacesAnnotation = "aadpodidentity.k8s.io/allowed-namespaces"
+	// AllowedNamespacesAll is the value that stands for all namespaces.
+	AllowedNamespacesAll = "*"
+
 	// PreassignAnnotation on an AzureIdentity of type 0 puts it on node groups
 	// before any pod needs it there, and keeps it there: PreassignAll for all
 	// of the cluster, or their names separated by commas. A name is that of a
@@ -91,6 +99,12 @@ type AzureIdentity struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.auxiliaryTenantIDs) || self.auxiliaryTenantIDs.all(t, t.matches('^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$') || t.matches('^([0-9a-zA-Z]([-0-9a-zA-Z]{0,61}[0-9a-zA-Z])?[.])+[a-zA-Z]{2,63}$'))",fieldPath=".auxiliaryTenantIDs",reason=FieldValueInvalid,message="each must be a GUID or a domain of the tenant such as contoso.onmicrosoft.com"
 	// +kubebuilder:validation:XValidation:rule="!(self.type in [1, 2]) || (has(self.clientPassword) && has(self.clientPassword.name) && self.clientPassword.name != '')",fieldPath=".clientPassword",reason=FieldValueRequired,message="types 1 and 2 need clientPassword.name, the Secret with the key clientSecret (type 1) or certificate (type 2)"
 	// +kubebuilder:validation:XValidation:rule="!has(self.adEndpoint) || self.adEndpoint == '' || (isURL(self.adEndpoint) && url(self.adEndpoint).getScheme() == 'https' && url(self.adEndpoint).getHostname() != '')",fieldPath=".adEndpoint",reason=FieldValueInvalid,message="must be an https URL such as https://login.microsoftonline.com/: credentials are sent there"
+	// +kubebuilder:validation:XValidation:rule="!has(self.federatedAudience) || self.federatedAudience == '' || self.type == 3",fieldPath=".federatedAudience",reason=FieldValueForbidden,message="only type 3 has an audience: leave it out, or set type: 3"
+	// +kubebuilder:validation:XValidation:rule="!has(self.federatedAudience) || self.federatedAudience.matches('^[!-~]*$')",fieldPath=".federatedAudience",reason=FieldValueInvalid,message="must be the audience of the federated credential, without blanks, such as api://AzureADTokenExchange"
+	// +kubebuilder:validation:XValidation:rule="!has(self.sharedFrom) || self.type == 3",fieldPath=".sharedFrom",reason=FieldValueForbidden,message="only identities of type 3 can be shared between namespaces: leave it out, or set type: 3"
+	// +kubebuilder:validation:XValidation:rule="!has(self.sharedFrom) || (self.sharedFrom.namespace.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && self.sharedFrom.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))",fieldPath=".sharedFrom",reason=FieldValueInvalid,message="must be the namespace and the name of an AzureIdentity of type 3"
+	// +kubebuilder:validation:XValidation:rule="self.type != 3 || !has(self.tenantID) || self.tenantID != 'adfs'",fieldPath=".tenantID",reason=FieldValueInvalid,message="ADFS has no federated credentials: use type 1 or 2, or a tenant of Entra ID"
+	// +kubebuilder:validation:XValidation:rule="self.type != 3 || !has(self.resourceID) || self.resourceID == '' || (self.resourceID.matches('^/(?i:subscriptions)/[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/(?i:resourceGroups)/[-_.()\\\\p{L}\\\\p{Nd}]{1,90}/(?i:providers)/(?i:Microsoft[.]ManagedIdentity)/(?i:userAssignedIdentities)/[0-9a-zA-Z][-_0-9a-zA-Z]{0,127}$') && !self.resourceID.matches('[.]/(?i:providers)/'))",fieldPath=".resourceID",reason=FieldValueInvalid,message="leave it out for an application, or give the resource ID of the managed identity: az identity show --query id"
 	// +kubebuilder:validation:XValidation:rule="!has(self.Type) && !has(self.resourceid) && !has(self.ResourceID) && !has(self.clientid) && !has(self.ClientID) && !has(self.clientpassword) && !has(self.ClientPassword) && !has(self.tenantid) && !has(self.TenantID) && !has(self.auxiliarytenantids) && !has(self.AuxiliaryTenantIDs) && !has(self.adresourceid) && !has(self.ADResourceID) && !has(self.adendpoint) && !has(self.ADEndpoint)",reason=FieldValueForbidden,message="a field is spelled as before v1.6: write type, resourceID, clientID, clientPassword, tenantID, auxiliaryTenantIDs, adResourceID and adEndpoint"
 	Spec AzureIdentitySpec `json:"spec,omitzero"`
 
@@ -114,7 +128,8 @@ type AzureIdentitySpec struct {
 	Type IdentityType `json:"type,omitempty"`
 
 	// resourceID is the ARM resource ID of the user-assigned identity, in any
-	// case. Required for type 0, not used for others.
+	// case. Required for type 0. For a managed identity of type 3 it lets pods ask
+	// by it; not used for types 1 and 2.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	ResourceID string `json:"resourceID,omitempty"`
@@ -166,6 +181,20 @@ type AzureIdentitySpec struct {
 	// +kubebuilder:validation:MaxLength=1024
 	ADEndpoint string `json:"adEndpoint,omitempty"`
 
+	// federatedAudience is the audience that the federated credential of a type 3
+	// identity expects. Without it, it is the one that Microsoft documents for the
+	// cloud, api://AzureADTokenExchange in the public one. New in podid.
+	// +optional
+	// +kubebuilder:validation:MaxLength=600
+	FederatedAudience string `json:"federatedAudience,omitempty"`
+
+	// sharedFrom names the type 3 identity of another namespace whose federated
+	// credential this one uses. Its owner must allow this namespace by the
+	// annotation aadpodidentity.k8s.io/allowed-namespaces, and clientID, tenantID,
+	// adEndpoint and federatedAudience must be the same. New in podid.
+	// +optional
+	SharedFrom IdentityReference `json:"sharedFrom,omitzero"`
+
 	// replicas is kept for v1.8.17's sake; podid does not use it.
 	// +optional
 	// +nullable
@@ -175,6 +204,21 @@ type AzureIdentitySpec struct {
 
 	// Deprecated names of the same fields.
 	AzureIdentityOldSpelling `json:",inline"`
+}
+
+// IdentityReference names an AzureIdentity.
+type IdentityReference struct {
+	// namespace is the identity's namespace.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+
+	// name is the identity's name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
 }
 
 // AzureIdentityStatus says whether Azure takes the identity.

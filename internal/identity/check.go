@@ -26,7 +26,13 @@ func Check(id *v1.AzureIdentity) *Refusal {
 		return missing(id, "tenantID", id.Spec.TenantID, "clientID", id.Spec.ClientID,
 			"clientPassword.name", id.Spec.ClientPassword.Name)
 	case v1.Federated:
-		return missing(id, "tenantID", id.Spec.TenantID, "clientID", id.Spec.ClientID)
+		if refusal := missing(id, "tenantID", id.Spec.TenantID, "clientID", id.Spec.ClientID); refusal != nil {
+			return refusal
+		}
+		if _, err := Broker(id); err != nil {
+			return &Refusal{Reason: IdentityBroken, Identity: id, Message: err.Error()}
+		}
+		return nil
 	default:
 		return refuseBroken(id, fmt.Sprintf(
 			"spec.type %d is unknown: use 0 (user-assigned managed identity), 1 (client secret), 2 (certificate) or 3 (federated)",

@@ -50,10 +50,11 @@ func (s Selector) matches(id *v1.AzureIdentity, objectID func(*v1.AzureIdentity)
 	if s.ClientID != "" && !strings.EqualFold(s.ClientID, id.Spec.ClientID) {
 		return false
 	}
-	// Only a managed identity has a resource ID; a service principal whose
-	// object carries one by mistake is not reachable by it.
+	// Only a managed identity has a resource ID, be it federated; a service
+	// principal whose object carries one by mistake is not reachable by it.
+	managed := id.Spec.Type == v1.UserAssignedMSI || id.Spec.Type == v1.Federated
 	if s.ResourceID != "" &&
-		(id.Spec.Type != v1.UserAssignedMSI || !strings.EqualFold(s.ResourceID, id.Spec.ResourceID)) {
+		(!managed || !strings.EqualFold(s.ResourceID, id.Spec.ResourceID)) {
 		return false
 	}
 	return s.ObjectID == "" || strings.EqualFold(s.ObjectID, objectIDOf(id, objectID))

@@ -42,7 +42,8 @@ type Grant struct {
 //
 // bindings may be all of the cluster or already narrowed by selector, nil
 // entries are skipped. lookup returns the identity of that namespace and name,
-// nil when there is none; it is asked in the binding's namespace only.
+// nil when there is none; it is asked in the binding's namespace, and for the
+// owner of an identity there that is shared from another namespace.
 func (r Rules) Grants(
 	pod Pod, bindings []*v1.AzureIdentityBinding, lookup func(namespace, name string) *v1.AzureIdentity,
 ) (grants []Grant, refusals []*Refusal) {
@@ -98,6 +99,12 @@ func (r Rules) consider(
 	if refusal := Check(id); refusal != nil {
 		refusal.Binding = b
 		return Grant{}, refusal
+	}
+	if Shared(id) {
+		if refusal := consent(id, lookup(id.Spec.SharedFrom.Namespace, id.Spec.SharedFrom.Name)); refusal != nil {
+			refusal.Binding = b
+			return Grant{}, refusal
+		}
 	}
 	return Grant{Identity: id, Binding: b}, nil
 }

@@ -31,6 +31,9 @@ const (
 	NamespacedIdentity Reason = "NamespacedIdentity"
 	// IdentityBroken: the identity lacks what its type needs, or says it wrongly.
 	IdentityBroken Reason = "IdentityBroken"
+	// NotShared: the identity is shared from another namespace's, whose owner has
+	// not allowed it so.
+	NotShared Reason = "NotShared"
 	// NoMatch: the request names an identity that is not among those granted.
 	NoMatch Reason = "NoMatch"
 )

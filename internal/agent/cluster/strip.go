@@ -11,13 +11,18 @@ import (
 
 func stripMeta(m *metav1.ObjectMeta) {
 	m.ManagedFields, m.OwnerReferences, m.Finalizers, m.Labels = nil, nil, nil, nil
-	// The one annotation that has a meaning; kubectl's copy of the object is a
+	// The annotations that have a meaning; kubectl's copy of the object is a
 	// bigger one.
-	value, ok := m.Annotations[v1.BehaviorAnnotation]
-	m.Annotations = nil
-	if ok {
-		m.Annotations = map[string]string{v1.BehaviorAnnotation: value}
+	var kept map[string]string
+	for _, name := range []string{v1.BehaviorAnnotation, v1.AllowedNamespacesAnnotation} {
+		if value, ok := m.Annotations[name]; ok {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[name] = value
+		}
 	}
+	m.Annotations = kept
 }
 
 func stripIdentity(id *v1.AzureIdentity)             { stripMeta(&id.ObjectMeta) }
