@@ -30,6 +30,7 @@ type options struct {
 	identities identityOptions
 	preassign  preassignOptions
 	election   electionOptions
+	agents     agentOptions
 }
 
 // parse reads flags and environment. Its error holds all that is wrong, one a
@@ -56,6 +57,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.identities.bindFlags(flags)
 	o.preassign.bindFlags(flags)
 	o.election.bindFlags(flags)
+	o.agents.bindFlags(flags)
 }
 
 func (o *options) complete(getenv func(string) string) error {
@@ -65,7 +67,7 @@ func (o *options) complete(getenv func(string) string) error {
 }
 
 func (o *options) validate() error {
-	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.preassign.validate(), o.election.validate())
+	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.preassign.validate(), o.election.validate(), o.agents.validate())
 }
 
 // kubernetesOptions: which API server, and how hard to work it.

@@ -9,6 +9,7 @@
 //	upgrade            once, objects whose fields are spelled as before v1.6
 //	identitystatus     one identity -> a condition while Azure refuses it
 //	readiness          one pod -> a condition about its identities
+//	agenttaint         one node -> a taint while its agent is gone or ill; opt-in
 package controllers
 
 import (
@@ -18,6 +19,7 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"github.com/podid-io/podid/internal/controllers/agenttaint"
 	"github.com/podid-io/podid/internal/controllers/announce"
 	"github.com/podid-io/podid/internal/controllers/assignedidentity"
 	"github.com/podid-io/podid/internal/controllers/attachment"
@@ -49,6 +51,8 @@ type Config struct {
 	Upgrade upgrade.Settings
 	// SweepInterval is the time between two searches for what was left behind.
 	SweepInterval time.Duration
+	// AgentTaint says what to do about nodes without a working agent.
+	AgentTaint agenttaint.Settings
 	// Health, when set, is given a check that fails while podid cannot do its
 	// job.
 	Health func(name string, check func() error)
@@ -103,6 +107,12 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	} {
 		if err := c.register(mgr); err != nil {
 			return fmt.Errorf("add controller %s: %w", c.name, err)
+		}
+	}
+	if config.AgentTaint.After > 0 {
+		agents := agenttaint.New(mgr.GetAPIReader(), mgr.GetClient(), events, time.Now, config.AgentTaint)
+		if err := agents.Register(mgr); err != nil {
+			return fmt.Errorf("add controller agenttaint: %w", err)
 		}
 	}
 	for _, r := range []manager.Runnable{

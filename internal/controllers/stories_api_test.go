@@ -47,6 +47,7 @@ func TestStories(t *testing.T) {
 		{"immutable", immutable},
 		{"damaged ledger", damagedLedger},
 		{"same names", sameNames},
+		{"agent ill", agentIll},
 	} {
 		t.Run(story.name, func(t *testing.T) {
 			story.tell(t, newWorld(t, kube, slug(story.name)))

@@ -1,0 +1,175 @@
+// Package agenttaint puts the start-up taint back on a node whose agent is gone or
+// ill for a while, so that no pod that needs its identity is sent there. It is
+// opt-in. The agent takes the taint off when it is ready again; MIC never does.
+package agenttaint
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	crcache "sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// Settings say whether and how.
+type Settings struct {
+	// After is how long an agent may be gone or not ready; 0 leaves all nodes alone.
+	After time.Duration
+	// Agents selects the agents' pods, Namespace says where they are; empty is
+	// everywhere.
+	Agents    labels.Selector
+	Namespace string
+}
+
+// Announcer tells people.
+type Announcer interface {
+	// NodeTainted says that a node was given the taint, and why.
+	NodeTainted(node *corev1.Node, after time.Duration)
+}
+
+// Reconciler puts taints on nodes.
+type Reconciler struct {
+	// Live reads nodes from the API server: the cache holds no taints.
+	Live   client.Reader
+	Writer client.Client
+	Events Announcer
+	Now    func() time.Time
+
+	settings Settings
+
+	mu     sync.Mutex
+	record *record
+}
+
+// New returns the controller.
+func New(live client.Reader, writer client.Client, events Announcer, now func() time.Time, s Settings) *Reconciler {
+	return &Reconciler{Live: live, Writer: writer, Events: events, Now: now, settings: s, record: newRecord(s.After)}
+}
+
+// Register adds the controller to a manager, with a cache of its own: the
+// manager's holds pods with a binding label only.
+func (r *Reconciler) Register(mgr manager.Manager) error {
+	options := crcache.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+		ReaderFailOnMissingInformer: true,
+		ByObject:                    map[client.Object]crcache.ByObject{&corev1.Pod{}: {Label: r.settings.Agents, Transform: slim}},
+	}
+	if r.settings.Namespace != "" {
+		options.DefaultNamespaces = map[string]crcache.Config{r.settings.Namespace: {}}
+	}
+	agents, err := crcache.New(mgr.GetConfig(), options)
+	if err != nil {
+		return fmt.Errorf("watch the node agents: %w", err)
+	}
+	if err := mgr.Add(agents); err != nil {
+		return fmt.Errorf("watch the node agents: %w", err)
+	}
+	return builder.ControllerManagedBy(mgr).
+		Named("agenttaint").
+		WatchesRawSource(source.Kind(agents, client.Object(&corev1.Pod{}), r.agentHandler())).
+		Watches(&corev1.Node{}, handler.Funcs{DeleteFunc: r.nodeDeleted}).
+		Complete(r)
+}
+
+// slim keeps of an agent's pod where it is and whether it is ready.
+func slim(o any) (any, error) {
+	pod, ok := o.(*corev1.Pod)
+	if !ok {
+		return o, nil
+	}
+	out := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion}}
+	out.Spec.NodeName = pod.Spec.NodeName
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			out.Status.Conditions = []corev1.PodCondition{c}
+		}
+	}
+	return out, nil
+}
+
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// agentHandler keeps the record and wakes the controller for the agent's node.
+func (r *Reconciler) agentHandler() handler.EventHandler {
+	note := func(o client.Object, gone bool, q queue) {
+		pod, ok := o.(*corev1.Pod)
+		if !ok || pod.Spec.NodeName == "" {
+			return
+		}
+		name := pod.Namespace + "/" + pod.Name
+		r.mu.Lock()
+		if gone {
+			r.record.remove(pod.Spec.NodeName, name, r.Now())
+		} else {
+			r.record.set(pod.Spec.NodeName, name, ready(pod), r.Now())
+		}
+		r.mu.Unlock()
+		q.Add(reconcile.Request{NamespacedName: types.NamespacedName{Name: pod.Spec.NodeName}})
+	}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { note(e.Object, false, q) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { note(e.ObjectNew, false, q) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { note(e.Object, true, q) },
+	}
+}
+
+func (r *Reconciler) nodeDeleted(_ context.Context, e event.DeleteEvent, _ queue) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.record.forget(e.Object.GetName())
+}
+
+// Reconcile looks at one node.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	r.mu.Lock()
+	todo, left := r.record.judge(req.Name, r.Now())
+	r.mu.Unlock()
+	switch todo {
+	case taint:
+		return reconcile.Result{}, r.taint(ctx, req.Name)
+	case tooMany:
+		log.FromContext(ctx).Info("the agents of many nodes are ill: no taint, since it is not the nodes; look at the agents' DaemonSet", "node", req.Name)
+	}
+	return reconcile.Result{RequeueAfter: left}, nil
+}
+
+// taint puts the taint on a node that has none; somebody else's write in between
+// makes it fail and be tried again.
+func (r *Reconciler) taint(ctx context.Context, name string) error {
+	var node corev1.Node
+	if err := r.Live.Get(ctx, client.ObjectKey{Name: name}, &node); err != nil {
+		if client.IgnoreNotFound(err) == nil {
+			return nil
+		}
+		return fmt.Errorf("read node %s: %w", name, err)
+	}
+	if slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1.AgentNotReadyTaint }) {
+		return nil
+	}
+	before := node.DeepCopy()
+	now := metav1.NewTime(r.Now())
+	node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: v1.AgentNotReadyTaint, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &now})
+	if err := r.Writer.Patch(ctx, &node, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("put taint %s on node %s: %w", v1.AgentNotReadyTaint, name, err)
+	}
+	log.FromContext(ctx).Info("start-up taint put back: the node's agent is gone or not ready", "node", name, "after", r.settings.After.String())
+	r.Events.NodeTainted(&node, r.settings.After)
+	return nil
+}
