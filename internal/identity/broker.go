@@ -104,18 +104,18 @@ func Shared(id *v1.AzureIdentity) bool { return id.Spec.SharedFrom != v1.Identit
 // (adEndpoint), for another application, or in another tenant.
 func consent(id, owner *v1.AzureIdentity) *Refusal {
 	from := id.Spec.SharedFrom
-	// An answer to another question is no answer.
-	if owner == nil || owner.Namespace != from.Namespace || owner.Name != from.Name || !owner.DeletionTimestamp.IsZero() {
-		return refuseNotShared(id, "does not exist: create it there, or correct spec.sharedFrom")
+	// An answer to another question is no answer. To those it does not allow, an
+	// owner is as good as none: nobody is to find out what others have.
+	if owner == nil || owner.Namespace != from.Namespace || owner.Name != from.Name || !owner.DeletionTimestamp.IsZero() ||
+		!AllowsNamespace(owner, id.Namespace) {
+		return refuseNotShared(id, fmt.Sprintf("does not exist or does not allow namespace %s: its owner can, with the annotation %s: %s",
+			id.Namespace, v1.AllowedNamespacesAnnotation, id.Namespace))
 	}
 	switch {
 	case owner.Spec.Type != v1.Federated:
 		return refuseNotShared(id, "is not of type 3: only federated identities can be shared")
 	case Shared(owner):
 		return refuseNotShared(id, "is itself shared from another one: name that one")
-	case !AllowsNamespace(owner, id.Namespace):
-		return refuseNotShared(id, fmt.Sprintf("does not allow namespace %s: its owner can, with the annotation %s: %s",
-			id.Namespace, v1.AllowedNamespacesAnnotation, id.Namespace))
 	}
 	if field := differs(id, owner); field != "" {
 		return refuseNotShared(id, "has another spec."+field+": both must say the same, since a share is for one identity of Azure's")

@@ -239,7 +239,7 @@ func TestDecide(t *testing.T) {
 // TestChanges tells for each change whether a waiting pod hears of it, and what
 // is decided then.
 func TestChanges(t *testing.T) {
-	table := newTable(nil)
+	table := newTable(func(c *Config) { c.Types = append(c.Types, v1.Federated) })
 	changed := (<-chan struct{})(nil)
 	step := func(name string, act func(), heard bool, want string) {
 		t.Helper()
@@ -279,6 +279,24 @@ func TestChanges(t *testing.T) {
 	step("exception gone", func() { table.RemoveException(key("e")) }, true, "allow one")
 	step("assigned gone", func() { table.RemoveAssigned(key("web-ns-one")) }, true, assign)
 	step("identity gone", func() { table.RemoveIdentity(key("one")) }, true, "wait 8s 404 IdentityMissing")
+	shared, owner := anIdentity("one"), anIdentity("cloud")
+	owner.Namespace, shared.Spec.Type, owner.Spec.Type = "platform", v1.Federated, v1.Federated
+	for _, id := range []*v1.AzureIdentity{shared, owner} {
+		id.Spec.TenantID, id.Spec.ClientID = "contoso.com", "client-cloud"
+	}
+	shared.Spec.SharedFrom = v1.IdentityReference{Namespace: "platform", Name: "cloud"}
+	agreed := owner.DeepCopy()
+	agreed.Annotations = map[string]string{v1.AllowedNamespacesAnnotation: "ns"}
+	table.SetAssigned(assigned("web", "one", v1.StateAssigned))
+	changed = nil
+	step("shared", func() { table.SetIdentity(shared) }, true, "wait 8s 404 NotShared")
+	step("not agreed", func() { table.SetIdentity(owner) }, true, "wait 8s 404 NotShared")
+	step("agreed", func() { table.SetIdentity(agreed) }, true, "allow one")
+	step("taken back", func() { table.SetIdentity(owner) }, true, "wait 8s 404 NotShared")
+	step("agreed again", func() { table.SetIdentity(agreed) }, true, "allow one")
+	step("owner gone", func() { table.RemoveIdentity(nameOf(owner)) }, true, "wait 8s 404 NotShared")
+	step("assigned gone", func() { table.RemoveAssigned(key("web-ns-one")) }, true, "wait 8s 404 NotShared")
+	step("shared gone", func() { table.RemoveIdentity(key("one")) }, true, "wait 8s 404 IdentityMissing")
 	step("binding moved", func() { table.SetBinding(aBinding("b", "one", "old", 0)) }, true, "wait 8s 404 NoBinding")
 	step("binding gone", func() { table.RemoveBinding(key("b")) }, false, "wait 8s 404 NoBinding")
 	step("pod gone", func() { table.RemovePod(key("web")) }, true, "wait 8s 500 PodUnknown")
@@ -288,7 +306,7 @@ func TestChanges(t *testing.T) {
 	table.RemoveIdentity(key("two"))
 	table.RemoveAssigned(key("api-ns-one"))
 	if n := len(table.pods) + len(table.bySelector) + len(table.bindings) + len(table.selecting) + len(table.naming) +
-		len(table.identities) + len(table.exceptions) + len(table.assigned) + len(table.assignedTo); n != 0 {
+		len(table.identities) + len(table.sharing) + len(table.exceptions) + len(table.assigned) + len(table.assignedTo); n != 0 {
 		t.Errorf("%d left over", n)
 	}
 }

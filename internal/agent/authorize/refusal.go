@@ -33,6 +33,9 @@ func unbound(v *verdict) Refusal {
 	for _, refusal := range v.refusals {
 		r.Reason = string(refusal.Reason)
 		details = append(details, refusal.Message)
+		if refusal.Reason == identity.NotShared {
+			r.Message = refusal.Message // it names what the identity's own spec names
+		}
 	}
 	if missing(v) {
 		r.Reason = string(identity.IdentityMissing)

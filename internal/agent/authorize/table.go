@@ -33,6 +33,7 @@ type Table struct {
 	selecting  index[*v1.AzureIdentityBinding] // by selector
 	naming     index[*v1.AzureIdentityBinding] // by namespace/name of the identity
 	identities map[types.NamespacedName]*v1.AzureIdentity
+	sharing    index[*v1.AzureIdentity]             // by namespace/name of the identity shared from
 	exceptions index[*v1.AzurePodIdentityException] // by namespace
 	assigned   map[types.NamespacedName]assignment
 	assignedTo index[assignment]                      // by namespace/name of the pod
@@ -83,7 +84,7 @@ func NewTable(cfg Config) *Table {
 		cfg: cfg, pods: map[types.NamespacedName]*pod{}, bySelector: index[*pod]{},
 		bindings:  map[types.NamespacedName]*v1.AzureIdentityBinding{},
 		selecting: index[*v1.AzureIdentityBinding]{}, naming: index[*v1.AzureIdentityBinding]{},
-		identities: map[types.NamespacedName]*v1.AzureIdentity{}, exceptions: index[*v1.AzurePodIdentityException]{},
+		identities: map[types.NamespacedName]*v1.AzureIdentity{}, sharing: index[*v1.AzureIdentity]{}, exceptions: index[*v1.AzurePodIdentityException]{},
 		assigned: map[types.NamespacedName]assignment{}, assignedTo: index[assignment]{},
 		strangers: map[types.NamespacedName]chan struct{}{},
 	}
@@ -247,7 +248,11 @@ func (t *Table) SetIdentity(id *v1.AzureIdentity) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := nameOf(id)
+	t.dropIdentity(key)
 	t.identities[key] = id
+	if identity.Shared(id) {
+		t.sharing.put(ownerOf(id), key, id)
+	}
 	t.touchIdentity(key)
 }
 
@@ -255,13 +260,31 @@ func (t *Table) SetIdentity(id *v1.AzureIdentity) {
 func (t *Table) RemoveIdentity(key types.NamespacedName) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.identities, key)
+	t.dropIdentity(key)
 	t.touchIdentity(key)
 }
 
+func (t *Table) dropIdentity(key types.NamespacedName) {
+	if id := t.identities[key]; id != nil {
+		delete(t.identities, key)
+		t.sharing.remove(ownerOf(id), key)
+	}
+}
+
+func ownerOf(id *v1.AzureIdentity) string {
+	return id.Spec.SharedFrom.Namespace + "/" + id.Spec.SharedFrom.Name
+}
+
+// touchIdentity forgets the verdicts of pods that are to have the identity, or
+// one that is shared from it: its owner may have taken the consent back.
 func (t *Table) touchIdentity(key types.NamespacedName) {
 	for _, b := range t.naming[key.String()] {
 		t.touchSelector(b.Spec.Selector)
+	}
+	for borrower := range t.sharing[key.String()] {
+		for _, b := range t.naming[borrower.String()] {
+			t.touchSelector(b.Spec.Selector)
+		}
 	}
 }
 
