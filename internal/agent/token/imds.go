@@ -114,10 +114,11 @@ func (s *IMDS) Token(ctx context.Context, r Request) (*Token, error) {
 	return nil, last
 }
 
-// problem is a failure and whether it may pass by itself.
+// problem is a failure, whether it may pass by itself, and whether it is the
+// proof of the identity that was rejected.
 type problem struct {
 	Failure
-	passing bool
+	passing, rejected bool
 }
 
 // attempt is one call. The error is ErrBusy, or a *Failure when ctx ended while

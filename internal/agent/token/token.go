@@ -1,5 +1,6 @@
-// Package token gets tokens and keeps them: the sources that mint them (for now
-// the metadata service) and the cache in front. It does not decide who may have
+// Package token gets tokens and keeps them: the sources that mint them (the
+// metadata service, and Entra ID for identities with a secret, a certificate or a
+// federated credential) and the cache in front. It does not decide who may have
 // one; its caller must have asked, for every request, before it hands one out.
 package token
 
@@ -11,6 +12,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
 )
@@ -42,8 +45,22 @@ type Token struct {
 	// ObjectID is the object id of the identity, as the token says it; "" when
 	// it does not.
 	ObjectID string
+	// Auxiliary are the tokens for further tenants of a multi-tenant application,
+	// in the order of its spec; the token's times are the shortest of them all.
+	// Whoever renders the reply drops them.
+	Auxiliary []*Token
 	// Body is the reply, ready to send.
 	Body Body
+}
+
+// shorten lets the token end no later than another that it goes out with.
+func (t *Token) shorten(other *Token) {
+	if other.ExpiresOn.Before(t.ExpiresOn) {
+		t.ExpiresOn = other.ExpiresOn
+	}
+	if other.NotBefore.After(t.NotBefore) {
+		t.NotBefore = other.NotBefore
+	}
 }
 
 // Body is a reply that is serialised but for the seconds left.
@@ -119,19 +136,48 @@ func (k Kinds) Token(ctx context.Context, r Request) (*Token, error) {
 	}
 }
 
-// key is what tokens are kept under. The object's UID is part of it, so that an
-// identity deleted and made again starts anew; the ids are, so that an edited
-// one does.
-type key struct{ uid, clientID, resourceID, resource string }
+// key is what tokens are kept under: everything that makes one differ from
+// another. The object's UID is part of it, so that an identity deleted and made
+// again starts anew; the rest of its spec is, so that an edited one does.
+type key struct {
+	uid, clientID, resourceID string
+	kind                      v1.IdentityType
+	// Of types 1 to 3 only: which tenants, where, and proven by what.
+	tenant, auxiliary, endpoint string
+	secret                      types.NamespacedName
+	broker, audience            string
+
+	resource string
+}
 
 func keyOf(r Request) key {
 	id := r.Identity
-	uid := string(id.UID)
-	if uid == "" {
-		uid = id.Namespace + "/" + id.Name
+	k := key{
+		uid: string(id.UID), kind: id.Spec.Type, resource: r.Resource,
+		clientID: strings.ToLower(id.Spec.ClientID), resourceID: strings.ToLower(id.Spec.ResourceID),
 	}
-	return key{uid, strings.ToLower(id.Spec.ClientID), strings.ToLower(id.Spec.ResourceID), r.Resource}
+	if k.uid == "" {
+		k.uid = id.Namespace + "/" + id.Name
+	}
+	if k.kind == v1.UserAssignedMSI {
+		return k
+	}
+	k.tenant, k.endpoint = id.Spec.TenantID, id.Spec.ADEndpoint
+	k.auxiliary = strings.Join(id.Spec.AuxiliaryTenantIDs, ",")
+	k.secret = types.NamespacedName{Namespace: id.Spec.ClientPassword.Namespace, Name: id.Spec.ClientPassword.Name}
+	if from := id.Spec.SharedFrom; k.kind == v1.Federated && from.Name != "" {
+		k.broker = from.Namespace + "." + from.Name
+	}
+	k.audience = id.Spec.FederatedAudience
+	return k
 }
 
 // identity is the key without the resource.
 func (k key) identity() key { k.resource = ""; return k }
+
+// Same tells whether two objects stand for the same identity, proven in the same
+// way: whether a token minted for one is one for the other.
+func Same(x, y *v1.AzureIdentity) bool {
+	return x == y || x.Namespace == y.Namespace && x.Name == y.Name &&
+		keyOf(Request{Identity: x}) == keyOf(Request{Identity: y})
+}

@@ -1,0 +1,108 @@
+// What the agent asks the API server for at the moment it needs it, and does
+// not keep: Secrets of service principals and tokens of brokers.
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+)
+
+// Objects reads single objects. It holds nothing of what it read.
+type Objects struct {
+	core            *rest.RESTClient
+	node            string
+	brokerNamespace string
+
+	unboundUntil atomic.Int64 // unix nanoseconds; until then tokens are not bound to the node
+}
+
+const (
+	// objectTime bounds one call; the API server answers in milliseconds.
+	objectTime = 5 * time.Second
+	// brokerSeconds is how long a broker's token is valid: the least that the
+	// API server gives. It is used once, within a second or two.
+	brokerSeconds = 600
+	// unboundFor is how long an API server that cannot bind tokens to nodes is
+	// not asked to again; it may be upgraded some day.
+	unboundFor = time.Hour
+)
+
+// NewObjects prepares the reads; it sends nothing yet. node is the node that
+// tokens of brokers are bound to, brokerNamespace the namespace of the brokers.
+func NewObjects(config *rest.Config, node, brokerNamespace string) (*Objects, error) {
+	// JSON: protobuf would save nothing worth its code here.
+	core, err := restClient(config, corev1.SchemeGroupVersion, "/api", "application/json", func(scheme *runtime.Scheme) error {
+		scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Secret{})
+		scheme.AddKnownTypes(authenticationv1.SchemeGroupVersion, &authenticationv1.TokenRequest{})
+		metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Objects{core: core, node: node, brokerNamespace: brokerNamespace}, nil
+}
+
+// Secret returns the data of a Secret. Errors are those of the API server, which
+// package apierrors tells apart.
+func (o *Objects) Secret(ctx context.Context, namespace, name string) (map[string][]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, objectTime)
+	defer cancel()
+	var secret corev1.Secret
+	if err := o.core.Get().Namespace(namespace).Resource("secrets").Name(name).Do(ctx).Into(&secret); err != nil {
+		return nil, fmt.Errorf("read Secret %s/%s: %w", namespace, name, err)
+	}
+	return secret.Data, nil
+}
+
+// BrokerToken returns a token of a ServiceAccount in the brokers' namespace, for
+// one audience and ten minutes. It is bound to this node, so that it dies with
+// it, where the API server can do that (Kubernetes 1.32, or 1.31 by its gate).
+// Errors are those of the API server.
+func (o *Objects) BrokerToken(ctx context.Context, serviceAccount, audience string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, objectTime)
+	defer cancel()
+	bind := time.Now().UnixNano() >= o.unboundUntil.Load()
+	token, err := o.brokerToken(ctx, serviceAccount, audience, bind)
+	if bind && apierrors.IsInvalid(err) {
+		// An older API server knows Pods and Secrets to bind to, no Nodes.
+		if token, err = o.brokerToken(ctx, serviceAccount, audience, false); err == nil {
+			o.unboundUntil.Store(time.Now().Add(unboundFor).UnixNano())
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("request a token of ServiceAccount %s/%s: %w", o.brokerNamespace, serviceAccount, err)
+	}
+	return token, nil
+}
+
+func (o *Objects) brokerToken(ctx context.Context, serviceAccount, audience string, bind bool) (string, error) {
+	seconds := int64(brokerSeconds)
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+		Audiences: []string{audience}, ExpirationSeconds: &seconds,
+	}}
+	if bind {
+		request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: o.node}
+	}
+	var made authenticationv1.TokenRequest
+	err := o.core.Post().Namespace(o.brokerNamespace).Resource("serviceaccounts").Name(serviceAccount).
+		SubResource("token").Body(request).Do(ctx).Into(&made)
+	if err != nil {
+		return "", err
+	}
+	if made.Status.Token == "" {
+		return "", errors.New("the API server answered without a token")
+	}
+	return made.Status.Token, nil
+}

@@ -1,0 +1,94 @@
+// Where tokens are minted.
+
+package token
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// Authority is where Entra ID, or ADFS, is: an https URL, such as
+// https://login.microsoftonline.com, without a slash at its end.
+type Authority struct{ base string }
+
+// adfs is the tenant that stands for ADFS.
+const adfs = "adfs"
+
+// ParseAuthority reads an authority's URL. Credentials are sent there, so it must
+// be https. A trailing /adfs, which files for Azure Stack have, is the tenant.
+func ParseAuthority(text string) (Authority, error) {
+	u, err := url.Parse(strings.TrimSpace(text))
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
+		return Authority{}, errors.New("must be an https URL such as https://login.microsoftonline.com/")
+	}
+	path := strings.TrimRight(u.EscapedPath(), "/")
+	if last := len(path) - len("/"+adfs); last >= 0 && strings.EqualFold(path[last:], "/"+adfs) {
+		path = strings.TrimRight(path[:last], "/")
+	}
+	return Authority{"https://" + strings.ToLower(u.Host) + path}, nil
+}
+
+// String is the URL.
+func (a Authority) String() string { return a.base }
+
+// endpoint is a token endpoint.
+type endpoint struct {
+	url  string
+	host string
+	adfs bool
+}
+
+// endpoint is the one for a tenant of an identity: at its own adEndpoint, or else
+// at a.
+func (a Authority) endpoint(id *v1.AzureIdentity, tenant string) (endpoint, error) {
+	base := a
+	if id.Spec.ADEndpoint != "" {
+		var err error
+		if base, err = ParseAuthority(id.Spec.ADEndpoint); err != nil {
+			return endpoint{}, fmt.Errorf("its adEndpoint %w", err)
+		}
+		if err := a.trusts(base, id); err != nil {
+			return endpoint{}, err
+		}
+	}
+	if tenant == "" || strings.Trim(tenant, ".") == "" || strings.ContainsFunc(tenant, func(r rune) bool { return !inTenant(r) }) {
+		return endpoint{}, fmt.Errorf("tenant %q is neither a GUID nor a domain: az account show --query tenantId", clip(tenant, 64))
+	}
+	host, _, _ := strings.Cut(strings.TrimPrefix(base.base, "https://"), "/")
+	if strings.EqualFold(tenant, adfs) {
+		return endpoint{url: base.base + "/adfs/oauth2/token", host: host, adfs: true}, nil
+	}
+	return endpoint{url: base.base + "/" + tenant + "/oauth2/v2.0/token", host: host}, nil
+}
+
+func inTenant(r rune) bool {
+	return r == '-' || r == '.' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+}
+
+// trusts tells whether an identity may send what it names to another authority
+// than the node's. Whoever writes an AzureIdentity chooses its adEndpoint, and
+// without namespaced rules also a Secret of another namespace, which is not
+// theirs: it goes to Microsoft or to the operator's own authority only.
+func (a Authority) trusts(other Authority, id *v1.AzureIdentity) error {
+	secret := id.Spec.ClientPassword.Namespace
+	foreign := id.Spec.Type != v1.Federated && secret != "" && secret != id.Namespace
+	if !foreign || other == a || slices.Contains(microsofts(), other.base) {
+		return nil
+	}
+	return fmt.Errorf("its adEndpoint is %s, and its Secret is in another namespace (%s): move the Secret to namespace %s, or let an operator run nmi with --authority-host=%s",
+		other, secret, id.Namespace, other)
+}
+
+// microsofts are the authorities of Entra ID in the public and national clouds.
+func microsofts() []string {
+	return []string{
+		"https://login.microsoftonline.com", "https://login.microsoft.com", "https://login.windows.net", "https://sts.windows.net",
+		"https://login.microsoftonline.us", "https://login.usgovcloudapi.net",
+		"https://login.chinacloudapi.cn", "https://login.partner.microsoftonline.cn",
+	}
+}

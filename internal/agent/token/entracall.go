@@ -1,0 +1,126 @@
+// One exchange at a token endpoint, over the wire.
+
+package token
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// call posts the form and reads the answer.
+func (x *exchange) call(ctx context.Context, r Request, at endpoint, with proof) (*Token, *problem) {
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {r.Identity.Spec.ClientID}}
+	if at.adfs {
+		form.Set("resource", r.Resource)
+	} else {
+		// Nothing is trimmed: a slash more or less makes another audience.
+		form.Set("scope", r.Resource+"/.default")
+	}
+	if err := with.sign(form, at, r.Identity.Spec.ClientID, time.Now()); err != nil {
+		return nil, unusable(r.Identity, err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at.url, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, unusable(r.Identity, errors.New("its tenantID or adEndpoint makes no URL"))
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept", "application/json")
+	resp, err := x.client.Do(req)
+	if err != nil {
+		return nil, entraTrouble(at, "does not answer", withoutURL(err))
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	if err != nil {
+		return nil, entraTrouble(at, "broke off its answer", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, x.refused(resp, body, r, at, with)
+	}
+	t, err := parseReply(body, time.Now())
+	if err != nil {
+		return nil, entraTrouble(at, "gave an answer that makes no sense", err)
+	}
+	t.keepKnown()
+	return t, nil
+}
+
+// keepKnown drops what the metadata service does not say either: an ID or refresh
+// token, say.
+func (t *Token) keepKnown() {
+	known := []string{"access_token", "token_type", "expires_in", "expires_on", "ext_expires_in", "not_before", "resource"}
+	for name := range t.Fields {
+		if !slices.Contains(known, name) {
+			delete(t.Fields, name)
+		}
+	}
+}
+
+// entraError is an error of Entra ID or ADFS.
+type entraError struct {
+	Error       string `json:"error"`
+	Description string `json:"error_description"`
+	Codes       []int  `json:"error_codes"`
+}
+
+// readEntraError reads one, false for what is none.
+func readEntraError(body []byte) (entraError, bool) {
+	var e entraError
+	if json.Unmarshal(body, &e) != nil || e.Error == "" {
+		return entraError{}, false
+	}
+	return e, true
+}
+
+// away remembers who said to stay away, and until when. It is bounded: when it is
+// full, what ends first is forgotten.
+type away struct {
+	mu    sync.Mutex
+	until map[string]time.Time
+}
+
+const maxAways = 256
+
+func newAway() *away { return &away{until: map[string]time.Time{}} }
+
+func (a *away) stay(whom string, d time.Duration, now time.Time) {
+	if d <= 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, known := a.until[whom]; !known && len(a.until) >= maxAways {
+		var soonest string
+		for name, until := range a.until {
+			if soonest == "" || until.Before(a.until[soonest]) {
+				soonest = name
+			}
+		}
+		delete(a.until, soonest)
+	}
+	a.until[whom] = now.Add(d)
+}
+
+// left is how long still to stay away.
+func (a *away) left(whom string, now time.Time) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	until, ok := a.until[whom]
+	if !ok {
+		return 0
+	}
+	left := until.Sub(now)
+	if left <= 0 || left > maxAway { // more only when the node's clock was set back
+		delete(a.until, whom)
+		return 0
+	}
+	return left
+}
