@@ -1,8 +1,9 @@
 #!/bin/sh
 # Measures how fast the product is (docs/benchmarks.md) with the programs in bin/, and prints a table.
 #   hack/bench.sh mic [-h] [-only ROW] [-huge] …    MIC at a real API server, with nodes and pods that only exist there
+#   hack/bench.sh nmi [-h] [-only ROW] …            NMI on a node of its own, asked through the real redirect
 #   hack/bench.sh pods [-h] [-only PART] …          real pods in a sandbox: first tokens, NMI under load
-#   hack/bench.sh                                   both
+#   hack/bench.sh                                   all three
 # All other arguments go to the benchmark program; `make bench ARGS="mic -only burst"` passes them, too.
 set -eu
 cd "$(dirname "$0")/.."
@@ -20,12 +21,17 @@ case ${1-} in
 '')
 	status=0
 	measure bench-mic ./test/bench/mic || status=$?
+	measure bench-nmi ./test/bench/nmi || status=$?
 	measure bench ./test/bench || status=$?
 	exit $status
 	;;
 mic)
 	shift
 	measure bench-mic ./test/bench/mic "$@"
+	;;
+nmi)
+	shift
+	measure bench-nmi ./test/bench/nmi "$@"
 	;;
 pods)
 	shift
@@ -35,7 +41,7 @@ pods)
 	sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
 	;;
 *)
-	echo "bench: say what to measure: hack/bench.sh mic … or hack/bench.sh pods … (-h tells more)" >&2
+	echo "bench: say what to measure: hack/bench.sh mic …, nmi … or pods … (-h tells more)" >&2
 	exit 2
 	;;
 esac

@@ -223,6 +223,8 @@ func (f *Figure) target() (target, verdict string) {
 		which = "p50 "
 	case f.N >= 50 && f.Value == f.P99 && f.Value != f.Max:
 		which = "p99 "
+	case f.Value == f.P50 && f.Value != f.Max:
+		which = "p50 "
 	default:
 		which = "max "
 	}

@@ -1,0 +1,51 @@
+// How times are counted.
+
+package load
+
+import (
+	"math/bits"
+	"time"
+)
+
+// perOctave is how many steps there are from a time to its double: a step is 1.6 % of the time.
+const perOctave = 64
+
+// histogram counts times in steps that grow with them, in constant memory.
+type histogram struct {
+	counts [perOctave * 40]int
+	n      int
+	max    time.Duration
+}
+
+func (h *histogram) add(d time.Duration) {
+	h.n++
+	h.max = max(h.max, d)
+	h.counts[min(step(d), len(h.counts)-1)]++
+}
+
+// step of a time: its highest bit and the six below it.
+func step(d time.Duration) int {
+	ns := uint64(max(d, 0)) //nolint:gosec // not negative
+	octave := max(bits.Len64(ns)-7, 0)
+	return octave*perOctave + int(ns>>octave) //nolint:gosec // small
+}
+
+// longest is the longest time of a step.
+func longest(step int) time.Duration {
+	if step < 2*perOctave {
+		return time.Duration(step)
+	}
+	octave := step/perOctave - 1
+	return time.Duration((step-octave*perOctave+1)<<octave - 1)
+}
+
+// quantile is the time that this part of all did not exceed, in seconds.
+func (h *histogram) quantile(part float64) float64 {
+	left := int(part*float64(h.n) + 0.999999)
+	for i, n := range h.counts {
+		if left -= n; left <= 0 && n > 0 {
+			return min(longest(i), h.max).Seconds()
+		}
+	}
+	return 0
+}

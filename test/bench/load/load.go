@@ -1,0 +1,299 @@
+// Package load sends HTTP requests and measures how long their answers take: one thread, bare sockets and epoll, because it
+// shares the machine with what it measures.
+//
+// A closed loop has as many requests under way as there are connections, for the most a server can do. An open loop sends at a
+// rate that does not wait for the server: a request's time counts from when it was due, so that a server that stalls is charged
+// for all that came meanwhile.
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Spec is what to send, from the network namespace that the calling thread is in.
+type Spec struct {
+	Target netip.AddrPort `json:"target"`
+	// Request is one whole request, head and all.
+	Request string `json:"request"`
+	// Connections is how many there are at the same time; the i-th comes from Sources[i % len(Sources)].
+	Connections int          `json:"connections"`
+	Sources     []netip.Addr `json:"sources"`
+	// Fresh opens a new connection for every request.
+	Fresh bool `json:"fresh,omitempty"`
+	// Rate, in requests a second, makes it an open loop; 0 is a closed one.
+	Rate float64 `json:"rate,omitempty"`
+	// Requests ends it after that many; 0 means when Length is over.
+	Requests int           `json:"requests,omitempty"`
+	Length   time.Duration `json:"length"`
+}
+
+// Result is what came of it.
+type Result struct {
+	Began time.Time `json:"began"`
+	Ended time.Time `json:"ended"`
+	// Requests are those sent, Failed those that were not answered with 200; Text tells of the first of these.
+	Requests int    `json:"requests"`
+	Failed   int    `json:"failed"`
+	Text     string `json:"text,omitempty"`
+	// Again are the requests sent a second time, because the server closed a connection that had been used before, without a
+	// byte of an answer. Every HTTP client does that: a server may close an idle connection just when a request is sent.
+	Again int `json:"again"`
+	// Body is the first answer's.
+	Body string `json:"body,omitempty"`
+	// Times of all answers, in seconds.
+	P50  float64 `json:"p50"`
+	P99  float64 `json:"p99"`
+	P999 float64 `json:"p999"`
+	Max  float64 `json:"max"`
+	// CPU is what the load generator itself used, in seconds.
+	CPU float64 `json:"cpu"`
+}
+
+// Rate is in requests a second.
+func (r Result) Rate() float64 { return float64(r.Requests) / r.Ended.Sub(r.Began).Seconds() }
+
+const (
+	// answerTime is how long an answer is waited for when nothing is sent any more.
+	answerTime = 5 * time.Second
+	// maxFailures ends a closed loop, which would fail ever faster.
+	maxFailures = 1000
+	maxClients  = 4096
+)
+
+// Run sends until the time is over, and waits for the last answers.
+func Run(ctx context.Context, s Spec) (Result, error) {
+	if s.Connections < 1 || s.Connections > maxClients || len(s.Sources) == 0 || !s.Target.Addr().Is4() {
+		return Result{}, fmt.Errorf("load: %d connections from %d addresses to %s: use 1 to %d, some and an IPv4 address",
+			s.Connections, len(s.Sources), s.Target, maxClients)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	g := &generator{spec: s, request: []byte(s.Request), timer: -1}
+	if err := g.open(); err != nil {
+		return Result{}, errors.Join(err, g.close())
+	}
+	err := g.run(ctx)
+	return g.result, errors.Join(err, g.close())
+}
+
+// generator is one run.
+type generator struct {
+	spec         Spec
+	request      []byte
+	epoll, timer int
+	clients      []*client
+	idle         []*client // first in, first out
+	sent         int
+	due          time.Time // of the next request of an open loop
+	times        histogram
+	result       Result
+}
+
+func (g *generator) open() (err error) {
+	if g.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("load: epoll: %w", err)
+	}
+	if g.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC); err != nil {
+		return fmt.Errorf("load: timer: %w", err)
+	}
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: -1}
+	if err := unix.EpollCtl(g.epoll, unix.EPOLL_CTL_ADD, g.timer, &event); err != nil {
+		return fmt.Errorf("load: epoll: %w", err)
+	}
+	for i := range g.spec.Connections {
+		c := &client{index: int32(i), fd: -1, source: g.spec.Sources[i%len(g.spec.Sources)]} //nolint:gosec // at most maxClients
+		g.clients = append(g.clients, c)
+		g.idle = append(g.idle, c)
+	}
+	return nil
+}
+
+func (g *generator) close() error {
+	for _, c := range g.clients {
+		c.close()
+	}
+	err := unix.Close(g.epoll)
+	if g.timer >= 0 {
+		err = errors.Join(err, unix.Close(g.timer))
+	}
+	return err
+}
+
+func (g *generator) run(ctx context.Context) error {
+	used := cpu()
+	began := time.Now()
+	g.result.Began, g.due = began, began
+	end := began.Add(g.spec.Length)
+	events := make([]unix.EpollEvent, 256)
+	for now := began; ; now = time.Now() {
+		over := now.After(end) || ctx.Err() != nil || g.spec.Requests > 0 && g.sent >= g.spec.Requests ||
+			g.spec.Rate == 0 && g.result.Failed >= maxFailures
+		if over && (len(g.idle) == len(g.clients) || now.After(end.Add(answerTime))) {
+			break
+		}
+		if !over {
+			if err := g.start(now); err != nil {
+				return err
+			}
+		}
+		n, err := unix.EpollWait(g.epoll, events, 100)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("load: epoll: %w", err)
+		}
+		for _, e := range events[:max(n, 0)] {
+			if e.Fd >= 0 {
+				g.event(g.clients[e.Fd])
+			}
+		}
+	}
+	g.result.Ended = time.Now()
+	if late := len(g.clients) - len(g.idle); late > 0 {
+		g.result.Failed += late
+		g.note("no answer")
+	}
+	g.result.CPU = cpu() - used
+	g.result.Requests = g.sent
+	g.result.P50, g.result.P99, g.result.P999, g.result.Max = g.times.quantile(0.5), g.times.quantile(0.99), g.times.quantile(0.999), g.times.max.Seconds()
+	return ctx.Err()
+}
+
+// start sends what is due, as long as there are idle connections.
+func (g *generator) start(now time.Time) error {
+	for len(g.idle) > 0 && (g.spec.Requests == 0 || g.sent < g.spec.Requests) {
+		since := now
+		if g.spec.Rate > 0 {
+			if g.due.After(now) {
+				return g.wakeAt(g.due.Sub(now))
+			}
+			since = g.due
+			g.due = g.due.Add(time.Duration(float64(time.Second) / g.spec.Rate))
+		}
+		c := g.idle[0]
+		g.idle = append(g.idle[:0], g.idle[1:]...)
+		g.sent++
+		c.since, c.again = since, false
+		g.send(c)
+		if g.spec.Rate == 0 {
+			now = time.Now()
+		}
+	}
+	return nil
+}
+
+func (g *generator) wakeAt(in time.Duration) error {
+	at := unix.ItimerSpec{Value: unix.NsecToTimespec(max(in.Nanoseconds(), 1))}
+	if err := unix.TimerfdSettime(g.timer, 0, &at, nil); err != nil {
+		return fmt.Errorf("load: timer: %w", err)
+	}
+	return nil
+}
+
+// send sends a client's request, over a new connection when there is none.
+func (g *generator) send(c *client) {
+	c.got, c.busy = 0, true
+	var err error
+	if c.fd < 0 {
+		c.used = false
+		err = c.connect(g.epoll, g.spec.Target) // what comes next is the event that it can be written to
+	} else {
+		err = c.write(g.request)
+	}
+	if err != nil {
+		g.failed(c, err)
+	}
+}
+
+// event takes that a connection can be read from or written to.
+func (g *generator) event(c *client) {
+	if c.fd < 0 {
+		return // closed by an earlier event of the same round
+	}
+	if c.connecting {
+		c.connecting = false
+		err := c.connected()
+		if err == nil {
+			err = c.write(g.request)
+		}
+		if err != nil {
+			g.failed(c, err)
+			return
+		}
+	}
+	n, err := unix.Read(c.fd, c.in[c.got:])
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return
+	case err != nil:
+		err = fmt.Errorf("read an answer: %w", err)
+	case n == 0:
+		err = errors.New("the server closed the connection, or its answer is too long")
+	}
+	if !c.busy { // an idle connection that the server closed
+		c.close()
+		return
+	}
+	if err == nil {
+		c.got += n
+		var size, code int
+		if size, code, err = Complete(c.in[:c.got]); err == nil && size > 0 {
+			g.answered(c, size, code)
+			return
+		}
+	}
+	if err != nil {
+		g.failed(c, err)
+	}
+}
+
+func (g *generator) answered(c *client, size, code int) {
+	g.times.add(time.Since(c.since))
+	if code != 200 {
+		g.result.Failed++
+		g.note(string(c.in[:c.got]))
+	}
+	if g.result.Body == "" {
+		g.result.Body = body(c.in[:size])
+	}
+	c.used, c.busy = true, false
+	if g.spec.Fresh {
+		c.close()
+	}
+	g.idle = append(g.idle, c)
+}
+
+// failed takes that a connection broke under a request.
+func (g *generator) failed(c *client, err error) {
+	c.close()
+	if c.used && !c.again && c.got == 0 {
+		c.again = true
+		g.result.Again++
+		g.send(c)
+		return
+	}
+	g.result.Failed++
+	g.note(err.Error())
+	c.busy = false
+	g.idle = append(g.idle, c)
+}
+
+func (g *generator) note(text string) {
+	if g.result.Text == "" {
+		g.result.Text = fmt.Sprintf("%.400s", text)
+	}
+}
+
+// cpu is what this process has used, in seconds.
+func cpu() float64 {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+}

@@ -1,0 +1,249 @@
+// The node: its API server, its metadata service, its pods, and NMI.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/test/bench/load"
+	"github.com/podid-io/podid/test/bench/stage"
+)
+
+const (
+	nodeName = "node-0"
+	nodeLink = "pods"
+	podLink  = "eth0"
+	prefix   = 16
+	// readyTime bounds how long a new NMI may take, and what is asked once.
+	requestTime = 10 * time.Second
+)
+
+func gateway() netip.Addr { return netip.MustParseAddr("10.244.0.1") }
+
+// podAddress is the i-th pod's.
+func podAddress(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, byte(1 + i/250), byte(1 + i%250)}) }
+
+func podAddresses(from, n int) (list []netip.Addr) {
+	for i := range n {
+		list = append(list, podAddress(from+i))
+	}
+	return list
+}
+
+// node is what rows are measured on:
+//
+//	pods 10.244.1.1, 10.244.1.2 … ── eth0 ──── pods 10.244.0.1 ── the node: lo 169.254.169.254 (the emulated metadata
+//	                                                              service), 127.0.0.1 (API server), NMI behind its redirect
+type node struct {
+	stage      *stage.Stage
+	options    options
+	kubeconfig string
+	pods       *stage.Program
+	orders     *json.Encoder
+	answers    *json.Decoder
+	started    int // NMIs so far
+}
+
+// newNode prepares everything but NMI.
+func (b *bench) newNode(ctx context.Context) (_ *node, err error) {
+	s, err := stage.New(b.options.logs)
+	if err != nil {
+		return nil, err
+	}
+	n := &node{stage: s, options: b.options}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Remove())
+		}
+	}()
+	if err := addMetadataAddress(); err != nil {
+		return nil, err
+	}
+	err = s.StartAzure(filepath.Join(b.options.bin, "podid"), azure(), "--imds-address="+net.JoinHostPort(redirect.DefaultMetadataIP, "80"))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.StartKubernetes(); err != nil {
+		return nil, err
+	}
+	if n.kubeconfig, err = s.ServiceAccount(ctx, "podid", "nmi"); err != nil {
+		return nil, err
+	}
+	if err := n.startPods(); err != nil {
+		return nil, err
+	}
+	return n, n.fill(ctx)
+}
+
+// addMetadataAddress puts the metadata service's address on this namespace's loopback device.
+func addMetadataAddress() error {
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		var a *netlink.Addr
+		if a, err = netlink.ParseAddr(redirect.DefaultMetadataIP + "/32"); err == nil {
+			err = netlink.AddrReplace(lo, a)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("put %s on lo: %w", redirect.DefaultMetadataIP, err)
+	}
+	return nil
+}
+
+// startPods makes the pods' namespace and joins it to the node.
+func (n *node) startPods() error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	n.pods, err = n.stage.Start(stage.Launch{Name: rolePods, Path: self, Env: []string{role + "=" + rolePods}, OwnNetwork: true})
+	if err != nil {
+		return err
+	}
+	n.orders, n.answers = json.NewEncoder(n.pods.In()), json.NewDecoder(n.pods.Out())
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = nodeLink
+	if old, err := netlink.LinkByName(nodeLink); err == nil {
+		_ = netlink.LinkDel(old) // of an earlier node
+	}
+	link := &netlink.Veth{LinkAttrs: attrs, PeerName: podLink, PeerNamespace: netlink.NsPid(n.pods.PID())}
+	if err := netlink.LinkAdd(link); err != nil {
+		return fmt.Errorf("join the pods to the node: %w", err)
+	}
+	if err := errors.Join(
+		netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: gateway().AsSlice(), Mask: net.CIDRMask(prefix, 32)}}),
+		netlink.LinkSetUp(link),
+		// Closed connections would be remembered for two minutes, and there are many.
+		os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait", []byte("5"), 0),
+	); err != nil {
+		return fmt.Errorf("prepare the node's network: %w", err)
+	}
+	var addresses []netip.Prefix
+	for i := range manyPods + maxMoments {
+		addresses = append(addresses, netip.PrefixFrom(podAddress(i), prefix))
+	}
+	_, err = n.order(order{Addresses: addresses, Gateway: gateway()})
+	return err
+}
+
+func (n *node) order(o order) (load.Result, error) {
+	if err := n.orders.Encode(o); err != nil {
+		return load.Result{}, fmt.Errorf("tell the pods: %w: %s", err, n.pods.Tail())
+	}
+	var a answer
+	if err := n.answers.Decode(&a); err != nil {
+		return load.Result{}, fmt.Errorf("hear from the pods: %w: %s", err, n.pods.Tail())
+	}
+	if a.Error != "" {
+		return a.Result, errors.New(a.Error)
+	}
+	return a.Result, nil
+}
+
+const resource = "https://management.azure.com/"
+
+// request is what pods send.
+func request(host, resource string) string {
+	return "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource + " HTTP/1.1\r\n" +
+		"Host: " + host + "\r\nMetadata: true\r\nUser-Agent: azsdk-go-azidentity/v1.15.0 (go1.26; linux)\r\nAccept: application/json\r\n\r\n"
+}
+
+// toNMI is what to send where, for the pods' requests.
+func toNMI(s load.Spec) load.Spec {
+	s.Target = netip.AddrPortFrom(netip.MustParseAddr(redirect.DefaultMetadataIP), redirect.DefaultMetadataPort)
+	s.Request = request(redirect.DefaultMetadataIP, resource)
+	return s
+}
+
+func toBare(s load.Spec) load.Spec {
+	s.Target = netip.AddrPortFrom(netip.MustParseAddr(bareMetadata), redirect.DefaultMetadataPort)
+	s.Request = request(bareMetadata, resource)
+	return s
+}
+
+// send lets the pods send, and fails when a request does.
+func (n *node) send(s load.Spec) (load.Result, error) {
+	r, err := n.order(order{Load: &s})
+	if err == nil && r.Failed > 0 {
+		err = fmt.Errorf("%d of %d requests to %s failed: %s", r.Failed, r.Requests, s.Target, r.Text)
+	}
+	return r, err
+}
+
+// nmiProgram is a running NMI.
+type nmiProgram struct {
+	*stage.Program
+	probe string
+}
+
+// startNMI starts NMI with the flags it has by default, but for the node and the API server, and waits until it is ready. Every
+// second one has other ports than the default ones, so that two can be on the node at the same time.
+func (n *node) startNMI(ctx context.Context, env ...string) (*nmiProgram, error) {
+	offset := n.started % 2
+	n.started++
+	args := []string{
+		"--node=" + nodeName, "--kubeconfig=" + n.kubeconfig,
+		"--http-probe-port=" + strconv.Itoa(8080+offset), "--prometheus-port=" + strconv.Itoa(9090+offset),
+	}
+	if n.options.profile != "" {
+		args = append(args, "--enableProfile")
+	}
+	p, err := n.stage.Start(stage.Launch{
+		Name: "nmi", Path: filepath.Join(n.options.bin, "nmi"), Args: append(args, n.options.nmiFlags...), Env: env,
+	})
+	if err != nil {
+		return nil, err
+	}
+	running := &nmiProgram{Program: p, probe: fmt.Sprintf("http://127.0.0.1:%d", 8080+offset)}
+	return running, p.Until(ctx, running.probe+"/readyz", "ok")
+}
+
+// withNMI starts NMI, calls f, and ends it.
+func (n *node) withNMI(ctx context.Context, f func(*nmiProgram) error, env ...string) error {
+	p, err := n.startNMI(ctx, env...)
+	if err == nil {
+		err = f(p)
+	}
+	if p != nil {
+		err = errors.Join(err, p.Stop(syscall.SIGTERM))
+	}
+	return err
+}
+
+// withBare starts the server to compare with, which answers with that body.
+func (n *node) withBare(body string, procs int, f func(*stage.Program) error) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	p, err := n.stage.Start(stage.Launch{
+		Name: roleBare, Path: self, Env: []string{role + "=" + roleBare, "GOMAXPROCS=" + strconv.Itoa(procs)},
+	})
+	if err != nil {
+		return err
+	}
+	if _, err = p.In().Write([]byte(body)); err == nil {
+		if err = p.CloseIn(); err == nil {
+			_, err = p.Out().ReadString('\n')
+		}
+	}
+	if err == nil {
+		err = f(p)
+	} else {
+		err = fmt.Errorf("start the bare server: %w: %s", err, p.Tail())
+	}
+	return errors.Join(err, p.Stop(syscall.SIGTERM))
+}

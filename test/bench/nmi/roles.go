@@ -1,0 +1,157 @@
+// What this program does when it was started by itself: it is the pods of the node, or the server to compare with.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/test/bench/load"
+)
+
+// role says in the environment which part this process plays.
+const (
+	role     = "PODID_BENCH_ROLE"
+	rolePods = "pods"
+	roleBare = "bare"
+)
+
+func play(ctx context.Context, part string, stdin io.Reader, stdout, stderr io.Writer) int {
+	var err error
+	switch part {
+	case rolePods:
+		err = pods(ctx, stdin, stdout)
+	case roleBare:
+		err = bare(ctx, stdin, stdout)
+	default:
+		err = fmt.Errorf("%s=%q: no such part", role, part)
+	}
+	if err != nil && ctx.Err() == nil {
+		_, _ = fmt.Fprintln(stderr, "bench:", err)
+		return exitFailed
+	}
+	return exitDone
+}
+
+// order is what the pods are told to do, one JSON object each; they answer with an answer.
+type order struct {
+	// Network gives the namespace these addresses, of the prefix that they share, and a gateway.
+	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	Gateway   netip.Addr     `json:"gateway,omitzero"`
+	// Load sends requests.
+	Load *load.Spec `json:"load,omitempty"`
+}
+
+type answer struct {
+	Result load.Result `json:"result"`
+	Error  string      `json:"error,omitempty"`
+}
+
+// pods are the pods of the node: one network namespace that has the addresses of all of them.
+func pods(ctx context.Context, orders io.Reader, answers io.Writer) error {
+	in, out := json.NewDecoder(orders), json.NewEncoder(answers)
+	for {
+		var o order
+		if err := in.Decode(&o); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return fmt.Errorf("read an order: %w", err)
+		}
+		var a answer
+		var err error
+		if o.Load != nil {
+			a.Result, err = load.Run(ctx, *o.Load)
+		} else {
+			err = configure(o.Addresses, o.Gateway)
+		}
+		if err != nil {
+			a.Error = err.Error()
+		}
+		if err := out.Encode(a); err != nil {
+			return fmt.Errorf("answer: %w", err)
+		}
+	}
+}
+
+// configure sets up eth0, which is there already.
+func configure(addresses []netip.Prefix, gateway netip.Addr) error {
+	link, err := netlink.LinkByName(podLink)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", podLink, err)
+	}
+	for _, a := range addresses {
+		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), 32)}}); err != nil {
+			return fmt.Errorf("add address %s: %w", a, err)
+		}
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set up %s: %w", podLink, err)
+	}
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()}); err != nil {
+		return fmt.Errorf("add the default route: %w", err)
+	}
+	// Programs that open many connections a second need more ports than usual.
+	return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("1024 65535"), 0)
+}
+
+// Where the bare server is, and its redirect, so that requests to it go the same way as those to NMI.
+const (
+	bareMetadata = "169.254.172.1"
+	bareAgent    = "169.254.171.80"
+	bareTable    = "bench-bare"
+	barePort     = 2580
+)
+
+// bare is what net/http does when there is nothing to decide. It says a word when it is ready, and answers with what it was told.
+func bare(ctx context.Context, body io.Reader, ready io.Writer) error {
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return fmt.Errorf("read the answer to give: %w", err)
+	}
+	r, err := redirect.New(redirect.Config{
+		MetadataIP: netip.MustParseAddr(bareMetadata), MetadataPort: redirect.DefaultMetadataPort,
+		AgentIP: netip.MustParseAddr(bareAgent), AgentPort: barePort, Table: bareTable,
+	})
+	if err != nil {
+		return err
+	}
+	l, err := r.Listen(ctx)
+	if err == nil {
+		err = r.Ensure(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	contentType, contentLength := []string{"application/json; charset=utf-8"}, []string{strconv.Itoa(len(text))}
+	text = bytes.Clone(text)
+	server := &http.Server{
+		ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			h := w.Header()
+			h["Content-Type"], h["Content-Length"] = contentType, contentLength
+			_, _ = w.Write(text) // a client that went away needs no answer
+		}),
+	}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if _, err := io.WriteString(ready, "ready\n"); err != nil {
+		return fmt.Errorf("say that it is ready: %w", err)
+	}
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}

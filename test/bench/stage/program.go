@@ -1,0 +1,166 @@
+// The programs, as processes.
+
+package stage
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/podid-io/podid/test/bench/measure"
+)
+
+const (
+	// readyTime is how long a program may take until it is ready, endTime until it has ended when it was told to.
+	readyTime = 60 * time.Second
+	endTime   = 20 * time.Second
+	askEvery  = 20 * time.Millisecond
+)
+
+// Program is a running process.
+type Program struct {
+	name  string
+	cmd   *exec.Cmd
+	log   string // its standard error
+	Began time.Time
+	ended chan struct{}
+	out   *bufio.Reader
+	in    io.WriteCloser
+}
+
+// Launch is how to start a program.
+type Launch struct {
+	Name, Path string
+	Args, Env  []string
+	// Logs is the folder for its standard error.
+	Logs string
+	// OwnNetwork gives it a network namespace of its own, with nothing but a loopback device that is down.
+	OwnNetwork bool
+}
+
+// Start starts a program. It does not outlive this one.
+func (l Launch) Start() (*Program, error) {
+	p := &Program{name: l.Name, log: filepath.Join(l.Logs, l.Name+".log"), ended: make(chan struct{})}
+	file, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", l.Name, err)
+	}
+	defer func() { _ = file.Close() }()
+	p.cmd = exec.Command(l.Path, l.Args...) //nolint:noctx // ended by Stop, which asks it first
+	p.cmd.Env, p.cmd.Stderr = append(os.Environ(), l.Env...), file
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if l.OwnNetwork {
+		p.cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+	}
+	out, print, err1 := os.Pipe() // not exec's, which must be read to its end before the process is waited for
+	in, err2 := p.cmd.StdinPipe()
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("start %s: %w", l.Name, err)
+	}
+	p.cmd.Stdout = print
+	p.out, p.in, p.Began = bufio.NewReader(out), in, time.Now()
+	err = p.cmd.Start()
+	_ = print.Close()
+	if err != nil {
+		_ = out.Close()
+		return nil, fmt.Errorf("start %s: %w", l.Name, err)
+	}
+	go func() {
+		_ = p.cmd.Wait() // how it ended is no matter: the figures tell whether it worked
+		close(p.ended)
+	}()
+	return p, nil
+}
+
+// PID is the process's.
+func (p *Program) PID() int { return p.cmd.Process.Pid }
+
+// Out is its standard output.
+func (p *Program) Out() *bufio.Reader { return p.out }
+
+// In is its standard input.
+func (p *Program) In() io.Writer { return p.in }
+
+// CloseIn ends its standard input.
+func (p *Program) CloseIn() error { return p.in.Close() }
+
+// Ended closes when it has ended.
+func (p *Program) Ended() <-chan struct{} { return p.ended }
+
+// Stop ends its standard input, sends the signal and waits for the end. A program that has ended already is no error.
+func (p *Program) Stop(signal os.Signal) error {
+	_ = p.in.Close() // closed before is as good
+	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop %s: %w", p.name, err)
+	}
+	timer := time.NewTimer(endTime)
+	defer timer.Stop()
+	select {
+	case <-p.ended:
+		return nil
+	case <-timer.C:
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+		return fmt.Errorf("stop %s: it did not end within %s", p.name, endTime)
+	}
+}
+
+// Until asks an address until it says that.
+func (p *Program) Until(ctx context.Context, address, want string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTime, fmt.Errorf("it took longer than %s", readyTime))
+	defer cancel()
+	again := time.NewTicker(askEvery)
+	defer again.Stop()
+	last := ""
+	for {
+		if body, err := get(ctx, address); err == nil {
+			if last = body; body == want {
+				return nil
+			}
+		}
+		select {
+		case <-again.C:
+		case <-p.ended:
+			return fmt.Errorf("%s has ended; its last words: %s", p.name, p.Tail())
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s of %s to say %q: %w; it says %q", address, p.name, want, context.Cause(ctx), last)
+		}
+	}
+}
+
+func get(ctx context.Context, address string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return "", err
+	}
+	answer, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	body, err := io.ReadAll(answer.Body)
+	return string(body), err
+}
+
+// Tail is the end of what it wrote to its standard error.
+func (p *Program) Tail() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-600):])
+}
+
+// Memory is the program's, now.
+func (p *Program) Memory() (measure.Memory, error) { return measure.MemoryOf(p.PID()) }
+
+// CPU is what it has used, in seconds.
+func (p *Program) CPU() (float64, error) { return measure.CPUOf(p.PID()) }
