@@ -100,6 +100,7 @@ func TestInstalled(t *testing.T) {
 	api := startCluster(t, "")
 	api.helm(t, "install", "podid", chartDir, "--create-namespace", "--values", "testdata/values/default.yaml")
 	t.Run("rights", func(t *testing.T) { rights(t, api) })
+	t.Run("nodes", func(t *testing.T) { nodePolicy(t, api) })
 
 	// Into the other mode and back: nothing that cannot be changed in place.
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/managed.yaml")
@@ -151,7 +152,11 @@ func rights(t *testing.T, api cluster) {
 		{"mic", "patch", group, "azureidentities", "status", "any", everywhere, true},
 		{"mic", "update", group, "azureidentities", "status", "any", everywhere, false},
 		{"nmi", "watch", "", "pods", "", "", everywhere, true},
-		{"nmi", "get", "", "nodes", "", "node", everywhere, false},
+		{"nmi", "watch", "", "nodes", "", "", everywhere, true},
+		{"nmi", "patch", "", "nodes", "", "node", everywhere, true}, // nmi.startupTaint; the admission policy narrows it
+		{"nmi", "update", "", "nodes", "", "node", everywhere, false},
+		{"nmi", "patch", "", "nodes", "status", "node", everywhere, false},
+		{"mic", "patch", "", "nodes", "", "node", everywhere, false}, // mic.agentTaintAfter
 		{"nmi", "watch", group, "azureidentities", "", "", everywhere, true},
 		{"nmi", "watch", group, "azureidentitybindings", "", "", everywhere, true},
 		{"nmi", "watch", group, "azurepodidentityexceptions", "", "", everywhere, true},
@@ -190,6 +195,8 @@ func ours(t *testing.T, api cluster) []string {
 		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role"},
 		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding"},
 		{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzurePodIdentityException"},
+		{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy"},
+		{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicyBinding"},
 	} {
 		for _, object := range list(t, api, kind) {
 			if object.GetLabels()["app.kubernetes.io/instance"] == "podid" {

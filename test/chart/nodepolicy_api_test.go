@@ -1,0 +1,126 @@
+package chart
+
+// What NMI's right to change nodes comes to: the start-up taint of its own node.
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// nodePolicy needs the chart installed as "podid".
+func nodePolicy(t *testing.T, api cluster) {
+	ours := corev1.Taint{Key: "aadpodidentity.k8s.io/agent-not-ready", Effect: corev1.TaintEffectNoSchedule}
+	other := corev1.Taint{Key: "example.com/other", Effect: corev1.TaintEffectNoSchedule}
+	for _, name := range []string{"own", "other"} {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{ours, other}}}
+		if err := api.Create(t.Context(), node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nmi := api.as(t, "own")
+	for name, test := range map[string]struct {
+		node    string
+		change  func(*corev1.Node)
+		refused string // part of the message; "" when it is allowed
+	}{
+		"a taint of others": {"own", func(n *corev1.Node) { remove(n, other.Key) }, "changes no other"},
+		"both taints":       {"own", func(n *corev1.Node) { n.Spec.Taints = nil }, "changes no other"},
+		"a new taint": {"own", func(n *corev1.Node) {
+			remove(n, ours.Key)
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "x", Effect: "NoExecute"})
+		}, "changes no other"},
+		"a label besides":     {"own", func(n *corev1.Node) { remove(n, ours.Key); n.Labels = map[string]string{"a": "b"} }, "nothing of a node but"},
+		"an annotation":       {"own", func(n *corev1.Node) { remove(n, ours.Key); n.Annotations = map[string]string{"a": "b"} }, "nothing of a node but"},
+		"cordon":              {"own", func(n *corev1.Node) { remove(n, ours.Key); n.Spec.Unschedulable = true }, "nothing of a node but"},
+		"the taint elsewhere": {"other", func(n *corev1.Node) { remove(n, ours.Key) }, "its own node only"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// The policy is told to the API server's own informer, which takes a moment.
+			api.eventually(t, func() error {
+				err := change(t, nmi, test.node, test.change, client.DryRunAll)
+				if err == nil || !strings.Contains(err.Error(), test.refused) {
+					return fmt.Errorf("got %w, want a refusal with %q", err, test.refused)
+				}
+				return nil
+			})
+		})
+	}
+	if err := change(t, nmi, "own", func(n *corev1.Node) { remove(n, ours.Key) }); err != nil {
+		t.Errorf("the start-up taint of its own node: %v", err)
+	}
+	if err := change(t, api.as(t, ""), "other", func(n *corev1.Node) { remove(n, ours.Key) }); err == nil {
+		t.Error("a caller without a node may change one")
+	}
+	if err := nmi.Delete(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "own"}}); err == nil {
+		t.Error("NMI may delete its node")
+	}
+}
+
+// as is a client that calls as NMI on a node, as its projected token makes it.
+func (c cluster) as(t *testing.T, node string) client.Client {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Impersonate = rest.ImpersonationConfig{
+		UserName: "system:serviceaccount:" + namespace + ":podid-nmi",
+		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"},
+	}
+	if node != "" {
+		config.Impersonate.Extra = map[string][]string{"authentication.kubernetes.io/node-name": {node}}
+	}
+	api, err := client.New(config, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return api
+}
+
+func change(t *testing.T, api client.Client, name string, how func(*corev1.Node), options ...client.PatchOption) error {
+	t.Helper()
+	var node corev1.Node
+	if err := api.Get(t.Context(), client.ObjectKey{Name: name}, &node); err != nil {
+		return err
+	}
+	before := node.DeepCopy()
+	how(&node)
+	return api.Patch(t.Context(), &node, client.MergeFrom(before), options...)
+}
+
+func remove(n *corev1.Node, key string) {
+	var left []corev1.Taint
+	for _, taint := range n.Spec.Taints {
+		if taint.Key != key {
+			left = append(left, taint)
+		}
+	}
+	n.Spec.Taints = left
+}
+
+// eventually tries until f succeeds.
+func (c cluster) eventually(t *testing.T, f func() error) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal(err)
+		}
+	}
+}
