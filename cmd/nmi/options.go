@@ -27,6 +27,7 @@ type options struct {
 	node       nodeOptions
 	redirect   redirectOptions
 	identities identityOptions
+	entra      entraOptions
 	answers    answerOptions
 	ports      portOptions
 }
@@ -38,7 +39,7 @@ func (o *options) parse(args []string, getenv func(string) string, w io.Writer) 
 		Name: "nmi",
 		Intro: "nmi answers what the pods of its node ask of the Azure instance metadata service.\n\n" +
 			"Usage: nmi --node=NAME [flags]",
-		Environment: "KUBECONFIG, NODE_NAME (default of --node), FORCENAMESPACED",
+		Environment: "KUBECONFIG, NODE_NAME (default of --node), FORCENAMESPACED, CLOUD, AZURE_AUTHORITY_HOST, AZURE_ENVIRONMENT_FILEPATH",
 		Verbosity:   "0 tells what was decided, 2 every single token request, 5 and more is for debugging",
 		MetricsPort: "9090",
 		OldSwitches: []string{"enable-conntrack-deletion", "debug"},
@@ -54,6 +55,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.node.bindFlags(flags)
 	o.redirect.bindFlags(flags)
 	o.identities.bindFlags(flags)
+	o.entra.bindFlags(flags)
 	o.answers.bindFlags(flags)
 	o.ports.bindFlags(flags)
 }
@@ -61,6 +63,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 // complete lets the environment have its say. Managed mode is always namespaced.
 func (o *options) complete(getenv func(string) string) error {
 	o.node.complete(getenv)
+	o.entra.complete(getenv)
 	o.identities.mode = strings.ToLower(o.identities.mode)
 	if err := o.Complete(getenv); err != nil {
 		return err
@@ -72,7 +75,7 @@ func (o *options) complete(getenv func(string) string) error {
 }
 
 func (o *options) validate() error {
-	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.ports.validate())
+	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.entra.validate(), o.ports.validate())
 }
 
 // nodeOptions: which node, and where its cluster is.

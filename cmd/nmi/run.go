@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/http"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -19,12 +18,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
-	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/authorize"
 	"github.com/podid-io/podid/internal/agent/cluster"
 	"github.com/podid-io/podid/internal/agent/fair"
-	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/redirect"
 	"github.com/podid-io/podid/internal/agent/server"
 	"github.com/podid-io/podid/internal/agent/taint"
@@ -140,10 +137,10 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	}
 	standard := o.identities.mode == modeStandard
 	a.tables = &tables{
-		attest: attest.NewTable(512, 16),
+		attest: attest.NewTable(attest.Config{MaxWaiting: 512, MaxPerAddress: 16, NewestLink: attest.NewestLink}),
 		Table: authorize.NewTable(authorize.Config{
-			Rules:    identity.Rules{ForceNamespaced: o.ForceNamespaced},
-			Standard: standard, Node: o.node.name, Types: []v1.IdentityType{v1.UserAssignedMSI},
+			Rules:    identity.Rules{ForceNamespaced: o.ForceNamespaced, Managed: !standard},
+			Standard: standard, Node: o.node.name, Types: served(),
 			ArrivalLimit: o.identities.arrivalLimit(), BindingLimit: bindingLimit,
 		}),
 	}
@@ -151,7 +148,11 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	if err != nil {
 		return nil, err
 	}
-	a.server = a.newServer(stop, flights)
+	objects, err := cluster.NewObjects(config, o.node.name, o.entra.brokerNamespace)
+	if err != nil {
+		return nil, err
+	}
+	a.server = a.newServer(stop, flights, objects)
 	a.health.AddCheck("redirect", a.checkRedirect)
 	a.health.AddCheck("cluster", a.cluster.Ready)
 	if !o.node.startupTaint {
@@ -165,13 +166,11 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	return a, nil
 }
 
-func (a *agent) newServer(stop, flights context.Context) *server.Server {
+func (a *agent) newServer(stop, flights context.Context, objects *cluster.Objects) *server.Server {
 	tokenLimiter := fair.New(tokenLimits())
 	upstream := a.o.redirect.upstream()
 	tokens := token.NewCache(flights, token.CacheConfig{
-		Source: token.Kinds{
-			v1.UserAssignedMSI: token.NewIMDS(upstream, tokenLimiter, a.metrics, observe.OpTokenUserAssigned),
-		},
+		Source: sources(a.o, upstream, tokenLimiter, objects, a.metrics),
 		Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity,
 		FlightTime: flightTime, Patience: patience, Entries: a.metrics.TokenCacheEntries,
 	})
@@ -186,18 +185,6 @@ func (a *agent) newServer(stop, flights context.Context) *server.Server {
 	})
 }
 
-// render makes the reply of a new token.
-func render(t *token.Token, r token.Request) (token.Body, error) {
-	body, err := imds.NewReply(t.Fields, r.Resource, r.Identity.Spec.ClientID, t.NotBefore, t.ExpiresOn, t.ExtendedOn)
-	if err != nil {
-		return nil, &token.Failure{
-			Status: http.StatusInternalServerError, Code: "metadata_service_trouble",
-			Message: "the metadata service's answer makes no sense: try again", Cause: err,
-		}
-	}
-	return body, nil
-}
-
 // run serves until ctx ends or something breaks that cannot be mended.
 func (a *agent) run(ctx context.Context) error {
 	diverted, err := a.redirect.Listen(ctx)
@@ -209,7 +196,6 @@ func (a *agent) run(ctx context.Context) error {
 		return errors.Join(err, diverted.Close())
 	}
 	a.log.Info("serving pods", "address", diverted.Addr().String())
-	longest := max(a.o.identities.arrivalLimit(), bindingLimit) + flightTime
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { a.cluster.Run(ctx); return nil })
 	if a.taint != nil {
@@ -220,9 +206,9 @@ func (a *agent) run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		return server.Serve(ctx, diverted, a.server.ServePod, server.Connections{Most: 4096, MostPerAddress: 256}, longest, a.log)
+		return server.Serve(ctx, diverted, a.server.ServePod, server.Connections{Most: 4096, MostPerAddress: 256}, a.log)
 	})
-	group.Go(func() error { return a.serveHost(ctx, longest) })
+	group.Go(func() error { return a.serveHost(ctx) })
 	servers.Serve(ctx, group)
 	return group.Wait()
 }
@@ -230,14 +216,14 @@ func (a *agent) run(ctx context.Context) error {
 // serveHost serves the host's listener. Its port may be taken by an older agent
 // that is about to leave, so it is tried again, for as long as it takes: pods do
 // not need it.
-func (a *agent) serveHost(ctx context.Context, longest time.Duration) error {
+func (a *agent) serveHost(ctx context.Context) error {
 	address := net.JoinHostPort(a.o.ports.listenAddress, strconv.Itoa(a.o.ports.nmi))
 	said := false
 	for ctx.Err() == nil {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 		if err == nil {
 			a.log.Info("serving the host", "address", l.Addr().String())
-			return server.Serve(ctx, l, a.server.ServeHost, server.Connections{Most: 256, MostPerAddress: 256}, longest, a.log)
+			return server.Serve(ctx, l, a.server.ServeHost, server.Connections{Most: 256, MostPerAddress: 256}, a.log)
 		}
 		if !said && ctx.Err() == nil {
 			a.log.Error(err, "cannot listen for processes of the host, trying again", "address", address)

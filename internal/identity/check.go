@@ -40,6 +40,26 @@ func Check(id *v1.AzureIdentity) *Refusal {
 	}
 }
 
+// check is Check under the rules.
+func (r Rules) check(id *v1.AzureIdentity) *Refusal {
+	if r.Managed && id.Spec.Type == v1.UserAssignedMSI && strings.TrimSpace(id.Spec.ClientID) != "" {
+		return nil // the metadata service needs no more
+	}
+	if refusal := Check(id); refusal != nil {
+		return refusal
+	}
+	elsewhere := id.Spec.ClientPassword.Namespace
+	withSecret := id.Spec.Type == v1.ServicePrincipal || id.Spec.Type == v1.ServicePrincipalCertificate
+	if withSecret && (r.ForceNamespaced || Namespaced(id)) && elsewhere != "" && elsewhere != id.Namespace {
+		// Whoever may write identities in one namespace must not thereby get what
+		// the Secrets of another are good for.
+		return refuseBroken(id, fmt.Sprintf(
+			"spec.clientPassword names a Secret in namespace %s, and identities serve their own namespace only: move the Secret to namespace %s",
+			elsewhere, id.Namespace))
+	}
+	return nil
+}
+
 // missing takes pairs of field and value and names all the fields without one.
 func missing(id *v1.AzureIdentity, pairs ...string) *Refusal {
 	var fields []string

@@ -23,6 +23,9 @@ type Rules struct {
 	// ForceNamespaced demands that pod, binding and identity share one
 	// namespace, as every identity can demand for itself by its annotation.
 	ForceNamespaced bool
+	// Managed tells that nobody here assigns identities to nodes: a managed
+	// identity is then usable by its clientID alone, as in v1.8.17.
+	Managed bool
 }
 
 // Grant says that a pod may use an identity, and which binding says so. The
@@ -96,7 +99,7 @@ func (r Rules) consider(
 	if Namespaced(id) && id.Namespace != pod.Namespace {
 		return Grant{}, refuseNamespacedIdentity(pod, b, id)
 	}
-	if refusal := Check(id); refusal != nil {
+	if refusal := r.check(id); refusal != nil {
 		refusal.Binding = b
 		return Grant{}, refusal
 	}

@@ -164,7 +164,8 @@ func (t *Table) judge(v *verdict, g identity.Grant) Decision {
 	if !t.supported(g.Identity.Spec.Type) {
 		return Decision{Refusal: notYet(g.Identity)}
 	}
-	if !t.cfg.Standard {
+	if !t.cfg.Standard || g.Identity.Spec.Type != v1.UserAssignedMSI {
+		// The binding is enough: nothing of the others has to come to the node.
 		return Decision{Kind: Allow, Grant: g}
 	}
 	a, known := v.arrivals[nameOf(g.Identity)]

@@ -91,7 +91,15 @@ func writeHostToken(w http.ResponseWriter, res *result) {
 		Resource    string      `json:"resource"`
 		Type        string      `json:"token_type"`
 	}
-	if err := json.Unmarshal(res.token.Body.Append(nil, res.began), &reply); err != nil {
+	body := res.token.Body.Append(nil, res.began)
+	if len(body) > 0 && body[0] == '[' {
+		// Of a multi-tenant application, the token for its own tenant.
+		var replies []json.RawMessage
+		if err := json.Unmarshal(body, &replies); err == nil && len(replies) > 0 {
+			body = replies[0]
+		}
+	}
+	if err := json.Unmarshal(body, &reply); err != nil {
 		res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token cannot be read", "")
 		return
 	}
@@ -104,7 +112,7 @@ func writeHostToken(w http.ResponseWriter, res *result) {
 		Resource     string      `json:"resource"`
 		Type         string      `json:"token_type"`
 	}
-	body, err := json.Marshal(struct {
+	answer, err := json.Marshal(struct {
 		Token    adalToken `json:"token"`
 		ClientID string    `json:"clientid"`
 	}{adalToken{reply.AccessToken, "", reply.ExpiresIn, reply.ExpiresOn, reply.NotBefore, reply.Resource, reply.Type}, res.identity.Spec.ClientID})
@@ -113,9 +121,9 @@ func writeHostToken(w http.ResponseWriter, res *result) {
 		return
 	}
 	w.Header().Set("Content-Type", imds.ContentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
 	w.WriteHeader(http.StatusOK)
 	// A client that went away needs no answer.
-	_, _ = w.Write(body)
+	_, _ = w.Write(answer)
 	res.status = http.StatusOK
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -151,7 +150,7 @@ func (a *attempt) refuse(r authorize.Refusal) {
 
 // fetch gets the token. One that had to be fetched is kept for the next round.
 func (a *attempt) fetch(ctx context.Context, id *v1.AzureIdentity) bool {
-	if a.got != nil && same(a.gotFor, id) {
+	if a.got != nil && token.Same(a.gotFor, id) {
 		a.res.token = a.got
 		return true
 	}
@@ -175,11 +174,6 @@ func (a *attempt) fetch(ctx context.Context, id *v1.AzureIdentity) bool {
 
 func (a *attempt) request(id *v1.AzureIdentity) token.Request {
 	return token.Request{Identity: id, Resource: a.q.Resource, Caller: a.res.caller.Namespace + "/" + a.res.caller.Name}
-}
-
-func same(x, y *v1.AzureIdentity) bool {
-	return x.UID == y.UID && x.Namespace == y.Namespace && x.Name == y.Name && x.Spec.Type == y.Spec.Type &&
-		strings.EqualFold(x.Spec.ClientID, y.Spec.ClientID) && strings.EqualFold(x.Spec.ResourceID, y.Spec.ResourceID)
 }
 
 // objectIDs tells what tokens said about their identities' object ids; nil for

@@ -1,0 +1,71 @@
+// Where tokens come from: a source for each type of identity, and the reply made
+// of what it gives.
+
+package main
+
+import (
+	"net/http"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/cluster"
+	"github.com/podid-io/podid/internal/agent/fair"
+	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// served are the types of identities that there is a source for.
+func served() []v1.IdentityType {
+	return []v1.IdentityType{v1.UserAssignedMSI, v1.ServicePrincipal}
+}
+
+// entraLimits bound what the agent asks of Entra ID and, for the proofs, of the
+// API server. Tokens live for an hour, so this is far more than pods need; one
+// pod gets a few of the places, so that one whose authority hangs does not take
+// all.
+func entraLimits() fair.Config {
+	return fair.Config{Rate: 20, Burst: 40, Concurrent: 32, PerCaller: 4, Waiting: 1024, WaitingPerCaller: 64}
+}
+
+func sources(o *options, upstream string, limiter token.Limiter, objects *cluster.Objects, metrics *observe.Metrics) token.Kinds {
+	entra := token.EntraConfig{
+		Authority: o.entra.authority, Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra,
+	}
+	return token.Kinds{
+		v1.UserAssignedMSI:  token.NewIMDS(upstream, limiter, metrics, observe.OpTokenUserAssigned),
+		v1.ServicePrincipal: token.NewClientSecret(entra, objects),
+	}
+}
+
+// render makes the reply of a new token: one, or a list where there are tokens
+// for further tenants.
+func render(t *token.Token, r token.Request) (token.Body, error) {
+	first, err := reply(t, r)
+	if err != nil {
+		return nil, err
+	}
+	if len(t.Auxiliary) == 0 {
+		return first, nil
+	}
+	all := imds.Replies{first}
+	for _, other := range t.Auxiliary {
+		next, err := reply(other, r)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, next)
+	}
+	t.Auxiliary = nil
+	return all, nil
+}
+
+func reply(t *token.Token, r token.Request) (*imds.Reply, error) {
+	made, err := imds.NewReply(t.Fields, r.Resource, r.Identity.Spec.ClientID, t.NotBefore, t.ExpiresOn, t.ExtendedOn)
+	if err != nil {
+		return nil, &token.Failure{
+			Status: http.StatusInternalServerError, Code: "source_trouble",
+			Message: "the answer of the token's source makes no sense: try again", Cause: err,
+		}
+	}
+	return made, nil
+}
