@@ -74,7 +74,8 @@ func othersStay(s *story) {
 }
 
 // agentAway: while a node's agent is away, however it went, its pods are refused at once, and nothing of theirs reaches
-// the metadata service. When it is back, there are tokens again.
+// the metadata service. When it is back, there are tokens again, and the start-up taint that the nodes have got meanwhile
+// is taken off.
 func agentAway(s *story) {
 	id := s.identity("patient")
 	s.bind(s.ns, "patient", id, "patient", 0)
@@ -90,6 +91,7 @@ func agentAway(s *story) {
 	})
 	s.none(&corev1.PodList{}, "the agents are away", func(client.Object) bool { return true },
 		client.InNamespace(release), component(nmi))
+	s.taintNodes()
 	since := s.mark()
 	for _, pod := range []*corev1.Pod{p, stranger} {
 		for _, a := range s.ask(pod, get(tokenAsk), get("/metadata/instance?api-version=2021-02-01"), get(tokenAsk+"&client_id="+unknownIdentity(foreignAlone).ClientID)) {
@@ -104,6 +106,7 @@ func agentAway(s *story) {
 
 	s.must(s.sendAgents(s.Context(), nil))
 	s.agentsRestarted(before)
+	s.taintsTakenOff()
 	s.token(p, "", id)
 	s.refused(stranger, "", 400, "Identity not found", quick)
 
@@ -124,6 +127,28 @@ func agentAway(s *story) {
 			s.Errorf("around a crash of the agent, the metadata service saw %+v", r)
 		}
 	}
+}
+
+// taintNodes puts the start-up taint on every node that an agent belongs on.
+func (s *story) taintNodes() {
+	s.Helper()
+	var nodes corev1.NodeList
+	s.must(s.List(s.Context(), &nodes))
+	for i := range nodes.Items {
+		node := &nodes.Items[i]
+		before := node.DeepCopy()
+		node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: v1.AgentNotReadyTaint, Effect: corev1.TaintEffectNoSchedule})
+		s.must(s.Patch(s.Context(), node, client.MergeFrom(before)))
+	}
+}
+
+// taintsTakenOff waits until no node has the start-up taint.
+func (s *story) taintsTakenOff() {
+	s.Helper()
+	s.none(&corev1.NodeList{}, "the start-up taint is off", func(o client.Object) bool {
+		node, ok := o.(*corev1.Node)
+		return ok && slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1.AgentNotReadyTaint })
+	})
 }
 
 // crashAgent ends the agent on a node as a crash does.
