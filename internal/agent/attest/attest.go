@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,13 +19,27 @@ import (
 type Caller struct {
 	types.NamespacedName
 	UID types.UID
+	// ServiceAccount is the name of the pod's, in its namespace. For the audit
+	// log; it decides nothing.
+	ServiceAccount string
 }
 
-// Why a caller is not known. Both may pass: the pod may be so new that the API
+// Origin is where a connection came from.
+type Origin struct {
+	netip.Addr
+	// Link is the number of the node's network interface that it came in by, 0
+	// when nobody can tell.
+	Link int
+}
+
+// Why a caller is not known. All may pass: the pod may be so new that the API
 // server has not told yet, or its predecessor's end not.
 var (
 	ErrUnknown   = errors.New("no live pod of this node has the address")
 	ErrAmbiguous = errors.New("more than one live pod of this node claims the address")
+	// ErrMoved says that the address is on another network interface than that
+	// of the pod it belonged to: somebody else has got it.
+	ErrMoved = errors.New("the address moved to another network interface, and the API server has not told yet whose it is now")
 	// ErrTooMany says that too many requests wait for a pod to become known.
 	ErrTooMany = errors.New("too many requests wait for their pods to become known")
 )
@@ -32,21 +47,40 @@ var (
 // Table holds the live pods of the node and who waits for one. It is fed by
 // Set and Remove and asked from any goroutine.
 //
-// An address belongs to a caller only when exactly one live pod has it. Pods
-// that are not live (see Live) are not in the table at all.
+// An address belongs to a caller only when exactly one live pod has it, and the
+// connection came in by the pod's own network interface (see bond). Pods that
+// are not live (see Live) are not in the table at all.
 type Table struct {
-	maxWaiting, maxPerAddress int
+	cfg Config
 
 	mu      sync.RWMutex
 	pods    map[types.NamespacedName]pod
-	byAddr  map[netip.Addr][]Caller
+	byAddr  map[netip.Addr][]claim
 	waits   map[netip.Addr]*wait
 	waiting int
+}
+
+// Config are the settings of a Table.
+type Config struct {
+	// At most MaxWaiting requests wait for their pods at a time, and
+	// MaxPerAddress from one address.
+	MaxWaiting, MaxPerAddress int
+	// NewestLink returns the number of the node's newest network interface; nil,
+	// or 0 from it, when nobody can tell. See bond.
+	NewestLink func() int
 }
 
 type pod struct {
 	caller    Caller
 	addresses []netip.Addr
+	bonds     map[netip.Addr]*bond
+	ready     time.Time
+}
+
+// claim is one live pod's to an address.
+type claim struct {
+	caller Caller
+	*bond
 }
 
 // wait is closed, and thereby over, when the pods of an address change.
@@ -56,12 +90,14 @@ type wait struct {
 	n       int
 }
 
-// NewTable returns an empty table. At most maxWaiting requests wait at a time,
-// and maxPerAddress from one address.
-func NewTable(maxWaiting, maxPerAddress int) *Table {
+// NewTable returns an empty table.
+func NewTable(c Config) *Table {
+	if c.NewestLink == nil {
+		c.NewestLink = func() int { return 0 }
+	}
 	return &Table{
-		maxWaiting: maxWaiting, maxPerAddress: maxPerAddress,
-		pods: map[types.NamespacedName]pod{}, byAddr: map[netip.Addr][]Caller{}, waits: map[netip.Addr]*wait{},
+		cfg:  c,
+		pods: map[types.NamespacedName]pod{}, byAddr: map[netip.Addr][]claim{}, waits: map[netip.Addr]*wait{},
 	}
 }
 
@@ -74,16 +110,21 @@ func (t *Table) Set(p *corev1.Pod) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	before := t.pods[key]
 	t.drop(key)
 	if len(addresses) == 0 {
 		return
 	}
-	c := Caller{NamespacedName: key, UID: p.UID}
-	t.pods[key] = pod{c, addresses}
+	now := pod{
+		caller:    Caller{NamespacedName: key, UID: p.UID, ServiceAccount: p.Spec.ServiceAccountName},
+		addresses: addresses, ready: readySince(p), bonds: map[netip.Addr]*bond{},
+	}
 	for _, a := range addresses {
-		t.byAddr[a] = append(t.byAddr[a], c)
+		now.bonds[a] = t.bond(before, now, a)
+		t.byAddr[a] = append(t.byAddr[a], claim{now.caller, now.bonds[a]})
 		t.wake(a)
 	}
+	t.pods[key] = now
 }
 
 // Remove takes that a pod is gone from this node.
@@ -101,9 +142,9 @@ func (t *Table) drop(key types.NamespacedName) {
 	delete(t.pods, key)
 	for _, a := range p.addresses {
 		// A new slice: readers may hold the old one.
-		var left []Caller
+		var left []claim
 		for _, c := range t.byAddr[a] {
-			if c.NamespacedName != key {
+			if c.caller.NamespacedName != key {
 				left = append(left, c)
 			}
 		}
@@ -121,29 +162,32 @@ func (t *Table) wake(a netip.Addr) {
 	}
 }
 
-// Caller returns the one live pod with the address, from memory.
-func (t *Table) Caller(a netip.Addr) (Caller, error) {
+// Caller returns the one live pod that is at the origin, from memory.
+func (t *Table) Caller(o Origin) (Caller, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.find(a)
+	return t.find(o)
 }
 
-func (t *Table) find(a netip.Addr) (Caller, error) {
-	switch callers := t.byAddr[a.Unmap()]; len(callers) {
+func (t *Table) find(o Origin) (Caller, error) {
+	switch claims := t.byAddr[o.Unmap()]; len(claims) {
 	case 0:
 		return Caller{}, ErrUnknown
 	case 1:
-		return callers[0], nil
+		if !claims[0].holds(o.Link, time.Now()) {
+			return Caller{}, fmt.Errorf("%w: it was of %s", ErrMoved, claims[0].caller)
+		}
+		return claims[0].caller, nil
 	default:
-		return Caller{}, fmt.Errorf("%w: %s and %s", ErrAmbiguous, callers[0], callers[1])
+		return Caller{}, fmt.Errorf("%w: %s and %s", ErrAmbiguous, claims[0].caller, claims[1].caller)
 	}
 }
 
-// Await returns the one live pod with the address, and waits for it until ctx
-// ends: then the error is why it is not known.
-func (t *Table) Await(ctx context.Context, a netip.Addr) (Caller, error) {
+// Await returns the one live pod that is at the origin, and waits for it until
+// ctx ends: then the error is why it is not known.
+func (t *Table) Await(ctx context.Context, o Origin) (Caller, error) {
 	for {
-		c, w, err := t.subscribe(a.Unmap())
+		c, w, err := t.subscribe(o)
 		if w == nil {
 			return c, err
 		}
@@ -158,18 +202,19 @@ func (t *Table) Await(ctx context.Context, a netip.Addr) (Caller, error) {
 }
 
 // subscribe finds the caller, or a wait to join and why there is no caller yet.
-func (t *Table) subscribe(a netip.Addr) (Caller, *wait, error) {
+func (t *Table) subscribe(o Origin) (Caller, *wait, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c, err := t.find(a)
+	c, err := t.find(o)
 	if err == nil {
 		return c, nil, nil
 	}
+	a := o.Unmap()
 	w := t.waits[a]
 	if w == nil {
 		w = &wait{address: a, changed: make(chan struct{})}
 	}
-	if t.waiting >= t.maxWaiting || w.n >= t.maxPerAddress {
+	if t.waiting >= t.cfg.MaxWaiting || w.n >= t.cfg.MaxPerAddress {
 		return c, nil, fmt.Errorf("%w; %w", ErrTooMany, err)
 	}
 	t.waits[a] = w

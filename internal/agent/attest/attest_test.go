@@ -50,6 +50,9 @@ func addresses(list ...string) []netip.Addr {
 	return out
 }
 
+// at is an origin nobody knows the link of.
+func at(address string) Origin { return Origin{Addr: netip.MustParseAddr(address)} }
+
 func TestLive(t *testing.T) {
 	both := addresses("10.0.0.5", "fd00::5")
 	tests := []struct {
@@ -93,9 +96,9 @@ func TestLive(t *testing.T) {
 				if !slices.Equal(got, tt.want) {
 					t.Errorf("stripped %v: got %v, want %v", stripped, got, tt.want)
 				}
-				table := NewTable(1, 1)
+				table := NewTable(Config{MaxWaiting: 1, MaxPerAddress: 1})
 				table.Set(p)
-				if _, err := table.Caller(netip.MustParseAddr("10.0.0.5")); (err == nil) != (len(tt.want) > 0) {
+				if _, err := table.Caller(at("10.0.0.5")); (err == nil) != (len(tt.want) > 0) {
 					t.Errorf("stripped %v: table says %v", stripped, err)
 				}
 			}
@@ -104,11 +107,11 @@ func TestLive(t *testing.T) {
 }
 
 func TestTableStory(t *testing.T) {
-	at := netip.MustParseAddr("10.0.0.5")
-	table := NewTable(4, 2)
+	five := at("10.0.0.5")
+	table := NewTable(Config{MaxWaiting: 4, MaxPerAddress: 2})
 	check := func(name string, want error) {
 		t.Helper()
-		got, err := table.Caller(at)
+		got, err := table.Caller(five)
 		if !errors.Is(err, want) || want == nil && got.Name != name {
 			t.Fatalf("got %v, %v; want %s, %v", got, err, name, want)
 		}
@@ -121,7 +124,7 @@ func TestTableStory(t *testing.T) {
 	table.Set(aPod("old", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }))
 	check("new", nil)
 	table.Set(aPod("new", func(p *corev1.Pod) { p.UID = "made again" }))
-	if c, _ := table.Caller(netip.MustParseAddr("::ffff:10.0.0.5")); c.UID != "made again" {
+	if c, _ := table.Caller(at("::ffff:10.0.0.5")); c.UID != "made again" {
 		t.Fatalf("got %v", c)
 	}
 	table.Remove(types.NamespacedName{Namespace: "ns", Name: "new"})
@@ -135,9 +138,9 @@ func TestTableStory(t *testing.T) {
 }
 
 func TestAwait(t *testing.T) {
-	at := netip.MustParseAddr("10.0.0.5")
+	five := at("10.0.0.5")
 	synctest.Test(t, func(t *testing.T) {
-		table := NewTable(3, 2)
+		table := NewTable(Config{MaxWaiting: 3, MaxPerAddress: 2})
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 		defer cancel()
 		type result struct {
@@ -146,7 +149,7 @@ func TestAwait(t *testing.T) {
 			took   time.Duration
 		}
 		results := make(chan result, 3)
-		await := func(a netip.Addr) {
+		await := func(a Origin) {
 			began := time.Now()
 			go func() {
 				c, err := table.Await(ctx, a)
@@ -154,13 +157,13 @@ func TestAwait(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		await(at)
-		await(at)
-		if _, err := table.Await(ctx, at); !errors.Is(err, ErrTooMany) {
+		await(five)
+		await(five)
+		if _, err := table.Await(ctx, five); !errors.Is(err, ErrTooMany) {
 			t.Errorf("third from one address: %v", err)
 		}
-		await(netip.MustParseAddr("10.0.0.6"))
-		if _, err := table.Await(ctx, netip.MustParseAddr("10.0.0.7")); !errors.Is(err, ErrTooMany) {
+		await(at("10.0.0.6"))
+		if _, err := table.Await(ctx, at("10.0.0.7")); !errors.Is(err, ErrTooMany) {
 			t.Errorf("fourth in all: %v", err)
 		}
 		<-time.After(time.Second)

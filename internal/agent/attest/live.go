@@ -5,6 +5,7 @@ package attest
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -61,7 +62,7 @@ func add(list []netip.Addr, text string) []netip.Addr {
 func Strip(p *corev1.Pod) {
 	meta := &p.ObjectMeta
 	meta.ManagedFields, meta.Annotations, meta.OwnerReferences, meta.Finalizers = nil, nil, nil, nil
-	p.Spec = corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork}
+	p.Spec = corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, ServiceAccountName: p.Spec.ServiceAccountName}
 	s := p.Status
 	p.Status = corev1.PodStatus{
 		Phase: s.Phase, HostIP: s.HostIP, HostIPs: s.HostIPs, PodIP: s.PodIP, PodIPs: s.PodIPs,
@@ -69,16 +70,47 @@ func Strip(p *corev1.Pod) {
 		InitContainerStatuses:      states(s.InitContainerStatuses),
 		EphemeralContainerStatuses: states(s.EphemeralContainerStatuses),
 	}
-}
-
-// states keeps of each container whether it runs.
-func states(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
-	var out []corev1.ContainerStatus
-	for _, c := range statuses {
-		if c.State.Running != nil {
-			out = append(out, corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
-			break // one that runs is all that Live asks for
+	for _, c := range s.Conditions {
+		if c.Type == corev1.PodReadyToStartContainers {
+			p.Status.Conditions = []corev1.PodCondition{{Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime}}
 		}
 	}
-	return out
+}
+
+// states keeps one container that runs, the youngest: that is all that Live and
+// readySince ask for.
+func states(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
+	var youngest *corev1.ContainerStateRunning
+	for _, c := range statuses {
+		if r := c.State.Running; r != nil && (youngest == nil || r.StartedAt.After(youngest.StartedAt.Time)) {
+			youngest = r
+		}
+	}
+	if youngest == nil {
+		return nil
+	}
+	return []corev1.ContainerStatus{{State: corev1.ContainerState{Running: youngest}}}
+}
+
+// readySince is when the kubelet, by the clock of this node, last gave the pod a
+// network: since Kubernetes 1.29 a condition says so; before, no later than its
+// youngest container started. Zero when neither is told yet.
+func readySince(p *corev1.Pod) time.Time {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReadyToStartContainers {
+			if c.Status != corev1.ConditionTrue {
+				return time.Time{}
+			}
+			return c.LastTransitionTime.Time
+		}
+	}
+	var since time.Time
+	for _, list := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses, p.Status.EphemeralContainerStatuses} {
+		for _, c := range list {
+			if r := c.State.Running; r != nil && r.StartedAt.After(since) {
+				since = r.StartedAt.Time
+			}
+		}
+	}
+	return since
 }

@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -16,71 +15,6 @@ import (
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/observe"
 )
-
-func TestConnectionsAreBounded(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	from := make(chan netip.Addr, 16)
-	b := &bounded{Listener: caller{l, from}, limit: Connections{Most: 3, MostPerAddress: 2}, open: map[addr]int{}}
-	accepted := make(chan net.Conn, 16)
-	go func() {
-		for {
-			c, err := b.Accept()
-			if err != nil {
-				close(accepted)
-				return
-			}
-			accepted <- c
-		}
-	}()
-	web, api, job := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("::ffff:10.0.0.3"), netip.MustParseAddr("10.0.0.4")
-	dial := func(who netip.Addr) net.Conn {
-		from <- who
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = c.Close() })
-		return c
-	}
-	turnedAway := func(c net.Conn) {
-		t.Helper()
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-		var late net.Error
-		if _, err := c.Read(make([]byte, 1)); err == nil || errors.As(err, &late) && late.Timeout() {
-			t.Errorf("not turned away: %v", err)
-		}
-	}
-	dial(web)
-	first := <-accepted
-	dial(web)
-	second := <-accepted
-	turnedAway(dial(web))
-	dial(api)
-	third := <-accepted
-	turnedAway(dial(job))
-	if peer(third) != netip.MustParseAddr("10.0.0.3") {
-		t.Errorf("peer %v", peer(third))
-	}
-	for range 2 { // closing twice counts once
-		_ = first.Close()
-	}
-	dial(job)
-	fourth := <-accepted
-	turnedAway(dial(api))
-	for _, c := range []net.Conn{second, third, fourth} {
-		_ = c.Close()
-	}
-	if b.all != 0 || len(b.open) != 0 {
-		t.Errorf("left over: %d, %v", b.all, b.open)
-	}
-	_ = l.Close()
-	if _, open := <-accepted; open {
-		t.Error("accepted more")
-	}
-}
 
 // caller is a listener whose connections come from the addresses told.
 type caller struct {
@@ -125,7 +59,7 @@ func TestAudit(t *testing.T) {
 	say := func(reason, resource string) string {
 		out.Reset()
 		res := &result{
-			status: 200, began: now, address: netip.MustParseAddr("10.9.0.2"), resource: resource, identity: id, reason: reason,
+			status: 200, began: now, address: addr{Addr: netip.MustParseAddr("10.9.0.2")}, resource: resource, identity: id, reason: reason,
 			caller: attest.Caller{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "web"}, UID: "u"},
 		}
 		if reason != "" {

@@ -8,7 +8,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -25,8 +24,8 @@ import (
 
 // Attester tells who calls.
 type Attester interface {
-	Caller(netip.Addr) (attest.Caller, error)
-	Await(context.Context, netip.Addr) (attest.Caller, error)
+	Caller(attest.Origin) (attest.Caller, error)
+	Await(context.Context, attest.Origin) (attest.Caller, error)
 	Named(types.NamespacedName) (attest.Caller, bool)
 }
 
@@ -129,6 +128,9 @@ func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 		s.servePodToken(w, r, &res)
 	} else {
 		s.passOn(w, r, route, &res)
+	}
+	if c := connectionOf(r); c != nil && res.problem != nil && !res.clientGone {
+		c.pool.brake.slow(r.Context(), c.from.Addr, s.cfg.Stopping)
 	}
 	s.finish(w, route, &res)
 }

@@ -62,7 +62,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	if change != nil {
 		change(&s)
 	}
-	w.attest = attest.NewTable(16, 4)
+	w.attest = attest.NewTable(attest.Config{MaxWaiting: 16, MaxPerAddress: 4})
 	w.authorize = authorize.NewTable(s.authorize)
 	limiter := func() *fair.Limiter {
 		return fair.New(fair.Config{Rate: 1000, Burst: 100, Concurrent: 5, PerCaller: 2, Waiting: 64, WaitingPerCaller: 8})
@@ -161,7 +161,7 @@ func (w *world) serve(handler http.HandlerFunc, ip string) string {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, pretend{l, netip.MustParseAddr(ip)}, handler, Connections{Most: 64, MostPerAddress: 64}, time.Second, quiet())
+		done <- Serve(ctx, pretend{l, netip.MustParseAddr(ip)}, handler, Connections{Most: 64, MostPerAddress: 64}, quiet())
 	}()
 	w.t.Cleanup(func() {
 		cancel()

@@ -1,0 +1,85 @@
+// What ties an address to its pod besides the word of the API server, which may
+// come late: the network interface that the address is behind.
+
+package attest
+
+import (
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// bond holds the network interface of a pod's address. A pod keeps its interface
+// for as long as it keeps its network, and the kernel counts interfaces up: so
+// whoever comes from another interface, or from one that is younger than the
+// news of the pod, has got the address after it. That is seen at once, however
+// late the API server tells of the pod's end, and also while it is away.
+//
+// It does not help where all pods share the interface that the node sees (a
+// bridge), nor against a successor that was there before the agent heard of
+// either pod.
+type bond struct {
+	// link is the pod's, learned from its first connection; 0 before.
+	link atomic.Int64
+	// newest was the node's newest interface when the pod's address became
+	// known; 0 when nobody could tell.
+	newest int64
+	// seen is when the last connection was, in Unix seconds.
+	seen atomic.Int64
+}
+
+// holds tells whether a connection by link can be the pod's, and notes that there
+// was one. Without evidence (link 0) it can.
+func (b *bond) holds(link int, now time.Time) bool {
+	if link == 0 {
+		return true
+	}
+	l := int64(link)
+	known := b.link.Load()
+	if known == 0 {
+		if b.newest != 0 && l > b.newest {
+			return false
+		}
+		if b.link.CompareAndSwap(0, l) {
+			known = l
+		} else {
+			known = b.link.Load()
+		}
+	}
+	if known != l {
+		return false
+	}
+	b.seen.Store(now.Unix())
+	return true
+}
+
+// bond returns the bond of a pod's address, the one before if there was one. A
+// new one takes its place when the pod was given a new network since it was last
+// heard, which happens after a node's restart or when somebody ends its sandbox:
+// then it may have another interface. The kubelet's time of that is compared with
+// the last connection, because news that comes late may be of a pod that has
+// ended meanwhile.
+func (t *Table) bond(before, now pod, a netip.Addr) *bond {
+	old := before.bonds[a]
+	again := old != nil && now.ready.After(before.ready) && now.ready.Unix() >= old.seen.Load()
+	if old != nil && before.caller.UID == now.caller.UID && !again {
+		return old
+	}
+	return &bond{newest: int64(t.cfg.NewestLink())}
+}
+
+// NewestLink returns the number of the newest network interface in this network
+// namespace, 0 when it cannot be told. The kernel never gives a lower number to
+// a later interface, unless it is asked for that number.
+func NewestLink() int {
+	links, err := net.Interfaces()
+	if err != nil {
+		return 0
+	}
+	newest := 0
+	for _, l := range links {
+		newest = max(newest, l.Index)
+	}
+	return newest
+}

@@ -1,0 +1,131 @@
+package attest
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// bonded is a table on a node whose newest interface a test sets.
+type bonded struct {
+	*Table
+	t      *testing.T
+	newest int
+}
+
+func newBonded(t *testing.T) *bonded {
+	b := &bonded{t: t}
+	b.Table = NewTable(Config{MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return b.newest }})
+	return b
+}
+
+// expect asks as a connection by the link.
+func (b *bonded) expect(link int, name string, want error) {
+	b.t.Helper()
+	got, err := b.Caller(Origin{netip.MustParseAddr("10.0.0.5"), link})
+	if !errors.Is(err, want) || got.Name != name {
+		b.t.Fatalf("by link %d: got %q, %v; want %q, %v", link, got.Name, err, name, want)
+	}
+}
+
+// ready tells since when a pod has its network.
+func ready(since time.Time) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(since)}}
+	}
+}
+
+// TestAddressReused tells of an address that another pod gets before the API
+// server has told of the first one's end.
+func TestAddressReused(t *testing.T) {
+	began := time.Now().Add(-time.Hour)
+	for _, asked := range []bool{true, false} {
+		b := newBonded(t)
+		b.newest = 7 // the old pod's is one of these
+		b.Set(aPod("old", ready(began)))
+		if asked {
+			b.expect(7, "old", nil)
+			b.expect(7, "old", nil)
+			b.expect(6, "", ErrMoved)
+		}
+		b.newest = 8
+		b.expect(8, "", ErrMoved)
+		// Late news of the old pod: of its deletion, and of a restart of its container before that.
+		b.Set(aPod("old", func(p *corev1.Pod) { ready(began)(p); deleted(true)(p) }))
+		b.expect(8, "", ErrMoved)
+		b.Set(aPod("old", func(p *corev1.Pod) {
+			ready(began)(p)
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}}}
+		}))
+		b.expect(8, "", ErrMoved)
+		b.Set(aPod("new", ready(time.Now())))
+		b.expect(8, "", ErrAmbiguous)
+		b.Remove(types.NamespacedName{Namespace: "ns", Name: "old"})
+		b.expect(8, "new", nil)
+		b.expect(7, "", ErrMoved)
+	}
+}
+
+// TestSameNameAgain: a pod of a StatefulSet comes back under its name and address.
+func TestSameNameAgain(t *testing.T) {
+	b := newBonded(t)
+	b.newest = 7
+	b.Set(aPod("db-0", nil))
+	b.expect(7, "db-0", nil)
+	b.newest = 8
+	b.expect(8, "", ErrMoved)
+	b.Set(aPod("db-0", func(p *corev1.Pod) { p.UID = "made again" }))
+	b.expect(8, "db-0", nil)
+}
+
+// TestNewNetwork: a pod that is given a network anew keeps its UID and perhaps
+// its address, and comes from another interface.
+func TestNewNetwork(t *testing.T) {
+	started := func(since time.Time) func(*corev1.Pod) { // as kubelets before 1.29 tell it
+		return func(p *corev1.Pod) {
+			for i := range 2 {
+				running := &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(since.Add(-time.Duration(i) * time.Hour))}
+				p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{State: corev1.ContainerState{Running: running}})
+			}
+		}
+	}
+	for name, since := range map[string]func(time.Time) func(*corev1.Pod){"condition": ready, "containers": started} {
+		t.Run(name, func(t *testing.T) {
+			b := newBonded(t)
+			b.newest = 7
+			set := func(at time.Time) {
+				p := aPod("web", since(at))
+				Strip(p)
+				b.Set(p)
+			}
+			set(time.Now().Add(-time.Hour))
+			b.expect(7, "web", nil)
+			b.newest = 9
+			b.expect(9, "", ErrMoved)
+			set(time.Now().Add(-time.Minute)) // before it was last heard by its old interface
+			b.expect(9, "", ErrMoved)
+			set(time.Now().Add(2 * time.Second))
+			b.expect(9, "web", nil)
+			b.expect(7, "", ErrMoved)
+		})
+	}
+}
+
+func TestWithoutEvidence(t *testing.T) {
+	b := newBonded(t)
+	b.Set(aPod("web", nil)) // nobody can tell the newest
+	b.expect(0, "web", nil)
+	b.expect(12, "web", nil)
+	b.expect(0, "web", nil)
+	b.expect(13, "", ErrMoved)
+	table := NewTable(Config{})
+	table.Set(aPod("web", nil))
+	if _, err := table.Caller(at("10.0.0.5")); err != nil {
+		t.Error(err)
+	}
+}
