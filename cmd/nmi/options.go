@@ -45,10 +45,10 @@ func (o *options) parse(args []string, getenv func(string) string, w io.Writer) 
 		OldSwitches: []string{"enable-conntrack-deletion", "debug"},
 		OldFlags:    []string{"MICNamespace", "host-ip"},
 	}, args, w, o.bindFlags)
-	if err != nil || o.Version {
+	if errors.Is(err, flag.ErrHelp) || o.Version {
 		return err
 	}
-	return errors.Join(o.complete(getenv), o.validate())
+	return errors.Join(err, o.complete(getenv), o.validate())
 }
 
 func (o *options) bindFlags(flags *flag.FlagSet) {
