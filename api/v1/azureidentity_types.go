@@ -56,6 +56,9 @@ const (
 	// assign it, True when it does so again, and Unknown when no pod needs it
 	// any more.
 	ConditionAssignable = "Assignable"
+	// ConditionBroker on an AzureIdentity of type 3 is False while MIC cannot make
+	// the ServiceAccount that stands for it, with the reason, and True afterwards.
+	ConditionBroker = "Broker"
 	// ConditionAssigned on an AzureAssignedIdentity is False while something
 	// stands in the way of the identity, with the reason, and True afterwards.
 	ConditionAssigned = "Assigned"

@@ -152,6 +152,7 @@ func (o *azureOptions) validate() error {
 type identityOptions struct {
 	grace     time.Duration
 	immutable string
+	brokers   string
 }
 
 func (o *identityOptions) bindFlags(flags *flag.FlagSet) {
@@ -159,10 +160,16 @@ func (o *identityOptions) bindFlags(flags *flag.FlagSet) {
 		"how long an identity stays on a VM or scale set that no pod there needs any more; 0: it leaves at once")
 	flags.StringVar(&o.immutable, "immutable-user-msis", "",
 		"identities never to remove from a VM or scale set: client `ids` or resource IDs, separated by commas")
+	flags.StringVar(&o.brokers, "broker-namespace", identity.DefaultBrokerNamespace,
+		"`namespace` of the ServiceAccounts that stand for federated identities (type 3), which mic makes and removes; empty: it does not")
 }
 
 func (o *identityOptions) validate() error {
-	return program.NotNegative("identity-detach-grace-period", o.grace)
+	var namespace error
+	if o.brokers != "" {
+		namespace = objectName("broker-namespace", o.brokers)
+	}
+	return errors.Join(program.NotNegative("identity-detach-grace-period", o.grace), namespace)
 }
 
 // immutables splits the list.

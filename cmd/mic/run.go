@@ -59,6 +59,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 			},
 			Writes:          int(o.kubernetes.batch),
 			AgentTaint:      o.agents.settings(),
+			BrokerNamespace: o.identities.brokers,
 			LedgerNamespace: o.kubernetes.podNamespace, LedgerName: o.kubernetes.configMap,
 			Upgrade: upgrade.Settings{
 				Enabled: o.kubernetes.typeUpgrade, Namespace: o.kubernetes.podNamespace, ConfigMap: o.kubernetes.configMap,

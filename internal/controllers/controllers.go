@@ -3,6 +3,7 @@
 //
 //	assignedidentity   one pod -> its AzureAssignedIdentity objects
 //	attachment         one VM or scale set -> the identities it has on Azure
+//	broker             one federated identity -> the ServiceAccount that stands for it
 //	bindingcheck       one binding -> a word to its author when it cannot work
 //	drift              compares Azure with the cluster every few minutes
 //	garbagecollection  assigned identities whose pod or node is gone
@@ -24,6 +25,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/assignedidentity"
 	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/controllers/bindingcheck"
+	"github.com/podid-io/podid/internal/controllers/broker"
 	"github.com/podid-io/podid/internal/controllers/drift"
 	"github.com/podid-io/podid/internal/controllers/garbagecollection"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
@@ -53,6 +55,9 @@ type Config struct {
 	SweepInterval time.Duration
 	// AgentTaint says what to do about nodes without a working agent.
 	AgentTaint agenttaint.Settings
+	// BrokerNamespace is where the ServiceAccounts of federated identities are;
+	// none are kept when it is empty.
+	BrokerNamespace string
 	// Health, when set, is given a check that fails while podid cannot do its
 	// job.
 	Health func(name string, check func() error)
@@ -113,6 +118,12 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		agents := agenttaint.New(mgr.GetAPIReader(), mgr.GetClient(), events, time.Now, config.AgentTaint)
 		if err := agents.Register(mgr); err != nil {
 			return fmt.Errorf("add controller agenttaint: %w", err)
+		}
+	}
+	if config.BrokerNamespace != "" {
+		brokers := &broker.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events, Namespace: config.BrokerNamespace, Now: time.Now}
+		if err := brokers.Register(mgr); err != nil {
+			return fmt.Errorf("add controller broker: %w", err)
 		}
 	}
 	for _, r := range []manager.Runnable{

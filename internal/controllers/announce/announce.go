@@ -28,6 +28,7 @@ const (
 	IdentityNotAssigned = "identity not assigned"
 	IdentityRefused     = "identity refused"
 	NotPreassigned      = "identity not pre-assigned"
+	NoBroker            = "no broker"
 )
 
 // The actions of events.k8s.io: what was being done when it happened.

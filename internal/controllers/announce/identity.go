@@ -21,6 +21,17 @@ func (e *Events) PreassignmentRefused(id *v1.AzureIdentity, why string) {
 	}
 }
 
+// BrokerMissing says on an AzureIdentity of type 3 why it has no broker, and what
+// to do, once per change; "" takes it back.
+func (e *Events) BrokerMissing(id *v1.AzureIdentity, why string) {
+	if e.news(brokerKey(id.Namespace, id.Name), why) && why != "" {
+		e.warning(reference(id, v1.GroupVersion.String(), "AzureIdentity"), nil, NoBroker, actionAssign, "%s", why)
+	}
+}
+
+// ForgetBroker drops what was said about the broker of an identity that is gone.
+func (e *Events) ForgetBroker(namespace, name string) { e.forget(brokerKey(namespace, name)) }
+
 // ForgetIdentity drops what was said about an identity that is gone.
 func (e *Events) ForgetIdentity(namespace, name string) { e.forget(identityKey(namespace, name)) }
 
@@ -29,3 +40,5 @@ func identityKey(namespace, name string) string { return "identity/" + namespace
 func preassignmentKey(namespace, name string) string {
 	return "preassignment/" + namespace + "/" + name
 }
+
+func brokerKey(namespace, name string) string { return "broker/" + namespace + "/" + name }

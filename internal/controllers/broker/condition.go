@@ -1,0 +1,56 @@
+// What is said about an identity that has no broker.
+
+package broker
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// well takes back what was said about an identity; one without trouble is never
+// written.
+func (r *Reconciler) well(ctx context.Context, id *v1.AzureIdentity) error {
+	r.Events.BrokerMissing(id, "")
+	have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionBroker)
+	if have == nil || have.Status == metav1.ConditionTrue {
+		return nil
+	}
+	return r.write(ctx, id, metav1.Condition{
+		Type: v1.ConditionBroker, Status: metav1.ConditionTrue, Reason: "Ready", Message: "the broker ServiceAccount is there",
+	})
+}
+
+// ill says why there is no broker, and looks again later.
+func (r *Reconciler) ill(ctx context.Context, id *v1.AzureIdentity, reason, message string) (reconcile.Result, error) {
+	r.Events.BrokerMissing(id, message)
+	again := reconcile.Result{RequeueAfter: lookAgain}
+	have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionBroker)
+	if have != nil && have.Status == metav1.ConditionFalse && have.Reason == reason && have.Message == message {
+		return again, nil
+	}
+	logr.FromContextOrDiscard(ctx).Info("no broker for a federated identity", "reason", reason, "message", message)
+	return again, r.write(ctx, id, metav1.Condition{Type: v1.ConditionBroker, Status: metav1.ConditionFalse, Reason: reason, Message: message})
+}
+
+// write patches the condition. The lock keeps conditions that somebody else
+// writes at this moment: a merge patch replaces the whole list.
+func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav1.Condition) error {
+	changed := id.DeepCopy()
+	want.ObservedGeneration = id.Generation
+	meta.SetStatusCondition(&changed.Status.Conditions, want)
+	err := r.Client.Status().Patch(ctx, changed, client.MergeFromWithOptions(id, client.MergeFromWithOptimisticLock{}))
+	switch {
+	case err == nil, apierrors.IsNotFound(err), apierrors.IsForbidden(err):
+		return nil // gone, or an older CRD or role: the Event says it, too
+	}
+	return fmt.Errorf("write condition of identity %s/%s: %w", id.Namespace, id.Name, err)
+}

@@ -1,0 +1,211 @@
+// Package broker keeps the ServiceAccounts that stand for federated identities
+// (type 3) at Entra ID: one for each AzureIdentity, all in one namespace, gone
+// when the identity is.
+//
+// They carry no rights and no pod runs as them. A ServiceAccount that MIC, or
+// `podid identity federate`, did not make is never touched.
+package broker
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// lookAgain is the pause before trying again what a person has to mend and no
+// watch tells of: a namespace or a right that is missing.
+const lookAgain = 10 * time.Second
+
+// Events tells people; announce.Events does.
+type Events interface {
+	// BrokerMissing says why a federated identity has no broker, and what to do,
+	// once per change; "" takes it back.
+	BrokerMissing(id *v1.AzureIdentity, why string)
+	// ForgetBroker drops what was said about an identity that is gone.
+	ForgetBroker(namespace, name string)
+}
+
+// Accounts are the ServiceAccounts in the namespace of the brokers that have our
+// label; Watch is.
+type Accounts interface {
+	// Synced tells whether all of them are known.
+	Synced() bool
+	// Trouble is why they are not, nil when nothing went wrong.
+	Trouble() error
+	// UID is that of the ServiceAccount of this name, "" when there is none.
+	UID(name string) types.UID
+}
+
+// Reconciler makes and removes brokers.
+type Reconciler struct {
+	// Client reads identities from the cache.
+	Client client.Client
+	// Live reads past the cache.
+	Live     client.Reader
+	Events   Events
+	Accounts Accounts
+	// Namespace is that of all brokers.
+	Namespace string
+	Now       func() time.Time
+
+	kicks  kick.Queue[reconcile.Request]
+	outage outage
+}
+
+// outage is a refusal that concerns all brokers alike. While it is fresh nobody
+// asks again: thousands of identities are to be one request, not thousands.
+type outage struct {
+	mu    sync.Mutex
+	err   error
+	until time.Time
+}
+
+// last returns the refusal while it is fresh.
+func (o *outage) last(now time.Time) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now.Before(o.until) {
+		return o.err
+	}
+	return nil
+}
+
+func (o *outage) note(err error, until time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.err, o.until = err, until
+}
+
+// Reconcile looks at one identity, which need not exist.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	id, err := r.read(ctx, r.Client, req.NamespacedName)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if !r.Accounts.Synced() { // all are looked at again then
+		return reconcile.Result{}, r.blind(ctx, id)
+	}
+	name := req.Namespace + "." + req.Name
+	have := r.Accounts.UID(name)
+	switch {
+	case Wanted(id) && have == "":
+		return r.create(ctx, id, name)
+	case Wanted(id):
+		return reconcile.Result{}, r.well(ctx, id)
+	case id == nil:
+		r.Events.ForgetBroker(req.Namespace, req.Name)
+	default:
+		r.Events.BrokerMissing(id, "")
+	}
+	if have == "" {
+		return reconcile.Result{}, nil
+	}
+	return r.remove(ctx, req.NamespacedName, name, have)
+}
+
+// Wanted tells whether an identity is to have a broker of its own; nil is none.
+func Wanted(id *v1.AzureIdentity) bool {
+	if id == nil || id.Spec.Type != v1.Federated || identity.Shared(id) {
+		return false
+	}
+	_, err := identity.Broker(id)
+	return err == nil
+}
+
+// read returns an identity, nil when there is none.
+func (r *Reconciler) read(ctx context.Context, from client.Reader, name types.NamespacedName) (*v1.AzureIdentity, error) {
+	var id v1.AzureIdentity
+	err := from.Get(ctx, name, &id)
+	if apierrors.IsNotFound(err) {
+		return nil, nil //nolint:nilnil // an identity that is gone is no error
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read identity %s: %w", name, err)
+	}
+	return &id, nil
+}
+
+// create makes the broker of an identity.
+func (r *Reconciler) create(ctx context.Context, id *v1.AzureIdentity, name string) (reconcile.Result, error) {
+	err := r.outage.last(r.Now())
+	if err == nil {
+		err = r.Client.Create(ctx, identity.BrokerAccount(id, r.Namespace, name))
+		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+			r.outage.note(err, r.Now().Add(lookAgain-lookAgain/10))
+		}
+	}
+	switch {
+	case err == nil:
+		logr.FromContextOrDiscard(ctx).Info("broker made", "serviceAccount", r.Namespace+"/"+name)
+		return reconcile.Result{}, r.well(ctx, id)
+	case apierrors.IsAlreadyExists(err):
+		// The watch has not told of it yet, or it is somebody else's, without our
+		// label. Either works: the agent asks for its tokens by name.
+		return reconcile.Result{}, r.well(ctx, id)
+	case apierrors.IsNotFound(err):
+		return r.ill(ctx, id, "NamespaceMissing", fmt.Sprintf(
+			"the namespace of the brokers, %s, does not exist: create it, as the chart does, or name another with mic's and nmi's --broker-namespace", r.Namespace))
+	case apierrors.IsForbidden(err):
+		return r.ill(ctx, id, "Forbidden", fmt.Sprintf(
+			"mic may not create ServiceAccounts in namespace %s: grant it, as the chart's Role there does, or run podid identity federate %s -n %s",
+			r.Namespace, id.Name, id.Namespace))
+	}
+	return reconcile.Result{}, fmt.Errorf("create ServiceAccount %s/%s: %w", r.Namespace, name, err)
+}
+
+// blind says so when it cannot be known which brokers there are.
+func (r *Reconciler) blind(ctx context.Context, id *v1.AzureIdentity) error {
+	trouble := r.Accounts.Trouble()
+	if !Wanted(id) || !apierrors.IsForbidden(trouble) {
+		return nil
+	}
+	_, err := r.ill(ctx, id, "Forbidden", fmt.Sprintf(
+		"mic may not list ServiceAccounts in namespace %s: grant it, as the chart's Role there does, or run podid identity federate %s -n %s",
+		r.Namespace, id.Name, id.Namespace))
+	return err
+}
+
+// remove deletes the broker of an identity that is gone. The cache can be behind
+// the watch of ServiceAccounts, so the API server is asked before.
+func (r *Reconciler) remove(ctx context.Context, of types.NamespacedName, name string, uid types.UID) (reconcile.Result, error) {
+	live, err := r.read(ctx, r.Live, of)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if Wanted(live) {
+		return reconcile.Result{RequeueAfter: time.Second}, nil
+	}
+	account := &corev1.ServiceAccount{}
+	account.Namespace, account.Name = r.Namespace, name
+	err = r.Client.Delete(ctx, account, client.Preconditions{UID: &uid})
+	switch {
+	case err == nil:
+		logr.FromContextOrDiscard(ctx).Info("broker removed", "serviceAccount", r.Namespace+"/"+name)
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // it is another one by now, of which the watch will tell
+	case apierrors.IsForbidden(err):
+		logr.FromContextOrDiscard(ctx).Error(err, "a broker whose identity is gone cannot be removed: grant mic the right to delete ServiceAccounts in the namespace of the brokers",
+			"serviceAccount", r.Namespace+"/"+name)
+	default:
+		return reconcile.Result{}, fmt.Errorf("delete ServiceAccount %s/%s: %w", r.Namespace, name, err)
+	}
+	return reconcile.Result{}, nil
+}
+
+// identityOf is the identity whose broker has this name: a namespace has no dot.
+func identityOf(broker string) (types.NamespacedName, bool) {
+	namespace, name, ok := strings.Cut(broker, ".")
+	return types.NamespacedName{Namespace: namespace, Name: name}, ok && namespace != "" && name != ""
+}

@@ -1,0 +1,165 @@
+package controllers_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// federated makes an AzureIdentity of type 3.
+func (w *world) federated(name string) *v1.AzureIdentity {
+	w.t.Helper()
+	id := &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name},
+		Spec:       v1.AzureIdentitySpec{Type: v1.Federated, ClientID: "99999999-0000-0000-0000-000000000000", TenantID: subscription},
+	}
+	w.create(id)
+	return id
+}
+
+// brokers are the names of the ServiceAccounts in the brokers' namespace.
+func (w *world) brokers() []string {
+	w.t.Helper()
+	var list corev1.ServiceAccountList
+	w.must(w.client.List(w.t.Context(), &list, client.InNamespace(w.config.BrokerNamespace)))
+	var names []string
+	for _, account := range list.Items {
+		names = append(names, account.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (w *world) waitBrokers(names ...string) {
+	w.t.Helper()
+	for i := range names {
+		names[i] = strings.ReplaceAll(names[i], "NS", w.namespace)
+	}
+	w.eventually(fmt.Sprintf("brokers %v", names), func() string {
+		if have := w.brokers(); !slices.Equal(have, names) {
+			return fmt.Sprintf("has %v", have)
+		}
+		return ""
+	})
+}
+
+// waitBroker waits for the condition Broker of an identity.
+func (w *world) waitBroker(id *v1.AzureIdentity, status metav1.ConditionStatus, reason string) string {
+	w.t.Helper()
+	message := ""
+	w.eventually("condition "+reason, func() string {
+		var now v1.AzureIdentity
+		w.must(w.client.Get(w.t.Context(), client.ObjectKeyFromObject(id), &now))
+		have := meta.FindStatusCondition(now.Status.Conditions, v1.ConditionBroker)
+		if have == nil || have.Status != status || have.Reason != reason {
+			return fmt.Sprintf("%+v", have)
+		}
+		message = have.Message
+		return ""
+	})
+	return message
+}
+
+// TestBrokers is the life of brokers: made for federated identities, gone with
+// them, and nobody else's ServiceAccount is touched.
+func TestBrokers(t *testing.T) {
+	kube := startServer(t)
+	t.Run("life", func(t *testing.T) { testBrokerLife(t, kube) })
+	t.Run("forbidden", func(t *testing.T) { testBrokerForbidden(t, kube) })
+}
+
+func testBrokerLife(t *testing.T, kube *rest.Config) {
+	w := newWorld(t, kube, "brokers")
+	w.config.BrokerNamespace = "brokers-life"
+	one := w.federated("one")
+	w.start()
+
+	// The namespace is not there yet, and its author is told what to do.
+	if note := w.waitEvent("AzureIdentity", "one", "no broker"); !strings.Contains(note, "brokers-life, does not exist: create it") {
+		t.Errorf("event: %s", note)
+	}
+	w.waitBroker(one, metav1.ConditionFalse, "NamespaceMissing")
+	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "brokers-life"}})
+	foreign := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "brokers-life", Name: w.namespace + ".foreign"}}
+	w.create(foreign)
+	w.waitBrokers("NS.foreign", "NS.one")
+	w.waitBroker(one, metav1.ConditionTrue, "Ready")
+
+	var account corev1.ServiceAccount
+	w.must(w.client.Get(t.Context(), client.ObjectKey{Namespace: "brokers-life", Name: w.namespace + ".one"}, &account))
+	if account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken ||
+		account.Labels[identity.ManagedByLabel] != identity.ManagedBy || account.Annotations[identity.BrokerOfAnnotation] != w.namespace+"/one" {
+		t.Errorf("the broker is %+v", account)
+	}
+	w.delete(&account) // by mistake
+	w.waitBrokers("NS.foreign", "NS.one")
+
+	two, three := w.federated("two"), w.federated("three")
+	w.federated("foreign") // has a ServiceAccount that podid did not make
+	shared := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "shared"}, Spec: one.Spec}
+	shared.Spec.SharedFrom = v1.IdentityReference{Namespace: "platform", Name: "cloud"}
+	w.create(shared)
+	w.waitBrokers("NS.foreign", "NS.one", "NS.three", "NS.two")
+
+	// No longer federated; gone; gone while no MIC ran.
+	w.delete(one)
+	w.must(w.client.Get(t.Context(), client.ObjectKeyFromObject(two), two))
+	two.Spec.Type, two.Spec.ResourceID = v1.UserAssignedMSI, resourceID("two")
+	w.must(w.client.Update(t.Context(), two))
+	w.waitBrokers("NS.foreign", "NS.three")
+	w.stop()
+	w.delete(three)
+	w.delete(&v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "foreign"}})
+	w.federated("four")
+	w.start()
+	w.waitBrokers("NS.foreign", "NS.four")
+}
+
+func testBrokerForbidden(t *testing.T, kube *rest.Config) {
+	w := newWorld(t, kube, "forbidden")
+	w.config.BrokerNamespace = "brokers-forbidden"
+	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "brokers-forbidden"}})
+	all := []string{"*"}
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "mic-without-brokers"}, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{"aadpodidentity.k8s.io", "events.k8s.io"}, Resources: all, Verbs: all},
+		{APIGroups: []string{""}, Resources: []string{"pods", "nodes", "configmaps", "events"}, Verbs: all},
+	}}
+	w.create(role)
+	w.create(&rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "mic"}},
+	})
+	w.kube = rest.CopyConfig(kube)
+	w.kube.Impersonate.UserName = "mic"
+	id := w.federated("one")
+	w.start()
+	if message := w.waitBroker(id, metav1.ConditionFalse, "Forbidden"); !strings.Contains(message, "may not list ServiceAccounts in namespace brokers-forbidden: grant it") {
+		t.Errorf("says %q", message)
+	}
+	// It may look and not make.
+	w.must(w.client.Get(t.Context(), client.ObjectKeyFromObject(role), role))
+	role.Rules = append(role.Rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, Verbs: []string{"list", "watch"}})
+	w.must(w.client.Update(t.Context(), role))
+	w.eventually("another reason", func() string {
+		if m := w.waitBroker(id, metav1.ConditionFalse, "Forbidden"); !strings.Contains(m, "may not create ServiceAccounts") {
+			return m
+		}
+		return ""
+	})
+	role.Rules[2].Verbs = append(role.Rules[2].Verbs, "create")
+	w.must(w.client.Update(t.Context(), role))
+	w.waitBrokers(w.namespace + ".one")
+	w.waitBroker(id, metav1.ConditionTrue, "Ready")
+}
