@@ -34,7 +34,9 @@ const (
 func gateway() netip.Addr { return netip.MustParseAddr("10.244.0.1") }
 
 // podAddress is the i-th pod's.
-func podAddress(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 244, byte(1 + i/250), byte(1 + i%250)}) }
+func podAddress(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 244, byte(1 + i/250), byte(1 + i%250)})
+}
 
 func podAddresses(from, n int) (list []netip.Addr) {
 	for i := range n {
