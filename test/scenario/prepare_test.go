@@ -19,6 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/demo"
 	"github.com/podid-io/podid/internal/sandbox/programs"
 	"github.com/podid-io/podid/internal/sandbox/progress"
+	"github.com/podid-io/podid/test/clients"
 )
 
 // grace is how long MIC leaves an identity on the scale set after its last pod: long enough to be seen, short enough to
@@ -40,7 +41,7 @@ func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter)
 	if err != nil {
 		return err
 	}
-	clients, err := clientImages(ctx, report)
+	more, err := clientImages(ctx, report)
 	if err != nil {
 		return err
 	}
@@ -49,7 +50,7 @@ func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter)
 		return err
 	}
 	up := exec.CommandContext(ctx, filepath.Join(bin, "podid"), "sandbox", "up", "--name="+s.Layout().Name, "--arm-update=2s",
-		"--image="+strings.Join(append(archives, clients...), ","))
+		"--image="+strings.Join(append(archives, more...), ","))
 	up.Stderr = progressFile()
 	up.Cancel = func() error { return up.Process.Signal(syscall.SIGTERM) }
 	up.WaitDelay = time.Minute
@@ -152,14 +153,15 @@ func clientImages(ctx context.Context, report *progress.Reporter) ([]string, err
 		return nil, err
 	}
 	step := report.Start("images of the clients")
-	b := builder{source: filepath.Join(source, "test/clients"), cache: filepath.Join(cache, "clients")}
-	archives := make([]string, len(clients()))
+	kit := clients.Kit{Source: filepath.Join(source, "test/clients"), Cache: filepath.Join(cache, "clients")}
+	all := sdks()
+	archives := make([]string, len(all))
 	var group errgroup.Group
 	group.SetLimit(2)
-	for i, c := range clients() {
+	for i, c := range all {
 		group.Go(func() error {
 			var err error
-			archives[i], err = c.build(ctx, b, c)
+			archives[i], err = c.build(ctx, kit, c)
 			if err != nil {
 				return fmt.Errorf("build client %s: %w", c.name, err)
 			}

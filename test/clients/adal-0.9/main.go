@@ -42,10 +42,14 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+	answer := map[string]any{
 		"client": "adal", "clientID": claims["appid"], "audience": claims["aud"],
 		"milliseconds": time.Since(start).Milliseconds(), "expiresIn": int(time.Until(token.Token().Expires()).Seconds()),
-	})
+	}
+	if os.Getenv("SHOW_TOKEN") != "" {
+		answer["token"] = token.OAuthToken()
+	}
+	return json.NewEncoder(os.Stdout).Encode(answer)
 }
 
 // decode reads the claims of a JWT without verifying it.

@@ -40,10 +40,14 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+	answer := map[string]any{
 		"client": "azidentity-1.1", "clientID": claims["appid"], "audience": claims["aud"],
 		"milliseconds": time.Since(start).Milliseconds(), "expiresIn": int(time.Until(token.ExpiresOn).Seconds()),
-	})
+	}
+	if os.Getenv("SHOW_TOKEN") != "" {
+		answer["token"] = token.Token
+	}
+	return json.NewEncoder(os.Stdout).Encode(answer)
 }
 
 func credential() (azcore.TokenCredential, error) {

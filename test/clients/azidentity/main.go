@@ -38,13 +38,17 @@ func run(ctx context.Context) error {
 	if _, _, err := jwt.NewParser().ParseUnverified(token.Token, claims); err != nil {
 		return fmt.Errorf("read the token: %w", err)
 	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+	answer := map[string]any{
 		"client": "azidentity", "clientID": claims["appid"], "audience": claims["aud"],
 		"milliseconds": time.Since(start).Milliseconds(), "expiresIn": int(time.Until(token.ExpiresOn).Seconds()),
-	})
+	}
+	if os.Getenv("SHOW_TOKEN") != "" {
+		answer["token"] = token.Token
+	}
+	return json.NewEncoder(os.Stdout).Encode(answer)
 }
 
-// credential is a managed identity chosen by CLIENT_ID or RESOURCE_ID, or the
+// credential is a managed identity chosen by CLIENT_ID, RESOURCE_ID or OBJECT_ID, or the
 // default chain (with its probe) when DEFAULT_CHAIN is set.
 func credential() (azcore.TokenCredential, error) {
 	if os.Getenv("DEFAULT_CHAIN") != "" {
@@ -55,6 +59,8 @@ func credential() (azcore.TokenCredential, error) {
 		options.ID = azidentity.ClientID(id)
 	} else if id := os.Getenv("RESOURCE_ID"); id != "" {
 		options.ID = azidentity.ResourceID(id)
+	} else if id := os.Getenv("OBJECT_ID"); id != "" {
+		options.ID = azidentity.ObjectID(id)
 	}
 	return azidentity.NewManagedIdentityCredential(options)
 }

@@ -1,0 +1,109 @@
+package clients
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// ErrNoPython says that the Python clients cannot be had on this machine; errors that wrap it say why.
+var ErrNoPython = errors.New("no Python clients")
+
+// Python is the Python client.
+type Python struct {
+	// Interpreter is Debian's python3, to be run with Script and PYTHONPATH=Path.
+	Interpreter, Script, Path string
+}
+
+// interpreter is the python3 that Debian's python3 packages are made for; others of the machine are not.
+const interpreter = "/usr/bin/python3"
+
+// Python fetches Debian's python3-azure and python3-msrestazure with what they need and unpacks the part of them that
+// the client uses: nothing is installed on the machine. Its error is ErrNoPython when this is no machine for it.
+func (k Kit) Python(ctx context.Context) (Python, error) {
+	if _, err := os.Stat(interpreter); err != nil {
+		return Python{}, fmt.Errorf("%w: there is no %s: apt-get install python3", ErrNoPython, interpreter)
+	}
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		return Python{}, fmt.Errorf("%w: they are Debian packages, and there is no apt-get", ErrNoPython)
+	}
+	sum := sha256.Sum256([]byte(strings.Join(debianPackages(), " ") + strings.Join(parts(), " ")))
+	dir := filepath.Join(k.Cache, fmt.Sprintf("python-%x", sum[:6]))
+	p := Python{
+		Interpreter: interpreter, Script: filepath.Join(k.Source, "python/main.py"), Path: filepath.Join(dir, modules),
+	}
+	return p, once(dir, func(part string) error { return unpackPython(ctx, part) })
+}
+
+// modules is where Debian keeps Python's modules.
+const modules = "usr/lib/python3/dist-packages"
+
+// big is 12 MB that unpack to 600; parts are what is taken of it.
+const big = "python3-azure"
+
+func parts() []string { return []string{"azure/__init__.py", "azure/core", "azure/identity"} }
+
+// debianPackages are those two and all that they import, whether it is installed here or not.
+func debianPackages() []string {
+	return []string{
+		big, "python3-msrestazure", "python3-msrest", "python3-adal", "python3-msal", "python3-msal-extensions",
+		"python3-portalocker", "python3-requests", "python3-urllib3", "python3-idna", "python3-charset-normalizer",
+		"python3-chardet", "python3-certifi", "python3-isodate", "python3-requests-oauthlib", "python3-oauthlib",
+		"python3-typing-extensions", "python3-six", "python3-dateutil", "python3-cryptography",
+		"python3-cffi-backend", "python3-jwt",
+	}
+}
+
+func unpackPython(ctx context.Context, dir string) error {
+	if err := download(ctx, dir); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoPython, err)
+	}
+	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
+	if err != nil {
+		return err
+	}
+	for _, deb := range debs {
+		paths := []string{"./" + modules}
+		if strings.HasPrefix(filepath.Base(deb), big+"_") {
+			paths = nil
+			for _, part := range parts() {
+				paths = append(paths, "./"+modules+"/"+part)
+			}
+		}
+		const unpack = `deb=$1; shift; dpkg-deb --fsys-tarfile "$deb" | tar -x "$@"`
+		if err := run(ctx, dir, os.Environ(), "sh", append([]string{"-c", unpack, "sh", deb}, paths...)...); err != nil {
+			return fmt.Errorf("unpack %s: %w", filepath.Base(deb), err)
+		}
+		if err := os.Remove(deb); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// download tries with the package lists that the machine has, and then with fresh ones in a folder of our own: the
+// machine's lists stay as they are.
+func download(ctx context.Context, dir string) error {
+	get := append([]string{"-qq", "-o", "APT::Sandbox::User=root", "download"}, debianPackages()...)
+	if run(ctx, dir, os.Environ(), "apt-get", get...) == nil {
+		return nil
+	}
+	own, err := os.MkdirTemp(dir, ".apt-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(own) }()
+	if err := os.MkdirAll(filepath.Join(own, "lists/partial"), 0o755); err != nil {
+		return err
+	}
+	fresh := []string{"-o", "Dir::State::lists=" + filepath.Join(own, "lists"), "-o", "Dir::Cache=" + own}
+	if err := run(ctx, dir, os.Environ(), "apt-get", append(fresh, "-qq", "-o", "APT::Sandbox::User=root", "update")...); err != nil {
+		return err
+	}
+	return run(ctx, dir, os.Environ(), "apt-get", append(fresh, get...)...)
+}
