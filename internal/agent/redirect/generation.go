@@ -23,17 +23,27 @@ func currentGeneration() (generation, error) {
 	return generation(now.Nano()), nil
 }
 
-const generationPrefix = "podid generation "
+const (
+	generationPrefix = "podid generation "
+	handoverPrefix   = "handover "
+)
 
-func (g generation) comment() string {
-	return generationPrefix + strconv.FormatUint(uint64(g), 10)
+// comment is what stands at the divert rule; handover is Config.Handover.
+func (g generation) comment(handover string) string {
+	c := generationPrefix + strconv.FormatUint(uint64(g), 10)
+	if handover != "" {
+		c += " " + handoverPrefix + handover
+	}
+	return c
 }
 
-func parseGeneration(comment string) (generation, bool) {
-	digits, ok := strings.CutPrefix(comment, generationPrefix)
+func parseComment(comment string) (g generation, handover string, ok bool) {
+	rest, ok := strings.CutPrefix(comment, generationPrefix)
 	if !ok {
-		return 0, false
+		return 0, "", false
 	}
+	digits, rest, _ := strings.Cut(rest, " ")
 	n, err := strconv.ParseUint(digits, 10, 64)
-	return generation(n), err == nil
+	handover, _ = strings.CutPrefix(rest, handoverPrefix)
+	return generation(n), handover, err == nil
 }

@@ -38,6 +38,9 @@ type Config struct {
 	AgentIP      netip.Addr // the agent's own address, link-local; put on lo as a /32
 	AgentPort    uint16     // where the agent listens; 0 lets Listen choose
 	Table        string     // nftables table, family ip; two agents on one node share it (see generation.go)
+	// Handover is a word for the agent that comes next, which only who may change the node's network can read: it
+	// stands in the rules while this agent has them. Letters and digits, at most 64; empty for none.
+	Handover string
 }
 
 // Validate tells everything that is wrong with the configuration at once.
@@ -59,6 +62,9 @@ func (c Config) Validate() error {
 	}
 	if !regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`).MatchString(c.Table) {
 		errs = append(errs, fmt.Errorf("nftables table %q: must be 1 to 64 letters, digits, - and _, beginning with a letter", c.Table))
+	}
+	if !regexp.MustCompile(`^[A-Za-z0-9]{0,64}$`).MatchString(c.Handover) {
+		errs = append(errs, errors.New("word for the next agent: must be at most 64 letters and digits"))
 	}
 	return errors.Join(errs...)
 }
@@ -93,6 +99,8 @@ type Redirect struct {
 	port   uint16     // where the agent really listens; 0 until known
 	placed bool       // this agent has put the redirect in place before
 	counts Counts
+
+	look chan struct{} // holds at most one: check now
 }
 
 // Counts is told what was written, for metrics.
@@ -117,7 +125,7 @@ func New(c Config) (*Redirect, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redirect: %w", err)
 	}
-	return &Redirect{config: c, generation: now, answers: accepts, port: c.AgentPort}, nil
+	return &Redirect{config: c, generation: now, answers: accepts, port: c.AgentPort, look: make(chan struct{}, 1)}, nil
 }
 
 // Ensure puts the address and the rules in place, or finds that they are. What is right is not written
@@ -171,7 +179,7 @@ func (r *Redirect) ensureRules(ctx context.Context, out *outcome) error {
 	if err != nil {
 		return err
 	}
-	if by, target, found := have.owner(); found && by > r.generation && r.answers(ctx, target) {
+	if by, found := have.owner(); found && by.generation > r.generation && r.answers(ctx, by.target) {
 		out.superseded = true
 		return nil
 	}
@@ -193,7 +201,7 @@ func (r *Redirect) verifyWritten(want ruleset) error {
 	if err != nil {
 		return err
 	}
-	if by, _, found := have.owner(); found && by > r.generation {
+	if by, found := have.owner(); found && by.generation > r.generation {
 		return nil
 	}
 	if left := diff(want, have); !left.empty() {
@@ -201,6 +209,45 @@ func (r *Redirect) verifyWritten(want ruleset) error {
 			"does another program change it?", want.table, left.names())
 	}
 	return nil
+}
+
+// Owner tells which other agent has the rules and answers: its word for the next one (Config.Handover), and where it
+// listens. It is false when nobody has them, this agent does, or the one that did is gone.
+func (r *Redirect) Owner(ctx context.Context) (handover string, target netip.AddrPort, found bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	have, err := readRuleset(build(r.config, r.port, r.generation))
+	if err != nil {
+		return "", netip.AddrPort{}, false, err
+	}
+	by, found := have.owner()
+	own := netip.AddrPortFrom(r.config.AgentIP, r.port) // if the rules lead here, who wrote them has left the port
+	if !found || by.generation == r.generation || by.target == own || !r.answers(ctx, by.target) {
+		return "", netip.AddrPort{}, false, nil
+	}
+	return by.handover, by.target, true, nil
+}
+
+// Renew makes this agent the newest, so that the rules are its own at the next check, although another took them over
+// after it started: that one gives them back, or is gone.
+func (r *Redirect) Renew() error {
+	now, err := currentGeneration()
+	if err != nil {
+		return fmt.Errorf("redirect: %w", err)
+	}
+	r.mu.Lock()
+	r.generation = now
+	r.mu.Unlock()
+	r.Look()
+	return nil
+}
+
+// Look makes Run check at once.
+func (r *Redirect) Look() {
+	select {
+	case r.look <- struct{}{}:
+	default:
+	}
 }
 
 // Remove takes the rules and the address away, for an uninstall. Pods reach the real metadata service

@@ -42,6 +42,7 @@ func TestConfig(t *testing.T) {
 		{"another agent", func(c *Config) { c.AgentIP = netip.MustParseAddr("169.254.170.23") }, "credential agents"},
 		{"pod gateway", func(c *Config) { c.AgentIP = netip.MustParseAddr("169.254.1.1") }, "Azure CNI"},
 		{"no table", func(c *Config) { c.Table = "" }, "nftables table"},
+		{"hostile word", func(c *Config) { c.Handover = "a b" }, "letters and digits"},
 		{"hostile table", func(c *Config) { c.Table = "x }; flush ruleset" }, "letters, digits"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -143,10 +144,12 @@ func TestDiff(t *testing.T) {
 }
 
 func TestOwner(t *testing.T) {
-	ours := build(testConfig(), 2580, 77)
-	g, to, ok := ours.owner()
-	if !ok || g != 77 || to.String() != DefaultAgentIP+":2580" {
-		t.Errorf("got %d, %v, %v", g, to, ok)
+	config := testConfig()
+	config.Handover = "0123abc"
+	ours := build(config, 2580, 77)
+	by, ok := ours.owner()
+	if !ok || by.generation != 77 || by.handover != "0123abc" || by.target.String() != DefaultAgentIP+":2580" {
+		t.Errorf("got %+v, %v", by, ok)
 	}
 	for name, change := range map[string]func(*ruleset){
 		"strange comment": func(s *ruleset) { s.chains[2].rules[0].comment = "mine" },
@@ -157,11 +160,11 @@ func TestOwner(t *testing.T) {
 	} {
 		s := build(testConfig(), 2580, 77)
 		change(&s)
-		if _, _, ok := s.owner(); ok {
+		if _, ok := s.owner(); ok {
 			t.Errorf("%s: still has an owner", name)
 		}
 	}
-	if _, _, ok := (*ruleset)(nil).owner(); ok {
+	if _, ok := (*ruleset)(nil).owner(); ok {
 		t.Error("no table has an owner")
 	}
 }

@@ -79,7 +79,7 @@ func build(c Config, port uint16, g generation) ruleset {
 		}},
 		{name: divertChain, hook: at(nftables.ChainTypeNAT, nftables.ChainHookPrerouting, divertPriority), rules: []rule{
 			// From a pod to the metadata service. Not from the node: over lo it is the node's own.
-			{exprs: join(notFromLo(), destination(metadata), tcpPort(c.MetadataPort), counted(), divertTo(agent, port)), comment: g.comment()},
+			{exprs: join(notFromLo(), destination(metadata), tcpPort(c.MetadataPort), counted(), divertTo(agent, port)), comment: g.comment(c.Handover)},
 		}},
 		{name: inputChain, hook: at(nftables.ChainTypeFilter, nftables.ChainHookInput, refusePriority), rules: []rule{
 			// Still for the metadata address although it arrived at this node: the node has that address
@@ -98,19 +98,25 @@ func build(c Config, port uint16, g generation) ruleset {
 	}}
 }
 
-// owner tells which generation of the agent wrote the divert rule, and where it sends to.
-func (s *ruleset) owner() (generation, target, bool) {
+// owner is which agent wrote the divert rule.
+type owner struct {
+	generation generation
+	handover   string // its word for the next one
+	target     target // where it listens
+}
+
+func (s *ruleset) owner() (owner, bool) {
 	if s == nil || s.dormant {
-		return 0, target{}, false
+		return owner{}, false
 	}
 	i := slices.IndexFunc(s.chains, func(c chain) bool { return c.name == divertChain })
 	if i < 0 || len(s.chains[i].rules) != 1 {
-		return 0, target{}, false
+		return owner{}, false
 	}
 	r := s.chains[i].rules[0]
-	g, ok := parseGeneration(r.comment)
+	g, handover, ok := parseComment(r.comment)
 	to, found := divertTarget(r.exprs)
-	return g, to, ok && found
+	return owner{g, handover, to}, ok && found
 }
 
 // plan is what has to be written: the whole table anew, or the rules of some chains.

@@ -34,6 +34,7 @@ func (r *Redirect) Run(ctx context.Context, interval time.Duration, onState func
 		check:    r.ensure,
 		watch:    func() (*changes, error) { return watch(r.config.Table) },
 		onState:  onState,
+		look:     r.look,
 		log: logr.FromContextOrDiscard(ctx).WithName("redirect").
 			WithValues("table", r.config.Table, "agent", r.config.AgentIP.String()),
 	}
@@ -46,6 +47,7 @@ type loop struct {
 	check    func(context.Context) (outcome, error)
 	watch    func() (*changes, error)
 	onState  func(error)
+	look     <-chan struct{} // somebody wants a check now
 	log      logr.Logger
 
 	watching *changes // nil while the kernel does not tell of changes
@@ -119,6 +121,7 @@ func (l *loop) wait(ctx context.Context, pause time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	case <-seen:
+	case <-l.look:
 	case <-ended:
 		l.unwatch()
 	case <-timer.C:

@@ -233,7 +233,7 @@ func FuzzCommentOf(f *testing.F) {
 	f.Add([]byte("\x00\x03hi\x00"))
 	f.Add([]byte("\x01\x02xx\x00\xff"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if g, ok := parseGeneration(commentOf(data)); ok && g.comment() == "" {
+		if g, handover, ok := parseComment(commentOf(data)); ok && g.comment(handover) == "" {
 			t.Error("a generation without a comment")
 		}
 	})
@@ -241,12 +241,14 @@ func FuzzCommentOf(f *testing.F) {
 
 func TestGenerationComment(t *testing.T) {
 	for _, g := range []generation{0, 1, 1 << 63} {
-		if got, ok := parseGeneration(g.comment()); !ok || got != g {
-			t.Errorf("%d became %d, %v", g, got, ok)
+		for _, word := range []string{"", "0123abc"} {
+			if got, handover, ok := parseComment(g.comment(word)); !ok || got != g || handover != word {
+				t.Errorf("%d, %q became %d, %q, %v", g, word, got, handover, ok)
+			}
 		}
 	}
 	for _, bad := range []string{"", "podid generation ", "podid generation -1", "podid generation x", "generation 1"} {
-		if g, ok := parseGeneration(bad); ok {
+		if g, _, ok := parseComment(bad); ok {
 			t.Errorf("%q is %d", bad, g)
 		}
 	}
