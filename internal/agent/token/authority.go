@@ -70,18 +70,25 @@ func inTenant(r rune) bool {
 	return r == '-' || r == '.' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 }
 
-// trusts tells whether an identity may send what it names to another authority
-// than the node's. Whoever writes an AzureIdentity chooses its adEndpoint, and
-// without namespaced rules also a Secret of another namespace, which is not
-// theirs: it goes to Microsoft or to the operator's own authority only.
+// trusts tells whether what proves an identity may go to another authority than
+// the node's. Whoever writes an AzureIdentity chooses its adEndpoint. A Secret of
+// their own namespace is theirs to send anywhere; a Secret of another namespace,
+// and the token of a broker, which is the cluster's, go to Microsoft or to the
+// operator's own authority only.
 func (a Authority) trusts(other Authority, id *v1.AzureIdentity) error {
-	secret := id.Spec.ClientPassword.Namespace
-	foreign := id.Spec.Type != v1.Federated && secret != "" && secret != id.Namespace
-	if !foreign || other == a || slices.Contains(microsofts(), other.base) {
+	if other == a || slices.Contains(microsofts(), other.base) {
 		return nil
 	}
-	return fmt.Errorf("its adEndpoint is %s, and its Secret is in another namespace (%s): move the Secret to namespace %s, or let an operator run nmi with --authority-host=%s",
-		other, secret, id.Namespace, other)
+	const remedy = "an operator can run nmi with --authority-host=%s"
+	secret := id.Spec.ClientPassword.Namespace
+	switch {
+	case id.Spec.Type == v1.Federated:
+		return fmt.Errorf("its adEndpoint is %s, which is not Entra ID: leave it out, or "+remedy, other, other)
+	case secret != "" && secret != id.Namespace:
+		return fmt.Errorf("its adEndpoint is %s, and its Secret is in another namespace (%s): move the Secret to namespace %s, or "+remedy,
+			other, secret, id.Namespace, other)
+	}
+	return nil
 }
 
 // microsofts are the authorities of Entra ID in the public and national clouds.

@@ -16,6 +16,28 @@ type claims struct {
 	ObjectID  string      `json:"oid"`
 	NotBefore json.Number `json:"nbf"`
 	ExpiresOn json.Number `json:"exp"`
+
+	// Of an assertion, for messages.
+	Issuer   string       `json:"iss"`
+	Subject  string       `json:"sub"`
+	Audience stringOrMany `json:"aud"`
+}
+
+// stringOrMany is a claim that is a string or a list of them; anything else is
+// nothing.
+type stringOrMany []string
+
+// UnmarshalJSON never fails: the rest of the claims counts all the same.
+func (s *stringOrMany) UnmarshalJSON(data []byte) error {
+	var one string
+	var many []string
+	switch {
+	case json.Unmarshal(data, &one) == nil:
+		*s = stringOrMany{one}
+	case json.Unmarshal(data, &many) == nil:
+		*s = many
+	}
+	return nil
 }
 
 // readClaims returns what can be read, and zero values for a token that is no JWT.

@@ -1,0 +1,278 @@
+// How a certificate with its key is read: PFX or PEM.
+
+package token
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/youmark/pkcs8"
+	pkcs12 "software.sslmate.com/src/go-pkcs12"
+)
+
+// keyPair is a private key with the certificate of it first, then the others.
+type keyPair struct {
+	key   crypto.Signer
+	chain []*x509.Certificate
+}
+
+// method is how the key signs.
+func (k *keyPair) method(old bool) (jwt.SigningMethod, error) {
+	switch key := k.key.(type) {
+	case *rsa.PrivateKey:
+		if key.N.BitLen() > maxBits {
+			return nil, fmt.Errorf("its RSA key is longer than %d bits", maxBits)
+		}
+		if old {
+			return jwt.SigningMethodRS256, nil
+		}
+		return jwt.SigningMethodPS256, nil
+	case *ecdsa.PrivateKey:
+		switch key.Curve {
+		case elliptic.P256():
+			return jwt.SigningMethodES256, nil
+		case elliptic.P384():
+			return jwt.SigningMethodES384, nil
+		case elliptic.P521():
+			return jwt.SigningMethodES512, nil
+		}
+	}
+	return nil, errors.New("its private key is neither RSA nor EC on P-256, P-384 or P-521: make another certificate")
+}
+
+// parser reads files of keys. Whoever writes an identity writes the file, so it
+// must cost no more than a file should: it is scanned for the work it asks for,
+// read beside the request, a few at a time, and given up after a while.
+type parser struct {
+	slots chan struct{}
+
+	mu      sync.Mutex
+	refused map[[sha256.Size]byte]struct{} // files that took too long: not again
+}
+
+const (
+	// maxKeyFile is far beyond a key with a chain of certificates.
+	maxKeyFile = 256 << 10
+	// maxChain bounds the certificates that go along with an assertion.
+	maxChain = 10
+	// maxIterations of a password's derivation. Tools write between 1 and 600,000;
+	// a million take a second of a CPU.
+	maxIterations = 1_000_000
+	// parseTime is ten times that.
+	parseTime  = 10 * time.Second
+	parseSlots = 4
+	// maxRefused files are remembered, then all are forgotten.
+	maxRefused = 64
+	// maxBits of an RSA key; Entra ID takes no more than 4096.
+	maxBits = 8192
+)
+
+func newParser() *parser {
+	return &parser{slots: make(chan struct{}, parseSlots), refused: map[[sha256.Size]byte]struct{}{}}
+}
+
+type parsed struct {
+	pair *keyPair
+	err  error
+}
+
+// parse reads a key file. Its errors never quote the file or the password.
+func (p *parser) parse(ctx context.Context, data []byte, password string) (*keyPair, error) {
+	if len(data) > maxKeyFile {
+		return nil, fmt.Errorf("the file is larger than %d kB", maxKeyFile>>10)
+	}
+	sum := sha256.Sum256(data)
+	if p.knows(sum) {
+		return nil, errTooMuchWork
+	}
+	ctx, cancel := context.WithTimeout(ctx, parseTime)
+	defer cancel()
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, errParserBusy
+	}
+	done := make(chan parsed, 1)
+	go func() {
+		defer func() { <-p.slots }()
+		done <- parseSafely(data, password)
+	}()
+	select {
+	case result := <-done:
+		return result.pair, result.err
+	case <-ctx.Done():
+		p.refuse(sum)
+		return nil, errTooMuchWork
+	}
+}
+
+var errParserBusy = errors.New("too many files of keys are being read: try again")
+
+// parseSafely turns a library's panic about a crafted file into an error.
+func parseSafely(data []byte, password string) (result parsed) {
+	defer func() {
+		if recover() != nil {
+			result = parsed{err: errors.New("it is damaged")}
+		}
+	}()
+	pair, err := parseKeyPair(data, password)
+	return parsed{pair, err}
+}
+
+func (p *parser) knows(sum [sha256.Size]byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.refused[sum]
+	return ok
+}
+
+func (p *parser) refuse(sum [sha256.Size]byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.refused) >= maxRefused {
+		clear(p.refused)
+	}
+	p.refused[sum] = struct{}{}
+}
+
+func parseKeyPair(data []byte, password string) (*keyPair, error) {
+	if bytes.Contains(data, []byte("-----BEGIN ")) {
+		return parsePEM(data, password)
+	}
+	if len(data) > 0 && data[0] != 0x30 {
+		// Key Vault gives a PFX as base64 text.
+		text := bytes.Join(bytes.Fields(data), nil)
+		plain, err := base64.StdEncoding.DecodeString(string(text))
+		if err != nil || len(plain) == 0 || plain[0] != 0x30 {
+			return nil, errors.New("it is neither a PFX (PKCS#12) nor a PEM file")
+		}
+		data = plain
+	}
+	return parsePFX(data, password)
+}
+
+func parsePFX(data []byte, password string) (*keyPair, error) {
+	if err := checkIterations(data); err != nil {
+		return nil, err
+	}
+	key, leaf, others, err := pkcs12.DecodeChain(data, password)
+	switch {
+	case errors.Is(err, pkcs12.ErrIncorrectPassword):
+		return nil, wrongPassword(password)
+	case err != nil:
+		return nil, fmt.Errorf("it is no PFX file that can be read (%w): make a new one with openssl pkcs12 -export", err)
+	}
+	return newKeyPair(key, append([]*x509.Certificate{leaf}, others...))
+}
+
+func wrongPassword(password string) error {
+	if password == "" {
+		return errors.New("the private key is protected: put its password into the Secret, under the key " + passwordKey)
+	}
+	return errors.New("the password, in the same Secret under the key " + passwordKey + ", is wrong")
+}
+
+func parsePEM(data []byte, password string) (*keyPair, error) {
+	var key any
+	var chain []*x509.Certificate
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, errors.New("one of its certificates cannot be read")
+			}
+			chain = append(chain, c)
+			continue
+		}
+		found, err := parseKeyBlock(block, password)
+		if err != nil {
+			return nil, err
+		}
+		if found != nil && key != nil {
+			return nil, errors.New("it has more than one private key: leave only that of the certificate")
+		}
+		if found != nil {
+			key = found
+		}
+	}
+	switch {
+	case key == nil:
+		return nil, errors.New("it has no private key: put the key's PEM into the same file")
+	case len(chain) == 0:
+		return nil, errors.New("it has no certificate: put the certificate's PEM into the same file")
+	}
+	return newKeyPair(key, chain)
+}
+
+// parseKeyBlock reads a private key; nil for what is none (EC PARAMETERS, say).
+func parseKeyBlock(block *pem.Block, password string) (any, error) {
+	der := block.Bytes
+	//nolint:staticcheck // weak as it is, there are files that are protected like this
+	if x509.IsEncryptedPEMBlock(block) {
+		var err error
+		if der, err = x509.DecryptPEMBlock(block, []byte(password)); err != nil { //nolint:staticcheck // as above
+			return nil, wrongPassword(password)
+		}
+	}
+	var key any
+	var err error
+	switch block.Type {
+	case "PRIVATE KEY":
+		key, err = x509.ParsePKCS8PrivateKey(der)
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(der)
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(der)
+	case "ENCRYPTED PRIVATE KEY":
+		if err := checkIterations(der); err != nil {
+			return nil, err
+		}
+		if password == "" {
+			return nil, wrongPassword(password)
+		}
+		if key, _, err = pkcs8.ParsePrivateKey(der, []byte(password)); err != nil {
+			return nil, fmt.Errorf("%w (or the key is protected in a way that is not supported: openssl pkcs8 -topk8 -v2 aes-256-cbc makes one that is)", wrongPassword(password))
+		}
+	default:
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errors.New("its private key cannot be read")
+	}
+	return key, nil
+}
+
+// newKeyPair puts the certificate of the key first: not every program writes it
+// there.
+func newKeyPair(key any, certificates []*x509.Certificate) (*keyPair, error) {
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("its private key cannot sign")
+	}
+	public, ok := signer.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok {
+		return nil, errors.New("its private key is of an unknown kind")
+	}
+	for i, c := range certificates {
+		if public.Equal(c.PublicKey) {
+			chain := append([]*x509.Certificate{c}, append(certificates[:i:i], certificates[i+1:]...)...)
+			pair := &keyPair{signer, chain[:min(len(chain), maxChain)]}
+			_, err := pair.method(false)
+			return pair, err
+		}
+	}
+	return nil, errors.New("none of its certificates belongs to its private key")
+}
