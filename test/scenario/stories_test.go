@@ -31,6 +31,8 @@ func TestStories(t *testing.T) {
 	c.tell(t, "what others assigned stays", othersStay)
 	c.tell(t, "an exception", exception)
 	c.tell(t, "one bad identity", badIdentity)
+	c.tell(t, "no key anywhere", keyless)
+	c.tell(t, "a service principal", withSecret)
 	c.tell(t, "real clients", realClients)
 	c.tell(t, "a hostile pod", hostilePod)
 	c.tell(t, "the agent is away", agentAway)

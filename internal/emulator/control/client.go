@@ -86,6 +86,16 @@ func (c *Client) RecreateIdentity(ctx context.Context, resourceID string) (world
 	return fresh, err
 }
 
+// PutApplication adds or replaces an application.
+func (c *Client) PutApplication(ctx context.Context, a world.Application) error {
+	return c.do(ctx, http.MethodPut, "/v1/applications", nil, a, nil)
+}
+
+// PutIssuer adds or replaces an outside issuer whose keys Entra ID knows.
+func (c *Client) PutIssuer(ctx context.Context, i world.Issuer) error {
+	return c.do(ctx, http.MethodPut, "/v1/issuers", nil, i, nil)
+}
+
 // PutVM adds or replaces a VM.
 func (c *Client) PutVM(ctx context.Context, m world.Machine) error {
 	return c.do(ctx, http.MethodPut, "/v1/virtualMachines", nil, m, nil)

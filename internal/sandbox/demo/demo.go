@@ -167,6 +167,14 @@ func Install(ctx context.Context, s *sandbox.Sandbox, helm string, values ...str
 		"image.repository=" + repository, "image.imagePullPolicy=Never", "mic.tag=" + tag, "nmi.tag=" + tag,
 		"mic.customCloud.enabled=true", "mic.customCloud.configPath=/etc/kubernetes/akscustom.json",
 		"mic.customCloud.caBundle=/etc/kubernetes/azure-ca.crt",
+		// NMI finds Entra ID, and trusts it, by the same files of the node.
+		"nmi.extraArgs={--cloud=AzureStackCloud}",
+		"nmi.extraEnv[0].name=AZURE_ENVIRONMENT_FILEPATH", "nmi.extraEnv[0].value=/etc/azure/akscustom.json",
+		"nmi.extraEnv[1].name=SSL_CERT_FILE", "nmi.extraEnv[1].value=/etc/azure/azure-ca.crt",
+		"nmi.extraVolumes[0].name=cloud", "nmi.extraVolumes[0].hostPath.path=/etc/kubernetes/akscustom.json",
+		"nmi.extraVolumes[1].name=ca", "nmi.extraVolumes[1].hostPath.path=/etc/kubernetes/azure-ca.crt",
+		"nmi.extraVolumeMounts[0].name=cloud", "nmi.extraVolumeMounts[0].mountPath=/etc/azure/akscustom.json", "nmi.extraVolumeMounts[0].readOnly=true",
+		"nmi.extraVolumeMounts[1].name=ca", "nmi.extraVolumeMounts[1].mountPath=/etc/azure/azure-ca.crt", "nmi.extraVolumeMounts[1].readOnly=true",
 	}
 	for _, v := range append(fixed, values...) {
 		args = append(args, "--set", v)
