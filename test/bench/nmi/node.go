@@ -56,7 +56,6 @@ type node struct {
 	pods       *stage.Program
 	orders     *json.Encoder
 	answers    *json.Decoder
-	started    int // NMIs so far
 }
 
 // newNode prepares everything but NMI.
@@ -191,16 +190,14 @@ type nmiProgram struct {
 	probe string
 }
 
-// startNMI starts NMI with the flags it has by default, but for the node and the API server, and waits until it is ready. Every
-// second one has other ports than the default ones, so that two can be on the node at the same time.
-func (n *node) startNMI(ctx context.Context, env ...string) (*nmiProgram, error) {
-	offset := n.started % 2
-	n.started++
+// startNMI starts NMI with the flags it has by default, but for the node and the API server, and waits until it is ready. offset
+// moves its ports: two on one node cannot both have the default ones.
+func (n *node) startNMI(ctx context.Context, offset int, env ...string) (*nmiProgram, error) {
 	args := []string{
 		"--node=" + nodeName, "--kubeconfig=" + n.kubeconfig,
 		"--http-probe-port=" + strconv.Itoa(8080+offset), "--prometheus-port=" + strconv.Itoa(9090+offset),
 	}
-	if n.options.profile != "" {
+	if n.options.profile != "" && offset == 0 {
 		args = append(args, "--enableProfile")
 	}
 	p, err := n.stage.Start(stage.Launch{
@@ -215,7 +212,7 @@ func (n *node) startNMI(ctx context.Context, env ...string) (*nmiProgram, error)
 
 // withNMI starts NMI, calls f, and ends it.
 func (n *node) withNMI(ctx context.Context, f func(*nmiProgram) error, env ...string) error {
-	p, err := n.startNMI(ctx, env...)
+	p, err := n.startNMI(ctx, 0, env...)
 	if err == nil {
 		err = f(p)
 	}

@@ -51,7 +51,7 @@ func (b *bench) roll(ctx context.Context, step *progress.Step) error {
 // rollUnder replaces NMI some times while pods ask.
 func (b *bench) rollUnder(ctx context.Context, step *progress.Step, what string, fresh bool) (load.Result, error) {
 	n := b.node
-	current, err := n.startNMI(ctx)
+	current, err := n.startNMI(ctx, 0)
 	if err != nil {
 		return load.Result{}, err
 	}
@@ -75,7 +75,7 @@ func (b *bench) rollUnder(ctx context.Context, step *progress.Step, what string,
 		step.Far("%s, %d of %d", what, i, b.options.rolls)
 		ends := time.Now().Add(rollTime)
 		var next *nmiProgram
-		if next, rolled = n.startNMI(ctx); rolled != nil {
+		if next, rolled = n.startNMI(ctx, (i+1)%2); rolled != nil {
 			break
 		}
 		measure.Pause(ctx, bothThere)
