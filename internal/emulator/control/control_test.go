@@ -70,7 +70,7 @@ func TestClient(t *testing.T) {
 	}
 
 	check(c.SetFault(ctx, world.Fault{Name: "f", Status: 500}))
-	if _, _, hit := w.TakeFault("arm", "GET", "/"); !hit {
+	if _, _, hit := w.TakeFault("arm", "GET", "/", ""); !hit {
 		t.Error("the fault is not in force")
 	}
 	check(c.RemoveFault(ctx, "f"))

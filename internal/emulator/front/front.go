@@ -51,7 +51,7 @@ func (s Surface) Handler(next http.Handler) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		ctx := context.WithValue(r.Context(), entryKey{}, entry)
 		r = r.WithContext(ctx)
-		fault, gone, faulty := s.World.TakeFault(s.Name, r.Method, r.URL.Path)
+		fault, gone, faulty := s.World.TakeFault(s.Name, r.Method, r.URL.Path, r.URL.RawQuery)
 		entry.Fault = fault.Name
 		delay := s.Latency(s.World.Settings()) + time.Duration(fault.Latency)
 		if !wait(ctx, delay) {

@@ -27,6 +27,9 @@ type Fault struct {
 	// Path is compared with the request's path, without regard to case; * stands for any run of characters. Empty
 	// matches all.
 	Path string `json:"path,omitempty"`
+	// Query is compared with the request's query as it was sent, likewise: *client_id=GUID* hits one identity at IMDS.
+	// Empty matches all.
+	Query string `json:"query,omitempty"`
 
 	// Status answers with this HTTP status, and a body in the surface's error format.
 	Status int `json:"status,omitempty"`
@@ -76,10 +79,11 @@ func (f Fault) validate() error {
 	return nil
 }
 
-func (f Fault) matches(surface, method, path string) bool {
+func (f Fault) matches(surface, method, path, query string) bool {
 	return (f.Surface == "" || f.Surface == surface) &&
 		(f.Method == "" || strings.EqualFold(f.Method, method)) &&
-		(f.Path == "" || glob(fold(f.Path), fold(path)))
+		(f.Path == "" || glob(fold(f.Path), fold(path))) &&
+		(f.Query == "" || glob(fold(f.Query), fold(query)))
 }
 
 // glob reports whether s is pattern, in which * stands for any run of characters. It works in len(pattern)*len(s)
@@ -115,11 +119,11 @@ type faultState struct {
 
 // TakeFault returns the fault that the request runs into, if any, and counts it. The channel is closed when the fault
 // is removed.
-func (w *World) TakeFault(surface, method, path string) (Fault, <-chan struct{}, bool) {
+func (w *World) TakeFault(surface, method, path, query string) (Fault, <-chan struct{}, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, f := range w.faults {
-		if (f.Count > 0 && f.Hits >= f.Count) || !f.matches(surface, method, path) {
+		if (f.Count > 0 && f.Hits >= f.Count) || !f.matches(surface, method, path, query) {
 			continue
 		}
 		f.seen++

@@ -25,6 +25,8 @@ func TestFaultMatch(t *testing.T) {
 		{"two stars", world.Fault{Path: "/subscriptions/*/providers/*/n"}, true},
 		{"literal", world.Fault{Path: path}, true},
 		{"star at the end", world.Fault{Path: path + "*"}, true},
+		{"query", world.Fault{Query: "*client_id=one&*"}, true},
+		{"other query", world.Fault{Query: "*client_id=two&*"}, false},
 		{"overlap", world.Fault{Path: "/subscriptions/s*/s/resourceGroups*"}, false},
 	}
 	for _, test := range tests {
@@ -34,7 +36,7 @@ func TestFaultMatch(t *testing.T) {
 			if err := w.SetFault(test.fault); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, got := w.TakeFault("arm", "PATCH", path); got != test.want {
+			if _, _, got := w.TakeFault("arm", "PATCH", path, "a=1&Client_ID=One&b=2"); got != test.want {
 				t.Errorf("hit %v", got)
 			}
 		})
@@ -48,7 +50,7 @@ func TestFaultCount(t *testing.T) {
 	}
 	var got []bool
 	for range 5 {
-		_, _, hit := w.TakeFault("arm", "GET", "/")
+		_, _, hit := w.TakeFault("arm", "GET", "/", "")
 		got = append(got, hit)
 	}
 	if diff := cmp.Diff([]bool{false, true, true, false, false}, got); diff != "" {
@@ -66,7 +68,7 @@ func TestFaultProbability(t *testing.T) {
 	}
 	hits := 0
 	for range 1000 {
-		if _, _, hit := w.TakeFault("arm", "GET", "/"); hit {
+		if _, _, hit := w.TakeFault("arm", "GET", "/", ""); hit {
 			hits++
 		}
 	}
@@ -80,7 +82,7 @@ func TestFaultRemove(t *testing.T) {
 	if err := w.SetFault(world.Fault{Name: "f", Hang: true}); err != nil {
 		t.Fatal(err)
 	}
-	_, gone, _ := w.TakeFault("arm", "GET", "/")
+	_, gone, _ := w.TakeFault("arm", "GET", "/", "")
 	if !w.RemoveFault("f") || w.RemoveFault("f") {
 		t.Error("it was there once")
 	}

@@ -319,7 +319,7 @@ func TestConcurrent(t *testing.T) {
 				_, _ = w.Caller(netip.MustParseAddr("10.0.0.5"))
 				_ = w.Machines("", "", "")
 				_ = w.SetFault(world.Fault{Name: "f", Status: 500})
-				_, _, _ = w.TakeFault("arm", "GET", "/")
+				_, _, _ = w.TakeFault("arm", "GET", "/", "")
 				_, _ = w.Take("x", world.Bucket{Size: 3, PerMinute: 3})
 				_ = w.Edit(func(d *world.Document) error { d.Settings.ARM.RetryAfter = i; return nil })
 				w.Log().Add(world.Request{})
