@@ -108,13 +108,18 @@ func (h *Handler) checkCertificate(r *http.Request, c client, tenant, assertion 
 		return notRegistered
 	}
 	old, now := sha1.Sum(cert.Raw), sha256.Sum256(cert.Raw) //nolint:gosec // thumbprints
+	named := false
 	for header, want := range map[string]string{
 		"x5t":      base64.RawURLEncoding.EncodeToString(old[:]),
 		"x5t#S256": base64.RawURLEncoding.EncodeToString(now[:]),
 	} {
-		if got, ok := token.Header[header].(string); ok && urlAlphabet(got) != want {
+		got, ok := token.Header[header].(string)
+		if named = named || ok; ok && urlAlphabet(got) != want {
 			return notRegistered
 		}
+	}
+	if !named { // Entra ID does not look through all certificates of an application
+		return notRegistered
 	}
 	claims := jwt.MapClaims{}
 	if failure := h.parse(assertion, claims, cert.PublicKey, c.subject.ClientID); failure != nil {
@@ -142,7 +147,7 @@ func (h *Handler) isEndpoint(audience, host, tenant string) bool {
 			continue
 		}
 		name, path, _ := strings.Cut(rest, "/")
-		if t, known := h.world.Tenant(name); !known || !strings.EqualFold(t.ID, tenant) {
+		if t, _ := h.world.Tenant(name); !strings.EqualFold(t.ID, tenant) && !(isADFS(name) && isADFS(tenant)) {
 			continue
 		}
 		if slices.Contains([]string{"", "v2.0", "oauth2/token", "oauth2/v2.0/token"}, strings.TrimSuffix(path, "/")) {
@@ -208,7 +213,7 @@ func (h *Handler) verifyFederated(r *http.Request, name, assertion string) *fail
 // parse verifies signature and times of an assertion, with five minutes of tolerance as Entra ID has.
 func (h *Handler) parse(assertion string, claims jwt.MapClaims, key crypto.PublicKey, who string) *failure {
 	_, err := jwt.ParseWithClaims(assertion, claims, func(*jwt.Token) (any, error) { return key, nil },
-		jwt.WithValidMethods([]string{"RS256", "PS256", "RS384", "RS512", "ES256", "ES384"}),
+		jwt.WithValidMethods([]string{"RS256", "PS256", "RS384", "RS512", "PS384", "PS512", "ES256", "ES384", "ES512"}),
 		jwt.WithTimeFunc(h.world.Now), jwt.WithLeeway(5*time.Minute), jwt.WithExpirationRequired())
 	switch {
 	case errors.Is(err, jwt.ErrTokenExpired), errors.Is(err, jwt.ErrTokenNotValidYet):

@@ -283,8 +283,9 @@ func TestCertificate(t *testing.T) {
 	}{
 		{"RS256", d.sign(rs, key, good(nil), x5t), 0},
 		{"PS256", d.sign(jwt.SigningMethodPS256, key, good(nil), x5t), 0},
-		{"audience of v1", d.sign(rs, key, good(func(c jwt.MapClaims) { c["aud"] = base + v1 }), nil), 0},
-		{"audience by domain", d.sign(rs, key, good(func(c jwt.MapClaims) { c["aud"] = base + "/emulated.onmicrosoft.com/oauth2/v2.0/token" }), nil), 0},
+		{"audience of v1", d.sign(rs, key, good(func(c jwt.MapClaims) { c["aud"] = base + v1 }), x5t), 0},
+		{"audience by domain", d.sign(rs, key, good(func(c jwt.MapClaims) { c["aud"] = base + "/emulated.onmicrosoft.com/oauth2/v2.0/token" }), x5t), 0},
+		{"no thumbprint", d.sign(rs, key, good(nil), nil), 700027},
 		{"other key", d.sign(rs, other, good(nil), x5t), 700027},
 		{"other thumbprint", d.sign(rs, key, good(nil), map[string]any{"x5t#S256": "x"}), 700027},
 		{"other audience", d.sign(rs, key, good(func(c jwt.MapClaims) { c["aud"] = "https://login.microsoftonline.com" }), x5t), 700023},

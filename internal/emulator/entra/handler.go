@@ -23,6 +23,8 @@ func NewHandler(w *world.World, t *Tokens) *Handler { return &Handler{world: w, 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	tenant, rest, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
 	switch rest = strings.ToLower(rest); {
+	case isADFS(tenant):
+		h.adfs(w, r, rest)
 	case rest == "oauth2/token":
 		h.token(w, r, tenant, 1)
 	case rest == "oauth2/v2.0/token":

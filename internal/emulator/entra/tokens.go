@@ -87,7 +87,12 @@ func certainty(s Subject) string {
 	return "1"
 }
 
-func (t *Tokens) issuerV1(tenant string) string { return t.base + "/" + tenant + "/" }
+func (t *Tokens) issuerV1(tenant string) string {
+	if tenant == tenantADFS {
+		return t.base + "/" + tenant
+	}
+	return t.base + "/" + tenant + "/"
+}
 func (t *Tokens) issuerV2(tenant string) string { return t.base + "/" + tenant + "/v2.0" }
 
 func random(n int) string {

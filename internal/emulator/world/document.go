@@ -40,6 +40,9 @@ type Document struct {
 	Faults []Fault `json:"faults,omitempty"`
 }
 
+// TenantADFS is the tenant of applications that ADFS knows, and not Entra ID. It needs no entry among the tenants.
+const TenantADFS = "adfs"
+
 // Tenant is an Entra ID directory.
 type Tenant struct {
 	ID     string `json:"id"`

@@ -221,6 +221,9 @@ func (d Document) validateIdentities(c *complaints) {
 	}
 	for i, a := range d.Applications {
 		where := fmt.Sprintf("applications[%d]", i)
+		if a.TenantID == TenantADFS && len(a.FederatedCredentials) > 0 {
+			c.addf("%s.federatedCredentials: ADFS has none", where)
+		}
 		c.once(clients, a.ClientID, where)
 		c.guid(where+".clientID", a.ClientID)
 		c.guid(where+".principalID", a.PrincipalID)
@@ -312,6 +315,9 @@ func (d Document) validateSettings(c *complaints) {
 }
 
 func (d Document) knownTenant(c *complaints, where, id string) {
+	if id == TenantADFS && strings.HasPrefix(where, "applications") {
+		return
+	}
 	for _, t := range d.Tenants {
 		if strings.EqualFold(t.ID, id) {
 			return
