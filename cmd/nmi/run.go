@@ -60,7 +60,7 @@ const (
 // once, and 5 other requests a second. One pod gets two of the five places, so
 // that a pod whose requests hang does not take all.
 func tokenLimits() fair.Config {
-	return fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 1024, WaitingPerCaller: 64}
+	return fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
 }
 
 func otherLimits() fair.Config {

@@ -24,7 +24,7 @@ func served() []v1.IdentityType {
 // pod gets a few of the places, so that one whose authority hangs does not take
 // all.
 func entraLimits() fair.Config {
-	return fair.Config{Rate: 20, Burst: 40, Concurrent: 32, PerCaller: 4, Waiting: 1024, WaitingPerCaller: 64}
+	return fair.Config{Rate: 20, Burst: 40, Concurrent: 32, PerCaller: 4, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
 }
 
 func sources(o *options, upstream string, limiter token.Limiter, objects *cluster.Objects, metrics *observe.Metrics) token.Kinds {
@@ -32,7 +32,9 @@ func sources(o *options, upstream string, limiter token.Limiter, objects *cluste
 		Authority: o.entra.authority, Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra,
 	}
 	return token.Kinds{
-		v1.UserAssignedMSI:  token.NewIMDS(upstream, limiter, metrics, observe.OpTokenUserAssigned),
+		v1.UserAssignedMSI:  token.NewIMDS(token.IMDSConfig{
+			Address: upstream, Limiter: limiter, Meter: metrics, Operation: observe.OpTokenUserAssigned, UserAgent: observe.UserAgent("nmi"),
+		}),
 		v1.ServicePrincipal: token.NewClientSecret(entra, objects),
 	}
 }

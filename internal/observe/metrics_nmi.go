@@ -24,6 +24,8 @@ const (
 	CacheShared
 	// CacheStale: the source failed, and a token still valid was served.
 	CacheStale
+	// CacheRefused: the source had no token a moment ago, and was left alone.
+	CacheRefused
 )
 
 // String is the outcome as a label value.
@@ -37,6 +39,8 @@ func (o CacheOutcome) String() string {
 		return "shared"
 	case CacheStale:
 		return "stale"
+	case CacheRefused:
+		return "refused"
 	default:
 		return "unknown"
 	}

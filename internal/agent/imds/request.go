@@ -3,6 +3,8 @@
 package imds
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/http"
 	"net/url"
 	"strings"
@@ -18,6 +20,9 @@ type TokenRequest struct {
 	Resource string
 	// At most one of these is set, and none when the choice is left to us.
 	ClientID, ObjectID, ResourceID string
+	// Revoked is the SHA-256, in hexadecimal, of a token that the client holds
+	// and knows to be revoked (MSAL's token_sha256_to_refresh); "" without one.
+	Revoked string
 }
 
 // Bounds of what a request may say; real values stay below a tenth of them.
@@ -37,6 +42,7 @@ const (
 	paramClientID
 	paramObjectID
 	paramResourceID
+	paramRevoked
 )
 
 // meaning of a parameter's name, which compares in any case as on the real
@@ -55,6 +61,8 @@ func meaning(name string) param {
 		return paramObjectID
 	case "msi_res_id", "mi_res_id", "msi-res-id":
 		return paramResourceID
+	case "token_sha256_to_refresh":
+		return paramRevoked
 	default:
 		return paramUnknown
 	}
@@ -141,6 +149,11 @@ func (q *TokenRequest) set(p param, value string) *Error {
 	case paramResource:
 		q.Resource = value
 		return nil
+	case paramRevoked:
+		if isSHA256(value) { // anything else is what no token has
+			q.Revoked = value
+		}
+		return nil
 	}
 	if value == "" {
 		return nil
@@ -190,6 +203,11 @@ func dateShaped(s string) bool {
 		}
 	}
 	return true
+}
+
+func isSHA256(s string) bool {
+	sum, err := hex.DecodeString(s)
+	return err == nil && len(sum) == sha256.Size
 }
 
 // clean tells that a value can be echoed in JSON and sent on as it is.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/observe"
 )
 
 // upstream is the real metadata service.
@@ -80,14 +81,16 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, path string, li
 			res.gone()
 			return
 		}
-		res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many requests of this pod wait for the metadata service: try again later", "")
-		res.problem.RetryAfter = time.Second
+		res.noTurn(err)
 		return
 	}
 	defer release()
 	a, err := s.upstream.get(r.Context(), path, query, r.Header)
 	switch {
 	case err == nil:
+		if a.status == http.StatusTooManyRequests {
+			limiter.StayAway(retryAfter(a.header))
+		}
 		a.writeTo(w)
 		res.status = a.status
 	case r.Context().Err() != nil:
@@ -96,6 +99,26 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, path string, li
 		res.refuse(http.StatusBadGateway, "UpstreamFailed", "metadata_service_trouble", "the metadata service of this node does not answer: try again", err.Error())
 		s.cfg.Log.V(1).Info("metadata service does not answer", "path", path, "reason", err.Error())
 	}
+}
+
+// noTurn refuses what the limiter does not let begin.
+func (res *result) noTurn(err error) {
+	var away interface{ RetryAfter() time.Duration }
+	if errors.As(err, &away) {
+		res.refuse(http.StatusTooManyRequests, "Throttled", "too_many_requests", "the metadata service of this node has too many requests: try again later", "")
+		res.problem.RetryAfter = away.RetryAfter()
+		return
+	}
+	res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many requests of this pod wait for the metadata service: try again later", "")
+	res.problem.RetryAfter = time.Second
+}
+
+// retryAfter is how long the service wants to be left alone, as far as it says.
+func retryAfter(h http.Header) time.Duration {
+	if seconds, err := strconv.Atoi(h.Get("Retry-After")); err == nil {
+		return time.Duration(min(seconds, 3600)) * time.Second
+	}
+	return 0
 }
 
 // answer is what the real service said.
@@ -116,6 +139,7 @@ func (u *upstream) get(ctx context.Context, path string, query url.Values, from 
 	if err != nil {
 		return nil, fmt.Errorf("ask the metadata service: %w", err)
 	}
+	req.Header.Set("User-Agent", observe.UserAgent("nmi")) // unless the client names itself
 	copyHeaders(req.Header, from, "Accept", "User-Agent", "X-Ms-Client-Request-Id", "Return-Client-Request-Id")
 	req.Header.Set(imds.MetadataHeader, "true")
 	resp, err := u.client.Do(req)

@@ -173,7 +173,10 @@ func (a *attempt) fetch(ctx context.Context, id *v1.AzureIdentity) bool {
 }
 
 func (a *attempt) request(id *v1.AzureIdentity) token.Request {
-	return token.Request{Identity: id, Resource: a.q.Resource, Caller: a.res.caller.Namespace + "/" + a.res.caller.Name}
+	return token.Request{
+		Identity: id, Resource: a.q.Resource, Revoked: a.q.Revoked,
+		Caller: a.res.caller.Namespace + "/" + a.res.caller.Name,
+	}
 }
 
 // objectIDs tells what tokens said about their identities' object ids; nil for
@@ -319,6 +322,8 @@ func observeOutcome(o token.Outcome) observe.CacheOutcome {
 		return observe.CacheShared
 	case token.Stale:
 		return observe.CacheStale
+	case token.Refused:
+		return observe.CacheRefused
 	default:
 		return observe.CacheHit
 	}

@@ -73,7 +73,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	tokenLimiter := limiter()
 	s.server.Attester, s.server.Authorizer = w.attest, w.authorize
 	s.server.Tokens = token.NewCache(ctx, token.CacheConfig{
-		Source: token.Kinds{v1.UserAssignedMSI: token.NewIMDS(w.imds.address, tokenLimiter, metrics, "test")},
+		Source: token.Kinds{v1.UserAssignedMSI: token.NewIMDS(token.IMDSConfig{Address: w.imds.address, Limiter: tokenLimiter, Meter: metrics, Operation: "test", UserAgent: "podid-test"})},
 		Render: func(t *token.Token, r token.Request) (token.Body, error) {
 			return imds.NewReply(t.Fields, r.Resource, r.Identity.Spec.ClientID, t.NotBefore, t.ExpiresOn, t.ExtendedOn)
 		},

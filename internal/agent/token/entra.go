@@ -101,13 +101,13 @@ func newExchange(c EntraConfig) *exchange {
 
 // Token mints a token. The error is a *Failure or ErrBusy.
 func (e *Entra) Token(ctx context.Context, r Request) (*Token, error) {
-	release, err := e.limiter.Acquire(ctx, r.Caller)
+	release, err := r.acquire(ctx, e.limiter)
 	if err != nil {
 		if ctx.Err() == nil {
 			return nil, ErrBusy
 		}
 		return nil, &Failure{
-			Status: http.StatusInternalServerError, Code: "entra_id_busy", Cause: err,
+			Status: http.StatusInternalServerError, Code: "entra_id_busy", Cause: err, queued: true,
 			Message: "too many token requests of this node wait for Entra ID: try again",
 		}
 	}

@@ -14,16 +14,18 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// Limiter lets calls to the metadata service begin, some at a time. Its error,
-// unless ctx has ended, means that the caller has too many waiting.
+// Limiter lets calls to a source begin, some at a time. Its error, unless ctx has
+// ended, means that the caller has too many waiting; one with the method
+// RetryAfter() time.Duration, that everybody has to stay away for so long.
 type Limiter interface {
 	Acquire(ctx context.Context, caller string) (release func(), err error)
+	// StayAway lets nothing begin for a while. Zero and less change nothing.
+	StayAway(d time.Duration)
 }
 
 // Meter takes the duration of a call to the source, or its error.
@@ -39,13 +41,21 @@ type Meter interface {
 // been reported, and the node learns of it a little later. When the service
 // says how long to stay away, everybody stays away that long.
 type IMDS struct {
-	base      string
-	client    *http.Client
-	limiter   Limiter
-	meter     Meter
-	operation string
+	base   string
+	client *http.Client
+	cfg    IMDSConfig
+}
 
-	awayUntil atomic.Int64 // unix nanoseconds
+// IMDSConfig is what an IMDS source needs.
+type IMDSConfig struct {
+	// Address is host:port of the service.
+	Address string
+	Limiter Limiter
+	Meter   Meter
+	// Operation is what its calls are called in the metrics.
+	Operation string
+	// UserAgent is how the agent names itself to the service.
+	UserAgent string
 }
 
 const (
@@ -68,11 +78,10 @@ const (
 	maxAway = 2 * time.Minute
 )
 
-// NewIMDS returns the source behind host:port. operation is what its calls are
-// called in the metrics.
-func NewIMDS(address string, limiter Limiter, meter Meter, operation string) *IMDS {
+// NewIMDS returns the source behind an address.
+func NewIMDS(cfg IMDSConfig) *IMDS {
 	return &IMDS{
-		base: "http://" + address, limiter: limiter, meter: meter, operation: operation,
+		base: "http://" + cfg.Address, cfg: cfg,
 		client: &http.Client{
 			Transport: &http.Transport{
 				Proxy:               nil, // never: the service answers to the machine itself
@@ -92,10 +101,7 @@ func (s *IMDS) Token(ctx context.Context, r Request) (*Token, error) {
 	var last *Failure
 	pause := firstPause
 	for attempt := range maxAttempts {
-		if f := s.away(); f != nil {
-			return nil, f
-		}
-		t, f, err := s.attempt(ctx, r, attempt == 0)
+		t, f, err := s.attempt(ctx, &r, attempt == 0)
 		if err != nil {
 			if last != nil {
 				return nil, last
@@ -123,16 +129,10 @@ type problem struct {
 
 // attempt is one call. The error is ErrBusy, or a *Failure when ctx ended while
 // waiting for a turn.
-func (s *IMDS) attempt(ctx context.Context, r Request, first bool) (*Token, *problem, error) {
-	release, err := s.limiter.Acquire(ctx, r.Caller)
+func (s *IMDS) attempt(ctx context.Context, r *Request, first bool) (*Token, *problem, error) {
+	release, err := r.acquire(ctx, s.cfg.Limiter)
 	if err != nil {
-		if ctx.Err() == nil {
-			return nil, nil, ErrBusy
-		}
-		return nil, nil, &Failure{
-			Status: http.StatusInternalServerError, Code: "metadata_service_busy", Cause: err,
-			Message: "too many token requests of this node wait for the metadata service: try again",
-		}
+		return nil, nil, noTurn(ctx, err)
 	}
 	defer release()
 	if first {
@@ -141,13 +141,36 @@ func (s *IMDS) attempt(ctx context.Context, r Request, first bool) (*Token, *pro
 		defer cancel()
 	}
 	began := time.Now()
-	t, p := s.call(ctx, r)
+	t, p := s.call(ctx, *r)
 	var outcome error
 	if p != nil {
 		outcome = &p.Failure
 	}
-	s.meter.SourceOperation(s.operation, time.Since(began), outcome)
+	s.cfg.Meter.SourceOperation(s.cfg.Operation, time.Since(began), outcome)
 	return t, p, nil
+}
+
+// noTurn is why a call could not begin.
+func noTurn(ctx context.Context, err error) error {
+	var away interface{ RetryAfter() time.Duration }
+	switch {
+	case ctx.Err() != nil:
+		return &Failure{
+			Status: http.StatusInternalServerError, Code: "metadata_service_busy", Cause: err, queued: true,
+			Message: "too many token requests of this node wait for the metadata service: try again",
+		}
+	case errors.As(err, &away):
+		return tooMany(away.RetryAfter())
+	default:
+		return ErrBusy
+	}
+}
+
+func tooMany(wait time.Duration) *Failure {
+	return &Failure{
+		Status: http.StatusTooManyRequests, Code: "too_many_requests", RetryAfter: wait,
+		Message: "the metadata service of this node has too many requests: try again later",
+	}
 }
 
 func (s *IMDS) call(ctx context.Context, r Request) (*Token, *problem) {
@@ -156,6 +179,7 @@ func (s *IMDS) call(ctx context.Context, r Request) (*Token, *problem) {
 		return nil, trouble("the metadata service cannot be asked", err)
 	}
 	req.Header.Set("Metadata", "true")
+	req.Header.Set("User-Agent", s.cfg.UserAgent)
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return nil, trouble("the metadata service of this node does not answer: try again", withoutURL(err))
@@ -184,6 +208,9 @@ func query(r Request) string {
 	} else {
 		q.Set("msi_res_id", r.Identity.Spec.ResourceID)
 	}
+	if r.Revoked != "" {
+		q.Set("token_sha256_to_refresh", r.Revoked) // or its own cache may give the same token again
+	}
 	return q.Encode()
 }
 
@@ -208,11 +235,8 @@ func (s *IMDS) refused(resp *http.Response, body []byte, r Request) *problem {
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
 		wait := retryAfter(resp.Header, time.Now())
-		s.stayAway(wait)
-		return &problem{passing: true, Failure: Failure{
-			Status: http.StatusTooManyRequests, Code: "too_many_requests",
-			Message: "the metadata service of this node has too many requests: try again later", RetryAfter: wait,
-		}}
+		s.cfg.Limiter.StayAway(wait)
+		return &problem{passing: true, Failure: *tooMany(wait)}
 	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusGone, resp.StatusCode >= 500:
 		return trouble("the metadata service of this node has trouble: try again", errors.New(said))
 	case resp.StatusCode == http.StatusBadRequest && strings.Contains(strings.ToLower(text), "identity not found"):
@@ -277,24 +301,6 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 		return min(max(date.Sub(now), 0), maxAway)
 	}
 	return 0
-}
-
-func (s *IMDS) stayAway(d time.Duration) {
-	if d > 0 {
-		s.awayUntil.Store(time.Now().Add(d).UnixNano())
-	}
-}
-
-// away is the failure while the service wants to be left alone.
-func (s *IMDS) away() *Failure {
-	left := time.Until(time.Unix(0, s.awayUntil.Load()))
-	if left <= 0 || left > maxAway { // more only when the node's clock was set back
-		return nil
-	}
-	return &Failure{
-		Status: http.StatusTooManyRequests, Code: "too_many_requests", RetryAfter: left,
-		Message: "the metadata service of this node has too many requests: try again later",
-	}
 }
 
 // rest waits, unless ctx ends before: then it returns false at once.

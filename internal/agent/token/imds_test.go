@@ -16,12 +16,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/fair"
 )
 
 // open is a limiter that never limits, unless it is told to.
 type open struct{ err error }
 
 func (o open) Acquire(context.Context, string) (func(), error) { return func() {}, o.err }
+
+func (o open) StayAway(time.Duration) {}
 
 type meter struct {
 	mu     sync.Mutex
@@ -75,7 +78,7 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func newScript(answers ...any) (*IMDS, *script, *meter) {
 	s, m := &script{answers: answers}, &meter{}
-	source := NewIMDS("169.254.169.254:80", open{}, m, "op")
+	source := NewIMDS(IMDSConfig{Address: "169.254.169.254:80", Limiter: open{}, Meter: m, Operation: "op", UserAgent: "podid-nmi/test"})
 	source.client = &http.Client{Transport: s}
 	return source, s, m
 }
@@ -178,6 +181,7 @@ func TestIMDSFaults(t *testing.T) {
 func TestIMDSStaysAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source, s, _ := newScript("429 60|{}", good(time.Now()))
+		source.cfg.Limiter = fair.New(fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 9, WaitingPerCaller: 9})
 		get := func() *Failure {
 			ctx, cancel := context.WithTimeout(t.Context(), 9*time.Second)
 			defer cancel()
@@ -202,7 +206,7 @@ func TestIMDSStaysAway(t *testing.T) {
 
 func TestIMDSBusy(t *testing.T) {
 	source, s, _ := newScript(good(time.Now()))
-	source.limiter = open{errors.New("full")}
+	source.cfg.Limiter = open{errors.New("full")}
 	if _, err := source.Token(t.Context(), ask("a", "x")); !errors.Is(err, ErrBusy) || len(s.seen) != 0 {
 		t.Errorf("got %v after %d calls", err, len(s.seen))
 	}

@@ -6,6 +6,8 @@ package token
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,6 +33,12 @@ type Request struct {
 	Resource string
 	// Caller names the pod on whose account the source is asked, for fairness.
 	Caller string
+	// Revoked is the SHA-256, in hexadecimal, of a token that the client says is
+	// revoked: if it is the one held, a newer one is wanted. "" otherwise.
+	Revoked string
+	// Wanted, of a request in the Background, gets the name of the first caller
+	// who waits for it after all; from then on it is that caller's. Nil otherwise.
+	Wanted <-chan string
 }
 
 // Token is a token with all its source said. It prints as a mask.
@@ -51,6 +59,9 @@ type Token struct {
 	Auxiliary []*Token
 	// Body is the reply, ready to send.
 	Body Body
+
+	since time.Time         // when the source first gave it, zero: Obtained
+	sum   [sha256.Size]byte // of the access token
 }
 
 // shorten lets the token end no later than another that it goes out with.
@@ -74,25 +85,58 @@ func (t *Token) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[token]")) 
 // valid tells that the token can still be used.
 func (t *Token) valid(now time.Time) bool { return t != nil && now.Before(t.ExpiresOn) }
 
-// enough is the least a token should have left when it is handed out. Clients
-// take one with less than five minutes for expired and come back at once, so it
-// is five minutes, or a quarter of what the source gave when that is little
-// (the metadata service has a cache of its own and hands out old tokens, too).
-func (t *Token) enough() time.Duration {
-	return min(5*time.Minute, t.ExpiresOn.Sub(t.Obtained)/4)
+// hash notes the access token's SHA-256, before Fields goes.
+func (t *Token) hash() {
+	var access string
+	if json.Unmarshal(t.Fields["access_token"], &access) == nil && access != "" {
+		t.sum = sha256.Sum256([]byte(access))
+	}
 }
 
+// is tells whether the token is the one with that SHA-256, in hexadecimal.
+func (t *Token) is(sum string) bool {
+	return t.sum != [sha256.Size]byte{} && strings.EqualFold(sum, hex.EncodeToString(t.sum[:]))
+}
+
+// life is how long the token lasts in all, as far as is known: the source may
+// have a cache of its own and hand it out late, and more than once.
+func (t *Token) life() time.Duration {
+	began := t.Obtained
+	for _, earlier := range []time.Time{t.NotBefore, t.since} {
+		if !earlier.IsZero() && earlier.Before(began) {
+			began = earlier
+		}
+	}
+	return t.ExpiresOn.Sub(began)
+}
+
+// enough is the least a token should have left when it is handed out. Clients
+// take one with less than five minutes for expired and come back at once, so it
+// is five minutes, or a quarter of its life when that is little.
+func (t *Token) enough() time.Duration { return min(plenty, t.life()/4) }
+
+// plenty is enough for any client.
+const plenty = 5 * time.Minute
+
 // fresh tells that the token can be handed out without a second thought.
-func (t *Token) fresh(now time.Time) bool { return t != nil && t.ExpiresOn.Sub(now) > t.enough() }
+func (t *Token) fresh(now time.Time) bool {
+	if t == nil {
+		return false
+	}
+	left := t.ExpiresOn.Sub(now)
+	return left > plenty || left > t.enough()
+}
 
 // refreshIn is how long to wait before asking for the next one: 80 % of what is
 // left, and in time before it stops being fresh. spread, from 0 to 1, makes it
-// up to a tenth sooner, so that nodes and tokens do not move in step.
+// up to a tenth sooner, so that nodes and tokens do not move in step. When it is
+// late for that, since the source gives no newer one, it is a third of what is
+// left and at most a minute: the source may have a newer one any time.
 func (t *Token) refreshIn(now time.Time, spread float64) time.Duration {
 	left := t.ExpiresOn.Sub(now)
 	in := min(left/10*8, left-t.enough()*5/4) // in this order: 40 years * 8 is more than a Duration holds
 	in -= time.Duration(float64(in) * spread / 10)
-	return max(in, time.Second)
+	return max(in, min(left/3, time.Minute), time.Second)
 }
 
 // Failure is why there is no token, in the words of the answer to the pod.
@@ -105,6 +149,8 @@ type Failure struct {
 	RetryAfter time.Duration
 	// Cause is what went wrong below, for the log; may be nil.
 	Cause error
+
+	queued bool // it came no further than a queue, and says nothing of the source
 }
 
 // Error is the message, and the cause.

@@ -1,0 +1,212 @@
+// A call to the source under way, and what becomes of what it brings.
+
+package token
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// flight is one call to the source. token and err are set before done closes.
+// wanted is guarded by the cache's mu.
+type flight struct {
+	began time.Time
+	// refresh tells that it was started ahead of time, for a token in use.
+	refresh bool
+	// wanted tells that a request waits or waited for it.
+	wanted bool
+	// wanting takes the first who does, of a flight that nobody wanted at first;
+	// nil of the others.
+	wanting chan string
+	done    chan struct{}
+	token   *Token
+	err     error
+}
+
+// want notes that a caller waits for the flight.
+func (f *flight) want(caller string) {
+	if !f.wanted && f.wanting != nil {
+		f.wanting <- caller // has room for the one
+	}
+	f.wanted = true
+}
+
+// launch starts a flight for a key that has none. The lock is held.
+func (c *Cache) launch(k key, r Request) *flight {
+	f := &flight{began: time.Now(), done: make(chan struct{})}
+	if r.Caller == Background {
+		f.wanting = make(chan string, 1)
+		r.Wanted = f.wanting
+	}
+	c.flights[k] = f
+	go c.fly(k, f, r)
+	return f
+}
+
+func (c *Cache) fly(k key, f *flight, r Request) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.FlightTime)
+	defer cancel()
+	t, err := c.cfg.Source.Token(ctx, r)
+	if err == nil {
+		t.hash()
+		t.Body, err = c.cfg.Render(t, r)
+		t.Fields = nil
+	}
+	if err == nil {
+		f.token = t
+	}
+	f.err = err
+	c.land(k, f, r)
+	close(f.done)
+}
+
+// land keeps what a flight brought.
+func (c *Cache) land(k key, f *flight, r Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.flights, k)
+	now := time.Now()
+	e := c.entries[k]
+	if f.err != nil {
+		c.landEmpty(k, e, f, now)
+		return
+	}
+	c.failures.success(k, now)
+	if e == nil {
+		e = c.add(k, now)
+		r.Revoked, r.Wanted = "", nil
+		e.request = r
+	} else if old := e.token.Load(); !f.token.ExpiresOn.After(old.ExpiresOn) {
+		// The source has a cache of its own and gave the same token again.
+		f.token.since = old.since
+	}
+	e.token.Store(f.token)
+	e.failures = 0
+	if f.wanted {
+		e.used.Store(now.UnixNano())
+		c.habits.note(k.uid, k.resource, now)
+	}
+	if f.token.ObjectID != "" {
+		c.objects[k.identity()] = f.token.ObjectID
+	}
+	c.schedule(k, e, f.token.refreshIn(now, rand.Float64()), now) //nolint:gosec // spreads load, guards nothing
+}
+
+// landEmpty keeps a valid token for as long as it lasts, and else remembers the
+// failure.
+func (c *Cache) landEmpty(k key, e *entry, f *flight, now time.Time) {
+	if e != nil {
+		if t := e.token.Load(); t.valid(now) {
+			e.failures++
+			c.schedule(k, e, t.retryIn(now, e.failures, f.err), now)
+			return
+		}
+		c.remove(k, e)
+	}
+	c.failures.note(k, f.err, now)
+}
+
+// maxRetry is the longest pause between two refreshes that fail.
+const maxRetry = 2 * time.Minute
+
+// retryIn is how long to leave a source alone that failed to refresh the token
+// so many times: 2 s, 4 s … 2 min, more often towards the token's end, and as
+// long as the source itself wished.
+func (t *Token) retryIn(now time.Time, failures int, err error) time.Duration {
+	in := min(time.Second<<min(failures, 7), maxRetry)
+	in = min(in, max(t.ExpiresOn.Sub(now)/2, time.Second))
+	if f := failureOf(err); f != nil {
+		in = max(in, min(f.RetryAfter, maxRetry))
+	}
+	return in
+}
+
+// retryGrace lets the refresh that is due begin before a request would start it,
+// which then would wait for it.
+const retryGrace = time.Second
+
+func (c *Cache) schedule(k key, e *entry, in time.Duration, now time.Time) {
+	if e.timer != nil {
+		e.timer.Stop()
+	}
+	e.retryAt = now.Add(in + retryGrace)
+	e.timer = time.AfterFunc(in, func() { c.due(k, e) })
+}
+
+// due refreshes an entry that is in use, and otherwise keeps it until its token
+// expires.
+func (c *Cache) due(k key, e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.entries[k] != e || c.flights[k] != nil || c.ctx.Err() != nil {
+		return
+	}
+	now, t := time.Now(), e.token.Load()
+	switch {
+	case !t.valid(now):
+		c.remove(k, e)
+	case e.used.Load() < t.Obtained.UnixNano():
+		// Whoever comes after all may ask for a newer one when this is old.
+		c.schedule(k, e, t.ExpiresOn.Sub(now), now)
+		e.retryAt = time.Time{}
+	case len(c.flights) >= c.cfg.Max:
+		c.schedule(k, e, time.Second, now)
+	default:
+		c.habits.note(k.uid, k.resource, now)
+		r := e.request
+		r.Caller = "refresh of " + name(r.Identity) // nobody's in particular
+		c.launch(k, r).refresh = true
+	}
+}
+
+// add makes the entry of k, and room for it. Its token must be set under the
+// same lock.
+func (c *Cache) add(k key, now time.Time) *entry {
+	if c.perID[k.identity()] >= c.cfg.MaxPerIdentity {
+		c.evict(now, func(other key) bool { return other.identity() == k.identity() })
+	}
+	if len(c.entries) >= c.cfg.Max {
+		c.evict(now, func(key) bool { return true })
+	}
+	e := &entry{}
+	c.entries[k] = e
+	c.perID[k.identity()]++
+	c.count()
+	return e
+}
+
+// evict removes the entry that was not used for longest, of those that qualify.
+// The scan is over a few thousand entries at most, and happens only when a token
+// comes for which a full cache has no place.
+func (c *Cache) evict(now time.Time, qualifies func(key) bool) {
+	var victim key
+	oldest := now.UnixNano() + 1
+	for k, e := range c.entries {
+		if used := e.used.Load(); used < oldest && qualifies(k) {
+			victim, oldest = k, used
+		}
+	}
+	if e := c.entries[victim]; e != nil {
+		c.remove(victim, e)
+	}
+}
+
+func (c *Cache) remove(k key, e *entry) {
+	if e.timer != nil {
+		e.timer.Stop()
+	}
+	delete(c.entries, k)
+	id := k.identity()
+	if c.perID[id]--; c.perID[id] <= 0 {
+		delete(c.perID, id)
+		delete(c.objects, id)
+	}
+	c.count()
+}
+
+func (c *Cache) count() {
+	if c.cfg.Entries != nil {
+		c.cfg.Entries(len(c.entries))
+	}
+}
