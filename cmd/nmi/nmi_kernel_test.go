@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -132,13 +131,13 @@ type process struct {
 	n      *node
 	cmd    *exec.Cmd
 	exited chan error
-	log    *bytes.Buffer
+	log    *journal
 }
 
 // start runs nmi in the node's namespace.
 func (n *node) start(args ...string) *process {
 	n.t.Helper()
-	p := &process{n: n, exited: make(chan error, 1), log: &bytes.Buffer{}}
+	p := &process{n: n, exited: make(chan error, 1), log: newJournal()}
 	p.cmd = exec.CommandContext(n.t.Context(), os.Args[0], append([]string{"--node=node-1", "--kubeconfig=" + n.kubeconfig}, args...)...)
 	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1"}
 	p.cmd.Stderr = p.log
@@ -290,11 +289,7 @@ func TestNode(t *testing.T) {
 // not ready, and saying why.
 func TestNodeWithoutCluster(t *testing.T) {
 	n := newNode(t)
-	text := strings.NewReplacer("127.0.0.1:", "127.0.0.2:").Replace(mustRead(t, n.kubeconfig))
-	if err := os.WriteFile(n.kubeconfig, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := n.start("--http-probe-port=8080")
+	p := n.start("--http-probe-port=8080", "--kubeconfig="+n.deadEnd())
 	n.probe("/healthz", 200, "Active")
 	n.probe("/readyz", 503, "cluster: reach the API server")
 	n.want(n.web, tokenURL, 500, "does not know the cluster")
@@ -303,6 +298,17 @@ func TestNodeWithoutCluster(t *testing.T) {
 		t.Errorf("something was passed on: %v", n.asked)
 	}
 	p.stop(syscall.SIGTERM)
+}
+
+// deadEnd is a kubeconfig of an API server that is not there.
+func (n *node) deadEnd() string {
+	n.t.Helper()
+	text := strings.NewReplacer("127.0.0.1:", "127.0.0.2:").Replace(mustRead(n.t, n.kubeconfig))
+	path := filepath.Join(n.t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+	return path
 }
 
 func mustRead(t *testing.T, path string) string {

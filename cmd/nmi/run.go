@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -79,6 +78,7 @@ type agent struct {
 	server   *server.Server
 	tables   *tables
 	taint    *taint.Remover // nil when it is left alone
+	life     *life
 
 	redirected atomic.Pointer[error] // nil until the first check
 }
@@ -95,10 +95,13 @@ func run(ctx context.Context, o *options, log logr.Logger) error {
 	// Fetches under way outlive the signal by as long as requests do.
 	flights, land := context.WithCancel(context.WithoutCancel(ctx))
 	defer land()
-	a, err := build(ctx, flights, o, config, log)
+	stop, sendAway := context.WithCancel(context.WithoutCancel(ctx))
+	defer sendAway()
+	a, err := build(stop, flights, o, config, log)
 	if err != nil {
 		return err
 	}
+	a.life.sendAway = sendAway
 	return a.run(ctx)
 }
 
@@ -122,7 +125,7 @@ func (t *tables) RemovePod(key types.NamespacedName) {
 }
 
 func build(stop, flights context.Context, o *options, config *rest.Config, log logr.Logger) (*agent, error) {
-	a := &agent{o: o, log: log, registry: prometheus.NewRegistry(), health: &observe.Health{}}
+	a := &agent{o: o, log: log, registry: prometheus.NewRegistry(), health: &observe.Health{}, life: newLife(log)}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.metrics = observe.NewMetrics(a.registry)
 	program.CountErrors(config, a.metrics.KubernetesError)
@@ -132,6 +135,7 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	if err != nil {
 		return nil, err
 	}
+	rc.Handover = a.life.line.Word()
 	if a.redirect, err = redirect.New(rc); err != nil {
 		return nil, err
 	}
@@ -185,45 +189,80 @@ func (a *agent) newServer(stop, flights context.Context, objects *cluster.Object
 	})
 }
 
-// run serves until ctx ends or something breaks that cannot be mended.
+// run serves until ctx ends or something breaks that cannot be mended, and leaves
+// so that no request fails.
 func (a *agent) run(ctx context.Context) error {
 	diverted, err := a.redirect.Listen(ctx)
 	if err != nil {
 		return err
 	}
-	servers, err := a.o.Listen(ctx, a.health, a.registry)
-	if err != nil {
+	if err := a.life.line.Open(); err != nil {
 		return errors.Join(err, diverted.Close())
 	}
-	a.log.Info("serving pods", "address", diverted.Addr().String())
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { a.cluster.Run(ctx); return nil })
-	if a.taint != nil {
-		group.Go(func() error { a.removeTaint(ctx); return nil })
+	servers, err := a.openPorts(ctx)
+	if err != nil {
+		return errors.Join(ignoreEnd(ctx, err), diverted.Close())
 	}
+	a.log.Info("serving pods", "address", diverted.Addr().String())
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	group, work := errgroup.WithContext(work)
 	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			a.life.leave(work)
+			end()
+		case <-work.Done():
+			a.life.sendAway()
+		}
+		return nil
+	})
+	a.work(work, group, counted{diverted, &a.life.crowd})
+	servers.Serve(work, group)
+	return group.Wait()
+}
+
+// work starts everything that runs until ctx ends.
+func (a *agent) work(ctx context.Context, group *errgroup.Group, diverted net.Listener) {
+	for _, f := range []func(context.Context){a.cluster.Run, a.life.follow, a.removeTaint} {
+		group.Go(func() error { f(ctx); return nil })
+	}
+	group.Go(func() error { a.life.line.Run(ctx, a.takeBack); return nil })
+	group.Go(func() error {
+		if err := a.awaitTurn(ctx); err != nil {
+			return ignoreEnd(ctx, err)
+		}
 		a.redirect.Run(ctx, time.Duration(a.o.redirect.interval)*time.Second, a.noteRedirect)
 		return nil
 	})
 	group.Go(func() error {
-		return server.Serve(ctx, diverted, a.server.ServePod, server.Connections{Most: 4096, MostPerAddress: 256}, a.log)
+		return server.Serve(ctx, diverted, a.life.answers(a.server.ServePod), server.Connections{Most: 4096, MostPerAddress: 256}, a.log)
 	})
 	group.Go(func() error { return a.serveHost(ctx) })
-	servers.Serve(ctx, group)
-	return group.Wait()
+}
+
+// ignoreEnd is an error unless ctx has ended, which is what was wanted.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // serveHost serves the host's listener. Its port may be taken by an older agent
 // that is about to leave, so it is tried again, for as long as it takes: pods do
 // not need it.
 func (a *agent) serveHost(ctx context.Context) error {
-	address := net.JoinHostPort(a.o.ports.listenAddress, strconv.Itoa(a.o.ports.nmi))
-	said := false
+	select {
+	case <-a.life.turn:
+	case <-ctx.Done():
+	}
+	address, said := a.o.ports.hostAddress(), false
 	for ctx.Err() == nil {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		l, err := a.life.line.Listen(ctx, "tcp", address)
 		if err == nil {
 			a.log.Info("serving the host", "address", l.Addr().String())
-			return server.Serve(ctx, l, a.server.ServeHost, server.Connections{Most: 256, MostPerAddress: 256}, a.log)
+			return server.Serve(ctx, counted{l, &a.life.crowd}, a.life.answers(a.server.ServeHost), server.Connections{Most: 256, MostPerAddress: 256}, a.log)
 		}
 		if !said && ctx.Err() == nil {
 			a.log.Error(err, "cannot listen for processes of the host, trying again", "address", address)
@@ -240,6 +279,9 @@ func (a *agent) serveHost(ctx context.Context) error {
 // removeTaint begins when the cluster is known; from then on the redirect is all
 // that readiness depends on, and noteRedirect tells of it.
 func (a *agent) removeTaint(ctx context.Context) {
+	if a.taint == nil {
+		return
+	}
 	select {
 	case <-a.cluster.Synced():
 		a.taint.Run(ctx)
@@ -252,6 +294,9 @@ func (a *agent) noteRedirect(err error) {
 	before := a.redirected.Swap(&err)
 	a.health.SetActive(err == nil)
 	a.metrics.RedirectState(err == nil)
+	if err == nil {
+		a.life.serves()
+	}
 	if err == nil && a.taint != nil {
 		a.taint.Look()
 	}
@@ -267,6 +312,9 @@ func (a *agent) noteRedirect(err error) {
 
 func (a *agent) checkRedirect() error {
 	last := a.redirected.Load()
+	if last == nil && a.life.older != nil {
+		return errors.New("an older agent has it, until this one can serve pods")
+	}
 	if last == nil {
 		return errors.New("not in place yet")
 	}

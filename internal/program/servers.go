@@ -34,8 +34,27 @@ type endpoint struct {
 // Servers are open ports.
 type Servers []endpoint
 
+// Opener opens ports; a net.ListenConfig does.
+type Opener interface {
+	Listen(ctx context.Context, network, address string) (net.Listener, error)
+}
+
+// Addresses are those that Listen opens.
+func (o *Options) Addresses() []string {
+	all := []string{":" + o.ProbePort, ":" + o.MetricsPort}
+	if o.Profile {
+		all = append(all, profileAddress)
+	}
+	return all
+}
+
 // Listen opens all ports, or none, and tells the log their addresses.
 func (o *Options) Listen(ctx context.Context, health *observe.Health, metrics prometheus.Gatherer) (Servers, error) {
+	return o.ListenWith(ctx, &net.ListenConfig{}, health, metrics)
+}
+
+// ListenWith is Listen for a program whose ports are opened in a way of its own.
+func (o *Options) ListenWith(ctx context.Context, opener Opener, health *observe.Health, metrics prometheus.Gatherer) (Servers, error) {
 	// Whoever scrapes costs memory; four at a time are more than there are.
 	scrapes := http.NewServeMux()
 	scrapes.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
@@ -48,7 +67,7 @@ func (o *Options) Listen(ctx context.Context, health *observe.Health, metrics pr
 	}
 	for i := range wanted {
 		s := &wanted[i]
-		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.address)
+		listener, err := opener.Listen(ctx, "tcp", s.address)
 		if err != nil {
 			for _, open := range wanted[:i] {
 				_ = open.listener.Close() // nothing was served on it yet

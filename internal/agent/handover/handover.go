@@ -11,13 +11,12 @@
 //	                                   <──         {proof, listeners} and the sockets
 //	{state: serving}                   ──>         stops accepting on the others; leaves when told to
 //	{state: leaving}                   ──>         takes everything back
-//	                                   <──         {state: serving}
+//	                                   <──         {state: serving}, or leaving when it is about to end itself
 //
 // The end of the connection is the end of the process at the other end. docs/redirect.md tells the story.
 package handover
 
 import (
-	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -56,8 +55,6 @@ const (
 type Line struct {
 	word string
 	log  logr.Logger
-	// takeBack puts this agent's rules in place again, after a newer one had them.
-	takeBack func(context.Context) error
 
 	mu        sync.Mutex
 	listeners map[string]*listener // by the address asked for
@@ -65,13 +62,13 @@ type Line struct {
 	state     State
 	changed   chan struct{} // closed when state changes
 	server    *net.UnixListener
-	older     *Older
+	leaving   bool
 }
 
-// New makes a line with a word of its own. takeBack is called when a newer agent that had the rules goes.
-func New(takeBack func(context.Context) error, log logr.Logger) *Line {
+// New makes a line with a word of its own.
+func New(log logr.Logger) *Line {
 	return &Line{
-		word: rand.Text(), log: log.WithName("handover"), takeBack: takeBack,
+		word: rand.Text(), log: log.WithName("handover"),
 		listeners: map[string]*listener{}, inherited: map[string]net.Listener{}, changed: make(chan struct{}),
 	}
 }
@@ -84,6 +81,13 @@ func (l *Line) State() (State, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.state, l.changed
+}
+
+// Leave tells that this agent is about to end: it takes nothing back any more from a newer one that leaves.
+func (l *Line) Leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leaving = true
 }
 
 func (l *Line) setState(s State) {

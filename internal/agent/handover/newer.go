@@ -26,8 +26,8 @@ func (l *Line) Open() error {
 }
 
 // Run answers newer agents, one after the other, until ctx ends. A newer agent that comes while another is there waits
-// for its end. Call it after Open.
-func (l *Line) Run(ctx context.Context) {
+// for its end. takeBack puts this agent's rules in place again, after a newer one had them. Call it after Open.
+func (l *Line) Run(ctx context.Context, takeBack func(context.Context) error) {
 	l.mu.Lock()
 	server := l.server
 	l.mu.Unlock()
@@ -42,14 +42,14 @@ func (l *Line) Run(ctx context.Context) {
 			return
 		}
 		hangUp := context.AfterFunc(ctx, func() { _ = conn.Close() })
-		l.serve(ctx, conn)
+		l.serve(ctx, conn, takeBack)
 		hangUp()
 		_ = conn.Close() // read to its end, or not worth it
 	}
 }
 
 // serve is one newer agent's time.
-func (l *Line) serve(ctx context.Context, conn *net.UnixConn) {
+func (l *Line) serve(ctx context.Context, conn *net.UnixConn, takeBack func(context.Context) error) {
 	given, err := l.give(conn)
 	if err != nil {
 		l.log.V(1).Info("somebody called who is no newer agent", "reason", err.Error())
@@ -57,7 +57,7 @@ func (l *Line) serve(ctx context.Context, conn *net.UnixConn) {
 	}
 	l.log.Info("a newer agent is starting", "listeners", len(given.listeners))
 	l.setState(Starting)
-	err = l.follow(ctx, conn, given)
+	err = l.follow(ctx, conn, given, takeBack)
 	if ctx.Err() != nil {
 		return // this agent ends, and the newer one goes on
 	}
@@ -65,7 +65,7 @@ func (l *Line) serve(ctx context.Context, conn *net.UnixConn) {
 	l.setState(Alone)
 	if !errors.Is(err, errLeft) {
 		l.log.Info("the newer agent is gone, this one goes on")
-		if err := l.takeBack(ctx); err != nil {
+		if err := takeBack(ctx); err != nil {
 			l.log.Error(err, "cannot take the redirect back at once, trying again")
 		}
 	}
@@ -135,7 +135,7 @@ func withSockets(open []*listener, fds []int, f func([]int) error) error {
 var errLeft = errors.New("the newer agent left")
 
 // follow hears what becomes of a newer agent, until its end.
-func (l *Line) follow(ctx context.Context, conn *net.UnixConn, given gift) error {
+func (l *Line) follow(ctx context.Context, conn *net.UnixConn, given gift, takeBack func(context.Context) error) error {
 	left := false
 	for {
 		m, sockets, err := receive(conn)
@@ -154,9 +154,14 @@ func (l *Line) follow(ctx context.Context, conn *net.UnixConn, given gift) error
 			l.setState(Serving)
 			l.log.Info("the newer agent serves pods")
 		case saysLeaving:
-			if err := l.takeBack(ctx); err != nil {
-				l.log.Error(err, "cannot take the redirect back, trying again")
-				continue // it will leave without waiting for us, and we try again
+			if !l.mayTakeBack() {
+				_ = send(conn, message{State: saysLeaving}) // it would see our end as well
+				continue
+			}
+			if err := takeBack(ctx); err != nil {
+				l.log.Error(err, "cannot take the redirect back from an agent that leaves")
+				_ = send(conn, message{State: saysLeaving}) // as above
+				continue
 			}
 			given.wake()
 			l.setState(Alone)
@@ -167,4 +172,10 @@ func (l *Line) follow(ctx context.Context, conn *net.UnixConn, given gift) error
 			}
 		}
 	}
+}
+
+func (l *Line) mayTakeBack() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.leaving
 }

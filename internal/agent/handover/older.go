@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"sync"
 	"time"
 )
 
@@ -17,7 +16,7 @@ import (
 type Older struct {
 	conn *net.UnixConn
 	gone chan struct{}
-	back chan struct{} // closed when it has taken everything back
+	back chan bool // whether it has taken everything back; at most one
 }
 
 // Join calls the agent with that word, and takes over the listeners it has of those wanted: Listen returns them. An
@@ -35,11 +34,8 @@ func (l *Line) Join(ctx context.Context, word string, now, later []string) (*Old
 	if err := l.inherit(conn, word, now, later); err != nil {
 		return nil, errors.Join(fmt.Errorf("take over from the older agent: %w", err), conn.Close())
 	}
-	o := &Older{conn: conn, gone: make(chan struct{}), back: make(chan struct{})}
+	o := &Older{conn: conn, gone: make(chan struct{}), back: make(chan bool, 1)}
 	go o.hear()
-	l.mu.Lock()
-	l.older = o
-	l.mu.Unlock()
 	return o, nil
 }
 
@@ -78,15 +74,15 @@ func (l *Line) inherit(conn *net.UnixConn, word string, now, later []string) err
 // hear waits for what the older agent says, until it ends.
 func (o *Older) hear() {
 	defer close(o.gone)
-	back := sync.OnceFunc(func() { close(o.back) })
 	for {
 		m, sockets, err := receive(o.conn)
 		closeAll(sockets)
 		if err != nil {
 			return
 		}
-		if m.State == saysServing {
-			back()
+		select {
+		case o.back <- m.State == saysServing:
+		default: // nobody asked
 		}
 	}
 }
@@ -105,8 +101,8 @@ func (o *Older) Leave(ctx context.Context) bool {
 		return false // it is gone
 	}
 	select {
-	case <-o.back:
-		return true
+	case back := <-o.back:
+		return back
 	case <-o.gone:
 	case <-bounded.Done():
 	}

@@ -1,0 +1,155 @@
+// Generations of the agent that follow each other while a pod asks 500 times a second.
+
+package main
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// journal is what a process says, which can be waited for.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	more chan struct{} // closed when there is more
+}
+
+func newJournal() *journal { return &journal{more: make(chan struct{})} }
+
+// Write is io.Writer.
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	close(j.more)
+	j.more = make(chan struct{})
+	return j.text.Write(p)
+}
+
+// String is all that was said so far.
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+// says waits until the process has said something.
+func (p *process) says(what string) {
+	p.n.t.Helper()
+	deadline := time.After(atMost)
+	for {
+		p.log.mu.Lock()
+		said, more := strings.Contains(p.log.text.String(), what), p.log.more
+		p.log.mu.Unlock()
+		if said {
+			return
+		}
+		select {
+		case <-more:
+		case <-deadline:
+			p.n.t.Fatalf("nmi does not say %q:\n%s", what, p.log)
+		}
+	}
+}
+
+const (
+	saysPlaced   = "redirect put in place"
+	saysTakes    = "taking over from an older agent"
+	saysServes   = "the newer agent serves pods"
+	saysGoneBack = "this one goes on"
+)
+
+// underLoad is a node with a pod that asks all the time, and the agent that answers it.
+func underLoad(t *testing.T) (*node, *load, *process) {
+	n := newNode(t)
+	n.pod("web", "10.244.0.2", "Running")
+	n.grant("web")
+	p := n.start()
+	n.probe("/readyz", 200, "ok")
+	return n, n.startLoad(n.web), p
+}
+
+// TestRolls replaces the agent again and again.
+func TestRolls(t *testing.T) {
+	n, l, older := underLoad(t)
+	for range 4 { // as the DaemonSet does: the old one ends when the new one is ready
+		newer := n.start()
+		newer.says(saysPlaced)
+		n.probe("/readyz", 200, "ok")
+		older.stop(syscall.SIGTERM)
+		older = newer
+	}
+	for range 2 { // told to end at the moment the next one is started
+		newer := n.start()
+		older.stop(syscall.SIGTERM)
+		older = newer
+	}
+	newer := n.start("--http-probe-port=18080", "--prometheus-port=19090")
+	newer.says(saysPlaced)
+	older.stop(syscall.SIGTERM)
+	l.check(t)
+	n.want(n.web, tokenURL, 200, "access_token")
+}
+
+// TestRollBack ends the newer of two agents: the older one goes on.
+func TestRollBack(t *testing.T) {
+	n, l, older := underLoad(t)
+	t.Run("before it serves", func(*testing.T) {
+		newer := n.start("--kubeconfig=" + n.deadEnd())
+		newer.says(saysTakes)
+		n.probe("/readyz", 503, "an older agent has it")
+		newer.stop(syscall.SIGKILL)
+		older.says(saysGoneBack)
+		n.probe("/readyz", 200, "ok")
+	})
+	t.Run("while it serves", func(*testing.T) {
+		newer := n.start()
+		newer.says(saysPlaced)
+		older.says(saysServes)
+		newer.stop(syscall.SIGTERM)
+		n.probe("/readyz", 200, "ok")
+	})
+	newer := n.start()
+	newer.says(saysPlaced)
+	older.stop(syscall.SIGTERM)
+	l.check(t)
+}
+
+// TestHostRolls asks as processes of the host do, while the agent is replaced.
+func TestHostRolls(t *testing.T) {
+	n := newNode(t)
+	n.pod("web", "10.244.0.2", "Running")
+	n.grant("web")
+	older := n.start()
+	n.probe("/readyz", 200, "ok")
+	stop, asked := make(chan struct{}), make(chan int)
+	go func() {
+		count := 0
+		defer func() { asked <- count }()
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-stop:
+				return
+			}
+			if status, body, err := n.get(n.node, "127.0.0.1:2579", "/healthz"); err != nil || status != 200 {
+				t.Errorf("the host is not answered: %d %s %v", status, body, err)
+				return
+			}
+			count++
+		}
+	}()
+	for range 3 {
+		newer := n.start()
+		newer.says(saysPlaced)
+		older.stop(syscall.SIGTERM)
+		older = newer
+	}
+	close(stop)
+	t.Logf("%d answers", <-asked)
+}
