@@ -351,3 +351,6 @@ func (w *world) except(pod string) {
 		Spec:       v1.AzurePodIdentityExceptionSpec{PodLabels: map[string]string{"app": pod}},
 	})
 }
+
+// noLabel is a pod that asks for no identity.
+func noLabel(p *corev1.Pod) { p.Labels = nil }
