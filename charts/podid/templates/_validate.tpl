@@ -3,6 +3,9 @@
 {{- if contains "mcr.microsoft.com/oss/azure/aad-pod-identity" (toString .Values.image.repository) -}}
 {{- fail "image.repository names the images of aad-pod-identity, which this chart cannot run. Take image.repository, mic.tag and nmi.tag out of your values; with `helm upgrade`, pass your own values with -f instead of --reuse-values" -}}
 {{- end -}}
+{{- if and (include "podid.true" (.Values.federation).enabled) (eq (include "podid.federation.namespace" .) .Release.Namespace) -}}
+{{- fail "federation.namespace is the namespace of the release: brokers need one of their own, since no pod may run there" -}}
+{{- end -}}
 {{- with .Values.adminsecret -}}
 {{- if not (or .existingSecret (include "podid.true" .useMSI) (eq (toString .clientID | lower) "msi")) -}}
 {{- $missing := list -}}

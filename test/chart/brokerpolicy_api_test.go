@@ -1,0 +1,181 @@
+package chart
+
+// Who gets tokens of brokers, and which: with real tokens of real service accounts, against the chart's role and policies.
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+const brokers = "podid-brokers"
+
+// wish is a TokenRequest for the broker shop.web, of NMI on node red unless said otherwise.
+type wish struct {
+	audiences []string
+	seconds   int64
+	bound     *authenticationv1.BoundObjectReference
+	broker    string
+}
+
+func (w wish) ask(t *testing.T, api client.Client) (string, error) {
+	t.Helper()
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: w.audiences, BoundObjectRef: w.bound}}
+	if w.seconds != 0 {
+		request.Spec.ExpirationSeconds = &w.seconds
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: w.broker}}
+	err := api.SubResource("token").Create(t.Context(), account, request)
+	return request.Status.Token, err
+}
+
+// brokerPolicy needs the chart installed as "podid".
+func brokerPolicy(t *testing.T, api cluster) {
+	for _, o := range []client.Object{
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "shop.web"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "red"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "blue"}},
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "other"}},
+	} {
+		if err := api.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nmi := api.agentOn(t, "red")
+	node := func(name string) *authenticationv1.BoundObjectReference {
+		return &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: name}
+	}
+	entra := []string{"api://AzureADTokenExchange"}
+	good := wish{entra, 600, node("red"), "shop.web"}
+	for name, test := range map[string]struct {
+		who     client.Client
+		wish    wish
+		refused string // part of the message; "" when it is allowed
+	}{
+		"as NMI asks":             {nmi, good, ""},
+		"not bound":               {nmi, wish{entra, 600, nil, "shop.web"}, ""},
+		"of another cloud":        {nmi, wish{[]string{"api://AzureADTokenExchangeChina"}, 600, nil, "shop.web"}, ""},
+		"for the API server":      {nmi, wish{nil, 600, node("red"), "shop.web"}, "for Entra ID alone"},
+		"for somebody else":       {nmi, wish{[]string{"sts.amazonaws.com"}, 600, node("red"), "shop.web"}, "for Entra ID alone"},
+		"for two":                 {nmi, wish{append([]string{"vault"}, entra...), 600, node("red"), "shop.web"}, "for Entra ID alone"},
+		"for long":                {nmi, wish{entra, 3600, node("red"), "shop.web"}, "valid for ten minutes"},
+		"for the default time":    {nmi, wish{entra, 0, node("red"), "shop.web"}, "valid for ten minutes"},
+		"bound to another node":   {nmi, wish{entra, 600, node("blue"), "shop.web"}, "bound to the node of the agent"},
+		"not from a pod":          {api.serviceAccount(t, namespace, "podid-nmi", nil), good, "from within its pod only"},
+		"an administrator's":      {api, good, "only podid's node agent"},
+		"of MIC":                  {api.serviceAccount(t, namespace, "podid-mic", nil), good, "cannot create resource"},
+		"of another workload":     {api.serviceAccount(t, "default", "other", nil), good, "cannot create resource"},
+		"of the broker itself":    {api.serviceAccount(t, "default", "default", nil), good, "cannot create resource"},
+		"of a broker not there":   {nmi, wish{entra, 600, node("red"), "shop.gone"}, "not found"},
+		"of the default account":  {nmi, wish{entra, 600, node("red"), "default"}, "not found"},
+		"bound to somebody's pod": {nmi, wish{entra, 600, &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "x"}, "shop.web"}, "bound to the node of the agent"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// The policy is told to the API server's own informer, which takes a moment.
+			api.eventually(t, func() error {
+				_, err := test.wish.ask(t, test.who)
+				if (err == nil) != (test.refused == "") || err != nil && !strings.Contains(err.Error(), test.refused) {
+					return fmt.Errorf("got %w, want a refusal with %q", err, test.refused)
+				}
+				return nil
+			})
+		})
+	}
+	t.Run("the token", func(t *testing.T) {
+		token, err := good.ask(t, nmi)
+		if err != nil {
+			t.Fatal(err)
+		}
+		brokerClaims(t, token)
+	})
+	t.Run("a pod", func(t *testing.T) {
+		api.eventually(t, func() error {
+			err := api.Create(t.Context(), &corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "thief"},
+				Spec:       corev1.PodSpec{ServiceAccountName: "shop.web", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+			}, client.DryRunAll)
+			if err == nil || !strings.Contains(err.Error(), "no pod may run as a broker") {
+				return fmt.Errorf("got %w", err)
+			}
+			return nil
+		})
+	})
+}
+
+// brokerClaims looks at what Entra ID gets to see.
+func brokerClaims(t *testing.T, token string) {
+	t.Helper()
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		t.Fatalf("the token has %d parts", len(parts))
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims struct {
+		Subject    string   `json:"sub"`
+		Audiences  []string `json:"aud"`
+		Issued     int64    `json:"iat"`
+		Expires    int64    `json:"exp"`
+		Kubernetes struct {
+			Node struct {
+				Name string `json:"name"`
+			} `json:"node"`
+		} `json:"kubernetes.io"`
+	}
+	if err := json.Unmarshal(raw, &claims); err != nil {
+		t.Fatal(err)
+	}
+	if claims.Subject != "system:serviceaccount:podid-brokers:shop.web" || len(claims.Audiences) != 1 ||
+		claims.Expires-claims.Issued > int64(10*time.Minute/time.Second) || claims.Kubernetes.Node.Name != "red" {
+		t.Errorf("the token says %+v", claims)
+	}
+}
+
+// agentOn is a client with the token that NMI's pod on a node has.
+func (c cluster) agentOn(t *testing.T, node string) client.Client {
+	t.Helper()
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "nmi-" + node},
+		Spec:       corev1.PodSpec{NodeName: node, ServiceAccountName: "podid-nmi", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
+	if err := c.Create(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	return c.serviceAccount(t, namespace, "podid-nmi", &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID})
+}
+
+// serviceAccount is a client with a token of a service account, as the kubelet gets them for pods.
+func (c cluster) serviceAccount(t *testing.T, in, name string, bound *authenticationv1.BoundObjectReference) client.Client {
+	t.Helper()
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: in, Name: name}}
+	if err := client.IgnoreAlreadyExists(c.Create(t.Context(), account)); err != nil {
+		t.Fatal(err)
+	}
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}
+	if err := c.SubResource("token").Create(t.Context(), account, request); err != nil {
+		t.Fatal(err)
+	}
+	admin, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := rest.AnonymousClientConfig(admin)
+	config.BearerToken = request.Status.Token
+	api, err := client.New(config, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return api
+}
