@@ -36,9 +36,10 @@ func (h *Handler) client(id, tenant string) (client, *failure) {
 	unknown := failed(http.StatusBadRequest, "unauthorized_client", 700016,
 		"Application with identifier '%s' was not found in the directory '%s'. This can happen if the application has not "+
 			"been installed by the administrator of the tenant or consented to by any user in the tenant.", bounded(id), tenant)
-	if a, ok := h.world.Application(id); ok && strings.EqualFold(a.TenantID, tenant) {
+	in := func(t string) bool { return strings.EqualFold(t, tenant) }
+	if a, ok := h.world.Application(id); ok && (in(a.TenantID) || slices.ContainsFunc(a.OtherTenantIDs, in)) {
 		return client{
-			subject: Subject{TenantID: a.TenantID, ClientID: a.ClientID, PrincipalID: a.PrincipalID},
+			subject: Subject{TenantID: tenant, ClientID: a.ClientID, PrincipalID: a.PrincipalID},
 			app:     a, federated: a.FederatedCredentials,
 		}, nil
 	}

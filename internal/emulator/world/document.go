@@ -76,6 +76,8 @@ type Application struct {
 	// PrincipalID is the object ID of the service principal: the "oid" of its tokens.
 	PrincipalID string `json:"principalID"`
 	TenantID    string `json:"tenantID,omitempty"`
+	// OtherTenantIDs are those that a multi-tenant application was let into. Its object ID is the same in all of them here.
+	OtherTenantIDs []string `json:"otherTenantIDs,omitempty"`
 	// Secret is the client secret; empty means that it has none.
 	Secret string `json:"secret,omitempty"`
 	// SecretExpires, when set, is the moment after which the secret is refused (AADSTS7000222).

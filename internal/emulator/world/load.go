@@ -228,6 +228,9 @@ func (d Document) validateIdentities(c *complaints) {
 		c.guid(where+".clientID", a.ClientID)
 		c.guid(where+".principalID", a.PrincipalID)
 		d.knownTenant(c, where, a.TenantID)
+		for _, other := range a.OtherTenantIDs {
+			d.knownTenant(c, where, other)
+		}
 		if a.AccessTokenVersion < 0 || a.AccessTokenVersion > 2 {
 			c.addf("%s.accessTokenVersion: expected 1 or 2", where)
 		}
