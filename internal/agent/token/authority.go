@@ -38,9 +38,10 @@ func (a Authority) String() string { return a.base }
 
 // endpoint is a token endpoint.
 type endpoint struct {
-	url  string
-	host string
-	adfs bool
+	url    string
+	host   string
+	tenant string
+	adfs   bool
 }
 
 // endpoint is the one for a tenant of an identity: at its own adEndpoint, or else
@@ -61,9 +62,9 @@ func (a Authority) endpoint(id *v1.AzureIdentity, tenant string) (endpoint, erro
 	}
 	host, _, _ := strings.Cut(strings.TrimPrefix(base.base, "https://"), "/")
 	if strings.EqualFold(tenant, adfs) {
-		return endpoint{url: base.base + "/adfs/oauth2/token", host: host, adfs: true}, nil
+		return endpoint{url: base.base + "/adfs/oauth2/token", host: host, tenant: adfs, adfs: true}, nil
 	}
-	return endpoint{url: base.base + "/" + tenant + "/oauth2/v2.0/token", host: host}, nil
+	return endpoint{url: base.base + "/" + tenant + "/oauth2/v2.0/token", host: host, tenant: tenant}, nil
 }
 
 func inTenant(r rune) bool {

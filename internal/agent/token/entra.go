@@ -51,12 +51,9 @@ type proof interface {
 
 // exchange is what all of Entra's sources share.
 type exchange struct {
-	authority Authority
-	client    *http.Client
-	limiter   Limiter
-	meter     Meter
-	operation string
-	away      *away
+	cfg    EntraConfig
+	client *http.Client
+	away   *away
 }
 
 // EntraConfig is what Entra's sources share.
@@ -67,6 +64,8 @@ type EntraConfig struct {
 	Meter     Meter
 	// Operation is what the calls are called in the metrics.
 	Operation string
+	// UserAgent is sent with each request.
+	UserAgent string
 }
 
 const (
@@ -81,7 +80,7 @@ const (
 // proxy of the environment, if there is one: its hosts are on the Internet.
 func newExchange(c EntraConfig) *exchange {
 	return &exchange{
-		authority: c.Authority, limiter: c.Limiter, meter: c.Meter, operation: c.Operation, away: newAway(),
+		cfg: c, away: newAway(),
 		client: &http.Client{
 			Transport: &http.Transport{
 				Proxy:                 http.ProxyFromEnvironment,
@@ -101,7 +100,7 @@ func newExchange(c EntraConfig) *exchange {
 
 // Token mints a token. The error is a *Failure or ErrBusy.
 func (e *Entra) Token(ctx context.Context, r Request) (*Token, error) {
-	release, err := r.acquire(ctx, e.limiter)
+	release, err := r.acquire(ctx, e.cfg.Limiter)
 	if err != nil {
 		if ctx.Err() == nil {
 			return nil, ErrBusy
@@ -178,7 +177,7 @@ func (r *refusedTenant) Error() string { return r.Message }
 // persist tries one tenant until there is a token, it is clear that there is
 // none, or ctx ends.
 func (x *exchange) persist(ctx context.Context, r Request, tenant string, with proof) (*Token, *problem) {
-	at, err := x.authority.endpoint(r.Identity, tenant)
+	at, err := x.cfg.Authority.endpoint(r.Identity, tenant)
 	if err != nil {
 		return nil, unusable(r.Identity, err)
 	}
@@ -218,6 +217,6 @@ func (x *exchange) attempt(ctx context.Context, r Request, at endpoint, with pro
 	if p != nil {
 		outcome = &p.Failure
 	}
-	x.meter.SourceOperation(x.operation, time.Since(began), outcome)
+	x.cfg.Meter.SourceOperation(x.cfg.Operation, time.Since(began), outcome)
 	return t, p
 }

@@ -33,6 +33,7 @@ func (x *exchange) call(ctx context.Context, r Request, at endpoint, with proof)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", x.cfg.UserAgent)
 	resp, err := x.client.Do(req)
 	if err != nil {
 		return nil, entraTrouble(at, "does not answer", withoutURL(err))

@@ -152,13 +152,13 @@ func remedyOf(s saying, id *v1.AzureIdentity, at endpoint, with proof) (remedy s
 		return federatedRemedy(s, id, with), true
 	case 700016:
 		return fmt.Sprintf("tenant %s has no application with the client ID %s: correct clientID or tenantID; az ad sp show --id <clientID> tells whether the tenant knows it",
-			id.Spec.TenantID, brief(id.Spec.ClientID)), false
+			at.tenant, brief(id.Spec.ClientID)), false
 	case 7000229:
-		return fmt.Sprintf("the application has no service principal in tenant %s: az ad sp create --id <clientID>", id.Spec.TenantID), false
+		return fmt.Sprintf("the application has no service principal in tenant %s: az ad sp create --id <clientID>", at.tenant), false
 	case 7000112, 700082, 50057, 500021:
 		return "the application or the tenant is disabled: enable it, or use another identity", false
 	case 90002, 900021, 900023, 900382, 90130:
-		return fmt.Sprintf("there is no tenant %s in this cloud: correct tenantID (az account show --query tenantId), or adEndpoint for another cloud", id.Spec.TenantID), false
+		return fmt.Sprintf("there is no tenant %s in this cloud: correct tenantID or auxiliaryTenantIDs (az account show --query tenantId), or adEndpoint for another cloud", at.tenant), false
 	case 700023, 700021, 50012:
 		return "the assertion is not for this authority: correct adEndpoint or tenantID", true
 	case 700024:
