@@ -28,6 +28,7 @@ type options struct {
 	redirect   redirectOptions
 	identities identityOptions
 	entra      entraOptions
+	prefetch   prefetchOptions
 	answers    answerOptions
 	ports      portOptions
 }
@@ -56,6 +57,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.redirect.bindFlags(flags)
 	o.identities.bindFlags(flags)
 	o.entra.bindFlags(flags)
+	o.prefetch.bindFlags(flags)
 	o.answers.bindFlags(flags)
 	o.ports.bindFlags(flags)
 }
@@ -75,7 +77,8 @@ func (o *options) complete(getenv func(string) string) error {
 }
 
 func (o *options) validate() error {
-	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.entra.validate(), o.ports.validate())
+	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.entra.validate(),
+		o.prefetch.validate(o.entra.cloud), o.ports.validate())
 }
 
 // nodeOptions: which node, and where its cluster is.

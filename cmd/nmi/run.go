@@ -76,6 +76,7 @@ type agent struct {
 	redirect *redirect.Redirect
 	cluster  *cluster.Cluster
 	server   *server.Server
+	tokens   *token.Cache
 	tables   *tables
 	taint    *taint.Remover // nil when it is left alone
 	life     *life
@@ -112,8 +113,13 @@ type tables struct {
 	attest *attest.Table
 }
 
-// SetPod takes a pod of the node.
+// SetPod takes a pod of the node. One that has ended, or is on the node's own
+// network, asks for nothing, so that nothing is to be decided for it.
 func (t *tables) SetPod(p *corev1.Pod) {
+	if p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		t.RemovePod(types.NamespacedName{Namespace: p.Namespace, Name: p.Name})
+		return
+	}
 	t.Table.SetPod(p.Namespace, p.Name, p.Labels)
 	t.attest.Set(p)
 }
@@ -173,13 +179,13 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 func (a *agent) newServer(stop, flights context.Context, objects *cluster.Objects) *server.Server {
 	tokenLimiter := fair.New(tokenLimits())
 	upstream := a.o.redirect.upstream()
-	tokens := token.NewCache(flights, token.CacheConfig{
+	a.tokens = token.NewCache(flights, token.CacheConfig{
 		Source: sources(a.o, upstream, tokenLimiter, objects, a.metrics),
 		Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity,
 		FlightTime: flightTime, Patience: patience, Entries: a.metrics.TokenCacheEntries,
 	})
 	return server.New(server.Config{
-		Attester: a.tables.attest, Authorizer: a.tables.Table, Tokens: tokens,
+		Attester: a.tables.attest, Authorizer: a.tables.Table, Tokens: a.tokens,
 		Known: a.cluster.Synced(), Stopping: stop.Done(),
 		Upstream: upstream, TokenLimiter: tokenLimiter, OtherLimiter: fair.New(otherLimits()),
 		Probes:         a.health.Handler(),
@@ -224,7 +230,7 @@ func (a *agent) run(ctx context.Context) error {
 
 // work starts everything that runs until ctx ends.
 func (a *agent) work(ctx context.Context, group *errgroup.Group, diverted net.Listener) {
-	for _, f := range []func(context.Context){a.cluster.Run, a.life.follow, a.removeTaint} {
+	for _, f := range []func(context.Context){a.cluster.Run, a.life.follow, a.removeTaint, a.prefetch} {
 		group.Go(func() error { f(ctx); return nil })
 	}
 	group.Go(func() error { a.life.line.Run(ctx, a.takeBack); return nil })

@@ -38,6 +38,7 @@ type Table struct {
 	assigned   map[types.NamespacedName]assignment
 	assignedTo index[assignment]                      // by namespace/name of the pod
 	strangers  map[types.NamespacedName]chan struct{} // pods asked for before they were known
+	changes    changes
 }
 
 // maxStrangers bounds the pods waited for; callers are attested, so there is
@@ -61,23 +62,6 @@ type assignment struct {
 	arrival
 }
 
-// index finds objects by one of their properties; within that, by name.
-type index[T any] map[string]map[types.NamespacedName]T
-
-func (x index[T]) put(by string, name types.NamespacedName, object T) {
-	if x[by] == nil {
-		x[by] = map[types.NamespacedName]T{}
-	}
-	x[by][name] = object
-}
-
-func (x index[T]) remove(by string, name types.NamespacedName) {
-	delete(x[by], name)
-	if len(x[by]) == 0 {
-		delete(x, by)
-	}
-}
-
 // NewTable returns a table that knows nothing.
 func NewTable(cfg Config) *Table {
 	return &Table{
@@ -86,7 +70,7 @@ func NewTable(cfg Config) *Table {
 		selecting: index[*v1.AzureIdentityBinding]{}, naming: index[*v1.AzureIdentityBinding]{},
 		identities: map[types.NamespacedName]*v1.AzureIdentity{}, sharing: index[*v1.AzureIdentity]{}, exceptions: index[*v1.AzurePodIdentityException]{},
 		assigned: map[types.NamespacedName]assignment{}, assignedTo: index[assignment]{},
-		strangers: map[types.NamespacedName]chan struct{}{},
+		strangers: map[types.NamespacedName]chan struct{}{}, changes: newChanges(),
 	}
 }
 
@@ -100,12 +84,18 @@ func (t *Table) verdictOf(name types.NamespacedName) (*verdict, <-chan struct{})
 		return nil, t.stranger(name)
 	}
 	defer t.mu.RUnlock()
+	return t.verdictOfPod(p), p.changed
+}
+
+// verdictOfPod is the verdict that is kept, or is worked out now. The read lock
+// is held.
+func (t *Table) verdictOfPod(p *pod) *verdict {
 	v := p.verdict.Load()
 	if v == nil {
 		v = t.workOut(p)
 		p.verdict.Store(v)
 	}
-	return v, p.changed
+	return v
 }
 
 func (t *Table) stranger(name types.NamespacedName) <-chan struct{} {
@@ -172,6 +162,7 @@ func (t *Table) touch(p *pod) {
 	p.verdict.Store(nil)
 	close(p.changed)
 	p.changed = make(chan struct{})
+	t.changes.note(nameOfPod(p))
 }
 
 func (t *Table) touchSelector(selector string) {
@@ -211,6 +202,7 @@ func (t *Table) RemovePod(key types.NamespacedName) {
 	if p := t.pods[key]; p != nil {
 		t.bySelector.remove(p.Labels[v1.BindingLabel], key)
 		delete(t.pods, key)
+		delete(t.changes.pods, key)
 		close(p.changed)
 	}
 }

@@ -1,0 +1,83 @@
+// Tokens fetched ahead: which, and when.
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"strings"
+
+	"github.com/podid-io/podid/internal/agent/token"
+)
+
+// prefetchOptions: what is fetched ahead for an identity that was not asked for
+// anything yet.
+type prefetchOptions struct {
+	text      string
+	resources []string // worked out by validate
+}
+
+// publicARM is what most programs ask for first.
+const publicARM = "https://management.azure.com/"
+
+// maxPrefetch bounds the flag's list: each costs a request for each identity.
+const maxPrefetch = 8
+
+func (o *prefetchOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.text, "prefetch-resources", publicARM, "comma-separated `resources` whose tokens are fetched when a pod becomes entitled to an identity, "+
+		"unless the identity was asked for others lately; the default follows --cloud; empty fetches none ahead")
+}
+
+// validate works out the resources. It takes the cloud's Resource Manager for
+// the public one: a program in another cloud has no use for that.
+func (o *prefetchOptions) validate(cloud string) error {
+	o.resources = nil
+	for _, resource := range strings.Split(o.text, ",") {
+		resource = strings.TrimSpace(resource)
+		if resource == publicARM {
+			resource = armOf(cloud)
+		}
+		if resource != "" {
+			o.resources = append(o.resources, resource)
+		}
+	}
+	return o.check()
+}
+
+func armOf(cloud string) string {
+	switch cloud {
+	case usGovCloud:
+		return "https://management.usgovcloudapi.net/"
+	case chinaCloud:
+		return "https://management.chinacloudapi.cn/"
+	case stackCloud:
+		return "" // each has its own
+	default:
+		return publicARM
+	}
+}
+
+func (o *prefetchOptions) check() error {
+	if len(o.resources) > maxPrefetch {
+		return fmt.Errorf("--prefetch-resources names %d resources: name at most %d", len(o.resources), maxPrefetch)
+	}
+	for _, resource := range o.resources {
+		if strings.ContainsAny(resource, " \t\r\n\"") {
+			return fmt.Errorf("--prefetch-resources: %q is not a resource: separate resources by commas, as in %s,https://vault.azure.net", resource, publicARM)
+		}
+	}
+	return nil
+}
+
+// prefetch fetches tokens ahead, from when the cluster is known until ctx ends.
+func (a *agent) prefetch(ctx context.Context) {
+	if len(a.o.prefetch.resources) == 0 {
+		return
+	}
+	select {
+	case <-a.cluster.Synced():
+		token.NewPrefetcher(a.tokens, a.o.prefetch.resources).Run(ctx, a.tables.Table)
+	case <-ctx.Done():
+	}
+}
