@@ -16,7 +16,7 @@ import (
 
 // served are the types of identities that there is a source for.
 func served() []v1.IdentityType {
-	return []v1.IdentityType{v1.UserAssignedMSI, v1.ServicePrincipal}
+	return []v1.IdentityType{v1.UserAssignedMSI, v1.ServicePrincipal, v1.ServicePrincipalCertificate, v1.Federated}
 }
 
 // entraLimits bound what the agent asks of Entra ID and, for the proofs, of the
@@ -29,13 +29,17 @@ func entraLimits() fair.Config {
 
 func sources(o *options, upstream string, limiter token.Limiter, objects *cluster.Objects, metrics *observe.Metrics) token.Kinds {
 	entra := token.EntraConfig{
-		Authority: o.entra.authority, Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra,
+		Authority: o.entra.authority, Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: observe.UserAgent("nmi"),
 	}
 	return token.Kinds{
-		v1.UserAssignedMSI:  token.NewIMDS(token.IMDSConfig{
+		v1.UserAssignedMSI: token.NewIMDS(token.IMDSConfig{
 			Address: upstream, Limiter: limiter, Meter: metrics, Operation: observe.OpTokenUserAssigned, UserAgent: observe.UserAgent("nmi"),
 		}),
-		v1.ServicePrincipal: token.NewClientSecret(entra, objects),
+		v1.ServicePrincipal:            token.NewClientSecret(entra, objects),
+		v1.ServicePrincipalCertificate: token.NewCertificate(entra, objects),
+		v1.Federated: token.NewFederated(entra, token.FederationConfig{
+			Brokers: objects, Namespace: o.entra.brokerNamespace, Cloud: o.entra.cloud,
+		}),
 	}
 }
 
