@@ -64,20 +64,29 @@ func newNode(t *testing.T) *node {
 	}
 	n.node.Address(t, "lo", "169.254.169.254/32")
 	n.serve("169.254.169.254:80", http.HandlerFunc(n.metadata))
+	n.connectCluster()
+	return n
+}
+
+// connectCluster starts the API server, on the node.
+func (n *node) connectCluster() {
 	address := n.serve("127.0.0.1:0", n.kube)
-	n.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	n.kubeconfig = filepath.Join(n.t.TempDir(), "kubeconfig")
 	text := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"x","clusters":[{"name":"x","cluster":{"server":"http://%s"}}],`+
 		`"contexts":[{"name":"x","context":{"cluster":"x"}}]}`, address)
 	if err := os.WriteFile(n.kubeconfig, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		n.t.Fatal(err)
 	}
-	return n
 }
 
 // serve serves in the node's namespace.
 func (n *node) serve(address string, handler http.Handler) string {
+	return n.serveIn(n.node, address, handler)
+}
+
+func (n *node) serveIn(where *testnet.Net, address string, handler http.Handler) string {
 	var l net.Listener
-	if err := n.node.Do(func() (err error) { l, err = net.Listen("tcp4", address); return err }); err != nil {
+	if err := where.Do(func() (err error) { l, err = net.Listen("tcp4", address); return err }); err != nil {
 		n.t.Fatal(err)
 	}
 	s := &http.Server{Handler: handler, ReadHeaderTimeout: atMost}

@@ -39,10 +39,15 @@ func (j *journal) String() string {
 // says waits until the process has said something.
 func (p *process) says(what string) {
 	p.n.t.Helper()
+	p.saysTimes(what, 1)
+}
+
+func (p *process) saysTimes(what string, times int) {
+	p.n.t.Helper()
 	deadline := time.After(atMost)
 	for {
 		p.log.mu.Lock()
-		said, more := strings.Contains(p.log.text.String(), what), p.log.more
+		said, more := strings.Count(p.log.text.String(), what) >= times, p.log.more
 		p.log.mu.Unlock()
 		if said {
 			return
