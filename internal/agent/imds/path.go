@@ -36,6 +36,9 @@ type Route struct {
 	// Instance tells that the answer describes the machine, which
 	// block-instance-metadata keeps from pods.
 	Instance bool
+	// Attested tells that the answer is the signed document by which a program
+	// proves that it runs on this machine.
+	Attested bool
 	// PlainText tells that clients take any body as the value, whatever the
 	// status (MSAL Python takes an error's body as the region): refuse it with
 	// an empty one.
@@ -90,18 +93,20 @@ func classifyMetadata(segments []string, slash string) Route {
 		}
 	case "attested":
 		if len(rest) == 1 && strings.EqualFold(rest[0], "document") {
-			return known("/metadata/attested/document", slash, true)
+			r := known("/metadata/attested/document", slash)
+			r.Instance, r.Attested = true, true
+			return r
 		}
 	case "scheduledevents", "loadbalancer", "versions":
 		if len(rest) == 0 {
-			return known("/metadata/"+name, slash, false)
+			return known("/metadata/"+name, slash)
 		}
 	}
 	return Route{Label: "unknown"}
 }
 
-func known(path, slash string, instance bool) Route {
-	return Route{Kind: PassThrough, Label: path, Path: path + slash, Instance: instance}
+func known(path, slash string) Route {
+	return Route{Kind: PassThrough, Label: path, Path: path + slash}
 }
 
 // split cuts a plain path into its segments; ok is false for any other path.

@@ -29,7 +29,6 @@ const (
 	// maxUpstream bounds an answer. The longest, an instance with hundreds of
 	// tags and disks, has some tens of kilobytes.
 	maxUpstream = 512 << 10
-	maxRawQuery = 4 << 10
 )
 
 func newUpstream(address string) *upstream {
@@ -51,12 +50,21 @@ func newUpstream(address string) *upstream {
 
 // passOn answers a path of the real service that is none of ours.
 func (s *Server) passOn(w http.ResponseWriter, r *http.Request, route imds.Route, res *result) {
-	if route.Instance && s.cfg.BlockInstance {
+	switch {
+	case route.Instance && s.cfg.BlockInstance:
 		res.refuse(http.StatusForbidden, "Blocked", "forbidden", "the metadata of the machine is not for pods: the node agent runs with block-instance-metadata", "")
 		res.problem.Empty = route.PlainText
 		return
+	case route.Attested && s.cfg.BlockAttested:
+		res.refuse(http.StatusForbidden, "Blocked", "forbidden", "the machine's attested document is not for pods: the node agent runs with block-attested-document", "")
+		return
 	}
-	s.forward(w, r, route.Path, s.cfg.OtherLimiter, res.address.String(), res)
+	query, problem := imds.PassOnQuery(r.URL.RawQuery)
+	if problem != nil {
+		res.problem, res.reason = problem, "BadRequest"
+		return
+	}
+	s.forward(w, r, route.Path, query, s.cfg.OtherLimiter, res.address.String(), res)
 }
 
 // plainToken answers the token request of an excepted pod as the real service
@@ -64,17 +72,17 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, route imds.Route
 // parameters, also those that mean nothing to us.
 func (s *Server) plainToken(w http.ResponseWriter, r *http.Request, res *result) {
 	res.reason = "Excepted"
-	s.forward(w, r, imds.TokenPath, s.cfg.TokenLimiter, res.caller.Namespace+"/"+res.caller.Name, res)
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		res.refuse(http.StatusBadRequest, "BadRequest", "invalid_request", "the query cannot be read", "")
+		return
+	}
+	s.forward(w, r, imds.TokenPath, query.Encode(), s.cfg.TokenLimiter, res.caller.Namespace+"/"+res.caller.Name, res)
 }
 
 // forward sends a request of our own making to the real service, and its answer
 // back.
-func (s *Server) forward(w http.ResponseWriter, r *http.Request, path string, limiter Limiter, caller string, res *result) {
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil || len(r.URL.RawQuery) > maxRawQuery {
-		res.refuse(http.StatusBadRequest, "BadRequest", "invalid_request", "the query cannot be read", "")
-		return
-	}
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, path, query string, limiter Limiter, caller string, res *result) {
 	release, err := limiter.Acquire(r.Context(), caller)
 	if err != nil {
 		if r.Context().Err() != nil {
@@ -130,10 +138,10 @@ type answer struct {
 
 // get asks the real service. Of the client's headers it takes those that the
 // service reads; above all not X-Forwarded-For.
-func (u *upstream) get(ctx context.Context, path string, query url.Values, from http.Header) (*answer, error) {
+func (u *upstream) get(ctx context.Context, path, query string, from http.Header) (*answer, error) {
 	target := u.base + path
 	if len(query) > 0 {
-		target += "?" + query.Encode()
+		target += "?" + query
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {

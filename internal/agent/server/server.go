@@ -66,7 +66,8 @@ type Config struct {
 	Probes http.Handler
 
 	HeaderRequired bool // of token requests; the other paths always need it
-	BlockInstance  bool
+	BlockInstance  bool // keep what describes the machine from pods
+	BlockAttested  bool // keep its signed document from pods
 	RetryAfter     bool // send a pod away while its identity is on the way
 
 	// AttestLimit is how long a request waits for its pod to become known.

@@ -1,0 +1,53 @@
+// What of a query is passed on to the real service.
+
+package imds
+
+import "strings"
+
+// maxPassedOn bounds a query that is passed on; real ones have some 60 bytes.
+const maxPassedOn = 1 << 10
+
+// PassOnQuery returns the query to ask the real service with for what came with
+// a PassThrough path. Like Classify it normalises by refusing: names and values
+// are of letters, digits, ".", "-" and "_", which is all that the service's own
+// are made of (api-version, format, nonce). So nothing in a query can be taken
+// for a path, and no escape for something else. Nothing may come twice.
+func PassOnQuery(rawQuery string) (string, *Error) {
+	if len(rawQuery) > maxPassedOn {
+		return "", badRequest("the query is too long")
+	}
+	var out strings.Builder
+	var names []string
+	for pair := range strings.SplitSeq(rawQuery, "&") {
+		if pair == "" {
+			continue
+		}
+		name, value, problem := unescapePair(pair)
+		if problem != nil {
+			return "", problem
+		}
+		if name == "" || !queryPlain(name) || !queryPlain(value) {
+			return "", badRequest("names and values of parameters may have letters, digits, dots, dashes and underscores only")
+		}
+		for _, earlier := range names {
+			if strings.EqualFold(earlier, name) {
+				return "", badRequest("parameter " + name + " is specified more than once")
+			}
+		}
+		names = append(names, name)
+		if out.Len() > 0 {
+			out.WriteByte('&')
+		}
+		out.WriteString(name + "=" + value)
+	}
+	return out.String(), nil
+}
+
+func queryPlain(s string) bool {
+	for i := range len(s) {
+		if s[i] != '.' && !plain(s[i:i+1]) {
+			return false
+		}
+	}
+	return true
+}
