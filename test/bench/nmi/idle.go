@@ -66,7 +66,7 @@ func (b *bench) idle(ctx context.Context, step *progress.Step) (err error) {
 		if b.options.profile == "" {
 			return nil
 		}
-		return b.download(ctx, "heap", "idle.heap")
+		return b.download(ctx, "heap?gc=1", "idle.heap")
 	})
 }
 
