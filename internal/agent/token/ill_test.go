@@ -1,0 +1,193 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/podid-io/podid/internal/agent/fair"
+)
+
+// service is a metadata service in fake time, behind the real source and the
+// real limiter. It keeps count of who calls, and how many a second and at once.
+type service struct {
+	mu    sync.Mutex
+	life  time.Duration
+	takes time.Duration
+	// ill answers instead of a token; nil when all is well. Nothing of both
+	// means that the service hangs.
+	ill func(resource string) (status int, retryAfter string)
+
+	calls    []call
+	inFlight int
+	most     int
+}
+
+type call struct {
+	at       time.Time
+	resource string
+	client   string
+	revoked  string
+}
+
+func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
+	q := r.URL.Query()
+	resource := q.Get("resource")
+	s.mu.Lock()
+	s.calls = append(s.calls, call{time.Now(), resource, q.Get("client_id"), q.Get("token_sha256_to_refresh")})
+	s.inFlight++
+	s.most = max(s.most, s.inFlight)
+	ill, takes, life, n := s.ill, s.takes, s.life, len(s.calls)
+	s.mu.Unlock()
+	defer func() { s.mu.Lock(); s.inFlight--; s.mu.Unlock() }()
+	h := http.Header{}
+	if ill != nil {
+		if status, wait := ill(resource); status > 0 {
+			h.Set("Retry-After", wait)
+			return answer(status, h, `{"error":"invalid_resource","error_description":"no"}`), nil
+		}
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	}
+	if !rest(r.Context(), takes) && takes > 0 {
+		return nil, errors.New("given up")
+	}
+	now := time.Now()
+	return answer(200, h, fmt.Sprintf(`{"access_token":"token-%d","expires_on":"%d","not_before":"%d"}`, n, now.Add(life).Unix(), now.Unix())), nil
+}
+
+func answer(status int, h http.Header, body string) *http.Response {
+	return &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(strings.NewReader(body))}
+}
+
+func (s *service) fall(ill func(string) (int, string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ill = ill
+}
+
+func (s *service) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.calls)
+}
+
+// busiestSecond is the most calls that began within any one second.
+func (s *service) busiestSecond() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	most, from := 0, 0
+	for i, c := range s.calls {
+		for c.at.Sub(s.calls[from].at) >= time.Second {
+			from++
+		}
+		most = max(most, i-from+1)
+	}
+	return most
+}
+
+// limits are those of the agent.
+func limits() fair.Config {
+	return fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 1024, WaitingPerCaller: 64, Background: Background}
+}
+
+// newAgent is the cache over IMDS as the agent has them.
+func newAgent(t *testing.T, s *service) *Cache {
+	source := NewIMDS(IMDSConfig{Address: "169.254.169.254:80", Limiter: fair.New(limits()), Meter: &meter{}, Operation: "op", UserAgent: "podid-nmi/test"})
+	source.client = &http.Client{Transport: s}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	return NewCache(ctx, CacheConfig{
+		Source: source, Max: 4096, MaxPerIdentity: 128, FlightTime: 16 * time.Second, Patience: 500 * time.Millisecond,
+		Render: func(t *Token, _ Request) (Body, error) { return textBody(t.Fields["access_token"]), nil },
+	})
+}
+
+// faults are the ways in which the service can be ill.
+func faults() map[string]func(string) (int, string) {
+	always := func(status int, wait string) func(string) (int, string) {
+		return func(string) (int, string) { return status, wait }
+	}
+	return map[string]func(string) (int, string){
+		"500": always(500, ""), "429": always(429, ""), "429, wait 1 s": always(429, "1"), "429, wait a minute": always(429, "60"), "hangs": always(0, ""),
+	}
+}
+
+// TestIllForAMinute asks 50 times a second for two minutes, one of which the
+// service is ill, from every stage of a token's life.
+func TestIllForAMinute(t *testing.T) {
+	for name, fault := range faults() {
+		for _, life := range []time.Duration{time.Minute, 5 * time.Minute, time.Hour} {
+			for stage := range 10 {
+				t.Run(fmt.Sprintf("%s, %v, stage %d", name, life, stage), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { askWhileIll(t, fault, life, stage, true) })
+				})
+				t.Run(fmt.Sprintf("%s, %v, stage %d, not in use", name, life, stage), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { askWhileIll(t, fault, life, stage, false) })
+				})
+			}
+		}
+	}
+}
+
+func askWhileIll(t *testing.T, fault func(string) (int, string), life time.Duration, stage int, inUse bool) {
+	s := &service{life: life, takes: 20 * time.Millisecond}
+	c := newAgent(t, s)
+	first, _, err := c.Get(t.Context(), ask("a", "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range stage {
+		pass(life / 10)
+		if inUse {
+			if _, _, err := c.Get(t.Context(), ask("a", "x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.fall(fault)
+	began, calls := time.Now(), s.count()
+	held := first.ExpiresOn
+	if e := c.entries[keyOf(ask("a", "x"))]; e != nil {
+		held = e.token.Load().ExpiresOn
+	}
+	var mu sync.Mutex
+	var waited, failed, asked int
+	var group sync.WaitGroup
+	for now := began; now.Sub(began) < time.Minute && now.Before(held.Add(-time.Second)); now = time.Now() {
+		asked++
+		group.Go(func() {
+			at := time.Now()
+			_, _, err := c.Get(t.Context(), ask("a", "x"))
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed++
+			}
+			if time.Since(at) > 5*time.Millisecond {
+				waited++
+			}
+		})
+		pass(20 * time.Millisecond)
+	}
+	group.Wait()
+	if failed > 0 || waited > 25 || inUse && waited > 0 {
+		t.Errorf("of %d requests with a valid token in hand %d failed and %d waited", asked, failed, waited)
+	}
+	if n := s.count() - calls; n > 45 {
+		t.Errorf("%d calls to an ill service in a minute", n)
+	}
+	// Well again, it is asked again soon, and everybody gets a token.
+	s.fall(nil)
+	pass(time.Minute)
+	if _, _, err := c.Get(t.Context(), ask("a", "x")); err != nil {
+		t.Errorf("a minute after it was well again: %v", err)
+	}
+}

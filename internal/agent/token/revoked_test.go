@@ -1,0 +1,78 @@
+package token
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func sumOf(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
+
+func TestRevokedToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
+		c := newAgent(t, s)
+		plain := ask("a", "x")
+		mustGet(t, c, plain, `"token-1"`, Miss)
+		revoked := plain
+		revoked.Revoked = sumOf("some other token")
+		mustGet(t, c, revoked, `"token-1"`, Hit)
+		revoked.Revoked = strings.ToUpper(sumOf("token-1"))
+		mustGet(t, c, revoked, `"token-2"`, Miss)
+		mustGet(t, c, revoked, `"token-2"`, Hit) // it is no longer the one held
+		mustGet(t, c, plain, `"token-2"`, Hit)
+		if s.calls[0].revoked != "" || s.calls[1].revoked != revoked.Revoked {
+			t.Errorf("told the service %+v", s.calls)
+		}
+		// A refresh later is one as any other.
+		pass(20 * time.Hour)
+		if n := s.count(); n != 3 || s.calls[2].revoked != "" {
+			t.Errorf("calls %+v", s.calls)
+		}
+	})
+}
+
+// TestRevokedIsBounded: a client that calls each token revoked gets a new one
+// twice a minute, no more often.
+func TestRevokedIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
+		c := newAgent(t, s)
+		r := ask("a", "x")
+		began := time.Now()
+		for time.Since(began) < 2*time.Minute {
+			got, _, err := c.Get(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Revoked = sumOf(strings.Trim(string(got.Body.Append(nil, time.Now())), `"`))
+			pass(50 * time.Millisecond)
+		}
+		if n := s.count(); n < 4 || n > 6 {
+			t.Errorf("%d calls in two minutes", n)
+		}
+	})
+}
+
+func TestRevokedWhileIll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
+		c := newAgent(t, s)
+		r := ask("a", "x")
+		mustGet(t, c, r, `"token-1"`, Miss)
+		s.fall(refuse(500))
+		other := r
+		r.Revoked = sumOf("token-1")
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			mustGet(t, c, r, `"token-1"`, Stale) // for want of a better one
+		}()
+		synctest.Wait()
+		mustGet(t, c, other, `"token-1"`, Hit) // others do not wait
+		<-done
+	})
+}
