@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/go-logr/logr"
+	_ "golang.org/x/crypto/x509roots/fallback" // the image holds nothing but this program, so no certificates of Entra ID's either
 	"k8s.io/klog/v2"
 
 	"github.com/podid-io/podid/internal/program"

@@ -41,6 +41,8 @@ const (
 // NewObjects prepares the reads; it sends nothing yet. node is the node that
 // tokens of brokers are bound to, brokerNamespace the namespace of the brokers.
 func NewObjects(config *rest.Config, node, brokerNamespace string) (*Objects, error) {
+	config = rest.CopyConfig(config)
+	config.QPS = -1 // the agent's limiter in front of Entra ID bounds these, too
 	// JSON: protobuf would save nothing worth its code here.
 	core, err := restClient(config, corev1.SchemeGroupVersion, "/api", "application/json", func(scheme *runtime.Scheme) error {
 		scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Secret{})
