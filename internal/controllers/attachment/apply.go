@@ -190,7 +190,7 @@ func (r *Reconciler) setBack(ctx context.Context, p *pass, cause error) (reconci
 	_, throttled := compute.RetryAfter(cause)
 	logr.FromContextOrDiscard(ctx).Error(cause, "node group not updated", "retryAfter", pause, "failures", failures, "throttled", throttled)
 	r.tell(st)
-	if st.idle() && len(p.extra.set) == 0 {
+	if st.idle() && st.written() && len(p.extra.set) == 0 {
 		return reconcile.Result{}, nil // nobody waits; the next comparison asks again
 	}
 	return reconcile.Result{RequeueAfter: pause}, nil

@@ -38,3 +38,36 @@ func TestDesertedWakes(t *testing.T) {
 		t.Errorf("woken: %v, want %v", got, gone)
 	}
 }
+
+// The last update of a group without nodes takes away what was left, and the ledger
+// cannot be written then: it is, as soon as it can, and only then all is forgotten.
+func TestDesertedUnwritten(t *testing.T) {
+	r := newRig(t)
+	fails := false
+	m := r.reconcilerOf(&fails)
+	r.st.saved = map[string]Entry{}
+	r.place("web", "red")
+	r.carryOut(m, nil)
+	r.groups.Leave(podNamed("web"))
+	plan := r.plan()
+	if len(plan.Detach) != 1 {
+		t.Fatalf("plan %+v", plan)
+	}
+	fails = true
+	if _, err := m.update(t.Context(), &pass{group: r.group, state: r.st}, plan); err == nil {
+		t.Fatal("no error although the ledger could not be written")
+	}
+	if _, err := m.Reconcile(t.Context(), r.group); err == nil {
+		t.Error("forgets the group although its ledger could not be written")
+	}
+	fails = false
+	if _, err := m.Reconcile(t.Context(), r.group); err != nil {
+		t.Error(err)
+	}
+	if page, err := m.ledger.Load(t.Context(), r.group); err != nil || len(page.Entries) > 0 {
+		t.Errorf("left in the ledger: %v (%v)", page.Entries, err)
+	}
+	if r.groups.states[r.group] != nil {
+		t.Error("the group is not forgotten")
+	}
+}

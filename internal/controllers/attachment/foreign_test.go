@@ -24,8 +24,14 @@ func (r *rig) reconcilerOf(fails *bool) *Reconciler {
 			}
 			return c.Create(ctx, o, opts...)
 		},
-	}).Build()
-	return New(Parts{Groups: r.groups, Ledger: Ledger{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}}, Settings{})
+		Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+			if *fails {
+				return errTest
+			}
+			return c.Delete(ctx, o, opts...)
+		},
+	}).WithIndex(&corev1.Node{}, NodesByGroup, func(client.Object) []string { return nil }).Build()
+	return New(Parts{Client: api, Groups: r.groups, Ledger: Ledger{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}}, Settings{})
 }
 
 // What somebody else put on the machine and what podid took away only to put it
@@ -168,5 +174,25 @@ func TestOrphanDuringUpdate(t *testing.T) {
 	have.Updating = false
 	if r.read(have); r.plan().Idle() {
 		t.Error("does not renew it")
+	}
+}
+
+// What is attached anew is whoever bears the name today: a leader that finds it half
+// renewed does not renew it a second time.
+func TestAnewIsNotStale(t *testing.T) {
+	r := newRig(t)
+	red := prefix + "red"
+	m := r.reconcilerOf(new(bool))
+	r.st.ledger = map[string]Entry{resource(t, "red").Key(): {ResourceID: red, PrincipalID: "before"}}
+	r.st.saved = map[string]Entry{}
+	r.place("web", "red")
+	r.read(compute.Identities{Updating: true}) // the leader before took it away, to put it back
+	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
+		t.Fatal(err)
+	}
+	r.st.done(assignment.Request{Attach: []string{red}})
+	r.read(compute.Identities{UserAssigned: []string{red}, PrincipalIDs: map[string]string{red: "after"}})
+	if plan := r.plan(); !plan.Idle() {
+		t.Errorf("renewed twice: %+v", plan)
 	}
 }

@@ -113,8 +113,13 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 		delete(st.ledger, key)
 	}
 	for _, id := range slices.Concat(plan.Attach, plan.Probation) {
-		if _, ok := st.ledger[keyOf(id)]; !ok {
+		entry, ok := st.ledger[keyOf(id)]
+		switch {
+		case !ok:
 			st.claim(keyOf(id), Entry{ResourceID: id})
+		case entry.PrincipalID != "" && !st.current.Has(keyOf(id)):
+			entry.PrincipalID = "" // whoever was there before: now comes who bears the name today
+			st.claim(keyOf(id), entry)
 		}
 	}
 	for _, id := range plan.Detach {
@@ -195,6 +200,13 @@ func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) 
 		st.saved, st.version = entries, version
 	}
 	return err
+}
+
+// written tells whether the ledger says what it should.
+func (st *state) written() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return maps.Equal(st.ledger, st.saved)
 }
 
 // health tells whether the ledger can be written: without it nothing is attached.

@@ -153,6 +153,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, group compute.Group) (reconc
 		return reconcile.Result{}, err
 	}
 	if !populated && st.idle() {
+		// What the last update changed may not have been written down: an entry too
+		// many makes ours what somebody else attaches.
+		if err := r.write(ctx, group, st); err != nil {
+			return reconcile.Result{}, err
+		}
 		r.lifted(r.groups.drop(group))
 		return reconcile.Result{}, nil
 	}
