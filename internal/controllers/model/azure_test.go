@@ -107,6 +107,9 @@ type slot struct {
 type spell struct {
 	needed       bool
 	since, until time.Time
+	// known is as until, but of needs that lasted: what comes and goes in one
+	// moment MIC need not have noticed.
+	known time.Time
 }
 
 func newAzure() *azure {
@@ -154,6 +157,9 @@ func (a *azure) want(now map[slot]bool) {
 	for s, w := range a.wanted {
 		if w.needed && !now[s] {
 			w.needed, w.until = false, time.Now()
+			if w.until.After(w.since) {
+				w.known = w.until
+			}
 		}
 	}
 }

@@ -277,6 +277,8 @@ func (w *world) checkAzure(truth *view) {
 				w.fail("not on Azure", "%s is to be on %s", short(k), group)
 			case mine && listed[k] && !ledger[k]:
 				w.fail("lost from the ledger", "%s on %s", short(k), group)
+			case ledger[k] && !listed[k] && !wanted[s] && !stuck && w.setup.Drift > 0:
+				w.fail("left over in the ledger", "%s on %s", short(k), group)
 			case mine && listed[k] && !wanted[s] && !w.azure.isFixed(k) && !w.azure.forbidden[group] && !stuck:
 				w.fail("left over on Azure", "%s on %s", short(k), group)
 			}

@@ -78,8 +78,8 @@ func (a *azure) judgeDetach(s slot, began time.Time, orphaned map[string]bool) {
 	case renewed:
 	case w.needed && w.since.Before(began.Add(-a.late)):
 		a.fail("what is needed was taken away", "%s from %s, needed since %s", short(s.key), s.group, clock(w.since))
-	case !w.until.IsZero() && time.Since(w.until) < a.grace:
-		a.fail("taken away within the grace", "%s from %s, needed until %s", short(s.key), s.group, clock(w.until))
+	case !w.known.IsZero() && time.Since(w.known) < a.grace:
+		a.fail("taken away within the grace", "%s from %s, needed until %s", short(s.key), s.group, clock(w.known))
 	}
 }
 
