@@ -115,7 +115,7 @@ func (c calls) impatience() (wrong []string) {
 		if told.retryAfter == 0 || told.group == "" {
 			continue
 		}
-		until := told.answered.Add(told.retryAfter)
+		until := told.at.Add(told.retryAfter) // not from answered, which a busy machine may note long after MIC has read it
 		for _, w := range c.list[i+1:] {
 			same := w.group == told.group || told.wide && subscription(w.group) == subscription(told.group)
 			if w.write && same && w.at.After(told.answered) && w.at.Before(until) && !c.forgot(told.answered, w.at) {

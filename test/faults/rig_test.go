@@ -193,7 +193,7 @@ func (r *rig) startAPI() {
 		r.must(err)
 		r.kube.QPS = -1 // these tests bound themselves
 		r.kube.WarningHandler = kuberest.NoWarnings{}
-		r.kube.Timeout = 10 * time.Second // a watch is not used
+		r.kube.Timeout = 30 * time.Second // a watch is not used
 	}
 	ctx, cancel := context.WithTimeoutCause(r.t.Context(), startTime, errors.New("it took too long"))
 	defer cancel()
@@ -212,7 +212,7 @@ func (r *rig) connect() {
 	ctrl.SetLogger(logr.Discard())
 	scheme := runtime.NewScheme()
 	r.must(errors.Join(corev1.AddToScheme(scheme), v1.AddToScheme(scheme)))
-	_, err := envtest.InstallCRDs(r.kube, envtest.CRDInstallOptions{Paths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfPathMissing: true})
+	_, err := envtest.InstallCRDs(r.kube, envtest.CRDInstallOptions{Paths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfPathMissing: true, MaxTime: startTime})
 	r.must(err)
 	r.client, err = client.New(r.kube, client.Options{Scheme: scheme})
 	r.must(err)

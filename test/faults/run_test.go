@@ -22,7 +22,7 @@ import (
 const (
 	// patience is how long everything may take to come to rest once nothing is wrong any more. Azure allows a scale set
 	// four updates a minute, and MIC does not try more.
-	patience = 2 * time.Minute
+	patience = 3 * time.Minute
 	// comparing is MIC's --identity-assignment-reconcile-interval where people change things on Azure: of the twelve
 	// reads that Azure allows a scale set in a minute, that leaves some.
 	comparing = 12 * time.Second
@@ -58,6 +58,7 @@ type run struct {
 	steady map[types.UID]string // the assigned identities of pods that stay
 	began  time.Time            // the end of the first rest
 	before []needs
+	unrest string // what was wrong when patience ended
 }
 
 // random is a source of its own for each purpose, so that one's use does not disturb another's.
@@ -201,7 +202,8 @@ func (r *run) settle(when string) rest {
 			}
 		}
 		if time.Since(began) > patience {
-			r.Fatalf("%s: not at rest after %s (%v):\n%s", when, patience, err, strings.Join(wrong, "\n"))
+			r.unrest = fmt.Sprintf("%s: not at rest after %s (%v):\n%s", when, patience, err, strings.Join(wrong, "\n"))
+			r.Fatal(r.unrest)
 		}
 		select {
 		case <-alarm(250 * time.Millisecond):
@@ -245,7 +247,7 @@ func (r *run) mend() {
 // quiet waits until MIC writes nothing any more: Events follow what they tell of.
 func (r *run) quiet() {
 	r.Helper()
-	const still, most = 3 * time.Second, time.Minute
+	const still, most = 3 * time.Second, 2 * time.Minute
 	for began := time.Now(); ; {
 		since := time.Now()
 		<-alarm(still)
@@ -279,7 +281,7 @@ func (r *run) explain() {
 	r.Logf("to tell this history again: %s=%d", envSeed, r.seed)
 	r.Logf("the last of what happened:\n%s", strings.Join(done[max(len(done)-60, 0):], "\n"))
 	for _, m := range r.mics {
-		r.Logf("%s said at last:\n%s", m.name, m.said(40))
+		r.Logf("%s said at last:\n%s", m.name, shortened(m.said(40)))
 	}
 	r.must(writeLines(r.path("history.log"), done))
 	var asked []string
@@ -287,4 +289,19 @@ func (r *run) explain() {
 		asked = append(asked, c.String())
 	}
 	r.must(writeLines(r.path("arm.log"), asked))
+	if r.unrest != "" {
+		r.Log(r.unrest) // once more: who reads a long log reads its end
+	}
+}
+
+// shortened cuts long lines: the whole ones are in the file that is kept.
+func shortened(text string) string {
+	const most = 300
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if len(line) > most {
+			lines[i] = strings.ToValidUTF8(line[:most], "") + "…"
+		}
+	}
+	return strings.Join(lines, "\n")
 }

@@ -174,7 +174,7 @@ func (n needs) String() string {
 
 // needs asks a MIC's own metrics.
 func (r *rig) needs(ctx context.Context, index int) (n needs, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.address(portMetrics+index)+"/metrics", http.NoBody)
 	if err != nil {
