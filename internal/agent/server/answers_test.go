@@ -214,15 +214,7 @@ func TestHostilePaths(t *testing.T) {
 	w.imds.has("nodes-own")
 	address := w.listen("10.9.0.2")
 	query := "?api-version=2018-02-01&resource=r&client_id=" + clientID("nodes-own")
-	for _, path := range []string{
-		"//metadata/identity/oauth2/token", "/metadata//identity/oauth2/token", "/metadata/identity//oauth2/token/",
-		"/metadata/./identity/oauth2/token", "/metadata/instance/../identity/oauth2/token", "/metadata/instance/%2e%2e/identity/oauth2/token",
-		"/metadata/instance/..%2fidentity/oauth2/token", "/metadata/instance/..%5cidentity/oauth2/token", `/metadata/instance/..\identity\oauth2\token`,
-		`/metadata\identity\oauth2\token`, "/metadata%2fidentity%2foauth2%2ftoken", "/%6detadata/%69dentity/oauth2/token",
-		"/metadata/%2569dentity/oauth2/token", "/metadata/identity;a=b/oauth2/token", "/metadata/identity/oauth2/token;", "/METADATA/IDENTITY/OAUTH2/TOKEN",
-		"/metadata/identity/oauth2/token%00", "/metadata/identity/oauth2/token%3f", "/metadata/instance%3f/../identity/oauth2/token",
-		"http://169.254.169.254/metadata/identity/oauth2/token", "http://other.example/metadata//identity/oauth2/token", "//x/metadata/identity/oauth2/token",
-	} {
+	for _, path := range spellings() {
 		for _, method := range []string{"GET", "POST", "PUT", "HEAD", "OPTIONS", "FOO", "PROPFIND"} {
 			answer := raw(t, address, method+" "+path+query+" HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n"+
 				"X-Http-Method-Override: GET\r\nX-Original-Url: "+imds.TokenPath+"\r\nConnection: close\r\n\r\n")
@@ -233,6 +225,23 @@ func TestHostilePaths(t *testing.T) {
 	}
 	if seen := w.imds.seen(); len(seen) > 0 {
 		t.Errorf("passed on: %s", seen[0].URL)
+	}
+}
+
+// spellings of the token path, and of its neighbours, that a sloppy proxy would
+// pass on.
+func spellings() []string {
+	return []string{
+		"//metadata/identity/oauth2/token", "/metadata//identity/oauth2/token", "/metadata/identity//oauth2/token/",
+		"/metadata/./identity/oauth2/token", "/metadata/instance/../identity/oauth2/token", "/metadata/instance/%2e%2e/identity/oauth2/token",
+		"/metadata/instance/..%2fidentity/oauth2/token", "/metadata/instance/..%5cidentity/oauth2/token", `/metadata/instance/..\identity\oauth2\token`,
+		`/metadata\identity\oauth2\token`, "/metadata%2fidentity%2foauth2%2ftoken", "/%6detadata/%69dentity/oauth2/token",
+		"/metadata/%2569dentity/oauth2/token", "/metadata/identity;a=b/oauth2/token", "/metadata/identity/oauth2/token;", "/METADATA/IDENTITY/OAUTH2/TOKEN",
+		"/metadata/identity/oauth2/token%00", "/metadata/identity/oauth2/token%3f", "/metadata/instance%3f/../identity/oauth2/token",
+		"http://169.254.169.254/metadata/identity/oauth2/token", "http://other.example/metadata//identity/oauth2/token", "//x/metadata/identity/oauth2/token",
+		"/Metadata/Identity/info", "/metadata/IDENTITY/oauth2/tokens", "/metadata/identity%5cinfo", `/metadata/identity\info`, "/metadata/identity%255cinfo",
+		"/metadata/identity%252finfo", "/metadata%c0%afidentity/info", "/metadata/%u0069dentity/info", "/metadata/\uff49dentity/info", "/metadata/identity;/info",
+		"/metadata;x=y/identity/info", "/metadata/./identity/info", "/metadata/instance/..;/identity/info", "/metadata/identity/issuecredential", "/metadata/identity%09/info",
 	}
 }
 
