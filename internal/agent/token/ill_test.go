@@ -24,6 +24,8 @@ type service struct {
 	// ill answers instead of a token; nil when all is well. Nothing of both
 	// means that the service hangs.
 	ill func(resource string) (status int, retryAfter string)
+	// refuses is how resources begin that do not exist.
+	refuses string
 
 	calls    []call
 	inFlight int
@@ -58,6 +60,9 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if !rest(r.Context(), takes) && takes > 0 {
 		return nil, errors.New("given up")
+	}
+	if s.refuses != "" && strings.HasPrefix(resource, s.refuses) {
+		return answer(400, h, `{"error":"invalid_resource","error_description":"no"}`), nil
 	}
 	now := time.Now()
 	return answer(200, h, fmt.Sprintf(`{"access_token":"token-%d","expires_on":"%d","not_before":"%d"}`, n, now.Add(life).Unix(), now.Unix())), nil

@@ -1,0 +1,144 @@
+package token
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// greed is what greedy pods ask for.
+func greed() map[string]func(pod, i int) Request {
+	return map[string]func(pod, i int) Request{
+		"ever new resources": func(pod, i int) Request { return ask(fmt.Sprint("g", pod), fmt.Sprint("https://", i)) },
+		"bad resources":      func(pod, i int) Request { return ask(fmt.Sprint("g", pod), fmt.Sprint("bad", i)) },
+		"many identities":    func(pod, i int) Request { return ask(fmt.Sprint("g", pod, ".", i), "x") },
+	}
+}
+
+// TestGreedyPods: the neighbours of pods that ask as much as they can get their
+// tokens all the same, and the service's limits are kept.
+func TestGreedyPods(t *testing.T) {
+	for name, wish := range greed() {
+		for _, pods := range []int{1, 10} {
+			t.Run(fmt.Sprintf("%d with %s", pods, name), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { besideGreedy(t, pods, wish) })
+			})
+		}
+	}
+}
+
+func besideGreedy(t *testing.T, pods int, wish func(pod, i int) Request) {
+	s := &service{life: 24 * time.Hour, takes: 50 * time.Millisecond}
+	s.refuses = "bad"
+	c := newAgent(t, s)
+	ctx, stop := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	for pod := range pods {
+		for worker := range 100 { // connections
+			group.Go(func() {
+				for i := 0; ctx.Err() == nil; i++ {
+					r := wish(pod, i*100+worker)
+					r.Caller = fmt.Sprint("ns/greedy-", pod)
+					if _, _, err := c.Get(ctx, r); err != nil && failureOf(err) == nil {
+						pass(100 * time.Millisecond) // sent away
+					}
+				}
+			})
+		}
+	}
+	pass(10 * time.Second)
+	var worst time.Duration
+	for i := range 20 {
+		r := ask(fmt.Sprint("neighbour-", i), "x")
+		r.Caller = fmt.Sprint("ns/neighbour-", i)
+		began := time.Now()
+		if _, _, err := c.Get(t.Context(), r); err != nil {
+			t.Errorf("neighbour %d: %v", i, err)
+		}
+		worst = max(worst, time.Since(began))
+		pass(300 * time.Millisecond)
+	}
+	// A turn of each of the others at 15 a second, and the call itself.
+	bound := time.Duration(pods+2)*time.Second/15 + 150*time.Millisecond
+	if worst > bound {
+		t.Errorf("a neighbour waited %v, more than %v", worst, bound)
+	}
+	t.Logf("a neighbour waited %v at most", worst)
+	stop()
+	group.Wait()
+	if s.busiestSecond() > 20 || s.most > 5 {
+		t.Errorf("%d calls a second, %d at once: more than the service allows", s.busiestSecond(), s.most)
+	}
+}
+
+// TestGreedyShare: ten modest pods and a greedy one that all have work waiting
+// get the same.
+func TestGreedyShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
+		c := newAgent(t, s)
+		ctx, stop := context.WithTimeout(t.Context(), 22*time.Second)
+		defer stop()
+		var mu sync.Mutex
+		got := map[int]int{}
+		var group sync.WaitGroup
+		for pod := range 11 {
+			workers := 2
+			if pod == 0 {
+				workers = 200
+			}
+			for worker := range workers {
+				group.Go(func() {
+					for i := 0; ctx.Err() == nil; i++ {
+						r := ask(fmt.Sprint("id", pod), fmt.Sprint(worker, "/", i))
+						r.Caller = fmt.Sprint("ns/", pod)
+						if _, _, err := c.Get(ctx, r); err != nil {
+							pass(20 * time.Millisecond)
+							continue
+						}
+						mu.Lock()
+						got[pod]++
+						mu.Unlock()
+					}
+				})
+			}
+		}
+		group.Wait()
+		for pod, n := range got {
+			// 15 a second, shared by 11, for 22 s: 30 each.
+			if n < 25 || n > 37 {
+				t.Errorf("pod %d got %d tokens, want about 30", pod, n)
+			}
+		}
+	})
+}
+
+// TestEverybodyStaysAway: one 429 with Retry-After counts for all pods.
+func TestEverybodyStaysAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &service{life: time.Hour, ill: func(string) (int, string) { return 429, "40" }}
+		c := newAgent(t, s)
+		var group sync.WaitGroup
+		for i := range 50 {
+			group.Go(func() {
+				pass(time.Duration(i) * 500 * time.Millisecond)
+				r := ask(fmt.Sprint(i), "x")
+				r.Caller = fmt.Sprint("ns/", i)
+				f := failureOf(func() error { _, _, err := c.Get(t.Context(), r); return err }())
+				if f == nil || f.Status != 429 || f.RetryAfter > 40*time.Second-time.Duration(i)*500*time.Millisecond || f.RetryAfter < 14*time.Second {
+					t.Errorf("pod %d got %+v", i, f)
+				}
+			})
+		}
+		group.Wait()
+		if n := s.count(); n != 1 {
+			t.Errorf("%d calls", n)
+		}
+		s.fall(nil)
+		pass(16 * time.Second)
+		mustGet(t, c, ask("1", "x"), `"token-2"`, Miss)
+	})
+}
