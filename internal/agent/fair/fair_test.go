@@ -153,3 +153,89 @@ func TestBusy(t *testing.T) {
 		release()
 	})
 }
+
+func TestStayAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config()
+		cfg.Concurrent, cfg.Background = 1, "background"
+		l := New(cfg)
+		release, err := l.Acquire(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var group sync.WaitGroup
+		for _, name := range []string{"a", "b", "background"} {
+			group.Go(func() {
+				var away Away
+				if _, err := l.Acquire(t.Context(), name); !errors.As(err, &away) || away.RetryAfter() != time.Minute {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+		}
+		synctest.Wait()
+		l.StayAway(time.Minute)
+		group.Wait()
+		l.StayAway(time.Second) // less than what is said already
+		l.StayAway(-time.Second)
+		pass(20 * time.Second)
+		var away Away
+		if _, err := l.Acquire(t.Context(), "c"); !errors.As(err, &away) || away.RetryAfter() != 40*time.Second {
+			t.Errorf("got %v", err)
+		}
+		release()
+		if len(l.callers)+len(l.turns)+l.waiting+l.active != 0 {
+			t.Errorf("left over: %+v", l)
+		}
+		pass(40 * time.Second)
+		release, err = l.Acquire(t.Context(), "c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		l.StayAway(24 * time.Hour)
+		pass(MaxAway)
+		if _, err := l.Acquire(t.Context(), "c"); err != nil {
+			t.Errorf("after the longest while: %v", err)
+		}
+	})
+}
+
+// TestBackground: it comes after everybody, once at a time, and leaves half of
+// the burst.
+func TestBackground(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config()
+		cfg.Background = "background"
+		l := New(cfg)
+		var mu sync.Mutex
+		var order []string
+		began := time.Now()
+		var group sync.WaitGroup
+		run := func(name string, takes time.Duration) {
+			group.Go(func() {
+				release, err := l.Acquire(t.Context(), name)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				order = append(order, fmt.Sprint(name, " ", time.Since(began).Round(10*time.Millisecond)))
+				mu.Unlock()
+				pass(takes)
+				release()
+			})
+			synctest.Wait()
+		}
+		for range 3 {
+			run("background", 250*time.Millisecond)
+		}
+		for i := range 4 {
+			run(fmt.Sprint("pod", i), 0) // what the first of the background left of the burst
+		}
+		group.Wait()
+		want := "[background 0s pod0 0s pod1 0s pod2 0s pod3 0s background 300ms background 550ms]"
+		if got := fmt.Sprint(order); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	})
+}

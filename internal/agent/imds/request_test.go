@@ -57,6 +57,11 @@ func TestParseTokenRequest(t *testing.T) {
 		{name: "odd id", query: version + "&resource=r&client_id=%00", refused: "characters"},
 		{name: "long value", query: version + "&resource=" + strings.Repeat("r", 3000), refused: "too long"},
 		{name: "long query", query: version + "&resource=" + strings.Repeat("r", 9000), refused: "too long"},
+		{
+			name: "revoked", query: version + "&resource=r&token_sha256_to_refresh=" + strings.Repeat("aB", 32),
+			want: TokenRequest{APIVersion: "2018-02-01", Resource: "r", Revoked: strings.Repeat("aB", 32)},
+		},
+		{name: "revoked, no hash", query: version + "&resource=r&token_sha256_to_refresh=x", want: TokenRequest{APIVersion: "2018-02-01", Resource: "r"}},
 		{name: "many", query: version + "&resource=r" + many(40), refused: "too many"},
 	}
 	for _, tt := range tests {
