@@ -1,5 +1,5 @@
-// Command podid is the command line tool of the project: it cleans up behind MIC, and is an Azure for offline tests and
-// a cluster on one machine.
+// Command podid is the command line tool of the project: it federates identities with Azure, cleans up behind MIC, and is an
+// Azure for offline tests and a cluster on one machine.
 package main
 
 import (
@@ -46,7 +46,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "podid",
-		Short: "Azure identities for pods: cleaning up, and an Azure and a cluster on one machine",
+		Short: "Azure identities for pods: federating, cleaning up, and an Azure and a cluster on one machine",
 		Long: "podid gives Kubernetes pods an Azure identity without a secret in the pod.\n" +
 			"This is its command line tool.",
 		Version:       version(),
@@ -58,7 +58,7 @@ func newRootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())
 	})
-	root.AddCommand(newCleanupCommand(), newEmulatorCommand(), newSandboxCommand())
+	root.AddCommand(newCleanupCommand(), newEmulatorCommand(), newIdentityCommand(), newSandboxCommand())
 	return root
 }
 

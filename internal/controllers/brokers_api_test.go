@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/federation"
 )
 
 // federated makes an AzureIdentity of type 3.
@@ -99,7 +99,7 @@ func testBrokerLife(t *testing.T, kube *rest.Config) {
 	var account corev1.ServiceAccount
 	w.must(w.client.Get(t.Context(), client.ObjectKey{Namespace: "brokers-life", Name: w.namespace + ".one"}, &account))
 	if account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken ||
-		account.Labels[identity.ManagedByLabel] != identity.ManagedBy || account.Annotations[identity.BrokerOfAnnotation] != w.namespace+"/one" {
+		account.Labels[federation.ManagedByLabel] != federation.ManagedBy || account.Annotations[federation.BrokerOfAnnotation] != w.namespace+"/one" {
 		t.Errorf("the broker is %+v", account)
 	}
 	w.delete(&account) // by mistake

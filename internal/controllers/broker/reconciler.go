@@ -22,6 +22,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/federation"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -142,7 +143,7 @@ func (r *Reconciler) read(ctx context.Context, from client.Reader, name types.Na
 func (r *Reconciler) create(ctx context.Context, id *v1.AzureIdentity, name string) (reconcile.Result, error) {
 	err := r.outage.last(r.Now())
 	if err == nil {
-		err = r.Client.Create(ctx, identity.BrokerAccount(id, r.Namespace, name))
+		err = r.Client.Create(ctx, federation.Account(id, r.Namespace, name))
 		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
 			r.outage.note(err, r.Now().Add(lookAgain-lookAgain/10))
 		}

@@ -27,7 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/federation"
 	"github.com/podid-io/podid/internal/listwatch"
 )
 
@@ -188,7 +188,7 @@ func (w *Watch) UID(name string) types.UID {
 func listerWatcher(meta metadata.Interface, namespace string) *cache.ListWatch {
 	accounts := meta.Resource(schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}).Namespace(namespace)
 	labelled := func(o metav1.ListOptions) metav1.ListOptions {
-		o.LabelSelector = identity.ManagedByLabel + "=" + identity.ManagedBy
+		o.LabelSelector = federation.ManagedByLabel + "=" + federation.ManagedBy
 		return o
 	}
 	return &cache.ListWatch{

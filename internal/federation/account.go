@@ -1,6 +1,7 @@
-// The object that a broker is: MIC and the command line make the same one.
-
-package identity
+// Package federation says what a federated identity (type 3) needs besides the
+// AzureIdentity: its broker in the cluster, and on Azure the federated credential
+// that trusts the broker. It holds no client.
+package federation
 
 import (
 	corev1 "k8s.io/api/core/v1"
@@ -18,15 +19,15 @@ const (
 	BrokerOfAnnotation = "aadpodidentity.k8s.io/broker-of"
 )
 
-// BrokerAccount is the ServiceAccount of that name that stands for an identity.
-// It is mounted nowhere and bound to no role.
-func BrokerAccount(id *v1.AzureIdentity, namespace, name string) *corev1.ServiceAccount {
+// Account is the ServiceAccount of that name that stands for an identity. It is
+// mounted nowhere and bound to no role.
+func Account(id *v1.AzureIdentity, namespace, name string) *corev1.ServiceAccount {
 	return &corev1.ServiceAccount{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: name,
 			Labels:      map[string]string{ManagedByLabel: ManagedBy},
-			Annotations: map[string]string{BrokerOfAnnotation: key(id)},
+			Annotations: map[string]string{BrokerOfAnnotation: id.Namespace + "/" + id.Name},
 		},
 		AutomountServiceAccountToken: new(false),
 	}
