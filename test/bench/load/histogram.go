@@ -17,10 +17,15 @@ type histogram struct {
 	max    time.Duration
 }
 
-func (h *histogram) add(d time.Duration) {
+// add counts a time and tells whether it is the longest so far.
+func (h *histogram) add(d time.Duration) bool {
 	h.n++
-	h.max = max(h.max, d)
 	h.counts[min(step(d), len(h.counts)-1)]++
+	if d <= h.max {
+		return false
+	}
+	h.max = d
+	return true
 }
 
 // step of a time: its highest bit and the six below it.

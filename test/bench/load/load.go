@@ -52,6 +52,8 @@ type Result struct {
 	P99  float64 `json:"p99"`
 	P999 float64 `json:"p999"`
 	Max  float64 `json:"max"`
+	// MaxAt is when the slowest answer came, in seconds from the beginning.
+	MaxAt float64 `json:"maxAt"`
 	// CPU is what the load generator itself used, in seconds.
 	CPU float64 `json:"cpu"`
 }
@@ -253,7 +255,10 @@ func (g *generator) event(c *client) {
 }
 
 func (g *generator) answered(c *client, size, code int) {
-	g.times.add(time.Since(c.since))
+	now := time.Now()
+	if took := now.Sub(c.since); g.times.add(took) {
+		g.result.MaxAt = now.Sub(g.result.Began).Seconds()
+	}
 	if code != 200 {
 		g.result.Failed++
 		g.note(string(c.in[:c.got]))

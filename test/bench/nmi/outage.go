@@ -78,7 +78,7 @@ func (b *bench) reportOutage(kind string, r load.Result, calls int) {
 		f.Remark("%d of %d failed: %s", r.Failed, r.Requests, r.Text)
 	}
 	b.report.Add("outage."+kind+".p99", "… "+kind+": p99", "s", []float64{r.P99}).AtMost(5e-3, measure.Worst).
-		Remark("p50 %.2f ms, p99.9 %.1f ms, max %.0f ms", 1e3*r.P50, 1e3*r.P999, 1e3*r.Max)
+		Remark("p50 %.2f ms, p99.9 %.1f ms, max %.0f ms after %.1f s", 1e3*r.P50, 1e3*r.P999, 1e3*r.Max, r.MaxAt)
 	b.said = strings.TrimPrefix(fmt.Sprintf("%s, %s %.0f %% p99 %.1f ms", b.said, kind, answered, 1e3*r.P99), ", ")
 }
 
