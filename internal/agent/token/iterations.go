@@ -3,7 +3,6 @@
 package token
 
 import (
-	"bytes"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -12,21 +11,14 @@ import (
 // maxDepth of nested structures; a PFX has some 12.
 const maxDepth = 32
 
-// checkIterations refuses a DER file that asks for more than maxIterations of a
+// checkIterations refuses a PFX that asks for more than maxIterations of a
 // password's derivation. It does not follow the formats, but takes every integer
 // that stands where a count can stand: right after an octet string (the salt).
 // Counts, and nothing else of that size, stand there in the parameters of PKCS#5
 // and PKCS#12 and in a PFX's MAC. What is encrypted it cannot see.
 func checkIterations(der []byte) error {
-	if bytes.Contains(der, scrypt()) {
-		return errors.New("its password is derived by scrypt, which is not supported: openssl pkcs8 -topk8 -v2 aes-256-cbc makes a file that is")
-	}
 	return walk(der, 0)
 }
-
-// scrypt is the object identifier 1.3.6.1.4.1.11591.4.11. It takes memory as the
-// file pleases.
-func scrypt() []byte { return []byte{0x2b, 6, 1, 4, 1, 0xda, 0x47, 4, 0x0b} }
 
 var errTooMuchWork = errors.New("reading it would take too long")
 

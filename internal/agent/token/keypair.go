@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-	"github.com/youmark/pkcs8"
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
 )
 
@@ -237,15 +236,7 @@ func parseKeyBlock(block *pem.Block, password string) (any, error) {
 	case "EC PRIVATE KEY":
 		key, err = x509.ParseECPrivateKey(der)
 	case "ENCRYPTED PRIVATE KEY":
-		if err := checkIterations(der); err != nil {
-			return nil, err
-		}
-		if password == "" {
-			return nil, wrongPassword(password)
-		}
-		if key, _, err = pkcs8.ParsePrivateKey(der, []byte(password)); err != nil {
-			return nil, fmt.Errorf("%w (or the key is protected in a way that is not supported: openssl pkcs8 -topk8 -v2 aes-256-cbc makes one that is)", wrongPassword(password))
-		}
+		return openPKCS8(der, password)
 	default:
 		return nil, nil
 	}

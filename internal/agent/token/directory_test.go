@@ -1,0 +1,263 @@
+package token
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/emulator"
+	"github.com/podid-io/podid/internal/emulator/world"
+)
+
+const (
+	vault    = "https://vault.azure.net"
+	issuer   = "https://cluster.example"
+	audience = "api://AzureADTokenExchange"
+	// theSecret must never be seen in an error.
+	theSecret = "s3cret~Value-of.the_application"
+)
+
+// apps are the applications of the directory, by name.
+func app(name string) string { return world.GUID("app " + name) }
+
+// secrets are the cluster's, as an API server answers for them.
+type secrets struct {
+	mu    sync.Mutex
+	data  map[string]map[string][]byte
+	err   error
+	reads int
+	// next, once, is what the Secret says after the next read.
+	next map[string][]byte
+}
+
+func (s *secrets) Secret(_ context.Context, namespace, name string) (map[string][]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads++
+	if s.err != nil {
+		return nil, s.err
+	}
+	data, ok := s.data[namespace+"/"+name]
+	if !ok {
+		return nil, apierrors.NewNotFound(corev1.Resource("secrets"), name)
+	}
+	if s.next != nil {
+		s.data[namespace+"/"+name], s.next = s.next, nil
+	}
+	return data, nil
+}
+
+// cluster issues tokens of service accounts.
+type cluster struct {
+	key   *ecdsa.PrivateKey
+	known map[string]bool
+	err   error
+}
+
+func (c *cluster) BrokerToken(_ context.Context, serviceAccount, audience string) (string, error) {
+	if c.err != nil {
+		return "", c.err
+	}
+	if !c.known[serviceAccount] {
+		return "", apierrors.NewNotFound(corev1.Resource("serviceaccounts"), serviceAccount)
+	}
+	t := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
+		"iss": issuer, "sub": "system:serviceaccount:podid-brokers:" + serviceAccount, "aud": []string{audience},
+		"exp": time.Now().Add(10 * time.Minute).Unix(), "nbf": time.Now().Unix(),
+	})
+	t.Header["kid"] = "1"
+	return t.SignedString(c.key)
+}
+
+func (c *cluster) jwks(t *testing.T) string {
+	point, err := c.key.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	coordinate := base64.RawURLEncoding.EncodeToString
+	return fmt.Sprintf(`{"keys":[{"kty":"EC","kid":"1","crv":"P-256","x":%q,"y":%q}]}`, coordinate(point[1:33]), coordinate(point[33:]))
+}
+
+// directory is an Entra ID on this machine, over TLS, with identities that it
+// knows.
+type directory struct {
+	t        *testing.T
+	emulator *emulator.Emulator
+	secrets  *secrets
+	cluster  *cluster
+	config   EntraConfig
+	client   *http.Client
+}
+
+func newDirectory(t *testing.T, applications ...world.Application) *directory {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &directory{
+		t: t, secrets: &secrets{data: map[string]map[string][]byte{}},
+		cluster: &cluster{key: key, known: map[string]bool{"shop.federated": true, "shop.managed": true}},
+	}
+	doc := world.Default(theSecret)
+	doc.Tenants = append(doc.Tenants, world.Tenant{ID: world.GUID("second"), Domain: "second.example"}, world.Tenant{ID: world.GUID("third")})
+	trusts := func(name string) []world.FederatedCredential {
+		return []world.FederatedCredential{{Issuer: issuer, Subject: "system:serviceaccount:podid-brokers:shop." + name}}
+	}
+	doc.Applications = append(doc.Applications, applications...)
+	doc.Applications = append(doc.Applications,
+		world.Application{ClientID: app("federated"), PrincipalID: world.GUID("p"), FederatedCredentials: trusts("federated")})
+	doc.Identities[1].FederatedCredentials = trusts("managed")
+	doc.Issuers = []world.Issuer{{Issuer: issuer, JWKS: d.cluster.jwks(t)}}
+	d.emulator, err = emulator.Start(t.Context(), emulator.Config{
+		Dir: t.TempDir(), World: &doc, ARMAddress: "127.0.0.1:0", EntraAddress: "127.0.0.1:0", IMDSAddress: "127.0.0.1:0", ControlAddress: "127.0.0.1:0",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.emulator.Close(context.Background()) })
+	ca, err := os.ReadFile(d.emulator.Endpoints().CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	d.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}}
+	t.Cleanup(d.client.CloseIdleConnections)
+	authority, err := ParseAuthority(d.emulator.Endpoints().Entra)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.config = EntraConfig{Authority: authority, Limiter: open{}, Meter: &meter{}, Operation: "op", UserAgent: "podid-test"}
+	return d
+}
+
+// source is that for a type, with trust in the directory's certificate.
+func (d *directory) source(kind v1.IdentityType) *Entra {
+	var e *Entra
+	switch kind {
+	case v1.ServicePrincipal:
+		e = NewClientSecret(d.config, d.secrets)
+	case v1.ServicePrincipalCertificate:
+		e = NewCertificate(d.config, d.secrets)
+	default:
+		e = NewFederated(d.config, FederationConfig{Brokers: d.cluster, Namespace: "podid-brokers", Cloud: "AzurePublicCloud"})
+	}
+	e.client.Transport = d.client.Transport
+	return e
+}
+
+// principal is an identity of the namespace shop with a Secret of its name.
+func (d *directory) principal(kind v1.IdentityType, name string, data map[string]string) *v1.AzureIdentity {
+	id := &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name)},
+		Spec:       v1.AzureIdentitySpec{Type: kind, ClientID: app(name), TenantID: world.DefaultTenant},
+	}
+	if data != nil {
+		id.Spec.ClientPassword.Name = name
+		d.secrets.data["shop/"+name] = map[string][]byte{}
+		for key, value := range data {
+			d.secrets.data["shop/"+name][key] = []byte(value)
+		}
+	}
+	return id
+}
+
+// verified are the claims of a token whose signature the directory's published
+// keys vouch for.
+func (d *directory) verified(t *testing.T, tok *Token) jwt.MapClaims {
+	t.Helper()
+	var text string
+	if err := json.Unmarshal(tok.Fields["access_token"], &text); err != nil {
+		t.Fatal(err)
+	}
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, d.emulator.Endpoints().Entra+"/common/discovery/keys", nil)
+	resp, err := d.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set struct{ Keys []struct{ N, E string } }
+	if err := json.Unmarshal(body, &set); err != nil || len(set.Keys) == 0 {
+		t.Fatalf("%s: %v", body, err)
+	}
+	number := func(s string) *big.Int {
+		b, _ := base64.RawURLEncoding.DecodeString(s)
+		return new(big.Int).SetBytes(b)
+	}
+	public := &rsa.PublicKey{N: number(set.Keys[0].N), E: int(number(set.Keys[0].E).Int64())}
+	c := jwt.MapClaims{}
+	if _, err := jwt.ParseWithClaims(text, c, func(*jwt.Token) (any, error) { return public, nil }, jwt.WithValidMethods([]string{"RS256"})); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// newKey makes a key and a certificate of it, as PEM texts.
+func newKey(t *testing.T, key crypto.Signer) (cert *x509.Certificate, certPEM, keyPEM string) {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "app"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cert, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+}
+
+func rsaKey(t *testing.T) *rsa.PrivateKey {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func ecKey(t *testing.T, curve elliptic.Curve) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+

@@ -1,0 +1,339 @@
+package token
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	pkcs12 "software.sslmate.com/src/go-pkcs12"
+)
+
+const keyPassword = "pass wörd"
+
+// TestKeyFiles reads every form of file that people have.
+func TestKeyFiles(t *testing.T) {
+	rsaPrivate, ecPrivate := rsaKey(t), ecKey(t, elliptic.P256())
+	rsaCert, rsaPEM, rsaKeyPEM := newKey(t, rsaPrivate)
+	ecCert, ecPEM, ecKeyPEM := newKey(t, ecPrivate)
+	block := func(kind string, der []byte, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	pkcs1 := block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaPrivate), nil)
+	sec1DER, err := x509.MarshalECPrivateKey(ecPrivate)
+	sec1 := block("EC PRIVATE KEY", sec1DER, err)
+	//nolint:staticcheck // the old protection is what is tested
+	old, err := x509.EncryptPEMBlock(rand.Reader, "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaPrivate), []byte(keyPassword), x509.PEMCipherAES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := block("ENCRYPTED PRIVATE KEY", seal(t, rsaPrivate, keyPassword), nil)
+	pfx := func(e *pkcs12.Encoder, key any, cert *x509.Certificate, chain []*x509.Certificate, password string) string {
+		t.Helper()
+		data, err := e.Encode(key, cert, chain, password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	chain := []*x509.Certificate{ecCert}
+	modern := pfx(pkcs12.Modern, rsaPrivate, rsaCert, chain, keyPassword)
+	tests := []struct {
+		name, data, password string
+		leaf                 *x509.Certificate
+		certificates         int
+	}{
+		{"PKCS#8", rsaKeyPEM + rsaPEM, "", rsaCert, 1},
+		{"PKCS#8, EC", ecPEM + ecKeyPEM, "", ecCert, 1},
+		{"PKCS#1", pkcs1 + rsaPEM, "", rsaCert, 1},
+		{"SEC 1", "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n" + sec1 + ecPEM, "", ecCert, 1},
+		{"password for nothing", rsaKeyPEM + rsaPEM, "x", rsaCert, 1},
+		{"chain first", ecPEM + rsaPEM + rsaKeyPEM, "", rsaCert, 2},
+		{"text around", "Bag Attributes\n  x: y\n" + rsaPEM + "\n\n" + rsaKeyPEM + "\n", "", rsaCert, 1},
+		{"old PEM", string(pem.EncodeToMemory(old)) + rsaPEM, keyPassword, rsaCert, 1},
+		{"encrypted PKCS#8", sealed + rsaPEM, keyPassword, rsaCert, 1},
+		{"PFX", modern, keyPassword, rsaCert, 2},
+		{"PFX, EC", pfx(pkcs12.Modern, ecPrivate, ecCert, nil, keyPassword), keyPassword, ecCert, 1},
+		{"PFX, empty password", pfx(pkcs12.Modern, rsaPrivate, rsaCert, nil, ""), "", rsaCert, 1},
+		{"PFX, no password", pfx(pkcs12.Passwordless, rsaPrivate, rsaCert, nil, ""), "", rsaCert, 1},
+		{"PFX, 3DES", pfx(pkcs12.LegacyDES, rsaPrivate, rsaCert, chain, keyPassword), keyPassword, rsaCert, 2},
+		{"PFX, RC2", pfx(pkcs12.LegacyRC2, rsaPrivate, rsaCert, chain, keyPassword), keyPassword, rsaCert, 2},
+		{"PFX as Key Vault's text", base64.StdEncoding.EncodeToString([]byte(modern)) + "\n", keyPassword, rsaCert, 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			pair, err := newParser().parse(t.Context(), []byte(tt.data), tt.password)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !pair.chain[0].Equal(tt.leaf) || len(pair.chain) != tt.certificates {
+				t.Errorf("%d certificates, first %v", len(pair.chain), pair.chain[0].SerialNumber)
+			}
+		})
+	}
+
+	p224 := ecKey(t, elliptic.P224())
+	_, p224PEM, p224Key := newKey(t, p224)
+	bad := []struct{ name, data, password, says string }{
+		{"empty", " ", "", "neither a PFX"},
+		{"garbage", "hello", "", "neither a PFX"},
+		{"DER of something else", string(rsaCert.Raw), "", "no PFX file"},
+		{"half a PFX", modern[:len(modern)/2], keyPassword, "no PFX file"},
+		{"no key", rsaPEM, "", "no private key"},
+		{"no certificate", rsaKeyPEM, "", "no certificate"},
+		{"two keys", rsaKeyPEM + ecKeyPEM + rsaPEM, "", "more than one private key"},
+		{"of another key", rsaKeyPEM + ecPEM, "", "belongs to its private key"},
+		{"no password", modern, "", "put its password into the Secret"},
+		{"wrong password", modern, "wrong", "is wrong"},
+		{"no password, PKCS#8", sealed + rsaPEM, "", "put its password into the Secret"},
+		{"wrong password, PKCS#8", sealed + rsaPEM, "wrong", "is wrong"},
+		{"no password, old", string(pem.EncodeToMemory(old)) + rsaPEM, "", "put its password into the Secret"},
+		{"wrong password, old", string(pem.EncodeToMemory(old)) + rsaPEM, "wrong", "is wrong"},
+		{"damaged certificate", rsaKeyPEM + block("CERTIFICATE", rsaCert.Raw[:50], nil), "", "cannot be read"},
+		{"damaged key", rsaPEM + block("PRIVATE KEY", []byte{1}, nil), "", "cannot be read"},
+		{"another curve", p224Key + p224PEM, "", "P-256"},
+		{"large", strings.Repeat(rsaPEM, maxKeyFile/len(rsaPEM)+1), "", "larger than"},
+	}
+	for _, tt := range bad {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := newParser().parse(t.Context(), []byte(tt.data), tt.password)
+			if err == nil || !strings.Contains(err.Error(), tt.says) {
+				t.Fatalf("got %v, want %q", err, tt.says)
+			}
+			if strings.Contains(err.Error(), keyPassword) {
+				t.Errorf("the password is in %q", err)
+			}
+		})
+	}
+}
+
+// seal protects a key as OpenSSL does.
+func seal(t *testing.T, key any, password string) []byte {
+	t.Helper()
+	marshal := func(v any) asn1.RawValue {
+		der, err := asn1.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return asn1.RawValue{FullBytes: der}
+	}
+	plain, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	salt, iv := []byte("saltsalt"), make([]byte, aes.BlockSize)
+	derived, err := pbkdf2.Key(sha256.New, password, salt, 2048, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := aes.NewCipher(derived)
+	if err != nil {
+		t.Fatal(err)
+	}
+	padding := aes.BlockSize - len(plain)%aes.BlockSize
+	plain = append(plain, bytes.Repeat([]byte{byte(padding)}, padding)...)
+	cipher.NewCBCEncrypter(c, iv).CryptBlocks(plain, plain)
+	named := func(parameters asn1.RawValue, oid ...int) pkix.AlgorithmIdentifier {
+		return pkix.AlgorithmIdentifier{Algorithm: oid, Parameters: parameters}
+	}
+	return marshal(sealedKey{
+		Algorithm: named(marshal(pbes2{
+			Derivation: named(marshal(pbkdf2Parameters{
+				Salt: salt, Iterations: 2048, PRF: named(asn1.NullRawValue, 1, 2, 840, 113549, 2, 9),
+			}), 1, 2, 840, 113549, 1, 5, 12),
+			Cipher: named(marshal(iv), 2, 16, 840, 1, 101, 3, 4, 1, 42),
+		}), 1, 2, 840, 113549, 1, 5, 13),
+		Data: plain,
+	}).FullBytes
+}
+
+// TestOpenSSL reads what OpenSSL writes.
+func TestOpenSSL(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("there is no openssl")
+	}
+	dir := t.TempDir()
+	run := func(t *testing.T, args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), openssl, args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Skipf("this openssl cannot: %s", bytes.TrimSpace(out))
+		}
+	}
+	run(t, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=app", "-days", "1")
+	cert, err := os.ReadFile(filepath.Join(dir, "cert.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	export := []string{"pkcs12", "-export", "-inkey", "key.pem", "-in", "cert.pem", "-out", "out", "-passout", "pass:secret"}
+	seal := []string{"pkcs8", "-topk8", "-in", "key.pem", "-out", "out", "-passout", "pass:secret"}
+	tests := []struct {
+		name string
+		args []string
+		says string // of an error
+	}{
+		{name: "PFX", args: export},
+		{name: "PFX, legacy", args: append(export[:len(export):len(export)], "-legacy")},
+		{name: "PFX, 3DES", args: append(export[:len(export):len(export)], "-keypbe", "PBE-SHA1-3DES", "-certpbe", "PBE-SHA1-3DES", "-macalg", "sha1")},
+		{name: "PFX, 600,000", args: append(export[:len(export):len(export)], "-iter", "600000")},
+		{name: "PFX, too many", args: append(export[:len(export):len(export)], "-iter", "1000001", "-nomaciter"), says: "too long"},
+		{name: "PKCS#8", args: append(seal[:len(seal):len(seal)], "-v2", "aes-256-cbc", "-v2prf", "hmacWithSHA512")},
+		{name: "PKCS#8, 3DES", args: append(seal[:len(seal):len(seal)], "-v2", "des3")},
+		{name: "PKCS#8, scrypt", args: append(seal[:len(seal):len(seal)], "-scrypt"), says: "not supported"},
+		{name: "PKCS#8, too many", args: append(seal[:len(seal):len(seal)], "-v2", "aes-256-cbc", "-iter", "1000001"), says: "too long"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			run(t, tt.args...)
+			data, err := os.ReadFile(filepath.Join(dir, "out"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.HasPrefix(data, []byte("-----")) {
+				data = append(data, cert...)
+			}
+			_, err = newParser().parse(t.Context(), data, "secret")
+			if tt.says == "" && err != nil || tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says)) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// TestKeyFileWork: a file cannot ask for more work than it is worth.
+func TestKeyFileWork(t *testing.T) {
+	params := func(count int) []byte {
+		der, err := asn1.Marshal(struct {
+			Salt  []byte
+			Count int
+		}{[]byte("salt"), count})
+		if err != nil {
+			t.Fatal(err)
+		}
+		nested, err := asn1.Marshal(der) // in an octet string, as in a PFX
+		if err != nil {
+			t.Fatal(err)
+		}
+		return nested
+	}
+	if err := checkIterations(params(maxIterations)); err != nil {
+		t.Error(err)
+	}
+	for _, count := range []int{maxIterations + 1, 1 << 40, -1} {
+		if err := checkIterations(params(count)); !errors.Is(err, errTooMuchWork) {
+			t.Errorf("%d: %v", count, err)
+		}
+	}
+	// A file that took too long is not read again, and others are.
+	p := newParser()
+	hard := []byte("hard")
+	p.refuse(sha256.Sum256(hard))
+	if _, err := p.parse(t.Context(), hard, ""); !errors.Is(err, errTooMuchWork) {
+		t.Error(err)
+	}
+	for range parseSlots {
+		p.slots <- struct{}{}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.parse(ctx, []byte("x"), ""); !errors.Is(err, errParserBusy) {
+		t.Error(err)
+	}
+	for i := range 3 * maxRefused {
+		p.refuse(sha256.Sum256([]byte{byte(i), byte(i >> 8)}))
+	}
+	if len(p.refused) > maxRefused {
+		t.Errorf("%d remembered", len(p.refused))
+	}
+}
+
+// TestAssertions: what is signed, by which algorithm, for whom.
+func TestAssertions(t *testing.T) {
+	now := time.Unix(1_790_000_000, 0)
+	entraID, oldADFS := endpoint{url: "https://login.example/t/oauth2/v2.0/token"}, endpoint{url: "https://adfs.example/adfs/oauth2/token", adfs: true}
+	tests := []struct {
+		name string
+		key  crypto.Signer
+		at   endpoint
+		alg  string
+	}{
+		{"RSA", rsaKey(t), entraID, "PS256"},
+		{"RSA, ADFS", rsaKey(t), oldADFS, "RS256"},
+		{"P-256", ecKey(t, elliptic.P256()), entraID, "ES256"},
+		{"P-384", ecKey(t, elliptic.P384()), entraID, "ES384"},
+		{"P-521", ecKey(t, elliptic.P521()), entraID, "ES512"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cert, certPEM, keyPEM := newKey(t, tt.key)
+			_, otherPEM, _ := newKey(t, ecKey(t, elliptic.P256()))
+			pair, err := parseKeyPair([]byte(certPEM+otherPEM+keyPEM), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			form := map[string][]string{}
+			if err := pair.sign(form, tt.at, "the-client", now); err != nil {
+				t.Fatal(err)
+			}
+			c := jwt.MapClaims{}
+			token, err := jwt.ParseWithClaims(form["client_assertion"][0], c, func(*jwt.Token) (any, error) { return cert.PublicKey, nil },
+				jwt.WithValidMethods([]string{tt.alg}), jwt.WithTimeFunc(func() time.Time { return now }))
+			if err != nil {
+				t.Fatal(err)
+			}
+			x5c, _ := token.Header["x5c"].([]any)
+			if len(x5c) != 2 || x5c[0] != base64.StdEncoding.EncodeToString(cert.Raw) {
+				t.Errorf("x5c has %d certificates", len(x5c))
+			}
+			if (token.Header["x5t"] != nil) != tt.at.adfs || (token.Header["x5t#S256"] != nil) == tt.at.adfs {
+				t.Errorf("header %v", token.Header)
+			}
+			if c["aud"] != tt.at.url || c["iss"] != "the-client" || c["sub"] != "the-client" || c["jti"] == "" || c["exp"] != float64(now.Add(10*time.Minute).Unix()) {
+				t.Errorf("claims %v", c)
+			}
+		})
+	}
+}
+
+func FuzzKeyFile(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "")
+	f.Add([]byte{0x30, 0x80, 0, 0}, "x")
+	f.Fuzz(func(t *testing.T, data []byte, password string) {
+		if pair, err := newParser().parse(t.Context(), data, password); err == nil && len(pair.chain) == 0 {
+			t.Error("a key without a certificate")
+		}
+	})
+}
