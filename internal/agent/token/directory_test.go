@@ -260,4 +260,3 @@ func ecKey(t *testing.T, curve elliptic.Curve) *ecdsa.PrivateKey {
 	}
 	return key
 }
-
