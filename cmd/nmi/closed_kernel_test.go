@@ -291,3 +291,29 @@ func TestHostEndpoint(t *testing.T) {
 		t.Errorf("through the redirect: %d %s %v, want 404", status, body, err)
 	}
 }
+
+// TestCleanup takes everything off the node, and only when no agent is at work.
+func TestCleanup(t *testing.T) {
+	n := newFarNode(t)
+	n.connect()
+	p := n.start()
+	n.probe("/readyz", 200, "ok")
+	refused := n.start("--cleanup")
+	refused.says("nothing was removed: an agent answers at 169.254.171.79:2579")
+	if err := <-refused.exited; err == nil {
+		t.Error("a cleanup that was refused ended well")
+	} else {
+		refused.exited <- err
+	}
+	n.want(n.web, tokenURL, 200, "access_token")
+
+	waiting := n.start("--cleanup", "--cleanup-wait=1m", "--node=")
+	p.stop(syscall.SIGTERM)
+	waiting.says("the redirect is gone")
+	n.want(n.web, "/metadata/instance", 200, "compute")
+	if n.leaks() == 0 {
+		t.Error("the pod was answered by somebody else")
+	}
+	again := n.start("--cleanup")
+	again.says("there is no redirect on this node")
+}

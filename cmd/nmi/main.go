@@ -44,6 +44,12 @@ func nmi(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return p.Main(ctx, program.Daemon{
 		Name: "nmi", Options: &o.Options, Error: err,
 		Starting: []any{"node", o.node.name, "mode", o.identities.mode, "forceNamespaced", o.ForceNamespaced},
-		Run:      func(ctx context.Context) error { return run(ctx, o, logr.FromContextOrDiscard(ctx)) },
+		Run: func(ctx context.Context) error {
+			log := logr.FromContextOrDiscard(ctx)
+			if o.cleanup.on {
+				return cleanUp(ctx, o, log)
+			}
+			return run(ctx, o, log)
+		},
 	})
 }

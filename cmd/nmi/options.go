@@ -31,6 +31,7 @@ type options struct {
 	prefetch   prefetchOptions
 	answers    answerOptions
 	ports      portOptions
+	cleanup    cleanupOptions
 }
 
 // parse reads flags and environment. Its error holds all that is wrong, one a
@@ -60,6 +61,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.prefetch.bindFlags(flags)
 	o.answers.bindFlags(flags)
 	o.ports.bindFlags(flags)
+	o.cleanup.bindFlags(flags)
 }
 
 // complete lets the environment have its say. Managed mode is always namespaced.
@@ -77,8 +79,11 @@ func (o *options) complete(getenv func(string) string) error {
 }
 
 func (o *options) validate() error {
+	if o.cleanup.on { // which needs neither a cluster nor the name of the node
+		return errors.Join(o.Validate(), o.redirect.validate(o.ports.nmi), o.cleanup.validate())
+	}
 	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.entra.validate(),
-		o.prefetch.validate(o.entra.cloud), o.ports.validate())
+		o.prefetch.validate(o.entra.cloud), o.ports.validate(), o.cleanup.validate())
 }
 
 // nodeOptions: which node, and where its cluster is.
