@@ -56,6 +56,7 @@ type nmiMetrics struct {
 	cacheEntries    *prometheus.GaugeVec
 	redirectReady   *prometheus.GaugeVec
 	redirectChanges *prometheus.CounterVec
+	auditDropped    *prometheus.CounterVec
 	imdsErrors      *prometheus.CounterVec
 	imdsDuration    *prometheus.HistogramVec
 }
@@ -121,6 +122,8 @@ func newNMIMetrics(r register) nmiMetrics {
 			"1 while requests to the metadata service are redirected to the agent, else 0. Page on 0."),
 		redirectChanges: r.counter("nmi_redirect_changes_total",
 			"How often the redirect had to be set: set (first), repaired (somebody changed it) or failed.", "result"),
+		auditDropped: r.counter("nmi_audit_lines_dropped_total",
+			"Lines of the audit log that could not be written."),
 		imdsErrors: r.counter("imds_operations_errors_count",
 			"Total number of errors in IMDS token operations.", labelOperation),
 		imdsDuration: r.histogram("imds_operations_duration_seconds",
@@ -194,3 +197,6 @@ func (m *Metrics) SourceOperation(operation string, took time.Duration, err erro
 	}
 	m.nmi.imdsDuration.WithLabelValues(operation).Observe(took.Seconds())
 }
+
+// AuditDropped counts a line of the audit log that was lost.
+func (m *Metrics) AuditDropped() { m.nmi.auditDropped.WithLabelValues().Inc() }

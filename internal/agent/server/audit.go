@@ -3,22 +3,52 @@
 package server
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
-
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// audit writes one line for the first of equal decisions, and again when one
-// still occurs a while later. At thousands of requests a second, all of them
-// would drown the log; the metrics count them. With verbosity 2 each is written.
-//
-// No line holds a token; client ids are shortened.
-type audit struct {
-	log logr.Logger
+// AuditMode is which decisions the audit log has.
+type AuditMode string
+
+// The modes.
+const (
+	AuditOff AuditMode = "off"
+	// AuditChanges has the first of equal decisions, and one again when it still
+	// occurs ten minutes later. Metrics count the others.
+	AuditChanges AuditMode = "changes"
+	// AuditAll has every decision: one line a request.
+	AuditAll AuditMode = "all"
+)
+
+// ParseAuditMode reads a mode as the command line has it.
+func ParseAuditMode(s string) (AuditMode, error) {
+	switch m := AuditMode(strings.ToLower(s)); m {
+	case AuditOff, AuditChanges, AuditAll:
+		return m, nil
+	default:
+		return "", fmt.Errorf("audit log %q: use %s, %s or %s", s, AuditOff, AuditChanges, AuditAll)
+	}
+}
+
+// Audit writes one line of JSON for each decision about a token. No line holds a
+// token, and client ids are shortened. Requests never wait for the writer: lines
+// that it does not take in time are dropped and counted.
+type Audit struct {
+	mode    AuditMode
+	dropped func()
+	lines   chan []byte
 
 	mu   sync.RWMutex
 	seen map[decision]time.Time
@@ -38,17 +68,80 @@ const (
 	// maxSeen bounds what is remembered; a node has some hundred pods with a
 	// handful of resources each.
 	maxSeen = 8192
+	// maxLines is how many lines wait for the writer: some 500 bytes each.
+	maxLines = 4096
+	// maxRequestID is the longest request id of a client that goes into a line; a
+	// GUID has 36 characters.
+	maxRequestID = 64
 )
 
-func newAudit(log logr.Logger) *audit {
-	return &audit{log: log, seen: map[decision]time.Time{}}
+// NewAudit returns an audit log. dropped is called for each line that is lost.
+func NewAudit(mode AuditMode, dropped func()) *Audit {
+	return &Audit{mode: mode, dropped: dropped, lines: make(chan []byte, maxLines), seen: map[decision]time.Time{}}
 }
 
-// token takes the answer to a token request.
-func (a *audit) token(res *result, took time.Duration) {
-	all := a.log.V(2).Enabled()
+// Run writes lines to w until ctx ends, and then those that wait.
+func (a *Audit) Run(ctx context.Context, w io.Writer) {
+	for {
+		select {
+		case line := <-a.lines:
+			a.write(w, line)
+		case <-ctx.Done():
+			for {
+				select {
+				case line := <-a.lines:
+					a.write(w, line)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+func (a *Audit) write(w io.Writer, line []byte) {
+	if _, err := w.Write(line); err != nil {
+		a.dropped()
+	}
+}
+
+// auditLine is one line.
+type auditLine struct {
+	Time           time.Time `json:"time"`
+	Log            string    `json:"log"` // always "audit", to tell it from other lines
+	Decision       string    `json:"decision"`
+	Status         int       `json:"status"`
+	Reason         string    `json:"reason,omitempty"`
+	Message        string    `json:"message,omitempty"`
+	Detail         string    `json:"detail,omitempty"`
+	Namespace      string    `json:"namespace,omitempty"`
+	Pod            string    `json:"pod,omitempty"`
+	UID            string    `json:"uid,omitempty"`
+	ServiceAccount string    `json:"serviceAccount,omitempty"`
+	Address        string    `json:"address"`
+	Identity       string    `json:"identity,omitempty"` // NAMESPACE/NAME
+	ClientID       string    `json:"clientID,omitempty"` // shortened
+	Resource       string    `json:"resource,omitempty"`
+	Source         string    `json:"source,omitempty"`
+	Token          string    `json:"token,omitempty"`
+	RequestID      string    `json:"requestID,omitempty"`
+	Seconds        float64   `json:"seconds"`
+}
+
+// The decisions.
+const (
+	decisionIssued   = "issued"
+	decisionRefused  = "refused"
+	decisionPassedOn = "passed on"
+)
+
+// answered takes the answer to a request.
+func (a *Audit) answered(r *http.Request, route imds.Route, res *result, took time.Duration) {
+	if a == nil || a.mode == AuditOff {
+		return
+	}
 	d := decision{address: res.address, status: res.status, reason: res.reason, caller: res.caller}
-	if res.reason == "" {
+	if res.token != nil {
 		// Of refusals one line must do for all resources: a pod could fill the
 		// log by asking for ever new ones.
 		d.resource = res.resource
@@ -56,32 +149,46 @@ func (a *audit) token(res *result, took time.Duration) {
 	if res.identity != nil {
 		d.namespace, d.identity = res.identity.Namespace, res.identity.Name
 	}
-	if !all && !a.worth(d, res.began) {
+	if a.mode != AuditAll && !a.worth(d, res.began) {
 		return
 	}
-	values := []any{"status", res.status, "address", res.address.String(), "resource", res.resource, "seconds", took.Seconds()}
-	if res.caller.Name != "" {
-		values = append(values, "pod", res.caller.String(), "uid", res.caller.UID)
-	}
-	if res.identity != nil {
-		values = append(values, "identity", d.namespace+"/"+d.identity, "clientID", observe.ShortID(res.identity.Spec.ClientID))
-	}
-	if res.reason == "" {
-		a.log.Info("token issued", values...)
+	line, err := json.Marshal(res.line(r, route, took))
+	if err != nil {
+		a.dropped()
 		return
 	}
-	values = append(values, "reason", res.reason)
-	if res.problem != nil {
-		values = append(values, "message", res.problem.Description)
+	select {
+	case a.lines <- append(line, '\n'):
+	default:
+		a.dropped()
 	}
-	if res.detail != "" {
-		values = append(values, "detail", res.detail)
+}
+
+func (res *result) line(r *http.Request, route imds.Route, took time.Duration) auditLine {
+	l := auditLine{
+		Time: res.began.UTC(), Log: "audit", Decision: decisionRefused, Status: res.status, Reason: res.reason, Detail: res.detail,
+		Namespace: res.caller.Namespace, Pod: res.caller.Name, UID: string(res.caller.UID), ServiceAccount: res.caller.ServiceAccount,
+		Address: res.address.String(), Resource: printableResource(res.resource), RequestID: requestID(r), Seconds: took.Seconds(),
 	}
-	a.log.Info("token not issued", values...)
+	if id := res.identity; id != nil {
+		l.Identity, l.ClientID, l.Source = id.Namespace+"/"+id.Name, observe.ShortID(id.Spec.ClientID), sourceOf(id.Spec.Type)
+	}
+	switch {
+	case res.token != nil:
+		l.Decision, l.Token = decisionIssued, tokenFrom(res.outcome)
+	case res.problem != nil:
+		l.Message = res.problem.Description
+	default:
+		l.Decision, l.Source = decisionPassedOn, sourceOf(v1.UserAssignedMSI)
+		if route.Kind == imds.PassThrough {
+			l.Resource = route.Label
+		}
+	}
+	return l
 }
 
 // worth tells whether the decision is worth a line, and notes that it was made.
-func (a *audit) worth(d decision, now time.Time) bool {
+func (a *Audit) worth(d decision, now time.Time) bool {
 	a.mu.RLock()
 	last, ok := a.seen[d]
 	a.mu.RUnlock()
@@ -98,4 +205,59 @@ func (a *audit) worth(d decision, now time.Time) bool {
 	}
 	a.seen[d] = now
 	return true
+}
+
+// printableResource hides what is no resource but a token that went into the
+// wrong parameter.
+func printableResource(s string) string {
+	if strings.HasPrefix(s, "eyJ") {
+		return observe.NewSecret(s).String()
+	}
+	return s
+}
+
+// requestID is the client's own, by which its log and ours can be brought
+// together; "" when it is not made as such ids are.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("X-Ms-Client-Request-Id")
+	if len(id) > maxRequestID {
+		return ""
+	}
+	for _, c := range []byte(id) {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
+			return ""
+		}
+	}
+	return id
+}
+
+// sourceOf names what mints the tokens of a kind of identity.
+func sourceOf(t v1.IdentityType) string {
+	switch t {
+	case v1.UserAssignedMSI:
+		return "imds"
+	case v1.ServicePrincipal:
+		return "secret"
+	case v1.ServicePrincipalCertificate:
+		return "certificate"
+	case v1.Federated:
+		return "federation"
+	default:
+		return "unknown"
+	}
+}
+
+// tokenFrom tells where a token came from: from memory, minted for this request
+// or for another at the same time, or from memory because it could not be minted.
+func tokenFrom(o token.Outcome) string {
+	switch o {
+	case token.Miss:
+		return "minted"
+	case token.Shared:
+		return "shared"
+	case token.Stale:
+		return "stale"
+	default:
+		return "cached"
+	}
 }

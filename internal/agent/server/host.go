@@ -38,7 +38,7 @@ func (s *Server) ServeHost(w http.ResponseWriter, r *http.Request) {
 		res.problem, res.reason = imds.NotFound(), reasonRejected
 		route = imds.Route{Label: "unknown"}
 	}
-	s.finish(w, route, &res)
+	s.finish(w, r, route, &res)
 }
 
 func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *result) {

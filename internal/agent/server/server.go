@@ -48,7 +48,12 @@ type Limiter interface {
 	StayAway(time.Duration)
 }
 
-// Config is what a Server needs. All of it must be set.
+// Events tells the people around a pod that it was refused a token.
+type Events interface {
+	Refused(pod types.NamespacedName, uid types.UID, reason, message string)
+}
+
+// Config is what a Server needs. All of it must be set, but where it says so.
 type Config struct {
 	Attester   Attester
 	Authorizer Authorizer
@@ -76,6 +81,10 @@ type Config struct {
 	// one pod.
 	Holds, HoldsPerPod int
 
+	// Audit and Events take decisions; either may be nil.
+	Audit  *Audit
+	Events Events
+
 	Metrics *observe.Metrics
 	Log     logr.Logger
 }
@@ -85,7 +94,6 @@ type Server struct {
 	cfg      Config
 	upstream *upstream
 	holds    *holds
-	audit    *audit
 }
 
 // New returns a server. It starts nothing.
@@ -94,7 +102,6 @@ func New(cfg Config) *Server {
 		cfg:      cfg,
 		upstream: newUpstream(cfg.Upstream),
 		holds:    newHolds(cfg.Holds, cfg.HoldsPerPod),
-		audit:    newAudit(cfg.Log.WithName("audit")),
 	}
 }
 
@@ -135,7 +142,7 @@ func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 	if c := connectionOf(r); c != nil && res.problem != nil && !res.clientGone {
 		c.pool.brake.slow(r.Context(), c.from.Addr, s.cfg.Stopping)
 	}
-	s.finish(w, route, &res)
+	s.finish(w, r, route, &res)
 }
 
 // precheck refuses what is wrong whoever asks. The Metadata header comes before
@@ -196,19 +203,45 @@ func isTrue(values []string) bool {
 }
 
 // finish writes what has not been written and takes the measurements.
-func (s *Server) finish(w http.ResponseWriter, route imds.Route, res *result) {
+func (s *Server) finish(w http.ResponseWriter, r *http.Request, route imds.Route, res *result) {
 	if res.problem != nil {
 		res.status = res.answerStatus()
 		res.problem.WriteTo(w)
 	}
 	took := time.Since(res.began)
 	s.cfg.Metrics.Operation(route.Label, res.status, res.namespace, res.resource, took)
-	if route.Kind == imds.Token || route.Kind == imds.HostToken {
+	switch {
+	case route.Kind == imds.Token, route.Kind == imds.HostToken:
 		s.cfg.Metrics.TokenRequest(res.status, res.reason)
 		// Requests that say nothing worth hearing are counted only: most are
 		// clients' probes, which ask on purpose without the header.
 		if res.reason != reasonRejected {
-			s.audit.token(res, took)
+			s.cfg.Audit.answered(r, route, res, took)
+			s.tell(res)
 		}
+	case route.Attested && res.reason != reasonRejected:
+		// Whoever has the document can pose as this machine. It is nobody's
+		// grant, so the pod is not waited for.
+		res.caller, _ = s.cfg.Attester.Caller(res.address)
+		s.cfg.Audit.answered(r, route, res, took)
 	}
+}
+
+// tell makes the refusals known that somebody can mend who looks after the pod:
+// not those of pods that never asked for an identity, nor the agent's own
+// troubles, nor what passes by itself.
+func (s *Server) tell(res *result) {
+	if s.cfg.Events == nil || res.problem == nil || res.caller.Name == "" || res.clientGone {
+		return
+	}
+	switch res.reason {
+	case string(identity.NoLabel), "BadRequest", "Excepted", "NotLoopback", "Busy", "Throttled", "TooManyWaiting",
+		"Unsteady", "Stopping", "NotReady", "CallerUnknown", "CallerAmbiguous", "PodUnknown", "UpstreamFailed":
+		return
+	}
+	message := res.problem.Description
+	if res.detail != "" && res.problem.Status == http.StatusBadRequest {
+		message += ": " + res.detail // what a client is told must be the service's own words
+	}
+	s.cfg.Events.Refused(res.caller.NamespacedName, res.caller.UID, res.reason, message)
 }

@@ -354,3 +354,5 @@ func (w *world) except(pod string) {
 
 // noLabel is a pod that asks for no identity.
 func noLabel(p *corev1.Pod) { p.Labels = nil }
+
+func newToken() *token.Token { return &token.Token{} }
