@@ -24,7 +24,7 @@ func TestHistogram(t *testing.T) {
 		{"small are exact", []time.Duration{3, 5, 9}, 0.5, 5},
 		{"p99 of a hundred", append(repeat(time.Millisecond, 99), time.Second), 0.99, time.Millisecond},
 		{"worst", append(repeat(time.Millisecond, 99), time.Second), 1, time.Second},
-		{"very long", []time.Duration{300 * time.Hour}, 1, 300 * time.Hour},
+		{"long", []time.Duration{3 * time.Hour}, 1, 3 * time.Hour},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

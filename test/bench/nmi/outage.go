@@ -25,14 +25,17 @@ func allPods(rate float64, length time.Duration) load.Spec {
 	return toNMI(load.Spec{Connections: manyPods, Sources: podAddresses(0, manyPods), Rate: rate, Length: length})
 }
 
-// outage lets the metadata service fail in three ways. Its tokens live little longer than the outage, so that NMI wants to refresh
-// them meanwhile: at a quarter of their life they are too old to be handed out when a newer one can be had.
+// tokenLifetime is little longer than an outage, so that NMI wants to refresh tokens meanwhile: in their last quarter they are too old
+// to be handed out when newer ones can be had. NMI has them some seconds before the outage, and their times are whole seconds.
+func tokenLifetime(outage time.Duration) time.Duration { return outage + outage/10 + 4*time.Second }
+
+// outage lets the metadata service fail in three ways.
 func (b *bench) outage(ctx context.Context, step *progress.Step) error {
 	n, each := b.node, b.options.outage/3
 	faults := []world.Fault{{Status: 500}, {Status: 429, RetryAfter: 5}, {Hang: true}}
 	said := []string{"500", "429", "hang"}
 	for i, f := range faults {
-		err := n.withTokenLifetime(ctx, each+each/20+2*time.Second, func() error {
+		err := n.withTokenLifetime(ctx, tokenLifetime(each), func() error {
 			return n.withNMI(ctx, func(*nmiProgram) error {
 				step.Far("%s, for %s", said[i], each)
 				if _, err := n.send(allPods(outageRate, time.Second)); err != nil { // they get their tokens
