@@ -163,3 +163,35 @@ func testBrokerForbidden(t *testing.T, kube *rest.Config) {
 	w.waitBrokers(w.namespace + ".one")
 	w.waitBroker(id, metav1.ConditionTrue, "Ready")
 }
+
+// TestSharing: who shares an identity from another namespace gets it with the
+// owner's consent, and only for as long as that lasts.
+func TestSharing(t *testing.T) {
+	w := newWorld(t, startServer(t), "sharing")
+	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns-owner"}})
+	owner := &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns-owner", Name: "cloud"},
+		Spec:       v1.AzureIdentitySpec{Type: v1.Federated, ClientID: "99999999-0000-0000-0000-000000000000", TenantID: subscription},
+	}
+	w.create(owner)
+	shared := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "web"}, Spec: owner.Spec}
+	shared.Spec.SharedFrom = v1.IdentityReference{Namespace: "ns-owner", Name: "cloud"}
+	w.create(shared)
+	w.binding("web", "web")
+	w.pod("web-0", "web")
+	w.start()
+	if note := w.waitEvent("AzureIdentityBinding", "web", "binding refused"); !strings.Contains(note, "or does not allow namespace "+w.namespace) {
+		t.Errorf("event: %s", note)
+	}
+	w.waitNone("web-0")
+	agree := func(namespaces string) {
+		t.Helper()
+		w.must(w.client.Get(t.Context(), client.ObjectKeyFromObject(owner), owner))
+		owner.Annotations = map[string]string{v1.AllowedNamespacesAnnotation: namespaces}
+		w.must(w.client.Update(t.Context(), owner))
+	}
+	agree("other, " + w.namespace)
+	w.waitState("web-0", v1.StateAssigned)
+	agree("other")
+	w.waitNone("web-0")
+}

@@ -22,6 +22,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 	"github.com/podid-io/podid/internal/controllers/readiness"
+	"github.com/podid-io/podid/internal/controllers/sharing"
 )
 
 // Scheme knows Kubernetes' own kinds and ours.
@@ -124,6 +125,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&corev1.Pod{}, assignedidentity.PodsByNode, nodeOfPod},
 		{&v1.AzureIdentityBinding{}, assignedidentity.BindingsBySelector, selectorOfBinding},
 		{&v1.AzureIdentityBinding{}, assignedidentity.BindingsByIdentity, identityOfBinding},
+		{&v1.AzureIdentity{}, sharing.ByOwner, sharing.Keys},
 		{&v1.AzureAssignedIdentity{}, assignedidentity.AssignedByPod, podOfAssigned},
 		{&v1.AzureAssignedIdentity{}, assignedidentity.AssignedByNode, nodeOfAssigned},
 		{&v1.AzureAssignedIdentity{}, identitystatus.AssignedByIdentity, identityOfAssigned},

@@ -40,7 +40,7 @@ func worthTelling(refusals []*identity.Refusal) []*identity.Refusal {
 	for _, refusal := range refusals {
 		switch refusal.Reason {
 		case identity.NoLabel, identity.NoBinding, identity.OtherNamespace, identity.NoMatch:
-		case identity.IdentityMissing, identity.IdentityBroken, identity.NamespacedIdentity:
+		case identity.IdentityMissing, identity.IdentityBroken, identity.NamespacedIdentity, identity.NotShared:
 			out = append(out, refusal)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/sharing"
 )
 
 // workers is how many pods are worked on at once. A pod costs one or two writes
@@ -156,17 +157,20 @@ func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []recon
 	return r.pods(ctx, options...)
 }
 
-// podsOfIdentity are the pods of the bindings that name the identity.
+// podsOfIdentity are the pods of the bindings that name the identity, or one
+// shared from it.
 func (r *Reconciler) podsOfIdentity(ctx context.Context, o client.Object) []reconcile.Request {
-	var bindings v1.AzureIdentityBindingList
-	err := r.client.List(ctx, &bindings, client.InNamespace(o.GetNamespace()),
-		client.MatchingFields{BindingsByIdentity: o.GetName()}, client.UnsafeDisableDeepCopy)
-	if err != nil {
-		return nil
-	}
 	var requests []reconcile.Request
-	for i := range bindings.Items {
-		requests = append(requests, r.podsOfBinding(ctx, &bindings.Items[i])...)
+	for _, name := range sharing.With(ctx, r.client, o) {
+		var bindings v1.AzureIdentityBindingList
+		err := r.client.List(ctx, &bindings, client.InNamespace(name.Namespace),
+			client.MatchingFields{BindingsByIdentity: name.Name}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return nil
+		}
+		for i := range bindings.Items {
+			requests = append(requests, r.podsOfBinding(ctx, &bindings.Items[i])...)
+		}
 	}
 	return requests
 }

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -18,6 +19,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/sharing"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -41,7 +43,8 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 	return builder.ControllerManagedBy(mgr).
 		Named("bindingcheck").
 		For(&v1.AzureIdentityBinding{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.bindingsOf), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.bindingsOf),
+			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
 		Complete(r)
 }
 
@@ -62,7 +65,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, err
 	case refusal == nil:
 		r.Events.BindingRefused(&binding, "")
-	case refusal.Reason == identity.IdentityMissing && r.Now().Sub(binding.CreationTimestamp.Time) < patience:
+	case (refusal.Reason == identity.IdentityMissing || refusal.Reason == identity.NotShared) && r.Now().Sub(binding.CreationTimestamp.Time) < patience:
 		return reconcile.Result{RequeueAfter: patience}, nil
 	default:
 		r.Events.BindingRefused(&binding, refusal.Message)
@@ -94,17 +97,19 @@ func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding
 	return refusals[0], nil
 }
 
-// bindingsOf are the bindings that name an identity.
+// bindingsOf are the bindings that name an identity, or one shared from it.
 func (r *Reconciler) bindingsOf(ctx context.Context, o client.Object) []reconcile.Request {
-	var bindings v1.AzureIdentityBindingList
-	err := r.Client.List(ctx, &bindings, client.InNamespace(o.GetNamespace()),
-		client.MatchingFields{BindingsByIdentity: o.GetName()}, client.UnsafeDisableDeepCopy)
-	if err != nil {
-		return nil
-	}
-	requests := make([]reconcile.Request, 0, len(bindings.Items))
-	for i := range bindings.Items {
-		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&bindings.Items[i])})
+	var requests []reconcile.Request
+	for _, name := range sharing.With(ctx, r.Client, o) {
+		var bindings v1.AzureIdentityBindingList
+		err := r.Client.List(ctx, &bindings, client.InNamespace(name.Namespace),
+			client.MatchingFields{BindingsByIdentity: name.Name}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return nil
+		}
+		for i := range bindings.Items {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&bindings.Items[i])})
+		}
 	}
 	return requests
 }

@@ -151,7 +151,7 @@ func refused(refusals []*identity.Refusal) Verdict {
 	return Verdict{
 		Status: corev1.ConditionFalse, Reason: string(first.Reason), Message: bounded(strings.Join(messages, "; ")),
 		// Pod, binding and identity are often applied together.
-		Passing: first.Reason == identity.NoBinding || first.Reason == identity.IdentityMissing,
+		Passing: first.Reason == identity.NoBinding || first.Reason == identity.IdentityMissing || first.Reason == identity.NotShared,
 	}
 }
 
@@ -162,7 +162,7 @@ func refuses(reason string) bool {
 	switch identity.Reason(reason) {
 	case identity.IdentityMissing, identity.IdentityBroken:
 		return false // a binding's, not an assigned identity's
-	case identity.NoLabel, identity.NoBinding, identity.OtherNamespace, identity.NamespacedIdentity, identity.NoMatch:
+	case identity.NoLabel, identity.NoBinding, identity.OtherNamespace, identity.NamespacedIdentity, identity.NotShared, identity.NoMatch:
 		return false
 	}
 	return strings.HasPrefix(reason, "Identity") || strings.HasPrefix(reason, "Node")
