@@ -1,0 +1,60 @@
+// Events over REST.
+
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+)
+
+// Client writes Events to the API server. It needs the rights to create and
+// patch them.
+type Client struct{ rest *rest.RESTClient }
+
+// NewClient prepares a client. It sends nothing yet.
+func NewClient(config *rest.Config) (*Client, error) {
+	scheme := runtime.NewScheme()
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Event{})
+	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+	c := rest.CopyConfig(config)
+	c.GroupVersion, c.APIPath = &corev1.SchemeGroupVersion, "/api"
+	c.ContentType, c.AcceptContentTypes = "application/json", "application/json"
+	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	// A write that must wait is not worth it; the Recorder has a budget of its own.
+	c.QPS, c.Burst, c.RateLimiter = -1, 0, nil
+	made, err := rest.RESTClientFor(c)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for events at %s: %w", config.Host, err)
+	}
+	return &Client{made}, nil
+}
+
+// Create makes a new Event.
+func (c *Client) Create(ctx context.Context, e *corev1.Event) error {
+	err := c.rest.Post().Namespace(e.Namespace).Resource("events").Body(e).MaxRetries(0).Do(ctx).Error()
+	if err != nil {
+		return fmt.Errorf("create event %s/%s: %w", e.Namespace, e.Name, err)
+	}
+	return nil
+}
+
+// Update sets what changes while a refusal occurs again and again.
+func (c *Client) Update(ctx context.Context, e *corev1.Event) error {
+	patch, err := json.Marshal(map[string]any{"count": e.Count, "lastTimestamp": e.LastTimestamp, "message": e.Message})
+	if err != nil {
+		return fmt.Errorf("write down event %s/%s: %w", e.Namespace, e.Name, err)
+	}
+	err = c.rest.Patch(types.MergePatchType).Namespace(e.Namespace).Resource("events").Name(e.Name).Body(patch).MaxRetries(0).Do(ctx).Error()
+	if err != nil {
+		return fmt.Errorf("update event %s/%s: %w", e.Namespace, e.Name, err)
+	}
+	return nil
+}

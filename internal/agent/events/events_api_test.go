@@ -1,0 +1,108 @@
+package events
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// TestEventsAPI: a real API server takes the Events of somebody who may create
+// and patch them and nothing else, counts them up, and shows them with the pod.
+func TestEventsAPI(t *testing.T) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		t.Skip("there is no API server (KUBEBUILDER_ASSETS): run make test-api")
+	}
+	server := &envtest.Environment{ControlPlaneStartTimeout: time.Minute, ControlPlaneStopTimeout: time.Minute}
+	config, err := server.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() })
+	admin, err := client.New(config, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []client.Object{
+		&rbacv1.ClusterRole{
+			ObjectMeta: metav1.ObjectMeta{Name: "nmi"},
+			Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}}},
+		},
+		&rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: "nmi"},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "nmi"},
+			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "nmi"}},
+		},
+	} {
+		if err := admin.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nmi := rest.CopyConfig(config)
+	nmi.Impersonate = rest.ImpersonationConfig{UserName: "nmi"}
+	answers := make(chan int, 16)
+	nmi.Wrap(func(next http.RoundTripper) http.RoundTripper { return heard{next, answers} })
+	api, err := NewClient(nmi)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := New(Config{API: api, Node: "node-1", Program: "nmi", Dropped: func() { t.Error("dropped") }, Log: logr.Discard()})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { r.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	pod := types.NamespacedName{Namespace: "default", Name: "web"}
+	expect := func(status int, count int32, message string) {
+		t.Helper()
+		select {
+		case got := <-answers:
+			if got != status {
+				t.Fatalf("the API server answered %d, want %d", got, status)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("the API server was not asked")
+		}
+		list := &corev1.EventList{}
+		if err := admin.List(t.Context(), list, client.InNamespace("default"), client.MatchingFields{"involvedObject.uid": "u1"}); err != nil {
+			t.Fatal(err)
+		}
+		if len(list.Items) != 1 || list.Items[0].Count != count || list.Items[0].Message != message {
+			t.Fatalf("events: %+v\nwant one with count %d and %q", list.Items, count, message)
+		}
+	}
+	long := "bind it" + strings.Repeat(" again", 500)
+	r.Refused(pod, "u1", "NoBinding", long)
+	expect(http.StatusCreated, 1, "NoBinding: "+cut(long))
+	r.mu.Lock()
+	r.known[key{"u1", "NoBinding"}].said = time.Time{} // ten minutes later
+	r.mu.Unlock()
+	r.Refused(pod, "u1", "NoBinding", "bind it still")
+	expect(http.StatusOK, 2, "NoBinding: bind it still")
+}
+
+// heard tells what the API server answers.
+type heard struct {
+	next    http.RoundTripper
+	answers chan<- int
+}
+
+func (h heard) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := h.next.RoundTrip(r)
+	if err == nil {
+		h.answers <- resp.StatusCode
+	}
+	return resp, err
+}
