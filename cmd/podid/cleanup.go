@@ -66,6 +66,7 @@ func newCleanupCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
 	}
+	cmd.AddCommand(newNodeCleanupCommand())
 	flags := cmd.Flags()
 	o.cluster.bindFlags(cmd)
 	flags.StringVarP(&o.names.Namespace, "namespace", "n", "", "look at assigned identities and records of this namespace only (default: all)")

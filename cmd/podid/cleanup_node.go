@@ -1,0 +1,183 @@
+// The command `podid cleanup node`.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/nodecleanup"
+	"github.com/podid-io/podid/internal/observe"
+)
+
+// nodeCleanupOptions are the flags of `podid cleanup node`.
+type nodeCleanupOptions struct {
+	cluster   clusterOptions
+	namespace string
+	image     string
+	secrets   []string
+	table     string
+	address   string
+	wait      time.Duration
+	timeout   time.Duration
+	all       bool
+	local     bool
+	force     bool
+	yes       bool
+}
+
+const nodeCleanupLong = `Take what NMI puts into a node's network off it again: one nftables table, and one address
+on lo. They outlive NMI on purpose, so that pods are refused rather than let through to the
+node's identities. Without them pods reach the real metadata service.
+
+Uninstall NMI first: while an agent answers on a node, nothing is removed there.
+
+On nodes of the cluster (names, or --all) a short-lived pod does it: NMI's image, in the
+node's network, with the one capability NET_ADMIN. --local does it on this machine, as root.
+
+Exit codes: 0 no redirect is left; 1 something failed, or was refused.`
+
+const nodeCleanupExample = `  # after helm uninstall
+  podid cleanup node --all --image ghcr.io/podid-io/podid/nmi:v2.0.0
+
+  # on the node itself, as root
+  podid cleanup node --local`
+
+func newNodeCleanupCommand() *cobra.Command {
+	o := &nodeCleanupOptions{}
+	cmd := &cobra.Command{
+		Use:     "node [NAME...]",
+		Aliases: []string{"nodes"},
+		Short:   "Take NMI's redirect off nodes after an uninstall",
+		Long:    nodeCleanupLong,
+		Example: nodeCleanupExample,
+		RunE:    o.run,
+	}
+	flags := cmd.Flags()
+	o.cluster.bindFlags(cmd)
+	flags.BoolVar(&o.all, "all", false, "all Linux nodes of the cluster")
+	flags.BoolVar(&o.local, "local", false, "this machine, without a cluster")
+	flags.StringVarP(&o.namespace, "namespace", "n", "podid-system", "namespace for the pods; it must allow pods in the node's network")
+	flags.StringVar(&o.image, "image", "", "NMI's `image` (default: that of this version)")
+	flags.StringSliceVar(&o.secrets, "image-pull-secret", nil, "`name` of a Secret in that namespace to get the image with; may be repeated")
+	flags.StringVar(&o.table, "agent-table", redirect.DefaultTable, "NMI's --agent-table")
+	flags.StringVar(&o.address, "agent-address", redirect.DefaultAgentIP, "NMI's --agent-address")
+	flags.DurationVar(&o.wait, "wait", time.Minute, "how long to wait on a node for an agent that is about to end")
+	flags.DurationVar(&o.timeout, "timeout", 5*time.Minute, "how long one node may take")
+	flags.BoolVar(&o.force, "force", false, "although an agent answers, which will put the redirect back")
+	flags.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	return cmd
+}
+
+func (o *nodeCleanupOptions) run(cmd *cobra.Command, names []string) error {
+	if err := o.validate(names); err != nil {
+		return err
+	}
+	config, err := o.redirect()
+	if err != nil {
+		return err
+	}
+	if o.local {
+		return o.here(cmd, config)
+	}
+	return o.there(cmd, names)
+}
+
+func (o *nodeCleanupOptions) validate(names []string) error {
+	ways := 0
+	for _, way := range []bool{len(names) > 0, o.all, o.local} {
+		if way {
+			ways++
+		}
+	}
+	switch {
+	case ways == 0:
+		return errors.New("which nodes? Name them, or use --all, or --local for this machine")
+	case ways > 1:
+		return errors.New("use one of node names, --all and --local")
+	case o.wait < 0 || o.timeout <= 0:
+		return errors.New("--wait and --timeout must be positive")
+	}
+	return nil
+}
+
+func (o *nodeCleanupOptions) redirect() (redirect.Config, error) {
+	agent, err := netip.ParseAddr(o.address)
+	if err != nil {
+		return redirect.Config{}, fmt.Errorf("--agent-address=%q is not an IP address", o.address)
+	}
+	c := redirect.Config{
+		MetadataIP: netip.MustParseAddr(redirect.DefaultMetadataIP), MetadataPort: redirect.DefaultMetadataPort, AgentIP: agent, Table: o.table,
+	}
+	return c, c.Validate()
+}
+
+// here cleans this machine.
+func (o *nodeCleanupOptions) here(cmd *cobra.Command, c redirect.Config) error {
+	found, err := redirect.Clean(cmd.Context(), c, o.wait, o.force)
+	if err != nil {
+		return fmt.Errorf("clean this node: %w", err)
+	}
+	if !found {
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), "there is no redirect on this node")
+		return err
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), "the redirect is gone: pods of this node reach the real metadata service")
+	return err
+}
+
+// there cleans nodes of the cluster.
+func (o *nodeCleanupOptions) there(cmd *cobra.Command, names []string) error {
+	spec, err := o.spec()
+	if err != nil {
+		return err
+	}
+	config, err := o.cluster.config().ClientConfig()
+	if err != nil {
+		return fmt.Errorf("read kubeconfig: %w", err)
+	}
+	config.UserAgent, config.QPS, config.Burst = observe.UserAgent("podid"), queries, 2*queries
+	cleaner, err := nodecleanup.New(config, spec, o.timeout)
+	if err != nil {
+		return err
+	}
+	if o.all {
+		if names, err = cleaner.Nodes(cmd.Context()); err != nil {
+			return err
+		}
+	}
+	if !o.yes {
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "Pods of %d nodes will reach the real metadata service, and with it the nodes' identities: %s\n",
+			len(names), strings.Join(names, " "))
+		if err := confirm(cmd.InOrStdin(), cmd.ErrOrStderr()); err != nil {
+			return err
+		}
+	}
+	return cleaner.Run(cmd.Context(), names, func(r nodecleanup.Result) {
+		if r.Err != nil {
+			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n", r.Node, r.Err)
+			return
+		}
+		_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s: no redirect\n", r.Node)
+	})
+}
+
+func (o *nodeCleanupOptions) spec() (nodecleanup.Spec, error) {
+	image := o.image
+	if image == "" {
+		if version() == "(devel)" {
+			return nodecleanup.Spec{}, errors.New("--image is missing: this podid is no release, so it does not know NMI's image; name the one that is installed")
+		}
+		image = "ghcr.io/podid-io/podid/nmi:" + version()
+	}
+	args := []string{"--agent-table=" + o.table, "--agent-address=" + o.address}
+	if o.force {
+		args = append(args, "--force")
+	}
+	return nodecleanup.Spec{Namespace: o.namespace, Image: image, PullSecrets: o.secrets, Args: args, Wait: o.wait}, nil
+}

@@ -1,0 +1,89 @@
+// Package nodecleanup takes the agent's redirect off nodes after an uninstall: on each, a short-lived pod runs
+// nmi --cleanup in the node's network. `podid cleanup node` and the chart's uninstall hook use it.
+package nodecleanup
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Label is on every pod of a cleanup; its value is Component.
+const (
+	Label     = "app.kubernetes.io/component"
+	Component = "nmi-cleanup"
+)
+
+// Spec is what the pods are made of.
+type Spec struct {
+	Namespace   string
+	Image       string // nmi's
+	PullSecrets []string
+	// Args are for nmi besides --cleanup, such as --agent-table.
+	Args []string
+	// Wait is how long nmi waits for an agent on its node to end.
+	Wait time.Duration
+}
+
+// Pod is the one for a node. It is bound to the node by name, so that neither taints nor the scheduler keep it away.
+func (s Spec) Pod(node string) *corev1.Pod {
+	args := append([]string{"--cleanup", "--cleanup-wait=" + s.Wait.String(), "--node=" + node}, s.Args...)
+	var secrets []corev1.LocalObjectReference
+	for _, name := range s.PullSecrets {
+		secrets = append(secrets, corev1.LocalObjectReference{Name: name})
+	}
+	no, yes, root := false, true, int64(0)
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			GenerateName: "podid-cleanup-", Namespace: s.Namespace,
+			Labels: map[string]string{"app.kubernetes.io/name": "podid", Label: Component},
+		},
+		Spec: corev1.PodSpec{
+			NodeName: node, HostNetwork: true, DNSPolicy: corev1.DNSDefault, RestartPolicy: corev1.RestartPolicyNever,
+			AutomountServiceAccountToken: &no, EnableServiceLinks: &no, ImagePullSecrets: secrets,
+			PriorityClassName: "system-node-critical",
+			Tolerations:       []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+			SecurityContext:   &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
+			Containers: []corev1.Container{{
+				Name: "nmi", Image: s.Image, Args: args,
+				// What it says last is why it failed.
+				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+				SecurityContext: &corev1.SecurityContext{
+					RunAsUser: &root, RunAsGroup: &root, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+					Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"NET_ADMIN"}},
+				},
+			}},
+		},
+	}
+}
+
+// verdict tells what became of a pod: done, and why it failed.
+func verdict(p *corev1.Pod) (done bool, problem string) {
+	switch p.Status.Phase {
+	case corev1.PodSucceeded:
+		return true, ""
+	case corev1.PodFailed:
+		for i := range p.Status.ContainerStatuses {
+			if t := p.Status.ContainerStatuses[i].State.Terminated; t != nil && t.Message != "" {
+				return true, lastLine(t.Message)
+			}
+		}
+		if p.Status.Message != "" {
+			return true, p.Status.Message
+		}
+		return true, "its pod failed: " + p.Status.Reason
+	case corev1.PodPending, corev1.PodRunning, corev1.PodUnknown:
+	}
+	return false, waiting(p)
+}
+
+// waiting is what a pod that has not ended waits for, empty when it says nothing.
+func waiting(p *corev1.Pod) string {
+	for i := range p.Status.ContainerStatuses {
+		if w := p.Status.ContainerStatuses[i].State.Waiting; w != nil && w.Reason != "" {
+			return w.Reason + ": " + w.Message
+		}
+	}
+	return ""
+}
