@@ -102,6 +102,7 @@ func TestInstalled(t *testing.T) {
 	t.Run("rights", func(t *testing.T) { rights(t, api) })
 	t.Run("nodes", func(t *testing.T) { nodePolicy(t, api) })
 	t.Run("brokers", func(t *testing.T) { brokerPolicy(t, api) })
+	t.Run("secrets", func(t *testing.T) { secretRights(t, api) })
 
 	// Into the other mode and back: nothing that cannot be changed in place.
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/managed.yaml")
