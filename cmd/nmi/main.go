@@ -40,16 +40,21 @@ func useOneCPU(getenv func(string) string) {
 func nmi(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	p := program.Process{Args: args, Getenv: getenv, Stdout: stdout, Stderr: stderr, SetLoggers: klog.SetLogger}
 	o := &options{}
+	o.record.out = stdout
 	err := o.parse(args, getenv, stdout)
 	return p.Main(ctx, program.Daemon{
 		Name: "nmi", Options: &o.Options, Error: err,
 		Starting: []any{"node", o.node.name, "mode", o.identities.mode, "forceNamespaced", o.ForceNamespaced},
 		Run: func(ctx context.Context) error {
 			log := logr.FromContextOrDiscard(ctx)
-			if o.cleanup.on {
+			switch {
+			case o.cleanup.on:
 				return cleanUp(ctx, o, log)
+			case o.cleanup.nodes:
+				return cleanUpNodes(ctx, o, log)
+			default:
+				return run(ctx, o, log)
 			}
-			return run(ctx, o, log)
 		},
 	})
 }

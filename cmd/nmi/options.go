@@ -30,6 +30,7 @@ type options struct {
 	entra      entraOptions
 	prefetch   prefetchOptions
 	answers    answerOptions
+	record     recordOptions
 	ports      portOptions
 	cleanup    cleanupOptions
 }
@@ -60,6 +61,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.entra.bindFlags(flags)
 	o.prefetch.bindFlags(flags)
 	o.answers.bindFlags(flags)
+	o.record.bindFlags(flags)
 	o.ports.bindFlags(flags)
 	o.cleanup.bindFlags(flags)
 }
@@ -79,11 +81,11 @@ func (o *options) complete(getenv func(string) string) error {
 }
 
 func (o *options) validate() error {
-	if o.cleanup.on { // which needs neither a cluster nor the name of the node
+	if o.cleanup.on || o.cleanup.nodes { // which needs not even the name of the node
 		return errors.Join(o.Validate(), o.redirect.validate(o.ports.nmi), o.cleanup.validate())
 	}
 	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.entra.validate(),
-		o.prefetch.validate(o.entra.cloud), o.ports.validate(), o.cleanup.validate())
+		o.prefetch.validate(o.entra.cloud), o.ports.validate(), o.record.validate(), o.cleanup.validate())
 }
 
 // nodeOptions: which node, and where its cluster is.
@@ -234,12 +236,16 @@ func (o *identityOptions) arrivalLimit() time.Duration {
 type answerOptions struct {
 	headerRequired bool
 	blockInstance  bool
+	blockAttested  bool
+	anyInterface   bool
 	retryAfter     bool
 }
 
 func (o *answerOptions) bindFlags(flags *flag.FlagSet) {
 	flags.BoolVar(&o.headerRequired, "metadata-header-required", true, "refuse token requests without the header Metadata: true, as the metadata service does")
 	flags.BoolVar(&o.blockInstance, "block-instance-metadata", false, "keep /metadata/instance and /metadata/attested from pods")
+	flags.BoolVar(&o.blockAttested, "block-attested-document", false, "keep /metadata/attested/document from pods, by which a program proves that it runs on this machine")
+	flags.BoolVar(&o.anyInterface, "allow-address-on-any-interface", false, "believe a pod's address also when it comes from another network interface than before: for network plugins that exchange the interfaces of running pods")
 	flags.BoolVar(&o.retryAfter, "set-retry-after-header", false, "send a pod whose identity is on its way away, with status 503 and Retry-After: 20, instead of holding its request")
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/authorize"
 	"github.com/podid-io/podid/internal/agent/cluster"
+	"github.com/podid-io/podid/internal/agent/events"
 	"github.com/podid-io/podid/internal/agent/fair"
 	"github.com/podid-io/podid/internal/agent/redirect"
 	"github.com/podid-io/podid/internal/agent/server"
@@ -78,7 +79,9 @@ type agent struct {
 	server   *server.Server
 	tokens   *token.Cache
 	tables   *tables
-	taint    *taint.Remover // nil when it is left alone
+	audit    *server.Audit
+	events   *events.Recorder // nil when they are switched off
+	taint    *taint.Remover   // nil when it is left alone
 	life     *life
 
 	redirected atomic.Pointer[error] // nil until the first check
@@ -147,7 +150,7 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	}
 	standard := o.identities.mode == modeStandard
 	a.tables = &tables{
-		attest: attest.NewTable(attest.Config{MaxWaiting: 512, MaxPerAddress: 16, NewestLink: attest.NewestLink}),
+		attest: attest.NewTable(attest.Config{MaxWaiting: 512, MaxPerAddress: 16, NewestLink: attest.NewestLink, AnyLink: o.answers.anyInterface}),
 		Table: authorize.NewTable(authorize.Config{
 			Rules:    identity.Rules{ForceNamespaced: o.ForceNamespaced, Managed: !standard},
 			Standard: standard, Node: o.node.name, Types: served(),
@@ -160,6 +163,9 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	}
 	objects, err := cluster.NewObjects(config, o.node.name, o.entra.brokerNamespace)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.keepRecords(config); err != nil {
 		return nil, err
 	}
 	a.server = a.newServer(stop, flights, objects)
@@ -189,8 +195,9 @@ func (a *agent) newServer(stop, flights context.Context, objects *cluster.Object
 		Known: a.cluster.Synced(), Stopping: stop.Done(),
 		Upstream: upstream, TokenLimiter: tokenLimiter, OtherLimiter: fair.New(otherLimits()),
 		Probes:         a.health.Handler(),
-		HeaderRequired: a.o.answers.headerRequired, BlockInstance: a.o.answers.blockInstance, RetryAfter: a.o.answers.retryAfter,
+		HeaderRequired: a.o.answers.headerRequired, BlockInstance: a.o.answers.blockInstance, BlockAttested: a.o.answers.blockAttested, RetryAfter: a.o.answers.retryAfter,
 		AttestLimit: attestLimit, Holds: holds, HoldsPerPod: holdsPerPod,
+		Audit: a.audit, Events: a.refusals(),
 		Metrics: a.metrics, Log: a.log.WithName("server"),
 	})
 }
@@ -230,7 +237,7 @@ func (a *agent) run(ctx context.Context) error {
 
 // work starts everything that runs until ctx ends.
 func (a *agent) work(ctx context.Context, group *errgroup.Group, diverted net.Listener) {
-	for _, f := range []func(context.Context){a.cluster.Run, a.life.follow, a.removeTaint, a.prefetch} {
+	for _, f := range []func(context.Context){a.cluster.Run, a.life.follow, a.removeTaint, a.prefetch, a.writeRecords} {
 		group.Go(func() error { f(ctx); return nil })
 	}
 	group.Go(func() error { a.life.line.Run(ctx, a.takeBack); return nil })

@@ -57,6 +57,7 @@ type nmiMetrics struct {
 	redirectReady   *prometheus.GaugeVec
 	redirectChanges *prometheus.CounterVec
 	auditDropped    *prometheus.CounterVec
+	eventsDropped   *prometheus.CounterVec
 	imdsErrors      *prometheus.CounterVec
 	imdsDuration    *prometheus.HistogramVec
 }
@@ -124,6 +125,8 @@ func newNMIMetrics(r register) nmiMetrics {
 			"How often the redirect had to be set: set (first), repaired (somebody changed it) or failed.", "result"),
 		auditDropped: r.counter("nmi_audit_lines_dropped_total",
 			"Lines of the audit log that could not be written."),
+		eventsDropped: r.counter("nmi_events_dropped_total",
+			"Events about refusals that were not written, because there were too many or the API server did not take them."),
 		imdsErrors: r.counter("imds_operations_errors_count",
 			"Total number of errors in IMDS token operations.", labelOperation),
 		imdsDuration: r.histogram("imds_operations_duration_seconds",
@@ -200,3 +203,6 @@ func (m *Metrics) SourceOperation(operation string, took time.Duration, err erro
 
 // AuditDropped counts a line of the audit log that was lost.
 func (m *Metrics) AuditDropped() { m.nmi.auditDropped.WithLabelValues().Inc() }
+
+// EventDropped counts an event about a refusal that was not written.
+func (m *Metrics) EventDropped() { m.nmi.eventsDropped.WithLabelValues().Inc() }
