@@ -104,7 +104,7 @@ func TestNameToTheService(t *testing.T) {
 	address := w.listen("10.9.0.2")
 	w.get(address, tokenQuery(arm))
 	w.get(address, "/metadata/instance?api-version=2021-02-01", "User-Agent: curl/8")
-	if _, err := w.server.upstream.get(t.Context(), "/metadata/instance", nil, http.Header{}); err != nil { // a client without a name
+	if _, err := w.server.upstream.get(t.Context(), "/metadata/instance", "", http.Header{}); err != nil { // a client without a name
 		t.Fatal(err)
 	}
 	want := []string{"podid-test", "curl/8", observe.UserAgent("nmi")}
