@@ -1,4 +1,4 @@
-// nmi --cleanup: taking the redirect off the node, for good.
+// nmi --cleanup: taking the redirect off the node, for good; nmi --cleanup-nodes: off all nodes.
 
 package main
 
@@ -7,11 +7,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
 
 	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/nodecleanup"
 )
 
 // cleanupOptions: leaving a node.
@@ -19,17 +21,32 @@ type cleanupOptions struct {
 	on    bool
 	force bool
 	wait  time.Duration
+
+	nodes     bool
+	image     string
+	namespace string
+	secrets   string
 }
 
 func (o *cleanupOptions) bindFlags(flags *flag.FlagSet) {
 	flags.BoolVar(&o.on, "cleanup", false, "take the redirect off this node and exit: pods reach the real metadata service afterwards; refused while an agent answers")
 	flags.BoolVar(&o.force, "force", false, "with --cleanup: although an agent answers")
 	flags.DurationVar(&o.wait, "cleanup-wait", 0, "with --cleanup: how long to wait for an agent that is about to end")
+	flags.BoolVar(&o.nodes, "cleanup-nodes", false, "run nmi --cleanup in a pod on each node of the cluster, and exit; what the chart does after an uninstall when asked to")
+	flags.StringVar(&o.image, "cleanup-image", "", "with --cleanup-nodes: nmi's `image`")
+	flags.StringVar(&o.namespace, "cleanup-namespace", "", "with --cleanup-nodes: `namespace` of the pods")
+	flags.StringVar(&o.secrets, "cleanup-pull-secrets", "", "with --cleanup-nodes: `names` of Secrets to get the image with, separated by commas")
 }
 
 func (o *cleanupOptions) validate() error {
 	switch {
-	case !o.on && (o.force || o.wait != 0):
+	case o.on && o.nodes:
+		return errors.New("--cleanup and --cleanup-nodes: use one of them")
+	case o.nodes && (o.image == "" || o.namespace == ""):
+		return errors.New("--cleanup-nodes needs --cleanup-image and --cleanup-namespace")
+	case !o.nodes && o.image+o.namespace+o.secrets != "":
+		return errors.New("--cleanup-image, --cleanup-namespace and --cleanup-pull-secrets go with --cleanup-nodes")
+	case !o.on && !o.nodes && (o.force || o.wait != 0):
 		return errors.New("--force and --cleanup-wait go with --cleanup")
 	case o.wait < 0:
 		return fmt.Errorf("--cleanup-wait=%v: must not be negative", o.wait)
@@ -57,4 +74,40 @@ func cleanUp(ctx context.Context, o *options, log logr.Logger) error {
 		log.Info("there is no redirect on this node")
 	}
 	return nil
+}
+
+// nodeTime is how long one node may take: its image is there already.
+const nodeTime = 5 * time.Minute
+
+// cleanUpNodes is what nmi --cleanup-nodes does: the same in a pod on each node.
+func cleanUpNodes(ctx context.Context, o *options, log logr.Logger) error {
+	config, err := o.KubeConfig("nmi-cleanup")
+	if err != nil {
+		return err
+	}
+	spec := nodecleanup.Spec{
+		Namespace: o.cleanup.namespace, Image: o.cleanup.image, Wait: o.cleanup.wait,
+		Args: []string{"--agent-table=" + o.redirect.table, "--agent-address=" + o.redirect.agentAddress},
+	}
+	if o.cleanup.secrets != "" {
+		spec.PullSecrets = strings.Split(o.cleanup.secrets, ",")
+	}
+	if o.cleanup.force {
+		spec.Args = append(spec.Args, "--force")
+	}
+	cleaner, err := nodecleanup.New(config, spec, nodeTime)
+	if err != nil {
+		return err
+	}
+	nodes, err := cleaner.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	return cleaner.Run(ctx, nodes, func(r nodecleanup.Result) {
+		if r.Err != nil {
+			log.Error(r.Err, "cannot clean node", "node", r.Node)
+			return
+		}
+		log.Info("no redirect on this node any more", "node", r.Node)
+	})
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
@@ -92,6 +91,7 @@ func (o *options) validate() error {
 type nodeOptions struct {
 	name          string
 	kubeletConfig string
+	cniConfigDir  string
 	allowKubenet  bool
 	startupTaint  bool
 }
@@ -99,6 +99,7 @@ type nodeOptions struct {
 func (o *nodeOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.name, "node", "", "`name` of this node as the API server knows it; without it $NODE_NAME")
 	flags.StringVar(&o.kubeletConfig, "kubelet-config", "/etc/default/kubelet", "`file` with the kubelet's flags, looked into for kubenet")
+	flags.StringVar(&o.cniConfigDir, "cni-config-dir", "/etc/cni/net.d", "`folder` with the configuration of the node's network plugin, looked into for kubenet; empty: not looked into")
 	flags.BoolVar(&o.startupTaint, "startup-taint", true, "take the taint "+v1.AgentNotReadyTaint+" off this node once the agent is ready")
 	flags.BoolVar(&o.allowKubenet, "allow-network-plugin-kubenet", false, "run although the node uses the network plugin kubenet, whose pods can fake their address")
 }
@@ -117,26 +118,6 @@ func (o *nodeOptions) validate() error {
 	}
 	if problems := validation.IsDNS1123Subdomain(o.name); len(problems) > 0 {
 		return fmt.Errorf("--node=%q cannot be the name of a node: %s", o.name, problems[0])
-	}
-	return nil
-}
-
-// checkKubenet refuses a node with kubenet: on its bridge, pods can send with
-// each other's addresses (CVE-2021-1677), and the address is what proves a pod.
-func (o *nodeOptions) checkKubenet() error {
-	if o.allowKubenet {
-		return nil
-	}
-	text, err := os.ReadFile(o.kubeletConfig)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // kubelets of today have no such file, nor kubenet
-	}
-	if err != nil {
-		return fmt.Errorf("look for kubenet (--kubelet-config): %w", err)
-	}
-	if strings.Contains(string(text), "--network-plugin=kubenet") {
-		return fmt.Errorf("%s says that this node uses kubenet, whose pods can take each other's addresses and thereby identities: "+
-			"use another network plugin (Azure CNI), or take away the capability NET_RAW from pods and run with --allow-network-plugin-kubenet", o.kubeletConfig)
 	}
 	return nil
 }

@@ -242,6 +242,9 @@ func (a *agent) work(ctx context.Context, group *errgroup.Group, diverted net.Li
 	}
 	group.Go(func() error { a.life.line.Run(ctx, a.takeBack); return nil })
 	group.Go(func() error {
+		return a.o.node.watchKubenet(ctx, time.Duration(a.o.redirect.interval)*time.Second)
+	})
+	group.Go(func() error {
 		if err := a.awaitTurn(ctx); err != nil {
 			return ignoreEnd(ctx, err)
 		}
