@@ -34,6 +34,10 @@ func (b *bench) outage(ctx context.Context, step *progress.Step) error {
 	n, each := b.node, b.options.outage/3
 	faults := []world.Fault{{Status: 500}, {Status: 429, RetryAfter: 5}, {Hang: true}}
 	said := []string{"500", "429", "hang"}
+	healthy, err := b.healthy(ctx, each)
+	if err != nil {
+		return err
+	}
 	for i, f := range faults {
 		err := n.withTokenLifetime(ctx, tokenLifetime(each), func() error {
 			return n.withNMI(ctx, func(*nmiProgram) error {
@@ -64,7 +68,21 @@ func (b *bench) outage(ctx context.Context, step *progress.Step) error {
 			return fmt.Errorf("metadata service fails (%s): %w", said[i], err)
 		}
 	}
+	b.report.Add("outage.none.p99", "… p99 while it is well, to compare", "s", []float64{healthy.P99}).
+		Remark("p50 %.2f ms, p99.9 %.1f ms, max %.0f ms", 1e3*healthy.P50, 1e3*healthy.P999, 1e3*healthy.Max)
 	return nil
+}
+
+// healthy is the same load while nothing fails: what other programs on the machine do to it is in these figures, too.
+func (b *bench) healthy(ctx context.Context, d time.Duration) (r load.Result, err error) {
+	err = b.node.withNMI(ctx, func(*nmiProgram) error {
+		if _, err := b.node.send(allPods(outageRate, time.Second)); err != nil {
+			return err
+		}
+		r, err = b.node.send(allPods(outageRate, d))
+		return err
+	})
+	return r, err
 }
 
 func (b *bench) reportOutage(kind string, r load.Result, calls int) {
