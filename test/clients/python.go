@@ -37,7 +37,24 @@ func (k Kit) Python(ctx context.Context) (Python, error) {
 	p := Python{
 		Interpreter: interpreter, Script: filepath.Join(k.Source, "python/main.py"), Path: filepath.Join(dir, modules),
 	}
-	return p, once(dir, func(part string) error { return unpackPython(ctx, part) })
+	if err := once(dir, func(part string) error { return unpackPython(ctx, part) }); err != nil {
+		return p, err
+	}
+	return p, p.expected()
+}
+
+// expected tells whether they are the versions that the tests know, those of Debian 12.
+func (p Python) expected() error {
+	for file, version := range map[string]string{"azure/identity/_version.py": "1.13.0b2", "msrestazure/version.py": "0.6.4"} {
+		text, err := os.ReadFile(filepath.Join(p.Path, file))
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(text), `"`+version+`"`) {
+			return fmt.Errorf("%w: they are known in the versions of Debian 12, and %s is not %s here", ErrNoPython, filepath.Dir(file), version)
+		}
+	}
+	return nil
 }
 
 // modules is where Debian keeps Python's modules.

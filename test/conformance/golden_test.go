@@ -22,7 +22,7 @@ type golden struct {
 func newGolden(c *sdk) *golden {
 	g := &golden{}
 	fmt.Fprintf(&g.text, "What %s sends to the metadata service, and the status that it gets.\n", c.name)
-	for _, name := range []string{first, second, secret, certificate, federated, quarantined, "nobody"} {
+	for _, name := range []string{first, second, secret, certificate, federated} {
 		g.name(named(name).ClientID, "<client id of "+name+">")
 		g.name(named(name).PrincipalID, "<object id of "+name+">")
 		g.name(named(name).ResourceID, "<resource id of "+name+">")
@@ -35,7 +35,7 @@ func (g *golden) name(id, by string) {
 	g.ids = append(g.ids, id, by)
 	for _, escaped := range []string{url.QueryEscape(id), strings.ReplaceAll(url.QueryEscape(id), "%2F", "%2f")} {
 		if escaped != id {
-			g.ids = append(g.ids, escaped, by+"%")
+			g.ids = append(g.ids, escaped, strings.TrimSuffix(by, ">")+", escaped>")
 		}
 	}
 }
@@ -70,6 +70,7 @@ func variable() []struct {
 		{regexp.MustCompile(`\bgo1\.[0-9]+(\.[0-9]+)?\S*?([;)\s/])`), "go<version>$2"},
 		{regexp.MustCompile(`\bGo/go1\S+ \([^)]*\)`), "Go/go<version> (<platform>)"},
 		{regexp.MustCompile(`\b(?i:(node|node\.js|node-version))([ /]\(?)v?[0-9]+(\.[0-9]+)+`), "$1$2<version>"},
+		{regexp.MustCompile(`\(Linux [^;)]*; [a-z0-9]+\)`), "(<platform>)"},
 		{regexp.MustCompile(`\bOS/\([^)]*\)`), "OS/(<platform>)"},
 		{regexp.MustCompile(`\b([pP]ython/)[0-9.]+\S* \([^)]*\)`), "$1<version> (<platform>)"},
 	}

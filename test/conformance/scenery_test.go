@@ -32,10 +32,12 @@ const (
 	certificate = "certificate"
 	federated   = "federated"
 	quarantined = "quarantined"
+	wrongSecret = "wrong-secret"
 )
 
 // Identities that each client has for itself, for what goes wrong only once.
 const (
+	busy  = "busy"  // the metadata service is throttled when the agent asks for it
 	ill   = "ill"   // the metadata service has trouble with it, for an excepted pod
 	sick  = "sick"  // the metadata service has trouble with it, for the agent
 	late  = "late"  // arrives while the client asks for it
@@ -72,7 +74,7 @@ func scenery(t *testing.T, clients []*sdk, cluster world.Issuer) world.Document 
 	vm.SystemAssigned = &nodes
 	ids := []world.Identity{named(first), named(second)}
 	for _, c := range clients {
-		for _, name := range []string{ill, sick, late, later} {
+		for _, name := range []string{busy, ill, sick, late, later} {
 			ids = append(ids, own(name, c))
 		}
 	}
@@ -87,15 +89,15 @@ func scenery(t *testing.T, clients []*sdk, cluster world.Issuer) world.Document 
 		id := named(name)
 		return world.Application{Name: name, ClientID: id.ClientID, PrincipalID: id.PrincipalID}
 	}
-	withSecret, withCertificate, keyless := app(secret), app(certificate), app(federated)
-	withSecret.Secret = password
+	withSecret, withCertificate, keyless, other := app(secret), app(certificate), app(federated), app(wrongSecret)
+	withSecret.Secret, other.Secret = password, password
 	withCertificate.Certificate = string(pair.cert)
 	broker, err := identity.Broker(identityOf(federated, v1.Federated))
 	must(t, err)
 	keyless.FederatedCredentials = []world.FederatedCredential{{
 		Issuer: cluster.Issuer, Subject: identity.BrokerSubject(identity.DefaultBrokerNamespace, broker),
 	}}
-	doc.Applications = append(doc.Applications, withSecret, withCertificate, keyless)
+	doc.Applications = append(doc.Applications, withSecret, withCertificate, keyless, other)
 	return doc
 }
 
@@ -111,7 +113,9 @@ func identityOf(name string, kind v1.IdentityType) *v1.AzureIdentity {
 		return object
 	}
 	object.Spec.TenantID = world.DefaultTenant
-	if kind != v1.Federated {
+	if kind == v1.Federated {
+		object.Spec.ResourceID = id.ResourceID
+	} else {
 		object.Spec.ClientPassword = corev1.SecretReference{Namespace: namespace, Name: name}
 	}
 	return object
@@ -134,6 +138,7 @@ func (w *stage) furnish(t *testing.T) {
 		&corev1.ServiceAccount{ObjectMeta: meta(namespace, "default")},
 		&corev1.ServiceAccount{ObjectMeta: meta(identity.DefaultBrokerNamespace, broker)},
 		&corev1.Secret{ObjectMeta: meta(namespace, secret), StringData: map[string]string{"clientSecret": password}},
+		&corev1.Secret{ObjectMeta: meta(namespace, wrongSecret), StringData: map[string]string{"clientSecret": "not-" + password}},
 		&corev1.Secret{ObjectMeta: meta(namespace, certificate), Data: map[string][]byte{"certificate": slices.Concat(pair.cert, pair.key)}},
 		&v1.AzurePodIdentityException{
 			ObjectMeta: meta(namespace, "excepted"),
@@ -141,7 +146,7 @@ func (w *stage) furnish(t *testing.T) {
 		})
 	w.grant(t, selector, 10, identityOf(first, v1.UserAssignedMSI))
 	for name, kind := range map[string]v1.IdentityType{
-		second: v1.UserAssignedMSI, quarantined: v1.UserAssignedMSI, secret: v1.ServicePrincipal,
+		second: v1.UserAssignedMSI, quarantined: v1.UserAssignedMSI, secret: v1.ServicePrincipal, wrongSecret: v1.ServicePrincipal,
 		certificate: v1.ServicePrincipalCertificate, federated: v1.Federated,
 	} {
 		w.grant(t, selector, 1, identityOf(name, kind))
@@ -177,7 +182,7 @@ func (w *stage) arrange(t *testing.T, c *sdk) {
 		w.assign(t, c, identityOf(id, v1.UserAssignedMSI), status)
 	}
 	// The pod's own identities: bound by name to the one pod that has them assigned.
-	for id, state := range map[string]string{sick: v1.StateAssigned, late: v1.StateCreated, later: v1.StateCreated} {
+	for id, state := range map[string]string{busy: v1.StateAssigned, sick: v1.StateAssigned, late: v1.StateCreated, later: v1.StateCreated} {
 		object := identityOf(id+"-"+name, v1.UserAssignedMSI)
 		w.grant(t, selector, 0, object)
 		w.assign(t, c, object, v1.AzureAssignedIdentityStatus{Status: state})

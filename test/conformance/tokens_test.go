@@ -39,10 +39,13 @@ func questions() []question {
 		{name: "default chain", way: byChain, env: []string{"DEFAULT_CHAIN=1"}, want: first},
 		{name: "default chain, AZURE_CLIENT_ID", way: byChain, env: []string{"DEFAULT_CHAIN=1", "AZURE_CLIENT_ID=" + named(second).ClientID}, want: second},
 		{name: "resource that ends with a slash", way: byClientID, env: []string{"CLIENT_ID=" + named(second).ClientID}, want: second, resource: arm},
+		{name: "resource that is a GUID", way: byClientID, env: []string{"CLIENT_ID=" + named(second).ClientID}, want: second, resource: world.GUID("an application")},
+		{name: "authority host", way: byAuthority, env: []string{"AZURE_POD_IDENTITY_AUTHORITY_HOST=http://" + metadataIP, "CLIENT_ID=" + named(second).ClientID}, want: second},
 		{name: "service principal with a secret", way: byClientID, env: []string{"CLIENT_ID=" + named(secret).ClientID}, want: secret},
 		{name: "service principal with a certificate", way: byClientID, env: []string{"CLIENT_ID=" + named(certificate).ClientID}, want: certificate},
 		{name: "federated", way: byClientID, env: []string{"CLIENT_ID=" + named(federated).ClientID}, want: federated},
 		{name: "federated, by object id", way: byObjectID, env: []string{"OBJECT_ID=" + named(federated).PrincipalID}, want: federated},
+		{name: "federated, by resource id", way: byResourceID, env: []string{"RESOURCE_ID=" + named(federated).ResourceID}, want: federated},
 		{name: "system-assigned, in an excepted pod", way: byNothing, excepted: true, want: systemAssigned},
 		{name: "client id, in an excepted pod", way: byClientID, excepted: true, env: []string{"CLIENT_ID=" + named(second).ClientID}, want: second},
 	}
@@ -65,10 +68,9 @@ func (w *stage) tokens(t *testing.T, c *sdk) {
 				p = c.excepted
 			}
 			w.cpu <- struct{}{}
-			h, err := w.ask(t, c, p, append(q.env, "RESOURCE="+resource)...)
+			h, sent := w.asked(t, c, p, append(q.env, "RESOURCE="+resource)...)
 			<-w.cpu
-			must(t, err)
-			g.add(q.name, p.wire.all(t))
+			g.add(q.name, sent)
 			w.check(t, h, q.want, resource)
 		})
 	}
