@@ -8,7 +8,8 @@
 //   - What it reads comes from memory. Run keeps that up to date: a read, then a
 //     watch of this one object, and a read again when the watch ends or is silent
 //     although somebody should have renewed.
-//   - Of what a leader writes, only one renewal in a quarter of the duration goes out.
+//   - Of what a leader writes, only one renewal in a quarter of the duration goes out,
+//     and its elector rests in between.
 //
 // Two leaders at a time are kept out by three rules, of which client-go has the first:
 //
@@ -141,13 +142,16 @@ func (l *Lock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) 
 }
 
 // Update is resourcelock.Interface. A renewal that comes before its time succeeds
-// without being written.
+// without being written, one look of the elector before it is due: a leader does not
+// wake up in between.
 func (l *Lock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
 	l.mu.Lock()
 	seen := l.seen
-	early := l.leading && l.lost == nil && r.HolderIdentity == l.config.Identity && time.Since(l.renewed) < l.config.Times.renew
+	age := time.Since(l.renewed)
+	early := l.leading && l.lost == nil && r.HolderIdentity == l.config.Identity && age < l.config.Times.renew
 	l.mu.Unlock()
 	if early {
+		rest(ctx, l.config.Times.renew-l.config.Times.Tick-age)
 		return nil
 	}
 	if seen == nil {
@@ -158,6 +162,20 @@ func (l *Lock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) 
 		lease.Spec = spec
 		return l.config.Leases.Update(ctx, lease, metav1.UpdateOptions{})
 	})
+}
+
+// rest waits, or until the context ends, which the elector sees for itself. Should the
+// Lease be lost meanwhile, Config.Lost has told so; there is nothing to add.
+func rest(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 // write writes, unless the Lease was lost.

@@ -48,6 +48,36 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// TestRest: a leader is not looking all the time for what is not due.
+func TestRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		times := TimesOf(duration)
+		lock := New(Config{Leases: &line{s: newServer()}, Name: "mic", Identity: "me", Times: times, Lost: func(error) {}, Asked: func(error) {}})
+		me := resourcelock.LeaderElectionRecord{HolderIdentity: "me"}
+		began := time.Now()
+		if err := lock.Create(t.Context(), me); err != nil {
+			t.Fatal(err)
+		}
+		update := func(ctx context.Context, r resourcelock.LeaderElectionRecord, want time.Duration) {
+			t.Helper()
+			if err := lock.Update(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("done %v after the last renewal, want %v", took, want)
+			}
+		}
+		brief, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		update(brief, me, time.Second) // told to go
+		update(t.Context(), me, times.renew-times.Tick)
+		pass(times.Tick)
+		update(t.Context(), me, times.renew) // written
+		began = time.Now()
+		update(t.Context(), resourcelock.LeaderElectionRecord{}, 0) // released
+	})
+}
+
 func TestRelease(t *testing.T) {
 	story(t, func(t *testing.T, w *world, _ *server, one, two *replica) {
 		one.stop()
