@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	crcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -26,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/kick"
 )
 
 // Settings say whether and how.
@@ -85,6 +87,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Named("agenttaint").
 		WatchesRawSource(source.Kind(agents, client.Object(&corev1.Pod{}), r.agentHandler())).
 		Watches(&corev1.Node{}, handler.Funcs{DeleteFunc: r.nodeDeleted}).
+		WithOptions(controller.Options{NewQueue: kick.NewWorkQueue[reconcile.Request]}).
 		Complete(r)
 }
 

@@ -20,6 +20,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/kick"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -72,6 +73,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		WithOptions(controller.TypedOptions[compute.Group]{
 			MaxConcurrentReconciles: workers,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[compute.Group](retryFirst, retryMost),
+			NewQueue:                kick.NewWorkQueue[compute.Group],
 		}).
 		Complete(r)
 }
