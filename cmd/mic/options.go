@@ -153,6 +153,7 @@ type identityOptions struct {
 	grace     time.Duration
 	immutable string
 	brokers   string
+	byNode    bool
 }
 
 func (o *identityOptions) bindFlags(flags *flag.FlagSet) {
@@ -162,6 +163,8 @@ func (o *identityOptions) bindFlags(flags *flag.FlagSet) {
 		"identities never to remove from a VM or scale set: client `ids` or resource IDs, separated by commas")
 	flags.StringVar(&o.brokers, "broker-namespace", identity.DefaultBrokerNamespace,
 		"`namespace` of the ServiceAccounts that stand for federated identities (type 3), which mic makes and removes; empty: it does not")
+	flags.BoolVar(&o.byNode, "limit-brokers-to-nodes", false,
+		"keep a Role for each node, in the namespace of the brokers, that names those its pods need, for the chart's admission policy")
 }
 
 func (o *identityOptions) validate() error {

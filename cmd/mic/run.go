@@ -59,7 +59,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 			},
 			Writes:          int(o.kubernetes.batch),
 			AgentTaint:      o.agents.settings(),
-			BrokerNamespace: o.identities.brokers,
+			BrokerNamespace: o.identities.brokers, BrokersByNode: o.identities.byNode,
 			LedgerNamespace: o.kubernetes.podNamespace, LedgerName: o.kubernetes.configMap,
 			Upgrade: upgrade.Settings{
 				Enabled: o.kubernetes.typeUpgrade, Namespace: o.kubernetes.podNamespace, ConfigMap: o.kubernetes.configMap,

@@ -195,3 +195,45 @@ func TestSharing(t *testing.T) {
 	agree("other")
 	w.waitNone("web-0")
 }
+
+// TestBrokersByNode: the Role of a node names the brokers its pods need, as long
+// as there are any.
+func TestBrokersByNode(t *testing.T) {
+	w := newWorld(t, startServer(t), "bynode")
+	w.config.BrokerNamespace, w.config.BrokersByNode = "brokers-bynode", true
+	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "brokers-bynode"}})
+	for _, name := range []string{"one", "two"} {
+		w.federated(name)
+		w.binding(name, name)
+	}
+	w.identity("managed")
+	allowed := func(brokers ...string) {
+		t.Helper()
+		w.eventually(fmt.Sprintf("brokers %v for the node", brokers), func() string {
+			var role rbacv1.Role
+			err := w.client.Get(t.Context(), client.ObjectKey{Namespace: "brokers-bynode", Name: "podid:node:" + w.nodes[0]}, &role)
+			var binding rbacv1.RoleBinding
+			bound := w.client.Get(t.Context(), client.ObjectKey{Namespace: "brokers-bynode", Name: "podid:node:" + w.nodes[0]}, &binding)
+			switch {
+			case len(brokers) == 0 && client.IgnoreNotFound(err) == nil && err != nil && bound != nil:
+				return ""
+			case err != nil || bound != nil:
+				return fmt.Sprint(err, bound)
+			case !slices.Equal(role.Rules[0].ResourceNames, brokers) || binding.Subjects[0].Name != w.nodes[0]:
+				return fmt.Sprint(role.Rules, binding.Subjects)
+			}
+			return ""
+		})
+	}
+	w.start()
+	w.pod("managed-0", "managed")
+	first, second, third := w.pod("one-0", "one"), w.pod("one-1", "one"), w.pod("two-0", "two")
+	allowed(w.namespace+".one", w.namespace+".two")
+	w.delete(third)
+	w.delete(second)
+	allowed(w.namespace + ".one")
+	w.stop()
+	w.start()
+	w.delete(first)
+	allowed()
+}

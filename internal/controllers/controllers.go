@@ -4,6 +4,7 @@
 //	assignedidentity   one pod -> its AzureAssignedIdentity objects
 //	attachment         one VM or scale set -> the identities it has on Azure
 //	broker             one federated identity -> the ServiceAccount that stands for it
+//	brokernodes        one node -> a Role that names the brokers its pods need; opt-in
 //	bindingcheck       one binding -> a word to its author when it cannot work
 //	drift              compares Azure with the cluster every few minutes
 //	garbagecollection  assigned identities whose pod or node is gone
@@ -58,6 +59,8 @@ type Config struct {
 	// BrokerNamespace is where the ServiceAccounts of federated identities are;
 	// none are kept when it is empty.
 	BrokerNamespace string
+	// BrokersByNode keeps Roles there that say which node needs which of them.
+	BrokersByNode bool
 	// Health, when set, is given a check that fails while podid cannot do its
 	// job.
 	Health func(name string, check func() error)
@@ -124,6 +127,12 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		brokers := &broker.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events, Namespace: config.BrokerNamespace, Now: time.Now}
 		if err := brokers.Register(mgr); err != nil {
 			return fmt.Errorf("add controller broker: %w", err)
+		}
+	}
+	if config.BrokerNamespace != "" && config.BrokersByNode {
+		nodes := &broker.Nodes{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Namespace: config.BrokerNamespace}
+		if err := nodes.Register(mgr); err != nil {
+			return fmt.Errorf("add controller brokernodes: %w", err)
 		}
 	}
 	for _, r := range []manager.Runnable{

@@ -12,6 +12,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -112,6 +113,51 @@ func brokerPolicy(t *testing.T, api cluster) {
 	})
 }
 
+// brokersByNode needs the chart installed with federation.limitToNodes, and what brokerPolicy made. What MIC writes, it writes
+// with its own rights.
+func brokersByNode(t *testing.T, api cluster) {
+	good := wish{[]string{"api://AzureADTokenExchange"}, 600, nil, "shop.web"}
+	red, blue := api.agentOn(t, "red"), api.agentOn(t, "blue")
+	mic := api.serviceAccount(t, namespace, "podid-mic", nil)
+	refused := func(who client.Client) error {
+		_, err := good.ask(t, who)
+		if err == nil || !strings.Contains(err.Error(), "no pod on the node uses the identity") {
+			return fmt.Errorf("got %w, want a refusal", err)
+		}
+		return nil
+	}
+	api.eventually(t, func() error { return refused(red) })
+	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "podid:node:red"}, Rules: []rbacv1.PolicyRule{{
+		APIGroups: []string{"aadpodidentity.k8s.io"}, Resources: []string{"brokers"}, ResourceNames: []string{"shop.web"}, Verbs: []string{"use"},
+	}}}
+	for _, o := range []client.Object{role, &rbacv1.RoleBinding{
+		ObjectMeta: role.ObjectMeta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: brokers, Name: "red"}},
+	}} {
+		if err := mic.Create(t.Context(), o); err != nil {
+			t.Fatalf("as MIC: %v", err)
+		}
+	}
+	api.eventually(t, func() error { _, err := good.ask(t, red); return err })
+	if err := refused(blue); err != nil {
+		t.Errorf("on another node: %v", err)
+	}
+	other := good
+	other.broker = "shop.other"
+	if err := api.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "shop.other"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.ask(t, red); err == nil || !strings.Contains(err.Error(), "no pod on the node uses") {
+		t.Errorf("another broker: %v", err)
+	}
+	role.Name = "more"
+	role.ResourceVersion, role.UID = "", ""
+	role.Rules = []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"serviceaccounts/token"}, Verbs: []string{"create"}}}
+	if err := mic.Create(t.Context(), role); err == nil || !strings.Contains(err.Error(), "attempting to grant RBAC permissions not currently held") {
+		t.Errorf("MIC hands out more than it has: %v", err)
+	}
+}
+
 // brokerClaims looks at what Entra ID gets to see.
 func brokerClaims(t *testing.T, token string) {
 	t.Helper()
@@ -150,7 +196,10 @@ func (c cluster) agentOn(t *testing.T, node string) client.Client {
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "nmi-" + node},
 		Spec:       corev1.PodSpec{NodeName: node, ServiceAccountName: "podid-nmi", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
 	}
-	if err := c.Create(t.Context(), pod); err != nil {
+	if err := client.IgnoreAlreadyExists(c.Create(t.Context(), pod)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
 		t.Fatal(err)
 	}
 	return c.serviceAccount(t, namespace, "podid-nmi", &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID})

@@ -104,6 +104,9 @@ func TestInstalled(t *testing.T) {
 	t.Run("brokers", func(t *testing.T) { brokerPolicy(t, api) })
 	t.Run("secrets", func(t *testing.T) { secretRights(t, api) })
 
+	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/default.yaml", "--set", "federation.limitToNodes=true")
+	t.Run("brokers by node", func(t *testing.T) { brokersByNode(t, api) })
+
 	// Into the other mode and back: nothing that cannot be changed in place.
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/managed.yaml")
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/adminsecret.yaml")

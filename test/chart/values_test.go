@@ -33,6 +33,9 @@ func TestWrongValues(t *testing.T) {
 		"half a principal": {[]string{"adminsecret.tenantID=a", "adminsecret.clientID=b"}, []string{"adminsecret.clientSecret missing", "useMSI"}},
 		"no binding":       {[]string{"azureIdentities.a.type=0"}, []string{"a has no binding", "aadpodidbinding"}},
 		"no selector":      {[]string{"azureIdentities.a.binding.name=b"}, []string{"a has no binding.selector"}},
+		"limit, no MIC":    {[]string{"operationMode=managed", "federation.limitToNodes=true"}, []string{"federation.limitToNodes needs operationMode standard"}},
+		"brokers at home":  {[]string{"federation.namespace=podid-system"}, []string{"brokers need one of their own"}},
+		"broker namespace": {[]string{"federation.namespace=A.b"}, []string{"/federation/namespace"}},
 		"no pod labels":    {[]string{"podIdentityExceptions.a.name=b"}, []string{"podIdentityExceptions.a.podLabels"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,6 +6,9 @@
 {{- if and (include "podid.true" (.Values.federation).enabled) (eq (include "podid.federation.namespace" .) .Release.Namespace) -}}
 {{- fail "federation.namespace is the namespace of the release: brokers need one of their own, since no pod may run there" -}}
 {{- end -}}
+{{- if and (include "podid.true" (.Values.federation).limitToNodes) (not (include "podid.federation.byNode" .)) -}}
+{{- fail "federation.limitToNodes needs operationMode standard, federation.admissionPolicy, rbac.enabled and Kubernetes 1.30" -}}
+{{- end -}}
 {{- with .Values.adminsecret -}}
 {{- if not (or .existingSecret (include "podid.true" .useMSI) (eq (toString .clientID | lower) "msi")) -}}
 {{- $missing := list -}}

@@ -1,0 +1,212 @@
+// Which node's agent may have tokens of which brokers: those of identities that
+// pods on that node use.
+//
+// It is written down where the chart's admission policy can look: a Role for each
+// node, in the namespace of the brokers, that allows a ServiceAccount called as
+// the node to "use" them. That ServiceAccount does not exist and the right is to
+// nothing; the policy asks the API server's authorizer about both.
+
+package broker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/go-logr/logr"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/federation"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// AssignedByNode is the index that the caches must have: assigned identities by
+// the name of their node.
+const AssignedByNode = "podid/node-name"
+
+// rolePrefix begins the name of a node's Role and RoleBinding. A node's name
+// cannot hold a colon.
+const rolePrefix = "podid:node:"
+
+// Nodes keeps the Roles.
+type Nodes struct {
+	// Client reads assigned identities from the cache.
+	Client client.Client
+	// Live reads Roles, which are in no cache.
+	Live client.Reader
+	// Namespace is that of all brokers.
+	Namespace string
+
+	kicks kick.Queue[reconcile.Request]
+
+	mu      sync.Mutex
+	written map[string][]string // by node: the brokers of its Role
+}
+
+// Register adds the controller to a manager.
+func (n *Nodes) Register(mgr manager.Manager) error {
+	n.written = map[string][]string{}
+	if err := mgr.Add(leaderFunc(n.lookAtOld)); err != nil {
+		return fmt.Errorf("look for Roles of nodes: %w", err)
+	}
+	return builder.ControllerManagedBy(mgr).
+		Named("brokernodes").
+		Watches(&v1.AzureAssignedIdentity{}, handler.EnqueueRequestsFromMapFunc(nodeOf), builder.WithPredicates(federatedAssigned())).
+		WatchesRawSource(source.TypedFunc[reconcile.Request](n.kicks.Source)).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: 8,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
+		}).
+		Complete(n)
+}
+
+// leaderFunc is a runnable for the leader alone.
+type leaderFunc func(context.Context) error
+
+// Start is manager.Runnable.
+func (f leaderFunc) Start(ctx context.Context) error { return f(ctx) }
+
+// federatedAssigned lets through assigned identities of type 3 that come and go.
+// What they are about does not change.
+func federatedAssigned() predicate.Predicate {
+	federated := func(o client.Object) bool {
+		assigned, ok := o.(*v1.AzureAssignedIdentity)
+		return ok && assigned.Spec.AzureIdentityRef != nil && assigned.Spec.AzureIdentityRef.Spec.Type == v1.Federated
+	}
+	return predicate.Funcs{
+		CreateFunc:  func(e event.CreateEvent) bool { return federated(e.Object) },
+		DeleteFunc:  func(e event.DeleteEvent) bool { return federated(e.Object) },
+		UpdateFunc:  func(e event.UpdateEvent) bool { return federated(e.ObjectOld) || federated(e.ObjectNew) },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+func nodeOf(_ context.Context, o client.Object) []reconcile.Request {
+	assigned, ok := o.(*v1.AzureAssignedIdentity)
+	if !ok || assigned.Spec.NodeName == "" {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: assigned.Spec.NodeName}}}
+}
+
+// lookAtOld looks once at the nodes that have a Role, whose pods may have gone
+// while no MIC ran.
+func (n *Nodes) lookAtOld(ctx context.Context) error {
+	var roles rbacv1.RoleList
+	err := n.Live.List(ctx, &roles, client.InNamespace(n.Namespace), client.MatchingLabels{federation.ManagedByLabel: federation.ManagedBy})
+	if err != nil {
+		logr.FromContextOrDiscard(ctx).Error(err, "Roles of nodes that went while no mic ran may be left over: grant mic the right to list them, as the chart does", "namespace", n.Namespace)
+		return nil //nolint:nilerr // all else works
+	}
+	for i := range roles.Items {
+		if name := roles.Items[i].Name; len(name) > len(rolePrefix) && name[:len(rolePrefix)] == rolePrefix {
+			n.kicks.Add(reconcile.Request{NamespacedName: types.NamespacedName{Name: name[len(rolePrefix):]}})
+		}
+	}
+	return nil
+}
+
+// Reconcile brings the Role of one node up to date.
+func (n *Nodes) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	node := req.Name
+	var assigned v1.AzureAssignedIdentityList
+	if err := n.Client.List(ctx, &assigned, client.MatchingFields{AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
+		return reconcile.Result{}, fmt.Errorf("list assigned identities of node %s: %w", node, err)
+	}
+	want := brokersOf(assigned.Items)
+	n.mu.Lock()
+	have, known := n.written[node]
+	n.mu.Unlock()
+	if known && slices.Equal(have, want) {
+		return reconcile.Result{}, nil
+	}
+	if err := n.write(ctx, node, want); err != nil {
+		return reconcile.Result{}, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(want) == 0 {
+		delete(n.written, node)
+	} else {
+		n.written[node] = want
+	}
+	return reconcile.Result{}, nil
+}
+
+// brokersOf are the brokers that a node's assigned identities need, sorted.
+func brokersOf(assigned []v1.AzureAssignedIdentity) []string {
+	var brokers []string
+	for i := range assigned {
+		ref := assigned[i].Spec.AzureIdentityRef
+		if ref == nil || ref.Spec.Type != v1.Federated {
+			continue
+		}
+		if broker, err := identity.Broker(&v1.AzureIdentity{ObjectMeta: ref.ObjectMeta, Spec: ref.Spec}); err == nil {
+			brokers = append(brokers, broker)
+		}
+	}
+	slices.Sort(brokers)
+	return slices.Compact(brokers)
+}
+
+// write makes the Role and the RoleBinding of a node, or removes both.
+func (n *Nodes) write(ctx context.Context, node string, brokers []string) error {
+	meta := metav1.ObjectMeta{
+		Namespace: n.Namespace, Name: rolePrefix + node, Labels: map[string]string{federation.ManagedByLabel: federation.ManagedBy},
+	}
+	role := &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{
+		APIGroups: []string{v1.GroupVersion.Group}, Resources: []string{"brokers"}, ResourceNames: brokers, Verbs: []string{"use"},
+	}}}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: meta,
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: n.Namespace, Name: node}},
+	}
+	if len(brokers) == 0 {
+		for _, o := range []client.Object{binding, role} {
+			if err := client.IgnoreNotFound(n.Client.Delete(ctx, o)); err != nil {
+				return fmt.Errorf("delete %T %s/%s: %w", o, n.Namespace, meta.Name, err)
+			}
+		}
+		return nil
+	}
+	if err := n.writeRole(ctx, role); err != nil {
+		return fmt.Errorf("write Role %s/%s, without which the agent of node %s gets no tokens of %d brokers: %w", n.Namespace, meta.Name, node, len(brokers), err)
+	}
+	if err := client.IgnoreAlreadyExists(n.Client.Create(ctx, binding)); err != nil {
+		return fmt.Errorf("create RoleBinding %s/%s: %w", n.Namespace, meta.Name, err)
+	}
+	return nil
+}
+
+func (n *Nodes) writeRole(ctx context.Context, role *rbacv1.Role) error {
+	var have rbacv1.Role
+	err := n.Live.Get(ctx, client.ObjectKeyFromObject(role), &have)
+	switch {
+	case apierrors.IsNotFound(err):
+		return n.Client.Create(ctx, role)
+	case err != nil:
+		return err
+	case equality.Semantic.DeepEqual(have.Rules, role.Rules):
+		return nil
+	}
+	have.Rules = role.Rules
+	return n.Client.Update(ctx, &have)
+}
