@@ -1,0 +1,168 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	kube "sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/authorize"
+	"github.com/podid-io/podid/internal/agent/cluster"
+	"github.com/podid-io/podid/internal/agent/token"
+)
+
+// fed are the tables as the cluster feeds them.
+type fed struct {
+	*authorize.Table
+	attest *attest.Table
+}
+
+func (f fed) SetPod(p *corev1.Pod) { f.Table.SetPod(p.Namespace, p.Name, p.Labels); f.attest.Set(p) }
+
+func (f fed) RemovePod(key types.NamespacedName) { f.attest.Remove(key); f.Table.RemovePod(key) }
+
+// TestTheMomentItRuns: the identities of pods are assigned before they get their
+// addresses. Each asks as it gets it, when the API server is still being told,
+// and is answered as soon as it has been, with a token that was fetched ahead:
+// that the service takes its time delays nobody.
+func TestTheMomentItRuns(t *testing.T) {
+	config, api := startAPI(t)
+	w := newWorld(t, func(s *settings) { s.server.AttestLimit = time.Minute })
+	w.imds.has("one")
+	w.imds.fall(func(http.ResponseWriter, *http.Request) bool { <-time.After(700 * time.Millisecond); return false })
+	watch, err := cluster.New(cluster.Config{REST: config, Node: "node-1", Assigned: true}, fed{w.authorize, w.attest}, attest.Strip, logr.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go watch.Run(ctx)
+	<-watch.Synced()
+	cache, ok := w.server.cfg.Tokens.(*token.Cache)
+	if !ok {
+		t.Fatal("no cache")
+	}
+	go token.NewPrefetcher(cache, []string{arm}).Run(ctx, w.authorize)
+
+	create := func(objects ...kube.Object) {
+		t.Helper()
+		for _, o := range objects {
+			if err := api.Create(t.Context(), o); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	id := newIdentity("one")
+	id.UID, id.Spec.ClientID = "", "" // the fake knows its resource ID, too
+	create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "default"}},
+		id, &v1.AzureIdentityBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "b"}, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "one", Selector: "web"}})
+
+	var waits, afterwards []time.Duration
+	for i := range 40 {
+		name, ip := fmt.Sprint("web-", i), fmt.Sprint("10.9.3.", i+1)
+		p := aPod(name)
+		create(p, assignedTo(name))
+		if i == 0 {
+			// The image is pulled meanwhile.
+			for len(w.imds.seen()) == 0 || cache.ObjectID(token.Request{Identity: stored(t, api)}) == "" {
+				<-time.After(20 * time.Millisecond)
+			}
+		}
+		address := w.listen(ip)
+		answered := make(chan time.Time, 1)
+		began := time.Now()
+		go func() {
+			if got := w.get(address, tokenQuery(arm)); got.status != 200 {
+				t.Errorf("%s got %d %s", name, got.status, got.body)
+			}
+			answered <- time.Now()
+		}()
+		p.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, PodIPs: []corev1.PodIP{{IP: ip}}}
+		if err := api.Status().Update(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		told := time.Now()
+		at := <-answered
+		waits, afterwards = append(waits, at.Sub(began)), append(afterwards, max(at.Sub(told), 0))
+	}
+	slices.Sort(waits)
+	slices.Sort(afterwards)
+	t.Logf("from the request: median %v, most %v; from when the API server knew the address: median %v, most %v",
+		waits[20], waits[39], afterwards[20], afterwards[39])
+	if n := len(w.imds.seen()); n != 1 {
+		t.Errorf("%d calls to the metadata service, want the one ahead of the first request", n)
+	}
+}
+
+// startAPI starts an API server with our kinds.
+func startAPI(t *testing.T) (*rest.Config, kube.Client) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		t.Skip("there is no API server (KUBEBUILDER_ASSETS): run make test-api")
+	}
+	env := &envtest.Environment{
+		ControlPlaneStartTimeout: time.Minute, ControlPlaneStopTimeout: time.Minute,
+		CRDDirectoryPaths: []string{filepath.Join("..", "..", "..", "config", "crd")}, ErrorIfCRDPathMissing: true,
+	}
+	config, err := env.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = env.Stop() })
+	scheme := runtime.NewScheme()
+	if err := errors.Join(v1.AddToScheme(scheme), corev1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	api, err := kube.New(config, kube.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config, api
+}
+
+// stored is the identity as the API server has it.
+func stored(t *testing.T, api kube.Client) *v1.AzureIdentity {
+	t.Helper()
+	var id v1.AzureIdentity
+	if err := api.Get(t.Context(), nameOf("one"), &id); err != nil {
+		t.Fatal(err)
+	}
+	return &id
+}
+
+func aPod(name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{v1.BindingLabel: "web"}},
+		Spec:       corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
+}
+
+func assignedTo(pod string) *v1.AzureAssignedIdentity {
+	spec := newIdentity("one").Spec
+	spec.ClientID = ""
+	return &v1.AzureAssignedIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: pod + "-shop-one", Labels: map[string]string{v1.NodeNameLabel: "node-1"}},
+		Spec: v1.AzureAssignedIdentitySpec{
+			Pod: pod, PodNamespace: "shop", NodeName: "node-1",
+			AzureIdentityRef: &v1.AzureIdentityCopy{APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentity", ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "one"}, Spec: spec},
+			AzureBindingRef:  &v1.AzureIdentityBindingCopy{APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentityBinding", ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "b"}},
+		},
+		Status: v1.AzureAssignedIdentityStatus{Status: v1.StateAssigned},
+	}
+}
