@@ -31,8 +31,8 @@ build: ## bin/mic, bin/nmi and bin/podid
 ##@ Test
 
 .PHONY: test
-test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Everything: unit, API server, kernel and sandbox tests
-	@$(GOTESTSUM) hack/test.sh unit api kernel sandbox
+test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Everything: unit, API server, kernel, client and sandbox tests
+	@$(GOTESTSUM) hack/test.sh unit api kernel clients sandbox
 
 .PHONY: test-unit
 test-unit: gcc $(TOOLS)/gotestsum $(TOOLS)/helm ## Unit and property tests, with the race detector; no root needed
@@ -45,6 +45,10 @@ test-api: gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## CRDs and controll
 .PHONY: test-kernel
 test-kernel: root gcc $(TOOLS)/gotestsum ## The redirect, in throw-away network namespaces
 	@$(GOTESTSUM) hack/test.sh kernel
+
+.PHONY: test-clients
+test-clients: root npm assets $(TOOLS)/gotestsum ## Azure's SDKs, old and new, against the agent: tokens, errors, what they send
+	@$(GOTESTSUM) hack/test.sh clients
 
 .PHONY: test-sandbox
 test-sandbox: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stories on a real cluster with real SDK clients

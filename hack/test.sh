@@ -4,6 +4,7 @@
 #   unit     every package with the race detector: no root, no API server
 #   api      the packages that also test against a real API server (KUBEBUILDER_ASSETS)
 #   kernel   the packages that also test in network namespaces of their own (root)
+#   clients  real clients, old and new, against the agent (root; downloads them once)
 #   sandbox  stories on a whole cluster (root), and MIC among faults
 #   faults   MIC among faults, for long (root; not part of make test)
 set -u
@@ -27,9 +28,10 @@ for grade in "$@"; do
 	unit)    env -u KUBEBUILDER_ASSETS go test -json -race ./... ;;
 	api)     go test -json -race $(packages_with _api_test.go) ;;
 	kernel)  env -u KUBEBUILDER_ASSETS PODID_TEST_KERNEL=1 go test -json -race $(packages_with _kernel_test.go) ;;
+	clients) PODID_TEST_KERNEL=1 go test -json -count=1 -timeout 20m ./test/conformance/... ;;
 	sandbox) PODID_TEST_SANDBOX=1 go test -json -count=1 -p=1 -timeout 40m ./test/faults/... ./test/scenario/... ;;
 	faults)  PODID_TEST_SANDBOX=1 PODID_FAULTS_LONG=1 go test -json -count=1 -timeout 2h ./test/faults/... ;;
-	*) echo "error: no test grade $grade: unit, api, kernel, sandbox or faults" >&2; exit 2 ;;
+	*) echo "error: no test grade $grade: unit, api, kernel, clients, sandbox or faults" >&2; exit 2 ;;
 	esac || status=1
 done
 exit $status
