@@ -1,0 +1,199 @@
+package cluster
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/token"
+)
+
+// TestObjects reads Secrets and tokens of brokers from a real API server, with
+// the rights that an agent has and without.
+func TestObjects(t *testing.T) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		t.Skip("there is no API server (KUBEBUILDER_ASSETS): run make test-api")
+	}
+	server := &envtest.Environment{ControlPlaneStartTimeout: time.Minute, ControlPlaneStopTimeout: time.Minute}
+	config, err := server.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() })
+	api, err := client.New(config, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent, err := server.AddUser(envtest.User{Name: "agent"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := NewObjects(agent.Config(), "node-1", "podid-brokers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta := func(namespace, name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: namespace, Name: name}
+	}
+	role := func(namespace, resource, verb string) []client.Object {
+		return []client.Object{
+			&rbacv1.Role{ObjectMeta: meta(namespace, "agent"), Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{resource}, Verbs: []string{verb}}}},
+			&rbacv1.RoleBinding{
+				ObjectMeta: meta(namespace, "agent"), RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "agent"},
+				Subjects: []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: "agent"}},
+			},
+		}
+	}
+	create(t, api, &corev1.Namespace{ObjectMeta: meta("", "shop")}, &corev1.Namespace{ObjectMeta: meta("", "podid-brokers")},
+		&corev1.Secret{ObjectMeta: meta("shop", "web"), Data: map[string][]byte{"clientSecret": []byte("s3cret")}},
+		&corev1.Node{ObjectMeta: meta("", "node-1")}, &corev1.ServiceAccount{ObjectMeta: meta("podid-brokers", "shop.web")})
+
+	// Without the right, and with the words that the pod gets to see.
+	if _, err := objects.Secret(t.Context(), "shop", "web"); !apierrors.IsForbidden(err) || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("without the right: %v", err)
+	}
+	if _, err := objects.BrokerToken(t.Context(), "shop.web", "api://x"); !apierrors.IsForbidden(err) {
+		t.Errorf("without the right: %v", err)
+	}
+	says(t, objects, v1.ServicePrincipal, "may not read Secret shop/web of AzureIdentity shop/web: it lacks a Role in namespace shop")
+	says(t, objects, v1.Federated, "gets no token of ServiceAccount podid-brokers/shop.web")
+
+	create(t, api, append(role("shop", "secrets", "get"), role("podid-brokers", "serviceaccounts/token", "create")...)...)
+	eventually(t, "the right", func() bool {
+		data, err := objects.Secret(t.Context(), "shop", "web")
+		return err == nil && string(data["clientSecret"]) == "s3cret"
+	})
+	if _, err := objects.Secret(t.Context(), "shop", "gone"); !apierrors.IsNotFound(err) {
+		t.Errorf("a Secret that does not exist: %v", err)
+	}
+	if _, err := objects.BrokerToken(t.Context(), "shop.gone", "api://x"); !apierrors.IsNotFound(err) {
+		t.Errorf("a broker that does not exist: %v", err)
+	}
+	eventually(t, "the right", func() bool {
+		_, err := objects.BrokerToken(t.Context(), "shop.web", "api://x")
+		return err == nil
+	})
+	jwt, err := objects.BrokerToken(t.Context(), "shop.web", "api://AzureADTokenExchange")
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims := payload(t, jwt)
+	life := time.Duration(claims.ExpiresOn-claims.IssuedAt) * time.Second
+	if claims.Subject != "system:serviceaccount:podid-brokers:shop.web" || len(claims.Audience) != 1 || claims.Audience[0] != "api://AzureADTokenExchange" ||
+		life != 10*time.Minute || claims.Kubernetes.Node.Name != "node-1" {
+		t.Errorf("%+v for %v", claims, life)
+	}
+	// A node that the API server does not know cannot be bound to, and that is no reason to do without.
+	strange, err := NewObjects(agent.Config(), "node-9", "podid-brokers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := strange.BrokerToken(t.Context(), "shop.web", "api://x"); err == nil {
+		t.Error("a token for a node that does not exist")
+	}
+}
+
+// says lets a source of tokens fail for want of a right, and looks at what the pod gets to see.
+func says(t *testing.T, objects *Objects, kind v1.IdentityType, want string) {
+	t.Helper()
+	id := &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
+		Spec:       v1.AzureIdentitySpec{Type: kind, TenantID: "t", ClientID: "c", ClientPassword: corev1.SecretReference{Name: "web"}},
+	}
+	c := token.EntraConfig{Limiter: free{}}
+	source := token.NewClientSecret(c, objects)
+	if kind == v1.Federated {
+		source = token.NewFederated(c, token.FederationConfig{Brokers: objects, Namespace: "podid-brokers"})
+	}
+	_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: "https://vault.azure.net"})
+	if f, ok := err.(*token.Failure); !ok || f.Status != http.StatusForbidden || !strings.Contains(f.Message, want) { //nolint:errorlint // that is what sources promise
+		t.Errorf("got %v, want %q", err, want)
+	}
+}
+
+// TestOldAPIServer gives tokens that are not bound where nodes cannot be bound to,
+// and does not ask for it each time.
+func TestOldAPIServer(t *testing.T) {
+	var bound, unbound int
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var request struct {
+			Spec struct {
+				BoundObjectRef *struct{ Kind, Name string }
+			}
+		}
+		if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if request.Spec.BoundObjectRef != nil {
+			bound++
+			w.WriteHeader(http.StatusUnprocessableEntity)
+			_ = json.NewEncoder(w).Encode(apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), "", nil).Status())
+			return
+		}
+		unbound++
+		_, _ = w.Write([]byte(`{"kind":"TokenRequest","apiVersion":"authentication.k8s.io/v1","status":{"token":"a.b.c"}}`))
+	}))
+	defer server.Close()
+	objects, err := NewObjects(&rest.Config{Host: server.URL}, "node-1", "podid-brokers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if got, err := objects.BrokerToken(t.Context(), "shop.web", "api://x"); err != nil || got != "a.b.c" {
+			t.Fatalf("%q %v", got, err)
+		}
+	}
+	if bound != 1 || unbound != 3 {
+		t.Errorf("%d bound, %d unbound", bound, unbound)
+	}
+}
+
+type free struct{}
+
+func (free) Acquire(context.Context, string) (func(), error) { return func() {}, nil }
+func (free) StayAway(time.Duration)                          {}
+
+type payloadClaims struct {
+	Subject    string   `json:"sub"`
+	Audience   []string `json:"aud"`
+	ExpiresOn  int64    `json:"exp"`
+	IssuedAt   int64    `json:"iat"`
+	Kubernetes struct {
+		Node struct {
+			Name string `json:"name"`
+		} `json:"node"`
+	} `json:"kubernetes.io"`
+}
+
+func payload(t *testing.T, jwt string) payloadClaims {
+	t.Helper()
+	var c payloadClaims
+	parts := strings.Split(jwt, ".")
+	if len(parts) != 3 {
+		t.Fatal("no JWT")
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err == nil {
+		err = json.Unmarshal(text, &c)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
