@@ -58,6 +58,10 @@ test-sandbox: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stor
 test-faults: root gcc build assets $(TOOLS)/gotestsum ## MIC killed, without API server, with an Azure that is ill: for long (PODID_FAULTS_SEED=n: again)
 	@$(GOTESTSUM) hack/test.sh faults
 
+.PHONY: fuzz
+fuzz: gcc ## Hostile paths, queries and raw requests, FUZZTIME each (default 1m); make test runs the corpus
+	@hack/fuzz.sh $(or $(FUZZTIME),1m)
+
 .PHONY: bench
 bench: root build assets ## The speed figures, measured here and now; ARGS="mic -only burst" for a part, ARGS=-h for help
 	@hack/bench.sh $(ARGS)
