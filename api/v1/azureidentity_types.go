@@ -164,7 +164,7 @@ type AzureIdentitySpec struct {
 	TenantID string `json:"tenantID,omitempty"`
 
 	// auxiliaryTenantIDs are further tenants that a multi-tenant application of
-	// type 1 or 2 gets tokens for.
+	// type 1 gets tokens for: its pods are answered with a list of tokens.
 	// +optional
 	// +nullable
 	// +listType=atomic
@@ -172,8 +172,8 @@ type AzureIdentitySpec struct {
 	// +kubebuilder:validation:items:MaxLength=256
 	AuxiliaryTenantIDs []string `json:"auxiliaryTenantIDs,omitempty"`
 
-	// adResourceID is the resource to ask tokens for when a request of types 1
-	// and 2 names none.
+	// adResourceID is kept for v1.8.17's sake, which does not use it either: a
+	// request always names its resource.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	ADResourceID string `json:"adResourceID,omitempty"`

@@ -101,3 +101,11 @@ func refused(refusals []*identity.Refusal) []string {
 func benchBindings() []*v1.AzureIdentityBinding {
 	return []*v1.AzureIdentityBinding{bind("a", "b", "demo", "one", 0)}
 }
+
+// withSecret makes a service principal whose Secret is in a namespace.
+func withSecret(namespace string) func(*v1.AzureIdentity) {
+	return func(i *v1.AzureIdentity) {
+		i.Spec = principal(v1.ServicePrincipal)
+		i.Spec.ClientPassword.Namespace = namespace
+	}
+}

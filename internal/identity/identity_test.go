@@ -101,6 +101,41 @@ func TestGrants(t *testing.T) {
 			says: "AzureIdentity a/bad cannot be used: spec.resourceID:",
 		},
 		{
+			name: "client ID alone", pod: pod("a", "demo"), bindings: bindings{bind("a", "b", "demo", "one", 0)},
+			ids:     []*v1.AzureIdentity{id("a", "one", spec(v1.AzureIdentitySpec{ClientID: "c"}))},
+			refused: []string{"IdentityBroken a/b"},
+		},
+		{
+			name: "client ID alone, managed", rules: identity.Rules{ForceNamespaced: true, Managed: true}, pod: pod("a", "demo"),
+			bindings: bindings{bind("a", "b", "demo", "one", 0)}, ids: []*v1.AzureIdentity{id("a", "one", spec(v1.AzureIdentitySpec{ClientID: "c"}))},
+			granted: []string{"a/one by a/b"},
+		},
+		{
+			name: "neither, managed", rules: identity.Rules{ForceNamespaced: true, Managed: true}, pod: pod("a", "demo"),
+			bindings: bindings{bind("a", "b", "demo", "one", 0)}, ids: []*v1.AzureIdentity{id("a", "one", spec(v1.AzureIdentitySpec{}))},
+			refused: []string{"IdentityBroken a/b"},
+		},
+		{
+			name: "foreign Secret", rules: identity.Rules{ForceNamespaced: true}, pod: pod("a", "demo"),
+			bindings: bindings{bind("a", "b", "demo", "one", 0)}, ids: []*v1.AzureIdentity{id("a", "one", withSecret("other"))},
+			refused: []string{"IdentityBroken a/b"}, says: "names a Secret in namespace other",
+		},
+		{
+			name: "foreign Secret, namespaced identity", pod: pod("a", "demo"),
+			bindings: bindings{bind("a", "b", "demo", "one", 0)}, ids: []*v1.AzureIdentity{id("a", "one", withSecret("other"), annotated("namespaced"))},
+			refused: []string{"IdentityBroken a/b"}, says: "move the Secret to namespace a",
+		},
+		{
+			name: "foreign Secret, open cluster", pod: pod("a", "demo"),
+			bindings: bindings{bind("a", "b", "demo", "one", 0)}, ids: []*v1.AzureIdentity{id("a", "one", withSecret("other"))},
+			granted: []string{"a/one by a/b"},
+		},
+		{
+			name: "own Secret, named", rules: identity.Rules{ForceNamespaced: true}, pod: pod("a", "demo"),
+			bindings: bindings{bind("a", "b", "demo", "one", 0)}, ids: []*v1.AzureIdentity{id("a", "one", withSecret("a"))},
+			granted: []string{"a/one by a/b"},
+		},
+		{
 			name: "weight, age, name", pod: pod("a", "demo"),
 			bindings: bindings{
 				bind("a", "1", "demo", "young", 0), bind("a", "2", "demo", "old", 0), bind("a", "3", "demo", "heavy", 5),

@@ -188,6 +188,18 @@ func TestDecide(t *testing.T) {
 			id.Spec.Type, id.Spec.TenantID, id.Spec.ClientPassword.Name = v1.ServicePrincipalCertificate, "t", "s"
 			t.SetIdentity(id)
 		}, want: "403 TypeNotSupported"},
+		{name: "service principal", config: func(c *Config) { c.Types = append(c.Types, v1.ServicePrincipal) }, world: func(t *Table) {
+			bound(t, 1)
+			id := anIdentity("one")
+			id.Spec.Type, id.Spec.TenantID, id.Spec.ClientPassword.Name = v1.ServicePrincipal, "t", "s"
+			t.SetIdentity(id) // nothing has to come to the node
+		}, want: "allow one"},
+		{name: "managed mode, client ID only", config: func(c *Config) { c.Standard, c.Rules.Managed = false, true }, world: func(t *Table) {
+			bound(t, 1)
+			id := anIdentity("one")
+			id.Spec.ResourceID = ""
+			t.SetIdentity(id)
+		}, want: "allow one"},
 
 		{name: "no match", world: func(t *Table) { bound(t, 1) }, selector: identity.Selector{ClientID: "x"}, want: "400 NoMatch"},
 		{name: "no match, one missing", world: func(t *Table) { bound(t, 1); t.SetBinding(aBinding("b", "gone", "web", 0)) }, selector: identity.Selector{ClientID: "x"}, want: "wait 8s 404 IdentityMissing"},
