@@ -120,7 +120,7 @@ func (t *Table) stranger(name types.NamespacedName) <-chan struct{} {
 func (t *Table) workOut(p *pod) *verdict {
 	v := &verdict{arrivals: map[types.NamespacedName]arrival{}}
 	var exceptions []*v1.AzurePodIdentityException
-	for _, e := range t.exceptions[p.Namespace] {
+	for _, e := range t.exceptions.with(p.Namespace) {
 		exceptions = append(exceptions, e)
 	}
 	if e := identity.Excepted(p.Pod, exceptions); e != nil {
@@ -129,7 +129,7 @@ func (t *Table) workOut(p *pod) *verdict {
 	}
 	var bindings []*v1.AzureIdentityBinding
 	foreign := 0
-	for _, b := range t.selecting[p.Labels[v1.BindingLabel]] {
+	for _, b := range t.selecting.with(p.Labels[v1.BindingLabel]) {
 		if t.cfg.Rules.ForceNamespaced && b.Namespace != p.Namespace {
 			if foreign++; foreign > maxForeign {
 				continue
@@ -140,7 +140,7 @@ func (t *Table) workOut(p *pod) *verdict {
 	v.grants, v.refusals = t.cfg.Rules.Grants(p.Pod, bindings, func(namespace, name string) *v1.AzureIdentity {
 		return t.identities[types.NamespacedName{Namespace: namespace, Name: name}]
 	})
-	for _, a := range t.assignedTo[nameOfPod(p).String()] {
+	for _, a := range t.assignedTo.with(nameOfPod(p).String()) {
 		// Two objects for one pod and identity, by MICs of two generations:
 		// the one that arrived counts.
 		if have, ok := v.arrivals[a.identity]; !ok || !have.arrived() {
@@ -166,7 +166,7 @@ func (t *Table) touch(p *pod) {
 }
 
 func (t *Table) touchSelector(selector string) {
-	for _, p := range t.bySelector[selector] {
+	for _, p := range t.bySelector.with(selector) {
 		t.touch(p)
 	}
 }
@@ -270,11 +270,11 @@ func ownerOf(id *v1.AzureIdentity) string {
 // touchIdentity forgets the verdicts of pods that are to have the identity, or
 // one that is shared from it: its owner may have taken the consent back.
 func (t *Table) touchIdentity(key types.NamespacedName) {
-	for _, b := range t.naming[key.String()] {
+	for _, b := range t.naming.with(key.String()) {
 		t.touchSelector(b.Spec.Selector)
 	}
-	for borrower := range t.sharing[key.String()] {
-		for _, b := range t.naming[borrower.String()] {
+	for borrower := range t.sharing.with(key.String()) {
+		for _, b := range t.naming.with(borrower.String()) {
 			t.touchSelector(b.Spec.Selector)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -246,6 +247,9 @@ func (w *Cluster) Run(ctx context.Context) {
 	if cache.WaitForCacheSync(ctx.Done(), told...) {
 		w.log.Info("the cluster is known")
 		close(w.synced)
+		// What it was learned from is garbage now, as much as is kept. A node
+		// can use it better.
+		debug.FreeOSMemory()
 	}
 	<-ctx.Done()
 }

@@ -25,11 +25,25 @@ func stripMeta(m *metav1.ObjectMeta) {
 	m.Annotations = kept
 }
 
-func stripIdentity(id *v1.AzureIdentity)             { stripMeta(&id.ObjectMeta) }
-func stripBinding(b *v1.AzureIdentityBinding)        { stripMeta(&b.ObjectMeta) }
-func stripException(e *v1.AzurePodIdentityException) { stripMeta(&e.ObjectMeta) }
+// What kind an object is, its Go type says.
+
+func stripIdentity(id *v1.AzureIdentity) {
+	id.TypeMeta = metav1.TypeMeta{}
+	stripMeta(&id.ObjectMeta)
+}
+
+func stripBinding(b *v1.AzureIdentityBinding) {
+	b.TypeMeta = metav1.TypeMeta{}
+	stripMeta(&b.ObjectMeta)
+}
+
+func stripException(e *v1.AzurePodIdentityException) {
+	e.TypeMeta = metav1.TypeMeta{}
+	stripMeta(&e.ObjectMeta)
+}
 
 func stripAssigned(a *v1.AzureAssignedIdentity) {
+	a.TypeMeta = metav1.TypeMeta{}
 	stripMeta(&a.ObjectMeta)
 	a.Spec.AzureBindingRef = nil
 	if ref := a.Spec.AzureIdentityRef; ref != nil {
