@@ -19,6 +19,7 @@ const (
 	// podsPerNode is how many of the cluster's pods are on NMI's node.
 	podsPerNode = 80
 	idleTime    = 20 * time.Second
+	calmDown    = 3 * time.Second
 )
 
 func (b *bench) idle(ctx context.Context, step *progress.Step) (err error) {
@@ -40,6 +41,7 @@ func (b *bench) idle(ctx context.Context, step *progress.Step) (err error) {
 	n := &node{stage: s, options: b.options, kubeconfig: kubeconfig}
 	return n.withNMI(ctx, func(p *nmiProgram) error {
 		ready := time.Since(p.Began)
+		measure.Pause(ctx, calmDown)
 		before, err := p.CPU()
 		if err != nil {
 			return err
