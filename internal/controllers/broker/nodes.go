@@ -72,6 +72,7 @@ func (n *Nodes) Register(mgr manager.Manager) error {
 		WatchesRawSource(source.TypedFunc[reconcile.Request](n.kicks.Source)).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: 8,
+			NewQueue:                kick.NewWorkQueue[reconcile.Request],
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
 		}).
 		Complete(n)
@@ -113,7 +114,7 @@ func (n *Nodes) lookAtOld(ctx context.Context) error {
 	err := n.Live.List(ctx, &roles, client.InNamespace(n.Namespace), client.MatchingLabels{federation.ManagedByLabel: federation.ManagedBy})
 	if err != nil {
 		logr.FromContextOrDiscard(ctx).Error(err, "Roles of nodes that went while no mic ran may be left over: grant mic the right to list them, as the chart does", "namespace", n.Namespace)
-		return nil //nolint:nilerr // all else works
+		return nil // all else works
 	}
 	for i := range roles.Items {
 		if name := roles.Items[i].Name; len(name) > len(rolePrefix) && name[:len(rolePrefix)] == rolePrefix {
