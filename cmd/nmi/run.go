@@ -260,7 +260,7 @@ func (a *agent) work(ctx context.Context, group *errgroup.Group, diverted net.Li
 // ignoreEnd is an error unless ctx has ended, which is what was wanted.
 func ignoreEnd(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the error is how the end shows
 	}
 	return err
 }
