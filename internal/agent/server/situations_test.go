@@ -90,8 +90,10 @@ func undecided() []situation {
 			w.pod("web", web, func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
 		}, status: 500, after: 4 * time.Second},
 		{name: "cluster unknown", settings: func(s *settings) { s.unknown = true }, world: ready, status: 500, after: 4 * time.Second, says: "cluster"},
-		{name: "cluster known after a while", settings: func(s *settings) { s.unknown = true }, world: ready,
-			events: []event{{3 * time.Second, func(w *timeless) { close(w.known) }}}, status: 200, after: 3 * time.Second},
+		{
+			name: "cluster known after a while", settings: func(s *settings) { s.unknown = true }, world: ready,
+			events: []event{{3 * time.Second, func(w *timeless) { close(w.known) }}}, status: 200, after: 3 * time.Second,
+		},
 		{name: "no label", world: func(w *timeless) { w.pod("web", web, noLabel) }, status: 400, says: "Identity not found"},
 		{name: "another identity", world: ready, query: "&client_id=another", status: 400, says: "Identity not found"},
 		{name: "foreign object id", world: ready, query: "&object_id=another", status: 400, says: "Identity not found"},
@@ -99,11 +101,15 @@ func undecided() []situation {
 		{name: "own resource id, other case", world: ready, query: "&msi_res_id=" + url.QueryEscape(strings.ToUpper(resourceID("one"))), status: 200},
 		{name: "no binding", world: present, status: 404, after: 8 * time.Second, says: "AzureIdentityBinding"},
 		{name: "no binding, with the flag", settings: withRetryAfter, world: present, status: 404, after: 8 * time.Second},
-		{name: "bound in time", world: func(w *timeless) { present(w); arrives(w) },
-			events: []event{{7 * time.Second, func(w *timeless) { w.bind("web", "one") }}}, status: 200, after: 7 * time.Second},
+		{
+			name: "bound in time", world: func(w *timeless) { present(w); arrives(w) },
+			events: []event{{7 * time.Second, func(w *timeless) { w.bind("web", "one") }}}, status: 200, after: 7 * time.Second,
+		},
 		{name: "another, one on the way", world: created, query: "&client_id=another", status: 400, says: "Identity not found"},
-		{name: "quarantined", world: func(w *timeless) { bound(w); w.state("web", "one", v1.StateCreated, "IdentityNotFound", "create it") },
-			status: 403, says: "create it"},
+		{
+			name: "quarantined", world: func(w *timeless) { bound(w); w.state("web", "one", v1.StateCreated, "IdentityNotFound", "create it") },
+			status: 403, says: "create it",
+		},
 		{name: "quarantined meanwhile", world: created, events: []event{{20 * time.Second, func(w *timeless) {
 			w.state("web", "one", v1.StateCreated, "IdentityNotFound", "create it")
 		}}}, status: 403, after: 20 * time.Second},
@@ -124,8 +130,10 @@ func held() []situation {
 		{name: "with the flag", settings: withRetryAfter, world: created, status: 503, retryAfter: "20"},
 		{name: "not written, with the flag", settings: withRetryAfter, world: bound, status: 503, retryAfter: "20"},
 		{name: "client leaves", world: created, leaves: 10 * time.Second, after: 10 * time.Second},
-		{name: "agent stops", world: created, events: []event{{6 * time.Second, func(w *timeless) { close(w.stopping) }}},
-			status: 500, after: 6 * time.Second, says: "restarted"},
+		{
+			name: "agent stops", world: created, events: []event{{6 * time.Second, func(w *timeless) { close(w.stopping) }}},
+			status: 500, after: 6 * time.Second, says: "restarted",
+		},
 		{name: "agent stops, no binding", world: present, events: []event{{time.Second, func(w *timeless) { close(w.stopping) }}}, status: 500, after: time.Second},
 		{name: "pod goes meanwhile", world: created, events: []event{{5 * time.Second, func(w *timeless) {
 			w.attest.Remove(nameOf("web"))

@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,7 +16,6 @@ import (
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/identity"
-	"github.com/podid-io/podid/internal/observe"
 )
 
 // statusGone stands in the metrics for a client that left, as nginx has it.
@@ -272,6 +269,8 @@ func (a *attempt) unknown(ctx context.Context, err error) {
 		reason, message = "Stopping", "the node agent is being restarted: try again"
 	case errors.Is(err, attest.ErrAmbiguous):
 		reason = "CallerAmbiguous"
+	case errors.Is(err, attest.ErrMoved):
+		reason = "CallerMoved"
 	}
 	a.res.refuse(http.StatusInternalServerError, reason, "caller_unknown", message, err.Error())
 }
@@ -312,40 +311,4 @@ func (res *result) answerStatus() int {
 	default:
 		return http.StatusOK
 	}
-}
-
-func observeOutcome(o token.Outcome) observe.CacheOutcome {
-	switch o {
-	case token.Miss:
-		return observe.CacheMiss
-	case token.Shared:
-		return observe.CacheShared
-	case token.Stale:
-		return observe.CacheStale
-	case token.Refused:
-		return observe.CacheRefused
-	default:
-		return observe.CacheHit
-	}
-}
-
-// buffers are reused, since a reply is a few kilobytes and there may be tens of
-// thousands a second.
-var buffers = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // a pool is no state
-
-func writeToken(w http.ResponseWriter, res *result) {
-	buffer, ok := buffers.Get().(*[]byte)
-	if !ok {
-		buffer = new([]byte)
-	}
-	body := res.token.Body.Append((*buffer)[:0], res.began)
-	h := w.Header()
-	h["Content-Type"] = jsonType()
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
-	w.WriteHeader(http.StatusOK)
-	// A client that went away needs no answer.
-	_, _ = w.Write(body)
-	res.status = http.StatusOK
-	*buffer = body
-	buffers.Put(buffer)
 }

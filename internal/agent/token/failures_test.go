@@ -72,8 +72,8 @@ func TestTroubleIsNoStorm(t *testing.T) {
 					})
 				}
 				pass(time.Minute)
-				if n := s.count(); n > 15*60+5 || s.busiestSecond() > 20 || s.most > 5 {
-					t.Errorf("%d calls, up to %d a second, %d at once", n, s.busiestSecond(), s.most)
+				if n := s.count(); n > 15*60+5 || s.busiestSecond() > 20 || s.atOnce() > 5 {
+					t.Errorf("%d calls, up to %d a second, %d at once", n, s.busiestSecond(), s.atOnce())
 				}
 				s.fall(nil)
 				pass(time.Minute + 20*time.Second)

@@ -69,8 +69,8 @@ func besideGreedy(t *testing.T, pods int, wish func(pod, i int) Request) {
 	t.Logf("a neighbour waited %v at most", worst)
 	stop()
 	group.Wait()
-	if s.busiestSecond() > 20 || s.most > 5 {
-		t.Errorf("%d calls a second, %d at once: more than the service allows", s.busiestSecond(), s.most)
+	if s.busiestSecond() > 20 || s.atOnce() > 5 {
+		t.Errorf("%d calls a second, %d at once: more than the service allows", s.busiestSecond(), s.atOnce())
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +85,27 @@ func (s *service) count() int {
 	return len(s.calls)
 }
 
+// seen are the calls so far.
+func (s *service) seen() []call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// atOnce is the most calls there were at a time.
+func (s *service) atOnce() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.most
+}
+
+// size is how many tokens a cache holds.
+func size(c *Cache) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries)
+}
+
 // busiestSecond is the most calls that began within any one second.
 func (s *service) busiestSecond() int {
 	s.mu.Lock()
@@ -160,9 +182,11 @@ func askWhileIll(t *testing.T, fault func(string) (int, string), life time.Durat
 	s.fall(fault)
 	began, calls := time.Now(), s.count()
 	held := first.ExpiresOn
+	c.mu.Lock()
 	if e := c.entries[keyOf(ask("a", "x"))]; e != nil {
 		held = e.token.Load().ExpiresOn
 	}
+	c.mu.Unlock()
 	var mu sync.Mutex
 	var waited, failed, asked int
 	var group sync.WaitGroup

@@ -83,14 +83,14 @@ func TestPrefetchHabits(t *testing.T) {
 			_, _, _ = c.Get(t.Context(), ask("job", resource))
 		}
 		pass(12 * time.Hour) // its tokens are gone
-		if len(c.entries) != 0 {
+		if size(c) != 0 {
 			t.Fatal("still held")
 		}
 		before := s.count()
 		prefetching(t, c, arm).wish("job")
 		pass(time.Second)
 		var fetched []string
-		for _, call := range s.calls[before:] {
+		for _, call := range s.seen()[before:] {
 			fetched = append(fetched, call.resource)
 		}
 		slices.Sort(fetched)
@@ -114,8 +114,8 @@ func TestPrefetchUnused(t *testing.T) {
 		if n := s.count(); n != 2 {
 			t.Errorf("%d calls", n)
 		}
-		if len(c.entries) != 0 {
-			t.Errorf("%d tokens are kept for nobody", len(c.entries))
+		if size(c) != 0 {
+			t.Errorf("%d tokens are kept for nobody", size(c))
 		}
 		mustGet(t, c, ask("a", arm), `"token-3"`, Miss) // somebody does after all
 		pass(2 * time.Hour)
@@ -177,8 +177,8 @@ func TestRestartOnFullNode(t *testing.T) {
 				}
 				group.Wait()
 				pass(10 * time.Second)
-				if n := s.count(); n != 20 || s.most > 5 || s.busiestSecond() > 20 {
-					t.Errorf("%d calls, %d at once, %d a second", n, s.most, s.busiestSecond())
+				if n := s.count(); n != 20 || s.atOnce() > 5 || s.busiestSecond() > 20 {
+					t.Errorf("%d calls, %d at once, %d a second", n, s.atOnce(), s.busiestSecond())
 				}
 			})
 		})
@@ -205,7 +205,7 @@ func TestPrefetchStepsAside(t *testing.T) {
 		pass(3 * time.Second)
 		prefetching(t, c, arm).wish("a")
 		pass(2 * time.Second)
-		if slices.ContainsFunc(s.calls, func(c call) bool { return c.client == "Client-a" }) {
+		if slices.ContainsFunc(s.seen(), func(c call) bool { return c.client == "Client-a" }) {
 			t.Error("fetched ahead although others wait")
 		}
 		r := ask("a", arm)
@@ -228,8 +228,8 @@ func TestPrefetchBehind(t *testing.T) {
 		w := prefetching(t, c, arm)
 		w.wish("a", "b", "c", "d")
 		pass(100 * time.Millisecond)
-		if s.most != 1 {
-			t.Errorf("%d places are taken", s.most)
+		if s.atOnce() != 1 {
+			t.Errorf("%d places are taken", s.atOnce())
 		}
 		var group sync.WaitGroup
 		for i := range 3 {

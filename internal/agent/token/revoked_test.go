@@ -24,13 +24,13 @@ func TestRevokedToken(t *testing.T) {
 		mustGet(t, c, revoked, `"token-2"`, Miss)
 		mustGet(t, c, revoked, `"token-2"`, Hit) // it is no longer the one held
 		mustGet(t, c, plain, `"token-2"`, Hit)
-		if s.calls[0].revoked != "" || s.calls[1].revoked != revoked.Revoked {
-			t.Errorf("told the service %+v", s.calls)
+		if s.seen()[0].revoked != "" || s.seen()[1].revoked != revoked.Revoked {
+			t.Errorf("told the service %+v", s.seen())
 		}
 		// A refresh later is one as any other.
 		pass(20 * time.Hour)
-		if n := s.count(); n != 3 || s.calls[2].revoked != "" {
-			t.Errorf("calls %+v", s.calls)
+		if n := s.count(); n != 3 || s.seen()[2].revoked != "" {
+			t.Errorf("calls %+v", s.seen())
 		}
 	})
 }
