@@ -292,6 +292,19 @@ func TestHostEndpoint(t *testing.T) {
 	}
 }
 
+// TestHostEndpointExposed puts the endpoint on an address that pods reach: who is not on loopback gets no token.
+func TestHostEndpointExposed(t *testing.T) {
+	n := newFarNode(t)
+	n.connect()
+	p := n.start("--nmi-listen-address=10.0.0.4")
+	p.says("serving the host")
+	for _, from := range []*testnet.Net{n.web, n.outside} {
+		if status, body, err := n.get(from, "10.0.0.4:2579", "/host/token?resource=https%3A%2F%2Fvault.azure.net"); err != nil || status != 403 {
+			t.Errorf("got %d %s %v, want 403", status, body, err)
+		}
+	}
+}
+
 // TestCleanup takes everything off the node, and only when no agent is at work.
 func TestCleanup(t *testing.T) {
 	n := newFarNode(t)

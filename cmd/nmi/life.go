@@ -69,12 +69,16 @@ func (o *portOptions) hostAddress() string {
 
 // openPorts opens the ports that only one agent can have, with the help of an older one.
 func (a *agent) openPorts(ctx context.Context) (program.Servers, error) {
-	deadline := time.Now().Add(portsTime)
+	deadline, said := time.Now().Add(portsTime), false
 	for {
 		a.join(ctx)
 		servers, err := a.o.ListenWith(ctx, a.life.line, a.health, a.registry)
 		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
 			return servers, err
+		}
+		if !said {
+			a.log.Info("a port is taken, perhaps by an agent that is about to end: trying again", "reason", err.Error())
+			said = true
 		}
 		if a.life.older != nil {
 			a.life.older.Close()
