@@ -23,10 +23,10 @@ type sdk struct {
 	env     []string
 	// can are the ways to name an identity, besides by client id and not at all.
 	can map[way]bool
-	// gives says of each status that passes by itself whether the library gives up at once instead of trying again.
+	// gives are the statuses that pass by themselves and that the library gives up at instead of trying again.
 	gives map[int]bool
-	// honours says that it waits as long as a Retry-After tells it to.
-	honours bool
+	// honours are the statuses with which it waits as long as a Retry-After tells it to.
+	honours map[int]bool
 	// tells is what of a refusal the application gets to see, by status, where it is not what the agent said.
 	tells map[int]string
 
@@ -54,7 +54,7 @@ func can(ways ...way) map[way]bool {
 	return m
 }
 
-func gives(statuses ...int) map[int]bool {
+func these(statuses ...int) map[int]bool {
 	m := map[int]bool{}
 	for _, s := range statuses {
 		m[s] = true
@@ -67,19 +67,19 @@ func all(b built) []*sdk {
 	golang := func(name string) []string { return []string{b.golang[name]} }
 	node := func(version string) []string { return []string{b.node.Program, b.node.Scripts[version]} }
 	list := []*sdk{
-		{name: "azidentity-1.15", command: golang("azidentity"), can: can(byObjectID, byResourceID, byChain), gives: gives(408), honours: true},
-		{name: "azidentity-1.1", command: golang("azidentity-1.1"), can: can(byResourceID, byChain), gives: gives(408, 410, 503), honours: true},
+		{name: "azidentity-1.15", command: golang("azidentity"), can: can(byObjectID, byResourceID, byChain), gives: these(408), honours: these(429, 503)},
+		{name: "azidentity-1.1", command: golang("azidentity-1.1"), can: can(byResourceID, byChain), gives: these(408, 410, 503), honours: these(429, 503)},
 		{
-			name: "azidentity-0.11", command: golang("azidentity-0.11"), can: can(byResourceID, byChain), gives: gives(503), honours: true,
+			name: "azidentity-0.11", command: golang("azidentity-0.11"), can: can(byResourceID, byChain), gives: these(503), honours: these(429, 503),
 			tells: map[int]string{400: "The requested identity isn't assigned to this resource"},
 		},
 		{name: "adal-0.9", command: golang("adal-0.9"), can: can(byResourceID)},
 		{name: "adal-0.5", command: golang("adal-0.5"), can: can()},
-		{name: "identity-js-4.14", command: node("4.14"), can: can(byObjectID, byResourceID, byChain, byAuthority), honours: true},
-		{name: "identity-js-3.4", command: node("3.4"), can: can(byResourceID, byChain, byAuthority), gives: gives(410), honours: true},
-		{name: "identity-js-2.1", command: node("2.1"), can: can(byResourceID, byChain, byAuthority), gives: gives(410), honours: true},
+		{name: "identity-js-4.14", command: node("4.14"), can: can(byObjectID, byResourceID, byChain, byAuthority), honours: these(429, 503)},
+		{name: "identity-js-3.4", command: node("3.4"), can: can(byResourceID, byChain, byAuthority), gives: these(410), honours: these(429, 503)},
+		{name: "identity-js-2.1", command: node("2.1"), can: can(byResourceID, byChain, byAuthority), gives: these(410), honours: these(429, 503)},
 		{
-			name: "identity-js-1.2", command: node("1.2"), env: []string{"LIBRARY=1.2"}, can: can(byChain), gives: gives(404, 410), honours: true,
+			name: "identity-js-1.2", command: node("1.2"), env: []string{"LIBRARY=1.2"}, can: can(byChain), gives: these(404, 410), honours: these(429),
 			tells: map[int]string{400: "there's no available identity"},
 		},
 	}
@@ -91,12 +91,12 @@ func all(b built) []*sdk {
 	return append(list,
 		&sdk{
 			name: "identity-python-1.13", command: python, env: []string{path, "LIBRARY=azure-identity"},
-			can: can(byObjectID, byResourceID, byChain, byAuthority), gives: gives(410), honours: true,
+			can: can(byObjectID, byResourceID, byChain, byAuthority), gives: these(410), honours: these(429, 503),
 			tells: map[int]string{400: "The requested identity has not been assigned to this resource"},
 		},
 		&sdk{
 			name: "msrestazure-0.6", command: python, env: []string{path, "LIBRARY=msrestazure"},
-			can: can(byObjectID, byResourceID), gives: gives(408),
+			can: can(byObjectID, byResourceID), gives: these(408),
 			tells: map[int]string{400: "HTTPError", 403: "HTTPError"}, // the answer is in the error's response
 		})
 }

@@ -215,7 +215,7 @@ func (w *stage) assign(t *testing.T, c *sdk, id *v1.AzureIdentity, status v1.Azu
 }
 
 // keyPair makes, once, the certificate of the application and its key, both PEM.
-var keyPair = sync.OnceValues(func() (pair struct{ cert, key []byte }, err error) { //nolint:gochecknoglobals // made once
+var keyPair = sync.OnceValues(func() (pair struct{ cert, key []byte }, err error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return pair, err

@@ -194,10 +194,11 @@ func (w *stage) startAzure(t *testing.T, config *rest.Config) {
 func (w *stage) startAgent(t *testing.T, args ...string) {
 	t.Helper()
 	w.said, w.exited = &bytes.Buffer{}, make(chan error, 1)
-	w.agent = exec.Command(w.nmi, append([]string{"--node=" + nodeName, "--kubeconfig=" + w.config,
-		"--authority-host=" + w.azure.Endpoints().Entra,
+	w.agent = exec.Command(w.nmi, append([]string{
+		"--node=" + nodeName, "--kubeconfig=" + w.config, "--authority-host=" + w.azure.Endpoints().Entra,
 		// An identity on its way is waited for a second, so that clients get to see the 404 afterwards.
-		"--retry-attempts-for-created=1", "--retry-attempts-for-assigned=0", "--find-identity-retry-interval=1"}, args...)...)
+		"--retry-attempts-for-created=1", "--retry-attempts-for-assigned=0", "--find-identity-retry-interval=1",
+	}, args...)...)
 	w.agent.Env = []string{"SSL_CERT_FILE=" + w.azure.Endpoints().CA, "HOME=" + w.dir}
 	w.agent.Stderr = w.said
 	must(t, w.node.Do(w.agent.Start))

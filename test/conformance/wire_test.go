@@ -156,6 +156,7 @@ func (c *conn) answers(now time.Time) {
 		}
 		length, err := strconv.Atoi(answer.Header.Get("Content-Length"))
 		left := buffered.Buffered() + reader.Len()
+		_ = answer.Body.Close() // which reads it
 		if err != nil || left < length {
 			return
 		}
