@@ -147,12 +147,11 @@ func faults() map[string]func(string) (int, string) {
 	}
 }
 
-// TestIllForAMinute asks 50 times a second for two minutes, one of which the
-// service is ill, from every stage of a token's life.
+// TestIllForAMinute asks 25 times a second while the service is ill, from every stage of a token's life.
 func TestIllForAMinute(t *testing.T) {
 	for name, fault := range faults() {
-		for _, life := range []time.Duration{time.Minute, 5 * time.Minute, time.Hour} {
-			for stage := range 10 {
+		for _, life := range []time.Duration{time.Minute, time.Hour} {
+			for _, stage := range []int{0, 5, 8, 9} { // tenths
 				t.Run(fmt.Sprintf("%s, %v, stage %d", name, life, stage), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) { askWhileIll(t, fault, life, stage, true) })
 				})
@@ -204,10 +203,10 @@ func askWhileIll(t *testing.T, fault func(string) (int, string), life time.Durat
 				waited++
 			}
 		})
-		pass(20 * time.Millisecond)
+		pass(40 * time.Millisecond)
 	}
 	group.Wait()
-	if failed > 0 || waited > 25 || inUse && waited > 0 {
+	if failed > 0 || waited > 13 || inUse && waited > 0 {
 		t.Errorf("of %d requests with a valid token in hand %d failed and %d waited", asked, failed, waited)
 	}
 	if n := s.count() - calls; n > 45 {
