@@ -175,9 +175,9 @@ func noteState(nc net.Conn, state http.ConnState) {
 
 // originOf is where a connection comes from.
 func originOf(c net.Conn) attest.Origin {
-	ap, err := netip.ParseAddrPort(c.RemoteAddr().String())
-	if err != nil {
+	remote, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
 		return attest.Origin{} // nobody has it, so nobody gets anything
 	}
-	return attest.Origin{Addr: ap.Addr().Unmap().WithZone(""), Link: linkOf(c)}
+	return attest.Origin{Addr: remote.AddrPort().Addr().Unmap().WithZone(""), Link: linkOf(c)}
 }
