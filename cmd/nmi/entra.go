@@ -3,6 +3,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -25,6 +26,7 @@ type entraOptions struct {
 	brokerNamespace string
 
 	authority token.Authority // worked out by validate
+	roots     *x509.CertPool  // nil: the system's
 }
 
 // The clouds, as go-autorest and every azure.json call them.

@@ -29,7 +29,7 @@ func entraLimits() fair.Config {
 
 func sources(o *options, upstream string, limiter token.Limiter, objects *cluster.Objects, metrics *observe.Metrics) token.Kinds {
 	entra := token.EntraConfig{
-		Authority: o.entra.authority, Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: observe.UserAgent("nmi"),
+		Authority: o.entra.authority, Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: observe.UserAgent("nmi"), Roots: o.entra.roots,
 	}
 	return token.Kinds{
 		v1.UserAssignedMSI: token.NewIMDS(token.IMDSConfig{

@@ -51,7 +51,7 @@ func (c certificates) proof(ctx context.Context, id *v1.AzureIdentity) (proof, *
 	}
 	if len(data[certificateKey]) == 0 {
 		return nil, unusable(id, fmt.Errorf("its Secret %s has no key %s (or no value there): put a PFX file there, or a PEM file with certificate and private key: "+
-			"kubectl -n %s create secret generic %s --from-file=%s=...", secretName(id), certificateKey, secretNamespace(id), id.Spec.ClientPassword.Name, certificateKey))
+			"kubectl -n %s create secret generic %s --from-file=%s=FILE", secretName(id), certificateKey, secretNamespace(id), id.Spec.ClientPassword.Name, certificateKey))
 	}
 	pair, err := c.parser.parse(ctx, data[certificateKey], strings.TrimRight(string(data[passwordKey]), "\r\n"))
 	switch {

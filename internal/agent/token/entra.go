@@ -5,6 +5,8 @@ package token
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"math/rand/v2"
 	"net"
@@ -66,6 +68,8 @@ type EntraConfig struct {
 	Operation string
 	// UserAgent is sent with each request.
 	UserAgent string
+	// Roots are the authorities' certificates to trust; nil: the system's.
+	Roots *x509.CertPool
 }
 
 const (
@@ -91,6 +95,7 @@ func newExchange(c EntraConfig) *exchange {
 				MaxIdleConnsPerHost:   4,
 				IdleConnTimeout:       90 * time.Second,
 				ForceAttemptHTTP2:     true,
+				TLSClientConfig:       &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
 			},
 			// A redirect would carry the proof to somebody else.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

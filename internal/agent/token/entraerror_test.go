@@ -257,8 +257,10 @@ func TestProofs(t *testing.T) {
 		says   []string
 	}{
 		{name: "no Secret", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) { clear(s.data) }, status: 403, says: []string{"Secret shop/web does not exist"}},
-		{name: "no right", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) { s.err = forbidden("secrets") }, status: 403,
-			says: []string{"lacks a Role in namespace shop with the right to get secrets", "rbac.secretNamespaces"}},
+		{
+			name: "no right", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) { s.err = forbidden("secrets") }, status: 403,
+			says: []string{"lacks a Role in namespace shop with the right to get secrets", "rbac.secretNamespaces"},
+		},
 		{name: "API server away", kind: 2, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) { s.err = context.DeadlineExceeded }, status: 500, says: []string{"Secret shop/web", "API server: try again"}},
 		{name: "no key", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) {
 			s.data["shop/web"] = map[string][]byte{"a": []byte(theSecret), "b": nil}
@@ -270,10 +272,14 @@ func TestProofs(t *testing.T) {
 		{name: "garbage", kind: 2, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) {
 			s.data["shop/web"] = map[string][]byte{"certificate": []byte(theSecret)}
 		}, status: 403, says: []string{"Secret shop/web, key certificate: it is neither a PFX"}},
-		{name: "no broker", kind: 3, change: func(_ *secrets, c *cluster, _ *v1.AzureIdentity) { clear(c.known) }, status: 403,
-			says: []string{"ServiceAccount podid-brokers/shop.web, does not exist", "podid identity federate web -n shop"}},
-		{name: "broker forbidden", kind: 3, change: func(_ *secrets, c *cluster, _ *v1.AzureIdentity) { c.err = forbidden("serviceaccounts/token") }, status: 403,
-			says: []string{"gets no token of ServiceAccount podid-brokers/shop.web", "create serviceaccounts/token"}},
+		{
+			name: "no broker", kind: 3, change: func(_ *secrets, c *cluster, _ *v1.AzureIdentity) { clear(c.known) }, status: 403,
+			says: []string{"ServiceAccount podid-brokers/shop.web, does not exist", "podid identity federate web -n shop"},
+		},
+		{
+			name: "broker forbidden", kind: 3, change: func(_ *secrets, c *cluster, _ *v1.AzureIdentity) { c.err = forbidden("serviceaccounts/token") }, status: 403,
+			says: []string{"gets no token of ServiceAccount podid-brokers/shop.web", "create serviceaccounts/token"},
+		},
 		{name: "broker, API server away", kind: 3, change: func(_ *secrets, c *cluster, _ *v1.AzureIdentity) { c.err = errors.New("refused") }, status: 500, says: []string{"try again"}},
 		{name: "adEndpoint is no URL", kind: 1, change: func(_ *secrets, _ *cluster, id *v1.AzureIdentity) { id.Spec.ADEndpoint = "http://login.example" }, status: 403, says: []string{"its adEndpoint must be an https URL"}},
 		{name: "tenant is a path", kind: 1, change: func(_ *secrets, _ *cluster, id *v1.AzureIdentity) { id.Spec.TenantID = "../x" }, status: 403, says: []string{"tenant"}},

@@ -31,7 +31,7 @@ func walk(der []byte, depth int) error {
 		var v asn1.RawValue
 		rest, err := asn1.Unmarshal(der, &v)
 		if err != nil {
-			return nil // no DER in here: an octet string of something else
+			return nil //nolint:nilerr // no DER in here: an octet string of something else
 		}
 		der = rest
 		if afterSalt && v.Class == asn1.ClassUniversal && v.Tag == asn1.TagInteger {

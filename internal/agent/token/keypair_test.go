@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -198,14 +199,14 @@ func TestOpenSSL(t *testing.T) {
 		says string // of an error
 	}{
 		{name: "PFX", args: export},
-		{name: "PFX, legacy", args: append(export[:len(export):len(export)], "-legacy")},
-		{name: "PFX, 3DES", args: append(export[:len(export):len(export)], "-keypbe", "PBE-SHA1-3DES", "-certpbe", "PBE-SHA1-3DES", "-macalg", "sha1")},
-		{name: "PFX, 600,000", args: append(export[:len(export):len(export)], "-iter", "600000")},
-		{name: "PFX, too many", args: append(export[:len(export):len(export)], "-iter", "1000001", "-nomaciter"), says: "too long"},
-		{name: "PKCS#8", args: append(seal[:len(seal):len(seal)], "-v2", "aes-256-cbc", "-v2prf", "hmacWithSHA512")},
-		{name: "PKCS#8, 3DES", args: append(seal[:len(seal):len(seal)], "-v2", "des3")},
-		{name: "PKCS#8, scrypt", args: append(seal[:len(seal):len(seal)], "-scrypt"), says: "not supported"},
-		{name: "PKCS#8, too many", args: append(seal[:len(seal):len(seal)], "-v2", "aes-256-cbc", "-iter", "1000001"), says: "too long"},
+		{name: "PFX, legacy", args: append(slices.Clip(export), "-legacy")},
+		{name: "PFX, 3DES", args: append(slices.Clip(export), "-keypbe", "PBE-SHA1-3DES", "-certpbe", "PBE-SHA1-3DES", "-macalg", "sha1")},
+		{name: "PFX, 600,000", args: append(slices.Clip(export), "-iter", "600000")},
+		{name: "PFX, too many", args: append(slices.Clip(export), "-iter", "1000001", "-nomaciter"), says: "too long"},
+		{name: "PKCS#8", args: append(slices.Clip(seal), "-v2", "aes-256-cbc", "-v2prf", "hmacWithSHA512")},
+		{name: "PKCS#8, 3DES", args: append(slices.Clip(seal), "-v2", "des3")},
+		{name: "PKCS#8, scrypt", args: append(slices.Clip(seal), "-scrypt"), says: "not supported"},
+		{name: "PKCS#8, too many", args: append(slices.Clip(seal), "-v2", "aes-256-cbc", "-iter", "1000001"), says: "too long"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -148,7 +148,7 @@ func (h *Handler) isEndpoint(audience, host, tenant string) bool {
 			continue
 		}
 		name, path, _ := strings.Cut(rest, "/")
-		if t, _ := h.world.Tenant(name); !strings.EqualFold(t.ID, tenant) && !(isADFS(name) && isADFS(tenant)) {
+		if t, _ := h.world.Tenant(name); !strings.EqualFold(t.ID, tenant) && (!isADFS(name) || !isADFS(tenant)) {
 			continue
 		}
 		if slices.Contains([]string{"", "v2.0", "oauth2/token", "oauth2/v2.0/token"}, strings.TrimSuffix(path, "/")) {
