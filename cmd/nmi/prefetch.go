@@ -33,7 +33,7 @@ func (o *prefetchOptions) bindFlags(flags *flag.FlagSet) {
 // the public one: a program in another cloud has no use for that.
 func (o *prefetchOptions) validate(cloud string) error {
 	o.resources = nil
-	for _, resource := range strings.SplitSeq(o.text, ",") {
+	for resource := range strings.SplitSeq(o.text, ",") {
 		resource = strings.TrimSpace(resource)
 		if resource == publicARM {
 			resource = armOf(cloud)
