@@ -145,7 +145,7 @@ func (c *conn) Close() error {
 
 // Write writes within writeTime.
 func (c *conn) Write(p []byte) (int, error) {
-	if err := c.Conn.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(p)
