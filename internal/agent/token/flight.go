@@ -73,6 +73,7 @@ func (c *Cache) land(k key, f *flight, r Request) {
 		return
 	}
 	c.failures.success(k, now)
+	f.token.since = f.token.Obtained
 	if e == nil {
 		e = c.add(k, now)
 		r.Revoked, r.Wanted = "", nil
