@@ -114,23 +114,27 @@ func (a *agent) join(ctx context.Context) {
 // awaitTurn waits until this agent is to have the redirect: at once where there is no older one, else when it can serve
 // pods or the older one is gone.
 func (a *agent) awaitTurn(ctx context.Context) error {
-	if a.life.older == nil {
-		close(a.life.turn)
-		return nil
+	if a.life.older != nil {
+		problems := func() string { return strings.Join(a.health.Ready(), "; ") }
+		if err := awaitTurn(ctx, a.cluster.Synced(), a.life.older.Gone(), problems); err != nil {
+			return err
+		}
 	}
+	close(a.life.turn)
+	return nil
+}
+
+func awaitTurn(ctx context.Context, ready, gone <-chan struct{}, problems func() string) error {
 	limit := time.NewTimer(turnTime)
 	defer limit.Stop()
 	select {
-	case <-a.cluster.Synced():
-	case <-a.life.older.Gone():
-		a.log.Info("the older agent is gone")
+	case <-ready:
+	case <-gone:
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-limit.C:
-		return fmt.Errorf("not ready after %v, and an older agent serves pods: leaving them to it: %s",
-			turnTime, strings.Join(a.health.Ready(), "; "))
+		return fmt.Errorf("not ready after %v, and an older agent serves pods: leaving them to it: %s", turnTime, problems())
 	}
-	close(a.life.turn)
 	return nil
 }
 
