@@ -99,6 +99,12 @@ func TestAccepted(t *testing.T) {
 func TestInstalled(t *testing.T) {
 	api := startCluster(t, "")
 	api.helm(t, "install", "podid", chartDir, "--create-namespace", "--values", "testdata/values/default.yaml")
+	// podid identity federate may have made the brokers' namespace before: it is not the chart's then.
+	api.namespace(t, "made-before")
+	out := api.helm(t, "upgrade", "podid", chartDir, "--dry-run=server", "--set", "federation.namespace=made-before")
+	if strings.Contains(out, "kind: Namespace") || !strings.Contains(out, "namespace: made-before") {
+		t.Error("the chart makes a namespace that is there")
+	}
 	t.Run("rights", func(t *testing.T) { rights(t, api) })
 	t.Run("nodes", func(t *testing.T) { nodePolicy(t, api) })
 	t.Run("brokers", func(t *testing.T) { brokerPolicy(t, api) })
