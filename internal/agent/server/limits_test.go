@@ -318,3 +318,28 @@ func (n *neighbours) dialOnce(from string) net.Conn {
 	}
 	return c
 }
+
+// TestBadRequestsSlowed: beyond the burst, refusals come at the rate of the brake,
+// and the neighbour's do not.
+func TestBadRequestsSlowed(t *testing.T) {
+	n := newNeighbours(t)
+	const beyond = 30
+	request := "GET /metadata/identity/info HTTP/1.1\r\nHost: x\r\n\r\n"
+	c := n.dial(hostile)
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	began := time.Now()
+	go func() { _, _ = io.WriteString(c, strings.Repeat(request, badBurst+beyond)) }()
+	r := bufio.NewReader(c)
+	for range badBurst + beyond {
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+	}
+	if took := time.Since(began); took < beyond*time.Second/badRate {
+		t.Errorf("%d refusals took %v, want %v at least", badBurst+beyond, took, beyond*time.Second/badRate)
+	}
+	n.works()
+}
