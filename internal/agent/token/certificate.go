@@ -55,7 +55,7 @@ func (c certificates) proof(ctx context.Context, id *v1.AzureIdentity) (proof, *
 	}
 	pair, err := c.parser.parse(ctx, data[certificateKey], strings.TrimRight(string(data[passwordKey]), "\r\n"))
 	switch {
-	case errors.Is(err, errParserBusy):
+	case errors.Is(err, errParserBusy), errors.Is(err, errOverdue):
 		return nil, &problem{Failure: Failure{Status: http.StatusInternalServerError, Code: "certificate_busy", Message: err.Error()}}
 	case err != nil:
 		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w", secretName(id), certificateKey, err))

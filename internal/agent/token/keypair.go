@@ -59,7 +59,7 @@ type parser struct {
 	slots chan struct{}
 
 	mu      sync.Mutex
-	refused map[[sha256.Size]byte]struct{} // files that took too long: not again
+	overdue map[[sha256.Size]byte]struct{} // files being read for too long, at most one a slot: not again meanwhile
 }
 
 const (
@@ -73,14 +73,12 @@ const (
 	// parseTime is ten times that.
 	parseTime  = 10 * time.Second
 	parseSlots = 4
-	// maxRefused files are remembered, then all are forgotten.
-	maxRefused = 64
 	// maxBits of an RSA key; Entra ID takes no more than 4096.
 	maxBits = 8192
 )
 
 func newParser() *parser {
-	return &parser{slots: make(chan struct{}, parseSlots), refused: map[[sha256.Size]byte]struct{}{}}
+	return &parser{slots: make(chan struct{}, parseSlots), overdue: map[[sha256.Size]byte]struct{}{}}
 }
 
 type parsed struct {
@@ -94,8 +92,8 @@ func (p *parser) parse(ctx context.Context, data []byte, password string) (*keyP
 		return nil, fmt.Errorf("the file is larger than %d kB", maxKeyFile>>10)
 	}
 	sum := sha256.Sum256(data)
-	if p.knows(sum) {
-		return nil, errTooMuchWork
+	if p.isOverdue(sum) {
+		return nil, errOverdue
 	}
 	ctx, cancel := context.WithTimeout(ctx, parseTime)
 	defer cancel()
@@ -107,18 +105,21 @@ func (p *parser) parse(ctx context.Context, data []byte, password string) (*keyP
 	done := make(chan parsed, 1)
 	go func() {
 		defer func() { <-p.slots }()
-		done <- parseSafely(data, password)
+		p.finish(sum, done, parseSafely(data, password))
 	}()
 	select {
 	case result := <-done:
 		return result.pair, result.err
 	case <-ctx.Done():
-		p.refuse(sum)
-		return nil, errTooMuchWork
+		return p.giveUp(sum, done)
 	}
 }
 
-var errParserBusy = errors.New("too many files of keys are being read: try again")
+// The errors that may pass.
+var (
+	errParserBusy = errors.New("too many files of keys are being read: try again")
+	errOverdue    = errors.New("a file with a certificate takes too long to read: try again, or protect it with fewer iterations")
+)
 
 // parseSafely turns a library's panic about a crafted file into an error.
 func parseSafely(data []byte, password string) (result parsed) {
@@ -131,20 +132,32 @@ func parseSafely(data []byte, password string) (result parsed) {
 	return parsed{pair, err}
 }
 
-func (p *parser) knows(sum [sha256.Size]byte) bool {
+// finish hands the result over, and takes the file off those that are overdue.
+func (p *parser) finish(sum [sha256.Size]byte, done chan<- parsed, result parsed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, ok := p.refused[sum]
-	return ok
+	delete(p.overdue, sum)
+	done <- result // which has room for it
 }
 
-func (p *parser) refuse(sum [sha256.Size]byte) {
+// giveUp notes that a file is overdue, unless it was read just now.
+func (p *parser) giveUp(sum [sha256.Size]byte, done <-chan parsed) (*keyPair, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.refused) >= maxRefused {
-		clear(p.refused)
+	select {
+	case result := <-done:
+		return result.pair, result.err
+	default:
+		p.overdue[sum] = struct{}{}
+		return nil, errOverdue
 	}
-	p.refused[sum] = struct{}{}
+}
+
+func (p *parser) isOverdue(sum [sha256.Size]byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.overdue[sum]
+	return ok
 }
 
 func parseKeyPair(data []byte, password string) (*keyPair, error) {
