@@ -139,3 +139,49 @@ func failure(t *testing.T, err error) *Failure {
 	}
 	return f
 }
+
+// TestEndpoints: where the proof goes, and for what.
+func TestEndpoints(t *testing.T) {
+	tests := []struct{ name, endpoint, tenant, resource, url, param, value string }{
+		{"the cloud's", "", "contoso.example", vault, "https://login.example/contoso.example/oauth2/v2.0/token", "scope", vault + "/.default"},
+		{"slash kept", "", "t", vault + "/", "https://login.example/t/oauth2/v2.0/token", "scope", vault + "//.default"},
+		{"adEndpoint", "https://login.microsoftonline.us/", "t", vault, "https://login.microsoftonline.us/t/oauth2/v2.0/token", "scope", vault + "/.default"},
+		{"ADFS", "https://ADFS.local/adfs", "adfs", vault + "/", "https://adfs.local/adfs/oauth2/token", "resource", vault + "/"},
+		{"ADFS, slashes", "https://adfs.local/adfs/", "ADFS", vault, "https://adfs.local/adfs/oauth2/token", "resource", vault},
+		{"ADFS, bare", "https://adfs.local:8443", "adfs", vault, "https://adfs.local:8443/adfs/oauth2/token", "resource", vault},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			source, o, _, id := newOracle(t, v1.ServicePrincipal, minted)
+			id.Spec.ADEndpoint, id.Spec.TenantID = tt.endpoint, tt.tenant
+			if _, err := source.Token(t.Context(), Request{Identity: id, Resource: tt.resource}); err != nil {
+				t.Fatal(err)
+			}
+			form := o.seen[0]
+			if o.paths[0] != tt.url || form.Get(tt.param) != tt.value || form.Get("grant_type") != "client_credentials" || form.Get("client_secret") != theSecret {
+				t.Errorf("%s %v", o.paths[0], form)
+			}
+		})
+	}
+	source, o, _, id := newOracle(t, v1.ServicePrincipal, minted)
+	_, err := source.Token(t.Context(), Request{Identity: id, Resource: vault + "/.default openid"})
+	if f := failure(t, err); f.Status != 400 || len(o.seen) != 0 {
+		t.Errorf("a resource with a blank: %v", f)
+	}
+}
+
+// TestMasks: what is secret does not print.
+func TestMasks(t *testing.T) {
+	_, cert, key := newKey(t, rsaKey(t))
+	pair, err := parseKeyPair([]byte(cert+key), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []proof{clientSecret(theSecret), assertion("eyJ.a.b"), pair} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+			if text := fmt.Sprintf(verb, p); !strings.HasPrefix(text, "[") || len(text) > 20 {
+				t.Errorf("%T prints as %s", p, text)
+			}
+		}
+	}
+}
