@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -148,9 +150,15 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	if a.redirect, err = redirect.New(rc); err != nil {
 		return nil, err
 	}
+	objects, err := cluster.NewObjects(config, o.node.name, o.entra.brokerNamespace)
+	if err != nil {
+		return nil, err
+	}
 	standard := o.identities.mode == modeStandard
 	a.tables = &tables{
-		attest: attest.NewTable(attest.Config{MaxWaiting: 512, MaxPerAddress: 16, NewestLink: attest.NewestLink, AnyLink: o.answers.anyInterface}),
+		attest: attest.NewTable(attest.Config{
+			MaxWaiting: 512, MaxPerAddress: 16, NewestLink: attest.NewestLink, AnyLink: o.answers.anyInterface, Ask: seldom(objects.Pod),
+		}),
 		Table: authorize.NewTable(authorize.Config{
 			Rules:    identity.Rules{ForceNamespaced: o.ForceNamespaced, Managed: !standard},
 			Standard: standard, Node: o.node.name, Types: served(),
@@ -158,10 +166,6 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 		}),
 	}
 	a.cluster, err = cluster.New(cluster.Config{REST: config, Node: o.node.name, Assigned: standard}, a.tables, attest.Strip, log)
-	if err != nil {
-		return nil, err
-	}
-	objects, err := cluster.NewObjects(config, o.node.name, o.entra.brokerNamespace)
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +184,18 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	}
 	a.taint = taint.New(node, func() bool { return len(a.health.Ready()) == 0 }, log)
 	return a, nil
+}
+
+// seldom bounds how often pods are asked about, whose addresses moved to another
+// interface: it is rare, and who waits any longer comes back.
+func seldom(ask func(context.Context, types.NamespacedName) (*corev1.Pod, error)) func(context.Context, types.NamespacedName) (*corev1.Pod, error) {
+	limit := rate.NewLimiter(5, 20)
+	return func(ctx context.Context, key types.NamespacedName) (*corev1.Pod, error) {
+		if err := limit.Wait(ctx); err != nil {
+			return nil, fmt.Errorf("ask about pod %s: %w", key, err)
+		}
+		return ask(ctx, key)
+	}
 }
 
 func (a *agent) newServer(stop, flights context.Context, objects *cluster.Objects) *server.Server {

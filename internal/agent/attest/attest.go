@@ -70,6 +70,9 @@ type Config struct {
 	NewestLink func() int
 	// AnyLink takes callers at their address, whichever interface they come by.
 	AnyLink bool
+	// Ask reads a pod from the API server, past all caches; nil when there is no
+	// way to. See Await.
+	Ask func(context.Context, types.NamespacedName) (*corev1.Pod, error)
 }
 
 type pod struct {
@@ -187,15 +190,30 @@ func (t *Table) find(o Origin) (Caller, error) {
 
 // Await returns the one live pod that is at the origin, and waits for it until
 // ctx ends: then the error is why it is not known.
+//
+// An address that moved to another interface is most likely another pod's, and
+// the news of that on its way. When there is none after settleTime, the API
+// server is asked once; if it still says that the pod lives and has the address,
+// the pod has got a new interface.
 func (t *Table) Await(ctx context.Context, o Origin) (Caller, error) {
-	for {
+	var settled <-chan time.Time
+	for asked := false; ; {
 		c, w, err := t.subscribe(o)
 		if w == nil {
 			return c, err
 		}
+		if errors.Is(err, ErrMoved) && settled == nil && !asked && t.cfg.Ask != nil {
+			timer := time.NewTimer(settleTime)
+			defer timer.Stop()
+			settled = timer.C
+		}
 		select {
 		case <-w.changed:
 			t.unsubscribe(w)
+		case <-settled:
+			settled, asked = nil, true
+			t.unsubscribe(w)
+			t.confirm(ctx, o)
 		case <-ctx.Done():
 			t.unsubscribe(w)
 			return Caller{}, err

@@ -4,8 +4,10 @@
 package attest
 
 import (
+	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -52,6 +54,33 @@ func (b *bond) holds(link int, now time.Time) bool {
 	}
 	b.seen.Store(now.Unix())
 	return true
+}
+
+// settleTime is how long the news of a pod's end may take, before a pod whose
+// address is on another interface is asked about. The kubelet tells of the end of
+// a pod's containers within a second.
+const settleTime = 2 * time.Second
+
+// confirm asks the API server about the pod whose address moved, and bonds the
+// address anew when that pod is the one it was.
+func (t *Table) confirm(ctx context.Context, o Origin) {
+	a := o.Unmap()
+	t.mu.RLock()
+	claims := t.byAddr[a]
+	t.mu.RUnlock()
+	if len(claims) != 1 {
+		return // clear, or not to be made clear by asking
+	}
+	p, err := t.cfg.Ask(ctx, claims[0].caller.NamespacedName)
+	if err != nil || p.UID != claims[0].caller.UID || !p.DeletionTimestamp.IsZero() || !Live(p) || !slices.Contains(Addresses(p), a) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := t.byAddr[a]; len(now) == 1 && now[0] == claims[0] {
+		claims[0].link.Store(int64(o.Link))
+		t.wake(a)
+	}
 }
 
 // bond returns the bond of a pod's address, the one before if there was one. A

@@ -1,9 +1,11 @@
 package attest
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -127,5 +129,42 @@ func TestWithoutEvidence(t *testing.T) {
 	table.Set(aPod("web", nil))
 	if _, err := table.Caller(at("10.0.0.5")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAskedAbout: an address moved, and no news come. The API server decides.
+func TestAskedAbout(t *testing.T) {
+	for name, test := range map[string]struct {
+		says  *corev1.Pod
+		fails error
+		want  error
+	}{
+		"it lives":            {says: aPod("pod", nil)},
+		"it ends":             {says: aPod("pod", deleted(true)), want: ErrMoved},
+		"another of its name": {says: aPod("pod", func(p *corev1.Pod) { p.UID = "another" }), want: ErrMoved},
+		"another address":     {says: aPod("pod", func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "10.0.0.6", nil }), want: ErrMoved},
+		"it finished":         {says: aPod("pod", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }), want: ErrMoved},
+		"no answer":           {fails: errors.New("away"), want: ErrMoved},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asked := 0
+				table := NewTable(Config{
+					MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return 7 },
+					Ask: func(context.Context, types.NamespacedName) (*corev1.Pod, error) {
+						asked++
+						return test.says, test.fails
+					},
+				})
+				table.Set(aPod("pod", nil))
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				began := time.Now()
+				got, err := table.Await(ctx, Origin{netip.MustParseAddr("10.0.0.5"), 8})
+				if !errors.Is(err, test.want) || test.want == nil && (got.Name != "pod" || time.Since(began) != settleTime) || asked != 1 {
+					t.Errorf("got %q, %v after %v, asked %d times; want %v", got.Name, err, time.Since(began), asked, test.want)
+				}
+			})
+		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 )
 
@@ -45,7 +46,7 @@ func NewObjects(config *rest.Config, node, brokerNamespace string) (*Objects, er
 	config.QPS = -1 // the agent's limiter in front of Entra ID bounds these, too
 	// JSON: protobuf would save nothing worth its code here.
 	core, err := restClient(config, corev1.SchemeGroupVersion, "/api", "application/json", func(scheme *runtime.Scheme) error {
-		scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Secret{})
+		scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Secret{}, &corev1.Pod{})
 		scheme.AddKnownTypes(authenticationv1.SchemeGroupVersion, &authenticationv1.TokenRequest{})
 		metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
 		return nil
@@ -66,6 +67,17 @@ func (o *Objects) Secret(ctx context.Context, namespace, name string) (map[strin
 		return nil, fmt.Errorf("read Secret %s/%s: %w", namespace, name, err)
 	}
 	return secret.Data, nil
+}
+
+// Pod returns a pod as the API server knows it now.
+func (o *Objects) Pod(ctx context.Context, key types.NamespacedName) (*corev1.Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, objectTime)
+	defer cancel()
+	var pod corev1.Pod
+	if err := o.core.Get().Namespace(key.Namespace).Resource("pods").Name(key.Name).Do(ctx).Into(&pod); err != nil {
+		return nil, fmt.Errorf("read pod %s: %w", key, err)
+	}
+	return &pod, nil
 }
 
 // BrokerToken returns a token of a ServiceAccount in the brokers' namespace, for
