@@ -26,6 +26,9 @@ type question struct {
 	resource string // vault, when empty
 }
 
+// cold stands for a resource that only this client asks for.
+const cold = "cold"
+
 // systemAssigned stands for the node's own identity.
 const systemAssigned = "system"
 
@@ -38,6 +41,7 @@ func questions() []question {
 		{name: "resource id", way: byResourceID, env: []string{"RESOURCE_ID=" + named(second).ResourceID}, want: second},
 		{name: "default chain", way: byChain, env: []string{"DEFAULT_CHAIN=1"}, want: first},
 		{name: "default chain, AZURE_CLIENT_ID", way: byChain, env: []string{"DEFAULT_CHAIN=1", "AZURE_CLIENT_ID=" + named(second).ClientID}, want: second},
+		{name: "default chain, token not in the agent's memory", way: byChain, env: []string{"DEFAULT_CHAIN=1"}, want: first, resource: cold},
 		{name: "resource that ends with a slash", way: byClientID, env: []string{"CLIENT_ID=" + named(second).ClientID}, want: second, resource: arm},
 		{name: "resource that is a GUID", way: byClientID, env: []string{"CLIENT_ID=" + named(second).ClientID}, want: second, resource: world.GUID("an application")},
 		{name: "authority host", way: byAuthority, env: []string{"AZURE_POD_IDENTITY_AUTHORITY_HOST=http://" + metadataIP, "CLIENT_ID=" + named(second).ClientID}, want: second},
@@ -60,8 +64,11 @@ func (w *stage) tokens(t *testing.T, c *sdk) {
 		}
 		t.Run(q.name, func(t *testing.T) {
 			resource := q.resource
-			if resource == "" {
+			switch resource {
+			case "":
 				resource = vault
+			case cold:
+				resource = "https://" + plain(c.name) + ".example"
 			}
 			p := c.pod
 			if q.excepted {
