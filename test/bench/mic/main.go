@@ -59,7 +59,7 @@ type options struct {
 }
 
 func parse(args []string, w io.Writer) (options, error) {
-	o := options{only: map[string]bool{}, sizes: []int{2000, 5000, 10000, 20000}}
+	o := options{only: map[string]bool{}}
 	flags := flag.NewFlagSet("bench mic", flag.ContinueOnError)
 	flags.SetOutput(w)
 	flags.StringVar(&o.output, "o", "text", "how to print the figures: text, json or markdown")
@@ -79,11 +79,11 @@ func parse(args []string, w io.Writer) (options, error) {
 		return nil
 	})
 	flags.BoolVar(&o.huge, "huge", false, "measure the row huge, too: up to 20,000 pods, some ten minutes more")
-	flags.Func("sizes", "numbers of pods for the row huge, ascending, separated by commas (default 2000,5000,10000,20000)", func(value string) (err error) {
+	flags.Func("sizes", "numbers of pods for the rows huge (default 2000,5000,10000,20000) and floor (default as -pods), ascending, separated by commas", func(value string) (err error) {
 		o.sizes, err = parseSizes(value)
 		return err
 	})
-	flags.IntVar(&o.pods, "pods", 2000, "pods of the rows start and idle")
+	flags.IntVar(&o.pods, "pods", 2000, "pods of the rows start, idle and floor")
 	flags.IntVar(&o.events, "events", 200, "single pods, one after the other, of the row huge")
 	flags.IntVar(&o.repeat, "repeat", 3, "how often the leader is killed, and how often it is told to end")
 	flags.DurationVar(&o.idle, "idle", time.Minute, "how long to watch MIC do nothing")

@@ -48,6 +48,23 @@ func (b *bench) profile(ctx context.Context, kube *rest.Config, name string, mic
 	}
 }
 
+// profileServer is profile for the API server alone.
+func (b *bench) profileServer(ctx context.Context, kube *rest.Config, name string) func() error {
+	if b.options.profile == "" {
+		return func() error { return nil }
+	}
+	ended := make(chan error, 1)
+	go func() {
+		server, err := rest.HTTPClientFor(kube)
+		if err == nil {
+			address := strings.TrimSuffix(kube.Host, "/") + fmt.Sprintf("/debug/pprof/profile?seconds=%d", int(profileTime.Seconds()))
+			err = b.download(ctx, server, address, name+".apiserver.cpu")
+		}
+		ended <- err
+	}()
+	return func() error { return <-ended }
+}
+
 func (b *bench) download(ctx context.Context, from *http.Client, address, name string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {

@@ -35,6 +35,7 @@ func rows() []row {
 		{"steady", "a new pod with a new identity each second", (*bench).steady},
 		{"start", "MIC starts with pods that wait for it", (*bench).start},
 		{"idle", "MIC with nothing to do", (*bench).start},
+		{"floor", "the API server alone, without MIC", (*bench).floor},
 		{"failover", "the leader ends", (*bench).failover},
 		{"bad", "one bad identity among five", (*bench).bad},
 		{"huge", "up to 20,000 pods", (*bench).hugeRow},

@@ -48,7 +48,7 @@ func (b *bench) startMIC(ctx context.Context, c *cluster, pods int, step *progre
 	if err != nil {
 		return started{}, err
 	}
-	profiled := b.profile(ctx, c.env.Config, fmt.Sprintf("start-%d", pods), mic, profileTime)
+	profiled := b.profile(ctx, c.env.Config, fmt.Sprintf("start-%d", pods), mic, profileTime+time.Duration(pods)*2*time.Millisecond)
 	s := started{mic: mic}
 	if err := c.seen.all(ctx, pods, func(n int) { step.Far("%d of %d are assigned", n, pods) }); err != nil {
 		return s, fmt.Errorf("%w; MIC's last words: %s", err, tail(mic.log))
@@ -206,11 +206,14 @@ func (c *cluster) kubelets(ctx context.Context, s shape, o options) (reports int
 
 // hugeRow is a cluster that grows: at each size MIC starts from nothing, and then single pods come and go.
 func (b *bench) hugeRow(ctx context.Context, step *progress.Step) error {
-	largest := b.options.sizes[len(b.options.sizes)-1]
-	s := shape{nodes: max(largest/20, 1), sets: max(largest/1000, 1), identities: max(largest/40, 1), arm: usualARM}
+	sizes := b.options.sizes
+	if len(sizes) == 0 {
+		sizes = []int{2000, 5000, 10000, 20000}
+	}
+	s := grown(sizes)
 	return b.with(ctx, s, func(c *cluster) error {
 		pods := 0
-		for _, size := range b.options.sizes {
+		for _, size := range sizes {
 			err := c.createPods(ctx, s, pods, size, func(n int) { step.Far("%d of %d pods created", n, size) })
 			if err != nil {
 				return err
@@ -222,6 +225,12 @@ func (b *bench) hugeRow(ctx context.Context, step *progress.Step) error {
 		}
 		return nil
 	})
+}
+
+// grown is the cluster for the largest of these numbers of pods.
+func grown(sizes []int) shape {
+	largest := sizes[len(sizes)-1]
+	return shape{nodes: max(largest/20, 1), sets: max(largest/1000, 1), identities: max(largest/40, 1), arm: usualARM}
 }
 
 func (b *bench) hugeSize(ctx context.Context, c *cluster, s shape, size int, step *progress.Step) error {

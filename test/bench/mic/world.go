@@ -172,8 +172,13 @@ func (c *cluster) createPods(ctx context.Context, s shape, from, to int, far fun
 
 // each calls f for 0 … n-1, some at a time, until one fails.
 func each(ctx context.Context, n int, f func(context.Context, int) error) error {
+	return eachOf(ctx, writers, n, f)
+}
+
+// eachOf is each with that many at a time.
+func eachOf(ctx context.Context, atOnce, n int, f func(context.Context, int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(writers)
+	group.SetLimit(atOnce)
 	for i := range n {
 		group.Go(func() error {
 			if ctx.Err() != nil {
