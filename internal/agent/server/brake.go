@@ -28,10 +28,10 @@ type sins struct {
 }
 
 const (
-	// badRate is how many bad requests a second cost nothing; badBurst how many
-	// at a time. A client's probe is one such request, and a pod that starts has
-	// some dozens of clients at the most.
-	badRate, badBurst = 50, 500
+	// badRate is how many bad requests a second cost nothing, a few hundredths of
+	// a core; badBurst how many at a time. A client's probe is one such request,
+	// and a pod that starts has some dozens of clients at the most.
+	badRate, badBurst = 400, 2000
 	// badMost is when connections of the address are turned away, too: it was
 	// told to wait by all it may have, and has made new ones.
 	badMost = 2 * badBurst

@@ -73,23 +73,20 @@ func inTenant(r rune) bool {
 
 // trusts tells whether what proves an identity may go to another authority than
 // the node's. Whoever writes an AzureIdentity chooses its adEndpoint. A Secret of
-// their own namespace is theirs to send anywhere; a Secret of another namespace,
-// and the token of a broker, which is the cluster's, go to Microsoft or to the
-// operator's own authority only.
+// their own namespace is theirs to send anywhere, and so is the token of the
+// identity's own broker, which says no more than that it is this identity. (One
+// that is shared has the adEndpoint of its owner: the rules see to that.) A Secret
+// of another namespace goes to Microsoft or to the operator's own authority only.
 func (a Authority) trusts(other Authority, id *v1.AzureIdentity) error {
 	if other == a || slices.Contains(microsofts(), other.base) {
 		return nil
 	}
-	const remedy = "an operator can run nmi with --authority-host=%s"
 	secret := id.Spec.ClientPassword.Namespace
-	switch {
-	case id.Spec.Type == v1.Federated:
-		return fmt.Errorf("its adEndpoint is %s, which is not Entra ID: leave it out, or "+remedy, other, other)
-	case secret != "" && secret != id.Namespace:
-		return fmt.Errorf("its adEndpoint is %s, and its Secret is in another namespace (%s): move the Secret to namespace %s, or "+remedy,
-			other, secret, id.Namespace, other)
+	if id.Spec.Type == v1.Federated || secret == "" || secret == id.Namespace {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("its adEndpoint is %s, and its Secret is in another namespace (%s): move the Secret to namespace %s, "+
+		"or an operator can run nmi with --authority-host=%s", other, secret, id.Namespace, other)
 }
 
 // microsofts are the authorities of Entra ID in the public and national clouds.

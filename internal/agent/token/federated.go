@@ -51,11 +51,17 @@ func (f federation) proof(ctx context.Context, id *v1.AzureIdentity) (proof, *pr
 	case err == nil:
 		return assertion(jwt), nil
 	case apierrors.IsNotFound(err):
-		return nil, unusable(id, fmt.Errorf("its broker, ServiceAccount %s/%s, does not exist: MIC makes it, if it runs; else podid identity federate %s -n %s does",
-			f.Namespace, broker, id.Name, id.Namespace))
-	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
+		// Not final: MIC makes it within a moment of the identity.
 		return nil, &problem{Failure: Failure{
-			Status: http.StatusForbidden, Code: "broker_forbidden", Cause: err,
+			Status: http.StatusNotFound, Code: "broker_missing", Cause: err,
+			Message: fmt.Sprintf("AzureIdentity %s cannot be used yet: its broker, ServiceAccount %s/%s, does not exist: MIC makes it, if it runs; else podid identity federate %s -n %s does",
+				name(id), f.Namespace, broker, id.Name, id.Namespace),
+		}}
+	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
+		// Not final either: with limits by node, MIC gives the right when the
+		// node's first pod comes.
+		return nil, &problem{Failure: Failure{
+			Status: http.StatusNotFound, Code: "broker_forbidden", Cause: err,
 			Message: fmt.Sprintf("the node agent gets no token of ServiceAccount %s/%s, the broker of AzureIdentity %s, with the audience %s: "+
 				"it lacks a Role in namespace %s with the right to create serviceaccounts/token (the chart's federation values), or a policy forbids it; its log says which",
 				f.Namespace, broker, name(id), clip(audience, 100), f.Namespace),
