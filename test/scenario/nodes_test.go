@@ -3,6 +3,7 @@ package scenario_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -127,6 +128,63 @@ func agentAway(s *story) {
 			s.Errorf("around a crash of the agent, the metadata service saw %+v", r)
 		}
 	}
+}
+
+// agentsReplaced: a rolling update of the agents, as an upgrade of the chart is one. The new agent of a node runs beside
+// the old one and takes over from it; no request of a pod fails meanwhile.
+func agentsReplaced(s *story) {
+	id := s.identity("steady")
+	s.bind(s.ns, "steady", id, "steady", 0)
+	var pods []*corev1.Pod
+	for i := range 2 {
+		pods = append(pods, s.probe(s.ns, fmt.Sprintf("pod-%d", i), "steady"))
+	}
+	for _, p := range pods {
+		s.token(p, "", id)
+	}
+
+	before := s.agentContainers()
+	set := agents()
+	s.must(s.Get(s.Context(), client.ObjectKeyFromObject(set), set))
+	changed := set.DeepCopy()
+	if changed.Spec.Template.Annotations == nil {
+		changed.Spec.Template.Annotations = map[string]string{}
+	}
+	changed.Spec.Template.Annotations["story"] = "replaced"
+	s.must(s.Patch(s.Context(), changed, client.MergeFrom(set)))
+
+	ctx, cancel := context.WithTimeoutCause(s.Context(), 4*time.Minute, errors.New("the agents were not replaced"))
+	defer cancel()
+	asked := 0
+	for !s.replaced(ctx) {
+		for _, p := range pods {
+			for _, a := range s.ask(p, slices.Repeat([]request{get(tokenAsk)}, 20)...) {
+				if asked++; a.Status != 200 || a.Claims["appid"] != id.ClientID {
+					s.Errorf("pod %s asked while the agents were replaced: %s", p.Name, a)
+				}
+			}
+		}
+	}
+	for node, container := range s.agentContainers() {
+		if container == before[node] {
+			s.Errorf("the agent on %s is the one it was", node)
+		}
+	}
+	if asked == 0 {
+		s.Error("nobody asked meanwhile")
+	}
+}
+
+// replaced tells whether every node has one agent, of the latest kind, that is ready, and no other.
+func (s *story) replaced(ctx context.Context) bool {
+	s.Helper()
+	set := agents()
+	s.must(s.Get(ctx, client.ObjectKeyFromObject(set), set))
+	var running corev1.PodList
+	s.must(s.List(ctx, &running, client.InNamespace(release), component(nmi)))
+	now := set.Status
+	return now.ObservedGeneration >= set.Generation && now.DesiredNumberScheduled > 0 && len(running.Items) == int(now.DesiredNumberScheduled) &&
+		now.UpdatedNumberScheduled == now.DesiredNumberScheduled && now.NumberReady == now.DesiredNumberScheduled
 }
 
 // taintNodes puts the start-up taint on every node that an agent belongs on.

@@ -36,6 +36,7 @@ func TestStories(t *testing.T) {
 	c.tell(t, "real clients", realClients)
 	c.tell(t, "a hostile pod", hostilePod)
 	c.tell(t, "the agent is away", agentAway)
+	c.tell(t, "the agents are replaced", agentsReplaced)
 	c.tell(t, "MIC restarts", micRestarts)
 	c.tell(t, "managed mode", managedMode) // after all others: it takes MIC away
 	c.tell(t, "nothing leaked", nothingLeaked)
