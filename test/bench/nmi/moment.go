@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/podid-io/podid/internal/sandbox/progress"
 	"github.com/podid-io/podid/test/bench/load"
 	"github.com/podid-io/podid/test/bench/measure"
@@ -26,6 +28,7 @@ func (b *bench) moment(ctx context.Context, step *progress.Step) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = n.forgetMoments(ctx) }() // they would cost the next rows some of the metadata service's time
 	return n.withNMI(ctx, func(*nmiProgram) error {
 		var took, reported []float64
 		tick := time.NewTicker(momentEvery)
@@ -59,11 +62,19 @@ func (b *bench) moment(ctx context.Context, step *progress.Step) error {
 	})
 }
 
+// forgetMoments removes the row's pods.
+func (n *node) forgetMoments(ctx context.Context) error {
+	now := int64(0)
+	return n.stage.Kube.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now},
+		metav1.ListOptions{LabelSelector: "row=moment"})
+}
+
 func momentName(i int) string { return fmt.Sprintf("moment-%d", i) }
 
 // schedule writes a pod that has a node and an identity there, and no address yet.
 func (n *node) schedule(ctx context.Context, i int) error {
 	p := newPod(namespace, momentName(i), nodeName, manyIdentities+i)
+	p.Labels["row"] = "moment"
 	if err := n.createPod(ctx, p); err != nil {
 		return err
 	}

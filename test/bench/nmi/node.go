@@ -110,7 +110,7 @@ func (n *node) startPods() error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	n.pods, err = n.stage.Start(stage.Launch{Name: rolePods, Path: self, Env: []string{role + "=" + rolePods}, OwnNetwork: true})
+	n.pods, err = n.stage.Start(stage.Launch{Name: rolePods, Path: self, Env: []string{role + "=" + rolePods}, Talks: true, OwnNetwork: true})
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func (n *node) withBare(body string, procs int, f func(*stage.Program) error) er
 		return fmt.Errorf("find this program: %w", err)
 	}
 	p, err := n.stage.Start(stage.Launch{
-		Name: roleBare, Path: self, Env: []string{role + "=" + roleBare, "GOMAXPROCS=" + strconv.Itoa(procs)},
+		Name: roleBare, Path: self, Env: []string{role + "=" + roleBare, "GOMAXPROCS=" + strconv.Itoa(procs)}, Talks: true,
 	})
 	if err != nil {
 		return err

@@ -95,7 +95,7 @@ func (s *Stage) StartAzure(podid string, doc world.Document, args ...string) err
 		return fmt.Errorf("write the emulated Azure's world: %w", err)
 	}
 	args = append([]string{"emulator", "--dir=" + s.AzureFile(""), "--world=" + file, "-o=json"}, args...)
-	p, err := s.Start(Launch{Name: "azure", Path: podid, Args: args})
+	p, err := s.Start(Launch{Name: "azure", Path: podid, Args: args, Talks: true})
 	if err != nil {
 		return err
 	}

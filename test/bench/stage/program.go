@@ -42,6 +42,8 @@ type Launch struct {
 	Args, Env  []string
 	// Logs is the folder for its standard error.
 	Logs string
+	// Talks lets its standard output be read by Out; it must be. Otherwise that goes to the same file.
+	Talks bool
 	// OwnNetwork gives it a network namespace of its own, with nothing but a loopback device that is down.
 	OwnNetwork bool
 }
@@ -65,7 +67,9 @@ func (l Launch) Start() (*Program, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, fmt.Errorf("start %s: %w", l.Name, err)
 	}
-	p.cmd.Stdout = print
+	if p.cmd.Stdout = print; !l.Talks {
+		p.cmd.Stdout = file
+	}
 	p.out, p.in, p.Began = bufio.NewReader(out), in, time.Now()
 	err = p.cmd.Start()
 	_ = print.Close()
@@ -107,10 +111,16 @@ func (p *Program) Stop(signal os.Signal) error {
 	case <-p.ended:
 		return nil
 	case <-timer.C:
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGQUIT) // a Go program says what it is doing
+	timer.Reset(time.Second)
+	select {
+	case <-p.ended:
+	case <-timer.C:
 		_ = p.cmd.Process.Kill()
 		<-p.ended
-		return fmt.Errorf("stop %s: it did not end within %s", p.name, endTime)
 	}
+	return fmt.Errorf("stop %s: it did not end within %s", p.name, endTime)
 }
 
 // Until asks an address until it says that.

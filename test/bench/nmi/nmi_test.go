@@ -1,0 +1,73 @@
+package main
+
+import (
+	"io"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func TestFlags(t *testing.T) {
+	for name, args := range map[string][]string{
+		"row":     {"-only", "everything"},
+		"output":  {"-o", "xml"},
+		"number":  {"-rolls", "0"},
+		"moments": {"-moments", "501"},
+		"time":    {"-outage", "1h"},
+		"flag":    {"-nonsense"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := parse(args, io.Discard); err == nil {
+				t.Error("no error")
+			}
+		})
+	}
+}
+
+func TestOnly(t *testing.T) {
+	all, err := parse(nil, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	some, err := parse([]string{"-only", "cache", "-only", "roll"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows() {
+		if !all.wants(r.name) || some.wants(r.name) != (r.name == "cache" || r.name == "roll") {
+			t.Errorf("row %s: %v without -only, %v with two others", r.name, all.wants(r.name), some.wants(r.name))
+		}
+	}
+}
+
+// TestPodAddresses are all different, none is a network's own or the gateway.
+func TestPodAddresses(t *testing.T) {
+	seen := map[netip.Addr]bool{gateway(): true}
+	for _, a := range podAddresses(0, manyPods+maxMoments) {
+		if last := a.As4()[3]; seen[a] || last == 0 || last == 255 {
+			t.Errorf("address %s", a)
+		}
+		seen[a] = true
+	}
+}
+
+// TestTokenLifetime: tokens are too old for NMI before the outage ends, and outlive it.
+func TestTokenLifetime(t *testing.T) {
+	for _, outage := range []time.Duration{20 * time.Second, time.Minute, 3 * time.Minute} {
+		life := tokenLifetime(outage)
+		if old := life * 3 / 4; old > outage || life < outage+3*time.Second {
+			t.Errorf("an outage of %s, tokens of %s", outage, life)
+		}
+	}
+}
+
+// TestWorld has one machine, with all identities on it.
+func TestWorld(t *testing.T) {
+	doc := azure()
+	if _, err := doc.Marshal(); err != nil {
+		t.Error(err)
+	}
+	if n := len(doc.VirtualMachines[0].Identities); n != manyIdentities+maxMoments {
+		t.Errorf("%d identities", n)
+	}
+}
