@@ -26,8 +26,9 @@ const (
 	// comparing is MIC's --identity-assignment-reconcile-interval where people change things on Azure: of the twelve
 	// reads that Azure allows a scale set in a minute, that leaves some.
 	comparing = 12 * time.Second
-	// mostPerSecond is how many requests to ARM are no storm: reading and writing every group, with polls.
-	mostPerSecond = 60
+	// mostPerSecond is how many requests to ARM are no storm: reading and writing every group, with polls; and twice
+	// that, for a machine that stood still for a second.
+	mostPerSecond = 120
 	// changesEvery is the mean time between two changes in the cluster.
 	changesEvery = 40 * time.Millisecond
 	// changesFirst is how many changes fill the cluster at once.
