@@ -220,7 +220,7 @@ func needy(pod *corev1.Pod) bool {
 func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, time.Duration, error) {
 	selector := pod.Labels[v1.BindingLabel]
 	var list v1.AzureIdentityBindingList
-	options := []client.ListOption{client.MatchingFields{BindingsBySelector: selector}}
+	options := []client.ListOption{client.MatchingFields{BindingsBySelector: selector}, client.UnsafeDisableDeepCopy}
 	if r.rules.ForceNamespaced {
 		// Other teams' bindings with the same selector grant nothing, however
 		// many they are.
@@ -238,7 +238,7 @@ func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Gr
 		identity.Pod{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}, bindings,
 		func(namespace, name string) *v1.AzureIdentity {
 			var id v1.AzureIdentity
-			err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &id)
+			err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &id, asItIs())
 			if err != nil {
 				if !apierrors.IsNotFound(err) {
 					failed = fmt.Errorf("read identity %s/%s: %w", namespace, name, err)
