@@ -1,4 +1,5 @@
 // Just enough of HTTP to read answers with a Content-Length.
+
 package load
 
 import (

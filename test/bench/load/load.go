@@ -135,8 +135,7 @@ func (g *generator) run(ctx context.Context) error {
 	end := began.Add(g.spec.Length)
 	events := make([]unix.EpollEvent, 256)
 	for now := began; ; now = time.Now() {
-		over := now.After(end) || ctx.Err() != nil || g.spec.Requests > 0 && g.sent >= g.spec.Requests ||
-			g.spec.Rate == 0 && g.result.Failed >= maxFailures
+		over := now.After(end) || ctx.Err() != nil || g.enough()
 		if over && (len(g.idle) == len(g.clients) || now.After(end.Add(answerTime))) {
 			break
 		}
@@ -164,6 +163,11 @@ func (g *generator) run(ctx context.Context) error {
 	g.result.Requests = g.sent
 	g.result.P50, g.result.P99, g.result.P999, g.result.Max = g.times.quantile(0.5), g.times.quantile(0.99), g.times.quantile(0.999), g.times.max.Seconds()
 	return ctx.Err()
+}
+
+// enough tells that no more is to be sent, whatever the time.
+func (g *generator) enough() bool {
+	return g.spec.Requests > 0 && g.sent >= g.spec.Requests || g.spec.Rate == 0 && g.result.Failed >= maxFailures
 }
 
 // start sends what is due, as long as there are idle connections.

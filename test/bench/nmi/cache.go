@@ -76,7 +76,7 @@ func (b *bench) duel(ctx context.Context, step *progress.Step, name string, proc
 const connections = 32
 
 func (b *bench) cache(ctx context.Context, step *progress.Step) error {
-	s := load.Spec{Connections: connections, Sources: podAddresses(0, 1)}
+	s := load.Spec{Connections: connections, Sources: podAddresses(1)}
 	nmi, bare, err := b.duel(ctx, step, "cache", 1, s)
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func (b *bench) cache(ctx context.Context, step *progress.Step) error {
 }
 
 func (b *bench) single(ctx context.Context, step *progress.Step) error {
-	nmi, bare, err := b.duel(ctx, step, "single", 1, load.Spec{Connections: 1, Sources: podAddresses(0, 1)})
+	nmi, bare, err := b.duel(ctx, step, "single", 1, load.Spec{Connections: 1, Sources: podAddresses(1)})
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (b *bench) single(ctx context.Context, step *progress.Step) error {
 
 func (b *bench) fresh(ctx context.Context, step *progress.Step) error {
 	// Eight pods: the ports of one address would not do.
-	nmi, bare, err := b.duel(ctx, step, "fresh", 1, load.Spec{Connections: connections, Sources: podAddresses(0, 8), Fresh: true})
+	nmi, bare, err := b.duel(ctx, step, "fresh", 1, load.Spec{Connections: connections, Sources: podAddresses(8), Fresh: true})
 	if err != nil {
 		return err
 	}

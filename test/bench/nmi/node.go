@@ -38,9 +38,10 @@ func podAddress(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 244, byte(1 + i/250), byte(1 + i%250)})
 }
 
-func podAddresses(from, n int) (list []netip.Addr) {
+// podAddresses are the first n pods'.
+func podAddresses(n int) (list []netip.Addr) {
 	for i := range n {
-		list = append(list, podAddress(from+i))
+		list = append(list, podAddress(i))
 	}
 	return list
 }

@@ -22,7 +22,7 @@ const (
 
 // allPods is what all pods of the node send, one connection each.
 func allPods(rate float64, length time.Duration) load.Spec {
-	return toNMI(load.Spec{Connections: manyPods, Sources: podAddresses(0, manyPods), Rate: rate, Length: length})
+	return toNMI(load.Spec{Connections: manyPods, Sources: podAddresses(manyPods), Rate: rate, Length: length})
 }
 
 // tokenLifetime is little longer than an outage, so that NMI wants to refresh tokens meanwhile: in their last quarter they are too old
