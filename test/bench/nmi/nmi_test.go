@@ -43,7 +43,7 @@ func TestOnly(t *testing.T) {
 // TestPodAddresses are all different, none is a network's own or the gateway.
 func TestPodAddresses(t *testing.T) {
 	seen := map[netip.Addr]bool{gateway(): true}
-	for _, a := range podAddresses(manyPods+maxMoments) {
+	for _, a := range podAddresses(manyPods + maxMoments) {
 		if last := a.As4()[3]; seen[a] || last == 0 || last == 255 {
 			t.Errorf("address %s", a)
 		}
