@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"k8s.io/client-go/rest"
 
@@ -67,12 +68,37 @@ func (a *agent) refusals() server.Events {
 	return a.events
 }
 
-// writeRecords writes until ctx ends.
+// lastWords is what is left for records when the agent ends: nobody may be
+// reading its output any more, and then a write never returns.
+const lastWords = 2 * time.Second
+
+// writeRecords writes until ctx ends, and a moment longer.
 func (a *agent) writeRecords(ctx context.Context) {
-	var group sync.WaitGroup
-	group.Go(func() { a.audit.Run(ctx, a.o.record.out) })
+	writers := []func(){func() { a.audit.Run(ctx, a.o.record.out) }}
 	if a.events != nil {
-		group.Go(func() { a.events.Run(ctx) })
+		writers = append(writers, func() { a.events.Run(ctx) })
 	}
-	group.Wait()
+	a.endRecords(ctx, writers...)
+}
+
+// endRecords runs writers, which end with ctx, and leaves them behind when they
+// do not.
+func (a *agent) endRecords(ctx context.Context, writers ...func()) {
+	var group sync.WaitGroup
+	for _, w := range writers {
+		group.Go(w)
+	}
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		group.Wait()
+	}()
+	<-ctx.Done()
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case <-written:
+	case <-timer.C:
+		a.log.Info("some records could not be written: nobody reads standard output, or the API server is away")
+	}
 }
