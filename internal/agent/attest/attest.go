@@ -40,6 +40,8 @@ var (
 	// ErrMoved says that the address is on another network interface than that
 	// of the pod it belonged to: somebody else has got it.
 	ErrMoved = errors.New("the address moved to another network interface, and the API server has not told yet whose it is now")
+	// errUnheard goes with ErrMoved when that pod never made a connection.
+	errUnheard = errors.New(", and that pod was never heard")
 	// ErrTooMany says that too many requests wait for a pod to become known.
 	ErrTooMany = errors.New("too many requests wait for their pods to become known")
 )
@@ -180,6 +182,9 @@ func (t *Table) find(o Origin) (Caller, error) {
 		return Caller{}, ErrUnknown
 	case 1:
 		if !t.cfg.AnyLink && !claims[0].holds(o.Link, time.Now()) {
+			if claims[0].link.Load() == 0 {
+				return Caller{}, fmt.Errorf("%w%w: it was of %s", ErrMoved, errUnheard, claims[0].caller)
+			}
 			return Caller{}, fmt.Errorf("%w: it was of %s", ErrMoved, claims[0].caller)
 		}
 		return claims[0].caller, nil
@@ -192,7 +197,7 @@ func (t *Table) find(o Origin) (Caller, error) {
 // ctx ends: then the error is why it is not known.
 //
 // An address that moved to another interface is most likely another pod's, and
-// the news of that on its way. When there is none after settleTime, the API
+// the news of that on its way. When there is none after a while, the API
 // server is asked once; if it still says that the pod lives and has the address,
 // the pod has got a new interface.
 func (t *Table) Await(ctx context.Context, o Origin) (Caller, error) {
@@ -203,7 +208,11 @@ func (t *Table) Await(ctx context.Context, o Origin) (Caller, error) {
 			return c, err
 		}
 		if errors.Is(err, ErrMoved) && settled == nil && !asked && t.cfg.Ask != nil {
-			timer := time.NewTimer(settleTime)
+			wait := settleTime
+			if errors.Is(err, errUnheard) {
+				wait = settleUnheard
+			}
+			timer := time.NewTimer(wait)
 			defer timer.Stop()
 			settled = timer.C
 		}

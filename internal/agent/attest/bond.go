@@ -59,7 +59,11 @@ func (b *bond) holds(link int, now time.Time) bool {
 // settleTime is how long the news of a pod's end may take, before a pod whose
 // address is on another interface is asked about. The kubelet tells of the end of
 // a pod's containers within a second.
-const settleTime = 2 * time.Second
+//
+// A pod that was never heard is asked about sooner: that its interface is younger
+// than the news of it is a hint only, as nothing makes a network plugin go in that
+// order.
+const settleTime, settleUnheard = 2 * time.Second, 250 * time.Millisecond
 
 // confirm asks the API server about the pod whose address moved, and bonds the
 // address anew when that pod is the one it was.

@@ -3,6 +3,7 @@ package attest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -146,25 +147,34 @@ func TestAskedAbout(t *testing.T) {
 		"it finished":         {says: aPod("pod", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }), want: ErrMoved},
 		"no answer":           {fails: errors.New("away"), want: ErrMoved},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				asked := 0
-				table := NewTable(Config{
-					MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return 7 },
-					Ask: func(context.Context, types.NamespacedName) (*corev1.Pod, error) {
-						asked++
-						return test.says, test.fails
-					},
+		for _, heard := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, heard %t", name, heard), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					asked := 0
+					table := NewTable(Config{
+						MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return 7 },
+						Ask: func(context.Context, types.NamespacedName) (*corev1.Pod, error) {
+							asked++
+							return test.says, test.fails
+						},
+					})
+					table.Set(aPod("pod", nil))
+					settle := settleUnheard
+					if heard {
+						settle = settleTime
+						if _, err := table.Caller(Origin{netip.MustParseAddr("10.0.0.5"), 7}); err != nil {
+							t.Fatal(err)
+						}
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					began := time.Now()
+					got, err := table.Await(ctx, Origin{netip.MustParseAddr("10.0.0.5"), 8})
+					if !errors.Is(err, test.want) || test.want == nil && (got.Name != "pod" || time.Since(began) != settle) || asked != 1 {
+						t.Errorf("got %q, %v after %v, asked %d times; want %v", got.Name, err, time.Since(began), asked, test.want)
+					}
 				})
-				table.Set(aPod("pod", nil))
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				defer cancel()
-				began := time.Now()
-				got, err := table.Await(ctx, Origin{netip.MustParseAddr("10.0.0.5"), 8})
-				if !errors.Is(err, test.want) || test.want == nil && (got.Name != "pod" || time.Since(began) != settleTime) || asked != 1 {
-					t.Errorf("got %q, %v after %v, asked %d times; want %v", got.Name, err, time.Since(began), asked, test.want)
-				}
 			})
-		})
+		}
 	}
 }

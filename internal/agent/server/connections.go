@@ -30,6 +30,7 @@ type bounded struct {
 	net.Listener
 	limit Connections
 	brake *brake
+	ports *ports
 
 	mu   sync.Mutex
 	all  int
@@ -37,7 +38,7 @@ type bounded struct {
 }
 
 func newBounded(l net.Listener, limit Connections, b *brake) *bounded {
-	return &bounded{Listener: l, limit: limit, brake: b, open: map[netip.Addr]map[*conn]struct{}{}}
+	return &bounded{Listener: l, limit: limit, brake: b, ports: newPorts(), open: map[netip.Addr]map[*conn]struct{}{}}
 }
 
 // Accept returns the next connection within the limits.
@@ -47,7 +48,7 @@ func (b *bounded) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: raw, from: originOf(raw), pool: b}
+		c := &conn{Conn: raw, from: originOf(raw, b.ports), pool: b}
 		c.idle.Store(time.Now().UnixNano())
 		evicted, ok := b.admit(c)
 		if evicted != nil {
@@ -174,10 +175,11 @@ func noteState(nc net.Conn, state http.ConnState) {
 }
 
 // originOf is where a connection comes from.
-func originOf(c net.Conn) attest.Origin {
+func originOf(c net.Conn, p *ports) attest.Origin {
 	remote, ok := c.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return attest.Origin{} // nobody has it, so nobody gets anything
 	}
-	return attest.Origin{Addr: remote.AddrPort().Addr().Unmap().WithZone(""), Link: linkOf(c)}
+	a := remote.AddrPort().Addr().Unmap().WithZone("")
+	return attest.Origin{Addr: a, Link: p.behind(linkOf(c), a)}
 }

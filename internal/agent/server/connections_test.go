@@ -77,7 +77,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	_, second := p.dial(web, true)
 	p.dial(web, false)
 	_, third := p.dial(api, true)
-	if from := originOf(third); from.Addr != netip.MustParseAddr("10.0.0.3") {
+	if from := originOf(third, newPorts()); from.Addr != netip.MustParseAddr("10.0.0.3") {
 		t.Errorf("peer %v", from)
 	}
 	// All places are taken: web has most, and its first has been idle for longest.
