@@ -1,0 +1,123 @@
+package scenario_test
+
+// Addresses that go from pod to pod.
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/podid-io/podid/internal/emulator/world"
+)
+
+// How many pods come and go, how many at a time, and how many addresses there are for them.
+const (
+	churned   = 24
+	atATime   = 3
+	addresses = 4
+)
+
+// addressesReused: pods of two identities come and go on a node that has four addresses left for them, and each asks the
+// moment it runs. None is ever given a token of the pod that had its address before.
+func addressesReused(s *story) {
+	ids := []world.Identity{s.identity("odd"), s.identity("even")}
+	var first *corev1.Pod
+	for i, name := range []string{"odd", "even"} {
+		s.bind(s.ns, name, ids[i], name, 0)
+		first = s.probe(s.ns, "first-"+name, name)
+		s.token(first, "", ids[i]) // from now on the identity is on the nodes
+	}
+	node := first.Spec.NodeName
+	s.leaveAddresses(node, netip.PrefixFrom(netip.MustParseAddr(first.Status.PodIP), 24), addresses)
+
+	asked, err := json.Marshal([]request{get(tokenAsk), get(tokenAsk), get(tokenAsk)})
+	s.must(err)
+	users := map[string]map[string]bool{} // by address: whose pods had it
+	for round := range churned / atATime {
+		var pods []*corev1.Pod
+		for i := range atATime {
+			n := round*atATime + i
+			name := []string{"odd", "even"}[n%2]
+			p := podOf(s.ns, fmt.Sprintf("pod-%d", n), name, container{name: "probe", image: imageOf(probe)})
+			p.Spec.NodeName, p.Spec.Containers[0].Args = node, []string{string(asked)}
+			s.must(s.Create(s.Context(), p))
+			pods = append(pods, p)
+		}
+		for i, p := range pods {
+			want := ids[(round*atATime+i)%2]
+			p = s.finish(p)
+			s.checkOwn(p, want)
+			if users[p.Status.PodIP] == nil {
+				users[p.Status.PodIP] = map[string]bool{}
+			}
+			users[p.Status.PodIP][want.ClientID] = true
+			if (round+i)%2 == 0 { // the others stay as finished pods, with the address in their status
+				s.must(s.Delete(s.Context(), p))
+			}
+		}
+	}
+	for address, by := range users {
+		if len(by) < 2 {
+			s.Logf("address %s was used by pods of one identity only", address)
+		}
+	}
+	if len(users) > addresses {
+		s.Errorf("%d addresses were in use, want %d at most: the story proves nothing", len(users), addresses)
+	}
+}
+
+// checkOwn checks what a pod was answered: a token in the end, and never one that is not its own.
+func (s *story) checkOwn(p *corev1.Pod, want world.Identity) {
+	s.Helper()
+	var answers []answer
+	said := s.said(s.Context(), p.Namespace, p.Name, "probe", 100)
+	s.must(json.NewDecoder(strings.NewReader(said)).Decode(&answers))
+	got := false
+	for _, a := range answers {
+		if a.Status == 200 && a.Claims["appid"] != want.ClientID {
+			s.Errorf("pod %s at %s got a token of another identity: %v", p.Name, p.Status.PodIP, a.Claims["appid"])
+		}
+		got = got || a.Status == 200
+	}
+	if !got {
+		s.Errorf("pod %s at %s got no token: %v", p.Name, p.Status.PodIP, answers)
+	}
+}
+
+// leaveAddresses takes a node's addresses for pods, all but n of those that are free, as long as the story lasts. The
+// plugin host-local keeps them as files.
+func (s *story) leaveAddresses(node string, pods netip.Prefix, n int) {
+	s.Helper()
+	dir := filepath.Join(s.sandbox.Layout().Node(node), "cni", "networks", "podid")
+	var taken []string
+	s.Cleanup(func() {
+		for _, file := range taken {
+			if err := os.Remove(file); err != nil {
+				s.Error(err)
+			}
+		}
+	})
+	for a := pods.Masked().Addr().Next().Next(); pods.Contains(a.Next()); a = a.Next() {
+		file := filepath.Join(dir, a.String())
+		f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if os.IsExist(err) {
+			continue
+		}
+		s.must(err)
+		if n > 0 { // one of those that stay free
+			n--
+			s.must(f.Close())
+			s.must(os.Remove(file))
+			continue
+		}
+		taken = append(taken, file)
+		_, err = f.WriteString("story\r\neth0")
+		s.must(err)
+		s.must(f.Close())
+	}
+}
