@@ -44,7 +44,8 @@ const (
 	// holds is how many requests may wait for an identity, holdsPerPod those of
 	// one pod. Each costs a connection and a goroutine, some 25 kB.
 	holds, holdsPerPod = 1024, 64
-	// maxTokens is some 8 MB of tokens: on a node of 250 pods, 16 for each.
+	// maxTokens is some 8 MB of tokens, and 32 MB of the largest (which count as
+	// several): on a node of 250 pods, 16 for each.
 	// maxPerIdentity is more than any program has Azure services.
 	maxTokens, maxPerIdentity = 4096, 128
 	// flightTime is one attempt to get a token: 6 calls and the 6.2 s between

@@ -21,10 +21,10 @@ func served() []v1.IdentityType {
 
 // entraLimits bound what the agent asks of Entra ID and, for the proofs, of the
 // API server. Tokens live for an hour, so this is far more than pods need; one
-// pod gets a few of the places, so that one whose authority hangs does not take
-// all.
+// pod, or the refreshes in one namespace, get a few of the places, so that those
+// whose authority hangs do not take all.
 func entraLimits() fair.Config {
-	return fair.Config{Rate: 20, Burst: 40, Concurrent: 32, PerCaller: 4, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
+	return fair.Config{Rate: 20, Burst: 40, Concurrent: 96, PerCaller: 4, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
 }
 
 func sources(o *options, upstream string, limiter token.Limiter, objects *cluster.Objects, metrics *observe.Metrics) token.Kinds {

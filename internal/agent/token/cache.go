@@ -35,7 +35,8 @@ type CacheConfig struct {
 	Render func(*Token, Request) (Body, error)
 	// Max is how many tokens are held in all, MaxPerIdentity for one identity,
 	// so that a pod that asks for ever new resources displaces its own tokens
-	// only. As many failures are remembered, and Max flights under way at most.
+	// only; one of more than 8 KiB counts as several. As many failures are
+	// remembered, and Max flights under way at most.
 	Max, MaxPerIdentity int
 	// FlightTime is the most one attempt to get a token may take, retries and
 	// queueing included.
@@ -73,7 +74,8 @@ type Cache struct {
 	mu       sync.RWMutex
 	entries  map[key]*entry
 	flights  map[key]*flight
-	perID    map[key]int    // entries of an identity
+	units    int            // of all entries
+	perID    map[key]int    // units of an identity's entries
 	objects  map[key]string // object id of an identity, learned from its tokens
 	failures *failures
 	habits   *habits
@@ -91,6 +93,7 @@ type entry struct {
 	// valid: the source fails, or gave nothing newer.
 	retryAt time.Time
 	forced  time.Time // when a client last had the token replaced
+	units   int       // of the token's size
 }
 
 // NewCache returns an empty cache. Its flights end with ctx.
@@ -245,8 +248,9 @@ func (c *Cache) fromMemory(k key, r Request, now time.Time) (s seat, done bool) 
 		return s, false
 	}
 	e.used.Store(now.UnixNano())
-	e.request = r
-	e.request.Revoked = ""
+	latest := r
+	latest.Resource, latest.Revoked = e.request.Resource, "" // the same text, without the rest of a query
+	e.request = latest
 	t := e.token.Load()
 	if !t.valid(now) {
 		return s, false

@@ -8,11 +8,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -78,6 +80,10 @@ const (
 	firstEntraPause = 250 * time.Millisecond
 	// tenantsAtOnce bounds the calls for auxiliary tenants under way.
 	tenantsAtOnce = 4
+	// maxEntraReply bounds one answer: a token with all the groups that there can
+	// be in it has some 15 kB. maxReplies bounds the tokens of all tenants.
+	maxEntraReply = 48 << 10
+	maxReplies    = 512 << 10
 )
 
 // newExchange returns what sources share. Connections to Entra ID go through the
@@ -94,8 +100,10 @@ func newExchange(c EntraConfig) *exchange {
 				MaxIdleConns:          16,
 				MaxIdleConnsPerHost:   4,
 				IdleConnTimeout:       90 * time.Second,
-				ForceAttemptHTTP2:     true,
-				TLSClientConfig:       &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
+				// HTTP/1.1 and short headers: whoever writes an identity may say where
+				// it is asked for, and an answer must cost no more than it should.
+				MaxResponseHeaderBytes: 32 << 10,
+				TLSClientConfig:        &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
 			},
 			// A redirect would carry the proof to somebody else.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -152,15 +160,21 @@ func (e *Entra) all(ctx context.Context, r Request, with proof) (*Token, *proble
 	if p != nil || len(tenants) == 1 {
 		return t, p
 	}
+	var size atomic.Int64
+	size.Store(int64(t.size()))
 	t.Auxiliary = make([]*Token, len(tenants)-1)
 	var group errgroup.Group
 	group.SetLimit(tenantsAtOnce)
 	for i, tenant := range tenants[1:] {
 		group.Go(func() error {
+			if size.Load() > maxReplies {
+				return &refusedTenant{unusable(r.Identity, fmt.Errorf("the tokens of its auxiliary tenants have more than %d kB in all", maxReplies>>10))}
+			}
 			got, p := e.persist(ctx, r, tenant, with)
 			if p != nil {
 				return &refusedTenant{p}
 			}
+			size.Add(int64(got.size()))
 			t.Auxiliary[i] = got
 			return nil
 		})

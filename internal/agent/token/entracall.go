@@ -39,7 +39,7 @@ func (x *exchange) call(ctx context.Context, r Request, at endpoint, with proof)
 		return nil, entraTrouble(at, "does not answer", withoutURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxEntraReply))
 	if err != nil {
 		return nil, entraTrouble(at, "broke off its answer", err)
 	}

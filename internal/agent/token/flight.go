@@ -5,6 +5,7 @@ package token
 import (
 	"context"
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
@@ -35,6 +36,9 @@ func (f *flight) want(caller string) {
 // launch starts a flight for a key that has none. The lock is held.
 func (c *Cache) launch(k key, r Request) *flight {
 	f := &flight{began: time.Now(), done: make(chan struct{})}
+	// It is kept from here on, and without this a whole query would be with it.
+	k.resource = strings.Clone(k.resource)
+	r.Resource = k.resource
 	if r.Caller == Background {
 		f.wanting = make(chan string, 1)
 		r.Wanted = f.wanting
@@ -50,6 +54,7 @@ func (c *Cache) fly(k key, f *flight, r Request) {
 	t, err := c.cfg.Source.Token(ctx, r)
 	if err == nil {
 		t.hash()
+		t.units = 1 + (t.size()+len(r.Resource))/unit
 		t.Body, err = c.cfg.Render(t, r)
 		t.Fields = nil
 	}
@@ -75,13 +80,14 @@ func (c *Cache) land(k key, f *flight, r Request) {
 	c.failures.success(k, now)
 	f.token.since = f.token.Obtained
 	if e == nil {
-		e = c.add(k, now)
+		e = c.add(k, f.token.units, now)
 		r.Revoked, r.Wanted = "", nil
 		e.request = r
 	} else if old := e.token.Load(); !f.token.ExpiresOn.After(old.ExpiresOn) {
 		// The source has a cache of its own and gave the same token again.
 		f.token.since = old.since
 	}
+	c.resize(k, e, f.token.units, now)
 	e.token.Store(f.token)
 	e.failures = 0
 	if f.wanted {
@@ -156,31 +162,53 @@ func (c *Cache) due(k key, e *entry) {
 	default:
 		c.habits.note(k.uid, k.resource, now)
 		r := e.request
-		r.Caller = "refresh of " + name(r.Identity) // nobody's in particular
+		r.Caller = "refresh in " + r.Identity.Namespace // no pod's in particular
 		c.launch(k, r).refresh = true
 	}
 }
 
-// add makes the entry of k, and room for it. Its token must be set under the
+// unit is what a token counts in: most are smaller, and those of a hundred tenants
+// together are several. An authority that answers with ever larger tokens thereby
+// fills its identity's share and no more.
+const unit = 8 << 10
+
+// add makes the entry of k, and room for its token, which must be set under the
 // same lock.
-func (c *Cache) add(k key, now time.Time) *entry {
-	if c.perID[k.identity()] >= c.cfg.MaxPerIdentity {
-		c.evict(now, func(other key) bool { return other.identity() == k.identity() })
-	}
-	if len(c.entries) >= c.cfg.Max {
-		c.evict(now, func(key) bool { return true })
-	}
-	e := &entry{}
+func (c *Cache) add(k key, units int, now time.Time) *entry {
+	c.makeRoom(k, units, now)
+	e := &entry{units: units}
 	c.entries[k] = e
-	c.perID[k.identity()]++
+	c.perID[k.identity()] += units
+	c.units += units
 	c.count()
 	return e
 }
 
-// evict removes the entry that was not used for longest, of those that qualify.
-// The scan is over a few thousand entries at most, and happens only when a token
-// comes for which a full cache has no place.
-func (c *Cache) evict(now time.Time, qualifies func(key) bool) {
+// resize makes room for a token that is larger than the one before.
+func (c *Cache) resize(k key, e *entry, units int, now time.Time) {
+	more := units - e.units
+	if more > 0 {
+		c.makeRoom(k, more, now)
+	}
+	e.units = units
+	c.perID[k.identity()] += more
+	c.units += more
+}
+
+// makeRoom removes others for the sake of k.
+func (c *Cache) makeRoom(k key, units int, now time.Time) {
+	id := k.identity()
+	own := func(other key) bool { return other != k && other.identity() == id }
+	for c.perID[id]+units > c.cfg.MaxPerIdentity && c.evict(now, own) {
+	}
+	for c.units+units > c.cfg.Max && c.evict(now, func(other key) bool { return other != k }) {
+	}
+}
+
+// evict removes the entry that was not used for longest, of those that qualify;
+// false when there is none. The scan is over a few thousand entries at most, and
+// happens only when a token comes for which a full cache has no place.
+func (c *Cache) evict(now time.Time, qualifies func(key) bool) bool {
 	var victim key
 	oldest := now.UnixNano() + 1
 	for k, e := range c.entries {
@@ -188,9 +216,12 @@ func (c *Cache) evict(now time.Time, qualifies func(key) bool) {
 			victim, oldest = k, used
 		}
 	}
-	if e := c.entries[victim]; e != nil {
-		c.remove(victim, e)
+	e := c.entries[victim]
+	if e == nil {
+		return false
 	}
+	c.remove(victim, e)
+	return true
 }
 
 func (c *Cache) remove(k key, e *entry) {
@@ -199,7 +230,8 @@ func (c *Cache) remove(k key, e *entry) {
 	}
 	delete(c.entries, k)
 	id := k.identity()
-	if c.perID[id]--; c.perID[id] <= 0 {
+	c.units -= e.units
+	if c.perID[id] -= e.units; c.perID[id] <= 0 {
 		delete(c.perID, id)
 		delete(c.objects, id)
 	}

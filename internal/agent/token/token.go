@@ -62,6 +62,19 @@ type Token struct {
 
 	since time.Time         // when the source first gave it, zero: Obtained
 	sum   [sha256.Size]byte // of the access token
+	units int               // of its size
+}
+
+// size is how much the source said, in bytes.
+func (t *Token) size() int {
+	n := 0
+	for name, value := range t.Fields {
+		n += len(name) + len(value)
+	}
+	for _, other := range t.Auxiliary {
+		n += other.size()
+	}
+	return n
 }
 
 // shorten lets the token end no later than another that it goes out with.
