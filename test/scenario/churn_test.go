@@ -61,13 +61,14 @@ func addressesReused(s *story) {
 			}
 		}
 	}
-	for address, by := range users {
-		if len(by) < 2 {
-			s.Logf("address %s was used by pods of one identity only", address)
+	both := 0
+	for _, by := range users {
+		if len(by) == 2 {
+			both++
 		}
 	}
-	if len(users) > addresses {
-		s.Errorf("%d addresses were in use, want %d at most: the story proves nothing", len(users), addresses)
+	if both < addresses/2 { // pods of earlier stories may have given back a few more
+		s.Errorf("of %d addresses, %d were used by pods of both identities: the story proves nothing", len(users), both)
 	}
 }
 
