@@ -203,6 +203,7 @@ func (a *Audit) worth(d decision, now time.Time) bool {
 	if len(a.seen) >= maxSeen {
 		clear(a.seen)
 	}
+	d.resource = strings.Clone(d.resource) // or a whole query would be kept with it
 	a.seen[d] = now
 	return true
 }

@@ -26,7 +26,7 @@ func (x *exchange) refused(resp *http.Response, body []byte, r Request, at endpo
 	if !ok || resp.StatusCode < 400 {
 		return entraTrouble(at, fmt.Sprintf("gave an answer that makes no sense (%d)", resp.StatusCode), nil)
 	}
-	said := saying{code: e.code(), word: clip(e.Error, 64), text: readable(e.Description, r.Identity, with)}
+	said := saying{code: e.code(), word: clip(readable(e.Error, r.Identity, with), 64), text: readable(e.Description, r.Identity, with)}
 	switch {
 	case slowDown(said.code):
 		return throttled(retryAfter(resp.Header, time.Now()))
@@ -74,11 +74,10 @@ func (e entraError) code() int {
 // may not be Entra ID, but whatever adEndpoint names.
 func readable(description string, id *v1.AzureIdentity, with proof) string {
 	text, _, _ := strings.Cut(description, "Trace ID:")
-	text = clip(strings.Join(strings.Fields(text), " "), 400)
 	if with.leaked(description) {
 		return "(not shown: it repeats what must stay secret)"
 	}
-	return shortened(text, id.Spec.ClientID)
+	return clip(shortened(strings.Join(strings.Fields(text), " "), id.Spec.ClientID), 400)
 }
 
 func throttled(wait time.Duration) *problem {

@@ -124,6 +124,7 @@ func TestEntraErrors(t *testing.T) {
 		{name: "scope", answers: []any{aadsts(400, 70011, "invalid_scope", "x")}, status: 400, calls: 1},
 		{name: "anything else", answers: []any{aadsts(400, 53003, "access_denied", "Blocked by a policy.")}, status: 403, says: []string{"AADSTS53003: Blocked by a policy."}, calls: 1},
 		{name: "code in the text only", answers: []any{`400 {"error":"invalid_request","error_description":"AADSTS90002: x"}`}, status: 403, says: []string{"no tenant"}, calls: 1},
+		{name: "secret as the error", answers: []any{aadsts(400, 1, theSecret, "no")}, status: 403, says: []string{"not shown"}, calls: 1},
 		{name: "echoed secret", answers: []any{aadsts(400, 1, "invalid_request", "you sent "+theSecret)}, status: 403, says: []string{"not shown"}, calls: 1},
 
 		{name: "500, then good", answers: []any{"500 {}", minted}, calls: 2},

@@ -54,12 +54,21 @@ func (k *keyPair) method(old bool) (jwt.SigningMethod, error) {
 
 // parser reads files of keys. Whoever writes an identity writes the file, so it
 // must cost no more than a file should: it is scanned for the work it asks for,
-// read beside the request, a few at a time, and given up after a while.
+// read beside the request, a few at a time, one for each namespace, and given up
+// after a while. The scan cannot see what is encrypted, so a crafted file can be
+// at work for long: then it is its own namespace's turn that it takes.
 type parser struct {
 	slots chan struct{}
 
 	mu      sync.Mutex
+	turns   map[string]*turn               // by namespace, while there is somebody
 	overdue map[[sha256.Size]byte]struct{} // files being read for too long, at most one a slot: not again meanwhile
+}
+
+// turn is that of a namespace; n are those who wait for it or have it.
+type turn struct {
+	taken chan struct{} // has room for the one
+	n     int
 }
 
 const (
@@ -78,7 +87,7 @@ const (
 )
 
 func newParser() *parser {
-	return &parser{slots: make(chan struct{}, parseSlots), overdue: map[[sha256.Size]byte]struct{}{}}
+	return &parser{slots: make(chan struct{}, parseSlots), turns: map[string]*turn{}, overdue: map[[sha256.Size]byte]struct{}{}}
 }
 
 type parsed struct {
@@ -86,8 +95,9 @@ type parsed struct {
 	err  error
 }
 
-// parse reads a key file. Its errors never quote the file or the password.
-func (p *parser) parse(ctx context.Context, data []byte, password string) (*keyPair, error) {
+// parse reads a key file of a namespace. Its errors never quote the file or the
+// password.
+func (p *parser) parse(ctx context.Context, namespace string, data []byte, password string) (*keyPair, error) {
 	if len(data) > maxKeyFile {
 		return nil, fmt.Errorf("the file is larger than %d kB", maxKeyFile>>10)
 	}
@@ -97,14 +107,13 @@ func (p *parser) parse(ctx context.Context, data []byte, password string) (*keyP
 	}
 	ctx, cancel := context.WithTimeout(ctx, parseTime)
 	defer cancel()
-	select {
-	case p.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, errParserBusy
+	release, err := p.acquire(ctx, namespace)
+	if err != nil {
+		return nil, err
 	}
 	done := make(chan parsed, 1)
 	go func() {
-		defer func() { <-p.slots }()
+		defer release()
 		p.finish(sum, done, parseSafely(data, password))
 	}()
 	select {
@@ -113,6 +122,43 @@ func (p *parser) parse(ctx context.Context, data []byte, password string) (*keyP
 	case <-ctx.Done():
 		return p.giveUp(sum, done)
 	}
+}
+
+// acquire waits for the namespace's turn and for a slot.
+func (p *parser) acquire(ctx context.Context, namespace string) (release func(), err error) {
+	p.mu.Lock()
+	t := p.turns[namespace]
+	if t == nil {
+		t = &turn{taken: make(chan struct{}, 1)}
+		p.turns[namespace] = t
+	}
+	t.n++
+	p.mu.Unlock()
+	leave := func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if t.n--; t.n == 0 {
+			delete(p.turns, namespace)
+		}
+	}
+	select {
+	case t.taken <- struct{}{}:
+	case <-ctx.Done():
+		leave()
+		return nil, errParserBusy
+	}
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		<-t.taken
+		leave()
+		return nil, errParserBusy
+	}
+	return func() {
+		<-p.slots
+		<-t.taken
+		leave()
+	}, nil
 }
 
 // The errors that may pass.

@@ -86,7 +86,7 @@ func TestKeyFiles(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			pair, err := newParser().parse(t.Context(), []byte(tt.data), tt.password)
+			pair, err := newParser().parse(t.Context(), "ns", []byte(tt.data), tt.password)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -120,7 +120,7 @@ func TestKeyFiles(t *testing.T) {
 	}
 	for _, tt := range bad {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := newParser().parse(t.Context(), []byte(tt.data), tt.password)
+			_, err := newParser().parse(t.Context(), "ns", []byte(tt.data), tt.password)
 			if err == nil || !strings.Contains(err.Error(), tt.says) {
 				t.Fatalf("got %v, want %q", err, tt.says)
 			}
@@ -257,14 +257,14 @@ func TestKeyFileWork(t *testing.T) {
 	if _, err := p.giveUp(sum, done); !errors.Is(err, errOverdue) {
 		t.Error(err)
 	}
-	if _, err := p.parse(t.Context(), hard, ""); !errors.Is(err, errOverdue) {
+	if _, err := p.parse(t.Context(), "ns", hard, ""); !errors.Is(err, errOverdue) {
 		t.Error(err)
 	}
 	p.finish(sum, done, parsed{err: errProtection})
 	if _, err := p.giveUp(sum, done); !errors.Is(err, errProtection) || len(p.overdue) != 0 {
 		t.Errorf("%v, %d overdue", err, len(p.overdue))
 	}
-	if _, err := p.parse(t.Context(), hard, ""); err == nil || errors.Is(err, errOverdue) {
+	if _, err := p.parse(t.Context(), "ns", hard, ""); err == nil || errors.Is(err, errOverdue) {
 		t.Error(err)
 	}
 	for range parseSlots {
@@ -272,7 +272,7 @@ func TestKeyFileWork(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := p.parse(ctx, []byte("x"), ""); !errors.Is(err, errParserBusy) {
+	if _, err := p.parse(ctx, "ns", []byte("x"), ""); !errors.Is(err, errParserBusy) {
 		t.Error(err)
 	}
 }
@@ -337,7 +337,7 @@ func FuzzKeyFile(f *testing.F) {
 	f.Add(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "")
 	f.Add([]byte{0x30, 0x80, 0, 0}, "x")
 	f.Fuzz(func(t *testing.T, data []byte, password string) {
-		if pair, err := newParser().parse(t.Context(), data, password); err == nil && len(pair.chain) == 0 {
+		if pair, err := newParser().parse(t.Context(), "ns", data, password); err == nil && len(pair.chain) == 0 {
 			t.Error("a key without a certificate")
 		}
 	})

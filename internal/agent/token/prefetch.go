@@ -60,12 +60,18 @@ func (p *Prefetcher) Run(ctx context.Context, wishes Wishes) {
 	}
 }
 
-// fetchAll skips, of each type, what comes after the source had trouble: pods
-// will ask for it by themselves, and meanwhile it should be left alone.
+// fetchAll skips what comes after a source had trouble: pods will ask for it by
+// themselves, and meanwhile it should be left alone. An endpoint that somebody
+// named for identities of theirs is a source of its own.
 func (p *Prefetcher) fetchAll(ctx context.Context, identities []*v1.AzureIdentity) {
-	ill := map[v1.IdentityType]bool{}
+	type source struct {
+		kind     v1.IdentityType
+		endpoint string
+	}
+	ill := map[source]bool{}
 	for _, id := range identities {
-		if ill[id.Spec.Type] {
+		from := source{id.Spec.Type, id.Spec.ADEndpoint}
+		if ill[from] {
 			continue
 		}
 		for _, resource := range p.cache.worth(id, p.resources) {
@@ -73,7 +79,7 @@ func (p *Prefetcher) fetchAll(ctx context.Context, identities []*v1.AzureIdentit
 				return
 			}
 			if !p.cache.ahead(ctx, Request{Identity: id, Resource: resource, Caller: Background}) {
-				ill[id.Spec.Type] = true
+				ill[from] = true
 				break
 			}
 		}

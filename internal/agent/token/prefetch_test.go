@@ -250,6 +250,21 @@ func TestPrefetchBehind(t *testing.T) {
 	})
 }
 
+// TestPrefetchEndpoints: trouble of an endpoint that somebody named concerns
+// their identities only.
+func TestPrefetchEndpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeSource{err: &Failure{Status: 500}}
+		p := NewPrefetcher(newTestCache(t, s), []string{arm})
+		theirs, alike, ours := ask("a", "").Identity, ask("b", "").Identity, ask("c", "").Identity
+		theirs.Spec.ADEndpoint, alike.Spec.ADEndpoint = "https://ill.example", "https://ill.example"
+		p.fetchAll(t.Context(), []*v1.AzureIdentity{theirs, alike, ours})
+		if s.count() != 2 || s.calls[1].Identity != ours {
+			t.Errorf("%d calls", s.count())
+		}
+	})
+}
+
 func TestHabitsAreBounded(t *testing.T) {
 	h := newHabits()
 	now := time.Now()
