@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -144,10 +145,23 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	r.mu.Lock()
 	todo, left := r.record.judge(req.Name, r.Now())
 	r.mu.Unlock()
-	switch todo {
-	case taint:
-		return reconcile.Result{}, r.taint(ctx, req.Name)
-	case tooMany:
+	if todo == leave || todo == wait {
+		return reconcile.Result{RequeueAfter: left}, nil
+	}
+	var node corev1.Node
+	err := r.Live.Get(ctx, client.ObjectKey{Name: req.Name}, &node)
+	switch {
+	case apierrors.IsNotFound(err):
+		// News of its pods came after its own end; it must not count as ill for ever.
+		r.mu.Lock()
+		r.record.forget(req.Name)
+		r.mu.Unlock()
+		return reconcile.Result{}, nil
+	case err != nil:
+		return reconcile.Result{}, fmt.Errorf("read node %s: %w", req.Name, err)
+	case todo == taint:
+		return reconcile.Result{}, r.taint(ctx, &node)
+	default:
 		log.FromContext(ctx).Info("the agents of many nodes are ill: no taint, since it is not the nodes; look at the agents' DaemonSet", "node", req.Name)
 	}
 	return reconcile.Result{RequeueAfter: left}, nil
@@ -155,24 +169,17 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 
 // taint puts the taint on a node that has none; somebody else's write in between
 // makes it fail and be tried again.
-func (r *Reconciler) taint(ctx context.Context, name string) error {
-	var node corev1.Node
-	if err := r.Live.Get(ctx, client.ObjectKey{Name: name}, &node); err != nil {
-		if client.IgnoreNotFound(err) == nil {
-			return nil
-		}
-		return fmt.Errorf("read node %s: %w", name, err)
-	}
+func (r *Reconciler) taint(ctx context.Context, node *corev1.Node) error {
 	if slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1.AgentNotReadyTaint }) {
 		return nil
 	}
 	before := node.DeepCopy()
 	now := metav1.NewTime(r.Now())
 	node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: v1.AgentNotReadyTaint, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &now})
-	if err := r.Writer.Patch(ctx, &node, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
-		return fmt.Errorf("put taint %s on node %s: %w", v1.AgentNotReadyTaint, name, err)
+	if err := r.Writer.Patch(ctx, node, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("put taint %s on node %s: %w", v1.AgentNotReadyTaint, node.Name, err)
 	}
-	log.FromContext(ctx).Info("start-up taint put back: the node's agent is gone or not ready", "node", name, "after", r.settings.After.String())
-	r.Events.NodeTainted(&node, r.settings.After)
+	log.FromContext(ctx).Info("start-up taint put back: the node's agent is gone or not ready", "node", node.Name, "after", r.settings.After.String())
+	r.Events.NodeTainted(node, r.settings.After)
 	return nil
 }
