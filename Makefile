@@ -31,8 +31,8 @@ build: ## bin/mic, bin/nmi and bin/podid
 ##@ Test
 
 .PHONY: test
-test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Everything: unit, API server, kernel, client and sandbox tests
-	@$(GOTESTSUM) hack/test.sh unit api kernel clients sandbox
+test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Everything: unit, API server, kernel, client, fuzz and sandbox tests
+	@$(GOTESTSUM) hack/test.sh unit api kernel clients fuzz sandbox
 
 .PHONY: test-unit
 test-unit: gcc $(TOOLS)/gotestsum $(TOOLS)/helm ## Unit and property tests, with the race detector; no root needed
@@ -59,7 +59,7 @@ test-faults: root gcc build assets $(TOOLS)/gotestsum ## MIC killed, without API
 	@$(GOTESTSUM) hack/test.sh faults
 
 .PHONY: fuzz
-fuzz: gcc ## Hostile paths, queries and raw requests, FUZZTIME each (default 1m); make test runs the corpus
+fuzz: gcc ## Hostile paths, queries and raw requests, FUZZTIME each (default 1m); make test runs those of the agent for some seconds
 	@hack/fuzz.sh $(or $(FUZZTIME),1m)
 
 .PHONY: bench

@@ -1,15 +1,18 @@
 #!/bin/sh
-# Runs every fuzz test of the tree for a time each (fuzz.sh 1m). What it finds
-# goes to testdata/fuzz of the package, as a test for ever; what merely leads to
-# new code stays in Go's cache.
+# Runs every fuzz test below a folder for a time each:
+#   fuzz.sh 1m [FOLDER [more flags of go test]]
+# What it finds goes to testdata/fuzz of the package, as a test for ever; what
+# merely leads to new code stays in Go's cache.
 set -u
 time=${1:?how long for each, such as 30s}
+folder=${2:-.}
+shift; [ $# -eq 0 ] || shift
 status=0
-for file in $(grep -rl --include='*_test.go' --exclude-dir=node_modules '^func Fuzz' . | sort); do
-	package=$(dirname "$file")
+for file in $(grep -rl --include='*_test.go' --exclude-dir=node_modules '^func Fuzz' "$folder" | sort); do
+	package=./$(dirname "$file")
 	for name in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$file"); do
-		echo "== $name in $package for $time"
-		go test -run '^$' -fuzz "^$name\$" -fuzztime "$time" "$package" || status=1
+		echo "== $name in $package for $time" >&2
+		go test "$@" -run '^$' -fuzz "^$name\$" -fuzztime "$time" "$package" || status=1
 	done
 done
 exit $status
