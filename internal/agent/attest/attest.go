@@ -60,6 +60,8 @@ type Table struct {
 	byAddr  map[netip.Addr][]claim
 	waits   map[netip.Addr]*wait
 	waiting int
+	// without are live pods whose address is not known yet.
+	without map[types.NamespacedName]struct{}
 }
 
 // Config are the settings of a Table.
@@ -75,6 +77,8 @@ type Config struct {
 	// Ask reads a pod from the API server, past all caches; nil when there is no
 	// way to. See Await.
 	Ask func(context.Context, types.NamespacedName) (*corev1.Pod, error)
+	// Link tells about an interface of the node; nil: the package's.
+	Link func(number int) (there, shared bool)
 }
 
 type pod struct {
@@ -102,9 +106,13 @@ func NewTable(c Config) *Table {
 	if c.NewestLink == nil {
 		c.NewestLink = func() int { return 0 }
 	}
+	if c.Link == nil {
+		c.Link = Link
+	}
 	return &Table{
 		cfg:  c,
 		pods: map[types.NamespacedName]pod{}, byAddr: map[netip.Addr][]claim{}, waits: map[netip.Addr]*wait{},
+		without: map[types.NamespacedName]struct{}{},
 	}
 }
 
@@ -120,6 +128,9 @@ func (t *Table) Set(p *corev1.Pod) {
 	before := t.pods[key]
 	t.drop(key)
 	if len(addresses) == 0 {
+		if Live(p) {
+			t.without[key] = struct{}{}
+		}
 		return
 	}
 	now := pod{
@@ -142,6 +153,7 @@ func (t *Table) Remove(key types.NamespacedName) {
 }
 
 func (t *Table) drop(key types.NamespacedName) {
+	delete(t.without, key)
 	p, ok := t.pods[key]
 	if !ok {
 		return

@@ -5,11 +5,15 @@ package attest
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // bond holds the network interface of a pod's address. A pod keeps its interface
@@ -66,13 +70,15 @@ func (b *bond) holds(link int, now time.Time) bool {
 const settleTime, settleUnheard = 2 * time.Second, 250 * time.Millisecond
 
 // confirm asks the API server about the pod whose address moved, and bonds the
-// address anew when that pod is the one it was.
+// address anew when that pod is the one it was. It does not where the pod may be
+// the victim of another that took its address; see mayMove.
 func (t *Table) confirm(ctx context.Context, o Origin) {
 	a := o.Unmap()
 	t.mu.RLock()
 	claims := t.byAddr[a]
+	worth := len(claims) == 1 && t.mayMove(claims[0].bond, o.Link)
 	t.mu.RUnlock()
-	if len(claims) != 1 {
+	if !worth {
 		return // clear, or not to be made clear by asking
 	}
 	p, err := t.cfg.Ask(ctx, claims[0].caller.NamespacedName)
@@ -81,10 +87,42 @@ func (t *Table) confirm(ctx context.Context, o Origin) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if now := t.byAddr[a]; len(now) == 1 && now[0] == claims[0] {
+	if now := t.byAddr[a]; len(now) == 1 && now[0] == claims[0] && t.mayMove(claims[0].bond, o.Link) {
 		claims[0].link.Store(int64(o.Link))
 		t.wake(a)
 	}
+}
+
+// mayMove tells whether it can be the pod of the bond that is heard by another
+// interface. It cannot
+//   - while its own is there: who has the address on another took it from the pod;
+//   - by an interface among others on a bridge, where any neighbour can do that;
+//   - while there is a pod whose address is not known: it may be that one's now,
+//     and the end of the other not told yet, however long the kubelet takes.
+//
+// The lock is held.
+func (t *Table) mayMove(b *bond, link int) bool {
+	if len(t.without) > 0 {
+		return false
+	}
+	if known := int(b.link.Load()); known != 0 {
+		if there, _ := t.cfg.Link(known); there {
+			return false
+		}
+	}
+	_, shared := t.cfg.Link(link)
+	return !shared
+}
+
+// Link tells whether there is an interface of that number in this network
+// namespace, and whether it is one of several on a bridge (or the like), where
+// pods can take each other's addresses. When it cannot be told, both are so.
+func Link(number int) (there, shared bool) {
+	l, err := netlink.LinkByIndex(number)
+	if _, gone := errors.AsType[netlink.LinkNotFoundError](err); gone || errors.Is(err, unix.ENODEV) {
+		return false, false
+	}
+	return true, err != nil || l.Attrs().MasterIndex != 0
 }
 
 // bond returns the bond of a pod's address, the one before if there was one. A

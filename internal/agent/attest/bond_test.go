@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -153,6 +154,7 @@ func TestAskedAbout(t *testing.T) {
 					asked := 0
 					table := NewTable(Config{
 						MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return 7 },
+						Link: func(n int) (bool, bool) { return n == 8, false }, // 7 is gone
 						Ask: func(context.Context, types.NamespacedName) (*corev1.Pod, error) {
 							asked++
 							return test.says, test.fails
@@ -176,5 +178,62 @@ func TestAskedAbout(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// TestTakenAddress: a neighbour on a bridge that takes the address of a pod that
+// lives gets nothing by the API server's word that it does.
+func TestTakenAddress(t *testing.T) {
+	for name, test := range map[string]struct {
+		heard, there, shared, newcomer, want bool
+	}{
+		"heard, its interface is there":                  {heard: true, there: true},
+		"heard, its interface is there, a bridge":        {heard: true, there: true, shared: true},
+		"heard, its interface is gone":                   {heard: true, want: true},
+		"heard, its interface is gone from a bridge":     {heard: true, shared: true},
+		"heard, and there is a pod without an address":   {heard: true, newcomer: true},
+		"never heard, and one without an address":        {newcomer: true},
+		"never heard, an interface of its own":           {want: true},
+		"never heard, an interface of several, a bridge": {shared: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				table := NewTable(Config{
+					MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return 7 },
+					Ask:  func(context.Context, types.NamespacedName) (*corev1.Pod, error) { return aPod("pod", nil), nil },
+					Link: func(n int) (bool, bool) { return n != 7 || test.there, test.shared },
+				})
+				table.Set(aPod("pod", nil))
+				if test.newcomer {
+					table.Set(aPod("newcomer", func(p *corev1.Pod) { p.Status.Phase, p.Status.PodIP, p.Status.PodIPs = corev1.PodPending, "", nil }))
+				}
+				if test.heard {
+					if _, err := table.Caller(Origin{netip.MustParseAddr("10.0.0.5"), 7}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if _, err := table.Await(ctx, Origin{netip.MustParseAddr("10.0.0.5"), 8}); (err == nil) != test.want {
+					t.Errorf("got %v", err)
+				}
+				if table.Remove(types.NamespacedName{Namespace: "ns", Name: "newcomer"}); len(table.without) != 0 {
+					t.Errorf("pods without an address left over: %v", table.without)
+				}
+			})
+		})
+	}
+}
+
+func TestLink(t *testing.T) {
+	links, err := net.Interfaces()
+	if err != nil || len(links) == 0 {
+		t.Skip("no interfaces here")
+	}
+	if there, _ := Link(links[0].Index); !there {
+		t.Errorf("no interface %d", links[0].Index)
+	}
+	if there, shared := Link(1 << 30); there || shared {
+		t.Error("there is an interface that is not")
 	}
 }
