@@ -43,6 +43,10 @@ type Config struct {
 const (
 	// sayAgain is when an Event whose refusal still occurs is brought up to date.
 	sayAgain = 10 * time.Minute
+	// sayChanged is the same for one whose message has changed: who has put the
+	// first mistake right looks for the second. Not sooner, since some pods
+	// are refused for different things in turn.
+	sayChanged = 2 * time.Minute
 	// forget is when one that no longer occurs is forgotten: the API server's own
 	// time for Events.
 	forget = time.Hour
@@ -89,6 +93,7 @@ type entry struct {
 	count       int32
 	first, last time.Time
 	said        time.Time // when it was last queued
+	saidMessage string    // the message then
 	queued      bool
 	created     bool
 }
@@ -115,12 +120,16 @@ func (r *Recorder) Refused(pod types.NamespacedName, uid types.UID, reason, mess
 	}
 	e.count++
 	e.last, e.message = now, cut(message)
-	if e.queued || now.Sub(e.said) < sayAgain {
+	pause := sayAgain
+	if e.message != e.saidMessage {
+		pause = sayChanged
+	}
+	if e.queued || now.Sub(e.said) < pause {
 		return
 	}
 	select {
 	case r.queue <- e:
-		e.said, e.queued = now, true
+		e.said, e.saidMessage, e.queued = now, e.message, true
 	default:
 		r.cfg.Dropped()
 		e.said = now // not again at once

@@ -105,6 +105,41 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
+// TestNextMistake: who has put one mistake right is told of the next without
+// waiting ten minutes, on the same Event.
+func TestNextMistake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeAPI{events: map[string]*corev1.Event{}}
+		r, _ := newRecorder(f)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go r.Run(ctx)
+		for _, step := range []struct {
+			after   time.Duration
+			message string
+			writes  int
+		}{
+			{0, "no Role", 1},
+			{sayChanged - time.Second, "wrong key", 1},
+			{time.Second, "wrong key", 2},
+			{sayChanged, "wrong key", 2},
+			{sayAgain - sayChanged, "wrong key", 3},
+		} {
+			<-time.After(step.after)
+			r.Refused(podName("web"), "u1", "SourceFailed", step.message)
+			synctest.Wait()
+			if f.made() != step.writes {
+				t.Fatalf("%q after %s: %d writes; want %d", step.message, step.after, f.made(), step.writes)
+			}
+		}
+		for _, e := range f.events {
+			if len(f.events) != 1 || e.Message != "SourceFailed: wrong key" {
+				t.Errorf("%d events, one says %q", len(f.events), e.Message)
+			}
+		}
+	})
+}
+
 // TestBounds: a pod cannot cause more than a few Events, all pods together no
 // more than the budget, and none waits for the API server.
 func TestBounds(t *testing.T) {

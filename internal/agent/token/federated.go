@@ -63,7 +63,7 @@ func (f federation) proof(ctx context.Context, id *v1.AzureIdentity) (proof, *pr
 		return nil, &problem{Failure: Failure{
 			Status: http.StatusNotFound, Code: "broker_forbidden", Cause: err,
 			Message: fmt.Sprintf("the node agent gets no token of ServiceAccount %s/%s, the broker of AzureIdentity %s, with the audience %s: "+
-				"it lacks a Role in namespace %s with the right to create serviceaccounts/token (the chart's federation values), or a policy forbids it; its log says which",
+				"it lacks a Role in namespace %s with the right to create serviceaccounts/token (the chart's federation values), or a policy forbids it (an audience of your own belongs into federation.audiences); its log says which",
 				f.Namespace, broker, name(id), clip(audience, 100), f.Namespace),
 		}}
 	default:

@@ -47,7 +47,7 @@ func (s clientSecrets) proof(ctx context.Context, id *v1.AzureIdentity) (proof, 
 	// secret of Entra ID's has one.
 	secret := strings.Trim(string(value), "\r\n")
 	if !ok || secret == "" {
-		return nil, unusable(id, fmt.Errorf("its Secret %s has no key %s (or no value there): kubectl -n %s create secret generic %s --from-literal=%s=VALUE",
+		return nil, unusable(id, fmt.Errorf("its Secret %s has no key %s (or no value there): kubectl -n %s patch secret %s -p '{\"stringData\":{\"%s\":\"VALUE\"}}'",
 			secretName(id), secretKey, secretNamespace(id), id.Spec.ClientPassword.Name, secretKey))
 	}
 	return clientSecret(secret), nil
