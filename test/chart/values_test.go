@@ -24,6 +24,8 @@ func TestWrongValues(t *testing.T) {
 		"logging format":   {[]string{"nmi.loggingFormat=xml"}, []string{"/nmi/loggingFormat", "'text', 'json'"}},
 		"duration":         {[]string{"mic.leaderElection.duration=soon"}, []string{"/mic/leaderElection/duration", "soon"}},
 		"preassigners":     {[]string{"mic.preassignNamespaces={Team_1}"}, []string{"/mic/preassignNamespaces", "Team_1"}},
+		"prefetch a list":  {[]string{"nmi.prefetchResources=https://vault.azure.net"}, []string{"/nmi/prefetchResources"}},
+		"prefetch a space": {[]string{"nmi.prefetchResources={https://a b}"}, []string{"/nmi/prefetchResources"}},
 		"port":             {[]string{"nmi.probePort=99999"}, []string{"/nmi/probePort", "65,535"}},
 		"relative path":    {[]string{"mic.cloudConfig=azure.json"}, []string{"/mic/cloudConfig"}},
 		"pull policy":      {[]string{"image.imagePullPolicy=always"}, []string{"/image/imagePullPolicy", "'Always'"}},
