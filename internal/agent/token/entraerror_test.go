@@ -257,7 +257,7 @@ func TestProofs(t *testing.T) {
 		status int
 		says   []string
 	}{
-		{name: "no Secret", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) { clear(s.data) }, status: 403, says: []string{"Secret shop/web does not exist"}},
+		{name: "no Secret", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) { clear(s.data) }, status: 404, says: []string{"Secret shop/web does not exist"}},
 		{
 			name: "no right", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) { s.err = forbidden("secrets") }, status: 403,
 			says: []string{"lacks a Role in namespace shop with the right to get secrets", "rbac.secretNamespaces"},

@@ -99,7 +99,12 @@ func readSecret(ctx context.Context, secrets Secrets, id *v1.AzureIdentity) (map
 	case err == nil:
 		return data, nil
 	case apierrors.IsNotFound(err):
-		return nil, unusable(id, fmt.Errorf("its Secret %s does not exist: create it, or correct spec.clientPassword", secretName(id)))
+		// Not final: it may be created a moment after the identity, or fetched by
+		// somebody from elsewhere.
+		return nil, &problem{Failure: Failure{
+			Status: http.StatusNotFound, Code: "secret_missing", Cause: err,
+			Message: fmt.Sprintf("AzureIdentity %s cannot be used yet: its Secret %s does not exist: create it, or correct spec.clientPassword", name(id), secretName(id)),
+		}}
 	case apierrors.IsForbidden(err):
 		return nil, &problem{Failure: Failure{
 			Status: http.StatusForbidden, Code: "secret_forbidden", Cause: err,
