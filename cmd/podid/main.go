@@ -59,7 +59,23 @@ func newRootCommand() *cobra.Command {
 		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())
 	})
 	root.AddCommand(newCleanupCommand(), newEmulatorCommand(), newIdentityCommand(), newSandboxCommand())
+	pointToHelp(root)
 	return root
+}
+
+// pointToHelp lets wrong arguments say where the right ones are described, as wrong flags do.
+func pointToHelp(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())
+			}
+			return nil
+		}
+	}
+	for _, child := range cmd.Commands() {
+		pointToHelp(child)
+	}
 }
 
 // version is the module's version as the Go toolchain recorded it, "(devel)" for a build out of a checkout.

@@ -27,7 +27,9 @@ func TestSandboxMistakes(t *testing.T) {
 		{"sandbox status --name ../etc", "use up to 32 lower-case letters"},
 		{"sandbox up --nodes many", "see `podid sandbox up --help`"},
 		{"sandbox up extra", "extra"},
-		{"sandbox frobnicate", "frobnicate"},
+		{"sandbox frobnicate", "\"frobnicate\" for \"podid sandbox\"; see `podid sandbox --help`"},
+		{"identity federate", "received 0; see `podid identity federate --help`"},
+		{"cleanup nod", "\"nod\" for \"podid cleanup\"; see `podid cleanup --help`"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
