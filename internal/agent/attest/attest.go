@@ -60,8 +60,9 @@ type Table struct {
 	byAddr  map[netip.Addr][]claim
 	waits   map[netip.Addr]*wait
 	waiting int
-	// without are live pods whose address is not known yet.
-	without map[types.NamespacedName]struct{}
+	// without are live pods whose address is not known yet, and since when they
+	// are there.
+	without map[types.NamespacedName]time.Time
 }
 
 // Config are the settings of a Table.
@@ -77,8 +78,8 @@ type Config struct {
 	// Ask reads a pod from the API server, past all caches; nil when there is no
 	// way to. See Await.
 	Ask func(context.Context, types.NamespacedName) (*corev1.Pod, error)
-	// Link tells about an interface of the node; nil: the package's.
-	Link func(number int) (there, shared bool)
+	// LinkThere tells whether the node has an interface; nil: the package's.
+	LinkThere func(number int) bool
 }
 
 type pod struct {
@@ -106,13 +107,13 @@ func NewTable(c Config) *Table {
 	if c.NewestLink == nil {
 		c.NewestLink = func() int { return 0 }
 	}
-	if c.Link == nil {
-		c.Link = Link
+	if c.LinkThere == nil {
+		c.LinkThere = LinkThere
 	}
 	return &Table{
 		cfg:  c,
 		pods: map[types.NamespacedName]pod{}, byAddr: map[netip.Addr][]claim{}, waits: map[netip.Addr]*wait{},
-		without: map[types.NamespacedName]struct{}{},
+		without: map[types.NamespacedName]time.Time{},
 	}
 }
 
@@ -125,11 +126,14 @@ func (t *Table) Set(p *corev1.Pod) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	before := t.pods[key]
+	before, since := t.pods[key], t.without[key]
 	t.drop(key)
 	if len(addresses) == 0 {
+		if since.IsZero() {
+			since = time.Now()
+		}
 		if Live(p) {
-			t.without[key] = struct{}{}
+			t.without[key] = since
 		}
 		return
 	}

@@ -76,7 +76,7 @@ func (t *Table) confirm(ctx context.Context, o Origin) {
 	a := o.Unmap()
 	t.mu.RLock()
 	claims := t.byAddr[a]
-	worth := len(claims) == 1 && t.mayMove(claims[0].bond, o.Link)
+	worth := len(claims) == 1 && t.mayMove(claims[0].bond)
 	t.mu.RUnlock()
 	if !worth {
 		return // clear, or not to be made clear by asking
@@ -87,7 +87,7 @@ func (t *Table) confirm(ctx context.Context, o Origin) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if now := t.byAddr[a]; len(now) == 1 && now[0] == claims[0] && t.mayMove(claims[0].bond, o.Link) {
+	if now := t.byAddr[a]; len(now) == 1 && now[0] == claims[0] && t.mayMove(claims[0].bond) {
 		claims[0].link.Store(int64(o.Link))
 		t.wake(a)
 	}
@@ -96,33 +96,30 @@ func (t *Table) confirm(ctx context.Context, o Origin) {
 // mayMove tells whether it can be the pod of the bond that is heard by another
 // interface. It cannot
 //   - while its own is there: who has the address on another took it from the pod;
-//   - by an interface among others on a bridge, where any neighbour can do that;
-//   - while there is a pod whose address is not known: it may be that one's now,
-//     and the end of the other not told yet, however long the kubelet takes.
+//   - while there is a new pod whose address is not known: it may be that one's
+//     now, and the end of the other not told yet, however long the kubelet takes.
 //
 // The lock is held.
-func (t *Table) mayMove(b *bond, link int) bool {
-	if len(t.without) > 0 {
-		return false
-	}
-	if known := int(b.link.Load()); known != 0 {
-		if there, _ := t.cfg.Link(known); there {
+func (t *Table) mayMove(b *bond) bool {
+	for _, since := range t.without {
+		if time.Since(since) < newcomerTime {
 			return false
 		}
 	}
-	_, shared := t.cfg.Link(link)
-	return !shared
+	known := int(b.link.Load())
+	return known == 0 || !t.cfg.LinkThere(known)
 }
 
-// Link tells whether there is an interface of that number in this network
-// namespace, and whether it is one of several on a bridge (or the like), where
-// pods can take each other's addresses. When it cannot be told, both are so.
-func Link(number int) (there, shared bool) {
-	l, err := netlink.LinkByIndex(number)
-	if _, gone := errors.AsType[netlink.LinkNotFoundError](err); gone || errors.Is(err, unix.ENODEV) {
-		return false, false
-	}
-	return true, err != nil || l.Attrs().MasterIndex != 0
+// newcomerTime is how long a pod counts as one that has just got its address:
+// some never get one, such as those whose volumes are missing.
+const newcomerTime = 30 * time.Second
+
+// LinkThere tells whether there is an interface of that number in this network
+// namespace. When it cannot be told, there is.
+func LinkThere(number int) bool {
+	_, err := netlink.LinkByIndex(number)
+	_, gone := errors.AsType[netlink.LinkNotFoundError](err)
+	return !gone && !errors.Is(err, unix.ENODEV)
 }
 
 // bond returns the bond of a pod's address, the one before if there was one. A

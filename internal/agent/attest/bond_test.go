@@ -154,7 +154,7 @@ func TestAskedAbout(t *testing.T) {
 					asked := 0
 					table := NewTable(Config{
 						MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return 7 },
-						Link: func(n int) (bool, bool) { return n == 8, false }, // 7 is gone
+						LinkThere: func(n int) bool { return n == 8 }, // 7 is gone
 						Ask: func(context.Context, types.NamespacedName) (*corev1.Pod, error) {
 							asked++
 							return test.says, test.fails
@@ -181,31 +181,31 @@ func TestAskedAbout(t *testing.T) {
 	}
 }
 
-// TestTakenAddress: a neighbour on a bridge that takes the address of a pod that
-// lives gets nothing by the API server's word that it does.
+// TestTakenAddress: a neighbour that takes the address of a pod that lives gets
+// nothing by the API server's word that it does.
 func TestTakenAddress(t *testing.T) {
 	for name, test := range map[string]struct {
-		heard, there, shared, newcomer, want bool
+		heard, there, newcomer, want bool
+		waits                        time.Duration // of the newcomer, before
 	}{
-		"heard, its interface is there":                  {heard: true, there: true},
-		"heard, its interface is there, a bridge":        {heard: true, there: true, shared: true},
-		"heard, its interface is gone":                   {heard: true, want: true},
-		"heard, its interface is gone from a bridge":     {heard: true, shared: true},
-		"heard, and there is a pod without an address":   {heard: true, newcomer: true},
-		"never heard, and one without an address":        {newcomer: true},
-		"never heard, an interface of its own":           {want: true},
-		"never heard, an interface of several, a bridge": {shared: true},
+		"heard, its interface is there":                {heard: true, there: true},
+		"heard, its interface is gone":                 {heard: true, want: true},
+		"heard, and there is a pod without an address": {heard: true, newcomer: true},
+		"never heard, and one without an address":      {newcomer: true},
+		"never heard": {want: true},
+		"never heard, and one that never gets an address": {newcomer: true, waits: newcomerTime, want: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				table := NewTable(Config{
 					MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return 7 },
-					Ask:  func(context.Context, types.NamespacedName) (*corev1.Pod, error) { return aPod("pod", nil), nil },
-					Link: func(n int) (bool, bool) { return n != 7 || test.there, test.shared },
+					Ask:       func(context.Context, types.NamespacedName) (*corev1.Pod, error) { return aPod("pod", nil), nil },
+					LinkThere: func(n int) bool { return n != 7 || test.there },
 				})
 				table.Set(aPod("pod", nil))
 				if test.newcomer {
 					table.Set(aPod("newcomer", func(p *corev1.Pod) { p.Status.Phase, p.Status.PodIP, p.Status.PodIPs = corev1.PodPending, "", nil }))
+					time.Sleep(test.waits) //nolint:forbidigo // fake time
 				}
 				if test.heard {
 					if _, err := table.Caller(Origin{netip.MustParseAddr("10.0.0.5"), 7}); err != nil {
@@ -230,10 +230,10 @@ func TestLink(t *testing.T) {
 	if err != nil || len(links) == 0 {
 		t.Skip("no interfaces here")
 	}
-	if there, _ := Link(links[0].Index); !there {
+	if !LinkThere(links[0].Index) {
 		t.Errorf("no interface %d", links[0].Index)
 	}
-	if there, shared := Link(1 << 30); there || shared {
+	if LinkThere(1 << 30) {
 		t.Error("there is an interface that is not")
 	}
 }

@@ -70,8 +70,8 @@ func TestObjects(t *testing.T) {
 	if _, err := objects.BrokerToken(t.Context(), "shop.web", "api://x"); !apierrors.IsForbidden(err) {
 		t.Errorf("without the right: %v", err)
 	}
-	says(t, objects, v1.ServicePrincipal, "may not read Secret shop/web of AzureIdentity shop/web: it lacks a Role in namespace shop")
-	says(t, objects, v1.Federated, "gets no token of ServiceAccount podid-brokers/shop.web")
+	says(t, objects, v1.ServicePrincipal, http.StatusForbidden, "may not read Secret shop/web of AzureIdentity shop/web: it lacks a Role in namespace shop")
+	says(t, objects, v1.Federated, http.StatusNotFound, "gets no token of ServiceAccount podid-brokers/shop.web")
 
 	create(t, api, append(role("shop", "secrets", "get"), role("podid-brokers", "serviceaccounts/token", "create")...)...)
 	eventually(t, "the right", func() bool {
@@ -109,7 +109,7 @@ func TestObjects(t *testing.T) {
 }
 
 // says lets a source of tokens fail for want of a right, and looks at what the pod gets to see.
-func says(t *testing.T, objects *Objects, kind v1.IdentityType, want string) {
+func says(t *testing.T, objects *Objects, kind v1.IdentityType, status int, want string) {
 	t.Helper()
 	id := &v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
@@ -121,7 +121,7 @@ func says(t *testing.T, objects *Objects, kind v1.IdentityType, want string) {
 		source = token.NewFederated(c, token.FederationConfig{Brokers: objects, Namespace: "podid-brokers"})
 	}
 	_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: "https://vault.azure.net"})
-	if f, ok := err.(*token.Failure); !ok || f.Status != http.StatusForbidden || !strings.Contains(f.Message, want) { //nolint:errorlint // that is what sources promise
+	if f, ok := err.(*token.Failure); !ok || f.Status != status || !strings.Contains(f.Message, want) { //nolint:errorlint // that is what sources promise
 		t.Errorf("got %v, want %q", err, want)
 	}
 }
