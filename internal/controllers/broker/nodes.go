@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -57,12 +58,22 @@ type Nodes struct {
 	kicks kick.Queue[reconcile.Request]
 
 	mu      sync.Mutex
-	written map[string][]string // by node: the brokers of its Role
+	written map[string]written // by node
 }
+
+// written is what a node's Role was found, or made, to say, and when.
+type written struct {
+	brokers []string
+	at      time.Time
+}
+
+// trustWritten is how long that is taken for true: Roles are not watched, and
+// somebody may have removed one, or the whole namespace.
+const trustWritten = 15 * time.Minute
 
 // Register adds the controller to a manager.
 func (n *Nodes) Register(mgr manager.Manager) error {
-	n.written = map[string][]string{}
+	n.written = map[string]written{}
 	if err := mgr.Add(leaderFunc(n.lookAtOld)); err != nil {
 		return fmt.Errorf("look for Roles of nodes: %w", err)
 	}
@@ -135,8 +146,8 @@ func (n *Nodes) Reconcile(ctx context.Context, req reconcile.Request) (reconcile
 	n.mu.Lock()
 	have, known := n.written[node]
 	n.mu.Unlock()
-	if known && slices.Equal(have, want) {
-		return reconcile.Result{}, nil
+	if left := time.Until(have.at.Add(trustWritten)); known && left > 0 && slices.Equal(have.brokers, want) {
+		return reconcile.Result{RequeueAfter: left}, nil
 	}
 	if err := n.write(ctx, node, want); err != nil {
 		return reconcile.Result{}, err
@@ -145,10 +156,10 @@ func (n *Nodes) Reconcile(ctx context.Context, req reconcile.Request) (reconcile
 	defer n.mu.Unlock()
 	if len(want) == 0 {
 		delete(n.written, node)
-	} else {
-		n.written[node] = want
+		return reconcile.Result{}, nil
 	}
-	return reconcile.Result{}, nil
+	n.written[node] = written{want, time.Now()}
+	return reconcile.Result{RequeueAfter: trustWritten}, nil
 }
 
 // brokersOf are the brokers that a node's assigned identities need, sorted.
