@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
 )
 
 // Authority is where Entra ID, or ADFS, is: an https URL, such as
@@ -80,6 +81,10 @@ func inTenant(r rune) bool {
 func (a Authority) trusts(other Authority, id *v1.AzureIdentity) error {
 	if other == a || slices.Contains(microsofts(), other.base) {
 		return nil
+	}
+	if audience := id.Spec.FederatedAudience; id.Spec.Type == v1.Federated && audience != "" && !slices.Contains(identity.Audiences(), audience) {
+		// A token for whomever they like is more than that.
+		return fmt.Errorf("its adEndpoint is %s, and its federatedAudience none of Entra ID's: an operator can run nmi with --authority-host=%s", other, other)
 	}
 	secret := id.Spec.ClientPassword.Namespace
 	if id.Spec.Type == v1.Federated || secret == "" || secret == id.Namespace {

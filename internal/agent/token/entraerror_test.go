@@ -283,6 +283,9 @@ func TestProofs(t *testing.T) {
 		},
 		{name: "broker, API server away", kind: 3, change: func(_ *secrets, c *cluster, _ *v1.AzureIdentity) { c.err = errors.New("refused") }, status: 500, says: []string{"try again"}},
 		{name: "adEndpoint is no URL", kind: 1, change: func(_ *secrets, _ *cluster, id *v1.AzureIdentity) { id.Spec.ADEndpoint = "http://login.example" }, status: 403, says: []string{"its adEndpoint must be an https URL"}},
+		{name: "foreign audience, foreign authority", kind: 3, change: func(_ *secrets, _ *cluster, id *v1.AzureIdentity) {
+			id.Spec.FederatedAudience, id.Spec.ADEndpoint = "https://kubernetes.default.svc", "https://evil.example"
+		}, status: 403, says: []string{"https://evil.example", "federatedAudience", "--authority-host"}},
 		{name: "tenant is a path", kind: 1, change: func(_ *secrets, _ *cluster, id *v1.AzureIdentity) { id.Spec.TenantID = "../x" }, status: 403, says: []string{"tenant"}},
 		{name: "foreign Secret, foreign authority", kind: 1, change: func(s *secrets, _ *cluster, id *v1.AzureIdentity) {
 			s.data["other/web"] = s.data["shop/web"]
