@@ -18,6 +18,7 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -30,6 +31,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/listwatch"
 )
 
 // Config says what to watch.
@@ -154,7 +156,10 @@ func add[T runtime.Object](w *Cluster, c cache.Getter, name string, example T, n
 	strip func(T), set func(T), remove func(types.NamespacedName),
 ) error {
 	list := cache.NewFilteredListWatchFromClient(c, name, metav1.NamespaceAll, narrow)
-	k := &kind{name: name, informer: cache.NewSharedIndexInformer(list, example, 0, cache.Indexers{})}
+	k := &kind{name: name}
+	// Back within two seconds of the API server: until then, what was revoked
+	// meanwhile still counts.
+	k.informer = cache.NewSharedIndexInformer(listwatch.New(list, func(err error) { w.noteAnswer(k, err) }), example, 0, cache.Indexers{})
 	take := func(object any) {
 		if o, ok := object.(T); ok {
 			set(o)
@@ -222,6 +227,14 @@ func (w *Cluster) noteLine(err error) {
 
 // sayAgain is how often a problem that lasts is logged.
 const sayAgain = time.Minute
+
+// noteAnswer takes how a request went. That nobody answered is the line's to say.
+func (w *Cluster) noteAnswer(k *kind, err error) {
+	var status apierrors.APIStatus
+	if err != nil && errors.As(err, &status) {
+		w.note(k, err)
+	}
+}
 
 // note takes that listing or watching a kind did not work.
 func (w *Cluster) note(k *kind, err error) {

@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/podid-io/podid/internal/listwatch"
 )
 
 // Node reads and writes one node.
@@ -51,7 +53,7 @@ func addNodes(scheme *runtime.Scheme) error {
 func (n *Node) Watch(ctx context.Context, tell func(*corev1.Node)) {
 	selector := fields.OneTermEqualSelector("metadata.name", n.name).String()
 	list := cache.NewFilteredListWatchFromClient(n.client, "nodes", metav1.NamespaceAll, func(o *metav1.ListOptions) { o.FieldSelector = selector })
-	informer := cache.NewSharedIndexInformer(list, &corev1.Node{}, 0, cache.Indexers{})
+	informer := cache.NewSharedIndexInformer(listwatch.New(list, n.note), &corev1.Node{}, 0, cache.Indexers{})
 	take := func(object any) {
 		if node, ok := object.(*corev1.Node); ok {
 			tell(node)
@@ -82,6 +84,9 @@ func stripNode(object any) (any, error) {
 }
 
 func (n *Node) note(err error) {
+	if err == nil {
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if time.Since(n.said) < sayAgain {
