@@ -4,7 +4,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -259,49 +258,6 @@ func TestOldConnections(t *testing.T) {
 			}
 			n.want(n.web, tokenURL, 200, "access_token")
 		})
-	}
-}
-
-// TestHostEndpoint is not reachable but from the node itself.
-func TestHostEndpoint(t *testing.T) {
-	n := newFarNode(t)
-	n.connect()
-	n.start()
-	n.probe("/readyz", 200, "ok")
-	hostToken := "/host/token?resource=https%3A%2F%2Fvault.azure.net"
-	if status, _, err := n.get(n.node.node, "127.0.0.1:2579", "/healthz"); err != nil || status != 200 {
-		t.Fatalf("the node itself: %d %v", status, err)
-	}
-	for _, from := range []struct {
-		name string
-		net  *testnet.Net
-	}{{"pod", n.web}, {"another machine", n.outside}} {
-		// The node's addresses, the agent's own, and, past all routing, the node's loopback.
-		for _, to := range []string{"10.0.0.4:2579", "10.244.0.1:2579", "169.254.171.79:2579", "127.0.0.1:2579"} {
-			t.Run(fmt.Sprint(from.name, " to ", to), func(t *testing.T) {
-				if status, body, err := n.get(from.net, to, hostToken); !errors.Is(err, syscall.ECONNREFUSED) &&
-					!errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.EHOSTUNREACH) {
-					t.Errorf("got %d %s %v, want no connection", status, body, err)
-				}
-			})
-		}
-	}
-	// The redirect leads to the agent's listener for pods, which does not know that path.
-	if status, body, err := n.get(n.web, "169.254.169.254:80", hostToken); err != nil || status != 404 {
-		t.Errorf("through the redirect: %d %s %v, want 404", status, body, err)
-	}
-}
-
-// TestHostEndpointExposed puts the endpoint on an address that pods reach: who is not on loopback gets no token.
-func TestHostEndpointExposed(t *testing.T) {
-	n := newFarNode(t)
-	n.connect()
-	p := n.start("--nmi-listen-address=10.0.0.4")
-	p.says("serving the host")
-	for _, from := range []*testnet.Net{n.web, n.outside} {
-		if status, body, err := n.get(from, "10.0.0.4:2579", "/host/token?resource=https%3A%2F%2Fvault.azure.net"); err != nil || status != 403 {
-			t.Errorf("got %d %s %v, want 403", status, body, err)
-		}
 	}
 }
 

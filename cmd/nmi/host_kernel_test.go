@@ -1,0 +1,113 @@
+// The endpoint for processes of the host, and who cannot reach it.
+
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"syscall"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+// TestHostEndpoint is not reachable but from the node itself.
+func TestHostEndpoint(t *testing.T) {
+	n := newFarNode(t)
+	n.connect()
+	n.start()
+	n.probe("/readyz", 200, "ok")
+	hostToken := "/host/token?resource=https%3A%2F%2Fvault.azure.net"
+	if status, _, err := n.get(n.node.node, "127.0.0.1:2579", "/healthz"); err != nil || status != 200 {
+		t.Fatalf("the node itself: %d %v", status, err)
+	}
+	for _, from := range []struct {
+		name string
+		net  *testnet.Net
+	}{{"pod", n.web}, {"another machine", n.outside}} {
+		// The node's addresses, the agent's own, and, past all routing, the node's loopback.
+		for _, to := range []string{"10.0.0.4:2579", "10.244.0.1:2579", "169.254.171.79:2579", "127.0.0.1:2579"} {
+			t.Run(fmt.Sprint(from.name, " to ", to), func(t *testing.T) {
+				if status, body, err := n.get(from.net, to, hostToken); !errors.Is(err, syscall.ECONNREFUSED) &&
+					!errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.EHOSTUNREACH) {
+					t.Errorf("got %d %s %v, want no connection", status, body, err)
+				}
+			})
+		}
+	}
+	// The redirect leads to the agent's listener for pods, which does not know that path.
+	if status, body, err := n.get(n.web, "169.254.169.254:80", hostToken); err != nil || status != 404 {
+		t.Errorf("through the redirect: %d %s %v, want 404", status, body, err)
+	}
+}
+
+// TestHostPort: a pod with a host port of the endpoint's number gets what is sent to the node there, and nothing of the
+// endpoint's.
+func TestHostPort(t *testing.T) {
+	n := newFarNode(t)
+	n.connect()
+	n.serveIn(n.web, "10.244.0.2:2579", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	n.start()
+	n.probe("/readyz", 200, "ok")
+	n.hostPort(netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("10.244.0.2"), 2579)
+
+	hostToken := "/host/token?resource=https%3A%2F%2Fvault.azure.net"
+	if status, body, err := n.get(n.outside, "10.0.0.4:2579", hostToken); err != nil || status != http.StatusTeapot {
+		t.Errorf("from outside: %d %s %v, want the pod's own answer", status, body, err)
+	}
+	if status, body, err := n.get(n.web, "10.0.0.4:2579", hostToken); err == nil && status != http.StatusTeapot {
+		t.Errorf("from the pod itself: %d %s, want its own answer or none", status, body)
+	}
+	if status, _, err := n.get(n.node.node, "127.0.0.1:2579", "/healthz"); err != nil || status != 200 {
+		t.Errorf("from the node: %d %v, want the agent", status, err)
+	}
+}
+
+// hostPort sends what comes for a port of the node's to a pod, as network plugins do.
+func (n *farNode) hostPort(node, pod netip.Addr, port uint16) {
+	n.t.Helper()
+	table := &nftables.Table{Name: "hostport", Family: nftables.TableFamilyIPv4}
+	chain := &nftables.Chain{
+		Name: "ports", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
+	}
+	n.must(n.node.node.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		c.AddTable(table)
+		c.AddChain(chain)
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4}, // the receiver's address
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: node.AsSlice()},
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{syscall.IPPROTO_TCP}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, // and port
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
+			&expr.Immediate{Register: 1, Data: pod.AsSlice()},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: syscall.AF_INET, RegAddrMin: 1},
+		}})
+		return c.Flush()
+	}))
+}
+
+// TestHostEndpointExposed puts the endpoint on an address that pods reach: who is not on loopback gets no token.
+func TestHostEndpointExposed(t *testing.T) {
+	n := newFarNode(t)
+	n.connect()
+	p := n.start("--nmi-listen-address=10.0.0.4")
+	p.says("serving the host")
+	for _, from := range []*testnet.Net{n.web, n.outside} {
+		if status, body, err := n.get(from, "10.0.0.4:2579", "/host/token?resource=https%3A%2F%2Fvault.azure.net"); err != nil || status != 403 {
+			t.Errorf("got %d %s %v, want 403", status, body, err)
+		}
+	}
+}
