@@ -125,7 +125,9 @@ func TestNextMistake(t *testing.T) {
 			{sayChanged, "wrong key", 2},
 			{sayAgain - sayChanged, "wrong key", 3},
 		} {
-			<-time.After(step.after)
+			if step.after > 0 {
+				<-time.After(step.after)
+			}
 			r.Refused(podName("web"), "u1", "SourceFailed", step.message)
 			synctest.Wait()
 			if f.made() != step.writes {

@@ -15,7 +15,11 @@ func config() Config {
 }
 
 // pass lets time go by; in a synctest bubble that takes none.
-func pass(d time.Duration) { <-time.After(d) }
+func pass(d time.Duration) {
+	if d > 0 { // Go 1.26 with the race detector crashes on a channel timer of a bubble that is due at once
+		<-time.After(d)
+	}
+}
 
 func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

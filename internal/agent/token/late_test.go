@@ -67,6 +67,7 @@ func TestNewestWhileIll(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		synctest.Wait() // for a refresh under way
 		s.hangs = true
 		for began := time.Now(); time.Since(began) < 2*time.Minute; pass(20 * time.Millisecond) {
 			at := time.Now()
