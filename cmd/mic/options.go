@@ -41,7 +41,7 @@ func (o *options) parse(args []string, getenv func(string) string, w io.Writer) 
 		Intro: "mic keeps Azure identities assigned to the nodes whose pods need them.\n\n" +
 			"Usage: mic [flags]",
 		Environment: "KUBECONFIG, MIC_POD_NAMESPACE (namespace of the record of attached identities), FORCENAMESPACED, AZURE_ENVIRONMENT_FILEPATH",
-		Verbosity:   "0 tells what was done, 1 also why, 5 and more is for debugging",
+		Verbosity:   "0 tells what was done, 1 also why, 5 and 6 are for debugging",
 		MetricsPort: "8888",
 		OldFlags:    []string{"update-user-msi-max-retry"}, // it does not give up
 	}, args, w, o.bindFlags)

@@ -42,7 +42,7 @@ func (o *options) parse(args []string, getenv func(string) string, w io.Writer) 
 		Intro: "nmi answers what the pods of its node ask of the Azure instance metadata service.\n\n" +
 			"Usage: nmi --node=NAME [flags]",
 		Environment: "KUBECONFIG, NODE_NAME (default of --node), FORCENAMESPACED, CLOUD, AZURE_AUTHORITY_HOST, AZURE_ENVIRONMENT_FILEPATH, HTTPS_PROXY and SSL_CERT_FILE (towards Entra ID)",
-		Verbosity:   "0 tells what was decided, 2 every single token request, 5 and more is for debugging",
+		Verbosity:   "0 tells what was decided, 2 every single token request, 5 and 6 are for debugging",
 		MetricsPort: "9090",
 		OldSwitches: []string{"enable-conntrack-deletion", "debug"},
 		OldFlags:    []string{"MICNamespace", "host-ip"},

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	azlog "github.com/Azure/azure-sdk-for-go/sdk/azcore/log"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
@@ -329,4 +330,33 @@ func TestConcurrentTokens(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// TestSDKLogHoldsNoSecret has the SDK log all that AZURE_SDK_GO_LOGGING=all lets it log: neither
+// the client secret nor a token may be among it.
+func TestSDKLogHoldsNoSecret(t *testing.T) {
+	sdk := &logged{}
+	azlog.SetListener(func(event azlog.Event, text string) {
+		sdk.mu.Lock()
+		defer sdk.mu.Unlock()
+		sdk.lines = append(sdk.lines, string(event)+" "+text)
+	})
+	t.Cleanup(func() { azlog.SetListener(nil) })
+	const refusal = `{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided."}`
+	for _, azure := range []*entra{{}, {status: http.StatusUnauthorized, body: refusal}} {
+		c := setUp(t, put(t, stackConfig(principal)), azure, logr.Discard())
+		_, err := c.GetToken(t.Context(), scope())
+		if (err != nil) != (azure.status != 0) || azure.last().Get("client_secret") != "hunter2" {
+			t.Fatalf("want the secret sent and only the second one refused: %v", err)
+		}
+	}
+	text := strings.Join(sdk.lines, "\n")
+	if !strings.Contains(text, "https://login.local/t/") {
+		t.Errorf("the SDK logged no request:\n%s", text)
+	}
+	for _, secret := range []string{"hunter2", "token-"} {
+		if strings.Contains(text, secret) {
+			t.Errorf("the SDK logged %q:\n%s", secret, text)
+		}
+	}
 }

@@ -25,15 +25,19 @@ func CheckLogFormat(format string) error {
 	return nil
 }
 
+// MaxVerbosity is the highest verbosity of a logger. From V(8) on client-go logs the
+// bodies of requests and responses: Secrets, and the tokens of service accounts.
+const MaxVerbosity = 6
+
 // NewLogger returns a logger that writes to w. format is FormatJSON or
 // FormatText, anything else counts as text (see CheckLogFormat). verbosity is
-// klog's: V(n) is written when n <= verbosity; errors always are.
+// klog's, limited to MaxVerbosity: V(n) is written when n <= verbosity; errors always are.
 //
 // The caller points klog and controller-runtime at the same logger, so that a
 // daemon has one log in one format.
 func NewLogger(w io.Writer, format string, verbosity int) logr.Logger {
 	// logr hands V(n) to slog as level -n.
-	options := &slog.HandlerOptions{Level: slog.Level(-max(verbosity, 0)), ReplaceAttr: plainLevel}
+	options := &slog.HandlerOptions{Level: slog.Level(-min(max(verbosity, 0), MaxVerbosity)), ReplaceAttr: plainLevel}
 	if format == FormatJSON {
 		return logr.FromSlogHandler(slog.NewJSONHandler(w, options))
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"regexp"
 	"strings"
 	"testing"
@@ -62,9 +63,21 @@ func TestCheckLogFormat(t *testing.T) {
 
 func TestJSONLinesParse(t *testing.T) {
 	var out bytes.Buffer
-	observe.NewLogger(&out, observe.FormatJSON, 9).V(9).Info("odd", "quote", `"`, "newline", "\n", "lonely")
+	observe.NewLogger(&out, observe.FormatJSON, observe.MaxVerbosity).V(observe.MaxVerbosity).Info("odd", "quote", `"`, "newline", "\n", "lonely")
 	var line map[string]any
 	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
 		t.Errorf("%s: %v", out.Bytes(), err)
+	}
+}
+
+// TestMaxVerbosity checks that no verbosity shows the levels at which client-go logs bodies.
+func TestMaxVerbosity(t *testing.T) {
+	for _, format := range []string{observe.FormatText, observe.FormatJSON} {
+		for _, verbosity := range []int{observe.MaxVerbosity, 8, 10, 1000} {
+			log := observe.NewLogger(io.Discard, format, verbosity)
+			if !log.V(observe.MaxVerbosity).Enabled() || log.V(observe.MaxVerbosity+1).Enabled() || log.V(5).V(3).Enabled() {
+				t.Errorf("%s, verbosity %d: not limited to %d", format, verbosity, observe.MaxVerbosity)
+			}
+		}
 	}
 }

@@ -58,6 +58,10 @@ func (p Process) Main(ctx context.Context, d Daemon) int {
 	log := observe.NewLogger(p.Stderr, d.Options.LogFormat, d.Options.Verbosity)
 	p.SetLoggers(log)
 	log.Info("starting", append([]any{"version", observe.Version()}, d.Starting...)...)
+	if d.Options.Verbosity > observe.MaxVerbosity {
+		log.Info("log verbosity limited: higher levels would show the bodies of API requests, Secrets and tokens among them",
+			"requested", d.Options.Verbosity, "used", observe.MaxVerbosity)
+	}
 	for _, name := range d.Options.Meaningless {
 		log.Info("this flag is accepted for compatibility and has no meaning any more", "flag", name)
 	}
