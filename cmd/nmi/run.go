@@ -151,6 +151,7 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	if a.redirect, err = redirect.New(rc); err != nil {
 		return nil, err
 	}
+	a.redirect.CountTo(a.metrics)
 	objects, err := cluster.NewObjects(config, o.node.name, o.entra.brokerNamespace)
 	if err != nil {
 		return nil, err
@@ -324,7 +325,7 @@ func (a *agent) removeTaint(ctx context.Context) {
 
 // noteRedirect takes the outcome of a check of the redirect.
 func (a *agent) noteRedirect(err error) {
-	before := a.redirected.Swap(&err)
+	a.redirected.Store(&err)
 	a.health.SetActive(err == nil)
 	a.metrics.RedirectState(err == nil)
 	if err == nil {
@@ -333,13 +334,8 @@ func (a *agent) noteRedirect(err error) {
 	if err == nil && a.taint != nil {
 		a.taint.Look()
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		a.metrics.RedirectFailed()
-	case before == nil:
-		a.metrics.RedirectSet()
-	case *before != nil:
-		a.metrics.RedirectRepaired()
 	}
 }
 

@@ -6,11 +6,13 @@ import (
 	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Excepted returns the exception that gives the pod plain IMDS, nil when there
 // is none. An exception counts in its own namespace only, whatever the Rules,
-// and any one of its labels is enough. Of several, the first by name is
+// and any one of its labels is enough. The case of a label's key counts, that
+// of its value does not, as in v1.8.17. Of several, the first by name is
 // returned.
 func Excepted(pod Pod, exceptions []*v1.AzurePodIdentityException) *v1.AzurePodIdentityException {
 	var found *v1.AzurePodIdentityException
@@ -27,7 +29,7 @@ func Excepted(pod Pod, exceptions []*v1.AzurePodIdentityException) *v1.AzurePodI
 
 func anyLabel(has, want map[string]string) bool {
 	for k, v := range want {
-		if got, ok := has[k]; ok && got == v {
+		if got, ok := has[k]; ok && ascii.EqualFold(got, v) {
 			return true
 		}
 	}

@@ -225,7 +225,9 @@ func TestExcepted(t *testing.T) {
 	}{
 		{"none", nil, ""},
 		{"any one label", []*v1.AzurePodIdentityException{nil, except("a", "e", map[string]string{"x": "y", "app": "web"})}, "e"},
-		{"value differs", []*v1.AzurePodIdentityException{except("a", "e", map[string]string{"app": "Web"})}, ""},
+		{"value in another case", []*v1.AzurePodIdentityException{except("a", "e", map[string]string{"app": "Web"})}, "e"},
+		{"value differs", []*v1.AzurePodIdentityException{except("a", "e", map[string]string{"app": "webs"})}, ""},
+		{"key in another case", []*v1.AzurePodIdentityException{except("a", "e", map[string]string{"App": "web"})}, ""},
 		{"label absent, value empty", []*v1.AzurePodIdentityException{except("a", "e", map[string]string{"x": ""})}, ""},
 		{"no labels", []*v1.AzurePodIdentityException{except("a", "e", nil)}, ""},
 		{"other namespace", []*v1.AzurePodIdentityException{except("z", "e", map[string]string{"app": "web"})}, ""},

@@ -61,6 +61,9 @@ func operation(r *http.Request) string {
 	if resource == "pods" && r.Method == http.MethodGet {
 		return observe.OpGetPodList
 	}
+	if resource == "secrets" && r.Method == http.MethodGet {
+		return observe.OpGetSecret
+	}
 	return strings.ToLower(r.Method) + "_" + resource
 }
 

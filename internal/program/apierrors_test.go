@@ -27,6 +27,7 @@ func TestCountErrors(t *testing.T) {
 		{"no status", http.MethodPut, own + "/x/status", 0, false, "update_azure_assigned_identity_status"},
 		{"no list", http.MethodGet, "/api/v1/pods", 403, false, "get_pod_list"},
 		{"pod of a namespace", http.MethodGet, "/api/v1/namespaces/n/pods/p", 401, false, "get_pod_list"},
+		{"Secret", http.MethodGet, "/api/v1/namespaces/n/secrets/s", 403, false, "get_secret"},
 		{"Lease", http.MethodPut, "/apis/coordination.k8s.io/v1/namespaces/n/leases/mic", 0, false, "put_leases"},
 		{"namespace", http.MethodGet, "/api/v1/namespaces/n", 500, false, "get_namespaces"},
 		{"discovery", http.MethodGet, "/apis/coordination.k8s.io/v1", 500, false, "get_discovery"},

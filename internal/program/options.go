@@ -116,6 +116,7 @@ func (o *Options) bindFlags(u Usage, flags *flag.FlagSet) {
 	flags.BoolVar(&o.ForceNamespaced, "forceNamespaced", true,
 		"pod, binding and identity must share one namespace; the environment variable FORCENAMESPACED=true demands it too")
 	flags.StringVar(&o.LogFormat, "logging-format", observe.FormatText, "log format: text or json")
+	flags.StringVar(&o.LogFormat, "log-format", observe.FormatText, "another name of --logging-format")
 	flags.IntVar(&o.Verbosity, "v", 0, "log verbosity; "+u.Verbosity+"; at most "+strconv.Itoa(observe.MaxVerbosity)+" is used")
 	flags.BoolVar(&o.Profile, "enableProfile", false, "serve pprof on "+profileAddress)
 	flags.StringVar(&o.ProbePort, "http-probe-port", "8080", "`port` of /healthz and /readyz")

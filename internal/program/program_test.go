@@ -38,10 +38,12 @@ func TestMainCodes(t *testing.T) {
 		{"fails", "", errors.New("no luck"), ExitFailed, "", "no luck"},
 		{"without meaning", "--old=x -older", nil, ExitDone, "", "flag=older"},
 		{"format", "--logging-format=json", nil, ExitDone, "", `"msg":"stopped"`},
+		{"format by its older name", "-log-format=json", nil, ExitDone, "", `"msg":"stopped"`},
 		{"version", "--version", nil, ExitDone, "daemon ", ""},
 		{"help", "-h", nil, ExitDone, "without meaning: add_dir_header", ""},
 		{"unknown", "--bogus", nil, ExitUsage, "", "daemon --help"},
 		{"argument", "serve", nil, ExitUsage, "", `unexpected argument "serve"`},
+		{"wrong format by its older name", "--log-format=xml", nil, ExitUsage, "", "use text or json"},
 		{"all complaints", "--http-probe-port=70000 --prometheus-port=x --logging-format=xml", nil, ExitUsage, "", "--prometheus-port=x is not a port"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -80,44 +81,33 @@ func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *res
 	}
 }
 
-// writeHostToken writes the token in the form of v1.8.17, that of the library
-// adal: the same fields, with numbers for the times.
+// hostToken is the token in an answer to a process of the host. Its fields and their order are
+// v1.8.17's, and all of them are strings.
+type hostToken struct {
+	AccessToken  string `json:"access_token"`
+	RefreshToken string `json:"refresh_token"`
+	ExpiresIn    string `json:"expires_in"`
+	ExpiresOn    string `json:"expires_on"`
+	NotBefore    string `json:"not_before"`
+	Resource     string `json:"resource"`
+	Type         string `json:"token_type"`
+}
+
+// writeHostToken writes the token in the form of v1.8.17.
 func writeHostToken(w http.ResponseWriter, res *result) {
-	var reply struct {
-		AccessToken string      `json:"access_token"`
-		ExpiresIn   json.Number `json:"expires_in"`
-		ExpiresOn   json.Number `json:"expires_on"`
-		NotBefore   json.Number `json:"not_before"`
-		Resource    string      `json:"resource"`
-		Type        string      `json:"token_type"`
-	}
-	body := res.token.Body.Append(nil, res.began)
-	if len(body) > 0 && body[0] == '[' {
-		// Of a multi-tenant application, the token for its own tenant.
-		var replies []json.RawMessage
-		if err := json.Unmarshal(body, &replies); err == nil && len(replies) > 0 {
-			body = replies[0]
-		}
-	}
-	if err := json.Unmarshal(body, &reply); err != nil {
-		res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token cannot be read", "")
+	token, err := hostTokenOf(res.token.Body.Append(nil, res.began))
+	if err != nil {
+		res.token = nil
+		res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token cannot be read", err.Error())
 		return
 	}
-	type adalToken struct {
-		AccessToken  string      `json:"access_token"`
-		RefreshToken string      `json:"refresh_token"`
-		ExpiresIn    json.Number `json:"expires_in"`
-		ExpiresOn    json.Number `json:"expires_on"`
-		NotBefore    json.Number `json:"not_before"`
-		Resource     string      `json:"resource"`
-		Type         string      `json:"token_type"`
-	}
 	answer, err := json.Marshal(struct {
-		Token    adalToken `json:"token"`
+		Token    hostToken `json:"token"`
 		ClientID string    `json:"clientid"`
-	}{adalToken{reply.AccessToken, "", reply.ExpiresIn, reply.ExpiresOn, reply.NotBefore, reply.Resource, reply.Type}, res.identity.Spec.ClientID})
+	}{token, res.identity.Spec.ClientID})
 	if err != nil {
-		res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token cannot be written", "")
+		res.token = nil
+		res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token cannot be written", err.Error())
 		return
 	}
 	w.Header().Set("Content-Type", imds.ContentType)
@@ -126,4 +116,22 @@ func writeHostToken(w http.ResponseWriter, res *result) {
 	// A client that went away needs no answer.
 	_, _ = w.Write(answer)
 	res.status = http.StatusOK
+}
+
+// hostTokenOf reads a reply to a pod. Of a multi-tenant application, whose reply is a list, it
+// returns the token for its own tenant. The error has no part of the reply.
+func hostTokenOf(body []byte) (hostToken, error) {
+	var token hostToken
+	if len(body) > 0 && body[0] == '[' {
+		var replies []json.RawMessage
+		if err := json.Unmarshal(body, &replies); err != nil || len(replies) == 0 {
+			return token, errors.New("the list of tokens has no first entry")
+		}
+		body = replies[0]
+	}
+	if err := json.Unmarshal(body, &token); err != nil {
+		return token, errors.New("the reply does not have the fields of a token")
+	}
+	token.RefreshToken = "" // as v1.8.17, which had none
+	return token, nil
 }

@@ -1,7 +1,7 @@
 package server
 
 import (
-	"encoding/json"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -36,14 +36,27 @@ func TestHostToken(t *testing.T) {
 			}
 		})
 	}
+	// The form of v1.8.17: these fields in this order, all of them strings.
 	got := w.get(local, "/host/token?resource=r", pod...)
-	var body struct {
-		Token struct {
-			ExpiresIn json.Number `json:"expires_in"`
-			Resource  string      `json:"resource"`
-		} `json:"token"`
+	form := regexp.MustCompile(`^{"token":{"access_token":"[^"]+","refresh_token":"","expires_in":"\d+","expires_on":"\d+",` +
+		`"not_before":"\d+","resource":"r","token_type":"Bearer"},"clientid":"` + clientID("one") + `"}$`)
+	if !form.MatchString(got.body) {
+		t.Errorf("got %s", got.body)
 	}
-	if err := json.Unmarshal([]byte(got.body), &body); err != nil || body.Token.Resource != "r" || strings.Contains(got.body, `"expires_in":"`) {
-		t.Errorf("%v: %s", err, got.body)
+}
+
+func TestHostTokenOf(t *testing.T) {
+	for _, tt := range []struct{ name, body, token, problem string }{
+		{"one", `{"access_token":"a"}`, "a", ""},
+		{"several tenants", `[{"access_token":"a"},{"access_token":"b"}]`, "a", ""},
+		{"none", `[]`, "", "no first entry"},
+		{"not JSON", `{"access_token":"secret`, "", "fields of a token"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := hostTokenOf([]byte(tt.body))
+			if got.AccessToken != tt.token || (err == nil) != (tt.problem == "") || err != nil && !strings.Contains(err.Error(), tt.problem) {
+				t.Errorf("got %q, %v", got.AccessToken, err)
+			}
+		})
 	}
 }
