@@ -1,7 +1,7 @@
-// Package v1 holds the four kinds of the API group aadpodidentity.k8s.io/v1:
-// their schema, their validation rules (CEL) and nothing else. JSON names are
-// those of AAD Pod Identity v1.8.17, so that objects made for it are read and
-// written unchanged.
+// Package v1 holds the five kinds of the API group aadpodidentity.k8s.io/v1:
+// their schema, their validation rules (CEL) and nothing else. JSON names of the
+// first four are those of AAD Pod Identity v1.8.17, so that objects made for it are
+// read and written unchanged. AzureIdentityPolicy is new in podid.
 //
 // +kubebuilder:object:generate=true
 // +groupName=aadpodidentity.k8s.io
@@ -24,6 +24,7 @@ func AddToScheme(scheme *runtime.Scheme) error {
 		&AzureIdentityBinding{}, &AzureIdentityBindingList{},
 		&AzureAssignedIdentity{}, &AzureAssignedIdentityList{},
 		&AzurePodIdentityException{}, &AzurePodIdentityExceptionList{},
+		&AzureIdentityPolicy{}, &AzureIdentityPolicyList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

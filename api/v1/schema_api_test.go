@@ -40,6 +40,7 @@ func TestSchema(t *testing.T) {
 	t.Run("copies", s.testCopies)
 	t.Run("hostile", s.testHostile)
 	t.Run("columns", s.testColumns)
+	t.Run("policy", s.testPolicy)
 }
 
 // server is a real API server and clients to it.

@@ -67,14 +67,11 @@ func deleted(b *v1.AzureIdentityBinding) *v1.AzureIdentityBinding {
 }
 
 func lookup(ids ...*v1.AzureIdentity) func(namespace, name string) *v1.AzureIdentity {
-	return func(namespace, name string) *v1.AzureIdentity {
-		for _, i := range ids {
-			if i.Namespace == namespace && i.Name == name {
-				return i
-			}
-		}
-		return nil
+	byName := map[string]*v1.AzureIdentity{}
+	for _, i := range ids {
+		byName[i.Namespace+"/"+i.Name] = i
 	}
+	return func(namespace, name string) *v1.AzureIdentity { return byName[namespace+"/"+name] }
 }
 
 // granted and refused say an answer in words.

@@ -7,15 +7,24 @@
 package identity
 
 import (
+	"cmp"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Pod is what this package needs to know about a pod.
 type Pod struct {
 	Namespace, Name string
 	Labels          map[string]string
+	// ServiceAccount is the name of the ServiceAccount the pod runs as.
+	ServiceAccount string
+	// NamespaceLabels are the labels of the pod's namespace. Only a policy with a
+	// namespaceSelector needs them.
+	NamespaceLabels map[string]string
 }
 
 // Rules are the settings of the cluster that bear on the decision.
@@ -26,22 +35,52 @@ type Rules struct {
 	// Managed tells that nobody here assigns identities to nodes: a managed
 	// identity is then usable by its clientID alone, as in v1.8.17.
 	Managed bool
+	// AllowClusterIdentities lets pods use the identities in ClusterIdentities, as
+	// in v1.8.17.
+	AllowClusterIdentities bool
+	// ClusterIdentities are the identities of the cluster itself, such as the
+	// kubelet's: client IDs in lower case and resource IDs as ResourceID.Key.
+	ClusterIdentities map[string]bool
+	// Policy is the cluster's policy, nil where there is none.
+	Policy *Policy
 }
 
-// Grant says that a pod may use an identity, and which binding says so. The
+// With returns the rules under another policy.
+func (r Rules) With(p *Policy) Rules {
+	r.Policy = p
+	return r
+}
+
+// Grant is an identity that a pod may use, with the binding that grants it. The
 // objects are those the caller handed in, not copies; treat them as read-only.
 type Grant struct {
 	Identity *v1.AzureIdentity
 	Binding  *v1.AzureIdentityBinding
+	// Named reports that the policy names this very identity for the pod's
+	// namespace, by its client ID or by a resource ID without wildcard.
+	Named bool
+	// Warning is what the policy would refuse if it were enforced, nil otherwise.
+	Warning *Refusal
+
+	permission permission
 }
+
+// MaxIdentities is how many identities a pod can use. It bounds what one
+// namespace can make the agent work out and MIC assign.
+const MaxIdentities = 100
+
+// maxRefusals bounds the refusals that Grants returns.
+const maxRefusals = 100
 
 // Grants returns the identities the pod may use, in order of precedence and
 // each once, with the best of its bindings. Precedence is: weight of the
 // binding, highest first; age of the identity, oldest first; name.
 //
-// Whatever selects the pod and grants nothing is told in refusals: at most one
-// per binding, or a single one when no binding was in question at all. So
-// grants and refusals are never both empty.
+// Bindings that select the pod and grant nothing are in refusals: at most one
+// per binding and maxRefusals in all, or a single one when no binding was in
+// question. So grants and refusals are never both empty. Of more than
+// MaxIdentities, those of the pod's own namespace are kept first, and one refusal
+// stands for the rest.
 //
 // bindings may be all of the cluster or already narrowed by selector, nil
 // entries are skipped. lookup returns the identity of that namespace and name,
@@ -59,16 +98,21 @@ func (r Rules) Grants(
 			continue
 		}
 		grant, refusal := r.consider(pod, b, lookup)
-		if refusal != nil {
+		switch {
+		case refusal == nil:
+			grants = append(grants, grant)
+		case len(refusals) < maxRefusals:
 			refusals = append(refusals, refusal)
-			continue
 		}
-		grants = append(grants, grant)
 	}
 	if len(grants) == 0 && len(refusals) == 0 {
 		return nil, []*Refusal{refuseNoBinding(pod, selector)}
 	}
-	return distinct(grants), refusals
+	grants, refusal = limit(pod, distinct(pod, grants))
+	if refusal != nil {
+		refusals = append(refusals, refusal)
+	}
+	return grants, refusals
 }
 
 // Selects tells whether the binding could grant its identity to the pod, as far
@@ -109,7 +153,42 @@ func (r Rules) consider(
 			return Grant{}, refusal
 		}
 	}
-	return Grant{Identity: id, Binding: b}, nil
+	grant := Grant{Identity: id, Binding: b}
+	if refusal := r.judge(pod, &grant); refusal != nil {
+		return Grant{}, refusal
+	}
+	return grant, nil
+}
+
+// judge applies the policy to a grant and notes in it what the policy says.
+func (r Rules) judge(pod Pod, g *Grant) *Refusal {
+	g.permission = r.Policy.permission(pod, g.Identity)
+	g.Named = g.permission.byClientID || g.permission.byResourceID
+	if !r.AllowClusterIdentities && r.keepsFromPods(g) {
+		return refuseClusterIdentity(pod, g)
+	}
+	if g.permission.rule != "" {
+		return nil
+	}
+	switch r.Policy.Mode() {
+	case v1.PolicyEnforce:
+		return refuseForbidden(pod, g)
+	case v1.PolicyWarn:
+		g.Warning = refuseForbidden(pod, g)
+	}
+	return nil
+}
+
+// keepsFromPods reports whether the object names an identity of the cluster
+// itself that the policy does not name. A client ID in the policy does not open
+// the resource ID beside it in the object: the two may be of different identities.
+func (r Rules) keepsFromPods(g *Grant) bool {
+	spec := &g.Identity.Spec
+	byClientID := spec.ClientID != "" && r.ClusterIdentities[ascii.ToLower(spec.ClientID)]
+	// No other type's resourceID is ever checked or used.
+	byResourceID := spec.Type == v1.UserAssignedMSI && spec.ResourceID != "" && r.ClusterIdentities[ascii.ToLower(spec.ResourceID)]
+	return byClientID && !g.Named ||
+		byResourceID && !g.permission.byResourceID && !(byClientID && g.permission.byClientID)
 }
 
 // wantedSelector is the value of the pod's binding label.
@@ -127,17 +206,62 @@ func wantedSelector(pod Pod) (string, *Refusal) {
 // holds: whoever deleted it meant to revoke it.
 func active(b *v1.AzureIdentityBinding) bool { return b.DeletionTimestamp.IsZero() }
 
-// distinct sorts grants by precedence and keeps the best of each identity.
-// Grants of a pod are few, so looking back is cheaper than a map.
-func distinct(grants []Grant) []Grant {
+// distinct sorts grants by precedence and keeps the best of each identity. Where
+// objects of several namespaces name one managed identity, that of the pod's own
+// namespace is kept: the others say nothing that the pod's owner could change.
+func distinct(pod Pod, grants []Grant) []Grant {
 	slices.SortFunc(grants, Compare)
+	objects := make(map[types.NamespacedName]bool, len(grants))
+	own := make(map[string]bool, len(grants))
+	for _, g := range grants {
+		if g.Identity.Namespace == pod.Namespace {
+			own[managedIdentity(g.Identity)] = true
+		}
+	}
 	kept := grants[:0]
 	for _, g := range grants {
-		if !slices.ContainsFunc(kept, func(k Grant) bool { return same(k.Identity, g.Identity) }) {
+		name := types.NamespacedName{Namespace: g.Identity.Namespace, Name: g.Identity.Name}
+		theirs := g.Identity.Namespace != pod.Namespace && own[managedIdentity(g.Identity)]
+		if !objects[name] && !theirs {
+			objects[name] = true
 			kept = append(kept, g)
 		}
 	}
 	return kept
 }
 
-func same(a, b *v1.AzureIdentity) bool { return a.Namespace == b.Namespace && a.Name == b.Name }
+// managedIdentity is what Azure knows a managed identity by: the resource ID, or
+// the client ID of an object without one. It is the object's own name for other
+// types.
+func managedIdentity(id *v1.AzureIdentity) string {
+	switch {
+	case id.Spec.Type != v1.UserAssignedMSI:
+		return id.Namespace + "/" + id.Name
+	case id.Spec.ResourceID != "":
+		return ascii.ToLower(id.Spec.ResourceID)
+	default:
+		return ascii.ToLower(id.Spec.ClientID)
+	}
+}
+
+// limit keeps MaxIdentities grants, those of the pod's own namespace first, in
+// order of precedence. The refusal is for the others, nil when there are none.
+func limit(pod Pod, grants []Grant) ([]Grant, *Refusal) {
+	if len(grants) <= MaxIdentities {
+		return grants, nil
+	}
+	slices.SortStableFunc(grants, func(a, b Grant) int {
+		return cmp.Compare(foreign(pod, a), foreign(pod, b))
+	})
+	refusal := refuseTooMany(pod, grants[MaxIdentities], len(grants))
+	kept := slices.Clone(grants[:MaxIdentities]) // the others are not kept in memory
+	slices.SortFunc(kept, Compare)
+	return kept, refusal
+}
+
+func foreign(pod Pod, g Grant) int {
+	if g.Identity.Namespace == pod.Namespace {
+		return 0
+	}
+	return 1
+}

@@ -156,7 +156,7 @@ func TestGrants(t *testing.T) {
 		{
 			name: "same name, two namespaces", pod: pod("a", "demo"),
 			bindings: bindings{bind("z", "b", "demo", "one", 0), bind("a", "b", "demo", "one", 0)},
-			ids:      []*v1.AzureIdentity{id("a", "one"), id("z", "one")},
+			ids:      []*v1.AzureIdentity{id("a", "one"), id("z", "one", spec(v1.AzureIdentitySpec{ResourceID: idPrefix + "two"}))},
 			granted:  []string{"a/one by a/b", "z/one by z/b"},
 		},
 	} {

@@ -4,6 +4,7 @@ package identity
 
 import (
 	"fmt"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -36,6 +37,12 @@ const (
 	NotShared Reason = "NotShared"
 	// NoMatch: the request names an identity that is not among those granted.
 	NoMatch Reason = "NoMatch"
+	// ForbiddenByPolicy: no rule of the AzureIdentityPolicy allows the use.
+	ForbiddenByPolicy Reason = "ForbiddenByPolicy"
+	// ClusterIdentity: the identity is the cluster's own, such as the kubelet's.
+	ClusterIdentity Reason = "ClusterIdentity"
+	// TooManyIdentities: bindings grant the pod more than MaxIdentities.
+	TooManyIdentities Reason = "TooManyIdentities"
 )
 
 // Refusal is why a pod does not get an identity. It is an error; its text is
@@ -104,4 +111,47 @@ func refuseNamespacedIdentity(pod Pod, b *v1.AzureIdentityBinding, id *v1.AzureI
 func refuseBroken(id *v1.AzureIdentity, what string) *Refusal {
 	return &Refusal{Reason: IdentityBroken, Identity: id, Message: fmt.Sprintf(
 		"AzureIdentity %s cannot be used: %s", key(id), what)}
+}
+
+func refuseForbidden(pod Pod, g *Grant) *Refusal {
+	return &Refusal{Reason: ForbiddenByPolicy, Identity: g.Identity, Binding: g.Binding, Message: fmt.Sprintf(
+		"no rule of AzureIdentityPolicy %s allows ServiceAccount %s/%s to use AzureIdentity %s: "+
+			"ask the owner of the cluster for a rule that names this namespace and the identity",
+		v1.PolicyName, pod.Namespace, pod.serviceAccount(), key(g.Identity))}
+}
+
+func refuseAudience(g Grant, resource string) *Refusal {
+	return &Refusal{Reason: ForbiddenByPolicy, Identity: g.Identity, Binding: g.Binding, Message: fmt.Sprintf(
+		"rule %q of AzureIdentityPolicy %s does not allow AzureIdentity %s tokens for %q: "+
+			"ask for one of the rule's audiences, or ask the owner of the cluster to add this one",
+		g.permission.rule, v1.PolicyName, key(g.Identity), clip(resource))}
+}
+
+func refuseClusterIdentity(pod Pod, g *Grant) *Refusal {
+	return &Refusal{Reason: ClusterIdentity, Identity: g.Identity, Binding: g.Binding, Message: fmt.Sprintf(
+		"AzureIdentity %s names an identity of the cluster itself (the kubelet's, or MIC's), which pods do not get: use another identity, "+
+			"name this one for namespace %s in AzureIdentityPolicy %s, or run MIC and NMI with --allow-cluster-identities",
+		key(g.Identity), pod.Namespace, v1.PolicyName)}
+}
+
+func refuseTooMany(pod Pod, g Grant, n int) *Refusal {
+	return &Refusal{Reason: TooManyIdentities, Identity: g.Identity, Binding: g.Binding, Message: fmt.Sprintf(
+		"bindings grant pod %s/%s %d identities and a pod can use %d: AzureIdentity %s and %d further ones are left out; "+
+			"give the pod's label %s a selector of fewer bindings",
+		pod.Namespace, pod.Name, n, MaxIdentities, key(g.Identity), n-MaxIdentities-1, v1.BindingLabel)}
+}
+
+func refuseException(pod Pod, e *v1.AzurePodIdentityException) *Refusal {
+	return &Refusal{Reason: ForbiddenByPolicy, Message: fmt.Sprintf(
+		"AzurePodIdentityException %s does not count: no rule of AzureIdentityPolicy %s with plainIMDS: true is for namespace %s: "+
+			"ask the owner of the cluster for one", key(e), v1.PolicyName, pod.Namespace)}
+}
+
+// clip bounds what a client sent for a message.
+func clip(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
