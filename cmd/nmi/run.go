@@ -119,14 +119,17 @@ type tables struct {
 	attest *attest.Table
 }
 
-// SetPod takes a pod of the node. One that has ended, or is on the node's own
-// network, asks for nothing, so that nothing is to be decided for it.
+// SetPod records a pod of the node. Nothing is decided for one that has ended.
 func (t *tables) SetPod(p *corev1.Pod) {
-	if p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		t.RemovePod(types.NamespacedName{Namespace: p.Namespace, Name: p.Name})
 		return
 	}
-	t.Table.SetPod(p.Namespace, p.Name, p.Labels)
+	if p.Spec.HostNetwork {
+		t.SetHostNetworkPod(p.Namespace, p.Name, p.Labels)
+	} else {
+		t.Table.SetPod(p.Namespace, p.Name, p.Labels)
+	}
 	t.attest.Set(p)
 }
 

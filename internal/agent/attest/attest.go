@@ -60,6 +60,9 @@ type Table struct {
 	byAddr  map[netip.Addr][]claim
 	waits   map[netip.Addr]*wait
 	waiting int
+	// named has every pod of the node that has not finished, also those without an address of
+	// their own. See Named.
+	named map[types.NamespacedName]Caller
 	// without are live pods whose address is not known yet, and since when they
 	// are there.
 	without map[types.NamespacedName]time.Time
@@ -113,19 +116,20 @@ func NewTable(c Config) *Table {
 	return &Table{
 		cfg:  c,
 		pods: map[types.NamespacedName]pod{}, byAddr: map[netip.Addr][]claim{}, waits: map[netip.Addr]*wait{},
-		without: map[types.NamespacedName]time.Time{},
+		without: map[types.NamespacedName]time.Time{}, named: map[types.NamespacedName]Caller{},
 	}
 }
 
 // Set takes the latest state of a pod of this node.
 func (t *Table) Set(p *corev1.Pod) {
 	key := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-	var addresses []netip.Addr
-	if Live(p) {
-		addresses = Addresses(p)
-	}
+	addresses := callerAddresses(p)
+	caller := Caller{NamespacedName: key, UID: p.UID, ServiceAccount: p.Spec.ServiceAccountName}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if delete(t.named, key); exists(p) {
+		t.named[key] = caller
+	}
 	before, since := t.pods[key], t.without[key]
 	t.drop(key)
 	if len(addresses) == 0 {
@@ -137,10 +141,7 @@ func (t *Table) Set(p *corev1.Pod) {
 		}
 		return
 	}
-	now := pod{
-		caller:    Caller{NamespacedName: key, UID: p.UID, ServiceAccount: p.Spec.ServiceAccountName},
-		addresses: addresses, ready: readySince(p), bonds: map[netip.Addr]*bond{},
-	}
+	now := pod{caller: caller, addresses: addresses, ready: readySince(p), bonds: map[netip.Addr]*bond{}}
 	for _, a := range addresses {
 		now.bonds[a] = t.bond(before, now, a)
 		t.byAddr[a] = append(t.byAddr[a], claim{now.caller, now.bonds[a]})
@@ -153,6 +154,7 @@ func (t *Table) Set(p *corev1.Pod) {
 func (t *Table) Remove(key types.NamespacedName) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	delete(t.named, key)
 	t.drop(key)
 }
 
@@ -277,11 +279,13 @@ func (t *Table) unsubscribe(w *wait) {
 	}
 }
 
-// Named returns the live pod of that name, for host processes that ask on its
-// behalf.
+// Named returns the pod of that name, for host processes that ask on its behalf. The pod has not
+// finished. It need not have an address: its volumes may be being mounted, or it is on the node's
+// own network. Only the caller's right to name pods stands behind the answer: never use it for a
+// request of a pod.
 func (t *Table) Named(key types.NamespacedName) (Caller, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	p, ok := t.pods[key]
-	return p.caller, ok
+	caller, ok := t.named[key]
+	return caller, ok
 }

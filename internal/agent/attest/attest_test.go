@@ -42,6 +42,13 @@ func deleted(running ...bool) func(*corev1.Pod) {
 	}
 }
 
+// sandbox sets what the kubelet says of the pod's sandbox.
+func sandbox(status corev1.ConditionStatus) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: status}}
+	}
+}
+
 func addresses(list ...string) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range list {
@@ -76,6 +83,21 @@ func TestLive(t *testing.T) {
 			deleted()(p)
 			p.Status.InitContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
 		}, both},
+		{"sandbox gone", sandbox(corev1.ConditionFalse), nil},
+		{"sandbox gone, pending", func(p *corev1.Pod) {
+			sandbox(corev1.ConditionFalse)(p)
+			p.Status.Phase = corev1.PodPending
+		}, nil},
+		{"sandbox gone, containers ended", func(p *corev1.Pod) {
+			sandbox(corev1.ConditionFalse)(p)
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}}
+		}, nil},
+		{"sandbox gone, a container runs", func(p *corev1.Pod) {
+			sandbox(corev1.ConditionFalse)(p)
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+		}, both},
+		{"sandbox ready", sandbox(corev1.ConditionTrue), both},
+		{"sandbox unknown", sandbox(corev1.ConditionUnknown), both},
 		{"host network", func(p *corev1.Pod) { p.Spec.HostNetwork = true }, nil},
 		{"the node's address", func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "10.1.0.1", []corev1.PodIP{{IP: "fd01::1"}} }, nil},
 		{"loopback", func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "127.0.0.1", nil }, nil},
@@ -89,10 +111,7 @@ func TestLive(t *testing.T) {
 				if stripped {
 					Strip(p)
 				}
-				var got []netip.Addr
-				if Live(p) {
-					got = Addresses(p)
-				}
+				got := callerAddresses(p)
 				if !slices.Equal(got, tt.want) {
 					t.Errorf("stripped %v: got %v, want %v", stripped, got, tt.want)
 				}
@@ -180,4 +199,56 @@ func TestAwait(t *testing.T) {
 			t.Errorf("still waiting: %d, %v", table.waiting, table.waits)
 		}
 	})
+}
+
+// TestNamed: a pod is named from its binding to the node to its end, whether it has an address or not.
+func TestNamed(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*corev1.Pod)
+		named  bool
+	}{
+		{"running", nil, true},
+		{"volumes being mounted", func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending, HostIP: "10.1.0.1"} }, true},
+		{"host network", func(p *corev1.Pod) { p.Spec.HostNetwork, p.Status.PodIP = true, p.Status.HostIP }, true},
+		{"sandbox gone", sandbox(corev1.ConditionFalse), true},
+		{"deleted, runs on", deleted(true), true},
+		{"deleted, containers gone", deleted(false), false},
+		{"succeeded", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, false},
+		{"failed", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			key := types.NamespacedName{Namespace: "ns", Name: "web"}
+			table := NewTable(Config{})
+			table.Set(aPod("web", nil))
+			table.Set(aPod("web", tt.change))
+			if c, ok := table.Named(key); ok != tt.named || ok && c.UID != "uid-web" {
+				t.Errorf("got %v, %v", c, ok)
+			}
+			table.Remove(key)
+			if c, ok := table.Named(key); ok {
+				t.Errorf("got %v after its removal", c)
+			}
+		})
+	}
+}
+
+// TestSandboxGone: an address that a pod without a sandbox keeps in its status is another pod's.
+// When the first pod has a sandbox again, with that address, the address proves neither of the
+// two.
+func TestSandboxGone(t *testing.T) {
+	table := NewTable(Config{MaxWaiting: 1, MaxPerAddress: 1})
+	table.Set(aPod("old", sandbox(corev1.ConditionTrue)))
+	table.Set(aPod("new", sandbox(corev1.ConditionTrue)))
+	if c, err := table.Caller(at("10.0.0.5")); !errors.Is(err, ErrAmbiguous) {
+		t.Fatalf("got %v, %v", c, err)
+	}
+	table.Set(aPod("old", sandbox(corev1.ConditionFalse)))
+	if c, err := table.Caller(at("10.0.0.5")); err != nil || c.Name != "new" {
+		t.Fatalf("got %v, %v; want the pod with the sandbox", c, err)
+	}
+	table.Set(aPod("old", sandbox(corev1.ConditionTrue)))
+	if c, err := table.Caller(at("10.0.0.5")); !errors.Is(err, ErrAmbiguous) {
+		t.Fatalf("got %v, %v", c, err)
+	}
 }

@@ -82,7 +82,7 @@ func (t *Table) confirm(ctx context.Context, o Origin) {
 		return // clear, or not to be made clear by asking
 	}
 	p, err := t.cfg.Ask(ctx, claims[0].caller.NamespacedName)
-	if err != nil || p.UID != claims[0].caller.UID || !p.DeletionTimestamp.IsZero() || !Live(p) || !slices.Contains(Addresses(p), a) {
+	if err != nil || p.UID != claims[0].caller.UID || !p.DeletionTimestamp.IsZero() || !slices.Contains(callerAddresses(p), a) {
 		return
 	}
 	t.mu.Lock()

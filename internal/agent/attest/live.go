@@ -15,10 +15,12 @@ import (
 // finished keeps its address in its status while another pod may have got it;
 // so does one being deleted whose containers are gone. A pod on the node's own
 // network has no address of its own.
-func Live(p *corev1.Pod) bool {
-	if p.Spec.HostNetwork {
-		return false
-	}
+func Live(p *corev1.Pod) bool { return !p.Spec.HostNetwork && exists(p) }
+
+// exists reports whether the pod has not finished: it runs, or it is pending, with an address or
+// without one yet. A process of the host may ask for the token of such a pod by its name, for
+// example to mount its volumes.
+func exists(p *corev1.Pod) bool {
 	if p.Status.Phase != corev1.PodRunning && p.Status.Phase != corev1.PodPending {
 		return false
 	}
@@ -30,6 +32,26 @@ func anyRunning(s *corev1.PodStatus) bool {
 	return slices.ContainsFunc(s.ContainerStatuses, running) ||
 		slices.ContainsFunc(s.InitContainerStatuses, running) ||
 		slices.ContainsFunc(s.EphemeralContainerStatuses, running)
+}
+
+// callerAddresses returns the addresses at which the pod can be a caller. A pod without a sandbox has
+// none: its status keeps the last address, which may belong to another pod by now.
+func callerAddresses(p *corev1.Pod) []netip.Addr {
+	if !Live(p) || lostSandbox(p) {
+		return nil
+	}
+	return Addresses(p)
+}
+
+// lostSandbox reports whether the kubelet says that the pod has no sandbox with a network (the
+// condition exists since Kubernetes 1.29), and no container of it runs.
+func lostSandbox(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReadyToStartContainers {
+			return c.Status == corev1.ConditionFalse && !anyRunning(&p.Status)
+		}
+	}
+	return false
 }
 
 // Addresses are the pod's own, without any that is the node's.

@@ -84,6 +84,9 @@ type verdict struct {
 	grants   []identity.Grant
 	refusals []*identity.Refusal
 	arrivals map[types.NamespacedName]arrival
+	// hostNetwork is set for a pod on the node's own network: MIC writes no assigned identity
+	// for it.
+	hostNetwork bool
 }
 
 // arrival is how far an identity has come on its way to the pod's node.
@@ -175,6 +178,10 @@ func (t *Table) judge(v *verdict, g identity.Grant) Decision {
 		return Decision{Kind: Allow, Grant: g}
 	case known && a.quarantined():
 		return Decision{Refusal: quarantined(g.Identity, a)}
+	case !known && v.hostNetwork:
+		// There will be no object to wait for. The binding grants the identity, and the metadata
+		// service has it or refuses.
+		return Decision{Kind: Allow, Grant: g}
 	default:
 		return Decision{Kind: Wait, Limit: t.cfg.ArrivalLimit, OnTheWay: true, Refusal: late(g.Identity, a, known)}
 	}

@@ -124,6 +124,20 @@ func TestDecide(t *testing.T) {
 		}, want: "plain"},
 
 		{name: "no object yet", world: func(t *Table) { bound(t, 1) }, want: "wait 1m40s 404 IdentityNotAssigned"},
+		{name: "host network: no object will come", world: func(t *Table) {
+			bound(t, 1)
+			t.SetHostNetworkPod("ns", "web", web)
+		}, want: "allow one"},
+		{name: "host network, no binding", world: func(t *Table) { t.SetHostNetworkPod("ns", "web", web) }, want: "wait 8s 404 NoBinding"},
+		{name: "host network, quarantined", world: func(t *Table) {
+			bound(t, 1)
+			t.SetHostNetworkPod("ns", "web", web)
+			t.SetAssigned(assigned("web", "one", v1.StateCreated, reason("NotFound")))
+		}, want: "403 IdentityQuarantined"},
+		{name: "host network before, under the same name", world: func(t *Table) {
+			t.SetHostNetworkPod("ns", "web", web)
+			bound(t, 1)
+		}, want: "wait 1m40s 404 IdentityNotAssigned"},
 		{name: "created", world: func(t *Table) { bound(t, 1); t.SetAssigned(assigned("web", "one", v1.StateCreated)) }, want: "wait 1m40s 404 IdentityNotAssigned"},
 		{name: "assigned", world: func(t *Table) { bound(t, 1); t.SetAssigned(assigned("web", "one", v1.StateAssigned)) }, want: "allow one"},
 		{name: "assigned, by an old MIC", world: func(t *Table) { bound(t, 1); t.SetAssigned(assigned("web", "one", "")) }, want: "allow one"},

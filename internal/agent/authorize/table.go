@@ -52,6 +52,7 @@ const maxForeign = 4
 
 type pod struct {
 	identity.Pod
+	hostNetwork bool
 	verdict atomic.Pointer[verdict]
 	changed chan struct{}
 }
@@ -118,7 +119,7 @@ func (t *Table) stranger(name types.NamespacedName) <-chan struct{} {
 
 // workOut asks the rules. The read lock is held.
 func (t *Table) workOut(p *pod) *verdict {
-	v := &verdict{arrivals: map[types.NamespacedName]arrival{}}
+	v := &verdict{hostNetwork: p.hostNetwork, arrivals: map[types.NamespacedName]arrival{}}
 	var exceptions []*v1.AzurePodIdentityException
 	for _, e := range t.exceptions.with(p.Namespace) {
 		exceptions = append(exceptions, e)
@@ -171,8 +172,18 @@ func (t *Table) touchSelector(selector string) {
 	}
 }
 
-// SetPod takes a pod of this node.
+// SetPod records a pod of this node.
 func (t *Table) SetPod(namespace, name string, labels map[string]string) {
+	t.setPod(namespace, name, labels, false)
+}
+
+// SetHostNetworkPod records a pod that uses the node's own network. Only a process of the host can
+// ask for its tokens.
+func (t *Table) SetHostNetworkPod(namespace, name string, labels map[string]string) {
+	t.setPod(namespace, name, labels, true)
+}
+
+func (t *Table) setPod(namespace, name string, labels map[string]string, hostNetwork bool) {
 	key := types.NamespacedName{Namespace: namespace, Name: name}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -181,12 +192,13 @@ func (t *Table) SetPod(namespace, name string, labels map[string]string) {
 	case p == nil:
 		p = &pod{changed: make(chan struct{})}
 		t.pods[key] = p
-	case maps.Equal(p.Labels, labels):
+	case maps.Equal(p.Labels, labels) && p.hostNetwork == hostNetwork:
 		return // only its status changed, which bears on nothing here
 	default:
 		t.bySelector.remove(p.Labels[v1.BindingLabel], key)
 	}
 	p.Pod = identity.Pod{Namespace: namespace, Name: name, Labels: labels}
+	p.hostNetwork = hostNetwork
 	t.bySelector.put(labels[v1.BindingLabel], key, p)
 	t.touch(p)
 	if c := t.strangers[key]; c != nil {
