@@ -45,11 +45,11 @@ type Options struct {
 }
 
 // Client reads and patches identities through ARM. It holds no state about groups but how much Azure lets it ask (the
-// budget of Options.Credential) and is safe for concurrent use; that there is one operation at a time per group is the
+// limits of Options.Credential) and is safe for concurrent use; that there is one operation at a time per group is the
 // caller's duty (ARM refuses a second one: IsConflict).
 type Client struct {
 	options Options
-	budget  *budget
+	limits  *limits
 }
 
 // Bounds of one call. ARM usually answers within a second and takes 10 to 60 s for an update; the longest seen is 16
@@ -79,7 +79,7 @@ func New(options Options) (*Client, error) {
 	if options.Observe == nil {
 		options.Observe = func(string, time.Duration, error) {}
 	}
-	return &Client{options: options, budget: newBudget()}, nil
+	return &Client{options: options, limits: newLimits()}, nil
 }
 
 // snapshot is a node group's identities at one moment; etag changes with every change of the group and may be empty.
@@ -98,7 +98,7 @@ func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
 // block and reserves nothing. Get and Patch called all the same wait their turn for a few seconds, or fail with
 // RetryAfter without asking Azure.
 func (c *Client) Pause(group Group) time.Duration {
-	return c.budget.pause(group, time.Now())
+	return c.limits.pause(group, time.Now())
 }
 
 // get is one read, measured and bounded in time.
@@ -151,9 +151,9 @@ func (c *Client) arm(group Group, watch ...policy.Policy) *arm.ClientOptions {
 			Transport: c.options.Transport,
 			Telemetry: policy.TelemetryOptions{ApplicationID: "podid"},
 			PerCallPolicies: []policy.Policy{
-				versionPolicy{path: group.ResourceID()}, gatePolicy{budget: c.budget, group: group},
+				versionPolicy{path: group.ResourceID()}, gatePolicy{limits: c.limits, group: group},
 			},
-			PerRetryPolicies: append([]policy.Policy{learnPolicy{budget: c.budget, group: group}}, watch...),
+			PerRetryPolicies: append([]policy.Policy{learnPolicy{limits: c.limits, group: group}}, watch...),
 			Retry: policy.RetryOptions{
 				MaxRetries: maxRetries, TryTimeout: tryTimeout, RetryDelay: retryDelay, MaxRetryDelay: maxDelay,
 				ShouldRetry: shouldRetry,

@@ -3,6 +3,7 @@
 //
 // vm.go and vmss.go hold the two kinds side by side; client.go what they share: one GET, one PATCH with merge
 // semantics, and the long-running operation behind it. errors.go sorts what ARM says into what a caller can do
-// about it, remedy.go says what a person can do. budget.go keeps count of what Azure lets us ask, meter.go of what we do.
+// about it, remedy.go says what a person can do. limits.go counts against Azure's limits, throttle.go
+// delays calls by them.
 // Fake behaves like ARM and passes the same test as Client.
 package compute

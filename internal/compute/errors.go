@@ -140,7 +140,7 @@ func conflicting(code string) bool {
 	}
 }
 
-// defaultRetryAfter is for a 429 that does not say how long: a scale set's budget grows by 4 updates a minute.
+// defaultRetryAfter is for a 429 that does not say how long: a scale set's limit grows by 4 updates a minute.
 const defaultRetryAfter = 15 * time.Second
 
 // RetryAfter returns how long Azure wants to be left alone, and whether it throttled the call (429, or 503 with

@@ -32,7 +32,7 @@ func (c *Client) ClientID(ctx context.Context, resourceID string) (string, error
 }
 
 func (c *Client) clientID(ctx context.Context, resourceID string) (string, error) {
-	// The budget to ask from is that of the identity's subscription.
+	// The limits are those of the identity's subscription.
 	parts := strings.SplitN(strings.ToLower(resourceID), "/", 4) // "", subscriptions, S, rest
 	if len(parts) < 4 {
 		return "", errors.New("not a resource ID")

@@ -28,8 +28,8 @@ const forgottenEvery = 5 * time.Second
 
 // finish waits until the operation is over and returns the group as ARM shows it afterwards. The SDK's own loop would
 // take 30 s between two looks, or whatever Retry-After says in each answer (10 s and more for machines); that is a hint
-// about the operation's length and not obeyed here. The budget says when to look; a refused look's Retry-After is part
-// of it. read tells besides whether the last answer was the group at all; when it is not, the group itself is asked, and
+// about the operation's length and not obeyed here. The limits say when to look; a refused look's Retry-After is part
+// of them. read tells besides whether the last answer was the group at all; when it is not, the group itself is asked, and
 // so it is when Azure says that it has only begun, and nothing of where to look.
 func finish[T any](
 	ctx context.Context, c *Client, group Group, sent *sending, poller *runtime.Poller[T], read func(T) (Identities, bool),
@@ -42,7 +42,7 @@ func finish[T any](
 	var lost error // why the last look got no answer
 	for {
 		if !poller.Done() || backoff > 0 {
-			if err := pause(ctx, max(c.budget.nextPoll(group, time.Now()), backoff, asked(lost))); err != nil {
+			if err := pause(ctx, max(c.limits.nextPoll(group, time.Now()), backoff, asked(lost))); err != nil {
 				return Identities{}, givingUp(err, lost)
 			}
 		}
@@ -71,7 +71,7 @@ func finish[T any](
 	}
 }
 
-// asked is how long the answer to a failed look wants us to stay away. (The budget knows of 429 only.)
+// asked is how long the answer to a failed look wants us to stay away. (The limits know of 429 only.)
 func asked(err error) time.Duration {
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
 	if !ok || answer.RawResponse == nil {

@@ -30,8 +30,9 @@ const (
 	// conflictMost bounds the pause while somebody else's operation runs: a scale
 	// set takes 4 writes a minute, and refused ones count.
 	conflictMost = 15 * time.Second
-	// afterThrottle spreads those that Azure sent away until the same second.
-	afterThrottle = 500 * time.Millisecond
+	// afterThrottle spreads groups that Azure sent away until the same second. Pods
+	// wait meanwhile: it is short.
+	afterThrottle = 250 * time.Millisecond
 	// complainAfter is how many failures in a row make it worth telling the
 	// pods: one retry helps against most of what goes wrong for a moment.
 	// No failure that lasts longer than complainLatest stays untold, however long

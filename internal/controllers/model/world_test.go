@@ -70,6 +70,7 @@ type world struct {
 	scheme *runtime.Scheme
 	server *apiServer
 	azure  *azure
+	cloud  attachment.Cloud // what MIC asks: azure, unless a story has another
 	log    logr.Logger
 
 	mic *mic
@@ -105,6 +106,7 @@ func newWorld(s setup, log io.Writer) *world {
 	if log != nil {
 		w.log = funcr.New(func(prefix, args string) { _, _ = fmt.Fprintln(log, clock(time.Now()), prefix, args) }, funcr.Options{Verbosity: 1})
 	}
+	w.cloud = w.azure
 	w.azure.fail, w.azure.takes, w.azure.readLag = w.fail, s.Update, s.Read
 	w.azure.strict, w.azure.staleIDs, w.azure.grace = s.Strict, s.StaleIDs, s.Grace
 	w.azure.late, w.azure.shout = 10*s.Write, s.Shout
@@ -209,7 +211,7 @@ func (w *world) start() {
 	if w.setup.Immutable {
 		settings.Immutable = []string{resourceID(0)}
 	}
-	must(controllers.Add(ctx, modelManager{mgr, live{w.server, &m.killed}}, w.azure, noMetrics{}, controllers.Config{
+	must(controllers.Add(ctx, modelManager{mgr, live{w.server, &m.killed}}, w.cloud, noMetrics{}, controllers.Config{
 		Rules: w.rules, Attachment: settings, Writes: w.setup.Writers,
 		LedgerNamespace: ledgerNamespace, LedgerName: ledgerName,
 		DriftInterval: drift, SweepInterval: 10_000 * time.Hour,

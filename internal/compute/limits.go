@@ -1,0 +1,285 @@
+package compute
+
+// How many calls Azure lets us make: what Client.Pause answers from.
+//
+// Azure Resource Manager counts reads and writes per subscription and credential. The compute service behind it counts
+// per VM or scale set. Both are token buckets of documented sizes ("Understand how Azure Resource Manager throttles
+// requests", "Compute throttling limits"). A 429 closes the limit it is about for as long as Retry-After says, and no
+// longer. A Client has one credential and so one set of limits. Nothing in this file waits or reads a clock.
+
+import (
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// class is what a call counts as.
+type class int
+
+const (
+	reading class = iota // a GET of a node group
+	writing              // a PATCH
+	polling              // a GET of an operation
+	classes
+)
+
+// limit is one of Azure's token buckets, and until when Azure has closed it.
+type limit struct {
+	bucket *rate.Limiter
+	closed time.Time
+}
+
+func newLimit(size int, perSecond rate.Limit) *limit {
+	return &limit{bucket: rate.NewLimiter(perSecond, size)}
+}
+
+// subscriptionLimits returns Resource Manager's. Polls count as reads, too. A limit of their own leaves 10 reads a
+// second, and more than half of the bucket, to everything else.
+func subscriptionLimits() [classes]*limit {
+	return [classes]*limit{reading: newLimit(250, 25), writing: newLimit(200, 10), polling: newLimit(100, 15)}
+}
+
+// groupLimits returns the compute service's for one VM or scale set: "Low Cost Get", "Update" and "Get Operation".
+func groupLimits() [classes]*limit {
+	return [classes]*limit{reading: newLimit(36, 12./60), writing: newLimit(12, 4./60), polling: newLimit(45, 15./60)}
+}
+
+// opens returns the earliest time at which a call may use the limit.
+func (l *limit) opens(now time.Time) time.Time {
+	if l.closed.After(now) {
+		return l.closed
+	}
+	return now
+}
+
+// isClosed reports whether Azure has said to stay away until later than now.
+func (l *limit) isClosed(now time.Time) bool { return l.closed.After(now) }
+
+// tokens returns how many calls may go as soon as the limit is open; a negative number of calls wait already.
+func (l *limit) tokens(now time.Time) float64 { return l.bucket.TokensAt(l.opens(now)) }
+
+// delay returns how long until a call may go. It reserves nothing.
+func (l *limit) delay(now time.Time) time.Duration {
+	delay := l.opens(now).Sub(now)
+	if missing := 1 - l.tokens(now); missing > 0 {
+		delay += time.Duration(missing / float64(l.bucket.Limit()) * float64(time.Second))
+	}
+	return delay
+}
+
+// reserve takes tokens. A call that takes one may go after the delay of the moment before.
+func (l *limit) reserve(now time.Time, tokens int) { l.bucket.ReserveN(l.opens(now), tokens) }
+
+// lower takes Azure's count of what is left, if it is less than ours.
+func (l *limit) lower(now time.Time, left int) {
+	if surplus := int(l.tokens(now)) - left; surplus > 0 && !l.isClosed(now) {
+		l.reserve(now, surplus)
+	}
+}
+
+// close lets no call go for that long.
+func (l *limit) close(now time.Time, d time.Duration) {
+	if until := now.Add(d); until.After(l.closed) {
+		l.closed = until
+	}
+}
+
+// drain leaves one call for the end of the closure, so that groups that share the limit come back at its rate.
+func (l *limit) drain(now time.Time) {
+	if surplus := int(l.tokens(now)) - 1; surplus > 0 {
+		l.reserve(now, surplus)
+	}
+}
+
+// limits are those of all subscriptions. They are safe for concurrent use.
+type limits struct {
+	mu            sync.Mutex
+	subscriptions map[string]*account
+	swept         time.Time
+}
+
+// account is one subscription.
+type account struct {
+	limits [classes]*limit
+	groups map[Group]*groupAccount
+	used   time.Time
+}
+
+// groupAccount is one node group.
+type groupAccount struct {
+	limits [classes]*limit
+	used   time.Time
+}
+
+// Bounds of the memory. After forgetAfter without a call every bucket is full and no Retry-After lasts: forgetting
+// loses nothing.
+const (
+	forgetAfter = longestPause + time.Hour/2
+	mostGroups  = 20_000 // per subscription; further ones only count for the subscription
+	mostSubs    = 1_000
+)
+
+func newLimits() *limits { return &limits{subscriptions: map[string]*account{}} }
+
+// of returns the limits of a subscription and of a group, new ones if need be. A group without a name stands for calls
+// about no node group. mu is held.
+func (l *limits) of(group Group, now time.Time) (*account, *groupAccount) {
+	l.sweep(now)
+	sub := l.subscriptions[group.SubscriptionID]
+	if sub == nil {
+		sub = &account{limits: subscriptionLimits(), groups: map[Group]*groupAccount{}}
+		if len(l.subscriptions) < mostSubs {
+			l.subscriptions[group.SubscriptionID] = sub
+		}
+	}
+	own := sub.groups[group]
+	if own == nil {
+		own = &groupAccount{limits: groupLimits()}
+		if group.Name != "" && len(sub.groups) < mostGroups {
+			sub.groups[group] = own
+		}
+	}
+	sub.used, own.used = now, now
+	return sub, own
+}
+
+// sweep forgets, now and then, subscriptions and groups that nothing was asked about for long. mu is held.
+func (l *limits) sweep(now time.Time) {
+	if now.Sub(l.swept) < forgetAfter {
+		return
+	}
+	l.swept = now
+	maps.DeleteFunc(l.subscriptions, func(_ string, sub *account) bool {
+		maps.DeleteFunc(sub.groups, func(_ Group, own *groupAccount) bool { return now.Sub(own.used) >= forgetAfter })
+		return now.Sub(sub.used) >= forgetAfter
+	})
+}
+
+// drawn returns the limits that a call counts against. mu is held.
+func (l *limits) drawn(group Group, c class, now time.Time) []*limit {
+	sub, own := l.of(group, now)
+	if c == polling {
+		return []*limit{sub.limits[polling], sub.limits[reading], own.limits[polling]}
+	}
+	return []*limit{sub.limits[c], own.limits[c]}
+}
+
+// mostSpread bounds how far apart groups are sent.
+const mostSpread = time.Minute
+
+// pause returns for how long to leave the group alone: until it can be read and written. It reserves nothing. When the
+// subscription has to recover, its groups are spread at random over the time that it needs for all of them.
+func (l *limits) pause(group Group, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sub := l.subscriptions[group.SubscriptionID]
+	if sub == nil {
+		return 0
+	}
+	var pause time.Duration
+	own, known := sub.groups[group]
+	for _, c := range []class{reading, writing} {
+		if delay := sub.limits[c].delay(now); delay > 0 {
+			pause = max(pause, delay+sub.spread(c, known))
+		}
+		if known {
+			pause = max(pause, own.limits[c].delay(now))
+		}
+	}
+	return pause
+}
+
+// spread draws a part of the time in which all other groups of the subscription could make one call each.
+func (a *account) spread(c class, known bool) time.Duration {
+	others := len(a.groups)
+	if known {
+		others--
+	}
+	every := time.Duration(float64(time.Second) / float64(a.limits[c].bucket.Limit()))
+	return rand.N(min(time.Duration(others)*every, mostSpread) + 1) //nolint:gosec // no secret
+}
+
+// reserve counts a call and returns after how long it may go, unless Azure closes a limit meanwhile. When that would be
+// more than longest, or Azure has closed a limit, nothing is counted, and ok is false. Polls wait for a closed limit.
+func (l *limits) reserve(group Group, c class, now time.Time, longest time.Duration) (wait time.Duration, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	drawn, closed := l.drawn(group, c, now), false
+	for _, from := range drawn {
+		wait = max(wait, from.delay(now))
+		closed = closed || from.isClosed(now)
+	}
+	if wait > longest || closed && c != polling {
+		return wait, false
+	}
+	for _, from := range drawn {
+		from.reserve(now, 1)
+	}
+	return wait, true
+}
+
+// closed reports whether Azure has closed a limit of such a call.
+func (l *limits) closed(group Group, c class, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, from := range l.drawn(group, c, now) {
+		if from.isClosed(now) {
+			return true
+		}
+	}
+	return false
+}
+
+// pollEvery is the time between two polls of an operation, while the limit is far.
+const pollEvery = time.Second
+
+// nextPoll returns when to look at the group's operation again. Azure allows 15 polls a minute in the long run and 45
+// at once. Pods wait for the operation, so it is one a second until few are left.
+func (l *limits) nextPoll(group Group, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, own := l.of(group, now)
+	polls := own.limits[polling]
+	if polls.isClosed(now) {
+		return polls.delay(now)
+	}
+	switch left := polls.tokens(now); {
+	case left < 6:
+		return 4 * pollEvery
+	case left < 12:
+		return 2 * pollEvery
+	default:
+		return pollEvery
+	}
+}
+
+// learn takes in what an answer of Azure says about the limits.
+func (l *limits) learn(group Group, c class, said answered, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sub, own := l.of(group, now)
+	general := c // polls are reads to Resource Manager
+	if c == polling {
+		general = reading
+	}
+	if said.left != nil {
+		sub.limits[general].lower(now, *said.left)
+	}
+	if said.retryAfter == 0 {
+		return
+	}
+	refused := own.limits[c]
+	switch said.scope {
+	case wholeSubscription:
+		refused = sub.limits[general]
+	case wholeRegion:
+		refused = sub.limits[c]
+	}
+	refused.close(now, said.retryAfter)
+	if said.scope != oneGroup {
+		refused.drain(now)
+	}
+}
