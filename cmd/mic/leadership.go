@@ -149,7 +149,11 @@ func (l *leadership) manager(ctx context.Context, lock resourcelock.Interface) (
 	if err != nil {
 		return nil, err
 	}
-	cache.NewInformer = l.informer
+	streams, err := controllers.NewStreams(l.kube, cache)
+	if err != nil {
+		return nil, err
+	}
+	cache.NewInformer = l.informers(streams)
 	log := logr.FromContextOrDiscard(ctx)
 	if sink := log.GetSink(); sink != nil {
 		log = log.WithSink(quiet{sink})
@@ -157,6 +161,7 @@ func (l *leadership) manager(ctx context.Context, lock resourcelock.Interface) (
 	times := l.times()
 	mgr, err := manager.New(l.kube, manager.Options{
 		Scheme: scheme, Cache: cache, Logger: log,
+		BaseContext:    func() context.Context { return logr.NewContext(context.Background(), log) },
 		LeaderElection: true, LeaderElectionResourceLockInterface: lock,
 		LeaderElectionID: l.options.election.name, LeaderElectionNamespace: l.options.election.namespace,
 		LeaderElectionReleaseOnCancel: true,
@@ -171,14 +176,18 @@ func (l *leadership) manager(ctx context.Context, lock resourcelock.Interface) (
 	return mgr, nil
 }
 
-// informer makes the informers of the cache: patient, and readiness tells which of
-// them may not do its work.
-func (l *leadership) informer(
-	lw toolscache.ListerWatcher, kind runtime.Object, resync time.Duration, indexers toolscache.Indexers,
+// informers returns what makes the informers of the cache: they list by stream, ask again soon
+// after a failure, and readiness reports those that may not read their kind.
+func (l *leadership) informers(streams *controllers.Streams) func(
+	toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers,
 ) toolscache.SharedIndexInformer {
-	watched := &reach{}
-	l.check("watch "+reflect.TypeOf(kind).Elem().Name(), watched.err)
-	return toolscache.NewSharedIndexInformer(listwatch.New(lw, watched.note), kind, resync, indexers)
+	return func(
+		lw toolscache.ListerWatcher, kind runtime.Object, resync time.Duration, indexers toolscache.Indexers,
+	) toolscache.SharedIndexInformer {
+		watched := &reach{}
+		l.check("watch "+reflect.TypeOf(kind).Elem().Name(), watched.err)
+		return toolscache.NewSharedIndexInformer(listwatch.New(streams.Of(kind, lw), watched.note), kind, resync, indexers)
+	}
 }
 
 func (l *leadership) times() lease.Times { return lease.TimesOf(l.options.election.duration) }

@@ -14,10 +14,6 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// lastApplied is what kubectl apply leaves on an object: a second copy of it,
-// of no use inside of another one.
-const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
-
 // Pod is what the plan for one pod starts from.
 type Pod struct {
 	Namespace, Name, NodeName string
@@ -233,18 +229,11 @@ func embedBinding(b *v1.AzureIdentityBinding) *v1.AzureIdentityBindingCopy {
 	return out
 }
 
-// embedMeta keeps what tells an object and its version apart. Owners,
-// finalizers and field managers belong to the original alone.
+// embedMeta keeps what identifies an object and its version. All else belongs to the original
+// alone: a tenant can fill it with a megabyte, of which each pod would get a copy.
 func embedMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
-	annotations := maps.Clone(m.Annotations)
-	delete(annotations, lastApplied)
-	if len(annotations) == 0 {
-		annotations = nil
-	}
 	return metav1.ObjectMeta{
-		Namespace: m.Namespace, Name: m.Name, UID: m.UID,
-		ResourceVersion: m.ResourceVersion, Generation: m.Generation,
-		CreationTimestamp: m.CreationTimestamp,
-		Labels:            maps.Clone(m.Labels), Annotations: annotations,
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, Generation: m.Generation,
+		Annotations: identity.CopiedAnnotations(m.Annotations),
 	}
 }

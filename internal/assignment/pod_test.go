@@ -206,17 +206,38 @@ func TestLabel(t *testing.T) {
 	}
 }
 
+// TestEmbedded: a copy carries what identifies the object, and nothing that a tenant can fill up.
 func TestEmbedded(t *testing.T) {
 	g := grant("team", "red")
-	g.Identity.Annotations = map[string]string{lastApplied: "{}", v1.BehaviorAnnotation: "namespaced"}
-	g.Identity.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
-	g.Identity.Finalizers = []string{"example.com/hold"}
-	ref := made(t, pod(), g).Spec.AzureIdentityRef
-	if ref.Kind != "AzureIdentity" || ref.APIVersion != "aadpodidentity.k8s.io/v1" {
-		t.Errorf("kind %s %s", ref.APIVersion, ref.Kind)
+	meta := metav1.ObjectMeta{
+		Labels:          map[string]string{"a": "b"},
+		Annotations:     map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}", v1.BehaviorAnnotation: "namespaced", v1.AllowedNamespacesAnnotation: "*"},
+		ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
+		Finalizers:      []string{"example.com/hold"},
+		OwnerReferences: []metav1.OwnerReference{{Name: "o"}},
+		UID:             "u", Generation: 3, ResourceVersion: "7", CreationTimestamp: metav1.Now(),
 	}
-	want := map[string]string{v1.BehaviorAnnotation: "namespaced"}
-	if diff := cmp.Diff(want, ref.Annotations); diff != "" || len(ref.ManagedFields)+len(ref.Finalizers) > 0 {
-		t.Errorf("metadata %+v", ref.ObjectMeta)
+	for _, o := range []metav1.Object{g.Identity, g.Binding} {
+		meta.Namespace, meta.Name = o.GetNamespace(), o.GetName()
+		switch o := o.(type) {
+		case *v1.AzureIdentity:
+			o.ObjectMeta = meta
+		case *v1.AzureIdentityBinding:
+			o.ObjectMeta = meta
+		}
+	}
+	spec := made(t, pod(), g).Spec
+	id, binding := spec.AzureIdentityRef, spec.AzureBindingRef
+	if id.Kind != "AzureIdentity" || id.APIVersion != "aadpodidentity.k8s.io/v1" || binding.Kind != "AzureIdentityBinding" || binding.APIVersion != id.APIVersion {
+		t.Errorf("kinds %s %s, %s %s", id.APIVersion, id.Kind, binding.APIVersion, binding.Kind)
+	}
+	for _, got := range []struct{ got, original metav1.ObjectMeta }{{id.ObjectMeta, g.Identity.ObjectMeta}, {binding.ObjectMeta, g.Binding.ObjectMeta}} {
+		want := metav1.ObjectMeta{
+			Namespace: got.original.Namespace, Name: got.original.Name, UID: "u", Generation: 3,
+			Annotations: map[string]string{v1.BehaviorAnnotation: "namespaced"},
+		}
+		if diff := cmp.Diff(want, got.got); diff != "" {
+			t.Error(diff)
+		}
 	}
 }

@@ -6,15 +6,23 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
+	"reflect"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	crcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
@@ -23,6 +31,8 @@ import (
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 	"github.com/podid-io/podid/internal/controllers/readiness"
 	"github.com/podid-io/podid/internal/controllers/sharing"
+	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/listwatch"
 )
 
 // Scheme knows Kubernetes' own kinds and ours.
@@ -37,9 +47,8 @@ func Scheme() (*runtime.Scheme, error) {
 	return s, nil
 }
 
-// CacheOptions are for a manager's cache: pods with a binding label only, and of
-// pods and nodes only what is looked at. Reading any other kind through the
-// cache is a mistake and fails.
+// CacheOptions are for a manager's cache: pods with a binding label only, and of each object
+// what the controllers read. Reading any other kind through the cache is a mistake and fails.
 func CacheOptions() (crcache.Options, error) {
 	labelled, err := labels.NewRequirement(v1.BindingLabel, selection.Exists, nil)
 	if err != nil {
@@ -51,6 +60,8 @@ func CacheOptions() (crcache.Options, error) {
 		ByObject: map[client.Object]crcache.ByObject{
 			&corev1.Pod{}:               {Label: labels.NewSelector().Add(*labelled), Transform: slimPod},
 			&corev1.Node{}:              {Transform: slimNode},
+			&v1.AzureIdentity{}:         {Transform: slimIdentity},
+			&v1.AzureIdentityBinding{}:  {Transform: slimBinding},
 			&v1.AzureAssignedIdentity{}: {Transform: newShared().slimAssigned},
 		},
 	}, nil
@@ -61,6 +72,55 @@ func Cached() []client.Object {
 	return []client.Object{
 		&corev1.Pod{}, &corev1.Node{}, &v1.AzureIdentity{}, &v1.AzureIdentityBinding{}, &v1.AzureAssignedIdentity{},
 	}
+}
+
+// Streams lists the kinds of a cache object by object, each reduced to what is kept of it before
+// the next is read.
+type Streams struct {
+	kinds map[reflect.Type]listwatch.Kind
+}
+
+// NewStreams prepares the clients for a cache with these options. It sends nothing.
+func NewStreams(config *rest.Config, options crcache.Options) (*Streams, error) {
+	s, err := Scheme()
+	if err != nil {
+		return nil, err
+	}
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for lists: %w", err)
+	}
+	codecs := serializer.NewCodecFactory(s)
+	streams := &Streams{kinds: map[reflect.Type]listwatch.Kind{}}
+	for object, by := range options.ByObject {
+		gvk, err := apiutil.GVKForObject(object, s)
+		if err != nil {
+			return nil, fmt.Errorf("find the kind of %T: %w", object, err)
+		}
+		c, err := apiutil.RESTClientForGVK(gvk, false, false, config, codecs, httpClient)
+		if err != nil {
+			return nil, fmt.Errorf("make a client for lists of %s: %w", gvk.Kind, err)
+		}
+		resource, _ := meta.UnsafeGuessKindToResource(gvk) // right for all of Cached
+		streams.kinds[reflect.TypeOf(object)] = listwatch.Kind{
+			Client: c, Resource: resource.Resource, New: object.DeepCopyObject, Strip: by.Transform,
+			Narrow: func(o *metav1.ListOptions) {
+				if by.Label != nil {
+					o.LabelSelector = by.Label.String()
+				}
+			},
+		}
+	}
+	return streams, nil
+}
+
+// Of returns a ListerWatcher that watches as inner does and lists by stream. A kind that the
+// options do not name keeps inner.
+func (s *Streams) Of(object runtime.Object, inner toolscache.ListerWatcher) toolscache.ListerWatcher {
+	if kind, ok := s.kinds[reflect.TypeOf(object)]; ok {
+		return listwatch.Stream(inner, kind)
+	}
+	return inner
 }
 
 // slimPod keeps of a pod what the controllers look at.
@@ -103,6 +163,56 @@ func slimNode(o any) (any, error) {
 	}
 	slim := &corev1.Node{ObjectMeta: slimMeta(node.ObjectMeta)}
 	slim.Spec.ProviderID = node.Spec.ProviderID
+	return slim, nil
+}
+
+// slimIdentity keeps of an identity what the controllers read.
+func slimIdentity(o any) (any, error) {
+	id, ok := o.(*v1.AzureIdentity)
+	if !ok {
+		return o, nil
+	}
+	slim := &v1.AzureIdentity{ObjectMeta: slimMeta(id.ObjectMeta), Spec: id.Spec, Status: id.Status}
+	slim.Generation, slim.CreationTimestamp = id.Generation, id.CreationTimestamp
+	slim.Annotations = identity.Annotations(id.Annotations)
+	slim.Labels = fingerprint(id.ObjectMeta)
+	slim.Spec.AzureIdentityOldSpelling = v1.AzureIdentityOldSpelling{}
+	return slim, nil
+}
+
+// fingerprintLabel stands in the cache for the labels and annotations of an identity.
+const fingerprintLabel = "podid-fingerprint"
+
+// fingerprint returns labels that change whenever the object's labels or annotations do: an
+// identity in quarantine gets another try when its object changes. It returns its own result
+// as it is.
+func fingerprint(m metav1.ObjectMeta) map[string]string {
+	if _, done := m.Labels[fingerprintLabel]; done && len(m.Labels) == 1 {
+		return m.Labels
+	}
+	var sum uint64
+	for i, all := range []map[string]string{m.Labels, m.Annotations} {
+		for name, value := range all {
+			h := fnv.New64a()
+			_, _ = fmt.Fprintf(h, "%d %s=%s", i, name, value)
+			sum += h.Sum64()
+		}
+	}
+	if sum == 0 {
+		return nil
+	}
+	return map[string]string{fingerprintLabel: strconv.FormatUint(sum, 36)}
+}
+
+// slimBinding keeps of a binding what the controllers read.
+func slimBinding(o any) (any, error) {
+	binding, ok := o.(*v1.AzureIdentityBinding)
+	if !ok {
+		return o, nil
+	}
+	slim := &v1.AzureIdentityBinding{ObjectMeta: slimMeta(binding.ObjectMeta), Spec: binding.Spec}
+	slim.Generation, slim.CreationTimestamp = binding.Generation, binding.CreationTimestamp
+	slim.Spec.AzureIdentityBindingOldSpelling = v1.AzureIdentityBindingOldSpelling{}
 	return slim, nil
 }
 

@@ -3,11 +3,15 @@
 package controllers
 
 import (
+	"slices"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
 )
 
 // maxShared bounds how many identities, and how many bindings, are shared; beyond it all of them begin anew.
@@ -26,22 +30,71 @@ func newShared() *shared {
 	return &shared{identities: map[string]*v1.AzureIdentityCopy{}, bindings: map[string]*v1.AzureIdentityBindingCopy{}}
 }
 
-// slimAssigned is the cache's transform of assigned identities.
+// slimAssigned keeps of an assigned identity what the controllers read. MIC writes the whole
+// object, so that its next write removes the rest.
 func (s *shared) slimAssigned(o any) (any, error) {
 	assigned, ok := o.(*v1.AzureAssignedIdentity)
 	if !ok {
 		return o, nil
 	}
-	assigned.ManagedFields = nil
+	slim := &v1.AzureAssignedIdentity{ObjectMeta: slimMeta(assigned.ObjectMeta), Spec: assigned.Spec, Status: assigned.Status}
+	slim.CreationTimestamp, slim.Labels = assigned.CreationTimestamp, ownLabels(assigned.Labels)
+	slim.Finalizers = finalizers(assigned.Finalizers)
+	slim.Spec.AzureAssignedIdentityOldSpelling = v1.AzureAssignedIdentityOldSpelling{}
+	slim.Status.Conditions = nil
+	if c := meta.FindStatusCondition(assigned.Status.Conditions, v1.ConditionAssigned); c != nil {
+		slim.Status.Conditions = []metav1.Condition{*c}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := assigned.Spec.AzureIdentityRef; c != nil {
-		assigned.Spec.AzureIdentityRef = share(s.identities, c.Namespace+"/"+c.Name, c)
+		fresh := &v1.AzureIdentityCopy{
+			APIVersion: c.APIVersion, Kind: c.Kind, ObjectMeta: copiedMeta(c.ObjectMeta), Spec: c.Spec,
+		}
+		fresh.Spec.AzureIdentityOldSpelling = v1.AzureIdentityOldSpelling{}
+		slim.Spec.AzureIdentityRef = share(s.identities, c.Namespace+"/"+c.Name, fresh)
 	}
 	if c := assigned.Spec.AzureBindingRef; c != nil {
-		assigned.Spec.AzureBindingRef = share(s.bindings, c.Namespace+"/"+c.Name, c)
+		fresh := &v1.AzureIdentityBindingCopy{
+			APIVersion: c.APIVersion, Kind: c.Kind, ObjectMeta: copiedMeta(c.ObjectMeta), Spec: c.Spec,
+		}
+		fresh.Spec.AzureIdentityBindingOldSpelling = v1.AzureIdentityBindingOldSpelling{}
+		slim.Spec.AzureBindingRef = share(s.bindings, c.Namespace+"/"+c.Name, fresh)
 	}
-	return assigned, nil
+	return slim, nil
+}
+
+// copiedMeta keeps of the metadata inside an assigned identity what assignment writes there.
+func copiedMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, Generation: m.Generation,
+		Annotations: identity.CopiedAnnotations(m.Annotations),
+	}
+}
+
+// ownLabels keeps the labels that MIC writes.
+func ownLabels(all map[string]string) map[string]string {
+	own := make(map[string]string, 3)
+	for _, name := range []string{v1.NodeNameLabel, v1.PodNameLabel, v1.PodNamespaceLabel} {
+		if value, ok := all[name]; ok {
+			own[name] = value
+		}
+	}
+	return own
+}
+
+// maxFinalizers is how many finalizers of an assigned identity are kept. With more of them, only
+// that of v1.8.17 is.
+const maxFinalizers = 16
+
+func finalizers(all []string) []string {
+	if len(all) <= maxFinalizers {
+		return all
+	}
+	if slices.Contains(all, v1.Finalizer) {
+		return []string{v1.Finalizer}
+	}
+	return nil
 }
 
 // share returns the copy that was seen last under that key if it is the same, and else keeps the fresh one.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	v1 "github.com/podid-io/podid/api/v1"
 )
 
 // Live tells whether the pod can have opened a connection from an address of
@@ -84,6 +86,7 @@ func add(list []netip.Addr, text string) []netip.Addr {
 func Strip(p *corev1.Pod) {
 	meta := &p.ObjectMeta
 	meta.ManagedFields, meta.Annotations, meta.OwnerReferences, meta.Finalizers = nil, nil, nil, nil
+	p.Labels = labels(p.Labels)
 	p.Spec = corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, ServiceAccountName: p.Spec.ServiceAccountName}
 	s := p.Status
 	p.Status = corev1.PodStatus{
@@ -97,6 +100,22 @@ func Strip(p *corev1.Pod) {
 			p.Status.Conditions = []corev1.PodCondition{{Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime}}
 		}
 	}
+}
+
+// maxLabels is how many labels a pod may have for exceptions to look at them.
+const maxLabels = 64
+
+// labels returns a pod's labels. Of a pod with more than maxLabels only the binding label is
+// kept: some tens of such pods would fill the agent's memory. No exception selects it then.
+func labels(all map[string]string) map[string]string {
+	if len(all) <= maxLabels {
+		return all
+	}
+	selector, ok := all[v1.BindingLabel]
+	if !ok {
+		return nil
+	}
+	return map[string]string{v1.BindingLabel: selector}
 }
 
 // states keeps one container that runs, the youngest: that is all that Live and

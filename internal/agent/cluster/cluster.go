@@ -155,7 +155,15 @@ func assignedTo(node string) func(*metav1.ListOptions) {
 func add[T runtime.Object](w *Cluster, c cache.Getter, name string, example T, narrow func(*metav1.ListOptions),
 	strip func(T), set func(T), remove func(types.NamespacedName),
 ) error {
-	list := cache.NewFilteredListWatchFromClient(c, name, metav1.NamespaceAll, narrow)
+	stripped := func(object any) (any, error) {
+		if o, ok := object.(T); ok {
+			strip(o)
+		}
+		return object, nil
+	}
+	list := listwatch.Stream(cache.NewFilteredListWatchFromClient(c, name, metav1.NamespaceAll, narrow), listwatch.Kind{
+		Client: c, Resource: name, Narrow: narrow, New: example.DeepCopyObject, Strip: stripped,
+	})
 	k := &kind{name: name}
 	// Back within two seconds of the API server: until then, what was revoked
 	// meanwhile still counts.
@@ -166,12 +174,7 @@ func add[T runtime.Object](w *Cluster, c cache.Getter, name string, example T, n
 		}
 	}
 	err := errors.Join(
-		k.informer.SetTransform(func(object any) (any, error) {
-			if o, ok := object.(T); ok {
-				strip(o)
-			}
-			return object, nil
-		}),
+		k.informer.SetTransform(stripped),
 		k.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { w.note(k, err) }),
 	)
 	if err != nil {

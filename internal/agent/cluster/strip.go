@@ -4,25 +4,22 @@
 package cluster
 
 import (
+	"maps"
+	"strings"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
 )
 
 func stripMeta(m *metav1.ObjectMeta) {
-	m.ManagedFields, m.OwnerReferences, m.Finalizers, m.Labels = nil, nil, nil, nil
-	// The annotations that have a meaning; kubectl's copy of the object is a
-	// bigger one.
-	var kept map[string]string
-	for _, name := range []string{v1.BehaviorAnnotation, v1.AllowedNamespacesAnnotation} {
-		if value, ok := m.Annotations[name]; ok {
-			if kept == nil {
-				kept = map[string]string{}
-			}
-			kept[name] = value
-		}
+	*m = metav1.ObjectMeta{
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,
+		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp,
+		Annotations: identity.Annotations(m.Annotations),
 	}
-	m.Annotations = kept
 }
 
 // What kind an object is, its Go type says.
@@ -30,26 +27,47 @@ func stripMeta(m *metav1.ObjectMeta) {
 func stripIdentity(id *v1.AzureIdentity) {
 	id.TypeMeta = metav1.TypeMeta{}
 	stripMeta(&id.ObjectMeta)
+	id.Spec.AzureIdentityOldSpelling, id.Status = v1.AzureIdentityOldSpelling{}, v1.AzureIdentityStatus{}
 }
 
 func stripBinding(b *v1.AzureIdentityBinding) {
 	b.TypeMeta = metav1.TypeMeta{}
 	stripMeta(&b.ObjectMeta)
+	b.Spec.AzureIdentityBindingOldSpelling, b.Status = v1.AzureIdentityBindingOldSpelling{}, v1.AzureIdentityBindingStatus{}
 }
 
 func stripException(e *v1.AzurePodIdentityException) {
 	e.TypeMeta = metav1.TypeMeta{}
 	stripMeta(&e.ObjectMeta)
+	e.Status = v1.AzurePodIdentityExceptionStatus{}
+	maps.DeleteFunc(e.Spec.PodLabels, func(name, value string) bool { // no pod can have these
+		return len(name) > maxLabelName || len(value) > validation.LabelValueMaxLength
+	})
 }
 
 func stripAssigned(a *v1.AzureAssignedIdentity) {
 	a.TypeMeta = metav1.TypeMeta{}
 	stripMeta(&a.ObjectMeta)
-	a.Spec.AzureBindingRef = nil
+	a.Spec.AzureBindingRef, a.Spec.AzureAssignedIdentityOldSpelling = nil, v1.AzureAssignedIdentityOldSpelling{}
+	a.Status.Conditions, a.Status.Message = nil, shorten(a.Status.Message)
 	if ref := a.Spec.AzureIdentityRef; ref != nil {
 		a.Spec.AzureIdentityRef = &v1.AzureIdentityCopy{
 			ObjectMeta: metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name},
 			Spec:       v1.AzureIdentitySpec{ResourceID: ref.Spec.ResourceID},
 		}
 	}
+}
+
+// Bounds: of a label's name with its prefix, and of a message that pods are told.
+const (
+	maxLabelName = 253 + 1 + 63
+	maxMessage   = 4 << 10
+)
+
+// shorten returns a message of at most maxMessage bytes, which keeps no longer one in memory.
+func shorten(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	return strings.Clone(strings.ToValidUTF8(message[:maxMessage], ""))
 }
