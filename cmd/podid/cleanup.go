@@ -14,6 +14,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/podid-io/podid/internal/cleanup"
@@ -102,12 +103,7 @@ func (o *cleanupOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	guard := func(ctx context.Context) error {
-		if o.force {
-			return nil
-		}
-		return cleanup.CheckLeader(ctx, kube, o.names, time.Now())
-	}
+	guard := o.guard(kube, cmd.ErrOrStderr())
 	cloud, err := cloudOf(o.cloudConfig, os.Getenv)
 	if err != nil {
 		return err
@@ -127,6 +123,21 @@ func (o *cleanupOptions) run(cmd *cobra.Command) error {
 		return err
 	}
 	return o.carryOut(cmd, plan, &cleanup.Cleaner{Client: kube, Cloud: cloud, Guard: guard, Wait: wait(cmd.ErrOrStderr())})
+}
+
+// guard returns what refuses to work while a MIC leads.
+func (o *cleanupOptions) guard(kube client.Reader, stderr io.Writer) func(context.Context) error {
+	if o.force {
+		return func(context.Context) error { return nil }
+	}
+	leaders := &cleanup.Leaders{
+		Reader: kube, Lease: o.names.Lease, Now: time.Now, Wait: pause,
+		Waiting: func(lock *cleanup.LeaderError, duration time.Duration) {
+			_, _ = fmt.Fprintf(stderr, "waiting up to %v to see whether mic %s still renews %s %s/%s (--force skips this)\n",
+				duration, lock.Holder, lock.Kind, lock.Namespace, lock.Name)
+		},
+	}
+	return leaders.Check
 }
 
 func (o *cleanupOptions) validate() error {
@@ -200,13 +211,18 @@ func confirm(in io.Reader, out io.Writer) error {
 func wait(w io.Writer) func(context.Context, time.Duration) error {
 	return func(ctx context.Context, d time.Duration) error {
 		_, _ = fmt.Fprintf(w, "Azure wants to be left alone, or another update is under way: going on in %v\n", d)
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-timer.C:
-			return nil
-		}
+		return pause(ctx, d)
+	}
+}
+
+// pause waits, or ends with the context.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
 	}
 }

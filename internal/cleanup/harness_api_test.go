@@ -31,9 +31,10 @@ type world struct {
 	cloud     *compute.Fake
 	group     compute.Group
 	namespace string
-	now       func() time.Time
 
 	mu     sync.Mutex
+	passed time.Duration // of a clock that runs only while the guard waits
+	looks  func()        // called at each of these waits
 	waited []time.Duration
 }
 
@@ -48,7 +49,7 @@ func newWorld(t *testing.T, kube *rest.Config, name string) *world {
 		t.Fatal(err)
 	}
 	w := &world{
-		t: t, client: c, cloud: compute.NewFake(), namespace: "ns-" + name, now: time.Now,
+		t: t, client: c, cloud: compute.NewFake(), namespace: "ns-" + name, looks: func() {},
 		group: compute.Group{Kind: compute.VMSS, SubscriptionID: subscription, ResourceGroup: "rg", Name: "vmss-" + name},
 	}
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}})
@@ -63,7 +64,7 @@ func newWorld(t *testing.T, kube *rest.Config, name string) *world {
 		Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: "red", Selector: w.namespace},
 	})
 	t.Cleanup(func() {
-		w.t, w.now = t, func() time.Time { return time.Now().Add(time.Hour) }
+		w.t = t
 		c := w.cleaner(w.cloud)
 		w.must(c.Run(context.Background(), w.planAt(context.Background(), cleanup.Options{All: true, Azure: true})))
 	})
@@ -105,7 +106,7 @@ func (w *world) planAt(ctx context.Context, o cleanup.Options) cleanup.Plan {
 func (w *world) cleaner(cloud cleanup.Cloud) *cleanup.Cleaner {
 	return &cleanup.Cleaner{
 		Client: w.client, Cloud: cloud, Done: func(cleanup.Row) {},
-		Guard: func(ctx context.Context) error { return cleanup.CheckLeader(ctx, w.client, w.names(), w.now()) },
+		Guard: w.leaders().Check,
 		Wait: func(ctx context.Context, d time.Duration) error {
 			w.mu.Lock()
 			w.waited = append(w.waited, d)
@@ -116,6 +117,19 @@ func (w *world) cleaner(cloud cleanup.Cloud) *cleanup.Cleaner {
 			case <-time.After(d):
 				return nil
 			}
+		},
+	}
+}
+
+// leaders waits without any time passing.
+func (w *world) leaders() *cleanup.Leaders {
+	return &cleanup.Leaders{
+		Reader: w.client, Lease: w.names().Lease,
+		Now: func() time.Time { return time.Unix(0, 0).Add(w.passed) },
+		Wait: func(_ context.Context, d time.Duration) error {
+			w.passed += d
+			w.looks()
+			return nil
 		},
 	}
 }

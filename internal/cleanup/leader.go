@@ -4,41 +4,150 @@ package cleanup
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// LeaderError says that a MIC looks after what was to be cleaned up.
-type LeaderError struct{ Holder, Namespace, Name string }
+// LeaderError is the reason not to clean up: a MIC leads.
+type LeaderError struct{ Holder, Kind, Namespace, Name string }
 
-// Error tells what to do.
+// Error says what to do.
 func (e *LeaderError) Error() string {
-	return fmt.Sprintf("mic %s leads (Lease %s/%s) and would undo the work: uninstall it or scale it to 0 first, or use --force",
-		e.Holder, e.Namespace, e.Name)
+	return fmt.Sprintf("mic %s leads (%s %s/%s) and would undo the work: uninstall it or scale it to 0 first, or use --force",
+		e.Holder, e.Kind, e.Namespace, e.Name)
 }
 
-// CheckLeader returns a *LeaderError while a MIC holds its Lease, in any namespace.
-// A Lease that was not renewed in its time is nobody's.
-func CheckLeader(ctx context.Context, c client.Reader, names Names, now time.Time) error {
-	var held error
-	err := each(ctx, c, &coordinationv1.LeaseList{}, func(lease *coordinationv1.Lease) {
-		if holds(lease, now) {
-			held = &LeaderError{*lease.Spec.HolderIdentity, lease.Namespace, lease.Name}
+// Leaders finds out whether a MIC leads, in any namespace. It may be used concurrently.
+//
+// The times in a lock are by the clock of the machine that MIC runs on, so they are not compared
+// with this machine's. A MIC is alive when it renews its lock within the lock's duration. A lock
+// whose duration passes without a renewal, by this machine's clock, is free from then on until
+// it changes.
+type Leaders struct {
+	Reader client.Reader
+	// Lease is the name of the lock.
+	Lease string
+	// Now and Wait are this machine's clock. Wait ends early, with an error, when the context does.
+	Now  func() time.Time
+	Wait func(context.Context, time.Duration) error
+	// Waiting, if set, is called before a lock is watched for so long.
+	Waiting func(lock *LeaderError, duration time.Duration)
+
+	mu   sync.Mutex
+	seen map[LeaderError]observation
+}
+
+// observation is a state of a lock, since when it has been seen, and whether another was seen
+// before it.
+type observation struct {
+	state   string
+	since   time.Time
+	renewed bool
+}
+
+// lock is the state of a lock that has a holder.
+type lock struct {
+	LeaderError // without the holder: the lock's own name
+	holder      string
+	state       string // changes with each renewal
+	duration    time.Duration
+}
+
+// look is the time between two reads of a lock. A MIC renews a quarter of its duration after the
+// last time, which is two seconds or more.
+const look = time.Second
+
+// Check returns a *LeaderError while a MIC leads. The first check of a lock with a holder takes
+// until the holder renews it, or for the lock's duration.
+func (l *Leaders) Check(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		locks, err := l.read(ctx)
+		if err != nil {
+			return fmt.Errorf("find out whether a mic leads: %w", err)
 		}
-	}, named(names.Lease))
-	if err != nil {
-		return fmt.Errorf("find out whether a mic leads: %w", err)
+		undecided := false
+		for i := range locks {
+			alive, known := l.judge(&locks[i])
+			if alive {
+				locks[i].Holder = locks[i].holder
+				return &locks[i].LeaderError
+			}
+			undecided = undecided || !known
+		}
+		if !undecided {
+			return nil
+		}
+		if err := l.Wait(ctx, look); err != nil {
+			return err
+		}
 	}
-	return held
 }
 
-func holds(lease *coordinationv1.Lease, now time.Time) bool {
-	spec := lease.Spec
-	if spec.HolderIdentity == nil || *spec.HolderIdentity == "" || spec.RenewTime == nil || spec.LeaseDurationSeconds == nil {
-		return false
+// judge reports whether the holder of a lock is alive, and whether that is known yet.
+func (l *Leaders) judge(k *lock) (alive, known bool) {
+	if l.seen == nil {
+		l.seen = map[LeaderError]observation{}
 	}
-	return now.Before(spec.RenewTime.Add(time.Duration(*spec.LeaseDurationSeconds) * time.Second))
+	now := l.Now()
+	last, ok := l.seen[k.LeaderError]
+	if !ok || last.state != k.state {
+		last = observation{state: k.state, since: now, renewed: ok}
+		l.seen[k.LeaderError] = last
+		if !ok && l.Waiting != nil {
+			held := k.LeaderError
+			held.Holder = k.holder
+			l.Waiting(&held, k.duration)
+		}
+	}
+	over := now.Sub(last.since) > k.duration
+	return last.renewed && !over, last.renewed || over
+}
+
+// read returns the locks that have a holder: Leases, and the Endpoints of v1.8.17.
+func (l *Leaders) read(ctx context.Context) ([]lock, error) {
+	var locks []lock
+	err := each(ctx, l.Reader, &coordinationv1.LeaseList{}, func(lease *coordinationv1.Lease) {
+		if k, held := lockOf("Lease", lease, resourcelock.LeaseSpecToLeaderElectionRecord(&lease.Spec)); held {
+			locks = append(locks, k)
+		}
+	}, named(l.Lease))
+	if err != nil {
+		return nil, err
+	}
+	endpoints := &metav1.PartialObjectMetadataList{}
+	endpoints.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("EndpointsList"))
+	err = each(ctx, l.Reader, endpoints, func(o *metav1.PartialObjectMetadata) {
+		var record resourcelock.LeaderElectionRecord
+		text, ok := o.Annotations[resourcelock.LeaderElectionRecordAnnotationKey]
+		if !ok || json.Unmarshal([]byte(text), &record) != nil {
+			return
+		}
+		if k, held := lockOf("Endpoints", o, &record); held {
+			locks = append(locks, k)
+		}
+	}, named(l.Lease))
+	return locks, err
+}
+
+// lockOf returns the lock, and whether it has a holder.
+func lockOf(kind string, o metav1.Object, record *resourcelock.LeaderElectionRecord) (lock, bool) {
+	if record.HolderIdentity == "" || record.RenewTime.IsZero() {
+		return lock{}, false
+	}
+	return lock{
+		LeaderError: LeaderError{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()},
+		holder:      record.HolderIdentity,
+		state:       fmt.Sprint(o.GetUID(), record.HolderIdentity, record.LeaderTransitions, record.RenewTime.UnixMicro()),
+		duration:    time.Duration(record.LeaseDurationSeconds) * time.Second,
+	}, true
 }

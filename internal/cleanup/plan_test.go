@@ -153,23 +153,3 @@ func TestPlan(t *testing.T) {
 		})
 	}
 }
-
-func TestHolds(t *testing.T) {
-	now := time.Now()
-	for _, test := range []struct {
-		name  string
-		lease coordinationv1.Lease
-		want  bool
-	}{
-		{"renewed", lease(now.Add(-time.Second), "mic-1"), true},
-		{"expired", lease(now.Add(-16*time.Second), "mic-1"), false},
-		{"released", lease(now, ""), false},
-		{"never held", coordinationv1.Lease{}, false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if got := holds(&test.lease, now); got != test.want {
-				t.Errorf("held: %v", got)
-			}
-		})
-	}
-}

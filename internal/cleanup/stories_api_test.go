@@ -108,7 +108,7 @@ func everything(_ *testing.T, w *world) {
 	w.create(&corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "record-" + w.namespace}, Data: map[string]string{"type-upgrade-status": "v1.8.17"},
 	})
-	w.lease(time.Now().Add(-time.Hour))
+	w.lease(time.Now().Add(time.Hour))
 	w.must(w.run(cleanup.Options{All: true, Azure: true}))
 	w.expectAssigned()
 	w.expectOnAzure("foreign")
@@ -185,18 +185,47 @@ func (i interrupting) Patch(ctx context.Context, group compute.Group, attach, de
 	return errors.Join(i.Cloud.Patch(ctx, group, attach, detach), ctx.Err())
 }
 
-// leader: while a MIC leads, nothing happens; when its time has run out, it does.
+// leader: while a MIC renews its lock, nothing happens, whatever its clock says; when the lock's
+// duration passes without a renewal, it does. v1.8.17 has its lock in Endpoints.
 func leader(t *testing.T, w *world) {
 	w.assigned("p", v1.StateAssigned, v1.Finalizer)
-	w.lease(time.Now())
+	clock := time.Now().Add(-time.Hour) // of the MIC
+	w.lease(clock)
+	w.looks = func() {
+		clock = clock.Add(2 * time.Second)
+		lease := &coordinationv1.Lease{}
+		w.must(w.client.Get(t.Context(), client.ObjectKey{Namespace: w.namespace, Name: w.names().Lease}, lease))
+		lease.Spec.RenewTime = new(metav1.NewMicroTime(clock))
+		w.must(w.client.Update(t.Context(), lease))
+	}
 	led, ok := errors.AsType[*cleanup.LeaderError](w.run(cleanup.Options{}))
-	if !ok || led.Holder != "mic-0" || led.Namespace != w.namespace {
+	if !ok || led.Holder != "mic-0" || led.Namespace != w.namespace || led.Kind != "Lease" {
 		t.Fatalf("with a leader: %+v", led)
 	}
 	w.expectAssigned("p-" + w.namespace + "-red")
-	w.now = func() time.Time { return time.Now().Add(16 * time.Second) }
+
+	old := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: w.names().Lease}} //nolint:staticcheck // v1.8.17's
+	record := func() map[string]string {
+		return map[string]string{"control-plane.alpha.kubernetes.io/leader": `{"holderIdentity":"old-mic","leaseDurationSeconds":15,` +
+			`"acquireTime":"2021-01-01T00:00:00Z","renewTime":"` + clock.UTC().Format(time.RFC3339) + `","leaderTransitions":1}`}
+	}
+	old.Annotations = record()
+	w.create(old)
+	w.looks = func() {
+		clock = clock.Add(2 * time.Second)
+		old.Annotations = record()
+		w.must(w.client.Update(t.Context(), old))
+	}
+	led, ok = errors.AsType[*cleanup.LeaderError](w.run(cleanup.Options{}))
+	if !ok || led.Holder != "old-mic" || led.Kind != "Endpoints" {
+		t.Fatalf("with a leader of v1.8.17: %+v", led)
+	}
+	w.expectAssigned("p-" + w.namespace + "-red")
+
+	w.looks = func() {}
 	w.must(w.run(cleanup.Options{}))
 	w.expectAssigned()
+	w.must(w.client.Delete(t.Context(), old))
 }
 
 // foreignFinalizer: what somebody else holds is his to let go, and is told.
