@@ -17,18 +17,21 @@ import (
 )
 
 // TestCleanupNode cleans the nodes of a cluster whose kubelets are the test's own: one that works, one where an agent still
-// answers, one that cannot get the image, and one that is not ready. Windows nodes are left alone.
+// answers, one that cannot get the image, and one that is not ready. Windows and virtual nodes are left alone.
 func TestCleanupNode(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs an API server: run make test-api")
 	}
 	kubeconfig, c := startCluster(t)
-	for name, system := range map[string]string{"good": "linux", "busy": "linux", "slow": "linux", "ill": "linux", "other": "windows"} {
+	for name, system := range map[string]string{"good": "linux", "busy": "linux", "slow": "linux", "ill": "linux", "other": "windows", "virtual": "linux"} {
 		ready := corev1.ConditionTrue
 		if name == "ill" {
 			ready = corev1.ConditionUnknown
 		}
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelOSStable: system}}}
+		if name == "virtual" {
+			node.Labels["type"] = "virtual-kubelet"
+		}
 		create(t, c, node)
 		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}
 		if err := c.Status().Update(t.Context(), node); err != nil {
@@ -52,7 +55,7 @@ func TestCleanupNode(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, out)
 		}
 	}
-	if code != 1 || strings.Contains(out, "other") {
+	if code != 1 || strings.Contains(out, "other") || strings.Contains(out, "virtual") {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
 	if code, out := cleanNodes("good", "--yes"); code != 0 || out != "good: no redirect\n" {

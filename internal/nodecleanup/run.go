@@ -60,10 +60,14 @@ func New(config *rest.Config, spec Spec, patience time.Duration) (*Cleaner, erro
 	return &Cleaner{core: core, spec: spec, patience: patience}, nil
 }
 
-// Nodes lists those that can have a redirect: all that run Linux.
+// nodesOfAgents selects the nodes that the chart puts agents on: all that run Linux and are not
+// virtual (virtual-kubelet), where no pod can have a capability.
+const nodesOfAgents = "kubernetes.io/os=linux,type!=virtual-kubelet"
+
+// Nodes lists those that can have a redirect.
 func (c *Cleaner) Nodes(ctx context.Context) ([]string, error) {
 	var list corev1.NodeList
-	if err := c.core.Get().Resource("nodes").Param("labelSelector", "kubernetes.io/os=linux").Do(ctx).Into(&list); err != nil {
+	if err := c.core.Get().Resource("nodes").Param("labelSelector", nodesOfAgents).Do(ctx).Into(&list); err != nil {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
 	names := make([]string, len(list.Items))

@@ -3,10 +3,13 @@
 package chart
 
 import (
+	"fmt"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 )
 
 // daemonSet renders the chart and returns NMI's DaemonSet.
@@ -120,4 +123,83 @@ func TestNMIReads(t *testing.T) {
 			t.Errorf("%s must be there: pods would not start on nodes without it", volume.HostPath.Path)
 		}
 	}
+}
+
+// No virtual node (virtual-kubelet) and no Windows gets NMI or the Job of an uninstall, whatever node affinity the user
+// adds: a pod that cannot run there keeps an update from ending.
+func TestNoVirtualNodes(t *testing.T) {
+	linux := map[string]string{"kubernetes.io/os": "linux"}
+	virtual := map[string]string{"kubernetes.io/os": "linux", "type": "virtual-kubelet"}
+	pool := map[string]string{"kubernetes.io/os": "linux", "pool": "a", "type": "user"}
+	windows := map[string]string{"kubernetes.io/os": "windows", "pool": "a"}
+	const terms = "nmi.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
+	inPool := func(i int, value string) string {
+		return fmt.Sprintf("%[1]s[%[2]d].matchExpressions[0].key=pool,%[1]s[%[2]d].matchExpressions[0].operator=In,%[1]s[%[2]d].matchExpressions[0].values[0]=%[3]s", terms, i, value)
+	}
+	for name, test := range map[string]struct {
+		args []string
+		on   []map[string]string
+		off  []map[string]string
+	}{
+		"as it is":        {nil, []map[string]string{linux, pool}, []map[string]string{virtual, windows}},
+		"one term":        {[]string{"--set", inPool(0, "a")}, []map[string]string{pool}, []map[string]string{virtual, windows, linux}},
+		"two terms":       {[]string{"--set", inPool(0, "b"), "--set", inPool(1, "a")}, []map[string]string{pool}, []map[string]string{virtual, windows, linux}},
+		"a field":         {[]string{"--set", terms + "[0].matchFields[0].key=metadata.name," + terms + "[0].matchFields[0].operator=In," + terms + "[0].matchFields[0].values[0]=node"}, []map[string]string{linux}, []map[string]string{virtual, windows}},
+		"other affinity":  {[]string{"--set-json", `nmi.affinity={"podAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[]}}`}, []map[string]string{linux}, []map[string]string{virtual, windows}},
+		"no nodeSelector": {[]string{"--set-json", `nmi.nodeSelector=null`}, []map[string]string{linux}, []map[string]string{virtual, windows}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, object := range render(t, append(test.args, "--set", "nmi.cleanupOnUninstall=true")...) {
+				if kind := object.GetKind(); kind != "DaemonSet" && kind != "Job" {
+					continue
+				}
+				spec, ok := podSpec(t, object)
+				if !ok {
+					t.Fatal("no pod in", object.GetKind())
+				}
+				for _, node := range test.on {
+					if !schedulable(t, spec, node) {
+						t.Errorf("%s: not on a node with labels %v", object.GetKind(), node)
+					}
+				}
+				for _, node := range test.off {
+					if schedulable(t, spec, node) {
+						t.Errorf("%s: on a node with labels %v", object.GetKind(), node)
+					}
+				}
+			}
+		})
+	}
+}
+
+// schedulable reports whether a node called node may have the pod, by the rules of the scheduler.
+func schedulable(t *testing.T, spec corev1.PodSpec, node map[string]string) bool {
+	t.Helper()
+	if !labels.SelectorFromSet(spec.NodeSelector).Matches(labels.Set(node)) {
+		return false
+	}
+	for _, term := range spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		if matches(t, term.MatchExpressions, node) && matches(t, term.MatchFields, labels.Set{"metadata.name": "node"}) {
+			return true
+		}
+	}
+	return false
+}
+
+// matches reports whether all requirements are met; the operators are those of label selectors.
+func matches(t *testing.T, requirements []corev1.NodeSelectorRequirement, values labels.Set) bool {
+	t.Helper()
+	operators := map[corev1.NodeSelectorOperator]selection.Operator{
+		corev1.NodeSelectorOpIn: selection.In, corev1.NodeSelectorOpNotIn: selection.NotIn,
+	}
+	for _, r := range requirements {
+		requirement, err := labels.NewRequirement(r.Key, operators[r.Operator], r.Values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !requirement.Matches(values) {
+			return false
+		}
+	}
+	return true
 }

@@ -123,3 +123,23 @@ true
 {{- define "podid.mic.leaseName" -}}
 {{- (.Values.mic.leaderElection).name | default "aad-pod-identity-mic" -}}
 {{- end -}}
+
+{{- /* nmi.affinity, and never a virtual node (virtual-kubelet) nor Windows: neither can run NMI, and an update would wait
+       for it there for good. The terms of a node selector are alternatives, so each gets the condition. */ -}}
+{{- define "podid.nmi.affinity" -}}
+{{- $affinity := deepCopy (.Values.nmi.affinity | default dict) -}}
+{{- $node := $affinity.nodeAffinity | default dict -}}
+{{- $required := $node.requiredDuringSchedulingIgnoredDuringExecution | default dict -}}
+{{- $never := list
+  (dict "key" "type" "operator" "NotIn" "values" (list "virtual-kubelet"))
+  (dict "key" "kubernetes.io/os" "operator" "NotIn" "values" (list "windows")) -}}
+{{- $terms := list -}}
+{{- range $required.nodeSelectorTerms | default (list (dict "matchExpressions" list)) -}}
+{{- if . -}}
+{{- $terms = append $terms (merge (dict "matchExpressions" (concat (.matchExpressions | default list) $never)) .) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $node "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $terms) -}}
+{{- $_ := set $affinity "nodeAffinity" $node -}}
+{{- toYaml $affinity -}}
+{{- end -}}
