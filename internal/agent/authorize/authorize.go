@@ -80,9 +80,13 @@ type Config struct {
 // verdict is what is known of a pod, worked out once and kept until an object
 // that bears on it changes.
 type verdict struct {
+	pod      identity.Pod
 	excepted string // name of the exception
 	grants   []identity.Grant
 	refusals []*identity.Refusal
+	// tooMany is the refusal of the identities beyond the most that a pod can use, nil if there are
+	// none.
+	tooMany  *identity.Refusal
 	arrivals map[types.NamespacedName]arrival
 	// hostNetwork is set for a pod on the node's own network: MIC writes no assigned identity
 	// for it.
@@ -113,16 +117,16 @@ func (a arrival) of(id *v1.AzureIdentity) bool {
 // Decide answers a caller's request. objectID returns the object id that a
 // token of the identity carried, "" when none is held.
 func (t *Table) Decide(pod types.NamespacedName, s identity.Selector, objectID func(*v1.AzureIdentity) string) Decision {
-	v, changed := t.verdictOf(pod)
-	if v == nil {
+	o, changed := t.outcomeOf(pod)
+	if o == nil {
 		return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Changed: changed, Refusal: Refusal{
 			Status: http.StatusInternalServerError, Reason: "PodUnknown", Code: "pod_unknown", Message: "this pod is not known yet: try again",
 		}}
 	}
-	if v.excepted != "" {
+	if o.excepted != "" {
 		return Decision{Kind: PlainIMDS, Changed: changed}
 	}
-	d := t.decide(v, s, objectID)
+	d := t.decide(o.verdict, s, objectID)
 	d.Changed = changed
 	return d
 }
@@ -214,8 +218,11 @@ func (t *Table) noMatch(v *verdict, s identity.Selector, refusal *identity.Refus
 	if d, ok := t.broken(v, s); ok {
 		return d
 	}
-	if missing(v) {
-		return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Refusal: unbound(v)}
+	if missing(v.refusals) {
+		return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Refusal: unbound(v.refusals)}
+	}
+	if v.tooMany != nil {
+		return Decision{Refusal: notFound(v.tooMany)} // it may be one of them
 	}
 	return Decision{Refusal: notFound(refusal)}
 }
@@ -228,7 +235,12 @@ func (t *Table) withoutGrants(v *verdict, s identity.Selector) Decision {
 	if d, ok := t.broken(v, s); ok {
 		return d
 	}
-	return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Refusal: unbound(v)}
+	refusals := v.refusals
+	if foreign := t.foreign(v.pod); len(foreign) > 0 {
+		own := slices.DeleteFunc(slices.Clone(refusals), func(r *identity.Refusal) bool { return r.Reason == identity.NoBinding })
+		refusals = append(foreign, own...)
+	}
+	return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Refusal: unbound(refusals)}
 }
 
 // broken is the refusal of an identity that the request means and that lacks
@@ -252,8 +264,8 @@ func means(s identity.Selector, id *v1.AzureIdentity) bool {
 
 // missing tells that a binding selects the pod and the identity it names is not
 // there, which happens while both are being applied.
-func missing(v *verdict) bool {
-	for _, r := range v.refusals {
+func missing(refusals []*identity.Refusal) bool {
+	for _, r := range refusals {
 		if r.Reason == identity.IdentityMissing {
 			return true
 		}

@@ -216,6 +216,12 @@ func TestDecide(t *testing.T) {
 		}, want: "allow one"},
 
 		{name: "no match", world: func(t *Table) { bound(t, 1) }, selector: identity.Selector{ClientID: "x"}, want: "400 NoMatch"},
+		{name: "no match, more than it can use", config: func(c *Config) { c.Standard = false }, world: func(t *Table) {
+			bound(t)
+			for i := range identity.MaxIdentities + 1 {
+				grant(t, "ns", fmt.Sprint("id-", i), "web")
+			}
+		}, selector: identity.Selector{ClientID: "client-id-99"}, want: "400 TooManyIdentities"},
 		{name: "no match, one missing", world: func(t *Table) { bound(t, 1); t.SetBinding(aBinding("b", "gone", "web", 0)) }, selector: identity.Selector{ClientID: "x"}, want: "wait 8s 404 IdentityMissing"},
 		{
 			name: "resource id", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 2, 1) },
@@ -331,28 +337,43 @@ func TestChanges(t *testing.T) {
 	table.RemoveBinding(key("b2"))
 	table.RemoveIdentity(key("two"))
 	table.RemoveAssigned(key("api-ns-one"))
-	if n := len(table.pods) + len(table.bySelector) + len(table.bindings) + len(table.selecting) + len(table.naming) +
-		len(table.identities) + len(table.sharing) + len(table.exceptions) + len(table.assigned) + len(table.assignedTo); n != 0 {
+	if n := len(table.pods) + len(table.bySelector) + len(table.bindings) + len(table.selecting) + len(table.selectedIn) + len(table.uses) +
+		len(table.identities) + len(table.borrowers) + len(table.exceptions) + len(table.assigned) + len(table.assignedTo); n != 0 {
 		t.Errorf("%d left over", n)
 	}
 }
 
-// TestManyForeignBindings: a verdict does not grow with the namespaces that use
-// the same selector.
-func TestManyForeignBindings(t *testing.T) {
+// TestForeignBindings: bindings in other namespaces with the pod's selector are named in the refusal,
+// a few of them, and change neither the pod's verdict nor its waits.
+func TestForeignBindings(t *testing.T) {
 	table := newTable(nil)
 	table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "web"})
+	before := table.Decide(key("web"), identity.Selector{}, nil)
+	foreign := aBinding("b", "one", "web", 0)
 	for i := range 1000 {
-		b := aBinding("b", "one", "web", 0)
+		b := foreign.DeepCopy()
 		b.Namespace = fmt.Sprint("other-", i)
 		table.SetBinding(b)
 	}
-	if v, _ := table.verdictOf(key("web")); len(v.refusals) != maxForeign {
-		t.Errorf("%d refusals, want %d", len(v.refusals), maxForeign)
+	select {
+	case <-before.Changed:
+		t.Error("bindings of other namespaces woke the pod's requests")
+	default:
 	}
-	table.SetBinding(aBinding("b", "one", "web", 0))
-	table.SetIdentity(anIdentity("one"))
-	if v, _ := table.verdictOf(key("web")); len(v.grants) != 1 {
-		t.Errorf("%d grants, want that of its own namespace", len(v.grants))
+	d := table.Decide(key("web"), identity.Selector{}, nil)
+	if got := decided(d); got != "wait 8s 404 OtherNamespace" {
+		t.Errorf("got %q", got)
+	}
+	if n := strings.Count(d.Refusal.Detail, "AzureIdentityBinding other-"); n != maxForeign {
+		t.Errorf("%d bindings in the detail, want %d: %s", n, maxForeign, d.Refusal.Detail)
+	}
+	for i := range 1000 {
+		table.RemoveBinding(types.NamespacedName{Namespace: fmt.Sprint("other-", i), Name: "b"})
+	}
+	if got := decided(table.Decide(key("web"), identity.Selector{}, nil)); got != "wait 8s 404 NoBinding" {
+		t.Errorf("got %q without them", got)
+	}
+	if len(table.selectedIn)+len(table.selecting)+len(table.uses) != 0 {
+		t.Error("left over")
 	}
 }

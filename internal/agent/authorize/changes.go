@@ -15,6 +15,9 @@ type changes struct {
 	signal chan struct{} // has room for one
 }
 
+// restAfter is after how many pods Entitled rests. A namespace can have its pods change all the time.
+const restAfter = 8
+
 func newChanges() changes {
 	return changes{pods: map[types.NamespacedName]struct{}{}, signal: make(chan struct{}, 1)}
 }
@@ -35,7 +38,11 @@ func (t *Table) Changed() <-chan struct{} { return t.changes.signal }
 func (t *Table) Entitled() []*v1.AzureIdentity {
 	var entitled []*v1.AzureIdentity
 	seen := map[types.NamespacedName]bool{}
+	n := 0
 	for name := range t.takeChanges() {
+		if n++; n%restAfter == 0 {
+			rest()
+		}
 		for _, id := range t.usable(name) {
 			if !seen[nameOf(id)] {
 				seen[nameOf(id)] = true
@@ -54,21 +61,23 @@ func (t *Table) takeChanges() map[types.NamespacedName]struct{} {
 	return taken
 }
 
-// usable are the identities that a pod may have right now.
+// usable returns the identities that a pod may have right now. It returns none for a pod whose
+// verdict is slow: other pods are not to wait for it, and its own requests work it out.
 func (t *Table) usable(name types.NamespacedName) []*v1.AzureIdentity {
 	t.mu.RLock()
 	p := t.pods[name]
-	var v *verdict
-	if p != nil {
-		v = t.verdictOfPod(p)
-	}
+	tooLarge := p != nil && t.size(p) > batch
 	t.mu.RUnlock()
-	if v == nil || v.excepted != "" {
+	if p == nil || tooLarge {
+		return nil
+	}
+	o, _ := t.outcomeOf(name)
+	if o == nil || o.excepted != "" {
 		return nil
 	}
 	var usable []*v1.AzureIdentity
-	for _, g := range v.grants {
-		if t.judge(v, g).Kind == Allow {
+	for _, g := range o.grants {
+		if t.judge(o.verdict, g).Kind == Allow {
 			usable = append(usable, g.Identity)
 		}
 	}

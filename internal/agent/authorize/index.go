@@ -3,55 +3,53 @@
 package authorize
 
 import (
-	"iter"
-
-	"k8s.io/apimachinery/pkg/types"
+	"cmp"
+	"slices"
 )
 
-// index finds objects by one of their properties; within that, by name.
-type index[T any] map[string]shelf[T]
+// index finds objects by one of their properties. Objects with the same property are in one slice,
+// in order of their names: a single object costs little, and many are copied in one step.
+type index[T named] map[string][]T
 
-// shelf holds the objects with the same property. Nearly always that is one, for
-// which a map would cost 300 bytes more: on every node of a cluster, for each of
-// its bindings.
-type shelf[T any] struct {
-	name types.NamespacedName
-	only T
-	more map[types.NamespacedName]T // if there are or were several; then all of them
+// named is what an index orders objects by. Two objects with the same name are the same.
+type named interface {
+	GetNamespace() string
+	GetName() string
 }
 
-func (x index[T]) put(by string, name types.NamespacedName, object T) {
-	s, ok := x[by]
+// put adds an object, or replaces the one of the same name. first reports that there was no other.
+func (x index[T]) put(by string, object T) (first bool) {
+	list := x[by]
+	at, found := search(list, object.GetNamespace(), object.GetName())
+	if found {
+		list[at] = object
+		return false
+	}
+	x[by] = slices.Insert(list, at, object)
+	return len(list) == 0
+}
+
+// remove removes the object of that name. last reports that no other is left.
+func (x index[T]) remove(by, namespace, name string) (last bool) {
+	list := x[by]
+	at, found := search(list, namespace, name)
 	switch {
-	case s.more != nil:
-		s.more[name] = object
-	case !ok || s.name == name:
-		x[by] = shelf[T]{name: name, only: object}
-	default:
-		x[by] = shelf[T]{more: map[types.NamespacedName]T{s.name: s.only, name: object}}
-	}
-}
-
-func (x index[T]) remove(by string, name types.NamespacedName) {
-	s := x[by]
-	delete(s.more, name)
-	if len(s.more) == 0 && (s.more != nil || s.name == name) {
+	case !found:
+		return false
+	case len(list) == 1:
 		delete(x, by)
+		return true
 	}
+	list = slices.Delete(list, at, at+1)
+	if spare := cap(list) - len(list); spare > len(list) && spare > 16 {
+		list = slices.Clone(list)
+	}
+	x[by] = list
+	return false
 }
 
-// with are the objects with that property, in no order.
-func (x index[T]) with(by string) iter.Seq2[types.NamespacedName, T] {
-	return func(yield func(types.NamespacedName, T) bool) {
-		s, ok := x[by]
-		if ok && s.more == nil {
-			yield(s.name, s.only)
-			return
-		}
-		for name, object := range s.more {
-			if !yield(name, object) {
-				return
-			}
-		}
-	}
+func search[T named](list []T, namespace, name string) (int, bool) {
+	return slices.BinarySearchFunc(list, name, func(object T, _ string) int {
+		return cmp.Or(cmp.Compare(object.GetNamespace(), namespace), cmp.Compare(object.GetName(), name))
+	})
 }

@@ -2,28 +2,40 @@ package authorize
 
 import (
 	"maps"
+	"slices"
 	"strconv"
 	"testing"
 
-	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 )
 
-// TestIndex holds an index against a plain map of maps, whatever comes and goes.
+// item is an object of a test: its value after its name.
+type item struct{ namespace, name, value string }
+
+func (i item) GetNamespace() string { return i.namespace }
+func (i item) GetName() string      { return i.name }
+
+// TestIndex compares an index with a plain map of maps, whatever comes and goes.
 func TestIndex(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		x, want := index[int]{}, map[string]map[types.NamespacedName]int{}
-		for i := range rapid.IntRange(1, 30).Draw(t, "steps") {
+		x, want := index[item]{}, map[string]map[string]item{}
+		for i := range rapid.IntRange(1, 100).Draw(t, "steps") {
 			by := strconv.Itoa(rapid.IntRange(0, 1).Draw(t, "by"))
-			name := types.NamespacedName{Name: strconv.Itoa(rapid.IntRange(0, 2).Draw(t, "name"))}
+			it := item{strconv.Itoa(rapid.IntRange(0, 2).Draw(t, "namespace")), strconv.Itoa(rapid.IntRange(0, 9).Draw(t, "name")), strconv.Itoa(i)}
+			name := it.namespace + "/" + it.name
+			_, had := want[by][name]
 			if rapid.Bool().Draw(t, "put") {
-				x.put(by, name, i)
-				if want[by] == nil {
-					want[by] = map[types.NamespacedName]int{}
+				if first := x.put(by, it); first != (len(want[by]) == 0) {
+					t.Fatalf("put %v: first is %v", it, first)
 				}
-				want[by][name] = i
+				if want[by] == nil {
+					want[by] = map[string]item{}
+				}
+				want[by][name] = it
 			} else {
-				x.remove(by, name)
+				if last := x.remove(by, it.namespace, it.name); last != (had && len(want[by]) == 1) {
+					t.Fatalf("remove %v: last is %v", it, last)
+				}
 				if delete(want[by], name); len(want[by]) == 0 {
 					delete(want, by)
 				}
@@ -32,8 +44,12 @@ func TestIndex(t *testing.T) {
 				t.Fatalf("%d properties, want %d", len(x), len(want))
 			}
 			for _, by := range []string{"0", "1"} {
-				if got := maps.Collect(x.with(by)); !maps.Equal(got, want[by]) {
-					t.Fatalf("with %s: got %v, want %v", by, got, want[by])
+				var sorted []item
+				for _, name := range slices.Sorted(maps.Keys(want[by])) {
+					sorted = append(sorted, want[by][name])
+				}
+				if !slices.Equal(x[by], sorted) {
+					t.Fatalf("with %s: got %v, want %v", by, x[by], sorted)
 				}
 			}
 		}

@@ -24,20 +24,20 @@ func notFound(r *identity.Refusal) Refusal {
 }
 
 // unbound is for a pod that no binding serves. It may pass, so it is not final.
-func unbound(v *verdict) Refusal {
+func unbound(refusals []*identity.Refusal) Refusal {
 	r := Refusal{
 		Status: http.StatusNotFound, Reason: string(identity.NoBinding), Code: "identity_not_bound",
 		Message: "no AzureIdentityBinding grants this pod the identity: create one in the pod's namespace whose selector is the value of the pod's label " + v1.BindingLabel,
 	}
 	var details []string
-	for _, refusal := range v.refusals {
+	for _, refusal := range refusals {
 		r.Reason = string(refusal.Reason)
 		details = append(details, refusal.Message)
 		if refusal.Reason == identity.NotShared {
 			r.Message = refusal.Message // it names what the identity's own spec names
 		}
 	}
-	if missing(v) {
+	if missing(refusals) {
 		r.Reason = string(identity.IdentityMissing)
 		r.Message = "the AzureIdentityBinding that selects this pod names an AzureIdentity that does not exist: create it in the binding's namespace, or correct spec.azureIdentity"
 	}

@@ -14,162 +14,152 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// Table holds the objects that bear on who may use what, and a verdict for each
-// pod of the node. It is fed by the Set and Remove methods, which take the
-// objects as the API server tells of them and keep them: they must not be
-// changed afterwards.
+// Table holds the objects that bear on who may use what, and a verdict for each pod of the node. The
+// Set and Remove methods feed it. It keeps the objects, so they must not be changed afterwards.
 //
-// A change forgets the verdicts it bears on, and only those, and closes their
-// pods' changed channels; the next request works the verdict out anew. Verdicts
-// are immutable. They are worked out under the read lock, so that a change
-// cannot slip in between reading and keeping.
+// Every change has a version. A change closes the changed channels of the pods it bears on, and
+// notes its version with them. A verdict is worked out outside the lock, from a copy of what the
+// table held at one version, and is valid until its pod changes: see verdict.go. No change costs
+// more than the pods of the node, however many objects there are.
 type Table struct {
-	cfg Config
+	cfg  Config
+	slow slow
 
 	mu         sync.RWMutex
+	version    uint64 // of the latest change
 	pods       map[types.NamespacedName]*pod
-	bySelector index[*pod]
+	bySelector index[*pod] // by scope
 	bindings   map[types.NamespacedName]*v1.AzureIdentityBinding
-	selecting  index[*v1.AzureIdentityBinding] // by selector
-	naming     index[*v1.AzureIdentityBinding] // by namespace/name of the identity
-	identities map[types.NamespacedName]*v1.AzureIdentity
-	sharing    index[*v1.AzureIdentity]             // by namespace/name of the identity shared from
+	selecting  index[*v1.AzureIdentityBinding] // by scope
+	selectedIn index[place]                    // by selector; with ForceNamespaced only
+	uses       map[use]int                     // bindings that name an identity, by selector
+	identities map[types.NamespacedName]knownIdentity
+	borrowers  map[borrower]int                     // identities shared from another one
 	exceptions index[*v1.AzurePodIdentityException] // by namespace
-	assigned   map[types.NamespacedName]assignment
-	assignedTo index[assignment]                      // by namespace/name of the pod
-	strangers  map[types.NamespacedName]chan struct{} // pods asked for before they were known
+	assigned   map[types.NamespacedName]*assignment
+	assignedTo index[*assignment] // by namespace/name of the pod
+	pending    pendingPods
 	changes    changes
 }
 
-// maxStrangers bounds the pods waited for; callers are attested, so there is
-// one at most for each live pod, for the moment until Set.
-const maxStrangers = 4096
-
-// maxForeign is how many bindings of other namespaces, which grant nothing when
-// all is namespaced, are kept for a refusal's detail. Thousands of namespaces
-// may use the same selector.
-const maxForeign = 4
-
+// pod is a pod of the node.
 type pod struct {
 	identity.Pod
 	hostNetwork bool
-	verdict atomic.Pointer[verdict]
+	// latest is the latest outcome, of any version.
+	latest atomic.Pointer[outcome]
+
+	// Guarded by the Table's mu.
+	touched uint64 // version of the latest change that bears on the pod
 	changed chan struct{}
 }
 
+// GetNamespace and GetName are for the index.
+func (p *pod) GetNamespace() string { return p.Namespace }
+
+// GetName returns the pod's name.
+func (p *pod) GetName() string { return p.Name }
+
+func (p *pod) key() types.NamespacedName {
+	return types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
+}
+
+func (p *pod) selector() string { return p.Labels[v1.BindingLabel] }
+
+// knownIdentity is an identity, and the version that it came with.
+type knownIdentity struct {
+	*v1.AzureIdentity
+	version uint64
+}
+
+// use is an identity that bindings with a selector name.
+type use struct {
+	identity types.NamespacedName
+	selector string
+}
+
+// borrower is a namespace with identities that are shared from another one. Without ForceNamespaced
+// such an identity may serve pods of any namespace, and the namespace is "".
+type borrower struct {
+	owner     types.NamespacedName
+	namespace string
+}
+
+// place is a namespace with bindings of a selector.
+type place string
+
+// GetNamespace and GetName are for the index.
+func (p place) GetNamespace() string { return string(p) }
+
+// GetName returns nothing: one entry stands for the namespace.
+func (p place) GetName() string { return "" }
+
 // assignment is what matters of an AzureAssignedIdentity.
 type assignment struct {
-	pod, identity types.NamespacedName
+	name, pod, identity types.NamespacedName
 	arrival
 }
+
+// GetNamespace and GetName are for the index.
+func (a *assignment) GetNamespace() string { return a.name.Namespace }
+
+// GetName returns the object's name.
+func (a *assignment) GetName() string { return a.name.Name }
 
 // NewTable returns a table that knows nothing.
 func NewTable(cfg Config) *Table {
 	return &Table{
-		cfg: cfg, pods: map[types.NamespacedName]*pod{}, bySelector: index[*pod]{},
+		cfg: cfg, slow: newSlow(),
+		pods: map[types.NamespacedName]*pod{}, bySelector: index[*pod]{},
 		bindings:  map[types.NamespacedName]*v1.AzureIdentityBinding{},
-		selecting: index[*v1.AzureIdentityBinding]{}, naming: index[*v1.AzureIdentityBinding]{},
-		identities: map[types.NamespacedName]*v1.AzureIdentity{}, sharing: index[*v1.AzureIdentity]{}, exceptions: index[*v1.AzurePodIdentityException]{},
-		assigned: map[types.NamespacedName]assignment{}, assignedTo: index[assignment]{},
-		strangers: map[types.NamespacedName]chan struct{}{}, changes: newChanges(),
+		selecting: index[*v1.AzureIdentityBinding]{}, selectedIn: index[place]{}, uses: map[use]int{},
+		identities: map[types.NamespacedName]knownIdentity{}, borrowers: map[borrower]int{},
+		exceptions: index[*v1.AzurePodIdentityException]{},
+		assigned:   map[types.NamespacedName]*assignment{}, assignedTo: index[*assignment]{},
+		pending: pendingPods{}, changes: newChanges(),
 	}
 }
 
-// verdictOf returns what is known of a pod, nil when nothing is, and the
-// channel that closes when that changes.
-func (t *Table) verdictOf(name types.NamespacedName) (*verdict, <-chan struct{}) {
-	t.mu.RLock()
-	p := t.pods[name]
-	if p == nil {
-		t.mu.RUnlock()
-		return nil, t.stranger(name)
+// scope is the key of bindings and pods that may find each other. Without ForceNamespaced a binding
+// may grant an identity to pods of all namespaces. No namespace has a slash in its name.
+func (t *Table) scope(namespace, selector string) string {
+	if !t.cfg.Rules.ForceNamespaced {
+		namespace = ""
 	}
-	defer t.mu.RUnlock()
-	return t.verdictOfPod(p), p.changed
+	return namespace + "/" + selector
 }
 
-// verdictOfPod is the verdict that is kept, or is worked out now. The read lock
-// is held.
-func (t *Table) verdictOfPod(p *pod) *verdict {
-	v := p.verdict.Load()
-	if v == nil {
-		v = t.workOut(p)
-		p.verdict.Store(v)
-	}
-	return v
-}
-
-func (t *Table) stranger(name types.NamespacedName) <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if p := t.pods[name]; p != nil {
-		closed := make(chan struct{})
-		close(closed) // it came just now: ask again
-		return closed
-	}
-	if c := t.strangers[name]; c != nil {
-		return c
-	}
-	c := make(chan struct{})
-	if len(t.strangers) < maxStrangers {
-		t.strangers[name] = c
-	}
-	return c
-}
-
-// workOut asks the rules. The read lock is held.
-func (t *Table) workOut(p *pod) *verdict {
-	v := &verdict{hostNetwork: p.hostNetwork, arrivals: map[types.NamespacedName]arrival{}}
-	var exceptions []*v1.AzurePodIdentityException
-	for _, e := range t.exceptions.with(p.Namespace) {
-		exceptions = append(exceptions, e)
-	}
-	if e := identity.Excepted(p.Pod, exceptions); e != nil {
-		v.excepted = e.Name
-		return v
-	}
-	var bindings []*v1.AzureIdentityBinding
-	foreign := 0
-	for _, b := range t.selecting.with(p.Labels[v1.BindingLabel]) {
-		if t.cfg.Rules.ForceNamespaced && b.Namespace != p.Namespace {
-			if foreign++; foreign > maxForeign {
-				continue
-			}
-		}
-		bindings = append(bindings, b)
-	}
-	v.grants, v.refusals = t.cfg.Rules.Grants(p.Pod, bindings, func(namespace, name string) *v1.AzureIdentity {
-		return t.identities[types.NamespacedName{Namespace: namespace, Name: name}]
-	})
-	for _, a := range t.assignedTo.with(nameOfPod(p).String()) {
-		// Two objects for one pod and identity, by MICs of two generations:
-		// the one that arrived counts.
-		if have, ok := v.arrivals[a.identity]; !ok || !have.arrived() {
-			v.arrivals[a.identity] = a.arrival
-		}
-	}
-	return v
-}
-
-func nameOfPod(p *pod) types.NamespacedName {
-	return types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-}
-
-// touch forgets a pod's verdict. The lock is held.
+// touch notes that a change bears on a pod. The lock is held.
 func (t *Table) touch(p *pod) {
 	if p == nil {
 		return
 	}
-	p.verdict.Store(nil)
+	p.touched = t.version
 	close(p.changed)
 	p.changed = make(chan struct{})
-	t.changes.note(nameOfPod(p))
+	t.changes.note(p.key())
 }
 
-func (t *Table) touchSelector(selector string) {
-	for _, p := range t.bySelector.with(selector) {
+func (t *Table) touchSelector(namespace, selector string) {
+	for _, p := range t.bySelector[t.scope(namespace, selector)] {
 		t.touch(p)
 	}
+}
+
+// touchIf touches the pods of the node that qualify.
+func (t *Table) touchIf(qualifies func(*pod) bool) {
+	for _, p := range t.pods {
+		if qualifies(p) {
+			t.touch(p)
+		}
+	}
+}
+
+// change takes the lock for a change, which gets the next version. The result releases it.
+func (t *Table) change() (done func()) {
+	t.mu.Lock()
+	t.version++
+	return t.mu.Unlock
 }
 
 // SetPod records a pod of this node.
@@ -185,8 +175,7 @@ func (t *Table) SetHostNetworkPod(namespace, name string, labels map[string]stri
 
 func (t *Table) setPod(namespace, name string, labels map[string]string, hostNetwork bool) {
 	key := types.NamespacedName{Namespace: namespace, Name: name}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.change()()
 	p := t.pods[key]
 	switch {
 	case p == nil:
@@ -195,138 +184,148 @@ func (t *Table) setPod(namespace, name string, labels map[string]string, hostNet
 	case maps.Equal(p.Labels, labels) && p.hostNetwork == hostNetwork:
 		return // only its status changed, which bears on nothing here
 	default:
-		t.bySelector.remove(p.Labels[v1.BindingLabel], key)
+		t.bySelector.remove(t.scope(namespace, p.selector()), namespace, name)
 	}
 	p.Pod = identity.Pod{Namespace: namespace, Name: name, Labels: labels}
 	p.hostNetwork = hostNetwork
-	t.bySelector.put(labels[v1.BindingLabel], key, p)
+	t.bySelector.put(t.scope(namespace, p.selector()), p)
 	t.touch(p)
-	if c := t.strangers[key]; c != nil {
-		close(c)
-		delete(t.strangers, key)
-	}
+	t.pending.arrived(key)
 }
 
-// RemovePod takes that a pod is gone from this node.
+// RemovePod forgets a pod that has left this node.
 func (t *Table) RemovePod(key types.NamespacedName) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.change()()
 	if p := t.pods[key]; p != nil {
-		t.bySelector.remove(p.Labels[v1.BindingLabel], key)
+		t.bySelector.remove(t.scope(p.Namespace, p.selector()), p.Namespace, p.Name)
 		delete(t.pods, key)
 		delete(t.changes.pods, key)
+		p.touched = t.version
 		close(p.changed)
 	}
 }
 
-// SetBinding takes a binding, of any namespace.
+// SetBinding adds or replaces a binding, of any namespace.
 func (t *Table) SetBinding(b *v1.AzureIdentityBinding) {
 	key := types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.change()()
 	t.dropBinding(key)
 	t.bindings[key] = b
-	t.selecting.put(b.Spec.Selector, key, b)
-	t.naming.put(b.Namespace+"/"+b.Spec.AzureIdentity, key, b)
-	t.touchSelector(b.Spec.Selector)
+	if t.selecting.put(t.scope(b.Namespace, b.Spec.Selector), b) && t.cfg.Rules.ForceNamespaced {
+		t.selectedIn.put(b.Spec.Selector, place(b.Namespace))
+	}
+	t.uses[useOf(b)]++
+	t.touchSelector(b.Namespace, b.Spec.Selector)
 }
 
-// RemoveBinding takes that a binding is gone.
+// RemoveBinding forgets a binding that was deleted.
 func (t *Table) RemoveBinding(key types.NamespacedName) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.change()()
 	t.dropBinding(key)
 }
 
 func (t *Table) dropBinding(key types.NamespacedName) {
-	if b := t.bindings[key]; b != nil {
-		t.selecting.remove(b.Spec.Selector, key)
-		t.naming.remove(b.Namespace+"/"+b.Spec.AzureIdentity, key)
-		delete(t.bindings, key)
-		t.touchSelector(b.Spec.Selector)
+	b := t.bindings[key]
+	if b == nil {
+		return
+	}
+	if t.selecting.remove(t.scope(b.Namespace, b.Spec.Selector), b.Namespace, b.Name) {
+		t.selectedIn.remove(b.Spec.Selector, b.Namespace, "")
+	}
+	release(t.uses, useOf(b))
+	delete(t.bindings, key)
+	t.touchSelector(b.Namespace, b.Spec.Selector)
+}
+
+func useOf(b *v1.AzureIdentityBinding) use {
+	return use{types.NamespacedName{Namespace: b.Namespace, Name: b.Spec.AzureIdentity}, b.Spec.Selector}
+}
+
+// release counts down and removes what comes to zero.
+func release[K comparable](counts map[K]int, k K) {
+	if counts[k]--; counts[k] <= 0 {
+		delete(counts, k)
 	}
 }
 
-// SetIdentity takes an identity, of any namespace.
+// SetIdentity adds or replaces an identity, of any namespace.
 func (t *Table) SetIdentity(id *v1.AzureIdentity) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.change()()
 	key := nameOf(id)
 	t.dropIdentity(key)
-	t.identities[key] = id
+	t.identities[key] = knownIdentity{id, t.version}
 	if identity.Shared(id) {
-		t.sharing.put(ownerOf(id), key, id)
+		t.borrowers[t.borrowerOf(id)]++
 	}
 	t.touchIdentity(key)
 }
 
-// RemoveIdentity takes that an identity is gone.
+// RemoveIdentity forgets an identity that was deleted.
 func (t *Table) RemoveIdentity(key types.NamespacedName) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.change()()
 	t.dropIdentity(key)
 	t.touchIdentity(key)
 }
 
 func (t *Table) dropIdentity(key types.NamespacedName) {
-	if id := t.identities[key]; id != nil {
+	if id := t.identities[key].AzureIdentity; id != nil {
 		delete(t.identities, key)
-		t.sharing.remove(ownerOf(id), key)
+		if identity.Shared(id) {
+			release(t.borrowers, t.borrowerOf(id))
+		}
 	}
 }
 
-func ownerOf(id *v1.AzureIdentity) string {
-	return id.Spec.SharedFrom.Namespace + "/" + id.Spec.SharedFrom.Name
+func (t *Table) borrowerOf(id *v1.AzureIdentity) borrower {
+	from := id.Spec.SharedFrom
+	b := borrower{owner: types.NamespacedName{Namespace: from.Namespace, Name: from.Name}}
+	if t.cfg.Rules.ForceNamespaced {
+		b.namespace = id.Namespace
+	}
+	return b
 }
 
-// touchIdentity forgets the verdicts of pods that are to have the identity, or
-// one that is shared from it: its owner may have taken the consent back.
+// touchIdentity touches the pods that are to have the identity, and those that may have one that is
+// shared from it: its owner may have withdrawn the consent.
 func (t *Table) touchIdentity(key types.NamespacedName) {
-	for _, b := range t.naming.with(key.String()) {
-		t.touchSelector(b.Spec.Selector)
-	}
-	for borrower := range t.sharing.with(key.String()) {
-		for _, b := range t.naming.with(borrower.String()) {
-			t.touchSelector(b.Spec.Selector)
+	t.touchIf(func(p *pod) bool {
+		b := borrower{owner: key}
+		if t.cfg.Rules.ForceNamespaced {
+			b.namespace = p.Namespace
 		}
-	}
+		if t.borrowers[b] > 0 {
+			return true
+		}
+		own := !t.cfg.Rules.ForceNamespaced || p.Namespace == key.Namespace
+		return own && t.uses[use{key, p.selector()}] > 0
+	})
 }
 
-// SetException takes an exception, of any namespace.
+// SetException adds or replaces an exception, of any namespace.
 func (t *Table) SetException(e *v1.AzurePodIdentityException) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.exceptions.put(e.Namespace, types.NamespacedName{Namespace: e.Namespace, Name: e.Name}, e)
-	t.touchNamespace(e.Namespace)
+	defer t.change()()
+	t.exceptions.put(e.Namespace, e)
+	t.touchIf(func(p *pod) bool { return p.Namespace == e.Namespace })
 }
 
-// RemoveException takes that an exception is gone.
+// RemoveException forgets an exception that was deleted.
 func (t *Table) RemoveException(key types.NamespacedName) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.exceptions.remove(key.Namespace, key)
-	t.touchNamespace(key.Namespace)
+	defer t.change()()
+	t.exceptions.remove(key.Namespace, key.Namespace, key.Name)
+	t.touchIf(func(p *pod) bool { return p.Namespace == key.Namespace })
 }
 
-func (t *Table) touchNamespace(namespace string) {
-	for key, p := range t.pods {
-		if key.Namespace == namespace {
-			t.touch(p)
-		}
-	}
-}
-
-// SetAssigned takes an assigned identity; one of another node is ignored.
+// SetAssigned adds or replaces an assigned identity. One of another node is ignored.
 func (t *Table) SetAssigned(a *v1.AzureAssignedIdentity) {
 	key := types.NamespacedName{Namespace: a.Namespace, Name: a.Name}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.change()()
 	t.dropAssigned(key)
 	ref := a.Spec.AzureIdentityRef
 	if ref == nil || !strings.EqualFold(a.Spec.NodeName, t.cfg.Node) {
 		return
 	}
-	entry := assignment{
+	entry := &assignment{
+		name:     key,
 		pod:      types.NamespacedName{Namespace: a.Spec.PodNamespace, Name: a.Spec.Pod},
 		identity: types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name},
 		arrival: arrival{
@@ -335,21 +334,20 @@ func (t *Table) SetAssigned(a *v1.AzureAssignedIdentity) {
 		},
 	}
 	t.assigned[key] = entry
-	t.assignedTo.put(entry.pod.String(), key, entry)
+	t.assignedTo.put(entry.pod.String(), entry)
 	t.touch(t.pods[entry.pod])
 }
 
-// RemoveAssigned takes that an assigned identity is gone.
+// RemoveAssigned forgets an assigned identity that was deleted.
 func (t *Table) RemoveAssigned(key types.NamespacedName) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	defer t.change()()
 	t.dropAssigned(key)
 }
 
 func (t *Table) dropAssigned(key types.NamespacedName) {
-	if entry, ok := t.assigned[key]; ok {
+	if entry := t.assigned[key]; entry != nil {
 		delete(t.assigned, key)
-		t.assignedTo.remove(entry.pod.String(), key)
+		t.assignedTo.remove(entry.pod.String(), key.Namespace, key.Name)
 		t.touch(t.pods[entry.pod])
 	}
 }
