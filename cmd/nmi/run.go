@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/authorize"
 	"github.com/podid-io/podid/internal/agent/cluster"
@@ -117,6 +118,7 @@ func run(ctx context.Context, o *options, log logr.Logger) error {
 type tables struct {
 	*authorize.Table
 	attest *attest.Table
+	log    logr.Logger
 }
 
 // SetPod records a pod of the node. Nothing is decided for one that has ended.
@@ -125,10 +127,11 @@ func (t *tables) SetPod(p *corev1.Pod) {
 		t.RemovePod(types.NamespacedName{Namespace: p.Namespace, Name: p.Name})
 		return
 	}
+	pod := identity.Pod{Namespace: p.Namespace, Name: p.Name, Labels: p.Labels, ServiceAccount: p.Spec.ServiceAccountName}
 	if p.Spec.HostNetwork {
-		t.SetHostNetworkPod(p.Namespace, p.Name, p.Labels)
+		t.SetHostNetworkPod(pod)
 	} else {
-		t.Table.SetPod(p.Namespace, p.Name, p.Labels)
+		t.Table.SetPod(pod)
 	}
 	t.attest.Set(p)
 }
@@ -137,6 +140,16 @@ func (t *tables) SetPod(p *corev1.Pod) {
 func (t *tables) RemovePod(key types.NamespacedName) {
 	t.attest.Remove(key)
 	t.Table.RemovePod(key)
+}
+
+// SetPolicy records the cluster's policy, nil when there is none.
+func (t *tables) SetPolicy(object *v1.AzureIdentityPolicy) {
+	policy, err := identity.CompilePolicy(object)
+	if err != nil {
+		t.log.Error(err, "part of the AzureIdentityPolicy is ignored")
+	}
+	t.log.Info("policy read", "mode", policy.Mode())
+	t.Table.SetPolicy(policy)
 }
 
 func build(stop, flights context.Context, o *options, config *rest.Config, log logr.Logger) (*agent, error) {
@@ -161,6 +174,7 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	}
 	standard := o.identities.mode == modeStandard
 	a.tables = &tables{
+		log: log.WithName("cluster"),
 		attest: attest.NewTable(attest.Config{
 			MaxWaiting: 512, MaxPerAddress: 16, NewestLink: attest.NewestLink, AnyLink: o.answers.anyInterface, Ask: seldom(objects.Pod),
 		}),

@@ -213,7 +213,7 @@ func principal(name, clientID string, auxiliary ...string) *v1.AzureIdentity {
 func (a *agentUnderTest) pod(name string, id *v1.AzureIdentity) {
 	a.ips[name] = fmt.Sprintf("10.0.0.%d", len(a.ips)+5)
 	labels := map[string]string{v1.BindingLabel: name}
-	a.table.SetPod("shop", name, labels)
+	a.table.SetPod(identity.Pod{Namespace: "shop", Name: name, Labels: labels})
 	a.attest.Set(&corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("pod-" + name), Labels: labels},
 		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: a.ips[name], HostIP: "10.9.9.9"},

@@ -134,6 +134,7 @@ func slimPod(o any) (any, error) {
 		slim.Labels = map[string]string{v1.BindingLabel: selector}
 	}
 	slim.Spec.NodeName, slim.Spec.HostNetwork = pod.Spec.NodeName, pod.Spec.HostNetwork
+	slim.Spec.ServiceAccountName = pod.Spec.ServiceAccountName
 	slim.Status.Phase = pod.Status.Phase
 	slimReadiness(slim, pod)
 	return slim, nil

@@ -22,6 +22,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/announce"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
+	"github.com/podid-io/podid/internal/controllers/policy"
 	"github.com/podid-io/podid/internal/controllers/readiness"
 )
 
@@ -227,7 +228,7 @@ func samePodName(t *testing.T, w *world) {
 		},
 		List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error { return nil },
 	})
-	r := &readiness.Reconciler{Client: cached, Live: w.client, Rules: w.config.Rules, Now: time.Now}
+	r := &readiness.Reconciler{Client: cached, Live: w.client, Rules: policy.Fixed(w.config.Rules), Now: time.Now}
 	_, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(old)})
 	w.must(err)
 	if c := w.condition("p", v1.PodConditionAssigned); c != nil {

@@ -17,6 +17,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -30,9 +31,11 @@ import (
 	"github.com/podid-io/podid/internal/controllers/drift"
 	"github.com/podid-io/podid/internal/controllers/garbagecollection"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
+	"github.com/podid-io/podid/internal/controllers/policy"
 	"github.com/podid-io/podid/internal/controllers/readiness"
 	"github.com/podid-io/podid/internal/controllers/upgrade"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/policywatch"
 )
 
 // Reporter is the name under which MIC's events appear, as in v1.8.17.
@@ -66,6 +69,23 @@ type Config struct {
 	Health func(name string, check func() error)
 }
 
+// watched returns what notes the outcome of requests about the policy: Health
+// reports the last one of each resource.
+func (c Config) watched() func(resource string, err error) {
+	last := map[string]*atomic.Pointer[error]{policywatch.Policies: {}, policywatch.Namespaces: {}}
+	for resource, p := range last {
+		if c.Health != nil {
+			c.Health("watch "+resource, func() error {
+				if err := p.Load(); err != nil {
+					return *err
+				}
+				return nil
+			})
+		}
+	}
+	return func(resource string, err error) { last[resource].Store(&err) }
+}
+
 // Metrics is what the controllers measure; observe.Metrics has it all.
 type Metrics interface {
 	assignedidentity.Metrics
@@ -83,10 +103,11 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	if err != nil {
 		return err
 	}
+	rules := policy.New(config.Rules, mgr.GetLogger().WithName("policy"))
 	events := announce.New(broadcast.Recorder(mgr.GetScheme(), Reporter))
 	pods := assignedidentity.New(assignedidentity.Parts{
 		Client: mgr.GetClient(), Events: events, Metrics: metrics, Now: time.Now,
-	}, config.Rules, config.Writes)
+	}, rules, config.Writes)
 	groups := attachment.NewGroups(time.Now, pods.Tell)
 	pods.PlaceWith(groups)
 	identities := &identitystatus.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events, Groups: groups}
@@ -100,8 +121,13 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	if config.Health != nil {
 		config.Health("ledger", attach.Healthy)
 	}
-	bindings := &bindingcheck.Reconciler{Client: mgr.GetClient(), Events: events, Now: time.Now}
-	conditions := &readiness.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Rules: config.Rules, Now: time.Now}
+	bindings := &bindingcheck.Reconciler{Client: mgr.GetClient(), Events: events, Rules: rules, Now: time.Now}
+	conditions := &readiness.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Rules: rules, Now: time.Now}
+	rules.OnChange(pods.PolicyChanged)
+	rules.OnChange(bindings.PolicyChanged)
+	if err := rules.Register(mgr, config.watched()); err != nil {
+		return fmt.Errorf("watch the policy: %w", err)
+	}
 
 	for _, c := range []struct {
 		name     string

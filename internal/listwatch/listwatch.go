@@ -30,8 +30,16 @@ const (
 
 // Patient repeats the lists and watches of another.
 type Patient struct {
-	inner cache.ListerWatcherWithContext
-	note  func(error)
+	inner  cache.ListerWatcherWithContext
+	note   func(error)
+	absent runtime.Object
+}
+
+// Optional returns p for a kind that the API server may not have, because its
+// CRD was never installed: a list of it is then a copy of empty, and a watch
+// begins once the kind exists.
+func (p *Patient) Optional(empty runtime.Object) *Patient {
+	return &Patient{inner: p.inner, note: p.note, absent: empty}
 }
 
 // New makes a Patient. note is told how each request went; a refusal says what to
@@ -44,6 +52,9 @@ func New(inner cache.ListerWatcher, note func(error)) *Patient {
 func (p *Patient) ListWithContext(ctx context.Context, o metav1.ListOptions) (list runtime.Object, err error) {
 	err = p.repeat(ctx, func() error {
 		list, err = p.inner.ListWithContext(ctx, o)
+		if p.absent != nil && apierrors.IsNotFound(err) {
+			list, err = p.absent.DeepCopyObject(), nil
+		}
 		return err
 	})
 	return list, err
@@ -51,10 +62,18 @@ func (p *Patient) ListWithContext(ctx context.Context, o metav1.ListOptions) (li
 
 // WatchWithContext is cache.ListerWatcherWithContext.
 func (p *Patient) WatchWithContext(ctx context.Context, o metav1.ListOptions) (w watch.Interface, err error) {
+	var notThere error
 	err = p.repeat(ctx, func() error {
 		w, err = p.inner.WatchWithContext(ctx, o)
+		if p.absent != nil && apierrors.IsNotFound(err) && o.SendInitialEvents != nil && *o.SendInitialEvents {
+			notThere = err // the reflector lists instead
+			return nil
+		}
 		return err
 	})
+	if notThere != nil {
+		return nil, notThere
+	}
 	return w, err
 }
 
@@ -75,7 +94,11 @@ func (p *Patient) repeat(ctx context.Context, ask func() error) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		p.note(explain(err))
+		if p.absent != nil && apierrors.IsNotFound(err) {
+			p.note(nil)
+		} else {
+			p.note(explain(err))
+		}
 		if err == nil || !passes(err) {
 			return err
 		}

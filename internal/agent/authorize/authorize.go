@@ -46,6 +46,8 @@ type Decision struct {
 	OnTheWay bool
 	// Changed closes when the decision may have become another.
 	Changed <-chan struct{}
+	// Warning is what an enforced policy would refuse of PlainIMDS, nil otherwise.
+	Warning *identity.Refusal
 	// Unknown are granted identities whose object id nobody knows yet.
 	Unknown []*v1.AzureIdentity
 }
@@ -86,7 +88,11 @@ type verdict struct {
 	refusals []*identity.Refusal
 	// tooMany is the refusal of the identities beyond the most that a pod can use, nil if there are
 	// none.
-	tooMany  *identity.Refusal
+	tooMany *identity.Refusal
+	// exception is the refusal of an exception that the policy does not allow, warning that of one
+	// that counts all the same, because the policy only warns.
+	exception, warning *identity.Refusal
+
 	arrivals map[types.NamespacedName]arrival
 	// hostNetwork is set for a pod on the node's own network: MIC writes no assigned identity
 	// for it.
@@ -124,7 +130,7 @@ func (t *Table) Decide(pod types.NamespacedName, s identity.Selector, objectID f
 		}}
 	}
 	if o.excepted != "" {
-		return Decision{Kind: PlainIMDS, Changed: changed}
+		return Decision{Kind: PlainIMDS, Changed: changed, Warning: o.warning}
 	}
 	d := t.decide(o.verdict, s, objectID)
 	d.Changed = changed
@@ -229,6 +235,9 @@ func (t *Table) noMatch(v *verdict, s identity.Selector, refusal *identity.Refus
 
 // withoutGrants answers a pod that may use no identity.
 func (t *Table) withoutGrants(v *verdict, s identity.Selector) Decision {
+	if v.exception != nil && (len(v.refusals) == 0 || v.refusals[0].Reason == identity.NoLabel || v.refusals[0].Reason == identity.NoBinding) {
+		return Decision{Refusal: forbidden(v.exception)}
+	}
 	if len(v.refusals) == 1 && v.refusals[0].Reason == identity.NoLabel {
 		return Decision{Refusal: notFound(v.refusals[0])}
 	}
@@ -243,12 +252,18 @@ func (t *Table) withoutGrants(v *verdict, s identity.Selector) Decision {
 	return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Refusal: unbound(refusals)}
 }
 
-// broken is the refusal of an identity that the request means and that lacks
-// what its type needs.
+// broken is the final refusal of an identity that the request means: it lacks
+// what its type needs, or the pod is not to have it.
 func (t *Table) broken(v *verdict, s identity.Selector) (Decision, bool) {
 	for _, r := range v.refusals {
-		if r.Reason == identity.IdentityBroken && r.Identity != nil && means(s, r.Identity) {
+		if r.Identity == nil || !means(s, r.Identity) {
+			continue
+		}
+		switch r.Reason {
+		case identity.IdentityBroken:
 			return Decision{Refusal: broken(r)}, true
+		case identity.ForbiddenByPolicy, identity.ClusterIdentity:
+			return Decision{Refusal: forbidden(r)}, true
 		}
 	}
 	return Decision{}, false

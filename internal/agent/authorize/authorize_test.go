@@ -85,7 +85,7 @@ func decided(d Decision) string {
 func TestDecide(t *testing.T) {
 	web := map[string]string{v1.BindingLabel: "web"}
 	bound := func(t *Table, weights ...int) {
-		t.SetPod("ns", "web", web)
+		t.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: web})
 		for i, w := range weights {
 			name := []string{"one", "two", "three"}[i]
 			t.SetIdentity(anIdentity(name))
@@ -101,7 +101,7 @@ func TestDecide(t *testing.T) {
 		want     string
 	}{
 		{name: "unknown pod", world: func(*Table) {}, want: "wait 8s 500 PodUnknown"},
-		{name: "no label", world: func(t *Table) { t.SetPod("ns", "web", nil) }, want: "400 NoLabel"},
+		{name: "no label", world: func(t *Table) { t.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: nil}) }, want: "400 NoLabel"},
 		{name: "no binding", world: func(t *Table) { bound(t) }, want: "wait 8s 404 NoBinding"},
 		{name: "no binding, named", world: func(t *Table) { bound(t) }, selector: identity.Selector{ClientID: "x"}, want: "wait 8s 404 NoBinding"},
 		{name: "identity missing", world: func(t *Table) { bound(t); t.SetBinding(aBinding("b", "gone", "web", 0)) }, want: "wait 8s 404 IdentityMissing"},
@@ -126,16 +126,16 @@ func TestDecide(t *testing.T) {
 		{name: "no object yet", world: func(t *Table) { bound(t, 1) }, want: "wait 1m40s 404 IdentityNotAssigned"},
 		{name: "host network: no object will come", world: func(t *Table) {
 			bound(t, 1)
-			t.SetHostNetworkPod("ns", "web", web)
+			t.SetHostNetworkPod(identity.Pod{Namespace: "ns", Name: "web", Labels: web})
 		}, want: "allow one"},
-		{name: "host network, no binding", world: func(t *Table) { t.SetHostNetworkPod("ns", "web", web) }, want: "wait 8s 404 NoBinding"},
+		{name: "host network, no binding", world: func(t *Table) { t.SetHostNetworkPod(identity.Pod{Namespace: "ns", Name: "web", Labels: web}) }, want: "wait 8s 404 NoBinding"},
 		{name: "host network, quarantined", world: func(t *Table) {
 			bound(t, 1)
-			t.SetHostNetworkPod("ns", "web", web)
+			t.SetHostNetworkPod(identity.Pod{Namespace: "ns", Name: "web", Labels: web})
 			t.SetAssigned(assigned("web", "one", v1.StateCreated, reason("NotFound")))
 		}, want: "403 IdentityQuarantined"},
 		{name: "host network before, under the same name", world: func(t *Table) {
-			t.SetHostNetworkPod("ns", "web", web)
+			t.SetHostNetworkPod(identity.Pod{Namespace: "ns", Name: "web", Labels: web})
 			bound(t, 1)
 		}, want: "wait 1m40s 404 IdentityNotAssigned"},
 		{name: "created", world: func(t *Table) { bound(t, 1); t.SetAssigned(assigned("web", "one", v1.StateCreated)) }, want: "wait 1m40s 404 IdentityNotAssigned"},
@@ -296,9 +296,15 @@ func TestChanges(t *testing.T) {
 		}
 	}
 	const assign = "wait 1m40s 404 IdentityNotAssigned"
-	step("pod", func() { table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "old"}) }, true, "wait 8s 404 NoBinding")
-	step("label", func() { table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "web", "a": "b"}) }, true, "wait 8s 404 NoBinding")
-	step("status only", func() { table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "web", "a": "b"}) }, false, "wait 8s 404 NoBinding")
+	step("pod", func() {
+		table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: map[string]string{v1.BindingLabel: "old"}})
+	}, true, "wait 8s 404 NoBinding")
+	step("label", func() {
+		table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: map[string]string{v1.BindingLabel: "web", "a": "b"}})
+	}, true, "wait 8s 404 NoBinding")
+	step("status only", func() {
+		table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: map[string]string{v1.BindingLabel: "web", "a": "b"}})
+	}, false, "wait 8s 404 NoBinding")
 	step("binding of others", func() { table.SetBinding(aBinding("b2", "one", "old", 0)) }, false, "wait 8s 404 NoBinding")
 	step("binding", func() { table.SetBinding(aBinding("b", "one", "web", 0)) }, true, "wait 8s 404 IdentityMissing")
 	step("identity of others", func() { table.SetIdentity(anIdentity("two")) }, false, "wait 8s 404 IdentityMissing")
@@ -347,7 +353,7 @@ func TestChanges(t *testing.T) {
 // a few of them, and change neither the pod's verdict nor its waits.
 func TestForeignBindings(t *testing.T) {
 	table := newTable(nil)
-	table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "web"})
+	table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: map[string]string{v1.BindingLabel: "web"}})
 	before := table.Decide(key("web"), identity.Selector{}, nil)
 	foreign := aBinding("b", "one", "web", 0)
 	for i := range 1000 {

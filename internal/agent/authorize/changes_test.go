@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
 )
 
 // entitledNames takes what has changed; the channel says whether anything did.
@@ -34,16 +35,16 @@ func TestEntitled(t *testing.T) {
 		want []string
 	}{
 		{name: "nothing yet", do: func() {}},
-		{name: "a pod", do: func() { table.SetPod("ns", "web", web) }, said: true},
+		{name: "a pod", do: func() { table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: web}) }, said: true},
 		{name: "its identity", do: func() { table.SetIdentity(anIdentity("one")) }},
 		{name: "bound", do: func() { table.SetBinding(aBinding("b", "one", "web", 0)) }, said: true},
 		{name: "on its way", do: func() { table.SetAssigned(assigned("web", "one", v1.StateCreated)) }, said: true},
 		{name: "there", do: func() { table.SetAssigned(assigned("web", "one", v1.StateAssigned)) }, said: true, want: []string{"one"}},
 		{name: "nothing since", do: func() {}},
-		{name: "the same pod again", do: func() { table.SetPod("ns", "web", web) }},
+		{name: "the same pod again", do: func() { table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: web}) }},
 		{name: "two pods", do: func() {
 			for _, pod := range []string{"web-2", "web-3"} {
-				table.SetPod("ns", pod, web)
+				table.SetPod(identity.Pod{Namespace: "ns", Name: pod, Labels: web})
 				table.SetAssigned(assigned(pod, "one", v1.StateAssigned))
 			}
 		}, said: true, want: []string{"one"}},
@@ -60,7 +61,7 @@ func TestEntitled(t *testing.T) {
 			e.Spec.PodLabels = map[string]string{"x": "y"}
 			table.SetException(e)
 			entitledNames(table)
-			table.SetPod("ns", "web", with(web, "x", "y"))
+			table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: with(web, "x", "y")})
 		}, said: true},
 		{name: "gone", do: func() { table.RemovePod(key("web-2")); table.RemovePod(key("web-3")) }},
 	}
@@ -75,7 +76,7 @@ func TestEntitled(t *testing.T) {
 
 func TestEntitledWithoutMIC(t *testing.T) {
 	table := newTable(func(c *Config) { c.Standard = false })
-	table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "web"})
+	table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: map[string]string{v1.BindingLabel: "web"}})
 	table.SetIdentity(anIdentity("one"))
 	table.SetBinding(aBinding("b", "one", "web", 0))
 	if got, _ := entitledNames(table); !slices.Equal(got, []string{"one"}) {

@@ -38,10 +38,10 @@ func besideHostile(n, pods int, forceNamespaced bool) *Table {
 		grant(t, "hostile", fmt.Sprintf("id-%06d", i), "x")
 	}
 	for i := range pods {
-		t.SetPod("hostile", fmt.Sprint("p", i), map[string]string{v1.BindingLabel: "x"})
+		t.SetPod(identity.Pod{Namespace: "hostile", Name: fmt.Sprint("p", i), Labels: map[string]string{v1.BindingLabel: "x"}})
 	}
 	grant(t, "shop", "web", "web")
-	t.SetPod("shop", "web", map[string]string{v1.BindingLabel: "web"})
+	t.SetPod(identity.Pod{Namespace: "shop", Name: "web", Labels: map[string]string{v1.BindingLabel: "web"}})
 	return t
 }
 
@@ -77,7 +77,9 @@ func TestSlowVerdict(t *testing.T) {
 			})
 		}, "allow id-000000", "plain"},
 		"pod gone": {func(t *Table) { t.RemovePod(hostile("p0")) }, "allow id-000000", "wait 8s 500 PodUnknown"},
-		"label":    {func(t *Table) { t.SetPod("hostile", "p0", map[string]string{v1.BindingLabel: "y"}) }, "allow id-000000", "wait 8s 404 NoBinding"},
+		"label": {func(t *Table) {
+			t.SetPod(identity.Pod{Namespace: "hostile", Name: "p0", Labels: map[string]string{v1.BindingLabel: "y"}})
+		}, "allow id-000000", "wait 8s 404 NoBinding"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -151,7 +153,7 @@ func TestSlowVerdictsAreShared(t *testing.T) {
 		for i := range n {
 			grant(table, "sloppy", fmt.Sprintf("id-%06d", i), "many")
 		}
-		table.SetPod("sloppy", "p", map[string]string{v1.BindingLabel: "many"})
+		table.SetPod(identity.Pod{Namespace: "sloppy", Name: "p", Labels: map[string]string{v1.BindingLabel: "many"}})
 		const once = n / batch * restTime
 		began := time.Now()
 		var group sync.WaitGroup
@@ -213,7 +215,7 @@ func TestHostileChangesWakeNoNeighbor(t *testing.T) {
 func TestManyUses(t *testing.T) {
 	table := newTable(func(c *Config) { c.Standard = false })
 	table.SetIdentity(anIdentity("one"))
-	table.SetPod("ns", "web", map[string]string{v1.BindingLabel: "web"})
+	table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: map[string]string{v1.BindingLabel: "web"}})
 	for i := range 1000 {
 		table.SetBinding(aBinding(fmt.Sprint("b", i), "one", "web", 0))
 	}
@@ -244,7 +246,7 @@ func TestPendingPods(t *testing.T) {
 		t.Errorf("%d pods waited for", len(table.pending))
 	}
 	d := table.Decide(victim, identity.Selector{}, nil)
-	table.SetPod("shop", "web", nil)
+	table.SetPod(identity.Pod{Namespace: "shop", Name: "web", Labels: nil})
 	select {
 	case <-d.Changed:
 	default:

@@ -49,6 +49,20 @@ func broken(r *identity.Refusal) Refusal {
 	return Refusal{Status: http.StatusForbidden, Reason: string(r.Reason), Code: "identity_broken", Message: r.Message}
 }
 
+// forbidden is for what the owner of the cluster does not allow.
+func forbidden(r *identity.Refusal) Refusal {
+	return Refusal{Status: http.StatusForbidden, Reason: string(r.Reason), Code: "identity_forbidden", Message: r.Message}
+}
+
+// Audience returns the refusal of a grant that is good for other resources only;
+// false when the policy has nothing against this one.
+func Audience(g identity.Grant, resource string) (Refusal, bool) {
+	if r := g.RefuseAudience(resource); r != nil {
+		return forbidden(r), true
+	}
+	return Refusal{}, false
+}
+
 func quarantined(id *v1.AzureIdentity, a arrival) Refusal {
 	message := a.message
 	if message == "" {

@@ -39,6 +39,8 @@ type Table struct {
 	assigned   map[types.NamespacedName]*assignment
 	assignedTo index[*assignment] // by namespace/name of the pod
 	pending    pendingPods
+	policy     *identity.Policy
+	namespaces map[string]map[string]string // labels, while the policy needs them
 	changes    changes
 }
 
@@ -116,7 +118,8 @@ func NewTable(cfg Config) *Table {
 		identities: map[types.NamespacedName]knownIdentity{}, borrowers: map[borrower]int{},
 		exceptions: index[*v1.AzurePodIdentityException]{},
 		assigned:   map[types.NamespacedName]*assignment{}, assignedTo: index[*assignment]{},
-		pending: pendingPods{}, changes: newChanges(),
+		namespaces: map[string]map[string]string{},
+		pending:    pendingPods{}, changes: newChanges(),
 	}
 }
 
@@ -162,33 +165,28 @@ func (t *Table) change() (done func()) {
 	return t.mu.Unlock
 }
 
-// SetPod records a pod of this node.
-func (t *Table) SetPod(namespace, name string, labels map[string]string) {
-	t.setPod(namespace, name, labels, false)
-}
+// SetPod records a pod of this node. The table knows the labels of its namespace by itself.
+func (t *Table) SetPod(p identity.Pod) { t.setPod(p, false) }
 
 // SetHostNetworkPod records a pod that uses the node's own network. Only a process of the host can
 // ask for its tokens.
-func (t *Table) SetHostNetworkPod(namespace, name string, labels map[string]string) {
-	t.setPod(namespace, name, labels, true)
-}
+func (t *Table) SetHostNetworkPod(p identity.Pod) { t.setPod(p, true) }
 
-func (t *Table) setPod(namespace, name string, labels map[string]string, hostNetwork bool) {
-	key := types.NamespacedName{Namespace: namespace, Name: name}
+func (t *Table) setPod(now identity.Pod, hostNetwork bool) {
+	key := types.NamespacedName{Namespace: now.Namespace, Name: now.Name}
 	defer t.change()()
 	p := t.pods[key]
 	switch {
 	case p == nil:
 		p = &pod{changed: make(chan struct{})}
 		t.pods[key] = p
-	case maps.Equal(p.Labels, labels) && p.hostNetwork == hostNetwork:
+	case maps.Equal(p.Labels, now.Labels) && p.ServiceAccount == now.ServiceAccount && p.hostNetwork == hostNetwork:
 		return // only its status changed, which bears on nothing here
 	default:
-		t.bySelector.remove(t.scope(namespace, p.selector()), namespace, name)
+		t.bySelector.remove(t.scope(p.Namespace, p.selector()), p.Namespace, p.Name)
 	}
-	p.Pod = identity.Pod{Namespace: namespace, Name: name, Labels: labels}
-	p.hostNetwork = hostNetwork
-	t.bySelector.put(t.scope(namespace, p.selector()), p)
+	p.Pod, p.hostNetwork = now, hostNetwork
+	t.bySelector.put(t.scope(p.Namespace, p.selector()), p)
 	t.touch(p)
 	t.pending.arrived(key)
 }

@@ -37,6 +37,7 @@ type outcome struct {
 // inputs are what bears on a pod, as it was at one version. The slices are copies.
 type inputs struct {
 	pod         identity.Pod
+	rules       identity.Rules
 	hostNetwork bool
 	version     uint64
 	changed     <-chan struct{}
@@ -143,12 +144,14 @@ func (t *Table) candidates(p *pod) []*v1.AzureIdentityBinding {
 
 // read copies what bears on a pod. The lock is held.
 func (t *Table) read(p *pod) *inputs {
-	return &inputs{
-		pod: p.Pod, hostNetwork: p.hostNetwork, version: t.version, changed: p.changed,
+	in := &inputs{
+		pod: p.Pod, rules: t.cfg.Rules.With(t.policy), hostNetwork: p.hostNetwork, version: t.version, changed: p.changed,
 		exceptions: slices.Clone(t.exceptions[p.Namespace]),
 		bindings:   slices.Clone(t.candidates(p)),
 		assigned:   slices.Clone(t.assignedTo[p.key().String()]),
 	}
+	in.pod.NamespaceLabels = t.namespaces[p.Namespace]
+	return in
 }
 
 // identityAt returns an identity as it was at a version, and nil when it was not there or has
@@ -167,16 +170,20 @@ func (t *Table) identityAt(version uint64, namespace, name string) *v1.AzureIden
 func (t *Table) workOut(in *inputs) *verdict {
 	v := &verdict{pod: in.pod, hostNetwork: in.hostNetwork, arrivals: map[types.NamespacedName]arrival{}}
 	for some := range batches(in.exceptions) {
-		if e := identity.Excepted(in.pod, some); e != nil {
-			v.excepted = e.Name
+		e, refusal := in.rules.PlainIMDS(in.pod, some)
+		if e != nil {
+			v.excepted, v.warning = e.Name, refusal
 			return v
+		}
+		if refusal != nil && v.exception == nil {
+			v.exception = refusal
 		}
 	}
 	for some := range batches(in.bindings) {
 		t.consider(v, in, some)
 	}
 	if len(v.grants) == 0 && len(v.refusals) == 0 {
-		_, v.refusals = t.cfg.Rules.Grants(in.pod, nil, nil)
+		_, v.refusals = in.rules.Grants(in.pod, nil, nil)
 	}
 	granted := map[types.NamespacedName]bool{}
 	for _, g := range v.grants {
@@ -202,7 +209,7 @@ func (t *Table) consider(v *verdict, in *inputs, some []*v1.AzureIdentityBinding
 		bindings = append(bindings, g.Binding)
 	}
 	var refusals []*identity.Refusal
-	v.grants, refusals = t.cfg.Rules.Grants(in.pod, append(bindings, some...), func(namespace, name string) *v1.AzureIdentity {
+	v.grants, refusals = in.rules.Grants(in.pod, append(bindings, some...), func(namespace, name string) *v1.AzureIdentity {
 		return t.identityAt(in.version, namespace, name)
 	})
 	for _, r := range refusals {

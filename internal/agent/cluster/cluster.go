@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/listwatch"
+	"github.com/podid-io/podid/internal/policywatch"
 )
 
 // Config says what to watch.
@@ -57,12 +59,14 @@ type Sink interface {
 	RemoveException(types.NamespacedName)
 	SetAssigned(*v1.AzureAssignedIdentity)
 	RemoveAssigned(types.NamespacedName)
+	policywatch.Sink
 }
 
 // Cluster watches.
 type Cluster struct {
 	log    logr.Logger
 	kinds  []*kind
+	policy *policywatch.Watch
 	synced chan struct{}
 
 	mu   sync.Mutex
@@ -73,8 +77,8 @@ type Cluster struct {
 // kind is one watched kind.
 type kind struct {
 	name     string
-	informer cache.SharedIndexInformer
-	told     cache.ResourceEventHandlerRegistration
+	informer cache.SharedIndexInformer // nil for those that policywatch reads
+	synced   func() bool
 
 	mu   sync.Mutex
 	last error // of the last attempt, nil before the first
@@ -87,7 +91,7 @@ func New(c Config, sink Sink, strip func(*corev1.Pod), log logr.Logger) (*Cluste
 	w := &Cluster{log: log.WithName("cluster"), synced: make(chan struct{})}
 	config := rest.CopyConfig(c.REST)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &line{next, w} })
-	core, err := restClient(config, corev1.SchemeGroupVersion, "/api", "application/vnd.kubernetes.protobuf", addPods)
+	core, err := restClient(config, corev1.SchemeGroupVersion, "/api", "application/vnd.kubernetes.protobuf", addCore)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +113,22 @@ func New(c Config, sink Sink, strip func(*corev1.Pod), log logr.Logger) (*Cluste
 	if err != nil {
 		return nil, err
 	}
-	return w, nil
+	return w, w.watchPolicy(core, ours, sink)
+}
+
+// watchPolicy makes the watch of the policy. Its errors are noted as those of
+// other kinds are.
+func (w *Cluster) watchPolicy(core, ours cache.Getter, sink Sink) error {
+	kinds := map[string]*kind{}
+	for _, name := range []string{policywatch.Policies, policywatch.Namespaces} {
+		kinds[name] = &kind{name: name, synced: func() bool { return !slices.Contains(w.policy.Missing(), name) }}
+	}
+	w.kinds = append(w.kinds, kinds[policywatch.Policies], kinds[policywatch.Namespaces])
+	var err error
+	w.policy, err = policywatch.New(policywatch.Config{
+		Core: core, Group: ours, Sink: sink, Note: func(resource string, err error) { w.noteAnswer(kinds[resource], err) },
+	})
+	return err
 }
 
 // restClient is a client for one group and a scheme of its own.
@@ -129,8 +148,8 @@ func restClient(base *rest.Config, gv schema.GroupVersion, path, contentType str
 	return made, nil
 }
 
-func addPods(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Pod{}, &corev1.PodList{})
+func addCore(scheme *runtime.Scheme) error {
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Pod{}, &corev1.PodList{}, &corev1.Namespace{}, &corev1.NamespaceList{})
 	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
 	return nil
 }
@@ -180,7 +199,7 @@ func add[T runtime.Object](w *Cluster, c cache.Getter, name string, example T, n
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", name, err)
 	}
-	k.told, err = k.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	handler, err := k.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    take,
 		UpdateFunc: func(_, object any) { take(object) },
 		DeleteFunc: func(object any) {
@@ -193,6 +212,7 @@ func add[T runtime.Object](w *Cluster, c cache.Getter, name string, example T, n
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", name, err)
 	}
+	k.synced = handler.HasSynced
 	w.kinds = append(w.kinds, k)
 	return nil
 }
@@ -249,7 +269,7 @@ func (w *Cluster) note(k *kind, err error) {
 	}
 	k.said = time.Now()
 	w.log.Info("cannot read from the API server, trying again; what is known stays in use",
-		"resource", k.name, "synced", k.told.HasSynced(), "reason", err.Error())
+		"resource", k.name, "synced", k.synced(), "reason", err.Error())
 }
 
 // Run watches until ctx ends. The informers end soon after: one that pauses
@@ -257,10 +277,13 @@ func (w *Cluster) note(k *kind, err error) {
 func (w *Cluster) Run(ctx context.Context) {
 	var told []cache.InformerSynced
 	for _, k := range w.kinds {
-		told = append(told, k.told.HasSynced)
-		go k.informer.RunWithContext(ctx)
+		if k.informer != nil {
+			told = append(told, k.synced)
+			go k.informer.RunWithContext(ctx)
+		}
 	}
-	if cache.WaitForCacheSync(ctx.Done(), told...) {
+	go w.policy.Run(ctx)
+	if cache.WaitForCacheSync(ctx.Done(), told...) && w.policy.Wait(ctx) {
 		w.log.Info("the cluster is known")
 		close(w.synced)
 		// What it was learned from is garbage now, as much as is kept. A node
@@ -289,7 +312,7 @@ func (w *Cluster) Ready() error {
 	}
 	var errs []error
 	for _, k := range w.kinds {
-		if k.told.HasSynced() {
+		if k.synced() {
 			continue
 		}
 		k.mu.Lock()

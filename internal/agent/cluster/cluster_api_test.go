@@ -88,6 +88,22 @@ func TestCluster(t *testing.T) {
 	}
 	sink.expect(t, "binding b gone", "pod web gone")
 
+	policy := &v1.AzureIdentityPolicy{ObjectMeta: metav1.ObjectMeta{Name: v1.PolicyName}, Spec: v1.AzureIdentityPolicySpec{Mode: v1.PolicyWarn}}
+	create(t, api, policy)
+	sink.expect(t, "policy warn")
+	create(t, api, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "labelled", Labels: map[string]string{"team": "x"}}})
+	policy.Spec = v1.AzureIdentityPolicySpec{Mode: v1.PolicyEnforce, Rules: []v1.PolicyRule{{
+		Name: "r", NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "x"}}, PlainIMDS: true,
+	}}}
+	if err := api.Update(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	sink.expect(t, "namespace labelled x", "policy enforce")
+	if err := api.Delete(t.Context(), policy); err != nil {
+		t.Fatal(err)
+	}
+	sink.expect(t, "no policy")
+
 	nodeTaints(t, config, api)
 
 	// The API server goes away and comes back; what happened meanwhile is told.
@@ -284,7 +300,20 @@ func (r *recorder) SetBinding(b *v1.AzureIdentityBinding)  { r.say("binding %s",
 func (r *recorder) RemoveBinding(k types.NamespacedName)   { r.say("binding %s gone", k.Name) }
 func (r *recorder) RemoveIdentity(k types.NamespacedName)  { r.say("identity %s gone", k.Name) }
 func (r *recorder) RemoveException(k types.NamespacedName) { r.say("exception %s gone", k.Name) }
-func (r *recorder) RemoveAssigned(k types.NamespacedName)  { r.say("assigned %s gone", k.Name) }
+func (r *recorder) SetPolicy(p *v1.AzureIdentityPolicy) {
+	if p == nil {
+		r.say("no policy")
+		return
+	}
+	r.say("policy %s", p.Spec.Mode)
+}
+
+func (r *recorder) SetNamespace(name string, labels map[string]string) {
+	r.say("namespace %s %s", name, labels["team"])
+}
+func (r *recorder) RemoveNamespace(name string) { r.say("namespace %s gone", name) }
+
+func (r *recorder) RemoveAssigned(k types.NamespacedName) { r.say("assigned %s gone", k.Name) }
 
 func (r *recorder) SetIdentity(id *v1.AzureIdentity) {
 	r.say("identity %s annotations %d labels %d", id.Name, len(id.Annotations), len(id.Labels))

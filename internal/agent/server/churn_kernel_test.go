@@ -18,6 +18,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -129,7 +130,7 @@ func (c *churn) next(generation int, name string) *corev1.Pod {
 }
 
 func (c *churn) set(p *corev1.Pod) {
-	c.authorize.SetPod(p.Namespace, p.Name, p.Labels)
+	c.authorize.SetPod(identity.Pod{Namespace: p.Namespace, Name: p.Name, Labels: p.Labels})
 	c.attest.Set(p)
 }
 

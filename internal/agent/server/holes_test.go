@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/identity"
 )
 
 // The holes that were found in AAD Pod Identity v1.8.17 by running it. Each is a
@@ -33,7 +34,7 @@ func TestHoleCalledMIC(t *testing.T) {
 		Spec:   corev1.PodSpec{ServiceAccountName: "aad-pod-id-mic-service-account"},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: holeIP, HostIP: "10.0.0.1"},
 	}
-	w.authorize.SetPod(p.Namespace, p.Name, p.Labels)
+	w.authorize.SetPod(identity.Pod{Namespace: p.Namespace, Name: p.Name, Labels: p.Labels})
 	w.attest.Set(p)
 	address := w.listen(holeIP)
 	for _, more := range []string{"client_id=" + clientID("nodes-own"), "msi_res_id=" + resourceID("nodes-own"), "x=y"} {

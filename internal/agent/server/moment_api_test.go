@@ -25,6 +25,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/authorize"
 	"github.com/podid-io/podid/internal/agent/cluster"
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/identity"
 )
 
 // fed are the tables as the cluster feeds them.
@@ -33,7 +34,12 @@ type fed struct {
 	attest *attest.Table
 }
 
-func (f fed) SetPod(p *corev1.Pod) { f.Table.SetPod(p.Namespace, p.Name, p.Labels); f.attest.Set(p) }
+func (f fed) SetPod(p *corev1.Pod) {
+	f.Table.SetPod(identity.Pod{Namespace: p.Namespace, Name: p.Name, Labels: p.Labels})
+	f.attest.Set(p)
+}
+
+func (f fed) SetPolicy(*v1.AzureIdentityPolicy) {}
 
 func (f fed) RemovePod(key types.NamespacedName) { f.attest.Remove(key); f.Table.RemovePod(key) }
 

@@ -108,6 +108,9 @@ func New(cfg Config) *Server {
 // reasonRejected is that of requests refused before anybody looks who asks.
 const reasonRejected = "Rejected"
 
+// reasonWouldBeRefused is that of requests granted while the policy only warns.
+const reasonWouldBeRefused = "WouldBeRefused"
+
 // result is how a request was answered, for logs and metrics.
 type result struct {
 	status            int
@@ -120,7 +123,8 @@ type result struct {
 	caller            attest.Caller
 	identity          *v1.AzureIdentity
 	token             *token.Token
-	detail            string // for the log
+	detail            string            // for the log
+	warning           *identity.Refusal // what an enforced policy would refuse
 	outcome           token.Outcome
 	plain, clientGone bool
 }
@@ -212,6 +216,9 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, route imds.Route
 	s.cfg.Metrics.Operation(route.Label, res.status, res.namespace, res.resource, took)
 	switch {
 	case route.Kind == imds.Token, route.Kind == imds.HostToken:
+		if res.reason == "" && res.warning != nil {
+			res.reason, res.detail = reasonWouldBeRefused, res.warning.Message
+		}
 		s.cfg.Metrics.TokenRequest(res.status, res.reason)
 		// Requests that say nothing worth hearing are counted only: most are
 		// clients' probes, which ask on purpose without the header.
@@ -231,7 +238,13 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, route imds.Route
 // not those of pods that never asked for an identity, nor the agent's own
 // troubles, nor what passes by itself.
 func (s *Server) tell(res *result) {
-	if s.cfg.Events == nil || res.problem == nil || res.caller.Name == "" || res.clientGone {
+	if s.cfg.Events == nil || res.caller.Name == "" || res.clientGone {
+		return
+	}
+	if res.problem == nil {
+		if res.reason == reasonWouldBeRefused {
+			s.cfg.Events.Refused(res.caller.NamespacedName, res.caller.UID, res.reason, "the policy warns and does not enforce yet: "+res.warning.Message)
+		}
 		return
 	}
 	switch res.reason {

@@ -3,7 +3,6 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -122,9 +121,14 @@ func (a *attempt) round(ctx context.Context, who func(context.Context) (attest.C
 	a.res.identity = d.Grant.Identity
 	switch d.Kind {
 	case authorize.Allow:
+		if refusal, refused := authorize.Audience(d.Grant, a.q.Resource); refused {
+			a.refuse(refusal)
+			return true
+		}
+		a.res.warning = d.Grant.WarnAudience(a.q.Resource)
 		return a.fetch(ctx, d.Grant.Identity)
 	case authorize.PlainIMDS:
-		a.res.plain = true
+		a.res.plain, a.res.warning = true, d.Warning
 		return true
 	case authorize.Wait:
 		return a.wait(ctx, d)
@@ -284,7 +288,7 @@ func (a *attempt) failed(err error) {
 		a.res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many token requests of this pod wait for the metadata service: try again later", "")
 		a.res.problem.RetryAfter = time.Second
 	case errors.As(err, &f):
-		a.res.refuse(f.Status, cmp.Or(f.Reason, "SourceFailed"), f.Code, f.Message, f.Error())
+		a.res.refuse(f.Status, "SourceFailed", f.Code, f.Message, f.Error())
 		a.res.problem.RetryAfter = f.RetryAfter
 	default:
 		a.res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token could not be fetched: try again", err.Error())

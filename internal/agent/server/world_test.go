@@ -99,7 +99,7 @@ func (w *world) pod(name, ip string, more ...func(*corev1.Pod)) {
 	for _, change := range more {
 		change(p)
 	}
-	w.authorize.SetPod(p.Namespace, p.Name, p.Labels)
+	w.authorize.SetPod(identity.Pod{Namespace: p.Namespace, Name: p.Name, Labels: p.Labels})
 	w.attest.Set(p)
 }
 

@@ -205,7 +205,7 @@ func TestPrefetchStepsAside(t *testing.T) {
 		pass(3 * time.Second)
 		prefetching(t, c, arm).wish("a")
 		pass(2 * time.Second)
-		if slices.ContainsFunc(s.seen(), func(c call) bool { return c.identity == "/r/a" }) {
+		if slices.ContainsFunc(s.seen(), func(c call) bool { return c.client == "Client-a" }) {
 			t.Error("fetched ahead although others wait")
 		}
 		r := ask("a", arm)

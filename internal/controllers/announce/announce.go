@@ -23,6 +23,8 @@ const (
 	BindingApplyError = "binding apply error"
 	BindingRemoved    = "binding removed"
 	BindingRefused    = "binding refused"
+	// BindingWouldBeRefused is for a policy that warns.
+	BindingWouldBeRefused = "binding would be refused"
 
 	IdentityAssigned    = "identity assigned"
 	IdentityNotAssigned = "identity not assigned"
@@ -148,6 +150,14 @@ func (e *Events) ForgetPod(namespace, name string) {
 func (e *Events) BindingRefused(binding *v1.AzureIdentityBinding, why string) {
 	if e.news(bindingKey(binding.Namespace, binding.Name), why) && why != "" {
 		e.warning(bindingReference(binding), nil, BindingRefused, actionDecide, "%s", why)
+	}
+}
+
+// BindingWarned says that an enforced policy would refuse a binding, once per change.
+func (e *Events) BindingWarned(binding *v1.AzureIdentityBinding, why string) {
+	why = "the policy warns and does not enforce yet: " + why
+	if e.news(bindingKey(binding.Namespace, binding.Name), why) {
+		e.warning(bindingReference(binding), nil, BindingWouldBeRefused, actionDecide, "%s", why)
 	}
 }
 

@@ -64,6 +64,14 @@ const (
 	AssignedByNode = "podid/node-name"
 )
 
+// Rules are the rules to decide by.
+type Rules interface {
+	// Wait returns once they are known.
+	Wait(ctx context.Context) error
+	Current() identity.Rules
+	Pod(pod *corev1.Pod) identity.Pod
+}
+
 // Parts are what a Reconciler works with.
 type Parts struct {
 	Client  client.Client
@@ -79,7 +87,7 @@ type Reconciler struct {
 	events    *announce.Events
 	metrics   Metrics
 	now       func() time.Time
-	rules     identity.Rules
+	rules     Rules
 
 	queue    kick.Queue[reconcile.Request]
 	backlog  backlog
@@ -90,7 +98,7 @@ type Reconciler struct {
 
 // New returns a Reconciler. Of one node group at most writes objects are written
 // at a time.
-func New(parts Parts, rules identity.Rules, writes int) *Reconciler {
+func New(parts Parts, rules Rules, writes int) *Reconciler {
 	r := &Reconciler{
 		client: parts.Client, events: parts.Events, metrics: parts.Metrics, now: parts.Now, rules: rules,
 		progress: rate.NewLimiter(progressPerSecond, progressBurst), waiting: waiting{since: map[types.NamespacedName]time.Time{}},
@@ -106,6 +114,9 @@ func (r *Reconciler) PlaceWith(placement Placement) { r.placement = placement }
 // Reconcile makes the assigned identities of one pod what they should be. The
 // pod need not exist.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	if err := r.rules.Wait(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	began := r.now()
 	defer r.writers.seen(req.NamespacedName)
 	t, err := r.target(ctx, req.NamespacedName)
@@ -175,7 +186,7 @@ func (r *Reconciler) target(ctx context.Context, name types.NamespacedName) (*ta
 		return nil, err
 	}
 	t := &target{pod: pod, in: assignment.Pod{
-		Namespace: name.Namespace, Name: name.Name, Observed: observed, Rules: r.rules,
+		Namespace: name.Namespace, Name: name.Name, Observed: observed, Rules: r.rules.Current(),
 		Now:   metav1.NewTime(r.now().Truncate(time.Second)),
 		Taken: func(namespace, object string) bool { return r.taken(ctx, name, namespace, object) },
 	}}
@@ -218,10 +229,11 @@ func needy(pod *corev1.Pod) bool {
 // grants asks the rules, and tells the pod what they refuse; later, if there is a
 // time to wait.
 func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, time.Duration, error) {
+	rules := r.rules.Current()
 	selector := pod.Labels[v1.BindingLabel]
 	var list v1.AzureIdentityBindingList
 	options := []client.ListOption{client.MatchingFields{BindingsBySelector: selector}, client.UnsafeDisableDeepCopy}
-	if r.rules.ForceNamespaced {
+	if rules.ForceNamespaced {
 		// Other teams' bindings with the same selector grant nothing, however
 		// many they are.
 		options = append(options, client.InNamespace(pod.Namespace))
@@ -234,8 +246,8 @@ func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Gr
 		bindings = append(bindings, &list.Items[i])
 	}
 	var failed error
-	grants, refusals := r.rules.Grants(
-		identity.Pod{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}, bindings,
+	grants, refusals := rules.Grants(
+		r.rules.Pod(pod), bindings,
 		func(namespace, name string) *v1.AzureIdentity {
 			var id v1.AzureIdentity
 			err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &id, asItIs())

@@ -40,7 +40,8 @@ func worthTelling(refusals []*identity.Refusal) []*identity.Refusal {
 	for _, refusal := range refusals {
 		switch refusal.Reason {
 		case identity.NoLabel, identity.NoBinding, identity.OtherNamespace, identity.NoMatch:
-		case identity.IdentityMissing, identity.IdentityBroken, identity.NamespacedIdentity, identity.NotShared:
+		case identity.IdentityMissing, identity.IdentityBroken, identity.NamespacedIdentity, identity.NotShared,
+			identity.ForbiddenByPolicy, identity.ClusterIdentity, identity.TooManyIdentities:
 			out = append(out, refusal)
 		}
 	}

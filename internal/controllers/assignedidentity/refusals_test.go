@@ -14,6 +14,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/policy"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -84,7 +85,7 @@ func TestHold(t *testing.T) {
 			Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: "gone", Selector: "web"},
 		}},
 		Events: announce.New(&events), Now: func() time.Time { return now },
-	}, identity.Rules{}, 1)
+	}, policy.Fixed(identity.Rules{}), 1)
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "p", Labels: map[string]string{v1.BindingLabel: "web"}}}
 	for _, c := range []struct {
 		age, hold time.Duration

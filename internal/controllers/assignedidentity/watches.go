@@ -47,6 +47,14 @@ func (r *Reconciler) Tell(pods ...types.NamespacedName) {
 	}
 }
 
+// PolicyChanged makes the controller look at the pods of a namespace, or at all
+// pods if it is "".
+func (r *Reconciler) PolicyChanged(namespace string) {
+	for _, pod := range r.pods(context.Background(), client.InNamespace(namespace), client.UnsafeDisableDeepCopy) {
+		r.queue.Add(pod)
+	}
+}
+
 // Register adds the controller to a manager.
 func (r *Reconciler) Register(mgr manager.Manager) error {
 	return builder.ControllerManagedBy(mgr).
@@ -153,7 +161,7 @@ func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []recon
 		return nil
 	}
 	options := []client.ListOption{client.MatchingFields{PodsBySelector: binding.Spec.Selector}, client.UnsafeDisableDeepCopy}
-	if r.rules.ForceNamespaced {
+	if r.rules.Current().ForceNamespaced {
 		options = append(options, client.InNamespace(binding.Namespace))
 	}
 	return r.pods(ctx, options...)

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/announce"
@@ -36,7 +37,30 @@ const BindingsByIdentity = "podid/identity"
 type Reconciler struct {
 	Client client.Client
 	Events *announce.Events
+	Rules  Rules
 	Now    func() time.Time
+
+	queue kick.Queue[reconcile.Request]
+}
+
+// Rules are the rules to decide by.
+type Rules interface {
+	// Wait returns once they are known.
+	Wait(ctx context.Context) error
+	Current() identity.Rules
+	NamespaceLabels(namespace string) map[string]string
+}
+
+// PolicyChanged makes the controller look at the bindings of a namespace, or at
+// all if it is "".
+func (r *Reconciler) PolicyChanged(namespace string) {
+	var bindings v1.AzureIdentityBindingList
+	if err := r.Client.List(context.Background(), &bindings, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return // only while the program stops
+	}
+	for i := range bindings.Items {
+		r.queue.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&bindings.Items[i])})
+	}
 }
 
 // Register adds the controller to a manager.
@@ -46,12 +70,16 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		For(&v1.AzureIdentityBinding{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.bindingsOf),
 			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
+		WatchesRawSource(source.Func(r.queue.Source)).
 		WithOptions(controller.Options{NewQueue: kick.NewWorkQueue[reconcile.Request]}).
 		Complete(r)
 }
 
 // Reconcile checks one binding.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	if err := r.Rules.Wait(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	var binding v1.AzureIdentityBinding
 	err := r.Client.Get(ctx, req.NamespacedName, &binding)
 	if apierrors.IsNotFound(err) {
@@ -61,12 +89,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("read binding %s: %w", req.NamespacedName, err)
 	}
-	refusal, err := r.check(ctx, &binding)
+	refusal, enforced, err := r.check(ctx, &binding)
 	switch {
 	case err != nil:
 		return reconcile.Result{}, err
 	case refusal == nil:
 		r.Events.BindingRefused(&binding, "")
+	case !enforced:
+		r.Events.BindingWarned(&binding, refusal.Message)
 	case (refusal.Reason == identity.IdentityMissing || refusal.Reason == identity.NotShared) && r.Now().Sub(binding.CreationTimestamp.Time) < patience:
 		return reconcile.Result{RequeueAfter: patience}, nil
 	default:
@@ -76,14 +106,18 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 }
 
 // check asks the rules on behalf of a pod of the binding's own namespace that
-// carries its selector.
-func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding) (*identity.Refusal, error) {
+// carries its selector. enforced is false for what the policy only warns of.
+func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding) (refusal *identity.Refusal, enforced bool, err error) {
 	if binding.Spec.Selector == "" {
-		return &identity.Refusal{Message: "the binding has no selector and selects no pod: set spec.selector to the value of the pods' label " + v1.BindingLabel}, nil
+		return &identity.Refusal{Message: "the binding has no selector and selects no pod: set spec.selector to the value of the pods' label " + v1.BindingLabel}, true, nil
 	}
 	var failed error
-	pod := identity.Pod{Namespace: binding.Namespace, Labels: map[string]string{v1.BindingLabel: binding.Spec.Selector}}
-	_, refusals := identity.Rules{}.Grants(pod, []*v1.AzureIdentityBinding{binding}, func(namespace, name string) *v1.AzureIdentity {
+	rules := r.Rules.Current()
+	pod := identity.Pod{
+		Namespace: binding.Namespace, Labels: map[string]string{v1.BindingLabel: binding.Spec.Selector},
+		NamespaceLabels: r.Rules.NamespaceLabels(binding.Namespace),
+	}
+	grants, refusals := rules.Grants(pod, []*v1.AzureIdentityBinding{binding}, func(namespace, name string) *v1.AzureIdentity {
 		var id v1.AzureIdentity
 		if err := r.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &id); err != nil {
 			if !apierrors.IsNotFound(err) {
@@ -93,10 +127,28 @@ func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding
 		}
 		return &id
 	})
-	if failed != nil || len(refusals) == 0 || refusals[0].Reason == identity.NoBinding {
-		return nil, failed
+	if failed != nil {
+		return nil, false, failed
 	}
-	return refusals[0], nil
+	refusal, enforced = verdict(rules.Policy, pod, grants, refusals)
+	return refusal, enforced, nil
+}
+
+// verdict is what to say about a binding, nil for nothing. A policy's rule may be
+// for ServiceAccounts: what it allows to any pod of the namespace is no fault of
+// the binding.
+func verdict(policy *identity.Policy, pod identity.Pod, grants []identity.Grant, refusals []*identity.Refusal) (refusal *identity.Refusal, enforced bool) {
+	if len(grants) > 0 {
+		if warning := grants[0].Warning; warning != nil && !policy.AllowsInNamespace(warning.Identity, pod.NamespaceLabels) {
+			return warning, false
+		}
+		return nil, false
+	}
+	if len(refusals) == 0 || refusals[0].Reason == identity.NoBinding ||
+		refusals[0].Reason == identity.ForbiddenByPolicy && policy.AllowsInNamespace(refusals[0].Identity, pod.NamespaceLabels) {
+		return nil, false
+	}
+	return refusals[0], true
 }
 
 // bindingsOf are the bindings that name an identity, or one shared from it.

@@ -45,12 +45,20 @@ const (
 	AssignedByPod = "podid/pod"
 )
 
+// Rules are the rules to decide by.
+type Rules interface {
+	// Wait returns once they are known.
+	Wait(ctx context.Context) error
+	Current() identity.Rules
+	Pod(pod *corev1.Pod) identity.Pod
+}
+
 // Reconciler keeps the condition of pods.
 type Reconciler struct {
 	Client client.Client
 	// Live reads past the cache, which has no pods without the label.
 	Live  client.Reader
-	Rules identity.Rules
+	Rules Rules
 	Now   func() time.Time
 }
 
@@ -60,6 +68,9 @@ func Concerned(pod *corev1.Pod) bool { return gated(pod) || condition(pod) != ni
 
 // Reconcile makes one pod's condition say what is so.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	if err := r.Rules.Wait(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	var pod corev1.Pod
 	err := r.Client.Get(ctx, req.NamespacedName, &pod)
 	if apierrors.IsNotFound(err) {
@@ -139,7 +150,7 @@ func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Gr
 		bindings = append(bindings, &list.Items[i])
 	}
 	var failed error
-	grants, refusals := r.Rules.Grants(identity.Pod{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}, bindings,
+	grants, refusals := r.Rules.Current().Grants(r.Rules.Pod(pod), bindings,
 		func(namespace, name string) *v1.AzureIdentity {
 			var id v1.AzureIdentity
 			if err := r.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &id); err != nil {

@@ -122,7 +122,7 @@ func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []recon
 		return nil
 	}
 	options := []client.ListOption{client.MatchingFields{ConcernedBySelector: binding.Spec.Selector}, client.UnsafeDisableDeepCopy}
-	if r.Rules.ForceNamespaced {
+	if r.Rules.Current().ForceNamespaced {
 		options = append(options, client.InNamespace(binding.Namespace))
 	}
 	var pods corev1.PodList

@@ -1,0 +1,33 @@
+// What the owner of the cluster allows.
+
+package authorize
+
+import (
+	"maps"
+
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// SetPolicy replaces the cluster's policy; nil is none.
+func (t *Table) SetPolicy(p *identity.Policy) {
+	defer t.change()()
+	t.policy = p
+	t.touchIf(func(*pod) bool { return true })
+}
+
+// SetNamespace records the labels of a namespace.
+func (t *Table) SetNamespace(name string, labels map[string]string) {
+	defer t.change()()
+	if maps.Equal(t.namespaces[name], labels) {
+		return
+	}
+	t.namespaces[name] = labels
+	t.touchIf(func(p *pod) bool { return p.Namespace == name })
+}
+
+// RemoveNamespace forgets a namespace.
+func (t *Table) RemoveNamespace(name string) {
+	defer t.change()()
+	delete(t.namespaces, name)
+	t.touchIf(func(p *pod) bool { return p.Namespace == name })
+}

@@ -1,0 +1,170 @@
+// Package policy gives MIC's controllers the rules to decide by: the program's
+// settings, the AzureIdentityPolicy as it is now, and the labels of namespaces
+// that it selects by.
+package policy
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/policywatch"
+)
+
+// Rules are the rules of the moment. It is safe for concurrent use.
+type Rules struct {
+	settings identity.Rules
+	log      logr.Logger
+	synced   chan struct{}
+	policy   atomic.Pointer[identity.Policy]
+
+	mu         sync.RWMutex
+	namespaces map[string]map[string]string
+	changed    []func(namespace string)
+}
+
+// New returns rules under no policy. Unless they are registered with a manager
+// they stay so, which is what tests of single controllers need.
+func New(settings identity.Rules, log logr.Logger) *Rules {
+	return &Rules{settings: settings, log: log, synced: make(chan struct{}), namespaces: map[string]map[string]string{}}
+}
+
+// Fixed returns rules that never change and need no manager.
+func Fixed(settings identity.Rules) *Rules {
+	r := New(settings, logr.Discard())
+	close(r.synced)
+	return r
+}
+
+// OnChange calls f after each change, with the namespace whose pods it bears on,
+// "" for all. Call it before the manager starts.
+func (r *Rules) OnChange(f func(namespace string)) { r.changed = append(r.changed, f) }
+
+// Current returns the rules as they are now.
+func (r *Rules) Current() identity.Rules { return r.settings.With(r.policy.Load()) }
+
+// Wait returns nil once the policy has been read, and an error if ctx ends before:
+// without it nothing may be decided.
+func (r *Rules) Wait(ctx context.Context) error {
+	select {
+	case <-r.synced:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for AzureIdentityPolicy %s: %w", v1.PolicyName, ctx.Err())
+	}
+}
+
+// Pod is what the rules need to know about a pod.
+func (r *Rules) Pod(pod *corev1.Pod) identity.Pod {
+	return identity.Pod{
+		Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels,
+		ServiceAccount: pod.Spec.ServiceAccountName, NamespaceLabels: r.NamespaceLabels(pod.Namespace),
+	}
+}
+
+// NamespaceLabels are those of a namespace, nil while the policy does not need them.
+func (r *Rules) NamespaceLabels(namespace string) map[string]string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.namespaces[namespace]
+}
+
+// SetPolicy implements policywatch.Sink.
+func (r *Rules) SetPolicy(object *v1.AzureIdentityPolicy) {
+	policy, err := identity.CompilePolicy(object)
+	if err != nil {
+		r.log.Error(err, "part of the AzureIdentityPolicy is ignored")
+	}
+	r.policy.Store(policy)
+	r.log.Info("policy read", "mode", policy.Mode())
+	r.notify("")
+}
+
+// SetNamespace implements policywatch.Sink.
+func (r *Rules) SetNamespace(name string, labels map[string]string) {
+	r.mu.Lock()
+	same := maps.Equal(r.namespaces[name], labels)
+	r.namespaces[name] = labels
+	r.mu.Unlock()
+	if !same {
+		r.notify(name)
+	}
+}
+
+// RemoveNamespace implements policywatch.Sink.
+func (r *Rules) RemoveNamespace(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.namespaces, name)
+}
+
+func (r *Rules) notify(namespace string) {
+	for _, f := range r.changed {
+		f(namespace)
+	}
+}
+
+// Register adds the watch to a manager, whose scheme has both kinds. note is
+// called with the outcome of each request.
+func (r *Rules) Register(mgr manager.Manager, note func(resource string, err error)) error {
+	core, err := restClient(mgr, corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if err != nil {
+		return err
+	}
+	group, err := restClient(mgr, v1.GroupVersion.WithKind("AzureIdentityPolicy"))
+	if err != nil {
+		return err
+	}
+	watch, err := policywatch.New(policywatch.Config{Core: core, Group: group, Sink: r, Note: note})
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(&runnable{watch, r}); err != nil {
+		return fmt.Errorf("add to manager: %w", err)
+	}
+	return nil
+}
+
+func restClient(mgr manager.Manager, kind schema.GroupVersionKind) (rest.Interface, error) {
+	c, err := apiutil.RESTClientForGVK(kind, false, false, mgr.GetConfig(), serializer.NewCodecFactory(mgr.GetScheme()), mgr.GetHTTPClient())
+	if err != nil {
+		return nil, fmt.Errorf("make a client for %s: %w", kind.Kind, err)
+	}
+	return c, nil
+}
+
+// runnable watches also while another MIC leads: a standby takes over with the
+// policy at hand.
+type runnable struct {
+	watch *policywatch.Watch
+	rules *Rules
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (*runnable) NeedLeaderElection() bool { return false }
+
+// Start implements manager.Runnable.
+func (w *runnable) Start(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.watch.Run(ctx)
+	}()
+	if w.watch.Wait(ctx) {
+		close(w.rules.synced)
+	}
+	<-done
+	return nil
+}

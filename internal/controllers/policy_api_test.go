@@ -1,0 +1,138 @@
+package controllers_test
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/announce"
+)
+
+// TestPolicy is what MIC does when the owner of the cluster says who may use which identity.
+func TestPolicy(t *testing.T) {
+	kube := startServer(t)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *world)
+	}{
+		{"changes count for running pods", policyChanges},
+		{"namespaces by label", policySelects},
+		{"no CRD", withoutPolicyCRD},
+	} {
+		t.Run(story.name, func(t *testing.T) {
+			w := newWorld(t, kube, slug(story.name))
+			t.Cleanup(func() { _ = client.IgnoreNotFound(w.client.Delete(t.Context(), policyNamed(v1.PolicyName))) })
+			story.tell(t, w)
+		})
+	}
+}
+
+func policyNamed(name string) *v1.AzureIdentityPolicy {
+	return &v1.AzureIdentityPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}}
+}
+
+// policy creates or replaces the policy.
+func (w *world) policy(mode v1.PolicyMode, rules ...v1.PolicyRule) {
+	w.t.Helper()
+	object := policyNamed(v1.PolicyName)
+	err := w.client.Get(w.t.Context(), client.ObjectKeyFromObject(object), object)
+	object.Spec = v1.AzureIdentityPolicySpec{Mode: mode, Rules: rules}
+	if err == nil {
+		w.must(w.client.Update(w.t.Context(), object))
+		return
+	}
+	w.must(client.IgnoreNotFound(err))
+	w.create(object)
+}
+
+func policyChanges(t *testing.T, w *world) {
+	red := v1.PolicyIdentities{ResourceIDs: []string{resourceID("re*")}}
+	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
+	w.identity("red")
+	w.identity("blue")
+	w.start()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+
+	w.policy(v1.PolicyEnforce, v1.PolicyRule{Name: "team", Namespaces: []string{"elsewhere"}, Identities: []v1.PolicyIdentities{red}})
+	w.waitNone("p")
+	w.waitHas()
+	if note := w.waitEvent("Pod", "p", announce.IdentityRefused); !strings.Contains(note, "no rule of AzureIdentityPolicy default allows") {
+		t.Errorf("the pod's Event does not name the policy: %s", note)
+	}
+	if note := w.waitEvent("AzureIdentityBinding", "red", announce.BindingRefused); !strings.Contains(note, "AzureIdentityPolicy default") {
+		t.Errorf("the binding's Event does not name the policy: %s", note)
+	}
+
+	accounts := v1.PolicyRule{Name: "team", Namespaces: []string{w.namespace}, ServiceAccounts: []string{"api"}, Identities: []v1.PolicyIdentities{red}}
+	w.policy(v1.PolicyEnforce, accounts)
+	api := w.newPod("api", "red", w.nodes[0])
+	api.Spec.ServiceAccountName = "api"
+	w.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "api"}})
+	w.create(api)
+	w.waitState("api", v1.StateAssigned)
+	w.waitNone("p")
+	w.pod("other", "blue")
+	w.waitEvent("Pod", "other", announce.IdentityRefused)
+
+	w.policy(v1.PolicyWarn, accounts)
+	w.waitState("p", v1.StateAssigned)
+	w.waitState("other", v1.StateAssigned)
+	w.eventually("a warning about the binding", func() string {
+		var list eventsv1.EventList
+		w.must(w.client.List(t.Context(), &list, client.InNamespace(w.namespace)))
+		for _, e := range list.Items {
+			if e.Regarding.Name == "blue" && strings.HasPrefix(e.Note, "the policy warns and does not enforce yet: no rule of") && e.Reason == announce.BindingWouldBeRefused {
+				return ""
+			}
+		}
+		return "none"
+	})
+}
+
+func policySelects(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.policy(v1.PolicyEnforce, v1.PolicyRule{
+		Name: "labelled", NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "red"}},
+		Identities: []v1.PolicyIdentities{{}},
+	})
+	w.start()
+	w.pod("p", "red")
+	w.waitEvent("Pod", "p", announce.IdentityRefused)
+	w.waitNone("p")
+	label := func(value string) {
+		w.must(w.client.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}},
+			client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"team":`+value+`}}}`))))
+	}
+	label(`"red"`)
+	w.waitState("p", v1.StateAssigned)
+	label("null")
+	w.waitNone("p")
+	w.must(w.client.Delete(t.Context(), policyNamed(v1.PolicyName)))
+	w.waitState("p", v1.StateAssigned)
+}
+
+// withoutPolicyCRD is a cluster that moved from aad-pod-identity by an upgrade of the chart: Helm installs no new CRD then.
+func withoutPolicyCRD(t *testing.T, w *world) {
+	name := "azureidentitypolicies." + v1.GroupVersion.Group
+	w.must(apiextensions.AddToScheme(w.client.Scheme()))
+	w.delete(&apiextensions.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	w.cloud.AddIdentities(resourceID("red"))
+	w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	if _, err := envtest.InstallCRDs(w.kube, envtest.CRDInstallOptions{Paths: []string{"../../config/crd"}}); err != nil {
+		t.Fatal(err)
+	}
+	w.policy(v1.PolicyEnforce)
+	w.waitNone("p")
+}
