@@ -1,21 +1,24 @@
-// Package fair shares what is scarce between callers: so many operations at
-// once, so many a second, and whoever asks for much waits behind whoever asks
-// for little.
+// Package fair shares what is scarce between namespaces and their pods: so many operations at once,
+// and so many a second. A namespace that asks for much waits behind one that asks for little, however
+// many pods it has, and so does a pod within its namespace.
 //
-// The metadata service allows a machine 20 token requests a second and 5 at
-// once; without this, one pod that asks in a loop would take them from all
-// others on the node.
+// The metadata service allows a machine 20 token requests a second and 5 at once. Without this, one
+// pod that asks in a loop would take them from all others on the node.
 package fair
 
 import (
 	"context"
 	"errors"
 	"math"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/podid-io/podid/internal/turns"
 )
 
-// ErrBusy says that too many operations wait already, of this caller or in all.
+// ErrBusy is the error of an operation for which there is no place to wait: the caller has too many
+// waiting, or all places are taken and its namespace has most of them.
 var ErrBusy = errors.New("too many requests are waiting")
 
 // Away is the error while everybody has to stay away; it is how long still.
@@ -34,143 +37,156 @@ type Config struct {
 	// Rate+Burst start.
 	Rate  float64
 	Burst int
-	// Concurrent is operations under way in all, PerCaller of one caller.
+	// Concurrent is operations under way in all, PerCaller of one caller. A quarter of Concurrent, at
+	// least one, is for namespaces that have fewer under way than there are free.
 	Concurrent, PerCaller int
 	// Waiting is operations waiting in all, WaitingPerCaller of one caller.
-	// Beyond either, Acquire refuses at once.
+	// Beyond the latter, Acquire refuses at once. Beyond the former, the newest of the greediest caller
+	// in the greediest namespace gives way.
 	Waiting, WaitingPerCaller int
-	// Background is the caller whose operations nobody waits for. They begin
-	// only while nobody else's can, one at a time, and leave half of Burst to
-	// the others. "" when there is none.
+	// Background is the caller of operations that no request waits for. They begin
+	// only while no other can, one at a time, and leave half of Burst to
+	// the others; but one in backgroundShare begins even so. "" when there is none.
 	Background string
 }
 
-// MaxAway bounds how long one StayAway lasts.
-const MaxAway = 2 * time.Minute
+const (
+	// MaxAway bounds how long one StayAway lasts.
+	MaxAway = 2 * time.Minute
+	// backgroundShare is after how many operations of others one of the background begins.
+	backgroundShare = 15
+)
 
-// Limiter lets operations begin. Callers with operations waiting take turns;
-// within a caller, first come is first served.
+// Limiter lets operations begin. Namespaces with operations waiting take turns, and so do callers
+// within a namespace; within a caller, first come is first served. A caller's name is
+// namespace/name; one without a slash is a namespace of its own.
 //
 // All state is guarded by mu and changed by pump, which starts what may start
 // and, when only the rate stands in the way, sets the timer to come back.
 type Limiter struct {
 	cfg Config
 
-	mu      sync.Mutex
-	turns   []*caller // callers with waiting operations, next in turn first
-	callers map[string]*caller
-	waiting int
-	active  int
-	tokens  float64 // of the rate, at most Burst
-	filled  time.Time
-	timer   *time.Timer // of the rate, when nothing else stands in the way
-	away    time.Time   // nothing begins until then
+	mu         sync.Mutex
+	waiting    *turns.Queue[*ticket]
+	active     int
+	callers    map[string]int // operations under way
+	namespaces map[string]int // the same
+	passed     int            // operations begun while the background waits
+	tokens     float64        // of the rate, at most Burst
+	filled     time.Time
+	timer      *time.Timer // of the rate, when nothing else stands in the way
+	away       time.Time   // nothing begins until then
 }
 
-// caller exists while it has operations waiting or under way.
-type caller struct {
-	name   string
-	queue  []*ticket
-	active int
-}
+// entry is a ticket's place among those that wait.
+type entry = turns.Entry[*ticket]
 
-// ticket is one operation that waits. away is set before called closes; without
+// ticket is one operation. err is set before called closes; without
 // it, the operation has begun.
 type ticket struct {
-	called chan struct{}
-	away   error
+	caller, namespace string
+	called            chan struct{}
+	err               error
+}
+
+func (t *ticket) refuse(err error) {
+	t.err = err
+	close(t.called)
 }
 
 // New returns a limiter with nothing under way.
 func New(cfg Config) *Limiter {
-	return &Limiter{cfg: cfg, callers: map[string]*caller{}, tokens: float64(cfg.Burst), filled: time.Now()}
+	return &Limiter{
+		cfg: cfg, waiting: turns.NewQueue[*ticket](cfg.Waiting, cfg.WaitingPerCaller),
+		callers: map[string]int{}, namespaces: map[string]int{}, tokens: float64(cfg.Burst), filled: time.Now(),
+	}
 }
 
 // Acquire waits until an operation of the caller may begin, and returns the
-// function to call when it has ended. The error is ErrBusy at once, Away, or that
+// function to call when it has ended. The error is ErrBusy, Away, or that
 // of ctx.
-func (l *Limiter) Acquire(ctx context.Context, name string) (release func(), err error) {
-	l.mu.Lock()
-	if err := l.isAway(); err != nil {
-		l.mu.Unlock()
+func (l *Limiter) Acquire(ctx context.Context, caller string) (release func(), err error) {
+	t := &ticket{caller: caller, called: make(chan struct{})}
+	t.namespace, _, _ = strings.Cut(caller, "/")
+	place, err := l.enqueue(t)
+	if err != nil {
 		return nil, err
 	}
-	c := l.callers[name]
-	if l.waiting >= l.cfg.Waiting || c != nil && len(c.queue) >= l.cfg.WaitingPerCaller {
-		l.mu.Unlock()
-		return nil, ErrBusy
-	}
-	if c == nil {
-		c = &caller{name: name}
-		l.callers[name] = c
-	}
-	if len(c.queue) == 0 {
-		l.turns = append(l.turns, c)
-	}
-	t := &ticket{called: make(chan struct{})}
-	c.queue = append(c.queue, t)
-	l.waiting++
-	l.pump()
-	l.mu.Unlock()
-
 	var once sync.Once
-	release = func() { once.Do(func() { l.release(c) }) }
+	release = func() { once.Do(func() { l.release(t) }) }
 	select {
 	case <-t.called:
-		if t.away != nil {
-			return nil, t.away
+		if t.err != nil {
+			return nil, t.err
 		}
 		return release, nil
 	case <-ctx.Done():
-		l.abandon(c, t)
+		l.abandon(place)
 		return nil, context.Cause(ctx)
 	}
+}
+
+func (l *Limiter) enqueue(t *ticket) (*entry, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.isAway(); err != nil {
+		return nil, err
+	}
+	if t.caller == l.cfg.Background && l.waiting.Next(l.inBackground) == nil {
+		l.passed = 0
+	}
+	place, gaveWay := l.waiting.Push(t.namespace, t.caller, t)
+	if gaveWay != nil {
+		gaveWay.Item.refuse(ErrBusy)
+	}
+	if place == nil {
+		return nil, ErrBusy
+	}
+	l.pump()
+	return place, nil
 }
 
 // pump starts what may start.
 func (l *Limiter) pump() {
 	l.fill()
 	for l.active < l.cfg.Concurrent {
-		i := l.next()
-		if i < 0 {
+		next, need := l.next()
+		if next == nil {
 			return
 		}
-		if need := l.need(l.turns[i]); l.tokens < need {
+		if l.tokens < need {
 			l.comeBack(need)
 			return
 		}
 		l.tokens--
-		l.start(i)
+		l.start(next)
 	}
 }
 
-// next is the place in turns of the first caller that may start one more
-// operation, -1 when there is none. The background comes last.
-func (l *Limiter) next() int {
-	background := -1
-	for i, c := range l.turns {
-		switch {
-		case l.inBackground(c):
-			if c.active == 0 {
-				background = i
-			}
-		case c.active < l.cfg.PerCaller:
-			return i
+// next is the operation that begins next, and how much of the rate there must be for it. The background
+// comes last, or first when it has its share to get.
+func (l *Limiter) next() (*entry, float64) {
+	idle := func(e *entry) bool { return l.inBackground(e) && l.callers[e.Caller] == 0 }
+	if l.passed >= backgroundShare {
+		if e := l.waiting.Next(idle); e != nil {
+			return e, 1
 		}
 	}
-	return background
-}
-
-func (l *Limiter) inBackground(c *caller) bool {
-	return c.name == l.cfg.Background && l.cfg.Background != ""
-}
-
-// need is how much of the rate there must be for a caller's next operation.
-func (l *Limiter) need(c *caller) float64 {
-	if l.inBackground(c) {
-		return 1 + float64(l.cfg.Burst/2)
+	if e := l.waiting.Next(l.mayBegin); e != nil {
+		return e, 1
 	}
-	return 1
+	return l.waiting.Next(idle), 1 + float64(l.cfg.Burst/2)
+}
+
+// mayBegin reports whether an operation that is not in the background may begin, but for the rate.
+func (l *Limiter) mayBegin(e *entry) bool {
+	free := l.cfg.Concurrent - l.active
+	kept := max(1, l.cfg.Concurrent/4)
+	return !l.inBackground(e) && l.callers[e.Caller] < l.cfg.PerCaller && (free > kept || l.namespaces[e.Namespace] < free)
+}
+
+func (l *Limiter) inBackground(e *entry) bool {
+	return e.Caller == l.cfg.Background && l.cfg.Background != ""
 }
 
 // StayAway lets nothing begin for a while, MaxAway at most, and sends away who
@@ -185,15 +201,9 @@ func (l *Limiter) StayAway(d time.Duration) {
 		l.away = until
 	}
 	err := l.isAway()
-	for _, c := range l.turns {
-		for _, t := range c.queue {
-			t.away = err
-			close(t.called)
-		}
-		c.queue = nil
-		l.forget(c)
+	for _, e := range l.waiting.Clear() {
+		e.Item.refuse(err)
 	}
-	l.turns, l.waiting = nil, 0
 }
 
 // isAway is the error while everybody has to stay away. The lock is held.
@@ -204,20 +214,18 @@ func (l *Limiter) isAway() error {
 	return nil
 }
 
-// start begins the first operation of the caller at i and sends it to the end
-// of the turns.
-func (l *Limiter) start(i int) {
-	c := l.turns[i]
-	l.turns = append(l.turns[:i], l.turns[i+1:]...)
-	t := c.queue[0]
-	c.queue = c.queue[1:]
-	if len(c.queue) > 0 {
-		l.turns = append(l.turns, c)
+// start begins an operation whose turn it is.
+func (l *Limiter) start(e *entry) {
+	if l.inBackground(e) {
+		l.passed = 0
+	} else {
+		l.passed++
 	}
-	l.waiting--
+	l.waiting.Take(e)
 	l.active++
-	c.active++
-	close(t.called)
+	l.callers[e.Caller]++
+	l.namespaces[e.Namespace]++
+	close(e.Item.called)
 }
 
 func (l *Limiter) fill() {
@@ -227,7 +235,7 @@ func (l *Limiter) fill() {
 }
 
 // comeBack sets the timer for when the rate allows an operation that needs so
-// much of it. One that is set for later, for the background, is set anew.
+// much of it. One that is set for later, for the background, is set again.
 func (l *Limiter) comeBack(need float64) {
 	if l.timer != nil {
 		l.timer.Stop()
@@ -241,54 +249,36 @@ func (l *Limiter) comeBack(need float64) {
 	})
 }
 
-func (l *Limiter) release(c *caller) {
+func (l *Limiter) release(t *ticket) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.end(t)
+}
+
+// end counts an operation that is over and starts what may start now.
+func (l *Limiter) end(t *ticket) {
 	l.active--
-	c.active--
-	l.forget(c)
+	countDown(l.callers, t.caller)
+	countDown(l.namespaces, t.namespace)
 	l.pump()
+}
+
+func countDown(counts map[string]int, name string) {
+	if counts[name]--; counts[name] <= 0 {
+		delete(counts, name)
+	}
 }
 
 // abandon takes back what ctx ended: a waiting operation, or one that was
 // granted at the same moment.
-func (l *Limiter) abandon(c *caller, t *ticket) {
+func (l *Limiter) abandon(e *entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	select {
-	case <-t.called:
-		if t.away != nil {
-			return
-		}
-		l.active--
-		c.active--
-	default:
-		for i, q := range c.queue {
-			if q == t {
-				c.queue = append(c.queue[:i], c.queue[i+1:]...)
-				break
-			}
-		}
-		l.waiting--
-		if len(c.queue) == 0 {
-			l.leaveTurns(c)
-		}
+	if l.waiting.Remove(e) {
+		l.pump()
+		return
 	}
-	l.forget(c)
-	l.pump()
-}
-
-func (l *Limiter) leaveTurns(c *caller) {
-	for i, t := range l.turns {
-		if t == c {
-			l.turns = append(l.turns[:i], l.turns[i+1:]...)
-			return
-		}
-	}
-}
-
-func (l *Limiter) forget(c *caller) {
-	if c.active == 0 && len(c.queue) == 0 {
-		delete(l.callers, c.name)
+	if e.Item.err == nil {
+		l.end(e.Item)
 	}
 }

@@ -21,6 +21,13 @@ func pass(d time.Duration) {
 	}
 }
 
+func nothingLeft(t *testing.T, l *Limiter) {
+	t.Helper()
+	if len(l.callers)+len(l.namespaces)+l.waiting.Len()+l.active != 0 {
+		t.Errorf("left over: %+v", l)
+	}
+}
+
 func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(config())
@@ -40,41 +47,53 @@ func TestRate(t *testing.T) {
 }
 
 func TestConcurrent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := New(config())
-		var mu sync.Mutex
-		active, most := 0, 0
-		perCaller, mostPerCaller := map[string]int{}, 0
-		var group sync.WaitGroup
-		for i := range 40 {
-			name := fmt.Sprint(i % 4)
-			group.Go(func() {
-				release, err := l.Acquire(t.Context(), name)
-				if err != nil {
-					t.Error(err)
-					return
+	for _, tt := range []struct {
+		name   string
+		caller func(i int) string
+		most   int
+	}{
+		{"a pod", func(int) string { return "a/1" }, 2},
+		{"a namespace", func(i int) string { return fmt.Sprint("a/", i%4) }, 4}, // one place is for others
+		{"many namespaces", func(i int) string { return fmt.Sprint("a", i%10, "/1") }, 5},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := config()
+				cfg.WaitingPerCaller = 100
+				l := New(cfg)
+				var mu sync.Mutex
+				active, most := 0, 0
+				perCaller, mostOfCaller := map[string]int{}, 0
+				var group sync.WaitGroup
+				for i := range 40 {
+					name := tt.caller(i)
+					group.Go(func() {
+						release, err := l.Acquire(t.Context(), name)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						defer release()
+						mu.Lock()
+						active++
+						perCaller[name]++
+						most, mostOfCaller = max(most, active), max(mostOfCaller, perCaller[name])
+						mu.Unlock()
+						pass(time.Second)
+						mu.Lock()
+						active--
+						perCaller[name]--
+						mu.Unlock()
+					})
 				}
-				defer release()
-				mu.Lock()
-				active++
-				perCaller[name]++
-				most, mostPerCaller = max(most, active), max(mostPerCaller, perCaller[name])
-				mu.Unlock()
-				pass(time.Second)
-				mu.Lock()
-				active--
-				perCaller[name]--
-				mu.Unlock()
+				group.Wait()
+				if most != tt.most || mostOfCaller > cfg.PerCaller {
+					t.Errorf("%d at once, %d of one caller; want %d and at most %d", most, mostOfCaller, tt.most, cfg.PerCaller)
+				}
+				nothingLeft(t, l)
 			})
-		}
-		group.Wait()
-		if most != 5 || mostPerCaller != 2 {
-			t.Errorf("%d at once, %d of one caller; want 5 and 2", most, mostPerCaller)
-		}
-		if len(l.callers)+len(l.turns)+l.waiting+l.active != 0 {
-			t.Errorf("left over: %+v", l)
-		}
-	})
+		})
+	}
 }
 
 func TestTurns(t *testing.T) {
@@ -121,41 +140,103 @@ func TestBusy(t *testing.T) {
 		cfg := config()
 		cfg.Concurrent, cfg.Waiting, cfg.WaitingPerCaller = 1, 3, 2
 		l := New(cfg)
-		release, err := l.Acquire(t.Context(), "a")
+		release, err := l.Acquire(t.Context(), "a/1")
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var group sync.WaitGroup
-		wait := func(name string) {
+		wait := func(name string, want error) {
 			group.Go(func() {
-				if _, err := l.Acquire(ctx, name); !errors.Is(err, context.Canceled) {
-					t.Errorf("%s: %v", name, err)
+				if _, err := l.Acquire(ctx, name); !errors.Is(err, want) {
+					t.Errorf("%s: %v, want %v", name, err, want)
 				}
 			})
 			synctest.Wait()
 		}
-		wait("a")
-		wait("a")
-		if _, err := l.Acquire(t.Context(), "a"); !errors.Is(err, ErrBusy) {
-			t.Errorf("third of one caller: %v", err)
-		}
-		wait("b")
-		if _, err := l.Acquire(t.Context(), "c"); !errors.Is(err, ErrBusy) {
-			t.Errorf("fourth in all: %v", err)
-		}
+		wait("a/1", context.Canceled)
+		wait("a/1", ErrBusy) // gives way to c
+		wait("a/1", ErrBusy) // third of one caller
+		wait("b/1", context.Canceled)
+		wait("c/1", context.Canceled)
+		wait("d/1", ErrBusy) // fourth in all, and nobody has more than one
 		cancel()
 		group.Wait()
 		release()
 		release() // twice is harmless
-		if len(l.callers)+len(l.turns)+l.waiting+l.active != 0 {
-			t.Errorf("left over: %+v", l)
-		}
-		if release, err = l.Acquire(t.Context(), "c"); err != nil {
+		nothingLeft(t, l)
+		if release, err = l.Acquire(t.Context(), "c/1"); err != nil {
 			t.Fatal(err)
 		}
 		release()
 	})
+}
+
+// TestGreedyNamespace: 24 pods of one namespace ask all the time for operations that never end on
+// their own. Another namespace's pod, and its refreshes, begin at once or nearly so.
+func TestGreedyNamespace(t *testing.T) {
+	for name, cfg := range map[string]Config{
+		"metadata service": {Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 1024, WaitingPerCaller: 64, Background: "background"},
+		"Entra ID":         {Rate: 20, Burst: 40, Concurrent: 96, PerCaller: 4, Waiting: 1024, WaitingPerCaller: 64, Background: "background"},
+		"other paths":      {Rate: 5, Burst: 10, Concurrent: 5, PerCaller: 2, Waiting: 512, WaitingPerCaller: 32},
+	} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { besideGreedy(t, cfg) }) })
+	}
+}
+
+func besideGreedy(t *testing.T, cfg Config) {
+	l := New(cfg)
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	loop := func(caller string, takes time.Duration) {
+		group.Go(func() {
+			for ctx.Err() == nil {
+				if release, err := l.Acquire(ctx, caller); err == nil {
+					pass(takes)
+					release()
+				}
+				pass(100 * time.Millisecond)
+			}
+		})
+	}
+	for pod := range 24 {
+		for range cfg.WaitingPerCaller + 6 {
+			loop(fmt.Sprint("hostile/", pod), 10*time.Second)
+		}
+	}
+	pass(10 * time.Second)
+	try := func(caller string, within time.Duration) {
+		began := time.Now()
+		release, err := l.Acquire(t.Context(), caller)
+		if err != nil {
+			t.Errorf("%s: %v", caller, err)
+			return
+		}
+		if took := time.Since(began); took > within {
+			t.Errorf("%s began after %v", caller, took)
+		}
+		pass(50 * time.Millisecond)
+		release()
+	}
+	for range 40 {
+		try("shop/web", 2*time.Second)
+		try("shop/ refresh", 2*time.Second)
+	}
+	if cfg.Background != "" {
+		// Hostile operations are quick now, so that they always could begin.
+		cancel()
+		group.Wait()
+		ctx, cancel = context.WithCancel(t.Context())
+		for pod := range 24 {
+			loop(fmt.Sprint("hostile/", pod), time.Millisecond)
+		}
+		for range 10 {
+			try(cfg.Background, 2*time.Second)
+		}
+	}
+	cancel()
+	group.Wait()
+	nothingLeft(t, l)
 }
 
 func TestStayAway(t *testing.T) {
@@ -187,9 +268,7 @@ func TestStayAway(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		release()
-		if len(l.callers)+len(l.turns)+l.waiting+l.active != 0 {
-			t.Errorf("left over: %+v", l)
-		}
+		nothingLeft(t, l)
 		pass(40 * time.Second)
 		release, err = l.Acquire(t.Context(), "c")
 		if err != nil {

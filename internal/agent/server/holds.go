@@ -6,39 +6,47 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podid-io/podid/internal/turns"
 )
 
-// holds counts the requests that wait for an identity, in all and of each pod,
-// so that no pod takes all the places.
+// holds bounds the requests that wait for an identity, in all and of each pod. When all places are
+// taken, the newest of the pod that has most gives way, in the namespace that has most.
 type holds struct {
-	most, mostPerPod int
+	mu     sync.Mutex
+	places *turns.Queue[chan struct{}]
+}
 
-	mu   sync.Mutex
-	n    int
-	pods map[types.NamespacedName]int
+// hold is the place of one request.
+type hold struct {
+	of    *holds
+	place *turns.Entry[chan struct{}]
 }
 
 func newHolds(most, mostPerPod int) *holds {
-	return &holds{most: most, mostPerPod: mostPerPod, pods: map[types.NamespacedName]int{}}
+	return &holds{places: turns.NewQueue[chan struct{}](most, mostPerPod)}
 }
 
-// take returns the function that gives the place back, nil when there is none.
-func (h *holds) take(pod types.NamespacedName) func() {
+// take returns a place, nil when there is none.
+func (h *holds) take(pod types.NamespacedName) *hold {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.n >= h.most || h.pods[pod] >= h.mostPerPod {
+	place, gaveWay := h.places.Push(pod.Namespace, pod.Name, make(chan struct{}))
+	if gaveWay != nil {
+		close(gaveWay.Item)
+	}
+	if place == nil {
 		return nil
 	}
-	h.n++
-	h.pods[pod]++
-	return sync.OnceFunc(func() { h.giveBack(pod) })
+	return &hold{h, place}
 }
 
-func (h *holds) giveBack(pod types.NamespacedName) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.n--
-	if h.pods[pod]--; h.pods[pod] <= 0 {
-		delete(h.pods, pod)
-	}
+// lost closes when the place went to another request.
+func (h *hold) lost() <-chan struct{} { return h.place.Item }
+
+// release gives the place back. It may be called more than once.
+func (h *hold) release() {
+	h.of.mu.Lock()
+	defer h.of.mu.Unlock()
+	h.of.places.Remove(h.place)
 }

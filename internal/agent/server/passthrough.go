@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/observe"
 )
@@ -64,7 +65,20 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, route imds.Route
 		res.problem, res.reason = problem, "BadRequest"
 		return
 	}
-	s.forward(w, r, route.Path, query, s.cfg.OtherLimiter, res.address.String(), res)
+	s.forward(w, r, route.Path, query, s.cfg.OtherLimiter, s.account(res.address), res)
+}
+
+// account is the name that the metadata service is asked on account of: the pod's, or the address while its
+// pod is not known. All such addresses have one turn together.
+func (s *Server) account(from attest.Origin) string {
+	select {
+	case <-s.cfg.Known:
+		if caller, err := s.cfg.Attester.Caller(from); err == nil {
+			return caller.String()
+		}
+	default:
+	}
+	return "/" + from.Addr.String()
 }
 
 // plainToken answers the token request of an excepted pod as the real service
@@ -117,7 +131,7 @@ func (res *result) noTurn(err error) {
 		res.problem.RetryAfter = away.RetryAfter()
 		return
 	}
-	res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many requests of this pod wait for the metadata service: try again later", "")
+	res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many requests of this pod or its namespace wait for the metadata service: try again later", "")
 	res.problem.RetryAfter = time.Second
 }
 

@@ -27,6 +27,9 @@ const statusGone = 499
 // changes often.
 const maxRounds = 8
 
+// restTime is the pause between looks of a request that changes have woken more than maxRounds times.
+const restTime = 100 * time.Millisecond
+
 func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *result) {
 	q, problem := imds.ParseTokenRequest(r.URL.RawQuery)
 	if problem != nil {
@@ -76,9 +79,10 @@ type attempt struct {
 	q    imds.TokenRequest
 	sel  identity.Selector
 	res  *result
-	hold func() // gives the place among the held back; nil while not held
+	hold *hold // nil while not held
 
 	rounds int // left
+	woken  int // how often a change ended a wait
 
 	// A token that was fetched, and whom for: it goes out only if the decision
 	// is still the same afterwards.
@@ -101,7 +105,7 @@ func (s *Server) obtain(ctx context.Context, q imds.TokenRequest, res *result, w
 		}
 	}
 	if a.hold != nil {
-		a.hold()
+		a.hold.release()
 		s.cfg.Metrics.WaitEnded(res.answerStatus(), time.Since(res.began))
 	}
 	if res.token == nil && res.problem == nil && !res.plain {
@@ -237,26 +241,52 @@ func (a *attempt) wait(ctx context.Context, d authorize.Decision) bool {
 	}
 	if a.hold == nil {
 		if a.hold = a.holds.take(a.res.caller.NamespacedName); a.hold == nil {
-			a.res.refuse(http.StatusTooManyRequests, "TooManyWaiting", "too_many_requests", "too many requests of this pod wait for its identity: try again later", "")
-			a.res.problem.RetryAfter = 5 * time.Second
+			a.tooManyWaiting()
 			return true
 		}
 		a.cfg.Metrics.WaitBegan()
 	}
+	return a.sleep(ctx, d, left)
+}
+
+// sleep waits for a change, which returns false, or for the end of the request.
+func (a *attempt) sleep(ctx context.Context, d authorize.Decision, left time.Duration) bool {
 	timer := time.NewTimer(left)
 	defer timer.Stop()
-	select {
-	case <-d.Changed:
-		a.rounds++
-		return false
-	case <-timer.C:
-		a.refuse(d.Refusal)
-	case <-a.cfg.Stopping:
-		a.unknown(ctx, errStopping)
-	case <-ctx.Done():
-		a.res.gone()
+	changed := d.Changed
+	var rested <-chan time.Time
+	if a.woken > maxRounds {
+		// Hundreds of requests may wait for objects that change all the time.
+		rest := time.NewTimer(restTime)
+		defer rest.Stop()
+		changed, rested = nil, rest.C
 	}
-	return true
+	for {
+		select {
+		case <-rested:
+			changed, rested = d.Changed, nil
+			continue
+		case <-changed:
+			a.rounds++
+			a.woken++
+			return false
+		case <-timer.C:
+			a.refuse(d.Refusal)
+		case <-a.hold.lost():
+			a.tooManyWaiting()
+		case <-a.cfg.Stopping:
+			a.unknown(ctx, errStopping)
+		case <-ctx.Done():
+			a.res.gone()
+		}
+		return true
+	}
+}
+
+func (a *attempt) tooManyWaiting() {
+	a.res.refuse(http.StatusTooManyRequests, "TooManyWaiting", "too_many_requests",
+		"too many requests of this pod or its namespace wait for their identities: try again later", "")
+	a.res.problem.RetryAfter = 5 * time.Second
 }
 
 // unknown answers a request whose caller cannot be told. It is never final: the
@@ -285,7 +315,7 @@ func (a *attempt) failed(err error) {
 	var f *token.Failure
 	switch {
 	case errors.Is(err, token.ErrBusy):
-		a.res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many token requests of this pod wait for the metadata service: try again later", "")
+		a.res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many token requests of this pod or its namespace wait for their source: try again later", "")
 		a.res.problem.RetryAfter = time.Second
 	case errors.As(err, &f):
 		a.res.refuse(f.Status, "SourceFailed", f.Code, f.Message, f.Error())

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"time"
+
+	v1 "github.com/podid-io/podid/api/v1"
 )
 
 // flight is one call to the source. token and err are set before done closes.
@@ -162,10 +164,14 @@ func (c *Cache) due(k key, e *entry) {
 	default:
 		c.habits.note(k.uid, k.resource, now)
 		r := e.request
-		r.Caller = "refresh in " + r.Identity.Namespace // no pod's in particular
+		r.Caller = refreshCaller(r.Identity)
 		c.launch(k, r).refresh = true
 	}
 }
+
+// refreshCaller is the Caller of refreshes: they share the turns of the identity's namespace as one
+// more pod does, under a name that no pod has.
+func refreshCaller(id *v1.AzureIdentity) string { return id.Namespace + "/ refresh" }
 
 // unit is what a token counts in: most are smaller, and those of a hundred tenants
 // together are several. An authority that answers with ever larger tokens thereby

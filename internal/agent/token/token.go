@@ -31,7 +31,8 @@ type Request struct {
 	Identity *v1.AzureIdentity
 	// Resource is what the token is for, verbatim.
 	Resource string
-	// Caller names the pod on whose account the source is asked, for fairness.
+	// Caller names the pod on whose account the source is asked, as namespace/name. Namespaces take
+	// turns, and so do the pods of each.
 	Caller string
 	// Revoked is the SHA-256, in hexadecimal, of a token that the client says is
 	// revoked: if it is the one held, a newer one is wanted. "" otherwise.
