@@ -79,8 +79,11 @@ type azure struct {
 	chains    map[compute.Group]chain
 	known     map[compute.Group]map[string]bool // what MIC has been told
 	blind     map[compute.Group]bool            // the last read failed: MIC waits before it asks what became of an update
-	wanted    map[slot]*spell
-	taken     map[slot]time.Time // what MIC has taken away, and when
+	// unsure is what a predecessor's update brings, as long as this MIC has not seen the group without
+	// any update: another one may have begun in the meantime.
+	unsure map[compute.Group]map[string]bool
+	wanted map[slot]*spell
+	taken  map[slot]time.Time // what MIC has taken away, and when
 	// ill and refusing tell that calls failed because of the moment, or because of
 	// an identity.
 	ill, refusing bool
@@ -118,6 +121,7 @@ func newAzure() *azure {
 		mine: map[compute.Group]map[string]bool{}, foreign: map[compute.Group]map[string]bool{},
 		running: map[compute.Group]*operation{}, flying: map[compute.Group]int{}, chains: map[compute.Group]chain{},
 		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, bookless: map[compute.Group]bool{}, leaving: map[slot]bool{}, renewing: map[slot]bool{}, blind: map[compute.Group]bool{}, taken: map[slot]time.Time{},
+		unsure: map[compute.Group]map[string]bool{},
 	}
 }
 
@@ -172,6 +176,11 @@ func (a *azure) restart() {
 	clear(a.chains)
 	clear(a.flying)
 	clear(a.leaving)
+	for group := range a.running {
+		if op := a.updating(group); op != nil {
+			a.unsure[group] = union(a.unsure[group], op.attach)
+		}
+	}
 }
 
 // updating tells whether an update of the group runs; mu is held.
@@ -248,7 +257,9 @@ func (a *azure) Get(ctx context.Context, group compute.Group) (compute.Identitie
 	defer a.mu.Unlock()
 	defer a.leave(group)
 	if err == nil {
-		have.Updating = a.updating(group) != nil
+		if have.Updating = a.updating(group) != nil; !have.Updating {
+			delete(a.unsure, group)
+		}
 		a.known[group] = setOf(have.UserAssigned)
 		if a.shout {
 			have = shouted(have)

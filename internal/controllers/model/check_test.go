@@ -42,7 +42,7 @@ func (w *world) due(seen *view) (ready, wrong map[string]bool) {
 		op := w.azure.updating(c.slot.group)
 		// Of an update that began before it, MIC cannot tell what it brings.
 		there := w.azure.known[c.slot.group][c.slot.key] && !w.azure.leaving[c.slot] && !w.azure.blind[c.slot.group] &&
-			(op == nil || !op.attach[c.slot.key] && !op.detach[c.slot.key] && op.began.After(w.mic.since))
+			(op == nil || !op.attach[c.slot.key] && !op.detach[c.slot.key] && op.began.After(w.mic.since) && !w.azure.unsure[c.slot.group][c.slot.key])
 		if c.lost || c.azure && !there {
 			continue
 		}

@@ -15,6 +15,7 @@ func TestStories(t *testing.T) {
 	many := setup{Namespaced: true, Grace: 30 * time.Second, Drift: 3 * time.Minute, Update: 2 * time.Second, Writers: 20, Crowd: 160}
 	slowly := many
 	slowly.Writers, slowly.Write, slowly.Update, slowly.Crowd = 1, 10*time.Millisecond, 45*time.Second, 40
+	calm := setup{Grace: 30 * time.Second, Update: 45 * time.Second, Writers: 20}
 	pod, leaves := step{"crowd pod", 0, 0, 0}, step{"kill", 0, 0, 0}
 	for name, story := range map[string]struct {
 		setup   setup
@@ -25,6 +26,11 @@ func TestStories(t *testing.T) {
 		"one refused without a name":  {many, []step{{"rebind", 0, 0, 0}, {"fate", 0, 2, 0}, {"pod", 0, 0, 0}, pod, {"wait", 1, 0, 0}}},
 		"answers lost":                {slowly, []step{{"fault", 6, 2, 0}, pod, {"wait", 4, 0, 0}, {"crowd pod", 1, 2, 0}}},
 		"gone before it is there":     {slowly, []step{pod, {"wait", 2, 0, 0}, {"node leaves", 0, 0, 0}, {"node leaves", 1, 0, 0}}},
+		// Seed 16793201470512625324. MIC is killed during an update, and the next MIC does not see a
+		// moment without one: an upgrade of the machines begins right after it.
+		"upgraded right after a predecessor's update": {calm, []step{
+			{"pod", 2, 0, 1}, {"wait", 2, 0, 0}, {"kill", 0, 0, 0}, {"wait", 4, 0, 0}, {"wait", 5, 0, 0}, {"upgrade", 0, 0, 0}, {"wait", 2, 0, 0},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if v := run(t, story.setup, story.history, logTo()); v.what != "" {

@@ -158,6 +158,7 @@ func (a *azure) end(group compute.Group, attach, detach []string, err error) {
 	for _, id := range attach {
 		if err == nil {
 			known[strings.ToLower(id)] = true
+			delete(a.unsure[group], strings.ToLower(id))
 			delete(a.renewing, slot{group, strings.ToLower(id)})
 		}
 	}
