@@ -21,6 +21,9 @@ const (
 	ReasonIdentityRefused = "IdentityRefused"
 	// ReasonIdentityForbidden: podid's own identity may not assign this one.
 	ReasonIdentityForbidden = "IdentityForbidden"
+	// ReasonLedgerFull: podid's record of what it attached to the node group has no
+	// room for this identity.
+	ReasonLedgerFull = "LedgerFull"
 	// ReasonGroupForbidden: podid's own identity may not update the node group.
 	ReasonGroupForbidden = "NodeGroupForbidden"
 	// ReasonGroupLocked: somebody's lock forbids every change of the node group.
@@ -31,6 +34,17 @@ const (
 	// of something that podid must not touch.
 	ReasonGroupBlocked = "NodeGroupBlocked"
 )
+
+// AboutIdentity reports whether a reason is about the identity itself, and not about the node
+// group or the moment.
+func AboutIdentity(reason string) bool {
+	switch reason {
+	case ReasonIdentityRefused, ReasonIdentityForbidden, ReasonLedgerFull:
+		return true
+	default:
+		return false
+	}
+}
 
 // Need is an identity that a pod needs of its node group.
 type Need struct {

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podid-io/podid/internal/compute"
@@ -95,22 +94,17 @@ func (c *Cleaner) detach(ctx context.Context, group compute.Group, entries []att
 
 // writeLedger replaces what a ledger records; without entries it goes.
 func (c *Cleaner) writeLedger(ctx context.Context, l *Ledger, entries []attachment.Entry) error {
-	cm := &l.ConfigMap
-	name := client.ObjectKeyFromObject(cm)
+	left := map[string]attachment.Entry{}
+	for _, entry := range entries {
+		left[key(entry.ResourceID)] = entry
+	}
+	record, err := l.Record.Save(ctx, c.Client, left)
+	l.Record = record
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("ledger %s/%s: %w", record.Namespace, record.Name, err)
+	}
 	if len(entries) == 0 {
-		version := cm.ResourceVersion
-		err := c.Client.Delete(ctx, cm, client.Preconditions(metav1.Preconditions{ResourceVersion: &version}))
-		if client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("delete ledger %s: %w", name, err)
-		}
-		c.done(Row{"delete", "ConfigMap", cm.Namespace, cm.Name, "the ledger of " + l.Group.String() + " is done with"})
-		return nil
-	}
-	if err := attachment.SetEntries(cm, entries); err != nil {
-		return err
-	}
-	if err := c.Client.Update(ctx, cm); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("write ledger %s: %w", name, err)
+		c.done(Row{"delete", "ConfigMap", record.Namespace, record.Name, "the ledger of " + l.Group.String() + " is done with"})
 	}
 	return nil
 }

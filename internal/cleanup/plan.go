@@ -46,10 +46,10 @@ type Assigned struct {
 
 // Ledger is a node group and what becomes of the identities that MIC attached.
 type Ledger struct {
-	ConfigMap corev1.ConfigMap
-	Group     compute.Group
-	Detach    []attachment.Entry
-	Keep      []attachment.Entry
+	Record attachment.Record
+	Group  compute.Group
+	Detach []attachment.Entry
+	Keep   []attachment.Entry
 	// Why nothing can be done, if so: a damaged ledger, or no way to Azure.
 	Blocked string
 }
@@ -89,8 +89,8 @@ func For(s *State, o Options) Plan {
 		p.Assigned = append(p.Assigned, Assigned{s.Assigned[i], reason})
 	}
 	needs := s.needs(o)
-	for i := range s.Ledgers {
-		p.Ledgers = append(p.Ledgers, planLedger(&s.Ledgers[i], needs, o))
+	for _, record := range attachment.Records(s.Ledgers) {
+		p.Ledgers = append(p.Ledgers, planLedger(record, needs, o))
 	}
 	p.Objects = s.records(o)
 	for i := range s.Definitions {
@@ -176,14 +176,15 @@ func (s *State) needs(o Options) map[need]bool {
 // key of a resource ID: letter case does not count.
 func key(resourceID string) string { return strings.ToLower(strings.TrimSpace(resourceID)) }
 
-func planLedger(cm *corev1.ConfigMap, needs map[need]bool, o Options) Ledger {
-	group, entries, err := attachment.ReadLedger(cm)
-	ledger := Ledger{ConfigMap: *cm, Group: group}
-	if err != nil {
-		ledger.Blocked = err.Error() + ": what podid attached is not known; look at the group yourself, then delete the ConfigMap"
+func planLedger(record attachment.Record, needs map[need]bool, o Options) Ledger {
+	group := record.Group
+	ledger := Ledger{Record: record, Group: group}
+	if record.Damaged != nil {
+		ledger.Blocked = record.Damaged.Error() + ": what podid attached is not known; look at the group yourself, then delete the ConfigMap"
 		return ledger
 	}
-	for _, entry := range entries {
+	for _, name := range slices.Sorted(maps.Keys(record.Entries)) {
+		entry := record.Entries[name]
 		id := key(entry.ResourceID)
 		if entry.Keep {
 			continue // renewed by podid, put there by somebody else
@@ -275,9 +276,9 @@ func (l Ledger) rows() []Row {
 	}
 	switch {
 	case l.Blocked != "" && len(l.Detach) == 0:
-		rows = append(rows, Row{"skip", "ConfigMap", l.ConfigMap.Namespace, l.ConfigMap.Name, l.Blocked})
+		rows = append(rows, Row{"skip", "ConfigMap", l.Record.Namespace, l.Record.Name, l.Blocked})
 	case l.Blocked == "" && len(l.Keep) == 0:
-		rows = append(rows, Row{"delete", "ConfigMap", l.ConfigMap.Namespace, l.ConfigMap.Name, "the ledger of " + l.Group.String() + " is done with"})
+		rows = append(rows, Row{"delete", "ConfigMap", l.Record.Namespace, l.Record.Name, "the ledger of " + l.Group.String() + " is done with"})
 	}
 	return rows
 }

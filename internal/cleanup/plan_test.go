@@ -100,22 +100,33 @@ func TestPlan(t *testing.T) {
 			"everything",
 			Options{Azure: true, All: true},
 			func(s *State) { s.Leases = []coordinationv1.Lease{lease(time.Time{}, "")} },
-			append(orphans, "delete web-team-red", "detach red", "detach blue", "detach green", "delete ledger", "delete aad-pod-identity-mic"),
+			append(orphans, "delete web-team-red", "detach blue", "detach green", "detach red", "delete ledger", "delete aad-pod-identity-mic"),
 		},
-		{"pod elsewhere", azure, func(s *State) { s.Nodes["node"] = "" }, append(orphans, "detach red", "detach blue", "detach green", "delete ledger")},
-		{"binding gone", azure, func(s *State) { s.Bindings = nil }, append(orphans, "detach red", "detach blue", "detach green", "delete ledger")},
+		{"pod elsewhere", azure, func(s *State) { s.Nodes["node"] = "" }, append(orphans, "detach blue", "detach green", "detach red", "delete ledger")},
+		{"binding gone", azure, func(s *State) { s.Bindings = nil }, append(orphans, "detach blue", "detach green", "detach red", "delete ledger")},
 		{"other namespace", azure, func(s *State) { s.Bindings[0].Namespace, s.Identities[0].Namespace = "x", "x" }, append(orphans, "detach blue", "detach green", "keep red")},
 		{"in advance", azure, func(s *State) {
 			s.Identities = append(s.Identities, v1.AzureIdentity{
 				ObjectMeta: metav1.ObjectMeta{Name: "blue", Annotations: map[string]string{v1.PreassignAnnotation: "all"}},
 				Spec:       v1.AzureIdentitySpec{ResourceID: arm("Blue")},
 			})
-		}, append(orphans, "detach green", "keep red", "keep blue")},
+		}, append(orphans, "detach green", "keep blue", "keep red")},
 		{
 			"being deleted", azure, func(s *State) { s.Ledgers = nil; s.Assigned[0].DeletionTimestamp = new(metav1.Now()) },
 			append(orphans, "delete web-team-red"),
 		},
 		{"damaged ledger", azure, func(s *State) { s.Ledgers[0].Data["identities"] = "{" }, append(orphans, "skip ledger")},
+		{"two pages", azure, func(s *State) {
+			first, second := ledger(arm("red"), arm("blue")), ledger(arm("green"))
+			first.Name, second.Name = "ledger-0123456789", "ledger-0123456789-2"
+			s.Ledgers, s.Bindings = []corev1.ConfigMap{second, first}, nil
+		}, append(orphans, "detach blue", "detach green", "detach red", "delete ledger-0123456789")},
+		{"one page of two is damaged", azure, func(s *State) {
+			first, second := ledger(arm("red"), arm("blue")), ledger()
+			first.Name, second.Name = "ledger-0123456789", "ledger-0123456789-2"
+			second.Data["identities"] = "{"
+			s.Ledgers = []corev1.ConfigMap{first, second}
+		}, append(orphans, "skip ledger-0123456789")},
 		{"no ledger at all", azure, func(s *State) { s.Ledgers[0].Data = nil }, append(orphans, "skip ledger")},
 		{"empty ledger", Options{}, func(s *State) { s.Ledgers[0].Data["identities"] = "[]" }, append(orphans, "delete ledger")},
 		{"release gone", azure, func(s *State) {

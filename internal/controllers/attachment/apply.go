@@ -139,35 +139,41 @@ func (r *Reconciler) quarantine(ctx context.Context, p *pass, culprits []string,
 	if compute.IsForbidden(cause) {
 		reason = assignment.ReasonIdentityForbidden
 	}
+	for _, id := range culprits {
+		// Each hears of its own identity only, and the same as long as Azure says
+		// the same: what is on the objects is written once.
+		r.isolate(ctx, p, id, assignment.State{Reason: reason, Message: compute.About(cause, id)}, cause)
+	}
+}
+
+// isolate leaves an identity out of the coming updates, for the reason in why.
+func (r *Reconciler) isolate(ctx context.Context, p *pass, id string, why assignment.State, cause error) {
 	now := r.now()
+	why.Status = v1.StateCreated
 	st := p.state
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	for _, id := range culprits {
-		key := keyOf(id)
-		q := st.quarantined[key]
-		if q == nil {
-			q = &quarantine{chances: rate.NewLimiter(rate.Every(chanceEvery), chances)}
-			st.quarantined[key] = q
-		}
-		q.identities = slices.Concat(st.identities(key), p.extra.names[key])
-		q.times++
-		// Each hears of its own identity only, and the same as long as Azure says
-		// the same: what is on the objects is written once.
-		q.state = assignment.State{Status: v1.StateCreated, Reason: reason, Message: compute.About(cause, id)}
-		q.retry, q.until = now.Add(doubled(quarantineFirst, q.times, quarantineMost)), now.Add(quarantineMost)
-		if !st.current.Has(key) && !st.ledger[key].Keep {
-			delete(st.ledger, key) // Azure said no: it is not there by our doing
-		}
-		if !st.current.Has(key) {
-			st.renewed(key)
-		}
-		for _, n := range q.identities {
-			r.metrics.Quarantined(n.Namespace, n.Name, reason)
-		}
-		r.look(q.identities...)
-		logr.FromContextOrDiscard(ctx).Error(cause, "identity refused by Azure, left out", "resourceID", id, "retryAfter", q.retry.Sub(now))
+	key := keyOf(id)
+	q := st.quarantined[key]
+	if q == nil {
+		q = &quarantine{chances: rate.NewLimiter(rate.Every(chanceEvery), chances)}
+		st.quarantined[key] = q
 	}
+	q.identities = slices.Concat(st.identities(key), p.extra.names[key])
+	q.times++
+	q.state = why
+	q.retry, q.until = now.Add(doubled(quarantineFirst, q.times, quarantineMost)), now.Add(quarantineMost)
+	if !st.current.Has(key) && !st.ledger[key].Keep {
+		delete(st.ledger, key) // it is not there by our doing
+	}
+	if !st.current.Has(key) {
+		st.renewed(key)
+	}
+	for _, n := range q.identities {
+		r.metrics.Quarantined(n.Namespace, n.Name, why.Reason)
+	}
+	r.look(q.identities...)
+	logr.FromContextOrDiscard(ctx).Error(cause, "identity refused, left out", "resourceID", id, "reason", why.Reason, "retryAfter", q.retry.Sub(now))
 }
 
 func (r *Reconciler) lifted(identities []types.NamespacedName) {

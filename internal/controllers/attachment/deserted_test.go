@@ -23,7 +23,7 @@ func TestDesertedWakes(t *testing.T) {
 	}).Build()
 	ledger := Ledger{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}
 	for _, group := range []compute.Group{here, gone} {
-		if _, err := ledger.Save(t.Context(), group, map[string]Entry{"a": {ResourceID: prefix + "a"}}, ""); err != nil {
+		if _, err := ledger.book(group).save(t.Context(), api, nil, map[string]Entry{"a": {ResourceID: prefix + "a"}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -3,18 +3,13 @@
 package attachment
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podid-io/podid/internal/compute"
@@ -39,6 +34,9 @@ type Entry struct {
 	// PrincipalID as Azure said when it was there: another one later means
 	// that the identity was deleted and made again.
 	PrincipalID string `json:"principalID,omitempty"`
+	// Namespace of the AzureIdentity that it was attached for: whose share of the
+	// ledger it takes. Entries of older releases have none.
+	Namespace string `json:"namespace,omitempty"`
 	// Keep tells that podid only renewed it: it took away, to put it back, what
 	// somebody else had put there and what was deleted and made again. It is not
 	// ours, and stays.
@@ -50,8 +48,8 @@ type Entry struct {
 
 func (e Entry) clientKey() string { return lower(e.ClientID) }
 
-// Ledger is the durable record of what podid attached, one ConfigMap a node
-// group. It is written before Azure is asked, so an entry means "ours if it is
+// Ledger is the durable record of what podid attached: of every node group one ConfigMap, or more
+// where one does not suffice (see pages.go). It is written before Azure is asked, so an entry means "ours if it is
 // there": an identity that the group had before is never in it (but for Keep), and
 // what is not in it is never detached, but to be put back at once.
 type Ledger struct {
@@ -70,134 +68,50 @@ type groupDocument struct {
 	Name           string       `json:"name"`
 }
 
-// Page is the ledger of one group.
-type Page struct {
-	// Entries by canonical resource ID.
-	Entries map[string]Entry
-	// Version of the object, empty when there is none.
-	Version string
-	// Damaged says why the object cannot be read; there are no Entries then.
-	Damaged error
+// Load returns the record of a group, an empty one when there is no ConfigMap.
+func (l Ledger) Load(ctx context.Context, group compute.Group) (Record, error) {
+	return l.book(group).load(ctx, l.Reader)
 }
 
-// Load returns the page of a group, an empty one when there is no ConfigMap.
-func (l Ledger) Load(ctx context.Context, group compute.Group) (Page, error) {
-	var cm corev1.ConfigMap
-	err := l.Reader.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: l.nameOf(group)}, &cm)
-	if apierrors.IsNotFound(err) {
-		return Page{}, nil
-	}
-	if err != nil {
-		return Page{}, fmt.Errorf("read ledger of %s: %w", group, err)
-	}
-	return pageOf(&cm), nil
-}
+func (l Ledger) book(group compute.Group) book { return book{l.Namespace, l.nameOf(group), group} }
 
-func pageOf(cm *corev1.ConfigMap) Page {
-	page := Page{Entries: map[string]Entry{}, Version: cm.ResourceVersion}
-	var list []Entry
-	if err := json.Unmarshal([]byte(cm.Data[identitiesKey]), &list); err != nil {
-		page.Damaged = &damagedError{cm.Namespace + "/" + cm.Name, err}
-		list = nil // the parser leaves what it made of the rest
-	}
-	for _, e := range list {
-		page.Entries[keyOf(e.ResourceID)] = e
-	}
-	return page
-}
-
-// damagedError is a ledger that somebody wrote who should not have.
-type damagedError struct {
-	configMap string
-	err       error
-}
-
-// Error names the ConfigMap.
-func (e *damagedError) Error() string {
-	return fmt.Sprintf("read ledger: ConfigMap %s is damaged: key %q: %v", e.configMap, identitiesKey, e.err)
-}
-
-// Unwrap returns the parser's error.
-func (e *damagedError) Unwrap() error { return e.err }
-
-// Save replaces the entries of a group and returns the new version. Without
-// entries the ConfigMap goes. version is that of the page that the entries began
-// as: a page that somebody else wrote meanwhile, another leader, is a conflict.
-func (l Ledger) Save(ctx context.Context, group compute.Group, entries map[string]Entry, version string) (string, error) {
-	cm, err := l.document(group, entries)
-	if err != nil {
-		return version, wrap(group, err)
-	}
-	cm.ResourceVersion = version
-	switch {
-	case len(entries) == 0 && version == "":
-		return "", nil
-	case len(entries) == 0:
-		err = l.Writer.Delete(ctx, cm, client.Preconditions(metav1.Preconditions{ResourceVersion: &version}))
-		return "", wrap(group, client.IgnoreNotFound(err))
-	case version == "":
-		err = l.Writer.Create(ctx, cm)
-	default:
-		err = l.Writer.Update(ctx, cm)
-	}
-	return cm.ResourceVersion, wrap(group, err)
-}
-
-func wrap(group compute.Group, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("write ledger of %s: %w", group, err)
-}
-
-func (l Ledger) document(group compute.Group, entries map[string]Entry) (*corev1.ConfigMap, error) {
-	list := make([]Entry, 0, len(entries))
-	for _, e := range entries {
-		list = append(list, e)
-	}
-	slices.SortFunc(list, func(a, b Entry) int { return cmp.Compare(a.ResourceID, b.ResourceID) })
-	identities, err := json.MarshalIndent(list, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	name, err := json.Marshal(groupDocument(group))
-	if err != nil {
-		return nil, err
-	}
-	return &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: l.Namespace, Name: l.nameOf(group), Labels: map[string]string{ManagedByLabel: ManagedBy},
-		},
-		Data: map[string]string{groupKey: string(name), identitiesKey: string(identities)},
-	}, nil
-}
-
-// All returns the pages there are, by the names of their ConfigMaps, and the
-// groups they are about, also those that no node belongs to any more.
-func (l Ledger) All(ctx context.Context) (pages map[string]Page, groups []compute.Group, err error) {
-	var list corev1.ConfigMapList
-	if err := l.Reader.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{ManagedByLabel: ManagedBy}); err != nil {
-		return nil, nil, fmt.Errorf("list ledgers in namespace %s: %w", l.Namespace, err)
-	}
-	pages = map[string]Page{}
-	for i := range list.Items {
-		pages[list.Items[i].Name] = pageOf(&list.Items[i])
-		var doc groupDocument
-		// A ConfigMap that is not a ledger, or a damaged one, has no group to
-		// look after; load complains about it when its group comes up.
-		if json.Unmarshal([]byte(list.Items[i].Data[groupKey]), &doc) == nil && doc.Name != "" {
-			groups = append(groups, compute.Group(doc))
+// All returns the records that exist, by the names of their first ConfigMaps, and the groups that
+// they are about, also those without nodes.
+func (l Ledger) All(ctx context.Context) (records map[string]Record, groups []compute.Group, err error) {
+	var configMaps []corev1.ConfigMap
+	for next := ""; ; {
+		var list corev1.ConfigMapList
+		err := l.Reader.List(ctx, &list, client.InNamespace(l.Namespace), client.MatchingLabels{ManagedByLabel: ManagedBy},
+			client.Limit(listLimit), client.Continue(next))
+		if err != nil {
+			return nil, nil, fmt.Errorf("list ledgers in namespace %s: %w", l.Namespace, err)
+		}
+		configMaps = append(configMaps, list.Items...)
+		if next = list.Continue; next == "" {
+			break
 		}
 	}
-	return pages, groups, nil
+	records = map[string]Record{}
+	for _, record := range Records(configMaps) {
+		records[record.Name] = record
+		if record.Group != (compute.Group{}) {
+			groups = append(groups, record.Group)
+		}
+	}
+	return records, groups, nil
 }
 
-// nameOf is the ConfigMap's name: groups' own names may hold characters that no
+// listLimit bounds one answer of the API server.
+const listLimit = 100
+
+// nameOf is the name of the first ConfigMap: groups' own names may hold characters that no
 // object's may, and may be too long.
 func (l Ledger) nameOf(group compute.Group) string {
-	const digits = 10
 	sum := sha256.Sum256([]byte(group.ResourceID()))
-	return l.Name + "-" + hex.EncodeToString(sum[:])[:digits]
+	return l.Name + "-" + hex.EncodeToString(sum[:])[:nameDigits]
 }
+
+// nameDigits is how many hexadecimal digits of the group's hash a name has.
+const nameDigits = 10
 
 func lower(s string) string { return strings.ToLower(strings.TrimSpace(s)) }

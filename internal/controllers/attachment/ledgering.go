@@ -25,7 +25,7 @@ import (
 // take returns a group's page; who is the first also gets all groups that have one.
 type library struct {
 	mu    sync.Mutex
-	pages map[string]Page // nil until listed
+	pages map[string]Record // nil until listed
 	taken map[compute.Group]bool
 	// closes is when the list is too old: all is dropped then, so that it does
 	// not grow with every group that ever comes.
@@ -37,7 +37,7 @@ type library struct {
 // first minutes, by their pods or by the comparison with Azure.
 const libraryOpen = 5 * time.Minute
 
-func (l *library) take(ctx context.Context, ledger Ledger, group compute.Group, now time.Time) (page Page, all []compute.Group, err error) {
+func (l *library) take(ctx context.Context, ledger Ledger, group compute.Group, now time.Time) (page Record, all []compute.Group, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.pages != nil && !now.Before(l.closes) {
@@ -50,12 +50,15 @@ func (l *library) take(ctx context.Context, ledger Ledger, group compute.Group, 
 	if l.pages == nil {
 		pages, groups, err := ledger.All(ctx)
 		if err != nil {
-			return Page{}, nil, err
+			return Record{}, nil, err
 		}
 		all = groups
 		l.pages, l.taken, l.closes = pages, map[compute.Group]bool{}, now.Add(libraryOpen)
 	}
-	page = l.pages[ledger.nameOf(group)]
+	page, found := l.pages[ledger.nameOf(group)]
+	if !found || page.Group == (compute.Group{}) { // there is none, or its pages do not say whose they are
+		page.Group, page.Namespace, page.Name = group, ledger.Namespace, ledger.nameOf(group)
+	}
 	delete(l.pages, ledger.nameOf(group))
 	l.taken[group] = true
 	return page, all, nil
@@ -74,11 +77,11 @@ func (r *Reconciler) load(ctx context.Context, group compute.Group, st *state) e
 	if page.Damaged != nil {
 		// Pods must not wait for somebody to repair it. Nothing that cannot
 		// be read is ours, so nothing is taken away that should not be.
-		logr.FromContextOrDiscard(ctx).Error(page.Damaged, "ledger is written anew; the identities that it listed stay on the node group for good")
+		logr.FromContextOrDiscard(ctx).Error(page.Damaged, "ledger is written anew; the identities that its damaged pages listed stay on the node group for good")
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.ledger, st.version = map[string]Entry{}, page.Version
+	st.ledger, st.pages, st.attempted = map[string]Entry{}, page.pages, nil
 	maps.Copy(st.ledger, page.Entries)
 	st.saved = maps.Clone(st.ledger)
 	return nil
@@ -116,7 +119,7 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 		entry, ok := st.ledger[keyOf(id)]
 		switch {
 		case !ok:
-			st.claim(keyOf(id), Entry{ResourceID: id})
+			st.claim(keyOf(id), st.newEntry(id))
 		case entry.PrincipalID != "" && !st.current.Has(keyOf(id)):
 			entry.PrincipalID = "" // whoever was there before: now comes who bears the name today
 			st.claim(keyOf(id), entry)
@@ -129,7 +132,7 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 		}
 	}
 	for key, entry := range st.ledger {
-		if n := st.needs[key]; n != nil && n.clientID != "" {
+		if n := st.needs[key]; n != nil && recordedClientID(n.clientID) != "" {
 			entry.ClientID = n.clientID
 			st.ledger[key] = entry
 		}
@@ -146,13 +149,16 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 // was read: whoever strikes out an entry wants that identity to stay, and a leader
 // that went may have written a last word.
 func (r *Reconciler) confirm(ctx context.Context, group compute.Group, st *state) error {
+	if err := r.resync(ctx, group, st); err != nil {
+		return err
+	}
 	page, err := r.ledger.Load(ctx, group)
 	if err != nil {
 		return err
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if page.Version == st.version {
+	if samePages(page.pages, st.pages) {
 		return nil
 	}
 	st.ledger, st.saved = nil, nil
@@ -179,15 +185,18 @@ func (r *Reconciler) save(ctx context.Context, group compute.Group, st *state) e
 
 // write saves the ledger if it differs from what was saved last.
 func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) error {
+	if err := r.resync(ctx, group, st); err != nil {
+		return err
+	}
 	st.mu.Lock()
-	entries, same, version := maps.Clone(st.ledger), maps.Equal(st.ledger, st.saved), st.version
+	entries, same, pages := maps.Clone(st.ledger), maps.Equal(st.ledger, st.saved), st.pages
 	st.mu.Unlock()
 	if same {
 		return nil
 	}
-	version, err := r.ledger.Save(ctx, group, entries, version)
+	pages, err := r.ledger.book(group).save(ctx, r.ledger.Writer, pages, entries)
 	overtaken := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
-	if !overtaken {
+	if !overtaken && !isRefusedPage(err) {
 		r.health.note(err, r.now())
 	}
 	st.mu.Lock()
@@ -195,11 +204,54 @@ func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) 
 	if overtaken {
 		// Another leader wrote it, or a hand: what it says now counts.
 		st.ledger, st.saved = nil, nil
+		return err
 	}
-	if err == nil {
-		st.saved, st.version = entries, version
+	st.saved, st.pages = entriesOf(pages), pages
+	if err != nil && !isRefusedPage(err) {
+		st.attempted = entries
 	}
 	return err
+}
+
+// resync finds out, after a write that failed, whether it was carried out all the same.
+func (r *Reconciler) resync(ctx context.Context, group compute.Group, st *state) error {
+	st.mu.Lock()
+	unknown := st.attempted != nil
+	st.mu.Unlock()
+	if !unknown {
+		return nil
+	}
+	record, err := r.ledger.Load(ctx, group)
+	if err != nil {
+		return err
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	attempted := st.attempted
+	st.attempted = nil
+	if !within(record.Entries, st.saved, attempted) {
+		st.ledger, st.saved = nil, nil
+		return fmt.Errorf("ledger of %s was changed by another writer and will be read again", group)
+	}
+	st.saved, st.pages = entriesOf(record.pages), record.pages
+	return nil
+}
+
+// within reports whether every entry is that of one of two states, and none is missing that both
+// have: of a write of several pages some may be carried out.
+func within(entries, before, after map[string]Entry) bool {
+	for key, entry := range entries {
+		if entry != before[key] && entry != after[key] {
+			return false
+		}
+	}
+	for key := range before {
+		_, stays := after[key]
+		if _, ok := entries[key]; stays && !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // written tells whether the ledger says what it should.

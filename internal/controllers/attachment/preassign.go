@@ -18,8 +18,7 @@ import (
 )
 
 // MostPreassigned is how many identities a node group has at most before any pod
-// needs them. The ledger of a group is one ConfigMap, of 1 MiB at most, with some
-// 400 bytes an entry: this many leave nine tenths of it to what pods need.
+// needs them. Some 400 bytes an entry, they are a fraction of the ledger's room (see pages.go).
 const MostPreassigned = 200
 
 // preassignment is what the annotation of an AzureIdentity asks for.

@@ -223,8 +223,15 @@ func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error
 		}
 		plan = st.plan(p.extra, r.immutable, r.settings.Grace, r.now())
 	}
+	plan, refused := r.admit(ctx, p, plan)
 	if err := r.record(ctx, p.group, st, plan); err != nil {
+		if r.refusedPage(ctx, p, plan, err) {
+			return reconcile.Result{RequeueAfter: again}, nil
+		}
 		return reconcile.Result{}, err
+	}
+	if refused && plan.Idle() {
+		return reconcile.Result{RequeueAfter: again}, nil // what had no place in this plan may fit
 	}
 	if plan.Idle() {
 		r.lifted(st.settled(p.extra.set, r.now()))

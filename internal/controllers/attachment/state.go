@@ -80,10 +80,12 @@ type state struct {
 	refresh     bool
 	comparisons *rate.Limiter
 
-	// ledger is what is ours, nil until loaded; saved is what was last written,
-	// and version that of the object.
+	// ledger is what is ours, nil until loaded; saved is what was last written, and
+	// pages where.
 	ledger, saved map[string]Entry
-	version       string
+	pages         []page
+	// attempted is what the last write would have saved, nil unless its outcome is unknown.
+	attempted map[string]Entry
 	// claims are the entries that the update under way wrote into the ledger, and
 	// what it said before; zero where it said nothing.
 	claims map[string]Entry
@@ -94,6 +96,8 @@ type state struct {
 	quarantined map[string]*quarantine
 	unneeded    map[string]time.Time
 
+	// early are the AzureIdentity objects by which identities are pre-assigned.
+	early map[string][]types.NamespacedName
 	// edition is that of the pre-assignments that were looked at last, and halves
 	// are parts of a refused update that Azure has not been asked about yet.
 	edition uint64
@@ -197,6 +201,7 @@ func (st *state) plan(extra extras, immutable map[string]bool, grace time.Durati
 		Tenants:     func(key string) []string { return namespaces(st.identities(key), extra.names[key]) },
 		Quarantined: map[string]time.Time{}, UnneededSince: st.unneeded, Grace: grace, Now: now,
 	}
+	st.early = extra.names
 	maps.Copy(in.Desired, extra.set)
 	maps.Copy(in.Early, extra.set)
 	for key, n := range st.needs {

@@ -86,9 +86,9 @@ func worst(refused []*v1.AzureAssignedIdentity, have *metav1.Condition) *v1.Azur
 
 // Refused tells whether an assigned identity carries a refusal of the identity
 // itself. Troubles of the node group, and those that pass, are not the
-// identity's. All reasons say in their first word whom they are about.
+// identity's.
 func Refused(assigned *v1.AzureAssignedIdentity) bool {
-	return assigned.Status.Status != v1.StateAssigned && strings.HasPrefix(assigned.Status.Reason, "Identity")
+	return assigned.Status.Status != v1.StateAssigned && assignment.AboutIdentity(assigned.Status.Reason)
 }
 
 // bounded keeps a message to what fits into a condition.

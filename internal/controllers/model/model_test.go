@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -64,24 +65,59 @@ func (v verdict) String() string {
 	return fmt.Sprintf("%s: %s\n  %s", v.what, v.details, strings.Join(v.story, "\n  "))
 }
 
-// few makes it the same few histories every time, unless the command line says what
-// to run: whoever changes something else must not meet a new history.
-func few(t *testing.T) {
+// The number of histories that a test runs, and the seed of those that are always the same: a
+// change of something else must not meet a new history.
+const (
+	fewHistories = 60
+	fixedSeed    = "1"
+)
+
+// seedVariable names the environment variable with the seed of TestFreshHistories. CI sets and prints it.
+const seedVariable = "PODID_TEST_SEED"
+
+// flagsOf sets the flags of package rapid for one test, unless the command line has some.
+func flagsOf(t *testing.T, seed string) {
 	t.Helper()
-	asked := false
-	flag.Visit(func(f *flag.Flag) { asked = asked || strings.HasPrefix(f.Name, "rapid.") })
-	if asked {
+	if commandLine() {
 		return
 	}
-	for name, value := range map[string]string{"rapid.checks": "60", "rapid.seed": "1"} {
+	for name, value := range map[string]string{"rapid.checks": strconv.Itoa(fewHistories), "rapid.seed": seed} {
+		before := flag.Lookup(name).Value.String()
 		if err := flag.Set(name, value); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { _ = flag.Set(name, before) })
+		ours[name] = true
 	}
 }
 
+// ours are the flags that flagsOf has set.
+var ours = map[string]bool{}
+
+// commandLine reports whether the command line says which histories to run.
+func commandLine() (asked bool) {
+	flag.Visit(func(f *flag.Flag) { asked = asked || strings.HasPrefix(f.Name, "rapid.") && !ours[f.Name] })
+	return asked
+}
+
 func TestHistories(t *testing.T) {
-	few(t)
+	flagsOf(t, fixedSeed)
+	runHistories(t)
+}
+
+// TestFreshHistories runs other histories than TestHistories. CI draws a seed for each run.
+func TestFreshHistories(t *testing.T) {
+	seed := os.Getenv(seedVariable)
+	if seed == "" || commandLine() {
+		t.Skipf("set %s to a number to run other histories than those of seed %s", seedVariable, fixedSeed)
+	}
+	t.Logf("%s=%s", seedVariable, seed)
+	flagsOf(t, seed)
+	runHistories(t)
+}
+
+func runHistories(t *testing.T) {
+	t.Helper()
 	ctrl.SetLogger(logr.Discard())
 	// Goroutines make histories a little different each time they run. Rapid
 	// cannot shrink what does not fail again: what failed once stays failed.

@@ -16,6 +16,7 @@ func TestStories(t *testing.T) {
 	slowly := many
 	slowly.Writers, slowly.Write, slowly.Update, slowly.Crowd = 1, 10*time.Millisecond, 45*time.Second, 40
 	calm := setup{Grace: 30 * time.Second, Update: 45 * time.Second, Writers: 20}
+	atOnce := setup{Drift: 3 * time.Minute, Writers: 20, Lag: [5]time.Duration{3: 5 * time.Millisecond}}
 	pod, leaves := step{"crowd pod", 0, 0, 0}, step{"kill", 0, 0, 0}
 	for name, story := range map[string]struct {
 		setup   setup
@@ -30,6 +31,11 @@ func TestStories(t *testing.T) {
 		// moment without one: an upgrade of the machines begins right after it.
 		"upgraded right after a predecessor's update": {calm, []step{
 			{"pod", 2, 0, 1}, {"wait", 2, 0, 0}, {"kill", 0, 0, 0}, {"wait", 4, 0, 0}, {"wait", 5, 0, 0}, {"upgrade", 0, 0, 0}, {"wait", 2, 0, 0},
+		}},
+		// Seed 6770198477700054209. The ledger is written and the answer is lost; the pod has gone by then.
+		"ledger written, answer lost": {atOnce, []step{
+			{"pod", 2, 2, 0}, {"hold", 0, 0, 0}, {"API fault", 0, 1, 0}, {"delete identity", 1, 6, 1},
+			{"API fault", 1, 6, 2}, {"move", 7, 3, 1}, {"wait", 7, 3, 8},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

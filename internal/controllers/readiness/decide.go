@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -155,17 +156,10 @@ func refused(refusals []*identity.Refusal) Verdict {
 	}
 }
 
-// refuses tells whether the status.reason of an assigned identity is a refusal,
-// which somebody has to mend, and no trouble that passes by itself. All of them
-// say in their first word whom it is about.
+// refuses reports whether the status.reason of an assigned identity is a refusal, which a person
+// has to fix, and no trouble that passes by itself.
 func refuses(reason string) bool {
-	switch identity.Reason(reason) {
-	case identity.IdentityMissing, identity.IdentityBroken:
-		return false // a binding's, not an assigned identity's
-	case identity.NoLabel, identity.NoBinding, identity.OtherNamespace, identity.NamespacedIdentity, identity.NotShared, identity.NoMatch:
-		return false
-	}
-	return strings.HasPrefix(reason, "Identity") || strings.HasPrefix(reason, "Node")
+	return assignment.AboutIdentity(reason) || strings.HasPrefix(reason, "Node")
 }
 
 // bounded keeps a message to a length that is fit to read; the API server would
