@@ -13,10 +13,16 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 // kubenet is the name of the plugin, and of the network that nodes without it in the kubelet have (see networkOf).
 const kubenet = "kubenet"
+
+// kubenetBridge is the bridge of all pods on a node with kubenet: the kubelet's plugin called it so, and so do the
+// configurations that containerd gets on nodes of AKS.
+const kubenetBridge = "cbr0"
 
 // checkKubenet refuses a node with kubenet: on its bridge, pods can send with
 // each other's addresses (CVE-2021-1677), and the address is what proves a pod.
@@ -35,7 +41,7 @@ func (o *nodeOptions) checkKubenet() error {
 	return nil
 }
 
-// findKubenet names the file that speaks of it, or none.
+// findKubenet returns the file or the interface that shows it, "" without any.
 func (o *nodeOptions) findKubenet() (where string, err error) {
 	text, err := os.ReadFile(o.kubeletConfig)
 	switch {
@@ -45,14 +51,29 @@ func (o *nodeOptions) findKubenet() (where string, err error) {
 	case strings.Contains(strings.ReplaceAll(string(text), "network-plugin ", "network-plugin="), "--network-plugin="+kubenet):
 		return o.kubeletConfig, nil
 	}
-	if o.cniConfigDir == "" {
+	if o.cniConfigDir != "" {
+		file, network, err := networkOf(o.cniConfigDir)
+		if err != nil || network == kubenet {
+			return file, err
+		}
+	}
+	return findKubenetBridge()
+}
+
+// findKubenetBridge returns the name of the node's kubenet bridge, "" without one. It needs no file of the node: the
+// folder of the network plugins' configuration also holds their credentials.
+func findKubenetBridge() (string, error) {
+	link, err := netlink.LinkByName(kubenetBridge)
+	var missing netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &missing):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("look for kubenet's bridge %s: %w", kubenetBridge, err)
+	case link.Type() != "bridge":
 		return "", nil
 	}
-	file, network, err := networkOf(o.cniConfigDir)
-	if err != nil || network != kubenet {
-		return "", err
-	}
-	return file, nil
+	return "the bridge " + kubenetBridge, nil
 }
 
 // networkOf reads which network the container runtime gives pods: that of the first configuration in the folder, in the
