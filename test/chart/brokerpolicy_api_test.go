@@ -14,8 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -72,11 +70,11 @@ func brokerPolicy(t *testing.T, api cluster) {
 		"for long":                {nmi, wish{entra, 3600, node("red"), "shop.web"}, "valid for ten minutes"},
 		"for the default time":    {nmi, wish{entra, 0, node("red"), "shop.web"}, "valid for ten minutes"},
 		"bound to another node":   {nmi, wish{entra, 600, node("blue"), "shop.web"}, "bound to the node of the agent"},
-		"not from a pod":          {api.serviceAccount(t, namespace, "podid-nmi", nil), good, "from within its pod only"},
+		"not from a pod":          {api.serviceAccount(t, namespace, "podid-nmi"), good, "from within its pod only"},
 		"an administrator's":      {api, good, "only podid's node agent"},
-		"of MIC":                  {api.serviceAccount(t, namespace, "podid-mic", nil), good, "cannot create resource"},
-		"of another workload":     {api.serviceAccount(t, "default", "other", nil), good, "cannot create resource"},
-		"of the broker itself":    {api.serviceAccount(t, "default", "default", nil), good, "cannot create resource"},
+		"of MIC":                  {api.serviceAccount(t, namespace, "podid-mic"), good, "cannot create resource"},
+		"of another workload":     {api.serviceAccount(t, "default", "other"), good, "cannot create resource"},
+		"of the broker itself":    {api.serviceAccount(t, "default", "default"), good, "cannot create resource"},
 		"of a broker not there":   {nmi, wish{entra, 600, node("red"), "shop.gone"}, "not found"},
 		"of the default account":  {nmi, wish{entra, 600, node("red"), "default"}, "not found"},
 		"bound to somebody's pod": {nmi, wish{entra, 600, &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "x"}, "shop.web"}, "bound to the node of the agent"},
@@ -118,7 +116,7 @@ func brokerPolicy(t *testing.T, api cluster) {
 func brokersByNode(t *testing.T, api cluster) {
 	good := wish{[]string{"api://AzureADTokenExchange"}, 600, nil, "shop.web"}
 	red, blue := api.agentOn(t, "red"), api.agentOn(t, "blue")
-	mic := api.serviceAccount(t, namespace, "podid-mic", nil)
+	mic := api.micOn(t, "red")
 	refused := func(who client.Client) error {
 		_, err := good.ask(t, who)
 		if err == nil || !strings.Contains(err.Error(), "no pod on the node uses the identity") {
@@ -187,44 +185,4 @@ func brokerClaims(t *testing.T, token string) {
 		claims.Expires-claims.Issued > int64(10*time.Minute/time.Second) || claims.Kubernetes.Node.Name != "red" {
 		t.Errorf("the token says %+v", claims)
 	}
-}
-
-// agentOn is a client with the token that NMI's pod on a node has.
-func (c cluster) agentOn(t *testing.T, node string) client.Client {
-	t.Helper()
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "nmi-" + node},
-		Spec:       corev1.PodSpec{NodeName: node, ServiceAccountName: "podid-nmi", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-	}
-	if err := client.IgnoreAlreadyExists(c.Create(t.Context(), pod)); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
-		t.Fatal(err)
-	}
-	return c.serviceAccount(t, namespace, "podid-nmi", &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID})
-}
-
-// serviceAccount is a client with a token of a service account, as the kubelet gets them for pods.
-func (c cluster) serviceAccount(t *testing.T, in, name string, bound *authenticationv1.BoundObjectReference) client.Client {
-	t.Helper()
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: in, Name: name}}
-	if err := client.IgnoreAlreadyExists(c.Create(t.Context(), account)); err != nil {
-		t.Fatal(err)
-	}
-	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}
-	if err := c.SubResource("token").Create(t.Context(), account, request); err != nil {
-		t.Fatal(err)
-	}
-	admin, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := rest.AnonymousClientConfig(admin)
-	config.BearerToken = request.Status.Token
-	api, err := client.New(config, client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return api
 }

@@ -38,6 +38,9 @@ func startCluster(t *testing.T, crds string) cluster {
 		environment.CRDDirectoryPaths = []string{crds}
 		environment.ErrorIfCRDPathMissing = true
 	}
+	// As in a real cluster: a kubelet gets tokens of the ServiceAccounts of its own pods.
+	environment.ControlPlane.GetAPIServer().Configure().
+		Set("authorization-mode", "Node", "RBAC").Append("enable-admission-plugins", "NodeRestriction")
 	config, err := environment.Start()
 	if err != nil {
 		t.Fatalf("start API server: %v", err)
@@ -122,8 +125,8 @@ func TestInstalled(t *testing.T) {
 		t.Errorf("uninstall left %s", strings.Join(left, ", "))
 	}
 	crds := list(t, api, schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
-	if len(crds) != 4 {
-		t.Errorf("uninstall left %d CRDs, want all 4: users' objects live in them", len(crds))
+	if len(crds) != 5 {
+		t.Errorf("uninstall left %d CRDs, want all 5: users' objects live in them", len(crds))
 	}
 }
 
@@ -172,6 +175,14 @@ func rights(t *testing.T, api cluster) {
 		{"nmi", "watch", group, "azureidentitybindings", "", "", everywhere, true},
 		{"nmi", "watch", group, "azurepodidentityexceptions", "", "", everywhere, true},
 		{"nmi", "watch", group, "azureassignedidentities", "", "", everywhere, true},
+		{"mic", "watch", group, "azureidentitypolicies", "", "", everywhere, true},
+		{"nmi", "watch", group, "azureidentitypolicies", "", "", everywhere, true},
+		{"mic", "update", group, "azureidentitypolicies", "", "default", everywhere, false},
+		{"nmi", "update", group, "azureidentitypolicies", "", "default", everywhere, false},
+		{"mic", "watch", "", "namespaces", "", "", everywhere, true},
+		{"nmi", "watch", "", "namespaces", "", "", everywhere, true},
+		{"mic", "patch", "", "namespaces", "", "shop", everywhere, false},
+		{"nmi", "patch", "", "namespaces", "", "shop", everywhere, false},
 		{"nmi", "update", group, "azureassignedidentities", "", "any", everywhere, false},
 		{"nmi", "get", "", "secrets", "", "any", namespace, false},
 		{"nmi", "get", "", "configmaps", "", "any", namespace, false},
@@ -214,6 +225,7 @@ func ours(t *testing.T, api cluster) []string {
 		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role"},
 		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding"},
 		{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzurePodIdentityException"},
+		{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzureIdentityPolicy"},
 		{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy"},
 		{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicyBinding"},
 	} {

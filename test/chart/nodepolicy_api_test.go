@@ -10,8 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -25,7 +23,7 @@ func nodePolicy(t *testing.T, api cluster) {
 			t.Fatal(err)
 		}
 	}
-	nmi := api.as(t, "own")
+	nmi := api.agentOn(t, "own")
 	for name, test := range map[string]struct {
 		node    string
 		change  func(*corev1.Node)
@@ -37,9 +35,22 @@ func nodePolicy(t *testing.T, api cluster) {
 			remove(n, ours.Key)
 			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "x", Effect: "NoExecute"})
 		}, "changes no other"},
-		"a label besides":     {"own", func(n *corev1.Node) { remove(n, ours.Key); n.Labels = map[string]string{"a": "b"} }, "nothing of a node but"},
-		"an annotation":       {"own", func(n *corev1.Node) { remove(n, ours.Key); n.Annotations = map[string]string{"a": "b"} }, "nothing of a node but"},
-		"cordon":              {"own", func(n *corev1.Node) { remove(n, ours.Key); n.Spec.Unschedulable = true }, "nothing of a node but"},
+		"a label besides": {"own", func(n *corev1.Node) { remove(n, ours.Key); n.Labels = map[string]string{"a": "b"} }, "nothing of a node but"},
+		"an annotation":   {"own", func(n *corev1.Node) { remove(n, ours.Key); n.Annotations = map[string]string{"a": "b"} }, "nothing of a node but"},
+		"cordon":          {"own", func(n *corev1.Node) { remove(n, ours.Key); n.Spec.Unschedulable = true }, "nothing of a node but"},
+		"an owner": {"own", func(n *corev1.Node) {
+			remove(n, ours.Key)
+			n.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "other", UID: "1"}}
+		}, "nothing of a node but"},
+		"a finalizer": {"own", func(n *corev1.Node) { remove(n, ours.Key); n.Finalizers = []string{"example.com/hold"} }, "nothing of a node but"},
+		"the provider's ID": {"own", func(n *corev1.Node) {
+			remove(n, ours.Key)
+			n.Spec.ProviderID = "azure:///subscriptions/of/another/machine"
+		}, "nothing of a node but"},
+		"the range of pods": {"own", func(n *corev1.Node) {
+			remove(n, ours.Key)
+			n.Spec.PodCIDR, n.Spec.PodCIDRs = "10.99.0.0/16", []string{"10.99.0.0/16"}
+		}, "nothing of a node but"},
 		"the taint elsewhere": {"other", func(n *corev1.Node) { remove(n, ours.Key) }, "its own node only"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -56,33 +67,12 @@ func nodePolicy(t *testing.T, api cluster) {
 	if err := change(t, nmi, "own", func(n *corev1.Node) { remove(n, ours.Key) }); err != nil {
 		t.Errorf("the start-up taint of its own node: %v", err)
 	}
-	if err := change(t, api.as(t, ""), "other", func(n *corev1.Node) { remove(n, ours.Key) }); err == nil {
+	if err := change(t, api.serviceAccount(t, namespace, "podid-nmi"), "other", func(n *corev1.Node) { remove(n, ours.Key) }); err == nil {
 		t.Error("a caller without a node may change one")
 	}
 	if err := nmi.Delete(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "own"}}); err == nil {
 		t.Error("NMI may delete its node")
 	}
-}
-
-// as is a client that calls as NMI on a node, as its projected token makes it.
-func (c cluster) as(t *testing.T, node string) client.Client {
-	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.Impersonate = rest.ImpersonationConfig{
-		UserName: "system:serviceaccount:" + namespace + ":podid-nmi",
-		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"},
-	}
-	if node != "" {
-		config.Impersonate.Extra = map[string][]string{"authentication.kubernetes.io/node-name": {node}}
-	}
-	api, err := client.New(config, client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return api
 }
 
 func change(t *testing.T, api client.Client, name string, how func(*corev1.Node), options ...client.PatchOption) error {
