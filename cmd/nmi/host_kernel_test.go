@@ -3,11 +3,17 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -109,5 +115,86 @@ func TestHostEndpointExposed(t *testing.T) {
 		if status, body, err := n.get(from, "10.0.0.4:2579", "/host/token?resource=https%3A%2F%2Fvault.azure.net"); err != nil || status != 403 {
 			t.Errorf("got %d %s %v, want 403", status, body, err)
 		}
+	}
+}
+
+// hostGet asks for the token of a pod as a process of the host does, over TCP or, where the address
+// is a path, over the Unix socket.
+func (n *node) hostGet(address, pod string, headers ...string) (int, string, error) {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
+		if filepath.IsAbs(address) {
+			return new(net.Dialer).DialContext(ctx, "unix", address)
+		}
+		err = n.node.Do(func() error {
+			conn, err = new(net.Dialer).DialContext(ctx, "tcp4", address)
+			return err
+		})
+		return conn, err
+	}}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(n.t.Context(), http.MethodGet, "http://localhost/host/token/?resource=https%3A%2F%2Fvault.azure.net", nil)
+	if err != nil {
+		return 0, "", err
+	}
+	for _, h := range append(headers, "podname: "+pod, "podns: shop") {
+		name, value, _ := strings.Cut(h, ": ")
+		req.Header.Set(name, value)
+	}
+	resp, err := (&http.Client{Transport: transport, Timeout: atMost}).Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
+}
+
+// TestHostTokens: the token of a pod whose volumes are being mounted, of one on the node's own
+// network, and of one that runs, over TCP and over the Unix socket, whose file only root can use.
+// With TCP off a probe of a pod gets the same answer whatever it names.
+func TestHostTokens(t *testing.T) {
+	n := newNode(t)
+	for _, pod := range []string{"web", "mounting"} {
+		n.grant(pod)
+	}
+	n.pod("web", "10.244.0.2", "Running")
+	n.kube.apply("pods", "v1", "Pod", "mounting", map[string]any{
+		"spec": map[string]any{"nodeName": "node-1", "containers": []any{}}, "status": map[string]any{"phase": "Pending"},
+	}, map[string]any{"aadpodidbinding": "mounting"})
+	n.kube.apply("pods", "v1", "Pod", "hostnet", map[string]any{
+		"spec":   map[string]any{"nodeName": "node-1", "hostNetwork": true, "containers": []any{}},
+		"status": map[string]any{"phase": "Running", "podIP": "10.244.0.1", "hostIP": "10.244.0.1"},
+	}, map[string]any{"aadpodidbinding": "web"}) // MIC writes no assigned identity for it
+	socket := filepath.Join(t.TempDir(), "podid", "host.sock")
+	older := n.start("--host-token-socket=" + socket)
+	n.probe("/readyz", 200, "ok")
+	older.says(`"serving the host" address=` + socket)
+	const tcp = "127.0.0.1:2579"
+	for _, address := range []string{tcp, socket} {
+		for _, pod := range []string{"web", "mounting", "hostnet"} {
+			if status, body, err := n.hostGet(address, pod); err != nil || status != 200 || !strings.Contains(body, `"clientid":"11111111-`) {
+				t.Errorf("%s at %s: %d %s %v", pod, address, status, body, err)
+			}
+		}
+	}
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket's file: %v, %v", info, err)
+	}
+
+	// The next agent gets the socket, and serves no tokens over TCP.
+	newer := n.start("--host-token-socket="+socket, "--host-token-tcp=false")
+	newer.says(saysPlaced)
+	older.stop(syscall.SIGTERM)
+	if status, body, err := n.hostGet(socket, "web"); err != nil || status != 200 {
+		t.Errorf("over the socket of the next agent: %d %s %v", status, body, err)
+	}
+	_, want, _ := n.hostGet(tcp, "nothing")
+	for _, pod := range []string{"web", "mounting"} {
+		if status, body, err := n.hostGet(tcp, pod, "User-Agent: x"); err != nil || status != 404 || body != want {
+			t.Errorf("%s with TCP off: %d %s %v", pod, status, body, err)
+		}
+	}
+	if status, _, err := n.get(n.node, tcp, "/healthz"); err != nil || status != 200 {
+		t.Errorf("the old probe: %d %v", status, err)
 	}
 }

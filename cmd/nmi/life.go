@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -62,11 +61,6 @@ func (a *agent) takeBack(ctx context.Context) error {
 	return errors.Join(a.redirect.Renew(), a.redirect.Ensure(ctx))
 }
 
-// hostAddress is where processes of the host ask.
-func (o *portOptions) hostAddress() string {
-	return net.JoinHostPort(o.listenAddress, strconv.Itoa(o.nmi))
-}
-
 // openPorts opens the ports that only one agent can have, with the help of an older one.
 func (a *agent) openPorts(ctx context.Context) (program.Servers, error) {
 	deadline, said := time.Now().Add(portsTime), false
@@ -102,7 +96,7 @@ func (a *agent) join(ctx context.Context) {
 	case !found:
 		return
 	}
-	older, err := a.life.line.Join(ctx, word, a.o.Addresses(), []string{a.o.ports.hostAddress()})
+	older, err := a.life.line.Join(ctx, word, a.o.Addresses(), a.o.ports.later())
 	if err != nil {
 		a.log.Info("an older agent has the redirect, and does not hand over", "address", at.String(), "reason", err.Error())
 		return
@@ -279,22 +273,28 @@ func (l counted) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	socket, ok := c.(*net.TCPConn)
+	socket, ok := c.(socketConn)
 	if !ok {
 		return c, nil
 	}
 	l.crowd.add()
-	return &countedConn{TCPConn: socket, done: sync.OnceFunc(l.crowd.remove)}, nil
+	return &countedConn{socketConn: socket, done: sync.OnceFunc(l.crowd.remove)}, nil
 }
 
-// countedConn is a connection that tells when it is closed. It stays a TCP connection to those who look.
+// socketConn is a connection whose socket the kernel can be asked about.
+type socketConn interface {
+	net.Conn
+	syscall.Conn
+}
+
+// countedConn is a connection that calls done when it is closed.
 type countedConn struct {
-	*net.TCPConn
+	socketConn
 	done func()
 }
 
 // Close closes the connection.
 func (c *countedConn) Close() error {
 	c.done()
-	return c.TCPConn.Close()
+	return c.socketConn.Close()
 }

@@ -230,25 +230,6 @@ func (o *answerOptions) bindFlags(flags *flag.FlagSet) {
 	flags.BoolVar(&o.retryAfter, "set-retry-after-header", false, "send a pod whose identity is on its way away, with status 503 and Retry-After: 20, instead of holding its request")
 }
 
-// portOptions: where nmi listens for the host, besides what every daemon serves.
-type portOptions struct {
-	listenAddress string
-	nmi           int
-}
-
-func (o *portOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.listenAddress, "nmi-listen-address", "127.0.0.1", "`address` for processes of the host (/host/token)")
-	flags.IntVar(&o.nmi, "nmi-port", 2579, "`port` at --nmi-listen-address and at --agent-address")
-}
-
-func (o *portOptions) validate() error {
-	var err error
-	if _, parse := netip.ParseAddr(o.listenAddress); parse != nil {
-		err = fmt.Errorf("--nmi-listen-address=%q is not an IP address", o.listenAddress)
-	}
-	return errors.Join(err, port("nmi-port", o.nmi))
-}
-
 func port(name string, value int) error {
 	if value > 0 && value <= 65535 {
 		return nil

@@ -58,7 +58,8 @@ func TestDefaults(t *testing.T) {
 	}
 	if o.node.name != "n1" || o.Kubeconfig != "/k" || o.identities.arrivalLimit() != 100*time.Second ||
 		!o.ForceNamespaced || !o.answers.headerRequired || o.redirect.upstream() != "169.254.169.254:80" ||
-		o.ports.nmi != 2579 || o.ProbePort != "8080" || o.MetricsPort != "9090" || o.ports.listenAddress != "127.0.0.1" {
+		o.ports.nmi != 2579 || o.ProbePort != "8080" || o.MetricsPort != "9090" || o.ports.listenAddress != "127.0.0.1" ||
+		!o.ports.hostTokenTCP || o.ports.hostSocket != "" {
 		t.Errorf("got %+v", o)
 	}
 }
@@ -102,6 +103,9 @@ func TestWrongCommandLine(t *testing.T) {
 		{"address in use", "--node=n --agent-address=169.254.169.254", noEnv, []string{"agent address 169.254.169.254"}},
 		{"ports", "--node=n --nmi-port=0 --http-probe-port=70000 --metadata-port=-1", noEnv, []string{"--nmi-port=0", "--http-probe-port=70000", "--metadata-port=-1"}},
 		{"intervals", "--node=n --ipt-update-interval-sec=0 --retry-attempts-for-created=-1", noEnv, []string{"--ipt-update-interval-sec=0", "--retry-attempts-for-created=-1"}},
+		{"relative socket", "--node=n --host-token-socket=host.sock", noEnv, []string{"--host-token-socket", "absolute path"}},
+		{"socket with dots", "--node=n --host-token-socket=/run/../host.sock", noEnv, []string{"--host-token-socket", "absolute path"}},
+		{"long socket", "--node=n --host-token-socket=/" + strings.Repeat("x", 96), noEnv, []string{"at most 96"}},
 		{"environment", "--node=n", env("FORCENAMESPACED", "maybe"), []string{"FORCENAMESPACED"}},
 	}
 	for _, tt := range tests {

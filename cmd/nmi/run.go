@@ -231,6 +231,7 @@ func (a *agent) newServer(stop, flights context.Context, objects *cluster.Object
 		Upstream: upstream, TokenLimiter: tokenLimiter, OtherLimiter: fair.New(otherLimits()),
 		Probes:         a.health.Handler(),
 		HeaderRequired: a.o.answers.headerRequired, BlockInstance: a.o.answers.blockInstance, BlockAttested: a.o.answers.blockAttested, RetryAfter: a.o.answers.retryAfter,
+		AnyInterface: a.o.answers.anyInterface, HostTokenTCP: a.o.ports.hostTokenTCP,
 		AttestLimit: attestLimit, Holds: holds, HoldsPerPod: holdsPerPod,
 		Audit: a.audit, Events: a.refusals(),
 		Metrics: a.metrics, Log: a.log.WithName("server"),
@@ -289,7 +290,9 @@ func (a *agent) work(ctx context.Context, group *errgroup.Group, diverted net.Li
 	group.Go(func() error {
 		return server.Serve(ctx, diverted, a.life.answers(a.server.ServePod), server.Connections{Most: 4096, MostPerAddress: 256}, a.log)
 	})
-	group.Go(func() error { return a.serveHost(ctx) })
+	for _, e := range a.hostEndpoints() {
+		group.Go(func() error { return a.serveHost(ctx, e) })
+	}
 }
 
 // ignoreEnd is an error unless ctx has ended, which is what was wanted.
@@ -298,33 +301,6 @@ func ignoreEnd(ctx context.Context, err error) error {
 		return nil //nolint:nilerr // the error is how the end shows
 	}
 	return err
-}
-
-// serveHost serves the host's listener. Its port may be taken by an older agent
-// that is about to leave, so it is tried again, for as long as it takes: pods do
-// not need it.
-func (a *agent) serveHost(ctx context.Context) error {
-	select {
-	case <-a.life.turn:
-	case <-ctx.Done():
-	}
-	address, said := a.o.ports.hostAddress(), false
-	for ctx.Err() == nil {
-		l, err := a.life.line.Listen(ctx, "tcp", address)
-		if err == nil {
-			a.log.Info("serving the host", "address", l.Addr().String())
-			return server.Serve(ctx, counted{l, &a.life.crowd}, a.life.answers(a.server.ServeHost), server.Connections{Most: 256, MostPerAddress: 256}, a.log)
-		}
-		if !said && ctx.Err() == nil {
-			a.log.Error(err, "cannot listen for processes of the host, trying again", "address", address)
-			said = true
-		}
-		select {
-		case <-time.After(retryInterval):
-		case <-ctx.Done():
-		}
-	}
-	return nil
 }
 
 // removeTaint begins when the cluster is known; from then on the redirect is all

@@ -9,7 +9,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -53,7 +57,7 @@ func newAgent(t *testing.T, name string) *agent {
 // serve answers at an address with the agent's name, until the agent ends.
 func (a *agent) serve(address string) net.Listener {
 	a.t.Helper()
-	l, err := a.line.Listen(a.t.Context(), "tcp", address)
+	l, err := a.line.Listen(a.t.Context(), networkOf(address), address)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -73,6 +77,14 @@ func (a *agent) serve(address string) net.Listener {
 	return l
 }
 
+// networkOf is the network of an address: a path is a Unix socket's.
+func networkOf(address string) string {
+	if filepath.IsAbs(address) {
+		return "unix"
+	}
+	return "tcp"
+}
+
 // free is an address that nobody listens at.
 func free(t *testing.T) string {
 	t.Helper()
@@ -87,7 +99,7 @@ func free(t *testing.T) string {
 // who answers at an address.
 func who(t *testing.T, address string) string {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", address, atMost)
+	c, err := net.DialTimeout(networkOf(address), address, atMost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,5 +329,57 @@ func TestListenerRests(t *testing.T) {
 	}
 	if err := <-accepted; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("closed while it rests: %v", err)
+	}
+}
+
+// TestUnixSocket: a Unix socket is handed over like the others, and its file stays when the older
+// agent ends.
+func TestUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "host.sock")
+	older, newer := newAgent(t, "older"), newAgent(t, "newer")
+	l := older.serve(path)
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("mode %v, %v", info, err)
+	}
+	o := newer.join(older, nil, []string{path})
+	wantAnswers(t, path, "older")
+	newer.serve(path)
+	if err := o.Serving(); err != nil {
+		t.Fatal(err)
+	}
+	older.wantState(Serving)
+	older.end()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantAnswers(t, path, "newer")
+	if names, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); err != nil || len(names) != 1 {
+		t.Errorf("left over: %v, %v", names, err)
+	}
+}
+
+// TestUnixSocketReplaced: the socket of an ended agent is replaced, and no other file.
+func TestUnixSocketReplaced(t *testing.T) {
+	folder := t.TempDir()
+	path := filepath.Join(folder, "host.sock")
+	ended := newAgent(t, "ended")
+	if err := ended.serve(path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := net.Dial("unix", path); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Fatalf("without an agent: %v, want connection refused", err)
+	}
+	newAgent(t, "next").serve(path)
+	wantAnswers(t, path, "next")
+
+	other := filepath.Join(folder, "file")
+	if err := os.WriteFile(other, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ended.line.Listen(t.Context(), "unix", other); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("a file in its place: %v", err)
+	}
+	if text, err := os.ReadFile(other); err != nil || string(text) != "mine" {
+		t.Errorf("the file was changed: %q, %v", text, err)
 	}
 }

@@ -4,17 +4,28 @@ package handover
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 )
 
+// socket is a listening socket, over TCP or Unix, whose descriptor can be sent.
+type socket interface {
+	net.Listener
+	syscall.Conn
+	SetDeadline(t time.Time) error
+}
+
 // listener accepts connections unless it rests.
 type listener struct {
-	*net.TCPListener
+	socket
 
 	mu     sync.Mutex
 	awake  chan struct{} // closed while it accepts
@@ -22,10 +33,10 @@ type listener struct {
 	once   sync.Once
 }
 
-func newListener(l *net.TCPListener) *listener {
+func newListener(l socket) *listener {
 	awake := make(chan struct{})
 	close(awake)
-	return &listener{TCPListener: l, awake: awake, closed: make(chan struct{})}
+	return &listener{socket: l, awake: awake, closed: make(chan struct{})}
 }
 
 // Accept returns the next connection. While the listener rests, it waits.
@@ -39,7 +50,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		case <-l.closed:
 			return nil, net.ErrClosed
 		}
-		c, err := l.TCPListener.Accept()
+		c, err := l.socket.Accept()
 		if !errors.Is(err, os.ErrDeadlineExceeded) { // it was sent to rest
 			return c, err
 		}
@@ -49,7 +60,7 @@ func (l *listener) Accept() (net.Conn, error) {
 // Close closes this process's copy of the socket.
 func (l *listener) Close() error {
 	l.once.Do(func() { close(l.closed) })
-	return l.TCPListener.Close()
+	return l.socket.Close()
 }
 
 // rest stops accepting. The socket stays open, and what arrives waits in it for whoever accepts.
@@ -77,7 +88,7 @@ func (l *listener) wake() {
 }
 
 // Listen is net.ListenConfig's, but takes the socket over from an older agent where that has given it. What it returns
-// can be handed over in turn.
+// can be handed over in turn. Of network "unix" the address is a path; see listenUnix.
 func (l *Line) Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	l.mu.Lock()
 	open, inherited := l.inherited[address]
@@ -85,19 +96,56 @@ func (l *Line) Listen(ctx context.Context, network, address string) (net.Listene
 	l.mu.Unlock()
 	if !inherited {
 		var err error
-		if open, err = new(net.ListenConfig).Listen(ctx, network, address); err != nil {
+		if open, err = listen(ctx, network, address); err != nil {
 			return nil, err
 		}
 	}
-	socket, ok := open.(*net.TCPListener)
+	sendable, ok := open.(socket)
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("listen on %s: only TCP can be handed over", address), open.Close())
+		return nil, errors.Join(fmt.Errorf("listen on %s: a listener on %s cannot be handed over", address, network), open.Close())
 	}
-	out := newListener(socket)
+	out := newListener(sendable)
 	l.mu.Lock()
 	l.listeners[address] = out
 	l.mu.Unlock()
 	return out, nil
+}
+
+func listen(ctx context.Context, network, address string) (net.Listener, error) {
+	if network == "unix" {
+		return listenUnix(ctx, address)
+	}
+	return new(net.ListenConfig).Listen(ctx, network, address)
+}
+
+// MaxUnixPath is the longest path of a Unix socket that Listen takes: the kernel has room for 107
+// bytes, and the socket has a longer name at first.
+const MaxUnixPath = 96
+
+// listenUnix opens a Unix socket that only its user can connect to. It replaces the one that an
+// ended agent left, but no other kind of file. The file stays when the listener is closed: a newer
+// agent may listen there.
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("listen on %s: the file is not a socket: remove it, or choose another path", path)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // what is secret is the socket
+		return nil, fmt.Errorf("make the folder of the socket: %w", err)
+	}
+	// Under a name of its own until its mode is right, and then in the place of the old one at once.
+	first := path + "." + rand.Text()[:8]
+	open, err := new(net.ListenConfig).Listen(ctx, "unix", first)
+	if err != nil {
+		return nil, err
+	}
+	if unixListener, ok := open.(*net.UnixListener); ok {
+		unixListener.SetUnlinkOnClose(false)
+	}
+	if err := errors.Join(os.Chmod(first, 0o600), os.Rename(first, path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), os.Remove(first), open.Close())
+	}
+	return open, nil
 }
 
 // find returns the listeners that are wanted and that there are.

@@ -59,6 +59,7 @@ type decision struct {
 	address                               addr
 	caller                                attest.Caller
 	namespace, identity, resource, reason string
+	endpoint                              endpoint
 	status                                int
 }
 
@@ -119,6 +120,7 @@ type auditLine struct {
 	UID            string    `json:"uid,omitempty"`
 	ServiceAccount string    `json:"serviceAccount,omitempty"`
 	Address        string    `json:"address"`
+	Endpoint       endpoint  `json:"endpoint,omitempty"` // where a process of the host asked for the pod
 	Identity       string    `json:"identity,omitempty"` // NAMESPACE/NAME
 	ClientID       string    `json:"clientID,omitempty"` // shortened
 	Resource       string    `json:"resource,omitempty"`
@@ -140,7 +142,7 @@ func (a *Audit) answered(r *http.Request, route imds.Route, res *result, took ti
 	if a == nil || a.mode == AuditOff {
 		return
 	}
-	d := decision{address: res.address, status: res.status, reason: res.reason, caller: res.caller}
+	d := decision{address: res.address, endpoint: res.endpoint, status: res.status, reason: res.reason, caller: res.caller}
 	if res.token != nil {
 		// Of refusals one line must do for all resources: a pod could fill the
 		// log by asking for ever new ones.
@@ -168,7 +170,7 @@ func (res *result) line(r *http.Request, route imds.Route, took time.Duration) a
 	l := auditLine{
 		Time: res.began.UTC(), Log: "audit", Decision: decisionRefused, Status: res.status, Reason: res.reason, Detail: res.detail,
 		Namespace: res.caller.Namespace, Pod: res.caller.Name, UID: string(res.caller.UID), ServiceAccount: res.caller.ServiceAccount,
-		Address: res.address.String(), Resource: printableResource(res.resource), RequestID: requestID(r), Seconds: took.Seconds(),
+		Address: addressText(res.address), Endpoint: res.endpoint, Resource: printableResource(res.resource), RequestID: requestID(r), Seconds: took.Seconds(),
 	}
 	if id := res.identity; id != nil {
 		l.Identity, l.ClientID, l.Source = id.Namespace+"/"+id.Name, observe.ShortID(id.Spec.ClientID), sourceOf(id.Spec.Type)
@@ -185,6 +187,14 @@ func (res *result) line(r *http.Request, route imds.Route, took time.Duration) a
 		}
 	}
 	return l
+}
+
+// addressText is the address of a line, empty for a connection over the Unix socket.
+func addressText(a addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
 
 // worth tells whether the decision is worth a line, and notes that it was made.

@@ -54,6 +54,21 @@ func (l *ledger) take(t *testing.T) (lines []auditLine, text string) {
 	return lines, out.String()
 }
 
+// next returns the next line when it is written.
+func (l *ledger) next(t *testing.T) auditLine {
+	t.Helper()
+	var line auditLine
+	select {
+	case text := <-l.lines:
+		if err := json.Unmarshal(text, &line); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("no line")
+	}
+	return line
+}
+
 // TestAuditStory: who asked for what, what was decided and why, and where the
 // token came from; and no secret anywhere.
 func TestAuditStory(t *testing.T) {

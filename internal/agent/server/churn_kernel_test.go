@@ -89,18 +89,11 @@ func (c *churn) succeed(generation int) {
 
 // ask has the pod that has the address ask for a token, and returns whose it got.
 func (c *churn) ask() (status int, identity string) {
-	var conn net.Conn
-	err := c.pod.Do(func() (err error) {
-		conn, err = (&net.Dialer{Timeout: 20 * time.Second}).Dial("tcp", c.target)
-		return err
-	})
-	if err != nil {
-		c.t.Errorf("connect: %v", err)
+	conn := c.send()
+	if conn == nil {
 		return 0, ""
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(time.Minute))
-	_, _ = io.WriteString(conn, "GET "+tokenQuery(arm)+" HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n")
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		c.t.Errorf("read: %v", err)
@@ -112,6 +105,22 @@ func (c *churn) ask() (status int, identity string) {
 		identity = string(found[1])
 	}
 	return resp.StatusCode, identity
+}
+
+// send has the pod that has the address send a token request. It is nil when that fails.
+func (c *churn) send() net.Conn {
+	var conn net.Conn
+	err := c.pod.Do(func() (err error) {
+		conn, err = (&net.Dialer{Timeout: 20 * time.Second}).Dial("tcp", c.target)
+		return err
+	})
+	if err != nil {
+		c.t.Errorf("connect: %v", err)
+		return nil
+	}
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	_, _ = io.WriteString(conn, "GET "+tokenQuery(arm)+" HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n")
+	return conn
 }
 
 // next is the pod of a generation, with an identity of its own.
@@ -203,6 +212,42 @@ func (c *churn) run(generations int, lag time.Duration) (wrong int) {
 		}
 	}
 	return wrong
+}
+
+// TestPodEndsWhileHeld: a pod ends while its request is held, and another gets its address. The
+// answer is not written: the new pod would receive its packets. The same where an excepted pod waits
+// for the metadata service.
+func TestPodEndsWhileHeld(t *testing.T) {
+	testnet.Require(t)
+	for name, excepted := range map[string]bool{"token": false, "passed on": true} {
+		t.Run(name, func(t *testing.T) {
+			c := newChurn(t, false)
+			l := newLedger(AuditAll)
+			c.server.cfg.Audit = l.Audit
+			old := c.next(1, "old")
+			old.Labels["app"] = "old"
+			c.succeed(1)
+			c.set(old)
+			if excepted {
+				c.except("old")
+			}
+			arrived, goOn := make(chan struct{}), make(chan struct{})
+			c.imds.fall(func(http.ResponseWriter, *http.Request) bool {
+				close(arrived)
+				<-goOn
+				return false
+			})
+			conn := c.send()
+			<-arrived
+			c.succeed(2) // the API server says nothing yet
+			close(goOn)
+			line := l.next(t)
+			if line.Decision != "refused" || line.Reason != "CallerGone" || line.Pod != "old" {
+				t.Errorf("got %+v", line)
+			}
+			_ = conn.Close()
+		})
+	}
 }
 
 // TestAddressChurn: two hundred pods get one address after the other, and the

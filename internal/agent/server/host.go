@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -22,31 +23,72 @@ const (
 	podNamespaceHeader = "Podns"
 )
 
-// ServeHost answers on nmi-listen-address: a process of the host (the flexvolume
-// driver of Key Vault was one) asks for a token on behalf of a pod. Whoever may
-// use the node's network may do that, as in v1.8.17; a pod with a network of
-// its own cannot. It also answers the probes.
-func (s *Server) ServeHost(w http.ResponseWriter, r *http.Request) {
+// endpoint is where a request came in, for audit lines. It is empty for the pods' own endpoint.
+type endpoint string
+
+// The endpoints for processes of the host.
+const (
+	endpointTCP    endpoint = "host-tcp"
+	endpointSocket endpoint = "host-socket"
+)
+
+// ServeHost answers on nmi-listen-address: a process of the host (the Secrets Store CSI provider
+// for Key Vault is one) asks for a token on behalf of a pod. Every process on the node's own
+// network can do that, and so can a pod through its probes and hooks, which the kubelet sends.
+// It also answers the probes of v1.8.17.
+func (s *Server) ServeHost(w http.ResponseWriter, r *http.Request) { s.serveHost(w, r, endpointTCP) }
+
+// ServeHostSocket answers the same on the Unix socket, whose listener lets in root only. No probe
+// can use it.
+func (s *Server) ServeHostSocket(w http.ResponseWriter, r *http.Request) {
+	s.serveHost(w, r, endpointSocket)
+}
+
+func (s *Server) serveHost(w http.ResponseWriter, r *http.Request, at endpoint) {
 	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
 		s.cfg.Probes.ServeHTTP(w, r)
 		return
 	}
 	route := imds.Classify(r.URL.EscapedPath())
-	res := result{began: time.Now(), address: callerAddress(r)}
-	if route.Kind == imds.HostToken {
-		s.serveHostToken(w, r, &res)
-	} else {
+	res := result{began: time.Now(), address: callerAddress(r), endpoint: at}
+	switch {
+	case route.Kind != imds.HostToken:
 		res.problem, res.reason = imds.NotFound(), reasonRejected
 		route = imds.Route{Label: "unknown"}
+	case at == endpointSocket || s.admitTCP(r, &res):
+		s.serveHostToken(w, r, &res)
 	}
 	s.finish(w, r, route, &res)
 }
 
-func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *result) {
-	if !res.address.IsLoopback() {
+// admitTCP refuses requests over TCP that no process of this node can be behind, or the kubelet is.
+func (s *Server) admitTCP(r *http.Request, res *result) bool {
+	switch {
+	case !s.cfg.HostTokenTCP:
+		res.refuse(http.StatusNotFound, reasonRejected, "not_found",
+			"tokens for processes of the host are not served over TCP: use the Unix socket of --host-token-socket", "")
+	case !res.address.IsLoopback():
 		res.refuse(http.StatusForbidden, "NotLoopback", "forbidden", "only processes of the host may ask here, over loopback", "")
-		return
+	case fromKubelet(r):
+		res.refuse(http.StatusForbidden, reasonRejected, "forbidden",
+			"this looks like a probe or a hook that the kubelet sends: ask without the header Connection: close, or use the Unix socket of --host-token-socket", "")
+	default:
+		return true
 	}
+	return false
+}
+
+// fromKubelet reports whether the kubelet may have sent the request for a pod. Pods choose path
+// and headers of their probes, but not that the kubelet closes the connection of a probe after one
+// request; the header Upgrade is the only way to suppress that. A hook (postStart, preStop) is
+// known by its User-Agent only, which the pod may change: the answer false proves nothing.
+func fromKubelet(r *http.Request) bool {
+	agent := r.UserAgent()
+	return r.Close || r.Header.Get("Upgrade") != "" ||
+		strings.HasPrefix(agent, "kube-probe/") || strings.HasPrefix(agent, "kube-lifecycle/")
+}
+
+func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *result) {
 	if problem := plainGet(w, r); problem != nil {
 		res.problem, res.reason = problem, reasonRejected
 		return
@@ -61,16 +103,8 @@ func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *res
 		res.problem, res.reason = problem, "BadRequest"
 		return
 	}
-	s.obtain(r.Context(), q, res, func(context.Context) (attest.Caller, error) {
-		select {
-		case <-s.cfg.Known:
-		default:
-			return attest.Caller{}, errNotKnown
-		}
-		if caller, ok := s.cfg.Attester.Named(key); ok {
-			return caller, nil
-		}
-		return attest.Caller{}, attest.ErrUnknown
+	s.obtain(r.Context(), q, res, func(ctx context.Context) (attest.Caller, error) {
+		return s.named(ctx, key, res.began)
 	})
 	switch {
 	case res.plain:
@@ -79,6 +113,24 @@ func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *res
 	case res.token != nil:
 		writeHostToken(w, res)
 	}
+}
+
+// named returns the pod that a process of the host names. It waits a little for an agent that has
+// just started to know the cluster.
+func (s *Server) named(ctx context.Context, key types.NamespacedName, began time.Time) (attest.Caller, error) {
+	ctx, cancel := context.WithDeadline(ctx, began.Add(s.cfg.AttestLimit))
+	defer cancel()
+	select {
+	case <-s.cfg.Known:
+	case <-s.cfg.Stopping:
+		return attest.Caller{}, errStopping
+	case <-ctx.Done():
+		return attest.Caller{}, errNotKnown
+	}
+	if caller, ok := s.cfg.Attester.Named(key); ok {
+		return caller, nil
+	}
+	return attest.Caller{}, attest.ErrUnknown
 }
 
 // hostToken is the token in an answer to a process of the host. Its fields and their order are

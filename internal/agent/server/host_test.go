@@ -1,9 +1,16 @@
 package server
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+
+	v1 "github.com/podid-io/podid/api/v1"
 )
 
 func TestHostToken(t *testing.T) {
@@ -58,5 +65,144 @@ func TestHostTokenOf(t *testing.T) {
 				t.Errorf("got %q, %v", got.AccessToken, err)
 			}
 		})
+	}
+}
+
+// TestHostTokenForPods: pods that have no address, or none of their own, are served by name.
+func TestHostTokenForPods(t *testing.T) {
+	w := newWorld(t, nil)
+	w.assign("mounting", "", "one")
+	w.assign("hostnet", "", "two")
+	w.assign("ended", "", "one")
+	w.pod("mounting", "", func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} })
+	w.pod("hostnet", "10.0.0.1", func(p *corev1.Pod) { p.Spec.HostNetwork = true })
+	w.pod("ended", "10.9.0.3", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
+	local := w.listenHost("127.0.0.1")
+	for _, tt := range []struct {
+		pod    string
+		status int
+		says   string
+	}{
+		{"mounting", 200, clientID("one")},
+		{"hostnet", 200, clientID("two")},
+		{"ended", 500, "does not know the pod"},
+	} {
+		got := w.get(local, "/host/token?resource=r", "podname: "+tt.pod, "podns: shop")
+		if got.status != tt.status || !strings.Contains(got.body, tt.says) {
+			t.Errorf("%s: got %d %s", tt.pod, got.status, got.body)
+		}
+	}
+	// They are known by name only: no connection is theirs.
+	if got := w.get(w.listen("10.0.0.1"), tokenQuery("r")); got.status != 500 {
+		t.Errorf("from the node's address: got %d %s", got.status, got.body)
+	}
+}
+
+// TestHostTokenOverTCP: what the kubelet can send on a pod's behalf is refused as far as it can be
+// told, and everything is when TCP is off.
+func TestHostTokenOverTCP(t *testing.T) {
+	pod := []string{"podname: web", "podns: shop"}
+	for _, tt := range []struct {
+		name    string
+		off     bool
+		headers []string
+		status  int
+		says    string
+	}{
+		{"client", false, nil, 200, "access_token"},
+		{"client that says keep-alive", false, []string{"Connection: keep-alive"}, 200, "access_token"},
+		{"probe", false, []string{"User-Agent: kube-probe/1.34", "Connection: close"}, 403, "kubelet"},
+		{"probe under another name", false, []string{"User-Agent: Go-http-client/1.1", "Connection: close"}, 403, "Connection: close"},
+		{"probe that asks for an upgrade", false, []string{"Connection: Upgrade", "Upgrade: x"}, 403, "kubelet"},
+		{"hook", false, []string{"User-Agent: kube-lifecycle/1.34"}, 403, "kubelet"},
+		{"off", true, nil, 404, "--host-token-socket"},
+		{"off, probe", true, []string{"Connection: close"}, 404, "--host-token-socket"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, func(s *settings) { s.server.HostTokenTCP = !tt.off })
+			w.assign("web", "10.9.0.2", "one")
+			local := w.listenHost("127.0.0.1")
+			got := w.get(local, "/host/token?resource=r", append(tt.headers, pod...)...)
+			if got.status != tt.status || !strings.Contains(got.body, tt.says) {
+				t.Errorf("got %d %s, want %d and %q", got.status, got.body, tt.status, tt.says)
+			}
+			if got := w.get(local, "/healthz", tt.headers...); got.status != 200 {
+				t.Errorf("the old probe: got %d %s", got.status, got.body)
+			}
+			if got := w.get(w.listenHostSocket(), "/host/token?resource=r", append(tt.headers, pod...)...); got.status != 200 {
+				t.Errorf("over the Unix socket: got %d %s", got.status, got.body)
+			}
+		})
+	}
+}
+
+// TestHostTokenRecords: what a process of the host was refused is no Event of the pod, and its audit
+// lines say that the pod did not ask itself.
+func TestHostTokenRecords(t *testing.T) {
+	l, events := newLedger(AuditChanges), &told{}
+	w := newWorld(t, func(s *settings) { s.server.Audit, s.server.Events = l.Audit, events })
+	w.assign("web", "10.9.0.2", "one")
+	headers := []string{"podname: web", "podns: shop"}
+	tcp, socket := w.listenHost("127.0.0.1"), w.listenHostSocket()
+	for _, address := range []string{tcp, socket} {
+		w.get(address, "/host/token?resource=r", headers...)
+		w.get(address, "/host/token?resource=r&client_id=another", headers...)
+	}
+	w.get(w.listen("10.9.0.2"), tokenQuery("r"))
+	if len(*events) != 0 {
+		t.Errorf("told: %q", *events)
+	}
+	var got []string
+	lines, _ := l.take(t)
+	for _, line := range lines {
+		got = append(got, fmt.Sprintf("%s at %q from %q for %s", line.Decision, line.Endpoint, line.Address, line.Pod))
+	}
+	want := []string{
+		`issued at "host-tcp" from "127.0.0.1" for web`, `refused at "host-tcp" from "127.0.0.1" for web`,
+		`issued at "host-socket" from "" for web`, `refused at "host-socket" from "" for web`,
+		`issued at "" from "10.9.0.2" for web`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestHostHoldsApart: requests on behalf of a pod take none of the pod's own places.
+func TestHostHoldsApart(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.authorize.ArrivalLimit = time.Minute })
+	w.pod("web", "10.9.0.2")
+	w.bind("web", "one")
+	w.imds.has("one")
+	local := w.listenHost("127.0.0.1")
+	statuses := make(chan int, 4+1)
+	for range cap(statuses) {
+		go func() { statuses <- w.get(local, "/host/token?resource=r", "podname: web", "podns: shop").status }()
+	}
+	if got := <-statuses; got != 429 { // the places for the host are taken now
+		t.Fatalf("got %d, want 429", got)
+	}
+	answered := make(chan reply, 1)
+	go func() { answered <- w.get(w.listen("10.9.0.2"), tokenQuery("r")) }()
+	w.state("web", "one", v1.StateAssigned, "", "")
+	if got := <-answered; got.status != 200 {
+		t.Errorf("the pod itself got %d %s", got.status, got.body)
+	}
+	for range cap(statuses) - 1 {
+		if got := <-statuses; got != 200 {
+			t.Errorf("a process of the host got %d", got)
+		}
+	}
+}
+
+// TestHostTokenBeforeCluster: a process of the host that asks while the agent starts waits a little.
+func TestHostTokenBeforeCluster(t *testing.T) {
+	w := newWorld(t, func(s *settings) { s.unknown, s.server.AttestLimit = true, time.Minute })
+	w.assign("web", "10.9.0.2", "one")
+	local := w.listenHost("127.0.0.1")
+	answered := make(chan reply, 1)
+	go func() { answered <- w.get(local, "/host/token?resource=r", "podname: web", "podns: shop") }()
+	close(w.known)
+	if got := <-answered; got.status != 200 {
+		t.Errorf("got %d %s", got.status, got.body)
 	}
 }

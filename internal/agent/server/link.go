@@ -1,9 +1,10 @@
-// By which network interface a connection came in.
+// By which network interface a connection came in, and whether that still exists.
 
 package server
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"syscall"
 	"unsafe"
@@ -32,6 +33,31 @@ func linkOf(c net.Conn) int {
 		}
 	})
 	return link
+}
+
+// linkGone reports whether the connection's network namespace has no interface of that number any
+// more. The kernel does not give a number twice. It is false for 0, and when the kernel does not
+// say. One system call.
+func linkGone(c net.Conn, link int) bool {
+	sc, ok := c.(syscall.Conn)
+	if !ok || link == 0 {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	gone := false
+	// A connection that is closed gets no answer anyway.
+	_ = raw.Control(func(fd uintptr) {
+		request, err := unix.NewIfreq("")
+		if err != nil {
+			return
+		}
+		request.SetUint32(uint32(link)) //nolint:gosec // the kernel's own number
+		gone = errors.Is(unix.IoctlIfreq(int(fd), unix.SIOCGIFNAME, request), unix.ENODEV)
+	})
+	return gone
 }
 
 // packetInfo reads the interface out of the socket's IP_PKTOPTIONS.

@@ -109,6 +109,8 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, path, query str
 	defer release()
 	a, err := s.upstream.get(r.Context(), path, query, r.Header)
 	switch {
+	case err == nil && s.callerGone(r):
+		res.callerGone(w)
 	case err == nil:
 		if a.status == http.StatusTooManyRequests {
 			limiter.StayAway(retryAfter(a.header))

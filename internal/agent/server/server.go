@@ -73,6 +73,8 @@ type Config struct {
 	HeaderRequired bool // of token requests; the other paths always need it
 	BlockInstance  bool // keep what describes the machine from pods
 	BlockAttested  bool // keep its signed document from pods
+	AnyInterface   bool // a pod's network interface may be exchanged while it runs
+	HostTokenTCP   bool // serve tokens to processes of the host over TCP, too
 	RetryAfter     bool // send a pod away while its identity is on the way
 
 	// AttestLimit is how long a request waits for its pod to become known.
@@ -94,6 +96,9 @@ type Server struct {
 	cfg      Config
 	upstream *upstream
 	holds    *holds
+	// hostHolds are the places of requests that processes of the host make for pods, so that they
+	// take none of the pods' own.
+	hostHolds *holds
 }
 
 // New returns a server. It starts nothing.
@@ -102,6 +107,8 @@ func New(cfg Config) *Server {
 		cfg:      cfg,
 		upstream: newUpstream(cfg.Upstream),
 		holds:    newHolds(cfg.Holds, cfg.HoldsPerPod),
+
+		hostHolds: newHolds(max(1, cfg.Holds/4), cfg.HoldsPerPod),
 	}
 }
 
@@ -120,6 +127,7 @@ type result struct {
 	problem           *imds.Error // the answer, unless it has been written
 	began             time.Time
 	address           addr
+	endpoint          endpoint
 	caller            attest.Caller
 	identity          *v1.AzureIdentity
 	token             *token.Token
@@ -236,9 +244,10 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, route imds.Route
 
 // tell makes the refusals known that somebody can mend who looks after the pod:
 // not those of pods that never asked for an identity, nor the agent's own
-// troubles, nor what passes by itself.
+// troubles, nor what passes by itself. Nor what was asked on behalf of a pod: then the pod has done
+// nothing, and another may have made the kubelet ask.
 func (s *Server) tell(res *result) {
-	if s.cfg.Events == nil || res.caller.Name == "" || res.clientGone {
+	if s.cfg.Events == nil || res.endpoint != "" || res.caller.Name == "" || res.clientGone {
 		return
 	}
 	if res.problem == nil {

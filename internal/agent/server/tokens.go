@@ -42,9 +42,28 @@ func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *resu
 	switch {
 	case res.plain:
 		s.plainToken(w, r, res)
-	case res.token != nil:
+	case res.token == nil:
+	case s.callerGone(r):
+		res.token = nil
+		res.callerGone(w)
+	default:
 		writeToken(w, res)
 	}
+}
+
+// callerGone reports whether the network interface that the connection came in by is gone, and with
+// it the pod's network. The pod's address may already belong to another pod, which would then
+// receive what is written. The API server may tell of the pod's end much later.
+func (s *Server) callerGone(r *http.Request) bool {
+	c := connectionOf(r)
+	return c != nil && !s.cfg.AnyInterface && linkGone(c.Conn, c.from.Link)
+}
+
+// callerGone records that the caller ended before its answer. Nothing of the answer is written.
+func (res *result) callerGone(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	res.refuse(http.StatusInternalServerError, "CallerGone", "server_error", "the pod that asked has ended", "")
+	res.clientGone = true
 }
 
 // attest tells who calls, and waits a little for one who is not known yet.
@@ -76,10 +95,12 @@ var (
 // attempt is one request on its way to a token.
 type attempt struct {
 	*Server
-	q    imds.TokenRequest
-	sel  identity.Selector
-	res  *result
-	hold *hold // nil while not held
+	q   imds.TokenRequest
+	sel identity.Selector
+	res *result
+	// places are those for requests that are held.
+	places *holds
+	hold   *hold // nil while not held
 
 	rounds int // left
 	woken  int // how often a change ended a wait
@@ -98,6 +119,9 @@ type attempt struct {
 // while it waited.
 func (s *Server) obtain(ctx context.Context, q imds.TokenRequest, res *result, who func(context.Context) (attest.Caller, error)) {
 	a := attempt{Server: s, q: q, res: res, sel: identity.Selector{ClientID: q.ClientID, ObjectID: q.ObjectID, ResourceID: q.ResourceID}}
+	if a.places = s.holds; res.endpoint != "" {
+		a.places = s.hostHolds
+	}
 	res.resource = q.Resource
 	for a.rounds = maxRounds; a.rounds > 0; a.rounds-- {
 		if a.round(ctx, who) {
@@ -240,7 +264,7 @@ func (a *attempt) wait(ctx context.Context, d authorize.Decision) bool {
 		return true
 	}
 	if a.hold == nil {
-		if a.hold = a.holds.take(a.res.caller.NamespacedName); a.hold == nil {
+		if a.hold = a.places.take(a.res.caller.NamespacedName); a.hold == nil {
 			a.tooManyWaiting()
 			return true
 		}

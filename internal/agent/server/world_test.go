@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +50,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	t.Helper()
 	w := &world{t: t, known: make(chan struct{}), stopping: make(chan struct{})}
 	s := settings{
-		server: Config{HeaderRequired: true, AttestLimit: 200 * time.Millisecond, Holds: 16, HoldsPerPod: 4},
+		server: Config{HeaderRequired: true, HostTokenTCP: true, AttestLimit: 200 * time.Millisecond, Holds: 16, HoldsPerPod: 4},
 		authorize: authorize.Config{
 			Rules: identity.Rules{ForceNamespaced: true}, Standard: true, Node: "node-1",
 			Types: []v1.IdentityType{v1.UserAssignedMSI}, ArrivalLimit: 300 * time.Millisecond, BindingLimit: 100 * time.Millisecond,
@@ -153,15 +154,34 @@ func (w *world) listen(ip string) string { return w.serve(w.server.ServePod, ip)
 // listenHost serves the host's listener.
 func (w *world) listenHost(ip string) string { return w.serve(w.server.ServeHost, ip) }
 
+// listenHostSocket serves the host's Unix socket and returns an address that leads to it.
+func (w *world) listenHostSocket() string {
+	path := filepath.Join(w.t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.run(RootOnly(l, quiet()), w.server.ServeHostSocket)
+	return unixScheme + path
+}
+
+// unixScheme is before the path of a Unix socket where an address is expected.
+const unixScheme = "unix:"
+
 func (w *world) serve(handler http.HandlerFunc, ip string) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.run(pretend{l, netip.MustParseAddr(ip)}, handler)
+	return l.Addr().String()
+}
+
+func (w *world) run(l net.Listener, handler http.HandlerFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, pretend{l, netip.MustParseAddr(ip)}, handler, Connections{Most: 64, MostPerAddress: 64}, quiet())
+		done <- Serve(ctx, l, handler, Connections{Most: 64, MostPerAddress: 64}, quiet())
 	}()
 	w.t.Cleanup(func() {
 		cancel()
@@ -169,7 +189,6 @@ func (w *world) serve(handler http.HandlerFunc, ip string) string {
 			w.t.Errorf("serve: %v", err)
 		}
 	})
-	return l.Addr().String()
 }
 
 // pretend makes connections seem to come from an address.
@@ -207,12 +226,16 @@ func (w *world) get(address, target string, headers ...string) reply {
 
 func (w *world) do(ctx context.Context, method, address, target string, headers ...string) reply {
 	w.t.Helper()
+	path, overUnix := strings.CutPrefix(address, unixScheme)
+	if overUnix {
+		address = "localhost"
+	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+address+"/", nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	path, query, _ := strings.Cut(target, "?")
-	req.URL = &url.URL{Scheme: "http", Host: address, Opaque: path, RawQuery: query}
+	targetPath, query, _ := strings.Cut(target, "?")
+	req.URL = &url.URL{Scheme: "http", Host: address, Opaque: targetPath, RawQuery: query}
 	req.Header.Set("Metadata", "true")
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ": ")
@@ -221,7 +244,11 @@ func (w *world) do(ctx context.Context, method, address, target string, headers 
 			req.Header.Set(name, value)
 		}
 	}
-	resp, err := client(w.t).Do(req)
+	c := client(w.t)
+	if overUnix {
+		c = unixClient(w.t, path)
+	}
+	resp, err := c.Do(req)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -237,6 +264,14 @@ func client(t testing.TB) *http.Client {
 	transport := &http.Transport{Proxy: nil}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+func unixClient(t testing.TB, path string) *http.Client {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
 }
 
 func tokenQuery(resource string, more ...string) string {
