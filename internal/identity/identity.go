@@ -187,8 +187,8 @@ func (r Rules) keepsFromPods(g *Grant) bool {
 	byClientID := spec.ClientID != "" && r.ClusterIdentities[ascii.ToLower(spec.ClientID)]
 	// No other type's resourceID is ever checked or used.
 	byResourceID := spec.Type == v1.UserAssignedMSI && spec.ResourceID != "" && r.ClusterIdentities[ascii.ToLower(spec.ResourceID)]
-	return byClientID && !g.Named ||
-		byResourceID && !g.permission.byResourceID && !(byClientID && g.permission.byClientID)
+	openByClientID := byClientID && g.permission.byClientID
+	return byClientID && !g.Named || byResourceID && !g.permission.byResourceID && !openByClientID
 }
 
 // wantedSelector is the value of the pod's binding label.

@@ -71,6 +71,7 @@ func (s sink) SetPolicy(p *v1.AzureIdentityPolicy) {
 	}
 	s <- fmt.Sprintf("policy %s", p.Spec.Mode)
 }
+
 func (s sink) SetNamespace(name string, labels map[string]string) {
 	s <- fmt.Sprintf("namespace %s %s", name, labels["team"])
 }

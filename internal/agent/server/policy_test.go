@@ -52,8 +52,12 @@ func TestPolicy(t *testing.T) {
 		{"warned", v1.PolicyWarn, nil, tokenQuery(arm), 200, "", "WouldBeRefused: the policy warns and does not enforce yet: no rule"},
 		{"allowed", v1.PolicyEnforce, []v1.PolicyRule{rule(asIs)}, tokenQuery(arm), 200, "", ""},
 		{"another ServiceAccount", v1.PolicyEnforce, []v1.PolicyRule{rule(func(r *v1.PolicyRule) { r.ServiceAccounts = []string{"api"} })}, tokenQuery(arm), 403, "ServiceAccount shop/default", "ForbiddenByPolicy"},
-		{"another audience", v1.PolicyEnforce, []v1.PolicyRule{rule(func(r *v1.PolicyRule) { r.Identities[0].Audiences = []string{"https://vault.azure.net"} })}, tokenQuery(arm), 403,
-			`rule \"shop\" of AzureIdentityPolicy default does not allow AzureIdentity shop/one tokens for \"https://management.azure.com/\"`, "ForbiddenByPolicy"},
+		{
+			"another audience", v1.PolicyEnforce,
+			[]v1.PolicyRule{rule(func(r *v1.PolicyRule) { r.Identities[0].Audiences = []string{"https://vault.azure.net"} })},
+			tokenQuery(arm), 403,
+			`rule \"shop\" of AzureIdentityPolicy default does not allow AzureIdentity shop/one tokens for \"https://management.azure.com/\"`, "ForbiddenByPolicy",
+		},
 		{"this audience", v1.PolicyEnforce, []v1.PolicyRule{rule(func(r *v1.PolicyRule) { r.Identities[0].Audiences = []string{"https://management.azure.com"} })}, tokenQuery(arm), 200, "", ""},
 		{"label not there", v1.PolicyEnforce, []v1.PolicyRule{rule(func(r *v1.PolicyRule) {
 			r.Namespaces, r.NamespaceSelector = nil, &metav1.LabelSelector{MatchLabels: map[string]string{"team": "shop"}}
