@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -342,7 +343,7 @@ func (a *attempt) failed(err error) {
 		a.res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many token requests of this pod or its namespace wait for their source: try again later", "")
 		a.res.problem.RetryAfter = time.Second
 	case errors.As(err, &f):
-		a.res.refuse(f.Status, "SourceFailed", f.Code, f.Message, f.Error())
+		a.res.refuse(f.Status, cmp.Or(f.Reason, "SourceFailed"), f.Code, f.Message, f.Error())
 		a.res.problem.RetryAfter = f.RetryAfter
 	default:
 		a.res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token could not be fetched: try again", err.Error())

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Entra mints tokens for identities whose proof comes from a prover: a secret, a
@@ -200,7 +201,7 @@ func (x *exchange) persist(ctx context.Context, r Request, tenant string, with p
 	if err != nil {
 		return nil, unusable(r.Identity, err)
 	}
-	whom := at.url + " " + strings.ToLower(r.Identity.Spec.ClientID)
+	whom := at.url + " " + ascii.ToLower(r.Identity.Spec.ClientID)
 	pause := firstEntraPause
 	for attempt := 1; ; attempt++ {
 		if left := x.away.left(whom, time.Now()); left > 0 {

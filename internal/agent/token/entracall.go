@@ -51,6 +51,9 @@ func (x *exchange) call(ctx context.Context, r Request, at endpoint, with proof)
 		return nil, entraTrouble(at, "gave an answer that makes no sense", err)
 	}
 	t.keepKnown()
+	if err := subjectOf(t).mismatch(r.Identity.Spec); err != nil {
+		return nil, otherIdentity(r.Identity, "Entra ID ("+at.host+")", err)
+	}
 	return t, nil
 }
 

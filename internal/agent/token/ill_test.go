@@ -1,6 +1,7 @@
 package token
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ type service struct {
 type call struct {
 	at       time.Time
 	resource string
-	client   string
+	identity string
 	revoked  string
 }
 
@@ -44,7 +45,7 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 	q := r.URL.Query()
 	resource := q.Get("resource")
 	s.mu.Lock()
-	s.calls = append(s.calls, call{time.Now(), resource, q.Get("client_id"), q.Get("token_sha256_to_refresh")})
+	s.calls = append(s.calls, call{time.Now(), resource, cmp.Or(q.Get("msi_res_id"), q.Get("client_id")), q.Get("token_sha256_to_refresh")})
 	s.inFlight++
 	s.most = max(s.most, s.inFlight)
 	ill, takes, life, n := s.ill, s.takes, s.life, len(s.calls)

@@ -56,6 +56,12 @@ type IMDSConfig struct {
 	Operation string
 	// UserAgent is how the agent names itself to the service.
 	UserAgent string
+	// AllowClusterIdentities gives out tokens of the cluster's own identities: those that
+	// ClusterIdentity reports, and the machine's system-assigned identity.
+	AllowClusterIdentities bool
+	// ClusterIdentity reports whether one of the cluster's own identities has this client ID or
+	// this resource ID, in any case. Either may be empty. Nil: none is known.
+	ClusterIdentity func(clientID, resourceID string) bool
 }
 
 const (
@@ -98,6 +104,9 @@ func NewIMDS(cfg IMDSConfig) *IMDS {
 // Token asks for a token until there is one, it is clear that there is none, or
 // ctx ends.
 func (s *IMDS) Token(ctx context.Context, r Request) (*Token, error) {
+	if spec := r.Identity.Spec; s.ownedByCluster(spec.ClientID, spec.ResourceID) {
+		return nil, &clusterIdentity(r.Identity, "the spec names an identity of the cluster").Failure
+	}
 	var last *Failure
 	pause := firstPause
 	for attempt := range maxAttempts {
@@ -196,17 +205,49 @@ func (s *IMDS) call(ctx context.Context, r Request) (*Token, *problem) {
 	if err != nil {
 		return nil, trouble("the metadata service's answer makes no sense: try again", err)
 	}
+	if p := s.check(t, r.Identity); p != nil {
+		return nil, p
+	}
 	return t, nil
 }
 
-// query names the identity by its client id, or by its resource ID when it has
-// none. The resource is passed on byte for byte.
+// check refuses a token that is not for the identity decided on, or that is for one of the
+// cluster's own identities.
+func (s *IMDS) check(t *Token, id *v1.AzureIdentity) *problem {
+	got := subjectOf(t)
+	if got.systemAssigned() && !s.cfg.AllowClusterIdentities {
+		return clusterIdentity(id, "the token is one of the machine's system-assigned identity")
+	}
+	for _, clientID := range got.clientIDs {
+		if s.ownedByCluster(clientID, "") {
+			return clusterIdentity(id, "the token's client ID is that of an identity of the cluster")
+		}
+	}
+	for _, resourceID := range got.resourceIDs {
+		if s.ownedByCluster("", resourceID) {
+			return clusterIdentity(id, "the token's resource ID is that of an identity of the cluster")
+		}
+	}
+	if err := got.mismatch(id.Spec); err != nil {
+		return otherIdentity(id, "the metadata service", err)
+	}
+	return nil
+}
+
+// ownedByCluster reports whether an identity is one of the cluster's that pods may not have.
+func (s *IMDS) ownedByCluster(clientID, resourceID string) bool {
+	return !s.cfg.AllowClusterIdentities && s.cfg.ClusterIdentity != nil && s.cfg.ClusterIdentity(clientID, resourceID)
+}
+
+// query names the identity by its resource ID, or by its client ID when it has none, as in
+// managed mode. The resource ID is what MIC assigned and what policies decide about; the client
+// ID is only a claim of the AzureIdentity's author. The resource is passed on byte for byte.
 func query(r Request) string {
 	q := url.Values{"api-version": {tokenAPIVersion}, "resource": {r.Resource}}
-	if id := r.Identity.Spec.ClientID; id != "" {
-		q.Set("client_id", id)
+	if id := r.Identity.Spec.ResourceID; id != "" {
+		q.Set("msi_res_id", id)
 	} else {
-		q.Set("msi_res_id", r.Identity.Spec.ResourceID)
+		q.Set("client_id", r.Identity.Spec.ClientID)
 	}
 	if r.Revoked != "" {
 		q.Set("token_sha256_to_refresh", r.Revoked) // or its own cache may give the same token again

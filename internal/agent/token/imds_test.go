@@ -98,7 +98,7 @@ func TestIMDSRequest(t *testing.T) {
 	if got.ObjectID != "o-1" || m.good != 1 || m.errors != 0 {
 		t.Errorf("object id %q, meter %d %d", got.ObjectID, m.good, m.errors)
 	}
-	r.Identity.Spec.ClientID = ""
+	r.Identity.Spec.ResourceID = "" // as in managed mode
 	if _, err := source.Token(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
@@ -111,8 +111,8 @@ func TestIMDSRequest(t *testing.T) {
 	}
 	const start = "http://169.254.169.254:80/metadata/identity/oauth2/token?api-version=2018-02-01&"
 	want := []string{
-		start + "client_id=Client-a&resource=https%3A%2F%2Fx%2F%3F%26%3D%23%C3%A4",
 		start + "msi_res_id=%2Fr%2Fa&resource=https%3A%2F%2Fx%2F%3F%26%3D%23%C3%A4",
+		start + "client_id=Client-a&resource=https%3A%2F%2Fx%2F%3F%26%3D%23%C3%A4",
 	}
 	if diff := cmp.Diff(want, urls); diff != "" {
 		t.Error(diff)

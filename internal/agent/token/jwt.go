@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// claims are the few claims of a token that the agent looks at. Nothing is
-// decided by them that would call for a check of the signature: the token came
-// from the source, and its reader will check it.
+// claims are the few claims of a token that the agent looks at, besides those that name its
+// subject. Nothing is decided by them that would call for a check of the signature: the token
+// came from the source, and its recipient checks it.
 type claims struct {
 	ObjectID  string      `json:"oid"`
 	NotBefore json.Number `json:"nbf"`
@@ -43,15 +43,20 @@ func (s *stringOrMany) UnmarshalJSON(data []byte) error {
 // readClaims returns what can be read, and zero values for a token that is no JWT.
 func readClaims(jwt string) claims {
 	var c claims
-	parts := strings.Split(jwt, ".")
-	if len(parts) != 3 {
-		return c
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
-	if err != nil || json.Unmarshal(payload, &c) != nil {
+	if !decodeClaims(jwt, &c) {
 		return claims{}
 	}
 	return c
+}
+
+// decodeClaims unmarshals the payload of a JWT. It reports whether all of it could be read.
+func decodeClaims(jwt string, into any) bool {
+	parts := strings.Split(jwt, ".")
+	if len(parts) != 3 {
+		return false
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
+	return err == nil && json.Unmarshal(payload, into) == nil
 }
 
 // epoch reads seconds since 1970, zero time when it is none.

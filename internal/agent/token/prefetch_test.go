@@ -205,7 +205,7 @@ func TestPrefetchStepsAside(t *testing.T) {
 		pass(3 * time.Second)
 		prefetching(t, c, arm).wish("a")
 		pass(500 * time.Millisecond)
-		if slices.ContainsFunc(s.seen(), func(c call) bool { return c.client == "Client-a" }) {
+		if slices.ContainsFunc(s.seen(), func(c call) bool { return c.identity == "/r/a" }) {
 			t.Error("fetched ahead although others wait, before it has its share to get")
 		}
 		r := ask("a", arm)

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Source mints tokens. It bounds its own work by ctx and returns a *Failure
@@ -159,6 +160,9 @@ type Failure struct {
 	Status int
 	// Code is one word, Message a sentence without secrets that says what to do.
 	Code, Message string
+	// Reason is the reason of the refusal in metrics, Events and audit lines. Empty stands for
+	// trouble with the source in general.
+	Reason string
 	// RetryAfter is when to come back, when the source said so.
 	RetryAfter time.Duration
 	// Cause is what went wrong below, for the log; may be nil.
@@ -214,7 +218,7 @@ func keyOf(r Request) key {
 	id := r.Identity
 	k := key{
 		uid: string(id.UID), kind: id.Spec.Type, resource: r.Resource,
-		clientID: strings.ToLower(id.Spec.ClientID), resourceID: strings.ToLower(id.Spec.ResourceID),
+		clientID: ascii.ToLower(id.Spec.ClientID), resourceID: ascii.ToLower(id.Spec.ResourceID),
 	}
 	if k.uid == "" {
 		k.uid = id.Namespace + "/" + id.Name

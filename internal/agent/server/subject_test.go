@@ -1,0 +1,46 @@
+package server
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/podid-io/podid/internal/agent/token"
+)
+
+// TestClientIDOfAnother is an AzureIdentity with its author's own resource ID, which is on the node,
+// and the client ID of somebody else's identity there. The pod must get neither a token nor a name.
+func TestClientIDOfAnother(t *testing.T) {
+	l := newLedger(AuditAll)
+	w := newWorld(t, func(s *settings) { s.server.Audit = l.Audit })
+	w.assign("web", "10.9.0.2", "own")
+	w.imds.has("victim")
+	evil := newIdentity("own")
+	evil.Spec.ClientID = clientID("victim")
+	w.authorize.SetIdentity(evil)
+	web := w.listen("10.9.0.2")
+	for _, query := range []string{tokenQuery(arm), tokenQuery(arm, "client_id="+clientID("victim")), tokenQuery(arm, "msi_res_id="+resourceID("own"))} {
+		got := w.get(web, query)
+		if got.status != 403 || !strings.Contains(got.body, "spec.clientID and spec.resourceID must be those of one identity") ||
+			strings.Contains(got.body, "access_token") || strings.Contains(got.body, clientID("own")) {
+			t.Errorf("got %d %s", got.status, got.body)
+		}
+	}
+	seen := w.imds.seen()
+	for _, r := range seen {
+		if q := r.URL.Query(); q.Get("msi_res_id") != resourceID("own") || q.Has("client_id") {
+			t.Errorf("the service was asked for %s", r.URL.RawQuery)
+		}
+	}
+	if len(seen) != 1 {
+		t.Errorf("the service was asked %d times: the refusal is not remembered", len(seen))
+	}
+	lines, _ := l.take(t)
+	for _, line := range lines {
+		if line.Decision != "refused" || line.Reason != token.ReasonOtherIdentity {
+			t.Errorf("audit line %+v", line)
+		}
+	}
+	if len(lines) != 3 {
+		t.Errorf("%d audit lines, want 3", len(lines))
+	}
+}

@@ -1,0 +1,105 @@
+// Whom a token is for, and whether that is the identity decided on.
+
+package token
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
+)
+
+// Reasons of refusals for what a token is.
+const (
+	// ReasonOtherIdentity refuses a token of another identity than the one decided on.
+	ReasonOtherIdentity = "TokenOfAnotherIdentity"
+	// ReasonClusterIdentity refuses an identity of the cluster itself.
+	ReasonClusterIdentity = "ClusterIdentity"
+)
+
+// subject is the identity that a token is for, as far as it can be read. More than one value
+// means that the token and the reply around it differ.
+type subject struct {
+	clientIDs   []string
+	resourceIDs []string // the claim xms_mirid, which only managed identities have
+}
+
+// subjectOf reads the reply and the claims of its token. The token came from the source itself
+// and its recipient checks the signature, so the claims are read without a check.
+func subjectOf(t *Token) subject {
+	var access string
+	_ = json.Unmarshal(t.Fields["access_token"], &access) // parseReply has read it before
+	var c struct {
+		AppID      stringOrMany `json:"appid"` // version 1.0
+		AZP        stringOrMany `json:"azp"`   // version 2.0
+		ResourceID stringOrMany `json:"xms_mirid"`
+	}
+	decodeClaims(access, &c)
+	var replied stringOrMany
+	_ = json.Unmarshal(t.Fields["client_id"], &replied)
+	isEmpty := func(s string) bool { return s == "" }
+	return subject{
+		clientIDs:   slices.DeleteFunc(slices.Concat(c.AppID, c.AZP, replied), isEmpty),
+		resourceIDs: slices.DeleteFunc(slices.Clone(c.ResourceID), isEmpty),
+	}
+}
+
+// mismatch returns how the subject differs from the spec, nil when it does not. A token that
+// does not name its subject, because it is encrypted, matches: the source was asked for it by
+// resource ID or client ID.
+func (s subject) mismatch(spec v1.AzureIdentitySpec) error {
+	for _, id := range s.clientIDs {
+		if spec.ClientID != "" && !ascii.EqualFold(id, spec.ClientID) {
+			return fmt.Errorf("the token's client ID is %s, spec.clientID is %s", brief(id), brief(spec.ClientID))
+		}
+	}
+	for _, id := range s.resourceIDs {
+		if spec.ResourceID != "" && !sameResource(id, spec.ResourceID) {
+			return fmt.Errorf("the token's resource ID is %s, spec.resourceID is %s", clip(id, 300), clip(spec.ResourceID, 300))
+		}
+	}
+	return nil
+}
+
+func sameResource(a, b string) bool {
+	return ascii.EqualFold(strings.TrimRight(a, "/"), strings.TrimRight(b, "/"))
+}
+
+// systemAssigned reports whether the token is one of a machine's own identity: its resource is
+// the machine.
+func (s subject) systemAssigned() bool {
+	return slices.ContainsFunc(s.resourceIDs, func(id string) bool {
+		return !strings.Contains(ascii.ToLower(id), "/providers/microsoft.managedidentity/userassignedidentities/")
+	})
+}
+
+// otherIdentity refuses a token of another identity. It is final: the spec is wrong.
+func otherIdentity(id *v1.AzureIdentity, source string, mismatch error) *problem {
+	remedy := "correct spec.clientID or spec.adEndpoint"
+	switch spec := id.Spec; {
+	case spec.Type == v1.UserAssignedMSI && spec.ResourceID != "":
+		remedy = "spec.clientID and spec.resourceID must be those of one identity: " +
+			"az identity show --ids <resourceID> --query clientId prints the client ID, or leave spec.clientID out"
+	case spec.Type == v1.UserAssignedMSI:
+		remedy = "set spec.resourceID to the identity's resource ID"
+	}
+	return &problem{Failure: Failure{
+		Status: http.StatusForbidden, Code: "token_of_another_identity", Reason: ReasonOtherIdentity, Cause: mismatch,
+		Message: fmt.Sprintf("AzureIdentity %s cannot be used: %s returned a token of another identity than the one in its spec: %s",
+			name(id), source, remedy),
+	}}
+}
+
+// clusterIdentity refuses an identity of the cluster itself.
+func clusterIdentity(id *v1.AzureIdentity, cause string) *problem {
+	return &problem{Failure: Failure{
+		Status: http.StatusForbidden, Code: "cluster_identity", Reason: ReasonClusterIdentity, Cause: errors.New(cause),
+		Message: fmt.Sprintf("AzureIdentity %s cannot be used: it names an identity of the cluster itself, which is not for pods: "+
+			"create a user-assigned identity for the application, or have an operator run nmi with --allow-cluster-identities", name(id)),
+	}}
+}
