@@ -129,6 +129,7 @@ type redirectOptions struct {
 	agentAddress string
 	table        string
 	interval     int
+	wireServer   bool // closed for pods
 }
 
 func (o *redirectOptions) bindFlags(flags *flag.FlagSet) {
@@ -136,6 +137,7 @@ func (o *redirectOptions) bindFlags(flags *flag.FlagSet) {
 	flags.IntVar(&o.metadataPort, "metadata-port", redirect.DefaultMetadataPort, "`port` of the instance metadata service")
 	flags.StringVar(&o.agentAddress, "agent-address", redirect.DefaultAgentIP, "link-local `address` that nmi puts on lo and listens on; requests of pods are redirected there")
 	flags.StringVar(&o.table, "agent-table", redirect.DefaultTable, "`name` of the nftables table that nmi owns")
+	flags.BoolVar(&o.wireServer, "block-wireserver", true, "keep Azure's WireServer (168.63.129.16, TCP ports 80 and 32526), which has the machine's certificates and secrets, from pods")
 	flags.IntVar(&o.interval, "ipt-update-interval-sec", 60, "`seconds` between two checks of the redirect; changes that the kernel tells of are put right at once")
 }
 
@@ -151,7 +153,7 @@ func (o *redirectOptions) config(port int) (redirect.Config, error) {
 	}
 	c := redirect.Config{
 		MetadataIP: metadata, MetadataPort: uint16(o.metadataPort & 0xffff),
-		AgentIP: agent, AgentPort: uint16(port & 0xffff), Table: o.table,
+		AgentIP: agent, AgentPort: uint16(port & 0xffff), Table: o.table, BlockWireServer: o.wireServer,
 	}
 	if err := errors.Join(err1, err2); err != nil {
 		return c, err

@@ -38,6 +38,8 @@ type Config struct {
 	AgentIP      netip.Addr // the agent's own address, link-local; put on lo as a /32
 	AgentPort    uint16     // where the agent listens; 0 lets Listen choose
 	Table        string     // nftables table, family ip; two agents on one node share it (see generation.go)
+	// BlockWireServer refuses what pods send to the TCP ports of Azure's WireServer.
+	BlockWireServer bool
 	// Handover is a word for the agent that comes next, which only who may change the node's network can read: it
 	// stands in the rules while this agent has them. Letters and digits, at most 64; empty for none.
 	Handover string

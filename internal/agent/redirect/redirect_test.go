@@ -17,7 +17,7 @@ import (
 func testConfig() Config {
 	return Config{
 		MetadataIP: netip.MustParseAddr(DefaultMetadataIP), MetadataPort: DefaultMetadataPort,
-		AgentIP: netip.MustParseAddr(DefaultAgentIP), AgentPort: 2579, Table: DefaultTable,
+		AgentIP: netip.MustParseAddr(DefaultAgentIP), AgentPort: 2579, Table: DefaultTable, BlockWireServer: true,
 	}
 }
 

@@ -65,6 +65,34 @@ const (
 // passes on untouched, as do all packets of the node's own processes (they leave by output, and come back
 // by lo when they stay).
 func build(c Config, port uint16, g generation) ruleset {
+	s := buildRedirect(c, port, g)
+	if c.BlockWireServer {
+		forward := &s.chains[len(s.chains)-1]
+		forward.rules = append(forward.rules, wireServerRules()...)
+	}
+	return s
+}
+
+// wireServerPorts are the TCP ports at 168.63.129.16 that serve the machine's own configuration: the
+// goal state with its certificates and protected settings, and the artifacts of extensions. DNS, DHCP and
+// the load balancer's health probes use other ports, and the last have the address as their source.
+func wireServerPorts() []uint16 { return []uint16{80, 32526} }
+
+// wireServerRules refuse what pods send to the WireServer. They are in the forward chain, after every
+// change of the destination, so that a Service with that address as its endpoint is refused too.
+func wireServerRules() []rule {
+	var rules []rule
+	for _, port := range wireServerPorts() {
+		rules = append(rules, rule{
+			exprs:   join(destination([4]byte{168, 63, 129, 16}), tcpPort(port), refused()),
+			comment: "Azure's WireServer is not for pods",
+		})
+	}
+	return rules
+}
+
+// buildRedirect returns the rules that every node needs. The forward chain is the last.
+func buildRedirect(c Config, port uint16, g generation) ruleset {
 	metadata, agent := c.MetadataIP.As4(), c.AgentIP.As4()
 	return ruleset{table: c.Table, chains: []chain{
 		{name: refuseChain, rules: []rule{
