@@ -4,6 +4,7 @@ package chart
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -26,7 +27,8 @@ func daemonSet(t *testing.T, args ...string) appsv1.DaemonSet {
 	return found
 }
 
-// Whatever the values, NMI has one capability and nothing of the node but its network and what it may read.
+// Whatever the values, NMI has one capability and nothing of the node but its network, what it may read, and the folder
+// of its socket for processes of the node.
 func TestNMIConfined(t *testing.T) {
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {
@@ -50,7 +52,7 @@ func TestNMIConfined(t *testing.T) {
 				ofNode[volume.Name] = volume.HostPath != nil
 			}
 			for _, mount := range container.VolumeMounts {
-				if ofNode[mount.Name] && !mount.ReadOnly {
+				if ofNode[mount.Name] && !mount.ReadOnly && mount.Name != "host-socket" {
 					t.Errorf("%s of the node is mounted for writing", mount.Name)
 				}
 			}
@@ -202,4 +204,45 @@ func matches(t *testing.T, requirements []corev1.NodeSelectorRequirement, values
 		}
 	}
 	return true
+}
+
+// What processes of the node can ask is said once, to the program, and the socket's folder is there for both.
+func TestHostToken(t *testing.T) {
+	for name, test := range map[string]struct {
+		set, args string // separated by commas
+		folder    string
+	}{
+		"default":        {"nmi.probePort=8085", "", ""},
+		"socket":         {"nmi.hostToken.socket=/run/podid/host.sock", "--host-token-socket=/run/podid/host.sock", "/run/podid"},
+		"socket alone":   {"nmi.hostToken.socket=/run/a/b/c,nmi.hostToken.tcp=false", "--host-token-tcp=false,--host-token-socket=/run/a/b/c", "/run/a/b"},
+		"nothing":        {"nmi.hostToken.tcp=false", "--host-token-tcp=false", ""},
+		"socket as null": {"nmi.hostToken.socket=null", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := daemonSet(t, "--set", test.set).Spec.Template.Spec
+			var args []string
+			for _, arg := range spec.Containers[0].Args {
+				if strings.HasPrefix(arg, "--host-token") {
+					args = append(args, arg)
+				}
+			}
+			if got := strings.Join(args, ","); got != test.args {
+				t.Errorf("arguments %s, want %s", got, test.args)
+			}
+			folder, mounted := "", ""
+			for _, volume := range spec.Volumes {
+				if volume.Name == "host-socket" {
+					folder = volume.HostPath.Path
+				}
+			}
+			for _, mount := range spec.Containers[0].VolumeMounts {
+				if mount.Name == "host-socket" {
+					mounted = mount.MountPath
+				}
+			}
+			if folder != test.folder || mounted != test.folder {
+				t.Errorf("folder %q, mounted at %q, want %q", folder, mounted, test.folder)
+			}
+		})
+	}
 }

@@ -28,6 +28,7 @@ func TestWrongValues(t *testing.T) {
 		"prefetch a space": {[]string{"nmi.prefetchResources={https://a b}"}, []string{"/nmi/prefetchResources"}},
 		"port":             {[]string{"nmi.probePort=99999"}, []string{"/nmi/probePort", "65,535"}},
 		"relative path":    {[]string{"mic.cloudConfig=azure.json"}, []string{"/mic/cloudConfig"}},
+		"socket's folder":  {[]string{"nmi.hostToken.socket=/host.sock"}, []string{"/nmi/hostToken/socket"}},
 		"pull policy":      {[]string{"image.imagePullPolicy=always"}, []string{"/image/imagePullPolicy", "'Always'"}},
 		"VM type":          {[]string{"adminsecret.vmType=vms"}, []string{"/adminsecret/vmType", "'vmss'"}},
 		"identity type":    {[]string{"azureIdentities.a.type=9"}, []string{"/azureIdentities/a/type"}},
