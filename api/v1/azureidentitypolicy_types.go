@@ -5,6 +5,10 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // PolicyName is the name of the one AzureIdentityPolicy that counts.
 const PolicyName = "default"
 
+// KubeletIdentityLabel is the label of a node by which AKS publishes the client ID
+// of the kubelet's identity.
+const KubeletIdentityLabel = "kubernetes.azure.com/kubelet-identity-client-id"
+
 // PolicyMode is what happens to a use that no rule of the policy allows.
 //
 // +kubebuilder:validation:Enum=off;warn;enforce

@@ -32,6 +32,7 @@ type options struct {
 	record     recordOptions
 	ports      portOptions
 	cleanup    cleanupOptions
+	cluster    clusterOptions
 }
 
 // parse reads flags and environment. Its error holds all that is wrong, one a
@@ -63,6 +64,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.record.bindFlags(flags)
 	o.ports.bindFlags(flags)
 	o.cleanup.bindFlags(flags)
+	o.cluster.bindFlags(flags)
 }
 
 // complete lets the environment have its say. Managed mode is always namespaced.
@@ -84,7 +86,7 @@ func (o *options) validate() error {
 		return errors.Join(o.Validate(), o.redirect.validate(o.ports.nmi), o.cleanup.validate())
 	}
 	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.entra.validate(),
-		o.prefetch.validate(o.entra.cloud), o.ports.validate(), o.record.validate(), o.cleanup.validate())
+		o.prefetch.validate(o.entra.cloud), o.ports.validate(), o.record.validate(), o.cleanup.validate(), o.cluster.validate())
 }
 
 // nodeOptions: which node, and where its cluster is.

@@ -83,6 +83,8 @@ type agent struct {
 	server   *server.Server
 	tokens   *token.Cache
 	tables   *tables
+	own      *clusterIdentities
+	node     *cluster.Node
 	audit    *server.Audit
 	events   *events.Recorder // nil when they are switched off
 	taint    *taint.Remover   // nil when it is left alone
@@ -173,13 +175,17 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 		return nil, err
 	}
 	standard := o.identities.mode == modeStandard
+	a.own = &clusterIdentities{known: o.cluster.set()}
 	a.tables = &tables{
 		log: log.WithName("cluster"),
 		attest: attest.NewTable(attest.Config{
 			MaxWaiting: 512, MaxPerAddress: 16, NewestLink: attest.NewestLink, AnyLink: o.answers.anyInterface, Ask: seldom(objects.Pod),
 		}),
 		Table: authorize.NewTable(authorize.Config{
-			Rules:    identity.Rules{ForceNamespaced: o.ForceNamespaced, Managed: !standard},
+			Rules: identity.Rules{
+				ForceNamespaced: o.ForceNamespaced, Managed: !standard,
+				AllowClusterIdentities: o.cluster.allow, ClusterIdentities: o.cluster.set(),
+			},
 			Standard: standard, Node: o.node.name, Types: served(),
 			ArrivalLimit: o.identities.arrivalLimit(), BindingLimit: bindingLimit,
 		}),
@@ -194,14 +200,13 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 	a.server = a.newServer(stop, flights, objects)
 	a.health.AddCheck("redirect", a.checkRedirect)
 	a.health.AddCheck("cluster", a.cluster.Ready)
+	if a.node, err = cluster.NewNode(config, o.node.name, log); err != nil {
+		return nil, err
+	}
 	if !o.node.startupTaint {
 		return a, nil
 	}
-	node, err := cluster.NewNode(config, o.node.name, log)
-	if err != nil {
-		return nil, err
-	}
-	a.taint = taint.New(node, func() bool { return len(a.health.Ready()) == 0 }, log)
+	a.taint = taint.New(learning{a.node, a.own}, func() bool { return len(a.health.Ready()) == 0 }, log)
 	return a, nil
 }
 
@@ -221,7 +226,7 @@ func (a *agent) newServer(stop, flights context.Context, objects *cluster.Object
 	tokenLimiter := fair.New(tokenLimits())
 	upstream := a.o.redirect.upstream()
 	a.tokens = token.NewCache(flights, token.CacheConfig{
-		Source: sources(a.o, upstream, tokenLimiter, objects, a.metrics),
+		Source: sources(a.o, upstream, tokenLimiter, objects, a.own, a.metrics),
 		Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity,
 		FlightTime: flightTime, Patience: patience, Entries: a.metrics.TokenCacheEntries,
 	})
@@ -307,6 +312,7 @@ func ignoreEnd(ctx context.Context, err error) error {
 // that readiness depends on, and noteRedirect tells of it.
 func (a *agent) removeTaint(ctx context.Context) {
 	if a.taint == nil {
+		a.node.Watch(ctx, a.own.learn)
 		return
 	}
 	select {

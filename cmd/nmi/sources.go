@@ -27,13 +27,18 @@ func entraLimits() fair.Config {
 	return fair.Config{Rate: 20, Burst: 40, Concurrent: 96, PerCaller: 4, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
 }
 
-func sources(o *options, upstream string, limiter token.Limiter, objects *cluster.Objects, metrics *observe.Metrics) token.Kinds {
+func sources(o *options, upstream string, limiter token.Limiter, objects *cluster.Objects, own *clusterIdentities, metrics *observe.Metrics) token.Kinds {
 	entra := token.EntraConfig{
 		Authority: o.entra.authority, Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: observe.UserAgent("nmi"), Roots: o.entra.roots,
+	}
+	clusterIdentity := own.has
+	if o.cluster.allow {
+		clusterIdentity = nil
 	}
 	return token.Kinds{
 		v1.UserAssignedMSI: token.NewIMDS(token.IMDSConfig{
 			Address: upstream, Limiter: limiter, Meter: metrics, Operation: observe.OpTokenUserAssigned, UserAgent: observe.UserAgent("nmi"),
+			ClusterIdentity: clusterIdentity,
 		}),
 		v1.ServicePrincipal:            token.NewClientSecret(entra, objects),
 		v1.ServicePrincipalCertificate: token.NewCertificate(entra, objects),

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/listwatch"
 )
 
@@ -77,10 +78,14 @@ func stripNode(object any) (any, error) {
 	if !ok {
 		return object, nil
 	}
-	return &corev1.Node{
+	stripped := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion},
 		Spec:       corev1.NodeSpec{Taints: node.Spec.Taints},
-	}, nil
+	}
+	if kubelet, ok := node.Labels[v1.KubeletIdentityLabel]; ok {
+		stripped.Labels = map[string]string{v1.KubeletIdentityLabel: kubelet}
+	}
+	return stripped, nil
 }
 
 func (n *Node) note(err error) {
@@ -95,9 +100,9 @@ func (n *Node) note(err error) {
 	n.said = time.Now()
 	reason := "trying again"
 	if apierrors.IsForbidden(err) {
-		reason = "allow get, list, watch and patch of nodes, or run with --startup-taint=false"
+		reason = "allow get, list and watch of nodes, and patch unless --startup-taint=false"
 	}
-	n.log.Info("cannot read this node from the API server; a start-up taint on it would stay", "node", n.name, "what", reason, "reason", err.Error())
+	n.log.Info("cannot read this node from the API server: a start-up taint on it stays, and the kubelet's identity is not known by the node's label", "node", n.name, "what", reason, "reason", err.Error())
 }
 
 // SetTaints writes the node's taints, provided that the node is still the one

@@ -155,7 +155,7 @@ func (a *attempt) round(ctx context.Context, who func(context.Context) (attest.C
 			return true
 		}
 		a.res.warning = d.Grant.WarnAudience(a.q.Resource)
-		return a.fetch(ctx, d.Grant.Identity)
+		return a.fetch(ctx, d.Grant)
 	case authorize.PlainIMDS:
 		a.res.plain, a.res.warning = true, d.Warning
 		return true
@@ -180,9 +180,10 @@ func (a *attempt) refuse(r authorize.Refusal) {
 }
 
 // fetch gets the token. One that had to be fetched is kept for the next round.
-func (a *attempt) fetch(ctx context.Context, id *v1.AzureIdentity) bool {
+func (a *attempt) fetch(ctx context.Context, grant identity.Grant) bool {
+	id := grant.Identity
 	if a.got != nil && token.Same(a.gotFor, id) {
-		a.res.token = a.got
+		a.give(a.got, grant)
 		return true
 	}
 	t, outcome, err := a.cfg.Tokens.Get(ctx, a.request(id))
@@ -196,11 +197,21 @@ func (a *attempt) fetch(ctx context.Context, id *v1.AzureIdentity) bool {
 		a.failed(err)
 		return true
 	case outcome == token.Hit:
-		a.res.token = t
+		a.give(t, grant)
 		return true
 	}
 	a.got, a.gotFor = t, id
 	return false
+}
+
+// give answers with a token that the cache has, unless it is one of the cluster's own identities
+// that the policy does not name for the pod: only the token shows that for sure.
+func (a *attempt) give(t *token.Token, grant identity.Grant) {
+	if t.OfCluster != "" && !grant.Named {
+		a.failed(token.RefuseCluster(t, grant.Identity))
+		return
+	}
+	a.res.token = t
 }
 
 func (a *attempt) request(id *v1.AzureIdentity) token.Request {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,11 +57,9 @@ type IMDSConfig struct {
 	Operation string
 	// UserAgent is how the agent names itself to the service.
 	UserAgent string
-	// AllowClusterIdentities gives out tokens of the cluster's own identities: those that
-	// ClusterIdentity reports, and the machine's system-assigned identity.
-	AllowClusterIdentities bool
 	// ClusterIdentity reports whether one of the cluster's own identities has this client ID or
-	// this resource ID, in any case. Either may be empty. Nil: none is known.
+	// this resource ID, in any case. Either may be empty. Nil: pods may have all of them, and no
+	// token is marked.
 	ClusterIdentity func(clientID, resourceID string) bool
 }
 
@@ -104,9 +103,6 @@ func NewIMDS(cfg IMDSConfig) *IMDS {
 // Token asks for a token until there is one, it is clear that there is none, or
 // ctx ends.
 func (s *IMDS) Token(ctx context.Context, r Request) (*Token, error) {
-	if spec := r.Identity.Spec; s.ownedByCluster(spec.ClientID, spec.ResourceID) {
-		return nil, &clusterIdentity(r.Identity, "the spec names an identity of the cluster").Failure
-	}
 	var last *Failure
 	pause := firstPause
 	for attempt := range maxAttempts {
@@ -211,32 +207,34 @@ func (s *IMDS) call(ctx context.Context, r Request) (*Token, *problem) {
 	return t, nil
 }
 
-// check refuses a token that is not for the identity decided on, or that is for one of the
-// cluster's own identities.
+// check refuses a token that is not for the identity decided on, and marks one of the cluster's
+// own identities.
 func (s *IMDS) check(t *Token, id *v1.AzureIdentity) *problem {
 	got := subjectOf(t)
-	if got.systemAssigned() && !s.cfg.AllowClusterIdentities {
-		return clusterIdentity(id, "the token is one of the machine's system-assigned identity")
-	}
-	for _, clientID := range got.clientIDs {
-		if s.ownedByCluster(clientID, "") {
-			return clusterIdentity(id, "the token's client ID is that of an identity of the cluster")
-		}
-	}
-	for _, resourceID := range got.resourceIDs {
-		if s.ownedByCluster("", resourceID) {
-			return clusterIdentity(id, "the token's resource ID is that of an identity of the cluster")
-		}
-	}
 	if err := got.mismatch(id.Spec); err != nil {
 		return otherIdentity(id, "the metadata service", err)
 	}
+	t.OfCluster = s.ofCluster(got, id.Spec)
 	return nil
 }
 
-// ownedByCluster reports whether an identity is one of the cluster's that pods may not have.
-func (s *IMDS) ownedByCluster(clientID, resourceID string) bool {
-	return !s.cfg.AllowClusterIdentities && s.cfg.ClusterIdentity != nil && s.cfg.ClusterIdentity(clientID, resourceID)
+// ofCluster returns what shows that a token is one of the cluster's own identities, "" for nothing.
+func (s *IMDS) ofCluster(got subject, spec v1.AzureIdentitySpec) string {
+	known := s.cfg.ClusterIdentity
+	switch {
+	case known == nil:
+		return ""
+	case got.systemAssigned():
+		return "the token is one of the machine's system-assigned identity"
+	case known(spec.ClientID, spec.ResourceID):
+		return "the spec names an identity of the cluster"
+	case slices.ContainsFunc(got.clientIDs, func(id string) bool { return known(id, "") }):
+		return "the token's client ID is that of an identity of the cluster"
+	case slices.ContainsFunc(got.resourceIDs, func(id string) bool { return known("", id) }):
+		return "the token's resource ID is that of an identity of the cluster"
+	default:
+		return ""
+	}
 }
 
 // query names the identity by its resource ID, or by its client ID when it has none, as in

@@ -95,11 +95,13 @@ func otherIdentity(id *v1.AzureIdentity, source string, mismatch error) *problem
 	}}
 }
 
-// clusterIdentity refuses an identity of the cluster itself.
-func clusterIdentity(id *v1.AzureIdentity, cause string) *problem {
-	return &problem{Failure: Failure{
-		Status: http.StatusForbidden, Code: "cluster_identity", Reason: ReasonClusterIdentity, Cause: errors.New(cause),
-		Message: fmt.Sprintf("AzureIdentity %s cannot be used: it names an identity of the cluster itself, which is not for pods: "+
-			"create a user-assigned identity for the application, or have an operator run nmi with --allow-cluster-identities", name(id)),
-	}}
+// RefuseCluster returns the failure of a token that is OfCluster, for a pod that the policy does
+// not name the identity for.
+func RefuseCluster(t *Token, id *v1.AzureIdentity) *Failure {
+	return &Failure{
+		Status: http.StatusForbidden, Code: "cluster_identity", Reason: ReasonClusterIdentity, Cause: errors.New(t.OfCluster),
+		Message: fmt.Sprintf("AzureIdentity %s cannot be used: it names an identity of the cluster itself, which pods do not get: "+
+			"create a user-assigned identity for the application, have this one named for namespace %s in AzureIdentityPolicy %s, "+
+			"or run MIC and NMI with --allow-cluster-identities", name(id), id.Namespace, v1.PolicyName),
+	}
 }

@@ -57,7 +57,6 @@ func TestTokenOfAnotherIdentity(t *testing.T) {
 		cluster func(clientID, resourceID string) bool
 		allow   bool
 		reason  string // of the 403; "" when the token goes out
-		unasked bool   // the service must not be asked
 	}{
 		{name: "matches", spec: both, replied: shopClient, claims: claims{"appid": shopClient, "xms_mirid": shopResource}},
 		{
@@ -83,7 +82,7 @@ func TestTokenOfAnotherIdentity(t *testing.T) {
 		{name: "system-assigned", spec: managed, replied: shopClient, claims: claims{"appid": shopClient, "xms_mirid": machine}, reason: ReasonClusterIdentity},
 		{name: "system-assigned, allowed", spec: managed, replied: shopClient, claims: claims{"appid": shopClient, "xms_mirid": machine}, allow: true},
 		{name: "system-assigned of another client ID, allowed", spec: managed, replied: victimClient, claims: claims{"xms_mirid": machine}, allow: true, reason: ReasonOtherIdentity},
-		{name: "cluster's, by the spec", spec: v1.AzureIdentitySpec{ClientID: victimClient}, cluster: kubelet, reason: ReasonClusterIdentity, unasked: true},
+		{name: "cluster's, by the spec", spec: v1.AzureIdentitySpec{ClientID: victimClient}, cluster: kubelet, reason: ReasonClusterIdentity},
 		{name: "cluster's, by the token's client ID", spec: noClient, claims: claims{"appid": victimClient}, cluster: kubelet, reason: ReasonClusterIdentity},
 		{name: "cluster's, by the reply", spec: noClient, replied: victimClient, cluster: kubelet, reason: ReasonClusterIdentity},
 		{name: "cluster's, by the token's resource ID", spec: managed, claims: claims{"xms_mirid": otherResource}, cluster: kubelet, reason: ReasonClusterIdentity},
@@ -96,11 +95,17 @@ func TestTokenOfAnotherIdentity(t *testing.T) {
 				access = jwtOf(c.claims)
 			}
 			source, asked, m := newScript("200 " + replyOf(access, c.replied))
-			source.cfg.ClusterIdentity, source.cfg.AllowClusterIdentities = c.cluster, c.allow
+			source.cfg.ClusterIdentity = func(clientID, resourceID string) bool { return c.cluster != nil && c.cluster(clientID, resourceID) }
+			if c.allow {
+				source.cfg.ClusterIdentity = nil
+			}
 			r := ask("a", "x")
 			r.Identity.Spec = c.spec
 			got, err := source.Token(t.Context(), r)
-			if unasked := len(asked.seen) == 0; unasked != c.unasked || len(asked.seen) > 1 {
+			if err == nil && got.OfCluster != "" {
+				got, err = nil, RefuseCluster(got, r.Identity)
+			}
+			if len(asked.seen) != 1 {
 				t.Errorf("the service was asked %d times", len(asked.seen))
 			}
 			if c.reason == "" {
@@ -119,7 +124,7 @@ func TestTokenOfAnotherIdentity(t *testing.T) {
 			if strings.Contains(f.Message, otherResource) || strings.Contains(f.Message, machine) {
 				t.Errorf("the pod is told of another's resource: %s", f.Message)
 			}
-			if !c.unasked && m.errors != 1 {
+			if c.reason == ReasonOtherIdentity && m.errors != 1 {
 				t.Errorf("%d errors counted", m.errors)
 			}
 		})

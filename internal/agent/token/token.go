@@ -62,6 +62,10 @@ type Token struct {
 	// Body is the reply, ready to send.
 	Body Body
 
+	// OfCluster is why the token is one of the cluster's own identities, "" when it is
+	// not. Its caller hands such a token out only where the policy names the identity.
+	OfCluster string
+
 	since time.Time         // when the source first gave it, zero: Obtained
 	sum   [sha256.Size]byte // of the access token
 	units int               // of its size
