@@ -192,7 +192,7 @@ func newAgentUnderTest(t *testing.T, azure *emulator.Emulator, api string) *agen
 			Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity, FlightTime: flightTime, Patience: patience,
 		}),
 		Upstream: "127.0.0.1:1", TokenLimiter: limiter, OtherLimiter: fair.New(otherLimits()), Probes: (&observe.Health{}).Handler(),
-		HeaderRequired: true, AttestLimit: time.Second, Holds: 8, HoldsPerPod: 8, Metrics: metrics, Log: log,
+		HeaderRequired: true, HostTokenTCP: true, AttestLimit: time.Second, Holds: 8, HoldsPerPod: 8, Metrics: metrics, Log: log,
 		Audit: audit,
 	})
 	a.pods, a.host = a.serve(flights, a.server.ServePod), a.serve(flights, a.server.ServeHost)

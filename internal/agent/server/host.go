@@ -71,21 +71,19 @@ func (s *Server) admitTCP(r *http.Request, res *result) bool {
 		res.refuse(http.StatusForbidden, "NotLoopback", "forbidden", "only processes of the host may ask here, over loopback", "")
 	case fromKubelet(r):
 		res.refuse(http.StatusForbidden, reasonRejected, "forbidden",
-			"this looks like a probe or a hook that the kubelet sends: ask without the header Connection: close, or use the Unix socket of --host-token-socket", "")
+			"this is a probe or a hook that the kubelet sends for a pod: pods ask the metadata service", "")
 	default:
 		return true
 	}
 	return false
 }
 
-// fromKubelet reports whether the kubelet may have sent the request for a pod. Pods choose path
-// and headers of their probes, but not that the kubelet closes the connection of a probe after one
-// request; the header Upgrade is the only way to suppress that. A hook (postStart, preStop) is
-// known by its User-Agent only, which the pod may change: the answer false proves nothing.
+// fromKubelet reports whether the request says that the kubelet sends it for a pod, as a probe or
+// a hook. A pod can have another User-Agent sent, so this is no fence: --host-token-tcp=false is.
+// Probes also close their connection after one request, but so do honest clients.
 func fromKubelet(r *http.Request) bool {
 	agent := r.UserAgent()
-	return r.Close || r.Header.Get("Upgrade") != "" ||
-		strings.HasPrefix(agent, "kube-probe/") || strings.HasPrefix(agent, "kube-lifecycle/")
+	return strings.HasPrefix(agent, "kube-probe/") || strings.HasPrefix(agent, "kube-lifecycle/")
 }
 
 func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *result) {
