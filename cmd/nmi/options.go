@@ -222,6 +222,7 @@ type answerOptions struct {
 	headerRequired bool
 	blockInstance  bool
 	blockAttested  bool
+	blockUserData  bool
 	anyInterface   bool
 	retryAfter     bool
 }
@@ -230,6 +231,7 @@ func (o *answerOptions) bindFlags(flags *flag.FlagSet) {
 	flags.BoolVar(&o.headerRequired, "metadata-header-required", true, "refuse token requests without the header Metadata: true, as the metadata service does")
 	flags.BoolVar(&o.blockInstance, "block-instance-metadata", false, "keep /metadata/instance and /metadata/attested from pods")
 	flags.BoolVar(&o.blockAttested, "block-attested-document", false, "keep /metadata/attested/document from pods, by which a program proves that it runs on this machine")
+	flags.BoolVar(&o.blockUserData, "block-user-data", true, "keep the data that the machine was created with (/metadata/instance/compute/userData and customData), which often has secrets in it, from pods")
 	flags.BoolVar(&o.anyInterface, "allow-address-on-any-interface", false, "believe a pod's address also when it comes from another network interface than before: for network plugins that exchange the interfaces of running pods")
 	flags.BoolVar(&o.retryAfter, "set-retry-after-header", false, "send a pod whose identity is on its way away, with status 503 and Retry-After: 20, instead of holding its request")
 }

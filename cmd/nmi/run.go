@@ -235,7 +235,7 @@ func (a *agent) newServer(stop, flights context.Context, objects *cluster.Object
 		Known: a.cluster.Synced(), Stopping: stop.Done(),
 		Upstream: upstream, TokenLimiter: tokenLimiter, OtherLimiter: fair.New(otherLimits()),
 		Probes:         a.health.Handler(),
-		HeaderRequired: a.o.answers.headerRequired, BlockInstance: a.o.answers.blockInstance, BlockAttested: a.o.answers.blockAttested, RetryAfter: a.o.answers.retryAfter,
+		HeaderRequired: a.o.answers.headerRequired, BlockInstance: a.o.answers.blockInstance, BlockAttested: a.o.answers.blockAttested, AllowUserData: !a.o.answers.blockUserData, RetryAfter: a.o.answers.retryAfter,
 		AnyInterface: a.o.answers.anyInterface, HostTokenTCP: a.o.ports.hostTokenTCP,
 		AttestLimit: attestLimit, Holds: holds, HoldsPerPod: holdsPerPod,
 		Audit: a.audit, Events: a.refusals(),

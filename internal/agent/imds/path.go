@@ -3,7 +3,10 @@
 
 package imds
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Kind is what a path asks for.
 type Kind int
@@ -36,6 +39,8 @@ type Route struct {
 	// Instance tells that the answer describes the machine, which
 	// block-instance-metadata keeps from pods.
 	Instance bool
+	// UserData tells that the answer is the data that the machine was created with.
+	UserData bool
 	// Attested tells that the answer is the signed document by which a program
 	// proves that it runs on this machine.
 	Attested bool
@@ -89,6 +94,7 @@ func classifyMetadata(segments []string, slash string) Route {
 		return Route{
 			Kind: PassThrough, Label: "/metadata/instance", Instance: true,
 			Path:      "/metadata/instance" + join(rest) + slash,
+			UserData:  slices.ContainsFunc(rest, isUserData),
 			PlainText: len(rest) == 2 && strings.EqualFold(rest[0], "compute") && strings.EqualFold(rest[1], "location"),
 		}
 	case "attested":

@@ -18,6 +18,9 @@ func TestClassify(t *testing.T) {
 	instance := func(path string) Route {
 		return Route{Kind: PassThrough, Label: "/metadata/instance", Instance: true, Path: path}
 	}
+	userData := func(path string) Route {
+		return Route{Kind: PassThrough, Label: "/metadata/instance", Instance: true, UserData: true, Path: path}
+	}
 	tests := []struct {
 		path string
 		want Route
@@ -39,6 +42,13 @@ func TestClassify(t *testing.T) {
 
 		{"/metadata/instance", instance("/metadata/instance")},
 		{"/Metadata/Instance/", instance("/metadata/instance/")},
+		{"/metadata/instance/compute/userData", userData("/metadata/instance/compute/userData")},
+		{"/Metadata/Instance/COMPUTE/USERDATA/", userData("/metadata/instance/COMPUTE/USERDATA/")},
+		{"/metadata/instance/compute/userdata/0", userData("/metadata/instance/compute/userdata/0")},
+		{"/metadata/instance/compute/customData", userData("/metadata/instance/compute/customData")},
+		{"/metadata/instance/compute/userDataX", instance("/metadata/instance/compute/userDataX")},
+		{"/metadata/instance/compute/user%44ata", unknown},
+		{"/metadata/instance/compute//userData", unknown},
 		{"/metadata/instance/compute/tagsList/0/name", instance("/metadata/instance/compute/tagsList/0/name")},
 		{"/metadata/instance/compute/location", Route{Kind: PassThrough, Label: "/metadata/instance", Instance: true, PlainText: true, Path: "/metadata/instance/compute/location"}},
 		{"/metadata/attested/document", Route{Kind: PassThrough, Label: "/metadata/attested/document", Instance: true, Attested: true, Path: "/metadata/attested/document"}},

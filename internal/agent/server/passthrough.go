@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +12,12 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -59,13 +62,20 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, route imds.Route
 	case route.Attested && s.cfg.BlockAttested:
 		res.refuse(http.StatusForbidden, "Blocked", "forbidden", "the machine's attested document is not for pods: the node agent runs with block-attested-document", "")
 		return
+	case route.UserData && !s.cfg.AllowUserData:
+		res.refuse(http.StatusForbidden, "Blocked", "forbidden", "the user data of the machine is not for pods: an operator can run the node agent with block-user-data=false", "")
+		return
 	}
 	query, problem := imds.PassOnQuery(r.URL.RawQuery)
 	if problem != nil {
 		res.problem, res.reason = problem, "BadRequest"
 		return
 	}
-	s.forward(w, r, route.Path, query, s.cfg.OtherLimiter, s.account(res.address), res)
+	p := passage{path: route.Path, query: query, limiter: s.cfg.OtherLimiter, caller: s.account(res.address)}
+	if route.Instance && !route.Attested && !s.cfg.AllowUserData {
+		p.edit = (*answer).dropUserData // the parents of userData have it in their JSON
+	}
+	s.forward(w, r, p, res)
 }
 
 // account is the name that the metadata service is asked on account of: the pod's, or the address while its
@@ -91,13 +101,23 @@ func (s *Server) plainToken(w http.ResponseWriter, r *http.Request, res *result)
 		res.refuse(http.StatusBadRequest, "BadRequest", "invalid_request", "the query cannot be read", "")
 		return
 	}
-	s.forward(w, r, imds.TokenPath, query.Encode(), s.cfg.TokenLimiter, res.caller.Namespace+"/"+res.caller.Name, res)
+	s.forward(w, r, passage{
+		path: imds.TokenPath, query: query.Encode(), limiter: s.cfg.TokenLimiter, caller: res.caller.Namespace + "/" + res.caller.Name,
+	}, res)
 }
 
-// forward sends a request of our own making to the real service, and its answer
-// back.
-func (s *Server) forward(w http.ResponseWriter, r *http.Request, path, query string, limiter Limiter, caller string, res *result) {
-	release, err := limiter.Acquire(r.Context(), caller)
+// passage is a request of our own making to the real service.
+type passage struct {
+	path, query string
+	limiter     Limiter
+	caller      string // for the limiter
+	// edit changes a good answer before it goes out; nil: it goes out as it is. Its error refuses the request.
+	edit func(*answer) error
+}
+
+// forward sends a request to the real service, and its answer back.
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, p passage, res *result) {
+	release, err := p.limiter.Acquire(r.Context(), p.caller)
 	if err != nil {
 		if r.Context().Err() != nil {
 			res.gone()
@@ -107,13 +127,16 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, path, query str
 		return
 	}
 	defer release()
-	a, err := s.upstream.get(r.Context(), path, query, r.Header)
+	a, err := s.upstream.get(r.Context(), p.path, p.query, r.Header)
+	if err == nil && a.status == http.StatusOK && p.edit != nil {
+		err = p.edit(a)
+	}
 	switch {
 	case err == nil && s.callerGone(r):
 		res.callerGone(w)
 	case err == nil:
 		if a.status == http.StatusTooManyRequests {
-			limiter.StayAway(retryAfter(a.header))
+			p.limiter.StayAway(retryAfter(a.header))
 		}
 		a.writeTo(w)
 		res.status = a.status
@@ -121,7 +144,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, path, query str
 		res.gone()
 	default:
 		res.refuse(http.StatusBadGateway, "UpstreamFailed", "metadata_service_trouble", "the metadata service of this node does not answer: try again", err.Error())
-		s.cfg.Log.V(1).Info("metadata service does not answer", "path", path, "reason", err.Error())
+		s.cfg.Log.V(1).Info("metadata service does not answer", "path", p.path, "reason", err.Error())
 	}
 }
 
@@ -182,6 +205,20 @@ func (u *upstream) get(ctx context.Context, path, query string, from http.Header
 	// Not Server: MSAL takes a Server of IMDS as a sign of its next protocol.
 	copyHeaders(a.header, resp.Header, "Content-Type", "Retry-After", "X-Ms-Request-Id", "X-Ms-Client-Request-Id")
 	return a, nil
+}
+
+// dropUserData takes userData out of an answer about the machine. Values and lists of names in plain text
+// have none: the value itself is refused by its path.
+func (a *answer) dropUserData() error {
+	if !strings.Contains(ascii.ToLower(a.header.Get("Content-Type")), "json") && !json.Valid(a.body) {
+		return nil
+	}
+	body, err := imds.WithoutUserData(a.body)
+	if err != nil {
+		return err
+	}
+	a.body = body
+	return nil
 }
 
 func (a *answer) writeTo(w http.ResponseWriter) {

@@ -75,6 +75,7 @@ type Config struct {
 	BlockAttested  bool // keep its signed document from pods
 	AnyInterface   bool // a pod's network interface may be exchanged while it runs
 	HostTokenTCP   bool // serve tokens to processes of the host over TCP, too
+	AllowUserData  bool // let pods read the data that the machine was created with
 	RetryAfter     bool // send a pod away while its identity is on the way
 
 	// AttestLimit is how long a request waits for its pod to become known.
