@@ -18,6 +18,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podid-io/podid/internal/turns"
 )
 
 // API is what of the API server is needed.
@@ -50,11 +52,13 @@ const (
 	// forget is when one that no longer occurs is forgotten: the API server's own
 	// time for Events.
 	forget = time.Hour
+	// purgeAfter is how often that is looked for, at most.
+	purgeAfter = time.Minute
 	// maxKnown bounds the pairs of pod and reason that are remembered, maxPerPod
 	// those of one pod.
 	maxKnown, maxPerPod = 2048, 8
 	// maxQueue is how many Events wait. Pods of a node seldom are refused for
-	// several reasons at once.
+	// several reasons at once. The newest of the pod that has most gives way.
 	maxQueue = 64
 	// perMinute and burst are the budget of the whole node, as generous as that of
 	// Kubernetes' own components and no more.
@@ -70,11 +74,14 @@ const (
 type Recorder struct {
 	cfg    Config
 	budget *rate.Limiter
-	queue  chan *entry
+	ready  chan struct{} // has a value while queue may have entries
 
-	mu    sync.Mutex
-	known map[key]*entry
-	pods  map[types.UID]int
+	mu         sync.Mutex
+	queue      *turns.Queue[*entry]
+	known      map[key]*entry
+	pods       map[types.UID]int // how many of known
+	namespaces map[string]int    // the same
+	purged     time.Time         // when known was last searched for what can go
 }
 
 type key struct {
@@ -101,8 +108,9 @@ type entry struct {
 // New returns a recorder. It writes nothing before Run.
 func New(c Config) *Recorder {
 	return &Recorder{
-		cfg: c, budget: rate.NewLimiter(rate.Every(time.Minute/perMinute), burst), queue: make(chan *entry, maxQueue),
-		known: map[key]*entry{}, pods: map[types.UID]int{},
+		cfg: c, budget: rate.NewLimiter(rate.Every(time.Minute/perMinute), burst),
+		ready: make(chan struct{}, 1), queue: turns.NewQueue[*entry](maxQueue, maxPerPod),
+		known: map[key]*entry{}, pods: map[types.UID]int{}, namespaces: map[string]int{},
 	}
 }
 
@@ -127,41 +135,84 @@ func (r *Recorder) Refused(pod types.NamespacedName, uid types.UID, reason, mess
 	if e.queued || now.Sub(e.said) < pause {
 		return
 	}
-	select {
-	case r.queue <- e:
-		e.said, e.saidMessage, e.queued = now, e.message, true
-	default:
+	e.said = now // if it has no place, not again at once
+	place, gaveWay := r.queue.Push(pod.Namespace, pod.Name, e)
+	if gaveWay != nil {
+		gaveWay.Item.queued = false
+	}
+	if gaveWay != nil || place == nil {
 		r.cfg.Dropped()
-		e.said = now // not again at once
+	}
+	if place != nil {
+		e.saidMessage, e.queued = e.message, true
+		r.signal()
+	}
+}
+
+func (r *Recorder) signal() {
+	select {
+	case r.ready <- struct{}{}:
+	default: // it is known already
 	}
 }
 
 // remember makes an entry, or returns nil when the pod or the node has enough.
 func (r *Recorder) remember(pod types.NamespacedName, uid types.UID, reason string, now time.Time) *entry {
-	if r.pods[uid] >= maxPerPod {
+	if r.pods[uid] >= maxPerPod || len(r.known) >= maxKnown && !r.makeRoom(pod.Namespace, now) {
 		return nil
-	}
-	if len(r.known) >= maxKnown {
-		for k, e := range r.known {
-			if !e.queued && now.Sub(e.last) > forget {
-				r.drop(k)
-			}
-		}
-		if len(r.known) >= maxKnown {
-			return nil
-		}
 	}
 	k := key{uid, reason}
 	e := &entry{key: k, name: pod, event: r.eventName(pod.Name, k, now), first: now}
 	r.known[k] = e
 	r.pods[uid]++
+	r.namespaces[pod.Namespace]++
 	return e
 }
 
+// makeRoom forgets what occurred least recently in the namespace that has most entries, if that has
+// more than the given one would have. Once a minute it first forgets what no longer occurs.
+func (r *Recorder) makeRoom(namespace string, now time.Time) bool {
+	if now.Sub(r.purged) >= purgeAfter {
+		r.purged = now
+		for k, e := range r.known {
+			if !e.queued && now.Sub(e.last) > forget {
+				r.drop(k)
+			}
+		}
+	}
+	if len(r.known) < maxKnown {
+		return true
+	}
+	most := namespace
+	for other, n := range r.namespaces {
+		if n > r.namespaces[most] {
+			most = other
+		}
+	}
+	if r.namespaces[most] <= r.namespaces[namespace]+1 {
+		return false
+	}
+	var oldest *entry
+	for _, e := range r.known {
+		if e.name.Namespace == most && !e.queued && (oldest == nil || e.last.Before(oldest.last)) {
+			oldest = e
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	r.drop(oldest.key)
+	return true
+}
+
 func (r *Recorder) drop(k key) {
+	namespace := r.known[k].name.Namespace
 	delete(r.known, k)
 	if r.pods[k.pod]--; r.pods[k.pod] <= 0 {
 		delete(r.pods, k.pod)
+	}
+	if r.namespaces[namespace]--; r.namespaces[namespace] <= 0 {
+		delete(r.namespaces, namespace)
 	}
 }
 
@@ -173,26 +224,43 @@ func (r *Recorder) eventName(pod string, k key, now time.Time) string {
 	return pod[:min(len(pod), longest)] + "." + hex.EncodeToString(h.Sum(nil))
 }
 
-// Run writes Events until ctx ends.
+// Run writes Events until ctx ends. Namespaces take turns, and so do the pods of each.
 func (r *Recorder) Run(ctx context.Context) {
 	for {
 		select {
-		case e := <-r.queue:
-			if r.budget.Wait(ctx) != nil {
-				return
+		case <-r.ready:
+			for r.waiting() {
+				if r.budget.Wait(ctx) != nil {
+					return
+				}
+				r.write(ctx, r.next())
 			}
-			r.write(ctx, e)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
+func (r *Recorder) waiting() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.queue.Len() > 0
+}
+
+// next removes the entry whose turn it is.
+func (r *Recorder) next() *entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	place := r.queue.Next(func(*turns.Entry[*entry]) bool { return true })
+	r.queue.Take(place)
+	place.Item.queued = false
+	return place.Item
+}
+
 // write tries once. When the API server is away, the next refusal of the kind
 // that comes ten minutes later tries again, and the metric tells.
 func (r *Recorder) write(ctx context.Context, e *entry) {
 	r.mu.Lock()
-	e.queued = false
 	event, created := r.event(e), e.created
 	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, writeTime)

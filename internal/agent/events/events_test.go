@@ -151,14 +151,14 @@ func TestBounds(t *testing.T) {
 		for i := range 100 {
 			r.Refused(podName("web"), "u1", fmt.Sprint("Reason", i), "x")
 		}
-		if len(r.queue) != maxPerPod {
-			t.Errorf("%d events of one pod wait, want %d", len(r.queue), maxPerPod)
+		if r.queue.Len() != maxPerPod {
+			t.Errorf("%d events of one pod wait, want %d", r.queue.Len(), maxPerPod)
 		}
 		for i := range 3 * maxKnown {
 			r.Refused(podName(fmt.Sprint("p", i)), types.UID(fmt.Sprint(i)), "NoMatch", "x")
 		}
-		if len(r.queue) != maxQueue || len(r.known) > maxKnown || dropped.Load() == 0 {
-			t.Errorf("%d wait, %d known, %d dropped", len(r.queue), len(r.known), dropped.Load())
+		if r.queue.Len() != maxQueue || len(r.known) > maxKnown || dropped.Load() == 0 {
+			t.Errorf("%d wait, %d known, %d dropped", r.queue.Len(), len(r.known), dropped.Load())
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		go r.Run(ctx)
@@ -178,6 +178,51 @@ func TestBounds(t *testing.T) {
 			t.Errorf("a new pod is not told of: %d known, %d pods", len(r.known), len(r.pods))
 		}
 		cancel()
+	})
+}
+
+// TestGreedyNamespace: a namespace whose pods are refused for all that there is, again and again under
+// new names, keeps no Event of another namespace waiting for long.
+func TestGreedyNamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeAPI{events: map[string]*corev1.Event{}}
+		r, _ := newRecorder(f)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go r.Run(ctx)
+		pods := 0
+		flood := func() {
+			for range 100 {
+				pods++
+				for reason := range maxPerPod {
+					name := types.NamespacedName{Namespace: "hostile", Name: fmt.Sprint("p", pods)}
+					r.Refused(name, types.UID(name.Name), fmt.Sprint("Reason", reason), "x")
+				}
+			}
+		}
+		for range 30 {
+			flood()
+			<-time.After(time.Second)
+		}
+		for i := range 5 {
+			r.Refused(podName(fmt.Sprint("web-", i)), types.UID(fmt.Sprint("web-", i)), "NoBinding", "bind it")
+			flood()
+			<-time.After(2*time.Minute/perMinute + time.Second/2) // its turn and one before
+			f.mu.Lock()
+			shop := 0
+			for _, e := range f.events {
+				if e.Namespace == "shop" {
+					shop++
+				}
+			}
+			f.mu.Unlock()
+			if shop != i+1 {
+				t.Errorf("%d events of shop, want %d", shop, i+1)
+			}
+		}
+		if len(r.known) > maxKnown {
+			t.Errorf("%d known", len(r.known))
+		}
 	})
 }
 
