@@ -3,6 +3,7 @@
 package server
 
 import (
+	"container/list"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,11 +13,14 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/turns"
 )
 
 // AuditMode is which decisions the audit log has.
@@ -44,14 +48,26 @@ func ParseAuditMode(s string) (AuditMode, error) {
 
 // Audit writes one line of JSON for each decision about a token. No line holds a
 // token, and client ids are shortened. Requests never wait for the writer: lines
-// that it does not take in time are dropped and counted.
+// that it does not take in time are dropped and counted, those of the pod first that
+// has most, in the namespace that has most.
 type Audit struct {
 	mode    AuditMode
 	dropped func()
-	lines   chan []byte
+	ready   chan struct{} // has a value while there may be lines
 
-	mu   sync.RWMutex
-	seen map[decision]time.Time
+	linesMu sync.Mutex
+	lines   list.List                   // of *waitingLine, in the order of their decisions
+	places  *turns.Queue[*list.Element] // which lines may wait
+
+	seenMu sync.RWMutex
+	seen   map[string]map[decision]time.Time // by namespace of the caller
+	n      int                               // decisions in seen
+}
+
+// waitingLine is a line that waits for the writer.
+type waitingLine struct {
+	text  []byte
+	place *turns.Entry[*list.Element]
 }
 
 // decision is what equal lines have in common.
@@ -78,26 +94,70 @@ const (
 
 // NewAudit returns an audit log. dropped is called for each line that is lost.
 func NewAudit(mode AuditMode, dropped func()) *Audit {
-	return &Audit{mode: mode, dropped: dropped, lines: make(chan []byte, maxLines), seen: map[decision]time.Time{}}
+	return &Audit{
+		mode: mode, dropped: dropped, ready: make(chan struct{}, 1), places: turns.NewQueue[*list.Element](maxLines, maxLines),
+		seen: map[string]map[decision]time.Time{},
+	}
 }
 
 // Run writes lines to w until ctx ends, and then those that wait.
 func (a *Audit) Run(ctx context.Context, w io.Writer) {
 	for {
 		select {
-		case line := <-a.lines:
-			a.write(w, line)
+		case <-a.ready:
 		case <-ctx.Done():
-			for {
-				select {
-				case line := <-a.lines:
-					a.write(w, line)
-				default:
-					return
-				}
-			}
+		}
+		for line := a.next(); line != nil; line = a.next() {
+			a.write(w, line)
+		}
+		if ctx.Err() != nil {
+			return
 		}
 	}
+}
+
+// put adds a line of a pod.
+func (a *Audit) put(pod types.NamespacedName, text []byte) {
+	if a.putLocked(pod, text) {
+		a.dropped()
+	}
+	select {
+	case a.ready <- struct{}{}:
+	default: // it is known already
+	}
+}
+
+// putLocked reports whether the line, or another one for its sake, was dropped.
+func (a *Audit) putLocked(pod types.NamespacedName, text []byte) (dropped bool) {
+	a.linesMu.Lock()
+	defer a.linesMu.Unlock()
+	line := &waitingLine{text: text}
+	at := a.lines.PushBack(line)
+	place, gaveWay := a.places.Push(pod.Namespace, pod.Name, at)
+	switch {
+	case place == nil:
+		a.lines.Remove(at)
+	case gaveWay != nil:
+		a.lines.Remove(gaveWay.Item)
+	}
+	line.place = place
+	return place == nil || gaveWay != nil
+}
+
+// next removes the oldest line, and returns nil when there is none.
+func (a *Audit) next() []byte {
+	a.linesMu.Lock()
+	defer a.linesMu.Unlock()
+	at := a.lines.Front()
+	if at == nil {
+		return nil
+	}
+	line, ok := a.lines.Remove(at).(*waitingLine)
+	if !ok {
+		return nil
+	}
+	a.places.Remove(line.place)
+	return line.text
 }
 
 func (a *Audit) write(w io.Writer, line []byte) {
@@ -159,11 +219,7 @@ func (a *Audit) answered(r *http.Request, route imds.Route, res *result, took ti
 		a.dropped()
 		return
 	}
-	select {
-	case a.lines <- append(line, '\n'):
-	default:
-		a.dropped()
-	}
+	a.put(res.caller.NamespacedName, append(line, '\n'))
 }
 
 func (res *result) line(r *http.Request, route imds.Route, took time.Duration) auditLine {
@@ -197,25 +253,50 @@ func addressText(a addr) string {
 	return a.String()
 }
 
-// worth tells whether the decision is worth a line, and notes that it was made.
+// worth reports whether the decision is worth a line, and records that it was made.
 func (a *Audit) worth(d decision, now time.Time) bool {
-	a.mu.RLock()
-	last, ok := a.seen[d]
-	a.mu.RUnlock()
-	if ok && now.Sub(last) < sayAgain {
+	a.seenMu.RLock()
+	recent := a.sawRecently(d, now)
+	a.seenMu.RUnlock()
+	if recent {
 		return false
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if last, ok := a.seen[d]; ok && now.Sub(last) < sayAgain {
+	a.seenMu.Lock()
+	defer a.seenMu.Unlock()
+	if a.sawRecently(d, now) {
 		return false
 	}
-	if len(a.seen) >= maxSeen {
-		clear(a.seen)
+	if a.n >= maxSeen {
+		a.forgetMost()
+	}
+	own := a.seen[d.caller.Namespace]
+	if own == nil {
+		own = map[decision]time.Time{}
+		a.seen[d.caller.Namespace] = own
+	}
+	if _, known := own[d]; !known {
+		a.n++
 	}
 	d.resource = strings.Clone(d.resource) // or a whole query would be kept with it
-	a.seen[d] = now
+	own[d] = now
 	return true
+}
+
+func (a *Audit) sawRecently(d decision, now time.Time) bool {
+	last, ok := a.seen[d.caller.Namespace][d]
+	return ok && now.Sub(last) < sayAgain
+}
+
+// forgetMost forgets the decisions about the namespace that has most of them.
+func (a *Audit) forgetMost() {
+	var most string
+	for namespace, decisions := range a.seen {
+		if len(decisions) > len(a.seen[most]) {
+			most = namespace
+		}
+	}
+	a.n -= len(a.seen[most])
+	delete(a.seen, most)
 }
 
 // printableResource hides what is no resource but a token that went into the
