@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -213,11 +212,13 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 // seldom bounds how often pods are asked about, whose addresses moved to another
 // interface: it is rare, and who waits any longer comes back.
 func seldom(ask func(context.Context, types.NamespacedName) (*corev1.Pod, error)) func(context.Context, types.NamespacedName) (*corev1.Pod, error) {
-	limit := rate.NewLimiter(5, 20)
+	limit := fair.New(fair.Config{Rate: 5, Burst: 20, Concurrent: 8, PerCaller: 1, Waiting: 512, WaitingPerCaller: 16})
 	return func(ctx context.Context, key types.NamespacedName) (*corev1.Pod, error) {
-		if err := limit.Wait(ctx); err != nil {
+		release, err := limit.Acquire(ctx, key.String())
+		if err != nil {
 			return nil, fmt.Errorf("ask about pod %s: %w", key, err)
 		}
+		defer release()
 		return ask(ctx, key)
 	}
 }

@@ -13,6 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podid-io/podid/internal/turns"
 )
 
 // Caller is a live pod of this node.
@@ -59,7 +61,7 @@ type Table struct {
 	pods    map[types.NamespacedName]pod
 	byAddr  map[netip.Addr][]claim
 	waits   map[netip.Addr]*wait
-	waiting int
+	waiting *turns.Queue[chan struct{}] // by address: whose namespace it is, is not known
 	// named has every pod of the node that has not finished, also those without an address of
 	// their own. See Named.
 	named map[types.NamespacedName]Caller
@@ -71,7 +73,8 @@ type Table struct {
 // Config are the settings of a Table.
 type Config struct {
 	// At most MaxWaiting requests wait for their pods at a time, and
-	// MaxPerAddress from one address.
+	// MaxPerAddress from one address. When MaxWaiting do, the newest from the
+	// address that has most gives way.
 	MaxWaiting, MaxPerAddress int
 	// NewestLink returns the number of the node's newest network interface; nil,
 	// or 0 from it, when nobody can tell. See bond.
@@ -105,6 +108,14 @@ type wait struct {
 	n       int
 }
 
+// waiter is one request that waits. lost closes when another one takes its place.
+type waiter struct {
+	*wait
+	place *turns.Entry[chan struct{}]
+}
+
+func (w *waiter) lost() <-chan struct{} { return w.place.Item }
+
 // NewTable returns an empty table.
 func NewTable(c Config) *Table {
 	if c.NewestLink == nil {
@@ -116,6 +127,7 @@ func NewTable(c Config) *Table {
 	return &Table{
 		cfg:  c,
 		pods: map[types.NamespacedName]pod{}, byAddr: map[netip.Addr][]claim{}, waits: map[netip.Addr]*wait{},
+		waiting: turns.NewQueue[chan struct{}](c.MaxWaiting, c.MaxPerAddress),
 		without: map[types.NamespacedName]time.Time{}, named: map[types.NamespacedName]Caller{},
 	}
 }
@@ -241,6 +253,9 @@ func (t *Table) Await(ctx context.Context, o Origin) (Caller, error) {
 			settled, asked = nil, true
 			t.unsubscribe(w)
 			t.confirm(ctx, o)
+		case <-w.lost():
+			t.unsubscribe(w)
+			return Caller{}, fmt.Errorf("%w; %w", ErrTooMany, err)
 		case <-ctx.Done():
 			t.unsubscribe(w)
 			return Caller{}, err
@@ -249,7 +264,7 @@ func (t *Table) Await(ctx context.Context, o Origin) (Caller, error) {
 }
 
 // subscribe finds the caller, or a wait to join and why there is no caller yet.
-func (t *Table) subscribe(o Origin) (Caller, *wait, error) {
+func (t *Table) subscribe(o Origin) (Caller, *waiter, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c, err := t.find(o)
@@ -261,20 +276,23 @@ func (t *Table) subscribe(o Origin) (Caller, *wait, error) {
 	if w == nil {
 		w = &wait{address: a, changed: make(chan struct{})}
 	}
-	if t.waiting >= t.cfg.MaxWaiting || w.n >= t.cfg.MaxPerAddress {
+	place, gaveWay := t.waiting.Push(a.String(), "", make(chan struct{}))
+	if gaveWay != nil {
+		close(gaveWay.Item)
+	}
+	if place == nil {
 		return c, nil, fmt.Errorf("%w; %w", ErrTooMany, err)
 	}
 	t.waits[a] = w
-	t.waiting++
 	w.n++
-	return c, w, err
+	return c, &waiter{w, place}, err
 }
 
-func (t *Table) unsubscribe(w *wait) {
+func (t *Table) unsubscribe(w *waiter) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.waiting--
-	if w.n--; w.n == 0 && t.waits[w.address] == w {
+	t.waiting.Remove(w.place)
+	if w.n--; w.n == 0 && t.waits[w.address] == w.wait {
 		delete(t.waits, w.address)
 	}
 }

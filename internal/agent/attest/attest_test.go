@@ -167,7 +167,7 @@ func TestAwait(t *testing.T) {
 			err    error
 			took   time.Duration
 		}
-		results := make(chan result, 3)
+		results := make(chan result, 4)
 		await := func(a Origin) {
 			began := time.Now()
 			go func() {
@@ -182,21 +182,25 @@ func TestAwait(t *testing.T) {
 			t.Errorf("third from one address: %v", err)
 		}
 		await(at("10.0.0.6"))
-		if _, err := table.Await(ctx, at("10.0.0.7")); !errors.Is(err, ErrTooMany) {
-			t.Errorf("fourth in all: %v", err)
+		await(at("10.0.0.7"))
+		if r := <-results; !errors.Is(r.err, ErrTooMany) || r.took != 0 {
+			t.Errorf("the newest from the address that has most: %+v", r)
+		}
+		if _, err := table.Await(ctx, at("10.0.0.8")); !errors.Is(err, ErrTooMany) {
+			t.Errorf("fourth in all, of which none has more than one: %v", err)
 		}
 		<-time.After(time.Second)
 		table.Set(aPod("web", nil))
+		if r := <-results; r.err != nil || r.caller.Name != "web" || r.took != time.Second {
+			t.Errorf("got %+v", r)
+		}
 		for range 2 {
-			if r := <-results; r.err != nil || r.caller.Name != "web" || r.took != time.Second {
+			if r := <-results; !errors.Is(r.err, ErrUnknown) || r.took != 4*time.Second {
 				t.Errorf("got %+v", r)
 			}
 		}
-		if r := <-results; !errors.Is(r.err, ErrUnknown) || r.took != 4*time.Second {
-			t.Errorf("got %+v", r)
-		}
-		if table.waiting != 0 || len(table.waits) != 0 {
-			t.Errorf("still waiting: %d, %v", table.waiting, table.waits)
+		if table.waiting.Len() != 0 || len(table.waits) != 0 {
+			t.Errorf("still waiting: %d, %v", table.waiting.Len(), table.waits)
 		}
 	})
 }

@@ -58,13 +58,17 @@ func (l *ledger) take(t *testing.T) (lines []auditLine, text string) {
 func (l *ledger) next(t *testing.T) auditLine {
 	t.Helper()
 	var line auditLine
-	select {
-	case text := <-l.lines:
-		if err := json.Unmarshal(text, &line); err != nil {
-			t.Fatalf("%s: %v", text, err)
+	text := l.Audit.next()
+	for text == nil {
+		select {
+		case <-l.ready:
+			text = l.Audit.next()
+		case <-time.After(time.Minute):
+			t.Fatal("no line")
 		}
-	case <-time.After(time.Minute):
-		t.Fatal("no line")
+	}
+	if err := json.Unmarshal(text, &line); err != nil {
+		t.Fatalf("%s: %v", text, err)
 	}
 	return line
 }
@@ -160,7 +164,7 @@ func TestAuditChanges(t *testing.T) {
 		}
 		l.answered(r, imds.Route{Kind: imds.Token}, res, time.Millisecond)
 		n := 0
-		for l.next() != nil {
+		for l.Audit.next() != nil {
 			n++
 		}
 		return n == 1
