@@ -88,7 +88,7 @@ func (s *Server) account(from attest.Origin) string {
 		}
 	default:
 	}
-	return "/" + from.Addr.String()
+	return "/" + from.String()
 }
 
 // plainToken answers the token request of an excepted pod as the real service

@@ -34,8 +34,13 @@ func TestStories(t *testing.T) {
 		}},
 		// Seed 6770198477700054209. The ledger is written and the answer is lost; the pod has gone by then.
 		"ledger written, answer lost": {atOnce, []step{
-			{"pod", 2, 2, 0}, {"hold", 0, 0, 0}, {"API fault", 0, 1, 0}, {"delete identity", 1, 6, 1},
-			{"API fault", 1, 6, 2}, {"move", 7, 3, 1}, {"wait", 7, 3, 8},
+			{"pod", 2, 2, 0},
+			{"hold", 0, 0, 0},
+			{"API fault", 0, 1, 0},
+			{"delete identity", 1, 6, 1},
+			{"API fault", 1, 6, 2},
+			{"move", 7, 3, 1},
+			{"wait", 7, 3, 8},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
