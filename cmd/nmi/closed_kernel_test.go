@@ -286,3 +286,35 @@ func TestCleanup(t *testing.T) {
 	again := n.start("--cleanup")
 	again.says("there is no redirect on this node")
 }
+
+// TestBootGuard: after a boot, a pod that starts before the agent does is refused, and the agent takes the rules over.
+// Where an agent answers, the guard changes nothing.
+func TestBootGuard(t *testing.T) {
+	n := newFarNode(t)
+	guard := n.start("--boot-guard", "--node=")
+	if err := <-guard.exited; err != nil {
+		t.Fatalf("%v\n%s", err, guard.log)
+	}
+	guard.exited <- nil
+	n.connect() // the kubelet starts the pods that were there
+	if _, _, err := n.get(n.web, "169.254.169.254:80", tokenURL); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("before the agent: %v, want connection refused", err)
+	}
+	if leaks := n.leaks(); leaks != 0 {
+		t.Errorf("%d packets of the pod reached the metadata service", leaks)
+	}
+	n.start()
+	n.probe("/readyz", 200, "ok")
+	n.wantSoon(n.web, tokenURL, 200, "access_token")
+
+	again := n.start("--boot-guard")
+	if err := <-again.exited; err != nil {
+		t.Errorf("%v\n%s", err, again.log)
+	}
+	again.exited <- nil
+	again.says("an agent serves already")
+	n.want(n.web, tokenURL, 200, "access_token")
+	if leaks := n.leaks(); leaks != 0 {
+		t.Errorf("%d packets of the pod reached the metadata service", leaks)
+	}
+}

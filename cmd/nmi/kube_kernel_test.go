@@ -124,6 +124,6 @@ func kindOf(resource string) string {
 	return map[string]string{
 		"pods": "Pod", "azureidentities": "AzureIdentity", "azureidentitybindings": "AzureIdentityBinding",
 		"azurepodidentityexceptions": "AzurePodIdentityException", "azureassignedidentities": "AzureAssignedIdentity",
-		"nodes": "Node",
+		"azureidentitypolicies": "AzureIdentityPolicy", "nodes": "Node",
 	}[resource]
 }

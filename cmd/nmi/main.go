@@ -48,6 +48,8 @@ func nmi(ctx context.Context, args []string, getenv func(string) string, stdout,
 		Run: func(ctx context.Context) error {
 			log := logr.FromContextOrDiscard(ctx)
 			switch {
+			case o.bootGuard:
+				return guardBoot(ctx, o, log)
 			case o.cleanup.on:
 				return cleanUp(ctx, o, log)
 			case o.cleanup.nodes:

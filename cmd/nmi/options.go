@@ -33,6 +33,8 @@ type options struct {
 	ports      portOptions
 	cleanup    cleanupOptions
 	cluster    clusterOptions
+
+	bootGuard bool // put the rules in place and exit
 }
 
 // parse reads flags and environment. Its error holds all that is wrong, one a
@@ -65,6 +67,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.ports.bindFlags(flags)
 	o.cleanup.bindFlags(flags)
 	o.cluster.bindFlags(flags)
+	flags.BoolVar(&o.bootGuard, "boot-guard", false, "put the rules of the redirect in place and exit: pods are refused until an agent serves; for a unit that runs before the kubelet")
 }
 
 // complete lets the environment have its say. Managed mode is always namespaced.
@@ -82,7 +85,10 @@ func (o *options) complete(getenv func(string) string) error {
 }
 
 func (o *options) validate() error {
-	if o.cleanup.on || o.cleanup.nodes { // which needs not even the name of the node
+	if o.bootGuard && (o.cleanup.on || o.cleanup.nodes) {
+		return errors.New("--boot-guard does not go with --cleanup and --cleanup-nodes: it does the opposite")
+	}
+	if o.cleanup.on || o.cleanup.nodes || o.bootGuard { // which need not even the name of the node
 		return errors.Join(o.Validate(), o.redirect.validate(o.ports.nmi), o.cleanup.validate())
 	}
 	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.entra.validate(),

@@ -1,4 +1,5 @@
-// Taking the redirect off a node: an explicit act, which opens the way to the real metadata service.
+// Acts of an operator on a node without an agent. Clean takes the redirect off it, which opens the way to the real
+// metadata service. Guard closes that way before any pod runs.
 
 package redirect
 
@@ -39,6 +40,25 @@ func Clean(ctx context.Context, c Config, patience time.Duration, force bool) (f
 		return found, err
 	}
 	return true, r.Remove(ctx)
+}
+
+// Guard puts address and rules in place as they are with the agent gone: pods are refused until an agent serves. It
+// reports whether it did so, which it does not where an agent answers: that one looks after them itself.
+func Guard(ctx context.Context, c Config) (guarded bool, err error) {
+	anyAgent := c
+	anyAgent.AgentPort = 0 // as in Clean
+	look, err := New(anyAgent)
+	if err != nil {
+		return false, err
+	}
+	if _, _, busy, err := look.Owner(ctx); err != nil || busy {
+		return false, err
+	}
+	r, err := New(c)
+	if err != nil {
+		return false, err
+	}
+	return true, r.Ensure(ctx)
 }
 
 func (r *Redirect) awaitEnd(ctx context.Context, patience time.Duration) error {
