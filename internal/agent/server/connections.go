@@ -1,184 +1,105 @@
-// How many connections there may be, and who must give way.
+// Where a connection comes from, and the connections of callers that were stopped by the brake.
 
 package server
 
 import (
 	"net"
 	"net/http"
-	"net/netip"
-	"runtime"
-	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/httpserve"
 )
 
-// Connections bounds the connections of a listener, in all and from one address.
-// A connection costs some 15 kB.
+// Connections bounds the connections of a listener, in all and from one address. Each costs some
+// 15 kB of the agent's memory, and up to 48 kB of the kernel's.
 type Connections struct{ Most, MostPerAddress int }
 
-// writeTime bounds each write to a client. Replies are a few kilobytes, which
-// the kernel takes over at once, unless the client has long stopped reading.
-const writeTime = 10 * time.Second
+// The kernel's buffers of a connection. A request is a kilobyte or two, a token 2 to 4 kB.
+const (
+	readBuffer  = 8 << 10
+	writeBuffer = 16 << 10
+)
 
-// bounded is a listener that keeps to its limits. Connections of one address
-// beyond its share are closed at once. When all places are taken, whoever has
-// most gives way to those that have less: pods cannot starve each other, however
-// many of them conspire.
-type bounded struct {
+func (c Connections) limits() httpserve.Limits {
+	return httpserve.Limits{Total: c.Most, PerSource: c.MostPerAddress, ReadBuffer: readBuffer, WriteBuffer: writeBuffer}
+}
+
+// origins is a listener whose connections have an origin. Those of addresses that the brake has
+// locked out are closed at once.
+type origins struct {
 	net.Listener
-	limit Connections
 	brake *brake
 	ports *ports
-
-	mu   sync.Mutex
-	all  int
-	open map[netip.Addr]map[*conn]struct{}
 }
 
-func newBounded(l net.Listener, limit Connections, b *brake) *bounded {
-	return &bounded{Listener: l, limit: limit, brake: b, ports: newPorts(), open: map[netip.Addr]map[*conn]struct{}{}}
-}
-
-// Accept returns the next connection within the limits.
-func (b *bounded) Accept() (net.Conn, error) {
+// Accept returns the next connection.
+func (l *origins) Accept() (net.Conn, error) {
 	for {
-		raw, err := b.Listener.Accept()
+		raw, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: raw, from: originOf(raw, b.ports), pool: b}
-		c.idle.Store(time.Now().UnixNano())
-		evicted, ok := b.admit(c)
-		if evicted != nil {
-			_ = evicted.Close() // it was told to go; how it goes is no matter
-		}
-		if ok {
+		c := &conn{Conn: raw, from: originOf(raw, l.ports), brake: l.brake}
+		if !l.brake.locked(c.from.Addr) {
 			return c, nil
 		}
-		_ = raw.Close() // nothing was said, so nothing is lost
+		_ = raw.Close() // nothing was sent or received yet
 	}
 }
 
-// admit gives a connection a place, and returns which one it takes that from.
-func (b *bounded) admit(c *conn) (evicted *conn, ok bool) {
-	if b.brake.locked(c.from.Addr) {
-		return nil, false
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	own := b.open[c.from.Addr]
-	if len(own) >= b.limit.MostPerAddress {
-		return nil, false
-	}
-	if b.all >= b.limit.Most {
-		if evicted = b.greediest(len(own) + 1); evicted == nil {
-			return nil, false
-		}
-		b.remove(evicted)
-	}
-	if own = b.open[c.from.Addr]; own == nil {
-		own = map[*conn]struct{}{}
-		b.open[c.from.Addr] = own
-	}
-	own[c] = struct{}{}
-	b.all++
-	return evicted, true
-}
-
-// greediest returns the connection to close of the address that has most, if
-// that is more than least: the one without a request for longest, else any.
-func (b *bounded) greediest(least int) *conn {
-	var most map[*conn]struct{}
-	for _, conns := range b.open {
-		if len(conns) > least && len(conns) > len(most) {
-			most = conns
-		}
-	}
-	var found *conn
-	var since int64
-	for c := range most {
-		idle := c.idle.Load()
-		if found == nil || idle != 0 && (since == 0 || idle < since) {
-			found, since = c, idle
-		}
-	}
-	return found
-}
-
-func (b *bounded) leave(c *conn) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.remove(c)
-}
-
-// remove gives a connection's place back, once.
-func (b *bounded) remove(c *conn) {
-	own := b.open[c.from.Addr]
-	if _, there := own[c]; !there {
-		return
-	}
-	b.all--
-	if delete(own, c); len(own) == 0 {
-		delete(b.open, c.from.Addr)
-	}
-}
-
-// conn is a connection with a place.
+// conn is a connection with an origin.
 type conn struct {
 	net.Conn
-	from attest.Origin
-	pool *bounded
-	// idle is since when no request of it is being answered, in Unix
-	// nanoseconds; 0 while one is. A request that is still being sent does not
-	// count: it may never be finished.
-	idle atomic.Int64
-	// asked tells that there was a whole request.
+	from  attest.Origin
+	brake *brake
+	// asked is whether there was a whole request.
 	asked atomic.Bool
 }
 
-// Close closes the connection.
-func (c *conn) Close() error {
-	c.pool.leave(c)
-	return c.Conn.Close()
-}
+// NetConn returns the connection that was accepted.
+func (c *conn) NetConn() net.Conn { return c.Conn }
 
-// Write writes within writeTime.
-func (c *conn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
-		return 0, err
+// connOf returns the origin's connection of one that httpserve serves.
+func connOf(nc net.Conn) (*conn, bool) {
+	bounded, ok := nc.(*httpserve.Conn)
+	if !ok {
+		return nil, false
 	}
-	return c.Conn.Write(p)
+	c, ok := bounded.NetConn().(*conn)
+	return c, ok
 }
 
-// noteState follows what net/http does with a connection.
+// addressOf returns what a connection counts for: the address it comes from.
+func addressOf(nc net.Conn) string {
+	if c, ok := nc.(*conn); ok {
+		return c.from.String()
+	}
+	return ""
+}
+
+// noteState counts connections that end without a request.
 func noteState(nc net.Conn, state http.ConnState) {
-	c, ok := nc.(*conn)
+	c, ok := connOf(nc)
 	if !ok {
 		return
 	}
 	switch state {
 	case http.StateActive:
-		c.idle.Store(0)
 		c.asked.Store(true)
-	case http.StateIdle:
-		c.idle.Store(time.Now().UnixNano())
-		// A client that sends request behind request without waiting never lets
-		// its goroutine rest, so others' would wait for whole time slices.
-		runtime.Gosched()
 	case http.StateClosed:
 		if !c.asked.Load() {
-			c.pool.brake.count(c.from.Addr)
+			c.brake.count(c.from.Addr)
 		}
+	case http.StateNew, http.StateIdle, http.StateHijacked:
 	}
 }
 
-// originOf is where a connection comes from.
+// originOf returns where a connection comes from.
 func originOf(c net.Conn, p *ports) attest.Origin {
 	remote, ok := c.RemoteAddr().(*net.TCPAddr)
 	if !ok {
-		return attest.Origin{} // nobody has it, so nobody gets anything
+		return attest.Origin{} // no pod has it, so it gets nothing
 	}
 	a := remote.AddrPort().Addr().Unmap().WithZone("")
 	return attest.Origin{Addr: a, Link: p.behind(linkOf(c), a)}

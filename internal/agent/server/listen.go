@@ -4,8 +4,6 @@ package server
 
 import (
 	"context"
-	"errors"
-	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/httpserve"
 )
 
 // addr is where a request came from.
@@ -38,11 +37,14 @@ func callerAddress(r *http.Request) addr {
 	return addr{} // nobody has it, so nobody gets anything
 }
 
-// Limits of an HTTP server of ours.
+// The times of an HTTP server of the agent's. There is no bound on answering a request: it may be
+// held.
 const (
 	readHeaderTime = 10 * time.Second
 	idleTime       = 2 * time.Minute
-	maxHeader      = 16 << 10
+	// responseTime bounds sending a response. Responses are a few kilobytes, which the kernel
+	// buffers at once unless the client has stopped reading.
+	responseTime = 10 * time.Second
 	// shutdownTime is what requests under way get when the agent ends.
 	shutdownTime = 5 * time.Second
 )
@@ -50,40 +52,23 @@ const (
 // Serve serves connections of l by handler until ctx ends, then lets requests
 // under way finish for a few seconds.
 func Serve(ctx context.Context, l net.Listener, handler http.HandlerFunc, limit Connections, log logr.Logger) error {
-	server := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: readHeaderTime,
-		// No ReadTimeout: it would end requests that are being held. No
-		// WriteTimeout either: it counts from the request, too; see conn.Write.
-		IdleTimeout:                  idleTime,
-		MaxHeaderBytes:               maxHeader,
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(logr.ToSlogHandler(log.V(2)), slog.LevelInfo),
-		BaseContext:                  func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
-		ConnState:                    noteState,
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+	server := &httpserve.Server{
+		Handler:      handler,
+		Limits:       limit.limits(),
+		Source:       addressOf,
+		HeaderTime:   readHeaderTime,
+		BodyTime:     bodyTime,
+		IdleTime:     idleTime,
+		ResponseTime: responseTime,
+		Grace:        shutdownTime,
+		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
+			c, _ := connOf(nc)
 			return context.WithValue(ctx, connectionKey{}, c)
 		},
+		ConnState: noteState,
+		Log:       log,
 	}
-	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
-		defer cancel()
-		stopped <- errors.Join(ignore(server.Shutdown(bounded), context.DeadlineExceeded), ignore(server.Close(), net.ErrClosed))
-	}()
-	err := server.Serve(newBounded(l, limit, newBrake()))
-	if ctx.Err() == nil {
-		return err
-	}
-	return <-stopped
-}
-
-func ignore(err, target error) error {
-	if errors.Is(err, target) {
-		return nil
-	}
-	return err
+	return server.Serve(ctx, &origins{Listener: l, brake: newBrake(), ports: newPorts()})
 }
 
 func equalTrue(value string) bool { return strings.EqualFold(strings.TrimSpace(value), "true") }

@@ -3,24 +3,9 @@ package server
 import (
 	"io"
 	"net"
-	"net/netip"
 	"testing"
 	"time"
 )
-
-// caller is a listener whose connections come from the addresses told.
-type caller struct {
-	net.Listener
-	from chan netip.Addr
-}
-
-func (l caller) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return pretendConn{c, <-l.from}, nil
-}
 
 func TestSlowHeaderIsCut(t *testing.T) {
 	if testing.Short() {

@@ -138,6 +138,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, p passage, res 
 		if a.status == http.StatusTooManyRequests {
 			p.limiter.StayAway(retryAfter(a.header))
 		}
+		release() // the client may be slow to read
 		a.writeTo(w)
 		res.status = a.status
 	case r.Context().Err() != nil:

@@ -153,7 +153,7 @@ func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 		s.passOn(w, r, route, &res)
 	}
 	if c := connectionOf(r); c != nil && res.problem != nil && !res.clientGone {
-		c.pool.brake.slow(r.Context(), c.from.Addr, s.cfg.Stopping)
+		c.brake.slow(r.Context(), c.from.Addr, s.cfg.Stopping)
 	}
 	s.finish(w, r, route, &res)
 }

@@ -1,0 +1,242 @@
+// The bounded listener: how many connections there may be, and which one is closed for another.
+
+package httpserve
+
+import (
+	"iter"
+	"maps"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Limits bound the connections of a listener. All fields must be set.
+type Limits struct {
+	// Total is the number of open connections, PerSource that of one source.
+	Total, PerSource int
+	// ReadBuffer and WriteBuffer are the bytes that the kernel buffers for a connection, in each
+	// direction. Linux reserves twice as much. Without them it buffers several megabytes for a
+	// client that sends without pause or does not read.
+	ReadBuffer, WriteBuffer int
+}
+
+// minIdle is how long a connection without a request is kept, even if others need its place. It is
+// more than a client needs to send its request.
+const minIdle = time.Second
+
+// Listener is a net.Listener that keeps to its limits.
+//
+//   - A source that has PerSource connections gets another one only in place of its longest idle one.
+//   - When Total are open, the source with the most of them loses one to a source that has fewer.
+//   - When no source has more than another, a source without a connection gets the place of the
+//     longest idle one.
+//
+// Everything else is closed at once. Accept may be called by one goroutine at a time, the other
+// methods by any.
+type Listener struct {
+	net.Listener
+	limits Limits
+	source func(net.Conn) string
+
+	mu      sync.Mutex
+	open    int
+	sources map[string]map[*Conn]struct{}
+}
+
+// NewListener returns a listener that accepts the connections of l within the limits. A connection
+// counts for the source that the function names; nil means RemoteIP.
+func NewListener(l net.Listener, limits Limits, source func(net.Conn) string) *Listener {
+	if source == nil {
+		source = RemoteIP
+	}
+	return &Listener{Listener: l, limits: limits, source: source, sources: map[string]map[*Conn]struct{}{}}
+}
+
+// RemoteIP returns the IP address of a connection's client. All connections that have none are of
+// one source.
+func RemoteIP(c net.Conn) string {
+	remote, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return ""
+	}
+	return remote.AddrPort().Addr().Unmap().WithZone("").String()
+}
+
+// Accept returns the next connection within the limits.
+func (l *Listener) Accept() (net.Conn, error) {
+	for {
+		raw, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &Conn{Conn: raw, listener: l, source: l.source(raw)}
+		c.idleSince.Store(time.Now().UnixNano())
+		evicted, ok := l.admit(c)
+		if evicted != nil {
+			_ = evicted.Close() // it is given up, whatever the error
+		}
+		if !ok {
+			_ = raw.Close() // nothing was sent or received yet
+			continue
+		}
+		l.limits.setBuffers(raw)
+		return c, nil
+	}
+}
+
+// setBuffers bounds the kernel's buffers of a connection, where it has any.
+func (l Limits) setBuffers(c net.Conn) {
+	for c != nil {
+		if b, ok := c.(interface {
+			SetReadBuffer(int) error
+			SetWriteBuffer(int) error
+		}); ok {
+			// An error means that the client has already left. The next read reports it.
+			_ = b.SetReadBuffer(l.ReadBuffer)
+			_ = b.SetWriteBuffer(l.WriteBuffer)
+			return
+		}
+		wrapper, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return // a connection of a test, within the process
+		}
+		c = wrapper.NetConn()
+	}
+}
+
+// admit gives a connection a place. It returns the connection to close for it, if any.
+func (l *Listener) admit(c *Conn) (evicted *Conn, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	own := l.sources[c.source]
+	switch {
+	case len(own) >= l.limits.PerSource:
+		evicted = longestIdle(maps.Keys(own), minIdle)
+	case l.open < l.limits.Total:
+		l.add(c)
+		return nil, true
+	default:
+		if evicted = l.ofGreediest(len(own) + 1); evicted == nil && len(own) == 0 {
+			evicted = longestIdle(l.all(), minIdle)
+		}
+	}
+	if evicted == nil {
+		return nil, false
+	}
+	l.remove(evicted)
+	l.add(c)
+	return evicted, true
+}
+
+// ofGreediest returns a connection of the source that has most, if it has more than least: the one
+// that is idle for longest, or any if none is.
+func (l *Listener) ofGreediest(least int) *Conn {
+	var most map[*Conn]struct{}
+	for _, conns := range l.sources {
+		if len(conns) > max(least, len(most)) {
+			most = conns
+		}
+	}
+	if c := longestIdle(maps.Keys(most), 0); c != nil {
+		return c
+	}
+	for c := range most {
+		return c
+	}
+	return nil
+}
+
+// longestIdle returns the connection that is idle for longest, and for at least so long; nil if
+// there is none.
+func longestIdle(conns iter.Seq[*Conn], atLeast time.Duration) *Conn {
+	var found *Conn
+	earliest := time.Now().Add(-atLeast).UnixNano()
+	for c := range conns {
+		if since := c.idleSince.Load(); since != 0 && since <= earliest {
+			found, earliest = c, since
+		}
+	}
+	return found
+}
+
+// all returns the open connections of all sources.
+func (l *Listener) all() iter.Seq[*Conn] {
+	return func(yield func(*Conn) bool) {
+		for _, conns := range l.sources {
+			for c := range conns {
+				if !yield(c) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (l *Listener) add(c *Conn) {
+	own := l.sources[c.source]
+	if own == nil {
+		own = map[*Conn]struct{}{}
+		l.sources[c.source] = own
+	}
+	own[c] = struct{}{}
+	l.open++
+}
+
+// remove frees a connection's place. A second call does nothing.
+func (l *Listener) remove(c *Conn) {
+	own := l.sources[c.source]
+	if _, found := own[c]; !found {
+		return
+	}
+	l.open--
+	if delete(own, c); len(own) == 0 {
+		delete(l.sources, c.source)
+	}
+}
+
+// Conn is a connection of a Listener.
+type Conn struct {
+	net.Conn
+	listener *Listener
+	source   string
+	// idleSince is when the last request was answered, or the connection accepted, in Unix
+	// nanoseconds; 0 while a request is being answered. A request that is still being received
+	// counts as idle: it may never be complete.
+	idleSince atomic.Int64
+	// responseTime bounds a response, from its first byte on; 0 is no bound. responseSince is when
+	// that was, in Unix nanoseconds, 0 before.
+	responseTime  time.Duration
+	responseSince atomic.Int64
+}
+
+// NetConn returns the connection that the Listener's own listener accepted.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// Close closes the connection and frees its place.
+func (c *Conn) Close() error {
+	c.listener.mu.Lock()
+	c.listener.remove(c)
+	c.listener.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// Write writes a part of a response, within the time that is left for it.
+func (c *Conn) Write(p []byte) (int, error) {
+	if c.responseTime > 0 {
+		c.responseSince.CompareAndSwap(0, time.Now().UnixNano())
+		if err := c.SetWriteDeadline(time.Unix(0, c.responseSince.Load()).Add(c.responseTime)); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Write(p)
+}
+
+// beginRequest records that a request was received.
+func (c *Conn) beginRequest() {
+	c.idleSince.Store(0)
+	c.responseSince.Store(0)
+}
+
+// endRequest records that a request was answered.
+func (c *Conn) endRequest() { c.idleSince.Store(time.Now().UnixNano()) }
