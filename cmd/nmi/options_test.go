@@ -100,6 +100,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{"mode", "--node=n --operation-mode=auto", noEnv, []string{"use standard or managed"}},
 		{"format", "--node=n --logging-format=xml", noEnv, []string{"use text or json"}},
 		{"addresses", "--node=n --metadata-ip=x --agent-address=y --nmi-listen-address=z", noEnv, []string{"--metadata-ip", "--agent-address", "--nmi-listen-address"}},
+		{"addresses of ports", "--node=n --http-probe-address=x --prometheus-address=:9090", noEnv, []string{"--http-probe-address=x", "--prometheus-address=:9090"}},
 		{"address in use", "--node=n --agent-address=169.254.169.254", noEnv, []string{"agent address 169.254.169.254"}},
 		{"ports", "--node=n --nmi-port=0 --http-probe-port=70000 --metadata-port=-1", noEnv, []string{"--nmi-port=0", "--http-probe-port=70000", "--metadata-port=-1"}},
 		{"intervals", "--node=n --ipt-update-interval-sec=0 --retry-attempts-for-created=-1", noEnv, []string{"--ipt-update-interval-sec=0", "--retry-attempts-for-created=-1"}},

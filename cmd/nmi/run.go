@@ -294,7 +294,7 @@ func (a *agent) work(ctx context.Context, group *errgroup.Group, diverted net.Li
 		return nil
 	})
 	group.Go(func() error {
-		return server.Serve(ctx, diverted, a.life.answers(a.server.ServePod), server.Connections{Most: 4096, MostPerAddress: 256}, a.log)
+		return server.Serve(ctx, diverted, a.life.answers(a.server.ServePod), server.Connections{Most: 2048, MostPerAddress: 256}, a.log)
 	})
 	for _, e := range a.hostEndpoints() {
 		group.Go(func() error { return a.serveHost(ctx, e) })

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -30,6 +31,17 @@ func NotNegative[N ~int | ~int64 | ~float64](name string, value N) error {
 func port(name, value string) error {
 	if n, err := strconv.ParseUint(value, 10, 16); err != nil || strconv.FormatUint(n, 10) != value {
 		return fmt.Errorf("--%s=%s is not a port: use a number from 1 to 65535", name, value)
+	}
+	return nil
+}
+
+// listenAddress accepts an address without a name service, or none, which means all.
+func listenAddress(name, value string) error {
+	if value == "" {
+		return nil
+	}
+	if _, err := netip.ParseAddr(value); err != nil {
+		return fmt.Errorf("--%s=%s is not an IP address: use one of this machine, or leave it empty for all", name, value)
 	}
 	return nil
 }

@@ -33,8 +33,9 @@ type Options struct {
 	LogFormat string // observe.FormatText or FormatJSON
 	Verbosity int    // klog's
 
-	ProbePort, MetricsPort string // 0: any free one
-	Profile                bool   // serve pprof
+	ProbePort, MetricsPort       string // 0: any free one
+	ProbeAddress, MetricsAddress string // empty: all addresses
+	Profile                      bool   // serve pprof
 
 	// Meaningless are the flags given that no longer do anything.
 	Meaningless []string
@@ -119,6 +120,8 @@ func (o *Options) bindFlags(u Usage, flags *flag.FlagSet) {
 	flags.StringVar(&o.LogFormat, "log-format", observe.FormatText, "another name of --logging-format")
 	flags.IntVar(&o.Verbosity, "v", 0, "log verbosity; "+u.Verbosity+"; at most "+strconv.Itoa(observe.MaxVerbosity)+" is used")
 	flags.BoolVar(&o.Profile, "enableProfile", false, "serve pprof on "+profileAddress)
+	flags.StringVar(&o.ProbeAddress, "http-probe-address", "", "IP `address` of --http-probe-port, where the kubelet must reach it; empty: all addresses")
+	flags.StringVar(&o.MetricsAddress, "prometheus-address", "", "IP `address` of --prometheus-port, such as 127.0.0.1; empty: all addresses")
 	flags.StringVar(&o.ProbePort, "http-probe-port", "8080", "`port` of /healthz and /readyz")
 	flags.StringVar(&o.MetricsPort, "prometheus-port", u.MetricsPort, "`port` of /metrics")
 	bindMeaningless(u, flags)
@@ -153,5 +156,6 @@ func (o *Options) Validate() error {
 	if format != nil {
 		format = fmt.Errorf("--logging-format: %w", format)
 	}
-	return errors.Join(format, port("http-probe-port", o.ProbePort), port("prometheus-port", o.MetricsPort))
+	return errors.Join(format, port("http-probe-port", o.ProbePort), port("prometheus-port", o.MetricsPort),
+		listenAddress("http-probe-address", o.ProbeAddress), listenAddress("prometheus-address", o.MetricsAddress))
 }

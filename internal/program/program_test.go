@@ -45,6 +45,7 @@ func TestMainCodes(t *testing.T) {
 		{"argument", "serve", nil, ExitUsage, "", `unexpected argument "serve"`},
 		{"wrong format by its older name", "--log-format=xml", nil, ExitUsage, "", "use text or json"},
 		{"all complaints", "--http-probe-port=70000 --prometheus-port=x --logging-format=xml", nil, ExitUsage, "", "--prometheus-port=x is not a port"},
+		{"no address", "--http-probe-address=localhost --prometheus-address=10.0.0.0/8", nil, ExitUsage, "", "--http-probe-address=localhost is not an IP address"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var stdout, stderr strings.Builder
@@ -98,5 +99,33 @@ func TestServers(t *testing.T) {
 	stop()
 	if err := group.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAddresses: the ports can be opened on one address, and are open on all otherwise.
+func TestAddresses(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"", ":8080 :1234"},
+		{"--http-probe-address=127.0.0.1 --prometheus-address=::1", "127.0.0.1:8080 [::1]:1234"},
+		{"-prometheus-address=10.0.0.1 -prometheus-port=99 -enableProfile", ":8080 10.0.0.1:99 localhost:6060"},
+	} {
+		o := &Options{}
+		if err := errors.Join(o.Parse(usage(), strings.Fields(tt.args), io.Discard, func(*flag.FlagSet) {}), o.Validate()); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(o.Addresses(), " "); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.args, got, tt.want)
+		}
+	}
+	o := &Options{ProbeAddress: "127.0.0.1", ProbePort: "0", MetricsAddress: "127.0.0.1", MetricsPort: "0"}
+	open, err := o.Listen(t.Context(), &observe.Health{}, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range open {
+		if address, ok := s.listener.Addr().(*net.TCPAddr); !ok || !address.IP.Equal(net.IPv4(127, 0, 0, 1)) {
+			t.Errorf("%s are served on %v", s.what, s.listener.Addr())
+		}
+		_ = s.listener.Close()
 	}
 }

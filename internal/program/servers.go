@@ -4,7 +4,6 @@ package program
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -13,22 +12,40 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/podid-io/podid/internal/httpserve"
 	"github.com/podid-io/podid/internal/observe"
 )
 
 // profileAddress is v1.8.17's.
 const profileAddress = "localhost:6060"
 
-// shutdownTimeout is how long requests under way may take when the program ends.
-const shutdownTimeout = 3 * time.Second
+// The bounds of these servers, for an agent of 256 MiB: the kubelet and a few scrapers need one
+// connection each, and all connections together cost less than 10 MB.
+const (
+	headerTime = 5 * time.Second
+	bodyTime   = 5 * time.Second
+	idleTime   = time.Minute
+	// answerTime is Prometheus's own limit of a scrape.
+	answerTime = 10 * time.Second
+	// profileTime is long enough for a profile of a minute.
+	profileTime = 90 * time.Second
+	// shutdownTimeout is how long requests under way may take when the program ends.
+	shutdownTimeout = 3 * time.Second
+)
+
+// limits returns the bounds of connections.
+func limits(total int) httpserve.Limits {
+	return httpserve.Limits{Total: total, PerSource: 8, ReadBuffer: 8 << 10, WriteBuffer: 32 << 10}
+}
 
 type endpoint struct {
-	what, flag, address string
-	handler             http.Handler
-	listener            net.Listener
+	what, flags, address string
+	handler              http.Handler
+	connections          int
+	answerTime           time.Duration
+	listener             net.Listener
 }
 
 // Servers are open ports.
@@ -39,9 +56,12 @@ type Opener interface {
 	Listen(ctx context.Context, network, address string) (net.Listener, error)
 }
 
+func (o *Options) probeAddress() string   { return net.JoinHostPort(o.ProbeAddress, o.ProbePort) }
+func (o *Options) metricsAddress() string { return net.JoinHostPort(o.MetricsAddress, o.MetricsPort) }
+
 // Addresses are those that Listen opens.
 func (o *Options) Addresses() []string {
-	all := []string{":" + o.ProbePort, ":" + o.MetricsPort}
+	all := []string{o.probeAddress(), o.metricsAddress()}
 	if o.Profile {
 		all = append(all, profileAddress)
 	}
@@ -55,15 +75,14 @@ func (o *Options) Listen(ctx context.Context, health *observe.Health, metrics pr
 
 // ListenWith is Listen for a program whose ports are opened in a way of its own.
 func (o *Options) ListenWith(ctx context.Context, opener Opener, health *observe.Health, metrics prometheus.Gatherer) (Servers, error) {
-	// Whoever scrapes costs memory; four at a time are more than there are.
-	scrapes := http.NewServeMux()
-	scrapes.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	scraped := http.NewServeMux()
+	scraped.Handle("/metrics", newScrapes(metrics))
 	wanted := Servers{
-		{what: "probes", flag: "--http-probe-port", address: ":" + o.ProbePort, handler: health.Handler()},
-		{what: "metrics", flag: "--prometheus-port", address: ":" + o.MetricsPort, handler: scrapes},
+		{what: "probes", flags: "--http-probe-address, --http-probe-port", address: o.probeAddress(), handler: health.Handler(), connections: 64, answerTime: answerTime},
+		{what: "metrics", flags: "--prometheus-address, --prometheus-port", address: o.metricsAddress(), handler: scraped, connections: 64, answerTime: answerTime},
 	}
 	if o.Profile {
-		wanted = append(wanted, endpoint{what: "profiles", flag: "--enableProfile", address: profileAddress, handler: profiles()})
+		wanted = append(wanted, endpoint{what: "profiles", flags: "--enableProfile", address: profileAddress, handler: profiles(), connections: 8, answerTime: profileTime})
 	}
 	for i := range wanted {
 		s := &wanted[i]
@@ -72,7 +91,7 @@ func (o *Options) ListenWith(ctx context.Context, opener Opener, health *observe
 			for _, open := range wanted[:i] {
 				_ = open.listener.Close() // nothing was served on it yet
 			}
-			return nil, fmt.Errorf("serve %s (%s): %w: is another program using the port?", s.what, s.flag, err)
+			return nil, fmt.Errorf("serve %s (%s): %w: is another program using the port?", s.what, s.flags, err)
 		}
 		logr.FromContextOrDiscard(ctx).Info("serving "+s.what, "address", listener.Addr().String())
 		s.listener = listener
@@ -94,21 +113,16 @@ func profiles() http.Handler {
 // Serve serves in the group until the context ends.
 func (s Servers) Serve(ctx context.Context, group *errgroup.Group) {
 	for _, e := range s {
-		server := &http.Server{Handler: e.handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+		server := &httpserve.Server{
+			Handler: e.handler, Limits: limits(e.connections),
+			HeaderTime: headerTime, BodyTime: bodyTime, IdleTime: idleTime, AnswerTime: e.answerTime, Grace: shutdownTimeout,
+			Log: logr.FromContextOrDiscard(ctx),
+		}
 		group.Go(func() error {
-			if err := server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {
+			if err := server.Serve(ctx, e.listener); err != nil {
 				return fmt.Errorf("serve %s on %s: %w", e.what, e.listener.Addr(), err)
 			}
 			return nil
-		})
-		group.Go(func() error {
-			<-ctx.Done()
-			bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-			defer cancel()
-			if err := server.Shutdown(bounded); !errors.Is(err, context.DeadlineExceeded) {
-				return err
-			}
-			return server.Close()
 		})
 	}
 }

@@ -27,6 +27,7 @@ func TestWrongValues(t *testing.T) {
 		"prefetch a list":  {[]string{"nmi.prefetchResources=https://vault.azure.net"}, []string{"/nmi/prefetchResources"}},
 		"prefetch a space": {[]string{"nmi.prefetchResources={https://a b}"}, []string{"/nmi/prefetchResources"}},
 		"port":             {[]string{"nmi.probePort=99999"}, []string{"/nmi/probePort", "65,535"}},
+		"address":          {[]string{"nmi.prometheusAddress=localhost"}, []string{"/nmi/prometheusAddress", "localhost"}},
 		"relative path":    {[]string{"mic.cloudConfig=azure.json"}, []string{"/mic/cloudConfig"}},
 		"socket's folder":  {[]string{"nmi.hostToken.socket=/host.sock"}, []string{"/nmi/hostToken/socket"}},
 		"pull policy":      {[]string{"image.imagePullPolicy=always"}, []string{"/image/imagePullPolicy", "'Always'"}},
