@@ -35,7 +35,8 @@ type CacheConfig struct {
 	Render func(*Token, Request) (Body, error)
 	// Max is how many tokens are held in all, MaxPerIdentity for one identity,
 	// so that a pod that asks for ever new resources displaces its own tokens
-	// only; one of more than 8 KiB counts as several. As many failures are
+	// only; one of more than 8 KiB counts as several. When all are held, the
+	// namespace that holds most displaces its own. As many failures are
 	// remembered, and Max flights under way at most.
 	Max, MaxPerIdentity int
 	// FlightTime is the most one attempt to get a token may take, retries and
@@ -76,6 +77,7 @@ type Cache struct {
 	flights  map[key]*flight
 	units    int            // of all entries
 	perID    map[key]int    // units of an identity's entries
+	perSpace map[string]int // units of a namespace's entries
 	objects  map[key]string // object id of an identity, learned from its tokens
 	failures *failures
 	habits   *habits
@@ -100,7 +102,7 @@ type entry struct {
 func NewCache(ctx context.Context, cfg CacheConfig) *Cache {
 	return &Cache{
 		cfg: cfg, ctx: ctx, entries: map[key]*entry{}, flights: map[key]*flight{},
-		perID: map[key]int{}, objects: map[key]string{}, failures: newFailures(cfg.Max, cfg.MaxPerIdentity), habits: newHabits(),
+		perID: map[key]int{}, perSpace: map[string]int{}, objects: map[key]string{}, failures: newFailures(cfg.Max, cfg.MaxPerIdentity), habits: newHabits(),
 	}
 }
 

@@ -24,6 +24,7 @@ type failures struct {
 	max, maxPerID int
 	notes         map[key]*failed
 	perID         map[key]int
+	perSpace      map[string]int // by namespace
 	// answered is when the source of a type last gave a token.
 	answered map[v1.IdentityType]time.Time
 }
@@ -48,7 +49,7 @@ const (
 
 func newFailures(most, mostPerID int) *failures {
 	return &failures{
-		max: most, maxPerID: mostPerID, notes: map[key]*failed{}, perID: map[key]int{},
+		max: most, maxPerID: mostPerID, notes: map[key]*failed{}, perID: map[key]int{}, perSpace: map[string]int{},
 		answered: map[v1.IdentityType]time.Time{},
 	}
 }
@@ -122,11 +123,18 @@ func (m *failures) add(k key, now time.Time) *failed {
 		m.evict(now, func(other key) bool { return other.identity() == id })
 	}
 	if len(m.notes) >= m.max {
-		m.evict(now, func(key) bool { return true })
+		most := k.namespace
+		for other, n := range m.perSpace {
+			if n > m.perSpace[most] {
+				most = other
+			}
+		}
+		m.evict(now, func(other key) bool { return other.namespace == most })
 	}
 	n := &failed{}
 	m.notes[k] = n
 	m.perID[id]++
+	m.perSpace[k.namespace]++
 	return n
 }
 
@@ -157,5 +165,8 @@ func (m *failures) remove(k key) {
 	id := k.identity()
 	if m.perID[id]--; m.perID[id] <= 0 {
 		delete(m.perID, id)
+	}
+	if m.perSpace[k.namespace]--; m.perSpace[k.namespace] <= 0 {
+		delete(m.perSpace, k.namespace)
 	}
 }

@@ -94,7 +94,7 @@ func (c *Cache) land(k key, f *flight, r Request) {
 	e.failures = 0
 	if f.wanted {
 		e.used.Store(now.UnixNano())
-		c.habits.note(k.uid, k.resource, now)
+		c.habits.note(k, now)
 	}
 	if f.token.ObjectID != "" {
 		c.objects[k.identity()] = f.token.ObjectID
@@ -162,7 +162,7 @@ func (c *Cache) due(k key, e *entry) {
 	case len(c.flights) >= c.cfg.Max:
 		c.schedule(k, e, time.Second, now)
 	default:
-		c.habits.note(k.uid, k.resource, now)
+		c.habits.note(k, now)
 		r := e.request
 		r.Caller = refreshCaller(r.Identity)
 		c.launch(k, r).refresh = true
@@ -184,8 +184,7 @@ func (c *Cache) add(k key, units int, now time.Time) *entry {
 	c.makeRoom(k, units, now)
 	e := &entry{units: units}
 	c.entries[k] = e
-	c.perID[k.identity()] += units
-	c.units += units
+	c.tally(k, units)
 	c.count()
 	return e
 }
@@ -197,8 +196,20 @@ func (c *Cache) resize(k key, e *entry, units int, now time.Time) {
 		c.makeRoom(k, more, now)
 	}
 	e.units = units
-	c.perID[k.identity()] += more
+	c.tally(k, more)
+}
+
+// tally adds to the units held.
+func (c *Cache) tally(k key, more int) {
+	id := k.identity()
 	c.units += more
+	if c.perID[id] += more; c.perID[id] <= 0 {
+		delete(c.perID, id)
+		delete(c.objects, id)
+	}
+	if c.perSpace[k.namespace] += more; c.perSpace[k.namespace] <= 0 {
+		delete(c.perSpace, k.namespace)
+	}
 }
 
 // makeRoom removes others for the sake of k.
@@ -207,8 +218,23 @@ func (c *Cache) makeRoom(k key, units int, now time.Time) {
 	own := func(other key) bool { return other != k && other.identity() == id }
 	for c.perID[id]+units > c.cfg.MaxPerIdentity && c.evict(now, own) {
 	}
-	for c.units+units > c.cfg.Max && c.evict(now, func(other key) bool { return other != k }) {
+	for c.units+units > c.cfg.Max {
+		most := c.greediest(k.namespace)
+		theirs := func(other key) bool { return other != k && other.namespace == most }
+		if !c.evict(now, theirs) && !c.evict(now, func(other key) bool { return other != k }) {
+			return
+		}
 	}
+}
+
+// greediest is the namespace that holds most, the given one if none holds more.
+func (c *Cache) greediest(namespace string) string {
+	for other, units := range c.perSpace {
+		if units > c.perSpace[namespace] {
+			namespace = other
+		}
+	}
+	return namespace
 }
 
 // evict removes the entry that was not used for longest, of those that qualify;
@@ -235,12 +261,7 @@ func (c *Cache) remove(k key, e *entry) {
 		e.timer.Stop()
 	}
 	delete(c.entries, k)
-	id := k.identity()
-	c.units -= e.units
-	if c.perID[id] -= e.units; c.perID[id] <= 0 {
-		delete(c.perID, id)
-		delete(c.objects, id)
-	}
+	c.tally(k, -e.units)
 	c.count()
 }
 

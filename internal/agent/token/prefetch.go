@@ -4,11 +4,15 @@ package token
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/turns"
 )
 
 // Background is the Caller of requests that nobody waits for. The limiter should
@@ -32,65 +36,127 @@ type Wishes interface {
 // It is in nobody's way: one token at a time, in the background of the limiter,
 // and nothing that is held, under way or was refused of late. A token fetched so
 // is not refreshed unless somebody uses it, and a default resource that nobody
-// asked for is not fetched again.
+// asked for is not fetched again. Namespaces take turns.
 type Prefetcher struct {
 	cache     *Cache
 	resources []string
+
+	pending *turns.Queue[*v1.AzureIdentity]
+	places  map[types.NamespacedName]*turns.Entry[*v1.AzureIdentity] // in pending
+	ill     map[origin]time.Time                                     // until when to leave a source alone
 }
+
+// origin is a source as the identities of one namespace see it. An endpoint that
+// an identity names is a source of its own.
+type origin struct {
+	namespace string
+	kind      v1.IdentityType
+	endpoint  string
+}
+
+const (
+	// aheadTime is how long one fetch may hold up the next. One that takes longer
+	// goes on, still in the background.
+	aheadTime = 5 * time.Second
+	// illTime is how long a source that had trouble is left alone: pods will ask for
+	// their tokens by themselves.
+	illTime = 5 * time.Second
+	// maxPending bounds the identities whose tokens are to be fetched, maxIll the
+	// sources that are left alone.
+	maxPending, maxIll = 1024, 256
+)
 
 // NewPrefetcher returns one for a cache. With no default resources it fetches
 // only what was asked for before.
 func NewPrefetcher(cache *Cache, resources []string) *Prefetcher {
-	return &Prefetcher{cache, resources}
+	return &Prefetcher{
+		cache: cache, resources: resources, pending: turns.NewQueue[*v1.AzureIdentity](maxPending, maxPending),
+		places: map[types.NamespacedName]*turns.Entry[*v1.AzureIdentity]{}, ill: map[origin]time.Time{},
+	}
 }
-
-// aheadTime is how long one fetch may hold up the next. One that takes longer
-// goes on, still in the background.
-const aheadTime = 5 * time.Second
 
 // Run fetches what is wished for until ctx ends.
 func (p *Prefetcher) Run(ctx context.Context, wishes Wishes) {
-	for {
+	for ctx.Err() == nil {
+		if p.pending.Len() == 0 {
+			select {
+			case <-wishes.Changed():
+				p.add(wishes.Entitled())
+			case <-ctx.Done():
+			}
+			continue
+		}
 		select {
 		case <-wishes.Changed():
-			p.fetchAll(ctx, wishes.Entitled())
-		case <-ctx.Done():
+			p.add(wishes.Entitled())
+		default:
+		}
+		p.fetchNext(ctx)
+	}
+}
+
+// add notes identities, each once and as it was last.
+func (p *Prefetcher) add(identities []*v1.AzureIdentity) {
+	for _, id := range identities {
+		key := types.NamespacedName{Namespace: id.Namespace, Name: id.Name}
+		if place := p.places[key]; place != nil {
+			place.Item = id
+			continue
+		}
+		place, gaveWay := p.pending.Push(id.Namespace, "", id)
+		if gaveWay != nil {
+			p.forget(gaveWay.Item)
+		}
+		if place != nil {
+			p.places[key] = place
+		}
+	}
+}
+
+func (p *Prefetcher) forget(id *v1.AzureIdentity) {
+	delete(p.places, types.NamespacedName{Namespace: id.Namespace, Name: id.Name})
+}
+
+// fetchNext fetches the tokens of the identity whose turn it is, unless its source had
+// trouble just now.
+func (p *Prefetcher) fetchNext(ctx context.Context) {
+	place := p.pending.Next(func(*turns.Entry[*v1.AzureIdentity]) bool { return true })
+	if place == nil {
+		return
+	}
+	id := place.Item
+	p.pending.Take(place)
+	p.forget(id)
+	from := origin{id.Namespace, id.Spec.Type, id.Spec.ADEndpoint}
+	if time.Now().Before(p.ill[from]) {
+		return
+	}
+	for _, resource := range p.cache.worth(id, p.resources) {
+		if ctx.Err() != nil {
+			return
+		}
+		if !p.cache.ahead(ctx, Request{Identity: id, Resource: resource, Caller: Background}) {
+			p.leaveAlone(from, time.Now())
 			return
 		}
 	}
 }
 
-// fetchAll skips what comes after a source had trouble: pods will ask for it by
-// themselves, and meanwhile it should be left alone. An endpoint that somebody
-// named for identities of theirs is a source of its own.
-func (p *Prefetcher) fetchAll(ctx context.Context, identities []*v1.AzureIdentity) {
-	type source struct {
-		kind     v1.IdentityType
-		endpoint string
+func (p *Prefetcher) leaveAlone(from origin, now time.Time) {
+	if len(p.ill) >= maxIll {
+		maps.DeleteFunc(p.ill, func(_ origin, until time.Time) bool { return !now.Before(until) })
 	}
-	ill := map[source]bool{}
-	for _, id := range identities {
-		from := source{id.Spec.Type, id.Spec.ADEndpoint}
-		if ill[from] {
-			continue
-		}
-		for _, resource := range p.cache.worth(id, p.resources) {
-			if ctx.Err() != nil {
-				return
-			}
-			if !p.cache.ahead(ctx, Request{Identity: id, Resource: resource, Caller: Background}) {
-				ill[from] = true
-				break
-			}
-		}
+	if len(p.ill) >= maxIll {
+		clear(p.ill)
 	}
+	p.ill[from] = now.Add(illTime)
 }
 
 // worth are the resources worth fetching ahead for an identity.
 func (c *Cache) worth(id *v1.AzureIdentity, defaults []string) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.habits.worth(keyOf(Request{Identity: id}).uid, defaults, time.Now())
+	return c.habits.worth(keyOf(Request{Identity: id}), defaults, time.Now())
 }
 
 // ahead fetches a token that nobody asked for, unless one is held, under way or
@@ -136,8 +202,9 @@ func (c *Cache) launchAhead(r Request) *flight {
 type habits struct{ of map[string]*habit }
 
 type habit struct {
-	asked []asked  // the latest first, each resource once
-	tried []string // defaults fetched for nobody so far
+	namespace string
+	asked     []asked  // the latest first, each resource once
+	tried     []string // defaults fetched for nobody so far
 }
 
 type asked struct {
@@ -157,17 +224,17 @@ func newHabits() *habits { return &habits{of: map[string]*habit{}} }
 
 // note remembers that a resource is in use. Only those with a token count, so
 // that nobody can fill this with nonsense.
-func (h *habits) note(uid, resource string, now time.Time) {
-	x := h.get(uid)
-	x.asked = slices.DeleteFunc(x.asked, func(a asked) bool { return a.resource == resource })
-	x.asked = slices.Insert(x.asked, 0, asked{resource, now})
+func (h *habits) note(k key, now time.Time) {
+	x := h.get(k)
+	x.asked = slices.DeleteFunc(x.asked, func(a asked) bool { return a.resource == k.resource })
+	x.asked = slices.Insert(x.asked, 0, asked{k.resource, now})
 	x.asked = x.asked[:min(len(x.asked), maxAsked)]
 }
 
 // worth are the resources asked for lately, or those of the defaults that have
 // not been tried; they count as tried now.
-func (h *habits) worth(uid string, defaults []string, now time.Time) []string {
-	x := h.get(uid)
+func (h *habits) worth(k key, defaults []string, now time.Time) []string {
+	x := h.get(k)
 	var resources []string
 	for _, a := range x.asked {
 		if now.Sub(a.at) < lately {
@@ -186,21 +253,32 @@ func (h *habits) worth(uid string, defaults []string, now time.Time) []string {
 	return resources
 }
 
-func (h *habits) get(uid string) *habit {
-	x := h.of[uid]
+func (h *habits) get(k key) *habit {
+	x := h.of[k.uid]
 	if x != nil {
 		return x
 	}
 	if len(h.of) >= maxHabits {
-		h.evict()
+		h.evict(k.namespace)
 	}
-	x = &habit{}
-	h.of[uid] = x
+	x = &habit{namespace: k.namespace}
+	h.of[k.uid] = x
 	return x
 }
 
-// evict forgets the identity that was not asked for anything for longest.
-func (h *habits) evict() {
+// evict forgets the identity that was not asked for anything for longest, in the
+// namespace that has most: the given one, if none has more.
+func (h *habits) evict(namespace string) {
+	count := map[string]int{}
+	for _, x := range h.of {
+		count[x.namespace]++
+	}
+	most := namespace
+	for other, n := range count {
+		if n > count[most] {
+			most = other
+		}
+	}
 	var victim string
 	var oldest time.Time
 	for uid, x := range h.of {
@@ -208,7 +286,7 @@ func (h *habits) evict() {
 		if len(x.asked) > 0 {
 			last = x.asked[0].at
 		}
-		if victim == "" || last.Before(oldest) {
+		if x.namespace == most && (victim == "" || last.Before(oldest)) {
 			victim, oldest = uid, last
 		}
 	}

@@ -258,7 +258,10 @@ func TestPrefetchEndpoints(t *testing.T) {
 		p := NewPrefetcher(newTestCache(t, s), []string{arm})
 		theirs, alike, ours := ask("a", "").Identity, ask("b", "").Identity, ask("c", "").Identity
 		theirs.Spec.ADEndpoint, alike.Spec.ADEndpoint = "https://ill.example", "https://ill.example"
-		p.fetchAll(t.Context(), []*v1.AzureIdentity{theirs, alike, ours})
+		p.add([]*v1.AzureIdentity{theirs, alike, ours})
+		for p.pending.Len() > 0 {
+			p.fetchNext(t.Context())
+		}
 		if s.count() != 2 || s.calls[1].Identity != ours {
 			t.Errorf("%d calls", s.count())
 		}
@@ -270,17 +273,74 @@ func TestHabitsAreBounded(t *testing.T) {
 	now := time.Now()
 	for i := range 3 * maxHabits {
 		for j := range 2 * maxAsked {
-			h.note(fmt.Sprint(i), fmt.Sprint(j), now.Add(time.Duration(i)*time.Second))
+			h.note(key{uid: fmt.Sprint(i), resource: fmt.Sprint(j)}, now.Add(time.Duration(i)*time.Second))
 		}
-		h.worth(fmt.Sprint("unused", i), []string{arm}, now)
+		h.worth(key{uid: fmt.Sprint("unused", i)}, []string{arm}, now)
 		if len(h.of) > maxHabits {
 			t.Fatalf("%d identities", len(h.of))
 		}
 	}
-	last := fmt.Sprint(3*maxHabits - 1)
+	last := key{uid: fmt.Sprint(3*maxHabits - 1)}
 	if got := h.worth(last, []string{arm}, now.Add(3*maxHabits*time.Second)); len(got) != maxAsked || got[0] != fmt.Sprint(2*maxAsked-1) {
 		t.Errorf("worth fetching: %v", got)
 	}
+}
+
+// TestPrefetchOfAGreedyNamespace: the identities of a namespace that becomes entitled to ever new ones
+// keep another namespace's waiting for a turn, and displace no habit of theirs.
+func TestPrefetchOfAGreedyNamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeSource{life: time.Hour, takes: 100 * time.Millisecond}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		c := NewCache(ctx, CacheConfig{
+			Source: s, Max: 4096, MaxPerIdentity: 128, FlightTime: 10 * time.Second, Patience: time.Second,
+			Render: func(t *Token, _ Request) (Body, error) { return textBody("x"), nil },
+		})
+		of := func(namespace, name string) *v1.AzureIdentity {
+			id := ask(namespace+name, "").Identity
+			id.Namespace = namespace
+			return id
+		}
+		habit := Request{Identity: of("shop", "job"), Resource: "vault", Caller: "shop/job"}
+		if _, _, err := c.Get(ctx, habit); err != nil {
+			t.Fatal(err)
+		}
+		w := newWishes()
+		go NewPrefetcher(c, []string{arm}).Run(ctx, w)
+		wish := func(ids ...*v1.AzureIdentity) {
+			w.mu.Lock()
+			w.ids = append(w.ids, ids...)
+			w.mu.Unlock()
+			select {
+			case w.changed <- struct{}{}:
+			default:
+			}
+		}
+		for i := range 2 * maxPending {
+			wish(of("hostile", fmt.Sprint(i)))
+			c.mu.Lock()
+			c.habits.note(keyOf(Request{Identity: of("hostile", fmt.Sprint(i)), Resource: "x"}), time.Now())
+			c.mu.Unlock()
+		}
+		pass(10 * time.Second)
+		wish(of("shop", "web"), of("shop", "job"))
+		pass(500 * time.Millisecond) // two turns of each, and the one under way
+		var shop []string
+		s.mu.Lock()
+		for _, r := range s.calls[1:] {
+			if r.Identity.Namespace == "shop" {
+				shop = append(shop, r.Identity.Name+" "+r.Resource)
+			}
+		}
+		s.mu.Unlock()
+		if want := []string{"shopweb " + arm}; !slices.Equal(shop, want) {
+			t.Errorf("fetched %v, want %v: the job's is held", shop, want)
+		}
+		if got := c.worth(habit.Identity, []string{arm}); !slices.Equal(got, []string{"vault"}) {
+			t.Errorf("worth fetching for the job: %v", got)
+		}
+	})
 }
 
 // TestAcquireWanted: whenever somebody comes to wait, the turn is taken, once.

@@ -208,6 +208,7 @@ func (k Kinds) Token(ctx context.Context, r Request) (*Token, error) {
 // another. The object's UID is part of it, so that an identity deleted and made
 // again starts anew; the rest of its spec is, so that an edited one does.
 type key struct {
+	namespace                 string // of the object; its UID implies it
 	uid, clientID, resourceID string
 	kind                      v1.IdentityType
 	// Of types 1 to 3 only: which tenants, where, and proven by what.
@@ -221,7 +222,7 @@ type key struct {
 func keyOf(r Request) key {
 	id := r.Identity
 	k := key{
-		uid: string(id.UID), kind: id.Spec.Type, resource: r.Resource,
+		namespace: id.Namespace, uid: string(id.UID), kind: id.Spec.Type, resource: r.Resource,
 		clientID: ascii.ToLower(id.Spec.ClientID), resourceID: ascii.ToLower(id.Spec.ResourceID),
 	}
 	if k.uid == "" {
