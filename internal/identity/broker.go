@@ -4,10 +4,12 @@ package identity
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // DefaultBrokerNamespace is where brokers live unless an operator says otherwise.
@@ -82,14 +84,14 @@ func FederatedAudience(id *v1.AzureIdentity, cloud string) string {
 	return audiencePublic
 }
 
-// host is the host of an https URL in small letters; the schema has looked at its shape.
-func host(url string) string {
-	rest, _ := strings.CutPrefix(url, "https://")
-	end := strings.IndexAny(rest, "/:?#")
-	if end < 0 {
-		return rest
+// host returns the host name of an https URL in lower case, as the agent connects to
+// it: without user name and port. It returns "" for what is no URL.
+func host(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil || !ascii.EqualFold(u.Scheme, "https") {
+		return ""
 	}
-	return rest[:end]
+	return ascii.ToLower(u.Hostname())
 }
 
 // Shared tells whether the identity uses the broker of another one.

@@ -218,7 +218,7 @@ func matchesTenants(allowed []string, spec *v1.AzureIdentitySpec) bool {
 
 func matchesAuthority(allowed []string, spec *v1.AzureIdentitySpec) bool {
 	return spec.Type == v1.UserAssignedMSI || spec.ADEndpoint == "" ||
-		containsFold(allowed, host(ascii.ToLower(spec.ADEndpoint)))
+		containsFold(allowed, host(spec.ADEndpoint))
 }
 
 func containsFold(list []string, s string) bool {

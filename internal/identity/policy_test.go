@@ -113,6 +113,8 @@ func TestPolicyMatches(t *testing.T) {
 			nil,
 			principalOf(func(s *v1.AzureIdentitySpec) { s.ADEndpoint = "https://login.microsoftonline.com.evil.example/" }), false,
 		},
+		{"authority as user name", []v1.PolicyRule{forNamespaces([]string{"a"}, entry{Authorities: []string{"login.microsoftonline.com"}})}, nil,
+			principalOf(func(s *v1.AzureIdentitySpec) { s.ADEndpoint = "https://login.microsoftonline.com:443@evil.example/" }), false},
 		{"selected by label", []v1.PolicyRule{selecting(map[string]string{"team": "a"}, mine)}, func(p *identity.Pod) { p.NamespaceLabels = map[string]string{"team": "a"} }, id("a", "one"), true},
 		{"label not known", []v1.PolicyRule{selecting(map[string]string{"team": "a"}, mine)}, nil, id("a", "one"), false},
 		{"label of the pod", []v1.PolicyRule{selecting(map[string]string{v1.BindingLabel: "demo"}, mine)}, nil, id("a", "one"), false},
