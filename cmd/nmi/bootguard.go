@@ -23,9 +23,9 @@ func guardBoot(ctx context.Context, o *options, log logr.Logger) error {
 	}
 	log = log.WithValues("table", config.Table, "address", config.AgentIP.String())
 	if guarded {
-		log.Info("pods are refused by the metadata service's address until an agent serves")
+		log.Info("put the rules in place: pods are refused until an agent serves")
 	} else {
-		log.Info("an agent serves already")
+		log.Info("left the rules to the agent that serves")
 	}
 	return nil
 }

@@ -312,7 +312,7 @@ func TestBootGuard(t *testing.T) {
 		t.Errorf("%v\n%s", err, again.log)
 	}
 	again.exited <- nil
-	again.says("an agent serves already")
+	again.says("left the rules to the agent that serves")
 	n.want(n.web, tokenURL, 200, "access_token")
 	if leaks := n.leaks(); leaks != 0 {
 		t.Errorf("%d packets of the pod reached the metadata service", leaks)

@@ -31,6 +31,8 @@ type listener struct {
 	awake  chan struct{} // closed while it accepts
 	closed chan struct{}
 	once   sync.Once
+
+	accepting sync.Mutex // held while a connection is accepted
 }
 
 func newListener(l socket) *listener {
@@ -50,11 +52,17 @@ func (l *listener) Accept() (net.Conn, error) {
 		case <-l.closed:
 			return nil, net.ErrClosed
 		}
-		c, err := l.socket.Accept()
+		c, err := l.acceptOne()
 		if !errors.Is(err, os.ErrDeadlineExceeded) { // it was sent to rest
 			return c, err
 		}
 	}
+}
+
+func (l *listener) acceptOne() (net.Conn, error) {
+	l.accepting.Lock()
+	defer l.accepting.Unlock()
+	return l.socket.Accept()
 }
 
 // Close closes this process's copy of the socket.
@@ -63,7 +71,8 @@ func (l *listener) Close() error {
 	return l.socket.Close()
 }
 
-// rest stops accepting. The socket stays open, and what arrives waits in it for whoever accepts.
+// rest stops accepting: when it returns, no further connection is accepted here. The socket stays open, and what
+// arrives waits in it for the other process.
 func (l *listener) rest() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -71,6 +80,9 @@ func (l *listener) rest() {
 	case <-l.awake:
 		l.awake = make(chan struct{})
 		_ = l.SetDeadline(time.Unix(1, 0)) // only a closed listener has none, and rests anyway
+		// An Accept that has just been woken by a connection would take it all the same.
+		l.accepting.Lock()
+		defer l.accepting.Unlock()
 	default:
 	}
 }

@@ -61,7 +61,8 @@ func (s *Server) serveHost(w http.ResponseWriter, r *http.Request, at endpoint) 
 	s.finish(w, r, route, &res)
 }
 
-// admitTCP refuses requests over TCP that no process of this node can be behind, or the kubelet is.
+// admitTCP refuses requests over TCP that do not come from a process of this node, and those of the
+// kubelet.
 func (s *Server) admitTCP(r *http.Request, res *result) bool {
 	switch {
 	case !s.cfg.HostTokenTCP:

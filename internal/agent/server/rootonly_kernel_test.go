@@ -14,7 +14,7 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// TestRootOnly: the socket for processes of the host answers root and nobody else, also when its
+// TestRootOnly: the socket for processes of the host answers root alone, also when its
 // file lets others connect.
 func TestRootOnly(t *testing.T) {
 	testnet.Require(t)                                                       // it changes its user
