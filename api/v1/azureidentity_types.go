@@ -1,9 +1,6 @@
 package v1
 
-import (
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-)
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // IdentityType says what mints the tokens of an AzureIdentity.
 //
@@ -108,7 +105,7 @@ type AzureIdentity struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.sharedFrom) || (self.sharedFrom.__namespace__.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && self.sharedFrom.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))",fieldPath=".sharedFrom",reason=FieldValueInvalid,message="must be the namespace and the name of an AzureIdentity of type 3"
 	// +kubebuilder:validation:XValidation:rule="self.type != 3 || !has(self.tenantID) || self.tenantID != 'adfs'",fieldPath=".tenantID",reason=FieldValueInvalid,message="ADFS has no federated credentials: use type 1 or 2, or a tenant of Entra ID"
 	// +kubebuilder:validation:XValidation:rule="self.type != 3 || !has(self.resourceID) || self.resourceID == '' || (self.resourceID.matches('^/(?i:subscriptions)/[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/(?i:resourceGroups)/[-_.()\\\\p{L}\\\\p{Nd}]{1,90}/(?i:providers)/(?i:Microsoft[.]ManagedIdentity)/(?i:userAssignedIdentities)/[0-9a-zA-Z][-_0-9a-zA-Z]{0,127}$') && !self.resourceID.matches('[.]/(?i:providers)/'))",fieldPath=".resourceID",reason=FieldValueInvalid,message="leave it out for an application, or give the resource ID of the managed identity: az identity show --query id"
-	// +kubebuilder:validation:XValidation:rule="!has(self.Type) && !has(self.resourceid) && !has(self.ResourceID) && !has(self.clientid) && !has(self.ClientID) && !has(self.clientpassword) && !has(self.ClientPassword) && !has(self.tenantid) && !has(self.TenantID) && !has(self.auxiliarytenantids) && !has(self.AuxiliaryTenantIDs) && !has(self.adresourceid) && !has(self.ADResourceID) && !has(self.adendpoint) && !has(self.ADEndpoint)",reason=FieldValueForbidden,message="a field is spelled as before v1.6: write type, resourceID, clientID, clientPassword, tenantID, auxiliaryTenantIDs, adResourceID and adEndpoint"
+	// +kubebuilder:validation:XValidation:rule="!has(self.Type) && !has(self.resourceid) && !has(self.ResourceID) && !has(self.clientid) && !has(self.ClientID) && !has(self.clientpassword) && !has(self.ClientPassword) && !has(self.tenantid) && !has(self.TenantID) && !has(self.auxiliarytenantids) && !has(self.AuxiliaryTenantIDs) && !has(self.adresourceid) && !has(self.ADResourceID) && !has(self.adendpoint) && !has(self.ADEndpoint) && (!has(self.clientPassword) || !has(self.clientPassword.Name) && !has(self.clientPassword.Namespace))",reason=FieldValueForbidden,message="a field is spelled as before v1.6: write type, resourceID, clientID, clientPassword (with name and namespace), tenantID, auxiliaryTenantIDs, adResourceID and adEndpoint"
 	Spec AzureIdentitySpec `json:"spec,omitzero"`
 
 	// status says whether Azure takes the identity.
@@ -155,7 +152,7 @@ type AzureIdentitySpec struct {
 	// clientSecret, else the only key; type 2 uses certificate (PFX or PEM) and
 	// password. Without a namespace it is the identity's own.
 	// +optional
-	ClientPassword corev1.SecretReference `json:"clientPassword,omitzero"`
+	ClientPassword SecretReference `json:"clientPassword,omitzero"`
 
 	// tenantID is the tenant of the application: a GUID, one of its domains, or
 	// adfs on Azure Stack. Required for types 1, 2 and 3.
@@ -207,6 +204,24 @@ type AzureIdentitySpec struct {
 
 	// Deprecated names of the same fields.
 	AzureIdentityOldSpelling `json:",inline"`
+}
+
+// SecretReference names a Secret.
+//
+// +structType=atomic
+type SecretReference struct {
+	// name is the Secret's name.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Name string `json:"name,omitempty"`
+
+	// namespace is the Secret's namespace. Without it, it is the identity's own.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Namespace string `json:"namespace,omitempty"`
+
+	// Deprecated names of the same fields.
+	SecretReferenceOldSpelling `json:",inline"`
 }
 
 // IdentityReference names an AzureIdentity.

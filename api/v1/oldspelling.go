@@ -2,10 +2,7 @@
 
 package v1
 
-import (
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-)
+import "k8s.io/apimachinery/pkg/runtime"
 
 // Until v1.6 the Go clients of AAD Pod Identity did not mind letter case when they
 // read an object. They wrote the names of fields in small letters (resourceid),
@@ -45,10 +42,10 @@ type AzureIdentityOldSpelling struct {
 
 	// clientpassword is clientPassword as written before v1.6. Deprecated: MIC renames it.
 	// +optional
-	OldClientpassword *corev1.SecretReference `json:"clientpassword,omitempty"`
+	OldClientpassword *SecretReference `json:"clientpassword,omitempty"`
 	// ClientPassword is clientPassword as written before v1.6. Deprecated: MIC renames it.
 	// +optional
-	OldClientPassword *corev1.SecretReference `json:"ClientPassword,omitempty"`
+	OldClientPassword *SecretReference `json:"ClientPassword,omitempty"`
 
 	// tenantid is tenantID as written before v1.6. Deprecated: MIC renames it.
 	// +optional
@@ -91,6 +88,20 @@ type AzureIdentityOldSpelling struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	OldADEndpoint string `json:"ADEndpoint,omitempty"`
+}
+
+// SecretReferenceOldSpelling are the fields of SecretReference under their old names, wherever the
+// reference is.
+type SecretReferenceOldSpelling struct {
+	// Name is name as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldName string `json:"Name,omitempty"`
+
+	// Namespace is namespace as written before v1.6. Deprecated: MIC renames it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	OldNamespace string `json:"Namespace,omitempty"`
 }
 
 // AzureIdentityBindingOldSpelling are the fields of AzureIdentityBindingSpec under

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	corev1 "k8s.io/api/core/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -226,7 +225,7 @@ func (s *server) testCopies(t *testing.T) {
 		},
 		Spec: v1.AzureIdentitySpec{
 			Type: v1.ServicePrincipal, ClientID: "no-guid", TenantID: "?", ADEndpoint: "http://x",
-			ClientPassword: corev1.SecretReference{Name: "s", Namespace: "n"}, AuxiliaryTenantIDs: []string{"?"},
+			ClientPassword: v1.SecretReference{Name: "s", Namespace: "n"}, AuxiliaryTenantIDs: []string{"?"},
 		},
 	}
 	b := &v1.AzureIdentityBindingCopy{

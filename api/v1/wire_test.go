@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
@@ -23,7 +22,7 @@ func TestWire(t *testing.T) {
 		{
 			"identity",
 			v1.AzureIdentity{ObjectMeta: meta, Spec: v1.AzureIdentitySpec{
-				Type: 2, ResourceID: "r", ClientID: "c", ObjectID: "o", ClientPassword: corev1.SecretReference{Name: "s", Namespace: "ns"},
+				Type: 2, ResourceID: "r", ClientID: "c", ObjectID: "o", ClientPassword: v1.SecretReference{Name: "s", Namespace: "ns"},
 				TenantID: "t", AuxiliaryTenantIDs: []string{"a"}, ADResourceID: "ar", ADEndpoint: "ae", Replicas: &replicas,
 			}, Status: v1.AzureIdentityStatus{AvailableReplicas: 1}},
 			`{"metadata":{"name":"n"},"spec":{"type":2,"resourceID":"r","clientID":"c","objectID":"o",` +

@@ -204,7 +204,7 @@ func principal(name, clientID string, auxiliary ...string) *v1.AzureIdentity {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name)},
 		Spec: v1.AzureIdentitySpec{
 			Type: v1.ServicePrincipal, TenantID: world.DefaultTenant, ClientID: clientID, AuxiliaryTenantIDs: auxiliary,
-			ClientPassword: corev1.SecretReference{Name: "web"},
+			ClientPassword: v1.SecretReference{Name: "web"},
 		},
 	}
 }

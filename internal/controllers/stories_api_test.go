@@ -293,7 +293,7 @@ func secretIdentity(_ *testing.T, w *world) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "sp"},
 		Spec: v1.AzureIdentitySpec{
 			Type: v1.ServicePrincipal, TenantID: subscription, ClientID: subscription,
-			ClientPassword: corev1.SecretReference{Name: "s", Namespace: w.namespace},
+			ClientPassword: v1.SecretReference{Name: "s", Namespace: w.namespace},
 		},
 	})
 	w.binding("sp", "sp")

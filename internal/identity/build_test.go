@@ -3,7 +3,6 @@ package identity_test
 import (
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
@@ -50,7 +49,7 @@ func spec(s v1.AzureIdentitySpec) func(*v1.AzureIdentity) {
 
 func principal(kind v1.IdentityType) v1.AzureIdentitySpec {
 	return v1.AzureIdentitySpec{
-		Type: kind, TenantID: guidA, ClientID: guidB, ClientPassword: corev1.SecretReference{Name: "s"},
+		Type: kind, TenantID: guidA, ClientID: guidB, ClientPassword: v1.SecretReference{Name: "s"},
 	}
 }
 

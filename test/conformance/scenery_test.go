@@ -116,7 +116,7 @@ func identityOf(name string, kind v1.IdentityType) *v1.AzureIdentity {
 	if kind == v1.Federated {
 		object.Spec.ResourceID = id.ResourceID
 	} else {
-		object.Spec.ClientPassword = corev1.SecretReference{Namespace: namespace, Name: name}
+		object.Spec.ClientPassword = v1.SecretReference{Namespace: namespace, Name: name}
 	}
 	return object
 }

@@ -223,7 +223,7 @@ func (h *history) identitySpec() v1.AzureIdentitySpec {
 	switch h.rng.IntN(20) {
 	case 0:
 		return v1.AzureIdentitySpec{
-			Type: v1.ServicePrincipal, TenantID: tenant, ClientID: operatorClient, ClientPassword: corev1.SecretReference{Name: "secret"},
+			Type: v1.ServicePrincipal, TenantID: tenant, ClientID: operatorClient, ClientPassword: v1.SecretReference{Name: "secret"},
 		}
 	case 1:
 		return v1.AzureIdentitySpec{ResourceID: h.pick(refusedIDs())}

@@ -108,7 +108,7 @@ func TestRest(t *testing.T) {
 			r.assigned[0].Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: "NodeNotOnAzure"}
 		}, nil},
 		{"a secret needs no node group", func(r *rest) {
-			spec := v1.AzureIdentitySpec{Type: v1.ServicePrincipal, TenantID: tenant, ClientID: operatorClient, ClientPassword: corev1.SecretReference{Name: "s"}}
+			spec := v1.AzureIdentitySpec{Type: v1.ServicePrincipal, TenantID: tenant, ClientID: operatorClient, ClientPassword: v1.SecretReference{Name: "s"}}
 			r.identities[0].Spec, r.assigned[0].Spec.AzureIdentityRef.Spec = spec, spec
 			r.have([]string{theirs}, nil)
 		}, nil},

@@ -66,7 +66,7 @@ func withSecret(s *story) {
 	s.must(s.Create(s.Context(), &v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "app"},
 		Spec: v1.AzureIdentitySpec{
-			Type: v1.ServicePrincipal, ClientID: app.ClientID, TenantID: sandbox.TenantID, ClientPassword: corev1.SecretReference{Name: "app", Namespace: s.ns},
+			Type: v1.ServicePrincipal, ClientID: app.ClientID, TenantID: sandbox.TenantID, ClientPassword: v1.SecretReference{Name: "app", Namespace: s.ns},
 		},
 	}))
 	s.bindTo(s.ns, "app", "app")

@@ -113,7 +113,7 @@ func says(t *testing.T, objects *Objects, kind v1.IdentityType, status int, want
 	t.Helper()
 	id := &v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
-		Spec:       v1.AzureIdentitySpec{Type: kind, TenantID: "t", ClientID: "c", ClientPassword: corev1.SecretReference{Name: "web"}},
+		Spec:       v1.AzureIdentitySpec{Type: kind, TenantID: "t", ClientID: "c", ClientPassword: v1.SecretReference{Name: "web"}},
 	}
 	c := token.EntraConfig{Limiter: free{}}
 	source := token.NewClientSecret(c, objects)

@@ -95,7 +95,12 @@ func empty(value any) bool {
 	case float64:
 		return value == 0
 	case map[string]any:
-		return len(value) == 0
+		for _, inner := range value {
+			if !empty(inner) {
+				return false
+			}
+		}
+		return true
 	case []any:
 		return len(value) == 0
 	}

@@ -18,6 +18,8 @@ func TestRespell(t *testing.T) {
 		{"anyhow", "AzureIdentity", `{spec: {resourceId: r, CLIENTID: c}}`, `{spec: {resourceID: r, clientID: c}}`},
 		{"default in front", "AzureIdentity", `{spec: {type: 0, Type: 2, clientID: "", clientid: c}}`, `{spec: {type: 2, clientID: c}}`},
 		{"today's name wins", "AzureIdentity", `{spec: {resourceID: new, resourceid: old}}`, `{spec: {resourceID: new}}`},
+		{"nested", "AzureIdentity", `{spec: {clientPassword: {name: "", namespace: ""}, ClientPassword: {Name: n, Namespace: s}}}`, `{spec: {clientPassword: {name: n, namespace: s}}}`},
+		{"nested alone", "AzureIdentity", `{spec: {clientPassword: {Name: n, Namespace: s}}}`, `{spec: {clientPassword: {name: n, namespace: s}}}`},
 		{"two old ones", "AzureIdentity", `{spec: {resourceid: "", ResourceID: r}}`, `{spec: {resourceID: r}}`},
 		{"binding", "AzureIdentityBinding", `{spec: {AzureIdentity: i, Selector: s, Weight: 3}}`, `{spec: {azureIdentity: i, selector: s, weight: 3}}`},
 		{

@@ -58,9 +58,10 @@ type Upgrade struct {
 	Settings Settings
 }
 
-// Bounds: of one request for a list, of the whole, and of what one log line names.
+// Bounds: of one request for a list, of the whole, and of what one log line names. A page is held in
+// memory with all its fields, and an object can have more than 1 MB of them.
 const (
-	pageSize = 500
+	pageSize = 10
 	timeout  = 10 * time.Minute
 	mostTold = 10
 )

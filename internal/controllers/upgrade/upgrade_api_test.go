@@ -21,6 +21,12 @@ func oldObjects() []string {
 		`{kind: AzureIdentity, metadata: {name: by-client}, spec: {metadata: {creationTimestamp: null}, type: 1, resourceid: "",
 		  clientid: 11111111-2222-3333-4444-555555555555, clientpassword: {name: s, namespace: default},
 		  tenantid: 11111111-2222-3333-4444-555555555556, adresourceid: "", adendpoint: "", replicas: null}, status: {availableReplicas: 0}}`,
+		`{kind: AzureIdentity, metadata: {name: nested}, spec: {type: 1, ClientID: 11111111-2222-3333-4444-555555555555,
+		  ClientPassword: {Name: s, Namespace: default}, TenantID: 11111111-2222-3333-4444-555555555556}}`,
+		`{kind: AzureIdentity, metadata: {name: only-nested}, spec: {type: 1, clientID: 11111111-2222-3333-4444-555555555555,
+		  clientPassword: {Name: s, Namespace: default}, tenantID: 11111111-2222-3333-4444-555555555556}}`,
+		`{kind: AzureIdentity, metadata: {name: twice}, spec: {type: 1, clientID: 11111111-2222-3333-4444-555555555555, clientPassword: {name: "", namespace: ""},
+		  clientpassword: {Name: s, namespace: default}, tenantID: 11111111-2222-3333-4444-555555555556}}`,
 		`{kind: AzureIdentityBinding, metadata: {name: by-hand}, spec: {AzureIdentity: by-hand, Selector: demo}}`,
 		`{kind: AzureIdentityBinding, metadata: {name: by-client}, spec: {azureidentity: by-client, selector: demo, weight: 4}}`,
 		`{kind: AzurePodIdentityException, metadata: {name: today}, spec: {podLabels: {app: x}}}`,
@@ -28,6 +34,9 @@ func oldObjects() []string {
 		  azureidentityref: {metadata: {name: by-hand, namespace: default}, spec: {type: 0, resourceid: ` + armID + `a}},
 		  azurebindingref: {metadata: {name: by-hand, namespace: default}, spec: {azureidentity: by-hand, selector: demo}},
 		  pod: p, podnamespace: default, nodename: node-1}, status: {status: Assigned}}`,
+		`{kind: AzureAssignedIdentity, metadata: {name: p-default-nested}, spec: {
+		  azureIdentityRef: {kind: AzureIdentity, apiVersion: aadpodidentity.k8s.io/v1, metadata: {name: nested, namespace: default},
+		  spec: {type: 1, ClientPassword: {Name: s, Namespace: default}}}, pod: p, podNamespace: default, nodename: node-1}}`,
 	}
 }
 
@@ -50,7 +59,7 @@ func TestUpgrade(t *testing.T) {
 		t.Fatalf("label an object with old names: %v", err)
 	}
 
-	const upgraded = 5 // all but the exception
+	const upgraded = 9 // all but the exception
 	if n, err := u.Run(t.Context()); err != nil || n != upgraded {
 		t.Fatalf("upgraded %d objects, want %d: %v", n, upgraded, err)
 	}
@@ -59,6 +68,15 @@ func TestUpgrade(t *testing.T) {
 		`{kind: AzureIdentity, metadata: {name: by-client}, spec: {metadata: {}, type: 1, resourceID: "",
 		  clientID: 11111111-2222-3333-4444-555555555555, clientPassword: {name: s, namespace: default},
 		  tenantID: 11111111-2222-3333-4444-555555555556, adResourceID: "", adEndpoint: "", replicas: null}}`,
+		`{kind: AzureIdentity, metadata: {name: nested}, spec: {type: 1, clientID: 11111111-2222-3333-4444-555555555555, clientPassword: {name: s, namespace: default},
+		  tenantID: 11111111-2222-3333-4444-555555555556}}`,
+		`{kind: AzureIdentity, metadata: {name: only-nested}, spec: {type: 1, clientID: 11111111-2222-3333-4444-555555555555, clientPassword: {name: s, namespace: default},
+		  tenantID: 11111111-2222-3333-4444-555555555556}}`,
+		`{kind: AzureIdentity, metadata: {name: twice}, spec: {type: 1, clientID: 11111111-2222-3333-4444-555555555555, clientPassword: {name: s, namespace: default},
+		  tenantID: 11111111-2222-3333-4444-555555555556}}`,
+		`{kind: AzureAssignedIdentity, metadata: {name: p-default-nested}, spec: {
+		  azureIdentityRef: {kind: AzureIdentity, apiVersion: aadpodidentity.k8s.io/v1, metadata: {name: nested, namespace: default},
+		  spec: {type: 1, clientPassword: {name: s, namespace: default}}}, pod: p, podNamespace: default, nodename: node-1}}`,
 		`{kind: AzureIdentityBinding, metadata: {name: by-hand}, spec: {azureIdentity: by-hand, selector: demo, weight: 0}}`,
 		`{kind: AzureIdentityBinding, metadata: {name: by-client}, spec: {azureIdentity: by-client, selector: demo, weight: 4}}`,
 		`{kind: AzurePodIdentityException, metadata: {name: today}, spec: {podLabels: {app: x}}}`,
@@ -126,6 +144,7 @@ func TestRefused(t *testing.T) {
 	// New objects are to be spelled right.
 	for _, text := range []string{
 		`{kind: AzureIdentity, metadata: {name: new}, spec: {type: 0, resourceID: ` + armID + `a, ClientID: x}}`,
+		`{kind: AzureIdentity, metadata: {name: new}, spec: {type: 0, resourceID: ` + armID + `a, clientPassword: {name: s, Name: s}}}`,
 		`{kind: AzureIdentityBinding, metadata: {name: new}, spec: {azureIdentity: a, selector: s, Selector: t}}`,
 	} {
 		if err := s.client.Create(t.Context(), object(t, text)); err == nil || !strings.Contains(err.Error(), "spelled as before v1.6") {
