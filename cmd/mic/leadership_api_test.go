@@ -153,3 +153,29 @@ func TestTakeover(t *testing.T) {
 		leader, process = next, its
 	}
 }
+
+// TestTermLog: what a term's parts log appears: that MIC leads, and why the type upgrade failed.
+func TestTermLog(t *testing.T) {
+	env, kubeconfig := startAPI(t)
+	installCRDs(t, env.Config)
+	c, err := client.New(env.Config, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// MIC cannot record the upgrade where a ConfigMap is immutable.
+	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "aad-pod-identity-config"}, Immutable: new(true)}
+	if err := c.Create(t.Context(), record); err != nil {
+		t.Fatal(err)
+	}
+	mic, _ := startProcess(t, kubeconfig)
+	mic.wait("/healthz", http.StatusOK, "Active")
+	for _, want := range []string{`level=info msg=leading`, `level=error msg="some objects are still spelled as before v1.6`, "record the upgrade in ConfigMap"} {
+		mic.eventually(want, func() string {
+			if !strings.Contains(mic.log.String(), want) {
+				return "not in the log"
+			}
+			return ""
+		})
+	}
+	mic.end()
+}
