@@ -101,7 +101,9 @@ func TestAccepted(t *testing.T) {
 
 func TestInstalled(t *testing.T) {
 	api := startCluster(t, "")
-	api.helm(t, "install", "podid", chartDir, "--create-namespace", "--values", "testdata/values/default.yaml")
+	api.helm(t, "install", "podid", chartDir, "--create-namespace", "--values", "testdata/values/default.yaml", "--set", "limitObjects=false")
+	giantBefore(t, api)
+	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/default.yaml")
 	// podid identity federate may have made the brokers' namespace before: it is not the chart's then.
 	api.namespace(t, "made-before")
 	out := api.helm(t, "upgrade", "podid", chartDir, "--dry-run=server", "--set", "federation.namespace=made-before")
@@ -112,6 +114,7 @@ func TestInstalled(t *testing.T) {
 	t.Run("nodes", func(t *testing.T) { nodePolicy(t, api) })
 	t.Run("brokers", func(t *testing.T) { brokerPolicy(t, api) })
 	t.Run("secrets", func(t *testing.T) { secretRights(t, api) })
+	t.Run("limits", func(t *testing.T) { objectLimits(t, api) })
 
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/default.yaml", "--set", "federation.limitToNodes=true")
 	t.Run("brokers by node", func(t *testing.T) { brokersByNode(t, api) })
