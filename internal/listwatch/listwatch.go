@@ -50,7 +50,7 @@ func New(inner cache.ListerWatcher, note func(error)) *Patient {
 
 // ListWithContext is cache.ListerWatcherWithContext.
 func (p *Patient) ListWithContext(ctx context.Context, o metav1.ListOptions) (list runtime.Object, err error) {
-	err = p.repeat(ctx, func() error {
+	err = p.repeat(ctx, p.note, func() error {
 		list, err = p.inner.ListWithContext(ctx, o)
 		if p.absent != nil && apierrors.IsNotFound(err) {
 			list, err = p.absent.DeepCopyObject(), nil
@@ -63,7 +63,14 @@ func (p *Patient) ListWithContext(ctx context.Context, o metav1.ListOptions) (li
 // WatchWithContext is cache.ListerWatcherWithContext.
 func (p *Patient) WatchWithContext(ctx context.Context, o metav1.ListOptions) (w watch.Interface, err error) {
 	var notThere error
-	err = p.repeat(ctx, func() error {
+	note := func(err error) {
+		// An API server without WatchList, such as Kubernetes 1.25 to 1.31, refuses to stream
+		// the initial objects. The reflector lists them then: no failure.
+		if o.SendInitialEvents == nil || !apierrors.IsInvalid(err) {
+			p.note(err)
+		}
+	}
+	err = p.repeat(ctx, note, func() error {
 		w, err = p.inner.WatchWithContext(ctx, o)
 		if p.absent != nil && apierrors.IsNotFound(err) && o.SendInitialEvents != nil && *o.SendInitialEvents {
 			notThere = err // the reflector lists instead
@@ -88,7 +95,7 @@ func (p *Patient) Watch(o metav1.ListOptions) (watch.Interface, error) {
 }
 
 // repeat calls ask until it succeeds, fails for good, or the context ends.
-func (p *Patient) repeat(ctx context.Context, ask func() error) error {
+func (p *Patient) repeat(ctx context.Context, note func(error), ask func() error) error {
 	for pause := firstPause; ; pause = min(2*pause, mostPause) {
 		err := ask()
 		if ctx.Err() != nil {
@@ -97,7 +104,7 @@ func (p *Patient) repeat(ctx context.Context, ask func() error) error {
 		if p.absent != nil && apierrors.IsNotFound(err) {
 			p.note(nil)
 		} else {
-			p.note(explain(err))
+			note(explain(err))
 		}
 		if err == nil || !passes(err) {
 			return err

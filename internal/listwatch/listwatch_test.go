@@ -143,3 +143,23 @@ func TestEnd(t *testing.T) {
 		}
 	})
 }
+
+// TestNoWatchList: that an API server cannot stream the initial objects is no failure to report.
+func TestNoWatchList(t *testing.T) {
+	inner := &cache.ListWatch{WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watch.Interface, error) {
+		return nil, apierrors.NewInvalid(schema.GroupKind{}, "", nil)
+	}}
+	for _, streaming := range []bool{true, false} {
+		var noted error
+		o := metav1.ListOptions{}
+		if streaming {
+			o.SendInitialEvents = new(true)
+		}
+		if _, err := New(inner, func(err error) { noted = err }).WatchWithContext(t.Context(), o); !apierrors.IsInvalid(err) {
+			t.Errorf("streaming %t: error %v", streaming, err)
+		}
+		if (noted == nil) != streaming {
+			t.Errorf("streaming %t: noted %v", streaming, noted)
+		}
+	}
+}

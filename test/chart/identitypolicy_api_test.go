@@ -37,7 +37,7 @@ type policyCase struct {
 func policyCases() map[string]policyCase {
 	type entry = v1.PolicyIdentities
 	managed := v1.AzureIdentitySpec{ResourceID: idPrefix + "one", ClientID: guidA}
-	principal := v1.AzureIdentitySpec{Type: v1.ServicePrincipal, TenantID: "contoso.com", ClientID: guidB, ClientPassword: corev1.SecretReference{Name: "s"}}
+	principal := v1.AzureIdentitySpec{Type: v1.ServicePrincipal, TenantID: "contoso.com", ClientID: guidB, ClientPassword: v1.SecretReference{Name: "s"}}
 	with := func(spec v1.AzureIdentitySpec, change func(*v1.AzureIdentitySpec)) v1.AzureIdentitySpec {
 		change(&spec)
 		return spec
