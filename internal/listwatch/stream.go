@@ -22,7 +22,7 @@ type Kind struct {
 	Client cache.Getter
 	// Resource is the kind's name in a URL.
 	Resource string
-	// Narrow adds selectors to a request.
+	// Narrow, if set, adds selectors to a request.
 	Narrow func(*metav1.ListOptions)
 	// New returns an empty object.
 	New func() runtime.Object
@@ -47,7 +47,9 @@ func Stream(inner cache.ListerWatcher, kind Kind) cache.ListerWatcher {
 
 // list asks for one list, or one page of it.
 func (k Kind) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-	k.Narrow(&o)
+	if k.Narrow != nil {
+		k.Narrow(&o)
+	}
 	body, err := k.Client.Get().Resource(k.Resource).VersionedParams(&o, metav1.ParameterCodec).Stream(ctx)
 	if err != nil {
 		return nil, err

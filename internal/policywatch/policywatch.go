@@ -105,7 +105,10 @@ func newInformer(c Config, api cache.Getter, resource string, example runtime.Ob
 	strip cache.TransformFunc, handler cache.ResourceEventHandler,
 ) (informer, error) {
 	note := func(err error) { c.Note(resource, err) }
-	source := listwatch.New(cache.NewListWatchFromClient(api, resource, metav1.NamespaceAll, fields.Everything()), note)
+	source := listwatch.New(listwatch.Stream(
+		cache.NewListWatchFromClient(api, resource, metav1.NamespaceAll, fields.Everything()),
+		listwatch.Kind{Client: api, Resource: resource, New: example.DeepCopyObject, Strip: strip},
+	), note)
 	if absent != nil {
 		source = source.Optional(absent)
 	}
