@@ -4,6 +4,7 @@ package chart
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -242,6 +243,32 @@ func TestHostToken(t *testing.T) {
 			}
 			if folder != test.folder || mounted != test.folder {
 				t.Errorf("folder %q, mounted at %q, want %q", folder, mounted, test.folder)
+			}
+		})
+	}
+}
+
+// NMI knows MIC's own identity as the cluster's, where the values have its client ID.
+func TestClusterIdentities(t *testing.T) {
+	const mic, other = "cccccccc-1111-2222-3333-444444444444", "dddddddd-1111-2222-3333-444444444444"
+	for name, test := range map[string]struct {
+		set  []string
+		want []string // of the arguments
+	}{
+		"default":          {nil, nil},
+		"MIC's":            {[]string{"adminsecret.useMSI=true", "adminsecret.userAssignedMSIClientID=" + mic}, []string{"--cluster-identities=" + mic}},
+		"MIC's, no GUID":   {[]string{"adminsecret.useMSI=true", "adminsecret.userAssignedMSIClientID=unset"}, nil},
+		"MIC's and others": {[]string{"adminsecret.useMSI=true", "adminsecret.userAssignedMSIClientID=" + mic, "clusterIdentities={" + other + "," + mic + "}"}, []string{"--cluster-identities=" + other + "," + mic}},
+		"allowed":          {[]string{"allowClusterIdentities=true"}, []string{"--allow-cluster-identities=true"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var args []string
+			for _, set := range test.set {
+				args = append(args, "--set", set)
+			}
+			got := slices.DeleteFunc(daemonSet(t, args...).Spec.Template.Spec.Containers[0].Args, func(arg string) bool { return !strings.Contains(arg, "cluster-identities") })
+			if !slices.Equal(got, test.want) {
+				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
 	}
