@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -16,6 +17,8 @@ const (
 
 // rule is one object that the schema accepts (wrong is empty) or refuses.
 type rule struct{ name, object, wrong string }
+
+func inGroup(name string) string { return strings.Replace(resourceID, "apps", name, 1) }
 
 func managed(fields string) string {
 	return fmt.Sprintf("{kind: AzureIdentity, spec: {type: 0, resourceID: %q%s}}", resourceID, fields)
@@ -45,6 +48,9 @@ func rules() []rule {
 		{"empty spec", "{kind: AzureIdentity, spec: {}}", "spec.resourceID: Required value: type 0 needs the resource ID"},
 		{"unknown type", principal(4, tenant+app), "spec.type: Invalid value: \"object\": use 0 (user-assigned managed identity)"},
 		{"negative type", principal(-1, ""), "spec.type: Invalid value: \"object\": use 0"},
+		{"resource group with a Kelvin sign", fmt.Sprintf("{kind: AzureIdentity, spec: {resourceID: %q}}", inGroup("ban\u212a")), "spec.resourceID: Invalid value: \"object\": has a letter that imitates a plain one"},
+		{"federated, resource group with a long s", principal(3, tenant+app+fmt.Sprintf(", resourceID: %q", inGroup("\u017fql"))), "spec.resourceID: Invalid value: \"object\": has a letter that imitates a plain one"},
+		{"resource group in Thai", fmt.Sprintf("{kind: AzureIdentity, spec: {resourceID: %q}}", inGroup("กลุ่ม-1")), ""},
 		{"no resource ID", principal(0, app), "spec.resourceID: Required value: type 0 needs the resource ID of the user-assigned identity: az identity show"},
 		{"client ID no GUID", managed(", clientID: demo"), `spec.clientID: Invalid value: "object": must be a GUID`},
 		{"spelled as in v1.5", managed(", clientid: " + otherGUID), "spec: Forbidden: a field is spelled as before v1.6: write type, resourceID"},
@@ -127,6 +133,21 @@ func (s *server) testResourceIDs(t *testing.T) {
 		strings.ToUpper(resourceID),
 		strings.Replace(resourceID, "apps", "größe_(1).x-y", 1),
 		strings.Replace(resourceID, "/demo", "/"+strings.Repeat("a", 128), 1),
+		inGroup("กลุ่ม-1"),
+		inGroup("समूह-1"),
+		inGroup("E\u0301te\u0301"), // decomposed
+		inGroup("ÉTÉ"),
+		inGroup("\u0301"),
+		inGroup("٣"),
+		inGroup("ban\u212a"),
+		inGroup("\u017fql"),
+		inGroup("\u0130d"),
+		inGroup("\u0131d"),
+		inGroup("a\u200db"), // a zero-width joiner
+		inGroup("a\u203fb"), // a tie
+		inGroup(strings.Repeat("e\u0301", 45)),
+		inGroup(strings.Repeat("e\u0301", 46)),
+		strings.Replace(resourceID, "subscriptions", "\u017fub\u017fcriptions", 1),
 		resourceID + "/",
 		resourceID + " ",
 		" " + resourceID,
@@ -152,6 +173,9 @@ func (s *server) testResourceIDs(t *testing.T) {
 			wrong := ""
 			if _, err := identity.ParseResourceID(id); err != nil {
 				wrong = "must look like " + identity.ResourceIDShape
+			}
+			if strings.ContainsFunc(id, ascii.FoldsToASCII) {
+				wrong = "has a letter that imitates a plain one"
 			}
 			checkRefusal(t, s.tryCreate(t.Context(), object), wrong)
 		})

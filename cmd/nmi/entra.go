@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -80,7 +81,7 @@ func (o *entraOptions) validate() error {
 
 // cloudHost is the authority of the cloud, which it gives its proper name.
 func (o *entraOptions) cloudHost() (string, error) {
-	switch strings.ToLower(strings.TrimSpace(o.cloud)) {
+	switch ascii.ToLower(strings.TrimSpace(o.cloud)) {
 	case "", "azurepubliccloud", "azurecloud":
 		o.cloud = publicCloud
 		return "https://login.microsoftonline.com/", nil

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // kubenet is the name of the plugin, and of the network that nodes without it in the kubelet have (see networkOf).
@@ -124,7 +126,7 @@ func networkName(text []byte) string {
 	if list.Name == "" {
 		return "unnamed"
 	}
-	return strings.ToLower(list.Name)
+	return ascii.ToLower(list.Name)
 }
 
 // watchKubenet looks again and again: an agent may start before its node's network plugin does, and the plugin writes its

@@ -9,13 +9,13 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/program"
 )
 
@@ -74,7 +74,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 func (o *options) complete(getenv func(string) string) error {
 	o.node.complete(getenv)
 	o.entra.complete(getenv)
-	o.identities.mode = strings.ToLower(o.identities.mode)
+	o.identities.mode = ascii.ToLower(o.identities.mode)
 	if err := o.Complete(getenv); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/cleanup"
 )
 
@@ -89,5 +90,5 @@ func doneLine(row cleanup.Row) string {
 	if row.Kind == "Identity" {
 		return fmt.Sprintf("%s %s %s", done, name, row.Reason)
 	}
-	return fmt.Sprintf("%s %s %s", done, strings.ToLower(row.Kind), name)
+	return fmt.Sprintf("%s %s %s", done, ascii.ToLower(row.Kind), name)
 }

@@ -6,6 +6,12 @@
 // every ID and host name.
 package ascii
 
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
 // EqualFold reports whether a and b are equal but for the case of ASCII letters.
 func EqualFold(a, b string) bool {
 	if len(a) != len(b) {
@@ -45,4 +51,45 @@ func hasUpper(s string) bool {
 		}
 	}
 	return false
+}
+
+// Loose returns the form of a name of Azure that is equal for all spellings which
+// Azure may take for one name: the case of letters outside ASCII is ignored, too. No
+// letter outside ASCII becomes one of ASCII. Use it to find what podid asked for in
+// Azure's answers, where É may come back as é. Never use it as the key of what a
+// namespace asks for.
+func Loose(s string) string {
+	if Is(s) || !utf8.ValidString(s) {
+		return ToLower(s)
+	}
+	return strings.Map(looseRune, s)
+}
+
+// looseRune folds a letter. Azure compares upper-case forms, so that σ and ς are one.
+func looseRune(r rune) rune {
+	if r < utf8.RuneSelf {
+		return rune(lower(byte(r)))
+	}
+	folded := unicode.ToLower(unicode.ToUpper(r))
+	if folded < utf8.RuneSelf || FoldsToASCII(r) {
+		return r
+	}
+	return folded
+}
+
+// FoldsToASCII reports whether r is a letter outside ASCII whose other case is a
+// letter of ASCII: İ, ı, ſ or the Kelvin sign. Such a letter in a name imitates another
+// name.
+func FoldsToASCII(r rune) bool {
+	return r >= utf8.RuneSelf && (unicode.ToLower(r) < utf8.RuneSelf || unicode.ToUpper(r) < utf8.RuneSelf)
+}
+
+// Is reports whether s has nothing but ASCII.
+func Is(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }

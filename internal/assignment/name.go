@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -38,7 +39,7 @@ func Namespace(rules identity.Rules, id *v1.AzureIdentity) string {
 // belong to either side), and it can be too long: then unambiguous is the
 // second, hashed form. taken tells whether another pair holds a name already.
 func Name(podNamespace, pod string, id *v1.AzureIdentity, taken func(name string) bool) string {
-	plain := strings.ToLower(pod + "-" + podNamespace + "-" + id.Name)
+	plain := ascii.ToLower(pod + "-" + podNamespace + "-" + id.Name)
 	if len(plain) <= maxName && !taken(plain) {
 		return plain
 	}

@@ -4,7 +4,8 @@ package assignment
 
 import (
 	"slices"
-	"strings"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Request is one update of a node group: resource IDs to attach and to detach.
@@ -45,7 +46,7 @@ func Narrow(req Request, named []string) (rest []Request, culprits []string) {
 // without splits ids into those not named and, appended to culprits, those named.
 func without(ids, named, culprits []string) (kept, all []string) {
 	for _, id := range ids {
-		if slices.ContainsFunc(named, func(n string) bool { return strings.EqualFold(n, id) }) {
+		if slices.ContainsFunc(named, func(n string) bool { return ascii.EqualFold(n, id) }) {
 			culprits = append(culprits, id)
 			continue
 		}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // EnvironmentFilepath is the environment variable that names the file with the endpoints of an AzureStackCloud.
@@ -32,7 +34,7 @@ const stackCloud = "AzureStackCloud"
 // environments, which every azure.json uses, and the short ones that other tools write. The audiences are those the
 // Azure SDK uses.
 func known(name string) (Cloud, bool) {
-	switch strings.ToLower(name) {
+	switch ascii.ToLower(name) {
 	case "", "azurepubliccloud", "azurecloud":
 		return public("AzurePublicCloud", "https://login.microsoftonline.com/",
 			"https://management.azure.com", "https://management.core.windows.net/"), true
@@ -69,7 +71,7 @@ func findCloud(name, environmentFile string) (Cloud, error) {
 	if c, ok := known(name); ok {
 		return c, nil
 	}
-	if !strings.EqualFold(name, stackCloud) {
+	if !ascii.EqualFold(name, stackCloud) {
 		return Cloud{}, fmt.Errorf("cloud %q is unknown: use AzurePublicCloud, AzureUSGovernmentCloud, AzureChinaCloud, "+
 			"or %s with %s", shorten(name), stackCloud, EnvironmentFilepath)
 	}
@@ -125,14 +127,14 @@ func (e environment) cloud() (Cloud, error) {
 }
 
 // usable reports whether an optional entry says anything; go-autorest writes N/A for what a cloud does not have.
-func usable(s string) bool { return s != "" && !strings.EqualFold(s, "N/A") }
+func usable(s string) bool { return s != "" && !ascii.EqualFold(s, "N/A") }
 
 // authority is the authority host of Entra ID or AD FS. Files for AD FS end it in /adfs, which the SDK adds itself:
 // it is the tenant.
 func authority(endpoint string) string {
 	endpoint = strings.TrimRight(endpoint, "/")
 	const adfs = "/" + adfsTenant
-	if len(endpoint) > len(adfs) && strings.EqualFold(endpoint[len(endpoint)-len(adfs):], adfs) {
+	if len(endpoint) > len(adfs) && ascii.EqualFold(endpoint[len(endpoint)-len(adfs):], adfs) {
 		endpoint = endpoint[:len(endpoint)-len(adfs)]
 	}
 	return endpoint + "/"

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -84,7 +85,7 @@ func fromEnvironment(getenv func(string) string) settings {
 		VMType:                      getenv("VM_TYPE"),
 		AADClientID:                 getenv("CLIENT_ID"),
 		AADClientSecret:             getenv("CLIENT_SECRET"),
-		UseManagedIdentityExtension: strings.EqualFold(strings.TrimSpace(getenv("USE_MSI")), "true"),
+		UseManagedIdentityExtension: ascii.EqualFold(strings.TrimSpace(getenv("USE_MSI")), "true"),
 		UserAssignedIdentityID:      getenv("USER_ASSIGNED_MSI_CLIENT_ID"),
 	}
 }
@@ -107,15 +108,15 @@ func (s settings) config(environmentFile string, called names) (Config, error) {
 		Cloud:          where,
 		SubscriptionID: strings.TrimSpace(s.SubscriptionID),
 		ResourceGroup:  strings.TrimSpace(s.ResourceGroup),
-		VMType:         strings.ToLower(strings.TrimSpace(s.VMType)),
+		VMType:         ascii.ToLower(strings.TrimSpace(s.VMType)),
 	}
-	if s.UseManagedIdentityExtension || strings.EqualFold(strings.TrimSpace(s.AADClientID), msi) {
+	if s.UseManagedIdentityExtension || ascii.EqualFold(strings.TrimSpace(s.AADClientID), msi) {
 		c.ManagedIdentity = true
 		c.UserAssignedIdentityID = strings.TrimSpace(s.UserAssignedIdentityID)
 		return c, cloudErr
 	}
 	c.TenantID = strings.TrimSpace(s.TenantID)
-	if strings.EqualFold(c.TenantID, adfsTenant) {
+	if ascii.EqualFold(c.TenantID, adfsTenant) {
 		c.TenantID = adfsTenant
 	}
 	c.ClientID = strings.TrimSpace(s.AADClientID)

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/identity"
@@ -173,8 +174,9 @@ func (s *State) needs(o Options) map[need]bool {
 	return needs
 }
 
-// key of a resource ID: letter case does not count.
-func key(resourceID string) string { return strings.ToLower(strings.TrimSpace(resourceID)) }
+// key returns the form of a resource ID that is equal for all spellings which Azure may
+// take for one: what a pod needs must not go because it is spelled otherwise.
+func key(resourceID string) string { return ascii.Loose(strings.TrimSpace(resourceID)) }
 
 func planLedger(record attachment.Record, needs map[need]bool, o Options) Ledger {
 	group := record.Group

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // About is what to tell the owner of one identity about a refusal that it caused: the code, that identity, the node
@@ -98,7 +100,7 @@ func steady(message string) string {
 // wordsAbout are ARM's words, made steady; none when they speak of another identity than that.
 func wordsAbout(message, resourceID string) string {
 	words := steady(message)
-	others := identityType.ReplaceAllString(blank(strings.ToLower(words), strings.ToLower(resourceID)), "$1")
+	others := identityType.ReplaceAllString(blank(ascii.ToLower(words), ascii.ToLower(resourceID)), "$1")
 	if strings.Contains(others, "userassignedidentities") {
 		return ""
 	}

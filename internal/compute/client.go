@@ -15,6 +15,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // MaxPerPatch is how many identities one PATCH may name: Azure's limit of one update.
@@ -185,7 +187,7 @@ type versionPolicy struct{ path string }
 // Do is policy.Policy.
 func (v versionPolicy) Do(req *policy.Request) (*http.Response, error) {
 	url := req.Raw().URL
-	if strings.HasSuffix(strings.ToLower(url.Path), strings.ToLower(v.path)) {
+	if strings.HasSuffix(ascii.ToLower(url.Path), ascii.ToLower(v.path)) {
 		query := url.Query()
 		query.Set("api-version", apiVersion)
 		url.RawQuery = query.Encode()

@@ -17,6 +17,8 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // refusal is what ARM said no to, and how. It wraps the SDK's error, if one is behind it.
@@ -78,7 +80,7 @@ const (
 // for it needs the whole, and it is nobody's ID.
 func shortened(match string, kept int) string {
 	const length = 36
-	if strings.HasPrefix(strings.ToLower(match), "subscription") {
+	if strings.HasPrefix(ascii.ToLower(match), "subscription") {
 		return match
 	}
 	return match[:len(match)-length+kept] + "…"
@@ -131,7 +133,7 @@ func (r *refusal) conflict() bool {
 
 // conflicting knows the codes of what comes between two operations.
 func conflicting(code string) bool {
-	switch strings.ToLower(code) {
+	switch ascii.ToLower(code) {
 	case "conflict", "anotheroperationinprogress", "operationpreempted", "preconditionfailed", "retryableerror",
 		"retryableerrorduetoanotheroperation", "canceledandsupersededduetoanotheroperation", "canceled":
 		return true
@@ -232,7 +234,7 @@ func (r *refusal) read(body []byte) {
 		return
 	}
 	if answer.Error.Code+answer.Error.Message == "" {
-		if r.code == "" && strings.EqualFold(answer.Status, "Canceled") {
+		if r.code == "" && ascii.EqualFold(answer.Status, "Canceled") {
 			r.code = "Canceled"
 		}
 		return

@@ -8,8 +8,9 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // fakeIdentity is one user-assigned identity. Made again under its old name it is another one.
@@ -23,14 +24,14 @@ func (f *Fake) SetGroup(group Group, have Identities) {
 	target := &fakeGroup{system: have.SystemAssigned, updating: have.Updating}
 	for _, id := range have.UserAssigned {
 		f.know(id)
-		identity := f.known[strings.ToLower(id)]
+		identity := f.known[ascii.Loose(id)]
 		if client := have.ClientIDs[id]; client != "" {
 			identity.clientID = client
 		}
 		if principal := have.PrincipalIDs[id]; principal != "" {
 			identity.principalID = principal
 		}
-		f.known[strings.ToLower(id)] = identity
+		f.known[ascii.Loose(id)] = identity
 		if indexFold(have.Orphaned, id) >= 0 {
 			identity = fakeIdentity{}
 		}
@@ -52,7 +53,7 @@ func (f *Fake) AddIdentities(resourceIDs ...string) {
 func (f *Fake) DeleteIdentity(resourceID string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.known, strings.ToLower(resourceID))
+	delete(f.known, ascii.Loose(resourceID))
 }
 
 // KeepStaleIDs chooses what groups show of an identity that was deleted (and perhaps made again) while they had it: no
@@ -89,7 +90,7 @@ func (f *Fake) unknown(g *fakeGroup, c change) (string, bool) {
 // apply merges a change. The caller holds the lock.
 func (f *Fake) apply(g *fakeGroup, c change) {
 	for _, id := range c.attach {
-		g.attach(id, f.known[strings.ToLower(id)])
+		g.attach(id, f.known[ascii.Loose(id)])
 	}
 	for _, id := range c.detach {
 		g.detach(id)
@@ -100,7 +101,7 @@ func (f *Fake) apply(g *fakeGroup, c change) {
 func (f *Fake) IDsOf(resourceID string) (clientID, principalID string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	identity := f.known[strings.ToLower(resourceID)]
+	identity := f.known[ascii.Loose(resourceID)]
 	return identity.clientID, identity.principalID
 }
 
@@ -108,7 +109,7 @@ func (f *Fake) IDsOf(resourceID string) (clientID, principalID string) {
 func (f *Fake) PauseSubscription(subscriptionID string, d time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.pauses[strings.ToLower(subscriptionID)] = time.Now().Add(d)
+	f.pauses[ascii.Loose(subscriptionID)] = time.Now().Add(d)
 }
 
 // Pause is Client.Pause: it tells of PauseSubscription, and of the Retry-After of a refused PATCH (ThrottleNext).
@@ -128,7 +129,7 @@ func (f *Fake) know(resourceIDs ...string) {
 		if f.exists(id) {
 			continue
 		}
-		key := strings.ToLower(id)
+		key := ascii.Loose(id)
 		f.made[key]++
 		seed := key + "#" + strconv.Itoa(f.made[key])
 		f.known[key] = fakeIdentity{clientID: fakeGUID("client " + seed), principalID: fakeGUID("principal " + seed)}
@@ -137,7 +138,7 @@ func (f *Fake) know(resourceIDs ...string) {
 
 // exists looks an identity up. The caller holds the lock.
 func (f *Fake) exists(id string) bool {
-	_, ok := f.known[strings.ToLower(id)]
+	_, ok := f.known[ascii.Loose(id)]
 	return ok
 }
 
@@ -150,7 +151,7 @@ func (f *Fake) show(g *fakeGroup) Identities {
 		g = goal
 	}
 	for _, id := range g.user {
-		key := strings.ToLower(id)
+		key := ascii.Loose(id)
 		bound := g.bound[key]
 		if !f.stale && f.known[key] != bound {
 			bound = fakeIdentity{}
@@ -166,7 +167,7 @@ func (g *fakeGroup) attach(id string, identity fakeIdentity) {
 	if g.bound == nil {
 		g.bound = map[string]fakeIdentity{}
 	}
-	g.bound[strings.ToLower(id)] = identity
+	g.bound[ascii.Loose(id)] = identity
 	if indexFold(g.user, id) < 0 {
 		g.user = append(g.user, id)
 	}
@@ -174,8 +175,8 @@ func (g *fakeGroup) attach(id string, identity fakeIdentity) {
 
 // detach takes an identity off the list.
 func (g *fakeGroup) detach(id string) {
-	delete(g.bound, strings.ToLower(id))
-	g.user = slices.DeleteFunc(g.user, func(have string) bool { return strings.EqualFold(have, id) })
+	delete(g.bound, ascii.Loose(id))
+	g.user = slices.DeleteFunc(g.user, func(have string) bool { return alike(have, id) })
 }
 
 // fakeGUID derives a GUID, the same for the same seed.

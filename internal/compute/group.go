@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Kind is the kind of a node group.
@@ -66,7 +68,7 @@ func ParseProviderID(providerID string) (Group, error) {
 			"Azure's cloud provider has not initialised it yet, or none runs in this cluster")
 	}
 	scheme, path, found := strings.Cut(providerID, "://")
-	if !found || !strings.EqualFold(scheme+"://", providerScheme) {
+	if !found || !ascii.EqualFold(scheme+"://", providerScheme) {
 		return Group{}, fmt.Errorf("provider ID %q is not Azure's: expected %s/subscriptions/...; "+
 			"the node is not an Azure virtual machine", shorten(providerID), providerScheme)
 	}
@@ -81,7 +83,7 @@ func ParseProviderID(providerID string) (Group, error) {
 
 // parseGroup reads the ARM resource ID of a virtual machine or of a scale set's instance.
 func parseGroup(resourceID string) (Group, bool) {
-	parts := strings.Split(strings.ToLower(resourceID), "/")
+	parts := strings.Split(ascii.Loose(resourceID), "/") // nodes of one group may spell it differently
 	// "", subscriptions, S, resourcegroups, G, providers, microsoft.compute, TYPE, NAME [, virtualmachines, N]
 	if len(parts) != 9 && len(parts) != 11 {
 		return Group{}, false
@@ -97,9 +99,9 @@ func parseGroup(resourceID string) (Group, bool) {
 		}
 	}
 	switch {
-	case len(parts) == 9 && parts[7] == strings.ToLower(vmType):
+	case len(parts) == 9 && parts[7] == ascii.ToLower(vmType):
 		group.Kind = VM
-	case len(parts) == 11 && parts[7] == strings.ToLower(vmssType) && parts[9] == strings.ToLower(vmType) && isNumber(parts[10]):
+	case len(parts) == 11 && parts[7] == ascii.ToLower(vmssType) && parts[9] == ascii.ToLower(vmType) && isNumber(parts[10]):
 		group.Kind = VMSS
 	default:
 		return Group{}, false

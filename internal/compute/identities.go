@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v8"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Identities is what Azure has assigned to a node group.
@@ -31,7 +33,7 @@ type Identities struct {
 
 // updating is what ARM's provisioningState says of an update that is not over.
 func updating(provisioningState *string) bool {
-	return strings.EqualFold(value(provisioningState), "Updating")
+	return ascii.EqualFold(value(provisioningState), "Updating")
 }
 
 // Has reports whether the user-assigned identity is among them. Letter case does not matter.
@@ -41,7 +43,38 @@ func (i Identities) Has(resourceID string) bool {
 
 // indexFold is slices.Index without regard to letter case.
 func indexFold(ids []string, id string) int {
-	return slices.IndexFunc(ids, func(have string) bool { return strings.EqualFold(have, id) })
+	return slices.IndexFunc(ids, func(have string) bool { return alike(have, id) })
+}
+
+// alike reports whether Azure may take two resource IDs for one.
+func alike(a, b string) bool { return ascii.EqualFold(a, b) || ascii.Loose(a) == ascii.Loose(b) }
+
+// Respelled returns the same identities in the spellings of known. Two IDs that differ in the case of letters outside
+// ASCII are two to everything that compares IDs in this program, and one to Azure: the group has both when it has one.
+func (i Identities) Respelled(known []string) Identities {
+	spellings := map[string][]string{}
+	for _, id := range known {
+		loose := ascii.Loose(id)
+		same := func(other string) bool { return ascii.EqualFold(id, other) }
+		if !ascii.Is(id) && !slices.ContainsFunc(spellings[loose], same) {
+			spellings[loose] = append(spellings[loose], id)
+		}
+	}
+	if len(spellings) == 0 {
+		return i
+	}
+	respelled := Identities{SystemAssigned: i.SystemAssigned, Updating: i.Updating}
+	for _, id := range i.UserAssigned {
+		as := spellings[ascii.Loose(id)]
+		if len(as) == 0 {
+			as = []string{id}
+		}
+		for _, spelling := range as {
+			respelled.list(spelling, i.ClientIDs[id], i.PrincipalIDs[id])
+		}
+	}
+	respelled.finish()
+	return respelled
 }
 
 // change is the difference between what a group has and what it shall have: the body of one PATCH, in words.
@@ -117,7 +150,7 @@ func identitiesOf(kind *armcompute.ResourceIdentityType, ids map[string]*armcomp
 	var have Identities
 	if kind != nil {
 		// ARM has been seen to write the list with and without the blank.
-		have.SystemAssigned = strings.Contains(strings.ToLower(string(*kind)), "systemassigned")
+		have.SystemAssigned = strings.Contains(ascii.ToLower(string(*kind)), "systemassigned")
 	}
 	for id, about := range ids {
 		if about == nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // identityVersion is the version of Microsoft.ManagedIdentity that is asked for.
@@ -33,7 +35,7 @@ func (c *Client) ClientID(ctx context.Context, resourceID string) (string, error
 
 func (c *Client) clientID(ctx context.Context, resourceID string) (string, error) {
 	// The limits are those of the identity's subscription.
-	parts := strings.SplitN(strings.ToLower(resourceID), "/", 4) // "", subscriptions, S, rest
+	parts := strings.SplitN(ascii.ToLower(resourceID), "/", 4) // "", subscriptions, S, rest
 	if len(parts) < 4 {
 		return "", errors.New("not a resource ID")
 	}
@@ -94,7 +96,7 @@ func absent(err error) error {
 	if !ok || answer.StatusCode != http.StatusNotFound {
 		return err
 	}
-	switch strings.ToLower(codeOf(answer)) {
+	switch ascii.ToLower(codeOf(answer)) {
 	case "resourcenotfound", "notfound", "resourcegroupnotfound":
 		return &absentError{err: err}
 	default:

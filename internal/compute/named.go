@@ -6,11 +6,13 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // identityID matches the resource ID of a user-assigned identity within a sentence. The name is bounded by what Azure
-// allows in it.
-var identityID = regexp.MustCompile(`(?i)/subscriptions/[^/\s'",]+/resourcegroups/[^/\s'",]+` +
+// allows in it. The sentence must be in lower case.
+var identityID = regexp.MustCompile(`/subscriptions/[^/\s'",]+/resourcegroups/[^/\s'",]+` +
 	`/providers/microsoft\.managedidentity/userassignedidentities/[a-z0-9_-]+`)
 
 // linkedSubscription matches how ARM names an identity's subscription that it does not know (or that is of another
@@ -31,13 +33,13 @@ func (r *refusal) named(requested []string) []string {
 	}
 	if missing := linkedSubscription.FindStringSubmatch(r.message); missing != nil {
 		for _, id := range requested {
-			if strings.HasPrefix(strings.ToLower(id), "/subscriptions/"+strings.ToLower(missing[1])+"/") && indexFold(bad, id) < 0 {
+			if strings.HasPrefix(ascii.ToLower(id), "/subscriptions/"+ascii.ToLower(missing[1])+"/") && indexFold(bad, id) < 0 {
 				bad = append(bad, id)
 			}
 		}
 	}
-	for _, id := range identityID.FindAllString(r.message, maxNamed) {
-		if indexFold(bad, id) < 0 {
+	for _, at := range identityID.FindAllStringIndex(ascii.ToLower(r.message), maxNamed) {
+		if id := r.message[at[0]:at[1]]; indexFold(bad, id) < 0 {
 			bad = append(bad, id)
 		}
 	}
@@ -61,7 +63,7 @@ func (r *refusal) aboutIdentities() bool {
 	if r.conflict() || r.status == http.StatusTooManyRequests || r.status >= http.StatusInternalServerError {
 		return false
 	}
-	switch code := strings.ToLower(r.code); code {
+	switch code := ascii.ToLower(r.code); code {
 	case "linkedauthorizationfailed", "linkedinvalidpropertyid", "invalidparameter", "badrequest", "invalidresourceid",
 		"resourcenotfound", "notfound", "invalidrequestcontent":
 		return true
@@ -75,7 +77,7 @@ func mentions(text, id string) bool {
 	if id == "" {
 		return false
 	}
-	text, id = strings.ToLower(text), strings.ToLower(id)
+	text, id = ascii.Loose(text), ascii.Loose(id)
 	for {
 		at := strings.Index(text, id)
 		if at < 0 {

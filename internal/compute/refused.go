@@ -5,7 +5,8 @@ package compute
 import (
 	"errors"
 	"net/http"
-	"strings"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // IsRefused reports that ARM looked at the request and said no, so that the same request will get the same answer
@@ -60,4 +61,4 @@ func IsLocked(err error) bool {
 }
 
 // locked knows ARM's code for it.
-func (r *refusal) locked() bool { return strings.EqualFold(r.code, "ScopeLocked") }
+func (r *refusal) locked() bool { return ascii.EqualFold(r.code, "ScopeLocked") }

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // remedy says what a person can do about it; empty when the retry does it.
@@ -27,7 +29,7 @@ func (r *refusal) remedy() string {
 	case r.linked():
 		return "check that the identity exists, " +
 			"and grant the role Managed Identity Operator on it to the identity that podid runs as"
-	case strings.EqualFold(r.code, "AuthorizationFailed"):
+	case ascii.EqualFold(r.code, "AuthorizationFailed"):
 		scope := "/subscriptions/" + r.group.SubscriptionID + "/resourceGroups/" + r.group.ResourceGroup
 		return "grant the right to read and write the machines of the resource group: " + r.grant("Virtual Machine Contributor", scope)
 	case r.locked():
@@ -47,7 +49,7 @@ func (r *refusal) remedy() string {
 // node group, so what a write misses is an identity's.
 func (r *refusal) whereabouts() string {
 	reading := r.act == reads
-	switch code := strings.ToLower(r.code); {
+	switch code := ascii.ToLower(r.code); {
 	case code == "subscriptionnotfound" && reading:
 		return "check the subscription in the node's spec.providerID, and that the credential of podid (tenantId, aadClientId " +
 			"or the managed identity) belongs to that subscription's tenant"
@@ -64,12 +66,12 @@ func (r *refusal) whereabouts() string {
 
 // linked reports that ARM refused because of a right on the identity, not on the machine.
 func (r *refusal) linked() bool {
-	return strings.EqualFold(r.code, "LinkedAuthorizationFailed")
+	return ascii.EqualFold(r.code, "LinkedAuthorizationFailed")
 }
 
 // malformed reports that ARM could not make sense of an identity's resource ID.
 func (r *refusal) malformed() bool {
-	switch strings.ToLower(r.code) {
+	switch ascii.ToLower(r.code) {
 	case "linkedinvalidpropertyid", "invalidresourceid", "invalidparameter", "invalidrequestcontent":
 		return true
 	default:

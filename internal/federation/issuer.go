@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // DiscoveryPath is where the API server, and the issuer, tell about the issuer.
@@ -52,7 +54,7 @@ func public(host string) bool {
 	if address, err := netip.ParseAddr(host); err == nil {
 		return address.IsGlobalUnicast() && !address.IsPrivate()
 	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	host = ascii.ToLower(strings.TrimSuffix(host, "."))
 	if !strings.Contains(host, ".") {
 		return false // kubernetes, localhost
 	}

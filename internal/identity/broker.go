@@ -70,14 +70,14 @@ func FederatedAudience(id *v1.AzureIdentity, cloud string) string {
 	if id.Spec.FederatedAudience != "" {
 		return id.Spec.FederatedAudience
 	}
-	endpoint := strings.ToLower(id.Spec.ADEndpoint)
+	endpoint := ascii.ToLower(id.Spec.ADEndpoint)
 	for _, known := range []struct{ cloud, host, audience string }{
 		{"AzureUSGovernmentCloud", "login.microsoftonline.us", audienceUSGov},
 		{"AzureUSGovernment", "login.microsoftonline.us", audienceUSGov},
 		{"AzureChinaCloud", "login.chinacloudapi.cn", audienceChina},
 		{"AzureChinaCloud", "login.partner.microsoftonline.cn", audienceChina},
 	} {
-		if host(endpoint) == known.host || endpoint == "" && strings.EqualFold(cloud, known.cloud) {
+		if host(endpoint) == known.host || endpoint == "" && ascii.EqualFold(cloud, known.cloud) {
 			return known.audience
 		}
 	}
@@ -145,9 +145,9 @@ func AllowsNamespace(owner *v1.AzureIdentity, namespace string) bool {
 func differs(id, owner *v1.AzureIdentity) string {
 	a, b := &id.Spec, &owner.Spec
 	switch {
-	case !strings.EqualFold(a.ClientID, b.ClientID):
+	case !ascii.EqualFold(a.ClientID, b.ClientID):
 		return "clientID"
-	case !strings.EqualFold(a.TenantID, b.TenantID):
+	case !ascii.EqualFold(a.TenantID, b.TenantID):
 		return "tenantID"
 	case strings.TrimSuffix(a.ADEndpoint, "/") != strings.TrimSuffix(b.ADEndpoint, "/"):
 		return "adEndpoint"

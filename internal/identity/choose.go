@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Selector is what a request names: at most one of the three, the zero value
@@ -47,17 +48,17 @@ func Choose(grants []Grant, s Selector, objectID func(*v1.AzureIdentity) string)
 }
 
 func (s Selector) matches(id *v1.AzureIdentity, objectID func(*v1.AzureIdentity) string) bool {
-	if s.ClientID != "" && !strings.EqualFold(s.ClientID, id.Spec.ClientID) {
+	if s.ClientID != "" && !ascii.EqualFold(s.ClientID, id.Spec.ClientID) {
 		return false
 	}
 	// Only a managed identity has a resource ID, be it federated; a service
 	// principal whose object carries one by mistake is not reachable by it.
 	managed := id.Spec.Type == v1.UserAssignedMSI || id.Spec.Type == v1.Federated
 	if s.ResourceID != "" &&
-		(!managed || !strings.EqualFold(s.ResourceID, id.Spec.ResourceID)) {
+		(!managed || !ascii.EqualFold(s.ResourceID, id.Spec.ResourceID)) {
 		return false
 	}
-	return s.ObjectID == "" || strings.EqualFold(s.ObjectID, objectIDOf(id, objectID))
+	return s.ObjectID == "" || ascii.EqualFold(s.ObjectID, objectIDOf(id, objectID))
 }
 
 func objectIDOf(id *v1.AzureIdentity, learned func(*v1.AzureIdentity) string) string {

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Compare orders grants by precedence: weight of the binding, highest first;
@@ -32,5 +33,5 @@ func older(a, b metav1.Time) int { return a.Compare(b.Time) }
 // the annotation v1.BehaviorAnnotation. The value counts in any case: an
 // annotation misspelt as "Namespaced" was meant to close, not to open.
 func Namespaced(id *v1.AzureIdentity) bool {
-	return strings.EqualFold(strings.TrimSpace(id.Annotations[v1.BehaviorAnnotation]), v1.BehaviorNamespaced)
+	return ascii.EqualFold(strings.TrimSpace(id.Annotations[v1.BehaviorAnnotation]), v1.BehaviorNamespaced)
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // ResourceIDShape is what a resource ID must look like, for messages.
@@ -25,6 +27,11 @@ const (
 // ResourceID is the parsed ARM resource ID of a user-assigned managed identity.
 // Azure compares every part without regard to case; compare Keys, not
 // ResourceIDs. The zero value is no resource ID.
+//
+// Keys ignore the case of ASCII letters only. Azure is likely to take resource
+// groups É and é for one group: AzureIdentities that spell it differently are two
+// identities to podid, each with its own quarantine and ledger entry, and one on the
+// node group. compute.Identities.Respelled finds both in Azure's answers.
 type ResourceID struct {
 	SubscriptionID, ResourceGroup, Name string
 
@@ -36,7 +43,7 @@ func (r ResourceID) String() string { return r.raw }
 
 // Key is the ID in canonical lower case: two IDs name the same identity exactly
 // when their Keys are equal.
-func (r ResourceID) Key() string { return strings.ToLower(r.raw) }
+func (r ResourceID) Key() string { return ascii.ToLower(r.raw) }
 
 // ParseResourceID reads the resource ID of a user-assigned managed identity. It
 // takes the fixed words in any case. The error says what is wrong and shows the
@@ -61,8 +68,7 @@ func parseResourceID(s string) (_ ResourceID, problem string) {
 		return ResourceID{}, fmt.Sprintf("%q is not the resource ID of a user-assigned identity", s)
 	}
 	for i := range parts {
-		// The length keeps out letters that fold to ASCII (ſ, K) and are not.
-		if want := fixedWord(i); want != "" && (len(parts[i]) != len(want) || !strings.EqualFold(parts[i], want)) {
+		if want := fixedWord(i); want != "" && !ascii.EqualFold(parts[i], want) {
 			return ResourceID{}, fmt.Sprintf("%q has %q where %q belongs", s, parts[i], want)
 		}
 	}
@@ -70,6 +76,8 @@ func parseResourceID(s string) (_ ResourceID, problem string) {
 	switch {
 	case !isGUID(id.SubscriptionID):
 		return ResourceID{}, fmt.Sprintf("%q: subscription %q is not a GUID", s, id.SubscriptionID)
+	case strings.ContainsFunc(id.ResourceGroup, ascii.FoldsToASCII):
+		return ResourceID{}, fmt.Sprintf("%+q: resource group has a letter that imitates a plain one", s)
 	case !isResourceGroup(id.ResourceGroup):
 		return ResourceID{}, fmt.Sprintf("%q: %q is not the name of a resource group", s, id.ResourceGroup)
 	case !isIdentityName(id.Name):
@@ -135,13 +143,14 @@ func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
-// isResourceGroup: letters and digits of any script, and -_.() but no dot at the end.
+// isResourceGroup reports whether s has only letters, marks and digits of any script, and
+// -_.() but no dot at the end.
 func isResourceGroup(s string) bool {
 	if s == "" || utf8.RuneCountInString(s) > maxResourceGroup || strings.HasSuffix(s, ".") {
 		return false
 	}
 	for _, r := range s {
-		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_.()", r) {
+		if !unicode.In(r, unicode.L, unicode.M, unicode.Nd) && !strings.ContainsRune("-_.()", r) {
 			return false
 		}
 	}

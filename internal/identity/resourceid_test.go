@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -14,6 +15,14 @@ func TestParseResourceID(t *testing.T) {
 		{"lower case", strings.ToLower(good), ""},
 		{"upper case", strings.ToUpper(good), ""},
 		{"group of any script", strings.Replace(good, "apps", "größe_(1).x-y", 1), ""},
+		{"group with marks", strings.Replace(good, "apps", "กลุ่ม-1", 1), ""},
+		{"group with spacing marks", strings.Replace(good, "apps", "समूह-1", 1), ""},
+		{"group, decomposed letters", strings.Replace(good, "apps", "E\u0301te\u0301", 1), ""},
+		{"group with a Kelvin sign", strings.Replace(good, "apps", "ban\u212a", 1), "imitates a plain one"},
+		{"group with a long s", strings.Replace(good, "apps", "\u017fql", 1), "imitates a plain one"},
+		{"group with a dotted I", strings.Replace(good, "apps", "\u0130d", 1), "imitates a plain one"},
+		{"group with a dotless i", strings.Replace(good, "apps", "\u0131d", 1), "imitates a plain one"},
+		{"group with a joiner", strings.Replace(good, "apps", "a\u200db", 1), "is not the name of a resource group"},
 		{"longest name", idPrefix + strings.Repeat("a", 128), ""},
 		{"empty", "", "resource ID is empty"},
 		{"name alone", "demo", `"demo" is not the resource ID of a user-assigned identity`},
@@ -65,6 +74,8 @@ func TestResourceIDParts(t *testing.T) {
 func FuzzParseResourceID(f *testing.F) {
 	f.Add(idPrefix + "demo")
 	f.Add(strings.ToUpper(idPrefix) + "DEMO")
+	f.Add(strings.Replace(idPrefix, "apps", "E\u0301É", 1) + "demo")
+	f.Add(strings.Replace(idPrefix, "apps", "ban\u212a", 1) + "demo")
 	f.Add("/subscriptions//resourceGroups//providers///")
 	f.Add(strings.Replace(idPrefix, "apps", "\xff", 1) + "x")
 	f.Fuzz(func(t *testing.T, s string) {
@@ -81,6 +92,12 @@ func FuzzParseResourceID(f *testing.F) {
 		again, err := identity.ParseResourceID(id.Key())
 		if err != nil || again.Key() != id.Key() {
 			t.Errorf("key %q reads as %q, %v", id.Key(), again.Key(), err)
+		}
+		// A key stands for one identity: what has the same key differs in ASCII letters alone.
+		for _, other := range []string{strings.ToUpper(s), strings.ToLower(s), strings.ToTitle(s)} {
+			if o, err := identity.ParseResourceID(other); err == nil && (o.Key() == id.Key()) != ascii.EqualFold(other, s) {
+				t.Errorf("%q and %q: equal keys: %v", s, other, o.Key() == id.Key())
+			}
 		}
 		for _, part := range []string{id.SubscriptionID, id.ResourceGroup, id.Name} {
 			if part == "" || strings.ContainsAny(part, "/?#% \n") {

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -64,7 +65,7 @@ func operation(r *http.Request) string {
 	if resource == "secrets" && r.Method == http.MethodGet {
 		return observe.OpGetSecret
 	}
-	return strings.ToLower(r.Method) + "_" + resource
+	return ascii.ToLower(r.Method) + "_" + resource
 }
 
 // resourceOf reads the kind and the subresource out of a path such as

@@ -9,12 +9,12 @@ package authorize
 import (
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -117,7 +117,7 @@ func (a arrival) quarantined() bool {
 
 // of tells whether it was this identity, as it is now, that is on its way.
 func (a arrival) of(id *v1.AzureIdentity) bool {
-	return a.resourceID == "" || strings.EqualFold(a.resourceID, id.Spec.ResourceID)
+	return a.resourceID == "" || ascii.EqualFold(a.resourceID, id.Spec.ResourceID)
 }
 
 // Decide answers a caller's request. objectID returns the object id that a
@@ -272,9 +272,9 @@ func (t *Table) broken(v *verdict, s identity.Selector) (Decision, bool) {
 // means tells whether a selector names the identity, as far as its spec says.
 func means(s identity.Selector, id *v1.AzureIdentity) bool {
 	return !s.Named() ||
-		s.ClientID != "" && strings.EqualFold(s.ClientID, id.Spec.ClientID) ||
-		s.ResourceID != "" && strings.EqualFold(s.ResourceID, id.Spec.ResourceID) ||
-		s.ObjectID != "" && strings.EqualFold(s.ObjectID, id.Spec.ObjectID)
+		s.ClientID != "" && ascii.EqualFold(s.ClientID, id.Spec.ClientID) ||
+		s.ResourceID != "" && ascii.EqualFold(s.ResourceID, id.Spec.ResourceID) ||
+		s.ObjectID != "" && ascii.EqualFold(s.ObjectID, id.Spec.ObjectID)
 }
 
 // missing tells that a binding selects the pod and the identity it names is not

@@ -4,13 +4,13 @@ package authorize
 
 import (
 	"maps"
-	"strings"
 	"sync"
 	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -319,7 +319,7 @@ func (t *Table) SetAssigned(a *v1.AzureAssignedIdentity) {
 	defer t.change()()
 	t.dropAssigned(key)
 	ref := a.Spec.AzureIdentityRef
-	if ref == nil || !strings.EqualFold(a.Spec.NodeName, t.cfg.Node) {
+	if ref == nil || !ascii.EqualFold(a.Spec.NodeName, t.cfg.Node) {
 		return
 	}
 	entry := &assignment{

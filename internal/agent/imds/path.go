@@ -6,6 +6,8 @@ package imds
 import (
 	"slices"
 	"strings"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Kind is what a path asks for.
@@ -73,7 +75,7 @@ func Classify(escapedPath string) Route {
 		return Route{Label: "unknown"}
 	}
 	switch {
-	case strings.EqualFold(segments[0], "metadata"):
+	case ascii.EqualFold(segments[0], "metadata"):
 		return classifyMetadata(segments[1:], slash)
 	case "/"+strings.Join(segments, "/") == HostTokenPath:
 		return Route{Kind: HostToken, Label: HostTokenPath}
@@ -83,10 +85,10 @@ func Classify(escapedPath string) Route {
 
 // classifyMetadata takes the segments after /metadata, at least one.
 func classifyMetadata(segments []string, slash string) Route {
-	name, rest := strings.ToLower(segments[0]), segments[1:]
+	name, rest := ascii.ToLower(segments[0]), segments[1:]
 	switch name {
 	case "identity":
-		if len(rest) == 2 && strings.EqualFold(rest[0], "oauth2") && strings.EqualFold(rest[1], "token") {
+		if len(rest) == 2 && ascii.EqualFold(rest[0], "oauth2") && ascii.EqualFold(rest[1], "token") {
 			return Route{Kind: Token, Label: TokenPath}
 		}
 		return Route{Kind: IdentityOther, Label: "/metadata/identity"}
@@ -95,10 +97,10 @@ func classifyMetadata(segments []string, slash string) Route {
 			Kind: PassThrough, Label: "/metadata/instance", Instance: true,
 			Path:      "/metadata/instance" + join(rest) + slash,
 			UserData:  slices.ContainsFunc(rest, isUserData),
-			PlainText: len(rest) == 2 && strings.EqualFold(rest[0], "compute") && strings.EqualFold(rest[1], "location"),
+			PlainText: len(rest) == 2 && ascii.EqualFold(rest[0], "compute") && ascii.EqualFold(rest[1], "location"),
 		}
 	case "attested":
-		if len(rest) == 1 && strings.EqualFold(rest[0], "document") {
+		if len(rest) == 1 && ascii.EqualFold(rest[0], "document") {
 			r := known("/metadata/attested/document", slash)
 			r.Instance, r.Attested = true, true
 			return r

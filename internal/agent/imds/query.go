@@ -2,7 +2,11 @@
 
 package imds
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/podid-io/podid/internal/ascii"
+)
 
 // maxPassedOn bounds a query that is passed on; real ones have some 60 bytes.
 const maxPassedOn = 1 << 10
@@ -30,7 +34,7 @@ func PassOnQuery(rawQuery string) (string, *Error) {
 			return "", badRequest("names and values of parameters may have letters, digits, dots, dashes and underscores only")
 		}
 		for _, earlier := range names {
-			if strings.EqualFold(earlier, name) {
+			if ascii.EqualFold(earlier, name) {
 				return "", badRequest("parameter " + name + " is specified more than once")
 			}
 		}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // TokenRequest is a token request that says all it must.
@@ -50,7 +52,7 @@ const (
 // one client's probe; principal_id is what MSAL calls the object ID. A selector
 // must not be overlooked, or the wrong identity would answer.
 func meaning(name string) param {
-	switch strings.ToLower(name) {
+	switch ascii.ToLower(name) {
 	case "api-version":
 		return paramAPIVersion
 	case "resource":
@@ -113,7 +115,7 @@ func parse(rawQuery string) (TokenRequest, *Error) {
 			return q, badRequest("the query has too many parameters")
 		}
 		for _, earlier := range names[:n] {
-			if strings.EqualFold(earlier, name) {
+			if ascii.EqualFold(earlier, name) {
 				return q, badRequest("parameter " + printable(name) + " is specified more than once")
 			}
 		}

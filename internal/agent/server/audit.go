@@ -19,6 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/observe"
 	"github.com/podid-io/podid/internal/turns"
 )
@@ -38,7 +39,7 @@ const (
 
 // ParseAuditMode reads a mode as the command line has it.
 func ParseAuditMode(s string) (AuditMode, error) {
-	switch m := AuditMode(strings.ToLower(s)); m {
+	switch m := AuditMode(ascii.ToLower(s)); m {
 	case AuditOff, AuditChanges, AuditAll:
 		return m, nil
 	default:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/httpserve"
 )
 
@@ -71,6 +72,6 @@ func Serve(ctx context.Context, l net.Listener, handler http.HandlerFunc, limit 
 	return server.Serve(ctx, &origins{Listener: l, brake: newBrake(), ports: newPorts()})
 }
 
-func equalTrue(value string) bool { return strings.EqualFold(strings.TrimSpace(value), "true") }
+func equalTrue(value string) bool { return ascii.EqualFold(strings.TrimSpace(value), "true") }
 
 func jsonType() []string { return []string{imds.ContentType} }

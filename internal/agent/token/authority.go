@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -28,10 +29,10 @@ func ParseAuthority(text string) (Authority, error) {
 		return Authority{}, errors.New("must be an https URL such as https://login.microsoftonline.com/")
 	}
 	path := strings.TrimRight(u.EscapedPath(), "/")
-	if last := len(path) - len("/"+adfs); last >= 0 && strings.EqualFold(path[last:], "/"+adfs) {
+	if last := len(path) - len("/"+adfs); last >= 0 && ascii.EqualFold(path[last:], "/"+adfs) {
 		path = strings.TrimRight(path[:last], "/")
 	}
-	return Authority{"https://" + strings.ToLower(u.Host) + path}, nil
+	return Authority{"https://" + ascii.ToLower(u.Host) + path}, nil
 }
 
 // String is the URL.
@@ -62,7 +63,7 @@ func (a Authority) endpoint(id *v1.AzureIdentity, tenant string) (endpoint, erro
 		return endpoint{}, fmt.Errorf("tenant %q is neither a GUID nor a domain: az account show --query tenantId", clip(tenant, 64))
 	}
 	host, _, _ := strings.Cut(strings.TrimPrefix(base.base, "https://"), "/")
-	if strings.EqualFold(tenant, adfs) {
+	if ascii.EqualFold(tenant, adfs) {
 		return endpoint{url: base.base + "/adfs/oauth2/token", host: host, tenant: adfs, adfs: true}, nil
 	}
 	return endpoint{url: base.base + "/" + tenant + "/oauth2/v2.0/token", host: host, tenant: tenant}, nil

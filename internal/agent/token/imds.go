@@ -18,6 +18,7 @@ import (
 	"time"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // Limiter lets calls to a source begin, some at a time. Its error, unless ctx has
@@ -278,7 +279,7 @@ func (s *IMDS) refused(resp *http.Response, body []byte, r Request) *problem {
 		return &problem{passing: true, Failure: *tooMany(wait)}
 	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusGone, resp.StatusCode >= 500:
 		return trouble("the metadata service of this node has trouble: try again", errors.New(said))
-	case resp.StatusCode == http.StatusBadRequest && strings.Contains(strings.ToLower(text), "identity not found"):
+	case resp.StatusCode == http.StatusBadRequest && strings.Contains(ascii.ToLower(text), "identity not found"):
 		return &problem{passing: true, Failure: Failure{
 			Status: http.StatusNotFound, Code: "identity_not_on_node", Cause: errors.New(said),
 			Message: "this node does not have the identity " + name(r.Identity) +

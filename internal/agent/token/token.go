@@ -114,7 +114,7 @@ func (t *Token) hash() {
 
 // is tells whether the token is the one with that SHA-256, in hexadecimal.
 func (t *Token) is(sum string) bool {
-	return t.sum != [sha256.Size]byte{} && strings.EqualFold(sum, hex.EncodeToString(t.sum[:]))
+	return t.sum != [sha256.Size]byte{} && ascii.EqualFold(sum, hex.EncodeToString(t.sum[:]))
 }
 
 // life is how long the token lasts in all, as far as is known: the source may

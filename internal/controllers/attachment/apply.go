@@ -50,7 +50,7 @@ func (r *Reconciler) read(ctx context.Context, p *pass) error {
 		return err
 	}
 	p.fresh = true
-	p.state.read(have, r.now())
+	p.state.read(have, p.extra.set, r.now())
 	r.tell(p.state) // first: pods do not wait for what follows
 	r.investigate(ctx, p.state)
 	return nil

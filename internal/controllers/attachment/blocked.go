@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/compute"
 )
 
@@ -59,5 +60,5 @@ func (st *state) blocked(group compute.Group, bad []string, immutable map[string
 // immutable tells whether an identity is on the list of those never to take
 // away, by its resource ID or by its client ID. mu is held.
 func (st *state) immutable(key string, list map[string]bool) bool {
-	return list[key] || list[st.ledger[key].clientKey()] || list[st.clients[key]]
+	return list[ascii.Loose(key)] || list[st.ledger[key].clientKey()] || list[st.clients[key]]
 }

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/compute"
 )
 
@@ -114,4 +115,4 @@ func (l Ledger) nameOf(group compute.Group) string {
 // nameDigits is how many hexadecimal digits of the group's hash a name has.
 const nameDigits = 10
 
-func lower(s string) string { return strings.ToLower(strings.TrimSpace(s)) }
+func lower(s string) string { return ascii.ToLower(strings.TrimSpace(s)) }

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/identity"
@@ -42,7 +43,7 @@ type extras struct {
 // preassignmentOf reads the annotation; false when there is none to follow, and
 // why that is so, unless nothing is asked for.
 func preassignmentOf(id *v1.AzureIdentity) (asked preassignment, why string, ok bool) {
-	names := strings.ToLower(strings.TrimSpace(id.Annotations[v1.PreassignAnnotation]))
+	names := ascii.Loose(strings.TrimSpace(id.Annotations[v1.PreassignAnnotation]))
 	if names == "" || !id.DeletionTimestamp.IsZero() {
 		return preassignment{}, "", false
 	}
@@ -66,7 +67,7 @@ func (p preassignment) covers(group compute.Group) bool {
 	}
 	for name := range strings.SplitSeq(p.names, ",") {
 		switch strings.TrimSpace(name) {
-		case group.Name, group.ResourceGroup + "/" + group.Name, strings.ToLower(group.ResourceID()):
+		case group.Name, group.ResourceGroup + "/" + group.Name, ascii.Loose(group.ResourceID()):
 			return true
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 )
@@ -131,7 +132,7 @@ func New(parts Parts, settings Settings) *Reconciler {
 		events: parts.Events, identities: parts.Identities,
 	}
 	for _, id := range settings.Immutable {
-		if id = keyOf(id); id != "" {
+		if id = ascii.Loose(keyOf(id)); id != "" {
 			r.immutable[id] = true
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/identity"
@@ -210,7 +211,7 @@ func (st *state) plan(extra extras, immutable map[string]bool, grace time.Durati
 	}
 	st.finishRenewals(in)
 	for key, entry := range st.ledger {
-		if !entry.Keep || !st.current.Has(key) {
+		if (!entry.Keep || !st.current.Has(key)) && !respelledIn(in.Desired, key) {
 			in.Ledger[key] = entry.ResourceID
 		}
 	}
@@ -257,8 +258,10 @@ func (st *state) unrecorded(ids ...[]string) bool {
 	return false
 }
 
-// read takes what Azure says at that time.
-func (st *state) read(have compute.Identities, now time.Time) {
+// read takes what Azure says at that time. extra are identities that the group is to
+// have without any pod.
+func (st *state) read(have compute.Identities, extra assignment.Set, now time.Time) {
+	have = have.Respelled(st.spellings(extra))
 	current, clients := assignment.Set{}, map[string]string{}
 	for _, id := range have.UserAssigned {
 		current[keyOf(id)] = id
@@ -275,6 +278,21 @@ func (st *state) read(have compute.Identities, now time.Time) {
 	}
 	st.compare(have)
 	st.strike(have.Updating)
+}
+
+// spellings returns the resource IDs that this group is known to need or to have by
+// podid's doing.
+func (st *state) spellings(extra assignment.Set) []string {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	ids := slices.Collect(maps.Values(extra))
+	for _, n := range st.needs {
+		ids = append(ids, n.spelling)
+	}
+	for _, entry := range st.ledger {
+		ids = append(ids, entry.ResourceID)
+	}
+	return ids
 }
 
 // done takes an update that Azure has carried out, and returns the identities
@@ -338,6 +356,20 @@ func (st *state) settled(extra assignment.Set, now time.Time) (lifted []types.Na
 		}
 	}
 	return lifted
+}
+
+// respelledIn reports whether the set has another spelling of the identity which Azure
+// may take for the same. Detaching the one would take the other away, too.
+func respelledIn(set assignment.Set, key string) bool {
+	if ascii.Is(key) {
+		return false
+	}
+	for other := range set {
+		if other != key && ascii.Loose(other) == ascii.Loose(key) {
+			return true
+		}
+	}
+	return false
 }
 
 // keyOf is the canonical form of a resource ID, also of one that Azure spells in

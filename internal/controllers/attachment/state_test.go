@@ -72,7 +72,7 @@ func newRig(t *testing.T, names ...string) *rig {
 	return r
 }
 
-func (r *rig) read(have compute.Identities) { r.st.read(have, r.now) }
+func (r *rig) read(have compute.Identities) { r.st.read(have, nil, r.now) }
 
 // woken tells whether the group was, since the last time.
 func (r *rig) woken() bool {

@@ -154,19 +154,37 @@ type modelManager struct {
 // GetAPIReader is manager.Manager.
 func (m modelManager) GetAPIReader() client.Reader { return m.reader }
 
-// events takes what MIC announces.
-type events struct{}
+// rawAPI answers requests of MIC's that go past its caches: Events, and the watch of an AzureIdentityPolicy that does
+// not exist.
+type rawAPI struct{}
 
 // RoundTrip is http.RoundTripper.
-func (events) RoundTrip(req *http.Request) (*http.Response, error) {
-	body, err := io.ReadAll(req.Body)
-	if err != nil {
-		return nil, err
+func (rawAPI) RoundTrip(req *http.Request) (*http.Response, error) {
+	query := req.URL.Query()
+	switch {
+	case req.Method == http.MethodPost:
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			return nil, err
+		}
+		return respond(req, http.StatusCreated, req.Header.Get("Content-Type"), bytes.NewReader(body)), nil
+	case query.Get("sendInitialEvents") != "": // as an API server without watch-list
+		return respond(req, http.StatusUnprocessableEntity, "application/json", strings.NewReader(
+			`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Invalid","code":422}`)), nil
+	case query.Get("watch") != "":
+		silence, end := io.Pipe()
+		context.AfterFunc(req.Context(), func() { _ = end.Close() })
+		return respond(req, http.StatusOK, "application/json", silence), nil
+	default:
+		return respond(req, http.StatusOK, "application/json", strings.NewReader(
+			`{"kind":"AzureIdentityPolicyList","apiVersion":"`+v1.GroupVersion.String()+`","metadata":{"resourceVersion":"1"},"items":[]}`)), nil
 	}
+}
+
+func respond(req *http.Request, status int, contentType string, body io.Reader) *http.Response {
 	return &http.Response{
-		StatusCode: http.StatusCreated, Status: "201 Created", Header: http.Header{"Content-Type": req.Header["Content-Type"]},
-		Body: io.NopCloser(bytes.NewReader(body)), Request: req,
-	}, nil
+		StatusCode: status, Status: http.StatusText(status), Header: http.Header{"Content-Type": {contentType}}, Body: io.NopCloser(body), Request: req,
+	}
 }
 
 // noMetrics measures nothing.
@@ -192,7 +210,7 @@ func (w *world) start() {
 	w.mic = m
 	w.azure.restart()
 	ctx, cancel := context.WithCancel(logr.NewContext(context.Background(), w.log))
-	mgr, err := manager.New(&rest.Config{Host: "http://model.invalid", Transport: events{}}, manager.Options{
+	mgr, err := manager.New(&rest.Config{Host: "http://model.invalid", Transport: rawAPI{}}, manager.Options{
 		Scheme: w.scheme, Logger: w.log, Metrics: server.Options{BindAddress: "0"}, HealthProbeBindAddress: "0",
 		BaseContext:    func() context.Context { return logr.NewContext(context.WithoutCancel(ctx), w.log) },
 		Controller:     config.Controller{SkipNameValidation: new(true)},

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/identity"
 )
@@ -130,7 +131,7 @@ func (p Pod) find(id *v1.AzureIdentity) *v1.AzureAssignedIdentity {
 		ref := a.Spec.AzureIdentityRef
 		return a.DeletionTimestamp.IsZero() && a.Spec.NodeName == p.NodeName && ref != nil &&
 			ref.Namespace == id.Namespace && ref.Name == id.Name && ref.UID == id.UID &&
-			ref.Spec.Type == id.Spec.Type && strings.EqualFold(ref.Spec.ResourceID, id.Spec.ResourceID)
+			ref.Spec.Type == id.Spec.Type && ascii.EqualFold(ref.Spec.ResourceID, id.Spec.ResourceID)
 	})
 	if at < 0 {
 		return nil

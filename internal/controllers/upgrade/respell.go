@@ -5,9 +5,9 @@ package upgrade
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 )
 
 // fields are the names of the fields of an object, each with those of the object
@@ -78,7 +78,7 @@ func respell(object map[string]any, names fields) bool {
 // that does not depend on chance.
 func spellings(object map[string]any, name string) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(object)), func(key string) bool {
-		return key == name || !strings.EqualFold(key, name)
+		return key == name || !ascii.EqualFold(key, name)
 	})
 }
 

@@ -56,7 +56,7 @@ func (c *call) version() string      { return queryFold(c.r, "api-version") }
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	setHeaders(w, r)
 	path := segments(r.URL.Path)
-	if len(path) == 2 && strings.EqualFold(path[0], "metadata") && strings.EqualFold(path[1], "endpoints") {
+	if len(path) == 2 && world.EqualFold(path[0], "metadata") && world.EqualFold(path[1], "endpoints") {
 		h.metadata(w, r)
 		return
 	}
@@ -100,7 +100,7 @@ func (h *Handler) authenticate(c *call) *failure {
 			"Authentication failed. The 'Authorization' header is missing.")
 	}
 	scheme, text, _ := strings.Cut(header, " ")
-	if !strings.EqualFold(scheme, "Bearer") || strings.TrimSpace(text) == "" {
+	if !world.EqualFold(scheme, "Bearer") || strings.TrimSpace(text) == "" {
 		return unauthorized(h.endpoints.Entra, "AuthenticationFailedInvalidHeader",
 			"Authentication failed. The 'Authorization' header is provided in an invalid format.")
 	}
@@ -117,7 +117,7 @@ func (h *Handler) authenticate(c *call) *failure {
 	for _, base := range []string{
 		"https://management.azure.com", "https://management.core.windows.net", h.endpoints.ARM, "https://" + c.r.Host,
 	} {
-		if strings.EqualFold(strings.TrimSuffix(p.Audience, "/"), base) {
+		if world.EqualFold(strings.TrimSuffix(p.Audience, "/"), base) {
 			return nil
 		}
 	}
@@ -146,7 +146,7 @@ func (h *Handler) limit(c *call) *failure {
 	if c.r.Method != http.MethodGet {
 		kind, bucket = "writes", h.world.Settings().Limits.Writes
 	}
-	left, wait := h.world.Take("arm/"+kind+"/"+strings.ToLower(c.subscription())+"/"+c.principal.PrincipalID, bucket)
+	left, wait := h.world.Take("arm/"+kind+"/"+world.Fold(c.subscription())+"/"+c.principal.PrincipalID, bucket)
 	c.w.Header().Set("X-Ms-Ratelimit-Remaining-Subscription-"+kind, strconv.Itoa(left))
 	if wait > 0 {
 		return throttled(wait, subscriptionThrottled,
@@ -192,7 +192,7 @@ func setHeaders(w http.ResponseWriter, r *http.Request) {
 // queryFold reads a query parameter whose name is compared without regard to case.
 func queryFold(r *http.Request, name string) string {
 	for key, values := range r.URL.Query() {
-		if strings.EqualFold(key, name) && len(values) > 0 {
+		if world.EqualFold(key, name) && len(values) > 0 {
 			return values[0]
 		}
 	}

@@ -65,7 +65,7 @@ func (h *Handler) getInstance(c *call) *failure {
 		return err
 	}
 	for _, i := range view.Instances {
-		if strings.EqualFold(i.ID, c.params["instance"]) {
+		if world.EqualFold(i.ID, c.params["instance"]) {
 			writeJSON(c.w, http.StatusOK, showInstance(view, i))
 			return nil
 		}

@@ -38,7 +38,7 @@ func (h *Handler) listTenants(c *call) *failure {
 func (h *Handler) listSubscriptions(c *call) *failure {
 	var visible []world.Subscription
 	for _, s := range h.world.Subscriptions() {
-		if strings.EqualFold(s.TenantID, c.principal.TenantID) && h.world.Sees(c.principal.PrincipalID, s.ID) {
+		if world.EqualFold(s.TenantID, c.principal.TenantID) && h.world.Sees(c.principal.PrincipalID, s.ID) {
 			visible = append(visible, s)
 		}
 	}
@@ -78,7 +78,7 @@ func (h *Handler) getGroup(c *call) *failure {
 // group finds the resource group of the path, as it is spelled in the world.
 func (h *Handler) group(c *call) (string, *failure) {
 	for _, name := range h.world.ResourceGroups(c.subscription()) {
-		if strings.EqualFold(name, c.group()) {
+		if world.EqualFold(name, c.group()) {
 			return name, nil
 		}
 	}
@@ -103,7 +103,7 @@ func (h *Handler) getIdentity(c *call) *failure {
 	}
 	id := world.IdentityID{SubscriptionID: c.subscription(), ResourceGroup: c.group(), Name: c.params["name"]}
 	for _, i := range h.world.Identities(c.subscription(), c.group()) {
-		if parsed, err := world.ParseIdentityID(i.ResourceID); err == nil && strings.EqualFold(parsed.Name, id.Name) {
+		if parsed, err := world.ParseIdentityID(i.ResourceID); err == nil && world.EqualFold(parsed.Name, id.Name) {
 			writeJSON(c.w, http.StatusOK, showIdentity(i))
 			return nil
 		}
@@ -130,7 +130,7 @@ func notFound(kind string, c *call) *failure {
 // done) of a write lead.
 func (h *Handler) getOperation(c *call) *failure {
 	op, ok := h.world.Operation(c.params["operation"])
-	if !ok || !strings.EqualFold(op.Machine.SubscriptionID, c.subscription()) {
+	if !ok || !world.EqualFold(op.Machine.SubscriptionID, c.subscription()) {
 		return fail(http.StatusNotFound, "NotFound", "The operation '%s' was not found.", bounded(c.params["operation"]))
 	}
 	if err := h.limitMachine(c, op.Machine, "GetOperation", h.world.Settings().Limits.OperationReads); err != nil {
@@ -162,7 +162,7 @@ func (h *Handler) getOperation(c *call) *failure {
 	}
 	if op.Done && op.Failed != "" {
 		body["status"], body["error"] = "Failed", errorBody{Code: op.Failed, Message: failedText(op)}
-		if strings.EqualFold(op.Failed, preempted) {
+		if world.EqualFold(op.Failed, preempted) {
 			body["status"] = "Canceled"
 		}
 	}
@@ -175,7 +175,7 @@ const preempted = "OperationPreempted"
 
 // failedText is what a failed operation says of itself.
 func failedText(op world.Operation) string {
-	if strings.EqualFold(op.Failed, preempted) {
+	if world.EqualFold(op.Failed, preempted) {
 		return "Operation execution has been preempted by a more recent operation."
 	}
 	return "The operation was asked to fail."

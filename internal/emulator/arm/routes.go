@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/podid-io/podid/internal/emulator/world"
 )
 
 // route is a path with {places}, and what it takes to use it. Fixed segments are lower case and compare without regard
@@ -89,7 +91,7 @@ func match(pattern, path []string) (map[string]string, bool) {
 	for i, want := range pattern {
 		if name, ok := strings.CutPrefix(want, "{"); ok {
 			params[strings.TrimSuffix(name, "}")] = path[i]
-		} else if !strings.EqualFold(want, path[i]) {
+		} else if !world.EqualFold(want, path[i]) {
 			return nil, false
 		}
 	}

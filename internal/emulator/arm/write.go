@@ -126,7 +126,7 @@ func readType(text string) (system, user bool, err error) {
 		return false, false, errors.New("Required property 'type' not found in JSON. Path 'identity'.") //nolint:revive,staticcheck // Azure's text
 	}
 	for part := range strings.SplitSeq(text, ",") {
-		switch strings.ToLower(strings.TrimSpace(part)) {
+		switch world.Fold(strings.TrimSpace(part)) {
 		case "systemassigned":
 			system = true
 		case "userassigned":

@@ -82,7 +82,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		host = r.Host
 	}
 	_, notAddress := netip.ParseAddr(strings.Trim(host, "[]"))
-	if r.Header.Get("Origin") != "" || (notAddress != nil && !strings.EqualFold(host, "localhost")) {
+	if r.Header.Get("Origin") != "" || (notAddress != nil && !world.EqualFold(host, "localhost")) {
 		writeJSON(w, http.StatusForbidden, map[string]string{"error": "the control API is not for web pages: use its IP address"})
 		return
 	}
@@ -167,7 +167,7 @@ func (s *Server) patchSettings(r *http.Request) (any, error) {
 func (s *Server) machines(r *http.Request) (any, error) {
 	list := []Machine{}
 	for _, view := range s.world.Machines("", "", "") {
-		if name := r.URL.Query().Get("name"); name != "" && !strings.EqualFold(name, view.Name) {
+		if name := r.URL.Query().Get("name"); name != "" && !world.EqualFold(name, view.Name) {
 			continue
 		}
 		list = append(list, Machine{
@@ -195,7 +195,7 @@ func put[T any](s *Server, list func(*world.Document) *[]T, key func(T) string) 
 		return done(), s.world.Edit(func(d *world.Document) error {
 			entries := list(d)
 			for i, old := range *entries {
-				if strings.EqualFold(key(old), key(fresh)) {
+				if world.EqualFold(key(old), key(fresh)) {
 					(*entries)[i] = fresh
 					return nil
 				}
@@ -213,7 +213,7 @@ func remove[T any](s *Server, param string, list func(*world.Document) *[]T, key
 		return done(), s.world.Edit(func(d *world.Document) error {
 			entries := list(d)
 			for i, old := range *entries {
-				if strings.EqualFold(key(old), wanted) {
+				if world.EqualFold(key(old), wanted) {
 					*entries = append((*entries)[:i], (*entries)[i+1:]...)
 					return nil
 				}
@@ -230,7 +230,7 @@ func (s *Server) recreateIdentity(r *http.Request) (any, error) {
 	var fresh world.Identity
 	err := s.world.Edit(func(d *world.Document) error {
 		for i := range d.Identities {
-			if strings.EqualFold(d.Identities[i].ResourceID, wanted) {
+			if world.EqualFold(d.Identities[i].ResourceID, wanted) {
 				d.Identities[i].ClientID, d.Identities[i].PrincipalID = world.NewGUID(), world.NewGUID()
 				fresh = d.Identities[i]
 				return nil

@@ -5,7 +5,6 @@ package entra
 import (
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -106,4 +105,4 @@ func (h *Handler) failADFS(w http.ResponseWriter, f *failure) {
 }
 
 // isADFS tells whether a path's first part stands for ADFS.
-func isADFS(tenant string) bool { return strings.EqualFold(tenant, tenantADFS) }
+func isADFS(tenant string) bool { return world.EqualFold(tenant, tenantADFS) }

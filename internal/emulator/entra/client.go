@@ -36,14 +36,14 @@ func (h *Handler) client(id, tenant string) (client, *failure) {
 	unknown := failed(http.StatusBadRequest, "unauthorized_client", 700016,
 		"Application with identifier '%s' was not found in the directory '%s'. This can happen if the application has not "+
 			"been installed by the administrator of the tenant or consented to by any user in the tenant.", bounded(id), tenant)
-	in := func(t string) bool { return strings.EqualFold(t, tenant) }
+	in := func(t string) bool { return world.EqualFold(t, tenant) }
 	if a, ok := h.world.Application(id); ok && (in(a.TenantID) || slices.ContainsFunc(a.OtherTenantIDs, in)) {
 		return client{
 			subject: Subject{TenantID: tenant, ClientID: a.ClientID, PrincipalID: a.PrincipalID},
 			app:     a, federated: a.FederatedCredentials,
 		}, nil
 	}
-	if i, ok := h.world.IdentityByClientID(id); ok && strings.EqualFold(i.TenantID, tenant) {
+	if i, ok := h.world.IdentityByClientID(id); ok && world.EqualFold(i.TenantID, tenant) {
 		return client{
 			subject: Subject{
 				TenantID: i.TenantID, ClientID: i.ClientID, PrincipalID: i.PrincipalID, ResourceID: i.ResourceID,
@@ -95,7 +95,7 @@ func (h *Handler) checkAssertion(r *http.Request, c client, tenant, assertion st
 	if err != nil {
 		return badClient(50027, "JWT token is invalid or malformed.")
 	}
-	if strings.EqualFold(claim(claims, "iss", ""), c.subject.ClientID) {
+	if world.EqualFold(claim(claims, "iss", ""), c.subject.ClientID) {
 		return h.checkCertificate(r, c, tenant, assertion, token)
 	}
 	return h.checkFederated(r, c, assertion, claims)
@@ -126,7 +126,7 @@ func (h *Handler) checkCertificate(r *http.Request, c client, tenant, assertion 
 	if failure := h.parse(assertion, claims, cert.PublicKey, c.subject.ClientID); failure != nil {
 		return failure
 	}
-	if sub := claim(claims, "sub", ""); !strings.EqualFold(sub, c.subject.ClientID) {
+	if sub := claim(claims, "sub", ""); !world.EqualFold(sub, c.subject.ClientID) {
 		return badClient(700021, "Client assertion application identifier doesn't match 'client_id' parameter.")
 	}
 	audience, _ := claims.GetAudience()
@@ -148,7 +148,7 @@ func (h *Handler) isEndpoint(audience, host, tenant string) bool {
 			continue
 		}
 		name, path, _ := strings.Cut(rest, "/")
-		if t, _ := h.world.Tenant(name); !strings.EqualFold(t.ID, tenant) && (!isADFS(name) || !isADFS(tenant)) {
+		if t, _ := h.world.Tenant(name); !world.EqualFold(t.ID, tenant) && (!isADFS(name) || !isADFS(tenant)) {
 			continue
 		}
 		if slices.Contains([]string{"", "v2.0", "oauth2/token", "oauth2/v2.0/token"}, strings.TrimSuffix(path, "/")) {

@@ -22,7 +22,7 @@ func NewHandler(w *world.World, t *Tokens) *Handler { return &Handler{world: w, 
 // ServeHTTP routes by what follows the tenant in the path.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	tenant, rest, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
-	switch rest = strings.ToLower(rest); {
+	switch rest = world.Fold(rest); {
 	case isADFS(tenant):
 		h.adfs(w, r, rest)
 	case rest == "oauth2/token":
@@ -49,7 +49,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // tenantID resolves the tenant of a path. common and organizations stand for any tenant: their issuer is a template.
 func (h *Handler) tenantID(name string) (string, *failure) {
-	if strings.EqualFold(name, "common") || strings.EqualFold(name, "organizations") {
+	if world.EqualFold(name, "common") || world.EqualFold(name, "organizations") {
 		return "{tenantid}", nil
 	}
 	if t, ok := h.world.Tenant(name); ok {
@@ -89,7 +89,7 @@ func (h *Handler) configuration(w http.ResponseWriter, r *http.Request, name str
 	}
 	path := id
 	if id == "{tenantid}" {
-		path = strings.ToLower(name)
+		path = world.Fold(name)
 	}
 	base := h.tokens.base + "/" + path
 	issuer, oauth, keys := h.tokens.issuerV2(id), base+"/oauth2/v2.0", base+"/discovery/v2.0/keys"

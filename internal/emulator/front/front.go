@@ -168,7 +168,7 @@ func harmless(name string) bool {
 	return slices.Contains([]string{
 		"api-version", "resource", "client_id", "object_id", "principal_id", "msi_res_id", "mi_res_id", "format",
 		"cred-api-version", "scope", "extended", "$expand", "$filter", "authorization_endpoint",
-	}, strings.ToLower(name))
+	}, world.Fold(name))
 }
 
 // maskQuery keeps the order and spelling of the query, and masks values that could be secret.

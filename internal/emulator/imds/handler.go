@@ -63,7 +63,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.refuse(http.StatusNotFound, "not_found", "There is nothing at this path.")
 		return
 	}
-	if !strings.EqualFold(strings.TrimSpace(r.Header.Get("Metadata")), "true") && q.path != "/metadata/versions" {
+	if !world.EqualFold(strings.TrimSpace(r.Header.Get("Metadata")), "true") && q.path != "/metadata/versions" {
 		q.refuse(http.StatusBadRequest, "invalid_request", "Required metadata header not specified")
 		return
 	}
@@ -129,7 +129,7 @@ func normalise(p string) string {
 	if !strings.HasPrefix(p, "/") {
 		p = "/" + p
 	}
-	return strings.ToLower(path.Clean(p))
+	return world.Fold(path.Clean(p))
 }
 
 // get refuses every method but GET.
@@ -147,7 +147,7 @@ func (q *request) param(names ...string) (value string, ok bool) {
 	found := 0
 	for key, values := range q.query {
 		for _, name := range names {
-			if strings.EqualFold(key, name) {
+			if world.EqualFold(key, name) {
 				found += len(values)
 				value = values[0]
 			}

@@ -163,11 +163,11 @@ func (h *Handler) instance(q *request) {
 	switch {
 	case !found:
 		q.refuse(http.StatusNotFound, "not_found", "There is nothing at this path.")
-	case isLeaf && !strings.EqualFold(format, "text"):
+	case isLeaf && !world.EqualFold(format, "text"):
 		q.refuse(http.StatusBadRequest, "bad_request", "A single value is available as text only: add format=text")
 	case isLeaf:
 		writeText(q.w, leaf)
-	case strings.EqualFold(format, "text"):
+	case world.EqualFold(format, "text"):
 		writeText(q.w, strings.Join(children(node), "\n"))
 	default:
 		writeJSON(q.w, http.StatusOK, node)
@@ -189,7 +189,7 @@ func walk(node any, parts []string) (any, bool) {
 		switch n := node.(type) {
 		case map[string]any:
 			for name, value := range n {
-				if strings.EqualFold(name, part) {
+				if world.EqualFold(name, part) {
 					next = value
 				}
 			}

@@ -154,7 +154,7 @@ func choose(c world.Caller, s selector) (subject entra.Subject, refusal string) 
 	return entra.Subject{}, notFound
 }
 
-func named(selector, id string) bool { return selector != "" && strings.EqualFold(selector, id) }
+func named(selector, id string) bool { return selector != "" && world.EqualFold(selector, id) }
 
 // cacheKey is what a token is for.
 type cacheKey struct{ machine, principal, resource string }

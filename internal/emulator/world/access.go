@@ -8,7 +8,7 @@ import "strings"
 func actionsOf(role string) []string {
 	const identity = "microsoft.managedidentity/userassignedidentities/"
 	const groupRead = "microsoft.resources/subscriptions/resourcegroups/read"
-	switch fold(role) {
+	switch Fold(role) {
 	case "owner", "contributor":
 		return []string{"*"}
 	case "reader":
@@ -30,12 +30,12 @@ func (w *World) Allowed(principalID, action, scope string) bool {
 		return true
 	}
 	for _, r := range w.doc.RoleAssignments {
-		if !strings.EqualFold(r.PrincipalID, principalID) || !within(scope, r.Scope) {
+		if !EqualFold(r.PrincipalID, principalID) || !within(scope, r.Scope) {
 			continue
 		}
 		for _, actions := range [][]string{actionsOf(r.Role), r.Actions} {
 			for _, pattern := range actions {
-				if glob(fold(pattern), fold(action)) {
+				if glob(Fold(pattern), Fold(action)) {
 					return true
 				}
 			}
@@ -53,7 +53,7 @@ func (w *World) Sees(principalID, subscription string) bool {
 	}
 	id := "/subscriptions/" + subscription
 	for _, r := range w.doc.RoleAssignments {
-		if strings.EqualFold(r.PrincipalID, principalID) && (within(r.Scope, id) || within(id, r.Scope)) {
+		if EqualFold(r.PrincipalID, principalID) && (within(r.Scope, id) || within(id, r.Scope)) {
 			return true
 		}
 	}
@@ -62,6 +62,6 @@ func (w *World) Sees(principalID, subscription string) bool {
 
 // within says whether the ARM ID id lies in scope.
 func within(id, scope string) bool {
-	id, scope = fold(id), strings.TrimSuffix(fold(scope), "/")
+	id, scope = Fold(id), strings.TrimSuffix(Fold(scope), "/")
 	return id == scope || strings.HasPrefix(id, scope+"/")
 }

@@ -81,9 +81,9 @@ func (f Fault) validate() error {
 
 func (f Fault) matches(surface, method, path, query string) bool {
 	return (f.Surface == "" || f.Surface == surface) &&
-		(f.Method == "" || strings.EqualFold(f.Method, method)) &&
-		(f.Path == "" || glob(fold(f.Path), fold(path))) &&
-		(f.Query == "" || glob(fold(f.Query), fold(query)))
+		(f.Method == "" || EqualFold(f.Method, method)) &&
+		(f.Path == "" || glob(Fold(f.Path), Fold(path))) &&
+		(f.Query == "" || glob(Fold(f.Query), Fold(query)))
 }
 
 // glob reports whether s is pattern, in which * stands for any run of characters. It works in len(pattern)*len(s)

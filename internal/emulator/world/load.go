@@ -139,7 +139,7 @@ func (c *complaints) name(where, value string) {
 
 // once complains about the second use of a key.
 func (c *complaints) once(seen map[string]string, key, where string) {
-	key = fold(key)
+	key = Fold(key)
 	if other, ok := seen[key]; ok {
 		c.addf("%s: %q is already used by %s", where, key, other)
 		return
@@ -322,7 +322,7 @@ func (d Document) knownTenant(c *complaints, where, id string) {
 		return
 	}
 	for _, t := range d.Tenants {
-		if strings.EqualFold(t.ID, id) {
+		if EqualFold(t.ID, id) {
 			return
 		}
 	}
@@ -331,7 +331,7 @@ func (d Document) knownTenant(c *complaints, where, id string) {
 
 func (d Document) hasSubscription(id string) bool {
 	for _, s := range d.Subscriptions {
-		if strings.EqualFold(s.ID, id) {
+		if EqualFold(s.ID, id) {
 			return true
 		}
 	}
@@ -341,7 +341,7 @@ func (d Document) hasSubscription(id string) bool {
 func (d Document) hasMachine(name string) bool {
 	for _, list := range [][]Machine{d.VirtualMachines, d.ScaleSets} {
 		for _, m := range list {
-			if strings.EqualFold(m.Name, name) {
+			if EqualFold(m.Name, name) {
 				return true
 			}
 		}

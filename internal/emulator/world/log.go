@@ -5,7 +5,6 @@ package world
 import (
 	"context"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -42,10 +41,10 @@ type Filter struct {
 func (f Filter) matches(r Request) bool {
 	return r.Seq > f.After &&
 		(f.Surface == "" || f.Surface == r.Surface) &&
-		(f.Method == "" || strings.EqualFold(f.Method, r.Method)) &&
-		(f.Caller == "" || strings.EqualFold(f.Caller, r.Caller)) &&
+		(f.Method == "" || EqualFold(f.Method, r.Method)) &&
+		(f.Caller == "" || EqualFold(f.Caller, r.Caller)) &&
 		(f.Status == 0 || f.Status == r.Status) &&
-		(f.Path == "" || glob(fold(f.Path), fold(r.Path)))
+		(f.Path == "" || glob(Fold(f.Path), Fold(r.Path)))
 }
 
 // maxLog bounds the log: the oldest entries go first.

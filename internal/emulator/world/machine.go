@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 )
 
 // assigned is the set of identities on a machine. It is never changed once made.
@@ -26,22 +25,22 @@ func (m *Machine) sameNames(other *Machine) bool {
 	if (a == nil) != (b == nil) || (a != nil && *a != *b) {
 		return false
 	}
-	return slices.EqualFunc(m.Identities, other.Identities, strings.EqualFold)
+	return slices.EqualFunc(m.Identities, other.Identities, EqualFold)
 }
 
 // assigned is what the document says is on the machine, bound to the identities of now.
 func (w *World) assigned(m *Machine) assigned {
 	a := assigned{system: m.SystemAssigned, user: slices.Clone(m.Identities), as: map[string]Identity{}}
 	for _, id := range a.user {
-		a.as[fold(id)] = w.index.identities[fold(id)]
+		a.as[Fold(id)] = w.index.identities[Fold(id)]
 	}
 	return a
 }
 
 // bound finds the identity that is assigned, unless it is gone or another one by now.
 func (w *World) bound(a assigned, id string) (Identity, bool) {
-	identity, ok := w.index.identities[fold(id)]
-	return identity, ok && identity.ClientID == a.as[fold(id)].ClientID
+	identity, ok := w.index.identities[Fold(id)]
+	return identity, ok && identity.ClientID == a.as[Fold(id)].ClientID
 }
 
 func (m *Machine) id(kind Kind) MachineID {
@@ -72,7 +71,7 @@ type MachineView struct {
 
 // GUID derives a stable GUID for a thing that has a name, such as a VM's vmId.
 func GUID(name string) string {
-	sum := sha256.Sum256([]byte(fold(name)))
+	sum := sha256.Sum256([]byte(Fold(name)))
 	h := hex.EncodeToString(sum[:16])
 	return h[:8] + "-" + h[8:12] + "-4" + h[13:16] + "-8" + h[17:20] + "-" + h[20:32]
 }
@@ -95,8 +94,8 @@ func (w *World) Machines(kind Kind, subscription, group string) []MachineView {
 	add := func(kind Kind, list []Machine) {
 		for i := range list {
 			m := &list[i]
-			if (subscription == "" || strings.EqualFold(m.SubscriptionID, subscription)) &&
-				(group == "" || strings.EqualFold(m.ResourceGroup, group)) {
+			if (subscription == "" || EqualFold(m.SubscriptionID, subscription)) &&
+				(group == "" || EqualFold(m.ResourceGroup, group)) {
 				if v, ok := w.view(m.id(kind).Key()); ok {
 					views = append(views, v)
 				}
@@ -135,7 +134,7 @@ func (w *World) view(key string) (MachineView, bool) {
 	for _, id := range shown.user {
 		if identity, ok := w.bound(shown, id); ok {
 			view.Bound[id] = identity
-		} else if was := shown.as[fold(id)]; w.doc.Settings.ARM.StaleIDs && was.ClientID != "" {
+		} else if was := shown.as[Fold(id)]; w.doc.Settings.ARM.StaleIDs && was.ClientID != "" {
 			view.Bound[id] = was
 		}
 	}
@@ -155,7 +154,7 @@ func (m *Machine) copy() Machine {
 
 func (w *World) tenantOf(subscription string) string {
 	for _, s := range w.doc.Subscriptions {
-		if strings.EqualFold(s.ID, subscription) {
+		if EqualFold(s.ID, subscription) {
 			return s.TenantID
 		}
 	}
@@ -219,12 +218,12 @@ func (w *World) defaultCaller() (caller, bool) {
 		return caller{}, false
 	}
 	for _, m := range w.doc.VirtualMachines {
-		if strings.EqualFold(m.Name, name) {
+		if EqualFold(m.Name, name) {
 			return caller{key: m.id(VM).Key()}, true
 		}
 	}
 	for _, m := range w.doc.ScaleSets {
-		if strings.EqualFold(m.Name, name) {
+		if EqualFold(m.Name, name) {
 			return caller{key: m.id(VMSS).Key()}, true
 		}
 	}

@@ -26,7 +26,7 @@ func ParseIdentityID(id string) (IdentityID, error) {
 		return IdentityID{}, bad
 	}
 	for i, want := range fixed {
-		if !strings.EqualFold(parts[i], want) {
+		if !EqualFold(parts[i], want) {
 			return IdentityID{}, bad
 		}
 	}
@@ -66,6 +66,4 @@ func (m MachineID) String() string {
 }
 
 // Key is the canonical form: equal for equal machines.
-func (m MachineID) Key() string { return strings.ToLower(m.String()) }
-
-func fold(s string) string { return strings.ToLower(s) }
+func (m MachineID) Key() string { return Fold(m.String()) }

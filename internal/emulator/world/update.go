@@ -10,7 +10,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -169,7 +168,7 @@ func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
 
 // assign adds an identity to a machine that has current now.
 func (w *World) assign(goal *assigned, id string, current assigned) error {
-	identity, ok := w.index.identities[fold(id)]
+	identity, ok := w.index.identities[Fold(id)]
 	if !ok {
 		return &UnknownIdentityError{ResourceID: id}
 	}
@@ -179,23 +178,23 @@ func (w *World) assign(goal *assigned, id string, current assigned) error {
 	if goal.index(id) < 0 {
 		goal.user = append(goal.user, identity.ResourceID)
 	}
-	if was, listed := current.as[fold(id)]; listed { // one that is there stays what it is
+	if was, listed := current.as[Fold(id)]; listed { // one that is there stays what it is
 		identity = was
 	}
-	goal.as[fold(id)] = identity
+	goal.as[Fold(id)] = identity
 	return nil
 }
 
 // index is where the identity is among those assigned, or -1.
 func (a *assigned) index(id string) int {
-	return slices.IndexFunc(a.user, func(have string) bool { return strings.EqualFold(have, id) })
+	return slices.IndexFunc(a.user, func(have string) bool { return EqualFold(have, id) })
 }
 
 // drop takes an identity off, if it is there.
 func (a *assigned) drop(id string) {
 	if at := a.index(id); at >= 0 {
 		a.user = slices.Delete(a.user, at, at+1)
-		delete(a.as, fold(id))
+		delete(a.as, Fold(id))
 	}
 }
 
@@ -206,7 +205,7 @@ func (w *World) checkDeleted(goal assigned) error {
 		return nil
 	}
 	for _, id := range goal.user {
-		if _, ok := w.index.identities[fold(id)]; !ok {
+		if _, ok := w.index.identities[Fold(id)]; !ok {
 			return &UnknownIdentityError{ResourceID: id}
 		}
 	}
@@ -252,7 +251,7 @@ func (w *World) Operation(id string) (Operation, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.settle()
-	op := w.operations.byID[fold(id)]
+	op := w.operations.byID[Fold(id)]
 	if op == nil {
 		return Operation{}, false
 	}
@@ -263,7 +262,7 @@ func (w *World) Operation(id string) (Operation, bool) {
 func missing(a, b []string) []string {
 	var out []string
 	for _, id := range a {
-		if !slices.ContainsFunc(b, func(other string) bool { return strings.EqualFold(id, other) }) {
+		if !slices.ContainsFunc(b, func(other string) bool { return EqualFold(id, other) }) {
 			out = append(out, id)
 		}
 	}

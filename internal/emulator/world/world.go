@@ -116,17 +116,17 @@ func (w *World) adopt(doc Document) {
 		addresses: map[netip.Addr]caller{},
 	}
 	for _, t := range doc.Tenants {
-		ix.tenants[fold(t.ID)] = t
+		ix.tenants[Fold(t.ID)] = t
 		if t.Domain != "" {
-			ix.tenants[fold(t.Domain)] = t
+			ix.tenants[Fold(t.Domain)] = t
 		}
 	}
 	for _, id := range doc.Identities {
-		ix.identities[fold(id.ResourceID)] = id
-		ix.byClient[fold(id.ClientID)] = id
+		ix.identities[Fold(id.ResourceID)] = id
+		ix.byClient[Fold(id.ClientID)] = id
 	}
 	for _, a := range doc.Applications {
-		ix.applications[fold(a.ClientID)] = a
+		ix.applications[Fold(a.ClientID)] = a
 	}
 	ix.addMachines(VM, doc.VirtualMachines)
 	ix.addMachines(VMSS, doc.ScaleSets)
@@ -216,7 +216,7 @@ func (w *World) Settings() Settings {
 func (w *World) Tenant(name string) (Tenant, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t, ok := w.index.tenants[fold(name)]
+	t, ok := w.index.tenants[Fold(name)]
 	return t, ok
 }
 
@@ -224,7 +224,7 @@ func (w *World) Tenant(name string) (Tenant, bool) {
 func (w *World) Application(clientID string) (Application, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	a, ok := w.index.applications[fold(clientID)]
+	a, ok := w.index.applications[Fold(clientID)]
 	return a, ok
 }
 
@@ -232,7 +232,7 @@ func (w *World) Application(clientID string) (Application, bool) {
 func (w *World) Identity(resourceID string) (Identity, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	id, ok := w.index.identities[fold(resourceID)]
+	id, ok := w.index.identities[Fold(resourceID)]
 	return id, ok
 }
 
@@ -240,7 +240,7 @@ func (w *World) Identity(resourceID string) (Identity, bool) {
 func (w *World) IdentityByClientID(clientID string) (Identity, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	id, ok := w.index.byClient[fold(clientID)]
+	id, ok := w.index.byClient[Fold(clientID)]
 	return id, ok
 }
 
@@ -251,8 +251,8 @@ func (w *World) Identities(subscription, group string) []Identity {
 	var found []Identity
 	for _, id := range w.doc.Identities {
 		parsed, err := ParseIdentityID(id.ResourceID)
-		if err == nil && strings.EqualFold(parsed.SubscriptionID, subscription) &&
-			(group == "" || strings.EqualFold(parsed.ResourceGroup, group)) {
+		if err == nil && EqualFold(parsed.SubscriptionID, subscription) &&
+			(group == "" || EqualFold(parsed.ResourceGroup, group)) {
 			found = append(found, id)
 		}
 	}
@@ -271,7 +271,7 @@ func (w *World) Subscription(id string) (Subscription, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, s := range w.doc.Subscriptions {
-		if strings.EqualFold(s.ID, id) {
+		if EqualFold(s.ID, id) {
 			return s, true
 		}
 	}
@@ -285,8 +285,8 @@ func (w *World) ResourceGroups(subscription string) []string {
 	var groups []string
 	seen := map[string]bool{}
 	add := func(sub, group string) {
-		if strings.EqualFold(sub, subscription) && !seen[fold(group)] {
-			seen[fold(group)] = true
+		if EqualFold(sub, subscription) && !seen[Fold(group)] {
+			seen[Fold(group)] = true
 			groups = append(groups, group)
 		}
 	}
@@ -319,7 +319,7 @@ func (w *World) Issuer(name string) (Issuer, bool) {
 func (w *World) KnownResource(resource string) (app *Application, known bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	trimmed := strings.TrimSuffix(fold(resource), "/")
+	trimmed := strings.TrimSuffix(Fold(resource), "/")
 	if a, ok := w.index.applications[strings.TrimPrefix(trimmed, "api://")]; ok {
 		return &a, true
 	}
@@ -327,7 +327,7 @@ func (w *World) KnownResource(resource string) (app *Application, known bool) {
 		return nil, true
 	}
 	for _, r := range w.doc.Resources {
-		if strings.TrimSuffix(fold(r), "/") == trimmed {
+		if strings.TrimSuffix(Fold(r), "/") == trimmed {
 			return nil, true
 		}
 	}
