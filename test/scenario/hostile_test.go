@@ -1,12 +1,18 @@
-// The story of a pod that wants what is not its own.
+// The stories of a pod, and of a tenant, that want what is not their own.
 package scenario_test
 
 import (
+	"context"
 	"net"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
@@ -170,4 +176,118 @@ func otherDoors(mallory, victim *corev1.Pod, id world.Identity) []attempt {
 		{"the agent's port at the victim", to(posing, net.JoinHostPort(victims, "2579")), 0},
 		{"another port of the metadata service", to(get(tokenAsk), "169.254.169.254:8080"), 0},
 	}
+}
+
+// within is how long a refusal may take that waits for MIC and Azure, in milliseconds.
+const within = 20_000
+
+// theft is one way in which a tenant asks for an identity that is not its own.
+type theft struct {
+	name string
+	spec v1.AzureIdentitySpec
+}
+
+// hostileTenant: somebody who may create identities, bindings and pods in one namespace asks for identities that were
+// never given to that namespace. Azure checks roles: MIC may assign what is in the sandbox's resource group. Every try is
+// refused for good, with an Event that says why, and the rightful pod keeps its token all the while.
+func hostileTenant(s *story) {
+	tenant := s.ns + "-evil"
+	s.namespace(tenant)
+	vault, own := s.identity("vault"), s.identity("own")
+	s.bind(s.ns, "vault", vault, "vault", 0)
+	victim := s.probe(s.ns, "victim", "vault")
+	s.token(victim, "", vault)
+	kubelet, stranger := unknownIdentity(foreignKubelet), strangerIdentity()
+	s.labelNodes(v1.KubeletIdentityLabel, kubelet.ClientID)
+
+	thefts := []theft{
+		{"kubelet", v1.AzureIdentitySpec{ResourceID: kubelet.ResourceID}},
+		{"kubelet-client", v1.AzureIdentitySpec{ResourceID: own.ResourceID, ClientID: kubelet.ClientID}},
+		{"stranger", v1.AzureIdentitySpec{ResourceID: stranger.ResourceID, ClientID: stranger.ClientID}},
+		{"victims-client", v1.AzureIdentitySpec{ResourceID: own.ResourceID, ClientID: vault.ClientID}},
+		{"system", v1.AzureIdentitySpec{ResourceID: own.ResourceID, ClientID: systemIdentity().ClientID}},
+	}
+	pods := map[string]*corev1.Pod{}
+	for _, t := range thefts {
+		meta := metav1.ObjectMeta{Namespace: tenant, Name: t.name}
+		s.must(s.Create(s.Context(), &v1.AzureIdentity{ObjectMeta: meta, Spec: t.spec}))
+		s.must(s.Create(s.Context(), &v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: t.name, Selector: t.name}}))
+		pods[t.name] = s.pod(tenant, t.name, t.name, container{name: "probe", image: imageOf(probe)})
+	}
+	for _, t := range thefts {
+		pod := s.awaitPod(pods[t.name], "runs", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
+		s.refused(pod, "", 403, "", within)
+		s.warned(pod)
+		s.token(victim, "", vault)
+	}
+	// A selector of others, and a binding to an identity of others by its name, do nothing in this namespace.
+	s.must(s.Create(s.Context(), &v1.AzureIdentityBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: tenant, Name: "vault"}, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "vault", Selector: "vault"},
+	}))
+	s.refused(s.probe(tenant, "selector", "vault"), "", 404, "", within)
+	s.policyDecides(victim, vault, tenant)
+}
+
+// policyDecides: MIC may assign the victim's identity, so without a policy any namespace that names it has it. With the
+// policy the next request is refused, the object cannot be made any more, and the victim notices nothing.
+func (s *story) policyDecides(victim *corev1.Pod, vault world.Identity, tenant string) {
+	s.bind(tenant, "copy", vault, "copy", 0)
+	thief := s.probe(tenant, "thief", "copy")
+	s.token(thief, "", vault)
+	policy := &v1.AzureIdentityPolicy{ObjectMeta: metav1.ObjectMeta{Name: v1.PolicyName}, Spec: v1.AzureIdentityPolicySpec{
+		Mode: v1.PolicyEnforce,
+		Rules: []v1.PolicyRule{
+			{Name: "victim", Namespaces: []string{s.ns}, Identities: []v1.PolicyIdentities{{ResourceIDs: []string{vault.ResourceID}}}},
+			{Name: "system", Namespaces: []string{release, metav1.NamespaceSystem}, PlainIMDS: true},
+		},
+	}}
+	s.must(s.Create(s.Context(), policy))
+	s.Cleanup(func() {
+		if err := s.Delete(context.WithoutCancel(s.Context()), policy); err != nil {
+			s.Error(err)
+		}
+	})
+	s.unassigned(thief)
+	s.refused(thief, "", 403, "AzureIdentityPolicy default", within)
+	s.token(victim, "", vault)
+	err := s.Create(s.Context(), &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: tenant, Name: "again"}, Spec: v1.AzureIdentitySpec{ResourceID: vault.ResourceID},
+	})
+	if err == nil || !strings.Contains(err.Error(), "no rule of AzureIdentityPolicy default allows this identity") {
+		s.Errorf("an identity that the policy forbids can be made: %v", err)
+	}
+}
+
+// warned waits until the pod has an Event of type Warning.
+func (s *story) warned(p *corev1.Pod) {
+	s.Helper()
+	ctx, cancel := s.soon("pod " + p.Name + " has a Warning")
+	defer cancel()
+	s.must(follow(ctx, s.cluster, &corev1.EventList{}, func(_ watch.EventType, e *corev1.Event) bool {
+		return e.Type == corev1.EventTypeWarning && e.InvolvedObject.Kind == "Pod" && e.InvolvedObject.Name == p.Name
+	}, client.InNamespace(p.Namespace)))
+}
+
+// labelNodes puts a label on all nodes, for as long as the story lasts.
+func (s *story) labelNodes(name, value string) {
+	s.Helper()
+	patch := func(ctx context.Context, text string) error {
+		var nodes corev1.NodeList
+		if err := s.List(ctx, &nodes); err != nil {
+			return err
+		}
+		for i := range nodes.Items {
+			raw := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"`+name+`":`+text+`}}}`))
+			if err := s.Patch(ctx, &nodes.Items[i], raw); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	s.must(patch(s.Context(), `"`+value+`"`))
+	s.Cleanup(func() {
+		if err := patch(context.WithoutCancel(s.Context()), "null"); err != nil {
+			s.Error(err)
+		}
+	})
 }

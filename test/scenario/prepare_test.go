@@ -97,6 +97,13 @@ func (a *azure) furnish(ctx context.Context) error {
 			set.Identities = append(set.Identities, id.ResourceID)
 		}
 	}
+	stranger := strangerIdentity()
+	if err := a.control.PutIdentity(ctx, stranger); err != nil {
+		return err
+	}
+	if !slices.Contains(set.Identities, stranger.ResourceID) {
+		set.Identities = append(set.Identities, stranger.ResourceID)
+	}
 	if err := a.control.PutScaleSet(ctx, set); err != nil {
 		return err
 	}
@@ -104,11 +111,12 @@ func (a *azure) furnish(ctx context.Context) error {
 }
 
 // The identities that somebody else assigned to the nodes: one that no pod uses, one that a pod uses too, and one for
-// managed mode.
+// managed mode, and the one that is the kubelet's in the story of a hostile tenant.
 const (
 	foreignAlone   = "foreign-alone"
 	foreignShared  = "foreign-shared"
 	foreignManaged = "foreign-managed"
+	foreignKubelet = "foreign-kubelet"
 )
 
 // systemIdentity is the nodes' own.
@@ -116,7 +124,14 @@ func systemIdentity() world.SystemIdentity {
 	return world.SystemIdentity{ClientID: world.GUID("system/client"), PrincipalID: world.GUID("system/principal")}
 }
 
-func foreign() []string { return []string{foreignAlone, foreignShared, foreignManaged} }
+// strangerIdentity is on the nodes, and MIC has no role on its resource group.
+func strangerIdentity() world.Identity {
+	id := unknownIdentity("stranger")
+	id.ResourceID = strings.Replace(id.ResourceID, "/resourceGroups/"+sandbox.ResourceGroup+"/", "/resourceGroups/strangers/", 1)
+	return id
+}
+
+func foreign() []string { return []string{foreignAlone, foreignShared, foreignManaged, foreignKubelet} }
 
 // binaries is the folder with mic, nmi and podid: the checkout's bin, or $PODID_BIN.
 func binaries() (string, error) {

@@ -35,6 +35,7 @@ func TestStories(t *testing.T) {
 	c.tell(t, "a service principal", withSecret)
 	c.tell(t, "real clients", realClients)
 	c.tell(t, "a hostile pod", hostilePod)
+	c.tell(t, "a hostile tenant", hostileTenant)
 	c.tell(t, "addresses are used again", addressesReused)
 	c.tell(t, "the agent is away", agentAway)
 	c.tell(t, "the agents are replaced", agentsReplaced)
