@@ -148,7 +148,8 @@ func (n *node) start(args ...string) *process {
 	n.t.Helper()
 	p := &process{n: n, exited: make(chan error, 1), log: newJournal()}
 	p.cmd = exec.CommandContext(n.t.Context(), os.Args[0], append([]string{"--node=node-1", "--kubeconfig=" + n.kubeconfig}, args...)...)
-	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1"}
+	// Nothing listens there: a request to the metadata service that used the proxy would fail.
+	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1", "HTTP_PROXY=http://192.0.2.1:3128", "http_proxy=http://192.0.2.1:3128"}
 	p.cmd.Stderr = p.log
 	// The context ends the process at the latest; what it says is read after that.
 	if err := n.node.Do(p.cmd.Start); err != nil {

@@ -25,7 +25,8 @@ type CredentialOptions struct {
 	Getenv func(string) string
 	// Log hears once of every change of the file, and why a new one is not used.
 	Log logr.Logger
-	// Transport carries the requests to Entra ID or the metadata service; nil means the SDK's own.
+	// Transport carries the requests to Entra ID or the metadata service. With nil, requests to Entra ID use the SDK's
+	// own, which follows HTTPS_PROXY, and requests to the metadata service use no proxy.
 	Transport policy.Transporter
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -43,6 +44,9 @@ func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential
 // managedIdentity signs in as an identity of the machine; id is a client ID, a resource ID, or empty for the
 // system-assigned one.
 func managedIdentity(id string, options azcore.ClientOptions) (azcore.TokenCredential, error) {
+	if options.Transport == nil {
+		options.Transport = direct()
+	}
 	choice := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: options}
 	switch {
 	case strings.HasPrefix(id, "/"):
@@ -55,6 +59,23 @@ func managedIdentity(id string, options azcore.ClientOptions) (azcore.TokenCrede
 		return nil, fmt.Errorf("sign in with a managed identity: %w", err)
 	}
 	return credential, nil
+}
+
+// direct returns a client that uses no proxy, whatever the environment says: the metadata service answers the machine
+// itself, and a proxy must not see its tokens.
+func direct() *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			Proxy:                 nil,
+			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			MaxIdleConns:          2,
+			IdleConnTimeout:       time.Minute,
+			TLSHandshakeTimeout:   10 * time.Second,
+			ResponseHeaderTimeout: time.Minute,
+		},
+		// The metadata service redirects nowhere; a request for a token must not be sent elsewhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // signInError is why there is no token, on one line and without full client IDs; the SDK's own error, which is a

@@ -66,8 +66,10 @@ func (s subject) mismatch(spec v1.AzureIdentitySpec) error {
 	return nil
 }
 
+// sameResource compares loosely: Azure, which was asked for one of the two, may spell its letters
+// outside ASCII in another case.
 func sameResource(a, b string) bool {
-	return ascii.EqualFold(strings.TrimRight(a, "/"), strings.TrimRight(b, "/"))
+	return ascii.Loose(strings.TrimRight(a, "/")) == ascii.Loose(strings.TrimRight(b, "/"))
 }
 
 // systemAssigned reports whether the token is one of a machine's own identity: its resource is

@@ -41,6 +41,11 @@ func replyOf(access, clientID string) string {
 	return string(body)
 }
 
+// inGroup is an identity in a resource group of that name.
+func inGroup(name string) string {
+	return "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/" + name + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/x"
+}
+
 // TestTokenOfAnotherIdentity checks every reply of the metadata service against the identity
 // decided on: by client ID and by resource ID, of the reply and of the token.
 func TestTokenOfAnotherIdentity(t *testing.T) {
@@ -69,6 +74,11 @@ func TestTokenOfAnotherIdentity(t *testing.T) {
 		{name: "reply lies about the token", spec: both, replied: shopClient, claims: claims{"appid": victimClient}, reason: ReasonOtherIdentity},
 		{name: "resource ID of another", spec: both, replied: shopClient, claims: claims{"appid": shopClient, "xms_mirid": otherResource}, reason: ReasonOtherIdentity},
 		{name: "resource ID of another, alone", spec: noClient, claims: claims{"xms_mirid": otherResource}, reason: ReasonOtherIdentity},
+		{
+			name: "Azure spells the group in the other case", spec: v1.AzureIdentitySpec{ResourceID: inGroup("\u00c9t\u00e9")},
+			claims: claims{"xms_mirid": inGroup("\u00e9t\u00e9")},
+		},
+		{name: "a group that imitates another", spec: v1.AzureIdentitySpec{ResourceID: inGroup("bank")}, claims: claims{"xms_mirid": inGroup("ban\u212a")}, reason: ReasonOtherIdentity},
 		{name: "not equal by Unicode's rules", spec: noClient, claims: claims{"xms_mirid": strings.Replace(shopResource, "shop", "\u017fhop", 1)}, reason: ReasonOtherIdentity},
 		{name: "opaque token, client ID matches", spec: both, replied: shopClient},
 		{name: "opaque token, nothing said", spec: both},
