@@ -22,6 +22,8 @@ type Kind struct {
 	Client cache.Getter
 	// Resource is the kind's name in a URL.
 	Resource string
+	// Namespace is where the objects are; empty for all.
+	Namespace string
 	// Narrow, if set, adds selectors to a request.
 	Narrow func(*metav1.ListOptions)
 	// New returns an empty object.
@@ -50,7 +52,7 @@ func (k Kind) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, e
 	if k.Narrow != nil {
 		k.Narrow(&o)
 	}
-	body, err := k.Client.Get().Resource(k.Resource).VersionedParams(&o, metav1.ParameterCodec).Stream(ctx)
+	body, err := k.Client.Get().Namespace(k.Namespace).Resource(k.Resource).VersionedParams(&o, metav1.ParameterCodec).Stream(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -14,11 +14,15 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	crcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -29,6 +33,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/listwatch"
 )
 
 // Settings say whether and how.
@@ -76,6 +81,17 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 	}
 	if r.settings.Namespace != "" {
 		options.DefaultNamespaces = map[string]crcache.Config{r.settings.Namespace: {}}
+	}
+	api, err := apiutil.RESTClientForGVK(corev1.SchemeGroupVersion.WithKind("Pod"), false, false,
+		mgr.GetConfig(), serializer.NewCodecFactory(mgr.GetScheme()), mgr.GetHTTPClient())
+	if err != nil {
+		return fmt.Errorf("watch the node agents: %w", err)
+	}
+	options.NewInformer = func(lw cache.ListerWatcher, pod runtime.Object, resync time.Duration, indexers cache.Indexers) cache.SharedIndexInformer {
+		return cache.NewSharedIndexInformer(listwatch.Stream(lw, listwatch.Kind{
+			Client: api, Resource: "pods", Namespace: r.settings.Namespace, New: pod.DeepCopyObject, Strip: slim,
+			Narrow: func(o *metav1.ListOptions) { o.LabelSelector = r.settings.Agents.String() },
+		}), pod, resync, indexers)
 	}
 	agents, err := crcache.New(mgr.GetConfig(), options)
 	if err != nil {
