@@ -89,7 +89,7 @@ func noteState(nc net.Conn, state http.ConnState) {
 		c.asked.Store(true)
 	case http.StateClosed:
 		if !c.asked.Load() {
-			c.brake.count(c.from.Addr)
+			c.brake.count(c.from.Addr, "")
 		}
 	case http.StateNew, http.StateIdle, http.StateHijacked:
 	}

@@ -81,14 +81,21 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, route imds.Route
 // account is the name that the metadata service is asked on account of: the pod's, or the address while its
 // pod is not known. All such addresses have one turn together.
 func (s *Server) account(from attest.Origin) string {
+	if caller, ok := s.known(from); ok {
+		return caller.String()
+	}
+	return "/" + from.Addr.String()
+}
+
+// known returns the pod at an address, if it is known now.
+func (s *Server) known(from attest.Origin) (attest.Caller, bool) {
 	select {
 	case <-s.cfg.Known:
-		if caller, err := s.cfg.Attester.Caller(from); err == nil {
-			return caller.String()
-		}
+		caller, err := s.cfg.Attester.Caller(from)
+		return caller, err == nil
 	default:
+		return attest.Caller{}, false
 	}
-	return "/" + from.String()
 }
 
 // plainToken answers the token request of an excepted pod as the real service

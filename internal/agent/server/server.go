@@ -153,7 +153,8 @@ func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 		s.passOn(w, r, route, &res)
 	}
 	if c := connectionOf(r); c != nil && res.problem != nil && !res.clientGone {
-		c.brake.slow(r.Context(), c.from.Addr, s.cfg.Stopping)
+		caller, _ := s.known(c.from)
+		c.brake.slow(r.Context(), c.from.Addr, caller.Namespace, s.cfg.Stopping)
 	}
 	s.finish(w, r, route, &res)
 }

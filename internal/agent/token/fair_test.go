@@ -22,7 +22,7 @@ func greed() map[string]func(pod, i int) Request {
 // tokens all the same, and the service's limits are kept.
 func TestGreedyPods(t *testing.T) {
 	for name, wish := range greed() {
-		for _, pods := range []int{1, 24} {
+		for _, pods := range []int{1, 16} { // of which 16 fill all places to wait
 			t.Run(fmt.Sprintf("%d with %s", pods, name), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { besideGreedy(t, pods, wish) })
 			})
@@ -37,10 +37,10 @@ func besideGreedy(t *testing.T, pods int, wish func(pod, i int) Request) {
 	ctx, stop := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	for pod := range pods {
-		for worker := range 70 { // connections, more than may wait
+		for worker := range 66 { // connections, more than may wait
 			group.Go(func() {
 				for i := 0; ctx.Err() == nil; i++ {
-					r := wish(pod, i*70+worker)
+					r := wish(pod, i*66+worker)
 					r.Caller = fmt.Sprint("ns/greedy-", pod)
 					if _, _, err := c.Get(ctx, r); err != nil && failureOf(err) == nil {
 						pass(100 * time.Millisecond) // sent away
