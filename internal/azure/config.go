@@ -11,6 +11,7 @@ import (
 
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/secretvalue"
 )
 
 // Config is a cloud config that is complete: Load returns no other.
@@ -120,7 +121,11 @@ func (s settings) config(environmentFile string, called names) (Config, error) {
 		c.TenantID = adfsTenant
 	}
 	c.ClientID = strings.TrimSpace(s.AADClientID)
-	c.ClientSecret = observe.NewSecret(strings.TrimSpace(s.AADClientSecret))
+	secret, err := secretvalue.ClientSecret([]byte(s.AADClientSecret))
+	if err != nil {
+		return Config{}, errors.Join(cloudErr, fmt.Errorf("%s: %w, which is not sent: put the client secret's value there", called.clientSecret, err))
+	}
+	c.ClientSecret = observe.NewSecret(secret)
 	if err := errors.Join(cloudErr, c.complete(called)); err != nil {
 		return Config{}, err
 	}

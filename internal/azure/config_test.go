@@ -63,6 +63,7 @@ func TestLoad(t *testing.T) {
 		{name: "byte order mark", file: "\xef\xbb\xbf{" + principal + "}\n", want: service},
 		{name: "yaml", file: "tenantId: t\naadClientId: c\naadClientSecret: hunter2\n", want: service},
 		{name: "trailing comma", file: "{" + principal + ",}", want: service},
+		{name: "byte order mark in a value", file: `{"tenantId":"t","aadClientId":"c","aadClientSecret":"\ufeffhunter2 \r\n"}`, want: service},
 		{name: "line ends in values", file: `{"tenantId":"t\n","aadClientId":" c","aadClientSecret":"hunter2\r\n"}`, want: service},
 		{name: "aks", file: aksFile, want: Config{
 			Cloud: publicCloud(t), SubscriptionID: "s", ResourceGroup: "MC_rg", VMType: "vmss",
@@ -115,6 +116,7 @@ func TestLoadBad(t *testing.T) {
 		{"cloud and fields", `{"cloud":"Mars","aadClientSecret":"hunter2"}`, "cloud \"Mars\" is unknown"},
 		{"stack without file", `{"cloud":"AzureStackCloud",` + principal + `}`, "set AZURE_ENVIRONMENT_FILEPATH"},
 		{"tenant is a path", `{"tenantId":"../x","aadClientId":"c","aadClientSecret":"hunter2"}`, "tenantId is neither"},
+		{"private key", `{"tenantId":"t","aadClientId":"c","aadClientSecret":"-----BEGIN PRIVATE KEY-----\nhunter2\n"}`, "aadClientSecret: it holds a certificate or a private key, which is not sent"},
 		{"huge", "{\"a\":\"" + strings.Repeat("x", sizeLimit) + "\"}", "larger than"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -13,12 +13,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/secretvalue"
 )
 
 const (
@@ -53,7 +53,7 @@ func (c certificates) proof(ctx context.Context, id *v1.AzureIdentity) (proof, *
 		return nil, unusable(id, fmt.Errorf("its Secret %s has no key %s (or no value there): put a PFX file there, or a PEM file with certificate and private key: "+
 			"kubectl -n %s create secret generic %s --from-file=%s=FILE", secretName(id), certificateKey, secretNamespace(id), id.Spec.ClientPassword.Name, certificateKey))
 	}
-	pair, err := c.parser.parse(ctx, id.Namespace, data[certificateKey], strings.TrimRight(string(data[passwordKey]), "\r\n"))
+	pair, err := c.parser.parse(ctx, id.Namespace, data[certificateKey], secretvalue.Password(data[passwordKey]))
 	switch {
 	case errors.Is(err, errParserBusy), errors.Is(err, errOverdue):
 		return nil, &problem{Failure: Failure{Status: http.StatusInternalServerError, Code: "certificate_busy", Message: err.Error()}}

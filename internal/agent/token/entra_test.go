@@ -47,6 +47,8 @@ func TestEntraStory(t *testing.T) {
 		tenant   string
 	}{
 		{name: "secret", id: d.principal(1, "secret", map[string]string{"clientSecret": theSecret, "other": "x"})},
+		{name: "secret, byte order mark and blanks", id: d.principal(1, "secret", map[string]string{"clientSecret": "\ufeff" + theSecret + " \r\n"})},
+		{name: "PFX, password with a byte order mark", id: d.principal(2, "pfx", map[string]string{"certificate": string(pfx), "password": "\ufeffpass word\r\n"})},
 		{name: "secret, slash", id: d.principal(1, "secret", map[string]string{"only": theSecret + "\n"}), resource: "https://management.azure.com/"},
 		{name: "secret, GUID", id: d.principal(1, "secret", map[string]string{"clientSecret": theSecret}), resource: world.GUID("api")},
 		{name: "tenant by domain", id: with(d.principal(1, "secret", map[string]string{"clientSecret": theSecret}),

@@ -3,6 +3,7 @@ package token
 import (
 	"context"
 	"crypto/elliptic"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	pkcs12 "software.sslmate.com/src/go-pkcs12"
 
 	v1 "github.com/podid-io/podid/api/v1"
 )
@@ -247,6 +249,12 @@ func TestSecretReread(t *testing.T) {
 
 // TestProofs that cannot be had.
 func TestProofs(t *testing.T) {
+	private := rsaKey(t)
+	certificate, _, _ := newKey(t, private)
+	pfx, err := pkcs12.Modern.Encode(private, certificate, nil, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
 	forbidden := func(resource string) error {
 		return apierrors.NewForbidden(corev1.Resource(resource), "web", errors.New("nobody may"))
 	}
@@ -267,6 +275,15 @@ func TestProofs(t *testing.T) {
 			s.data["shop/web"] = map[string][]byte{"a": []byte(theSecret), "b": nil}
 		}, status: 403, says: []string{"no key clientSecret"}},
 		{name: "empty", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) { s.data["shop/web"]["clientSecret"] = []byte("\n") }, status: 403, says: []string{"no value"}},
+		{name: "certificate and key as client secret", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) {
+			s.data["shop/web"] = map[string][]byte{"tls.pem": []byte("\ufeff-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n")}
+		}, status: 403, says: []string{"Secret shop/web, key tls.pem: it holds a certificate or a private key, which is not sent", "set type: 2", "key certificate"}},
+		{name: "PFX in base64 as client secret", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) {
+			s.data["shop/web"]["clientSecret"] = []byte(base64.StdEncoding.EncodeToString(pfx))
+		}, status: 403, says: []string{"key clientSecret: it holds a certificate or a private key", "set type: 2"}},
+		{name: "binary client secret", kind: 1, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) {
+			s.data["shop/web"]["clientSecret"] = []byte("a\x00b")
+		}, status: 403, says: []string{"binary", "put the client secret's value there"}},
 		{name: "no certificate", kind: 2, change: func(s *secrets, _ *cluster, _ *v1.AzureIdentity) {
 			s.data["shop/web"] = map[string][]byte{"clientSecret": []byte(theSecret)}
 		}, status: 403, says: []string{"no key certificate", "--from-file"}},

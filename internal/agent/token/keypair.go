@@ -20,6 +20,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
+
+	"github.com/podid-io/podid/internal/secretvalue"
 )
 
 // keyPair is a private key with the certificate of it first, then the others.
@@ -207,8 +209,10 @@ func (p *parser) isOverdue(sum [sha256.Size]byte) bool {
 }
 
 func parseKeyPair(data []byte, password string) (*keyPair, error) {
+	data = secretvalue.Text(data)
 	if bytes.Contains(data, []byte("-----BEGIN ")) {
-		return parsePEM(data, password)
+		// Files that were put together have a byte order mark each.
+		return parsePEM(bytes.ReplaceAll(data, []byte("\ufeff"), nil), password)
 	}
 	if len(data) > 0 && data[0] != 0x30 {
 		// Key Vault gives a PFX as base64 text.

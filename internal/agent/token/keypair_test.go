@@ -15,6 +15,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"os"
@@ -24,6 +25,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"github.com/golang-jwt/jwt/v5"
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
@@ -82,6 +84,11 @@ func TestKeyFiles(t *testing.T) {
 		{"PFX, no password", pfx(pkcs12.Passwordless, rsaPrivate, rsaCert, nil, ""), "", rsaCert, 1},
 		{"PFX, 3DES", pfx(pkcs12.LegacyDES, rsaPrivate, rsaCert, chain, keyPassword), keyPassword, rsaCert, 2},
 		{"PFX, RC2", pfx(pkcs12.LegacyRC2, rsaPrivate, rsaCert, chain, keyPassword), keyPassword, rsaCert, 2},
+		{"byte order mark", "\ufeff" + rsaKeyPEM + rsaPEM, "", rsaCert, 1},
+		{"two byte order marks, Windows' line ends", strings.ReplaceAll("\ufeff"+rsaKeyPEM+"\ufeff"+rsaPEM, "\n", "\r\n"), "", rsaCert, 1},
+		{"blanks and lines around", "\n \n" + rsaKeyPEM + "  \n" + rsaPEM + " \t", "", rsaCert, 1},
+		{"UTF-16", utf16Text(rsaKeyPEM + rsaPEM), "", rsaCert, 1},
+		{"PFX as text with a byte order mark", "\ufeff" + base64.StdEncoding.EncodeToString([]byte(modern)) + "\r\n", keyPassword, rsaCert, 2},
 		{"PFX as Key Vault's text", base64.StdEncoding.EncodeToString([]byte(modern)) + "\n", keyPassword, rsaCert, 2},
 	}
 	for _, tt := range tests {
@@ -129,6 +136,15 @@ func TestKeyFiles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// utf16Text writes a text as PowerShell's > does.
+func utf16Text(text string) string {
+	data := []byte{0xff, 0xfe}
+	for _, unit := range utf16.Encode([]rune(text)) {
+		data = binary.LittleEndian.AppendUint16(data, unit)
+	}
+	return string(data)
 }
 
 // seal protects a key as OpenSSL does.

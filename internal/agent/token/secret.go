@@ -5,6 +5,7 @@ package token
 import (
 	"context"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -14,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/secretvalue"
 )
 
 // Secrets reads Secrets. Its errors are the API server's.
@@ -37,16 +39,20 @@ func (s clientSecrets) proof(ctx context.Context, id *v1.AzureIdentity) (proof, 
 	if p != nil {
 		return nil, p
 	}
-	value, ok := data[secretKey]
-	if !ok && len(data) == 1 {
-		for _, only := range data {
-			value, ok = only, true
+	key, value := secretKey, data[secretKey]
+	if _, ok := data[secretKey]; !ok && len(data) == 1 {
+		for name, only := range data {
+			key, value = name, only
 		}
 	}
-	// Whoever writes a file for kubectl create secret ends it with a newline; no
-	// secret of Entra ID's has one.
-	secret := strings.Trim(string(value), "\r\n")
-	if !ok || secret == "" {
+	secret, err := secretvalue.ClientSecret(value)
+	switch {
+	case errors.Is(err, secretvalue.ErrKeyFile):
+		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w, which is not sent: for a certificate set type: 2 and put the file under the key %s, "+
+			"else put the client secret's value there", secretName(id), clip(key, 100), err, certificateKey))
+	case err != nil:
+		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w: put the client secret's value there", secretName(id), clip(key, 100), err))
+	case secret == "":
 		return nil, unusable(id, fmt.Errorf("its Secret %s has no key %s (or no value there): kubectl -n %s patch secret %s -p '{\"stringData\":{\"%s\":\"VALUE\"}}'",
 			secretName(id), secretKey, secretNamespace(id), id.Spec.ClientPassword.Name, secretKey))
 	}
