@@ -99,6 +99,7 @@ func accountPods(t *testing.T, api cluster) {
 	}
 	image := func(pod *corev1.Pod) { pod.Spec.Containers[0].Image = "evil" }
 	asMIC := func(pod *corev1.Pod) { pod.Labels = map[string]string{"podid.io/component": "podid-mic"} }
+	asMICInCapitals := func(pod *corev1.Pod) { pod.Labels = map[string]string{"podid.io/component": "Podid-MIC"} }
 	const refused, changed = "only the controllers of podid's DaemonSet and Deployment", "those who may change pods in all namespaces"
 	api.attempts(t, map[string]attempt{
 		"of the DaemonSet":          {create(controller("daemon-set-controller"), "podid-nmi", "DaemonSet", "podid-nmi"), ""},
@@ -110,6 +111,7 @@ func accountPods(t *testing.T, api cluster) {
 		"with a claim to be NMI's":  {create(mallory, "podid-nmi", "DaemonSet", "podid-nmi"), refused},
 		"with a claim to be MIC's":  {create(mallory, "podid-mic", "ReplicaSet", "podid-mic-1"), refused},
 		"with MIC's exception":      {create(mallory, "default", "", "", asMIC), refused},
+		"with MIC's, in capitals":   {create(mallory, "default", "", "", asMICInCapitals), refused},
 		"as another account":        {create(mallory, "default", "", ""), ""},
 		"image of NMI":              {patch(mallory, "podid-nmi", image), changed},
 		"image of MIC":              {patch(mallory, "podid-mic", image), changed},
