@@ -201,7 +201,7 @@ func (x *exchange) persist(ctx context.Context, r Request, tenant string, with p
 	if err != nil {
 		return nil, unusable(r.Identity, err)
 	}
-	whom := at.url + " " + ascii.ToLower(r.Identity.Spec.ClientID)
+	whom := awayFrom{r.Identity.Namespace, at.url + " " + ascii.ToLower(r.Identity.Spec.ClientID)}
 	pause := firstEntraPause
 	for attempt := 1; ; attempt++ {
 		if left := x.away.left(whom, time.Now()); left > 0 {

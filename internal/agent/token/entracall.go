@@ -84,46 +84,63 @@ func readEntraError(body []byte) (entraError, bool) {
 	return e, true
 }
 
-// away remembers who said to stay away, and until when. It is bounded: when it is
-// full, what ends first is forgotten.
+// away remembers which endpoints said to stay away, and until when. It is bounded: when it is
+// full, what ends first is forgotten, of the namespace that has most. Safe for concurrent use.
 type away struct {
 	mu    sync.Mutex
-	until map[string]time.Time
+	until map[awayFrom]time.Time
 }
+
+// awayFrom is an endpoint, with the client that it throttles, as a namespace's identities name it.
+type awayFrom struct{ namespace, endpoint string }
 
 const maxAways = 256
 
-func newAway() *away { return &away{until: map[string]time.Time{}} }
+func newAway() *away { return &away{until: map[awayFrom]time.Time{}} }
 
-func (a *away) stay(whom string, d time.Duration, now time.Time) {
+func (a *away) stay(from awayFrom, d time.Duration, now time.Time) {
 	if d <= 0 {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, known := a.until[whom]; !known && len(a.until) >= maxAways {
-		var soonest string
-		for name, until := range a.until {
-			if soonest == "" || until.Before(a.until[soonest]) {
-				soonest = name
-			}
-		}
-		delete(a.until, soonest)
+	if _, known := a.until[from]; !known && len(a.until) >= maxAways {
+		a.evict(from.namespace)
 	}
-	a.until[whom] = now.Add(d)
+	a.until[from] = now.Add(d)
+}
+
+// evict forgets what ends first of the namespace that has most: the given one, if none has more.
+func (a *away) evict(namespace string) {
+	count := map[string]int{}
+	for from := range a.until {
+		count[from.namespace]++
+	}
+	for other, n := range count {
+		if n > count[namespace] {
+			namespace = other
+		}
+	}
+	var soonest awayFrom
+	for from, until := range a.until {
+		if from.namespace == namespace && (soonest == awayFrom{} || until.Before(a.until[soonest])) {
+			soonest = from
+		}
+	}
+	delete(a.until, soonest)
 }
 
 // left is how long still to stay away.
-func (a *away) left(whom string, now time.Time) time.Duration {
+func (a *away) left(from awayFrom, now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	until, ok := a.until[whom]
+	until, ok := a.until[from]
 	if !ok {
 		return 0
 	}
 	left := until.Sub(now)
 	if left <= 0 || left > maxAway { // more only when the node's clock was set back
-		delete(a.until, whom)
+		delete(a.until, from)
 		return 0
 	}
 	return left

@@ -204,11 +204,15 @@ func TestStaysAway(t *testing.T) {
 
 func TestAwayIsBounded(t *testing.T) {
 	a, now := newAway(), time.Now()
+	a.stay(awayFrom{"shop", "x"}, time.Second, now)
 	for i := range 3 * maxAways {
-		a.stay(fmt.Sprint(i), time.Minute+time.Duration(i), now)
+		a.stay(awayFrom{"hostile", fmt.Sprint(i)}, time.Minute+time.Duration(i), now)
 	}
-	if len(a.until) != maxAways || a.left(fmt.Sprint(3*maxAways-1), now) == 0 || a.left("0", now) != 0 {
+	if len(a.until) != maxAways || a.left(awayFrom{"hostile", fmt.Sprint(3*maxAways - 1)}, now) == 0 || a.left(awayFrom{"hostile", "0"}, now) != 0 {
 		t.Errorf("%d remembered", len(a.until))
+	}
+	if a.left(awayFrom{"shop", "x"}, now) == 0 {
+		t.Error("a namespace's was forgotten for another's many")
 	}
 }
 
