@@ -43,7 +43,7 @@ func replyOf(access, clientID string) string {
 
 // inGroup is an identity in a resource group of that name.
 func inGroup(name string) string {
-	return "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/" + name + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/x"
+	return "/subscriptions/00000000-0000-0000-0000-00000000000a/resourceGroups/" + name + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/x"
 }
 
 // TestTokenOfAnotherIdentity checks every reply of the metadata service against the identity
