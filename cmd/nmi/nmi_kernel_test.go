@@ -146,8 +146,13 @@ type process struct {
 // start runs nmi in the node's namespace.
 func (n *node) start(args ...string) *process {
 	n.t.Helper()
+	return n.startProgram(os.Args[0], args...)
+}
+
+func (n *node) startProgram(program string, args ...string) *process {
+	n.t.Helper()
 	p := &process{n: n, exited: make(chan error, 1), log: newJournal()}
-	p.cmd = exec.CommandContext(n.t.Context(), os.Args[0], append([]string{"--node=node-1", "--kubeconfig=" + n.kubeconfig}, args...)...)
+	p.cmd = exec.CommandContext(n.t.Context(), program, append([]string{"--node=node-1", "--kubeconfig=" + n.kubeconfig}, args...)...)
 	// Nothing listens there: a request to the metadata service that used the proxy would fail.
 	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1", "HTTP_PROXY=http://192.0.2.1:3128", "http_proxy=http://192.0.2.1:3128"}
 	p.cmd.Stderr = p.log
