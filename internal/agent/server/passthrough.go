@@ -84,7 +84,7 @@ func (s *Server) account(from attest.Origin) string {
 	if caller, ok := s.known(from); ok {
 		return caller.String()
 	}
-	return "/" + from.Addr.String()
+	return "/" + from.String()
 }
 
 // known returns the pod at an address, if it is known now.
