@@ -13,21 +13,22 @@ import (
 )
 
 const (
-	tenant         = "11111111-1111-4111-8111-111111111111"
-	subscriptionA  = "22222222-2222-4222-8222-222222222222"
-	subscriptionB  = "22222222-2222-4222-8222-22222222222b"
-	operatorClient = "33333333-3333-4333-8333-333333333333"
-	operatorObject = "66666666-6666-4666-8666-666666666666"
-	goodIdentities = 10
-	identityGroup  = "ids"
-	forbiddenGroup = "others"
-	foreignPrefix  = "foreign-"
-	steadyPrefix   = "steady-"
-	lastNode       = "pool-3-0" // of its group
-	crowdPrefix    = "crowd-"
-	crowdNode      = "pool-1-0"
-	steadyPods     = 6
-	secret         = "not-a-real-secret"
+	tenant          = "11111111-1111-4111-8111-111111111111"
+	subscriptionA   = "22222222-2222-4222-8222-222222222222"
+	subscriptionB   = "22222222-2222-4222-8222-22222222222b"
+	operatorClient  = "33333333-3333-4333-8333-333333333333"
+	operatorObject  = "66666666-6666-4666-8666-666666666666"
+	goodIdentities  = 10
+	identityGroup   = "ids"
+	forbiddenGroup  = "others"
+	foreignPrefix   = "foreign-"
+	steadyPrefix    = "steady-"
+	lastNode        = "pool-3-0" // of its group
+	crowdPrefix     = "crowd-"
+	crowdIdentities = maxNamed + 10
+	crowdNode       = "pool-1-0"
+	steadyPods      = 6
+	secret          = "not-a-real-secret"
 )
 
 // group is a VM or scale set with its nodes.
@@ -106,13 +107,16 @@ func steadyIDs() (ids []string) {
 	return ids
 }
 
-// crowdIDs are more than one request may name. One pod, on crowdNode, needs them all.
+// crowdIDs are more than one request may name. Two pods on crowdNode need half of them each.
 func crowdIDs() (ids []string) {
-	for i := range maxNamed + 10 {
+	for i := range crowdIdentities {
 		ids = append(ids, resourceID(identityGroup, crowdPrefix+strconv.Itoa(i)))
 	}
 	return ids
 }
+
+// crowdSelectors are those of the two pods.
+func crowdSelectors() []string { return []string{"crowd-a", "crowd-b"} }
 
 // foreignID is on the group of that name from the start, and no pod wants it.
 func foreignID(group string) string { return resourceID(identityGroup, foreignPrefix+group) }

@@ -56,6 +56,7 @@ type history struct {
 	bindings   map[string]bool
 	identities map[string]bool
 	nodes      map[string]bool
+	flooded    int // how much of the flood there is
 }
 
 func newHistory(rng *rand.Rand) *history {
@@ -77,12 +78,16 @@ func (h *history) name(kind string, most int) string {
 func (h *history) next() change {
 	team := h.pick(teams())
 	switch p := h.rng.IntN(100); {
-	case p < 70:
+	case p < 63:
 		return h.pod(team, h.name("pod", podsEach))
-	case p < 84:
+	case p < 76:
 		return h.binding(team, h.name("binding", bindingsEach))
-	case p < 97:
+	case p < 88:
 		return h.identity(team, h.name("id", identitiesEach))
+	case p < 96:
+		return h.attack()
+	case p < 97:
+		return h.policy()
 	default:
 		return h.node()
 	}
@@ -90,8 +95,8 @@ func (h *history) next() change {
 
 // goOn completes what is half done, as kubelets would: pods that are on their way out go.
 func (h *history) goOn() (changes []change) {
-	for _, team := range teams() {
-		for i := range podsEach {
+	for _, team := range namespaces() {
+		for i := range podsIn(team) {
 			name := "pod-" + strconv.Itoa(i)
 			if h.pods[team+"/"+name] == leaving {
 				h.pods[team+"/"+name] = absent
@@ -129,7 +134,7 @@ func (h *history) pod(team, name string) change {
 			return edit(ctx, c.Status(), c, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: team, Name: name}}, func(p *corev1.Pod) { p.Status.Phase = phase })
 		}}
 	default:
-		selector := h.selector()
+		selector := h.selector(team)
 		return change{fmt.Sprintf("pod %s: label %q", key, selector), func(ctx context.Context, c client.Client) error {
 			return edit(ctx, c, c, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: team, Name: name}}, func(p *corev1.Pod) { p.Labels = label(selector) })
 		}}
@@ -137,9 +142,12 @@ func (h *history) pod(team, name string) change {
 }
 
 // selector is a label's value, or none.
-func (h *history) selector() string {
+func (h *history) selector(team string) string {
 	if h.rng.IntN(10) == 0 {
 		return ""
+	}
+	if team == mallory {
+		return h.othersSelector()
 	}
 	return h.name("app", selectorsEach)
 }
@@ -152,7 +160,7 @@ func label(selector string) map[string]string {
 }
 
 func (h *history) podComes(team, name string) change {
-	pod := newPod(team, name, h.selector(), nodes()[h.rng.IntN(len(nodes()))].Name)
+	pod := newPod(team, name, h.selector(team), nodes()[h.rng.IntN(len(nodes()))].Name)
 	pod.Spec.HostNetwork = h.rng.IntN(30) == 0
 	return change{
 		fmt.Sprintf("pod %s/%s on %s with label %q", team, name, pod.Spec.NodeName, pod.Labels[v1.BindingLabel]),
@@ -170,6 +178,10 @@ func (h *history) binding(team, name string) change {
 	key := team + "/" + name
 	meta := metav1.ObjectMeta{Namespace: team, Name: name}
 	spec := v1.AzureIdentityBindingSpec{AzureIdentity: h.name("id", identitiesEach), Selector: h.name("app", selectorsEach), Weight: h.rng.IntN(3)}
+	if team == mallory {
+		spec.Selector = h.othersSelector()
+		spec.AzureIdentity = h.pick([]string{spec.AzureIdentity, h.name(steadyPrefix[:len(steadyPrefix)-1], steadyPods)})
+	}
 	what := fmt.Sprintf("binding %s: %s to %s", key, spec.AzureIdentity, spec.Selector)
 	if !h.bindings[key] {
 		h.bindings[key] = true
@@ -192,6 +204,9 @@ func (h *history) identity(team, name string) change {
 	key := team + "/" + name
 	meta := metav1.ObjectMeta{Namespace: team, Name: name}
 	spec := h.identitySpec()
+	if team == mallory {
+		spec = h.othersIdentity()
+	}
 	what := fmt.Sprintf("identity %s: %s", key, short(spec.ResourceID))
 	touch := strconv.Itoa(h.rng.IntN(1000))
 	switch {
@@ -209,6 +224,9 @@ func (h *history) identity(team, name string) change {
 		return change{"touch identity " + key, func(ctx context.Context, c client.Client) error {
 			return edit(ctx, c, c, &v1.AzureIdentity{ObjectMeta: meta}, func(i *v1.AzureIdentity) {
 				i.Annotations = map[string]string{"touched": touch}
+				if team == mallory {
+					giant(i, touch)
+				}
 			})
 		}}
 	default:

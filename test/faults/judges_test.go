@@ -2,6 +2,7 @@
 package faults_test
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -218,5 +219,101 @@ func TestHistory(t *testing.T) {
 	}
 	if cmp.Equal(made(1), made(2)) {
 		t.Error("two seeds make the same history")
+	}
+}
+
+func TestMoments(t *testing.T) {
+	begin := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
+	good := wellDone()
+	after := func(s int, resource, key string, object any) write {
+		return write{began: at(s), ended: at(s), resource: resource, key: key, object: object}
+	}
+	pod := func(selector string) any { return newPod("ns", "pod", selector, "node") }
+	assigned := func(s int, change func(*v1.AzureAssignedIdentity)) write {
+		a := good.assigned[0].DeepCopy()
+		if change != nil {
+			change(a)
+		}
+		return write{began: at(s), ended: at(s), resource: "azureassignedidentities", key: "ns/assigned", object: a, mic: true}
+	}
+	enforce := &v1.AzureIdentityPolicy{ObjectMeta: metav1.ObjectMeta{Name: v1.PolicyName}, Spec: v1.AzureIdentityPolicySpec{Mode: v1.PolicyEnforce}}
+	warn := enforce.DeepCopy()
+	warn.Spec.Mode = v1.PolicyWarn
+	allow := enforce.DeepCopy()
+	allow.Spec.Rules = []v1.PolicyRule{{Name: "ns", Namespaces: []string{"ns"}, Identities: []v1.PolicyIdentities{{ResourceIDs: []string{mine}}}}}
+	moved := good.identities[0].DeepCopy()
+	moved.Spec.ResourceID = other
+	const policies, policy, bindings = "azureidentitypolicies", "/" + v1.PolicyName, "azureidentitybindings"
+	for _, c := range []struct {
+		name   string
+		writes []write
+		away   []span
+		want   []string
+	}{
+		{name: "given", writes: []write{assigned(50, nil)}},
+		{name: "not Assigned", writes: []write{after(1, "pods", "ns/pod", nil), assigned(50, func(a *v1.AzureAssignedIdentity) { a.Status.Status = v1.StateCreated })}},
+		{name: "before the pod came", writes: []write{after(1, "pods", "ns/pod", nil), assigned(50, nil), after(51, "pods", "ns/pod", pod("app"))}, want: []string{"pod ns/pod was assigned ns/id (mine), which no binding"}},
+		{name: "binding gone long ago", writes: []write{after(10, bindings, "ns/binding", nil), assigned(50, nil)}, want: []string{"which no binding"}},
+		{name: "binding gone just now", writes: []write{after(48, bindings, "ns/binding", nil), assigned(50, nil)}},
+		{name: "twice, and gone in between", writes: []write{assigned(20, nil), after(30, bindings, "ns/binding", nil), assigned(50, nil)}, want: []string{"12:00:50"}},
+		{name: "gone, without an API server to say so", writes: []write{after(40, bindings, "ns/binding", nil), assigned(50, nil)}, away: []span{{at(41), at(49)}}},
+		{name: "an API server that was away before", writes: []write{after(40, bindings, "ns/binding", nil), assigned(50, nil)}, away: []span{{at(20), at(30)}}, want: []string{"which no binding"}},
+		{name: "another label", writes: []write{after(10, "pods", "ns/pod", pod("other")), assigned(50, nil)}, want: []string{"which no binding"}},
+		{name: "another resource ID", writes: []write{after(10, "azureidentities", "ns/id", moved), assigned(50, nil)}, want: []string{"which no binding"}},
+		{name: "forbidden", writes: []write{after(10, policies, policy, enforce), assigned(50, nil)}, want: []string{"which no binding and policy"}},
+		{name: "forbidden in between", writes: []write{after(10, policies, policy, enforce), after(44, policies, policy, nil), after(45, policies, policy, enforce), assigned(50, nil)}},
+		{name: "warned", writes: []write{after(10, policies, policy, warn), assigned(50, nil)}},
+		{name: "allowed", writes: []write{after(10, policies, policy, allow), assigned(50, nil)}},
+		{name: "refused by Azure", writes: []write{assigned(50, func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.Spec.ResourceID = theirs })}, want: []string{"Azure refuses it"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			judge := moments{rules: good.rules, never: map[string]string{fold(theirs): "Azure refuses it"}, away: c.away, late: 5 * time.Second}
+			judge.writes = append([]write{
+				after(0, "azureidentities", "ns/id", &good.identities[0]), after(0, bindings, "ns/binding", &good.bindings[0]), after(0, "pods", "ns/pod", pod("app")),
+			}, c.writes...)
+			told(t, judge.wrong(), c.want)
+		})
+	}
+}
+
+// TestReadWrite reads lines as the API server's audit log has them.
+func TestReadWrite(t *testing.T) {
+	line := func(verb, resource string, code int, response string) []byte {
+		return []byte(`{"verb":"` + verb + `","user":{"username":"admin"},"objectRef":{"resource":"` + resource + `","namespace":"ns","name":"n"},"responseStatus":{"code":` +
+			strconv.Itoa(code) + `},"requestObject":{"kind":"Pod","metadata":{"name":"asked"}},"responseObject":` + response +
+			`,"requestReceivedTimestamp":"2026-11-20T12:00:00.5Z","stageTimestamp":"2026-11-20T12:00:01Z"}`)
+	}
+	const object, status = `{"kind":"Pod","metadata":{"name":"answered"}}`, `{"kind":"Status"}`
+	for name, c := range map[string]struct {
+		line []byte
+		want string // the object's name, "" when it is gone, "-" when the line says nothing
+	}{
+		"created":           {line("create", "pods", 201, object), "answered"},
+		"created before":    {line("create", "pods", 409, status), "asked"},
+		"a conflict":        {line("update", "pods", 409, status), "-"},
+		"refused":           {line("create", "pods", 403, status), "-"},
+		"deleted":           {line("delete", "pods", 200, object), ""},
+		"was not there":     {line("delete", "azureidentities", 404, status), ""},
+		"being deleted":     {line("delete", "pods", 200, `{"kind":"Pod","metadata":{"name":"answered","deletionGracePeriodSeconds":3600}}`), "answered"},
+		"of another kind":   {line("update", "configmaps", 200, object), "-"},
+		"cut off by a kill": {[]byte(`{"verb":"create","us`), "-"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, ok := readWrite(c.line)
+			name := "-"
+			if ok {
+				name = ""
+			}
+			if pod, is := got.object.(*corev1.Pod); ok && is {
+				name = pod.Name
+			}
+			if name != c.want {
+				t.Errorf("got %q (%+v), want %q", name, got, c.want)
+			}
+			if ok && (got.key != "ns/n" || got.mic || got.ended.Sub(got.began) != time.Second/2) {
+				t.Errorf("got %+v", got)
+			}
+		})
 	}
 }

@@ -100,7 +100,7 @@ func (r rest) grants(pod *corev1.Pod) []identity.Grant {
 	for i := range r.bindings {
 		bindings = append(bindings, &r.bindings[i])
 	}
-	grants, _ := r.rules.Grants(identity.Pod{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}, bindings,
+	grants, _ := r.rules.Grants(podOf(pod), bindings,
 		func(namespace, name string) *v1.AzureIdentity {
 			for i := range r.identities {
 				if r.identities[i].Namespace == namespace && r.identities[i].Name == name {
@@ -110,6 +110,14 @@ func (r rest) grants(pod *corev1.Pod) []identity.Grant {
 			return nil
 		})
 	return grants
+}
+
+// podOf is what the rules need to know of a pod.
+func podOf(pod *corev1.Pod) identity.Pod {
+	return identity.Pod{
+		Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, ServiceAccount: pod.Spec.ServiceAccountName,
+		NamespaceLabels: map[string]string{corev1.LabelMetadataName: pod.Namespace},
+	}
 }
 
 func (r rest) wrongAssigned(wanted map[pair]want) (wrong []string) {

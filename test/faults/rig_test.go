@@ -216,7 +216,7 @@ func (r *rig) connect() {
 	r.must(err)
 	r.client, err = client.New(r.kube, client.Options{Scheme: scheme})
 	r.must(err)
-	for _, ns := range append(teams(), steady) {
+	for _, ns := range append(namespaces(), steady) {
 		r.must(r.client.Create(r.t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}))
 	}
 	for _, n := range nodes() {

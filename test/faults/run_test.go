@@ -42,7 +42,7 @@ type story struct {
 	mics int
 	// hands says that people change things on Azure meanwhile. MIC then compares every few seconds; else never.
 	hands bool
-	// crowd says that a pod needs more identities than one request may name.
+	// crowd says that two pods of a node need more identities than one request may name.
 	crowd bool
 	// trouble makes it, and returns when it is over.
 	trouble func(*run)
@@ -117,14 +117,16 @@ func (r *run) settleIn() {
 	}
 }
 
-// gather makes a pod that needs a crowd of identities.
+// gather makes two pods that need a crowd of identities, each half of it: a pod can have 100.
 func (r *run) gather() {
 	for i, id := range crowdIDs() {
 		meta := metav1.ObjectMeta{Namespace: steady, Name: fmt.Sprintf("%s%d", crowdPrefix, i)}
 		r.must(r.client.Create(r.Context(), &v1.AzureIdentity{ObjectMeta: meta, Spec: v1.AzureIdentitySpec{ResourceID: id}}))
-		r.must(r.client.Create(r.Context(), &v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: meta.Name, Selector: "crowd"}}))
+		r.must(r.client.Create(r.Context(), &v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: meta.Name, Selector: crowdSelectors()[i%2]}}))
 	}
-	r.must(r.client.Create(r.Context(), newPod(steady, "crowd", "crowd", crowdNode)))
+	for _, selector := range crowdSelectors() {
+		r.must(r.client.Create(r.Context(), newPod(steady, selector, selector, crowdNode)))
+	}
 }
 
 // disturb makes the trouble while things change.

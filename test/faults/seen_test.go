@@ -20,15 +20,24 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/emulator/world"
+	"github.com/podid-io/podid/internal/identity"
 )
 
-// auditPolicy lets the API server write down what MIC writes, but for leases.
+// auditPolicy lets the API server write down what MIC writes, but for leases, and the objects that decide about
+// identities as they are after each write.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
+omitManagedFields: true
 rules:
 - level: None
   resources: [{group: coordination.k8s.io, resources: [leases]}]
+- level: RequestResponse
+  users: [mic, admin]
+  verbs: [create, update, patch, delete]
+  resources:
+  - {group: aadpodidentity.k8s.io}
+  - {group: "", resources: [pods, pods/status]}
 - level: Metadata
   users: [mic]
   verbs: [create, update, patch, delete, deletecollection]
@@ -43,14 +52,23 @@ func (r *rig) look(ctx context.Context) (rest, error) {
 	var identities v1.AzureIdentityList
 	var assigned v1.AzureAssignedIdentityList
 	var ledgers corev1.ConfigMapList
+	var policies v1.AzureIdentityPolicyList
 	err := errors.Join(r.client.List(ctx, &assigned), r.client.List(ctx, &nodes), r.client.List(ctx, &pods),
-		r.client.List(ctx, &bindings), r.client.List(ctx, &identities),
+		r.client.List(ctx, &bindings), r.client.List(ctx, &identities), r.client.List(ctx, &policies),
 		r.client.List(ctx, &ledgers, client.MatchingLabels{"app.kubernetes.io/managed-by": "podid-mic"}))
 	if err != nil {
 		return rest{}, err
 	}
+	rules := r.rules
+	for i := range policies.Items { // there is one at most
+		policy, err := identity.CompilePolicy(&policies.Items[i])
+		if err != nil {
+			return rest{}, err
+		}
+		rules = rules.With(policy)
+	}
 	now := rest{
-		rules: r.rules, nodes: nodes.Items, pods: pods.Items, bindings: bindings.Items, identities: identities.Items,
+		rules: rules, nodes: nodes.Items, pods: pods.Items, bindings: bindings.Items, identities: identities.Items,
 		assigned: assigned.Items, ledgers: map[string][]string{}, azure: map[string]machine{}, refused: refusals(),
 		foreign: r.foreigners(), system: map[string]bool{},
 	}
@@ -153,10 +171,11 @@ func (r *rig) written(since time.Time) map[string]int {
 	for line := range bytes.Lines(text) {
 		var e struct {
 			Verb      string
+			User      struct{ Username string }
 			ObjectRef struct{ Resource, Subresource string }
 			At        time.Time `json:"requestReceivedTimestamp"`
 		}
-		if json.Unmarshal(line, &e) == nil && e.At.After(since) { // a line that is being written is not whole
+		if json.Unmarshal(line, &e) == nil && e.User.Username == "mic" && e.At.After(since) { // a line that is being written is not whole
 			counts[strings.Trim(e.Verb+" "+e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource, "/")]++
 		}
 	}

@@ -191,6 +191,11 @@ func (r *run) judge() {
 	for _, wrong := range c.since(began).wrong() {
 		r.Error(wrong)
 	}
+	m := r.moments()
+	for _, wrong := range m.wrong() {
+		r.Error(wrong)
+	}
+	r.Logf("%d writes, %d of them of assigned identities that say Assigned", len(m.writes), m.judged)
 	for i, m := range r.mics {
 		if crash := m.crashed(); crash != "" {
 			r.Errorf("MIC %d crashed: %s", i, crash)

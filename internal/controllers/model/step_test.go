@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/identity"
 )
 
 // step is one thing that happens. What its numbers mean depends on op; one that
@@ -98,7 +99,7 @@ func podOps() []op {
 			return w.create(pod)
 		}},
 		{"crowd pod", 0, func(w *world, s step) string {
-			return w.create(newPod(types.NamespacedName{Namespace: "x", Name: fmt.Sprintf("crowd%d", s.A)}, w.anyNode(s.B), crowd))
+			return w.create(newPod(types.NamespacedName{Namespace: "x", Name: fmt.Sprintf("crowd%d", s.A)}, w.anyNode(s.B), crowdSelector(s.C*identity.MaxIdentities)))
 		}},
 		{"host pod", 1, func(w *world, s step) string {
 			pod := newPod(pick(pods(), s.A), w.anyNode(s.B), pick(colours(), s.C))

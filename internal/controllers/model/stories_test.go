@@ -22,7 +22,7 @@ func TestStories(t *testing.T) {
 		setup   setup
 		history []step
 	}{
-		"more than one request holds": {many, []step{pod}},
+		"more than one request holds": {many, []step{pod, {"crowd pod", 1, 0, 1}}},
 		"killed on the way":           {slowly, []step{pod, {"wait", 1, 0, 0}, leaves, {"wait", 4, 0, 0}, leaves}},
 		"one refused without a name":  {many, []step{{"rebind", 0, 0, 0}, {"fate", 0, 2, 0}, {"pod", 0, 0, 0}, pod, {"wait", 1, 0, 0}}},
 		"answers lost":                {slowly, []step{{"fault", 6, 2, 0}, pod, {"wait", 4, 0, 0}, {"crowd pod", 1, 2, 0}}},

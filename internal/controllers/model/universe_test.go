@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/identity"
 )
 
 const (
@@ -94,8 +95,9 @@ func (w *world) keys() []string {
 	return out
 }
 
-// crowd is the binding label of pods that are granted very many identities.
-const crowd = "crowd"
+// crowdSelector is the binding label of pods that are granted very many identities. A pod can have
+// identity.MaxIdentities of them, so one selector has as many and the next one the rest.
+func crowdSelector(n int) string { return fmt.Sprintf("crowd%d", n/identity.MaxIdentities) }
 
 func crowdID(n int) string {
 	return strings.TrimSuffix(resourceID(0), "id0") + fmt.Sprintf("crowd%d", n)
@@ -156,6 +158,6 @@ func (w *world) populate() {
 		id.Spec.ResourceID = crowdID(n)
 		w.azure.fake.AddIdentities(crowdID(n))
 		must(w.server.create(id))
-		must(w.server.create(newBinding(name, name.Name, crowd)))
+		must(w.server.create(newBinding(name, name.Name, crowdSelector(n))))
 	}
 }

@@ -54,7 +54,7 @@ type setup struct {
 	Immutable  bool             // the first identity is on the list
 	Shout      bool             // Azure spells resource IDs in another way than MIC does
 	Mend       bool             // in the end all is as identities need it
-	Crowd      int              // how many identities a pod of the crowd is granted
+	Crowd      int              // how many identities the crowd is granted, 100 a pod
 }
 
 func (s setup) String() string {
