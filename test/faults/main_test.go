@@ -1,6 +1,8 @@
 // Package faults_test proves that MIC survives what goes wrong: it is killed, the API server goes away, Azure is ill,
-// and people change things on Azure by hand, all while pods, bindings and identities come and go. Afterwards everything
-// must be as the objects in the cluster say, and nothing that others assigned may ever have been taken away.
+// and people change things on Azure by hand, all while pods, bindings and identities come and go, a hostile tenant names
+// what is not its own, and the policy changes. At no moment may a pod be assigned what bindings and policy do not give
+// it. Afterwards everything must be as the objects in the cluster say, and nothing that others assigned may ever have
+// been taken away.
 //
 // The parts are real: etcd, kube-apiserver, bin/mic as processes, and the emulated Azure. There are no kubelets; for
 // MIC a pod is an object. Every story has a control plane of its own.
@@ -10,11 +12,13 @@
 //	PODID_FAULTS_SEED=7 make test-faults                     the same histories again, as a failed run printed them
 //	PODID_TEST_SANDBOX=1 go test -count=1 -run 'TestFaults/killed' ./test/faults
 //
-// What is random comes from the seed: the history of the cluster, and the moments at which things break. What the
+// A run draws a seed and prints it; one of the stories has the same seed in every quick run. What is random comes from
+// the seed: the history of the cluster, and the moments at which things break. What the
 // machine makes of it differs from run to run.
 //
 // The files: stories_test.go tells the stories. history_test.go makes up what happens in the cluster, people_test.go on
-// Azure. rest_test.go and arm_test.go are the judges: pure functions of what was found, with table tests of their own.
+// Azure, hostile_test.go what the tenant does. rest_test.go, moments_test.go and arm_test.go are the judges: pure
+// functions of what was found, with table tests of their own.
 // rig_test.go and process_test.go start and end the parts.
 package faults_test
 

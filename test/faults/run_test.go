@@ -42,6 +42,8 @@ type story struct {
 	mics int
 	// hands says that people change things on Azure meanwhile. MIC then compares every few seconds; else never.
 	hands bool
+	// fixed says that its history is always the same, unless a seed is given: so that every run has one that others had.
+	fixed bool
 	// crowd says that two pods of a node need more identities than one request may name.
 	crowd bool
 	// trouble makes it, and returns when it is over.

@@ -13,28 +13,36 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
+// fixedSeed is that of a story whose history is always the same.
+const fixedSeed = 1
+
 // TestFaults tells every story, each with parts of its own, some side by side.
 func TestFaults(t *testing.T) {
 	if os.Getenv(envTest) == "" {
 		t.Skip("fault runs need root and a control plane: run `make test-faults`")
 	}
-	seed := rand.Uint64() >> 32
+	long := os.Getenv(envLong) != ""
+	seed, fixed := rand.Uint64()>>32, !long
 	if text := os.Getenv(envSeed); text != "" {
+		fixed = false
 		var err error
 		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
 			t.Fatalf("%s=%q: give a number", envSeed, text)
 		}
 	}
 	t.Logf("%s=%d", envSeed, seed)
-	long := os.Getenv(envLong) != ""
 	for i, s := range []story{
-		{name: "killed", mics: 1, trouble: killed},
+		{name: "killed", mics: 1, fixed: true, trouble: killed},
 		{name: "one of two killed", mics: 2, hands: true, trouble: killed},
 		{name: "no API server", mics: 1, trouble: noAPIServer},
 		{name: "Azure is ill", mics: 1, hands: true, crowd: true, trouble: azureIll},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
+			if s.fixed && fixed {
+				tell(t, s, i, fixedSeed, long)
+				return
+			}
 			tell(t, s, i, seed, long)
 		})
 	}
