@@ -1,0 +1,351 @@
+// Package memory measures the programs, as built from cmd/, in a cluster that a tenant has filled
+// with objects as large as the API server allows.
+package memory
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+const (
+	micLimit, nmiLimit = 200 << 20, 80 << 20 // of resident memory, at its peak
+
+	node     = "giant-0" // one of the nodes
+	patience = 3 * time.Minute
+)
+
+// giants are the kinds of large objects: 500 of 650 kB of labels each, pods with 1.2 MB besides.
+func giants() []struct {
+	path  string
+	count int
+	body  map[string]any
+} {
+	return []struct {
+		path  string
+		count int
+		body  map[string]any
+	}{
+		{"/apis/aadpodidentity.k8s.io/v1/namespaces/default/azureidentities", 220, map[string]any{
+			"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentity",
+			"spec": map[string]any{
+				"type": 1, "tenantID": "contoso.com", "clientID": "99999999-9999-9999-9999-999999999999",
+				"clientPassword": map[string]any{"name": "s"},
+			},
+		}},
+		{"/apis/aadpodidentity.k8s.io/v1/namespaces/default/azureidentitybindings", 100, map[string]any{
+			"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentityBinding",
+			"spec": map[string]any{"azureIdentity": "giant-0", "selector": "other"},
+		}},
+		{"/apis/aadpodidentity.k8s.io/v1/namespaces/default/azureassignedidentities", 50, map[string]any{
+			"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureAssignedIdentity",
+			"spec": map[string]any{"pod": "nothing", "podNamespace": "default", "nodename": node},
+		}},
+		{"/apis/aadpodidentity.k8s.io/v1/namespaces/default/azurepodidentityexceptions", 30, map[string]any{
+			"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzurePodIdentityException",
+			"spec": map[string]any{"podLabels": map[string]string{"a": "b"}},
+		}},
+		{"/api/v1/nodes", 50, map[string]any{"apiVersion": "v1", "kind": "Node"}},
+		{"/api/v1/namespaces/default/pods", 50, map[string]any{
+			"apiVersion": "v1", "kind": "Pod", "spec": map[string]any{
+				"nodeName": node, "serviceAccountName": "default", "automountServiceAccountToken": false,
+				"containers": []any{map[string]any{"name": "c", "image": "i", "env": []any{
+					map[string]any{"name": "V", "value": strings.Repeat("x", 500<<10)},
+				}}},
+			},
+		}},
+	}
+}
+
+// labels are 650 kB of them, and those that the programs select by.
+func labels() map[string]string {
+	all := map[string]string{"aadpodidbinding": "app", "nodename": node}
+	for i := range 4900 {
+		all[fmt.Sprintf("x.example/%s-%05d", strings.Repeat("a", 50), i)] = strings.Repeat("b", 63)
+	}
+	return all
+}
+
+// TestMemory: both programs start and work within their memory when the API server sends whole
+// lists (no WatchList, as Kubernetes 1.25 to 1.31), and what they write has none of the ballast.
+func TestMemory(t *testing.T) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		t.Skip("needs an API server: run make test-api")
+	}
+	cluster := startCluster(t)
+	client, err := kubernetes.NewForConfig(cluster.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, client)
+
+	t.Run("mic", func(t *testing.T) {
+		mic := cluster.run(t, "mic", func(cmd *exec.Cmd) error { return cmd.Start() }, cluster.Config.Host,
+			"--cloudconfig="+cloudConfig(t), "--http-probe-port=0", "--prometheus-port=0")
+		mic.await("leading", func() bool { return strings.Contains(mic.log.String(), "msg=leading") })
+		mic.await("the type upgrade", func() bool {
+			record, err := client.CoreV1().ConfigMaps("default").Get(t.Context(), "aad-pod-identity-config", metav1.GetOptions{})
+			return err == nil && record.Data["type-upgrade-status"] != ""
+		})
+		mic.await("an assigned identity of each pod", func() bool { return assignedTo(t, client) == 50 })
+		mic.within(micLimit)
+	})
+	t.Run("nmi", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Skip("needs root: nmi runs in a network namespace of its own")
+		}
+		own := testnet.New(t)
+		nmi := cluster.run(t, "nmi", func(cmd *exec.Cmd) error { return own.Do(cmd.Start) }, forward(t, own, cluster.Config.Host),
+			"--node="+node, "--startup-taint=false", "--http-probe-port=18085", "--prometheus-port=19090")
+		nmi.await("the caches", func() bool { return strings.Contains(nmi.log.String(), "the cluster is known") })
+		nmi.within(nmiLimit)
+	})
+}
+
+// cluster is an API server and the programs.
+type cluster struct{ *envtest.Environment }
+
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	env := &envtest.Environment{
+		CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfCRDPathMissing: true,
+		ControlPlaneStartTimeout: patience, ControlPlaneStopTimeout: patience,
+	}
+	env.ControlPlane.GetAPIServer().Configure().Append("feature-gates", "WatchList=false")
+	config, err := env.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := env.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	config.QPS, config.Burst = 1000, 1000
+	return &cluster{env}
+}
+
+// fill creates the giants, and a binding of the pods to one of the identities.
+func fill(t *testing.T, client *kubernetes.Clientset) {
+	t.Helper()
+	create := func(path string, body []byte) error {
+		return client.RESTClient().Post().AbsPath(path).SetHeader("Content-Type", "application/json").Body(body).Do(t.Context()).Error()
+	}
+	for path, object := range map[string]string{
+		"/api/v1/namespaces/default/serviceaccounts": `{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}`,
+		"/apis/aadpodidentity.k8s.io/v1/namespaces/default/azureidentitybindings": `{"apiVersion": "aadpodidentity.k8s.io/v1",
+			"kind": "AzureIdentityBinding", "metadata": {"name": "app"}, "spec": {"azureIdentity": "giant-0", "selector": "app"}}`,
+	} {
+		if err := create(path, []byte(object)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var work errgroup.Group
+	work.SetLimit(4)
+	for _, giant := range giants() {
+		giant.body["metadata"] = map[string]any{"name": "giant-NUMBER", "labels": labels()}
+		template, err := json.Marshal(giant.body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range giant.count {
+			work.Go(func() error {
+				if err := create(giant.path, bytes.Replace(template, []byte("NUMBER"), []byte(strconv.Itoa(i)), 1)); err != nil {
+					return fmt.Errorf("create %s %d: %w", giant.path, i, err)
+				}
+				return nil
+			})
+		}
+	}
+	if err := work.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// assignedTo counts the assigned identities of the pods. It fails the test when one is large.
+func assignedTo(t *testing.T, client *kubernetes.Clientset) int {
+	t.Helper()
+	raw, err := client.RESTClient().Get().AbsPath("/apis/aadpodidentity.k8s.io/v1/namespaces/default/azureassignedidentities").
+		Param("labelSelector", "podnamespace=default").DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list struct{ Items []json.RawMessage }
+	if err := json.Unmarshal(raw, &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, item := range list.Items {
+		if len(item) > 8<<10 {
+			t.Fatalf("an assigned identity has %d kB", len(item)>>10)
+		}
+	}
+	return len(list.Items)
+}
+
+// cloudConfig is that of an Azure that does not answer.
+func cloudConfig(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "azure.json")
+	if err := os.WriteFile(path, []byte(`{"cloud": "AzureStackCloud", "tenantId": "11111111-1111-1111-1111-111111111111",
+		"aadClientId": "22222222-2222-2222-2222-222222222222", "aadClientSecret": "hunter2"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// forward makes the API server reachable from a network namespace, and returns its address there.
+func forward(t *testing.T, from *testnet.Net, host string) string {
+	t.Helper()
+	var listener net.Listener
+	err := from.Do(func() (err error) {
+		listener, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	to := strings.TrimSuffix(strings.TrimPrefix(host, "https://"), "/")
+	go func() {
+		for {
+			in, err := listener.Accept()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			out, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", to)
+			if err != nil {
+				_ = in.Close()
+				continue
+			}
+			for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
+				go func() {
+					_, _ = io.Copy(pair[0], pair[1])
+					_ = pair[0].Close()
+				}()
+			}
+		}
+	}()
+	return "https://" + listener.Addr().String()
+}
+
+// program is one of ours that runs.
+type program struct {
+	t    *testing.T
+	name string
+	cmd  *exec.Cmd
+	log  *journal
+}
+
+// run builds a program and starts it with a kubeconfig of the API server at that address.
+func (c *cluster) run(t *testing.T, name string, start func(*exec.Cmd) error, server string, args ...string) *program {
+	t.Helper()
+	dir := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, name), "../../cmd/"+name)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", name, err, out)
+	}
+	p := &program{t: t, name: name, log: &journal{}}
+	p.cmd = exec.CommandContext(t.Context(), filepath.Join(dir, name), append([]string{"--kubeconfig=" + c.kubeconfig(t, dir, server)}, args...)...)
+	environment := filepath.Join(dir, "stack.json")
+	if err := os.WriteFile(environment, []byte(`{"resourceManagerEndpoint": "https://127.0.0.1:1/", "activeDirectoryEndpoint": "https://127.0.0.1:1/"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.Env = []string{"AZURE_ENVIRONMENT_FILEPATH=" + environment}
+	p.cmd.Stderr = p.log
+	if err := start(p.cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+	})
+	return p
+}
+
+func (c *cluster) kubeconfig(t *testing.T, dir, server string) string {
+	t.Helper()
+	config, err := clientcmd.Load(c.KubeConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cluster := range config.Clusters {
+		cluster.Server = server
+	}
+	path := filepath.Join(dir, "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// await waits for something that the program does.
+func (p *program) await(what string, done func() bool) {
+	p.t.Helper()
+	err := wait.PollUntilContextTimeout(p.t.Context(), 100*time.Millisecond, patience, true, func(context.Context) (bool, error) { return done(), nil })
+	if err != nil {
+		p.t.Fatalf("%s: %s: %v; log:\n%s", p.name, what, err, p.log)
+	}
+}
+
+// within reports the program's peak of resident memory, and fails the test above the limit.
+func (p *program) within(limit int) {
+	p.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	found := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status)
+	if found == nil {
+		p.t.Fatalf("no peak of memory in:\n%s", status)
+	}
+	kilobytes, err := strconv.Atoi(string(found[1]))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Logf("%s: %d MiB at the peak", p.name, kilobytes>>10)
+	if kilobytes<<10 > limit {
+		p.t.Errorf("%s: %d MiB at the peak, the limit is %d MiB", p.name, kilobytes>>10, limit>>20)
+	}
+}
+
+// journal is a writer that can be read meanwhile.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write is io.Writer.
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
