@@ -94,6 +94,7 @@ func TestMemory(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs an API server: run make test-api")
 	}
+	mic, nmi := build(t, "mic"), build(t, "nmi")
 	cluster := startCluster(t)
 	client, err := kubernetes.NewForConfig(cluster.Config)
 	if err != nil {
@@ -102,7 +103,7 @@ func TestMemory(t *testing.T) {
 	fill(t, client)
 
 	t.Run("mic", func(t *testing.T) {
-		mic := cluster.run(t, "mic", func(cmd *exec.Cmd) error { return cmd.Start() }, cluster.Config.Host,
+		mic := cluster.run(t, mic, func(cmd *exec.Cmd) error { return cmd.Start() }, cluster.Config.Host,
 			"--cloudconfig="+cloudConfig(t), "--http-probe-port=0", "--prometheus-port=0")
 		mic.await("leading", func() bool { return strings.Contains(mic.log.String(), "msg=leading") })
 		mic.await("the type upgrade", func() bool {
@@ -117,7 +118,7 @@ func TestMemory(t *testing.T) {
 			t.Skip("needs root: nmi runs in a network namespace of its own")
 		}
 		own := testnet.New(t)
-		nmi := cluster.run(t, "nmi", func(cmd *exec.Cmd) error { return own.Do(cmd.Start) }, forward(t, own, cluster.Config.Host),
+		nmi := cluster.run(t, nmi, func(cmd *exec.Cmd) error { return own.Do(cmd.Start) }, forward(t, own, cluster.Config.Host),
 			"--node="+node, "--startup-taint=false", "--http-probe-port=18085", "--prometheus-port=19090")
 		nmi.await("the caches", func() bool { return strings.Contains(nmi.log.String(), "the cluster is known") })
 		nmi.within(nmiLimit)
@@ -258,17 +259,24 @@ type program struct {
 	log  *journal
 }
 
-// run builds a program and starts it with a kubeconfig of the API server at that address.
-func (c *cluster) run(t *testing.T, name string, start func(*exec.Cmd) error, server string, args ...string) *program {
+// build builds a program of cmd/ and returns its path.
+func build(t *testing.T, name string) string {
 	t.Helper()
-	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, name), "../../cmd/"+name)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
+	path := filepath.Join(t.TempDir(), name)
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "../../cmd/"+name)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", name, err, out)
 	}
-	p := &program{t: t, name: name, log: &journal{}}
-	p.cmd = exec.CommandContext(t.Context(), filepath.Join(dir, name), append([]string{"--kubeconfig=" + c.kubeconfig(t, dir, server)}, args...)...)
+	return path
+}
+
+// run starts a program with a kubeconfig of the API server at that address.
+func (c *cluster) run(t *testing.T, path string, start func(*exec.Cmd) error, server string, args ...string) *program {
+	t.Helper()
+	dir := t.TempDir()
+	p := &program{t: t, name: filepath.Base(path), log: &journal{}}
+	p.cmd = exec.CommandContext(t.Context(), path, append([]string{"--kubeconfig=" + c.kubeconfig(t, dir, server)}, args...)...)
 	environment := filepath.Join(dir, "stack.json")
 	if err := os.WriteFile(environment, []byte(`{"resourceManagerEndpoint": "https://127.0.0.1:1/", "activeDirectoryEndpoint": "https://127.0.0.1:1/"}`), 0o600); err != nil {
 		t.Fatal(err)
