@@ -43,6 +43,8 @@ type Tokens interface {
 // Limiter lets calls to the real service begin, some at a time. Its error,
 // unless ctx has ended, means that the caller has too many waiting; one with the
 // method RetryAfter() time.Duration, that everybody has to stay away for so long.
+//
+// A second call of release does nothing.
 type Limiter interface {
 	Acquire(ctx context.Context, caller string) (release func(), err error)
 	StayAway(time.Duration)
