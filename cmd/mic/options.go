@@ -29,6 +29,7 @@ type options struct {
 	azure      azureOptions
 	identities identityOptions
 	preassign  preassignOptions
+	cluster    clusterOptions
 	election   electionOptions
 	agents     agentOptions
 }
@@ -56,6 +57,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.azure.bindFlags(flags)
 	o.identities.bindFlags(flags)
 	o.preassign.bindFlags(flags)
+	o.cluster.bindFlags(flags)
 	o.election.bindFlags(flags)
 	o.agents.bindFlags(flags)
 }
@@ -67,7 +69,7 @@ func (o *options) complete(getenv func(string) string) error {
 }
 
 func (o *options) validate() error {
-	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.preassign.validate(), o.election.validate(), o.agents.validate())
+	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.preassign.validate(), o.cluster.validate(), o.election.validate(), o.agents.validate())
 }
 
 // kubernetesOptions: which API server, and how hard to work it.
@@ -187,8 +189,7 @@ var clientID = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-
 // whatever was in it, so that they are no reason not to start.
 func (o *identityOptions) unprotecting() []string {
 	return slices.DeleteFunc(o.immutables(), func(entry string) bool {
-		_, err := identity.ParseResourceID(entry)
-		return err == nil || clientID.MatchString(entry)
+		return isIdentity(entry)
 	})
 }
 

@@ -37,7 +37,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 	metrics := observe.NewMetrics(crmetrics.Registry)
 	program.CountErrors(kube, metrics.KubernetesError)
 	health := &observe.Health{}
-	cloud, reached, immutable, err := armClient(ctx, o, getenv, metrics, health)
+	cloud, reached, config, err := armClient(ctx, o, getenv, metrics, health)
 	if err != nil {
 		return err
 	}
@@ -51,10 +51,13 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 	leader := &leadership{
 		options: o, kube: kube, cloud: cloud, azure: reached, metrics: metrics, health: health,
 		controllers: controllers.Config{
-			Rules: identity.Rules{ForceNamespaced: o.ForceNamespaced},
+			Rules: identity.Rules{
+				ForceNamespaced: o.ForceNamespaced, AllowClusterIdentities: o.cluster.allow, ClusterIdentities: o.cluster.set(config),
+			},
 			Attachment: attachment.Settings{
 				Grace: o.identities.grace, RetryInterval: o.azure.retryInterval,
-				Immutable:    append(o.identities.immutables(), immutable...),
+				Immutable:              append(o.identities.immutables(), own(config)...),
+				AllowClusterIdentities: o.cluster.allow, ClusterIdentities: o.cluster.set(config),
 				MayPreassign: o.preassign.may(),
 			},
 			Writes:          int(o.kubernetes.batch),
@@ -90,20 +93,19 @@ func kubeConfig(o *options) (*rest.Config, error) {
 	return config, nil
 }
 
-// armClient makes the client for Azure, and returns podid's own identity, which
-// is never to be removed from a machine.
+// armClient makes the client for Azure, and returns the cloud config that it read.
 func armClient(
 	ctx context.Context, o *options, getenv func(string) string, metrics *observe.Metrics, health *observe.Health,
-) (*compute.Client, *reach, []string, error) {
+) (*compute.Client, *reach, azure.Config, error) {
 	config, err := azure.Load(o.azure.cloudConfig, getenv)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, azure.Config{}, err
 	}
 	credential, err := azure.NewCredential(config, azure.CredentialOptions{
 		Path: o.azure.cloudConfig, Getenv: getenv, Log: logr.FromContextOrDiscard(ctx).WithName("azure"),
 	})
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, azure.Config{}, err
 	}
 	reach := &reach{}
 	health.AddCheck("azure", reach.err)
@@ -122,15 +124,19 @@ func armClient(
 		},
 	})
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, azure.Config{}, err
 	}
 	logr.FromContextOrDiscard(ctx).Info("cloud config read", "path", o.azure.cloudConfig, "cloud", config.Cloud.Name,
 		"managedIdentity", config.ManagedIdentity, "clientID", observe.ShortID(config.ClientID))
-	var own []string
-	if config.UserAssignedIdentityID != "" {
-		own = []string{config.UserAssignedIdentityID}
+	return client, reach, config, nil
+}
+
+// own is the managed identity that MIC signs in with, which is never to be removed from a machine.
+func own(config azure.Config) []string {
+	if config.UserAssignedIdentityID == "" {
+		return nil
 	}
-	return client, reach, own, nil
+	return []string{config.UserAssignedIdentityID}
 }
 
 // answered tells whether Azure answered at all, be it by a refusal.

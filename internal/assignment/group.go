@@ -37,6 +37,12 @@ type Group struct {
 	// nobody, so they have to leave and come back. Only what we may take away
 	// belongs here.
 	Stale map[string]bool
+	// Unverified are those of Current of which Azure has not said yet that podid may
+	// assign them. A needed one is attached like one that the group has not got.
+	Unverified map[string]bool
+	// Patient are those of Unverified that no pod waits for: they go along with the
+	// next request that is made anyway.
+	Patient map[string]bool
 	// Ledger are those that we attached, or were about to: the only ones that
 	// may ever be detached.
 	Ledger Set
@@ -83,25 +89,30 @@ func (p GroupPlan) Idle() bool { return len(p.Attach)+len(p.Detach)+len(p.Probat
 // is needed and stale: that leaves, and the next plan attaches it anew.
 func ForGroup(g Group) GroupPlan {
 	plan := GroupPlan{UnneededSince: map[string]time.Time{}}
-	attach, probation := g.missing(&plan)
+	attach, probation, patient := g.missing(&plan)
 	detach := append(g.stale(&plan), g.unneeded(&plan)...)
 
 	plan.Probation = g.spell(g.Desired, g.first(probation, MaxPerRequest))
 	plan.Attach = g.spell(g.Desired, g.first(attach, MaxPerRequest))
 	plan.Detach = g.spell(g.Current, g.first(detach, MaxPerRequest-len(plan.Attach)))
+	if n := len(plan.Attach) + len(plan.Detach); n > 0 {
+		plan.Attach = append(plan.Attach, g.spell(g.Desired, g.first(patient, MaxPerRequest-n))...)
+	}
 	plan.More = len(plan.Attach)+len(plan.Detach)+len(plan.Probation) < len(attach)+len(detach)+len(probation)
 	slices.Sort(plan.Forget)
 	return plan
 }
 
-// missing returns the needed identities that the group has not got.
-func (g Group) missing(plan *GroupPlan) (attach, probation []string) {
+// missing returns the needed identities that the group has not got or that are not verified.
+func (g Group) missing(plan *GroupPlan) (attach, probation, patient []string) {
 	for key := range g.Desired {
-		if g.Current.Has(key) {
+		if g.Current.Has(key) && !g.Unverified[key] {
 			continue
 		}
 		retry, quarantined := g.Quarantined[key]
 		switch {
+		case !quarantined && g.Unverified[key] && g.Patient[key]:
+			patient = append(patient, key)
 		case !quarantined:
 			attach = append(attach, key)
 		case retry.After(g.Now):
@@ -110,7 +121,7 @@ func (g Group) missing(plan *GroupPlan) (attach, probation []string) {
 			probation = append(probation, key)
 		}
 	}
-	return attach, probation
+	return attach, probation, patient
 }
 
 // stale returns the needed identities that have to leave and come back.

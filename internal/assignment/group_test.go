@@ -252,3 +252,46 @@ func TestNarrow(t *testing.T) {
 		}
 	})
 }
+
+// What is there and not verified is attached where a pod waits for it, and goes along with another
+// request where none does.
+func TestUnverified(t *testing.T) {
+	set := func(keys ...string) Set {
+		s := Set{}
+		for _, key := range keys {
+			s[key] = key
+		}
+		return s
+	}
+	marks := func(keys ...string) map[string]bool {
+		m := map[string]bool{}
+		for _, key := range keys {
+			m[key] = true
+		}
+		return m
+	}
+	now := time.Unix(1000, 0)
+	for name, c := range map[string]struct {
+		desired, current    Set
+		unverified, patient map[string]bool
+		quarantined         map[string]time.Time
+		attach, probation   []string
+	}{
+		"a pod waits":      {set("a"), set("a"), marks("a"), nil, nil, []string{"a"}, nil},
+		"no pod waits":     {set("a"), set("a"), marks("a"), marks("a"), nil, nil, nil},
+		"another request":  {set("a", "b"), set("a"), marks("a"), marks("a"), nil, []string{"b", "a"}, nil},
+		"refused":          {set("a"), set("a"), marks("a"), nil, map[string]time.Time{"a": now.Add(time.Second)}, nil, nil},
+		"refused for long": {set("a"), set("a"), marks("a"), nil, map[string]time.Time{"a": now}, nil, []string{"a"}},
+		"not needed":       {set(), set("a"), marks("a"), nil, nil, nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			plan := ForGroup(Group{
+				Desired: c.desired, Current: c.current, Unverified: c.unverified, Patient: c.patient, Quarantined: c.quarantined,
+				Immutable: func(string) bool { return false }, Now: now,
+			})
+			if !slices.Equal(plan.Attach, c.attach) || !slices.Equal(plan.Probation, c.probation) || len(plan.Detach) > 0 {
+				t.Errorf("%+v", plan)
+			}
+		})
+	}
+}

@@ -61,7 +61,11 @@ func ForPod(p Pod) PodPlan {
 		have := p.find(grant.Identity)
 		if have == nil {
 			if progress := p.progress(grant.Identity); !progress.Unknown {
-				plan.Create = append(plan.Create, p.create(grant, progress.State))
+				state := progress.State
+				if before := p.predecessor(grant); before != nil {
+					state = next(stateOf(before.Status), progress, true)
+				}
+				plan.Create = append(plan.Create, p.create(grant, state))
 				continue
 			}
 			p.spare(grant.Identity, kept)
@@ -107,6 +111,23 @@ func (p Pod) spare(id *v1.AzureIdentity, kept map[*v1.AzureAssignedIdentity]bool
 			kept[have] = true
 		}
 	}
+}
+
+// SaysAssigned reports whether the object of a grant exists and says Assigned.
+func (p Pod) SaysAssigned(grant identity.Grant) bool {
+	have := p.predecessor(grant)
+	return have != nil && have.Status.Status == v1.StateAssigned
+}
+
+// predecessor returns an object, in any namespace, that stands for the grant as it is now; nil when
+// there is none. It lives in another namespace where the rules were others before.
+func (p Pod) predecessor(grant identity.Grant) *v1.AzureAssignedIdentity {
+	for _, have := range p.Observed {
+		if have.DeletionTimestamp.IsZero() && refersTo(have, grant.Identity) && p.says(have, grant) {
+			return have
+		}
+	}
+	return nil
 }
 
 // refersTo tells whether the object stands for that identity.

@@ -109,7 +109,7 @@ func TestForPod(t *testing.T) {
 		{name: "node came to Azure", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) {
 			a.Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: ReasonNodeNotOnAzure}
 		})}, update: 1, state: v1.StateCreated},
-		{name: "of another namespace rule", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Namespace = "default" })}, create: 1, delete: 1, state: v1.StateCreated},
+		{name: "of another namespace rule", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Namespace = "default" })}, create: 1, delete: 1, state: v1.StateAssigned},
 		{name: "of another namespace rule, nobody knows", pod: with(unknown), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Namespace = "default" })}},
 		{name: "two for one identity", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(nil), assigned(func(a *v1.AzureAssignedIdentity) { a.Name += "-longer" })}, delete: 1},
 		{name: "no references", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef = nil })}, create: 1, delete: 1, state: v1.StateCreated},

@@ -24,6 +24,11 @@ const (
 	// ReasonLedgerFull: podid's record of what it attached to the node group has no
 	// room for this identity.
 	ReasonLedgerFull = "LedgerFull"
+	// ReasonClientIDMismatch: Azure knows the identity under another client ID than the
+	// AzureIdentity names.
+	ReasonClientIDMismatch = "ClientIDMismatch"
+	// ReasonClusterIdentity: the identity is the cluster's own, such as the kubelet's.
+	ReasonClusterIdentity = string(identity.ClusterIdentity)
 	// ReasonGroupForbidden: podid's own identity may not update the node group.
 	ReasonGroupForbidden = "NodeGroupForbidden"
 	// ReasonGroupLocked: somebody's lock forbids every change of the node group.
@@ -39,7 +44,7 @@ const (
 // group or the moment.
 func AboutIdentity(reason string) bool {
 	switch reason {
-	case ReasonIdentityRefused, ReasonIdentityForbidden, ReasonLedgerFull:
+	case ReasonIdentityRefused, ReasonIdentityForbidden, ReasonLedgerFull, ReasonClientIDMismatch, ReasonClusterIdentity:
 		return true
 	default:
 		return false
@@ -53,6 +58,10 @@ type Need struct {
 	ClientID string
 	// Identity names the AzureIdentity.
 	Identity types.NamespacedName
+	// Named reports that the policy names this very identity for the pod's namespace.
+	Named bool
+	// Assigned reports that the pod's object says Assigned already.
+	Assigned bool
 }
 
 // State is the part of an AzureAssignedIdentity's status that says how far the
@@ -62,6 +71,9 @@ type State struct{ Status, Reason, Message string }
 // Progress is how far an identity has come on its way to a node group.
 type Progress struct {
 	State
+	// KeepAssigned lets an object that says Assigned keep that: the State is about the node
+	// group, and the identity is there.
+	KeepAssigned bool
 	// Unknown tells that Azure has not been asked yet: the State is empty.
 	Unknown bool
 	// Complaint is what keeps going wrong on the way, for people; it will pass,
@@ -87,7 +99,7 @@ func next(have State, progress Progress, says bool) State {
 		return State{Status: v1.StateCreated}
 	case progress.Unknown:
 		return have
-	case says && onItsWay && have.Status == v1.StateAssigned:
+	case says && (onItsWay || progress.KeepAssigned) && have.Status == v1.StateAssigned:
 		return have
 	case says && onItsWay && have.Status == v1.StateCreated && have.Reason != ReasonNodeNotOnAzure:
 		return have

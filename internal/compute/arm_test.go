@@ -247,11 +247,16 @@ func (s *armServer) patch(w http.ResponseWriter, r *http.Request, id string, g *
 		maps.Copy(ids, g.ids)
 	}
 	for key, value := range update.Identity.IDs {
+		listed := ""
 		for have := range g.ids {
 			if strings.EqualFold(have, key) {
-				delete(ids, have)
+				listed = have
 			}
 		}
+		if listed != "" && string(value) != "null" {
+			continue // Azure does not attach a listed identity again
+		}
+		delete(ids, listed)
 		if string(value) == "null" {
 			continue
 		}

@@ -94,6 +94,7 @@ func stories() map[string]func(*testing.T, azure, seam, Group) {
 		"gives up in time":    givesUp,
 		"too many":            tooMany,
 		"nothing to do":       nothingToDo,
+		"affirmed":            affirmed,
 		"takes its time":      takesItsTime,
 		"attach wins":         attachWins,
 		"last leaves, system": lastLeavesSystem,
@@ -278,7 +279,19 @@ func tooMany(t *testing.T, a azure, s seam, group Group) {
 func nothingToDo(t *testing.T, a azure, s seam, group Group) {
 	a.SetGroup(group, Identities{UserAssigned: ids("a")})
 	a.ThrottleNext(time.Minute) // would hit a write
-	mustPatch(t, s, group, ids("a"), ids("never-there"))
+	mustPatch(t, s, group, nil, ids("never-there"))
+}
+
+// affirmed: an identity to attach that is there is named all the same, so that Azure can refuse it.
+func affirmed(t *testing.T, a azure, s seam, group Group) {
+	a.SetGroup(group, Identities{UserAssigned: ids("a")})
+	a.ThrottleNext(time.Minute) // hits the write
+	if _, throttled := RetryAfter(s.Patch(t.Context(), group, []string{idPrefix + "A"}, nil)); !throttled {
+		t.Error("Azure was not asked")
+	}
+	<-time.After(2 * time.Minute)
+	mustPatch(t, s, group, []string{idPrefix + "A", idPrefix + "a"}, nil)
+	wantIdentities(t, s, group, Identities{UserAssigned: ids("a")})
 }
 
 func attachWins(t *testing.T, a azure, s seam, group Group) {

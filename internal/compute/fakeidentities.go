@@ -97,6 +97,11 @@ func (f *Fake) apply(g *fakeGroup, c change) {
 	}
 }
 
+// FakeClientID returns the client ID that an identity has in a Fake, or will have, when it is made for the first time.
+func FakeClientID(resourceID string) string {
+	return fakeGUID("client " + ascii.Loose(resourceID) + "#1")
+}
+
 // IDsOf returns the client and principal ID that an identity has now, empty when it does not exist.
 func (f *Fake) IDsOf(resourceID string) (clientID, principalID string) {
 	f.mu.Lock()

@@ -81,6 +81,7 @@ func (i Identities) Respelled(known []string) Identities {
 type change struct {
 	kind   armcompute.ResourceIdentityType
 	attach []string // as the caller spells them
+	affirm []string // as Azure spells them: on the group already, and named all the same
 	detach []string // as Azure spells them
 }
 
@@ -89,19 +90,28 @@ func (c change) wipes() bool {
 	return c.kind == armcompute.ResourceIdentityTypeNone || c.kind == armcompute.ResourceIdentityTypeSystemAssigned
 }
 
-// empty reports that the group is already as it shall be.
+// empty reports that the group is already as it shall be, and nothing is to be affirmed.
 func (c change) empty() bool {
-	return len(c.attach) == 0 && len(c.detach) == 0
+	return len(c.attach)+len(c.affirm)+len(c.detach) == 0
 }
 
-// plan works out the smallest change that attaches and detaches. What is already so is left out: a null for an
-// identity that is not there, or one more mention of an identity that is, only gives ARM another reason to refuse. An
-// identity in both lists is attached.
+// done reports that the group has what is to be attached and nothing of what is to be detached.
+func (c change) done() bool { return len(c.attach)+len(c.detach) == 0 }
+
+// named are the identities that the PATCH names.
+func (c change) named() []string { return slices.Concat(c.attach, c.affirm, c.detach) }
+
+// plan works out the change that attaches and detaches. A null for an identity that is not there is left out: it only
+// gives ARM another reason to refuse. An identity to attach that is there already is affirmed: named once more, so that
+// ARM checks whether the caller may assign it. An identity in both lists is attached.
 func plan(have Identities, attach, detach []string) change {
 	var c change
 	for _, id := range attach {
-		if !have.Has(id) && indexFold(c.attach, id) < 0 {
+		switch at := indexFold(have.UserAssigned, id); {
+		case at < 0 && indexFold(c.attach, id) < 0:
 			c.attach = append(c.attach, id)
+		case at >= 0 && indexFold(c.affirm, id) < 0:
+			c.affirm = append(c.affirm, have.UserAssigned[at])
 		}
 	}
 	for _, id := range detach {
@@ -135,8 +145,8 @@ func (c change) body() map[string]*armcompute.UserAssignedIdentitiesValue {
 	if c.wipes() {
 		return nil
 	}
-	ids := make(map[string]*armcompute.UserAssignedIdentitiesValue, len(c.attach)+len(c.detach))
-	for _, id := range c.attach {
+	ids := make(map[string]*armcompute.UserAssignedIdentitiesValue, len(c.attach)+len(c.affirm)+len(c.detach))
+	for _, id := range slices.Concat(c.attach, c.affirm) {
 		ids[id] = &armcompute.UserAssignedIdentitiesValue{}
 	}
 	for _, id := range c.detach {

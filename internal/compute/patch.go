@@ -15,7 +15,8 @@ import (
 const preconditionTries = 3
 
 // Patch attaches and detaches user-assigned identities and returns when Azure has done it. What neither list names
-// stays, and so does the group's system-assigned identity. Nothing is written when the group already is as wanted.
+// stays, and so does the group's system-assigned identity. An identity to attach that is there already is named in the
+// write, too: Azure refuses it where podid may not assign it. Nothing is written when there is nothing to name.
 //
 // It costs one read, one write, a poll a second, and the read that ends the operation. The read in front cannot be
 // spared: the PATCH has to state the "type", ARM takes it at its word, and a stale answer would strip the group of
@@ -32,12 +33,17 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
 	defer cancel()
 	var sent sending
+	var first []string // what is affirmed: later looks also show what was attached by a write whose answer was lost
 	for try := 1; ; try++ {
 		have, err := c.look(ctx, group, &sent)
 		if err != nil {
 			return sent.mark(err)
 		}
 		change := plan(have.Identities, attach, detach)
+		if try == 1 {
+			first = change.affirm
+		}
+		change.affirm = slices.DeleteFunc(change.affirm, func(id string) bool { return indexFold(first, id) < 0 })
 		if change.empty() {
 			return nil
 		}
@@ -52,7 +58,7 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 		case err == nil:
 			return nil
 		case try < preconditionTries && sent.again(err):
-		case sent.lost && c.arrived(ctx, group, attach, detach, &sent):
+		case sent.lost && c.arrived(ctx, group, attach, detach, first, &sent):
 			return nil
 		default:
 			return sent.mark(err)
@@ -70,10 +76,11 @@ func (c *Client) look(ctx context.Context, group Group, sent *sending) (snapshot
 	return c.get(ctx, group)
 }
 
-// arrived tells, of writes whose answers were lost, whether they did what they should.
-func (c *Client) arrived(ctx context.Context, group Group, attach, detach []string, sent *sending) bool {
+// arrived reports whether writes whose answers were lost did what they should. Of what they affirmed, the group does
+// not show it.
+func (c *Client) arrived(ctx context.Context, group Group, attach, detach, affirmed []string, sent *sending) bool {
 	have, err := c.look(ctx, group, sent)
-	return err == nil && plan(have.Identities, attach, detach).empty()
+	return err == nil && len(affirmed) == 0 && plan(have.Identities, attach, detach).done()
 }
 
 // patch is one write with its long-running operation, measured.
@@ -84,7 +91,7 @@ func (c *Client) patch(ctx context.Context, group Group, change change, etag str
 	}
 	start := time.Now()
 	after, err := write(ctx, group, change, etag, sent)
-	err = c.refuse(writes, group, slices.Concat(change.attach, change.detach), err)
+	err = c.refuse(writes, group, change.named(), err)
 	if err == nil {
 		err = verify(group, change, after)
 	}
@@ -103,7 +110,7 @@ func checkSize(group Group, attach, detach []string) error {
 // verify compares what ARM shows after a successful operation with what was asked: another writer may have come right
 // behind us. "Attached" is only said of what is really there.
 func verify(group Group, change change, after Identities) error {
-	for _, id := range change.attach {
+	for _, id := range slices.Concat(change.attach, change.affirm) {
 		if !after.Has(id) {
 			return overtaken(group, "attached "+id+", but it is not there")
 		}

@@ -164,6 +164,9 @@ func slimNode(o any) (any, error) {
 	}
 	slim := &corev1.Node{ObjectMeta: slimMeta(node.ObjectMeta)}
 	slim.Spec.ProviderID = node.Spec.ProviderID
+	if kubelet := node.Labels[v1.KubeletIdentityLabel]; kubelet != "" {
+		slim.Labels = map[string]string{v1.KubeletIdentityLabel: kubelet}
+	}
 	return slim, nil
 }
 

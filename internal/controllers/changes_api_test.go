@@ -75,7 +75,7 @@ func identityMoves(t *testing.T, w *world) {
 	w.start()
 	w.pod("p", "red")
 	uid := w.waitState("p", v1.StateAssigned).UID
-	id.Spec.ResourceID = resourceID("blue")
+	id.Spec.ResourceID, id.Spec.ClientID = resourceID("blue"), compute.FakeClientID(resourceID("blue"))
 	w.must(w.client.Update(t.Context(), id))
 	w.waitHas("blue")
 	got := w.waitState("p", v1.StateAssigned)
@@ -104,7 +104,7 @@ func userDeletes(t *testing.T, w *world) {
 }
 
 func immutable(t *testing.T, w *world) {
-	w.config.Attachment.Immutable = []string{"99999999-0000-0000-0000-000000000000"}
+	w.config.Attachment.Immutable = []string{compute.FakeClientID(resourceID("red"))}
 	w.cloud.AddIdentities(resourceID("red"))
 	w.identity("red")
 	w.start()
@@ -117,7 +117,7 @@ func immutable(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("blue"))
 	w.create(&v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "blue"},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("blue"), ClientID: "88888888-0000-0000-0000-000000000000"},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("blue"), ClientID: compute.FakeClientID(resourceID("blue"))},
 	})
 	w.binding("blue", "blue")
 	other := w.pod("q", "blue")

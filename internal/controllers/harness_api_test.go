@@ -206,7 +206,7 @@ func (w *world) identity(name string) (*v1.AzureIdentity, *v1.AzureIdentityBindi
 	w.t.Helper()
 	id := &v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID(name), ClientID: "99999999-0000-0000-0000-000000000000"},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID(name), ClientID: compute.FakeClientID(resourceID(name))},
 	}
 	w.create(id)
 	return id, w.binding(name, name)

@@ -6,9 +6,11 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 )
 
@@ -40,12 +42,13 @@ func TestPromises(t *testing.T) {
 func (w *world) calls() int { return len(w.cloud.Calls()) }
 
 func thereDuringUpdate(t *testing.T, w *world) {
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	w.cloud.AddIdentities(resourceID("blue"))
+	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
 	w.identity("red")
 	w.identity("blue")
-	w.cloud.SetDuration(time.Hour)
 	w.start()
+	w.pod("first", "red")
+	w.waitState("first", v1.StateAssigned)
+	w.cloud.SetDuration(time.Hour)
 	w.pod("slow", "blue")
 	w.waitState("slow", v1.StateCreated)
 	w.eventually("update in flight", func() string {
@@ -63,16 +66,17 @@ func thereDuringUpdate(t *testing.T, w *world) {
 }
 
 func thereWhileFailing(t *testing.T, w *world) {
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	w.cloud.AddIdentities(resourceID("blue"))
+	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
 	w.identity("red")
 	w.identity("blue")
 	w.config.Attachment.RetryInterval = time.Hour
-	w.cloud.FailNext(fmt.Errorf("Azure is away"))
 	w.start()
+	w.pod("first", "red")
+	w.waitState("first", v1.StateAssigned)
+	w.cloud.FailNext(fmt.Errorf("Azure is away"))
 	w.pod("stuck", "blue")
 	w.eventually("failure", func() string {
-		if w.patches() == 0 {
+		if w.patches() < 2 {
 			return "none yet"
 		}
 		return ""
@@ -241,11 +245,19 @@ func beforeAnyPod(t *testing.T, w *world) {
 
 func wrongClientID(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red") // its client ID is made up
+	w.identity("red")
+	wrong := &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "wrong"},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("red"), ClientID: "99999999-0000-0000-0000-000000000000"},
+	}
+	w.create(wrong)
+	w.binding("wrong", "wrong")
 	w.config.DriftInterval = 50 * time.Millisecond
 	w.start()
 	w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
+	w.pod("q", "wrong")
+	w.waitReason("q", assignment.ReasonClientIDMismatch)
 	reads := func() (n int) {
 		for _, call := range w.cloud.Calls() {
 			if call.Operation == compute.GetVMSS {

@@ -192,7 +192,7 @@ func identityLast(t *testing.T, w *world) {
 	w.binding("late", "late")
 	w.create(&v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "late"},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("late"), ClientID: "99999999-0000-0000-0000-000000000000"},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("late"), ClientID: compute.FakeClientID(resourceID("late"))},
 	})
 	w.waitState("p", v1.StateAssigned)
 	if note := w.waitEvent("Pod", "q", announce.IdentityRefused); !strings.Contains(note, "does not exist") {

@@ -295,6 +295,7 @@ func (r *Reconciler) place(t *target, name types.NamespacedName, node *corev1.No
 			of = append(of, grant.Identity)
 			needs = append(needs, assignment.Need{
 				ID: id, ClientID: grant.Identity.Spec.ClientID, Identity: client.ObjectKeyFromObject(grant.Identity),
+				Named: grant.Named, Assigned: t.in.SaysAssigned(grant),
 			})
 		}
 	}

@@ -55,7 +55,7 @@ func TestManyBad(t *testing.T) {
 			r := newRig(t)
 			cloud := &secretive{Fake: compute.NewFake(), anonymous: c.anonymous, blind: c.blind}
 			cloud.SetGroup(r.group, compute.Identities{})
-			m := New(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{})
+			m := New(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{AllowClusterIdentities: true})
 			var names []string
 			for i := range 40 {
 				names = append(names, fmt.Sprintf("%02d", i))
@@ -65,7 +65,9 @@ func TestManyBad(t *testing.T) {
 			}
 			r.place("web", names...)
 			p := &pass{group: r.group, state: r.st}
-			if err := m.apply(t.Context(), p, r.plan()); err != nil {
+			plan := r.plan()
+			r.claim(plan.Attach)
+			if err := m.apply(t.Context(), p, plan); err != nil {
 				t.Fatal(err)
 			}
 			have, err := cloud.Get(t.Context(), r.group)
@@ -108,7 +110,7 @@ func TestTroubleIsTold(t *testing.T) {
 		if got := r.place("web", "red"); got.Complaint == "" {
 			t.Errorf("%s: nobody hears", name)
 		}
-		r.st.done(assignment.Request{})
+		r.done(assignment.Request{})
 		if got := r.place("web", "red"); got.Complaint != "" {
 			t.Errorf("%s: goes on after its end", name)
 		}

@@ -49,6 +49,9 @@ func (r *Reconciler) read(ctx context.Context, p *pass) error {
 	if err != nil {
 		return err
 	}
+	if err := r.readClusterIdentities(ctx, p); err != nil {
+		return err
+	}
 	p.fresh = true
 	p.state.read(have, p.extra.set, r.now())
 	r.tell(p.state) // first: pods do not wait for what follows
@@ -107,7 +110,28 @@ func (r *Reconciler) done(ctx context.Context, p *pass, req assignment.Request) 
 		r.look(p.extra.names[keyOf(id)]...)
 	}
 	logr.FromContextOrDiscard(ctx).Info("node group updated", "attached", len(req.Attach), "detached", len(req.Detach))
+	if len(req.Attach) > 0 {
+		r.readAttached(ctx, p)
+	}
 	r.tell(p.state)
+}
+
+// readAttached asks Azure for the client IDs of what was attached: pods are told only when they are
+// those that their AzureIdentity objects name. After a failure the next pass asks again.
+func (r *Reconciler) readAttached(ctx context.Context, p *pass) {
+	bounded, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	have, err := r.cloud.Get(bounded, p.group)
+	if err != nil {
+		logr.FromContextOrDiscard(ctx).V(1).Info("node group not read after an update, will be read again", "cause", err.Error())
+		p.state.mu.Lock()
+		defer p.state.mu.Unlock()
+		p.state.refresh = true
+		return
+	}
+	p.state.learn(have, p.extra.set)
+	r.tell(p.state)
+	r.investigate(ctx, p.state)
 }
 
 // misnamed tells whether Azure misses something else than the group, although it
@@ -163,7 +187,7 @@ func (r *Reconciler) isolate(ctx context.Context, p *pass, id string, why assign
 	q.times++
 	q.state = why
 	q.retry, q.until = now.Add(doubled(quarantineFirst, q.times, quarantineMost)), now.Add(quarantineMost)
-	if !st.current.Has(key) && !st.ledger[key].Keep {
+	if !st.current.Has(key) && !st.ledger[key].others() {
 		delete(st.ledger, key) // it is not there by our doing
 	}
 	if !st.current.Has(key) {

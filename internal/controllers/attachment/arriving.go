@@ -24,8 +24,8 @@ func (st *state) arrive(current assignment.Set, updating bool, now time.Time) {
 	if now.Sub(st.arrivingSince) >= patchTimeout {
 		return
 	}
-	for key := range st.ledger {
-		if current.Has(key) && (before[key] || !st.current.Has(key)) {
+	for key, entry := range st.ledger {
+		if foreign := entry.Foreign && !entry.Keep; !foreign && current.Has(key) && (before[key] || !st.current.Has(key)) {
 			if st.arriving == nil {
 				st.arriving = map[string]bool{}
 			}
@@ -55,8 +55,8 @@ func (st *state) begin() {
 
 // predecessor tells how long to wait for an update that another process began and
 // that Azure still carries out: its identities are in the ledger, but Azure may not
-// list them yet. Only before the first update of this process: later ones would
-// wait for each move of an autoscaler.
+// list them yet, and refuses another update meanwhile. Only before the first update
+// of this process: later ones would wait for each move of an autoscaler.
 func (st *state) predecessor(now time.Time) time.Duration {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -64,7 +64,7 @@ func (st *state) predecessor(now time.Time) time.Duration {
 		return 0
 	}
 	for key := range st.ledger {
-		if st.unconfirmed(key) {
+		if st.unconfirmed(key) || st.arriving[key] {
 			st.refresh = true
 			return lookAgain
 		}

@@ -42,7 +42,7 @@ func (st *state) blocked(group compute.Group, bad []string, immutable map[string
 		key := keyOf(id)
 		entry, ours := st.ledger[key]
 		_, needed := st.needs[key]
-		if (!ours || entry.Keep) && !needed || st.immutable(key, immutable) {
+		if (!ours || entry.others()) && !needed || st.immutable(key, immutable) {
 			stays = append(stays, id)
 			continue
 		}

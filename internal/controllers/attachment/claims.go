@@ -57,7 +57,7 @@ func (st *state) failedUpdate(req assignment.Request, cause error) {
 // list now: an update that attaches it is under way, or came to nothing. mu is held.
 func (st *state) unconfirmed(key string) bool {
 	entry, ok := st.ledger[key]
-	return ok && !entry.Keep && entry.PrincipalID == "" && !st.current.Has(key)
+	return ok && !entry.others() && entry.PrincipalID == "" && !st.current.Has(key)
 }
 
 // strike drops entries that came to nothing, given that Azure carries nothing out:

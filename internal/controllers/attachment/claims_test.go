@@ -20,6 +20,10 @@ type answering struct {
 
 func (c answering) Patch(context.Context, compute.Group, []string, []string) error { return c.err }
 
+func (answering) Get(context.Context, compute.Group) (compute.Identities, error) {
+	return compute.Identities{}, errTest
+}
+
 func (answering) Pause(compute.Group) time.Duration { return 0 }
 
 // carryOut makes an update as Reconcile does, and returns what is written of it.
@@ -151,7 +155,7 @@ func TestPredecessor(t *testing.T) {
 	if wait := r.st.predecessor(r.now.Add(patchTimeout)); wait > 0 {
 		t.Errorf("waits %s for good", wait)
 	}
-	r.st.done(assignment.Request{})
+	r.done(assignment.Request{})
 	r.st.begin()
 	if r.read(compute.Identities{Updating: true}); r.st.predecessor(r.now) > 0 {
 		t.Error("waits before its own next update")

@@ -54,7 +54,7 @@ func TestForeignRenewed(t *testing.T) {
 		if err := m.record(t.Context(), r.group, r.st, plan); err != nil {
 			t.Fatal(err)
 		}
-		r.st.done(want)
+		r.done(want)
 		if err := m.save(t.Context(), r.group, r.st); err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +90,7 @@ func TestStruckOut(t *testing.T) {
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
 		t.Fatal(err)
 	}
-	r.st.done(assignment.Request{Attach: []string{red}})
+	r.done(assignment.Request{Attach: []string{red}})
 	r.groups.Leave(podNamed("web"))
 	var list corev1.ConfigMapList
 	if err := m.ledger.Reader.List(t.Context(), &list); err != nil || len(list.Items) != 1 {
@@ -156,8 +156,8 @@ func TestBlockerSurvivesRead(t *testing.T) {
 	if !slices.Equal(plan.Detach, []string{red}) {
 		t.Fatalf("plan %+v", plan)
 	}
-	r.st.done(assignment.Request{Detach: plan.Detach})
-	r.st.done(assignment.Request{Attach: []string{red}})
+	r.done(assignment.Request{Detach: plan.Detach})
+	r.done(assignment.Request{Attach: []string{red}})
 	r.read(compute.Identities{UserAssigned: []string{red}})
 	if plan := r.plan(); !plan.Idle() {
 		t.Errorf("again: %+v", plan)
@@ -190,7 +190,7 @@ func TestAnewIsNotStale(t *testing.T) {
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
 		t.Fatal(err)
 	}
-	r.st.done(assignment.Request{Attach: []string{red}})
+	r.done(assignment.Request{Attach: []string{red}})
 	r.read(compute.Identities{UserAssigned: []string{red}, PrincipalIDs: map[string]string{red: "after"}})
 	if plan := r.plan(); !plan.Idle() {
 		t.Errorf("renewed twice: %+v", plan)

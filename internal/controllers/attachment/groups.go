@@ -4,7 +4,6 @@
 package attachment
 
 import (
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -43,17 +42,6 @@ type home struct {
 	keys  []string
 }
 
-// need is an identity that pods of a group need.
-type need struct {
-	spelling string // of the resource ID
-	clientID string
-	// pods are those that need it, and the AzureIdentity that each has it by.
-	pods map[types.NamespacedName]types.NamespacedName
-	// told is what the pods were last told of it, zero when not all were told
-	// the same.
-	told assignment.Progress
-}
-
 // NewGroups returns an empty memory. now is time.Now but for tests; tell is called
 // with pods whose identities have got further, or not.
 func NewGroups(now func() time.Time, tell func(pods ...types.NamespacedName)) *Groups {
@@ -81,7 +69,14 @@ func (g *Groups) Place(pod types.NamespacedName, group compute.Group, needs []as
 	for _, n := range needs {
 		key := n.ID.Key()
 		work = st.add(pod, n, g.now()) || work
-		keys, progress = append(keys, key), append(progress, st.progress(key))
+		keys, progress = append(keys, key), append(progress, st.progress(key, userOf(n)))
+	}
+	by := map[string][]types.NamespacedName{}
+	for i, n := range needs {
+		by[keys[i]] = append(by[keys[i]], n.Identity)
+	}
+	for key, identities := range by {
+		work = st.needs[key].keep(pod, identities) || work
 	}
 	for _, key := range g.homes[pod].keys {
 		if !slices.Contains(keys, key) {
@@ -187,27 +182,38 @@ func (g *Groups) lift(key string) {
 	}
 }
 
-// add records a need, and tells whether there is something to do about it. mu is
+// add records a need, and reports whether there is something to do about it. mu is
 // held.
 func (st *state) add(pod types.NamespacedName, n assignment.Need, now time.Time) (work bool) {
 	key := n.ID.Key()
 	have, ok := st.needs[key]
 	if !ok {
-		have = &need{pods: map[types.NamespacedName]types.NamespacedName{}}
+		have = newNeed()
 		st.needs[key] = have
-		if work = !st.usable(key); work && !st.refused(key, now) {
+	}
+	before := st.demand(key)
+	have.spelling, have.clientID = n.ID.String(), n.ClientID
+	u := userOf(n)
+	a := have.place(pod, seat{u, n.Assigned})
+	after := st.demand(key)
+	if after.wanted {
+		delete(st.unneeded, key) // the grace begins again when the last pod has gone
+	}
+	if (!ok || before != after) && after.wanted && !st.satisfied(key, after) {
+		work = true
+		if !st.refused(key, now) {
 			st.asked(now)
 		}
 	}
-	delete(st.unneeded, key) // the grace begins anew when the last pod has gone
-	have.spelling, have.clientID = n.ID.String(), n.ClientID
-	have.pods[pod] = n.Identity
-	// Where this pod hears another thing than the others heard last, the next
-	// word of it goes to all: it may well be what the others heard.
-	if is := st.progress(key); !ok {
-		have.told = is
-	} else if is != have.told {
-		have.told = assignment.Progress{}
+	if st.suspected(key, u) && st.comparisons.AllowN(now, 1) {
+		st.refresh, work = true, true
+	}
+	// Where this pod was told something else than the others, the next change is told to all:
+	// it may be what the others were told.
+	if is := st.progress(key, u); a.pods == 1 {
+		a.told = is
+	} else if is != a.told {
+		a.told = assignment.Progress{}
 	}
 	return work
 }
@@ -219,38 +225,47 @@ func (st *state) refused(key string, now time.Time) bool {
 	return q != nil && q.retry.After(now)
 }
 
-// remove takes a pod's need back, and tells whether that leaves something to do.
+// remove takes a pod's need back, and reports whether that leaves something to do.
 // mu is held.
 func (st *state) remove(pod types.NamespacedName, key string) (work bool) {
 	have, ok := st.needs[key]
 	if !ok {
 		return false
 	}
-	delete(have.pods, pod)
+	_, ours := st.ledger[key]
+	before := st.demand(key)
+	have.leave(pod)
 	if len(have.pods) > 0 {
-		return false
+		return ours && before.wanted && !st.demand(key).wanted
 	}
 	delete(st.needs, key)
-	_, ours := st.ledger[key]
-	// A group that nobody needs anything of may be one to forget.
+	// A group of which no pod needs anything may be one to forget.
 	return ours || st.ledger == nil || st.quarantined[key] != nil || len(st.needs) == 0
 }
 
-// progress is how far an identity is. mu is held.
-func (st *state) progress(key string) assignment.Progress {
-	if st.usable(key) {
+// progress is how far an identity is for the pods that need it by that AzureIdentity. mu is held.
+func (st *state) progress(key string, u user) assignment.Progress {
+	objection, pending := st.objection(key, u)
+	there := st.there(key)
+	onItsWay := assignment.State{Status: v1.StateCreated}
+	switch {
+	case objection.Reason != "":
+		return assignment.Progress{State: objection}
+	case there && (pending || st.unread[key]):
+		return assignment.Progress{State: onItsWay}
+	case there && (u.named || st.vouched(key)):
 		return assignment.Progress{State: assignment.State{Status: v1.StateAssigned}}
 	}
 	if q, ok := st.quarantined[key]; ok {
 		return assignment.Progress{State: q.state}
 	}
 	if st.trouble.Reason != "" {
-		return assignment.Progress{State: st.trouble}
+		return assignment.Progress{State: st.trouble, KeepAssigned: there}
 	}
 	if st.current == nil && st.failures == 0 {
 		return assignment.Progress{Unknown: true}
 	}
-	return assignment.Progress{State: assignment.State{Status: v1.StateCreated}, Complaint: st.complaint}
+	return assignment.Progress{State: onItsWay, Complaint: st.complaint}
 }
 
 // news returns the pods that have to be told that an identity got further, or
@@ -259,9 +274,22 @@ func (st *state) news() (pods []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for key, n := range st.needs {
-		if now := st.progress(key); now != n.told {
-			n.told = now
-			pods = slices.AppendSeq(pods, maps.Keys(n.pods))
+		changed := map[user]bool{}
+		for u, a := range n.users {
+			if now := st.progress(key, u); now != a.told {
+				a.told, changed[u] = now, true
+			}
+		}
+		if len(changed) == 0 {
+			continue
+		}
+		for pod, seats := range n.pods {
+			for _, s := range seats {
+				if changed[s.user] {
+					pods = append(pods, pod)
+					break
+				}
+			}
 		}
 	}
 	return pods
@@ -274,9 +302,9 @@ func (st *state) identities(key string) (names []types.NamespacedName) {
 	if !ok {
 		return nil
 	}
-	for _, name := range n.pods {
-		if !slices.Contains(names, name) {
-			names = append(names, name)
+	for u := range n.users {
+		if !slices.Contains(names, u.identity) {
+			names = append(names, u.identity)
 		}
 	}
 	return names

@@ -42,16 +42,22 @@ type Entry struct {
 	// somebody else had put there and what was deleted and made again. It is not
 	// ours, and stays.
 	Keep bool `json:"keep,omitempty"`
+	// Foreign reports that another writer had attached it, and that Azure took it from podid in
+	// an update all the same: podid may assign it. It stays.
+	Foreign bool `json:"foreign,omitempty"`
 	// Renewing tells that it was taken away for that and has not been put back yet:
 	// it is, whether or not a pod still needs it.
 	Renewing bool `json:"renewing,omitempty"`
 }
 
+// others reports whether another writer attached it: podid never takes it away.
+func (e Entry) others() bool { return e.Keep || e.Foreign }
+
 func (e Entry) clientKey() string { return lower(e.ClientID) }
 
 // Ledger is the durable record of what podid attached: of every node group one ConfigMap, or more
 // where one does not suffice (see pages.go). It is written before Azure is asked, so an entry means "ours if it is
-// there": an identity that the group had before is never in it (but for Keep), and
+// there": an identity that the group had before is not in it (but for Keep and Foreign), and
 // what is not in it is never detached, but to be put back at once.
 type Ledger struct {
 	// Reader reads past the cache: a ledger is read once per leadership.

@@ -112,21 +112,25 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 		}
 	}
 	st.mu.Lock()
+	st.enter(plan)
+	st.mu.Unlock()
+	err := r.write(ctx, group, st)
+	if err != nil {
+		st.revert()
+	}
+	return err
+}
+
+// enter changes the ledger as a plan wants it. mu is held.
+func (st *state) enter(plan assignment.GroupPlan) {
 	for _, key := range plan.Forget {
 		delete(st.ledger, key)
 	}
 	for _, id := range slices.Concat(plan.Attach, plan.Probation) {
-		entry, ok := st.ledger[keyOf(id)]
-		switch {
-		case !ok:
-			st.claim(keyOf(id), st.newEntry(id))
-		case entry.PrincipalID != "" && !st.current.Has(keyOf(id)):
-			entry.PrincipalID = "" // whoever was there before: now comes who bears the name today
-			st.claim(keyOf(id), entry)
-		}
+		st.enterAttached(id)
 	}
 	for _, id := range plan.Detach {
-		if entry, ok := st.ledger[keyOf(id)]; !ok || entry.Keep {
+		if entry, ok := st.ledger[keyOf(id)]; !ok || entry.others() {
 			entry.ResourceID, entry.Keep, entry.Renewing = cmp.Or(entry.ResourceID, id), true, true
 			st.claim(keyOf(id), entry)
 		}
@@ -137,12 +141,21 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 			st.ledger[key] = entry
 		}
 	}
-	st.mu.Unlock()
-	err := r.write(ctx, group, st)
-	if err != nil {
-		st.revert()
+}
+
+// enterAttached writes an entry for an identity that is about to be attached. mu is held.
+func (st *state) enterAttached(id string) {
+	key := keyOf(id)
+	entry, ok := st.ledger[key]
+	listed := st.current.Has(key)
+	switch {
+	case !ok && listed: // it is another writer's; done records that Azure took it
+	case !ok, entry.Foreign && !entry.Keep && !listed: // in the second case its writer took it away
+		st.claim(key, st.newEntry(id))
+	case entry.PrincipalID != "" && !listed:
+		entry.PrincipalID = "" // another identity may have the name by now
+		st.claim(key, entry)
 	}
-	return err
 }
 
 // confirm looks, before anything is taken away, whether the ledger still is as it

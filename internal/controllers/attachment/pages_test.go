@@ -99,7 +99,7 @@ func (r *rig) attachAll(m *Reconciler) {
 			}
 			r.t.Fatal(err)
 		}
-		r.st.done(assignment.Request{Attach: slices.Concat(plan.Attach, plan.Probation)})
+		r.done(assignment.Request{Attach: slices.Concat(plan.Attach, plan.Probation)})
 		if plan.Idle() && !refused {
 			return
 		}
@@ -130,7 +130,7 @@ func TestLedgerRoomIsShared(t *testing.T) {
 	}
 	for i := range many {
 		key := longID(t, i).Key()
-		state := r.st.progress(key).State
+		state := r.st.progress(key, user{}).State
 		if _, ok := r.st.ledger[key]; !ok && (state.Reason != assignment.ReasonLedgerFull || !strings.Contains(state.Message, "no room")) {
 			t.Fatalf("identity %d is neither attached nor refused by name: %+v", i, state)
 		}
@@ -156,7 +156,7 @@ func (r *rig) progressed(name string) string {
 	r.t.Helper()
 	r.st.mu.Lock()
 	defer r.st.mu.Unlock()
-	return r.st.progress(resource(r.t, name).Key()).Status
+	return r.st.progress(resource(r.t, name).Key(), user{}).Status
 }
 
 // A quota of ConfigMaps that is used up refuses what would need another page, by name.
@@ -170,7 +170,7 @@ func TestLedgerQuota(t *testing.T) {
 	}
 	refused := 0
 	for i := range 1200 {
-		if r.st.progress(longID(t, i).Key()).Reason == assignment.ReasonLedgerFull {
+		if r.st.progress(longID(t, i).Key(), user{}).Reason == assignment.ReasonLedgerFull {
 			refused++
 		}
 	}

@@ -27,6 +27,8 @@ type preassignment struct {
 	id    identity.ResourceID
 	names string // the annotation's value
 	uid   types.UID
+	// clientID is the object's, in lower case.
+	clientID string
 }
 
 // extras are identities that a group is to have without any pod.
@@ -57,7 +59,7 @@ func preassignmentOf(id *v1.AzureIdentity) (asked preassignment, why string, ok 
 	if err != nil {
 		return preassignment{}, err.Error(), false
 	}
-	return preassignment{parsed, names, id.UID}, "", true
+	return preassignment{parsed, names, id.UID, ascii.ToLower(strings.TrimSpace(id.Spec.ClientID))}, "", true
 }
 
 // covers tells whether the annotation names the group.
@@ -232,10 +234,12 @@ func (g *Groups) Standing(name types.NamespacedName) (refused []assignment.State
 			continue
 		}
 		st.mu.Lock()
-		if st.usable(key) {
+		// Pods need the identity by the policy; that it is there needs no pod.
+		is := st.progress(key, user{identity: name, clientID: p.clientID, named: true})
+		if is.Status == v1.StateAssigned {
 			there = true
-		} else if q := st.quarantined[key]; q != nil {
-			refused = append(refused, q.state)
+		} else if assignment.AboutIdentity(is.Reason) {
+			refused = append(refused, is.State)
 		}
 		st.mu.Unlock()
 	}

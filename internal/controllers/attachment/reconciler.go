@@ -62,6 +62,10 @@ type Settings struct {
 	RetryInterval time.Duration
 	// Immutable are identities never to detach: client ids or resource IDs.
 	Immutable []string
+	// AllowClusterIdentities lets pods have the identities that are the cluster's own. Without it
+	// they are refused: ClusterIdentities (client IDs), and the kubelets' by their nodes' label.
+	AllowClusterIdentities bool
+	ClusterIdentities      map[string]bool
 	// MayPreassign tells whether the AzureIdentity objects of a namespace may be
 	// on node groups before a pod needs them; nil: all may.
 	MayPreassign func(namespace string) bool

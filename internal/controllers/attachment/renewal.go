@@ -8,6 +8,7 @@ package attachment
 import (
 	"context"
 	"maps"
+	"slices"
 
 	"github.com/go-logr/logr"
 
@@ -30,7 +31,7 @@ func (st *state) compare(have compute.Identities) {
 			st.stale[keyOf(id)] = true
 		}
 	}
-	maps.DeleteFunc(st.cleared, func(key string, _ suspect) bool { return !st.current.Has(key) })
+	maps.DeleteFunc(st.cleared, func(s suspicion, _ answer) bool { return st.needs[s.key] == nil || st.clients[s.key] != s.has })
 	for _, id := range have.UserAssigned {
 		key := keyOf(id)
 		entry, ours := st.ledger[key]
@@ -39,13 +40,21 @@ func (st *state) compare(have compute.Identities) {
 			st.renewed(key) // it never left, or is back
 			entry = st.ledger[key]
 		}
-		if !ours || entry.Keep || principal == "" {
-			continue
+		if ours && !entry.Keep && principal != "" {
+			st.notePrincipal(key, entry, principal)
 		}
-		if entry.PrincipalID != "" && entry.PrincipalID != principal {
-			st.stale[key] = true
-			continue
-		}
+	}
+}
+
+// notePrincipal records which identity the group lists under the name. mu is held.
+func (st *state) notePrincipal(key string, entry Entry, principal string) {
+	other := entry.PrincipalID != "" && entry.PrincipalID != principal
+	switch {
+	case other && entry.Foreign:
+		delete(st.ledger, key) // it is not the one that Azure let podid assign
+	case other:
+		st.stale[key] = true
+	default:
 		entry.PrincipalID = principal
 		st.ledger[key] = entry
 	}
@@ -69,22 +78,39 @@ func (st *state) renewed(key string) {
 	}
 }
 
-// suspect is an identity whose AzureIdentity names another client id than the
-// node group has: either the AzureIdentity is wrong, or it was corrected after the
-// identity was made again.
-type suspect struct{ key, resourceID, said, has string }
+// suspicion is that an AzureIdentity names another client ID than the node group has: either the
+// AzureIdentity is wrong, or it was corrected after the identity was made again.
+type suspicion struct{ key, said, has string }
 
-// suspects returns those that nobody has looked into yet.
+// answer is what became of a suspicion.
+type answer int
+
+const (
+	unheard   answer = iota // Azure was not asked
+	unknown                 // Azure was asked and did not tell
+	confirmed               // the node group has the right client ID
+)
+
+// suspect is a suspicion with the resource ID to ask about.
+type suspect struct {
+	suspicion
+	resourceID string
+}
+
+// suspects returns those that Azure has not told about yet.
 func (st *state) suspects() (found []suspect) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for key, n := range st.needs {
-		said, has := lower(n.clientID), st.clients[key]
-		if said == "" || has == "" || said == has || st.stale[key] || len(found) == mostSuspects {
-			continue
-		}
-		if s := (suspect{key, n.spelling, said, has}); st.cleared[key] != s {
-			found = append(found, s)
+		has := st.clients[key]
+		for u := range n.users {
+			s := suspicion{key, u.clientID, has}
+			if u.clientID == "" || has == "" || u.clientID == has || st.stale[key] || st.cleared[s] == confirmed {
+				continue
+			}
+			if len(found) < mostSuspects && !slices.Contains(found, suspect{s, n.spelling}) {
+				found = append(found, suspect{s, n.spelling})
+			}
 		}
 	}
 	return found
@@ -93,37 +119,56 @@ func (st *state) suspects() (found []suspect) {
 // mostSuspects bounds the requests of one pass.
 const mostSuspects = 10
 
-// investigate asks Azure about suspects: only Azure knows which client id the
-// identity has now. Anybody may write an AzureIdentity, so its word alone takes
+// investigate asks Azure about suspects: only Azure knows which client ID the
+// identity has now. Anybody may write an AzureIdentity, so what it says alone takes
 // nothing off a machine.
 func (r *Reconciler) investigate(ctx context.Context, st *state) {
 	log := logr.FromContextOrDiscard(ctx)
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	for _, s := range st.suspects() {
+	found := st.suspects()
+	for i, s := range found {
 		clientID, err := r.cloud.ClientID(ctx, s.resourceID)
 		if err != nil {
 			// One failure a comparison is enough: the group's pods wait for
 			// this, and its turn comes again, in another order.
 			log.V(1).Info("identity not looked up, will be after the next comparison with Azure", "resourceID", s.resourceID, "cause", err.Error())
-			return
+			st.unanswered(found[i:])
+			break
 		}
 		if st.judge(s, lower(clientID)) {
 			log.Info("identity was deleted and made again, attaching it anew", "resourceID", s.resourceID)
 		} else {
-			log.Info("an AzureIdentity names another client ID than its resource ID has: correct spec.clientID", "resourceID", s.resourceID)
+			log.Info("refused an AzureIdentity that names another client ID than its resource ID has", "resourceID", s.resourceID)
 		}
+	}
+	if len(found) > 0 {
+		r.tell(st)
 	}
 }
 
-// judge notes what Azure said about a suspect, and tells whether it is stale.
+// unanswered records suspicions about which Azure did not tell: the AzureIdentity counts as wrong.
+func (st *state) unanswered(suspects []suspect) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, s := range suspects {
+		st.cleared[s.suspicion] = unknown
+	}
+}
+
+// judge records what Azure said about a suspect, and reports whether it is stale.
 func (st *state) judge(s suspect, clientID string) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if clientID == s.has {
-		st.cleared[s.key] = s
+	switch {
+	case clientID == s.has:
+		st.cleared[s.suspicion] = confirmed
+		return false
+	case st.current.Has(s.key):
+		st.stale[s.key] = true
+		return true
+	default:
+		st.clients[s.key] = clientID
 		return false
 	}
-	st.stale[s.key] = true
-	return true
 }

@@ -59,16 +59,20 @@ type state struct {
 	// current is what the group has: nil until Azure was asked, kept up by
 	// every update since.
 	current assignment.Set
-	// clients are the client ids that Azure told with current, by canonical
-	// resource ID.
+	// clients are the client IDs that Azure told with current, by canonical
+	// resource ID; also those of needed identities that it listed before.
 	clients map[string]string
+	// unread are identities that were attached since Azure was read.
+	unread map[string]bool
+	// cluster are the client IDs of identities that are the cluster's own.
+	cluster map[string]bool
 	// stale are identities that the group lists and that have to leave and come
 	// back, because what is behind them was deleted or made again.
 	stale map[string]bool
 	// blockers are those of them because of which Azure refused an update.
 	blockers map[string]bool
-	// cleared are suspects that Azure has cleared.
-	cleared map[string]suspect
+	// cleared is what became of the question which of two client IDs is right.
+	cleared map[suspicion]answer
 	// leaving are identities that an update under way detaches.
 	leaving map[string]bool
 	// arriving are identities of ours that Azure lists while it carries out an
@@ -118,8 +122,8 @@ type state struct {
 func newState() *state {
 	return &state{
 		needs: map[string]*need{}, leaving: map[string]bool{}, quarantined: map[string]*quarantine{},
-		unneeded: map[string]time.Time{}, stale: map[string]bool{}, blockers: map[string]bool{}, cleared: map[string]suspect{},
-		claims:      map[string]Entry{},
+		unneeded: map[string]time.Time{}, stale: map[string]bool{}, blockers: map[string]bool{}, cleared: map[suspicion]answer{},
+		claims: map[string]Entry{}, unread: map[string]bool{},
 		comparisons: rate.NewLimiter(rate.Every(comparisonEvery), mostComparisons),
 	}
 }
@@ -140,11 +144,6 @@ func (st *state) compareAgain(now time.Time) bool {
 	}
 	st.refresh = true
 	return true
-}
-
-// usable tells whether the group has the identity and keeps it. mu is held.
-func (st *state) usable(key string) bool {
-	return st.current.Has(key) && !st.leaving[key] && !st.arriving[key]
 }
 
 // asked notes that something is needed that the group has not got. mu is held.
@@ -201,17 +200,22 @@ func (st *state) plan(extra extras, immutable map[string]bool, grace time.Durati
 		Immutable:   func(key string) bool { return st.immutable(key, immutable) },
 		Tenants:     func(key string) []string { return namespaces(st.identities(key), extra.names[key]) },
 		Quarantined: map[string]time.Time{}, UnneededSince: st.unneeded, Grace: grace, Now: now,
+		Unverified: map[string]bool{}, Patient: map[string]bool{},
 	}
 	st.early = extra.names
 	maps.Copy(in.Desired, extra.set)
 	maps.Copy(in.Early, extra.set)
 	for key, n := range st.needs {
-		in.Desired[key] = n.spelling
-		delete(in.Early, key)
+		if st.demand(key).wanted {
+			in.Desired[key] = n.spelling
+			delete(in.Early, key)
+		}
 	}
+	st.unverified(in)
 	st.finishRenewals(in)
+	spellings := spellingsOf(in.Desired)
 	for key, entry := range st.ledger {
-		if (!entry.Keep || !st.current.Has(key)) && !respelledIn(in.Desired, key) {
+		if (!entry.others() || !st.current.Has(key)) && !respelledIn(in.Desired, spellings, key) {
 			in.Ledger[key] = entry.ResourceID
 		}
 	}
@@ -224,6 +228,19 @@ func (st *state) plan(extra extras, immutable map[string]bool, grace time.Durati
 		st.leaving[keyOf(id)] = true
 	}
 	return plan
+}
+
+// unverified finds what is desired, on the group, and not podid's to assign as far as is known. mu is
+// held.
+func (st *state) unverified(in assignment.Group) {
+	for key := range in.Desired {
+		if !st.current.Has(key) || st.vouched(key) || st.stale[key] {
+			continue
+		}
+		d := st.demand(key)
+		in.Unverified[key] = d.verify || !d.wanted
+		in.Patient[key] = !d.waiting
+	}
 }
 
 // owned leaves in the set what is ours.
@@ -262,17 +279,16 @@ func (st *state) unrecorded(ids ...[]string) bool {
 // have without any pod.
 func (st *state) read(have compute.Identities, extra assignment.Set, now time.Time) {
 	have = have.Respelled(st.spellings(extra))
-	current, clients := assignment.Set{}, map[string]string{}
+	current, clients := assignment.Set{}, clientIDs(have)
 	for _, id := range have.UserAssigned {
 		current[keyOf(id)] = id
-		if client := have.ClientIDs[id]; client != "" {
-			clients[keyOf(id)] = lower(client)
-		}
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.arrive(current, have.Updating, now)
-	st.clients, st.current, st.refresh = clients, current, false
+	st.current, st.refresh = current, false
+	st.rememberClients(clients)
+	clear(st.unread)
 	if st.trouble.Reason == assignment.ReasonGroupMissing {
 		st.trouble = assignment.State{} // other troubles end with an update that goes well
 	}
@@ -295,6 +311,27 @@ func (st *state) spellings(extra assignment.Set) []string {
 	return ids
 }
 
+// clientIDs are the client IDs that Azure lists, by canonical resource ID.
+func clientIDs(have compute.Identities) map[string]string {
+	clients := map[string]string{}
+	for id, client := range have.ClientIDs {
+		if client != "" {
+			clients[keyOf(id)] = lower(client)
+		}
+	}
+	return clients
+}
+
+// learn records the client IDs of what was attached, between two requests of an update: what is
+// there and what is podid's is not looked at, because the update is not over.
+func (st *state) learn(have compute.Identities, extra assignment.Set) {
+	clients := clientIDs(have.Respelled(st.spellings(extra)))
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.rememberClients(clients)
+	clear(st.unread)
+}
+
 // done takes an update that Azure has carried out, and returns the identities
 // whose quarantine it ended.
 func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
@@ -306,10 +343,19 @@ func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
 	st.keepClaims(req)
 	st.current = maps.Clone(st.current)
 	for _, id := range req.Attach {
-		st.current[keyOf(id)] = id
-		st.renewed(keyOf(id))
+		key := keyOf(id)
+		if !st.vouched(key) && st.current.Has(key) {
+			entry := st.newEntry(id)
+			entry.Foreign = true // it was there, and Azure lets podid assign it
+			st.ledger[key] = entry
+		}
+		st.current[key], st.unread[key] = id, true
+		st.renewed(key)
 	}
 	for _, id := range req.Detach {
+		if st.stale[keyOf(id)] {
+			delete(st.clients, keyOf(id)) // what comes back may be another one
+		}
 		delete(st.current, keyOf(id))
 		delete(st.leaving, keyOf(id))
 		if !st.ledger[keyOf(id)].Keep {
@@ -358,18 +404,28 @@ func (st *state) settled(extra assignment.Set, now time.Time) (lifted []types.Na
 	return lifted
 }
 
+// spellingsOf counts the spellings in a set that Azure may take for one identity each.
+func spellingsOf(set assignment.Set) map[string]int {
+	counts := map[string]int{}
+	for key := range set {
+		if !ascii.Is(key) {
+			counts[ascii.Loose(key)]++
+		}
+	}
+	return counts
+}
+
 // respelledIn reports whether the set has another spelling of the identity which Azure
 // may take for the same. Detaching the one would take the other away, too.
-func respelledIn(set assignment.Set, key string) bool {
+func respelledIn(set assignment.Set, counts map[string]int, key string) bool {
 	if ascii.Is(key) {
 		return false
 	}
-	for other := range set {
-		if other != key && ascii.Loose(other) == ascii.Loose(key) {
-			return true
-		}
+	others := counts[ascii.Loose(key)]
+	if set.Has(key) {
+		others--
 	}
-	return false
+	return others > 0
 }
 
 // keyOf is the canonical form of a resource ID, also of one that Azure spells in

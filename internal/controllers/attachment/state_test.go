@@ -72,6 +72,23 @@ func newRig(t *testing.T, names ...string) *rig {
 	return r
 }
 
+// claim is the record of what is about to be attached.
+func (r *rig) claim(ids []string) {
+	for _, id := range ids {
+		if _, ok := r.st.ledger[keyOf(id)]; !ok && !r.st.current.Has(keyOf(id)) {
+			r.st.ledger[keyOf(id)] = Entry{ResourceID: id}
+		}
+	}
+}
+
+// done is an update that went well, with the record before it and the look after it.
+func (r *rig) done(req assignment.Request) (lifted []types.NamespacedName) {
+	r.claim(req.Attach)
+	lifted = r.st.done(req)
+	clear(r.st.unread)
+	return lifted
+}
+
 func (r *rig) read(have compute.Identities) { r.st.read(have, nil, r.now) }
 
 // woken tells whether the group was, since the last time.
@@ -99,7 +116,7 @@ func (r *rig) plan() assignment.GroupPlan { return r.st.plan(extras{}, nil, 0, r
 func (r *rig) usable(name string) bool {
 	r.st.mu.Lock()
 	defer r.st.mu.Unlock()
-	return r.st.usable(resource(r.t, name).Key())
+	return r.st.progress(resource(r.t, name).Key(), user{}).Status == v1.StateAssigned
 }
 
 func TestPlace(t *testing.T) {
@@ -116,7 +133,7 @@ func TestPlace(t *testing.T) {
 	if plan := r.plan(); !slices.Equal(plan.Attach, []string{prefix + "blue"}) || len(plan.Detach) > 0 {
 		t.Errorf("plan %+v", plan)
 	}
-	r.st.done(assignment.Request{Attach: []string{prefix + "blue"}})
+	r.done(assignment.Request{Attach: []string{prefix + "blue"}})
 	told := r.st.news()
 	slices.SortFunc(told, func(a, b types.NamespacedName) int { return strings.Compare(a.Name, b.Name) })
 	if diff := cmp.Diff([]types.NamespacedName{podNamed("b"), podNamed("c")}, told); diff != "" {
@@ -147,7 +164,7 @@ func TestLeave(t *testing.T) {
 	if got := r.place("a", "red"); got.Status == v1.StateAssigned || !r.woken() {
 		t.Error("counts on what is about to leave")
 	}
-	r.st.done(assignment.Request{Detach: plan.Detach})
+	r.done(assignment.Request{Detach: plan.Detach})
 	if got := r.place("a", "red"); got.Status == v1.StateAssigned || len(r.st.ledger) > 0 {
 		t.Error("still there after it left")
 	}
@@ -285,7 +302,7 @@ func TestDrop(t *testing.T) {
 	if len(r.groups.states) != 1 {
 		t.Error("forgets a group that has something of ours")
 	}
-	r.st.done(assignment.Request{Detach: []string{prefix + "red"}})
+	r.done(assignment.Request{Detach: []string{prefix + "red"}})
 	r.place("a", "blue")
 	r.groups.drop(r.group)
 	if len(r.groups.states) != 1 {
@@ -345,7 +362,7 @@ func TestArriving(t *testing.T) {
 	r := newRig(t)
 	red, blue := resource(t, "red"), resource(t, "blue")
 	r.st.current = nil
-	r.st.ledger = map[string]Entry{red.Key(): {ResourceID: red.String()}}
+	r.st.ledger = map[string]Entry{red.Key(): {ResourceID: red.String()}, blue.Key(): {ResourceID: blue.String(), Foreign: true}}
 	r.place("web", "red", "blue")
 	during := compute.Identities{UserAssigned: []string{red.String(), blue.String()}, Updating: true}
 	for range 2 {
@@ -438,7 +455,7 @@ func TestRenewal(t *testing.T) {
 				t.Fatalf("plan %+v", plan)
 			}
 			if c.detach > 0 {
-				r.st.done(assignment.Request{Detach: plan.Detach})
+				r.done(assignment.Request{Detach: plan.Detach})
 				if next := r.plan(); !slices.Equal(next.Attach, []string{red}) || len(next.Detach) > 0 {
 					t.Errorf("then %+v", next)
 				}
@@ -466,8 +483,8 @@ func TestSuspects(t *testing.T) {
 	if len(found) != 1 || found[0].said != "new" || found[0].has != "old" {
 		t.Fatalf("suspects %+v", found)
 	}
-	if r.st.judge(found[0], "old") || len(r.st.suspects()) > 0 || !r.plan().Idle() {
-		t.Error("an AzureIdentity that is wrong takes identities away")
+	if r.st.judge(found[0], "old") || len(r.st.suspects()) > 0 || len(r.st.stale) > 0 {
+		t.Error("an AzureIdentity that is wrong has its identity attached again")
 	}
 	if !r.st.judge(found[0], "new") || len(r.plan().Detach) != 1 {
 		t.Error("an identity made again is not attached anew")

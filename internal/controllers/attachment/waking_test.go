@@ -45,6 +45,9 @@ func TestLastNeedWakes(t *testing.T) {
 	r.read(compute.Identities{UserAssigned: []string{prefix + "foreign"}})
 	r.place("a", "foreign")
 	r.place("b", "foreign")
+	if !r.woken() {
+		t.Error("nothing asks Azure whether podid may assign what is there")
+	}
 	r.groups.Leave(podNamed("a"))
 	if r.woken() {
 		t.Error("woken for nothing")

@@ -4,7 +4,6 @@
 package model
 
 import (
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,7 +23,7 @@ func (w *world) checkConditions(truth *view) {
 		refused, waiting := false, false
 		for _, o := range truth.assigned {
 			if o.Spec.AzureIdentityRef.UID == id.UID {
-				refused = refused || strings.HasPrefix(o.Status.Reason, "Identity")
+				refused = refused || assignment.AboutIdentity(o.Status.Reason)
 				waiting = waiting || o.Status.Status != v1.StateAssigned && o.Status.Reason != assignment.ReasonNodeNotOnAzure
 			}
 		}

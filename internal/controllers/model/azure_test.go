@@ -79,11 +79,14 @@ type azure struct {
 	chains    map[compute.Group]chain
 	known     map[compute.Group]map[string]bool // what MIC has been told
 	blind     map[compute.Group]bool            // the last read failed: MIC waits before it asks what became of an update
-	// unsure is what a predecessor's update brings, as long as this MIC has not seen the group without
-	// any update: another one may have begun in the meantime.
+	// unsure is what an update brings that a predecessor made, or whose answer was lost, as long as this
+	// MIC has not seen the group without any update: another one may have begun in the meantime.
 	unsure map[compute.Group]map[string]bool
-	wanted map[slot]*spell
-	taken  map[slot]time.Time // what MIC has taken away, and when
+	// contested are identities of which an AzureIdentity named a wrong client ID at some time: as
+	// long as MIC does not know it, it attaches them, and takes them away when it does.
+	contested map[string]bool
+	wanted    map[slot]*spell
+	taken     map[slot]time.Time // what MIC has taken away, and when
 	// ill and refusing tell that calls failed because of the moment, or because of
 	// an identity.
 	ill, refusing bool
@@ -121,7 +124,7 @@ func newAzure() *azure {
 		mine: map[compute.Group]map[string]bool{}, foreign: map[compute.Group]map[string]bool{},
 		running: map[compute.Group]*operation{}, flying: map[compute.Group]int{}, chains: map[compute.Group]chain{},
 		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, bookless: map[compute.Group]bool{}, leaving: map[slot]bool{}, renewing: map[slot]bool{}, blind: map[compute.Group]bool{}, taken: map[slot]time.Time{},
-		unsure: map[compute.Group]map[string]bool{},
+		unsure: map[compute.Group]map[string]bool{}, contested: map[string]bool{},
 	}
 }
 

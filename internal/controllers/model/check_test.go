@@ -22,6 +22,7 @@ func (w *world) look() {
 	if w.mic == nil {
 		return
 	}
+	w.contest()
 	seen := w.seen()
 	w.azure.want(seen.wanted(groups(), w.keys()))
 	ready, wrong := w.due(seen)
@@ -31,11 +32,32 @@ func (w *world) look() {
 	w.wrong.keep(wrong)
 }
 
+// contest notes which identities have been named with a wrong client ID.
+func (w *world) contest() {
+	for _, id := range w.truth().identities {
+		if w.misnamed(id) {
+			w.azure.mu.Lock()
+			w.azure.contested[strings.ToLower(id.Spec.ResourceID)] = true
+			w.azure.mu.Unlock()
+		}
+	}
+}
+
+// misnamed reports whether Azure has another client ID for the identity.
+func (w *world) misnamed(id *v1.AzureIdentity) bool {
+	has, _ := w.azure.fake.IDsOf(id.Spec.ResourceID)
+	return id.Spec.Type == v1.UserAssignedMSI && id.Spec.ClientID != "" && !strings.EqualFold(id.Spec.ClientID, has)
+}
+
 // due are the claims that MIC knows to be fulfilled on Azure, whose objects have to
 // say so, and the objects that MIC knows to be of no use.
 func (w *world) due(seen *view) (ready, wrong map[string]bool) {
 	ready, wrong = map[string]bool{}, map[string]bool{}
 	claims := seen.claims()
+	ledgers := map[compute.Group]map[string]bool{}
+	for _, group := range groups() {
+		ledgers[group] = w.ledger(group)
+	}
 	w.azure.mu.Lock()
 	defer w.azure.mu.Unlock()
 	for _, c := range claims {
@@ -43,7 +65,8 @@ func (w *world) due(seen *view) (ready, wrong map[string]bool) {
 		// Of an update that began before it, MIC cannot tell what it brings.
 		there := w.azure.known[c.slot.group][c.slot.key] && !w.azure.leaving[c.slot] && !w.azure.blind[c.slot.group] &&
 			(op == nil || !op.attach[c.slot.key] && !op.detach[c.slot.key] && op.began.After(w.mic.since) && !w.azure.unsure[c.slot.group][c.slot.key])
-		if c.lost || c.azure && !there {
+		verified := ledgers[c.slot.group][c.slot.key] && !w.azure.contested[c.slot.key]
+		if c.lost || c.azure && (!there || !verified) {
 			continue
 		}
 		ready[fmt.Sprintf("%s (%s)|%s|%s|%s|%s", c.String(), short(c.slot.key), c.pod.UID, c.identity.UID, c.identity.Spec.ResourceID, c.node.Spec.ProviderID)] = true
@@ -213,7 +236,17 @@ func (w *world) checkState(c *claim, o *v1.AzureAssignedIdentity) {
 		clientID, _ := w.azure.fake.IDsOf(c.slot.key)
 		listed := setOf(have.UserAssigned)[c.slot.key]
 		reasons := w.reasons(c.slot, have, clientID != "")
+		w.azure.mu.Lock()
+		foreign, contested := w.azure.foreign[c.slot.group][c.slot.key] || w.azure.bookless[c.slot.group], w.azure.contested[c.slot.key]
+		w.azure.mu.Unlock()
+		renewing := setOf(have.Orphaned)[c.slot.key] || w.azure.isFixed(c.slot.key)
 		switch {
+		case exists && w.misnamed(c.identity) && clientID != "" && !renewing && !w.setup.StaleIDs:
+			expect(append(reasons, created+assignment.ReasonClientIDMismatch)...)
+		case contested && (w.misnamed(c.identity) || renewing):
+			// What MIC knows of it depends on when it looked.
+		case foreign && listed && len(reasons) > 0:
+			expect(append(reasons, assigned)...) // Azure may refuse what was there
 		case !exists:
 			expect(append(reasons, created+assignment.ReasonGroupMissing)...) // what was said of the identity stays said
 		case listed && !setOf(have.Orphaned)[c.slot.key]:
@@ -266,11 +299,13 @@ func (w *world) checkAzure(truth *view) {
 			client, _ := w.azure.fake.IDsOf(k)
 			w.azure.mu.Lock()
 			foreign, mine := w.azure.foreign[group][k], w.azure.mine[group][k] && !w.azure.bookless[group]
+			contested := w.azure.contested[k]
 			w.azure.mu.Unlock()
 			stuck := len(w.reasons(s, have, client != "")) > 0
 			switch {
 			case foreign && !listed[k] && !stuck:
 				w.fail("somebody else's is gone", "%s from %s", short(k), group)
+			case contested && (wanted[s] || listed[k]):
 			case wanted[s] && listed[k] && orphaned[k] && client != "" && !stuck && !w.azure.isFixed(k) && w.setup.Drift > 0 && populated[group]:
 				w.fail("not renewed", "%s on %s", short(k), group)
 			case wanted[s] && !listed[k] && !stuck && populated[group]:

@@ -27,7 +27,8 @@ func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool
 		a.fail("size of an update", "%d identities", n)
 	}
 	for _, k := range slices.Sorted(maps.Keys(union(a.present(group, listed), setOf(attach)))) {
-		if !ledger[k] && !a.bookless[group] {
+		verified := listed[k] && !a.mine[group][k] // another writer's, which Azure may refuse podid
+		if !ledger[k] && !a.bookless[group] && !verified {
 			a.fail("not in the ledger", "%s on %s when it is updated", short(k), group)
 		}
 	}
@@ -71,11 +72,11 @@ func (a *azure) judgeDetach(s slot, began time.Time, orphaned map[string]bool) {
 	client, _ := a.fake.IDsOf(s.key)
 	renewed := client == "" || orphaned[s.key] || a.remade(s)
 	switch {
-	case a.foreign[s.group][s.key] && (!renewed || !w.needed):
+	case a.foreign[s.group][s.key] && (!renewed || !w.needed && w.until.Before(began.Add(-a.late))):
 		a.fail("somebody else's was taken away", "%s from %s", short(s.key), s.group)
 	case a.isFixed(s.key):
 		a.fail("an immutable one was taken away", "%s from %s", short(s.key), s.group)
-	case renewed:
+	case renewed, a.contested[s.key]:
 	case w.needed && w.since.Before(began.Add(-a.late)):
 		a.fail("what is needed was taken away", "%s from %s, needed since %s", short(s.key), s.group, clock(w.since))
 	case !w.known.IsZero() && time.Since(w.known) < a.grace:

@@ -59,9 +59,11 @@ func (a *azure) patch(ctx context.Context, group compute.Group, attach, detach [
 	}
 	switch f {
 	case hangingDone:
+		a.doubt(group, op.attach)
 		<-ctx.Done()
 		return fmt.Errorf("patch identities of %s: %w", group, ctx.Err())
 	case lost:
+		a.doubt(group, op.attach)
 		return a.answer(f, group, requested)
 	case failingLate:
 		a.undo(group, missing(attach, before))
@@ -84,6 +86,13 @@ func (a *azure) mark(group compute.Group, attach []string) {
 			put(a.mine, group, k)
 		}
 	}
+}
+
+// doubt notes that MIC does not know whether an update was carried out.
+func (a *azure) doubt(group compute.Group, attach map[string]bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.unsure[group] = union(a.unsure[group], attach)
 }
 
 // undo takes back what an update attached.

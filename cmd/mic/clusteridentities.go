@@ -1,0 +1,59 @@
+// The cluster's own identities, which pods do not get unless a policy names them.
+
+package main
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/azure"
+	"github.com/podid-io/podid/internal/identity"
+)
+
+// clusterOptions say which identities are the cluster's own.
+type clusterOptions struct {
+	allow bool
+	list  string
+}
+
+func (o *clusterOptions) bindFlags(flags *flag.FlagSet) {
+	flags.BoolVar(&o.allow, "allow-cluster-identities", false,
+		"let pods have identities of the cluster itself, as aad-pod-identity did: mic's own, the kubelet's and those of --cluster-identities")
+	flags.StringVar(&o.list, "cluster-identities", "",
+		"client `ids` or resource IDs, separated by commas, of identities of the cluster itself; mic's own is known from the cloud config, "+
+			"the kubelet's also by the nodes' label "+v1.KubeletIdentityLabel)
+}
+
+func (o *clusterOptions) validate() error {
+	for _, id := range o.ids() {
+		if !isIdentity(id) {
+			return fmt.Errorf("--cluster-identities: %q is neither a client ID (a GUID) nor a resource ID of the form %s", id, identity.ResourceIDShape)
+		}
+	}
+	return nil
+}
+
+func (o *clusterOptions) ids() []string {
+	return strings.FieldsFunc(o.list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// isIdentity reports whether the text is a client ID or a resource ID.
+func isIdentity(id string) bool {
+	_, err := identity.ParseResourceID(id)
+	return err == nil || clientID.MatchString(id)
+}
+
+// set returns the cluster's own identities in the rules' form: those of the flag, and the one or two
+// of the cloud config, which are MIC's own and often the kubelet's.
+func (o *clusterOptions) set(config azure.Config) map[string]bool {
+	set := map[string]bool{}
+	for _, id := range append(o.ids(), config.ClientID, config.UserAssignedIdentityID) {
+		if isIdentity(id) {
+			set[ascii.ToLower(id)] = true
+		}
+	}
+	return set
+}

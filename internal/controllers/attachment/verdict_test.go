@@ -1,0 +1,240 @@
+package attachment
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/compute"
+)
+
+const (
+	rightClient = "aaaaaaaa-1111-2222-3333-444444444444"
+	wrongClient = "bbbbbbbb-1111-2222-3333-444444444444"
+)
+
+// by places a pod that needs an identity by an AzureIdentity of the pod's name.
+func (r *rig) by(pod, name string, change func(*assignment.Need)) assignment.Progress {
+	r.t.Helper()
+	n := needFor(r.t, name)
+	n.Identity = podNamed(pod)
+	if change != nil {
+		change(&n)
+	}
+	return r.groups.Place(podNamed(pod), r.group, []assignment.Need{n})[0]
+}
+
+func withClient(id string) func(*assignment.Need) {
+	return func(n *assignment.Need) { n.ClientID = id }
+}
+
+// of returns what a pod was told last.
+func (r *rig) of(pod, name string) assignment.State {
+	r.t.Helper()
+	r.st.mu.Lock()
+	defer r.st.mu.Unlock()
+	key := resource(r.t, name).Key()
+	return r.st.progress(key, r.st.needs[key].pods[podNamed(pod)][podNamed(pod)].user).State
+}
+
+func listing(names ...string) compute.Identities {
+	have := compute.Identities{ClientIDs: map[string]string{}, PrincipalIDs: map[string]string{}}
+	for _, name := range names {
+		have.UserAssigned = append(have.UserAssigned, prefix+name)
+		have.ClientIDs[prefix+name], have.PrincipalIDs[prefix+name] = strings.ToUpper(rightClient), "principal-"+name
+	}
+	return have
+}
+
+// Only the AzureIdentity with the wrong client ID is refused, once Azure has said which one is right.
+func TestClientIDMismatch(t *testing.T) {
+	r := newRig(t, "red")
+	r.read(listing("red"))
+	if got := r.by("right", "red", withClient(strings.ToUpper(rightClient))); got.Status != v1.StateAssigned {
+		t.Errorf("the right client ID: %+v", got)
+	}
+	r.by("none", "red", nil)
+	if got := r.by("wrong", "red", withClient(wrongClient)); got.Status != v1.StateCreated || got.Reason != "" || r.st.known() {
+		t.Errorf("before Azure was asked: %+v", got)
+	}
+	found := r.st.suspects()
+	if len(found) != 1 || r.st.judge(found[0], rightClient) {
+		t.Fatalf("suspects %+v", found)
+	}
+	if told := r.st.news(); !slices.Equal(told, []types.NamespacedName{podNamed("wrong")}) {
+		t.Errorf("told %v", told)
+	}
+	wrong := r.of("wrong", "red")
+	if wrong.Reason != assignment.ReasonClientIDMismatch || !strings.Contains(wrong.Message, "correct spec.clientID") || strings.Contains(wrong.Message, rightClient) {
+		t.Errorf("%+v", wrong)
+	}
+	for _, pod := range []string{"right", "none"} {
+		if got := r.of(pod, "red"); got.Status != v1.StateAssigned {
+			t.Errorf("%s is harmed: %+v", pod, got)
+		}
+	}
+	if got := r.by("wrong", "red", withClient(rightClient)); got.Status != v1.StateAssigned {
+		t.Errorf("corrected: %+v", got)
+	}
+}
+
+// What was attached for a wrong AzureIdentity alone leaves, is not attached again, and is once the
+// AzureIdentity is corrected.
+func TestMismatchLeaves(t *testing.T) {
+	r := newRig(t)
+	r.by("wrong", "red", withClient(wrongClient))
+	plan := r.plan()
+	if len(plan.Attach) != 1 {
+		t.Fatalf("plan %+v", plan)
+	}
+	r.claim(plan.Attach)
+	r.st.done(assignment.Request{Attach: plan.Attach})
+	if got := r.of("wrong", "red"); got.Status == v1.StateAssigned {
+		t.Error("Assigned before Azure has told the client ID")
+	}
+	r.st.learn(listing("red"), nil)
+	r.st.unanswered(r.st.suspects()) // no right to ask: what the machine has counts
+	if got := r.of("wrong", "red"); got.Reason != assignment.ReasonClientIDMismatch {
+		t.Errorf("%+v", got)
+	}
+	plan = r.plan()
+	if len(plan.Detach) != 1 {
+		t.Fatalf("plan %+v", plan)
+	}
+	r.done(assignment.Request{Detach: plan.Detach})
+	r.read(compute.Identities{})
+	if plan = r.plan(); !plan.Idle() || r.of("wrong", "red").Reason != assignment.ReasonClientIDMismatch {
+		t.Errorf("again: %+v, %+v", plan, r.of("wrong", "red"))
+	}
+	r.by("wrong", "red", withClient(rightClient))
+	if plan = r.plan(); len(plan.Attach) != 1 || !r.woken() {
+		t.Errorf("corrected: %+v", plan)
+	}
+}
+
+// The cluster's own identities go to pods for which the policy names them.
+func TestClusterIdentity(t *testing.T) {
+	r := newRig(t, "kubelet")
+	r.st.cluster = map[string]bool{rightClient: true}
+	r.read(listing("kubelet"))
+	if got := r.by("any", "kubelet", nil); got.Reason != assignment.ReasonClusterIdentity || !strings.Contains(got.Message, "AzureIdentityPolicy") {
+		t.Errorf("%+v", got)
+	}
+	if got := r.by("named", "kubelet", func(n *assignment.Need) { n.Named = true }); got.Status != v1.StateAssigned {
+		t.Errorf("named by the policy: %+v", got)
+	}
+}
+
+// What is on the group without podid's doing counts as there when Azure has taken it in an update,
+// or when the policy names it. It is never taken away, also by the next leader.
+func TestForeignVerified(t *testing.T) {
+	r := newRig(t)
+	fails := false
+	m := r.reconcilerOf(&fails)
+	r.st.saved = map[string]Entry{}
+	r.read(listing("red"))
+	if got := r.by("named", "red", func(n *assignment.Need) { n.Named = true }); got.Status != v1.StateAssigned || !r.plan().Idle() {
+		t.Errorf("named by the policy: %+v, %+v", got, r.plan())
+	}
+	if got := r.by("web", "red", nil); got.Status != v1.StateCreated || !r.woken() {
+		t.Errorf("%+v", got)
+	}
+	plan := r.plan()
+	if !slices.Equal(plan.Attach, []string{prefix + "red"}) {
+		t.Fatalf("plan %+v", plan)
+	}
+	if err := m.record(t.Context(), r.group, r.st, plan); err != nil {
+		t.Fatal(err)
+	}
+	if record, _ := m.ledger.Load(t.Context(), r.group); len(record.Entries) > 0 {
+		t.Errorf("recorded before Azure has said so: %+v", record.Entries)
+	}
+	r.done(assignment.Request{Attach: plan.Attach})
+	if got := r.of("web", "red"); got.Status != v1.StateAssigned {
+		t.Errorf("%+v", got)
+	}
+	if err := m.save(t.Context(), r.group, r.st); err != nil {
+		t.Fatal(err)
+	}
+	record, err := m.ledger.Load(t.Context(), r.group)
+	if entry := record.Entries[resource(t, "red").Key()]; err != nil || !entry.Foreign {
+		t.Fatalf("%+v (%v)", record.Entries, err)
+	}
+	r.st.ledger = record.Entries // a new leader
+	r.read(listing("red"))
+	if plan := r.plan(); !plan.Idle() {
+		t.Errorf("verified twice: %+v", plan)
+	}
+	r.groups.Leave(podNamed("web"))
+	r.groups.Leave(podNamed("named"))
+	r.now = r.now.Add(time.Hour)
+	if plan := r.plan(); !plan.Idle() || len(plan.Forget) > 0 {
+		t.Errorf("takes away what another writer attached: %+v", plan)
+	}
+	// Its writer takes it away; a pod needs it: podid attaches it, and it is podid's.
+	r.read(compute.Identities{})
+	r.by("web", "red", nil)
+	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
+		t.Fatal(err)
+	}
+	if entry := r.st.ledger[resource(t, "red").Key()]; entry.Foreign {
+		t.Errorf("%+v", entry)
+	}
+}
+
+// What is Assigned when MIC starts stays so without an update of its own, goes along with the next
+// one, and is refused if Azure refuses it then.
+func TestForeignPatient(t *testing.T) {
+	r := newRig(t)
+	r.read(listing("red"))
+	assigned := func(n *assignment.Need) { n.Assigned = true }
+	got := r.by("web", "red", assigned)
+	if got.Reason != "" || got.Status != v1.StateCreated || r.woken() || !r.plan().Idle() {
+		t.Errorf("%+v, %+v", got, r.plan())
+	}
+	r.st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden}
+	if got := r.by("web", "red", assigned); !got.KeepAssigned {
+		t.Errorf("loses what works because the group cannot be updated: %+v", got)
+	}
+	r.st.trouble = assignment.State{}
+	r.place("late", "blue")
+	plan := r.plan()
+	if !slices.Equal(plan.Attach, []string{prefix + "blue", prefix + "red"}) {
+		t.Fatalf("plan %+v", plan)
+	}
+	m := r.reconcilerOf(new(bool))
+	m.metrics = noMeter{}
+	m.quarantine(t.Context(), &pass{group: r.group, state: r.st}, []string{prefix + "red"}, errors.New("no right"))
+	if got := r.of("web", "red"); got.Reason != assignment.ReasonIdentityRefused {
+		t.Errorf("refused: %+v", got)
+	}
+}
+
+// noMeter measures nothing.
+type noMeter struct{ Metrics }
+
+func (noMeter) Quarantined(string, string, string) {}
+
+// One pod may need an identity by two AzureIdentity objects, of which one is wrong.
+func TestTwoObjectsOfOnePod(t *testing.T) {
+	r := newRig(t, "red")
+	r.read(listing("red"))
+	right, wrong := needFor(t, "red"), needFor(t, "red")
+	right.Identity.Name, wrong.Identity.Name, wrong.ClientID = "right", "wrong", wrongClient
+	r.groups.Place(podNamed("web"), r.group, []assignment.Need{right, wrong})
+	r.st.unanswered(r.st.suspects())
+	got := r.groups.Place(podNamed("web"), r.group, []assignment.Need{right, wrong})
+	if got[0].Status != v1.StateAssigned || got[1].Reason != assignment.ReasonClientIDMismatch || !r.plan().Idle() {
+		t.Errorf("%+v, %+v", got, r.plan())
+	}
+	r.groups.Place(podNamed("web"), r.group, []assignment.Need{wrong})
+	if plan := r.plan(); len(plan.Detach) != 1 {
+		t.Errorf("the right one is gone: %+v", plan)
+	}
+}

@@ -1,0 +1,152 @@
+package controllers_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/controllers/identitystatus"
+)
+
+// TestVerdicts tells what Azure's word about an identity does to the objects that name it.
+func TestVerdicts(t *testing.T) {
+	kube := startServer(t)
+	for _, story := range []struct {
+		name string
+		tell func(*testing.T, *world)
+	}{
+		{"client id of another", clientIDOfAnother},
+		{"foreign is verified", foreignIsVerified},
+		{"foreign is refused", foreignIsRefused},
+		{"the kubelets own", theKubeletsOwn},
+	} {
+		t.Run(story.name, func(t *testing.T) {
+			story.tell(t, newWorld(t, kube, slug(story.name)))
+		})
+	}
+}
+
+// respell sets spec.clientID.
+func (w *world) respell(id *v1.AzureIdentity, clientID string) {
+	w.t.Helper()
+	w.must(w.client.Patch(w.t.Context(), &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name}},
+		client.RawPatch(types.MergePatchType, []byte(`{"spec":{"clientID":"`+clientID+`"}}`))))
+}
+
+func clientIDOfAnother(t *testing.T, w *world) {
+	w.cloud.AddIdentities(resourceID("red"), resourceID("alone"))
+	id, _ := w.identity("red")
+	w.respell(id, "99999999-0000-0000-0000-000000000000")
+	right := &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "right"},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("red"), ClientID: strings.ToUpper(compute.FakeClientID(resourceID("red")))},
+	}
+	w.create(right)
+	w.binding("right", "right")
+	alone, _ := w.identity("alone")
+	w.respell(alone, "99999999-0000-0000-0000-000000000000")
+	w.start()
+	w.pod("good", "right")
+	w.pod("bad", "red")
+	w.pod("lonely", "alone")
+	w.waitState("good", v1.StateAssigned)
+	for _, pod := range []string{"bad", "lonely"} {
+		w.waitReason(pod, assignment.ReasonClientIDMismatch)
+	}
+	c := w.waitAssignable("red", metav1.ConditionFalse, assignment.ReasonClientIDMismatch)
+	if !strings.Contains(c.Message, "correct spec.clientID") {
+		t.Errorf("message %q has no remedy", c.Message)
+	}
+	w.waitEvent("AzureIdentity", "red", announce.IdentityRefused)
+	w.waitHas("red") // what was attached for a wrong object alone leaves
+	w.respell(id, compute.FakeClientID(resourceID("red")))
+	w.respell(alone, compute.FakeClientID(resourceID("alone")))
+	w.waitState("bad", v1.StateAssigned)
+	w.waitState("lonely", v1.StateAssigned)
+	w.waitAssignable("red", metav1.ConditionTrue, identitystatus.Recovered)
+}
+
+// waitReason waits until the pod's one assigned identity has the reason.
+func (w *world) waitReason(pod, reason string) {
+	w.t.Helper()
+	w.eventually("reason "+reason+" of pod "+pod, func() string {
+		if list := w.assigned(pod); len(list) != 1 || list[0].Status.Reason != reason || list[0].Status.Status != v1.StateCreated {
+			return "is something else"
+		}
+		return ""
+	})
+}
+
+// foreignIsVerified: another writer's identity goes into an update before it counts as there, once
+// for all leaders, and stays when no pod needs it.
+func foreignIsVerified(t *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
+	w.identity("red")
+	w.start()
+	pod := w.pod("p", "red")
+	w.waitState("p", v1.StateAssigned)
+	if n := w.patches(); n != 1 {
+		t.Errorf("%d updates, want the one that verifies it", n)
+	}
+	w.eventually("entry in the ledger", func() string {
+		for _, record := range attachment.Records(w.ledgers()) {
+			for _, entry := range record.Entries {
+				if entry.Foreign {
+					return ""
+				}
+			}
+		}
+		return "none says foreign"
+	})
+	w.stop()
+	w.start()
+	w.pod("q", "red")
+	w.waitState("q", v1.StateAssigned)
+	if n := w.patches(); n != 1 {
+		t.Errorf("%d updates, want none of the next leader", n)
+	}
+	w.must(w.client.Delete(t.Context(), pod, client.GracePeriodSeconds(0)))
+	w.waitNone("p")
+	w.waitHas("red")
+}
+
+// foreignIsRefused: what Azure does not let podid assign goes to no pod although the machines have it.
+func foreignIsRefused(t *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
+	w.identity("red")
+	w.cloud.FailNext(compute.FakeRefusal(w.group, http.StatusForbidden, "LinkedAuthorizationFailed",
+		"the client has no right to perform action on the linked scope(s) '"+resourceID("red")+"'", []string{resourceID("red")}, 0))
+	w.start()
+	w.pod("p", "red")
+	w.waitReason("p", assignment.ReasonIdentityForbidden)
+	w.waitAssignable("red", metav1.ConditionFalse, assignment.ReasonIdentityForbidden)
+	w.waitHas("red")
+}
+
+// theKubeletsOwn is refused by default, and allowed by --allow-cluster-identities.
+func theKubeletsOwn(t *testing.T, w *world) {
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("kubelet")}})
+	id, _ := w.identity("kubelet")
+	w.respell(id, "")
+	node := []byte(`{"metadata":{"labels":{"` + v1.KubeletIdentityLabel + `":"` + compute.FakeClientID(resourceID("kubelet")) + `"}}}`)
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: w.nodes[0]}}
+	w.must(w.client.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, node)))
+	w.start()
+	w.pod("p", "kubelet")
+	w.waitReason("p", assignment.ReasonClusterIdentity)
+	w.waitAssignable("kubelet", metav1.ConditionFalse, assignment.ReasonClusterIdentity)
+	w.stop()
+	w.config.Attachment.AllowClusterIdentities, w.config.Rules.AllowClusterIdentities = true, true
+	w.start()
+	w.waitState("p", v1.StateAssigned)
+}
