@@ -17,6 +17,7 @@ const (
 	subscriptionA   = "22222222-2222-4222-8222-222222222222"
 	subscriptionB   = "22222222-2222-4222-8222-22222222222b"
 	operatorClient  = "33333333-3333-4333-8333-333333333333"
+	otherClient     = "44444444-4444-4444-8444-444444444444"
 	operatorObject  = "66666666-6666-4666-8666-666666666666"
 	goodIdentities  = 10
 	identityGroup   = "ids"
@@ -133,12 +134,27 @@ func missingID() string   { return resourceID(identityGroup, "missing") }
 func forbiddenID() string { return resourceID(forbiddenGroup, "forbidden") }
 func unnamedID() string   { return resourceID(identityGroup, "unnamed") }
 
+// privateID is on every scale set from the start. MIC has no right to it.
+func privateID() string { return resourceID(forbiddenGroup, foreignPrefix+"private") }
+
+// clusterID is the kubelet's identity.
+func clusterID() string { return resourceID(identityGroup, foreignPrefix+"kubelet") }
+
+// clusterIdentities are those that MIC is told about, and its own.
+func clusterIdentities() map[string]bool {
+	return map[string]bool{fold(clusterID()): true, clientOf(clusterID()): true, operatorClient: true}
+}
+
+// clientOf is an identity's client ID, until it is deleted and made again.
+func clientOf(id string) string { return world.GUID(id + "/client") }
+
 func refusedIDs() []string { return []string{missingID(), forbiddenID(), unnamedID()} }
 
 // refusals are the reasons that must be told of them.
 func refusals() map[string]string {
 	return map[string]string{
 		fold(missingID()): "IdentityRefused", fold(unnamedID()): "IdentityRefused", fold(forbiddenID()): "IdentityForbidden",
+		fold(privateID()): "IdentityForbidden",
 	}
 }
 
@@ -166,7 +182,7 @@ func document() world.Document {
 	doc.RoleAssignments = append(doc.RoleAssignments, world.RoleAssignment{
 		PrincipalID: operatorObject, Scope: "/subscriptions/" + subscriptionA + "/resourceGroups/" + identityGroup, Role: "Managed Identity Operator",
 	})
-	for _, id := range slices.Concat(goodIDs(), steadyIDs(), crowdIDs(), []string{sharedID(), forbiddenID(), unnamedID()}) {
+	for _, id := range slices.Concat(goodIDs(), steadyIDs(), crowdIDs(), []string{sharedID(), privateID(), clusterID(), forbiddenID(), unnamedID()}) {
 		doc.Identities = append(doc.Identities, newIdentity(id))
 	}
 	for _, g := range groups() {
@@ -187,14 +203,14 @@ func document() world.Document {
 // foreign are the identities on the group before MIC comes.
 func (g group) foreign() []string {
 	if g.kind == world.VMSS {
-		return []string{foreignID(g.name), sharedID()}
+		return []string{foreignID(g.name), sharedID(), privateID(), clusterID()}
 	}
 	return []string{foreignID(g.name)}
 }
 
 func newIdentity(id string) world.Identity {
 	return world.Identity{
-		ResourceID: id, ClientID: world.GUID(id + "/client"), PrincipalID: world.GUID(id + "/principal"),
+		ResourceID: id, ClientID: clientOf(id), PrincipalID: world.GUID(id + "/principal"),
 		Unassignable: id == unnamedID(),
 	}
 }

@@ -78,11 +78,11 @@ func (h *history) name(kind string, most int) string {
 func (h *history) next() change {
 	team := h.pick(teams())
 	switch p := h.rng.IntN(100); {
-	case p < 63:
+	case p < 58:
 		return h.pod(team, h.name("pod", podsEach))
-	case p < 76:
+	case p < 70:
 		return h.binding(team, h.name("binding", bindingsEach))
-	case p < 88:
+	case p < 81:
 		return h.identity(team, h.name("id", identitiesEach))
 	case p < 96:
 		return h.attack()
@@ -241,7 +241,7 @@ func (h *history) identitySpec() v1.AzureIdentitySpec {
 	switch h.rng.IntN(20) {
 	case 0:
 		return v1.AzureIdentitySpec{
-			Type: v1.ServicePrincipal, TenantID: tenant, ClientID: operatorClient, ClientPassword: v1.SecretReference{Name: "secret"},
+			Type: v1.ServicePrincipal, TenantID: tenant, ClientID: otherClient, ClientPassword: v1.SecretReference{Name: "secret"},
 		}
 	case 1:
 		return v1.AzureIdentitySpec{ResourceID: h.pick(refusedIDs())}

@@ -39,11 +39,11 @@ func podsIn(namespace string) int {
 // attack is the next change that mallory makes.
 func (h *history) attack() change {
 	switch p := h.rng.IntN(10); {
-	case p < 3:
+	case p < 4:
 		return h.pod(mallory, h.name("pod", podsIn(mallory)))
-	case p < 5:
+	case p < 6:
 		return h.binding(mallory, h.name("binding", bindingsEach))
-	case p < 8:
+	case p < 9:
 		return h.identity(mallory, h.name("id", identitiesEach))
 	default:
 		return h.flood()
@@ -57,16 +57,24 @@ func (h *history) othersSelector() string {
 
 // othersIdentity names an identity that belongs to somebody else.
 func (h *history) othersIdentity() v1.AzureIdentitySpec {
-	switch h.rng.IntN(5) {
-	case 0:
-		return v1.AzureIdentitySpec{ResourceID: h.pick(refusedIDs())}
-	case 1:
-		return v1.AzureIdentitySpec{ResourceID: spelled(h.pick(crowdIDs()))}
-	case 2:
-		return v1.AzureIdentitySpec{ResourceID: h.pick(goodIDs())}
-	default:
-		return v1.AzureIdentitySpec{ResourceID: h.pick(steadyIDs())}
+	victim := h.pick(steadyIDs())
+	specs := []v1.AzureIdentitySpec{
+		{ResourceID: victim},
+		{ResourceID: spelled(victim), ClientID: strings.ToUpper(clientOf(victim))},
+		{ResourceID: h.pick(goodIDs())},
+		{ResourceID: spelled(h.pick(crowdIDs()))},
+		{ResourceID: h.pick(refusedIDs())},
+		{ResourceID: privateID()},
+		{ResourceID: spelled(privateID()), ClientID: clientOf(privateID())},
+		{ResourceID: clusterID()},
+		// Of two identities.
+		{ResourceID: h.pick(crowdIDs()), ClientID: clientOf(victim)},
+		{ResourceID: sharedID(), ClientID: clientOf(victim)},
+		{ResourceID: h.pick(goodIDs()), ClientID: clientOf(clusterID())},
+		{ResourceID: victim, ClientID: operatorClient},
+		{Type: v1.ServicePrincipal, TenantID: tenant, ClientID: operatorClient, ClientPassword: v1.SecretReference{Name: "secret"}},
 	}
+	return specs[h.rng.IntN(len(specs))]
 }
 
 // giant is as much metadata as the chart's admission policy lets pass.
@@ -98,7 +106,7 @@ func (h *history) flood() change {
 
 // policy changes the cluster's policy, or removes it. Pods that stay are always allowed what they have.
 func (h *history) policy() change {
-	mode := []v1.PolicyMode{"", v1.PolicyOff, v1.PolicyWarn, v1.PolicyEnforce, v1.PolicyEnforce, v1.PolicyEnforce}[h.rng.IntN(6)]
+	mode := []v1.PolicyMode{"", v1.PolicyOff, v1.PolicyWarn, v1.PolicyEnforce, v1.PolicyEnforce}[h.rng.IntN(5)]
 	if mode == "" {
 		return change{"no policy", func(ctx context.Context, c client.Client) error {
 			return client.IgnoreNotFound(c.Delete(ctx, &v1.AzureIdentityPolicy{ObjectMeta: metav1.ObjectMeta{Name: v1.PolicyName}}))
@@ -137,5 +145,5 @@ func (h *history) policyRules() []v1.PolicyRule {
 		{Name: mallory, Namespaces: []string{mallory}, Identities: []v1.PolicyIdentities{ids(spelled(goodIDs()[0]))}},
 		{Name: "another account", Namespaces: []string{mallory}, ServiceAccounts: []string{"another"}, Identities: []v1.PolicyIdentities{{}}},
 	}
-	return append(rules, slices.DeleteFunc(some, func(v1.PolicyRule) bool { return h.rng.IntN(2) == 0 })...)
+	return append(rules, slices.DeleteFunc(some, func(v1.PolicyRule) bool { return h.rng.IntN(3) == 0 })...)
 }

@@ -49,6 +49,7 @@ func wellDone() rest {
 		foreign:    map[string][]string{scaleSet: {theirs}},
 		system:     map[string]bool{scaleSet: true},
 		refused:    map[string]string{fold(other): "IdentityRefused"},
+		clients:    map[string]string{fold(mine): otherClient},
 	}
 }
 
@@ -84,7 +85,7 @@ func TestRest(t *testing.T) {
 		{"still on its way", func(r *rest) { r.assigned[0].Status.Status = v1.StateCreated }, []string{`status is "Created", want "Assigned"`}},
 		{"on another node", func(r *rest) { r.assigned[0].Spec.NodeName = "old" }, []string{`node is "old"`}},
 		{"identity made again", func(r *rest) { r.identities[0].UID = "new" }, []string{"identity's uid"}},
-		{"identity's older version", func(r *rest) { r.identities[0].Spec.ClientID = "new" }, []string{"older version"}},
+		{"identity's older version", func(r *rest) { r.identities[0].Spec.ClientID = otherClient }, []string{"older version"}},
 		{"stuck", func(r *rest) { r.assigned[0].DeletionTimestamp = &now }, []string{"stuck in deletion"}},
 		{"no references", func(r *rest) { r.assigned[0].Spec.AzureIdentityRef = nil }, []string{"no references", "no assigned identity"}},
 		{"refused, and said", func(r *rest) {
@@ -103,13 +104,32 @@ func TestRest(t *testing.T) {
 		}, []string{"identity ns/id: condition Assignable"}},
 		{"with a finalizer", func(r *rest) { r.assigned[0].Finalizers = []string{v1.Finalizer} }, []string{"finalizers"}},
 		{"refused, not said", func(r *rest) { r.use(other); r.have([]string{theirs}, nil) }, []string{"reason", "status"}},
+		{"client ID of another, and said", func(r *rest) {
+			r.identities[0].Spec.ClientID, r.assigned[0].Spec.AzureIdentityRef.Spec.ClientID = operatorClient, operatorClient
+			r.identities[0].Status.Conditions = []metav1.Condition{{Type: v1.ConditionAssignable, Status: metav1.ConditionFalse}}
+			r.assigned[0].Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: "ClientIDMismatch"}
+			r.have([]string{theirs}, nil)
+		}, nil},
+		{"client ID of another, and Assigned", func(r *rest) {
+			r.identities[0].Spec.ClientID, r.assigned[0].Spec.AzureIdentityRef.Spec.ClientID = operatorClient, operatorClient
+			r.have([]string{theirs}, nil)
+		}, []string{"reason is", "status is", "condition Assignable"}},
+		{"others' that Azure refuses to MIC", func(r *rest) {
+			r.use(theirs)
+			r.refused[fold(theirs)] = "IdentityForbidden"
+			r.have([]string{theirs}, nil)
+		}, []string{"reason is", "status is", "condition Assignable"}},
+		{"forbidden by policy", func(r *rest) {
+			r.rules.Policy, _ = identity.CompilePolicy(&v1.AzureIdentityPolicy{ObjectMeta: metav1.ObjectMeta{Name: v1.PolicyName}, Spec: v1.AzureIdentityPolicySpec{Mode: v1.PolicyEnforce}})
+		}, []string{"left over, nothing grants", "mine was left over"}},
+		{"the cluster's own", func(r *rest) { r.rules.ClusterIdentities = map[string]bool{fold(mine): true} }, []string{"left over, nothing grants", "mine was left over"}},
 		{"node not on Azure, and said", func(r *rest) {
 			r.nodes[0].Spec.ProviderID = "kind://node"
 			r.have([]string{theirs}, nil)
 			r.assigned[0].Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: "NodeNotOnAzure"}
 		}, nil},
 		{"a secret needs no node group", func(r *rest) {
-			spec := v1.AzureIdentitySpec{Type: v1.ServicePrincipal, TenantID: tenant, ClientID: operatorClient, ClientPassword: v1.SecretReference{Name: "s"}}
+			spec := v1.AzureIdentitySpec{Type: v1.ServicePrincipal, TenantID: tenant, ClientID: otherClient, ClientPassword: v1.SecretReference{Name: "s"}}
 			r.identities[0].Spec, r.assigned[0].Spec.AzureIdentityRef.Spec = spec, spec
 			r.have([]string{theirs}, nil)
 		}, nil},
@@ -262,13 +282,23 @@ func TestMoments(t *testing.T) {
 		{name: "another label", writes: []write{after(10, "pods", "ns/pod", pod("other")), assigned(50, nil)}, want: []string{"which no binding"}},
 		{name: "another resource ID", writes: []write{after(10, "azureidentities", "ns/id", moved), assigned(50, nil)}, want: []string{"which no binding"}},
 		{name: "forbidden", writes: []write{after(10, policies, policy, enforce), assigned(50, nil)}, want: []string{"which no binding and policy"}},
+		{name: "heard of one change and not of another", writes: []write{
+			after(10, "pods", "ns/pod", nil), after(48, "azureidentities", "ns/id", moved), after(49, "pods", "ns/pod", pod("app")), assigned(50, nil),
+		}},
 		{name: "forbidden in between", writes: []write{after(10, policies, policy, enforce), after(44, policies, policy, nil), after(45, policies, policy, enforce), assigned(50, nil)}},
 		{name: "warned", writes: []write{after(10, policies, policy, warn), assigned(50, nil)}},
 		{name: "allowed", writes: []write{after(10, policies, policy, allow), assigned(50, nil)}},
+		{name: "client ID of another", writes: []write{assigned(50, func(a *v1.AzureAssignedIdentity) {
+			a.Spec.AzureIdentityRef.Spec.ResourceID, a.Spec.AzureIdentityRef.Spec.ClientID = other, operatorClient
+		})}, want: []string{"another identity's"}},
+		{name: "lost for a moment", writes: []write{assigned(50, nil), assigned(51, func(a *v1.AzureAssignedIdentity) {
+			a.Status.Status = v1.StateCreated
+		}), assigned(52, nil)}, want: []string{"12:00:51.000: pod ns/pod, which stays, lost"}},
 		{name: "refused by Azure", writes: []write{assigned(50, func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.Spec.ResourceID = theirs })}, want: []string{"Azure refuses it"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			judge := moments{rules: good.rules, never: map[string]string{fold(theirs): "Azure refuses it"}, away: c.away, late: 5 * time.Second}
+			judge.clients, judge.kept = map[string]string{fold(other): otherClient}, map[types.UID]bool{good.assigned[0].UID: true}
 			judge.writes = append([]write{
 				after(0, "azureidentities", "ns/id", &good.identities[0]), after(0, bindings, "ns/binding", &good.bindings[0]), after(0, "pods", "ns/pod", pod("app")),
 			}, c.writes...)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
@@ -36,45 +37,74 @@ type moments struct {
 	rules  identity.Rules
 	// never are resource IDs, folded, that no pod can have.
 	never map[string]string
+	// clients are the client IDs of identities that stay what they are, by resource ID, folded.
+	clients map[string]string
+	// kept are assigned identities of pods that stay: once Assigned, they say so at every moment.
+	kept map[types.UID]bool
 	// away are the times without an API server, in which MIC hears of nothing.
 	away []span
 	late time.Duration
 
-	now   map[string]map[string]any // by resource and key
-	undos []func()
+	versions map[string]map[string][]write // what people wrote, by resource and key
 	// judged is how many assignments wrong has looked at.
 	judged int
 }
 
-// wrong returns what MIC called Assigned although nothing gave it.
-func (m *moments) wrong() (wrong []string) {
-	m.now = map[string]map[string]any{}
-	var people []write
+// wrong returns everything that was wrong for a moment.
+func (m *moments) wrong() []string { return slices.Concat(m.wronglyGiven(), m.lost()) }
+
+// lost returns what pods that stay did not have for a moment.
+func (m *moments) lost() (wrong []string) {
+	had := map[types.UID]bool{}
 	for _, w := range m.writes {
-		if !w.mic { // what MIC writes to pods and identities are conditions
-			people = append(people, w)
+		a, ok := w.object.(*v1.AzureAssignedIdentity)
+		if !ok || !m.kept[a.UID] {
+			continue
 		}
+		has := a.Status.Status == v1.StateAssigned
+		if had[a.UID] && !has {
+			wrong = append(wrong, fmt.Sprintf("%s: pod %s/%s, which stays, lost its identity: %s %s", clock(w.ended), a.Spec.PodNamespace, a.Spec.Pod, a.Status.Status, a.Status.Reason))
+		}
+		had[a.UID] = has
 	}
-	slices.SortStableFunc(people, func(a, b write) int { return a.began.Compare(b.began) })
-	next := 0
+	return wrong
+}
+
+// wronglyGiven returns what MIC called Assigned although nothing gave it.
+func (m *moments) wronglyGiven() (wrong []string) {
+	m.versions = map[string]map[string][]write{}
+	for _, w := range m.writes {
+		if w.mic { // what it writes to pods and identities are conditions
+			continue
+		}
+		if m.versions[w.resource] == nil {
+			m.versions[w.resource] = map[string][]write{}
+		}
+		m.versions[w.resource][w.key] = append(m.versions[w.resource][w.key], w)
+	}
 	for _, w := range m.writes {
 		a, ok := w.object.(*v1.AzureAssignedIdentity)
 		if !ok || !w.mic || a.Status.Status != v1.StateAssigned || a.Spec.AzureIdentityRef == nil {
 			continue
 		}
-		for ; next < len(people) && !people[next].began.After(w.ended); next++ {
-			m.apply(people[next])
-		}
 		m.judged++
 		what := fmt.Sprintf("%s: pod %s/%s was assigned %s/%s (%s)", clock(w.ended), a.Spec.PodNamespace, a.Spec.Pod,
 			a.Spec.AzureIdentityRef.Namespace, a.Spec.AzureIdentityRef.Name, short(a.Spec.AzureIdentityRef.Spec.ResourceID))
-		if why := m.never[fold(a.Spec.AzureIdentityRef.Spec.ResourceID)]; why != "" {
+		if why := m.refused(a.Spec.AzureIdentityRef.Spec); why != "" {
 			wrong = append(wrong, what+": "+why)
-		} else if !m.given(a, people[:next], m.back(w.began)) {
+		} else if !m.given(a, m.back(w.began), w.ended) {
 			wrong = append(wrong, what+", which no binding and policy gave it at that time")
 		}
 	}
 	return wrong
+}
+
+// refused returns why no pod can have the identity, "" when some could.
+func (m *moments) refused(spec v1.AzureIdentitySpec) string {
+	if mismatched(spec, m.clients[fold(spec.ResourceID)]) {
+		return "its client ID is another identity's"
+	}
+	return m.never[fold(spec.ResourceID)]
 }
 
 // back is the moment from which MIC must have heard of every change.
@@ -88,78 +118,56 @@ func (m *moments) back(t time.Time) time.Time {
 	return earliest
 }
 
-// given reports whether the pod had the identity at some moment since then. It goes back change by change.
-func (m *moments) given(a *v1.AzureAssignedIdentity, done []write, since time.Time) bool {
-	last := len(done)
-	defer func() {
-		for _, w := range done[last:] {
-			m.apply(w)
-		}
-	}()
-	for {
-		if m.grants(a) {
-			return true
-		}
-		if last == 0 || done[last-1].began.Before(since) {
-			return false
-		}
-		last--
-		m.undo()
-	}
-}
-
-func (m *moments) apply(w write) {
-	objects := m.now[w.resource]
-	if objects == nil {
-		objects = map[string]any{}
-		m.now[w.resource] = objects
-	}
-	before, there := objects[w.key]
-	m.undos = append(m.undos, func() {
-		if there {
-			objects[w.key] = before
-		} else {
-			delete(objects, w.key)
-		}
-	})
-	if w.object == nil {
-		delete(objects, w.key)
-	} else {
-		objects[w.key] = w.object
-	}
-}
-
-func (m *moments) undo() {
-	last := len(m.undos) - 1
-	m.undos[last]()
-	m.undos = m.undos[:last]
-}
-
-// grants asks the rules about the objects of this moment.
-func (m *moments) grants(a *v1.AzureAssignedIdentity) bool {
-	pod, ok := m.now["pods"][a.Spec.PodNamespace+"/"+a.Spec.Pod].(*corev1.Pod)
-	if !ok {
-		return false
-	}
-	policy, _ := m.now["azureidentitypolicies"]["/"+v1.PolicyName].(*v1.AzureIdentityPolicy)
-	compiled, err := identity.CompilePolicy(policy)
-	if err != nil {
-		return false
-	}
+// given reports whether the pod could have the identity, by objects as each of them was at some time in between: MIC
+// hears of each kind on its own.
+func (m *moments) given(a *v1.AzureAssignedIdentity, since, until time.Time) bool {
+	ref := a.Spec.AzureIdentityRef
+	pods := during[*corev1.Pod](m.versions["pods"][a.Spec.PodNamespace+"/"+a.Spec.Pod], since, until)
+	identities := during[*v1.AzureIdentity](m.versions["azureidentities"][ref.Namespace+"/"+ref.Name], since, until)
+	policies := during[*v1.AzureIdentityPolicy](m.versions["azureidentitypolicies"]["/"+v1.PolicyName], since, until)
 	var bindings []*v1.AzureIdentityBinding
-	for _, o := range m.now["azureidentitybindings"] {
-		if b, ok := o.(*v1.AzureIdentityBinding); ok && b.Spec.Selector == pod.Labels[v1.BindingLabel] {
-			bindings = append(bindings, b)
+	for _, versions := range m.versions["azureidentitybindings"] {
+		for _, b := range during[*v1.AzureIdentityBinding](versions, since, until) {
+			if b != nil && b.Spec.AzureIdentity == ref.Name {
+				bindings = append(bindings, b)
+			}
 		}
 	}
-	grants, _ := m.rules.With(compiled).Grants(podOf(pod), bindings, func(namespace, name string) *v1.AzureIdentity {
-		id, _ := m.now["azureidentities"][namespace+"/"+name].(*v1.AzureIdentity)
-		return id
-	})
-	return slices.ContainsFunc(grants, func(g identity.Grant) bool {
-		ref := a.Spec.AzureIdentityRef
-		return g.Identity.Namespace == ref.Namespace && g.Identity.Name == ref.Name && strings.EqualFold(g.Identity.Spec.ResourceID, ref.Spec.ResourceID)
-	})
+	for _, policy := range policies {
+		compiled, err := identity.CompilePolicy(policy)
+		if err != nil {
+			continue
+		}
+		for _, pod := range pods {
+			for _, id := range identities {
+				if pod == nil || id == nil || !strings.EqualFold(id.Spec.ResourceID, ref.Spec.ResourceID) {
+					continue
+				}
+				grants, _ := m.rules.With(compiled).Grants(podOf(pod), bindings, func(string, string) *v1.AzureIdentity { return id })
+				if len(grants) > 0 {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// during returns what an object was in a time, nil for one that was not there.
+func during[T any](writes []write, since, until time.Time) []T {
+	var none T
+	list := []T{none}
+	for _, w := range writes {
+		if w.began.After(until) {
+			break
+		}
+		if w.began.Before(since) {
+			list = list[:0]
+		}
+		object, _ := w.object.(T)
+		list = append(list, object)
+	}
+	return list
 }
 
 // moments reads what the API server wrote down.
@@ -167,9 +175,18 @@ func (r *run) moments() *moments {
 	r.Helper()
 	text, err := os.ReadFile(r.path("audit.log"))
 	r.must(err)
-	m := &moments{rules: r.rules, late: late, never: map[string]string{}}
+	m := &moments{rules: r.rules, late: late, never: map[string]string{}, clients: map[string]string{}}
 	for id, reason := range refusals() {
 		m.never[id] = "Azure refuses it (" + reason + ")"
+	}
+	if !r.story.hands { // by hand, anything can be taken off
+		m.kept = map[types.UID]bool{}
+		for uid := range r.steady {
+			m.kept[uid] = true
+		}
+	}
+	for _, id := range slices.Concat(steadyIDs(), crowdIDs(), []string{sharedID(), privateID(), clusterID()}) {
+		m.clients[fold(id)] = clientOf(id)
 	}
 	r.mu.Lock()
 	m.away = slices.Clone(r.away)

@@ -34,6 +34,8 @@ type rest struct {
 	system map[string]bool
 	// refused are the resource IDs that Azure does not let MIC assign, with the status.reason that says so.
 	refused map[string]string
+	// clients are the client IDs that Azure has, by resource ID.
+	clients map[string]string
 }
 
 // machine is a VM or scale set as ARM shows it.
@@ -81,8 +83,10 @@ func (r rest) wanted() (wanted map[pair]want, needed map[string]map[string]bool)
 			case grant.Identity.Spec.Type != v1.UserAssignedMSI:
 			case group == "":
 				w.status, w.reason = v1.StateCreated, "NodeNotOnAzure"
-			case r.refused[resource] != "" && !r.isForeign(group, resource):
+			case r.refused[resource] != "":
 				w.status, w.reason = v1.StateCreated, r.refused[resource]
+			case mismatched(grant.Identity.Spec, r.clients[resource]):
+				w.status, w.reason = v1.StateCreated, "ClientIDMismatch"
 			default:
 				if needed[group] == nil {
 					needed[group] = map[string]bool{}
@@ -93,6 +97,11 @@ func (r rest) wanted() (wanted map[pair]want, needed map[string]map[string]bool)
 		}
 	}
 	return wanted, needed
+}
+
+// mismatched reports whether an identity names another client ID than Azure has.
+func mismatched(spec v1.AzureIdentitySpec, client string) bool {
+	return spec.Type == v1.UserAssignedMSI && spec.ClientID != "" && client != "" && !strings.EqualFold(spec.ClientID, client)
 }
 
 func (r rest) grants(pod *corev1.Pod) []identity.Grant {

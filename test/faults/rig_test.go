@@ -91,7 +91,7 @@ func newRig(t *testing.T, number int, drift time.Duration) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{
-		t: t, dir: dir, port: firstPort + number*portsEach, drift: drift, rules: identity.Rules{ForceNamespaced: true},
+		t: t, dir: dir, port: firstPort + number*portsEach, drift: drift, rules: identity.Rules{ForceNamespaced: true, ClusterIdentities: clusterIdentities()},
 		foreign: map[string][]string{},
 	}
 	t.Cleanup(r.end)
@@ -238,7 +238,7 @@ func (r *rig) startMIC(index int) {
 		"--http-probe-port="+port(portProbes), "--prometheus-port="+port(portMetrics),
 		"--leader-election-instance=mic-"+strconv.Itoa(index), "--leader-election-duration="+lease.String(),
 		"--identity-detach-grace-period="+grace.String(), "--identity-assignment-reconcile-interval="+r.drift.String(),
-		"--syncRetryDuration="+never.String(), "--update-user-msi-retry-interval=200ms")
+		"--cluster-identities="+clusterID()+","+clientOf(clusterID()), "--syncRetryDuration="+never.String(), "--update-user-msi-retry-interval=200ms")
 }
 
 // killMIC kills a MIC, which loses its memory.

@@ -240,11 +240,12 @@ func (r *run) mend() {
 	r.must(r.client.List(r.Context(), &list))
 	for i := range list.Items {
 		id := &list.Items[i]
-		if refusals()[fold(id.Spec.ResourceID)] == "" {
+		named, _ := r.azure.World().Identity(id.Spec.ResourceID)
+		if refusals()[fold(id.Spec.ResourceID)] == "" && !mismatched(id.Spec, named.ClientID) {
 			continue
 		}
 		r.happen(change{"mend identity " + id.Namespace + "/" + id.Name, func(ctx context.Context, c client.Client) error {
-			return edit(ctx, c, c, id, func(i *v1.AzureIdentity) { i.Spec.ResourceID = goodIDs()[0] })
+			return edit(ctx, c, c, id, func(i *v1.AzureIdentity) { i.Spec.ResourceID, i.Spec.ClientID = goodIDs()[0], "" })
 		}})
 	}
 }
@@ -295,6 +296,9 @@ func (r *run) explain() {
 	}
 	r.must(writeLines(r.path("arm.log"), asked))
 	if r.unrest != "" {
+		for _, wrong := range r.moments().wrong() {
+			r.Log(wrong)
+		}
 		r.Log(r.unrest) // once more: who reads a long log reads its end
 	}
 }

@@ -70,10 +70,13 @@ func (r *rig) look(ctx context.Context) (rest, error) {
 	now := rest{
 		rules: rules, nodes: nodes.Items, pods: pods.Items, bindings: bindings.Items, identities: identities.Items,
 		assigned: assigned.Items, ledgers: map[string][]string{}, azure: map[string]machine{}, refused: refusals(),
-		foreign: r.foreigners(), system: map[string]bool{},
+		foreign: r.foreigners(), system: map[string]bool{}, clients: map[string]string{},
 	}
 	for _, g := range groups() {
 		now.system[g.key()] = g.system
+	}
+	for _, id := range r.azure.World().Identities("", "") {
+		now.clients[fold(id.ResourceID)] = id.ClientID
 	}
 	for i := range ledgers.Items {
 		group, ids, err := readLedger(&ledgers.Items[i])
@@ -107,7 +110,10 @@ func (r *rig) foreigners() map[string][]string {
 
 func readLedger(cm *corev1.ConfigMap) (group string, ids []string, err error) {
 	var g struct{ SubscriptionID, ResourceGroup, Name string }
-	var entries []struct{ ResourceID string }
+	var entries []struct {
+		ResourceID    string
+		Keep, Foreign bool // others attached it
+	}
 	if err := errors.Join(json.Unmarshal([]byte(cm.Data["group"]), &g), json.Unmarshal([]byte(cm.Data["identities"]), &entries)); err != nil {
 		return "", nil, fmt.Errorf("read ledger %s: %w", cm.Name, err)
 	}
@@ -117,7 +123,9 @@ func readLedger(cm *corev1.ConfigMap) (group string, ids []string, err error) {
 		}
 	}
 	for _, e := range entries {
-		ids = append(ids, e.ResourceID)
+		if !e.Keep && !e.Foreign {
+			ids = append(ids, e.ResourceID)
+		}
 	}
 	return group, ids, nil
 }
