@@ -64,6 +64,12 @@ type clusterIdentities struct {
 	mu      sync.RWMutex
 	known   map[string]bool
 	kubelet string // its client ID in lower case, "" when unknown
+	first   sync.Once
+	learned chan struct{} // closes when the node was read
+}
+
+func newClusterIdentities(known map[string]bool) *clusterIdentities {
+	return &clusterIdentities{known: known, learned: make(chan struct{})}
 }
 
 // has reports whether one of them has this client ID or resource ID.
@@ -74,11 +80,12 @@ func (c *clusterIdentities) has(clientID, resourceID string) bool {
 	return clientID != "" && (c.known[clientID] || clientID == c.kubelet) || resourceID != "" && c.known[resourceID]
 }
 
-// learn takes the kubelet's identity from the labels of the node.
+// learn reads the kubelet's identity from the labels of the node.
 func (c *clusterIdentities) learn(node *corev1.Node) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.kubelet = ascii.ToLower(node.Labels[v1.KubeletIdentityLabel])
+	c.mu.Unlock()
+	c.first.Do(func() { close(c.learned) })
 }
 
 // learning is the agent's node for the taint remover, which learns from it on the way.

@@ -55,6 +55,9 @@ const (
 	// patience is how long a request waits for a new token while an old one can
 	// still be used; several SDKs give up after 1 s.
 	patience = 500 * time.Millisecond
+	// nodeLimit is how long requests wait for the node's labels once the rest of the cluster is
+	// known. The API server answers within milliseconds.
+	nodeLimit = 2 * time.Second
 	// retryInterval is how often a port that is taken is tried again.
 	retryInterval = 2 * time.Second
 )
@@ -83,6 +86,7 @@ type agent struct {
 	tokens   *token.Cache
 	tables   *tables
 	own      *clusterIdentities
+	known    chan struct{} // closes when pods can be served
 	node     *cluster.Node
 	audit    *server.Audit
 	events   *events.Recorder // nil when they are switched off
@@ -174,7 +178,7 @@ func build(stop, flights context.Context, o *options, config *rest.Config, log l
 		return nil, err
 	}
 	standard := o.identities.mode == modeStandard
-	a.own = &clusterIdentities{known: o.cluster.set()}
+	a.own, a.known = newClusterIdentities(o.cluster.set()), make(chan struct{})
 	a.tables = &tables{
 		log: log.WithName("cluster"),
 		attest: attest.NewTable(attest.Config{
@@ -233,7 +237,7 @@ func (a *agent) newServer(stop, flights context.Context, objects *cluster.Object
 	})
 	return server.New(server.Config{
 		Attester: a.tables.attest, Authorizer: a.tables.Table, Tokens: a.tokens,
-		Known: a.cluster.Synced(), Stopping: stop.Done(),
+		Known: a.known, Stopping: stop.Done(),
 		Upstream: upstream, TokenLimiter: tokenLimiter, OtherLimiter: fair.New(otherLimits()),
 		Probes:         a.health.Handler(),
 		HeaderRequired: a.o.answers.headerRequired, BlockInstance: a.o.answers.blockInstance, BlockAttested: a.o.answers.blockAttested, AllowUserData: !a.o.answers.blockUserData, RetryAfter: a.o.answers.retryAfter,
@@ -279,7 +283,7 @@ func (a *agent) run(ctx context.Context) error {
 
 // work starts everything that runs until ctx ends.
 func (a *agent) work(ctx context.Context, group *errgroup.Group, diverted net.Listener) {
-	for _, f := range []func(context.Context){a.cluster.Run, a.life.follow, a.removeTaint, a.prefetch, a.writeRecords} {
+	for _, f := range []func(context.Context){a.cluster.Run, a.life.follow, a.watchNode, a.awaitCluster, a.prefetch, a.writeRecords} {
 		group.Go(func() error { f(ctx); return nil })
 	}
 	group.Go(func() error { a.life.line.Run(ctx, a.takeBack); return nil })
@@ -309,18 +313,42 @@ func ignoreEnd(ctx context.Context, err error) error {
 	return err
 }
 
-// removeTaint begins when the cluster is known; from then on the redirect is all
-// that readiness depends on, and noteRedirect tells of it.
-func (a *agent) removeTaint(ctx context.Context) {
+// watchNode watches the agent's node: its label with the kubelet's identity, and its start-up
+// taint. Once the cluster is known, the redirect is all that readiness depends on, and
+// noteRedirect has the taint looked at.
+func (a *agent) watchNode(ctx context.Context) {
 	if a.taint == nil {
 		a.node.Watch(ctx, a.own.learn)
 		return
 	}
+	go func() {
+		select {
+		case <-a.cluster.Synced():
+			a.taint.Look()
+		case <-ctx.Done():
+		}
+	}()
+	a.taint.Run(ctx)
+}
+
+// awaitCluster closes known once the cluster is known, and the kubelet's identity with it. A node
+// that cannot be read is not waited for longer than nodeLimit: until its label is known, only
+// --cluster-identities and MIC keep the kubelet's identity from pods.
+func (a *agent) awaitCluster(ctx context.Context) {
 	select {
 	case <-a.cluster.Synced():
-		a.taint.Run(ctx)
 	case <-ctx.Done():
+		return
 	}
+	timer := time.NewTimer(nodeLimit)
+	defer timer.Stop()
+	select {
+	case <-a.own.learned:
+	case <-timer.C:
+	case <-ctx.Done():
+		return
+	}
+	close(a.known)
 }
 
 // noteRedirect takes the outcome of a check of the redirect.

@@ -188,7 +188,7 @@ func newAgentUnderTest(t *testing.T, azure *emulator.Emulator, api string) *agen
 	a.server = server.New(server.Config{
 		Attester: a.attest, Authorizer: a.table, Known: known, Stopping: make(chan struct{}),
 		Tokens: token.NewCache(flights, token.CacheConfig{
-			Source: sources(o, strings.TrimPrefix(azure.Endpoints().IMDS, "http://"), limiter, objects, &clusterIdentities{}, metrics),
+			Source: sources(o, strings.TrimPrefix(azure.Endpoints().IMDS, "http://"), limiter, objects, newClusterIdentities(nil), metrics),
 			Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity, FlightTime: flightTime, Patience: patience,
 		}),
 		Upstream: "127.0.0.1:1", TokenLimiter: limiter, OtherLimiter: fair.New(otherLimits()), Probes: (&observe.Health{}).Handler(),

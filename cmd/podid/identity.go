@@ -125,6 +125,7 @@ func (o *federateOptions) run(cmd *cobra.Command, name string) error {
 	if err != nil {
 		return err
 	}
+	o.warnForbidden(ctx, notes, kube, &id)
 	if err := o.makeBroker(ctx, notes, kube, &id); err != nil {
 		return err
 	}
@@ -201,6 +202,27 @@ func (o *federateOptions) discover(ctx context.Context) (federation.Discovery, e
 		return said, fmt.Errorf("ask the API server for its issuer (%s): %w", federation.DiscoveryPath, err)
 	}
 	return said, nil
+}
+
+// warnForbidden says that the cluster's policy does not allow the identity. A user who may not
+// read the policy, and a cluster without one, get no warning.
+func (o *federateOptions) warnForbidden(ctx context.Context, notes io.Writer, kube client.Client, id *v1.AzureIdentity) {
+	var object v1.AzureIdentityPolicy
+	if err := kube.Get(ctx, client.ObjectKey{Name: v1.PolicyName}, &object); err != nil {
+		return
+	}
+	policy, err := identity.CompilePolicy(&object)
+	if err != nil {
+		_, _ = fmt.Fprintln(notes, "warning:", err)
+	}
+	var namespace corev1.Namespace
+	if err := kube.Get(ctx, client.ObjectKey{Name: id.Namespace}, &namespace); err != nil && policy.NeedsNamespaceLabels() {
+		return
+	}
+	if !policy.AllowsInNamespace(id, namespace.Labels) {
+		_, _ = fmt.Fprintf(notes, "warning: no rule of AzureIdentityPolicy %s (mode %s) allows this identity in namespace %s: ask the owner of the cluster for one\n",
+			v1.PolicyName, policy.Mode(), id.Namespace)
+	}
 }
 
 // makeBroker makes what of the broker is not there.

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ const minIdle = time.Second
 //   - When Total are open, the source with the most of them loses one to a source that has fewer.
 //   - When no source has more than another, a source without a connection gets the place of the
 //     longest idle one.
+//   - A process of the same host, such as the kubelet with its probes, always gets a place.
 //
 // Everything else is closed at once. Accept may be called by one goroutine at a time, the other
 // methods by any.
@@ -120,6 +122,9 @@ func (l *Listener) admit(c *Conn) (evicted *Conn, ok bool) {
 		if evicted = l.ofGreediest(len(own) + 1); evicted == nil && len(own) == 0 {
 			evicted = longestIdle(l.all(), minIdle)
 		}
+		if evicted == nil && sameHost(c.Conn) {
+			evicted = l.ofOthers(c.source)
+		}
 	}
 	if evicted == nil {
 		return nil, false
@@ -145,6 +150,28 @@ func (l *Listener) ofGreediest(least int) *Conn {
 		return c
 	}
 	return nil
+}
+
+// sameHost reports whether both ends of a connection have one IP address.
+func sameHost(c net.Conn) bool {
+	local, ok1 := c.LocalAddr().(*net.TCPAddr)
+	remote, ok2 := c.RemoteAddr().(*net.TCPAddr)
+	return ok1 && ok2 && (remote.IP.IsLoopback() || remote.IP.Equal(local.IP))
+}
+
+// ofOthers returns a connection of another source: the one that is idle for longest, or any if
+// none is. It returns nil if there is no other source.
+func (l *Listener) ofOthers(source string) *Conn {
+	var others []*Conn
+	for c := range l.all() {
+		if c.source != source {
+			others = append(others, c)
+		}
+	}
+	if c := longestIdle(slices.Values(others), 0); c != nil || len(others) == 0 {
+		return c
+	}
+	return others[0]
 }
 
 // longestIdle returns the connection that is idle for longest, and for at least so long; nil if

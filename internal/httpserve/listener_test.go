@@ -3,6 +3,7 @@ package httpserve
 import (
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -199,3 +200,41 @@ func (l wrapping) Accept() (net.Conn, error) {
 type wrapped struct{ net.Conn }
 
 func (w wrapped) NetConn() net.Conn { return w.Conn }
+
+// TestSameHost: the kubelet gets a place when all others have one each and none of them is idle for long.
+func TestSameHost(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources := 0
+	l := NewListener(inner, Limits{Total: 2, PerSource: 2, ReadBuffer: 4096, WriteBuffer: 4096}, func(net.Conn) string {
+		sources++
+		return strings.Repeat("s", sources)
+	})
+	t.Cleanup(func() { _ = l.Close() })
+	var clients []net.Conn
+	for range 3 {
+		client, err := net.Dial("tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = client.Close() })
+		clients = append(clients, client)
+		accepted, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = accepted.Close() })
+	}
+	closed := 0
+	for _, client := range clients[:2] {
+		_ = client.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			closed++
+		}
+	}
+	if closed != 1 {
+		t.Errorf("%d of the two others were closed for it, want one", closed)
+	}
+}

@@ -164,8 +164,11 @@ func (r Rules) consider(
 func (r Rules) judge(pod Pod, g *Grant) *Refusal {
 	g.permission = r.Policy.permission(pod, g.Identity)
 	g.Named = g.permission.byClientID || g.permission.byResourceID
-	if !r.AllowClusterIdentities && r.keepsFromPods(g) {
-		return refuseClusterIdentity(pod, g)
+	if !r.AllowClusterIdentities && r.ofCluster(g.Identity) {
+		if r.keepsFromPods(g) {
+			return refuseClusterIdentity(pod, g)
+		}
+		*g = g.OfCluster()
 	}
 	if g.permission.rule != "" {
 		return nil
@@ -179,14 +182,25 @@ func (r Rules) judge(pod Pod, g *Grant) *Refusal {
 	return nil
 }
 
+// ofCluster reports whether the object names an identity of the cluster itself.
+func (r Rules) ofCluster(id *v1.AzureIdentity) bool {
+	byClientID, byResourceID := r.clusterIDs(&id.Spec)
+	return byClientID || byResourceID
+}
+
+// clusterIDs reports which IDs of the spec are those of an identity of the cluster. No other type's
+// resourceID is ever checked or used.
+func (r Rules) clusterIDs(spec *v1.AzureIdentitySpec) (byClientID, byResourceID bool) {
+	byClientID = spec.ClientID != "" && r.ClusterIdentities[ascii.ToLower(spec.ClientID)]
+	byResourceID = spec.Type == v1.UserAssignedMSI && spec.ResourceID != "" && r.ClusterIdentities[ascii.ToLower(spec.ResourceID)]
+	return byClientID, byResourceID
+}
+
 // keepsFromPods reports whether the object names an identity of the cluster
 // itself that the policy does not name. A client ID in the policy does not open
 // the resource ID beside it in the object: the two may be of different identities.
 func (r Rules) keepsFromPods(g *Grant) bool {
-	spec := &g.Identity.Spec
-	byClientID := spec.ClientID != "" && r.ClusterIdentities[ascii.ToLower(spec.ClientID)]
-	// No other type's resourceID is ever checked or used.
-	byResourceID := spec.Type == v1.UserAssignedMSI && spec.ResourceID != "" && r.ClusterIdentities[ascii.ToLower(spec.ResourceID)]
+	byClientID, byResourceID := r.clusterIDs(&g.Identity.Spec)
 	openByClientID := byClientID && g.permission.byClientID
 	return byClientID && !g.Named || byResourceID && !g.permission.byResourceID && !openByClientID
 }

@@ -40,7 +40,10 @@ type permission struct {
 	byClientID, byResourceID bool
 
 	audiences []string // nil: all
-	enforced  bool
+	// audiencesByName are those of the entries that name the identity. They alone count for an
+	// identity of the cluster itself.
+	audiencesByName []string
+	enforced        bool
 }
 
 // CompilePolicy reads the policy object. It returns nil when object is nil, and
@@ -103,7 +106,7 @@ func (p *Policy) permission(pod Pod, id *v1.AzureIdentity) permission {
 		return permission{}
 	}
 	result := permission{enforced: p.mode == v1.PolicyEnforce}
-	everything := p.mode == v1.PolicyOff
+	everything, everythingByName := p.mode == v1.PolicyOff, p.mode == v1.PolicyOff
 	for _, r := range p.rules {
 		if !r.allows(pod) {
 			continue
@@ -115,15 +118,21 @@ func (p *Policy) permission(pod Pod, id *v1.AzureIdentity) permission {
 			if result.rule == "" {
 				result.rule = r.name
 			}
-			named := slices.Contains(r.namespaces, pod.Namespace)
-			result.byClientID = result.byClientID || named && len(entry.ClientIDs) > 0
-			result.byResourceID = result.byResourceID || named && namesResourceID(entry, id)
+			byClientID, byResourceID := len(entry.ClientIDs) > 0, namesResourceID(entry, id)
+			if slices.Contains(r.namespaces, pod.Namespace) && (byClientID || byResourceID) {
+				result.byClientID, result.byResourceID = result.byClientID || byClientID, result.byResourceID || byResourceID
+				everythingByName = everythingByName || len(entry.Audiences) == 0
+				result.audiencesByName = append(result.audiencesByName, entry.Audiences...)
+			}
 			everything = everything || len(entry.Audiences) == 0
 			result.audiences = append(result.audiences, entry.Audiences...)
 		}
 	}
 	if everything {
 		result.audiences = nil
+	}
+	if everythingByName {
+		result.audiencesByName = nil
 	}
 	return result
 }
@@ -134,8 +143,11 @@ func (r policyRule) allows(pod Pod) bool {
 		(len(r.serviceAccounts) == 0 || slices.Contains(r.serviceAccounts, pod.serviceAccount()))
 }
 
+// covers reports whether the rule is for a namespace. Labels that are not known (nil) match no
+// selector, not even one that asks for a label to be absent.
 func (r policyRule) covers(namespace string, namespaceLabels map[string]string) bool {
-	return slices.Contains(r.namespaces, namespace) || r.selector.Matches(labels.Set(namespaceLabels))
+	return slices.Contains(r.namespaces, namespace) ||
+		namespaceLabels != nil && r.selector.Matches(labels.Set(namespaceLabels))
 }
 
 // serviceAccount is the pod's ServiceAccount; the API server fills in the
@@ -251,6 +263,13 @@ func (p permission) allowsAudience(resource string) bool {
 	return p.audiences == nil || slices.ContainsFunc(p.audiences, func(audience string) bool {
 		return ascii.EqualFold(strings.TrimSuffix(audience, "/"), strings.TrimSuffix(resource, "/"))
 	})
+}
+
+// OfCluster returns the grant as it counts for an identity of the cluster itself: only for the
+// audiences of the rules that name the identity.
+func (g Grant) OfCluster() Grant {
+	g.permission.audiences = g.permission.audiencesByName
+	return g
 }
 
 // Rule is the name of the policy's rule that allows the grant, "" when none does.

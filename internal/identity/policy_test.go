@@ -59,6 +59,9 @@ func TestPolicyMatches(t *testing.T) {
 		return id("a", "one", spec(s))
 	}
 	asIs := func(*v1.AzureIdentitySpec) {}
+	absent := v1.PolicyRule{Name: "s", Identities: []entry{all}, NamespaceSelector: &metav1.LabelSelector{
+		MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "tenant", Operator: metav1.LabelSelectorOpDoesNotExist}},
+	}}
 	for _, tt := range []struct {
 		name    string
 		rules   []v1.PolicyRule
@@ -122,7 +125,10 @@ func TestPolicyMatches(t *testing.T) {
 		{"selected by label", []v1.PolicyRule{selecting(map[string]string{"team": "a"}, mine)}, func(p *identity.Pod) { p.NamespaceLabels = map[string]string{"team": "a"} }, id("a", "one"), true},
 		{"label not known", []v1.PolicyRule{selecting(map[string]string{"team": "a"}, mine)}, nil, id("a", "one"), false},
 		{"label of the pod", []v1.PolicyRule{selecting(map[string]string{v1.BindingLabel: "demo"}, mine)}, nil, id("a", "one"), false},
-		{"empty selector", []v1.PolicyRule{selecting(nil, mine)}, nil, id("a", "one"), true},
+		{"empty selector", []v1.PolicyRule{selecting(nil, mine)}, func(p *identity.Pod) { p.NamespaceLabels = map[string]string{} }, id("a", "one"), true},
+		{"absent label, labels not known", []v1.PolicyRule{absent}, nil, id("a", "one"), false},
+		{"absent label", []v1.PolicyRule{absent}, func(p *identity.Pod) { p.NamespaceLabels = map[string]string{"team": "a"} }, id("a", "one"), true},
+		{"label is there", []v1.PolicyRule{absent}, func(p *identity.Pod) { p.NamespaceLabels = map[string]string{"tenant": ""} }, id("a", "one"), false},
 		{
 			"ServiceAccount",
 			[]v1.PolicyRule{{Name: "r", Namespaces: []string{"a"}, ServiceAccounts: []string{"api"}, Identities: []entry{all}}},
@@ -238,6 +244,25 @@ func TestClusterIdentity(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A rule for everything does not lift the audiences under which an identity of the cluster itself is named.
+func TestClusterIdentityAudiences(t *testing.T) {
+	const vault, arm = "https://vault.azure.net", "https://management.azure.com"
+	rules := identity.Rules{Managed: true, ClusterIdentities: map[string]bool{kubelet: true}, Policy: policy(t, v1.PolicyEnforce,
+		forNamespaces([]string{"a"}, v1.PolicyIdentities{}, v1.PolicyIdentities{ClientIDs: []string{kubelet}, Audiences: []string{vault}}))}
+	grant, refusal := ask(rules, pod("a", "demo"), id("a", "one", spec(v1.AzureIdentitySpec{ClientID: kubelet})))
+	if refusal != nil {
+		t.Fatal(refusal)
+	}
+	if grant.RefuseAudience(vault) != nil || grant.RefuseAudience(arm) == nil {
+		t.Error("the named identity is good for every audience")
+	}
+	rules.ClusterIdentities = nil // the token alone shows what it is
+	grant, _ = ask(rules, pod("a", "demo"), id("a", "one", spec(v1.AzureIdentitySpec{ClientID: kubelet})))
+	if grant.RefuseAudience(arm) != nil || grant.OfCluster().RefuseAudience(arm) == nil || grant.OfCluster().RefuseAudience(vault) != nil {
+		t.Error("OfCluster keeps the audiences of rules that do not name the identity")
 	}
 }
 

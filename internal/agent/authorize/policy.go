@@ -18,8 +18,11 @@ func (t *Table) SetPolicy(p *identity.Policy) {
 // SetNamespace records the labels of a namespace.
 func (t *Table) SetNamespace(name string, labels map[string]string) {
 	defer t.change()()
-	if maps.Equal(t.namespaces[name], labels) {
+	if known := t.namespaces[name]; known != nil && maps.Equal(known, labels) {
 		return
+	}
+	if labels == nil {
+		labels = map[string]string{} // known, and empty
 	}
 	t.namespaces[name] = labels
 	t.touchIf(func(p *pod) bool { return p.Namespace == name })

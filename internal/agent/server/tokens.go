@@ -207,9 +207,15 @@ func (a *attempt) fetch(ctx context.Context, grant identity.Grant) bool {
 // give answers with a token that the cache has, unless it is one of the cluster's own identities
 // that the policy does not name for the pod: only the token shows that for sure.
 func (a *attempt) give(t *token.Token, grant identity.Grant) {
-	if t.OfCluster != "" && !grant.Named {
-		a.failed(token.RefuseCluster(t, grant.Identity))
-		return
+	if t.OfCluster() != "" {
+		if !grant.Named {
+			a.failed(token.RefuseCluster(t, grant.Identity))
+			return
+		}
+		if refusal, refused := authorize.Audience(grant.OfCluster(), a.q.Resource); refused {
+			a.refuse(refusal)
+			return
+		}
 	}
 	a.res.token = t
 }

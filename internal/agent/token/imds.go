@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -215,27 +214,12 @@ func (s *IMDS) check(t *Token, id *v1.AzureIdentity) *problem {
 	if err := got.mismatch(id.Spec); err != nil {
 		return otherIdentity(id, "the metadata service", err)
 	}
-	t.OfCluster = s.ofCluster(got, id.Spec)
-	return nil
-}
-
-// ofCluster returns what shows that a token is one of the cluster's own identities, "" for nothing.
-func (s *IMDS) ofCluster(got subject, spec v1.AzureIdentitySpec) string {
-	known := s.cfg.ClusterIdentity
-	switch {
-	case known == nil:
-		return ""
-	case got.systemAssigned():
-		return "the token is one of the machine's system-assigned identity"
-	case known(spec.ClientID, spec.ResourceID):
-		return "the spec names an identity of the cluster"
-	case slices.ContainsFunc(got.clientIDs, func(id string) bool { return known(id, "") }):
-		return "the token's client ID is that of an identity of the cluster"
-	case slices.ContainsFunc(got.resourceIDs, func(id string) bool { return known("", id) }):
-		return "the token's resource ID is that of an identity of the cluster"
-	default:
-		return ""
+	if known := s.cfg.ClusterIdentity; known != nil {
+		// Asked when the token is handed out: the kubelet's identity may become known later.
+		clientID, resourceID := id.Spec.ClientID, resourceIDOf(&id.Spec)
+		t.ofCluster = func() string { return got.ofCluster(clientID, resourceID, known) }
 	}
+	return nil
 }
 
 // query names the identity by its resource ID, or by its client ID when it has none, as in
@@ -243,7 +227,7 @@ func (s *IMDS) ofCluster(got subject, spec v1.AzureIdentitySpec) string {
 // ID is only a claim of the AzureIdentity's author. The resource is passed on byte for byte.
 func query(r Request) string {
 	q := url.Values{"api-version": {tokenAPIVersion}, "resource": {r.Resource}}
-	if id := r.Identity.Spec.ResourceID; id != "" {
+	if id := resourceIDOf(&r.Identity.Spec); id != "" {
 		q.Set("msi_res_id", id)
 	} else {
 		q.Set("client_id", r.Identity.Spec.ClientID)
@@ -252,6 +236,15 @@ func query(r Request) string {
 		q.Set("token_sha256_to_refresh", r.Revoked) // or its own cache may give the same token again
 	}
 	return q.Encode()
+}
+
+// resourceIDOf returns the identity's resource ID. Managed mode in v1.8.17 never looked at that
+// field beside a client ID: what cannot be a resource ID counts as absent.
+func resourceIDOf(spec *v1.AzureIdentitySpec) string {
+	if !strings.HasPrefix(spec.ResourceID, "/") {
+		return ""
+	}
+	return spec.ResourceID
 }
 
 // withoutURL drops the URL that http puts before its errors: it names the

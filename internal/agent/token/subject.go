@@ -59,8 +59,8 @@ func (s subject) mismatch(spec v1.AzureIdentitySpec) error {
 		}
 	}
 	for _, id := range s.resourceIDs {
-		if spec.ResourceID != "" && !sameResource(id, spec.ResourceID) {
-			return fmt.Errorf("the token's resource ID is %s, spec.resourceID is %s", clip(id, 300), clip(spec.ResourceID, 300))
+		if want := resourceIDOf(&spec); want != "" && !sameResource(id, want) {
+			return fmt.Errorf("the token's resource ID is %s, spec.resourceID is %s", clip(id, 300), clip(want, 300))
 		}
 	}
 	return nil
@@ -78,6 +78,23 @@ func (s subject) systemAssigned() bool {
 	return slices.ContainsFunc(s.resourceIDs, func(id string) bool {
 		return !strings.Contains(ascii.ToLower(id), "/providers/microsoft.managedidentity/userassignedidentities/")
 	})
+}
+
+// ofCluster returns what shows that the token is one of the cluster's own identities, "" for
+// nothing. The IDs are those of the AzureIdentity.
+func (s subject) ofCluster(clientID, resourceID string, known func(clientID, resourceID string) bool) string {
+	switch {
+	case s.systemAssigned():
+		return "the token is one of the machine's system-assigned identity"
+	case known(clientID, resourceID):
+		return "the spec names an identity of the cluster"
+	case slices.ContainsFunc(s.clientIDs, func(id string) bool { return known(id, "") }):
+		return "the token's client ID is that of an identity of the cluster"
+	case slices.ContainsFunc(s.resourceIDs, func(id string) bool { return known("", id) }):
+		return "the token's resource ID is that of an identity of the cluster"
+	default:
+		return ""
+	}
 }
 
 // otherIdentity refuses a token of another identity. It is final: the spec is wrong.
@@ -101,7 +118,7 @@ func otherIdentity(id *v1.AzureIdentity, source string, mismatch error) *problem
 // not name the identity for.
 func RefuseCluster(t *Token, id *v1.AzureIdentity) *Failure {
 	return &Failure{
-		Status: http.StatusForbidden, Code: "cluster_identity", Reason: ReasonClusterIdentity, Cause: errors.New(t.OfCluster),
+		Status: http.StatusForbidden, Code: "cluster_identity", Reason: ReasonClusterIdentity, Cause: errors.New(t.OfCluster()),
 		Message: fmt.Sprintf("AzureIdentity %s cannot be used: it names an identity of the cluster itself, which pods do not get: "+
 			"create a user-assigned identity for the application, have this one named for namespace %s in AzureIdentityPolicy %s, "+
 			"or run MIC and NMI with --allow-cluster-identities", name(id), id.Namespace, v1.PolicyName),

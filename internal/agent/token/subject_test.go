@@ -112,7 +112,7 @@ func TestTokenOfAnotherIdentity(t *testing.T) {
 			r := ask("a", "x")
 			r.Identity.Spec = c.spec
 			got, err := source.Token(t.Context(), r)
-			if err == nil && got.OfCluster != "" {
+			if err == nil && got.OfCluster() != "" {
 				got, err = nil, RefuseCluster(got, r.Identity)
 			}
 			if len(asked.seen) != 1 {

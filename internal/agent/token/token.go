@@ -62,13 +62,22 @@ type Token struct {
 	// Body is the reply, ready to send.
 	Body Body
 
-	// OfCluster is why the token is one of the cluster's own identities, "" when it is
-	// not. Its caller hands such a token out only where the policy names the identity.
-	OfCluster string
+	// ofCluster is what OfCluster asks, nil where there is nothing to ask.
+	ofCluster func() string
 
 	since time.Time         // when the source first gave it, zero: Obtained
 	sum   [sha256.Size]byte // of the access token
 	units int               // of its size
+}
+
+// OfCluster returns what shows that the token is one of the cluster's own identities, as far as
+// they are known now, and "" for nothing. The caller hands such a token out only where the policy
+// names the identity.
+func (t *Token) OfCluster() string {
+	if t.ofCluster == nil {
+		return ""
+	}
+	return t.ofCluster()
 }
 
 // size is how much the source said, in bytes.

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -52,7 +51,7 @@ type Recorder interface {
 // API server.
 type Events struct {
 	recorder          Recorder
-	normals, warnings *rate.Limiter
+	normals, warnings *limiter
 
 	// said remembers the complaints made, so that each is made once per change.
 	// It holds one entry per object that something is wrong with; Forget drops it.
@@ -71,7 +70,7 @@ const (
 func New(recorder Recorder) *Events {
 	return &Events{
 		recorder: recorder, said: map[string]string{},
-		normals: rate.NewLimiter(normalRate, normalBurst), warnings: rate.NewLimiter(warningRate, warningBurst),
+		normals: newLimiter(normalRate, normalBurst), warnings: newLimiter(warningRate, warningBurst),
 	}
 }
 
@@ -165,7 +164,7 @@ func (e *Events) BindingWarned(binding *v1.AzureIdentityBinding, why string) {
 func (e *Events) ForgetBinding(namespace, name string) { e.forget(bindingKey(namespace, name)) }
 
 func (e *Events) normal(about, related runtime.Object, reason, action, note string, args ...any) {
-	if e.normals.Allow() {
+	if e.normals.allow(namespaceOf(about)) {
 		e.recorder.Eventf(about, present(related), corev1.EventTypeNormal, reason, action, note, args...)
 	}
 }
@@ -177,7 +176,7 @@ func (e *Events) warning(about, related runtime.Object, reason, action, note str
 			args[i] = strings.ToValidUTF8(s[:maxNote/2], "") + "…"
 		}
 	}
-	if e.warnings.Allow() {
+	if e.warnings.allow(namespaceOf(about)) {
 		e.recorder.Eventf(about, present(related), corev1.EventTypeWarning, reason, action, note, args...)
 	}
 }

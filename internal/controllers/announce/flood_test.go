@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"fmt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,15 +19,39 @@ func (c tally) Eventf(_, _ runtime.Object, eventtype, _, _, _ string, _ ...any) 
 func TestFlood(t *testing.T) {
 	said := tally{}
 	events := New(said)
-	for range 1000 {
-		events.Assigned(&v1.AzureAssignedIdentity{}, nil)
-		events.NotAssigned(&v1.AzureAssignedIdentity{}, nil, "why")
+	for i := range 1000 {
+		assigned := &v1.AzureAssignedIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprint("team-", i%10)}}
+		assigned.Spec.AzureBindingRef = &v1.AzureIdentityBindingCopy{ObjectMeta: assigned.ObjectMeta}
+		events.Assigned(assigned, nil)
+		events.NotAssigned(assigned, nil, "why")
 	}
 	if n := said[corev1.EventTypeNormal]; n < normalBurst || n > 4*normalBurst {
 		t.Errorf("%d good news of 1000", n)
 	}
 	if n := said[corev1.EventTypeWarning]; n < warningBurst || n == 1000 {
 		t.Errorf("%d warnings of 1000", n)
+	}
+}
+
+// One namespace whose objects are refused all the time does not silence the others.
+func TestGreedyNamespace(t *testing.T) {
+	said := tally{}
+	events := New(said)
+	complain := func(namespace, pod string) {
+		events.PodComplaint(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: pod}}, &v1.AzureIdentity{}, "why")
+	}
+	for i := range 5000 {
+		complain("evil", fmt.Sprint("pod-", i))
+	}
+	before := said[corev1.EventTypeWarning]
+	if before > warningBurst/2 {
+		t.Errorf("one namespace has %d Events of %d", before, warningBurst)
+	}
+	for i := range 50 {
+		complain("team", fmt.Sprint("pod-", i))
+	}
+	if n := said[corev1.EventTypeWarning] - before; n != 50 {
+		t.Errorf("%d of 50 Events of the other namespace", n)
 	}
 }
 

@@ -94,8 +94,12 @@ func (r *Rules) SetPolicy(object *v1.AzureIdentityPolicy) {
 
 // SetNamespace implements policywatch.Sink.
 func (r *Rules) SetNamespace(name string, labels map[string]string) {
+	if labels == nil {
+		labels = map[string]string{} // known, and empty
+	}
 	r.mu.Lock()
-	same := maps.Equal(r.namespaces[name], labels)
+	known := r.namespaces[name]
+	same := known != nil && maps.Equal(known, labels)
 	r.namespaces[name] = labels
 	r.mu.Unlock()
 	if !same {

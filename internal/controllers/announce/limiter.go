@@ -1,0 +1,56 @@
+// How many Events there are, in all and of one namespace.
+
+package announce
+
+import (
+	"sync"
+
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+const (
+	// share is the part of the rate and of the burst that one namespace can use: a tenant whose
+	// objects are refused all the time does not silence what others have to hear.
+	share = 4
+	// maxNamespaces bounds the namespaces remembered. Beyond it all of them start again.
+	maxNamespaces = 1024
+)
+
+// limiter bounds Events in all and per namespace.
+type limiter struct {
+	all   *rate.Limiter
+	limit rate.Limit
+	burst int
+
+	mu         sync.Mutex
+	namespaces map[string]*rate.Limiter
+}
+
+func newLimiter(limit rate.Limit, burst int) *limiter {
+	return &limiter{all: rate.NewLimiter(limit, burst), limit: limit, burst: burst, namespaces: map[string]*rate.Limiter{}}
+}
+
+// allow reports whether an Event about an object of the namespace may be written now.
+func (l *limiter) allow(namespace string) bool {
+	l.mu.Lock()
+	own := l.namespaces[namespace]
+	if own == nil {
+		if len(l.namespaces) >= maxNamespaces {
+			clear(l.namespaces)
+		}
+		own = rate.NewLimiter(l.limit/share, max(l.burst/share, 1))
+		l.namespaces[namespace] = own
+	}
+	l.mu.Unlock()
+	return own.Allow() && l.all.Allow()
+}
+
+// namespaceOf returns the namespace of the object that an Event is about.
+func namespaceOf(about runtime.Object) string {
+	if reference, ok := about.(*corev1.ObjectReference); ok {
+		return reference.Namespace
+	}
+	return ""
+}
