@@ -46,7 +46,7 @@ func TestFlood(t *testing.T) {
 	n.pod("api", "10.244.1.2", "Running")
 	n.grant("web")
 	n.grant("api")
-	p := n.startBuilt("--enableProfile", "--host-token-socket="+filepath.Join(t.TempDir(), "host.sock"))
+	p := n.startBuilt("--enableProfile")
 	n.probe("/readyz", 200, "ok")
 	n.want(n.api, tokenURL, 200, "access_token")
 

@@ -4,6 +4,7 @@ package conformance_test
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -64,14 +65,14 @@ func (w *stage) arrives(t *testing.T, c *sdk, name string, status int) {
 // trouble lets the metadata service fail for as long as the agent tries, and then once more for the client.
 func (w *stage) trouble(t *testing.T, c *sdk) {
 	id := own(sick, c)
-	must(t, w.azure.World().SetFault(fault(id, http.StatusServiceUnavailable, 0, 0)))
+	must(t, w.azure.World().SetFault(fault(id, byAgent(id), http.StatusServiceUnavailable, 0, 0)))
 	w.passing(t, c, c.pod, id, http.StatusInternalServerError, 0, func() { w.azure.World().RemoveFault(id.ClientID) })
 }
 
 // once lets the metadata service answer once with a status, which an excepted pod gets to see as it is.
 func (w *stage) once(t *testing.T, c *sdk, status int) {
 	id := own(ill, c)
-	must(t, w.azure.World().SetFault(fault(id, status, 0, 1)))
+	must(t, w.azure.World().SetFault(fault(id, byItself(id), status, 0, 1)))
 	w.passing(t, c, c.excepted, id, status, 0, func() {})
 	w.azure.World().RemoveFault(id.ClientID)
 }
@@ -80,15 +81,23 @@ func (w *stage) once(t *testing.T, c *sdk, status int) {
 // are the client's.
 func (w *stage) throttled(t *testing.T, c *sdk) {
 	id, pause := own(busy, c), 3*time.Second
-	must(t, w.azure.World().SetFault(fault(id, http.StatusTooManyRequests, pause, 1)))
+	must(t, w.azure.World().SetFault(fault(id, byAgent(id), http.StatusTooManyRequests, pause, 1)))
 	w.passing(t, c, c.pod, id, http.StatusTooManyRequests, pause, func() {})
 	w.azure.World().RemoveFault(id.ClientID)
 }
 
-// fault disturbs the token requests for one identity at the metadata service.
-func fault(id world.Identity, status int, retryAfter time.Duration, count int) world.Fault {
+// byAgent and byItself match the query for an identity's token of the agent, which asks by resource
+// ID, and of an excepted pod, which asks as it likes.
+func byAgent(id world.Identity) string {
+	return "*msi_res_id=" + url.QueryEscape(id.ResourceID) + "*vault*"
+}
+
+func byItself(id world.Identity) string { return "*client_id=" + id.ClientID + "*vault*" }
+
+// fault disturbs the token requests with such a query at the metadata service.
+func fault(id world.Identity, query string, status int, retryAfter time.Duration, count int) world.Fault {
 	return world.Fault{
-		Name: id.ClientID, Surface: world.SurfaceIMDS, Query: "*client_id=" + id.ClientID + "*vault*",
+		Name: id.ClientID, Surface: world.SurfaceIMDS, Query: query,
 		Status: status, RetryAfter: int(retryAfter / time.Second), Count: count,
 	}
 }

@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// share is the part of the rate and of the burst that one namespace can use: a tenant whose
+	// shares is how many namespaces that write all they can there is room for: a tenant whose
 	// objects are refused all the time does not silence what others have to hear.
-	share = 4
+	shares = 2
 	// maxNamespaces bounds the namespaces remembered. Beyond it all of them start again.
 	maxNamespaces = 1024
 )
@@ -28,8 +28,9 @@ type limiter struct {
 	namespaces map[string]*rate.Limiter
 }
 
+// newLimiter returns a limiter with these bounds for one namespace, and shares times as much in all.
 func newLimiter(limit rate.Limit, burst int) *limiter {
-	return &limiter{all: rate.NewLimiter(limit, burst), limit: limit, burst: burst, namespaces: map[string]*rate.Limiter{}}
+	return &limiter{all: rate.NewLimiter(shares*limit, shares*burst), limit: limit, burst: burst, namespaces: map[string]*rate.Limiter{}}
 }
 
 // allow reports whether an Event about an object of the namespace may be written now.
@@ -40,7 +41,7 @@ func (l *limiter) allow(namespace string) bool {
 		if len(l.namespaces) >= maxNamespaces {
 			clear(l.namespaces)
 		}
-		own = rate.NewLimiter(l.limit/share, max(l.burst/share, 1))
+		own = rate.NewLimiter(l.limit, l.burst)
 		l.namespaces[namespace] = own
 	}
 	l.mu.Unlock()
