@@ -5,10 +5,9 @@ package main
 import (
 	"flag"
 	"fmt"
-	"strings"
+	"slices"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/azure"
 	"github.com/podid-io/podid/internal/identity"
 )
@@ -28,32 +27,15 @@ func (o *clusterOptions) bindFlags(flags *flag.FlagSet) {
 }
 
 func (o *clusterOptions) validate() error {
-	for _, id := range o.ids() {
-		if !isIdentity(id) {
-			return fmt.Errorf("--cluster-identities: %q is neither a client ID (a GUID) nor a resource ID of the form %s", id, identity.ResourceIDShape)
-		}
+	if err := identity.CheckIDs(o.list); err != nil {
+		return fmt.Errorf("--cluster-identities: %w", err)
 	}
 	return nil
-}
-
-func (o *clusterOptions) ids() []string {
-	return strings.FieldsFunc(o.list, func(r rune) bool { return r == ',' || r == ' ' })
-}
-
-// isIdentity reports whether the text is a client ID or a resource ID.
-func isIdentity(id string) bool {
-	_, err := identity.ParseResourceID(id)
-	return err == nil || clientID.MatchString(id)
 }
 
 // set returns the cluster's own identities in the rules' form: those of the flag, and the one or two
 // of the cloud config, which are MIC's own and often the kubelet's.
 func (o *clusterOptions) set(config azure.Config) map[string]bool {
-	set := map[string]bool{}
-	for _, id := range append(o.ids(), config.ClientID, config.UserAssignedIdentityID) {
-		if isIdentity(id) {
-			set[ascii.ToLower(id)] = true
-		}
-	}
-	return set
+	ids := append(identity.SplitIDs(o.list), config.ClientID, config.UserAssignedIdentityID)
+	return identity.IDSet(slices.DeleteFunc(ids, func(id string) bool { return !identity.IsID(id) })...)
 }

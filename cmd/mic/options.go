@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -179,18 +178,13 @@ func (o *identityOptions) validate() error {
 
 // immutables splits the list.
 func (o *identityOptions) immutables() []string {
-	return strings.FieldsFunc(o.immutable, func(r rune) bool { return r == ',' || r == ' ' })
+	return identity.SplitIDs(o.immutable)
 }
-
-// clientID is the form of one: a GUID.
-var clientID = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
 // unprotecting are the entries of the list that cannot be any identity's. v1.8.17 took
 // whatever was in it, so that they are no reason not to start.
 func (o *identityOptions) unprotecting() []string {
-	return slices.DeleteFunc(o.immutables(), func(entry string) bool {
-		return isIdentity(entry)
-	})
+	return slices.DeleteFunc(o.immutables(), identity.IsID)
 }
 
 // electionOptions: the Lease of the leader.

@@ -24,9 +24,6 @@ import (
 	"github.com/podid-io/podid/internal/program"
 )
 
-// errNoIdentity is what is wrong with an entry of a list of identities.
-var errNoIdentity = errors.New("neither a client ID (a GUID) nor a resource ID of the form " + identity.ResourceIDShape)
-
 // run serves until the context ends. Errors are mistakes that waiting does not
 // mend: a config that cannot be read, a port that is taken.
 func run(ctx context.Context, o *options, getenv func(string) string) error {
@@ -42,7 +39,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 		return err
 	}
 	for _, entry := range o.identities.unprotecting() {
-		logr.FromContextOrDiscard(ctx).Error(errNoIdentity, "an entry of --immutable-user-msis protects nothing", "entry", entry)
+		logr.FromContextOrDiscard(ctx).Error(identity.ErrNoIdentity, "an entry of --immutable-user-msis protects nothing", "entry", entry)
 	}
 	servers, err := o.Listen(ctx, health, crmetrics.Registry)
 	if err != nil {

@@ -6,9 +6,8 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"regexp"
-	"strings"
 	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -33,37 +32,20 @@ func (o *clusterOptions) bindFlags(flags *flag.FlagSet) {
 }
 
 func (o *clusterOptions) validate() error {
-	for _, id := range o.ids() {
-		if _, err := identity.ParseResourceID(id); err != nil && !isGUID(id) {
-			return fmt.Errorf("--cluster-identities: %q is neither a client ID (a GUID) nor a resource ID of the form %s", id, identity.ResourceIDShape)
-		}
+	if err := identity.CheckIDs(o.list); err != nil {
+		return fmt.Errorf("--cluster-identities: %w", err)
 	}
 	return nil
 }
 
-func isGUID(s string) bool {
-	return regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`).MatchString(s)
-}
-
-func (o *clusterOptions) ids() []string {
-	return strings.FieldsFunc(o.list, func(r rune) bool { return r == ',' || r == ' ' })
-}
-
-// set is the rules' form of the list.
-func (o *clusterOptions) set() map[string]bool {
-	set := map[string]bool{}
-	for _, id := range o.ids() {
-		set[ascii.ToLower(id)] = true
-	}
-	return set
-}
+// set returns the list in the rules' form.
+func (o *clusterOptions) set() map[string]bool { return identity.IDSet(identity.SplitIDs(o.list)...) }
 
 // clusterIdentities are those of the command line and the kubelet's. It is safe for
 // concurrent use.
 type clusterIdentities struct {
-	mu      sync.RWMutex
 	known   map[string]bool
-	kubelet string // its client ID in lower case, "" when unknown
+	kubelet atomic.Pointer[string] // its client ID in lower case, nil while it is not known
 	first   sync.Once
 	learned chan struct{} // closes when the node was read
 }
@@ -72,19 +54,17 @@ func newClusterIdentities(known map[string]bool) *clusterIdentities {
 	return &clusterIdentities{known: known, learned: make(chan struct{})}
 }
 
-// has reports whether one of them has this client ID or resource ID.
+// has reports whether one of them has this client ID or resource ID, both in lower case. It is
+// asked for every token that is handed out.
 func (c *clusterIdentities) has(clientID, resourceID string) bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	clientID, resourceID = ascii.ToLower(clientID), ascii.ToLower(resourceID)
-	return clientID != "" && (c.known[clientID] || clientID == c.kubelet) || resourceID != "" && c.known[resourceID]
+	kubelet := c.kubelet.Load()
+	return clientID != "" && (kubelet != nil && clientID == *kubelet || c.known[clientID]) || resourceID != "" && c.known[resourceID]
 }
 
 // learn reads the kubelet's identity from the labels of the node.
 func (c *clusterIdentities) learn(node *corev1.Node) {
-	c.mu.Lock()
-	c.kubelet = ascii.ToLower(node.Labels[v1.KubeletIdentityLabel])
-	c.mu.Unlock()
+	kubelet := ascii.ToLower(node.Labels[v1.KubeletIdentityLabel])
+	c.kubelet.Store(&kubelet)
 	c.first.Do(func() { close(c.learned) })
 }
 

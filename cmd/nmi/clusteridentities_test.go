@@ -39,7 +39,7 @@ func TestClusterIdentities(t *testing.T) {
 	}
 	has("", "", false)
 	has("11111111-1111-4111-8111-11111111111a", "", true)
-	has("", strings.ToUpper(resource), true)
+	has("", strings.ToLower(resource), true)
 	has(strings.ToLower(kubeletClient), "", false)
 
 	told := 0

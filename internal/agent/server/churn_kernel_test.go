@@ -240,6 +240,7 @@ func TestPodEndsWhileHeld(t *testing.T) {
 			conn := c.send()
 			<-arrived
 			c.succeed(2) // the API server says nothing yet
+			<-time.After(2 * atOnce)
 			close(goOn)
 			line := l.next(t)
 			if line.Decision != "refused" || line.Reason != "CallerGone" || line.Pod != "old" {

@@ -139,7 +139,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, p passage, res 
 		err = p.edit(a)
 	}
 	switch {
-	case err == nil && s.callerGone(r):
+	case err == nil && s.callerGone(r, res.began):
 		res.callerGone(w)
 	case err == nil:
 		if a.status == http.StatusTooManyRequests {

@@ -44,7 +44,7 @@ func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *resu
 	case res.plain:
 		s.plainToken(w, r, res)
 	case res.token == nil:
-	case s.callerGone(r):
+	case s.callerGone(r, res.began):
 		res.token = nil
 		res.callerGone(w)
 	default:
@@ -52,12 +52,17 @@ func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *resu
 	}
 }
 
+// atOnce is the time in which no pod ends and another gets its address: removing a pod's network
+// and making another one takes a network plug-in tens of milliseconds.
+const atOnce = 5 * time.Millisecond
+
 // callerGone reports whether the network interface that the connection came in by is gone, and with
-// it the pod's network. The pod's address may already belong to another pod, which would then
-// receive what is written. The API server may tell of the pod's end much later.
-func (s *Server) callerGone(r *http.Request) bool {
+// it the pod's network, since the request was read. The pod's address may already belong to another
+// pod, which would then receive what is written. The API server may tell of the pod's end much
+// later. The kernel is asked only about requests that were not answered at once.
+func (s *Server) callerGone(r *http.Request, began time.Time) bool {
 	c := connectionOf(r)
-	return c != nil && !s.cfg.AnyInterface && linkGone(c.Conn, c.from.Link)
+	return c != nil && !s.cfg.AnyInterface && time.Since(began) > atOnce && linkGone(c.Conn, c.from.Link)
 }
 
 // callerGone records that the caller ended before its answer. Nothing of the answer is written.

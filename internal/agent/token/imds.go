@@ -58,8 +58,8 @@ type IMDSConfig struct {
 	// UserAgent is how the agent names itself to the service.
 	UserAgent string
 	// ClusterIdentity reports whether one of the cluster's own identities has this client ID or
-	// this resource ID, in any case. Either may be empty. Nil: pods may have all of them, and no
-	// token is marked.
+	// this resource ID. They are in lower case, and either may be empty. Nil: pods may have all of
+	// them, and no token is marked.
 	ClusterIdentity func(clientID, resourceID string) bool
 }
 
@@ -216,8 +216,7 @@ func (s *IMDS) check(t *Token, id *v1.AzureIdentity) *problem {
 	}
 	if known := s.cfg.ClusterIdentity; known != nil {
 		// Asked when the token is handed out: the kubelet's identity may become known later.
-		clientID, resourceID := id.Spec.ClientID, resourceIDOf(&id.Spec)
-		t.ofCluster = func() string { return got.ofCluster(clientID, resourceID, known) }
+		t.cluster = got.clusterCheck(&id.Spec, known)
 	}
 	return nil
 }

@@ -80,21 +80,52 @@ func (s subject) systemAssigned() bool {
 	})
 }
 
-// ofCluster returns what shows that the token is one of the cluster's own identities, "" for
-// nothing. The IDs are those of the AzureIdentity.
-func (s subject) ofCluster(clientID, resourceID string, known func(clientID, resourceID string) bool) string {
-	switch {
-	case s.systemAssigned():
-		return "the token is one of the machine's system-assigned identity"
-	case known(clientID, resourceID):
-		return "the spec names an identity of the cluster"
-	case slices.ContainsFunc(s.clientIDs, func(id string) bool { return known(id, "") }):
-		return "the token's client ID is that of an identity of the cluster"
-	case slices.ContainsFunc(s.resourceIDs, func(id string) bool { return known("", id) }):
-		return "the token's resource ID is that of an identity of the cluster"
-	default:
-		return ""
+// clusterCheck is what OfCluster asks about a token: the IDs of its AzureIdentity and its own, in
+// lower case.
+type clusterCheck struct {
+	systemAssigned         bool
+	specClient, specID     string
+	clientIDs, resourceIDs []string
+	known                  func(clientID, resourceID string) bool
+}
+
+// clusterCheck prepares the check, which is made for every answer.
+func (s subject) clusterCheck(spec *v1.AzureIdentitySpec, known func(clientID, resourceID string) bool) *clusterCheck {
+	return &clusterCheck{
+		systemAssigned: s.systemAssigned(), known: known,
+		specClient: ascii.ToLower(spec.ClientID), specID: ascii.ToLower(resourceIDOf(spec)),
+		clientIDs: lower(s.clientIDs), resourceIDs: lower(s.resourceIDs),
 	}
+}
+
+func lower(ids []string) []string {
+	lowered := make([]string, len(ids))
+	for i, id := range ids {
+		lowered[i] = ascii.ToLower(id)
+	}
+	return lowered
+}
+
+// evidence returns what shows that the token is one of the cluster's own identities, "" for
+// nothing.
+func (c *clusterCheck) evidence() string {
+	switch {
+	case c.systemAssigned:
+		return "the token is one of the machine's system-assigned identity"
+	case c.known(c.specClient, c.specID):
+		return "the spec names an identity of the cluster"
+	}
+	for _, id := range c.clientIDs {
+		if c.known(id, "") {
+			return "the token's client ID is that of an identity of the cluster"
+		}
+	}
+	for _, id := range c.resourceIDs {
+		if c.known("", id) {
+			return "the token's resource ID is that of an identity of the cluster"
+		}
+	}
+	return ""
 }
 
 // otherIdentity refuses a token of another identity. It is final: the spec is wrong.

@@ -62,8 +62,7 @@ type Token struct {
 	// Body is the reply, ready to send.
 	Body Body
 
-	// ofCluster is what OfCluster asks, nil where there is nothing to ask.
-	ofCluster func() string
+	cluster *clusterCheck // what OfCluster asks, nil where there is nothing to ask
 
 	since time.Time         // when the source first gave it, zero: Obtained
 	sum   [sha256.Size]byte // of the access token
@@ -74,10 +73,10 @@ type Token struct {
 // they are known now, and "" for nothing. The caller hands such a token out only where the policy
 // names the identity.
 func (t *Token) OfCluster() string {
-	if t.ofCluster == nil {
+	if t.cluster == nil {
 		return ""
 	}
-	return t.ofCluster()
+	return t.cluster.evidence()
 }
 
 // size is how much the source said, in bytes.
