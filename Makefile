@@ -59,7 +59,7 @@ test-faults: root gcc build assets $(TOOLS)/gotestsum ## MIC killed, without API
 	@$(GOTESTSUM) hack/test.sh faults
 
 .PHONY: fuzz
-fuzz: gcc ## Hostile paths, queries and raw requests, FUZZTIME each (default 1m); make test runs those of the agent for some seconds
+fuzz: gcc ## Hostile paths, queries and raw requests, FUZZTIME each (default 1m); make test runs those of the agent for some thousands of inputs
 	@hack/fuzz.sh $(or $(FUZZTIME),1m)
 
 .PHONY: bench

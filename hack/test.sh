@@ -6,7 +6,7 @@
 #   kernel   the packages that also test in network namespaces of their own (root)
 #   clients  real clients, old and new, against the agent (root; downloads them once)
 #   sandbox  stories on a whole cluster (root), and MIC among faults
-#   fuzz     the fuzz tests of what hostile pods can reach, for some seconds
+#   fuzz     the fuzz tests of what hostile pods can reach, for some thousands of inputs
 #   faults   MIC among faults, for long (root; not part of make test)
 set -u
 
@@ -31,7 +31,7 @@ for grade in "$@"; do
 	kernel)  env -u KUBEBUILDER_ASSETS PODID_TEST_KERNEL=1 go test -json -race $(packages_with _kernel_test.go) ;;
 	clients) PODID_TEST_KERNEL=1 go test -json -count=1 -timeout 20m ./test/conformance/... ;;
 	sandbox) PODID_TEST_SANDBOX=1 go test -json -count=1 -p=1 -timeout 40m ./test/faults/... ./test/scenario/... ;;
-	fuzz)    hack/fuzz.sh 5s internal/agent -json 2>>"$PODID_TEST_PROGRESS" ;;
+	fuzz)    hack/fuzz.sh 20000x internal/agent -json 2>>"$PODID_TEST_PROGRESS" ;;
 	faults)  PODID_TEST_SANDBOX=1 PODID_FAULTS_LONG=1 go test -json -count=1 -timeout 2h ./test/faults/... ;;
 	*) echo "error: no test grade $grade: unit, api, kernel, clients, sandbox, fuzz or faults" >&2; exit 2 ;;
 	esac || status=1

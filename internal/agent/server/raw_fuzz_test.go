@@ -143,6 +143,8 @@ func asked(request []byte) []string {
 // FuzzRawRequest sends bytes as a pod could over the real HTTP server, and looks
 // at what leaves the agent for the real metadata service: never anything that
 // could be read as a request for a token or a credential of the node.
+//
+// fuzz.sh: slow
 func FuzzRawRequest(f *testing.F) {
 	for _, seed := range rawSeeds() {
 		f.Add([]byte(seed))

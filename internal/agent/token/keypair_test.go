@@ -341,6 +341,7 @@ func TestAssertions(t *testing.T) {
 	}
 }
 
+// fuzz.sh: slow
 func FuzzKeyFile(f *testing.F) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
