@@ -14,8 +14,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/handover"
-	"github.com/podid-io/podid/internal/agent/server"
 )
 
 // portOptions: where nmi listens for the host, besides what every daemon serves.
@@ -77,7 +77,7 @@ type hostEndpoint struct {
 func (a *agent) hostEndpoints() []hostEndpoint {
 	endpoints := []hostEndpoint{{"tcp", a.o.ports.hostAddress(), a.server.ServeHost, func(l net.Listener) net.Listener { return l }}}
 	if path := a.o.ports.hostSocket; path != "" {
-		rootOnly := func(l net.Listener) net.Listener { return server.RootOnly(l, a.log.WithName("server")) }
+		rootOnly := func(l net.Listener) net.Listener { return connections.RootOnly(l, a.log.WithName("server")) }
 		endpoints = append(endpoints, hostEndpoint{"unix", path, a.server.ServeHostSocket, rootOnly})
 	}
 	return endpoints
@@ -96,7 +96,7 @@ func (a *agent) serveHost(ctx context.Context, e hostEndpoint) error {
 		l, err := a.life.line.Listen(ctx, e.network, e.address)
 		if err == nil {
 			a.log.Info("serving the host", "address", e.address)
-			return server.Serve(ctx, counted{e.only(l), &a.life.crowd}, a.life.answers(e.handler), server.Connections{Most: 256, MostPerAddress: 256}, a.log)
+			return connections.Serve(ctx, counted{e.only(l), &a.life.crowd}, a.life.answers(e.handler), connections.Limits{Total: 256, PerAddress: 256}, a.log)
 		}
 		if !said && ctx.Err() == nil {
 			a.log.Error(err, "cannot listen for processes of the host, trying again", "address", e.address)

@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/podid-io/podid/internal/agent/audit"
 	"github.com/podid-io/podid/internal/agent/events"
 	"github.com/podid-io/podid/internal/agent/server"
 )
@@ -24,12 +25,12 @@ type recordOptions struct {
 }
 
 func (o *recordOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.auditLog, "audit-log", string(server.AuditChanges), "decisions about tokens, as lines of JSON on standard output: off, changes (the first of equal ones) or all")
+	flags.StringVar(&o.auditLog, "audit-log", string(audit.Changes), "decisions about tokens, as lines of JSON on standard output: off, changes (the first of equal ones) or all")
 	flags.BoolVar(&o.events, "refusal-events", true, "tell of refusals in events of the pods that were refused")
 }
 
 func (o *recordOptions) validate() error {
-	_, err := server.ParseAuditMode(o.auditLog)
+	_, err := audit.ParseMode(o.auditLog)
 	if err != nil {
 		return fmt.Errorf("--audit-log: %w", err)
 	}
@@ -38,14 +39,14 @@ func (o *recordOptions) validate() error {
 
 // keepRecords makes what takes decisions.
 func (a *agent) keepRecords(config *rest.Config) error {
-	mode, err := server.ParseAuditMode(a.o.record.auditLog)
+	mode, err := audit.ParseMode(a.o.record.auditLog)
 	if err != nil {
 		return err
 	}
-	if mode == server.AuditChanges && a.o.Verbosity >= 2 {
-		mode = server.AuditAll
+	if mode == audit.Changes && a.o.Verbosity >= 2 {
+		mode = audit.All
 	}
-	a.audit = server.NewAudit(mode, a.metrics.AuditDropped)
+	a.audit = audit.New(mode, a.metrics.AuditDropped)
 	if !a.o.record.events {
 		return nil
 	}

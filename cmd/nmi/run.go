@@ -20,8 +20,10 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/audit"
 	"github.com/podid-io/podid/internal/agent/authorize"
 	"github.com/podid-io/podid/internal/agent/cluster"
+	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/events"
 	"github.com/podid-io/podid/internal/agent/fair"
 	"github.com/podid-io/podid/internal/agent/redirect"
@@ -41,9 +43,9 @@ const (
 	// bindingLimit is how long one waits for a binding that may never come: a
 	// little less than the 10 s after which the most impatient client gives up.
 	bindingLimit = 8 * time.Second
-	// holds is how many requests may wait for an identity, holdsPerPod those of
+	// maxPending is how many requests may wait for an identity, maxPendingPerPod those of
 	// one pod. Each costs a connection and a goroutine, some 25 kB.
-	holds, holdsPerPod = 1024, 64
+	maxPending, maxPendingPerPod = 1024, 64
 	// maxTokens is some 8 MB of tokens, and 32 MB of the largest (which count as
 	// several): on a node of 250 pods, 16 for each.
 	// maxPerIdentity is more than any program has Azure services.
@@ -88,7 +90,7 @@ type agent struct {
 	own      *clusterIdentities
 	known    chan struct{} // closes when pods can be served
 	node     *cluster.Node
-	audit    *server.Audit
+	audit    *audit.Log
 	events   *events.Recorder // nil when they are switched off
 	taint    *taint.Remover   // nil when it is left alone
 	life     *life
@@ -242,7 +244,7 @@ func (a *agent) newServer(stop, flights context.Context, objects *cluster.Object
 		Probes:         a.health.Handler(),
 		HeaderRequired: a.o.answers.headerRequired, BlockInstance: a.o.answers.blockInstance, BlockAttested: a.o.answers.blockAttested, AllowUserData: !a.o.answers.blockUserData, RetryAfter: a.o.answers.retryAfter,
 		AnyInterface: a.o.answers.anyInterface, HostTokenTCP: a.o.ports.hostTokenTCP,
-		AttestLimit: attestLimit, Holds: holds, HoldsPerPod: holdsPerPod,
+		AttestLimit: attestLimit, MaxPending: maxPending, MaxPendingPerPod: maxPendingPerPod,
 		Audit: a.audit, Events: a.refusals(),
 		Metrics: a.metrics, Log: a.log.WithName("server"),
 	})
@@ -298,7 +300,7 @@ func (a *agent) work(ctx context.Context, group *errgroup.Group, diverted net.Li
 		return nil
 	})
 	group.Go(func() error {
-		return server.Serve(ctx, diverted, a.life.answers(a.server.ServePod), server.Connections{Most: 2048, MostPerAddress: 256}, a.log)
+		return connections.Serve(ctx, diverted, a.life.answers(a.server.ServePod), connections.Limits{Total: 2048, PerAddress: 256}, a.log)
 	})
 	for _, e := range a.hostEndpoints() {
 		group.Go(func() error { return a.serveHost(ctx, e) })

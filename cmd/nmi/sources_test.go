@@ -25,8 +25,10 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/audit"
 	"github.com/podid-io/podid/internal/agent/authorize"
 	"github.com/podid-io/podid/internal/agent/cluster"
+	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/fair"
 	"github.com/podid-io/podid/internal/agent/server"
 	"github.com/podid-io/podid/internal/agent/token"
@@ -178,11 +180,11 @@ func newAgentUnderTest(t *testing.T, azure *emulator.Emulator, api string) *agen
 	close(known)
 	flights, end := context.WithCancel(logr.NewContext(context.Background(), log))
 	t.Cleanup(end)
-	audit := server.NewAudit(server.AuditAll, func() {})
+	auditLog := audit.New(audit.All, func() {})
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		audit.Run(flights, a)
+		auditLog.Run(flights, a)
 	}()
 	a.end = func() { end(); <-written }
 	a.server = server.New(server.Config{
@@ -192,8 +194,8 @@ func newAgentUnderTest(t *testing.T, azure *emulator.Emulator, api string) *agen
 			Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity, FlightTime: flightTime, Patience: patience,
 		}),
 		Upstream: "127.0.0.1:1", TokenLimiter: limiter, OtherLimiter: fair.New(otherLimits()), Probes: (&observe.Health{}).Handler(),
-		HeaderRequired: true, HostTokenTCP: true, AttestLimit: time.Second, Holds: 8, HoldsPerPod: 8, Metrics: metrics, Log: log,
-		Audit: audit,
+		HeaderRequired: true, HostTokenTCP: true, AttestLimit: time.Second, MaxPending: 8, MaxPendingPerPod: 8, Metrics: metrics, Log: log,
+		Audit: auditLog,
 	})
 	a.pods, a.host = a.serve(flights, a.server.ServePod), a.serve(flights, a.server.ServeHost)
 	return a
@@ -252,7 +254,7 @@ func (a *agentUnderTest) serve(ctx context.Context, handler http.HandlerFunc) st
 		a.t.Fatal(err)
 	}
 	go func() {
-		_ = server.Serve(ctx, disguised{l}, handler, server.Connections{Most: 64, MostPerAddress: 64}, logr.Discard())
+		_ = connections.Serve(ctx, disguised{l}, handler, connections.Limits{Total: 64, PerAddress: 64}, logr.Discard())
 	}()
 	return l.Addr().String()
 }

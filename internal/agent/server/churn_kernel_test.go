@@ -18,6 +18,8 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/audit"
+	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/testnet"
 )
@@ -54,7 +56,7 @@ func newChurn(t *testing.T, anyLink bool) *churn {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, l, c.server.ServePod, Connections{Most: 64, MostPerAddress: 64}, quiet())
+		done <- connections.Serve(ctx, l, c.server.ServePod, connections.Limits{Total: 64, PerAddress: 64}, quiet())
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -222,8 +224,8 @@ func TestPodEndsWhileHeld(t *testing.T) {
 	for name, excepted := range map[string]bool{"token": false, "passed on": true} {
 		t.Run(name, func(t *testing.T) {
 			c := newChurn(t, false)
-			l := newLedger(AuditAll)
-			c.server.cfg.Audit = l.Audit
+			l := newAuditLog(audit.All)
+			c.server.cfg.Audit = l.Log
 			old := c.next(1, "old")
 			old.Labels["app"] = "old"
 			c.succeed(1)
@@ -240,7 +242,7 @@ func TestPodEndsWhileHeld(t *testing.T) {
 			conn := c.send()
 			<-arrived
 			c.succeed(2) // the API server says nothing yet
-			<-time.After(2 * atOnce)
+			<-time.After(2 * minReuseTime)
 			close(goOn)
 			line := l.next(t)
 			if line.Decision != "refused" || line.Reason != "CallerGone" || line.Pod != "old" {

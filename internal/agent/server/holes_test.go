@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/identity"
 )
@@ -61,7 +62,7 @@ func TestHoleLingering(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Serve(ctx, fromLoopback{l}, w.server.ServePod, Connections{Most: 16, MostPerAddress: 16}, quiet())
+		ended <- connections.Serve(ctx, fromLoopback{l}, w.server.ServePod, connections.Limits{Total: 16, PerAddress: 16}, quiet())
 	}()
 	n := &neighbours{w, l.Addr().String()}
 	request := "GET " + tokenQuery(arm, "client_id="+clientID("nodes-own")) + " HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n"

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/imds"
 )
 
@@ -23,13 +24,10 @@ const (
 	podNamespaceHeader = "Podns"
 )
 
-// endpoint is where a request came in, for audit lines. It is empty for the pods' own endpoint.
-type endpoint string
-
-// The endpoints for processes of the host.
+// The endpoints for processes of the host, as audit lines name them.
 const (
-	endpointTCP    endpoint = "host-tcp"
-	endpointSocket endpoint = "host-socket"
+	endpointTCP    = "host-tcp"
+	endpointSocket = "host-socket"
 )
 
 // ServeHost answers on nmi-listen-address: a process of the host (the Secrets Store CSI provider
@@ -44,13 +42,13 @@ func (s *Server) ServeHostSocket(w http.ResponseWriter, r *http.Request) {
 	s.serveHost(w, r, endpointSocket)
 }
 
-func (s *Server) serveHost(w http.ResponseWriter, r *http.Request, at endpoint) {
+func (s *Server) serveHost(w http.ResponseWriter, r *http.Request, at string) {
 	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
 		s.cfg.Probes.ServeHTTP(w, r)
 		return
 	}
 	route := imds.Classify(r.URL.EscapedPath())
-	res := result{began: time.Now(), address: callerAddress(r), endpoint: at}
+	res := result{began: time.Now(), address: connections.OriginOf(r), endpoint: at}
 	switch {
 	case route.Kind != imds.HostToken:
 		res.problem, res.reason = imds.NotFound(), reasonRejected
@@ -88,7 +86,7 @@ func fromKubelet(r *http.Request) bool {
 }
 
 func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *result) {
-	if problem := plainGet(w, r); problem != nil {
+	if problem := checkGet(w, r); problem != nil {
 		res.problem, res.reason = problem, reasonRejected
 		return
 	}
@@ -106,8 +104,8 @@ func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *res
 		return s.named(ctx, key, res.began)
 	})
 	switch {
-	case res.plain:
-		res.plain = false
+	case res.excepted:
+		res.excepted = false
 		res.refuse(http.StatusForbidden, "Excepted", "forbidden", "the pod is excepted by an AzurePodIdentityException: ask the metadata service itself", "")
 	case res.token != nil:
 		writeHostToken(w, res)
@@ -119,12 +117,8 @@ func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *res
 func (s *Server) named(ctx context.Context, key types.NamespacedName, began time.Time) (attest.Caller, error) {
 	ctx, cancel := context.WithDeadline(ctx, began.Add(s.cfg.AttestLimit))
 	defer cancel()
-	select {
-	case <-s.cfg.Known:
-	case <-s.cfg.Stopping:
-		return attest.Caller{}, errStopping
-	case <-ctx.Done():
-		return attest.Caller{}, errNotKnown
+	if err := s.awaitCluster(ctx); err != nil {
+		return attest.Caller{}, err
 	}
 	if caller, ok := s.cfg.Attester.Named(key); ok {
 		return caller, nil

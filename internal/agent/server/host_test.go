@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/audit"
 )
 
 func TestHostToken(t *testing.T) {
@@ -138,8 +139,8 @@ func TestHostTokenOverTCP(t *testing.T) {
 // TestHostTokenRecords: what a process of the host was refused is no Event of the pod, and its audit
 // lines say that the pod did not ask itself.
 func TestHostTokenRecords(t *testing.T) {
-	l, events := newLedger(AuditChanges), &told{}
-	w := newWorld(t, func(s *settings) { s.server.Audit, s.server.Events = l.Audit, events })
+	l, events := newAuditLog(audit.Changes), &refusals{}
+	w := newWorld(t, func(s *settings) { s.server.Audit, s.server.Events = l.Log, events })
 	w.assign("web", "10.9.0.2", "one")
 	headers := []string{"podname: web", "podns: shop"}
 	tcp, socket := w.listenHost("127.0.0.1"), w.listenHostSocket()
@@ -152,7 +153,7 @@ func TestHostTokenRecords(t *testing.T) {
 		t.Errorf("told: %q", *events)
 	}
 	var got []string
-	lines, _ := l.take(t)
+	lines, _ := l.lines(t)
 	for _, line := range lines {
 		got = append(got, fmt.Sprintf("%s at %q from %q for %s", line.Decision, line.Endpoint, line.Address, line.Pod))
 	}

@@ -17,6 +17,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/podid-io/podid/internal/agent/connections"
+	"github.com/podid-io/podid/internal/agent/penalty"
 )
 
 // neighbours are two pods behind the real limits of an agent: one is hostile, the
@@ -56,7 +59,7 @@ func newNeighbours(t testing.TB) *neighbours {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, fromLoopback{l}, w.server.ServePod, Connections{Most: 2048, MostPerAddress: 256}, quiet())
+		done <- connections.Serve(ctx, fromLoopback{l}, w.server.ServePod, connections.Limits{Total: 2048, PerAddress: 256}, quiet())
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -199,7 +202,7 @@ func TestHalfRequests(t *testing.T) {
 		return
 	}
 	for _, c := range conns {
-		_ = c.SetDeadline(time.Now().Add(readHeaderTime + 20*time.Second))
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatal("a connection without a whole header was kept")
 		}
@@ -328,9 +331,9 @@ func TestBadRequestsSlowed(t *testing.T) {
 	c := n.dial(hostile)
 	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	began := time.Now()
-	go func() { _, _ = io.WriteString(c, strings.Repeat(request, badBurst+beyond)) }()
+	go func() { _, _ = io.WriteString(c, strings.Repeat(request, penalty.Burst+beyond)) }()
 	r := bufio.NewReader(c)
-	for range badBurst + beyond {
+	for range penalty.Burst + beyond {
 		resp, err := http.ReadResponse(r, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -338,8 +341,8 @@ func TestBadRequestsSlowed(t *testing.T) {
 		_, _ = io.Copy(io.Discard, resp.Body)
 		_ = resp.Body.Close()
 	}
-	if took := time.Since(began); took < beyond*time.Second/badRate {
-		t.Errorf("%d refusals took %v, want %v at least", badBurst+beyond, took, beyond*time.Second/badRate)
+	if took := time.Since(began); took < beyond*time.Second/penalty.Rate {
+		t.Errorf("%d refusals took %v, want %v at least", penalty.Burst+beyond, took, beyond*time.Second/penalty.Rate)
 	}
 	n.works()
 }

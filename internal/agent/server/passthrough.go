@@ -87,17 +87,6 @@ func (s *Server) account(from attest.Origin) string {
 	return "/" + from.String()
 }
 
-// known returns the pod at an address, if it is known now.
-func (s *Server) known(from attest.Origin) (attest.Caller, bool) {
-	select {
-	case <-s.cfg.Known:
-		caller, err := s.cfg.Attester.Caller(from)
-		return caller, err == nil
-	default:
-		return attest.Caller{}, false
-	}
-}
-
 // plainToken answers the token request of an excepted pod as the real service
 // does. The request has been read and found proper; it is sent on with all its
 // parameters, also those that mean nothing to us.

@@ -25,7 +25,7 @@ func (w *world) policy(mode v1.PolicyMode, rules ...v1.PolicyRule) {
 // TestPolicy is a pod with a token in the cache while the owner of the cluster changes the policy: each change counts for the
 // next request, on a connection that stays open.
 func TestPolicy(t *testing.T) {
-	events := &told{}
+	events := &refusals{}
 	w := newWorld(t, func(s *settings) { s.server.Events = events })
 	w.assign("web", "10.9.0.2", "one")
 	w.pod("plain", "10.9.0.3")

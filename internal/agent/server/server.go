@@ -1,13 +1,13 @@
-// Package server answers what pods ask of the metadata service. It puts the
-// rooms of the agent in a row: which path (imds), which pod (attest), which
-// identity (authorize), which token (token), and the reply (imds); what is not
-// about tokens it passes on to the real service.
+// Package server answers the requests that pods send to the metadata service. For a token request it
+// determines the pod (attest), the identity (authorize) and the token (token). Other requests are
+// passed on to the real service or refused. imds parses requests and writes answers.
 package server
 
 import (
 	"context"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -15,138 +15,140 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/audit"
 	"github.com/podid-io/podid/internal/agent/authorize"
+	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/agent/pending"
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// Attester tells who calls.
+// Attester determines the pod that a request comes from or is for.
 type Attester interface {
 	Caller(attest.Origin) (attest.Caller, error)
 	Await(context.Context, attest.Origin) (attest.Caller, error)
 	Named(types.NamespacedName) (attest.Caller, bool)
 }
 
-// Authorizer tells which identity a caller gets.
+// Authorizer decides which identity a pod gets.
 type Authorizer interface {
 	Decide(types.NamespacedName, identity.Selector, func(*v1.AzureIdentity) string) authorize.Decision
 }
 
-// Tokens has the tokens.
+// Tokens returns tokens and the object IDs in them.
 type Tokens interface {
 	Get(context.Context, token.Request) (*token.Token, token.Outcome, error)
 	ObjectID(token.Request) string
 }
 
-// Limiter lets calls to the real service begin, some at a time. Its error,
-// unless ctx has ended, means that the caller has too many waiting; one with the
-// method RetryAfter() time.Duration, that everybody has to stay away for so long.
-//
-// A second call of release does nothing.
+// Limiter bounds the calls to the real service.
 type Limiter interface {
+	// Acquire waits for the caller's turn. It returns an error if ctx ends or the caller has too many
+	// calls waiting. An error with the method RetryAfter() time.Duration means that nobody may call
+	// the service for that time. release may be called more than once.
 	Acquire(ctx context.Context, caller string) (release func(), err error)
+	// StayAway stops all calls for a time.
 	StayAway(time.Duration)
 }
 
-// Events tells the people around a pod that it was refused a token.
+// Events reports refusals to the owners of pods.
 type Events interface {
 	Refused(pod types.NamespacedName, uid types.UID, reason, message string)
 }
 
-// Config is what a Server needs. All of it must be set, but where it says so.
+// Config is the configuration of a Server. All of it must be set, except where it says otherwise.
 type Config struct {
 	Attester   Attester
 	Authorizer Authorizer
 	Tokens     Tokens
-	// Known closes when Attester and Authorizer know the cluster.
+	// Known is closed when Attester and Authorizer know the cluster.
 	Known <-chan struct{}
-	// Stopping closes when the agent is about to end: requests held are sent
-	// away, to come back to its successor.
+	// Stopping is closed when the agent is about to stop. Pending requests are refused then, so that
+	// their clients retry with the next agent.
 	Stopping <-chan struct{}
-	// Upstream is the real service, host:port. TokenLimiter guards its token
-	// path, for excepted pods; OtherLimiter the others.
+	// Upstream is the host:port of the real service. TokenLimiter bounds its token requests, for
+	// excepted pods, and OtherLimiter all other requests.
 	Upstream                   string
 	TokenLimiter, OtherLimiter Limiter
-	// Probes answers /healthz and /readyz on the host's listener.
+	// Probes serves /healthz and /readyz at the endpoint for the host.
 	Probes http.Handler
 
-	HeaderRequired bool // of token requests; the other paths always need it
-	BlockInstance  bool // keep what describes the machine from pods
-	BlockAttested  bool // keep its signed document from pods
-	AnyInterface   bool // a pod's network interface may be exchanged while it runs
+	HeaderRequired bool // token requests need the Metadata header, as all others do
+	BlockInstance  bool // refuse requests for the machine's metadata
+	BlockAttested  bool // refuse requests for the machine's attested document
+	AnyInterface   bool // a pod's network interface may change while it runs
 	HostTokenTCP   bool // serve tokens to processes of the host over TCP, too
-	AllowUserData  bool // let pods read the data that the machine was created with
-	RetryAfter     bool // send a pod away while its identity is on the way
+	AllowUserData  bool // pods may read the machine's user data
+	RetryAfter     bool // answer 503 with Retry-After instead of waiting for an identity
 
 	// AttestLimit is how long a request waits for its pod to become known.
 	AttestLimit time.Duration
-	// Holds bounds the requests that wait for an identity, HoldsPerPod those of
-	// one pod.
-	Holds, HoldsPerPod int
+	// MaxPending bounds the requests that wait for an identity, MaxPendingPerPod those of one pod.
+	MaxPending, MaxPendingPerPod int
 
-	// Audit and Events take decisions; either may be nil.
-	Audit  *Audit
+	// Audit and Events may be nil.
+	Audit  *audit.Log
 	Events Events
 
 	Metrics *observe.Metrics
 	Log     logr.Logger
 }
 
-// Server serves the agent's two listeners.
+// Server has the handlers for pods and for processes of the host.
 type Server struct {
 	cfg      Config
 	upstream *upstream
-	holds    *holds
-	// hostHolds are the places of requests that processes of the host make for pods, so that they
-	// take none of the pods' own.
-	hostHolds *holds
+	// pending are the pods' requests that wait for an identity, hostPending those of the host.
+	pending, hostPending *pending.Requests
 }
 
 // New returns a server. It starts nothing.
 func New(cfg Config) *Server {
 	return &Server{
-		cfg:      cfg,
-		upstream: newUpstream(cfg.Upstream),
-		holds:    newHolds(cfg.Holds, cfg.HoldsPerPod),
-
-		hostHolds: newHolds(max(1, cfg.Holds/4), cfg.HoldsPerPod),
+		cfg:         cfg,
+		upstream:    newUpstream(cfg.Upstream),
+		pending:     pending.New(cfg.MaxPending, cfg.MaxPendingPerPod),
+		hostPending: pending.New(max(1, cfg.MaxPending/4), cfg.MaxPendingPerPod),
 	}
 }
 
-// reasonRejected is that of requests refused before anybody looks who asks.
-const reasonRejected = "Rejected"
+const (
+	// reasonRejected is the reason of malformed requests. They are refused whichever pod asks.
+	reasonRejected = "Rejected"
+	// reasonWouldBeRefused is the reason of requests that only an enforced policy would refuse.
+	reasonWouldBeRefused = "WouldBeRefused"
+)
 
-// reasonWouldBeRefused is that of requests granted while the policy only warns.
-const reasonWouldBeRefused = "WouldBeRefused"
-
-// result is how a request was answered, for logs and metrics.
+// result is how a request was answered.
 type result struct {
-	status            int
-	reason            string // one word, "" for a token given
-	namespace         string
-	resource          string
-	problem           *imds.Error // the answer, unless it has been written
-	began             time.Time
-	address           addr
-	endpoint          endpoint
-	caller            attest.Caller
-	identity          *v1.AzureIdentity
-	token             *token.Token
-	detail            string            // for the log
-	warning           *identity.Refusal // what an enforced policy would refuse
-	outcome           token.Outcome
-	plain, clientGone bool
+	status    int
+	reason    string // a word, "" for an issued token
+	namespace string
+	resource  string
+	problem   *imds.Error // the refusal, nil if another answer was written
+	began     time.Time
+	address   attest.Origin
+	endpoint  string // empty for the pods' endpoint
+	caller    attest.Caller
+	identity  *v1.AzureIdentity
+	token     *token.Token
+	detail    string            // for the operator only
+	warning   *identity.Refusal // what an enforced policy would refuse
+	outcome   token.Outcome
+	excepted  bool // the pod gets the real service's token
+	// clientGone means that the client disconnected, or that its pod has ended.
+	clientGone bool
 }
 
-// ServePod answers a request that came through the redirect. It serves the
-// listener behind it and no other: the address a connection comes from is taken
-// for the pod's.
+// ServePod answers a request of a pod. It must serve only the listener behind the redirect, because
+// it takes a connection's remote address for the pod's.
 func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	route := imds.Classify(r.URL.EscapedPath())
-	res := result{began: began, address: callerAddress(r)}
+	res := result{began: began, address: connections.OriginOf(r)}
 	if problem := s.precheck(route, w, r); problem != nil {
 		res.problem, res.reason = problem, reasonRejected
 	} else if route.Kind == imds.Token {
@@ -154,15 +156,15 @@ func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 	} else {
 		s.passOn(w, r, route, &res)
 	}
-	if c := connectionOf(r); c != nil && res.problem != nil && !res.clientGone {
-		caller, _ := s.known(c.from)
-		c.brake.slow(r.Context(), c.from.Addr, caller.Namespace, s.cfg.Stopping)
+	if c := connections.Of(r); c != nil && res.problem != nil && !res.clientGone {
+		caller, _ := s.known(c.Origin)
+		c.Penalize(r.Context(), caller.Namespace, s.cfg.Stopping)
 	}
 	s.finish(w, r, route, &res)
 }
 
-// precheck refuses what is wrong whoever asks. The Metadata header comes before
-// all else on the paths that clients probe; the order of the rest is free.
+// precheck refuses requests that are malformed. It checks the Metadata header before anything else
+// that clients probe.
 func (s *Server) precheck(route imds.Route, w http.ResponseWriter, r *http.Request) *imds.Error {
 	if route.Kind != imds.Token && route.Kind != imds.PassThrough {
 		return imds.NotFound()
@@ -171,12 +173,19 @@ func (s *Server) precheck(route imds.Route, w http.ResponseWriter, r *http.Reque
 	if headerNeeded && !isTrue(r.Header[imds.MetadataHeader]) {
 		return imds.HeaderMissing()
 	}
-	return plainGet(w, r)
+	return checkGet(w, r)
 }
 
-// plainGet refuses requests that are no GET, came through a proxy, or have a
-// body too long to read over.
-func plainGet(w http.ResponseWriter, r *http.Request) *imds.Error {
+func isTrue(values []string) bool {
+	if len(values) != 1 {
+		return false
+	}
+	// Nearly all clients send it in lower case.
+	return values[0] == "true" || ascii.EqualFold(strings.TrimSpace(values[0]), "true")
+}
+
+// checkGet refuses requests that are not a GET, came through a proxy, or have too long a body.
+func checkGet(w http.ResponseWriter, r *http.Request) *imds.Error {
 	if r.Method != http.MethodGet {
 		return imds.MethodNotAllowed()
 	}
@@ -189,18 +198,15 @@ func plainGet(w http.ResponseWriter, r *http.Request) *imds.Error {
 	return nil
 }
 
-// Bounds of a body that a GET should not have.
-const (
-	maxBody  = 64 << 10
-	bodyTime = 5 * time.Second
-)
+// maxBody bounds the body that a GET should not have.
+const maxBody = 64 << 10
 
-// skipBody reads a request's body to its end, because only then net/http
-// notices a client that leaves.
+// skipBody reads a request's body to its end. Otherwise net/http does not notice when the client
+// disconnects.
 func skipBody(w http.ResponseWriter, r *http.Request) *imds.Error {
 	control := http.NewResponseController(w)
-	// Not every writer has a deadline; the bound on the length holds anyway.
-	_ = control.SetReadDeadline(time.Now().Add(bodyTime))
+	// Writers of tests have no deadline.
+	_ = control.SetReadDeadline(time.Now().Add(connections.BodyTime))
 	n, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxBody+1))
 	if err != nil || n > maxBody {
 		w.Header().Set("Connection", "close")
@@ -208,66 +214,4 @@ func skipBody(w http.ResponseWriter, r *http.Request) *imds.Error {
 	}
 	_ = control.SetReadDeadline(time.Time{})
 	return nil
-}
-
-func isTrue(values []string) bool {
-	if len(values) != 1 {
-		return false
-	}
-	// "true" as nearly everybody sends it, first.
-	return values[0] == "true" || equalTrue(values[0])
-}
-
-// finish writes what has not been written and takes the measurements.
-func (s *Server) finish(w http.ResponseWriter, r *http.Request, route imds.Route, res *result) {
-	if res.problem != nil {
-		res.status = res.answerStatus()
-		res.problem.WriteTo(w)
-	}
-	took := time.Since(res.began)
-	s.cfg.Metrics.Operation(route.Label, res.status, res.namespace, res.resource, took)
-	switch {
-	case route.Kind == imds.Token, route.Kind == imds.HostToken:
-		if res.reason == "" && res.warning != nil {
-			res.reason, res.detail = reasonWouldBeRefused, res.warning.Message
-		}
-		s.cfg.Metrics.TokenRequest(res.status, res.reason)
-		// Requests that say nothing worth hearing are counted only: most are
-		// clients' probes, which ask on purpose without the header.
-		if res.reason != reasonRejected {
-			s.cfg.Audit.answered(r, route, res, took)
-			s.tell(res)
-		}
-	case route.Attested && res.reason != reasonRejected:
-		// Whoever has the document can pose as this machine. It is nobody's
-		// grant, so the pod is not waited for.
-		res.caller, _ = s.cfg.Attester.Caller(res.address)
-		s.cfg.Audit.answered(r, route, res, took)
-	}
-}
-
-// tell makes the refusals known that somebody can mend who looks after the pod:
-// not those of pods that never asked for an identity, nor the agent's own
-// troubles, nor what passes by itself. Nor what was asked on behalf of a pod: then the pod has done
-// nothing, and another may have made the kubelet ask.
-func (s *Server) tell(res *result) {
-	if s.cfg.Events == nil || res.endpoint != "" || res.caller.Name == "" || res.clientGone {
-		return
-	}
-	if res.problem == nil {
-		if res.reason == reasonWouldBeRefused {
-			s.cfg.Events.Refused(res.caller.NamespacedName, res.caller.UID, res.reason, "the policy warns and does not enforce yet: "+res.warning.Message)
-		}
-		return
-	}
-	switch res.reason {
-	case string(identity.NoLabel), "BadRequest", "Excepted", "NotLoopback", "Busy", "Throttled", "TooManyWaiting",
-		"Unsteady", "Stopping", "NotReady", "CallerUnknown", "CallerAmbiguous", "PodUnknown", "UpstreamFailed":
-		return
-	}
-	message := res.problem.Description
-	if res.detail != "" && res.problem.Status == http.StatusBadRequest {
-		message += ": " + res.detail // what a client is told must be the service's own words
-	}
-	s.cfg.Events.Refused(res.caller.NamespacedName, res.caller.UID, res.reason, message)
 }

@@ -205,7 +205,7 @@ func (s situation) check(t *testing.T) {
 		t.Errorf("the word: %s", got.body)
 	}
 	synctest.Wait()
-	if n := w.server.holds.places.Len(); n != 0 {
+	if n := w.server.pending.Len(); n != 0 {
 		t.Errorf("%d places are still held", n)
 	}
 }

@@ -4,14 +4,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/podid-io/podid/internal/agent/audit"
 	"github.com/podid-io/podid/internal/agent/token"
 )
 
 // TestClientIDOfAnother is an AzureIdentity with its author's own resource ID, which is on the node,
 // and the client ID of somebody else's identity there. The pod must get neither a token nor a name.
 func TestClientIDOfAnother(t *testing.T) {
-	l := newLedger(AuditAll)
-	w := newWorld(t, func(s *settings) { s.server.Audit = l.Audit })
+	l := newAuditLog(audit.All)
+	w := newWorld(t, func(s *settings) { s.server.Audit = l.Log })
 	w.assign("web", "10.9.0.2", "own")
 	w.imds.has("victim")
 	evil := newIdentity("own")
@@ -34,7 +35,7 @@ func TestClientIDOfAnother(t *testing.T) {
 	if len(seen) != 1 {
 		t.Errorf("the service was asked %d times: the refusal is not remembered", len(seen))
 	}
-	lines, _ := l.take(t)
+	lines, _ := l.lines(t)
 	for _, line := range lines {
 		if line.Decision != "refused" || line.Reason != token.ReasonOtherIdentity {
 			t.Errorf("audit line %+v", line)

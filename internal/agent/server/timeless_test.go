@@ -14,6 +14,7 @@ import (
 	"time"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
 )
@@ -45,7 +46,7 @@ func newTimeless(t *testing.T, change func(*settings)) *timeless {
 	})
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, w.l, w.server.ServePod, Connections{Most: 64, MostPerAddress: 64}, quiet())
+		done <- connections.Serve(ctx, w.l, w.server.ServePod, connections.Limits{Total: 64, PerAddress: 64}, quiet())
 	}()
 	t.Cleanup(func() {
 		cancel()

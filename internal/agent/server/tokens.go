@@ -1,4 +1,4 @@
-// From a token request to its answer.
+// Token requests, from the pod to the token.
 
 package server
 
@@ -14,22 +14,23 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/authorize"
+	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/agent/pending"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// statusGone stands in the metrics for a client that left, as nginx has it.
+// statusGone is the status in metrics when the client disconnected, as in nginx.
 const statusGone = 499
 
-// maxRounds bounds how often one request is decided about anew without having
-// waited; more means that the grants change faster than tokens come. Rounds that
-// waited do not count: their own limit bounds them, and a pod that is starting
-// changes often.
-const maxRounds = 8
+// maxSteps bounds the steps of a request that did not wait. More mean that grants change faster than
+// tokens are fetched. Steps that waited are bounded by the time limit of the wait instead, because a
+// starting pod changes often.
+const maxSteps = 8
 
-// restTime is the pause between looks of a request that changes have woken more than maxRounds times.
-const restTime = 100 * time.Millisecond
+// coalesceTime is the pause between steps of a request that was woken more than maxSteps times.
+const coalesceTime = 100 * time.Millisecond
 
 func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *result) {
 	q, problem := imds.ParseTokenRequest(r.URL.RawQuery)
@@ -41,7 +42,7 @@ func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *resu
 		return s.attest(ctx, res.address, res.began)
 	})
 	switch {
-	case res.plain:
+	case res.excepted:
 		s.plainToken(w, r, res)
 	case res.token == nil:
 	case s.callerGone(r, res.began):
@@ -52,300 +53,312 @@ func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *resu
 	}
 }
 
-// atOnce is the time in which no pod ends and another gets its address: removing a pod's network
-// and making another one takes a network plug-in tens of milliseconds.
-const atOnce = 5 * time.Millisecond
+// minReuseTime is shorter than the time from a pod's end to the reuse of its address. A network
+// plugin needs tens of milliseconds to delete a pod's network and create another one.
+const minReuseTime = 5 * time.Millisecond
 
-// callerGone reports whether the network interface that the connection came in by is gone, and with
-// it the pod's network, since the request was read. The pod's address may already belong to another
-// pod, which would then receive what is written. The API server may tell of the pod's end much
-// later. The kernel is asked only about requests that were not answered at once.
+// callerGone reports whether the network interface of the pod was deleted since the request was
+// received. Its address may already belong to another pod, which would receive the answer, while the
+// API server does not report the pod's end yet. The kernel is asked only about requests that took
+// longer than minReuseTime.
 func (s *Server) callerGone(r *http.Request, began time.Time) bool {
-	c := connectionOf(r)
-	return c != nil && !s.cfg.AnyInterface && time.Since(began) > atOnce && linkGone(c.Conn, c.from.Link)
+	c := connections.Of(r)
+	return c != nil && !s.cfg.AnyInterface && time.Since(began) > minReuseTime && c.InterfaceGone()
 }
 
-// callerGone records that the caller ended before its answer. Nothing of the answer is written.
+// callerGone records that the pod ended before it was answered. Nothing is written.
 func (res *result) callerGone(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
 	res.refuse(http.StatusInternalServerError, "CallerGone", "server_error", "the pod that asked has ended", "")
 	res.clientGone = true
 }
 
-// attest tells who calls, and waits a little for one who is not known yet.
-func (s *Server) attest(ctx context.Context, address addr, began time.Time) (attest.Caller, error) {
-	select {
-	case <-s.cfg.Known:
-		if caller, err := s.cfg.Attester.Caller(address); err == nil {
-			return caller, nil
-		}
-	default:
+// attest returns the pod at an address. It waits up to AttestLimit for a pod that is not known yet.
+func (s *Server) attest(ctx context.Context, address attest.Origin, began time.Time) (attest.Caller, error) {
+	if caller, ok := s.known(address); ok {
+		return caller, nil
 	}
 	ctx, cancel := context.WithDeadline(ctx, began.Add(s.cfg.AttestLimit))
 	defer cancel()
+	if err := s.awaitCluster(ctx); err != nil {
+		return attest.Caller{}, err
+	}
+	return s.cfg.Attester.Await(ctx, address)
+}
+
+// known returns the pod at an address, if it is known now.
+func (s *Server) known(from attest.Origin) (attest.Caller, bool) {
 	select {
 	case <-s.cfg.Known:
-		return s.cfg.Attester.Await(ctx, address)
+		caller, err := s.cfg.Attester.Caller(from)
+		return caller, err == nil
+	default:
+		return attest.Caller{}, false
+	}
+}
+
+// awaitCluster waits until the cluster is known.
+func (s *Server) awaitCluster(ctx context.Context) error {
+	select {
+	case <-s.cfg.Known:
+		return nil
 	case <-s.cfg.Stopping:
-		return attest.Caller{}, errStopping
+		return errStopping
 	case <-ctx.Done():
-		return attest.Caller{}, errNotKnown
+		return errNotReady
 	}
 }
 
 var (
-	errNotKnown = errors.New("the API server has not told the agent about the cluster yet")
+	errNotReady = errors.New("the agent has not read the cluster from the API server yet")
 	errStopping = errors.New("the agent is being restarted")
 )
 
-// attempt is one request on its way to a token.
-type attempt struct {
+// tokenRequest is a token request in progress.
+type tokenRequest struct {
 	*Server
-	q   imds.TokenRequest
-	sel identity.Selector
-	res *result
-	// places are those for requests that are held.
-	places *holds
-	hold   *hold // nil while not held
+	q        imds.TokenRequest
+	selector identity.Selector
+	res      *result
 
-	rounds int // left
-	woken  int // how often a change ended a wait
+	allPending *pending.Requests // for requests of the same endpoint
+	waiting    *pending.Request  // nil if it has never waited
+	stepsLeft  int
+	wakeups    int // waits that ended by a change
 
-	// A token that was fetched, and whom for: it goes out only if the decision
-	// is still the same afterwards.
-	got    *token.Token
-	gotFor *v1.AzureIdentity
+	// A token that was fetched, and its identity. It is issued only if the decision is the same
+	// afterwards.
+	fetched    *token.Token
+	fetchedFor *v1.AzureIdentity
 
-	tried   map[string]bool // identities whose object id could not be learned
-	problem error           // of the last try
+	noObjectID map[string]bool // identities whose object ID could not be learned
+	learnErr   error           // why, of the last one
 }
 
-// obtain decides until there is a token or a refusal. who is asked again in
-// each round, because what was true when the request came may have changed
-// while it waited.
-func (s *Server) obtain(ctx context.Context, q imds.TokenRequest, res *result, who func(context.Context) (attest.Caller, error)) {
-	a := attempt{Server: s, q: q, res: res, sel: identity.Selector{ClientID: q.ClientID, ObjectID: q.ObjectID, ResourceID: q.ResourceID}}
-	if a.places = s.holds; res.endpoint != "" {
-		a.places = s.hostHolds
+// obtain runs steps until there is a token or a refusal. Each step calls identify again, because the
+// pod may have changed while the request waited.
+func (s *Server) obtain(ctx context.Context, q imds.TokenRequest, res *result, identify func(context.Context) (attest.Caller, error)) {
+	t := tokenRequest{Server: s, q: q, res: res, selector: identity.Selector{ClientID: q.ClientID, ObjectID: q.ObjectID, ResourceID: q.ResourceID}}
+	if t.allPending = s.pending; res.endpoint != "" {
+		t.allPending = s.hostPending
 	}
 	res.resource = q.Resource
-	for a.rounds = maxRounds; a.rounds > 0; a.rounds-- {
-		if a.round(ctx, who) {
+	for t.stepsLeft = maxSteps; t.stepsLeft > 0; t.stepsLeft-- {
+		if t.step(ctx, identify) {
 			break
 		}
 	}
-	if a.hold != nil {
-		a.hold.release()
+	if t.waiting != nil {
+		t.waiting.Remove()
 		s.cfg.Metrics.WaitEnded(res.answerStatus(), time.Since(res.began))
 	}
-	if res.token == nil && res.problem == nil && !res.plain {
+	if res.token == nil && res.problem == nil && !res.excepted {
 		res.refuse(http.StatusInternalServerError, "Unsteady", "server_error", "what this pod may use is changing: try again", "")
 	}
 }
 
-// round is one look at caller and grants; true ends the request.
-func (a *attempt) round(ctx context.Context, who func(context.Context) (attest.Caller, error)) bool {
-	caller, err := who(ctx)
+// step decides about the request as things are now. It returns true when the request is done.
+func (t *tokenRequest) step(ctx context.Context, identify func(context.Context) (attest.Caller, error)) bool {
+	caller, err := identify(ctx)
 	if err != nil {
-		a.unknown(ctx, err)
+		t.unknownCaller(ctx, err)
 		return true
 	}
-	a.res.caller, a.res.namespace = caller, caller.Namespace
-	d := a.cfg.Authorizer.Decide(caller.NamespacedName, a.sel, a.objectIDs())
-	a.res.identity = d.Grant.Identity
+	t.res.caller, t.res.namespace = caller, caller.Namespace
+	d := t.cfg.Authorizer.Decide(caller.NamespacedName, t.selector, t.objectIDs())
+	t.res.identity = d.Grant.Identity
 	switch d.Kind {
 	case authorize.Allow:
-		if refusal, refused := authorize.Audience(d.Grant, a.q.Resource); refused {
-			a.refuse(refusal)
+		if refusal, refused := authorize.Audience(d.Grant, t.q.Resource); refused {
+			t.refuse(refusal)
 			return true
 		}
-		a.res.warning = d.Grant.WarnAudience(a.q.Resource)
-		return a.fetch(ctx, d.Grant)
+		t.res.warning = d.Grant.WarnAudience(t.q.Resource)
+		return t.fetch(ctx, d.Grant)
 	case authorize.PlainIMDS:
-		a.res.plain, a.res.warning = true, d.Warning
+		t.res.excepted, t.res.warning = true, d.Warning
 		return true
 	case authorize.Wait:
-		return a.wait(ctx, d)
+		return t.wait(ctx, d)
 	case authorize.Learn:
-		return a.learn(ctx, d.Unknown)
+		return t.learn(ctx, d.Unknown)
 	default:
-		a.refuse(d.Refusal)
+		t.refuse(d.Refusal)
 		return true
 	}
 }
 
-func (a *attempt) refuse(r authorize.Refusal) {
-	if a.problem != nil && r.Status == http.StatusBadRequest {
-		// "Identity not found" is final to clients; with an object id that
-		// could not be learned because the source has trouble, it is not.
-		a.failed(a.problem)
+func (t *tokenRequest) refuse(r authorize.Refusal) {
+	if t.learnErr != nil && r.Status == http.StatusBadRequest {
+		// Clients take "Identity not found" as final. It is not while the source fails and an object
+		// ID could not be learned.
+		t.sourceFailed(t.learnErr)
 		return
 	}
-	a.res.refuse(r.Status, r.Reason, r.Code, r.Message, r.Detail)
+	t.res.refuse(r.Status, r.Reason, r.Code, r.Message, r.Detail)
 }
 
-// fetch gets the token. One that had to be fetched is kept for the next round.
-func (a *attempt) fetch(ctx context.Context, grant identity.Grant) bool {
+// fetch gets the token of a grant. A token that was not in the cache is kept for the next step.
+func (t *tokenRequest) fetch(ctx context.Context, grant identity.Grant) bool {
 	id := grant.Identity
-	if a.got != nil && token.Same(a.gotFor, id) {
-		a.give(a.got, grant)
+	if t.fetched != nil && token.Same(t.fetchedFor, id) {
+		t.issue(t.fetched, grant)
 		return true
 	}
-	t, outcome, err := a.cfg.Tokens.Get(ctx, a.request(id))
-	a.cfg.Metrics.TokenCache(observeOutcome(outcome))
-	a.res.outcome = outcome
+	got, outcome, err := t.cfg.Tokens.Get(ctx, t.forIdentity(id))
+	t.cfg.Metrics.TokenCache(cacheOutcome(outcome))
+	t.res.outcome = outcome
 	switch {
 	case err != nil && ctx.Err() != nil:
-		a.res.gone()
+		t.res.gone()
 		return true
 	case err != nil:
-		a.failed(err)
+		t.sourceFailed(err)
 		return true
 	case outcome == token.Hit:
-		a.give(t, grant)
+		t.issue(got, grant)
 		return true
 	}
-	a.got, a.gotFor = t, id
+	t.fetched, t.fetchedFor = got, id
 	return false
 }
 
-// give answers with a token that the cache has, unless it is one of the cluster's own identities
-// that the policy does not name for the pod: only the token shows that for sure.
-func (a *attempt) give(t *token.Token, grant identity.Grant) {
-	if t.OfCluster() != "" {
+// issue answers with a token. It refuses a token of one of the cluster's own identities that the
+// policy does not name for the pod: only the token shows for sure that it is one.
+func (t *tokenRequest) issue(got *token.Token, grant identity.Grant) {
+	if got.OfCluster() != "" {
 		if !grant.Named {
-			a.failed(token.RefuseCluster(t, grant.Identity))
+			t.sourceFailed(token.RefuseCluster(got, grant.Identity))
 			return
 		}
-		if refusal, refused := authorize.Audience(grant.OfCluster(), a.q.Resource); refused {
-			a.refuse(refusal)
+		if refusal, refused := authorize.Audience(grant.OfCluster(), t.q.Resource); refused {
+			t.refuse(refusal)
 			return
 		}
 	}
-	a.res.token = t
+	t.res.token = got
 }
 
-func (a *attempt) request(id *v1.AzureIdentity) token.Request {
+func (t *tokenRequest) forIdentity(id *v1.AzureIdentity) token.Request {
 	return token.Request{
-		Identity: id, Resource: a.q.Resource, Revoked: a.q.Revoked,
-		Caller: a.res.caller.Namespace + "/" + a.res.caller.Name,
+		Identity: id, Resource: t.q.Resource, Revoked: t.q.Revoked,
+		Caller: t.res.caller.Namespace + "/" + t.res.caller.Name,
 	}
 }
 
-// objectIDs tells what tokens said about their identities' object ids; nil for
-// the requests that do not ask by object id, which are nearly all.
-func (a *attempt) objectIDs() func(*v1.AzureIdentity) string {
-	if a.sel.ObjectID == "" {
+// objectIDs returns a function that returns the object ID in an identity's tokens. It is nil for
+// requests that do not name an object ID, which are nearly all.
+func (t *tokenRequest) objectIDs() func(*v1.AzureIdentity) string {
+	if t.selector.ObjectID == "" {
 		return nil
 	}
 	return func(id *v1.AzureIdentity) string {
-		if learned := a.cfg.Tokens.ObjectID(token.Request{Identity: id}); learned != "" {
+		if learned := t.cfg.Tokens.ObjectID(token.Request{Identity: id}); learned != "" {
 			return learned
 		}
-		if a.tried[id.Namespace+"/"+id.Name] {
-			return "\x00" // no reason to learn it again, and what no request can ask for
+		if t.noObjectID[id.Namespace+"/"+id.Name] {
+			return "\x00" // matches no request, and is not learned again
 		}
 		return ""
 	}
 }
 
-// learn fetches tokens of identities to see their object ids, all at the same
-// time: one that cannot be had takes seconds.
-func (a *attempt) learn(ctx context.Context, unknown []*v1.AzureIdentity) bool {
-	if a.tried == nil {
-		a.tried = map[string]bool{}
+// learn fetches tokens of identities for the object IDs in them. It fetches all at once, because a
+// failing source takes seconds.
+func (t *tokenRequest) learn(ctx context.Context, unknown []*v1.AzureIdentity) bool {
+	if t.noObjectID == nil {
+		t.noObjectID = map[string]bool{}
 	}
 	var group errgroup.Group
 	for _, id := range unknown {
-		a.tried[id.Namespace+"/"+id.Name] = true
+		t.noObjectID[id.Namespace+"/"+id.Name] = true
 		group.Go(func() error {
-			_, _, err := a.cfg.Tokens.Get(ctx, a.request(id))
+			_, _, err := t.cfg.Tokens.Get(ctx, t.forIdentity(id))
 			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
-		a.problem = err
+		t.learnErr = err
 	}
 	if ctx.Err() != nil {
-		a.res.gone()
+		t.res.gone()
 		return true
 	}
 	return false
 }
 
-// wait holds the request until the decision may have changed; true when that
-// is not worth it, or took too long.
-func (a *attempt) wait(ctx context.Context, d authorize.Decision) bool {
-	if d.OnTheWay && a.cfg.RetryAfter {
-		a.res.refuse(http.StatusServiceUnavailable, d.Refusal.Reason, d.Refusal.Code, d.Refusal.Message, "")
-		a.res.problem.RetryAfter = 20 * time.Second // what v1.8.17 promises with the flag
+// wait waits until the decision may have changed. It returns true when the request is done: it may
+// not wait, or not any longer.
+func (t *tokenRequest) wait(ctx context.Context, d authorize.Decision) bool {
+	if d.OnTheWay && t.cfg.RetryAfter {
+		t.res.refuse(http.StatusServiceUnavailable, d.Refusal.Reason, d.Refusal.Code, d.Refusal.Message, "")
+		t.res.problem.RetryAfter = 20 * time.Second // as v1.8.17
 		return true
 	}
-	left := d.Limit - time.Since(a.res.began)
+	left := d.Limit - time.Since(t.res.began)
 	if left <= 0 {
-		a.refuse(d.Refusal)
+		t.refuse(d.Refusal)
 		return true
 	}
-	if a.hold == nil {
-		if a.hold = a.places.take(a.res.caller.NamespacedName); a.hold == nil {
-			a.tooManyWaiting()
+	if t.waiting == nil {
+		if t.waiting = t.allPending.Add(t.res.caller.NamespacedName); t.waiting == nil {
+			t.tooManyPending()
 			return true
 		}
-		a.cfg.Metrics.WaitBegan()
+		t.cfg.Metrics.WaitBegan()
 	}
-	return a.sleep(ctx, d, left)
+	return t.awaitChange(ctx, d, left)
 }
 
-// sleep waits for a change, which returns false, or for the end of the request.
-func (a *attempt) sleep(ctx context.Context, d authorize.Decision, left time.Duration) bool {
+// awaitChange returns false after a change, and true when the request is done.
+func (t *tokenRequest) awaitChange(ctx context.Context, d authorize.Decision, left time.Duration) bool {
 	timer := time.NewTimer(left)
 	defer timer.Stop()
 	changed := d.Changed
-	var rested <-chan time.Time
-	if a.woken > maxRounds {
+	var paused <-chan time.Time
+	if t.wakeups > maxSteps {
 		// Hundreds of requests may wait for objects that change all the time.
-		rest := time.NewTimer(restTime)
-		defer rest.Stop()
-		changed, rested = nil, rest.C
+		pause := time.NewTimer(coalesceTime)
+		defer pause.Stop()
+		changed, paused = nil, pause.C
 	}
 	for {
 		select {
-		case <-rested:
-			changed, rested = d.Changed, nil
+		case <-paused:
+			changed, paused = d.Changed, nil
 			continue
 		case <-changed:
-			a.rounds++
-			a.woken++
+			t.stepsLeft++
+			t.wakeups++
 			return false
 		case <-timer.C:
-			a.refuse(d.Refusal)
-		case <-a.hold.lost():
-			a.tooManyWaiting()
-		case <-a.cfg.Stopping:
-			a.unknown(ctx, errStopping)
+			t.refuse(d.Refusal)
+		case <-t.waiting.Evicted():
+			t.tooManyPending()
+		case <-t.cfg.Stopping:
+			t.unknownCaller(ctx, errStopping)
 		case <-ctx.Done():
-			a.res.gone()
+			t.res.gone()
 		}
 		return true
 	}
 }
 
-func (a *attempt) tooManyWaiting() {
-	a.res.refuse(http.StatusTooManyRequests, "TooManyWaiting", "too_many_requests",
+func (t *tokenRequest) tooManyPending() {
+	t.res.refuse(http.StatusTooManyRequests, "TooManyWaiting", "too_many_requests",
 		"too many requests of this pod or its namespace wait for their identities: try again later", "")
-	a.res.problem.RetryAfter = 5 * time.Second
+	t.res.problem.RetryAfter = 5 * time.Second
 }
 
-// unknown answers a request whose caller cannot be told. It is never final: the
-// reason may be the agent's own.
-func (a *attempt) unknown(ctx context.Context, err error) {
+// unknownCaller refuses a request whose pod is not known. Clients must not take it as final.
+func (t *tokenRequest) unknownCaller(ctx context.Context, err error) {
 	reason := "CallerUnknown"
 	message := "the node agent does not know the pod that asks (yet): try again"
 	switch {
 	case ctx.Err() != nil:
-		a.res.gone()
+		t.res.gone()
 		return
-	case errors.Is(err, errNotKnown):
+	case errors.Is(err, errNotReady):
 		reason, message = "NotReady", "the node agent does not know the cluster yet: try again"
 	case errors.Is(err, errStopping):
 		reason, message = "Stopping", "the node agent is being restarted: try again"
@@ -354,21 +367,22 @@ func (a *attempt) unknown(ctx context.Context, err error) {
 	case errors.Is(err, attest.ErrMoved):
 		reason = "CallerMoved"
 	}
-	a.res.refuse(http.StatusInternalServerError, reason, "caller_unknown", message, err.Error())
+	t.res.refuse(http.StatusInternalServerError, reason, "caller_unknown", message, err.Error())
 }
 
-// failed answers a request for which the source has no token.
-func (a *attempt) failed(err error) {
+// sourceFailed refuses a request because its source returned no token.
+func (t *tokenRequest) sourceFailed(err error) {
 	var f *token.Failure
 	switch {
 	case errors.Is(err, token.ErrBusy):
-		a.res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many token requests of this pod or its namespace wait for their source: try again later", "")
-		a.res.problem.RetryAfter = time.Second
+		t.res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests",
+			"too many token requests of this pod or its namespace wait for their source: try again later", "")
+		t.res.problem.RetryAfter = time.Second
 	case errors.As(err, &f):
-		a.res.refuse(f.Status, cmp.Or(f.Reason, "SourceFailed"), f.Code, f.Message, f.Error())
-		a.res.problem.RetryAfter = f.RetryAfter
+		t.res.refuse(f.Status, cmp.Or(f.Reason, "SourceFailed"), f.Code, f.Message, f.Error())
+		t.res.problem.RetryAfter = f.RetryAfter
 	default:
-		a.res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token could not be fetched: try again", err.Error())
+		t.res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token could not be fetched: try again", err.Error())
 	}
 }
 
@@ -377,8 +391,7 @@ func (res *result) refuse(status int, reason, code, message, detail string) {
 	res.problem = &imds.Error{Status: status, Code: code, Description: message}
 }
 
-// gone takes that the client has left. The answer is for the unlikely case that
-// somebody reads it.
+// gone records that the client disconnected. The response is normally never read.
 func (res *result) gone() {
 	res.refuse(http.StatusInternalServerError, "ClientGone", "server_error", "the client has left", "")
 	res.clientGone = true

@@ -47,7 +47,7 @@ func TestManyChangesWhileHeld(t *testing.T) {
 	address := w.listen("10.9.0.2")
 	answered := make(chan reply, 1)
 	go func() { answered <- w.get(address, tokenQuery(arm)) }()
-	for range 5 * maxRounds {
+	for range 5 * maxSteps {
 		w.bind("web", "one") // written again
 		select {
 		case got := <-answered:

@@ -19,6 +19,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/authorize"
+	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/fair"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
@@ -50,7 +51,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	t.Helper()
 	w := &world{t: t, known: make(chan struct{}), stopping: make(chan struct{})}
 	s := settings{
-		server: Config{HeaderRequired: true, HostTokenTCP: true, AttestLimit: 200 * time.Millisecond, Holds: 16, HoldsPerPod: 4},
+		server: Config{HeaderRequired: true, HostTokenTCP: true, AttestLimit: 200 * time.Millisecond, MaxPending: 16, MaxPendingPerPod: 4},
 		authorize: authorize.Config{
 			Rules: identity.Rules{ForceNamespaced: true}, Standard: true, Node: "node-1",
 			Types: []v1.IdentityType{v1.UserAssignedMSI}, ArrivalLimit: 300 * time.Millisecond, BindingLimit: 100 * time.Millisecond,
@@ -161,7 +162,7 @@ func (w *world) listenHostSocket() string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.run(RootOnly(l, quiet()), w.server.ServeHostSocket)
+	w.run(connections.RootOnly(l, quiet()), w.server.ServeHostSocket)
 	return unixScheme + path
 }
 
@@ -181,7 +182,7 @@ func (w *world) run(l net.Listener, handler http.HandlerFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, l, handler, Connections{Most: 64, MostPerAddress: 64}, quiet())
+		done <- connections.Serve(ctx, l, handler, connections.Limits{Total: 64, PerAddress: 64}, quiet())
 	}()
 	w.t.Cleanup(func() {
 		cancel()

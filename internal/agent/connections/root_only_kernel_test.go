@@ -1,4 +1,4 @@
-package server
+package connections
 
 import (
 	"errors"
@@ -9,21 +9,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
 
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// TestRootOnly: the socket for processes of the host answers root alone, also when its
-// file lets others connect.
+// TestRootOnly: the socket for processes of the host answers root alone, even if its file mode lets
+// others connect.
 func TestRootOnly(t *testing.T) {
-	testnet.Require(t)                                                       // it changes its user
-	name := "@podid-test" + filepath.Base(t.TempDir()) + time.Now().String() // abstract: has no mode
+	testnet.Require(t)                                                       // it changes its user ID
+	name := "@podid-test" + filepath.Base(t.TempDir()) + time.Now().String() // abstract, so without a mode
 	raw, err := net.Listen("unix", name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := RootOnly(raw, quiet())
+	l := RootOnly(raw, logr.Discard())
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -38,7 +39,7 @@ func TestRootOnly(t *testing.T) {
 	for user, want := range map[int]string{1000: "", 65534: "", 0: "served"} {
 		got := make(chan string, 1)
 		go func() {
-			runtime.LockOSThread() // and never unlocked: the thread ends with its user
+			runtime.LockOSThread() // never unlocked, so that the thread ends
 			text, err := askAs(user, name)
 			if err != nil {
 				t.Error(err)
@@ -51,7 +52,7 @@ func TestRootOnly(t *testing.T) {
 	}
 }
 
-// askAs connects as a user, on the calling thread alone.
+// askAs connects as a user. Only the calling thread changes its user ID.
 func askAs(user int, name string) (string, error) {
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(user), uintptr(user), uintptr(user)); errno != 0 {
 		return "", errno

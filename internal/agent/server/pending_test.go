@@ -23,12 +23,12 @@ func of(namespace string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Namespace, p.UID = namespace, p.UID+"-"+p.UID }
 }
 
-// TestHoldsOfAGreedyNamespace: pods of one namespace that no binding serves take all places to wait,
+// TestPendingOfAGreedyNamespace: pods of one namespace that no binding serves take all places to wait,
 // again and again. A pod of another namespace waits for its identity all the same, also with several
 // requests.
-func TestHoldsOfAGreedyNamespace(t *testing.T) {
+func TestPendingOfAGreedyNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newTimeless(t, func(s *settings) { s.server.Holds, s.server.HoldsPerPod = 32, 8 })
+		w := newTimeless(t, func(s *settings) { s.server.MaxPending, s.server.MaxPendingPerPod = 32, 8 })
 		ctx, cancel := context.WithCancel(t.Context())
 		var group sync.WaitGroup
 		for pod := range 6 {
@@ -47,7 +47,7 @@ func TestHoldsOfAGreedyNamespace(t *testing.T) {
 			}
 		}
 		<-time.After(20 * time.Second)
-		if n := w.server.holds.places.Len(); n < 30 {
+		if n := w.server.pending.Len(); n < 30 {
 			t.Fatalf("%d places are taken: this shows nothing", n)
 		}
 		w.pod("web", "10.9.0.2")
@@ -66,7 +66,7 @@ func TestHoldsOfAGreedyNamespace(t *testing.T) {
 		cancel()
 		group.Wait()
 		synctest.Wait()
-		if n := w.server.holds.places.Len(); n != 0 {
+		if n := w.server.pending.Len(); n != 0 {
 			t.Errorf("%d places are still held", n)
 		}
 	})
@@ -96,7 +96,7 @@ func TestWokenTooOften(t *testing.T) {
 		}
 		began := time.Now()
 		w.state("web", "one", v1.StateAssigned, "", "")
-		if got := <-answered; got.status != http.StatusOK || time.Since(began) > restTime {
+		if got := <-answered; got.status != http.StatusOK || time.Since(began) > coalesceTime {
 			t.Errorf("got %d after %v", got.status, time.Since(began))
 		}
 	})

@@ -1,6 +1,6 @@
-// Who may use the Unix socket for processes of the host.
+// The Unix socket for processes of the host is for root alone.
 
-package server
+package connections
 
 import (
 	"errors"
@@ -12,14 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rootOnly is a listener on a Unix socket that accepts connections of root alone.
+// rootOnly is a listener on a Unix socket that accepts only connections of root.
 type rootOnly struct {
 	net.Listener
 	log logr.Logger
 }
 
-// RootOnly returns a listener that closes connections of l whose other end is not root, as the
-// kernel says.
+// RootOnly returns a listener that closes the connections of l whose peer is not root.
 func RootOnly(l net.Listener, log logr.Logger) net.Listener { return rootOnly{l, log} }
 
 // Accept returns the next connection of root.
@@ -33,12 +32,12 @@ func (l rootOnly) Accept() (net.Conn, error) {
 		if err == nil && user == 0 {
 			return c, nil
 		}
-		l.log.V(1).Info("refused a connection: only root may use the socket for processes of the host", "user", user, "error", err)
-		_ = c.Close() // nothing was said, so nothing is lost
+		l.log.V(1).Info("rejected connection to the socket for processes of the host: the peer is not root", "user", user, "error", err)
+		_ = c.Close() // nothing was sent or received yet
 	}
 }
 
-// peerUser returns the user at the other end of a Unix socket when it connected.
+// peerUser returns the user ID of a Unix socket's peer when it connected.
 func peerUser(c net.Conn) (uint32, error) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
@@ -49,11 +48,11 @@ func peerUser(c net.Conn) (uint32, error) {
 		return 0, fmt.Errorf("read the peer's user: %w", err)
 	}
 	var peer *unix.Ucred
-	var failed error
+	var credErr error
 	err = raw.Control(func(fd uintptr) {
-		peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		peer, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	})
-	if err := errors.Join(err, failed); err != nil {
+	if err := errors.Join(err, credErr); err != nil {
 		return 0, fmt.Errorf("read the peer's user: %w", err)
 	}
 	return peer.Uid, nil

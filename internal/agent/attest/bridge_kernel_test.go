@@ -1,4 +1,4 @@
-package server
+package attest
 
 import (
 	"fmt"
@@ -24,7 +24,7 @@ func TestBridgePorts(t *testing.T) {
 	address := netip.MustParseAddr("10.9.0.2")
 	first.Address(t, "eth0", "10.9.0.2/24")
 
-	seen := newPorts()
+	seen := NewOrigins()
 	expect := func(pod *testnet.Net, port string) {
 		t.Helper()
 		talk(t, pod, node)
