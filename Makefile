@@ -85,6 +85,10 @@ lint: $(TOOLS)/golangci-lint ## golangci-lint (import directions, no sleeps, err
 	@go vet ./...
 	@$(TOOLS)/golangci-lint run --allow-parallel-runners ./...
 
+.PHONY: words
+words: ## Words, spellings and lengths that comments and pages do not use: hack/words has the list
+	@go run ./hack/words internal/agent/attest internal/agent/handover internal/agent/redirect
+
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## Format the code
 	@$(TOOLS)/golangci-lint fmt ./...
