@@ -120,7 +120,7 @@ func page(text []byte) (found []finding, _ error) {
 		case strings.HasPrefix(l, "|"):
 			end()
 			for cell := range strings.SplitSeq(l, "|") {
-				found = append(found, prose(cell, line)...)
+				found = append(found, lengths(cell, line)...)
 			}
 		case strings.TrimSpace(l) == "", strings.HasPrefix(l, "#"):
 			end()
@@ -135,17 +135,28 @@ func page(text []byte) (found []finding, _ error) {
 	return found, nil
 }
 
-// prose checks the length of a paragraph, an item of a list or a cell of a table, and of its sentences.
-func prose(paragraph string, line int) (found []finding) {
-	if words := len(strings.Fields(paragraph)); words > paragraphWords {
-		found = append(found, finding{line, fmt.Sprintf("a paragraph of %d words: make it a list, a table or two of at most %d", words, paragraphWords)})
-	}
+// prose checks a paragraph or an item of a list.
+func prose(paragraph string, line int) []finding {
+	found := lengths(paragraph, line)
 	for _, sentence := range sentences.Split(paragraph, -1) {
-		if words := len(strings.Fields(sentence)); words > sentenceWords {
-			found = append(found, finding{line, fmt.Sprintf("a sentence of %d words: %.40s…: at most %d", words, strings.TrimSpace(sentence), sentenceWords)})
-		}
 		if strings.Count(sentence, ";") > 1 {
-			found = append(found, finding{line, fmt.Sprintf("a chain of semicolons: %.40s…: make it a list or sentences", strings.TrimSpace(sentence))})
+			message := fmt.Sprintf("a chain of semicolons: %.40s…: make it a list or sentences", strings.TrimSpace(sentence))
+			found = append(found, finding{line, message})
+		}
+	}
+	return found
+}
+
+// lengths checks how long a text and its sentences are.
+func lengths(text string, line int) (found []finding) {
+	if n := len(strings.Fields(text)); n > paragraphWords {
+		message := fmt.Sprintf("a paragraph of %d words: make it a list, a table or paragraphs of at most %d", n, paragraphWords)
+		found = append(found, finding{line, message})
+	}
+	for _, sentence := range sentences.Split(text, -1) {
+		if n := len(strings.Fields(sentence)); n > sentenceWords {
+			message := fmt.Sprintf("a sentence of %d words: %.40s…: at most %d", n, strings.TrimSpace(sentence), sentenceWords)
+			found = append(found, finding{line, message})
 		}
 	}
 	return found
