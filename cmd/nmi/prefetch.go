@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/cloud"
 )
 
 // prefetchOptions: what is fetched ahead for an identity that was not asked for
@@ -31,12 +32,12 @@ func (o *prefetchOptions) bindFlags(flags *flag.FlagSet) {
 
 // validate works out the resources. It takes the cloud's Resource Manager for
 // the public one: a program in another cloud has no use for that.
-func (o *prefetchOptions) validate(cloud string) error {
+func (o *prefetchOptions) validate(cloudName string) error {
 	o.resources = nil
 	for resource := range strings.SplitSeq(o.text, ",") {
 		resource = strings.TrimSpace(resource)
 		if resource == publicARM {
-			resource = armOf(cloud)
+			resource = armOf(cloudName)
 		}
 		if resource != "" {
 			o.resources = append(o.resources, resource)
@@ -45,17 +46,15 @@ func (o *prefetchOptions) validate(cloud string) error {
 	return o.check()
 }
 
-func armOf(cloud string) string {
-	switch cloud {
-	case usGovCloud:
-		return "https://management.usgovcloudapi.net/"
-	case chinaCloud:
-		return "https://management.chinacloudapi.cn/"
-	case stackCloud:
-		return "" // each has its own
-	default:
-		return publicARM
+// armOf returns the resource of a cloud's Resource Manager. Each private cloud has its own.
+func armOf(name string) string {
+	if name == cloud.Stack {
+		return ""
 	}
+	if c, ok := cloud.Named(name); ok {
+		return c.ResourceManager + "/"
+	}
+	return publicARM
 }
 
 func (o *prefetchOptions) check() error {

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/cloud"
 	"github.com/podid-io/podid/internal/federation"
 	"github.com/podid-io/podid/internal/identity"
 )
@@ -87,15 +88,13 @@ func newFederateCommand() *cobra.Command {
 	flags.StringVar(&o.clusterName, "cluster-name", "", "`name` of the cluster in the credential's name (default: the kubeconfig's)")
 	flags.StringVar(&o.issuer, "issuer", "", "`URL` of the cluster's issuer (default: what the API server says)")
 	flags.StringVar(&o.brokerNamespace, "broker-namespace", identity.DefaultBrokerNamespace, "`namespace` of the brokers, as mic and nmi have it")
-	flags.StringVar(&o.cloud, "cloud", "AzurePublicCloud", "Azure's cloud, which the audience depends on")
+	flags.StringVar(&o.cloud, "cloud", cloud.Public, "Azure's cloud, which the audience depends on")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "make nothing in the cluster")
 	flags.StringVarP(&o.output, "output", "o", "", "print the credential as json or yaml instead of the line")
 	complete(cmd, "namespace", o.cluster.completeNamespaces)
 	complete(cmd, "broker-namespace", o.cluster.completeNamespaces)
 	complete(cmd, "output", func(*cobra.Command) []string { return []string{"json", "yaml"} })
-	complete(cmd, "cloud", func(*cobra.Command) []string {
-		return []string{"AzurePublicCloud", "AzureUSGovernmentCloud", "AzureChinaCloud"}
-	})
+	complete(cmd, "cloud", func(*cobra.Command) []string { return cloud.Names() })
 	return cmd
 }
 

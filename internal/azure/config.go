@@ -10,13 +10,14 @@ import (
 	"strings"
 
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/cloud"
 	"github.com/podid-io/podid/internal/observe"
 	"github.com/podid-io/podid/internal/secretvalue"
 )
 
 // Config is a cloud config that is complete: Load returns no other.
 type Config struct {
-	Cloud Cloud
+	Cloud cloud.Cloud
 	// TenantID is the Entra tenant of the service principal; "adfs" when AD FS signs in. Empty with a managed identity.
 	TenantID string
 	// SubscriptionID, ResourceGroup and VMType (standard or vmss) describe the cluster. Nodes name their own
@@ -59,7 +60,7 @@ type settings struct {
 // USER_ASSIGNED_MSI_CLIENT_ID). Errors name every missing field at once and never hold any of the file's content.
 func Load(path string, getenv func(string) string) (Config, error) {
 	if path == "" {
-		c, err := fromEnvironment(getenv).config(getenv(EnvironmentFilepath), inEnvironment())
+		c, err := fromEnvironment(getenv).config(getenv(cloud.EnvironmentFilepath), inEnvironment())
 		if err != nil {
 			return Config{}, fmt.Errorf("read cloud config from the environment (no file was named): %w", err)
 		}
@@ -69,7 +70,7 @@ func Load(path string, getenv func(string) string) (Config, error) {
 	if err := readInto(path, "mount the node's azure.json there, or name no file and set the environment instead", &s); err != nil {
 		return Config{}, fmt.Errorf("read cloud config %s: %w", path, err)
 	}
-	c, err := s.config(getenv(EnvironmentFilepath), inFile())
+	c, err := s.config(getenv(cloud.EnvironmentFilepath), inFile())
 	if err != nil {
 		return Config{}, fmt.Errorf("read cloud config %s: %w", path, err)
 	}
@@ -130,6 +131,18 @@ func (s settings) config(environmentFile string, called names) (Config, error) {
 		return Config{}, err
 	}
 	return c, nil
+}
+
+// findCloud returns the cloud of that name, with endpoints that are safe to send secrets to.
+func findCloud(name, environmentFile string) (cloud.Cloud, error) {
+	found, err := cloud.Find(name, environmentFile)
+	if err != nil {
+		return cloud.Cloud{}, err
+	}
+	if err := found.Validate(); err != nil {
+		return cloud.Cloud{}, fmt.Errorf("read cloud environment %s (named by %s): %w", environmentFile, cloud.EnvironmentFilepath, err)
+	}
+	return found, nil
 }
 
 // complete names all that is missing for a service principal.

@@ -7,9 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/podid-io/podid/internal/cloud"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -43,9 +43,9 @@ const (
 "excludeMasterFromStandardLB":true,"providerVaultName":"","maximumLoadBalancerRuleCount":250,"networkProfile":{"a":[1,2]}}`
 )
 
-func publicCloud(t *testing.T) Cloud {
+func publicCloud(t *testing.T) cloud.Cloud {
 	t.Helper()
-	c, ok := known("")
+	c, ok := cloud.Named(cloud.Public)
 	if !ok {
 		t.Fatal("no public cloud")
 	}
@@ -144,7 +144,7 @@ func TestLoadBad(t *testing.T) {
 	})
 	t.Run("no file of endpoints", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "none")
-		_, err := Load(put(t, `{"cloud":"AzureStackCloud",`+principal+`}`), env(EnvironmentFilepath, path))
+		_, err := Load(put(t, `{"cloud":"AzureStackCloud",`+principal+`}`), env(cloud.EnvironmentFilepath, path))
 		text := fmt.Sprint(err)
 		if !strings.Contains(text, "endpoints of the cloud") || !strings.Contains(text, path) || strings.Contains(text, "the node's azure.json") {
 			t.Error(err)
@@ -173,39 +173,6 @@ func TestSecretIsMasked(t *testing.T) {
 	}
 }
 
-func TestClouds(t *testing.T) {
-	stack := put(t, `{"name":"AzureStackCloud","managementPortalURL":"https://portal.local/","resourceManagerEndpoint":"https://management.local.azurestack.external/",
-"activeDirectoryEndpoint":"https://login.local/","tokenAudience":"https://management.azurestackci.onmicrosoft.com/guid","resourceIdentifiers":{"graph":"https://graph.local/"}}`)
-	for _, tt := range []struct {
-		name, cloud, file             string
-		authority, endpoint, audience string
-		private                       bool
-	}{
-		{"default", "", "", "https://login.microsoftonline.com/", "https://management.azure.com", "https://management.core.windows.net/", false},
-		{"public", "AZUREPUBLICCLOUD", "", "https://login.microsoftonline.com/", "https://management.azure.com", "https://management.core.windows.net/", false},
-		{"government", "AzureUSGovernmentCloud", "", "https://login.microsoftonline.us/", "https://management.usgovcloudapi.net", "https://management.core.usgovcloudapi.net/", false},
-		{"government, short", "AzureUSGovernment", "", "https://login.microsoftonline.us/", "https://management.usgovcloudapi.net", "https://management.core.usgovcloudapi.net/", false},
-		{"china", "azurechinacloud", "", "https://login.chinacloudapi.cn/", "https://management.chinacloudapi.cn", "https://management.core.chinacloudapi.cn/", false},
-		{"stack", "AzureStackCloud", stack, "https://login.local/", "https://management.local.azurestack.external", "https://management.azurestackci.onmicrosoft.com/guid", true},
-		{"stack, adfs", "AZURESTACKCLOUD", put(t, `{"resourceManagerEndpoint":"https://arm.local","activeDirectoryEndpoint":"https://adfs.local/adfs","tokenAudience":"N/A","serviceManagementEndpoint":"https://sm.local/"}`), "https://adfs.local/", "https://arm.local", "https://sm.local/", true},
-		{"stack, no audience", "AzureStackCloud", put(t, `{"resourceManagerEndpoint":"https://127.0.0.1:8443/","activeDirectoryEndpoint":"https://127.0.0.1:8444"}`), "https://127.0.0.1:8444/", "https://127.0.0.1:8443", "https://127.0.0.1:8443/", true},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			have, err := findCloud(tt.cloud, tt.file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := cloud.ServiceConfiguration{Endpoint: tt.endpoint, Audience: tt.audience}
-			if diff := cmp.Diff(want, have.Endpoints.Services[cloud.ResourceManager]); diff != "" {
-				t.Errorf("resource manager (-want +have):\n%s", diff)
-			}
-			if have.Endpoints.ActiveDirectoryAuthorityHost != tt.authority || have.Private != tt.private {
-				t.Errorf("authority %q, private %v", have.Endpoints.ActiveDirectoryAuthorityHost, have.Private)
-			}
-		})
-	}
-}
-
 func TestBadEnvironment(t *testing.T) {
 	for _, tt := range []struct{ name, file, says string }{
 		{"nothing", "{}", "resourceManagerEndpoint is missing"},
@@ -215,8 +182,8 @@ func TestBadEnvironment(t *testing.T) {
 		{"malformed", "{", "malformed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := Load(put(t, `{"cloud":"AzureStackCloud",`+principal+`}`), env(EnvironmentFilepath, put(t, tt.file)))
-			if text := fmt.Sprint(err); !strings.Contains(text, tt.says) || strings.Contains(text, "hunter2") || !strings.Contains(text, EnvironmentFilepath) {
+			_, err := Load(put(t, `{"cloud":"AzureStackCloud",`+principal+`}`), env(cloud.EnvironmentFilepath, put(t, tt.file)))
+			if text := fmt.Sprint(err); !strings.Contains(text, tt.says) || strings.Contains(text, "hunter2") || !strings.Contains(text, cloud.EnvironmentFilepath) {
 				t.Errorf("%s, want it to say %q", text, tt.says)
 			}
 		})

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/go-logr/logr"
 
@@ -94,7 +93,7 @@ func (c *Credential) reload() error {
 	if config.equal(c.config) {
 		return nil
 	}
-	if !config.Cloud.equal(c.config.Cloud) {
+	if config.Cloud != c.config.Cloud {
 		return fmt.Errorf("read cloud config %s: the cloud changed from %s to %s, or its endpoints did: restart to move there",
 			c.options.Path, c.config.Cloud.Name, config.Cloud.Name)
 	}
@@ -110,15 +109,9 @@ func (c *Credential) reload() error {
 
 // equal compares what the credential depends on.
 func (c Config) equal(other Config) bool {
-	return c.Cloud.equal(other.Cloud) && c.TenantID == other.TenantID && c.ClientID == other.ClientID &&
+	return c.Cloud == other.Cloud && c.TenantID == other.TenantID && c.ClientID == other.ClientID &&
 		c.ClientSecret.Equal(other.ClientSecret) && c.ManagedIdentity == other.ManagedIdentity &&
 		c.UserAssignedIdentityID == other.UserAssignedIdentityID
-}
-
-// equal compares clouds: name, authority, resource manager.
-func (c Cloud) equal(other Cloud) bool {
-	return c.Name == other.Name && c.Endpoints.ActiveDirectoryAuthorityHost == other.Endpoints.ActiveDirectoryAuthorityHost &&
-		c.Endpoints.Services[cloud.ResourceManager] == other.Endpoints.Services[cloud.ResourceManager]
 }
 
 // stamp tells one state of a file from another. A mounted secret changes by a symbolic link being swapped, which

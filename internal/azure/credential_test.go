@@ -20,6 +20,8 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/podid-io/podid/internal/cloud"
 )
 
 // entra is a transport that answers as Entra ID and as the metadata service.
@@ -102,7 +104,7 @@ func scope() policy.TokenRequestOptions {
 // setUp loads the file and makes its credential.
 func setUp(t *testing.T, path string, azure *entra, log logr.Logger) *Credential {
 	t.Helper()
-	getenv := env(EnvironmentFilepath, put(t, stackFile))
+	getenv := env(cloud.EnvironmentFilepath, put(t, stackFile))
 	config, err := Load(path, getenv)
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +147,7 @@ func TestServicePrincipal(t *testing.T) {
 
 func TestADFS(t *testing.T) {
 	azure := &entra{}
-	getenv := env(EnvironmentFilepath, put(t, `{"resourceManagerEndpoint":"https://arm.local","activeDirectoryEndpoint":"https://login.local/adfs"}`))
+	getenv := env(cloud.EnvironmentFilepath, put(t, `{"resourceManagerEndpoint":"https://arm.local","activeDirectoryEndpoint":"https://login.local/adfs"}`))
 	config, err := Load(put(t, stackConfig(`"tenantId":"adfs","aadClientId":"c","aadClientSecret":"hunter2"`)), getenv)
 	if err != nil {
 		t.Fatal(err)

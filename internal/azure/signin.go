@@ -23,7 +23,7 @@ import (
 
 // signIn makes the SDK's credential for the config.
 func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential, error) {
-	options := azcore.ClientOptions{Cloud: config.Cloud.Endpoints, Transport: transport}
+	options := azcore.ClientOptions{Cloud: config.Cloud.SDK(), Transport: transport}
 	if config.ManagedIdentity {
 		return managedIdentity(config.UserAssignedIdentityID, options)
 	}
@@ -32,7 +32,7 @@ func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential
 		ClientOptions: options,
 		// Entra ID vouches for authorities that it knows. A private cloud's is not among them and, when cut off,
 		// cannot ask.
-		DisableInstanceDiscovery: config.Cloud.Private || config.TenantID == adfsTenant,
+		DisableInstanceDiscovery: config.Cloud.Private() || config.TenantID == adfsTenant,
 	}
 	credential, err := azidentity.NewClientSecretCredential(config.TenantID, config.ClientID, config.ClientSecret.Reveal(), choice)
 	if err != nil {

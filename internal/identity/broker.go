@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/cloud"
 )
 
 // DefaultBrokerNamespace is where brokers live unless an operator says otherwise.
@@ -17,17 +18,6 @@ const DefaultBrokerNamespace = "podid-brokers"
 
 // maxBrokerName is the longest name a ServiceAccount can have: a DNS subdomain's.
 const maxBrokerName = 253
-
-// The audience that Entra ID expects in the token of a federated credential, by cloud:
-// https://learn.microsoft.com/entra/workload-id/workload-identity-federation-config-app-trust-managed-identity
-const (
-	audiencePublic = "api://AzureADTokenExchange"
-	audienceUSGov  = "api://AzureADTokenExchangeUSGov"
-	audienceChina  = "api://AzureADTokenExchangeChina"
-)
-
-// Audiences returns the documented audiences of all clouds, the public one first.
-func Audiences() []string { return []string{audiencePublic, audienceUSGov, audienceChina} }
 
 // Broker returns the name of the ServiceAccount, in the namespace of all
 // brokers, whose tokens stand for a federated identity: <namespace>.<name> of
@@ -66,22 +56,18 @@ func BrokerSubject(namespace, broker string) string {
 // spec says, else that of the cloud of its spec's adEndpoint, else that of the
 // cloud the cluster runs in (such as AzurePublicCloud, in any case; unknown ones
 // count as public).
-func FederatedAudience(id *v1.AzureIdentity, cloud string) string {
+func FederatedAudience(id *v1.AzureIdentity, clusterCloud string) string {
 	if id.Spec.FederatedAudience != "" {
 		return id.Spec.FederatedAudience
 	}
-	endpoint := ascii.ToLower(id.Spec.ADEndpoint)
-	for _, known := range []struct{ cloud, host, audience string }{
-		{"AzureUSGovernmentCloud", "login.microsoftonline.us", audienceUSGov},
-		{"AzureUSGovernment", "login.microsoftonline.us", audienceUSGov},
-		{"AzureChinaCloud", "login.chinacloudapi.cn", audienceChina},
-		{"AzureChinaCloud", "login.partner.microsoftonline.cn", audienceChina},
-	} {
-		if host(endpoint) == known.host || endpoint == "" && ascii.EqualFold(cloud, known.cloud) {
-			return known.audience
-		}
+	found, ok := cloud.Named(clusterCloud)
+	if id.Spec.ADEndpoint != "" {
+		found, ok = cloud.OfAuthority(host(id.Spec.ADEndpoint))
 	}
-	return audiencePublic
+	if !ok {
+		return cloud.ExchangeAudiences()[0]
+	}
+	return found.ExchangeAudience
 }
 
 // host returns the host name of an https URL in lower case, as the agent connects to

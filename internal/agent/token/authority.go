@@ -11,7 +11,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
-	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/cloud"
 )
 
 // Authority is where Entra ID, or ADFS, is: an https URL, such as
@@ -80,10 +80,10 @@ func inTenant(r rune) bool {
 // that is shared has the adEndpoint of its owner: the rules see to that.) A Secret
 // of another namespace goes to Microsoft or to the operator's own authority only.
 func (a Authority) trusts(other Authority, id *v1.AzureIdentity) error {
-	if other == a || slices.Contains(microsofts(), other.base) {
+	if other == a || slices.Contains(cloud.AuthorityHosts(), strings.TrimPrefix(other.base, "https://")) {
 		return nil
 	}
-	if audience := id.Spec.FederatedAudience; id.Spec.Type == v1.Federated && audience != "" && !slices.Contains(identity.Audiences(), audience) {
+	if audience := id.Spec.FederatedAudience; id.Spec.Type == v1.Federated && audience != "" && !slices.Contains(cloud.ExchangeAudiences(), audience) {
 		// A token for whomever they like is more than that.
 		return fmt.Errorf("its adEndpoint is %s, and its federatedAudience none of Entra ID's: an operator can run nmi with --authority-host=%s", other, other)
 	}
@@ -93,13 +93,4 @@ func (a Authority) trusts(other Authority, id *v1.AzureIdentity) error {
 	}
 	return fmt.Errorf("its adEndpoint is %s, and its Secret is in another namespace (%s): move the Secret to namespace %s, "+
 		"or an operator can run nmi with --authority-host=%s", other, secret, id.Namespace, other)
-}
-
-// microsofts are the authorities of Entra ID in the public and national clouds.
-func microsofts() []string {
-	return []string{
-		"https://login.microsoftonline.com", "https://login.microsoft.com", "https://login.windows.net", "https://sts.windows.net",
-		"https://login.microsoftonline.us", "https://login.usgovcloudapi.net",
-		"https://login.chinacloudapi.cn", "https://login.partner.microsoftonline.cn",
-	}
 }
