@@ -107,7 +107,7 @@ func armClient(
 	reach := &reach{}
 	health.AddCheck("azure", reach.err)
 	client, err := compute.New(compute.Options{
-		Credential: credential, Cloud: config.Cloud.SDK(), ClientID: config.ClientID,
+		Credential: credential, Cloud: config.Endpoints(), ClientID: config.ClientID,
 		Observe: func(operation string, took time.Duration, err error) {
 			metrics.CloudOperation(operation, took, err)
 			if _, throttled := compute.RetryAfter(err); throttled {

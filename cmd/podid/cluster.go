@@ -116,7 +116,7 @@ func cloudOf(path string, getenv func(string) string) (cleanup.Cloud, error) {
 	if err != nil {
 		return nil, err
 	}
-	arm, err := compute.New(compute.Options{Credential: credential, Cloud: config.Cloud.SDK()})
+	arm, err := compute.New(compute.Options{Credential: credential, Cloud: config.Endpoints()})
 	if err != nil {
 		return nil, err
 	}

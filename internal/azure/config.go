@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"strings"
 
+	azcloud "github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/cloud"
 	"github.com/podid-io/podid/internal/observe"
@@ -143,6 +145,16 @@ func findCloud(name, environmentFile string) (cloud.Cloud, error) {
 		return cloud.Cloud{}, fmt.Errorf("read cloud environment %s (named by %s): %w", environmentFile, cloud.EnvironmentFilepath, err)
 	}
 	return found, nil
+}
+
+// Endpoints returns the cloud in the form that the clients of the Azure SDK need.
+func (c Config) Endpoints() azcloud.Configuration {
+	return azcloud.Configuration{
+		ActiveDirectoryAuthorityHost: c.Cloud.Authority,
+		Services: map[azcloud.ServiceName]azcloud.ServiceConfiguration{
+			azcloud.ResourceManager: {Endpoint: c.Cloud.ResourceManager, Audience: c.Cloud.Audience},
+		},
+	}
 }
 
 // complete names all that is missing for a service principal.

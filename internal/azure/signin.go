@@ -23,7 +23,7 @@ import (
 
 // signIn makes the SDK's credential for the config.
 func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential, error) {
-	options := azcore.ClientOptions{Cloud: config.Cloud.SDK(), Transport: transport}
+	options := azcore.ClientOptions{Cloud: config.Endpoints(), Transport: transport}
 	if config.ManagedIdentity {
 		return managedIdentity(config.UserAssignedIdentityID, options)
 	}

@@ -7,8 +7,6 @@ import (
 	"net/url"
 	"slices"
 
-	azcloud "github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
-
 	"github.com/podid-io/podid/internal/ascii"
 )
 
@@ -38,16 +36,6 @@ type Cloud struct {
 // Private reports whether Entra ID does not know the cloud's authority, so that the SDK must not look it up at
 // login.microsoftonline.com first.
 func (c Cloud) Private() bool { return c.Name == Stack }
-
-// SDK returns the cloud in the form that the clients of the Azure SDK need.
-func (c Cloud) SDK() azcloud.Configuration {
-	return azcloud.Configuration{
-		ActiveDirectoryAuthorityHost: c.Authority,
-		Services: map[azcloud.ServiceName]azcloud.ServiceConfiguration{
-			azcloud.ResourceManager: {Endpoint: c.ResourceManager, Audience: c.Audience},
-		},
-	}
-}
 
 // entry is a cloud that Microsoft operates.
 type entry struct {
