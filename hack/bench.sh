@@ -8,7 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/podid
-export KUBEBUILDER_ASSETS="${KUBEBUILDER_ASSETS:-$cache/assets}" # as make does
+export KUBEBUILDER_ASSETS="${KUBEBUILDER_ASSETS:-$cache/assets}" PODID_KUBERNETES=source # as make does
 
 measure() {
 	CGO_ENABLED=0 go build -trimpath -o "$cache/$1" "$2"

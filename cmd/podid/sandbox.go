@@ -64,8 +64,8 @@ func newSandboxUpCommand(open *sandboxOpener) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the sandbox, or find that it runs",
-		Long: "Starts the sandbox, or finds that it runs already. The first time, it builds Kubernetes from source (about\n" +
-			"ten minutes). When it is interrupted, it leaves nothing behind.",
+		Long: "Starts the sandbox, or finds that it runs already. The first time, it downloads Kubernetes, or builds it from\n" +
+			"source (see podid sandbox prepare --help). When it is interrupted, it leaves nothing behind.",
 		Example: "  podid sandbox up\n  podid sandbox shell -- kubectl get nodes",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -236,10 +236,12 @@ func newSandboxLoadImageCommand(open *sandboxOpener) *cobra.Command {
 func newSandboxPrepareCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "prepare",
-		Short: "Build or download the programs that a sandbox and the API-server tests need",
+		Short: "Download or build the programs that a sandbox and the API-server tests need",
 		Long: "Finds each program in KUBEBUILDER_ASSETS, in the cache (XDG_CACHE_HOME or ~/.cache, folder podid) or in PATH.\n" +
-			"What is missing it gets: Kubernetes is built from its pinned source, the rest is unpacked from Debian's\n" +
-			"packages into the cache. Nothing is installed. It prints a folder that serves as KUBEBUILDER_ASSETS.",
+			"Kubernetes is downloaded as an official release if it is missing, or built from source; PODID_KUBERNETES says\n" +
+			"which: download, source or auto (the default: download, or build if that is not possible). The download honors\n" +
+			"HTTPS_PROXY, and PODID_KUBERNETES_MIRROR replaces https://dl.k8s.io. What else is missing is unpacked from\n" +
+			"Debian's packages. Nothing is installed. It prints a folder that serves as KUBEBUILDER_ASSETS.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			set, err := programs.Prepare(cmd.Context(), os.Getenv, progress.New(cmd.ErrOrStderr()))

@@ -24,7 +24,8 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/node"
 )
 
-// The emulated Azure's names. Every sandbox has the same ones: they only exist inside of it.
+// Names in the emulated Azure. They are the same in every sandbox because they exist only inside
+// it.
 const (
 	TenantID       = "11111111-1111-4111-8111-111111111111"
 	SubscriptionID = "22222222-2222-4222-8222-222222222222"
@@ -34,7 +35,7 @@ const (
 	operatorOID    = "66666666-6666-4666-8666-666666666666"
 )
 
-// Azure says where the emulator listens, inside of the sandbox.
+// Azure holds the addresses of the emulator inside the sandbox.
 type Azure struct {
 	ARM      string `json:"arm"`
 	Entra    string `json:"entra"`
@@ -47,8 +48,8 @@ type Identity struct {
 	Name, ResourceID, ClientID, PrincipalID string
 }
 
-// Identities are the managed identities of every sandbox. None is on the nodes to begin with. The first may read the
-// resource group, the second may do nothing.
+// Identities returns the managed identities of every sandbox. None is on the nodes at first. The
+// first may read the resource group, the second has no permissions.
 func Identities() []Identity {
 	identity := func(name string, number int) Identity {
 		return Identity{
@@ -62,18 +63,18 @@ func Identities() []Identity {
 	return []Identity{identity("demo-identity", 1), identity("other-identity", 2)}
 }
 
-// ScaleSetID is the ARM ID of the nodes' scale set.
+// ScaleSetID returns the ARM ID of the nodes' scale set.
 func ScaleSetID() string {
 	return "/subscriptions/" + SubscriptionID + "/resourceGroups/" + ResourceGroup +
 		"/providers/Microsoft.Compute/virtualMachineScaleSets/" + ScaleSet
 }
 
-// providerID is what the kubelet reports of the machine it runs on.
+// providerID returns what the kubelet reports as the machine it runs on.
 func providerID(n network.Node) string {
 	return "azure://" + ScaleSetID() + "/virtualMachines/" + strconv.Itoa(n.Index)
 }
 
-// world is the emulator's document; docs/emulator.md describes it.
+// world returns the emulator's document; docs/emulator.md describes it.
 func world(plan network.Plan, update time.Duration, secret string) ([]byte, error) {
 	type object map[string]any
 	var instances, identities []object
@@ -106,7 +107,7 @@ func world(plan network.Plan, update time.Duration, secret string) ([]byte, erro
 	return out, nil
 }
 
-// azureService prepares the emulator's folder and says how it is started.
+// azureService prepares the emulator's folder and returns how to start it.
 func (b *build) azureService() ([]node.Service, error) {
 	dir := b.layout.Azure()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -139,7 +140,8 @@ func (b *build) azureService() ([]node.Service, error) {
 	}}, nil
 }
 
-// waitAzure asks the emulator's control API until it answers; its files for the nodes are there then.
+// waitAzure polls the emulator's control API until it answers. The emulator's files for the nodes
+// exist then.
 func (b *build) waitAzure(ctx context.Context) error {
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
@@ -159,7 +161,8 @@ func (b *build) waitAzure(ctx context.Context) error {
 	}
 }
 
-// askControl asks the emulator's control API, from outside of the sandbox, and reads the answer into a value unless it is nil.
+// askControl calls the emulator's control API from outside the sandbox and decodes the answer into
+// a value unless that is nil.
 func askControl(ctx context.Context, ns netns.Namespace, address, path string, into any) error {
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -192,7 +195,7 @@ func askControl(ctx context.Context, ns netns.Namespace, address, path string, i
 	return nil
 }
 
-// AskAzure asks the emulator's control API, from outside of the sandbox, and reads the JSON answer into a value.
+// AskAzure calls the emulator's control API from outside the sandbox and decodes the JSON answer.
 func (s *Sandbox) AskAzure(ctx context.Context, path string, into any) error {
 	state, err := s.layout.load()
 	if err != nil {
@@ -205,7 +208,7 @@ func (s *Sandbox) AskAzure(ctx context.Context, path string, into any) error {
 	return askControl(ctx, ns, state.Azure.Control, path, into)
 }
 
-// ARM is the URL of the emulated Azure Resource Manager, for everybody inside of the sandbox.
+// ARM returns the URL of the emulated Azure Resource Manager inside the sandbox.
 func (s *Sandbox) ARM() (string, error) {
 	state, err := s.layout.load()
 	if err != nil {

@@ -1,4 +1,4 @@
-// The control plane and the emulated Azure: one pid 1 in the switch's namespace, with everything else below it.
+// The control plane and the emulated Azure: one pid 1 in the switch's namespace and its children.
 
 package sandbox
 
@@ -16,8 +16,8 @@ import (
 // controlName is the component that holds the control plane.
 const controlName = "control"
 
-// control starts the control plane and the emulated Azure, side by side, and waits until they answer. What gives up
-// because the API server is not there yet is started again by its pid 1.
+// control starts the control plane and the emulated Azure at once and waits until they answer. A
+// program that exits because the API server is not ready yet is restarted by its pid 1.
 func (b *build) control(ctx context.Context, p *progress.Step) (string, error) {
 	services, err := b.azureService()
 	if err != nil {
@@ -55,12 +55,12 @@ func (b *build) control(ctx context.Context, p *progress.Step) (string, error) {
 	return "Kubernetes " + b.set.Kubernetes, nil
 }
 
-// env is the environment of the control plane's programs.
+// env returns the environment of the control plane's programs.
 func (b *build) env() []string {
 	return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + b.layout.Dir(), "LD_LIBRARY_PATH=" + b.set.Libraries}
 }
 
-// ended tells which pid 1 has ended, if any: then there is nothing left to wait for.
+// ended returns an error if a pid 1 has ended; waiting any longer is then pointless.
 func (b *build) ended() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,4 +1,4 @@
-// Taking a sandbox down, in whatever state it is: up, half way up, half way down, or left by a crash.
+// Removing a sandbox in any state: up, partly started, partly removed, or left by a crash.
 
 package sandbox
 
@@ -16,11 +16,11 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/process"
 )
 
-// patience is how long the kernel may take to let go of a control group.
-const patience = 10 * time.Second
+// removalTimeout is how long the kernel may take to release a control group.
+const removalTimeout = 10 * time.Second
 
-// Down removes the sandbox and everything that belongs to it. It may be called at any time and any number of times; it
-// says whether there was anything. The context does not stop it half way.
+// Down removes the sandbox and everything that belongs to it, and reports whether there was
+// anything. It is idempotent, and the caller's context does not interrupt it.
 func (s *Sandbox) Down() (found bool, err error) {
 	release, err := s.layout.acquire()
 	if err != nil {
@@ -30,12 +30,12 @@ func (s *Sandbox) Down() (found bool, err error) {
 	return s.down()
 }
 
-// down is Down for the holder of the lock. A step that does not work does not keep the others from being tried.
+// down is Down for the holder of the lock. It continues after a step that fails.
 func (s *Sandbox) down() (found bool, err error) {
 	state, err := s.layout.load()
 	found = err == nil
 	if err != nil && !errors.Is(err, ErrNotUp) {
-		found = true // a broken state file: what follows finds what there is by its names
+		found = true // a broken state file: the next steps find everything by name
 	}
 	if found {
 		r := record{layout: s.layout, state: state}
@@ -53,7 +53,7 @@ func (s *Sandbox) down() (found bool, err error) {
 		errs = append(errs, process.Clear(n))
 	}
 	errs = append(errs, s.removeGroups(state))
-	if err := errors.Join(errs...); err != nil { // what follows would take the next `down` its clues
+	if err := errors.Join(errs...); err != nil { // the next steps remove what another `down` needs
 		return found, &CleanupError{s.layout.Name, err}
 	}
 	if err := errors.Join(network.Down(s.layout.Name), s.removeFiles()); err != nil {
@@ -62,7 +62,7 @@ func (s *Sandbox) down() (found bool, err error) {
 	return found, nil
 }
 
-// CleanupError says that something of a sandbox is left. Another `down` tries again.
+// CleanupError reports that parts of a sandbox are left. Another `down` tries again.
 type CleanupError struct {
 	Sandbox string
 	Err     error
@@ -71,8 +71,8 @@ type CleanupError struct {
 func (e *CleanupError) Error() string { return "take sandbox " + e.Sandbox + " down: " + e.Err.Error() }
 func (e *CleanupError) Unwrap() error { return e.Err }
 
-// killRecorded ends the nodes by their pid 1, or everything else. Nothing is asked to end nicely: what it would save is
-// removed next. The nodes go first, so that nothing is started again meanwhile.
+// killRecorded kills the nodes by their pid 1, or everything else. There is no graceful stop
+// because the data is removed next. Nodes go first, so that they restart nothing meanwhile.
 func killRecorded(state State, nodes bool) error {
 	var errs []error
 	for _, c := range state.Components {
@@ -81,17 +81,18 @@ func killRecorded(state State, nodes bool) error {
 		}
 	}
 	for _, c := range state.Components {
-		if c.Node == nodes && !c.ID.Wait(patience) {
+		if c.Node == nodes && !c.ID.Wait(removalTimeout) {
 			errs = append(errs, fmt.Errorf("%s does not end", c.Name))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// removeGroups ends whoever is still in the sandbox's control groups and removes them.
+// removeGroups kills the processes that remain in the sandbox's control groups and removes the
+// groups.
 func (s *Sandbox) removeGroups(state State) error {
 	groups := state.Cgroups
-	if len(groups) == 0 { // no state file: where this command would have made them
+	if len(groups) == 0 { // no state file: use the default places
 		layout, err := cgroup.Detect()
 		if err != nil {
 			return err
@@ -110,13 +111,13 @@ func (s *Sandbox) removeGroups(state State) error {
 				errs = append(errs, process.Kill(id))
 			}
 		}
-		errs = append(errs, cgroup.Remove(dir, patience))
+		errs = append(errs, cgroup.Remove(dir, removalTimeout))
 	}
 	return errors.Join(errs...)
 }
 
-// removeFiles removes the sandbox's folder, without following what may still be mounted below it, and the folders above
-// it when they are empty.
+// removeFiles removes the sandbox's folder, and its parents if they are empty. It does not follow
+// mounts that still exist below it.
 func (s *Sandbox) removeFiles() error {
 	if err := unmountBelow(s.layout.Dir()); err != nil {
 		return err
@@ -124,7 +125,7 @@ func (s *Sandbox) removeFiles() error {
 	if err := os.RemoveAll(s.layout.Dir()); err != nil {
 		return fmt.Errorf("remove the sandbox's folder: %w", err)
 	}
-	_ = os.Remove(home) // fails when another sandbox is there, as it should
+	_ = os.Remove(home) // fails if there is another sandbox, as intended
 	_ = os.Remove(filepath.Dir(home))
 	return nil
 }

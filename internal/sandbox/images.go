@@ -1,4 +1,4 @@
-// The images that every node has from the start.
+// The images that every node has from its start.
 
 package sandbox
 
@@ -14,7 +14,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/programs"
 )
 
-// images puts the pause image and the user's archives where the nodes find them.
+// images puts the pause image and the user's archives into the folder that nodes import from.
 func (b *build) images(ctx context.Context) error {
 	if err := os.MkdirAll(b.layout.Images(), 0o755); err != nil {
 		return fmt.Errorf("collect images: %w", err)
@@ -35,7 +35,7 @@ func (b *build) images(ctx context.Context) error {
 	return nil
 }
 
-// copyFile links where it can, since archives are large.
+// copyFile makes a hard link if possible, because archives are large.
 func copyFile(from, to string) error {
 	if os.Link(from, to) == nil {
 		return nil

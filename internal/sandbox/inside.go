@@ -1,4 +1,4 @@
-// Working inside of a running sandbox: a shell, a program, a node.
+// Running a shell or a program inside a running sandbox or on one of its nodes.
 
 package sandbox
 
@@ -14,10 +14,10 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/node"
 )
 
-// tools is the folder that comes first in PATH inside of the sandbox.
+// tools returns the folder that comes first in PATH inside the sandbox.
 func (l Layout) tools() string { return filepath.Join(l.Dir(), "bin") }
 
-// linkTools puts kubectl, of the cluster's version, and podid itself where a shell finds them.
+// linkTools links kubectl, in the cluster's version, and podid itself into the tools folder.
 func (b *build) linkTools() error {
 	if err := os.MkdirAll(b.layout.tools(), 0o755); err != nil {
 		return fmt.Errorf("link tools: %w", err)
@@ -30,8 +30,8 @@ func (b *build) linkTools() error {
 	return nil
 }
 
-// Environment is what a program inside of the sandbox gets: the caller's own, with the cluster's kubeconfig and tools,
-// and without proxies, which could not be reached.
+// Environment returns the environment of a program inside the sandbox: the caller's, with the
+// cluster's kubeconfig and tools, and without proxies, which are out of reach.
 func (s *Sandbox) Environment(own []string) []string {
 	var env []string
 	path := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -48,7 +48,7 @@ func (s *Sandbox) Environment(own []string) []string {
 	return append(env, "PATH="+s.layout.tools()+":"+path, "KUBECONFIG="+s.layout.Kubeconfig(), "PODID_SANDBOX="+s.layout.Name)
 }
 
-// Switch is the network namespace from which everything in the sandbox can be reached.
+// Switch returns the network namespace that reaches everything in the sandbox.
 func (s *Sandbox) Switch() (netns.Namespace, error) {
 	if _, err := s.layout.load(); err != nil {
 		return "", err
@@ -60,7 +60,7 @@ func (s *Sandbox) Switch() (netns.Namespace, error) {
 	return plan.Switch, nil
 }
 
-// Exec replaces this program by another one inside of the sandbox. It returns only when that does not work.
+// Exec replaces this program with another one inside the sandbox. It returns only on failure.
 func (s *Sandbox) Exec(argv []string) error {
 	ns, err := s.Switch()
 	if err != nil {
@@ -74,13 +74,13 @@ func (s *Sandbox) Exec(argv []string) error {
 	return ns.Exec(path, argv, env)
 }
 
-// Command prepares a program that will be born inside of the sandbox when RunInside runs it.
+// Command prepares a program for RunInside.
 func (s *Sandbox) Command(cmd *exec.Cmd) *exec.Cmd {
 	cmd.Env = s.Environment(os.Environ())
 	return cmd
 }
 
-// RunInside runs a prepared program inside of the sandbox.
+// RunInside runs a prepared program inside the sandbox.
 func (s *Sandbox) RunInside(cmd *exec.Cmd) error {
 	ns, err := s.Switch()
 	if err != nil {
@@ -103,7 +103,7 @@ func (s *Sandbox) ExecNode(name string, argv []string) error {
 	return node.Exec(c.ID.PID, argv)
 }
 
-// node finds a running node.
+// node returns a running node.
 func (s *Sandbox) node(name string) (Component, error) {
 	state, err := s.layout.load()
 	if err != nil {

@@ -1,4 +1,4 @@
-// One command at a time changes a sandbox.
+// The lock that lets one command at a time change a sandbox.
 
 package sandbox
 
@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acquire takes the sandbox's lock, or says that somebody else is at it. The kernel lets go of it when this process
-// ends, however it ends. release(true) also removes the lock's file.
+// acquire takes the sandbox's lock, or fails if another command holds it. The kernel releases it
+// when this process ends. release(true) also removes the lock file.
 func (l Layout) acquire() (release func(remove bool), err error) {
 	for {
 		f, err := os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
@@ -25,7 +25,7 @@ func (l Layout) acquire() (release func(remove bool), err error) {
 			}
 			return nil, fmt.Errorf("lock sandbox %s: %w", l.Name, err)
 		}
-		if !sameFile(f, l.lockFile()) { // removed by its holder between our open and our lock
+		if !sameFile(f, l.lockFile()) { // its holder removed it between open and lock
 			_ = f.Close()
 			continue
 		}

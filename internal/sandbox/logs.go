@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LogNames lists whose logs there are.
+// LogNames lists the components that have logs.
 func (s *Sandbox) LogNames() ([]string, error) {
 	files, err := filepath.Glob(filepath.Join(s.layout.Logs(), "*.log"))
 	if err != nil {
@@ -32,8 +32,8 @@ func (s *Sandbox) LogNames() ([]string, error) {
 	return names, nil
 }
 
-// Log writes the last lines of a component's log, all of them when lines is negative, and with follow what is added
-// until the context ends.
+// Log writes the last lines of a component's log, or all of it if lines is negative. With follow,
+// it then copies new output until the context ends.
 func (s *Sandbox) Log(ctx context.Context, name string, lines int, follow bool, out io.Writer) error {
 	names, err := s.LogNames()
 	if err != nil {
@@ -60,7 +60,7 @@ func (s *Sandbox) Log(ctx context.Context, name string, lines int, follow bool, 
 	return followFile(ctx, f, out)
 }
 
-// followFile copies what is added to an open file. The kernel tells when there is something.
+// followFile copies what is appended to an open file, waiting by inotify.
 func followFile(ctx context.Context, f *os.File, out io.Writer) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -68,7 +68,7 @@ func followFile(ctx context.Context, f *os.File, out io.Writer) error {
 	}
 	events := os.NewFile(uintptr(fd), "inotify")
 	defer func() { _ = events.Close() }()
-	// A file that is removed while it is open changes an attribute: how many names it has.
+	// Removing an open file changes an attribute, its number of links.
 	if _, err := unix.InotifyAddWatch(fd, f.Name(), unix.IN_MODIFY|unix.IN_ATTRIB); err != nil {
 		return fmt.Errorf("follow log: %w", err)
 	}
@@ -91,7 +91,7 @@ func followFile(ctx context.Context, f *os.File, out io.Writer) error {
 	}
 }
 
-// lastLines keeps the end of a text: that many lines, or all when negative.
+// lastLines returns that many lines from the end of a text, or all of it if lines is negative.
 func lastLines(text string, lines int) string {
 	if lines < 0 {
 		return text
@@ -103,7 +103,7 @@ func lastLines(text string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "")
 }
 
-// tail returns the last lines of a file, or says why it cannot.
+// tail returns the last lines of a file, or the error if it cannot be read.
 func tail(file string, lines int) string {
 	b, err := os.ReadFile(file)
 	if err != nil {

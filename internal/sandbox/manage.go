@@ -1,4 +1,4 @@
-// Changing a running sandbox: more images, a node that loses power, a node that comes back.
+// Changes to a running sandbox: more images, a node that crashes, a node that returns.
 
 package sandbox
 
@@ -66,7 +66,7 @@ func importImage(ctx context.Context, c Component, archive string) error {
 	return nil
 }
 
-// CrashNode is a power cut: everything on the node ends at once, and nobody is told.
+// CrashNode simulates a power failure: everything on the node ends at once, without notice.
 func (s *Sandbox) CrashNode(name string) error {
 	release, err := s.layout.acquire()
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *Sandbox) CrashNode(name string) error {
 	return process.Kill(c.ID)
 }
 
-// StartNode brings a crashed node back, with its disk as it was, and waits until it is ready.
+// StartNode restarts a crashed node with its disk unchanged and waits until it is ready.
 func (s *Sandbox) StartNode(ctx context.Context, name string) error {
 	release, err := s.layout.acquire()
 	if err != nil {
@@ -103,9 +103,9 @@ func (s *Sandbox) StartNode(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	// A kubelet that finds the pods' groups of its earlier life takes most of a minute to look at each of them.
+	// A kubelet that finds the pods' groups of its earlier run spends most of a minute on them.
 	for _, dir := range state.Cgroups {
-		if err := cgroup.Remove(filepath.Join(dir, name), patience); err != nil {
+		if err := cgroup.Remove(filepath.Join(dir, name), removalTimeout); err != nil {
 			return err
 		}
 	}
@@ -121,7 +121,7 @@ func (s *Sandbox) StartNode(ctx context.Context, name string) error {
 	return controlplane.WaitNode(ctx, b.client, name, started)
 }
 
-// resume makes what up had in its hands out of what it wrote down.
+// resume restores the state of `up` from what it recorded.
 func (s *Sandbox) resume(state State, name string) (*build, network.Node, error) {
 	plan, err := network.NewPlan(s.layout.Name, state.Nodes)
 	if err != nil {

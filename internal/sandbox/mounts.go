@@ -1,5 +1,5 @@
-// Mounts below a sandbox's folder. There are none in the machine's own mount namespace unless something went very
-// wrong; then they must go before the folder is removed.
+// Mounts below a sandbox's folder. The machine's own mount namespace has none unless something
+// failed badly; then they must go before the folder is removed.
 
 package sandbox
 
@@ -25,7 +25,7 @@ func unmountBelow(dir string) error {
 	return nil
 }
 
-// mountPoints lists the mount points in or below a folder, in the order they were mounted.
+// mountPoints lists the mount points in or below a folder, in mount order.
 func mountPoints(mountinfo, dir string) []string {
 	var points []string
 	for line := range strings.Lines(mountinfo) {

@@ -26,7 +26,7 @@ func (b *build) startNode(n network.Node) error {
 	return b.launch(n.Name, n.Namespace, spec)
 }
 
-// launch starts a pid 1, for a node or the control plane, inside a network namespace, and records it.
+// launch starts and records a pid 1, for a node or the control plane, inside a network namespace.
 func (b *build) launch(name string, ns netns.Namespace, spec node.Spec) error {
 	file := filepath.Join(spec.Dir, "spec.json")
 	if err := spec.Write(file); err != nil {
@@ -43,7 +43,8 @@ func (b *build) launch(name string, ns netns.Namespace, spec node.Spec) error {
 	return b.update(func(st *State) { st.put(Component{Name: name, ID: id, Node: name != controlName, Log: spec.Log}) })
 }
 
-// starter runs the short-lived starter of a pid 1, inside its network namespace, and reads the number of pid 1.
+// starter runs the short-lived process that starts a pid 1 inside its network namespace, and
+// returns the ID of pid 1.
 func starter(self string, ns netns.Namespace, specFile string) (int, error) {
 	var out, errs bytes.Buffer
 	err := ns.Do(func() error {
@@ -62,7 +63,7 @@ func starter(self string, ns netns.Namespace, specFile string) (int, error) {
 	return pid, nil
 }
 
-// nodeSpec writes the node's configuration files and says how the node is put together.
+// nodeSpec writes the node's configuration files and returns the node's specification.
 func (b *build) nodeSpec(n network.Node) (node.Spec, error) {
 	dir := b.layout.Node(n.Name)
 	config := filepath.Join(dir, "config")
@@ -93,7 +94,7 @@ func (b *build) nodeSpec(n network.Node) (node.Spec, error) {
 	}, nil
 }
 
-// nodeFiles are the files below the node's /etc, by their short names.
+// nodeFiles returns the content of the files below the node's /etc.
 func (b *build) nodeFiles(n network.Node) (map[string]string, error) {
 	major, err := node.ContainerdMajor(b.set.ContainerdVersion)
 	if err != nil {
@@ -117,14 +118,15 @@ func (b *build) nodeFiles(n network.Node) (map[string]string, error) {
 		"kube-proxy.yaml":   proxy,
 		"10-podid.conflist": cni,
 		"hosts":             fmt.Sprintf("127.0.0.1 localhost\n%s %s\n", n.IP.Addr(), n.Name),
-		"resolv.conf":       "nameserver 127.0.0.1\n", // nobody answers there: the sandbox has no DNS
+		"resolv.conf":       "nameserver 127.0.0.1\n", // there is no DNS in the sandbox
 		"passwd":            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
 		"group":             "root:x:0:\nnogroup:x:65534:\n",
 		"machine-id":        fmt.Sprintf("%032x\n", n.Index+1),
 	}, nil
 }
 
-// nodeBinds shows the node its configuration, its programs, its certificates and its images.
+// nodeBinds returns the mounts that show the node its configuration, programs, certificates and
+// images.
 func (b *build) nodeBinds(n network.Node, config string) []node.Bind {
 	read := func(from, to string) node.Bind { return node.Bind{From: from, To: to, ReadOnly: true} }
 	binds := []node.Bind{
@@ -142,7 +144,8 @@ func (b *build) nodeBinds(n network.Node, config string) []node.Bind {
 	for _, name := range []string{"ca.crt", n.Name + ".crt", n.Name + ".key", n.Name + ".kubeconfig", "proxy.kubeconfig"} {
 		binds = append(binds, read(filepath.Join(b.layout.PKI(), name), node.PKIDir+"/"+name))
 	}
-	// As on a node of a real cluster, where MIC finds its cloud config and the endpoints of a cloud of one's own.
+	// MIC finds its cloud config and the endpoints of a custom cloud at the same paths as on a real
+	// node.
 	for name, to := range map[string]string{"azure.json": "azure.json", "azurestackcloud.json": "akscustom.json", "ca.crt": "azure-ca.crt"} {
 		binds = append(binds, read(filepath.Join(b.layout.Azure(), name), "/etc/kubernetes/"+to))
 	}
@@ -152,7 +155,7 @@ func (b *build) nodeBinds(n network.Node, config string) []node.Bind {
 	return append(binds, read(b.layout.Images(), node.ImageDir))
 }
 
-// nodeServices are what runs on a node.
+// nodeServices returns the programs that run on a node.
 func (b *build) nodeServices(n network.Node) []node.Service {
 	return []node.Service{
 		{
@@ -176,7 +179,8 @@ func (b *build) nodeServices(n network.Node) []node.Service {
 	}
 }
 
-// nodeImages collects the archives that the nodes import, in one folder, and returns their paths on a node.
+// nodeImages collects the archives that nodes import in one folder and returns their paths on a
+// node.
 func (b *build) nodeImages() ([]string, error) {
 	var inside []string
 	entries, err := os.ReadDir(b.layout.Images())

@@ -145,7 +145,7 @@ func TestParseResident(t *testing.T) {
 	}
 }
 
-// Following a log shows what is added, also by whom has the file open already, and ends with the context.
+// Following a log returns what any writer appends, and ends with the context.
 func TestFollowFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.log")
 	writer, err := os.Create(file)
@@ -178,7 +178,7 @@ func TestFollowFile(t *testing.T) {
 	}
 }
 
-// lines receives what is written, one value per write.
+// lines receives each written value.
 type lines chan string
 
 func (l lines) Write(b []byte) (int, error) {

@@ -1,4 +1,5 @@
-// What a sandbox consists of, written down before each step, so that `down` finds everything after a crash.
+// The record of what a sandbox consists of, written before each step, so that `down` finds
+// everything after a crash.
 
 package sandbox
 
@@ -15,17 +16,17 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/programs"
 )
 
-// Phase is where in its life a sandbox is.
+// Phase is a stage in the life of a sandbox.
 type Phase string
 
-// A sandbox that is neither up nor being started or stopped by a living command was left by a crash.
+// A sandbox that is neither up nor in the hands of a living command was left by a crash.
 const (
 	Starting Phase = "starting"
 	Up       Phase = "up"
 	Stopping Phase = "stopping"
 )
 
-// State is the content of state.json. Only the command that holds the sandbox's lock writes it.
+// State is the content of state.json. Only the holder of the sandbox's lock writes it.
 type State struct {
 	Name    string       `json:"name"`
 	Phase   Phase        `json:"phase"`
@@ -35,7 +36,7 @@ type State struct {
 	// Cgroups are the sandbox's control groups on the machine, one per hierarchy.
 	Cgroups    []string    `json:"cgroups"`
 	Components []Component `json:"components"`
-	// Azure is where the emulator listens.
+	// Azure holds the emulator's addresses.
 	Azure Azure `json:"azure"`
 }
 
@@ -48,10 +49,10 @@ type Component struct {
 	Log  string `json:"log"`
 }
 
-// ErrNotUp is returned where a sandbox is needed and there is none.
+// ErrNotUp is returned if a command needs a running sandbox and there is none.
 var ErrNotUp = errors.New("no sandbox is up: run `podid sandbox up`")
 
-// component finds a recorded component by its name.
+// component returns a recorded component.
 func (s *State) component(name string) (Component, bool) {
 	for _, c := range s.Components {
 		if c.Name == name {
@@ -61,7 +62,7 @@ func (s *State) component(name string) (Component, bool) {
 	return Component{}, false
 }
 
-// put records a component, in place of an earlier one of that name.
+// put records a component and replaces an earlier one of the same name.
 func (s *State) put(c Component) {
 	for i := range s.Components {
 		if s.Components[i].Name == c.Name {
@@ -72,7 +73,7 @@ func (s *State) put(c Component) {
 	s.Components = append(s.Components, c)
 }
 
-// record is a state with its file. Its methods may be called from any goroutine.
+// record is a state and its file. It is safe for concurrent use.
 type record struct {
 	layout Layout
 	mu     sync.Mutex
@@ -98,7 +99,7 @@ func (r *record) update(change func(*State)) error {
 	return nil
 }
 
-// load reads the state; ErrNotUp when there is none.
+// load reads the state. It returns ErrNotUp if there is none.
 func (l Layout) load() (State, error) {
 	b, err := os.ReadFile(l.stateFile())
 	if errors.Is(err, fs.ErrNotExist) {

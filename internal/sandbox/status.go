@@ -1,4 +1,4 @@
-// What the sandbox looks like right now.
+// The current state of a sandbox and its components.
 
 package sandbox
 
@@ -21,10 +21,10 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/node"
 )
 
-// Status is what `podid sandbox status` shows.
+// Status is the output of `podid sandbox status`.
 type Status struct {
 	Name string `json:"name"`
-	// Phase is up, starting or stopping; broken when something that should run does not.
+	// Phase is up, starting, stopping, or broken if a component that should run does not.
 	Phase      string            `json:"phase"`
 	Created    time.Time         `json:"created"`
 	Kubernetes string            `json:"kubernetes"`
@@ -40,13 +40,13 @@ type ComponentStatus struct {
 	// State is running, ended or, for a node, ready or not ready.
 	State string `json:"state"`
 	PID   int    `json:"pid"`
-	// MemoryMiB is the resident memory of the program; for a node, of everything on it.
+	// MemoryMiB is the resident memory of the program, or of everything on the node.
 	MemoryMiB int64  `json:"memoryMiB"`
 	Address   string `json:"address,omitempty"`
 	Log       string `json:"log"`
 }
 
-// Status looks at every component. It returns ErrNotUp when there is no sandbox.
+// Status examines every component. It returns ErrNotUp if there is no sandbox.
 func (s *Sandbox) Status(ctx context.Context) (Status, error) {
 	state, err := s.layout.load()
 	if err != nil {
@@ -85,15 +85,15 @@ func (s *Sandbox) Status(ctx context.Context) (Status, error) {
 	return out, nil
 }
 
-// controlStatus looks for the programs of the control plane among the processes of the switch's namespace, where pid 1
-// has started them under their own names.
+// controlStatus finds the programs of the control plane among the processes of the switch's
+// namespace by their names.
 func (s *Sandbox) controlStatus(plan network.Plan) []ComponentStatus {
 	spec, err := node.ReadSpec(filepath.Join(s.layout.Node(controlName), "spec.json"))
 	if err != nil {
 		return nil
 	}
 	running := map[string]int{}
-	pids, _ := plan.Switch.Processes() // on an error nothing is found to run, which is then shown
+	pids, _ := plan.Switch.Processes() // on an error, everything shows as ended
 	for _, pid := range pids {
 		if name, _, ok := strings.Cut(readFile(fmt.Sprintf("/proc/%d/cmdline", pid)), "\x00"); ok {
 			running[name] = pid
@@ -110,7 +110,7 @@ func (s *Sandbox) controlStatus(plan network.Plan) []ComponentStatus {
 	return out
 }
 
-// readyNodes asks the API server; an API server that does not answer knows of no ready nodes.
+// readyNodes asks the API server. It returns no nodes if the API server does not answer.
 func (s *Sandbox) readyNodes(ctx context.Context, state State) map[string]bool {
 	cfg, err := s.Client()
 	if err != nil || state.Phase == Stopping {
@@ -132,7 +132,8 @@ func (s *Sandbox) readyNodes(ctx context.Context, state State) map[string]bool {
 	return ready
 }
 
-// Client is for the administrator of the sandbox's cluster. It dials inside of the sandbox from wherever it is used.
+// Client returns the administrator's client configuration. It dials inside the sandbox from any
+// namespace.
 func (s *Sandbox) Client() (*rest.Config, error) {
 	plan, err := network.NewPlan(s.layout.Name, 1)
 	if err != nil {
@@ -144,7 +145,7 @@ func (s *Sandbox) Client() (*rest.Config, error) {
 	return controlplane.Client(s.layout.Kubeconfig(), plan.Switch)
 }
 
-// readFile returns a file's text, or "" when it cannot be read: a process that has ended has no files.
+// readFile returns a file's text, or "" if it cannot be read: an ended process has no files.
 func readFile(path string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -153,7 +154,7 @@ func readFile(path string) string {
 	return string(b)
 }
 
-// parseResident finds VmRSS in a process's status file, in MiB; 0 when it is not there.
+// parseResident returns VmRSS of a process's status file in MiB, or 0 if it is missing.
 func parseResident(status string) int64 {
 	for line := range strings.Lines(status) {
 		f := strings.Fields(line)
@@ -168,7 +169,7 @@ func parseResident(status string) int64 {
 	return 0
 }
 
-// groupMemory is what the kernel counts for a node's memory control group, in MiB; it includes the page cache.
+// groupMemory returns the memory of a node's control group in MiB, page cache included.
 func groupMemory(groups []string, node string) int64 {
 	for _, g := range groups {
 		for _, file := range []string{"memory.current", "memory.usage_in_bytes"} { // v2, v1

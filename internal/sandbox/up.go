@@ -1,4 +1,4 @@
-// Bringing a sandbox up.
+// Starting a sandbox.
 
 package sandbox
 
@@ -21,24 +21,23 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
-// DefaultTimeout is far above what the control plane (5 s) and the nodes (6 s) take, so that a loaded machine still
-// makes it.
+// DefaultTimeout leaves room for a loaded machine: the control plane takes 5 s and the nodes 6 s.
 const DefaultTimeout = 3 * time.Minute
 
-// Options are what a user may choose.
+// Options are the user's choices.
 type Options struct {
 	Name string
-	// Nodes is how many nodes there are.
+	// Nodes is the number of nodes.
 	Nodes int
 	// ARMUpdate is how long the emulated Azure takes to change the identities of a scale set.
 	ARMUpdate time.Duration
-	// Timeout is how long the control plane may take to answer, and how long the nodes may take after it.
+	// Timeout bounds the start of the control plane and, separately, of the nodes.
 	Timeout time.Duration
 	// Images are archives that the nodes import before they become ready.
 	Images []string
 }
 
-// Sandbox is one cluster on this machine, up or not.
+// Sandbox is one cluster on this machine, whether it is up or not.
 type Sandbox struct {
 	layout Layout
 	report *progress.Reporter
@@ -47,7 +46,7 @@ type Sandbox struct {
 	self string
 }
 
-// New is a handle to the sandbox of that name; it touches nothing.
+// New returns the sandbox of that name. It changes nothing.
 func New(name string, report *progress.Reporter) (*Sandbox, error) {
 	layout, err := NewLayout(name)
 	if err != nil {
@@ -60,10 +59,10 @@ func New(name string, report *progress.Reporter) (*Sandbox, error) {
 	return &Sandbox{layout: layout, report: report, getenv: os.Getenv, self: self}, nil
 }
 
-// Layout says where the sandbox keeps its things.
+// Layout returns where the sandbox keeps its files.
 func (s *Sandbox) Layout() Layout { return s.layout }
 
-// Up brings the sandbox up, or finds that it is up. When it fails or the context ends, nothing is left behind.
+// Up starts the sandbox unless it is up. If it fails or the context ends, nothing is left behind.
 func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("a sandbox makes network namespaces and mounts: run this as root, for example with sudo")
@@ -98,7 +97,7 @@ func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if err := s.up(ctx, o, plan, set); err != nil {
-		if ctx.Err() == nil { // it failed by itself: somebody will want to know why
+		if ctx.Err() == nil { // it failed by itself
 			err = s.keepLogs(err)
 		}
 		if _, downErr := s.down(); downErr != nil {
@@ -110,7 +109,8 @@ func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 	return nil
 }
 
-// keepLogs copies the logs of a sandbox that did not come up to the cache, and says so in the error.
+// keepLogs copies the logs of a sandbox that failed to start to the cache and adds their place to
+// the error.
 func (s *Sandbox) keepLogs(cause error) error {
 	cache, err := programs.Cache(s.getenv)
 	if err != nil {
@@ -123,10 +123,10 @@ func (s *Sandbox) keepLogs(cause error) error {
 	return fmt.Errorf("%w; its logs are kept in %s", cause, to)
 }
 
-// copyLogs copies rather than moves, because the cache may be on another disk.
+// copyLogs copies instead of renaming because the cache may be on another disk.
 func copyLogs(from, to string) error { return os.CopyFS(to, os.DirFS(from)) }
 
-// up does the work; its caller cleans up after it.
+// up does the work of Up. The caller cleans up after a failure.
 func (s *Sandbox) up(ctx context.Context, o Options, plan network.Plan, set programs.Set) error {
 	b, err := s.begin(o, plan, set)
 	if err != nil {
@@ -166,7 +166,7 @@ type build struct {
 	client  *rest.Config
 }
 
-// begin makes the sandbox's folder and writes down what is about to be made.
+// begin makes the sandbox's folder and records what is about to be created.
 func (s *Sandbox) begin(o Options, plan network.Plan, set programs.Set) (*build, error) {
 	groups, err := cgroup.Detect()
 	if err != nil {
@@ -205,7 +205,7 @@ func (b *build) network(ctx context.Context, _ *progress.Step) (string, error) {
 	return fmt.Sprintf("%d namespaces without a way out", len(b.plan.Namespaces())), err
 }
 
-// nodes starts all nodes side by side and waits until they are ready.
+// nodes starts all nodes at once and waits until they are ready.
 func (b *build) nodes(ctx context.Context, p *progress.Step) (string, error) {
 	ctx, cancel := within(ctx, b.options.Timeout)
 	defer cancel()
@@ -233,7 +233,7 @@ func within(ctx context.Context, limit time.Duration) (context.Context, context.
 	return context.WithTimeoutCause(ctx, limit, errors.New("it took longer than "+limit.String()))
 }
 
-// unlessEnded ends the context, with the reason, when one of the sandbox's pid 1 ends: then waiting is in vain.
+// unlessEnded cancels the context, with the reason as its cause, when a pid 1 of the sandbox ends.
 func (b *build) unlessEnded(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	b.mu.Lock()

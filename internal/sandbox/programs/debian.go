@@ -1,4 +1,4 @@
-// Programs out of Debian's packages, unpacked into the cache.
+// Programs from Debian's packages, unpacked into the cache.
 
 package programs
 
@@ -14,12 +14,12 @@ import (
 	"strings"
 )
 
-// Step is told how far the work is.
+// Step receives the progress of a piece of work.
 type Step interface {
 	Far(format string, args ...any)
 }
 
-// packages are what the sandbox needs of Debian, and the libraries that a minimal system lacks.
+// packages lists what the sandbox needs from Debian, and the libraries that a minimal system lacks.
 var packages = []string{ //nolint:gochecknoglobals // a constant list
 	"containerd", "runc", "containernetworking-plugins",
 	"nftables", "libnftables1", "libnftnl11", "libmnl0", "libjansson4", "libxtables12",
@@ -29,7 +29,7 @@ var packages = []string{ //nolint:gochecknoglobals // a constant list
 // fetchDebian downloads and unpacks the packages into dir, which appears only when it is complete.
 func fetchDebian(ctx context.Context, dir string, step Step) error {
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return errors.New("this is no Debian (there is no apt-get): install containerd (1.6 or later), runc, the CNI plugins and nft, and have them in PATH")
+		return errors.New("this is not a Debian machine (no apt-get): install containerd 1.6 or later, runc, the CNI plugins and nft in PATH")
 	}
 	work, err := os.MkdirTemp(filepath.Dir(dir), ".debian-")
 	if err != nil {
@@ -37,7 +37,7 @@ func fetchDebian(ctx context.Context, dir string, step Step) error {
 	}
 	defer func() { _ = os.RemoveAll(work) }()
 	step.Far("downloading %d packages", len(packages))
-	if err := download(ctx, work, step); err != nil {
+	if err := aptDownload(ctx, work, step); err != nil {
 		return err
 	}
 	debs, err := filepath.Glob(filepath.Join(work, "*.deb"))
@@ -60,9 +60,9 @@ func fetchDebian(ctx context.Context, dir string, step Step) error {
 	return nil
 }
 
-// download tries with the package lists that the machine has, and then with fresh ones in a folder of our own: the
-// machine's lists stay as they are.
-func download(ctx context.Context, work string, step Step) error {
+// aptDownload tries the machine's package lists, and then fresh ones in a temporary folder. The
+// machine's lists stay unchanged.
+func aptDownload(ctx context.Context, work string, step Step) error {
 	if run(ctx, work, "apt-get", append([]string{"-qq", "download"}, packages...)...) == nil {
 		return nil
 	}
@@ -82,14 +82,14 @@ func download(ctx context.Context, work string, step Step) error {
 	return nil
 }
 
-// run runs a program; its output is part of the error.
+// run runs a program. The error contains the program's output.
 func run(ctx context.Context, dir string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
-		const most = 2000 // the end of the output names the cause
+		const most = 2000 // the cause is at the end of the output
 		text := strings.TrimSpace(out.String())
 		if len(text) > most {
 			text = "…" + text[len(text)-most:]
@@ -99,7 +99,7 @@ func run(ctx context.Context, dir string, name string, args ...string) error {
 	return nil
 }
 
-// libraryDir is where Debian keeps shared libraries on this machine's architecture.
+// libraryDir returns where Debian keeps shared libraries on this machine's architecture.
 func libraryDir(tree string) string {
 	triplet := map[string]string{"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}[runtime.GOARCH]
 	return filepath.Join(tree, "usr/lib", triplet)

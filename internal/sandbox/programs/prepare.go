@@ -1,4 +1,4 @@
-// Preparing: one command that ends with every program in place, whoever runs it at the same time.
+// Preparation: one command that ends with every program in place, safe to run several times at once.
 
 package programs
 
@@ -17,35 +17,29 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
-// APITest names the programs that tests against a real API server need; they live together in the folder Set.Assets.
+// APITest lists the programs that tests against a real API server need; they are together in the
+// folder Set.Assets.
 func APITest() []string { return []string{"etcd", "kube-apiserver", "kubectl"} }
 
-// Prepare finds the named programs, all of them when none is named, or gets them. For each the order is: the folder
-// KUBEBUILDER_ASSETS, the cache, PATH, and then the pinned source or Debian's packages.
+// Prepare finds the named programs, or all of them when none is named, and gets what is missing.
+// Each program is looked for in the folder KUBEBUILDER_ASSETS, in the cache and in PATH. Kubernetes
+// and etcd are then downloaded or built, as PODID_KUBERNETES says; the rest comes from Debian's
+// packages.
 func Prepare(ctx context.Context, getenv func(string) string, report *progress.Reporter, names ...string) (Set, error) {
-	cache, err := Cache(getenv)
+	p, err := newPreparation(getenv, report)
 	if err != nil {
 		return Set{}, err
 	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return Set{}, fmt.Errorf("make the cache: %w", err)
+	if err := os.MkdirAll(p.cache, 0o755); err != nil {
+		return Set{}, fmt.Errorf("create the cache: %w", err)
 	}
-	unlock, err := lock(filepath.Join(cache, ".lock"), report)
+	unlock, err := lock(filepath.Join(p.cache, ".lock"), report)
 	if err != nil {
 		return Set{}, err
 	}
 	defer unlock()
-	p := preparation{cache: cache, getenv: getenv, report: report, set: Set{Paths: map[string]string{}}}
-	if err := p.pinned(); err != nil {
+	if err := p.findAll(ctx, names); err != nil {
 		return Set{}, err
-	}
-	for _, k := range kinds {
-		if len(names) > 0 && !slices.Contains(names, k.name) {
-			continue
-		}
-		if err := p.find(ctx, k); err != nil {
-			return Set{}, err
-		}
 	}
 	if len(names) == 0 {
 		if err := p.findCNI(ctx); err != nil {
@@ -64,71 +58,100 @@ type preparation struct {
 	getenv   func(string) string
 	report   *progress.Reporter
 	checkout string
+	origin   origin
+	releases []release
 	fetched  bool // Debian's packages were fetched in this run
 	set      Set
 }
 
-// pinned reads which Kubernetes is wanted.
-func (p *preparation) pinned() error {
+func newPreparation(getenv func(string) string, report *progress.Reporter) (*preparation, error) {
+	p := &preparation{getenv: getenv, report: report, releases: releases, set: Set{Paths: map[string]string{}}}
 	var err error
+	if p.cache, err = Cache(getenv); err != nil {
+		return nil, err
+	}
+	if p.origin, err = parseOrigin(getenv("PODID_KUBERNETES")); err != nil {
+		return nil, err
+	}
 	if p.checkout, err = Source(); err != nil {
-		return err
+		return nil, err
 	}
 	p.set.Kubernetes, err = kubernetes("").version(p.checkout)
-	return err
+	return p, err
 }
 
 func (p *preparation) debian() string { return filepath.Join(p.cache, "debian") }
 
-// own is where the cache keeps the program.
+// own returns where the cache keeps the program.
 func (p *preparation) own(k kind) (string, error) {
 	if k.source == nil {
 		return filepath.Join(p.debian(), k.tree), nil
 	}
-	version, err := k.source.version(p.checkout)
-	return filepath.Join(p.cache, filepath.Base(k.source.module), version, k.name), err
+	folder, err := p.built(k.source)
+	return filepath.Join(folder, k.name), err
 }
 
-func (p *preparation) find(ctx context.Context, k kind) error {
-	own, err := p.own(k)
-	if err != nil {
-		return err
-	}
-	for _, file := range p.candidates(k.name, own) {
-		if file == own && k.source != nil && p.trust(k, own) {
-			return nil
+// built returns the folder of the cache for programs from a source; its name is their version.
+func (p *preparation) built(s *source) (string, error) {
+	version, err := s.version(p.checkout)
+	return filepath.Join(p.cache, s.folder, version), err
+}
+
+// findAll puts the named programs into the set, all of them when there are no names.
+func (p *preparation) findAll(ctx context.Context, names []string) error {
+	var missing []kind
+	for _, k := range kinds {
+		if len(names) > 0 && !slices.Contains(names, k.name) {
+			continue
 		}
-		if p.take(ctx, k, file) {
-			return nil
+		found, err := p.find(ctx, k)
+		if err != nil {
+			return err
+		}
+		if !found {
+			missing = append(missing, k)
 		}
 	}
-	if ctx.Err() != nil { // what was asked for its version did not fail by itself
+	if ctx.Err() != nil { // then a program counts as missing because asking for its version was cut short
 		return context.Cause(ctx)
 	}
-	if err := p.get(ctx, k, own); err != nil {
-		return err
-	}
-	if !p.take(ctx, k, own) {
-		return fmt.Errorf("%s does not run or has the wrong version: remove %s and try again", k.name, own)
-	}
-	return nil
+	return p.get(ctx, missing)
 }
 
-// candidates are the places to look, best first. The asset folder that Prepare itself makes only links to the others.
-func (p *preparation) candidates(name, own string) []string {
+// find looks for the program and reports whether it is now in the set.
+func (p *preparation) find(ctx context.Context, k kind) (bool, error) {
+	own, err := p.own(k)
+	if err != nil {
+		return false, err
+	}
+	for _, file := range p.candidates(k, own) {
+		if file == own && k.source != nil && p.trust(k, own) || p.accept(ctx, k, file) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// candidates returns the places to look, best first. It skips the asset folder that Prepare itself
+// makes, which only links to the others.
+func (p *preparation) candidates(k kind, own string) []string {
 	var files []string
 	if dir := p.getenv("KUBEBUILDER_ASSETS"); dir != "" && filepath.Clean(dir) != p.assets() {
-		files = append(files, filepath.Join(dir, name))
+		files = append(files, filepath.Join(dir, k.name))
 	}
 	files = append(files, own)
-	if file, err := exec.LookPath(name); err == nil {
+	if k.source != nil && k.least != (version{}) { // another version may do as well
+		others, _ := filepath.Glob(filepath.Join(p.cache, k.source.folder, "v*", k.name)) // the pattern is valid
+		files = append(files, others...)
+	}
+	if file, err := exec.LookPath(k.name); err == nil {
 		files = append(files, file)
 	}
 	return files
 }
 
-// trust takes what this cache built without asking it: its folder is its version, and it was complete when it got its
-// name. That saves the time to start each program once.
+// trust accepts what this cache holds without asking it for its version: the folder is named after
+// it, and a file gets its name only when it is complete. That saves starting each program once.
 func (p *preparation) trust(k kind, own string) bool {
 	if _, err := os.Stat(own); err != nil {
 		return false
@@ -137,8 +160,8 @@ func (p *preparation) trust(k kind, own string) bool {
 	return true
 }
 
-// take puts the program into the set if it is there, runs and fits.
-func (p *preparation) take(ctx context.Context, k kind, file string) bool {
+// accept puts the program into the set if it exists, runs and has a fitting version.
+func (p *preparation) accept(ctx context.Context, k kind, file string) bool {
 	if _, err := os.Stat(file); err != nil {
 		return false
 	}
@@ -156,21 +179,39 @@ func (p *preparation) take(ctx context.Context, k kind, file string) bool {
 	return true
 }
 
-// get builds or downloads what is nowhere to be found.
-func (p *preparation) get(ctx context.Context, k kind, own string) error {
-	if k.source != nil {
-		version, err := k.source.version(p.checkout)
+// get obtains the missing programs: release archives first if they may be downloaded, then the
+// source for the rest, and Debian's packages.
+func (p *preparation) get(ctx context.Context, missing []kind) error {
+	var sources []kind
+	for _, k := range missing {
+		if k.source != nil {
+			sources = append(sources, k)
+		} else if err := p.fetchDebian(ctx); err != nil {
+			return err
+		}
+	}
+	if p.origin != fromSource {
+		var err error
+		if sources, err = p.download(ctx, sources); err != nil {
+			return err
+		}
+	}
+	if err := p.build(ctx, sources); err != nil {
+		return err
+	}
+	for _, k := range missing {
+		own, err := p.own(k)
 		if err != nil {
 			return err
 		}
-		step := p.report.Start(fmt.Sprintf("build %s %s from source, once", k.name, version))
-		if err := k.source.build(ctx, p.checkout, version, own, step); err != nil {
-			step.Fail()
-			return fmt.Errorf("build %s: %w", k.name, err)
+		if !p.accept(ctx, k, own) {
+			return fmt.Errorf("%s does not run or has the wrong version: remove %s and try again", k.name, own)
 		}
-		step.Done("")
-		return nil
 	}
+	return nil
+}
+
+func (p *preparation) fetchDebian(ctx context.Context) error {
 	if p.fetched {
 		return nil
 	}
@@ -186,7 +227,6 @@ func (p *preparation) get(ctx context.Context, k kind, own string) error {
 
 // findCNI looks for a folder with the plugins that the nodes use.
 func (p *preparation) findCNI(ctx context.Context) error {
-	own := filepath.Join(p.debian(), "usr/lib/cni")
 	complete := func(dir string) bool {
 		for _, plugin := range []string{"bridge", "host-local", "loopback"} {
 			if _, err := os.Stat(filepath.Join(dir, plugin)); err != nil {
@@ -195,10 +235,10 @@ func (p *preparation) findCNI(ctx context.Context) error {
 		}
 		return true
 	}
-	dirs := []string{own, "/opt/cni/bin", "/usr/lib/cni"}
+	dirs := []string{filepath.Join(p.debian(), "usr/lib/cni"), "/opt/cni/bin", "/usr/lib/cni"}
 	i := slices.IndexFunc(dirs, complete)
 	if i < 0 {
-		if err := p.get(ctx, kind{name: "the CNI plugins"}, own); err != nil {
+		if err := p.fetchDebian(ctx); err != nil {
 			return err
 		}
 		if i = slices.IndexFunc(dirs, complete); i < 0 {
@@ -211,11 +251,11 @@ func (p *preparation) findCNI(ctx context.Context) error {
 
 func (p *preparation) assets() string { return filepath.Join(p.cache, "assets") }
 
-// linkAssets keeps a folder that other tools can use as KUBEBUILDER_ASSETS.
+// linkAssets maintains a folder that other tools can use as KUBEBUILDER_ASSETS.
 func (p *preparation) linkAssets() error {
 	p.set.Assets = p.assets()
 	if err := os.MkdirAll(p.assets(), 0o755); err != nil {
-		return fmt.Errorf("make the asset folder: %w", err)
+		return fmt.Errorf("create the asset folder: %w", err)
 	}
 	for _, name := range APITest() {
 		file, ok := p.set.Paths[name]
@@ -227,16 +267,16 @@ func (p *preparation) linkAssets() error {
 			continue
 		}
 		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("make the asset folder: %w", err)
+			return fmt.Errorf("update the asset folder: %w", err)
 		}
 		if err := os.Symlink(file, link); err != nil {
-			return fmt.Errorf("make the asset folder: %w", err)
+			return fmt.Errorf("update the asset folder: %w", err)
 		}
 	}
 	return nil
 }
 
-// lock lets one process at a time prepare; the others wait, since the one ahead does their work too.
+// lock lets one podid at a time write to the cache; the others wait and then use what it made.
 func lock(file string, report *progress.Reporter) (unlock func(), err error) {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -251,5 +291,5 @@ func lock(file string, report *progress.Reporter) (unlock func(), err error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("lock the cache: %w", err)
 	}
-	return func() { _ = f.Close() }, nil // closing lets go of the lock
+	return func() { _ = f.Close() }, nil // closing releases the lock
 }

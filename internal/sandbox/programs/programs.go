@@ -1,6 +1,6 @@
-// Package programs finds the programs that a sandbox runs, or gets them: Kubernetes and etcd are built from their
-// pinned source, the rest is taken out of Debian's packages. Nothing is ever installed, and a containerd or Docker that runs on the
-// machine is never touched.
+// Package programs finds the programs that a sandbox runs, or gets them: Kubernetes and etcd as
+// official releases or from their pinned source, the rest from Debian's packages. It never installs
+// anything, and never touches a containerd or Docker that runs on the machine.
 package programs
 
 import (
@@ -11,23 +11,23 @@ import (
 	"strings"
 )
 
-// Set says where each program is.
+// Set lists where each program is.
 type Set struct {
 	// Paths maps a program's name to its file.
 	Paths map[string]string `json:"paths"`
 	// CNI is the folder with the network plugins.
 	CNI string `json:"cni"`
-	// Libraries is the folder with shared libraries that the programs from packages may need; "" when there is none.
+	// Libraries is the folder with shared libraries that programs from packages need, or "".
 	Libraries string `json:"libraries,omitempty"`
 	// Assets is a folder that serves as KUBEBUILDER_ASSETS: etcd, kube-apiserver and kubectl.
 	Assets string `json:"assets"`
 	// Kubernetes is the version of its programs, for example v1.34.4.
 	Kubernetes string `json:"kubernetes"`
-	// ContainerdVersion is what `containerd --version` printed.
+	// ContainerdVersion is the line that `containerd --version` printed.
 	ContainerdVersion string `json:"containerdVersion"`
 }
 
-// Path is the program's file, or its bare name when it is not in the set.
+// Path returns the program's file, or its bare name if it is not in the set.
 func (s Set) Path(name string) string {
 	if p, ok := s.Paths[name]; ok {
 		return p
@@ -35,7 +35,7 @@ func (s Set) Path(name string) string {
 	return name
 }
 
-// Cache is the folder outside of any checkout where what was built and downloaded is kept.
+// Cache returns the folder for everything built and downloaded, which is outside any checkout.
 func Cache(getenv func(string) string) (string, error) {
 	if dir := getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "podid"), nil
@@ -46,8 +46,8 @@ func Cache(getenv func(string) string) (string, error) {
 	return "", errors.New("find the cache: neither XDG_CACHE_HOME nor HOME is set")
 }
 
-// Source finds the checkout: the nearest folder, from the working directory or the running program upwards, that holds
-// the pinned Kubernetes module.
+// Source returns the checkout: the nearest folder with the pinned Kubernetes module, upwards from the
+// working directory or from the running program.
 func Source() (string, error) {
 	var from []string
 	if wd, err := os.Getwd(); err == nil {
@@ -71,10 +71,10 @@ func Source() (string, error) {
 	return "", fmt.Errorf("find podid's source: run this in its checkout (no %s/go.mod here or above)", kubernetesModule)
 }
 
-// kubernetesModule is where the checkout pins Kubernetes.
+// kubernetesModule is where the checkout pins Kubernetes and etcd.
 const kubernetesModule = "hack/kubernetes"
 
-// required finds the version of a module in a go.mod that requires it.
+// required returns the version of a module that a go.mod requires.
 func required(gomod, module string) (string, error) {
 	for line := range strings.Lines(gomod) {
 		f := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))

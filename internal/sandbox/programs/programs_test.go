@@ -3,6 +3,7 @@ package programs
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,20 +87,22 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// Assets win over the cache, the cache over PATH; the folder that Prepare makes itself only holds links.
+// KUBEBUILDER_ASSETS comes before the cache, and the cache before PATH. The folder that Prepare makes
+// itself only holds links.
 func TestCandidates(t *testing.T) {
 	path := t.TempDir()
 	if err := os.WriteFile(filepath.Join(path, "kubectl"), []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", path)
+	kubectl := kind{name: "kubectl", source: kubernetes("kubectl")}
 	p := preparation{cache: "/cache", getenv: func(string) string { return "/assets" }}
 	want := []string{"/assets/kubectl", "/own/kubectl", filepath.Join(path, "kubectl")}
-	if diff := cmp.Diff(want, p.candidates("kubectl", "/own/kubectl")); diff != "" {
+	if diff := cmp.Diff(want, p.candidates(kubectl, "/own/kubectl")); diff != "" {
 		t.Error(diff)
 	}
 	p.getenv = func(string) string { return "/cache/assets" }
-	if diff := cmp.Diff(want[1:], p.candidates("kubectl", "/own/kubectl")); diff != "" {
+	if diff := cmp.Diff(want[1:], p.candidates(kubectl, "/own/kubectl")); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -125,6 +128,50 @@ func TestFollow(t *testing.T) {
 	var seen []int
 	last := follow(strings.NewReader(strings.Repeat("a\n", 30)+"boom\n"), func(n int) { seen = append(seen, n) })
 	if len(last) != 20 || last[19] != "boom" || len(seen) != 31 || seen[30] != 31 {
-		t.Errorf("kept %d lines, told %d times", len(last), len(seen))
+		t.Errorf("kept %d lines, reported %d times", len(last), len(seen))
+	}
+}
+
+// An etcd that an earlier version of this checkout pinned still counts.
+func TestOlderCache(t *testing.T) {
+	cache := t.TempDir()
+	writeScript(t, filepath.Join(cache, "etcd/v3.6.16/etcd"), "etcd Version: 3.6.16")
+	p := preparation{cache: cache, checkout: checkout(t), getenv: func(string) string { return "" }, set: Set{Paths: map[string]string{}}}
+	etcd := kinds[slices.IndexFunc(kinds, func(k kind) bool { return k.name == "etcd" })]
+	found, err := p.find(t.Context(), etcd)
+	if want := filepath.Join(cache, "etcd/v3.6.16/etcd"); err != nil || !found || p.set.Paths["etcd"] != want {
+		t.Errorf("found %v in %q, %v", found, p.set.Paths["etcd"], err)
+	}
+}
+
+func TestBinary(t *testing.T) {
+	for pkg, want := range map[string]string{"k8s.io/kubernetes/cmd/kubelet": "kubelet", "go.etcd.io/etcd/server/v3": "server"} {
+		if got := (&source{pkg: pkg}).binary(); got != want {
+			t.Errorf("%s: %s", pkg, got)
+		}
+	}
+}
+
+// checkout returns a folder that pins Kubernetes and etcd.
+func checkout(t *testing.T) string {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, kubernetesModule), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	gomod := "require (\n\tk8s.io/kubernetes v1.34.4\n\tgo.etcd.io/etcd/server/v3 v3.6.4\n)\n"
+	if err := os.WriteFile(filepath.Join(dir, kubernetesModule, "go.mod"), []byte(gomod), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func script(output string) string { return "#!/bin/sh\necho '" + output + "'\n" }
+
+func writeScript(t *testing.T, file, output string) {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(script(output)), 0o755); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,21 +1,19 @@
-// Go programs of this checkout and of its tools module.
+// Programs of this checkout and of its tools module.
 
 package programs
 
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
-// Helm returns the file of the helm program, built once per version out of the checkout's tools module. `make` keeps
-// its tools in the same place.
+// Helm returns the file of the helm program, built once per version from the checkout's tools module.
+// `make` keeps its tools in the same place.
 func Helm(ctx context.Context, getenv func(string) string, report *progress.Reporter) (string, error) {
 	source, cache, err := places(getenv)
 	if err != nil {
@@ -34,7 +32,7 @@ func Helm(ctx context.Context, getenv func(string) string, report *progress.Repo
 		return file, nil
 	}
 	step := report.Start("build helm from source, once")
-	err = goBuild(ctx, source, file, step, "-modfile=go.tools.mod", "helm.sh/helm/v4/cmd/helm")
+	err = goBuild(ctx, source, file, step, "helm.sh/helm/v4/cmd/helm", "-modfile=go.tools.mod")
 	if err != nil {
 		step.Fail()
 		return "", fmt.Errorf("build helm: %w", err)
@@ -43,7 +41,8 @@ func Helm(ctx context.Context, getenv func(string) string, report *progress.Repo
 	return file, nil
 }
 
-// Pause returns the file of the pause program, the first container of every pod, built once per version of its source.
+// Pause returns the file of the pause program, the first container of every pod, built once per
+// version of its source.
 func Pause(ctx context.Context, getenv func(string) string) (string, error) {
 	source, cache, err := places(getenv)
 	if err != nil {
@@ -63,7 +62,7 @@ func Pause(ctx context.Context, getenv func(string) string) (string, error) {
 	return file, nil
 }
 
-// Build builds a program of this checkout, by its package path such as ./cmd/mic, into a file.
+// Build builds a package of this checkout, such as ./cmd/mic, into a file.
 func Build(ctx context.Context, pkg, file string, step Step) error {
 	source, err := Source()
 	if err != nil {
@@ -84,16 +83,13 @@ func places(getenv func(string) string) (source, cache string, err error) {
 }
 
 // goBuild builds a static program; the file appears only when it is complete.
-func goBuild(ctx context.Context, source, file string, step Step, args ...string) error {
-	if _, err := exec.LookPath("go"); err != nil {
-		return errors.New("the go command is not in PATH: install Go (https://go.dev/dl)")
-	}
+func goBuild(ctx context.Context, source, file string, step Step, pkg string, flags ...string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
 	part := fmt.Sprintf("%s.%d.part", file, os.Getpid())
-	all := append([]string{"-trimpath", "-ldflags=-s -w", "-o", part}, args...)
-	if err := goRun(ctx, source, step, all...); err != nil {
+	flags = append([]string{"-trimpath", "-ldflags=-s -w", "-o", part}, flags...)
+	if err := goRun(ctx, source, step, flags, pkg); err != nil {
 		_ = os.Remove(part)
 		return err
 	}

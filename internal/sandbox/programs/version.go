@@ -1,4 +1,4 @@
-// Which installed program is good enough.
+// The programs, and which installed versions of them are good enough.
 
 package programs
 
@@ -13,14 +13,15 @@ import (
 	"time"
 )
 
-// kind says how a program tells its version, which versions will do, and where it comes from otherwise.
+// kind describes a program: how it prints its version, which versions work, and where it comes from
+// if the machine has none.
 type kind struct {
 	name string
 	// ask are the arguments that make it print its version.
 	ask []string
-	// least is the lowest version that works; for Kubernetes the pinned minor version is demanded instead.
+	// least is the lowest version that works; Kubernetes must have the pinned minor version instead.
 	least version
-	// source is what it is built from; or tree is its place inside Debian's packages.
+	// source is what it is built from; tree is its place inside Debian's packages if it is nil.
 	source *source
 	tree   string
 }
@@ -28,11 +29,11 @@ type kind struct {
 // version is major, minor and patch.
 type version [3]int
 
-// kinds are all programs; what is built comes in the order in which most packages are shared: the biggest first.
+// kinds lists all programs.
 //
-// etcd: an older one cannot tell the API server how far its watches are (Kubernetes asks for 3.4.31 or 3.5.13), and
-// watches on quiet resources then hang. Debian 12 has 3.4.23, so it is built.
-// nft: kube-proxy in its nftables mode asks for 1.0.1.
+// etcd: Kubernetes requires 3.4.31 or 3.5.13. An older one does not send progress notifications on
+// request, and watches on quiet resources then hang. Debian 12 has 3.4.23.
+// nft: kube-proxy requires 1.0.1 in its nftables mode.
 var kinds = []kind{ //nolint:gochecknoglobals // a constant table
 	{name: "kube-apiserver", ask: []string{"--version"}, source: kubernetes("kube-apiserver")},
 	{name: "kubelet", ask: []string{"--version"}, source: kubernetes("kubelet")},
@@ -42,7 +43,7 @@ var kinds = []kind{ //nolint:gochecknoglobals // a constant table
 	{name: "kubectl", ask: []string{"version", "--client"}, source: kubernetes("kubectl")},
 	{
 		name: "etcd", ask: []string{"--version"}, least: version{3, 5, 13},
-		source: &source{module: "hack/etcd", pinned: "go.etcd.io/etcd/server/v3", pkg: "go.etcd.io/etcd/server/v3"},
+		source: &source{folder: "etcd", pinned: "go.etcd.io/etcd/server/v3", pkg: "go.etcd.io/etcd/server/v3"},
 	},
 	{name: "containerd", ask: []string{"--version"}, least: version{1, 6}, tree: "usr/bin/containerd"},
 	{name: "containerd-shim-runc-v2", ask: []string{"-v"}, least: version{1, 6}, tree: "usr/bin/containerd-shim-runc-v2"},
@@ -64,7 +65,7 @@ func (k kind) version(ctx context.Context, file, libraries string) (v version, l
 	return parseVersion(string(out))
 }
 
-// parseVersion finds the first number of the form 1.2, 1.2.3 or v1.2.3 that stands as a word of its own.
+// parseVersion returns the first separate word of the form 1.2, 1.2.3 or v1.2.3, and its line.
 func parseVersion(out string) (v version, line string, err error) {
 	m := regexp.MustCompile(`(?m)^.*?(?:^|[ :])v?(\d+)\.(\d+)(?:\.(\d+))?.*$`).FindStringSubmatch(out)
 	if m == nil {
@@ -81,7 +82,7 @@ func parseVersion(out string) (v version, line string, err error) {
 	return v, m[0], nil
 }
 
-// fits tells whether an installed program will do next to the pinned Kubernetes.
+// fits reports whether an installed program works with the pinned Kubernetes.
 func (k kind) fits(v version, pinned string) bool {
 	if k.least != (version{}) {
 		return slices.Compare(v[:], k.least[:]) >= 0
