@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // Cloud is what is needed of compute.Client.
@@ -63,7 +63,7 @@ func (c *Cleaner) settle(ctx context.Context, l Ledger) error {
 }
 
 // detach takes identities off a group, and says when the group itself is gone.
-func (c *Cleaner) detach(ctx context.Context, group compute.Group, entries []attachment.Entry) (gone bool, err error) {
+func (c *Cleaner) detach(ctx context.Context, group compute.Group, entries []ledger.Entry) (gone bool, err error) {
 	ids := make([]string, len(entries))
 	for i, entry := range entries {
 		ids[i] = entry.ResourceID
@@ -93,8 +93,8 @@ func (c *Cleaner) detach(ctx context.Context, group compute.Group, entries []att
 }
 
 // writeLedger replaces what a ledger records; without entries it goes.
-func (c *Cleaner) writeLedger(ctx context.Context, l *Ledger, entries []attachment.Entry) error {
-	left := map[string]attachment.Entry{}
+func (c *Cleaner) writeLedger(ctx context.Context, l *Ledger, entries []ledger.Entry) error {
+	left := map[string]ledger.Entry{}
 	for _, entry := range entries {
 		left[key(entry.ResourceID)] = entry
 	}

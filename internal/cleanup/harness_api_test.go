@@ -21,7 +21,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/cleanup"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // world is a namespace with a node of a scale set.
@@ -166,15 +166,15 @@ func (w *world) ledger(names ...string) {
 	w.t.Helper()
 	cm := &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: w.namespace, Name: "ledger", Labels: map[string]string{attachment.ManagedByLabel: attachment.ManagedBy},
+			Namespace: w.namespace, Name: "ledger", Labels: map[string]string{ledger.ManagedByLabel: ledger.ManagedBy},
 		},
 		Data: map[string]string{"group": fmt.Sprintf(`{"kind":"vmss","subscriptionID":%q,"resourceGroup":"rg","name":%q}`, subscription, w.group.Name)},
 	}
-	var entries []attachment.Entry
+	var entries []ledger.Entry
 	for _, name := range names {
-		entries = append(entries, attachment.Entry{ResourceID: resourceID(name)})
+		entries = append(entries, ledger.Entry{ResourceID: resourceID(name)})
 	}
-	w.must(attachment.SetEntries(cm, entries))
+	w.must(ledger.SetEntries(cm, entries))
 	w.create(cm)
 }
 
@@ -216,7 +216,7 @@ func (w *world) expectLedger(names ...string) {
 		return
 	}
 	w.must(err)
-	_, entries, err := attachment.ReadLedger(&cm)
+	_, entries, err := ledger.Parse(&cm)
 	w.must(err)
 	var ids []string
 	for _, entry := range entries {

@@ -15,8 +15,8 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // Options are what a user chooses.
@@ -47,10 +47,10 @@ type Assigned struct {
 
 // Ledger is a node group and what becomes of the identities that MIC attached.
 type Ledger struct {
-	Record attachment.Record
+	Record ledger.Record
 	Group  compute.Group
-	Detach []attachment.Entry
-	Keep   []attachment.Entry
+	Detach []ledger.Entry
+	Keep   []ledger.Entry
 	// Why nothing can be done, if so: a damaged ledger, or no way to Azure.
 	Blocked string
 }
@@ -67,8 +67,8 @@ type Held struct{ Name, Reason string }
 
 // Empty tells that there is nothing to do.
 func (p Plan) Empty() bool {
-	for _, ledger := range p.Ledgers {
-		if ledger.Blocked == "" && ledger.changes() {
+	for _, l := range p.Ledgers {
+		if l.Blocked == "" && l.changes() {
 			return false
 		}
 	}
@@ -90,7 +90,7 @@ func For(s *State, o Options) Plan {
 		p.Assigned = append(p.Assigned, Assigned{s.Assigned[i], reason})
 	}
 	needs := s.needs(o)
-	for _, record := range attachment.Records(s.Ledgers) {
+	for _, record := range ledger.Records(s.Ledgers) {
 		p.Ledgers = append(p.Ledgers, planLedger(record, needs, o))
 	}
 	p.Objects = s.records(o)
@@ -178,12 +178,12 @@ func (s *State) needs(o Options) map[need]bool {
 // take for one: what a pod needs must not go because it is spelled otherwise.
 func key(resourceID string) string { return ascii.Loose(strings.TrimSpace(resourceID)) }
 
-func planLedger(record attachment.Record, needs map[need]bool, o Options) Ledger {
+func planLedger(record ledger.Record, needs map[need]bool, o Options) Ledger {
 	group := record.Group
-	ledger := Ledger{Record: record, Group: group}
+	l := Ledger{Record: record, Group: group}
 	if record.Damaged != nil {
-		ledger.Blocked = record.Damaged.Error() + ": what podid attached is not known; look at the group yourself, then delete the ConfigMap"
-		return ledger
+		l.Blocked = record.Damaged.Error() + ": what podid attached is not known; look at the group yourself, then delete the ConfigMap"
+		return l
 	}
 	for _, name := range slices.Sorted(maps.Keys(record.Entries)) {
 		entry := record.Entries[name]
@@ -192,15 +192,15 @@ func planLedger(record attachment.Record, needs map[need]bool, o Options) Ledger
 			continue // renewed by podid, put there by somebody else
 		}
 		if needs[need{group, id}] || needs[need{identity: id}] {
-			ledger.Keep = append(ledger.Keep, entry)
+			l.Keep = append(l.Keep, entry)
 			continue
 		}
-		ledger.Detach = append(ledger.Detach, entry)
+		l.Detach = append(l.Detach, entry)
 	}
-	if len(ledger.Detach) > 0 && !o.Azure {
-		ledger.Blocked = "no cloud config: use --cloudconfig FILE, or the environment as for mic"
+	if len(l.Detach) > 0 && !o.Azure {
+		l.Blocked = "no cloud config: use --cloudconfig FILE, or the environment as for mic"
 	}
-	return ledger
+	return l
 }
 
 // records are MIC's own objects, which go with its Deployment.

@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 const (
@@ -37,7 +37,7 @@ func cluster(change func(*State)) *State {
 			ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "b"}, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "red", Selector: "web"},
 		}},
 		Assigned:    []v1.AzureAssignedIdentity{assigned("web"), assigned("job"), assigned("gone")},
-		Ledgers:     []corev1.ConfigMap{ledger(arm("red"), arm("blue"), arm("green"))},
+		Ledgers:     []corev1.ConfigMap{ledgerOf(arm("red"), arm("blue"), arm("green"))},
 		Deployments: []appsv1.Deployment{{ObjectMeta: metav1.ObjectMeta{Name: "podid-mic"}}},
 	}
 	s.Pods[client.ObjectKey{Namespace: "team", Name: "web"}] = pod("web", corev1.PodRunning)
@@ -62,10 +62,10 @@ func assigned(pod string) v1.AzureAssignedIdentity {
 	}
 }
 
-func ledger(ids ...string) corev1.ConfigMap {
-	var entries []attachment.Entry
+func ledgerOf(ids ...string) corev1.ConfigMap {
+	var entries []ledger.Entry
 	for _, id := range ids {
-		entries = append(entries, attachment.Entry{ResourceID: id})
+		entries = append(entries, ledger.Entry{ResourceID: id})
 	}
 	text, _ := json.Marshal(entries)
 	return corev1.ConfigMap{
@@ -117,12 +117,12 @@ func TestPlan(t *testing.T) {
 		},
 		{"damaged ledger", azure, func(s *State) { s.Ledgers[0].Data["identities"] = "{" }, append(orphans, "skip ledger")},
 		{"two pages", azure, func(s *State) {
-			first, second := ledger(arm("red"), arm("blue")), ledger(arm("green"))
+			first, second := ledgerOf(arm("red"), arm("blue")), ledgerOf(arm("green"))
 			first.Name, second.Name = "ledger-0123456789", "ledger-0123456789-2"
 			s.Ledgers, s.Bindings = []corev1.ConfigMap{second, first}, nil
 		}, append(orphans, "detach blue", "detach green", "detach red", "delete ledger-0123456789")},
 		{"one page of two is damaged", azure, func(s *State) {
-			first, second := ledger(arm("red"), arm("blue")), ledger()
+			first, second := ledgerOf(arm("red"), arm("blue")), ledgerOf()
 			first.Name, second.Name = "ledger-0123456789", "ledger-0123456789-2"
 			second.Data["identities"] = "{"
 			s.Ledgers = []corev1.ConfigMap{first, second}

@@ -24,7 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // Names are what MIC's own objects are called; its flags choose them.
@@ -73,7 +73,7 @@ const pageSize = 500
 func Read(ctx context.Context, c client.Reader, names Names) (*State, error) {
 	s := &State{Pods: map[client.ObjectKey]*corev1.Pod{}, Nodes: map[string]string{}, Namespace: names.Namespace}
 	inNamespace := client.InNamespace(names.Namespace)
-	managed := client.MatchingLabels{attachment.ManagedByLabel: attachment.ManagedBy}
+	managed := client.MatchingLabels{ledger.ManagedByLabel: ledger.ManagedBy}
 	for _, err := range []error{
 		each(ctx, c, &v1.AzureAssignedIdentityList{}, func(o *v1.AzureAssignedIdentity) { s.Assigned = append(s.Assigned, *o) }, inNamespace),
 		each(ctx, c, &v1.AzureIdentityList{}, func(o *v1.AzureIdentity) { s.Identities = append(s.Identities, *o) }),

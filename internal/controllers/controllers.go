@@ -35,6 +35,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/readiness"
 	"github.com/podid-io/podid/internal/controllers/upgrade"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/ledger"
 	"github.com/podid-io/podid/internal/policywatch"
 )
 
@@ -113,7 +114,7 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	identities := &identitystatus.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events, Groups: groups}
 	attach := attachment.New(attachment.Parts{
 		Client: mgr.GetClient(), Cloud: cloud, Groups: groups, Metrics: metrics, Events: events, Identities: identities,
-		Ledger: attachment.Ledger{
+		Ledger: ledger.Store{
 			Reader: mgr.GetAPIReader(), Writer: mgr.GetClient(),
 			Namespace: config.LedgerNamespace, Name: config.LedgerName,
 		},

@@ -30,6 +30,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers"
 	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/ledger"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -343,6 +344,6 @@ func (w *world) ledgers() []corev1.ConfigMap {
 	w.t.Helper()
 	var list corev1.ConfigMapList
 	w.must(w.client.List(w.t.Context(), &list, client.InNamespace(w.namespace),
-		client.MatchingLabels{attachment.ManagedByLabel: attachment.ManagedBy}))
+		client.MatchingLabels{ledger.ManagedByLabel: ledger.ManagedBy}))
 	return list.Items
 }

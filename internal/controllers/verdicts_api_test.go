@@ -14,8 +14,8 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers/announce"
-	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // TestVerdicts tells what Azure's word about an identity does to the objects that name it.
@@ -99,7 +99,7 @@ func foreignIsVerified(t *testing.T, w *world) {
 		t.Errorf("%d updates, want the one that verifies it", n)
 	}
 	w.eventually("entry in the ledger", func() string {
-		for _, record := range attachment.Records(w.ledgers()) {
+		for _, record := range ledger.Records(w.ledgers()) {
 			for _, entry := range record.Entries {
 				if entry.Foreign {
 					return ""

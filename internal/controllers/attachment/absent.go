@@ -10,6 +10,7 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // lookups is how many identities are looked up at once. Azure allows hundreds of
@@ -55,7 +56,7 @@ func (e *absentError) Unwrap() error { return e.err }
 // left are the requests without those identities.
 func left(todo []part, absent map[string]bool) (rest []part) {
 	for _, next := range todo {
-		next.Attach = slices.DeleteFunc(slices.Clone(next.Attach), func(id string) bool { return absent[keyOf(id)] })
+		next.Attach = slices.DeleteFunc(slices.Clone(next.Attach), func(id string) bool { return absent[ledger.Key(id)] })
 		if next.Size() > 0 {
 			rest = append(rest, next)
 		}
@@ -76,7 +77,7 @@ func (r *Reconciler) absent(ctx context.Context, p *pass, todo []part) map[strin
 	found := map[string]bool{}
 	for at, id := range ids {
 		if compute.IdentityNotFound(answers[at]) {
-			found[keyOf(id)] = true
+			found[ledger.Key(id)] = true
 			r.quarantine(ctx, p, []string{id}, &absentError{id, answers[at]})
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // The pauses. A refused identity is tried again after 30 s, doubling to ten
@@ -107,7 +108,7 @@ func (r *Reconciler) apply(ctx context.Context, p *pass, plan assignment.GroupPl
 func (r *Reconciler) done(ctx context.Context, p *pass, req assignment.Request) {
 	r.lifted(p.state.done(req))
 	for _, id := range req.Attach {
-		r.look(p.extra.names[keyOf(id)]...)
+		r.look(p.extra.names[ledger.Key(id)]...)
 	}
 	logr.FromContextOrDiscard(ctx).Info("node group updated", "attached", len(req.Attach), "detached", len(req.Detach))
 	if len(req.Attach) > 0 {
@@ -177,7 +178,7 @@ func (r *Reconciler) isolate(ctx context.Context, p *pass, id string, why assign
 	st := p.state
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	key := keyOf(id)
+	key := ledger.Key(id)
 	q := st.quarantined[key]
 	if q == nil {
 		q = &quarantine{chances: rate.NewLimiter(rate.Every(chanceEvery), chances)}
@@ -187,7 +188,7 @@ func (r *Reconciler) isolate(ctx context.Context, p *pass, id string, why assign
 	q.times++
 	q.state = why
 	q.retry, q.until = now.Add(doubled(quarantineFirst, q.times, quarantineMost)), now.Add(quarantineMost)
-	if !st.current.Has(key) && !st.ledger[key].others() {
+	if !st.current.Has(key) && st.ledger[key].Owned() {
 		delete(st.ledger, key) // it is not there by our doing
 	}
 	if !st.current.Has(key) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // blockedError is a refusal because of identities that the request did not name,
@@ -39,10 +40,10 @@ func (st *state) blocked(group compute.Group, bad []string, immutable map[string
 	defer st.mu.Unlock()
 	var stays []string
 	for _, id := range bad {
-		key := keyOf(id)
+		key := ledger.Key(id)
 		entry, ours := st.ledger[key]
 		_, needed := st.needs[key]
-		if (!ours || entry.others()) && !needed || st.immutable(key, immutable) {
+		if (!ours || !entry.Owned()) && !needed || st.immutable(key, immutable) {
 			stays = append(stays, id)
 			continue
 		}
@@ -60,5 +61,5 @@ func (st *state) blocked(group compute.Group, bad []string, immutable map[string
 // immutable tells whether an identity is on the list of those never to take
 // away, by its resource ID or by its client ID. mu is held.
 func (st *state) immutable(key string, list map[string]bool) bool {
-	return list[ascii.Loose(key)] || list[st.ledger[key].clientKey()] || list[st.clients[key]]
+	return list[ascii.Loose(key)] || list[st.ledger[key].ClientKey()] || list[st.clients[key]]
 }

@@ -7,11 +7,12 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // claim writes an entry for the update that is about to begin, and remembers what
 // the ledger said before. mu is held.
-func (st *state) claim(key string, entry Entry) {
+func (st *state) claim(key string, entry ledger.Entry) {
 	if before := st.ledger[key]; before != entry {
 		st.claims[key], st.ledger[key] = before, entry
 	}
@@ -21,7 +22,7 @@ func (st *state) claim(key string, entry Entry) {
 // carried the request out. mu is held.
 func (st *state) keepClaims(req assignment.Request) {
 	for _, id := range slices.Concat(req.Attach, req.Detach) {
-		delete(st.claims, keyOf(id))
+		delete(st.claims, ledger.Key(id))
 	}
 }
 
@@ -34,7 +35,7 @@ func (st *state) disclaim() {
 	for key, before := range st.claims {
 		switch _, there := st.ledger[key]; {
 		case !there: // struck out already
-		case before == Entry{}:
+		case before == ledger.Entry{}:
 			delete(st.ledger, key)
 		default:
 			st.ledger[key] = before
@@ -57,7 +58,7 @@ func (st *state) failedUpdate(req assignment.Request, cause error) {
 // list now: an update that attaches it is under way, or came to nothing. mu is held.
 func (st *state) unconfirmed(key string) bool {
 	entry, ok := st.ledger[key]
-	return ok && !entry.others() && entry.PrincipalID == "" && !st.current.Has(key)
+	return ok && entry.Owned() && entry.PrincipalID == "" && !st.current.Has(key)
 }
 
 // strike drops entries that came to nothing, given that Azure carries nothing out:

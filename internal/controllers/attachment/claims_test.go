@@ -9,6 +9,7 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/ledger"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -27,7 +28,7 @@ func (answering) Get(context.Context, compute.Group) (compute.Identities, error)
 func (answering) Pause(compute.Group) time.Duration { return 0 }
 
 // carryOut makes an update as Reconcile does, and returns what is written of it.
-func (r *rig) carryOut(m *Reconciler, answer error) map[string]Entry {
+func (r *rig) carryOut(m *Reconciler, answer error) map[string]ledger.Entry {
 	r.t.Helper()
 	m.cloud, m.metrics = answering{err: answer}, observe.NewMetrics(nil)
 	plan := r.plan()
@@ -62,7 +63,7 @@ func TestRefusedIsNotOurs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			m := r.reconcilerOf(new(bool))
-			r.st.saved = map[string]Entry{}
+			r.store(m)
 			r.place("web", "red")
 			written := r.carryOut(m, compute.FakeRefusal(r.group, c.status, c.code, "no", nil, 0))
 			if len(written) > 0 != c.kept {
@@ -86,7 +87,7 @@ func TestRefusedIsNotOurs(t *testing.T) {
 func TestUnconfirmedStays(t *testing.T) {
 	r := newRig(t)
 	m := r.reconcilerOf(new(bool))
-	r.st.saved = map[string]Entry{}
+	r.store(m)
 	r.place("web", "red")
 	r.carryOut(m, errTest)
 	if r.read(compute.Identities{Updating: true}); !r.st.unconfirmed(resource(t, "red").Key()) {
@@ -100,7 +101,7 @@ func TestRenewalFinished(t *testing.T) {
 		t.Helper()
 		r := newRig(t)
 		m := r.reconcilerOf(new(bool))
-		r.st.saved = map[string]Entry{}
+		r.store(m)
 		r.place("web", "red")
 		r.read(compute.Identities{UserAssigned: []string{prefix + "red"}, Orphaned: []string{prefix + "red"}})
 		if plan := r.plan(); !slices.Equal(plan.Detach, []string{prefix + "red"}) {
@@ -148,7 +149,7 @@ func TestPredecessor(t *testing.T) {
 	if wait := r.st.predecessor(r.now); wait > 0 {
 		t.Errorf("waits %s although nothing of ours is on its way", wait)
 	}
-	r.st.ledger[red] = Entry{ResourceID: prefix + "red"}
+	r.st.ledger[red] = ledger.Entry{ResourceID: prefix + "red"}
 	if wait := r.st.predecessor(r.now); wait != lookAgain || r.st.known() {
 		t.Errorf("waits %s", wait)
 	}

@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // A group whose last node went while no MIC ran is looked at as soon as the
@@ -21,13 +22,17 @@ func TestDesertedWakes(t *testing.T) {
 	api := fake.NewClientBuilder().WithObjects(node).WithIndex(&corev1.Node{}, NodesByGroup, func(client.Object) []string {
 		return []string{here.ResourceID()}
 	}).Build()
-	ledger := Ledger{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}
+	store := ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}
 	for _, group := range []compute.Group{here, gone} {
-		if _, err := ledger.book(group).save(t.Context(), api, nil, map[string]Entry{"a": {ResourceID: prefix + "a"}}); err != nil {
+		record, err := store.Load(t.Context(), group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := record.Save(t.Context(), api, map[string]ledger.Entry{"a": {ResourceID: prefix + "a"}}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	m := New(Parts{Client: api, Groups: r.groups, Ledger: ledger}, Settings{})
+	m := New(Parts{Client: api, Groups: r.groups, Ledger: store}, Settings{})
 	if err := m.load(t.Context(), here, r.groups.of(here)); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +50,7 @@ func TestDesertedUnwritten(t *testing.T) {
 	r := newRig(t)
 	fails := false
 	m := r.reconcilerOf(&fails)
-	r.st.saved = map[string]Entry{}
+	r.store(m)
 	r.place("web", "red")
 	r.carryOut(m, nil)
 	r.groups.Leave(podNamed("web"))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // reconcilerOf makes a Reconciler with a ledger in memory; fails tells whether it
@@ -31,7 +32,7 @@ func (r *rig) reconcilerOf(fails *bool) *Reconciler {
 			return c.Delete(ctx, o, opts...)
 		},
 	}).WithIndex(&corev1.Node{}, NodesByGroup, func(client.Object) []string { return nil }).Build()
-	return New(Parts{Client: api, Groups: r.groups, Ledger: Ledger{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}}, Settings{})
+	return New(Parts{Client: api, Groups: r.groups, Ledger: ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}}, Settings{})
 }
 
 // What somebody else put on the machine and what podid took away only to put it
@@ -42,7 +43,7 @@ func TestForeignRenewed(t *testing.T) {
 	red := prefix + "red"
 	fails := false
 	m := r.reconcilerOf(&fails)
-	r.st.saved = map[string]Entry{}
+	r.store(m)
 	r.place("web", "red")
 	r.read(compute.Identities{UserAssigned: []string{red}, Orphaned: []string{red}})
 	step := func(want assignment.Request) {
@@ -85,7 +86,7 @@ func TestStruckOut(t *testing.T) {
 	red := prefix + "red"
 	fails := false
 	m := r.reconcilerOf(&fails)
-	r.st.saved = map[string]Entry{}
+	r.store(m)
 	r.place("web", "red")
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
 		t.Fatal(err)
@@ -97,14 +98,15 @@ func TestStruckOut(t *testing.T) {
 		t.Fatal(list.Items, err)
 	}
 	cm := &list.Items[0]
-	cm.Data[identitiesKey] = "[]"
+	if err := ledger.SetEntries(cm, nil); err != nil {
+		t.Fatal(err)
+	}
 	if err := m.ledger.Writer.Update(t.Context(), cm); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil || r.st.loaded() {
 		t.Errorf("takes it away by what it remembers: %v", err)
 	}
-	m.library.closed = true
 	if err := m.load(t.Context(), r.group, r.st); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +121,7 @@ func TestUnwrittenIsNotOurs(t *testing.T) {
 	r := newRig(t)
 	fails := true
 	m := r.reconcilerOf(&fails)
-	r.st.saved = map[string]Entry{}
+	r.store(m)
 	r.place("web", "red")
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil {
 		t.Fatal("no error")
@@ -183,8 +185,8 @@ func TestAnewIsNotStale(t *testing.T) {
 	r := newRig(t)
 	red := prefix + "red"
 	m := r.reconcilerOf(new(bool))
-	r.st.ledger = map[string]Entry{resource(t, "red").Key(): {ResourceID: red, PrincipalID: "before"}}
-	r.st.saved = map[string]Entry{}
+	r.st.ledger = map[string]ledger.Entry{resource(t, "red").Key(): {ResourceID: red, PrincipalID: "before"}}
+	r.store(m)
 	r.place("web", "red")
 	r.read(compute.Identities{Updating: true}) // the leader before took it away, to put it back
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {

@@ -4,11 +4,9 @@ package attachment
 
 import (
 	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 )
 
@@ -46,7 +44,7 @@ func newNeed() *need {
 }
 
 func userOf(n assignment.Need) user {
-	return user{n.Identity, ascii.ToLower(strings.TrimSpace(n.ClientID)), n.Named}
+	return user{n.Identity, canonical(n.ClientID), n.Named}
 }
 
 // place records a pod's need, and returns the audience that it is in.

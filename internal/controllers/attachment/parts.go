@@ -2,7 +2,10 @@
 
 package attachment
 
-import "github.com/podid-io/podid/internal/assignment"
+import (
+	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/ledger"
+)
 
 // parts are the requests of a plan: first what Azure has not refused before, then
 // what is left of a halving, each part for itself, because most likely a bad one
@@ -39,10 +42,10 @@ func (st *state) parts(plan assignment.GroupPlan) []part {
 func split(ids, these []string) (in, out []string) {
 	keys := map[string]bool{}
 	for _, id := range these {
-		keys[keyOf(id)] = true
+		keys[ledger.Key(id)] = true
 	}
 	for _, id := range ids {
-		if keys[keyOf(id)] {
+		if keys[ledger.Key(id)] {
 			in = append(in, id)
 		} else {
 			out = append(out, id)

@@ -59,7 +59,7 @@ func preassignmentOf(id *v1.AzureIdentity) (asked preassignment, why string, ok 
 	if err != nil {
 		return preassignment{}, err.Error(), false
 	}
-	return preassignment{parsed, names, id.UID, ascii.ToLower(strings.TrimSpace(id.Spec.ClientID))}, "", true
+	return preassignment{parsed, names, id.UID, canonical(id.Spec.ClientID)}, "", true
 }
 
 // covers tells whether the annotation names the group.

@@ -26,6 +26,7 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // Cloud is what this controller needs of Azure; compute.Client has it.
@@ -102,7 +103,7 @@ const (
 type Reconciler struct {
 	client    client.Client
 	cloud     Cloud
-	ledger    Ledger
+	ledger    ledger.Store
 	groups    *Groups
 	metrics   Metrics
 	settings  Settings
@@ -112,15 +113,15 @@ type Reconciler struct {
 	events     Events     // nil: nobody is told
 	identities Identities // nil: nobody looks
 
-	library library
-	health  health
+	snapshot ledger.Snapshot
+	health   health
 }
 
 // Parts are what a Reconciler works with.
 type Parts struct {
 	Client  client.Client
 	Cloud   Cloud
-	Ledger  Ledger
+	Ledger  ledger.Store
 	Groups  *Groups
 	Metrics Metrics
 	// Events and Identities may be nil.
@@ -133,10 +134,10 @@ func New(parts Parts, settings Settings) *Reconciler {
 	r := &Reconciler{
 		client: parts.Client, cloud: parts.Cloud, ledger: parts.Ledger, groups: parts.Groups,
 		metrics: parts.Metrics, settings: settings, now: parts.Groups.now, immutable: map[string]bool{},
-		events: parts.Events, identities: parts.Identities,
+		events: parts.Events, identities: parts.Identities, snapshot: ledger.Snapshot{Store: parts.Ledger},
 	}
 	for _, id := range settings.Immutable {
-		if id = ascii.Loose(keyOf(id)); id != "" {
+		if id = ascii.Loose(ledger.Key(id)); id != "" {
 			r.immutable[id] = true
 		}
 	}

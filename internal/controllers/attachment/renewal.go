@@ -14,6 +14,7 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // compare looks for identities that have to be attached anew, and notes in the
@@ -28,14 +29,14 @@ func (st *state) compare(have compute.Identities) {
 			// Nothing is behind it, so taking it away takes nothing from
 			// anybody, whoever put it there; and it is only done to put it
 			// back.
-			st.stale[keyOf(id)] = true
+			st.stale[ledger.Key(id)] = true
 		}
 	}
 	maps.DeleteFunc(st.cleared, func(s suspicion, _ answer) bool { return st.needs[s.key] == nil || st.clients[s.key] != s.has })
 	for _, id := range have.UserAssigned {
-		key := keyOf(id)
+		key := ledger.Key(id)
 		entry, ours := st.ledger[key]
-		principal := lower(have.PrincipalIDs[id])
+		principal := canonical(have.PrincipalIDs[id])
 		if !have.Updating && !st.stale[key] && principal != "" {
 			st.renewed(key) // it never left, or is back
 			entry = st.ledger[key]
@@ -47,7 +48,7 @@ func (st *state) compare(have compute.Identities) {
 }
 
 // notePrincipal records which identity the group lists under the name. mu is held.
-func (st *state) notePrincipal(key string, entry Entry, principal string) {
+func (st *state) notePrincipal(key string, entry ledger.Entry, principal string) {
 	other := entry.PrincipalID != "" && entry.PrincipalID != principal
 	switch {
 	case other && entry.Foreign:
@@ -136,7 +137,7 @@ func (r *Reconciler) investigate(ctx context.Context, st *state) {
 			st.unanswered(found[i:])
 			break
 		}
-		if st.judge(s, lower(clientID)) {
+		if st.judge(s, canonical(clientID)) {
 			log.Info("identity was deleted and made again, attaching it anew", "resourceID", s.resourceID)
 		} else {
 			log.Info("refused an AzureIdentity that names another client ID than its resource ID has", "resourceID", s.resourceID)

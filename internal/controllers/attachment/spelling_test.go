@@ -13,6 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 func inGroup(t *testing.T, group string) identity.ResourceID {
@@ -32,10 +33,10 @@ func TestImitatedGroup(t *testing.T) {
 		t.Errorf("%+q is accepted, with the key %+q", id, id.Key())
 	}
 	for _, imitation := range []string{strings.Replace(victim.String(), "bank", "ban\u212a", 1), strings.ToUpper(victim.String())} {
-		if same := keyOf(imitation) == victim.Key(); same != (imitation == strings.ToUpper(victim.String())) {
+		if same := ledger.Key(imitation) == victim.Key(); same != (imitation == strings.ToUpper(victim.String())) {
 			t.Errorf("%+q has the key of %q: %v", imitation, victim, same)
 		}
-		if has := (compute.Identities{UserAssigned: []string{imitation}}).Has(victim.String()); has != (keyOf(imitation) == victim.Key()) {
+		if has := (compute.Identities{UserAssigned: []string{imitation}}).Has(victim.String()); has != (ledger.Key(imitation) == victim.Key()) {
 			t.Errorf("a group that has %+q has %q: %v", imitation, victim, has)
 		}
 	}
@@ -58,7 +59,7 @@ func TestOtherSpelling(t *testing.T) {
 	if diff := cmp.Diff([]string{upper.String()}, first.Attach); diff != "" {
 		t.Fatalf("attach (-want +have):\n%s", diff)
 	}
-	r.st.ledger[upper.Key()] = Entry{ResourceID: upper.String()}
+	r.st.ledger[upper.Key()] = ledger.Entry{ResourceID: upper.String()}
 	r.st.done(assignment.Request{Attach: first.Attach})
 	for range 3 {
 		r.read(azure)

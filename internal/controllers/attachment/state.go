@@ -5,6 +5,7 @@ package attachment
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // quarantine is what is known about an identity that Azure refused.
@@ -85,15 +86,14 @@ type state struct {
 	refresh     bool
 	comparisons *rate.Limiter
 
-	// ledger is what is ours, nil until loaded; saved is what was last written, and
-	// pages where.
-	ledger, saved map[string]Entry
-	pages         []page
+	// ledger is what is ours, nil until loaded; stored is what was last written.
+	ledger map[string]ledger.Entry
+	stored ledger.Record
 	// attempted is what the last write would have saved, nil unless its outcome is unknown.
-	attempted map[string]Entry
+	attempted map[string]ledger.Entry
 	// claims are the entries that the update under way wrote into the ledger, and
 	// what it said before; zero where it said nothing.
-	claims map[string]Entry
+	claims map[string]ledger.Entry
 	// updating tells that Azure was carrying out an update when it was asked last,
 	// and wrote that this program has made one.
 	updating, wrote bool
@@ -123,7 +123,7 @@ func newState() *state {
 	return &state{
 		needs: map[string]*need{}, leaving: map[string]bool{}, quarantined: map[string]*quarantine{},
 		unneeded: map[string]time.Time{}, stale: map[string]bool{}, blockers: map[string]bool{}, cleared: map[suspicion]answer{},
-		claims: map[string]Entry{}, unread: map[string]bool{},
+		claims: map[string]ledger.Entry{}, unread: map[string]bool{},
 		comparisons: rate.NewLimiter(rate.Every(comparisonEvery), mostComparisons),
 	}
 }
@@ -215,7 +215,7 @@ func (st *state) plan(extra extras, immutable map[string]bool, grace time.Durati
 	st.finishRenewals(in)
 	spellings := spellingsOf(in.Desired)
 	for key, entry := range st.ledger {
-		if (!entry.others() || !st.current.Has(key)) && !respelledIn(in.Desired, spellings, key) {
+		if (!!entry.Owned() || !st.current.Has(key)) && !respelledIn(in.Desired, spellings, key) {
 			in.Ledger[key] = entry.ResourceID
 		}
 	}
@@ -225,7 +225,7 @@ func (st *state) plan(extra extras, immutable map[string]bool, grace time.Durati
 	plan := assignment.ForGroup(in)
 	st.unneeded = plan.UnneededSince
 	for _, id := range plan.Detach {
-		st.leaving[keyOf(id)] = true
+		st.leaving[ledger.Key(id)] = true
 	}
 	return plan
 }
@@ -268,7 +268,7 @@ func (st *state) unrecorded(ids ...[]string) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, id := range slices.Concat(ids...) {
-		if _, ok := st.ledger[keyOf(id)]; !ok {
+		if _, ok := st.ledger[ledger.Key(id)]; !ok {
 			return true
 		}
 	}
@@ -281,7 +281,7 @@ func (st *state) read(have compute.Identities, extra assignment.Set, now time.Ti
 	have = have.Respelled(st.spellings(extra))
 	current, clients := assignment.Set{}, clientIDs(have)
 	for _, id := range have.UserAssigned {
-		current[keyOf(id)] = id
+		current[ledger.Key(id)] = id
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -316,7 +316,7 @@ func clientIDs(have compute.Identities) map[string]string {
 	clients := map[string]string{}
 	for id, client := range have.ClientIDs {
 		if client != "" {
-			clients[keyOf(id)] = lower(client)
+			clients[ledger.Key(id)] = canonical(client)
 		}
 	}
 	return clients
@@ -343,7 +343,7 @@ func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
 	st.keepClaims(req)
 	st.current = maps.Clone(st.current)
 	for _, id := range req.Attach {
-		key := keyOf(id)
+		key := ledger.Key(id)
 		if !st.vouched(key) && st.current.Has(key) {
 			entry := st.newEntry(id)
 			entry.Foreign = true // it was there, and Azure lets podid assign it
@@ -353,20 +353,20 @@ func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
 		st.renewed(key)
 	}
 	for _, id := range req.Detach {
-		if st.stale[keyOf(id)] {
-			delete(st.clients, keyOf(id)) // what comes back may be another one
+		if st.stale[ledger.Key(id)] {
+			delete(st.clients, ledger.Key(id)) // what comes back may be another one
 		}
-		delete(st.current, keyOf(id))
-		delete(st.leaving, keyOf(id))
-		if !st.ledger[keyOf(id)].Keep {
-			delete(st.ledger, keyOf(id))
+		delete(st.current, ledger.Key(id))
+		delete(st.leaving, ledger.Key(id))
+		if !st.ledger[ledger.Key(id)].Keep {
+			delete(st.ledger, ledger.Key(id))
 		}
-		delete(st.unneeded, keyOf(id))
-		delete(st.stale, keyOf(id))
+		delete(st.unneeded, ledger.Key(id))
+		delete(st.stale, ledger.Key(id))
 	}
 	for _, id := range slices.Concat(req.Attach, req.Detach) {
-		if q, ok := st.quarantined[keyOf(id)]; ok {
-			delete(st.quarantined, keyOf(id))
+		if q, ok := st.quarantined[ledger.Key(id)]; ok {
+			delete(st.quarantined, ledger.Key(id))
 			lifted = append(lifted, q.identities...)
 		}
 	}
@@ -381,7 +381,7 @@ func (st *state) doubt(req assignment.Request) {
 	st.refresh = true
 	st.current = maps.Clone(st.current)
 	for _, id := range req.Detach {
-		delete(st.current, keyOf(id))
+		delete(st.current, ledger.Key(id))
 	}
 }
 
@@ -428,11 +428,5 @@ func respelledIn(set assignment.Set, counts map[string]int, key string) bool {
 	return others > 0
 }
 
-// keyOf is the canonical form of a resource ID, also of one that Azure spells in
-// a way that we cannot parse.
-func keyOf(resourceID string) string {
-	if id, err := identity.ParseResourceID(resourceID); err == nil {
-		return id.Key()
-	}
-	return lower(resourceID)
-}
+// canonical is the form in which Azure's GUIDs are compared.
+func canonical(id string) string { return ascii.ToLower(strings.TrimSpace(id)) }

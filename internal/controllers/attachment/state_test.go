@@ -17,6 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 const prefix = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
@@ -62,21 +63,30 @@ func newRig(t *testing.T, names ...string) *rig {
 	}
 	r.st = r.groups.of(r.group)
 	var have []string
-	r.st.ledger = map[string]Entry{}
+	r.st.ledger = map[string]ledger.Entry{}
 	for _, name := range names {
 		id := resource(t, name)
 		have = append(have, id.String())
-		r.st.ledger[id.Key()] = Entry{ResourceID: id.String(), ClientID: "Client"}
+		r.st.ledger[id.Key()] = ledger.Entry{ResourceID: id.String(), ClientID: "Client"}
 	}
 	r.read(compute.Identities{UserAssigned: have})
 	return r
 }
 
+// store makes what the ledger has stored known, as a first pass does.
+func (r *rig) store(m *Reconciler) {
+	r.t.Helper()
+	var err error
+	if r.st.stored, err = m.ledger.Load(r.t.Context(), r.group); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // claim is the record of what is about to be attached.
 func (r *rig) claim(ids []string) {
 	for _, id := range ids {
-		if _, ok := r.st.ledger[keyOf(id)]; !ok && !r.st.current.Has(keyOf(id)) {
-			r.st.ledger[keyOf(id)] = Entry{ResourceID: id}
+		if _, ok := r.st.ledger[ledger.Key(id)]; !ok && !r.st.current.Has(ledger.Key(id)) {
+			r.st.ledger[ledger.Key(id)] = ledger.Entry{ResourceID: id}
 		}
 	}
 }
@@ -252,7 +262,7 @@ func TestImmutableByAzuresClientID(t *testing.T) {
 	r := newRig(t, "red")
 	m := New(Parts{Groups: r.groups}, Settings{Immutable: []string{"AAAA-bbbb"}})
 	id := resource(t, "red")
-	r.st.ledger[id.Key()] = Entry{ResourceID: id.String()} // its AzureIdentity tells no client id
+	r.st.ledger[id.Key()] = ledger.Entry{ResourceID: id.String()} // its AzureIdentity tells no client id
 	r.read(compute.Identities{UserAssigned: []string{id.String()}, ClientIDs: map[string]string{id.String(): "aaaa-BBBB"}})
 	if plan := r.st.plan(extras{}, m.immutable, 0, r.now); len(plan.Detach) > 0 {
 		t.Errorf("detaches %v", plan.Detach)
@@ -362,7 +372,7 @@ func TestArriving(t *testing.T) {
 	r := newRig(t)
 	red, blue := resource(t, "red"), resource(t, "blue")
 	r.st.current = nil
-	r.st.ledger = map[string]Entry{red.Key(): {ResourceID: red.String()}, blue.Key(): {ResourceID: blue.String(), Foreign: true}}
+	r.st.ledger = map[string]ledger.Entry{red.Key(): {ResourceID: red.String()}, blue.Key(): {ResourceID: blue.String(), Foreign: true}}
 	r.place("web", "red", "blue")
 	during := compute.Identities{UserAssigned: []string{red.String(), blue.String()}, Updating: true}
 	for range 2 {

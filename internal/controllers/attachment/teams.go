@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 // teams are the namespaces of the identities that Azure has refused of one update.
@@ -56,7 +57,7 @@ func (t *teams) apart(p *pass, rest []assignment.Request, culprits []string) []a
 // namespaces are those of the AzureIdentity objects that ask for an identity. The
 // state's mu is held.
 func (p *pass) namespaces(id string) []string {
-	return namespaces(p.state.identities(keyOf(id)), p.extra.names[keyOf(id)])
+	return namespaces(p.state.identities(ledger.Key(id)), p.extra.names[ledger.Key(id)])
 }
 
 // namespaces returns each namespace once.

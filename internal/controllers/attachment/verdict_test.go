@@ -137,7 +137,7 @@ func TestForeignVerified(t *testing.T) {
 	r := newRig(t)
 	fails := false
 	m := r.reconcilerOf(&fails)
-	r.st.saved = map[string]Entry{}
+	r.store(m)
 	r.read(listing("red"))
 	if got := r.by("named", "red", func(n *assignment.Need) { n.Named = true }); got.Status != v1.StateAssigned || !r.plan().Idle() {
 		t.Errorf("named by the policy: %+v, %+v", got, r.plan())

@@ -13,7 +13,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/attachment"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 func objectOps() []op {
@@ -144,7 +144,7 @@ func loseLedger(w *world, s step) string {
 		return ""
 	}
 	cm := all[s.A%len(all)]
-	group, _, _ := attachment.ReadLedger(cm)
+	group, _, _ := ledger.Parse(cm)
 	w.azure.mu.Lock()
 	clear(w.azure.mine[group])
 	w.azure.bookless[group] = true

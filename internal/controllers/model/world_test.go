@@ -35,6 +35,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers"
 	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/ledger"
 )
 
 const ledgerNamespace, ledgerName = "mic", "ledger"
@@ -136,7 +137,7 @@ func (w *world) failed() bool {
 func (w *world) ledger(group compute.Group) map[string]bool {
 	out := map[string]bool{}
 	for _, cm := range listOf[*corev1.ConfigMap](w.server.list) {
-		if of, entries, err := attachment.ReadLedger(cm); err == nil && of == group {
+		if of, entries, err := ledger.Parse(cm); err == nil && of == group {
 			for _, e := range entries {
 				out[strings.ToLower(e.ResourceID)] = true
 			}

@@ -12,78 +12,30 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/ledger"
 )
-
-// library is the ledger as it was when the controller began: one request instead
-// of one for every group. Each group takes its page out once; after that, and once
-// the library has closed, the page is what the API server says.
-//
-// take returns a group's page; who is the first also gets all groups that have one.
-type library struct {
-	mu    sync.Mutex
-	pages map[string]Record // nil until listed
-	taken map[compute.Group]bool
-	// closes is when the list is too old: all is dropped then, so that it does
-	// not grow with every group that ever comes.
-	closes time.Time
-	closed bool
-}
-
-// libraryOpen is how long the list serves: the groups that there are come up in the
-// first minutes, by their pods or by the comparison with Azure.
-const libraryOpen = 5 * time.Minute
-
-func (l *library) take(ctx context.Context, ledger Ledger, group compute.Group, now time.Time) (page Record, all []compute.Group, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.pages != nil && !now.Before(l.closes) {
-		l.pages, l.taken, l.closed = nil, nil, true
-	}
-	if l.closed || l.taken[group] {
-		page, err = ledger.Load(ctx, group)
-		return page, nil, err
-	}
-	if l.pages == nil {
-		pages, groups, err := ledger.All(ctx)
-		if err != nil {
-			return Record{}, nil, err
-		}
-		all = groups
-		l.pages, l.taken, l.closes = pages, map[compute.Group]bool{}, now.Add(libraryOpen)
-	}
-	page, found := l.pages[ledger.nameOf(group)]
-	if !found || page.Group == (compute.Group{}) { // there is none, or its pages do not say whose they are
-		page.Group, page.Namespace, page.Name = group, ledger.Namespace, ledger.nameOf(group)
-	}
-	delete(l.pages, ledger.nameOf(group))
-	l.taken[group] = true
-	return page, all, nil
-}
 
 // load reads the group's ledger, once.
 func (r *Reconciler) load(ctx context.Context, group compute.Group, st *state) error {
 	if st.loaded() {
 		return nil
 	}
-	page, all, err := r.library.take(ctx, r.ledger, group, r.now())
+	stored, all, err := r.snapshot.Take(ctx, group, r.now())
 	if err != nil {
 		return err
 	}
 	r.wakeDeserted(ctx, all)
-	if page.Damaged != nil {
+	if stored.Damaged != nil {
 		// Pods must not wait for somebody to repair it. Nothing that cannot
 		// be read is ours, so nothing is taken away that should not be.
-		logr.FromContextOrDiscard(ctx).Error(page.Damaged, "ledger is written anew; the identities that its damaged pages listed stay on the node group for good")
+		logr.FromContextOrDiscard(ctx).Error(stored.Damaged, "ledger is written anew; the identities that its damaged pages listed stay on the node group for good")
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.ledger, st.pages, st.attempted = map[string]Entry{}, page.pages, nil
-	maps.Copy(st.ledger, page.Entries)
-	st.saved = maps.Clone(st.ledger)
+	st.ledger, st.stored, st.attempted = maps.Clone(stored.Entries), stored, nil
 	return nil
 }
 
@@ -130,13 +82,13 @@ func (st *state) enter(plan assignment.GroupPlan) {
 		st.enterAttached(id)
 	}
 	for _, id := range plan.Detach {
-		if entry, ok := st.ledger[keyOf(id)]; !ok || entry.others() {
+		if entry, ok := st.ledger[ledger.Key(id)]; !ok || !entry.Owned() {
 			entry.ResourceID, entry.Keep, entry.Renewing = cmp.Or(entry.ResourceID, id), true, true
-			st.claim(keyOf(id), entry)
+			st.claim(ledger.Key(id), entry)
 		}
 	}
 	for key, entry := range st.ledger {
-		if n := st.needs[key]; n != nil && recordedClientID(n.clientID) != "" {
+		if n := st.needs[key]; n != nil && ledger.ClientIDFor(n.clientID) != "" {
 			entry.ClientID = n.clientID
 			st.ledger[key] = entry
 		}
@@ -145,7 +97,7 @@ func (st *state) enter(plan assignment.GroupPlan) {
 
 // enterAttached writes an entry for an identity that is about to be attached. mu is held.
 func (st *state) enterAttached(id string) {
-	key := keyOf(id)
+	key := ledger.Key(id)
 	entry, ok := st.ledger[key]
 	listed := st.current.Has(key)
 	switch {
@@ -165,16 +117,16 @@ func (r *Reconciler) confirm(ctx context.Context, group compute.Group, st *state
 	if err := r.resync(ctx, group, st); err != nil {
 		return err
 	}
-	page, err := r.ledger.Load(ctx, group)
+	now, err := r.ledger.Load(ctx, group)
 	if err != nil {
 		return err
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if samePages(page.pages, st.pages) {
+	if now.SameVersion(st.stored) {
 		return nil
 	}
-	st.ledger, st.saved = nil, nil
+	st.ledger, st.stored = nil, ledger.Record{}
 	return fmt.Errorf("ledger of %s was changed by somebody else; nothing is taken away before it has been read anew", group)
 }
 
@@ -183,7 +135,7 @@ func (r *Reconciler) confirm(ctx context.Context, group compute.Group, st *state
 func (st *state) revert() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.ledger = maps.Clone(st.saved) // nil when it has to be loaded anew
+	st.ledger = maps.Clone(st.stored.Entries) // nil when it has to be loaded anew
 	clear(st.claims)
 }
 
@@ -202,25 +154,25 @@ func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) 
 		return err
 	}
 	st.mu.Lock()
-	entries, same, pages := maps.Clone(st.ledger), maps.Equal(st.ledger, st.saved), st.pages
+	entries, stored := maps.Clone(st.ledger), st.stored
 	st.mu.Unlock()
-	if same {
+	if maps.Equal(entries, stored.Entries) {
 		return nil
 	}
-	pages, err := r.ledger.book(group).save(ctx, r.ledger.Writer, pages, entries)
-	overtaken := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
-	if !overtaken && !isRefusedPage(err) {
+	stored, err := stored.Save(ctx, r.ledger.Writer, entries)
+	overtaken := ledger.IsOvertaken(err)
+	if !overtaken && !ledger.IsPageRefused(err) {
 		r.health.note(err, r.now())
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if overtaken {
 		// Another leader wrote it, or a hand: what it says now counts.
-		st.ledger, st.saved = nil, nil
+		st.ledger, st.stored = nil, ledger.Record{}
 		return err
 	}
-	st.saved, st.pages = entriesOf(pages), pages
-	if err != nil && !isRefusedPage(err) {
+	st.stored = stored
+	if err != nil && !ledger.IsPageRefused(err) {
 		st.attempted = entries
 	}
 	return err
@@ -242,17 +194,17 @@ func (r *Reconciler) resync(ctx context.Context, group compute.Group, st *state)
 	defer st.mu.Unlock()
 	attempted := st.attempted
 	st.attempted = nil
-	if !within(record.Entries, st.saved, attempted) {
-		st.ledger, st.saved = nil, nil
+	if !within(record.Entries, st.stored.Entries, attempted) {
+		st.ledger, st.stored = nil, ledger.Record{}
 		return fmt.Errorf("ledger of %s was changed by another writer and will be read again", group)
 	}
-	st.saved, st.pages = entriesOf(record.pages), record.pages
+	st.stored = record
 	return nil
 }
 
 // within reports whether every entry is that of one of two states, and none is missing that both
 // have: of a write of several pages some may be carried out.
-func within(entries, before, after map[string]Entry) bool {
+func within(entries, before, after map[string]ledger.Entry) bool {
 	for key, entry := range entries {
 		if entry != before[key] && entry != after[key] {
 			return false
@@ -271,7 +223,7 @@ func within(entries, before, after map[string]Entry) bool {
 func (st *state) written() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return maps.Equal(st.ledger, st.saved)
+	return maps.Equal(st.ledger, st.stored.Entries)
 }
 
 // health tells whether the ledger can be written: without it nothing is attached.
