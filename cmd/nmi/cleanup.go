@@ -13,7 +13,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/podid-io/podid/internal/agent/redirect"
-	"github.com/podid-io/podid/internal/nodecleanup"
+	nodecleanup "github.com/podid-io/podid/internal/uninstall/node"
 )
 
 // cleanupOptions: leaving a node.

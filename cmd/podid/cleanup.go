@@ -18,13 +18,13 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/podid-io/podid/internal/ascii"
-	"github.com/podid-io/podid/internal/cleanup"
+	"github.com/podid-io/podid/internal/uninstall"
 )
 
 // cleanupOptions are the flags of `podid cleanup`.
 type cleanupOptions struct {
 	cluster     clusterOptions
-	names       cleanup.Names
+	names       uninstall.Names
 	cloudConfig string
 	output      string
 	all         bool
@@ -109,11 +109,11 @@ func (o *cleanupOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	state, err := cleanup.Read(ctx, kube, o.names)
+	state, err := uninstall.Read(ctx, kube, o.names)
 	if err != nil {
 		return err
 	}
-	plan := cleanup.For(state, cleanup.Options{All: o.all, Azure: cloud != nil})
+	plan := uninstall.For(state, uninstall.Options{All: o.all, Azure: cloud != nil})
 	if o.dryRun {
 		if err := guard(ctx); err != nil {
 			_, _ = fmt.Fprintln(cmd.ErrOrStderr(), "note:", err)
@@ -123,7 +123,7 @@ func (o *cleanupOptions) run(cmd *cobra.Command) error {
 	if err := guard(ctx); err != nil {
 		return err
 	}
-	return o.carryOut(cmd, plan, &cleanup.Cleaner{Client: kube, Cloud: cloud, Guard: guard, Wait: wait(cmd.ErrOrStderr())})
+	return o.carryOut(cmd, plan, &uninstall.Cleaner{Client: kube, Cloud: cloud, Guard: guard, Wait: wait(cmd.ErrOrStderr())})
 }
 
 // guard returns what refuses to work while a MIC leads.
@@ -131,9 +131,9 @@ func (o *cleanupOptions) guard(kube client.Reader, stderr io.Writer) func(contex
 	if o.force {
 		return func(context.Context) error { return nil }
 	}
-	leaders := &cleanup.Leaders{
+	leaders := &uninstall.Leaders{
 		Reader: kube, Lease: o.names.Lease, Now: time.Now, Wait: pause,
-		Waiting: func(lock *cleanup.LeaderError, duration time.Duration) {
+		Waiting: func(lock *uninstall.LeaderError, duration time.Duration) {
 			_, _ = fmt.Fprintf(stderr, "waiting up to %v to see whether mic %s still renews %s %s/%s (--force skips this)\n",
 				duration, lock.Holder, lock.Kind, lock.Namespace, lock.Name)
 		},
@@ -154,7 +154,7 @@ func (o *cleanupOptions) validate() error {
 }
 
 // carryOut asks, works, and says what is left.
-func (o *cleanupOptions) carryOut(cmd *cobra.Command, plan cleanup.Plan, cleaner *cleanup.Cleaner) error {
+func (o *cleanupOptions) carryOut(cmd *cobra.Command, plan uninstall.Plan, cleaner *uninstall.Cleaner) error {
 	stderr := cmd.ErrOrStderr()
 	if plan.Empty() {
 		report(stderr, plan)
@@ -168,7 +168,7 @@ func (o *cleanupOptions) carryOut(cmd *cobra.Command, plan cleanup.Plan, cleaner
 			return err
 		}
 	}
-	cleaner.Done = func(row cleanup.Row) { _, _ = fmt.Fprintln(stderr, doneLine(row)) }
+	cleaner.Done = func(row uninstall.Row) { _, _ = fmt.Fprintln(stderr, doneLine(row)) }
 	err := cleaner.Run(cmd.Context(), plan)
 	if cmd.Context().Err() != nil {
 		return errors.New("interrupted; call it again to go on")
@@ -181,7 +181,7 @@ func (o *cleanupOptions) carryOut(cmd *cobra.Command, plan cleanup.Plan, cleaner
 }
 
 // leftOver is an error when something in the plan could not be done.
-func leftOver(plan cleanup.Plan) error {
+func leftOver(plan uninstall.Plan) error {
 	for _, row := range plan.Rows() {
 		if row.Action == "skip" {
 			return leftOverError{}

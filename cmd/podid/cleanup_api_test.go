@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/cleanup"
+	"github.com/podid-io/podid/internal/uninstall"
 )
 
 // TestCleanup: what a user types after an uninstall that went wrong.
@@ -91,7 +91,7 @@ func startCluster(t *testing.T) (string, client.Client) {
 	if err := os.WriteFile(file, env.KubeConfig, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	scheme, err := cleanup.Scheme()
+	scheme, err := uninstall.Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}

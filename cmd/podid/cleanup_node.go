@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/podid-io/podid/internal/agent/redirect"
-	"github.com/podid-io/podid/internal/nodecleanup"
 	"github.com/podid-io/podid/internal/observe"
+	nodecleanup "github.com/podid-io/podid/internal/uninstall/node"
 )
 
 // nodeCleanupOptions are the flags of `podid cleanup node`.

@@ -12,8 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 
-	"github.com/podid-io/podid/internal/cleanup"
-	"github.com/podid-io/podid/internal/nodecleanup"
+	"github.com/podid-io/podid/internal/uninstall"
+	nodecleanup "github.com/podid-io/podid/internal/uninstall/node"
 )
 
 // TestCleanupNode cleans the nodes of a cluster whose kubelets are the test's own: one that works, one where an agent still
@@ -86,7 +86,7 @@ func kubelets(t *testing.T, kubeconfig string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scheme, err := cleanup.Scheme()
+	scheme, err := uninstall.Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}

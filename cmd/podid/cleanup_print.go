@@ -12,11 +12,11 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/podid-io/podid/internal/ascii"
-	"github.com/podid-io/podid/internal/cleanup"
+	"github.com/podid-io/podid/internal/uninstall"
 )
 
 // printPlan writes the plan to out, and for people what there is to say about it to notes.
-func printPlan(out, notes io.Writer, plan cleanup.Plan, format string) error {
+func printPlan(out, notes io.Writer, plan uninstall.Plan, format string) error {
 	rows := plan.Rows()
 	if format == "json" || format == "yaml" {
 		return printRows(out, rows, format)
@@ -30,9 +30,9 @@ func printPlan(out, notes io.Writer, plan cleanup.Plan, format string) error {
 	return nil
 }
 
-func printRows(out io.Writer, rows []cleanup.Row, format string) error {
+func printRows(out io.Writer, rows []uninstall.Row, format string) error {
 	if rows == nil {
-		rows = []cleanup.Row{}
+		rows = []uninstall.Row{}
 	}
 	text, err := json.MarshalIndent(map[string]any{"steps": rows}, "", "  ")
 	if err == nil && format == "yaml" {
@@ -46,7 +46,7 @@ func printRows(out io.Writer, rows []cleanup.Row, format string) error {
 }
 
 // printTable shortens Azure's resource IDs to their last part; wide has all of them.
-func printTable(out io.Writer, rows []cleanup.Row, wide bool) error {
+func printTable(out io.Writer, rows []uninstall.Row, wide bool) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	_, _ = fmt.Fprintln(w, "ACTION\tKIND\tNAMESPACE\tNAME\tREASON") // Flush tells of errors
 	for _, row := range rows {
@@ -63,12 +63,12 @@ func printTable(out io.Writer, rows []cleanup.Row, wide bool) error {
 }
 
 // report says what is not in the table, and what will not be done.
-func report(w io.Writer, plan cleanup.Plan) {
+func report(w io.Writer, plan uninstall.Plan) {
 	rows := plan.Rows()
 	if plan.Empty() {
 		_, _ = fmt.Fprintln(w, "nothing to clean up")
 	} else {
-		_, _ = fmt.Fprintln(w, cleanup.Count(rows))
+		_, _ = fmt.Fprintln(w, uninstall.Count(rows))
 	}
 	if plan.Living > 0 {
 		_, _ = fmt.Fprintf(w, "%d assigned identities stay: their pods live (--all removes them, too)\n", plan.Living)
@@ -81,7 +81,7 @@ func report(w io.Writer, plan cleanup.Plan) {
 }
 
 // doneLine is a row that is done.
-func doneLine(row cleanup.Row) string {
+func doneLine(row uninstall.Row) string {
 	done := map[string]string{"delete": "deleted", "detach": "detached", "forget": "gone:"}[row.Action]
 	name := row.Name
 	if row.Namespace != "" {

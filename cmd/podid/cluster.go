@@ -14,9 +14,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podid-io/podid/internal/azure"
-	"github.com/podid-io/podid/internal/cleanup"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/uninstall"
 )
 
 // clusterOptions are kubectl's flags for which cluster.
@@ -45,7 +45,7 @@ func (o *clusterOptions) client() (client.Client, error) {
 	config.UserAgent = observe.UserAgent("podid")
 	config.QPS, config.Burst = queries, 2*queries
 	config.WarningHandler = rest.NoWarnings{} // about a finalizer's name that v1.8.17 chose
-	scheme, err := cleanup.Scheme()
+	scheme, err := uninstall.Scheme()
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func complete(cmd *cobra.Command, flag string, words func(*cobra.Command) []stri
 
 // cloudOf makes a client for Azure from a cloud config, or from the environment as
 // MIC reads it; nil when neither says anything.
-func cloudOf(path string, getenv func(string) string) (cleanup.Cloud, error) {
+func cloudOf(path string, getenv func(string) string) (uninstall.Cloud, error) {
 	inEnvironment := getenv("USE_MSI") != "" || getenv("TENANT_ID") != "" && getenv("CLIENT_ID") != ""
 	if path == "" && !inEnvironment {
 		return nil, nil //nolint:nilnil // no cloud is no error: the plan says what is left for it

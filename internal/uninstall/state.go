@@ -1,11 +1,11 @@
-// Package cleanup finishes what an uninstall cut off, and removes what podid left
+// Package uninstall finishes what an uninstall cut off, and removes what podid left
 // behind: assigned identities that nobody looks after any more, identities that MIC
 // attached to VMs and scale sets, and MIC's own records.
 //
 // Read says what there is, For decides what to do about it (pure, so that it can be
 // shown first), and Cleaner does it. Every step stands for itself: it can be cut off
 // anywhere and done again.
-package cleanup
+package uninstall
 
 import (
 	"context"

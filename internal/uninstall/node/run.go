@@ -1,6 +1,6 @@
 // Carrying it out, on many nodes at once.
 
-package nodecleanup
+package node
 
 import (
 	"context"

@@ -1,6 +1,6 @@
 // What to do about what is there. Pure: no client, no clock.
 
-package cleanup
+package uninstall
 
 import (
 	"cmp"

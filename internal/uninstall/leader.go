@@ -1,6 +1,6 @@
 // Whether a MIC is at work.
 
-package cleanup
+package uninstall
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package nodecleanup
+package node
 
 import (
 	"slices"

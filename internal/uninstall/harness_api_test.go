@@ -1,4 +1,4 @@
-package cleanup_test
+package uninstall_test
 
 import (
 	"context"
@@ -19,9 +19,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/cleanup"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/ledger"
+	"github.com/podid-io/podid/internal/uninstall"
 )
 
 // world is a namespace with a node of a scale set.
@@ -40,7 +40,7 @@ type world struct {
 
 func newWorld(t *testing.T, kube *rest.Config, name string) *world {
 	t.Helper()
-	scheme, err := cleanup.Scheme()
+	scheme, err := uninstall.Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func newWorld(t *testing.T, kube *rest.Config, name string) *world {
 	t.Cleanup(func() {
 		w.t = t
 		c := w.cleaner(w.cloud)
-		w.must(c.Run(context.Background(), w.planAt(context.Background(), cleanup.Options{All: true, Azure: true})))
+		w.must(c.Run(context.Background(), w.planAt(context.Background(), uninstall.Options{All: true, Azure: true})))
 	})
 	return w
 }
@@ -87,25 +87,25 @@ func (w *world) create(o client.Object) {
 	w.must(w.client.Create(w.t.Context(), o))
 }
 
-func (w *world) names() cleanup.Names {
-	return cleanup.Names{Namespace: w.namespace, Lease: "mic-" + w.namespace, ConfigMap: "record-" + w.namespace}
+func (w *world) names() uninstall.Names {
+	return uninstall.Names{Namespace: w.namespace, Lease: "mic-" + w.namespace, ConfigMap: "record-" + w.namespace}
 }
 
-func (w *world) plan(o cleanup.Options) cleanup.Plan {
+func (w *world) plan(o uninstall.Options) uninstall.Plan {
 	w.t.Helper()
 	return w.planAt(w.t.Context(), o)
 }
 
-func (w *world) planAt(ctx context.Context, o cleanup.Options) cleanup.Plan {
+func (w *world) planAt(ctx context.Context, o uninstall.Options) uninstall.Plan {
 	w.t.Helper()
-	state, err := cleanup.Read(ctx, w.client, w.names())
+	state, err := uninstall.Read(ctx, w.client, w.names())
 	w.must(err)
-	return cleanup.For(state, o)
+	return uninstall.For(state, o)
 }
 
-func (w *world) cleaner(cloud cleanup.Cloud) *cleanup.Cleaner {
-	return &cleanup.Cleaner{
-		Client: w.client, Cloud: cloud, Done: func(cleanup.Row) {},
+func (w *world) cleaner(cloud uninstall.Cloud) *uninstall.Cleaner {
+	return &uninstall.Cleaner{
+		Client: w.client, Cloud: cloud, Done: func(uninstall.Row) {},
 		Guard: w.leaders().Check,
 		Wait: func(ctx context.Context, d time.Duration) error {
 			w.mu.Lock()
@@ -122,8 +122,8 @@ func (w *world) cleaner(cloud cleanup.Cloud) *cleanup.Cleaner {
 }
 
 // leaders waits without any time passing.
-func (w *world) leaders() *cleanup.Leaders {
-	return &cleanup.Leaders{
+func (w *world) leaders() *uninstall.Leaders {
+	return &uninstall.Leaders{
 		Reader: w.client, Lease: w.names().Lease,
 		Now: func() time.Time { return time.Unix(0, 0).Add(w.passed) },
 		Wait: func(_ context.Context, d time.Duration) error {
@@ -134,7 +134,7 @@ func (w *world) leaders() *cleanup.Leaders {
 	}
 }
 
-func (w *world) run(o cleanup.Options) error {
+func (w *world) run(o uninstall.Options) error {
 	w.t.Helper()
 	return w.cleaner(w.cloud).Run(w.t.Context(), w.plan(o))
 }

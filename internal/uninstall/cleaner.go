@@ -1,6 +1,6 @@
 // Doing what a plan says.
 
-package cleanup
+package uninstall
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package cleanup_test
+package uninstall_test
 
 import (
 	"context"
@@ -21,8 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/cleanup"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/uninstall"
 )
 
 const subscription = "11111111-2222-3333-4444-555555555555"
@@ -72,7 +72,7 @@ func namespaceDeleted(_ *testing.T, w *world) {
 	w.assigned("q", v1.StateCreated)
 	w.must(w.client.DeleteAllOf(w.t.Context(), &v1.AzureAssignedIdentity{}, client.InNamespace(w.namespace)))
 	w.expectAssigned("p-" + w.namespace + "-red")
-	w.must(w.run(cleanup.Options{}))
+	w.must(w.run(uninstall.Options{}))
 	w.expectAssigned()
 }
 
@@ -86,9 +86,9 @@ func podsFirst(_ *testing.T, w *world) {
 	}
 	w.assigned("finished", v1.StateAssigned, v1.Finalizer)
 	w.assigned("ours", v1.StateAssigned)
-	w.must(w.run(cleanup.Options{}))
+	w.must(w.run(uninstall.Options{}))
 	w.expectAssigned()
-	if plan := w.plan(cleanup.Options{}); !plan.Empty() {
+	if plan := w.plan(uninstall.Options{}); !plan.Empty() {
 		w.t.Errorf("there is more to do: %+v", plan.Rows())
 	}
 }
@@ -96,7 +96,7 @@ func podsFirst(_ *testing.T, w *world) {
 func living(_ *testing.T, w *world) {
 	w.pod("p")
 	w.assigned("p", v1.StateAssigned, v1.Finalizer)
-	w.must(w.run(cleanup.Options{}))
+	w.must(w.run(uninstall.Options{}))
 	w.expectAssigned("p-" + w.namespace + "-red")
 }
 
@@ -109,7 +109,7 @@ func everything(_ *testing.T, w *world) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "record-" + w.namespace}, Data: map[string]string{"type-upgrade-status": "v1.8.17"},
 	})
 	w.lease(time.Now().Add(time.Hour))
-	w.must(w.run(cleanup.Options{All: true, Azure: true}))
+	w.must(w.run(uninstall.Options{All: true, Azure: true}))
 	w.expectAssigned()
 	w.expectOnAzure("foreign")
 	var records corev1.ConfigMapList
@@ -128,10 +128,10 @@ func detaches(_ *testing.T, w *world) {
 		UserAssigned: []string{resourceID("red"), resourceID("blue"), resourceID("foreign")}, SystemAssigned: true,
 	})
 	w.ledger("red", "blue", "never-came")
-	w.must(w.run(cleanup.Options{}))
+	w.must(w.run(uninstall.Options{}))
 	w.expectOnAzure("blue", "foreign", "red") // no way to Azure: all stays, and is remembered
 	w.expectLedger("blue", "never-came", "red")
-	w.must(w.run(cleanup.Options{Azure: true}))
+	w.must(w.run(uninstall.Options{Azure: true}))
 	w.expectOnAzure("foreign", "red")
 	w.expectLedger("red")
 }
@@ -140,7 +140,7 @@ func busyAzure(_ *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.ledger("red")
 	w.cloud.ThrottleNext(time.Second)
-	w.must(w.run(cleanup.Options{Azure: true}))
+	w.must(w.run(uninstall.Options{Azure: true}))
 	w.expectOnAzure()
 	w.expectLedger()
 	if len(w.waited) == 0 || w.waited[0] < 900*time.Millisecond {
@@ -153,7 +153,7 @@ func groupGone(_ *testing.T, w *world) {
 	w.cloud.DeleteGroup(w.group)
 	w.ledger("red", "blue")
 	w.assigned("p", v1.StateAssigned, v1.Finalizer)
-	w.must(w.run(cleanup.Options{Azure: true}))
+	w.must(w.run(uninstall.Options{Azure: true}))
 	w.expectLedger()
 	w.expectAssigned()
 }
@@ -164,22 +164,22 @@ func cutOff(t *testing.T, w *world) {
 	w.ledger("red")
 	ctx, interrupt := context.WithCancel(t.Context())
 	c := w.cleaner(interrupting{w.cloud, interrupt})
-	if err := c.Run(ctx, w.plan(cleanup.Options{Azure: true})); !errors.Is(err, context.Canceled) {
+	if err := c.Run(ctx, w.plan(uninstall.Options{Azure: true})); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
 	w.expectLedger("red")
-	w.must(w.run(cleanup.Options{Azure: true}))
+	w.must(w.run(uninstall.Options{Azure: true}))
 	w.expectOnAzure()
 	w.expectLedger()
 }
 
 // interrupting is a user who presses Ctrl-C when the update has been sent.
 type interrupting struct {
-	cleanup.Cloud
+	uninstall.Cloud
 	interrupt func()
 }
 
-// Patch is cleanup.Cloud.
+// Patch is uninstall.Cloud.
 func (i interrupting) Patch(ctx context.Context, group compute.Group, attach, detach []string) error {
 	i.interrupt()
 	return errors.Join(i.Cloud.Patch(ctx, group, attach, detach), ctx.Err())
@@ -198,7 +198,7 @@ func leader(t *testing.T, w *world) {
 		lease.Spec.RenewTime = new(metav1.NewMicroTime(clock))
 		w.must(w.client.Update(t.Context(), lease))
 	}
-	led, ok := errors.AsType[*cleanup.LeaderError](w.run(cleanup.Options{}))
+	led, ok := errors.AsType[*uninstall.LeaderError](w.run(uninstall.Options{}))
 	if !ok || led.Holder != "mic-0" || led.Namespace != w.namespace || led.Kind != "Lease" {
 		t.Fatalf("with a leader: %+v", led)
 	}
@@ -216,14 +216,14 @@ func leader(t *testing.T, w *world) {
 		old.Annotations = record()
 		w.must(w.client.Update(t.Context(), old))
 	}
-	led, ok = errors.AsType[*cleanup.LeaderError](w.run(cleanup.Options{}))
+	led, ok = errors.AsType[*uninstall.LeaderError](w.run(uninstall.Options{}))
 	if !ok || led.Holder != "old-mic" || led.Kind != "Endpoints" {
 		t.Fatalf("with a leader of v1.8.17: %+v", led)
 	}
 	w.expectAssigned("p-" + w.namespace + "-red")
 
 	w.looks = func() {}
-	w.must(w.run(cleanup.Options{}))
+	w.must(w.run(uninstall.Options{}))
 	w.expectAssigned()
 	w.must(w.client.Delete(t.Context(), old))
 }
@@ -231,7 +231,7 @@ func leader(t *testing.T, w *world) {
 // foreignFinalizer: what somebody else holds is his to let go, and is told.
 func foreignFinalizer(t *testing.T, w *world) {
 	w.assigned("p", v1.StateAssigned, v1.Finalizer, "example.com/mine")
-	err := w.run(cleanup.Options{})
+	err := w.run(uninstall.Options{})
 	if err == nil || !strings.Contains(err.Error(), "example.com/mine") {
 		t.Errorf("err %v", err)
 	}
@@ -259,12 +259,12 @@ func definitionsFirst(t *testing.T, w *world) {
 		list := &v1.AzureAssignedIdentityList{}
 		return w.client.List(ctx, list) == nil && len(list.Items) == 1 && !list.Items[0].DeletionTimestamp.IsZero()
 	})
-	if rows := w.plan(cleanup.Options{}).Rows(); !slices.ContainsFunc(rows, func(r cleanup.Row) bool { return r.Action == "wait" }) {
+	if rows := w.plan(uninstall.Options{}).Rows(); !slices.ContainsFunc(rows, func(r uninstall.Row) bool { return r.Action == "wait" }) {
 		t.Errorf("the plan does not name the waiting definition: %+v", rows)
 	}
-	w.must(w.run(cleanup.Options{}))
+	w.must(w.run(uninstall.Options{}))
 	w.eventually("the definition goes", func(ctx context.Context) bool {
 		return apierrors.IsNotFound(w.client.Get(ctx, client.ObjectKeyFromObject(crd), crd))
 	})
-	w.must(w.run(cleanup.Options{})) // without the kind, too
+	w.must(w.run(uninstall.Options{})) // without the kind, too
 }

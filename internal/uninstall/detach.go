@@ -1,7 +1,7 @@
 // Taking identities off VMs and scale sets. Only what a ledger says that podid
 // attached is ever named to Azure.
 
-package cleanup
+package uninstall
 
 import (
 	"context"

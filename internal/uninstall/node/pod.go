@@ -1,6 +1,6 @@
-// Package nodecleanup takes the agent's redirect off nodes after an uninstall: on each, a short-lived pod runs
+// Package node takes the agent's redirect off nodes after an uninstall: on each, a short-lived pod runs
 // nmi --cleanup in the node's network. `podid cleanup node` and the chart's uninstall hook use it.
-package nodecleanup
+package node
 
 import (
 	"time"
