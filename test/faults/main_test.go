@@ -1,7 +1,7 @@
 // Package faults_test proves that MIC survives what goes wrong: it is killed, the API server goes away, Azure is ill,
 // and people change things on Azure by hand, all while pods, bindings and identities come and go, a hostile tenant names
-// what is not its own, and the policy changes. At no moment may a pod be assigned what bindings and policy do not give
-// it. Afterwards everything must be as the objects in the cluster say, and nothing that others assigned may ever have
+// what is not its own, and the policy changes. At no moment may a pod be assigned, or get a token of, what bindings and
+// policy do not give it. Afterwards everything must be as the objects in the cluster say, and nothing that others assigned may ever have
 // been taken away.
 //
 // The parts are real: etcd, kube-apiserver, bin/mic as processes, and the emulated Azure. There are no kubelets; for
@@ -17,8 +17,8 @@
 // machine makes of it differs from run to run.
 //
 // The files: stories_test.go tells the stories. history_test.go makes up what happens in the cluster, people_test.go on
-// Azure, hostile_test.go what the tenant does. rest_test.go, moments_test.go and arm_test.go are the judges: pure
-// functions of what was found, with table tests of their own.
+// Azure, hostile_test.go what the tenant does. rest_test.go, moments_test.go, tokens_test.go and arm_test.go are the
+// judges: pure functions of what was found, with table tests of their own.
 // rig_test.go and process_test.go start and end the parts.
 package faults_test
 

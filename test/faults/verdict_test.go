@@ -195,7 +195,12 @@ func (r *run) judge() {
 	for _, wrong := range m.wrong() {
 		r.Error(wrong)
 	}
-	r.Logf("%d writes, %d of them of assigned identities that say Assigned", len(m.writes), m.judged)
+	tokens := agents{m: m}
+	for _, wrong := range tokens.wrongTokens() {
+		r.Error(wrong)
+	}
+	r.Logf("%d writes, %d of them of assigned identities that say Assigned; %d requests for tokens, %d granted",
+		len(m.writes), m.judged, tokens.asked, tokens.given)
 	for i, m := range r.mics {
 		if crash := m.crashed(); crash != "" {
 			r.Errorf("MIC %d crashed: %s", i, crash)

@@ -102,7 +102,8 @@ type verdict struct {
 // arrival is how far an identity has come on its way to the pod's node.
 type arrival struct {
 	state, reason, message string
-	// resourceID is what came, which an identity edited since no longer is.
+	// kind and resourceID are those of the identity that came: since then, it may have been edited.
+	kind       v1.IdentityType
 	resourceID string
 	leaving    bool
 }
@@ -115,9 +116,9 @@ func (a arrival) quarantined() bool {
 	return !a.leaving && a.reason != "" && a.state != v1.StateAssigned
 }
 
-// of tells whether it was this identity, as it is now, that is on its way.
+// of reports whether this identity came, as it is now. MIC has checked no other.
 func (a arrival) of(id *v1.AzureIdentity) bool {
-	return a.resourceID == "" || ascii.EqualFold(a.resourceID, id.Spec.ResourceID)
+	return a.kind == id.Spec.Type && ascii.EqualFold(a.resourceID, id.Spec.ResourceID)
 }
 
 // Decide answers a caller's request. objectID returns the object id that a

@@ -383,3 +383,32 @@ func TestForeignBindings(t *testing.T) {
 		t.Error("left over")
 	}
 }
+
+// TestEditedAfterAssigned: what was assigned is not what the object names since then. An identity of
+// another type is the attack: it is Assigned without any check at Azure, and names a victim afterwards.
+func TestEditedAfterAssigned(t *testing.T) {
+	victim := anIdentity("victim").Spec
+	for name, before := range map[string]v1.AzureIdentitySpec{
+		"a service principal":                           {Type: v1.ServicePrincipal, TenantID: "t", ClientID: victim.ClientID},
+		"one that kept the resource ID of another type": {Type: v1.ServicePrincipal, TenantID: "t", ClientID: victim.ClientID, ResourceID: victim.ResourceID},
+		"another managed identity":                      anIdentity("own").Spec,
+		"a spec without IDs":                            {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := newTable(func(c *Config) { c.Types = append(c.Types, v1.ServicePrincipal) })
+			table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: map[string]string{v1.BindingLabel: "web"}})
+			table.SetBinding(aBinding("one", "one", "web", 0))
+			edited := anIdentity("one")
+			edited.Spec = victim
+			table.SetIdentity(edited)
+			table.SetAssigned(assigned("web", "one", v1.StateAssigned, func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.Spec = before }))
+			if got := table.Decide(key("web"), identity.Selector{}, nil); got.Kind != Wait {
+				t.Errorf("got %s, want to wait for MIC", decided(got))
+			}
+			table.SetAssigned(assigned("web", "one", v1.StateAssigned, func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.Spec = victim }))
+			if got := table.Decide(key("web"), identity.Selector{}, nil); got.Kind != Allow {
+				t.Errorf("got %s after MIC assigned it", decided(got))
+			}
+		})
+	}
+}

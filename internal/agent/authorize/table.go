@@ -328,7 +328,7 @@ func (t *Table) SetAssigned(a *v1.AzureAssignedIdentity) {
 		identity: types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name},
 		arrival: arrival{
 			state: a.Status.Status, reason: a.Status.Reason, message: a.Status.Message,
-			resourceID: ref.Spec.ResourceID, leaving: !a.DeletionTimestamp.IsZero(),
+			kind: ref.Spec.Type, resourceID: ref.Spec.ResourceID, leaving: !a.DeletionTimestamp.IsZero(),
 		},
 	}
 	t.assigned[key] = entry

@@ -53,7 +53,7 @@ func stripAssigned(a *v1.AzureAssignedIdentity) {
 	if ref := a.Spec.AzureIdentityRef; ref != nil {
 		a.Spec.AzureIdentityRef = &v1.AzureIdentityCopy{
 			ObjectMeta: metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name},
-			Spec:       v1.AzureIdentitySpec{ResourceID: ref.Spec.ResourceID},
+			Spec:       v1.AzureIdentitySpec{Type: ref.Spec.Type, ResourceID: ref.Spec.ResourceID},
 		}
 	}
 }

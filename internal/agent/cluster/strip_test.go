@@ -46,7 +46,7 @@ func TestStrip(t *testing.T) {
 		ObjectMeta: *filled.DeepCopy(),
 		Spec: v1.AzureAssignedIdentitySpec{
 			Pod: "p", AzureBindingRef: &v1.AzureIdentityBindingCopy{ObjectMeta: filled},
-			AzureIdentityRef: &v1.AzureIdentityCopy{ObjectMeta: filled, Spec: v1.AzureIdentitySpec{ResourceID: "r", TenantID: long}},
+			AzureIdentityRef: &v1.AzureIdentityCopy{ObjectMeta: filled, Spec: v1.AzureIdentitySpec{Type: v1.ServicePrincipal, ResourceID: "r", TenantID: long}},
 		},
 		Status: v1.AzureAssignedIdentityStatus{Status: "Created", Message: "x" + long, Conditions: []metav1.Condition{{Message: long}}},
 	}
@@ -61,7 +61,7 @@ func TestStrip(t *testing.T) {
 		{assigned, &v1.AzureAssignedIdentity{
 			ObjectMeta: meta,
 			Spec: v1.AzureAssignedIdentitySpec{Pod: "p", AzureIdentityRef: &v1.AzureIdentityCopy{
-				ObjectMeta: metav1.ObjectMeta{Namespace: "evil", Name: "o"}, Spec: v1.AzureIdentitySpec{ResourceID: "r"},
+				ObjectMeta: metav1.ObjectMeta{Namespace: "evil", Name: "o"}, Spec: v1.AzureIdentitySpec{Type: v1.ServicePrincipal, ResourceID: "r"},
 			}},
 			Status: v1.AzureAssignedIdentityStatus{Status: "Created", Message: "x" + strings.Repeat("ä", 2047)},
 		}},

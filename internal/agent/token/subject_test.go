@@ -53,7 +53,9 @@ func TestTokenOfAnotherIdentity(t *testing.T) {
 	both := v1.AzureIdentitySpec{ClientID: shopClient, ResourceID: shopResource}
 	managed := v1.AzureIdentitySpec{ClientID: shopClient}
 	noClient := v1.AzureIdentitySpec{ResourceID: shopResource}
-	kubelet := func(clientID, resourceID string) bool { return clientID == victimClient || resourceID == strings.ToLower(otherResource) }
+	kubelet := func(clientID, resourceID string) bool {
+		return clientID == victimClient || resourceID == strings.ToLower(otherResource)
+	}
 	for _, c := range []struct {
 		name    string
 		spec    v1.AzureIdentitySpec
