@@ -28,7 +28,7 @@ const (
 	// AzureIdentity names.
 	ReasonClientIDMismatch = "ClientIDMismatch"
 	// ReasonClusterIdentity: the identity is the cluster's own, such as the kubelet's.
-	ReasonClusterIdentity = string(identity.ClusterIdentity)
+	ReasonClusterIdentity = "ClusterIdentity"
 	// ReasonGroupForbidden: podid's own identity may not update the node group.
 	ReasonGroupForbidden = "NodeGroupForbidden"
 	// ReasonGroupLocked: somebody's lock forbids every change of the node group.

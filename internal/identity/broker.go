@@ -11,6 +11,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/cloud"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // DefaultBrokerNamespace is where brokers live unless an operator says otherwise.
@@ -90,7 +91,7 @@ func Shared(id *v1.AzureIdentity) bool { return id.Spec.SharedFrom != v1.Identit
 // have said so, on the object itself, and only for the very same identity: a
 // borrower must not be able to have the broker's token sent elsewhere
 // (adEndpoint), for another application, or in another tenant.
-func consent(id, owner *v1.AzureIdentity) *Refusal {
+func consent(id, owner *v1.AzureIdentity) *reason.Refusal {
 	from := id.Spec.SharedFrom
 	// An answer to another question is no answer. To those it does not allow, an
 	// owner is as good as none: nobody is to find out what others have.
@@ -148,8 +149,8 @@ func differs(id, owner *v1.AzureIdentity) string {
 	return ""
 }
 
-func refuseNotShared(id *v1.AzureIdentity, what string) *Refusal {
+func refuseNotShared(id *v1.AzureIdentity, what string) *reason.Refusal {
 	from := id.Spec.SharedFrom
-	return &Refusal{Reason: NotShared, Identity: id, Message: fmt.Sprintf(
-		"AzureIdentity %s is shared from AzureIdentity %s/%s, which %s", key(id), from.Namespace, from.Name, what)}
+	return reason.NotShared.Refuse(
+		"AzureIdentity %s is shared from AzureIdentity %s/%s, which %s", key(id), from.Namespace, from.Name, what).About(id, nil)
 }

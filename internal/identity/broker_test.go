@@ -9,6 +9,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 func federated(change ...func(*v1.AzureIdentity)) func(*v1.AzureIdentity) {
@@ -133,7 +134,7 @@ func TestSharing(t *testing.T) {
 				}
 				return
 			}
-			if len(grants) != 0 || len(refusals) != 1 || refusals[0].Reason != identity.NotShared ||
+			if len(grants) != 0 || len(refusals) != 1 || refusals[0].Reason != reason.NotShared ||
 				!strings.Contains(refusals[0].Message, tt.why) || refusals[0].Binding != bindings[0] {
 				t.Errorf("got %v, %v, want a refusal with %q", granted(grants), refusals, tt.why)
 			}

@@ -7,6 +7,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 const (
@@ -82,10 +83,10 @@ func granted(grants []identity.Grant) []string {
 	return out
 }
 
-func refused(refusals []*identity.Refusal) []string {
+func refused(refusals []*reason.Refusal) []string {
 	var out []string
 	for _, r := range refusals {
-		word := string(r.Reason)
+		word := r.Reason.Name()
 		if r.Binding != nil {
 			word += " " + r.Binding.Namespace + "/" + r.Binding.Name
 		}

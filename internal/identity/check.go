@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Check tells whether the identity says what its type needs. It returns nil
@@ -15,7 +16,7 @@ import (
 //
 // It demands only what no token can do without, less than the schema does: an
 // object that worked before the schema had rules must go on working.
-func Check(id *v1.AzureIdentity) *Refusal {
+func Check(id *v1.AzureIdentity) *reason.Refusal {
 	switch id.Spec.Type {
 	case v1.UserAssignedMSI:
 		if _, err := ParseResourceID(id.Spec.ResourceID); err != nil {
@@ -30,7 +31,7 @@ func Check(id *v1.AzureIdentity) *Refusal {
 			return refusal
 		}
 		if _, err := Broker(id); err != nil {
-			return &Refusal{Reason: IdentityBroken, Identity: id, Message: err.Error()}
+			return reason.IdentityBroken.Refuse("%v", err).About(id, nil)
 		}
 		return nil
 	default:
@@ -41,7 +42,7 @@ func Check(id *v1.AzureIdentity) *Refusal {
 }
 
 // check is Check under the rules.
-func (r Rules) check(id *v1.AzureIdentity) *Refusal {
+func (r Rules) check(id *v1.AzureIdentity) *reason.Refusal {
 	if r.Managed && id.Spec.Type == v1.UserAssignedMSI && strings.TrimSpace(id.Spec.ClientID) != "" {
 		return nil // the metadata service needs no more
 	}
@@ -61,7 +62,7 @@ func (r Rules) check(id *v1.AzureIdentity) *Refusal {
 }
 
 // missing takes pairs of field and value and names all the fields without one.
-func missing(id *v1.AzureIdentity, pairs ...string) *Refusal {
+func missing(id *v1.AzureIdentity, pairs ...string) *reason.Refusal {
 	var fields []string
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if strings.TrimSpace(pairs[i+1]) == "" {

@@ -3,11 +3,11 @@
 package identity
 
 import (
-	"fmt"
 	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Selector is what a request names: at most one of the three, the zero value
@@ -38,7 +38,7 @@ func (s Selector) String() string {
 // objectID may add what an object cannot say: the object id that a token of the
 // identity carried ("" when unknown). It is asked only for identities without
 // spec.objectID; nil means nobody knows more than the spec.
-func Choose(grants []Grant, s Selector, objectID func(*v1.AzureIdentity) string) (Grant, *Refusal) {
+func Choose(grants []Grant, s Selector, objectID func(*v1.AzureIdentity) string) (Grant, *reason.Refusal) {
 	for _, g := range grants {
 		if s.matches(g.Identity, objectID) {
 			return g, nil
@@ -79,15 +79,15 @@ func short(id string) string {
 	return string(r[:keep]) + "…"
 }
 
-func refuseNoMatch(grants []Grant, s Selector) *Refusal {
+func refuseNoMatch(grants []Grant, s Selector) *reason.Refusal {
 	if len(grants) == 0 {
-		return &Refusal{Reason: NoMatch, Message: "the pod may use no identity, so none can be chosen"}
+		return reason.NoMatch.Refuse("the pod may use no identity, so none can be chosen")
 	}
 	names := make([]string, 0, len(grants))
 	for _, g := range grants {
 		names = append(names, key(g.Identity))
 	}
-	return &Refusal{Reason: NoMatch, Message: fmt.Sprintf(
+	return reason.NoMatch.Refuse(
 		"%s names none of the identities this pod may use (%s): ask for one of these, or bind the other one to the pod with an AzureIdentityBinding",
-		s, strings.Join(names, ", "))}
+		s, strings.Join(names, ", "))
 }

@@ -6,6 +6,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 func TestChoose(t *testing.T) {
@@ -57,7 +58,7 @@ func TestChoose(t *testing.T) {
 			switch {
 			case tt.want != "" && (refusal != nil || grant.Identity.Name != tt.want):
 				t.Errorf("got %v, %v, want %s", grant, refusal, tt.want)
-			case tt.want == "" && (refusal == nil || refusal.Reason != identity.NoMatch):
+			case tt.want == "" && (refusal == nil || refusal.Reason != reason.NoMatch):
 				t.Errorf("got %v, %v, want a refusal", grant, refusal)
 			}
 		})

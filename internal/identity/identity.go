@@ -14,6 +14,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Pod is what this package needs to know about a pod.
@@ -60,7 +61,7 @@ type Grant struct {
 	// namespace, by its client ID or by a resource ID without wildcard.
 	Named bool
 	// Warning is what the policy would refuse if it were enforced, nil otherwise.
-	Warning *Refusal
+	Warning *reason.Refusal
 
 	permission permission
 }
@@ -88,10 +89,10 @@ const maxRefusals = 100
 // owner of an identity there that is shared from another namespace.
 func (r Rules) Grants(
 	pod Pod, bindings []*v1.AzureIdentityBinding, lookup func(namespace, name string) *v1.AzureIdentity,
-) (grants []Grant, refusals []*Refusal) {
+) (grants []Grant, refusals []*reason.Refusal) {
 	selector, refusal := wantedSelector(pod)
 	if refusal != nil {
-		return nil, []*Refusal{refusal}
+		return nil, []*reason.Refusal{refusal}
 	}
 	for _, b := range bindings {
 		if b == nil || !active(b) || b.Spec.Selector != selector {
@@ -106,7 +107,7 @@ func (r Rules) Grants(
 		}
 	}
 	if len(grants) == 0 && len(refusals) == 0 {
-		return nil, []*Refusal{refuseNoBinding(pod, selector)}
+		return nil, []*reason.Refusal{refuseNoBinding(pod, selector)}
 	}
 	grants, refusal = limit(pod, distinct(pod, grants))
 	if refusal != nil {
@@ -127,7 +128,7 @@ func (r Rules) Selects(pod Pod, b *v1.AzureIdentityBinding) bool {
 // consider decides about one binding whose selector is the pod's.
 func (r Rules) consider(
 	pod Pod, b *v1.AzureIdentityBinding, lookup func(namespace, name string) *v1.AzureIdentity,
-) (Grant, *Refusal) {
+) (Grant, *reason.Refusal) {
 	if r.ForceNamespaced && b.Namespace != pod.Namespace {
 		return Grant{}, refuseOtherNamespace(pod, b)
 	}
@@ -161,7 +162,7 @@ func (r Rules) consider(
 }
 
 // judge applies the policy to a grant and notes in it what the policy says.
-func (r Rules) judge(pod Pod, g *Grant) *Refusal {
+func (r Rules) judge(pod Pod, g *Grant) *reason.Refusal {
 	g.permission = r.Policy.permission(pod, g.Identity)
 	g.Named = g.permission.byClientID || g.permission.byResourceID
 	if !r.AllowClusterIdentities && r.ofCluster(g.Identity) {
@@ -206,7 +207,7 @@ func (r Rules) keepsFromPods(g *Grant) bool {
 }
 
 // wantedSelector is the value of the pod's binding label.
-func wantedSelector(pod Pod) (string, *Refusal) {
+func wantedSelector(pod Pod) (string, *reason.Refusal) {
 	selector, ok := pod.Labels[v1.BindingLabel]
 	if !ok || selector == "" {
 		// An empty selector selects nothing: a binding and a pod that both
@@ -260,7 +261,7 @@ func managedIdentity(id *v1.AzureIdentity) string {
 
 // limit keeps MaxIdentities grants, those of the pod's own namespace first, in
 // order of precedence. The refusal is for the others, nil when there are none.
-func limit(pod Pod, grants []Grant) ([]Grant, *Refusal) {
+func limit(pod Pod, grants []Grant) ([]Grant, *reason.Refusal) {
 	if len(grants) <= MaxIdentities {
 		return grants, nil
 	}

@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 func TestGrants(t *testing.T) {
@@ -179,7 +180,7 @@ func TestLiarLookup(t *testing.T) {
 	anywhere := func(string, string) *v1.AzureIdentity { return id("secret", "other") }
 	grants, refusals := identity.Rules{}.Grants(
 		pod("a", "demo"), []*v1.AzureIdentityBinding{bind("a", "b", "demo", "one", 0)}, anywhere)
-	if len(grants) != 0 || refusals[0].Reason != identity.IdentityMissing {
+	if len(grants) != 0 || refusals[0].Reason != reason.IdentityMissing {
 		t.Errorf("got %v, %v; an identity of another name must not be taken", granted(grants), refused(refusals))
 	}
 }
@@ -274,7 +275,7 @@ func TestCheck(t *testing.T) {
 			case tt.want == "":
 			case refusal == nil:
 				t.Errorf("usable, want %q", tt.want)
-			case refusal.Reason != identity.IdentityBroken || refusal.Identity != broken || !strings.Contains(refusal.Message, tt.want):
+			case refusal.Reason != reason.IdentityBroken || refusal.Identity != broken || !strings.Contains(refusal.Message, tt.want):
 				t.Errorf("got %+v, want %q", refusal, tt.want)
 			}
 		})

@@ -13,6 +13,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Policy is an AzureIdentityPolicy, ready to be asked. It is immutable and safe
@@ -239,7 +240,7 @@ func containsFold(list []string, s string) bool {
 
 // RefuseAudience returns why the policy gives the grant no token for a resource,
 // nil when it does.
-func (g Grant) RefuseAudience(resource string) *Refusal {
+func (g Grant) RefuseAudience(resource string) *reason.Refusal {
 	if !g.permission.enforced || g.permission.allowsAudience(resource) {
 		return nil
 	}
@@ -248,7 +249,7 @@ func (g Grant) RefuseAudience(resource string) *Refusal {
 
 // WarnAudience returns what an enforced policy would refuse of a request for a
 // resource, nil when that is nothing, or when the policy is off or enforced.
-func (g Grant) WarnAudience(resource string) *Refusal {
+func (g Grant) WarnAudience(resource string) *reason.Refusal {
 	switch {
 	case g.Warning != nil:
 		return g.Warning
@@ -278,7 +279,7 @@ func (g Grant) Rule() string { return g.permission.rule }
 // PlainIMDS returns the exception that gives the pod plain IMDS, as Excepted
 // does. Under an enforced policy it counts only where a rule says plainIMDS; the
 // refusal says so. Under warn, both are returned.
-func (r Rules) PlainIMDS(pod Pod, exceptions []*v1.AzurePodIdentityException) (*v1.AzurePodIdentityException, *Refusal) {
+func (r Rules) PlainIMDS(pod Pod, exceptions []*v1.AzurePodIdentityException) (*v1.AzurePodIdentityException, *reason.Refusal) {
 	e := Excepted(pod, exceptions)
 	if e == nil || r.Policy.allowsPlainIMDS(pod) {
 		return e, nil

@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 const kubelet = "7c6d0f7e-0d0b-4a3f-9a51-0f4d3a1b2c3d"
@@ -36,7 +37,7 @@ func selecting(labels map[string]string, entries ...v1.PolicyIdentities) v1.Poli
 }
 
 // ask is what the rules say to a pod of namespace a, with one binding to one identity.
-func ask(r identity.Rules, pod identity.Pod, i *v1.AzureIdentity) (*identity.Grant, *identity.Refusal) {
+func ask(r identity.Rules, pod identity.Pod, i *v1.AzureIdentity) (*identity.Grant, *reason.Refusal) {
 	grants, refusals := r.Grants(pod, []*v1.AzureIdentityBinding{bind(i.Namespace, "b", "demo", i.Name, 0)}, lookup(i))
 	switch {
 	case len(grants) == 1 && len(refusals) == 0:
@@ -152,7 +153,7 @@ func TestPolicyMatches(t *testing.T) {
 			if (grant != nil) != tt.allowed {
 				t.Fatalf("granted: %v, want %v (refusal: %v)", grant != nil, tt.allowed, refusal)
 			}
-			if !tt.allowed && (refusal.Reason != identity.ForbiddenByPolicy || refusal.Identity != tt.id || refusal.Binding == nil ||
+			if !tt.allowed && (refusal.Reason != reason.UseForbidden || refusal.Identity != tt.id || refusal.Binding == nil ||
 				!strings.HasPrefix(refusal.Message, "no rule of AzureIdentityPolicy default allows ServiceAccount a/")) {
 				t.Errorf("refusal: %+v", refusal)
 			}
@@ -239,7 +240,7 @@ func TestClusterIdentity(t *testing.T) {
 				if (grant == nil) != tt.refused {
 					t.Fatalf("%s: refused %v, want %v", mode, grant == nil, tt.refused)
 				}
-				if tt.refused && refusal.Reason != identity.ClusterIdentity {
+				if tt.refused && refusal.Reason != reason.ClusterIdentity {
 					t.Errorf("%s: reason %s", mode, refusal.Reason)
 				}
 			}
@@ -308,7 +309,7 @@ func TestTooManyIdentities(t *testing.T) {
 	if kept != own {
 		t.Errorf("%d identities of the pod's own namespace are left, want all %d: another namespace pushed them out", kept, own)
 	}
-	if r := refusals[0]; r.Reason != identity.TooManyIdentities || r.Identity.Name != "i00060" ||
+	if r := refusals[0]; r.Reason != reason.TooManyIdentities || r.Identity.Name != "i00060" ||
 		!strings.Contains(r.Message, "grant pod a/web-0 20040 identities and a pod can use 100: AzureIdentity evil/i00060 and 19939 further ones are left out") {
 		t.Errorf("%s %s: %s", r.Reason, r.Identity.Name, r.Message)
 	}

@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Few names, so that objects meet.
@@ -66,7 +67,7 @@ func pick(t *rapid.T, label string, from []string) string {
 	return rapid.SampledFrom(from).Draw(t, label)
 }
 
-func (w world) ask() ([]identity.Grant, []*identity.Refusal) {
+func (w world) ask() ([]identity.Grant, []*reason.Refusal) {
 	return w.rules.Grants(w.pod, w.bindings, lookup(w.ids...))
 }
 
@@ -103,7 +104,7 @@ func TestGrantProperties(t *testing.T) {
 			}
 		}
 		for _, r := range refusals {
-			if r.Message == "" || r.Reason == "" {
+			if r.Message == "" || r.Reason == reason.None {
 				t.Fatalf("a refusal without a word: %+v", r)
 			}
 		}
@@ -126,7 +127,7 @@ func TestEveryBindingAnswered(t *testing.T) {
 			inGrants := slices.ContainsFunc(grants, func(g identity.Grant) bool {
 				return g.Identity.Namespace == b.Namespace && g.Identity.Name == b.Spec.AzureIdentity
 			})
-			inRefusals := slices.ContainsFunc(refusals, func(r *identity.Refusal) bool { return r.Binding == b })
+			inRefusals := slices.ContainsFunc(refusals, func(r *reason.Refusal) bool { return r.Binding == b })
 			if inGrants == inRefusals && (inGrants || !w.grantedAsOwn(grants, b)) {
 				t.Fatalf("binding %s/%s: granted %v, refused %v", b.Namespace, b.Name, inGrants, inRefusals)
 			}

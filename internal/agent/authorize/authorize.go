@@ -7,7 +7,6 @@
 package authorize
 
 import (
-	"net/http"
 	"slices"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Kind is what to do with a request.
@@ -39,7 +39,7 @@ const (
 type Decision struct {
 	Kind    Kind
 	Grant   identity.Grant
-	Refusal Refusal
+	Refusal *reason.Refusal
 	Limit   time.Duration
 	// OnTheWay tells of a Wait that the identity is certain to be wanted: the
 	// flag set-retry-after-header sends the client away instead.
@@ -47,20 +47,9 @@ type Decision struct {
 	// Changed closes when the decision may have become another.
 	Changed <-chan struct{}
 	// Warning is what an enforced policy would refuse of PlainIMDS, nil otherwise.
-	Warning *identity.Refusal
+	Warning *reason.Refusal
 	// Unknown are granted identities whose object id nobody knows yet.
 	Unknown []*v1.AzureIdentity
-}
-
-// Refusal is the answer to a pod that gets no token.
-type Refusal struct {
-	Status int
-	// Reason is one word for metrics and logs, Code one for the client.
-	Reason, Code string
-	// Message is for the client. It names only what is the pod's own business.
-	Message string
-	// Detail is for the log: what an operator should know besides.
-	Detail string
 }
 
 // Config are the settings of a Table.
@@ -85,13 +74,13 @@ type verdict struct {
 	pod      identity.Pod
 	excepted string // name of the exception
 	grants   []identity.Grant
-	refusals []*identity.Refusal
+	refusals []*reason.Refusal
 	// tooMany is the refusal of the identities beyond the most that a pod can use, nil if there are
 	// none.
-	tooMany *identity.Refusal
+	tooMany *reason.Refusal
 	// exception is the refusal of an exception that the policy does not allow, warning that of one
 	// that counts all the same, because the policy only warns.
-	exception, warning *identity.Refusal
+	exception, warning *reason.Refusal
 
 	arrivals map[types.NamespacedName]arrival
 	// hostNetwork is set for a pod on the node's own network: MIC writes no assigned identity
@@ -126,9 +115,10 @@ func (a arrival) of(id *v1.AzureIdentity) bool {
 func (t *Table) Decide(pod types.NamespacedName, s identity.Selector, objectID func(*v1.AzureIdentity) string) Decision {
 	o, changed := t.outcomeOf(pod)
 	if o == nil {
-		return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Changed: changed, Refusal: Refusal{
-			Status: http.StatusInternalServerError, Reason: "PodUnknown", Code: "pod_unknown", Message: "this pod is not known yet: try again",
-		}}
+		return Decision{
+			Kind: Wait, Limit: t.cfg.BindingLimit, Changed: changed,
+			Refusal: reason.PodUnknown.Refuse("this pod is not known yet: try again"),
+		}
 	}
 	if o.excepted != "" {
 		return Decision{Kind: PlainIMDS, Changed: changed, Warning: o.warning}
@@ -162,7 +152,7 @@ func (t *Table) decide(v *verdict, s identity.Selector, objectID func(*v1.AzureI
 // not take the others with it. One that is only late is waited for.
 func (t *Table) firstUsable(v *verdict) Decision {
 	first := t.judge(v, v.grants[0])
-	if first.Kind != Refuse || first.Refusal.Reason != reasonQuarantined {
+	if first.Kind != Refuse || first.Refusal.Reason != reason.Quarantined {
 		return first
 	}
 	for _, g := range v.grants[1:] {
@@ -176,7 +166,7 @@ func (t *Table) firstUsable(v *verdict) Decision {
 // judge decides about the one identity that is in question.
 func (t *Table) judge(v *verdict, g identity.Grant) Decision {
 	if !t.supported(g.Identity.Spec.Type) {
-		return Decision{Refusal: notYet(g.Identity)}
+		return Decision{Refusal: unsupported(g.Identity)}
 	}
 	if !t.cfg.Standard || g.Identity.Spec.Type != v1.UserAssignedMSI {
 		// The binding is enough: nothing of the others has to come to the node.
@@ -213,7 +203,7 @@ func (t *Table) unknownObjectIDs(v *verdict, objectID func(*v1.AzureIdentity) st
 }
 
 // noMatch answers a selector that names none of the granted identities.
-func (t *Table) noMatch(v *verdict, s identity.Selector, refusal *identity.Refusal) Decision {
+func (t *Table) noMatch(v *verdict, s identity.Selector, refusal *reason.Refusal) Decision {
 	if s.ObjectID != "" {
 		// An identity still on its way may turn out to have the object id.
 		for _, g := range v.grants {
@@ -236,10 +226,10 @@ func (t *Table) noMatch(v *verdict, s identity.Selector, refusal *identity.Refus
 
 // withoutGrants answers a pod that may use no identity.
 func (t *Table) withoutGrants(v *verdict, s identity.Selector) Decision {
-	if v.exception != nil && (len(v.refusals) == 0 || v.refusals[0].Reason == identity.NoLabel || v.refusals[0].Reason == identity.NoBinding) {
-		return Decision{Refusal: forbidden(v.exception)}
+	if v.exception != nil && (len(v.refusals) == 0 || v.refusals[0].Reason == reason.NoLabel || v.refusals[0].Reason == reason.NoBinding) {
+		return Decision{Refusal: v.exception}
 	}
-	if len(v.refusals) == 1 && v.refusals[0].Reason == identity.NoLabel {
+	if len(v.refusals) == 1 && v.refusals[0].Reason == reason.NoLabel {
 		return Decision{Refusal: notFound(v.refusals[0])}
 	}
 	if d, ok := t.broken(v, s); ok {
@@ -247,7 +237,7 @@ func (t *Table) withoutGrants(v *verdict, s identity.Selector) Decision {
 	}
 	refusals := v.refusals
 	if foreign := t.foreign(v.pod); len(foreign) > 0 {
-		own := slices.DeleteFunc(slices.Clone(refusals), func(r *identity.Refusal) bool { return r.Reason == identity.NoBinding })
+		own := slices.DeleteFunc(slices.Clone(refusals), func(r *reason.Refusal) bool { return r.Reason == reason.NoBinding })
 		refusals = append(foreign, own...)
 	}
 	return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Refusal: unbound(refusals)}
@@ -257,21 +247,19 @@ func (t *Table) withoutGrants(v *verdict, s identity.Selector) Decision {
 // what its type needs, or the pod is not to have it.
 func (t *Table) broken(v *verdict, s identity.Selector) (Decision, bool) {
 	for _, r := range v.refusals {
-		if r.Identity == nil || !means(s, r.Identity) {
+		if r.Identity == nil || !matches(s, r.Identity) {
 			continue
 		}
 		switch r.Reason {
-		case identity.IdentityBroken:
-			return Decision{Refusal: broken(r)}, true
-		case identity.ForbiddenByPolicy, identity.ClusterIdentity:
-			return Decision{Refusal: forbidden(r)}, true
+		case reason.IdentityBroken, reason.UseForbidden, reason.ClusterIdentity:
+			return Decision{Refusal: r}, true
 		}
 	}
 	return Decision{}, false
 }
 
-// means tells whether a selector names the identity, as far as its spec says.
-func means(s identity.Selector, id *v1.AzureIdentity) bool {
+// matches tells whether a selector names the identity, as far as its spec says.
+func matches(s identity.Selector, id *v1.AzureIdentity) bool {
 	return !s.Named() ||
 		s.ClientID != "" && ascii.EqualFold(s.ClientID, id.Spec.ClientID) ||
 		s.ResourceID != "" && ascii.EqualFold(s.ResourceID, id.Spec.ResourceID) ||
@@ -280,9 +268,9 @@ func means(s identity.Selector, id *v1.AzureIdentity) bool {
 
 // missing tells that a binding selects the pod and the identity it names is not
 // there, which happens while both are being applied.
-func missing(refusals []*identity.Refusal) bool {
+func missing(refusals []*reason.Refusal) bool {
 	for _, r := range refusals {
-		if r.Reason == identity.IdentityMissing {
+		if r.Reason == reason.IdentityMissing {
 			return true
 		}
 	}

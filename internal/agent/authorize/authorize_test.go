@@ -58,7 +58,7 @@ func assigned(pod, id, state string, change ...func(*v1.AzureAssignedIdentity)) 
 	return a
 }
 
-func reason(why string) func(*v1.AzureAssignedIdentity) {
+func refusedFor(why string) func(*v1.AzureAssignedIdentity) {
 	return func(a *v1.AzureAssignedIdentity) { a.Status.Reason, a.Status.Message = why, "remedy" }
 }
 
@@ -76,9 +76,9 @@ func decided(d Decision) string {
 		}
 		return strings.Join(names, " ")
 	case Wait:
-		return fmt.Sprintf("wait %v %d %s", d.Limit, d.Refusal.Status, d.Refusal.Reason)
+		return fmt.Sprintf("wait %v %d %s", d.Limit, d.Refusal.Reason.Status(), d.Refusal.Reason.Name())
 	default:
-		return fmt.Sprintf("%d %s", d.Refusal.Status, d.Refusal.Reason)
+		return fmt.Sprintf("%d %s", d.Refusal.Reason.Status(), d.Refusal.Reason.Name())
 	}
 }
 
@@ -132,7 +132,7 @@ func TestDecide(t *testing.T) {
 		{name: "host network, quarantined", world: func(t *Table) {
 			bound(t, 1)
 			t.SetHostNetworkPod(identity.Pod{Namespace: "ns", Name: "web", Labels: web})
-			t.SetAssigned(assigned("web", "one", v1.StateCreated, reason("NotFound")))
+			t.SetAssigned(assigned("web", "one", v1.StateCreated, refusedFor("NotFound")))
 		}, want: "403 IdentityQuarantined"},
 		{name: "host network before, under the same name", world: func(t *Table) {
 			t.SetHostNetworkPod(identity.Pod{Namespace: "ns", Name: "web", Labels: web})
@@ -162,16 +162,16 @@ func TestDecide(t *testing.T) {
 		{name: "assigned, not granted", world: func(t *Table) { bound(t); t.SetAssigned(assigned("web", "one", v1.StateAssigned)) }, want: "wait 8s 404 NoBinding"},
 		{name: "managed", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 1) }, want: "allow one"},
 
-		{name: "quarantined", world: func(t *Table) { bound(t, 1); t.SetAssigned(assigned("web", "one", v1.StateCreated, reason("Gone"))) }, want: "403 IdentityQuarantined"},
-		{name: "quarantined once", world: func(t *Table) { bound(t, 1); t.SetAssigned(assigned("web", "one", v1.StateAssigned, reason("Gone"))) }, want: "allow one"},
+		{name: "quarantined", world: func(t *Table) { bound(t, 1); t.SetAssigned(assigned("web", "one", v1.StateCreated, refusedFor("Gone"))) }, want: "403 IdentityQuarantined"},
+		{name: "quarantined once", world: func(t *Table) { bound(t, 1); t.SetAssigned(assigned("web", "one", v1.StateAssigned, refusedFor("Gone"))) }, want: "allow one"},
 		{name: "first quarantined", world: func(t *Table) {
 			bound(t, 2, 1)
-			t.SetAssigned(assigned("web", "one", v1.StateCreated, reason("Gone")))
+			t.SetAssigned(assigned("web", "one", v1.StateCreated, refusedFor("Gone")))
 			t.SetAssigned(assigned("web", "two", v1.StateAssigned))
 		}, want: "allow two"},
 		{name: "first quarantined, named", world: func(t *Table) {
 			bound(t, 2, 1)
-			t.SetAssigned(assigned("web", "one", v1.StateCreated, reason("Gone")))
+			t.SetAssigned(assigned("web", "one", v1.StateCreated, refusedFor("Gone")))
 			t.SetAssigned(assigned("web", "two", v1.StateAssigned))
 		}, selector: identity.Selector{ClientID: "CLIENT-ONE"}, want: "403 IdentityQuarantined"},
 		{name: "first on its way", world: func(t *Table) { bound(t, 2, 1); t.SetAssigned(assigned("web", "two", v1.StateAssigned)) }, want: "wait 1m40s 404 IdentityNotAssigned"},
@@ -256,12 +256,13 @@ func TestDecide(t *testing.T) {
 			tt.world(table)
 			d := table.Decide(key("web"), tt.selector, func(id *v1.AzureIdentity) string { return tt.learned[id.Name] })
 			if got := decided(d); got != tt.want {
-				t.Errorf("got %q, want %q (%s)", got, tt.want, d.Refusal.Message)
+				t.Errorf("got %q, want %q (%v)", got, tt.want, d.Refusal)
 			}
-			if d.Refusal.Status != 0 && d.Refusal.Message == "" {
+			switch {
+			case d.Refusal == nil:
+			case d.Refusal.Message == "":
 				t.Error("no message")
-			}
-			if strings.Contains(d.Refusal.Message, "other/") {
+			case strings.Contains(d.Refusal.Message, "other/"):
 				t.Errorf("the pod is told of another namespace: %s", d.Refusal.Message)
 			}
 		})
@@ -370,8 +371,8 @@ func TestForeignBindings(t *testing.T) {
 	if got := decided(d); got != "wait 8s 404 OtherNamespace" {
 		t.Errorf("got %q", got)
 	}
-	if n := strings.Count(d.Refusal.Detail, "AzureIdentityBinding other-"); n != maxForeign {
-		t.Errorf("%d bindings in the detail, want %d: %s", n, maxForeign, d.Refusal.Detail)
+	if n := strings.Count(d.Refusal.Detail(), "AzureIdentityBinding other-"); n != maxForeign {
+		t.Errorf("%d bindings in the detail, want %d: %s", n, maxForeign, d.Refusal.Detail())
 	}
 	for i := range 1000 {
 		table.RemoveBinding(types.NamespacedName{Namespace: fmt.Sprint("other-", i), Name: "b"})

@@ -54,7 +54,7 @@ func TestEntitled(t *testing.T) {
 			table.SetAssigned(assigned("web", "two", v1.StateAssigned))
 		}, said: true, want: []string{"one", "two"}},
 		{name: "in quarantine", do: func() {
-			table.SetAssigned(assigned("web", "two", v1.StateCreated, reason("IdentityNotFound")))
+			table.SetAssigned(assigned("web", "two", v1.StateCreated, refusedFor("IdentityNotFound")))
 		}, said: true, want: []string{"one"}},
 		{name: "excepted", do: func() {
 			e := &v1.AzurePodIdentityException{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "e"}}

@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 const (
@@ -208,14 +209,14 @@ func (t *Table) consider(v *verdict, in *inputs, some []*v1.AzureIdentityBinding
 	for _, g := range v.grants {
 		bindings = append(bindings, g.Binding)
 	}
-	var refusals []*identity.Refusal
+	var refusals []*reason.Refusal
 	v.grants, refusals = in.rules.Grants(in.pod, append(bindings, some...), func(namespace, name string) *v1.AzureIdentity {
 		return t.identityAt(in.version, namespace, name)
 	})
 	for _, r := range refusals {
 		switch {
-		case r.Reason == identity.NoBinding:
-		case r.Reason == identity.TooManyIdentities:
+		case r.Reason == reason.NoBinding:
+		case r.Reason == reason.TooManyIdentities:
 			v.tooMany = r // the latest stands for all
 		case len(v.refusals) < maxRefusals:
 			v.refusals = append(v.refusals, r)
@@ -243,7 +244,7 @@ func rest() { <-time.After(restTime) }
 
 // foreign returns the refusals of bindings in other namespaces with the pod's selector: one each, of
 // a few. They are no part of the verdict, so that other namespaces cannot change it.
-func (t *Table) foreign(p identity.Pod) []*identity.Refusal {
+func (t *Table) foreign(p identity.Pod) []*reason.Refusal {
 	selector := p.Labels[v1.BindingLabel]
 	if !t.cfg.Rules.ForceNamespaced || selector == "" {
 		return nil
@@ -263,5 +264,5 @@ func (t *Table) foreign(p identity.Pod) []*identity.Refusal {
 		return nil
 	}
 	_, refusals := t.cfg.Rules.Grants(p, bindings, nil)
-	return slices.DeleteFunc(refusals, func(r *identity.Refusal) bool { return r.Reason != identity.OtherNamespace })
+	return slices.DeleteFunc(refusals, func(r *reason.Refusal) bool { return r.Reason != reason.OtherNamespace })
 }

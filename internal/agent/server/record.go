@@ -9,8 +9,8 @@ import (
 	"github.com/podid-io/podid/internal/agent/audit"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
-	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // finish writes a refusal, if that is the answer, and records the request.
@@ -109,7 +109,7 @@ func (s *Server) emitEvent(res *result) {
 		return
 	}
 	switch res.reason {
-	case string(identity.NoLabel), "BadRequest", "Excepted", "NotLoopback", "Busy", "Throttled", "TooManyWaiting",
+	case reason.NoLabel.Name(), "BadRequest", "Excepted", "NotLoopback", "Busy", "Throttled", "TooManyWaiting",
 		"Unsteady", "Stopping", "NotReady", "CallerUnknown", "CallerAmbiguous", "PodUnknown", "UpstreamFailed":
 		return
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Attester determines the pod that a request comes from or is for.
@@ -136,7 +137,7 @@ type result struct {
 	identity  *v1.AzureIdentity
 	token     *token.Token
 	detail    string            // for the operator only
-	warning   *identity.Refusal // what an enforced policy would refuse
+	warning   *reason.Refusal // what an enforced policy would refuse
 	outcome   token.Outcome
 	excepted  bool // the pod gets the real service's token
 	// clientGone means that the client disconnected, or that its pod has ended.

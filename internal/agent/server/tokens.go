@@ -19,6 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/pending"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // statusGone is the status in metrics when the client disconnected, as in nginx.
@@ -169,7 +170,7 @@ func (t *tokenRequest) step(ctx context.Context, identify func(context.Context) 
 	t.res.identity = d.Grant.Identity
 	switch d.Kind {
 	case authorize.Allow:
-		if refusal, refused := authorize.Audience(d.Grant, t.q.Resource); refused {
+		if refusal := d.Grant.RefuseAudience(t.q.Resource); refusal != nil {
 			t.refuse(refusal)
 			return true
 		}
@@ -188,14 +189,15 @@ func (t *tokenRequest) step(ctx context.Context, identify func(context.Context) 
 	}
 }
 
-func (t *tokenRequest) refuse(r authorize.Refusal) {
-	if t.learnErr != nil && r.Status == http.StatusBadRequest {
+func (t *tokenRequest) refuse(r *reason.Refusal) {
+	answer := r.Answer()
+	if t.learnErr != nil && answer.Status == http.StatusBadRequest {
 		// Clients take "Identity not found" as final. It is not while the source fails and an object
 		// ID could not be learned.
 		t.sourceFailed(t.learnErr)
 		return
 	}
-	t.res.refuse(r.Status, r.Reason, r.Code, r.Message, r.Detail)
+	t.res.refuse(answer.Status, r.Reason.Name(), answer.OAuth, answer.Description, r.Detail())
 }
 
 // fetch gets the token of a grant. A token that was not in the cache is kept for the next step.
@@ -231,7 +233,7 @@ func (t *tokenRequest) issue(got *token.Token, grant identity.Grant) {
 			t.sourceFailed(token.RefuseCluster(got, grant.Identity))
 			return
 		}
-		if refusal, refused := authorize.Audience(grant.OfCluster(), t.q.Resource); refused {
+		if refusal := grant.OfCluster().RefuseAudience(t.q.Resource); refusal != nil {
 			t.refuse(refusal)
 			return
 		}
@@ -291,7 +293,8 @@ func (t *tokenRequest) learn(ctx context.Context, unknown []*v1.AzureIdentity) b
 // not wait, or not any longer.
 func (t *tokenRequest) wait(ctx context.Context, d authorize.Decision) bool {
 	if d.OnTheWay && t.cfg.RetryAfter {
-		t.res.refuse(http.StatusServiceUnavailable, d.Refusal.Reason, d.Refusal.Code, d.Refusal.Message, "")
+		answer := reason.AssigningRetry.Refuse("%s", d.Refusal.Message).Answer()
+		t.res.refuse(answer.Status, d.Refusal.Reason.Name(), answer.OAuth, answer.Description, "")
 		t.res.problem.RetryAfter = 20 * time.Second // as v1.8.17
 		return true
 	}
@@ -352,22 +355,22 @@ func (t *tokenRequest) tooManyPending() {
 
 // unknownCaller refuses a request whose pod is not known. Clients must not take it as final.
 func (t *tokenRequest) unknownCaller(ctx context.Context, err error) {
-	reason := "CallerUnknown"
+	name := "CallerUnknown"
 	message := "the node agent does not know the pod that asks (yet): try again"
 	switch {
 	case ctx.Err() != nil:
 		t.res.gone()
 		return
 	case errors.Is(err, errNotReady):
-		reason, message = "NotReady", "the node agent does not know the cluster yet: try again"
+		name, message = "NotReady", "the node agent does not know the cluster yet: try again"
 	case errors.Is(err, errStopping):
-		reason, message = "Stopping", "the node agent is being restarted: try again"
+		name, message = "Stopping", "the node agent is being restarted: try again"
 	case errors.Is(err, attest.ErrAmbiguous):
-		reason = "CallerAmbiguous"
+		name = "CallerAmbiguous"
 	case errors.Is(err, attest.ErrMoved):
-		reason = "CallerMoved"
+		name = "CallerMoved"
 	}
-	t.res.refuse(http.StatusInternalServerError, reason, "caller_unknown", message, err.Error())
+	t.res.refuse(http.StatusInternalServerError, name, "caller_unknown", message, err.Error())
 }
 
 // sourceFailed refuses a request because its source returned no token.

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // The reasons. The first four are v1.8.17's.
@@ -108,7 +108,7 @@ func (e *Events) Removed(assigned *v1.AzureAssignedIdentity) {
 
 // PodRefused says why bindings that select a pod grant it nothing. The same
 // refusals are said once; none takes earlier ones back.
-func (e *Events) PodRefused(pod *corev1.Pod, refusals []*identity.Refusal) {
+func (e *Events) PodRefused(pod *corev1.Pod, refusals []*reason.Refusal) {
 	messages := make([]string, 0, len(refusals))
 	for _, r := range refusals {
 		messages = append(messages, r.Message)

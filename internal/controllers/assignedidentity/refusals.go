@@ -7,7 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // patience is how long a pod or a binding may be older than the identity: one kubectl
@@ -16,9 +16,9 @@ const patience = 2 * time.Second
 
 // tooEarly tells when to look again if one of the refusals may be only that the identity
 // has not come yet; 0: there is nothing to wait for.
-func tooEarly(pod *corev1.Pod, refusals []*identity.Refusal, now time.Time) time.Duration {
+func tooEarly(pod *corev1.Pod, refusals []*reason.Refusal, now time.Time) time.Duration {
 	for _, refusal := range refusals {
-		if refusal.Reason != identity.IdentityMissing || refusal.Identity != nil {
+		if refusal.Reason != reason.IdentityMissing || refusal.Identity != nil {
 			continue
 		}
 		youngest := pod.CreationTimestamp.Time
@@ -35,13 +35,13 @@ func tooEarly(pod *corev1.Pod, refusals []*identity.Refusal, now time.Time) time
 // worthTelling leaves out what is no mistake: a pod whose binding has not come
 // yet. A binding of another namespace is not this pod's business either, when it
 // only happens to use the same selector; in a namespaced cluster that is common.
-func worthTelling(refusals []*identity.Refusal) []*identity.Refusal {
-	var out []*identity.Refusal
+func worthTelling(refusals []*reason.Refusal) []*reason.Refusal {
+	var out []*reason.Refusal
 	for _, refusal := range refusals {
 		switch refusal.Reason {
-		case identity.NoLabel, identity.NoBinding, identity.OtherNamespace, identity.NoMatch:
-		case identity.IdentityMissing, identity.IdentityBroken, identity.NamespacedIdentity, identity.NotShared,
-			identity.ForbiddenByPolicy, identity.ClusterIdentity, identity.TooManyIdentities:
+		case reason.NoLabel, reason.NoBinding, reason.OtherNamespace, reason.NoMatch:
+		case reason.IdentityMissing, reason.IdentityBroken, reason.NamespacedIdentity, reason.NotShared,
+			reason.UseForbidden, reason.ClusterIdentity, reason.TooManyIdentities:
 			out = append(out, refusal)
 		}
 	}

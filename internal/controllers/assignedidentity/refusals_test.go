@@ -16,6 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/announce"
 	"github.com/podid-io/podid/internal/controllers/policy"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // TestTooEarly: who is written by one kubectl apply is not told of an identity that is
@@ -26,26 +27,26 @@ func TestTooEarly(t *testing.T) {
 		return metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(now.Add(-age))}
 	}
 	old, young := time.Minute, time.Second
-	missing := func(binding time.Duration) *identity.Refusal {
-		return &identity.Refusal{Reason: identity.IdentityMissing, Binding: &v1.AzureIdentityBinding{ObjectMeta: aged(binding)}}
+	missing := func(binding time.Duration) *reason.Refusal {
+		return &reason.Refusal{Reason: reason.IdentityMissing, Binding: &v1.AzureIdentityBinding{ObjectMeta: aged(binding)}}
 	}
 	leaving := missing(young)
 	leaving.Identity = &v1.AzureIdentity{}
 	for _, c := range []struct {
 		name     string
 		pod      time.Duration
-		refusals []*identity.Refusal
+		refusals []*reason.Refusal
 		want     time.Duration
 	}{
 		{"nothing refused", young, nil, 0},
-		{"all young", young, []*identity.Refusal{missing(young)}, patience},
-		{"young pod", young, []*identity.Refusal{missing(old)}, patience},
-		{"young binding", old, []*identity.Refusal{missing(young)}, patience},
-		{"one of two", old, []*identity.Refusal{missing(old), missing(young)}, patience},
-		{"all old", old, []*identity.Refusal{missing(old)}, 0},
-		{"waited long enough", patience, []*identity.Refusal{missing(old)}, 0},
-		{"broken", young, []*identity.Refusal{{Reason: identity.IdentityBroken, Binding: missing(young).Binding}}, 0},
-		{"being deleted", young, []*identity.Refusal{leaving}, 0},
+		{"all young", young, []*reason.Refusal{missing(young)}, patience},
+		{"young pod", young, []*reason.Refusal{missing(old)}, patience},
+		{"young binding", old, []*reason.Refusal{missing(young)}, patience},
+		{"one of two", old, []*reason.Refusal{missing(old), missing(young)}, patience},
+		{"all old", old, []*reason.Refusal{missing(old)}, 0},
+		{"waited long enough", patience, []*reason.Refusal{missing(old)}, 0},
+		{"broken", young, []*reason.Refusal{{Reason: reason.IdentityBroken, Binding: missing(young).Binding}}, 0},
+		{"being deleted", young, []*reason.Refusal{leaving}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pod := &corev1.Pod{ObjectMeta: aged(c.pod)}

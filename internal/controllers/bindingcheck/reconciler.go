@@ -23,6 +23,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/kick"
 	"github.com/podid-io/podid/internal/controllers/sharing"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // patience is how long a binding may be older than its identity: one kubectl
@@ -97,7 +98,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		r.Events.BindingRefused(&binding, "")
 	case !enforced:
 		r.Events.BindingWarned(&binding, refusal.Message)
-	case (refusal.Reason == identity.IdentityMissing || refusal.Reason == identity.NotShared) && r.Now().Sub(binding.CreationTimestamp.Time) < patience:
+	case (refusal.Reason == reason.IdentityMissing || refusal.Reason == reason.NotShared) && r.Now().Sub(binding.CreationTimestamp.Time) < patience:
 		return reconcile.Result{RequeueAfter: patience}, nil
 	default:
 		r.Events.BindingRefused(&binding, refusal.Message)
@@ -107,9 +108,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 
 // check asks the rules on behalf of a pod of the binding's own namespace that
 // carries its selector. enforced is false for what the policy only warns of.
-func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding) (refusal *identity.Refusal, enforced bool, err error) {
+func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding) (refusal *reason.Refusal, enforced bool, err error) {
 	if binding.Spec.Selector == "" {
-		return &identity.Refusal{Message: "the binding has no selector and selects no pod: set spec.selector to the value of the pods' label " + v1.BindingLabel}, true, nil
+		return &reason.Refusal{Message: "the binding has no selector and selects no pod: set spec.selector to the value of the pods' label " + v1.BindingLabel}, true, nil
 	}
 	var failed error
 	rules := r.Rules.Current()
@@ -137,15 +138,15 @@ func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding
 // verdict is what to say about a binding, nil for nothing. A policy's rule may be
 // for ServiceAccounts: what it allows to any pod of the namespace is no fault of
 // the binding.
-func verdict(policy *identity.Policy, pod identity.Pod, grants []identity.Grant, refusals []*identity.Refusal) (refusal *identity.Refusal, enforced bool) {
+func verdict(policy *identity.Policy, pod identity.Pod, grants []identity.Grant, refusals []*reason.Refusal) (refusal *reason.Refusal, enforced bool) {
 	if len(grants) > 0 {
 		if warning := grants[0].Warning; warning != nil && !policy.AllowsInNamespace(warning.Identity, pod.NamespaceLabels) {
 			return warning, false
 		}
 		return nil, false
 	}
-	if len(refusals) == 0 || refusals[0].Reason == identity.NoBinding ||
-		refusals[0].Reason == identity.ForbiddenByPolicy && policy.AllowsInNamespace(refusals[0].Identity, pod.NamespaceLabels) {
+	if len(refusals) == 0 || refusals[0].Reason == reason.NoBinding ||
+		refusals[0].Reason == reason.UseForbidden && policy.AllowsInNamespace(refusals[0].Identity, pod.NamespaceLabels) {
 		return nil, false
 	}
 	return refusals[0], true

@@ -13,10 +13,11 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // The condition's reasons that are this package's own. The others are those of
-// AzureAssignedIdentities and of identity.Refusal.
+// AzureAssignedIdentities and of reason.Refusal.
 const (
 	// Assigned: all identities that the pod's bindings grant are on its node.
 	Assigned = "Assigned"
@@ -43,7 +44,7 @@ type Pod struct {
 	HostNetwork bool
 	// Grants and Refusals are what identity.Rules say about the pod.
 	Grants   []identity.Grant
-	Refusals []*identity.Refusal
+	Refusals []*reason.Refusal
 	// Assigned are the assigned identities that name the pod.
 	Assigned []*v1.AzureAssignedIdentity
 }
@@ -140,20 +141,20 @@ func (p Pod) find(id *v1.AzureIdentity) *v1.AzureAssignedIdentity {
 }
 
 // refused is the verdict about a pod that is granted nothing.
-func refused(refusals []*identity.Refusal) Verdict {
+func refused(refusals []*reason.Refusal) Verdict {
 	if len(refusals) == 0 {
-		return Verdict{Status: corev1.ConditionFalse, Reason: string(identity.NoBinding), Passing: true}
+		return Verdict{Status: corev1.ConditionFalse, Reason: reason.NoBinding.Name(), Passing: true}
 	}
 	messages := make([]string, 0, len(refusals))
 	for _, r := range refusals {
 		messages = append(messages, r.Message)
 	}
 	slices.Sort(messages) // bindings come in no order, and the condition must not flicker
-	first := slices.MinFunc(refusals, func(a, b *identity.Refusal) int { return strings.Compare(a.Message, b.Message) })
+	first := slices.MinFunc(refusals, func(a, b *reason.Refusal) int { return strings.Compare(a.Message, b.Message) })
 	return Verdict{
-		Status: corev1.ConditionFalse, Reason: string(first.Reason), Message: bounded(strings.Join(messages, "; ")),
+		Status: corev1.ConditionFalse, Reason: first.Reason.Name(), Message: bounded(strings.Join(messages, "; ")),
 		// Pod, binding and identity are often applied together.
-		Passing: first.Reason == identity.NoBinding || first.Reason == identity.IdentityMissing || first.Reason == identity.NotShared,
+		Passing: first.Reason == reason.NoBinding || first.Reason == reason.IdentityMissing || first.Reason == reason.NotShared,
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 const node = "node-1"
@@ -88,13 +89,13 @@ func TestDecide(t *testing.T) {
 		},
 		{
 			name: "gate, no binding",
-			pod:  Pod{Gated: true, Refusals: []*identity.Refusal{{Reason: identity.NoBinding, Message: "none"}}},
+			pod:  Pod{Gated: true, Refusals: []*reason.Refusal{{Reason: reason.NoBinding, Message: "none"}}},
 			want: Verdict{Status: no, Reason: "NoBinding", Message: "none", Passing: true},
 		},
 		{
 			name: "gate, useless bindings in any order",
-			pod: Pod{Gated: true, Refusals: []*identity.Refusal{
-				{Reason: identity.OtherNamespace, Message: "b"}, {Reason: identity.IdentityBroken, Message: "a"},
+			pod: Pod{Gated: true, Refusals: []*reason.Refusal{
+				{Reason: reason.OtherNamespace, Message: "b"}, {Reason: reason.IdentityBroken, Message: "a"},
 			}},
 			want: Verdict{Status: no, Reason: "IdentityBroken", Message: "a; b"},
 		},
@@ -142,7 +143,7 @@ func TestDecide(t *testing.T) {
 		},
 		{
 			name: "no gate, useless binding",
-			pod:  Pod{Refusals: []*identity.Refusal{{Reason: identity.IdentityMissing, Message: "none"}}}, silent: true,
+			pod:  Pod{Refusals: []*reason.Refusal{{Reason: reason.IdentityMissing, Message: "none"}}}, silent: true,
 		},
 		{
 			name: "no gate, refused",
@@ -165,7 +166,7 @@ func TestDecide(t *testing.T) {
 		},
 		{
 			name: "no gate, binding gone",
-			pod:  Pod{Have: have(no, "IdentityRefused", ""), Refusals: []*identity.Refusal{{Reason: identity.NoBinding}}},
+			pod:  Pod{Have: have(no, "IdentityRefused", ""), Refusals: []*reason.Refusal{{Reason: reason.NoBinding}}},
 			want: Verdict{Status: yes, Reason: NoIdentity},
 		},
 	} {

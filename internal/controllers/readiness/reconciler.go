@@ -26,6 +26,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // patience is how old a pod must be to be told that it waits: most often its
@@ -139,7 +140,7 @@ func (r *Reconciler) view(ctx context.Context, pod *corev1.Pod) (Pod, error) {
 }
 
 // grants asks the rules about the pod.
-func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, []*identity.Refusal, error) {
+func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, []*reason.Refusal, error) {
 	selector := pod.Labels[v1.BindingLabel]
 	var list v1.AzureIdentityBindingList
 	if err := r.Client.List(ctx, &list, client.MatchingFields{BindingsBySelector: selector}, client.UnsafeDisableDeepCopy); err != nil {

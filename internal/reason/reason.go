@@ -1,0 +1,198 @@
+// Package reason is the one table of reasons for which podid refuses something: a request for a
+// token, the use of an identity, or its assignment to a node.
+//
+// Each reason has a stable code, PID-101 to PID-699, that Events, conditions, audit lines and
+// answers carry. Codes and names are contracts: neither is ever changed or used again. Codes are
+// grouped by the link of the chain that refuses:
+//
+//	1xx  the request and its caller
+//	2xx  labels, bindings and identities
+//	3xx  the policy of the cluster's owner
+//	4xx  assigning the identity to the node on Azure
+//	5xx  the source of tokens
+//	6xx  the node agent itself
+//
+// docs/reasons.md is generated from the table: go test ./internal/reason -update.
+package reason
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// Reason is a row of the table; its value is the number in its code. The zero Reason is None. Only
+// the constants of this package are reasons: a test keeps others from converting numbers.
+type Reason uint16
+
+// None is no reason: nothing is refused.
+const None Reason = 0
+
+// Code returns the stable code, such as PID-201.
+func (r Reason) Code() string { return fmt.Sprintf("%s%d", prefix, r) }
+
+// Name returns the one word that Events, metrics, status.reason and audit lines have. Reasons that
+// need no distinction there share a name. None has "".
+func (r Reason) Name() string {
+	if r == None {
+		return ""
+	}
+	return table[r].name
+}
+
+// String returns code and name, for tests and debugging.
+func (r Reason) String() string { return r.Code() + " " + r.Name() }
+
+// Status returns the HTTP status of an answer with this reason, 0 where no answer has it.
+func (r Reason) Status() int { return table[r].status }
+
+// Event reports whether the node agent emits an Event on the pod. It does so only where a person
+// who looks after the pod can fix the cause.
+func (r Reason) Event() bool { return table[r].event }
+
+// Transient reports whether the same request may succeed later although nobody changes anything.
+func (r Reason) Transient() bool { return table[r].actor == nobody || table[r].transient }
+
+// Refuse returns a refusal for this reason.
+func (r Reason) Refuse(format string, args ...any) *Refusal {
+	return &Refusal{Reason: r, Message: fmt.Sprintf(format, args...)}
+}
+
+// Text appends the code to a message for people. A message that has a code keeps it: that one is
+// nearer to the cause.
+func (r Reason) Text(message string) string {
+	if r == None || message == "" || codeAt(message) >= 0 {
+		return message
+	}
+	return message + " (" + r.Code() + ")"
+}
+
+// Named returns the first reason, by code, that has the name; None when there is none.
+func Named(name string) Reason {
+	found := None
+	for r, row := range table {
+		if row.name == name && (found == None || r < found) {
+			found = r
+		}
+	}
+	return found
+}
+
+// All returns all reasons in the order of their codes.
+func All() []Reason {
+	all := make([]Reason, 0, len(table))
+	for r := range table {
+		all = append(all, r)
+	}
+	slices.Sort(all)
+	return all
+}
+
+const (
+	prefix     = "PID-"
+	codeSuffix = " (PID-000)"
+)
+
+// codeAt returns where the code begins that ends the text, -1 when none does.
+func codeAt(text string) int {
+	at := len(text) - len(codeSuffix)
+	if at < 0 || !strings.HasPrefix(text[at:], " ("+prefix) || !strings.HasSuffix(text, ")") {
+		return -1
+	}
+	return at
+}
+
+// Cut shortens a text to at most limit bytes, at the end of a character. A code at the end of the
+// text is kept.
+func Cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	code := ""
+	if at := codeAt(text); at >= 0 {
+		text, code = text[:at], text[at:]
+	}
+	const ellipsis = "…"
+	end := max(0, limit-len(ellipsis)-len(code))
+	for end > 0 && end < len(text) && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:min(end, len(text))] + ellipsis + code
+}
+
+// Refusal is one refused request, use or assignment: why, and what it is about. It is an error.
+// Once returned it is shared and must not be changed.
+type Refusal struct {
+	Reason Reason
+	// Message is one sentence for a person: what happened, and what to do. It holds no secrets, only
+	// shortened IDs, and names only objects that are the pod's own business.
+	Message string
+	// Cause is the error behind it, for logs and audit lines; nil when there is none.
+	Cause error
+	// RetryAfter is when to try again, zero when that is not known.
+	RetryAfter time.Duration
+	// Identity and Binding are the objects in question, nil when there are none.
+	Identity *v1.AzureIdentity
+	Binding  *v1.AzureIdentityBinding
+	// Relayed is status and error code of the metadata service's own refusal where that is passed on.
+	Relayed Answer
+}
+
+// About sets the objects in question of a new refusal.
+func (r *Refusal) About(id *v1.AzureIdentity, b *v1.AzureIdentityBinding) *Refusal {
+	r.Identity, r.Binding = id, b
+	return r
+}
+
+// Because sets the cause of a new refusal.
+func (r *Refusal) Because(cause error) *Refusal {
+	r.Cause = cause
+	return r
+}
+
+// Answer is what the body and the status of an HTTP answer say.
+type Answer struct {
+	Status      int
+	OAuth       string // error code, as OAuth has it
+	Description string
+}
+
+// Answer returns what to answer. The description has the code, unless clients match it word for word.
+func (r *Refusal) Answer() Answer {
+	row := table[r.Reason]
+	a := r.Relayed
+	if a.Status == 0 {
+		a = Answer{Status: row.status, OAuth: row.oauth}
+	}
+	a.Description = r.Message
+	if !row.verbatim {
+		a.Description = r.Text()
+	}
+	return a
+}
+
+// Text returns the message with the code.
+func (r *Refusal) Text() string { return r.Reason.Text(r.Message) }
+
+// Detail returns the text of the cause, "" when there is none.
+func (r *Refusal) Detail() string {
+	if r.Cause == nil {
+		return ""
+	}
+	return r.Cause.Error()
+}
+
+// Error returns the message and the cause.
+func (r *Refusal) Error() string {
+	if r.Cause == nil {
+		return r.Message
+	}
+	return r.Message + ": " + r.Cause.Error()
+}
+
+// Unwrap returns the cause.
+func (r *Refusal) Unwrap() error { return r.Cause }
