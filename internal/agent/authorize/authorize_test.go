@@ -162,8 +162,14 @@ func TestDecide(t *testing.T) {
 		{name: "assigned, not granted", world: func(t *Table) { bound(t); t.SetAssigned(assigned("web", "one", v1.StateAssigned)) }, want: "wait 8s 404 NoBinding"},
 		{name: "managed", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 1) }, want: "allow one"},
 
-		{name: "quarantined", world: func(t *Table) { bound(t, 1); t.SetAssigned(assigned("web", "one", v1.StateCreated, refusedFor("Gone"))) }, want: "403 IdentityQuarantined"},
-		{name: "quarantined once", world: func(t *Table) { bound(t, 1); t.SetAssigned(assigned("web", "one", v1.StateAssigned, refusedFor("Gone"))) }, want: "allow one"},
+		{name: "quarantined", world: func(t *Table) {
+			bound(t, 1)
+			t.SetAssigned(assigned("web", "one", v1.StateCreated, refusedFor("Gone")))
+		}, want: "403 IdentityQuarantined"},
+		{name: "quarantined once", world: func(t *Table) {
+			bound(t, 1)
+			t.SetAssigned(assigned("web", "one", v1.StateAssigned, refusedFor("Gone")))
+		}, want: "allow one"},
 		{name: "first quarantined", world: func(t *Table) {
 			bound(t, 2, 1)
 			t.SetAssigned(assigned("web", "one", v1.StateCreated, refusedFor("Gone")))

@@ -100,7 +100,7 @@ func TestAnswers(t *testing.T) {
 			id := newIdentity("one")
 			id.Spec.Type, id.Spec.TenantID, id.Spec.ClientPassword.Name = v1.ServicePrincipal, "t", "s"
 			w.authorize.SetIdentity(id)
-		}, target: tokenQuery(arm), status: 403, says: "type 1 (a service principal with a secret)"},
+		}, target: tokenQuery(arm), status: 403, says: "type 1, for which this node agent has no source"},
 		{
 			name: "managed", change: func(s *settings) { s.authorize.Standard = false },
 			world: func(w *world) { w.pod(web, ip); w.bind(web, "one"); w.imds.has("one") }, target: tokenQuery(arm), status: 200,

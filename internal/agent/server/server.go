@@ -136,7 +136,7 @@ type result struct {
 	caller    attest.Caller
 	identity  *v1.AzureIdentity
 	token     *token.Token
-	detail    string            // for the operator only
+	detail    string          // for the operator only
 	warning   *reason.Refusal // what an enforced policy would refuse
 	outcome   token.Outcome
 	excepted  bool // the pod gets the real service's token
