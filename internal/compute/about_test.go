@@ -56,7 +56,7 @@ func TestAbout(t *testing.T) {
 		{"subscription", http.StatusBadRequest, "Disabled", "Subscription with id '" + subGUID + "' is off.", "Disabled: Subscription with id '" + subGUID + "' is off."},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			refused := FakeRefusal(group, c.status, c.code, c.message, ids("a", "b", "ab"), 0)
+			refused := refusedWrite(group, c.status, c.code, c.message, ids("a", "b", "ab"))
 			want := "Azure refuses identity Ids/a on vmss/rg/pool: " + c.want
 			if got := About(refused, idPrefix+"a"); got != want {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -81,7 +81,7 @@ func TestAboutSteady(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			of := func(message string) (identity, group string) {
-				refused := FakeRefusal(Group{Kind: VM}, http.StatusBadRequest, "BadRequest", message, nil, 0)
+				refused := refusedWrite(Group{Kind: VM}, http.StatusBadRequest, "BadRequest", message, nil)
 				return About(refused, "x"), AboutGroup(refused)
 			}
 			oneIdentity, oneGroup := of(c.one)
@@ -107,7 +107,7 @@ func TestAboutGroup(t *testing.T) {
 		{"policy", "RequestDisallowedByPolicy", "Policy '/providers/x/policies/y' says no.", "patch identities of vm/rg/vm: RequestDisallowedByPolicy: Policy '/providers/x/policies/y' says no."},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := AboutGroup(FakeRefusal(group, http.StatusForbidden, c.code, c.message, nil, 0)); got != c.want {
+			if got := AboutGroup(refusedWrite(group, http.StatusForbidden, c.code, c.message, nil)); got != c.want {
 				t.Errorf("got\n%s\nwant\n%s", got, c.want)
 			}
 		})

@@ -5,5 +5,5 @@
 // semantics, and the long-running operation behind it. errors.go sorts what ARM says into what a caller can do
 // about it, remedy.go says what a person can do. limits.go counts against Azure's limits, throttle.go
 // delays calls by them.
-// Fake behaves like ARM and passes the same test as Client.
+// The fake in computetest passes the same test as Client.
 package compute

@@ -179,6 +179,14 @@ func BadIdentities(err error) []string {
 	return r.bad
 }
 
+// GetError returns the error of Client.Get when the SDK returns err.
+func GetError(group Group, err error) error { return refuse(reads, group, nil, err) }
+
+// PatchError returns the error of Client.Patch when the SDK returns err for a request that names those identities.
+func PatchError(group Group, named []string, err error) error {
+	return refuse(writes, group, named, err)
+}
+
 // refuse turns what the SDK returned into a refusal, when ARM spoke; other errors (the network, the credential, the
 // context) are only wrapped. requested are the identities that the call named.
 func refuse(act string, group Group, requested []string, err error) error {

@@ -28,7 +28,7 @@ func (c *Client) ClientID(ctx context.Context, resourceID string) (string, error
 	defer cancel()
 	id, err := c.clientID(ctx, resourceID)
 	if err != nil {
-		return "", fmt.Errorf("look up identity %s: %w", resourceID, err)
+		return "", ClientIDError(resourceID, err)
 	}
 	return id, nil
 }
@@ -55,7 +55,7 @@ func (c *Client) clientID(ctx context.Context, resourceID string) (string, error
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if !runtime.HasStatusCode(resp, http.StatusOK) {
-		return "", absent(runtime.NewResponseError(resp))
+		return "", runtime.NewResponseError(resp)
 	}
 	var answer struct {
 		Properties struct {
@@ -75,43 +75,22 @@ func (c *Client) clientID(ctx context.Context, resourceID string) (string, error
 	return answer.Properties.ClientID, nil
 }
 
-// absentError is ARM's answer about an identity that does not exist.
-type absentError struct{ err error }
-
-func (a *absentError) Error() string { return "it does not exist: " + a.err.Error() }
-
-// Unwrap returns the SDK's error.
-func (a *absentError) Unwrap() error { return a.err }
-
-// IdentityNotFound reports that an error of ClientID is Azure's word that the identity does not exist (any more).
-func IdentityNotFound(err error) bool {
-	_, ok := errors.AsType[*absentError](err)
-	return ok
+// ClientIDError returns the error of Client.ClientID when the SDK returns err.
+func ClientIDError(resourceID string, err error) error {
+	return fmt.Errorf("look up identity %s: %w", resourceID, err)
 }
 
-// absent marks the answer that there is no such identity. A subscription that is not found can as well be one of
-// another tenant, and an answer without ARM's code is not ARM's.
-func absent(err error) error {
+// IdentityNotFound reports whether an error of ClientID says that the identity does not exist. A subscription that is
+// not found may be one of another tenant, and an answer without ARM's code is not ARM's.
+func IdentityNotFound(err error) bool {
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
 	if !ok || answer.StatusCode != http.StatusNotFound {
-		return err
+		return false
 	}
 	switch ascii.ToLower(codeOf(answer)) {
 	case "resourcenotfound", "notfound", "resourcegroupnotfound":
-		return &absentError{err: err}
+		return true
 	default:
-		return err
+		return false
 	}
-}
-
-// ClientID is Client.ClientID.
-func (f *Fake) ClientID(ctx context.Context, resourceID string) (string, error) {
-	if err := ctx.Err(); err != nil {
-		return "", fmt.Errorf("look up identity %s: %w", resourceID, err)
-	}
-	client, _ := f.IDsOf(resourceID)
-	if client == "" {
-		return "", fmt.Errorf("look up identity %s: %w", resourceID, &absentError{err: errors.New("ResourceNotFound")})
-	}
-	return client, nil
 }

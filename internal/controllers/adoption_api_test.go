@@ -14,6 +14,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/controllers/upgrade"
 	"github.com/podid-io/podid/internal/identity"
 )
@@ -74,7 +75,7 @@ func (w *world) old(namespace, pod, name, state string) *unstructured.Unstructur
 		"spec": map[string]any{
 			"metadata": nothing,
 			"azureIdentityRef": embed("AzureIdentity", map[string]any{
-				"type": int64(0), "resourceID": resourceID(name), "clientID": compute.FakeClientID(resourceID(name)),
+				"type": int64(0), "resourceID": resourceID(name), "clientID": computetest.ClientID(resourceID(name)),
 				"clientPassword": map[string]any{}, "tenantID": "", "auxiliaryTenantIDs": nil, "adResourceID": "", "adEndpoint": "", "replicas": nil,
 			}),
 			"azureBindingRef": embed("AzureIdentityBinding", map[string]any{"azureIdentity": name, "selector": name, "weight": int64(0)}),
@@ -287,7 +288,7 @@ func oldNMIReads(t *testing.T, w *world) {
 	}
 	want := map[string]any{
 		"pod": "p", "podNamespace": w.namespace, "node": w.nodes[0], "status": "Assigned", "type": int64(0),
-		"clientID": compute.FakeClientID(resourceID("red")), "resourceID": resourceID("red"), "identity": "red",
+		"clientID": computetest.ClientID(resourceID("red")), "resourceID": resourceID("red"), "identity": "red",
 		"namespace": w.namespace, "binding": "red",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 )
 
 // Stories about node groups and objects that change under MIC's hands.
@@ -75,7 +76,7 @@ func identityMoves(t *testing.T, w *world) {
 	w.start()
 	w.pod("p", "red")
 	uid := w.waitState("p", v1.StateAssigned).UID
-	id.Spec.ResourceID, id.Spec.ClientID = resourceID("blue"), compute.FakeClientID(resourceID("blue"))
+	id.Spec.ResourceID, id.Spec.ClientID = resourceID("blue"), computetest.ClientID(resourceID("blue"))
 	w.must(w.client.Update(t.Context(), id))
 	w.waitHas("blue")
 	got := w.waitState("p", v1.StateAssigned)
@@ -104,7 +105,7 @@ func userDeletes(t *testing.T, w *world) {
 }
 
 func immutable(t *testing.T, w *world) {
-	w.config.Attachment.Immutable = []string{compute.FakeClientID(resourceID("red"))}
+	w.config.Attachment.Immutable = []string{computetest.ClientID(resourceID("red"))}
 	w.cloud.AddIdentities(resourceID("red"))
 	w.identity("red")
 	w.start()
@@ -117,7 +118,7 @@ func immutable(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("blue"))
 	w.create(&v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "blue"},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("blue"), ClientID: compute.FakeClientID(resourceID("blue"))},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("blue"), ClientID: computetest.ClientID(resourceID("blue"))},
 	})
 	w.binding("blue", "blue")
 	other := w.pod("q", "blue")

@@ -27,6 +27,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/controllers"
 	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/identity"
@@ -66,7 +67,7 @@ type world struct {
 	t         testing.TB
 	kube      *rest.Config
 	client    client.Client
-	cloud     *compute.Fake
+	cloud     *computetest.Fake
 	group     compute.Group
 	namespace string
 	nodes     []string
@@ -88,7 +89,7 @@ func newWorld(t testing.TB, kube *rest.Config, name string) *world {
 		t.Fatal(err)
 	}
 	w := &world{
-		t: t, kube: kube, client: c, cloud: compute.NewFake(), namespace: "ns-" + name,
+		t: t, kube: kube, client: c, cloud: computetest.NewFake(), namespace: "ns-" + name,
 		group: compute.Group{Kind: compute.VMSS, SubscriptionID: subscription, ResourceGroup: "rg", Name: "vmss-" + name},
 		nodes: []string{"node-" + name + "-0", "node-" + name + "-1"},
 		log:   logr.Discard(),
@@ -207,7 +208,7 @@ func (w *world) identity(name string) (*v1.AzureIdentity, *v1.AzureIdentityBindi
 	w.t.Helper()
 	id := &v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID(name), ClientID: compute.FakeClientID(resourceID(name))},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID(name), ClientID: computetest.ClientID(resourceID(name))},
 	}
 	w.create(id)
 	return id, w.binding(name, name)

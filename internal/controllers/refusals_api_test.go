@@ -15,6 +15,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/controllers/announce"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 )
@@ -96,7 +97,7 @@ func saidOnce(t *testing.T, w *world) {
 	id, _ := w.identity("red")
 	w.identity("other")
 	for i := range 3 {
-		w.cloud.FailNext(compute.FakeRefusal(w.group, http.StatusBadRequest, "FailedIdentityOperation", fmt.Sprintf(
+		w.cloud.FailNext(computetest.Refusal(w.group, http.StatusBadRequest, "FailedIdentityOperation", fmt.Sprintf(
 			"Resources '%s', '%s' were not found. Tracking ID: %08d-aaaa-bbbb-cccc-dddddddddddd", resourceID("red"), resourceID("other"), i),
 			[]string{resourceID("red"), resourceID("other")}, 0))
 	}
@@ -192,7 +193,7 @@ func identityLast(t *testing.T, w *world) {
 	w.binding("late", "late")
 	w.create(&v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "late"},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("late"), ClientID: compute.FakeClientID(resourceID("late"))},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("late"), ClientID: computetest.ClientID(resourceID("late"))},
 	})
 	w.waitState("p", v1.StateAssigned)
 	if note := w.waitEvent("Pod", "q", announce.IdentityRefused); !strings.Contains(note, "does not exist") {

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/controllers/announce"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 	"github.com/podid-io/podid/internal/ledger"
@@ -49,7 +50,7 @@ func clientIDOfAnother(t *testing.T, w *world) {
 	w.respell(id, "99999999-0000-0000-0000-000000000000")
 	right := &v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "right"},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("red"), ClientID: strings.ToUpper(compute.FakeClientID(resourceID("red")))},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("red"), ClientID: strings.ToUpper(computetest.ClientID(resourceID("red")))},
 	}
 	w.create(right)
 	w.binding("right", "right")
@@ -69,8 +70,8 @@ func clientIDOfAnother(t *testing.T, w *world) {
 	}
 	w.waitEvent("AzureIdentity", "red", announce.IdentityRefused)
 	w.waitHas("red") // what was attached for a wrong object alone leaves
-	w.respell(id, compute.FakeClientID(resourceID("red")))
-	w.respell(alone, compute.FakeClientID(resourceID("alone")))
+	w.respell(id, computetest.ClientID(resourceID("red")))
+	w.respell(alone, computetest.ClientID(resourceID("alone")))
 	w.waitState("bad", v1.StateAssigned)
 	w.waitState("lonely", v1.StateAssigned)
 	w.waitAssignable("red", metav1.ConditionTrue, identitystatus.Recovered)
@@ -124,7 +125,7 @@ func foreignIsVerified(t *testing.T, w *world) {
 func foreignIsRefused(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.identity("red")
-	w.cloud.FailNext(compute.FakeRefusal(w.group, http.StatusForbidden, "LinkedAuthorizationFailed",
+	w.cloud.FailNext(computetest.Refusal(w.group, http.StatusForbidden, "LinkedAuthorizationFailed",
 		"the client has no right to perform action on the linked scope(s) '"+resourceID("red")+"'", []string{resourceID("red")}, 0))
 	w.start()
 	w.pod("p", "red")
@@ -138,7 +139,7 @@ func theKubeletsOwn(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("kubelet")}})
 	id, _ := w.identity("kubelet")
 	w.respell(id, "")
-	node := []byte(`{"metadata":{"labels":{"` + v1.KubeletIdentityLabel + `":"` + compute.FakeClientID(resourceID("kubelet")) + `"}}}`)
+	node := []byte(`{"metadata":{"labels":{"` + v1.KubeletIdentityLabel + `":"` + computetest.ClientID(resourceID("kubelet")) + `"}}}`)
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: w.nodes[0]}}
 	w.must(w.client.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, node)))
 	w.start()

@@ -20,6 +20,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/ledger"
 	"github.com/podid-io/podid/internal/uninstall"
 )
@@ -28,7 +29,7 @@ import (
 type world struct {
 	t         *testing.T
 	client    client.Client
-	cloud     *compute.Fake
+	cloud     *computetest.Fake
 	group     compute.Group
 	namespace string
 
@@ -49,7 +50,7 @@ func newWorld(t *testing.T, kube *rest.Config, name string) *world {
 		t.Fatal(err)
 	}
 	w := &world{
-		t: t, client: c, cloud: compute.NewFake(), namespace: "ns-" + name, looks: func() {},
+		t: t, client: c, cloud: computetest.NewFake(), namespace: "ns-" + name, looks: func() {},
 		group: compute.Group{Kind: compute.VMSS, SubscriptionID: subscription, ResourceGroup: "rg", Name: "vmss-" + name},
 	}
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}})

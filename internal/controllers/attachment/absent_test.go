@@ -12,13 +12,14 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/observe"
 )
 
 // secretive is an Azure that does not say which identities are bad, or cannot be
 // asked about them.
 type secretive struct {
-	*compute.Fake
+	*computetest.Fake
 	anonymous bool
 	blind     error
 	updates   int
@@ -28,7 +29,7 @@ func (c *secretive) Patch(ctx context.Context, group compute.Group, attach, deta
 	c.updates++
 	err := c.Fake.Patch(ctx, group, attach, detach)
 	if c.anonymous && compute.IsRefused(err) {
-		return compute.FakeRefusal(group, http.StatusBadRequest, "BadRequest", "one of them is bad", nil, 0)
+		return computetest.Refusal(group, http.StatusBadRequest, "BadRequest", "one of them is bad", nil, 0)
 	}
 	return err
 }
@@ -53,7 +54,7 @@ func TestManyBad(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			cloud := &secretive{Fake: compute.NewFake(), anonymous: c.anonymous, blind: c.blind}
+			cloud := &secretive{Fake: computetest.NewFake(), anonymous: c.anonymous, blind: c.blind}
 			cloud.SetGroup(r.group, compute.Identities{})
 			m := New(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{AllowClusterIdentities: true})
 			var names []string
@@ -88,7 +89,7 @@ func TestManyBad(t *testing.T) {
 // ends.
 func TestTroubleIsTold(t *testing.T) {
 	refusal := func(status int, code string) error {
-		return compute.FakeRefusal(compute.Group{}, status, code, "no", nil, 0)
+		return computetest.Refusal(compute.Group{}, status, code, "no", nil, 0)
 	}
 	r := newRig(t)
 	r.place("web", "red")

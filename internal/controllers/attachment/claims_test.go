@@ -9,6 +9,7 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/ledger"
 	"github.com/podid-io/podid/internal/observe"
 )
@@ -65,7 +66,7 @@ func TestRefusedIsNotOurs(t *testing.T) {
 			m := r.reconcilerOf(new(bool))
 			r.store(m)
 			r.place("web", "red")
-			written := r.carryOut(m, compute.FakeRefusal(r.group, c.status, c.code, "no", nil, 0))
+			written := r.carryOut(m, computetest.Refusal(r.group, c.status, c.code, "no", nil, 0))
 			if len(written) > 0 != c.kept {
 				t.Fatalf("ledger %v", written)
 			}
@@ -125,7 +126,7 @@ func TestRenewalFinished(t *testing.T) {
 	})
 	t.Run("not begun", func(t *testing.T) {
 		r, m := begin(t)
-		if written := r.carryOut(m, compute.FakeRefusal(r.group, http.StatusForbidden, "AuthorizationFailed", "no", nil, 0)); len(written) > 0 {
+		if written := r.carryOut(m, computetest.Refusal(r.group, http.StatusForbidden, "AuthorizationFailed", "no", nil, 0)); len(written) > 0 {
 			t.Errorf("ledger %v", written)
 		}
 	})
@@ -133,7 +134,7 @@ func TestRenewalFinished(t *testing.T) {
 		r, m := begin(t)
 		r.carryOut(m, nil)
 		r.groups.Leave(podNamed("web"))
-		r.carryOut(m, compute.FakeRefusal(r.group, http.StatusBadRequest, "BadRequest", "no", nil, 0))
+		r.carryOut(m, computetest.Refusal(r.group, http.StatusBadRequest, "BadRequest", "no", nil, 0))
 		if plan := r.plan(); !plan.Idle() || len(plan.Forget) != 1 {
 			t.Errorf("plan %+v", plan)
 		}

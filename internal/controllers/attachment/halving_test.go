@@ -12,6 +12,7 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -27,7 +28,7 @@ func (c *picky) Patch(_ context.Context, group compute.Group, attach, _ []string
 	names := strings.ReplaceAll(strings.Join(attach, ""), prefix, " ")
 	if slices.Contains(attach, prefix+c.bad) {
 		c.seen = append(c.seen, "no"+names)
-		return compute.FakeRefusal(group, http.StatusBadRequest, "BadRequest", "one of them is bad", attach, 0)
+		return computetest.Refusal(group, http.StatusBadRequest, "BadRequest", "one of them is bad", attach, 0)
 	}
 	c.seen = append(c.seen, "yes"+names)
 	c.on()

@@ -11,6 +11,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 )
 
 func TestStayTells(t *testing.T) {
@@ -100,7 +101,7 @@ func TestComesAndGoes(t *testing.T) {
 
 func TestMisnamed(t *testing.T) {
 	r := newRig(t)
-	fake := compute.NewFake()
+	fake := computetest.NewFake()
 	_, missing := fake.Get(t.Context(), r.group)
 	m := New(Parts{Groups: r.groups, Cloud: fake}, Settings{})
 	p := &pass{group: r.group, state: r.st}

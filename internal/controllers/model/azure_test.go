@@ -1,4 +1,4 @@
-// Azure of the model: compute.Fake, the faults that a history asks for, and a
+// Azure of the model: computetest.Fake, the faults that a history asks for, and a
 // judge who looks at every update that MIC makes.
 
 package model
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 )
 
 // The faults of one call.
@@ -51,7 +52,7 @@ func (f fate) String() string { return [...]string{"fine", "forbidden", "refused
 
 // azure is Azure, for all MICs.
 type azure struct {
-	fake     *compute.Fake
+	fake     *computetest.Fake
 	fail     func(what, format string, args ...any)
 	takes    time.Duration // how long an update takes
 	shout    bool          // spell resource IDs in another way than MIC does
@@ -120,7 +121,7 @@ type spell struct {
 
 func newAzure() *azure {
 	return &azure{
-		fake: compute.NewFake(), fates: map[string]fate{}, forbidden: map[compute.Group]bool{},
+		fake: computetest.NewFake(), fates: map[string]fate{}, forbidden: map[compute.Group]bool{},
 		mine: map[compute.Group]map[string]bool{}, foreign: map[compute.Group]map[string]bool{},
 		running: map[compute.Group]*operation{}, flying: map[compute.Group]int{}, chains: map[compute.Group]chain{},
 		known: map[compute.Group]map[string]bool{}, wanted: map[slot]*spell{}, bookless: map[compute.Group]bool{}, leaving: map[slot]bool{}, renewing: map[slot]bool{}, blind: map[compute.Group]bool{}, taken: map[slot]time.Time{},
@@ -277,13 +278,13 @@ func (a *azure) Get(ctx context.Context, group compute.Group) (compute.Identitie
 func (a *azure) answer(f fault, group compute.Group, requested []string) error {
 	switch f {
 	case throttled:
-		return compute.FakeRefusal(group, http.StatusTooManyRequests, "TooManyRequests", "slow down", requested, 40*time.Second)
+		return computetest.Refusal(group, http.StatusTooManyRequests, "TooManyRequests", "slow down", requested, 40*time.Second)
 	case broken, slow:
-		return compute.FakeRefusal(group, http.StatusInternalServerError, "InternalError", "sorry", requested, 0)
+		return computetest.Refusal(group, http.StatusInternalServerError, "InternalError", "sorry", requested, 0)
 	case conflicting:
-		return compute.FakeRefusal(group, http.StatusConflict, "Conflict", "somebody else is at it", requested, 0)
+		return computetest.Refusal(group, http.StatusConflict, "Conflict", "somebody else is at it", requested, 0)
 	case failingLate:
-		return compute.FakeRefusal(group, http.StatusOK, "VMExtensionProvisioningError", "a machine is ill", requested, 0)
+		return computetest.Refusal(group, http.StatusOK, "VMExtensionProvisioningError", "a machine is ill", requested, 0)
 	default:
 		return errors.New("cannot reach Azure")
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/compute/computetest"
 )
 
 // patch carries an update out, or not.
@@ -112,7 +113,7 @@ func (a *azure) refuse(group compute.Group, attach, detach []string) error {
 		return nil // the fake says so
 	}
 	if a.forbidden[group] {
-		return compute.FakeRefusal(group, http.StatusForbidden, "AuthorizationFailed", "no right to write the machine", requested, 0)
+		return computetest.Refusal(group, http.StatusForbidden, "AuthorizationFailed", "no right to write the machine", requested, 0)
 	}
 	if a.updating(group) != nil {
 		return a.answer(conflicting, group, requested)
@@ -120,7 +121,7 @@ func (a *azure) refuse(group compute.Group, attach, detach []string) error {
 	if a.strict {
 		for _, id := range have.Orphaned {
 			if client, _ := a.fake.IDsOf(id); client == "" && !slices.ContainsFunc(detach, func(d string) bool { return strings.EqualFold(d, id) }) {
-				return compute.FakeRefusal(group, http.StatusBadRequest, "FailedIdentityOperation",
+				return computetest.Refusal(group, http.StatusBadRequest, "FailedIdentityOperation",
 					"Identity operation failed: resource '"+id+"' was not found.", requested, 0)
 			}
 		}
@@ -128,10 +129,10 @@ func (a *azure) refuse(group compute.Group, attach, detach []string) error {
 	for _, id := range attach {
 		switch a.fates[strings.ToLower(id)] {
 		case forbidden:
-			return compute.FakeRefusal(group, http.StatusForbidden, "LinkedAuthorizationFailed",
+			return computetest.Refusal(group, http.StatusForbidden, "LinkedAuthorizationFailed",
 				"the client has no right to perform assign/action on the linked scope(s) '"+id+"'", requested, 0)
 		case cursed:
-			return compute.FakeRefusal(group, http.StatusBadRequest, "BadRequest", "one of them is bad", requested, 0)
+			return computetest.Refusal(group, http.StatusBadRequest, "BadRequest", "one of them is bad", requested, 0)
 		}
 	}
 	return nil

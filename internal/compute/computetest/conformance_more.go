@@ -1,6 +1,6 @@
-package compute
+// More stories of the conformance test: identities that are deleted, operations that fail.
 
-// More stories of the conformance test: identities that are deleted, operations that come to nothing.
+package computetest
 
 import (
 	"strings"
@@ -8,23 +8,25 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/podid-io/podid/internal/compute"
 )
 
 // deletedAndMadeAgain: a group goes on listing an identity that is gone, without its IDs; the one that takes its name
 // is another one, and not the group's until it was detached and attached.
-func deletedAndMadeAgain(t *testing.T, a azure, s seam, group Group) {
-	a.SetGroup(group, Identities{})
+func deletedAndMadeAgain(t *testing.T, a Azure, s Client, group compute.Group) {
+	a.SetGroup(group, compute.Identities{})
 	a.AddIdentities(ids("a", "b")...)
 	mustPatch(t, s, group, ids("a", "b"), nil)
 	first := idsOf(t, s, group, "a")
-	orphaned := Identities{UserAssigned: ids("a", "b"), Orphaned: ids("a")}
+	orphaned := compute.Identities{UserAssigned: ids("a", "b"), Orphaned: ids("a")}
 
 	if now, err := s.ClientID(t.Context(), idPrefix+"a"); err != nil || now != first[0] {
 		t.Errorf("it has the client ID %q (%v), the group shows %q", now, err, first[0])
 	}
 
 	a.DeleteIdentity(idPrefix + "A")
-	if now, err := s.ClientID(t.Context(), idPrefix+"a"); !IdentityNotFound(err) {
+	if now, err := s.ClientID(t.Context(), idPrefix+"a"); !compute.IdentityNotFound(err) {
 		t.Errorf("deleted, but it has the client ID %q: %v", now, err)
 	}
 	wantIdentities(t, s, group, orphaned)
@@ -38,7 +40,7 @@ func deletedAndMadeAgain(t *testing.T, a azure, s seam, group Group) {
 
 	mustPatch(t, s, group, nil, ids("a"))
 	mustPatch(t, s, group, ids("a"), nil)
-	wantIdentities(t, s, group, Identities{UserAssigned: ids("a", "b")})
+	wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("a", "b")})
 	second := idsOf(t, s, group, "a")
 	if first[0] == second[0] || first[1] == second[1] || second[0] == "" || second[1] == "" {
 		t.Errorf("IDs %v, then %v, want others", first, second)
@@ -49,7 +51,7 @@ func deletedAndMadeAgain(t *testing.T, a azure, s seam, group Group) {
 }
 
 // idsOf reads the client and principal ID of one identity.
-func idsOf(t *testing.T, s seam, group Group, name string) (ids [2]string) {
+func idsOf(t *testing.T, s Client, group compute.Group, name string) (ids [2]string) {
 	t.Helper()
 	have, err := s.Get(t.Context(), group)
 	if err != nil {
@@ -66,15 +68,15 @@ func idsOf(t *testing.T, s seam, group Group, name string) (ids [2]string) {
 }
 
 // staleIDs: Azure goes on showing the IDs of the identity that was.
-func staleIDs(t *testing.T, a azure, s seam, group Group) {
+func staleIDs(t *testing.T, a Azure, s Client, group compute.Group) {
 	a.KeepStaleIDs(true)
-	a.SetGroup(group, Identities{})
+	a.SetGroup(group, compute.Identities{})
 	a.AddIdentities(ids("a")...)
 	mustPatch(t, s, group, ids("a"), nil)
 	first := idsOf(t, s, group, "a")
 	for range 2 { // deleted, then made again
 		a.DeleteIdentity(idPrefix + "a")
-		wantIdentities(t, s, group, Identities{UserAssigned: ids("a")})
+		wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("a")})
 		a.AddIdentities(ids("a")...)
 		if stale := idsOf(t, s, group, "a"); stale != first {
 			t.Errorf("shows %v, want %v as before", stale, first)
@@ -91,51 +93,51 @@ func staleIDs(t *testing.T, a azure, s seam, group Group) {
 }
 
 // deletedInTheWay: a deleted identity that the group lists makes Azure refuse what has nothing to do with it, by name.
-func deletedInTheWay(t *testing.T, a azure, s seam, group Group) {
-	a.SetGroup(group, Identities{UserAssigned: ids("gone", "stays")})
+func deletedInTheWay(t *testing.T, a Azure, s Client, group compute.Group) {
+	a.SetGroup(group, compute.Identities{UserAssigned: ids("gone", "stays")})
 	a.AddIdentities(ids("new")...)
 	a.RefuseDeleted(true)
 	a.DeleteIdentity(idPrefix + "gone")
 	err := s.Patch(t.Context(), group, ids("new"), nil)
 	anyCase := cmp.Transformer("lower", strings.ToLower)
-	if diff := cmp.Diff(ids("gone"), BadIdentities(err), anyCase); diff != "" || !IsRefused(err) {
+	if diff := cmp.Diff(ids("gone"), compute.BadIdentities(err), anyCase); diff != "" || !compute.IsRefused(err) {
 		t.Errorf("bad identities of %v (-want +have):\n%s", err, diff)
 	}
-	wantIdentities(t, s, group, Identities{UserAssigned: ids("gone", "stays"), Orphaned: ids("gone")})
+	wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("gone", "stays"), Orphaned: ids("gone")})
 	mustPatch(t, s, group, ids("new"), ids("gone"))
-	wantIdentities(t, s, group, Identities{UserAssigned: ids("new", "stays")})
+	wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("new", "stays")})
 }
 
 // preempted: Azure accepts the update, and lets a later one overtake it.
-func preempted(t *testing.T, a azure, s seam, group Group) {
-	a.SetGroup(group, Identities{})
+func preempted(t *testing.T, a Azure, s Client, group compute.Group) {
+	a.SetGroup(group, compute.Identities{})
 	a.AddIdentities(ids("a")...)
 	a.SetDuration(10 * time.Second)
 	a.PreemptNext()
 	start := time.Now()
 	err := s.Patch(t.Context(), group, ids("a"), nil)
-	if !IsConflict(err) || IsRefused(err) || BadIdentities(err) != nil || Definite(err) {
+	if !compute.IsConflict(err) || compute.IsRefused(err) || compute.BadIdentities(err) != nil || compute.Definite(err) {
 		t.Errorf("%v, want IsConflict and nothing else", err)
 	}
 	if took := time.Since(start); took < 10*time.Second {
 		t.Errorf("took %v, want to hear of it at the end", took)
 	}
-	wantIdentities(t, s, group, Identities{})
+	wantIdentities(t, s, group, compute.Identities{})
 	mustPatch(t, s, group, ids("a"), nil)
-	wantIdentities(t, s, group, Identities{UserAssigned: ids("a")})
+	wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("a")})
 }
 
 // showsItsGoal: while Azure updates a group, it shows the identities that it will have.
-func showsItsGoal(t *testing.T, a azure, s seam, group Group) {
-	a.SetGroup(group, Identities{UserAssigned: ids("leaves", "stays")})
+func showsItsGoal(t *testing.T, a Azure, s Client, group compute.Group) {
+	a.SetGroup(group, compute.Identities{UserAssigned: ids("leaves", "stays")})
 	a.AddIdentities(ids("new")...)
 	a.SetDuration(40 * time.Second)
 	done := make(chan error, 1)
 	go func() { done <- s.Patch(t.Context(), group, ids("new"), ids("leaves")) }()
 	<-time.After(20 * time.Second)
-	wantIdentities(t, s, group, Identities{UserAssigned: ids("new", "stays"), Updating: true})
+	wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("new", "stays"), Updating: true})
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	wantIdentities(t, s, group, Identities{UserAssigned: ids("new", "stays")})
+	wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("new", "stays")})
 }
