@@ -1,4 +1,4 @@
-// Where processes of the host ask.
+// The endpoints for processes of the host.
 
 package main
 
@@ -18,7 +18,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/handover"
 )
 
-// portOptions: where nmi listens for the host, besides what every daemon serves.
+// portOptions are where nmi listens, besides the ports for probes and metrics.
 type portOptions struct {
 	listenAddress string
 	nmi           int
@@ -29,9 +29,9 @@ type portOptions struct {
 func (o *portOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.listenAddress, "nmi-listen-address", "127.0.0.1", "`address` for processes of the host (/host/token)")
 	flags.IntVar(&o.nmi, "nmi-port", 2579, "`port` at --nmi-listen-address and at --agent-address")
-	flags.BoolVar(&o.hostTokenTCP, "host-token-tcp", true, "serve /host/token at --nmi-listen-address; false where tenants share the cluster: "+
-		"a pod can have the kubelet ask there for any pod of the node")
-	flags.StringVar(&o.hostSocket, "host-token-socket", "", "`path` of a Unix socket where /host/token is served to root alone, such as /run/podid/host.sock")
+	flags.BoolVar(&o.hostTokenTCP, "host-token-tcp", true, "serve /host/token at --nmi-listen-address; set it to false if tenants share the cluster: "+
+		"a pod can make the kubelet request tokens there for any pod of the node")
+	flags.StringVar(&o.hostSocket, "host-token-socket", "", "`path` of a Unix socket that serves /host/token to root alone, such as /run/podid/host.sock")
 }
 
 func (o *portOptions) validate() error {
@@ -54,12 +54,12 @@ func (o *portOptions) checkSocket() error {
 	return nil
 }
 
-// hostAddress is the TCP address where processes of the host ask.
+// hostAddress returns the TCP address for processes of the host.
 func (o *portOptions) hostAddress() string {
 	return net.JoinHostPort(o.listenAddress, strconv.Itoa(o.nmi))
 }
 
-// later are the listeners on which an older agent goes on until this one serves pods.
+// later returns the listeners that an older agent serves until this one serves pods.
 func (o *portOptions) later() []string {
 	if o.hostSocket == "" {
 		return []string{o.hostAddress()}
@@ -67,11 +67,11 @@ func (o *portOptions) later() []string {
 	return []string{o.hostAddress(), o.hostSocket}
 }
 
-// hostEndpoint is one listener for processes of the host.
+// hostEndpoint is an endpoint for processes of the host.
 type hostEndpoint struct {
 	network, address string
 	handler          http.HandlerFunc
-	only             func(net.Listener) net.Listener // who is let in
+	restrict         func(net.Listener) net.Listener
 }
 
 func (a *agent) hostEndpoints() []hostEndpoint {
@@ -83,24 +83,27 @@ func (a *agent) hostEndpoints() []hostEndpoint {
 	return endpoints
 }
 
-// serveHost serves one of the host's listeners. Its port may be taken by an older agent
-// that is about to leave, so it is tried again, for as long as it takes: pods do
-// not need it.
+// retryInterval is the pause between attempts to open a port for the host.
+const retryInterval = 2 * time.Second
+
+// serveHost serves an endpoint for processes of the host. A stopping agent may still have its port, so
+// it retries until ctx ends: pods do not need the port.
 func (a *agent) serveHost(ctx context.Context, e hostEndpoint) error {
 	select {
-	case <-a.life.turn:
+	case <-a.lifecycle.Turn():
 	case <-ctx.Done():
 	}
-	said := false
+	logged := false
 	for ctx.Err() == nil {
-		l, err := a.life.line.Listen(ctx, e.network, e.address)
+		l, err := a.lifecycle.Line.Listen(ctx, e.network, e.address)
 		if err == nil {
 			a.log.Info("serving the host", "address", e.address)
-			return connections.Serve(ctx, counted{e.only(l), &a.life.crowd}, a.life.answers(e.handler), connections.Limits{Total: 256, PerAddress: 256}, a.log)
+			return connections.Serve(ctx, a.lifecycle.Count(e.restrict(l)), a.lifecycle.Handler(e.handler),
+				connections.Limits{Total: 256, PerAddress: 256}, a.log)
 		}
-		if !said && ctx.Err() == nil {
-			a.log.Error(err, "cannot listen for processes of the host, trying again", "address", e.address)
-			said = true
+		if !logged && ctx.Err() == nil {
+			a.log.Error(err, "cannot listen for processes of the host, retrying", "address", e.address)
+			logged = true
 		}
 		select {
 		case <-time.After(retryInterval):

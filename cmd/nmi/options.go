@@ -14,8 +14,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/kubenet"
 	"github.com/podid-io/podid/internal/agent/redirect"
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/program"
 )
 
@@ -97,17 +99,16 @@ func (o *options) validate() error {
 
 // nodeOptions: which node, and where its cluster is.
 type nodeOptions struct {
-	name          string
-	kubeletConfig string
-	cniConfigDir  string
-	allowKubenet  bool
-	startupTaint  bool
+	name         string
+	kubenet      kubenet.Detector
+	allowKubenet bool
+	startupTaint bool
 }
 
 func (o *nodeOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.name, "node", "", "`name` of this node as the API server knows it; without it $NODE_NAME")
-	flags.StringVar(&o.kubeletConfig, "kubelet-config", "/etc/default/kubelet", "`file` with the kubelet's flags, looked into for kubenet")
-	flags.StringVar(&o.cniConfigDir, "cni-config-dir", "/etc/cni/net.d", "`folder` with the configuration of the node's network plugin, looked into for kubenet; empty: not looked into")
+	flags.StringVar(&o.kubenet.KubeletConfig, "kubelet-config", "/etc/default/kubelet", "`file` with the kubelet's flags, looked into for kubenet")
+	flags.StringVar(&o.kubenet.CNIConfigDir, "cni-config-dir", "/etc/cni/net.d", "`folder` with the configuration of the node's network plugin, looked into for kubenet; empty: not looked into")
 	flags.BoolVar(&o.startupTaint, "startup-taint", true, "take the taint "+v1.AgentNotReadyTaint+" off this node once the agent is ready")
 	flags.BoolVar(&o.allowKubenet, "allow-network-plugin-kubenet", false, "run although the node uses the network plugin kubenet, whose pods can fake their address")
 }
@@ -241,6 +242,30 @@ func (o *answerOptions) bindFlags(flags *flag.FlagSet) {
 	flags.BoolVar(&o.anyInterface, "allow-address-on-any-interface", false, "believe a pod's address also when it comes from another network interface than before: for network plugins that exchange the interfaces of running pods")
 	flags.BoolVar(&o.retryAfter, "set-retry-after-header", false, "send a pod whose identity is on its way away, with status 503 and Retry-After: 20, instead of holding its request")
 }
+
+// clusterOptions are which identities are the cluster's own.
+type clusterOptions struct {
+	allow bool
+	list  string
+}
+
+func (o *clusterOptions) bindFlags(flags *flag.FlagSet) {
+	flags.BoolVar(&o.allow, "allow-cluster-identities", false,
+		"let pods have identities of the cluster itself, as aad-pod-identity did: those of --cluster-identities, the kubelet's and the system-assigned one")
+	flags.StringVar(&o.list, "cluster-identities", "",
+		"client IDs or resource IDs, separated by commas, of identities of the cluster itself, such as MIC's; "+
+			"the kubelet's is also known by the node's label "+v1.KubeletIdentityLabel)
+}
+
+func (o *clusterOptions) validate() error {
+	if err := identity.CheckIDs(o.list); err != nil {
+		return fmt.Errorf("--cluster-identities: %w", err)
+	}
+	return nil
+}
+
+// set returns the client IDs and resource IDs in the list, in lower case.
+func (o *clusterOptions) set() map[string]bool { return identity.IDSet(identity.SplitIDs(o.list)...) }
 
 func port(name string, value int) error {
 	if value > 0 && value <= 65535 {

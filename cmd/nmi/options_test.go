@@ -108,6 +108,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{"relative socket", "--node=n --host-token-socket=host.sock", noEnv, []string{"--host-token-socket", "absolute path"}},
 		{"socket with dots", "--node=n --host-token-socket=/run/../host.sock", noEnv, []string{"--host-token-socket", "absolute path"}},
 		{"long socket", "--node=n --host-token-socket=/" + strings.Repeat("x", 96), noEnv, []string{"at most 96"}},
+		{"cluster identities", "--node=n --cluster-identities=kubelet", noEnv, []string{`--cluster-identities: "kubelet" is neither a client ID`}},
 		{"environment", "--node=n", env("FORCENAMESPACED", "maybe"), []string{"FORCENAMESPACED"}},
 	}
 	for _, tt := range tests {
@@ -140,6 +141,7 @@ func TestCannotRun(t *testing.T) {
 		{"no such kubeconfig", "--node=n --kubeconfig=/nowhere", "/nowhere"},
 		{"broken kubeconfig", "--node=n --kubeconfig=" + broken, "read kubeconfig"},
 		{"kubenet", "--node=n --kubelet-config=" + kubenet, "--allow-network-plugin-kubenet"},
+		{"kubenet allowed", "--node=n --allow-network-plugin-kubenet --kubelet-config=" + kubenet, "--kubeconfig"},
 		{"unreadable kubelet config", "--node=n --kubelet-config=" + t.TempDir(), "--kubelet-config"},
 	}
 	for _, tt := range tests {

@@ -3,12 +3,10 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"strings"
 
-	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/cloud"
 )
 
@@ -67,16 +65,4 @@ func (o *prefetchOptions) check() error {
 		}
 	}
 	return nil
-}
-
-// prefetch fetches tokens ahead, from when the cluster is known until ctx ends.
-func (a *agent) prefetch(ctx context.Context) {
-	if len(a.o.prefetch.resources) == 0 {
-		return
-	}
-	select {
-	case <-a.cluster.Synced():
-		token.NewPrefetcher(a.tokens, a.o.prefetch.resources).Run(ctx, a.tables.Table)
-	case <-ctx.Done():
-	}
 }

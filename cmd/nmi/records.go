@@ -1,4 +1,4 @@
-// What is written down about decisions: the audit log and events.
+// Records of decisions: the audit log and Events.
 
 package main
 
@@ -17,7 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/server"
 )
 
-// recordOptions: what is written down, and where the audit log goes.
+// recordOptions select the records. The audit log is written to out.
 type recordOptions struct {
 	auditLog string
 	events   bool
@@ -25,8 +25,8 @@ type recordOptions struct {
 }
 
 func (o *recordOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.auditLog, "audit-log", string(audit.Changes), "decisions about tokens, as lines of JSON on standard output: off, changes (the first of equal ones) or all")
-	flags.BoolVar(&o.events, "refusal-events", true, "tell of refusals in events of the pods that were refused")
+	flags.StringVar(&o.auditLog, "audit-log", string(audit.Changes), "decisions about tokens to log as lines of JSON on standard output: off, changes (the first of equal ones) or all")
+	flags.BoolVar(&o.events, "refusal-events", true, "report refusals as Events of the pods")
 }
 
 func (o *recordOptions) validate() error {
@@ -37,8 +37,8 @@ func (o *recordOptions) validate() error {
 	return nil
 }
 
-// keepRecords makes what takes decisions.
-func (a *agent) keepRecords(config *rest.Config) error {
+// openRecords makes the audit log and the recorder of Events.
+func (a *agent) openRecords(config *rest.Config) error {
 	mode, err := audit.ParseMode(a.o.record.auditLog)
 	if err != nil {
 		return err
@@ -61,30 +61,30 @@ func (a *agent) keepRecords(config *rest.Config) error {
 	return nil
 }
 
-// refusals is who is told of them; nil when nobody is.
-func (a *agent) refusals() server.Events {
+// refusalEvents returns the recorder of Events, a nil interface if they are disabled.
+func (a *agent) refusalEvents() server.Events {
 	if a.events == nil {
 		return nil
 	}
 	return a.events
 }
 
-// lastWords is what is left for records when the agent ends: nobody may be
-// reading its output any more, and then a write never returns.
-const lastWords = 2 * time.Second
+// flushTime is how long records may be written after the agent has stopped. A write to a full pipe
+// never returns.
+const flushTime = 2 * time.Second
 
-// writeRecords writes until ctx ends, and a moment longer.
+// writeRecords writes records until ctx ends, and for flushTime after that.
 func (a *agent) writeRecords(ctx context.Context) {
 	writers := []func(){func() { a.audit.Run(ctx, a.o.record.out) }}
 	if a.events != nil {
 		writers = append(writers, func() { a.events.Run(ctx) })
 	}
-	a.endRecords(ctx, writers...)
+	a.flushRecords(ctx, writers...)
 }
 
-// endRecords runs writers, which end with ctx, and leaves them behind when they
-// do not.
-func (a *agent) endRecords(ctx context.Context, writers ...func()) {
+// flushRecords runs writers, which return after ctx has ended. It waits for them no longer than
+// flushTime.
+func (a *agent) flushRecords(ctx context.Context, writers ...func()) {
 	var group sync.WaitGroup
 	for _, w := range writers {
 		group.Go(w)
@@ -95,11 +95,11 @@ func (a *agent) endRecords(ctx context.Context, writers ...func()) {
 		group.Wait()
 	}()
 	<-ctx.Done()
-	timer := time.NewTimer(lastWords)
+	timer := time.NewTimer(flushTime)
 	defer timer.Stop()
 	select {
 	case <-written:
 	case <-timer.C:
-		a.log.Info("some records could not be written: nobody reads standard output, or the API server is away")
+		a.log.Info("lost records: standard output is blocked, or the API server is unreachable")
 	}
 }

@@ -9,16 +9,16 @@ import (
 	"github.com/go-logr/logr"
 )
 
-// TestNobodyReads: a pipe that is full does not keep the agent from ending.
-func TestNobodyReads(t *testing.T) {
+// TestFullPipe: standard output that is not read does not keep the agent from exiting.
+func TestFullPipe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		read := make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		began := time.Now()
-		(&agent{log: logr.Discard()}).endRecords(ctx, func() { <-read })
-		if took := time.Since(began); took != lastWords {
-			t.Errorf("ended after %v, want %v", took, lastWords)
+		(&agent{log: logr.Discard()}).flushRecords(ctx, func() { <-read })
+		if took := time.Since(began); took != flushTime {
+			t.Errorf("ended after %v, want %v", took, flushTime)
 		}
 		close(read)
 	})

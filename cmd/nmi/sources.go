@@ -27,11 +27,11 @@ func entraLimits() fair.Config {
 	return fair.Config{Rate: 20, Burst: 40, Concurrent: 96, PerCaller: 4, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
 }
 
-func sources(o *options, upstream string, limiter token.Limiter, objects *cluster.Objects, own *clusterIdentities, metrics *observe.Metrics) token.Kinds {
+func sources(o *options, upstream string, limiter token.Limiter, objects *cluster.Objects, own *cluster.OwnIdentities, metrics *observe.Metrics) token.Kinds {
 	entra := token.EntraConfig{
 		Authority: o.entra.authority, Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: observe.UserAgent("nmi"), Roots: o.entra.roots,
 	}
-	clusterIdentity := own.has
+	clusterIdentity := own.Has
 	if o.cluster.allow {
 		clusterIdentity = nil
 	}

@@ -61,7 +61,7 @@ func TestNMIConfined(t *testing.T) {
 	}
 }
 
-// A second pod must fit beside the first, and the grace and the probes must fit what nmi does (cmd/nmi/life.go).
+// A second pod must fit beside the first, and the grace and the probes must fit what nmi does (internal/agent/lifecycle).
 func TestNMIUpdates(t *testing.T) {
 	for name, test := range map[string]struct {
 		args                 []string

@@ -242,14 +242,14 @@ func (w *Cluster) noteLine(err error) {
 	case back && !w.said.IsZero():
 		w.said = time.Time{}
 		w.log.Info("the API server answers again")
-	case err != nil && time.Since(w.said) >= sayAgain:
+	case err != nil && time.Since(w.said) >= logInterval:
 		w.said = time.Now()
 		w.log.Info("the API server does not answer, trying again; what is known stays in use", "reason", err.Error())
 	}
 }
 
-// sayAgain is how often a problem that lasts is logged.
-const sayAgain = time.Minute
+// logInterval is how often a problem that lasts is logged.
+const logInterval = time.Minute
 
 // noteAnswer takes how a request went. That nobody answered is the line's to say.
 func (w *Cluster) noteAnswer(k *kind, err error) {
@@ -264,7 +264,7 @@ func (w *Cluster) note(k *kind, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.last = err
-	if time.Since(k.said) < sayAgain {
+	if time.Since(k.said) < logInterval {
 		return
 	}
 	k.said = time.Now()

@@ -1,4 +1,4 @@
-// The agent's own node, for its start-up taint.
+// The agent's node: its start-up taint, and its label with the kubelet's identity.
 
 package cluster
 
@@ -27,20 +27,22 @@ import (
 // Node reads and writes one node.
 type Node struct {
 	name   string
+	own    *OwnIdentities
 	client *rest.RESTClient
 	log    logr.Logger
 
-	mu   sync.Mutex
-	said time.Time
+	mu     sync.Mutex
+	logged time.Time
 }
 
-// NewNode prepares access to the node of that name. It sends nothing yet.
-func NewNode(config *rest.Config, name string, log logr.Logger) (*Node, error) {
+// NewNode returns the node of that name. Its label with the kubelet's identity is stored in own. It
+// sends no request.
+func NewNode(config *rest.Config, name string, own *OwnIdentities, log logr.Logger) (*Node, error) {
 	client, err := restClient(config, corev1.SchemeGroupVersion, "/api", "application/vnd.kubernetes.protobuf", addNodes)
 	if err != nil {
 		return nil, err
 	}
-	return &Node{name: name, client: client, log: log.WithName("cluster")}, nil
+	return &Node{name: name, own: own, client: client, log: log.WithName("cluster")}, nil
 }
 
 func addNodes(scheme *runtime.Scheme) error {
@@ -49,30 +51,31 @@ func addNodes(scheme *runtime.Scheme) error {
 	return nil
 }
 
-// Watch tells of the node, now and at every change, until ctx ends. Of the
-// object, only name, version and taints are there.
-func (n *Node) Watch(ctx context.Context, tell func(*corev1.Node)) {
+// Watch calls notify with the node, now and after every change, until ctx ends. The object has only
+// name, version, taints and the label with the kubelet's identity.
+func (n *Node) Watch(ctx context.Context, notify func(*corev1.Node)) {
 	selector := fields.OneTermEqualSelector("metadata.name", n.name).String()
 	list := cache.NewFilteredListWatchFromClient(n.client, "nodes", metav1.NamespaceAll, func(o *metav1.ListOptions) { o.FieldSelector = selector })
-	informer := cache.NewSharedIndexInformer(listwatch.New(list, n.note), &corev1.Node{}, 0, cache.Indexers{})
-	take := func(object any) {
+	informer := cache.NewSharedIndexInformer(listwatch.New(list, n.logError), &corev1.Node{}, 0, cache.Indexers{})
+	set := func(object any) {
 		if node, ok := object.(*corev1.Node); ok {
-			tell(node)
+			n.own.setNode(node)
+			notify(node)
 		}
 	}
-	_, err1 := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: take, UpdateFunc: func(_, object any) { take(object) }})
-	err := errors.Join(err1,
+	_, handlerErr := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: set, UpdateFunc: func(_, object any) { set(object) }})
+	err := errors.Join(handlerErr,
 		informer.SetTransform(stripNode),
-		informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { n.note(err) }),
+		informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { n.logError(err) }),
 	)
 	if err != nil {
-		n.log.Error(err, "cannot watch the node") // an informer that has not begun takes all of these
+		n.log.Error(err, "cannot watch the node") // impossible for an informer that has not started
 		return
 	}
 	informer.RunWithContext(ctx)
 }
 
-// stripNode keeps what the taint's remover reads; a node's status is its bulk.
+// stripNode drops what is not read. Most of a node is its status.
 func stripNode(object any) (any, error) {
 	node, ok := object.(*corev1.Node)
 	if !ok {
@@ -88,25 +91,26 @@ func stripNode(object any) (any, error) {
 	return stripped, nil
 }
 
-func (n *Node) note(err error) {
+// logError logs an error, at most once in logInterval.
+func (n *Node) logError(err error) {
 	if err == nil {
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if time.Since(n.said) < sayAgain {
+	if time.Since(n.logged) < logInterval {
 		return
 	}
-	n.said = time.Now()
-	reason := "trying again"
+	n.logged = time.Now()
+	remedy := "none needed, retrying"
 	if apierrors.IsForbidden(err) {
-		reason = "allow get, list and watch of nodes, and patch unless --startup-taint=false"
+		remedy = "allow get, list and watch of nodes, and patch unless --startup-taint=false"
 	}
-	n.log.Info("cannot read this node from the API server: a start-up taint on it stays, and the kubelet's identity is not known by the node's label", "node", n.name, "what", reason, "reason", err.Error())
+	n.log.Info("cannot read this node from the API server: its start-up taint stays, and its label with the kubelet's identity is unknown",
+		"node", n.name, "remedy", remedy, "reason", err.Error())
 }
 
-// SetTaints writes the node's taints, provided that the node is still the one
-// that was told.
+// SetTaints writes the node's taints. It fails if the node has changed since Watch returned it.
 func (n *Node) SetTaints(ctx context.Context, node *corev1.Node, taints []corev1.Taint) error {
 	if taints == nil {
 		taints = []corev1.Taint{}

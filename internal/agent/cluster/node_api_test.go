@@ -19,7 +19,7 @@ func nodeTaints(t *testing.T, config *rest.Config, api client.Client) {
 	for _, name := range []string{"node-1", "node-2"} {
 		create(t, api, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"a": "b"}}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}}})
 	}
-	n, err := NewNode(config, "node-1", logr.Discard())
+	n, err := NewNode(config, "node-1", NewOwnIdentities(nil), logr.Discard())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,8 +43,8 @@ func New(nodes Nodes, ready func() bool, log logr.Logger) *Remover {
 	return &Remover{nodes: nodes, ready: ready, log: log.WithName("taint"), look: make(chan struct{}, 1), told: make(chan *corev1.Node, 1)}
 }
 
-// Look makes the remover look again; call it when ready may have become true.
-func (r *Remover) Look() {
+// Check makes Run check whether the taint can be removed. Call it when ready may have become true.
+func (r *Remover) Check() {
 	select {
 	case r.look <- struct{}{}:
 	default: // it is about to look anyway

@@ -98,7 +98,7 @@ func TestRemover(t *testing.T) {
 		expect("not ready: the taint stays", another, ours)
 
 		ready.Store(true)
-		r.Look()
+		r.Check()
 		expect("ready: only ours is taken off", another)
 
 		c.set(ours)
@@ -110,7 +110,7 @@ func TestRemover(t *testing.T) {
 
 		ready.Store(true)
 		before := c.refuse(errors.New("forbidden"))
-		r.Look()
+		r.Check()
 		expect("the API server refuses: it stays", ours, another)
 		time.Sleep(10 * time.Minute) //nolint:forbidigo // fake time
 		if tried := c.refuse(nil) - before; tried < 5 || tried > 30 {

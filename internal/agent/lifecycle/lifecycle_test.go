@@ -1,6 +1,6 @@
-// The times of a change of generations, with a clock of its own. roll_kernel_test.go has real agents.
+// The time limits of a handover. cmd/nmi tests it with real agents.
 
-package main
+package lifecycle
 
 import (
 	"context"
@@ -22,8 +22,8 @@ func TestTurn(t *testing.T) {
 		problem            string
 	}{
 		{"ready", 3 * time.Second, 0, 0, 3 * time.Second, ""},
-		{"older one gone", 0, 5 * time.Second, 0, 5 * time.Second, ""},
-		{"told to end", 0, 0, time.Second, time.Second, "canceled"},
+		{"older agent gone", 0, 5 * time.Second, 0, 5 * time.Second, ""},
+		{"stopped", 0, 0, time.Second, time.Second, "canceled"},
 		{"never ready", 0, 0, 0, turnTime, "leaving them to it: cluster: away"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -59,17 +59,17 @@ func TestDrain(t *testing.T) {
 		open time.Duration // how long a connection stays open; 0 for none
 		want time.Duration
 	}{
-		{"nobody there", 0, settleTime}, // somebody may be on the way
-		{"leaves", 4 * time.Second, 4 * time.Second},
-		{"stays", time.Hour, drainTime},
+		{"none", 0, settleTime}, // one may be in flight
+		{"closes", 4 * time.Second, 4 * time.Second},
+		{"stays open", time.Hour, drainTime},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := newLife(logr.Discard())
+				l := New(logr.Discard())
 				if tt.open != 0 {
-					l.crowd.add()
-					leaves := time.AfterFunc(tt.open, l.crowd.remove)
-					defer leaves.Stop()
+					l.open.add()
+					closes := time.AfterFunc(tt.open, l.open.remove)
+					defer closes.Stop()
 				}
 				began := time.Now()
 				l.drain(t.Context())
@@ -81,38 +81,37 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// Without a successor an agent goes on for a moment, sends away what it holds, and ends.
-func TestLeaveAlone(t *testing.T) {
+// TestStopAlone: without a newer agent, an agent serves for appearTime and cancels pending requests.
+func TestStopAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLife(logr.Discard())
-		sent := false
-		l.sendAway = func() { sent = true }
-		l.crowd.add() // nobody waits for it
+		l := New(logr.Discard())
+		canceled := false
+		l.open.add() // not waited for
 		began := time.Now()
-		l.leave(t.Context())
-		if took := time.Since(began); took != appearTime || !sent {
-			t.Errorf("took %v, want %v; requests sent away: %v", took, appearTime, sent)
+		l.Stop(t.Context(), func() { canceled = true })
+		if took := time.Since(began); took != appearTime || !canceled {
+			t.Errorf("took %v, want %v; pending requests canceled: %v", took, appearTime, canceled)
 		}
 	})
 }
 
-// Kubernetes kills after 30 s, and the servers take 5 s of them for requests under way.
-func TestLeavesInTime(t *testing.T) {
+// TestStopsInTime: Kubernetes kills a pod after 30 s, and the servers need 5 s of them to shut down.
+func TestStopsInTime(t *testing.T) {
 	const grace, servers = 30 * time.Second, 5 * time.Second
 	if most := appearTime + startTime + drainTime + servers; most >= grace {
 		t.Errorf("may take %v", most)
 	}
 }
 
-func TestLastAnswer(t *testing.T) {
-	l := newLife(logr.Discard())
-	handler := l.answers(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	for _, last := range []bool{false, true} {
-		l.last.Store(last)
+func TestHandlerClosesConnections(t *testing.T) {
+	l := New(logr.Discard())
+	handler := l.Handler(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	for _, closing := range []bool{false, true} {
+		l.closing.Store(closing)
 		w := httptest.NewRecorder()
 		handler(w, httptest.NewRequest(http.MethodGet, "/", nil))
-		if got := w.Header().Get("Connection") == "close"; got != last {
-			t.Errorf("last %v: closes %v", last, got)
+		if got := w.Header().Get("Connection") == "close"; got != closing {
+			t.Errorf("closing %v: closes %v", closing, got)
 		}
 	}
 }
