@@ -93,7 +93,7 @@ func TestTroubleIsTold(t *testing.T) {
 	}
 	r := newRig(t)
 	r.place("web", "red")
-	if pause, _ := r.st.failed(refusal(http.StatusConflict, "ScopeLocked"), setBackMost, r.now); pause < conflictMost {
+	if pause, _ := r.st.failed(refusal(http.StatusConflict, "ScopeLocked"), backOffMax, r.now); pause < conflictMax {
 		t.Errorf("tried again after %v", pause)
 	}
 	if got := r.place("web", "red"); got.Reason != assignment.ReasonGroupLocked || !strings.Contains(got.Message, "lock") {

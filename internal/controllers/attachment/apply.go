@@ -1,48 +1,25 @@
-// Carrying an update out, and what to make of Azure's refusals.
+// Carrying out an update, and handling Azure's refusals.
 
 package attachment
 
 import (
 	"context"
-	"errors"
-	"math/rand/v2"
-	"slices"
-	"time"
+	"fmt"
 
 	"github.com/go-logr/logr"
-	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/ledger"
 )
 
-// The pauses. A refused identity is tried again after 30 s, doubling to ten
-// minutes (and at once when its AzureIdentity changes); each try is an update of
-// the group, of which a scale set takes four a minute. A group that cannot be
-// updated at all is tried after the retry interval, doubling to a minute.
-const (
-	quarantineFirst = 30 * time.Second
-	quarantineMost  = 10 * time.Minute
-	setBackMost     = time.Minute
-	// conflictMost bounds the pause while somebody else's operation runs: a scale
-	// set takes 4 writes a minute, and refused ones count.
-	conflictMost = 15 * time.Second
-	// afterThrottle spreads groups that Azure sent away until the same second. Pods
-	// wait meanwhile: it is short.
-	afterThrottle = 250 * time.Millisecond
-	// complainAfter is how many failures in a row make it worth telling the
-	// pods: one retry helps against most of what goes wrong for a moment.
-	// No failure that lasts longer than complainLatest stays untold, however long
-	// each try takes.
-	complainAfter  = 3
-	complainLatest = time.Minute
-)
-
-// read asks Azure what the group has, and tells the pods.
+// read reads what the group has on Azure, and notifies the pods.
 func (r *Reconciler) read(ctx context.Context, p *pass) error {
 	bounded, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -55,29 +32,47 @@ func (r *Reconciler) read(ctx context.Context, p *pass) error {
 	}
 	p.fresh = true
 	p.state.read(have, p.extra.set, r.now())
-	r.tell(p.state) // first: pods do not wait for what follows
-	r.investigate(ctx, p.state)
+	r.notify(p.state) // first: pods do not wait for what follows
+	r.resolveMismatches(ctx, p.state)
 	return nil
 }
 
-// part is a request of an update.
-type part struct {
-	assignment.Request
-	// half tells that it was part of a request that Azure refused.
-	half bool
+// readClusterIdentities records the client IDs of the cluster's own identities.
+func (r *Reconciler) readClusterIdentities(ctx context.Context, p *pass) error {
+	if r.settings.AllowClusterIdentities {
+		return nil
+	}
+	var nodes corev1.NodeList
+	err := r.client.List(ctx, &nodes, client.MatchingFields{NodesByGroup: p.group.ResourceID()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return fmt.Errorf("list nodes of %s: %w", p.group, err)
+	}
+	cluster := map[string]bool{}
+	for id := range r.settings.ClusterIdentities {
+		cluster[ascii.ToLower(id)] = true
+	}
+	for i := range nodes.Items {
+		if id := nodes.Items[i].Labels[v1.KubeletIdentityLabel]; id != "" {
+			cluster[ascii.ToLower(id)] = true
+		}
+	}
+	p.state.mu.Lock()
+	defer p.state.mu.Unlock()
+	p.state.azure.clientIDs.cluster = cluster
+	return nil
 }
 
-// apply makes the requests of a plan. An identity that Azure refuses goes into
-// quarantine and the others go on without it. The error is about the group as a
-// whole.
+// apply sends the requests of a plan. It quarantines identities that Azure refuses and goes on with
+// the others; the error is about the group as a whole.
 //
-// Each request that Azure takes lasts up to a minute. So once a half went through,
-// what came up meanwhile is planned first, and what is left of the halving goes on
-// from there.
+// Azure takes up to a minute for each request that it accepts. So once a remainder went through,
+// apply returns if there are new needs. They are planned first, and the bisection goes on from
+// there.
 func (r *Reconciler) apply(ctx context.Context, p *pass, plan assignment.GroupPlan) error {
-	defer p.state.disclaim()
-	var blamed teams
-	for todo := p.state.parts(plan); len(todo) > 0; {
+	st := p.state
+	defer st.rollback()
+	var blamed tenants
+	for todo := requests(plan, with(st, st.trouble.takeRemainders)); len(todo) > 0; {
 		next := todo[0]
 		err := r.patch(ctx, p.group, next.Request)
 		bad := compute.BadIdentities(err)
@@ -85,26 +80,50 @@ func (r *Reconciler) apply(ctx context.Context, p *pass, plan assignment.GroupPl
 		case err == nil:
 			todo = todo[1:]
 			r.done(ctx, p, next.Request)
-			if next.half && p.state.askedMeanwhile() {
-				p.state.keep(todo)
+			if next.remainder && st.keepForNewNeeds(todo) {
 				return nil
 			}
 		case len(bad) == 0 && !compute.IsRefused(err) && !r.misnamed(ctx, p, err):
-			p.state.failedUpdate(next.Request, err)
-			p.state.keep(todo)
+			st.markUncertain(next.Request, err)
+			st.keep(todo)
 			return err
 		case len(bad) > 0 && !next.Names(bad):
-			p.state.keep(todo)
-			return p.state.blocked(p.group, bad, r.immutable, err)
+			st.keep(todo)
+			return st.blocked(p.group, bad, r.immutable, err)
 		default:
 			todo = r.narrow(ctx, p, &blamed, todo, err)
-			r.tell(p.state)
+			r.notify(st)
 		}
 	}
 	return nil
 }
 
-// done takes an update that went through.
+// rollback undoes ledger entries of requests that were not sent.
+func (st *state) rollback() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.ledger.rollback()
+}
+
+// keep keeps the remainders among requests that were not sent, for the next update.
+func (st *state) keep(unsent []request) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.trouble.keepRemainders(unsent)
+}
+
+// keepForNewNeeds is keep if there are needs that no update has included yet, and reports that.
+func (st *state) keepForNewNeeds(unsent []request) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.demand.firstAsked.IsZero() {
+		return false
+	}
+	st.trouble.keepRemainders(unsent)
+	return true
+}
+
+// done records a request that Azure carried out.
 func (r *Reconciler) done(ctx context.Context, p *pass, req assignment.Request) {
 	r.lifted(p.state.done(req))
 	for _, id := range req.Attach {
@@ -114,11 +133,11 @@ func (r *Reconciler) done(ctx context.Context, p *pass, req assignment.Request) 
 	if len(req.Attach) > 0 {
 		r.readAttached(ctx, p)
 	}
-	r.tell(p.state)
+	r.notify(p.state)
 }
 
-// readAttached asks Azure for the client IDs of what was attached: pods are told only when they are
-// those that their AzureIdentity objects name. After a failure the next pass asks again.
+// readAttached reads the client IDs of what was attached: pods are notified only if those are the
+// ones that their AzureIdentity objects name. After a failure the next pass reads them.
 func (r *Reconciler) readAttached(ctx context.Context, p *pass) {
 	bounded, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -127,17 +146,17 @@ func (r *Reconciler) readAttached(ctx context.Context, p *pass) {
 		logr.FromContextOrDiscard(ctx).V(1).Info("node group not read after an update, will be read again", "cause", err.Error())
 		p.state.mu.Lock()
 		defer p.state.mu.Unlock()
-		p.state.refresh = true
+		p.state.azure.refresh = true
 		return
 	}
-	p.state.learn(have, p.extra.set)
-	r.tell(p.state)
-	r.investigate(ctx, p.state)
+	p.state.readClientIDs(have, p.extra.set)
+	r.notify(p.state)
+	r.resolveMismatches(ctx, p.state)
 }
 
-// misnamed tells whether Azure misses something else than the group, although it
-// does not say what: then it is something that the request names. Whoever may
-// write an AzureIdentity must not make us believe that a scale set is gone.
+// misnamed reports whether a "not found" is about something that the request names, and not about
+// the group. Azure does not say which. Otherwise anyone who may write an AzureIdentity could make
+// podid believe that a scale set is gone.
 func (r *Reconciler) misnamed(ctx context.Context, p *pass, cause error) bool {
 	if !compute.IsNotFound(cause) {
 		return false
@@ -148,7 +167,7 @@ func (r *Reconciler) misnamed(ctx context.Context, p *pass, cause error) bool {
 	return err == nil
 }
 
-// patch makes one request.
+// patch sends one request.
 func (r *Reconciler) patch(ctx context.Context, group compute.Group, req assignment.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
 	defer cancel()
@@ -157,50 +176,30 @@ func (r *Reconciler) patch(ctx context.Context, group compute.Group, req assignm
 	return r.cloud.Patch(ctx, group, req.Attach, req.Detach)
 }
 
-// quarantine leaves identities out of the coming updates, for the reason that
-// Azure gave.
+// quarantine leaves identities out of the coming updates for the reason that Azure gave.
 func (r *Reconciler) quarantine(ctx context.Context, p *pass, culprits []string, cause error) {
 	reason := assignment.ReasonIdentityRefused
 	if compute.IsForbidden(cause) {
 		reason = assignment.ReasonIdentityForbidden
 	}
 	for _, id := range culprits {
-		// Each hears of its own identity only, and the same as long as Azure says
-		// the same: what is on the objects is written once.
+		// The message is about this identity only, and does not change while Azure's answer does
+		// not, so that it is written to objects once.
 		r.isolate(ctx, p, id, assignment.State{Reason: reason, Message: compute.About(cause, id)}, cause)
 	}
 }
 
-// isolate leaves an identity out of the coming updates, for the reason in why.
+// isolate leaves an identity out of the coming updates.
 func (r *Reconciler) isolate(ctx context.Context, p *pass, id string, why assignment.State, cause error) {
-	now := r.now()
-	why.Status = v1.StateCreated
-	st := p.state
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	key := ledger.Key(id)
-	q := st.quarantined[key]
-	if q == nil {
-		q = &quarantine{chances: rate.NewLimiter(rate.Every(chanceEvery), chances)}
-		st.quarantined[key] = q
-	}
-	q.identities = slices.Concat(st.identities(key), p.extra.names[key])
-	q.times++
-	q.state = why
-	q.retry, q.until = now.Add(doubled(quarantineFirst, q.times, quarantineMost)), now.Add(quarantineMost)
-	if !st.current.Has(key) && st.ledger[key].Owned() {
-		delete(st.ledger, key) // it is not there by our doing
-	}
-	if !st.current.Has(key) {
-		st.renewed(key)
-	}
-	for _, n := range q.identities {
+	identities, retryAfter := p.state.quarantine(id, p.extra, why, r.now())
+	for _, n := range identities {
 		r.metrics.Quarantined(n.Namespace, n.Name, why.Reason)
 	}
-	r.look(q.identities...)
-	logr.FromContextOrDiscard(ctx).Error(cause, "identity refused, left out", "resourceID", id, "reason", why.Reason, "retryAfter", q.retry.Sub(now))
+	r.look(identities...)
+	logr.FromContextOrDiscard(ctx).Error(cause, "identity refused, left out", "resourceID", id, "reason", why.Reason, "retryAfter", retryAfter)
 }
 
+// lifted reports the end of a quarantine.
 func (r *Reconciler) lifted(identities []types.NamespacedName) {
 	r.look(identities...)
 	for _, n := range identities {
@@ -208,90 +207,36 @@ func (r *Reconciler) lifted(identities []types.NamespacedName) {
 	}
 }
 
-// setBack notes that Azure failed the whole group, and until when to leave it
-// alone.
-func (r *Reconciler) setBack(ctx context.Context, p *pass, cause error) (reconcile.Result, error) {
+// backOff records a failure of the whole group, and leaves Azure alone about it for a while.
+func (r *Reconciler) backOff(ctx context.Context, p *pass, cause error) (reconcile.Result, error) {
 	if ctx.Err() != nil {
 		return reconcile.Result{}, nil //nolint:nilerr // the program stops, nothing failed
 	}
 	if compute.IsNotFound(cause) {
-		return r.gone(ctx, p, cause)
+		return r.missing(ctx, p, cause)
 	}
 	st := p.state
 	pause, failures := st.failed(cause, r.settings.RetryInterval, r.now())
 	_, throttled := compute.RetryAfter(cause)
 	logr.FromContextOrDiscard(ctx).Error(cause, "node group not updated", "retryAfter", pause, "failures", failures, "throttled", throttled)
-	r.tell(st)
-	if st.idle() && st.written() && len(p.extra.set) == 0 {
-		return reconcile.Result{}, nil // nobody waits; the next comparison asks again
+	r.notify(st)
+	if st.idle() && with(st, st.ledger.written) && len(p.extra.set) == 0 {
+		return reconcile.Result{}, nil // no pod waits; the next comparison asks again
 	}
 	return reconcile.Result{RequeueAfter: pause}, nil
 }
 
-// failed notes a failure, and returns how long to leave Azure alone about the
-// group and how many failures there were in a row.
-func (st *state) failed(cause error, retryInterval time.Duration, now time.Time) (pause time.Duration, failures int) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.failures++; st.failures == 1 {
-		st.failing = now
-	}
-	pause, throttled := compute.RetryAfter(cause)
-	if throttled {
-		pause += rand.N(afterThrottle)
-	} else {
-		// Half of it is chance, so that groups that failed together do not
-		// come back together.
-		pause = doubled(retryInterval, st.failures, setBackMost)
-		pause = pause/2 + rand.N(pause/2+1)
-	}
-	if compute.IsConflict(cause) && !throttled && !compute.IsLocked(cause) {
-		pause = min(pause, conflictMost)
-	}
-	st.notBefore = now.Add(pause)
-	blocked, isBlocked := errors.AsType[*blockedError](cause)
-	switch {
-	case isBlocked:
-		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupBlocked, Message: blocked.remedy()}
-	case compute.IsForbidden(cause):
-		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden, Message: compute.AboutGroup(cause)}
-	case compute.IsLocked(cause):
-		st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupLocked, Message: compute.AboutGroup(cause)}
-	case st.complaint == "" && (st.failures >= complainAfter || now.Sub(st.failing) >= complainLatest):
-		st.complaint = compute.AboutGroup(cause) + "; podid keeps trying"
-	}
-	return pause, st.failures
-}
-
-// gone handles a group that Azure does not know: what we had attached to it is
-// gone with it. Nodes that still claim to be of it are the cloud provider's to
-// remove; until then the comparison asks again.
-func (r *Reconciler) gone(ctx context.Context, p *pass, cause error) (reconcile.Result, error) {
+// missing handles a group that does not exist on Azure. Removing nodes that still claim to be of it
+// is up to the cloud provider; until then, the drift comparison asks again.
+func (r *Reconciler) missing(ctx context.Context, p *pass, cause error) (reconcile.Result, error) {
 	logr.FromContextOrDiscard(ctx).Info("node group does not exist on Azure", "cause", cause.Error(), "hasNodes", p.populated)
-	st := p.state
-	st.mu.Lock()
-	clear(st.ledger)
-	clear(st.unneeded)
-	st.current, st.failures = nil, 0
-	st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupMissing, Message: compute.AboutGroup(cause)}
-	st.mu.Unlock()
-	if err := r.write(ctx, p.group, st); err != nil {
+	p.state.missing(created(assignment.ReasonGroupMissing, compute.AboutGroup(cause)))
+	if err := r.write(ctx, p.group, p.state); err != nil {
 		return reconcile.Result{}, err
 	}
-	r.tell(st)
+	r.notify(p.state)
 	if !p.populated {
 		r.lifted(r.groups.drop(p.group))
 	}
 	return reconcile.Result{}, nil
-}
-
-// doubled is first, doubled for every time after the first, at most most.
-func doubled(first time.Duration, times int, most time.Duration) time.Duration {
-	pause := first
-	for range times - 1 {
-		if pause *= 2; pause >= most {
-			return most
-		}
-	}
-	return min(pause, most)
 }

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/ledger"
 )
 
-// blockedError is a refusal because of identities that the request did not name,
-// and that podid must not take away.
+// blockedError is a refusal because of identities that the request did not name and that podid must
+// not detach.
 type blockedError struct {
 	group compute.Group
 	by    []string
@@ -25,41 +24,35 @@ func (e *blockedError) Error() string { return fmt.Sprintf("%v (%s)", e.err, e.r
 // Unwrap returns Azure's refusal.
 func (e *blockedError) Unwrap() error { return e.err }
 
-// remedy says what to do, the same each time.
+// remedy says what to do. It is the same each time.
 func (e *blockedError) remedy() string {
-	return fmt.Sprintf("Azure refuses every update of %s because of what it has already, and podid leaves there what it did not put there "+
-		"or what is immutable; if that identity does not exist any more, remove it by hand: %s", e.group, compute.Removal(e.group, e.by))
+	return fmt.Sprintf("Azure refuses every update of %s because of an identity that it has already. podid does not detach identities that it did not "+
+		"attach or that are immutable; if that identity no longer exists, remove it by hand: %s", e.group, compute.Removal(e.group, e.by))
 }
 
-// blocked takes a refusal because of identities that the group has already: most
-// often they were deleted while they were assigned. What is ours or needed leaves
-// with the next update; what is somebody else's, or immutable, has to be removed
-// by hand.
+// blocked handles a refusal because of identities that the group has already: most often they were
+// deleted while they were assigned. Those that podid attached or that pods need are detached with
+// the next update. It returns a blockedError if others, or immutable ones, have to be removed by
+// hand.
 func (st *state) blocked(group compute.Group, bad []string, immutable map[string]bool, err error) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	var stays []string
 	for _, id := range bad {
 		key := ledger.Key(id)
-		entry, ours := st.ledger[key]
-		_, needed := st.needs[key]
+		entry, ours := st.ledger.entries[key]
+		_, needed := st.demand.needs[key]
 		if (!ours || !entry.Owned()) && !needed || st.immutable(key, immutable) {
 			stays = append(stays, id)
 			continue
 		}
-		st.stale[key], st.blockers[key] = true, true
+		st.azure.stale[key], st.trouble.blockers[key] = true, true
 		if !needed {
-			st.unneeded[key] = time.Time{} // it may leave at once
+			st.demand.unneededSince[key] = time.Time{} // the grace is over
 		}
 	}
 	if len(stays) == 0 {
 		return err
 	}
 	return &blockedError{group, stays, err}
-}
-
-// immutable tells whether an identity is on the list of those never to take
-// away, by its resource ID or by its client ID. mu is held.
-func (st *state) immutable(key string, list map[string]bool) bool {
-	return list[ascii.Loose(key)] || list[st.ledger[key].ClientKey()] || list[st.clients[key]]
 }

@@ -71,8 +71,8 @@ func TestRefusedIsNotOurs(t *testing.T) {
 				t.Fatalf("ledger %v", written)
 			}
 			have := compute.Identities{}
-			if r.read(have); len(r.st.ledger) > 0 {
-				t.Errorf("not there, and still ours: %v", r.st.ledger)
+			if r.read(have); len(r.st.ledger.entries) > 0 {
+				t.Errorf("not there, and still ours: %v", r.st.ledger.entries)
 			}
 			have.UserAssigned = []string{prefix + "red"} // by hand
 			r.read(have)
@@ -91,7 +91,7 @@ func TestUnconfirmedStays(t *testing.T) {
 	r.store(m)
 	r.place("web", "red")
 	r.carryOut(m, errTest)
-	if r.read(compute.Identities{Updating: true}); !r.st.unconfirmed(resource(t, "red").Key()) {
+	if r.read(compute.Identities{Updating: true}); !r.st.ledger.unconfirmed(resource(t, "red").Key(), r.st.azure.current) {
 		t.Error("struck out")
 	}
 }
@@ -112,7 +112,7 @@ func TestRenewalFinished(t *testing.T) {
 	}
 	t.Run("need ends", func(t *testing.T) {
 		r, m := begin(t)
-		r.st.ledger = r.carryOut(m, nil) // the next leader has only what is written
+		r.st.ledger.entries = r.carryOut(m, nil) // the next leader has only what is written
 		r.groups.Leave(podNamed("web"))
 		r.read(compute.Identities{})
 		if plan := r.plan(); !slices.Equal(plan.Attach, []string{prefix + "red"}) || len(plan.Forget) > 0 {
@@ -147,19 +147,19 @@ func TestPredecessor(t *testing.T) {
 	r := newRig(t)
 	r.place("web", "blue")
 	r.read(compute.Identities{Updating: true})
-	if wait := r.st.predecessor(r.now); wait > 0 {
+	if wait := r.st.azure.predecessorDelay(&r.st.ledger, r.now); wait > 0 {
 		t.Errorf("waits %s although nothing of ours is on its way", wait)
 	}
-	r.st.ledger[red] = ledger.Entry{ResourceID: prefix + "red"}
-	if wait := r.st.predecessor(r.now); wait != lookAgain || r.st.known() {
+	r.st.ledger.entries[red] = ledger.Entry{ResourceID: prefix + "red"}
+	if wait := r.st.azure.predecessorDelay(&r.st.ledger, r.now); wait != pollInterval || r.st.known() {
 		t.Errorf("waits %s", wait)
 	}
-	if wait := r.st.predecessor(r.now.Add(patchTimeout)); wait > 0 {
+	if wait := r.st.azure.predecessorDelay(&r.st.ledger, r.now.Add(patchTimeout)); wait > 0 {
 		t.Errorf("waits %s for good", wait)
 	}
 	r.done(assignment.Request{})
-	r.st.begin()
-	if r.read(compute.Identities{Updating: true}); r.st.predecessor(r.now) > 0 {
+	r.st.beginUpdate()
+	if r.read(compute.Identities{Updating: true}); r.st.azure.predecessorDelay(&r.st.ledger, r.now) > 0 {
 		t.Error("waits before its own next update")
 	}
 }

@@ -64,7 +64,7 @@ func TestForeignRenewed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.st.ledger = page.Entries
+		r.st.ledger.entries = page.Entries
 	}
 	step(assignment.Request{Detach: []string{red}})
 	step(assignment.Request{Attach: []string{red}})
@@ -129,15 +129,15 @@ func TestUnwrittenIsNotOurs(t *testing.T) {
 	if m.Healthy() == nil {
 		t.Error("nobody hears that the ledger cannot be written")
 	}
-	r.now = r.now.Add(failureCounts)
+	r.now = r.now.Add(failureTTL)
 	if err := m.Healthy(); err != nil {
 		t.Errorf("not ready for good, with nothing to write: %v", err)
 	}
-	if !r.st.unrecorded([]string{prefix + "red"}) {
+	if len(r.st.unrecorded([]string{prefix + "red"})) == 0 {
 		t.Error("claims what it has not written down")
 	}
 	fails = false
-	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil || r.st.unrecorded([]string{prefix + "red"}) {
+	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil || len(r.st.unrecorded([]string{prefix + "red"})) > 0 {
 		t.Errorf("does not come back from it: %v", err)
 	}
 	var list corev1.ConfigMapList
@@ -185,7 +185,7 @@ func TestAnewIsNotStale(t *testing.T) {
 	r := newRig(t)
 	red := prefix + "red"
 	m := r.reconcilerOf(new(bool))
-	r.st.ledger = map[string]ledger.Entry{resource(t, "red").Key(): {ResourceID: red, PrincipalID: "before"}}
+	r.st.ledger.entries = map[string]ledger.Entry{resource(t, "red").Key(): {ResourceID: red, PrincipalID: "before"}}
 	r.store(m)
 	r.place("web", "red")
 	r.read(compute.Identities{Updating: true}) // the leader before took it away, to put it back

@@ -1,5 +1,5 @@
-// What the two controllers know together: which pods need which identities of a
-// node group, and how far those are.
+// What the pod controller and the attachment controller share: which pods need which identities of
+// a node group, and how far those are.
 
 package attachment
 
@@ -10,111 +10,119 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
-	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers/kick"
 )
 
-// Groups is the memory of all node groups. The pod controller places pods and is
-// told when their identities get further; the attachment controller reads what
-// the pods need and writes what Azure has. No call takes longer the more pods
-// there are, but for telling those that wait for the same identity.
+// Groups is the memory of all node groups. The pod controller places pods and is notified when
+// their identities make progress; the attachment controller reads what the pods need and writes what
+// Azure has. The cost of a call does not depend on the number of pods, except for notifying those
+// that wait for the same identity. It may be used concurrently.
 //
-// Nothing here is durable: the needs follow from pods, bindings and identities,
-// and what is on Azure by podid's doing is in the Ledger.
+// Nothing here is durable: the needs follow from pods, bindings and identities, and what podid
+// attached is in the ledger.
 type Groups struct {
-	now  func() time.Time
-	tell func(pods ...types.NamespacedName)
-	wake kick.Queue[compute.Group]
+	now    func() time.Time
+	notify func(pods ...types.NamespacedName)
+	wake   kick.Queue[compute.Group]
 
 	mu          sync.Mutex
 	caughtUp    bool
 	states      map[compute.Group]*state
-	homes       map[types.NamespacedName]home
+	placements  map[types.NamespacedName]placement
 	preassigned map[types.NamespacedName]preassignment
-	edition     uint64 // counts the changes of preassigned
+	generation  uint64 // of preassigned
 }
 
-// home is where a pod's needs are recorded.
-type home struct {
+// placement is where a pod's needs are recorded.
+type placement struct {
 	group compute.Group
 	keys  []string
 }
 
-// NewGroups returns an empty memory. now is time.Now but for tests; tell is called
-// with pods whose identities have got further, or not.
-func NewGroups(now func() time.Time, tell func(pods ...types.NamespacedName)) *Groups {
+// NewGroups returns an empty memory. now is time.Now except in tests; notify is called with pods
+// whose identities have made progress, or have been refused.
+func NewGroups(now func() time.Time, notify func(pods ...types.NamespacedName)) *Groups {
 	return &Groups{
-		now: now, tell: tell, states: map[compute.Group]*state{}, homes: map[types.NamespacedName]home{},
+		now: now, notify: notify, states: map[compute.Group]*state{}, placements: map[types.NamespacedName]placement{},
 		preassigned: map[types.NamespacedName]preassignment{},
 	}
 }
 
-// Place records what a pod needs of its node group, instead of what it needed
-// before, and tells how far each identity is. From here on what the group has is
-// kept for the pod, and what it has not is on its way.
+// Place replaces what a pod needs of its node group, and returns how far each identity is. From
+// then on, identities that the group has stay for the pod, and missing ones are attached.
 func (g *Groups) Place(pod types.NamespacedName, group compute.Group, needs []assignment.Need) []assignment.Progress {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if before, placed := g.homes[pod]; placed && before.group != group {
+	before, placed := g.placements[pod]
+	if placed && before.group != group {
 		g.leave(pod, before)
+		before = placement{}
 	}
 	st := g.locked(group)
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	keys := make([]string, 0, len(needs))
-	progress := make([]assignment.Progress, 0, len(needs))
-	work := false
-	for _, n := range needs {
-		key := n.ID.Key()
-		work = st.add(pod, n, g.now()) || work
-		keys, progress = append(keys, key), append(progress, st.progress(key, userOf(n)))
-	}
-	by := map[string][]types.NamespacedName{}
-	for i, n := range needs {
-		by[keys[i]] = append(by[keys[i]], n.Identity)
-	}
-	for key, identities := range by {
-		work = st.needs[key].keep(pod, identities) || work
-	}
-	for _, key := range g.homes[pod].keys {
-		if !slices.Contains(keys, key) {
-			work = st.remove(pod, key) || work
+	keys, progress, work := st.place(pod, needs, g.now())
+	for _, key := range before.keys {
+		if !slices.Contains(keys, key) && st.remove(pod, key) {
+			work = true
 		}
 	}
-	g.homes[pod] = home{group, keys}
+	g.placements[pod] = placement{group, keys}
 	if work {
 		g.wake.Add(group)
 	}
 	return progress
 }
 
-// Leave takes back all that a pod needed.
+// place records a pod's needs. It returns their keys and progress, and reports whether there is
+// something to do about them. mu is held.
+func (st *state) place(pod types.NamespacedName, needs []assignment.Need, now time.Time) (keys []string, progress []assignment.Progress, work bool) {
+	identities := map[string][]types.NamespacedName{}
+	for _, n := range needs {
+		key := n.ID.Key()
+		if st.add(pod, n, now) {
+			work = true
+		}
+		keys, progress = append(keys, key), append(progress, st.progress(key, requesterOf(n)))
+		identities[key] = append(identities[key], n.Identity)
+	}
+	for key, names := range identities {
+		if st.demand.needs[key].keep(pod, names) {
+			work = true
+		}
+	}
+	return keys, progress, work
+}
+
+// Leave removes everything that a pod needed.
 func (g *Groups) Leave(pod types.NamespacedName) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if before, placed := g.homes[pod]; placed {
+	if before, placed := g.placements[pod]; placed {
 		g.leave(pod, before)
 	}
 }
 
-func (g *Groups) leave(pod types.NamespacedName, before home) {
+func (g *Groups) leave(pod types.NamespacedName, before placement) {
 	st := g.locked(before.group)
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	work := false
 	for _, key := range before.keys {
-		work = st.remove(pod, key) || work
+		if st.remove(pod, key) {
+			work = true
+		}
 	}
-	delete(g.homes, pod)
+	delete(g.placements, pod)
 	if work {
 		g.wake.Add(before.group)
 	}
 }
 
-// CaughtUp says that every pod there is has been placed. Until then nobody knows
-// what is not needed, and a first update would leave out most of what is.
+// CaughtUp records that every existing pod has been placed. Before that, what is not needed is
+// unknown, and a first update would leave out most of what is needed.
 func (g *Groups) CaughtUp() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -139,6 +147,7 @@ func (g *Groups) of(group compute.Group) *state {
 	return g.locked(group)
 }
 
+// locked is of while mu is held.
 func (g *Groups) locked(group compute.Group) *state {
 	st, ok := g.states[group]
 	if !ok {
@@ -148,164 +157,32 @@ func (g *Groups) locked(group compute.Group) *state {
 	return st
 }
 
-// drop forgets a group without nodes that nothing is known to be left on, and
-// returns the identities whose quarantine ends with it.
+// drop forgets a group that has no nodes, unless pods need something of it or podid attached
+// something to it. It returns the identities whose quarantine ends.
 func (g *Groups) drop(group compute.Group) (lifted []types.NamespacedName) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	st := g.locked(group)
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if len(st.needs) > 0 || len(st.ledger) > 0 {
+	if !st.empty() {
 		return nil
 	}
-	for _, q := range st.quarantined {
+	for _, q := range st.trouble.quarantined {
 		lifted = append(lifted, q.identities...)
 	}
 	delete(g.states, group)
 	return lifted
 }
 
-// lift gives identities in quarantine another chance, wherever they are in one,
-// and wakes those groups.
-func (g *Groups) lift(key string) {
+// retry makes all groups that have an identity in quarantine retry it.
+func (g *Groups) retry(key string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.now()
 	for group, st := range g.states {
-		st.mu.Lock()
-		if q, ok := st.quarantined[key]; ok && q.chances.AllowN(now, 1) {
-			q.retry = now
+		if with(st, func() bool { return st.trouble.retryNow(key, now) }) {
 			g.wake.Add(group)
 		}
-		st.mu.Unlock()
 	}
-}
-
-// add records a need, and reports whether there is something to do about it. mu is
-// held.
-func (st *state) add(pod types.NamespacedName, n assignment.Need, now time.Time) (work bool) {
-	key := n.ID.Key()
-	have, ok := st.needs[key]
-	if !ok {
-		have = newNeed()
-		st.needs[key] = have
-	}
-	before := st.demand(key)
-	have.spelling, have.clientID = n.ID.String(), n.ClientID
-	u := userOf(n)
-	a := have.place(pod, seat{u, n.Assigned})
-	after := st.demand(key)
-	if after.wanted {
-		delete(st.unneeded, key) // the grace begins again when the last pod has gone
-	}
-	if (!ok || before != after) && after.wanted && !st.satisfied(key, after) {
-		work = true
-		if !st.refused(key, now) {
-			st.asked(now)
-		}
-	}
-	if st.suspected(key, u) && st.comparisons.AllowN(now, 1) {
-		st.refresh, work = true, true
-	}
-	// Where this pod was told something else than the others, the next change is told to all:
-	// it may be what the others were told.
-	if is := st.progress(key, u); a.pods == 1 {
-		a.told = is
-	} else if is != a.told {
-		a.told = assignment.Progress{}
-	}
-	return work
-}
-
-// refused tells whether an identity is in quarantine, and not to be tried yet. mu
-// is held.
-func (st *state) refused(key string, now time.Time) bool {
-	q := st.quarantined[key]
-	return q != nil && q.retry.After(now)
-}
-
-// remove takes a pod's need back, and reports whether that leaves something to do.
-// mu is held.
-func (st *state) remove(pod types.NamespacedName, key string) (work bool) {
-	have, ok := st.needs[key]
-	if !ok {
-		return false
-	}
-	_, ours := st.ledger[key]
-	before := st.demand(key)
-	have.leave(pod)
-	if len(have.pods) > 0 {
-		return ours && before.wanted && !st.demand(key).wanted
-	}
-	delete(st.needs, key)
-	// A group of which no pod needs anything may be one to forget.
-	return ours || st.ledger == nil || st.quarantined[key] != nil || len(st.needs) == 0
-}
-
-// progress is how far an identity is for the pods that need it by that AzureIdentity. mu is held.
-func (st *state) progress(key string, u user) assignment.Progress {
-	objection, pending := st.objection(key, u)
-	there := st.there(key)
-	onItsWay := assignment.State{Status: v1.StateCreated}
-	switch {
-	case objection.Reason != "":
-		return assignment.Progress{State: objection}
-	case there && (pending || st.unread[key]):
-		return assignment.Progress{State: onItsWay}
-	case there && (u.named || st.vouched(key)):
-		return assignment.Progress{State: assignment.State{Status: v1.StateAssigned}}
-	}
-	if q, ok := st.quarantined[key]; ok {
-		return assignment.Progress{State: q.state}
-	}
-	if st.trouble.Reason != "" {
-		return assignment.Progress{State: st.trouble, KeepAssigned: there}
-	}
-	if st.current == nil && st.failures == 0 {
-		return assignment.Progress{Unknown: true}
-	}
-	return assignment.Progress{State: onItsWay, Complaint: st.complaint}
-}
-
-// news returns the pods that have to be told that an identity got further, or
-// not, since they were told last.
-func (st *state) news() (pods []types.NamespacedName) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	for key, n := range st.needs {
-		changed := map[user]bool{}
-		for u, a := range n.users {
-			if now := st.progress(key, u); now != a.told {
-				a.told, changed[u] = now, true
-			}
-		}
-		if len(changed) == 0 {
-			continue
-		}
-		for pod, seats := range n.pods {
-			for _, s := range seats {
-				if changed[s.user] {
-					pods = append(pods, pod)
-					break
-				}
-			}
-		}
-	}
-	return pods
-}
-
-// identities are the AzureIdentity objects by which pods need an identity. mu is
-// held.
-func (st *state) identities(key string) (names []types.NamespacedName) {
-	n, ok := st.needs[key]
-	if !ok {
-		return nil
-	}
-	for u := range n.users {
-		if !slices.Contains(names, u.identity) {
-			names = append(names, u.identity)
-		}
-	}
-	return names
 }

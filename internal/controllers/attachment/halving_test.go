@@ -54,7 +54,7 @@ func TestHalvingMakesRoom(t *testing.T) {
 		t.Helper()
 		cloud.seen = nil
 		plan := r.plan()
-		r.st.settling(r.now.Add(mostQuiet))
+		r.st.demand.burstDelay(r.now.Add(maxBurstDelay))
 		r.claim(slices.Concat(plan.Attach, plan.Probation))
 		if err := m.apply(t.Context(), p, plan); err != nil {
 			t.Fatal(err)
@@ -72,29 +72,29 @@ func TestHalvingMakesRoom(t *testing.T) {
 	if got := r.place("late", "d"); got.Reason != assignment.ReasonIdentityRefused {
 		t.Errorf("the culprit: %+v", got)
 	}
-	if plan := r.plan(); len(plan.Attach)+len(plan.Probation) > 0 || len(r.st.halves) > 0 {
-		t.Errorf("left: %+v, %v", r.plan(), r.st.halves)
+	if plan := r.plan(); len(plan.Attach)+len(plan.Probation) > 0 || len(r.st.trouble.remainders) > 0 {
+		t.Errorf("left: %+v, %v", r.plan(), r.st.trouble.remainders)
 	}
 	// A need for what is refused is none to make room for.
-	if r.place("again", "d"); r.st.askedMeanwhile() {
+	if r.place("again", "d"); !r.st.demand.firstAsked.IsZero() {
 		t.Error("asked for what is in quarantine")
 	}
 }
 
 func TestParts(t *testing.T) {
 	r := newRig(t)
-	r.st.keep([]part{
+	r.st.keep([]request{
 		{Request: assignment.Request{Attach: []string{"/never"}}},
-		{Request: assignment.Request{Attach: []string{"/B", "/gone"}, Detach: []string{"/x"}}, half: true},
-		{Request: assignment.Request{Attach: []string{"/gone"}}, half: true},
+		{Request: assignment.Request{Attach: []string{"/B", "/gone"}, Detach: []string{"/x"}}, remainder: true},
+		{Request: assignment.Request{Attach: []string{"/gone"}}, remainder: true},
 	})
-	got := r.st.parts(assignment.GroupPlan{Attach: []string{"/a", "/b", "/c"}, Detach: []string{"/x", "/y"}, Probation: []string{"/p"}})
-	want := []part{
+	got := requests(assignment.GroupPlan{Attach: []string{"/a", "/b", "/c"}, Detach: []string{"/x", "/y"}, Probation: []string{"/p"}}, r.st.trouble.takeRemainders())
+	want := []request{
 		{Request: assignment.Request{Attach: []string{"/a", "/c"}, Detach: []string{"/y"}}},
-		{Request: assignment.Request{Attach: []string{"/b"}, Detach: []string{"/x"}}, half: true},
+		{Request: assignment.Request{Attach: []string{"/b"}, Detach: []string{"/x"}}, remainder: true},
 		{Request: assignment.Request{Attach: []string{"/p"}}},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(part{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(request{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -109,7 +109,7 @@ func TestBlockedByImmutable(t *testing.T) {
 	if got := r.place("other", "blue"); got.Reason != assignment.ReasonGroupBlocked || !strings.Contains(got.Message, "az vm identity remove") {
 		t.Errorf("pods are told %+v", got)
 	}
-	if len(r.st.stale) > 0 {
+	if len(r.st.azure.stale) > 0 {
 		t.Error("to be taken away")
 	}
 }
@@ -125,21 +125,21 @@ func TestPreassignBound(t *testing.T) {
 		id.Namespace, id.Name = namespace, name
 		m.preassign(id, false)
 	}
-	for i := range MostPreassigned + 50 {
+	for i := range MaxPreassigned + 50 {
 		preassign("big", "id"+string(rune('a'+i%26))+strings.Repeat("x", i/26))
 	}
 	preassign("small", "zzz")
 	preassign("banned", "no")
 	p := &pass{group: r.group, state: r.st, extra: r.groups.preassignedTo(r.group)}
-	m.leftOut(t.Context(), p)
-	if len(p.extra.set) != MostPreassigned || len(p.extra.names) != MostPreassigned || !p.extra.set.Has(resource(t, "zzz").Key()) {
+	m.reportLeftOut(t.Context(), p)
+	if len(p.extra.set) != MaxPreassigned || len(p.extra.names) != MaxPreassigned || !p.extra.set.Has(resource(t, "zzz").Key()) {
 		t.Errorf("%d identities, %d names", len(p.extra.set), len(p.extra.names))
 	}
-	if len(p.extra.left) != 51 || len(said) != 52 || said[types.NamespacedName{Namespace: "banned", Name: "no"}] == "" {
-		t.Errorf("%d left out, %d told", len(p.extra.left), len(said))
+	if len(p.extra.leftOut) != 51 || len(said) != 52 || said[types.NamespacedName{Namespace: "banned", Name: "no"}] == "" {
+		t.Errorf("%d left out, %d told", len(p.extra.leftOut), len(said))
 	}
 	clear(said)
-	if m.leftOut(t.Context(), p); len(said) > 0 {
+	if m.reportLeftOut(t.Context(), p); len(said) > 0 {
 		t.Error("told at every look")
 	}
 }

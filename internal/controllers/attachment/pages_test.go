@@ -55,7 +55,7 @@ func (r *rig) attachAll(m *Reconciler) {
 		p := &pass{group: r.group, state: r.st, populated: true}
 		plan, refused := m.admit(r.t.Context(), p, r.plan())
 		if err := m.record(r.t.Context(), r.group, r.st, plan); err != nil {
-			if m.refusedPage(r.t.Context(), p, plan, err) {
+			if m.refusePage(r.t.Context(), p, plan, err) {
 				continue
 			}
 			r.t.Fatal(err)
@@ -85,14 +85,14 @@ func TestLedgerRoomIsShared(t *testing.T) {
 	const many = 4000
 	r.placeLong("greedy", 0, many)
 	r.attachAll(m)
-	attached := len(r.st.ledger)
+	attached := len(r.st.ledger.entries)
 	if attached < 1585 || attached == many {
 		t.Errorf("%d of %d identities of one namespace attached", attached, many)
 	}
 	for i := range many {
 		key := longID(t, i).Key()
-		state := r.st.progress(key, user{}).State
-		if _, ok := r.st.ledger[key]; !ok && (state.Reason != assignment.ReasonLedgerFull || !strings.Contains(state.Message, "no room")) {
+		state := r.st.progress(key, requester{}).State
+		if _, ok := r.st.ledger.entries[key]; !ok && (state.Reason != assignment.ReasonLedgerFull || !strings.Contains(state.Message, "no room")) {
 			t.Fatalf("identity %d is neither attached nor refused by name: %+v", i, state)
 		}
 	}
@@ -104,8 +104,8 @@ func TestLedgerRoomIsShared(t *testing.T) {
 		t.Error("another namespace gets nothing any more")
 	}
 	record, err := m.ledger.Load(t.Context(), r.group)
-	if err != nil || !maps.Equal(record.Entries, r.st.ledger) {
-		t.Errorf("%d entries stored, want %d (%v)", len(record.Entries), len(r.st.ledger), err)
+	if err != nil || !maps.Equal(record.Entries, r.st.ledger.entries) {
+		t.Errorf("%d entries stored, want %d (%v)", len(record.Entries), len(r.st.ledger.entries), err)
 	}
 	var pages corev1.ConfigMapList
 	if err := m.ledger.Reader.List(t.Context(), &pages); err != nil || len(pages.Items) < 2 {
@@ -121,7 +121,7 @@ func (r *rig) progressed(name string) string {
 	r.t.Helper()
 	r.st.mu.Lock()
 	defer r.st.mu.Unlock()
-	return r.st.progress(resource(r.t, name).Key(), user{}).Status
+	return r.st.progress(resource(r.t, name).Key(), requester{}).Status
 }
 
 // A quota of ConfigMaps that is used up refuses what would need another page, by name.
@@ -130,17 +130,17 @@ func TestLedgerQuota(t *testing.T) {
 	m := r.ledgered(limited(1))
 	r.placeLong("team", 0, 1200)
 	r.attachAll(m)
-	if n := len(r.st.ledger); n < 500 || n == 1200 {
+	if n := len(r.st.ledger.entries); n < 500 || n == 1200 {
 		t.Errorf("%d attached", n)
 	}
 	refused := 0
 	for i := range 1200 {
-		if r.st.progress(longID(t, i).Key(), user{}).Reason == assignment.ReasonLedgerFull {
+		if r.st.progress(longID(t, i).Key(), requester{}).Reason == assignment.ReasonLedgerFull {
 			refused++
 		}
 	}
-	if refused+len(r.st.ledger) != 1200 {
-		t.Errorf("%d attached, %d refused", len(r.st.ledger), refused)
+	if refused+len(r.st.ledger.entries) != 1200 {
+		t.Errorf("%d attached, %d refused", len(r.st.ledger.entries), refused)
 	}
 	if err := m.Healthy(); err != nil {
 		t.Errorf("not ready because of one namespace's identities: %v", err)

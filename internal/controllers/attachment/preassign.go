@@ -1,4 +1,4 @@
-// Identities that are put on node groups before any pod needs them.
+// Pre-assignments: identities that node groups get before any pod needs them.
 
 package attachment
 
@@ -18,39 +18,38 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// MostPreassigned is how many identities a node group has at most before any pod
-// needs them. Some 400 bytes an entry, they are a fraction of the ledger's room (see pages.go).
-const MostPreassigned = 200
+// MaxPreassigned is how many identities a node group has at most before any pod needs them. At some
+// 400 bytes an entry, they take a fraction of the ledger's capacity.
+const MaxPreassigned = 200
 
 // preassignment is what the annotation of an AzureIdentity asks for.
 type preassignment struct {
-	id    identity.ResourceID
-	names string // the annotation's value
-	uid   types.UID
-	// clientID is the object's, in lower case.
-	clientID string
+	id       identity.ResourceID
+	groups   string // the annotation's value
+	uid      types.UID
+	clientID string // of the object, in lower case
 }
 
-// extras are identities that a group is to have without any pod.
-type extras struct {
+// preassignedSet are the identities that a group is to have without any pod.
+type preassignedSet struct {
 	set assignment.Set
-	// names are the AzureIdentity objects that say so, by canonical resource ID.
+	// names are the AzureIdentity objects that ask for them, by canonical resource ID.
 	names map[string][]types.NamespacedName
-	// left are those for which there was no room, and edition tells one state of
-	// all pre-assignments from another.
-	left    []types.NamespacedName
-	edition uint64
+	// leftOut are those beyond MaxPreassigned.
+	leftOut []types.NamespacedName
+	// generation of all pre-assignments.
+	generation uint64
 }
 
-// preassignmentOf reads the annotation; false when there is none to follow, and
-// why that is so, unless nothing is asked for.
+// preassignmentOf reads the annotation. If it has no effect, ok is false, and why is the reason
+// unless there is no annotation.
 func preassignmentOf(id *v1.AzureIdentity) (asked preassignment, why string, ok bool) {
-	names := ascii.Loose(strings.TrimSpace(id.Annotations[v1.PreassignAnnotation]))
-	if names == "" || !id.DeletionTimestamp.IsZero() {
+	groups := ascii.Loose(strings.TrimSpace(id.Annotations[v1.PreassignAnnotation]))
+	if groups == "" || !id.DeletionTimestamp.IsZero() {
 		return preassignment{}, "", false
 	}
 	if id.Spec.Type != v1.UserAssignedMSI {
-		return preassignment{}, "only managed identities (spec.type 0) come to nodes: take the annotation off", false
+		return preassignment{}, "only managed identities (spec.type 0) are assigned to nodes: remove the annotation", false
 	}
 	if refusal := identity.Check(id); refusal != nil {
 		return preassignment{}, refusal.Message, false
@@ -59,15 +58,15 @@ func preassignmentOf(id *v1.AzureIdentity) (asked preassignment, why string, ok 
 	if err != nil {
 		return preassignment{}, err.Error(), false
 	}
-	return preassignment{parsed, names, id.UID, canonical(id.Spec.ClientID)}, "", true
+	return preassignment{parsed, groups, id.UID, canonical(id.Spec.ClientID)}, "", true
 }
 
-// covers tells whether the annotation names the group.
-func (p preassignment) covers(group compute.Group) bool {
-	if p.names == v1.PreassignAll {
+// includes reports whether the annotation names the group.
+func (p preassignment) includes(group compute.Group) bool {
+	if p.groups == v1.PreassignAll {
 		return true
 	}
-	for name := range strings.SplitSeq(p.names, ",") {
+	for name := range strings.SplitSeq(p.groups, ",") {
 		switch strings.TrimSpace(name) {
 		case group.Name, group.ResourceGroup + "/" + group.Name, ascii.Loose(group.ResourceID()):
 			return true
@@ -76,8 +75,8 @@ func (p preassignment) covers(group compute.Group) bool {
 	return false
 }
 
-// Preassign notes what an AzureIdentity asks for, and tells whether that differs
-// from before. A nil identity is one that is gone.
+// Preassign records what an AzureIdentity asks for, and reports whether that has changed. A nil
+// identity is one that was deleted.
 func (g *Groups) Preassign(name types.NamespacedName, id *v1.AzureIdentity) (changed bool) {
 	var now preassignment
 	wanted := false
@@ -93,77 +92,76 @@ func (g *Groups) Preassign(name types.NamespacedName, id *v1.AzureIdentity) (cha
 		delete(g.preassigned, name)
 	}
 	if changed = was != wanted || before != now; changed {
-		g.edition++
+		g.generation++
 	}
 	return changed
 }
 
-// preassignedTo are the identities that a group is to have without any pod. Where
-// they are too many, the namespaces take turns.
-func (g *Groups) preassignedTo(group compute.Group) extras {
+// preassignedTo returns the identities that a group is to have without any pod. If they are too
+// many, the namespaces take turns.
+func (g *Groups) preassignedTo(group compute.Group) preassignedSet {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	extra := extras{set: assignment.Set{}, names: map[string][]types.NamespacedName{}, edition: g.edition}
+	extra := preassignedSet{set: assignment.Set{}, names: map[string][]types.NamespacedName{}, generation: g.generation}
 	for name, p := range g.preassigned {
-		if p.covers(group) {
+		if p.includes(group) {
 			extra.set[p.id.Key()] = p.id.String()
 			extra.names[p.id.Key()] = append(extra.names[p.id.Key()], name)
 		}
 	}
-	if len(extra.set) > MostPreassigned {
-		extra.cut(MostPreassigned)
+	if len(extra.set) > MaxPreassigned {
+		extra.limit(MaxPreassigned)
 	}
 	return extra
 }
 
-// cut leaves that many of the identities.
-func (e *extras) cut(most int) {
+// limit leaves out all but n of the identities.
+func (e *preassignedSet) limit(n int) {
 	keys := make([]string, 0, len(e.set))
 	for key := range e.set {
 		keys = append(keys, key)
 	}
 	set := assignment.Set{}
-	for _, key := range assignment.Share(keys, func(key string) []string { return namespaces(e.names[key]) }, most) {
+	for _, key := range assignment.Share(keys, func(key string) []string { return namespaces(e.names[key]) }, n) {
 		set[key] = e.set[key]
 	}
 	for _, key := range keys {
 		if !set.Has(key) {
-			e.left = append(e.left, e.names[key]...)
+			e.leftOut = append(e.leftOut, e.names[key]...)
 			delete(e.names, key)
 		}
 	}
 	e.set = set
 }
 
-// preassignmentsChanged tells whether the group has not been asked about since the pre-assignments
-// last changed.
-func (st *state) preassignmentsChanged(extra extras) bool {
+// newGeneration reports whether the pre-assignments have changed since the last call.
+func (st *state) newGeneration(generation uint64) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	before := st.edition
-	st.edition = extra.edition
-	return before != extra.edition
+	before := st.demand.generation
+	st.demand.generation = generation
+	return before != generation
 }
 
-// leftOut tells the owners of identities that are too many for a group.
-func (r *Reconciler) leftOut(ctx context.Context, p *pass) {
-	if !p.state.preassignmentsChanged(p.extra) || len(p.extra.left) == 0 {
+// reportLeftOut notifies the owners of identities that are too many for a group, once per change.
+func (r *Reconciler) reportLeftOut(ctx context.Context, p *pass) {
+	if !p.state.newGeneration(p.extra.generation) || len(p.extra.leftOut) == 0 {
 		return
 	}
-	logr.FromContextOrDiscard(ctx).Info("too many identities to be on the node group before any pod needs them, the others come with their first pod",
-		"preassigned", len(p.extra.set), "leftOut", len(p.extra.left))
-	// Not the group's name: whoever is left out of many hears it once.
-	why := fmt.Sprintf("podid puts at most %d identities on a node group before a pod needs them, and there are more for one that the annotation names; "+
-		"take the annotation off those that can wait for their first pod, or let it name fewer node groups", MostPreassigned)
-	for _, name := range p.extra.left {
+	logr.FromContextOrDiscard(ctx).Info("too many pre-assigned identities for the node group, the others are attached for their first pod",
+		"preassigned", len(p.extra.set), "leftOut", len(p.extra.leftOut))
+	// Without the group's name, so that an identity left out of many groups gets one Event.
+	why := fmt.Sprintf("podid puts at most %d identities on a node group before a pod needs them, and there are more for one that the annotation names: "+
+		"remove the annotation from those that can wait for their first pod, or let it name fewer node groups", MaxPreassigned)
+	for _, name := range p.extra.leftOut {
 		if id := r.groups.preassigner(name); id != nil {
 			r.refusePreassignment(id, why)
 		}
 	}
 }
 
-// preassigner is the pre-assigned AzureIdentity by that name, as far as an event
-// needs it, nil when it is that no more.
+// preassigner returns the pre-assigned AzureIdentity of that name, as far as an Event needs it. It
+// returns nil if there is none any more.
 func (g *Groups) preassigner(name types.NamespacedName) *v1.AzureIdentity {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -176,23 +174,23 @@ func (g *Groups) preassigner(name types.NamespacedName) *v1.AzureIdentity {
 	return id
 }
 
-// preassign follows the annotation of an AzureIdentity, and tells its owner when
-// it is not followed. It tells whether anything changed.
-func (r *Reconciler) preassign(id *v1.AzureIdentity, gone bool) (changed bool) {
+// preassign handles the annotation of an AzureIdentity, and notifies its owner if it has no effect.
+// It reports whether anything has changed.
+func (r *Reconciler) preassign(id *v1.AzureIdentity, deleted bool) (changed bool) {
 	name := client.ObjectKeyFromObject(id)
 	defer func() {
 		if changed {
 			r.look(name)
 		}
 	}()
-	if gone {
+	if deleted {
 		r.refusePreassignment(id, "")
 		return r.groups.Preassign(name, nil)
 	}
 	_, why, ok := preassignmentOf(id)
 	if ok && r.settings.MayPreassign != nil && !r.settings.MayPreassign(id.Namespace) {
 		ok, why = false, fmt.Sprintf("identities of namespace %s may not be on a node group before a pod needs them: "+
-			"take the annotation off, or let who runs podid add the namespace to mic's --preassign-namespaces", id.Namespace)
+			"remove the annotation, or have the namespace added to mic's --preassign-namespaces", id.Namespace)
 	}
 	if !ok {
 		r.refusePreassignment(id, why)
@@ -204,23 +202,22 @@ func (r *Reconciler) preassign(id *v1.AzureIdentity, gone bool) (changed bool) {
 	return changed
 }
 
-// refusePreassignment says why an annotation is not followed; "" takes it back.
+// refusePreassignment reports why an annotation has no effect; "" withdraws that.
 func (r *Reconciler) refusePreassignment(id *v1.AzureIdentity, why string) {
 	if r.events != nil {
 		r.events.PreassignmentRefused(id, why)
 	}
 }
 
-// look wakes who tells the owners of identities how those stand.
+// look wakes the controller of the AzureIdentity objects' conditions.
 func (r *Reconciler) look(names ...types.NamespacedName) {
 	if r.identities != nil && len(names) > 0 {
 		r.identities.Look(names...)
 	}
 }
 
-// Standing tells how a pre-assigned identity stands with the node groups that it
-// is for: what Azure refused it with, whether any has it, and whether it is
-// pre-assigned at all. Of others their assigned identities tell.
+// Standing returns how far a pre-assigned identity is: what Azure refused it with, whether any of
+// its node groups has it, and whether it is pre-assigned at all.
 func (g *Groups) Standing(name types.NamespacedName) (refused []assignment.State, there, preassigned bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -228,20 +225,18 @@ func (g *Groups) Standing(name types.NamespacedName) (refused []assignment.State
 	if !preassigned {
 		return nil, false, false
 	}
-	key := p.id.Key()
+	// As if named by the policy: that concerns pods, and there need not be any.
+	r := requester{identity: name, clientID: p.clientID, named: true}
 	for group, st := range g.states {
-		if !p.covers(group) {
+		if !p.includes(group) {
 			continue
 		}
-		st.mu.Lock()
-		// Pods need the identity by the policy; that it is there needs no pod.
-		is := st.progress(key, user{identity: name, clientID: p.clientID, named: true})
-		if is.Status == v1.StateAssigned {
+		progress := with(st, func() assignment.Progress { return st.progress(p.id.Key(), r) })
+		if progress.Status == v1.StateAssigned {
 			there = true
-		} else if assignment.AboutIdentity(is.Reason) {
-			refused = append(refused, is.State)
+		} else if assignment.AboutIdentity(progress.Reason) {
+			refused = append(refused, progress.State)
 		}
-		st.mu.Unlock()
 	}
 	return refused, there, true
 }

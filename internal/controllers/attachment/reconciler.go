@@ -1,15 +1,14 @@
-// Package attachment makes the identities of every node group (a VM or a scale
-// set) on Azure what the pods on it need, and tells the pods' controller when
-// they are there.
+// Package attachment makes the identities of every node group (a VM or a scale set) on Azure what
+// the pods on it need, and notifies the pods' controller when they are there.
 //
-// The queue's key is the node group, so there is one update in flight per group
-// and groups run side by side. Whatever comes up during an update goes into the
-// next one: a scale set takes 40 to 60 s per update and four updates a minute,
-// so coalescing is the whole game.
+// The queue's key is the node group, so there is one update in flight per group, and groups are
+// updated concurrently. What comes up during an update goes into the next one. Coalescing is what
+// counts: a scale set takes 40 to 60 s per update, and accepts four updates a minute.
 //
-// groups.go is what both controllers know together, state.go what is remembered
-// of one group; reconciler.go is one pass over a group, apply.go carries an update
-// out and sorts refusals; ledger.go is what is remembered for good.
+// A pass over a group: reconciler.go reads Azure and plans; capacity.go and ledger_sync.go record
+// the plan; apply.go, requests.go and narrow.go carry it out. groups.go is shared with the pod
+// controller. state.go is the memory of one group, made of demand.go, azure_view.go,
+// group_ledger.go and trouble.go.
 package attachment
 
 import (
@@ -35,7 +34,7 @@ type Cloud interface {
 	Get(ctx context.Context, group compute.Group) (compute.Identities, error)
 	// Patch attaches and detaches in one update, and returns when Azure is done.
 	Patch(ctx context.Context, group compute.Group, attach, detach []string) error
-	// Pause tells how long Azure is to be left alone about a group, 0 for not.
+	// Pause returns how long Azure is to be left alone about a group, 0 for not.
 	Pause(group compute.Group) time.Duration
 	// ClientID returns the client ID that an identity has now.
 	ClientID(ctx context.Context, resourceID string) (string, error)
@@ -50,53 +49,51 @@ type Metrics interface {
 	QuarantineLifted(namespace, identity string)
 }
 
-// NodesByGroup is the index that the caches must have: nodes by their group's ARM
-// resource ID.
+// NodesByGroup is the index that the caches must have: nodes by their group's ARM resource ID.
 const NodesByGroup = "podid/node-group"
 
 // Settings are what an operator can choose.
 type Settings struct {
 	// Grace is how long an identity stays that no pod needs.
 	Grace time.Duration
-	// RetryInterval is the first pause after a failed update; it doubles up to
-	// a minute.
+	// RetryInterval is the first pause after a failed update; it doubles up to a minute.
 	RetryInterval time.Duration
-	// Immutable are identities never to detach: client ids or resource IDs.
+	// Immutable are identities never to detach: client IDs or resource IDs.
 	Immutable []string
-	// AllowClusterIdentities lets pods have the identities that are the cluster's own. Without it
-	// they are refused: ClusterIdentities (client IDs), and the kubelets' by their nodes' label.
+	// AllowClusterIdentities lets pods have the cluster's own identities. Without it they are
+	// refused: ClusterIdentities (client IDs), and those of kubelets by their nodes' label.
 	AllowClusterIdentities bool
 	ClusterIdentities      map[string]bool
-	// MayPreassign tells whether the AzureIdentity objects of a namespace may be
-	// on node groups before a pod needs them; nil: all may.
+	// MayPreassign reports whether the AzureIdentity objects of a namespace may be pre-assigned; nil
+	// means that all may.
 	MayPreassign func(namespace string) bool
 }
 
-// Events tells the owners of AzureIdentity objects; announce.Events does.
+// Events notifies the owners of AzureIdentity objects; announce.Events does.
 type Events interface {
-	// PreassignmentRefused says why the annotation is not followed, once per
-	// change; "" takes it back.
+	// PreassignmentRefused reports why the annotation has no effect, once per change; "" withdraws
+	// that.
 	PreassignmentRefused(id *v1.AzureIdentity, why string)
 }
 
-// Identities are those who tell how AzureIdentity objects stand.
+// Identities is notified of changes that concern AzureIdentity objects.
 type Identities interface {
-	// Look says that the standing of these may have changed.
+	// Look is called with objects whose conditions may have changed.
 	Look(names ...types.NamespacedName)
 }
 
-// The bounds of calls to Azure. A scale set's update usually takes a minute; one
-// of 16 minutes has been reported, and holding up a group that long helps nobody.
+// The bounds of calls to Azure. A scale set's update usually takes a minute. One of 16 minutes has
+// been reported, but blocking a group for that long helps no pod.
 const (
 	readTimeout  = 30 * time.Second
 	patchTimeout = 5 * time.Minute
-	// saveTimeout bounds writing the ledger once the work is done.
+	// saveTimeout bounds writing the ledger after an update.
 	saveTimeout = 15 * time.Second
-	// again is the pause between two passes of which the first left work.
-	again = time.Millisecond
-	// lookAgain is the pause between two looks at an update of somebody else's
-	// that brings an identity which pods wait for.
-	lookAgain = 2 * time.Second
+	// nextPass is the pause before the next pass if a pass left work.
+	nextPass = time.Millisecond
+	// pollInterval is the pause between two reads of another writer's update that attaches an
+	// identity which pods wait for.
+	pollInterval = 2 * time.Second
 )
 
 // Reconciler reconciles node groups.
@@ -110,8 +107,8 @@ type Reconciler struct {
 	now       func() time.Time
 	immutable map[string]bool
 
-	events     Events     // nil: nobody is told
-	identities Identities // nil: nobody looks
+	events     Events     // may be nil
+	identities Identities // may be nil
 
 	snapshot ledger.Snapshot
 	health   health
@@ -144,12 +141,24 @@ func New(parts Parts, settings Settings) *Reconciler {
 	return r
 }
 
-// Reconcile makes one pass over a group. Azure's troubles are not errors here:
-// they set the time of the next pass. Errors are the API server's.
+// pass is one pass over a group.
+type pass struct {
+	group compute.Group
+	state *state
+	// populated is whether the group has nodes in the cluster.
+	populated bool
+	// extra are identities that the group is to have without any pod.
+	extra preassignedSet
+	// fresh is whether Azure has been read in this pass.
+	fresh bool
+}
+
+// Reconcile makes one pass over a group. Failures of Azure are not returned as errors: they set the
+// time of the next pass. Errors are those of the API server.
 func (r *Reconciler) Reconcile(ctx context.Context, group compute.Group) (reconcile.Result, error) {
 	st := r.groups.of(group)
-	if rest := st.resting(r.now()); rest > 0 {
-		return reconcile.Result{RequeueAfter: rest}, nil
+	if pause := st.backOffLeft(r.now()); pause > 0 {
+		return reconcile.Result{RequeueAfter: pause}, nil
 	}
 	populated, err := r.populated(ctx, group)
 	if err != nil {
@@ -159,122 +168,124 @@ func (r *Reconciler) Reconcile(ctx context.Context, group compute.Group) (reconc
 		return reconcile.Result{}, err
 	}
 	if !populated && st.idle() {
-		// What the last update changed may not have been written down: an entry too
-		// many makes ours what somebody else attaches.
-		if err := r.write(ctx, group, st); err != nil {
-			return reconcile.Result{}, err
-		}
-		r.lifted(r.groups.drop(group))
+		return reconcile.Result{}, r.forget(ctx, group, st)
+	}
+	if !st.known() && r.canWait(group, st) {
 		return reconcile.Result{}, nil
 	}
-	if !st.known() && r.later(group, st) {
-		return reconcile.Result{}, nil
-	}
-	p := &pass{group: group, state: st, populated: populated}
-	p.extra = r.groups.preassignedTo(group)
-	r.leftOut(ctx, p)
+	p := &pass{group: group, state: st, populated: populated, extra: r.groups.preassignedTo(group)}
+	r.reportLeftOut(ctx, p)
 	if !populated {
-		st.owned(p.extra.set) // a scale set that shrank to nothing keeps what it has, but gets no more
+		st.retainOwned(p.extra.set) // a scale set without nodes keeps what it has, but gets no more
 	}
-	if !st.known() {
-		if pause := r.cloud.Pause(group); pause > 0 {
+	return r.reconcile(ctx, p)
+}
+
+// reconcile reads Azure if necessary, and then plans.
+func (r *Reconciler) reconcile(ctx context.Context, p *pass) (reconcile.Result, error) {
+	if !p.state.known() {
+		if pause := r.cloud.Pause(p.group); pause > 0 {
 			return reconcile.Result{RequeueAfter: pause}, nil
 		}
 		if err := r.read(ctx, p); err != nil {
-			return r.setBack(ctx, p, err)
+			return r.backOff(ctx, p, err)
 		}
 	}
 	if !r.groups.isCaughtUp() {
-		return reconcile.Result{}, nil // what is known so far serves the pods that it serves
+		return reconcile.Result{}, nil // what is attached already serves the pods placed so far
 	}
 	return r.plan(ctx, p)
 }
 
-// later tells whether there is no hurry to ask Azure about a group: nobody needs
-// anything of it, and asking about a thousand machines at the start would keep
-// those waiting that do. The comparison with Azure gets to it.
-func (r *Reconciler) later(group compute.Group, st *state) bool {
+// forget drops a group that has no nodes, needs or ledger entries. It writes the ledger first: the
+// outcome of the last update may not be stored yet, and an entry too many would make an identity
+// podid's that another writer attaches.
+func (r *Reconciler) forget(ctx context.Context, group compute.Group, st *state) error {
+	if err := r.write(ctx, group, st); err != nil {
+		return err
+	}
+	r.lifted(r.groups.drop(group))
+	return nil
+}
+
+// canWait reports whether reading a group can be left to the drift comparison: until all pods are
+// placed, reading a thousand VMs that no pod needs would delay those that are needed.
+func (r *Reconciler) canWait(group compute.Group, st *state) bool {
 	return group.Kind == compute.VM && st.idle() && !r.groups.isCaughtUp()
 }
 
-// pass is one look at a group.
-type pass struct {
-	group compute.Group
-	state *state
-	// populated tells whether the group has nodes in the cluster.
-	populated bool
-	// extra are identities that the group is to have without any pod.
-	extra extras
-	// fresh tells that Azure was asked just now.
-	fresh bool
-}
-
-// plan plans and carries out, given that Azure and the ledger are known.
+// plan plans and carries out an update. Azure and the ledger have been read.
 func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error) {
 	st := p.state
 	plan := st.plan(p.extra, r.immutable, r.settings.Grace, r.now())
-	defer r.stay(st)
+	defer r.cancelDetach(st)
 	if !plan.Idle() {
-		if wait := max(st.settling(r.now()), r.cloud.Pause(p.group), st.predecessor(r.now())); wait > 0 {
-			return reconcile.Result{RequeueAfter: wait}, nil
+		if delay := max(st.updateDelay(r.now()), r.cloud.Pause(p.group)); delay > 0 {
+			return reconcile.Result{RequeueAfter: delay}, nil
 		}
 	}
-	if !p.fresh && (st.unrecorded(plan.Attach, plan.Probation) || len(plan.Detach) > 0) {
-		// About to call something ours: look once more that nobody else has
-		// put it there since the last look. About to take something away: let
-		// Azure tell its client id, which may be on the list of the immutable.
-		st.stay() // reading tells
+	if !p.fresh && (len(plan.Detach) > 0 || len(st.unrecorded(plan.Attach, plan.Probation)) > 0) {
+		// Read Azure again. Another writer may have attached what is about to be recorded as
+		// podid's. And only Azure has the client ID of what is about to be detached, which may be
+		// on the list of immutable identities.
+		st.cancelDetach() // read notifies
 		if err := r.read(ctx, p); err != nil {
-			return r.setBack(ctx, p, err)
+			return r.backOff(ctx, p, err)
 		}
 		plan = st.plan(p.extra, r.immutable, r.settings.Grace, r.now())
 	}
+	return r.carryOut(ctx, p, plan)
+}
+
+// carryOut records a plan in the ledger, and then updates the group.
+func (r *Reconciler) carryOut(ctx context.Context, p *pass, plan assignment.GroupPlan) (reconcile.Result, error) {
 	plan, refused := r.admit(ctx, p, plan)
-	if err := r.record(ctx, p.group, st, plan); err != nil {
-		if r.refusedPage(ctx, p, plan, err) {
-			return reconcile.Result{RequeueAfter: again}, nil
+	if err := r.record(ctx, p.group, p.state, plan); err != nil {
+		if r.refusePage(ctx, p, plan, err) {
+			return reconcile.Result{RequeueAfter: nextPass}, nil
 		}
 		return reconcile.Result{}, err
 	}
-	if refused && plan.Idle() {
-		return reconcile.Result{RequeueAfter: again}, nil // what had no place in this plan may fit
+	switch {
+	case !plan.Idle():
+		return r.update(ctx, p, plan)
+	case refused:
+		return reconcile.Result{RequeueAfter: nextPass}, nil // there may be room now for what this plan left out
 	}
-	if plan.Idle() {
-		r.lifted(st.settled(p.extra.set, r.now()))
-		return r.next(st, plan), nil
-	}
-	return r.update(ctx, p, plan)
+	r.lifted(p.state.settle(p.extra.set, r.now()))
+	return r.next(p.state, plan), nil
 }
 
-// update carries a plan out.
+// update carries out a plan on Azure.
 func (r *Reconciler) update(ctx context.Context, p *pass, plan assignment.GroupPlan) (reconcile.Result, error) {
 	began := r.now()
-	p.state.begin()
+	p.state.beginUpdate()
 	err := r.apply(ctx, p, plan)
 	r.metrics.Cycle(r.now().Sub(began))
-	if saved := r.save(ctx, p.group, p.state); err == nil && saved != nil {
-		return reconcile.Result{}, saved
+	if saveErr := r.save(ctx, p.group, p.state); err == nil && saveErr != nil {
+		return reconcile.Result{}, saveErr
 	}
 	if err != nil {
-		return r.setBack(ctx, p, err)
+		return r.backOff(ctx, p, err)
 	}
 	// What came up during the update goes into the next one.
-	return reconcile.Result{RequeueAfter: again}, nil
+	return reconcile.Result{RequeueAfter: nextPass}, nil
 }
 
+// next returns when the next pass is due after one without an update.
 func (r *Reconciler) next(st *state, plan assignment.GroupPlan) reconcile.Result {
-	soon := st.soon()
+	poll := with(st, st.azure.pollDelay)
 	if plan.Next.IsZero() {
-		return reconcile.Result{RequeueAfter: soon}
+		return reconcile.Result{RequeueAfter: poll}
 	}
 	next := max(plan.Next.Sub(r.now()), time.Millisecond)
-	if soon > 0 {
-		next = min(next, soon)
+	if poll > 0 {
+		next = min(next, poll)
 	}
 	return reconcile.Result{RequeueAfter: next}
 }
 
-// populated tells whether the group has nodes in the cluster.
+// populated reports whether the group has nodes in the cluster.
 func (r *Reconciler) populated(ctx context.Context, group compute.Group) (bool, error) {
 	var nodes corev1.NodeList
 	err := r.client.List(ctx, &nodes, client.MatchingFields{NodesByGroup: group.ResourceID()}, client.Limit(1), client.UnsafeDisableDeepCopy)
@@ -284,12 +295,12 @@ func (r *Reconciler) populated(ctx context.Context, group compute.Group) (bool, 
 	return len(nodes.Items) > 0, nil
 }
 
-// stay takes back what was about to leave and has not left, and tells.
-func (r *Reconciler) stay(st *state) {
-	if st.stay() {
-		r.tell(st)
+// cancelDetach cancels what was about to be detached and was not, and notifies the pods.
+func (r *Reconciler) cancelDetach(st *state) {
+	if st.cancelDetach() {
+		r.notify(st)
 	}
 }
 
-// tell wakes the pods whose identities got further, or not.
-func (r *Reconciler) tell(st *state) { r.groups.tell(st.news()...) }
+// notify wakes the pods whose identities made progress, or were refused.
+func (r *Reconciler) notify(st *state) { r.groups.notify(st.changes()...) }

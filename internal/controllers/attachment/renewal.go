@@ -1,13 +1,10 @@
-// Noticing that the identity behind a resource ID is not the one that was
-// attached: somebody deleted it and made it again under the same name. Azure
-// keeps the old one on the machine, which gets no tokens any more, until it is
-// removed and added.
+// Identities that were deleted and recreated under the same name. Azure keeps the old one on the
+// machine, where it gets no tokens any more, until it is detached and attached again.
 
 package attachment
 
 import (
 	"context"
-	"maps"
 	"slices"
 
 	"github.com/go-logr/logr"
@@ -17,159 +14,138 @@ import (
 	"github.com/podid-io/podid/internal/ledger"
 )
 
-// compare looks for identities that have to be attached anew, and notes in the
-// ledger which ones are there. mu is held.
-func (st *state) compare(have compute.Identities) {
-	clear(st.stale)
-	for key := range st.blockers {
-		st.stale[key] = true // Azure has said so, however it lists them
+// findStale finds identities that have to be attached again, and records in the ledger which ones
+// are attached. mu is held.
+func (st *state) findStale(have compute.Identities) {
+	clear(st.azure.stale)
+	for key := range st.trouble.blockers {
+		st.azure.stale[key] = true // Azure has refused an update because of it, however it lists it
 	}
-	if !have.Updating { // else what is arriving may not have its ids yet
+	if !have.Updating { // otherwise those in flight may not have their IDs yet
 		for _, id := range have.Orphaned {
-			// Nothing is behind it, so taking it away takes nothing from
-			// anybody, whoever put it there; and it is only done to put it
-			// back.
-			st.stale[ledger.Key(id)] = true
+			// Nothing is behind it, so detaching it harms no one, whoever attached it. It is
+			// detached only to be attached again.
+			st.azure.stale[ledger.Key(id)] = true
 		}
 	}
-	maps.DeleteFunc(st.cleared, func(s suspicion, _ answer) bool { return st.needs[s.key] == nil || st.clients[s.key] != s.has })
+	st.azure.clientIDs.forgetAnswers(st.demand.needs)
 	for _, id := range have.UserAssigned {
-		key := ledger.Key(id)
-		entry, ours := st.ledger[key]
-		principal := canonical(have.PrincipalIDs[id])
-		if !have.Updating && !st.stale[key] && principal != "" {
-			st.renewed(key) // it never left, or is back
-			entry = st.ledger[key]
-		}
-		if ours && !entry.Keep && principal != "" {
-			st.notePrincipal(key, entry, principal)
+		if principal := canonical(have.PrincipalIDs[id]); principal != "" {
+			st.recordPrincipal(ledger.Key(id), principal, have.Updating)
 		}
 	}
 }
 
-// notePrincipal records which identity the group lists under the name. mu is held.
-func (st *state) notePrincipal(key string, entry ledger.Entry, principal string) {
-	other := entry.PrincipalID != "" && entry.PrincipalID != principal
-	switch {
-	case other && entry.Foreign:
-		delete(st.ledger, key) // it is not the one that Azure let podid assign
-	case other:
-		st.stale[key] = true
+// recordPrincipal records which identity the group lists under a name. mu is held.
+func (st *state) recordPrincipal(key, principal string, updating bool) {
+	if !updating && !st.azure.stale[key] {
+		st.ledger.endRenewal(key) // it never left, or is back
+	}
+	entry, ok := st.ledger.entries[key]
+	if !ok || entry.Keep {
+		return
+	}
+	switch recreated := entry.PrincipalID != "" && entry.PrincipalID != principal; {
+	case recreated && entry.Foreign:
+		delete(st.ledger.entries, key) // it is not the one that Azure let podid assign
+	case recreated:
+		st.azure.stale[key] = true
 	default:
 		entry.PrincipalID = principal
-		st.ledger[key] = entry
+		st.ledger.entries[key] = entry
 	}
 }
 
-// finishRenewals adds what was taken away only to be put back, and that nobody
-// needs any more: it is somebody else's. mu is held.
-func (st *state) finishRenewals(in assignment.Group) {
-	for key, entry := range st.ledger {
-		if entry.Renewing && !st.current.Has(key) && !in.Desired.Has(key) {
+// addUnfinishedRenewals adds identities of other writers that podid detached for renewal and that no
+// pod needs any more. mu is held.
+func (st *state) addUnfinishedRenewals(in assignment.Group) {
+	for key, entry := range st.ledger.entries {
+		if entry.Renewing && !st.azure.current.Has(key) && !in.Desired.Has(key) {
 			in.Desired[key], in.Early[key] = entry.ResourceID, entry.ResourceID
 		}
 	}
 }
 
-// renewed ends a renewal: the identity is back, or Azure does not take it. mu is held.
-func (st *state) renewed(key string) {
-	if entry, ok := st.ledger[key]; ok && entry.Renewing {
-		entry.Renewing = false
-		st.ledger[key] = entry
-	}
-}
+// maxMismatches bounds the lookups of one pass.
+const maxMismatches = 10
 
-// suspicion is that an AzureIdentity names another client ID than the node group has: either the
-// AzureIdentity is wrong, or it was corrected after the identity was made again.
-type suspicion struct{ key, said, has string }
-
-// answer is what became of a suspicion.
-type answer int
-
-const (
-	unheard   answer = iota // Azure was not asked
-	unknown                 // Azure was asked and did not tell
-	confirmed               // the node group has the right client ID
-)
-
-// suspect is a suspicion with the resource ID to ask about.
-type suspect struct {
-	suspicion
+// openMismatch is a mismatch that Azure has not confirmed, with the resource ID to look up.
+type openMismatch struct {
+	mismatch
 	resourceID string
 }
 
-// suspects returns those that Azure has not told about yet.
-func (st *state) suspects() (found []suspect) {
+// openMismatches returns the first maxMismatches that Azure has not confirmed.
+func (st *state) openMismatches() (found []openMismatch) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	for key, n := range st.needs {
-		has := st.clients[key]
-		for u := range n.users {
-			s := suspicion{key, u.clientID, has}
-			if u.clientID == "" || has == "" || u.clientID == has || st.stale[key] || st.cleared[s] == confirmed {
+	for key, n := range st.demand.needs {
+		listed := st.azure.clientIDs.listed[key]
+		if listed == "" || st.azure.stale[key] {
+			continue
+		}
+		for r := range n.requesters {
+			m := mismatch{key, r.clientID, listed}
+			if r.clientID == "" || r.clientID == listed || st.azure.clientIDs.answers[m] == confirmed {
 				continue
 			}
-			if len(found) < mostSuspects && !slices.Contains(found, suspect{s, n.spelling}) {
-				found = append(found, suspect{s, n.spelling})
+			if open := (openMismatch{m, n.spelling}); len(found) < maxMismatches && !slices.Contains(found, open) {
+				found = append(found, open)
 			}
 		}
 	}
 	return found
 }
 
-// mostSuspects bounds the requests of one pass.
-const mostSuspects = 10
-
-// investigate asks Azure about suspects: only Azure knows which client ID the
-// identity has now. Anybody may write an AzureIdentity, so what it says alone takes
-// nothing off a machine.
-func (r *Reconciler) investigate(ctx context.Context, st *state) {
+// resolveMismatches looks up which client ID an identity has now. An AzureIdentity alone does not
+// get an identity detached, because anyone with access to its namespace may write one.
+func (r *Reconciler) resolveMismatches(ctx context.Context, st *state) {
 	log := logr.FromContextOrDiscard(ctx)
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	found := st.suspects()
-	for i, s := range found {
-		clientID, err := r.cloud.ClientID(ctx, s.resourceID)
+	found := st.openMismatches()
+	for i, m := range found {
+		clientID, err := r.cloud.ClientID(ctx, m.resourceID)
 		if err != nil {
-			// One failure a comparison is enough: the group's pods wait for
-			// this, and its turn comes again, in another order.
-			log.V(1).Info("identity not looked up, will be after the next comparison with Azure", "resourceID", s.resourceID, "cause", err.Error())
-			st.unanswered(found[i:])
+			// One failure per comparison is enough, because the group's pods wait for this. The
+			// others are looked up after the next comparison, in another order.
+			log.V(1).Info("identity not looked up, will be after the next comparison with Azure", "resourceID", m.resourceID, "cause", err.Error())
+			st.markUnknown(found[i:])
 			break
 		}
-		if st.judge(s, canonical(clientID)) {
-			log.Info("identity was deleted and made again, attaching it anew", "resourceID", s.resourceID)
+		if st.resolve(m, canonical(clientID)) {
+			log.Info("identity was deleted and recreated, attaching it again", "resourceID", m.resourceID)
 		} else {
-			log.Info("refused an AzureIdentity that names another client ID than its resource ID has", "resourceID", s.resourceID)
+			log.Info("refused an AzureIdentity that names another client ID than its resource ID has", "resourceID", m.resourceID)
 		}
 	}
 	if len(found) > 0 {
-		r.tell(st)
+		r.notify(st)
 	}
 }
 
-// unanswered records suspicions about which Azure did not tell: the AzureIdentity counts as wrong.
-func (st *state) unanswered(suspects []suspect) {
+// markUnknown records mismatches for which Azure gave no answer: the AzureIdentity counts as wrong.
+func (st *state) markUnknown(open []openMismatch) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	for _, s := range suspects {
-		st.cleared[s.suspicion] = unknown
+	for _, m := range open {
+		st.azure.clientIDs.answers[m.mismatch] = unknown
 	}
 }
 
-// judge records what Azure said about a suspect, and reports whether it is stale.
-func (st *state) judge(s suspect, clientID string) bool {
+// resolve records which client ID the identity has now, and reports whether the one on the group is
+// stale.
+func (st *state) resolve(m openMismatch, clientID string) (stale bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	switch {
-	case clientID == s.has:
-		st.cleared[s.suspicion] = confirmed
-		return false
-	case st.current.Has(s.key):
-		st.stale[s.key] = true
+	case clientID == m.listed:
+		st.azure.clientIDs.answers[m.mismatch] = confirmed
+	case st.azure.current.Has(m.key):
+		st.azure.stale[m.key] = true
 		return true
 	default:
-		st.clients[s.key] = clientID
-		return false
+		st.azure.clientIDs.listed[m.key] = clientID
 	}
+	return false
 }

@@ -59,7 +59,7 @@ func TestOtherSpelling(t *testing.T) {
 	if diff := cmp.Diff([]string{upper.String()}, first.Attach); diff != "" {
 		t.Fatalf("attach (-want +have):\n%s", diff)
 	}
-	r.st.ledger[upper.Key()] = ledger.Entry{ResourceID: upper.String()}
+	r.st.ledger.entries[upper.Key()] = ledger.Entry{ResourceID: upper.String()}
 	r.st.done(assignment.Request{Attach: first.Attach})
 	for range 3 {
 		r.read(azure)
@@ -67,7 +67,7 @@ func TestOtherSpelling(t *testing.T) {
 			t.Fatalf("Azure has it, in its spelling: %+v", plan)
 		}
 	}
-	if entry := r.st.ledger[upper.Key()]; entry.PrincipalID != "principal" {
+	if entry := r.st.ledger.entries[upper.Key()]; entry.PrincipalID != "principal" {
 		t.Errorf("the ledger says %+v", entry)
 	}
 	// Another namespace spells it as Azure does.

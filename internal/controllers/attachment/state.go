@@ -12,400 +12,425 @@ import (
 	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/types"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/ledger"
 )
 
-// quarantine is what is known about an identity that Azure refused.
-type quarantine struct {
-	retry      time.Time
-	times      int // refusals in a row
-	state      assignment.State
-	identities []types.NamespacedName // the AzureIdentity objects, for the metric
-	// until is how long it is remembered without anybody who needs it: who comes
-	// and goes with a bad identity must not get it into the others' updates.
-	until time.Time
-	// chances bounds how often touching the object buys another try: each is an
-	// update of the group, which others have to wait for.
-	chances *rate.Limiter
-}
-
-// The chances of an identity in quarantine.
-const (
-	chanceEvery = 20 * time.Second
-	chances     = 3
-)
-
-// The wait for a burst of needs to end before the first update: pods of one
-// rollout arrive some milliseconds apart, and an update takes a scale set 40 to
-// 60 s.
-const (
-	quiet     = 30 * time.Millisecond
-	mostQuiet = 300 * time.Millisecond
-)
-
-// state is the memory of one node group. Its reconciler, of which one runs at a
-// time, knows Azure; needs are the pod controller's. mu guards all of it.
+// state is the memory of one node group. The pod controller writes demand, through Groups; the
+// group's reconciler, of which one runs at a time, writes the rest. mu guards all of it; the four
+// values have no locks of their own.
 type state struct {
-	mu sync.Mutex
-
-	// needs are what pods need, by canonical resource ID. firstAsked and
-	// lastAsked are when the oldest and the newest were made that no update has
-	// taken up yet.
-	needs                 map[string]*need
-	firstAsked, lastAsked time.Time
-
-	// current is what the group has: nil until Azure was asked, kept up by
-	// every update since.
-	current assignment.Set
-	// clients are the client IDs that Azure told with current, by canonical
-	// resource ID; also those of needed identities that it listed before.
-	clients map[string]string
-	// unread are identities that were attached since Azure was read.
-	unread map[string]bool
-	// cluster are the client IDs of identities that are the cluster's own.
-	cluster map[string]bool
-	// stale are identities that the group lists and that have to leave and come
-	// back, because what is behind them was deleted or made again.
-	stale map[string]bool
-	// blockers are those of them because of which Azure refused an update.
-	blockers map[string]bool
-	// cleared is what became of the question which of two client IDs is right.
-	cleared map[suspicion]answer
-	// leaving are identities that an update under way detaches.
-	leaving map[string]bool
-	// arriving are identities of ours that Azure lists while it carries out an
-	// update that this program did not begin (another one did, and died): the
-	// machines may not have them yet. arrivingSince is when that was first seen.
-	arriving      map[string]bool
-	arrivingSince time.Time
-	// refresh asks for Azure to be read before anything else is done, which
-	// comparisons bounds.
-	refresh     bool
-	comparisons *rate.Limiter
-
-	// ledger is what is ours, nil until loaded; stored is what was last written.
-	ledger map[string]ledger.Entry
-	stored ledger.Record
-	// attempted is what the last write would have saved, nil unless its outcome is unknown.
-	attempted map[string]ledger.Entry
-	// claims are the entries that the update under way wrote into the ledger, and
-	// what it said before; zero where it said nothing.
-	claims map[string]ledger.Entry
-	// updating tells that Azure was carrying out an update when it was asked last,
-	// and wrote that this program has made one.
-	updating, wrote bool
-
-	quarantined map[string]*quarantine
-	unneeded    map[string]time.Time
-
-	// early are the AzureIdentity objects by which identities are pre-assigned.
-	early map[string][]types.NamespacedName
-	// edition is that of the pre-assignments that were looked at last, and halves
-	// are parts of a refused update that Azure has not been asked about yet.
-	edition uint64
-	halves  []assignment.Request
-
-	// trouble is what keeps the whole group from getting anything: set while
-	// podid may not update it or it does not exist. complaint is what keeps
-	// failing although it should pass.
-	trouble   assignment.State
-	complaint string
-	// failures in a row, the time of the first, and until when to leave Azure alone
-	// because of them.
-	failures           int
-	failing, notBefore time.Time
+	mu      sync.Mutex
+	demand  demand
+	azure   azureView
+	ledger  groupLedger
+	trouble trouble
 }
 
 func newState() *state {
 	return &state{
-		needs: map[string]*need{}, leaving: map[string]bool{}, quarantined: map[string]*quarantine{},
-		unneeded: map[string]time.Time{}, stale: map[string]bool{}, blockers: map[string]bool{}, cleared: map[suspicion]answer{},
-		claims: map[string]ledger.Entry{}, unread: map[string]bool{},
-		comparisons: rate.NewLimiter(rate.Every(comparisonEvery), mostComparisons),
+		demand: demand{needs: map[string]*need{}, unneededSince: map[string]time.Time{}},
+		azure: azureView{
+			detaching: map[string]bool{}, unread: map[string]bool{}, stale: map[string]bool{},
+			clientIDs:   clientIDs{answers: map[mismatch]answer{}},
+			comparisons: rate.NewLimiter(rate.Every(comparisonEvery), maxComparisons),
+		},
+		ledger:  groupLedger{pending: map[string]ledger.Entry{}},
+		trouble: trouble{quarantined: map[string]*quarantine{}, blockers: map[string]bool{}},
 	}
 }
 
-// The comparisons with Azure that are asked for. Azure allows twelve reads of a
-// machine a minute after 36 at once; half of that is for updates.
-const (
-	comparisonEvery = 10 * time.Second
-	mostComparisons = 12
-)
-
-// compareAgain asks for Azure to be read, unless that was asked too often.
-func (st *state) compareAgain(now time.Time) bool {
+// with returns what get returns while mu is held.
+func with[T any](st *state, get func() T) T {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if !st.comparisons.AllowN(now, 1) {
-		return false
+	return get()
+}
+
+// known reports whether Azure has been read and need not be read again.
+func (st *state) known() bool { return with(st, st.azure.known) }
+
+// loaded reports whether the ledger has been read.
+func (st *state) loaded() bool { return with(st, func() bool { return st.ledger.entries != nil }) }
+
+// idle reports whether no pod needs anything and nothing of podid's is attached.
+func (st *state) idle() bool { return with(st, st.empty) }
+
+// empty is idle. mu is held.
+func (st *state) empty() bool { return len(st.demand.needs) == 0 && len(st.ledger.entries) == 0 }
+
+// backOffLeft returns how long Azure is to be left alone about this group.
+func (st *state) backOffLeft(now time.Time) time.Duration {
+	return with(st, func() time.Duration { return st.trouble.notBefore.Sub(now) })
+}
+
+// updateDelay returns how long an update has to wait: for the end of a burst of needs, or of the
+// update of another MIC.
+func (st *state) updateDelay(now time.Time) time.Duration {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return max(st.demand.burstDelay(now), st.azure.predecessorDelay(&st.ledger, now))
+}
+
+// beginUpdate records that this process updates the group.
+func (st *state) beginUpdate() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.azure.external.ignored = true
+}
+
+// needSummary is what the pods that need an identity ask for.
+type needSummary struct {
+	wanted  bool // by an AzureIdentity that is not refused
+	verify  bool // and that the policy does not name
+	waiting bool // and not all of its pods are Assigned
+}
+
+// summary returns what is asked for. mu is held.
+func (st *state) summary(key string) (s needSummary) {
+	n := st.demand.needs[key]
+	if n == nil {
+		return s
 	}
-	st.refresh = true
-	return true
-}
-
-// asked notes that something is needed that the group has not got. mu is held.
-func (st *state) asked(now time.Time) {
-	st.lastAsked = now
-	if st.firstAsked.IsZero() {
-		st.firstAsked = now
+	for r, count := range n.requesters {
+		if refusal, _ := st.azure.refusal(key, r); refusal.Reason != "" {
+			continue
+		}
+		s.wanted = true
+		s.verify = s.verify || !r.named
+		s.waiting = s.waiting || !r.named && count.assigned < count.pods
 	}
+	return s
 }
 
-// settling tells how long to wait for a burst of needs to end. An update that
-// goes out takes them all up.
-func (st *state) settling(now time.Time) time.Duration {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.firstAsked.IsZero() {
-		return 0
-	}
-	wait := min(st.lastAsked.Add(quiet).Sub(now), st.firstAsked.Add(mostQuiet).Sub(now))
-	if wait <= 0 {
-		st.firstAsked = time.Time{}
-	}
-	return max(wait, 0)
+// satisfied reports whether the group has what is asked for. mu is held.
+func (st *state) satisfied(key string, s needSummary) bool {
+	return st.azure.attached(key) && !st.azure.unread[key] && (st.ledger.assignable(key) || !s.waiting)
 }
 
-// resting tells how long Azure is to be left alone yet about this group.
-func (st *state) resting(now time.Time) time.Duration {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return st.notBefore.Sub(now)
-}
-
-// known tells whether Azure was asked and need not be asked again.
-func (st *state) known() bool {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return st.current != nil && !st.refresh
-}
-
-// idle tells that no pod needs anything and nothing of ours is there.
-func (st *state) idle() bool {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return len(st.needs) == 0 && len(st.ledger) == 0
-}
-
-// plan asks the planner, and marks what is about to leave in the same breath, so
-// that no need slips in between. extra are identities to have without any pod.
-func (st *state) plan(extra extras, immutable map[string]bool, grace time.Duration, now time.Time) assignment.GroupPlan {
+// plan returns the planner's plan. It marks what is about to be detached under the same lock, so
+// that no need is satisfied by it in between. immutable are identities never to detach.
+func (st *state) plan(extra preassignedSet, immutable map[string]bool, grace time.Duration, now time.Time) assignment.GroupPlan {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	in := assignment.Group{
-		Desired: assignment.Set{}, Early: assignment.Set{}, Current: st.current, Ledger: assignment.Set{}, Stale: st.stale,
+		Desired: assignment.Set{}, Early: assignment.Set{}, Current: st.azure.current, Ledger: assignment.Set{}, Stale: st.azure.stale,
 		Immutable:   func(key string) bool { return st.immutable(key, immutable) },
-		Tenants:     func(key string) []string { return namespaces(st.identities(key), extra.names[key]) },
-		Quarantined: map[string]time.Time{}, UnneededSince: st.unneeded, Grace: grace, Now: now,
+		Tenants:     func(key string) []string { return namespaces(st.demand.identities(key), extra.names[key]) },
+		Quarantined: map[string]time.Time{}, UnneededSince: st.demand.unneededSince, Grace: grace, Now: now,
 		Unverified: map[string]bool{}, Patient: map[string]bool{},
 	}
-	st.early = extra.names
+	st.demand.preassignedBy = extra.names
 	maps.Copy(in.Desired, extra.set)
 	maps.Copy(in.Early, extra.set)
-	for key, n := range st.needs {
-		if st.demand(key).wanted {
+	for key, n := range st.demand.needs {
+		if st.summary(key).wanted {
 			in.Desired[key] = n.spelling
 			delete(in.Early, key)
 		}
 	}
-	st.unverified(in)
-	st.finishRenewals(in)
-	spellings := spellingsOf(in.Desired)
-	for key, entry := range st.ledger {
-		if (!!entry.Owned() || !st.current.Has(key)) && !respelledIn(in.Desired, spellings, key) {
+	st.addUnverified(in)
+	st.addUnfinishedRenewals(in)
+	spellings := countSpellings(in.Desired)
+	for key, entry := range st.ledger.entries {
+		if (entry.Owned() || !st.azure.current.Has(key)) && !desiredOtherwise(in.Desired, spellings, key) {
 			in.Ledger[key] = entry.ResourceID
 		}
 	}
-	for key, q := range st.quarantined {
+	for key, q := range st.trouble.quarantined {
 		in.Quarantined[key] = q.retry
 	}
 	plan := assignment.ForGroup(in)
-	st.unneeded = plan.UnneededSince
+	st.demand.unneededSince = plan.UnneededSince
 	for _, id := range plan.Detach {
-		st.leaving[ledger.Key(id)] = true
+		st.azure.detaching[ledger.Key(id)] = true
 	}
 	return plan
 }
 
-// unverified finds what is desired, on the group, and not podid's to assign as far as is known. mu is
-// held.
-func (st *state) unverified(in assignment.Group) {
+// addUnverified adds what is desired and on the group, and which podid may not assign as far as is
+// known. mu is held.
+func (st *state) addUnverified(in assignment.Group) {
 	for key := range in.Desired {
-		if !st.current.Has(key) || st.vouched(key) || st.stale[key] {
+		if !st.azure.current.Has(key) || st.ledger.assignable(key) || st.azure.stale[key] {
 			continue
 		}
-		d := st.demand(key)
-		in.Unverified[key] = d.verify || !d.wanted
-		in.Patient[key] = !d.waiting
+		s := st.summary(key)
+		in.Unverified[key] = s.verify || !s.wanted
+		in.Patient[key] = !s.waiting
 	}
 }
 
-// owned leaves in the set what is ours.
-func (st *state) owned(set assignment.Set) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	maps.DeleteFunc(set, func(key, _ string) bool {
-		_, ours := st.ledger[key]
-		return !ours
-	})
+// immutable reports whether an identity is never to be detached, by its resource ID or its client
+// ID. mu is held.
+func (st *state) immutable(key string, list map[string]bool) bool {
+	return list[ascii.Loose(key)] || list[st.ledger.entries[key].ClientKey()] || list[st.azure.clientIDs.listed[key]]
 }
 
-// stay takes back what plan marked as leaving, and tells whether there was any:
-// pods that came meanwhile have been told that it is not there.
-func (st *state) stay() (any bool) {
+// retainOwned removes from the set what is not in the ledger.
+func (st *state) retainOwned(set assignment.Set) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	any = len(st.leaving) > 0
-	clear(st.leaving)
+	maps.DeleteFunc(set, func(key, _ string) bool { return !st.ledger.has(key) })
+}
+
+// cancelDetach undoes what plan marked as about to be detached, and reports whether there was any:
+// pods that were placed meanwhile were told that it is not there.
+func (st *state) cancelDetach() (any bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	any = len(st.azure.detaching) > 0
+	clear(st.azure.detaching)
 	return any
 }
 
-// unrecorded tells whether any of these identities is not in the ledger.
-func (st *state) unrecorded(ids ...[]string) bool {
+// unrecorded returns those of the identities that are not in the ledger.
+func (st *state) unrecorded(ids ...[]string) []string {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	for _, id := range slices.Concat(ids...) {
-		if _, ok := st.ledger[ledger.Key(id)]; !ok {
-			return true
-		}
-	}
-	return false
+	return slices.DeleteFunc(slices.Concat(ids...), func(id string) bool { return st.ledger.has(ledger.Key(id)) })
 }
 
-// read takes what Azure says at that time. extra are identities that the group is to
-// have without any pod.
+// read records what Azure has at that time. extra are identities that the group is to have without
+// any pod.
 func (st *state) read(have compute.Identities, extra assignment.Set, now time.Time) {
 	have = have.Respelled(st.spellings(extra))
-	current, clients := assignment.Set{}, clientIDs(have)
+	current := assignment.Set{}
 	for _, id := range have.UserAssigned {
 		current[ledger.Key(id)] = id
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.arrive(current, have.Updating, now)
-	st.current, st.refresh = current, false
-	st.rememberClients(clients)
-	clear(st.unread)
-	if st.trouble.Reason == assignment.ReasonGroupMissing {
-		st.trouble = assignment.State{} // other troubles end with an update that goes well
+	st.azure.external.observe(have.Updating, now, st.azure.current, current, st.ledger.entries)
+	st.azure.current, st.azure.refresh = current, false
+	st.azure.recordClientIDs(listedClientIDs(have), st.demand.needs)
+	if st.trouble.group.Reason == assignment.ReasonGroupMissing {
+		st.trouble.group = assignment.State{} // other troubles end with an update that succeeds
 	}
-	st.compare(have)
-	st.strike(have.Updating)
+	st.findStale(have)
+	if !have.Updating {
+		st.ledger.dropUnconfirmed(current)
+	}
 }
 
-// spellings returns the resource IDs that this group is known to need or to have by
-// podid's doing.
+// spellings returns the resource IDs that this group needs, or that podid attached to it.
 func (st *state) spellings(extra assignment.Set) []string {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	ids := slices.Collect(maps.Values(extra))
-	for _, n := range st.needs {
+	for _, n := range st.demand.needs {
 		ids = append(ids, n.spelling)
 	}
-	for _, entry := range st.ledger {
+	for _, entry := range st.ledger.entries {
 		ids = append(ids, entry.ResourceID)
 	}
 	return ids
 }
 
-// clientIDs are the client IDs that Azure lists, by canonical resource ID.
-func clientIDs(have compute.Identities) map[string]string {
-	clients := map[string]string{}
-	for id, client := range have.ClientIDs {
-		if client != "" {
-			clients[ledger.Key(id)] = canonical(client)
-		}
-	}
-	return clients
-}
-
-// learn records the client IDs of what was attached, between two requests of an update: what is
-// there and what is podid's is not looked at, because the update is not over.
-func (st *state) learn(have compute.Identities, extra assignment.Set) {
-	clients := clientIDs(have.Respelled(st.spellings(extra)))
+// readClientIDs records the client IDs of what was attached, between two requests of an update.
+// Because the update is not over, it ignores what else Azure has.
+func (st *state) readClientIDs(have compute.Identities, extra assignment.Set) {
+	listed := listedClientIDs(have.Respelled(st.spellings(extra)))
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.rememberClients(clients)
-	clear(st.unread)
+	st.azure.recordClientIDs(listed, st.demand.needs)
 }
 
-// done takes an update that Azure has carried out, and returns the identities
-// whose quarantine it ended.
+// done records a request that Azure carried out, and returns the identities whose quarantine it
+// ended.
 func (st *state) done(req assignment.Request) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.failures, st.notBefore, st.trouble, st.complaint = 0, time.Time{}, assignment.State{}, ""
-	st.arriving, st.arrivingSince = nil, time.Time{}
-	clear(st.blockers)
-	st.keepClaims(req)
-	st.current = maps.Clone(st.current)
+	st.trouble.recovered()
+	st.azure.external.end()
+	st.ledger.commit(req)
+	st.azure.current = maps.Clone(st.azure.current)
 	for _, id := range req.Attach {
 		key := ledger.Key(id)
-		if !st.vouched(key) && st.current.Has(key) {
-			entry := st.newEntry(id)
-			entry.Foreign = true // it was there, and Azure lets podid assign it
-			st.ledger[key] = entry
-		}
-		st.current[key], st.unread[key] = id, true
-		st.renewed(key)
+		st.ledger.attached(id, st.azure.current.Has(key), &st.demand)
+		st.azure.current[key], st.azure.unread[key] = id, true
 	}
 	for _, id := range req.Detach {
-		if st.stale[ledger.Key(id)] {
-			delete(st.clients, ledger.Key(id)) // what comes back may be another one
-		}
-		delete(st.current, ledger.Key(id))
-		delete(st.leaving, ledger.Key(id))
-		if !st.ledger[ledger.Key(id)].Keep {
-			delete(st.ledger, ledger.Key(id))
-		}
-		delete(st.unneeded, ledger.Key(id))
-		delete(st.stale, ledger.Key(id))
+		key := ledger.Key(id)
+		st.azure.detached(key)
+		st.ledger.detached(key)
+		delete(st.demand.unneededSince, key)
 	}
 	for _, id := range slices.Concat(req.Attach, req.Detach) {
-		if q, ok := st.quarantined[ledger.Key(id)]; ok {
-			delete(st.quarantined, ledger.Key(id))
-			lifted = append(lifted, q.identities...)
-		}
+		lifted = append(lifted, st.trouble.release(ledger.Key(id))...)
 	}
 	return lifted
 }
 
-// doubt takes an update of which nobody knows whether Azure carried it out: what
-// it detached counts as gone, what it attached as not there, until Azure was asked.
-func (st *state) doubt(req assignment.Request) {
+// markUncertain handles a request that failed. Unless Azure plainly refused it, its outcome is
+// unknown, and its entries stay in the ledger. Until Azure has been read, what it detached counts
+// as gone, and what it attached as not there.
+func (st *state) markUncertain(req assignment.Request, cause error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.refresh = true
-	st.current = maps.Clone(st.current)
+	if !compute.Definite(cause) {
+		st.ledger.commit(req)
+	}
+	st.azure.refresh = true
+	st.azure.current = maps.Clone(st.azure.current)
 	for _, id := range req.Detach {
-		delete(st.current, ledger.Key(id))
+		delete(st.azure.current, ledger.Key(id))
 	}
 }
 
-// settled notes that there is nothing to do now, and ends the quarantine of
-// identities that nobody needs and that are not ours to take away either. extra
-// are those needed without any pod.
-func (st *state) settled(extra assignment.Set, now time.Time) (lifted []types.NamespacedName) {
+// settle records that there is nothing to do now. It ends the quarantine of identities that are
+// neither needed nor podid's to detach, and returns their AzureIdentity objects. extra are those
+// needed without any pod.
+func (st *state) settle(extra assignment.Set, now time.Time) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.firstAsked, st.failures, st.complaint, st.halves = time.Time{}, 0, "", nil
-	for key, q := range st.quarantined {
-		if _, ours := st.ledger[key]; ours || st.needs[key] != nil || extra.Has(key) {
+	st.demand.firstAsked = time.Time{}
+	st.trouble.failures, st.trouble.complaint, st.trouble.remainders = 0, "", nil
+	for key, q := range st.trouble.quarantined {
+		if st.ledger.has(key) || st.demand.needs[key] != nil || extra.Has(key) {
 			continue
 		}
 		lifted, q.identities = append(lifted, q.identities...), nil
 		if !q.until.After(now) {
-			delete(st.quarantined, key)
+			delete(st.trouble.quarantined, key)
 		}
 	}
 	return lifted
 }
 
-// spellingsOf counts the spellings in a set that Azure may take for one identity each.
-func spellingsOf(set assignment.Set) map[string]int {
+// quarantine leaves an identity out of the coming updates. It returns the AzureIdentity objects
+// that ask for it, and when it is retried.
+func (st *state) quarantine(id string, extra preassignedSet, why assignment.State, now time.Time) (identities []types.NamespacedName, retryAfter time.Duration) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	key := ledger.Key(id)
+	identities = slices.Concat(st.demand.identities(key), extra.names[key])
+	retryAfter = st.trouble.refuse(key, identities, why, now)
+	if !st.azure.current.Has(key) {
+		if st.ledger.entries[key].Owned() {
+			delete(st.ledger.entries, key)
+		}
+		st.ledger.endRenewal(key)
+	}
+	return identities, retryAfter
+}
+
+// failed records a failure of the whole group. It returns how long to leave Azure alone about it,
+// and the number of failures in a row.
+func (st *state) failed(cause error, retryInterval time.Duration, now time.Time) (pause time.Duration, failures int) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	pause = st.trouble.failed(cause, retryInterval, now)
+	return pause, st.trouble.failures
+}
+
+// missing records that Azure does not have the group: what podid attached is gone with it.
+func (st *state) missing(why assignment.State) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	clear(st.ledger.entries)
+	clear(st.demand.unneededSince)
+	st.azure.current = nil
+	st.trouble.failures, st.trouble.group = 0, why
+}
+
+// progress returns how far an identity is for the pods that need it by that AzureIdentity. mu is
+// held.
+func (st *state) progress(key string, r requester) assignment.Progress {
+	refusal, pending := st.azure.refusal(key, r)
+	attached := st.azure.attached(key)
+	switch {
+	case refusal.Reason != "":
+		return assignment.Progress{State: refusal}
+	case attached && (pending || st.azure.unread[key]):
+		return assignment.Progress{State: assignment.State{Status: v1.StateCreated}}
+	case attached && (r.named || st.ledger.assignable(key)):
+		return assignment.Progress{State: assignment.State{Status: v1.StateAssigned}}
+	}
+	return st.hindrance(key, attached)
+}
+
+// hindrance returns the progress of an identity that pods do not have. mu is held.
+func (st *state) hindrance(key string, attached bool) assignment.Progress {
+	if q, ok := st.trouble.quarantined[key]; ok {
+		return assignment.Progress{State: q.state}
+	}
+	if st.trouble.group.Reason != "" {
+		return assignment.Progress{State: st.trouble.group, KeepAssigned: attached}
+	}
+	if st.azure.current == nil && st.trouble.failures == 0 {
+		return assignment.Progress{Unknown: true}
+	}
+	return assignment.Progress{State: assignment.State{Status: v1.StateCreated}, Complaint: st.trouble.complaint}
+}
+
+// changes returns the pods whose progress differs from what they were last notified of.
+func (st *state) changes() (pods []types.NamespacedName) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for key, n := range st.demand.needs {
+		changed := map[requester]bool{}
+		for r, count := range n.requesters {
+			if now := st.progress(key, r); now != count.notified {
+				count.notified, changed[r] = now, true
+			}
+		}
+		pods = append(pods, n.podsOf(changed)...)
+	}
+	return pods
+}
+
+// add records a need, and reports whether there is something to do about it. mu is held.
+func (st *state) add(pod types.NamespacedName, n assignment.Need, now time.Time) (work bool) {
+	key := n.ID.Key()
+	have, ok := st.demand.needs[key]
+	if !ok {
+		have = newNeed()
+		st.demand.needs[key] = have
+	}
+	before := st.summary(key)
+	have.spelling, have.clientID = n.ID.String(), n.ClientID
+	r := requesterOf(n)
+	count := have.place(pod, podNeed{r, n.Assigned})
+	after := st.summary(key)
+	if after.wanted {
+		delete(st.demand.unneededSince, key) // the grace begins again when the last pod has gone
+	}
+	if (!ok || before != after) && after.wanted && !st.satisfied(key, after) {
+		work = true
+		if !st.trouble.waiting(key, now) {
+			st.demand.ask(now)
+		}
+	}
+	if _, pending := st.azure.refusal(key, r); pending && st.azure.compareAgain(now) {
+		work = true
+	}
+	count.join(st.progress(key, r))
+	return work
+}
+
+// remove removes a pod's need, and reports whether that leaves something to do. mu is held.
+func (st *state) remove(pod types.NamespacedName, key string) (work bool) {
+	have, ok := st.demand.needs[key]
+	if !ok {
+		return false
+	}
+	owned := st.ledger.has(key)
+	before := st.summary(key)
+	have.keep(pod, nil)
+	if len(have.pods) > 0 {
+		return owned && before.wanted && !st.summary(key).wanted
+	}
+	delete(st.demand.needs, key)
+	// Without any needs, the group may be one to forget.
+	return owned || st.ledger.entries == nil || st.trouble.quarantined[key] != nil || len(st.demand.needs) == 0
+}
+
+// countSpellings counts the spellings in a set that Azure may treat as one identity each.
+func countSpellings(set assignment.Set) map[string]int {
 	counts := map[string]int{}
 	for key := range set {
 		if !ascii.Is(key) {
@@ -415,9 +440,9 @@ func spellingsOf(set assignment.Set) map[string]int {
 	return counts
 }
 
-// respelledIn reports whether the set has another spelling of the identity which Azure
-// may take for the same. Detaching the one would take the other away, too.
-func respelledIn(set assignment.Set, counts map[string]int, key string) bool {
+// desiredOtherwise reports whether the set has another spelling of the identity that Azure may treat
+// as the same. Detaching one would detach the other, too.
+func desiredOtherwise(set assignment.Set, counts map[string]int, key string) bool {
 	if ascii.Is(key) {
 		return false
 	}

@@ -63,11 +63,11 @@ func newRig(t *testing.T, names ...string) *rig {
 	}
 	r.st = r.groups.of(r.group)
 	var have []string
-	r.st.ledger = map[string]ledger.Entry{}
+	r.st.ledger.entries = map[string]ledger.Entry{}
 	for _, name := range names {
 		id := resource(t, name)
 		have = append(have, id.String())
-		r.st.ledger[id.Key()] = ledger.Entry{ResourceID: id.String(), ClientID: "Client"}
+		r.st.ledger.entries[id.Key()] = ledger.Entry{ResourceID: id.String(), ClientID: "Client"}
 	}
 	r.read(compute.Identities{UserAssigned: have})
 	return r
@@ -77,7 +77,7 @@ func newRig(t *testing.T, names ...string) *rig {
 func (r *rig) store(m *Reconciler) {
 	r.t.Helper()
 	var err error
-	if r.st.stored, err = m.ledger.Load(r.t.Context(), r.group); err != nil {
+	if r.st.ledger.stored, err = m.ledger.Load(r.t.Context(), r.group); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -85,8 +85,8 @@ func (r *rig) store(m *Reconciler) {
 // claim is the record of what is about to be attached.
 func (r *rig) claim(ids []string) {
 	for _, id := range ids {
-		if _, ok := r.st.ledger[ledger.Key(id)]; !ok && !r.st.current.Has(ledger.Key(id)) {
-			r.st.ledger[ledger.Key(id)] = ledger.Entry{ResourceID: id}
+		if _, ok := r.st.ledger.entries[ledger.Key(id)]; !ok && !r.st.azure.current.Has(ledger.Key(id)) {
+			r.st.ledger.entries[ledger.Key(id)] = ledger.Entry{ResourceID: id}
 		}
 	}
 }
@@ -95,7 +95,7 @@ func (r *rig) claim(ids []string) {
 func (r *rig) done(req assignment.Request) (lifted []types.NamespacedName) {
 	r.claim(req.Attach)
 	lifted = r.st.done(req)
-	clear(r.st.unread)
+	clear(r.st.azure.unread)
 	return lifted
 }
 
@@ -121,12 +121,12 @@ func (r *rig) place(pod string, names ...string) assignment.Progress {
 	return r.groups.Place(podNamed(pod), r.group, needs)[0]
 }
 
-func (r *rig) plan() assignment.GroupPlan { return r.st.plan(extras{}, nil, 0, r.now) }
+func (r *rig) plan() assignment.GroupPlan { return r.st.plan(preassignedSet{}, nil, 0, r.now) }
 
 func (r *rig) usable(name string) bool {
 	r.st.mu.Lock()
 	defer r.st.mu.Unlock()
-	return r.st.progress(resource(r.t, name).Key(), user{}).Status == v1.StateAssigned
+	return r.st.progress(resource(r.t, name).Key(), requester{}).Status == v1.StateAssigned
 }
 
 func TestPlace(t *testing.T) {
@@ -144,12 +144,12 @@ func TestPlace(t *testing.T) {
 		t.Errorf("plan %+v", plan)
 	}
 	r.done(assignment.Request{Attach: []string{prefix + "blue"}})
-	told := r.st.news()
+	told := r.st.changes()
 	slices.SortFunc(told, func(a, b types.NamespacedName) int { return strings.Compare(a.Name, b.Name) })
 	if diff := cmp.Diff([]types.NamespacedName{podNamed("b"), podNamed("c")}, told); diff != "" {
 		t.Errorf("told (-want +got):\n%s", diff)
 	}
-	if again := r.st.news(); len(again) > 0 {
+	if again := r.st.changes(); len(again) > 0 {
 		t.Errorf("told twice: %v", again)
 	}
 }
@@ -175,7 +175,7 @@ func TestLeave(t *testing.T) {
 		t.Error("counts on what is about to leave")
 	}
 	r.done(assignment.Request{Detach: plan.Detach})
-	if got := r.place("a", "red"); got.Status == v1.StateAssigned || len(r.st.ledger) > 0 {
+	if got := r.place("a", "red"); got.Status == v1.StateAssigned || len(r.st.ledger.entries) > 0 {
 		t.Error("still there after it left")
 	}
 	r.groups.Leave(podNamed("nobody"))
@@ -183,7 +183,7 @@ func TestLeave(t *testing.T) {
 
 func TestGraceBeginsAnew(t *testing.T) {
 	r := newRig(t, "red")
-	wait := func() time.Duration { return r.st.plan(extras{}, nil, time.Hour, r.now).Next.Sub(r.now) }
+	wait := func() time.Duration { return r.st.plan(preassignedSet{}, nil, time.Hour, r.now).Next.Sub(r.now) }
 	r.place("a", "red")
 	r.groups.Leave(podNamed("a"))
 	if got := wait(); got != time.Hour {
@@ -212,7 +212,7 @@ func TestMoves(t *testing.T) {
 
 func TestUnknown(t *testing.T) {
 	r := newRig(t)
-	r.st.current = nil
+	r.st.azure.current = nil
 	if got := r.place("a", "red"); !got.Unknown {
 		t.Errorf("before anybody asked Azure: %+v", got)
 	}
@@ -230,20 +230,20 @@ func TestUnknown(t *testing.T) {
 
 func TestSettling(t *testing.T) {
 	r := newRig(t)
-	if r.st.settling(r.now) != 0 {
+	if r.st.demand.burstDelay(r.now) != 0 {
 		t.Error("waits for nothing")
 	}
 	began := r.now
 	for i, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"} {
 		r.place(name, name)
-		wait := r.st.settling(r.now)
-		if want := min(quiet, began.Add(mostQuiet).Sub(r.now)); wait != max(want, 0) {
+		wait := r.st.demand.burstDelay(r.now)
+		if want := min(burstGap, began.Add(maxBurstDelay).Sub(r.now)); wait != max(want, 0) {
 			t.Errorf("waits %v after %d, want %v", wait, i, want)
 		}
-		r.now = r.now.Add(quiet - time.Millisecond)
+		r.now = r.now.Add(burstGap - time.Millisecond)
 	}
-	r.now = r.now.Add(quiet)
-	if r.st.settling(r.now) != 0 || !r.st.firstAsked.IsZero() {
+	r.now = r.now.Add(burstGap)
+	if r.st.demand.burstDelay(r.now) != 0 || !r.st.demand.firstAsked.IsZero() {
 		t.Error("waits for ever")
 	}
 }
@@ -252,7 +252,7 @@ func TestImmutable(t *testing.T) {
 	for _, by := range []string{"client", prefix + "RED"} {
 		r := newRig(t, "red")
 		m := New(Parts{Groups: r.groups}, Settings{Immutable: []string{" " + by, ""}})
-		if plan := r.st.plan(extras{}, m.immutable, 0, r.now); len(plan.Detach) > 0 {
+		if plan := r.st.plan(preassignedSet{}, m.immutable, 0, r.now); len(plan.Detach) > 0 {
 			t.Errorf("immutable by %s: detaches %v", by, plan.Detach)
 		}
 	}
@@ -262,23 +262,23 @@ func TestImmutableByAzuresClientID(t *testing.T) {
 	r := newRig(t, "red")
 	m := New(Parts{Groups: r.groups}, Settings{Immutable: []string{"AAAA-bbbb"}})
 	id := resource(t, "red")
-	r.st.ledger[id.Key()] = ledger.Entry{ResourceID: id.String()} // its AzureIdentity tells no client id
+	r.st.ledger.entries[id.Key()] = ledger.Entry{ResourceID: id.String()} // its AzureIdentity tells no client id
 	r.read(compute.Identities{UserAssigned: []string{id.String()}, ClientIDs: map[string]string{id.String(): "aaaa-BBBB"}})
-	if plan := r.st.plan(extras{}, m.immutable, 0, r.now); len(plan.Detach) > 0 {
+	if plan := r.st.plan(preassignedSet{}, m.immutable, 0, r.now); len(plan.Detach) > 0 {
 		t.Errorf("detaches %v", plan.Detach)
 	}
 }
 
 func TestDoubt(t *testing.T) {
 	r := newRig(t, "red")
-	r.st.doubt(assignment.Request{Detach: []string{prefix + "red"}, Attach: []string{prefix + "blue"}})
+	r.st.markUncertain(assignment.Request{Detach: []string{prefix + "red"}, Attach: []string{prefix + "blue"}}, errTest)
 	if r.usable("red") || r.usable("blue") {
 		t.Error("counts on an update of which nobody knows the outcome")
 	}
 	if r.st.known() {
 		t.Error("does not ask Azure")
 	}
-	if _, ours := r.st.ledger[resource(t, "red").Key()]; !ours {
+	if _, ours := r.st.ledger.entries[resource(t, "red").Key()]; !ours {
 		t.Error("forgets that it is ours")
 	}
 }
@@ -288,20 +288,20 @@ func TestLift(t *testing.T) {
 	key := resource(t, "bad").Key()
 	r.place("a", "bad")
 	r.woken()
-	r.st.quarantined[key] = &quarantine{retry: r.now.Add(time.Hour), chances: rate.NewLimiter(rate.Every(chanceEvery), chances)}
-	for i := range chances {
-		r.groups.lift(key)
+	r.st.trouble.quarantined[key] = &quarantine{retry: r.now.Add(time.Hour), retries: rate.NewLimiter(rate.Every(retryEvery), maxRetries)}
+	for i := range maxRetries {
+		r.groups.retry(key)
 		if !r.woken() || len(r.plan().Probation) != 1 {
 			t.Fatalf("touch %d buys no try", i)
 		}
-		r.st.quarantined[key].retry = r.now.Add(time.Hour) // refused again
+		r.st.trouble.quarantined[key].retry = r.now.Add(time.Hour) // refused again
 	}
-	r.groups.lift(key)
+	r.groups.retry(key)
 	if r.woken() || len(r.plan().Probation) > 0 {
 		t.Error("touching the object in a loop keeps Azure busy")
 	}
-	r.now = r.now.Add(chanceEvery)
-	if r.groups.lift(key); !r.woken() {
+	r.now = r.now.Add(retryEvery)
+	if r.groups.retry(key); !r.woken() {
 		t.Error("touching it later does not help")
 	}
 }
@@ -345,9 +345,9 @@ func TestProgress(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, "red")
-			r.st.trouble = c.trouble
+			r.st.trouble.group = c.trouble
 			if c.quarantine {
-				r.st.quarantined[resource(t, c.identity).Key()] = &quarantine{state: refused}
+				r.st.trouble.quarantined[resource(t, c.identity).Key()] = &quarantine{state: refused}
 			}
 			if got := r.place("a", c.identity); got.State != c.want {
 				t.Errorf("says %+v, want %+v", got.State, c.want)
@@ -358,11 +358,11 @@ func TestProgress(t *testing.T) {
 
 func TestDoubled(t *testing.T) {
 	for times, want := range []time.Duration{time.Second, time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
-		if got := doubled(time.Second, times, 5*time.Second); got != want {
+		if got := exponential(time.Second, times, 5*time.Second); got != want {
 			t.Errorf("after %d: %v, want %v", times, got, want)
 		}
 	}
-	if got := doubled(time.Second, 1_000_000, time.Minute); got != time.Minute {
+	if got := exponential(time.Second, 1_000_000, time.Minute); got != time.Minute {
 		t.Errorf("after many: %v", got)
 	}
 }
@@ -371,8 +371,8 @@ func TestArriving(t *testing.T) {
 	// A MIC that died had asked for red; its successor finds Azure at it.
 	r := newRig(t)
 	red, blue := resource(t, "red"), resource(t, "blue")
-	r.st.current = nil
-	r.st.ledger = map[string]ledger.Entry{red.Key(): {ResourceID: red.String()}, blue.Key(): {ResourceID: blue.String(), Foreign: true}}
+	r.st.azure.current = nil
+	r.st.ledger.entries = map[string]ledger.Entry{red.Key(): {ResourceID: red.String()}, blue.Key(): {ResourceID: blue.String(), Foreign: true}}
 	r.place("web", "red", "blue")
 	during := compute.Identities{UserAssigned: []string{red.String(), blue.String()}, Updating: true}
 	for range 2 {
@@ -386,7 +386,7 @@ func TestArriving(t *testing.T) {
 		if plan := r.plan(); !plan.Idle() || len(plan.Forget) > 0 {
 			t.Errorf("plan during the update: %+v", plan)
 		}
-		if !r.st.known() || r.st.soon() != lookAgain {
+		if !r.st.known() || r.st.azure.pollDelay() != pollInterval {
 			t.Error("does not look again")
 		}
 		if r.st.known() {
@@ -400,7 +400,7 @@ func TestArriving(t *testing.T) {
 	}
 	during.Updating = false
 	r.read(during)
-	if !r.usable("red") || r.st.soon() != 0 {
+	if !r.usable("red") || r.st.azure.pollDelay() != 0 {
 		t.Error("does not believe Azure when it is done")
 	}
 	during.Updating = true
@@ -415,9 +415,9 @@ func TestNobodyNeedsQuarantined(t *testing.T) {
 	bad := resource(t, "bad")
 	name := podNamed("bad")
 	r.place("web", "bad")
-	r.st.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}}
-	r.st.quarantined[resource(t, "red").Key()] = &quarantine{} // Azure would not let go of it
-	if got := r.st.settled(nil, r.now); len(got) > 0 {
+	r.st.trouble.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}}
+	r.st.trouble.quarantined[resource(t, "red").Key()] = &quarantine{} // Azure would not let go of it
+	if got := r.st.settle(nil, r.now); len(got) > 0 {
 		t.Errorf("lifted while a pod needs it: %v", got)
 	}
 	r.woken()
@@ -425,8 +425,8 @@ func TestNobodyNeedsQuarantined(t *testing.T) {
 	if !r.woken() {
 		t.Error("nobody looks at it")
 	}
-	if got := r.st.settled(nil, r.now); !slices.Equal(got, []types.NamespacedName{name}) || len(r.st.quarantined) != 1 {
-		t.Errorf("lifted %v, left %d", got, len(r.st.quarantined))
+	if got := r.st.settle(nil, r.now); !slices.Equal(got, []types.NamespacedName{name}) || len(r.st.trouble.quarantined) != 1 {
+		t.Errorf("lifted %v, left %d", got, len(r.st.trouble.quarantined))
 	}
 }
 
@@ -454,7 +454,7 @@ func TestRenewal(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, "red")
 			if c.foreign {
-				clear(r.st.ledger)
+				clear(r.st.ledger.entries)
 			}
 			r.place("web", "red")
 			for _, have := range c.reads {
@@ -489,14 +489,14 @@ func TestSuspects(t *testing.T) {
 	n.ClientID = "NEW"
 	r.groups.Place(podNamed("web"), r.group, []assignment.Need{n})
 	r.read(compute.Identities{UserAssigned: []string{red}, ClientIDs: map[string]string{red: "old"}})
-	found := r.st.suspects()
-	if len(found) != 1 || found[0].said != "new" || found[0].has != "old" {
+	found := r.st.openMismatches()
+	if len(found) != 1 || found[0].declared != "new" || found[0].listed != "old" {
 		t.Fatalf("suspects %+v", found)
 	}
-	if r.st.judge(found[0], "old") || len(r.st.suspects()) > 0 || len(r.st.stale) > 0 {
+	if r.st.resolve(found[0], "old") || len(r.st.openMismatches()) > 0 || len(r.st.azure.stale) > 0 {
 		t.Error("an AzureIdentity that is wrong has its identity attached again")
 	}
-	if !r.st.judge(found[0], "new") || len(r.plan().Detach) != 1 {
+	if !r.st.resolve(found[0], "new") || len(r.plan().Detach) != 1 {
 		t.Error("an identity made again is not attached anew")
 	}
 }
@@ -508,7 +508,7 @@ func TestBlocked(t *testing.T) {
 	if err := r.st.blocked(r.group, []string{prefix + "needed", prefix + "ours"}, nil, errTest); !errors.Is(err, errTest) {
 		t.Errorf("error %v", err)
 	}
-	if !r.st.stale[resource(t, "needed").Key()] || !r.st.stale[resource(t, "ours").Key()] {
+	if !r.st.azure.stale[resource(t, "needed").Key()] || !r.st.azure.stale[resource(t, "ours").Key()] {
 		t.Error("they do not leave")
 	}
 	err := r.st.blocked(r.group, []string{prefix + "foreign"}, nil, errTest)

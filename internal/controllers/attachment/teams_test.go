@@ -20,17 +20,17 @@ func TestTeamsApart(t *testing.T) {
 	}
 	bad1, bad2, bad3, good, old := prefix+"bad1", prefix+"bad2", prefix+"bad3", prefix+"good", prefix+"old"
 	p := &pass{group: r.group, state: r.st}
-	var blamed teams
+	var blamed tenants
 	rest := []assignment.Request{{Attach: []string{bad2, bad3, good}, Detach: []string{old}}}
-	if diff := cmp.Diff(rest, blamed.apart(p, rest, []string{bad1})); diff != "" {
+	if diff := cmp.Diff(rest, blamed.separate(p, rest, []string{bad1})); diff != "" {
 		t.Errorf("one bad identity costs the others an update (-want +got):\n%s", diff)
 	}
 	rest = []assignment.Request{{Attach: []string{bad3, good}, Detach: []string{old}}}
 	want := []assignment.Request{{Attach: []string{good}, Detach: []string{old}}, {Attach: []string{bad3}}}
-	if diff := cmp.Diff(want, blamed.apart(p, rest, []string{bad2}), cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(want, blamed.separate(p, rest, []string{bad2}), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("others wait for all of a team's (-want +got):\n%s", diff)
 	}
-	if got := blamed.apart(p, nil, []string{bad3}); len(got) > 0 {
+	if got := blamed.separate(p, nil, []string{bad3}); len(got) > 0 {
 		t.Errorf("makes up %v", got)
 	}
 }

@@ -40,7 +40,7 @@ func (r *rig) of(pod, name string) assignment.State {
 	r.st.mu.Lock()
 	defer r.st.mu.Unlock()
 	key := resource(r.t, name).Key()
-	return r.st.progress(key, r.st.needs[key].pods[podNamed(pod)][podNamed(pod)].user).State
+	return r.st.progress(key, r.st.demand.needs[key].pods[podNamed(pod)][podNamed(pod)].requester).State
 }
 
 func listing(names ...string) compute.Identities {
@@ -63,11 +63,11 @@ func TestClientIDMismatch(t *testing.T) {
 	if got := r.by("wrong", "red", withClient(wrongClient)); got.Status != v1.StateCreated || got.Reason != "" || r.st.known() {
 		t.Errorf("before Azure was asked: %+v", got)
 	}
-	found := r.st.suspects()
-	if len(found) != 1 || r.st.judge(found[0], rightClient) {
+	found := r.st.openMismatches()
+	if len(found) != 1 || r.st.resolve(found[0], rightClient) {
 		t.Fatalf("suspects %+v", found)
 	}
-	if told := r.st.news(); !slices.Equal(told, []types.NamespacedName{podNamed("wrong")}) {
+	if told := r.st.changes(); !slices.Equal(told, []types.NamespacedName{podNamed("wrong")}) {
 		t.Errorf("told %v", told)
 	}
 	wrong := r.of("wrong", "red")
@@ -98,8 +98,8 @@ func TestMismatchLeaves(t *testing.T) {
 	if got := r.of("wrong", "red"); got.Status == v1.StateAssigned {
 		t.Error("Assigned before Azure has told the client ID")
 	}
-	r.st.learn(listing("red"), nil)
-	r.st.unanswered(r.st.suspects()) // no right to ask: what the machine has counts
+	r.st.readClientIDs(listing("red"), nil)
+	r.st.markUnknown(r.st.openMismatches()) // no right to ask: what the machine has counts
 	if got := r.of("wrong", "red"); got.Reason != assignment.ReasonClientIDMismatch {
 		t.Errorf("%+v", got)
 	}
@@ -121,7 +121,7 @@ func TestMismatchLeaves(t *testing.T) {
 // The cluster's own identities go to pods for which the policy names them.
 func TestClusterIdentity(t *testing.T) {
 	r := newRig(t, "kubelet")
-	r.st.cluster = map[string]bool{rightClient: true}
+	r.st.azure.clientIDs.cluster = map[string]bool{rightClient: true}
 	r.read(listing("kubelet"))
 	if got := r.by("any", "kubelet", nil); got.Reason != assignment.ReasonClusterIdentity || !strings.Contains(got.Message, "AzureIdentityPolicy") {
 		t.Errorf("%+v", got)
@@ -166,7 +166,7 @@ func TestForeignVerified(t *testing.T) {
 	if entry := record.Entries[resource(t, "red").Key()]; err != nil || !entry.Foreign {
 		t.Fatalf("%+v (%v)", record.Entries, err)
 	}
-	r.st.ledger = record.Entries // a new leader
+	r.st.ledger.entries = record.Entries // a new leader
 	r.read(listing("red"))
 	if plan := r.plan(); !plan.Idle() {
 		t.Errorf("verified twice: %+v", plan)
@@ -183,7 +183,7 @@ func TestForeignVerified(t *testing.T) {
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
 		t.Fatal(err)
 	}
-	if entry := r.st.ledger[resource(t, "red").Key()]; entry.Foreign {
+	if entry := r.st.ledger.entries[resource(t, "red").Key()]; entry.Foreign {
 		t.Errorf("%+v", entry)
 	}
 }
@@ -198,11 +198,11 @@ func TestForeignPatient(t *testing.T) {
 	if got.Reason != "" || got.Status != v1.StateCreated || r.woken() || !r.plan().Idle() {
 		t.Errorf("%+v, %+v", got, r.plan())
 	}
-	r.st.trouble = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden}
+	r.st.trouble.group = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden}
 	if got := r.by("web", "red", assigned); !got.KeepAssigned {
 		t.Errorf("loses what works because the group cannot be updated: %+v", got)
 	}
-	r.st.trouble = assignment.State{}
+	r.st.trouble.group = assignment.State{}
 	r.place("late", "blue")
 	plan := r.plan()
 	if !slices.Equal(plan.Attach, []string{prefix + "blue", prefix + "red"}) {
@@ -228,7 +228,7 @@ func TestTwoObjectsOfOnePod(t *testing.T) {
 	right, wrong := needFor(t, "red"), needFor(t, "red")
 	right.Identity.Name, wrong.Identity.Name, wrong.ClientID = "right", "wrong", wrongClient
 	r.groups.Place(podNamed("web"), r.group, []assignment.Need{right, wrong})
-	r.st.unanswered(r.st.suspects())
+	r.st.markUnknown(r.st.openMismatches())
 	got := r.groups.Place(podNamed("web"), r.group, []assignment.Need{right, wrong})
 	if got[0].Status != v1.StateAssigned || got[1].Reason != assignment.ReasonClientIDMismatch || !r.plan().Idle() {
 		t.Errorf("%+v, %+v", got, r.plan())

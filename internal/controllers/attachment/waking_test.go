@@ -20,7 +20,7 @@ func TestStayTells(t *testing.T) {
 			r := newRig(t, "red")
 			if stale {
 				r.place("first", "red")
-				r.st.stale[resource(t, "red").Key()] = true
+				r.st.azure.stale[resource(t, "red").Key()] = true
 			}
 			if plan := r.plan(); len(plan.Detach) != 1 {
 				t.Fatalf("plan %+v", plan)
@@ -28,13 +28,13 @@ func TestStayTells(t *testing.T) {
 			if got := r.place("a", "red"); got.Status != v1.StateCreated {
 				t.Fatalf("counts on what is about to leave: %+v", got)
 			}
-			if !r.st.stay() || r.st.stay() {
+			if !r.st.cancelDetach() || r.st.cancelDetach() {
 				t.Error("does not tell whether something was about to leave")
 			}
-			if told := r.st.news(); !slices.Contains(told, podNamed("a")) {
+			if told := r.st.changes(); !slices.Contains(told, podNamed("a")) {
 				t.Errorf("the pod does not hear that it stays: %v", told)
 			}
-			if told := r.st.news(); len(told) > 0 {
+			if told := r.st.changes(); len(told) > 0 {
 				t.Errorf("told twice: %v", told)
 			}
 		})
@@ -63,14 +63,14 @@ func TestQuarantineOfPreassigned(t *testing.T) {
 	r := newRig(t)
 	bad := resource(t, "bad")
 	name := podNamed("bad")
-	r.st.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}, until: r.now.Add(time.Minute)}
-	if got := r.st.settled(assignment.Set{bad.Key(): bad.String()}, r.now); len(got) > 0 {
+	r.st.trouble.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}, until: r.now.Add(time.Minute)}
+	if got := r.st.settle(assignment.Set{bad.Key(): bad.String()}, r.now); len(got) > 0 {
 		t.Errorf("lifted while it is to be there: %v", got)
 	}
-	if got := r.st.settled(nil, r.now); !slices.Equal(got, []types.NamespacedName{name}) {
+	if got := r.st.settle(nil, r.now); !slices.Equal(got, []types.NamespacedName{name}) {
 		t.Errorf("in quarantine for good: lifted %v", got)
 	}
-	if again := r.st.settled(nil, r.now); len(again) > 0 {
+	if again := r.st.settle(nil, r.now); len(again) > 0 {
 		t.Errorf("lifted twice: %v", again)
 	}
 }
@@ -81,20 +81,20 @@ func TestComesAndGoes(t *testing.T) {
 	r := newRig(t)
 	bad := resource(t, "bad")
 	r.place("a", "bad")
-	r.st.quarantined[bad.Key()] = &quarantine{
-		retry: r.now.Add(quarantineFirst), until: r.now.Add(quarantineMost), chances: rate.NewLimiter(rate.Every(chanceEvery), chances),
+	r.st.trouble.quarantined[bad.Key()] = &quarantine{
+		retry: r.now.Add(quarantineFirst), until: r.now.Add(quarantineMax), retries: rate.NewLimiter(rate.Every(retryEvery), maxRetries),
 	}
 	r.groups.Leave(podNamed("a"))
-	r.st.settled(nil, r.now)
+	r.st.settle(nil, r.now)
 	r.place("a", "bad")
 	r.place("b", "good")
 	if plan := r.plan(); !slices.Equal(plan.Attach, []string{prefix + "good"}) || len(plan.Probation) > 0 {
 		t.Errorf("plan %+v", plan)
 	}
 	r.groups.Leave(podNamed("a"))
-	r.now = r.now.Add(quarantineMost)
-	r.st.settled(nil, r.now)
-	if len(r.st.quarantined) > 0 {
+	r.now = r.now.Add(quarantineMax)
+	r.st.settle(nil, r.now)
+	if len(r.st.trouble.quarantined) > 0 {
 		t.Error("remembered for good")
 	}
 }
@@ -122,12 +122,12 @@ func TestComparisons(t *testing.T) {
 	m := New(Parts{Groups: r.groups}, Settings{})
 	kicked := 0
 	for range 100 { // every second
-		if m.Kick(r.group); r.woken() {
+		if m.Compare(r.group); r.woken() {
 			kicked++
 		}
 		r.now = r.now.Add(time.Second)
 	}
-	if want := mostComparisons + int(100*time.Second/comparisonEvery); kicked < mostComparisons || kicked > want {
-		t.Errorf("%d comparisons in 100 s, want %d to %d", kicked, mostComparisons, want)
+	if want := maxComparisons + int(100*time.Second/comparisonEvery); kicked < maxComparisons || kicked > want {
+		t.Errorf("%d comparisons in 100 s, want %d to %d", kicked, maxComparisons, want)
 	}
 }

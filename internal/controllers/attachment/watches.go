@@ -1,4 +1,4 @@
-// What makes the attachment controller look at a node group.
+// What wakes the attachment controller.
 
 package attachment
 
@@ -24,33 +24,31 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// workers is how many groups may have an update in flight. ARM grants a
-// subscription ten writes a second in the long run, and a VM takes 10 to 20 s:
-// some 150 are as many as Azure can be busy with.
+// workers is how many groups may have an update in flight. ARM grants a subscription ten writes a
+// second in the long run, and a VM takes 10 to 20 s, so more than some 150 would only wait.
 const workers = 150
 
-// The pauses after an error of the API server's. The libraries' own default goes
-// up to 16 minutes, which would outlast the trouble by far; it begins with 5 ms,
-// and each pass asks Azure again: while the API server is away, that would use up
-// what Azure allows, for nothing.
+// The pauses after an error of the API server. The libraries' default goes up to 16 minutes, which
+// is much longer than such failures last. It begins with 5 ms: because each pass reads Azure again,
+// that would use up what Azure allows while the API server is down.
 const (
 	retryFirst = 250 * time.Millisecond
-	retryMost  = 15 * time.Second
+	retryMax   = 15 * time.Second
 )
 
-// preassignDelay is how long changes of pre-assignments are gathered.
+// preassignDelay is how long changes of pre-assignments are collected.
 const preassignDelay = 500 * time.Millisecond
 
-// Kick makes the controller look at a group, and ask Azure before anything else. Where
-// it comes too often for what Azure allows, most kicks are ignored: comparing must not
-// use up the reads that updates need.
-func (r *Reconciler) Kick(group compute.Group) {
-	if r.groups.of(group).compareAgain(r.now()) {
+// Compare makes the controller read a group from Azure and reconcile it. Calls beyond what Azure
+// allows are ignored: comparisons must not use up the reads that updates need.
+func (r *Reconciler) Compare(group compute.Group) {
+	st, now := r.groups.of(group), r.now()
+	if with(st, func() bool { return st.azure.compareAgain(now) }) {
 		r.groups.wake.Add(group)
 	}
 }
 
-// Ledgered returns the groups that have a ledger.
+// Ledgered returns the groups to which podid attached something.
 func (r *Reconciler) Ledgered(ctx context.Context) ([]compute.Group, error) {
 	_, groups, err := r.ledger.All(ctx)
 	return groups, err
@@ -72,7 +70,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		WatchesRawSource(source.TypedFunc[compute.Group](r.groups.wake.Source)).
 		WithOptions(controller.TypedOptions[compute.Group]{
 			MaxConcurrentReconciles: workers,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[compute.Group](retryFirst, retryMost),
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[compute.Group](retryFirst, retryMax),
 			NewQueue:                kick.NewWorkQueue[compute.Group],
 		}).
 		Complete(r)
@@ -80,7 +78,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 
 type groupQueue = workqueue.TypedRateLimitingInterface[compute.Group]
 
-// onNode reacts to nodes that come, go or learn where they are.
+// onNode wakes the groups of nodes that are created or deleted, or get a provider ID.
 func onNode() handler.TypedEventHandler[client.Object, compute.Group] {
 	add := func(o client.Object, q groupQueue) {
 		node, ok := o.(*corev1.Node)
@@ -105,57 +103,56 @@ func onNode() handler.TypedEventHandler[client.Object, compute.Group] {
 	}
 }
 
-// onIdentity gives an identity in quarantine another chance when somebody touches
-// its object: that is how a person says that the cause is mended. Deleting it and
-// creating it anew is such a touch. It also follows the pre-assignments.
+// onIdentity retries an identity in quarantine when its object is changed, or deleted and recreated:
+// that is how a user reports that the cause is fixed. It also follows the pre-assignments.
 func (r *Reconciler) onIdentity() handler.TypedEventHandler[client.Object, compute.Group] {
-	lift := func(o client.Object) {
+	retry := func(o client.Object) {
 		id, ok := o.(*v1.AzureIdentity)
 		if !ok || id.Spec.Type != v1.UserAssignedMSI {
 			return
 		}
 		if parsed, err := identity.ParseResourceID(id.Spec.ResourceID); err == nil {
-			r.groups.lift(parsed.Key())
+			r.groups.retry(parsed.Key())
 		}
 	}
-	preassign := func(ctx context.Context, o client.Object, q groupQueue, gone bool) {
+	preassign := func(ctx context.Context, o client.Object, q groupQueue, deleted bool) {
 		id, ok := o.(*v1.AzureIdentity)
 		if !ok {
 			return
 		}
-		if r.preassign(id, gone) {
+		if r.preassign(id, deleted) {
 			r.wakePopulated(ctx, q)
 		}
 	}
 	return handler.TypedFuncs[client.Object, compute.Group]{
 		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[client.Object], q groupQueue) {
 			if !e.IsInInitialList {
-				lift(e.Object)
+				retry(e.Object)
 			}
 			preassign(ctx, e.Object, q, false)
 		},
 		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[client.Object], q groupQueue) {
-			lift(e.Object)
+			retry(e.Object)
 			preassign(ctx, e.Object, q, true)
 		},
 		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[client.Object], q groupQueue) {
-			if touched(e.ObjectOld, e.ObjectNew) {
-				lift(e.ObjectNew)
+			if edited(e.ObjectOld, e.ObjectNew) {
+				retry(e.ObjectNew)
 				preassign(ctx, e.ObjectNew, q, false)
 			}
 		},
 	}
 }
 
-// touched tells whether a person changed the object. Its status is our own doing.
-func touched(before, after client.Object) bool {
+// edited reports whether a user changed the object; podid itself writes its status.
+func edited(before, after client.Object) bool {
 	return before.GetGeneration() != after.GetGeneration() || before.GetUID() != after.GetUID() ||
 		(before.GetDeletionTimestamp() == nil) != (after.GetDeletionTimestamp() == nil) ||
 		!maps.Equal(before.GetAnnotations(), after.GetAnnotations()) || !maps.Equal(before.GetLabels(), after.GetLabels())
 }
 
-// wakePopulated looks at every group that has nodes, soon: whoever changes an
-// annotation in a loop does not make us look at all of them each time.
+// wakePopulated wakes every group that has nodes, after a delay: an annotation that is changed in a
+// loop must not wake all of them each time.
 func (r *Reconciler) wakePopulated(ctx context.Context, q groupQueue) {
 	var nodes corev1.NodeList
 	if r.client.List(ctx, &nodes, client.UnsafeDisableDeepCopy) != nil {

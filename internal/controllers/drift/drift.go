@@ -1,11 +1,9 @@
-// Package drift compares Azure with the cluster: from time to time it makes the
-// attachment controller ask Azure about every node group, so that an identity
-// that somebody took away comes back, one that was made again under its name is
-// attached again, and one that podid left behind goes.
+// Package drift compares Azure with the cluster: at intervals, it makes the attachment controller
+// read every node group from Azure. An identity that was removed comes back, one that was deleted
+// and recreated is attached again, and one that podid left behind is detached.
 //
-// The groups take turns over the interval: a thousand VMs asked about at the same
-// moment would use up what Azure allows for minutes, and with it what pods wait
-// for.
+// The comparisons are spread over the interval. Reading a thousand VMs at once would use up what
+// Azure allows for minutes, and pods would wait.
 package drift
 
 import (
@@ -23,21 +21,20 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 )
 
-// jitter is the part of the interval by which a turn is late at most: clusters
-// that share a subscription must not fall into step.
-const jitter = 10 // a tenth
+// jitterDivisor is the part of the interval by which a comparison is late at most, so that clusters
+// that share a subscription do not synchronize.
+const jitterDivisor = 10
 
-// Attachment is the controller that can repair; attachment.Reconciler is one.
+// Attachment is the controller that repairs drift; attachment.Reconciler is one.
 type Attachment interface {
-	// Kick makes it look at a group, asking Azure first. Kicking one that is
-	// waiting already changes nothing.
-	Kick(group compute.Group)
-	// Ledgered returns the groups on which podid has attached something, also
-	// those without nodes.
+	// Compare makes it read a group from Azure and reconcile it. For a group that is queued already
+	// it has no effect.
+	Compare(group compute.Group)
+	// Ledgered returns the groups to which podid attached something, including those without nodes.
 	Ledgered(ctx context.Context) ([]compute.Group, error)
 }
 
-// Drift is a runnable of the manager, for the leader alone.
+// Drift is a runnable of the manager that runs on the leader only.
 type Drift struct {
 	Reader     client.Reader
 	Attachment Attachment
@@ -45,11 +42,10 @@ type Drift struct {
 	Interval time.Duration
 }
 
-// NeedLeaderElection says that only the leader compares.
+// NeedLeaderElection returns true: only the leader compares.
 func (d *Drift) NeedLeaderElection() bool { return true }
 
-// Start compares, round after round, until the context ends. The first round
-// begins at once.
+// Start compares all groups once per interval until the context ends, beginning at once.
 func (d *Drift) Start(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -68,7 +64,7 @@ func (d *Drift) Start(ctx context.Context) error {
 			if !wait(began.Add(turn.after)) {
 				return nil
 			}
-			d.Attachment.Kick(turn.group)
+			d.Attachment.Compare(turn.group)
 		}
 		if !wait(began.Add(d.Interval)) {
 			return nil
@@ -76,8 +72,8 @@ func (d *Drift) Start(ctx context.Context) error {
 	}
 }
 
-// next is when the round after that of began begins: an interval later, or now
-// where it is long past that. Rounds that were missed are not made up for.
+// next returns when the next round begins: one interval after the last one began, or now if that is
+// more than an interval ago. Missed rounds are skipped.
 func next(began, now time.Time, interval time.Duration) time.Time {
 	if planned := began.Add(interval); now.Sub(planned) < interval {
 		return planned
@@ -91,11 +87,10 @@ type turn struct {
 	after time.Duration
 }
 
-// turns spreads the groups evenly over the interval, in an order that is the same
-// in every round, so that the time between two turns of a group is the interval,
-// and that mixes resource groups and subscriptions, each of which has limits of
-// its own at Azure. Within its slot a group is late at random, by a tenth of
-// the interval at most. random returns a number in [0, 1).
+// turns spreads the groups evenly over the interval. The order is the same in every round, so that
+// one interval passes between two comparisons of a group. It mixes resource groups and
+// subscriptions, because Azure limits requests for each of them. random returns a number in [0, 1)
+// for the jitter.
 func turns(groups []compute.Group, interval time.Duration, random func() float64) []turn {
 	type ranked struct {
 		group compute.Group
@@ -111,7 +106,7 @@ func turns(groups []compute.Group, interval time.Duration, random func() float64
 	list := make([]turn, 0, len(order))
 	for i, o := range order {
 		slot := interval / time.Duration(len(order))
-		late := time.Duration(random() * float64(min(slot, interval/jitter)))
+		late := time.Duration(random() * float64(min(slot, interval/jitterDivisor)))
 		// Not i*slot, whose rounding would add up.
 		list = append(list, turn{o.group, time.Duration(float64(i)/float64(len(order))*float64(interval)) + late})
 	}
@@ -120,18 +115,17 @@ func turns(groups []compute.Group, interval time.Duration, random func() float64
 
 func rank(group compute.Group) uint64 {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(group.ResourceID())) // a hash takes everything
+	_, _ = h.Write([]byte(group.ResourceID())) // never fails
 	return h.Sum64()
 }
 
-// groups are the groups of the nodes, and those on which podid has attached
-// something, each once.
+// groups returns the groups of all nodes and those to which podid attached something, each once.
 func (d *Drift) groups(ctx context.Context) []compute.Group {
 	log := logr.FromContextOrDiscard(ctx).WithName("drift")
 	seen := map[compute.Group]bool{}
 	var nodes corev1.NodeList
 	if err := d.Reader.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
-		log.Error(err, "nodes not listed, no comparison with Azure this time")
+		log.Error(err, "nodes not listed, skipping this comparison with Azure")
 		return nil
 	}
 	for i := range nodes.Items {
@@ -141,7 +135,7 @@ func (d *Drift) groups(ctx context.Context) []compute.Group {
 	}
 	ledgered, err := d.Attachment.Ledgered(ctx)
 	if err != nil && ctx.Err() == nil {
-		log.Error(err, "ledgers not listed, node groups without nodes are not compared this time")
+		log.Error(err, "ledgers not listed, skipping node groups without nodes in this comparison")
 	}
 	for _, group := range ledgered {
 		seen[group] = true

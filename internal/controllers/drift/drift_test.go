@@ -19,10 +19,10 @@ import (
 
 type recorder struct {
 	mu       sync.Mutex
-	kicked   []string
+	compared   []string
 	ledgered []compute.Group
 	err      error
-	slow     time.Duration // how long a kick takes
+	slow     time.Duration // how long a comparison takes
 }
 
 func (r *recorder) quick() {
@@ -31,9 +31,9 @@ func (r *recorder) quick() {
 	r.slow = 0
 }
 
-func (r *recorder) Kick(group compute.Group) {
+func (r *recorder) Compare(group compute.Group) {
 	r.mu.Lock()
-	r.kicked = append(r.kicked, group.Name)
+	r.compared = append(r.compared, group.Name)
 	slow := r.slow
 	r.mu.Unlock()
 	<-time.After(slow)
@@ -54,8 +54,8 @@ func (r *recorder) unreadable(err error) {
 func (r *recorder) take() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	taken := r.kicked
-	r.kicked = nil
+	taken := r.compared
+	r.compared = nil
 	slices.Sort(taken)
 	return taken
 }
