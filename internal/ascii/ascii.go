@@ -30,11 +30,12 @@ func ToLower(s string) string {
 	if !hasUpper(s) {
 		return s
 	}
-	lowered := []byte(s)
-	for i, c := range lowered {
-		lowered[i] = lower(c)
+	var lowered strings.Builder
+	lowered.Grow(len(s))
+	for i := range len(s) {
+		_ = lowered.WriteByte(lower(s[i])) // never fails
 	}
-	return string(lowered)
+	return lowered.String()
 }
 
 func lower(c byte) byte {
