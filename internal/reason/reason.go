@@ -57,9 +57,13 @@ func (r Reason) Event() bool { return table[r].event }
 // Transient reports whether the same request may succeed later although nobody changes anything.
 func (r Reason) Transient() bool { return table[r].actor == nobody || table[r].transient }
 
-// Refuse returns a refusal for this reason.
+// Refuse returns a refusal for this reason. A format without args is the message.
 func (r Reason) Refuse(format string, args ...any) *Refusal {
-	return &Refusal{Reason: r, Message: fmt.Sprintf(format, args...)}
+	message := format
+	if len(args) > 0 {
+		message = fmt.Sprintf(format, args...)
+	}
+	return &Refusal{Reason: r, Message: message}
 }
 
 // Text appends the code to a message for people. A message that has a code keeps it: that one is
@@ -151,6 +155,12 @@ func (r *Refusal) About(id *v1.AzureIdentity, b *v1.AzureIdentityBinding) *Refus
 // Because sets the cause of a new refusal.
 func (r *Refusal) Because(cause error) *Refusal {
 	r.Cause = cause
+	return r
+}
+
+// After sets when to try again after a new refusal.
+func (r *Refusal) After(d time.Duration) *Refusal {
+	r.RetryAfter = d
 	return r
 }
 

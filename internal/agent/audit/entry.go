@@ -9,6 +9,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Decision is what was decided.
@@ -26,10 +27,11 @@ type Entry struct {
 	Time     time.Time
 	Decision Decision
 	Status   int
-	// Reason is a word, Message what the client was told, Detail what only the operator is told.
-	Reason, Message, Detail string
-	Caller                  attest.Caller
-	Origin                  attest.Origin
+	Reason   reason.Reason
+	// Message is what the client was told, Detail what only the operator is told.
+	Message, Detail string
+	Caller          attest.Caller
+	Origin          attest.Origin
 	// Endpoint is where a process of the host asked for the pod, empty for the pods' own endpoint.
 	Endpoint string
 	Identity *v1.AzureIdentity // nil if there is none
@@ -60,7 +62,8 @@ type jsonLine struct {
 	Log            string    `json:"log"` // always "audit", to tell it from other lines
 	Decision       Decision  `json:"decision"`
 	Status         int       `json:"status"`
-	Reason         string    `json:"reason,omitempty"`
+	Reason         string    `json:"reason,omitempty"` // its name
+	Code           string    `json:"code,omitempty"`
 	Message        string    `json:"message,omitempty"`
 	Detail         string    `json:"detail,omitempty"`
 	Namespace      string    `json:"namespace,omitempty"`
@@ -81,10 +84,13 @@ type jsonLine struct {
 func (e *Entry) line() jsonLine {
 	l := jsonLine{
 		Time: e.Time.UTC(), Log: "audit", Decision: e.Decision, Status: e.Status,
-		Reason: e.Reason, Message: e.Message, Detail: e.Detail,
+		Reason: e.Reason.Name(), Message: e.Message, Detail: e.Detail,
 		Namespace: e.Caller.Namespace, Pod: e.Caller.Name, UID: string(e.Caller.UID), ServiceAccount: e.Caller.ServiceAccount,
 		Endpoint: e.Endpoint, Resource: maskToken(e.Resource), Token: e.Token, RequestID: validRequestID(e.RequestID),
 		Seconds: e.Duration.Seconds(),
+	}
+	if e.Reason != reason.None {
+		l.Code = e.Reason.Code()
 	}
 	if e.Origin.IsValid() { // not for a Unix socket
 		l.Address = e.Origin.String()

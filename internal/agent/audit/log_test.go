@@ -16,6 +16,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // newTestLog returns a log and its count of dropped lines.
@@ -47,30 +48,31 @@ func issued(pod types.NamespacedName, resource string, at time.Time) *Entry {
 func TestChanges(t *testing.T) {
 	l, _ := newTestLog(Changes)
 	now := time.Now()
-	logged := func(reason, resource string) bool {
+	logged := func(why reason.Reason, resource string) bool {
 		e := issued(types.NamespacedName{Namespace: "shop", Name: "web"}, resource, now)
-		if reason != "" {
-			e.Decision, e.Status, e.Reason = Refused, 403, reason
+		if why != reason.None {
+			e.Decision, e.Status, e.Reason = Refused, 403, why
 		}
 		l.Record(e)
 		return flush(l) != ""
 	}
 	for _, tt := range []struct {
-		reason, resource string
-		want             bool
+		reason   reason.Reason
+		resource string
+		want     bool
 	}{
-		{"", "vault", true},
-		{"", "vault", false},
-		{"", "storage", true},
-		{"Quarantined", "a", true},
-		{"Quarantined", "b", false}, // a pod cannot fill the log with resources
+		{reason.None, "vault", true},
+		{reason.None, "vault", false},
+		{reason.None, "storage", true},
+		{reason.Quarantined, "a", true},
+		{reason.Quarantined, "b", false}, // a pod cannot fill the log with resources
 	} {
 		if got := logged(tt.reason, tt.resource); got != tt.want {
-			t.Errorf("%q, %s: logged %v, want %v", tt.reason, tt.resource, got, tt.want)
+			t.Errorf("%s, %s: logged %v, want %v", tt.reason, tt.resource, got, tt.want)
 		}
 	}
 	now = now.Add(repeatAfter)
-	if !logged("", "vault") {
+	if !logged(reason.None, "vault") {
 		t.Error("not logged again later")
 	}
 	for i := range 3 * maxRecent {

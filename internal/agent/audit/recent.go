@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 const (
@@ -20,10 +21,11 @@ const (
 
 // decision is what equal entries have in common.
 type decision struct {
-	origin                                          attest.Origin
-	caller                                          attest.Caller
-	namespace, identity, resource, reason, endpoint string
-	status                                          int
+	origin                                  attest.Origin
+	caller                                  attest.Caller
+	reason                                  reason.Reason
+	namespace, identity, resource, endpoint string
+	status                                  int
 }
 
 // recent remembers decisions.

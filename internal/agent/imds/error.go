@@ -1,4 +1,4 @@
-// How an error looks.
+// How a refusal looks.
 
 package imds
 
@@ -9,65 +9,34 @@ import (
 	"regexp"
 	"strconv"
 	"time"
+
+	"github.com/podid-io/podid/internal/reason"
 )
 
-// Error is an answer that is not a token. Clients branch on the status: 400,
-// 401 and 403 are final to all of them; 404, 429 and 500 are tried again.
-type Error struct {
-	Status int
-	// Code is one word, Description a sentence for a person.
-	Code, Description string
-	// RetryAfter, when not zero, is sent in whole seconds, rounded up.
-	RetryAfter time.Duration
-	// Empty leaves the body out, for clients that take any body as a value.
-	Empty bool
+// HeaderMissing refuses a request without the Metadata header, in the words that every client's probe
+// expects. They must not contain "Identity not found": Azure.Identity for .NET tells a probe's answer
+// from a missing identity by that.
+func HeaderMissing() *reason.Refusal {
+	return reason.HeaderMissing.Refuse("Required metadata header not specified")
 }
 
-// Error is the description.
-func (e *Error) Error() string { return e.Description }
-
-// The two answers that clients know by heart.
-const (
-	// descriptionHeader must not contain descriptionNotFound: Azure.Identity
-	// for .NET tells a probe's answer from a missing identity by that.
-	descriptionHeader   = "Required metadata header not specified"
-	descriptionNotFound = "Identity not found"
-)
-
-// HeaderMissing is the answer to a request without the Metadata header, which
-// is what every client's probe expects.
-func HeaderMissing() *Error { return badRequest(descriptionHeader) }
-
-// Forwarded is the answer to a request that went through a proxy.
-func Forwarded() *Error {
-	return badRequest("requests with the header X-Forwarded-For are refused: send them directly, not through a proxy")
+// Forwarded refuses a request that came through a proxy.
+func Forwarded() *reason.Refusal {
+	return reason.Forwarded.Refuse("requests with the header X-Forwarded-For are refused: send them directly, not through a proxy")
 }
 
-// IdentityNotFound is what the real service says on a machine that lacks the
-// identity.
-func IdentityNotFound() *Error { return badRequest(descriptionNotFound) }
+// NotFound refuses an unknown path.
+func NotFound() *reason.Refusal { return reason.PathUnknown.Refuse("there is nothing at this path") }
 
-// NotFound is the answer to an unknown path.
-func NotFound() *Error {
-	return &Error{Status: http.StatusNotFound, Code: "not_found", Description: "there is nothing at this path"}
+// MethodNotAllowed refuses anything but GET.
+func MethodNotAllowed() *reason.Refusal {
+	return reason.MethodNotAllowed.Refuse("only GET is supported")
 }
 
-// MethodNotAllowed is the answer to anything but GET.
-func MethodNotAllowed() *Error {
-	return &Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Description: "only GET is supported"}
-}
-
-func badRequest(description string) *Error {
-	return &Error{Status: http.StatusBadRequest, Code: "invalid_request", Description: description}
-}
-
-// Body is the JSON of the error, nil when it is Empty.
-func (e *Error) Body() []byte {
-	if e.Empty {
-		return nil
-	}
-	description := e.Description
-	if e.Status == http.StatusForbidden {
+// body returns the JSON of a refusal.
+func body(answer reason.Answer) []byte {
+	description := answer.Description
+	if answer.Status == http.StatusForbidden {
 		description = reachable(description)
 	}
 	var b bytes.Buffer
@@ -77,7 +46,7 @@ func (e *Error) Body() []byte {
 	_ = enc.Encode(struct {
 		Error       string `json:"error"`
 		Description string `json:"error_description"`
-	}{e.Code, description})
+	}{answer.OAuth, description})
 	return bytes.TrimRight(b.Bytes(), "\n")
 }
 
@@ -87,21 +56,24 @@ func reachable(s string) string {
 	return regexp.MustCompile(`(?i)unreachable`).ReplaceAllString(s, "not reachable")
 }
 
-// WriteTo answers with the error.
-func (e *Error) WriteTo(w http.ResponseWriter) {
-	body := e.Body()
+// WriteRefusal answers with a refusal. It leaves the body out for clients that take any body as a
+// value. Clients branch on the status: 400, 401 and 403 are final to all of them; they try again
+// after 404, 429 and 500.
+func WriteRefusal(w http.ResponseWriter, r *reason.Refusal, withoutBody bool) {
+	answer := r.Answer()
+	var text []byte
 	h := w.Header()
-	if body != nil {
+	if !withoutBody {
+		text = body(answer)
 		h.Set("Content-Type", ContentType)
 	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	if e.RetryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	if r.RetryAfter > 0 { // whole seconds, rounded up
+		h.Set("Retry-After", strconv.Itoa(int((r.RetryAfter+time.Second-1)/time.Second)))
 	}
-	if e.Status == http.StatusMethodNotAllowed {
+	if answer.Status == http.StatusMethodNotAllowed {
 		h.Set("Allow", http.MethodGet)
 	}
-	w.WriteHeader(e.Status)
-	// A client that went away needs no answer.
-	_, _ = w.Write(body)
+	w.WriteHeader(answer.Status)
+	_, _ = w.Write(text) // an error means that the client disconnected
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // maxPassedOn bounds a query that is passed on; real ones have some 60 bytes.
@@ -16,9 +17,9 @@ const maxPassedOn = 1 << 10
 // are of letters, digits, ".", "-" and "_", which is all that the service's own
 // are made of (api-version, format, nonce). So nothing in a query can be taken
 // for a path, and no escape for something else. Nothing may come twice.
-func PassOnQuery(rawQuery string) (string, *Error) {
+func PassOnQuery(rawQuery string) (string, *reason.Refusal) {
 	if len(rawQuery) > maxPassedOn {
-		return "", badRequest("the query is too long")
+		return "", reason.BadQuery.Refuse("the query is too long")
 	}
 	var out strings.Builder
 	var names []string
@@ -26,16 +27,16 @@ func PassOnQuery(rawQuery string) (string, *Error) {
 		if pair == "" {
 			continue
 		}
-		name, value, problem := unescapePair(pair)
-		if problem != nil {
-			return "", problem
+		name, value, refusal := unescapePair(pair)
+		if refusal != nil {
+			return "", refusal
 		}
 		if name == "" || !queryPlain(name) || !queryPlain(value) {
-			return "", badRequest("names and values of parameters may have letters, digits, dots, dashes and underscores only")
+			return "", reason.BadQuery.Refuse("names and values of parameters may have letters, digits, dots, dashes and underscores only")
 		}
 		for _, earlier := range names {
 			if ascii.EqualFold(earlier, name) {
-				return "", badRequest("parameter " + name + " is specified more than once")
+				return "", reason.BadQuery.Refuse("parameter %s is specified more than once", name)
 			}
 		}
 		names = append(names, name)

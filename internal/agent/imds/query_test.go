@@ -20,15 +20,15 @@ func TestPassOnQuery(t *testing.T) {
 		"=x": "!letters", "a=%": "!escape", "a=ı": "!letters", "a=b%0d%0aX: y": "!letters", "a=#x": "!letters", "a=?": "!letters",
 		"a=" + strings.Repeat("x", 2000): "!too long",
 	} {
-		got, problem := PassOnQuery(query)
+		got, refusal := PassOnQuery(query)
 		if refused, ok := strings.CutPrefix(want, "!"); ok {
-			if problem == nil || problem.Status != 400 || !strings.Contains(problem.Description, refused) {
-				t.Errorf("%q: got %q, %v; want 400 about %q", query, got, problem, refused)
+			if refusal == nil || refusal.Reason.Status() != 400 || !strings.Contains(refusal.Message, refused) {
+				t.Errorf("%q: got %q, %v; want 400 about %q", query, got, refusal, refused)
 			}
 			continue
 		}
-		if problem != nil || got != want {
-			t.Errorf("%q: got %q, %v; want %q", query, got, problem, want)
+		if refusal != nil || got != want {
+			t.Errorf("%q: got %q, %v; want %q", query, got, refusal, want)
 		}
 	}
 }
@@ -39,8 +39,8 @@ func FuzzPassOnQuery(f *testing.F) {
 	f.Add("api-version=2021-02-01&format=text")
 	f.Add("x=/../../identity/oauth2/token&y=%2e%2e%5c")
 	f.Fuzz(func(t *testing.T, query string) {
-		got, problem := PassOnQuery(query)
-		if problem != nil {
+		got, refusal := PassOnQuery(query)
+		if refusal != nil {
 			return
 		}
 		mine, err1 := url.ParseQuery(got)

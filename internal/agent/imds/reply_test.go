@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/podid-io/podid/internal/reason"
 )
 
 func TestReply(t *testing.T) {
@@ -58,24 +60,31 @@ func TestReplyMinimal(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
+func TestWriteRefusal(t *testing.T) {
 	tests := []struct {
-		name   string
-		err    *Error
-		status int
-		body   string
-		retry  string
+		name    string
+		refusal *reason.Refusal
+		empty   bool
+		status  int
+		body    string
+		retry   string
 	}{
-		{"probe", HeaderMissing(), 400, `{"error":"invalid_request","error_description":"Required metadata header not specified"}`, ""},
-		{"no identity", IdentityNotFound(), 400, `{"error":"invalid_request","error_description":"Identity not found"}`, ""},
-		{"forbidden", &Error{Status: 403, Code: "x", Description: "vault is Unreachable"}, 403, `{"error":"x","error_description":"vault is not reachable"}`, ""},
-		{"throttled", &Error{Status: 429, Code: "x", Description: "<busy>", RetryAfter: 1500 * time.Millisecond}, 429, `{"error":"x","error_description":"<busy>"}`, "2"},
-		{"empty", &Error{Status: 403, Code: "x", Description: "y", Empty: true}, 403, "", ""},
+		{"probe", HeaderMissing(), false, 400, `{"error":"invalid_request","error_description":"Required metadata header not specified"}`, ""},
+		{"no identity", reason.NoMatch.Refuse("Identity not found"), false, 400, `{"error":"invalid_request","error_description":"Identity not found"}`, ""},
+		{
+			"forbidden", reason.SecretForbidden.Refuse("vault is Unreachable"), false,
+			403, `{"error":"secret_forbidden","error_description":"vault is not reachable (PID-532)"}`, "",
+		},
+		{
+			"throttled", reason.Busy.Refuse("<busy>").After(1500 * time.Millisecond), false,
+			429, `{"error":"too_many_requests","error_description":"<busy> (PID-605)"}`, "2",
+		},
+		{"empty", reason.InstanceBlocked.Refuse("y"), true, 403, "", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := httptest.NewRecorder()
-			tt.err.WriteTo(w)
+			WriteRefusal(w, tt.refusal, tt.empty)
 			if w.Code != tt.status || w.Body.String() != tt.body || w.Header().Get("Retry-After") != tt.retry {
 				t.Errorf("got %d %s, Retry-After %q", w.Code, w.Body, w.Header().Get("Retry-After"))
 			}

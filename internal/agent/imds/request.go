@@ -5,13 +5,13 @@ package imds
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"net/http"
 	"net/url"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // TokenRequest is a token request that says all it must.
@@ -71,33 +71,33 @@ func meaning(name string) param {
 }
 
 // ParseTokenRequest reads the raw query of a token request. What is wrong with
-// it comes as an *Error with status 400. Unknown parameters are ignored, except
+// it comes as an refusal with status 400. Unknown parameters are ignored, except
 // that no parameter may come twice; a selector without value counts as absent.
-func ParseTokenRequest(rawQuery string) (TokenRequest, *Error) {
-	q, problem := parse(rawQuery)
-	if problem == nil {
-		problem = q.check()
+func ParseTokenRequest(rawQuery string) (TokenRequest, *reason.Refusal) {
+	q, refusal := parse(rawQuery)
+	if refusal == nil {
+		refusal = q.check()
 	}
-	return q, problem
+	return q, refusal
 }
 
 // ParseHostRequest reads the raw query of a request to HostTokenPath: as a token
 // request, but v1.8.17's clients send no api-version there.
-func ParseHostRequest(rawQuery string) (TokenRequest, *Error) {
-	q, problem := parse(rawQuery)
-	if problem == nil && q.APIVersion == "" {
+func ParseHostRequest(rawQuery string) (TokenRequest, *reason.Refusal) {
+	q, refusal := parse(rawQuery)
+	if refusal == nil && q.APIVersion == "" {
 		q.APIVersion = "2018-02-01"
 	}
-	if problem == nil {
-		problem = q.check()
+	if refusal == nil {
+		refusal = q.check()
 	}
-	return q, problem
+	return q, refusal
 }
 
-func parse(rawQuery string) (TokenRequest, *Error) {
+func parse(rawQuery string) (TokenRequest, *reason.Refusal) {
 	var q TokenRequest
 	if len(rawQuery) > maxQuery {
-		return q, badRequest("the query is too long")
+		return q, reason.BadQuery.Refuse("the query is too long")
 	}
 	var names [maxParams]string
 	n := 0
@@ -107,41 +107,41 @@ func parse(rawQuery string) (TokenRequest, *Error) {
 		if pair == "" {
 			continue
 		}
-		name, value, problem := unescapePair(pair)
-		if problem != nil {
-			return q, problem
+		name, value, refusal := unescapePair(pair)
+		if refusal != nil {
+			return q, refusal
 		}
 		if n == maxParams {
-			return q, badRequest("the query has too many parameters")
+			return q, reason.BadQuery.Refuse("the query has too many parameters")
 		}
 		for _, earlier := range names[:n] {
 			if ascii.EqualFold(earlier, name) {
-				return q, badRequest("parameter " + printable(name) + " is specified more than once")
+				return q, reason.BadQuery.Refuse("parameter %s is specified more than once", printable(name))
 			}
 		}
 		names[n] = name
 		n++
-		if problem := q.set(meaning(name), value); problem != nil {
-			return q, problem
+		if refusal := q.set(meaning(name), value); refusal != nil {
+			return q, refusal
 		}
 	}
 	return q, nil
 }
 
-func unescapePair(pair string) (name, value string, problem *Error) {
+func unescapePair(pair string) (name, value string, refusal *reason.Refusal) {
 	name, value, _ = strings.Cut(pair, "=")
 	name, errName := url.QueryUnescape(name)
 	value, errValue := url.QueryUnescape(value)
 	if errName != nil || errValue != nil {
-		return "", "", badRequest("the query has an invalid escape")
+		return "", "", reason.BadQuery.Refuse("the query has an invalid escape")
 	}
 	if len(value) > maxValue {
-		return "", "", badRequest("parameter " + printable(name) + " is too long")
+		return "", "", reason.BadQuery.Refuse("parameter %s is too long", printable(name))
 	}
 	return name, value, nil
 }
 
-func (q *TokenRequest) set(p param, value string) *Error {
+func (q *TokenRequest) set(p param, value string) *reason.Refusal {
 	switch p {
 	case paramUnknown:
 		return nil
@@ -161,7 +161,7 @@ func (q *TokenRequest) set(p param, value string) *Error {
 		return nil
 	}
 	if q.ClientID+q.ObjectID+q.ResourceID != "" {
-		return badRequest("only one of client_id, object_id and msi_res_id may be specified")
+		return reason.BadQuery.Refuse("only one of client_id, object_id and msi_res_id may be specified")
 	}
 	switch p {
 	case paramClientID:
@@ -174,18 +174,18 @@ func (q *TokenRequest) set(p param, value string) *Error {
 	return nil
 }
 
-func (q *TokenRequest) check() *Error {
+func (q *TokenRequest) check() *reason.Refusal {
 	switch {
 	case q.APIVersion == "":
-		return badRequest("api-version was not specified in the request: use 2018-02-01")
+		return reason.BadQuery.Refuse("api-version was not specified in the request: use 2018-02-01")
 	case !dateShaped(q.APIVersion):
-		return badRequest("api-version is not a date: use 2018-02-01")
+		return reason.BadQuery.Refuse("api-version is not a date: use 2018-02-01")
 	case q.Resource == "":
-		return badRequest("the required parameter resource is missing")
+		return reason.BadQuery.Refuse("the required parameter resource is missing")
 	case !clean(q.Resource):
-		return &Error{Status: http.StatusBadRequest, Code: "invalid_resource", Description: "resource has characters that no resource has"}
+		return reason.BadResource.Refuse("resource has characters that no resource has")
 	case !clean(q.ClientID + q.ObjectID + q.ResourceID):
-		return badRequest("the identity's id has characters that no id has")
+		return reason.BadQuery.Refuse("the identity's id has characters that no id has")
 	}
 	return nil
 }

@@ -66,15 +66,15 @@ func TestParseTokenRequest(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, problem := ParseTokenRequest(tt.query)
+			got, refusal := ParseTokenRequest(tt.query)
 			if tt.refused != "" {
-				if problem == nil || problem.Status != 400 || !strings.Contains(problem.Description, tt.refused) {
-					t.Fatalf("got %v, want 400 about %q", problem, tt.refused)
+				if refusal == nil || refusal.Reason.Status() != 400 || !strings.Contains(refusal.Message, tt.refused) {
+					t.Fatalf("got %v, want 400 about %q", refusal, tt.refused)
 				}
 				return
 			}
-			if problem != nil {
-				t.Fatal(problem)
+			if refusal != nil {
+				t.Fatal(refusal)
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Error(diff)
@@ -95,10 +95,10 @@ func FuzzParseTokenRequest(f *testing.F) {
 	f.Add("api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F&client_id=x")
 	f.Add("api-version=2018-02-01&resource=r&resource=%72")
 	f.Fuzz(func(t *testing.T, query string) {
-		q, problem := ParseTokenRequest(query)
-		if problem != nil {
-			if problem.Status != 400 || len(problem.Body()) > 500 {
-				t.Fatalf("%q: odd problem %v", query, problem)
+		q, refusal := ParseTokenRequest(query)
+		if refusal != nil {
+			if refusal.Reason.Status() != 400 || len(refusal.Message) > 500 {
+				t.Fatalf("%q: odd refusal %v", query, refusal)
 			}
 			return
 		}

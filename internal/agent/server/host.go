@@ -16,6 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/imds"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Headers that name the pod a host process asks for, as v1.8.17 reads them.
@@ -51,7 +52,7 @@ func (s *Server) serveHost(w http.ResponseWriter, r *http.Request, at string) {
 	res := result{began: time.Now(), address: connections.OriginOf(r), endpoint: at}
 	switch {
 	case route.Kind != imds.HostToken:
-		res.problem, res.reason = imds.NotFound(), reasonRejected
+		res.refuse(imds.NotFound())
 		route = imds.Route{Label: "unknown"}
 	case at == endpointSocket || s.admitTCP(r, &res):
 		s.serveHostToken(w, r, &res)
@@ -64,13 +65,11 @@ func (s *Server) serveHost(w http.ResponseWriter, r *http.Request, at string) {
 func (s *Server) admitTCP(r *http.Request, res *result) bool {
 	switch {
 	case !s.cfg.HostTokenTCP:
-		res.refuse(http.StatusNotFound, reasonRejected, "not_found",
-			"tokens for processes of the host are not served over TCP: use the Unix socket of --host-token-socket", "")
+		res.refuse(reason.HostTCPOff.Refuse("tokens for processes of the host are not served over TCP: use the Unix socket of --host-token-socket"))
 	case !res.address.IsLoopback():
-		res.refuse(http.StatusForbidden, "NotLoopback", "forbidden", "only processes of the host may ask here, over loopback", "")
+		res.refuse(reason.NotLoopback.Refuse("only processes of the host may ask here, over loopback"))
 	case fromKubelet(r):
-		res.refuse(http.StatusForbidden, reasonRejected, "forbidden",
-			"this is a probe or a hook that the kubelet sends for a pod: pods ask the metadata service", "")
+		res.refuse(reason.FromKubelet.Refuse("this is a probe or a hook that the kubelet sends for a pod: pods ask the metadata service"))
 	default:
 		return true
 	}
@@ -86,18 +85,18 @@ func fromKubelet(r *http.Request) bool {
 }
 
 func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *result) {
-	if problem := checkGet(w, r); problem != nil {
-		res.problem, res.reason = problem, reasonRejected
+	if refusal := checkGet(w, r); refusal != nil {
+		res.refuse(refusal)
 		return
 	}
 	key := types.NamespacedName{Namespace: r.Header.Get(podNamespaceHeader), Name: r.Header.Get(podNameHeader)}
 	if key.Namespace == "" || key.Name == "" {
-		res.refuse(http.StatusBadRequest, "BadRequest", "invalid_request", "name the pod by the headers podname and podns", "")
+		res.refuse(reason.PodNotNamed.Refuse("name the pod by the headers podname and podns"))
 		return
 	}
-	q, problem := imds.ParseHostRequest(r.URL.RawQuery)
-	if problem != nil {
-		res.problem, res.reason = problem, "BadRequest"
+	q, refusal := imds.ParseHostRequest(r.URL.RawQuery)
+	if refusal != nil {
+		res.refuse(refusal)
 		return
 	}
 	s.obtain(r.Context(), q, res, func(ctx context.Context) (attest.Caller, error) {
@@ -106,7 +105,7 @@ func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *res
 	switch {
 	case res.excepted:
 		res.excepted = false
-		res.refuse(http.StatusForbidden, "Excepted", "forbidden", "the pod is excepted by an AzurePodIdentityException: ask the metadata service itself", "")
+		res.refuse(reason.Excepted.Refuse("the pod is excepted by an AzurePodIdentityException: ask the metadata service itself"))
 	case res.token != nil:
 		writeHostToken(w, res)
 	}
@@ -143,7 +142,7 @@ func writeHostToken(w http.ResponseWriter, res *result) {
 	token, err := hostTokenOf(res.token.Body.Append(nil, res.began))
 	if err != nil {
 		res.token = nil
-		res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token cannot be read", err.Error())
+		res.refuse(reason.TokenUnreadable.Refuse("the token cannot be read").Because(err))
 		return
 	}
 	answer, err := json.Marshal(struct {
@@ -152,7 +151,7 @@ func writeHostToken(w http.ResponseWriter, res *result) {
 	}{token, res.identity.Spec.ClientID})
 	if err != nil {
 		res.token = nil
-		res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token cannot be written", err.Error())
+		res.refuse(reason.TokenUnreadable.Refuse("the token cannot be written").Because(err))
 		return
 	}
 	w.Header().Set("Content-Type", imds.ContentType)

@@ -19,6 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // upstream is the real metadata service.
@@ -56,19 +57,19 @@ func newUpstream(address string) *upstream {
 func (s *Server) passOn(w http.ResponseWriter, r *http.Request, route imds.Route, res *result) {
 	switch {
 	case route.Instance && s.cfg.BlockInstance:
-		res.refuse(http.StatusForbidden, "Blocked", "forbidden", "the metadata of the machine is not for pods: the node agent runs with block-instance-metadata", "")
-		res.problem.Empty = route.PlainText
+		res.refuse(reason.InstanceBlocked.Refuse("the metadata of the machine is not for pods: the node agent runs with block-instance-metadata"))
+		res.bodyless = route.PlainText // clients take any body as a value
 		return
 	case route.Attested && s.cfg.BlockAttested:
-		res.refuse(http.StatusForbidden, "Blocked", "forbidden", "the machine's attested document is not for pods: the node agent runs with block-attested-document", "")
+		res.refuse(reason.AttestedBlocked.Refuse("the machine's attested document is not for pods: the node agent runs with block-attested-document"))
 		return
 	case route.UserData && !s.cfg.AllowUserData:
-		res.refuse(http.StatusForbidden, "Blocked", "forbidden", "the user data of the machine is not for pods: an operator can run the node agent with block-user-data=false", "")
+		res.refuse(reason.UserDataBlocked.Refuse("the user data of the machine is not for pods: an operator can run the node agent with block-user-data=false"))
 		return
 	}
-	query, problem := imds.PassOnQuery(r.URL.RawQuery)
-	if problem != nil {
-		res.problem, res.reason = problem, "BadRequest"
+	query, refusal := imds.PassOnQuery(r.URL.RawQuery)
+	if refusal != nil {
+		res.refuse(refusal)
 		return
 	}
 	p := passage{path: route.Path, query: query, limiter: s.cfg.OtherLimiter, caller: s.account(res.address)}
@@ -91,10 +92,10 @@ func (s *Server) account(from attest.Origin) string {
 // does. The request has been read and found proper; it is sent on with all its
 // parameters, also those that mean nothing to us.
 func (s *Server) plainToken(w http.ResponseWriter, r *http.Request, res *result) {
-	res.reason = "Excepted"
+	res.reason = reason.Excepted
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		res.refuse(http.StatusBadRequest, "BadRequest", "invalid_request", "the query cannot be read", "")
+		res.refuse(reason.BadQuery.Refuse("the query cannot be read"))
 		return
 	}
 	s.forward(w, r, passage{
@@ -140,7 +141,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, p passage, res 
 	case r.Context().Err() != nil:
 		res.gone()
 	default:
-		res.refuse(http.StatusBadGateway, "UpstreamFailed", "metadata_service_trouble", "the metadata service of this node does not answer: try again", err.Error())
+		res.refuse(reason.UpstreamFailed.Refuse("the metadata service of this node does not answer: try again").Because(err))
 		s.cfg.Log.V(1).Info("metadata service does not answer", "path", p.path, "reason", err.Error())
 	}
 }
@@ -149,12 +150,10 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, p passage, res 
 func (res *result) noTurn(err error) {
 	var away interface{ RetryAfter() time.Duration }
 	if errors.As(err, &away) {
-		res.refuse(http.StatusTooManyRequests, "Throttled", "too_many_requests", "the metadata service of this node has too many requests: try again later", "")
-		res.problem.RetryAfter = away.RetryAfter()
+		res.refuse(reason.UpstreamThrottled.Refuse("the metadata service of this node has too many requests: try again later").After(away.RetryAfter()))
 		return
 	}
-	res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests", "too many requests of this pod or its namespace wait for the metadata service: try again later", "")
-	res.problem.RetryAfter = time.Second
+	res.refuse(reason.Busy.Refuse("too many requests of this pod or its namespace wait for the metadata service: try again later").After(time.Second))
 }
 
 // retryAfter is how long the service wants to be left alone, as far as it says.

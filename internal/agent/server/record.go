@@ -15,25 +15,25 @@ import (
 
 // finish writes a refusal, if that is the answer, and records the request.
 func (s *Server) finish(w http.ResponseWriter, r *http.Request, route imds.Route, res *result) {
-	if res.problem != nil {
+	if res.refusal != nil {
 		res.status = res.answerStatus()
-		res.problem.WriteTo(w)
+		imds.WriteRefusal(w, res.refusal, res.bodyless)
 	}
 	took := time.Since(res.began)
 	s.cfg.Metrics.Operation(route.Label, res.status, res.namespace, res.resource, took)
 	switch {
 	case route.Kind == imds.Token, route.Kind == imds.HostToken:
-		if res.reason == "" && res.warning != nil {
-			res.reason, res.detail = reasonWouldBeRefused, res.warning.Message
+		if res.reason == reason.None && res.warning != nil {
+			res.reason = reason.WouldBeRefused
 		}
-		s.cfg.Metrics.TokenRequest(res.status, res.reason)
+		s.cfg.Metrics.TokenRequest(res.status, res.reason.Name())
 		// Malformed requests are only counted: most are clients' probes, which omit the header on
 		// purpose.
-		if res.reason != reasonRejected {
+		if !malformed(res.reason) {
 			s.audit(r, route, res, took)
 			s.emitEvent(res)
 		}
-	case route.Attested && res.reason != reasonRejected:
+	case route.Attested && !malformed(res.reason):
 		// Its owner can claim to be this machine, so it is logged. No binding grants it, so the
 		// request did not wait for the pod to become known.
 		res.caller, _ = s.cfg.Attester.Caller(res.address)
@@ -46,15 +46,18 @@ func (s *Server) audit(r *http.Request, route imds.Route, res *result, took time
 		return
 	}
 	e := audit.Entry{
-		Time: res.began, Status: res.status, Reason: res.reason, Detail: res.detail, Caller: res.caller, Origin: res.address,
+		Time: res.began, Status: res.status, Reason: res.reason, Caller: res.caller, Origin: res.address,
 		Endpoint: res.endpoint, Identity: res.identity, Resource: res.resource,
 		RequestID: r.Header.Get("X-Ms-Client-Request-Id"), Duration: took,
+	}
+	if res.reason == reason.WouldBeRefused {
+		e.Detail = res.warning.Text()
 	}
 	switch {
 	case res.token != nil:
 		e.Decision, e.Token = audit.Issued, outcomeText(res.outcome)
-	case res.problem != nil:
-		e.Decision, e.Message = audit.Refused, res.problem.Description
+	case res.refusal != nil:
+		e.Decision, e.Message, e.Detail = audit.Refused, res.refusal.Message, res.refusal.Detail()
 	default:
 		e.Decision = audit.PassedOn
 		if route.Kind == imds.PassThrough {
@@ -93,29 +96,21 @@ func cacheOutcome(o token.Outcome) observe.CacheOutcome {
 	}
 }
 
-// emitEvent reports a refusal to the pod's owner, if the owner can do something about it. It does
-// not for
-//   - pods that never asked for an identity,
-//   - troubles of the agent, and those that pass by themselves,
-//   - requests on behalf of a pod: another pod may have made the kubelet send them.
+// emitEvent reports a refusal to the pod's owner, if the owner can do something about it. It does not
+// for requests on behalf of a pod: another pod may have made the kubelet send them.
 func (s *Server) emitEvent(res *result) {
-	if s.cfg.Events == nil || res.endpoint != "" || res.caller.Name == "" || res.clientGone {
+	if s.cfg.Events == nil || res.endpoint != "" || res.caller.Name == "" || res.clientGone || !res.reason.Event() {
 		return
 	}
-	if res.problem == nil {
-		if res.reason == reasonWouldBeRefused {
-			s.cfg.Events.Refused(res.caller.NamespacedName, res.caller.UID, res.reason, "the policy warns and does not enforce yet: "+res.warning.Message)
-		}
-		return
+	var text string
+	switch {
+	case res.refusal == nil:
+		text = "the policy warns and does not enforce yet: " + res.warning.Text()
+	case res.refusal.Cause != nil && res.refusal.Answer().Status == http.StatusBadRequest:
+		// The client gets the metadata service's own words instead.
+		text = res.reason.Text(res.refusal.Error())
+	default:
+		text = res.refusal.Text()
 	}
-	switch res.reason {
-	case reason.NoLabel.Name(), "BadRequest", "Excepted", "NotLoopback", "Busy", "Throttled", "TooManyWaiting",
-		"Unsteady", "Stopping", "NotReady", "CallerUnknown", "CallerAmbiguous", "PodUnknown", "UpstreamFailed":
-		return
-	}
-	message := res.problem.Description
-	if res.detail != "" && res.problem.Status == http.StatusBadRequest {
-		message += ": " + res.detail // the client gets the metadata service's own words instead
-	}
-	s.cfg.Events.Refused(res.caller.NamespacedName, res.caller.UID, res.reason, message)
+	s.cfg.Events.Refused(res.caller.NamespacedName, res.caller.UID, res.reason.Name(), text)
 }

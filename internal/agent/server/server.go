@@ -116,27 +116,24 @@ func New(cfg Config) *Server {
 	}
 }
 
-const (
-	// reasonRejected is the reason of malformed requests. They are refused whichever pod asks.
-	reasonRejected = "Rejected"
-	// reasonWouldBeRefused is the reason of requests that only an enforced policy would refuse.
-	reasonWouldBeRefused = "WouldBeRefused"
-)
+// malformed reports whether a request was refused whichever pod sent it.
+func malformed(r reason.Reason) bool { return r.Name() == reason.HeaderMissing.Name() }
 
 // result is how a request was answered.
 type result struct {
-	status    int
-	reason    string // a word, "" for an issued token
+	status int
+	// reason is why the request is refused, or what is remarkable about another answer.
+	reason    reason.Reason
+	refusal   *reason.Refusal // nil if another answer was written
+	bodyless  bool            // the refusal has no body
 	namespace string
 	resource  string
-	problem   *imds.Error // the refusal, nil if another answer was written
 	began     time.Time
 	address   attest.Origin
 	endpoint  string // empty for the pods' endpoint
 	caller    attest.Caller
 	identity  *v1.AzureIdentity
 	token     *token.Token
-	detail    string          // for the operator only
 	warning   *reason.Refusal // what an enforced policy would refuse
 	outcome   token.Outcome
 	excepted  bool // the pod gets the real service's token
@@ -144,20 +141,23 @@ type result struct {
 	clientGone bool
 }
 
+// refuse makes a refusal the answer.
+func (res *result) refuse(r *reason.Refusal) { res.refusal, res.reason = r, r.Reason }
+
 // ServePod answers a request of a pod. It must serve only the listener behind the redirect, because
 // it takes a connection's remote address for the pod's.
 func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	route := imds.Classify(r.URL.EscapedPath())
 	res := result{began: began, address: connections.OriginOf(r)}
-	if problem := s.precheck(route, w, r); problem != nil {
-		res.problem, res.reason = problem, reasonRejected
+	if refusal := s.precheck(route, w, r); refusal != nil {
+		res.refuse(refusal)
 	} else if route.Kind == imds.Token {
 		s.servePodToken(w, r, &res)
 	} else {
 		s.passOn(w, r, route, &res)
 	}
-	if c := connections.Of(r); c != nil && res.problem != nil && !res.clientGone {
+	if c := connections.Of(r); c != nil && res.refusal != nil && !res.clientGone {
 		caller, _ := s.known(c.Origin)
 		c.Penalize(r.Context(), caller.Namespace, s.cfg.Stopping)
 	}
@@ -166,7 +166,7 @@ func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 
 // precheck refuses requests that are malformed. It checks the Metadata header before anything else
 // that clients probe.
-func (s *Server) precheck(route imds.Route, w http.ResponseWriter, r *http.Request) *imds.Error {
+func (s *Server) precheck(route imds.Route, w http.ResponseWriter, r *http.Request) *reason.Refusal {
 	if route.Kind != imds.Token && route.Kind != imds.PassThrough {
 		return imds.NotFound()
 	}
@@ -186,7 +186,7 @@ func isTrue(values []string) bool {
 }
 
 // checkGet refuses requests that are not a GET, came through a proxy, or have too long a body.
-func checkGet(w http.ResponseWriter, r *http.Request) *imds.Error {
+func checkGet(w http.ResponseWriter, r *http.Request) *reason.Refusal {
 	if r.Method != http.MethodGet {
 		return imds.MethodNotAllowed()
 	}
@@ -204,14 +204,14 @@ const maxBody = 64 << 10
 
 // skipBody reads a request's body to its end. Otherwise net/http does not notice when the client
 // disconnects.
-func skipBody(w http.ResponseWriter, r *http.Request) *imds.Error {
+func skipBody(w http.ResponseWriter, r *http.Request) *reason.Refusal {
 	control := http.NewResponseController(w)
 	// Writers of tests have no deadline.
 	_ = control.SetReadDeadline(time.Now().Add(connections.BodyTime))
 	n, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxBody+1))
 	if err != nil || n > maxBody {
 		w.Header().Set("Connection", "close")
-		return &imds.Error{Status: http.StatusRequestEntityTooLarge, Code: "invalid_request", Description: "send no body with a GET"}
+		return reason.BodyTooLarge.Refuse("send no body with a GET")
 	}
 	_ = control.SetReadDeadline(time.Time{})
 	return nil

@@ -3,7 +3,6 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -34,9 +33,9 @@ const maxSteps = 8
 const coalesceTime = 100 * time.Millisecond
 
 func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *result) {
-	q, problem := imds.ParseTokenRequest(r.URL.RawQuery)
-	if problem != nil {
-		res.problem, res.reason = problem, "BadRequest"
+	q, refusal := imds.ParseTokenRequest(r.URL.RawQuery)
+	if refusal != nil {
+		res.refuse(refusal)
 		return
 	}
 	s.obtain(r.Context(), q, res, func(ctx context.Context) (attest.Caller, error) {
@@ -70,7 +69,7 @@ func (s *Server) callerGone(r *http.Request, began time.Time) bool {
 // callerGone records that the pod ended before it was answered. Nothing is written.
 func (res *result) callerGone(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
-	res.refuse(http.StatusInternalServerError, "CallerGone", "server_error", "the pod that asked has ended", "")
+	res.refuse(reason.CallerGone.Refuse("the pod that asked has ended"))
 	res.clientGone = true
 }
 
@@ -153,8 +152,8 @@ func (s *Server) obtain(ctx context.Context, q imds.TokenRequest, res *result, i
 		t.waiting.Remove()
 		s.cfg.Metrics.WaitEnded(res.answerStatus(), time.Since(res.began))
 	}
-	if res.token == nil && res.problem == nil && !res.excepted {
-		res.refuse(http.StatusInternalServerError, "Unsteady", "server_error", "what this pod may use is changing: try again", "")
+	if res.token == nil && res.refusal == nil && !res.excepted {
+		res.refuse(reason.Unsteady.Refuse("what this pod may use is changing: try again"))
 	}
 }
 
@@ -190,14 +189,12 @@ func (t *tokenRequest) step(ctx context.Context, identify func(context.Context) 
 }
 
 func (t *tokenRequest) refuse(r *reason.Refusal) {
-	answer := r.Answer()
-	if t.learnErr != nil && answer.Status == http.StatusBadRequest {
+	if t.learnErr != nil && r.Answer().Status == http.StatusBadRequest {
 		// Clients take "Identity not found" as final. It is not while the source fails and an object
 		// ID could not be learned.
-		t.sourceFailed(t.learnErr)
-		return
+		r = sourceRefusal(t.learnErr)
 	}
-	t.res.refuse(answer.Status, r.Reason.Name(), answer.OAuth, answer.Description, r.Detail())
+	t.res.refuse(r)
 }
 
 // fetch gets the token of a grant. A token that was not in the cache is kept for the next step.
@@ -215,7 +212,7 @@ func (t *tokenRequest) fetch(ctx context.Context, grant identity.Grant) bool {
 		t.res.gone()
 		return true
 	case err != nil:
-		t.sourceFailed(err)
+		t.res.refuse(sourceRefusal(err))
 		return true
 	case outcome == token.Hit:
 		t.issue(got, grant)
@@ -230,7 +227,7 @@ func (t *tokenRequest) fetch(ctx context.Context, grant identity.Grant) bool {
 func (t *tokenRequest) issue(got *token.Token, grant identity.Grant) {
 	if got.OfCluster() != "" {
 		if !grant.Named {
-			t.sourceFailed(token.RefuseCluster(got, grant.Identity))
+			t.res.refuse(sourceRefusal(token.RefuseCluster(got, grant.Identity)))
 			return
 		}
 		if refusal := grant.OfCluster().RefuseAudience(t.q.Resource); refusal != nil {
@@ -293,9 +290,7 @@ func (t *tokenRequest) learn(ctx context.Context, unknown []*v1.AzureIdentity) b
 // not wait, or not any longer.
 func (t *tokenRequest) wait(ctx context.Context, d authorize.Decision) bool {
 	if d.OnTheWay && t.cfg.RetryAfter {
-		answer := reason.AssigningRetry.Refuse("%s", d.Refusal.Message).Answer()
-		t.res.refuse(answer.Status, d.Refusal.Reason.Name(), answer.OAuth, answer.Description, "")
-		t.res.problem.RetryAfter = 20 * time.Second // as v1.8.17
+		t.refuse(reason.AssigningRetry.Refuse("%s", d.Refusal.Message).After(20 * time.Second)) // as v1.8.17
 		return true
 	}
 	left := d.Limit - time.Since(t.res.began)
@@ -348,55 +343,51 @@ func (t *tokenRequest) awaitChange(ctx context.Context, d authorize.Decision, le
 }
 
 func (t *tokenRequest) tooManyPending() {
-	t.res.refuse(http.StatusTooManyRequests, "TooManyWaiting", "too_many_requests",
-		"too many requests of this pod or its namespace wait for their identities: try again later", "")
-	t.res.problem.RetryAfter = 5 * time.Second
+	t.refuse(reason.TooManyWaiting.Refuse("too many requests of this pod or its namespace wait for their identities: try again later").After(5 * time.Second))
 }
 
 // unknownCaller refuses a request whose pod is not known. Clients must not take it as final.
 func (t *tokenRequest) unknownCaller(ctx context.Context, err error) {
-	name := "CallerUnknown"
-	message := "the node agent does not know the pod that asks (yet): try again"
+	why, message := reason.CallerUnknown, "the node agent does not know the pod that asks (yet): try again"
 	switch {
 	case ctx.Err() != nil:
 		t.res.gone()
 		return
 	case errors.Is(err, errNotReady):
-		name, message = "NotReady", "the node agent does not know the cluster yet: try again"
+		why, message = reason.NotReady, "the node agent does not know the cluster yet: try again"
 	case errors.Is(err, errStopping):
-		name, message = "Stopping", "the node agent is being restarted: try again"
+		why, message = reason.Stopping, "the node agent is being restarted: try again"
 	case errors.Is(err, attest.ErrAmbiguous):
-		name = "CallerAmbiguous"
+		why = reason.CallerAmbiguous
 	case errors.Is(err, attest.ErrMoved):
-		name = "CallerMoved"
+		why = reason.CallerMoved
 	}
-	t.res.refuse(http.StatusInternalServerError, name, "caller_unknown", message, err.Error())
+	t.res.refuse(why.Refuse("%s", message).Because(err))
 }
 
-// sourceFailed refuses a request because its source returned no token.
-func (t *tokenRequest) sourceFailed(err error) {
-	var f *token.Failure
-	switch {
-	case errors.Is(err, token.ErrBusy):
-		t.res.refuse(http.StatusTooManyRequests, "Busy", "too_many_requests",
-			"too many token requests of this pod or its namespace wait for their source: try again later", "")
-		t.res.problem.RetryAfter = time.Second
-	case errors.As(err, &f):
-		t.res.refuse(f.Status, cmp.Or(f.Reason, "SourceFailed"), f.Code, f.Message, f.Error())
-		t.res.problem.RetryAfter = f.RetryAfter
-	default:
-		t.res.refuse(http.StatusInternalServerError, "SourceFailed", "server_error", "the token could not be fetched: try again", err.Error())
+// sourceRefusal returns the refusal of a request whose source returned no token.
+func sourceRefusal(err error) *reason.Refusal {
+	if errors.Is(err, token.ErrBusy) {
+		return reason.Busy.Refuse("too many token requests of this pod or its namespace wait for their source: try again later").After(time.Second)
 	}
-}
-
-func (res *result) refuse(status int, reason, code, message, detail string) {
-	res.reason, res.detail = reason, detail
-	res.problem = &imds.Error{Status: status, Code: code, Description: message}
+	if refusal, ok := errors.AsType[*reason.Refusal](err); ok {
+		return refusal
+	}
+	if f, ok := errors.AsType[*token.Failure](err); ok {
+		why := reason.SourceFailed
+		if f.Reason != "" {
+			why = reason.Named(f.Reason)
+		}
+		refusal := why.Refuse("%s", f.Message).Because(f.Cause).After(f.RetryAfter)
+		refusal.Relayed = reason.Answer{Status: f.Status, OAuth: f.Code}
+		return refusal
+	}
+	return reason.SourceFailed.Refuse("the token could not be fetched: try again").Because(err)
 }
 
 // gone records that the client disconnected. The response is normally never read.
 func (res *result) gone() {
-	res.refuse(http.StatusInternalServerError, "ClientGone", "server_error", "the client has left", "")
+	res.refuse(reason.ClientGone.Refuse("the client has left"))
 	res.clientGone = true
 }
 
@@ -404,8 +395,8 @@ func (res *result) answerStatus() int {
 	switch {
 	case res.clientGone:
 		return statusGone
-	case res.problem != nil:
-		return res.problem.Status
+	case res.refusal != nil:
+		return res.refusal.Answer().Status
 	default:
 		return http.StatusOK
 	}
