@@ -11,7 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/agent/token/entra"
 	"github.com/podid-io/podid/internal/cloud"
 	"github.com/podid-io/podid/internal/identity"
 )
@@ -23,7 +23,7 @@ type entraOptions struct {
 	environmentFile string
 	brokerNamespace string
 
-	authority token.Authority // worked out by validate
+	authority entra.Authority // worked out by validate
 	roots     *x509.CertPool  // nil: the system's
 }
 
@@ -61,7 +61,7 @@ func (o *entraOptions) validate() error {
 	if cloudErr != nil {
 		return errors.Join(err, fmt.Errorf("--cloud: %w, or set --authority-host", cloudErr))
 	}
-	authority, parseErr := token.ParseAuthority(host)
+	authority, parseErr := entra.ParseAuthority(host)
 	if parseErr != nil {
 		return errors.Join(err, fmt.Errorf("%s %w", source, parseErr))
 	}

@@ -11,6 +11,10 @@ import (
 	"github.com/podid-io/podid/internal/agent/fair"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/agent/token/entra"
+	tokenimds "github.com/podid-io/podid/internal/agent/token/imds"
+	"github.com/podid-io/podid/internal/agent/token/keyfile"
+	"github.com/podid-io/podid/internal/agent/token/source"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -27,22 +31,30 @@ func entraLimits() fair.Config {
 	return fair.Config{Rate: 20, Burst: 40, Concurrent: 96, PerCaller: 4, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
 }
 
-func sources(o *options, upstream string, limiter token.Limiter, objects *cluster.Objects, own *cluster.OwnIdentities, metrics *observe.Metrics) token.Kinds {
-	entra := token.EntraConfig{
-		Authority: o.entra.authority, Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: observe.UserAgent("nmi"), Roots: o.entra.roots,
+// keyFileLimits bound the files with a certificate that are read at once: one of each namespace.
+func keyFileLimits() fair.Config {
+	return fair.Config{Rate: 100, Burst: 100, Concurrent: 4, PerCaller: 1, Waiting: 256, WaitingPerCaller: 64}
+}
+
+func sources(
+	o *options, upstream string, limiter source.Limiter, objects *cluster.Objects, own *cluster.OwnIdentities, metrics *observe.Metrics,
+) token.ByType {
+	app := entra.Config{
+		Calls:     source.Calls{Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: observe.UserAgent("nmi")},
+		Authority: o.entra.authority, Roots: o.entra.roots,
 	}
 	clusterIdentity := own.Has
 	if o.cluster.allow {
 		clusterIdentity = nil
 	}
-	return token.Kinds{
-		v1.UserAssignedMSI: token.NewIMDS(token.IMDSConfig{
-			Address: upstream, Limiter: limiter, Meter: metrics, Operation: observe.OpTokenUserAssigned, UserAgent: observe.UserAgent("nmi"),
-			ClusterIdentity: clusterIdentity,
+	return token.ByType{
+		v1.UserAssignedMSI: tokenimds.New(tokenimds.Config{
+			Calls:   source.Calls{Limiter: limiter, Meter: metrics, Operation: observe.OpTokenUserAssigned, UserAgent: observe.UserAgent("nmi")},
+			Address: upstream, ClusterIdentity: clusterIdentity,
 		}),
-		v1.ServicePrincipal:            token.NewClientSecret(entra, objects),
-		v1.ServicePrincipalCertificate: token.NewCertificate(entra, objects),
-		v1.Federated: token.NewFederated(entra, token.FederationConfig{
+		v1.ServicePrincipal:            entra.NewClientSecret(app, objects),
+		v1.ServicePrincipalCertificate: entra.NewCertificate(app, objects, keyfile.NewParser(fair.New(keyFileLimits()))),
+		v1.Federated: entra.NewFederated(app, entra.Federation{
 			Brokers: objects, Namespace: o.entra.brokerNamespace, Cloud: o.entra.cloud,
 		}),
 	}

@@ -21,6 +21,8 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/agent/token/entra"
+	"github.com/podid-io/podid/internal/agent/token/source"
 )
 
 // TestObjects reads Secrets and tokens of brokers from a real API server, with
@@ -115,13 +117,13 @@ func says(t *testing.T, objects *Objects, kind v1.IdentityType, status int, want
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
 		Spec:       v1.AzureIdentitySpec{Type: kind, TenantID: "t", ClientID: "c", ClientPassword: v1.SecretReference{Name: "web"}},
 	}
-	c := token.EntraConfig{Limiter: free{}}
-	source := token.NewClientSecret(c, objects)
+	c := entra.Config{Calls: source.Calls{Limiter: free{}}}
+	source := entra.NewClientSecret(c, objects)
 	if kind == v1.Federated {
-		source = token.NewFederated(c, token.FederationConfig{Brokers: objects, Namespace: "podid-brokers"})
+		source = entra.NewFederated(c, entra.Federation{Brokers: objects, Namespace: "podid-brokers"})
 	}
 	_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: "https://vault.azure.net"})
-	if f, ok := err.(*token.Failure); !ok || f.Status != status || !strings.Contains(f.Message, want) { //nolint:errorlint // that is what sources promise
+	if f := token.AsFailure(err); f == nil || f.Status != status || !strings.Contains(f.Message, want) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 }

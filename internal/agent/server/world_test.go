@@ -23,6 +23,8 @@ import (
 	"github.com/podid-io/podid/internal/agent/fair"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
+	tokenimds "github.com/podid-io/podid/internal/agent/token/imds"
+	"github.com/podid-io/podid/internal/agent/token/source"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
 )
@@ -75,7 +77,9 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	tokenLimiter := limiter()
 	s.server.Attester, s.server.Authorizer = w.attest, w.authorize
 	s.server.Tokens = token.NewCache(ctx, token.CacheConfig{
-		Source: token.Kinds{v1.UserAssignedMSI: token.NewIMDS(token.IMDSConfig{Address: w.imds.address, Limiter: tokenLimiter, Meter: metrics, Operation: "test", UserAgent: "podid-test"})},
+		Source: token.ByType{v1.UserAssignedMSI: tokenimds.New(tokenimds.Config{
+			Address: w.imds.address, Calls: source.Calls{Limiter: tokenLimiter, Meter: metrics, Operation: "test", UserAgent: "podid-test"},
+		})},
 		Render: func(t *token.Token, r token.Request) (token.Body, error) {
 			return imds.NewReply(t.Fields, r.Resource, r.Identity.Spec.ClientID, t.NotBefore, t.ExpiresOn, t.ExtendedOn)
 		},

@@ -261,7 +261,7 @@ func (c *Cache) fromMemory(k key, r Request, now time.Time) (s seat, done bool) 
 	if e.failures > 0 {
 		s.patience = 0
 	}
-	if r.Revoked != "" && t.is(r.Revoked) && now.Sub(e.forced) >= forceInterval {
+	if r.Revoked != "" && t.hasSum(r.Revoked) && now.Sub(e.forced) >= forceInterval {
 		// It is of no use to this client, so there is no hurry to hand it out.
 		e.forced = now
 		s.patience = c.cfg.FlightTime

@@ -32,8 +32,12 @@ func (s *fakeSource) Token(ctx context.Context, r Request) (*Token, error) {
 	s.calls = append(s.calls, r)
 	n, life, takes, err := len(s.calls), s.life, s.takes, s.err
 	s.mu.Unlock()
-	if takes > 0 && !rest(ctx, takes) {
-		return nil, errors.New("too slow")
+	if takes > 0 {
+		select {
+		case <-time.After(takes):
+		case <-ctx.Done():
+			return nil, errors.New("too slow")
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -61,7 +65,7 @@ type textBody string
 
 func (b textBody) Append(dst []byte, _ time.Time) []byte { return append(dst, b...) }
 
-func newTestCache(t *testing.T, s Source) *Cache {
+func newTestCache(t testing.TB, s Source) *Cache {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	return NewCache(ctx, CacheConfig{
@@ -310,7 +314,7 @@ func TestCacheBusyNeighbour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// The queue of pod "greedy" is full, that of others is not.
 		c := newTestCache(t, sourceFunc(func(ctx context.Context, r Request) (*Token, error) {
-			rest(ctx, time.Second)
+			<-time.After(time.Second)
 			if r.Caller == "greedy" {
 				return nil, ErrBusy
 			}
@@ -348,5 +352,18 @@ func TestTokenPrintsNothing(t *testing.T) {
 func pass(d time.Duration) {
 	if d > 0 { // Go 1.26 with the race detector crashes on a channel timer of a bubble that is due at once
 		<-time.After(d)
+	}
+}
+
+func TestByType(t *testing.T) {
+	sources := ByType{v1.UserAssignedMSI: &fakeSource{life: time.Hour}}
+	r := ask("a", "x")
+	if _, err := sources.Token(t.Context(), r); err != nil {
+		t.Error(err)
+	}
+	r.Identity.Spec.Type = v1.Federated
+	var f *Failure
+	if _, err := sources.Token(t.Context(), r); !errors.As(err, &f) || f.Status != 403 || !strings.Contains(f.Message, "type 3") {
+		t.Errorf("got %v", err)
 	}
 }

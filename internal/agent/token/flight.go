@@ -56,7 +56,7 @@ func (c *Cache) fly(k key, f *flight, r Request) {
 	t, err := c.cfg.Source.Token(ctx, r)
 	if err == nil {
 		t.hash()
-		t.units = 1 + (t.size()+len(r.Resource))/unit
+		t.units = 1 + (t.Size()+len(r.Resource))/unit
 		t.Body, err = c.cfg.Render(t, r)
 		t.Fields = nil
 	}
@@ -113,7 +113,7 @@ func (c *Cache) landEmpty(k key, e *entry, f *flight, now time.Time) {
 		}
 		c.remove(k, e)
 	}
-	c.failures.note(k, f.err, now)
+	c.failures.record(k, f.err, now)
 }
 
 // maxRetry is the longest pause between two refreshes that fail.
@@ -125,7 +125,7 @@ const maxRetry = 2 * time.Minute
 func (t *Token) retryIn(now time.Time, failures int, err error) time.Duration {
 	in := min(time.Second<<min(failures, 7), maxRetry)
 	in = min(in, max(t.ExpiresOn.Sub(now)/2, time.Second))
-	if f := failureOf(err); f != nil {
+	if f := AsFailure(err); f != nil {
 		in = max(in, min(f.RetryAfter, maxRetry))
 	}
 	return in

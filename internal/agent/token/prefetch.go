@@ -171,7 +171,7 @@ func (c *Cache) ahead(ctx context.Context, r Request) bool {
 	defer timer.Stop()
 	select {
 	case <-f.done:
-		problem := failureOf(f.err)
+		problem := AsFailure(f.err)
 		return problem == nil || problem.Status < http.StatusTooManyRequests
 	case <-timer.C:
 		return true

@@ -1,4 +1,4 @@
-package token
+package token_test
 
 import (
 	"crypto/sha256"
@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/podid-io/podid/internal/agent/token"
 )
 
 func sumOf(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
@@ -15,20 +17,20 @@ func TestRevokedToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
 		c := newAgent(t, s)
-		plain := ask("a", "x")
-		mustGet(t, c, plain, `"token-1"`, Miss)
+		plain := token.Ask("a", "x")
+		token.MustGet(t, c, plain, `"token-1"`, token.Miss)
 		revoked := plain
 		revoked.Revoked = sumOf("some other token")
-		mustGet(t, c, revoked, `"token-1"`, Hit)
+		token.MustGet(t, c, revoked, `"token-1"`, token.Hit)
 		revoked.Revoked = strings.ToUpper(sumOf("token-1"))
-		mustGet(t, c, revoked, `"token-2"`, Miss)
-		mustGet(t, c, revoked, `"token-2"`, Hit) // it is no longer the one held
-		mustGet(t, c, plain, `"token-2"`, Hit)
+		token.MustGet(t, c, revoked, `"token-2"`, token.Miss)
+		token.MustGet(t, c, revoked, `"token-2"`, token.Hit) // it is no longer the one held
+		token.MustGet(t, c, plain, `"token-2"`, token.Hit)
 		if s.seen()[0].revoked != "" || s.seen()[1].revoked != revoked.Revoked {
 			t.Errorf("told the service %+v", s.seen())
 		}
 		// A refresh later is one as any other.
-		pass(20 * time.Hour)
+		token.Pass(20 * time.Hour)
 		if n := s.count(); n != 3 || s.seen()[2].revoked != "" {
 			t.Errorf("calls %+v", s.seen())
 		}
@@ -41,7 +43,7 @@ func TestRevokedIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
 		c := newAgent(t, s)
-		r := ask("a", "x")
+		r := token.Ask("a", "x")
 		began := time.Now()
 		for time.Since(began) < 2*time.Minute {
 			got, _, err := c.Get(t.Context(), r)
@@ -49,7 +51,7 @@ func TestRevokedIsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.Revoked = sumOf(strings.Trim(string(got.Body.Append(nil, time.Now())), `"`))
-			pass(50 * time.Millisecond)
+			token.Pass(50 * time.Millisecond)
 		}
 		if n := s.count(); n < 4 || n > 6 {
 			t.Errorf("%d calls in two minutes", n)
@@ -61,18 +63,18 @@ func TestRevokedWhileIll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
 		c := newAgent(t, s)
-		r := ask("a", "x")
-		mustGet(t, c, r, `"token-1"`, Miss)
+		r := token.Ask("a", "x")
+		token.MustGet(t, c, r, `"token-1"`, token.Miss)
 		s.fall(refuse(500))
 		other := r
 		r.Revoked = sumOf("token-1")
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			mustGet(t, c, r, `"token-1"`, Stale) // for want of a better one
+			token.MustGet(t, c, r, `"token-1"`, token.Stale) // for want of a better one
 		}()
 		synctest.Wait()
-		mustGet(t, c, other, `"token-1"`, Hit) // others do not wait
+		token.MustGet(t, c, other, `"token-1"`, token.Hit) // others do not wait
 		<-done
 	})
 }

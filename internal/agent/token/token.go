@@ -1,7 +1,6 @@
-// Package token gets tokens and keeps them: the sources that mint them (the
-// metadata service, and Entra ID for identities with a secret, a certificate or a
-// federated credential) and the cache in front. It does not decide who may have
-// one; its caller must have asked, for every request, before it hands one out.
+// Package token holds the tokens of the node: a cache in front of the sources that mint them. The
+// sources are in token/imds (managed identities) and token/entra (all others). The cache does not
+// decide who may have a token: its caller must have decided so for every request.
 package token
 
 import (
@@ -21,87 +20,76 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// Source mints tokens. It bounds its own work by ctx and returns a *Failure
-// when it has no token to give.
+// Source mints tokens. Its error is ErrBusy, or one that errors.As finds a *Failure in.
 type Source interface {
 	Token(ctx context.Context, r Request) (*Token, error)
 }
 
-// Request is one wish for a token.
+// Request asks for a token.
 type Request struct {
 	Identity *v1.AzureIdentity
 	// Resource is what the token is for, verbatim.
 	Resource string
-	// Caller names the pod on whose account the source is asked, as namespace/name. Namespaces take
+	// Caller is the pod that the call of the source counts for, as namespace/name. Namespaces take
 	// turns, and so do the pods of each.
 	Caller string
-	// Revoked is the SHA-256, in hexadecimal, of a token that the client says is
-	// revoked: if it is the one held, a newer one is wanted. "" otherwise.
+	// Revoked is the hexadecimal SHA-256 of a token that the client reports as revoked. If it is the
+	// token held, the cache gets a new one. Usually it is empty.
 	Revoked string
-	// Wanted, of a request in the Background, gets the name of the first caller
-	// who waits for it after all; from then on it is that caller's. Nil otherwise.
+	// Wanted, of a request in the Background, gets the name of the first caller that comes to wait
+	// for it. From then on the request counts for that caller. Nil otherwise.
 	Wanted <-chan string
 }
 
-// Token is a token with all its source said. It prints as a mask.
+// Token is a token with everything that its source returned. It prints as a mask. It is immutable
+// once the cache has it.
 type Token struct {
-	// Fields is the source's reply, whole. The cache drops it once Body is made.
+	// Fields is the source's whole reply. The cache drops it once Body is made.
 	Fields map[string]json.RawMessage
-	// NotBefore and ExpiresOn are the token's own times, ExtendedOn is until
-	// when it may be used in an outage (zero: no longer).
+	// NotBefore and ExpiresOn are the token's own times. Until ExtendedOn it may be used in an outage
+	// (zero: no longer than ExpiresOn).
 	NotBefore, ExpiresOn, ExtendedOn time.Time
-	// Obtained is when the source gave it, which may be late in its life.
+	// Obtained is when the source returned it, which may be late in its life.
 	Obtained time.Time
-	// ObjectID is the object id of the identity, as the token says it; "" when
-	// it does not.
+	// ObjectID is the object ID of the identity, "" if the token does not have it.
 	ObjectID string
-	// Auxiliary are the tokens for further tenants of a multi-tenant application,
-	// in the order of its spec; the token's times are the shortest of them all.
-	// Whoever renders the reply drops them.
+	// Auxiliary are the tokens for further tenants of a multi-tenant application, in the order of its
+	// spec. The token's times are the shortest of them all. The function that renders the reply drops
+	// them.
 	Auxiliary []*Token
+	// ClusterEvidence returns why the token is one of the cluster's own identities, as far as they are
+	// known now, or "". Nil: it cannot be one.
+	ClusterEvidence func() string
 	// Body is the reply, ready to send.
 	Body Body
 
-	cluster *clusterCheck // what OfCluster asks, nil where there is nothing to ask
-
-	since time.Time         // when the source first gave it, zero: Obtained
+	since time.Time         // when the source first returned it, zero: Obtained
 	sum   [sha256.Size]byte // of the access token
 	units int               // of its size
 }
 
-// OfCluster returns what shows that the token is one of the cluster's own identities, as far as
-// they are known now, and "" for nothing. The caller hands such a token out only where the policy
-// names the identity.
+// OfCluster returns why the token is one of the cluster's own identities, or "". The caller hands out
+// such a token only if the policy names the identity.
 func (t *Token) OfCluster() string {
-	if t.cluster == nil {
+	if t.ClusterEvidence == nil {
 		return ""
 	}
-	return t.cluster.evidence()
+	return t.ClusterEvidence()
 }
 
-// size is how much the source said, in bytes.
-func (t *Token) size() int {
+// Size returns the size of the source's reply in bytes, auxiliary tokens included.
+func (t *Token) Size() int {
 	n := 0
 	for name, value := range t.Fields {
 		n += len(name) + len(value)
 	}
 	for _, other := range t.Auxiliary {
-		n += other.size()
+		n += other.Size()
 	}
 	return n
 }
 
-// shorten lets the token end no later than another that it goes out with.
-func (t *Token) shorten(other *Token) {
-	if other.ExpiresOn.Before(t.ExpiresOn) {
-		t.ExpiresOn = other.ExpiresOn
-	}
-	if other.NotBefore.After(t.NotBefore) {
-		t.NotBefore = other.NotBefore
-	}
-}
-
-// Body is a reply that is serialised but for the seconds left.
+// Body is a serialized reply. Append fills in the seconds that are left.
 type Body interface {
 	Append(dst []byte, now time.Time) []byte
 }
@@ -109,10 +97,10 @@ type Body interface {
 // Format writes a mask, whatever the verb: tokens are not for logs.
 func (t *Token) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[token]")) }
 
-// valid tells that the token can still be used.
+// valid reports whether the token can still be used. A nil token cannot.
 func (t *Token) valid(now time.Time) bool { return t != nil && now.Before(t.ExpiresOn) }
 
-// hash notes the access token's SHA-256, before Fields goes.
+// hash computes the access token's SHA-256, before Fields is dropped.
 func (t *Token) hash() {
 	var access string
 	if json.Unmarshal(t.Fields["access_token"], &access) == nil && access != "" {
@@ -120,13 +108,13 @@ func (t *Token) hash() {
 	}
 }
 
-// is tells whether the token is the one with that SHA-256, in hexadecimal.
-func (t *Token) is(sum string) bool {
+// hasSum reports whether the token has that SHA-256, in hexadecimal.
+func (t *Token) hasSum(sum string) bool {
 	return t.sum != [sha256.Size]byte{} && ascii.EqualFold(sum, hex.EncodeToString(t.sum[:]))
 }
 
-// life is how long the token lasts in all, as far as is known: the source may
-// have a cache of its own and hand it out late, and more than once.
+// life returns how long the token lasts in all, as far as is known: the source may have a cache of
+// its own and return a token late, and more than once.
 func (t *Token) life() time.Duration {
 	began := t.Obtained
 	for _, earlier := range []time.Time{t.NotBefore, t.since} {
@@ -137,53 +125,53 @@ func (t *Token) life() time.Duration {
 	return t.ExpiresOn.Sub(began)
 }
 
-// enough is the least a token should have left when it is handed out. Clients
-// take one with less than five minutes for expired and come back at once, so it
-// is five minutes, or a quarter of its life when that is little.
-func (t *Token) enough() time.Duration { return min(plenty, t.life()/4) }
+// longEnough is a remaining time that any client accepts. Clients treat a token with less than five
+// minutes as expired and come back at once.
+const longEnough = 5 * time.Minute
 
-// plenty is enough for any client.
-const plenty = 5 * time.Minute
+// minLeft returns the least time a fresh token has left: longEnough, or a quarter of a short life.
+func (t *Token) minLeft() time.Duration { return min(longEnough, t.life()/4) }
 
-// fresh tells that the token can be handed out without a second thought.
+// fresh reports whether the token can be handed out without looking for a newer one.
 func (t *Token) fresh(now time.Time) bool {
 	if t == nil {
 		return false
 	}
 	left := t.ExpiresOn.Sub(now)
-	return left > plenty || left > t.enough()
+	return left > longEnough || left > t.minLeft()
 }
 
-// refreshIn is how long to wait before asking for the next one: 80 % of what is
-// left, and in time before it stops being fresh. spread, from 0 to 1, makes it
-// up to a tenth sooner, so that nodes and tokens do not move in step. When it is
-// late for that, since the source gives no newer one, it is a third of what is
-// left and at most a minute: the source may have a newer one any time.
+// refreshIn returns how long to wait before asking for the next token: 80 % of the time left, and
+// early enough to stay fresh. spread, from 0 to 1, shortens it by up to a tenth, so that nodes and
+// tokens do not refresh in step. If it is too late for that, because the source has no newer token,
+// it is a third of the time left and at most a minute.
 func (t *Token) refreshIn(now time.Time, spread float64) time.Duration {
 	left := t.ExpiresOn.Sub(now)
-	in := min(left/10*8, left-t.enough()*5/4) // in this order: 40 years * 8 is more than a Duration holds
+	in := min(left/10*8, left-t.minLeft()*5/4) // in this order: 40 years * 8 overflow a Duration
 	in -= time.Duration(float64(in) * spread / 10)
 	return max(in, min(left/3, time.Minute), time.Second)
 }
 
 // Failure is why there is no token, in the words of the answer to the pod.
 type Failure struct {
-	// Status is the HTTP status to answer with.
+	// Status is the HTTP status of the answer.
 	Status int
-	// Code is one word, Message a sentence without secrets that says what to do.
+	// Code is one word. Message is a sentence without secrets that says what to do.
 	Code, Message string
-	// Reason is the reason of the refusal in metrics, Events and audit lines. Empty stands for
-	// trouble with the source in general.
+	// Reason is the reason of the refusal in metrics, Events and audit lines. Empty: trouble with the
+	// source in general.
 	Reason string
-	// RetryAfter is when to come back, when the source said so.
+	// RetryAfter is when to come back, if the source said so.
 	RetryAfter time.Duration
-	// Cause is what went wrong below, for the log; may be nil.
+	// Cause is what went wrong, for the log. It may be nil.
 	Cause error
-
-	queued bool // it came no further than a queue, and says nothing of the source
+	// Queued marks a request that never reached the source, so that the failure says nothing about it.
+	Queued bool
+	// Final marks a failure that a retry cannot change, although clients retry its Status.
+	Final bool
 }
 
-// Error is the message, and the cause.
+// Error returns the message and the cause.
 func (f *Failure) Error() string {
 	if f.Cause != nil {
 		return f.Message + ": " + f.Cause.Error()
@@ -194,16 +182,53 @@ func (f *Failure) Error() string {
 // Unwrap returns the cause.
 func (f *Failure) Unwrap() error { return f.Cause }
 
-// ErrBusy says that too many requests wait for the source already, of this
-// caller or in all.
+// Transient reports whether the failure may end without anybody changing the identity or the request.
+func (f *Failure) Transient() bool {
+	switch f.Status {
+	case http.StatusNotFound, http.StatusRequestTimeout, http.StatusGone, http.StatusTooManyRequests:
+		return !f.Final
+	default:
+		return !f.Final && f.Status >= http.StatusInternalServerError
+	}
+}
+
+// AsFailure returns the *Failure in an error, or nil.
+func AsFailure(err error) *Failure {
+	f, _ := errors.AsType[*Failure](err)
+	return f
+}
+
+// MaxRetryAfter bounds how long a source's Retry-After is obeyed.
+const MaxRetryAfter = 2 * time.Minute
+
+// Reasons of refusals for what a token is.
+const (
+	// ReasonOtherIdentity refuses a token of another identity than the one requested.
+	ReasonOtherIdentity = "TokenOfAnotherIdentity"
+	// ReasonClusterIdentity refuses an identity of the cluster itself.
+	ReasonClusterIdentity = "ClusterIdentity"
+)
+
+// RefuseCluster returns the failure of a token that is OfCluster, for a pod that the policy does not
+// allow the identity.
+func RefuseCluster(t *Token, id *v1.AzureIdentity) *Failure {
+	return &Failure{
+		Status: http.StatusForbidden, Code: "cluster_identity", Reason: ReasonClusterIdentity, Cause: errors.New(t.OfCluster()),
+		Message: fmt.Sprintf("AzureIdentity %s/%s cannot be used: it names an identity of the cluster itself, which pods do not get: "+
+			"create a user-assigned identity for the application, have this one named for namespace %s in AzureIdentityPolicy %s, "+
+			"or run MIC and NMI with --allow-cluster-identities", id.Namespace, id.Name, id.Namespace, v1.PolicyName),
+	}
+}
+
+// ErrBusy means that too many requests wait for the source, of this caller or in all.
 var ErrBusy = errors.New("too many requests are waiting for the source of tokens")
 
-// Kinds sends a request to the source for the identity's type.
-type Kinds map[v1.IdentityType]Source
+// ByType is a Source that passes each request to the source of its identity's type.
+type ByType map[v1.IdentityType]Source
 
-// Token asks the source of the identity's type.
-func (k Kinds) Token(ctx context.Context, r Request) (*Token, error) {
-	if source, ok := k[r.Identity.Spec.Type]; ok {
+// Token implements Source.
+func (s ByType) Token(ctx context.Context, r Request) (*Token, error) {
+	if source, ok := s[r.Identity.Spec.Type]; ok {
 		return source.Token(ctx, r)
 	}
 	return nil, &Failure{
@@ -212,14 +237,13 @@ func (k Kinds) Token(ctx context.Context, r Request) (*Token, error) {
 	}
 }
 
-// key is what tokens are kept under: everything that makes one differ from
-// another. The object's UID is part of it, so that an identity deleted and made
-// again starts anew; the rest of its spec is, so that an edited one does.
+// key identifies a token: it has everything that makes one differ from another. It includes the UID
+// and the spec, so that a re-created or edited identity does not use an old token.
 type key struct {
-	namespace                 string // of the object; its UID implies it
+	namespace                 string // of the object, whose UID implies it
 	uid, clientID, resourceID string
 	kind                      v1.IdentityType
-	// Of types 1 to 3 only: which tenants, where, and proven by what.
+	// Of types 1 to 3 only: the tenants, the endpoint and the proof.
 	tenant, auxiliary, endpoint string
 	secret                      types.NamespacedName
 	broker, audience            string
@@ -249,11 +273,11 @@ func keyOf(r Request) key {
 	return k
 }
 
-// identity is the key without the resource.
+// identity returns the key without the resource.
 func (k key) identity() key { k.resource = ""; return k }
 
-// Same tells whether two objects stand for the same identity, proven in the same
-// way: whether a token minted for one is one for the other.
+// Same reports whether two objects are the same identity, proven in the same way, so that a token
+// minted for one is valid for the other.
 func Same(x, y *v1.AzureIdentity) bool {
 	return x == y || x.Namespace == y.Namespace && x.Name == y.Name &&
 		keyOf(Request{Identity: x}) == keyOf(Request{Identity: y})

@@ -1,4 +1,4 @@
-package token
+package entra
 
 import (
 	"context"
@@ -20,6 +20,9 @@ import (
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/agent/token/keyfile/keyfiletest"
+	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 )
 
 // oracle answers what the test says: a status with a body, and Retry-After before
@@ -69,7 +72,7 @@ func aadsts(status, code int, kind, text string) string {
 
 const minted = `200 {"token_type":"Bearer","expires_in":3599,"ext_expires_in":3599,"access_token":"h.e30.s","id_token":"x"}`
 
-func newOracle(t *testing.T, kind v1.IdentityType, answers ...any) (*Entra, *oracle, *secrets, *v1.AzureIdentity) {
+func newOracle(t *testing.T, kind v1.IdentityType, answers ...any) (*Source, *oracle, *secrets, *v1.AzureIdentity) {
 	t.Helper()
 	authority, err := ParseAuthority("https://login.example/")
 	if err != nil {
@@ -77,16 +80,16 @@ func newOracle(t *testing.T, kind v1.IdentityType, answers ...any) (*Entra, *ora
 	}
 	s := &secrets{data: map[string]map[string][]byte{"shop/web": {"clientSecret": []byte(theSecret)}}}
 	o := &oracle{answers: answers}
-	c := EntraConfig{Authority: authority, Limiter: open{}, Meter: &meter{}, Operation: "op"}
+	c := Config{Authority: authority, Calls: calls()}
 	d := directory{config: c, secrets: s, client: &http.Client{Transport: o}}
 	if kind == v1.Federated {
-		d.cluster = &cluster{key: ecKey(t, elliptic.P256()), known: map[string]bool{"shop.web": true}}
+		d.cluster = &cluster{key: keyfiletest.EC(t, elliptic.P256()), known: map[string]bool{"shop.web": true}}
 	}
 	if kind == v1.ServicePrincipalCertificate {
-		_, cert, key := newKey(t, rsaKey(t))
+		_, cert, key := keyfiletest.Certificate(t, keyfiletest.RSA(t))
 		s.data["shop/web"] = map[string][]byte{"certificate": []byte(cert + key)}
 	}
-	id := ask("web", "").Identity
+	id := sourcetest.Request("web", "").Identity
 	id.Namespace, id.Spec.Type, id.Spec.TenantID, id.Spec.ResourceID = "shop", kind, "contoso.example", ""
 	id.Spec.ClientID = "0a1b2c3d-0000-4111-8222-333344445555"
 	id.Spec.ClientPassword.Name = "web"
@@ -152,7 +155,7 @@ func TestEntraErrors(t *testing.T) {
 				source, o, _, id := newOracle(t, tt.kind, tt.answers...)
 				ctx, cancel := context.WithTimeout(t.Context(), 16*time.Second)
 				defer cancel()
-				got, err := source.Token(ctx, Request{Identity: id, Resource: vault})
+				got, err := source.Token(ctx, token.Request{Identity: id, Resource: vault})
 				if len(o.seen) != tt.calls {
 					t.Errorf("%d calls, want %d", len(o.seen), tt.calls)
 				}
@@ -183,19 +186,19 @@ func TestEntraErrors(t *testing.T) {
 func TestStaysAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source, o, _, id := newOracle(t, v1.ServicePrincipal, "429 60|{}", minted)
-		r := Request{Identity: id, Resource: vault}
+		r := token.Request{Identity: id, Resource: vault}
 		_, _ = source.Token(t.Context(), r)
-		pass(20 * time.Second)
+		<-time.After(20 * time.Second)
 		_, err := source.Token(t.Context(), r)
 		if f := failure(t, err); f.Status != 429 || f.RetryAfter != 40*time.Second || len(o.seen) != 1 {
 			t.Fatalf("%v after %d calls", f, len(o.seen))
 		}
 		other := id.DeepCopy()
 		other.Spec.ClientID = "other"
-		if _, err := source.Token(t.Context(), Request{Identity: other, Resource: vault}); err != nil {
+		if _, err := source.Token(t.Context(), token.Request{Identity: other, Resource: vault}); err != nil {
 			t.Errorf("another identity: %v", err)
 		}
-		pass(41 * time.Second)
+		<-time.After(41 * time.Second)
 		if _, err := source.Token(t.Context(), r); err != nil {
 			t.Error(err)
 		}
@@ -203,15 +206,15 @@ func TestStaysAway(t *testing.T) {
 }
 
 func TestAwayIsBounded(t *testing.T) {
-	a, now := newAway(), time.Now()
-	a.stay(awayFrom{"shop", "x"}, time.Second, now)
-	for i := range 3 * maxAways {
-		a.stay(awayFrom{"hostile", fmt.Sprint(i)}, time.Minute+time.Duration(i), now)
+	c, now := newCooldown(), time.Now()
+	c.start(cooldownKey{"shop", "x"}, time.Second, now)
+	for i := range 3 * maxCooldowns {
+		c.start(cooldownKey{"hostile", fmt.Sprint(i)}, time.Minute+time.Duration(i), now)
 	}
-	if len(a.until) != maxAways || a.left(awayFrom{"hostile", fmt.Sprint(3*maxAways - 1)}, now) == 0 || a.left(awayFrom{"hostile", "0"}, now) != 0 {
-		t.Errorf("%d remembered", len(a.until))
+	if len(c.until) != maxCooldowns || c.left(cooldownKey{"hostile", fmt.Sprint(3*maxCooldowns - 1)}, now) == 0 || c.left(cooldownKey{"hostile", "0"}, now) != 0 {
+		t.Errorf("%d remembered", len(c.until))
 	}
-	if a.left(awayFrom{"shop", "x"}, now) == 0 {
+	if c.left(cooldownKey{"shop", "x"}, now) == 0 {
 		t.Error("a namespace's was forgotten for another's many")
 	}
 }
@@ -223,20 +226,20 @@ func TestSecretReread(t *testing.T) {
 	t.Run("changed", func(t *testing.T) {
 		source, o, s, id := newOracle(t, v1.ServicePrincipal, wrong, minted)
 		s.next = map[string][]byte{"clientSecret": []byte("newer")}
-		if _, err := source.Token(t.Context(), Request{Identity: id, Resource: vault}); err != nil {
+		if _, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault}); err != nil {
 			t.Fatal(err)
 		}
 		if s.reads != 2 || len(o.seen) != 2 || o.seen[1].Get("client_secret") != "newer" {
 			t.Errorf("%d reads, %d calls", s.reads, len(o.seen))
 		}
-		if _, err := source.Token(t.Context(), Request{Identity: id, Resource: vault}); err != nil || s.reads != 3 {
+		if _, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault}); err != nil || s.reads != 3 {
 			t.Errorf("the Secret was kept: %d reads, %v", s.reads, err)
 		}
 	})
 	t.Run("changed, wrong again", func(t *testing.T) {
 		source, o, s, id := newOracle(t, v1.ServicePrincipal, wrong)
 		s.next = map[string][]byte{"clientSecret": []byte("newer")}
-		_, err := source.Token(t.Context(), Request{Identity: id, Resource: vault})
+		_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault})
 		if f := failure(t, err); f.Status != 403 || s.reads != 2 || len(o.seen) != 2 {
 			t.Errorf("%v, %d reads, %d calls", f, s.reads, len(o.seen))
 		}
@@ -244,7 +247,7 @@ func TestSecretReread(t *testing.T) {
 	t.Run("gone", func(t *testing.T) {
 		source, o, s, id := newOracle(t, v1.ServicePrincipal, wrong)
 		s.next = map[string][]byte{}
-		_, err := source.Token(t.Context(), Request{Identity: id, Resource: vault})
+		_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault})
 		if f := failure(t, err); f.Status != 403 || !strings.Contains(f.Message, "7000215") || s.reads != 2 || len(o.seen) != 1 {
 			t.Errorf("%v, %d reads, %d calls", f, s.reads, len(o.seen))
 		}
@@ -253,8 +256,8 @@ func TestSecretReread(t *testing.T) {
 
 // TestProofs that cannot be had.
 func TestProofs(t *testing.T) {
-	private := rsaKey(t)
-	certificate, _, _ := newKey(t, private)
+	private := keyfiletest.RSA(t)
+	certificate, _, _ := keyfiletest.Certificate(t, private)
 	pfx, err := pkcs12.Modern.Encode(private, certificate, nil, "x")
 	if err != nil {
 		t.Fatal(err)
@@ -317,11 +320,11 @@ func TestProofs(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			source, o, s, id := newOracle(t, tt.kind, minted)
 			var c *cluster
-			if f, ok := source.prover.(federation); ok {
+			if f, ok := source.proofs.(brokerTokens); ok {
 				c, _ = f.Brokers.(*cluster)
 			}
 			tt.change(s, c, id)
-			_, err := source.Token(t.Context(), Request{Identity: id, Resource: vault})
+			_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault})
 			f := failure(t, err)
 			if f.Status != tt.status || len(o.seen) != 0 {
 				t.Errorf("%d after %d calls", f.Status, len(o.seen))

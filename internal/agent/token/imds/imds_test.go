@@ -1,4 +1,4 @@
-package token
+package imds
 
 import (
 	"context"
@@ -8,39 +8,17 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/fair"
+	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/agent/token/source"
+	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 )
-
-// open is a limiter that never limits, unless it is told to.
-type open struct{ err error }
-
-func (o open) Acquire(context.Context, string) (func(), error) { return func() {}, o.err }
-
-func (o open) StayAway(time.Duration) {}
-
-type meter struct {
-	mu     sync.Mutex
-	errors int
-	good   int
-}
-
-func (m *meter) SourceOperation(_ string, _ time.Duration, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err != nil {
-		m.errors++
-	} else {
-		m.good++
-	}
-}
 
 // script answers one request after the other; the last answer repeats.
 type script struct {
@@ -76,11 +54,12 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: code, Header: h, Body: io.NopCloser(strings.NewReader(body))}, nil
 }
 
-func newScript(answers ...any) (*IMDS, *script, *meter) {
-	s, m := &script{answers: answers}, &meter{}
-	source := NewIMDS(IMDSConfig{Address: "169.254.169.254:80", Limiter: open{}, Meter: m, Operation: "op", UserAgent: "podid-nmi/test"})
-	source.client = &http.Client{Transport: s}
-	return source, s, m
+func newScript(answers ...any) (*Source, *script, *sourcetest.Meter) {
+	s, m := &script{answers: answers}, &sourcetest.Meter{}
+	return New(Config{
+		Address: "169.254.169.254:80", Transport: s,
+		Calls: source.Calls{Limiter: sourcetest.Limiter{}, Meter: m, Operation: "op", UserAgent: "podid-nmi/test"},
+	}), s, m
 }
 
 func good(now time.Time) string {
@@ -90,13 +69,13 @@ func good(now time.Time) string {
 
 func TestIMDSRequest(t *testing.T) {
 	source, s, m := newScript(good(time.Now()))
-	r := ask("a", "https://x/?&=#ä")
+	r := sourcetest.Request("a", "https://x/?&=#ä")
 	got, err := source.Token(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.ObjectID != "o-1" || m.good != 1 || m.errors != 0 {
-		t.Errorf("object id %q, meter %d %d", got.ObjectID, m.good, m.errors)
+	if got.ObjectID != "o-1" || m.Successes != 1 || m.Errors != 0 {
+		t.Errorf("object id %q, meter %d %d", got.ObjectID, m.Successes, m.Errors)
 	}
 	r.Identity.Spec.ResourceID = "" // as in managed mode
 	if _, err := source.Token(t.Context(), r); err != nil {
@@ -162,8 +141,8 @@ func TestIMDSFaults(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 9*time.Second)
 				defer cancel()
 				began := time.Now()
-				_, err := source.Token(ctx, ask("a", "x"))
-				var f *Failure
+				_, err := source.Token(ctx, sourcetest.Request("a", "x"))
+				var f *token.Failure
 				switch {
 				case tt.status == 0 && err != nil:
 					t.Error(err)
@@ -182,22 +161,22 @@ func TestIMDSStaysAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source, s, _ := newScript("429 60|{}", good(time.Now()))
 		source.cfg.Limiter = fair.New(fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 9, WaitingPerCaller: 9})
-		get := func() *Failure {
+		get := func() *token.Failure {
 			ctx, cancel := context.WithTimeout(t.Context(), 9*time.Second)
 			defer cancel()
-			_, err := source.Token(ctx, ask("a", "x"))
-			var f *Failure
+			_, err := source.Token(ctx, sourcetest.Request("a", "x"))
+			var f *token.Failure
 			_ = errors.As(err, &f)
 			return f
 		}
 		if f := get(); f == nil || f.Status != 429 {
 			t.Fatalf("got %v", f)
 		}
-		pass(20 * time.Second)
+		<-time.After(20 * time.Second)
 		if f := get(); f == nil || f.RetryAfter != 40*time.Second || len(s.seen) != 1 {
 			t.Fatalf("got %+v after %d calls", f, len(s.seen))
 		}
-		pass(41 * time.Second)
+		<-time.After(41 * time.Second)
 		if f := get(); f != nil {
 			t.Fatalf("got %v", f)
 		}
@@ -206,82 +185,14 @@ func TestIMDSStaysAway(t *testing.T) {
 
 func TestIMDSBusy(t *testing.T) {
 	source, s, _ := newScript(good(time.Now()))
-	source.cfg.Limiter = open{errors.New("full")}
-	if _, err := source.Token(t.Context(), ask("a", "x")); !errors.Is(err, ErrBusy) || len(s.seen) != 0 {
+	source.cfg.Limiter = sourcetest.Limiter{Err: errors.New("full")}
+	if _, err := source.Token(t.Context(), sourcetest.Request("a", "x")); !errors.Is(err, token.ErrBusy) || len(s.seen) != 0 {
 		t.Errorf("got %v after %d calls", err, len(s.seen))
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	var f *Failure
-	if _, err := source.Token(ended, ask("a", "x")); !errors.As(err, &f) || f.Status != 500 {
+	var f *token.Failure
+	if _, err := source.Token(ended, sourcetest.Request("a", "x")); !errors.As(err, &f) || f.Status != 500 {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestParseReplyTimes(t *testing.T) {
-	now := time.Unix(1_700_000_000, 0)
-	at := func(s int64) time.Time { return time.Unix(1_700_000_000+s, 0) }
-	jwt := "h." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":1700000900,"nbf":1699999000}`)) + ".s"
-	tests := []struct {
-		name, body         string
-		expires, notBefore time.Time
-		refused            bool
-	}{
-		{name: "strings", body: `{"access_token":"x","expires_on":"1700000600","not_before":"1699999999"}`, expires: at(600), notBefore: at(-1)},
-		{name: "numbers", body: `{"access_token":"x","expires_on":1700000600.0}`, expires: at(600), notBefore: now},
-		{name: "only expires_in", body: `{"access_token":"x","expires_in":"300"}`, expires: at(300), notBefore: now},
-		{name: "only the token", body: `{"access_token":"` + jwt + `"}`, expires: at(900), notBefore: at(-1000)},
-		{name: "a date", body: `{"access_token":"x","expires_on":"11/21/2026 3:04:05 PM +00:00","expires_in":300}`, expires: at(300), notBefore: now},
-		{name: "none", body: `{"access_token":"x"}`, refused: true},
-		{name: "absurd", body: `{"access_token":"x","expires_on":"1e300","expires_in":"-5"}`, refused: true},
-		{name: "past", body: `{"access_token":"x","expires_on":"1699999999"}`, refused: true},
-		{name: "a list", body: `[]`, refused: true},
-		{name: "token is a number", body: `{"access_token":1,"expires_in":"300"}`, refused: true},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			got, err := parseReply([]byte(tt.body), now)
-			if (err != nil) != tt.refused {
-				t.Fatalf("got %v", err)
-			}
-			if err == nil && (!got.ExpiresOn.Equal(tt.expires) || !got.NotBefore.Equal(tt.notBefore)) {
-				t.Errorf("got %v from %v", got.ExpiresOn, got.NotBefore)
-			}
-			if err != nil && strings.Contains(err.Error(), "access_token\":") {
-				t.Errorf("the error quotes the reply: %v", err)
-			}
-		})
-	}
-}
-
-func FuzzParseReply(f *testing.F) {
-	f.Add([]byte(`{"access_token":"h.e30.s","expires_on":"1700000600"}`))
-	now := time.Unix(1_700_000_000, 0)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		got, err := parseReply(body, now)
-		if err == nil && (!got.valid(now) || got.refreshIn(now, 0) < time.Second || got.enough() < 0) {
-			t.Fatalf("%q: accepted until %v", body, got.ExpiresOn)
-		}
-	})
-}
-
-func TestKinds(t *testing.T) {
-	source, _, _ := newScript(good(time.Now()))
-	kinds := Kinds{v1.UserAssignedMSI: source}
-	r := ask("a", "x")
-	if _, err := kinds.Token(t.Context(), r); err != nil {
-		t.Error(err)
-	}
-	r.Identity.Spec.Type = v1.Federated
-	var f *Failure
-	if _, err := kinds.Token(t.Context(), r); !errors.As(err, &f) || f.Status != 403 || !strings.Contains(f.Message, "type 3") {
-		t.Errorf("got %v", err)
-	}
-}
-
-func TestClientIDShortened(t *testing.T) {
-	const id = "0A1b2c3d-0000-1111-2222-333344445555"
-	if got := shortened("Application '"+strings.ToLower(id)+"' was not found", id); got != "Application '0A1b2c3d…' was not found" {
-		t.Error(got)
 	}
 }

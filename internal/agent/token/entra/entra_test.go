@@ -1,4 +1,4 @@
-package token
+package entra
 
 import (
 	"crypto/elliptic"
@@ -12,16 +12,20 @@ import (
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/agent/token/keyfile"
+	"github.com/podid-io/podid/internal/agent/token/keyfile/keyfiletest"
+	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
 // TestEntraStory gets a token for every kind of identity and lets the directory's
 // own keys vouch for it.
 func TestEntraStory(t *testing.T) {
-	rsaCert, rsaPEM, rsaKeyPEM := newKey(t, rsaKey(t))
-	_, ecPEM, ecKeyPEM := newKey(t, ecKey(t, elliptic.P384()))
-	pfxKey := rsaKey(t)
-	pfxCert, pfxPEM, _ := newKey(t, pfxKey)
+	rsaCert, rsaPEM, rsaKeyPEM := keyfiletest.Certificate(t, keyfiletest.RSA(t))
+	_, ecPEM, ecKeyPEM := keyfiletest.Certificate(t, keyfiletest.EC(t, elliptic.P384()))
+	pfxKey := keyfiletest.RSA(t)
+	pfxCert, pfxPEM, _ := keyfiletest.Certificate(t, pfxKey)
 	pfx, err := pkcs12.Modern.Encode(pfxKey, pfxCert, []*x509.Certificate{rsaCert}, "pass word")
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +74,7 @@ func TestEntraStory(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := Request{Identity: tt.id, Resource: tt.resource, Caller: "shop/pod"}
+			r := token.Request{Identity: tt.id, Resource: tt.resource, Caller: "shop/pod"}
 			if r.Resource == "" {
 				r.Resource = vault
 			}
@@ -103,12 +107,12 @@ func TestAuxiliaryTenants(t *testing.T) {
 	})
 	id := d.principal(1, "multi", map[string]string{"clientSecret": theSecret})
 	id.Spec.AuxiliaryTenantIDs = []string{third, "second.example"}
-	got, err := d.source(1).Token(t.Context(), Request{Identity: id, Resource: vault})
+	got, err := d.source(1).Token(t.Context(), token.Request{Identity: id, Resource: vault})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var tenants []any
-	for _, one := range append([]*Token{got}, got.Auxiliary...) {
+	for _, one := range append([]*token.Token{got}, got.Auxiliary...) {
 		tenants = append(tenants, d.verified(t, one)["tid"])
 	}
 	if diff := cmp.Diff([]any{world.DefaultTenant, third, second}, tenants); diff != "" || d.secrets.reads != 1 {
@@ -116,24 +120,22 @@ func TestAuxiliaryTenants(t *testing.T) {
 	}
 
 	id.Spec.AuxiliaryTenantIDs = []string{third, world.GUID("nowhere")}
-	_, err = d.source(1).Token(t.Context(), Request{Identity: id, Resource: vault})
+	_, err = d.source(1).Token(t.Context(), token.Request{Identity: id, Resource: vault})
 	if f := failure(t, err); f.Status != 403 || !strings.Contains(f.Message, "no tenant "+world.GUID("nowhere")) {
 		t.Errorf("got %v", f)
 	}
 
 	// Of a certificate, v1.8.17 asks the identity's own tenant alone.
 	id.Spec.Type = v1.ServicePrincipalCertificate
-	if tenants := d.source(2).prover.tenants(id); len(tenants) != 1 {
+	if tenants := d.source(2).proofs.tenants(id); len(tenants) != 1 {
 		t.Errorf("tenants of type 2: %v", tenants)
 	}
 }
 
-func failure(t *testing.T, err error) *Failure {
+// failure returns the failure in an error and checks that it contains no secret.
+func failure(t *testing.T, err error) *token.Failure {
 	t.Helper()
-	f, ok := err.(*Failure) //nolint:errorlint // that is what sources promise
-	if !ok {
-		t.Fatalf("got %v, want a failure", err)
-	}
+	f := sourcetest.Failure(t, err)
 	for _, text := range []string{f.Message, f.Error(), fmt.Sprintf("%+v", *f)} {
 		if strings.Contains(text, theSecret) || strings.Contains(text, "eyJ") {
 			t.Errorf("the failure says too much: %s", text)
@@ -156,7 +158,7 @@ func TestEndpoints(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			source, o, _, id := newOracle(t, v1.ServicePrincipal, minted)
 			id.Spec.ADEndpoint, id.Spec.TenantID = tt.endpoint, tt.tenant
-			if _, err := source.Token(t.Context(), Request{Identity: id, Resource: tt.resource}); err != nil {
+			if _, err := source.Token(t.Context(), token.Request{Identity: id, Resource: tt.resource}); err != nil {
 				t.Fatal(err)
 			}
 			form := o.seen[0]
@@ -166,7 +168,7 @@ func TestEndpoints(t *testing.T) {
 		})
 	}
 	source, o, _, id := newOracle(t, v1.ServicePrincipal, minted)
-	_, err := source.Token(t.Context(), Request{Identity: id, Resource: vault + "/.default openid"})
+	_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault + "/.default openid"})
 	if f := failure(t, err); f.Status != 400 || len(o.seen) != 0 {
 		t.Errorf("a resource with a blank: %v", f)
 	}
@@ -174,12 +176,12 @@ func TestEndpoints(t *testing.T) {
 
 // TestMasks: what is secret does not print.
 func TestMasks(t *testing.T) {
-	_, cert, key := newKey(t, rsaKey(t))
-	pair, err := parseKeyPair([]byte(cert+key), "")
+	_, cert, key := keyfiletest.Certificate(t, keyfiletest.RSA(t))
+	pair, err := keyfile.NewParser(fileLimiter{}).Parse(t.Context(), "ns", []byte(cert+key), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []proof{clientSecret(theSecret), assertion("eyJ.a.b"), pair} {
+	for _, p := range []proof{clientSecret(theSecret), assertion("eyJ.a.b"), keyPair{pair}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 			if text := fmt.Sprintf(verb, p); !strings.HasPrefix(text, "[") || len(text) > 20 {
 				t.Errorf("%T prints as %s", p, text)

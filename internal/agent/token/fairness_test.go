@@ -1,4 +1,4 @@
-package token
+package token_test
 
 import (
 	"context"
@@ -7,14 +7,16 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/podid-io/podid/internal/agent/token"
 )
 
 // greed is what greedy pods ask for.
-func greed() map[string]func(pod, i int) Request {
-	return map[string]func(pod, i int) Request{
-		"ever new resources": func(pod, i int) Request { return ask(fmt.Sprint("g", pod), fmt.Sprint("https://", i)) },
-		"bad resources":      func(pod, i int) Request { return ask(fmt.Sprint("g", pod), fmt.Sprint("bad", i)) },
-		"many identities":    func(pod, i int) Request { return ask(fmt.Sprint("g", pod, ".", i), "x") },
+func greed() map[string]func(pod, i int) token.Request {
+	return map[string]func(pod, i int) token.Request{
+		"ever new resources": func(pod, i int) token.Request { return token.Ask(fmt.Sprint("g", pod), fmt.Sprint("https://", i)) },
+		"bad resources":      func(pod, i int) token.Request { return token.Ask(fmt.Sprint("g", pod), fmt.Sprint("bad", i)) },
+		"many identities":    func(pod, i int) token.Request { return token.Ask(fmt.Sprint("g", pod, ".", i), "x") },
 	}
 }
 
@@ -30,7 +32,7 @@ func TestGreedyPods(t *testing.T) {
 	}
 }
 
-func besideGreedy(t *testing.T, pods int, wish func(pod, i int) Request) {
+func besideGreedy(t *testing.T, pods int, wish func(pod, i int) token.Request) {
 	s := &service{life: 24 * time.Hour, takes: 50 * time.Millisecond}
 	s.refuses = "bad"
 	c := newAgent(t, s)
@@ -42,14 +44,14 @@ func besideGreedy(t *testing.T, pods int, wish func(pod, i int) Request) {
 				for i := 0; ctx.Err() == nil; i++ {
 					r := wish(pod, i*66+worker)
 					r.Caller = fmt.Sprint("ns/greedy-", pod)
-					if _, _, err := c.Get(ctx, r); err != nil && failureOf(err) == nil {
-						pass(100 * time.Millisecond) // sent away
+					if _, _, err := c.Get(ctx, r); err != nil && token.AsFailure(err) == nil {
+						token.Pass(100 * time.Millisecond) // sent away
 					}
 				}
 			})
 		}
 	}
-	pass(3 * time.Second)
+	token.Pass(3 * time.Second)
 	// A turn of each of the others at 15 a second, and the call itself.
 	neighbors(t, c, "ns", pods+2)
 	// In another namespace, one turn of all the greedy pods together.
@@ -62,18 +64,18 @@ func besideGreedy(t *testing.T, pods int, wish func(pod, i int) Request) {
 }
 
 // neighbors are pods of a namespace that want a token each. None may wait longer than for so many turns.
-func neighbors(t *testing.T, c *Cache, namespace string, turns int) {
+func neighbors(t *testing.T, c *token.Cache, namespace string, turns int) {
 	t.Helper()
 	var worst time.Duration
 	for i := range 10 {
-		r := ask(fmt.Sprint(namespace, "-neighbor-", i), "x")
+		r := token.Ask(fmt.Sprint(namespace, "-neighbor-", i), "x")
 		r.Caller = fmt.Sprint(namespace, "/neighbor-", i)
 		began := time.Now()
 		if _, _, err := c.Get(t.Context(), r); err != nil {
 			t.Errorf("neighbor %d: %v", i, err)
 		}
 		worst = max(worst, time.Since(began))
-		pass(300 * time.Millisecond)
+		token.Pass(300 * time.Millisecond)
 	}
 	if bound := time.Duration(turns)*time.Second/15 + 150*time.Millisecond; worst > bound {
 		t.Errorf("a neighbor waited %v, more than %v", worst, bound)
@@ -100,10 +102,10 @@ func TestGreedyShare(t *testing.T) {
 			for worker := range workers {
 				group.Go(func() {
 					for i := 0; ctx.Err() == nil; i++ {
-						r := ask(fmt.Sprint("id", pod), fmt.Sprint(worker, "/", i))
+						r := token.Ask(fmt.Sprint("id", pod), fmt.Sprint(worker, "/", i))
 						r.Caller = fmt.Sprint("ns/", pod)
 						if _, _, err := c.Get(ctx, r); err != nil {
-							pass(20 * time.Millisecond)
+							token.Pass(20 * time.Millisecond)
 							continue
 						}
 						mu.Lock()
@@ -131,10 +133,10 @@ func TestEverybodyStaysAway(t *testing.T) {
 		var group sync.WaitGroup
 		for i := range 50 {
 			group.Go(func() {
-				pass(time.Duration(i) * 500 * time.Millisecond)
-				r := ask(fmt.Sprint(i), "x")
+				token.Pass(time.Duration(i) * 500 * time.Millisecond)
+				r := token.Ask(fmt.Sprint(i), "x")
 				r.Caller = fmt.Sprint("ns/", i)
-				f := failureOf(func() error { _, _, err := c.Get(t.Context(), r); return err }())
+				f := token.AsFailure(func() error { _, _, err := c.Get(t.Context(), r); return err }())
 				if f == nil || f.Status != 429 || f.RetryAfter > 40*time.Second-time.Duration(i)*500*time.Millisecond || f.RetryAfter < 14*time.Second {
 					t.Errorf("pod %d got %+v", i, f)
 				}
@@ -145,7 +147,7 @@ func TestEverybodyStaysAway(t *testing.T) {
 			t.Errorf("%d calls", n)
 		}
 		s.fall(nil)
-		pass(16 * time.Second)
-		mustGet(t, c, ask("1", "x"), `"token-2"`, Miss)
+		token.Pass(16 * time.Second)
+		token.MustGet(t, c, token.Ask("1", "x"), `"token-2"`, token.Miss)
 	})
 }

@@ -1,6 +1,6 @@
 // Type 1: a service principal with a client secret.
 
-package token
+package entra
 
 import (
 	"context"
@@ -15,6 +15,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/agent/token/keyfile"
+	"github.com/podid-io/podid/internal/agent/token/source"
 	"github.com/podid-io/podid/internal/secretvalue"
 )
 
@@ -23,21 +26,21 @@ type Secrets interface {
 	Secret(ctx context.Context, namespace, name string) (map[string][]byte, error)
 }
 
-// NewClientSecret returns the source of service principals with a secret. The
-// secret is read from the API server for each token that is minted, and not kept.
-func NewClientSecret(c EntraConfig, secrets Secrets) *Entra {
-	return &Entra{prover: clientSecrets{secrets}, exchange: newExchange(c)}
+// NewClientSecret returns the source of service principals with a client secret.
+func NewClientSecret(c Config, secrets Secrets) *Source {
+	return newSource(c, clientSecrets{secrets})
 }
 
 type clientSecrets struct{ Secrets }
 
-// secretKey is where a client secret is looked for.
+// secretKey is the key of a Secret that holds the client secret. It may be missing if the Secret has
+// only one key.
 const secretKey = "clientSecret"
 
-func (s clientSecrets) proof(ctx context.Context, id *v1.AzureIdentity) (proof, *problem) {
-	data, p := readSecret(ctx, s, id)
-	if p != nil {
-		return nil, p
+func (s clientSecrets) proof(ctx context.Context, id *v1.AzureIdentity) (proof, error) {
+	data, err := readSecret(ctx, s, id)
+	if err != nil {
+		return nil, err
 	}
 	key, value := secretKey, data[secretKey]
 	if _, ok := data[secretKey]; !ok && len(data) == 1 {
@@ -49,9 +52,9 @@ func (s clientSecrets) proof(ctx context.Context, id *v1.AzureIdentity) (proof, 
 	switch {
 	case errors.Is(err, secretvalue.ErrKeyFile):
 		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w, which is not sent: for a certificate set type: 2 and put the file under the key %s, "+
-			"else put the client secret's value there", secretName(id), clip(key, 100), err, certificateKey))
+			"else put the client secret's value there", secretName(id), source.Clip(key, 100), err, keyfile.CertificateKey))
 	case err != nil:
-		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w: put the client secret's value there", secretName(id), clip(key, 100), err))
+		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w: put the client secret's value there", secretName(id), source.Clip(key, 100), err))
 	case secret == "":
 		return nil, unusable(id, fmt.Errorf("its Secret %s has no key %s (or no value there): kubectl -n %s patch secret %s -p '{\"stringData\":{\"%s\":\"VALUE\"}}'",
 			secretName(id), secretKey, secretNamespace(id), id.Spec.ClientPassword.Name, secretKey))
@@ -59,13 +62,12 @@ func (s clientSecrets) proof(ctx context.Context, id *v1.AzureIdentity) (proof, 
 	return clientSecret(secret), nil
 }
 
-// tenants are the identity's, and the auxiliary ones of a multi-tenant
-// application, which v1.8.17 answers with a list of tokens for this type alone.
+// tenants returns the auxiliary tenants as well: v1.8.17 answers with a list of tokens for this type
+// alone.
 func (clientSecrets) tenants(id *v1.AzureIdentity) []string {
 	return append([]string{id.Spec.TenantID}, id.Spec.AuxiliaryTenantIDs...)
 }
 
-// clientSecret prints as a mask.
 type clientSecret string
 
 // Format writes a mask, whatever the verb.
@@ -76,17 +78,16 @@ func (s clientSecret) sign(form url.Values, _ endpoint, _ string, _ time.Time) e
 	return nil
 }
 
-func (s clientSecret) same(other proof) bool {
+func (s clientSecret) equal(other proof) bool {
 	o, ok := other.(clientSecret)
 	return ok && subtle.ConstantTimeCompare([]byte(s), []byte(o)) == 1
 }
 
 func (s clientSecret) leaked(text string) bool { return strings.Contains(text, string(s)) }
 
-func (clientSecret) names() string { return "client secret" }
+func (clientSecret) describe() string { return "client secret" }
 
-// secretNamespace is the namespace of an identity's Secret: its own, unless it
-// says another.
+// secretNamespace returns the namespace of an identity's Secret, by default the identity's own.
 func secretNamespace(id *v1.AzureIdentity) string {
 	if id.Spec.ClientPassword.Namespace != "" {
 		return id.Spec.ClientPassword.Namespace
@@ -98,42 +99,34 @@ func secretName(id *v1.AzureIdentity) string {
 	return secretNamespace(id) + "/" + id.Spec.ClientPassword.Name
 }
 
-// readSecret reads the identity's Secret, and says in words why it cannot.
-func readSecret(ctx context.Context, secrets Secrets, id *v1.AzureIdentity) (map[string][]byte, *problem) {
+// readSecret reads the identity's Secret.
+func readSecret(ctx context.Context, secrets Secrets, id *v1.AzureIdentity) (map[string][]byte, error) {
 	data, err := secrets.Secret(ctx, secretNamespace(id), id.Spec.ClientPassword.Name)
 	switch {
 	case err == nil:
 		return data, nil
 	case apierrors.IsNotFound(err):
-		// Not final: it may be created a moment after the identity, or fetched by
-		// somebody from elsewhere.
-		return nil, &problem{Failure: Failure{
+		// Transient: the Secret may be created shortly after the identity.
+		return nil, &token.Failure{
 			Status: http.StatusNotFound, Code: "secret_missing", Cause: err,
-			Message: fmt.Sprintf("AzureIdentity %s cannot be used yet: its Secret %s does not exist: create it, or correct spec.clientPassword", name(id), secretName(id)),
-		}}
+			Message: fmt.Sprintf("AzureIdentity %s cannot be used yet: its Secret %s does not exist: create it, or correct spec.clientPassword",
+				source.Name(id), secretName(id)),
+		}
 	case apierrors.IsForbidden(err):
-		return nil, &problem{Failure: Failure{
+		return nil, &token.Failure{
 			Status: http.StatusForbidden, Code: "secret_forbidden", Cause: err,
 			Message: fmt.Sprintf("the node agent may not read Secret %s of AzureIdentity %s: it lacks a Role in namespace %s with the right to get secrets; "+
-				"add the namespace to the chart's rbac.secretNamespaces", secretName(id), name(id), secretNamespace(id)),
-		}}
+				"add the namespace to the chart's rbac.secretNamespaces", secretName(id), source.Name(id), secretNamespace(id)),
+		}
 	default:
-		return nil, &problem{Failure: apiServerTrouble(fmt.Sprintf("Secret %s cannot be read", secretName(id)), err)}
+		return nil, apiServerTrouble(fmt.Sprintf("Secret %s cannot be read", secretName(id)), err)
 	}
 }
 
-// apiServerTrouble is for an API server that does not do what it should.
-func apiServerTrouble(what string, err error) Failure {
-	return Failure{
+// apiServerTrouble is the failure of a request to the API server.
+func apiServerTrouble(what string, err error) error {
+	return &token.Failure{
 		Status: http.StatusInternalServerError, Code: "api_server_trouble", Cause: err,
 		Message: what + " because of trouble with the API server: try again",
 	}
-}
-
-// unusable is for an identity that somebody has to put right.
-func unusable(id *v1.AzureIdentity, err error) *problem {
-	return &problem{Failure: Failure{
-		Status: http.StatusForbidden, Code: "identity_broken",
-		Message: fmt.Sprintf("AzureIdentity %s cannot be used: %v", name(id), err),
-	}}
 }

@@ -1,11 +1,13 @@
-// Private keys that are protected by a password, in PKCS#8 (RFC 5958, RFC 8018).
+// Private keys protected by a password, in PKCS#8 (RFC 5958, RFC 8018). Microsoft's instructions for
+// Node.js apps make them (openssl req -x509 -newkey and openssl pkcs12 -nocerts, both with a pass
+// phrase): https://learn.microsoft.com/entra/identity-platform/how-to-web-app-node-use-certificate.
 
-package token
+package keyfile
 
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/des" //nolint:gosec // files protected by it exist
+	"crypto/des" //nolint:gosec // OpenSSL 1.1 writes it
 	"crypto/pbkdf2"
 	"crypto/sha1" //nolint:gosec // as above
 	"crypto/sha256"
@@ -14,17 +16,16 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
-	"fmt"
 	"hash"
 )
 
-// sealedKey is EncryptedPrivateKeyInfo.
-type sealedKey struct {
+// encryptedKey is EncryptedPrivateKeyInfo.
+type encryptedKey struct {
 	Algorithm pkix.AlgorithmIdentifier
 	Data      []byte
 }
 
-// pbes2 are the parameters of the one algorithm that is in use today.
+// pbes2 are the parameters of the one scheme that OpenSSL writes.
 type pbes2 struct{ Derivation, Cipher pkix.AlgorithmIdentifier }
 
 type pbkdf2Parameters struct {
@@ -40,14 +41,14 @@ const (
 	oidPBKDF2 = "1.2.840.113549.1.5.12"
 )
 
-// derivedCipher is a cipher in CBC mode and the length of its key.
-type derivedCipher struct {
-	length int
-	make   func([]byte) (cipher.Block, error)
+// cbc is a cipher in CBC mode with the length of its key.
+type cbc struct {
+	keyLength int
+	block     func(key []byte) (cipher.Block, error)
 }
 
-func cipherOf(oid string) (derivedCipher, bool) {
-	c, ok := map[string]derivedCipher{
+func cipherOf(oid string) (cbc, bool) {
+	c, ok := map[string]cbc{
 		"2.16.840.1.101.3.4.1.2":  {16, aes.NewCipher},
 		"2.16.840.1.101.3.4.1.22": {24, aes.NewCipher},
 		"2.16.840.1.101.3.4.1.42": {32, aes.NewCipher},
@@ -56,48 +57,46 @@ func cipherOf(oid string) (derivedCipher, bool) {
 	return c, ok
 }
 
-func hashOf(oid string) (func() hash.Hash, bool) {
+func hashOf(prf pkix.AlgorithmIdentifier) (func() hash.Hash, bool) {
+	if len(prf.Algorithm) == 0 {
+		return sha1.New, true // the default
+	}
 	h, ok := map[string]func() hash.Hash{
-		"":                    sha1.New, // what is not said is SHA-1
 		"1.2.840.113549.2.7":  sha1.New,
 		"1.2.840.113549.2.9":  sha256.New,
 		"1.2.840.113549.2.10": sha512.New384,
 		"1.2.840.113549.2.11": sha512.New,
-	}[oid]
+	}[prf.Algorithm.String()]
 	return h, ok
 }
 
 var errProtection = errors.New("its private key is protected in a way that is not supported: openssl pkcs8 -topk8 -v2 aes-256-cbc makes one that is")
 
-// openPKCS8 reads a key that a password protects.
+// openPKCS8 decrypts a private key.
 func openPKCS8(der []byte, password string) (any, error) {
-	var sealed sealedKey
-	var scheme pbes2
-	var kdf pbkdf2Parameters
-	if !unmarshal(der, &sealed) {
+	if err := checkIterations(der); err != nil {
+		return nil, err
+	}
+	var key encryptedKey
+	if !unmarshal(der, &key) {
 		return nil, errors.New("its private key cannot be read")
 	}
-	if sealed.Algorithm.Algorithm.String() != oidPBES2 || !unmarshal(sealed.Algorithm.Parameters.FullBytes, &scheme) ||
+	var scheme pbes2
+	var kdf pbkdf2Parameters
+	if key.Algorithm.Algorithm.String() != oidPBES2 || !unmarshal(key.Algorithm.Parameters.FullBytes, &scheme) ||
 		scheme.Derivation.Algorithm.String() != oidPBKDF2 || !unmarshal(scheme.Derivation.Parameters.FullBytes, &kdf) {
 		return nil, errProtection
 	}
-	if kdf.Iterations < 1 || kdf.Iterations > maxIterations {
-		return nil, fmt.Errorf("%w: its password is derived with more than %d iterations", errTooMuchWork, maxIterations)
-	}
-	prf := ""
-	if len(kdf.PRF.Algorithm) > 0 {
-		prf = kdf.PRF.Algorithm.String()
-	}
-	digest, known := hashOf(prf)
+	prf, known := hashOf(kdf.PRF)
 	c, knownCipher := cipherOf(scheme.Cipher.Algorithm.String())
 	if !known || !knownCipher {
 		return nil, errProtection
 	}
-	key, err := pbkdf2.Key(digest, password, kdf.Salt, kdf.Iterations, c.length)
+	derived, err := pbkdf2.Key(prf, password, kdf.Salt, kdf.Iterations, c.keyLength)
 	if err != nil {
 		return nil, errProtection
 	}
-	plain, ok := c.open(key, scheme.Cipher.Parameters, sealed.Data)
+	plain, ok := c.decrypt(derived, scheme.Cipher.Parameters, key.Data)
 	if !ok {
 		return nil, wrongPassword(password)
 	}
@@ -108,10 +107,10 @@ func openPKCS8(der []byte, password string) (any, error) {
 	return opened, nil
 }
 
-// open decrypts data and takes its padding off; false when that does not fit.
-func (c derivedCipher) open(key []byte, parameters asn1.RawValue, data []byte) ([]byte, bool) {
+// decrypt decrypts data and removes its padding. It returns false if that does not fit.
+func (c cbc) decrypt(key []byte, parameters asn1.RawValue, data []byte) ([]byte, bool) {
 	var iv []byte
-	block, err := c.make(key)
+	block, err := c.block(key)
 	if err != nil || !unmarshal(parameters.FullBytes, &iv) || len(iv) != block.BlockSize() || len(data) == 0 || len(data)%block.BlockSize() != 0 {
 		return nil, false
 	}

@@ -1,6 +1,6 @@
-// A bound on the work that a file with a password can ask for.
+// The bound on the work that a password-protected file can ask for.
 
-package token
+package keyfile
 
 import (
 	"encoding/asn1"
@@ -8,19 +8,22 @@ import (
 	"fmt"
 )
 
-// maxDepth of nested structures; a PFX has some 12.
-const maxDepth = 32
+const (
+	// maxIterations of a password's derivation. Tools write between 1 and 600,000. A million take
+	// about a second of CPU time.
+	maxIterations = 1_000_000
+	// maxDepth of nested structures. A PFX has some 12.
+	maxDepth = 32
+)
 
-// checkIterations refuses a PFX that asks for more than maxIterations of a
-// password's derivation. It does not follow the formats, but takes every integer
-// that stands where a count can stand: right after an octet string (the salt).
-// Counts, and nothing else of that size, stand there in the parameters of PKCS#5
-// and PKCS#12 and in a PFX's MAC. What is encrypted it cannot see.
+var errTooMuchWork = errors.New("reading it would take too long")
+
+// checkIterations refuses DER that asks for more than maxIterations. It does not follow the formats.
+// It checks every integer right after an octet string (the salt): that is where the counts of PKCS#5,
+// PKCS#12 and a PFX's MAC are, and where no other large integer is. It cannot see what is encrypted.
 func checkIterations(der []byte) error {
 	return walk(der, 0)
 }
-
-var errTooMuchWork = errors.New("reading it would take too long")
 
 func walk(der []byte, depth int) error {
 	if depth > maxDepth {
@@ -31,7 +34,7 @@ func walk(der []byte, depth int) error {
 		var v asn1.RawValue
 		rest, err := asn1.Unmarshal(der, &v)
 		if err != nil {
-			return nil //nolint:nilerr // no DER in here: an octet string of something else
+			return nil //nolint:nilerr // not DER: an octet string of something else
 		}
 		der = rest
 		if afterSalt && v.Class == asn1.ClassUniversal && v.Tag == asn1.TagInteger {

@@ -1,9 +1,8 @@
-package token
+package token_test
 
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +14,10 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/agent/fair"
+	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/agent/token/imds"
+	"github.com/podid-io/podid/internal/agent/token/source"
+	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 )
 
 // service is a metadata service in fake time, behind the real source and the
@@ -60,8 +63,12 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
 	}
-	if !rest(r.Context(), takes) && takes > 0 {
-		return nil, errors.New("given up")
+	if takes > 0 {
+		select {
+		case <-time.After(takes):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
 	}
 	if s.refuses != "" && strings.HasPrefix(resource, s.refuses) {
 		return answer(400, h, `{"error":"invalid_resource","error_description":"no"}`), nil
@@ -100,13 +107,6 @@ func (s *service) atOnce() int {
 	return s.most
 }
 
-// size is how many tokens a cache holds.
-func size(c *Cache) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.entries)
-}
-
 // busiestSecond is the most calls that began within any one second.
 func (s *service) busiestSecond() int {
 	s.mu.Lock()
@@ -123,20 +123,26 @@ func (s *service) busiestSecond() int {
 
 // limits are those of the agent.
 func limits() fair.Config {
-	return fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 1024, WaitingPerCaller: 64, Background: Background}
+	return fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
 }
 
-// newAgent is the cache over IMDS as the agent has them.
-func newAgent(t *testing.T, s *service) *Cache {
-	source := NewIMDS(IMDSConfig{Address: "169.254.169.254:80", Limiter: fair.New(limits()), Meter: &meter{}, Operation: "op", UserAgent: "podid-nmi/test"})
-	source.client = &http.Client{Transport: s}
+// newAgent returns the cache over the client of a metadata service, as the agent has them.
+func newAgent(t *testing.T, service http.RoundTripper) *token.Cache {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	return NewCache(ctx, CacheConfig{
-		Source: source, Max: 4096, MaxPerIdentity: 128, FlightTime: 16 * time.Second, Patience: 500 * time.Millisecond,
-		Render: func(t *Token, _ Request) (Body, error) { return textBody(t.Fields["access_token"]), nil },
+	return token.NewCache(ctx, token.CacheConfig{
+		Source: imds.New(imds.Config{
+			Address: "169.254.169.254:80", Transport: service,
+			Calls: source.Calls{Limiter: fair.New(limits()), Meter: &sourcetest.Meter{}, Operation: "op", UserAgent: "podid-nmi/test"},
+		}),
+		Max: 4096, MaxPerIdentity: 128, FlightTime: 16 * time.Second, Patience: 500 * time.Millisecond,
+		Render: func(t *token.Token, _ token.Request) (token.Body, error) { return body(t.Fields["access_token"]), nil },
 	})
 }
+
+type body string
+
+func (b body) Append(dst []byte, _ time.Time) []byte { return append(dst, b...) }
 
 // faults are the ways in which the service can be ill.
 func faults() map[string]func(string) (int, string) {
@@ -167,26 +173,24 @@ func TestIllForAMinute(t *testing.T) {
 func askWhileIll(t *testing.T, fault func(string) (int, string), life time.Duration, stage int, inUse bool) {
 	s := &service{life: life, takes: 20 * time.Millisecond}
 	c := newAgent(t, s)
-	first, _, err := c.Get(t.Context(), ask("a", "x"))
+	first, _, err := c.Get(t.Context(), token.Ask("a", "x"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range stage {
-		pass(life / 10)
+		token.Pass(life / 10)
 		if inUse {
-			if _, _, err := c.Get(t.Context(), ask("a", "x")); err != nil {
+			if _, _, err := c.Get(t.Context(), token.Ask("a", "x")); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	s.fall(fault)
 	began, calls := time.Now(), s.count()
-	held := first.ExpiresOn
-	c.mu.Lock()
-	if e := c.entries[keyOf(ask("a", "x"))]; e != nil {
-		held = e.token.Load().ExpiresOn
+	held := token.HeldUntil(c, token.Ask("a", "x"))
+	if held.IsZero() {
+		held = first.ExpiresOn
 	}
-	c.mu.Unlock()
 	var mu sync.Mutex
 	var waited, failed, asked int
 	var group sync.WaitGroup
@@ -194,7 +198,7 @@ func askWhileIll(t *testing.T, fault func(string) (int, string), life time.Durat
 		asked++
 		group.Go(func() {
 			at := time.Now()
-			_, _, err := c.Get(t.Context(), ask("a", "x"))
+			_, _, err := c.Get(t.Context(), token.Ask("a", "x"))
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -204,7 +208,7 @@ func askWhileIll(t *testing.T, fault func(string) (int, string), life time.Durat
 				waited++
 			}
 		})
-		pass(40 * time.Millisecond)
+		token.Pass(40 * time.Millisecond)
 	}
 	group.Wait()
 	if failed > 0 || waited > 13 || inUse && waited > 0 {
@@ -215,8 +219,8 @@ func askWhileIll(t *testing.T, fault func(string) (int, string), life time.Durat
 	}
 	// Well again, it is asked again soon, and everybody gets a token.
 	s.fall(nil)
-	pass(time.Minute)
-	if _, _, err := c.Get(t.Context(), ask("a", "x")); err != nil {
+	token.Pass(time.Minute)
+	if _, _, err := c.Get(t.Context(), token.Ask("a", "x")); err != nil {
 		t.Errorf("a minute after it was well again: %v", err)
 	}
 }

@@ -1,9 +1,7 @@
-package token
+package keyfile
 
 import (
 	"bytes"
-	"context"
-	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdsa"
@@ -23,21 +21,25 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf16"
 
-	"github.com/golang-jwt/jwt/v5"
 	pkcs12 "software.sslmate.com/src/go-pkcs12"
+
+	"github.com/podid-io/podid/internal/agent/fair"
+	"github.com/podid-io/podid/internal/agent/token/keyfile/keyfiletest"
 )
 
 const keyPassword = "pass wörd"
 
 // TestKeyFiles reads every form of file that people have.
 func TestKeyFiles(t *testing.T) {
-	rsaPrivate, ecPrivate := rsaKey(t), ecKey(t, elliptic.P256())
-	rsaCert, rsaPEM, rsaKeyPEM := newKey(t, rsaPrivate)
-	ecCert, ecPEM, ecKeyPEM := newKey(t, ecPrivate)
+	rsaPrivate, ecPrivate := keyfiletest.RSA(t), keyfiletest.EC(t, elliptic.P256())
+	rsaCert, rsaPEM, rsaKeyPEM := keyfiletest.Certificate(t, rsaPrivate)
+	ecCert, ecPEM, ecKeyPEM := keyfiletest.Certificate(t, ecPrivate)
 	block := func(kind string, der []byte, err error) string {
 		t.Helper()
 		if err != nil {
@@ -76,7 +78,6 @@ func TestKeyFiles(t *testing.T) {
 		{"password for nothing", rsaKeyPEM + rsaPEM, "x", rsaCert, 1},
 		{"chain first", ecPEM + rsaPEM + rsaKeyPEM, "", rsaCert, 2},
 		{"text around", "Bag Attributes\n  x: y\n" + rsaPEM + "\n\n" + rsaKeyPEM + "\n", "", rsaCert, 1},
-		{"old PEM", string(pem.EncodeToMemory(old)) + rsaPEM, keyPassword, rsaCert, 1},
 		{"encrypted PKCS#8", sealed + rsaPEM, keyPassword, rsaCert, 1},
 		{"PFX", modern, keyPassword, rsaCert, 2},
 		{"PFX, EC", pfx(pkcs12.Modern, ecPrivate, ecCert, nil, keyPassword), keyPassword, ecCert, 1},
@@ -93,18 +94,18 @@ func TestKeyFiles(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			pair, err := newParser().parse(t.Context(), "ns", []byte(tt.data), tt.password)
+			pair, err := newParser().Parse(t.Context(), "ns", []byte(tt.data), tt.password)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !pair.chain[0].Equal(tt.leaf) || len(pair.chain) != tt.certificates {
-				t.Errorf("%d certificates, first %v", len(pair.chain), pair.chain[0].SerialNumber)
+			if !pair.Chain[0].Equal(tt.leaf) || len(pair.Chain) != tt.certificates {
+				t.Errorf("%d certificates, first %v", len(pair.Chain), pair.Chain[0].SerialNumber)
 			}
 		})
 	}
 
-	p224 := ecKey(t, elliptic.P224())
-	_, p224PEM, p224Key := newKey(t, p224)
+	p224 := keyfiletest.EC(t, elliptic.P224())
+	_, p224PEM, p224Key := keyfiletest.Certificate(t, p224)
 	bad := []struct{ name, data, password, says string }{
 		{"empty", " ", "", "neither a PFX"},
 		{"garbage", "hello", "", "neither a PFX"},
@@ -118,16 +119,15 @@ func TestKeyFiles(t *testing.T) {
 		{"wrong password", modern, "wrong", "is wrong"},
 		{"no password, PKCS#8", sealed + rsaPEM, "", "put its password into the Secret"},
 		{"wrong password, PKCS#8", sealed + rsaPEM, "wrong", "is wrong"},
-		{"no password, old", string(pem.EncodeToMemory(old)) + rsaPEM, "", "put its password into the Secret"},
-		{"wrong password, old", string(pem.EncodeToMemory(old)) + rsaPEM, "wrong", "is wrong"},
+		{"old PEM", string(pem.EncodeToMemory(old)) + rsaPEM, keyPassword, "openssl pkcs8 -topk8"},
 		{"damaged certificate", rsaKeyPEM + block("CERTIFICATE", rsaCert.Raw[:50], nil), "", "cannot be read"},
 		{"damaged key", rsaPEM + block("PRIVATE KEY", []byte{1}, nil), "", "cannot be read"},
 		{"another curve", p224Key + p224PEM, "", "P-256"},
-		{"large", strings.Repeat(rsaPEM, maxKeyFile/len(rsaPEM)+1), "", "larger than"},
+		{"large", strings.Repeat(rsaPEM, maxSize/len(rsaPEM)+1), "", "larger than"},
 	}
 	for _, tt := range bad {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := newParser().parse(t.Context(), "ns", []byte(tt.data), tt.password)
+			_, err := newParser().Parse(t.Context(), "ns", []byte(tt.data), tt.password)
 			if err == nil || !strings.Contains(err.Error(), tt.says) {
 				t.Fatalf("got %v, want %q", err, tt.says)
 			}
@@ -176,7 +176,7 @@ func seal(t *testing.T, key any, password string) []byte {
 	named := func(parameters asn1.RawValue, oid ...int) pkix.AlgorithmIdentifier {
 		return pkix.AlgorithmIdentifier{Algorithm: oid, Parameters: parameters}
 	}
-	return marshal(sealedKey{
+	return marshal(encryptedKey{
 		Algorithm: named(marshal(pbes2{
 			Derivation: named(marshal(pbkdf2Parameters{
 				Salt: salt, Iterations: 2048, PRF: named(asn1.NullRawValue, 1, 2, 840, 113549, 2, 9),
@@ -234,7 +234,7 @@ func TestOpenSSL(t *testing.T) {
 			if bytes.HasPrefix(data, []byte("-----")) {
 				data = append(data, cert...)
 			}
-			_, err = parseKeyPair(data, "secret")
+			_, err = parse(data, "secret")
 			if tt.says == "" && err != nil || tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says)) {
 				t.Errorf("got %v", err)
 			}
@@ -266,79 +266,41 @@ func TestKeyFileWork(t *testing.T) {
 			t.Errorf("%d: %v", count, err)
 		}
 	}
-	// A file that takes too long is not read again meanwhile, and then it is.
-	p := newParser()
-	hard, done := []byte("hard"), make(chan parsed, 1)
-	sum := sha256.Sum256(hard)
-	if _, err := p.giveUp(sum, done); !errors.Is(err, errOverdue) {
-		t.Error(err)
-	}
-	if _, err := p.parse(t.Context(), "ns", hard, ""); !errors.Is(err, errOverdue) {
-		t.Error(err)
-	}
-	p.finish(sum, done, parsed{err: errProtection})
-	if _, err := p.giveUp(sum, done); !errors.Is(err, errProtection) || len(p.overdue) != 0 {
-		t.Errorf("%v, %d overdue", err, len(p.overdue))
-	}
-	if _, err := p.parse(t.Context(), "ns", hard, ""); err == nil || errors.Is(err, errOverdue) {
-		t.Error(err)
-	}
-	for range parseSlots {
-		p.slots <- struct{}{}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := p.parse(ctx, "ns", []byte("x"), ""); !errors.Is(err, errParserBusy) {
-		t.Error(err)
-	}
 }
 
-// TestAssertions: what is signed, by which algorithm, for whom.
-func TestAssertions(t *testing.T) {
-	now := time.Unix(1_790_000_000, 0)
-	entraID, oldADFS := endpoint{url: "https://login.example/t/oauth2/v2.0/token"}, endpoint{url: "https://adfs.example/adfs/oauth2/token", adfs: true}
-	tests := []struct {
-		name string
-		key  crypto.Signer
-		at   endpoint
-		alg  string
-	}{
-		{"RSA", rsaKey(t), entraID, "PS256"},
-		{"RSA, ADFS", rsaKey(t), oldADFS, "RS256"},
-		{"P-256", ecKey(t, elliptic.P256()), entraID, "ES256"},
-		{"P-384", ecKey(t, elliptic.P384()), entraID, "ES384"},
-		{"P-521", ecKey(t, elliptic.P521()), entraID, "ES512"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			cert, certPEM, keyPEM := newKey(t, tt.key)
-			_, otherPEM, _ := newKey(t, ecKey(t, elliptic.P256()))
-			pair, err := parseKeyPair([]byte(certPEM+otherPEM+keyPEM), "")
-			if err != nil {
-				t.Fatal(err)
+func newParser() *Parser {
+	return NewParser(fair.New(fair.Config{Rate: 100, Burst: 100, Concurrent: 4, PerCaller: 1, Waiting: 64, WaitingPerCaller: 16}))
+}
+
+// TestSlowFile checks that a file that is never read to its end blocks only its own namespace.
+func TestSlowFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newParser()
+		release, err := p.limiter.Acquire(t.Context(), "hostile")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var group sync.WaitGroup
+		for range 8 {
+			group.Go(func() {
+				began := time.Now()
+				if _, err := p.Parse(t.Context(), "hostile", []byte("x"), ""); !errors.Is(err, ErrBusy) || time.Since(began) != parseTime {
+					t.Errorf("%v after %v", err, time.Since(began))
+				}
+			})
+		}
+		synctest.Wait()
+		for range 3 {
+			if _, err := p.Parse(t.Context(), "other", []byte("x"), ""); err == nil || errors.Is(err, ErrBusy) {
+				t.Errorf("another namespace: %v", err)
 			}
-			form := map[string][]string{}
-			if err := pair.sign(form, tt.at, "the-client", now); err != nil {
-				t.Fatal(err)
-			}
-			c := jwt.MapClaims{}
-			token, err := jwt.ParseWithClaims(form["client_assertion"][0], c, func(*jwt.Token) (any, error) { return cert.PublicKey, nil },
-				jwt.WithValidMethods([]string{tt.alg}), jwt.WithTimeFunc(func() time.Time { return now }))
-			if err != nil {
-				t.Fatal(err)
-			}
-			x5c, _ := token.Header["x5c"].([]any)
-			if len(x5c) != 2 || x5c[0] != base64.StdEncoding.EncodeToString(cert.Raw) {
-				t.Errorf("x5c has %d certificates", len(x5c))
-			}
-			if (token.Header["x5t"] != nil) != tt.at.adfs || (token.Header["x5t#S256"] != nil) == tt.at.adfs {
-				t.Errorf("header %v", token.Header)
-			}
-			if c["aud"] != tt.at.url || c["iss"] != "the-client" || c["sub"] != "the-client" || c["jti"] == "" || c["exp"] != float64(now.Add(10*time.Minute).Unix()) {
-				t.Errorf("claims %v", c)
-			}
-		})
-	}
+		}
+		group.Wait()
+		release()
+		if _, err := p.Parse(t.Context(), "hostile", []byte("x"), ""); err == nil || errors.Is(err, ErrBusy) {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
 }
 
 // fuzz.sh: slow
@@ -354,7 +316,7 @@ func FuzzKeyFile(f *testing.F) {
 	f.Add(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "")
 	f.Add([]byte{0x30, 0x80, 0, 0}, "x")
 	f.Fuzz(func(t *testing.T, data []byte, password string) {
-		if pair, err := newParser().parse(t.Context(), "ns", data, password); err == nil && len(pair.chain) == 0 {
+		if pair, err := newParser().Parse(t.Context(), "ns", data, password); err == nil && len(pair.Chain) == 0 {
 			t.Error("a key without a certificate")
 		}
 	})

@@ -1,6 +1,6 @@
-// Where tokens are minted.
+// Token endpoints.
 
-package token
+package entra
 
 import (
 	"errors"
@@ -10,19 +10,20 @@ import (
 	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/token/source"
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/cloud"
 )
 
-// Authority is where Entra ID, or ADFS, is: an https URL, such as
-// https://login.microsoftonline.com, without a slash at its end.
+// Authority is the address of Entra ID or ADFS: an https URL without a slash at its end, such as
+// https://login.microsoftonline.com.
 type Authority struct{ base string }
 
 // adfs is the tenant that stands for ADFS.
 const adfs = "adfs"
 
-// ParseAuthority reads an authority's URL. Credentials are sent there, so it must
-// be https. A trailing /adfs, which files for Azure Stack have, is the tenant.
+// ParseAuthority reads an authority's URL. It must be https, since credentials are sent there. A
+// trailing /adfs, as in files for Azure Stack, is the tenant.
 func ParseAuthority(text string) (Authority, error) {
 	u, err := url.Parse(strings.TrimSpace(text))
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
@@ -35,7 +36,7 @@ func ParseAuthority(text string) (Authority, error) {
 	return Authority{"https://" + ascii.ToLower(u.Host) + path}, nil
 }
 
-// String is the URL.
+// String returns the URL.
 func (a Authority) String() string { return a.base }
 
 // endpoint is a token endpoint.
@@ -46,8 +47,7 @@ type endpoint struct {
 	adfs   bool
 }
 
-// endpoint is the one for a tenant of an identity: at its own adEndpoint, or else
-// at a.
+// endpoint returns the one for a tenant of an identity, at the identity's adEndpoint or else at a.
 func (a Authority) endpoint(id *v1.AzureIdentity, tenant string) (endpoint, error) {
 	base := a
 	if id.Spec.ADEndpoint != "" {
@@ -60,7 +60,7 @@ func (a Authority) endpoint(id *v1.AzureIdentity, tenant string) (endpoint, erro
 		}
 	}
 	if tenant == "" || strings.Trim(tenant, ".") == "" || strings.ContainsFunc(tenant, func(r rune) bool { return !inTenant(r) }) {
-		return endpoint{}, fmt.Errorf("tenant %q is neither a GUID nor a domain: az account show --query tenantId", clip(tenant, 64))
+		return endpoint{}, fmt.Errorf("tenant %q is neither a GUID nor a domain: az account show --query tenantId", source.Clip(tenant, 64))
 	}
 	host, _, _ := strings.Cut(strings.TrimPrefix(base.base, "https://"), "/")
 	if ascii.EqualFold(tenant, adfs) {
@@ -73,18 +73,19 @@ func inTenant(r rune) bool {
 	return r == '-' || r == '.' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 }
 
-// trusts tells whether what proves an identity may go to another authority than
-// the node's. Whoever writes an AzureIdentity chooses its adEndpoint. A Secret of
-// their own namespace is theirs to send anywhere, and so is the token of the
-// identity's own broker, which says no more than that it is this identity. (One
-// that is shared has the adEndpoint of its owner: the rules see to that.) A Secret
-// of another namespace goes to Microsoft or to the operator's own authority only.
+// trusts returns an error if an identity's proof must not go to an authority other than the node's.
+// The author of an AzureIdentity chooses its adEndpoint. So the following is allowed anywhere:
+//   - a Secret of the author's own namespace;
+//   - the token of the identity's own broker, which proves only that it is this identity. A shared
+//     identity has the adEndpoint of its owner, which the rules enforce.
+//
+// A Secret of another namespace, and a broker token with an audience of the author's choice, go to
+// Microsoft or to the operator's own authority only.
 func (a Authority) trusts(other Authority, id *v1.AzureIdentity) error {
 	if other == a || slices.Contains(cloud.AuthorityHosts(), strings.TrimPrefix(other.base, "https://")) {
 		return nil
 	}
 	if audience := id.Spec.FederatedAudience; id.Spec.Type == v1.Federated && audience != "" && !slices.Contains(cloud.ExchangeAudiences(), audience) {
-		// A token for whomever they like is more than that.
 		return fmt.Errorf("its adEndpoint is %s, and its federatedAudience none of Entra ID's: an operator can run nmi with --authority-host=%s", other, other)
 	}
 	secret := id.Spec.ClientPassword.Namespace

@@ -1,18 +1,15 @@
-package token
+package entra
 
 import (
 	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"math/big"
@@ -29,6 +26,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/agent/token/keyfile"
+	"github.com/podid-io/podid/internal/agent/token/source"
+	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 	"github.com/podid-io/podid/internal/emulator"
 	"github.com/podid-io/podid/internal/emulator/world"
 )
@@ -109,7 +110,7 @@ type directory struct {
 	emulator *emulator.Emulator
 	secrets  *secrets
 	cluster  *cluster
-	config   EntraConfig
+	config   Config
 	client   *http.Client
 }
 
@@ -152,23 +153,23 @@ func newDirectory(t *testing.T, applications ...world.Application) *directory {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.config = EntraConfig{Authority: authority, Limiter: open{}, Meter: &meter{}, Operation: "op", UserAgent: "podid-test"}
+	d.config = Config{Authority: authority, Calls: calls()}
 	return d
 }
 
 // source is that for a type, with trust in the directory's certificate.
-func (d *directory) source(kind v1.IdentityType) *Entra {
-	var e *Entra
+func (d *directory) source(kind v1.IdentityType) *Source {
+	var s *Source
 	switch kind {
 	case v1.ServicePrincipal:
-		e = NewClientSecret(d.config, d.secrets)
+		s = NewClientSecret(d.config, d.secrets)
 	case v1.ServicePrincipalCertificate:
-		e = NewCertificate(d.config, d.secrets)
+		s = NewCertificate(d.config, d.secrets, keyfile.NewParser(fileLimiter{}))
 	default:
-		e = NewFederated(d.config, FederationConfig{Brokers: d.cluster, Namespace: "podid-brokers", Cloud: "AzurePublicCloud"})
+		s = NewFederated(d.config, Federation{Brokers: d.cluster, Namespace: "podid-brokers", Cloud: "AzurePublicCloud"})
 	}
-	e.client.Transport = d.client.Transport
-	return e
+	s.client.Transport = d.client.Transport
+	return s
 }
 
 // principal is an identity of the namespace shop with a Secret of its name.
@@ -189,7 +190,7 @@ func (d *directory) principal(kind v1.IdentityType, name string, data map[string
 
 // verified are the claims of a token whose signature the directory's published
 // keys vouch for.
-func (d *directory) verified(t *testing.T, tok *Token) jwt.MapClaims {
+func (d *directory) verified(t *testing.T, tok *token.Token) jwt.MapClaims {
 	t.Helper()
 	var text string
 	if err := json.Unmarshal(tok.Fields["access_token"], &text); err != nil {
@@ -221,42 +222,11 @@ func (d *directory) verified(t *testing.T, tok *Token) jwt.MapClaims {
 	return c
 }
 
-// newKey makes a key and a certificate of it, as PEM texts.
-func newKey(t *testing.T, key crypto.Signer) (cert *x509.Certificate, certPEM, keyPEM string) {
-	t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "app"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
-		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+func calls() source.Calls {
+	return source.Calls{Limiter: sourcetest.Limiter{}, Meter: &sourcetest.Meter{}, Operation: "op", UserAgent: "podid-test"}
 }
 
-func rsaKey(t *testing.T) *rsa.PrivateKey {
-	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
+// fileLimiter never limits the reading of key files.
+type fileLimiter struct{}
 
-func ecKey(t *testing.T, curve elliptic.Curve) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(curve, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
+func (fileLimiter) Acquire(context.Context, string) (func(), error) { return func() {}, nil }
