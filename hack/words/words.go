@@ -48,6 +48,6 @@ var openers = rule{ //nolint:gochecknoglobals // part of the table
 // The limits of lines, sentences and paragraphs.
 const (
 	commentColumns = 100 // a tab counts as one
-	sentenceWords  = 40  // aim for 25
+	sentenceWords  = 35  // aim for 25
 	paragraphWords = 90
 )
