@@ -1,4 +1,4 @@
-// Doing what a plan says.
+// Carrying out a plan.
 
 package uninstall
 
@@ -20,67 +20,66 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// Cleaner carries a plan out.
+// Cleaner carries out a plan.
 type Cleaner struct {
 	Client client.Client
-	// Cloud detaches identities; nil where there is no way to Azure.
+	// Cloud detaches identities; nil without access to Azure.
 	Cloud Cloud
-	// Guard is asked before every step that others could undo or be hurt by; its
-	// error stops the work.
+	// Guard is called before every step that a running MIC could undo or be harmed by. Its error
+	// stops the work.
 	Guard func(context.Context) error
-	// Wait waits, or ends with the context.
+	// Wait waits until the time is over or the context has ended.
 	Wait func(context.Context, time.Duration) error
-	// Done hears of every row that is done. It is not called twice at a time.
+	// Done is called for every row that is done, never concurrently.
 	Done func(Row)
 
 	mu sync.Mutex
 }
 
-// How much is done at the same time: objects of the API server, and node groups.
+// How many objects and node groups are worked on at once.
 const (
-	writers = 20
-	groups  = 4
+	parallelObjects = 20
+	parallelGroups  = 4
 )
 
-// Run does what the plan says. What fails does not hold up the rest; the errors
-// are joined.
+// Run carries out the plan. A failure does not stop the rest; the errors are joined.
 func (c *Cleaner) Run(ctx context.Context, p Plan) error {
 	if err := c.Guard(ctx); err != nil {
 		return err
 	}
 	failed := &failures{}
 	work := errgroup.Group{}
-	work.SetLimit(writers)
+	work.SetLimit(parallelObjects)
 	for _, a := range p.Assigned {
 		work.Go(func() error {
-			failed.note(c.deleteAssigned(ctx, a))
+			failed.add(c.deleteAssigned(ctx, a))
 			return nil
 		})
 	}
 	_ = work.Wait()
 	work = errgroup.Group{}
-	work.SetLimit(groups)
+	work.SetLimit(parallelGroups)
 	for _, l := range p.Ledgers {
 		work.Go(func() error {
-			failed.note(c.settle(ctx, l))
+			failed.add(c.settle(ctx, l))
 			return nil
 		})
 	}
 	_ = work.Wait()
 	for _, o := range p.Objects {
-		failed.note(c.deleteObject(ctx, o))
+		failed.add(c.deleteObject(ctx, o))
 	}
 	return failed.err()
 }
 
-// deleteAssigned deletes an assigned identity and then lets go of it. Cut off in
-// between, it is being deleted, and the next run lets go.
+// deleteAssigned deletes an assigned identity and then removes podid's finalizer. If it is
+// interrupted in between, the next run removes the finalizer.
 func (c *Cleaner) deleteAssigned(ctx context.Context, a Assigned) error {
 	object := a.Object.DeepCopy()
 	name := client.ObjectKeyFromObject(object)
 	if object.DeletionTimestamp.IsZero() {
 		err := c.Client.Delete(ctx, object, client.Preconditions{UID: &object.UID})
-		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // gone, or another of that name is there by now
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // gone, or replaced by another of that name
 			return nil
 		}
 		if err != nil {
@@ -89,16 +88,16 @@ func (c *Cleaner) deleteAssigned(ctx context.Context, a Assigned) error {
 	}
 	others, err := c.release(ctx, object)
 	if err != nil {
-		return fmt.Errorf("take the finalizer off assigned identity %s: %w", name, err)
+		return fmt.Errorf("remove the finalizer of assigned identity %s: %w", name, err)
 	}
 	if len(others) > 0 {
-		return fmt.Errorf("assigned identity %s is held by finalizers that are not podid's: %s", name, strings.Join(others, ", "))
+		return fmt.Errorf("assigned identity %s has finalizers that are not podid's: %s", name, strings.Join(others, ", "))
 	}
 	c.done(Row{"delete", "AzureAssignedIdentity", object.Namespace, object.Name, a.Reason})
 	return nil
 }
 
-// release takes our finalizer off, and returns those that stay.
+// release removes podid's finalizer, and returns the others.
 func (c *Cleaner) release(ctx context.Context, object *v1.AzureAssignedIdentity) (others []string, err error) {
 	uid := object.UID
 	err = retry.RetryOnConflict(retry.DefaultRetry, func() error {
@@ -142,23 +141,23 @@ func (c *Cleaner) done(row Row) {
 	c.Done(row)
 }
 
-// failures collects errors of work that is done at the same time.
+// failures collects the errors of concurrent work.
 type failures struct {
 	mu   sync.Mutex
 	errs []error
 	more int
 }
 
-// mostTold bounds what is kept: where one object is refused, thousands may be.
-const mostTold = 10
+// maxErrors bounds the errors that are kept: if one object is refused, thousands may be.
+const maxErrors = 10
 
-func (f *failures) note(err error) {
+func (f *failures) add(err error) {
 	if err == nil {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.errs) == mostTold {
+	if len(f.errs) == maxErrors {
 		f.more++
 		return
 	}

@@ -1,5 +1,4 @@
-// Taking identities off VMs and scale sets. Only what a ledger says that podid
-// attached is ever named to Azure.
+// Detaching identities from VMs and scale sets. Only identities of a ledger are ever detached.
 
 package uninstall
 
@@ -15,22 +14,22 @@ import (
 	"github.com/podid-io/podid/internal/ledger"
 )
 
-// Cloud is what is needed of compute.Client.
+// Cloud is the part of compute.Client that detaching needs.
 type Cloud interface {
 	Patch(ctx context.Context, group compute.Group, attach, detach []string) error
 	Pause(compute.Group) time.Duration
 }
 
-// How patient to be with Azure: a scale set takes up to a minute for an update of
-// somebody else, during which ours is refused.
+// The retries: while another writer updates a scale set, which takes up to a minute, Azure refuses
+// other updates.
 const (
 	attempts     = 10
 	conflictWait = 15 * time.Second
-	longestWait  = 5 * time.Minute
+	maxWait      = 5 * time.Minute
 )
 
-// settle detaches what a ledger is done with, and then shortens or deletes the
-// ledger: cut off in between, the next run finds the identities gone.
+// settle detaches the identities of a ledger that are no longer needed, and then shortens or deletes
+// the ledger. If it is interrupted in between, the next run finds the identities gone.
 func (c *Cleaner) settle(ctx context.Context, l Ledger) error {
 	if l.Blocked != "" || !l.changes() {
 		return nil
@@ -45,7 +44,7 @@ func (c *Cleaner) settle(ctx context.Context, l Ledger) error {
 			return err
 		}
 		if gone {
-			c.done(Row{"forget", "NodeGroup", "", l.Group.ResourceID(), "it is not on Azure any more"})
+			c.done(Row{"forget", "NodeGroup", "", l.Group.ResourceID(), "it no longer exists on Azure"})
 			return c.writeLedger(ctx, &l, nil)
 		}
 		for _, entry := range chunk {
@@ -56,13 +55,13 @@ func (c *Cleaner) settle(ctx context.Context, l Ledger) error {
 			return err
 		}
 	}
-	if len(l.Detach) == 0 { // it was empty
+	if len(l.Detach) == 0 { // the ledger was empty
 		return c.writeLedger(ctx, &l, nil)
 	}
 	return nil
 }
 
-// detach takes identities off a group, and says when the group itself is gone.
+// detach detaches identities from a group, and reports whether the group itself is gone.
 func (c *Cleaner) detach(ctx context.Context, group compute.Group, entries []ledger.Entry) (gone bool, err error) {
 	ids := make([]string, len(entries))
 	for i, entry := range entries {
@@ -71,7 +70,7 @@ func (c *Cleaner) detach(ctx context.Context, group compute.Group, entries []led
 	wait := c.Cloud.Pause(group)
 	for range attempts {
 		if wait > 0 {
-			if err := c.Wait(ctx, min(wait, longestWait)); err != nil {
+			if err := c.Wait(ctx, min(wait, maxWait)); err != nil {
 				return false, err
 			}
 		}
@@ -92,7 +91,7 @@ func (c *Cleaner) detach(ctx context.Context, group compute.Group, entries []led
 	return false, fmt.Errorf("detach %d identities, after %d attempts: %w", len(ids), attempts, err)
 }
 
-// writeLedger replaces what a ledger records; without entries it goes.
+// writeLedger replaces the entries of a ledger. Without entries, the ledger is deleted.
 func (c *Cleaner) writeLedger(ctx context.Context, l *Ledger, entries []ledger.Entry) error {
 	left := map[string]ledger.Entry{}
 	for _, entry := range entries {
@@ -104,7 +103,7 @@ func (c *Cleaner) writeLedger(ctx context.Context, l *Ledger, entries []ledger.E
 		return fmt.Errorf("ledger %s/%s: %w", record.Namespace, record.Name, err)
 	}
 	if len(entries) == 0 {
-		c.done(Row{"delete", "ConfigMap", record.Namespace, record.Name, "the ledger of " + l.Group.String() + " is done with"})
+		c.done(Row{"delete", "ConfigMap", record.Namespace, record.Name, "the ledger of " + l.Group.String() + " is no longer needed"})
 	}
 	return nil
 }

@@ -34,8 +34,8 @@ type world struct {
 	namespace string
 
 	mu     sync.Mutex
-	passed time.Duration // of a clock that runs only while the guard waits
-	looks  func()        // called at each of these waits
+	passed time.Duration // on a clock that advances only while the guard waits
+	onWait func()        // called for each of these waits
 	waited []time.Duration
 }
 
@@ -50,7 +50,7 @@ func newWorld(t *testing.T, kube *rest.Config, name string) *world {
 		t.Fatal(err)
 	}
 	w := &world{
-		t: t, client: c, cloud: computetest.NewFake(), namespace: "ns-" + name, looks: func() {},
+		t: t, client: c, cloud: computetest.NewFake(), namespace: "ns-" + name, onWait: func() {},
 		group: compute.Group{Kind: compute.VMSS, SubscriptionID: subscription, ResourceGroup: "rg", Name: "vmss-" + name},
 	}
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}})
@@ -122,14 +122,14 @@ func (w *world) cleaner(cloud uninstall.Cloud) *uninstall.Cleaner {
 	}
 }
 
-// leaders waits without any time passing.
+// leaders returns Leaders whose waits take no time.
 func (w *world) leaders() *uninstall.Leaders {
 	return &uninstall.Leaders{
 		Reader: w.client, Lease: w.names().Lease,
 		Now: func() time.Time { return time.Unix(0, 0).Add(w.passed) },
 		Wait: func(_ context.Context, d time.Duration) error {
 			w.passed += d
-			w.looks()
+			w.onWait()
 			return nil
 		},
 	}
@@ -153,7 +153,7 @@ func (w *world) pod(name string) *corev1.Pod {
 	return pod
 }
 
-// assigned is an assigned identity; with its finalizer, as v1.8.17 made them.
+// assigned creates an assigned identity; those of v1.8.17 have a finalizer.
 func (w *world) assigned(pod, state string, finalizers ...string) {
 	w.t.Helper()
 	w.create(&v1.AzureAssignedIdentity{

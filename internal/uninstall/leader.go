@@ -1,4 +1,4 @@
-// Whether a MIC is at work.
+// Whether a MIC is running.
 
 package uninstall
 
@@ -16,21 +16,20 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// LeaderError is the reason not to clean up: a MIC leads.
+// LeaderError is the error while a MIC leads: it would undo the cleanup.
 type LeaderError struct{ Holder, Kind, Namespace, Name string }
 
-// Error says what to do.
+// Error names the leader and what to do.
 func (e *LeaderError) Error() string {
 	return fmt.Sprintf("mic %s leads (%s %s/%s) and would undo the work: uninstall it or scale it to 0 first, or use --force",
 		e.Holder, e.Kind, e.Namespace, e.Name)
 }
 
-// Leaders finds out whether a MIC leads, in any namespace. It may be used concurrently.
+// Leaders finds out whether a MIC leads in any namespace. It may be used concurrently.
 //
-// The times in a lock are by the clock of the machine that MIC runs on, so they are not compared
-// with this machine's. A MIC is alive when it renews its lock within the lock's duration. A lock
-// whose duration passes without a renewal, by this machine's clock, is free from then on until
-// it changes.
+// The times in a lock are those of the clock of MIC's machine, so they are not compared with this
+// machine's. A MIC is alive if it renews its lock within the lock's duration. A lock that is not
+// renewed for its duration, by this machine's clock, is free until it changes.
 type Leaders struct {
 	Reader client.Reader
 	// Lease is the name of the lock.
@@ -38,19 +37,18 @@ type Leaders struct {
 	// Now and Wait are this machine's clock. Wait ends early, with an error, when the context does.
 	Now  func() time.Time
 	Wait func(context.Context, time.Duration) error
-	// Waiting, if set, is called before a lock is watched for so long.
+	// Waiting, if set, is called before a lock is observed for that duration.
 	Waiting func(lock *LeaderError, duration time.Duration)
 
 	mu   sync.Mutex
 	seen map[LeaderError]observation
 }
 
-// observation is a state of a lock, since when it has been seen, and whether another was seen
-// before it.
+// observation is the last state of a lock.
 type observation struct {
 	state   string
-	since   time.Time
-	renewed bool
+	since   time.Time // when it was first seen
+	renewed bool      // another state was seen before it
 }
 
 // lock is the state of a lock that has a holder.
@@ -61,12 +59,12 @@ type lock struct {
 	duration    time.Duration
 }
 
-// look is the time between two reads of a lock. A MIC renews a quarter of its duration after the
-// last time, which is two seconds or more.
-const look = time.Second
+// pollInterval is the time between two reads of a lock. A MIC renews its lock after a quarter of the
+// duration, which is two seconds or more.
+const pollInterval = time.Second
 
-// Check returns a *LeaderError while a MIC leads. The first check of a lock with a holder takes
-// until the holder renews it, or for the lock's duration.
+// Check returns a *LeaderError if a MIC leads. The first check of a lock with a holder takes until
+// the holder renews it, and at most the lock's duration.
 func (l *Leaders) Check(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,7 +75,7 @@ func (l *Leaders) Check(ctx context.Context) error {
 		}
 		undecided := false
 		for i := range locks {
-			alive, known := l.judge(&locks[i])
+			alive, known := l.observe(&locks[i])
 			if alive {
 				locks[i].Holder = locks[i].holder
 				return &locks[i].LeaderError
@@ -87,14 +85,14 @@ func (l *Leaders) Check(ctx context.Context) error {
 		if !undecided {
 			return nil
 		}
-		if err := l.Wait(ctx, look); err != nil {
+		if err := l.Wait(ctx, pollInterval); err != nil {
 			return err
 		}
 	}
 }
 
-// judge reports whether the holder of a lock is alive, and whether that is known yet.
-func (l *Leaders) judge(k *lock) (alive, known bool) {
+// observe reports whether the holder of a lock is alive, and whether that is known yet.
+func (l *Leaders) observe(k *lock) (alive, known bool) {
 	if l.seen == nil {
 		l.seen = map[LeaderError]observation{}
 	}

@@ -28,15 +28,15 @@ func (l leases) List(_ context.Context, list client.ObjectList, _ ...client.List
 	return nil
 }
 
-// TestLeaders: a holder is alive when it renews within the lock's duration by the clock of this
-// machine, however wrong its own clock is.
+// A holder is alive if it renews the lock within its duration by this machine's clock, whatever its
+// own clock says.
 func TestLeaders(t *testing.T) {
 	const duration, renewal = 8 * time.Second, 2 * time.Second
 	for _, c := range []struct {
 		name   string
 		holder string
 		skew   time.Duration // of the holder's clock
-		dead   bool          // it has stopped to renew
+		dead   bool          // it no longer renews
 		leads  bool
 		takes  time.Duration // at most
 	}{
@@ -50,11 +50,11 @@ func TestLeaders(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
-				told := 0
+				waits := 0
 				l := &Leaders{
 					Lease: "mic", Now: time.Now,
 					Wait:    func(_ context.Context, d time.Duration) error { <-time.After(d); return nil },
-					Waiting: func(*LeaderError, time.Duration) { told++ },
+					Waiting: func(*LeaderError, time.Duration) { waits++ },
 					Reader: leases(func() []coordinationv1.Lease {
 						renewed := began.Add(c.skew)
 						if !c.dead {
@@ -75,10 +75,10 @@ func TestLeaders(t *testing.T) {
 				if took := time.Since(began); took > c.takes {
 					t.Errorf("took %v", took)
 				}
-				if want := min(len(c.holder), 1); told != want {
-					t.Errorf("told %d times that it waits, want %d", told, want)
+				if want := min(len(c.holder), 1); waits != want {
+					t.Errorf("Waiting called %d times, want %d", waits, want)
 				}
-				// What is known is not waited for again, and a holder that comes back counts.
+				// A second check does not wait, and a holder that comes back counts.
 				again := time.Now()
 				if err := l.Check(t.Context()); (err != nil) != c.leads || time.Since(again) > 0 {
 					t.Errorf("again: error %v after %v", err, time.Since(again))
@@ -94,7 +94,7 @@ func TestLeaders(t *testing.T) {
 	}
 }
 
-// TestLeadersEnd: the wait ends with the context.
+// The wait ends with the context.
 func TestLeadersEnd(t *testing.T) {
 	ended := errors.New("ended")
 	l := &Leaders{

@@ -1,4 +1,4 @@
-// What to do about what is there. Pure: no client, no clock.
+// Deciding what to do. Pure: no client, no clock.
 
 package uninstall
 
@@ -21,37 +21,36 @@ import (
 
 // Options are what a user chooses.
 type Options struct {
-	// All removes also what living pods need, and MIC's records although its
-	// Deployment is still there.
+	// All also removes what running pods need, and MIC's records although its Deployment exists.
 	All bool
-	// Azure says that VMs and scale sets can be reached.
+	// Azure is whether there is access to VMs and scale sets.
 	Azure bool
 }
 
-// Plan is what to do, in this order, and what stays.
+// Plan is what to do, in this order, and what remains.
 type Plan struct {
 	Assigned []Assigned
 	Ledgers  []Ledger
 	Objects  []Object
 	// Held are custom resource definitions whose deletion waits for objects.
 	Held []Held
-	// Living counts the assigned identities that stay because their pods live.
+	// Living counts the assigned identities that remain because their pods are running.
 	Living int
 }
 
-// Assigned is an assigned identity to delete, whatever finalizers of ours it has.
+// Assigned is an assigned identity to delete, with or without podid's finalizer.
 type Assigned struct {
 	Object v1.AzureAssignedIdentity
 	Reason string
 }
 
-// Ledger is a node group and what becomes of the identities that MIC attached.
+// Ledger is what to do with the identities that MIC attached to a node group.
 type Ledger struct {
 	Record ledger.Record
 	Group  compute.Group
 	Detach []ledger.Entry
 	Keep   []ledger.Entry
-	// Why nothing can be done, if so: a damaged ledger, or no way to Azure.
+	// Blocked is why nothing can be done, if so: a damaged ledger, or no access to Azure.
 	Blocked string
 }
 
@@ -65,7 +64,7 @@ type Object struct {
 // Held is a custom resource definition that waits for its objects.
 type Held struct{ Name, Reason string }
 
-// Empty tells that there is nothing to do.
+// Empty reports whether there is nothing to do.
 func (p Plan) Empty() bool {
 	for _, l := range p.Ledgers {
 		if l.Blocked == "" && l.changes() {
@@ -75,10 +74,10 @@ func (p Plan) Empty() bool {
 	return len(p.Assigned)+len(p.Objects) == 0
 }
 
-// changes tells whether the ledger will not stay as it is.
+// changes reports whether the ledger will change.
 func (l Ledger) changes() bool { return len(l.Detach) > 0 || len(l.Keep) == 0 }
 
-// For decides.
+// For returns the plan for a cluster.
 func For(s *State, o Options) Plan {
 	var p Plan
 	for i := range s.Assigned {
@@ -96,14 +95,14 @@ func For(s *State, o Options) Plan {
 	p.Objects = s.records(o)
 	for i := range s.Definitions {
 		if crd := &s.Definitions[i]; !crd.DeletionTimestamp.IsZero() {
-			p.Held = append(p.Held, Held{crd.Name, "is being deleted, and gone when its objects are"})
+			p.Held = append(p.Held, Held{crd.Name, "is being deleted, which ends when its objects are gone"})
 		}
 	}
 	p.sort()
 	return p
 }
 
-// sort makes the plan the same for the same cluster.
+// sort makes the plan deterministic.
 func (p Plan) sort() {
 	slices.SortFunc(p.Assigned, func(a, b Assigned) int {
 		return cmp.Or(cmp.Compare(a.Object.Namespace, b.Object.Namespace), cmp.Compare(a.Object.Name, b.Object.Name))
@@ -111,7 +110,7 @@ func (p Plan) sort() {
 	slices.SortFunc(p.Ledgers, func(a, b Ledger) int { return cmp.Compare(a.Group.ResourceID(), b.Group.ResourceID()) })
 }
 
-// whyDelete says why an assigned identity has to go, "" when it stays.
+// whyDelete returns why an assigned identity is to be deleted, "" if it is not.
 func (s *State) whyDelete(a *v1.AzureAssignedIdentity, o Options) string {
 	pod := s.Pods[client.ObjectKey{Namespace: a.Spec.PodNamespace, Name: a.Spec.Pod}]
 	switch {
@@ -122,7 +121,7 @@ func (s *State) whyDelete(a *v1.AzureAssignedIdentity, o Options) string {
 	case !alive(pod):
 		return fmt.Sprintf("pod %s/%s has finished", a.Spec.PodNamespace, a.Spec.Pod)
 	case o.All:
-		return "all are to go"
+		return "--all"
 	}
 	return ""
 }
@@ -137,18 +136,18 @@ type need struct {
 	identity string
 }
 
-// needs are the identities that living pods may use where they are, and those that
-// are to be on groups in advance (on any: which, only MIC works out). Bindings count
-// across namespaces: what MIC would refuse is rather kept than taken from somebody.
+// needs returns the identities that running pods may use on their node groups, and pre-assigned ones
+// on any group, because only MIC determines which. Bindings count across namespaces: it is better to
+// keep what MIC would refuse than to detach what a pod needs.
 func (s *State) needs(o Options) map[need]bool {
 	needs := map[need]bool{}
 	if o.All {
 		return needs
 	}
-	lookup := map[client.ObjectKey]*v1.AzureIdentity{}
+	identities := map[client.ObjectKey]*v1.AzureIdentity{}
 	for i := range s.Identities {
 		id := &s.Identities[i]
-		lookup[client.ObjectKeyFromObject(id)] = id
+		identities[client.ObjectKeyFromObject(id)] = id
 		if id.Annotations[v1.PreassignAnnotation] != "" {
 			needs[need{identity: key(id.Spec.ResourceID)}] = true
 		}
@@ -165,7 +164,7 @@ func (s *State) needs(o Options) map[need]bool {
 		grants, _ := identity.Rules{}.Grants(
 			identity.Pod{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels}, bindings,
 			func(namespace, name string) *v1.AzureIdentity {
-				return lookup[client.ObjectKey{Namespace: namespace, Name: name}]
+				return identities[client.ObjectKey{Namespace: namespace, Name: name}]
 			})
 		for _, grant := range grants {
 			needs[need{group, key(grant.Identity.Spec.ResourceID)}] = true
@@ -174,22 +173,22 @@ func (s *State) needs(o Options) map[need]bool {
 	return needs
 }
 
-// key returns the form of a resource ID that is equal for all spellings which Azure may
-// take for one: what a pod needs must not go because it is spelled otherwise.
+// key returns a form of a resource ID that is equal for all spellings that Azure may treat as one:
+// what a pod needs must not be detached because it is spelled in another way.
 func key(resourceID string) string { return ascii.Loose(strings.TrimSpace(resourceID)) }
 
 func planLedger(record ledger.Record, needs map[need]bool, o Options) Ledger {
 	group := record.Group
 	l := Ledger{Record: record, Group: group}
 	if record.Damaged != nil {
-		l.Blocked = record.Damaged.Error() + ": what podid attached is not known; look at the group yourself, then delete the ConfigMap"
+		l.Blocked = record.Damaged.Error() + ": it is unknown what podid attached; check the identities of the node group by hand, then delete the ConfigMap"
 		return l
 	}
 	for _, name := range slices.Sorted(maps.Keys(record.Entries)) {
 		entry := record.Entries[name]
 		id := key(entry.ResourceID)
 		if entry.Keep {
-			continue // renewed by podid, put there by somebody else
+			continue // attached by another writer and only renewed by podid
 		}
 		if needs[need{group, id}] || needs[need{identity: id}] {
 			l.Keep = append(l.Keep, entry)
@@ -203,14 +202,14 @@ func planLedger(record ledger.Record, needs map[need]bool, o Options) Ledger {
 	return l
 }
 
-// records are MIC's own objects, which go with its Deployment.
+// records returns MIC's own objects, which are deleted once its Deployment is gone.
 func (s *State) records(o Options) []Object {
 	if len(s.Deployments) > 0 && !o.All {
 		return nil
 	}
-	reason := "MIC is not installed any more"
+	reason := "MIC is no longer installed"
 	if len(s.Deployments) > 0 {
-		reason = "all are to go"
+		reason = "--all"
 	}
 	var objects []Object
 	for i := range s.Leases {
@@ -226,8 +225,8 @@ func (s *State) records(o Options) []Object {
 	return objects
 }
 
-// onlyRecord tells that a ConfigMap holds the type upgrade's record and nothing of
-// anybody else, or nothing at all, as v1.8.17 leaves it when its upgrade failed.
+// onlyRecord reports whether a ConfigMap has nothing but the type upgrade's record, or nothing at
+// all, which is how v1.8.17 leaves it if its upgrade failed.
 func onlyRecord(cm *corev1.ConfigMap) bool {
 	_, recorded := cm.Data[upgradeKey]
 	return len(cm.BinaryData) == 0 && (len(cm.Data) == 0 || recorded && len(cm.Data) == 1)
@@ -236,7 +235,7 @@ func onlyRecord(cm *corev1.ConfigMap) bool {
 // upgradeKey is the default of --type-upgrade-status-key.
 const upgradeKey = "type-upgrade-status"
 
-// Rows are the plan as a table.
+// Rows returns the plan as a table.
 func (p Plan) Rows() []Row {
 	var rows []Row
 	for _, a := range p.Assigned {
@@ -280,12 +279,12 @@ func (l Ledger) rows() []Row {
 	case l.Blocked != "" && len(l.Detach) == 0:
 		rows = append(rows, Row{"skip", "ConfigMap", l.Record.Namespace, l.Record.Name, l.Blocked})
 	case l.Blocked == "" && len(l.Keep) == 0:
-		rows = append(rows, Row{"delete", "ConfigMap", l.Record.Namespace, l.Record.Name, "the ledger of " + l.Group.String() + " is done with"})
+		rows = append(rows, Row{"delete", "ConfigMap", l.Record.Namespace, l.Record.Name, "the ledger of " + l.Group.String() + " is no longer needed"})
 	}
 	return rows
 }
 
-// Count sums up the rows by action, for the last line that a user reads.
+// Count returns the number of rows by action, as a summary line.
 func Count(rows []Row) string {
 	counts := map[string]int{}
 	for _, row := range rows {

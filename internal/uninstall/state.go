@@ -1,10 +1,9 @@
-// Package uninstall finishes what an uninstall cut off, and removes what podid left
-// behind: assigned identities that nobody looks after any more, identities that MIC
-// attached to VMs and scale sets, and MIC's own records.
+// Package uninstall removes what podid leaves behind after an uninstall, finished or interrupted:
+// assigned identities without a MIC, identities that MIC attached to VMs and scale sets, and MIC's
+// own records.
 //
-// Read says what there is, For decides what to do about it (pure, so that it can be
-// shown first), and Cleaner does it. Every step stands for itself: it can be cut off
-// anywhere and done again.
+// Read returns what there is, For decides what to do (pure, so that it can be shown first), and
+// Cleaner does it. It can be interrupted anywhere and run again.
 package uninstall
 
 import (
@@ -27,9 +26,9 @@ import (
 	"github.com/podid-io/podid/internal/ledger"
 )
 
-// Names are what MIC's own objects are called; its flags choose them.
+// Names are the names of MIC's own objects, which its flags choose.
 type Names struct {
-	// Namespace that is looked at; empty for all.
+	// Namespace to clean up; empty for all.
 	Namespace string
 	// Lease is the name of the leader's Lease, ConfigMap that of the type upgrade's record.
 	Lease, ConfigMap string
@@ -40,9 +39,9 @@ type State struct {
 	Assigned    []v1.AzureAssignedIdentity
 	Identities  []v1.AzureIdentity
 	Bindings    []v1.AzureIdentityBinding
-	Definitions []metav1.PartialObjectMetadata // our CRDs
+	Definitions []metav1.PartialObjectMetadata // podid's CRDs
 
-	// Pods of the whole cluster by namespace/name; only what is looked at.
+	// Pods of the whole cluster by namespace/name, with only the fields that are used.
 	Pods map[client.ObjectKey]*corev1.Pod
 	// Nodes by name, with their provider ID.
 	Nodes map[string]string
@@ -53,11 +52,11 @@ type State struct {
 	Leases  []coordinationv1.Lease
 	// Deployments that may be MIC.
 	Deployments []appsv1.Deployment
-	// Namespace that was looked at; empty for all.
+	// Namespace that was read; empty for all.
 	Namespace string
 }
 
-// Scheme knows the kinds that are read and written here.
+// Scheme returns a scheme of the kinds that are read and written here.
 func Scheme() (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
 	if err := errors.Join(scheme.AddToScheme(s), v1.AddToScheme(s)); err != nil {
@@ -66,10 +65,10 @@ func Scheme() (*runtime.Scheme, error) {
 	return s, nil
 }
 
-// pageSize bounds one answer of the API server.
+// pageSize bounds one response of the API server.
 const pageSize = 500
 
-// Read reads the cluster. CRDs that are not there any more are no error.
+// Read reads the cluster. CRDs that no longer exist are not an error.
 func Read(ctx context.Context, c client.Reader, names Names) (*State, error) {
 	s := &State{Pods: map[client.ObjectKey]*corev1.Pod{}, Nodes: map[string]string{}, Namespace: names.Namespace}
 	inNamespace := client.InNamespace(names.Namespace)
@@ -95,7 +94,7 @@ func Read(ctx context.Context, c client.Reader, names Names) (*State, error) {
 
 func named(name string) client.ListOption { return client.MatchingFields{"metadata.name": name} }
 
-// addPod keeps of a pod what is looked at, so that large clusters fit.
+// addPod keeps the fields of a pod that are used, so that large clusters fit into memory.
 func (s *State) addPod(pod *corev1.Pod) {
 	slim := &corev1.Pod{}
 	slim.Namespace, slim.Name, slim.Labels = pod.Namespace, pod.Name, pod.Labels
@@ -103,10 +102,10 @@ func (s *State) addPod(pod *corev1.Pod) {
 	s.Pods[client.ObjectKeyFromObject(pod)] = slim
 }
 
-// component is the label by which both charts mark MIC's Deployment.
+// component is the label of MIC's Deployment in both charts.
 const component = "app.kubernetes.io/component"
 
-// addDeployment keeps MIC's.
+// addDeployment keeps MIC's Deployment.
 func (s *State) addDeployment(d *appsv1.Deployment) {
 	if d.Labels[component] == "mic" || d.Labels["component"] == "mic" || d.Name == "mic" {
 		s.Deployments = append(s.Deployments, *d)
@@ -119,7 +118,7 @@ func (s *State) readDefinitions(ctx context.Context, c client.Reader) error {
 		crd.SetGroupVersionKind(definitionKind())
 		key := client.ObjectKey{Name: resource + "." + v1.GroupVersion.Group}
 		switch err := c.Get(ctx, key, &crd); {
-		case apierrors.IsNotFound(err), apierrors.IsForbidden(err): // only their deletion is of interest
+		case apierrors.IsNotFound(err), apierrors.IsForbidden(err): // only deletion matters
 		case err != nil:
 			return fmt.Errorf("read custom resource definition %s: %w", key.Name, err)
 		default:
@@ -133,8 +132,8 @@ func definitionKind() schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}
 }
 
-// each reads a list page by page and hands over every item. A kind that the API
-// server does not have has none.
+// each reads a list page by page and calls visit for every item. A kind that the API server does not
+// have has no items.
 func each[T any](ctx context.Context, c client.Reader, list client.ObjectList, visit func(*T), options ...client.ListOption) error {
 	for {
 		page := append([]client.ListOption{client.Limit(pageSize), client.Continue(list.GetContinue())}, options...)

@@ -27,8 +27,8 @@ import (
 
 const subscription = "11111111-2222-3333-4444-555555555555"
 
-// TestStories are uninstalls that went wrong. Nobody else works on the cluster: MIC
-// is gone, and so, in a test's API server, is what collects pods and namespaces.
+// Uninstalls that went wrong. MIC is gone, and the API server of a test has no controllers that
+// delete pods and namespaces.
 func TestStories(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs an API server: run make test-api")
@@ -46,7 +46,7 @@ func TestStories(t *testing.T) {
 	kube.WarningHandler = rest.NoWarnings{}
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"namespace", namespaceDeleted},
 		{"pods first", podsFirst},
@@ -60,12 +60,12 @@ func TestStories(t *testing.T) {
 		{"foreign finalizer", foreignFinalizer},
 		{"crds", definitionsFirst}, // last: there are none afterwards
 	} {
-		t.Run(story.name, func(t *testing.T) { story.tell(t, newWorld(t, kube, strings.ReplaceAll(story.name, " ", "-"))) })
+		t.Run(story.name, func(t *testing.T) { story.run(t, newWorld(t, kube, strings.ReplaceAll(story.name, " ", "-"))) })
 	}
 }
 
-// namespaceDeleted: MIC is gone, then the namespace and all in it are deleted, the
-// objects of v1.8.17 stuck on its finalizer.
+// The namespace and everything in it is deleted after MIC is gone, and the finalizers of v1.8.17
+// block the deletion.
 func namespaceDeleted(_ *testing.T, w *world) {
 	w.pod("p")
 	w.assigned("p", v1.StateAssigned, v1.Finalizer)
@@ -76,7 +76,7 @@ func namespaceDeleted(_ *testing.T, w *world) {
 	w.expectAssigned()
 }
 
-// podsFirst: pods went while nobody looked: deleted, force-deleted, finished.
+// Pods were deleted, force-deleted or finished while no MIC ran.
 func podsFirst(_ *testing.T, w *world) {
 	pod := w.pod("finished")
 	pod.Status.Phase = corev1.PodSucceeded
@@ -89,7 +89,7 @@ func podsFirst(_ *testing.T, w *world) {
 	w.must(w.run(uninstall.Options{}))
 	w.expectAssigned()
 	if plan := w.plan(uninstall.Options{}); !plan.Empty() {
-		w.t.Errorf("there is more to do: %+v", plan.Rows())
+		w.t.Errorf("the plan is not empty afterwards: %+v", plan.Rows())
 	}
 }
 
@@ -121,7 +121,7 @@ func everything(_ *testing.T, w *world) {
 	}
 }
 
-// detaches: of what is on the scale set, only what MIC attached and no pod needs goes.
+// Only identities that MIC attached and that no pod needs are detached.
 func detaches(_ *testing.T, w *world) {
 	w.pod("p")
 	w.cloud.SetGroup(w.group, compute.Identities{
@@ -129,7 +129,7 @@ func detaches(_ *testing.T, w *world) {
 	})
 	w.ledger("red", "blue", "never-came")
 	w.must(w.run(uninstall.Options{}))
-	w.expectOnAzure("blue", "foreign", "red") // no way to Azure: all stays, and is remembered
+	w.expectOnAzure("blue", "foreign", "red") // without access to Azure, everything stays, also in the ledger
 	w.expectLedger("blue", "never-came", "red")
 	w.must(w.run(uninstall.Options{Azure: true}))
 	w.expectOnAzure("foreign", "red")
@@ -144,11 +144,11 @@ func busyAzure(_ *testing.T, w *world) {
 	w.expectOnAzure()
 	w.expectLedger()
 	if len(w.waited) == 0 || w.waited[0] < 900*time.Millisecond {
-		w.t.Errorf("Azure asked for a second, waited %v", w.waited)
+		w.t.Errorf("Azure sent Retry-After 1, waited %v", w.waited)
 	}
 }
 
-// groupGone: node and scale set are deleted.
+// The node and the scale set are deleted.
 func groupGone(_ *testing.T, w *world) {
 	w.cloud.DeleteGroup(w.group)
 	w.ledger("red", "blue")
@@ -158,7 +158,7 @@ func groupGone(_ *testing.T, w *world) {
 	w.expectAssigned()
 }
 
-// cutOff: interrupted in the middle of Azure's work, and called again.
+// The command is interrupted during an update of Azure, and run again.
 func cutOff(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.ledger("red")
@@ -173,7 +173,7 @@ func cutOff(t *testing.T, w *world) {
 	w.expectLedger()
 }
 
-// interrupting is a user who presses Ctrl-C when the update has been sent.
+// interrupting is a Cloud during whose updates the user presses Ctrl-C.
 type interrupting struct {
 	uninstall.Cloud
 	interrupt func()
@@ -185,13 +185,13 @@ func (i interrupting) Patch(ctx context.Context, group compute.Group, attach, de
 	return errors.Join(i.Cloud.Patch(ctx, group, attach, detach), ctx.Err())
 }
 
-// leader: while a MIC renews its lock, nothing happens, whatever its clock says; when the lock's
-// duration passes without a renewal, it does. v1.8.17 has its lock in Endpoints.
+// The command fails while a MIC renews its lock, whatever MIC's clock says, and works once the lock
+// has not been renewed for its duration. v1.8.17 has its lock in Endpoints.
 func leader(t *testing.T, w *world) {
 	w.assigned("p", v1.StateAssigned, v1.Finalizer)
 	clock := time.Now().Add(-time.Hour) // of the MIC
 	w.lease(clock)
-	w.looks = func() {
+	w.onWait = func() {
 		clock = clock.Add(2 * time.Second)
 		lease := &coordinationv1.Lease{}
 		w.must(w.client.Get(t.Context(), client.ObjectKey{Namespace: w.namespace, Name: w.names().Lease}, lease))
@@ -211,7 +211,7 @@ func leader(t *testing.T, w *world) {
 	}
 	old.Annotations = record()
 	w.create(old)
-	w.looks = func() {
+	w.onWait = func() {
 		clock = clock.Add(2 * time.Second)
 		old.Annotations = record()
 		w.must(w.client.Update(t.Context(), old))
@@ -222,13 +222,13 @@ func leader(t *testing.T, w *world) {
 	}
 	w.expectAssigned("p-" + w.namespace + "-red")
 
-	w.looks = func() {}
+	w.onWait = func() {}
 	w.must(w.run(uninstall.Options{}))
 	w.expectAssigned()
 	w.must(w.client.Delete(t.Context(), old))
 }
 
-// foreignFinalizer: what somebody else holds is his to let go, and is told.
+// The finalizers of others stay, and are reported.
 func foreignFinalizer(t *testing.T, w *world) {
 	w.assigned("p", v1.StateAssigned, v1.Finalizer, "example.com/mine")
 	err := w.run(uninstall.Options{})
@@ -246,8 +246,7 @@ func foreignFinalizer(t *testing.T, w *world) {
 	}
 }
 
-// definitionsFirst: the CRDs are deleted while objects of v1.8.17 are there, and wait
-// for them; pods still run.
+// The CRDs are deleted while there are objects of v1.8.17, and wait for them. Pods still run.
 func definitionsFirst(t *testing.T, w *world) {
 	w.pod("p")
 	w.assigned("p", v1.StateAssigned, v1.Finalizer)
@@ -263,7 +262,7 @@ func definitionsFirst(t *testing.T, w *world) {
 		t.Errorf("the plan does not name the waiting definition: %+v", rows)
 	}
 	w.must(w.run(uninstall.Options{}))
-	w.eventually("the definition goes", func(ctx context.Context) bool {
+	w.eventually("the definition is deleted", func(ctx context.Context) bool {
 		return apierrors.IsNotFound(w.client.Get(ctx, client.ObjectKeyFromObject(crd), crd))
 	})
 	w.must(w.run(uninstall.Options{})) // without the kind, too

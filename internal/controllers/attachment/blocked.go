@@ -24,7 +24,7 @@ func (e *blockedError) Error() string { return fmt.Sprintf("%v (%s)", e.err, e.r
 // Unwrap returns Azure's refusal.
 func (e *blockedError) Unwrap() error { return e.err }
 
-// remedy says what to do. It is the same each time.
+// remedy returns what to do; it is the same each time.
 func (e *blockedError) remedy() string {
 	return fmt.Sprintf("Azure refuses every update of %s because of an identity that it has already. podid does not detach identities that it did not "+
 		"attach or that are immutable; if that identity no longer exists, remove it by hand: %s", e.group, compute.Removal(e.group, e.by))

@@ -43,7 +43,7 @@ type absentError struct {
 	err        error
 }
 
-// Error says what to do. It is the same each time.
+// Error returns what to do; it is the same each time.
 func (e *absentError) Error() string {
 	return "it does not exist: check that its resource ID is right (spec.resourceID of the AzureIdentity): az identity show --ids '" + e.resourceID + "'"
 }

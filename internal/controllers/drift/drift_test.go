@@ -19,7 +19,7 @@ import (
 
 type recorder struct {
 	mu       sync.Mutex
-	compared   []string
+	compared []string
 	ledgered []compute.Group
 	err      error
 	slow     time.Duration // how long a comparison takes

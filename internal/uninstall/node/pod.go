@@ -1,5 +1,6 @@
-// Package node takes the agent's redirect off nodes after an uninstall: on each, a short-lived pod runs
-// nmi --cleanup in the node's network. `podid cleanup node` and the chart's uninstall hook use it.
+// Package node removes the agent's redirect from nodes after an uninstall: on each node, a
+// short-lived pod runs nmi --cleanup in the node's network. `podid cleanup node` and the chart's
+// uninstall hook use it.
 package node
 
 import (
@@ -15,18 +16,19 @@ const (
 	Component = "nmi-cleanup"
 )
 
-// Spec is what the pods are made of.
+// Spec is what the pods are created from.
 type Spec struct {
 	Namespace   string
 	Image       string // nmi's
 	PullSecrets []string
-	// Args are for nmi besides --cleanup, such as --agent-table.
+	// Args are further arguments of nmi, such as --agent-table.
 	Args []string
-	// Wait is how long nmi waits for an agent on its node to end.
+	// Wait is how long nmi waits for the agent on its node to exit.
 	Wait time.Duration
 }
 
-// Pod is the one for a node. It is bound to the node by name, so that neither taints nor the scheduler keep it away.
+// Pod returns the pod for a node. It names the node, so that neither taints nor the scheduler keep it
+// away.
 func (s Spec) Pod(node string) *corev1.Pod {
 	args := append([]string{"--cleanup", "--cleanup-wait=" + s.Wait.String(), "--node=" + node}, s.Args...)
 	var secrets []corev1.LocalObjectReference
@@ -47,7 +49,7 @@ func (s Spec) Pod(node string) *corev1.Pod {
 			SecurityContext:   &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 			Containers: []corev1.Container{{
 				Name: "nmi", Image: s.Image, Args: args,
-				// What it says last is why it failed.
+				// The last line is the reason of a failure.
 				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 				SecurityContext: &corev1.SecurityContext{
 					RunAsUser: &root, RunAsGroup: &root, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
@@ -58,7 +60,7 @@ func (s Spec) Pod(node string) *corev1.Pod {
 	}
 }
 
-// verdict tells what became of a pod: done, and why it failed.
+// verdict returns whether a pod has ended, and why it failed or what it waits for.
 func verdict(p *corev1.Pod) (done bool, problem string) {
 	switch p.Status.Phase {
 	case corev1.PodSucceeded:
@@ -78,7 +80,7 @@ func verdict(p *corev1.Pod) (done bool, problem string) {
 	return false, waiting(p)
 }
 
-// waiting is what a pod that has not ended waits for, empty when it says nothing.
+// waiting returns what a pod waits for, "" if its status does not say so.
 func waiting(p *corev1.Pod) string {
 	for i := range p.Status.ContainerStatuses {
 		if w := p.Status.ContainerStatuses[i].State.Waiting; w != nil && w.Reason != "" {

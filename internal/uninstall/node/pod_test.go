@@ -8,24 +8,24 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// The pod gets on every node, and is no more there than NMI is.
+// The pod runs on every node, with no more privileges than NMI.
 func TestPod(t *testing.T) {
 	p := Spec{Namespace: "podid-system", Image: "nmi:1", PullSecrets: []string{"mine"}, Args: []string{"--agent-table=x"}, Wait: time.Minute}.Pod("node-1")
 	if p.Spec.NodeName != "node-1" || !p.Spec.HostNetwork || p.Spec.RestartPolicy != corev1.RestartPolicyNever {
-		t.Errorf("not once, in the node's network: %+v", p.Spec)
+		t.Errorf("does not run once in the node's network: %+v", p.Spec)
 	}
 	if got := p.Spec.Tolerations; len(got) != 1 || got[0].Operator != corev1.TolerationOpExists || got[0].Key != "" {
-		t.Errorf("a taint would end it: %v", got)
+		t.Errorf("a taint keeps it away: %v", got)
 	}
 	container := p.Spec.Containers[0]
 	security := container.SecurityContext
 	if *security.AllowPrivilegeEscalation || !*security.ReadOnlyRootFilesystem || security.Privileged != nil ||
 		!slices.Equal(security.Capabilities.Add, []corev1.Capability{"NET_ADMIN"}) || !slices.Equal(security.Capabilities.Drop, []corev1.Capability{"ALL"}) {
-		t.Errorf("more than it needs: %+v", security)
+		t.Errorf("too many privileges: %+v", security)
 	}
 	if p.Spec.HostPID || p.Spec.HostIPC || len(p.Spec.Volumes) != 0 || *p.Spec.AutomountServiceAccountToken ||
 		p.Spec.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
-		t.Errorf("more than it needs: %+v", p.Spec)
+		t.Errorf("too many privileges: %+v", p.Spec)
 	}
 	if want := []string{"--cleanup", "--cleanup-wait=1m0s", "--node=node-1", "--agent-table=x"}; !slices.Equal(container.Args, want) {
 		t.Errorf("arguments %v", container.Args)

@@ -1,4 +1,4 @@
-// Carrying it out, on many nodes at once.
+// Cleaning many nodes at once.
 
 package node
 
@@ -22,13 +22,13 @@ import (
 )
 
 const (
-	// parallel is how many nodes are cleaned at the same time.
+	// parallel is how many nodes are cleaned at once.
 	parallel = 50
-	// deleteTime is how long the deletion of a pod may take when all else is over.
-	deleteTime = 10 * time.Second
+	// deleteTimeout bounds the deletion of a pod.
+	deleteTimeout = 10 * time.Second
 )
 
-// Result is what became of one node; a nil error says that it has no redirect.
+// Result is the outcome for one node; without an error, it has no redirect.
 type Result struct {
 	Node string
 	Err  error
@@ -38,13 +38,13 @@ type Result struct {
 type Cleaner struct {
 	core *rest.RESTClient
 	spec Spec
-	// patience is how long a node may take, from the pod's creation to its end.
-	patience time.Duration
+	// timeout is how long a node may take, from the pod's creation to its end.
+	timeout time.Duration
 }
 
-// New prepares a cleaner; it sends nothing yet. patience bounds what one node may take: the image must come, and Spec.Wait
-// is part of it.
-func New(config *rest.Config, spec Spec, patience time.Duration) (*Cleaner, error) {
+// New returns a Cleaner. timeout bounds the time of one node, including pulling the image and
+// Spec.Wait.
+func New(config *rest.Config, spec Spec, timeout time.Duration) (*Cleaner, error) {
 	scheme := runtime.NewScheme()
 	if err := corev1.AddToScheme(scheme); err != nil {
 		return nil, fmt.Errorf("register the kinds of v1: %w", err)
@@ -55,19 +55,19 @@ func New(config *rest.Config, spec Spec, patience time.Duration) (*Cleaner, erro
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	core, err := rest.RESTClientFor(config)
 	if err != nil {
-		return nil, fmt.Errorf("make a client: %w", err)
+		return nil, fmt.Errorf("create a client: %w", err)
 	}
-	return &Cleaner{core: core, spec: spec, patience: patience}, nil
+	return &Cleaner{core: core, spec: spec, timeout: timeout}, nil
 }
 
-// nodesOfAgents selects the nodes that the chart puts agents on: all that run Linux and are not
-// virtual (virtual-kubelet), where no pod can have a capability.
-const nodesOfAgents = "kubernetes.io/os=linux,type!=virtual-kubelet"
+// agentNodes selects the nodes on which the chart runs agents: all Linux nodes that are not virtual
+// (virtual-kubelet), where pods cannot have capabilities.
+const agentNodes = "kubernetes.io/os=linux,type!=virtual-kubelet"
 
-// Nodes lists those that can have a redirect.
+// Nodes returns the nodes that can have a redirect.
 func (c *Cleaner) Nodes(ctx context.Context) ([]string, error) {
 	var list corev1.NodeList
-	if err := c.core.Get().Resource("nodes").Param("labelSelector", nodesOfAgents).Do(ctx).Into(&list); err != nil {
+	if err := c.core.Get().Resource("nodes").Param("labelSelector", agentNodes).Do(ctx).Into(&list); err != nil {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
 	names := make([]string, len(list.Items))
@@ -78,7 +78,7 @@ func (c *Cleaner) Nodes(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// Run cleans nodes, some at a time, and tells of each as it ends. Its error counts those that failed.
+// Run cleans nodes and calls done for each, never concurrently. Its error counts those that failed.
 func (c *Cleaner) Run(ctx context.Context, nodes []string, done func(Result)) error {
 	var mu sync.Mutex
 	failed := 0
@@ -96,29 +96,29 @@ func (c *Cleaner) Run(ctx context.Context, nodes []string, done func(Result)) er
 			return nil
 		})
 	}
-	_ = group.Wait() // each has told its own error
+	_ = group.Wait() // done got the errors
 	if failed > 0 {
 		return fmt.Errorf("%d of %d nodes may still have the redirect", failed, len(nodes))
 	}
 	return nil
 }
 
-// clean is one node.
+// clean cleans one node.
 func (c *Cleaner) clean(ctx context.Context, node string) error {
-	bounded, cancel := context.WithTimeoutCause(ctx, c.patience, fmt.Errorf("it took longer than %v", c.patience))
+	bounded, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("it took longer than %v", c.timeout))
 	defer cancel()
 	if err := c.ready(bounded, node); err != nil {
 		return err
 	}
 	var pod corev1.Pod
 	if err := c.core.Post().Namespace(c.spec.Namespace).Resource("pods").Body(c.spec.Pod(node)).Do(bounded).Into(&pod); err != nil {
-		return fmt.Errorf("make a pod: %w", err)
+		return fmt.Errorf("create a pod: %w", err)
 	}
 	err := c.await(bounded, &pod)
 	return errors.Join(err, c.remove(ctx, &pod))
 }
 
-// ready refuses a node that will not start the pod.
+// ready fails if the node cannot start the pod.
 func (c *Cleaner) ready(ctx context.Context, name string) error {
 	var node corev1.Node
 	if err := c.core.Get().Resource("nodes").Name(name).Do(ctx).Into(&node); err != nil {
@@ -126,13 +126,13 @@ func (c *Cleaner) ready(ctx context.Context, name string) error {
 	}
 	for _, condition := range node.Status.Conditions {
 		if condition.Type == corev1.NodeReady && condition.Status != corev1.ConditionTrue {
-			return errors.New("the node is not ready: a reboot removes the redirect, too, or try again later")
+			return errors.New("the node is not ready: try again later, or reboot it, which removes the redirect, too")
 		}
 	}
 	return nil
 }
 
-// await waits for the end of a pod, on a watch.
+// await watches a pod until it has ended.
 func (c *Cleaner) await(ctx context.Context, pod *corev1.Pod) error {
 	last := ""
 	for {
@@ -152,9 +152,9 @@ func (c *Cleaner) await(ctx context.Context, pod *corev1.Pod) error {
 	}
 }
 
-// follow is one watch; it may end before the pod does. last is what the pod waits for.
+// follow is one watch, which may end before the pod does. It sets last to what the pod waits for.
 func (c *Cleaner) follow(ctx context.Context, pod *corev1.Pod, last *string) (done bool, problem string, err error) {
-	// Without a resource version it begins with the pod as it is.
+	// Without a resource version, the watch begins with the pod's present state.
 	w, err := c.core.Get().Namespace(pod.Namespace).Resource("pods").Param("watch", "true").
 		Param("fieldSelector", "metadata.name="+pod.Name).Watch(ctx)
 	if err != nil {
@@ -173,7 +173,7 @@ func (c *Cleaner) follow(ctx context.Context, pod *corev1.Pod, last *string) (do
 				*last = problem
 			}
 			if event.Type == "DELETED" {
-				return true, "somebody deleted its pod", nil
+				return true, "its pod was deleted", nil
 			}
 		case *metav1.Status:
 			return false, "", apierrors.FromObject(object)
@@ -182,9 +182,9 @@ func (c *Cleaner) follow(ctx context.Context, pod *corev1.Pod, last *string) (do
 	return false, "", nil
 }
 
-// remove deletes a pod, also when ctx has ended.
+// remove deletes a pod, even if ctx has ended.
 func (c *Cleaner) remove(ctx context.Context, pod *corev1.Pod) error {
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTime)
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
 	defer cancel()
 	options := &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &[]types.UID{pod.UID}[0]}}
 	err := c.core.Delete().Namespace(pod.Namespace).Resource("pods").Name(pod.Name).Body(options).Do(bounded).Error()
@@ -194,7 +194,7 @@ func (c *Cleaner) remove(ctx context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-// lastLine is the last line of a log.
+// lastLine returns the last line of a log.
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return lines[len(lines)-1]
