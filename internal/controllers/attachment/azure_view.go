@@ -55,7 +55,7 @@ type clientIDs struct {
 // AzureIdentity is wrong, or it was corrected after the identity was recreated.
 type mismatch struct{ key, declared, listed string }
 
-// answer says which client ID of a mismatch is right.
+// answer is the result of looking up a mismatch.
 type answer int
 
 const (
@@ -67,7 +67,7 @@ const (
 // known reports whether Azure has been read and need not be read again.
 func (a *azureView) known() bool { return a.current != nil && !a.refresh }
 
-// attached reports whether the machines have the identity, whoever attached it.
+// attached reports whether the machines have the identity, podid's or another writer's.
 func (a *azureView) attached(key string) bool {
 	return a.current.Has(key) && !a.detaching[key] && !a.external.inFlight[key]
 }

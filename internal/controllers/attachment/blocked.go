@@ -40,9 +40,9 @@ func (st *state) blocked(group compute.Group, bad []string, immutable map[string
 	var stays []string
 	for _, id := range bad {
 		key := ledger.Key(id)
-		entry, ours := st.ledger.entries[key]
+		entry, ledgered := st.ledger.entries[key]
 		_, needed := st.demand.needs[key]
-		if (!ours || !entry.Owned()) && !needed || st.immutable(key, immutable) {
+		if (!ledgered || !entry.Owned()) && !needed || st.immutable(key, immutable) {
 			stays = append(stays, id)
 			continue
 		}

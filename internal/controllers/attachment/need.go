@@ -106,8 +106,8 @@ func (n *need) podsOf(requesters map[requester]bool) (pods []types.NamespacedNam
 	return pods
 }
 
-// join records that another pod was told of this progress. If the other pods were told of another
-// one, the next change notifies all of them.
+// join records the progress that one more pod was notified of. If it differs from that of the other
+// pods, the next change notifies all of them.
 func (c *podCount) join(progress assignment.Progress) {
 	if c.pods == 1 {
 		c.notified = progress

@@ -23,8 +23,8 @@ func (st *state) findStale(have compute.Identities) {
 	}
 	if !have.Updating { // otherwise those in flight may not have their IDs yet
 		for _, id := range have.Orphaned {
-			// Nothing is behind it, so detaching it harms no one, whoever attached it. It is
-			// detached only to be attached again.
+			// Nothing is behind it, so detaching it is harmless even if another writer attached
+			// it. It is detached only to be attached again.
 			st.azure.stale[ledger.Key(id)] = true
 		}
 	}

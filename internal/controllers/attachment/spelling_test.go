@@ -1,6 +1,6 @@
-package attachment
-
 // Resource groups that differ in letters outside ASCII.
+
+package attachment
 
 import (
 	"strings"
@@ -25,8 +25,8 @@ func inGroup(t *testing.T, group string) identity.ResourceID {
 	return id
 }
 
-// TestImitatedGroup: an AzureIdentity whose resource group only looks like another's gets nothing of it, and does it no
-// harm.
+// An AzureIdentity whose resource group only looks like another's gets nothing of it, and does not
+// harm it.
 func TestImitatedGroup(t *testing.T) {
 	victim := inGroup(t, "bank")
 	if id, err := identity.ParseResourceID(strings.Replace(victim.String(), "bank", "ban\u212a", 1)); err == nil {
@@ -42,8 +42,8 @@ func TestImitatedGroup(t *testing.T) {
 	}
 }
 
-// TestOtherSpelling: Azure reports a resource group in the other case. That changes nothing, and what one namespace spells
-// in one way does not go away with what another spells in another.
+// Azure reports a resource group in the other case. That changes nothing, and an identity stays while
+// another namespace needs it in another spelling.
 func TestOtherSpelling(t *testing.T) {
 	upper, lower := inGroup(t, "\u00c9T\u00c9"), inGroup(t, "\u00e9t\u00e9")
 	needs := func(id identity.ResourceID, namespace string) assignment.Need {
@@ -68,7 +68,7 @@ func TestOtherSpelling(t *testing.T) {
 		}
 	}
 	if entry := r.st.ledger.entries[upper.Key()]; entry.PrincipalID != "principal" {
-		t.Errorf("the ledger says %+v", entry)
+		t.Errorf("entry %+v", entry)
 	}
 	// Another namespace spells it as Azure does.
 	r.groups.Place(podNamed("b"), r.group, []assignment.Need{needs(lower, "other")})
@@ -79,13 +79,13 @@ func TestOtherSpelling(t *testing.T) {
 	// The first leaves: what the second needs stays.
 	r.groups.Place(podNamed("a"), r.group, nil)
 	if plan := r.plan(); !plan.Idle() || len(plan.Forget) > 0 {
-		t.Errorf("the second needs it yet: %+v", plan)
+		t.Errorf("the second still needs it: %+v", plan)
 	}
 	r.groups.Place(podNamed("b"), r.group, nil)
 	r.now = r.now.Add(24 * time.Hour)
 	r.plan()
 	r.now = r.now.Add(24 * time.Hour)
 	if plan := r.plan(); len(plan.Detach) != 1 {
-		t.Errorf("nobody needs it any more: %+v", plan)
+		t.Errorf("no pod needs it any more: %+v", plan)
 	}
 }

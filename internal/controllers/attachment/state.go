@@ -177,8 +177,8 @@ func (st *state) retainOwned(set assignment.Set) {
 	maps.DeleteFunc(set, func(key, _ string) bool { return !st.ledger.has(key) })
 }
 
-// cancelDetach undoes what plan marked as about to be detached, and reports whether there was any:
-// pods that were placed meanwhile were told that it is not there.
+// cancelDetach undoes what plan marked as about to be detached. It reports whether there was any, so
+// that pods that were placed meanwhile are notified.
 func (st *state) cancelDetach() (any bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()

@@ -40,24 +40,24 @@ func podNamed(name string) types.NamespacedName {
 	return types.NamespacedName{Namespace: "team", Name: name}
 }
 
-// rig is one group, and who was told and woken about it.
+// rig is one group, and records who is notified and woken.
 type rig struct {
-	t      *testing.T
-	now    time.Time
-	groups *Groups
-	group  compute.Group
-	st     *state
-	told   []types.NamespacedName
-	queue  workqueue.TypedRateLimitingInterface[compute.Group]
+	t        *testing.T
+	now      time.Time
+	groups   *Groups
+	group    compute.Group
+	st       *state
+	notified []types.NamespacedName
+	queue    workqueue.TypedRateLimitingInterface[compute.Group]
 }
 
-// newRig is a group that has an identity of ours.
+// newRig returns a group to which podid attached the named identities.
 func newRig(t *testing.T, names ...string) *rig {
 	t.Helper()
 	r := &rig{t: t, now: time.Unix(1000, 0), group: compute.Group{Kind: compute.VM, SubscriptionID: "s", ResourceGroup: "rg", Name: "vm"}}
 	r.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[compute.Group]())
 	t.Cleanup(r.queue.ShutDown)
-	r.groups = NewGroups(func() time.Time { return r.now }, func(pods ...types.NamespacedName) { r.told = append(r.told, pods...) })
+	r.groups = NewGroups(func() time.Time { return r.now }, func(pods ...types.NamespacedName) { r.notified = append(r.notified, pods...) })
 	if err := r.groups.wake.Source(t.Context(), r.queue); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func newRig(t *testing.T, names ...string) *rig {
 	return r
 }
 
-// store makes what the ledger has stored known, as a first pass does.
+// store reads the stored ledger, as a first pass does.
 func (r *rig) store(m *Reconciler) {
 	r.t.Helper()
 	var err error
@@ -82,8 +82,8 @@ func (r *rig) store(m *Reconciler) {
 	}
 }
 
-// claim is the record of what is about to be attached.
-func (r *rig) claim(ids []string) {
+// record adds ledger entries for what is about to be attached.
+func (r *rig) record(ids []string) {
 	for _, id := range ids {
 		if _, ok := r.st.ledger.entries[ledger.Key(id)]; !ok && !r.st.azure.current.Has(ledger.Key(id)) {
 			r.st.ledger.entries[ledger.Key(id)] = ledger.Entry{ResourceID: id}
@@ -91,9 +91,9 @@ func (r *rig) claim(ids []string) {
 	}
 }
 
-// done is an update that went well, with the record before it and the look after it.
+// done records a successful update, including the ledger before it and the read after it.
 func (r *rig) done(req assignment.Request) (lifted []types.NamespacedName) {
-	r.claim(req.Attach)
+	r.record(req.Attach)
 	lifted = r.st.done(req)
 	clear(r.st.azure.unread)
 	return lifted
@@ -101,7 +101,7 @@ func (r *rig) done(req assignment.Request) (lifted []types.NamespacedName) {
 
 func (r *rig) read(have compute.Identities) { r.st.read(have, nil, r.now) }
 
-// woken tells whether the group was, since the last time.
+// woken reports whether the group was woken since the last call.
 func (r *rig) woken() bool {
 	woken := r.queue.Len() > 0
 	for range r.queue.Len() {
@@ -111,7 +111,7 @@ func (r *rig) woken() bool {
 	return woken
 }
 
-// place places a pod that needs the named, and returns how far the first is.
+// place places a pod that needs the named identities, and returns the progress of the first.
 func (r *rig) place(pod string, names ...string) assignment.Progress {
 	r.t.Helper()
 	var needs []assignment.Need
@@ -144,13 +144,13 @@ func TestPlace(t *testing.T) {
 		t.Errorf("plan %+v", plan)
 	}
 	r.done(assignment.Request{Attach: []string{prefix + "blue"}})
-	told := r.st.changes()
-	slices.SortFunc(told, func(a, b types.NamespacedName) int { return strings.Compare(a.Name, b.Name) })
-	if diff := cmp.Diff([]types.NamespacedName{podNamed("b"), podNamed("c")}, told); diff != "" {
-		t.Errorf("told (-want +got):\n%s", diff)
+	notified := r.st.changes()
+	slices.SortFunc(notified, func(a, b types.NamespacedName) int { return strings.Compare(a.Name, b.Name) })
+	if diff := cmp.Diff([]types.NamespacedName{podNamed("b"), podNamed("c")}, notified); diff != "" {
+		t.Errorf("notified (-want +got):\n%s", diff)
 	}
 	if again := r.st.changes(); len(again) > 0 {
-		t.Errorf("told twice: %v", again)
+		t.Errorf("notified twice: %v", again)
 	}
 }
 
@@ -164,24 +164,24 @@ func TestLeave(t *testing.T) {
 	}
 	r.place("b", "blue") // instead of red
 	if !r.woken() {
-		t.Error("nobody looks at what is not needed any more")
+		t.Error("not woken for what is not needed any more")
 	}
 	plan := r.plan()
 	if !slices.Equal(plan.Detach, []string{prefix + "red"}) {
 		t.Fatalf("plan %+v", plan)
 	}
-	// From here to the end of the update nobody may count on it.
+	// From here to the end of the update, pods may not use it.
 	if got := r.place("a", "red"); got.Status == v1.StateAssigned || !r.woken() {
-		t.Error("counts on what is about to leave")
+		t.Error("Assigned while it is being detached")
 	}
 	r.done(assignment.Request{Detach: plan.Detach})
 	if got := r.place("a", "red"); got.Status == v1.StateAssigned || len(r.st.ledger.entries) > 0 {
-		t.Error("still there after it left")
+		t.Error("Assigned after it was detached")
 	}
-	r.groups.Leave(podNamed("nobody"))
+	r.groups.Leave(podNamed("unknown"))
 }
 
-func TestGraceBeginsAnew(t *testing.T) {
+func TestGraceRestarts(t *testing.T) {
 	r := newRig(t, "red")
 	wait := func() time.Duration { return r.st.plan(preassignedSet{}, nil, time.Hour, r.now).Next.Sub(r.now) }
 	r.place("a", "red")
@@ -193,7 +193,7 @@ func TestGraceBeginsAnew(t *testing.T) {
 	r.place("b", "red")
 	r.groups.Leave(podNamed("b"))
 	if got := wait(); got != time.Hour {
-		t.Errorf("leaves in %v, which counts the pod before", got)
+		t.Errorf("leaves in %v, counted from the first pod", got)
 	}
 }
 
@@ -214,7 +214,7 @@ func TestUnknown(t *testing.T) {
 	r := newRig(t)
 	r.st.azure.current = nil
 	if got := r.place("a", "red"); !got.Unknown {
-		t.Errorf("before anybody asked Azure: %+v", got)
+		t.Errorf("before Azure was read: %+v", got)
 	}
 	r.st.failed(errTest, time.Second, r.now)
 	if got := r.place("a", "red"); got.Unknown || got.Status != v1.StateCreated || got.Complaint != "" {
@@ -224,14 +224,14 @@ func TestUnknown(t *testing.T) {
 		r.st.failed(errTest, time.Second, r.now)
 	}
 	if got := r.place("a", "red"); got.Complaint == "" {
-		t.Error("nobody hears that Azure does not answer")
+		t.Error("a lasting failure is not reported")
 	}
 }
 
-func TestSettling(t *testing.T) {
+func TestBurstDelay(t *testing.T) {
 	r := newRig(t)
 	if r.st.demand.burstDelay(r.now) != 0 {
-		t.Error("waits for nothing")
+		t.Error("waits without needs")
 	}
 	began := r.now
 	for i, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"} {
@@ -244,7 +244,7 @@ func TestSettling(t *testing.T) {
 	}
 	r.now = r.now.Add(burstGap)
 	if r.st.demand.burstDelay(r.now) != 0 || !r.st.demand.firstAsked.IsZero() {
-		t.Error("waits for ever")
+		t.Error("waits forever")
 	}
 }
 
@@ -262,28 +262,28 @@ func TestImmutableByAzuresClientID(t *testing.T) {
 	r := newRig(t, "red")
 	m := New(Parts{Groups: r.groups}, Settings{Immutable: []string{"AAAA-bbbb"}})
 	id := resource(t, "red")
-	r.st.ledger.entries[id.Key()] = ledger.Entry{ResourceID: id.String()} // its AzureIdentity tells no client id
+	r.st.ledger.entries[id.Key()] = ledger.Entry{ResourceID: id.String()} // its AzureIdentity has no client ID
 	r.read(compute.Identities{UserAssigned: []string{id.String()}, ClientIDs: map[string]string{id.String(): "aaaa-BBBB"}})
 	if plan := r.st.plan(preassignedSet{}, m.immutable, 0, r.now); len(plan.Detach) > 0 {
 		t.Errorf("detaches %v", plan.Detach)
 	}
 }
 
-func TestDoubt(t *testing.T) {
+func TestMarkUncertain(t *testing.T) {
 	r := newRig(t, "red")
 	r.st.markUncertain(assignment.Request{Detach: []string{prefix + "red"}, Attach: []string{prefix + "blue"}}, errTest)
 	if r.usable("red") || r.usable("blue") {
-		t.Error("counts on an update of which nobody knows the outcome")
+		t.Error("counts on an update whose outcome is unknown")
 	}
 	if r.st.known() {
-		t.Error("does not ask Azure")
+		t.Error("does not read Azure")
 	}
-	if _, ours := r.st.ledger.entries[resource(t, "red").Key()]; !ours {
-		t.Error("forgets that it is ours")
+	if !r.st.ledger.has(resource(t, "red").Key()) {
+		t.Error("not in the ledger any more")
 	}
 }
 
-func TestLift(t *testing.T) {
+func TestRetry(t *testing.T) {
 	r := newRig(t)
 	key := resource(t, "bad").Key()
 	r.place("a", "bad")
@@ -292,17 +292,17 @@ func TestLift(t *testing.T) {
 	for i := range maxRetries {
 		r.groups.retry(key)
 		if !r.woken() || len(r.plan().Probation) != 1 {
-			t.Fatalf("touch %d buys no try", i)
+			t.Fatalf("change %d causes no retry", i)
 		}
 		r.st.trouble.quarantined[key].retry = r.now.Add(time.Hour) // refused again
 	}
 	r.groups.retry(key)
 	if r.woken() || len(r.plan().Probation) > 0 {
-		t.Error("touching the object in a loop keeps Azure busy")
+		t.Error("changing the object in a loop causes updates without limit")
 	}
 	r.now = r.now.Add(retryEvery)
 	if r.groups.retry(key); !r.woken() {
-		t.Error("touching it later does not help")
+		t.Error("a later change causes no retry")
 	}
 }
 
@@ -310,18 +310,18 @@ func TestDrop(t *testing.T) {
 	r := newRig(t, "red")
 	r.groups.drop(r.group)
 	if len(r.groups.states) != 1 {
-		t.Error("forgets a group that has something of ours")
+		t.Error("forgets a group with ledger entries")
 	}
 	r.done(assignment.Request{Detach: []string{prefix + "red"}})
 	r.place("a", "blue")
 	r.groups.drop(r.group)
 	if len(r.groups.states) != 1 {
-		t.Error("forgets what a pod needs")
+		t.Error("forgets a group that a pod needs")
 	}
 	r.groups.Leave(podNamed("a"))
 	r.groups.drop(r.group)
 	if len(r.groups.states) != 0 {
-		t.Error("remembers a group for nothing")
+		t.Error("does not forget an unused group")
 	}
 }
 
@@ -338,7 +338,7 @@ func TestProgress(t *testing.T) {
 		{name: "there", identity: "red", want: assignment.State{Status: v1.StateAssigned}},
 		{name: "on its way", identity: "blue", want: assignment.State{Status: v1.StateCreated}},
 		{name: "refused", identity: "blue", quarantine: true, want: refused},
-		{name: "there, though Azure would not let it go", identity: "red", quarantine: true, want: assignment.State{Status: v1.StateAssigned}},
+		{name: "attached, but Azure refused to detach it", identity: "red", quarantine: true, want: assignment.State{Status: v1.StateAssigned}},
 		{name: "group in trouble", identity: "blue", trouble: trouble, want: trouble},
 		{name: "refused, group in trouble", identity: "blue", quarantine: true, trouble: trouble, want: refused},
 		{name: "group in trouble, but there", identity: "red", trouble: trouble, want: assignment.State{Status: v1.StateAssigned}},
@@ -350,13 +350,13 @@ func TestProgress(t *testing.T) {
 				r.st.trouble.quarantined[resource(t, c.identity).Key()] = &quarantine{state: refused}
 			}
 			if got := r.place("a", c.identity); got.State != c.want {
-				t.Errorf("says %+v, want %+v", got.State, c.want)
+				t.Errorf("state %+v, want %+v", got.State, c.want)
 			}
 		})
 	}
 }
 
-func TestDoubled(t *testing.T) {
+func TestExponential(t *testing.T) {
 	for times, want := range []time.Duration{time.Second, time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
 		if got := exponential(time.Second, times, 5*time.Second); got != want {
 			t.Errorf("after %d: %v, want %v", times, got, want)
@@ -367,8 +367,8 @@ func TestDoubled(t *testing.T) {
 	}
 }
 
-func TestArriving(t *testing.T) {
-	// A MIC that died had asked for red; its successor finds Azure at it.
+func TestInFlight(t *testing.T) {
+	// A MIC died while Azure attached red for it.
 	r := newRig(t)
 	red, blue := resource(t, "red"), resource(t, "blue")
 	r.st.azure.current = nil
@@ -378,52 +378,52 @@ func TestArriving(t *testing.T) {
 	for range 2 {
 		r.read(during)
 		if r.usable("red") {
-			t.Error("counts on what is arriving")
+			t.Error("Assigned while in flight")
 		}
 		if !r.usable("blue") {
-			t.Error("doubts what is not ours and was there before")
+			t.Error("not Assigned although it was attached before")
 		}
 		if plan := r.plan(); !plan.Idle() || len(plan.Forget) > 0 {
 			t.Errorf("plan during the update: %+v", plan)
 		}
 		if !r.st.known() || r.st.azure.pollDelay() != pollInterval {
-			t.Error("does not look again")
+			t.Error("does not poll")
 		}
 		if r.st.known() {
-			t.Error("looks again without asking Azure")
+			t.Error("polls without reading Azure")
 		}
 	}
 	r.now = r.now.Add(patchTimeout)
 	r.read(during)
 	if !r.usable("red") {
-		t.Error("waits for somebody else's long update for good")
+		t.Error("waits for another writer's long update")
 	}
 	during.Updating = false
 	r.read(during)
 	if !r.usable("red") || r.st.azure.pollDelay() != 0 {
-		t.Error("does not believe Azure when it is done")
+		t.Error("not Assigned after the update")
 	}
 	during.Updating = true
 	r.read(during)
 	if !r.usable("red") {
-		t.Error("doubts what it knew before somebody else's update")
+		t.Error("not Assigned during another writer's update, although it was before")
 	}
 }
 
-func TestNobodyNeedsQuarantined(t *testing.T) {
+func TestUnneededQuarantine(t *testing.T) {
 	r := newRig(t, "red")
 	bad := resource(t, "bad")
 	name := podNamed("bad")
 	r.place("web", "bad")
 	r.st.trouble.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}}
-	r.st.trouble.quarantined[resource(t, "red").Key()] = &quarantine{} // Azure would not let go of it
+	r.st.trouble.quarantined[resource(t, "red").Key()] = &quarantine{} // Azure refused to detach it
 	if got := r.st.settle(nil, r.now); len(got) > 0 {
 		t.Errorf("lifted while a pod needs it: %v", got)
 	}
 	r.woken()
 	r.groups.Leave(podNamed("web"))
 	if !r.woken() {
-		t.Error("nobody looks at it")
+		t.Error("not woken")
 	}
 	if got := r.st.settle(nil, r.now); !slices.Equal(got, []types.NamespacedName{name}) || len(r.st.trouble.quarantined) != 1 {
 		t.Errorf("lifted %v, left %d", got, len(r.st.trouble.quarantined))
@@ -444,11 +444,11 @@ func TestRenewal(t *testing.T) {
 		reads   []compute.Identities
 		detach  int
 	}{
-		{"as ever", false, []compute.Identities{ids("c1", "p1"), ids("C1", "P1")}, 0},
+		{"unchanged", false, []compute.Identities{ids("c1", "p1"), ids("C1", "P1")}, 0},
 		{"other principal", false, []compute.Identities{ids("c1", "p1"), ids("c2", "p2")}, 1},
-		{"other principal, not ours", true, []compute.Identities{ids("c1", "p1"), ids("c2", "p2")}, 0},
+		{"other principal, not ledgered", true, []compute.Identities{ids("c1", "p1"), ids("c2", "p2")}, 0},
 		{"nothing behind it", false, []compute.Identities{ids("c1", "p1"), orphaned}, 1},
-		{"nothing behind it, not ours", true, []compute.Identities{orphaned}, 1},
+		{"nothing behind it, not ledgered", true, []compute.Identities{orphaned}, 1},
 		{"something behind it again", false, []compute.Identities{orphaned, ids("c1", "p1")}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -474,15 +474,15 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-func TestOrphanNobodyNeeds(t *testing.T) {
+func TestUnneededOrphan(t *testing.T) {
 	r := newRig(t)
 	r.read(compute.Identities{UserAssigned: []string{prefix + "red"}, Orphaned: []string{prefix + "red"}})
 	if plan := r.plan(); !plan.Idle() {
-		t.Errorf("takes away what is not ours and not needed: %+v", plan)
+		t.Errorf("detaches what is neither ledgered nor needed: %+v", plan)
 	}
 }
 
-func TestSuspects(t *testing.T) {
+func TestMismatches(t *testing.T) {
 	r := newRig(t, "red")
 	red := prefix + "red"
 	n := needFor(t, "red")
@@ -491,30 +491,30 @@ func TestSuspects(t *testing.T) {
 	r.read(compute.Identities{UserAssigned: []string{red}, ClientIDs: map[string]string{red: "old"}})
 	found := r.st.openMismatches()
 	if len(found) != 1 || found[0].declared != "new" || found[0].listed != "old" {
-		t.Fatalf("suspects %+v", found)
+		t.Fatalf("mismatches %+v", found)
 	}
 	if r.st.resolve(found[0], "old") || len(r.st.openMismatches()) > 0 || len(r.st.azure.stale) > 0 {
 		t.Error("an AzureIdentity that is wrong has its identity attached again")
 	}
 	if !r.st.resolve(found[0], "new") || len(r.plan().Detach) != 1 {
-		t.Error("an identity made again is not attached anew")
+		t.Error("a recreated identity is not attached again")
 	}
 }
 
 func TestBlocked(t *testing.T) {
-	r := newRig(t, "ours")
+	r := newRig(t, "owned")
 	r.place("web", "needed")
-	r.place("web2", "ours")
-	if err := r.st.blocked(r.group, []string{prefix + "needed", prefix + "ours"}, nil, errTest); !errors.Is(err, errTest) {
+	r.place("web2", "owned")
+	if err := r.st.blocked(r.group, []string{prefix + "needed", prefix + "owned"}, nil, errTest); !errors.Is(err, errTest) {
 		t.Errorf("error %v", err)
 	}
-	if !r.st.azure.stale[resource(t, "needed").Key()] || !r.st.azure.stale[resource(t, "ours").Key()] {
-		t.Error("they do not leave")
+	if !r.st.azure.stale[resource(t, "needed").Key()] || !r.st.azure.stale[resource(t, "owned").Key()] {
+		t.Error("not marked for renewal")
 	}
 	err := r.st.blocked(r.group, []string{prefix + "foreign"}, nil, errTest)
 	r.st.failed(err, time.Second, r.now)
 	if got := r.place("web", "needed"); got.Reason != assignment.ReasonGroupBlocked {
-		t.Errorf("pods are told %+v", got)
+		t.Errorf("progress %+v", got)
 	}
 }
 
@@ -532,7 +532,7 @@ func preassigned(name string) *v1.AzureIdentity {
 	}
 }
 
-// warnings are what owners of identities are told.
+// warnings are the refused pre-assignments.
 type warnings map[types.NamespacedName]string
 
 func (w warnings) PreassignmentRefused(id *v1.AzureIdentity, why string) {
@@ -564,14 +564,14 @@ func TestPreassign(t *testing.T) {
 	}
 	r := newRig(t)
 	if !r.groups.Preassign(podNamed("red"), id("all")) || r.groups.Preassign(podNamed("red"), id("all")) {
-		t.Error("does not tell news from old")
+		t.Error("does not report changes")
 	}
 	if !r.groups.Preassign(podNamed("red"), nil) || r.groups.Preassign(podNamed("red"), nil) {
-		t.Error("does not tell when it is over")
+		t.Error("does not report the end")
 	}
 	other := id("all")
 	other.Spec.Type = v1.ServicePrincipal
 	if r.groups.Preassign(podNamed("sp"), other) {
-		t.Error("an identity that no node can have")
+		t.Error("accepts an identity that nodes cannot have")
 	}
 }

@@ -139,7 +139,7 @@ func (t *trouble) failed(cause error, retryInterval time.Duration, now time.Time
 	return pause
 }
 
-// explain sets what pods are told about a failure.
+// explain sets the state that pods get because of a failure.
 func (t *trouble) explain(cause error, now time.Time) {
 	blocked, isBlocked := errors.AsType[*blockedError](cause)
 	switch {

@@ -101,7 +101,7 @@ func TestDrift(t *testing.T) {
 	})
 }
 
-// TestSpread has a thousand VMs, and looks at every second of ten rounds.
+// A thousand VMs are compared evenly: the test checks every second of ten rounds.
 func TestSpread(t *testing.T) {
 	const vms, interval = 1000, 3 * time.Minute
 	var groups []compute.Group
@@ -120,8 +120,7 @@ func TestSpread(t *testing.T) {
 		for time.Since(began) < 10*interval {
 			<-time.After(time.Second)
 			got := to.take()
-			// 5.56 a second; one more or less by where the second begins and
-			// by the lateness.
+			// 5.56 a second, one more or less because of the jitter and where the second begins.
 			if len(got) < 4 || len(got) > 7 {
 				t.Fatalf("%d groups in the second after %v", len(got), time.Since(began))
 			}
@@ -152,8 +151,8 @@ func TestTurns(t *testing.T) {
 		want   []time.Duration
 	}{
 		{name: "none"},
-		{"one, never late", []compute.Group{a}, 0, []time.Duration{0}},
-		{"one, as late as can be", []compute.Group{a}, 1, []time.Duration{6 * time.Second}},
+		{"one, no jitter", []compute.Group{a}, 0, []time.Duration{0}},
+		{"one, full jitter", []compute.Group{a}, 1, []time.Duration{6 * time.Second}},
 		{"two", []compute.Group{a, b}, 0.5, []time.Duration{3 * time.Second, 33 * time.Second}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -168,8 +167,7 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// TestSlowRound has a kick that takes longer than there is time: rounds neither
-// pile up nor overlap.
+// Comparisons that take longer than the interval: rounds neither pile up nor overlap.
 func TestSlowRound(t *testing.T) {
 	reader := fake.NewClientBuilder().Build()
 	synctest.Test(t, func(t *testing.T) {
@@ -179,14 +177,14 @@ func TestSlowRound(t *testing.T) {
 		go func() { ended <- (&Drift{Reader: reader, Attachment: to, Interval: time.Minute}).Start(ctx) }()
 		<-time.After(30*time.Minute + time.Second)
 		if got := to.take(); len(got) < 9 || len(got) > 11 {
-			t.Errorf("%d kicks", len(got))
+			t.Errorf("%d comparisons", len(got))
 		}
 		to.quick()
 		<-time.After(4 * time.Minute)
 		to.take()
 		<-time.After(10 * time.Minute)
 		if got := to.take(); len(got) < 9 || len(got) > 11 {
-			t.Errorf("%d kicks in ten minutes, as if to catch up", len(got))
+			t.Errorf("%d comparisons in ten minutes: catches up with missed rounds", len(got))
 		}
 		cancel()
 		if err := <-ended; err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 )
 
-func TestTeamsApart(t *testing.T) {
+func TestSeparateTenants(t *testing.T) {
 	r := newRig(t)
 	for i, name := range []string{"bad1", "bad2", "bad3", "good"} {
 		n := needFor(t, name)
@@ -28,9 +28,9 @@ func TestTeamsApart(t *testing.T) {
 	rest = []assignment.Request{{Attach: []string{bad3, good}, Detach: []string{old}}}
 	want := []assignment.Request{{Attach: []string{good}, Detach: []string{old}}, {Attach: []string{bad3}}}
 	if diff := cmp.Diff(want, blamed.separate(p, rest, []string{bad2}), cmpopts.EquateEmpty()); diff != "" {
-		t.Errorf("others wait for all of a team's (-want +got):\n%s", diff)
+		t.Errorf("others wait for a tenant's bad identities (-want +got):\n%s", diff)
 	}
 	if got := blamed.separate(p, nil, []string{bad3}); len(got) > 0 {
-		t.Errorf("makes up %v", got)
+		t.Errorf("unexpected requests %v", got)
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/podid-io/podid/internal/ledger"
 )
 
-// A group whose last node went while no MIC ran is looked at as soon as the
-// ledgers are read: no event tells of it.
-func TestDesertedWakes(t *testing.T) {
+// A group whose last node went while no MIC ran is woken when the ledgers are read: there is no event
+// for it.
+func TestUnpopulatedWakes(t *testing.T) {
 	r := newRig(t)
 	here := compute.Group{Kind: compute.VMSS, SubscriptionID: "s", ResourceGroup: "rg", Name: "here"}
 	gone := compute.Group{Kind: compute.VMSS, SubscriptionID: "s", ResourceGroup: "rg", Name: "gone"}
@@ -44,9 +44,9 @@ func TestDesertedWakes(t *testing.T) {
 	}
 }
 
-// The last update of a group without nodes takes away what was left, and the ledger
-// cannot be written then: it is, as soon as it can, and only then all is forgotten.
-func TestDesertedUnwritten(t *testing.T) {
+// If the ledger cannot be written after the last update of a group without nodes, the group is
+// forgotten only once it has been written.
+func TestUnpopulatedUnwritten(t *testing.T) {
 	r := newRig(t)
 	fails := false
 	m := r.reconcilerOf(&fails)

@@ -16,11 +16,11 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// picky is an Azure that refuses some identities without saying which.
+// picky is a Cloud that refuses one identity without naming it.
 type picky struct {
 	Cloud
 	bad  string
-	on   func() // when it takes an update
+	on   func() // called for each update that it accepts
 	seen []string
 }
 
@@ -35,17 +35,16 @@ func (c *picky) Patch(_ context.Context, group compute.Group, attach, _ []string
 	return nil
 }
 
-// Get fails: what was attached is read by the next pass.
+// Get fails, so that the next pass reads what was attached.
 func (c *picky) Get(context.Context, compute.Group) (compute.Identities, error) {
 	return compute.Identities{}, errTest
 }
 
-// ClientID tells of none that it does not exist.
+// ClientID finds every identity.
 func (c *picky) ClientID(context.Context, string) (string, error) { return "client", nil }
 
-// What comes up while a halving goes on does not wait for its end, and what the
-// halving has found out so far is not asked again.
-func TestHalvingMakesRoom(t *testing.T) {
+// New needs are not blocked by an ongoing bisection, and its results so far are kept.
+func TestNewNeedsDuringBisection(t *testing.T) {
 	r := newRig(t)
 	cloud := &picky{bad: "d", on: func() {}}
 	m := New(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{AllowClusterIdentities: true})
@@ -55,7 +54,7 @@ func TestHalvingMakesRoom(t *testing.T) {
 		cloud.seen = nil
 		plan := r.plan()
 		r.st.demand.burstDelay(r.now.Add(maxBurstDelay))
-		r.claim(slices.Concat(plan.Attach, plan.Probation))
+		r.record(slices.Concat(plan.Attach, plan.Probation))
 		if err := m.apply(t.Context(), p, plan); err != nil {
 			t.Fatal(err)
 		}
@@ -75,13 +74,13 @@ func TestHalvingMakesRoom(t *testing.T) {
 	if plan := r.plan(); len(plan.Attach)+len(plan.Probation) > 0 || len(r.st.trouble.remainders) > 0 {
 		t.Errorf("left: %+v, %v", r.plan(), r.st.trouble.remainders)
 	}
-	// A need for what is refused is none to make room for.
+	// A need for a refused identity does not interrupt a bisection.
 	if r.place("again", "d"); !r.st.demand.firstAsked.IsZero() {
-		t.Error("asked for what is in quarantine")
+		t.Error("a need for what is in quarantine counts as new")
 	}
 }
 
-func TestParts(t *testing.T) {
+func TestRequests(t *testing.T) {
 	r := newRig(t)
 	r.st.keep([]request{
 		{Request: assignment.Request{Attach: []string{"/never"}}},
@@ -99,7 +98,7 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// What is needed, immutable and in the way of every update, a person has to mend.
+// A needed, immutable identity that blocks every update has to be removed by hand.
 func TestBlockedByImmutable(t *testing.T) {
 	r := newRig(t, "red")
 	r.place("web", "red", "blue")
@@ -107,16 +106,16 @@ func TestBlockedByImmutable(t *testing.T) {
 	err := r.st.blocked(r.group, []string{prefix + "red"}, list, errTest)
 	r.st.failed(err, 1, r.now)
 	if got := r.place("other", "blue"); got.Reason != assignment.ReasonGroupBlocked || !strings.Contains(got.Message, "az vm identity remove") {
-		t.Errorf("pods are told %+v", got)
+		t.Errorf("progress %+v", got)
 	}
 	if len(r.st.azure.stale) > 0 {
-		t.Error("to be taken away")
+		t.Error("marked for renewal")
 	}
 }
 
-// A namespace with many pre-assigned identities leaves room for another one's, and
-// who is left out hears it.
-func TestPreassignBound(t *testing.T) {
+// A namespace with many pre-assigned identities leaves room for another one's. The owners of those
+// left out are notified.
+func TestMaxPreassigned(t *testing.T) {
 	r := newRig(t)
 	said := warnings{}
 	m := New(Parts{Groups: r.groups, Events: said}, Settings{MayPreassign: func(namespace string) bool { return namespace != "banned" }})
@@ -136,10 +135,10 @@ func TestPreassignBound(t *testing.T) {
 		t.Errorf("%d identities, %d names", len(p.extra.set), len(p.extra.names))
 	}
 	if len(p.extra.leftOut) != 51 || len(said) != 52 || said[types.NamespacedName{Namespace: "banned", Name: "no"}] == "" {
-		t.Errorf("%d left out, %d told", len(p.extra.leftOut), len(said))
+		t.Errorf("%d left out, %d refused", len(p.extra.leftOut), len(said))
 	}
 	clear(said)
 	if m.reportLeftOut(t.Context(), p); len(said) > 0 {
-		t.Error("told at every look")
+		t.Error("refused again without a change")
 	}
 }

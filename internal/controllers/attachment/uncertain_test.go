@@ -14,7 +14,7 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// answering is an Azure that gives every update the same answer.
+// answering is a Cloud that gives every update the same answer.
 type answering struct {
 	Cloud
 	err error
@@ -28,7 +28,7 @@ func (answering) Get(context.Context, compute.Group) (compute.Identities, error)
 
 func (answering) Pause(compute.Group) time.Duration { return 0 }
 
-// carryOut makes an update as Reconcile does, and returns what is written of it.
+// carryOut makes an update as Reconcile does, and returns the stored entries.
 func (r *rig) carryOut(m *Reconciler, answer error) map[string]ledger.Entry {
 	r.t.Helper()
 	m.cloud, m.metrics = answering{err: answer}, observe.NewMetrics(nil)
@@ -47,9 +47,9 @@ func (r *rig) carryOut(m *Reconciler, answer error) map[string]ledger.Entry {
 	return page.Entries
 }
 
-// What Azure plainly refused is nobody's: an admin may attach it by hand, and it
-// stays when the pod has gone.
-func TestRefusedIsNotOurs(t *testing.T) {
+// What Azure plainly refused is not in the ledger: an admin may attach it by hand, and it stays when
+// the pod is gone.
+func TestRefusedIsNotLedgered(t *testing.T) {
 	for name, c := range map[string]struct {
 		status int
 		code   string
@@ -58,7 +58,7 @@ func TestRefusedIsNotOurs(t *testing.T) {
 		"forbidden": {http.StatusForbidden, "AuthorizationFailed", false},
 		"locked":    {http.StatusConflict, "ScopeLocked", false},
 		"busy":      {http.StatusConflict, "Conflict", true},
-		"ill":       {http.StatusInternalServerError, "InternalError", true},
+		"failing":   {http.StatusInternalServerError, "InternalError", true},
 		"late":      {http.StatusOK, "VMExtensionProvisioningError", true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -72,19 +72,19 @@ func TestRefusedIsNotOurs(t *testing.T) {
 			}
 			have := compute.Identities{}
 			if r.read(have); len(r.st.ledger.entries) > 0 {
-				t.Errorf("not there, and still ours: %v", r.st.ledger.entries)
+				t.Errorf("not attached, but in the ledger: %v", r.st.ledger.entries)
 			}
 			have.UserAssigned = []string{prefix + "red"} // by hand
 			r.read(have)
 			r.groups.Leave(podNamed("web"))
 			if plan := r.plan(); !plan.Idle() {
-				t.Errorf("takes away somebody else's: %+v", plan)
+				t.Errorf("detaches what another writer attached: %+v", plan)
 			}
 		})
 	}
 }
 
-// While Azure carries something out, what an update asked for may still come.
+// While Azure carries out an update, an identity without confirmation stays in the ledger.
 func TestUnconfirmedStays(t *testing.T) {
 	r := newRig(t)
 	m := r.reconcilerOf(new(bool))
@@ -92,11 +92,11 @@ func TestUnconfirmedStays(t *testing.T) {
 	r.place("web", "red")
 	r.carryOut(m, errTest)
 	if r.read(compute.Identities{Updating: true}); !r.st.ledger.unconfirmed(resource(t, "red").Key(), r.st.azure.current) {
-		t.Error("struck out")
+		t.Error("dropped from the ledger")
 	}
 }
 
-// A renewal of somebody else's identity that began is finished, whoever needs it.
+// The renewal of another writer's identity is finished even if no pod needs it any more.
 func TestRenewalFinished(t *testing.T) {
 	begin := func(t *testing.T) (*rig, *Reconciler) {
 		t.Helper()
@@ -112,7 +112,7 @@ func TestRenewalFinished(t *testing.T) {
 	}
 	t.Run("need ends", func(t *testing.T) {
 		r, m := begin(t)
-		r.st.ledger.entries = r.carryOut(m, nil) // the next leader has only what is written
+		r.st.ledger.entries = r.carryOut(m, nil) // the next leader reads what is stored
 		r.groups.Leave(podNamed("web"))
 		r.read(compute.Identities{})
 		if plan := r.plan(); !slices.Equal(plan.Attach, []string{prefix + "red"}) || len(plan.Forget) > 0 {
@@ -121,7 +121,7 @@ func TestRenewalFinished(t *testing.T) {
 		r.carryOut(m, nil)
 		r.read(compute.Identities{})
 		if plan := r.plan(); !plan.Idle() {
-			t.Errorf("what was put back and taken off by hand comes again: %+v", plan)
+			t.Errorf("attaches again what was detached by hand after the renewal: %+v", plan)
 		}
 	})
 	t.Run("not begun", func(t *testing.T) {
@@ -141,25 +141,25 @@ func TestRenewalFinished(t *testing.T) {
 	})
 }
 
-// What the process before this one has begun is waited for, an autoscaler is not.
+// MIC waits for the update of its predecessor, but not for an autoscaler.
 func TestPredecessor(t *testing.T) {
 	red := resource(t, "red").Key()
 	r := newRig(t)
 	r.place("web", "blue")
 	r.read(compute.Identities{Updating: true})
 	if wait := r.st.azure.predecessorDelay(&r.st.ledger, r.now); wait > 0 {
-		t.Errorf("waits %s although nothing of ours is on its way", wait)
+		t.Errorf("waits %s although nothing of podid's is in flight", wait)
 	}
 	r.st.ledger.entries[red] = ledger.Entry{ResourceID: prefix + "red"}
 	if wait := r.st.azure.predecessorDelay(&r.st.ledger, r.now); wait != pollInterval || r.st.known() {
 		t.Errorf("waits %s", wait)
 	}
 	if wait := r.st.azure.predecessorDelay(&r.st.ledger, r.now.Add(patchTimeout)); wait > 0 {
-		t.Errorf("waits %s for good", wait)
+		t.Errorf("waits %s longer than an update takes", wait)
 	}
 	r.done(assignment.Request{})
 	r.st.beginUpdate()
 	if r.read(compute.Identities{Updating: true}); r.st.azure.predecessorDelay(&r.st.ledger, r.now) > 0 {
-		t.Error("waits before its own next update")
+		t.Error("waits after an update of its own")
 	}
 }

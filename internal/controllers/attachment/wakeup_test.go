@@ -14,8 +14,8 @@ import (
 	"github.com/podid-io/podid/internal/compute/computetest"
 )
 
-func TestStayTells(t *testing.T) {
-	for name, stale := range map[string]bool{"that nobody needed": false, "that is to come back": true} {
+func TestCancelDetachNotifies(t *testing.T) {
+	for name, stale := range map[string]bool{"unneeded": false, "stale": true} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, "red")
 			if stale {
@@ -29,13 +29,13 @@ func TestStayTells(t *testing.T) {
 				t.Fatalf("counts on what is about to leave: %+v", got)
 			}
 			if !r.st.cancelDetach() || r.st.cancelDetach() {
-				t.Error("does not tell whether something was about to leave")
+				t.Error("does not report whether anything was about to be detached")
 			}
-			if told := r.st.changes(); !slices.Contains(told, podNamed("a")) {
-				t.Errorf("the pod does not hear that it stays: %v", told)
+			if notified := r.st.changes(); !slices.Contains(notified, podNamed("a")) {
+				t.Errorf("the pod is not notified that it stays: %v", notified)
 			}
-			if told := r.st.changes(); len(told) > 0 {
-				t.Errorf("told twice: %v", told)
+			if notified := r.st.changes(); len(notified) > 0 {
+				t.Errorf("notified twice: %v", notified)
 			}
 		})
 	}
@@ -47,7 +47,7 @@ func TestLastNeedWakes(t *testing.T) {
 	r.place("a", "foreign")
 	r.place("b", "foreign")
 	if !r.woken() {
-		t.Error("nothing asks Azure whether podid may assign what is there")
+		t.Error("not woken to verify what is attached")
 	}
 	r.groups.Leave(podNamed("a"))
 	if r.woken() {
@@ -65,18 +65,17 @@ func TestQuarantineOfPreassigned(t *testing.T) {
 	name := podNamed("bad")
 	r.st.trouble.quarantined[bad.Key()] = &quarantine{identities: []types.NamespacedName{name}, until: r.now.Add(time.Minute)}
 	if got := r.st.settle(assignment.Set{bad.Key(): bad.String()}, r.now); len(got) > 0 {
-		t.Errorf("lifted while it is to be there: %v", got)
+		t.Errorf("lifted while it is pre-assigned: %v", got)
 	}
 	if got := r.st.settle(nil, r.now); !slices.Equal(got, []types.NamespacedName{name}) {
-		t.Errorf("in quarantine for good: lifted %v", got)
+		t.Errorf("not lifted: %v", got)
 	}
 	if again := r.st.settle(nil, r.now); len(again) > 0 {
 		t.Errorf("lifted twice: %v", again)
 	}
 }
 
-// Whoever comes and goes with a bad identity does not get it into the updates of
-// the others.
+// A pod that comes and goes with a bad identity does not get it into the updates of others.
 func TestComesAndGoes(t *testing.T) {
 	r := newRig(t)
 	bad := resource(t, "bad")
@@ -95,7 +94,7 @@ func TestComesAndGoes(t *testing.T) {
 	r.now = r.now.Add(quarantineMax)
 	r.st.settle(nil, r.now)
 	if len(r.st.trouble.quarantined) > 0 {
-		t.Error("remembered for good")
+		t.Error("never forgotten")
 	}
 }
 
@@ -110,24 +109,24 @@ func TestMisnamed(t *testing.T) {
 	}
 	fake.SetGroup(r.group, compute.Identities{})
 	if !m.misnamed(t.Context(), p, missing) {
-		t.Error("believes that the group is gone")
+		t.Error("treats the group as missing")
 	}
 	if m.misnamed(t.Context(), p, errTest) {
-		t.Error("takes any error for it")
+		t.Error("treats any error as misnamed")
 	}
 }
 
 func TestComparisons(t *testing.T) {
 	r := newRig(t)
 	m := New(Parts{Groups: r.groups}, Settings{})
-	kicked := 0
+	woken := 0
 	for range 100 { // every second
 		if m.Compare(r.group); r.woken() {
-			kicked++
+			woken++
 		}
 		r.now = r.now.Add(time.Second)
 	}
-	if want := maxComparisons + int(100*time.Second/comparisonEvery); kicked < maxComparisons || kicked > want {
-		t.Errorf("%d comparisons in 100 s, want %d to %d", kicked, maxComparisons, want)
+	if want := maxComparisons + int(100*time.Second/comparisonEvery); woken < maxComparisons || woken > want {
+		t.Errorf("%d comparisons in 100 s, want %d to %d", woken, maxComparisons, want)
 	}
 }

@@ -19,8 +19,8 @@ const (
 	wrongClient = "bbbbbbbb-1111-2222-3333-444444444444"
 )
 
-// by places a pod that needs an identity by an AzureIdentity of the pod's name.
-func (r *rig) by(pod, name string, change func(*assignment.Need)) assignment.Progress {
+// placeBy places a pod that needs an identity by an AzureIdentity of the pod's name.
+func (r *rig) placeBy(pod, name string, change func(*assignment.Need)) assignment.Progress {
 	r.t.Helper()
 	n := needFor(r.t, name)
 	n.Identity = podNamed(pod)
@@ -34,8 +34,8 @@ func withClient(id string) func(*assignment.Need) {
 	return func(n *assignment.Need) { n.ClientID = id }
 }
 
-// of returns what a pod was told last.
-func (r *rig) of(pod, name string) assignment.State {
+// stateOf returns the state of a pod's identity.
+func (r *rig) stateOf(pod, name string) assignment.State {
 	r.t.Helper()
 	r.st.mu.Lock()
 	defer r.st.mu.Unlock()
@@ -52,55 +52,55 @@ func listing(names ...string) compute.Identities {
 	return have
 }
 
-// Only the AzureIdentity with the wrong client ID is refused, once Azure has said which one is right.
+// Only the AzureIdentity with the wrong client ID is refused, once it is known which one is right.
 func TestClientIDMismatch(t *testing.T) {
 	r := newRig(t, "red")
 	r.read(listing("red"))
-	if got := r.by("right", "red", withClient(strings.ToUpper(rightClient))); got.Status != v1.StateAssigned {
+	if got := r.placeBy("right", "red", withClient(strings.ToUpper(rightClient))); got.Status != v1.StateAssigned {
 		t.Errorf("the right client ID: %+v", got)
 	}
-	r.by("none", "red", nil)
-	if got := r.by("wrong", "red", withClient(wrongClient)); got.Status != v1.StateCreated || got.Reason != "" || r.st.known() {
+	r.placeBy("none", "red", nil)
+	if got := r.placeBy("wrong", "red", withClient(wrongClient)); got.Status != v1.StateCreated || got.Reason != "" || r.st.known() {
 		t.Errorf("before Azure was asked: %+v", got)
 	}
 	found := r.st.openMismatches()
 	if len(found) != 1 || r.st.resolve(found[0], rightClient) {
-		t.Fatalf("suspects %+v", found)
+		t.Fatalf("mismatches %+v", found)
 	}
-	if told := r.st.changes(); !slices.Equal(told, []types.NamespacedName{podNamed("wrong")}) {
-		t.Errorf("told %v", told)
+	if notified := r.st.changes(); !slices.Equal(notified, []types.NamespacedName{podNamed("wrong")}) {
+		t.Errorf("notified %v", notified)
 	}
-	wrong := r.of("wrong", "red")
+	wrong := r.stateOf("wrong", "red")
 	if wrong.Reason != assignment.ReasonClientIDMismatch || !strings.Contains(wrong.Message, "correct spec.clientID") || strings.Contains(wrong.Message, rightClient) {
 		t.Errorf("%+v", wrong)
 	}
 	for _, pod := range []string{"right", "none"} {
-		if got := r.of(pod, "red"); got.Status != v1.StateAssigned {
-			t.Errorf("%s is harmed: %+v", pod, got)
+		if got := r.stateOf(pod, "red"); got.Status != v1.StateAssigned {
+			t.Errorf("%s is affected: %+v", pod, got)
 		}
 	}
-	if got := r.by("wrong", "red", withClient(rightClient)); got.Status != v1.StateAssigned {
+	if got := r.placeBy("wrong", "red", withClient(rightClient)); got.Status != v1.StateAssigned {
 		t.Errorf("corrected: %+v", got)
 	}
 }
 
-// What was attached for a wrong AzureIdentity alone leaves, is not attached again, and is once the
+// An identity that only a wrong AzureIdentity needs is detached, and attached again once the
 // AzureIdentity is corrected.
-func TestMismatchLeaves(t *testing.T) {
+func TestMismatchDetached(t *testing.T) {
 	r := newRig(t)
-	r.by("wrong", "red", withClient(wrongClient))
+	r.placeBy("wrong", "red", withClient(wrongClient))
 	plan := r.plan()
 	if len(plan.Attach) != 1 {
 		t.Fatalf("plan %+v", plan)
 	}
-	r.claim(plan.Attach)
+	r.record(plan.Attach)
 	r.st.done(assignment.Request{Attach: plan.Attach})
-	if got := r.of("wrong", "red"); got.Status == v1.StateAssigned {
-		t.Error("Assigned before Azure has told the client ID")
+	if got := r.stateOf("wrong", "red"); got.Status == v1.StateAssigned {
+		t.Error("Assigned before the client ID was read")
 	}
 	r.st.readClientIDs(listing("red"), nil)
-	r.st.markUnknown(r.st.openMismatches()) // no right to ask: what the machine has counts
-	if got := r.of("wrong", "red"); got.Reason != assignment.ReasonClientIDMismatch {
+	r.st.markUnknown(r.st.openMismatches()) // the lookup fails: the listed client ID counts
+	if got := r.stateOf("wrong", "red"); got.Reason != assignment.ReasonClientIDMismatch {
 		t.Errorf("%+v", got)
 	}
 	plan = r.plan()
@@ -109,24 +109,24 @@ func TestMismatchLeaves(t *testing.T) {
 	}
 	r.done(assignment.Request{Detach: plan.Detach})
 	r.read(compute.Identities{})
-	if plan = r.plan(); !plan.Idle() || r.of("wrong", "red").Reason != assignment.ReasonClientIDMismatch {
-		t.Errorf("again: %+v, %+v", plan, r.of("wrong", "red"))
+	if plan = r.plan(); !plan.Idle() || r.stateOf("wrong", "red").Reason != assignment.ReasonClientIDMismatch {
+		t.Errorf("again: %+v, %+v", plan, r.stateOf("wrong", "red"))
 	}
-	r.by("wrong", "red", withClient(rightClient))
+	r.placeBy("wrong", "red", withClient(rightClient))
 	if plan = r.plan(); len(plan.Attach) != 1 || !r.woken() {
 		t.Errorf("corrected: %+v", plan)
 	}
 }
 
-// The cluster's own identities go to pods for which the policy names them.
+// Pods get the cluster's own identities only if the policy names them.
 func TestClusterIdentity(t *testing.T) {
 	r := newRig(t, "kubelet")
 	r.st.azure.clientIDs.cluster = map[string]bool{rightClient: true}
 	r.read(listing("kubelet"))
-	if got := r.by("any", "kubelet", nil); got.Reason != assignment.ReasonClusterIdentity || !strings.Contains(got.Message, "AzureIdentityPolicy") {
+	if got := r.placeBy("any", "kubelet", nil); got.Reason != assignment.ReasonClusterIdentity || !strings.Contains(got.Message, "AzureIdentityPolicy") {
 		t.Errorf("%+v", got)
 	}
-	if got := r.by("named", "kubelet", func(n *assignment.Need) { n.Named = true }); got.Status != v1.StateAssigned {
+	if got := r.placeBy("named", "kubelet", func(n *assignment.Need) { n.Named = true }); got.Status != v1.StateAssigned {
 		t.Errorf("named by the policy: %+v", got)
 	}
 }
@@ -139,10 +139,10 @@ func TestForeignVerified(t *testing.T) {
 	m := r.reconcilerOf(&fails)
 	r.store(m)
 	r.read(listing("red"))
-	if got := r.by("named", "red", func(n *assignment.Need) { n.Named = true }); got.Status != v1.StateAssigned || !r.plan().Idle() {
+	if got := r.placeBy("named", "red", func(n *assignment.Need) { n.Named = true }); got.Status != v1.StateAssigned || !r.plan().Idle() {
 		t.Errorf("named by the policy: %+v, %+v", got, r.plan())
 	}
-	if got := r.by("web", "red", nil); got.Status != v1.StateCreated || !r.woken() {
+	if got := r.placeBy("web", "red", nil); got.Status != v1.StateCreated || !r.woken() {
 		t.Errorf("%+v", got)
 	}
 	plan := r.plan()
@@ -156,7 +156,7 @@ func TestForeignVerified(t *testing.T) {
 		t.Errorf("recorded before Azure has said so: %+v", record.Entries)
 	}
 	r.done(assignment.Request{Attach: plan.Attach})
-	if got := r.of("web", "red"); got.Status != v1.StateAssigned {
+	if got := r.stateOf("web", "red"); got.Status != v1.StateAssigned {
 		t.Errorf("%+v", got)
 	}
 	if err := m.save(t.Context(), r.group, r.st); err != nil {
@@ -179,7 +179,7 @@ func TestForeignVerified(t *testing.T) {
 	}
 	// Its writer takes it away; a pod needs it: podid attaches it, and it is podid's.
 	r.read(compute.Identities{})
-	r.by("web", "red", nil)
+	r.placeBy("web", "red", nil)
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
 		t.Fatal(err)
 	}
@@ -194,12 +194,12 @@ func TestForeignPatient(t *testing.T) {
 	r := newRig(t)
 	r.read(listing("red"))
 	assigned := func(n *assignment.Need) { n.Assigned = true }
-	got := r.by("web", "red", assigned)
+	got := r.placeBy("web", "red", assigned)
 	if got.Reason != "" || got.Status != v1.StateCreated || r.woken() || !r.plan().Idle() {
 		t.Errorf("%+v, %+v", got, r.plan())
 	}
 	r.st.trouble.group = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden}
-	if got := r.by("web", "red", assigned); !got.KeepAssigned {
+	if got := r.placeBy("web", "red", assigned); !got.KeepAssigned {
 		t.Errorf("loses what works because the group cannot be updated: %+v", got)
 	}
 	r.st.trouble.group = assignment.State{}
@@ -211,7 +211,7 @@ func TestForeignPatient(t *testing.T) {
 	m := r.reconcilerOf(new(bool))
 	m.metrics = noMeter{}
 	m.quarantine(t.Context(), &pass{group: r.group, state: r.st}, []string{prefix + "red"}, errors.New("no right"))
-	if got := r.of("web", "red"); got.Reason != assignment.ReasonIdentityRefused {
+	if got := r.stateOf("web", "red"); got.Reason != assignment.ReasonIdentityRefused {
 		t.Errorf("refused: %+v", got)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/podid-io/podid/internal/ledger"
 )
 
-// reconcilerOf makes a Reconciler with a ledger in memory; fails tells whether it
-// cannot be written now.
+// reconcilerOf returns a Reconciler with a ledger in memory, which cannot be written while fails is
+// set.
 func (r *rig) reconcilerOf(fails *bool) *Reconciler {
 	api := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
@@ -35,9 +35,8 @@ func (r *rig) reconcilerOf(fails *bool) *Reconciler {
 	return New(Parts{Client: api, Groups: r.groups, Ledger: ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}}, Settings{})
 }
 
-// What somebody else put on the machine and what podid took away only to put it
-// back, because nothing was behind it any more, stays somebody else's, also for the
-// next leader.
+// An identity of another writer that podid renewed, because it was orphaned, stays the other
+// writer's, also for the next leader.
 func TestForeignRenewed(t *testing.T) {
 	r := newRig(t)
 	red := prefix + "red"
@@ -59,7 +58,7 @@ func TestForeignRenewed(t *testing.T) {
 		if err := m.save(t.Context(), r.group, r.st); err != nil {
 			t.Fatal(err)
 		}
-		// A new leader has only what is written.
+		// A new leader reads what is stored.
 		page, err := m.ledger.Load(t.Context(), r.group)
 		if err != nil {
 			t.Fatal(err)
@@ -72,16 +71,16 @@ func TestForeignRenewed(t *testing.T) {
 	r.read(have)
 	r.groups.Leave(podNamed("web"))
 	if plan := r.plan(); !plan.Idle() || len(plan.Forget) > 0 {
-		t.Errorf("takes away what somebody else put there: %+v", plan)
+		t.Errorf("detaches what another writer attached: %+v", plan)
 	}
-	r.read(compute.Identities{}) // somebody takes it off
+	r.read(compute.Identities{}) // the other writer detaches it
 	if plan := r.plan(); len(plan.Forget) != 1 {
-		t.Errorf("remembers it for good: %+v", plan)
+		t.Errorf("the entry stays: %+v", plan)
 	}
 }
 
-// Whoever strikes an entry out of the ledger keeps the identity where it is.
-func TestStruckOut(t *testing.T) {
+// Removing an entry from the ledger by hand keeps the identity attached.
+func TestEntryRemovedByHand(t *testing.T) {
 	r := newRig(t)
 	red := prefix + "red"
 	fails := false
@@ -105,7 +104,7 @@ func TestStruckOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil || r.st.loaded() {
-		t.Errorf("takes it away by what it remembers: %v", err)
+		t.Errorf("detaches without reading the ledger: %v", err)
 	}
 	if err := m.load(t.Context(), r.group, r.st); err != nil {
 		t.Fatal(err)
@@ -115,9 +114,9 @@ func TestStruckOut(t *testing.T) {
 	}
 }
 
-// What could not be written down has not been asked for: it may become somebody
-// else's until the next try.
-func TestUnwrittenIsNotOurs(t *testing.T) {
+// An entry that could not be written is undone: until the next try, another writer may attach the
+// identity.
+func TestUnwrittenIsUndone(t *testing.T) {
 	r := newRig(t)
 	fails := true
 	m := r.reconcilerOf(&fails)
@@ -127,18 +126,18 @@ func TestUnwrittenIsNotOurs(t *testing.T) {
 		t.Fatal("no error")
 	}
 	if m.Healthy() == nil {
-		t.Error("nobody hears that the ledger cannot be written")
+		t.Error("healthy although the ledger cannot be written")
 	}
 	r.now = r.now.Add(failureTTL)
 	if err := m.Healthy(); err != nil {
-		t.Errorf("not ready for good, with nothing to write: %v", err)
+		t.Errorf("unhealthy although there is nothing to write: %v", err)
 	}
 	if len(r.st.unrecorded([]string{prefix + "red"})) == 0 {
-		t.Error("claims what it has not written down")
+		t.Error("the entry stays although it was not written")
 	}
 	fails = false
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil || len(r.st.unrecorded([]string{prefix + "red"})) > 0 {
-		t.Errorf("does not come back from it: %v", err)
+		t.Errorf("does not recover: %v", err)
 	}
 	var list corev1.ConfigMapList
 	if err := m.ledger.Reader.List(t.Context(), &list); err != nil || len(list.Items) != 1 {
@@ -146,8 +145,7 @@ func TestUnwrittenIsNotOurs(t *testing.T) {
 	}
 }
 
-// A needed identity that blocks the group leaves and comes back, also when Azure
-// lists it as if nothing were wrong with it.
+// A needed identity that blocks the group is renewed, even if Azure lists it as usual.
 func TestBlockerSurvivesRead(t *testing.T) {
 	r := newRig(t, "red")
 	red := prefix + "red"
@@ -171,7 +169,7 @@ func TestOrphanDuringUpdate(t *testing.T) {
 	r.place("web", "red")
 	have := compute.Identities{UserAssigned: []string{prefix + "red"}, Orphaned: []string{prefix + "red"}, Updating: true}
 	if r.read(have); !r.plan().Idle() {
-		t.Error("takes what is arriving for an orphan")
+		t.Error("renews what is in flight")
 	}
 	have.Updating = false
 	if r.read(have); r.plan().Idle() {
@@ -179,16 +177,15 @@ func TestOrphanDuringUpdate(t *testing.T) {
 	}
 }
 
-// What is attached anew is whoever bears the name today: a leader that finds it half
-// renewed does not renew it a second time.
-func TestAnewIsNotStale(t *testing.T) {
+// A leader that finds a half-finished renewal does not renew the identity a second time.
+func TestRenewalIsNotRepeated(t *testing.T) {
 	r := newRig(t)
 	red := prefix + "red"
 	m := r.reconcilerOf(new(bool))
 	r.st.ledger.entries = map[string]ledger.Entry{resource(t, "red").Key(): {ResourceID: red, PrincipalID: "before"}}
 	r.store(m)
 	r.place("web", "red")
-	r.read(compute.Identities{Updating: true}) // the leader before took it away, to put it back
+	r.read(compute.Identities{Updating: true}) // its predecessor detached it for renewal
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
 		t.Fatal(err)
 	}

@@ -38,8 +38,8 @@ func limited(quota int) client.Client {
 	return ledgertest.Limit(builder, quota).Build()
 }
 
-// ledgered makes a Reconciler on that API server, whose Azure does all it is asked for.
-func (r *rig) ledgered(api client.Client) *Reconciler {
+// reconcilerOn returns a Reconciler with the ledger on that API server.
+func (r *rig) reconcilerOn(api client.Client) *Reconciler {
 	m := New(Parts{
 		Client: api, Groups: r.groups, Metrics: observe.NewMetrics(nil),
 		Ledger: ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"},
@@ -48,7 +48,7 @@ func (r *rig) ledgered(api client.Client) *Reconciler {
 	return m
 }
 
-// attachAll makes passes, as Reconcile does, until nothing is left to attach now.
+// attachAll makes passes, as Reconcile does, until there is nothing more to attach.
 func (r *rig) attachAll(m *Reconciler) {
 	r.t.Helper()
 	for range 200 {
@@ -77,11 +77,11 @@ func (r *rig) placeLong(namespace string, from, to int) {
 	}
 }
 
-// One namespace that needs thousands of identities gets some of them, each of the others is refused
-// by name, and another namespace still gets its own.
+// A namespace that needs thousands of identities gets some of them. Each of the others is refused by
+// name, and another namespace still gets its own.
 func TestLedgerRoomIsShared(t *testing.T) {
 	r := newRig(t)
-	m := r.ledgered(limited(0))
+	m := r.reconcilerOn(limited(0))
 	const many = 4000
 	r.placeLong("greedy", 0, many)
 	r.attachAll(m)
@@ -97,11 +97,11 @@ func TestLedgerRoomIsShared(t *testing.T) {
 		}
 	}
 	if r.place("web", "victim"); r.progressed("victim") != v1.StateCreated {
-		t.Fatal("there before it was attached")
+		t.Fatal("Assigned before it was attached")
 	}
 	r.attachAll(m)
 	if r.progressed("victim") != v1.StateAssigned {
-		t.Error("another namespace gets nothing any more")
+		t.Error("another namespace gets nothing")
 	}
 	record, err := m.ledger.Load(t.Context(), r.group)
 	if err != nil || !maps.Equal(record.Entries, r.st.ledger.entries) {
@@ -124,10 +124,10 @@ func (r *rig) progressed(name string) string {
 	return r.st.progress(resource(r.t, name).Key(), requester{}).Status
 }
 
-// A quota of ConfigMaps that is used up refuses what would need another page, by name.
+// If a quota of ConfigMaps is used up, identities that would need another page are refused by name.
 func TestLedgerQuota(t *testing.T) {
 	r := newRig(t)
-	m := r.ledgered(limited(1))
+	m := r.reconcilerOn(limited(1))
 	r.placeLong("team", 0, 1200)
 	r.attachAll(m)
 	if n := len(r.st.ledger.entries); n < 500 || n == 1200 {
@@ -143,11 +143,11 @@ func TestLedgerQuota(t *testing.T) {
 		t.Errorf("%d attached, %d refused", len(r.st.ledger.entries), refused)
 	}
 	if err := m.Healthy(); err != nil {
-		t.Errorf("not ready because of one namespace's identities: %v", err)
+		t.Errorf("unhealthy because of one namespace's identities: %v", err)
 	}
 }
 
-// A write whose outcome is unknown is looked up before the next one.
+// After a write whose outcome is unknown, the ledger is read before the next one.
 func TestUnknownWrite(t *testing.T) {
 	r := newRig(t)
 	lose := true
@@ -156,10 +156,10 @@ func TestUnknownWrite(t *testing.T) {
 			if err := c.Create(ctx, o, opts...); err != nil || !lose {
 				return err
 			}
-			return apierrors.NewTimeoutError("the answer is lost", 1)
+			return apierrors.NewTimeoutError("the response is lost", 1)
 		},
 	})
-	m := r.ledgered(api)
+	m := r.reconcilerOn(api)
 	r.place("web", "red")
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil {
 		t.Fatal("no error")
@@ -170,6 +170,6 @@ func TestUnknownWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, groups, err := m.ledger.All(t.Context()); err != nil || len(groups) > 0 {
-		t.Errorf("the ledger still has what nothing was asked for: %v", err)
+		t.Errorf("the ledger still has what was not sent to Azure: %v", err)
 	}
 }

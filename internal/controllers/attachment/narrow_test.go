@@ -16,16 +16,15 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// secretive is an Azure that does not say which identities are bad, or cannot be
-// asked about them.
-type secretive struct {
+// opaque is a Cloud that does not name bad identities, or whose lookups fail.
+type opaque struct {
 	*computetest.Fake
 	anonymous bool
-	blind     error
+	lookupErr error
 	updates   int
 }
 
-func (c *secretive) Patch(ctx context.Context, group compute.Group, attach, detach []string) error {
+func (c *opaque) Patch(ctx context.Context, group compute.Group, attach, detach []string) error {
 	c.updates++
 	err := c.Fake.Patch(ctx, group, attach, detach)
 	if c.anonymous && compute.IsRefused(err) {
@@ -34,9 +33,9 @@ func (c *secretive) Patch(ctx context.Context, group compute.Group, attach, deta
 	return err
 }
 
-func (c *secretive) ClientID(ctx context.Context, id string) (string, error) {
-	if c.blind != nil {
-		return "", c.blind
+func (c *opaque) ClientID(ctx context.Context, id string) (string, error) {
+	if c.lookupErr != nil {
+		return "", c.lookupErr
 	}
 	return c.Fake.ClientID(ctx, id)
 }
@@ -45,7 +44,7 @@ func (c *secretive) ClientID(ctx context.Context, id string) (string, error) {
 func TestManyBad(t *testing.T) {
 	for name, c := range map[string]struct {
 		anonymous bool
-		blind     error
+		lookupErr error
 		most      int
 	}{
 		"named":         {false, nil, 3},
@@ -54,7 +53,7 @@ func TestManyBad(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			cloud := &secretive{Fake: computetest.NewFake(), anonymous: c.anonymous, blind: c.blind}
+			cloud := &opaque{Fake: computetest.NewFake(), anonymous: c.anonymous, lookupErr: c.lookupErr}
 			cloud.SetGroup(r.group, compute.Identities{})
 			m := New(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{AllowClusterIdentities: true})
 			var names []string
@@ -67,7 +66,7 @@ func TestManyBad(t *testing.T) {
 			r.place("web", names...)
 			p := &pass{group: r.group, state: r.st}
 			plan := r.plan()
-			r.claim(plan.Attach)
+			r.record(plan.Attach)
 			if err := m.apply(t.Context(), p, plan); err != nil {
 				t.Fatal(err)
 			}
@@ -85,22 +84,21 @@ func TestManyBad(t *testing.T) {
 	}
 }
 
-// A lock is told at once, what else goes on failing within a minute, and until it
-// ends.
-func TestTroubleIsTold(t *testing.T) {
+// Pods are notified of a lock at once, and of other failures within a minute, until they end.
+func TestTroubleIsReported(t *testing.T) {
 	refusal := func(status int, code string) error {
 		return computetest.Refusal(compute.Group{}, status, code, "no", nil, 0)
 	}
 	r := newRig(t)
 	r.place("web", "red")
 	if pause, _ := r.st.failed(refusal(http.StatusConflict, "ScopeLocked"), backOffMax, r.now); pause < conflictMax {
-		t.Errorf("tried again after %v", pause)
+		t.Errorf("retried after %v", pause)
 	}
 	if got := r.place("web", "red"); got.Reason != assignment.ReasonGroupLocked || !strings.Contains(got.Message, "lock") {
 		t.Errorf("locked: %+v", got)
 	}
 	for name, cause := range map[string]error{
-		"ill": refusal(http.StatusInternalServerError, "InternalError"), "busy": refusal(http.StatusConflict, "Conflict"),
+		"failing": refusal(http.StatusInternalServerError, "InternalError"), "busy": refusal(http.StatusConflict, "Conflict"),
 	} {
 		r := newRig(t)
 		r.place("web", "red")
@@ -109,11 +107,11 @@ func TestTroubleIsTold(t *testing.T) {
 		r.st.failed(cause, time.Second, r.now)
 		r.read(compute.Identities{}) // before each try
 		if got := r.place("web", "red"); got.Complaint == "" {
-			t.Errorf("%s: nobody hears", name)
+			t.Errorf("%s: not reported", name)
 		}
 		r.done(assignment.Request{})
 		if got := r.place("web", "red"); got.Complaint != "" {
-			t.Errorf("%s: goes on after its end", name)
+			t.Errorf("%s: still reported after an update succeeded", name)
 		}
 	}
 }
