@@ -85,13 +85,13 @@ func newCleanupCommand() *cobra.Command {
 	return cmd
 }
 
-// leftOverError is the end of a cleanup that did all it could, and could not do all.
+// leftOverError reports that a cleanup did all it could and something remains.
 type leftOverError struct{}
 
-// Error says where to read on.
-func (leftOverError) Error() string { return "something is left over; the reasons are above" }
+// Error refers to the output.
+func (leftOverError) Error() string { return "cleanup is incomplete; the reasons are above" }
 
-// ExitCode is exitCoder.
+// ExitCode implements exitCoder.
 func (leftOverError) ExitCode() int { return 2 }
 
 func (o *cleanupOptions) run(cmd *cobra.Command) error {
@@ -126,7 +126,7 @@ func (o *cleanupOptions) run(cmd *cobra.Command) error {
 	return o.carryOut(cmd, plan, &uninstall.Cleaner{Client: kube, Cloud: cloud, Guard: guard, Wait: wait(cmd.ErrOrStderr())})
 }
 
-// guard returns what refuses to work while a MIC leads.
+// guard returns a check that fails while a MIC leads.
 func (o *cleanupOptions) guard(kube client.Reader, stderr io.Writer) func(context.Context) error {
 	if o.force {
 		return func(context.Context) error { return nil }
@@ -153,7 +153,7 @@ func (o *cleanupOptions) validate() error {
 	return nil
 }
 
-// carryOut asks, works, and says what is left.
+// carryOut asks for confirmation, carries the plan out, and reports what remains.
 func (o *cleanupOptions) carryOut(cmd *cobra.Command, plan uninstall.Plan, cleaner *uninstall.Cleaner) error {
 	stderr := cmd.ErrOrStderr()
 	if plan.Empty() {
@@ -171,7 +171,7 @@ func (o *cleanupOptions) carryOut(cmd *cobra.Command, plan uninstall.Plan, clean
 	cleaner.Done = func(row uninstall.Row) { _, _ = fmt.Fprintln(stderr, doneLine(row)) }
 	err := cleaner.Run(cmd.Context(), plan)
 	if cmd.Context().Err() != nil {
-		return errors.New("interrupted; call it again to go on")
+		return errors.New("interrupted: run it again to continue")
 	}
 	report(stderr, plan)
 	if err != nil {
@@ -180,7 +180,7 @@ func (o *cleanupOptions) carryOut(cmd *cobra.Command, plan uninstall.Plan, clean
 	return leftOver(plan)
 }
 
-// leftOver is an error when something in the plan could not be done.
+// leftOver returns an error if part of the plan could not be done.
 func leftOver(plan uninstall.Plan) error {
 	for _, row := range plan.Rows() {
 		if row.Action == "skip" {
@@ -190,7 +190,7 @@ func leftOver(plan uninstall.Plan) error {
 	return nil
 }
 
-// confirm asks a person, and takes silence for no.
+// confirm asks a person. No answer counts as no.
 func confirm(in io.Reader, out io.Writer) error {
 	file, ok := in.(*os.File)
 	if ok {
@@ -198,25 +198,25 @@ func confirm(in io.Reader, out io.Writer) error {
 		ok = err == nil
 	}
 	if !ok {
-		return errors.New("nobody to ask: use --yes to go on, or --dry-run to look")
+		return errors.New("no confirmation: use --yes to proceed, or --dry-run to preview")
 	}
 	_, _ = fmt.Fprint(out, "Do this? [y/N] ")
 	answer, _ := bufio.NewReader(in).ReadString('\n')
 	if a := ascii.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
-		return errors.New("nothing was done")
+		return errors.New("not confirmed: nothing was changed")
 	}
 	return nil
 }
 
-// wait waits for Azure, and says so.
+// wait waits for Azure and reports it.
 func wait(w io.Writer) func(context.Context, time.Duration) error {
 	return func(ctx context.Context, d time.Duration) error {
-		_, _ = fmt.Fprintf(w, "Azure wants to be left alone, or another update is under way: going on in %v\n", d)
+		_, _ = fmt.Fprintf(w, "Azure is throttling, or another update is in progress: continuing in %v\n", d)
 		return pause(ctx, d)
 	}
 }
 
-// pause waits, or ends with the context.
+// pause waits until the time is over or the context ends.
 func pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

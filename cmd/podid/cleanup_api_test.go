@@ -17,13 +17,13 @@ import (
 	"github.com/podid-io/podid/internal/uninstall"
 )
 
-// TestCleanup: what a user types after an uninstall that went wrong.
+// TestCleanup runs what a user types after an uninstall that went wrong.
 func TestCleanup(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs an API server: run make test-api")
 	}
 	for _, name := range []string{"USE_MSI", "TENANT_ID", "CLIENT_ID"} {
-		t.Setenv(name, "") // no way to Azure
+		t.Setenv(name, "") // without Azure
 	}
 	kubeconfig, c := startCluster(t)
 	create(t, c, &v1.AzureAssignedIdentity{
@@ -47,7 +47,7 @@ func TestCleanup(t *testing.T) {
 		{"look", "--dry-run", 0, "delete   AzureAssignedIdentity   default     p-default-red   pod default/p is gone\n", "1 to delete, 1 to skip"},
 		{"look at IDs", "--dry-run -o wide", 0, "/subscriptions/s/x/blue", ""},
 		{"elsewhere", "--dry-run -n kube-system", 0, "", "nothing to clean up"},
-		{"nobody to ask", "", 1, "", "nobody to ask: use --yes"},
+		{"no confirmation", "", 1, "", "no confirmation: use --yes"},
 		{"do it", "--yes", 2, "", "deleted azureassignedidentity default/p-default-red\n"},
 		{"again", "--yes", 2, "", "left: Identity /subscriptions/s/x/blue: no cloud config"},
 	} {
@@ -74,7 +74,7 @@ func TestCleanup(t *testing.T) {
 	}
 }
 
-// startCluster starts an API server with our kinds; the result is a kubeconfig.
+// startCluster starts an API server with podid's kinds and returns a kubeconfig.
 func startCluster(t *testing.T) (string, client.Client) {
 	t.Helper()
 	env := &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfCRDPathMissing: true}

@@ -20,7 +20,7 @@ import (
 
 const emulatedID = "/subscriptions/22222222-2222-4222-8222-222222222222/resourceGroups/demo/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
-// TestCleanupAzure: the whole way, from a cloud config to the identities of a VM.
+// TestCleanupAzure covers the whole way from a cloud config to the identities of a VM.
 func TestCleanupAzure(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs an API server: run make test-api")
@@ -43,14 +43,14 @@ func TestCleanupAzure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A process of its own: which certificates to trust is read once in each.
+	// A separate process, because trusted certificates are read once per process.
 	command := exec.CommandContext(t.Context(), program)
 	command.Args = []string{"podid", "cleanup", "--kubeconfig", kubeconfig, "--cloudconfig", filepath.Join(dir, "azure.json"), "--yes"}
 	command.Env = append(os.Environ(),
 		"SSL_CERT_FILE="+filepath.Join(dir, "ca.crt"), "AZURE_ENVIRONMENT_FILEPATH="+filepath.Join(dir, "azurestackcloud.json"))
-	said, err := command.CombinedOutput()
-	if err != nil || !strings.Contains(string(said), "detached "+demo+" from vm/demo/vm-0") {
-		t.Fatalf("%v\n%s", err, said)
+	out, err := command.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "detached "+demo+" from vm/demo/vm-0") {
+		t.Fatalf("%v\n%s", err, out)
 	}
 	if machines := call(t, http.MethodGet, control+"/v1/machines?name=vm-0", ""); !strings.Contains(machines, "vm-identity") ||
 		strings.Contains(machines, "demo-identity") || strings.Contains(machines, "other-identity") {
@@ -61,8 +61,8 @@ func TestCleanupAzure(t *testing.T) {
 	}
 }
 
-// startEmulator runs an Azure until the test ends; the result is where its files
-// are, and the URL of its control API.
+// startEmulator runs an emulated Azure until the test ends. It returns the folder of its files and
+// the URL of its control API.
 func startEmulator(t *testing.T) (dir, control string) {
 	t.Helper()
 	ctx, interrupt := context.WithCancel(context.Background())

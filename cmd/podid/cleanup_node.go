@@ -83,9 +83,9 @@ func (o *nodeCleanupOptions) run(cmd *cobra.Command, names []string) error {
 		return err
 	}
 	if o.local {
-		return o.here(cmd, config)
+		return o.cleanLocal(cmd, config)
 	}
-	return o.there(cmd, names)
+	return o.cleanRemote(cmd, names)
 }
 
 func (o *nodeCleanupOptions) validate(names []string) error {
@@ -117,8 +117,8 @@ func (o *nodeCleanupOptions) redirect() (redirect.Config, error) {
 	return c, c.Validate()
 }
 
-// here cleans this machine.
-func (o *nodeCleanupOptions) here(cmd *cobra.Command, c redirect.Config) error {
+// cleanLocal cleans this machine.
+func (o *nodeCleanupOptions) cleanLocal(cmd *cobra.Command, c redirect.Config) error {
 	found, err := redirect.Clean(cmd.Context(), c, o.wait, o.force)
 	if err != nil {
 		return fmt.Errorf("clean this node: %w", err)
@@ -131,8 +131,8 @@ func (o *nodeCleanupOptions) here(cmd *cobra.Command, c redirect.Config) error {
 	return err
 }
 
-// there cleans nodes of the cluster.
-func (o *nodeCleanupOptions) there(cmd *cobra.Command, names []string) error {
+// cleanRemote cleans nodes of the cluster.
+func (o *nodeCleanupOptions) cleanRemote(cmd *cobra.Command, names []string) error {
 	spec, err := o.spec()
 	if err != nil {
 		return err

@@ -16,8 +16,9 @@ import (
 	nodecleanup "github.com/podid-io/podid/internal/uninstall/node"
 )
 
-// TestCleanupNode cleans the nodes of a cluster whose kubelets are the test's own: one that works, one where an agent still
-// answers, one that cannot get the image, and one that is not ready. Windows and virtual nodes are left alone.
+// TestCleanupNode cleans the nodes of a cluster whose kubelets the test plays: one that works, one
+// where an agent still answers, one that cannot pull the image, and one that is not ready. Windows
+// and virtual nodes are left alone.
 func TestCleanupNode(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs an API server: run make test-api")
@@ -64,7 +65,7 @@ func TestCleanupNode(t *testing.T) {
 	if code, out := cleanNodes("nowhere", "--yes"); code != 1 || !strings.Contains(out, "nowhere: read node") {
 		t.Errorf("no such node: exit code %d:\n%s", code, out)
 	}
-	if code, out := cleanNodes("good"); code != 1 || !strings.Contains(out, "nobody to ask") {
+	if code, out := cleanNodes("good"); code != 1 || !strings.Contains(out, "no confirmation") {
 		t.Errorf("without --yes: exit code %d:\n%s", code, out)
 	}
 	var left corev1.PodList
@@ -78,7 +79,7 @@ func TestCleanupNode(t *testing.T) {
 	}
 }
 
-// kubelets decide what becomes of a pod by its node.
+// kubelets set the outcome of a pod by its node.
 func kubelets(t *testing.T, kubeconfig string) {
 	t.Helper()
 	t.Setenv("KUBECONFIG", kubeconfig)

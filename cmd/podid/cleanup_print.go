@@ -1,4 +1,4 @@
-// What `podid cleanup` shows.
+// The output of `podid cleanup`.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/podid-io/podid/internal/uninstall"
 )
 
-// printPlan writes the plan to out, and for people what there is to say about it to notes.
+// printPlan writes the plan to out, and remarks for people to notes.
 func printPlan(out, notes io.Writer, plan uninstall.Plan, format string) error {
 	rows := plan.Rows()
 	if format == "json" || format == "yaml" {
@@ -45,10 +45,10 @@ func printRows(out io.Writer, rows []uninstall.Row, format string) error {
 	return err
 }
 
-// printTable shortens Azure's resource IDs to their last part; wide has all of them.
+// printTable shortens Azure's resource IDs to their last part unless wide is set.
 func printTable(out io.Writer, rows []uninstall.Row, wide bool) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	_, _ = fmt.Fprintln(w, "ACTION\tKIND\tNAMESPACE\tNAME\tREASON") // Flush tells of errors
+	_, _ = fmt.Fprintln(w, "ACTION\tKIND\tNAMESPACE\tNAME\tREASON") // Flush returns errors
 	for _, row := range rows {
 		name := row.Name
 		if !wide && strings.HasPrefix(name, "/") {
@@ -62,7 +62,7 @@ func printTable(out io.Writer, rows []uninstall.Row, wide bool) error {
 	return nil
 }
 
-// report says what is not in the table, and what will not be done.
+// report writes what the table does not contain, and what will not be done.
 func report(w io.Writer, plan uninstall.Plan) {
 	rows := plan.Rows()
 	if plan.Empty() {
@@ -80,7 +80,7 @@ func report(w io.Writer, plan uninstall.Plan) {
 	}
 }
 
-// doneLine is a row that is done.
+// doneLine returns the line for a row that is done.
 func doneLine(row uninstall.Row) string {
 	done := map[string]string{"delete": "deleted", "detach": "detached", "forget": "gone:"}[row.Action]
 	name := row.Name

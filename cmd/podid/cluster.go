@@ -1,4 +1,4 @@
-// How commands find the cluster, as kubectl does, and Azure, as MIC does.
+// Clients: for the cluster, found as kubectl does, and for Azure, found as MIC does.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/uninstall"
 )
 
-// clusterOptions are kubectl's flags for which cluster.
+// clusterOptions are kubectl's flags that select the cluster.
 type clusterOptions struct{ kubeconfig, context string }
 
 func (o *clusterOptions) bindFlags(cmd *cobra.Command) {
@@ -34,7 +34,7 @@ func (o *clusterOptions) config() clientcmd.ClientConfig {
 	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.context})
 }
 
-// queries a second to the API server; its own fairness does the rest.
+// queries is the rate of requests per second to the API server, which also protects itself.
 const queries = 100
 
 func (o *clusterOptions) client() (client.Client, error) {
@@ -68,8 +68,8 @@ func (o *clusterOptions) completeContexts(*cobra.Command) []string {
 	return names
 }
 
-// completionPatience is how long a Tab may take.
-const completionPatience = 3 * time.Second
+// completionTimeout bounds the wait after the Tab key.
+const completionTimeout = 3 * time.Second
 
 func (o *clusterOptions) completeNamespaces(cmd *cobra.Command) []string {
 	c, err := o.client()
@@ -80,7 +80,7 @@ func (o *clusterOptions) completeNamespaces(cmd *cobra.Command) []string {
 	if parent == nil {
 		parent = context.Background()
 	}
-	ctx, cancel := context.WithTimeout(parent, completionPatience)
+	ctx, cancel := context.WithTimeout(parent, completionTimeout)
 	defer cancel()
 	var list corev1.NamespaceList
 	if err := c.List(ctx, &list); err != nil {
@@ -93,16 +93,16 @@ func (o *clusterOptions) completeNamespaces(cmd *cobra.Command) []string {
 	return names
 }
 
-// complete offers words for a flag's value.
+// complete registers completions for a flag's value.
 func complete(cmd *cobra.Command, flag string, words func(*cobra.Command) []string) {
 	err := cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		return words(cmd), cobra.ShellCompDirectiveNoFileComp
 	})
-	_ = err // only for a flag that does not exist, which a test would see
+	_ = err // only for a flag that does not exist
 }
 
-// cloudOf makes a client for Azure from a cloud config, or from the environment as
-// MIC reads it; nil when neither says anything.
+// cloudOf returns a client for Azure from a cloud config, or from the environment as MIC reads it.
+// It returns nil if neither is set.
 func cloudOf(path string, getenv func(string) string) (uninstall.Cloud, error) {
 	inEnvironment := getenv("USE_MSI") != "" || getenv("TENANT_ID") != "" && getenv("CLIENT_ID") != ""
 	if path == "" && !inEnvironment {

@@ -1,6 +1,6 @@
 package main
 
-// The command `podid emulator`: its flags, and what it prints.
+// The command `podid emulator`: its flags and its output.
 
 import (
 	"context"
@@ -75,7 +75,7 @@ func newEmulatorCommand() *cobra.Command {
 	return cmd
 }
 
-// complete fills in what depends on the machine and on other flags, and checks.
+// complete sets what depends on the machine and on other flags, and validates the options.
 func (o *emulatorOptions) complete(cmd *cobra.Command) error {
 	if o.output != "text" && o.output != "json" {
 		return fmt.Errorf("--output %q: expected text or json", o.output)
@@ -113,7 +113,7 @@ func (o *emulatorOptions) complete(cmd *cobra.Command) error {
 	return nil
 }
 
-// run starts the emulator, says where it is, and stays until the context ends.
+// run starts the emulator, prints its endpoints, and runs it until the context ends.
 func (o *emulatorOptions) run(cmd *cobra.Command) error {
 	ctx := cmd.Context()
 	e, err := emulator.Start(ctx, o.config)
@@ -134,7 +134,7 @@ func (o *emulatorOptions) run(cmd *cobra.Command) error {
 	}
 }
 
-// announce prints the endpoints; its last line means that they answer.
+// announce prints the endpoints. Its last line means that they answer.
 func (o *emulatorOptions) announce(w io.Writer, e emulator.Endpoints) error {
 	if o.output == "json" {
 		return json.NewEncoder(w).Encode(e)

@@ -112,7 +112,7 @@ func (o *federateOptions) run(cmd *cobra.Command, name string) error {
 	if err := kube.Get(ctx, client.ObjectKey{Namespace: o.namespace, Name: name}, &id); err != nil {
 		return fmt.Errorf("read AzureIdentity %s/%s: %w", o.namespace, name, err)
 	}
-	// Its mistakes first: nothing is made for an identity that cannot be federated.
+	// Validate the identity first: nothing is created for one that cannot be federated.
 	cluster := federation.Cluster{Name: o.clusterName, Issuer: o.issuer, BrokerNamespace: o.brokerNamespace, Cloud: o.cloud}
 	if _, err := federation.For(&id, cluster); err != nil {
 		return err
@@ -157,8 +157,8 @@ func (o *federateOptions) complete() error {
 	return nil
 }
 
-// findIssuer is who issues the cluster's ServiceAccount tokens. One that was named
-// is taken; what speaks against it is said.
+// findIssuer returns the issuer of the cluster's ServiceAccount tokens. An issuer that the user
+// named wins; findIssuer warns if the cluster contradicts it.
 func (o *federateOptions) findIssuer(ctx context.Context, notes io.Writer) (string, error) {
 	said, err := o.discover(ctx)
 	if o.issuer != "" {
@@ -166,7 +166,7 @@ func (o *federateOptions) findIssuer(ctx context.Context, notes io.Writer) (stri
 		case err != nil:
 			_, _ = fmt.Fprintln(notes, "note:", err)
 		case said.Issuer != o.issuer:
-			_, _ = fmt.Fprintf(notes, "warning: the cluster issues tokens as %s, not as %s: Azure compares letter by letter\n", said.Issuer, o.issuer)
+			_, _ = fmt.Fprintf(notes, "warning: the cluster issues tokens as %s, not as %s: Azure compares the whole string\n", said.Issuer, o.issuer)
 		}
 		if err := federation.CheckIssuer(o.issuer); err != nil {
 			_, _ = fmt.Fprintln(notes, "warning:", err)
@@ -182,7 +182,7 @@ func (o *federateOptions) findIssuer(ctx context.Context, notes io.Writer) (stri
 	return said.Issuer, nil
 }
 
-// discover asks the API server.
+// discover asks the API server for its issuer.
 func (o *federateOptions) discover(ctx context.Context) (federation.Discovery, error) {
 	var said federation.Discovery
 	config, err := o.cluster.config().ClientConfig()
@@ -203,8 +203,8 @@ func (o *federateOptions) discover(ctx context.Context) (federation.Discovery, e
 	return said, nil
 }
 
-// warnForbidden says that the cluster's policy does not allow the identity. A user who may not
-// read the policy, and a cluster without one, get no warning.
+// warnForbidden warns if the cluster's policy does not allow the identity. Without a policy, or
+// without permission to read it, there is no warning.
 func (o *federateOptions) warnForbidden(ctx context.Context, notes io.Writer, kube client.Client, id *v1.AzureIdentity) {
 	var object v1.AzureIdentityPolicy
 	if err := kube.Get(ctx, client.ObjectKey{Name: v1.PolicyName}, &object); err != nil {
@@ -224,7 +224,7 @@ func (o *federateOptions) warnForbidden(ctx context.Context, notes io.Writer, ku
 	}
 }
 
-// makeBroker makes what of the broker is not there.
+// makeBroker creates the missing parts of the broker.
 func (o *federateOptions) makeBroker(ctx context.Context, notes io.Writer, kube client.Client, id *v1.AzureIdentity) error {
 	name, err := identity.Broker(id)
 	if err != nil {
@@ -234,14 +234,14 @@ func (o *federateOptions) makeBroker(ctx context.Context, notes io.Writer, kube 
 	err = kube.Get(ctx, client.ObjectKey{Namespace: o.brokerNamespace, Name: name}, &account)
 	switch {
 	case err == nil && account.Labels[federation.ManagedByLabel] != federation.ManagedBy:
-		_, _ = fmt.Fprintf(notes, "warning: ServiceAccount %s/%s was not made by podid: see who uses it, since it stands for this identity\n", o.brokerNamespace, name)
+		_, _ = fmt.Fprintf(notes, "warning: ServiceAccount %s/%s was not created by podid: check who uses it, because its tokens act as this identity\n", o.brokerNamespace, name)
 		return nil
 	case err == nil:
 		return nil
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("read ServiceAccount %s/%s: %w", o.brokerNamespace, name, err)
 	case o.dryRun:
-		_, _ = fmt.Fprintf(notes, "note: ServiceAccount %s/%s does not exist; MIC makes it, or this command without --dry-run\n", o.brokerNamespace, name)
+		_, _ = fmt.Fprintf(notes, "note: ServiceAccount %s/%s does not exist; MIC creates it, and so does this command without --dry-run\n", o.brokerNamespace, name)
 		return nil
 	}
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
@@ -261,7 +261,7 @@ func (o *federateOptions) makeBroker(ctx context.Context, notes io.Writer, kube 
 	return nil
 }
 
-// print writes the line or the credential to out, and to notes what is left to do.
+// print writes the command line or the credential to out, and the remaining steps to notes.
 func (o *federateOptions) print(out, notes io.Writer, credential federation.Credential) error {
 	if o.output != "" {
 		text, err := json.MarshalIndent(credential, "", "  ")
@@ -282,7 +282,7 @@ func (o *federateOptions) print(out, notes io.Writer, credential federation.Cred
 	return err
 }
 
-// completeNames offers the federated identities of the namespace.
+// completeNames returns the federated identities of the namespace.
 func (o *federateOptions) completeNames(cmd *cobra.Command) []string {
 	kube, err := o.cluster.client()
 	if err != nil || o.complete() != nil {
@@ -292,7 +292,7 @@ func (o *federateOptions) completeNames(cmd *cobra.Command) []string {
 	if parent == nil {
 		parent = context.Background()
 	}
-	ctx, cancel := context.WithTimeout(parent, completionPatience)
+	ctx, cancel := context.WithTimeout(parent, completionTimeout)
 	defer cancel()
 	var list v1.AzureIdentityList
 	if err := kube.List(ctx, &list, client.InNamespace(o.namespace)); err != nil {

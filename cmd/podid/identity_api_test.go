@@ -15,7 +15,7 @@ import (
 	"github.com/podid-io/podid/internal/federation"
 )
 
-// TestFederate: from an AzureIdentity to the line that Azure needs.
+// TestFederate goes from an AzureIdentity to the command line for Azure.
 func TestFederate(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs an API server: run make test-api")

@@ -1,5 +1,5 @@
-// Command podid is the command line tool of the project: it federates identities with Azure, cleans up behind MIC, and is an
-// Azure for offline tests and a cluster on one machine.
+// Command podid is the command line tool of the project. It federates identities with Azure, cleans
+// up after MIC, and runs an emulated Azure and a cluster on one machine.
 package main
 
 import (
@@ -22,10 +22,10 @@ func main() {
 	os.Exit(code)
 }
 
-// exitCoder is an error that knows the process's exit code; every other error means 1, as with kubectl.
+// exitCoder is an error with an exit code. Every other error means 1, as with kubectl.
 type exitCoder interface{ ExitCode() int }
 
-// run executes one command line and returns its exit code. It is main without the process around it.
+// run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRootCommand() //nolint:contextcheck // cobra hands the context to the commands: ExecuteContext
 	root.SetArgs(args)
@@ -63,7 +63,7 @@ func newRootCommand() *cobra.Command {
 	return root
 }
 
-// pointToHelp lets wrong arguments say where the right ones are described, as wrong flags do.
+// pointToHelp makes errors about arguments refer to the help text, as errors about flags do.
 func pointToHelp(cmd *cobra.Command) {
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
@@ -78,7 +78,8 @@ func pointToHelp(cmd *cobra.Command) {
 	}
 }
 
-// version is the module's version as the Go toolchain recorded it, "(devel)" for a build out of a checkout.
+// version returns the module's version as the Go toolchain recorded it, "(devel)" for a build from
+// a checkout.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {

@@ -42,7 +42,7 @@ func newSandboxCommand() *cobra.Command {
 	return cmd
 }
 
-// sandboxOpener makes the handle to the sandbox that the flags name.
+// sandboxOpener opens the sandbox that the flags name.
 type sandboxOpener struct{ name string }
 
 func (o *sandboxOpener) open(cmd *cobra.Command) (*sandbox.Sandbox, *progress.Reporter, error) {
@@ -51,7 +51,7 @@ func (o *sandboxOpener) open(cmd *cobra.Command) (*sandbox.Sandbox, *progress.Re
 	return s, report, err
 }
 
-// needRoot refuses early, with the remedy, what would fail later without it.
+// needRoot fails early, with the remedy, without root.
 func needRoot() error {
 	if os.Geteuid() != 0 {
 		return errors.New("a sandbox is made of network namespaces and mounts: run this as root, for example with sudo")
@@ -87,14 +87,15 @@ func newSandboxUpCommand(open *sandboxOpener) *cobra.Command {
 	return cmd
 }
 
-// interruption is how a command ends that a signal ended: with the exit code that shells know, and without the
-// last step's complaint about it.
+// interruption is the error of a command that a signal ended. It has the exit code that shells
+// expect and hides the error of the interrupted step.
 type interruption struct{ cause error }
 
 func (i interruption) Error() string { return i.cause.Error() + "; everything was cleaned up" }
 func (i interruption) ExitCode() int { return 130 }
 
-// orInterruption passes an error on unless the context's end is the reason for it and cleaning up went well.
+// orInterruption returns an interruption if the context's end caused the error and everything was
+// cleaned up. Otherwise it returns the error.
 func orInterruption(ctx context.Context, err error) error {
 	var left *sandbox.CleanupError
 	if err != nil && ctx.Err() != nil && !errors.As(err, &left) {
@@ -188,7 +189,7 @@ func newSandboxShellCommand(open *sandboxOpener) *cobra.Command {
 	return &cobra.Command{
 		Use:     "shell [-- COMMAND ARG...]",
 		Aliases: []string{"exec"},
-		Short:   "Open a shell, or run a command, inside of the sandbox's network, with kubectl ready to use",
+		Short:   "Open a shell, or run a command, inside the sandbox's network, with kubectl ready to use",
 		Example: "  podid sandbox shell\n  podid sandbox shell -- kubectl get pods -A",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, report, err := open.open(cmd)
@@ -204,7 +205,7 @@ func newSandboxShellCommand(open *sandboxOpener) *cobra.Command {
 	}
 }
 
-// shell is the user's own, or the one that every system has.
+// shell returns the user's shell, or /bin/sh.
 func shell() string {
 	if sh := os.Getenv("SHELL"); sh != "" {
 		return sh

@@ -1,4 +1,4 @@
-// The command `podid sandbox demo`: the product's main job, end to end, on this machine.
+// The command `podid sandbox demo`, which demonstrates the product from end to end on this machine.
 package main
 
 import (

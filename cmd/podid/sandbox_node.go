@@ -1,4 +1,4 @@
-// The commands `podid sandbox node …`, and the hidden ones that a node is made of.
+// The commands `podid sandbox node …`, and the hidden commands that run as a node's processes.
 package main
 
 import (
@@ -69,7 +69,8 @@ func newSandboxNodeCommand(open *sandboxOpener) *cobra.Command {
 	return cmd
 }
 
-// newNodeStartCommand is the short-lived starter of a node's pid 1; only the sandbox calls it.
+// newNodeStartCommand returns the short-lived starter of a node's pid 1, which only the sandbox
+// calls.
 func newNodeStartCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "node-start SPEC",
@@ -90,7 +91,7 @@ func newNodeStartCommand() *cobra.Command {
 	}
 }
 
-// newNodeInitCommand is a node's pid 1; only node-start calls it.
+// newNodeInitCommand returns a node's pid 1, which only node-start calls.
 func newNodeInitCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "node-init SPEC",

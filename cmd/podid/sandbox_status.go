@@ -32,7 +32,7 @@ func newSandboxStatusCommand(open *sandboxOpener) *cobra.Command {
 				return err
 			}
 			if status.Phase != string(sandbox.Up) {
-				return fmt.Errorf("sandbox %q is %s; `podid sandbox logs` tells more", status.Name, status.Phase)
+				return fmt.Errorf("sandbox %q is %s; see `podid sandbox logs`", status.Name, status.Phase)
 			}
 			return nil
 		},
@@ -66,7 +66,7 @@ func printStatus(out io.Writer, s sandbox.Status, format string) error {
 
 func printStatusTable(out io.Writer, s sandbox.Status, wide bool) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) } // Flush tells of errors
+	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) } // Flush returns errors
 	line("sandbox %q is %s, %s", s.Name, s.Phase, s.Kubernetes)
 	if wide {
 		line("KUBECONFIG %s, network namespace %s", s.Kubeconfig, s.Namespace)

@@ -10,7 +10,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox"
 )
 
-// What a user gets wrong, and what the answer is. Nothing here needs root or touches the machine.
+// A user's mistakes and the answers to them. Nothing here needs root or touches the machine.
 func TestSandboxMistakes(t *testing.T) {
 	tests := []struct {
 		args string

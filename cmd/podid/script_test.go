@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"podid": main})
 }
 
-// TestScripts runs testdata/script: what people type, and what they get.
+// TestScripts runs the command lines in testdata/script.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata/script"})
 }
@@ -63,7 +63,7 @@ func TestEmulatorRuns(t *testing.T) {
 	}
 }
 
-// ready reads what is printed until the emulator answers, and returns the URL of its control API.
+// ready reads the output until the emulator answers, and returns the URL of its control API.
 func ready(t *testing.T, printed io.Reader) string {
 	t.Helper()
 	control := ""

@@ -1,4 +1,5 @@
-// Command image builds a container image without a container engine: static programs on an empty base.
+// Command image builds a container image without a container engine: static programs on an empty
+// base.
 //
 //	go run ./hack/image -o bin/images/mic.tar -ref docker.io/podid/mic:dev bin/mic=/mic
 package main

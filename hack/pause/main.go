@@ -1,5 +1,5 @@
-// Command pause is the first container of every pod in the sandbox: it holds the pod's namespaces open and reaps what
-// the pod's other containers leave when they share its process namespace.
+// Command pause is the first container of every pod in the sandbox. It holds the pod's namespaces
+// open and reaps orphans if the pod's containers share its process namespace.
 package main
 
 import (

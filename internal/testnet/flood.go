@@ -1,4 +1,4 @@
-// Floods of connections, and what a process does about them.
+// Floods of connections, and the resources of a process under them.
 
 package testnet
 
@@ -19,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listeners returns where a process listens: TCP addresses of its network namespace, and Unix sockets.
+// Listeners returns where a process listens: TCP addresses of its network namespace, and Unix
+// sockets.
 func Listeners(t testing.TB, pid int) []net.Addr {
 	t.Helper()
 	sockets := map[string]bool{}
@@ -64,8 +65,8 @@ func procTable(t testing.TB, pid int, name string) (lines [][]string) {
 	return lines
 }
 
-// parseProcAddress reads an address as /proc/net/tcp has it: words of the machine's order in
-// hexadecimal, a colon, and the port.
+// parseProcAddress reads an address in the form of /proc/net/tcp: hexadecimal words in the
+// machine's byte order, a colon, and the port.
 func parseProcAddress(s string) (netip.AddrPort, error) {
 	words, port, _ := strings.Cut(s, ":")
 	var ip []byte
@@ -98,7 +99,7 @@ func Sockets(t testing.TB, pid int) (count int) {
 	return count
 }
 
-// MostMemory returns the most memory that a process has had so far, in MiB.
+// MostMemory returns the peak of a process's resident memory, in MiB.
 func MostMemory(t testing.TB, pid int) int {
 	t.Helper()
 	file, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
@@ -115,7 +116,7 @@ func MostMemory(t testing.TB, pid int) int {
 	return 0
 }
 
-// misuses are what the clients of a flood send, one each.
+// misuses lists what the clients of a flood send.
 func misuses() [][]byte {
 	const head = " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n"
 	return [][]byte{
@@ -132,16 +133,16 @@ func misuses() [][]byte {
 	}
 }
 
-// Flood has clients in the namespace connect to an address, one after the other, and misuse their
-// connections in every way until stop is called: they send nothing, half of a request or too much, and
-// never read. 500 connect every second, and the oldest leave when there are as many as keep. stop returns
-// how many there were.
+// Flood lets clients in the namespace connect to an address and misuse their connections in every
+// way until stop is called: they send nothing, half a request or too much, and never read. 500
+// connect every second, and the oldest leave when there are more than keep. stop returns how many
+// there were.
 func (n *Net) Flood(to net.Addr, keep int) (stop func() int) {
 	ended := make(chan struct{})
 	var clients sync.WaitGroup
 	var count int
 	clients.Go(func() {
-		// An error means that the namespace could not be entered: then there are no clients.
+		// An error means that the namespace could not be entered; there are no clients then.
 		_ = n.Do(func() error {
 			count = flood(to, keep, ended)
 			return nil
@@ -175,7 +176,7 @@ func flood(to net.Addr, keep int, ended <-chan struct{}) (count int) {
 		if err != nil {
 			continue // the backlog is full
 		}
-		// What does not fit into the buffers stays with the client. It may be closed already.
+		// What does not fit into the buffers stays unsent. The connection may be closed already.
 		_, _ = unix.Write(fd, requests[count%len(requests)])
 		count++
 		if open = append(open, fd); len(open) == keep {
@@ -185,7 +186,7 @@ func flood(to net.Addr, keep int, ended <-chan struct{}) (count int) {
 	}
 }
 
-// connect returns a socket that does not block, with a small buffer for what it receives.
+// connect returns a non-blocking socket with a small receive buffer.
 func connect(to net.Addr) (int, error) {
 	family, kind := unix.AF_INET, unix.SOCK_STREAM
 	var peer unix.Sockaddr
@@ -203,7 +204,7 @@ func connect(to net.Addr) (int, error) {
 		return 0, err
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
-	// connect waits for so long at most.
+	// The timeout bounds connect.
 	err = errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Usec: 100_000}), unix.Connect(fd, peer), unix.SetNonblock(fd, true))
 	if err != nil {
 		return 0, errors.Join(err, unix.Close(fd))

@@ -1,11 +1,11 @@
-// Package testnet builds throw-away networks for tests: network namespaces without a way out, joined by
-// veths and bridges. A test that needs nftables, addresses or 169.254.169.254 works in one of these and
-// never in the network the machine itself uses.
+// Package testnet builds throw-away networks for tests: network namespaces without a way out,
+// joined by veths and bridges. A test that needs nftables, addresses or 169.254.169.254 works in
+// one of these and never in the network of the machine.
 //
-// A namespace belongs to threads, not to processes, so everything happens in Net.Do: it runs a function on
-// a thread of its own that is in the namespace, and lets that thread die afterwards. Sockets stay in the
-// namespace where they were opened; they may be read and written from anywhere. A goroutine that the
-// function starts is NOT in the namespace.
+// A namespace belongs to threads, not to processes, so everything happens in Net.Do. It runs a
+// function on its own thread inside the namespace and ends that thread afterwards. Sockets stay in
+// the namespace where they were opened and can be used from anywhere. A goroutine that the function
+// starts is NOT in the namespace.
 package testnet
 
 import (
@@ -21,7 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Require skips the test unless kernel tests were asked for, and fails it when they were but cannot run.
+// Require skips the test unless kernel tests were requested, and fails it if they were but cannot
+// run.
 func Require(t testing.TB) {
 	t.Helper()
 	if os.Getenv("PODID_TEST_KERNEL") != "1" {
@@ -32,13 +33,13 @@ func Require(t testing.TB) {
 	}
 }
 
-// Net is one throw-away network namespace. It vanishes with the test.
+// Net is one throw-away network namespace, which is removed when the test ends.
 type Net struct {
 	file *os.File
 	id   string // what /proc shows for it, as "net:[4026532177]"
 }
 
-// New makes a namespace that has nothing but lo, up.
+// New creates a namespace that has only lo, up.
 func New(t testing.TB) *Net {
 	t.Helper()
 	n := &Net{}
@@ -64,7 +65,7 @@ func New(t testing.TB) *Net {
 	return n
 }
 
-// Do runs f on a thread that is in the namespace and waits for it.
+// Do runs f on a thread in the namespace and waits for it.
 func (n *Net) Do(f func() error) error {
 	return onOwnThread(func() error {
 		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
@@ -77,10 +78,10 @@ func (n *Net) Do(f func() error) error {
 	})
 }
 
-// verify is the safety check before every use: this thread must be in the very namespace that New made,
-// which is neither where the process started nor, where that may be read, where process 1 lives. (Without
-// the right to look at process 1 the first two prove it: New made the namespace by unshare.) Threads of one
-// process may differ, so the thread's own link is read.
+// verify is the safety check before every use. This thread must be in the namespace that New
+// created, which is neither the one where the process started nor, if that can be read, that of
+// process 1. (Without permission to read process 1 the first two suffice: New created the namespace
+// by unshare.) Threads of one process may differ, so verify reads the thread's own link.
 func (n *Net) verify() error {
 	mine, err := namespaceOf("thread-self")
 	if err != nil {
@@ -100,7 +101,7 @@ func (n *Net) verify() error {
 	return nil
 }
 
-// namespaceOf names the network namespace of a process, by its folder in /proc.
+// namespaceOf returns the network namespace of a process, given its folder in /proc.
 func namespaceOf(process string) (string, error) {
 	id, err := os.Readlink(filepath.Join("/proc", process, "ns/net"))
 	if err != nil {
@@ -109,15 +110,15 @@ func namespaceOf(process string) (string, error) {
 	return id, nil
 }
 
-// onOwnThread runs f on a thread that runs nothing else, before or after: the goroutine ends with the
-// thread still locked, and the Go runtime then ends the thread instead of reusing it.
+// onOwnThread runs f on a thread that runs nothing else: the goroutine ends with the thread still
+// locked, so that the Go runtime ends the thread instead of reusing it.
 func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		defer close(done) // also when f leaves by t.FailNow
 		runtime.LockOSThread()
 		if unix.Gettid() == os.Getpid() {
-			// The main thread never ends, and /proc/self shows its namespace: leave it where it is.
+			// The main thread never ends, and /proc/self shows its namespace: do not change it.
 			done <- onOwnThread(f)
 			runtime.UnlockOSThread()
 			return
@@ -131,7 +132,7 @@ func onOwnThread(f func() error) error {
 	return err
 }
 
-// Veth joins two namespaces by a pair of interfaces, both up. Names must not exist yet.
+// Veth joins two namespaces by a pair of interfaces, both up. The names must be unused.
 func Veth(t testing.TB, a *Net, nameA string, b *Net, nameB string) {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
@@ -145,7 +146,7 @@ func Veth(t testing.TB, a *Net, nameA string, b *Net, nameB string) {
 	b.Up(t, nameB)
 }
 
-// Bridge makes a bridge, up, with the given interfaces as its ports.
+// Bridge creates a bridge, up, with the given interfaces as its ports.
 func (n *Net) Bridge(t testing.TB, name string, ports ...string) {
 	t.Helper()
 	must(t, "add bridge "+name, n.Do(func() error {
@@ -175,7 +176,7 @@ func (n *Net) Up(t testing.TB, link string) {
 	n.withLink(t, "set up "+link, link, netlink.LinkSetUp)
 }
 
-// Address gives an interface an address, such as 10.0.0.1/24.
+// Address assigns an address, such as 10.0.0.1/24, to an interface.
 func (n *Net) Address(t testing.TB, link, cidr string) {
 	t.Helper()
 	n.withLink(t, "add address "+cidr, link, func(l netlink.Link) error {
@@ -187,8 +188,8 @@ func (n *Net) Address(t testing.TB, link, cidr string) {
 	})
 }
 
-// Route sends a destination, such as 10.244.0.0/24 or 0.0.0.0/0, out of an interface: through a gateway on
-// that link, or directly when gateway is empty.
+// Route routes a destination, such as 10.244.0.0/24 or 0.0.0.0/0, to an interface: through a
+// gateway on that link, or directly if gateway is empty.
 func (n *Net) Route(t testing.TB, destination, gateway, link string) {
 	t.Helper()
 	n.withLink(t, "add route "+destination, link, func(l netlink.Link) error {
@@ -216,7 +217,7 @@ func (n *Net) Sysctl(t testing.TB, name, value string) {
 	}))
 }
 
-// ReadSysctl reads a value below /proc/sys/net; empty when the kernel does not have it.
+// ReadSysctl reads a value below /proc/sys/net, or "" if the kernel does not have it.
 func (n *Net) ReadSysctl(t testing.TB, name string) string {
 	t.Helper()
 	var value string

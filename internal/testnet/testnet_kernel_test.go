@@ -1,4 +1,5 @@
-// The safety of testnet itself: fresh namespaces, threads that do not leak, the machine's network refused.
+// The safety of testnet itself: namespaces are new, threads do not leak, and the machine's network
+// is refused.
 package testnet
 
 import (

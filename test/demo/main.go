@@ -1,12 +1,12 @@
-// Command demo is the application of the demonstration: a pod that was written for Azure and knows nothing of podid.
-// It gets a token with the Azure SDK's managed identity credential, calls Azure Resource Manager with it, and tells
-// what happened, one JSON object a line. It never prints the token.
+// Command demo is the application of the demonstration: a pod that was written for Azure and knows
+// nothing of podid. It gets a token with the Azure SDK's managed identity credential, calls Azure
+// Resource Manager with it, and prints what happened, one JSON object per line, never the token.
 //
-//	AZURE_CLIENT_ID          which identity; the pod's default one when empty
-//	DEMO_ARM_ENDPOINT        where Azure Resource Manager is, for a cloud of one's own
+//	AZURE_CLIENT_ID          the identity; the pod's default one if empty
+//	DEMO_ARM_ENDPOINT        the URL of Azure Resource Manager in a custom cloud
 //	DEMO_RESOURCE            the ARM ID of the scale set to read
-//	DEMO_TIMEOUT             how long to try; 60s when empty
-//	SSL_CERT_FILE            whom to trust, as everywhere in Go
+//	DEMO_TIMEOUT             how long to try; 60s if empty
+//	SSL_CERT_FILE            trusted certificates, as everywhere in Go
 package main
 
 import (
@@ -42,14 +42,15 @@ func main() {
 type event struct {
 	Event string    `json:"event"` // started, token, refused, arm
 	Time  time.Time `json:"time"`
-	// TookMS is how long the step took, in milliseconds.
+	// TookMS is the duration of the step in milliseconds.
 	TookMS int64          `json:"tookMS,omitempty"`
 	Claims map[string]any `json:"claims,omitempty"`
-	// Text is ARM's answer in a few words, or why there was no token.
+	// Text is ARM's answer in short, or why there was no token.
 	Text string `json:"text,omitempty"`
 }
 
-// run returns 0 when there was a token and ARM took it, 3 when the token was refused, and 1 for everything else.
+// run returns 0 if there was a token and ARM accepted it, 3 if the token was refused, and 1
+// otherwise.
 func run(ctx context.Context, getenv func(string) string, out io.Writer) int {
 	tell := func(e event) {
 		e.Time = time.Now().UTC()
@@ -102,7 +103,7 @@ func newCredential(clientID string) (azcore.TokenCredential, error) {
 	return azidentity.NewManagedIdentityCredential(options)
 }
 
-// readScaleSet reads the scale set that this pod's node belongs to, as the identity of the pod.
+// readScaleSet reads the scale set of this pod's node, as the pod's identity.
 func readScaleSet(ctx context.Context, credential azcore.TokenCredential, endpoint, id string) (string, error) {
 	resource, err := arm.ParseResourceID(id)
 	if err != nil {
@@ -129,7 +130,7 @@ func readScaleSet(ctx context.Context, credential azcore.TokenCredential, endpoi
 	return fmt.Sprintf("scale set %s in %s has identities %s", *answer.Name, *answer.Location, strings.Join(names, ", ")), nil
 }
 
-// claims decodes a token's middle part. Nobody verifies it here: that is for whoever gets the token.
+// claims decodes a token's middle part without verifying the token, which is the receiver's task.
 func claims(token string) map[string]any {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -146,7 +147,7 @@ func claims(token string) map[string]any {
 	return out
 }
 
-// reason is the answer's body where there is one, else the SDK's words.
+// reason returns the response body if there is one, or else the SDK's text.
 func reason(err error) string {
 	var failed *azidentity.AuthenticationFailedError
 	if errors.As(err, &failed) && failed.RawResponse != nil {

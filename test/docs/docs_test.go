@@ -1,4 +1,5 @@
-// Package docs_test checks what the documentation refers to: the tests that docs/threat-model.md names, and links.
+// Package docs_test checks the references in the documentation: the tests that docs/threat-model.md
+// names, and links.
 package docs_test
 
 import (

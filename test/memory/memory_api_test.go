@@ -37,7 +37,8 @@ const (
 	patience = 3 * time.Minute
 )
 
-// giants are the kinds of large objects: 500 of 650 kB of labels each, pods with 1.2 MB besides.
+// giants returns the kinds of large objects: 500 of each with 650 kB of labels, pods with 1.2 MB
+// more.
 func giants() []struct {
 	path  string
 	count int
@@ -79,7 +80,7 @@ func giants() []struct {
 	}
 }
 
-// labels are 650 kB of them, and those that the programs select by.
+// labels returns 650 kB of labels, and those that the programs select by.
 func labels() map[string]string {
 	all := map[string]string{"aadpodidbinding": "app", "nodename": node}
 	for i := range 4900 {
@@ -88,8 +89,9 @@ func labels() map[string]string {
 	return all
 }
 
-// TestMemory: both programs start and work within their memory when the API server sends whole
-// lists (no WatchList, as Kubernetes 1.25 to 1.31), and what they write has none of the ballast.
+// TestMemory checks that both programs start and work within their memory limits when the API
+// server sends whole lists (no WatchList, as Kubernetes 1.25 to 1.31), and that what they write
+// contains none of the ballast.
 func TestMemory(t *testing.T) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		t.Skip("needs an API server: run make test-api")
@@ -148,7 +150,7 @@ func startCluster(t *testing.T) *cluster {
 	return &cluster{env}
 }
 
-// fill creates the giants, and a binding of the pods to one of the identities.
+// fill creates the large objects, and a binding of the pods to one of the identities.
 func fill(t *testing.T, client *kubernetes.Clientset) {
 	t.Helper()
 	create := func(path string, body []byte) error {
@@ -185,7 +187,7 @@ func fill(t *testing.T, client *kubernetes.Clientset) {
 	}
 }
 
-// assignedTo counts the assigned identities of the pods. It fails the test when one is large.
+// assignedTo counts the assigned identities of the pods. It fails the test if one is large.
 func assignedTo(t *testing.T, client *kubernetes.Clientset) int {
 	t.Helper()
 	raw, err := client.RESTClient().Get().AbsPath("/apis/aadpodidentity.k8s.io/v1/namespaces/default/azureassignedidentities").
@@ -205,7 +207,7 @@ func assignedTo(t *testing.T, client *kubernetes.Clientset) int {
 	return len(list.Items)
 }
 
-// cloudConfig is that of an Azure that does not answer.
+// cloudConfig writes the cloud config of an Azure that does not answer.
 func cloudConfig(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "azure.json")
@@ -251,7 +253,7 @@ func forward(t *testing.T, from *testnet.Net, host string) string {
 	return "https://" + listener.Addr().String()
 }
 
-// program is one of ours that runs.
+// program is a running program of this repository.
 type program struct {
 	t    *testing.T
 	name string
@@ -339,13 +341,13 @@ func (p *program) within(limit int) {
 	}
 }
 
-// journal is a writer that can be read meanwhile.
+// journal is a writer that can be read at the same time.
 type journal struct {
 	mu   sync.Mutex
 	text bytes.Buffer
 }
 
-// Write is io.Writer.
+// Write implements io.Writer.
 func (j *journal) Write(p []byte) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

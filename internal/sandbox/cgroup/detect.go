@@ -1,5 +1,6 @@
-// Package cgroup tells the machine's control group layout apart (v1, hybrid, v2) and gives each node its own control
-// groups in it. The machine's mounts and its own groups stay as they are: only folders below are added.
+// Package cgroup detects the machine's control group layout (v1, hybrid, v2) and gives each node
+// its own control groups in it. The machine's mounts and own groups stay unchanged; only folders
+// below them are added.
 package cgroup
 
 import (
@@ -14,7 +15,7 @@ import (
 // Mode is how the machine mounts its control groups.
 type Mode string
 
-// The three layouts in the wild. Hybrid is v1 with an extra v2 tree that has no controllers.
+// The three layouts in use. Hybrid is v1 with an extra v2 tree that has no controllers.
 const (
 	V1     Mode = "v1"
 	Hybrid Mode = "hybrid"
@@ -23,23 +24,24 @@ const (
 
 // Hierarchy is one mounted tree of control groups.
 type Hierarchy struct {
-	// Mount is where the machine has it, for example /sys/fs/cgroup/memory.
+	// Mount is its mount point on the machine, for example /sys/fs/cgroup/memory.
 	Mount string `json:"mount"`
-	// Options are the mount options that select a v1 hierarchy: its controllers ("cpu", "cpuacct"), or "name=systemd".
+	// Options are the mount options that select a v1 hierarchy: its controllers ("cpu", "cpuacct"),
+	// or "name=systemd".
 	Options []string `json:"options,omitempty"`
 	// V2 marks the unified hierarchy.
 	V2 bool `json:"v2,omitempty"`
-	// Own is the folder, below Mount, of the group that the inspected process is in; "/" for the top.
+	// Own is the folder, below Mount, of the inspected process's group; "/" for the top.
 	Own string `json:"own"`
 }
 
-// Layout is everything a node needs to know about the machine's control groups.
+// Layout describes the machine's control groups.
 type Layout struct {
 	Mode        Mode        `json:"mode"`
 	Hierarchies []Hierarchy `json:"hierarchies"`
 }
 
-// Detect reads the layout as this process sees it.
+// Detect reads the layout from the view of this process.
 func Detect() (Layout, error) {
 	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -52,7 +54,8 @@ func Detect() (Layout, error) {
 	return Parse(string(mountinfo), string(self))
 }
 
-// Parse understands the contents of /proc/self/mountinfo and /proc/self/cgroup, see proc(5) and cgroups(7).
+// Parse reads the contents of /proc/self/mountinfo and /proc/self/cgroup, see proc(5) and
+// cgroups(7).
 func Parse(mountinfo, self string) (Layout, error) {
 	own := parseSelf(self)
 	var layout Layout
@@ -92,14 +95,14 @@ func Parse(mountinfo, self string) (Layout, error) {
 	return layout, nil
 }
 
-// has tells whether the same hierarchy was seen at an earlier mount point.
+// has reports whether the layout already contains the hierarchy under another mount point.
 func (l Layout) has(m mount) bool {
 	return slices.ContainsFunc(l.Hierarchies, func(h Hierarchy) bool {
 		return h.V2 == (m.fs == "cgroup2") && slices.Equal(h.Options, m.selectors())
 	})
 }
 
-// mount is one line of mountinfo that shows control groups.
+// mount is one line of mountinfo for a control group file system.
 type mount struct {
 	root, point, fs string
 	super           []string
@@ -117,7 +120,7 @@ func parseMount(line string) (mount, bool) {
 	return mount{root: f[3], point: f[4], fs: b[0], super: strings.Split(b[2], ",")}, true
 }
 
-// selectors are the super block options that say which v1 hierarchy this is, in alphabetical order.
+// selectors returns the super block options that identify a v1 hierarchy, in alphabetical order.
 func (m mount) selectors() []string {
 	if m.fs == "cgroup2" {
 		return nil
@@ -155,7 +158,8 @@ func parseSelf(self string) map[string]string {
 	return own
 }
 
-// below translates a group's path into a folder below a mount that shows only the part of the tree under root.
+// below translates a group's path into a folder below a mount that shows only the part of the tree
+// under root.
 func below(path, root string) string {
 	if root == "/" {
 		return filepath.Join("/", path)
@@ -163,5 +167,5 @@ func below(path, root string) string {
 	if rest, ok := strings.CutPrefix(path, root); ok && (rest == "" || rest[0] == '/') {
 		return filepath.Join("/", rest)
 	}
-	return "/" // outside of what the mount shows, as in some containers: its top is the nearest
+	return "/" // outside the mount, as in some containers: use its top
 }

@@ -8,7 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// The fixtures are /proc/self/mountinfo and /proc/self/cgroup of the machines they are named after.
+// The fixtures are /proc/self/mountinfo and /proc/self/cgroup of the layouts that they are named
+// after.
 func TestParse(t *testing.T) {
 	tests := []struct {
 		name string

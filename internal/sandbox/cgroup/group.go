@@ -1,4 +1,4 @@
-// The doing: making, joining and removing control groups.
+// Creating, joining and removing control groups.
 
 package cgroup
 
@@ -16,13 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// required are the controllers without which the kubelet refuses to start.
+// required lists the controllers without which the kubelet refuses to start.
 var required = []string{"cpu", "cpuset", "memory", "pids"} //nolint:gochecknoglobals // a constant list
 
-// Base is the folder of a sandbox in one hierarchy; each node has a folder below it.
+// Base returns the folder of a sandbox in one hierarchy; each node has a folder below it.
 //
-// v1 and the v2 tree of a hybrid machine: below the group of whoever starts the sandbox, so that limits set on that
-// group bind the sandbox too. v2: below the top, because a group with processes in it cannot hand controllers down.
+// On v1 and in the v2 tree of a hybrid machine it is below the group of the process that starts the
+// sandbox, so that limits of that group also apply to the sandbox. On v2 it is below the top,
+// because a group with processes cannot delegate controllers.
 func (l Layout) Base(h Hierarchy, sandbox string) string {
 	if l.Mode == V2 {
 		return filepath.Join(h.Mount, "podid-"+sandbox)
@@ -39,7 +40,7 @@ func (l Layout) Bases(sandbox string) []string {
 	return out
 }
 
-// Make makes the sandbox's and the node's groups and returns the node's folders.
+// Make creates the sandbox's and the node's groups and returns the node's folders.
 func (l Layout) Make(sandbox, node string) ([]string, error) {
 	var out []string
 	for _, h := range l.Hierarchies {
@@ -80,7 +81,7 @@ func Join(dirs []string) error {
 	return nil
 }
 
-// delegate hands the controllers of a v2 group down to its children.
+// delegate enables the controllers of a v2 group for its children.
 func delegate(dir string) error {
 	enabled, err := words(filepath.Join(dir, "cgroup.subtree_control"))
 	if err != nil {
@@ -114,7 +115,7 @@ func delegate(dir string) error {
 	return nil
 }
 
-// inheritCPUs fills a new v1 cpuset, which starts out empty and then takes no process.
+// inheritCPUs fills a new v1 cpuset from its parent. An empty one accepts no process.
 func inheritCPUs(dir string) error {
 	for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
 		b, err := os.ReadFile(filepath.Join(filepath.Dir(dir), f))
@@ -128,7 +129,7 @@ func inheritCPUs(dir string) error {
 	return nil
 }
 
-// Processes lists who is in the group or below.
+// Processes lists the processes in a group and below it.
 func Processes(dir string) ([]int, error) {
 	var pids []int
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -158,8 +159,8 @@ func Processes(dir string) ([]int, error) {
 	return pids, nil
 }
 
-// Remove removes a group and all groups below. The kernel lets go of a group a moment after its last process has
-// ended, and v1 tells nobody when: so it is tried again until the limit.
+// Remove removes a group and all groups below it. The kernel releases a group a moment after its
+// last process has ended, and v1 has no notification for it, so removal is retried until the limit.
 func Remove(dir string, limit time.Duration) error {
 	deadline := time.After(limit)
 	again := time.NewTicker(20 * time.Millisecond)

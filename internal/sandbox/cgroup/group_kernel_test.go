@@ -12,7 +12,8 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// Groups are made where this process may, take a process, and are removed when it has ended.
+// Groups are created within this process's permissions, accept a process, and are removed when it
+// has ended.
 func TestGroups(t *testing.T) {
 	testnet.Require(t)
 	layout, err := Detect()

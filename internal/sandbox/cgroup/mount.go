@@ -1,4 +1,4 @@
-// What a node does, once, from inside its own control group namespace.
+// Setup of a node's control group namespace, from inside it.
 
 package cgroup
 
@@ -11,12 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// leaf is where the node's own programs live on a v2 machine: the node's top group hands controllers down to the pods,
-// and a group that does so may not have processes of its own.
+// leaf is the group of the node's own programs on a v2 machine. The node's top group delegates
+// controllers to the pods, and a group that delegates must not contain processes.
 const leaf = "init"
 
-// Mount mounts the machine's hierarchies below /sys/fs/cgroup, as seen from the calling process's control group
-// namespace, and on v2 moves the process to a leaf and hands the controllers down.
+// Mount mounts the machine's hierarchies below /sys/fs/cgroup, as the calling process's control
+// group namespace shows them. On v2 it also moves the process to a leaf and delegates the
+// controllers.
 func (l Layout) Mount() error {
 	const top = "/sys/fs/cgroup"
 	if l.Mode == V2 {
@@ -49,7 +50,8 @@ func (l Layout) Mount() error {
 	return nil
 }
 
-// mountOptions selects a v1 hierarchy: by its controllers, or by name for one without any.
+// mountOptions returns the options that select a v1 hierarchy: its controllers, or its name if it
+// has none.
 func mountOptions(options []string) string {
 	s := strings.Join(options, ",")
 	if strings.HasPrefix(s, "name=") {
@@ -58,7 +60,7 @@ func mountOptions(options []string) string {
 	return s
 }
 
-// alias makes controllers that share a hierarchy ("cpu,cpuacct") reachable under each name, as systemd does.
+// alias links controllers that share a hierarchy ("cpu,cpuacct") under each name, as systemd does.
 func alias(top, folder string, options []string) error {
 	for _, o := range options {
 		if o == folder || strings.HasPrefix(o, "name=") {

@@ -1,4 +1,5 @@
-// Package controlplane says how the cluster's control plane is started, and tells when it is ready.
+// Package controlplane defines how the cluster's control plane is started, and waits until it is
+// ready.
 package controlplane
 
 import (
@@ -9,7 +10,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/pki"
 )
 
-// Config is what the command lines depend on.
+// Config holds what the command lines depend on.
 type Config struct {
 	API netip.Addr
 	// PKI and Data are folders on the machine.
@@ -22,11 +23,11 @@ type Component struct {
 	Args []string
 }
 
-// Server is the API server's URL, for everybody inside the sandbox.
+// Server returns the API server's URL inside the sandbox.
 func Server(api netip.Addr) string { return "https://" + netip.AddrPortFrom(api, 6443).String() }
 
-// Components lists the programs. They may be started all at once: each waits for the one it needs, but some give up
-// after ten seconds and must be started again then.
+// Components lists the programs. They may all be started at once: each waits for the one it needs.
+// Some exit after ten seconds without it and must be restarted.
 func (c Config) Components() []Component {
 	return []Component{
 		{"etcd", []string{
@@ -57,7 +58,7 @@ func (c Config) Components() []Component {
 	}
 }
 
-// WritePKI makes every certificate, key and kubeconfig of the cluster.
+// WritePKI writes every certificate, key and kubeconfig of the cluster.
 func WritePKI(a *pki.Authority, plan network.Plan) error {
 	api := plan.API.Addr()
 	subjects := []pki.Subject{
@@ -93,7 +94,7 @@ func WritePKI(a *pki.Authority, plan network.Plan) error {
 	return a.ServiceAccountKeys()
 }
 
-// serviceIP is the cluster IP of the service "kubernetes": the first address of the range.
+// serviceIP returns the cluster IP of the service "kubernetes": the first address of the range.
 func serviceIP() netip.Addr {
 	return netip.MustParsePrefix(network.ServiceCIDR).Addr().Next()
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/pki"
 )
 
-// Every file that a command line names is one that WritePKI writes.
+// Every file that a command line names is written by WritePKI.
 func TestFilesExist(t *testing.T) {
 	dir := t.TempDir()
 	plan, err := network.NewPlan("x", 2)

@@ -1,4 +1,4 @@
-// Readiness: asked over HTTP where nothing can be watched yet, watched from then on.
+// Waiting for readiness: by polling until the API server answers, by watches after that.
 
 package controlplane
 
@@ -18,7 +18,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/netns"
 )
 
-// Client returns the configuration of a client that lives outside of the sandbox and dials inside of it.
+// Client returns the configuration of a client outside the sandbox that dials inside it.
 func Client(kubeconfig string, ns netns.Namespace) (*rest.Config, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
@@ -30,8 +30,8 @@ func Client(kubeconfig string, ns netns.Namespace) (*rest.Config, error) {
 	return cfg, nil
 }
 
-// WaitAPI returns when the API server says that it is ready. ended is asked between the tries: a server that has
-// stopped will not become ready.
+// WaitAPI returns when the API server is ready. It fails if ended, which it calls between its
+// tries, returns an error.
 func WaitAPI(ctx context.Context, cfg *rest.Config, ended func() error) error {
 	quick := rest.CopyConfig(cfg)
 	quick.Timeout = 2 * time.Second
@@ -57,7 +57,8 @@ func WaitAPI(ctx context.Context, cfg *rest.Config, ended func() error) error {
 	}
 }
 
-// WaitNodes returns when that many nodes are ready, and the default namespace can take pods. far is told how many are.
+// WaitNodes returns when that many nodes are ready and the default namespace accepts pods. It
+// reports the number of ready nodes to far.
 func WaitNodes(ctx context.Context, cfg *rest.Config, want int, far func(ready int)) error {
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
@@ -92,9 +93,11 @@ func WaitNodes(ctx context.Context, cfg *rest.Config, want int, far func(ready i
 	return nil
 }
 
-// Follow watches until seen is satisfied. A watch from resource version 0 starts with what is there already; without a
-// version, the server would first wait, in vain unless somebody writes, until old etcds (Debian's) tell how far they are.
-// The server may end a watch at any time; then it is opened again.
+// Follow watches until seen is satisfied, and reopens the watch if the server ends it.
+//
+// The watch starts at resource version 0, which begins with the existing objects. Without a
+// version, the server first waits for a progress notification, which old versions of etcd do not
+// send.
 func Follow(ctx context.Context, open func(metav1.ListOptions) (watch.Interface, error), seen func(watch.Event) bool) error {
 	again := time.NewTicker(200 * time.Millisecond)
 	defer again.Stop()
@@ -132,7 +135,7 @@ func drain(ctx context.Context, w watch.Interface, seen func(watch.Event) bool) 
 	}
 }
 
-// NodeReady tells whether the kubelet reports the node as ready.
+// NodeReady reports whether the kubelet has set the node's Ready condition.
 func NodeReady(n *corev1.Node) bool {
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {
@@ -142,8 +145,8 @@ func NodeReady(n *corev1.Node) bool {
 	return false
 }
 
-// WaitNode returns when the node is ready again and has said so after the given moment: until the API server notices a
-// crash, a crashed node still looks ready.
+// WaitNode returns when the node is ready and its heartbeat is later than the given time. Until the
+// API server notices a crash, a crashed node still looks ready.
 func WaitNode(ctx context.Context, cfg *rest.Config, name string, after time.Time) error {
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
@@ -162,7 +165,7 @@ func WaitNode(ctx context.Context, cfg *rest.Config, name string, after time.Tim
 	return nil
 }
 
-// heartbeat is when the kubelet last confirmed that the node is ready.
+// heartbeat returns when the kubelet last confirmed that the node is ready.
 func heartbeat(n *corev1.Node) time.Time {
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {

@@ -1,5 +1,5 @@
-// Package demo is the demonstration: the product, installed from its chart on a sandbox, gives one pod a token and
-// refuses another one, and every step is told with its time.
+// Package demo runs the demonstration: podid, installed from its chart on a sandbox, gives one pod
+// a token and refuses another one, and every step is shown with its time.
 package demo
 
 import (
@@ -20,19 +20,19 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
-// The images that the demonstration builds; nodes import them, nobody ever pulls them.
+// The images that the demonstration builds. Nodes import them; nothing pulls them.
 const (
 	repository = "docker.io/podid"
 	tag        = "dev"
 )
 
-// installDeadline and storyDeadline bound the two waits on the cluster. They take about 10 s and 10 s here.
+// installDeadline and storyDeadline bound the two waits on the cluster, which take about 10 s each.
 const (
 	installDeadline = 3 * time.Minute
 	storyDeadline   = 2 * time.Minute
 )
 
-// Options are what a user may choose.
+// Options are the user's choices.
 type Options struct {
 	Up sandbox.Options
 	// Keep leaves the sandbox up.
@@ -49,13 +49,13 @@ type Demo struct {
 	options Options
 }
 
-// New prepares a run; its story goes to out, its progress to the reporter.
+// New prepares a run, which writes its timeline to out and its progress to the reporter.
 func New(s *sandbox.Sandbox, report *progress.Reporter, out io.Writer, o Options) *Demo {
 	return &Demo{sandbox: s, report: report, out: out, options: o}
 }
 
-// Run is the whole demonstration. Unless it is asked to keep the sandbox, nothing is left of it afterwards, however it
-// ends.
+// Run runs the whole demonstration and removes the sandbox in the end, whatever happens, unless the
+// options keep it.
 func (d *Demo) Run(ctx context.Context) error {
 	began := time.Now()
 	images, err := Images(ctx, d.report, d.options.Bin)
@@ -66,7 +66,7 @@ func (d *Demo) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := d.sandbox.Down(); err != nil { // one that an earlier demonstration kept
+	if _, err := d.sandbox.Down(); err != nil { // remove what an earlier demonstration kept
 		return err
 	}
 	up := d.options.Up
@@ -92,7 +92,7 @@ func (d *Demo) Run(ctx context.Context) error {
 	return story.verdict()
 }
 
-// show is what happens on the sandbox.
+// show runs the demonstration on a sandbox that is up.
 func (d *Demo) show(ctx context.Context, helm string) (*story, error) {
 	if err := d.install(ctx, helm); err != nil {
 		return nil, err
@@ -140,7 +140,7 @@ func buildImages(ctx context.Context, dir, bin string, step *progress.Step) ([]s
 
 func ref(name string) string { return repository + "/" + name + ":" + tag }
 
-// install installs the product from its own chart and waits until it is ready.
+// install installs podid from its chart and waits until it is ready.
 func (d *Demo) install(ctx context.Context, helm string) error {
 	step := d.report.Start("install podid from its Helm chart")
 	if err := Install(ctx, d.sandbox, helm); err != nil {
@@ -151,7 +151,8 @@ func (d *Demo) install(ctx context.Context, helm string) error {
 	return nil
 }
 
-// Install installs or upgrades the product on a sandbox, with additional values as `helm --set` takes them.
+// Install installs or upgrades podid on a sandbox, with additional values in the form of `helm
+// --set`.
 func Install(ctx context.Context, s *sandbox.Sandbox, helm string, values ...string) error {
 	source, err := programs.Source()
 	if err != nil {
@@ -167,7 +168,7 @@ func Install(ctx context.Context, s *sandbox.Sandbox, helm string, values ...str
 		"image.repository=" + repository, "image.imagePullPolicy=Never", "mic.tag=" + tag, "nmi.tag=" + tag,
 		"mic.customCloud.enabled=true", "mic.customCloud.configPath=/etc/kubernetes/akscustom.json",
 		"mic.customCloud.caBundle=/etc/kubernetes/azure-ca.crt",
-		// NMI finds Entra ID, and trusts it, by the same files of the node.
+		// NMI finds and trusts Entra ID by the same files of the node.
 		"nmi.extraArgs={--cloud=AzureStackCloud}",
 		"nmi.extraEnv[0].name=AZURE_ENVIRONMENT_FILEPATH", "nmi.extraEnv[0].value=/etc/azure/akscustom.json",
 		"nmi.extraEnv[1].name=SSL_CERT_FILE", "nmi.extraEnv[1].value=/etc/azure/azure-ca.crt",
@@ -186,7 +187,7 @@ func Install(ctx context.Context, s *sandbox.Sandbox, helm string, values ...str
 	return nil
 }
 
-// Apply is `kubectl apply` on a sandbox.
+// Apply runs `kubectl apply` on a sandbox.
 func Apply(ctx context.Context, s *sandbox.Sandbox, objects string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.Layout().Dir(), "bin/kubectl"), "apply", "-f", "-")
 	if err := run(s, cmd, objects); err != nil {
@@ -195,7 +196,7 @@ func Apply(ctx context.Context, s *sandbox.Sandbox, objects string) error {
 	return nil
 }
 
-// run runs a program inside of the sandbox; what it said is part of the error.
+// run runs a program inside the sandbox. The error contains the program's output.
 func run(s *sandbox.Sandbox, cmd *exec.Cmd, stdin string) error {
 	cmd = s.Command(cmd)
 	var out bytes.Buffer

@@ -14,7 +14,7 @@ import (
 //go:embed manifest.yaml
 var manifestTemplate string
 
-// The two pods: one whose label a binding selects, and one whose label nobody's binding selects.
+// The two pods: one whose label a binding selects, and one whose label no binding selects.
 const (
 	boundPod   = "bound"
 	unboundPod = "unbound"
@@ -23,7 +23,7 @@ const (
 
 type pod struct{ Name, Label string }
 
-// facts are what the manifest depends on.
+// facts are the values of the manifest's template.
 type facts struct {
 	Identity   sandbox.Identity
 	CA         string

@@ -1,4 +1,4 @@
-// Watching the story unfold: the pods, their assigned identities, and what Azure was asked.
+// Observing the demonstration: the pods, their assigned identities, and the requests to Azure.
 
 package demo
 
@@ -60,7 +60,7 @@ func (d *Demo) watch(ctx context.Context) (*story, error) {
 	}
 	s := &story{}
 	group, inner := errgroup.WithContext(ctx)
-	// The watches are open before anything is applied, so that every time is the moment of the event.
+	// The watches are open before anything is applied, so that each time is that of the event.
 	podsOpen, assignedOpen := make(chan struct{}), make(chan struct{})
 	group.Go(func() error { return watchPods(inner, client, s, podsOpen) })
 	group.Go(func() error { return watchAssigned(inner, objects, s, assignedOpen) })
@@ -78,12 +78,12 @@ func (d *Demo) watch(ctx context.Context) (*story, error) {
 	if err := group.Wait(); err != nil {
 		return nil, fmt.Errorf("watch the two pods: %w", err)
 	}
-	for name, told := range map[string]*[]event{boundPod: &s.bound, unboundPod: &s.unbound} {
+	for name, output := range map[string]*[]event{boundPod: &s.bound, unboundPod: &s.unbound} {
 		raw, err := client.CoreV1().Pods(namespace).GetLogs(name, &corev1.PodLogOptions{}).DoRaw(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("read what pod %s said: %w", name, err)
 		}
-		if *told, err = parseEvents(raw); err != nil {
+		if *output, err = parseEvents(raw); err != nil {
 			return nil, fmt.Errorf("read what pod %s said: %w", name, err)
 		}
 	}
@@ -105,7 +105,8 @@ func (d *Demo) manifest() (string, error) {
 	})
 }
 
-// watchPods notes when the pod with a binding is scheduled, and returns when both have ended.
+// watchPods records when the pod with a binding is scheduled, and returns when both pods have
+// ended.
 func watchPods(ctx context.Context, client kubernetes.Interface, s *story, open chan struct{}) error {
 	ended := map[string]bool{}
 	opened := false
@@ -131,7 +132,8 @@ func watchPods(ctx context.Context, client kubernetes.Interface, s *story, open 
 	})
 }
 
-// watchAssigned notes when MIC wrote the assigned identity, and when it is on the scale set; then it returns.
+// watchAssigned records when MIC writes the assigned identity, and returns when it is on the scale
+// set.
 func watchAssigned(ctx context.Context, client dynamic.Interface, s *story, open chan struct{}) error {
 	kind := schema.GroupVersionResource{Group: "aadpodidentity.k8s.io", Version: "v1", Resource: "azureassignedidentities"}
 	opened := false
@@ -161,7 +163,7 @@ func watchAssigned(ctx context.Context, client dynamic.Interface, s *story, open
 	})
 }
 
-// watchAzure notes when Azure was asked to change the scale set.
+// watchAzure records when Azure was asked to change the scale set.
 func (d *Demo) watchAzure(ctx context.Context, s *story) error {
 	query := url.Values{"surface": {"arm"}, "method": {"PATCH"}, "wait": {"30s"}}
 	for {
@@ -184,7 +186,7 @@ func (d *Demo) watchAzure(ctx context.Context, s *story) error {
 	}
 }
 
-// event is one line of what test/demo prints.
+// event is one line of the output of test/demo.
 type event struct {
 	Event  string         `json:"event"`
 	Time   time.Time      `json:"time"`

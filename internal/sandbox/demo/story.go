@@ -1,4 +1,4 @@
-// The story: what happened when, told to a person.
+// The timeline of the demonstration, and its verdict.
 
 package demo
 
@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// moment is a kind of thing that happens once.
+// moment is a kind of event that happens once.
 type moment int
 
 const (
@@ -22,7 +22,7 @@ const (
 	assigned
 )
 
-// story collects moments, from several goroutines, and what the two pods said.
+// story collects moments and the output of the two pods. It is safe for concurrent use.
 type story struct {
 	mu             sync.Mutex
 	moments        map[moment]time.Time
@@ -30,7 +30,7 @@ type story struct {
 	bound, unbound []event
 }
 
-// note keeps the first time that something happened.
+// note records a moment. Only the first time counts.
 func (s *story) note(m moment, at time.Time, node string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,7 +45,7 @@ func (s *story) note(m moment, at time.Time, node string) {
 	}
 }
 
-// find returns a pod's event of that kind.
+// find returns a pod's first event of that kind.
 func find(events []event, kind string) (event, bool) {
 	i := slices.IndexFunc(events, func(e event) bool { return e.Event == kind })
 	if i < 0 {
@@ -54,7 +54,7 @@ func find(events []event, kind string) (event, bool) {
 	return events[i], true
 }
 
-// verdict says whether the story went as it should.
+// verdict returns an error unless the demonstration went as it should.
 func (s *story) verdict() error {
 	if _, ok := find(s.bound, "token"); !ok {
 		return errors.New("the pod with a binding got no token: " + lastText(s.bound))
@@ -84,7 +84,7 @@ type line struct {
 	text string
 }
 
-// timeline puts everything in the order in which it happened.
+// timeline returns everything that happened, in order.
 func (s *story) timeline() []line {
 	texts := map[moment]string{
 		scheduled: "pod \"" + boundPod + "\" is scheduled to " + s.node,
@@ -109,7 +109,7 @@ func (s *story) timeline() []line {
 	return lines
 }
 
-// print tells the story.
+// print writes the timeline and the tokens.
 func (s *story) print(out io.Writer) error {
 	var b strings.Builder
 	b.WriteString("\nWhat happened, in seconds since the pod was scheduled:\n\n")
@@ -136,7 +136,7 @@ func (s *story) print(out io.Writer) error {
 	return err
 }
 
-// claim writes a value as a person reads it: times as times, not as seconds since 1970.
+// claim formats a token's claim for a person: times as times, not as seconds since 1970.
 func claim(name string, v any) any {
 	if seconds, ok := v.(float64); ok && name == "exp" {
 		return time.Unix(int64(seconds), 0).UTC().Format(time.RFC3339)

@@ -46,7 +46,7 @@ func TestTimeline(t *testing.T) {
 	}
 }
 
-// The first time counts: an object is seen many times.
+// Only the first time counts, since an object is seen many times.
 func TestNote(t *testing.T) {
 	s := &story{}
 	s.note(scheduled, at(1), "node-0")

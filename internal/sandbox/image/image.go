@@ -1,5 +1,6 @@
-// Package image builds container images without a container engine: static programs on an empty base, written as an
-// archive that `docker load` and `ctr images import` read. The same input gives the same bytes.
+// Package image builds container images without a container engine: static programs on an empty
+// base, written as an archive that `docker load` and `ctr images import` read. The same input gives
+// the same bytes.
 package image
 
 import (
@@ -23,7 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// nonroot is the user that images run as unless told otherwise; it has no entry anywhere and owns nothing.
+// nonroot is the default user of images. It has no passwd entry and owns nothing.
 const nonroot = "65532:65532"
 
 // File is one program or file of an image.
@@ -36,9 +37,9 @@ type File struct {
 type Spec struct {
 	// Ref is its full name with tag, for example docker.io/podid/mic:dev.
 	Ref string
-	// Files go into one layer; the first is the entrypoint.
+	// Files go into one layer; the first one is the entrypoint.
 	Files []File
-	// User is "uid:gid"; empty for a user without any rights.
+	// User is "uid:gid", or empty for a user without permissions.
 	User string
 	// Args are added to the entrypoint.
 	Args []string
@@ -57,7 +58,7 @@ func Write(s Spec, archive string) error {
 	if err := os.MkdirAll(filepath.Dir(archive), 0o755); err != nil {
 		return fmt.Errorf("write image %s: %w", s.Ref, err)
 	}
-	part := fmt.Sprintf("%s.%d.part", archive, os.Getpid()) // nobody else's, should two build it at once
+	part := fmt.Sprintf("%s.%d.part", archive, os.Getpid()) // unique, so that two builds may run at once
 	if err := tarball.WriteToFile(part, tag, img); err != nil {
 		_ = os.Remove(part)
 		return fmt.Errorf("write image %s: %w", s.Ref, err)
@@ -103,7 +104,7 @@ func build(s Spec) (v1.Image, error) {
 	return mutate.ConfigFile(img, config)
 }
 
-// layerTar packs the files and the folders above them, in the order of their names and without a time, so that the
+// layerTar packs the files and their parent folders, sorted by name and without times, so that the
 // same files give the same layer.
 func layerTar(files []File) ([]byte, error) {
 	type entry struct {
@@ -166,5 +167,5 @@ func dir(name string, mode int64) tar.Header {
 	return tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: mode, ModTime: epoch(), Format: tar.FormatPAX}
 }
 
-// epoch stands for "no time": a build's result must not depend on when it was made.
+// epoch is the time of every entry, so that a build does not depend on when it was made.
 func epoch() time.Time { return time.Unix(0, 0).UTC() }

@@ -1,9 +1,10 @@
-// Package netns makes, enters and removes named network namespaces: files below /run/netns, as `ip netns` keeps them.
+// Package netns creates, enters and removes named network namespaces: files below /run/netns, as
+// `ip netns` keeps them.
 //
-// Thread hygiene, the dangerous part: a namespace belongs to an OS thread, and Go moves goroutines between threads.
-// Everything here that changes a thread's namespace runs on a goroutine of its own that locks its thread and ends
-// without unlocking it, so that the Go runtime throws the thread away. No thread with a foreign namespace ever
-// returns to the pool.
+// A namespace belongs to an OS thread, and Go moves goroutines between threads. Everything here
+// that changes a thread's namespace runs on its own goroutine, which locks its thread and ends
+// without unlocking it, so that the Go runtime discards the thread. No thread with a foreign
+// namespace ever returns to the pool.
 package netns
 
 import (
@@ -20,16 +21,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is where named network namespaces are kept; `ip netns` uses the same folder.
+// Dir is the folder of named network namespaces, the same as that of `ip netns`.
 const Dir = "/run/netns"
 
 // Namespace is the name of a network namespace.
 type Namespace string
 
-// Path is the file that keeps the namespace alive and by which others enter it.
+// Path returns the file that keeps the namespace alive and that others enter it by.
 func (n Namespace) Path() string { return filepath.Join(Dir, string(n)) }
 
-// Create makes the namespace, with no device but a `lo` that is down. It fails when the name is taken.
+// Create creates the namespace with a single device, a `lo` that is down. It fails if the name is
+// taken.
 func (n Namespace) Create() error {
 	if err := share(); err != nil {
 		return fmt.Errorf("create network namespace %s: %w", n, err)
@@ -55,9 +57,9 @@ func (n Namespace) Create() error {
 	return nil
 }
 
-// share makes Dir a mount point of its own that is shared, as `ip netns` does with the first namespace that it makes. Were
-// it left to that, it would mount Dir onto itself over the namespaces that are there already, and nobody could reach
-// their first mounts to delete them.
+// share makes Dir a shared mount point, as `ip netns` does for its first namespace. Otherwise `ip
+// netns` would later mount Dir over itself and hide the first mounts of existing namespaces, which
+// could then not be deleted.
 func share() error {
 	switch err := os.Mkdir(Dir, 0o755); {
 	case err == nil:
@@ -72,11 +74,11 @@ func share() error {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { // two at a time would mount it twice
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { // two processes at once would mount it twice
 		return fmt.Errorf("lock %s: %w", Dir, err)
 	}
 	err = unix.Mount("", Dir, "", unix.MS_SHARED|unix.MS_REC, "")
-	if !errors.Is(err, unix.EINVAL) { // EINVAL: it is no mount point yet
+	if !errors.Is(err, unix.EINVAL) { // EINVAL: not a mount point yet
 		return err
 	}
 	if err := unix.Mount(Dir, Dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
@@ -85,10 +87,10 @@ func share() error {
 	return unix.Mount("", Dir, "", unix.MS_SHARED|unix.MS_REC, "")
 }
 
-// marker says that Dir was not there before the first of our namespaces.
+// marker records that Dir did not exist before the first namespace of this package.
 const marker = "/run/podid-made-netns"
 
-// removeDir removes the folder of all network namespaces again if it was made here and nobody else uses it.
+// removeDir removes Dir if this package created it and it is empty.
 func removeDir() {
 	if _, err := os.Stat(marker); err != nil {
 		return
@@ -96,19 +98,19 @@ func removeDir() {
 	if entries, err := os.ReadDir(Dir); err != nil || len(entries) > 0 {
 		return
 	}
-	_ = unix.Unmount(Dir, 0) // fails where it is no mount point, and when somebody was faster
+	_ = unix.Unmount(Dir, 0) // fails if it is not a mount point or another process was faster
 	if os.Remove(Dir) == nil {
 		_ = os.Remove(marker)
 	}
 }
 
-// Delete lets go of the namespace, and after the last one of Dir, if it was made here. The kernel keeps the namespace
-// until the last process inside has ended. No such name is no error.
+// Delete removes the namespace's name, and Dir after the last one if it was created here. The
+// kernel keeps the namespace until the last process inside has ended. A missing name is no error.
 func (n Namespace) Delete() error {
 	for {
 		err := unix.Unmount(n.Path(), unix.MNT_DETACH)
 		if err == nil {
-			continue // bound more than once, by a crash between two steps
+			continue // mounted twice, by a crash between two steps
 		}
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 			break
@@ -122,14 +124,14 @@ func (n Namespace) Delete() error {
 	return nil
 }
 
-// Exists tells whether the name is taken by a namespace that can be entered.
+// Exists reports whether there is a namespace of that name that can be entered.
 func (n Namespace) Exists() bool {
 	var fs unix.Statfs_t
 	return unix.Statfs(n.Path(), &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
-// Do runs f on a thread inside the namespace. A process that f starts is born there. f must not start goroutines that
-// need the namespace, and must not keep the thread.
+// Do runs f on a thread inside the namespace; a process that f starts is created there. f must not
+// start goroutines that need the namespace, and must not keep the thread.
 func (n Namespace) Do(f func() error) error {
 	return onOwnThread(func() error {
 		if err := n.enter(); err != nil {
@@ -139,8 +141,8 @@ func (n Namespace) Do(f func() error) error {
 	})
 }
 
-// Dial opens a connection from inside the namespace. The address must be an IP address with a port: names would be
-// resolved with the machine's resolver.
+// Dial opens a connection from inside the namespace. The address must be an IP address and a port,
+// because names would be resolved with the machine's resolver.
 func (n Namespace) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -151,7 +153,7 @@ func (n Namespace) Dial(ctx context.Context, network, address string) (net.Conn,
 	}
 	var conn net.Conn
 	err = n.Do(func() error {
-		d := net.Dialer{Timeout: 5 * time.Second, FallbackDelay: -1} // one address, one socket, made on this very thread
+		d := net.Dialer{Timeout: 5 * time.Second, FallbackDelay: -1} // one address, one socket, created on this thread
 		c, err := d.DialContext(ctx, network, address)
 		conn = c
 		return err
@@ -162,7 +164,7 @@ func (n Namespace) Dial(ctx context.Context, network, address string) (net.Conn,
 	return conn, nil
 }
 
-// Processes lists the processes whose main thread is inside the namespace, whoever started them.
+// Processes lists the processes whose main thread is inside the namespace.
 func (n Namespace) Processes() ([]int, error) {
 	var want unix.Stat_t
 	if err := unix.Stat(n.Path(), &want); err != nil {
@@ -196,7 +198,8 @@ func (n Namespace) Processes() ([]int, error) {
 	return pids, nil
 }
 
-// List names the namespaces whose name starts with the prefix, whether they can be entered or are left from a crash.
+// List returns the namespaces whose name starts with the prefix, including those that a crash left
+// and that cannot be entered.
 func List(prefix string) ([]Namespace, error) {
 	matches, err := filepath.Glob(filepath.Join(Dir, prefix+"*"))
 	if err != nil {
@@ -222,8 +225,8 @@ func (n Namespace) enter() error {
 	return nil
 }
 
-// Exec replaces the running program by another one inside the namespace. It returns only when that does not work, and
-// then the program should end: its thread may be in the wrong namespace.
+// Exec replaces the running program with another one inside the namespace. It returns only on
+// failure; the program should then exit, because its thread may be in the wrong namespace.
 func (n Namespace) Exec(path string, argv, env []string) error {
 	runtime.LockOSThread()
 	if err := n.enter(); err != nil {
@@ -235,13 +238,14 @@ func (n Namespace) Exec(path string, argv, env []string) error {
 	return nil
 }
 
-// onOwnThread runs f on a thread that is thrown away afterwards.
+// onOwnThread runs f on a thread that is discarded afterwards.
 func onOwnThread(f func() error) error {
-	done := make(chan error, 1) // buffered: the goroutine must end even if nobody were left to listen
+	done := make(chan error, 1) // buffered: the goroutine must end even without a receiver
 	go func() {
 		runtime.LockOSThread() // never unlocked, see the package comment
 		if unix.Gettid() == os.Getpid() {
-			// The main thread never ends, and /proc shows its namespace as the process's: leave it where it is.
+			// The main thread never ends, and /proc shows its namespace as the process's: do not
+			// change it.
 			done <- onOwnThread(f)
 			runtime.UnlockOSThread()
 			return

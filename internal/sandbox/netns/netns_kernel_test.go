@@ -11,7 +11,8 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// The life of a namespace: made, entered, inhabited, removed. This process never leaves its own.
+// A namespace is created, entered, used by a process, and removed. This process never leaves its
+// own.
 func TestLife(t *testing.T) {
 	testnet.Require(t)
 	own := link(t, "self")
@@ -49,7 +50,7 @@ func TestLife(t *testing.T) {
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	for range 20 { // many threads, some of them reused, none of them outside of where it should be
+	for range 20 { // many threads, some of them reused, none in the wrong namespace
 		_ = n.Do(func() error { return nil })
 		if now := link(t, "thread-self"); now != own {
 			t.Fatalf("this thread moved from %s to %s", own, now)

@@ -1,4 +1,4 @@
-// The doing: links, addresses and routes over netlink, inside the namespaces only.
+// Creating links, addresses and routes over netlink, inside the namespaces only.
 
 package network
 
@@ -15,7 +15,8 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/netns"
 )
 
-// Up makes the switch and all nodes' cables. After an error the caller removes what was made, with Down.
+// Up creates the switch and all nodes' links. After an error the caller removes what exists with
+// Down.
 func (p Plan) Up() error {
 	if err := p.upSwitch(); err != nil {
 		return fmt.Errorf("make the sandbox's switch: %w", err)
@@ -28,7 +29,8 @@ func (p Plan) Up() error {
 	return nil
 }
 
-// Down removes every namespace of the sandbox that is left, also those of an earlier plan with more nodes. Devices go with them.
+// Down removes every namespace of the sandbox, and with them their devices. It also finds those of
+// an earlier plan with more nodes.
 func Down(sandbox string) error {
 	all, err := Namespaces(sandbox)
 	if err != nil {
@@ -42,7 +44,8 @@ func Down(sandbox string) error {
 	return nil
 }
 
-// Namespaces lists the namespaces of the sandbox that are there, and none of a sandbox whose name starts like its name.
+// Namespaces lists the existing namespaces of the sandbox, and none of a sandbox whose name has the
+// same beginning.
 func Namespaces(sandbox string) ([]netns.Namespace, error) {
 	all, err := netns.List(Prefix(sandbox))
 	if err != nil {
@@ -78,7 +81,8 @@ func (p Plan) upSwitch() error {
 	})
 }
 
-// UpNode makes the node's namespace and plugs it into the switch. What an earlier life of the node left is removed first.
+// UpNode creates the node's namespace and connects it to the switch. It first removes what an
+// earlier run of the node left.
 func (p Plan) UpNode(n Node) error {
 	steps := []func() error{
 		n.Namespace.Delete,
@@ -94,7 +98,8 @@ func (p Plan) UpNode(n Node) error {
 	return nil
 }
 
-// plug makes the cable, with the far end inside the node's namespace from the start: no device ever appears on the machine.
+// plug creates the link with its far end inside the node's namespace, so that no device ever
+// appears on the machine.
 func (p Plan) plug(n Node) error {
 	if old, err := netlink.LinkByName(n.Port); err == nil {
 		if err := netlink.LinkDel(old); err != nil {
@@ -190,8 +195,8 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// forward lets the namespace of the calling thread pass packets on: /proc/sys/net shows the values of the network
-// namespace of the thread that opens the file.
+// forward enables packet forwarding in the namespace of the calling thread: /proc/sys/net shows the
+// values of the network namespace of the thread that opens the file.
 func forward() error {
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
 		return fmt.Errorf("forward packets: %w", err)

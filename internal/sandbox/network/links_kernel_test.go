@@ -15,7 +15,7 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// The network of a sandbox: what reaches what, and what does not.
+// The network of a sandbox: what can reach what, and what cannot.
 func TestNetwork(t *testing.T) {
 	testnet.Require(t)
 	p, err := NewPlan(fmt.Sprintf("t%d", os.Getpid()), 2)
@@ -131,7 +131,7 @@ func interfaces(t *testing.T) string {
 	return fmt.Sprint(names)
 }
 
-// A sandbox whose name starts like another one's is another one.
+// A sandbox whose name starts like another one's is a different sandbox.
 func TestNamesake(t *testing.T) {
 	testnet.Require(t)
 	name := fmt.Sprintf("t%d", os.Getpid())

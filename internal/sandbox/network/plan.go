@@ -1,5 +1,5 @@
-// Package network holds the sandbox's addresses and makes its links: one switch namespace with a bridge, one
-// namespace per node, and no way out of either.
+// Package network defines the sandbox's addresses and creates its links: one switch namespace with
+// a bridge, one namespace per node, and no way out of either.
 package network
 
 import (
@@ -9,22 +9,22 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/netns"
 )
 
-// The addresses of every sandbox. They are fixed: nothing outside the namespaces can see them, so two sandboxes may
-// use the same ones side by side.
+// The addresses of every sandbox. They are fixed because nothing outside the namespaces can see
+// them; two sandboxes may use the same ones at the same time.
 const (
-	// MaxNodes is bounded by the addresses: node i has 10.200.0.10+i and the pods 10.244.i.0/24.
+	// MaxNodes is bounded by the addresses: node i has 10.200.0.10+i and its pods 10.244.i.0/24.
 	MaxNodes = 20
-	// MetadataPort is where the instance metadata service listens.
+	// MetadataPort is the port of the instance metadata service.
 	MetadataPort = 80
 	// ServiceCIDR holds the cluster IPs of services; its first address is the API server's.
 	ServiceCIDR = "10.96.0.0/16"
-	// PodCIDR holds all pods.
+	// PodCIDR holds the addresses of all pods.
 	PodCIDR = "10.244.0.0/16"
 	// Bridge is the switch's device in its namespace.
 	Bridge = "br0"
 )
 
-// Plan says which namespaces a sandbox has and which address is where. It is a value: making it touches nothing.
+// Plan lists a sandbox's namespaces and addresses. It is a value; making one changes nothing.
 type Plan struct {
 	Sandbox string
 	Switch  netns.Namespace
@@ -32,7 +32,8 @@ type Plan struct {
 	API netip.Prefix
 	// Azure is the switch's second address: ARM and Entra ID of the emulator.
 	Azure netip.Prefix
-	// Metadata is 169.254.169.254, on the switch's loopback. Nodes reach it by their default route only.
+	// Metadata is 169.254.169.254, on the switch's loopback. Nodes reach it by their default route
+	// only.
 	Metadata netip.Prefix
 	Nodes    []Node
 }
@@ -42,16 +43,16 @@ type Node struct {
 	Index     int
 	Name      string
 	Namespace netns.Namespace
-	// Port is the switch's end of the node's cable; the node's own end is called eth0.
+	// Port is the switch's end of the node's link; the node's own end is called eth0.
 	Port string
 	IP   netip.Prefix
 	Pods netip.Prefix
 }
 
-// Prefix is what the namespaces of a sandbox start with.
+// Prefix returns the beginning of the names of a sandbox's namespaces.
 func Prefix(sandbox string) string { return "podid-" + sandbox + "-" }
 
-// NewPlan lays out a sandbox with the given number of nodes, 1 to MaxNodes.
+// NewPlan returns the plan of a sandbox with 1 to MaxNodes nodes.
 func NewPlan(sandbox string, nodes int) (Plan, error) {
 	if nodes < 1 || nodes > MaxNodes {
 		return Plan{}, fmt.Errorf("a sandbox has 1 to %d nodes, not %d", MaxNodes, nodes)

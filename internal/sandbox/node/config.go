@@ -1,4 +1,4 @@
-// The configuration files of what runs on a node. All paths are as the node sees them.
+// The configuration files of the programs on a node. All paths are as the node sees them.
 
 package node
 
@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Where things are inside every node.
+// Paths inside every node.
 const (
 	BinDir           = "/opt/podid/bin"
 	LibDir           = "/opt/podid/lib"
@@ -23,7 +23,7 @@ const (
 	PauseImage       = "docker.io/podid/pause:1"
 )
 
-// ContainerdConfig is containerd's config.toml. Its layout changed with containerd 2, so it depends on the major version.
+// ContainerdConfig returns containerd's config.toml, whose layout depends on the major version.
 func ContainerdConfig(major int) string {
 	if major >= 2 {
 		return containerdV3
@@ -31,8 +31,9 @@ func ContainerdConfig(major int) string {
 	return containerdV2
 }
 
-// restrict_oom_score_adj: without it a sandbox that may not lower its score fails with an unexplained EOF.
-// The snapshotters left out need devices or file systems that a node does not have, and only slow the start.
+// restrict_oom_score_adj: without it, a sandbox that may not lower its score fails with an
+// unexplained EOF. The disabled snapshotters need devices or file systems that a node does not
+// have, and only slow down the start.
 const containerdV2 = `version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -86,8 +87,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.blockfile", "io.containerd.sna
         SystemdCgroup = false
 `
 
-// ContainerdMajor reads the major version out of what `containerd --version` prints, for example
-// "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1" or "containerd containerd.io/v2 v2.1.0 …".
+// ContainerdMajor returns the major version from the output of `containerd --version`, for example
+// "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1" or "containerd
+// containerd.io/v2 v2.1.0 …".
 func ContainerdMajor(version string) (int, error) {
 	fields := strings.Fields(version)
 	if len(fields) >= 3 && fields[0] == "containerd" {
@@ -99,8 +101,9 @@ func ContainerdMajor(version string) (int, error) {
 	return 0, fmt.Errorf("read containerd's version: %q is not what it usually prints", version)
 }
 
-// CNIConfig connects pods to a bridge on the node. There is no masquerading, so that what runs on the node sees the
-// pod's own address; and no portmap plugin, which would need iptables.
+// CNIConfig returns a configuration that connects pods to a bridge on the node. There is no
+// masquerading, so that programs on the node see the pod's own address, and no portmap plugin,
+// which would need iptables.
 func CNIConfig(pods netip.Prefix) (string, error) {
 	type object map[string]any
 	b, err := json.MarshalIndent(object{
@@ -117,10 +120,11 @@ func CNIConfig(pods netip.Prefix) (string, error) {
 	return string(b), nil
 }
 
-// KubeletConfig is the kubelet's configuration file.
+// KubeletConfig returns the kubelet's configuration file.
 //
-// The eviction limits leave a small disk usable, images are never collected (there is no registry to pull them from
-// again), and the status goes out often enough for a crashed node to be noticed in seconds.
+// The eviction limits keep a small disk usable. Images are never collected, because there is no
+// registry to pull them from again. The status is sent often enough for a crashed node to be
+// noticed in seconds.
 func KubeletConfig(name string) (string, error) {
 	type object map[string]any
 	return marshal("kubelet", object{
@@ -146,7 +150,8 @@ func KubeletConfig(name string) (string, error) {
 	})
 }
 
-// ProxyConfig is kube-proxy's configuration file. All conntrack values are 0: they are machine-wide settings.
+// ProxyConfig returns kube-proxy's configuration file. All conntrack values are 0 because they are
+// machine-wide settings.
 func ProxyConfig(name, podCIDR string) (string, error) {
 	type object map[string]any
 	return marshal("kube-proxy", object{

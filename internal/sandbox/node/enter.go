@@ -1,4 +1,4 @@
-// The way in: how a node's pid 1 comes to be, and how others join it.
+// Starting a node's pid 1, and running programs in a node.
 
 package node
 
@@ -16,12 +16,14 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/cgroup"
 )
 
-// goFD is the file descriptor on which pid 1 waits for its starter to be out of the node's control groups.
+// goFD is the file descriptor on which pid 1 waits for its starter to leave the node's control
+// groups.
 const goFD = 3
 
-// Launch starts a node's pid 1 from a process that is inside the node's network namespace, and returns its number as the
-// machine sees it. The caller must be about to exit: it joins the node's control groups, so that the new control group
-// namespace has its root there, and on v2 the node can only hand controllers down once the caller has gone.
+// Launch starts a node's pid 1 from a process inside the node's network namespace, and returns its
+// process ID on the machine. The caller must be about to exit. It joins the node's control groups,
+// so that the new control group namespace has its root there; on v2 the node can delegate
+// controllers only when the caller is gone.
 func Launch(self, specFile string) (int, error) {
 	spec, err := ReadSpec(specFile)
 	if err != nil {
@@ -30,7 +32,8 @@ func Launch(self, specFile string) (int, error) {
 	if err := cgroup.Join(spec.Groups); err != nil {
 		return 0, err
 	}
-	// The read end goes to pid 1. The write end stays here, open until this process exits, and nowhere else.
+	// The read end goes to pid 1. The write end stays open here, and nowhere else, until this
+	// process exits.
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, fmt.Errorf("launch node: %w", err)
@@ -46,7 +49,7 @@ func Launch(self, specFile string) (int, error) {
 	cmd := exec.Command(self, "sandbox", "node-init", specFile) //nolint:noctx // it outlives this process
 	cmd.Env = []string{}
 	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = log, log // not ours: whoever reads our output waits for its end
+	cmd.Stdout, cmd.Stderr = log, log // not this process's, whose reader waits for its end
 	cmd.ExtraFiles = []*os.File{r}
 	flags := unix.CLONE_NEWNS | unix.CLONE_NEWPID
 	if !spec.Plain {
@@ -59,7 +62,7 @@ func Launch(self, specFile string) (int, error) {
 	return cmd.Process.Pid, nil
 }
 
-// Exec runs a program inside a running node, by the number of its pid 1, with the caller's terminal.
+// Exec runs a program inside a running node, given the ID of its pid 1, with the caller's terminal.
 func Exec(pid int, argv []string) error {
 	cmd := exec.Command("/usr/bin/env", argv...) //nolint:noctx // ends with the terminal; env looks in the node's PATH
 	cmd.Env = Env()
@@ -86,10 +89,10 @@ func Run(pid int, cmd *exec.Cmd) error {
 	return <-done
 }
 
-// join moves the calling thread into all namespaces of the process. The mount namespace comes last: after it, /proc is
-// the node's.
+// join moves the calling thread into all namespaces of the process. The mount namespace comes last
+// because /proc is the node's after it.
 func join(pid int) error {
-	if err := unix.Unshare(unix.CLONE_FS); err != nil { // setns to a mount namespace wants an own working directory
+	if err := unix.Unshare(unix.CLONE_FS); err != nil { // setns to a mount namespace requires an own working directory
 		return fmt.Errorf("enter node: %w", err)
 	}
 	kinds := []struct {
@@ -117,7 +120,7 @@ func join(pid int) error {
 	return nil
 }
 
-// Env is the environment of everything on a node.
+// Env returns the environment of every program on a node.
 func Env() []string {
 	return []string{
 		"PATH=" + BinDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -1,4 +1,5 @@
-// Pid 1 of a node: builds the node's root, starts its services, starts them again when they end, and reaps what others leave.
+// Pid 1 of a node: builds the node's root, starts its services and restarts them, and reaps
+// orphans.
 
 package node
 
@@ -15,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Init is the life of a node's pid 1. It returns when the context ends; the kernel then kills everything on the node.
+// Init runs a node's pid 1 until the context ends. The kernel then kills everything on the node.
 func Init(ctx context.Context, specFile string) error {
 	spec, err := ReadSpec(specFile)
 	if err != nil {
@@ -24,7 +25,7 @@ func Init(ctx context.Context, specFile string) error {
 	if err := waitForStarter(); err != nil {
 		return err
 	}
-	logs, err := openLogs(spec) // now: the machine's files are out of sight later
+	logs, err := openLogs(spec) // now: the machine's files are not visible later
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func start(ctx context.Context, spec Spec, logs map[string]*os.File, log *slog.L
 	return nil
 }
 
-// settle makes the surroundings that the services need.
+// settle sets up what the services need around them.
 func settle(spec Spec) error {
 	if spec.Plain {
 		return ownProcesses()
@@ -76,7 +77,7 @@ func settle(spec Spec) error {
 	return spec.Cgroups.Mount()
 }
 
-// ownProcesses shows this process namespace in /proc, to nobody but those who live in it.
+// ownProcesses mounts /proc for this process namespace, visible only inside it.
 func ownProcesses() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("keep mounts to ourselves: %w", err)
@@ -87,7 +88,8 @@ func ownProcesses() error {
 	return nil
 }
 
-// waitForStarter returns when the process that launched us has exited and with it has left our control groups.
+// waitForStarter returns when the process that launched this one has exited and so has left its
+// control groups.
 func waitForStarter() error {
 	f := os.NewFile(goFD, "starter")
 	if f == nil {
@@ -100,7 +102,7 @@ func waitForStarter() error {
 	return nil
 }
 
-// openLogs opens one log per service, and the node's own under "".
+// openLogs opens one log per service, and the node's own under the name "".
 func openLogs(s Spec) (map[string]*os.File, error) {
 	open := func(path string) (*os.File, error) {
 		return os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -132,8 +134,8 @@ func importImages(ctx context.Context, sup *supervisor, images []string, log *os
 	return nil
 }
 
-// waitSocket returns when the Unix socket accepts a connection. A socket file tells nobody when somebody listens on it,
-// so it is tried again, for at most a minute.
+// waitSocket returns when the Unix socket accepts a connection. It polls for at most a minute,
+// because a socket file does not show when a server listens on it.
 func waitSocket(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -148,7 +150,7 @@ func waitSocket(ctx context.Context, path string) error {
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			return fmt.Errorf("nobody listens on %s: %w", path, err)
+			return fmt.Errorf("nothing listens on %s: %w", path, err)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// A node's root file system: the machine's programs to read, everything else the node's own. Nothing a node writes
-// appears on the machine outside of the node's folder.
+// A node's root file system: the machine's programs, read-only, and everything else the node's own.
+// A node writes only below its own folder.
 
 package node
 
@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kept are the folders of a node that survive its crash, as its disk would: folder below Spec.Dir, path in the node.
+// kept lists the folders of a node that survive its crash, as its disk would: the folder below
+// Spec.Dir and the path in the node.
 var kept = []Bind{ //nolint:gochecknoglobals // a constant list
 	{From: "containerd", To: "/var/lib/containerd"},
 	{From: "kubelet", To: "/var/lib/kubelet"},
@@ -21,7 +22,8 @@ var kept = []Bind{ //nolint:gochecknoglobals // a constant list
 	{From: "log", To: "/var/log"},
 }
 
-// sysctls that the kubelet insists on. They are the whole machine's, so it is shown files with the values it wants.
+// sysctls that the kubelet insists on. They belong to the whole machine, so the node is shown files
+// with the required values instead.
 var sysctls = map[string]string{ //nolint:gochecknoglobals // a constant table
 	"vm/overcommit_memory":      "1",
 	"vm/panic_on_oom":           "0",
@@ -101,7 +103,8 @@ func fill(s Spec, root string) error {
 	return kernelMounts(s, root)
 }
 
-// borrow shows one of the machine's top folders, read-only, or copies the symbolic link that stands for it.
+// borrow shows one of the machine's top folders read-only, or copies the symbolic link in its
+// place.
 func borrow(from, to string) error {
 	info, err := os.Lstat(from)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -153,7 +156,8 @@ func touch(file string) error {
 	return f.Close()
 }
 
-// kernelMounts gives the node its own /proc, /sys and control groups. The devices are the machine's.
+// kernelMounts gives the node its own /proc, /sys and control groups. The devices are the
+// machine's.
 func kernelMounts(s Spec, root string) error {
 	if err := bind(Bind{From: "/dev", To: "/dev"}, root); err != nil {
 		return err
@@ -174,7 +178,7 @@ func kernelMounts(s Spec, root string) error {
 		}
 		target := filepath.Join(root, "proc/sys", name)
 		if _, err := os.Stat(target); err != nil {
-			continue // a kernel built without it
+			continue // not in this kernel
 		}
 		if err := unix.Mount(file, target, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("show sysctl %s: %w", name, err)

@@ -1,7 +1,8 @@
-// Package node is one node of the sandbox: a process with network, mount, pid, uts, ipc and control group namespaces of
-// its own, whose pid 1 is podid itself. Killing that pid 1 removes everything on the node.
+// Package node runs one node of the sandbox: a process with its own network, mount, pid, uts, ipc
+// and control group namespaces, whose pid 1 is podid itself. Killing that pid 1 removes everything
+// on the node.
 //
-// The control plane lives in the same way, only plainer: with the machine's files and control groups.
+// The control plane runs in the same way, but with the machine's files and control groups.
 package node
 
 import (
@@ -12,10 +13,12 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/cgroup"
 )
 
-// Spec tells a node's pid 1 what to do. It is written to a file by `sandbox up` and holds no secrets, only paths.
+// Spec is the task of a node's pid 1. `sandbox up` writes it to a file. It holds no secrets, only
+// paths.
 type Spec struct {
 	Hostname string `json:"hostname"`
-	// Plain asks for a process namespace only: no root file system, host name or control groups of its own.
+	// Plain asks for a process namespace only, without a root file system, host name or control
+	// groups.
 	Plain bool `json:"plain,omitempty"`
 	// Env is the environment of all services.
 	Env []string `json:"env"`
@@ -24,11 +27,12 @@ type Spec struct {
 	// Cgroups is the machine's layout, Groups the node's own folders in it.
 	Cgroups cgroup.Layout `json:"cgroups"`
 	Groups  []string      `json:"groups"`
-	// Binds are shown inside the node's root.
+	// Binds are mounted inside the node's root.
 	Binds []Bind `json:"binds"`
-	// Services run for as long as the node does, in this order.
+	// Services run as long as the node does. They are started in this order.
 	Services []Service `json:"services"`
-	// Images are archives, as paths inside the node, that are imported before the second service starts.
+	// Images are archives, as paths inside the node, that are imported before the second service
+	// starts.
 	Images []string `json:"images"`
 	// Log is the log of pid 1 itself.
 	Log string `json:"log"`
@@ -41,7 +45,7 @@ type Bind struct {
 	ReadOnly bool   `json:"readOnly,omitempty"`
 }
 
-// Service is a program that pid 1 starts and starts again when it ends.
+// Service is a program that pid 1 starts, and restarts when it ends.
 type Service struct {
 	Name string   `json:"name"`
 	Path string   `json:"path"` // inside the node
@@ -64,7 +68,7 @@ func (s Spec) Write(file string) error {
 	return nil
 }
 
-// ReadSpec loads what Write saved.
+// ReadSpec reads a file that Write wrote.
 func ReadSpec(file string) (Spec, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {

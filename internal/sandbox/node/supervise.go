@@ -1,5 +1,5 @@
-// Children of pid 1. There is one reaper for all of them, because pid 1 also inherits processes it never started; so
-// os/exec, which waits for its own children, is not used here.
+// The children of pid 1. One reaper waits for all of them because pid 1 also inherits orphans.
+// os/exec, which waits for its own children, is therefore not used here.
 
 package node
 
@@ -20,7 +20,8 @@ import (
 // restartPause is the time between the end of a service and its next start.
 const restartPause = time.Second
 
-// supervisor owns all children. Whoever starts one asks for its end by its number; the reaper delivers it.
+// supervisor owns all children. The caller that starts one waits on a channel, to which the reaper
+// delivers the exit status.
 type supervisor struct {
 	ctx context.Context //nolint:containedctx // the node's life, not a call's
 	log *slog.Logger
@@ -47,8 +48,8 @@ func newSupervisor(ctx context.Context, log *slog.Logger, env []string) *supervi
 	return s
 }
 
-// reap collects everybody who has ended. Holding the lock over wait and delivery closes the gap between a start and
-// the entry in the table.
+// reap collects all ended children. It holds the lock over wait and delivery, so that a child
+// cannot end between its start and its entry in the table.
 func (s *supervisor) reap() {
 	for {
 		s.mu.Lock()
@@ -70,7 +71,7 @@ func (s *supervisor) reap() {
 	}
 }
 
-// launch starts a process and returns where its end will be told.
+// launch starts a process and returns the channel that receives its exit status.
 func (s *supervisor) launch(path string, argv []string, log *os.File) (<-chan unix.WaitStatus, int, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -93,7 +94,7 @@ func (s *supervisor) launch(path string, argv []string, log *os.File) (<-chan un
 	return ended, pid, nil
 }
 
-// once runs a program to its end.
+// once runs a program and waits for its end.
 func (s *supervisor) once(ctx context.Context, path string, argv []string, log *os.File) error {
 	ended, pid, err := s.launch(path, argv, log)
 	if err != nil {
@@ -111,7 +112,7 @@ func (s *supervisor) once(ctx context.Context, path string, argv []string, log *
 	}
 }
 
-// keep runs a service for as long as the node lives.
+// keep runs a service as long as the node lives.
 func (s *supervisor) keep(svc Service, log *os.File) {
 	go func() {
 		for {

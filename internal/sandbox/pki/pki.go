@@ -1,4 +1,5 @@
-// Package pki makes the cluster's certificate authority, its certificates and the kubeconfigs made of them.
+// Package pki creates the cluster's certificate authority, its certificates and the kubeconfigs
+// that use them.
 package pki
 
 import (
@@ -20,7 +21,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// lifetime of all certificates: longer than any sandbox lives, shorter than would matter if one leaked.
+// lifetime of all certificates is longer than any sandbox lives, and short enough for a leaked one
+// not to matter.
 const lifetime = 30 * 24 * time.Hour
 
 // Authority signs certificates and writes them, with their keys, into one folder.
@@ -28,21 +30,21 @@ type Authority struct {
 	dir  string
 	cert *x509.Certificate
 	key  crypto.Signer
-	// now is when the certificates start to be valid.
+	// now is the start of the certificates' validity.
 	now time.Time
 }
 
-// Subject is who a certificate speaks for.
+// Subject is the identity in a certificate.
 type Subject struct {
-	// File is the name of the files, without .crt and .key.
+	// File is the name of the files without .crt and .key.
 	File string
-	// User is the common name, Group the organisation: what Kubernetes reads as user and group.
+	// User is the common name, Group the organization; Kubernetes reads them as user and group.
 	User, Group string
 	DNS         []string
 	IPs         []netip.Addr
 }
 
-// NewAuthority makes a certificate authority and writes ca.crt and ca.key into the folder.
+// NewAuthority creates a certificate authority and writes ca.crt and ca.key into the folder.
 func NewAuthority(dir string, now time.Time) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make certificate authority: %w", err)
@@ -70,7 +72,7 @@ func NewAuthority(dir string, now time.Time) (*Authority, error) {
 	return a, a.write("ca", der, key)
 }
 
-// Issue makes a certificate for client and server use and writes it with its key.
+// Issue creates a certificate for client and server use and writes it with its key.
 func (a *Authority) Issue(s Subject) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -93,7 +95,7 @@ func (a *Authority) Issue(s Subject) error {
 	return a.write(s.File, der, key)
 }
 
-// Kubeconfig writes File.kubeconfig for a certificate that was issued before.
+// Kubeconfig writes File.kubeconfig for a certificate that Issue has written.
 func (a *Authority) Kubeconfig(file, server string) error {
 	read := func(name string) []byte {
 		b, err := os.ReadFile(filepath.Join(a.dir, name))
@@ -125,7 +127,7 @@ func (a *Authority) Kubeconfig(file, server string) error {
 	return nil
 }
 
-// ServiceAccountKeys writes sa.key and sa.pub, with which service account tokens are signed and verified.
+// ServiceAccountKeys writes sa.key and sa.pub, which sign and verify service account tokens.
 func (a *Authority) ServiceAccountKeys() error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -172,6 +174,6 @@ func newTemplate(user, group string, now time.Time) (*x509.Certificate, error) {
 	if group != "" {
 		name.Organization = []string{group}
 	}
-	const skew = 5 * time.Minute // a clock that was set back must not make the cluster's own certificates invalid
+	const skew = 5 * time.Minute // tolerates a clock that is set back
 	return &x509.Certificate{SerialNumber: serial, Subject: name, NotBefore: now.Add(-skew), NotAfter: now.Add(lifetime)}, nil
 }

@@ -1,5 +1,5 @@
-// Package process starts, recognises and ends the sandbox's processes. A process is known by its number and its start
-// time: numbers are used again, and a number alone would one day name somebody else's process.
+// Package process identifies and ends the sandbox's processes. A process is identified by its ID
+// and its start time, because the kernel reuses IDs.
 package process
 
 import (
@@ -14,16 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ID names one process for as long as the machine runs.
+// ID identifies one process.
 type ID struct {
 	PID int `json:"pid"`
 	// Start is field 22 of /proc/PID/stat: clock ticks since boot.
 	Start uint64 `json:"start"`
-	// Boot is the machine's boot id: after a reboot every recorded process is gone.
+	// Boot is the machine's boot ID: no recorded process survives a reboot.
 	Boot string `json:"boot"`
 }
 
-// Identify records who has the number right now.
+// Identify returns the identity of the process that has the ID now.
 func Identify(pid int) (ID, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -40,7 +40,7 @@ func Identify(pid int) (ID, error) {
 	return ID{PID: pid, Start: start, Boot: boot}, nil
 }
 
-// Alive tells whether that very process still runs; a zombie does not.
+// Alive reports whether that process still runs. A zombie does not.
 func (id ID) Alive() bool {
 	if id.PID <= 0 {
 		return false
@@ -57,8 +57,8 @@ func (id ID) Alive() bool {
 	return err == nil && boot == id.Boot
 }
 
-// Signal sends to that very process, through a pidfd, so that the number cannot be reused in between. A process that
-// is gone is no error.
+// Signal sends a signal through a pidfd, so that the ID cannot be reused in between. An ended
+// process is no error.
 func (id ID) Signal(sig unix.Signal) error {
 	fd, err := unix.PidfdOpen(id.PID, 0)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
@@ -68,7 +68,7 @@ func (id ID) Signal(sig unix.Signal) error {
 		return fmt.Errorf("signal process %d: %w", id.PID, err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if !id.Alive() { // checked after the open: what the pidfd holds is what was checked
+	if !id.Alive() { // after the open, so that the pidfd is of the checked process
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -77,7 +77,7 @@ func (id ID) Signal(sig unix.Signal) error {
 	return nil
 }
 
-// Wait blocks until the process has ended or the time is over; it says whether it has ended.
+// Wait blocks until the process has ended or the time is over, and reports whether it has ended.
 func (id ID) Wait(limit time.Duration) bool {
 	over := make(chan struct{})
 	timer := time.AfterFunc(limit, func() { close(over) })
@@ -85,11 +85,11 @@ func (id ID) Wait(limit time.Duration) bool {
 	return id.wait(over)
 }
 
-// WaitEnd blocks until the process or the context has ended; it says whether the process has.
+// WaitEnd blocks until the process or the context has ended, and reports whether the process has.
 func (id ID) WaitEnd(ctx context.Context) bool { return id.wait(ctx.Done()) }
 
-// wait blocks until the process has ended or the channel is closed. The kernel tells of both: of the process through a
-// pidfd, of the channel through a pipe that is closed then.
+// wait blocks until the process has ended or the channel is closed. It polls a pidfd for the first
+// and a pipe for the second.
 func (id ID) wait(over <-chan struct{}) bool {
 	fd, err := unix.PidfdOpen(id.PID, 0)
 	if err != nil {
@@ -124,7 +124,8 @@ func (id ID) wait(over <-chan struct{}) bool {
 	return true
 }
 
-// parseStat reads the start time and the state. The command's name, in brackets, may contain anything, also brackets.
+// parseStat returns the start time and the state. The command's name, in parentheses, may contain
+// any character.
 func parseStat(stat []byte) (start uint64, state byte, err error) {
 	end := bytes.LastIndexByte(stat, ')')
 	if end < 0 {

@@ -33,7 +33,7 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-// A process is recognised, and another one with its number is not.
+// A process is recognized, and another one with the same ID is not.
 func TestIdentity(t *testing.T) {
 	id, err := Identify(os.Getpid())
 	if err != nil {

@@ -1,4 +1,4 @@
-// Ending: whatever lives in the sandbox's namespaces, whether or not it was recorded.
+// Ending processes of the sandbox, recorded or not.
 
 package process
 
@@ -12,7 +12,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/netns"
 )
 
-// Kill ends one process at once and waits until it is gone.
+// Kill kills one process and waits until it is gone.
 func Kill(id ID) error {
 	if err := id.Signal(unix.SIGKILL); err != nil {
 		return err
@@ -24,8 +24,9 @@ func Kill(id ID) error {
 	return nil
 }
 
-// Clear kills every process inside the namespace: what a crash left behind and what nobody recorded, such as a shell.
-// It looks again until it finds nothing, since a process may start another one between the look and the kill.
+// Clear kills every process inside the namespace, including those that a crash left and those never
+// recorded, such as a shell. It repeats until there is none, since a process may start another one
+// meanwhile.
 func Clear(n netns.Namespace) error {
 	const rounds = 10
 	for range rounds {

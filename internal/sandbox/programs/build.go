@@ -118,8 +118,8 @@ func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// follow counts the packages that `go build -v` prints, one per line, and returns the last lines for
-// an error message.
+// follow counts the packages that `go build -v` prints, one per line, and returns the last lines
+// for an error message.
 func follow(out io.Reader, report func(built int)) []string {
 	const keep = 20
 	var last []string

@@ -18,7 +18,7 @@ const (
 	// fromRelease downloads the official archive where its checksum is known, and otherwise builds.
 	fromRelease origin = "download"
 	fromSource  origin = "source"
-	// fromEither is fromRelease, except that an archive that cannot be had is built, too.
+	// fromEither is fromRelease, except that a program is built if its archive cannot be reached.
 	fromEither origin = "auto"
 )
 

@@ -1,4 +1,5 @@
-// Preparation: one command that ends with every program in place, safe to run several times at once.
+// Preparation: one command that ends with every program in place, safe to run several times at
+// once.
 
 package programs
 

@@ -46,8 +46,8 @@ func Cache(getenv func(string) string) (string, error) {
 	return "", errors.New("find the cache: neither XDG_CACHE_HOME nor HOME is set")
 }
 
-// Source returns the checkout: the nearest folder with the pinned Kubernetes module, upwards from the
-// working directory or from the running program.
+// Source returns the checkout: the nearest folder with the pinned Kubernetes module, upwards from
+// the working directory or from the running program.
 func Source() (string, error) {
 	var from []string
 	if wd, err := os.Getwd(); err == nil {

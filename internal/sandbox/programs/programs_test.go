@@ -87,8 +87,8 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// KUBEBUILDER_ASSETS comes before the cache, and the cache before PATH. The folder that Prepare makes
-// itself only holds links.
+// KUBEBUILDER_ASSETS comes before the cache, and the cache before PATH. The folder that Prepare
+// makes itself only holds links.
 func TestCandidates(t *testing.T) {
 	path := t.TempDir()
 	if err := os.WriteFile(filepath.Join(path, "kubectl"), []byte("#!/bin/sh\n"), 0o755); err != nil {

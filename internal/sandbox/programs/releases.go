@@ -7,7 +7,8 @@ import "runtime"
 // release is an official archive of programs for one architecture.
 type release struct {
 	folder, version, arch string
-	// site is where the archive is unless a mirror replaces it; path follows the site or the mirror.
+	// site is where the archive is unless a mirror replaces it; path follows the site or the
+	// mirror.
 	site, path string
 	// sha512 is the archive's checksum in hexadecimal digits.
 	sha512 string

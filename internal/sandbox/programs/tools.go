@@ -12,8 +12,8 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
-// Helm returns the file of the helm program, built once per version from the checkout's tools module.
-// `make` keeps its tools in the same place.
+// Helm returns the file of the helm program, built once per version from the checkout's tools
+// module. `make` keeps its tools in the same place.
 func Helm(ctx context.Context, getenv func(string) string, report *progress.Reporter) (string, error) {
 	source, cache, err := places(getenv)
 	if err != nil {

@@ -19,7 +19,8 @@ type kind struct {
 	name string
 	// ask are the arguments that make it print its version.
 	ask []string
-	// least is the lowest version that works; Kubernetes must have the pinned minor version instead.
+	// least is the lowest version that works; Kubernetes must have the pinned minor version
+	// instead.
 	least version
 	// source is what it is built from; tree is its place inside Debian's packages if it is nil.
 	source *source
@@ -52,7 +53,8 @@ var kinds = []kind{ //nolint:gochecknoglobals // a constant table
 	{name: "nft", ask: []string{"--version"}, least: version{1, 0, 1}, tree: "usr/sbin/nft"},
 }
 
-// version runs the program and returns the first version number that it prints, with the whole line.
+// version runs the program and returns the first version number that it prints, with the whole
+// line.
 func (k kind) version(ctx context.Context, file, libraries string) (v version, line string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

@@ -1,7 +1,8 @@
-// Package progress tells a person what is being done, how far it is and how long it has taken.
+// Package progress shows a person what is being done, how far it is and how long it has taken.
 //
-// The rules of its output: one line per finished step; a step that takes longer than two seconds shows a line of its
-// own while it runs, rewritten in place on a terminal and repeated every ten seconds elsewhere; no colours, no tables.
+// Each finished step is one line. A step that takes longer than two seconds has a line of its own
+// while it runs, which is rewritten in place on a terminal and repeated every ten seconds
+// elsewhere. There are no colors and no tables.
 package progress
 
 import (
@@ -15,25 +16,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// When a running step first shows, and how often it shows again.
+// When a running step is first shown, and how often it is shown again.
 const (
 	quiet     = 2 * time.Second
 	onScreen  = 500 * time.Millisecond
 	inLogFile = 10 * time.Second
 )
 
-// Reporter writes the progress of steps that run one after the other.
+// Reporter writes the progress of consecutive steps.
 type Reporter struct {
 	out      io.Writer
 	terminal bool
 }
 
-// New makes a reporter. It rewrites lines only when the writer is a terminal.
+// New returns a reporter. It rewrites lines only if the writer is a terminal.
 func New(out io.Writer) *Reporter {
 	return &Reporter{out: out, terminal: isTerminal(out)}
 }
 
-// Step is one piece of work with a beginning and an end. Its methods may be called from any goroutine.
+// Step is one piece of work. It is safe for concurrent use.
 type Step struct {
 	reporter *Reporter
 	what     string
@@ -58,20 +59,20 @@ func (r *Reporter) Say(format string, args ...any) {
 	_, _ = fmt.Fprintf(r.out, format+"\n", args...)
 }
 
-// Far says how far the step is, for example "1 of 2 nodes ready".
+// Far sets how far the step is, for example "1 of 2 nodes ready".
 func (s *Step) Far(format string, args ...any) {
 	s.mu.Lock()
 	s.far = fmt.Sprintf(format, args...)
 	s.mu.Unlock()
 }
 
-// Done ends the step and writes its line. The result, if any, stands behind the name.
+// Done ends the step and writes its line, with the result if there is one.
 func (s *Step) Done(result string) {
 	s.end()
 	s.line("ok  ", result)
 }
 
-// Fail ends a step that did not work; the error itself is for the caller to report.
+// Fail ends a step that failed. The caller reports the error.
 func (s *Step) Fail() {
 	s.end()
 	s.line("FAIL", "")
@@ -132,7 +133,7 @@ func (s *Step) running() {
 	_, _ = io.WriteString(s.reporter.out, line+"\n")
 }
 
-// Seconds writes a duration as a person reads it: 0.4 s, 12 s, 3 min 05 s.
+// Seconds formats a duration for a person: 0.4 s, 12 s, 3 min 05 s.
 func Seconds(d time.Duration) string {
 	switch {
 	case d < 10*time.Second:

@@ -18,7 +18,7 @@ func TestSeconds(t *testing.T) {
 	}
 }
 
-// A step of less than two seconds is one line; a longer one shows how far it is every ten seconds.
+// A step of less than two seconds is one line; a longer one shows its progress every ten seconds.
 func TestStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &buffer{}
