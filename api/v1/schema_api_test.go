@@ -2,7 +2,6 @@ package v1_test
 
 import (
 	"context"
-	"os"
 	"testing"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -19,14 +17,12 @@ import (
 	"sigs.k8s.io/yaml"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // TestSchema is the story of a cluster that ran v1.8.17 and is upgraded: first
 // its schema and its objects, then ours on top, then every rule.
 func TestSchema(t *testing.T) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs an API server: run make test-api")
-	}
 	s := startServer(t)
 	s.install(t, oldCRDs(t))
 	s.createOldObjects(t)
@@ -51,27 +47,8 @@ type server struct {
 
 func startServer(t *testing.T) *server {
 	t.Helper()
-	env := &envtest.Environment{}
-	config, err := env.Start()
-	if err != nil {
-		t.Fatalf("start the API server: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stop the API server: %v", err)
-		}
-	})
-	types := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, apiextensions.AddToScheme, v1.AddToScheme} {
-		if err := add(types); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c, err := client.New(config, client.Options{Scheme: types})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &server{config: config, client: c}
+	config := testenv.Start(t).Config
+	return &server{config: config, client: testenv.Client(t, config, scheme.AddToScheme, apiextensions.AddToScheme, v1.AddToScheme)}
 }
 
 func (s *server) install(t *testing.T, crds []*apiextensions.CustomResourceDefinition) {

@@ -3,7 +3,6 @@ package main
 import (
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,34 +14,21 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // startAPI starts an API server, and writes a kubeconfig of it.
 func startAPI(t *testing.T) (*envtest.Environment, string) {
 	t.Helper()
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs an API server: run make test-api")
-	}
-	env := &envtest.Environment{}
-	if _, err := env.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, env.KubeConfig, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return env, kubeconfig
+	env := testenv.Start(t)
+	return env, testenv.Kubeconfig(t, env)
 }
 
 func installCRDs(t *testing.T, kube *rest.Config) {
 	t.Helper()
 	if _, err := envtest.InstallCRDs(kube, envtest.CRDInstallOptions{
-		Paths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfPathMissing: true,
+		Paths: []string{testenv.CRDs()}, ErrorIfPathMissing: true,
 	}); err != nil {
 		t.Fatal(err)
 	}

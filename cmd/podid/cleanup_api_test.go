@@ -3,25 +3,20 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/uninstall"
 )
 
 // TestCleanup runs what a user types after an uninstall that went wrong.
 func TestCleanup(t *testing.T) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs an API server: run make test-api")
-	}
 	for _, name := range []string{"USE_MSI", "TENANT_ID", "CLIENT_ID"} {
 		t.Setenv(name, "") // without Azure
 	}
@@ -77,29 +72,16 @@ func TestCleanup(t *testing.T) {
 // startCluster starts an API server with podid's kinds and returns a kubeconfig.
 func startCluster(t *testing.T) (string, client.Client) {
 	t.Helper()
-	env := &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfCRDPathMissing: true}
-	config, err := env.Start()
-	if err != nil {
-		t.Fatalf("start the API server: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stop the API server: %v", err)
-		}
-	})
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(file, env.KubeConfig, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	env := testenv.Start(t, testenv.WithCRDs)
 	scheme, err := uninstall.Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.New(config, client.Options{Scheme: scheme})
+	c, err := client.New(env.Config, client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return file, c
+	return testenv.Kubeconfig(t, env), c
 }
 
 func create(t *testing.T, c client.Client, o client.Object) {

@@ -16,15 +16,15 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 const emulatedID = "/subscriptions/22222222-2222-4222-8222-222222222222/resourceGroups/demo/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
 // TestCleanupAzure covers the whole way from a cloud config to the identities of a VM.
 func TestCleanupAzure(t *testing.T) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs an API server: run make test-api")
-	}
+	testenv.Require(t)
 	kubeconfig, c := startCluster(t)
 	dir, control := startEmulator(t)
 	demo, other, foreign := emulatedID+"demo-identity", emulatedID+"other-identity", emulatedID+"vm-identity"

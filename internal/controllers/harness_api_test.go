@@ -18,10 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -33,6 +31,7 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/ledger"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 const (
@@ -44,20 +43,7 @@ const (
 // startServer starts an API server with our kinds.
 func startServer(t testing.TB) *rest.Config {
 	t.Helper()
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs an API server: run make test-api")
-	}
-	ctrl.SetLogger(logr.Discard())
-	env := &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfCRDPathMissing: true}
-	kube, err := env.Start()
-	if err != nil {
-		t.Fatalf("start the API server: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stop the API server: %v", err)
-		}
-	})
+	kube := testenv.Start(t, testenv.WithCRDs).Config
 	kube.QPS, kube.Burst = 1000, 2000
 	return kube
 }

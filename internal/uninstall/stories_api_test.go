@@ -3,8 +3,6 @@ package uninstall_test
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,10 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/uninstall"
 )
 
@@ -30,19 +28,7 @@ const subscription = "11111111-2222-3333-4444-555555555555"
 // Uninstalls that went wrong. MIC is gone, and the API server of a test has no controllers that
 // delete pods and namespaces.
 func TestStories(t *testing.T) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs an API server: run make test-api")
-	}
-	env := &envtest.Environment{CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfCRDPathMissing: true}
-	kube, err := env.Start()
-	if err != nil {
-		t.Fatalf("start the API server: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Errorf("stop the API server: %v", err)
-		}
-	})
+	kube := testenv.Start(t, testenv.WithCRDs).Config
 	kube.WarningHandler = rest.NoWarnings{}
 	for _, story := range []struct {
 		name string

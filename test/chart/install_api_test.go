@@ -5,7 +5,6 @@ package chart
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // cluster is an API server with etcd: objects, but nobody who acts on them.
@@ -30,35 +31,15 @@ type cluster struct {
 // startCluster starts one for the test. crds is a folder of CRDs to install first, or "".
 func startCluster(t *testing.T, crds string) cluster {
 	t.Helper()
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("there is no API server (KUBEBUILDER_ASSETS): run make test-api")
-	}
-	environment := &envtest.Environment{}
-	if crds != "" {
-		environment.CRDDirectoryPaths = []string{crds}
-		environment.ErrorIfCRDPathMissing = true
-	}
-	// As in a real cluster: a kubelet gets tokens of the ServiceAccounts of its own pods.
-	environment.ControlPlane.GetAPIServer().Configure().
-		Set("authorization-mode", "Node", "RBAC").Append("enable-admission-plugins", "NodeRestriction")
-	config, err := environment.Start()
-	if err != nil {
-		t.Fatalf("start API server: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := environment.Stop(); err != nil {
-			t.Errorf("stop API server: %v", err)
+	env := testenv.Start(t, func(env *envtest.Environment) {
+		if crds != "" {
+			env.CRDDirectoryPaths, env.ErrorIfCRDPathMissing = []string{crds}, true
 		}
+		// As in a real cluster: a kubelet gets tokens of the ServiceAccounts of its own pods.
+		env.ControlPlane.GetAPIServer().Configure().
+			Set("authorization-mode", "Node", "RBAC").Append("enable-admission-plugins", "NodeRestriction")
 	})
-	api, err := client.New(config, client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, environment.KubeConfig, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return cluster{Client: api, kubeconfig: kubeconfig}
+	return cluster{Client: testenv.Client(t, env.Config), kubeconfig: testenv.Kubeconfig(t, env)}
 }
 
 // helm runs helm against the cluster.

@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
+	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -93,9 +94,7 @@ func labels() map[string]string {
 // server sends whole lists (no WatchList, as Kubernetes 1.25 to 1.31), and that what they write
 // contains none of the ballast.
 func TestMemory(t *testing.T) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("needs an API server: run make test-api")
-	}
+	testenv.Require(t)
 	mic, nmi := build(t, "mic"), build(t, "nmi")
 	cluster := startCluster(t)
 	client, err := kubernetes.NewForConfig(cluster.Config)
@@ -132,21 +131,10 @@ type cluster struct{ *envtest.Environment }
 
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
-	env := &envtest.Environment{
-		CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfCRDPathMissing: true,
-		ControlPlaneStartTimeout: patience, ControlPlaneStopTimeout: patience,
-	}
-	env.ControlPlane.GetAPIServer().Configure().Append("feature-gates", "WatchList=false")
-	config, err := env.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := env.Stop(); err != nil {
-			t.Error(err)
-		}
+	env := testenv.Start(t, testenv.WithCRDs, func(env *envtest.Environment) {
+		env.ControlPlane.GetAPIServer().Configure().Append("feature-gates", "WatchList=false")
 	})
-	config.QPS, config.Burst = 1000, 1000
+	env.Config.QPS, env.Config.Burst = 1000, 1000
 	return &cluster{env}
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,27 +14,19 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // TestCluster is one story against a real API server: what exists is told,
 // changes are told, and what is known survives the API server.
 func TestCluster(t *testing.T) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("there is no API server (KUBEBUILDER_ASSETS): run make test-api")
-	}
-	server := &envtest.Environment{ControlPlaneStartTimeout: time.Minute, ControlPlaneStopTimeout: time.Minute}
-	config, err := server.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop() })
+	config := testenv.Start(t).Config
 
 	// The kinds are not there yet: the agent says so, and waits.
 	sink := &recorder{told: make(chan string, 100)}
@@ -60,7 +51,7 @@ func TestCluster(t *testing.T) {
 		t.Error(err)
 	}
 
-	api := newClient(t, config)
+	api := testenv.Client(t, config, corev1.AddToScheme, v1.AddToScheme)
 	create(t, api, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}})
 	web := newPod("web", "node-1")
 	create(t, api, newPod("elsewhere", "node-2"), web, newPod("mine", "node-1"))
@@ -205,22 +196,6 @@ func watch(t *testing.T, config *rest.Config, sink Sink) (*Cluster, func()) {
 	done := make(chan struct{})
 	go func() { c.Run(ctx); close(done) }()
 	return c, func() { cancel(); <-done }
-}
-
-func newClient(t *testing.T, config *rest.Config) client.Client {
-	t.Helper()
-	scheme := runtime.NewScheme()
-	if err := corev1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
-	if err := v1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
-	c, err := client.New(config, client.Options{Scheme: scheme})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
 }
 
 func create(t *testing.T, api client.Client, objects ...client.Object) {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -23,24 +22,14 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/entra"
 	"github.com/podid-io/podid/internal/agent/token/source"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // TestObjects reads Secrets and tokens of brokers from a real API server, with
 // the rights that an agent has and without.
 func TestObjects(t *testing.T) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("there is no API server (KUBEBUILDER_ASSETS): run make test-api")
-	}
-	server := &envtest.Environment{ControlPlaneStartTimeout: time.Minute, ControlPlaneStopTimeout: time.Minute}
-	config, err := server.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop() })
-	api, err := client.New(config, client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	server := testenv.Start(t)
+	api := testenv.Client(t, server.Config)
 	agent, err := server.AddUser(envtest.User{Name: "agent"}, nil)
 	if err != nil {
 		t.Fatal(err)

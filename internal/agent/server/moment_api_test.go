@@ -2,11 +2,8 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -14,11 +11,9 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	kube "sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
@@ -26,6 +21,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/cluster"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // fed are the tables as the cluster feeds them.
@@ -119,27 +115,8 @@ func TestTheMomentItRuns(t *testing.T) {
 
 // startAPI starts an API server with our kinds.
 func startAPI(t *testing.T) (*rest.Config, kube.Client) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		t.Skip("there is no API server (KUBEBUILDER_ASSETS): run make test-api")
-	}
-	env := &envtest.Environment{
-		ControlPlaneStartTimeout: time.Minute, ControlPlaneStopTimeout: time.Minute,
-		CRDDirectoryPaths: []string{filepath.Join("..", "..", "..", "config", "crd")}, ErrorIfCRDPathMissing: true,
-	}
-	config, err := env.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = env.Stop() })
-	scheme := runtime.NewScheme()
-	if err := errors.Join(v1.AddToScheme(scheme), corev1.AddToScheme(scheme)); err != nil {
-		t.Fatal(err)
-	}
-	api, err := kube.New(config, kube.Options{Scheme: scheme})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return config, api
+	config := testenv.Start(t, testenv.WithCRDs).Config
+	return config, testenv.Client(t, config, v1.AddToScheme, corev1.AddToScheme)
 }
 
 // stored is the identity as the API server has it.
