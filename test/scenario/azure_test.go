@@ -1,4 +1,4 @@
-// The emulated Azure, from the stories' side: what exists, what is on the nodes, what was asked.
+// The stories' view of the emulated Azure: what exists, what is on the nodes, what was requested.
 package scenario_test
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox"
 )
 
-// azure steers the emulator of a sandbox.
+// azure controls the emulator of a sandbox.
 type azure struct {
 	control *control.Client
 	ca      string // its certificate, PEM
@@ -50,19 +50,19 @@ func newAzure(s *sandbox.Sandbox) (*azure, error) {
 	return &azure{control: control.NewClient(endpoints.Control).Over(inside), ca: string(ca)}, nil
 }
 
-// identity makes a managed identity of that name, on no machine yet.
+// identity creates a managed identity of that name, which is on no machine yet.
 func (a *azure) identity(ctx context.Context, name string) (world.Identity, error) {
 	id := unknownIdentity(name)
 	return id, a.control.PutIdentity(ctx, id)
 }
 
-// unknownIdentity describes an identity without making it.
+// unknownIdentity returns an identity that does not exist.
 func unknownIdentity(name string) world.Identity {
 	group := strings.TrimSuffix(sandbox.Identities()[0].ResourceID, sandbox.Identities()[0].Name)
 	return world.Identity{ResourceID: group + name, ClientID: world.GUID(name + "/client"), PrincipalID: world.GUID(name + "/principal")}
 }
 
-// onNodes tells whether IMDS on the nodes knows the identity.
+// onNodes reports whether IMDS on the nodes knows the identity.
 func (a *azure) onNodes(ctx context.Context, id world.Identity) (bool, error) {
 	machines, err := a.control.Machines(ctx, sandbox.ScaleSet)
 	if err != nil {
@@ -74,8 +74,8 @@ func (a *azure) onNodes(ctx context.Context, id world.Identity) (bool, error) {
 	return slices.ContainsFunc(machines[0].OnIMDS, func(on string) bool { return strings.EqualFold(on, id.ResourceID) }), nil
 }
 
-// awaitOnNodes waits until the identity is on the nodes, or is not. It looks whenever ARM was asked something: whoever
-// changes a scale set asks until it is done.
+// awaitOnNodes waits until the identity is on the nodes, or is not. It checks after every request
+// to ARM, because the client that updates a scale set polls until the update is done.
 func (a *azure) awaitOnNodes(ctx context.Context, id world.Identity, want bool) error {
 	for {
 		last, err := a.mark(ctx)
@@ -92,7 +92,7 @@ func (a *azure) awaitOnNodes(ctx context.Context, id world.Identity, want bool) 
 	}
 }
 
-// mark is the number of the last request so far.
+// mark returns the number of the latest request.
 func (a *azure) mark(ctx context.Context) (uint64, error) {
 	all, err := a.control.Requests(ctx, world.Filter{}, 0)
 	if err != nil || len(all) == 0 {

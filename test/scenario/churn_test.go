@@ -1,6 +1,6 @@
 package scenario_test
 
-// Addresses that go from pod to pod.
+// Addresses that pass from pod to pod.
 
 import (
 	"encoding/json"
@@ -15,29 +15,30 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// How many pods come and go, how many at a time, and how many addresses there are for them.
+// The number of pods that come and go, in all and at a time, and of addresses for them.
 const (
 	churned   = 24
 	atATime   = 3
 	addresses = 4
 )
 
-// addressesReused: pods of two identities come and go on a node that has four addresses left for them, and each asks the
-// moment it runs. None is ever given a token of the pod that had its address before.
+// addressesReused: pods of two identities come and go on a node with four free addresses, and each
+// asks for a token as soon as it runs. None ever gets a token of the pod that had its address
+// before.
 func addressesReused(s *story) {
 	ids := []world.Identity{s.identity("odd"), s.identity("even")}
 	var first *corev1.Pod
 	for i, name := range []string{"odd", "even"} {
 		s.bind(s.ns, name, ids[i], name, 0)
 		first = s.probe(s.ns, "first-"+name, name)
-		s.token(first, "", ids[i]) // from now on the identity is on the nodes
+		s.token(first, "", ids[i]) // puts the identity on the nodes
 	}
 	node := first.Spec.NodeName
 	s.leaveAddresses(node, netip.PrefixFrom(netip.MustParseAddr(first.Status.PodIP), 24), addresses)
 
 	asked, err := json.Marshal([]request{get(tokenAsk), get(tokenAsk), get(tokenAsk)})
 	s.must(err)
-	users := map[string]map[string]bool{} // by address: whose pods had it
+	users := map[string]map[string]bool{} // by address: the identities of its pods
 	for round := range churned / atATime {
 		var pods []*corev1.Pod
 		for i := range atATime {
@@ -67,12 +68,12 @@ func addressesReused(s *story) {
 			both++
 		}
 	}
-	if both < addresses/2 { // pods of earlier stories may have given back a few more
+	if both < addresses/2 { // pods of earlier stories may have freed a few more
 		s.Errorf("of %d addresses, %d were used by pods of both identities: the story proves nothing", len(users), both)
 	}
 }
 
-// checkOwn checks what a pod was answered: a token in the end, and never one that is not its own.
+// checkOwn checks a pod's answers: a token in the end, and never one of another identity.
 func (s *story) checkOwn(p *corev1.Pod, want world.Identity) {
 	s.Helper()
 	var answers []answer
@@ -90,8 +91,8 @@ func (s *story) checkOwn(p *corev1.Pod, want world.Identity) {
 	}
 }
 
-// leaveAddresses takes a node's addresses for pods, all but n of those that are free, as long as the story lasts. The
-// plugin host-local keeps them as files.
+// leaveAddresses reserves all but n of a node's free pod addresses until the story ends. The plugin
+// host-local keeps reservations as files.
 func (s *story) leaveAddresses(node string, pods netip.Prefix, n int) {
 	s.Helper()
 	dir := filepath.Join(s.sandbox.Layout().Node(node), "cni", "networks", "podid")
@@ -110,7 +111,7 @@ func (s *story) leaveAddresses(node string, pods netip.Prefix, n int) {
 			continue
 		}
 		s.must(err)
-		if n > 0 { // one of those that stay free
+		if n > 0 { // this one stays free
 			n--
 			s.must(f.Close())
 			s.must(os.Remove(file))

@@ -10,10 +10,10 @@ import (
 	"github.com/podid-io/podid/test/clients"
 )
 
-// sdk is a client by its folder below test/clients.
+// sdk is a client, in a folder below test/clients.
 type sdk struct {
 	name string
-	// build returns the image's archive.
+	// build builds the image and returns its archive.
 	build func(context.Context, clients.Kit, sdk) (string, error)
 	// args follow the image's entrypoint.
 	args []string
@@ -51,8 +51,8 @@ func goImage(ctx context.Context, kit clients.Kit, c sdk) (string, error) {
 	return archive, image.Write(image.Spec{Ref: imageOf(c.name), Files: []image.File{{From: program, To: "/client"}}}, archive)
 }
 
-// nodeImage builds the Node.js client: the official program with its shared libraries, and the client with the newest
-// version of its library bundled to one file.
+// nodeImage builds the image of the Node.js client: the official program with its shared libraries,
+// and the client with the latest version of its library, bundled to one file.
 func nodeImage(ctx context.Context, kit clients.Kit, c sdk) (string, error) {
 	node, err := kit.Node(ctx)
 	if err != nil {

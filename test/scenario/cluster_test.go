@@ -1,4 +1,4 @@
-// The cluster, from the stories' side.
+// The stories' view of the cluster.
 package scenario_test
 
 import (
@@ -29,19 +29,19 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
-// release is the namespace that the product is installed in, and daemons the agents' DaemonSet there.
+// release is the namespace of the installation, and daemons the agents' DaemonSet there.
 const (
 	release  = "podid"
 	daemons  = "podid-nmi"
 	nmi, mic = "nmi", "mic"
 )
 
-// component selects the product's pods of a kind.
+// component selects podid's pods of a kind.
 func component(kind string) client.MatchingLabels {
 	return client.MatchingLabels{"app.kubernetes.io/instance": release, "app.kubernetes.io/component": kind}
 }
 
-// cluster is the sandbox with the product installed.
+// cluster is the sandbox with podid installed.
 type cluster struct {
 	client.WithWatch
 	pods    kubernetes.Interface // for logs
@@ -76,7 +76,7 @@ func openCluster(name string) (*cluster, error) {
 	return &cluster{WithWatch: objects, pods: pods, azure: a, sandbox: s, report: report}, err
 }
 
-// follow watches the objects of a kind until seen is satisfied with one; it starts with those that are there already.
+// follow watches the objects of a kind, beginning with the existing ones, until seen is satisfied.
 func follow[T client.Object](ctx context.Context, c *cluster, list client.ObjectList, seen func(watch.EventType, T) bool, o ...client.ListOption) error {
 	return controlplane.Follow(ctx,
 		func(from metav1.ListOptions) (watch.Interface, error) {
@@ -88,7 +88,8 @@ func follow[T client.Object](ctx context.Context, c *cluster, list client.Object
 		})
 }
 
-// awaitNone waits until no object of the list's kind is one of those. It looks again when one of them is deleted.
+// awaitNone waits until no object of the list's kind matches. It lists again when a matching one is
+// deleted.
 func (c *cluster) awaitNone(ctx context.Context, list client.ObjectList, those func(client.Object) bool, o ...client.ListOption) error {
 	for {
 		if err := c.List(ctx, list, o...); err != nil {
@@ -117,7 +118,7 @@ func (c *cluster) awaitNone(ctx context.Context, list client.ObjectList, those f
 	}
 }
 
-// awaitDeletion returns when one of those is deleted, or the watch ends.
+// awaitDeletion returns when a matching object is deleted, or the watch ends.
 func awaitDeletion(ctx context.Context, w watch.Interface, those func(client.Object) bool) error {
 	for {
 		select {
@@ -132,7 +133,7 @@ func awaitDeletion(ctx context.Context, w watch.Interface, those func(client.Obj
 	}
 }
 
-// kubectl runs kubectl inside of the sandbox and returns what it wrote.
+// kubectl runs kubectl inside the sandbox and returns its output.
 func (c *cluster) kubectl(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := c.sandbox.Command(exec.CommandContext(ctx, filepath.Join(c.sandbox.Layout().Dir(), "bin/kubectl"), args...))
 	var out, errs bytes.Buffer
@@ -143,7 +144,7 @@ func (c *cluster) kubectl(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// said is what a container wrote so far, or why that is not known.
+// said returns a container's output so far, or why it is not available.
 func (c *cluster) said(ctx context.Context, namespace, pod, container string, lines int64) string {
 	options := &corev1.PodLogOptions{Container: container}
 	if lines > 0 {
@@ -156,7 +157,7 @@ func (c *cluster) said(ctx context.Context, namespace, pod, container string, li
 	return strings.TrimSpace(string(raw))
 }
 
-// explain logs what a person needs who wants to know why a story failed.
+// explain logs what helps to find out why a story failed.
 func (c *cluster) explain(t *testing.T, namespaces ...string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
 	defer cancel()

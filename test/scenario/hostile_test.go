@@ -1,4 +1,4 @@
-// The stories of a pod, and of a tenant, that want what is not their own.
+// A pod, and a tenant, that try to get what is not theirs.
 package scenario_test
 
 import (
@@ -16,15 +16,15 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// attempt is one thing that a hostile pod tries, and what must come of it.
+// attempt is one request of a hostile pod, and the required result.
 type attempt struct {
 	name    string
 	request request
 	status  int // 0: no HTTP answer
 }
 
-// hostilePod: a pod without any identity, next to one that has one, tries what it can think of. It gets no token, every
-// answer has the status that it should have, and the metadata service never hears of it.
+// hostilePod: a pod without any identity, next to one that has one, tries every trick known. It
+// gets no token, every answer has the expected status, and no request reaches the metadata service.
 func hostilePod(s *story) {
 	id := s.identity("coveted")
 	s.bind(s.ns, "coveted", id, "coveted", 0)
@@ -67,8 +67,8 @@ func slicesOf(lists ...[]attempt) []attempt {
 	return all
 }
 
-// oddSpellings of the token path: the few that are its own are answered by the agent (this pod has no identity: 400),
-// the others are nothing.
+// oddSpellings are other spellings of the token path. The agent answers the few that are equivalent
+// (400, because this pod has no identity) and rejects the others.
 func oddSpellings() []attempt {
 	query := strings.TrimPrefix(tokenAsk, tokenPath)
 	var list []attempt
@@ -106,7 +106,7 @@ func oddSpellings() []attempt {
 	return list
 }
 
-// oddRequests to the token path.
+// oddRequests are unusual requests to the token path.
 func oddRequests(id world.Identity) []attempt {
 	list := []attempt{
 		{"another's identity", get(tokenAsk + "&client_id=" + id.ClientID), 400},
@@ -135,7 +135,7 @@ func oddRequests(id world.Identity) []attempt {
 	return list
 }
 
-// otherIdentityPaths belong to the machine: some would mint its credentials.
+// otherIdentityPaths belong to the machine. Some would issue its credentials.
 func otherIdentityPaths() []attempt {
 	var list []attempt
 	for _, path := range []string{
@@ -156,10 +156,11 @@ func otherIdentityPaths() []attempt {
 		attempt{"metadata", get("/metadata"), 404})
 }
 
-// agentAddress is where the redirect leads to.
+// agentAddress is the target of the redirect.
 const agentAddress = "169.254.171.79:2579"
 
-// otherDoors: the agent's own address, the host's path, the node's ports.
+// otherDoors are ways around the token path: the agent's own address, the path for the host, the
+// node's ports.
 func otherDoors(mallory, victim *corev1.Pod, id world.Identity) []attempt {
 	to := func(r request, address string) request {
 		r.To, r.TimeoutMS = address, 3000
@@ -178,18 +179,19 @@ func otherDoors(mallory, victim *corev1.Pod, id world.Identity) []attempt {
 	}
 }
 
-// within is how long a refusal may take that waits for MIC and Azure, in milliseconds.
+// within is how long a refusal that waits for MIC and Azure may take, in milliseconds.
 const within = 20_000
 
-// theft is one way in which a tenant asks for an identity that is not its own.
+// theft is one way in which a tenant requests an identity that is not its own.
 type theft struct {
 	name string
 	spec v1.AzureIdentitySpec
 }
 
-// hostileTenant: somebody who may create identities, bindings and pods in one namespace asks for identities that were
-// never given to that namespace. Azure checks roles: MIC may assign what is in the sandbox's resource group. Every try is
-// refused for good, with an Event that says why, and the rightful pod keeps its token all the while.
+// hostileTenant: a tenant who may create identities, bindings and pods in one namespace requests
+// identities that were never granted to that namespace. Azure checks roles: MIC may assign what is
+// in the sandbox's resource group. Every attempt is refused for good, with an Event that names the
+// reason, and the rightful pod keeps its token throughout.
 func hostileTenant(s *story) {
 	tenant := s.ns + "-evil"
 	s.namespace(tenant)
@@ -220,7 +222,8 @@ func hostileTenant(s *story) {
 		s.warned(pod)
 		s.token(victim, "", vault)
 	}
-	// A selector of others, and a binding to an identity of others by its name, do nothing in this namespace.
+	// A selector of another namespace, and a binding to another namespace's identity by name, have
+	// no effect here.
 	s.must(s.Create(s.Context(), &v1.AzureIdentityBinding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: tenant, Name: "vault"}, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "vault", Selector: "vault"},
 	}))
@@ -228,8 +231,9 @@ func hostileTenant(s *story) {
 	s.policyDecides(victim, vault, tenant)
 }
 
-// policyDecides: MIC may assign the victim's identity, so without a policy any namespace that names it has it. With the
-// policy the next request is refused, the object cannot be made any more, and the victim notices nothing.
+// policyDecides: MIC may assign the victim's identity, so without a policy any namespace that names
+// it gets it. With the policy the next request is refused, the object cannot be created any more,
+// and the victim is not affected.
 func (s *story) policyDecides(victim *corev1.Pod, vault world.Identity, tenant string) {
 	s.bind(tenant, "copy", vault, "copy", 0)
 	thief := s.probe(tenant, "thief", "copy")
@@ -258,7 +262,7 @@ func (s *story) policyDecides(victim *corev1.Pod, vault world.Identity, tenant s
 	}
 }
 
-// warned waits until the pod has an Event of type Warning.
+// warned waits until the pod has a Warning Event.
 func (s *story) warned(p *corev1.Pod) {
 	s.Helper()
 	ctx, cancel := s.soon("pod " + p.Name + " has a Warning")
@@ -268,7 +272,7 @@ func (s *story) warned(p *corev1.Pod) {
 	}, client.InNamespace(p.Namespace)))
 }
 
-// labelNodes puts a label on all nodes, for as long as the story lasts.
+// labelNodes puts a label on all nodes until the story ends.
 func (s *story) labelNodes(name, value string) {
 	s.Helper()
 	patch := func(ctx context.Context, text string) error {

@@ -16,8 +16,8 @@ import (
 	"github.com/podid-io/podid/internal/sandbox"
 )
 
-// keyless: a federated identity needs no key, and nothing on the nodes. Entra ID is told once whom the cluster vouches
-// for; from then on the cluster's own signature is all that it takes.
+// keyless: a federated identity needs no key and nothing on the nodes. Entra ID is configured once
+// to trust the cluster; after that the cluster's signature is sufficient.
 func keyless(s *story) {
 	issuer := s.trustCluster()
 	id := unknownIdentity("keyless")
@@ -45,7 +45,8 @@ func keyless(s *story) {
 		}
 	}
 
-	// Another identity's broker is not this one's: what Entra ID was not told, it refuses.
+	// The broker of another identity does not stand for this one: Entra ID refuses what it is not
+	// configured for.
 	stranger := &v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "stranger"},
 		Spec:       v1.AzureIdentitySpec{Type: v1.Federated, ClientID: id.ClientID, TenantID: sandbox.TenantID},
@@ -55,7 +56,8 @@ func keyless(s *story) {
 	s.refused(s.probe(s.ns, "thief", "stranger"), "", 403, "AADSTS", minute)
 }
 
-// withSecret: a service principal's secret stays in its Secret, which NMI reads when it needs a token, where it may.
+// withSecret: a service principal's secret stays in its Secret, which NMI reads when it needs a
+// token, if it has permission.
 func withSecret(s *story) {
 	app := world.Application{
 		Name: "app", ClientID: world.GUID("app/client"), PrincipalID: world.GUID("app/principal"), TenantID: sandbox.TenantID, Secret: "the-first-secret",
@@ -77,10 +79,10 @@ func withSecret(s *story) {
 	s.tokenAtLast(p, world.Identity{ClientID: app.ClientID, PrincipalID: app.PrincipalID})
 }
 
-// minute is for answers that Entra ID or the API server has a part in, in milliseconds.
+// minute, in milliseconds, is for answers that involve Entra ID or the API server.
 const minute = 60_000
 
-// tokenAtLast asks until there is a token: a refusal is remembered for some seconds.
+// tokenAtLast asks until there is a token, because a refusal is cached for some seconds.
 func (s *story) tokenAtLast(p *corev1.Pod, want world.Identity) {
 	s.Helper()
 	ctx, cancel := s.soon("pod " + p.Name + " has its token")
@@ -97,7 +99,7 @@ func (s *story) tokenAtLast(p *corev1.Pod, want world.Identity) {
 	s.token(p, "", want)
 }
 
-// trustCluster tells Entra ID the cluster's keys, and returns its issuer.
+// trustCluster gives Entra ID the cluster's keys, and returns the cluster's issuer.
 func (s *story) trustCluster() string {
 	s.Helper()
 	raw, err := s.pods.Discovery().RESTClient().Get().AbsPath("/.well-known/openid-configuration").DoRaw(s.Context())
@@ -112,7 +114,7 @@ func (s *story) trustCluster() string {
 	return configuration.Issuer
 }
 
-// bindTo says that pods with the label may use an identity that is there already.
+// bindTo binds pods with the label to an existing identity.
 func (s *story) bindTo(ns, name, label string) {
 	s.Helper()
 	s.must(s.Create(s.Context(), &v1.AzureIdentityBinding{
@@ -121,7 +123,7 @@ func (s *story) bindTo(ns, name, label string) {
 	}))
 }
 
-// mayReadSecrets gives NMI what the chart's rbac.secretNamespaces does.
+// mayReadSecrets grants NMI what the chart's rbac.secretNamespaces grants.
 func (s *story) mayReadSecrets(ns string) {
 	s.Helper()
 	meta := metav1.ObjectMeta{Namespace: ns, Name: daemons + "-secrets"}

@@ -1,11 +1,11 @@
-// Package scenario_test tells stories of the product on a whole cluster: real control plane, nodes and pods, the product
-// installed from its chart, real SDK clients, and an emulated Azure that writes down what it was asked.
+// Package scenario_test runs stories on a whole cluster: real control plane, nodes and pods, podid
+// installed from its chart, real SDK clients, and an emulated Azure that records requests.
 //
-// One sandbox serves all stories. The test program that `go test` starts only looks after it: it brings the sandbox up,
-// runs itself again for the stories, and takes the sandbox down however they end, also by a panic, a timeout or an
-// interrupt. Who works on a story keeps the sandbox (KEEP names it; its second use takes seconds), or tells one story in
-// a sandbox that is there (SANDBOX names it) as it is:
-//
+// One sandbox serves all stories. The test program that `go test` starts only supervises: it brings
+// the sandbox up, runs itself again for the stories, and takes the sandbox down however they end,
+// including by a panic, a timeout or an interrupt. When working on a story, keep the sandbox (KEEP
+// names it; its second use takes seconds), or run one story in an existing sandbox (SANDBOX names
+// it):
 //	PODID_TEST_SANDBOX=1 PODID_SCENARIO_KEEP=mine go test -count=1 ./test/scenario
 //	PODID_TEST_SANDBOX=1 PODID_SCENARIO_SANDBOX=mine go test -count=1 -run 'TestStories/an_exception' ./test/scenario
 //	bin/podid sandbox down --name mine
@@ -29,12 +29,13 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
-// The environment that steers the tests; see the package comment.
+// The environment variables of the tests; see the package comment.
 const (
 	envTest    = "PODID_TEST_SANDBOX"
 	envSandbox = "PODID_SCENARIO_SANDBOX"
 	envKeep    = "PODID_SCENARIO_KEEP"
-	// envProgress names a pipe or terminal for the progress, since `go test` keeps standard error to itself.
+	// envProgress names a pipe or terminal for the progress, because `go test` captures standard
+	// error.
 	envProgress = "PODID_TEST_PROGRESS"
 )
 
@@ -49,7 +50,7 @@ func TestMain(m *testing.M) {
 	switch {
 	case err == nil:
 		os.Exit(0)
-	case errors.As(err, &ended) && ended.ExitCode() > 0: // the stories have told why themselves
+	case errors.As(err, &ended) && ended.ExitCode() > 0: // the stories have printed the reason
 		os.Exit(ended.ExitCode())
 	default:
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -57,8 +58,9 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// progressFile is where progress goes: a pipe or terminal that the environment names, else standard error. (Not a file:
-// whoever else has it open would write over what is added here.)
+// progressFile returns where progress goes: the pipe or terminal that the environment names, else
+// standard error. It rejects a regular file because other writers that have it open would overwrite
+// the output.
 func progressFile() *os.File {
 	name := os.Getenv(envProgress)
 	if info, err := os.Stat(name); err != nil || info.Mode().IsRegular() {
@@ -71,10 +73,11 @@ func progressFile() *os.File {
 	return f
 }
 
-// namePrefix starts the names of the sandboxes of these tests; the process that looks after it follows.
+// namePrefix starts the names of these tests' sandboxes, followed by the ID of the supervising
+// process.
 const namePrefix = "scenario-"
 
-// lookAfter keeps a sandbox for as long as the stories run.
+// lookAfter keeps a sandbox up while the stories run.
 func lookAfter(ctx context.Context) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("a sandbox makes network namespaces and mounts: run this as root")
@@ -122,7 +125,7 @@ func down(s *sandbox.Sandbox, report *progress.Reporter) error {
 	return nil
 }
 
-// removeStale removes the sandboxes of earlier runs that nobody looks after any more.
+// removeStale removes the sandboxes of earlier runs whose supervisor has ended.
 func removeStale(report *progress.Reporter) error {
 	layout, err := sandbox.NewLayout(namePrefix + "0")
 	if err != nil {

@@ -1,4 +1,4 @@
-// Stories about what is on the nodes: identities come and go, agents and controllers do too.
+// Identities on the nodes, and agents and controllers that come and go.
 package scenario_test
 
 import (
@@ -45,7 +45,8 @@ func identityLeaves(s *story) {
 	}
 }
 
-// othersStay: what was on the nodes before podid serves pods without a question to Azure, and stays when they are gone.
+// othersStay: identities that were on the nodes before podid serve pods without a request to Azure,
+// and stay when the pods are gone.
 func othersStay(s *story) {
 	shared, own := unknownIdentity(foreignShared), s.identity("passing")
 	s.bind(s.ns, "shared", shared, "shared", 1)
@@ -56,7 +57,7 @@ func othersStay(s *story) {
 		s.Error("MIC asked Azure for an identity that was on the nodes")
 	}
 
-	s.bind(s.ns, "own", own, "shared", 0) // it leaves with the pod, and so tells when MIC has done its work
+	s.bind(s.ns, "own", own, "shared", 0) // leaves with the pod: its absence shows that MIC has done its work
 	s.onNodes(own, true)
 	s.remove(p)
 	s.unassigned(p)
@@ -74,9 +75,9 @@ func othersStay(s *story) {
 	}
 }
 
-// agentAway: while a node's agent is away, however it went, its pods are refused at once, and nothing of theirs reaches
-// the metadata service. When it is back, there are tokens again, and the start-up taint that the nodes have got meanwhile
-// is taken off.
+// agentAway: while a node's agent is away, for whatever reason, requests of its pods are refused at
+// once and none reaches the metadata service. When it is back, there are tokens again, and the
+// start-up taint that the nodes got meanwhile is removed.
 func agentAway(s *story) {
 	id := s.identity("patient")
 	s.bind(s.ns, "patient", id, "patient", 0)
@@ -85,7 +86,7 @@ func agentAway(s *story) {
 
 	before := s.agentContainers()
 	s.must(s.sendAgents(s.Context(), map[string]string{"story": "away"}))
-	s.Cleanup(func() { // also half way through: the next stories need the agents
+	s.Cleanup(func() { // also after a failure: the next stories need the agents
 		if err := s.sendAgents(context.WithoutCancel(s.Context()), nil); err != nil {
 			s.Error(err)
 		}
@@ -130,8 +131,8 @@ func agentAway(s *story) {
 	}
 }
 
-// agentsReplaced: a rolling update of the agents, as an upgrade of the chart is one. The new agent of a node runs beside
-// the old one and takes over from it; no request of a pod fails meanwhile.
+// agentsReplaced: during a rolling update of the agents, as by an upgrade of the chart, a node's
+// new agent runs beside the old one and takes over; no request of a pod fails.
 func agentsReplaced(s *story) {
 	id := s.identity("steady")
 	s.bind(s.ns, "steady", id, "steady", 0)
@@ -175,7 +176,7 @@ func agentsReplaced(s *story) {
 	}
 }
 
-// replaced tells whether every node has one agent, of the latest kind, that is ready, and no other.
+// replaced reports whether every node has exactly one agent, of the latest revision and ready.
 func (s *story) replaced(ctx context.Context) bool {
 	s.Helper()
 	set := agents()
@@ -187,7 +188,7 @@ func (s *story) replaced(ctx context.Context) bool {
 		now.UpdatedNumberScheduled == now.DesiredNumberScheduled && now.NumberReady == now.DesiredNumberScheduled
 }
 
-// taintNodes puts the start-up taint on every node that an agent belongs on.
+// taintNodes puts the start-up taint on every node that gets an agent.
 func (s *story) taintNodes() {
 	s.Helper()
 	var nodes corev1.NodeList
@@ -209,7 +210,7 @@ func (s *story) taintsTakenOff() {
 	})
 }
 
-// crashAgent ends the agent on a node as a crash does.
+// crashAgent kills the agent on a node.
 func (s *story) crashAgent(node string) {
 	s.Helper()
 	pids, err := netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + node).Processes()
@@ -227,7 +228,7 @@ func (s *story) crashAgent(node string) {
 	}
 }
 
-// agentContainers are the containers that the agents run in now, by node.
+// agentContainers returns the agents' current containers by node.
 func (s *story) agentContainers() map[string]string {
 	s.Helper()
 	var pods corev1.PodList
@@ -244,7 +245,7 @@ func (s *story) agentContainers() map[string]string {
 	return now
 }
 
-// agentsRestarted waits until every agent runs in another container than before and is ready.
+// agentsRestarted waits until every agent runs in a new container and is ready.
 func (s *story) agentsRestarted(before map[string]string) {
 	s.Helper()
 	ctx, cancel := s.soon("the agents have restarted")
@@ -263,7 +264,7 @@ func (s *story) agentsRestarted(before map[string]string) {
 	}, client.InNamespace(release), component(nmi)))
 }
 
-// sendAgents lets the agents run on nodes with these labels only; nil is every node.
+// sendAgents restricts the agents to nodes with these labels; nil means every node.
 func (c *cluster) sendAgents(ctx context.Context, labels map[string]string) error {
 	set := agents()
 	if err := c.Get(ctx, client.ObjectKeyFromObject(set), set); err != nil {
@@ -279,7 +280,7 @@ func agents() *appsv1.DaemonSet {
 	return &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: release, Name: daemons}}
 }
 
-// agentsReady waits until every node has an agent of the latest kind that is ready.
+// agentsReady waits until every node has a ready agent of the latest revision.
 func (s *story) agentsReady() {
 	s.Helper()
 	ctx, cancel := s.soon("the agents are ready")
@@ -293,8 +294,8 @@ func (s *story) agentsReady() {
 	}, client.InNamespace(release)))
 }
 
-// micRestarts: a new MIC takes over what the old one knew. It leaves alone what pods use, and takes off the nodes what
-// the old one put there.
+// micRestarts: a new MIC continues from what the old one recorded. It keeps what pods use, and
+// removes from the nodes what the old one attached.
 func micRestarts(s *story) {
 	id := s.identity("kept")
 	s.bind(s.ns, "kept", id, "kept", 0)
@@ -312,7 +313,7 @@ func micRestarts(s *story) {
 		names[old.Items[i].Name] = true
 		s.must(s.Delete(s.Context(), &old.Items[i]))
 	}
-	s.token(p, "", id) // nobody needs MIC for that
+	s.token(p, "", id) // works without MIC
 	ctx, cancel := s.soon("a new MIC is ready")
 	defer cancel()
 	s.must(follow(ctx, s.cluster, &corev1.PodList{}, func(_ watch.EventType, now *corev1.Pod) bool {
@@ -321,7 +322,7 @@ func micRestarts(s *story) {
 		})
 	}, client.InNamespace(release), component(mic)))
 
-	second := s.identity("second") // when it is there, the new MIC has looked at everything
+	second := s.identity("second") // once it is assigned, the new MIC has processed everything
 	s.bind(s.ns, "second", second, "kept", 0)
 	s.onNodes(second, true)
 	if s.changed(since, "removed", id) {
@@ -333,10 +334,11 @@ func micRestarts(s *story) {
 	s.onNodes(second, false)
 }
 
-// managedMode: without MIC, what somebody else put on the nodes serves the pods that a binding in their own namespace
-// names, and nobody else.
+// managedMode: without MIC, identities that another party put on the nodes serve exactly the pods
+// that a binding in their own namespace selects.
 func managedMode(s *story) {
-	// MIC takes its finalizers off before it goes; that is also what lets the other stories' namespaces go.
+	// MIC removes its finalizers before it is uninstalled; only then can the other stories'
+	// namespaces go.
 	s.none(&corev1.NamespaceList{}, "the other stories' namespaces are gone", func(o client.Object) bool {
 		return strings.HasPrefix(o.GetName(), "story-") && o.GetName() != s.ns
 	})

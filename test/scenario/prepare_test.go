@@ -1,4 +1,4 @@
-// Before the stories: images, the sandbox, and the product from its chart.
+// Preparation: images, the sandbox, and podid from its chart.
 package scenario_test
 
 import (
@@ -22,16 +22,17 @@ import (
 	"github.com/podid-io/podid/test/clients"
 )
 
-// grace is how long MIC leaves an identity on the scale set after its last pod: long enough to be seen, short enough to
-// wait for.
+// grace is how long MIC leaves an identity on the scale set after its last pod: long enough to be
+// observed, short enough to wait for.
 const grace = 2 * time.Second
 
-// values are the chart's, besides what every sandbox needs.
+// values returns values of the chart in addition to those of every sandbox.
 func values(more ...string) []string {
 	return append([]string{"mic.identityDetachGracePeriod=" + grace.String(), "mic.replicas=1"}, more...)
 }
 
-// prepare brings the sandbox up and installs the product. Who is interrupted meanwhile calls Down.
+// prepare brings the sandbox up and installs podid. If it is interrupted, the caller must call
+// Down.
 func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter) error {
 	bin, err := binaries()
 	if err != nil {
@@ -66,7 +67,7 @@ func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter)
 	return nil
 }
 
-// install puts onto the scale set what somebody else assigned, and only then installs the product.
+// install first puts identities of other owners on the scale set, and then installs podid.
 func install(ctx context.Context, s *sandbox.Sandbox, helm string) error {
 	azure, err := newAzure(s)
 	if err != nil {
@@ -78,8 +79,8 @@ func install(ctx context.Context, s *sandbox.Sandbox, helm string) error {
 	return demo.Install(ctx, s, helm, values()...)
 }
 
-// furnish makes the identities that are on the nodes before podid is, and takes the limit off the writes to the scale
-// set: the stories put the writes of half an hour into some minutes.
+// furnish creates the identities that are on the nodes before podid, and lifts the limit on writes
+// to the scale set, since the stories make the writes of half an hour within minutes.
 func (a *azure) furnish(ctx context.Context) error {
 	doc, err := a.control.World(ctx, false)
 	if err != nil {
@@ -93,7 +94,7 @@ func (a *azure) furnish(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(set.Identities, id.ResourceID) { // in a sandbox that was kept it is
+		if !slices.Contains(set.Identities, id.ResourceID) { // present in a sandbox that was kept
 			set.Identities = append(set.Identities, id.ResourceID)
 		}
 	}
@@ -110,8 +111,8 @@ func (a *azure) furnish(ctx context.Context) error {
 	return a.control.SetSettings(ctx, map[string]any{"limits": map[string]any{"scaleSetWrites": world.Bucket{}}})
 }
 
-// The identities that somebody else assigned to the nodes: one that no pod uses, one that a pod uses too, and one for
-// managed mode, and the one that is the kubelet's in the story of a hostile tenant.
+// The identities that others assigned to the nodes: one that no pod uses, one that a pod uses too,
+// one for managed mode, and one that is the kubelet's in the story of a hostile tenant.
 const (
 	foreignAlone   = "foreign-alone"
 	foreignShared  = "foreign-shared"
@@ -119,12 +120,12 @@ const (
 	foreignKubelet = "foreign-kubelet"
 )
 
-// systemIdentity is the nodes' own.
+// systemIdentity returns the nodes' system-assigned identity.
 func systemIdentity() world.SystemIdentity {
 	return world.SystemIdentity{ClientID: world.GUID("system/client"), PrincipalID: world.GUID("system/principal")}
 }
 
-// strangerIdentity is on the nodes, and MIC has no role on its resource group.
+// strangerIdentity returns an identity on the nodes on whose resource group MIC has no role.
 func strangerIdentity() world.Identity {
 	id := unknownIdentity("stranger")
 	id.ResourceID = strings.Replace(id.ResourceID, "/resourceGroups/"+sandbox.ResourceGroup+"/", "/resourceGroups/strangers/", 1)
@@ -133,7 +134,7 @@ func strangerIdentity() world.Identity {
 
 func foreign() []string { return []string{foreignAlone, foreignShared, foreignManaged, foreignKubelet} }
 
-// binaries is the folder with mic, nmi and podid: the checkout's bin, or $PODID_BIN.
+// binaries returns the folder with mic, nmi and podid: the checkout's bin, or $PODID_BIN.
 func binaries() (string, error) {
 	dir := os.Getenv("PODID_BIN")
 	if dir == "" {
@@ -149,7 +150,7 @@ func binaries() (string, error) {
 	return dir, nil
 }
 
-// helm is the program that make has built, or one built now.
+// helm returns the program that make has built, or builds one.
 func helm(ctx context.Context, report *progress.Reporter) (string, error) {
 	if file := os.Getenv("PODID_HELM"); file != "" {
 		return file, nil

@@ -1,4 +1,4 @@
-// The story of applications with real Azure SDKs.
+// Applications with real Azure SDKs.
 package scenario_test
 
 import (
@@ -11,10 +11,10 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// realClients: applications as they are get their tokens, however they ask. There is a pod for each SDK, with a container
-// for each way to ask. The default chain of azidentity 1.1 gives its first request one second, and the kubelet makes a
-// pod's address known only when it has started all of its containers; so that pod has an init container that waits for
-// the first token, as is the custom with such clients.
+// realClients: unmodified applications get their tokens, in every way they can ask. There is a pod
+// per SDK, with a container per way. The default chain of azidentity 1.1 gives its first request
+// one second, and the kubelet publishes a pod's address only when it has started all containers; so
+// that pod has an init container that waits for the first token, as is usual for such clients.
 func realClients(s *story) {
 	first, second := s.identity("first"), s.identity("second-of-two")
 	s.bind(s.ns, "first", first, "sdk", 5)
@@ -29,7 +29,8 @@ func realClients(s *story) {
 		"wrong":          {env: map[string]string{"CLIENT_ID": nobody}, refused: true},
 		"wrong-resource": {env: map[string]string{"RESOURCE_ID": unknownIdentity(foreignAlone).ResourceID}, refused: true},
 	}
-	// The nodes have both identities before the clients start: some give the first request one second in all.
+	// The nodes have both identities before the clients start, because some give the first request
+	// only one second in all.
 	holder := s.probe(s.ns, "holder", "sdk")
 	s.token(holder, "", first)
 	s.token(holder, "&client_id="+second.ClientID, second)
@@ -63,14 +64,14 @@ func realClients(s *story) {
 	}
 }
 
-// way is a way to ask for a token, and what must come of it.
+// way is a way to ask for a token, and the required result.
 type way struct {
 	env     map[string]string
 	want    world.Identity
 	refused bool
 }
 
-// heard checks what a client told.
+// heard checks a client's output.
 func (s *story) heard(p *corev1.Pod, name string, w way) {
 	s.Helper()
 	text := s.said(s.Context(), p.Namespace, p.Name, name, 0)

@@ -7,7 +7,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// nothingLeaked: in all these stories, no pod came to what belongs to the machine alone.
+// nothingLeaked: in all these stories, no pod got anything that belongs to the machine alone.
 func nothingLeaked(s *story) {
 	for _, r := range s.requests(0, world.Filter{Surface: "imds"}) {
 		if leak := r.Details["leak"]; leak != "" {
@@ -16,7 +16,7 @@ func nothingLeaked(s *story) {
 	}
 }
 
-// TestStories tells all stories, on one cluster, one after the other.
+// TestStories runs all stories on one cluster, one after the other.
 func TestStories(t *testing.T) {
 	if os.Getenv(envTest) == "" {
 		t.Skip("stories need root and a whole cluster: run `make test-sandbox`")
@@ -40,6 +40,6 @@ func TestStories(t *testing.T) {
 	c.tell(t, "the agent is away", agentAway)
 	c.tell(t, "the agents are replaced", agentsReplaced)
 	c.tell(t, "MIC restarts", micRestarts)
-	c.tell(t, "managed mode", managedMode) // after all others: it takes MIC away
+	c.tell(t, "managed mode", managedMode) // last, because it removes MIC
 	c.tell(t, "nothing leaked", nothingLeaked)
 }

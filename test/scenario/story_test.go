@@ -1,4 +1,4 @@
-// What stories are told with: namespaces, identities, bindings, pods, and waiting.
+// The vocabulary of stories: namespaces, identities, bindings, pods, and waiting.
 package scenario_test
 
 import (
@@ -20,17 +20,19 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// limit bounds every single wait of a story. Most take a second or two; starting pods on a busy machine takes longest.
+// limit bounds every wait of a story. Most take a second or two; starting pods on a busy machine
+// takes longest.
 const limit = time.Minute
 
-// story is one story with a namespace of its own. Its methods fail the test; they may be called from its goroutine only.
+// story is one story with its own namespace. Its methods fail the test and may be called from its
+// goroutine only.
 type story struct {
 	*testing.T
 	*cluster
 	ns string
 }
 
-// tell runs a story in a namespace that is called like it.
+// tell runs a story in a namespace of the same name.
 func (c *cluster) tell(t *testing.T, name string, plot func(*story)) {
 	t.Run(name, func(t *testing.T) {
 		step := c.report.Start("story: " + name)
@@ -52,7 +54,7 @@ func (c *cluster) tell(t *testing.T, name string, plot func(*story)) {
 	})
 }
 
-// must fails the story.
+// must fails the story on an error.
 func (s *story) must(err error) {
 	s.Helper()
 	if err != nil {
@@ -60,12 +62,13 @@ func (s *story) must(err error) {
 	}
 }
 
-// soon is the context of one wait.
+// soon returns the context of one wait.
 func (s *story) soon(what string) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(s.Context(), limit, fmt.Errorf("waited %s until %s", limit, what))
 }
 
-// namespace makes a namespace, in place of one that an earlier run left, and has it deleted after the story.
+// namespace creates a namespace, replacing one that an earlier run left, and deletes it after the
+// story.
 func (s *story) namespace(name string) {
 	s.Helper()
 	s.gone(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, &corev1.NamespaceList{})
@@ -83,14 +86,14 @@ func (s *story) namespace(name string) {
 	}, client.InNamespace(name)))
 }
 
-// gone deletes an object, if it is there, and waits until it is gone.
+// gone deletes an object if it exists, and waits until it is gone.
 func (s *story) gone(o client.Object, list client.ObjectList) {
 	s.Helper()
 	s.must(client.IgnoreNotFound(s.Delete(s.Context(), o)))
 	s.none(list, o.GetName()+" is gone", func(other client.Object) bool { return other.GetName() == o.GetName() }, client.InNamespace(o.GetNamespace()))
 }
 
-// none waits until no object of the list's kind is one of those.
+// none waits until no object of the list's kind matches.
 func (s *story) none(list client.ObjectList, what string, those func(client.Object) bool, o ...client.ListOption) {
 	s.Helper()
 	ctx, cancel := s.soon(what)
@@ -98,7 +101,7 @@ func (s *story) none(list client.ObjectList, what string, those func(client.Obje
 	s.must(s.awaitNone(ctx, list, those, o...))
 }
 
-// identity makes a managed identity in Azure that no machine has yet.
+// identity creates a managed identity in Azure that no machine has yet.
 func (s *story) identity(name string) world.Identity {
 	s.Helper()
 	id, err := s.azure.identity(s.Context(), name)
@@ -106,7 +109,7 @@ func (s *story) identity(name string) world.Identity {
 	return id
 }
 
-// bind tells the cluster of an identity, and that pods with the label may use it.
+// bind creates an AzureIdentity, and binds pods with the label to it.
 func (s *story) bind(ns, name string, id world.Identity, label string, weight int) {
 	s.Helper()
 	meta := metav1.ObjectMeta{Namespace: ns, Name: name}
@@ -124,7 +127,7 @@ type container struct {
 	env         map[string]string
 }
 
-// pod makes a pod of the containers. The label is that of its binding; none when it is empty.
+// pod creates a pod with the containers. The label selects its binding; empty means no label.
 func (s *story) pod(ns, name, label string, containers ...container) *corev1.Pod {
 	s.Helper()
 	p := podOf(ns, name, label, containers...)
@@ -160,14 +163,14 @@ func podOf(ns, name, label string, containers ...container) *corev1.Pod {
 	return p
 }
 
-// probe makes a pod that says what it is told to, and waits until it runs.
+// probe creates a pod that sends requests on demand, and waits until it runs.
 func (s *story) probe(ns, name, label string) *corev1.Pod {
 	s.Helper()
 	p := s.pod(ns, name, label, container{name: "probe", image: imageOf(probe)})
 	return s.awaitPod(p, "runs", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
 }
 
-// awaitPod waits until the pod is as it should be.
+// awaitPod waits until the pod satisfies a condition.
 func (s *story) awaitPod(p *corev1.Pod, what string, is func(*corev1.Pod) bool) *corev1.Pod {
 	s.Helper()
 	ctx, cancel := s.soon("pod " + p.Name + " " + what)
@@ -194,7 +197,7 @@ func (s *story) remove(p *corev1.Pod) {
 	s.gone(p, &corev1.PodList{})
 }
 
-// assigned waits until the assigned identity of a pod and an AzureIdentity is as it should be.
+// assigned waits until the assigned identity of a pod and an AzureIdentity satisfies a condition.
 func (s *story) assigned(p *corev1.Pod, identity, what string, is func(watch.EventType, *v1.AzureAssignedIdentity) bool) {
 	s.Helper()
 	ctx, cancel := s.soon("the assigned identity of pod " + p.Name + " and identity " + identity + " is " + what)
@@ -205,7 +208,7 @@ func (s *story) assigned(p *corev1.Pod, identity, what string, is func(watch.Eve
 	}))
 }
 
-// unassigned waits until the pod has no assigned identity any more.
+// unassigned waits until the pod has no assigned identity.
 func (s *story) unassigned(p *corev1.Pod) {
 	s.Helper()
 	s.none(&v1.AzureAssignedIdentityList{}, "pod "+p.Name+" has no assigned identity", func(o client.Object) bool {
@@ -226,7 +229,7 @@ func (s *story) onNodes(id world.Identity, want bool) {
 
 func short(resourceID string) string { return resourceID[strings.LastIndex(resourceID, "/")+1:] }
 
-// request is what the probe sends, and answer what it tells; see test/clients/probe.
+// request is a request that the probe sends, and answer its result; see test/clients/probe.
 type request struct {
 	To        string `json:"to"`
 	Send      string `json:"send"`
@@ -249,11 +252,11 @@ func (a answer) String() string {
 	return fmt.Sprintf("%d %s after %d ms", a.Status, strings.TrimSpace(a.Body), a.TookMS)
 }
 
-// quick is what "at once" means to a pod, in milliseconds: on a busy machine, but without any wait of the agent's, the
-// shortest of which is 8 s.
+// quick is the bound of an immediate answer, in milliseconds: generous for a busy machine, but
+// shorter than any wait of the agent, the shortest of which is 8 s.
 const quick = 2000
 
-// Where pods find the metadata service, and what they ask it for.
+// Addresses of the metadata service, and requests to it.
 const (
 	metadata  = "169.254.169.254:80"
 	tokenPath = "/metadata/identity/oauth2/token"
@@ -261,8 +264,8 @@ const (
 	tokenAsk  = tokenPath + "?api-version=2018-02-01&resource=" + resource
 )
 
-// get is a GET of the metadata service with the headers, one a line; the header Metadata is among them unless a line
-// takes it away by "-Metadata".
+// get is a GET of the metadata service with the headers, one per argument. The header Metadata is
+// included unless an argument is "-Metadata".
 func get(target string, headers ...string) request { return speak("GET", target, headers...) }
 
 func speak(method, target string, headers ...string) request {
@@ -281,10 +284,10 @@ func speak(method, target string, headers ...string) request {
 	return request{To: metadata, Send: strings.Join(lines, "\r\n") + "\r\n\r\n", TimeoutMS: limit.Milliseconds() / 2}
 }
 
-// withoutMetadata, as a header of get, leaves out the one that the metadata service demands.
+// withoutMetadata, as an argument of get, omits the header that the metadata service requires.
 const withoutMetadata = "-Metadata"
 
-// ask has a probe send requests, one after the other.
+// ask makes a probe send requests, one after the other.
 func (s *story) ask(p *corev1.Pod, requests ...request) []answer {
 	s.Helper()
 	text, err := json.Marshal(requests)
@@ -301,7 +304,7 @@ func (s *story) ask(p *corev1.Pod, requests ...request) []answer {
 	return answers
 }
 
-// token asks for a token and checks that it is the identity's.
+// token asks for a token and checks that it belongs to the identity.
 func (s *story) token(p *corev1.Pod, selector string, want world.Identity) answer {
 	s.Helper()
 	a := s.ask(p, get(tokenAsk+selector))[0]
@@ -311,7 +314,8 @@ func (s *story) token(p *corev1.Pod, selector string, want world.Identity) answe
 	return a
 }
 
-// refused asks for a token and checks that there is none, but this status and text, and within this time.
+// refused asks for a token and checks that it is refused with this status and text, and within this
+// time.
 func (s *story) refused(p *corev1.Pod, selector string, status int, text string, withinMS int64) answer {
 	s.Helper()
 	a := s.ask(p, get(tokenAsk+selector))[0]
@@ -324,7 +328,7 @@ func (s *story) refused(p *corev1.Pod, selector string, status int, text string,
 	return a
 }
 
-// mark is the place in Azure's request log where it is now.
+// mark returns the current position in Azure's request log.
 func (s *story) mark() uint64 {
 	s.Helper()
 	n, err := s.azure.mark(s.Context())
@@ -332,7 +336,7 @@ func (s *story) mark() uint64 {
 	return n
 }
 
-// requests are what Azure was asked since the mark.
+// requests returns Azure's requests since the mark.
 func (s *story) requests(since uint64, f world.Filter) []world.Request {
 	s.Helper()
 	f.After = since
@@ -341,7 +345,7 @@ func (s *story) requests(since uint64, f world.Filter) []world.Request {
 	return list
 }
 
-// changed tells whether ARM took a request since the mark that added or removed the identity.
+// changed reports whether ARM got a request since the mark that added or removed the identity.
 func (s *story) changed(since uint64, how string, id world.Identity) bool {
 	s.Helper()
 	for _, r := range s.requests(since, world.Filter{Surface: "arm", Method: "PATCH", Status: 200}) {

@@ -1,4 +1,4 @@
-// Stories about who gets which token.
+// Which pod gets which token.
 package scenario_test
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/podid-io/podid/internal/sandbox"
 )
 
-// podGetsToken is the main job: a pod with the Azure SDK gets the token of the identity that a binding gives it, and
-// Azure takes the token. A pod without a binding is refused at once.
+// podGetsToken is the main case: a pod with the Azure SDK gets a token of the identity that a
+// binding grants, and Azure accepts it. A pod without a binding is refused at once.
 func podGetsToken(s *story) {
 	demo := sandbox.Identities()[0]
 	id := world.Identity{ResourceID: demo.ResourceID, ClientID: demo.ClientID, PrincipalID: demo.PrincipalID}
@@ -50,8 +50,8 @@ func podGetsToken(s *story) {
 	}
 }
 
-// severalIdentities: a pod with two identities names the one it wants, in whatever way clients do; who names none gets
-// the one of the heavier binding.
+// severalIdentities: a pod with two identities selects one in any way that clients know. Without a
+// selector, it gets the one of the binding with the higher weight.
 func severalIdentities(s *story) {
 	heavy, light := s.identity("heavy"), s.identity("light")
 	s.bind(s.ns, "light", light, "both", 1)
@@ -66,16 +66,16 @@ func severalIdentities(s *story) {
 	s.token(p, "&object_id="+light.PrincipalID, light)
 	s.token(p, "&client_id=", heavy)
 
-	elsewhere := s.identity("elsewhere") // it exists, and is nobody's here
+	elsewhere := s.identity("elsewhere") // exists, but is granted to no pod here
 	for _, selector := range []string{"&client_id=" + elsewhere.ClientID, "&mi_res_id=" + elsewhere.ResourceID, "&object_id=" + elsewhere.PrincipalID} {
 		s.refused(p, selector, 400, "Identity not found", quick)
 	}
-	// The nodes have it, the pod has not.
+	// It is on the nodes, but not granted to the pod.
 	s.refused(p, "&client_id="+unknownIdentity(foreignAlone).ClientID, 400, "Identity not found", quick)
 }
 
-// exception: pods that an exception names see what a plain VM sees, with the VM's identities. Its labels mean nothing in
-// another namespace.
+// exception: pods that an exception names see what a plain VM sees, with the VM's identities. Its
+// labels have no effect in another namespace.
 func exception(s *story) {
 	other := s.ns + "-other"
 	s.namespace(other)
@@ -102,8 +102,8 @@ func exception(s *story) {
 	}
 }
 
-// badIdentity: an identity that Azure does not know keeps nobody else waiting, and everybody who looks is told about it:
-// the assigned identity, the pod's events, and the pod itself when it asks.
+// badIdentity: an identity that Azure does not know delays no other pod, and is reported
+// everywhere: on the assigned identity, in the pod's Events, and to the pod itself.
 func badIdentity(s *story) {
 	good, ghost := s.identity("good"), unknownIdentity("ghost")
 	s.bind(s.ns, "ghost", ghost, "ghost", 0)
@@ -144,7 +144,7 @@ func (s *story) demoPod(name, label string) *corev1.Pod {
 	return p
 }
 
-// events are what the application told, by their kind; those named must be there.
+// events returns the application's output by kind, and fails if one of the named kinds is missing.
 func (s *story) events(p *corev1.Pod, kinds ...string) map[string]map[string]any {
 	s.Helper()
 	text := s.said(s.Context(), p.Namespace, p.Name, "", 0)
