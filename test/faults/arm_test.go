@@ -1,4 +1,4 @@
-// The judge of the way: what MIC asked of Azure, request by request.
+// Checks of MIC's requests to Azure, one by one.
 package faults_test
 
 import (
@@ -11,19 +11,21 @@ import (
 	"time"
 )
 
-// call is one request to ARM, as the emulator's log has it.
+// call is one request to ARM from the emulator's log.
 type call struct {
 	at, answered time.Time
-	// group is the node group that it is about, folded; empty for others, such as polls of an operation.
+	// group is the node group of the request in lower case; empty for other requests, such as polls
+	// of an operation.
 	group  string
 	write  bool
 	status int
-	// named is how many identities a write named.
+	// named is the number of identities in a write.
 	named int
-	// retryAfter is what the answer asked for; 0: nothing. wide says that it was about the whole subscription.
+	// retryAfter is the wait that the response demanded, or 0. wide means that it was for the whole
+	// subscription.
 	retryAfter time.Duration
 	wide       bool
-	// lost says that a fault took the answer away, or changed it: the caller cannot know what became of the request.
+	// lost means that a fault dropped or changed the response: the caller cannot know the outcome.
 	lost bool
 	// started, if any: the operation that this write became. ends is when it is over.
 	operation      string
@@ -31,25 +33,28 @@ type call struct {
 	added, removed []string
 }
 
-// span is a time in which MIC may lose its memory: it is killed, or cannot reach the API server and so loses its lease.
+// span is a time in which MIC may lose its memory: it is killed, or it cannot reach the API server
+// and loses its lease.
 type span struct{ from, to time.Time }
 
-// calls are all requests of a run in the order of their arrival, together with what excuses some.
+// calls holds all requests of a run in the order of arrival, and what excuses some.
 type calls struct {
 	list []call
-	// losses of memory. What MIC learned before one it need not know after it.
+	// losses of memory. MIC need not remember after one what it learned before.
 	losses []span
-	// away are the times in which MIC could not write down what it was about to do: reading Azure helps nobody then.
+	// away lists the times in which MIC could not record what it was about to do. Reading Azure is
+	// pointless then.
 	away []span
-	// isForeign tells an identity that others assigned.
+	// isForeign reports whether others assigned the identity.
 	isForeign func(group, id string) bool
-	// steady tells an identity that pods have needed from the last rest on, without a break, until the end.
+	// steady reports whether pods have needed the identity without a break from the last rest to
+	// the end.
 	steady func(group, id string) bool
-	// perSecond is how many requests MIC may make in any second.
+	// perSecond is the number of requests that MIC may make in any second.
 	perSecond int
 }
 
-// since leaves out what came before.
+// since returns the calls after a time.
 func (c calls) since(t time.Time) calls {
 	c.list = slices.DeleteFunc(slices.Clone(c.list), func(r call) bool { return r.at.Before(t) })
 	return c
@@ -58,7 +63,7 @@ func (c calls) since(t time.Time) calls {
 // maxNamed is Azure's limit of identities per request.
 const maxNamed = 150
 
-// wrong tells everything that MIC should not have done.
+// wrong returns everything that MIC should not have done.
 func (c calls) wrong() []string {
 	return slices.Concat(c.wrongRemovals(), c.wrongSizes(), c.overlaps(), c.impatience(), c.storms(), c.inVain())
 }
@@ -86,7 +91,7 @@ func (c calls) wrongSizes() (wrong []string) {
 	return wrong
 }
 
-// overlaps finds writes to a group that was still busy with one that MIC knew of.
+// overlaps returns writes to a group that had an update in progress that MIC knew of.
 func (c calls) overlaps() (wrong []string) {
 	for i, first := range c.list {
 		if !first.write || first.operation == "" || first.lost || c.pollLost(first) {
@@ -102,32 +107,32 @@ func (c calls) overlaps() (wrong []string) {
 	return wrong
 }
 
-// pollLost tells whether a fault told MIC lies about the operation.
+// pollLost reports whether a fault misled MIC about the operation.
 func (c calls) pollLost(w call) bool {
 	return slices.ContainsFunc(c.list, func(p call) bool {
 		return p.lost && p.group == "" && p.operation == w.operation && p.status == http.StatusOK
 	})
 }
 
-// impatience finds writes before the end of a Retry-After.
+// impatience returns writes before the end of a Retry-After.
 func (c calls) impatience() (wrong []string) {
-	for i, told := range c.list {
-		if told.retryAfter == 0 || told.group == "" {
+	for i, throttled := range c.list {
+		if throttled.retryAfter == 0 || throttled.group == "" {
 			continue
 		}
-		until := told.at.Add(told.retryAfter) // not from answered, which a busy machine may note long after MIC has read it
+		until := throttled.at.Add(throttled.retryAfter) // not from answered, which a busy machine may record long after MIC has read it
 		for _, w := range c.list[i+1:] {
-			same := w.group == told.group || told.wide && subscription(w.group) == subscription(told.group)
-			if w.write && same && w.at.After(told.answered) && w.at.Before(until) && !c.forgot(told.answered, w.at) {
+			same := w.group == throttled.group || throttled.wide && subscription(w.group) == subscription(throttled.group)
+			if w.write && same && w.at.After(throttled.answered) && w.at.Before(until) && !c.forgot(throttled.answered, w.at) {
 				wrong = append(wrong, fmt.Sprintf("%s: wrote to %s, which at %s had said (%d) not to before %s",
-					clock(w.at), short(w.group), clock(told.answered), told.status, clock(until)))
+					clock(w.at), short(w.group), clock(throttled.answered), throttled.status, clock(until)))
 			}
 		}
 	}
 	return wrong
 }
 
-// storms finds seconds with more requests than MIC may make. A second is looked at once.
+// storms returns seconds with more requests than MIC may make, each second once.
 func (c calls) storms() (wrong []string) {
 	most, at := c.busiest()
 	if most > c.perSecond {
@@ -136,10 +141,11 @@ func (c calls) storms() (wrong []string) {
 	return wrong
 }
 
-// mostInVain is how often MIC may read a group while the API server is away: for updates that end then, and some tries.
+// mostInVain is how often MIC may read a group while the API server is away: for updates that end
+// then, and some retries.
 const mostInVain = 8
 
-// inVain finds groups that were read all the time while the API server was away.
+// inVain returns groups that were read continually while the API server was away.
 func (c calls) inVain() (wrong []string) {
 	for _, s := range c.away {
 		reads := map[string]int{}
@@ -158,7 +164,7 @@ func (c calls) inVain() (wrong []string) {
 	return wrong
 }
 
-// busiest is the second with the most requests.
+// busiest returns the second with the most requests.
 func (c calls) busiest() (most int, at time.Time) {
 	list := slices.SortedFunc(slices.Values(c.list), func(a, b call) int { return a.at.Compare(b.at) })
 	for from, to := 0, 0; to < len(list); to++ {
@@ -172,12 +178,12 @@ func (c calls) busiest() (most int, at time.Time) {
 	return most, at
 }
 
-// forgot tells whether MIC may have lost its memory between two moments.
+// forgot reports whether MIC may have lost its memory between two times.
 func (c calls) forgot(from, to time.Time) bool {
 	return slices.ContainsFunc(c.losses, func(s span) bool { return !s.to.Before(from) && !s.from.After(to) })
 }
 
-// summary is one line about a run.
+// summary describes a run in one line.
 func (c calls) summary() string {
 	writes, throttled, failed, most := 0, 0, 0, 0
 	for _, r := range c.list {
@@ -197,7 +203,7 @@ func (c calls) summary() string {
 		len(c.list), writes, failed, throttled, busiest, most)
 }
 
-// String is a line for a log.
+// String formats the call for a log.
 func (c call) String() string {
 	verb, about := "read", short(c.group)
 	if c.write {

@@ -1,4 +1,4 @@
-// The Azure that the cluster is on: what there is, and what MIC may do with it.
+// The emulated Azure of the cluster, and MIC's permissions.
 package faults_test
 
 import (
@@ -37,11 +37,11 @@ type group struct {
 	kind                              world.Kind
 	subscription, resourceGroup, name string
 	instances                         int
-	// system says that it has a system-assigned identity.
+	// system reports whether it has a system-assigned identity.
 	system bool
 }
 
-// groups are the node groups: scale sets and VMs, in two subscriptions.
+// groups returns the node groups: scale sets and VMs, in two subscriptions.
 func groups() []group {
 	return []group{
 		{world.VMSS, subscriptionA, "nodes", "pool-0", 3, true},
@@ -57,10 +57,11 @@ func (g group) id() world.MachineID {
 	return world.MachineID{Kind: g.kind, SubscriptionID: g.subscription, ResourceGroup: g.resourceGroup, Name: g.name}
 }
 
-// key is the node group's ARM ID, folded.
+// key returns the node group's ARM ID in lower case.
 func (g group) key() string { return fold(g.id().String()) }
 
-// nodes are the cluster's: those of the groups, some in another spelling, and one that is not on Azure.
+// nodes returns the cluster's nodes: those of the groups, some in another spelling, and one that is
+// not on Azure.
 func nodes() []*corev1.Node {
 	list := []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}, Spec: corev1.NodeSpec{ProviderID: "kind://docker/kind/elsewhere"}}}
 	for i, g := range groups() {
@@ -80,7 +81,7 @@ func nodes() []*corev1.Node {
 	return list
 }
 
-// steadyNodes are the nodes of the pods that stay: one of every group but pool-3.
+// steadyNodes returns the nodes of the pods that stay: one of every group but pool-3.
 func steadyNodes() []string {
 	return []string{"pool-0-0", "pool-0-1", "pool-1-0", "pool-2-0", "vm-0-0", "vm-1-0"}
 }
@@ -89,7 +90,7 @@ func resourceID(group, name string) string {
 	return "/subscriptions/" + subscriptionA + "/resourceGroups/" + group + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name
 }
 
-// spelled is the ID in another spelling.
+// spelled returns the ID in another spelling.
 func spelled(id string) string {
 	return strings.Replace(strings.Replace(id, "resourceGroups", "resourcegroups", 1), "/userAssignedIdentities/", "/userassignedidentities/", 1)
 }
@@ -108,7 +109,8 @@ func steadyIDs() (ids []string) {
 	return ids
 }
 
-// crowdIDs are more than one request may name. Two pods on crowdNode need half of them each.
+// crowdIDs returns more identities than one request may name. Two pods on crowdNode need half of
+// them each.
 func crowdIDs() (ids []string) {
 	for i := range crowdIdentities {
 		ids = append(ids, resourceID(identityGroup, crowdPrefix+strconv.Itoa(i)))
@@ -116,41 +118,41 @@ func crowdIDs() (ids []string) {
 	return ids
 }
 
-// crowdSelectors are those of the two pods.
+// crowdSelectors returns those of the two pods.
 func crowdSelectors() []string { return []string{"crowd-a", "crowd-b"} }
 
-// foreignID is on the group of that name from the start, and no pod wants it.
+// foreignID is on the group of that name from the start, and no pod needs it.
 func foreignID(group string) string { return resourceID(identityGroup, foreignPrefix+group) }
 
-// sharedID is on every scale set from the start, and pods want it as well.
+// sharedID is on every scale set from the start, and pods need it as well.
 func sharedID() string { return resourceID(identityGroup, foreignPrefix+"shared") }
 
-// handID is what somebody puts onto the group of that name by hand.
+// handID is attached to the group of that name by hand.
 func handID(group string) string { return resourceID(identityGroup, foreignPrefix+"hand-"+group) }
 
-// The identities that Azure refuses to assign: one that does not exist, one that MIC has no right to, and one without
-// a word about which it is.
+// The identities that Azure refuses to assign: one that does not exist, one that MIC has no
+// permission for, and one that the error does not name.
 func missingID() string   { return resourceID(identityGroup, "missing") }
 func forbiddenID() string { return resourceID(forbiddenGroup, "forbidden") }
 func unnamedID() string   { return resourceID(identityGroup, "unnamed") }
 
-// privateID is on every scale set from the start. MIC has no right to it.
+// privateID is on every scale set from the start. MIC has no permission for it.
 func privateID() string { return resourceID(forbiddenGroup, foreignPrefix+"private") }
 
 // clusterID is the kubelet's identity.
 func clusterID() string { return resourceID(identityGroup, foreignPrefix+"kubelet") }
 
-// clusterIdentities are those that MIC is told about, and its own.
+// clusterIdentities returns those that MIC is configured to protect, and its own.
 func clusterIdentities() map[string]bool {
 	return map[string]bool{fold(clusterID()): true, clientOf(clusterID()): true, operatorClient: true}
 }
 
-// clientOf is an identity's client ID, until it is deleted and made again.
+// clientOf returns an identity's client ID until it is recreated.
 func clientOf(id string) string { return world.GUID(id + "/client") }
 
 func refusedIDs() []string { return []string{missingID(), forbiddenID(), unnamedID()} }
 
-// refusals are the reasons that must be told of them.
+// refusals returns the reasons that MIC must report for them.
 func refusals() map[string]string {
 	return map[string]string{
 		fold(missingID()): "IdentityRefused", fold(unnamedID()): "IdentityRefused", fold(forbiddenID()): "IdentityForbidden",
@@ -158,7 +160,7 @@ func refusals() map[string]string {
 	}
 }
 
-// document is the emulated Azure to begin with.
+// document returns the initial state of the emulated Azure.
 func document() world.Document {
 	doc := world.Document{
 		Location: "westeurope",
@@ -200,7 +202,7 @@ func document() world.Document {
 	return doc
 }
 
-// foreign are the identities on the group before MIC comes.
+// foreign returns the identities on the group before MIC starts.
 func (g group) foreign() []string {
 	if g.kind == world.VMSS {
 		return []string{foreignID(g.name), sharedID(), privateID(), clusterID()}

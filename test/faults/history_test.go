@@ -1,4 +1,5 @@
-// A random history of a cluster: pods, bindings, identities and nodes come, change and go.
+// A random history of a cluster: pods, bindings, identities and nodes are created, changed and
+// deleted.
 package faults_test
 
 import (
@@ -17,8 +18,8 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// How much there is in each of the teams' namespaces. Few names, so that they are used again and again: that is where
-// old and new are mistaken for each other.
+// How many objects there are in each team's namespace. There are few names, so that they are reused
+// often: reuse is where old and new objects get confused.
 const (
 	podsEach       = 25
 	bindingsEach   = 6
@@ -29,16 +30,16 @@ const (
 // steady is the namespace in which nothing changes.
 const steady = "steady"
 
-// teams are the namespaces in which things change.
+// teams returns the namespaces in which things change.
 func teams() []string { return []string{"team-0", "team-1"} }
 
-// change is one thing that happens in the cluster. It may be done again when nobody knows whether it was.
+// change is one change in the cluster. It may be repeated if its outcome is unknown.
 type change struct {
 	what string
 	do   func(context.Context, client.Client) error
 }
 
-// stage is how far a pod has come.
+// stage is a stage in a pod's life.
 type stage int
 
 const (
@@ -48,8 +49,8 @@ const (
 	finished
 )
 
-// history makes up changes. It knows what is there from what it made up itself: the same seed makes the same changes,
-// whatever becomes of them.
+// history generates changes from a seed alone: it assumes that every change succeeds, so that the
+// same seed gives the same changes.
 type history struct {
 	rng        *rand.Rand
 	pods       map[string]stage
@@ -69,12 +70,12 @@ func newHistory(rng *rand.Rand) *history {
 
 func (h *history) pick(list []string) string { return list[h.rng.IntN(len(list))] }
 
-// name picks one of so many names.
+// name returns a random name out of that many.
 func (h *history) name(kind string, most int) string {
 	return kind + "-" + strconv.Itoa(h.rng.IntN(most))
 }
 
-// next is the next change.
+// next returns the next change.
 func (h *history) next() change {
 	team := h.pick(teams())
 	switch p := h.rng.IntN(100); {
@@ -93,7 +94,7 @@ func (h *history) next() change {
 	}
 }
 
-// goOn completes what is half done, as kubelets would: pods that are on their way out go.
+// goOn completes what is half done, as kubelets would: terminating pods go.
 func (h *history) goOn() (changes []change) {
 	for _, team := range namespaces() {
 		for i := range podsIn(team) {
@@ -141,7 +142,7 @@ func (h *history) pod(team, name string) change {
 	}
 }
 
-// selector is a label's value, or none.
+// selector returns a label's value, or none.
 func (h *history) selector(team string) string {
 	if h.rng.IntN(10) == 0 {
 		return ""
@@ -236,7 +237,7 @@ func (h *history) identity(team, name string) change {
 	}
 }
 
-// identitySpec is most often a managed identity that is well, in some spelling.
+// identitySpec returns a spec that is most often of a valid managed identity, in some spelling.
 func (h *history) identitySpec() v1.AzureIdentitySpec {
 	switch h.rng.IntN(20) {
 	case 0:
@@ -253,7 +254,7 @@ func (h *history) identitySpec() v1.AzureIdentitySpec {
 	}
 }
 
-// node lets a node go, or come back.
+// node deletes or recreates a node.
 func (h *history) node() change {
 	passing := slices.DeleteFunc(nodes(), func(n *corev1.Node) bool { return slices.Contains(steadyNodes(), n.Name) })
 	n := passing[h.rng.IntN(len(passing))]
@@ -276,7 +277,7 @@ func newPod(namespace, name, selector, node string) *corev1.Pod {
 	}
 }
 
-// create makes an object, unless an earlier try has.
+// create creates an object unless an earlier attempt has.
 func create(ctx context.Context, c client.Client, o client.Object) error {
 	if err := c.Create(ctx, o); !apierrors.IsAlreadyExists(err) {
 		return err
@@ -289,7 +290,7 @@ type updater[O any] interface {
 	Update(ctx context.Context, object client.Object, o ...O) error
 }
 
-// edit changes an object that is there.
+// edit changes an existing object.
 func edit[T client.Object, O any](ctx context.Context, w updater[O], r client.Reader, o T, change func(T)) error {
 	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		if err := r.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
@@ -300,7 +301,7 @@ func edit[T client.Object, O any](ctx context.Context, w updater[O], r client.Re
 	})
 }
 
-// mistaken tells an error that trying again does not mend: the history made up something that is not allowed.
+// mistaken reports whether an error is permanent because the generated object is invalid.
 func mistaken(err error) bool {
 	return slices.ContainsFunc([]func(error) bool{
 		apierrors.IsInvalid, apierrors.IsBadRequest, apierrors.IsNotFound, apierrors.IsMethodNotSupported,

@@ -1,4 +1,5 @@
-// A hostile tenant: a namespace whose user names others' identities and selectors, and makes more than anybody needs.
+// A hostile tenant: a namespace whose user names others' identities and selectors, and creates far
+// too many objects.
 package faults_test
 
 import (
@@ -21,14 +22,15 @@ const (
 	mallory = "mallory"
 	// flood is the selector of more identities than a pod can have.
 	flood = "flood"
-	// floodSize is how many bindings and identities it gets in the end, floodStep how many at once.
+	// floodSize is how many bindings and identities the flood reaches, floodStep how many are
+	// created at once.
 	floodSize, floodStep = 150, 25
 )
 
-// namespaces are those in which things change.
+// namespaces returns those in which things change.
 func namespaces() []string { return append(teams(), mallory) }
 
-// podsIn is how many pods there are at most.
+// podsIn returns the maximum number of pods.
 func podsIn(namespace string) int {
 	if namespace == mallory {
 		return 5
@@ -36,7 +38,7 @@ func podsIn(namespace string) int {
 	return podsEach
 }
 
-// attack is the next change that mallory makes.
+// attack returns the next change of mallory.
 func (h *history) attack() change {
 	switch p := h.rng.IntN(10); {
 	case p < 4:
@@ -50,12 +52,12 @@ func (h *history) attack() change {
 	}
 }
 
-// othersSelector is one that another namespace uses, or the flood's.
+// othersSelector returns one that another namespace uses, or the flood's.
 func (h *history) othersSelector() string {
 	return h.pick([]string{h.name("app", selectorsEach), h.name(steadyPrefix[:len(steadyPrefix)-1], steadyPods), crowdSelectors()[0], flood, flood, flood})
 }
 
-// othersIdentity names an identity that belongs to somebody else.
+// othersIdentity returns a spec with an identity of another owner.
 func (h *history) othersIdentity() v1.AzureIdentitySpec {
 	victim := h.pick(steadyIDs())
 	specs := []v1.AzureIdentitySpec{
@@ -67,7 +69,7 @@ func (h *history) othersIdentity() v1.AzureIdentitySpec {
 		{ResourceID: privateID()},
 		{ResourceID: spelled(privateID()), ClientID: clientOf(privateID())},
 		{ResourceID: clusterID()},
-		// Of two identities.
+		// Fields of two different identities.
 		{ResourceID: h.pick(crowdIDs()), ClientID: clientOf(victim)},
 		{ResourceID: sharedID(), ClientID: clientOf(victim)},
 		{ResourceID: h.pick(goodIDs()), ClientID: clientOf(clusterID())},
@@ -77,7 +79,7 @@ func (h *history) othersIdentity() v1.AzureIdentitySpec {
 	return specs[h.rng.IntN(len(specs))]
 }
 
-// giant is as much metadata as the chart's admission policy lets pass.
+// giant adds as much metadata as the chart's admission policy permits.
 func giant(o *v1.AzureIdentity, touch string) {
 	o.Labels, o.Annotations = map[string]string{}, map[string]string{"touched": touch, "giant": strings.Repeat("x", 60<<10)}
 	for i := range 64 {
@@ -85,7 +87,7 @@ func giant(o *v1.AzureIdentity, touch string) {
 	}
 }
 
-// flood makes some more of what a pod with the selector would get.
+// flood creates some more of what a pod with the selector would get.
 func (h *history) flood() change {
 	from := h.flooded
 	h.flooded = min(h.flooded+floodStep, floodSize)
@@ -104,7 +106,7 @@ func (h *history) flood() change {
 	}}
 }
 
-// policy changes the cluster's policy, or removes it. Pods that stay are always allowed what they have.
+// policy changes or removes the cluster's policy. Pods that stay are always allowed what they have.
 func (h *history) policy() change {
 	mode := []v1.PolicyMode{"", v1.PolicyOff, v1.PolicyWarn, v1.PolicyEnforce, v1.PolicyEnforce}[h.rng.IntN(5)]
 	if mode == "" {

@@ -1,4 +1,4 @@
-// The judges judged: each thing that can be wrong is found, and what is right is let pass.
+// Tests of the checks: they find every kind of mistake, and accept what is right.
 package faults_test
 
 import (
@@ -23,7 +23,8 @@ const (
 	theirs   = "/subscriptions/22222222-2222-4222-8222-222222222222/resourceGroups/ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/theirs"
 )
 
-// wellDone is a pod on a node of a scale set, with what belongs to it, and everything as it must be.
+// wellDone returns a correct state: a pod on a node of a scale set and everything that belongs to
+// it.
 func wellDone() rest {
 	meta := func(name string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID("uid-" + name)}
@@ -53,7 +54,7 @@ func wellDone() rest {
 	}
 }
 
-// use lets the pod's identity be another one.
+// use gives the pod another identity.
 func (r *rest) use(id string) {
 	if r.refused[fold(id)] != "" {
 		r.identities[0].Status.Conditions = []metav1.Condition{{Type: v1.ConditionAssignable, Status: metav1.ConditionFalse}}
@@ -62,7 +63,7 @@ func (r *rest) use(id string) {
 	r.assigned[0].Spec.AzureIdentityRef.Spec.ResourceID = id
 }
 
-// have says what is on the scale set, and what of it MIC says it attached.
+// have sets what is on the scale set, and which of it MIC recorded as attached.
 func (r *rest) have(listed, ledger []string) {
 	r.azure[scaleSet] = machine{system: true, listed: listed}
 	r.ledgers = map[string][]string{scaleSet: ledger}
@@ -73,7 +74,7 @@ func TestRest(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change func(*rest)
-		want   []string // parts of what is told, in order
+		want   []string // parts of the complaints, in order
 	}{
 		{"all well", func(*rest) {}, nil},
 		{"one is missing", func(r *rest) { r.assigned = nil }, []string{"pod ns/pod on node: no assigned identity for ns/id"}},
@@ -147,20 +148,20 @@ func TestRest(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := wellDone()
 			c.change(&r)
-			told(t, r.wrong(), c.want)
+			compare(t, r.wrong(), c.want)
 		})
 	}
 }
 
-// told compares what a judge said with parts of what it should have said.
-func told(t *testing.T, wrong, want []string) {
+// compare compares complaints with parts of the expected ones.
+func compare(t *testing.T, wrong, want []string) {
 	t.Helper()
 	if len(wrong) != len(want) {
-		t.Fatalf("told %q, want %q", wrong, want)
+		t.Fatalf("got %q, want %q", wrong, want)
 	}
 	for i := range want {
 		if !strings.Contains(wrong[i], want[i]) {
-			t.Errorf("told %q, want %q", wrong[i], want[i])
+			t.Errorf("got %q, want %q", wrong[i], want[i])
 		}
 	}
 }
@@ -197,11 +198,11 @@ func TestCalls(t *testing.T) {
 		{name: "two at once", list: []call{patch(0, begun), patch(999, nil)}, want: []string{"while its own operation"}},
 		{name: "two at once, one forgotten", list: []call{patch(0, begun), patch(999, nil)}, losses: []span{{at(500), at(600)}}},
 		{name: "two at once, forgotten before", list: []call{patch(1000, begun), patch(1999, nil)}, losses: []span{{at(500), at(600)}}, want: []string{"while its own operation"}},
-		{name: "two at once, told a lie", list: []call{patch(0, begun), {at: at(500), answered: at(510), status: 200, operation: "op", lost: true}, patch(600, nil)}},
+		{name: "two at once after a false poll", list: []call{patch(0, begun), {at: at(500), answered: at(510), status: 200, operation: "op", lost: true}, patch(600, nil)}},
 		{name: "two groups at once", list: []call{patch(0, begun), patch(10, func(c *call) { c.group += "-2" })}},
-		{name: "no patience", list: []call{patch(0, throttled), patch(1999, nil)}, want: []string{"had said (429) not to"}},
-		{name: "patience with one group", list: []call{patch(0, throttled), patch(1999, func(c *call) { c.group += "-2" })}},
-		{name: "patience with all", list: []call{patch(0, func(c *call) { throttled(c); c.wide = true }), patch(1999, func(c *call) { c.group += "-2" })}, want: []string{"had said"}},
+		{name: "no settleTimeout", list: []call{patch(0, throttled), patch(1999, nil)}, want: []string{"had said (429) not to"}},
+		{name: "settleTimeout with one group", list: []call{patch(0, throttled), patch(1999, func(c *call) { c.group += "-2" })}},
+		{name: "settleTimeout with all", list: []call{patch(0, func(c *call) { throttled(c); c.wide = true }), patch(1999, func(c *call) { c.group += "-2" })}, want: []string{"had said"}},
 		{name: "to the second", list: []call{patch(0, throttled), patch(2000, nil)}},
 		{name: "reads are no writes", list: []call{patch(0, throttled), patch(1000, func(c *call) { c.write = false })}},
 		{name: "a storm", list: []call{patch(0, nil), patch(1, nil), patch(2, nil), patch(999, nil)}, want: []string{"4 requests in a second"}},
@@ -216,12 +217,12 @@ func TestCalls(t *testing.T) {
 				isForeign: func(_, id string) bool { return id == theirs },
 				steady:    func(_, id string) bool { return id == mine },
 			}
-			told(t, judge.wrong(), c.want)
+			compare(t, judge.wrong(), c.want)
 		})
 	}
 }
 
-// TestHistory: the same seed makes the same history, another one another.
+// TestHistory checks that the same seed makes the same history, and another seed another one.
 func TestHistory(t *testing.T) {
 	made := func(seed uint64) (what []string) {
 		r := run{seed: seed}
@@ -302,12 +303,12 @@ func TestMoments(t *testing.T) {
 			judge.writes = append([]write{
 				after(0, "azureidentities", "ns/id", &good.identities[0]), after(0, bindings, "ns/binding", &good.bindings[0]), after(0, "pods", "ns/pod", pod("app")),
 			}, c.writes...)
-			told(t, judge.wrong(), c.want)
+			compare(t, judge.wrong(), c.want)
 		})
 	}
 }
 
-// TestReadWrite reads lines as the API server's audit log has them.
+// TestReadWrite parses lines of the API server's audit log.
 func TestReadWrite(t *testing.T) {
 	line := func(verb, resource string, code int, response string) []byte {
 		return []byte(`{"verb":"` + verb + `","user":{"username":"admin"},"objectRef":{"resource":"` + resource + `","namespace":"ns","name":"n"},"responseStatus":{"code":` +
@@ -317,7 +318,7 @@ func TestReadWrite(t *testing.T) {
 	const object, status = `{"kind":"Pod","metadata":{"name":"answered"}}`, `{"kind":"Status"}`
 	for name, c := range map[string]struct {
 		line []byte
-		want string // the object's name, "" when it is gone, "-" when the line says nothing
+		want string // the object's name, "" if it is gone, "-" if the line is irrelevant
 	}{
 		"created":           {line("create", "pods", 201, object), "answered"},
 		"created before":    {line("create", "pods", 409, status), "asked"},

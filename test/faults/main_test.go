@@ -1,25 +1,25 @@
-// Package faults_test proves that MIC survives what goes wrong: it is killed, the API server goes away, Azure is ill,
-// and people change things on Azure by hand, all while pods, bindings and identities come and go, a hostile tenant names
-// what is not its own, and the policy changes. At no moment may a pod be assigned, or get a token of, what bindings and
-// policy do not give it. Afterwards everything must be as the objects in the cluster say, and nothing that others assigned may ever have
-// been taken away.
+// Package faults_test proves that MIC survives failures: it is killed, the API server goes away,
+// Azure fails, and people change Azure by hand, all while pods, bindings and identities come and
+// go, a hostile tenant names what is not its own, and the policy changes. At no moment may a pod be
+// assigned, or get a token of, what bindings and policy do not grant. In the end everything must match the objects in
+// the cluster, and nothing that others assigned may ever have been removed.
 //
-// The parts are real: etcd, kube-apiserver, bin/mic as processes, and the emulated Azure. There are no kubelets; for
-// MIC a pod is an object. Every story has a control plane of its own.
+// The parts are real: etcd, kube-apiserver, bin/mic as processes, and the emulated Azure. There are
+// no kubelets; for MIC a pod is an object. Every story has its own control plane.
 //
 //	make test-sandbox                                        the quick variant, with the stories of test/scenario
 //	make test-faults                                         the long one
 //	PODID_FAULTS_SEED=7 make test-faults                     the same histories again, as a failed run printed them
 //	PODID_TEST_SANDBOX=1 go test -count=1 -run 'TestFaults/killed' ./test/faults
 //
-// A run draws a seed and prints it; one of the stories has the same seed in every quick run. What is random comes from
-// the seed: the history of the cluster, and the moments at which things break. What the
-// machine makes of it differs from run to run.
+// A run chooses and prints a seed. One story has a fixed seed in every quick run. The seed
+// determines the history of the cluster and the times of the failures; the scheduling of the
+// machine still differs from run to run.
 //
-// The files: stories_test.go tells the stories. history_test.go makes up what happens in the cluster, people_test.go on
-// Azure, hostile_test.go what the tenant does. rest_test.go, moments_test.go, tokens_test.go and arm_test.go are the
-// judges: pure functions of what was found, with table tests of their own.
-// rig_test.go and process_test.go start and end the parts.
+// stories_test.go has the stories. history_test.go generates the changes in the cluster,
+// people_test.go those on Azure, hostile_test.go those of the tenant. rest_test.go, moments_test.go,
+// tokens_test.go and arm_test.go check the results: pure functions of what was observed, with table tests of their
+// own. rig_test.go and process_test.go start and stop the parts.
 package faults_test
 
 import (
@@ -35,12 +35,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The environment that steers the tests.
+// The environment variables of the tests.
 const (
 	envTest = "PODID_TEST_SANDBOX"
 	envSeed = "PODID_FAULTS_SEED"
 	envLong = "PODID_FAULTS_LONG"
-	// envInside is set for the test program in namespaces of its own: the network namespace that it was started from.
+	// envInside is set for the test program in its own namespaces, to the network namespace that it
+	// was started from.
 	envInside = "PODID_FAULTS_INSIDE"
 )
 
@@ -59,8 +60,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// inside runs this program again in namespaces of its own: a network without a way out, and processes that all end with
-// it, however it ends.
+// inside runs this program again in its own namespaces: a network without a way out, and processes
+// that all end with it, however it ends.
 func inside() int {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "error: the fault runs make namespaces: run them as root")
@@ -71,7 +72,7 @@ func inside() int {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		return 1
 	}
-	runtime.LockOSThread() // a process dies with the thread that it asked to
+	runtime.LockOSThread() // Pdeathsig follows the thread
 	cmd := exec.Command(os.Args[0], os.Args[1:]...)
 	cmd.Env = append(os.Environ(), envInside+"="+net)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -84,7 +85,7 @@ func inside() int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &ended) && ended.ExitCode() > 0: // the tests have told why themselves
+	case errors.As(err, &ended) && ended.ExitCode() > 0: // the tests have printed the reason
 		return ended.ExitCode()
 	default:
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -92,7 +93,7 @@ func inside() int {
 	}
 }
 
-// furnish makes the namespaces fit for use: a /proc that shows the processes in here, and loopback.
+// furnish prepares the namespaces: /proc with the processes in here, and loopback.
 func furnish(outside string) error {
 	if net, err := os.Readlink("/proc/thread-self/ns/net"); err != nil || net == outside {
 		return fmt.Errorf("this is the machine's own network (%s): refusing to go on: %w", net, err)

@@ -1,4 +1,5 @@
-// The judge of every moment: an assigned identity says Assigned only for what bindings and policy gave just before.
+// Checks of every moment: an assigned identity is Assigned only if bindings and policy granted it
+// just before.
 package faults_test
 
 import (
@@ -17,11 +18,11 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// late is how long MIC may go on with what it knew before a change: a machine that runs several control planes stands
-// still for seconds.
+// late is how long MIC may act on its knowledge from before a change: a machine that runs several
+// control planes can stall for seconds.
 const late = 8 * time.Second
 
-// write is one write to the API server that succeeded.
+// write is one successful write to the API server.
 type write struct {
 	// began is when the API server received it, ended when it answered.
 	began, ended time.Time
@@ -31,29 +32,30 @@ type write struct {
 	mic          bool
 }
 
-// moments are the writes of a run in the order of their beginning, with what excuses MIC.
+// moments holds the writes of a run in the order of their beginning, and what excuses MIC.
 type moments struct {
 	writes []write
 	rules  identity.Rules
-	// never are resource IDs, folded, that no pod can have.
+	// never maps resource IDs, in lower case, that no pod can have, to the reason.
 	never map[string]string
-	// clients are the client IDs of identities that stay what they are, by resource ID, folded.
+	// clients maps resource IDs, in lower case, of identities that are never recreated to their
+	// client IDs.
 	clients map[string]string
-	// kept are assigned identities of pods that stay: once Assigned, they say so at every moment.
+	// kept contains assigned identities of pods that stay: once Assigned, they must remain so.
 	kept map[types.UID]bool
-	// away are the times without an API server, in which MIC hears of nothing.
+	// away lists the times without an API server, in which MIC gets no events.
 	away []span
 	late time.Duration
 
 	versions map[string]map[string][]write // what people wrote, by resource and key
-	// judged is how many assignments wrong has looked at.
+	// judged counts the assignments that wrong has checked.
 	judged int
 }
 
-// wrong returns everything that was wrong for a moment.
+// wrong returns everything that was wrong at some moment.
 func (m *moments) wrong() []string { return slices.Concat(m.wronglyGiven(), m.lost()) }
 
-// lost returns what pods that stay did not have for a moment.
+// lost returns what pods that stay lacked for a moment.
 func (m *moments) lost() (wrong []string) {
 	had := map[types.UID]bool{}
 	for _, w := range m.writes {
@@ -70,7 +72,7 @@ func (m *moments) lost() (wrong []string) {
 	return wrong
 }
 
-// wronglyGiven returns what MIC called Assigned although nothing gave it.
+// wronglyGiven returns what MIC set to Assigned without a grant.
 func (m *moments) wronglyGiven() (wrong []string) {
 	m.versions = map[string]map[string][]write{}
 	for _, w := range m.writes {
@@ -99,7 +101,7 @@ func (m *moments) wronglyGiven() (wrong []string) {
 	return wrong
 }
 
-// refused returns why no pod can have the identity, "" when some could.
+// refused returns why no pod can have the identity, or "".
 func (m *moments) refused(spec v1.AzureIdentitySpec) string {
 	if mismatched(spec, m.clients[fold(spec.ResourceID)]) {
 		return "its client ID is another identity's"
@@ -107,7 +109,7 @@ func (m *moments) refused(spec v1.AzureIdentitySpec) string {
 	return m.never[fold(spec.ResourceID)]
 }
 
-// back is the moment from which MIC must have heard of every change.
+// back returns the time from which MIC must know every change.
 func (m *moments) back(t time.Time) time.Time {
 	earliest := t.Add(-m.late)
 	for _, s := range slices.Backward(m.away) {
@@ -118,8 +120,8 @@ func (m *moments) back(t time.Time) time.Time {
 	return earliest
 }
 
-// given reports whether the pod could have the identity, by objects as each of them was at some time in between: MIC
-// hears of each kind on its own.
+// given reports whether the pod could have the identity, given each object as it was at some time
+// in between: MIC gets the events of each kind separately.
 func (m *moments) given(a *v1.AzureAssignedIdentity, since, until time.Time) bool {
 	ref := a.Spec.AzureIdentityRef
 	pods := during[*corev1.Pod](m.versions["pods"][a.Spec.PodNamespace+"/"+a.Spec.Pod], since, until)
@@ -153,7 +155,7 @@ func (m *moments) given(a *v1.AzureAssignedIdentity, since, until time.Time) boo
 	return false
 }
 
-// during returns what an object was in a time, nil for one that was not there.
+// during returns the states of an object in a time span; nil stands for absence.
 func during[T any](writes []write, since, until time.Time) []T {
 	var none T
 	list := []T{none}
@@ -170,7 +172,7 @@ func during[T any](writes []write, since, until time.Time) []T {
 	return list
 }
 
-// moments reads what the API server wrote down.
+// moments reads the API server's audit log.
 func (r *run) moments() *moments {
 	r.Helper()
 	text, err := os.ReadFile(r.path("audit.log"))
@@ -200,7 +202,7 @@ func (r *run) moments() *moments {
 	return m
 }
 
-// readWrite reads a line of the audit log; ok is false when it is about something else.
+// readWrite parses a line of the audit log. ok is false if the line is not a relevant write.
 func readWrite(line []byte) (w write, ok bool) {
 	var e struct {
 		Verb           string
@@ -237,7 +239,7 @@ func readWrite(line []byte) (w write, ok bool) {
 	return w, json.Unmarshal(text, object) == nil
 }
 
-// newObject returns an empty object of the kind, nil for kinds that do not matter here.
+// newObject returns an empty object of the kind, or nil for kinds that do not matter here.
 func newObject(resource string) any {
 	switch resource {
 	case "pods":
@@ -255,7 +257,7 @@ func newObject(resource string) any {
 	}
 }
 
-// staysFor reports whether a deletion has only begun: the pod has time to end.
+// staysFor reports whether a deletion has only begun: the pod has a grace period.
 func staysFor(text json.RawMessage) bool {
 	var o struct {
 		Kind     string

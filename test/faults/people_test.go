@@ -1,5 +1,4 @@
-// What happens on Azure: people put identities onto node groups and take them off by hand, and updates take now longer,
-// now shorter.
+// Changes on Azure: people attach and detach identities by hand, and updates take varying time.
 package faults_test
 
 import (
@@ -12,7 +11,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// The time that an update of a node group takes, at random.
+// The random duration of an update of a node group.
 const (
 	shortestUpdate = 100 * time.Millisecond
 	longestUpdate  = time.Second
@@ -38,7 +37,7 @@ func (r *rig) people(ctx context.Context, rng *rand.Rand) {
 	}
 }
 
-// putByHand puts an identity onto a group that MIC knows nothing of. From then on it has to stay.
+// putByHand attaches an identity that MIC knows nothing of to a group. It must stay from then on.
 func (r *rig) putByHand(ctx context.Context, g group) {
 	if !r.byHand(ctx, g, handID(g.name), true) {
 		return
@@ -53,7 +52,7 @@ func (r *rig) putByHand(ctx context.Context, g group) {
 	r.foreign[g.key()] = append(r.foreign[g.key()], handID(g.name))
 }
 
-// takeByHand takes an identity off a group that MIC put there. If pods need it, it has to come back.
+// takeByHand detaches an identity that MIC attached to a group. If pods need it, it must return.
 func (r *rig) takeByHand(ctx context.Context, g group, rng *rand.Rand) {
 	m, ok := r.azure.World().Machine(g.id())
 	if !ok {
@@ -70,7 +69,8 @@ func (r *rig) takeByHand(ctx context.Context, g group, rng *rand.Rand) {
 	}
 }
 
-// makeAgain deletes an identity and makes another one under its name. Wherever it is, it has to be assigned anew.
+// makeAgain deletes an identity and recreates it under its name. Wherever it is needed, it must be
+// assigned again.
 func (r *rig) makeAgain(id string) {
 	r.note("by hand: " + short(id) + " deleted and made again")
 	err := r.azure.World().Edit(func(d *world.Document) error {
@@ -86,7 +86,7 @@ func (r *rig) makeAgain(id string) {
 	}
 }
 
-// byHand makes one change, as soon as no other is under way; it tells whether it came to that.
+// byHand makes one change as soon as no update is in progress, and reports whether it did.
 func (r *rig) byHand(ctx context.Context, g group, id string, there bool) (done bool) {
 	verb := map[bool]string{true: "put onto", false: "taken off"}[there]
 	for {
@@ -111,7 +111,7 @@ func (r *rig) byHand(ctx context.Context, g group, id string, there bool) (done 
 	}
 }
 
-// weather lets updates take a random time until the context ends.
+// weather varies the duration of updates until the context ends.
 func (r *rig) weather(ctx context.Context, rng *rand.Rand) {
 	for {
 		took := between(rng, shortestUpdate, longestUpdate)
@@ -124,7 +124,7 @@ func (r *rig) weather(ctx context.Context, rng *rand.Rand) {
 	}
 }
 
-// settings turns the emulator's dials.
+// settings changes the emulator's settings.
 func (r *rig) settings(change func(*world.Settings)) {
 	err := r.azure.World().Edit(func(d *world.Document) error { change(&d.Settings); return nil })
 	if err != nil {
@@ -132,7 +132,7 @@ func (r *rig) settings(change func(*world.Settings)) {
 	}
 }
 
-// between is a random time.
+// between returns a random duration.
 func between(rng *rand.Rand, shortest, longest time.Duration) time.Duration {
 	return shortest + time.Duration(rng.Int64N(int64(longest-shortest)+1))
 }

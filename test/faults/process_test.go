@@ -1,4 +1,4 @@
-// Programs as processes: started, watched, killed by their number.
+// Programs as processes: started, watched, and killed by their ID.
 package faults_test
 
 import (
@@ -19,7 +19,7 @@ type process struct {
 	ended     chan struct{}
 }
 
-// start starts a program whose output goes to a file in dir, behind what an earlier one of that name wrote.
+// start starts a program and appends its output to a file in dir.
 func start(t testing.TB, dir, name, path string, env []string, args ...string) *process {
 	t.Helper()
 	p := &process{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
@@ -35,19 +35,19 @@ func start(t testing.TB, dir, name, path string, env []string, args ...string) *
 		t.Fatalf("start %s: %v", name, err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // how it ended is in its log
+		_ = p.cmd.Wait() // the exit is in its log
 		close(p.ended)
 	}()
 	return p
 }
 
-// kill ends the process as a crash does.
+// kill kills the process, as a crash does.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // one that has ended is fine
+	_ = p.cmd.Process.Kill() // it may have ended
 	<-p.ended
 }
 
-// alive tells whether the process still runs.
+// alive reports whether the process still runs.
 func (p *process) alive() bool {
 	select {
 	case <-p.ended:
@@ -57,7 +57,7 @@ func (p *process) alive() bool {
 	}
 }
 
-// said is the end of what the process wrote.
+// said returns the last lines of the process's output.
 func (p *process) said(lines int) string {
 	text, err := os.ReadFile(p.log)
 	if err != nil {
@@ -67,7 +67,7 @@ func (p *process) said(lines int) string {
 	return strings.Join(all[max(len(all)-lines, 0):], "\n")
 }
 
-// crashed returns what a Go program writes when it dies of itself, empty when it has not.
+// crashed returns the output of a Go program's crash, or "" if it did not crash.
 func (p *process) crashed() string {
 	text, err := os.ReadFile(p.log)
 	if err != nil {
@@ -81,5 +81,6 @@ func (p *process) crashed() string {
 	return ""
 }
 
-// alarm is a timer's channel for waits of a known length, such as the time between two things that happen.
+// alarm returns a timer's channel, for waits of a known length such as the time between two
+// changes.
 func alarm(d time.Duration) <-chan time.Time { return time.NewTimer(d).C }

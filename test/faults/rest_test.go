@@ -1,4 +1,4 @@
-// The judge of the end: what must be in the cluster and on Azure when everything has come to rest.
+// Checks of the end: what must be in the cluster and on Azure when everything is at rest.
 package faults_test
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// rest is what was found when everything had come to rest, together with what there was to begin with. It holds no
-// client and no clock: wrong is a pure function. Resource IDs compare without regard to case.
+// rest is the state when everything is at rest, and the initial state. It has no client and no
+// clock: wrong is a pure function. Resource IDs compare case-insensitively.
 type rest struct {
 	rules      identity.Rules
 	nodes      []corev1.Node
@@ -24,38 +24,40 @@ type rest struct {
 	bindings   []v1.AzureIdentityBinding
 	identities []v1.AzureIdentity
 	assigned   []v1.AzureAssignedIdentity
-	// ledgers are the resource IDs that MIC says it attached, by node group.
+	// ledgers holds the resource IDs that MIC recorded as attached, by node group.
 	ledgers map[string][]string
-	// azure is what is on the node groups.
+	// azure holds the identities on the node groups.
 	azure map[string]machine
-	// foreign are the resource IDs on each node group that others put there, before MIC came or by hand.
+	// foreign holds the resource IDs on each node group that others attached, before MIC started or
+	// by hand.
 	foreign map[string][]string
-	// system are the node groups that had a system-assigned identity.
+	// system contains the node groups that had a system-assigned identity.
 	system map[string]bool
-	// refused are the resource IDs that Azure does not let MIC assign, with the status.reason that says so.
+	// refused holds the resource IDs that Azure does not let MIC assign, with the expected
+	// status.reason.
 	refused map[string]string
-	// clients are the client IDs that Azure has, by resource ID.
+	// clients holds Azure's client IDs by resource ID.
 	clients map[string]string
 }
 
-// machine is a VM or scale set as ARM shows it.
+// machine is a VM or scale set as ARM returns it.
 type machine struct {
 	system bool
 	listed []string
-	// orphaned are those listed whose identity was deleted, or made again, since they were assigned.
+	// orphaned lists those whose identity was deleted or recreated since they were assigned.
 	orphaned []string
 }
 
-// pair is what an assigned identity is for.
+// pair identifies an assigned identity by its pod and identity.
 type pair struct{ pod, identity string }
 
-// want is what an assigned identity must say.
+// want is the expected content of an assigned identity.
 type want struct {
 	node, status, reason string
 	grant                identity.Grant
 }
 
-// wrong tells everything that is not as it must be, in a stable order; nothing when all is well.
+// wrong returns everything that is not as it must be, in a stable order.
 func (r rest) wrong() []string {
 	wanted, needed := r.wanted()
 	wrong := slices.Concat(r.wrongAssigned(wanted), r.wrongConditions(wanted), r.wrongAzure(needed), r.wrongLedgers(needed))
@@ -63,7 +65,8 @@ func (r rest) wrong() []string {
 	return wrong
 }
 
-// wanted asks the rules: which assigned identities there must be, and what the node groups must have for them.
+// wanted applies the rules: which assigned identities there must be, and what the node groups must
+// have for them.
 func (r rest) wanted() (wanted map[pair]want, needed map[string]map[string]bool) {
 	groups := map[string]string{}
 	for i := range r.nodes {
@@ -121,7 +124,7 @@ func (r rest) grants(pod *corev1.Pod) []identity.Grant {
 	return grants
 }
 
-// podOf is what the rules need to know of a pod.
+// podOf returns what the rules need to know about a pod.
 func podOf(pod *corev1.Pod) identity.Pod {
 	return identity.Pod{
 		Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, ServiceAccount: pod.Spec.ServiceAccountName,
@@ -160,7 +163,7 @@ func (r rest) wrongAssigned(wanted map[pair]want) (wrong []string) {
 	return wrong
 }
 
-// differs tells what an assigned identity says wrongly.
+// differs returns the differences of an assigned identity from the expected content.
 func (w want) differs(a *v1.AzureAssignedIdentity) (wrong []string) {
 	said := func(what string, got, want any) {
 		if got != want {
@@ -186,7 +189,8 @@ func (w want) differs(a *v1.AzureAssignedIdentity) (wrong []string) {
 	return wrong
 }
 
-// wrongConditions finds identities that do not say whether Azure lets MIC assign them, and pods need them.
+// wrongConditions returns identities that pods need and whose condition does not report whether
+// Azure lets MIC assign them.
 func (r rest) wrongConditions(wanted map[pair]want) (wrong []string) {
 	refused := map[string]bool{} // by name; what one node group refuses, all do
 	for p, w := range wanted {
@@ -263,7 +267,7 @@ func (r rest) isForeign(group, id string) bool {
 	return slices.ContainsFunc(r.foreign[group], func(f string) bool { return strings.EqualFold(f, id) })
 }
 
-// groupOf is the ARM ID of a node's VM or scale set, empty when the node is not Azure's.
+// groupOf returns the ARM ID of a node's VM or scale set, or "" if the node is not on Azure.
 func groupOf(providerID string) string {
 	id, ok := strings.CutPrefix(fold(providerID), "azure://")
 	if !ok {
@@ -277,7 +281,7 @@ func groupOf(providerID string) string {
 
 func fold(s string) string { return strings.ToLower(s) }
 
-// short is the last part of an ARM ID.
+// short returns the last part of an ARM ID.
 func short(id string) string { return id[strings.LastIndexByte(id, '/')+1:] }
 
 func set(ids []string) map[string]bool {

@@ -1,4 +1,5 @@
-// The rig: a control plane, an emulated Azure and MICs, as processes on loopback in a network of their own.
+// The rig: a control plane, an emulated Azure and MICs, as processes on loopback in their own
+// network namespace.
 package faults_test
 
 import (
@@ -34,18 +35,19 @@ import (
 const (
 	// startTime is how long a part may take to start on a slow machine.
 	startTime = 2 * time.Minute
-	// lease is MIC's --leader-election-duration: short, but not lost when a slow machine takes seconds to write.
+	// lease is MIC's --leader-election-duration: short, but not lost when a slow machine takes
+	// seconds to write.
 	lease = 8 * time.Second
 	// grace is MIC's --identity-detach-grace-period.
 	grace = time.Second
-	// never is for what must not help: comparisons and sweeps that would hide a wait without an event.
+	// never is for intervals of comparisons and sweeps that would hide a missing event.
 	never = 24 * time.Hour
-	// portsEach is how many ports a rig has.
+	// portsEach is the number of ports of a rig.
 	portsEach = 20
 	firstPort = 20000
 )
 
-// The ports of a rig, counted from its first.
+// The ports of a rig, relative to its first.
 const (
 	portAPI = iota
 	portEtcd
@@ -54,7 +56,7 @@ const (
 	portMetrics = portProbes + 2
 )
 
-// rig is one story's parts.
+// rig holds the parts of one story.
 type rig struct {
 	t    testing.TB
 	dir  string
@@ -77,13 +79,13 @@ type rig struct {
 	done    []string            // what has happened
 }
 
-// mic is a MIC that is to run; the process changes when it is killed.
+// mic is a MIC that should run. Its process changes when it is killed.
 type mic struct {
 	*process
 	index int
 }
 
-// newRig starts everything but MIC. number tells rigs side by side apart.
+// newRig starts everything but MIC. number distinguishes rigs that run at the same time.
 func newRig(t *testing.T, number int, drift time.Duration) *rig {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "podid-faults-") //nolint:usetesting // it is kept when the story fails
@@ -106,7 +108,7 @@ func newRig(t *testing.T, number int, drift time.Duration) *rig {
 	return r
 }
 
-// end ends all processes. What they wrote is kept when the story failed.
+// end ends all processes. It keeps their logs if the story failed.
 func (r *rig) end() {
 	for _, m := range r.mics {
 		m.kill()
@@ -151,8 +153,8 @@ func (r *rig) startAzure() {
 	r.must(err)
 }
 
-// writePKI makes the certificates of the API server, of these tests and of MIC, and says what MIC does is to be
-// written down.
+// writePKI writes the certificates of the API server, of these tests and of MIC, and an audit
+// policy for MIC's writes.
 func (r *rig) writePKI() {
 	authority, err := pki.NewAuthority(r.path("pki"), time.Now())
 	r.must(err)
@@ -207,7 +209,7 @@ func (r *rig) startAPI() {
 	r.must(err)
 }
 
-// connect makes the client, the kinds, the namespaces and the nodes.
+// connect creates the client, the kinds, the namespaces and the nodes.
 func (r *rig) connect() {
 	ctrl.SetLogger(logr.Discard())
 	scheme := runtime.NewScheme()
@@ -224,7 +226,7 @@ func (r *rig) connect() {
 	}
 }
 
-// startMIC starts a MIC, or one that was killed once more.
+// startMIC starts a MIC, or restarts one that was killed.
 func (r *rig) startMIC(index int) {
 	r.t.Helper()
 	for len(r.mics) <= index {
@@ -254,7 +256,7 @@ func (r *rig) lose(s span) {
 	r.losses = append(r.losses, s)
 }
 
-// missing notes that there was no API server, and when it was ready again.
+// missing records a time without an API server, and when it was ready again.
 func (r *rig) missing(s span, ready time.Time) {
 	r.lose(span{s.from, ready.Add(2 * lease)}) // a term that lost its lease ends within that
 	r.mu.Lock()
@@ -262,14 +264,14 @@ func (r *rig) missing(s span, ready time.Time) {
 	r.away = append(r.away, s)
 }
 
-// note writes down what happens, for who wants to know how it came to a failure.
+// note records an event for the analysis of a failure.
 func (r *rig) note(what string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.done = append(r.done, clock(time.Now())+" "+what)
 }
 
-// asset is a program of the control plane.
+// asset returns a program of the control plane.
 func asset(t testing.TB, name string) string {
 	t.Helper()
 	dir := os.Getenv("KUBEBUILDER_ASSETS")
@@ -279,7 +281,7 @@ func asset(t testing.TB, name string) string {
 	return filepath.Join(dir, name)
 }
 
-// binary is one of ours: from the checkout's bin, or $PODID_BIN.
+// binary returns a program of this repository, from the checkout's bin or $PODID_BIN.
 func binary(t testing.TB, name string) string {
 	t.Helper()
 	dir := os.Getenv("PODID_BIN")

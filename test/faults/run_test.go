@@ -1,4 +1,4 @@
-// One run: what a story and its judges do, from the first object to the last.
+// One run: the course of a story and its checks, from the first object to the last.
 package faults_test
 
 import (
@@ -20,37 +20,39 @@ import (
 )
 
 const (
-	// patience is how long everything may take to come to rest once nothing is wrong any more. Azure allows a scale set
-	// four updates a minute, and MIC does not try more.
-	patience = 3 * time.Minute
-	// comparing is MIC's --identity-assignment-reconcile-interval where people change things on Azure: of the twelve
-	// reads that Azure allows a scale set in a minute, that leaves some.
+	// settleTimeout bounds the time until everything is at rest once nothing fails any more. Azure
+	// allows a scale set four updates a minute, and MIC does not try more.
+	settleTimeout = 3 * time.Minute
+	// comparing is MIC's --identity-assignment-reconcile-interval if people change Azure. It leaves
+	// some of the twelve reads a minute that Azure allows a scale set.
 	comparing = 12 * time.Second
-	// mostPerSecond is how many requests to ARM are no storm: reading and writing every group, with polls; and twice
-	// that, for a machine that stood still for a second.
+	// mostPerSecond is the bound of requests to ARM: reading and writing every group, with polls,
+	// twice, for a machine that stalled for a second.
 	mostPerSecond = 120
 	// changesEvery is the mean time between two changes in the cluster.
 	changesEvery = 40 * time.Millisecond
-	// changesFirst is how many changes fill the cluster at once.
+	// changesFirst is the number of changes that fill the cluster at first.
 	changesFirst = 120
 )
 
-// story is one kind of trouble.
+// story is one kind of failure.
 type story struct {
 	name string
-	// mics is how many replicas of MIC run.
+	// mics is the number of replicas of MIC.
 	mics int
-	// hands says that people change things on Azure meanwhile. MIC then compares every few seconds; else never.
+	// hands means that people change Azure meanwhile. MIC then compares every few seconds, and
+	// otherwise never.
 	hands bool
-	// fixed says that its history is always the same, unless a seed is given: so that every run has one that others had.
+	// fixed means that the history is always the same unless a seed is given, so that runs are
+	// comparable.
 	fixed bool
-	// crowd says that two pods of a node need more identities than one request may name.
+	// crowd means that two pods of a node need more identities than one request may name.
 	crowd bool
-	// trouble makes it, and returns when it is over.
+	// trouble causes the failures, and returns when they are over.
 	trouble func(*run)
 }
 
-// run is a story on its way.
+// run is a story in progress.
 type run struct {
 	*rig
 	*testing.T
@@ -61,18 +63,18 @@ type run struct {
 	steady map[types.UID]string // the assigned identities of pods that stay
 	began  time.Time            // the end of the first rest
 	before []needs
-	unrest string // what was wrong when patience ended
+	unrest string // what was wrong after settleTimeout
 }
 
-// random is a source of its own for each purpose, so that one's use does not disturb another's.
+// random returns a separate source for each purpose, so that they do not affect each other.
 func (r *run) random(purpose string) *rand.Rand {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(r.story.name + "/" + purpose)) // never fails, says hash
+	_, _ = h.Write([]byte(r.story.name + "/" + purpose)) // a hash never fails
 	return rand.New(rand.NewPCG(r.seed, h.Sum64()))
 }
 
-// tell runs a story from its start to its end.
-func tell(t *testing.T, s story, number int, seed uint64, long bool) {
+// runStory runs a story from start to end.
+func runStory(t *testing.T, s story, number int, seed uint64, long bool) {
 	drift := never
 	if s.hands {
 		drift = comparing
@@ -87,14 +89,14 @@ func tell(t *testing.T, s story, number int, seed uint64, long bool) {
 	r.settle("after the trouble")
 	r.checkSteady()
 	r.patient()
-	r.mend()
-	r.settle("after refused identities were mended")
+	r.fixRefused()
+	r.settle("after refused identities were fixed")
 	r.idle()
 	r.serveAtOnce()
 	r.judge()
 }
 
-// settleIn makes the pods that stay, and lets MIC come to rest for the first time.
+// settleIn creates the pods that stay, and waits until MIC is at rest for the first time.
 func (r *run) settleIn() {
 	for i, node := range steadyNodes() {
 		name := fmt.Sprintf("%s%d", steadyPrefix, i)
@@ -119,7 +121,7 @@ func (r *run) settleIn() {
 	}
 }
 
-// gather makes two pods that need a crowd of identities, each half of it: a pod can have 100.
+// gather creates two pods that need half of a crowd of identities each, since a pod can have 100.
 func (r *run) gather() {
 	for i, id := range crowdIDs() {
 		meta := metav1.ObjectMeta{Namespace: steady, Name: fmt.Sprintf("%s%d", crowdPrefix, i)}
@@ -131,7 +133,7 @@ func (r *run) gather() {
 	}
 }
 
-// disturb makes the trouble while things change.
+// disturb causes the failures while things change.
 func (r *run) disturb() {
 	ctx, stop := context.WithCancel(r.Context())
 	defer stop()
@@ -154,7 +156,7 @@ func (r *run) disturb() {
 	r.note("the trouble is over")
 }
 
-// churn lets the history happen until the context ends, and then completes what is half done.
+// churn applies the history until the context ends, and then completes what is half done.
 func (r *run) churn(ctx context.Context, rng *rand.Rand) {
 	h := newHistory(rng)
 	for range changesFirst {
@@ -172,7 +174,7 @@ func (r *run) churn(ctx context.Context, rng *rand.Rand) {
 	}
 }
 
-// happen makes a change, however long that takes: the history counts on it.
+// happen makes a change, however long it takes, because the history relies on it.
 func (r *run) happen(c change) {
 	ctx, cancel := context.WithTimeout(r.Context(), startTime)
 	defer cancel()
@@ -206,8 +208,8 @@ func (r *run) settle(when string) rest {
 				return now
 			}
 		}
-		if time.Since(began) > patience {
-			r.unrest = fmt.Sprintf("%s: not at rest after %s (%v):\n%s", when, patience, err, strings.Join(wrong, "\n"))
+		if time.Since(began) > settleTimeout {
+			r.unrest = fmt.Sprintf("%s: not at rest after %s (%v):\n%s", when, settleTimeout, err, strings.Join(wrong, "\n"))
 			r.Fatal(r.unrest)
 		}
 		select {
@@ -218,7 +220,7 @@ func (r *run) settle(when string) rest {
 	}
 }
 
-// checkSteady: pods that stayed kept what they had.
+// checkSteady checks that pods that stayed kept what they had.
 func (r *run) checkSteady() {
 	r.Helper()
 	var list v1.AzureAssignedIdentityList
@@ -234,8 +236,9 @@ func (r *run) checkSteady() {
 	}
 }
 
-// mend corrects the identities that Azure refuses, as a person would who has read why.
-func (r *run) mend() {
+// fixRefused corrects the identities that Azure refuses, as a person would after reading the
+// reason.
+func (r *run) fixRefused() {
 	var list v1.AzureIdentityList
 	r.must(r.client.List(r.Context(), &list))
 	for i := range list.Items {
@@ -244,13 +247,13 @@ func (r *run) mend() {
 		if refusals()[fold(id.Spec.ResourceID)] == "" && !mismatched(id.Spec, named.ClientID) {
 			continue
 		}
-		r.happen(change{"mend identity " + id.Namespace + "/" + id.Name, func(ctx context.Context, c client.Client) error {
+		r.happen(change{"fix identity " + id.Namespace + "/" + id.Name, func(ctx context.Context, c client.Client) error {
 			return edit(ctx, c, c, id, func(i *v1.AzureIdentity) { i.Spec.ResourceID, i.Spec.ClientID = goodIDs()[0], "" })
 		}})
 	}
 }
 
-// quiet waits until MIC writes nothing any more: Events follow what they tell of.
+// quiet waits until MIC writes nothing any more, since Events come after what they report.
 func (r *run) quiet() {
 	r.Helper()
 	const still, most = 3 * time.Second, 2 * time.Minute
@@ -276,7 +279,7 @@ func (r *run) writesToARM(since time.Time) (n int) {
 	return n
 }
 
-// explain tells how it came to a failure.
+// explain logs what led to a failure.
 func (r *run) explain() {
 	if !r.Failed() {
 		return
@@ -284,7 +287,7 @@ func (r *run) explain() {
 	r.mu.Lock()
 	done := slices.Clone(r.done)
 	r.mu.Unlock()
-	r.Logf("to tell this history again: %s=%d", envSeed, r.seed)
+	r.Logf("to repeat this history: %s=%d", envSeed, r.seed)
 	r.Logf("the last of what happened:\n%s", strings.Join(done[max(len(done)-60, 0):], "\n"))
 	for _, m := range r.mics {
 		r.Logf("%s said at last:\n%s", m.name, shortened(m.said(40)))
@@ -299,11 +302,11 @@ func (r *run) explain() {
 		for _, wrong := range r.moments().wrong() {
 			r.Log(wrong)
 		}
-		r.Log(r.unrest) // once more: who reads a long log reads its end
+		r.Log(r.unrest) // again, at the end of a long log
 	}
 }
 
-// shortened cuts long lines: the whole ones are in the file that is kept.
+// shortened cuts long lines. The file that is kept has them in full.
 func shortened(text string) string {
 	const most = 300
 	lines := strings.Split(text, "\n")

@@ -1,4 +1,4 @@
-// What can be seen of a rig: the objects, Azure, MIC's requests, its needs.
+// What can be observed of a rig: the objects, Azure, MIC's requests, its resources.
 package faults_test
 
 import (
@@ -23,8 +23,8 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// auditPolicy lets the API server write down what MIC writes, but for leases, and the objects that decide about
-// identities as they are after each write.
+// auditPolicy makes the API server record MIC's writes, except for leases, and the state of the
+// objects that decide about identities after each write.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -44,7 +44,7 @@ rules:
 - level: None
 `
 
-// look reads what there is now.
+// look reads the current state.
 func (r *rig) look(ctx context.Context) (rest, error) {
 	var nodes corev1.NodeList
 	var pods corev1.PodList
@@ -60,7 +60,7 @@ func (r *rig) look(ctx context.Context) (rest, error) {
 		return rest{}, err
 	}
 	rules := r.rules
-	for i := range policies.Items { // there is one at most
+	for i := range policies.Items { // at most one
 		policy, err := identity.CompilePolicy(&policies.Items[i])
 		if err != nil {
 			return rest{}, err
@@ -97,7 +97,7 @@ func (r *rig) look(ctx context.Context) (rest, error) {
 	return now, nil
 }
 
-// foreigners are what others have put onto the node groups so far.
+// foreigners returns what others have attached to the node groups so far.
 func (r *rig) foreigners() map[string][]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,7 +130,7 @@ func readLedger(cm *corev1.ConfigMap) (group string, ids []string, err error) {
 	return group, ids, nil
 }
 
-// calls are MIC's requests to ARM so far. Nobody else sends any.
+// calls returns MIC's requests to ARM so far. There are no others.
 func (r *rig) calls() calls {
 	foreign := r.foreigners() // it only grows
 	c := calls{perSecond: mostPerSecond, isForeign: func(group, id string) bool { return set(foreign[group])[fold(id)] }}
@@ -170,7 +170,7 @@ func (r *rig) call(req world.Request) call {
 	return out
 }
 
-// written counts MIC's writes to the API server after that moment, by what was written.
+// written counts MIC's writes to the API server after a time, by kind of write.
 func (r *rig) written(since time.Time) map[string]int {
 	r.t.Helper()
 	text, err := os.ReadFile(r.path("audit.log"))
@@ -183,14 +183,14 @@ func (r *rig) written(since time.Time) map[string]int {
 			ObjectRef struct{ Resource, Subresource string }
 			At        time.Time `json:"requestReceivedTimestamp"`
 		}
-		if json.Unmarshal(line, &e) == nil && e.User.Username == "mic" && e.At.After(since) { // a line that is being written is not whole
+		if json.Unmarshal(line, &e) == nil && e.User.Username == "mic" && e.At.After(since) { // the last line may be incomplete
 			counts[strings.Trim(e.Verb+" "+e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource, "/")]++
 		}
 	}
 	return counts
 }
 
-// needs is what a MIC uses.
+// needs is the resource usage of a MIC.
 type needs struct {
 	goroutines, memory, cpu float64 // memory in MiB, CPU in seconds since its start
 }
@@ -199,7 +199,7 @@ func (n needs) String() string {
 	return fmt.Sprintf("%.0f goroutines, %.1f MiB", n.goroutines, n.memory)
 }
 
-// needs asks a MIC's own metrics.
+// needs reads a MIC's own metrics.
 func (r *rig) needs(ctx context.Context, index int) (n needs, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

@@ -13,10 +13,10 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// fixedSeed is that of a story whose history is always the same.
+// fixedSeed is the seed of a story whose history is always the same.
 const fixedSeed = 1
 
-// TestFaults tells every story, each with parts of its own, some side by side.
+// TestFaults runs every story with its own parts, some at the same time.
 func TestFaults(t *testing.T) {
 	if os.Getenv(envTest) == "" {
 		t.Skip("fault runs need root and a control plane: run `make test-faults`")
@@ -40,15 +40,15 @@ func TestFaults(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			if s.fixed && fixed {
-				tell(t, s, i, fixedSeed, long)
+				runStory(t, s, i, fixedSeed, long)
 				return
 			}
-			tell(t, s, i, seed, long)
+			runStory(t, s, i, seed, long)
 		})
 	}
 }
 
-// wait lets the world go on for a while.
+// wait lets time pass.
 func (r *run) wait(d time.Duration) {
 	select {
 	case <-alarm(d):
@@ -57,7 +57,8 @@ func (r *run) wait(d time.Duration) {
 	}
 }
 
-// killed: MIC is killed again and again, at random moments: while it starts, while it waits for Azure, while it writes.
+// killed: MIC is killed repeatedly, at random times: while it starts, while it waits for Azure,
+// while it writes.
 func killed(r *run) {
 	rng := r.random("kills")
 	kills := 12
@@ -81,7 +82,7 @@ func killed(r *run) {
 	}
 }
 
-// noAPIServer: the API server is killed and comes back after a while; in between once with an etcd that was killed, too.
+// noAPIServer: the API server is killed and returns after a while, once together with etcd.
 func noAPIServer(r *run) {
 	rng := r.random("outages")
 	outages, longest := 3, 6*time.Second
@@ -107,10 +108,10 @@ func noAPIServer(r *run) {
 	r.wait(3 * time.Second)
 }
 
-// operationsFail is a fault that leaves nobody in doubt.
+// operationsFail is a fault with a certain outcome.
 const operationsFail = "operations are preempted"
 
-// ills are what Azure does wrong.
+// ills returns the faults of Azure.
 func ills(long bool) []world.Fault {
 	hang := 20 * time.Second
 	if long {
@@ -130,7 +131,7 @@ func ills(long bool) []world.Fault {
 	}
 }
 
-// azureIll: Azure does one thing wrong after the other, and has limits.
+// azureIll: Azure has one fault after the other, and limits.
 func azureIll(r *run) {
 	rng := r.random("ills")
 	r.settings(func(s *world.Settings) {

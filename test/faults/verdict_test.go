@@ -1,4 +1,4 @@
-// After the rest: what MIC does when there is nothing to do, what it needs, and what it did on the way.
+// After the rest: what MIC does without work, which resources it needs, and what it did before.
 package faults_test
 
 import (
@@ -18,25 +18,28 @@ import (
 )
 
 const (
-	// mostIdle is the part of a CPU that a MIC may use when nothing happens.
+	// mostIdle is the share of a CPU that an idle MIC may use.
 	mostIdle = 0.05
-	// atOnce is what a pod may wait for an identity that is on its node already, on a slow machine, or one that stands
-	// still for so long that MIC loses its Lease.
+	// atOnce is how long a pod may wait for an identity that is on its node already, on a slow
+	// machine or one that stalls until MIC loses its Lease.
 	atOnce = 30 * time.Second
-	// slow is worth a look.
+	// slow is logged.
 	slow = 3 * time.Second
-	// afterAll is what it may wait for one that is not: Azure's limits on updates may have been used up.
+	// afterAll is how long a pod may wait for an identity that is not on its node: Azure's limits
+	// on updates may be used up.
 	afterAll = 90 * time.Second
-	// lateEvents are Events that are told again, as client-go does when they happened several times.
+	// lateEvents is the number of Events that may be repeated, as client-go does for recurring
+	// ones.
 	lateEvents = 3
-	// moreGoroutines are what a MIC may need more than before: connections and workers that come and go. Its memory may
-	// double: before, it had six pods and had done nothing yet. (Built with the race detector, too.)
+	// moreGoroutines is how many more goroutines a MIC may have than before, for connections and
+	// workers that come and go. Its memory may double: before, it had six pods and had done nothing
+	// yet. (The bounds also hold with the race detector.)
 	moreGoroutines = 60
 	moreMemory     = 2
 )
 
-// patient: while Azure refuses identities, MIC tries them again now and then, and not all the time. What is still on
-// its way when the objects are at rest, such as Events, is over at the next look.
+// patient checks that MIC retries identities that Azure refuses now and then, not continually. What
+// is still in flight when the objects are at rest, such as Events, is over at the next look.
 func (r *run) patient() {
 	r.Helper()
 	const window, looks, mostToAzure, mostToCluster = 3 * time.Second, 5, 12, 40
@@ -59,8 +62,8 @@ func (r *run) patient() {
 	}
 }
 
-// idle: MIC does nothing while nothing happens. That a MIC lost its Lease, because the machine stood still, is not
-// nothing: then it is watched again.
+// idle checks that MIC does nothing while nothing happens. If a MIC lost its Lease because the
+// machine stalled, it is watched again.
 func (r *run) idle() {
 	r.Helper()
 	for range 3 {
@@ -78,7 +81,7 @@ func (r *run) idle() {
 	r.Error("MIC loses its Lease all the time")
 }
 
-// terms counts how often MICs began to lead.
+// terms counts how often MICs became leader.
 func (r *run) terms() (n int) {
 	for _, m := range r.mics {
 		n += strings.Count(m.said(1<<20), "Successfully acquired lease")
@@ -86,7 +89,7 @@ func (r *run) terms() (n int) {
 	return n
 }
 
-// watchIdle tells what MIC does while nothing happens.
+// watchIdle returns what MIC does while nothing happens.
 func (r *run) watchIdle() (complaints []string) {
 	r.Helper()
 	complain := func(format string, args ...any) { complaints = append(complaints, fmt.Sprintf(format, args...)) }
@@ -106,7 +109,7 @@ func (r *run) watchIdle() (complaints []string) {
 	written := r.written(since)
 	maps.DeleteFunc(written, func(what string, n int) bool {
 		late := strings.HasSuffix(what, " events") && n <= lateEvents
-		// A comparison with Azure may tell what an identity is on the inside, which MIC remembers.
+		// A comparison with Azure can show that an identity was recreated, which MIC records.
 		compared := r.story.hands && what == "update configmaps" && n <= len(groups())
 		return late || compared
 	})
@@ -129,7 +132,7 @@ func (r *run) allNeeds() (all []needs) {
 	return all
 }
 
-// serveAtOnce: after a long rest a new pod gets what is on its node already, and what is not, without waiting for
+// serveAtOnce checks that after a long rest a new pod gets its identities without waiting for
 // anything but Azure.
 func (r *run) serveAtOnce() {
 	r.Helper()
@@ -170,7 +173,7 @@ func (r *run) serve(pod, selector, node string, longest time.Duration) {
 	}
 }
 
-// explainPod shows what the MICs have to say about a pod.
+// explainPod logs the MICs' output about a pod.
 func (r *run) explainPod(pod string) {
 	for _, m := range r.mics {
 		for line := range strings.Lines(m.said(200)) {
@@ -181,7 +184,7 @@ func (r *run) explainPod(pod string) {
 	}
 }
 
-// judge looks at what MIC did on the way, and at what it needs now.
+// judge checks what MIC did before, and what it needs now.
 func (r *run) judge() {
 	r.Helper()
 	c := r.calls()
@@ -206,13 +209,13 @@ func (r *run) judge() {
 			r.Errorf("MIC %d crashed: %s", i, crash)
 		}
 		if text := m.said(1 << 20); strings.Contains(text, secret) {
-			r.Errorf("MIC %d told its secret in its log", i)
+			r.Errorf("MIC %d logged its secret", i)
 		}
 	}
 	r.judgeNeeds()
 }
 
-// judgeNeeds compares leader with leader and standby with standby, who may have changed places.
+// judgeNeeds compares leader with leader and standby with standby, which may have changed places.
 func (r *run) judgeNeeds() {
 	r.Helper()
 	byGoroutines := func(a, b needs) int { return cmp.Compare(a.goroutines, b.goroutines) }
@@ -227,7 +230,7 @@ func (r *run) judgeNeeds() {
 	}
 }
 
-// isSteady tells whether a pod that stays needs the identity on that group.
+// isSteady reports whether a pod that stays needs the identity on that group.
 func (r *run) isSteady(group, id string) bool {
 	needs := func(node, needed string) bool {
 		return strings.EqualFold(needed, id) && slices.ContainsFunc(nodes(), func(n *corev1.Node) bool {

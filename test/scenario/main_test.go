@@ -6,6 +6,7 @@
 // including by a panic, a timeout or an interrupt. When working on a story, keep the sandbox (KEEP
 // names it; its second use takes seconds), or run one story in an existing sandbox (SANDBOX names
 // it):
+//
 //	PODID_TEST_SANDBOX=1 PODID_SCENARIO_KEEP=mine go test -count=1 ./test/scenario
 //	PODID_TEST_SANDBOX=1 PODID_SCENARIO_SANDBOX=mine go test -count=1 -run 'TestStories/an_exception' ./test/scenario
 //	bin/podid sandbox down --name mine

@@ -119,7 +119,7 @@ func agentAway(s *story) {
 	}
 	for _, a := range s.ask(stranger, get(tokenAsk), get(tokenAsk), get(tokenAsk)) {
 		if a.Error != "refused" && a.Status != 400 {
-			s.Errorf("around a crash of the agent, pod stranger was told: %s", a)
+			s.Errorf("around a crash of the agent, pod stranger got: %s", a)
 		}
 	}
 	s.agentsRestarted(before)
@@ -172,7 +172,7 @@ func agentsReplaced(s *story) {
 		}
 	}
 	if asked == 0 {
-		s.Error("nobody asked meanwhile")
+		s.Error("no request was made meanwhile")
 	}
 }
 

@@ -19,14 +19,14 @@ func realClients(s *story) {
 	first, second := s.identity("first"), s.identity("second-of-two")
 	s.bind(s.ns, "first", first, "sdk", 5)
 	s.bind(s.ns, "second", second, "sdk", 1)
-	nobody := world.GUID("nobody")
+	unknown := world.GUID("unknown")
 	ways := map[string]way{
 		"client-id":      {env: map[string]string{"CLIENT_ID": second.ClientID}, want: second},
 		"resource-id":    {env: map[string]string{"RESOURCE_ID": second.ResourceID}, want: second},
 		"none":           {want: first},
 		"chain":          {env: map[string]string{"DEFAULT_CHAIN": "1"}, want: first},
 		"chain-named":    {env: map[string]string{"DEFAULT_CHAIN": "1", "AZURE_CLIENT_ID": second.ClientID}, want: second},
-		"wrong":          {env: map[string]string{"CLIENT_ID": nobody}, refused: true},
+		"wrong":          {env: map[string]string{"CLIENT_ID": unknown}, refused: true},
 		"wrong-resource": {env: map[string]string{"RESOURCE_ID": unknownIdentity(foreignAlone).ResourceID}, refused: true},
 	}
 	// The nodes have both identities before the clients start, because some give the first request
@@ -75,26 +75,26 @@ type way struct {
 func (s *story) heard(p *corev1.Pod, name string, w way) {
 	s.Helper()
 	text := s.said(s.Context(), p.Namespace, p.Name, name, 0)
-	var told struct {
+	var result struct {
 		ClientID     string `json:"clientID"`
 		Audience     string `json:"audience"`
 		Milliseconds int    `json:"milliseconds"`
 		ExpiresIn    int    `json:"expiresIn"`
 	}
-	err := json.Unmarshal([]byte(text), &told)
+	err := json.Unmarshal([]byte(text), &result)
 	switch {
 	case w.refused && err == nil:
 		s.Errorf("client %s, %s: it got a token that it must not have: %s", p.Name, name, text)
 	case w.refused && !strings.Contains(text, "Identity not found"):
-		s.Errorf("client %s, %s: it was not told why it is refused: %s", p.Name, name, text)
+		s.Errorf("client %s, %s: the refusal has no reason: %s", p.Name, name, text)
 	case w.refused:
 	case err != nil:
 		s.Errorf("client %s, %s: %s", p.Name, name, text)
-	case told.ClientID != w.want.ClientID || strings.TrimSuffix(told.Audience, "/") != strings.TrimSuffix(resource, "/"):
+	case result.ClientID != w.want.ClientID || strings.TrimSuffix(result.Audience, "/") != strings.TrimSuffix(resource, "/"):
 		s.Errorf("client %s, %s: %s; want identity %s", p.Name, name, text, w.want.ClientID)
-	case told.ExpiresIn < 60*60:
-		s.Errorf("client %s, %s: takes the token to end in %d s", p.Name, name, told.ExpiresIn)
+	case result.ExpiresIn < 60*60:
+		s.Errorf("client %s, %s: believes that the token expires in %d s", p.Name, name, result.ExpiresIn)
 	default:
-		s.Logf("client %s, %s: token after %d ms", p.Name, name, told.Milliseconds)
+		s.Logf("client %s, %s: token after %d ms", p.Name, name, result.Milliseconds)
 	}
 }

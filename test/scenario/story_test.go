@@ -32,8 +32,8 @@ type story struct {
 	ns string
 }
 
-// tell runs a story in a namespace of the same name.
-func (c *cluster) tell(t *testing.T, name string, plot func(*story)) {
+// run runs a story in a namespace of the same name.
+func (c *cluster) run(t *testing.T, name string, plot func(*story)) {
 	t.Run(name, func(t *testing.T) {
 		step := c.report.Start("story: " + name)
 		s := &story{T: t, cluster: c, ns: "story-" + strings.ToLower(strings.ReplaceAll(name, " ", "-"))}
