@@ -8,11 +8,11 @@ CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podid
 TOOLS   := $(CACHE)/tools/$(shell cat go.tools.mod go.tools.sum | sha256sum | cut -c1-12)
 ASSETS  := $(CACHE)/assets
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
-# Progress goes past gotestsum, which takes what its command says on stderr for errors.
+# Progress bypasses gotestsum, which treats its command's stderr as errors.
 SUITE    = PODID_TEST_PROGRESS=/proc/$$$$/fd/2 $(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command -- hack/test.sh
 LDFLAGS := -s -w -X github.com/podid-io/podid/internal/observe.version=$(VERSION)
 
-# The tests tell how far they are on this shell's own standard error.
+# The tests report their progress on this shell's standard error.
 GOTESTSUM = PODID_TEST_PROGRESS=/proc/$$$$/fd/2 $(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command --
 
 export KUBEBUILDER_ASSETS := $(ASSETS)
@@ -108,7 +108,7 @@ clean: ## Remove what was built here (the cache outside stays)
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# What the targets above stand on.
+# Prerequisites of the targets above.
 
 .PHONY: root gcc npm assets
 root gcc npm:

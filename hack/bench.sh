@@ -41,7 +41,7 @@ pods)
 	sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
 	;;
 *)
-	echo "bench: say what to measure: hack/bench.sh mic …, nmi … or pods … (-h tells more)" >&2
+	echo "bench: nothing to measure: use hack/bench.sh mic, nmi or pods (-h for help)" >&2
 	exit 2
 	;;
 esac

@@ -1,5 +1,5 @@
 #!/bin/sh
-# go build that tells how far it is when it takes longer than two seconds:
+# go build that reports its progress if it takes longer than two seconds:
 #   build.sh WHAT go build [flags] packages
 set -u
 what=$1
@@ -22,6 +22,6 @@ if wait "$pid"; then
 else
 	status=$?
 	tail -n 40 "$log" >&2
-	echo "error: could not build $what (the compiler's words are above)" >&2
+	echo "error: could not build $what (the output is above)" >&2
 	exit "$status"
 fi

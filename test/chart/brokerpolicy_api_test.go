@@ -1,6 +1,7 @@
 package chart
 
-// Who gets tokens of brokers, and which: with real tokens of real service accounts, against the chart's role and policies.
+// Who gets which tokens of brokers: with real tokens of real service accounts, against the chart's
+// role and policies.
 
 import (
 	"encoding/base64"
@@ -19,7 +20,7 @@ import (
 
 const brokers = "podid-brokers"
 
-// wish is a TokenRequest for the broker shop.web, of NMI on node red unless said otherwise.
+// wish is a TokenRequest for the broker shop.web, of NMI on node red unless specified.
 type wish struct {
 	audiences []string
 	seconds   int64
@@ -38,7 +39,7 @@ func (w wish) ask(t *testing.T, api client.Client) (string, error) {
 	return request.Status.Token, err
 }
 
-// brokerPolicy needs the chart installed as "podid".
+// brokerPolicy requires the chart to be installed as "podid".
 func brokerPolicy(t *testing.T, api cluster) {
 	for _, o := range []client.Object{
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "shop.web"}},
@@ -61,26 +62,26 @@ func brokerPolicy(t *testing.T, api cluster) {
 		wish    wish
 		refused string // part of the message; "" when it is allowed
 	}{
-		"as NMI asks":             {nmi, good, ""},
-		"not bound":               {nmi, wish{entra, 600, nil, "shop.web"}, ""},
-		"of another cloud":        {nmi, wish{[]string{"api://AzureADTokenExchangeChina"}, 600, nil, "shop.web"}, ""},
-		"for the API server":      {nmi, wish{nil, 600, node("red"), "shop.web"}, "for Entra ID alone"},
-		"for somebody else":       {nmi, wish{[]string{"sts.amazonaws.com"}, 600, node("red"), "shop.web"}, "for Entra ID alone"},
-		"for two":                 {nmi, wish{append([]string{"vault"}, entra...), 600, node("red"), "shop.web"}, "for Entra ID alone"},
-		"for long":                {nmi, wish{entra, 3600, node("red"), "shop.web"}, "valid for ten minutes"},
-		"for the default time":    {nmi, wish{entra, 0, node("red"), "shop.web"}, "valid for ten minutes"},
-		"bound to another node":   {nmi, wish{entra, 600, node("blue"), "shop.web"}, "bound to the node of the agent"},
-		"not from a pod":          {api.serviceAccount(t, namespace, "podid-nmi"), good, "from within its pod only"},
-		"an administrator's":      {api, good, "only podid's node agent"},
-		"of MIC":                  {api.serviceAccount(t, namespace, "podid-mic"), good, "cannot create resource"},
-		"of another workload":     {api.serviceAccount(t, "default", "other"), good, "cannot create resource"},
-		"of the broker itself":    {api.serviceAccount(t, "default", "default"), good, "cannot create resource"},
-		"of a broker not there":   {nmi, wish{entra, 600, node("red"), "shop.gone"}, "not found"},
-		"of the default account":  {nmi, wish{entra, 600, node("red"), "default"}, "not found"},
-		"bound to somebody's pod": {nmi, wish{entra, 600, &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "x"}, "shop.web"}, "bound to the node of the agent"},
+		"as NMI asks":            {nmi, good, ""},
+		"not bound":              {nmi, wish{entra, 600, nil, "shop.web"}, ""},
+		"of another cloud":       {nmi, wish{[]string{"api://AzureADTokenExchangeChina"}, 600, nil, "shop.web"}, ""},
+		"for the API server":     {nmi, wish{nil, 600, node("red"), "shop.web"}, "for Entra ID alone"},
+		"for another party":      {nmi, wish{[]string{"sts.amazonaws.com"}, 600, node("red"), "shop.web"}, "for Entra ID alone"},
+		"for two":                {nmi, wish{append([]string{"vault"}, entra...), 600, node("red"), "shop.web"}, "for Entra ID alone"},
+		"for long":               {nmi, wish{entra, 3600, node("red"), "shop.web"}, "valid for ten minutes"},
+		"for the default time":   {nmi, wish{entra, 0, node("red"), "shop.web"}, "valid for ten minutes"},
+		"bound to another node":  {nmi, wish{entra, 600, node("blue"), "shop.web"}, "bound to the node of the agent"},
+		"not from a pod":         {api.serviceAccount(t, namespace, "podid-nmi"), good, "from within its pod only"},
+		"an administrator's":     {api, good, "only podid's node agent"},
+		"of MIC":                 {api.serviceAccount(t, namespace, "podid-mic"), good, "cannot create resource"},
+		"of another workload":    {api.serviceAccount(t, "default", "other"), good, "cannot create resource"},
+		"of the broker itself":   {api.serviceAccount(t, "default", "default"), good, "cannot create resource"},
+		"of a broker not there":  {nmi, wish{entra, 600, node("red"), "shop.gone"}, "not found"},
+		"of the default account": {nmi, wish{entra, 600, node("red"), "default"}, "not found"},
+		"bound to another pod":   {nmi, wish{entra, 600, &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "x"}, "shop.web"}, "bound to the node of the agent"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// The policy is told to the API server's own informer, which takes a moment.
+			// The API server's own informer delivers the policy after a moment.
 			api.eventually(t, func() error {
 				_, err := test.wish.ask(t, test.who)
 				if (err == nil) != (test.refused == "") || err != nil && !strings.Contains(err.Error(), test.refused) {
@@ -111,8 +112,8 @@ func brokerPolicy(t *testing.T, api cluster) {
 	})
 }
 
-// brokersByNode needs the chart installed with federation.limitToNodes, and what brokerPolicy made. What MIC writes, it writes
-// with its own rights.
+// brokersByNode requires the chart to be installed with federation.limitToNodes, and the objects of
+// brokerPolicy. MIC's writes use MIC's own permissions.
 func brokersByNode(t *testing.T, api cluster) {
 	good := wish{[]string{"api://AzureADTokenExchange"}, 600, nil, "shop.web"}
 	red, blue := api.agentOn(t, "red"), api.agentOn(t, "blue")
@@ -156,7 +157,7 @@ func brokersByNode(t *testing.T, api cluster) {
 	}
 }
 
-// brokerClaims looks at what Entra ID gets to see.
+// brokerClaims checks the claims that Entra ID sees.
 func brokerClaims(t *testing.T, token string) {
 	t.Helper()
 	parts := strings.Split(token, ".")

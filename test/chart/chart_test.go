@@ -1,5 +1,6 @@
-// Package chart tests the Helm chart: what it renders, value set by value set, against golden files; that it is safe by
-// default; that it takes every value of the chart it succeeds; and, with a real API server, that the result is accepted there.
+// Package chart tests the Helm chart: what it renders, per set of values, against golden files;
+// that it is safe by default; that it accepts every value of its predecessor; and that a real API
+// server accepts the result.
 package chart
 
 import (
@@ -22,8 +23,8 @@ const (
 	namespace = "podid-system"
 )
 
-// helm returns the path of the helm program: $PODID_HELM, the newest in the tools cache, or the one in PATH. It skips the test where
-// there is none, unless PODID_HELM names one that does not work.
+// helm returns the path of the helm program: $PODID_HELM, the newest in the tools cache, or the one
+// in PATH. It skips the test if there is none, unless PODID_HELM names one that does not work.
 func helm(t *testing.T) string {
 	t.Helper()
 	if named := os.Getenv("PODID_HELM"); named != "" {
@@ -43,7 +44,7 @@ func helm(t *testing.T) string {
 	return path
 }
 
-// newest returns the file last written of those that match, or "".
+// newest returns the latest file that matches, or "".
 func newest(patterns ...string) string {
 	var best string
 	var found os.FileInfo
@@ -59,7 +60,8 @@ func newest(patterns ...string) string {
 	return best
 }
 
-// runHelm runs helm with a home of its own and returns its output; the error carries what it said.
+// runHelm runs helm with its own home and returns its output. The error contains helm's error
+// output.
 func runHelm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), helm(t), args...)
@@ -76,7 +78,7 @@ func runHelm(t *testing.T, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// template renders the chart with more arguments for helm.
+// template renders the chart with additional arguments for helm.
 func template(t *testing.T, args ...string) ([]*unstructured.Unstructured, error) {
 	t.Helper()
 	out, err := runHelm(t, append([]string{"template", "podid", chartDir, "--namespace", namespace, "--kube-version", "1.34.0"}, args...)...)
@@ -86,7 +88,7 @@ func template(t *testing.T, args ...string) ([]*unstructured.Unstructured, error
 	return parse(t, out), nil
 }
 
-// render is template for values that must work.
+// render is template for values that must be valid.
 func render(t *testing.T, args ...string) []*unstructured.Unstructured {
 	t.Helper()
 	objects, err := template(t, args...)
@@ -113,12 +115,12 @@ func parse(t *testing.T, text string) []*unstructured.Unstructured {
 	return objects
 }
 
-// id names an object: kind/namespace/name.
+// id identifies an object: kind/namespace/name.
 func id(o *unstructured.Unstructured) string {
 	return o.GetKind() + "/" + o.GetNamespace() + "/" + o.GetName()
 }
 
-// valueSets are the files in testdata/values, by name.
+// valueSets returns the files in testdata/values by name.
 func valueSets(t *testing.T) map[string]string {
 	t.Helper()
 	paths, err := filepath.Glob("testdata/values/*.yaml")

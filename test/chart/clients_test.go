@@ -1,6 +1,6 @@
 package chart
 
-// Clients of the API server for those whom the chart's roles and policies are about.
+// API clients with the identities that the chart's roles and policies are about.
 
 import (
 	"testing"
@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// config returns what a client of the administrator needs.
+// config returns the configuration of an administrator's client.
 func (c cluster) config(t *testing.T) *rest.Config {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
@@ -24,7 +24,7 @@ func (c cluster) config(t *testing.T) *rest.Config {
 	return config
 }
 
-// user returns a client that calls as a user.
+// user returns a client with the identity of a user.
 func (c cluster) user(t *testing.T, name string, groups ...string) client.Client {
 	t.Helper()
 	config := c.config(t)
@@ -36,13 +36,14 @@ func (c cluster) user(t *testing.T, name string, groups ...string) client.Client
 	return api
 }
 
-// kubelet returns a client that calls as the kubelet of a node.
+// kubelet returns a client with the identity of a node's kubelet.
 func (c cluster) kubelet(t *testing.T, node string) client.Client {
 	t.Helper()
 	return c.user(t, "system:node:"+node, "system:nodes")
 }
 
-// serviceAccount returns a client of a user who impersonates a ServiceAccount: unlike a pod's token, such a call names no pod.
+// serviceAccount returns a client of a user who impersonates a ServiceAccount. Unlike a pod's
+// token, such a request names no pod.
 func (c cluster) serviceAccount(t *testing.T, in, name string) client.Client {
 	t.Helper()
 	return c.user(t, "system:serviceaccount:"+in+":"+name, "system:serviceaccounts", "system:serviceaccounts:"+in)
@@ -60,7 +61,8 @@ func (c cluster) micOn(t *testing.T, node string) client.Client {
 	return c.program(t, "podid-mic", "ReplicaSet", "podid-mic-6d4cf56db6", node)
 }
 
-// program makes a pod as its controller does and returns a client with the token that the node's kubelet gets for it.
+// program creates a pod as its controller does and returns a client with the token that the node's
+// kubelet gets for it.
 func (c cluster) program(t *testing.T, account, ownerKind, owner, node string) client.Client {
 	t.Helper()
 	pod := podOf(account, ownerKind, owner, node)
@@ -87,7 +89,8 @@ func (c cluster) program(t *testing.T, account, ownerKind, owner, node string) c
 	return api
 }
 
-// podOf returns a pod of the chart as a controller creates it, with the volume that the API server's plugin ServiceAccount adds.
+// podOf returns a pod of the chart as a controller creates it, with the volume that the admission
+// plugin ServiceAccount adds.
 func podOf(account, ownerKind, owner, node string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -103,7 +106,7 @@ func podOf(account, ownerKind, owner, node string) *corev1.Pod {
 	}
 }
 
-// grant gives a user rights in a namespace.
+// grant gives a user permissions in a namespace.
 func (c cluster) grant(t *testing.T, user, in string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
 	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: in, Name: "of-" + user}, Rules: rules}

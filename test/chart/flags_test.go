@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// The programs themselves take what the chart passes: built from this tree, and asked for their version, they stop at a
-// flag that they do not have or a value they cannot read.
+// The programs accept the flags that the chart passes: built from this tree and asked for their
+// version, they fail on an unknown flag or an invalid value.
 func TestFlagsTaken(t *testing.T) {
 	for _, program := range []string{"mic", "nmi"} {
 		t.Run(program, func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestFlagsTaken(t *testing.T) {
 	}
 }
 
-// build builds a program the way make does, so that the build cache serves both.
+// build builds a program as make does, so that both share the build cache.
 func build(t *testing.T, program string) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), program)

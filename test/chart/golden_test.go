@@ -46,7 +46,7 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// text writes objects the way the golden files hold them.
+// text formats objects as in the golden files.
 func text(t *testing.T, objects []*unstructured.Unstructured) string {
 	t.Helper()
 	var all strings.Builder

@@ -1,6 +1,7 @@
 package chart
 
-// What the AzureIdentityPolicy forbids is refused at kubectl apply, by the same rules as at each use.
+// What the AzureIdentityPolicy forbids is refused at kubectl apply, by the same rules as at each
+// use.
 
 import (
 	"context"
@@ -27,7 +28,8 @@ const (
 	idPrefix = "/subscriptions/" + guidA + "/resourceGroups/Shop.(eu)/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 )
 
-// policyCase is an identity in a namespace and the rules about it. What is right, identity.Policy says.
+// policyCase is an identity in a namespace and the rules about it. identity.Policy defines the
+// right result.
 type policyCase struct {
 	namespace string
 	spec      v1.AzureIdentitySpec
@@ -218,10 +220,10 @@ func policyModes(t *testing.T, api cluster) {
 	}
 }
 
-// warnings are what the API server says besides its answer.
+// warnings collects the warnings of the API server.
 type warnings []string
 
-// HandleWarningHeaderWithContext is rest.WarningHandlerWithContext.
+// HandleWarningHeaderWithContext implements rest.WarningHandlerWithContext.
 func (w *warnings) HandleWarningHeaderWithContext(_ context.Context, _ int, _, text string) {
 	*w = append(*w, text)
 }
@@ -238,7 +240,7 @@ func policyExceptions(t *testing.T, api cluster) {
 	if err := exception("blue"); err == nil || !strings.Contains(err.Error(), "allows exceptions (plainIMDS) in namespace blue") {
 		t.Errorf("a namespace without plain IMDS: %v", err)
 	}
-	// The chart's own exceptions have rules of the chart.
+	// The chart provides rules for its own exceptions.
 	api.helm(t, "upgrade", "podid", chartDir, "--set", "identityPolicy.mode=enforce", "--force-conflicts")
 	p := &unstructured.Unstructured{}
 	p.SetGroupVersionKind(v1.GroupVersion.WithKind("AzureIdentityPolicy"))
@@ -265,7 +267,8 @@ func policyExceptions(t *testing.T, api cluster) {
 	}
 }
 
-// policy writes the one AzureIdentityPolicy and waits until the API server judges by it. The number must be new.
+// policy writes the AzureIdentityPolicy and waits until the API server applies it. The number must
+// be new.
 func (c cluster) policy(t *testing.T, mode v1.PolicyMode, number int, rules ...v1.PolicyRule) *v1.AzureIdentityPolicy {
 	t.Helper()
 	marker := fmt.Sprintf("00000000-0000-0000-0000-%012d", number)
@@ -300,7 +303,8 @@ func (c cluster) policy(t *testing.T, mode v1.PolicyMode, number int, rules ...v
 	return p
 }
 
-// strictly makes the policies refuse what they cannot evaluate, which would pass for allowed otherwise.
+// strictly makes the policies refuse what they cannot evaluate. By default that would count as
+// allowed.
 func strictly(t *testing.T, api cluster) {
 	t.Helper()
 	for _, p := range list(t, api, schema.GroupVersionKind{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy"}) {

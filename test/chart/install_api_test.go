@@ -1,7 +1,7 @@
 package chart
 
-// The chart against a real API server: every value set is accepted there as it is rendered, the roles allow what the
-// programs do and nothing else, and an uninstall leaves only what the README says.
+// The chart against a real API server: every set of values is accepted as rendered, the roles allow
+// exactly what the programs do, and an uninstall leaves only what the README lists.
 
 import (
 	"fmt"
@@ -22,13 +22,13 @@ import (
 	"github.com/podid-io/podid/internal/testenv"
 )
 
-// cluster is an API server with etcd: objects, but nobody who acts on them.
+// cluster is an API server with etcd, without controllers.
 type cluster struct {
 	client.Client
 	kubeconfig string
 }
 
-// startCluster starts one for the test. crds is a folder of CRDs to install first, or "".
+// startCluster starts a cluster for the test. crds is a folder of CRDs to install first, or "".
 func startCluster(t *testing.T, crds string) cluster {
 	t.Helper()
 	env := testenv.Start(t, func(env *envtest.Environment) {
@@ -85,7 +85,8 @@ func TestInstalled(t *testing.T) {
 	api.helm(t, "install", "podid", chartDir, "--create-namespace", "--values", "testdata/values/default.yaml", "--set", "limitObjects=false")
 	giantBefore(t, api)
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/default.yaml")
-	// podid identity federate may have made the brokers' namespace before: it is not the chart's then.
+	// podid identity federate may have created the brokers' namespace before; then it does not
+	// belong to the chart.
 	api.namespace(t, "made-before")
 	out := api.helm(t, "upgrade", "podid", chartDir, "--dry-run=server", "--set", "federation.namespace=made-before")
 	if strings.Contains(out, "kind: Namespace") || !strings.Contains(out, "namespace: made-before") {
@@ -100,7 +101,7 @@ func TestInstalled(t *testing.T) {
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/default.yaml", "--set", "federation.limitToNodes=true")
 	t.Run("brokers by node", func(t *testing.T) { brokersByNode(t, api) })
 
-	// Into the other mode and back: nothing that cannot be changed in place.
+	// Switching modes and back works: nothing immutable changes.
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/managed.yaml")
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/adminsecret.yaml")
 
@@ -114,7 +115,7 @@ func TestInstalled(t *testing.T) {
 	}
 }
 
-// rights asks the API server what the two service accounts may do.
+// rights asks the API server for the permissions of the two service accounts.
 func rights(t *testing.T, api cluster) {
 	const group, everywhere = "aadpodidentity.k8s.io", ""
 	for _, test := range []struct {
@@ -194,7 +195,7 @@ func rights(t *testing.T, api cluster) {
 	}
 }
 
-// ours lists the objects of the release, of every kind that the chart makes.
+// ours lists the objects of the release, of every kind that the chart creates.
 func ours(t *testing.T, api cluster) []string {
 	t.Helper()
 	var left []string

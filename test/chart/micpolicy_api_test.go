@@ -1,6 +1,6 @@
 package chart
 
-// What MIC's token can write: what MIC writes, and of everything else nothing.
+// What MIC's token can write: exactly what MIC writes.
 
 import (
 	"encoding/json"
@@ -26,18 +26,18 @@ import (
 	"github.com/podid-io/podid/internal/federation"
 )
 
-// attempt is one write and the part of the message by which it is refused, "" when it is allowed.
+// attempt is one write and a part of the message that refuses it, or "" if it is allowed.
 type attempt struct {
 	write   func() error
 	refused string
 }
 
-// attempts makes all writes, with dry runs where nothing else is said.
+// attempts makes all writes, as dry runs unless specified.
 func (c cluster) attempts(t *testing.T, all map[string]attempt) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		t.Run(name, func(t *testing.T) {
-			// The API server learns of policies and roles by its own watches, which takes a moment.
+			// The API server's watches deliver policies and roles after a moment.
 			c.eventually(t, func() error {
 				err := all[name].write()
 				if refused := all[name].refused; (err == nil) != (refused == "") || err != nil && !strings.Contains(err.Error(), refused) {
@@ -65,7 +65,7 @@ func TestMICWrites(t *testing.T) {
 	t.Run("type upgrade", func(t *testing.T) { micTypeUpgrade(t, api, mic) })
 }
 
-// conditionPatch is what internal/controllers/readiness sends.
+// conditionPatch returns the patch of internal/controllers/readiness.
 func conditionPatch(t *testing.T, status map[string]any) client.Patch {
 	t.Helper()
 	return client.RawPatch(types.StrategicMergePatchType, encode(t, map[string]any{"status": status}))
@@ -160,7 +160,7 @@ func micNodes(t *testing.T, api cluster, mic client.Client) {
 	})
 }
 
-// object parses one of podid's own kinds.
+// object parses an object of one of podid's kinds.
 func object(t *testing.T, text string) *unstructured.Unstructured {
 	t.Helper()
 	o := &unstructured.Unstructured{}
@@ -288,7 +288,7 @@ func micBrokers(t *testing.T, api cluster, mic client.Client) {
 	})
 }
 
-// oldIdentity is spelled in both ways of before v1.6.
+// oldIdentity uses both spellings from before v1.6.
 const oldIdentity = `{kind: AzureIdentity, metadata: {name: old}, spec: {type: 0, Type: 1, tenantid: contoso.com, adEndpoint: "",
   ClientID: 99999999-9999-9999-9999-999999999999, ClientPassword: {Name: s, Namespace: default}}}`
 
@@ -364,7 +364,8 @@ func micTypeUpgrade(t *testing.T, api cluster, mic client.Client) {
 	micUpgrades(t, api, mic)
 }
 
-// micUpgrades: MIC's own code may do all it does, and has lost the right after the next helm upgrade.
+// micUpgrades: MIC's own code has the permissions that it needs, and loses them with the next helm
+// upgrade.
 func micUpgrades(t *testing.T, api cluster, mic client.Client) {
 	u := &upgrade.Upgrade{Reader: mic, Writer: mic, Settings: upgrade.Settings{
 		Enabled: true, Namespace: namespace, ConfigMap: "aad-pod-identity-config", Key: "type-upgrade-status", Version: "test",
@@ -399,7 +400,7 @@ func micUpgrades(t *testing.T, api cluster, mic client.Client) {
 	})
 }
 
-// withoutRules lets a kind have any field: objects of before v1.6 are older than its schema.
+// withoutRules lets a kind have any field, as objects from before v1.6 are older than its schema.
 func withoutRules(t *testing.T, api cluster, resource string) {
 	t.Helper()
 	var crd unstructured.Unstructured

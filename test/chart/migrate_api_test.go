@@ -8,14 +8,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// The story of docs/migrate.md: a release of the old chart is upgraded to this one with its own values, and rolled back.
+// The steps of docs/migrate.md: a release of the old chart is upgraded to this one with its own
+// values, and rolled back.
 func TestMigrate(t *testing.T) {
 	for name, test := range map[string]struct {
 		values []string
 		daemon string // the name of NMI's DaemonSet afterwards
 	}{
 		"new names": {nil, "podid-nmi"},
-		// Selectors cannot change: with the old name, ours must be the old ones.
+		// Selectors are immutable: with the old name, the new ones must be equal to the old ones.
 		"same names": {[]string{"--set", "nameOverride=aad-pod-identity"}, "aad-pod-identity-nmi"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -33,7 +34,7 @@ func TestMigrate(t *testing.T) {
 				t.Errorf("the exceptions are %v, want ours for MIC and for the add-ons", names(exceptions))
 			}
 			if after := identityUID(t, api); after != before {
-				t.Error("the upgrade made the identity anew: its pods had none for a while")
+				t.Error("the upgrade recreated the identity: its pods had none for a while")
 			}
 
 			api.helm(t, "rollback", "pod-identity", "1")
@@ -42,7 +43,7 @@ func TestMigrate(t *testing.T) {
 				t.Errorf("after the rollback the DaemonSets are %v", names(daemons))
 			}
 			if after := identityUID(t, api); after != before {
-				t.Error("the rollback made the identity anew")
+				t.Error("the rollback recreated the identity")
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-// What NMI, which is on every node and has a capability there, is allowed to be.
+// The privileges of NMI, which runs on every node with one capability.
 
 package chart
 
@@ -28,8 +28,8 @@ func daemonSet(t *testing.T, args ...string) appsv1.DaemonSet {
 	return found
 }
 
-// Whatever the values, NMI has one capability and nothing of the node but its network, what it may read, and the folder
-// of its socket for processes of the node.
+// Whatever the values, NMI has one capability and nothing of the node but its network, what it may
+// read, and the folder of its socket for processes of the node.
 func TestNMIConfined(t *testing.T) {
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {
@@ -61,7 +61,8 @@ func TestNMIConfined(t *testing.T) {
 	}
 }
 
-// A second pod must fit beside the first, and the grace and the probes must fit what nmi does (internal/agent/lifecycle).
+// A second pod must fit beside the first, and grace period and probes must match what nmi does
+// (internal/agent/lifecycle).
 func TestNMIUpdates(t *testing.T) {
 	for name, test := range map[string]struct {
 		args                 []string
@@ -103,7 +104,7 @@ func TestNMIUpdates(t *testing.T) {
 	}
 }
 
-// orNil is how intstr prints what is not set.
+// orNil prints a missing value as intstr does.
 func orNil(s string) string {
 	if s == "" {
 		return "<nil>"
@@ -111,7 +112,8 @@ func orNil(s string) string {
 	return s
 }
 
-// By default NMI's processor time is not cut, and what it sees of the node's files are folders that need not hold anything, and no more than it was told.
+// By default NMI has no CPU limit, and mounts only folders of the node that may be missing and that
+// the values name.
 func TestNMIReads(t *testing.T) {
 	spec := daemonSet(t).Spec.Template.Spec
 	if !spec.Containers[0].Resources.Limits.Cpu().IsZero() {
@@ -128,8 +130,8 @@ func TestNMIReads(t *testing.T) {
 	}
 }
 
-// No virtual node (virtual-kubelet) and no Windows gets NMI or the Job of an uninstall, whatever node affinity the user
-// adds: a pod that cannot run there keeps an update from ending.
+// No virtual node (virtual-kubelet) and no Windows node gets NMI or the Job of an uninstall,
+// whatever node affinity the user adds: a pod that cannot run there would block updates.
 func TestNoVirtualNodes(t *testing.T) {
 	linux := map[string]string{"kubernetes.io/os": "linux"}
 	virtual := map[string]string{"kubernetes.io/os": "linux", "type": "virtual-kubelet"}
@@ -175,7 +177,7 @@ func TestNoVirtualNodes(t *testing.T) {
 	}
 }
 
-// schedulable reports whether a node called node may have the pod, by the rules of the scheduler.
+// schedulable reports whether the pod may run on a node of that name, by the scheduler's rules.
 func schedulable(t *testing.T, spec corev1.PodSpec, node map[string]string) bool {
 	t.Helper()
 	if !labels.SelectorFromSet(spec.NodeSelector).Matches(labels.Set(node)) {
@@ -207,7 +209,8 @@ func matches(t *testing.T, requirements []corev1.NodeSelectorRequirement, values
 	return true
 }
 
-// What processes of the node can ask is said once, to the program, and the socket's folder is there for both.
+// What processes of the node may request is a flag of the program, and the socket's folder is
+// mounted for both.
 func TestHostToken(t *testing.T) {
 	for name, test := range map[string]struct {
 		set, args string // separated by commas
@@ -248,7 +251,7 @@ func TestHostToken(t *testing.T) {
 	}
 }
 
-// NMI knows MIC's own identity as the cluster's, where the values have its client ID.
+// NMI treats MIC's own identity as the cluster's if the values contain its client ID.
 func TestClusterIdentities(t *testing.T) {
 	const mic, other = "cccccccc-1111-2222-3333-444444444444", "dddddddd-1111-2222-3333-444444444444"
 	for name, test := range map[string]struct {

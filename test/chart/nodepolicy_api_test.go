@@ -1,6 +1,6 @@
 package chart
 
-// What NMI's right to change nodes comes to: the start-up taint of its own node.
+// What NMI may change on nodes: the start-up taint of its own node.
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// nodePolicy needs the chart installed as "podid".
+// nodePolicy requires the chart to be installed as "podid".
 func nodePolicy(t *testing.T, api cluster) {
 	ours := corev1.Taint{Key: "aadpodidentity.k8s.io/agent-not-ready", Effect: corev1.TaintEffectNoSchedule}
 	other := corev1.Taint{Key: "example.com/other", Effect: corev1.TaintEffectNoSchedule}
@@ -54,7 +54,7 @@ func nodePolicy(t *testing.T, api cluster) {
 		"the taint elsewhere": {"other", func(n *corev1.Node) { remove(n, ours.Key) }, "its own node only"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// The policy is told to the API server's own informer, which takes a moment.
+			// The API server's own informer delivers the policy after a moment.
 			api.eventually(t, func() error {
 				err := change(t, nmi, test.node, test.change, client.DryRunAll)
 				if err == nil || !strings.Contains(err.Error(), test.refused) {
@@ -96,7 +96,7 @@ func remove(n *corev1.Node, key string) {
 	n.Spec.Taints = left
 }
 
-// eventually tries until f succeeds.
+// eventually retries until f succeeds.
 func (c cluster) eventually(t *testing.T, f func() error) {
 	t.Helper()
 	deadline := time.After(30 * time.Second)

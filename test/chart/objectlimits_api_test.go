@@ -1,6 +1,6 @@
 package chart
 
-// How large an object of podid's kinds may be: every agent and every MIC reads all of them.
+// The size limits of podid's objects, all of which every agent and every MIC reads.
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// objectLimits needs the chart installed.
+// objectLimits requires the chart to be installed.
 func objectLimits(t *testing.T, api cluster) {
 	many := func(n int, value string) map[string]string {
 		all := map[string]string{}
@@ -62,7 +62,7 @@ func objectLimits(t *testing.T, api cluster) {
 			})
 		}
 	}
-	// What was there before keeps working, and can only shrink.
+	// An existing object keeps working, and can only shrink.
 	giant := podidObject("AzureIdentity", "giant")
 	if err := api.Get(t.Context(), client.ObjectKeyFromObject(giant), giant); err != nil {
 		t.Fatal(err)
@@ -86,7 +86,7 @@ func objectLimits(t *testing.T, api cluster) {
 	}
 }
 
-// giantBefore makes an object that is larger than the limits, before they are there.
+// giantBefore creates an object that is larger than the limits before they exist.
 func giantBefore(t *testing.T, api cluster) {
 	t.Helper()
 	giant := podidObject("AzureIdentity", "giant")

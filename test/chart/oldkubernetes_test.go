@@ -1,4 +1,4 @@
-// Kubernetes before 1.30, which has no admission policies.
+// Kubernetes before 1.30, which has no validating admission policies.
 
 package chart
 
@@ -10,7 +10,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
-// Without a policy that keeps NMI to its own node it may change none, and the chart installs all the same.
+// Without a policy that restricts NMI to its own node, NMI may not change nodes, and the chart
+// still installs.
 func TestOldKubernetes(t *testing.T) {
 	for version, policies := range map[string]bool{"1.25.0": false, "1.29.15": false, "1.30.0": true, "1.34.0": true} {
 		t.Run(version, func(t *testing.T) {
@@ -34,7 +35,7 @@ func TestOldKubernetes(t *testing.T) {
 		})
 	}
 	for _, values := range [][]string{{"--kube-version", "1.29.0"}, {"--set", "nmi.startupTaint=false"}} {
-		if _, err := template(t, append(values, "--set", "mic.agentTaintAfter=2m")...); err == nil || !strings.Contains(err.Error(), "nobody would take the taint off") {
+		if _, err := template(t, append(values, "--set", "mic.agentTaintAfter=2m")...); err == nil || !strings.Contains(err.Error(), "nothing would remove the taint") {
 			t.Errorf("%v, and MIC puts the taint on: %v", values, err)
 		}
 	}

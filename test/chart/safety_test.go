@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// No value set, old or new, makes a container more than it needs to be.
+// No set of values, old or new, gives a container more privileges than it needs.
 func TestContainersConfined(t *testing.T) {
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {
@@ -56,7 +56,7 @@ func confined(t *testing.T, object string, container corev1.Container) {
 	}
 }
 
-// MIC is root only where it reads files of the node.
+// MIC runs as root only if it reads files of the node.
 func TestMICUser(t *testing.T) {
 	for values, want := range map[string]int64{"default": 0, "azurestack": 0, "adminsecret": 65532, "existingsecret": 65532, "legacy": 65532} {
 		t.Run(values, func(t *testing.T) {
@@ -73,7 +73,8 @@ func TestMICUser(t *testing.T) {
 	}
 }
 
-// No role of ours reads secrets or has a wildcard, but NMI's when rbac.allowAccessToSecrets says so (legacy does).
+// No role of the chart reads secrets or has a wildcard, except NMI's if rbac.allowAccessToSecrets
+// is set (legacy does).
 func TestRolesNarrow(t *testing.T) {
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {
@@ -97,7 +98,7 @@ func TestRolesNarrow(t *testing.T) {
 	}
 }
 
-// Without the type upgrade MIC writes nothing that a user wrote.
+// Without the type upgrade MIC writes no objects of users.
 func TestNoTypeUpgrade(t *testing.T) {
 	for _, object := range render(t, "--set", "mic.typeUpgrade=false") {
 		if object.GetKind() == "ClusterRole" && object.GetName() == "podid-mic" {
@@ -110,12 +111,12 @@ func TestNoTypeUpgrade(t *testing.T) {
 			}
 		}
 		if spec, ok := podSpec(t, object); ok && object.GetKind() == "Deployment" && !slices.Contains(spec.Containers[0].Args, "--enable-type-upgrade=false") {
-			t.Errorf("MIC is not told: %v", spec.Containers[0].Args)
+			t.Errorf("MIC gets no flag for it: %v", spec.Containers[0].Args)
 		}
 	}
 }
 
-// podSpec returns the pod template of a workload.
+// podSpec returns the pod spec of a workload.
 func podSpec(t *testing.T, object *unstructured.Unstructured) (corev1.PodSpec, bool) {
 	t.Helper()
 	var spec corev1.PodSpec

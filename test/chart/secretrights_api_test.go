@@ -7,7 +7,8 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 )
 
-// secretRights: NMI reads the Secrets of the namespaces that the values name, and changes none.
+// secretRights: NMI reads the Secrets of exactly the namespaces that the values name, and changes
+// none.
 func secretRights(t *testing.T, api cluster) {
 	api.namespace(t, "shop")
 	for _, test := range []struct {

@@ -1,6 +1,7 @@
 package chart
 
-// Who can act as MIC or NMI: with every right in the namespace of the release, nobody but its controllers and kubelets.
+// Who can act as MIC or NMI: even with every permission in the namespace of the release, only its
+// controllers and kubelets.
 
 import (
 	"testing"
@@ -30,7 +31,7 @@ func TestServiceAccounts(t *testing.T) {
 	t.Run("pods", func(t *testing.T) { accountPods(t, api) })
 	t.Run("workloads", func(t *testing.T) { accountWorkloads(t, api) })
 
-	// What mallory is refused, the value gives back.
+	// The value lifts the restrictions on mallory.
 	api.helm(t, "upgrade", "podid", chartDir, "--set", "admission.protectServiceAccounts=false")
 	api.attempts(t, map[string]attempt{"opted out": {tokenFor(t, api.user(t, "mallory"), "podid-nmi", nil), ""}})
 }
@@ -100,14 +101,14 @@ func accountPods(t *testing.T, api cluster) {
 	image := func(pod *corev1.Pod) { pod.Spec.Containers[0].Image = "evil" }
 	asMIC := func(pod *corev1.Pod) { pod.Labels = map[string]string{"podid.io/component": "podid-mic"} }
 	asMICInCapitals := func(pod *corev1.Pod) { pod.Labels = map[string]string{"podid.io/component": "Podid-MIC"} }
-	const refused, changed = "only the controllers of podid's DaemonSet and Deployment", "those who may change pods in all namespaces"
+	const refused, changed = "only the controllers of podid's DaemonSet and Deployment", "only by users who may change pods in all namespaces"
 	api.attempts(t, map[string]attempt{
 		"of the DaemonSet":          {create(controller("daemon-set-controller"), "podid-nmi", "DaemonSet", "podid-nmi"), ""},
 		"of the Deployment":         {create(controller("replicaset-controller"), "podid-mic", "ReplicaSet", "podid-mic-6d4cf56db6", asMIC), ""},
 		"of another DaemonSet":      {create(controller("daemon-set-controller"), "podid-nmi", "DaemonSet", "other"), refused},
 		"of a Job":                  {create(controller("job-controller"), "podid-mic", "Job", "other"), refused},
 		"MIC in the DaemonSet":      {create(controller("daemon-set-controller"), "podid-mic", "DaemonSet", "podid-nmi"), refused},
-		"of nobody":                 {create(mallory, "podid-nmi", "", ""), refused},
+		"without owner":             {create(mallory, "podid-nmi", "", ""), refused},
 		"with a claim to be NMI's":  {create(mallory, "podid-nmi", "DaemonSet", "podid-nmi"), refused},
 		"with a claim to be MIC's":  {create(mallory, "podid-mic", "ReplicaSet", "podid-mic-1"), refused},
 		"with MIC's exception":      {create(mallory, "default", "", "", asMIC), refused},
@@ -118,8 +119,8 @@ func accountPods(t *testing.T, api cluster) {
 		"image by an administrator": {patch(api, "podid-nmi", image), ""},
 		"annotation":                {patch(mallory, "podid-nmi", func(pod *corev1.Pod) { pod.Annotations = map[string]string{"a": "b"} }), ""},
 		"another container":         {debug(t, mallory), changed},
-		"exec":                      {enter(t, api, "podid-nmi-red", "exec"), "those who may enter pods in all namespaces"},
-		"a port of the node":        {enter(t, api, "podid-nmi-red", "portforward"), "those who may enter pods in all namespaces"},
+		"exec":                      {enter(t, api, "podid-nmi-red", "exec"), "only by users who may enter pods in all namespaces"},
+		"a port of the node":        {enter(t, api, "podid-nmi-red", "portforward"), "only by users who may enter pods in all namespaces"},
 		"exec into another":         {enter(t, api, "web", "exec"), "not found"},
 	})
 }
@@ -136,7 +137,7 @@ func debug(t *testing.T, who client.Client) func() error {
 	}
 }
 
-// enter asks to connect to a pod, as kubectl exec does, up to the decision about it.
+// enter requests a connection to a pod, as kubectl exec does, up to the admission decision.
 func enter(t *testing.T, api cluster, pod, subresource string) func() error {
 	config := api.config(t)
 	config.Impersonate = rest.ImpersonationConfig{UserName: "mallory", Groups: []string{"system:authenticated"}}
@@ -180,7 +181,7 @@ func accountWorkloads(t *testing.T, api cluster) {
 	job.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
 	evilNMI := func() { nmi.Spec.Template.Spec.Containers[0].Image = "evil" }
 	evilMIC := func() { mic.Spec.Template.Spec.Containers[0].Image = "evil" }
-	const refused = "those who may change such workloads in all namespaces"
+	const refused = "only by users who may change such workloads in all namespaces"
 	api.attempts(t, map[string]attempt{
 		"image of NMI":              {patch(mallory, nmi, evilNMI), refused},
 		"image of MIC":              {patch(mallory, mic, evilMIC), refused},

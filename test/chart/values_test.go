@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Wrong values stop helm, with words that say what is right.
+// Wrong values stop helm, with a message that names the right ones.
 func TestWrongValues(t *testing.T) {
 	for name, test := range map[string]struct {
 		set  []string
@@ -56,7 +56,7 @@ func TestWrongValues(t *testing.T) {
 	}
 }
 
-// legacyValues are all values of the aad-pod-identity chart 4.1.18.
+// legacyValues lists all values of the aad-pod-identity chart 4.1.18.
 const legacyValues = `nameOverride fullnameOverride image.repository image.imagePullPolicy customLabels imagePullSecrets forceNamespaced
 forceNameSpaced installMICException installCRDs customUserAgent operationMode adminsecret.cloud adminsecret.subscriptionID
 adminsecret.resourceGroup adminsecret.vmType adminsecret.tenantID adminsecret.clientID adminsecret.clientSecret adminsecret.useMSI
@@ -73,7 +73,7 @@ nmi.metadataHeaderRequired nmi.allowNetworkPluginKubenet nmi.kubeletConfig nmi.s
 rbac.enabled rbac.allowAccessToSecrets rbac.pspEnabled rbac.createUserFacingClusterRoles azureIdentities podIdentityExceptions
 podMonitor.enabled podMonitor.labels podMonitor.annotations podMonitor.interval podMonitor.scrapeTimeout`
 
-// Every value, the old chart's and ours, is in the schema, and has a row in the README.
+// Every value, the old chart's and the new ones, is in the schema and has a row in the README.
 func TestValuesKnown(t *testing.T) {
 	values := map[string]bool{}
 	for name := range strings.FieldsSeq(legacyValues) {
@@ -94,7 +94,7 @@ func TestValuesKnown(t *testing.T) {
 	}
 }
 
-// The chart installs the CRDs as they are generated.
+// The chart's CRDs are the generated ones.
 func TestCRDsFresh(t *testing.T) {
 	const generated = "../../config/crd"
 	want, got := folder(t, generated), folder(t, filepath.Join(chartDir, "crds"))
@@ -109,7 +109,8 @@ func TestCRDsFresh(t *testing.T) {
 	}
 }
 
-// defaults are the names in values.yaml. A map that users fill (empty here, or of another API) counts as one.
+// defaults returns the names in values.yaml. A map that users fill (empty here, or of another API)
+// counts as one.
 func defaults(t *testing.T) []string {
 	t.Helper()
 	var values map[string]any
@@ -135,7 +136,7 @@ func defaults(t *testing.T) []string {
 	return names
 }
 
-// schemaNames are the names that values.schema.json knows.
+// schemaNames returns the names in values.schema.json.
 func schemaNames(t *testing.T) map[string]bool {
 	t.Helper()
 	type node struct {
@@ -185,7 +186,7 @@ func folder(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-// An empty list of namespaces is an answer too: nobody's.
+// An empty list of namespaces selects no namespace.
 func TestPreassignNamespaces(t *testing.T) {
 	for set, want := range map[string]string{
 		"mic.replicas=2":                    "",

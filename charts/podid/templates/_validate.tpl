@@ -10,7 +10,7 @@
 {{- fail "federation.limitToNodes needs operationMode standard, federation.admissionPolicy, rbac.enabled and Kubernetes 1.30" -}}
 {{- end -}}
 {{- if and (.Values.mic).agentTaintAfter (ne (toString .Values.mic.agentTaintAfter) "0s") (ne (toString .Values.mic.agentTaintAfter) "0") (not (include "podid.nmi.startupTaint" .)) -}}
-{{- fail "mic.agentTaintAfter needs nmi.startupTaint and Kubernetes 1.30: nobody would take the taint off again" -}}
+{{- fail "mic.agentTaintAfter needs nmi.startupTaint and Kubernetes 1.30: nothing would remove the taint" -}}
 {{- end -}}
 {{- with .Values.adminsecret -}}
 {{- if not (or .existingSecret (include "podid.true" .useMSI) (eq (toString .clientID | lower) "msi")) -}}
