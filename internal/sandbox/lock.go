@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acquire takes the sandbox's lock, or fails if another command holds it. The kernel releases it
+// acquire locks the sandbox, or fails if another command holds the lock. The kernel releases it
 // when this process ends. release(true) also removes the lock file.
 func (l Layout) acquire() (release func(remove bool), err error) {
 	for {

@@ -1,4 +1,4 @@
-// Package testenv starts API servers for tests. Each is a kube-apiserver with an etcd of its own, on
+// Package testenv starts API servers for tests. Each is a kube-apiserver with its own etcd, on
 // loopback, and ends with its test.
 package testenv
 

@@ -3,7 +3,7 @@
 // one of these and never in the network of the machine.
 //
 // A namespace belongs to threads, not to processes, so everything happens in Net.Do. It runs a
-// function on its own thread inside the namespace and ends that thread afterwards. Sockets stay in
+// function on its own thread inside the namespace and ends that thread afterward. Sockets stay in
 // the namespace where they were opened and can be used from anywhere. A goroutine that the function
 // starts is NOT in the namespace.
 package testnet

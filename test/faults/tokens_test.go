@@ -1,4 +1,5 @@
-// The judge of tokens: after every write, NMI's decisions give a pod only what bindings and policy give it.
+// Checks of tokens: after every write, NMI's decisions give a pod only what bindings and policy
+// grant.
 package faults_test
 
 import (
@@ -18,12 +19,12 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// agents replays the writes of a run to the decision tables of the nodes' agents and asks for tokens after each. It
-// keeps the objects themselves, to compare with. (That the token is one of the identity decided on is checked by the
-// metadata client, which has tests of its own.)
+// agents replays the writes of a run to the decision tables of the nodes' agents and asks for
+// tokens after each. It keeps the objects themselves for comparison. (The metadata client has its
+// own tests that a token is of the identity decided on.)
 type agents struct {
 	m *moments
-	// unheard reports whether the agents miss a write; nil: they miss none.
+	// unheard reports whether the agents miss a write; nil means that they miss none.
 	unheard func(write) bool
 
 	tables     map[string]*authorize.Table // by node
@@ -40,7 +41,7 @@ type agents struct {
 func (a *agents) wrongTokens() (wrong []string) {
 	a.tables, a.pods, a.bindings = map[string]*authorize.Table{}, map[string]*corev1.Pod{}, map[string]*v1.AzureIdentityBinding{}
 	a.identities, a.assigned = map[string]*v1.AzureIdentity{}, map[string]*v1.AzureAssignedIdentity{}
-	a.policy, _ = identity.CompilePolicy(nil) // without an object there is nothing to be wrong
+	a.policy, _ = identity.CompilePolicy(nil) // a missing object is valid
 	for _, w := range a.m.writes {
 		namespace, name, _ := strings.Cut(w.key, "/")
 		key := types.NamespacedName{Namespace: namespace, Name: name}
@@ -55,7 +56,7 @@ func (a *agents) wrongTokens() (wrong []string) {
 	return wrong
 }
 
-// record keeps the object of a write.
+// record stores the object of a write.
 func (a *agents) record(w write) {
 	switch w.resource {
 	case "pods":
@@ -71,7 +72,7 @@ func (a *agents) record(w write) {
 		keep(a.assigned, w)
 	case "azureidentitypolicies":
 		policy, _ := w.object.(*v1.AzureIdentityPolicy)
-		a.policy, _ = identity.CompilePolicy(policy) // a rule that cannot be read allows nothing
+		a.policy, _ = identity.CompilePolicy(policy) // an invalid rule allows nothing
 	}
 }
 
@@ -83,7 +84,7 @@ func keep[T any](objects map[string]*T, w write) {
 	delete(objects, w.key)
 }
 
-// table returns the decision table of an agent that starts now.
+// table returns the decision table of an agent that starts at this point.
 func (a *agents) table(node string) *authorize.Table {
 	t := authorize.NewTable(authorize.Config{
 		Rules: a.m.rules, Standard: true, Node: node, Types: []v1.IdentityType{v1.UserAssignedMSI, v1.ServicePrincipal, v1.ServicePrincipalCertificate},
@@ -104,7 +105,7 @@ func (a *agents) table(node string) *authorize.Table {
 	return t
 }
 
-// deliver lets the agents know of a write.
+// deliver passes a write to the agents.
 func (a *agents) deliver(w write, key types.NamespacedName) {
 	for node, t := range a.tables {
 		switch object := w.object.(type) {
@@ -142,12 +143,13 @@ func (a *agents) deliverRemoval(t *authorize.Table, resource string, key types.N
 	}
 }
 
-// ask lets every pod ask for a token: for its first identity, and for each identity whose IDs a tenant may know.
+// ask makes every pod ask for a token: for its first identity, and for each identity whose IDs a
+// tenant may know.
 func (a *agents) ask() (wrong []string) {
 	selectors := []identity.Selector{{}}
 	for id, client := range a.m.clients {
 		if strings.Contains(id, "/"+crowdPrefix) && !strings.HasSuffix(id, "/"+crowdPrefix+"0") {
-			continue // one of the many stands for all
+			continue // one of many is enough
 		}
 		selectors = append(selectors, identity.Selector{ClientID: client}, identity.Selector{ResourceID: id})
 	}
@@ -172,7 +174,7 @@ func (a *agents) ask() (wrong []string) {
 	return wrong
 }
 
-// wrongly returns why the pod must not have a token of the identity, "" when it may.
+// wrongly returns why the pod must not get a token of the identity, or "".
 func (a *agents) wrongly(pod *corev1.Pod, id *v1.AzureIdentity) string {
 	if id.Namespace != pod.Namespace {
 		return "which is in another namespace"
@@ -200,7 +202,7 @@ func (a *agents) wrongly(pod *corev1.Pod, id *v1.AzureIdentity) string {
 	return "which is not assigned"
 }
 
-// TestTokens judges the judge: agents that miss a write are found.
+// TestTokens checks the check: agents that miss a write are found.
 func TestTokens(t *testing.T) {
 	good := wellDone()
 	pod := newPod("ns", "pod", "app", "node")
@@ -234,7 +236,7 @@ func TestTokens(t *testing.T) {
 				m.never[fold(mine)] = "Azure refuses it"
 			} else {
 				heard := agents{m: m}
-				told(t, heard.wrongTokens(), nil)
+				compare(t, heard.wrongTokens(), nil)
 				if heard.given == 0 {
 					t.Error("no token was given at all")
 				}
@@ -246,7 +248,7 @@ func TestTokens(t *testing.T) {
 			if len(wrong) == 0 {
 				t.Fatal("nothing was found")
 			}
-			told(t, wrong[:1], []string{c.want})
+			compare(t, wrong[:1], []string{c.want})
 		})
 	}
 }

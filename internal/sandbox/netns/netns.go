@@ -238,7 +238,7 @@ func (n Namespace) Exec(path string, argv, env []string) error {
 	return nil
 }
 
-// onOwnThread runs f on a thread that is discarded afterwards.
+// onOwnThread runs f on a thread that is discarded afterward.
 func onOwnThread(f func() error) error {
 	done := make(chan error, 1) // buffered: the goroutine must end even without a receiver
 	go func() {
