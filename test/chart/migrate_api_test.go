@@ -13,7 +13,7 @@ import (
 func TestMigrate(t *testing.T) {
 	for name, test := range map[string]struct {
 		values []string
-		daemon string // the name of NMI's DaemonSet afterwards
+		daemon string // the name of NMI's DaemonSet afterward
 	}{
 		"new names": {nil, "podid-nmi"},
 		// Selectors are immutable: with the old name, the new ones must be equal to the old ones.
