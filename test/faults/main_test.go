@@ -19,7 +19,7 @@
 // stories_test.go has the stories. history_test.go generates the changes in the cluster,
 // people_test.go those on Azure, hostile_test.go those of the tenant. rest_test.go,
 // moments_test.go, tokens_test.go and arm_test.go check the results: pure functions of what was
-// observed, with table tests of their own. rig_test.go and process_test.go start and stop the parts.
+// observed, with their own table tests. rig_test.go and process_test.go start and stop the parts.
 package faults_test
 
 import (
