@@ -78,35 +78,39 @@ func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	keepLock := false
-	defer func() { release(!keepLock) }()
+	running := false
+	defer func() { release(!running) }()
+	running, err = s.upLocked(ctx, o, plan)
+	return err
+}
+
+// upLocked is Up for the holder of the lock. It reports whether the sandbox runs, which it may also
+// do after an error.
+func (s *Sandbox) upLocked(ctx context.Context, o Options, plan network.Plan) (running bool, err error) {
 	if state, err := s.layout.load(); err == nil && state.Phase == Up && state.allAlive() {
 		s.report.Say("sandbox %q is already up, with %d nodes", s.layout.Name, state.Nodes)
-		keepLock = true
-		return s.LoadImages(ctx, o.Images)
+		return true, s.LoadImages(ctx, o.Images)
 	}
 	found, err := s.down()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if found {
 		s.report.Say("removed what an earlier, interrupted sandbox had left")
 	}
 	set, err := programs.Prepare(ctx, s.getenv, s.report)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := s.up(ctx, o, plan, set); err != nil {
-		if ctx.Err() == nil { // it failed by itself
-			err = s.keepLogs(err)
-		}
-		if _, downErr := s.down(); downErr != nil {
-			return errors.Join(err, downErr)
-		}
-		return err
+	err = s.up(ctx, o, plan, set)
+	if err == nil {
+		return true, nil
 	}
-	keepLock = true
-	return nil
+	if ctx.Err() == nil { // it failed by itself
+		err = s.keepLogs(err)
+	}
+	_, downErr := s.down()
+	return false, errors.Join(err, downErr)
 }
 
 // keepLogs copies the logs of a sandbox that failed to start to the cache and adds their place to

@@ -23,16 +23,7 @@ import (
 // sockets.
 func Listeners(t testing.TB, pid int) []net.Addr {
 	t.Helper()
-	sockets := map[string]bool{}
-	folder := fmt.Sprintf("/proc/%d/fd", pid)
-	files, err := os.ReadDir(folder)
-	must(t, "list the files of a process", err)
-	for _, f := range files {
-		target, err := os.Readlink(filepath.Join(folder, f.Name()))
-		if inode, ok := strings.CutPrefix(target, "socket:["); ok && err == nil {
-			sockets[strings.TrimSuffix(inode, "]")] = true
-		}
-	}
+	sockets := socketInodes(t, pid)
 	var all []net.Addr
 	for _, table := range []string{"tcp", "tcp6"} {
 		for _, f := range procTable(t, pid, table) {
@@ -52,6 +43,22 @@ func Listeners(t testing.TB, pid int) []net.Addr {
 		}
 	}
 	return all
+}
+
+// socketInodes returns the sockets that a process has open.
+func socketInodes(t testing.TB, pid int) map[string]bool {
+	t.Helper()
+	inodes := map[string]bool{}
+	folder := fmt.Sprintf("/proc/%d/fd", pid)
+	files, err := os.ReadDir(folder)
+	must(t, "list the files of a process", err)
+	for _, f := range files {
+		target, err := os.Readlink(filepath.Join(folder, f.Name()))
+		if inode, ok := strings.CutPrefix(target, "socket:["); ok && err == nil {
+			inodes[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	return inodes
 }
 
 // procTable returns the fields of each line of a table of sockets.
@@ -86,17 +93,9 @@ func parseProcAddress(s string) (netip.AddrPort, error) {
 }
 
 // Sockets returns how many sockets a process has open.
-func Sockets(t testing.TB, pid int) (count int) {
+func Sockets(t testing.TB, pid int) int {
 	t.Helper()
-	folder := fmt.Sprintf("/proc/%d/fd", pid)
-	files, err := os.ReadDir(folder)
-	must(t, "list the files of a process", err)
-	for _, f := range files {
-		if target, err := os.Readlink(filepath.Join(folder, f.Name())); err == nil && strings.HasPrefix(target, "socket:") {
-			count++
-		}
-	}
-	return count
+	return len(socketInodes(t, pid))
 }
 
 // MostMemory returns the peak of a process's resident memory, in MiB.

@@ -59,40 +59,42 @@ func Detect() (Layout, error) {
 func Parse(mountinfo, self string) (Layout, error) {
 	own := parseSelf(self)
 	var layout Layout
-	v1, v2 := false, false
 	for line := range strings.Lines(mountinfo) {
 		m, ok := parseMount(line)
 		if !ok || layout.has(m) {
 			continue
 		}
 		h := Hierarchy{Mount: m.point, V2: m.fs == "cgroup2"}
-		key := ""
 		if !h.V2 {
-			h.Options = m.selectors()
-			key = strings.Join(h.Options, ",")
-			if len(h.Options) == 0 {
+			if h.Options = m.selectors(); len(h.Options) == 0 {
 				continue
 			}
 		}
-		path, known := own[key]
+		path, known := own[strings.Join(h.Options, ",")]
 		if !known {
 			continue // mounted, but no longer in use
 		}
 		h.Own = below(path, m.root)
 		layout.Hierarchies = append(layout.Hierarchies, h)
-		v1, v2 = v1 || !h.V2, v2 || h.V2
 	}
-	switch {
-	case v1 && v2:
-		layout.Mode = Hybrid
-	case v1:
-		layout.Mode = V1
-	case v2:
-		layout.Mode = V2
-	default:
+	if len(layout.Hierarchies) == 0 {
 		return Layout{}, errors.New("no control groups are mounted: mount -t cgroup2 none /sys/fs/cgroup")
 	}
+	layout.Mode = mode(layout.Hierarchies)
 	return layout, nil
+}
+
+func mode(all []Hierarchy) Mode {
+	v1 := slices.ContainsFunc(all, func(h Hierarchy) bool { return !h.V2 })
+	v2 := slices.ContainsFunc(all, func(h Hierarchy) bool { return h.V2 })
+	switch {
+	case v1 && v2:
+		return Hybrid
+	case v2:
+		return V2
+	default:
+		return V1
+	}
 }
 
 // has reports whether the layout already contains the hierarchy under another mount point.

@@ -46,29 +46,30 @@ func (l Layout) Make(sandbox, node string) ([]string, error) {
 	for _, h := range l.Hierarchies {
 		base := l.Base(h, sandbox)
 		dir := filepath.Join(base, node)
-		if l.Mode == V2 {
-			if err := delegate(h.Mount); err != nil {
-				return nil, err
-			}
-		}
 		for _, d := range []string{base, dir} {
-			if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-				return nil, fmt.Errorf("make control group: %w", err)
-			}
-			if slices.Contains(h.Options, "cpuset") {
-				if err := inheritCPUs(d); err != nil {
-					return nil, err
-				}
-			}
-			if l.Mode == V2 && d == base {
-				if err := delegate(d); err != nil {
-					return nil, err
-				}
+			if err := l.makeGroup(h, d); err != nil {
+				return nil, err
 			}
 		}
 		out = append(out, dir)
 	}
 	return out, nil
+}
+
+// makeGroup creates a group with the resources of its parent.
+func (l Layout) makeGroup(h Hierarchy, dir string) error {
+	if l.Mode == V2 {
+		if err := delegate(filepath.Dir(dir)); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make control group: %w", err)
+	}
+	if slices.Contains(h.Options, "cpuset") {
+		return inheritCPUs(dir)
+	}
+	return nil
 }
 
 // Join moves the calling process into the groups.
@@ -107,7 +108,7 @@ func delegate(dir string) error {
 	}
 	err = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(strings.Join(missing, " ")), 0)
 	if errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("control group %s has processes in it and cannot hand controllers down: in a container, move them to a group below first (mkdir %[1]s/init; for p in $(cat %[1]s/cgroup.procs); do echo $p > %[1]s/init/cgroup.procs; done)", dir)
+		return fmt.Errorf("control group %s has processes in it and cannot delegate controllers: in a container, move them to a group below first (mkdir %[1]s/init; for p in $(cat %[1]s/cgroup.procs); do echo $p > %[1]s/init/cgroup.procs; done)", dir)
 	}
 	if err != nil {
 		return fmt.Errorf("delegate control group %s: %w", dir, err)

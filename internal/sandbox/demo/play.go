@@ -78,16 +78,21 @@ func (d *Demo) watch(ctx context.Context) (*story, error) {
 	if err := group.Wait(); err != nil {
 		return nil, fmt.Errorf("watch the two pods: %w", err)
 	}
+	return s, s.readLogs(ctx, client)
+}
+
+// readLogs reads the output of the two pods.
+func (s *story) readLogs(ctx context.Context, client kubernetes.Interface) error {
 	for name, output := range map[string]*[]event{boundPod: &s.bound, unboundPod: &s.unbound} {
 		raw, err := client.CoreV1().Pods(namespace).GetLogs(name, &corev1.PodLogOptions{}).DoRaw(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("read what pod %s said: %w", name, err)
+		if err == nil {
+			*output, err = parseEvents(raw)
 		}
-		if *output, err = parseEvents(raw); err != nil {
-			return nil, fmt.Errorf("read what pod %s said: %w", name, err)
+		if err != nil {
+			return fmt.Errorf("read the output of pod %s: %w", name, err)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 func (d *Demo) manifest() (string, error) {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -107,53 +108,23 @@ func build(s Spec) (v1.Image, error) {
 // layerTar packs the files and their parent folders, sorted by name and without times, so that the
 // same files give the same layer.
 func layerTar(files []File) ([]byte, error) {
-	type entry struct {
-		header tar.Header
-		from   string
-	}
 	entries := map[string]entry{"tmp/": {header: dir("tmp/", 0o1777)}}
 	for _, f := range files {
-		if !path.IsAbs(f.To) || path.Clean(f.To) != f.To || f.To == "/" {
-			return nil, fmt.Errorf("%q is not a clean absolute path", f.To)
-		}
-		to := strings.TrimPrefix(f.To, "/")
-		info, err := os.Stat(f.From)
+		e, err := newEntry(f)
 		if err != nil {
 			return nil, err
 		}
-		mode := int64(0o644)
-		if info.Mode()&0o111 != 0 {
-			mode = 0o755
-		}
-		entries[to] = entry{from: f.From, header: tar.Header{
-			Typeflag: tar.TypeReg, Name: to, Size: info.Size(), Mode: mode, ModTime: epoch(), Format: tar.FormatPAX,
-		}}
-		for d := path.Dir(to); d != "."; d = path.Dir(d) {
+		entries[e.header.Name] = e
+		for d := path.Dir(e.header.Name); d != "."; d = path.Dir(d) {
 			if _, ok := entries[d+"/"]; !ok {
 				entries[d+"/"] = entry{header: dir(d+"/", 0o755)}
 			}
 		}
 	}
-	names := make([]string, 0, len(entries))
-	for n := range entries {
-		names = append(names, n)
-	}
-	slices.Sort(names)
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
-	for _, n := range names {
-		e := entries[n]
-		if err := w.WriteHeader(&e.header); err != nil {
-			return nil, err
-		}
-		if e.from == "" {
-			continue
-		}
-		content, err := os.ReadFile(e.from)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(content); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		if err := entries[name].write(w); err != nil {
 			return nil, err
 		}
 	}
@@ -161,6 +132,41 @@ func layerTar(files []File) ([]byte, error) {
 		return nil, err
 	}
 	return out.Bytes(), nil
+}
+
+// entry is one entry of a layer; from is empty for a folder.
+type entry struct {
+	header tar.Header
+	from   string
+}
+
+func newEntry(f File) (entry, error) {
+	if !path.IsAbs(f.To) || path.Clean(f.To) != f.To || f.To == "/" {
+		return entry{}, fmt.Errorf("%q is not a clean absolute path", f.To)
+	}
+	info, err := os.Stat(f.From)
+	if err != nil {
+		return entry{}, err
+	}
+	mode := int64(0o644)
+	if info.Mode()&0o111 != 0 {
+		mode = 0o755
+	}
+	return entry{from: f.From, header: tar.Header{
+		Typeflag: tar.TypeReg, Name: strings.TrimPrefix(f.To, "/"), Size: info.Size(), Mode: mode, ModTime: epoch(), Format: tar.FormatPAX,
+	}}, nil
+}
+
+func (e entry) write(w *tar.Writer) error {
+	if err := w.WriteHeader(&e.header); err != nil || e.from == "" {
+		return err
+	}
+	content, err := os.ReadFile(e.from)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(content)
+	return err
 }
 
 func dir(name string, mode int64) tar.Header {

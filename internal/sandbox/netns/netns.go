@@ -178,8 +178,13 @@ func (n Namespace) Processes() ([]int, error) {
 		return nil, fmt.Errorf("look up this process's network namespace: %w", err)
 	}
 	if want.Ino == own.Ino && want.Dev == own.Dev {
-		return nil, fmt.Errorf("this command runs inside of network namespace %s: run it from outside, for example from another terminal", n)
+		return nil, fmt.Errorf("this command runs inside network namespace %s: run it from outside, for example from another terminal", n)
 	}
+	return processesIn(want)
+}
+
+// processesIn lists the processes whose main thread is in a network namespace.
+func processesIn(want unix.Stat_t) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)

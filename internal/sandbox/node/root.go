@@ -66,19 +66,9 @@ func enterRoot(s Spec) error {
 	return nil
 }
 
+// fill builds the node's file system in an empty root.
 func fill(s Spec, root string) error {
-	for _, d := range []string{"old", "proc", "sys", "dev", "run/lock", "run/netns", "root", "etc", "var/tmp"} {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(filepath.Join(root, "tmp"), 0o700); err != nil {
-		return err
-	}
-	if err := os.Chmod(filepath.Join(root, "tmp"), 0o1777); err != nil { //nolint:gosec // what /tmp is everywhere
-		return err
-	}
-	if err := os.Symlink("/run", filepath.Join(root, "var/run")); err != nil {
+	if err := makeFolders(root); err != nil {
 		return err
 	}
 	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
@@ -101,6 +91,21 @@ func fill(s Spec, root string) error {
 		}
 	}
 	return kernelMounts(s, root)
+}
+
+func makeFolders(root string) error {
+	for _, d := range []string{"old", "proc", "sys", "dev", "run/lock", "run/netns", "root", "etc", "var/tmp"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(filepath.Join(root, "tmp"), 0o700); err != nil {
+		return err
+	}
+	if err := os.Chmod(filepath.Join(root, "tmp"), 0o1777); err != nil { //nolint:gosec // what /tmp is everywhere
+		return err
+	}
+	return os.Symlink("/run", filepath.Join(root, "var/run"))
 }
 
 // borrow shows one of the machine's top folders read-only, or copies the symbolic link in its
