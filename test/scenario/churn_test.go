@@ -77,7 +77,7 @@ func addressesReused(s *story) {
 func (s *story) checkOwn(p *corev1.Pod, want world.Identity) {
 	s.Helper()
 	var answers []answer
-	said := s.said(s.Context(), p.Namespace, p.Name, "probe", 100)
+	said := s.logs(s.Context(), p.Namespace, p.Name, "probe", 100)
 	s.must(json.NewDecoder(strings.NewReader(said)).Decode(&answers))
 	got := false
 	for _, a := range answers {

@@ -144,8 +144,8 @@ func (c *cluster) kubectl(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// said returns a container's output so far, or why it is not available.
-func (c *cluster) said(ctx context.Context, namespace, pod, container string, lines int64) string {
+// logs returns a container's output so far, or why it is not available.
+func (c *cluster) logs(ctx context.Context, namespace, pod, container string, lines int64) string {
 	options := &corev1.PodLogOptions{Container: container}
 	if lines > 0 {
 		options.TailLines = &lines
@@ -174,6 +174,6 @@ func (c *cluster) explain(t *testing.T, namespaces ...string) {
 		t.Log(err)
 	}
 	for _, p := range agents.Items {
-		t.Logf("%s on %s, %s, said at last:\n%s", p.Name, p.Spec.NodeName, p.Status.Phase, c.said(ctx, release, p.Name, "", 25))
+		t.Logf("%s on %s, %s, said at last:\n%s", p.Name, p.Spec.NodeName, p.Status.Phase, c.logs(ctx, release, p.Name, "", 25))
 	}
 }

@@ -74,7 +74,7 @@ type way struct {
 // heard checks a client's output.
 func (s *story) heard(p *corev1.Pod, name string, w way) {
 	s.Helper()
-	text := s.said(s.Context(), p.Namespace, p.Name, name, 0)
+	text := s.logs(s.Context(), p.Namespace, p.Name, name, 0)
 	var result struct {
 		ClientID     string `json:"clientID"`
 		Audience     string `json:"audience"`

@@ -147,7 +147,7 @@ func (s *story) demoPod(name, label string) *corev1.Pod {
 // events returns the application's output by kind, and fails if one of the named kinds is missing.
 func (s *story) events(p *corev1.Pod, kinds ...string) map[string]map[string]any {
 	s.Helper()
-	text := s.said(s.Context(), p.Namespace, p.Name, "", 0)
+	text := s.logs(s.Context(), p.Namespace, p.Name, "", 0)
 	told := map[string]map[string]any{}
 	for line := range strings.Lines(text) {
 		var event map[string]any

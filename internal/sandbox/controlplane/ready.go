@@ -58,8 +58,8 @@ func WaitAPI(ctx context.Context, cfg *rest.Config, ended func() error) error {
 }
 
 // WaitNodes returns when that many nodes are ready and the default namespace accepts pods. It
-// reports the number of ready nodes to far.
-func WaitNodes(ctx context.Context, cfg *rest.Config, want int, far func(ready int)) error {
+// calls report with the number of ready nodes.
+func WaitNodes(ctx context.Context, cfg *rest.Config, want int, report func(ready int)) error {
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return fmt.Errorf("wait for the nodes: %w", err)
@@ -76,7 +76,7 @@ func WaitNodes(ctx context.Context, cfg *rest.Config, want int, far func(ready i
 			} else {
 				delete(ready, n.Name)
 			}
-			far(len(ready))
+			report(len(ready))
 			return len(ready) >= want
 		})
 	if err != nil {

@@ -40,13 +40,13 @@ func Init(ctx context.Context, specFile string) error {
 }
 
 func start(ctx context.Context, spec Spec, logs map[string]*os.File, log *slog.Logger) error {
-	if err := settle(spec); err != nil {
+	if err := setUp(spec); err != nil {
 		return err
 	}
 	log.Info("ready for services", "cgroups", string(spec.Cgroups.Mode))
 	sup := newSupervisor(ctx, log, spec.Env)
 	for i, svc := range spec.Services {
-		sup.keep(svc, logs[svc.Name])
+		sup.supervise(svc, logs[svc.Name])
 		if svc.Socket != "" {
 			if err := waitSocket(ctx, svc.Socket); err != nil {
 				return fmt.Errorf("start %s: %w", svc.Name, err)
@@ -63,8 +63,8 @@ func start(ctx context.Context, spec Spec, logs map[string]*os.File, log *slog.L
 	return nil
 }
 
-// settle sets up what the services need around them.
-func settle(spec Spec) error {
+// setUp sets up what the services need around them.
+func setUp(spec Spec) error {
 	if spec.Plain {
 		return ownProcesses()
 	}
@@ -127,7 +127,7 @@ func openLogs(s Spec) (map[string]*os.File, error) {
 func importImages(ctx context.Context, sup *supervisor, images []string, log *os.File) error {
 	for _, image := range images {
 		args := []string{"ctr", "--address", ContainerdSocket, "--namespace", "k8s.io", "images", "import", image}
-		if err := sup.once(ctx, BinDir+"/ctr", args, log); err != nil {
+		if err := sup.runToEnd(ctx, BinDir+"/ctr", args, log); err != nil {
 			return fmt.Errorf("import image %s: %w", image, err)
 		}
 	}

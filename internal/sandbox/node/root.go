@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kept lists the folders of a node that survive its crash, as its disk would: the folder below
+// persistent lists the folders of a node that survive its crash, as its disk would: the folder below
 // Spec.Dir and the path in the node.
-var kept = []Bind{ //nolint:gochecknoglobals // a constant list
+var persistent = []Bind{ //nolint:gochecknoglobals // a constant list
 	{From: "containerd", To: "/var/lib/containerd"},
 	{From: "kubelet", To: "/var/lib/kubelet"},
 	{From: "cni", To: "/var/lib/cni"},
@@ -72,11 +72,11 @@ func fill(s Spec, root string) error {
 		return err
 	}
 	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
-		if err := borrow("/"+name, filepath.Join(root, name)); err != nil {
+		if err := bindReadOnly("/"+name, filepath.Join(root, name)); err != nil {
 			return err
 		}
 	}
-	for _, b := range kept {
+	for _, b := range persistent {
 		from := filepath.Join(s.Dir, b.From)
 		if err := os.MkdirAll(from, 0o755); err != nil {
 			return err
@@ -108,9 +108,9 @@ func makeFolders(root string) error {
 	return os.Symlink("/run", filepath.Join(root, "var/run"))
 }
 
-// borrow shows one of the machine's top folders read-only, or copies the symbolic link in its
+// bindReadOnly shows one of the machine's top folders read-only, or copies the symbolic link in its
 // place.
-func borrow(from, to string) error {
+func bindReadOnly(from, to string) error {
 	info, err := os.Lstat(from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -94,8 +94,8 @@ func (s *supervisor) launch(path string, argv []string, log *os.File) (<-chan un
 	return ended, pid, nil
 }
 
-// once runs a program and waits for its end.
-func (s *supervisor) once(ctx context.Context, path string, argv []string, log *os.File) error {
+// runToEnd runs a program and waits for its end.
+func (s *supervisor) runToEnd(ctx context.Context, path string, argv []string, log *os.File) error {
 	ended, pid, err := s.launch(path, argv, log)
 	if err != nil {
 		return err
@@ -112,8 +112,8 @@ func (s *supervisor) once(ctx context.Context, path string, argv []string, log *
 	}
 }
 
-// keep runs a service as long as the node lives.
-func (s *supervisor) keep(svc Service, log *os.File) {
+// supervise runs a service as long as the node lives.
+func (s *supervisor) supervise(svc Service, log *os.File) {
 	go func() {
 		for {
 			argv := append([]string{svc.Name}, svc.Args...)
