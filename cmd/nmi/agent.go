@@ -217,7 +217,7 @@ func (a *agent) newServer(stop, fetches context.Context, objects *cluster.Object
 	a.tokens = token.NewCache(fetches, token.CacheConfig{
 		Source: sources(a.o, upstream, tokenLimiter, objects, a.own, a.metrics),
 		Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity,
-		FlightTime: fetchTime, Patience: staleAfter, Entries: a.metrics.TokenCacheEntries,
+		FetchTimeout: fetchTime, StaleAfter: staleAfter, Entries: a.metrics.TokenCacheEntries,
 	})
 	return server.New(server.Config{
 		Attester: a.tables.attest, Authorizer: a.tables.Table, Tokens: a.tokens,

@@ -191,7 +191,7 @@ func newAgentUnderTest(t *testing.T, azure *emulator.Emulator, api string) *agen
 		Attester: a.attest, Authorizer: a.table, Known: known, Stopping: make(chan struct{}),
 		Tokens: token.NewCache(flights, token.CacheConfig{
 			Source: sources(o, strings.TrimPrefix(azure.Endpoints().IMDS, "http://"), limiter, objects, cluster.NewOwnIdentities(nil), metrics),
-			Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity, FlightTime: fetchTime, Patience: staleAfter,
+			Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity, FetchTimeout: fetchTime, StaleAfter: staleAfter,
 		}),
 		Upstream: "127.0.0.1:1", TokenLimiter: limiter, OtherLimiter: fair.New(otherLimits()), Probes: (&observe.Health{}).Handler(),
 		HeaderRequired: true, HostTokenTCP: true, AttestLimit: time.Second, MaxPending: 8, MaxPendingPerPod: 8, Metrics: metrics, Log: log,

@@ -83,7 +83,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 		Render: func(t *token.Token, r token.Request) (token.Body, error) {
 			return imds.NewReply(t.Fields, r.Resource, r.Identity.Spec.ClientID, t.NotBefore, t.ExpiresOn, t.ExtendedOn)
 		},
-		Max: 64, MaxPerIdentity: 16, FlightTime: 2 * time.Second, Patience: 100 * time.Millisecond,
+		Max: 64, MaxPerIdentity: 16, FetchTimeout: 2 * time.Second, StaleAfter: 100 * time.Millisecond,
 	})
 	s.server.Known, s.server.Stopping = w.known, w.stopping
 	s.server.Upstream, s.server.TokenLimiter, s.server.OtherLimiter = w.imds.address, tokenLimiter, limiter()

@@ -1,4 +1,4 @@
-// The cache in front of the sources.
+// The cache in front of the sources: what a request finds in memory, and what it waits for.
 
 package token
 
@@ -15,99 +15,93 @@ type Outcome int
 
 // The outcomes.
 const (
-	// Hit: a fresh token was held, or the newest there is.
+	// Hit: a token was held that is fresh, or the newest there is.
 	Hit Outcome = iota
 	// Miss: the source was asked.
 	Miss
-	// Shared: the source was being asked for the same already.
+	// Shared: a fetch of the same token was in flight.
 	Shared
-	// Stale: the source has trouble, and a token still valid was held.
+	// Stale: the source has trouble, and a token was held that is still valid.
 	Stale
-	// Refused: the source had no token a moment ago, and was left alone.
+	// Refused: the source refused the same request a moment ago and was not asked again.
 	Refused
 )
 
-// CacheConfig is what a Cache needs.
+// CacheConfig is the configuration of a Cache.
 type CacheConfig struct {
 	Source Source
-	// Render makes the reply of a new token; an error is as if the source had
-	// failed.
+	// Render makes the reply of a new token. Its error counts as a failure of the source.
 	Render func(*Token, Request) (Body, error)
-	// Max is how many tokens are held in all, MaxPerIdentity for one identity,
-	// so that a pod that asks for ever new resources displaces its own tokens
-	// only; one of more than 8 KiB counts as several. When all are held, the
-	// namespace that holds most displaces its own. As many failures are
-	// remembered, and Max flights under way at most.
+	// Max bounds the tokens held in all, MaxPerIdentity those of one identity. A token of more than
+	// 8 KiB counts as several. A pod that asks for ever new resources evicts only its own tokens. A
+	// full cache evicts from the namespace that holds the most. Max also bounds the fetches in
+	// flight and the failures that are remembered.
 	Max, MaxPerIdentity int
-	// FlightTime is the most one attempt to get a token may take, retries and
-	// queueing included.
-	FlightTime time.Duration
-	// Patience is how long after a flight began requests wait for the new token
-	// while an old one is still valid.
-	Patience time.Duration
-	// Entries is told the number of tokens held; may be nil.
+	// FetchTimeout bounds one fetch, retries and queueing included.
+	FetchTimeout time.Duration
+	// StaleAfter is how long after the start of a fetch requests wait for it although they could
+	// have a token that is still valid.
+	StaleAfter time.Duration
+	// Entries gets the number of tokens held whenever it changes. It may be nil.
 	Entries func(int)
 }
 
-// Cache holds the tokens of the node.
+// Cache holds the tokens of the node. It is safe for concurrent use.
 //
-// For each key (identity and resource) there is at most one entry, a token held,
-// and at most one flight, a call to the source under way. A request finds a
-// fresh token and takes it, or joins the flight, or starts it; the flight
-// belongs to nobody, so a client that leaves neither ends it nor wastes it. Only
-// a token that came makes an entry, so that what cannot be had displaces nothing.
+// For each key (identity and resource) there is at most one entry, which holds a token, and at most
+// one fetch in flight. A request uses a fresh token, or joins the fetch, or starts it. A fetch
+// belongs to no request: a client that disconnects neither ends nor wastes it. Only a token makes
+// an entry, so requests that fail evict nothing.
 //
-// A token is refreshed ahead of its expiry as long as somebody asked for it
-// since it came; so an entry that nobody uses is refreshed once more at most,
-// and dropped when it expires. While the source is down, a token is served as
-// long as it is valid, and the source asked again at growing intervals. Only the
-// requests of the first moment wait, and only when the token was not in use: for
-// one in use the refresh began long before anybody had to care.
+// A token is refreshed ahead of its expiry if it was used since it came. So an unused entry is
+// refreshed once at most and removed when its token expires. While the source is down, a token is
+// served as long as it is valid, and the source is retried with backoff. Only the first requests
+// wait, and only for a token that was not in use: the refresh of a used one began long before.
 //
-// What the source refused is remembered for some seconds; see failures.
+// Failures are remembered for some seconds; see failures.
 //
-// Tokens are immutable. An entry's token and last use are atomic, for the
-// request path; everything else is guarded by mu.
+// An entry's token and last use are atomic, for the request path. mu guards everything else.
 type Cache struct {
 	cfg CacheConfig
-	ctx context.Context // of all flights; ends with the process
+	ctx context.Context // of all fetches; ends with the process
 
 	mu       sync.RWMutex
 	entries  map[key]*entry
-	flights  map[key]*flight
+	fetches  map[key]*fetch
 	units    int            // of all entries
 	perID    map[key]int    // units of an identity's entries
 	perSpace map[string]int // units of a namespace's entries
-	objects  map[key]string // object id of an identity, learned from its tokens
+	objects  map[key]string // object ID of an identity, learned from its tokens
 	failures *failures
-	habits   *habits
+	recent   *recentResources
 }
 
-// entry is a token held.
+// entry holds a token.
 type entry struct {
 	token atomic.Pointer[Token]
-	used  atomic.Int64 // unix nanoseconds; 0: by nobody
+	used  atomic.Int64 // unix nanoseconds, 0: never
 
 	request  Request     // the latest, for refreshes
-	timer    *time.Timer // the next refresh, or the end
+	timer    *time.Timer // the next refresh, or the expiry
 	failures int         // of refreshes, in a row
-	// retryAt is when requests may start the next flight although the token is
-	// valid: the source fails, or gave nothing newer.
+	// retryAt is when requests may start the next fetch although the token is valid: the source
+	// fails, or returned no newer token.
 	retryAt time.Time
-	forced  time.Time // when a client last had the token replaced
+	forced  time.Time // when a client last reported the token as revoked
 	units   int       // of the token's size
 }
 
-// NewCache returns an empty cache. Its flights end with ctx.
+// NewCache returns an empty cache. Its fetches end with ctx.
 func NewCache(ctx context.Context, cfg CacheConfig) *Cache {
 	return &Cache{
-		cfg: cfg, ctx: ctx, entries: map[key]*entry{}, flights: map[key]*flight{},
-		perID: map[key]int{}, perSpace: map[string]int{}, objects: map[key]string{}, failures: newFailures(cfg.Max, cfg.MaxPerIdentity), habits: newHabits(),
+		cfg: cfg, ctx: ctx, entries: map[key]*entry{}, fetches: map[key]*fetch{},
+		perID: map[key]int{}, perSpace: map[string]int{}, objects: map[key]string{},
+		failures: newFailures(cfg.Max, cfg.MaxPerIdentity), recent: newRecentResources(),
 	}
 }
 
-// Get returns a token for the request, from memory or from the source. The
-// error is a *Failure, ErrBusy, or that of ctx.
+// Get returns a token for the request, from memory or from the source. The error has a *Failure, or
+// is ErrBusy or that of ctx.
 func (c *Cache) Get(ctx context.Context, r Request) (*Token, Outcome, error) {
 	k := keyOf(r)
 	if r.Revoked == "" {
@@ -115,17 +109,15 @@ func (c *Cache) Get(ctx context.Context, r Request) (*Token, Outcome, error) {
 			return t, outcome, nil
 		}
 	}
-	t, outcome, err := c.fetch(ctx, k, r)
+	t, outcome, err := c.get(ctx, k, r)
 	if errors.Is(err, ErrBusy) && outcome == Shared {
-		// The flight stood in another pod's queue, which is full; this pod's
-		// may not be.
-		t, outcome, err = c.fetch(ctx, k, r)
+		// The fetch was in another pod's queue, which is full. This pod's own may have room.
+		t, outcome, err = c.get(ctx, k, r)
 	}
 	return t, outcome, err
 }
 
-// held returns a token that can be handed out at once, and notes that it was
-// used.
+// held returns a token that can be handed out at once, and records its use.
 func (c *Cache) held(k key) (*Token, Outcome) {
 	now := time.Now()
 	c.mu.RLock()
@@ -136,7 +128,7 @@ func (c *Cache) held(k key) (*Token, Outcome) {
 	}
 	t, outcome := e.token.Load(), Hit
 	if !t.fresh(now) {
-		if outcome = c.settled(k, e, now); outcome == Miss {
+		if outcome = c.aging(k, e, now); outcome == Miss {
 			t = nil
 		}
 	}
@@ -147,15 +139,14 @@ func (c *Cache) held(k key) (*Token, Outcome) {
 	return t, outcome
 }
 
-// settled tells of a token that is no longer fresh whether it is the best there
-// is for now: Hit when the source has no newer one, Stale when it does not
-// answer, Miss when a newer one may be had. The lock is held, for reading.
-func (c *Cache) settled(k key, e *entry, now time.Time) Outcome {
-	f := c.flights[k]
+// aging returns how to answer with a token that is no longer fresh: Hit if the source has no newer
+// one, Stale if it does not answer, Miss if a newer one may be had. The lock is held, for reading.
+func (c *Cache) aging(k key, e *entry, now time.Time) Outcome {
+	f := c.fetches[k]
 	switch {
 	case !e.token.Load().valid(now):
 		return Miss
-	case f != nil && (e.failures > 0 || now.Sub(f.began) >= c.cfg.Patience):
+	case f != nil && (e.failures > 0 || now.Sub(f.began) >= c.cfg.StaleAfter):
 		return Stale
 	case f == nil && now.Before(e.retryAt) && e.failures > 0:
 		return Stale
@@ -166,73 +157,71 @@ func (c *Cache) settled(k key, e *entry, now time.Time) Outcome {
 	}
 }
 
-// seat is a request's place: with a flight to wait for, or without one the
-// answer.
-type seat struct {
-	flight *flight
-	// old is a token that is still valid, for when the flight brings none, or
-	// none within patience of its beginning.
-	old      *Token
-	patience time.Duration
-	outcome  Outcome
-	err      error
+// ticket is a request's answer, or the fetch that it waits for.
+type ticket struct {
+	fetch *fetch
+	// old is a token that is still valid. It is the answer if the fetch fails or takes longer than
+	// maxWait.
+	old     *Token
+	maxWait time.Duration
+	outcome Outcome
+	err     error
 }
 
-func (c *Cache) fetch(ctx context.Context, k key, r Request) (*Token, Outcome, error) {
-	s := c.board(k, r) //nolint:contextcheck // a flight serves all who ask, and outlives the one who asked first
-	if s.flight == nil {
-		return s.old, s.outcome, s.err
+func (c *Cache) get(ctx context.Context, k key, r Request) (*Token, Outcome, error) {
+	t := c.join(k, r) //nolint:contextcheck // a fetch outlives the request that started it
+	if t.fetch == nil {
+		return t.old, t.outcome, t.err
 	}
-	var impatient <-chan time.Time
-	if s.old != nil {
-		timer := time.NewTimer(s.patience)
+	var timeout <-chan time.Time
+	if t.old != nil {
+		timer := time.NewTimer(t.maxWait)
 		defer timer.Stop()
-		impatient = timer.C
+		timeout = timer.C
 	}
 	select {
-	case <-s.flight.done:
-	case <-impatient:
-		return s.old, Stale, nil
+	case <-t.fetch.done:
+	case <-timeout:
+		return t.old, Stale, nil
 	case <-ctx.Done():
-		return nil, s.outcome, context.Cause(ctx)
+		return nil, t.outcome, context.Cause(ctx)
 	}
-	if s.flight.err == nil {
-		return s.flight.token, s.outcome, nil
+	if t.fetch.err == nil {
+		return t.fetch.token, t.outcome, nil
 	}
-	if s.old.valid(time.Now()) {
-		return s.old, Stale, nil
+	if t.old.valid(time.Now()) {
+		return t.old, Stale, nil
 	}
-	return nil, s.outcome, s.flight.err
+	return nil, t.outcome, t.fetch.err
 }
 
-// board looks a second time, under the lock, and finds the request a seat in a
-// flight, which it starts when there is none.
-func (c *Cache) board(k key, r Request) seat {
+// join looks again, under the lock, and joins the fetch in flight or starts one.
+func (c *Cache) join(k key, r Request) ticket {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	s, done := c.fromMemory(k, r, now)
+	t, done := c.fromMemory(k, r, now)
 	if done {
-		return s
+		return t
 	}
-	f := c.flights[k]
-	s.outcome = Shared
+	f := c.fetches[k]
+	t.outcome = Shared
 	if f == nil {
-		if s.old == nil {
+		if t.old == nil {
 			if err := c.failures.recall(k, now); err != nil {
-				return seat{outcome: Refused, err: err}
+				return ticket{outcome: Refused, err: err}
 			}
 		}
-		if len(c.flights) >= c.cfg.Max {
-			return seat{old: s.old, outcome: Refused, err: busyUnless(s.old)}
+		if len(c.fetches) >= c.cfg.Max {
+			return ticket{old: t.old, outcome: Refused, err: busyUnless(t.old)}
 		}
-		f = c.launch(k, r)
-		s.outcome = Miss
+		f = c.start(k, r)
+		t.outcome = Miss
 	}
 	f.want(r.Caller)
-	s.flight = f
-	s.patience = max(s.patience-now.Sub(f.began), 0)
-	return s
+	t.fetch = f
+	t.maxWait = max(t.maxWait-now.Sub(f.began), 0)
+	return t
 }
 
 func busyUnless(old *Token) error {
@@ -242,44 +231,43 @@ func busyUnless(old *Token) error {
 	return ErrBusy
 }
 
-// fromMemory answers from the entry; done is false when a newer token is to be
-// waited for, or there is none. The lock is held.
-func (c *Cache) fromMemory(k key, r Request, now time.Time) (s seat, done bool) {
+// fromMemory answers from the entry. done is false if there is none, or if the request must wait
+// for a newer token. The lock is held.
+func (c *Cache) fromMemory(k key, r Request, now time.Time) (t ticket, done bool) {
 	e := c.entries[k]
 	if e == nil {
-		return s, false
+		return t, false
 	}
 	e.used.Store(now.UnixNano())
 	latest := r
 	latest.Resource, latest.Revoked = e.request.Resource, "" // the same text, without the rest of a query
 	e.request = latest
-	t := e.token.Load()
-	if !t.valid(now) {
-		return s, false
+	held := e.token.Load()
+	if !held.valid(now) {
+		return t, false
 	}
-	s.old, s.patience = t, c.cfg.Patience
+	t.old, t.maxWait = held, c.cfg.StaleAfter
 	if e.failures > 0 {
-		s.patience = 0
+		t.maxWait = 0
 	}
-	if r.Revoked != "" && t.hasSum(r.Revoked) && now.Sub(e.forced) >= forceInterval {
-		// It is of no use to this client, so there is no hurry to hand it out.
+	if r.Revoked != "" && held.hasSum(r.Revoked) && now.Sub(e.forced) >= forceInterval {
+		// The token is of no use to this client, so it waits for the whole fetch.
 		e.forced = now
-		s.patience = c.cfg.FlightTime
-		return s, false
+		t.maxWait = c.cfg.FetchTimeout
+		return t, false
 	}
-	if t.fresh(now) {
-		return s, true
+	if held.fresh(now) {
+		return t, true
 	}
-	s.outcome = c.settled(k, e, now)
-	return s, s.outcome != Miss
+	t.outcome = c.aging(k, e, now)
+	return t, t.outcome != Miss
 }
 
-// forceInterval is how often a client may have a token replaced that it says was
-// revoked: the source may give the same one again.
+// forceInterval is how often clients may have a token replaced by reporting it as revoked: the
+// source may return the same one again.
 const forceInterval = 30 * time.Second
 
-// ObjectID is the object id that tokens of the identity carried, "" while none
-// is held.
+// ObjectID returns the object ID that tokens of the identity have, or "" while none is held.
 func (c *Cache) ObjectID(r Request) string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

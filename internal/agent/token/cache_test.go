@@ -69,7 +69,7 @@ func newTestCache(t testing.TB, s Source) *Cache {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	return NewCache(ctx, CacheConfig{
-		Source: s, Max: 8, MaxPerIdentity: 4, FlightTime: 10 * time.Second, Patience: time.Second,
+		Source: s, Max: 8, MaxPerIdentity: 4, FetchTimeout: 10 * time.Second, StaleAfter: time.Second,
 		Render: func(t *Token, _ Request) (Body, error) { return textBody("token " + string(t.Fields["n"])), nil },
 	})
 }

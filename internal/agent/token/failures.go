@@ -11,11 +11,11 @@ import (
 // failures remembers failed requests for a few seconds, so that hundreds of pods that ask in vain
 // cost the source only a few calls.
 //
-// A transient failure is remembered for a moment, and no longer than until the source returns a token
-// for another request. A final one (a resource that does not exist, a wrong secret) is remembered for
-// some seconds, more each time it is repeated. Failures are kept under the key of the token, so a
-// corrected identity has none. ErrBusy and Queued failures say nothing about the source and are not
-// kept.
+// A transient failure is remembered for a moment, and no longer than until the source returns a
+// token for another request. A final one (a resource that does not exist, a wrong secret) is
+// remembered for some seconds, more each time it is repeated. Failures are kept under the key of
+// the token, so a corrected identity has none. ErrBusy and Queued failures say nothing about the
+// source and are not kept.
 //
 // It is not safe for concurrent use.
 type failures struct {
@@ -76,8 +76,8 @@ func (m *failures) record(k key, err error, now time.Time) {
 	n.failure, n.at, n.until = f, now, now.Add(f.span(n.times))
 }
 
-// recall returns the failure that answers a request for now, or nil if the source should be asked. Its
-// RetryAfter counts down.
+// recall returns the failure that answers a request for now, or nil if the source should be asked.
+// Its RetryAfter counts down.
 func (m *failures) recall(k key, now time.Time) error {
 	n := m.records[k]
 	if n == nil || !now.Before(n.until) || n.failure.Transient() && !m.answered[k.kind].Before(n.at) {
@@ -103,12 +103,7 @@ func (m *failures) add(k key, now time.Time) *record {
 		m.evict(now, func(other key) bool { return other.identity() == id })
 	}
 	if len(m.records) >= m.max {
-		most := k.namespace
-		for other, n := range m.perSpace {
-			if n > m.perSpace[most] {
-				most = other
-			}
-		}
+		most := largest(m.perSpace, k.namespace)
 		m.evict(now, func(other key) bool { return other.namespace == most })
 	}
 	n := &record{}

@@ -63,7 +63,8 @@ func besideGreedy(t *testing.T, pods int, wish func(pod, i int) token.Request) {
 	}
 }
 
-// neighbors are pods of a namespace that want a token each. None may wait longer than for so many turns.
+// neighbors are pods of a namespace that want a token each. None may wait longer than for so many
+// turns.
 func neighbors(t *testing.T, c *token.Cache, namespace string, turns int) {
 	t.Helper()
 	var worst time.Duration

@@ -15,8 +15,8 @@ func from(namespace, name, resource string) Request {
 	return r
 }
 
-// TestMemoryOfAGreedyNamespace: a namespace that fills the cache, and what is remembered of failures,
-// displaces its own tokens and failures only.
+// TestMemoryOfAGreedyNamespace: a namespace that fills the cache, and what is remembered of
+// failures, displaces its own tokens and failures only.
 func TestMemoryOfAGreedyNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSource{life: 24 * time.Hour}

@@ -135,7 +135,7 @@ func newAgent(t *testing.T, service http.RoundTripper) *token.Cache {
 			Address: "169.254.169.254:80", Transport: service,
 			Calls: source.Calls{Limiter: fair.New(limits()), Meter: &sourcetest.Meter{}, Operation: "op", UserAgent: "podid-nmi/test"},
 		}),
-		Max: 4096, MaxPerIdentity: 128, FlightTime: 16 * time.Second, Patience: 500 * time.Millisecond,
+		Max: 4096, MaxPerIdentity: 128, FetchTimeout: 16 * time.Second, StaleAfter: 500 * time.Millisecond,
 		Render: func(t *token.Token, _ token.Request) (token.Body, error) { return body(t.Fields["access_token"]), nil },
 	})
 }
@@ -154,7 +154,8 @@ func faults() map[string]func(string) (int, string) {
 	}
 }
 
-// TestIllForAMinute asks 25 times a second while the service is ill, from every stage of a token's life.
+// TestIllForAMinute asks 25 times a second while the service is ill, from every stage of a token's
+// life.
 func TestIllForAMinute(t *testing.T) {
 	for name, fault := range faults() {
 		for _, life := range []time.Duration{time.Minute, time.Hour} {

@@ -66,32 +66,32 @@ func TestPrefetchEndpoints(t *testing.T) {
 }
 
 func TestHabitsAreBounded(t *testing.T) {
-	h := newHabits()
+	h := newRecentResources()
 	now := time.Now()
-	for i := range 3 * maxHabits {
-		for j := range 2 * maxAsked {
-			h.note(key{uid: fmt.Sprint(i), resource: fmt.Sprint(j)}, now.Add(time.Duration(i)*time.Second))
+	for i := range 3 * maxRecentIdentities {
+		for j := range 2 * maxRecent {
+			h.record(key{uid: fmt.Sprint(i), resource: fmt.Sprint(j)}, now.Add(time.Duration(i)*time.Second))
 		}
-		h.worth(key{uid: fmt.Sprint("unused", i)}, []string{arm}, now)
-		if len(h.of) > maxHabits {
+		h.candidates(key{uid: fmt.Sprint("unused", i)}, []string{arm}, now)
+		if len(h.of) > maxRecentIdentities {
 			t.Fatalf("%d identities", len(h.of))
 		}
 	}
-	last := key{uid: fmt.Sprint(3*maxHabits - 1)}
-	if got := h.worth(last, []string{arm}, now.Add(3*maxHabits*time.Second)); len(got) != maxAsked || got[0] != fmt.Sprint(2*maxAsked-1) {
+	last := key{uid: fmt.Sprint(3*maxRecentIdentities - 1)}
+	if got := h.candidates(last, []string{arm}, now.Add(3*maxRecentIdentities*time.Second)); len(got) != maxRecent || got[0] != fmt.Sprint(2*maxRecent-1) {
 		t.Errorf("worth fetching: %v", got)
 	}
 }
 
-// TestPrefetchOfAGreedyNamespace: the identities of a namespace that becomes entitled to ever new ones
-// keep another namespace's waiting for a turn, and displace no habit of theirs.
+// TestPrefetchOfAGreedyNamespace: the identities of a namespace that becomes entitled to ever new
+// ones keep another namespace's waiting for a turn, and displace no habit of theirs.
 func TestPrefetchOfAGreedyNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSource{life: time.Hour, takes: 100 * time.Millisecond}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		c := NewCache(ctx, CacheConfig{
-			Source: s, Max: 4096, MaxPerIdentity: 128, FlightTime: 10 * time.Second, Patience: time.Second,
+			Source: s, Max: 4096, MaxPerIdentity: 128, FetchTimeout: 10 * time.Second, StaleAfter: time.Second,
 			Render: func(t *Token, _ Request) (Body, error) { return textBody("x"), nil },
 		})
 		of := func(namespace, name string) *v1.AzureIdentity {
@@ -108,7 +108,7 @@ func TestPrefetchOfAGreedyNamespace(t *testing.T) {
 		for i := range 2 * maxPending {
 			w.Add(of("hostile", fmt.Sprint(i)))
 			c.mu.Lock()
-			c.habits.note(keyOf(Request{Identity: of("hostile", fmt.Sprint(i)), Resource: "x"}), time.Now())
+			c.recent.record(keyOf(Request{Identity: of("hostile", fmt.Sprint(i)), Resource: "x"}), time.Now())
 			c.mu.Unlock()
 		}
 		pass(10 * time.Second)
@@ -125,7 +125,7 @@ func TestPrefetchOfAGreedyNamespace(t *testing.T) {
 		if want := []string{"shopweb " + arm}; !slices.Equal(shop, want) {
 			t.Errorf("fetched %v, want %v: the job's is held", shop, want)
 		}
-		if got := c.worth(habit.Identity, []string{arm}); !slices.Equal(got, []string{"vault"}) {
+		if got := c.candidates(habit.Identity, []string{arm}); !slices.Equal(got, []string{"vault"}) {
 			t.Errorf("worth fetching for the job: %v", got)
 		}
 	})

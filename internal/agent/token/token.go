@@ -33,8 +33,8 @@ type Request struct {
 	// Caller is the pod that the call of the source counts for, as namespace/name. Namespaces take
 	// turns, and so do the pods of each.
 	Caller string
-	// Revoked is the hexadecimal SHA-256 of a token that the client reports as revoked. If it is the
-	// token held, the cache gets a new one. Usually it is empty.
+	// Revoked is the hexadecimal SHA-256 of a token that the client reports as revoked. If it is
+	// the token held, the cache gets a new one. Usually it is empty.
 	Revoked string
 	// Wanted, of a request in the Background, gets the name of the first caller that comes to wait
 	// for it. From then on the request counts for that caller. Nil otherwise.
@@ -46,19 +46,19 @@ type Request struct {
 type Token struct {
 	// Fields is the source's whole reply. The cache drops it once Body is made.
 	Fields map[string]json.RawMessage
-	// NotBefore and ExpiresOn are the token's own times. Until ExtendedOn it may be used in an outage
-	// (zero: no longer than ExpiresOn).
+	// NotBefore and ExpiresOn are the token's own times. Until ExtendedOn it may be used in an
+	// outage (zero: no longer than ExpiresOn).
 	NotBefore, ExpiresOn, ExtendedOn time.Time
 	// Obtained is when the source returned it, which may be late in its life.
 	Obtained time.Time
 	// ObjectID is the object ID of the identity, "" if the token does not have it.
 	ObjectID string
-	// Auxiliary are the tokens for further tenants of a multi-tenant application, in the order of its
-	// spec. The token's times are the shortest of them all. The function that renders the reply drops
-	// them.
+	// Auxiliary are the tokens for further tenants of a multi-tenant application, in the order of
+	// its spec. The token's times are the shortest of them all. The function that renders the reply
+	// drops them.
 	Auxiliary []*Token
-	// ClusterEvidence returns why the token is one of the cluster's own identities, as far as they are
-	// known now, or "". Nil: it cannot be one.
+	// ClusterEvidence returns why the token is one of the cluster's own identities, as far as they
+	// are known now, or "". Nil: it cannot be one.
 	ClusterEvidence func() string
 	// Body is the reply, ready to send.
 	Body Body
@@ -68,8 +68,8 @@ type Token struct {
 	units int               // of its size
 }
 
-// OfCluster returns why the token is one of the cluster's own identities, or "". The caller hands out
-// such a token only if the policy names the identity.
+// OfCluster returns why the token is one of the cluster's own identities, or "". The caller hands
+// out such a token only if the policy names the identity.
 func (t *Token) OfCluster() string {
 	if t.ClusterEvidence == nil {
 		return ""
@@ -158,14 +158,15 @@ type Failure struct {
 	Status int
 	// Code is one word. Message is a sentence without secrets that says what to do.
 	Code, Message string
-	// Reason is the reason of the refusal in metrics, Events and audit lines. Empty: trouble with the
-	// source in general.
+	// Reason is the reason of the refusal in metrics, Events and audit lines. Empty: trouble with
+	// the source in general.
 	Reason string
 	// RetryAfter is when to come back, if the source said so.
 	RetryAfter time.Duration
 	// Cause is what went wrong, for the log. It may be nil.
 	Cause error
-	// Queued marks a request that never reached the source, so that the failure says nothing about it.
+	// Queued marks a request that never reached the source, so that the failure says nothing about
+	// it.
 	Queued bool
 	// Final marks a failure that a retry cannot change, although clients retry its Status.
 	Final bool
@@ -182,7 +183,8 @@ func (f *Failure) Error() string {
 // Unwrap returns the cause.
 func (f *Failure) Unwrap() error { return f.Cause }
 
-// Transient reports whether the failure may end without anybody changing the identity or the request.
+// Transient reports whether the failure may end without anybody changing the identity or the
+// request.
 func (f *Failure) Transient() bool {
 	switch f.Status {
 	case http.StatusNotFound, http.StatusRequestTimeout, http.StatusGone, http.StatusTooManyRequests:
@@ -209,8 +211,8 @@ const (
 	ReasonClusterIdentity = "ClusterIdentity"
 )
 
-// RefuseCluster returns the failure of a token that is OfCluster, for a pod that the policy does not
-// allow the identity.
+// RefuseCluster returns the failure of a token that is OfCluster, for a pod that the policy does
+// not allow the identity.
 func RefuseCluster(t *Token, id *v1.AzureIdentity) *Failure {
 	return &Failure{
 		Status: http.StatusForbidden, Code: "cluster_identity", Reason: ReasonClusterIdentity, Cause: errors.New(t.OfCluster()),

@@ -64,8 +64,8 @@ func (certificates) tenants(id *v1.AzureIdentity) []string { return []string{id.
 type keyPair struct{ *keyfile.Pair }
 
 // sign makes an assertion. Entra ID requires PSS for RSA keys and the certificate's SHA-256
-// thumbprint. ADFS knows only the older ways. The certificates are sent for applications that trust a
-// subject and its issuer instead of one certificate. Others ignore them.
+// thumbprint. ADFS knows only the older ways. The certificates are sent for applications that trust
+// a subject and its issuer instead of one certificate. Others ignore them.
 func (k keyPair) sign(form url.Values, at endpoint, clientID string, now time.Time) error {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails

@@ -10,14 +10,15 @@ import (
 )
 
 // cooldown remembers until when not to call an endpoint for a client. It holds at most maxCooldowns
-// entries: a full one drops the entry that ends first, of the namespace that has the most. It is safe
-// for concurrent use.
+// entries: a full one drops the entry that ends first, of the namespace that has the most. It is
+// safe for concurrent use.
 type cooldown struct {
 	mu    sync.Mutex
 	until map[cooldownKey]time.Time
 }
 
-// cooldownKey is an endpoint with the client that it throttles, as a namespace's identities name it.
+// cooldownKey is an endpoint with the client that it throttles, as a namespace's identities name
+// it.
 type cooldownKey struct{ namespace, endpoint string }
 
 const maxCooldowns = 256

@@ -66,9 +66,9 @@ func readError(body []byte, id *v1.AzureIdentity, with proof) (entraError, bool)
 	return entraError{code: code, word: source.Clip(readable(e.Error, id, with), 64), text: readable(e.Description, id, with)}, true
 }
 
-// readable returns the beginning of a description. It removes trace IDs, which differ each time, cuts
-// client IDs, and hides a text that repeats the proof: the answer may come from any host that an
-// adEndpoint names.
+// readable returns the beginning of a description. It removes trace IDs, which differ each time,
+// cuts client IDs, and hides a text that repeats the proof: the answer may come from any host that
+// an adEndpoint names.
 func readable(description string, id *v1.AzureIdentity, with proof) string {
 	text, _, _ := strings.Cut(description, "Trace ID:")
 	if with.leaked(description) {

@@ -33,8 +33,8 @@ func NewClientSecret(c Config, secrets Secrets) *Source {
 
 type clientSecrets struct{ Secrets }
 
-// secretKey is the key of a Secret that holds the client secret. It may be missing if the Secret has
-// only one key.
+// secretKey is the key of a Secret that holds the client secret. It may be missing if the Secret
+// has only one key.
 const secretKey = "clientSecret"
 
 func (s clientSecrets) proof(ctx context.Context, id *v1.AzureIdentity) (proof, error) {
@@ -62,8 +62,8 @@ func (s clientSecrets) proof(ctx context.Context, id *v1.AzureIdentity) (proof, 
 	return clientSecret(secret), nil
 }
 
-// tenants returns the auxiliary tenants as well: v1.8.17 answers with a list of tokens for this type
-// alone.
+// tenants returns the auxiliary tenants as well: v1.8.17 answers with a list of tokens for this
+// type alone.
 func (clientSecrets) tenants(id *v1.AzureIdentity) []string {
 	return append([]string{id.Spec.TenantID}, id.Spec.AuxiliaryTenantIDs...)
 }

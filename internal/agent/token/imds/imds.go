@@ -36,9 +36,9 @@ type Config struct {
 	Address string
 	// Transport carries the calls. Nil: HTTP without a proxy.
 	Transport http.RoundTripper
-	// ClusterIdentity reports whether one of the cluster's own identities has this client ID or this
-	// resource ID. They are in lower case, and either may be empty. Nil: pods may have all of them,
-	// and no token is marked.
+	// ClusterIdentity reports whether one of the cluster's own identities has this client ID or
+	// this resource ID. They are in lower case, and either may be empty. Nil: pods may have all of
+	// them, and no token is marked.
 	ClusterIdentity func(clientID, resourceID string) bool
 }
 

@@ -18,9 +18,10 @@ const (
 
 var errTooMuchWork = errors.New("reading it would take too long")
 
-// checkIterations refuses DER that asks for more than maxIterations. It does not follow the formats.
-// It checks every integer right after an octet string (the salt): that is where the counts of PKCS#5,
-// PKCS#12 and a PFX's MAC are, and where no other large integer is. It cannot see what is encrypted.
+// checkIterations refuses DER that asks for more than maxIterations. It does not follow the
+// formats. It checks every integer right after an octet string (the salt): that is where the counts
+// of PKCS#5, PKCS#12 and a PFX's MAC are, and where no other large integer is. It cannot see what
+// is encrypted.
 func checkIterations(der []byte) error {
 	return walk(der, 0)
 }

@@ -49,11 +49,11 @@ type Limiter interface {
 
 // Parser reads key files.
 //
-// The author of an AzureIdentity writes the file, so reading it must stay cheap. A file that visibly
-// derives its password with too many iterations is refused. What is encrypted cannot be checked, and
-// reading cannot be interrupted. So each file is read in its own goroutine, which keeps its place at
-// the limiter until it ends, however long that takes, while the request gives up after parseTime. A
-// hostile file thereby blocks only its own namespace.
+// The author of an AzureIdentity writes the file, so reading it must stay cheap. A file that
+// visibly derives its password with too many iterations is refused. What is encrypted cannot be
+// checked, and reading cannot be interrupted. So each file is read in its own goroutine, which
+// keeps its place at the limiter until it ends, however long that takes, while the request gives up
+// after parseTime. A hostile file thereby blocks only its own namespace.
 type Parser struct{ limiter Limiter }
 
 const (
@@ -74,8 +74,8 @@ var ErrBusy = errors.New("a file with a certificate takes too long to read, or t
 // NewParser returns a parser. The limiter must allow one file of each namespace at a time.
 func NewParser(limiter Limiter) *Parser { return &Parser{limiter} }
 
-// Parse reads a key file of a namespace. Its errors quote neither the file nor the password. They are
-// final, except ErrBusy.
+// Parse reads a key file of a namespace. Its errors quote neither the file nor the password. They
+// are final, except ErrBusy.
 func (p *Parser) Parse(ctx context.Context, namespace string, data []byte, password string) (*Pair, error) {
 	if len(data) > maxSize {
 		return nil, fmt.Errorf("the file is larger than %d kB", maxSize>>10)
@@ -186,7 +186,8 @@ func parsePEM(data []byte, password string) (*Pair, error) {
 	return newPair(key, chain)
 }
 
-// parseKeyBlock returns the private key of a block, or nil for another block, such as EC PARAMETERS.
+// parseKeyBlock returns the private key of a block, or nil for another block, such as EC
+// PARAMETERS.
 func parseKeyBlock(block *pem.Block, password string) (key any, err error) {
 	if block.Headers["DEK-Info"] != "" {
 		return nil, errLegacyPEM

@@ -1,6 +1,7 @@
-// Private keys protected by a password, in PKCS#8 (RFC 5958, RFC 8018). Microsoft's instructions for
-// Node.js apps make them (openssl req -x509 -newkey and openssl pkcs12 -nocerts, both with a pass
-// phrase): https://learn.microsoft.com/entra/identity-platform/how-to-web-app-node-use-certificate.
+// Private keys protected by a password, in PKCS#8 (RFC 5958, RFC 8018). Microsoft's instructions
+// for Node.js apps make them (openssl req -x509 -newkey and openssl pkcs12 -nocerts, both with a
+// pass phrase):
+// https://learn.microsoft.com/entra/identity-platform/how-to-web-app-node-use-certificate.
 
 package keyfile
 

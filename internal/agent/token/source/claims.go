@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Claims are the claims of a token that the agent reads. It does not verify the signature: the token
-// came from the authority itself, and its recipient verifies it.
+// Claims are the claims of a token that the agent reads. It does not verify the signature: the
+// token came from the authority itself, and its recipient verifies it.
 type Claims struct {
 	ObjectID  string      `json:"oid"`
 	NotBefore json.Number `json:"nbf"`

@@ -19,7 +19,8 @@ type Backoff struct {
 	Attempts int
 	// First is the pause after the first call. It doubles with each further call.
 	First time.Duration
-	// Jitter shortens each pause by up to a half, so that the nodes of a cluster do not retry in step.
+	// Jitter shortens each pause by up to a half, so that the nodes of a cluster do not retry in
+	// step.
 	Jitter bool
 }
 

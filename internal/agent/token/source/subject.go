@@ -115,8 +115,8 @@ func lower(ids []string) []string {
 	return lowered
 }
 
-// OtherIdentity is the failure of a token that is for another identity than the spec's. It is final:
-// the spec is wrong.
+// OtherIdentity is the failure of a token that is for another identity than the spec's. It is
+// final: the spec is wrong.
 func OtherIdentity(id *v1.AzureIdentity, authority string, mismatch error) *token.Failure {
 	remedy := "correct spec.clientID or spec.adEndpoint"
 	switch spec := id.Spec; {
