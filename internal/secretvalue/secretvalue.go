@@ -1,5 +1,5 @@
-// Package secretvalue reads what people put into Secrets: client secrets, passwords and key files.
-// Its functions are pure. Their results must not be logged.
+// Package secretvalue reads client secrets, passwords and key files from Secrets, in the forms that
+// people and tools write. Its functions are pure. Their results must not be logged.
 package secretvalue
 
 import (
@@ -14,7 +14,7 @@ import (
 	"unicode/utf8"
 )
 
-// The byte order marks, which editors and PowerShell put before a text.
+// Byte order marks, which editors and PowerShell write before a text.
 const (
 	markUTF8    = "\xef\xbb\xbf"
 	markLittle  = "\xff\xfe"
@@ -22,8 +22,8 @@ const (
 	utf16Length = 2
 )
 
-// Text returns a text without its byte order mark, in UTF-8. Data without a mark is returned as it
-// is.
+// Text returns a text without its byte order mark, in UTF-8. It returns data without a mark
+// unchanged.
 func Text(data []byte) []byte {
 	switch {
 	case bytes.HasPrefix(data, []byte(markUTF8)):
@@ -45,20 +45,20 @@ func fromUTF16(data []byte, order binary.ByteOrder) []byte {
 	return []byte(string(utf16.Decode(units)))
 }
 
-// The errors of ClientSecret. They say nothing of the value.
+// The errors of ClientSecret. They reveal nothing about the value.
 var (
 	ErrKeyFile = errors.New("it holds a certificate or a private key")
 	ErrNotText = errors.New("it is binary or has several lines")
 )
 
-// ClientSecret returns a client secret without a byte order mark and without the blanks and line
-// ends around it, which files and editors add: no authority issues secrets with them. It returns
-// ErrKeyFile for a certificate or a private key, which must not be sent, and ErrNotText for
-// anything else that is no client secret. The result may be empty.
+// ClientSecret returns a client secret without the byte order mark and white space that files and
+// editors add. No authority issues secrets with white space around them. It returns ErrKeyFile for
+// a certificate or a private key, which must not be sent, and ErrNotText for anything else that
+// cannot be a client secret. The result may be empty.
 func ClientSecret(data []byte) (string, error) {
 	around := func(r rune) bool { return r == '\ufeff' || unicode.IsSpace(r) }
 	secret := strings.TrimFunc(string(Text(data)), around)
-	if IsKeyFile(data) || IsKeyFile([]byte(secret)) {
+	if isKeyFile(data) || isKeyFile([]byte(secret)) {
 		return "", ErrKeyFile
 	}
 	if !utf8.ValidString(secret) || strings.ContainsFunc(secret, unicode.IsControl) {
@@ -67,19 +67,19 @@ func ClientSecret(data []byte) (string, error) {
 	return secret, nil
 }
 
-// Password returns the password of a key file without a byte order mark and without the line end
-// after it. Blanks stay: a password may have them.
+// Password returns the password of a key file without the byte order mark and the line end. It
+// keeps blanks, which a password may have.
 func Password(data []byte) string {
 	return strings.TrimRight(string(Text(data)), "\r\n")
 }
 
-// base64Layers are those that IsKeyFile looks through: Key Vault writes a PFX in base64, and some
-// write what they put into a Secret's data in base64 twice.
+// base64Layers is how many layers isKeyFile decodes: Key Vault returns a PFX in base64, and people
+// encode the data of a Secret twice by mistake.
 const base64Layers = 2
 
-// IsKeyFile reports whether data is a certificate or a private key: a PEM file, or DER such as a
+// isKeyFile reports whether data is a certificate or a private key: a PEM file, or DER such as a
 // PFX, or either in base64.
-func IsKeyFile(data []byte) bool {
+func isKeyFile(data []byte) bool {
 	for range base64Layers + 1 {
 		data = Text(data)
 		if bytes.Contains(data, []byte("-----BEGIN ")) || isDER(data) {
@@ -94,11 +94,12 @@ func IsKeyFile(data []byte) bool {
 	return false
 }
 
-// minKey is less than the smallest private key has, and more than a client secret in base64 holds.
+// minKey is smaller than any private key, and larger than what a client secret in base64 decodes
+// to.
 const minKey = 40
 
-// isDER reports whether data is one ASN.1 sequence that begins as keys, certificates and PFX files
-// do: with a version or with another sequence.
+// isDER reports whether data is one ASN.1 sequence that begins with a version or another sequence,
+// as keys, certificates and PFX files do.
 func isDER(data []byte) bool {
 	const indefinite = "\x30\x80" // BER, which old programs write
 	if len(data) < minKey {

@@ -23,7 +23,7 @@ import (
 
 const secret = "abc8Q~dEf.GhI-jKl_mNoPqRsTuVwXyZ01234567"
 
-// inUTF16 writes a text as PowerShell's > does.
+// inUTF16 encodes a text as PowerShell's > does.
 func inUTF16(text string) string {
 	out := "\xff\xfe"
 	for _, unit := range utf16.Encode([]rune(text)) {
@@ -37,7 +37,7 @@ func TestClientSecret(t *testing.T) {
 	for _, unit := range utf16.Encode([]rune(secret)) {
 		bigEndian += string([]byte{byte(unit >> 8), byte(unit)})
 	}
-	legacy := base64.StdEncoding.EncodeToString([]byte("32 bytes of a secret of old days")) // as the portal made them once
+	legacy := base64.StdEncoding.EncodeToString([]byte("32 bytes of a secret of old days")) // as the portal made them in the past
 	for _, c := range []struct {
 		name, data, want string
 		err              error
@@ -79,7 +79,7 @@ func TestPassword(t *testing.T) {
 	}
 }
 
-// TestKeyFiles checks that no form of a certificate or private key passes for a client secret.
+// TestKeyFiles checks that no form of a certificate or private key is accepted as a client secret.
 func TestKeyFiles(t *testing.T) {
 	for name, der := range keyFiles(t) {
 		block := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
@@ -127,7 +127,7 @@ func keyFiles(t *testing.T) map[string][]byte {
 	}
 }
 
-// FuzzClientSecret looks for a result that ClientSecret itself would not accept.
+// FuzzClientSecret looks for a result that ClientSecret itself does not accept.
 func FuzzClientSecret(f *testing.F) {
 	f.Add([]byte("\xff\xfea\x00"))
 	f.Add([]byte("\xef\xbb\xbfx\n"))

@@ -1,12 +1,12 @@
-// Package turns shares what is scarce between namespaces, and within a namespace between its pods. A
-// namespace with a hundred pods gets no more than one with a single pod.
+// Package turns has a queue that is fair to namespaces, and within a namespace to its pods. A
+// namespace with a hundred pods gets no more turns than one with a single pod.
 package turns
 
 import "slices"
 
-// Queue is a bounded queue. Namespaces with entries take turns, within a namespace its callers do, and
-// within a caller the first is served first. When the queue is full, the newest entry of the caller
-// that has most gives way, in the namespace that has most.
+// Queue is a bounded queue. Namespaces with entries take turns, and so do the callers of a
+// namespace. The entries of one caller stay in order. A full queue evicts the newest entry of the
+// caller with the most, in the namespace with the most.
 //
 // It is not safe for concurrent use.
 type Queue[T any] struct {
@@ -34,7 +34,7 @@ type Entry[T any] struct {
 	Namespace, Caller string
 }
 
-// NewQueue returns an empty queue for a number of entries, in all and of one caller.
+// NewQueue returns an empty queue for so many entries, in all and of one caller.
 func NewQueue[T any](most, mostPerCaller int) *Queue[T] {
 	return &Queue[T]{most: most, mostPerCaller: mostPerCaller, namespaces: map[string]*namespace[T]{}}
 }
@@ -42,8 +42,8 @@ func NewQueue[T any](most, mostPerCaller int) *Queue[T] {
 // Len returns the number of entries.
 func (q *Queue[T]) Len() int { return q.n }
 
-// Push adds an item. It returns a nil entry when there is no place for it, and the entry that was
-// removed for it, nil if none.
+// Push adds an item. It returns nil if there is no place for it, and the entry that it evicted, or
+// nil.
 func (q *Queue[T]) Push(inNamespace, ofCaller string, item T) (added, removed *Entry[T]) {
 	_, own := q.find(inNamespace, ofCaller)
 	if own != nil && len(own.queue) >= q.mostPerCaller {
@@ -81,8 +81,8 @@ func (q *Queue[T]) find(inNamespace, ofCaller string) (*namespace[T], *caller[T]
 	return ns, ns.callers[ofCaller]
 }
 
-// newestOfGreediest returns the entry that gives way to a new one, nil if none has to: a namespace
-// that has most gives way to those that have less, and so does a caller within a namespace.
+// newestOfGreediest returns the entry to evict for a new one. It returns nil if the new one's
+// namespace has the most entries, and its caller has the most within the namespace.
 func (q *Queue[T]) newestOfGreediest(inNamespace, ofCaller string) *Entry[T] {
 	own, ownCaller := q.find(inNamespace, ofCaller)
 	most, n, nCaller := own, 0, 0
@@ -112,7 +112,7 @@ func (q *Queue[T]) newestOfGreediest(inNamespace, ofCaller string) *Entry[T] {
 	return greediest.queue[len(greediest.queue)-1]
 }
 
-// Next returns the entry whose turn it is, of the callers that qualify; nil when there is none.
+// Next returns the entry whose turn it is, of those that qualify, or nil.
 func (q *Queue[T]) Next(qualifies func(e *Entry[T]) bool) *Entry[T] {
 	for _, ns := range q.turns {
 		for _, c := range ns.turns {
@@ -138,7 +138,7 @@ func (q *Queue[T]) Take(e *Entry[T]) {
 	}
 }
 
-// Remove removes an entry, once. It reports whether the entry was there.
+// Remove removes an entry and reports whether it was in the queue.
 func (q *Queue[T]) Remove(e *Entry[T]) bool {
 	ns, c := q.find(e.Namespace, e.Caller)
 	if c == nil {

@@ -11,7 +11,7 @@ import (
 
 func all(*Entry[int]) bool { return true }
 
-// push adds items as "namespace/caller" and returns those that did not get a place or lost theirs.
+// push adds items as "namespace/caller" and returns those that got no place or were evicted.
 func push(q *Queue[int], names ...string) (out []string) {
 	for i, name := range names {
 		namespace, caller, _ := strings.Cut(name, "/")
@@ -42,7 +42,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestNext: callers that do not qualify keep their turn.
+// TestNext checks that callers that do not qualify keep their turn.
 func TestNext(t *testing.T) {
 	q := NewQueue[int](100, 10)
 	push(q, "a/1", "a/2", "b/1")
@@ -93,8 +93,8 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestProperties: whatever comes and goes, the bounds are kept, nothing is lost, and a namespace with
-// fewer entries than its share always gets a place.
+// TestProperties checks with random operations that the bounds are kept, that no entry is lost, and
+// that a namespace with fewer entries than its share always gets a place.
 func TestProperties(t *testing.T) {
 	const most, mostPerCaller, namespaces = 12, 5, 3
 	rapid.Check(t, func(t *rapid.T) {

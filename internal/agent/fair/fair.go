@@ -1,9 +1,9 @@
-// Package fair shares what is scarce between namespaces and their pods: so many operations at once,
-// and so many a second. A namespace that asks for much waits behind one that asks for little, however
-// many pods it has, and so does a pod within its namespace.
+// Package fair limits the rate and the concurrency of operations, and shares them between
+// namespaces and their pods. A namespace with many requests waits behind one with few, however many
+// pods it has, and so does a pod within its namespace.
 //
-// The metadata service allows a machine 20 token requests a second and 5 at once. Without this, one
-// pod that asks in a loop would take them from all others on the node.
+// The metadata service allows a machine 20 token requests a second and 5 at once. Without this
+// package, one pod that requests tokens in a loop would block all others on the node.
 package fair
 
 import (
@@ -17,72 +17,72 @@ import (
 	"github.com/podid-io/podid/internal/turns"
 )
 
-// ErrBusy is the error of an operation for which there is no place to wait: the caller has too many
-// waiting, or all places are taken and its namespace has most of them.
+// ErrBusy means that the queue has no place for an operation: its caller has too many waiting, or
+// the queue is full and its namespace has the most places.
 var ErrBusy = errors.New("too many requests are waiting")
 
-// Away is the error while everybody has to stay away; it is how long still.
-type Away time.Duration
+// Cooldown is the error while StayAway blocks all operations. Its value is the time left.
+type Cooldown time.Duration
 
-// Error says it in words.
-func (a Away) Error() string { return "to be left alone for " + time.Duration(a).String() }
+// Error implements error.
+func (c Cooldown) Error() string { return "no operations for another " + time.Duration(c).String() }
 
-// RetryAfter is when to come back, from now.
-func (a Away) RetryAfter() time.Duration { return time.Duration(a) }
+// RetryAfter returns the time left.
+func (c Cooldown) RetryAfter() time.Duration { return time.Duration(c) }
 
-// Config are the bounds of a Limiter; all must be positive.
+// Config has the bounds of a Limiter. All must be positive.
 type Config struct {
-	// Rate is operations started a second in the long run, Burst how many of
-	// them may start together after a pause. In any one second at most
-	// Rate+Burst start.
+	// Rate is how many operations start a second in the long run. Burst is how many may start
+	// together after a pause. At most Rate+Burst start within one second.
 	Rate  float64
 	Burst int
-	// Concurrent is operations under way in all, PerCaller of one caller. A quarter of Concurrent, at
-	// least one, is for namespaces that have fewer under way than there are free.
+	// Concurrent bounds the operations in flight in all, PerCaller those of one caller. A quarter
+	// of Concurrent, at least one, is reserved for namespaces with fewer in flight than there are
+	// free.
 	Concurrent, PerCaller int
-	// Waiting is operations waiting in all, WaitingPerCaller of one caller.
-	// Beyond the latter, Acquire refuses at once. Beyond the former, the newest of the greediest caller
-	// in the greediest namespace gives way.
+	// Waiting bounds the operations waiting in all, WaitingPerCaller those of one caller. Beyond
+	// the latter, Acquire refuses at once. Beyond the former, the newest operation of the caller
+	// with the most is evicted, in the namespace with the most.
 	Waiting, WaitingPerCaller int
-	// Background is the caller of operations that no request waits for. They begin
-	// only while no other can, one at a time, and leave half of Burst to
-	// the others; but one in backgroundShare begins even so. "" when there is none.
+	// Background is the caller of operations that no request waits for, or "". They start only
+	// while no other can, one at a time, and leave half of Burst to the others. But one starts
+	// after backgroundShare others in any case.
 	Background string
 }
 
 const (
-	// MaxAway bounds how long one StayAway lasts.
-	MaxAway = 2 * time.Minute
-	// backgroundShare is after how many operations of others one of the background begins.
+	// maxCooldown bounds how long one StayAway lasts.
+	maxCooldown = 2 * time.Minute
+	// backgroundShare is after how many other operations one of the background starts.
 	backgroundShare = 15
 )
 
-// Limiter lets operations begin. Namespaces with operations waiting take turns, and so do callers
-// within a namespace; within a caller, first come is first served. A caller's name is
-// namespace/name; one without a slash is a namespace of its own.
+// Limiter starts operations within its bounds. Namespaces with operations waiting take turns, and
+// so do the callers of a namespace. The operations of one caller start in order. A caller is named
+// namespace/name. A name without a slash is a namespace of its own. Limiter is safe for concurrent
+// use.
 //
-// All state is guarded by mu and changed by pump, which starts what may start
-// and, when only the rate stands in the way, sets the timer to come back.
+// mu guards all state. pump starts what may start, and sets the timer if only the rate prevents
+// that.
 type Limiter struct {
 	cfg Config
 
 	mu         sync.Mutex
 	waiting    *turns.Queue[*ticket]
 	active     int
-	callers    map[string]int // operations under way
+	callers    map[string]int // operations in flight
 	namespaces map[string]int // the same
-	passed     int            // operations begun while the background waits
+	passed     int            // operations started while the background waits
 	tokens     float64        // of the rate, at most Burst
 	filled     time.Time
-	timer      *time.Timer // of the rate, when nothing else stands in the way
-	away       time.Time   // nothing begins until then
+	timer      *time.Timer // of the rate, if nothing else prevents a start
+	cooldown   time.Time   // nothing starts until then
 }
 
-// entry is a ticket's place among those that wait.
+// entry is a ticket's place in the queue.
 type entry = turns.Entry[*ticket]
 
-// ticket is one operation. err is set before called closes; without
-// it, the operation has begun.
+// ticket is one operation. called closes when it starts, or when it is refused with err.
 type ticket struct {
 	caller, namespace string
 	called            chan struct{}
@@ -94,7 +94,7 @@ func (t *ticket) refuse(err error) {
 	close(t.called)
 }
 
-// New returns a limiter with nothing under way.
+// New returns a limiter with nothing in flight.
 func New(cfg Config) *Limiter {
 	return &Limiter{
 		cfg: cfg, waiting: turns.NewQueue[*ticket](cfg.Waiting, cfg.WaitingPerCaller),
@@ -102,9 +102,8 @@ func New(cfg Config) *Limiter {
 	}
 }
 
-// Acquire waits until an operation of the caller may begin, and returns the
-// function to call when it has ended. The error is ErrBusy, Away, or that
-// of ctx.
+// Acquire waits until an operation of the caller may start, and returns the function to call when
+// it has ended. The error is ErrBusy, a Cooldown, or that of ctx.
 func (l *Limiter) Acquire(ctx context.Context, caller string) (release func(), err error) {
 	t := &ticket{caller: caller, called: make(chan struct{})}
 	t.namespace, _, _ = strings.Cut(caller, "/")
@@ -129,15 +128,15 @@ func (l *Limiter) Acquire(ctx context.Context, caller string) (release func(), e
 func (l *Limiter) enqueue(t *ticket) (*entry, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.isAway(); err != nil {
+	if err := l.coolingDown(); err != nil {
 		return nil, err
 	}
 	if t.caller == l.cfg.Background && l.waiting.Next(l.inBackground) == nil {
 		l.passed = 0
 	}
-	place, gaveWay := l.waiting.Push(t.namespace, t.caller, t)
-	if gaveWay != nil {
-		gaveWay.Item.refuse(ErrBusy)
+	place, evicted := l.waiting.Push(t.namespace, t.caller, t)
+	if evicted != nil {
+		evicted.Item.refuse(ErrBusy)
 	}
 	if place == nil {
 		return nil, ErrBusy
@@ -155,7 +154,7 @@ func (l *Limiter) pump() {
 			return
 		}
 		if l.tokens < need {
-			l.comeBack(need)
+			l.wakeUp(need)
 			return
 		}
 		l.tokens--
@@ -163,8 +162,8 @@ func (l *Limiter) pump() {
 	}
 }
 
-// next is the operation that begins next, and how much of the rate there must be for it. The background
-// comes last, or first when it has its share to get.
+// next returns the operation that starts next, and how many tokens it needs. The background comes
+// last, or first if its share is due.
 func (l *Limiter) next() (*entry, float64) {
 	idle := func(e *entry) bool { return l.inBackground(e) && l.callers[e.Caller] == 0 }
 	if l.passed >= backgroundShare {
@@ -172,14 +171,15 @@ func (l *Limiter) next() (*entry, float64) {
 			return e, 1
 		}
 	}
-	if e := l.waiting.Next(l.mayBegin); e != nil {
+	if e := l.waiting.Next(l.mayStart); e != nil {
 		return e, 1
 	}
 	return l.waiting.Next(idle), 1 + float64(l.cfg.Burst/2)
 }
 
-// mayBegin reports whether an operation that is not in the background may begin, but for the rate.
-func (l *Limiter) mayBegin(e *entry) bool {
+// mayStart reports whether an operation that is not in the background may start as far as
+// concurrency goes.
+func (l *Limiter) mayStart(e *entry) bool {
 	free := l.cfg.Concurrent - l.active
 	kept := max(1, l.cfg.Concurrent/4)
 	return !l.inBackground(e) && l.callers[e.Caller] < l.cfg.PerCaller && (free > kept || l.namespaces[e.Namespace] < free)
@@ -189,32 +189,32 @@ func (l *Limiter) inBackground(e *entry) bool {
 	return e.Caller == l.cfg.Background && l.cfg.Background != ""
 }
 
-// StayAway lets nothing begin for a while, MaxAway at most, and sends away who
-// waits. A shorter while than there is already changes nothing.
+// StayAway blocks all operations for a while, two minutes at most, and refuses those that wait. It
+// has no effect if it would end before the current cooldown.
 func (l *Limiter) StayAway(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if d <= 0 {
 		return
 	}
-	if until := time.Now().Add(min(d, MaxAway)); until.After(l.away) {
-		l.away = until
+	if until := time.Now().Add(min(d, maxCooldown)); until.After(l.cooldown) {
+		l.cooldown = until
 	}
-	err := l.isAway()
+	err := l.coolingDown()
 	for _, e := range l.waiting.Clear() {
 		e.Item.refuse(err)
 	}
 }
 
-// isAway is the error while everybody has to stay away. The lock is held.
-func (l *Limiter) isAway() error {
-	if left := time.Until(l.away); left > 0 {
-		return Away(left)
+// coolingDown returns a Cooldown, or nil. The lock is held.
+func (l *Limiter) coolingDown() error {
+	if left := time.Until(l.cooldown); left > 0 {
+		return Cooldown(left)
 	}
 	return nil
 }
 
-// start begins an operation whose turn it is.
+// start starts an operation whose turn it is.
 func (l *Limiter) start(e *entry) {
 	if l.inBackground(e) {
 		l.passed = 0
@@ -234,13 +234,13 @@ func (l *Limiter) fill() {
 	l.filled = now
 }
 
-// comeBack sets the timer for when the rate allows an operation that needs so
-// much of it. One that is set for later, for the background, is set again.
-func (l *Limiter) comeBack(need float64) {
+// wakeUp sets the timer to when there are enough tokens. It replaces a timer that is set for later,
+// for the background.
+func (l *Limiter) wakeUp(need float64) {
 	if l.timer != nil {
 		l.timer.Stop()
 	}
-	// A microsecond more, or rounding would bring us back just too early.
+	// One microsecond more, since rounding could fire the timer too early.
 	wait := time.Duration((need-l.tokens)/l.cfg.Rate*float64(time.Second)) + time.Microsecond
 	l.timer = time.AfterFunc(wait, func() {
 		l.mu.Lock()
@@ -255,7 +255,7 @@ func (l *Limiter) release(t *ticket) {
 	l.end(t)
 }
 
-// end counts an operation that is over and starts what may start now.
+// end removes an operation that has ended and starts what may start now.
 func (l *Limiter) end(t *ticket) {
 	l.active--
 	countDown(l.callers, t.caller)
@@ -269,8 +269,8 @@ func countDown(counts map[string]int, name string) {
 	}
 }
 
-// abandon takes back what ctx ended: a waiting operation, or one that was
-// granted at the same moment.
+// abandon removes an operation whose ctx ended: one that waits, or one that started at the same
+// moment.
 func (l *Limiter) abandon(e *entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

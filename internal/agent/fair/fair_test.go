@@ -14,7 +14,7 @@ func config() Config {
 	return Config{Rate: 10, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 100, WaitingPerCaller: 10}
 }
 
-// pass lets time go by; in a synctest bubble that takes none.
+// pass waits. In a synctest bubble that takes no time.
 func pass(d time.Duration) {
 	if d > 0 { // Go 1.26 with the race detector crashes on a channel timer of a bubble that is due at once
 		<-time.After(d)
@@ -53,7 +53,7 @@ func TestConcurrent(t *testing.T) {
 		most   int
 	}{
 		{"a pod", func(int) string { return "a/1" }, 2},
-		{"a namespace", func(i int) string { return fmt.Sprint("a/", i%4) }, 4}, // one place is for others
+		{"a namespace", func(i int) string { return fmt.Sprint("a/", i%4) }, 4}, // one place is reserved for others
 		{"many namespaces", func(i int) string { return fmt.Sprint("a", i%10, "/1") }, 5},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -155,11 +155,11 @@ func TestBusy(t *testing.T) {
 			synctest.Wait()
 		}
 		wait("a/1", context.Canceled)
-		wait("a/1", ErrBusy) // gives way to c
+		wait("a/1", ErrBusy) // evicted for c
 		wait("a/1", ErrBusy) // third of one caller
 		wait("b/1", context.Canceled)
 		wait("c/1", context.Canceled)
-		wait("d/1", ErrBusy) // fourth in all, and nobody has more than one
+		wait("d/1", ErrBusy) // fourth in all, and no caller has more than one
 		cancel()
 		group.Wait()
 		release()
@@ -172,8 +172,8 @@ func TestBusy(t *testing.T) {
 	})
 }
 
-// TestGreedyNamespace: 24 pods of one namespace ask all the time for operations that never end on
-// their own. Another namespace's pod, and its refreshes, begin at once or nearly so.
+// TestGreedyNamespace lets 24 pods of one namespace request operations all the time that never end
+// on their own. Those of another namespace's pod, and its refreshes, must start almost at once.
 func TestGreedyNamespace(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"metadata service": {Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 1024, WaitingPerCaller: 64, Background: "background"},
@@ -223,7 +223,7 @@ func besideGreedy(t *testing.T, cfg Config) {
 		try("shop/ refresh", 2*time.Second)
 	}
 	if cfg.Background != "" {
-		// Hostile operations are quick now, so that they always could begin.
+		// Hostile operations are quick now, so that they could always start.
 		cancel()
 		group.Wait()
 		ctx, cancel = context.WithCancel(t.Context())
@@ -251,7 +251,7 @@ func TestStayAway(t *testing.T) {
 		var group sync.WaitGroup
 		for _, name := range []string{"a", "b", "background"} {
 			group.Go(func() {
-				var away Away
+				var away Cooldown
 				if _, err := l.Acquire(t.Context(), name); !errors.As(err, &away) || away.RetryAfter() != time.Minute {
 					t.Errorf("%s: %v", name, err)
 				}
@@ -260,10 +260,10 @@ func TestStayAway(t *testing.T) {
 		synctest.Wait()
 		l.StayAway(time.Minute)
 		group.Wait()
-		l.StayAway(time.Second) // less than what is said already
+		l.StayAway(time.Second) // ends before the current cooldown
 		l.StayAway(-time.Second)
 		pass(20 * time.Second)
-		var away Away
+		var away Cooldown
 		if _, err := l.Acquire(t.Context(), "c"); !errors.As(err, &away) || away.RetryAfter() != 40*time.Second {
 			t.Errorf("got %v", err)
 		}
@@ -276,15 +276,15 @@ func TestStayAway(t *testing.T) {
 		}
 		release()
 		l.StayAway(24 * time.Hour)
-		pass(MaxAway)
+		pass(maxCooldown)
 		if _, err := l.Acquire(t.Context(), "c"); err != nil {
 			t.Errorf("after the longest while: %v", err)
 		}
 	})
 }
 
-// TestBackground: it comes after everybody, once at a time, and leaves half of
-// the burst.
+// TestBackground checks that background operations start after all others, one at a time, and leave
+// half of the burst.
 func TestBackground(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := config()
@@ -313,7 +313,7 @@ func TestBackground(t *testing.T) {
 			run("background", 250*time.Millisecond)
 		}
 		for i := range 4 {
-			run(fmt.Sprint("pod", i), 0) // what the first of the background left of the burst
+			run(fmt.Sprint("pod", i), 0) // what the first background operation left of the burst
 		}
 		group.Wait()
 		want := "[background 0s pod0 0s pod1 0s pod2 0s pod3 0s background 300ms background 550ms]"

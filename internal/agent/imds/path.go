@@ -1,5 +1,5 @@
-// Which path means what. This file is the wall between pods and the node's own
-// identity: whatever it does not know is not passed on.
+// Classification of paths. It keeps pods from the node's own identity: an unknown path is not
+// passed on.
 
 package imds
 
@@ -19,10 +19,9 @@ const (
 	Unknown Kind = iota
 	// Token is the token path, answered by the agent itself.
 	Token
-	// IdentityOther is any other path under /metadata/identity. Some of them
-	// mint credentials of the node, so none is ever passed on. It is answered
-	// 404 even without the Metadata header: MSAL .NET takes 400 as "there is
-	// IMDSv2 here".
+	// IdentityOther is any other path under /metadata/identity. Some of them mint credentials of
+	// the node, so none is passed on. The answer is 404 even without the Metadata header: MSAL .NET
+	// concludes from a 400 that there is IMDSv2.
 	IdentityOther
 	// PassThrough is a known path of the real service.
 	PassThrough
@@ -33,40 +32,38 @@ const (
 // Route is a classified path.
 type Route struct {
 	Kind Kind
-	// Path is the path to ask the real service for. It is set for PassThrough
-	// only and put together by us, never a copy of what came.
+	// Path is the path to request from the real service. It is set for PassThrough only, and built
+	// from known parts instead of copied from the request.
 	Path string
-	// Label names the route in metrics and logs; one of a handful of constants.
+	// Label names the route in metrics and logs. There are only a few.
 	Label string
-	// Instance tells that the answer describes the machine, which
-	// block-instance-metadata keeps from pods.
+	// Instance means that the answer describes the machine. The flag block-instance-metadata blocks
+	// it.
 	Instance bool
-	// UserData tells that the answer is the data that the machine was created with.
+	// UserData means that the answer is the data that the machine was created with.
 	UserData bool
-	// Attested tells that the answer is the signed document by which a program
-	// proves that it runs on this machine.
+	// Attested means that the answer is the signed document by which a program proves that it runs
+	// on this machine.
 	Attested bool
-	// PlainText tells that clients take any body as the value, whatever the
-	// status (MSAL Python takes an error's body as the region): refuse it with
-	// an empty one.
+	// PlainText means that clients use any body as the value, whatever the status: MSAL Python uses
+	// an error's body as the region. A refusal must have no body.
 	PlainText bool
 }
 
-// Bounds of a path; the longest known one has about 80 bytes and 9 segments.
+// Bounds of a path. The longest known one has about 80 bytes and 9 segments.
 const (
 	maxPath     = 512
 	maxSegments = 16
 )
 
-// Classify tells what an escaped path (url.URL.EscapedPath) asks for.
+// Classify returns the route of an escaped path (url.URL.EscapedPath).
 //
-// It normalises by refusing: a path with anything but letters, digits, "-",
-// "_" and single slashes between them is Unknown. So there is no escape, dot
-// segment, backslash, parameter or double slash left on which the real service
-// and this function could disagree. Letters compare in any case, as the service
-// does; one trailing slash is allowed, as msal-node sends it.
+// It refuses instead of normalizing: a path is Unknown unless it consists of letters, digits, "-",
+// "_" and single slashes between them. So there is no escape, dot segment, backslash, parameter or
+// double slash that the real service could read differently. Letters compare in any case, as in the
+// service. One trailing slash is allowed, as msal-node sends it.
 func Classify(escapedPath string) Route {
-	// Nearly every request.
+	// Nearly every request has this path.
 	if escapedPath == TokenPath {
 		return Route{Kind: Token, Label: TokenPath}
 	}
@@ -83,7 +80,7 @@ func Classify(escapedPath string) Route {
 	return Route{Label: "unknown"}
 }
 
-// classifyMetadata takes the segments after /metadata, at least one.
+// classifyMetadata classifies the segments after /metadata, at least one.
 func classifyMetadata(segments []string, slash string) Route {
 	name, rest := ascii.ToLower(segments[0]), segments[1:]
 	switch name {
@@ -117,7 +114,7 @@ func known(path, slash string) Route {
 	return Route{Kind: PassThrough, Label: path, Path: path + slash}
 }
 
-// split cuts a plain path into its segments; ok is false for any other path.
+// split returns the segments of a plain path. ok is false for any other path.
 func split(path string) (segments []string, slash string, ok bool) {
 	if len(path) < 2 || len(path) > maxPath || path[0] != '/' {
 		return nil, "", false

@@ -106,8 +106,8 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-// FuzzClassify looks for a path that is passed on and that somebody could read
-// as one under /metadata/identity, or that is not on the list.
+// FuzzClassify looks for a path that is passed on although a server could read it as one under
+// /metadata/identity, or although it is not on the list.
 func FuzzClassify(f *testing.F) {
 	for _, seed := range []string{
 		TokenPath, "/metadata/instance/compute?x", "/metadata/instance/..%2f..%5cidentity", "//Metadata/%69dentity;/oauth2/token",
@@ -135,8 +135,8 @@ func FuzzClassify(f *testing.F) {
 			if !strings.EqualFold(r.Path, p) {
 				t.Fatalf("%q would be passed on as something else: %q", p, r.Path)
 			}
-			// Of what stands behind a question mark nothing is passed on as it came:
-			// FuzzPassOnQuery and the server's FuzzRawRequest judge that.
+			// Queries are not passed on unchanged: see FuzzPassOnQuery and the server's
+			// FuzzRawRequest.
 			if imdstest.ReadsAsIdentity(p) || imdstest.ReadsAsIdentity(r.Path) {
 				t.Fatalf("%q can be read as a path under /metadata/identity and would be passed on", p)
 			}

@@ -1,4 +1,4 @@
-// What of a query is passed on to the real service.
+// Queries that are passed on to the real service.
 
 package imds
 
@@ -9,14 +9,13 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// maxPassedOn bounds a query that is passed on; real ones have some 60 bytes.
+// maxPassedOn bounds a query that is passed on. Real ones have some 60 bytes.
 const maxPassedOn = 1 << 10
 
-// PassOnQuery returns the query to ask the real service with for what came with
-// a PassThrough path. Like Classify it normalises by refusing: names and values
-// are of letters, digits, ".", "-" and "_", which is all that the service's own
-// are made of (api-version, format, nonce). So nothing in a query can be taken
-// for a path, and no escape for something else. Nothing may come twice.
+// PassOnQuery returns the query to send to the real service for the raw query of a PassThrough
+// path. Like Classify it refuses instead of normalizing: names and values may have letters, digits,
+// ".", "-" and "_" only, like the service's own (api-version, format, nonce). So the service cannot
+// read any part of it as a path, or an escape differently. A parameter may occur only once.
 func PassOnQuery(rawQuery string) (string, *reason.Refusal) {
 	if len(rawQuery) > maxPassedOn {
 		return "", reason.BadQuery.Refuse("the query is too long")

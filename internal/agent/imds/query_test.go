@@ -33,8 +33,7 @@ func TestPassOnQuery(t *testing.T) {
 	}
 }
 
-// FuzzPassOnQuery looks for a query that says another thing to the real service
-// than to us, or that could pass for a path.
+// FuzzPassOnQuery looks for a query that the real service could read differently, or as a path.
 func FuzzPassOnQuery(f *testing.F) {
 	f.Add("api-version=2021-02-01&format=text")
 	f.Add("x=/../../identity/oauth2/token&y=%2e%2e%5c")

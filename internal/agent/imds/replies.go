@@ -1,15 +1,14 @@
-// Several replies at once.
+// A list of replies.
 
 package imds
 
 import "time"
 
-// Replies are the replies for the tenants of a multi-tenant application, its own
-// first. They go out as a JSON array, which is what v1.8.17 sends for an identity
-// with auxiliaryTenantIDs.
+// Replies are the replies for the tenants of a multi-tenant application, its own first. They are
+// sent as a JSON array, as v1.8.17 does for an identity with auxiliaryTenantIDs.
 type Replies []*Reply
 
-// Append appends the body as of now to dst.
+// Append implements token.Body.
 func (r Replies) Append(dst []byte, now time.Time) []byte {
 	dst = append(dst, '[')
 	for i, reply := range r {

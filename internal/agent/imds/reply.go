@@ -1,4 +1,4 @@
-// How a token reply looks.
+// The format of token replies.
 
 package imds
 
@@ -13,26 +13,25 @@ import (
 	"time"
 )
 
-// Reply is a token reply, serialised once and sent many times: only the two
-// durations in it change from one answer to the next. It is immutable.
+// Reply is a token reply, serialized once and sent many times. Only the two durations in it change
+// from one answer to the next. It is immutable.
 type Reply struct {
 	// The body is head, seconds left, middle, extended seconds left, tail.
 	head, middle, tail []byte
 	expiresOn, extOn   time.Time
 }
 
-// The fields every reply has. Clients die without expires_on (JS, Rust, .NET,
-// az), expires_in (JS 1.x, MSAL Python), resource (Python, Rust), token_type
-// (msrestazure, nodeauth) or not_before (azcopy), and some when one of them is
-// not a string; so all are always there and all are strings.
+// always returns the fields that every reply has, as strings. Clients fail without expires_on (JS,
+// Rust, .NET, az), expires_in (JS 1.x, MSAL Python), resource (Python, Rust), token_type
+// (msrestazure, nodeauth) or not_before (azcopy), and some fail if one of them is not a string.
 func always() []string {
 	return []string{"client_id", "expires_on", "not_before", "refresh_token", "resource", "token_type"}
 }
 
-// NewReply makes the reply from the fields of a source's answer. It keeps every
-// field, sets resource to what was asked, and adds what is missing. expiresOn
-// and notBefore are the token's times; extendedOn is until when it may be used
-// in an outage of the service, counted as expiresOn when that is later.
+// NewReply makes the reply from the fields of a source's reply. It keeps every field, sets resource
+// to the requested one, and adds what is missing. expiresOn and notBefore are the token's times.
+// Until extendedOn it may be used in an outage of the service. An extendedOn before expiresOn
+// counts as expiresOn.
 func NewReply(fields map[string]json.RawMessage, resource, clientID string, notBefore, expiresOn, extendedOn time.Time) (*Reply, error) {
 	text := make(map[string]string, len(fields)+len(always()))
 	for name, raw := range fields {
@@ -65,8 +64,7 @@ func NewReply(fields map[string]json.RawMessage, resource, clientID string, notB
 	return r, nil
 }
 
-// tail is the rest of the reply: the known fields in the service's order, then
-// whatever else there was.
+// tail returns the rest of the reply: the known fields in the service's order, then all others.
 func tail(text map[string]string) []byte {
 	var b bytes.Buffer
 	b.WriteByte('"')
@@ -93,7 +91,7 @@ func tail(text map[string]string) []byte {
 	return b.Bytes()
 }
 
-// Append appends the body as of now to dst.
+// Append implements token.Body.
 func (r *Reply) Append(dst []byte, now time.Time) []byte {
 	dst = append(dst, r.head...)
 	dst = strconv.AppendInt(dst, secondsLeft(now, r.expiresOn), 10)
@@ -112,9 +110,8 @@ func setDefault(text map[string]string, name, value string) {
 	}
 }
 
-// asString is a field's value as JSON text with numbers and booleans made
-// strings, as the service spells all its values. Objects and lists, which no
-// known field has, stay what they are.
+// asString returns a field's value as JSON text. Numbers and booleans become strings, as in the
+// service's own replies. Objects and lists, which no known field has, stay unchanged.
 func asString(raw json.RawMessage) (string, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, raw); err != nil {
@@ -131,7 +128,7 @@ func asString(raw json.RawMessage) (string, error) {
 	}
 }
 
-// quote is s as a JSON string, without the escapes meant for HTML pages.
+// quote returns s as a JSON string, without HTML escapes.
 func quote(s string) string {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

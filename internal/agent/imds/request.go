@@ -1,4 +1,4 @@
-// How a token request is read.
+// Token requests.
 
 package imds
 
@@ -14,27 +14,27 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// TokenRequest is a token request that says all it must.
+// TokenRequest is a valid token request.
 type TokenRequest struct {
 	APIVersion string
-	// Resource is what the token is for, byte for byte as asked: a slash more
-	// or less changes the token's audience.
+	// Resource is what the token is for, byte for byte as requested: one slash more or less changes
+	// the token's audience.
 	Resource string
-	// At most one of these is set, and none when the choice is left to us.
+	// At most one of these is set. None: the agent chooses the identity.
 	ClientID, ObjectID, ResourceID string
-	// Revoked is the SHA-256, in hexadecimal, of a token that the client holds
-	// and knows to be revoked (MSAL's token_sha256_to_refresh); "" without one.
+	// Revoked is the hexadecimal SHA-256 of a token that the client knows to be revoked (MSAL's
+	// token_sha256_to_refresh), or "".
 	Revoked string
 }
 
-// Bounds of what a request may say; real values stay below a tenth of them.
+// Bounds of a request. Real ones need less than a tenth.
 const (
 	maxQuery  = 8 << 10
 	maxParams = 32
 	maxValue  = 2 << 10
 )
 
-// param is a parameter that means something to the token path.
+// param is a parameter of the token path.
 type param int
 
 const (
@@ -47,11 +47,10 @@ const (
 	paramRevoked
 )
 
-// meaning of a parameter's name, which compares in any case as on the real
-// service. Both spellings of the resource ID are live; msi-res-id is sent by
-// one client's probe; principal_id is what MSAL calls the object ID. A selector
-// must not be overlooked, or the wrong identity would answer.
-func meaning(name string) param {
+// paramOf returns the parameter of a name, which compares in any case as in the real service. Both
+// msi_res_id and mi_res_id are in use, msi-res-id is sent by one client's probe, and MSAL calls the
+// object ID principal_id. A selector that is overlooked would select the wrong identity.
+func paramOf(name string) param {
 	switch ascii.ToLower(name) {
 	case "api-version":
 		return paramAPIVersion
@@ -70,9 +69,9 @@ func meaning(name string) param {
 	}
 }
 
-// ParseTokenRequest reads the raw query of a token request. What is wrong with
-// it comes as an refusal with status 400. Unknown parameters are ignored, except
-// that no parameter may come twice; a selector without value counts as absent.
+// ParseTokenRequest reads the raw query of a token request. It refuses an invalid one with status
+// 400. It ignores unknown parameters, but none may occur twice. A selector without a value counts
+// as absent.
 func ParseTokenRequest(rawQuery string) (TokenRequest, *reason.Refusal) {
 	q, refusal := parse(rawQuery)
 	if refusal == nil {
@@ -81,8 +80,8 @@ func ParseTokenRequest(rawQuery string) (TokenRequest, *reason.Refusal) {
 	return q, refusal
 }
 
-// ParseHostRequest reads the raw query of a request to HostTokenPath: as a token
-// request, but v1.8.17's clients send no api-version there.
+// ParseHostRequest reads the raw query of a request to HostTokenPath. Unlike a token request it
+// needs no api-version, which v1.8.17's clients do not send there.
 func ParseHostRequest(rawQuery string) (TokenRequest, *reason.Refusal) {
 	q, refusal := parse(rawQuery)
 	if refusal == nil && q.APIVersion == "" {
@@ -121,7 +120,7 @@ func parse(rawQuery string) (TokenRequest, *reason.Refusal) {
 		}
 		names[n] = name
 		n++
-		if refusal := q.set(meaning(name), value); refusal != nil {
+		if refusal := q.set(paramOf(name), value); refusal != nil {
 			return q, refusal
 		}
 	}
@@ -152,7 +151,7 @@ func (q *TokenRequest) set(p param, value string) *reason.Refusal {
 		q.Resource = value
 		return nil
 	case paramRevoked:
-		if isSHA256(value) { // anything else is what no token has
+		if isSHA256(value) { // anything else matches no token
 			q.Revoked = value
 		}
 		return nil
@@ -178,7 +177,7 @@ func (q *TokenRequest) check() *reason.Refusal {
 	switch {
 	case q.APIVersion == "":
 		return reason.BadQuery.Refuse("api-version was not specified in the request: use 2018-02-01")
-	case !dateShaped(q.APIVersion):
+	case !isDate(q.APIVersion):
 		return reason.BadQuery.Refuse("api-version is not a date: use 2018-02-01")
 	case q.Resource == "":
 		return reason.BadQuery.Refuse("the required parameter resource is missing")
@@ -190,9 +189,9 @@ func (q *TokenRequest) check() *reason.Refusal {
 	return nil
 }
 
-// dateShaped accepts any version, past or to come: yyyy-mm-dd, and a suffix
-// such as -preview.
-func dateShaped(s string) bool {
+// isDate reports whether a version is yyyy-mm-dd, with an optional suffix such as -preview. It
+// accepts unknown versions.
+func isDate(s string) bool {
 	if len(s) > 10 && s[10] == '-' && plain(s) {
 		s = s[:10]
 	}
@@ -212,12 +211,12 @@ func isSHA256(s string) bool {
 	return err == nil && len(sum) == sha256.Size
 }
 
-// clean tells that a value can be echoed in JSON and sent on as it is.
+// clean reports whether a value can be returned in JSON and sent on unchanged.
 func clean(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// printable is a parameter's name for a message, short and harmless.
+// printable returns a parameter's name for a message, short and harmless.
 func printable(name string) string {
 	const most = 32
 	if len(name) > most || !clean(name) {

@@ -1,4 +1,4 @@
-// What a machine was created with, and its pods should not read.
+// The data that a machine was created with, which pods should not read.
 
 package imds
 
@@ -18,12 +18,12 @@ func isUserData(name string) bool {
 	return ascii.EqualFold(name, "userData") || ascii.EqualFold(name, "customData")
 }
 
-// WithoutUserData returns an answer that describes the machine without the fields userData and
-// customData, at any depth. An answer without them is returned as it is. It fails when the answer is not one
-// JSON value.
+// WithoutUserData returns an answer that describes the machine, without the fields userData and
+// customData at any depth. An answer without them is returned unchanged. It fails if the answer is
+// not one JSON value.
 func WithoutUserData(body []byte) ([]byte, error) {
 	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.UseNumber() // numbers stay as they are
+	decoder.UseNumber() // numbers stay unchanged
 	var value any
 	if err := decoder.Decode(&value); err != nil {
 		return nil, fmt.Errorf("the answer is not JSON: %w", err)

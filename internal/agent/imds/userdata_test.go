@@ -36,7 +36,7 @@ func TestWithoutUserData(t *testing.T) {
 	}
 }
 
-// FuzzWithoutUserData looks for an answer that still has the fields afterwards.
+// FuzzWithoutUserData looks for an answer that still has the fields.
 func FuzzWithoutUserData(f *testing.F) {
 	f.Add([]byte(`{"compute":{"UserData":"x","a":[{"customdata":{}}]}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// BenchmarkCacheHit measures the request path: a fresh token, asked for by many pods at once.
+// BenchmarkCacheHit measures the request path: a fresh token, requested by many pods at once.
 func BenchmarkCacheHit(b *testing.B) {
 	c := newTestCache(b, &fakeSource{life: 24 * time.Hour})
 	if _, _, err := c.Get(b.Context(), ask("a", "x")); err != nil {

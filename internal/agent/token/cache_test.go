@@ -18,7 +18,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// fakeSource mints numbered tokens, takes its time, and can be made ill.
+// fakeSource mints numbered tokens, with a delay or an error.
 type fakeSource struct {
 	mu    sync.Mutex
 	calls []Request
@@ -113,15 +113,15 @@ func TestCacheKeys(t *testing.T) {
 	})
 }
 
-func TestCacheOneFlight(t *testing.T) {
+func TestCacheOneFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSource{life: time.Hour, takes: 2 * time.Second}
 		c := newTestCache(t, s)
-		leaver, leave := context.WithCancel(t.Context())
+		canceled, cancel := context.WithCancel(t.Context())
 		var group sync.WaitGroup
 		group.Go(func() {
-			if _, _, err := c.Get(leaver, ask("a", "x")); !errors.Is(err, context.Canceled) {
-				t.Errorf("the one who left: %v", err)
+			if _, _, err := c.Get(canceled, ask("a", "x")); !errors.Is(err, context.Canceled) {
+				t.Errorf("the request that was canceled: %v", err)
 			}
 		})
 		synctest.Wait()
@@ -129,7 +129,7 @@ func TestCacheOneFlight(t *testing.T) {
 			group.Go(func() { mustGet(t, c, ask("a", "x"), "token 1", Shared) })
 		}
 		synctest.Wait()
-		leave()
+		cancel()
 		group.Wait()
 		if s.count() != 1 {
 			t.Errorf("%d calls, want 1", s.count())
@@ -147,7 +147,7 @@ func TestCacheRefreshesAhead(t *testing.T) {
 		pass(150 * time.Minute) // 19.5 h: past 80 % of the life
 		synctest.Wait()
 		mustGet(t, c, ask("a", "x"), "token 2", Hit)
-		// Nobody asks any more: one more refresh, then the end.
+		// Without requests there is one more refresh, then the entry goes.
 		pass(72 * time.Hour)
 		synctest.Wait()
 		if s.count() != 3 {
@@ -214,7 +214,7 @@ func TestCacheSourceDown(t *testing.T) {
 			}
 		}
 		if n := s.count(); n > 25 {
-			t.Errorf("%d calls to an ill source", n)
+			t.Errorf("%d calls to a failing source", n)
 		}
 		pass(2 * time.Minute)
 		if _, _, err := c.Get(t.Context(), ask("a", "x")); err == nil {
@@ -233,14 +233,14 @@ func TestCacheSourceSlow(t *testing.T) {
 		s := &fakeSource{life: time.Hour}
 		c := newTestCache(t, s)
 		mustGet(t, c, ask("a", "x"), "token 1", Miss)
-		s.set(func(s *fakeSource) { s.takes = time.Minute }) // longer than a flight may take
+		s.set(func(s *fakeSource) { s.takes = time.Minute }) // longer than FetchTimeout
 		pass(57 * time.Minute)
 		began := time.Now()
 		mustGet(t, c, ask("a", "x"), "token 1", Stale)
 		if took := time.Since(began); took > time.Second {
-			t.Errorf("waited %v with a valid token in hand", took)
+			t.Errorf("waited %v although a valid token was held", took)
 		}
-		// With none in hand, a request waits for as long as a flight takes.
+		// Without a token, a request waits for the whole fetch.
 		began = time.Now()
 		if _, _, err := c.Get(t.Context(), ask("b", "x")); err == nil || time.Since(began) > 10*time.Second {
 			t.Errorf("%v after %v", err, time.Since(began))
@@ -249,8 +249,8 @@ func TestCacheSourceSlow(t *testing.T) {
 }
 
 func TestCacheSameTokenAgain(t *testing.T) {
-	// The metadata service has a cache, too: it hands out the same token until
-	// shortly before its end.
+	// The metadata service has a cache of its own: it returns the same token until shortly before
+	// its expiry.
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSource{life: time.Hour}
 		end := time.Now().Add(time.Hour)
@@ -310,7 +310,7 @@ func TestCacheIsBounded(t *testing.T) {
 	})
 }
 
-func TestCacheBusyNeighbour(t *testing.T) {
+func TestCacheBusyNeighbor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// The queue of pod "greedy" is full, that of others is not.
 		c := newTestCache(t, sourceFunc(func(ctx context.Context, r Request) (*Token, error) {
@@ -348,7 +348,7 @@ func TestTokenPrintsNothing(t *testing.T) {
 	}
 }
 
-// pass lets time go by; in a synctest bubble that takes none.
+// pass waits. In a synctest bubble that takes no time.
 func pass(d time.Duration) {
 	if d > 0 { // Go 1.26 with the race detector crashes on a channel timer of a bubble that is due at once
 		<-time.After(d)

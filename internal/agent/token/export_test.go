@@ -1,4 +1,4 @@
-// What the tests of the cache with the real sources (package token_test) use.
+// Helpers for the tests of the cache with the real sources (package token_test).
 
 package token
 

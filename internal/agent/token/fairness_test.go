@@ -11,7 +11,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 )
 
-// greed is what greedy pods ask for.
+// greed returns what greedy pods request.
 func greed() map[string]func(pod, i int) token.Request {
 	return map[string]func(pod, i int) token.Request{
 		"ever new resources": func(pod, i int) token.Request { return token.Ask(fmt.Sprint("g", pod), fmt.Sprint("https://", i)) },
@@ -20,11 +20,11 @@ func greed() map[string]func(pod, i int) token.Request {
 	}
 }
 
-// TestGreedyPods: the neighbours of pods that ask as much as they can get their
-// tokens all the same, and the service's limits are kept.
+// TestGreedyPods checks that pods get their tokens beside pods that request as much as they can,
+// and that the service's limits are kept.
 func TestGreedyPods(t *testing.T) {
 	for name, wish := range greed() {
-		for _, pods := range []int{1, 16} { // of which 16 fill all places to wait
+		for _, pods := range []int{1, 16} { // 16 fill the whole queue
 			t.Run(fmt.Sprintf("%d with %s", pods, name), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { besideGreedy(t, pods, wish) })
 			})
@@ -39,13 +39,13 @@ func besideGreedy(t *testing.T, pods int, wish func(pod, i int) token.Request) {
 	ctx, stop := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	for pod := range pods {
-		for worker := range 66 { // connections, more than may wait
+		for worker := range 66 { // connections, more than the queue allows a pod
 			group.Go(func() {
 				for i := 0; ctx.Err() == nil; i++ {
 					r := wish(pod, i*66+worker)
 					r.Caller = fmt.Sprint("ns/greedy-", pod)
 					if _, _, err := c.Get(ctx, r); err != nil && token.AsFailure(err) == nil {
-						token.Pass(100 * time.Millisecond) // sent away
+						token.Pass(100 * time.Millisecond) // refused
 					}
 				}
 			})
@@ -63,7 +63,7 @@ func besideGreedy(t *testing.T, pods int, wish func(pod, i int) token.Request) {
 	}
 }
 
-// neighbors are pods of a namespace that want a token each. None may wait longer than for so many
+// neighbors requests a token each for pods of a namespace. None may wait for more than so many
 // turns.
 func neighbors(t *testing.T, c *token.Cache, namespace string, turns int) {
 	t.Helper()
@@ -84,8 +84,8 @@ func neighbors(t *testing.T, c *token.Cache, namespace string, turns int) {
 	t.Logf("a neighbor in namespace %s waited %v at most", namespace, worst)
 }
 
-// TestGreedyShare: ten modest pods and a greedy one that all have work waiting
-// get the same.
+// TestGreedyShare checks that ten modest pods and a greedy one get the same while all have requests
+// waiting.
 func TestGreedyShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
@@ -126,10 +126,10 @@ func TestGreedyShare(t *testing.T) {
 	})
 }
 
-// TestEverybodyStaysAway: one 429 with Retry-After counts for all pods.
-func TestEverybodyStaysAway(t *testing.T) {
+// TestRetryAfterForAll checks that one 429 with Retry-After counts for all pods.
+func TestRetryAfterForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &service{life: time.Hour, ill: func(string) (int, string) { return 429, "40" }}
+		s := &service{life: time.Hour, fault: func(string) (int, string) { return 429, "40" }}
 		c := newAgent(t, s)
 		var group sync.WaitGroup
 		for i := range 50 {
@@ -147,7 +147,7 @@ func TestEverybodyStaysAway(t *testing.T) {
 		if n := s.count(); n != 1 {
 			t.Errorf("%d calls", n)
 		}
-		s.fall(nil)
+		s.setFault(nil)
 		token.Pass(16 * time.Second)
 		token.MustGet(t, c, token.Ask("1", "x"), `"token-2"`, token.Miss)
 	})

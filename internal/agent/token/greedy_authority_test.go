@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// largeSource gives tokens of a size.
+// largeSource returns tokens of a size.
 type largeSource struct {
 	fakeSource
 	bytes int
@@ -26,7 +26,7 @@ func (s *largeSource) Token(ctx context.Context, r Request) (*Token, error) {
 	return t, err
 }
 
-// TestLargeTokens: large ones count as several.
+// TestLargeTokens checks that a large token counts as several.
 func TestLargeTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &largeSource{fakeSource: fakeSource{life: time.Hour}, bytes: unit} // two units each

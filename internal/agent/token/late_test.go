@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// thrifty is a source with a cache of its own, as the metadata service has: it
-// gives the same token until shortly before its end.
-type thrifty struct {
+// cachingSource has a cache of its own, like the metadata service: it returns the same token until
+// shortly before its expiry.
+type cachingSource struct {
 	fakeSource
-	keeps time.Duration // until so long before the end
+	keeps time.Duration // until so long before the expiry
 	hangs bool
 	end   time.Time
 }
 
-func (s *thrifty) Token(ctx context.Context, r Request) (*Token, error) {
+func (s *cachingSource) Token(ctx context.Context, r Request) (*Token, error) {
 	if s.hangs {
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
@@ -29,13 +29,13 @@ func (s *thrifty) Token(ctx context.Context, r Request) (*Token, error) {
 	return got, err
 }
 
-// TestNewestToken: with under five minutes left a token goes out only while the
-// source has no other; when it has one, that is found within a minute.
+// TestNewestToken checks that a token with less than five minutes left is served only while the
+// source has no newer one, and that a newer one is found within a minute.
 func TestNewestToken(t *testing.T) {
 	for _, keeps := range []time.Duration{10 * time.Minute, 4 * time.Minute, 90 * time.Second} {
 		t.Run(keeps.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &thrifty{fakeSource: fakeSource{life: 2 * time.Hour}, keeps: keeps}
+				s := &cachingSource{fakeSource: fakeSource{life: 2 * time.Hour}, keeps: keeps}
 				c := newTestCache(t, s)
 				began := time.Now()
 				for time.Since(began) < 7*time.Hour {
@@ -56,10 +56,10 @@ func TestNewestToken(t *testing.T) {
 	}
 }
 
-// TestNewestWhileIll: it hangs when it is asked every minute for a newer token.
-func TestNewestWhileIll(t *testing.T) {
+// TestNewestInOutage lets the source hang while it is asked every minute for a newer token.
+func TestNewestInOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &thrifty{fakeSource: fakeSource{life: time.Hour}, keeps: 10 * time.Second}
+		s := &cachingSource{fakeSource: fakeSource{life: time.Hour}, keeps: 10 * time.Second}
 		c := newTestCache(t, s)
 		s.end = time.Now().Add(time.Hour)
 		for began := time.Now(); time.Since(began) < 57*time.Minute; pass(10 * time.Second) {
@@ -67,7 +67,7 @@ func TestNewestWhileIll(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		synctest.Wait() // for a refresh under way
+		synctest.Wait() // for a refresh in flight
 		s.hangs = true
 		for began := time.Now(); time.Since(began) < 2*time.Minute; pass(20 * time.Millisecond) {
 			at := time.Now()

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// from is a request for an identity of a namespace.
+// from returns a request for an identity of a namespace.
 func from(namespace, name, resource string) Request {
 	r := ask(namespace+name, resource)
 	r.Identity.Namespace, r.Caller = namespace, namespace+"/pod"
 	return r
 }
 
-// TestMemoryOfAGreedyNamespace: a namespace that fills the cache, and what is remembered of
-// failures, displaces its own tokens and failures only.
+// TestMemoryOfAGreedyNamespace checks that a namespace that fills the cache and the memory of
+// failures evicts only its own tokens and failures.
 func TestMemoryOfAGreedyNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSource{life: 24 * time.Hour}
@@ -35,7 +35,7 @@ func TestMemoryOfAGreedyNamespace(t *testing.T) {
 		if tokens, units, byID := tally(c); tokens != 8 || units != byID || c.perSpace["hostile"] != 6 || c.perSpace["shop"] != 2 {
 			t.Errorf("%d tokens, %d units, %d by identity, %v by namespace", tokens, units, byID, c.perSpace)
 		}
-		// One that holds less than the other gets more of it.
+		// A namespace that holds less than another gets more.
 		for i := range 3 {
 			if _, _, err := c.Get(t.Context(), from("shop", "api", fmt.Sprint(i))); err != nil {
 				t.Fatal(err)

@@ -20,16 +20,15 @@ import (
 	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 )
 
-// service is a metadata service in fake time, behind the real source and the
-// real limiter. It keeps count of who calls, and how many a second and at once.
+// service is a metadata service in fake time, behind the real source and the real limiter. It
+// records the calls.
 type service struct {
 	mu    sync.Mutex
 	life  time.Duration
 	takes time.Duration
-	// ill answers instead of a token; nil when all is well. Nothing of both
-	// means that the service hangs.
-	ill func(resource string) (status int, retryAfter string)
-	// refuses is how resources begin that do not exist.
+	// fault answers instead of a token, if it is not nil. Status 0 means that the service hangs.
+	fault func(resource string) (status int, retryAfter string)
+	// refuses is the prefix of resources that do not exist.
 	refuses string
 
 	calls    []call
@@ -51,12 +50,12 @@ func (s *service) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.calls = append(s.calls, call{time.Now(), resource, cmp.Or(q.Get("msi_res_id"), q.Get("client_id")), q.Get("token_sha256_to_refresh")})
 	s.inFlight++
 	s.most = max(s.most, s.inFlight)
-	ill, takes, life, n := s.ill, s.takes, s.life, len(s.calls)
+	fault, takes, life, n := s.fault, s.takes, s.life, len(s.calls)
 	s.mu.Unlock()
 	defer func() { s.mu.Lock(); s.inFlight--; s.mu.Unlock() }()
 	h := http.Header{}
-	if ill != nil {
-		if status, wait := ill(resource); status > 0 {
+	if fault != nil {
+		if status, wait := fault(resource); status > 0 {
 			h.Set("Retry-After", wait)
 			return answer(status, h, `{"error":"invalid_resource","error_description":"no"}`), nil
 		}
@@ -81,10 +80,10 @@ func answer(status int, h http.Header, body string) *http.Response {
 	return &http.Response{StatusCode: status, Header: h, Body: io.NopCloser(strings.NewReader(body))}
 }
 
-func (s *service) fall(ill func(string) (int, string)) {
+func (s *service) setFault(fault func(string) (int, string)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ill = ill
+	s.fault = fault
 }
 
 func (s *service) count() int {
@@ -93,21 +92,21 @@ func (s *service) count() int {
 	return len(s.calls)
 }
 
-// seen are the calls so far.
+// seen returns the calls so far.
 func (s *service) seen() []call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.calls)
 }
 
-// atOnce is the most calls there were at a time.
+// atOnce returns the largest number of concurrent calls.
 func (s *service) atOnce() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.most
 }
 
-// busiestSecond is the most calls that began within any one second.
+// busiestSecond returns the largest number of calls that began within one second.
 func (s *service) busiestSecond() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +120,7 @@ func (s *service) busiestSecond() int {
 	return most
 }
 
-// limits are those of the agent.
+// limits returns those of the agent.
 func limits() fair.Config {
 	return fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
 }
@@ -144,7 +143,7 @@ type body string
 
 func (b body) Append(dst []byte, _ time.Time) []byte { return append(dst, b...) }
 
-// faults are the ways in which the service can be ill.
+// faults returns the ways in which the service can fail.
 func faults() map[string]func(string) (int, string) {
 	always := func(status int, wait string) func(string) (int, string) {
 		return func(string) (int, string) { return status, wait }
@@ -154,24 +153,24 @@ func faults() map[string]func(string) (int, string) {
 	}
 }
 
-// TestIllForAMinute asks 25 times a second while the service is ill, from every stage of a token's
+// TestOutage makes 25 requests a second during an outage of a minute, at every stage of a token's
 // life.
-func TestIllForAMinute(t *testing.T) {
+func TestOutage(t *testing.T) {
 	for name, fault := range faults() {
 		for _, life := range []time.Duration{time.Minute, time.Hour} {
 			for _, stage := range []int{0, 5, 8, 9} { // tenths
 				t.Run(fmt.Sprintf("%s, %v, stage %d", name, life, stage), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) { askWhileIll(t, fault, life, stage, true) })
+					synctest.Test(t, func(t *testing.T) { outage(t, fault, life, stage, true) })
 				})
 				t.Run(fmt.Sprintf("%s, %v, stage %d, not in use", name, life, stage), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) { askWhileIll(t, fault, life, stage, false) })
+					synctest.Test(t, func(t *testing.T) { outage(t, fault, life, stage, false) })
 				})
 			}
 		}
 	}
 }
 
-func askWhileIll(t *testing.T, fault func(string) (int, string), life time.Duration, stage int, inUse bool) {
+func outage(t *testing.T, fault func(string) (int, string), life time.Duration, stage int, inUse bool) {
 	s := &service{life: life, takes: 20 * time.Millisecond}
 	c := newAgent(t, s)
 	first, _, err := c.Get(t.Context(), token.Ask("a", "x"))
@@ -186,7 +185,7 @@ func askWhileIll(t *testing.T, fault func(string) (int, string), life time.Durat
 			}
 		}
 	}
-	s.fall(fault)
+	s.setFault(fault)
 	began, calls := time.Now(), s.count()
 	held := token.HeldUntil(c, token.Ask("a", "x"))
 	if held.IsZero() {
@@ -216,12 +215,12 @@ func askWhileIll(t *testing.T, fault func(string) (int, string), life time.Durat
 		t.Errorf("of %d requests with a valid token in hand %d failed and %d waited", asked, failed, waited)
 	}
 	if n := s.count() - calls; n > 45 {
-		t.Errorf("%d calls to an ill service in a minute", n)
+		t.Errorf("%d calls to a failing service in a minute", n)
 	}
-	// Well again, it is asked again soon, and everybody gets a token.
-	s.fall(nil)
+	// After the outage, the service is called again soon, and all requests get a token.
+	s.setFault(nil)
 	token.Pass(time.Minute)
 	if _, _, err := c.Get(t.Context(), token.Ask("a", "x")); err != nil {
-		t.Errorf("a minute after it was well again: %v", err)
+		t.Errorf("a minute after the outage: %v", err)
 	}
 }

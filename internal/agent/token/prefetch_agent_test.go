@@ -14,7 +14,7 @@ import (
 
 const arm = "https://management.azure.com/"
 
-// entitlements are of a prefetcher that runs beside a cache.
+// entitlements are those of a prefetcher that runs beside a cache.
 type entitlements struct{ *token.FakeEntitlements }
 
 func (e entitlements) add(names ...string) {
@@ -48,9 +48,9 @@ func TestPrefetchFirstRequest(t *testing.T) {
 	})
 }
 
-// TestPrefetchHabits: what the last pods of an identity asked for is fetched for
-// the next, and the default is not.
-func TestPrefetchHabits(t *testing.T) {
+// TestPrefetchRecent checks that the resources that the last pods of an identity requested are
+// fetched for the next pod, and the default is not.
+func TestPrefetchRecent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: time.Hour, takes: 20 * time.Millisecond, refuses: "bad"}
 		c := newAgent(t, s)
@@ -75,8 +75,8 @@ func TestPrefetchHabits(t *testing.T) {
 	})
 }
 
-// TestPrefetchUnused: a default resource that nobody wants costs one call for
-// each identity, however many pods come and however long they stay.
+// TestPrefetchUnused checks that a default resource that no pod requests costs one call for each
+// identity, however many pods come and however long they stay.
 func TestPrefetchUnused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: time.Hour, takes: 20 * time.Millisecond}
@@ -90,26 +90,25 @@ func TestPrefetchUnused(t *testing.T) {
 			t.Errorf("%d calls", n)
 		}
 		if token.Held(c) != 0 {
-			t.Errorf("%d tokens are kept for nobody", token.Held(c))
+			t.Errorf("%d unused tokens are kept", token.Held(c))
 		}
-		token.MustGet(t, c, token.Ask("a", arm), `"token-3"`, token.Miss) // somebody does after all
+		token.MustGet(t, c, token.Ask("a", arm), `"token-3"`, token.Miss) // a pod requests it after all
 		token.Pass(2 * time.Hour)
 		before := s.count()
 		w.add("a")
 		token.Pass(time.Second)
 		if n := s.count() - before; n != 1 {
-			t.Errorf("%d calls for what has become a habit", n)
+			t.Errorf("%d calls for a recent resource", n)
 		}
 	})
 }
 
-// TestPrefetchRefused: neither what is refused nor a service that is ill is
-// asked on and on.
+// TestPrefetchRefused checks that prefetching backs off after refusals and faults.
 func TestPrefetchRefused(t *testing.T) {
 	for _, status := range []int{400, 403, 404, 429, 500} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &service{life: time.Hour, ill: refuse(status)}
+				s := &service{life: time.Hour, fault: refuse(status)}
 				c := newAgent(t, s)
 				w := prefetching(t, c, arm)
 				for range 60 {
@@ -124,8 +123,8 @@ func TestPrefetchRefused(t *testing.T) {
 	}
 }
 
-// TestRestartOnFullNode: the agent is restarted on a node of 250 pods with 20
-// identities that all ask at once.
+// TestRestartOnFullNode restarts the agent on a node of 250 pods with 20 identities. All pods
+// request a token at once.
 func TestRestartOnFullNode(t *testing.T) {
 	for _, apart := range []time.Duration{0, 2 * time.Millisecond, 100 * time.Millisecond} {
 		t.Run(apart.String(), func(t *testing.T) {
@@ -160,9 +159,9 @@ func TestRestartOnFullNode(t *testing.T) {
 	}
 }
 
-// TestPrefetchStepsAside: a fetch ahead that waits behind everybody becomes the
-// pod's own as soon as it asks.
-func TestPrefetchStepsAside(t *testing.T) {
+// TestPrefetchBecomesRequest checks that a prefetch that waits in the background moves to the pod's
+// own queue as soon as the pod requests the token.
+func TestPrefetchBecomesRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
 		c := newAgent(t, s)
@@ -181,10 +180,10 @@ func TestPrefetchStepsAside(t *testing.T) {
 		prefetching(t, c, arm).add("a")
 		token.Pass(500 * time.Millisecond)
 		if slices.ContainsFunc(s.seen(), func(c call) bool { return c.identity == "/r/a" }) {
-			t.Error("fetched ahead although others wait, before it has its share to get")
+			t.Error("fetched ahead of pods that wait, before its share was due")
 		}
 		r := token.Ask("a", arm)
-		r.Caller = "ns/neighbour"
+		r.Caller = "ns/neighbor"
 		began := time.Now()
 		if _, outcome, err := c.Get(t.Context(), r); err != nil || outcome != token.Shared || time.Since(began) > 250*time.Millisecond {
 			t.Errorf("outcome %d, %v after %v", outcome, err, time.Since(began))
@@ -194,8 +193,8 @@ func TestPrefetchStepsAside(t *testing.T) {
 	})
 }
 
-// TestPrefetchBehind: what is fetched ahead takes one place at a time, and
-// leaves the pods half of the burst.
+// TestPrefetchBehind checks that prefetching uses one place at a time and leaves pods half of the
+// burst.
 func TestPrefetchBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: 24 * time.Hour, takes: 400 * time.Millisecond}
@@ -204,7 +203,7 @@ func TestPrefetchBehind(t *testing.T) {
 		w.add("a", "b", "c", "d")
 		token.Pass(100 * time.Millisecond)
 		if s.atOnce() != 1 {
-			t.Errorf("%d places are taken", s.atOnce())
+			t.Errorf("%d places are in use", s.atOnce())
 		}
 		var group sync.WaitGroup
 		for i := range 3 {

@@ -14,7 +14,7 @@ import (
 
 const arm = "https://management.azure.com/"
 
-// fakeEntitlements are added by the test.
+// fakeEntitlements are entitlements that the test adds.
 type fakeEntitlements struct {
 	changed chan struct{}
 
@@ -26,36 +26,36 @@ func newFakeEntitlements() *fakeEntitlements {
 	return &fakeEntitlements{changed: make(chan struct{}, 1)}
 }
 
-func (w *fakeEntitlements) Changed() <-chan struct{} { return w.changed }
+func (e *fakeEntitlements) Changed() <-chan struct{} { return e.changed }
 
-func (w *fakeEntitlements) Entitled() []*v1.AzureIdentity {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	ids := w.ids
-	w.ids = nil
+func (e *fakeEntitlements) Entitled() []*v1.AzureIdentity {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ids := e.ids
+	e.ids = nil
 	return ids
 }
 
 // Add makes pods entitled to identities.
-func (w *fakeEntitlements) Add(ids ...*v1.AzureIdentity) {
-	w.mu.Lock()
-	w.ids = append(w.ids, ids...)
-	w.mu.Unlock()
+func (e *fakeEntitlements) Add(ids ...*v1.AzureIdentity) {
+	e.mu.Lock()
+	e.ids = append(e.ids, ids...)
+	e.mu.Unlock()
 	select {
-	case w.changed <- struct{}{}:
+	case e.changed <- struct{}{}:
 	default:
 	}
 }
 
-// TestPrefetchEndpoints: trouble of an endpoint that somebody named concerns
-// their identities only.
+// TestPrefetchEndpoints checks that trouble of an endpoint affects only the identities that name
+// it.
 func TestPrefetchEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSource{err: &Failure{Status: 500}}
 		p := NewPrefetcher(newTestCache(t, s), []string{arm})
-		theirs, alike, ours := ask("a", "").Identity, ask("b", "").Identity, ask("c", "").Identity
-		theirs.Spec.ADEndpoint, alike.Spec.ADEndpoint = "https://ill.example", "https://ill.example"
-		p.add([]*v1.AzureIdentity{theirs, alike, ours})
+		theirs, also, ours := ask("a", "").Identity, ask("b", "").Identity, ask("c", "").Identity
+		theirs.Spec.ADEndpoint, also.Spec.ADEndpoint = "https://down.example", "https://down.example"
+		p.add([]*v1.AzureIdentity{theirs, also, ours})
 		for p.pending.Len() > 0 {
 			p.fetchNext(t.Context())
 		}
@@ -65,26 +65,26 @@ func TestPrefetchEndpoints(t *testing.T) {
 	})
 }
 
-func TestHabitsAreBounded(t *testing.T) {
-	h := newRecentResources()
+func TestRecentResourcesAreBounded(t *testing.T) {
+	r := newRecentResources()
 	now := time.Now()
 	for i := range 3 * maxRecentIdentities {
 		for j := range 2 * maxRecent {
-			h.record(key{uid: fmt.Sprint(i), resource: fmt.Sprint(j)}, now.Add(time.Duration(i)*time.Second))
+			r.record(key{uid: fmt.Sprint(i), resource: fmt.Sprint(j)}, now.Add(time.Duration(i)*time.Second))
 		}
-		h.candidates(key{uid: fmt.Sprint("unused", i)}, []string{arm}, now)
-		if len(h.of) > maxRecentIdentities {
-			t.Fatalf("%d identities", len(h.of))
+		r.candidates(key{uid: fmt.Sprint("unused", i)}, []string{arm}, now)
+		if len(r.of) > maxRecentIdentities {
+			t.Fatalf("%d identities", len(r.of))
 		}
 	}
 	last := key{uid: fmt.Sprint(3*maxRecentIdentities - 1)}
-	if got := h.candidates(last, []string{arm}, now.Add(3*maxRecentIdentities*time.Second)); len(got) != maxRecent || got[0] != fmt.Sprint(2*maxRecent-1) {
-		t.Errorf("worth fetching: %v", got)
+	if got := r.candidates(last, []string{arm}, now.Add(3*maxRecentIdentities*time.Second)); len(got) != maxRecent || got[0] != fmt.Sprint(2*maxRecent-1) {
+		t.Errorf("candidates: %v", got)
 	}
 }
 
-// TestPrefetchOfAGreedyNamespace: the identities of a namespace that becomes entitled to ever new
-// ones keep another namespace's waiting for a turn, and displace no habit of theirs.
+// TestPrefetchOfAGreedyNamespace checks that a namespace with ever new identities delays another
+// namespace by no more than a turn, and evicts none of its recent resources.
 func TestPrefetchOfAGreedyNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSource{life: time.Hour, takes: 100 * time.Millisecond}
@@ -99,21 +99,21 @@ func TestPrefetchOfAGreedyNamespace(t *testing.T) {
 			id.Namespace = namespace
 			return id
 		}
-		habit := Request{Identity: of("shop", "job"), Resource: "vault", Caller: "shop/job"}
-		if _, _, err := c.Get(ctx, habit); err != nil {
+		recent := Request{Identity: of("shop", "job"), Resource: "vault", Caller: "shop/job"}
+		if _, _, err := c.Get(ctx, recent); err != nil {
 			t.Fatal(err)
 		}
-		w := newFakeEntitlements()
-		go NewPrefetcher(c, []string{arm}).Run(ctx, w)
+		e := newFakeEntitlements()
+		go NewPrefetcher(c, []string{arm}).Run(ctx, e)
 		for i := range 2 * maxPending {
-			w.Add(of("hostile", fmt.Sprint(i)))
+			e.Add(of("hostile", fmt.Sprint(i)))
 			c.mu.Lock()
 			c.recent.record(keyOf(Request{Identity: of("hostile", fmt.Sprint(i)), Resource: "x"}), time.Now())
 			c.mu.Unlock()
 		}
 		pass(10 * time.Second)
-		w.Add(of("shop", "web"), of("shop", "job"))
-		pass(500 * time.Millisecond) // two turns of each, and the one under way
+		e.Add(of("shop", "web"), of("shop", "job"))
+		pass(500 * time.Millisecond) // two turns of each, and the one in flight
 		var shop []string
 		s.mu.Lock()
 		for _, r := range s.calls[1:] {
@@ -123,10 +123,10 @@ func TestPrefetchOfAGreedyNamespace(t *testing.T) {
 		}
 		s.mu.Unlock()
 		if want := []string{"shopweb " + arm}; !slices.Equal(shop, want) {
-			t.Errorf("fetched %v, want %v: the job's is held", shop, want)
+			t.Errorf("fetched %v, want %v: the token of the job is held", shop, want)
 		}
-		if got := c.candidates(habit.Identity, []string{arm}); !slices.Equal(got, []string{"vault"}) {
-			t.Errorf("worth fetching for the job: %v", got)
+		if got := c.candidates(recent.Identity, []string{arm}); !slices.Equal(got, []string{"vault"}) {
+			t.Errorf("candidates for the job: %v", got)
 		}
 	})
 }

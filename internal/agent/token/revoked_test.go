@@ -27,9 +27,9 @@ func TestRevokedToken(t *testing.T) {
 		token.MustGet(t, c, revoked, `"token-2"`, token.Hit) // it is no longer the one held
 		token.MustGet(t, c, plain, `"token-2"`, token.Hit)
 		if s.seen()[0].revoked != "" || s.seen()[1].revoked != revoked.Revoked {
-			t.Errorf("told the service %+v", s.seen())
+			t.Errorf("the service got %+v", s.seen())
 		}
-		// A refresh later is one as any other.
+		// A later refresh is not affected.
 		token.Pass(20 * time.Hour)
 		if n := s.count(); n != 3 || s.seen()[2].revoked != "" {
 			t.Errorf("calls %+v", s.seen())
@@ -37,8 +37,8 @@ func TestRevokedToken(t *testing.T) {
 	})
 }
 
-// TestRevokedIsBounded: a client that calls each token revoked gets a new one
-// twice a minute, no more often.
+// TestRevokedIsBounded checks that a client that reports each token as revoked gets a new one at
+// most twice a minute.
 func TestRevokedIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
@@ -59,19 +59,19 @@ func TestRevokedIsBounded(t *testing.T) {
 	})
 }
 
-func TestRevokedWhileIll(t *testing.T) {
+func TestRevokedInOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: 24 * time.Hour, takes: 20 * time.Millisecond}
 		c := newAgent(t, s)
 		r := token.Ask("a", "x")
 		token.MustGet(t, c, r, `"token-1"`, token.Miss)
-		s.fall(refuse(500))
+		s.setFault(refuse(500))
 		other := r
 		r.Revoked = sumOf("token-1")
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			token.MustGet(t, c, r, `"token-1"`, token.Stale) // for want of a better one
+			token.MustGet(t, c, r, `"token-1"`, token.Stale) // there is no better one
 		}()
 		synctest.Wait()
 		token.MustGet(t, c, other, `"token-1"`, token.Hit) // others do not wait

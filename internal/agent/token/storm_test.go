@@ -14,13 +14,12 @@ func refuse(status int) func(string) (int, string) {
 	return func(string) (int, string) { return status, "" }
 }
 
-// TestBadResourceIsCheap: all pods of a full node want what does not exist, and
-// do not give up.
+// TestBadResourceIsCheap lets all pods of a full node retry a resource that does not exist.
 func TestBadResourceIsCheap(t *testing.T) {
 	for _, status := range []int{400, 401, 403} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &service{ill: refuse(status)}
+				s := &service{fault: refuse(status)}
 				c := newAgent(t, s)
 				var group sync.WaitGroup
 				for i := range 250 {
@@ -45,12 +44,12 @@ func TestBadResourceIsCheap(t *testing.T) {
 	}
 }
 
-// TestTroubleIsNoStorm: no tokens in memory, and the service is ill.
-func TestTroubleIsNoStorm(t *testing.T) {
+// TestOutageIsNoStorm starts an outage while no token is held.
+func TestOutageIsNoStorm(t *testing.T) {
 	for name, fault := range faults() {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &service{life: time.Hour, ill: fault}
+				s := &service{life: time.Hour, fault: fault}
 				c := newAgent(t, s)
 				ended := make(chan struct{})
 				var group sync.WaitGroup
@@ -64,7 +63,7 @@ func TestTroubleIsNoStorm(t *testing.T) {
 							}
 							select {
 							case <-ended:
-								t.Error("no token, a minute after the service was well again")
+								t.Error("no token, a minute after the outage")
 								return
 							case <-time.After(time.Second):
 							}
@@ -75,7 +74,7 @@ func TestTroubleIsNoStorm(t *testing.T) {
 				if n := s.count(); n > 15*60+5 || s.busiestSecond() > 20 || s.atOnce() > 5 {
 					t.Errorf("%d calls, up to %d a second, %d at once", n, s.busiestSecond(), s.atOnce())
 				}
-				s.fall(nil)
+				s.setFault(nil)
 				token.Pass(time.Minute + 20*time.Second)
 				close(ended)
 				group.Wait()
@@ -84,9 +83,9 @@ func TestTroubleIsNoStorm(t *testing.T) {
 	}
 }
 
-// TestQueueIsNobodysFault: a pod whose own queue is full does not keep a
-// neighbour from the same token.
-func TestQueueIsNobodysFault(t *testing.T) {
+// TestFullQueueOfAnotherPod checks that a pod whose queue is full does not block the same token for
+// another pod.
+func TestFullQueueOfAnotherPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &service{life: time.Hour, takes: 100 * time.Millisecond}
 		c := newAgent(t, s)
@@ -100,7 +99,7 @@ func TestQueueIsNobodysFault(t *testing.T) {
 		}
 		synctest.Wait()
 		r := token.Ask("a", "https://499")
-		r.Caller = "ns/neighbour"
+		r.Caller = "ns/neighbor"
 		if _, _, err := c.Get(t.Context(), r); err != nil {
 			t.Errorf("got %v", err)
 		}

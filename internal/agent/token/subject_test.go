@@ -17,9 +17,9 @@ const (
 	victimClient = "99999999-8888-7777-6666-555555555555"
 )
 
-// TestOtherIdentityThroughCache checks that a token of another identity leaves the cache by no way,
-// and that a refusal is remembered: ahead of requests, by request, by object ID, and when a token
-// in use is refreshed.
+// TestOtherIdentityThroughCache checks that the cache never returns a token of another identity,
+// and remembers the refusal: ahead of requests, by request, by object ID, and when a token in use
+// is refreshed.
 func TestOtherIdentityThroughCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

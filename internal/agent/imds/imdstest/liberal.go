@@ -1,7 +1,6 @@
-// Package imdstest is an oracle for tests: it reads a request's target as the
-// most careless metadata service could. What it takes for a path under
-// /metadata/identity must never get there from a pod. It shares no code with
-// package imds, whose judgement it checks.
+// Package imdstest is an oracle for tests. It reads a request's target as liberally as any metadata
+// service could. A target that it reads as a path under /metadata/identity must not reach the
+// service from a pod. It shares no code with package imds, which it checks.
 package imdstest
 
 import (
@@ -11,13 +10,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxReadings bounds how many readings of one target are looked at; hostile ones
-// have some dozens.
+// maxReadings bounds the readings of one target. Hostile targets have some dozens.
 const maxReadings = 400
 
-// ReadsAsIdentity tells whether any careless reading of a request's target leads
-// to /metadata/identity or below. The target is what stands between method and
-// protocol in the request line.
+// ReadsAsIdentity reports whether any liberal reading of a request's target leads to
+// /metadata/identity or below. The target is the part of the request line between method and
+// protocol.
 func ReadsAsIdentity(target string) bool {
 	seen := map[string]bool{target: true}
 	for queue := []string{target}; len(queue) > 0 && len(seen) < maxReadings; queue = queue[1:] {
@@ -34,15 +32,15 @@ func ReadsAsIdentity(target string) bool {
 	return false
 }
 
-// isIdentity is the strict half: two plain segments, in any case.
+// isIdentity is the strict reading: two plain segments, in any case.
 func isIdentity(path string) bool {
 	first, rest, _ := strings.Cut(strings.TrimLeft(path, "/"), "/")
 	second, _, _ := strings.Cut(rest, "/")
 	return strings.EqualFold(first, "metadata") && strings.EqualFold(second, "identity")
 }
 
-// readings are the liberties that servers, proxies and frameworks have been
-// known to take, each alone; ReadsAsIdentity combines them in any order.
+// readings returns the liberties that servers, proxies and frameworks are known to take.
+// ReadsAsIdentity combines them in any order.
 func readings() []func(string) string {
 	return []func(string) string{
 		percent, unicodePercent, overlong, lookalikes, slashes, withoutDots, withoutParameters, withoutControls,
@@ -50,7 +48,7 @@ func readings() []func(string) string {
 	}
 }
 
-// percent decodes once what can be decoded, and leaves the rest.
+// percent decodes valid escapes once.
 func percent(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -111,8 +109,8 @@ func overlongAt(s string) (byte, int) {
 	return 0, 0
 }
 
-// lookalikes turns characters into the ASCII ones that normalisation or best-fit
-// mapping would make of them.
+// lookalikes replaces characters with the ASCII ones that normalization or best-fit mapping makes
+// of them.
 func lookalikes(s string) string {
 	if !utf8.ValidString(s) {
 		return s
@@ -132,7 +130,7 @@ func lookalikes(s string) string {
 		case r == '\u212a':
 			return 'k'
 		case unicode.Is(unicode.Mn, r), strings.ContainsRune("\u00ad\u200b\u200c\u200d\u2060\ufeff", r):
-			return -1 // seen by nobody
+			return -1 // invisible
 		default:
 			return r
 		}
@@ -145,7 +143,7 @@ func caretSlash(s string) string { return strings.NewReplacer(":", "/", "|", "/"
 
 func plus(s string) string { return strings.ReplaceAll(s, "+", " ") }
 
-// withoutDots resolves "." and "..", and drops empty segments.
+// withoutDots resolves "." and ".." and removes empty segments.
 func withoutDots(s string) string {
 	var out []string
 	for segment := range strings.SplitSeq(s, "/") {
@@ -162,7 +160,7 @@ func withoutDots(s string) string {
 	return "/" + strings.Join(out, "/")
 }
 
-// withoutParameters cuts what stands behind a ";" in each segment.
+// withoutParameters removes the part after a ";" from each segment.
 func withoutParameters(s string) string {
 	segments := strings.Split(s, "/")
 	for i, segment := range segments {
@@ -171,7 +169,7 @@ func withoutParameters(s string) string {
 	return strings.Join(segments, "/")
 }
 
-// withoutControls drops control characters and white space.
+// withoutControls removes control characters and white space.
 func withoutControls(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -182,7 +180,7 @@ func withoutControls(s string) string {
 	return b.String()
 }
 
-// trimSegments drops dots and blanks at the end of segments, as Windows does.
+// trimSegments removes dots and blanks at the end of segments, as Windows does.
 func trimSegments(s string) string {
 	segments := strings.Split(s, "/")
 	for i, segment := range segments {
@@ -200,7 +198,7 @@ func cutAt(separator string) func(string) string {
 	}
 }
 
-// withoutScheme takes the path of an absolute target.
+// withoutScheme returns the path of an absolute target.
 func withoutScheme(s string) string {
 	if i := strings.Index(s, "://"); i >= 0 {
 		return withoutAuthority(s[i+1:])
@@ -208,7 +206,7 @@ func withoutScheme(s string) string {
 	return s
 }
 
-// withoutAuthority takes the path of a target such as //host/path.
+// withoutAuthority returns the path of a target such as //host/path.
 func withoutAuthority(s string) string {
 	rest, ok := strings.CutPrefix(s, "//")
 	if !ok {

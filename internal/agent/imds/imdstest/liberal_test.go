@@ -2,7 +2,7 @@ package imdstest
 
 import "testing"
 
-// TestReadsAsIdentity: an oracle that sees nothing would let everything pass.
+// TestReadsAsIdentity checks that the oracle finds what it should, and no more.
 func TestReadsAsIdentity(t *testing.T) {
 	for _, target := range []string{
 		"/metadata/identity", "/metadata/identity/oauth2/token?x", "/Metadata/IDENTITY/info", "//metadata//identity/", "metadata/identity",
@@ -17,7 +17,7 @@ func TestReadsAsIdentity(t *testing.T) {
 		"/metadata%ef%bc%8fidentity",
 	} {
 		if !ReadsAsIdentity(target) {
-			t.Errorf("%q: not seen", target)
+			t.Errorf("%q: not found", target)
 		}
 	}
 	for _, target := range []string{
@@ -25,7 +25,7 @@ func TestReadsAsIdentity(t *testing.T) {
 		"/identity/metadata", "/metadata/identit", "/metadata/instance/identity", "/metadatax/identity",
 	} {
 		if ReadsAsIdentity(target) {
-			t.Errorf("%q: seen as what it is not", target)
+			t.Errorf("%q: read as a path under /metadata/identity", target)
 		}
 	}
 }

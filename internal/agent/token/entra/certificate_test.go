@@ -13,7 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/token/keyfile/keyfiletest"
 )
 
-// TestAssertions: what is signed, by which algorithm, for whom.
+// TestAssertions checks the algorithm, the headers and the claims of assertions.
 func TestAssertions(t *testing.T) {
 	now := time.Unix(1_790_000_000, 0)
 	entraID, oldADFS := endpoint{url: "https://login.example/t/oauth2/v2.0/token"}, endpoint{url: "https://adfs.example/adfs/oauth2/token", adfs: true}

@@ -38,20 +38,20 @@ const (
 	vault    = "https://vault.azure.net"
 	issuer   = "https://cluster.example"
 	audience = "api://AzureADTokenExchange"
-	// theSecret must never be seen in an error.
+	// theSecret must not appear in an error.
 	theSecret = "s3cret~Value-of.the_application"
 )
 
-// apps are the applications of the directory, by name.
+// app returns the client ID of an application of the directory.
 func app(name string) string { return world.GUID("app " + name) }
 
-// secrets are the cluster's, as an API server answers for them.
+// secrets are those of the cluster.
 type secrets struct {
 	mu    sync.Mutex
 	data  map[string]map[string][]byte
 	err   error
 	reads int
-	// next, once, is what the Secret says after the next read.
+	// next replaces the Secret after the next read.
 	next map[string][]byte
 }
 
@@ -103,8 +103,7 @@ func (c *cluster) jwks(t *testing.T) string {
 	return fmt.Sprintf(`{"keys":[{"kty":"EC","kid":"1","crv":"P-256","x":%q,"y":%q}]}`, coordinate(point[1:33]), coordinate(point[33:]))
 }
 
-// directory is an Entra ID on this machine, over TLS, with identities that it
-// knows.
+// directory is an emulated Entra ID over TLS, with identities that it knows.
 type directory struct {
 	t        *testing.T
 	emulator *emulator.Emulator
@@ -157,7 +156,7 @@ func newDirectory(t *testing.T, applications ...world.Application) *directory {
 	return d
 }
 
-// source is that for a type, with trust in the directory's certificate.
+// source returns the one for a type, which trusts the directory's certificate.
 func (d *directory) source(kind v1.IdentityType) *Source {
 	var s *Source
 	switch kind {
@@ -172,7 +171,7 @@ func (d *directory) source(kind v1.IdentityType) *Source {
 	return s
 }
 
-// principal is an identity of the namespace shop with a Secret of its name.
+// principal returns an identity in namespace shop, with a Secret of its name.
 func (d *directory) principal(kind v1.IdentityType, name string, data map[string]string) *v1.AzureIdentity {
 	id := &v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name)},
@@ -188,8 +187,8 @@ func (d *directory) principal(kind v1.IdentityType, name string, data map[string
 	return id
 }
 
-// verified are the claims of a token whose signature the directory's published
-// keys vouch for.
+// verified returns the claims of a token after it has verified the signature with the directory's
+// published keys.
 func (d *directory) verified(t *testing.T, tok *token.Token) jwt.MapClaims {
 	t.Helper()
 	var text string

@@ -19,9 +19,9 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// TestEntraStory gets a token for every kind of identity and lets the directory's
-// own keys vouch for it.
-func TestEntraStory(t *testing.T) {
+// TestEntra gets a token for every kind of identity and verifies it with the directory's published
+// keys.
+func TestEntra(t *testing.T) {
 	rsaCert, rsaPEM, rsaKeyPEM := keyfiletest.Certificate(t, keyfiletest.RSA(t))
 	_, ecPEM, ecKeyPEM := keyfiletest.Certificate(t, keyfiletest.EC(t, elliptic.P384()))
 	pfxKey := keyfiletest.RSA(t)
@@ -125,7 +125,7 @@ func TestAuxiliaryTenants(t *testing.T) {
 		t.Errorf("got %v", f)
 	}
 
-	// Of a certificate, v1.8.17 asks the identity's own tenant alone.
+	// For a certificate, v1.8.17 uses only the identity's own tenant.
 	id.Spec.Type = v1.ServicePrincipalCertificate
 	if tenants := d.source(2).proofs.tenants(id); len(tenants) != 1 {
 		t.Errorf("tenants of type 2: %v", tenants)
@@ -138,13 +138,13 @@ func failure(t *testing.T, err error) *token.Failure {
 	f := sourcetest.Failure(t, err)
 	for _, text := range []string{f.Message, f.Error(), fmt.Sprintf("%+v", *f)} {
 		if strings.Contains(text, theSecret) || strings.Contains(text, "eyJ") {
-			t.Errorf("the failure says too much: %s", text)
+			t.Errorf("the failure has a secret: %s", text)
 		}
 	}
 	return f
 }
 
-// TestEndpoints: where the proof goes, and for what.
+// TestEndpoints checks the URL and the form of the request.
 func TestEndpoints(t *testing.T) {
 	tests := []struct{ name, endpoint, tenant, resource, url, param, value string }{
 		{"the cloud's", "", "contoso.example", vault, "https://login.example/contoso.example/oauth2/v2.0/token", "scope", vault + "/.default"},
@@ -156,7 +156,7 @@ func TestEndpoints(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			source, o, _, id := newOracle(t, v1.ServicePrincipal, minted)
+			source, o, _, id := newFakeEndpoint(t, v1.ServicePrincipal, minted)
 			id.Spec.ADEndpoint, id.Spec.TenantID = tt.endpoint, tt.tenant
 			if _, err := source.Token(t.Context(), token.Request{Identity: id, Resource: tt.resource}); err != nil {
 				t.Fatal(err)
@@ -167,14 +167,14 @@ func TestEndpoints(t *testing.T) {
 			}
 		})
 	}
-	source, o, _, id := newOracle(t, v1.ServicePrincipal, minted)
+	source, o, _, id := newFakeEndpoint(t, v1.ServicePrincipal, minted)
 	_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault + "/.default openid"})
 	if f := failure(t, err); f.Status != 400 || len(o.seen) != 0 {
 		t.Errorf("a resource with a blank: %v", f)
 	}
 }
 
-// TestMasks: what is secret does not print.
+// TestMasks checks that proofs print as masks.
 func TestMasks(t *testing.T) {
 	_, cert, key := keyfiletest.Certificate(t, keyfiletest.RSA(t))
 	pair, err := keyfile.NewParser(fileLimiter{}).Parse(t.Context(), "ns", []byte(cert+key), "")

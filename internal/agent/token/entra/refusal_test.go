@@ -25,15 +25,15 @@ import (
 	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 )
 
-// oracle answers what the test says: a status with a body, and Retry-After before
-// a bar; an error; a hang. The last answer is repeated.
-type oracle struct {
+// fakeEndpoint answers in order and repeats the last answer. An answer is a status with a body, and
+// Retry-After before a bar; or an error; or a duration to hang.
+type fakeEndpoint struct {
 	answers []any
 	seen    []url.Values
 	paths   []string
 }
 
-func (o *oracle) RoundTrip(r *http.Request) (*http.Response, error) {
+func (o *fakeEndpoint) RoundTrip(r *http.Request) (*http.Response, error) {
 	text, _ := io.ReadAll(r.Body)
 	form, _ := url.ParseQuery(string(text))
 	o.seen, o.paths = append(o.seen, form), append(o.paths, r.URL.String())
@@ -58,10 +58,10 @@ func (o *oracle) RoundTrip(r *http.Request) (*http.Response, error) {
 		_, _ = fmt.Sscan(status, &code)
 		return &http.Response{StatusCode: code, Header: h, Body: io.NopCloser(strings.NewReader(body))}, nil
 	}
-	panic("what?")
+	panic("unknown answer")
 }
 
-// aadsts is an error of Entra ID's, in its shape.
+// aadsts returns an error in Entra ID's format.
 func aadsts(status, code int, kind, text string) string {
 	body, _ := json.Marshal(map[string]any{
 		"error": kind, "error_codes": []int{code},
@@ -72,14 +72,14 @@ func aadsts(status, code int, kind, text string) string {
 
 const minted = `200 {"token_type":"Bearer","expires_in":3599,"ext_expires_in":3599,"access_token":"h.e30.s","id_token":"x"}`
 
-func newOracle(t *testing.T, kind v1.IdentityType, answers ...any) (*Source, *oracle, *secrets, *v1.AzureIdentity) {
+func newFakeEndpoint(t *testing.T, kind v1.IdentityType, answers ...any) (*Source, *fakeEndpoint, *secrets, *v1.AzureIdentity) {
 	t.Helper()
 	authority, err := ParseAuthority("https://login.example/")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &secrets{data: map[string]map[string][]byte{"shop/web": {"clientSecret": []byte(theSecret)}}}
-	o := &oracle{answers: answers}
+	o := &fakeEndpoint{answers: answers}
 	c := Config{Authority: authority, Calls: calls()}
 	d := directory{config: c, secrets: s, client: &http.Client{Transport: o}}
 	if kind == v1.Federated {
@@ -152,7 +152,7 @@ func TestEntraErrors(t *testing.T) {
 				if tt.kind == 0 {
 					tt.kind = v1.ServicePrincipal
 				}
-				source, o, _, id := newOracle(t, tt.kind, tt.answers...)
+				source, o, _, id := newFakeEndpoint(t, tt.kind, tt.answers...)
 				ctx, cancel := context.WithTimeout(t.Context(), 16*time.Second)
 				defer cancel()
 				got, err := source.Token(ctx, token.Request{Identity: id, Resource: vault})
@@ -182,10 +182,10 @@ func TestEntraErrors(t *testing.T) {
 	}
 }
 
-// TestStaysAway leaves Entra ID alone for as long as it said, for that identity.
-func TestStaysAway(t *testing.T) {
+// TestCooldown checks that Retry-After is obeyed for one identity.
+func TestCooldown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		source, o, _, id := newOracle(t, v1.ServicePrincipal, "429 60|{}", minted)
+		source, o, _, id := newFakeEndpoint(t, v1.ServicePrincipal, "429 60|{}", minted)
 		r := token.Request{Identity: id, Resource: vault}
 		_, _ = source.Token(t.Context(), r)
 		<-time.After(20 * time.Second)
@@ -205,7 +205,7 @@ func TestStaysAway(t *testing.T) {
 	})
 }
 
-func TestAwayIsBounded(t *testing.T) {
+func TestCooldownIsBounded(t *testing.T) {
 	c, now := newCooldown(), time.Now()
 	c.start(cooldownKey{"shop", "x"}, time.Second, now)
 	for i := range 3 * maxCooldowns {
@@ -215,16 +215,16 @@ func TestAwayIsBounded(t *testing.T) {
 		t.Errorf("%d remembered", len(c.until))
 	}
 	if c.left(cooldownKey{"shop", "x"}, now) == 0 {
-		t.Error("a namespace's was forgotten for another's many")
+		t.Error("another namespace evicted the entry")
 	}
 }
 
-// TestSecretReread: what Entra ID rejects is read once more, and tried again only
-// when it has changed.
+// TestSecretReread checks that a rejected secret is read again, and tried again only if it has
+// changed.
 func TestSecretReread(t *testing.T) {
 	wrong := aadsts(401, 7000215, "invalid_client", "x")
 	t.Run("changed", func(t *testing.T) {
-		source, o, s, id := newOracle(t, v1.ServicePrincipal, wrong, minted)
+		source, o, s, id := newFakeEndpoint(t, v1.ServicePrincipal, wrong, minted)
 		s.next = map[string][]byte{"clientSecret": []byte("newer")}
 		if _, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault}); err != nil {
 			t.Fatal(err)
@@ -237,7 +237,7 @@ func TestSecretReread(t *testing.T) {
 		}
 	})
 	t.Run("changed, wrong again", func(t *testing.T) {
-		source, o, s, id := newOracle(t, v1.ServicePrincipal, wrong)
+		source, o, s, id := newFakeEndpoint(t, v1.ServicePrincipal, wrong)
 		s.next = map[string][]byte{"clientSecret": []byte("newer")}
 		_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault})
 		if f := failure(t, err); f.Status != 403 || s.reads != 2 || len(o.seen) != 2 {
@@ -245,7 +245,7 @@ func TestSecretReread(t *testing.T) {
 		}
 	})
 	t.Run("gone", func(t *testing.T) {
-		source, o, s, id := newOracle(t, v1.ServicePrincipal, wrong)
+		source, o, s, id := newFakeEndpoint(t, v1.ServicePrincipal, wrong)
 		s.next = map[string][]byte{}
 		_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault})
 		if f := failure(t, err); f.Status != 403 || !strings.Contains(f.Message, "7000215") || s.reads != 2 || len(o.seen) != 1 {
@@ -254,7 +254,7 @@ func TestSecretReread(t *testing.T) {
 	})
 }
 
-// TestProofs that cannot be had.
+// TestProofs checks the failures of proofs that cannot be read.
 func TestProofs(t *testing.T) {
 	private := keyfiletest.RSA(t)
 	certificate, _, _ := keyfiletest.Certificate(t, private)
@@ -263,7 +263,7 @@ func TestProofs(t *testing.T) {
 		t.Fatal(err)
 	}
 	forbidden := func(resource string) error {
-		return apierrors.NewForbidden(corev1.Resource(resource), "web", errors.New("nobody may"))
+		return apierrors.NewForbidden(corev1.Resource(resource), "web", errors.New("denied"))
 	}
 	tests := []struct {
 		name   string
@@ -318,7 +318,7 @@ func TestProofs(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			source, o, s, id := newOracle(t, tt.kind, minted)
+			source, o, s, id := newFakeEndpoint(t, tt.kind, minted)
 			var c *cluster
 			if f, ok := source.proofs.(brokerTokens); ok {
 				c, _ = f.Brokers.(*cluster)

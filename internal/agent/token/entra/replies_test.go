@@ -16,8 +16,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// TestGreedyAuthority: an authority of a tenant's choice cannot make the agent
-// take more than a token's worth.
+// TestGreedyAuthority checks that an authority of an author's choice cannot make the agent read
+// more than a token needs.
 func TestGreedyAuthority(t *testing.T) {
 	answer := func(w io.Writer, bytes int) {
 		_, _ = io.WriteString(w, `{"access_token":"`+strings.Repeat("x", bytes)+`","expires_in":3600}`)
@@ -73,7 +73,8 @@ func TestGreedyAuthority(t *testing.T) {
 	}
 }
 
-// TestTokenOfAnotherApplication checks the tokens of types 1 to 3, those for auxiliary tenants too.
+// TestTokenOfAnotherApplication checks the tokens of applications, also those for auxiliary
+// tenants.
 func TestTokenOfAnotherApplication(t *testing.T) {
 	own := app("secret")
 	for _, c := range []struct {

@@ -20,7 +20,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 )
 
-// script answers one request after the other; the last answer repeats.
+// script answers requests in order and repeats the last answer.
 type script struct {
 	answers []any // status and body "503 {...}", or an error, or a duration to hang
 	seen    []*http.Request
@@ -106,7 +106,7 @@ func TestIMDSFaults(t *testing.T) {
 		answers []any
 		status  int // 0: a token
 		calls   int
-		took    time.Duration // at most, of the 9 s there are
+		took    time.Duration // at most, of 9 s
 		retry   time.Duration
 	}{
 		{name: "at once", answers: []any{"good"}, calls: 1},

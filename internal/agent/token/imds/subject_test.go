@@ -19,13 +19,13 @@ const (
 	machine       = group + "Microsoft.Compute/virtualMachineScaleSets/nodes"
 )
 
-// inGroup is an identity in a resource group of that name.
+// inGroup returns the resource ID of an identity in a resource group of that name.
 func inGroup(name string) string {
 	return "/subscriptions/00000000-0000-0000-0000-00000000000a/resourceGroups/" + name + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/x"
 }
 
-// TestTokenOfAnotherIdentity checks every reply of the metadata service against the identity
-// decided on: by client ID and by resource ID, of the reply and of the token.
+// TestTokenOfAnotherIdentity checks that each reply of the metadata service is compared with the
+// requested identity: by client ID and by resource ID, of the reply and of the token.
 func TestTokenOfAnotherIdentity(t *testing.T) {
 	type claims map[string]any
 	both := v1.AzureIdentitySpec{ClientID: shopClient, ResourceID: shopResource}
@@ -112,7 +112,7 @@ func TestTokenOfAnotherIdentity(t *testing.T) {
 				t.Errorf("the error has a whole client ID or the token: %s", text)
 			}
 			if strings.Contains(f.Message, otherResource) || strings.Contains(f.Message, machine) {
-				t.Errorf("the pod is told of another's resource: %s", f.Message)
+				t.Errorf("the message names another's resource: %s", f.Message)
 			}
 			if c.reason == token.ReasonOtherIdentity && m.Errors != 1 {
 				t.Errorf("%d errors counted", m.Errors)

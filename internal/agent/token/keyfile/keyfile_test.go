@@ -35,7 +35,7 @@ import (
 
 const keyPassword = "pass wörd"
 
-// TestKeyFiles reads every form of file that people have.
+// TestKeyFiles reads every supported form of file.
 func TestKeyFiles(t *testing.T) {
 	rsaPrivate, ecPrivate := keyfiletest.RSA(t), keyfiletest.EC(t, elliptic.P256())
 	rsaCert, rsaPEM, rsaKeyPEM := keyfiletest.Certificate(t, rsaPrivate)
@@ -50,7 +50,7 @@ func TestKeyFiles(t *testing.T) {
 	pkcs1 := block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaPrivate), nil)
 	sec1DER, err := x509.MarshalECPrivateKey(ecPrivate)
 	sec1 := block("EC PRIVATE KEY", sec1DER, err)
-	//nolint:staticcheck // the old protection is what is tested
+	//nolint:staticcheck // the legacy format is tested
 	old, err := x509.EncryptPEMBlock(rand.Reader, "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaPrivate), []byte(keyPassword), x509.PEMCipherAES256)
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +138,7 @@ func TestKeyFiles(t *testing.T) {
 	}
 }
 
-// utf16Text writes a text as PowerShell's > does.
+// utf16Text encodes a text as PowerShell's > does.
 func utf16Text(text string) string {
 	data := []byte{0xff, 0xfe}
 	for _, unit := range utf16.Encode([]rune(text)) {
@@ -147,7 +147,7 @@ func utf16Text(text string) string {
 	return string(data)
 }
 
-// seal protects a key as OpenSSL does.
+// seal encrypts a key as OpenSSL does.
 func seal(t *testing.T, key any, password string) []byte {
 	t.Helper()
 	marshal := func(v any) asn1.RawValue {
@@ -187,7 +187,7 @@ func seal(t *testing.T, key any, password string) []byte {
 	}).FullBytes
 }
 
-// TestOpenSSL reads what OpenSSL writes.
+// TestOpenSSL reads the output of openssl.
 func TestOpenSSL(t *testing.T) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
@@ -242,7 +242,7 @@ func TestOpenSSL(t *testing.T) {
 	}
 }
 
-// TestKeyFileWork: a file cannot ask for more work than it is worth.
+// TestKeyFileWork checks the bound on the iterations that a file asks for.
 func TestKeyFileWork(t *testing.T) {
 	params := func(count int) []byte {
 		der, err := asn1.Marshal(struct {

@@ -66,7 +66,8 @@ func TestClientIDShortened(t *testing.T) {
 	}
 }
 
-// TestAcquireWanted: whenever somebody comes to wait, the turn is taken, once.
+// TestAcquireWanted checks that a background request gets one turn, whenever a caller comes to
+// wait.
 func TestAcquireWanted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, late := range []time.Duration{0, time.Second, 2 * time.Second} {
@@ -96,7 +97,7 @@ func TestAcquireWanted(t *testing.T) {
 	})
 }
 
-// queue lets pods begin at once, and the background after a while.
+// queue lets pods begin at once, and background requests after a while.
 type queue struct {
 	background time.Duration
 	granted    int

@@ -1,4 +1,4 @@
-// How a refusal looks.
+// The format of refusals.
 
 package imds
 
@@ -13,9 +13,9 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// HeaderMissing refuses a request without the Metadata header, in the words that every client's probe
-// expects. They must not contain "Identity not found": Azure.Identity for .NET tells a probe's answer
-// from a missing identity by that.
+// HeaderMissing refuses a request without the Metadata header, in the words that every client's
+// probe expects. They must not contain "Identity not found": Azure.Identity for .NET distinguishes
+// a probe's answer from a missing identity by that.
 func HeaderMissing() *reason.Refusal {
 	return reason.HeaderMissing.Refuse("Required metadata header not specified")
 }
@@ -50,14 +50,14 @@ func body(answer reason.Answer) []byte {
 	return bytes.TrimRight(b.Bytes(), "\n")
 }
 
-// reachable rewords a 403's text: several SDKs take the word "unreachable" in
-// one as Docker Desktop's proxy and quietly go on to another credential.
+// reachable rewords the text of a 403. Several SDKs treat a 403 with the word "unreachable" as one
+// of Docker Desktop's proxy and silently try another credential.
 func reachable(s string) string {
 	return regexp.MustCompile(`(?i)unreachable`).ReplaceAllString(s, "not reachable")
 }
 
 // WriteRefusal answers with a refusal. It leaves the body out for clients that take any body as a
-// value. Clients branch on the status: 400, 401 and 403 are final to all of them; they try again
+// value. Clients branch on the status: 400, 401 and 403 are final to all of them; they retry
 // after 404, 429 and 500.
 func WriteRefusal(w http.ResponseWriter, r *reason.Refusal, withoutBody bool) {
 	answer := r.Answer()
