@@ -33,31 +33,31 @@ import (
 )
 
 const (
-	// attestLimit is how long a request waits for its pod to become known. The API server reports a new
-	// pod's address within two seconds. Clients that give up sooner retry.
+	// attestLimit is how long a request waits for its pod to become known. The API server reports a
+	// new pod's address within two seconds. Clients that give up sooner retry.
 	attestLimit = 4 * time.Second
-	// bindingLimit is how long a request waits for a binding that may never come. It is a little less
-	// than the 10 s after which the most impatient client gives up.
+	// bindingLimit is how long a request waits for a binding that may never come. It is a little
+	// less than the 10 s after which the most impatient client gives up.
 	bindingLimit = 8 * time.Second
-	// maxPending is how many requests may wait for an identity, maxPendingPerPod those of one pod. Each
-	// costs a connection and a goroutine, some 25 kB.
+	// maxPending is how many requests may wait for an identity, maxPendingPerPod those of one pod.
+	// Each costs a connection and a goroutine, some 25 kB.
 	maxPending, maxPendingPerPod = 1024, 64
-	// maxTokens is some 8 MB of tokens, and 32 MB of the largest, which count as several: 16 for each
-	// pod on a node of 250 pods. maxPerIdentity is more than any program uses Azure services.
+	// maxTokens is some 8 MB of tokens, and 32 MB of the largest, which count as several: 16 for
+	// each pod on a node of 250 pods. maxPerIdentity is more than any program uses Azure services.
 	maxTokens, maxPerIdentity = 4096, 128
 	// fetchTime bounds fetching a token: 6 calls and the 6.2 s between them if the metadata service
 	// fails at once, or a lost call of 5 s and one of 10 s if it is slow.
 	fetchTime = 16 * time.Second
-	// staleAfter is how long a request waits for a new token while an old one is still valid. Several
-	// SDKs give up after 1 s.
+	// staleAfter is how long a request waits for a new token while an old one is still valid.
+	// Several SDKs give up after 1 s.
 	staleAfter = 500 * time.Millisecond
-	// nodeLimit is how long requests wait for the node's labels once the rest of the cluster is known.
-	// The API server answers within milliseconds.
+	// nodeLimit is how long requests wait for the node's labels once the rest of the cluster is
+	// known. The API server answers within milliseconds.
 	nodeLimit = 2 * time.Second
 )
 
-// The metadata service allows a machine 20 token requests a second, 5 at once, and 5 other requests a
-// second. One pod gets two of the five at once, so that its hanging requests do not take all.
+// The metadata service allows a machine 20 token requests a second, 5 at once, and 5 other requests
+// a second. One pod gets two of the five at once, so that its hanging requests do not take all.
 func tokenLimits() fair.Config {
 	return fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
 }
@@ -89,8 +89,8 @@ type agent struct {
 	redirected atomic.Pointer[error] // of the last check of the redirect, nil before the first
 }
 
-// tables are what the cluster's objects are stored in. A pod is stored for authorize first, so that it
-// has a decision once it is known as a caller.
+// tables are what the cluster's objects are stored in. A pod is stored for authorize first, so that
+// it has a decision once it is known as a caller.
 type tables struct {
 	*authorize.Table
 	attest *attest.Table

@@ -1,4 +1,5 @@
-// Closed at every moment: what a pod sends to the metadata service never gets there, whatever becomes of the agent.
+// Closed at every moment: what a pod sends to the metadata service never gets there, whatever
+// becomes of the agent.
 
 package main
 
@@ -111,7 +112,8 @@ func (n *farNode) must(err error) {
 	}
 }
 
-// TestClosedAlways kills the agent twenty times while the pod tries every way to the metadata service.
+// TestClosedAlways kills the agent twenty times while the pod tries every way to the metadata
+// service.
 func TestClosedAlways(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()
@@ -287,8 +289,8 @@ func TestCleanup(t *testing.T) {
 	again.says("there is no redirect on this node")
 }
 
-// TestBootGuard: after a boot, a pod that starts before the agent does is refused, and the agent takes the rules over.
-// Where an agent answers, the guard changes nothing.
+// TestBootGuard: after a boot, a pod that starts before the agent does is refused, and the agent
+// takes the rules over. Where an agent answers, the guard changes nothing.
 func TestBootGuard(t *testing.T) {
 	n := newFarNode(t)
 	guard := n.start("--boot-guard", "--node=")

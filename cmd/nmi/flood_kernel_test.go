@@ -18,8 +18,8 @@ import (
 const (
 	// memoryLimit is the chart's, in MiB.
 	memoryLimit = 256
-	// maxSockets is what one pod and the processes of the host may have (docs/nmi.md, Ports), and as many
-	// again as the agent needs itself.
+	// maxSockets is what one pod and the processes of the host may have (docs/nmi.md, Ports), and
+	// as many again as the agent needs itself.
 	maxSockets = 2*(256+8+8) + 256 + 8 + 64
 	floodTime  = 8 * time.Second
 	floodKeep  = 3000
@@ -37,9 +37,9 @@ func (n *node) startBuilt(args ...string) *process {
 	return n.startProgram(binary, args...)
 }
 
-// TestFlood floods every port that nmi has open, those of all addresses from a pod, those of loopback
-// from the host. Meanwhile a neighbour gets its tokens, the kubelet and Prometheus their answers, and
-// the agent stays within the chart's memory limit.
+// TestFlood floods every port that nmi has open, those of all addresses from a pod, those of
+// loopback from the host. Meanwhile a neighbour gets its tokens, the kubelet and Prometheus their
+// answers, and the agent stays within the chart's memory limit.
 func TestFlood(t *testing.T) {
 	n := newNode(t)
 	n.pod("web", "10.244.0.2", "Running")

@@ -86,8 +86,8 @@ func (a *agent) hostEndpoints() []hostEndpoint {
 // retryInterval is the pause between attempts to open a port for the host.
 const retryInterval = 2 * time.Second
 
-// serveHost serves an endpoint for processes of the host. A stopping agent may still have its port, so
-// it retries until ctx ends: pods do not need the port.
+// serveHost serves an endpoint for processes of the host. A stopping agent may still have its port,
+// so it retries until ctx ends: pods do not need the port.
 func (a *agent) serveHost(ctx context.Context, e hostEndpoint) error {
 	select {
 	case <-a.lifecycle.Turn():

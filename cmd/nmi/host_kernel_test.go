@@ -53,8 +53,8 @@ func TestHostEndpoint(t *testing.T) {
 	}
 }
 
-// TestHostPort: a pod with a host port of the endpoint's number gets what is sent to the node there, and nothing of the
-// endpoint's.
+// TestHostPort: a pod with a host port of the endpoint's number gets what is sent to the node
+// there, and nothing of the endpoint's.
 func TestHostPort(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()
@@ -105,7 +105,8 @@ func (n *farNode) hostPort(node, pod netip.Addr, port uint16) {
 	}))
 }
 
-// TestHostEndpointExposed puts the endpoint on an address that pods reach: who is not on loopback gets no token.
+// TestHostEndpointExposed puts the endpoint on an address that pods reach: who is not on loopback
+// gets no token.
 func TestHostEndpointExposed(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()

@@ -13,8 +13,9 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// load is a pod that asks for tokens all the time, and forgives nothing: a connection that is refused, reset or closed
-// without an answer is a failure, and nothing is tried again. A connection is given up when the answer says so.
+// load is a pod that asks for tokens all the time, and forgives nothing: a connection that is
+// refused, reset or closed without an answer is a failure, and nothing is tried again. A connection
+// is given up when the answer says so.
 type load struct {
 	n    *node
 	stop chan struct{}

@@ -26,10 +26,11 @@ func main() {
 	os.Exit(code)
 }
 
-// useOneCPU runs Go code on one CPU at a time, unless $GOMAXPROCS says otherwise. It is enough for more tokens a second
-// than a node's pods can ask for, it is the most that a flood of requests can take from the node, and a token costs a
-// third less than with two: net/http starts a goroutine for every request, to notice a client that leaves, which idle
-// CPUs would wake up for (docs/benchmarks.md).
+// useOneCPU runs Go code on one CPU at a time, unless $GOMAXPROCS says otherwise. It is enough for
+// more tokens a second than a node's pods can ask for, it is the most that a flood of requests can
+// take from the node, and a token costs a third less than with two: net/http starts a goroutine for
+// every request, to notice a client that leaves, which idle CPUs would wake up for
+// (docs/benchmarks.md).
 func useOneCPU(getenv func(string) string) {
 	if getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)

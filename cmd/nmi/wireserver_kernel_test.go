@@ -13,7 +13,8 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// wireServer is where Azure's WireServer is. Here it is an address of the machine behind the node's router.
+// wireServer is where Azure's WireServer is. Here it is an address of the machine behind the node's
+// router.
 const wireServer = "168.63.129.16"
 
 // serveWire serves as the WireServer does: the goal state on 80, artifacts on 32526, DNS on 53.
@@ -44,8 +45,9 @@ func (n *farNode) wantWire(from *testnet.Net, who string, open ...string) {
 	}
 }
 
-// TestWireServer is a pod that asks the WireServer for the machine's configuration: with the agent, after it,
-// after somebody removed the rules, and after the clean-up. Processes of the node keep it all along.
+// TestWireServer is a pod that asks the WireServer for the machine's configuration: with the agent,
+// after it, after somebody removed the rules, and after the clean-up. Processes of the node keep it
+// all along.
 func TestWireServer(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()

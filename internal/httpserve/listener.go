@@ -28,7 +28,8 @@ const minIdle = time.Second
 
 // Listener is a net.Listener that keeps to its limits.
 //
-//   - A source that has PerSource connections gets another one only in place of its longest idle one.
+//   - A source that has PerSource connections gets another one only in place of its longest idle
+//     one.
 //   - When Total are open, the source with the most of them loses one to a source that has fewer.
 //   - When no source has more than another, a source without a connection gets the place of the
 //     longest idle one.

@@ -155,8 +155,8 @@ type addressed struct {
 
 func (a addressed) RemoteAddr() net.Addr { return a.remote }
 
-// TestKernelBuffers: what the kernel buffers for a connection is bounded, also where connections are
-// wrapped.
+// TestKernelBuffers: what the kernel buffers for a connection is bounded, also where connections
+// are wrapped.
 func TestKernelBuffers(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -201,7 +201,8 @@ type wrapped struct{ net.Conn }
 
 func (w wrapped) NetConn() net.Conn { return w.Conn }
 
-// TestSameHost: the kubelet gets a place when all others have one each and none of them is idle for long.
+// TestSameHost: the kubelet gets a place when all others have one each and none of them is idle for
+// long.
 func TestSameHost(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -89,7 +89,7 @@ func ignore(err, target error) error {
 }
 
 // limitBody bounds the time for a request's body, whether the handler reads it or net/http does
-// afterwards. A handler that has read the whole body may take the read deadline away.
+// later. A handler that has read the whole body may take the read deadline away.
 func (s *Server) limitBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {

@@ -141,8 +141,8 @@ func read(c net.Conn, length int64) {
 	_ = resp.Body.Close()
 }
 
-// TestHeldRequests: a request may be held for as long as its client waits, where that is wanted, also
-// one with a body that the handler has read.
+// TestHeldRequests: a request may be held for as long as its client waits, where that is wanted,
+// also one with a body that the handler has read.
 func TestHeldRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hold := func(w http.ResponseWriter, r *http.Request) {

@@ -1,14 +1,14 @@
-// Package clients builds the programs below this folder, which ask for tokens as applications with real Azure SDKs do,
-// and keeps them in a folder outside of the checkout. Each runs without arguments, and takes from its environment what
-// to ask:
+// Package clients builds the programs below this folder, which ask for tokens as applications with
+// real Azure SDKs do, and keeps them in a folder outside of the checkout. Each runs without
+// arguments, and takes from its environment what to ask:
 //
 //	RESOURCE       what the token is for, without /.default
 //	CLIENT_ID, OBJECT_ID or RESOURCE_ID   which identity; without any, the default one
 //	DEFAULT_CHAIN  take the library's DefaultAzureCredential instead
 //	SHOW_TOKEN     print the token, too
 //
-// It prints one line of JSON (client, clientID, audience, milliseconds, expiresIn, token), or what went wrong on
-// standard error and ends with exit code 1.
+// It prints one line of JSON (client, clientID, audience, milliseconds, expiresIn, token), or what
+// went wrong on standard error and ends with exit code 1.
 //
 // Building takes the network: Go's module proxy, npm's registry, Debian's packages.
 package clients

@@ -26,8 +26,8 @@ type Node struct {
 	Dir string
 }
 
-// Node fetches node and the libraries by their lock file, and bundles the client with each version of the library. It is
-// done once per version of the sources, since the download is large.
+// Node fetches node and the libraries by their lock file, and bundles the client with each version
+// of the library. It is done once per version of the sources, since the download is large.
 func (k Kit) Node(ctx context.Context) (Node, error) {
 	sources := []string{"package.json", "package-lock.json", ".npmrc", "main.js"}
 	files := map[string][]byte{}
@@ -68,8 +68,8 @@ func (k Kit) Node(ctx context.Context) (Node, error) {
 
 func script(version string) string { return "client-" + version + ".js" }
 
-// bundle keeps names, because the fetch of @azure/identity 1.2 looks at the name of a class, and leaves out keytar,
-// a library in C that is not needed for managed identities.
+// bundle keeps names, because the fetch of @azure/identity 1.2 looks at the name of a class, and
+// leaves out keytar, a library in C that is not needed for managed identities.
 func bundle(ctx context.Context, dir, version string) error {
 	args := []string{
 		"--offline", "esbuild", "main.js", "--bundle", "--platform=node", "--target=node22", "--keep-names",

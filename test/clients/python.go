@@ -11,7 +11,8 @@ import (
 	"strings"
 )
 
-// ErrNoPython says that the Python clients cannot be had on this machine; errors that wrap it say why.
+// ErrNoPython says that the Python clients cannot be had on this machine; errors that wrap it say
+// why.
 var ErrNoPython = errors.New("no Python clients")
 
 // Python is the Python client.
@@ -20,11 +21,13 @@ type Python struct {
 	Interpreter, Script, Path string
 }
 
-// interpreter is the python3 that Debian's python3 packages are made for; others of the machine are not.
+// interpreter is the python3 that Debian's python3 packages are made for; others of the machine are
+// not.
 const interpreter = "/usr/bin/python3"
 
-// Python fetches Debian's python3-azure and python3-msrestazure with what they need and unpacks the part of them that
-// the client uses: nothing is installed on the machine. Its error is ErrNoPython when this is no machine for it.
+// Python fetches Debian's python3-azure and python3-msrestazure with what they need and unpacks the
+// part of them that the client uses: nothing is installed on the machine. Its error is ErrNoPython
+// when this is no machine for it.
 func (k Kit) Python(ctx context.Context) (Python, error) {
 	if _, err := os.Stat(interpreter); err != nil {
 		return Python{}, fmt.Errorf("%w: there is no %s: apt-get install python3", ErrNoPython, interpreter)
@@ -103,8 +106,8 @@ func unpackPython(ctx context.Context, dir string) error {
 	return nil
 }
 
-// download tries with the package lists that the machine has, and then with fresh ones in a folder of our own: the
-// machine's lists stay as they are.
+// download tries with the package lists that the machine has, and then with fresh ones in a folder
+// of our own: the machine's lists stay as they are.
 func download(ctx context.Context, dir string) error {
 	get := append([]string{"-qq", "-o", "APT::Sandbox::User=root", "download"}, debianPackages()...)
 	if run(ctx, dir, os.Environ(), "apt-get", get...) == nil {

@@ -23,11 +23,13 @@ type sdk struct {
 	env     []string
 	// can are the ways to name an identity, besides by client id and not at all.
 	can map[way]bool
-	// gives are the statuses that pass by themselves and that the library gives up at instead of trying again.
+	// gives are the statuses that pass by themselves and that the library gives up at instead of
+	// trying again.
 	gives map[int]bool
 	// honours are the statuses with which it waits as long as a Retry-After tells it to.
 	honours map[int]bool
-	// tells is what of a refusal the application gets to see, by status, where it is not what the agent said.
+	// tells is what of a refusal the application gets to see, by status, where it is not what the
+	// agent said.
 	tells map[int]string
 
 	pod, excepted *pod
@@ -42,7 +44,8 @@ const (
 	byResourceID way = "resource id"
 	byNothing    way = "nothing named"
 	byChain      way = "default chain"
-	// byAuthority takes the service's address from AZURE_POD_IDENTITY_AUTHORITY_HOST, and does not probe then.
+	// byAuthority takes the service's address from AZURE_POD_IDENTITY_AUTHORITY_HOST, and does not
+	// probe then.
 	byAuthority way = "authority host"
 )
 
@@ -112,11 +115,13 @@ type heard struct {
 	failure string
 }
 
-// tries is how often a client is run again that gave up by itself. Some probe with a limit of 0.3 s, and on a machine
-// with more to do than processors that is not even theirs to keep. An agent that is slow fails the last try, too.
+// tries is how often a client is run again that gave up by itself. Some probe with a limit of 0.3
+// s, and on a machine with more to do than processors that is not even theirs to keep. An agent
+// that is slow fails the last try, too.
 const tries = 6
 
-// asked runs the client, and again if it gave up although nobody refused it; it returns what it sent the last time.
+// asked runs the client, and again if it gave up although nobody refused it; it returns what it
+// sent the last time.
 func (w *stage) asked(t *testing.T, c *sdk, p *pod, env ...string) (h heard, sent []exchange) {
 	t.Helper()
 	for range tries {

@@ -62,14 +62,16 @@ func (w *stage) arrives(t *testing.T, c *sdk, name string, status int) {
 	})
 }
 
-// trouble lets the metadata service fail for as long as the agent tries, and then once more for the client.
+// trouble lets the metadata service fail for as long as the agent tries, and then once more for the
+// client.
 func (w *stage) trouble(t *testing.T, c *sdk) {
 	id := own(sick, c)
 	must(t, w.azure.World().SetFault(fault(id, byAgent(id), http.StatusServiceUnavailable, 0, 0)))
 	w.passing(t, c, c.pod, id, http.StatusInternalServerError, 0, func() { w.azure.World().RemoveFault(id.ClientID) })
 }
 
-// once lets the metadata service answer once with a status, which an excepted pod gets to see as it is.
+// once lets the metadata service answer once with a status, which an excepted pod gets to see as it
+// is.
 func (w *stage) once(t *testing.T, c *sdk, status int) {
 	id := own(ill, c)
 	must(t, w.azure.World().SetFault(fault(id, byItself(id), status, 0, 1)))
@@ -77,8 +79,8 @@ func (w *stage) once(t *testing.T, c *sdk, status int) {
 	w.azure.World().RemoveFault(id.ClientID)
 }
 
-// throttled lets the metadata service say 429 once. The agent sits out a pause of up to two seconds itself; longer ones
-// are the client's.
+// throttled lets the metadata service say 429 once. The agent sits out a pause of up to two seconds
+// itself; longer ones are the client's.
 func (w *stage) throttled(t *testing.T, c *sdk) {
 	id, pause := own(busy, c), 3*time.Second
 	must(t, w.azure.World().SetFault(fault(id, byAgent(id), http.StatusTooManyRequests, pause, 1)))
@@ -107,8 +109,9 @@ func (w *stage) retryAfter(t *testing.T, c *sdk) {
 	w.arrives(t, c, later, http.StatusServiceUnavailable)
 }
 
-// passing runs the client into a status that passes: when it was seen, passed is called. The client recovers, or gives
-// up at once if that is how it is. With 429 and 503 it was told to come back after pause.
+// passing runs the client into a status that passes: when it was seen, passed is called. The client
+// recovers, or gives up at once if that is how it is. With 429 and 503 it was told to come back
+// after pause.
 func (w *stage) passing(t *testing.T, c *sdk, p *pod, id world.Identity, status int, pause time.Duration, passed func()) {
 	t.Helper()
 	var got heard

@@ -1,10 +1,12 @@
-// Package conformance_test runs real Azure clients, the newest and those of years ago, against the agent: the real nmi
-// on a node with its redirect, a real API server and an emulated Azure, each client in a pod's network of its own. What
-// it checks is what WIRE in the documentation of clients promises (docs/clients.md): every client gets the tokens it is
-// entitled to, in every way that it can ask; it sees the errors that it should, and recovers from those that pass.
+// Package conformance_test runs real Azure clients, the newest and those of years ago, against the
+// agent: the real nmi on a node with its redirect, a real API server and an emulated Azure, each
+// client in a pod's network of its own. What it checks is what WIRE in the documentation of clients
+// promises (docs/clients.md): every client gets the tokens it is entitled to, in every way that it
+// can ask; it sees the errors that it should, and recovers from those that pass.
 //
-// What the clients sent is kept, byte for byte as it was on the wire but for what differs from run to run, in
-// testdata/golden. A new version of a library is seen there as a difference; where it is meant:
+// What the clients sent is kept, byte for byte as it was on the wire but for what differs from run
+// to run, in testdata/golden. A new version of a library is seen there as a difference; where it is
+// meant:
 //
 //	PODID_TEST_KERNEL=1 KUBEBUILDER_ASSETS=... go test ./test/conformance -update
 package conformance_test
@@ -38,7 +40,8 @@ func TestMain(m *testing.M) {
 // atMost is how long anything may take on a slow machine; clients have their own two minutes.
 const atMost = 2 * time.Minute
 
-// The resources that clients ask tokens for. Libraries make scopes of them and back; the slash at the end must survive.
+// The resources that clients ask tokens for. Libraries make scopes of them and back; the slash at
+// the end must survive.
 const (
 	vault = "https://vault.azure.net"
 	arm   = "https://management.azure.com/"

@@ -4,7 +4,8 @@
 //	pod e0 10.200.1.2 ──┤  node: lo 169.254.169.254:80 (emulated metadata service), 127.0.0.1 (emulated Entra ID,
 //	pod p1 …          ──┘        and a way to the API server), nmi
 //
-// The API server runs on the machine's own loopback; everything else is in network namespaces without a way out.
+// The API server runs on the machine's own loopback; everything else is in network namespaces
+// without a way out.
 package conformance_test
 
 import (
@@ -196,7 +197,8 @@ func (w *stage) startAgent(t *testing.T, args ...string) {
 	w.said, w.exited = &bytes.Buffer{}, make(chan error, 1)
 	w.agent = exec.Command(w.nmi, append([]string{
 		"--node=" + nodeName, "--kubeconfig=" + w.config, "--authority-host=" + w.azure.Endpoints().Entra,
-		// An identity on its way is waited for a second, so that clients get to see the 404 afterwards.
+		// An identity on its way is waited for a second, so that clients get to see the 404
+		// afterwards.
 		"--retry-attempts-for-created=1", "--retry-attempts-for-assigned=0", "--find-identity-retry-interval=1",
 	}, args...)...)
 	w.agent.Env = []string{"SSL_CERT_FILE=" + w.azure.Endpoints().CA, "HOME=" + w.dir}

@@ -1,5 +1,6 @@
-// The wire: what was really sent between a pod and the metadata service's address, seen on the node's end of the pod's
-// cable, before the redirect takes it and after it puts the answer's address right.
+// The wire: what was really sent between a pod and the metadata service's address, seen on the
+// node's end of the pod's cable, before the redirect takes it and after it puts the answer's
+// address right.
 package conformance_test
 
 import (
@@ -245,7 +246,8 @@ func (w *wire) sofar(t *testing.T) []exchange {
 	return all
 }
 
-// answered waits until a request was answered with that status; false when the client has ended without.
+// answered waits until a request was answered with that status; false when the client has ended
+// without.
 func (w *wire) answered(t *testing.T, status int, ended <-chan time.Time) bool {
 	t.Helper()
 	was := func(all []exchange, _ int) bool {

@@ -121,7 +121,7 @@ func TestMemory(t *testing.T) {
 		own := testnet.New(t)
 		nmi := cluster.run(t, nmi, func(cmd *exec.Cmd) error { return own.Do(cmd.Start) }, forward(t, own, cluster.Config.Host),
 			"--node="+node, "--startup-taint=false", "--http-probe-port=18085", "--prometheus-port=19090")
-		nmi.await("the caches", func() bool { return strings.Contains(nmi.log.String(), "the cluster is known") })
+		nmi.await("the caches", func() bool { return strings.Contains(nmi.log.String(), "read the cluster") })
 		nmi.within(nmiLimit)
 	})
 }

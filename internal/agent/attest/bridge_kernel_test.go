@@ -11,8 +11,8 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// TestBridgePorts: of pods behind one bridge, each is told from the others, also
-// one that has taken over another's address.
+// TestBridgePorts: each pod behind a bridge has an origin of its own, even if it has taken over the
+// address of another pod.
 func TestBridgePorts(t *testing.T) {
 	testnet.Require(t)
 	node := testnet.New(t)
@@ -24,7 +24,7 @@ func TestBridgePorts(t *testing.T) {
 	address := netip.MustParseAddr("10.9.0.2")
 	first.Address(t, "eth0", "10.9.0.2/24")
 
-	seen := NewOrigins()
+	origins := NewOrigins()
 	expect := func(pod *testnet.Net, port string) {
 		t.Helper()
 		talk(t, pod, node)
@@ -37,14 +37,14 @@ func TestBridgePorts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if got := seen.behind(bridge.Attrs().Index, address); got != want.Attrs().Index {
+			if got := origins.behind(bridge.Attrs().Index, address); got != want.Attrs().Index {
 				return fmt.Errorf("behind the bridge: interface %d, want %d (%s)", got, want.Attrs().Index, port)
 			}
-			if got := seen.behind(want.Attrs().Index, address); got != want.Attrs().Index {
-				return fmt.Errorf("an interface that is no bridge: %d, want itself, %d", got, want.Attrs().Index)
+			if got := origins.behind(want.Attrs().Index, address); got != want.Attrs().Index {
+				return fmt.Errorf("an interface that is no bridge: got %d, want itself, %d", got, want.Attrs().Index)
 			}
-			if got := seen.behind(bridge.Attrs().Index, netip.MustParseAddr("10.9.0.77")); got != 0 {
-				return fmt.Errorf("an address that nobody has is behind %d", got)
+			if got := origins.behind(bridge.Attrs().Index, netip.MustParseAddr("10.9.0.77")); got != 0 {
+				return fmt.Errorf("an address without a pod is behind %d", got)
 			}
 			return nil
 		})
@@ -53,7 +53,7 @@ func TestBridgePorts(t *testing.T) {
 		}
 	}
 	expect(first, "veth1")
-	first.Do(func() error { //nolint:errcheck // seen by what follows
+	first.Do(func() error { //nolint:errcheck // what follows would fail
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
@@ -64,8 +64,7 @@ func TestBridgePorts(t *testing.T) {
 	expect(second, "veth2")
 }
 
-// talk has a pod make a connection to the node, over which one byte comes back:
-// so the node knows where the pod is now.
+// talk makes a pod connect to the node and read one byte, so that the node learns where the pod is.
 func talk(t *testing.T, pod, node *testnet.Net) {
 	t.Helper()
 	var l net.Listener

@@ -1,7 +1,7 @@
-// Which port of a bridge an address is behind. Many network plugins attach all pods of a node to one
-// bridge, so a socket shows the bridge for each of them. The kernel knows the port: the neighbor
-// table has the hardware address that it sent the handshake to, and the forwarding database has the
-// port of that hardware address.
+// Which port of a bridge an address is behind. Many network plugins attach all pods of a node to
+// one bridge, so a socket shows the bridge for each of them. The kernel knows the port: the
+// neighbor table has the hardware address that it sent the handshake to, and the forwarding
+// database has the port of that hardware address.
 
 package attest
 

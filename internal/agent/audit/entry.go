@@ -28,7 +28,7 @@ type Entry struct {
 	Decision Decision
 	Status   int
 	Reason   reason.Reason
-	// Message is what the client was told, Detail what only the operator is told.
+	// Message is in the response, Detail is for the operator only.
 	Message, Detail string
 	Caller          attest.Caller
 	Origin          attest.Origin
@@ -59,7 +59,7 @@ func (e *Entry) decision() decision {
 // jsonLine is a line of the log.
 type jsonLine struct {
 	Time           time.Time `json:"time"`
-	Log            string    `json:"log"` // always "audit", to tell it from other lines
+	Log            string    `json:"log"` // always "audit", which other lines do not have
 	Decision       Decision  `json:"decision"`
 	Status         int       `json:"status"`
 	Reason         string    `json:"reason,omitempty"` // its name

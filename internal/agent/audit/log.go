@@ -1,4 +1,5 @@
-// Package audit writes the audit log: which pod got which token, and which pod was refused, and why.
+// Package audit writes the audit log: which pod got which token, and which pod was refused, and
+// why.
 package audit
 
 import (

@@ -14,8 +14,8 @@ import (
 const (
 	// repeatAfter is how long a decision suppresses equal ones.
 	repeatAfter = 10 * time.Minute
-	// maxRecent bounds the decisions in memory. A node has some hundred pods that use a few resources
-	// each.
+	// maxRecent bounds the decisions in memory. A node has some hundred pods that use a few
+	// resources each.
 	maxRecent = 8192
 )
 

@@ -1,10 +1,9 @@
-// Package cluster tells the agent what the API server says: the pods of this
-// node, and the objects that say who may use which identity.
+// Package cluster reads what the agent needs from the API server: the pods of this node, and the
+// objects that decide who may use which identity.
 //
-// It keeps trying for as long as it runs, and what it once told stays told when
-// the API server goes away. It is built on client-go's informers alone, with a
-// scheme of the few kinds it needs: an agent runs on every node, and a scheme
-// of all kinds would cost each of them some 10 MB.
+// It retries for as long as it runs, and objects stay known while the API server is unreachable. It
+// uses only client-go's informers, with a scheme of the few kinds it needs: a scheme of all kinds
+// would cost every node some 10 MB.
 package cluster
 
 import (
@@ -36,18 +35,17 @@ import (
 	"github.com/podid-io/podid/internal/policywatch"
 )
 
-// Config says what to watch.
+// Config selects what to watch.
 type Config struct {
-	// REST is how to reach the API server.
 	REST *rest.Config
-	// Node is the node whose pods count.
+	// Node is the node whose pods are watched.
 	Node string
-	// Assigned tells whether to watch the assigned identities of the node, too.
+	// Assigned means that the node's assigned identities are watched, too.
 	Assigned bool
 }
 
-// Sink takes what the API server tells. Its methods are called one at a time
-// for each kind; objects are shared and must not be changed.
+// Sink receives the objects. Its methods are called one at a time for each kind. Objects are shared
+// and must not be changed.
 type Sink interface {
 	SetPod(*corev1.Pod)
 	RemovePod(types.NamespacedName)
@@ -62,63 +60,62 @@ type Sink interface {
 	policywatch.Sink
 }
 
-// Cluster watches.
+// Cluster watches the objects.
 type Cluster struct {
 	log    logr.Logger
 	kinds  []*kind
 	policy *policywatch.Watch
 	synced chan struct{}
 
-	mu   sync.Mutex
-	down error // why the API server cannot be reached, nil when it can
-	said time.Time
+	mu     sync.Mutex
+	down   error     // why the API server is unreachable, nil if it is not
+	logged time.Time // when down was
 }
 
 // kind is one watched kind.
 type kind struct {
 	name     string
-	informer cache.SharedIndexInformer // nil for those that policywatch reads
+	informer cache.SharedIndexInformer // nil for the kinds that policywatch reads
 	synced   func() bool
 
-	mu   sync.Mutex
-	last error // of the last attempt, nil before the first
-	said time.Time
+	mu      sync.Mutex
+	lastErr error
+	logged  time.Time // when lastErr was
 }
 
-// New prepares the watches. It sends nothing yet. strip reduces a pod, in place,
-// to what the sink reads.
+// New returns a Cluster. It sends no request. strip reduces a pod, in place, to what the sink
+// reads.
 func New(c Config, sink Sink, strip func(*corev1.Pod), log logr.Logger) (*Cluster, error) {
 	w := &Cluster{log: log.WithName("cluster"), synced: make(chan struct{})}
 	config := rest.CopyConfig(c.REST)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &line{next, w} })
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &transport{next, w} })
 	core, err := restClient(config, corev1.SchemeGroupVersion, "/api", "application/vnd.kubernetes.protobuf", addCore)
 	if err != nil {
 		return nil, err
 	}
-	ours, err := restClient(config, v1.GroupVersion, "/apis", "application/json", v1.AddToScheme)
+	group, err := restClient(config, v1.GroupVersion, "/apis", "application/json", v1.AddToScheme)
 	if err != nil {
 		return nil, err
 	}
 	everything := func(*metav1.ListOptions) {}
 	err = errors.Join(
 		add(w, core, "pods", &corev1.Pod{}, ofNode(c.Node), strip, sink.SetPod, sink.RemovePod),
-		add(w, ours, "azureidentities", &v1.AzureIdentity{}, everything, stripIdentity, sink.SetIdentity, sink.RemoveIdentity),
-		add(w, ours, "azureidentitybindings", &v1.AzureIdentityBinding{}, everything, stripBinding, sink.SetBinding, sink.RemoveBinding),
-		add(w, ours, "azurepodidentityexceptions", &v1.AzurePodIdentityException{}, everything, stripException, sink.SetException, sink.RemoveException),
+		add(w, group, "azureidentities", &v1.AzureIdentity{}, everything, stripIdentity, sink.SetIdentity, sink.RemoveIdentity),
+		add(w, group, "azureidentitybindings", &v1.AzureIdentityBinding{}, everything, stripBinding, sink.SetBinding, sink.RemoveBinding),
+		add(w, group, "azurepodidentityexceptions", &v1.AzurePodIdentityException{}, everything, stripException, sink.SetException, sink.RemoveException),
 	)
 	if c.Assigned {
-		err = errors.Join(err, add(w, ours, "azureassignedidentities", &v1.AzureAssignedIdentity{},
+		err = errors.Join(err, add(w, group, "azureassignedidentities", &v1.AzureAssignedIdentity{},
 			assignedTo(c.Node), stripAssigned, sink.SetAssigned, sink.RemoveAssigned))
 	}
 	if err != nil {
 		return nil, err
 	}
-	return w, w.watchPolicy(core, ours, sink)
+	return w, w.watchPolicy(core, group, sink)
 }
 
-// watchPolicy makes the watch of the policy. Its errors are noted as those of
-// other kinds are.
-func (w *Cluster) watchPolicy(core, ours cache.Getter, sink Sink) error {
+// watchPolicy makes the watch of the policy. Its errors are recorded like those of other kinds.
+func (w *Cluster) watchPolicy(core, group cache.Getter, sink Sink) error {
 	kinds := map[string]*kind{}
 	for _, name := range []string{policywatch.Policies, policywatch.Namespaces} {
 		kinds[name] = &kind{name: name, synced: func() bool { return !slices.Contains(w.policy.Missing(), name) }}
@@ -126,12 +123,12 @@ func (w *Cluster) watchPolicy(core, ours cache.Getter, sink Sink) error {
 	w.kinds = append(w.kinds, kinds[policywatch.Policies], kinds[policywatch.Namespaces])
 	var err error
 	w.policy, err = policywatch.New(policywatch.Config{
-		Core: core, Group: ours, Sink: sink, Note: func(resource string, err error) { w.noteAnswer(kinds[resource], err) },
+		Core: core, Group: group, Sink: sink, Note: func(resource string, err error) { w.setAnswer(kinds[resource], err) },
 	})
 	return err
 }
 
-// restClient is a client for one group and a scheme of its own.
+// restClient returns a client for one API group, with a scheme of its own.
 func restClient(base *rest.Config, gv schema.GroupVersion, path, contentType string, register func(*runtime.Scheme) error) (*rest.RESTClient, error) {
 	scheme := runtime.NewScheme()
 	if err := register(scheme); err != nil {
@@ -159,9 +156,8 @@ func ofNode(node string) func(*metav1.ListOptions) {
 	return func(o *metav1.ListOptions) { o.FieldSelector = selector }
 }
 
-// assignedTo narrows to the node's label. A node's name that is no label value
-// (longer than 63 characters, which no VM of Azure can be called) is left to the
-// sink to compare.
+// assignedTo selects by the node's label. A node's name that is no valid label value has more than
+// 63 characters, which Azure does not allow for a VM. For those, the sink filters.
 func assignedTo(node string) func(*metav1.ListOptions) {
 	if len(validation.IsValidLabelValue(node)) > 0 {
 		return func(*metav1.ListOptions) {}
@@ -170,7 +166,7 @@ func assignedTo(node string) func(*metav1.ListOptions) {
 	return func(o *metav1.ListOptions) { o.LabelSelector = selector }
 }
 
-// add makes the informer of one kind.
+// add adds the informer of one kind.
 func add[T runtime.Object](w *Cluster, c cache.Getter, name string, example T, narrow func(*metav1.ListOptions),
 	strip func(T), set func(T), remove func(types.NamespacedName),
 ) error {
@@ -184,24 +180,23 @@ func add[T runtime.Object](w *Cluster, c cache.Getter, name string, example T, n
 		Client: c, Resource: name, Narrow: narrow, New: example.DeepCopyObject, Strip: stripped,
 	})
 	k := &kind{name: name}
-	// Back within two seconds of the API server: until then, what was revoked
-	// meanwhile still counts.
-	k.informer = cache.NewSharedIndexInformer(listwatch.New(list, func(err error) { w.noteAnswer(k, err) }), example, 0, cache.Indexers{})
-	take := func(object any) {
+	// listwatch reconnects within two seconds, because revoked objects count until then.
+	k.informer = cache.NewSharedIndexInformer(listwatch.New(list, func(err error) { w.setAnswer(k, err) }), example, 0, cache.Indexers{})
+	apply := func(object any) {
 		if o, ok := object.(T); ok {
 			set(o)
 		}
 	}
 	err := errors.Join(
 		k.informer.SetTransform(stripped),
-		k.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { w.note(k, err) }),
+		k.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { w.setError(k, err) }),
 	)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", name, err)
 	}
 	handler, err := k.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    take,
-		UpdateFunc: func(_, object any) { take(object) },
+		AddFunc:    apply,
+		UpdateFunc: func(_, object any) { apply(object) },
 		DeleteFunc: func(object any) {
 			key, err := cache.DeletionHandlingObjectToName(object)
 			if err == nil {
@@ -217,87 +212,85 @@ func add[T runtime.Object](w *Cluster, c cache.Getter, name string, example T, n
 	return nil
 }
 
-// line is the connection to the API server. The informers keep trying on a dead
-// one without a word, so it is noted here.
-type line struct {
+// transport records whether the API server is reachable. The informers retry without reporting
+// that.
+type transport struct {
 	next    http.RoundTripper
 	cluster *Cluster
 }
 
-// RoundTrip is http.RoundTripper.
-func (l *line) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := l.next.RoundTrip(r)
+// RoundTrip implements http.RoundTripper.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(r)
 	if r.Context().Err() == nil {
-		l.cluster.noteLine(err)
+		t.cluster.setDown(err)
 	}
 	return resp, err
 }
 
-func (w *Cluster) noteLine(err error) {
+func (w *Cluster) setDown(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	back := w.down != nil && err == nil
 	w.down = err
 	switch {
-	case back && !w.said.IsZero():
-		w.said = time.Time{}
-		w.log.Info("the API server answers again")
-	case err != nil && time.Since(w.said) >= logInterval:
-		w.said = time.Now()
-		w.log.Info("the API server does not answer, trying again; what is known stays in use", "reason", err.Error())
+	case back && !w.logged.IsZero():
+		w.logged = time.Time{}
+		w.log.Info("the API server is reachable again")
+	case err != nil && time.Since(w.logged) >= logInterval:
+		w.logged = time.Now()
+		w.log.Info("the API server is unreachable, retrying; known objects stay in use", "reason", err.Error())
 	}
 }
 
-// logInterval is how often a problem that lasts is logged.
+// logInterval is how often a persistent error is logged.
 const logInterval = time.Minute
 
-// noteAnswer takes how a request went. That nobody answered is the line's to say.
-func (w *Cluster) noteAnswer(k *kind, err error) {
+// setAnswer records the result of a request. If there was no answer, transport has recorded it.
+func (w *Cluster) setAnswer(k *kind, err error) {
 	var status apierrors.APIStatus
 	if err != nil && errors.As(err, &status) {
-		w.note(k, err)
+		w.setError(k, err)
 	}
 }
 
-// note takes that listing or watching a kind did not work.
-func (w *Cluster) note(k *kind, err error) {
+// setError records an error of listing or watching a kind.
+func (w *Cluster) setError(k *kind, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.last = err
-	if time.Since(k.said) < logInterval {
+	k.lastErr = err
+	if time.Since(k.logged) < logInterval {
 		return
 	}
-	k.said = time.Now()
-	w.log.Info("cannot read from the API server, trying again; what is known stays in use",
+	k.logged = time.Now()
+	w.log.Info("cannot read from the API server, retrying; known objects stay in use",
 		"resource", k.name, "synced", k.synced(), "reason", err.Error())
 }
 
-// Run watches until ctx ends. The informers end soon after: one that pauses
-// before its next try, up to half a minute, is not waited for.
+// Run watches until ctx ends. It does not wait for informers, which may be in a pause of up to half
+// a minute before their next attempt.
 func (w *Cluster) Run(ctx context.Context) {
-	var told []cache.InformerSynced
+	var synced []cache.InformerSynced
 	for _, k := range w.kinds {
 		if k.informer != nil {
-			told = append(told, k.synced)
+			synced = append(synced, k.synced)
 			go k.informer.RunWithContext(ctx)
 		}
 	}
 	go w.policy.Run(ctx)
-	if cache.WaitForCacheSync(ctx.Done(), told...) && w.policy.Wait(ctx) {
-		w.log.Info("the cluster is known")
+	if cache.WaitForCacheSync(ctx.Done(), synced...) && w.policy.Wait(ctx) {
+		w.log.Info("read the cluster")
 		close(w.synced)
-		// What it was learned from is garbage now, as much as is kept. A node
-		// can use it better.
+		// The lists are garbage now, as much memory as what is kept.
 		debug.FreeOSMemory()
 	}
 	<-ctx.Done()
 }
 
-// Synced closes once everything was told for the first time.
+// Synced is closed once the sink has received all objects.
 func (w *Cluster) Synced() <-chan struct{} { return w.synced }
 
-// Ready is nil once everything was told, and stays so. Before, it says what is
-// missing and why.
+// Ready returns nil once Synced is closed. Before, it returns what is missing and why.
 func (w *Cluster) Ready() error {
 	select {
 	case <-w.synced:
@@ -316,7 +309,7 @@ func (w *Cluster) Ready() error {
 			continue
 		}
 		k.mu.Lock()
-		last := k.last
+		last := k.lastErr
 		k.mu.Unlock()
 		if last == nil {
 			last = errors.New("not answered yet")

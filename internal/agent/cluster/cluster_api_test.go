@@ -23,12 +23,12 @@ import (
 	"github.com/podid-io/podid/internal/testenv"
 )
 
-// TestCluster is one story against a real API server: what exists is told,
-// changes are told, and what is known survives the API server.
+// TestCluster runs against a real API server: the sink receives what exists and every change, and
+// objects stay known while the API server is unreachable.
 func TestCluster(t *testing.T) {
 	config := testenv.Start(t).Config
 
-	// The kinds are not there yet: the agent says so, and waits.
+	// The kinds do not exist yet: Ready returns that.
 	sink := &recorder{told: make(chan string, 100)}
 	cable := newCable(t, strings.Trim(strings.TrimPrefix(config.Host, "https://"), "/"))
 	cabled := rest.CopyConfig(config)
@@ -97,17 +97,17 @@ func TestCluster(t *testing.T) {
 
 	nodeTaints(t, config, api)
 
-	// The API server goes away and comes back; what happened meanwhile is told.
+	// The API server becomes unreachable and comes back. Changes in between are received.
 	cable.pull()
 	create(t, api, newPod("later", "node-1"))
 	if err := c.Ready(); err != nil {
-		t.Errorf("away: %v; what is known is enough to work with", err)
+		t.Errorf("unreachable: %v, want ready with the known objects", err)
 	}
 	cable.plug()
 	sink.expect(t, "pod later")
 }
 
-// cable is the way to the API server, which can be pulled out.
+// cable is a connection to the API server that can be cut.
 type cable struct {
 	listener net.Listener
 	to       string
@@ -170,7 +170,7 @@ func (c *cable) plug() {
 	c.pulled = false
 }
 
-// TestNoAPIServer starts without one.
+// TestNoAPIServer starts without an API server.
 func TestNoAPIServer(t *testing.T) {
 	sink := &recorder{told: make(chan string, 10)}
 	c, stop := watch(t, &rest.Config{Host: "https://127.0.0.1:1"}, sink)
@@ -181,7 +181,7 @@ func TestNoAPIServer(t *testing.T) {
 	stop()
 	select {
 	case <-c.Synced():
-		t.Error("synced with nobody")
+		t.Error("synced without an API server")
 	default:
 	}
 }
@@ -226,7 +226,7 @@ func newAssigned(pod, node string) *v1.AzureAssignedIdentity {
 	}
 }
 
-// eventually waits for what no channel tells.
+// eventually waits for a condition without a channel.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	deadline := time.After(time.Minute)
@@ -241,10 +241,10 @@ func eventually(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// recorder writes down what it is told.
+// recorder records what a sink receives.
 type recorder struct{ told chan string }
 
-// expect waits until all of these were told, in any order.
+// expect waits until all of these were received, in any order.
 func (r *recorder) expect(t *testing.T, want ...string) {
 	t.Helper()
 	missing := map[string]bool{}
@@ -256,43 +256,43 @@ func (r *recorder) expect(t *testing.T, want ...string) {
 		select {
 		case got := <-r.told:
 			if strings.Contains(got, "elsewhere") {
-				t.Errorf("told of another node: %s", got)
+				t.Errorf("received for another node: %s", got)
 			}
 			delete(missing, got)
 		case <-deadline:
-			t.Fatalf("not told: %v", missing)
+			t.Fatalf("not received: %v", missing)
 		}
 	}
 }
 
-func (r *recorder) say(format string, args ...any) {
+func (r *recorder) record(format string, args ...any) {
 	r.told <- strings.TrimSpace(fmt.Sprintf(format, args...))
 }
 
-func (r *recorder) SetPod(p *corev1.Pod)                   { r.say("pod %s %s", p.Name, p.Status.PodIP) }
-func (r *recorder) RemovePod(k types.NamespacedName)       { r.say("pod %s gone", k.Name) }
-func (r *recorder) SetBinding(b *v1.AzureIdentityBinding)  { r.say("binding %s", b.Name) }
-func (r *recorder) RemoveBinding(k types.NamespacedName)   { r.say("binding %s gone", k.Name) }
-func (r *recorder) RemoveIdentity(k types.NamespacedName)  { r.say("identity %s gone", k.Name) }
-func (r *recorder) RemoveException(k types.NamespacedName) { r.say("exception %s gone", k.Name) }
+func (r *recorder) SetPod(p *corev1.Pod)                   { r.record("pod %s %s", p.Name, p.Status.PodIP) }
+func (r *recorder) RemovePod(k types.NamespacedName)       { r.record("pod %s gone", k.Name) }
+func (r *recorder) SetBinding(b *v1.AzureIdentityBinding)  { r.record("binding %s", b.Name) }
+func (r *recorder) RemoveBinding(k types.NamespacedName)   { r.record("binding %s gone", k.Name) }
+func (r *recorder) RemoveIdentity(k types.NamespacedName)  { r.record("identity %s gone", k.Name) }
+func (r *recorder) RemoveException(k types.NamespacedName) { r.record("exception %s gone", k.Name) }
 func (r *recorder) SetPolicy(p *v1.AzureIdentityPolicy) {
 	if p == nil {
-		r.say("no policy")
+		r.record("no policy")
 		return
 	}
-	r.say("policy %s", p.Spec.Mode)
+	r.record("policy %s", p.Spec.Mode)
 }
 
 func (r *recorder) SetNamespace(name string, labels map[string]string) {
-	r.say("namespace %s %s", name, labels["team"])
+	r.record("namespace %s %s", name, labels["team"])
 }
-func (r *recorder) RemoveNamespace(name string) { r.say("namespace %s gone", name) }
+func (r *recorder) RemoveNamespace(name string) { r.record("namespace %s gone", name) }
 
-func (r *recorder) RemoveAssigned(k types.NamespacedName) { r.say("assigned %s gone", k.Name) }
+func (r *recorder) RemoveAssigned(k types.NamespacedName) { r.record("assigned %s gone", k.Name) }
 
 func (r *recorder) SetIdentity(id *v1.AzureIdentity) {
-	r.say("identity %s annotations %d labels %d", id.Name, len(id.Annotations), len(id.Labels))
+	r.record("identity %s annotations %d labels %d", id.Name, len(id.Annotations), len(id.Labels))
 }
 
-func (r *recorder) SetException(e *v1.AzurePodIdentityException) { r.say("exception %s", e.Name) }
-func (r *recorder) SetAssigned(a *v1.AzureAssignedIdentity)      { r.say("assigned %s", a.Spec.Pod) }
+func (r *recorder) SetException(e *v1.AzurePodIdentityException) { r.record("exception %s", e.Name) }
+func (r *recorder) SetAssigned(a *v1.AzureAssignedIdentity)      { r.record("assigned %s", a.Spec.Pod) }

@@ -11,8 +11,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// nodeTaints: the node is told at each change, others are not, and taints are
-// written on a node that is still as told only.
+// nodeTaints: each change of the node is received, those of other nodes are not, and taints are
+// written only if the node has not changed since.
 func nodeTaints(t *testing.T, config *rest.Config, api client.Client) {
 	t.Helper()
 	taint := corev1.Taint{Key: "example.com/not-yet", Effect: corev1.TaintEffectNoSchedule}
@@ -28,16 +28,16 @@ func nodeTaints(t *testing.T, config *rest.Config, api client.Client) {
 
 	first := <-told
 	if first.Name != "node-1" || len(first.Labels) != 0 || len(first.Spec.Taints) == 0 {
-		t.Errorf("told of %s with %d labels and taints %v", first.Name, len(first.Labels), first.Spec.Taints)
+		t.Errorf("received %s with %d labels and taints %v", first.Name, len(first.Labels), first.Spec.Taints)
 	}
 	if err := n.SetTaints(t.Context(), first, nil); err != nil {
 		t.Fatal(err)
 	}
 	if second := <-told; len(second.Spec.Taints) != 0 {
-		t.Errorf("taints %v after they were written away", second.Spec.Taints)
+		t.Errorf("taints %v after their removal", second.Spec.Taints)
 	}
 	if err := n.SetTaints(t.Context(), first, nil); !apierrors.IsConflict(err) {
-		t.Errorf("writing on an old node: %v; want a conflict", err)
+		t.Errorf("writing to a changed node: %v, want a conflict", err)
 	}
 	var now corev1.Node
 	if err := api.Get(t.Context(), client.ObjectKey{Name: "node-1"}, &now); err != nil || now.Labels["a"] != "b" {

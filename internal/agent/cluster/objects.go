@@ -1,5 +1,5 @@
-// What the agent asks the API server for at the moment it needs it, and does
-// not keep: Secrets of service principals and tokens of brokers.
+// Objects that are read when they are needed, and not kept: pods, Secrets of service principals,
+// and tokens of broker ServiceAccounts.
 
 package cluster
 
@@ -19,32 +19,32 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Objects reads single objects. It holds nothing of what it read.
+// Objects reads single objects. It keeps none of them.
 type Objects struct {
 	core            *rest.RESTClient
 	node            string
 	brokerNamespace string
 
-	unboundUntil atomic.Int64 // unix nanoseconds; until then tokens are not bound to the node
+	unboundUntil atomic.Int64 // Unix nanoseconds; until then tokens are not bound to the node
 }
 
 const (
-	// objectTime bounds one call; the API server answers in milliseconds.
+	// objectTime bounds one call. The API server answers in milliseconds.
 	objectTime = 5 * time.Second
-	// brokerSeconds is how long a broker's token is valid: the least that the
-	// API server gives. It is used once, within a second or two.
+	// brokerSeconds is how long a broker's token is valid, the minimum of the API server. The token
+	// is used once, within seconds.
 	brokerSeconds = 600
-	// unboundFor is how long an API server that cannot bind tokens to nodes is
-	// not asked to again; it may be upgraded some day.
+	// unboundFor is how long tokens are not bound to the node after the API server refused it. It
+	// may be upgraded later.
 	unboundFor = time.Hour
 )
 
-// NewObjects prepares the reads; it sends nothing yet. node is the node that
-// tokens of brokers are bound to, brokerNamespace the namespace of the brokers.
+// NewObjects returns an Objects. It sends no request. Tokens of ServiceAccounts in brokerNamespace
+// are bound to the node.
 func NewObjects(config *rest.Config, node, brokerNamespace string) (*Objects, error) {
 	config = rest.CopyConfig(config)
 	config.QPS = -1 // the agent's limiter in front of Entra ID bounds these, too
-	// JSON: protobuf would save nothing worth its code here.
+	// JSON, because protobuf would save less than its code costs.
 	core, err := restClient(config, corev1.SchemeGroupVersion, "/api", "application/json", func(scheme *runtime.Scheme) error {
 		scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Secret{}, &corev1.Pod{})
 		scheme.AddKnownTypes(authenticationv1.SchemeGroupVersion, &authenticationv1.TokenRequest{})
@@ -57,8 +57,7 @@ func NewObjects(config *rest.Config, node, brokerNamespace string) (*Objects, er
 	return &Objects{core: core, node: node, brokerNamespace: brokerNamespace}, nil
 }
 
-// Secret returns the data of a Secret. Errors are those of the API server, which
-// package apierrors tells apart.
+// Secret returns the data of a Secret. Errors are those of the API server, for package apierrors.
 func (o *Objects) Secret(ctx context.Context, namespace, name string) (map[string][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, objectTime)
 	defer cancel()
@@ -69,7 +68,7 @@ func (o *Objects) Secret(ctx context.Context, namespace, name string) (map[strin
 	return secret.Data, nil
 }
 
-// Pod returns a pod as the API server knows it now.
+// Pod reads a pod from the API server.
 func (o *Objects) Pod(ctx context.Context, key types.NamespacedName) (*corev1.Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, objectTime)
 	defer cancel()
@@ -80,17 +79,16 @@ func (o *Objects) Pod(ctx context.Context, key types.NamespacedName) (*corev1.Po
 	return &pod, nil
 }
 
-// BrokerToken returns a token of a ServiceAccount in the brokers' namespace, for
-// one audience and ten minutes. It is bound to this node, so that it dies with
-// it, where the API server can do that (Kubernetes 1.32, or 1.31 by its gate).
-// Errors are those of the API server.
+// BrokerToken returns a token of a broker ServiceAccount for an audience, valid for ten minutes. It
+// is bound to this node if the API server can do that (since Kubernetes 1.32, or 1.31 by its gate),
+// so that it is invalid once the node is deleted. Errors are those of the API server.
 func (o *Objects) BrokerToken(ctx context.Context, serviceAccount, audience string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, objectTime)
 	defer cancel()
 	bind := time.Now().UnixNano() >= o.unboundUntil.Load()
 	token, err := o.brokerToken(ctx, serviceAccount, audience, bind)
 	if bind && apierrors.IsInvalid(err) {
-		// An older API server knows Pods and Secrets to bind to, no Nodes.
+		// An older API server binds tokens to Pods and Secrets only.
 		if token, err = o.brokerToken(ctx, serviceAccount, audience, false); err == nil {
 			o.unboundUntil.Store(time.Now().Add(unboundFor).UnixNano())
 		}
@@ -109,14 +107,14 @@ func (o *Objects) brokerToken(ctx context.Context, serviceAccount, audience stri
 	if bind {
 		request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: o.node}
 	}
-	var made authenticationv1.TokenRequest
+	var answer authenticationv1.TokenRequest
 	err := o.core.Post().Namespace(o.brokerNamespace).Resource("serviceaccounts").Name(serviceAccount).
-		SubResource("token").Body(request).Do(ctx).Into(&made)
+		SubResource("token").Body(request).Do(ctx).Into(&answer)
 	if err != nil {
 		return "", err
 	}
-	if made.Status.Token == "" {
+	if answer.Status.Token == "" {
 		return "", errors.New("the API server answered without a token")
 	}
-	return made.Status.Token, nil
+	return answer.Status.Token, nil
 }

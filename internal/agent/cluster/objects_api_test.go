@@ -25,8 +25,8 @@ import (
 	"github.com/podid-io/podid/internal/testenv"
 )
 
-// TestObjects reads Secrets and tokens of brokers from a real API server, with
-// the rights that an agent has and without.
+// TestObjects reads Secrets and broker tokens from a real API server, with an agent's permissions
+// and without them.
 func TestObjects(t *testing.T) {
 	server := testenv.Start(t)
 	api := testenv.Client(t, server.Config)
@@ -54,15 +54,15 @@ func TestObjects(t *testing.T) {
 		&corev1.Secret{ObjectMeta: meta("shop", "web"), Data: map[string][]byte{"clientSecret": []byte("s3cret")}},
 		&corev1.Node{ObjectMeta: meta("", "node-1")}, &corev1.ServiceAccount{ObjectMeta: meta("podid-brokers", "shop.web")})
 
-	// Without the right, and with the words that the pod gets to see.
+	// Without permission, and the message that the pod gets.
 	if _, err := objects.Secret(t.Context(), "shop", "web"); !apierrors.IsForbidden(err) || strings.Contains(err.Error(), "s3cret") {
-		t.Errorf("without the right: %v", err)
+		t.Errorf("without permission: %v", err)
 	}
 	if _, err := objects.BrokerToken(t.Context(), "shop.web", "api://x"); !apierrors.IsForbidden(err) {
-		t.Errorf("without the right: %v", err)
+		t.Errorf("without permission: %v", err)
 	}
-	says(t, objects, v1.ServicePrincipal, http.StatusForbidden, "may not read Secret shop/web of AzureIdentity shop/web: it lacks a Role in namespace shop")
-	says(t, objects, v1.Federated, http.StatusNotFound, "gets no token of ServiceAccount podid-brokers/shop.web")
+	expectMessage(t, objects, v1.ServicePrincipal, http.StatusForbidden, "may not read Secret shop/web of AzureIdentity shop/web: it lacks a Role in namespace shop")
+	expectMessage(t, objects, v1.Federated, http.StatusNotFound, "gets no token of ServiceAccount podid-brokers/shop.web")
 
 	create(t, api, append(role("shop", "secrets", "get"), role("podid-brokers", "serviceaccounts/token", "create")...)...)
 	eventually(t, "the right", func() bool {
@@ -89,7 +89,7 @@ func TestObjects(t *testing.T) {
 		life != 10*time.Minute || claims.Kubernetes.Node.Name != "node-1" {
 		t.Errorf("%+v for %v", claims, life)
 	}
-	// A node that the API server does not know cannot be bound to, and that is no reason to do without.
+	// If the node does not exist, there is no token rather than an unbound one.
 	strange, err := NewObjects(agent.Config(), "node-9", "podid-brokers")
 	if err != nil {
 		t.Fatal(err)
@@ -99,8 +99,9 @@ func TestObjects(t *testing.T) {
 	}
 }
 
-// says lets a source of tokens fail for want of a right, and looks at what the pod gets to see.
-func says(t *testing.T, objects *Objects, kind v1.IdentityType, status int, want string) {
+// expectMessage makes a source fail because a permission is missing, and checks the message to the
+// pod.
+func expectMessage(t *testing.T, objects *Objects, kind v1.IdentityType, status int, want string) {
 	t.Helper()
 	id := &v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
@@ -117,8 +118,8 @@ func says(t *testing.T, objects *Objects, kind v1.IdentityType, status int, want
 	}
 }
 
-// TestOldAPIServer gives tokens that are not bound where nodes cannot be bound to,
-// and does not ask for it each time.
+// TestOldAPIServer: if the API server cannot bind tokens to nodes, tokens are unbound, and the
+// agent does not try to bind each of them.
 func TestOldAPIServer(t *testing.T) {
 	var bound, unbound int
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -12,8 +12,8 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// OwnIdentities are the identities of the command line, and the kubelet's, which a label of the node
-// names. It is safe for concurrent use.
+// OwnIdentities are the identities of the command line, and the kubelet's, which a label of the
+// node names. It is safe for concurrent use.
 type OwnIdentities struct {
 	configured map[string]bool
 	kubelet    atomic.Pointer[string] // its client ID in lower case, nil while unknown
@@ -26,8 +26,8 @@ func NewOwnIdentities(ids map[string]bool) *OwnIdentities {
 	return &OwnIdentities{configured: ids, known: make(chan struct{})}
 }
 
-// Has reports whether one of the identities has this client ID or resource ID, both in lower case. It
-// is called for every issued token.
+// Has reports whether one of the identities has this client ID or resource ID, both in lower case.
+// It is called for every issued token.
 func (o *OwnIdentities) Has(clientID, resourceID string) bool {
 	kubelet := o.kubelet.Load()
 	return clientID != "" && (kubelet != nil && clientID == *kubelet || o.configured[clientID]) || resourceID != "" && o.configured[resourceID]

@@ -1,5 +1,4 @@
-// What is kept of each object: on a big cluster every agent holds all
-// identities and bindings.
+// What is kept of each object. On a large cluster, every agent has all identities and bindings.
 
 package cluster
 
@@ -22,8 +21,6 @@ func stripMeta(m *metav1.ObjectMeta) {
 	}
 }
 
-// What kind an object is, its Go type says.
-
 func stripIdentity(id *v1.AzureIdentity) {
 	id.TypeMeta = metav1.TypeMeta{}
 	stripMeta(&id.ObjectMeta)
@@ -40,7 +37,7 @@ func stripException(e *v1.AzurePodIdentityException) {
 	e.TypeMeta = metav1.TypeMeta{}
 	stripMeta(&e.ObjectMeta)
 	e.Status = v1.AzurePodIdentityExceptionStatus{}
-	maps.DeleteFunc(e.Spec.PodLabels, func(name, value string) bool { // no pod can have these
+	maps.DeleteFunc(e.Spec.PodLabels, func(name, value string) bool { // labels that no pod can have
 		return len(name) > maxLabelName || len(value) > validation.LabelValueMaxLength
 	})
 }
@@ -58,13 +55,13 @@ func stripAssigned(a *v1.AzureAssignedIdentity) {
 	}
 }
 
-// Bounds: of a label's name with its prefix, and of a message that pods are told.
+// The maximum length of a label's name with its prefix, and of a message to pods.
 const (
 	maxLabelName = 253 + 1 + 63
 	maxMessage   = 4 << 10
 )
 
-// shorten returns a message of at most maxMessage bytes, which keeps no longer one in memory.
+// shorten returns at most maxMessage bytes of a message, in memory of their own.
 func shorten(message string) string {
 	if len(message) <= maxMessage {
 		return message

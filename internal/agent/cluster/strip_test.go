@@ -12,8 +12,8 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// TestStrip: whatever a tenant puts into an object, little of it stays in the memory of each
-// agent, and all that an agent reads.
+// TestStrip: little of what a tenant can put into an object stays in the memory of each agent, but
+// all that an agent reads does.
 func TestStrip(t *testing.T) {
 	long := strings.Repeat("ä", 50<<10)
 	filled := metav1.ObjectMeta{

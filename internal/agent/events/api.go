@@ -1,4 +1,4 @@
-// Events over REST.
+// Writing Events to the API server.
 
 package events
 
@@ -15,11 +15,10 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Client writes Events to the API server. It needs the rights to create and
-// patch them.
+// Client writes Events to the API server. It needs the permission to create and patch them.
 type Client struct{ rest *rest.RESTClient }
 
-// NewClient prepares a client. It sends nothing yet.
+// NewClient returns a client. It sends no request.
 func NewClient(config *rest.Config) (*Client, error) {
 	scheme := runtime.NewScheme()
 	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Event{})
@@ -28,33 +27,33 @@ func NewClient(config *rest.Config) (*Client, error) {
 	c.GroupVersion, c.APIPath = &corev1.SchemeGroupVersion, "/api"
 	c.ContentType, c.AcceptContentTypes = "application/json", "application/json"
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	// A write that must wait is not worth it; the Recorder has a budget of its own.
+	// The Recorder has a rate limit of its own.
 	c.QPS, c.Burst, c.RateLimiter = -1, 0, nil
-	made, err := rest.RESTClientFor(c)
+	client, err := rest.RESTClientFor(c)
 	if err != nil {
-		return nil, fmt.Errorf("make a client for events at %s: %w", config.Host, err)
+		return nil, fmt.Errorf("make a client for Events at %s: %w", config.Host, err)
 	}
-	return &Client{made}, nil
+	return &Client{client}, nil
 }
 
-// Create makes a new Event.
+// Create creates an Event.
 func (c *Client) Create(ctx context.Context, e *corev1.Event) error {
 	err := c.rest.Post().Namespace(e.Namespace).Resource("events").Body(e).MaxRetries(0).Do(ctx).Error()
 	if err != nil {
-		return fmt.Errorf("create event %s/%s: %w", e.Namespace, e.Name, err)
+		return fmt.Errorf("create Event %s/%s: %w", e.Namespace, e.Name, err)
 	}
 	return nil
 }
 
-// Update sets what changes while a refusal occurs again and again.
+// Update writes the count, time and message of an Event.
 func (c *Client) Update(ctx context.Context, e *corev1.Event) error {
 	patch, err := json.Marshal(map[string]any{"count": e.Count, "lastTimestamp": e.LastTimestamp, "message": e.Message})
 	if err != nil {
-		return fmt.Errorf("write down event %s/%s: %w", e.Namespace, e.Name, err)
+		return fmt.Errorf("encode Event %s/%s: %w", e.Namespace, e.Name, err)
 	}
 	err = c.rest.Patch(types.MergePatchType).Namespace(e.Namespace).Resource("events").Name(e.Name).Body(patch).MaxRetries(0).Do(ctx).Error()
 	if err != nil {
-		return fmt.Errorf("update event %s/%s: %w", e.Namespace, e.Name, err)
+		return fmt.Errorf("update Event %s/%s: %w", e.Namespace, e.Name, err)
 	}
 	return nil
 }

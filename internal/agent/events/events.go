@@ -1,6 +1,6 @@
-// Package events tells of refusals where people look first: in Events of the pod
-// that was refused. It never makes a request of a pod wait, and bounds what it
-// sends, remembers and keeps waiting, because pods can cause refusals at will.
+// Package events reports refusals as Events of the refused pod, where its owner looks first. It
+// never delays a request. It bounds what it writes, remembers and queues, because pods can cause
+// refusals at will.
 package events
 
 import (
@@ -22,66 +22,64 @@ import (
 	"github.com/podid-io/podid/internal/turns"
 )
 
-// API is what of the API server is needed.
+// API writes Events.
 type API interface {
-	// Create makes a new Event.
+	// Create creates an Event.
 	Create(context.Context, *corev1.Event) error
-	// Update sets count, time and message of one that was made before. Its error
-	// is NotFound when that is gone: the API server forgets Events after an hour.
+	// Update writes the count, time and message of an Event. Its error is NotFound if the Event
+	// does not exist any more: the API server deletes Events after an hour.
 	Update(context.Context, *corev1.Event) error
 }
 
-// Config are a Recorder's settings.
+// Config is the configuration of a Recorder.
 type Config struct {
 	API  API
 	Node string
-	// Program is whose Events they are, and begins their names after the pod's.
+	// Program is the component that the Events name.
 	Program string
-	// Dropped counts an Event that was not written.
+	// Dropped is called for each Event that was not written.
 	Dropped func()
 	Log     logr.Logger
 }
 
 const (
-	// sayAgain is when an Event whose refusal still occurs is brought up to date.
-	sayAgain = 10 * time.Minute
-	// sayChanged is the same for one whose message has changed: who has put the
-	// first mistake right looks for the second. Not sooner, since some pods
-	// are refused for different things in turn.
-	sayChanged = 2 * time.Minute
-	// forget is when one that no longer occurs is forgotten: the API server's own
-	// time for Events.
-	forget = time.Hour
-	// purgeAfter is how often that is looked for, at most.
-	purgeAfter = time.Minute
-	// maxKnown bounds the pairs of pod and reason that are remembered, maxPerPod
-	// those of one pod.
+	// updateInterval is how often an Event is updated while its refusal recurs.
+	updateInterval = 10 * time.Minute
+	// changeInterval is the same if the message has changed: the owner who fixed the first mistake
+	// looks for the next one. It is not shorter because some pods are refused for several reasons
+	// in turn.
+	changeInterval = 2 * time.Minute
+	// retention is how long a refusal that does not recur is remembered, as long as the API server
+	// keeps Events.
+	retention = time.Hour
+	// purgeInterval is how often expired refusals are deleted, at most.
+	purgeInterval = time.Minute
+	// maxKnown bounds the pairs of pod and reason that are remembered, maxPerPod those of one pod.
 	maxKnown, maxPerPod = 2048, 8
-	// maxQueue is how many Events wait. Pods of a node seldom are refused for
-	// several reasons at once. The newest of the pod that has most gives way.
+	// maxQueue bounds the queued Events. Pods of a node are seldom refused for several reasons at
+	// once. When the queue is full, the newest Event of the pod with the most is dropped.
 	maxQueue = 64
-	// perMinute and burst are the budget of the whole node, as generous as that of
-	// Kubernetes' own components and no more.
+	// perMinute and burst are the rate limit of the node. Kubernetes' own components have the same.
 	perMinute, burst = 20, 25
 	// writeTime bounds one write.
 	writeTime = 5 * time.Second
-	// maxMessage is what the API server allows for a note of an Event.
+	// maxMessage is the API server's limit for the note of an Event.
 	maxMessage = 1000
 )
 
-// Recorder turns refusals into Events: one for each pod and reason, whose count
-// grows as long as they occur.
+// Recorder writes an Event for each pod and reason, and counts how often the refusal recurs. It is
+// safe for concurrent use.
 type Recorder struct {
-	cfg    Config
-	budget *rate.Limiter
-	ready  chan struct{} // has a value while queue may have entries
+	cfg     Config
+	limiter *rate.Limiter
+	ready   chan struct{} // receives after an entry was queued
 
 	mu         sync.Mutex
 	queue      *turns.Queue[*entry]
 	known      map[key]*entry
-	pods       map[types.UID]int // how many of known
-	namespaces map[string]int    // the same
-	purged     time.Time         // when known was last searched for what can go
+	pods       map[types.UID]int // entries in known
+	namespaces map[string]int    // entries in known
+	purged     time.Time         // when expired entries were last deleted
 }
 
 type key struct {
@@ -89,7 +87,7 @@ type key struct {
 	reason string
 }
 
-// entry is what is known of one pod and reason.
+// entry is a pod refused for a reason.
 type entry struct {
 	key
 	name    types.NamespacedName
@@ -99,23 +97,23 @@ type entry struct {
 	// Guarded by Recorder.mu.
 	count       int32
 	first, last time.Time
-	said        time.Time // when it was last queued
-	saidMessage string    // the message then
+	lastQueued  time.Time
+	lastMessage string // when it was last queued
 	queued      bool
 	created     bool
 }
 
-// New returns a recorder. It writes nothing before Run.
+// New returns a recorder. Run writes its Events.
 func New(c Config) *Recorder {
 	return &Recorder{
-		cfg: c, budget: rate.NewLimiter(rate.Every(time.Minute/perMinute), burst),
+		cfg: c, limiter: rate.NewLimiter(rate.Every(time.Minute/perMinute), burst),
 		ready: make(chan struct{}, 1), queue: turns.NewQueue[*entry](maxQueue, maxPerPod),
 		known: map[key]*entry{}, pods: map[types.UID]int{}, namespaces: map[string]int{},
 	}
 }
 
-// Refused takes that a pod was refused. reason is one word, message says why and
-// what to do. It never waits.
+// Refused records that a pod was refused. The reason is one word, the message has the cause and the
+// remedy. It never blocks.
 func (r *Recorder) Refused(pod types.NamespacedName, uid types.UID, reason, message string) {
 	now := time.Now()
 	r.mu.Lock()
@@ -128,23 +126,23 @@ func (r *Recorder) Refused(pod types.NamespacedName, uid types.UID, reason, mess
 	}
 	e.count++
 	e.last, e.message = now, cut(message)
-	pause := sayAgain
-	if e.message != e.saidMessage {
-		pause = sayChanged
+	pause := updateInterval
+	if e.message != e.lastMessage {
+		pause = changeInterval
 	}
-	if e.queued || now.Sub(e.said) < pause {
+	if e.queued || now.Sub(e.lastQueued) < pause {
 		return
 	}
-	e.said = now // if it has no place, not again at once
-	place, gaveWay := r.queue.Push(pod.Namespace, pod.Name, e)
-	if gaveWay != nil {
-		gaveWay.Item.queued = false
+	e.lastQueued = now // even if it is not: it must not be tried again at once
+	queued, evicted := r.queue.Push(pod.Namespace, pod.Name, e)
+	if evicted != nil {
+		evicted.Item.queued = false
 	}
-	if gaveWay != nil || place == nil {
+	if evicted != nil || queued == nil {
 		r.cfg.Dropped()
 	}
-	if place != nil {
-		e.saidMessage, e.queued = e.message, true
+	if queued != nil {
+		e.lastMessage, e.queued = e.message, true
 		r.signal()
 	}
 }
@@ -152,11 +150,11 @@ func (r *Recorder) Refused(pod types.NamespacedName, uid types.UID, reason, mess
 func (r *Recorder) signal() {
 	select {
 	case r.ready <- struct{}{}:
-	default: // it is known already
+	default: // Run is awake already
 	}
 }
 
-// remember makes an entry, or returns nil when the pod or the node has enough.
+// remember adds an entry. It returns nil if the pod or the node has too many.
 func (r *Recorder) remember(pod types.NamespacedName, uid types.UID, reason string, now time.Time) *entry {
 	if r.pods[uid] >= maxPerPod || len(r.known) >= maxKnown && !r.makeRoom(pod.Namespace, now) {
 		return nil
@@ -169,13 +167,13 @@ func (r *Recorder) remember(pod types.NamespacedName, uid types.UID, reason stri
 	return e
 }
 
-// makeRoom forgets what occurred least recently in the namespace that has most entries, if that has
-// more than the given one would have. Once a minute it first forgets what no longer occurs.
+// makeRoom drops the least recent entry of the namespace with the most, if that has more than the
+// given one would have. At most once in purgeInterval it first drops expired entries.
 func (r *Recorder) makeRoom(namespace string, now time.Time) bool {
-	if now.Sub(r.purged) >= purgeAfter {
+	if now.Sub(r.purged) >= purgeInterval {
 		r.purged = now
 		for k, e := range r.known {
-			if !e.queued && now.Sub(e.last) > forget {
+			if !e.queued && now.Sub(e.last) > retention {
 				r.drop(k)
 			}
 		}
@@ -183,18 +181,18 @@ func (r *Recorder) makeRoom(namespace string, now time.Time) bool {
 	if len(r.known) < maxKnown {
 		return true
 	}
-	most := namespace
+	largest := namespace
 	for other, n := range r.namespaces {
-		if n > r.namespaces[most] {
-			most = other
+		if n > r.namespaces[largest] {
+			largest = other
 		}
 	}
-	if r.namespaces[most] <= r.namespaces[namespace]+1 {
+	if r.namespaces[largest] <= r.namespaces[namespace]+1 {
 		return false
 	}
 	var oldest *entry
 	for _, e := range r.known {
-		if e.name.Namespace == most && !e.queued && (oldest == nil || e.last.Before(oldest.last)) {
+		if e.name.Namespace == largest && !e.queued && (oldest == nil || e.last.Before(oldest.last)) {
 			oldest = e
 		}
 	}
@@ -216,21 +214,21 @@ func (r *Recorder) drop(k key) {
 	}
 }
 
-// eventName is unique for a pod, a reason and an hour of this agent's life.
+// eventName returns a name that is unique for the pod, the reason and the time.
 func (r *Recorder) eventName(pod string, k key, now time.Time) string {
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%s/%s/%s/%s/%d", r.cfg.Program, r.cfg.Node, k.pod, k.reason, now.UnixNano())
-	const longest = 253 - 17 // of a name, less what follows
-	return pod[:min(len(pod), longest)] + "." + hex.EncodeToString(h.Sum(nil))
+	const maxPod = 253 - 17 // the limit for a name, less the rest
+	return pod[:min(len(pod), maxPod)] + "." + hex.EncodeToString(h.Sum(nil))
 }
 
-// Run writes Events until ctx ends. Namespaces take turns, and so do the pods of each.
+// Run writes Events until ctx ends. Namespaces take turns, and so do the pods of each namespace.
 func (r *Recorder) Run(ctx context.Context) {
 	for {
 		select {
 		case <-r.ready:
-			for r.waiting() {
-				if r.budget.Wait(ctx) != nil {
+			for r.pending() {
+				if r.limiter.Wait(ctx) != nil {
 					return
 				}
 				r.write(ctx, r.next())
@@ -241,7 +239,7 @@ func (r *Recorder) Run(ctx context.Context) {
 	}
 }
 
-func (r *Recorder) waiting() bool {
+func (r *Recorder) pending() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.queue.Len() > 0
@@ -251,14 +249,14 @@ func (r *Recorder) waiting() bool {
 func (r *Recorder) next() *entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	place := r.queue.Next(func(*turns.Entry[*entry]) bool { return true })
-	r.queue.Take(place)
-	place.Item.queued = false
-	return place.Item
+	entry := r.queue.Next(func(*turns.Entry[*entry]) bool { return true })
+	r.queue.Take(entry)
+	entry.Item.queued = false
+	return entry.Item
 }
 
-// write tries once. When the API server is away, the next refusal of the kind
-// that comes ten minutes later tries again, and the metric tells.
+// write writes an Event once. If that fails, it is counted as dropped, and the next equal refusal
+// after updateInterval is written.
 func (r *Recorder) write(ctx context.Context, e *entry) {
 	r.mu.Lock()
 	event, created := r.event(e), e.created
@@ -279,17 +277,17 @@ func (r *Recorder) write(ctx context.Context, e *entry) {
 		r.mu.Unlock()
 	default:
 		r.cfg.Dropped()
-		// A namespace that is being deleted takes no Events; that is no news.
+		// A namespace that is being deleted accepts no Events.
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			r.cfg.Log.V(1).Info("cannot write an event", "pod", e.name.String(), "reason", e.reason, "error", err.Error())
+			r.cfg.Log.V(1).Info("cannot write an Event", "pod", e.name.String(), "reason", e.reason, "error", err.Error())
 		}
 	}
 }
 
 var errNotCreated = errors.New("not created yet")
 
-// Reason is that of all Events: one word for people to filter by. Which refusal
-// it was stands in the message's first word.
+// Reason is the reason of all Events, to filter by. The first word of the message is the reason of
+// the refusal.
 const Reason = "IdentityRefused"
 
 func (r *Recorder) event(e *entry) *corev1.Event {
@@ -304,13 +302,13 @@ func (r *Recorder) event(e *entry) *corev1.Event {
 	}
 }
 
-// cut shortens a message at a character.
+// cut shortens a message to maxMessage bytes, at the start of a character.
 func cut(s string) string {
 	if len(s) <= maxMessage {
 		return s
 	}
 	end := 0
-	for i := range s { // the last beginning of a character that leaves room
+	for i := range s {
 		if i > maxMessage-len("…") {
 			break
 		}

@@ -19,8 +19,8 @@ import (
 	"github.com/podid-io/podid/internal/testenv"
 )
 
-// TestEventsAPI: a real API server takes the Events of somebody who may create
-// and patch them and nothing else, counts them up, and shows them with the pod.
+// TestEventsAPI: a real API server accepts the Events of a user who may only create and patch them,
+// and shows them with the pod.
 func TestEventsAPI(t *testing.T) {
 	config := testenv.Start(t).Config
 	admin := testenv.Client(t, config)
@@ -42,7 +42,7 @@ func TestEventsAPI(t *testing.T) {
 	nmi := rest.CopyConfig(config)
 	nmi.Impersonate = rest.ImpersonationConfig{UserName: "nmi"}
 	answers := make(chan int, 16)
-	nmi.Wrap(func(next http.RoundTripper) http.RoundTripper { return heard{next, answers} })
+	nmi.Wrap(func(next http.RoundTripper) http.RoundTripper { return recordStatus{next, answers} })
 	api, err := NewClient(nmi)
 	if err != nil {
 		t.Fatal(err)
@@ -62,33 +62,33 @@ func TestEventsAPI(t *testing.T) {
 				t.Fatalf("the API server answered %d, want %d", got, status)
 			}
 		case <-time.After(time.Minute):
-			t.Fatal("the API server was not asked")
+			t.Fatal("no request to the API server")
 		}
 		list := &corev1.EventList{}
 		if err := admin.List(t.Context(), list, client.InNamespace("default"), client.MatchingFields{"involvedObject.uid": "u1"}); err != nil {
 			t.Fatal(err)
 		}
 		if len(list.Items) != 1 || list.Items[0].Count != count || list.Items[0].Message != message {
-			t.Fatalf("events: %+v\nwant one with count %d and %q", list.Items, count, message)
+			t.Fatalf("Events: %+v\nwant one with count %d and %q", list.Items, count, message)
 		}
 	}
 	long := "bind it" + strings.Repeat(" again", 500)
 	r.Refused(pod, "u1", "NoBinding", long)
 	expect(http.StatusCreated, 1, "NoBinding: "+cut(long))
 	r.mu.Lock()
-	r.known[key{"u1", "NoBinding"}].said = time.Time{} // ten minutes later
+	r.known[key{"u1", "NoBinding"}].lastQueued = time.Time{} // ten minutes later
 	r.mu.Unlock()
 	r.Refused(pod, "u1", "NoBinding", "bind it still")
 	expect(http.StatusOK, 2, "NoBinding: bind it still")
 }
 
-// heard tells what the API server answers.
-type heard struct {
+// recordStatus sends the status of each response.
+type recordStatus struct {
 	next    http.RoundTripper
 	answers chan<- int
 }
 
-func (h heard) RoundTrip(r *http.Request) (*http.Response, error) {
+func (h recordStatus) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := h.next.RoundTrip(r)
 	if err == nil {
 		h.answers <- resp.StatusCode

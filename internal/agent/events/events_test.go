@@ -19,22 +19,22 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// fakeAPI keeps Events as the API server does, and can be away.
+// fakeAPI stores Events as the API server does, and can be unreachable.
 type fakeAPI struct {
 	mu     sync.Mutex
 	events map[string]*corev1.Event
 	writes int
-	away   bool
+	down   bool
 }
 
 func (f *fakeAPI) write(e *corev1.Event, exists bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.writes++
-	if f.away {
+	if f.down {
 		return errors.New("connection refused")
 	}
-	if _, there := f.events[e.Name]; exists && !there {
+	if _, found := f.events[e.Name]; exists && !found {
 		return fmt.Errorf("update: %w", apierrors.NewNotFound(schema.GroupResource{Resource: "events"}, e.Name))
 	}
 	f.events[e.Name] = e
@@ -44,8 +44,8 @@ func (f *fakeAPI) write(e *corev1.Event, exists bool) error {
 func (f *fakeAPI) Create(_ context.Context, e *corev1.Event) error { return f.write(e, false) }
 func (f *fakeAPI) Update(_ context.Context, e *corev1.Event) error { return f.write(e, true) }
 
-// made is how many writes there were.
-func (f *fakeAPI) made() int {
+// count returns how many writes there were.
+func (f *fakeAPI) count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.writes
@@ -60,7 +60,7 @@ func podName(name string) types.NamespacedName {
 	return types.NamespacedName{Namespace: "shop", Name: name}
 }
 
-// TestRefusals: one Event for each pod and reason, counted up, seldom written.
+// TestRefusals: there is one Event for each pod and reason, whose count is seldom written.
 func TestRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeAPI{events: map[string]*corev1.Event{}}
@@ -73,16 +73,16 @@ func TestRefusals(t *testing.T) {
 			r.Refused(podName("api"), "u2", "NoMatch", "not that")
 		}
 		synctest.Wait()
-		if f.made() != 3 || len(f.events) != 3 {
-			t.Fatalf("%d writes, %d events; want 3", f.made(), len(f.events))
+		if f.count() != 3 || len(f.events) != 3 {
+			t.Fatalf("%d writes, %d Events; want 3", f.count(), len(f.events))
 		}
 		for _, e := range f.events {
 			if e.Namespace != "shop" || e.InvolvedObject.Kind != "Pod" || e.InvolvedObject.UID == "" || e.Type != "Warning" || e.Reason != Reason ||
 				!strings.Contains(e.Message, ": ") || e.Source.Host != "node-1" || !strings.HasPrefix(e.Name, e.InvolvedObject.Name+".") {
-				t.Errorf("odd event %+v", e)
+				t.Errorf("got Event %+v", e)
 			}
 		}
-		<-time.After(sayAgain)
+		<-time.After(updateInterval)
 		r.Refused(podName("web"), "u1", "NoMatch", "still not")
 		synctest.Wait()
 		updated := 0
@@ -91,22 +91,22 @@ func TestRefusals(t *testing.T) {
 				updated++
 			}
 		}
-		if f.made() != 4 || len(f.events) != 3 || updated != 1 {
-			t.Errorf("%d writes, %d events, %d updated; want 4, 3, 1", f.made(), len(f.events), updated)
+		if f.count() != 4 || len(f.events) != 3 || updated != 1 {
+			t.Errorf("%d writes, %d Events, %d updated; want 4, 3, 1", f.count(), len(f.events), updated)
 		}
-		clear(f.events) // the API server has forgotten them
-		<-time.After(sayAgain)
+		clear(f.events) // the API server has deleted them
+		<-time.After(updateInterval)
 		r.Refused(podName("web"), "u1", "NoMatch", "again")
 		synctest.Wait()
 		if len(f.events) != 1 || dropped.Load() != 0 {
-			t.Errorf("%d events, %d dropped; want 1 made anew", len(f.events), dropped.Load())
+			t.Errorf("%d Events, %d dropped; want 1 created again", len(f.events), dropped.Load())
 		}
 		cancel()
 	})
 }
 
-// TestNextMistake: who has put one mistake right is told of the next without
-// waiting ten minutes, on the same Event.
+// TestNextMistake: after the owner fixed a mistake, the same Event reports the next one sooner than
+// after updateInterval.
 func TestNextMistake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeAPI{events: map[string]*corev1.Event{}}
@@ -120,30 +120,30 @@ func TestNextMistake(t *testing.T) {
 			writes  int
 		}{
 			{0, "no Role", 1},
-			{sayChanged - time.Second, "wrong key", 1},
+			{changeInterval - time.Second, "wrong key", 1},
 			{time.Second, "wrong key", 2},
-			{sayChanged, "wrong key", 2},
-			{sayAgain - sayChanged, "wrong key", 3},
+			{changeInterval, "wrong key", 2},
+			{updateInterval - changeInterval, "wrong key", 3},
 		} {
 			if step.after > 0 {
 				<-time.After(step.after)
 			}
 			r.Refused(podName("web"), "u1", "SourceFailed", step.message)
 			synctest.Wait()
-			if f.made() != step.writes {
-				t.Fatalf("%q after %s: %d writes; want %d", step.message, step.after, f.made(), step.writes)
+			if f.count() != step.writes {
+				t.Fatalf("%q after %s: %d writes; want %d", step.message, step.after, f.count(), step.writes)
 			}
 		}
 		for _, e := range f.events {
 			if len(f.events) != 1 || e.Message != "SourceFailed: wrong key" {
-				t.Errorf("%d events, one says %q", len(f.events), e.Message)
+				t.Errorf("%d Events, one with %q", len(f.events), e.Message)
 			}
 		}
 	})
 }
 
-// TestBounds: a pod cannot cause more than a few Events, all pods together no
-// more than the budget, and none waits for the API server.
+// TestBounds: a pod causes a few Events at most, and all pods together no more than the rate limit.
+// None waits for the API server.
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeAPI{events: map[string]*corev1.Event{}}
@@ -152,37 +152,37 @@ func TestBounds(t *testing.T) {
 			r.Refused(podName("web"), "u1", fmt.Sprint("Reason", i), "x")
 		}
 		if r.queue.Len() != maxPerPod {
-			t.Errorf("%d events of one pod wait, want %d", r.queue.Len(), maxPerPod)
+			t.Errorf("%d Events of one pod are queued, want %d", r.queue.Len(), maxPerPod)
 		}
 		for i := range 3 * maxKnown {
 			r.Refused(podName(fmt.Sprint("p", i)), types.UID(fmt.Sprint(i)), "NoMatch", "x")
 		}
 		if r.queue.Len() != maxQueue || len(r.known) > maxKnown || dropped.Load() == 0 {
-			t.Errorf("%d wait, %d known, %d dropped", r.queue.Len(), len(r.known), dropped.Load())
+			t.Errorf("%d queued, %d known, %d dropped", r.queue.Len(), len(r.known), dropped.Load())
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		go r.Run(ctx)
 		synctest.Wait()
-		if f.made() > burst {
-			t.Errorf("%d writes at once, want %d at the most", f.made(), burst)
+		if f.count() > burst {
+			t.Errorf("%d writes at once, want %d at the most", f.count(), burst)
 		}
 		<-time.After(time.Minute)
-		if f.made() > burst+perMinute {
-			t.Errorf("%d writes in a minute, want %d at the most", f.made(), burst+perMinute)
+		if f.count() > burst+perMinute {
+			t.Errorf("%d writes in a minute, want %d at the most", f.count(), burst+perMinute)
 		}
-		// What has not occurred for long makes room for what does.
-		<-time.After(2 * forget)
+		// Expired entries make room for new ones.
+		<-time.After(2 * retention)
 		r.Refused(podName("late"), "late", "NoMatch", "x")
 		synctest.Wait()
 		if r.known[key{"late", "NoMatch"}] == nil || len(r.known) > maxKnown || len(r.pods) != len(r.known) {
-			t.Errorf("a new pod is not told of: %d known, %d pods", len(r.known), len(r.pods))
+			t.Errorf("no Event for a new pod: %d known, %d pods", len(r.known), len(r.pods))
 		}
 		cancel()
 	})
 }
 
-// TestGreedyNamespace: a namespace whose pods are refused for all that there is, again and again under
-// new names, keeps no Event of another namespace waiting for long.
+// TestGreedyNamespace: a namespace whose ever new pods are refused for many reasons does not delay
+// the Events of another namespace for long.
 func TestGreedyNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeAPI{events: map[string]*corev1.Event{}}
@@ -207,7 +207,7 @@ func TestGreedyNamespace(t *testing.T) {
 		for i := range 5 {
 			r.Refused(podName(fmt.Sprint("web-", i)), types.UID(fmt.Sprint("web-", i)), "NoBinding", "bind it")
 			flood()
-			<-time.After(2*time.Minute/perMinute + time.Second/2) // its turn and one before
+			<-time.After(2*time.Minute/perMinute + time.Second/2) // its turn and the one before it
 			f.mu.Lock()
 			shop := 0
 			for _, e := range f.events {
@@ -217,7 +217,7 @@ func TestGreedyNamespace(t *testing.T) {
 			}
 			f.mu.Unlock()
 			if shop != i+1 {
-				t.Errorf("%d events of shop, want %d", shop, i+1)
+				t.Errorf("%d Events of shop, want %d", shop, i+1)
 			}
 		}
 		if len(r.known) > maxKnown {
@@ -226,10 +226,11 @@ func TestGreedyNamespace(t *testing.T) {
 	})
 }
 
-// TestAway: with the API server away nothing piles up, and it is tried again.
-func TestAway(t *testing.T) {
+// TestUnreachable: while the API server is unreachable nothing accumulates, and later it is
+// retried.
+func TestUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAPI{events: map[string]*corev1.Event{}, away: true}
+		f := &fakeAPI{events: map[string]*corev1.Event{}, down: true}
 		r, dropped := newRecorder(f)
 		ctx, cancel := context.WithCancel(t.Context())
 		go r.Run(ctx)
@@ -237,15 +238,15 @@ func TestAway(t *testing.T) {
 			r.Refused(podName("web"), "u1", "NoMatch", "x")
 			synctest.Wait()
 		}
-		if f.made() != 1 || dropped.Load() != 1 {
-			t.Errorf("%d writes, %d dropped; want 1, 1", f.made(), dropped.Load())
+		if f.count() != 1 || dropped.Load() != 1 {
+			t.Errorf("%d writes, %d dropped; want 1, 1", f.count(), dropped.Load())
 		}
-		f.away = false
-		<-time.After(sayAgain)
+		f.down = false
+		<-time.After(updateInterval)
 		r.Refused(podName("web"), "u1", "NoMatch", "x")
 		synctest.Wait()
 		if len(f.events) != 1 {
-			t.Errorf("%d events, want 1", len(f.events))
+			t.Errorf("%d Events, want 1", len(f.events))
 		}
 		cancel()
 	})

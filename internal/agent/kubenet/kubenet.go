@@ -1,5 +1,5 @@
-// Package kubenet detects the network plugin kubenet. On its bridge, pods can send with each other's
-// addresses (CVE-2021-1677), and the agent identifies a pod by its address.
+// Package kubenet detects the network plugin kubenet. On its bridge, pods can send with each
+// other's addresses (CVE-2021-1677), and the agent identifies a pod by its address.
 package kubenet
 
 import (
@@ -19,20 +19,20 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// plugin is the name of the plugin. It is also the name of the network on nodes whose kubelet no longer
-// has the plugin (see networkOf).
+// plugin is the name of the plugin. It is also the name of the network on nodes whose kubelet no
+// longer has the plugin (see networkOf).
 const plugin = "kubenet"
 
-// bridge is the name of the bridge that all pods are attached to. The kubelet's plugin used it, and so
-// does the configuration that AKS writes for containerd.
+// bridge is the name of the bridge that all pods are attached to. The kubelet's plugin used it, and
+// so does the configuration that AKS writes for containerd.
 const bridge = "cbr0"
 
 // Detector looks for kubenet on a node.
 type Detector struct {
 	// KubeletConfig is the file with the kubelet's flags. It need not exist.
 	KubeletConfig string
-	// CNIConfigDir is the folder with the configuration of the network plugin. If it is empty, only the
-	// bridge is looked for: the folder also has the plugin's credentials.
+	// CNIConfigDir is the folder with the configuration of the network plugin. If it is empty, only
+	// the bridge is looked for: the folder also has the plugin's credentials.
 	CNIConfigDir string
 }
 
@@ -49,8 +49,8 @@ func (d Detector) Check() error {
 	return nil
 }
 
-// Watch checks at each interval until ctx ends, because an agent may start before its node's network
-// plugin has written its configuration. It returns the error of Check.
+// Watch checks at each interval until ctx ends, because an agent may start before its node's
+// network plugin has written its configuration. It returns the error of Check.
 func (d Detector) Watch(ctx context.Context, interval time.Duration) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -100,9 +100,9 @@ func findBridge() (string, error) {
 }
 
 // networkOf returns the network that the container runtime gives pods: that of the first valid
-// configuration in the folder, ordered by name, as containerd and CRI-O choose it. Kubelets since 1.24
-// do not have kubenet. AKS and others attach pods to a bridge instead, by a configuration whose network
-// is named kubenet.
+// configuration in the folder, ordered by name, as containerd and CRI-O choose it. Kubelets since
+// 1.24 do not have kubenet. AKS and others attach pods to a bridge instead, by a configuration
+// whose network is named kubenet.
 func networkOf(dir string) (file, network string, err error) {
 	entries, err := os.ReadDir(dir) // ordered by name
 	if errors.Is(err, fs.ErrNotExist) {
@@ -127,8 +127,8 @@ func networkOf(dir string) (file, network string, err error) {
 	return "", "", nil
 }
 
-// networkName returns the name of the network in a CNI configuration or configuration list. It returns
-// kubenet if a plugin has that type, and "" if the text is invalid.
+// networkName returns the name of the network in a CNI configuration or configuration list. It
+// returns kubenet if a plugin has that type, and "" if the text is invalid.
 func networkName(text []byte) string {
 	var list struct {
 		Name, Type string

@@ -1,6 +1,6 @@
-// Package lifecycle lets an agent take over from the older agent of its node, and hand over to a newer
-// one, without a failed request. It decides when each step happens. The handover package carries them
-// out, and docs/redirect.md describes the whole.
+// Package lifecycle lets an agent take over from the older agent of its node, and hand over to a
+// newer one, without a failed request. It decides when each step happens. The handover package
+// carries them out, and docs/redirect.md describes the whole.
 package lifecycle
 
 import (
@@ -19,8 +19,8 @@ import (
 	"github.com/podid-io/podid/internal/agent/handover"
 )
 
-// The time limits of a handover. Kubernetes kills a pod 30 s after it told it to stop. Waiting for the
-// newer agent, draining, and the 5 s that the servers need to shut down fit in that time.
+// The time limits of a handover. Kubernetes kills a pod 30 s after it has asked it to stop. Waiting
+// for the newer agent, draining, and the 5 s that the servers need to shut down fit in that time.
 const (
 	// appearTime is how long a stopping agent waits for a newer one to appear, which may have been
 	// started at the same moment. It serves pods meanwhile.
@@ -32,9 +32,9 @@ const (
 	settleTime = 1500 * time.Millisecond
 	// drainTime is how long idle connections may take to be used once more and closed.
 	drainTime = 10 * time.Second
-	// turnTime is how long an agent tries to become ready while an older one serves. It must be less
-	// than the 12 times 5 s after which the chart's readiness probe fails, because the probes of both
-	// agents use the same port.
+	// turnTime is how long an agent tries to become ready while an older one serves. It must be
+	// less than the 12 times 5 s after which the chart's readiness probe fails, because the probes
+	// of both agents use the same port.
 	turnTime = 40 * time.Second
 	// portsTime is how long an agent tries to open ports that a stopping agent may still use, and
 	// portsInterval the pause between two attempts.
@@ -42,8 +42,8 @@ const (
 	portsInterval = 500 * time.Millisecond
 )
 
-// Lifecycle is an agent's place among the agents of its node. Its methods may be called concurrently
-// after OpenPorts has returned.
+// Lifecycle is an agent's place among the agents of its node. Its methods may be called
+// concurrently after OpenPorts has returned.
 type Lifecycle struct {
 	// Line is the connection to a newer agent.
 	Line *handover.Line
@@ -63,8 +63,8 @@ func New(log logr.Logger) *Lifecycle {
 
 // Ports are the ports that only one agent of the node can have open.
 type Ports struct {
-	// Now are those that this agent opens as it starts, Later those that an older agent serves until
-	// this one serves pods.
+	// Now are those that this agent opens as it starts, Later those that an older agent serves
+	// until this one serves pods.
 	Now, Later []string
 	// Owner returns the agent that has the redirect, as redirect.Owner does.
 	Owner func(context.Context) (word string, at netip.AddrPort, found bool, err error)
@@ -120,8 +120,8 @@ func (l *Lifecycle) join(ctx context.Context, p Ports) {
 // TakesOver reports whether this agent takes over from an older one.
 func (l *Lifecycle) TakesOver() bool { return l.older != nil }
 
-// AwaitTurn waits until this agent may serve pods: at once if there is no older agent, else when ready
-// is closed or the older agent is gone. It fails with the problems after turnTime.
+// AwaitTurn waits until this agent may serve pods: at once if there is no older agent, else when
+// ready is closed or the older agent is gone. It fails with the problems after turnTime.
 func (l *Lifecycle) AwaitTurn(ctx context.Context, ready <-chan struct{}, problems func() string) error {
 	if l.older != nil {
 		if err := awaitTurn(ctx, ready, l.older.Gone(), problems); err != nil {
@@ -149,7 +149,7 @@ func awaitTurn(ctx context.Context, ready, gone <-chan struct{}, problems func()
 // Turn is closed when AwaitTurn has returned without an error.
 func (l *Lifecycle) Turn() <-chan struct{} { return l.turn }
 
-// ReportServing tells the older agent that this one serves pods. Further calls do nothing.
+// ReportServing notifies the older agent that this one serves pods. Further calls do nothing.
 func (l *Lifecycle) ReportServing() {
 	if l.older == nil {
 		return
@@ -161,8 +161,8 @@ func (l *Lifecycle) ReportServing() {
 	})
 }
 
-// Run makes responses close their connections while a newer agent serves pods, until ctx ends. Clients
-// then connect to that agent.
+// Run makes responses close their connections while a newer agent serves pods, until ctx ends.
+// Clients then connect to that agent.
 func (l *Lifecycle) Run(ctx context.Context) {
 	for {
 		state, changed := l.Line.State()
@@ -175,8 +175,8 @@ func (l *Lifecycle) Run(ctx context.Context) {
 	}
 }
 
-// Stop hands over to another agent, if there is one, and drains connections. Then it cancels pending
-// requests. When it returns, the agent can exit.
+// Stop hands over to another agent, if there is one, and drains connections. Then it cancels
+// pending requests. When it returns, the agent can exit.
 func (l *Lifecycle) Stop(ctx context.Context, cancelPending func()) {
 	l.Line.Leave()
 	if l.older != nil && l.older.Leave(ctx) || l.succeeded(ctx) {
@@ -210,8 +210,8 @@ func (l *Lifecycle) succeeded(ctx context.Context) bool {
 	}
 }
 
-// drain waits until all connections are closed, but no longer than drainTime. Each is closed with its
-// next response, so that clients do not write to a connection that is being closed.
+// drain waits until all connections are closed, but no longer than drainTime. Each is closed with
+// its next response, so that clients do not write to a connection that is being closed.
 func (l *Lifecycle) drain(ctx context.Context) {
 	open, _ := l.open.state()
 	l.log.Info("a newer agent serves pods, draining connections", "connections", open)
@@ -238,7 +238,8 @@ func (l *Lifecycle) drain(ctx context.Context) {
 	}
 }
 
-// Handler returns a handler whose responses close their connections while another agent serves pods.
+// Handler returns a handler whose responses close their connections while another agent serves
+// pods.
 func (l *Lifecycle) Handler(handler http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if l.closing.Load() {

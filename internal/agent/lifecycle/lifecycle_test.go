@@ -81,7 +81,8 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestStopAlone: without a newer agent, an agent serves for appearTime and cancels pending requests.
+// TestStopAlone: without a newer agent, an agent serves for appearTime and cancels pending
+// requests.
 func TestStopAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(logr.Discard())
@@ -95,7 +96,8 @@ func TestStopAlone(t *testing.T) {
 	})
 }
 
-// TestStopsInTime: Kubernetes kills a pod after 30 s, and the servers need 5 s of them to shut down.
+// TestStopsInTime: Kubernetes kills a pod after 30 s, and the servers need 5 s of them to shut
+// down.
 func TestStopsInTime(t *testing.T) {
 	const grace, servers = 30 * time.Second, 5 * time.Second
 	if most := appearTime + startTime + drainTime + servers; most >= grace {

@@ -1,5 +1,5 @@
-// Package penalty slows down pods that send bad requests, so that a flood of them does not slow down
-// other pods.
+// Package penalty slows down pods that send bad requests, so that a flood of them does not slow
+// down other pods.
 package penalty
 
 import (
@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// Rate is how many bad requests a second an address may send without a delay, and Burst how many
-	// at once. They cost a few hundredths of a core. A client's probe is one bad request, and a pod
-	// starts some dozens of clients at most.
+	// Rate is how many bad requests a second an address may send without a delay, and Burst how
+	// many at once. They cost a few hundredths of a core. A client's probe is one bad request, and
+	// a pod starts some dozens of clients at most.
 	Rate, Burst = 400, 2000
 	// blockAt is the score at which new connections of an address are closed. An address reaches it
 	// by opening new connections while the responses on its others are delayed.
@@ -62,7 +62,8 @@ func (p *Penalties) Blocked(a netip.Addr) bool {
 	return found && s.n > blockAt && p.addresses.current(a, time.Now()) > blockAt-Rate
 }
 
-// Delay counts a bad request and waits for as long as Add returns, or until ctx or stopping is done.
+// Delay counts a bad request and waits for as long as Add returns, or until ctx or stopping is
+// done.
 func (p *Penalties) Delay(ctx context.Context, a netip.Addr, namespace string, stopping <-chan struct{}) {
 	delay := p.Add(a, namespace)
 	if delay <= 0 {

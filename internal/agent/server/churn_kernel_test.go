@@ -217,8 +217,8 @@ func (c *churn) run(generations int, lag time.Duration) (wrong int) {
 }
 
 // TestPodEndsWhileHeld: a pod ends while its request is held, and another gets its address. The
-// answer is not written: the new pod would receive its packets. The same where an excepted pod waits
-// for the metadata service.
+// answer is not written: the new pod would receive its packets. The same where an excepted pod
+// waits for the metadata service.
 func TestPodEndsWhileHeld(t *testing.T) {
 	testnet.Require(t)
 	for name, excepted := range map[string]bool{"token": false, "passed on": true} {

@@ -1,4 +1,4 @@
-// What processes of the host ask on loopback.
+// Requests of processes of the host, on behalf of pods.
 
 package server
 
@@ -19,7 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// Headers that name the pod a host process asks for, as v1.8.17 reads them.
+// The headers that name the pod, as in v1.8.17.
 const (
 	podNameHeader      = "Podname"
 	podNamespaceHeader = "Podns"
@@ -31,14 +31,14 @@ const (
 	endpointSocket = "host-socket"
 )
 
-// ServeHost answers on nmi-listen-address: a process of the host (the Secrets Store CSI provider
-// for Key Vault is one) asks for a token on behalf of a pod. Every process on the node's own
-// network can do that, and so can a pod through its probes and hooks, which the kubelet sends.
-// It also answers the probes of v1.8.17.
+// ServeHost answers at nmi-listen-address, where a process of the host requests a token on behalf
+// of a pod, such as the Secrets Store CSI provider for Key Vault. Every process on the node's
+// network can do that, and so can a pod through its probes and hooks, which the kubelet sends. It
+// also answers the probes of v1.8.17.
 func (s *Server) ServeHost(w http.ResponseWriter, r *http.Request) { s.serveHost(w, r, endpointTCP) }
 
-// ServeHostSocket answers the same on the Unix socket, whose listener lets in root only. No probe
-// can use it.
+// ServeHostSocket does the same on a Unix socket, whose listener accepts only root. It is no target
+// for probes.
 func (s *Server) ServeHostSocket(w http.ResponseWriter, r *http.Request) {
 	s.serveHost(w, r, endpointSocket)
 }
@@ -60,8 +60,7 @@ func (s *Server) serveHost(w http.ResponseWriter, r *http.Request, at string) {
 	s.finish(w, r, route, &res)
 }
 
-// admitTCP refuses requests over TCP that do not come from a process of this node, and those of the
-// kubelet.
+// admitTCP refuses requests that do not come from a process of this node, and those of the kubelet.
 func (s *Server) admitTCP(r *http.Request, res *result) bool {
 	switch {
 	case !s.cfg.HostTokenTCP:
@@ -76,9 +75,8 @@ func (s *Server) admitTCP(r *http.Request, res *result) bool {
 	return false
 }
 
-// fromKubelet reports whether the request says that the kubelet sends it for a pod, as a probe or
-// a hook. A pod can have another User-Agent sent, so this is no fence: --host-token-tcp=false is.
-// Probes also close their connection after one request, but so do honest clients.
+// fromKubelet reports whether the request is a probe or a hook that the kubelet sends for a pod. It
+// is no protection, because a pod can choose the User-Agent: --host-token-tcp=false is.
 func fromKubelet(r *http.Request) bool {
 	agent := r.UserAgent()
 	return strings.HasPrefix(agent, "kube-probe/") || strings.HasPrefix(agent, "kube-lifecycle/")
@@ -111,8 +109,8 @@ func (s *Server) serveHostToken(w http.ResponseWriter, r *http.Request, res *res
 	}
 }
 
-// named returns the pod that a process of the host names. It waits a little for an agent that has
-// just started to know the cluster.
+// named returns the pod that a process of the host names. It waits until the agent knows the
+// cluster.
 func (s *Server) named(ctx context.Context, key types.NamespacedName, began time.Time) (attest.Caller, error) {
 	ctx, cancel := context.WithDeadline(ctx, began.Add(s.cfg.AttestLimit))
 	defer cancel()
@@ -125,8 +123,8 @@ func (s *Server) named(ctx context.Context, key types.NamespacedName, began time
 	return attest.Caller{}, attest.ErrUnknown
 }
 
-// hostToken is the token in an answer to a process of the host. Its fields and their order are
-// v1.8.17's, and all of them are strings.
+// hostToken is the token in an answer to a process of the host. The fields, their order and their
+// types are those of v1.8.17.
 type hostToken struct {
 	AccessToken  string `json:"access_token"`
 	RefreshToken string `json:"refresh_token"`
@@ -137,7 +135,7 @@ type hostToken struct {
 	Type         string `json:"token_type"`
 }
 
-// writeHostToken writes the token in the form of v1.8.17.
+// writeHostToken writes the token as v1.8.17 does.
 func writeHostToken(w http.ResponseWriter, res *result) {
 	token, err := hostTokenOf(res.token.Body.Append(nil, res.began))
 	if err != nil {
@@ -157,13 +155,12 @@ func writeHostToken(w http.ResponseWriter, res *result) {
 	w.Header().Set("Content-Type", imds.ContentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
 	w.WriteHeader(http.StatusOK)
-	// A client that went away needs no answer.
-	_, _ = w.Write(answer)
+	_, _ = w.Write(answer) // an error means that the client disconnected
 	res.status = http.StatusOK
 }
 
-// hostTokenOf reads a reply to a pod. Of a multi-tenant application, whose reply is a list, it
-// returns the token for its own tenant. The error has no part of the reply.
+// hostTokenOf parses a reply to a pod. For a multi-tenant application, whose reply is a list, it
+// returns the token of its own tenant. The error does not quote the reply.
 func hostTokenOf(body []byte) (hostToken, error) {
 	var token hostToken
 	if len(body) > 0 && body[0] == '[' {
@@ -176,6 +173,6 @@ func hostTokenOf(body []byte) (hostToken, error) {
 	if err := json.Unmarshal(body, &token); err != nil {
 		return token, errors.New("the reply does not have the fields of a token")
 	}
-	token.RefreshToken = "" // as v1.8.17, which had none
+	token.RefreshToken = "" // empty in v1.8.17
 	return token, nil
 }

@@ -136,8 +136,8 @@ func TestHostTokenOverTCP(t *testing.T) {
 	}
 }
 
-// TestHostTokenRecords: what a process of the host was refused is no Event of the pod, and its audit
-// lines say that the pod did not ask itself.
+// TestHostTokenRecords: what a process of the host was refused is no Event of the pod, and its
+// audit lines say that the pod did not ask itself.
 func TestHostTokenRecords(t *testing.T) {
 	l, events := newAuditLog(audit.Changes), &refusals{}
 	w := newWorld(t, func(s *settings) { s.server.Audit, s.server.Events = l.Log, events })
@@ -194,7 +194,8 @@ func TestHostHoldsApart(t *testing.T) {
 	}
 }
 
-// TestHostTokenBeforeCluster: a process of the host that asks while the agent starts waits a little.
+// TestHostTokenBeforeCluster: a process of the host that asks while the agent starts waits a
+// little.
 func TestHostTokenBeforeCluster(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.unknown, s.server.AttestLimit = true, time.Minute })
 	w.assign("web", "10.9.0.2", "one")

@@ -1,4 +1,4 @@
-// What is passed on to the real metadata service.
+// Requests that are passed on to the real metadata service.
 
 package server
 
@@ -29,10 +29,10 @@ type upstream struct {
 }
 
 const (
-	// upstreamTime bounds one request; the service answers in milliseconds.
+	// upstreamTime bounds one request. The service answers in milliseconds.
 	upstreamTime = 10 * time.Second
-	// maxUpstream bounds an answer. The longest, an instance with hundreds of
-	// tags and disks, has some tens of kilobytes.
+	// maxUpstream bounds an answer. The longest, an instance with hundreds of tags and disks, has
+	// some tens of kilobytes.
 	maxUpstream = 512 << 10
 )
 
@@ -42,7 +42,7 @@ func newUpstream(address string) *upstream {
 		client: &http.Client{
 			Timeout: upstreamTime,
 			Transport: &http.Transport{
-				Proxy:               nil, // never: the service answers to the machine itself
+				Proxy:               nil, // the service is reachable only from the machine itself
 				DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
 				MaxIdleConnsPerHost: 5,
 				IdleConnTimeout:     90 * time.Second,
@@ -53,7 +53,7 @@ func newUpstream(address string) *upstream {
 	}
 }
 
-// passOn answers a path of the real service that is none of ours.
+// passOn passes a request on, unless the configuration keeps its path from pods.
 func (s *Server) passOn(w http.ResponseWriter, r *http.Request, route imds.Route, res *result) {
 	switch {
 	case route.Instance && s.cfg.BlockInstance:
@@ -74,13 +74,13 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, route imds.Route
 	}
 	p := passage{path: route.Path, query: query, limiter: s.cfg.OtherLimiter, caller: s.account(res.address)}
 	if route.Instance && !route.Attested && !s.cfg.AllowUserData {
-		p.edit = (*answer).dropUserData // the parents of userData have it in their JSON
+		p.edit = (*answer).dropUserData // parents of userData have it in their JSON
 	}
 	s.forward(w, r, p, res)
 }
 
-// account is the name that the metadata service is asked on account of: the pod's, or the address while its
-// pod is not known. All such addresses have one turn together.
+// account returns the caller that the limiter counts a request for: the pod, or the address while
+// its pod is not known. All such addresses share one turn.
 func (s *Server) account(from attest.Origin) string {
 	if caller, ok := s.known(from); ok {
 		return caller.String()
@@ -88,9 +88,7 @@ func (s *Server) account(from attest.Origin) string {
 	return "/" + from.String()
 }
 
-// plainToken answers the token request of an excepted pod as the real service
-// does. The request has been read and found proper; it is sent on with all its
-// parameters, also those that mean nothing to us.
+// plainToken passes on the token request of an excepted pod, with all its parameters.
 func (s *Server) plainToken(w http.ResponseWriter, r *http.Request, res *result) {
 	res.reason = reason.Excepted
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -103,16 +101,16 @@ func (s *Server) plainToken(w http.ResponseWriter, r *http.Request, res *result)
 	}, res)
 }
 
-// passage is a request of our own making to the real service.
+// passage is a request to the real service.
 type passage struct {
 	path, query string
 	limiter     Limiter
 	caller      string // for the limiter
-	// edit changes a good answer before it goes out; nil: it goes out as it is. Its error refuses the request.
+	// edit changes an answer with status 200. If it fails, the request is refused. It may be nil.
 	edit func(*answer) error
 }
 
-// forward sends a request to the real service, and its answer back.
+// forward sends a request to the real service and writes its answer.
 func (s *Server) forward(w http.ResponseWriter, r *http.Request, p passage, res *result) {
 	release, err := p.limiter.Acquire(r.Context(), p.caller)
 	if err != nil {
@@ -142,11 +140,11 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, p passage, res 
 		res.gone()
 	default:
 		res.refuse(reason.UpstreamFailed.Refuse("the metadata service of this node does not answer: try again").Because(err))
-		s.cfg.Log.V(1).Info("metadata service does not answer", "path", p.path, "reason", err.Error())
+		s.cfg.Log.V(1).Info("the metadata service does not answer", "path", p.path, "reason", err.Error())
 	}
 }
 
-// noTurn refuses what the limiter does not let begin.
+// noTurn refuses a request that the limiter refused.
 func (res *result) noTurn(err error) {
 	var away interface{ RetryAfter() time.Duration }
 	if errors.As(err, &away) {
@@ -156,7 +154,7 @@ func (res *result) noTurn(err error) {
 	res.refuse(reason.Busy.Refuse("too many requests of this pod or its namespace wait for the metadata service: try again later").After(time.Second))
 }
 
-// retryAfter is how long the service wants to be left alone, as far as it says.
+// retryAfter returns the time in an answer's Retry-After header, 0 if there is none.
 func retryAfter(h http.Header) time.Duration {
 	if seconds, err := strconv.Atoi(h.Get("Retry-After")); err == nil {
 		return time.Duration(min(seconds, 3600)) * time.Second
@@ -164,15 +162,15 @@ func retryAfter(h http.Header) time.Duration {
 	return 0
 }
 
-// answer is what the real service said.
+// answer is an answer of the real service.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-// get asks the real service. Of the client's headers it takes those that the
-// service reads; above all not X-Forwarded-For.
+// get sends a request to the real service. It forwards only the headers that the service reads, and
+// never X-Forwarded-For.
 func (u *upstream) get(ctx context.Context, path, query string, from http.Header) (*answer, error) {
 	target := u.base + path
 	if len(query) > 0 {
@@ -180,14 +178,14 @@ func (u *upstream) get(ctx context.Context, path, query string, from http.Header
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask the metadata service: %w", err)
+		return nil, fmt.Errorf("call the metadata service: %w", err)
 	}
 	req.Header.Set("User-Agent", observe.UserAgent("nmi")) // unless the client names itself
 	copyHeaders(req.Header, from, "Accept", "User-Agent", "X-Ms-Client-Request-Id", "Return-Client-Request-Id")
 	req.Header.Set(imds.MetadataHeader, "true")
 	resp, err := u.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask the metadata service: %w", withoutURL(err))
+		return nil, fmt.Errorf("call the metadata service: %w", withoutURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxUpstream+1))
@@ -198,13 +196,13 @@ func (u *upstream) get(ctx context.Context, path, query string, from http.Header
 		return nil, errors.New("the metadata service's answer is too long")
 	}
 	a := &answer{status: resp.StatusCode, header: http.Header{}, body: body}
-	// Not Server: MSAL takes a Server of IMDS as a sign of its next protocol.
+	// Not Server, from which MSAL would conclude that IMDS supports its newer protocol.
 	copyHeaders(a.header, resp.Header, "Content-Type", "Retry-After", "X-Ms-Request-Id", "X-Ms-Client-Request-Id")
 	return a, nil
 }
 
-// dropUserData takes userData out of an answer about the machine. Values and lists of names in plain text
-// have none: the value itself is refused by its path.
+// dropUserData removes userData from a JSON answer. Plain text has only single values, which are
+// refused by their path, and lists of names.
 func (a *answer) dropUserData() error {
 	if !strings.Contains(ascii.ToLower(a.header.Get("Content-Type")), "json") && !json.Valid(a.body) {
 		return nil
@@ -222,11 +220,10 @@ func (a *answer) writeTo(w http.ResponseWriter) {
 	copyHeaders(h, a.header, "Content-Type", "Retry-After", "X-Ms-Request-Id", "X-Ms-Client-Request-Id")
 	h.Set("Content-Length", strconv.Itoa(len(a.body)))
 	if h.Get("Content-Type") == "" {
-		h["Content-Type"] = nil // or net/http would guess one
+		h["Content-Type"] = nil // keeps net/http from guessing one
 	}
 	w.WriteHeader(a.status)
-	// A client that went away needs no answer.
-	_, _ = w.Write(a.body)
+	_, _ = w.Write(a.body) // an error means that the client disconnected
 }
 
 func copyHeaders(to, from http.Header, names ...string) {
@@ -237,8 +234,7 @@ func copyHeaders(to, from http.Header, names ...string) {
 	}
 }
 
-// withoutURL drops the URL that http puts before its errors: its query may name
-// an identity in full.
+// withoutURL removes the URL from an error of net/http. Its query may name an identity in full.
 func withoutURL(err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err

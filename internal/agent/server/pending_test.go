@@ -23,9 +23,9 @@ func of(namespace string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Namespace, p.UID = namespace, p.UID+"-"+p.UID }
 }
 
-// TestPendingOfAGreedyNamespace: pods of one namespace that no binding serves take all places to wait,
-// again and again. A pod of another namespace waits for its identity all the same, also with several
-// requests.
+// TestPendingOfAGreedyNamespace: pods of one namespace that no binding serves take all places to
+// wait, again and again. A pod of another namespace waits for its identity all the same, also with
+// several requests.
 func TestPendingOfAGreedyNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTimeless(t, func(s *settings) { s.server.MaxPending, s.server.MaxPendingPerPod = 32, 8 })
@@ -72,8 +72,8 @@ func TestPendingOfAGreedyNamespace(t *testing.T) {
 	})
 }
 
-// TestWokenTooOften: a request that changes wake all the time looks ten times a second, and sees the
-// change that it waits for.
+// TestWokenTooOften: a request that changes wake all the time looks ten times a second, and sees
+// the change that it waits for.
 func TestWokenTooOften(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTimeless(t, nil)

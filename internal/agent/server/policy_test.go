@@ -22,8 +22,8 @@ func (w *world) policy(mode v1.PolicyMode, rules ...v1.PolicyRule) {
 	w.authorize.SetPolicy(p)
 }
 
-// TestPolicy is a pod with a token in the cache while the owner of the cluster changes the policy: each change counts for the
-// next request, on a connection that stays open.
+// TestPolicy is a pod with a token in the cache while the owner of the cluster changes the policy:
+// each change counts for the next request, on a connection that stays open.
 func TestPolicy(t *testing.T) {
 	events := &refusals{}
 	w := newWorld(t, func(s *settings) { s.server.Events = events })

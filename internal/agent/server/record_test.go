@@ -99,8 +99,8 @@ func (l *auditLog) lines(t *testing.T) (lines []auditLine, text string) {
 	return lines, l.text.String()
 }
 
-// TestAuditStory: the log has who asked for what, what was decided and why, and where the token came
-// from, but no secret.
+// TestAuditStory: the log has who asked for what, what was decided and why, and where the token
+// came from, but no secret.
 func TestAuditStory(t *testing.T) {
 	l := newAuditLog(audit.All)
 	w := newWorld(t, func(s *settings) { s.server.Audit = l.Log })
@@ -181,7 +181,8 @@ func (e *refusals) Refused(pod types.NamespacedName, uid types.UID, reason, mess
 	*e = append(*e, fmt.Sprintf("%s %s %s: %s", pod, uid, reason, message))
 }
 
-// TestRefusalEvents: there are Events only for refusals that the pod's owner can do something about.
+// TestRefusalEvents: there are Events only for refusals that the pod's owner can do something
+// about.
 func TestRefusalEvents(t *testing.T) {
 	events := &refusals{}
 	w := newWorld(t, func(s *settings) { s.server.Events = events })

@@ -1,6 +1,6 @@
-// Package server answers the requests that pods send to the metadata service. For a token request it
-// determines the pod (attest), the identity (authorize) and the token (token). Other requests are
-// passed on to the real service or refused. imds parses requests and writes answers.
+// Package server answers the requests that pods send to the metadata service. For a token request
+// it determines the pod (attest), the identity (authorize) and the token (token). Other requests
+// are passed on to the real service or refused. imds parses requests and writes answers.
 package server
 
 import (
@@ -47,9 +47,9 @@ type Tokens interface {
 
 // Limiter bounds the calls to the real service.
 type Limiter interface {
-	// Acquire waits for the caller's turn. It returns an error if ctx ends or the caller has too many
-	// calls waiting. An error with the method RetryAfter() time.Duration means that nobody may call
-	// the service for that time. release may be called more than once.
+	// Acquire waits for the caller's turn. It returns an error if ctx ends or the caller has too
+	// many calls waiting. An error with the method RetryAfter() time.Duration means that no caller
+	// may call the service for that time. release may be called more than once.
 	Acquire(ctx context.Context, caller string) (release func(), err error)
 	// StayAway stops all calls for a time.
 	StayAway(time.Duration)
@@ -67,8 +67,8 @@ type Config struct {
 	Tokens     Tokens
 	// Known is closed when Attester and Authorizer know the cluster.
 	Known <-chan struct{}
-	// Stopping is closed when the agent is about to stop. Pending requests are refused then, so that
-	// their clients retry with the next agent.
+	// Stopping is closed when the agent is about to stop. Pending requests are refused then, so
+	// that their clients retry with the next agent.
 	Stopping <-chan struct{}
 	// Upstream is the host:port of the real service. TokenLimiter bounds its token requests, for
 	// excepted pods, and OtherLimiter all other requests.

@@ -36,8 +36,8 @@ func (w *watched) Write(b []byte) (int, error) {
 	return w.ResponseRecorder.Write(b)
 }
 
-// TestSlowReaderHasNoPlace: a client that is slow to read a passed-on response takes no place at the
-// metadata service meanwhile.
+// TestSlowReaderHasNoPlace: a client that is slow to read a passed-on response takes no place at
+// the metadata service meanwhile.
 func TestSlowReaderHasNoPlace(t *testing.T) {
 	w := newWorld(t, nil)
 	p := &places{}

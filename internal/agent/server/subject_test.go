@@ -8,8 +8,9 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 )
 
-// TestClientIDOfAnother is an AzureIdentity with its author's own resource ID, which is on the node,
-// and the client ID of somebody else's identity there. The pod must get neither a token nor a name.
+// TestClientIDOfAnother is an AzureIdentity with its author's own resource ID, which is on the
+// node, and the client ID of somebody else's identity there. The pod must get neither a token nor a
+// name.
 func TestClientIDOfAnother(t *testing.T) {
 	l := newAuditLog(audit.All)
 	w := newWorld(t, func(s *settings) { s.server.Audit = l.Log })

@@ -24,9 +24,9 @@ import (
 // statusGone is the status in metrics when the client disconnected, as in nginx.
 const statusGone = 499
 
-// maxSteps bounds the steps of a request that did not wait. More mean that grants change faster than
-// tokens are fetched. Steps that waited are bounded by the time limit of the wait instead, because a
-// starting pod changes often.
+// maxSteps bounds the steps of a request that did not wait. More mean that grants change faster
+// than tokens are fetched. Steps that waited are bounded by the time limit of the wait instead,
+// because a starting pod changes often.
 const maxSteps = 8
 
 // coalesceTime is the pause between steps of a request that was woken more than maxSteps times.
@@ -58,9 +58,9 @@ func (s *Server) servePodToken(w http.ResponseWriter, r *http.Request, res *resu
 const minReuseTime = 5 * time.Millisecond
 
 // callerGone reports whether the network interface of the pod was deleted since the request was
-// received. Its address may already belong to another pod, which would receive the answer, while the
-// API server does not report the pod's end yet. The kernel is asked only about requests that took
-// longer than minReuseTime.
+// received. Its address may already belong to another pod, which would receive the answer, while
+// the API server does not report the pod's end yet. The kernel is asked only about requests that
+// took longer than minReuseTime.
 func (s *Server) callerGone(r *http.Request, began time.Time) bool {
 	c := connections.Of(r)
 	return c != nil && !s.cfg.AnyInterface && time.Since(began) > minReuseTime && c.InterfaceGone()
@@ -126,8 +126,8 @@ type tokenRequest struct {
 	stepsLeft  int
 	wakeups    int // waits that ended by a change
 
-	// A token that was fetched, and its identity. It is issued only if the decision is the same
-	// afterwards.
+	// A token that was fetched, and its identity. It is issued only if the decision is still the
+	// same.
 	fetched    *token.Token
 	fetchedFor *v1.AzureIdentity
 
@@ -135,8 +135,8 @@ type tokenRequest struct {
 	learnErr   error           // why, of the last one
 }
 
-// obtain runs steps until there is a token or a refusal. Each step calls identify again, because the
-// pod may have changed while the request waited.
+// obtain runs steps until there is a token or a refusal. Each step calls identify again, because
+// the pod may have changed while the request waited.
 func (s *Server) obtain(ctx context.Context, q imds.TokenRequest, res *result, identify func(context.Context) (attest.Caller, error)) {
 	t := tokenRequest{Server: s, q: q, res: res, selector: identity.Selector{ClientID: q.ClientID, ObjectID: q.ObjectID, ResourceID: q.ResourceID}}
 	if t.allPending = s.pending; res.endpoint != "" {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestUserData asks for the data that the machine was created with: by its path in every spelling, and by its
-// parents, in JSON and in text.
+// TestUserData asks for the data that the machine was created with: by its path in every spelling,
+// and by its parents, in JSON and in text.
 func TestUserData(t *testing.T) {
 	const secret, text, list = "c2VjcmV0LWpvaW4tdG9rZW4=", "text/plain; charset=utf-8", "application/json; charset=utf-8"
 	service := func(w http.ResponseWriter, r *http.Request) bool {

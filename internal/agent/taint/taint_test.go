@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	ours    = corev1.Taint{Key: v1.AgentNotReadyTaint, Effect: corev1.TaintEffectNoSchedule}
+	startUp = corev1.Taint{Key: v1.AgentNotReadyTaint, Effect: corev1.TaintEffectNoSchedule}
 	another = corev1.Taint{Key: "node.kubernetes.io/unreachable", Effect: corev1.TaintEffectNoExecute}
 )
 
@@ -27,15 +27,15 @@ var (
 type cluster struct {
 	mu     sync.Mutex
 	node   *corev1.Node
-	tell   func(*corev1.Node)
+	notify func(*corev1.Node)
 	writes int
 	fail   error
 }
 
-func (c *cluster) Watch(ctx context.Context, tell func(*corev1.Node)) {
+func (c *cluster) Watch(ctx context.Context, notify func(*corev1.Node)) {
 	c.mu.Lock()
-	c.tell = tell
-	tell(c.node)
+	c.notify = notify
+	notify(c.node)
 	c.mu.Unlock()
 	<-ctx.Done()
 }
@@ -54,14 +54,14 @@ func (c *cluster) SetTaints(_ context.Context, node *corev1.Node, taints []corev
 	return nil
 }
 
-// set is somebody else's write.
+// set is a write of another client.
 func (c *cluster) set(taints ...corev1.Taint) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.put(taints)
 }
 
-// refuse makes writes fail, and tells how many there have been.
+// refuse makes writes fail with err. It returns how many there have been.
 func (c *cluster) refuse(err error) (writes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -71,7 +71,7 @@ func (c *cluster) refuse(err error) (writes int) {
 
 func (c *cluster) put(taints []corev1.Taint) {
 	c.node = nodeWith(c.node.ResourceVersion+"1", taints...)
-	c.tell(c.node)
+	c.notify(c.node)
 }
 
 func nodeWith(version string, taints ...corev1.Taint) *corev1.Node {
@@ -81,7 +81,7 @@ func nodeWith(version string, taints ...corev1.Taint) *corev1.Node {
 func TestRemover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
-		c := &cluster{node: nodeWith("1", another, ours)}
+		c := &cluster{node: nodeWith("1", another, startUp)}
 		var ready atomic.Bool
 		r := New(c, ready.Load, logr.Discard())
 		ended := make(chan struct{})
@@ -95,29 +95,29 @@ func TestRemover(t *testing.T) {
 				t.Errorf("%s (-want +got):\n%s", what, diff)
 			}
 		}
-		expect("not ready: the taint stays", another, ours)
+		expect("not ready: the taint stays", another, startUp)
 
 		ready.Store(true)
 		r.Check()
-		expect("ready: only ours is taken off", another)
+		expect("ready: only the start-up taint is removed", another)
 
-		c.set(ours)
-		expect("put back while ready: taken off at once")
+		c.set(startUp)
+		expect("added again while ready: removed at once")
 
 		ready.Store(false)
-		c.set(ours, another)
-		expect("put back while ill: it stays", ours, another)
+		c.set(startUp, another)
+		expect("added again while not ready: it stays", startUp, another)
 
 		ready.Store(true)
 		before := c.refuse(errors.New("forbidden"))
 		r.Check()
-		expect("the API server refuses: it stays", ours, another)
+		expect("the API server refuses: it stays", startUp, another)
 		time.Sleep(10 * time.Minute) //nolint:forbidigo // fake time
 		if tried := c.refuse(nil) - before; tried < 5 || tried > 30 {
-			t.Errorf("%d writes in ten minutes of refusals; want a growing pause", tried)
+			t.Errorf("%d writes in ten minutes of refusals, want exponential backoff", tried)
 		}
-		time.Sleep(lastRetry) //nolint:forbidigo // fake time
-		expect("the API server takes it again", another)
+		time.Sleep(maxBackoff) //nolint:forbidigo // fake time
+		expect("the API server accepts writes again", another)
 
 		stop()
 		<-ended

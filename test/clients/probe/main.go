@@ -1,5 +1,6 @@
-// The probe: a pod that says byte for byte what a test tells it to, and tells what came back. Its one argument is a JSON
-// list of requests; it answers them one after the other with a JSON list. Without an argument it waits to be asked.
+// The probe: a pod that says byte for byte what a test tells it to, and tells what came back. Its
+// one argument is a JSON list of requests; it answers them one after the other with a JSON list.
+// Without an argument it waits to be asked.
 //
 // A token that comes back is never printed, only its claims.
 package main
