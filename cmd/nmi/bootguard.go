@@ -1,4 +1,4 @@
-// nmi --boot-guard: no pod reaches the metadata service between a boot and the agent's start.
+// nmi --boot-guard keeps pods from the metadata service between a boot and the agent's start.
 
 package main
 
@@ -11,7 +11,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/redirect"
 )
 
-// guardBoot is what nmi --boot-guard does instead of serving.
+// guardBoot adds the rules of the redirect, unless an agent serves.
 func guardBoot(ctx context.Context, o *options, log logr.Logger) error {
 	config, err := o.redirect.config(o.ports.nmi)
 	if err != nil {
@@ -19,7 +19,7 @@ func guardBoot(ctx context.Context, o *options, log logr.Logger) error {
 	}
 	guarded, err := redirect.Guard(ctx, config)
 	if err != nil {
-		return fmt.Errorf("put the rules in place before the agent runs: %w", err)
+		return fmt.Errorf("add the rules before the agent runs: %w", err)
 	}
 	log = log.WithValues("table", config.Table, "address", config.AgentIP.String())
 	if guarded {

@@ -1,4 +1,4 @@
-// nmi --cleanup: taking the redirect off the node, for good; nmi --cleanup-nodes: off all nodes.
+// nmi --cleanup removes the redirect from the node, nmi --cleanup-nodes from all nodes.
 
 package main
 
@@ -16,7 +16,7 @@ import (
 	nodecleanup "github.com/podid-io/podid/internal/uninstall/node"
 )
 
-// cleanupOptions: leaving a node.
+// cleanupOptions select and configure the removal of the redirect.
 type cleanupOptions struct {
 	on    bool
 	force bool
@@ -29,13 +29,13 @@ type cleanupOptions struct {
 }
 
 func (o *cleanupOptions) bindFlags(flags *flag.FlagSet) {
-	flags.BoolVar(&o.on, "cleanup", false, "take the redirect off this node and exit: pods reach the real metadata service afterwards; refused while an agent answers")
-	flags.BoolVar(&o.force, "force", false, "with --cleanup: although an agent answers")
-	flags.DurationVar(&o.wait, "cleanup-wait", 0, "with --cleanup: how long to wait for an agent that is about to end")
-	flags.BoolVar(&o.nodes, "cleanup-nodes", false, "run nmi --cleanup in a pod on each node of the cluster, and exit; what the chart does after an uninstall when asked to")
+	flags.BoolVar(&o.on, "cleanup", false, "remove the redirect from this node and exit: pods reach the real metadata service then; refused while an agent answers")
+	flags.BoolVar(&o.force, "force", false, "with --cleanup: even while an agent answers")
+	flags.DurationVar(&o.wait, "cleanup-wait", 0, "with --cleanup: how long to wait for a stopping agent")
+	flags.BoolVar(&o.nodes, "cleanup-nodes", false, "run nmi --cleanup in a pod on each node of the cluster, and exit; the chart can do this after an uninstall")
 	flags.StringVar(&o.image, "cleanup-image", "", "with --cleanup-nodes: nmi's `image`")
 	flags.StringVar(&o.namespace, "cleanup-namespace", "", "with --cleanup-nodes: `namespace` of the pods")
-	flags.StringVar(&o.secrets, "cleanup-pull-secrets", "", "with --cleanup-nodes: `names` of Secrets to get the image with, separated by commas")
+	flags.StringVar(&o.secrets, "cleanup-pull-secrets", "", "with --cleanup-nodes: comma-separated `names` of the image pull Secrets")
 }
 
 func (o *cleanupOptions) validate() error {
@@ -54,7 +54,7 @@ func (o *cleanupOptions) validate() error {
 	return nil
 }
 
-// cleanUp is what nmi --cleanup does instead of serving.
+// cleanUp removes the redirect from this node.
 func cleanUp(ctx context.Context, o *options, log logr.Logger) error {
 	config, err := o.redirect.config(o.ports.nmi)
 	if err != nil {
@@ -65,21 +65,21 @@ func cleanUp(ctx context.Context, o *options, log logr.Logger) error {
 	var busy *redirect.BusyError
 	switch {
 	case errors.As(err, &busy):
-		return fmt.Errorf("nothing was removed: %w; --force removes it all the same", err)
+		return fmt.Errorf("nothing was removed: %w; --force removes it anyway", err)
 	case err != nil:
 		return err
 	case found:
-		log.Info("the redirect is gone: pods of this node reach the real metadata service, and the node's identities")
+		log.Info("removed the redirect: pods of this node reach the real metadata service, and the node's identities")
 	default:
-		log.Info("there is no redirect on this node")
+		log.Info("found no redirect on this node")
 	}
 	return nil
 }
 
-// nodeTime is how long one node may take: its image is there already.
+// nodeTime bounds the cleanup of one node, which has the image already.
 const nodeTime = 5 * time.Minute
 
-// cleanUpNodes is what nmi --cleanup-nodes does: the same in a pod on each node.
+// cleanUpNodes runs nmi --cleanup in a pod on each node.
 func cleanUpNodes(ctx context.Context, o *options, log logr.Logger) error {
 	config, err := o.KubeConfig("nmi-cleanup")
 	if err != nil {
@@ -108,6 +108,6 @@ func cleanUpNodes(ctx context.Context, o *options, log logr.Logger) error {
 			log.Error(r.Err, "cannot clean node", "node", r.Node)
 			return
 		}
-		log.Info("no redirect on this node any more", "node", r.Node)
+		log.Info("cleaned node", "node", r.Node)
 	})
 }

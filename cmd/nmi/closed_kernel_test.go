@@ -1,5 +1,4 @@
-// Closed at every moment: what a pod sends to the metadata service never gets there, whatever
-// becomes of the agent.
+// What a pod sends to the metadata service never arrives there, whatever happens to the agent.
 
 package main
 
@@ -21,7 +20,8 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// farNode is a node whose metadata service is elsewhere, as in a cloud. The node has no pod yet.
+// farNode is a node whose metadata service is on another machine, as in a cloud. The node has no
+// pod yet.
 //
 //	web 10.244.0.2 ── node 10.0.0.4 ── outside 10.0.0.1, lo 169.254.169.254
 type farNode struct {
@@ -46,7 +46,7 @@ func newFarNode(t *testing.T) *farNode {
 	return n
 }
 
-// connect gives the node its pod, as a network plugin does.
+// connect attaches the pod to the node, as a network plugin does.
 func (n *farNode) connect() {
 	testnet.Veth(n.t, n.node.node, "pod0", n.web, "eth0")
 	n.node.node.Address(n.t, "pod0", "10.244.0.1/24")
@@ -56,7 +56,7 @@ func (n *farNode) connect() {
 	n.grant("web")
 }
 
-// count begins to count the packets that the metadata service's machine gets from pods.
+// count starts counting the packets of pods that arrive at the metadata service.
 func (n *farNode) count() {
 	n.t.Helper()
 	table := &nftables.Table{Name: "count", Family: nftables.TableFamilyIPv4}
@@ -81,7 +81,7 @@ func (n *farNode) count() {
 	}))
 }
 
-// leaks is how many packets of pods have arrived there.
+// leaks returns how many packets of pods have arrived.
 func (n *farNode) leaks() (packets uint64) {
 	n.t.Helper()
 	n.must(n.outside.Do(func() error {
@@ -155,7 +155,8 @@ func TestClosedAlways(t *testing.T) {
 	}
 }
 
-// hammer asks all the time. Each request is answered by the agent, refused, or cut with the agent.
+// hammer sends requests without pause. Each is answered by the agent, refused, or cut off with the
+// agent.
 func (n *farNode) hammer(stop <-chan struct{}, answered, refused, other *atomic.Int64) {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -181,7 +182,7 @@ func (n *farNode) hammer(stop <-chan struct{}, answered, refused, other *atomic.
 	}
 }
 
-// stray sends what is not even a request: datagrams, other ports.
+// stray sends datagrams, and packets to other ports.
 func (n *farNode) stray(stop <-chan struct{}) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -209,7 +210,7 @@ func (n *farNode) stray(stop <-chan struct{}) {
 	}
 }
 
-// TestBootOrder starts the agent before the node's network plugin, and loses what it has put there.
+// TestBootOrder starts the agent before the node's network plugin, which then removes its rules.
 func TestBootOrder(t *testing.T) {
 	n := newFarNode(t)
 	p := n.start()
@@ -237,7 +238,7 @@ func TestBootOrder(t *testing.T) {
 	}
 }
 
-// TestOldConnections are cut although --enable-conntrack-deletion has no meaning any more.
+// TestOldConnections: connections are cut even though --enable-conntrack-deletion is deprecated.
 func TestOldConnections(t *testing.T) {
 	for _, flag := range []string{"--enable-conntrack-deletion=false", "--enable-conntrack-deletion"} {
 		t.Run(flag, func(t *testing.T) {
@@ -263,7 +264,7 @@ func TestOldConnections(t *testing.T) {
 	}
 }
 
-// TestCleanup takes everything off the node, and only when no agent is at work.
+// TestCleanup: the cleanup removes everything from the node, but not while an agent serves.
 func TestCleanup(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()
@@ -280,17 +281,17 @@ func TestCleanup(t *testing.T) {
 
 	waiting := n.start("--cleanup", "--cleanup-wait=1m", "--node=")
 	p.stop(syscall.SIGTERM)
-	waiting.says("the redirect is gone")
+	waiting.says("removed the redirect")
 	n.want(n.web, "/metadata/instance", 200, "compute")
 	if n.leaks() == 0 {
 		t.Error("the pod was answered by somebody else")
 	}
 	again := n.start("--cleanup")
-	again.says("there is no redirect on this node")
+	again.says("found no redirect on this node")
 }
 
-// TestBootGuard: after a boot, a pod that starts before the agent does is refused, and the agent
-// takes the rules over. Where an agent answers, the guard changes nothing.
+// TestBootGuard: after a boot, a pod that starts before the agent is refused, and the agent takes
+// over the rules. While an agent serves, the guard changes nothing.
 func TestBootGuard(t *testing.T) {
 	n := newFarNode(t)
 	guard := n.start("--boot-guard", "--node=")

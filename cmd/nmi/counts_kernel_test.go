@@ -8,8 +8,7 @@ import (
 	"github.com/google/nftables"
 )
 
-// TestRedirectCounts flushes the rules twice. Each repair is counted, also one that needed no
-// second attempt.
+// TestRedirectCounts flushes the rules twice. Each repair is counted, even one that needs no retry.
 func TestRedirectCounts(t *testing.T) {
 	n := newNode(t)
 	n.start()

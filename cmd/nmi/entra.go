@@ -1,4 +1,4 @@
-// Which Entra ID identities of types 1, 2 and 3 get their tokens from.
+// The Entra ID that issues the tokens of identities of types 1, 2 and 3.
 
 package main
 
@@ -16,7 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// entraOptions: the cloud, and who vouches for federated identities.
+// entraOptions are the cloud, and the namespace of the ServiceAccounts of federated identities.
 type entraOptions struct {
 	cloud           string
 	authorityHost   string
@@ -30,8 +30,8 @@ type entraOptions struct {
 func (o *entraOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.cloud, "cloud", "", "`name` of the Azure cloud: "+strings.Join(cloud.Names(), ", ")+
 		", or "+cloud.Stack+" with its endpoints in the file named by "+cloud.EnvironmentFilepath+"; without it $CLOUD, or else "+cloud.Public)
-	flags.StringVar(&o.authorityHost, "authority-host", "", "https `URL` of Entra ID or ADFS, instead of the cloud's; without it $AZURE_AUTHORITY_HOST. An AzureIdentity's adEndpoint goes before it")
-	flags.StringVar(&o.brokerNamespace, "broker-namespace", identity.DefaultBrokerNamespace, "`namespace` of the ServiceAccounts that vouch for federated identities (type 3)")
+	flags.StringVar(&o.authorityHost, "authority-host", "", "https `URL` of Entra ID or ADFS, instead of the cloud's; default $AZURE_AUTHORITY_HOST. An AzureIdentity's adEndpoint takes precedence")
+	flags.StringVar(&o.brokerNamespace, "broker-namespace", identity.DefaultBrokerNamespace, "`namespace` of the ServiceAccounts that authenticate federated identities (type 3)")
 }
 
 func (o *entraOptions) complete(getenv func(string) string) {
@@ -44,7 +44,7 @@ func (o *entraOptions) complete(getenv func(string) string) {
 	o.environmentFile = getenv(cloud.EnvironmentFilepath)
 }
 
-// validate works out the authority, and gives the cloud its proper name.
+// validate sets the authority and the canonical name of the cloud.
 func (o *entraOptions) validate() error {
 	var err error
 	if problems := validation.IsDNS1123Label(o.brokerNamespace); len(problems) > 0 {

@@ -18,14 +18,14 @@ import (
 const (
 	// memoryLimit is the chart's, in MiB.
 	memoryLimit = 256
-	// maxSockets is what one pod and the processes of the host may have (docs/nmi.md, Ports), and
-	// as many again as the agent needs itself.
+	// maxSockets is what one pod and the processes of the host may have (docs/nmi.md, Ports), plus
+	// as many as the agent needs itself.
 	maxSockets = 2*(256+8+8) + 256 + 8 + 64
 	floodTime  = 8 * time.Second
 	floodKeep  = 3000
 )
 
-// startBuilt runs nmi as it is built for a release: the test's own program may be instrumented.
+// startBuilt runs nmi as built for a release, because the test binary may be instrumented.
 func (n *node) startBuilt(args ...string) *process {
 	n.t.Helper()
 	binary := filepath.Join(n.t.TempDir(), "nmi")
@@ -37,9 +37,9 @@ func (n *node) startBuilt(args ...string) *process {
 	return n.startProgram(binary, args...)
 }
 
-// TestFlood floods every port that nmi has open, those of all addresses from a pod, those of
-// loopback from the host. Meanwhile a neighbour gets its tokens, the kubelet and Prometheus their
-// answers, and the agent stays within the chart's memory limit.
+// TestFlood floods every open port of nmi: those of all addresses from a pod, those of loopback
+// from the host. Meanwhile a neighbor gets its tokens, the probes and metrics are served, and the
+// agent stays within the chart's memory limit.
 func TestFlood(t *testing.T) {
 	n := newNode(t)
 	n.pod("web", "10.244.0.2", "Running")
@@ -82,7 +82,7 @@ func TestFlood(t *testing.T) {
 	p.stop(syscall.SIGTERM)
 }
 
-// worksIn has the others work for a time: a neighbour gets tokens, the kubelet and Prometheus ask.
+// worksIn makes a neighbor, the kubelet and Prometheus send requests for a time.
 func (n *node) worksIn(t *testing.T, during time.Duration) {
 	t.Helper()
 	var took []time.Duration
@@ -91,7 +91,7 @@ func (n *node) worksIn(t *testing.T, during time.Duration) {
 		began := time.Now()
 		status, body, err := n.get(n.api, "169.254.169.254:80", tokenURL)
 		if err != nil || status != 200 {
-			t.Fatalf("the neighbour gets %d %s %v", status, body, err)
+			t.Fatalf("the neighbor gets %d %s %v", status, body, err)
 		}
 		took = append(took, time.Since(began))
 		if len(took)%25 != 0 {
@@ -110,7 +110,7 @@ func (n *node) worksIn(t *testing.T, during time.Duration) {
 	half := took[len(took)/2]
 	t.Logf("%d tokens: p50 %v, p99 %v; slowest: %v", len(took), half, took[len(took)*99/100], slowest)
 	if half > 50*time.Millisecond {
-		t.Errorf("a neighbour's tokens take %v, want 50 ms at most", half)
+		t.Errorf("a neighbor's tokens take %v, want 50 ms at most", half)
 	}
 	for target, longest := range slowest {
 		if longest > 5*time.Second { // the kubelet's patience

@@ -1,4 +1,4 @@
-// The endpoint for processes of the host, and who cannot reach it.
+// The endpoint for processes of the host, and its protection from others.
 
 package main
 
@@ -23,7 +23,7 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// TestHostEndpoint is not reachable but from the node itself.
+// TestHostEndpoint: the endpoint is reachable from the node only.
 func TestHostEndpoint(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()
@@ -37,7 +37,7 @@ func TestHostEndpoint(t *testing.T) {
 		name string
 		net  *testnet.Net
 	}{{"pod", n.web}, {"another machine", n.outside}} {
-		// The node's addresses, the agent's own, and, past all routing, the node's loopback.
+		// The node's addresses, the agent's, and the node's loopback by a route of the pod.
 		for _, to := range []string{"10.0.0.4:2579", "10.244.0.1:2579", "169.254.171.79:2579", "127.0.0.1:2579"} {
 			t.Run(fmt.Sprint(from.name, " to ", to), func(t *testing.T) {
 				if status, body, err := n.get(from.net, to, hostToken); !errors.Is(err, syscall.ECONNREFUSED) &&
@@ -47,14 +47,14 @@ func TestHostEndpoint(t *testing.T) {
 			})
 		}
 	}
-	// The redirect leads to the agent's listener for pods, which does not know that path.
+	// The redirect leads to the agent's listener for pods, which does not serve that path.
 	if status, body, err := n.get(n.web, "169.254.169.254:80", hostToken); err != nil || status != 404 {
 		t.Errorf("through the redirect: %d %s %v, want 404", status, body, err)
 	}
 }
 
-// TestHostPort: a pod with a host port of the endpoint's number gets what is sent to the node
-// there, and nothing of the endpoint's.
+// TestHostPort: a pod whose host port equals the port of the endpoint gets what is sent to the node
+// there, and nothing that is sent to the endpoint.
 func TestHostPort(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()
@@ -77,7 +77,7 @@ func TestHostPort(t *testing.T) {
 	}
 }
 
-// hostPort sends what comes for a port of the node's to a pod, as network plugins do.
+// hostPort forwards a port of the node to a pod, as network plugins do.
 func (n *farNode) hostPort(node, pod netip.Addr, port uint16) {
 	n.t.Helper()
 	table := &nftables.Table{Name: "hostport", Family: nftables.TableFamilyIPv4}
@@ -105,8 +105,8 @@ func (n *farNode) hostPort(node, pod netip.Addr, port uint16) {
 	}))
 }
 
-// TestHostEndpointExposed puts the endpoint on an address that pods reach: who is not on loopback
-// gets no token.
+// TestHostEndpointExposed: if the endpoint is on an address that pods reach, only loopback gets
+// tokens.
 func TestHostEndpointExposed(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()
@@ -119,8 +119,8 @@ func TestHostEndpointExposed(t *testing.T) {
 	}
 }
 
-// hostGet asks for the token of a pod as a process of the host does, over TCP or, where the address
-// is a path, over the Unix socket.
+// hostGet requests the token of a pod as a process of the host does: over TCP, or over the Unix
+// socket if the address is a path.
 func (n *node) hostGet(address, pod string, headers ...string) (int, string, error) {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
 		if filepath.IsAbs(address) {
@@ -150,9 +150,9 @@ func (n *node) hostGet(address, pod string, headers ...string) (int, string, err
 	return resp.StatusCode, string(body), err
 }
 
-// TestHostTokens: the token of a pod whose volumes are being mounted, of one on the node's own
-// network, and of one that runs, over TCP and over the Unix socket, whose file only root can use.
-// With TCP off a probe of a pod gets the same answer whatever it names.
+// TestHostTokens: the host gets the token of a pod whose volumes are being mounted, of one on the
+// node's own network, and of a running one, over TCP and over the Unix socket, which only root may
+// use. Without TCP, a pod's probe gets the same answer whichever pod it names.
 func TestHostTokens(t *testing.T) {
 	n := newNode(t)
 	for _, pod := range []string{"web", "mounting"} {

@@ -11,8 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// kube is just enough of an API server for the agent's watches: it streams what
-// there is, then what changes. Its objects are maps as in YAML.
+// kube is a minimal API server for the agent's watches. It streams the objects and their changes.
+// Objects are maps, as in YAML.
 type kube struct {
 	mu      sync.Mutex
 	version int
@@ -62,7 +62,7 @@ func (k *kube) tell(resource, event string, object any) {
 	}
 }
 
-// since returns the events after the first n, or what to wait for.
+// since returns the events after the first n, or a channel to wait on.
 func (k *kube) since(resource string, n int) ([]map[string]any, <-chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -75,7 +75,7 @@ func (k *kube) since(resource string, n int) ([]map[string]any, <-chan struct{})
 	return nil, k.changed[resource]
 }
 
-// ServeHTTP answers list and watch.
+// ServeHTTP serves list and watch.
 func (k *kube) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	w.Header().Set("Content-Type", "application/json")

@@ -13,9 +13,9 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// load is a pod that asks for tokens all the time, and forgives nothing: a connection that is
-// refused, reset or closed without an answer is a failure, and nothing is tried again. A connection
-// is given up when the answer says so.
+// load is a pod that requests tokens without pause. A connection that is refused, reset or closed
+// without an answer is a failure. Nothing is retried. A connection is closed when an answer says
+// so.
 type load struct {
 	n    *node
 	stop chan struct{}
@@ -27,10 +27,11 @@ type load struct {
 	first             []string // of the failures
 }
 
-// Kept connections each ask 25 times a second, the others 10 times: 500 requests a second in all.
+// Each kept connection sends 25 requests a second, each of the others 10: 500 requests a second in
+// all.
 const keptConnections, newConnections = 16, 10
 
-// startLoad begins to ask. It ends with the test at the latest.
+// startLoad starts the load. It stops at the end of the test, if not before.
 func (n *node) startLoad(from *testnet.Net) *load {
 	l := &load{n: n, stop: make(chan struct{})}
 	for range keptConnections {
@@ -54,7 +55,7 @@ func (l *load) end() {
 	l.done.Wait()
 }
 
-// check ends the load and fails the test if anything of it failed.
+// check stops the load and fails the test if a request failed.
 func (l *load) check(t *testing.T) {
 	t.Helper()
 	l.end()
@@ -131,7 +132,7 @@ func dialClient(from *testnet.Net) (*client, error) {
 
 func (c *client) close() { _ = c.conn.Close() }
 
-// ask asks for a token, and tells whether the connection may be used again.
+// ask requests a token, and reports whether the connection may be used again.
 func (c *client) ask(keep bool) (again bool, err error) {
 	c.used++
 	header := ""

@@ -1,6 +1,6 @@
-// Command nmi is the node agent: it answers what the pods of its node ask of the
-// Azure instance metadata service, with tokens of the identities they were given.
-// docs/nmi.md tells what it does; nmi --help its flags.
+// Command nmi is the node agent. It answers the requests of its node's pods to the Azure instance
+// metadata service, with tokens of the identities that bindings grant them. docs/nmi.md describes
+// it.
 package main
 
 import (
@@ -12,7 +12,7 @@ import (
 	"syscall"
 
 	"github.com/go-logr/logr"
-	_ "golang.org/x/crypto/x509roots/fallback" // the image holds nothing but this program, so no certificates of Entra ID's either
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no CA certificates
 	"k8s.io/klog/v2"
 
 	"github.com/podid-io/podid/internal/program"
@@ -26,18 +26,17 @@ func main() {
 	os.Exit(code)
 }
 
-// useOneCPU runs Go code on one CPU at a time, unless $GOMAXPROCS says otherwise. It is enough for
-// more tokens a second than a node's pods can ask for, it is the most that a flood of requests can
-// take from the node, and a token costs a third less than with two: net/http starts a goroutine for
-// every request, to notice a client that leaves, which idle CPUs would wake up for
-// (docs/benchmarks.md).
+// useOneCPU runs Go code on one CPU at a time, unless GOMAXPROCS is set. One CPU serves more tokens
+// than a node's pods request, and bounds what a flood of requests takes from the node. A token
+// costs a third less than with two CPUs: net/http starts a goroutine for each request, to notice
+// when the client disconnects, and idle CPUs would wake up for it (docs/benchmarks.md).
 func useOneCPU(getenv func(string) string) {
 	if getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)
 	}
 }
 
-// nmi is main with everything it touches handed in. It returns the exit code.
+// nmi runs the program and returns its exit code.
 func nmi(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	p := program.Process{Args: args, Getenv: getenv, Stdout: stdout, Stderr: stderr, SetLoggers: klog.SetLogger}
 	o := &options{}

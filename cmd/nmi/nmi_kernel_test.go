@@ -21,8 +21,8 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// TestMain lets the test binary be nmi, so that the real program can run in a
-// network namespace.
+// TestMain makes the test binary behave as nmi, so that the real program can run in a network
+// namespace.
 func TestMain(m *testing.M) {
 	if os.Getenv("PODID_TEST_AS_NMI") == "1" {
 		main()
@@ -36,8 +36,8 @@ const (
 	identityOne = "/subscriptions/11111111-1111-1111-1111-111111111111/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/one"
 )
 
-// node is a node with two pods, its metadata service and its API server, all in
-// namespaces of their own:
+// node is a node with two pods, a metadata service and an API server, in network namespaces of
+// their own:
 //
 //	web 10.244.0.2 ──┐
 //	                 ├─ node: lo 169.254.169.254:80 (metadata service), 127.0.0.1 (API server)
@@ -95,7 +95,7 @@ func (n *node) serveIn(where *testnet.Net, address string, handler http.Handler)
 	return l.Addr().String()
 }
 
-// metadata is the metadata service: a token for whoever asks.
+// metadata is the metadata service: it issues a token to every client.
 func (n *node) metadata(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	n.asked = append(n.asked, r.URL.String())
@@ -135,7 +135,7 @@ func (n *node) grant(pod string) {
 	}, map[string]any{"nodename": "node-1"})
 }
 
-// nmi is a running nmi.
+// process is a running nmi.
 type process struct {
 	n      *node
 	cmd    *exec.Cmd
@@ -156,7 +156,7 @@ func (n *node) startProgram(program string, args ...string) *process {
 	// Nothing listens there: a request to the metadata service that used the proxy would fail.
 	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1", "HTTP_PROXY=http://192.0.2.1:3128", "http_proxy=http://192.0.2.1:3128"}
 	p.cmd.Stderr = p.log
-	// The context ends the process at the latest; what it says is read after that.
+	// The context ends the process, if nothing else does. Its output is read after that.
 	if err := n.node.Do(p.cmd.Start); err != nil {
 		n.t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func (p *process) stop(signal syscall.Signal) {
 	}
 }
 
-// get asks from a namespace, on a connection of its own.
+// get sends a request from a namespace on a new connection.
 func (n *node) get(from *testnet.Net, address, target string) (int, string, error) {
 	var conn net.Conn
 	err := from.Do(func() (err error) {
@@ -204,7 +204,7 @@ func (n *node) get(from *testnet.Net, address, target string) (int, string, erro
 	return resp.StatusCode, string(body), err
 }
 
-// want asks the metadata service from a pod.
+// want sends a request from a pod to the metadata service.
 func (n *node) want(from *testnet.Net, target string, status int, says string) {
 	n.t.Helper()
 	got, body, err := n.get(from, "169.254.169.254:80", target)
@@ -213,7 +213,7 @@ func (n *node) want(from *testnet.Net, target string, status int, says string) {
 	}
 }
 
-// wantSoon asks until a change has come through.
+// wantSoon does the same until a change is visible.
 func (n *node) wantSoon(from *testnet.Net, target string, status int, says string) {
 	n.t.Helper()
 	for deadline := time.Now().Add(atMost); time.Now().Before(deadline); <-time.After(50 * time.Millisecond) {
@@ -240,7 +240,7 @@ func (n *node) probe(target string, status int, says string) {
 	}
 }
 
-// TestNode is the agent's life on a node.
+// TestNode is the life of an agent on a node.
 func TestNode(t *testing.T) {
 	n := newNode(t)
 	n.pod("web", "10.244.0.2", "Running")
@@ -262,7 +262,7 @@ func TestNode(t *testing.T) {
 	}
 	n.want(n.api, "/metadata/instance?api-version=2021-02-01", 200, "compute")
 
-	// The binding arrives while the pod waits for it.
+	// The binding is created while the pod waits for it.
 	waited := make(chan struct{})
 	go func() {
 		defer close(waited)
@@ -271,14 +271,14 @@ func TestNode(t *testing.T) {
 	n.grant("api")
 	<-waited
 
-	// A finished pod gets nothing, although its address still asks; nor does
-	// one whose binding is gone.
+	// A finished pod gets nothing, although its address still sends requests. Neither does a pod
+	// whose binding was deleted.
 	n.kube.remove("azureidentitybindings", "to-api")
 	n.pod("web", "10.244.0.2", "Succeeded")
 	n.wantSoon(n.web, tokenURL, 500, "does not know the pod")
 	n.wantSoon(n.api, tokenURL+"&client_id=11111111-1111-1111-1111-111111111111", 404, "AzureIdentityBinding")
 
-	// Nobody reaches the agent but through the redirect.
+	// The agent is reachable through the redirect only.
 	if status, _, err := n.get(n.web, "169.254.171.79:2579", tokenURL); err == nil {
 		t.Errorf("the agent's own address answered a pod: %d", status)
 	}
@@ -286,7 +286,7 @@ func TestNode(t *testing.T) {
 		t.Errorf("old probe: %d %s %v", status, body, err)
 	}
 
-	// Without the agent pods are refused, and still do not reach the service.
+	// Without the agent, pods are refused and do not reach the metadata service.
 	asked := n.questions()
 	p.stop(syscall.SIGTERM)
 	if _, _, err := n.get(n.web, "169.254.169.254:80", tokenURL); !errors.Is(err, syscall.ECONNREFUSED) {
@@ -300,8 +300,8 @@ func TestNode(t *testing.T) {
 	}
 }
 
-// TestNodeWithoutCluster is an agent that cannot reach its API server: closed,
-// not ready, and saying why.
+// TestNodeWithoutCluster: an agent that cannot reach its API server refuses requests, is not ready,
+// and reports why.
 func TestNodeWithoutCluster(t *testing.T) {
 	n := newNode(t)
 	p := n.start("--http-probe-port=8080", "--kubeconfig="+n.deadEnd())
@@ -315,7 +315,7 @@ func TestNodeWithoutCluster(t *testing.T) {
 	p.stop(syscall.SIGTERM)
 }
 
-// deadEnd is a kubeconfig of an API server that is not there.
+// deadEnd returns a kubeconfig of an API server that does not exist.
 func (n *node) deadEnd() string {
 	n.t.Helper()
 	text := strings.NewReplacer("127.0.0.1:", "127.0.0.2:").Replace(mustRead(n.t, n.kubeconfig))

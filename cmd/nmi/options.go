@@ -1,5 +1,5 @@
-// The command line and the environment: one struct per concern, each with
-// bindFlags, complete where the environment has a say, and validate.
+// The command line and the environment: a struct for each concern, with bindFlags, complete for
+// environment variables, and validate.
 
 package main
 
@@ -21,7 +21,7 @@ import (
 	"github.com/podid-io/podid/internal/program"
 )
 
-// options is everything that can be chosen.
+// options are all options of the program.
 type options struct {
 	program.Options
 
@@ -39,15 +39,15 @@ type options struct {
 	bootGuard bool // put the rules in place and exit
 }
 
-// parse reads flags and environment. Its error holds all that is wrong, one a
-// line; flag.ErrHelp says that the usage was asked for and written to w.
+// parse reads flags and environment. Its error has all mistakes, one a line. It is flag.ErrHelp if
+// the usage was requested and written to w.
 func (o *options) parse(args []string, getenv func(string) string, w io.Writer) error {
 	err := o.Parse(program.Usage{
 		Name: "nmi",
-		Intro: "nmi answers what the pods of its node ask of the Azure instance metadata service.\n\n" +
+		Intro: "nmi answers the requests of its node's pods to the Azure instance metadata service.\n\n" +
 			"Usage: nmi --node=NAME [flags]",
 		Environment: "KUBECONFIG, NODE_NAME (default of --node), FORCENAMESPACED, CLOUD, AZURE_AUTHORITY_HOST, AZURE_ENVIRONMENT_FILEPATH, HTTPS_PROXY and SSL_CERT_FILE (towards Entra ID)",
-		Verbosity:   "0 tells what was decided, 2 every single token request, 5 and 6 are for debugging",
+		Verbosity:   "0 logs decisions, 2 every token request, 5 and 6 are for debugging",
 		MetricsPort: "9090",
 		OldSwitches: []string{"enable-conntrack-deletion", "debug"},
 		OldFlags:    []string{"MICNamespace", "host-ip"},
@@ -69,10 +69,10 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.ports.bindFlags(flags)
 	o.cleanup.bindFlags(flags)
 	o.cluster.bindFlags(flags)
-	flags.BoolVar(&o.bootGuard, "boot-guard", false, "put the rules of the redirect in place and exit: pods are refused until an agent serves; for a unit that runs before the kubelet")
+	flags.BoolVar(&o.bootGuard, "boot-guard", false, "add the rules of the redirect and exit: pods are refused until an agent serves; for a unit that runs before the kubelet")
 }
 
-// complete lets the environment have its say. Managed mode is always namespaced.
+// complete applies the environment. Managed mode is always namespaced.
 func (o *options) complete(getenv func(string) string) error {
 	o.node.complete(getenv)
 	o.entra.complete(getenv)
@@ -90,14 +90,14 @@ func (o *options) validate() error {
 	if o.bootGuard && (o.cleanup.on || o.cleanup.nodes) {
 		return errors.New("--boot-guard does not go with --cleanup and --cleanup-nodes: it does the opposite")
 	}
-	if o.cleanup.on || o.cleanup.nodes || o.bootGuard { // which need not even the name of the node
+	if o.cleanup.on || o.cleanup.nodes || o.bootGuard { // without the name of the node
 		return errors.Join(o.Validate(), o.redirect.validate(o.ports.nmi), o.cleanup.validate())
 	}
 	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.entra.validate(),
 		o.prefetch.validate(o.entra.cloud), o.ports.validate(), o.record.validate(), o.cleanup.validate(), o.cluster.validate())
 }
 
-// nodeOptions: which node, and where its cluster is.
+// nodeOptions describe the node.
 type nodeOptions struct {
 	name         string
 	kubenet      kubenet.Detector
@@ -106,11 +106,11 @@ type nodeOptions struct {
 }
 
 func (o *nodeOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.name, "node", "", "`name` of this node as the API server knows it; without it $NODE_NAME")
-	flags.StringVar(&o.kubenet.KubeletConfig, "kubelet-config", "/etc/default/kubelet", "`file` with the kubelet's flags, looked into for kubenet")
-	flags.StringVar(&o.kubenet.CNIConfigDir, "cni-config-dir", "/etc/cni/net.d", "`folder` with the configuration of the node's network plugin, looked into for kubenet; empty: not looked into")
-	flags.BoolVar(&o.startupTaint, "startup-taint", true, "take the taint "+v1.AgentNotReadyTaint+" off this node once the agent is ready")
-	flags.BoolVar(&o.allowKubenet, "allow-network-plugin-kubenet", false, "run although the node uses the network plugin kubenet, whose pods can fake their address")
+	flags.StringVar(&o.name, "node", "", "`name` of this node in the API server; default $NODE_NAME")
+	flags.StringVar(&o.kubenet.KubeletConfig, "kubelet-config", "/etc/default/kubelet", "`file` with the kubelet's flags, searched for kubenet")
+	flags.StringVar(&o.kubenet.CNIConfigDir, "cni-config-dir", "/etc/cni/net.d", "`folder` with the configuration of the node's network plugin, searched for kubenet; empty to skip")
+	flags.BoolVar(&o.startupTaint, "startup-taint", true, "remove the taint "+v1.AgentNotReadyTaint+" from this node once the agent is ready")
+	flags.BoolVar(&o.allowKubenet, "allow-network-plugin-kubenet", false, "run even if the node uses the network plugin kubenet, whose pods can fake their address")
 }
 
 func (o *nodeOptions) complete(getenv func(string) string) {
@@ -131,7 +131,7 @@ func (o *nodeOptions) validate() error {
 	return nil
 }
 
-// redirectOptions: what is redirected, and to where.
+// redirectOptions configure the redirect.
 type redirectOptions struct {
 	metadataIP   string
 	metadataPort int
@@ -144,13 +144,13 @@ type redirectOptions struct {
 func (o *redirectOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.metadataIP, "metadata-ip", redirect.DefaultMetadataIP, "`address` of the instance metadata service")
 	flags.IntVar(&o.metadataPort, "metadata-port", redirect.DefaultMetadataPort, "`port` of the instance metadata service")
-	flags.StringVar(&o.agentAddress, "agent-address", redirect.DefaultAgentIP, "link-local `address` that nmi puts on lo and listens on; requests of pods are redirected there")
+	flags.StringVar(&o.agentAddress, "agent-address", redirect.DefaultAgentIP, "link-local `address` that nmi adds to lo and listens on; requests of pods are redirected there")
 	flags.StringVar(&o.table, "agent-table", redirect.DefaultTable, "`name` of the nftables table that nmi owns")
 	flags.BoolVar(&o.wireServer, "block-wireserver", true, "keep Azure's WireServer (168.63.129.16, TCP ports 80 and 32526), which has the machine's certificates and secrets, from pods")
-	flags.IntVar(&o.interval, "ipt-update-interval-sec", 60, "`seconds` between two checks of the redirect; changes that the kernel tells of are put right at once")
+	flags.IntVar(&o.interval, "ipt-update-interval-sec", 60, "`seconds` between two checks of the redirect; changes are corrected at once")
 }
 
-// config is the redirect's; port is where the agent listens.
+// config returns the configuration of the redirect to the port that the agent listens on.
 func (o *redirectOptions) config(port int) (redirect.Config, error) {
 	metadata, err1 := netip.ParseAddr(o.metadataIP)
 	if err1 != nil {
@@ -188,7 +188,7 @@ const (
 	modeManaged  = "managed"
 )
 
-// identityOptions: who gets which identity, and how long a request waits for it.
+// identityOptions configure how identities are assigned, and how long a request waits for one.
 type identityOptions struct {
 	mode string
 
@@ -198,8 +198,8 @@ type identityOptions struct {
 }
 
 func (o *identityOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.mode, "operation-mode", modeStandard, "standard (MIC assigns identities to nodes) or managed (somebody else did; always namespaced)")
-	flags.IntVar(&o.attemptsCreated, "retry-attempts-for-created", 16, "with the next two flags: how long a request waits for an identity on its way")
+	flags.StringVar(&o.mode, "operation-mode", modeStandard, "standard (MIC assigns identities to nodes) or managed (MIC does not run; always namespaced)")
+	flags.IntVar(&o.attemptsCreated, "retry-attempts-for-created", 16, "with the next two flags: how long a request waits for an identity that is being assigned")
 	flags.IntVar(&o.attemptsAssigned, "retry-attempts-for-assigned", 4, "added to the attempts for created; the sum counts")
 	flags.IntVar(&o.attemptInterval, "find-identity-retry-interval", 5, "`seconds` that each of the attempts counts; waiting itself is by watch")
 }
@@ -215,16 +215,16 @@ func (o *identityOptions) validate() error {
 		program.NotNegative("find-identity-retry-interval", o.attemptInterval))
 }
 
-// maxArrivalLimit is far beyond what any client waits.
+// maxArrivalLimit is far more than any client waits.
 const maxArrivalLimit = time.Hour
 
-// arrivalLimit is how long a request waits for an identity on its way.
+// arrivalLimit returns how long a request waits for an identity that is being assigned.
 func (o *identityOptions) arrivalLimit() time.Duration {
 	attempts := min(o.attemptsCreated, 3600) + min(o.attemptsAssigned, 3600)
 	return min(time.Duration(attempts)*time.Duration(min(o.attemptInterval, 3600))*time.Second, maxArrivalLimit)
 }
 
-// answerOptions: what pods get to see.
+// answerOptions configure what pods are answered.
 type answerOptions struct {
 	headerRequired bool
 	blockInstance  bool
@@ -238,9 +238,9 @@ func (o *answerOptions) bindFlags(flags *flag.FlagSet) {
 	flags.BoolVar(&o.headerRequired, "metadata-header-required", true, "refuse token requests without the header Metadata: true, as the metadata service does")
 	flags.BoolVar(&o.blockInstance, "block-instance-metadata", false, "keep /metadata/instance and /metadata/attested from pods")
 	flags.BoolVar(&o.blockAttested, "block-attested-document", false, "keep /metadata/attested/document from pods, by which a program proves that it runs on this machine")
-	flags.BoolVar(&o.blockUserData, "block-user-data", true, "keep the data that the machine was created with (/metadata/instance/compute/userData and customData), which often has secrets in it, from pods")
-	flags.BoolVar(&o.anyInterface, "allow-address-on-any-interface", false, "believe a pod's address also when it comes from another network interface than before: for network plugins that exchange the interfaces of running pods")
-	flags.BoolVar(&o.retryAfter, "set-retry-after-header", false, "send a pod whose identity is on its way away, with status 503 and Retry-After: 20, instead of holding its request")
+	flags.BoolVar(&o.blockUserData, "block-user-data", true, "keep the machine's user data (/metadata/instance/compute/userData and customData), which often has secrets, from pods")
+	flags.BoolVar(&o.anyInterface, "allow-address-on-any-interface", false, "accept a pod's address from any network interface: for network plugins that replace the interfaces of running pods")
+	flags.BoolVar(&o.retryAfter, "set-retry-after-header", false, "answer 503 with Retry-After: 20 while a pod's identity is being assigned, instead of waiting")
 }
 
 // clusterOptions are which identities are the cluster's own.

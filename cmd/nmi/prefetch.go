@@ -1,4 +1,4 @@
-// Tokens fetched ahead: which, and when.
+// Which tokens are fetched before pods request them.
 
 package main
 
@@ -10,26 +10,25 @@ import (
 	"github.com/podid-io/podid/internal/cloud"
 )
 
-// prefetchOptions: what is fetched ahead for an identity that was not asked for
-// anything yet.
+// prefetchOptions are the resources of the first tokens of an identity.
 type prefetchOptions struct {
 	text      string
-	resources []string // worked out by validate
+	resources []string // set by validate
 }
 
-// publicARM is what most programs ask for first.
+// publicARM is the resource that most programs request first.
 const publicARM = "https://management.azure.com/"
 
-// maxPrefetch bounds the flag's list: each costs a request for each identity.
+// maxPrefetch bounds the list. Each resource costs a request for each identity.
 const maxPrefetch = 8
 
 func (o *prefetchOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.text, "prefetch-resources", publicARM, "comma-separated `resources` whose tokens are fetched when a pod becomes entitled to an identity, "+
-		"unless the identity was asked for others lately; the default follows --cloud; empty fetches none ahead")
+		"unless others of that identity were requested recently; the default depends on --cloud; empty for none")
 }
 
-// validate works out the resources. It takes the cloud's Resource Manager for
-// the public one: a program in another cloud has no use for that.
+// validate sets the resources. It replaces the public cloud's Resource Manager by that of the
+// cloud.
 func (o *prefetchOptions) validate(cloudName string) error {
 	o.resources = nil
 	for resource := range strings.SplitSeq(o.text, ",") {

@@ -1,4 +1,4 @@
-// Generations of the agent that follow each other while a pod asks 500 times a second.
+// Agents that replace each other while a pod sends 500 requests a second.
 
 package main
 
@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// journal is what a process says, which can be waited for.
+// journal is the output of a process, which a test can wait for.
 type journal struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -20,7 +20,7 @@ type journal struct {
 
 func newJournal() *journal { return &journal{more: make(chan struct{})} }
 
-// Write is io.Writer.
+// Write implements io.Writer.
 func (j *journal) Write(p []byte) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -29,14 +29,14 @@ func (j *journal) Write(p []byte) (int, error) {
 	return j.text.Write(p)
 }
 
-// String is all that was said so far.
+// String returns the output so far.
 func (j *journal) String() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.text.String()
 }
 
-// says waits until the process has said something.
+// says waits for a text in the output.
 func (p *process) says(what string) {
 	p.n.t.Helper()
 	p.saysTimes(what, 1)
@@ -67,7 +67,8 @@ const (
 	saysGoneBack = "this one goes on"
 )
 
-// underLoad is a node with a pod that asks all the time, and the agent that answers it.
+// underLoad returns a node with a pod that sends requests without pause, and the agent that answers
+// them.
 func underLoad(t *testing.T) (*node, *load, *process) {
 	n := newNode(t)
 	n.pod("web", "10.244.0.2", "Running")
@@ -77,7 +78,7 @@ func underLoad(t *testing.T) (*node, *load, *process) {
 	return n, n.startLoad(n.web), p
 }
 
-// TestRolls replaces the agent again and again.
+// TestRolls replaces the agent several times.
 func TestRolls(t *testing.T) {
 	n, l, older := underLoad(t)
 	for range 4 { // as the DaemonSet does: the old one ends when the new one is ready
@@ -99,7 +100,7 @@ func TestRolls(t *testing.T) {
 	n.want(n.web, tokenURL, 200, "access_token")
 }
 
-// TestRollBack ends the newer of two agents: the older one goes on.
+// TestRollBack stops the newer of two agents: the older one continues.
 func TestRollBack(t *testing.T) {
 	n, l, older := underLoad(t)
 	t.Run("before it serves", func(*testing.T) {
@@ -123,7 +124,7 @@ func TestRollBack(t *testing.T) {
 	l.check(t)
 }
 
-// TestHostRolls asks as processes of the host do, while the agent is replaced.
+// TestHostRolls sends requests as processes of the host do, while the agent is replaced.
 func TestHostRolls(t *testing.T) {
 	n := newNode(t)
 	n.pod("web", "10.244.0.2", "Running")

@@ -1,5 +1,4 @@
-// Where tokens come from: a source for each type of identity, and the reply made
-// of what it gives.
+// The sources of tokens, one for each type of identity, and the replies to pods.
 
 package main
 
@@ -18,15 +17,15 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// served are the types of identities that there is a source for.
+// served returns the types of identities that have a source.
 func served() []v1.IdentityType {
 	return []v1.IdentityType{v1.UserAssignedMSI, v1.ServicePrincipal, v1.ServicePrincipalCertificate, v1.Federated}
 }
 
-// entraLimits bound what the agent asks of Entra ID and, for the proofs, of the
-// API server. Tokens live for an hour, so this is far more than pods need; one
-// pod, or the refreshes in one namespace, get a few of the places, so that those
-// whose authority hangs do not take all.
+// entraLimits returns the limits of calls to Entra ID, and to the API server for broker tokens.
+// Tokens are valid for an hour, so this is far more than pods need. One pod, or the refreshes of
+// one namespace, get a few of the concurrent calls, so that a hanging authority does not block the
+// others.
 func entraLimits() fair.Config {
 	return fair.Config{Rate: 20, Burst: 40, Concurrent: 96, PerCaller: 4, Waiting: 1024, WaitingPerCaller: 64, Background: token.Background}
 }
@@ -60,8 +59,8 @@ func sources(
 	}
 }
 
-// render makes the reply of a new token: one, or a list where there are tokens
-// for further tenants.
+// render makes the reply for a new token: an object, or a list if there are tokens of auxiliary
+// tenants.
 func render(t *token.Token, r token.Request) (token.Body, error) {
 	first, err := reply(t, r)
 	if err != nil {

@@ -40,10 +40,9 @@ import (
 
 const theSecret = "s3cret~Value-of.the_application"
 
-// TestServicePrincipal follows a pod's request through the whole agent but the
-// redirect: in standard mode, without any AzureAssignedIdentity, from the Secret
-// in the API server to the token of an Entra ID over TLS. Then it looks for
-// secrets in all that was logged.
+// TestServicePrincipal follows a request through the agent without redirect: in standard mode,
+// without an AzureAssignedIdentity, from the Secret in the API server to the token of an Entra ID
+// over TLS. Then it searches all output for secrets.
 func TestServicePrincipal(t *testing.T) {
 	good, multi, wrong := world.GUID("good"), world.GUID("multi"), world.GUID("wrong")
 	second := world.GUID("second")
@@ -89,7 +88,7 @@ func TestServicePrincipal(t *testing.T) {
 		t.Errorf("resource %q, client_id %q", reply["resource"], reply["client_id"])
 	}
 
-	// A multi-tenant application is answered with a list, and the host with the first of it.
+	// The reply to a multi-tenant application is a list. The host gets the first of it.
 	status, body = a.ask("multi", "https://vault.azure.net")
 	var replies []map[string]string
 	if err := json.Unmarshal(body, &replies); err != nil || status != 200 || len(replies) != 2 || replies[0]["access_token"] == replies[1]["access_token"] {
@@ -127,13 +126,13 @@ func TestServicePrincipal(t *testing.T) {
 	}
 }
 
-// agentUnderTest is the agent but for its redirect and its watches.
+// agentUnderTest is an agent without redirect and watches.
 type agentUnderTest struct {
 	t      *testing.T
 	table  *authorize.Table
 	attest *attest.Table
 	server *server.Server
-	// pods and host are where it listens.
+	// pods and host are its addresses.
 	pods, host string
 
 	mu  sync.Mutex
@@ -142,7 +141,7 @@ type agentUnderTest struct {
 	end func()
 }
 
-// Write takes the audit log.
+// Write writes to the audit log.
 func (a *agentUnderTest) Write(p []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -211,7 +210,7 @@ func principal(name, clientID string, auxiliary ...string) *v1.AzureIdentity {
 	}
 }
 
-// pod puts a pod on the node that may use the identity.
+// pod adds a pod that may use the identity.
 func (a *agentUnderTest) pod(name string, id *v1.AzureIdentity) {
 	a.ips[name] = fmt.Sprintf("10.0.0.%d", len(a.ips)+5)
 	labels := map[string]string{v1.BindingLabel: name}
@@ -227,8 +226,7 @@ func (a *agentUnderTest) pod(name string, id *v1.AzureIdentity) {
 	})
 }
 
-// disguised is a listener whose callers come from 10.x.y.z where they are
-// 127.x.y.z in truth, but for 127.0.0.1: loopback is no pod's.
+// disguised is a listener whose clients on 127.x.y.z appear as 10.x.y.z, except for 127.0.0.1.
 type disguised struct{ net.Listener }
 
 type disguisedConn struct{ net.Conn }
@@ -246,7 +244,7 @@ func (c disguisedConn) RemoteAddr() net.Addr {
 	return &a
 }
 
-// serve listens, and returns where.
+// serve starts a listener and returns its address.
 func (a *agentUnderTest) serve(ctx context.Context, handler http.HandlerFunc) string {
 	a.t.Helper()
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
@@ -267,7 +265,7 @@ func (a *agentUnderTest) askHost(pod string) (int, []byte) {
 	return a.get("127.0.0.1", a.host, "/host/token?resource=https://vault.azure.net", "podns", "shop", "podname", pod)
 }
 
-// get asks from an address of lo.
+// get sends a request from an address of lo.
 func (a *agentUnderTest) get(from, address, target string, headers ...string) (int, []byte) {
 	a.t.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -291,7 +289,7 @@ func (a *agentUnderTest) get(from, address, target string, headers ...string) (i
 	return resp.StatusCode, body
 }
 
-// logged ends the agent and returns all it wrote.
+// logged stops the agent and returns all that it logged.
 func (a *agentUnderTest) logged() string {
 	a.end()
 	a.mu.Lock()

@@ -13,7 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// wireServer is where Azure's WireServer is. Here it is an address of the machine behind the node's
+// wireServer is the address of Azure's WireServer. Here it is on the machine that is the node's
 // router.
 const wireServer = "168.63.129.16"
 
@@ -27,7 +27,7 @@ func (n *farNode) serveWire() {
 	}
 }
 
-// wantWire checks which ports of the WireServer answer somebody; the others must refuse at once.
+// wantWire checks which ports of the WireServer answer a client. The others must refuse at once.
 func (n *farNode) wantWire(from *testnet.Net, who string, open ...string) {
 	n.t.Helper()
 	answers := map[string]bool{}
@@ -45,9 +45,9 @@ func (n *farNode) wantWire(from *testnet.Net, who string, open ...string) {
 	}
 }
 
-// TestWireServer is a pod that asks the WireServer for the machine's configuration: with the agent,
-// after it, after somebody removed the rules, and after the clean-up. Processes of the node keep it
-// all along.
+// TestWireServer: a pod requests the machine's configuration from the WireServer: while the agent
+// runs, after it stopped, after another program removed the rules, and after the cleanup. Processes
+// of the node always reach it.
 func TestWireServer(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()
@@ -71,7 +71,7 @@ func TestWireServer(t *testing.T) {
 	n.wantWire(n.web, "pod after the clean-up", "80", "32526", "53")
 }
 
-// TestWireServerOpen is the flag that opens it.
+// TestWireServerOpen: the flag opens the WireServer.
 func TestWireServerOpen(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()

@@ -61,10 +61,10 @@ func isOpen(c net.Conn) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// TestWhoGivesWay opens connections one after the other, some time apart, and looks at
-// which of them are open in the end. "a" is a connection of source a, "A" one whose request is
-// being answered, "-" one that is closed. Where no end is given, any one of source a is closed.
-func TestWhoGivesWay(t *testing.T) {
+// TestEviction opens connections one after the other, some time apart, and checks which of them are
+// open at the end. "a" is a connection of source a, "A" one whose request is being answered, "-" a
+// closed one. Without an expectation, any one connection of source a is closed.
+func TestEviction(t *testing.T) {
 	limits := Limits{Total: 4, PerSource: 3}
 	for _, tt := range []struct {
 		name, dialed, open string
@@ -155,8 +155,8 @@ type addressed struct {
 
 func (a addressed) RemoteAddr() net.Addr { return a.remote }
 
-// TestKernelBuffers: what the kernel buffers for a connection is bounded, also where connections
-// are wrapped.
+// TestKernelBuffers: the kernel's buffers of a connection are bounded, even if the connection is
+// wrapped.
 func TestKernelBuffers(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -201,8 +201,8 @@ type wrapped struct{ net.Conn }
 
 func (w wrapped) NetConn() net.Conn { return w.Conn }
 
-// TestSameHost: the kubelet gets a place when all others have one each and none of them is idle for
-// long.
+// TestSameHost: the kubelet gets a place even if each of the others has one connection that is not
+// idle.
 func TestSameHost(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -44,7 +44,7 @@ func serve(t *testing.T, answer http.HandlerFunc, change func(*Server)) *pipes {
 	return p
 }
 
-// TestSlowClients: whatever a client does not do, its connection is closed in time.
+// TestSlowClients: whatever a client fails to do, its connection is closed in time.
 func TestSlowClients(t *testing.T) {
 	short := func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }
 	large := func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, strings.Repeat("x", long)) }
@@ -107,10 +107,10 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// ask sends a request. The connection may be closed meanwhile.
+// ask sends a request. The connection may be closed before it is answered.
 func ask(c net.Conn, request string) { _, _ = io.WriteString(c, request) }
 
-// drip sends a byte at a time, so that no step comes to a halt.
+// drip sends a byte at a time, so that no step stops entirely.
 func drip(c net.Conn, request string) {
 	for _, b := range []byte(request) {
 		if _, err := c.Write([]byte{b}); err != nil {
@@ -141,8 +141,8 @@ func read(c net.Conn, length int64) {
 	_ = resp.Body.Close()
 }
 
-// TestHeldRequests: a request may be held for as long as its client waits, where that is wanted,
-// also one with a body that the handler has read.
+// TestHeldRequests: without AnswerTime, a request may wait for as long as its client does, even one
+// with a body that the handler has read.
 func TestHeldRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hold := func(w http.ResponseWriter, r *http.Request) {

@@ -181,7 +181,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// checkShape checks what holds for every answer.
+// checkShape checks what every answer must satisfy.
 func checkShape(t *testing.T, got reply, method string) {
 	t.Helper()
 	if method != http.MethodHead && !json.Valid([]byte(got.body)) {
@@ -206,8 +206,8 @@ func TestRegionBlockedEmpty(t *testing.T) {
 	}
 }
 
-// TestHostilePaths sends spellings that a sloppy proxy would pass on, to a node
-// that has an identity which no pod may use.
+// TestHostilePaths sends spellings of the token path that a careless proxy would pass on. The node
+// has an identity that no pod may use.
 func TestHostilePaths(t *testing.T) {
 	w := newWorld(t, nil)
 	w.pod("web", "10.9.0.2", func(p *corev1.Pod) { p.Labels = nil })
@@ -228,7 +228,7 @@ func TestHostilePaths(t *testing.T) {
 	}
 }
 
-// spellings of the token path, and of its neighbours, that a sloppy proxy would
+// spellings returns spellings of the token path, and of similar paths, that a careless proxy would
 // pass on.
 func spellings() []string {
 	return []string{
@@ -245,7 +245,7 @@ func spellings() []string {
 	}
 }
 
-// raw sends bytes and returns what comes back.
+// raw sends bytes and returns the answer.
 func raw(t *testing.T, address, request string) string {
 	t.Helper()
 	c, err := net.Dial("tcp", address)

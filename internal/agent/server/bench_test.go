@@ -14,9 +14,8 @@ import (
 	"github.com/go-logr/logr"
 )
 
-// The two benchmarks are read together: the agent must answer at least half as
-// many requests a second as a server that does nothing, in the same run. Client
-// and server share the machine.
+// Compare the two benchmarks of one run: the agent must serve at least half as many requests a
+// second as a server that does nothing. Client and server share the machine.
 
 const benchConnections = 32
 
@@ -42,8 +41,7 @@ func BenchmarkBareServer(b *testing.B) {
 	load(b, l.Addr().String(), tokenQuery("https://management.azure.com/"))
 }
 
-// load sends b.N requests over 32 connections, by a client that costs as little
-// as it can: it is the server that is measured.
+// load sends b.N requests on 32 connections. Its client costs as little as possible.
 func load(b *testing.B, address, query string) {
 	request := []byte("GET " + query + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nUser-Agent: bench\r\n\r\n")
 	var group sync.WaitGroup

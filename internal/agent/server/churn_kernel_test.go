@@ -24,7 +24,7 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// churn is a node with one address for pods, which one pod after the other gets.
+// churn is a node whose one pod address is given to one pod after the other.
 type churn struct {
 	*world
 	node, pod *testnet.Net
@@ -39,7 +39,7 @@ func newChurn(t *testing.T, anyLink bool) *churn {
 	c := &churn{world: newWorld(t, func(s *settings) { s.server.AttestLimit = 20 * time.Second }), node: testnet.New(t), pod: testnet.New(t)}
 	c.attest = attest.NewTable(attest.Config{MaxWaiting: 16, MaxPerAddress: 16, AnyLink: anyLink, NewestLink: func() int {
 		newest := 0
-		_ = c.node.Do(func() error { newest = attest.NewestLink(); return nil }) // 0: nobody can tell
+		_ = c.node.Do(func() error { newest = attest.NewestLink(); return nil }) // 0: unknown
 		return newest
 	}})
 	c.server.cfg.Attester = c.attest
@@ -67,8 +67,8 @@ func newChurn(t *testing.T, anyLink bool) *churn {
 	return c
 }
 
-// succeed ends the pod that has the address, as far as the node's network shows,
-// and gives it to the next.
+// succeed deletes the network of the pod that has the address, and gives the address to the next
+// pod.
 func (c *churn) succeed(generation int) {
 	if c.link != "" {
 		err := c.node.Do(func() error {
@@ -89,7 +89,7 @@ func (c *churn) succeed(generation int) {
 	c.node.Route(c.t, podAddress+"/32", "", c.link)
 }
 
-// ask has the pod that has the address ask for a token, and returns whose it got.
+// ask sends a token request from the address, and returns the identity of the token.
 func (c *churn) ask() (status int, identity string) {
 	conn := c.send()
 	if conn == nil {
@@ -109,7 +109,7 @@ func (c *churn) ask() (status int, identity string) {
 	return resp.StatusCode, identity
 }
 
-// send has the pod that has the address send a token request. It is nil when that fails.
+// send sends a token request from the address. It returns nil if that fails.
 func (c *churn) send() net.Conn {
 	var conn net.Conn
 	err := c.pod.Do(func() (err error) {
@@ -125,7 +125,7 @@ func (c *churn) send() net.Conn {
 	return conn
 }
 
-// next is the pod of a generation, with an identity of its own.
+// next returns the pod of a generation, with an identity of its own.
 func (c *churn) next(generation int, name string) *corev1.Pod {
 	id := fmt.Sprint("id-", generation)
 	c.bind(id, id)
@@ -151,10 +151,9 @@ func (c *churn) remove(p *corev1.Pod) {
 	c.authorize.RemovePod(key)
 }
 
-// tell gives the agent the news of one succession, as an API server may: in time
-// or late, in either order, with late news of the old pod before, and for pods
-// that come back under their name.
-func (c *churn) tell(generation int, now *corev1.Pod) {
+// notify reports a succession to the agent as an API server may: in time or late, in either order,
+// with a late change of the old pod before, and for pods that are recreated under their name.
+func (c *churn) notify(generation int, now *corev1.Pod) {
 	old := c.last
 	c.last = now
 	if old == nil {
@@ -180,8 +179,8 @@ func (c *churn) tell(generation int, now *corev1.Pod) {
 	}
 }
 
-// run has generations of pods ask; lag is how long after a pod begins to ask the
-// agent hears of it. It returns how many answers were another pod's.
+// run makes generations of pods send requests. lag is how long after that the agent is notified of
+// a pod. It returns how many answers had the identity of another pod.
 func (c *churn) run(generations int, lag time.Duration) (wrong int) {
 	for g := 1; g <= generations; g++ {
 		name := fmt.Sprint("job-", g)
@@ -190,15 +189,15 @@ func (c *churn) run(generations int, lag time.Duration) (wrong int) {
 		}
 		now := c.next(g, name)
 		c.succeed(g)
-		var told chan struct{}
+		var notified chan struct{}
 		if g%2 == 0 {
-			c.tell(g, now)
+			c.notify(g, now)
 		} else {
-			told = make(chan struct{})
+			notified = make(chan struct{})
 			go func() {
-				defer close(told)
+				defer close(notified)
 				<-time.After(lag)
-				c.tell(g, now)
+				c.notify(g, now)
 			}()
 		}
 		for range 2 {
@@ -208,17 +207,17 @@ func (c *churn) run(generations int, lag time.Duration) (wrong int) {
 			} else if status != http.StatusOK || identity == "" {
 				c.t.Errorf("generation %d: got %d %s", g, status, identity)
 			}
-			if told != nil {
-				<-told
+			if notified != nil {
+				<-notified
 			}
 		}
 	}
 	return wrong
 }
 
-// TestPodEndsWhileHeld: a pod ends while its request is held, and another gets its address. The
-// answer is not written: the new pod would receive its packets. The same where an excepted pod
-// waits for the metadata service.
+// TestPodEndsWhileHeld: a pod ends while its request waits, and another pod gets its address. The
+// answer is not written, because the new pod would receive it. The same holds while an excepted
+// pod's request waits for the metadata service.
 func TestPodEndsWhileHeld(t *testing.T) {
 	testnet.Require(t)
 	for name, excepted := range map[string]bool{"token": false, "passed on": true} {
@@ -241,7 +240,7 @@ func TestPodEndsWhileHeld(t *testing.T) {
 			})
 			conn := c.send()
 			<-arrived
-			c.succeed(2) // the API server says nothing yet
+			c.succeed(2) // the API server does not report it yet
 			<-time.After(2 * minReuseTime)
 			close(goOn)
 			line := l.next(t)
@@ -253,9 +252,8 @@ func TestPodEndsWhileHeld(t *testing.T) {
 	}
 }
 
-// TestAddressChurn: two hundred pods get one address after the other, and the
-// agent hears of it in time or late. The token's identity is that of the pod that
-// has the address at that moment, always.
+// TestAddressChurn: two hundred pods get one address after the other, and the agent is notified in
+// time or late. A token always has the identity of the pod that has the address at that moment.
 func TestAddressChurn(t *testing.T) {
 	testnet.Require(t)
 	began := time.Now()
@@ -265,8 +263,7 @@ func TestAddressChurn(t *testing.T) {
 	t.Logf("200 successions in %v", time.Since(began))
 }
 
-// TestChurnOracle: without the interface as evidence the test above finds what it
-// looks for.
+// TestChurnOracle: without the interface as evidence, the test above fails.
 func TestChurnOracle(t *testing.T) {
 	testnet.Require(t)
 	if wrong := newChurn(t, true).run(12, 200*time.Millisecond); wrong == 0 {

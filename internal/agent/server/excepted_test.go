@@ -10,8 +10,8 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// TestExceptedKeepAway: excepted pods and all others are one node to the
-// metadata service, so when it wants to be left alone, all leave it alone.
+// TestExceptedKeepAway: to the metadata service, excepted pods and all others are one node. When it
+// throttles one, no request is sent for any.
 func TestExceptedKeepAway(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", "10.9.0.2", "one")
@@ -38,8 +38,8 @@ func TestExceptedKeepAway(t *testing.T) {
 	}
 }
 
-// TestExceptedAreCounted: however many pods ask, of whichever kind, the service
-// sees four requests of one namespace at once.
+// TestExceptedAreCounted: however many pods of either kind send requests, the service gets at most
+// four of one namespace at once.
 func TestExceptedAreCounted(t *testing.T) {
 	w := newWorld(t, nil)
 	entered, leave := make(chan string, 64), make(chan struct{})
@@ -73,12 +73,11 @@ func TestExceptedAreCounted(t *testing.T) {
 	}
 	close(leave)
 	for range asked {
-		<-answered // with whatever: on a slow machine some have waited for too long
+		<-answered // any status: on a slow machine some have waited too long
 	}
 }
 
-// TestForeignIDsCostNothing: who asks for identities that are not
-// its own does not reach the metadata service.
+// TestForeignIDsCostNothing: requests for identities of others do not reach the metadata service.
 func TestForeignIDsCostNothing(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", "10.9.0.2", "one")
@@ -93,15 +92,15 @@ func TestForeignIDsCostNothing(t *testing.T) {
 	}
 }
 
-// TestNameToTheService: the agent's own requests say whose they are, and a
-// client's say so themselves.
+// TestNameToTheService: the agent's own requests have its User-Agent, passed-on requests the
+// client's.
 func TestNameToTheService(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", "10.9.0.2", "one")
 	address := w.listen("10.9.0.2")
 	w.get(address, tokenQuery(arm))
 	w.get(address, "/metadata/instance?api-version=2021-02-01", "User-Agent: curl/8")
-	if _, err := w.server.upstream.get(t.Context(), "/metadata/instance", "", http.Header{}); err != nil { // a client without a name
+	if _, err := w.server.upstream.get(t.Context(), "/metadata/instance", "", http.Header{}); err != nil { // a client without a User-Agent
 		t.Fatal(err)
 	}
 	want := []string{"podid-test", "curl/8", observe.UserAgent("nmi")}

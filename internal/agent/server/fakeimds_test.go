@@ -17,15 +17,15 @@ import (
 	"github.com/podid-io/podid/internal/agent/imds"
 )
 
-// fakeIMDS is a metadata service: it knows the identities of the node, issues
-// tokens that look real, refuses what the real one refuses, and can be made ill.
+// fakeIMDS is a metadata service. It knows the identities of the node, issues tokens that look
+// real, refuses what the real one refuses, and can be made to fail.
 type fakeIMDS struct {
 	address string
 
 	mu         sync.Mutex
 	identities map[string]bool
 	requests   []*http.Request
-	ill        func(http.ResponseWriter, *http.Request) bool // answers itself when true
+	ill        func(http.ResponseWriter, *http.Request) bool // true: it has answered
 	life       time.Duration
 }
 

@@ -17,13 +17,12 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// The holes that were found in AAD Pod Identity v1.8.17 by running it. Each is a
-// test, in the order in which they were written down.
+// The vulnerabilities that were found in AAD Pod Identity v1.8.17 by running it. There is a test
+// for each.
 
 const holeIP = "10.9.0.2"
 
-// Hole 1: a pod whose ReplicaSet is called mic-… in MIC's namespace got any
-// identity of the node.
+// Hole 1: a pod whose ReplicaSet was called mic-… in MIC's namespace got any identity of the node.
 func TestHoleCalledMIC(t *testing.T) {
 	w := newWorld(t, nil)
 	w.imds.has("nodes-own")
@@ -46,10 +45,9 @@ func TestHoleCalledMIC(t *testing.T) {
 	w.nothingPassedOn()
 }
 
-// Hole 2: after SIGTERM the agent removed its rules and lingered, and pods
-// without an identity got the node's. The rules stay (package redirect); and an
-// agent that is stopping hands out nothing that it would not have before, not
-// even by connections that are open.
+// Hole 2: after SIGTERM the agent removed its rules but did not exit, and pods without an identity
+// got the node's. Now the rules stay (package redirect), and a stopping agent issues nothing that
+// it would not have issued before, not even on open connections.
 func TestHoleLingering(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", holeIP, "one")
@@ -64,7 +62,7 @@ func TestHoleLingering(t *testing.T) {
 	go func() {
 		ended <- connections.Serve(ctx, fromLoopback{l}, w.server.ServePod, connections.Limits{Total: 16, PerAddress: 16}, quiet())
 	}()
-	n := &neighbours{w, l.Addr().String()}
+	n := &neighbors{w, l.Addr().String()}
 	request := "GET " + tokenQuery(arm, "client_id="+clientID("nodes-own")) + " HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n"
 	var open []net.Conn
 	for _, pod := range []string{holeIP, "10.9.0.3"} {
@@ -107,8 +105,7 @@ func TestHoleBlockedInCase(t *testing.T) {
 	w.nothingPassedOn()
 }
 
-// Hole 4: object_id was ignored, so that a pod naming a foreign one got its own
-// token as if it matched.
+// Hole 4: object_id was ignored, so a pod that named that of another identity got its own token.
 func TestHoleForeignObjectID(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", holeIP, "one")
@@ -182,10 +179,9 @@ func TestHoleServiceFailing(t *testing.T) {
 	}
 }
 
-// And what else the agent promises about what it passes on.
+// Other guarantees about what is passed on.
 
-// TestOtherMethods: nothing but GET, above all no POST to scheduledevents, which
-// would restart the machine.
+// TestOtherMethods: only GET is passed on. A POST to scheduledevents would restart the machine.
 func TestOtherMethods(t *testing.T) {
 	j := newJudged(t)
 	for _, path := range []string{imds.TokenPath, "/metadata/scheduledevents", "/metadata/instance", "/metadata/attested/document", "/metadata/versions"} {
@@ -210,8 +206,7 @@ func TestForwardedForRefused(t *testing.T) {
 	}
 }
 
-// TestAttestedBlockedAlone: the signed document can be kept from pods without
-// the rest of what describes the machine.
+// TestAttestedBlockedAlone: the attested document can be blocked without the rest of the metadata.
 func TestAttestedBlockedAlone(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.server.BlockAttested = true })
 	w.pod("web", holeIP)
@@ -223,8 +218,8 @@ func TestAttestedBlockedAlone(t *testing.T) {
 	}
 }
 
-// TestTwoPodsOneAddress: nobody gets anything until it is clear again whose the
-// address is; and a caller of either family is known by all its addresses.
+// TestTwoPodsOneAddress: if two pods have an address, neither gets anything until one of them is
+// gone.
 func TestTwoPodsOneAddress(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", holeIP, "one")
@@ -236,7 +231,7 @@ func TestTwoPodsOneAddress(t *testing.T) {
 	w.server.cfg.AttestLimit = time.Minute
 	answered := make(chan reply, 1)
 	go func() { answered <- w.get(address, tokenQuery(arm)) }()
-	w.attest.Remove(nameOf("web")) // before the request or while it is held
+	w.attest.Remove(nameOf("web")) // before the request arrives or while it waits
 	if got := <-answered; got.status != 200 || !strings.Contains(got.body, clientID("two")) {
 		t.Errorf("got %d %s, want the token of the pod that is left", got.status, got.body)
 	}
@@ -260,7 +255,7 @@ func TestDualStack(t *testing.T) {
 	}
 }
 
-// nothingPassedOn expects that the metadata service heard nothing.
+// nothingPassedOn expects that the metadata service got no request.
 func (w *world) nothingPassedOn() {
 	w.t.Helper()
 	for _, r := range w.imds.seen() {

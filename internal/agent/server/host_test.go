@@ -44,7 +44,7 @@ func TestHostToken(t *testing.T) {
 			}
 		})
 	}
-	// The form of v1.8.17: these fields in this order, all of them strings.
+	// The format of v1.8.17: these fields in this order, all of them strings.
 	got := w.get(local, "/host/token?resource=r", pod...)
 	form := regexp.MustCompile(`^{"token":{"access_token":"[^"]+","refresh_token":"","expires_in":"\d+","expires_on":"\d+",` +
 		`"not_before":"\d+","resource":"r","token_type":"Bearer"},"clientid":"` + clientID("one") + `"}$`)
@@ -69,7 +69,7 @@ func TestHostTokenOf(t *testing.T) {
 	}
 }
 
-// TestHostTokenForPods: pods that have no address, or none of their own, are served by name.
+// TestHostTokenForPods: pods without an address, or on the node's network, are served by name.
 func TestHostTokenForPods(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("mounting", "", "one")
@@ -93,14 +93,14 @@ func TestHostTokenForPods(t *testing.T) {
 			t.Errorf("%s: got %d %s", tt.pod, got.status, got.body)
 		}
 	}
-	// They are known by name only: no connection is theirs.
+	// No connection belongs to them.
 	if got := w.get(w.listen("10.0.0.1"), tokenQuery("r")); got.status != 500 {
 		t.Errorf("from the node's address: got %d %s", got.status, got.body)
 	}
 }
 
-// TestHostTokenOverTCP: what the kubelet can send on a pod's behalf is refused as far as it can be
-// told, and everything is when TCP is off.
+// TestHostTokenOverTCP: requests that the kubelet sends on a pod's behalf are refused if they are
+// recognized, and all are if TCP is off.
 func TestHostTokenOverTCP(t *testing.T) {
 	pod := []string{"podname: web", "podns: shop"}
 	for _, tt := range []struct {
@@ -136,8 +136,8 @@ func TestHostTokenOverTCP(t *testing.T) {
 	}
 }
 
-// TestHostTokenRecords: what a process of the host was refused is no Event of the pod, and its
-// audit lines say that the pod did not ask itself.
+// TestHostTokenRecords: a refusal to a process of the host causes no Event of the pod. Its audit
+// line names the endpoint.
 func TestHostTokenRecords(t *testing.T) {
 	l, events := newAuditLog(audit.Changes), &refusals{}
 	w := newWorld(t, func(s *settings) { s.server.Audit, s.server.Events = l.Log, events })
@@ -150,7 +150,7 @@ func TestHostTokenRecords(t *testing.T) {
 	}
 	w.get(w.listen("10.9.0.2"), tokenQuery("r"))
 	if len(*events) != 0 {
-		t.Errorf("told: %q", *events)
+		t.Errorf("Events: %q", *events)
 	}
 	var got []string
 	lines, _ := l.lines(t)
@@ -167,8 +167,8 @@ func TestHostTokenRecords(t *testing.T) {
 	}
 }
 
-// TestHostHoldsApart: requests on behalf of a pod take none of the pod's own places.
-func TestHostHoldsApart(t *testing.T) {
+// TestHostPending: requests on behalf of a pod do not count for the limit of the pod's own.
+func TestHostPending(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.authorize.ArrivalLimit = time.Minute })
 	w.pod("web", "10.9.0.2")
 	w.bind("web", "one")
@@ -178,7 +178,7 @@ func TestHostHoldsApart(t *testing.T) {
 	for range cap(statuses) {
 		go func() { statuses <- w.get(local, "/host/token?resource=r", "podname: web", "podns: shop").status }()
 	}
-	if got := <-statuses; got != 429 { // the places for the host are taken now
+	if got := <-statuses; got != 429 { // the limit for the host is reached
 		t.Fatalf("got %d, want 429", got)
 	}
 	answered := make(chan reply, 1)
@@ -194,8 +194,8 @@ func TestHostHoldsApart(t *testing.T) {
 	}
 }
 
-// TestHostTokenBeforeCluster: a process of the host that asks while the agent starts waits a
-// little.
+// TestHostTokenBeforeCluster: a request that arrives while the agent starts waits until it knows
+// the cluster.
 func TestHostTokenBeforeCluster(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.unknown, s.server.AttestLimit = true, time.Minute })
 	w.assign("web", "10.9.0.2", "one")

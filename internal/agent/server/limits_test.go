@@ -22,9 +22,9 @@ import (
 	"github.com/podid-io/podid/internal/agent/penalty"
 )
 
-// neighbours are two pods behind the real limits of an agent: one is hostile, the
-// other has an identity and wants to work. A pod 10.9.x.y connects from 127.0.x.y.
-type neighbours struct {
+// neighbors are two pods behind an agent with real limits: one is hostile, the other has an
+// identity and requests tokens. A pod 10.9.x.y connects from 127.0.x.y.
+type neighbors struct {
 	*world
 	address string
 }
@@ -36,7 +36,7 @@ func loopback(pod string) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, 0, ip[2], ip[3]})
 }
 
-// fromLoopback turns that round at the agent's end.
+// fromLoopback maps the addresses back on the agent's side.
 type fromLoopback struct{ net.Listener }
 
 func (l fromLoopback) Accept() (net.Conn, error) {
@@ -48,7 +48,7 @@ func (l fromLoopback) Accept() (net.Conn, error) {
 	return pretendConn{c, netip.AddrFrom4([4]byte{10, 9, ip[2], ip[3]})}, nil
 }
 
-func newNeighbours(t testing.TB) *neighbours {
+func newNeighbors(t testing.TB) *neighbors {
 	w := newWorld(t, nil)
 	w.pod("mallory", hostile)
 	w.assign("web", honest, "one")
@@ -67,11 +67,11 @@ func newNeighbours(t testing.TB) *neighbours {
 			t.Errorf("serve: %v", err)
 		}
 	})
-	return &neighbours{w, l.Addr().String()}
+	return &neighbors{w, l.Addr().String()}
 }
 
-// dial connects as a pod; nil when that was not possible.
-func (n *neighbours) dial(from string) net.Conn {
+// dial connects as a pod. It returns nil if that fails.
+func (n *neighbors) dial(from string) net.Conn {
 	c := n.dialOnce(from)
 	if c != nil {
 		n.t.Cleanup(func() { _ = c.Close() })
@@ -79,9 +79,9 @@ func (n *neighbours) dial(from string) net.Conn {
 	return c
 }
 
-// works has the honest pod get tokens, each over a new connection and then by
-// one that it keeps, and returns how long they took.
-func (n *neighbours) works() (p50, p99 time.Duration) {
+// works makes the honest pod request tokens, on new and on kept connections. It returns how long
+// they took.
+func (n *neighbors) works() (p50, p99 time.Duration) {
 	n.t.Helper()
 	var took []time.Duration
 	request, err := http.NewRequest(http.MethodGet, "http://"+n.address+tokenQuery(arm), nil)
@@ -92,22 +92,22 @@ func (n *neighbours) works() (p50, p99 time.Duration) {
 	for range 20 {
 		c := n.dial(honest)
 		if c == nil {
-			n.t.Fatal("the neighbour cannot connect")
+			n.t.Fatal("the neighbor cannot connect")
 		}
 		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		r := bufio.NewReader(c)
 		for range 5 {
 			began := time.Now()
 			if err := request.Write(c); err != nil {
-				n.t.Fatalf("the neighbour cannot ask: %v", err)
+				n.t.Fatalf("the neighbor cannot ask: %v", err)
 			}
 			resp, err := http.ReadResponse(r, request)
 			if err != nil {
-				n.t.Fatalf("the neighbour gets no answer: %v", err)
+				n.t.Fatalf("the neighbor gets no answer: %v", err)
 			}
 			body, err := io.ReadAll(resp.Body)
 			if err != nil || resp.StatusCode != http.StatusOK {
-				n.t.Fatalf("the neighbour gets %d %s, %v", resp.StatusCode, body, err)
+				n.t.Fatalf("the neighbor gets %d %s, %v", resp.StatusCode, body, err)
 			}
 			_ = resp.Body.Close()
 			took = append(took, time.Since(began))
@@ -118,7 +118,7 @@ func (n *neighbours) works() (p50, p99 time.Duration) {
 	return took[len(took)/2], took[len(took)*99/100]
 }
 
-// rss is the memory of this process, in MiB.
+// rss returns the memory of this process in MiB.
 func rss(t testing.TB) int {
 	text, err := os.ReadFile("/proc/self/statm")
 	var pages, resident int
@@ -128,24 +128,24 @@ func rss(t testing.TB) int {
 	return resident * os.Getpagesize() >> 20
 }
 
-// TestIdleConnections: ten thousand connections of one pod without a word.
+// TestIdleConnections: one pod opens ten thousand connections and sends nothing.
 func TestIdleConnections(t *testing.T) {
-	n := newNeighbours(t)
+	n := newNeighbors(t)
 	n.works()
 	before := rss(t)
 	open := n.fill(hostile, 10000)
 	p50, p99 := n.works()
-	t.Logf("10,000 connections tried, %d stay, %d MiB before and %d MiB with them; the neighbour: p50 %v, p99 %v", open(), before, rss(t), p50, p99)
+	t.Logf("10,000 connections tried, %d stay, %d MiB before and %d MiB with them; the neighbor: p50 %v, p99 %v", open(), before, rss(t), p50, p99)
 	for deadline := time.Now().Add(10 * time.Second); open() > 256 && time.Now().Before(deadline); {
-		n.works() // the last one that was turned away may not know yet
+		n.works() // the last one that was closed may not have noticed yet
 	}
 	if open() > 256 {
 		t.Errorf("%d connections of one pod stay, want 256 at the most", open())
 	}
 }
 
-// fill opens connections, and tells how many of them the agent has not closed.
-func (n *neighbours) fill(from string, connections int) (open func() int) {
+// fill opens connections, and returns a function that returns how many of them are still open.
+func (n *neighbors) fill(from string, connections int) (open func() int) {
 	n.t.Helper()
 	var left atomic.Int64
 	var group sync.WaitGroup
@@ -169,9 +169,9 @@ func (n *neighbours) fill(from string, connections int) (open func() int) {
 	return func() int { return int(left.Load()) }
 }
 
-// TestConspiracy: all places taken by twenty pods, each within its own limit.
+// TestConspiracy: twenty pods, each within its own limit, use all connections.
 func TestConspiracy(t *testing.T) {
-	n := newNeighbours(t)
+	n := newNeighbors(t)
 	var open []func() int
 	for i := range 20 {
 		open = append(open, n.fill(fmt.Sprintf("10.9.1.%d", i+1), 260))
@@ -181,15 +181,15 @@ func TestConspiracy(t *testing.T) {
 	for _, o := range open {
 		least, most, sum = min(least, o()), max(most, o()), sum+o()
 	}
-	t.Logf("%d connections of 20 pods stay, %d to %d of each; the neighbour: p50 %v, p99 %v", sum, least, most, p50, p99)
+	t.Logf("%d connections of 20 pods stay, %d to %d of each; the neighbor: p50 %v, p99 %v", sum, least, most, p50, p99)
 	if sum > 2048 || least < 75 {
 		t.Errorf("%d connections of 20 pods stay, %d to %d of each; want 2048 shared out", sum, least, most)
 	}
 }
 
-// TestHalfRequests: all the connections a pod may have, each with half a header.
+// TestHalfRequests: one pod opens all its connections and sends half a header on each.
 func TestHalfRequests(t *testing.T) {
-	n := newNeighbours(t)
+	n := newNeighbors(t)
 	var conns []net.Conn
 	for range 256 {
 		if c := n.dial(hostile); c != nil {
@@ -209,8 +209,8 @@ func TestHalfRequests(t *testing.T) {
 	}
 }
 
-// TestFloods: the neighbour works on while one pod sends without pause, whether
-// it waits for answers or not.
+// TestFloods: the neighbor is served while one pod sends without pause, whether or not it waits for
+// answers.
 func TestFloods(t *testing.T) {
 	const head = " HTTP/1.1\r\nHost: 169.254.169.254\r\n"
 	for _, tt := range []struct{ name, request, way string }{
@@ -223,12 +223,12 @@ func TestFloods(t *testing.T) {
 		{"big headers", "GET /metadata/versions" + head + "X: " + strings.Repeat("x", 64<<10) + "\r\n\r\n", oneByOne},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			n := newNeighbours(t)
+			n := newNeighbors(t)
 			n.pod("mallory", hostile, noLabel)
 			_, calm := n.works()
 			stop := n.flood(tt.request, tt.way)
 			p50, p99 := n.works()
-			t.Logf("%d requests sent meanwhile; the neighbour: p50 %v, p99 %v, in calm %v", stop(), p50, p99, calm)
+			t.Logf("%d requests sent meanwhile; the neighbor: p50 %v, p99 %v, in calm %v", stop(), p50, p99, calm)
 		})
 	}
 }
@@ -236,24 +236,22 @@ func TestFloods(t *testing.T) {
 // The ways to send.
 const oneByOne, pipelined, neverReads = "one by one", "pipelined", "never reads"
 
-// TestGoodFlood: a pod that may have tokens asks for them as fast as it can, and
-// nobody keeps it from that.
+// TestGoodFlood: a pod that may have tokens can request them as fast as it wants.
 func TestGoodFlood(t *testing.T) {
 	for _, way := range []string{oneByOne, pipelined, neverReads} {
 		t.Run(way, func(t *testing.T) {
-			n := newNeighbours(t)
+			n := newNeighbors(t)
 			n.assign("mallory", hostile, "two")
 			_, calm := n.works()
 			stop := n.flood("GET "+tokenQuery(arm)+" HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n", way)
 			p50, p99 := n.works()
-			t.Logf("%d requests sent meanwhile; the neighbour: p50 %v, p99 %v, in calm %v", stop(), p50, p99, calm)
+			t.Logf("%d requests sent meanwhile; the neighbor: p50 %v, p99 %v, in calm %v", stop(), p50, p99, calm)
 		})
 	}
 }
 
-// flood sends on sixty connections until stopped, which returns how many requests
-// were sent.
-func (n *neighbours) flood(request, way string) func() int {
+// flood sends on sixty connections until stop is called, which returns how many requests were sent.
+func (n *neighbors) flood(request, way string) func() int {
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	counts := make([]int, 60)
@@ -277,7 +275,7 @@ func (n *neighbours) flood(request, way string) func() int {
 }
 
 // send sends on one connection until it is closed, or ctx ends.
-func (n *neighbours) send(ctx context.Context, request, way string) int {
+func (n *neighbors) send(ctx context.Context, request, way string) int {
 	c := n.dialOnce(hostile)
 	if c == nil {
 		return 0
@@ -313,7 +311,7 @@ func (n *neighbours) send(ctx context.Context, request, way string) int {
 	}
 }
 
-func (n *neighbours) dialOnce(from string) net.Conn {
+func (n *neighbors) dialOnce(from string) net.Conn {
 	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(loopback(from), 0)), Timeout: 10 * time.Second}
 	c, err := d.Dial("tcp", n.address)
 	if err != nil {
@@ -322,10 +320,10 @@ func (n *neighbours) dialOnce(from string) net.Conn {
 	return c
 }
 
-// TestBadRequestsSlowed: beyond the burst, refusals come at the rate of the brake,
-// and the neighbour's do not.
+// TestBadRequestsSlowed: above the burst, refusals are delayed to the rate of the penalties. The
+// neighbor's requests are not.
 func TestBadRequestsSlowed(t *testing.T) {
-	n := newNeighbours(t)
+	n := newNeighbors(t)
 	const beyond = 30
 	request := "GET /metadata/identity/info HTTP/1.1\r\nHost: x\r\n\r\n"
 	c := n.dial(hostile)

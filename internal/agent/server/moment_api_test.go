@@ -24,7 +24,7 @@ import (
 	"github.com/podid-io/podid/internal/testenv"
 )
 
-// fed are the tables as the cluster feeds them.
+// fed are tables that a cluster.Cluster fills.
 type fed struct {
 	*authorize.Table
 	attest *attest.Table
@@ -39,10 +39,9 @@ func (f fed) SetPolicy(*v1.AzureIdentityPolicy) {}
 
 func (f fed) RemovePod(key types.NamespacedName) { f.attest.Remove(key); f.Table.RemovePod(key) }
 
-// TestTheMomentItRuns: the identities of pods are assigned before they get their
-// addresses. Each asks as it gets it, when the API server is still being told,
-// and is answered as soon as it has been, with a token that was fetched ahead:
-// that the service takes its time delays nobody.
+// TestTheMomentItRuns: the identities of pods are assigned before they get their addresses. Each
+// sends a request as it gets its address, before the agent is notified, and is answered right after
+// that with a token that was fetched before. A slow metadata service delays none of them.
 func TestTheMomentItRuns(t *testing.T) {
 	config, api := startAPI(t)
 	w := newWorld(t, func(s *settings) { s.server.AttestLimit = time.Minute })
@@ -71,7 +70,7 @@ func TestTheMomentItRuns(t *testing.T) {
 		}
 	}
 	id := newIdentity("one")
-	id.UID, id.Spec.ClientID = "", "" // the fake knows its resource ID, too
+	id.UID, id.Spec.ClientID = "", "" // the fake needs only the resource ID
 	create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "default"}},
 		id, &v1.AzureIdentityBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "b"}, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "one", Selector: "web"}})
@@ -82,7 +81,7 @@ func TestTheMomentItRuns(t *testing.T) {
 		p := aPod(name)
 		create(p, assignedTo(name))
 		if i == 0 {
-			// The image is pulled meanwhile.
+			// Time for pulling the image.
 			for len(w.imds.seen()) == 0 || cache.ObjectID(token.Request{Identity: stored(t, api)}) == "" {
 				<-time.After(20 * time.Millisecond)
 			}
@@ -100,9 +99,9 @@ func TestTheMomentItRuns(t *testing.T) {
 		if err := api.Status().Update(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
-		told := time.Now()
+		notified := time.Now()
 		at := <-answered
-		waits, afterwards = append(waits, at.Sub(began)), append(afterwards, max(at.Sub(told), 0))
+		waits, afterwards = append(waits, at.Sub(began)), append(afterwards, max(at.Sub(notified), 0))
 	}
 	slices.Sort(waits)
 	slices.Sort(afterwards)
@@ -119,7 +118,7 @@ func startAPI(t *testing.T) (*rest.Config, kube.Client) {
 	return config, testenv.Client(t, config, v1.AddToScheme, corev1.AddToScheme)
 }
 
-// stored is the identity as the API server has it.
+// stored returns the identity from the API server.
 func stored(t *testing.T, api kube.Client) *v1.AzureIdentity {
 	t.Helper()
 	var id v1.AzureIdentity

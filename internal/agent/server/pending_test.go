@@ -18,14 +18,13 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// of puts a pod into another namespace.
+// of moves a pod to another namespace.
 func of(namespace string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Namespace, p.UID = namespace, p.UID+"-"+p.UID }
 }
 
-// TestPendingOfAGreedyNamespace: pods of one namespace that no binding serves take all places to
-// wait, again and again. A pod of another namespace waits for its identity all the same, also with
-// several requests.
+// TestPendingOfAGreedyNamespace: pods of one namespace without a binding send as many requests as
+// may wait, repeatedly. Several requests of a pod in another namespace still wait for its identity.
 func TestPendingOfAGreedyNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTimeless(t, func(s *settings) { s.server.MaxPending, s.server.MaxPendingPerPod = 32, 8 })
@@ -72,8 +71,8 @@ func TestPendingOfAGreedyNamespace(t *testing.T) {
 	})
 }
 
-// TestWokenTooOften: a request that changes wake all the time looks ten times a second, and sees
-// the change that it waits for.
+// TestWokenTooOften: a request that is woken by changes all the time decides ten times a second,
+// and notices the change that it waits for.
 func TestWokenTooOften(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTimeless(t, nil)

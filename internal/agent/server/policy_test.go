@@ -10,7 +10,7 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// policy puts an AzureIdentityPolicy into effect, as the watch does.
+// policy sets the AzureIdentityPolicy, as the watch does.
 func (w *world) policy(mode v1.PolicyMode, rules ...v1.PolicyRule) {
 	w.t.Helper()
 	p, err := identity.CompilePolicy(&v1.AzureIdentityPolicy{
@@ -22,8 +22,8 @@ func (w *world) policy(mode v1.PolicyMode, rules ...v1.PolicyRule) {
 	w.authorize.SetPolicy(p)
 }
 
-// TestPolicy is a pod with a token in the cache while the owner of the cluster changes the policy:
-// each change counts for the next request, on a connection that stays open.
+// TestPolicy: the policy changes while a pod has a token in the cache and an open connection. Each
+// change applies to the next request.
 func TestPolicy(t *testing.T) {
 	events := &refusals{}
 	w := newWorld(t, func(s *settings) { s.server.Events = events })

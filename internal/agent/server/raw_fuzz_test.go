@@ -19,8 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/imds/imdstest"
 )
 
-// wire stands where requests to the real service leave the agent, and keeps them
-// as they would be on the wire.
+// wire records the requests to the real service as they would be on the wire.
 type wire struct {
 	mu   sync.Mutex
 	left []string
@@ -45,26 +44,26 @@ func (w *wire) take() []string {
 	return left
 }
 
-// anybody lets every request begin, also one whose client has left: so no
-// request escapes the judge by being called off.
-type anybody struct{}
+// unlimited is a limiter that refuses nothing, even after the client disconnected, so that each
+// request reaches the judge.
+type unlimited struct{}
 
-func (anybody) Acquire(context.Context, string) (func(), error) { return func() {}, nil }
-func (anybody) StayAway(time.Duration)                          {}
+func (unlimited) Acquire(context.Context, string) (func(), error) { return func() {}, nil }
+func (unlimited) StayAway(time.Duration)                          {}
 
-// judged is an agent whose requests to the real service are judged.
+// judged is an agent whose requests to the real service are checked.
 type judged struct {
 	wire     *wire
 	mallory  string // address of the listener for a pod without an identity
-	excepted string // and for one that gets plain IMDS
+	excepted string // for a pod that is excepted
 }
 
 func newJudged(t testing.TB) *judged {
 	w := newWorld(t, func(s *settings) { s.server.AttestLimit = 10 * time.Millisecond })
 	j := &judged{wire: &wire{}}
 	w.server.upstream.client = &http.Client{Transport: j.wire}
-	w.server.cfg.OtherLimiter, w.server.cfg.TokenLimiter = anybody{}, anybody{}
-	// Bad requests are what this is about: they are not slowed down here.
+	w.server.cfg.OtherLimiter, w.server.cfg.TokenLimiter = unlimited{}, unlimited{}
+	// Bad requests must not be delayed here.
 	close(w.stopping)
 	w.pod("mallory", "10.9.0.2", noLabel)
 	w.pod("excepted", "10.9.0.3")
@@ -73,8 +72,7 @@ func newJudged(t testing.TB) *judged {
 	return j
 }
 
-// send sends raw bytes by a connection of its own and returns what came back, and
-// what left the agent.
+// send sends bytes on a new connection. It returns the answer and the requests that left the agent.
 func (j *judged) send(t *testing.T, address string, request []byte) (answer string, left []string) {
 	j.wire.take()
 	c, err := net.Dial("tcp", address)
@@ -83,7 +81,7 @@ func (j *judged) send(t *testing.T, address string, request []byte) (answer stri
 	}
 	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(time.Minute))
-	// The agent may have enough before it has read all.
+	// The agent may answer before it has read everything.
 	_, _ = c.Write(request)
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.CloseWrite()
@@ -95,10 +93,10 @@ func (j *judged) send(t *testing.T, address string, request []byte) (answer stri
 	return string(body), j.wire.take()
 }
 
-// ours is all that a request of the agent's making may look like.
+// ours matches all requests that the agent may make.
 var ours = regexp.MustCompile(`^GET (/metadata/[A-Za-z0-9/_-]+)(\?\S*)? HTTP/1\.1\r\n((Host|User-Agent|Metadata|Accept|X-Ms-Client-Request-Id|Return-Client-Request-Id): [^\r\n]*\r\n)+\r\n$`)
 
-// judge checks one request that left the agent.
+// judge checks a request that left the agent.
 func (j *judged) judge(t *testing.T, request []byte, left string, isExcepted bool) {
 	t.Helper()
 	parts := ours.FindStringSubmatch(left)
@@ -116,16 +114,16 @@ func (j *judged) judge(t *testing.T, request []byte, left string, isExcepted boo
 		}
 	}
 	if isExcepted && path == imds.TokenPath {
-		return // what an exception is for
+		return // excepted pods may do that
 	}
 	if imdstest.ReadsAsIdentity(path + query) {
 		t.Fatalf("%q left as %q, which can be read as a path under /metadata/identity", request, left)
 	}
 }
 
-// asked returns the targets that a careless reader could find in raw bytes: of
-// every line that could be a request line, the words after the first.
-func asked(request []byte) []string {
+// targets returns the request targets that a careless reader could find in raw bytes: all words but
+// the first of every line that could be a request line.
+func targets(request []byte) []string {
 	var targets []string
 	for line := range strings.FieldsFuncSeq(string(request), func(r rune) bool { return r == '\r' || r == '\n' }) {
 		if strings.Contains(line, "HTTP/") {
@@ -140,9 +138,9 @@ func asked(request []byte) []string {
 	return targets
 }
 
-// FuzzRawRequest sends bytes as a pod could over the real HTTP server, and looks
-// at what leaves the agent for the real metadata service: never anything that
-// could be read as a request for a token or a credential of the node.
+// FuzzRawRequest sends bytes as a pod could to the real HTTP server, and checks what leaves the
+// agent for the metadata service: nothing may be read as a request for a token or a credential of
+// the node.
 //
 // fuzz.sh: slow
 func FuzzRawRequest(f *testing.F) {
@@ -162,8 +160,8 @@ func FuzzRawRequest(f *testing.F) {
 			if strings.Contains(answer, "access_token") {
 				t.Fatalf("%q was answered with a token: %q", request, answer)
 			}
-			// A single request that any reader takes for the identity's path goes nowhere.
-			targets := asked(request)
+			// A request for the identity's path, however it is read, is not passed on.
+			targets := targets(request)
 			if address == j.mallory && len(targets) == 1 && len(left) > 0 && imdstest.ReadsAsIdentity(targets[0]) {
 				t.Fatalf("%q left as %q", request, left)
 			}
@@ -171,7 +169,7 @@ func FuzzRawRequest(f *testing.F) {
 	})
 }
 
-// rawSeeds are the shapes that a search starts from.
+// rawSeeds returns the seeds of the fuzzing.
 func rawSeeds() []string {
 	const tail = " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
 	const q = "?api-version=2018-02-01&resource=r"
@@ -204,7 +202,7 @@ func rawSeeds() []string {
 	return seeds
 }
 
-// TestRawOracle: a judge that sees nothing would let everything pass.
+// TestRawOracle: the judge detects violations.
 func TestRawOracle(t *testing.T) {
 	for _, left := range []string{
 		"POST /metadata/scheduledevents HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -225,7 +223,7 @@ func TestRawOracle(t *testing.T) {
 	if want := "GET " + imds.TokenPath + "?api-version=2018-02-01&resource=r&x=%2F..%26y%3D1 HTTP/1.1\r\n"; len(left) != 1 || !strings.HasPrefix(left[0], want) {
 		t.Errorf("an excepted pod's request left as %q, want %q", left, want)
 	}
-	if targets := asked([]byte("GET /a b HTTP/1.1\r\nX: HTTP/1.1 y\r\n\r\n")); !slices.Contains(targets, "/a b") {
+	if targets := targets([]byte("GET /a b HTTP/1.1\r\nX: HTTP/1.1 y\r\n\r\n")); !slices.Contains(targets, "/a b") {
 		t.Errorf("targets %q", targets)
 	}
 }

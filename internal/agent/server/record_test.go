@@ -19,7 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/imds"
 )
 
-// auditLine is a line of the audit log, as its readers know it.
+// auditLine is the documented format of a line of the audit log.
 type auditLine struct {
 	Time           time.Time `json:"time"`
 	Log            string    `json:"log"`

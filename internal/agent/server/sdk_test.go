@@ -14,8 +14,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// diverter is the redirect in miniature: what an SDK sends to the metadata
-// service goes to the agent, and nothing else goes anywhere.
+// diverter sends an SDK's requests to the metadata service to the agent, and refuses all others.
 type diverter struct {
 	t       *testing.T
 	address string
@@ -31,7 +30,7 @@ func (d diverter) Do(r *http.Request) (*http.Response, error) {
 	return d.client.Do(r)
 }
 
-// TestAzureSDK lets the real SDK for Go get tokens, as a program in a pod does.
+// TestAzureSDK gets tokens with the real SDK for Go, as a program in a pod does.
 func TestAzureSDK(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", "10.9.0.2", "one")
@@ -90,7 +89,7 @@ func TestAzureSDK(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// Fewer when the test runs twice: the SDK keeps tokens for the whole process.
+	// Fewer if the test runs twice: the SDK caches tokens for the whole process.
 	if n := len(w.imds.seen()); n > 2 {
 		t.Errorf("%d calls to the metadata service for two identities and one resource", n)
 	}

@@ -16,23 +16,22 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 )
 
-// event is what happens while a request is being answered.
+// event happens while a request waits.
 type event struct {
 	after time.Duration
 	do    func(*timeless)
 }
 
-// situation is a row of the table "what the agent answers" of the design, or
-// one of its cases.
+// situation is a request, what happens while it waits, and its answer.
 type situation struct {
 	name     string
 	settings func(*settings)
 	world    func(*timeless)
-	query    string // after api-version and resource; the whole query when it begins with ?
+	query    string // after api-version and resource, or the whole query if it begins with ?
 	path     string // instead of the token path
 	headers  []string
 	events   []event
-	leaves   time.Duration // when the client goes, if it does
+	leaves   time.Duration // when the client disconnects, if it does
 
 	status     int // 0: the client left
 	after      time.Duration
@@ -61,7 +60,7 @@ func ill(status int, code, message string, wait time.Duration) func(*timeless) {
 	}
 }
 
-// refused are requests that are answered at once, whoever sends them.
+// refused are requests that are refused at once, whichever pod sends them.
 func refused() []situation {
 	good := "?api-version=2018-02-01&resource=r"
 	return []situation{
@@ -79,7 +78,7 @@ func refused() []situation {
 	}
 }
 
-// undecided are those about pods and identities that are not there, or not yet.
+// undecided are requests for pods and identities that do not exist, or not yet.
 func undecided() []situation {
 	return []situation{
 		{name: "pod unknown", status: 500, after: 4 * time.Second, says: "try again"},
@@ -116,7 +115,7 @@ func undecided() []situation {
 	}
 }
 
-// held are those that wait for what is on its way.
+// held are requests that wait for an identity.
 func held() []situation {
 	return []situation{
 		{name: "on its way for too long", world: created, status: 404, after: 100 * time.Second, says: "being assigned"},
@@ -142,7 +141,7 @@ func held() []situation {
 	}
 }
 
-// sickness are those where the source has no token.
+// sickness are requests whose source has no token.
 func sickness() []situation {
 	return []situation{
 		{name: "secret wrong", world: ill(403, "invalid_client", "the secret is wrong: correct it", 0), status: 403, says: "correct it"},
@@ -160,7 +159,7 @@ func sickness() []situation {
 			ready(w)
 			warm(w)
 			w.source.fall(nil, true)
-			<-time.After(58 * time.Minute) // it ends in two minutes
+			<-time.After(58 * time.Minute) // the token expires in two minutes
 			_, _, _ = w.ask(context.Background(), web, tokenQuery("r"))
 		}, status: 200},
 	}

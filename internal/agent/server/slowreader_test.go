@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// places is a limiter that counts those who have a place.
+// places is a limiter that counts calls in progress.
 type places struct{ taken int }
 
 func (p *places) Acquire(context.Context, string) (func(), error) {
@@ -24,7 +24,7 @@ func (p *places) Acquire(context.Context, string) (func(), error) {
 
 func (p *places) StayAway(time.Duration) {}
 
-// watched is a client that looks, when it is sent the response, at who has a place.
+// watched is a client that records how many calls are in progress when it gets the response.
 type watched struct {
 	*httptest.ResponseRecorder
 	places *places
@@ -36,9 +36,9 @@ func (w *watched) Write(b []byte) (int, error) {
 	return w.ResponseRecorder.Write(b)
 }
 
-// TestSlowReaderHasNoPlace: a client that is slow to read a passed-on response takes no place at
-// the metadata service meanwhile.
-func TestSlowReaderHasNoPlace(t *testing.T) {
+// TestSlowReader: a client that reads a passed-on response slowly does not keep a call of the
+// limiter.
+func TestSlowReader(t *testing.T) {
 	w := newWorld(t, nil)
 	p := &places{}
 	client := &watched{ResponseRecorder: httptest.NewRecorder(), places: p, taken: -1}
@@ -46,6 +46,6 @@ func TestSlowReaderHasNoPlace(t *testing.T) {
 	res := result{began: time.Now()}
 	w.server.forward(client, request, passage{path: "/metadata/instance", query: "api-version=2021-02-01", limiter: p, caller: "shop/web"}, &res)
 	if res.status != http.StatusOK || client.taken != 0 || p.taken != 0 {
-		t.Errorf("status %d, %d places taken during the response, %d after it", res.status, client.taken, p.taken)
+		t.Errorf("status %d, %d calls in progress during the response, %d after it", res.status, client.taken, p.taken)
 	}
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 )
 
-// TestClientIDOfAnother is an AzureIdentity with its author's own resource ID, which is on the
-// node, and the client ID of somebody else's identity there. The pod must get neither a token nor a
-// name.
+// TestClientIDOfAnother: an AzureIdentity has a resource ID of its author and the client ID of
+// another identity on the node. The pod must get no token, and must not learn what the token would
+// be for.
 func TestClientIDOfAnother(t *testing.T) {
 	l := newAuditLog(audit.All)
 	w := newWorld(t, func(s *settings) { s.server.Audit = l.Log })

@@ -19,9 +19,8 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 )
 
-// timeless is a world whose connections are pipes and whose tokens come from a
-// source without a network, so that it can live in fake time. Its limits are
-// those of the agent.
+// timeless is a world with pipes instead of a network, for tests with fake time. Its limits are the
+// agent's.
 type timeless struct {
 	*world
 	source *sick
@@ -58,7 +57,7 @@ func newTimeless(t *testing.T, change func(*settings)) *timeless {
 	return w
 }
 
-// ask sends a request from an address and tells what came back, and when.
+// ask sends a request from an address, and returns the answer and how long it took.
 func (w *timeless) ask(ctx context.Context, ip, target string, headers ...string) (reply, time.Duration, error) {
 	began := time.Now()
 	transport := &http.Transport{
@@ -88,7 +87,7 @@ func (w *timeless) ask(ctx context.Context, ip, target string, headers ...string
 	return reply{resp.StatusCode, resp.Header, string(body)}, time.Since(began), err
 }
 
-// sick is a source that can be made ill.
+// sick is a source that can be made to fail.
 type sick struct {
 	mu    sync.Mutex
 	err   error // when not nil
@@ -102,7 +101,7 @@ func (s *sick) fall(err error, hangs bool) {
 	s.err, s.hangs = err, hangs
 }
 
-// Token is token.Source.
+// Token implements token.Source.
 func (s *sick) Token(ctx context.Context, r token.Request) (*token.Token, error) {
 	s.mu.Lock()
 	s.calls++

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestUserData asks for the data that the machine was created with: by its path in every spelling,
-// and by its parents, in JSON and in text.
+// TestUserData requests the machine's user data: by its path in every spelling, and in its parents,
+// as JSON and as text.
 func TestUserData(t *testing.T) {
 	const secret, text, list = "c2VjcmV0LWpvaW4tdG9rZW4=", "text/plain; charset=utf-8", "application/json; charset=utf-8"
 	service := func(w http.ResponseWriter, r *http.Request) bool {
@@ -38,8 +38,8 @@ func TestUserData(t *testing.T) {
 	for _, c := range []struct {
 		target         string
 		status         int
-		says           string // of the answer, blocked
-		open           int    // the status with block-user-data=false
+		says           string // in the answer if it is blocked
+		open           int    // status with block-user-data=false
 		secretWhenOpen bool
 	}{
 		{"/metadata/instance/compute/userData" + version + "&format=text", 403, "block-user-data", 200, true},

@@ -19,7 +19,7 @@ func TestWaitsOnTheWatch(t *testing.T) {
 	address := w.listen("10.9.0.2")
 	answered := make(chan reply, 1)
 	go func() { answered <- w.get(address, tokenQuery(arm)) }()
-	// Each step is what the request waits for next; none of them answers it yet.
+	// Each step is what the request waits for next. None of them completes it.
 	w.imds.has("one")
 	for _, step := range []func(){
 		func() { w.pod("web", "10.9.0.2") },
@@ -65,7 +65,7 @@ func TestRevokedWhileFetching(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", "10.9.0.2", "one")
 	w.imds.fall(func(http.ResponseWriter, *http.Request) bool {
-		w.authorize.RemoveBinding(nameOf("web-one")) // and answer as usual
+		w.authorize.RemoveBinding(nameOf("web-one")) // then answer as usual
 		return false
 	})
 	if got := w.get(w.listen("10.9.0.2"), tokenQuery(arm)); got.status != 404 {
@@ -94,7 +94,7 @@ func TestRevokedInCache(t *testing.T) {
 	}
 }
 
-func TestHoldsAreBounded(t *testing.T) {
+func TestPendingIsBounded(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.authorize.BindingLimit = 500 * time.Millisecond })
 	w.pod("web", "10.9.0.2")
 	w.assign("api", "10.9.0.3", "one")
@@ -111,11 +111,11 @@ func TestHoldsAreBounded(t *testing.T) {
 		t.Errorf("got %v, want 4 held to the end and 8 sent away", count)
 	}
 	if got := w.get(w.listen("10.9.0.3"), tokenQuery(arm)); got.status != 200 {
-		t.Errorf("the neighbour got %d", got.status)
+		t.Errorf("the neighbor got %d", got.status)
 	}
 }
 
-func TestStoppingEndsHolds(t *testing.T) {
+func TestStoppingEndsPending(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.authorize.BindingLimit = time.Minute })
 	w.pod("web", "10.9.0.2")
 	address := w.listen("10.9.0.2")
@@ -136,7 +136,7 @@ func TestClientLeaves(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.authorize.BindingLimit = time.Hour })
 	w.pod("web", "10.9.0.2")
 	address := w.listen("10.9.0.2")
-	for range 3 * 4 { // three times as many as may wait at once
+	for range 3 * 4 { // three times the limit
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+tokenQuery(arm), nil)
 		if err != nil {
@@ -163,7 +163,7 @@ func TestObjectIDOfIllSource(t *testing.T) {
 	}
 	w.imds.fall(nil)
 	got := w.get(address, tokenQuery(arm, "object_id="+objectID("one")))
-	for got.status == 500 { // remembered for a moment
+	for got.status == 500 { // cached for a moment
 		<-time.After(20 * time.Millisecond)
 		got = w.get(address, tokenQuery(arm, "object_id="+objectID("one")))
 	}
@@ -172,8 +172,8 @@ func TestObjectIDOfIllSource(t *testing.T) {
 	}
 }
 
-// TestUnknownIsNoObjectID: nothing that a request says stands for an identity
-// whose object id could not be learned.
+// TestUnknownIsNoObjectID: no object ID in a request matches an identity whose object ID could not
+// be learned.
 func TestUnknownIsNoObjectID(t *testing.T) {
 	w := newWorld(t, nil)
 	w.assign("web", "10.9.0.2", "one")

@@ -29,8 +29,8 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// world is an agent in one process: the real rooms behind the real server, a
-// metadata service that behaves, and connections that claim to come from pods.
+// world is an agent in one process: the real packages behind the real server, a fake metadata
+// service, and connections that appear to come from pods.
 type world struct {
 	t         testing.TB
 	imds      *fakeIMDS
@@ -41,12 +41,12 @@ type world struct {
 	stopping  chan struct{}
 }
 
-// settings are what a test may want otherwise.
+// settings are the configuration, for tests to change.
 type settings struct {
 	server    Config
 	authorize authorize.Config
 	unknown   bool // the cluster is not known yet
-	noIMDS    bool // there is no metadata service, nor a network
+	noIMDS    bool // no metadata service and no network
 }
 
 func newWorld(t testing.TB, change func(*settings)) *world {
@@ -96,7 +96,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	return w
 }
 
-// pod puts a live pod with the label app=name on the node.
+// pod adds a live pod with the label app=name.
 func (w *world) pod(name, ip string, more ...func(*corev1.Pod)) {
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name), Labels: map[string]string{v1.BindingLabel: name, "app": name}},
@@ -120,11 +120,11 @@ func resourceID(name string) string {
 	return "/subscriptions/11111111-1111-1111-1111-111111111111/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name
 }
 
-// clientID and objectID are made of the name, so that the fake knows them, too.
+// clientID and objectID are derived from the name, as in the fake.
 func clientID(name string) string { return "c11e47-" + name }
 func objectID(name string) string { return "0b1ec7-" + name }
 
-// bind lets the pods of a name use an identity.
+// bind binds an identity to the pods of a name.
 func (w *world) bind(pod, id string) {
 	w.authorize.SetIdentity(newIdentity(id))
 	w.authorize.SetBinding(&v1.AzureIdentityBinding{
@@ -133,7 +133,7 @@ func (w *world) bind(pod, id string) {
 	})
 }
 
-// state writes the assigned identity of a pod.
+// state sets the assigned identity of a pod.
 func (w *world) state(pod, id, state, reason, message string) {
 	w.authorize.SetAssigned(&v1.AzureAssignedIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: pod + "-shop-" + id},
@@ -145,7 +145,7 @@ func (w *world) state(pod, id, state, reason, message string) {
 	})
 }
 
-// assign makes a pod that has an identity.
+// assign adds a pod with an assigned identity.
 func (w *world) assign(pod, ip, id string) {
 	w.pod(pod, ip)
 	w.bind(pod, id)
@@ -153,7 +153,7 @@ func (w *world) assign(pod, ip, id string) {
 	w.imds.has(id)
 }
 
-// listen serves the pods' listener; every connection seems to come from ip.
+// listen serves the pods' listener, whose connections appear to come from ip.
 func (w *world) listen(ip string) string { return w.serve(w.server.ServePod, ip) }
 
 // listenHost serves the host's listener.
@@ -170,7 +170,7 @@ func (w *world) listenHostSocket() string {
 	return unixScheme + path
 }
 
-// unixScheme is before the path of a Unix socket where an address is expected.
+// unixScheme precedes the path of a Unix socket in place of an address.
 const unixScheme = "unix:"
 
 func (w *world) serve(handler http.HandlerFunc, ip string) string {
@@ -196,7 +196,7 @@ func (w *world) run(l net.Listener, handler http.HandlerFunc) {
 	})
 }
 
-// pretend makes connections seem to come from an address.
+// pretend makes connections appear to come from an address.
 type pretend struct {
 	net.Listener
 	from netip.Addr
@@ -216,14 +216,14 @@ func (c pretendConn) RemoteAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.from, 40000))
 }
 
-// reply is what a client got.
+// reply is an answer.
 type reply struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// get asks an address for a path, with the Metadata header unless told otherwise.
+// get sends a GET for a path, with the Metadata header unless headers change it.
 func (w *world) get(address, target string, headers ...string) reply {
 	w.t.Helper()
 	return w.do(context.Background(), http.MethodGet, address, target, headers...)
@@ -291,7 +291,7 @@ func nameOf(name string) types.NamespacedName {
 	return types.NamespacedName{Namespace: "shop", Name: name}
 }
 
-// except gives the pods of a name plain IMDS.
+// except excepts the pods of a name.
 func (w *world) except(pod string) {
 	w.authorize.SetException(&v1.AzurePodIdentityException{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: pod},
@@ -299,7 +299,7 @@ func (w *world) except(pod string) {
 	})
 }
 
-// noLabel is a pod that asks for no identity.
+// noLabel removes the labels of a pod.
 func noLabel(p *corev1.Pod) { p.Labels = nil }
 
 func newToken() *token.Token { return &token.Token{} }
