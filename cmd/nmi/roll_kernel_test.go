@@ -88,7 +88,7 @@ func TestRolls(t *testing.T) {
 		older.stop(syscall.SIGTERM)
 		older = newer
 	}
-	for range 2 { // told to end at the moment the next one is started
+	for range 2 { // stopped at the moment the next one is started
 		newer := n.start()
 		older.stop(syscall.SIGTERM)
 		older = newer

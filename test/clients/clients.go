@@ -1,16 +1,16 @@
-// Package clients builds the programs below this folder, which ask for tokens as applications with
-// real Azure SDKs do, and keeps them in a folder outside of the checkout. Each runs without
-// arguments, and takes from its environment what to ask:
+// Package clients builds the programs in the folders below, which request tokens as applications
+// with real Azure SDKs do, and keeps them in a folder outside the checkout. They have no arguments
+// and read from the environment what to request:
 //
-//	RESOURCE       what the token is for, without /.default
-//	CLIENT_ID, OBJECT_ID or RESOURCE_ID   which identity; without any, the default one
-//	DEFAULT_CHAIN  take the library's DefaultAzureCredential instead
+//	RESOURCE       the resource, without /.default
+//	CLIENT_ID, OBJECT_ID or RESOURCE_ID   the identity; without any, the default one
+//	DEFAULT_CHAIN  use the library's DefaultAzureCredential
 //	SHOW_TOKEN     print the token, too
 //
-// It prints one line of JSON (client, clientID, audience, milliseconds, expiresIn, token), or what
-// went wrong on standard error and ends with exit code 1.
+// They print one line of JSON (client, clientID, audience, milliseconds, expiresIn, token), or
+// write the error to standard error and exit with 1.
 //
-// Building takes the network: Go's module proxy, npm's registry, Debian's packages.
+// Building needs the network: Go's module proxy, npm's registry and Debian's packages.
 package clients
 
 import (
@@ -24,16 +24,16 @@ import (
 	"strings"
 )
 
-// Kit knows where the clients' sources are, and where what was built is kept.
+// Kit has the folder of the clients' sources and that of the built programs.
 type Kit struct{ Source, Cache string }
 
-// Go builds a client in Go, in the module that it belongs to, and returns the program.
+// Go builds a client in Go, in its own module, and returns the path of the program.
 func (k Kit) Go(ctx context.Context, name string) (string, error) {
 	if err := os.MkdirAll(k.Cache, 0o755); err != nil {
 		return "", err
 	}
 	program := filepath.Join(k.Cache, name)
-	part := fmt.Sprintf("%s.%d.part", program, os.Getpid()) // somebody else may run the old one
+	part := fmt.Sprintf("%s.%d.part", program, os.Getpid()) // another process may be running the old one
 	env := append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
 	if err := run(ctx, filepath.Join(k.Source, name), env, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", part, "."); err != nil {
 		_ = os.Remove(part)
@@ -42,7 +42,7 @@ func (k Kit) Go(ctx context.Context, name string) (string, error) {
 	return program, os.Rename(part, program)
 }
 
-// once fills a folder, which appears only when it is complete.
+// once fills a folder, which appears when it is complete.
 func once(dir string, fill func(part string) error) error {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -63,12 +63,12 @@ func once(dir string, fill func(part string) error) error {
 	}
 	err = os.Rename(part, dir)
 	if _, exists := os.Stat(dir); err != nil && exists == nil {
-		return nil // somebody else was faster
+		return nil // another process was faster
 	}
 	return err
 }
 
-// run runs a program that builds something; what it said is part of the error.
+// run runs a build program. Its output is part of the error.
 func run(ctx context.Context, dir string, env []string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = dir, env

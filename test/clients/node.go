@@ -13,21 +13,21 @@ import (
 	"slices"
 )
 
-// NodeVersions are the versions of @azure/identity that the Node.js client exists with.
+// NodeVersions are the versions of @azure/identity that the Node.js client is built with.
 func NodeVersions() []string { return []string{"4.14", "3.4", "2.1", "1.2"} }
 
 // Node is the Node.js clients.
 type Node struct {
-	// Program is node itself, the official build.
+	// Program is node, the official build.
 	Program string
 	// Scripts are the clients, each bundled to one file, by the version of @azure/identity.
 	Scripts map[string]string
-	// Dir holds all of it and is kept per version of the sources.
+	// Dir has all of it. There is one for each version of the sources.
 	Dir string
 }
 
-// Node fetches node and the libraries by their lock file, and bundles the client with each version
-// of the library. It is done once per version of the sources, since the download is large.
+// Node downloads node and the libraries of the lock file, and bundles the client with each version
+// of the library. It is done once for each version of the sources, because the download is large.
 func (k Kit) Node(ctx context.Context) (Node, error) {
 	sources := []string{"package.json", "package-lock.json", ".npmrc", "main.js"}
 	files := map[string][]byte{}
@@ -68,8 +68,8 @@ func (k Kit) Node(ctx context.Context) (Node, error) {
 
 func script(version string) string { return "client-" + version + ".js" }
 
-// bundle keeps names, because the fetch of @azure/identity 1.2 looks at the name of a class, and
-// leaves out keytar, a library in C that is not needed for managed identities.
+// bundle keeps names, because the fetch of @azure/identity 1.2 depends on the name of a class. It
+// omits keytar, a C library that managed identities do not need.
 func bundle(ctx context.Context, dir, version string) error {
 	args := []string{
 		"--offline", "esbuild", "main.js", "--bundle", "--platform=node", "--target=node22", "--keep-names",
@@ -81,7 +81,7 @@ func bundle(ctx context.Context, dir, version string) error {
 	return run(ctx, dir, os.Environ(), "npx", args...)
 }
 
-// Libraries are the files that a program is linked with on this machine, its loader among them.
+// Libraries returns the shared libraries of a program on this machine, including the loader.
 func Libraries(ctx context.Context, program string) ([]string, error) {
 	out, err := exec.CommandContext(ctx, "ldd", program).CombinedOutput()
 	if err != nil {

@@ -11,23 +11,22 @@ import (
 	"strings"
 )
 
-// ErrNoPython says that the Python clients cannot be had on this machine; errors that wrap it say
-// why.
+// ErrNoPython is returned, wrapped with the reason, if the Python clients are unavailable on this
+// machine.
 var ErrNoPython = errors.New("no Python clients")
 
 // Python is the Python client.
 type Python struct {
-	// Interpreter is Debian's python3, to be run with Script and PYTHONPATH=Path.
+	// Interpreter is Debian's python3, to run with Script and PYTHONPATH=Path.
 	Interpreter, Script, Path string
 }
 
-// interpreter is the python3 that Debian's python3 packages are made for; others of the machine are
-// not.
+// interpreter is the python3 that Debian's packages are made for. Others do not work.
 const interpreter = "/usr/bin/python3"
 
-// Python fetches Debian's python3-azure and python3-msrestazure with what they need and unpacks the
-// part of them that the client uses: nothing is installed on the machine. Its error is ErrNoPython
-// when this is no machine for it.
+// Python downloads Debian's python3-azure and python3-msrestazure with their dependencies, and
+// unpacks the part of them that the client uses. It installs nothing. It returns ErrNoPython if the
+// machine is not suitable.
 func (k Kit) Python(ctx context.Context) (Python, error) {
 	if _, err := os.Stat(interpreter); err != nil {
 		return Python{}, fmt.Errorf("%w: there is no %s: apt-get install python3", ErrNoPython, interpreter)
@@ -46,7 +45,7 @@ func (k Kit) Python(ctx context.Context) (Python, error) {
 	return p, p.expected()
 }
 
-// expected tells whether they are the versions that the tests know, those of Debian 12.
+// expected reports whether the packages have the versions of Debian 12, which the tests expect.
 func (p Python) expected() error {
 	for file, version := range map[string]string{"azure/identity/_version.py": "1.13.0b2", "msrestazure/version.py": "0.6.4"} {
 		text, err := os.ReadFile(filepath.Join(p.Path, file))
@@ -63,12 +62,13 @@ func (p Python) expected() error {
 // modules is where Debian keeps Python's modules.
 const modules = "usr/lib/python3/dist-packages"
 
-// big is 12 MB that unpack to 600; parts are what is taken of it.
+// big is a package of 12 MB that unpacks to 600 MB. Only parts of it are unpacked.
 const big = "python3-azure"
 
 func parts() []string { return []string{"azure/__init__.py", "azure/core", "azure/identity"} }
 
-// debianPackages are those two and all that they import, whether it is installed here or not.
+// debianPackages returns the two packages and their dependencies, whether they are installed or
+// not.
 func debianPackages() []string {
 	return []string{
 		big, "python3-msrestazure", "python3-msrest", "python3-adal", "python3-msal", "python3-msal-extensions",
@@ -106,8 +106,8 @@ func unpackPython(ctx context.Context, dir string) error {
 	return nil
 }
 
-// download tries with the package lists that the machine has, and then with fresh ones in a folder
-// of our own: the machine's lists stay as they are.
+// download uses the package lists of the machine, and then fresh ones in a folder of its own. It
+// does not change the machine's lists.
 func download(ctx context.Context, dir string) error {
 	get := append([]string{"-qq", "-o", "APT::Sandbox::User=root", "download"}, debianPackages()...)
 	if run(ctx, dir, os.Environ(), "apt-get", get...) == nil {

@@ -1,4 +1,4 @@
-// What clients make of errors.
+// How clients handle errors.
 package conformance_test
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// errors runs a client into what can go wrong.
+// errors lets everything go wrong that a client must handle.
 func (w *stage) errors(t *testing.T, c *sdk) {
 	t.Run("final", func(t *testing.T) { w.final(t, c) })
 	t.Run("identity arrives late", func(t *testing.T) { w.arrives(t, c, late, http.StatusNotFound) })
@@ -25,7 +25,7 @@ func (w *stage) errors(t *testing.T, c *sdk) {
 	})
 }
 
-// final are the refusals that no client may try again: the application learns of them at once.
+// final refusals must not be retried: the application gets the error at once.
 func (w *stage) final(t *testing.T, c *sdk) {
 	for _, test := range []struct {
 		name, id string
@@ -39,7 +39,7 @@ func (w *stage) final(t *testing.T, c *sdk) {
 		t.Run(test.name, func(t *testing.T) {
 			h, sent := w.asked(t, c, c.pod, "RESOURCE="+vault, "CLIENT_ID="+named(test.id).ClientID)
 			tokens := tokenRequests(sent)
-			if says, ok := c.tells[test.status]; ok {
+			if says, ok := c.messages[test.status]; ok {
 				test.says = says
 			}
 			switch {
@@ -54,7 +54,7 @@ func (w *stage) final(t *testing.T, c *sdk) {
 	}
 }
 
-// arrives lets an identity arrive when the client has been told once that it has not.
+// arrives assigns an identity after the client got an answer that it is not assigned.
 func (w *stage) arrives(t *testing.T, c *sdk, name string, status int) {
 	id := own(name, c)
 	w.passing(t, c, c.pod, id, status, 20*time.Second, func() {
@@ -62,16 +62,15 @@ func (w *stage) arrives(t *testing.T, c *sdk, name string, status int) {
 	})
 }
 
-// trouble lets the metadata service fail for as long as the agent tries, and then once more for the
-// client.
+// trouble makes the metadata service fail for all attempts of the agent, so that the client sees
+// one failure.
 func (w *stage) trouble(t *testing.T, c *sdk) {
 	id := own(sick, c)
 	must(t, w.azure.World().SetFault(fault(id, byAgent(id), http.StatusServiceUnavailable, 0, 0)))
 	w.passing(t, c, c.pod, id, http.StatusInternalServerError, 0, func() { w.azure.World().RemoveFault(id.ClientID) })
 }
 
-// once lets the metadata service answer once with a status, which an excepted pod gets to see as it
-// is.
+// once makes the metadata service answer once with a status, which an excepted pod gets unchanged.
 func (w *stage) once(t *testing.T, c *sdk, status int) {
 	id := own(ill, c)
 	must(t, w.azure.World().SetFault(fault(id, byItself(id), status, 0, 1)))
@@ -79,8 +78,8 @@ func (w *stage) once(t *testing.T, c *sdk, status int) {
 	w.azure.World().RemoveFault(id.ClientID)
 }
 
-// throttled lets the metadata service say 429 once. The agent sits out a pause of up to two seconds
-// itself; longer ones are the client's.
+// throttled makes the metadata service answer 429 once. The agent waits by itself for up to two
+// seconds. Longer waits are the client's.
 func (w *stage) throttled(t *testing.T, c *sdk) {
 	id, pause := own(busy, c), 3*time.Second
 	must(t, w.azure.World().SetFault(fault(id, byAgent(id), http.StatusTooManyRequests, pause, 1)))
@@ -88,15 +87,15 @@ func (w *stage) throttled(t *testing.T, c *sdk) {
 	w.azure.World().RemoveFault(id.ClientID)
 }
 
-// byAgent and byItself match the query for an identity's token of the agent, which asks by resource
-// ID, and of an excepted pod, which asks as it likes.
+// byAgent and byItself match the query of a token request: that of the agent, which uses the
+// resource ID, and that of an excepted pod.
 func byAgent(id world.Identity) string {
 	return "*msi_res_id=" + url.QueryEscape(id.ResourceID) + "*vault*"
 }
 
 func byItself(id world.Identity) string { return "*client_id=" + id.ClientID + "*vault*" }
 
-// fault disturbs the token requests with such a query at the metadata service.
+// fault returns a fault of the token requests with such a query.
 func fault(id world.Identity, query string, status int, retryAfter time.Duration, count int) world.Fault {
 	return world.Fault{
 		Name: id.ClientID, Surface: world.SurfaceIMDS, Query: query,
@@ -104,20 +103,21 @@ func fault(id world.Identity, query string, status int, retryAfter time.Duration
 	}
 }
 
-// retryAfter is the agent with set-retry-after-header, which answers 503 to who comes early.
+// retryAfter tests an agent with set-retry-after-header, which answers 503 while an identity is not
+// assigned.
 func (w *stage) retryAfter(t *testing.T, c *sdk) {
 	w.arrives(t, c, later, http.StatusServiceUnavailable)
 }
 
-// passing runs the client into a status that passes: when it was seen, passed is called. The client
-// recovers, or gives up at once if that is how it is. With 429 and 503 it was told to come back
-// after pause.
+// passing runs the client into a transient status, and calls passed once it was answered. The
+// client must recover, or give up at once if it is known to. For 429 and 503 it must wait for
+// pause.
 func (w *stage) passing(t *testing.T, c *sdk, p *pod, id world.Identity, status int, pause time.Duration, passed func()) {
 	t.Helper()
-	var got heard
+	var got output
 	var all []exchange
 	saw := false
-	for range tries {
+	for range attempts {
 		got, saw = w.until(t, c, p, id, status, passed)
 		if all = tokenRequests(p.wire.all(t)); len(all) > 0 {
 			break
@@ -128,13 +128,13 @@ func (w *stage) passing(t *testing.T, c *sdk, p *pod, id world.Identity, status 
 	switch {
 	case !saw:
 		t.Errorf("it was never told %d: %v %s", status, statuses(all), got.failure)
-	case c.gives[status] && got.failure == "":
+	case c.noRetry[status] && got.failure == "":
 		t.Errorf("it recovered from %d (%v); it did not before: note it in docs/clients.md", status, statuses(all))
-	case c.gives[status] && len(all) != 1:
+	case c.noRetry[status] && len(all) != 1:
 		t.Errorf("it gave up after %v, want after the first %d", statuses(all), status)
-	case !c.gives[status] && got.failure != "":
+	case !c.noRetry[status] && got.failure != "":
 		t.Errorf("it did not recover from %d: %v %s", status, statuses(all), got.failure)
-	case len(all) > 1 && c.honours[status] && all[1].at.Sub(all[0].done) < pause/2: // when it was seen is not exact
+	case len(all) > 1 && c.honors[status] && all[1].at.Sub(all[0].done) < pause/2: // the time of an answer is not exact
 		t.Errorf("it was told to come back after %s: %v", pause, statuses(all))
 	case got.failure == "":
 		claims := w.verified(t, got.Token)
@@ -145,7 +145,7 @@ func (w *stage) passing(t *testing.T, c *sdk, p *pod, id world.Identity, status 
 }
 
 // until runs the client and calls passed as soon as it was answered with the status.
-func (w *stage) until(t *testing.T, c *sdk, p *pod, id world.Identity, status int, passed func()) (h heard, saw bool) {
+func (w *stage) until(t *testing.T, c *sdk, p *pod, id world.Identity, status int, passed func()) (h output, saw bool) {
 	t.Helper()
 	ended, failed := make(chan time.Time), error(nil)
 	go func() {
@@ -160,7 +160,7 @@ func (w *stage) until(t *testing.T, c *sdk, p *pod, id world.Identity, status in
 	return h, saw
 }
 
-// tokenRequests leaves the probes out.
+// tokenRequests returns the requests that are no probes.
 func tokenRequests(all []exchange) []exchange {
 	var tokens []exchange
 	for _, e := range all {
@@ -171,7 +171,7 @@ func tokenRequests(all []exchange) []exchange {
 	return tokens
 }
 
-// statuses are the answers, with the time between them.
+// statuses returns the statuses of the answers, with the time between them.
 func statuses(all []exchange) []string {
 	var list []string
 	for i, e := range all {

@@ -1,4 +1,4 @@
-// The golden files: what a client sent, as far as it is the same in every run.
+// The golden files: what a client sent, without what differs from run to run.
 package conformance_test
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// golden is what one client sent, part by part.
+// golden is what one client sent, by question.
 type golden struct {
 	text strings.Builder
 	ids  []string // old and new, for strings.NewReplacer
@@ -30,7 +30,7 @@ func newGolden(c *sdk) *golden {
 	return g
 }
 
-// name replaces an ID in all the ways it can be written in a query.
+// name replaces an ID, however it is escaped in a query.
 func (g *golden) name(id, by string) {
 	g.ids = append(g.ids, id, by)
 	for _, escaped := range []string{url.QueryEscape(id), strings.ReplaceAll(url.QueryEscape(id), "%2F", "%2f")} {
@@ -40,7 +40,7 @@ func (g *golden) name(id, by string) {
 	}
 }
 
-// add takes the requests of one part.
+// add adds the requests of a question.
 func (g *golden) add(part string, all []exchange) {
 	fmt.Fprintf(&g.text, "\n== %s\n", part)
 	ids := strings.NewReplacer(g.ids...)
@@ -56,7 +56,7 @@ func (g *golden) add(part string, all []exchange) {
 	}
 }
 
-// variable is what differs from run to run, or from machine to machine.
+// variable returns what differs from run to run, or from machine to machine.
 func variable() []struct {
 	pattern *regexp.Regexp
 	by      string

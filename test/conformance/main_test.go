@@ -1,12 +1,11 @@
-// Package conformance_test runs real Azure clients, the newest and those of years ago, against the
-// agent: the real nmi on a node with its redirect, a real API server and an emulated Azure, each
-// client in a pod's network of its own. What it checks is what WIRE in the documentation of clients
-// promises (docs/clients.md): every client gets the tokens it is entitled to, in every way that it
-// can ask; it sees the errors that it should, and recovers from those that pass.
+// Package conformance_test runs real Azure clients, old and new, against the agent: the real nmi
+// with its redirect on a node, a real API server and an emulated Azure, each client in a pod's
+// network of its own. It checks what docs/clients.md promises: every client gets the tokens that it
+// may have, however it requests them, sees the errors that it should, and recovers from transient
+// ones.
 //
-// What the clients sent is kept, byte for byte as it was on the wire but for what differs from run
-// to run, in testdata/golden. A new version of a library is seen there as a difference; where it is
-// meant:
+// What the clients sent is stored in testdata/golden, except for what differs from run to run. A
+// new version of a library shows as a difference. To accept it:
 //
 //	PODID_TEST_KERNEL=1 KUBEBUILDER_ASSETS=... go test ./test/conformance -update
 package conformance_test
@@ -30,24 +29,24 @@ var update = flag.Bool("update", false, "write the golden files from what the cl
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// What takes long here is waiting; processes are bounded by stage.cpu.
+	// Most of the time is spent waiting. Processes are bounded by stage.cpu.
 	if err := flag.Set("test.parallel", "64"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
 }
 
-// atMost is how long anything may take on a slow machine; clients have their own two minutes.
+// atMost bounds everything on a slow machine. Clients have two minutes.
 const atMost = 2 * time.Minute
 
-// The resources that clients ask tokens for. Libraries make scopes of them and back; the slash at
-// the end must survive.
+// The resources of tokens. Libraries convert them to scopes and back. The slash at the end must
+// survive.
 const (
 	vault = "https://vault.azure.net"
 	arm   = "https://management.azure.com/"
 )
 
-// TestClients is the whole matrix: one node, and a pod of each kind for each client.
+// TestClients runs all clients on one node, each in a pod of each kind.
 func TestClients(t *testing.T) {
 	testnet.Require(t)
 	w := newStage(t, build(t))
@@ -65,7 +64,7 @@ func TestClients(t *testing.T) {
 			t.Run(c.name, func(t *testing.T) { t.Parallel(); w.errors(t, c) })
 		}
 	})
-	t.Run("throttled", func(t *testing.T) { // the whole node is, so one client after the other
+	t.Run("throttled", func(t *testing.T) { // it affects the whole node, so one client after the other
 		for _, c := range w.clients {
 			t.Run(c.name, func(t *testing.T) { w.throttled(t, c) })
 		}
@@ -79,15 +78,15 @@ func TestClients(t *testing.T) {
 	})
 }
 
-// built is what the tests run.
+// built are the programs that the tests run.
 type built struct {
 	nmi    string
 	golang map[string]string // programs, by folder
 	node   clients.Node
-	python *clients.Python // nil where they cannot be had
+	python *clients.Python // nil if they are unavailable
 }
 
-// build builds the agent and the clients, or finds that they are built.
+// build builds the agent and the clients, unless they are built already.
 func build(t *testing.T) built {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)

@@ -1,4 +1,4 @@
-// The scenery: the identities on Azure and in the cluster.
+// The identities in Azure and in the cluster.
 package conformance_test
 
 import (
@@ -26,7 +26,7 @@ import (
 
 // Identities that every client's pod may use.
 const (
-	first       = "first" // has the heaviest binding
+	first       = "first" // has the binding with the highest weight
 	second      = "second"
 	secret      = "secret"
 	certificate = "certificate"
@@ -35,18 +35,18 @@ const (
 	wrongSecret = "wrong-secret"
 )
 
-// Identities that each client has for itself, for what goes wrong only once.
+// Identities that each client has for itself, for what can go wrong only once.
 const (
 	busy  = "busy"  // the metadata service is throttled when the agent asks for it
-	ill   = "ill"   // the metadata service has trouble with it, for an excepted pod
-	sick  = "sick"  // the metadata service has trouble with it, for the agent
-	late  = "late"  // arrives while the client asks for it
-	later = "later" // so, too
+	ill   = "ill"   // the metadata service fails for it, for an
+	sick  = "sick"  // the metadata service fails for it, for the
+	late  = "late"  // assigned while the client waits for it
+	later = "later" // the same
 )
 
 const password = "a-secret-of-the-test"
 
-// named is an identity's IDs on Azure.
+// named returns an identity's IDs in Azure.
 func named(name string) world.Identity {
 	return world.Identity{
 		ResourceID: "/subscriptions/" + world.DefaultSubscription + "/resourceGroups/demo/providers/" +
@@ -57,18 +57,18 @@ func named(name string) world.Identity {
 
 func own(name string, c *sdk) world.Identity { return named(name + "-" + plain(c.name)) }
 
-// plain makes a name that Azure and Kubernetes take.
+// plain returns a name that Azure and Kubernetes accept.
 func plain(name string) string { return strings.ReplaceAll(name, ".", "-") }
 
 func system() world.SystemIdentity {
 	return world.SystemIdentity{ClientID: world.GUID("system/client"), PrincipalID: world.GUID("system/principal")}
 }
 
-// scenery is what there is on Azure.
+// scenery returns the content of Azure.
 func scenery(t *testing.T, clients []*sdk, cluster world.Issuer) world.Document {
 	t.Helper()
 	doc := world.Default(password)
-	doc.Settings.Limits.Enabled = false // the clients of many pods at a time; the agent's own limits stay
+	doc.Settings.Limits.Enabled = false // many clients run at a time; the agent's own limits stay
 	vm := &doc.VirtualMachines[0]
 	nodes := system()
 	vm.SystemAssigned = &nodes
@@ -101,7 +101,7 @@ func scenery(t *testing.T, clients []*sdk, cluster world.Issuer) world.Document 
 	return doc
 }
 
-// identityOf is the AzureIdentity of that name.
+// identityOf returns the AzureIdentity of that name.
 func identityOf(name string, kind v1.IdentityType) *v1.AzureIdentity {
 	id := named(name)
 	object := &v1.AzureIdentity{
@@ -121,7 +121,7 @@ func identityOf(name string, kind v1.IdentityType) *v1.AzureIdentity {
 	return object
 }
 
-// furnish makes the objects that all clients share.
+// furnish creates the objects that all clients share.
 func (w *stage) furnish(t *testing.T) {
 	t.Helper()
 	broker, err := identity.Broker(identityOf(federated, v1.Federated))
@@ -160,7 +160,7 @@ func (w *stage) create(t *testing.T, objects ...client.Object) {
 	}
 }
 
-// grant lets the pods with that label use the identity.
+// grant binds the identity to pods with that label.
 func (w *stage) grant(t *testing.T, label string, weight int, id *v1.AzureIdentity) {
 	t.Helper()
 	w.create(t, id, &v1.AzureIdentityBinding{
@@ -169,7 +169,7 @@ func (w *stage) grant(t *testing.T, label string, weight int, id *v1.AzureIdenti
 	})
 }
 
-// arrange makes the pods of a client, and what MIC would write for them.
+// arrange creates the pods of a client, and the objects that MIC would write for them.
 func (w *stage) arrange(t *testing.T, c *sdk) {
 	t.Helper()
 	name := plain(c.name)
@@ -189,7 +189,7 @@ func (w *stage) arrange(t *testing.T, c *sdk) {
 	}
 }
 
-// assign writes how far an identity has come on its way to a client's pod.
+// assign sets the state of an identity of a client's pod.
 func (w *stage) assign(t *testing.T, c *sdk, id *v1.AzureIdentity, status v1.AzureAssignedIdentityStatus) {
 	t.Helper()
 	object := &v1.AzureAssignedIdentity{
@@ -214,7 +214,7 @@ func (w *stage) assign(t *testing.T, c *sdk, id *v1.AzureIdentity, status v1.Azu
 	must(t, err)
 }
 
-// keyPair makes, once, the certificate of the application and its key, both PEM.
+// keyPair returns the certificate of the application and its key, both PEM. It makes them once.
 var keyPair = sync.OnceValues(func() (pair struct{ cert, key []byte }, err error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

@@ -50,7 +50,7 @@ const (
 	selector   = "clients"
 )
 
-// stage is everything that the clients meet.
+// stage is everything that the clients need.
 type stage struct {
 	built
 
@@ -62,11 +62,11 @@ type stage struct {
 	config  string       // the agent's kubeconfig
 	clients []*sdk
 	pods    int
-	cpu     chan struct{} // bounds the clients that run at a time where their own time limits matter
+	cpu     chan struct{} // bounds concurrent clients where their own time limits matter
 
 	agent  *exec.Cmd
 	exited chan error
-	said   *bytes.Buffer
+	output *bytes.Buffer
 }
 
 func newStage(t *testing.T, b built) *stage {
@@ -79,7 +79,7 @@ func newStage(t *testing.T, b built) *stage {
 	return w
 }
 
-// must ends the test when something that is not tested here fails.
+// must fails the test because of something that is not tested here.
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -87,7 +87,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// startCluster starts an API server, and a way to it from the node.
+// startCluster starts an API server, and a relay to it from the node.
 func (w *stage) startCluster(t *testing.T) *rest.Config {
 	t.Helper()
 	assets := os.Getenv("KUBEBUILDER_ASSETS")
@@ -131,7 +131,7 @@ func (w *stage) startCluster(t *testing.T) *rest.Config {
 	return config
 }
 
-// relay takes every connection on to an address of the machine.
+// relay forwards connections to an address of the machine.
 func relay(from net.Listener, to string) {
 	for {
 		in, err := from.Accept()
@@ -154,7 +154,7 @@ func relay(from net.Listener, to string) {
 	}
 }
 
-// startAzure starts the emulated Azure in the node's network. It knows the cluster's keys.
+// startAzure starts the emulated Azure in the node's network. It trusts the cluster's keys.
 func (w *stage) startAzure(t *testing.T, config *rest.Config) {
 	t.Helper()
 	cluster, err := kubernetes.NewForConfig(config)
@@ -194,15 +194,15 @@ func (w *stage) startAzure(t *testing.T, config *rest.Config) {
 // startAgent starts nmi on the node and waits until it is ready.
 func (w *stage) startAgent(t *testing.T, args ...string) {
 	t.Helper()
-	w.said, w.exited = &bytes.Buffer{}, make(chan error, 1)
+	w.output, w.exited = &bytes.Buffer{}, make(chan error, 1)
 	w.agent = exec.Command(w.nmi, append([]string{
 		"--node=" + nodeName, "--kubeconfig=" + w.config, "--authority-host=" + w.azure.Endpoints().Entra,
-		// An identity on its way is waited for a second, so that clients get to see the 404
-		// afterwards.
+		// An agent waits one second for an identity that is being assigned, so that clients get the
+		// 404 soon.
 		"--retry-attempts-for-created=1", "--retry-attempts-for-assigned=0", "--find-identity-retry-interval=1",
 	}, args...)...)
 	w.agent.Env = []string{"SSL_CERT_FILE=" + w.azure.Endpoints().CA, "HOME=" + w.dir}
-	w.agent.Stderr = w.said
+	w.agent.Stderr = w.output
 	must(t, w.node.Do(w.agent.Start))
 	exited := w.exited
 	go func(cmd *exec.Cmd) { exited <- cmd.Wait() }(w.agent)
@@ -225,13 +225,13 @@ func (w *stage) startAgent(t *testing.T, args ...string) {
 	case <-ready:
 	case err := <-exited:
 		exited <- err
-		t.Fatalf("nmi ended: %v\n%s", err, w.said)
+		t.Fatalf("nmi ended: %v\n%s", err, w.output)
 	case <-time.After(atMost):
 		t.Fatalf("nmi is not ready")
 	}
 }
 
-// stopAgent ends nmi, and shows what it said if the test has failed.
+// stopAgent stops nmi, and logs its output if the test has failed.
 func (w *stage) stopAgent(t *testing.T) {
 	t.Helper()
 	if w.agent == nil {
@@ -249,8 +249,8 @@ func (w *stage) stopAgent(t *testing.T) {
 	}
 	w.agent = nil
 	if t.Failed() {
-		lines := strings.Split(w.said.String(), "\n")
-		t.Logf("nmi said at last:\n%s", strings.Join(lines[max(0, len(lines)-30):], "\n"))
+		lines := strings.Split(w.output.String(), "\n")
+		t.Logf("nmi's last output:\n%s", strings.Join(lines[max(0, len(lines)-30):], "\n"))
 	}
 }
 
@@ -261,7 +261,7 @@ type pod struct {
 	wire *wire
 }
 
-// newPod makes a pod's network and tells the API server that it runs.
+// newPod creates a running pod and its network.
 func (w *stage) newPod(t *testing.T, name string, labels map[string]string) *pod {
 	t.Helper()
 	p := &pod{name: name, net: testnet.New(t)}
@@ -272,7 +272,7 @@ func (w *stage) newPod(t *testing.T, name string, labels map[string]string) *pod
 	p.net.Address(t, "eth0", subnet+".2/24")
 	p.net.Route(t, "0.0.0.0/0", subnet+".1", "eth0")
 	p.wire = listenOn(t, w.node, link)
-	p.wire.end = func() error { // a packet that says: everything before me has been seen
+	p.wire.end = func() error { // a packet after which everything before it has been seen
 		return p.net.Do(func() error {
 			conn, err := net.Dial("udp4", subnet+".1:9")
 			if err != nil {

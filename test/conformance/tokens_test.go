@@ -1,4 +1,4 @@
-// Who gets which token, however it asks.
+// Which token a client gets, however it requests it.
 package conformance_test
 
 import (
@@ -16,17 +16,17 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// question is one way of a client to ask, and the identity that must answer.
+// question is a way to request a token, and the identity that must be used.
 type question struct {
 	name     string
 	way      way
 	env      []string
-	excepted bool // asked from the pod with an exception
+	excepted bool // sent from the pod with an exception
 	want     string
-	resource string // vault, when empty
+	resource string // vault if empty
 }
 
-// cold stands for a resource that only this client asks for.
+// cold stands for a resource that only this client requests.
 const cold = "cold"
 
 // systemAssigned stands for the node's own identity.
@@ -55,7 +55,7 @@ func questions() []question {
 	}
 }
 
-// tokens asks in all ways that the client has.
+// tokens requests tokens in all ways that the client supports.
 func (w *stage) tokens(t *testing.T, c *sdk) {
 	g := newGolden(c)
 	for _, q := range questions() {
@@ -86,8 +86,8 @@ func (w *stage) tokens(t *testing.T, c *sdk) {
 	}
 }
 
-// check checks a token as a service would: its signature, and whom it is for.
-func (w *stage) check(t *testing.T, h heard, want, resource string) {
+// check checks a token as a service would: its signature and its claims.
+func (w *stage) check(t *testing.T, h output, want, resource string) {
 	t.Helper()
 	if h.failure != "" {
 		t.Errorf("no token: %s", h.failure)

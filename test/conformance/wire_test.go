@@ -1,6 +1,5 @@
-// The wire: what was really sent between a pod and the metadata service's address, seen on the
-// node's end of the pod's cable, before the redirect takes it and after it puts the answer's
-// address right.
+// What is sent between a pod and the metadata service's address: captured on the node's end of the
+// pod's veth, before the redirect changes requests and after it changes answers.
 package conformance_test
 
 import (
@@ -25,7 +24,7 @@ import (
 // exchange is one request and its answer.
 type exchange struct {
 	head   string // request line and headers, as sent, without the empty line
-	status int    // of the answer; 0 while there is none
+	status int    // of the answer, 0 while there is none
 	at     time.Time
 	done   time.Time
 }
@@ -56,7 +55,7 @@ func listenOn(t *testing.T, n *testnet.Net, link string) *wire {
 	w := &wire{conns: map[uint16]*conn{}, changed: make(chan struct{})}
 	var socket *os.File
 	must(t, n.Do(func() error {
-		// IPv4 only; without the link's own header.
+		// IPv4 only, without the link-layer header.
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(swap(unix.ETH_P_IP)))
 		if err != nil {
 			return err
@@ -66,12 +65,12 @@ func listenOn(t *testing.T, n *testnet.Net, link string) *wire {
 		if err != nil {
 			return err
 		}
-		// ETH_P_ALL, or the socket would not see what is sent to the pod.
+		// ETH_P_ALL, because the socket must see what is sent to the pod.
 		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: swap(unix.ETH_P_ALL), Ifindex: device.Index})
 	}))
 	t.Cleanup(func() { _ = socket.Close() })
 	go func() {
-		buffer := make([]byte, 1<<17) // segmentation is left to the network card, which is none: packets are large
+		buffer := make([]byte, 1<<17) // packets are large, because a veth leaves segmentation to a network card
 		for {
 			n, err := socket.Read(buffer)
 			if err != nil {
@@ -85,7 +84,7 @@ func listenOn(t *testing.T, n *testnet.Net, link string) *wire {
 
 func swap(v uint16) uint16 { return v<<8 | v>>8 }
 
-// packet takes one IPv4 packet; whatever it does not know it leaves.
+// packet handles an IPv4 packet. It ignores what it does not know.
 func (w *wire) packet(p []byte, now time.Time) {
 	if len(p) < 20 || p[0]>>4 != 4 {
 		return
@@ -111,7 +110,7 @@ func (w *wire) packet(p []byte, now time.Time) {
 	w.changed = make(chan struct{})
 }
 
-// segment takes a TCP segment, out of the pod or into it.
+// segment handles a TCP segment from the pod or to it.
 func (w *wire) segment(p []byte, out bool, now time.Time) {
 	source, destination := binary.BigEndian.Uint16(p), binary.BigEndian.Uint16(p[2:])
 	sequence, flags, data := binary.BigEndian.Uint32(p[4:]), p[13], p[min(int(p[12]>>4)*4, len(p)):]
@@ -132,7 +131,7 @@ func (w *wire) segment(p []byte, out bool, now time.Time) {
 	}
 }
 
-// requests takes the complete requests off what was sent. None has a body.
+// requests removes the complete requests from what was sent. None has a body.
 func (c *conn) requests(w *wire, now time.Time) {
 	for {
 		head, rest, ok := bytes.Cut(c.out.data, []byte("\r\n\r\n"))
@@ -146,7 +145,7 @@ func (c *conn) requests(w *wire, now time.Time) {
 	}
 }
 
-// answers takes the complete answers off what came back.
+// answers removes the complete answers from what was received.
 func (c *conn) answers(now time.Time) {
 	for len(c.open) > 0 {
 		reader := bytes.NewReader(c.in.data)
@@ -187,7 +186,7 @@ func (s *stream) take(sequence uint32, syn bool, data []byte) {
 	for again := true; again; {
 		again = false
 		for at, part := range s.early {
-			behind := int32(s.next - at) // what of the part is known already; wraps around as TCP does
+			behind := int32(s.next - at) // how much of the part is known already; wraps around as in TCP
 			if behind < 0 {
 				continue
 			}
@@ -222,7 +221,7 @@ func (w *wire) await(limit <-chan time.Time, ok func([]exchange, int) bool) ([]e
 	}
 }
 
-// all returns what has been sent since the last time; the client must have ended.
+// all returns what was sent since the last call. The client must have exited.
 func (w *wire) all(t *testing.T) []exchange {
 	t.Helper()
 	all := w.sofar(t)
@@ -232,7 +231,7 @@ func (w *wire) all(t *testing.T) []exchange {
 	return all
 }
 
-// sofar returns what has been sent since all was called last.
+// sofar returns what was sent since the last call of all.
 func (w *wire) sofar(t *testing.T) []exchange {
 	t.Helper()
 	w.mu.Lock()
@@ -246,8 +245,8 @@ func (w *wire) sofar(t *testing.T) []exchange {
 	return all
 }
 
-// answered waits until a request was answered with that status; false when the client has ended
-// without.
+// answered waits until a request was answered with the status. It returns false if the client exits
+// before.
 func (w *wire) answered(t *testing.T, status int, ended <-chan time.Time) bool {
 	t.Helper()
 	was := func(all []exchange, _ int) bool {

@@ -1,5 +1,5 @@
-// The adal 0.5 client (2019): go-autorest as the programs of AAD Pod Identity's
-// own time carry it. It does not probe, and names an identity by client id only.
+// The adal 0.5 client (2019): go-autorest as in programs of the time of AAD Pod Identity. It does
+// not probe, and names an identity by client ID only.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// The adal client: go-autorest/adal 0.9, which a decade of Azure programs in
-// Go still carries. It probes with MSIAvailable, then asks IMDS.
+// The adal client: go-autorest/adal 0.9, which many Azure programs in Go still use. It probes with
+// MSIAvailable before it calls IMDS.
 package main
 
 import (

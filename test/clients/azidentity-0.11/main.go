@@ -1,6 +1,5 @@
-// The azidentity 0.11 client (2021): the Azure SDK for Go as programs of that
-// time still carry it. Every managed identity credential probes when it is made,
-// with a retry policy and half a second in all.
+// The azidentity 0.11 client (2021): the Azure SDK for Go of that time. Each managed identity
+// credential probes when it is made, with a retry policy and half a second in all.
 package main
 
 import (

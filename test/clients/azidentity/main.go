@@ -1,5 +1,5 @@
-// The azidentity client: asks for one token the way an application with the
-// current Azure SDK for Go does, and prints who it is for. Built for a pod.
+// The azidentity client requests a token as an application with the current Azure SDK for Go does,
+// and prints its claims. It is built for a pod.
 package main
 
 import (
@@ -48,8 +48,8 @@ func run(ctx context.Context) error {
 	return json.NewEncoder(os.Stdout).Encode(answer)
 }
 
-// credential is a managed identity chosen by CLIENT_ID, RESOURCE_ID or OBJECT_ID, or the
-// default chain (with its probe) when DEFAULT_CHAIN is set.
+// credential returns a managed identity chosen by CLIENT_ID, RESOURCE_ID or OBJECT_ID, or the
+// default chain with its probe if DEFAULT_CHAIN is set.
 func credential() (azcore.TokenCredential, error) {
 	if os.Getenv("DEFAULT_CHAIN") != "" {
 		return azidentity.NewDefaultAzureCredential(nil)

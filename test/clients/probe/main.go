@@ -1,8 +1,7 @@
-// The probe: a pod that says byte for byte what a test tells it to, and tells what came back. Its
-// one argument is a JSON list of requests; it answers them one after the other with a JSON list.
-// Without an argument it waits to be asked.
+// The probe is a program in a pod that sends bytes and reports the answers. Its argument is a JSON
+// list of requests. It prints a JSON list of answers. Without an argument it waits to be called.
 //
-// A token that comes back is never printed, only its claims.
+// Tokens are never printed, only their claims.
 package main
 
 import (
@@ -23,7 +22,7 @@ import (
 	"time"
 )
 
-// request is one connection: where to, and what to write to it.
+// request is a connection and what to write to it.
 type request struct {
 	To   string `json:"to"`
 	Send string `json:"send"`
@@ -31,13 +30,13 @@ type request struct {
 	TimeoutMS int `json:"timeoutMS"`
 }
 
-// answer is what came of it. Without a status there was no HTTP answer, and Error says why.
+// answer is the result. Without an HTTP answer there is no status, and Error has the reason.
 type answer struct {
 	Status int               `json:"status,omitempty"`
 	Header map[string]string `json:"header,omitempty"`
 	Body   string            `json:"body,omitempty"`
 	Claims map[string]any    `json:"claims,omitempty"`
-	// Error is refused, unreachable, timeout, closed, or the error's own words.
+	// Error is refused, unreachable, timeout, closed, or the text of the error.
 	Error  string `json:"error,omitempty"`
 	TookMS int64  `json:"tookMS"`
 }
@@ -115,7 +114,7 @@ func withoutToken(body []byte) (string, map[string]any) {
 	claims := map[string]any{}
 	if parts := strings.Split(token, "."); len(parts) == 3 {
 		if raw, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
-			_ = json.Unmarshal(raw, &claims) // no claims is what the test will see
+			_ = json.Unmarshal(raw, &claims) // without claims if it fails
 		}
 	}
 	return string(bytes.ReplaceAll(body, []byte(token), []byte("(token)"))), claims
