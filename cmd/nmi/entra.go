@@ -23,7 +23,7 @@ type entraOptions struct {
 	environmentFile string
 	brokerNamespace string
 
-	authority entra.Authority // worked out by validate
+	authority entra.Authority // set by validate
 	roots     *x509.CertPool  // nil: the system's
 }
 
