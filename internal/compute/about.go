@@ -18,14 +18,14 @@ import (
 func About(err error, resourceID string) string {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
-		return fmt.Sprintf("Azure refuses identity %s: %s", shortID(resourceID), steady(err.Error()))
+		return fmt.Sprintf("Azure refuses identity %s: %s", shortID(resourceID), stable(err.Error()))
 	}
 	alone := *r
-	alone.bad = nil
+	alone.identities = nil
 	if r.aboutIdentities() {
-		alone.bad = []string{resourceID}
+		alone.identities = []string{resourceID}
 	}
-	return fmt.Sprintf("Azure refuses identity %s on %s: %s", shortID(resourceID), r.group, alone.reason(wordsAbout(r.message, resourceID)))
+	return fmt.Sprintf("Azure refuses identity %s on %s: %s", shortID(resourceID), r.group, alone.reason(messageAbout(r.message, resourceID)))
 }
 
 // AboutGroup is what to tell about a refusal that keeps a whole node group from getting anything. It names no identity:
@@ -33,11 +33,11 @@ func About(err error, resourceID string) string {
 func AboutGroup(err error) string {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
-		return steady(err.Error())
+		return stable(err.Error())
 	}
 	alone := *r
-	alone.bad = nil
-	return fmt.Sprintf("%s %s: %s", r.act, r.group, alone.reason(wordsAbout(r.message, "")))
+	alone.identities = nil
+	return fmt.Sprintf("%s %s: %s", r.act, r.group, alone.reason(messageAbout(r.message, "")))
 }
 
 // reason is "code: remedy; Azure says: words", of what there is.
@@ -45,9 +45,9 @@ func (r *refusal) reason(words string) string {
 	var parts []string
 	remedy := r.remedy()
 	switch {
-	case r.foreign():
+	case r.notARM():
 		words = "" // anybody's
-		parts = append(parts, r.notAzure())
+		parts = append(parts, r.notARMMessage())
 	case r.code != "":
 		parts = append(parts, r.code)
 	case remedy+words == "":
@@ -87,8 +87,8 @@ var (
 	known     = regexp.MustCompile(`(?i)(\b(?:client|object id|principal|tenant|application|appid)s? ['"]?)([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 )
 
-// steady takes out of ARM's words what differs from one answer to the next, and shortens the IDs of clients.
-func steady(message string) string {
+// stable takes out of ARM's words what differs from one answer to the next, and shortens the IDs of clients.
+func stable(message string) string {
 	message = strings.Join(strings.Fields(message), " ")
 	message = tracking.ReplaceAllString(message, "")
 	message = timestamp.ReplaceAllString(message, "")
@@ -97,9 +97,9 @@ func steady(message string) string {
 	return strings.TrimSpace(message)
 }
 
-// wordsAbout are ARM's words, made steady; none when they speak of another identity than that.
-func wordsAbout(message, resourceID string) string {
-	words := steady(message)
+// messageAbout are ARM's words, made steady; none when they speak of another identity than that.
+func messageAbout(message, resourceID string) string {
+	words := stable(message)
 	others := identityType.ReplaceAllString(blank(ascii.ToLower(words), ascii.ToLower(resourceID)), "$1")
 	if strings.Contains(others, "userassignedidentities") {
 		return ""

@@ -49,6 +49,8 @@ type armGroup struct {
 	until time.Time // when the running operation ends
 	goal  *armGroup // what it leads to
 	end   func()
+	// failed is the error of the last operation.
+	failed string
 }
 
 // request is what the server saw.
@@ -214,7 +216,7 @@ func (s *armServer) settle(g *armGroup) {
 	if s.outcome == "" {
 		g.end()
 	}
-	g.end, s.outcome = nil, ""
+	g.end, g.failed, s.outcome = nil, s.outcome, ""
 }
 
 func (s *armServer) patch(w http.ResponseWriter, r *http.Request, id string, g *armGroup, body string) {
@@ -279,7 +281,7 @@ func (s *armServer) patch(w http.ResponseWriter, r *http.Request, id string, g *
 		return
 	}
 	g.goal = &armGroup{kind: update.Identity.Type, ids: ids}
-	g.until, g.end, g.etag = time.Now().Add(s.duration), end, g.etag+1
+	g.until, g.end, g.etag, g.failed = time.Now().Add(s.duration), end, g.etag+1, ""
 	w.Header().Set("Azure-AsyncOperation", "https://"+r.Host+"/operations/"+strconv.Quote(id)+"?api-version=2016-01-01&s=signed%2Bpart&t=1")
 	s.writeGroup(w, http.StatusOK, g)
 }
@@ -293,12 +295,11 @@ func (s *armServer) poll(w http.ResponseWriter, quoted string) {
 			w.Header().Set("Retry-After", strconv.Itoa(s.pollHint))
 		}
 		_, _ = w.Write([]byte(`{"status":"InProgress"}`))
-	case s.outcome != "":
-		g.end = nil
-		_, _ = fmt.Fprintf(w, `{"status":"Failed","error":%s}`, s.outcome)
-		s.outcome = ""
 	default:
-		s.settle(g)
+		if s.settle(g); g.failed != "" {
+			_, _ = fmt.Fprintf(w, `{"status":"Failed","error":%s}`, g.failed)
+			return
+		}
 		_, _ = w.Write([]byte(`{"status":"Succeeded"}`))
 	}
 }

@@ -52,6 +52,7 @@ type Options struct {
 type Client struct {
 	options Options
 	limits  *limits
+	recent  recent
 }
 
 // Bounds of one call. ARM usually answers within a second and takes 10 to 60 s for an update; the longest seen is 16
@@ -81,7 +82,7 @@ func New(options Options) (*Client, error) {
 	if options.Observe == nil {
 		options.Observe = func(string, time.Duration, error) {}
 	}
-	return &Client{options: options, limits: newLimits()}, nil
+	return &Client{options: options, limits: newLimits(), recent: recent{of: map[Group]lastRead{}}}, nil
 }
 
 // snapshot is a node group's identities at one moment; etag changes with every change of the group and may be empty.
@@ -90,8 +91,11 @@ type snapshot struct {
 	etag string
 }
 
-// Get reads the identities of a node group.
+// Get reads the identities of a node group. Right after a Patch it returns what that has read at its end.
 func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
+	if have, ok := c.recent.after(group, time.Now()); ok && ctx.Err() == nil {
+		return have.Identities, nil
+	}
 	have, err := c.get(ctx, group)
 	return have.Identities, err
 }
@@ -105,22 +109,30 @@ func (c *Client) Pause(group Group) time.Duration {
 
 // get is one read, measured and bounded in time.
 func (c *Client) get(ctx context.Context, group Group) (snapshot, error) {
+	start := time.Now()
+	have, err := c.read(ctx, group)
+	c.observe(operationOf(group, GetVM, GetVMSS), start, err)
+	return have, err
+}
+
+// read is get without being measured.
+func (c *Client) read(ctx context.Context, group Group) (snapshot, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	read := c.getVM
 	if group.Kind == VMSS {
 		read = c.getVMSS
 	}
-	start := time.Now()
 	have, err := read(ctx, group)
-	err = c.refuse(reads, group, nil, err)
-	c.observe(operationOf(group, GetVM, GetVMSS), start, err)
-	return have, err
+	if err == nil {
+		c.recent.put(group, have, false, time.Now())
+	}
+	return have, c.refuse(reads, group, nil, err)
 }
 
 // observe reports a call, unless it was never sent.
 func (c *Client) observe(operation string, start time.Time, err error) {
-	if _, unsent := errors.AsType[*spentError](err); !unsent {
+	if _, unsent := errors.AsType[*notSentError](err); !unsent {
 		c.options.Observe(operation, time.Since(start), err)
 	}
 }

@@ -30,7 +30,7 @@ type refusal struct {
 	message    string // ARM's words, whole
 	retryAfter time.Duration
 	details    []string // the codes of the error's details
-	bad        []string // resource IDs of user-assigned identities that ARM names as the cause
+	identities []string // resource IDs of user-assigned identities that ARM names as the cause
 	runsAs     string   // client ID that podid signs in with, if known
 	sent       bool     // something of the same Patch reached Azure, or may have, and was not refused
 	err        error
@@ -50,8 +50,8 @@ func (r *refusal) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s: ", r.act, r.group)
 	switch {
-	case r.foreign():
-		b.WriteString(r.notAzure())
+	case r.notARM():
+		b.WriteString(r.notARMMessage())
 	case r.code == "" && r.message == "":
 		fmt.Fprintf(&b, "Azure answered HTTP %d without a reason", r.status)
 	default:
@@ -105,14 +105,14 @@ func cut(s string) string {
 // left to attach to. A user-assigned identity that does not exist is not this, but BadIdentities.
 func IsNotFound(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
-	return ok && r.status == http.StatusNotFound && len(r.bad) == 0 && !r.foreign()
+	return ok && r.status == http.StatusNotFound && len(r.identities) == 0 && !r.notARM()
 }
 
 // IsForbidden reports that podid's own credential lacks a right; the error's text names the role to grant. When
 // the right is missing on identities, BadIdentities names them as well.
 func IsForbidden(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
-	return ok && (r.status == http.StatusForbidden || r.linked()) && !r.foreign()
+	return ok && (r.status == http.StatusForbidden || r.linked()) && !r.notARM()
 }
 
 // IsConflict reports that another operation on the node group was in progress or came between: trying again
@@ -176,7 +176,7 @@ func BadIdentities(err error) []string {
 	if !ok {
 		return nil
 	}
-	return r.bad
+	return r.identities
 }
 
 // GetError returns the error of Client.Get when the SDK returns err.
@@ -193,9 +193,9 @@ func refuse(act string, group Group, requested []string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if spent, ok := errors.AsType[*spentError](err); ok {
+	if unsent, ok := errors.AsType[*notSentError](err); ok {
 		return &refusal{
-			act: act, group: group, status: http.StatusTooManyRequests, message: spent.Error(), retryAfter: spent.wait, err: err,
+			act: act, group: group, status: http.StatusTooManyRequests, message: unsent.Error(), retryAfter: unsent.wait, err: err,
 		}
 	}
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
@@ -209,7 +209,7 @@ func refuse(act string, group Group, requested []string, err error) error {
 			r.read(body)
 		}
 	}
-	r.bad = r.named(requested)
+	r.identities = r.named(requested)
 	return r
 }
 
@@ -250,7 +250,7 @@ func (r *refusal) read(body []byte) {
 	if answer.Error.Code != "" {
 		r.code = answer.Error.Code
 	}
-	r.message = strings.Join(words(answer.Error, nil, 0), " ")
+	r.message = strings.Join(messages(answer.Error, nil, 0), " ")
 	for _, detail := range answer.Error.Details[:min(len(answer.Error.Details), mostDetails)] {
 		r.details = append(r.details, detail.Code)
 	}
@@ -259,8 +259,8 @@ func (r *refusal) read(body []byte) {
 // mostDetails bounds how many details are looked at.
 const mostDetails = 16
 
-// words collects the messages and targets of an error and of its details, which ARM nests a level or two deep.
-func words(e armError, all []string, depth int) []string {
+// messages collects the messages and targets of an error and of its details, which ARM nests a level or two deep.
+func messages(e armError, all []string, depth int) []string {
 	const deepest, most = 4, 64
 	for _, text := range []string{e.Message, e.Target} {
 		if text != "" && len(all) < most {
@@ -269,7 +269,7 @@ func words(e armError, all []string, depth int) []string {
 	}
 	if depth < deepest {
 		for _, detail := range e.Details {
-			all = words(detail, all, depth+1)
+			all = messages(detail, all, depth+1)
 		}
 	}
 	return all

@@ -198,7 +198,7 @@ func TestRemedies(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := &refusal{act: "patch identities of", group: groupsUnderTest()["vmss"], status: 403, runsAs: tt.runsAs}
 			r.read([]byte(armBody(tt.code, tt.message)))
-			r.bad = r.named(ids("a", "b", "ab"))
+			r.identities = r.named(ids("a", "b", "ab"))
 			if diff := cmp.Diff(tt.want, r.remedy()); diff != "" {
 				t.Errorf("(-want +have):\n%s", diff)
 			}
@@ -293,9 +293,9 @@ func FuzzErrorBody(f *testing.F) {
 	f.Fuzz(func(t *testing.T, status int, body string) {
 		r := &refusal{act: "patch identities of", status: status}
 		r.read([]byte(body))
-		r.bad = r.named(ids("a", "b"))
-		if len(r.bad) > 2+maxNamed || len(r.Error()) > 2000 {
-			t.Errorf("%d bad, %q", len(r.bad), r.Error())
+		r.identities = r.named(ids("a", "b"))
+		if len(r.identities) > 2+mostNamed || len(r.Error()) > 2000 {
+			t.Errorf("%d bad, %q", len(r.identities), r.Error())
 		}
 	})
 }

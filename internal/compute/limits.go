@@ -8,8 +8,9 @@ package compute
 // longer. A Client has one credential and so one set of limits. Nothing in this file waits or reads a clock.
 
 import (
+	"cmp"
 	"maps"
-	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,9 +63,12 @@ func (l *limit) isClosed(now time.Time) bool { return l.closed.After(now) }
 func (l *limit) tokens(now time.Time) float64 { return l.bucket.TokensAt(l.opens(now)) }
 
 // delay returns how long until a call may go. It reserves nothing.
-func (l *limit) delay(now time.Time) time.Duration {
+func (l *limit) delay(now time.Time) time.Duration { return l.delayOf(now, 1) }
+
+// delayOf returns how long until the last of that many calls may go.
+func (l *limit) delayOf(now time.Time, calls int) time.Duration {
 	delay := l.opens(now).Sub(now)
-	if missing := 1 - l.tokens(now); missing > 0 {
+	if missing := float64(calls) - l.tokens(now); missing > 0 {
 		delay += time.Duration(missing / float64(l.bucket.Limit()) * float64(time.Second))
 	}
 	return delay
@@ -106,12 +110,21 @@ type account struct {
 	limits [classes]*limit
 	groups map[Group]*groupAccount
 	used   time.Time
+	// queue holds the groups that want to be updated, the one that has waited longest first.
+	queue  []*groupAccount
+	queued uint64 // how many were ever in the queue
+	// running is how many updates of VMs are in progress.
+	running int
 }
 
 // groupAccount is one node group.
 type groupAccount struct {
 	limits [classes]*limit
 	used   time.Time
+	// number orders the queue; 0 is not in it. due is when the group is expected to call, or was told to.
+	number uint64
+	due    time.Time
+	turn   bool // it was told to call
 }
 
 // Bounds of the memory. After forgetAfter without a call every bucket is full and no Retry-After lasts: forgetting
@@ -167,39 +180,60 @@ func (l *limits) drawn(group Group, c class, now time.Time) []*limit {
 	return []*limit{sub.limits[c], own.limits[c]}
 }
 
-// mostSpread bounds how far apart groups are sent.
-const mostSpread = time.Minute
+// What an update of a group costs the subscription: a write, and some reads. A turn that is not used within turnTime, or
+// not asked for that long after it was due, is given to others.
+const (
+	readsPerUpdate = 2
+	turnTime       = 15 * time.Second
+)
 
-// pause returns for how long to leave the group alone: until it can be read and written. It reserves nothing. When the
-// subscription has to recover, its groups are spread at random over the time that it needs for all of them.
+// pause returns for how long to leave the group alone, 0 when it may be read and written now. It reserves nothing. When
+// the subscription has no room for another update, groups wait in the order in which they asked first: each returns when
+// its turn has come, at the rate of the limits.
 func (l *limits) pause(group Group, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	sub := l.subscriptions[group.SubscriptionID]
-	if sub == nil {
+	if l.subscriptions[group.SubscriptionID] == nil {
 		return 0
 	}
-	var pause time.Duration
-	own, known := sub.groups[group]
-	for _, c := range []class{reading, writing} {
-		if delay := sub.limits[c].delay(now); delay > 0 {
-			pause = max(pause, delay+sub.spread(c, known))
-		}
-		if known {
-			pause = max(pause, own.limits[c].delay(now))
-		}
+	sub, own := l.of(group, now)
+	if wait := max(own.limits[reading].delay(now), own.limits[writing].delay(now)); wait > 0 {
+		sub.leave(own)
+		return wait
 	}
-	return pause
+	ahead := sub.enqueue(own, now)
+	wait := max(sub.limits[reading].delayOf(now, readsPerUpdate*(ahead+1)), sub.limits[writing].delayOf(now, ahead+1))
+	if own.turn && !sub.limits[reading].isClosed(now) && !sub.limits[writing].isClosed(now) {
+		return 0
+	}
+	own.turn, own.due = wait == 0, now.Add(wait)
+	return wait
 }
 
-// spread draws a part of the time in which all other groups of the subscription could make one call each.
-func (a *account) spread(c class, known bool) time.Duration {
-	others := len(a.groups)
-	if known {
-		others--
+// enqueue returns how many groups are ahead of one in the queue, which it joins if it is not in it.
+func (a *account) enqueue(own *groupAccount, now time.Time) int {
+	for len(a.queue) > 0 && a.queue[0] != own && now.Sub(a.queue[0].due) > turnTime {
+		a.leave(a.queue[0])
 	}
-	every := time.Duration(float64(time.Second) / float64(a.limits[c].bucket.Limit()))
-	return rand.N(min(time.Duration(others)*every, mostSpread) + 1) //nolint:gosec // no secret
+	if own.number == 0 {
+		a.queued++
+		own.number = a.queued
+		a.queue = append(a.queue, own)
+	}
+	at, _ := a.find(own)
+	return at
+}
+
+// leave takes a group out of the queue.
+func (a *account) leave(own *groupAccount) {
+	if at, ok := a.find(own); ok {
+		a.queue = slices.Delete(a.queue, at, at+1)
+	}
+	own.number, own.turn = 0, false
+}
+
+func (a *account) find(own *groupAccount) (int, bool) {
+	return slices.BinarySearchFunc(a.queue, own.number, func(g *groupAccount, number uint64) int { return cmp.Compare(g.number, number) })
 }
 
 // reserve counts a call and returns after how long it may go, unless Azure closes a limit meanwhile. When that would be
@@ -217,6 +251,10 @@ func (l *limits) reserve(group Group, c class, now time.Time, longest time.Durat
 	}
 	for _, from := range drawn {
 		from.reserve(now, 1)
+	}
+	if c == writing {
+		sub, own := l.of(group, now)
+		sub.leave(own)
 	}
 	return wait, true
 }
@@ -254,6 +292,34 @@ func (l *limits) nextPoll(group Group, now time.Time) time.Duration {
 	default:
 		return pollEvery
 	}
+}
+
+// readsForPolls is how many reads a second the VMs in progress may use to find the end of their updates. The rest is for
+// the reads before updates.
+const readsForPolls = 15
+
+// nextRead returns when to read a VM again whose update is in progress: once a second, and less often the more updates of
+// VMs run in the subscription, and when the VM's own limit of reads is nearly used up.
+func (l *limits) nextRead(group Group, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sub, own := l.of(group, now)
+	every := max(pollEvery, time.Duration(sub.running)*time.Second/readsForPolls)
+	switch left := own.limits[reading].tokens(now); {
+	case left < 6:
+		every = max(every, 4*pollEvery)
+	case left < 12:
+		every = max(every, 2*pollEvery)
+	}
+	return every
+}
+
+// running counts an update of a VM that begins (1) or ends (-1).
+func (l *limits) running(group Group, change int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sub, _ := l.of(group, time.Now())
+	sub.running += change
 }
 
 // learn takes in what an answer of Azure says about the limits.

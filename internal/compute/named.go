@@ -38,7 +38,7 @@ func (r *refusal) named(requested []string) []string {
 			}
 		}
 	}
-	for _, at := range identityID.FindAllStringIndex(ascii.ToLower(r.message), maxNamed) {
+	for _, at := range identityID.FindAllStringIndex(ascii.ToLower(r.message), mostNamed) {
 		if id := r.message[at[0]:at[1]]; indexFold(bad, id) < 0 {
 			bad = append(bad, id)
 		}
@@ -46,8 +46,8 @@ func (r *refusal) named(requested []string) []string {
 	return bad
 }
 
-// maxNamed bounds how many IDs are taken out of one message: no request holds more.
-const maxNamed = MaxPerPatch
+// mostNamed bounds how many IDs are taken out of one message: no request holds more.
+const mostNamed = MaxPerPatch
 
 // aboutIdentities reports whether the refusal can be the fault of an identity in the request. Under these codes ARM
 // has been seen to name user-assigned identities:

@@ -32,10 +32,10 @@ const forgottenEvery = 5 * time.Second
 // of them. read tells besides whether the last answer was the group at all; when it is not, the group itself is asked, and
 // so it is when Azure says that it has only begun, and nothing of where to look.
 func finish[T any](
-	ctx context.Context, c *Client, group Group, sent *sending, poller *runtime.Poller[T], read func(T) (Identities, bool),
-) (Identities, error) {
+	ctx context.Context, c *Client, group Group, sent *writeOutcome, poller *runtime.Poller[T], read func(T) (snapshot, bool),
+) (snapshot, error) {
 	if sent.later && poller.Done() {
-		return c.ended(ctx, group)
+		return c.follow(ctx, group)
 	}
 	look := policy.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1, TryTimeout: pollTimeout})
 	var backoff time.Duration
@@ -43,7 +43,7 @@ func finish[T any](
 	for {
 		if !poller.Done() || backoff > 0 {
 			if err := pause(ctx, max(c.limits.nextPoll(group, time.Now()), backoff, asked(lost))); err != nil {
-				return Identities{}, givingUp(err, lost)
+				return snapshot{}, timedOut(err, lost)
 			}
 		}
 		_, err := poller.Poll(look) //nolint:bodyclose // the SDK has read it, and Result reads it again
@@ -53,20 +53,20 @@ func finish[T any](
 				if have, ok := read(answer); ok {
 					return have, nil
 				}
-				return c.ended(ctx, group)
+				return c.follow(ctx, group)
 			}
 		}
 		switch {
 		case err == nil:
 			backoff, lost = 0, nil
 		case ctx.Err() != nil:
-			return Identities{}, givingUp(err, lost)
-		case forgotten(err), poller.Done() && foreign(err):
-			return c.ended(ctx, group)
-		case !passes(err):
-			return Identities{}, err
+			return snapshot{}, timedOut(err, lost)
+		case forgotten(err), poller.Done() && notARM(err):
+			return c.follow(ctx, group)
+		case !transient(err):
+			return snapshot{}, err
 		default:
-			backoff, lost = grow(backoff), err
+			backoff, lost = nextBackoff(backoff), err
 		}
 	}
 }
@@ -80,10 +80,21 @@ func asked(err error) time.Duration {
 	return retryAfter(answer.RawResponse.Header)
 }
 
-// ended is the group after an operation that cannot be looked at.
-func (c *Client) ended(ctx context.Context, group Group) (Identities, error) {
-	have, err := c.follow(ctx, group)
-	return have.Identities, err
+// watch waits for the end of a VM's update by reading the VM: one read tells the end, the result and what the caller asks
+// next, and there are a thousand VMs where there are twenty scale sets. It reports whether the update has ended as it
+// should. When not, the operation says why.
+func (c *Client) watch(ctx context.Context, group Group, change change) (snapshot, bool) {
+	c.limits.running(group, 1)
+	defer c.limits.running(group, -1)
+	for {
+		if pause(ctx, c.limits.nextRead(group, time.Now())) != nil {
+			return snapshot{}, false
+		}
+		have, err := c.read(ctx, group)
+		if err != nil || !have.Updating {
+			return have, err == nil && verify(group, change, have.Identities) == nil
+		}
+	}
 }
 
 // follow waits for the end of whatever operation the group is in, by looking at the group itself.
@@ -96,20 +107,20 @@ func (c *Client) follow(ctx context.Context, group Group) (snapshot, error) {
 			return have, nil
 		case err == nil:
 			backoff = 0
-		case ctx.Err() != nil || !passes(err):
+		case ctx.Err() != nil || !transient(err):
 			return snapshot{}, err
 		default:
-			backoff = grow(backoff)
+			backoff = nextBackoff(backoff)
 		}
 		later, _ := RetryAfter(err)
 		if err := pause(ctx, max(forgottenEvery, backoff, later)); err != nil {
-			return snapshot{}, givingUp(err, nil)
+			return snapshot{}, timedOut(err, nil)
 		}
 	}
 }
 
-// givingUp is the end of the operation's bound, with what the last look met.
-func givingUp(err, lost error) error {
+// timedOut is the end of the operation's bound, with what the last look met.
+func timedOut(err, lost error) error {
 	err = fmt.Errorf("waiting for Azure, where the operation may go on: %w", err)
 	if lost == nil {
 		return err
@@ -123,8 +134,8 @@ func forgotten(err error) bool {
 	return ok && (answer.StatusCode == http.StatusNotFound || answer.StatusCode == http.StatusGone)
 }
 
-// passes reports that a failed look leaves the operation worth waiting for: there was no answer, or one that says later.
-func passes(err error) bool {
+// transient reports whether a failed look leaves the operation worth waiting for: there was no answer, or one that says later.
+func transient(err error) bool {
 	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
 		return false
 	}
@@ -133,11 +144,11 @@ func passes(err error) bool {
 		return true
 	}
 	return answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode == http.StatusRequestTimeout ||
-		answer.StatusCode >= http.StatusInternalServerError || foreign(err)
+		answer.StatusCode >= http.StatusInternalServerError || notARM(err)
 }
 
-// grow is the next pause after a poll that failed.
-func grow(backoff time.Duration) time.Duration {
+// nextBackoff returns the next pause after a poll that failed.
+func nextBackoff(backoff time.Duration) time.Duration {
 	return min(max(2*backoff, firstBackoff), mostBackoff)
 }
 

@@ -18,11 +18,12 @@ const preconditionTries = 3
 // stays, and so does the group's system-assigned identity. An identity to attach that is there already is named in the
 // write, too: Azure refuses it where podid may not assign it. Nothing is written when there is nothing to name.
 //
-// It costs one read, one write, a poll a second, and the read that ends the operation. The read in front cannot be
-// spared: the PATCH has to state the "type", ARM takes it at its word, and a stale answer would strip the group of
-// its system-assigned identity, or of everything somebody else attached. For the same reason the write is tied to the
-// ETag of that read, and the two start over when it has changed. Once the answer to a write got lost, the group is
-// followed until no update of it is under way, before that is called done or anything is written again.
+// It costs a read, a write, a poll a second and the read that ends the operation. The read in front is the caller's own
+// where that was a moment ago. It cannot be spared: the PATCH has to state the "type", ARM takes it at its word, and a
+// stale answer would strip the group of its system-assigned identity, or of everything that another writer attached.
+// For the same reason the write is tied to the ETag of that read, and the two start over when it has changed. Once the
+// answer to a write was lost, the group is followed until no update of it is in progress, before that is called done or
+// anything is written again.
 //
 // ctx bounds the whole; giving up does not stop the operation in Azure, which makes the next Patch see IsConflict for
 // a while.
@@ -32,14 +33,19 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 	}
 	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
 	defer cancel()
-	var sent sending
+	var sent writeOutcome
 	var first []string // what is affirmed: later looks also show what was attached by a write whose answer was lost
 	for try := 1; ; try++ {
-		have, err := c.look(ctx, group, &sent)
-		if err != nil {
-			return sent.mark(err)
-		}
+		have, cached := c.recent.take(group, time.Now())
 		change := plan(have.Identities, attach, detach)
+		if try > 1 || !cached || change.empty() {
+			var err error
+			if have, err = c.look(ctx, group, &sent); err != nil {
+				return sent.mark(err)
+			}
+			c.recent.take(group, time.Now())
+			change = plan(have.Identities, attach, detach)
+		}
 		if try == 1 {
 			first = change.affirm
 		}
@@ -53,12 +59,12 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 			// milliseconds.
 			have.etag = ""
 		}
-		err = c.patch(ctx, group, change, have.etag, &sent)
+		err := c.patch(ctx, group, change, have.etag, &sent)
 		switch {
 		case err == nil:
 			return nil
-		case try < preconditionTries && sent.again(err):
-		case sent.lost && c.arrived(ctx, group, attach, detach, first, &sent):
+		case try < preconditionTries && sent.retryable(err):
+		case sent.lost && c.applied(ctx, group, attach, detach, first, &sent):
 			return nil
 		default:
 			return sent.mark(err)
@@ -69,22 +75,22 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 // look reads the group. Once a write's answer was lost, the update that Azure is at may be that one, and what the group
 // shows its goal or what it had before: then it waits until the update is over. (Before that, an update is somebody
 // else's, and what the group shows was there without us.)
-func (c *Client) look(ctx context.Context, group Group, sent *sending) (snapshot, error) {
+func (c *Client) look(ctx context.Context, group Group, sent *writeOutcome) (snapshot, error) {
 	if sent.lost {
 		return c.follow(ctx, group)
 	}
 	return c.get(ctx, group)
 }
 
-// arrived reports whether writes whose answers were lost did what they should. Of what they affirmed, the group does
+// applied reports whether writes whose answers were lost did what they should. Of what they affirmed, the group does
 // not show it.
-func (c *Client) arrived(ctx context.Context, group Group, attach, detach, affirmed []string, sent *sending) bool {
+func (c *Client) applied(ctx context.Context, group Group, attach, detach, affirmed []string, sent *writeOutcome) bool {
 	have, err := c.look(ctx, group, sent)
 	return err == nil && len(affirmed) == 0 && plan(have.Identities, attach, detach).done()
 }
 
 // patch is one write with its long-running operation, measured.
-func (c *Client) patch(ctx context.Context, group Group, change change, etag string, sent *sending) error {
+func (c *Client) patch(ctx context.Context, group Group, change change, etag string, sent *writeOutcome) error {
 	write := c.patchVM
 	if group.Kind == VMSS {
 		write = c.patchVMSS
@@ -93,7 +99,10 @@ func (c *Client) patch(ctx context.Context, group Group, change change, etag str
 	after, err := write(ctx, group, change, etag, sent)
 	err = c.refuse(writes, group, change.named(), err)
 	if err == nil {
-		err = verify(group, change, after)
+		err = verify(group, change, after.Identities)
+	}
+	if err == nil {
+		c.recent.put(group, after, true, time.Now())
 	}
 	c.observe(operationOf(group, PatchVM, PatchVMSS), start, err)
 	return err

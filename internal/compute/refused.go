@@ -15,14 +15,14 @@ import (
 // does not name it.
 func IsRefused(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
-	if !ok || r.conflict() || r.foreign() {
+	if !ok || r.conflict() || r.notARM() {
 		return false
 	}
 	switch r.status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return r.linked()
 	case http.StatusNotFound:
-		return len(r.bad) > 0
+		return len(r.identities) > 0
 	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return false
 	default:
@@ -40,7 +40,7 @@ func IsRefused(err error) bool {
 // (but a lock is definite).
 func Definite(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
-	if !ok || r.sent || r.foreign() || r.status < http.StatusBadRequest || r.status >= http.StatusInternalServerError {
+	if !ok || r.sent || r.notARM() || r.status < http.StatusBadRequest || r.status >= http.StatusInternalServerError {
 		return false
 	}
 	switch r.status {

@@ -15,7 +15,7 @@ import (
 // remedy says what a person can do about it; empty when the retry does it.
 func (r *refusal) remedy() string {
 	switch {
-	case r.foreign():
+	case r.notARM():
 		return "check the proxy (HTTPS_PROXY, NO_PROXY), the firewall and the endpoints of the cloud"
 	case r.status == http.StatusUnauthorized:
 		return "the credentials in the cloud config are not accepted: " +
@@ -23,9 +23,9 @@ func (r *refusal) remedy() string {
 	case r.linked() && linkedSubscription.MatchString(r.message):
 		return "check the subscription in the identity's resource ID: " +
 			"it has to exist, and in the tenant of the identity that podid runs as"
-	case r.linked() && len(r.bad) > 0:
+	case r.linked() && len(r.identities) > 0:
 		return "check that the identity exists, and grant the right to assign it: " +
-			r.grant("Managed Identity Operator", r.bad[0]) + others(r.bad)
+			r.grant("Managed Identity Operator", r.identities[0]) + others(r.identities)
 	case r.linked():
 		return "check that the identity exists, " +
 			"and grant the role Managed Identity Operator on it to the identity that podid runs as"
@@ -34,12 +34,12 @@ func (r *refusal) remedy() string {
 		return "grant the right to read and write the machines of the resource group: " + r.grant("Virtual Machine Contributor", scope)
 	case r.locked():
 		return "a read-only lock is in the way: remove it from the machine, its resource group or its subscription"
-	case len(r.bad) > 0 && r.malformed():
+	case len(r.identities) > 0 && r.malformed():
 		return "check that the resource ID is right (spec.resourceID of the AzureIdentity), expected: " +
 			"/subscriptions/S/resourceGroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME"
-	case len(r.bad) > 0:
+	case len(r.identities) > 0:
 		return "check that the identity exists and that its resource ID is right: az identity show --ids " +
-			quote(r.bad[0]) + others(r.bad)
+			quote(r.identities[0]) + others(r.identities)
 	default:
 		return r.whereabouts()
 	}

@@ -23,10 +23,10 @@ import (
 // the caller's queue holds it. Polls always wait: the bound of their operation applies.
 const longestQueue = 10 * time.Second
 
-// spentError refuses a call that was never sent. RetryAfter reads it as a 429.
-type spentError struct{ wait time.Duration }
+// notSentError refuses a call that was never sent. RetryAfter reads it as a 429.
+type notSentError struct{ wait time.Duration }
 
-func (s *spentError) Error() string {
+func (s *notSentError) Error() string {
 	return fmt.Sprintf("not sent: Azure's limits leave no room for another %s", s.wait.Round(time.Millisecond))
 }
 
@@ -65,7 +65,7 @@ func (g gatePolicy) wait(ctx context.Context, c class) error {
 	for {
 		wait, ok := g.limits.reserve(g.group, c, time.Now(), longest)
 		if !ok {
-			return &spentError{wait: wait}
+			return &notSentError{wait: wait}
 		}
 		if wait == 0 {
 			return nil

@@ -26,10 +26,10 @@ func (c *Client) getVM(ctx context.Context, group Group) (snapshot, error) {
 }
 
 // patchVM writes the identities of a virtual machine and nothing else of it, and returns what it has afterwards.
-func (c *Client) patchVM(ctx context.Context, group Group, change change, etag string, sent *sending) (Identities, error) {
-	client, err := armcompute.NewVirtualMachinesClient(group.SubscriptionID, c.options.Credential, c.arm(group, sendPolicy{sent}))
+func (c *Client) patchVM(ctx context.Context, group Group, change change, etag string, sent *writeOutcome) (snapshot, error) {
+	client, err := armcompute.NewVirtualMachinesClient(group.SubscriptionID, c.options.Credential, c.arm(group, outcomePolicy{sent}))
 	if err != nil {
-		return Identities{}, err
+		return snapshot{}, err
 	}
 	body := armcompute.VirtualMachineUpdate{Identity: &armcompute.VirtualMachineIdentity{
 		Type: new(change.kind), UserAssignedIdentities: change.body(),
@@ -37,10 +37,15 @@ func (c *Client) patchVM(ctx context.Context, group Group, change change, etag s
 	poller, err := client.BeginUpdate(ctx, group.ResourceGroup, group.Name, body,
 		&armcompute.VirtualMachinesClientBeginUpdateOptions{IfMatch: optional(etag)})
 	if err != nil {
-		return Identities{}, err
+		return snapshot{}, err
 	}
-	return finish(ctx, c, group, sent, poller, func(answer armcompute.VirtualMachinesClientUpdateResponse) (Identities, bool) {
-		return identitiesOfVM(answer.Identity), answer.Identity != nil || answer.Properties != nil
+	if !poller.Done() {
+		if have, over := c.watch(ctx, group, change); over {
+			return have, nil
+		}
+	}
+	return finish(ctx, c, group, sent, poller, func(answer armcompute.VirtualMachinesClientUpdateResponse) (snapshot, bool) {
+		return snapshot{identitiesOfVM(answer.Identity), value(answer.Etag)}, answer.Identity != nil || answer.Properties != nil
 	})
 }
 

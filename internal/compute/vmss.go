@@ -26,10 +26,10 @@ func (c *Client) getVMSS(ctx context.Context, group Group) (snapshot, error) {
 }
 
 // patchVMSS writes the identities of a scale set and nothing else of it, and returns what it has afterwards.
-func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag string, sent *sending) (Identities, error) {
-	client, err := armcompute.NewVirtualMachineScaleSetsClient(group.SubscriptionID, c.options.Credential, c.arm(group, sendPolicy{sent}))
+func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag string, sent *writeOutcome) (snapshot, error) {
+	client, err := armcompute.NewVirtualMachineScaleSetsClient(group.SubscriptionID, c.options.Credential, c.arm(group, outcomePolicy{sent}))
 	if err != nil {
-		return Identities{}, err
+		return snapshot{}, err
 	}
 	body := armcompute.VirtualMachineScaleSetUpdate{Identity: &armcompute.VirtualMachineScaleSetIdentity{
 		Type: new(change.kind), UserAssignedIdentities: change.body(),
@@ -37,10 +37,10 @@ func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag
 	poller, err := client.BeginUpdate(ctx, group.ResourceGroup, group.Name, body,
 		&armcompute.VirtualMachineScaleSetsClientBeginUpdateOptions{IfMatch: optional(etag)})
 	if err != nil {
-		return Identities{}, err
+		return snapshot{}, err
 	}
-	return finish(ctx, c, group, sent, poller, func(answer armcompute.VirtualMachineScaleSetsClientUpdateResponse) (Identities, bool) {
-		return identitiesOfVMSS(answer.Identity), answer.Identity != nil || answer.Properties != nil
+	return finish(ctx, c, group, sent, poller, func(answer armcompute.VirtualMachineScaleSetsClientUpdateResponse) (snapshot, bool) {
+		return snapshot{identitiesOfVMSS(answer.Identity), value(answer.Etag)}, answer.Identity != nil || answer.Properties != nil
 	})
 }
 

@@ -32,7 +32,11 @@ func (b *bench) running(ctx context.Context, s shape, f func(context.Context, *c
 		if _, err := c.audit.rest(ctx); err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeoutCause(ctx, rowTime, fmt.Errorf("it took longer than %s", rowTime))
+		bound := rowTime
+		if s.vms {
+			bound = fleetTime
+		}
+		ctx, cancel := context.WithTimeoutCause(ctx, bound, fmt.Errorf("it took longer than %s", bound))
 		defer cancel()
 		return f(ctx, c, mic)
 	})

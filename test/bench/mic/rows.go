@@ -38,6 +38,7 @@ func rows() []row {
 		{"floor", "the API server alone, without MIC", (*bench).floor},
 		{"failover", "the leader ends", (*bench).failover},
 		{"bad", "one bad identity among five", (*bench).bad},
+		{"fleet", "1,000 single VMs at Azure's limits", (*bench).fleet},
 		{"huge", "up to 20,000 pods", (*bench).hugeRow},
 	}
 }

@@ -22,6 +22,8 @@ const (
 	resourceGroup = "bench"
 	// namespaces is how many there are; the identities are spread over them.
 	namespaces = 10
+	// podsPerVM is how many pods a node has that is a VM of its own.
+	podsPerVM = 4
 	// writers is how many objects the benchmark writes at the same time.
 	writers = 16
 )
@@ -31,8 +33,10 @@ type shape struct {
 	nodes, sets, identities int
 	// missing identities, the last ones, do not exist on Azure.
 	missing int
-	// arm is how long an update of a scale set takes.
+	// arm is how long an update of a scale set, or of a VM, takes.
 	arm time.Duration
+	// vms: every node is a VM of its own, and there are no scale sets.
+	vms bool
 }
 
 func newScheme() (*runtime.Scheme, error) {
@@ -55,8 +59,12 @@ func resourceID(i int) string {
 
 func clientID(i int) string { return fmt.Sprintf("44444444-4444-4444-9444-%012d", i) }
 
-// providerID of the i-th node, which is in scale set i % sets.
+// providerID returns the provider ID of the i-th node, which is in scale set i % sets or a VM.
 func (s shape) providerID(i int) string {
+	if s.vms {
+		return fmt.Sprintf("azure:///subscriptions/%s/resourceGroups/%s/providers/Microsoft.Compute/virtualMachines/%s",
+			subscription, resourceGroup, nodeName(i))
+	}
 	return fmt.Sprintf("azure:///subscriptions/%s/resourceGroups/%s/providers/Microsoft.Compute/virtualMachineScaleSets/%s/virtualMachines/%d",
 		subscription, resourceGroup, setName(i%s.sets), i/s.sets)
 }
@@ -71,6 +79,14 @@ func (s shape) world() world.Document {
 		doc.Identities = append(doc.Identities, world.Identity{
 			ResourceID: resourceID(i), ClientID: clientID(i), PrincipalID: fmt.Sprintf("55555555-5555-4555-9555-%012d", i),
 		})
+	}
+	if s.vms {
+		// Azure's limits of the reads of one VM are on as well.
+		doc.Settings.Limits.MachineReads = world.Bucket{Size: 36, PerMinute: 12}
+		doc.Settings.Limits.OperationReads = world.Bucket{Size: 45, PerMinute: 15}
+		for i := range s.nodes {
+			doc.VirtualMachines = append(doc.VirtualMachines, world.Machine{ResourceGroup: resourceGroup, Name: nodeName(i)})
+		}
 	}
 	for set := range s.sets {
 		m := world.Machine{ResourceGroup: resourceGroup, Name: setName(set)}
@@ -129,9 +145,13 @@ func (c *cluster) addIdentities(ctx context.Context, from, to int) error {
 	})
 }
 
-// pod is the n-th pod: its identity is n % identities, and the pods of an identity are on all scale sets.
+// pod is the n-th pod: its identity is n % identities, and the pods of an identity are on all scale sets. The pods
+// of a VM come one after the other.
 func (s shape) pod(n int) *corev1.Pod {
 	id := n % s.identities
+	if s.vms {
+		return newPod("pod-"+strconv.Itoa(n), id, nodeName(n/podsPerVM))
+	}
 	node := (n/s.identities + 7*id) % s.nodes
 	return newPod("pod-"+strconv.Itoa(n), id, nodeName(node))
 }

@@ -10,38 +10,38 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 )
 
-// sending is about all writes of one Patch.
-type sending struct {
+// writeOutcome is what is known of the writes of one Patch.
+type writeOutcome struct {
 	lost     bool // the answer to one never came, or does not tell whether Azure took it
 	accepted bool // Azure took one
 	later    bool // and said that it is not done yet (201, 202)
 }
 
-// again reports that a write was refused only because the group is not as it was read: by somebody else's doing, or by
+// retryable reports whether a write was refused only because the group is not as it was read: by somebody else's doing, or by
 // that of our own write whose answer was lost.
-func (s *sending) again(err error) bool {
+func (s *writeOutcome) retryable(err error) bool {
 	return !s.accepted && !IsLocked(err) && (changedMeanwhile(err) || s.lost && IsConflict(err))
 }
 
 // mark tells in the error whether something may have changed all the same: see Definite.
-func (s *sending) mark(err error) error {
+func (s *writeOutcome) mark(err error) error {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		r.sent = r.sent || s.lost || s.accepted
 	}
 	return err
 }
 
-// sendPolicy sees every write and its answer. It presents 201 and 202 as 200, with their headers: older versions of the
+// outcomePolicy sees every write and its answer. It presents 201 and 202 as 200, with their headers: older versions of the
 // API answer so to what the SDK takes 200 alone for, and its poller goes by the headers.
-type sendPolicy struct{ sent *sending }
+type outcomePolicy struct{ sent *writeOutcome }
 
 // Do is policy.Policy.
-func (p sendPolicy) Do(req *policy.Request) (*http.Response, error) {
+func (p outcomePolicy) Do(req *policy.Request) (*http.Response, error) {
 	resp, err := req.Next()
 	switch {
 	case req.Raw().Method != http.MethodPatch:
 	case err != nil:
-		p.sent.lost = p.sent.lost || !undialed(err)
+		p.sent.lost = p.sent.lost || !neverDialed(err)
 	case resp.StatusCode == http.StatusRequestTimeout || resp.StatusCode >= http.StatusInternalServerError:
 		p.sent.lost = true
 	case resp.StatusCode == http.StatusCreated || resp.StatusCode == http.StatusAccepted:
@@ -53,8 +53,8 @@ func (p sendPolicy) Do(req *policy.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// undialed reports that there was not even a connection.
-func undialed(err error) bool {
+// neverDialed reports that there was not even a connection.
+func neverDialed(err error) bool {
 	network, ok := errors.AsType[*net.OpError](err)
 	return ok && network.Op == "dial"
 }

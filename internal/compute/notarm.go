@@ -12,9 +12,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 )
 
-// foreign reports a refusal that is not Azure's: each of those has a code. The statuses without one that mean the same
+// notARM reports a refusal that is not Azure's: each of those has a code. The statuses without one that mean the same
 // whoever gives them are not this.
-func (r *refusal) foreign() bool {
+func (r *refusal) notARM() bool {
 	switch r.status {
 	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusConflict, http.StatusPreconditionFailed,
 		http.StatusTooManyRequests:
@@ -24,15 +24,15 @@ func (r *refusal) foreign() bool {
 	}
 }
 
-// notAzure says so.
-func (r *refusal) notAzure() string {
+// notARMMessage returns the text for it.
+func (r *refusal) notARMMessage() string {
 	return fmt.Sprintf("HTTP %d, and the answer is not Azure's (a proxy?)", r.status)
 }
 
-// foreign is refusal.foreign of what the SDK returned.
-func foreign(err error) bool {
+// notARM is refusal.notARM of what the SDK returned.
+func notARM(err error) bool {
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
-	return ok && (&refusal{status: answer.StatusCode, code: codeOf(answer)}).foreign()
+	return ok && (&refusal{status: answer.StatusCode, code: codeOf(answer)}).notARM()
 }
 
 // codeOf is ARM's code in an answer. The SDK finds codes in HTML, too.
