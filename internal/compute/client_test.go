@@ -133,6 +133,31 @@ func TestOperationFails(t *testing.T) {
 	})
 }
 
+// TestReadsOfVM: a read, an update of a VM and the read after it cost the subscription two reads and one write when the
+// update ends within a second, and the write is tied to the read. Later, everything is read again.
+func TestReadsOfVM(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		arm, group := newARM(t), groupsUnderTest()["vm"]
+		arm.SetGroup(group, Identities{})
+		arm.AddIdentities(ids("a")...)
+		arm.SetDuration(900 * time.Millisecond)
+		client := arm.client("https://arm.example", arm, nil)
+		wantIdentities(t, client, group, Identities{})
+		mustPatch(t, client, group, ids("a"), nil)
+		wantIdentities(t, client, group, Identities{UserAssigned: ids("a")})
+		if reads, writes := arm.seen(http.MethodGet), arm.seen(http.MethodPatch); len(reads) != 2 || len(writes) != 1 || writes[0].IfMatch == "" {
+			t.Errorf("%d reads and %+v, want two and one", len(reads), writes)
+		}
+		arm.SetGroup(group, Identities{})
+		wantIdentities(t, client, group, Identities{})
+		<-time.After(time.Minute)
+		mustPatch(t, client, group, ids("a"), nil)
+		if reads := arm.seen(http.MethodGet); len(reads) != 5 {
+			t.Errorf("%d reads, want one before the second update and one after it as well", len(reads))
+		}
+	})
+}
+
 // TestEtag: somebody else changes the group between our read and our write.
 func TestEtag(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {

@@ -134,6 +134,38 @@ func TestSpread(t *testing.T) {
 	}
 }
 
+// TestQueue: when the subscription has no room, groups take turns in the order in which they asked first, at its rate. A
+// turn that is not used passes on.
+func TestQueue(t *testing.T) {
+	b := newLimits()
+	var others []Group
+	for i := range 20 {
+		others = append(others, scaleSet(100+i))
+	}
+	drain(t, b, writing, others...)
+	for i, want := range []time.Duration{100, 200, 300} {
+		if wait := b.pause(scaleSet(i), epoch); wait != want*time.Millisecond {
+			t.Errorf("group %d is told %v, want %v ms", i, wait, want)
+		}
+	}
+	later := epoch.Add(200 * time.Millisecond)
+	if wait := b.pause(scaleSet(2), later); wait != 100*time.Millisecond {
+		t.Errorf("the last one asks early and is told %v, want 100 ms: it does not overtake", wait)
+	}
+	if first, second := b.pause(scaleSet(0), later), b.pause(scaleSet(1), later); first+second != 0 {
+		t.Errorf("the first two are told %v and %v, want their turn", first, second)
+	}
+	if _, ok := b.reserve(scaleSet(0), writing, later, 0); !ok {
+		t.Error("no write in its turn")
+	}
+	if wait := b.pause(scaleSet(1), later.Add(time.Second)); wait != 0 {
+		t.Errorf("the second one has lost its turn: %v", wait)
+	}
+	if wait := b.pause(scaleSet(3), later.Add(time.Minute)); wait != 0 || len(b.subscriptions[subGUID].queue) != 1 {
+		t.Errorf("turns that were not used are kept: %v, %d in the queue", wait, len(b.subscriptions[subGUID].queue))
+	}
+}
+
 // TestRetryAfterAndNoLonger: once Retry-After has passed, the group's calls go as if nothing had been.
 func TestRetryAfterAndNoLonger(t *testing.T) {
 	for _, c := range []class{reading, writing, polling} {
