@@ -50,7 +50,7 @@ func TestFlood(t *testing.T) {
 	if err := os.WriteFile(kubeconfig, []byte(unreachable), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args, env := surroundings(t, kubeconfig, []string{"--http-probe-port=8080", "--prometheus-port=8888", "--enableProfile"})
+	args, env := setup(t, kubeconfig, []string{"--http-probe-port=8080", "--prometheus-port=8888", "--enableProfile"})
 	var log bytes.Buffer
 	mic := exec.CommandContext(t.Context(), binary, args...)
 	mic.Stderr = &log
@@ -67,7 +67,7 @@ func TestFlood(t *testing.T) {
 		}
 	})
 	ask := asker(t, pod)
-	if err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+	if err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, timeout, true, func(context.Context) (bool, error) {
 		return ask("8080", "/healthz") == nil, nil
 	}); err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestFlood(t *testing.T) {
 		t.Errorf("%d sockets open and %d MiB, want %d and %d at most", sockets, memory, maxSockets, memoryLimit)
 	}
 	for target, longest := range slowest {
-		if longest > 5*time.Second { // the kubelet's patience
+		if longest > 5*time.Second { // the kubelet's limit
 			t.Errorf("%s took %v", target, longest)
 		}
 	}
@@ -116,11 +116,11 @@ func TestFlood(t *testing.T) {
 // asker returns a function that asks mic from an address of its own, which the flood does not use.
 func asker(t *testing.T, pod *testnet.Net) func(port, target string) error {
 	pod.Address(t, "eth0", "10.244.0.3/24")
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{
+	client := &http.Client{Timeout: timeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(_ context.Context, network, address string) (c net.Conn, err error) {
 			err = pod.Do(func() error {
-				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 244, 0, 3)}, Timeout: patience}
+				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 244, 0, 3)}, Timeout: timeout}
 				c, err = d.Dial(network, address)
 				return err
 			})

@@ -193,19 +193,20 @@ type electionOptions struct {
 	duration                  time.Duration
 }
 
-// shortestLease is renewed every second.
-const shortestLease = 4 * time.Second
+// minLease leaves time for two attempts at a renewal.
+const minLease = 4 * time.Second
 
-// defaultLease lets a standby take over less than 9 s after a leader was killed.
-// A leader outlives an API server that is away for 4 to 6 s.
-const defaultLease = 8 * time.Second
+// defaultLease lets a standby take over within 9 s after the leader was killed: it may have
+// observed the last renewal a second late, and checks the Lease about once a second. A leader
+// survives an API server that is away for 4 s.
+const defaultLease = 6 * time.Second
 
 func (o *electionOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.instance, "leader-election-instance", "", "`name` of this instance, unique among all (default: the host name and the probe port)")
 	flags.StringVar(&o.namespace, "leader-election-namespace", "default", "namespace of the Lease")
 	flags.StringVar(&o.name, "leader-election-name", "aad-pod-identity-mic", "name of the Lease")
 	flags.DurationVar(&o.duration, "leader-election-duration", defaultLease,
-		"how long the Lease is good for without being renewed; renewed every quarter of it, given up after three")
+		"how long the Lease is valid without a renewal; the leader exits after five sixths of it")
 }
 
 // complete names the instance. Two that share a host name (two programs on one
@@ -228,8 +229,8 @@ func (o *electionOptions) complete(hostname func() (string, error), port string)
 
 func (o *electionOptions) validate() error {
 	var tooShort error
-	if o.duration < shortestLease {
-		tooShort = fmt.Errorf("--leader-election-duration=%v: use %v or more", o.duration, shortestLease)
+	if o.duration < minLease {
+		tooShort = fmt.Errorf("--leader-election-duration=%v: use %v or more", o.duration, minLease)
 	}
 	return errors.Join(tooShort, objectName("leader-election-namespace", o.namespace), objectName("leader-election-name", o.name))
 }

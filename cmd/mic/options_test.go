@@ -21,7 +21,7 @@ func TestParse(t *testing.T) {
 		{"defaults", "", nil, func(o *options) bool {
 			return o.ForceNamespaced && o.identities.grace == 10*time.Minute && o.ProbePort == "8080" &&
 				o.MetricsPort == "8888" && o.election.name == "aad-pod-identity-mic" && o.election.namespace == "default" &&
-				o.election.duration == 8*time.Second && strings.HasSuffix(o.election.instance, "_8080") && o.kubernetes.podNamespace == "default" &&
+				o.election.duration == 6*time.Second && strings.HasSuffix(o.election.instance, "_8080") && o.kubernetes.podNamespace == "default" &&
 				o.kubernetes.qps == 0 && o.azure.driftInterval == 3*time.Minute && o.kubernetes.configMap == "aad-pod-identity-config"
 		}},
 		{"one dash and two", "-prometheus-port=1 --http-probe-port 2", nil, func(o *options) bool {

@@ -141,7 +141,7 @@ func TestProxied(t *testing.T) {
 	defer cancel()
 	o := &options{}
 	o.azure.cloudConfig = config
-	client, _, _, err := armClient(ctx, o, os.Getenv, observe.NewMetrics(prometheus.NewRegistry()), &observe.Health{})
+	client, _, err := armClient(ctx, o, os.Getenv, observe.NewMetrics(prometheus.NewRegistry()), &observe.Health{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/rest"
 	crmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
@@ -34,7 +33,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 	metrics := observe.NewMetrics(crmetrics.Registry)
 	program.CountErrors(kube, metrics.KubernetesError)
 	health := &observe.Health{}
-	cloud, reached, config, err := armClient(ctx, o, getenv, metrics, health)
+	cloud, config, err := armClient(ctx, o, getenv, metrics, health)
 	if err != nil {
 		return err
 	}
@@ -45,8 +44,8 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 	if err != nil {
 		return err
 	}
-	leader := &leadership{
-		options: o, kube: kube, cloud: cloud, azure: reached, metrics: metrics, health: health,
+	session := &session{
+		election: o.election, kube: kube, cloud: cloud, metrics: metrics, health: health,
 		controllers: controllers.Config{
 			Rules: identity.Rules{
 				ForceNamespaced: o.ForceNamespaced, AllowClusterIdentities: o.cluster.allow, ClusterIdentities: o.cluster.set(config),
@@ -70,7 +69,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	servers.Serve(ctx, group)
-	group.Go(func() error { return keepOn(ctx, leader.lead) })
+	group.Go(func() error { return session.run(ctx) })
 	return group.Wait()
 }
 
@@ -93,19 +92,19 @@ func kubeConfig(o *options) (*rest.Config, error) {
 // armClient makes the client for Azure, and returns the cloud config that it read.
 func armClient(
 	ctx context.Context, o *options, getenv func(string) string, metrics *observe.Metrics, health *observe.Health,
-) (*compute.Client, *reach, azure.Config, error) {
+) (*compute.Client, azure.Config, error) {
 	config, err := azure.Load(o.azure.cloudConfig, getenv)
 	if err != nil {
-		return nil, nil, azure.Config{}, err
+		return nil, azure.Config{}, err
 	}
 	credential, err := azure.NewCredential(config, azure.CredentialOptions{
 		Path: o.azure.cloudConfig, Getenv: getenv, Log: logr.FromContextOrDiscard(ctx).WithName("azure"),
 	})
 	if err != nil {
-		return nil, nil, azure.Config{}, err
+		return nil, azure.Config{}, err
 	}
-	reach := &reach{}
-	health.AddCheck("azure", reach.err)
+	reached := &lastResult{}
+	health.AddCheck("azure", reached.err)
 	client, err := compute.New(compute.Options{
 		Credential: credential, Cloud: config.Endpoints(), ClientID: config.ClientID,
 		Observe: func(operation string, took time.Duration, err error) {
@@ -114,18 +113,18 @@ func armClient(
 				metrics.Throttled(operation)
 			}
 			if !answered(err) {
-				reach.note(fmt.Errorf("the last call to Azure failed: %w", err))
+				reached.set(fmt.Errorf("the last call to Azure failed: %w", err))
 				return
 			}
-			reach.note(nil)
+			reached.set(nil)
 		},
 	})
 	if err != nil {
-		return nil, nil, azure.Config{}, err
+		return nil, azure.Config{}, err
 	}
 	logr.FromContextOrDiscard(ctx).Info("cloud config read", "path", o.azure.cloudConfig, "cloud", config.Cloud.Name,
 		"managedIdentity", config.ManagedIdentity, "clientID", observe.ShortID(config.ClientID))
-	return client, reach, config, nil
+	return client, config, nil
 }
 
 // own is the managed identity that MIC signs in with, which is never to be removed from a machine.
@@ -141,46 +140,4 @@ func answered(err error) bool {
 	_, throttled := compute.RetryAfter(err)
 	return err == nil || throttled || compute.IsRefused(err) || compute.IsNotFound(err) ||
 		compute.IsForbidden(err) || compute.IsConflict(err) || errors.Is(err, context.Canceled)
-}
-
-// The pauses between two attempts to run, when the API server cannot be reached
-// or the lease was lost.
-const (
-	firstPause = time.Second
-	mostPause  = 2 * time.Second
-	// settled is how long an attempt must have run to count as a success.
-	settled = time.Minute
-)
-
-// keepOn calls attempt again until the context ends.
-func keepOn(ctx context.Context, attempt func(context.Context) error) error {
-	pause, said := firstPause, ""
-	for {
-		began := time.Now()
-		err := attempt(ctx)
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the program stops; whatever the term says about that is no failure
-		}
-		if time.Since(began) > settled {
-			pause, said = firstPause, ""
-		}
-		if fmt.Sprint(err) != said { // an outage is told once, and not every two seconds
-			said = fmt.Sprint(err)
-			logr.FromContextOrDiscard(ctx).Error(err, "not working, trying again", "in", pause)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, mostPause)
-	}
-}
-
-// explain adds what to do to errors that a person has to mend.
-func explain(err error) error {
-	if meta.IsNoMatchError(err) {
-		return fmt.Errorf("%w: install podid's custom resource definitions (config/crd, or the chart)", err)
-	}
-	return err
 }

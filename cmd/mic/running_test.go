@@ -23,9 +23,10 @@ import (
 	"github.com/podid-io/podid/internal/program"
 )
 
-const patience = 30 * time.Second
+// timeout is how long a test waits for anything that a MIC does.
+const timeout = 30 * time.Second
 
-// running is a mic in this process.
+// running is a mic in this process or another one.
 type running struct {
 	t    *testing.T
 	log  *logBuffer
@@ -33,7 +34,7 @@ type running struct {
 	code chan int
 }
 
-// logBuffer is a writer that can be read meanwhile.
+// logBuffer is a log that can be read while it is written.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -51,11 +52,11 @@ func (b *logBuffer) String() string {
 	return b.buf.String()
 }
 
-// start starts mic with ports of the system's choice and a cloud config of an
-// Azure that does not answer.
+// start starts mic in this process, with any free ports and the cloud config of an Azure that does
+// not respond.
 func start(t *testing.T, kubeconfig string, args ...string) *running {
 	t.Helper()
-	args, env := surroundings(t, kubeconfig, args)
+	args, env := setup(t, kubeconfig, args)
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{t: t, log: &logBuffer{}, stop: cancel, code: make(chan int, 1)}
 	getenv := func(name string) string { return env[name] }
@@ -68,11 +69,10 @@ func start(t *testing.T, kubeconfig string, args ...string) *running {
 	return r
 }
 
-// startProcess does it in a process of its own: this test program, which is mic when
-// it is called so (TestMain).
+// startProcess starts mic in a process of its own: this test program under that name (TestMain).
 func startProcess(t *testing.T, kubeconfig string, args ...string) (*running, *os.Process) {
 	t.Helper()
-	args, env := surroundings(t, kubeconfig, args)
+	args, env := setup(t, kubeconfig, args)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -92,15 +92,15 @@ func startProcess(t *testing.T, kubeconfig string, args ...string) (*running, *o
 	}
 	r.stop = func() { _ = cmd.Process.Signal(syscall.SIGTERM) }
 	go func() {
-		_ = cmd.Wait() // the exit code tells
+		_ = cmd.Wait()
 		r.code <- cmd.ProcessState.ExitCode()
 	}()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	return r, cmd.Process
 }
 
-// surroundings are the arguments and the environment.
-func surroundings(t *testing.T, kubeconfig string, args []string) ([]string, map[string]string) {
+// setup returns mic's arguments and environment.
+func setup(t *testing.T, kubeconfig string, args []string) ([]string, map[string]string) {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, content string) string {
@@ -117,7 +117,7 @@ func surroundings(t *testing.T, kubeconfig string, args []string) ([]string, map
 		map[string]string{"AZURE_ENVIRONMENT_FILEPATH": environment, "KUBECONFIG": kubeconfig}
 }
 
-// end stops mic and wants exit code 0.
+// end stops mic and expects exit code 0.
 func (r *running) end() {
 	r.t.Helper()
 	r.stop()
@@ -126,15 +126,33 @@ func (r *running) end() {
 		if code != program.ExitDone {
 			r.t.Errorf("exit code %d; log:\n%s", code, r.log)
 		}
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		r.t.Fatalf("does not end; log:\n%s", r.log)
+	}
+}
+
+// fails waits until mic ends by itself with exit code 1, and wants these texts in its log.
+func (r *running) fails(texts ...string) {
+	r.t.Helper()
+	select {
+	case code := <-r.code:
+		if code != program.ExitFailed {
+			r.t.Errorf("exit code %d; log:\n%s", code, r.log)
+		}
+	case <-time.After(timeout):
+		r.t.Fatalf("does not end; log:\n%s", r.log)
+	}
+	for _, text := range texts {
+		if !strings.Contains(r.log.String(), text) {
+			r.t.Errorf("the log lacks %q:\n%s", text, r.log)
+		}
 	}
 }
 
 func (r *running) eventually(what string, f func() string) {
 	r.t.Helper()
 	last := ""
-	err := wait.PollUntilContextTimeout(r.t.Context(), 10*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(r.t.Context(), 10*time.Millisecond, timeout, true, func(context.Context) (bool, error) {
 		last = f()
 		return last == "", nil
 	})
@@ -143,7 +161,7 @@ func (r *running) eventually(what string, f func() string) {
 	}
 }
 
-// get asks a server of mic's, whose address the log tells.
+// get sends a request to one of mic's servers, whose address is in the log.
 func (r *running) get(what, path string) (int, string) {
 	r.t.Helper()
 	var port string
@@ -171,7 +189,7 @@ func (r *running) get(what, path string) (int, string) {
 	return res.StatusCode, string(body)
 }
 
-// wait waits for an answer: this text where all is well, else one that has it.
+// wait waits for a response: exactly this text with status 200, else one that contains it.
 func (r *running) wait(path string, status int, text string) {
 	r.t.Helper()
 	r.eventually(path, func() string {
@@ -191,7 +209,7 @@ contexts: [{name: x, context: {cluster: c, user: u}}]
 current-context: x
 `
 
-// TestUnreachable: without an API server mic says so and goes on trying.
+// TestUnreachable checks that mic reports an API server that it cannot reach, and retries.
 func TestUnreachable(t *testing.T) {
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := os.WriteFile(kubeconfig, []byte(unreachable), 0o600); err != nil {
@@ -201,8 +219,8 @@ func TestUnreachable(t *testing.T) {
 	r.wait("/readyz", http.StatusServiceUnavailable, "connection refused")
 	r.wait("/healthz", http.StatusOK, "Not Active")
 	r.eventually("log", func() string {
-		if !strings.Contains(r.log.String(), "not working, trying again") {
-			return "says nothing"
+		if !strings.Contains(r.log.String(), "cannot start, retrying") {
+			return "not logged"
 		}
 		return ""
 	})
@@ -212,7 +230,7 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestPortTaken: a port that is taken ends mic with a message that names the flag.
+// TestPortTaken checks that mic exits with the flag's name when a port is in use.
 func TestPortTaken(t *testing.T) {
 	other, err := new(net.ListenConfig).Listen(t.Context(), "tcp", ":0")
 	if err != nil {
@@ -228,10 +246,5 @@ func TestPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := start(t, kubeconfig, "--prometheus-port="+port)
-	if code := <-r.code; code != program.ExitFailed {
-		t.Errorf("exit code %d", code)
-	}
-	if log := r.log.String(); !strings.Contains(log, "--prometheus-port") || !strings.Contains(log, "address already in use") {
-		t.Errorf("log:\n%s", log)
-	}
+	r.fails("--prometheus-port", "address already in use")
 }

@@ -94,15 +94,15 @@ type Metrics interface {
 	garbagecollection.Metrics
 }
 
-// Add adds all controllers to the manager, whose cache must be one of
-// CacheOptions.
-func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metrics Metrics, config Config) error {
+// Add adds all controllers to the manager, whose cache must be one of CacheOptions. The manager is
+// to run while MIC leads. Add returns the watch of the policy, which also runs in a standby.
+func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metrics Metrics, config Config) (manager.Runnable, error) {
 	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
-		return err
+		return nil, err
 	}
 	broadcast, err := announce.NewBroadcast(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rules := policy.New(config.Rules, mgr.GetLogger().WithName("policy"))
 	events := announce.New(broadcast.Recorder(mgr.GetScheme(), Reporter))
@@ -126,8 +126,9 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	conditions := &readiness.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Rules: rules, Now: time.Now}
 	rules.OnChange(pods.PolicyChanged)
 	rules.OnChange(bindings.PolicyChanged)
-	if err := rules.Register(mgr, config.watched()); err != nil {
-		return fmt.Errorf("watch the policy: %w", err)
+	policyWatch, err := rules.Watch(mgr, config.watched())
+	if err != nil {
+		return nil, fmt.Errorf("watch the policy: %w", err)
 	}
 
 	for _, c := range []struct {
@@ -141,25 +142,25 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		{"readiness", conditions.Register},
 	} {
 		if err := c.register(mgr); err != nil {
-			return fmt.Errorf("add controller %s: %w", c.name, err)
+			return nil, fmt.Errorf("add controller %s: %w", c.name, err)
 		}
 	}
 	if config.AgentTaint.After > 0 {
 		agents := agenttaint.New(mgr.GetAPIReader(), mgr.GetClient(), events, time.Now, config.AgentTaint)
 		if err := agents.Register(mgr); err != nil {
-			return fmt.Errorf("add controller agenttaint: %w", err)
+			return nil, fmt.Errorf("add controller agenttaint: %w", err)
 		}
 	}
 	if config.BrokerNamespace != "" {
 		brokers := &broker.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events, Namespace: config.BrokerNamespace, Now: time.Now}
 		if err := brokers.Register(mgr); err != nil {
-			return fmt.Errorf("add controller broker: %w", err)
+			return nil, fmt.Errorf("add controller broker: %w", err)
 		}
 	}
 	if config.BrokerNamespace != "" && config.BrokersByNode {
 		nodes := &broker.Nodes{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Namespace: config.BrokerNamespace}
 		if err := nodes.Register(mgr); err != nil {
-			return fmt.Errorf("add controller brokernodes: %w", err)
+			return nil, fmt.Errorf("add controller brokernodes: %w", err)
 		}
 	}
 	for _, r := range []manager.Runnable{
@@ -170,8 +171,8 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		&garbagecollection.Sweep{Reader: mgr.GetClient(), Pods: pods, Metrics: metrics, Interval: config.SweepInterval},
 	} {
 		if err := mgr.Add(r); err != nil {
-			return fmt.Errorf("add to manager: %w", err)
+			return nil, fmt.Errorf("add to manager: %w", err)
 		}
 	}
-	return nil
+	return policyWatch, nil
 }

@@ -126,7 +126,11 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := controllers.Add(ctx, mgr, w.cloud, observe.NewMetrics(prometheus.NewRegistry()), w.config); err != nil {
+	policy, err := controllers.Add(ctx, mgr, w.cloud, observe.NewMetrics(prometheus.NewRegistry()), w.config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := mgr.Add(policy); err != nil {
 		w.t.Fatal(err)
 	}
 	ended := make(chan error, 1)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -31,6 +32,7 @@ func start(t testing.TB, dir, name, path string, env []string, args ...string) *
 	p.cmd = exec.Command(path, args...)
 	p.cmd.Env, p.cmd.Dir = env, dir
 	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
@@ -41,9 +43,9 @@ func start(t testing.TB, dir, name, path string, env []string, args ...string) *
 	return p
 }
 
-// kill kills the process, as a crash does.
+// kill kills the process and its children, as a crash does.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // it may have ended
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // it may have ended
 	<-p.ended
 }
 

@@ -226,6 +226,9 @@ func (r *rig) connect() {
 	}
 }
 
+// restarts restarts a MIC that exits because it lost its Lease, as the kubelet does.
+const restarts = `while ! "$0" "$@"; do sleep 1; done`
+
 // startMIC starts a MIC, or restarts one that was killed.
 func (r *rig) startMIC(index int) {
 	r.t.Helper()
@@ -234,9 +237,9 @@ func (r *rig) startMIC(index int) {
 	}
 	azure := r.azure.Endpoints()
 	port := func(p int) string { return strconv.Itoa(r.port + p + index) }
-	r.mics[index].process = start(r.t, r.dir, "mic-"+strconv.Itoa(index), binary(r.t, "mic"),
+	r.mics[index].process = start(r.t, r.dir, "mic-"+strconv.Itoa(index), "/bin/sh",
 		[]string{"AZURE_ENVIRONMENT_FILEPATH=" + azure.Cloud, "SSL_CERT_FILE=" + azure.CA, "MIC_POD_NAMESPACE=default", "GOTRACEBACK=all"},
-		"--kubeconfig="+r.path("pki/mic.kubeconfig"), "--cloudconfig="+azure.Azure, "--v=1",
+		"-c", restarts, binary(r.t, "mic"), "--kubeconfig="+r.path("pki/mic.kubeconfig"), "--cloudconfig="+azure.Azure, "--v=1",
 		"--http-probe-port="+port(portProbes), "--prometheus-port="+port(portMetrics),
 		"--leader-election-instance=mic-"+strconv.Itoa(index), "--leader-election-duration="+lease.String(),
 		"--identity-detach-grace-period="+grace.String(), "--identity-assignment-reconcile-interval="+r.drift.String(),

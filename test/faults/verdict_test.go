@@ -84,7 +84,7 @@ func (r *run) idle() {
 // terms counts how often MICs became leader.
 func (r *run) terms() (n int) {
 	for _, m := range r.mics {
-		n += strings.Count(m.said(1<<20), "Successfully acquired lease")
+		n += strings.Count(m.said(1<<20), "msg=leading")
 	}
 	return n
 }

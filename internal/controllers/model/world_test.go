@@ -230,11 +230,13 @@ func (w *world) start() {
 	if w.setup.Immutable {
 		settings.Immutable = []string{resourceID(0)}
 	}
-	must(controllers.Add(ctx, modelManager{mgr, live{w.server, &m.killed}}, w.cloud, noMetrics{}, controllers.Config{
+	policy, err := controllers.Add(ctx, modelManager{mgr, live{w.server, &m.killed}}, w.cloud, noMetrics{}, controllers.Config{
 		Rules: w.rules, Attachment: settings, Writes: w.setup.Writers,
 		LedgerNamespace: ledgerNamespace, LedgerName: ledgerName,
 		DriftInterval: drift, SweepInterval: 10_000 * time.Hour,
-	}))
+	})
+	must(err)
+	must(mgr.Add(policy))
 	w.look()
 	ended := make(chan error, 1)
 	go func() { ended <- mgr.Start(ctx) }()

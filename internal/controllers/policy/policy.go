@@ -120,25 +120,22 @@ func (r *Rules) notify(namespace string) {
 	}
 }
 
-// Register adds the watch to a manager, whose scheme has both kinds. note is
-// called with the outcome of each request.
-func (r *Rules) Register(mgr manager.Manager, note func(resource string, err error)) error {
+// Watch returns the watch that keeps the rules up to date. The manager's scheme must have both
+// kinds. report is called with the outcome of each request.
+func (r *Rules) Watch(mgr manager.Manager, report func(resource string, err error)) (manager.Runnable, error) {
 	core, err := restClient(mgr, corev1.SchemeGroupVersion.WithKind("Namespace"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	group, err := restClient(mgr, v1.GroupVersion.WithKind("AzureIdentityPolicy"))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	watch, err := policywatch.New(policywatch.Config{Core: core, Group: group, Sink: r, Note: note})
+	watch, err := policywatch.New(policywatch.Config{Core: core, Group: group, Sink: r, Note: report})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := mgr.Add(&runnable{watch, r}); err != nil {
-		return fmt.Errorf("add to manager: %w", err)
-	}
-	return nil
+	return &runnable{watch, r}, nil
 }
 
 func restClient(mgr manager.Manager, kind schema.GroupVersionKind) (rest.Interface, error) {
@@ -149,8 +146,7 @@ func restClient(mgr manager.Manager, kind schema.GroupVersionKind) (rest.Interfa
 	return c, nil
 }
 
-// runnable watches also while another MIC leads: a standby takes over with the
-// policy at hand.
+// runnable watches the policy and closes synced once it was read.
 type runnable struct {
 	watch *policywatch.Watch
 	rules *Rules
