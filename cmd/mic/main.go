@@ -15,13 +15,13 @@ import (
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
-	"github.com/podid-io/podid/internal/program"
+	"github.com/podid-io/podid/internal/daemon"
 )
 
 func main() {
 	collectSooner(os.Getenv)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	code := mic(ctx, program.Process{Args: os.Args[1:], Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, SetLoggers: setLoggers})
+	code := mic(ctx, daemon.Process{Args: os.Args[1:], Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, SetLoggers: setLoggers})
 	stop()
 	os.Exit(code)
 }
@@ -44,10 +44,10 @@ func setLoggers(log logr.Logger) {
 }
 
 // mic is main with everything it touches handed in. It returns the exit code.
-func mic(ctx context.Context, p program.Process) int {
+func mic(ctx context.Context, p daemon.Process) int {
 	o := &options{}
 	err := o.parse(p.Args, p.Getenv, p.Stdout)
-	return p.Main(ctx, program.Daemon{
+	return p.Main(ctx, daemon.Daemon{
 		Name: "mic", Options: &o.Options, Error: err, Starting: []any{"forceNamespaced", o.ForceNamespaced},
 		Run: func(ctx context.Context) error { return run(ctx, o, p.Getenv) },
 	})

@@ -16,13 +16,13 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/podid-io/podid/internal/daemon"
 	"github.com/podid-io/podid/internal/identity"
-	"github.com/podid-io/podid/internal/program"
 )
 
 // options is everything that can be chosen.
 type options struct {
-	program.Options
+	daemon.Options
 
 	kubernetes kubernetesOptions
 	azure      azureOptions
@@ -36,7 +36,7 @@ type options struct {
 // parse reads flags and environment. Its error holds all that is wrong, one a
 // line; flag.ErrHelp says that the usage was asked for and written to w.
 func (o *options) parse(args []string, getenv func(string) string, w io.Writer) error {
-	err := o.Parse(program.Usage{
+	err := o.Parse(daemon.Usage{
 		Name: "mic",
 		Intro: "mic keeps Azure identities assigned to the nodes whose pods need them.\n\n" +
 			"Usage: mic [flags]",
@@ -103,9 +103,9 @@ func (o *kubernetesOptions) complete(getenv func(string) string) {
 
 func (o *kubernetesOptions) validate() error {
 	return errors.Join(
-		program.NotNegative("clientQps", o.qps),
-		program.Positive("createDeleteBatch", o.batch),
-		program.Positive("syncRetryDuration", o.sweepInterval),
+		daemon.NotNegative("clientQps", o.qps),
+		daemon.Positive("createDeleteBatch", o.batch),
+		daemon.Positive("syncRetryDuration", o.sweepInterval),
 		objectName("config-map-name", o.configMap),
 		configMapKey("type-upgrade-status-key", o.upgradeKey),
 		objectName("MIC_POD_NAMESPACE", o.podNamespace),
@@ -144,8 +144,8 @@ func (o *azureOptions) complete(given bool) {
 
 func (o *azureOptions) validate() error {
 	return errors.Join(
-		program.Positive("update-user-msi-retry-interval", o.retryInterval),
-		program.Positive("identity-assignment-reconcile-interval", o.driftInterval),
+		daemon.Positive("update-user-msi-retry-interval", o.retryInterval),
+		daemon.Positive("identity-assignment-reconcile-interval", o.driftInterval),
 	)
 }
 
@@ -173,7 +173,7 @@ func (o *identityOptions) validate() error {
 	if o.brokers != "" {
 		namespace = objectName("broker-namespace", o.brokers)
 	}
-	return errors.Join(program.NotNegative("identity-detach-grace-period", o.grace), namespace)
+	return errors.Join(daemon.NotNegative("identity-detach-grace-period", o.grace), namespace)
 }
 
 // immutables splits the list.

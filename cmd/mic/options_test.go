@@ -43,8 +43,8 @@ func TestParse(t *testing.T) {
 		{"typos protect nothing", "--immutable-user-msis=notanid,11111111-1111-1111-1111-111111111111,/sub/x", nil, func(o *options) bool {
 			return strings.Join(o.identities.unprotecting(), " ") == "notanid /sub/x"
 		}},
-		{"meaningless", "--enableScaleFeatures --update-user-msi-max-retry=5 -logtostderr -vmodule=a=1", nil, func(o *options) bool {
-			return strings.Join(o.Meaningless, " ") == "enableScaleFeatures logtostderr update-user-msi-max-retry vmodule"
+		{"deprecated", "--enableScaleFeatures --update-user-msi-max-retry=5 -logtostderr -vmodule=a=1", nil, func(o *options) bool {
+			return strings.Join(o.Deprecated, " ") == "enableScaleFeatures logtostderr update-user-msi-max-retry vmodule"
 		}},
 		{"type upgrade", "", nil, func(o *options) bool {
 			return o.kubernetes.typeUpgrade && o.kubernetes.upgradeKey == "type-upgrade-status"

@@ -18,9 +18,9 @@ import (
 	"github.com/podid-io/podid/internal/controllers"
 	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/controllers/upgrade"
+	"github.com/podid-io/podid/internal/daemon"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
-	"github.com/podid-io/podid/internal/program"
 )
 
 // run serves until the context ends. Errors are mistakes that waiting does not
@@ -31,7 +31,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 		return err
 	}
 	metrics := observe.NewMetrics(crmetrics.Registry)
-	program.CountErrors(kube, metrics.KubernetesError)
+	daemon.CountErrors(kube, metrics.KubernetesError)
 	health := &observe.Health{}
 	cloud, config, err := armClient(ctx, o, getenv, metrics, health)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/util/wait"
 
-	"github.com/podid-io/podid/internal/program"
+	"github.com/podid-io/podid/internal/daemon"
 )
 
 // timeout is how long a test waits for anything that a MIC does.
@@ -61,7 +61,7 @@ func start(t *testing.T, kubeconfig string, args ...string) *running {
 	r := &running{t: t, log: &logBuffer{}, stop: cancel, code: make(chan int, 1)}
 	getenv := func(name string) string { return env[name] }
 	go func() {
-		r.code <- mic(ctx, program.Process{
+		r.code <- mic(ctx, daemon.Process{
 			Args: args, Getenv: getenv, Stdout: io.Discard, Stderr: r.log, SetLoggers: func(logr.Logger) {},
 		})
 	}()
@@ -123,7 +123,7 @@ func (r *running) end() {
 	r.stop()
 	select {
 	case code := <-r.code:
-		if code != program.ExitDone {
+		if code != daemon.ExitDone {
 			r.t.Errorf("exit code %d; log:\n%s", code, r.log)
 		}
 	case <-time.After(timeout):
@@ -136,7 +136,7 @@ func (r *running) fails(texts ...string) {
 	r.t.Helper()
 	select {
 	case code := <-r.code:
-		if code != program.ExitFailed {
+		if code != daemon.ExitFailed {
 			r.t.Errorf("exit code %d; log:\n%s", code, r.log)
 		}
 	case <-time.After(timeout):

@@ -27,9 +27,9 @@ import (
 	"github.com/podid-io/podid/internal/agent/server"
 	"github.com/podid-io/podid/internal/agent/taint"
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/daemon"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
-	"github.com/podid-io/podid/internal/program"
 )
 
 const (
@@ -139,7 +139,7 @@ func build(stop, fetches context.Context, o *options, config *rest.Config, log l
 	}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.metrics = observe.NewMetrics(a.registry)
-	program.CountErrors(config, a.metrics.KubernetesError)
+	daemon.CountErrors(config, a.metrics.KubernetesError)
 	a.metrics.RedirectState(false)
 
 	rc, err := o.redirect.config(o.ports.nmi)

@@ -15,7 +15,7 @@ import (
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no CA certificates
 	"k8s.io/klog/v2"
 
-	"github.com/podid-io/podid/internal/program"
+	"github.com/podid-io/podid/internal/daemon"
 )
 
 func main() {
@@ -38,11 +38,11 @@ func useOneCPU(getenv func(string) string) {
 
 // nmi runs the program and returns its exit code.
 func nmi(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	p := program.Process{Args: args, Getenv: getenv, Stdout: stdout, Stderr: stderr, SetLoggers: klog.SetLogger}
+	p := daemon.Process{Args: args, Getenv: getenv, Stdout: stdout, Stderr: stderr, SetLoggers: klog.SetLogger}
 	o := &options{}
 	o.record.out = stdout
 	err := o.parse(args, getenv, stdout)
-	return p.Main(ctx, program.Daemon{
+	return p.Main(ctx, daemon.Daemon{
 		Name: "nmi", Options: &o.Options, Error: err,
 		Starting: []any{"node", o.node.name, "mode", o.identities.mode, "forceNamespaced", o.ForceNamespaced},
 		Run: func(ctx context.Context) error {

@@ -17,13 +17,13 @@ import (
 	"github.com/podid-io/podid/internal/agent/kubenet"
 	"github.com/podid-io/podid/internal/agent/redirect"
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/daemon"
 	"github.com/podid-io/podid/internal/identity"
-	"github.com/podid-io/podid/internal/program"
 )
 
 // options are all options of the program.
 type options struct {
-	program.Options
+	daemon.Options
 
 	node       nodeOptions
 	redirect   redirectOptions
@@ -42,7 +42,7 @@ type options struct {
 // parse reads flags and environment. Its error has all mistakes, one a line. It is flag.ErrHelp if
 // the usage was requested and written to w.
 func (o *options) parse(args []string, getenv func(string) string, w io.Writer) error {
-	err := o.Parse(program.Usage{
+	err := o.Parse(daemon.Usage{
 		Name: "nmi",
 		Intro: "nmi answers the requests of its node's pods to the Azure instance metadata service.\n\n" +
 			"Usage: nmi --node=NAME [flags]",
@@ -171,7 +171,7 @@ func (o *redirectOptions) config(port int) (redirect.Config, error) {
 }
 
 func (o *redirectOptions) validate(nmiPort int) error {
-	if err := errors.Join(port("metadata-port", o.metadataPort), program.Positive("ipt-update-interval-sec", o.interval)); err != nil {
+	if err := errors.Join(port("metadata-port", o.metadataPort), daemon.Positive("ipt-update-interval-sec", o.interval)); err != nil {
 		return err
 	}
 	_, err := o.config(nmiPort)
@@ -210,9 +210,9 @@ func (o *identityOptions) validate() error {
 		err = fmt.Errorf("--operation-mode=%q: use %s or %s", o.mode, modeStandard, modeManaged)
 	}
 	return errors.Join(err,
-		program.NotNegative("retry-attempts-for-created", o.attemptsCreated),
-		program.NotNegative("retry-attempts-for-assigned", o.attemptsAssigned),
-		program.NotNegative("find-identity-retry-interval", o.attemptInterval))
+		daemon.NotNegative("retry-attempts-for-created", o.attemptsCreated),
+		daemon.NotNegative("retry-attempts-for-assigned", o.attemptsAssigned),
+		daemon.NotNegative("find-identity-retry-interval", o.attemptInterval))
 }
 
 // maxArrivalLimit is far more than any client waits.

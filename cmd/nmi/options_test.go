@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/podid-io/podid/internal/program"
+	"github.com/podid-io/podid/internal/daemon"
 )
 
 func noEnv(string) string { return "" }
@@ -45,7 +45,7 @@ func TestOldCommandLine(t *testing.T) {
 		o.ProbePort != "8085" || o.Verbosity != 5 || !o.answers.retryAfter {
 		t.Errorf("got %+v", o)
 	}
-	if got := strings.Join(o.Meaningless, " "); got != "MICNamespace enable-conntrack-deletion enableScaleFeatures logtostderr stderrthreshold" {
+	if got := strings.Join(o.Deprecated, " "); got != "MICNamespace enable-conntrack-deletion enableScaleFeatures logtostderr stderrthreshold" {
 		t.Errorf("without meaning: %s", got)
 	}
 }
@@ -115,8 +115,8 @@ func TestWrongCommandLine(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			code := nmi(context.Background(), strings.Fields(tt.args), tt.env, &stdout, &stderr)
-			if code != program.ExitUsage {
-				t.Errorf("exit code %d, want %d", code, program.ExitUsage)
+			if code != daemon.ExitUsage {
+				t.Errorf("exit code %d, want %d", code, daemon.ExitUsage)
 			}
 			for _, says := range append(tt.says, "nmi --help") {
 				if !strings.Contains(stderr.String(), says) {
@@ -147,7 +147,7 @@ func TestCannotRun(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			if code := nmi(context.Background(), strings.Fields(tt.args), noEnv, &stdout, &stderr); code != program.ExitFailed {
+			if code := nmi(context.Background(), strings.Fields(tt.args), noEnv, &stdout, &stderr); code != daemon.ExitFailed {
 				t.Errorf("exit code %d", code)
 			}
 			if !strings.Contains(stderr.String(), tt.says) {
@@ -159,11 +159,11 @@ func TestCannotRun(t *testing.T) {
 
 func TestHelpAndVersion(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	if code := nmi(context.Background(), []string{"--help"}, noEnv, &stdout, &stderr); code != program.ExitDone || !strings.Contains(stdout.String(), "-agent-address") {
+	if code := nmi(context.Background(), []string{"--help"}, noEnv, &stdout, &stderr); code != daemon.ExitDone || !strings.Contains(stdout.String(), "-agent-address") {
 		t.Errorf("help: %d %s", code, stdout.String())
 	}
 	stdout.Reset()
-	if code := nmi(context.Background(), []string{"-version"}, noEnv, &stdout, &stderr); code != program.ExitDone || !strings.HasPrefix(stdout.String(), "nmi ") {
+	if code := nmi(context.Background(), []string{"-version"}, noEnv, &stdout, &stderr); code != daemon.ExitDone || !strings.HasPrefix(stdout.String(), "nmi ") {
 		t.Errorf("version: %d %s", code, stdout.String())
 	}
 	if err := new(options).parse([]string{"-h"}, noEnv, &bytes.Buffer{}); !errors.Is(err, flag.ErrHelp) {

@@ -16,7 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/lifecycle"
 	"github.com/podid-io/podid/internal/agent/token"
-	"github.com/podid-io/podid/internal/program"
+	"github.com/podid-io/podid/internal/daemon"
 )
 
 // run builds the agent and runs it until ctx ends, then lets requests finish.
@@ -75,7 +75,7 @@ func (a *agent) run(ctx context.Context, cancelPending func()) error {
 }
 
 // openPorts opens the ports for probes and metrics.
-func (a *agent) openPorts(ctx context.Context) (servers program.Servers, err error) {
+func (a *agent) openPorts(ctx context.Context) (servers daemon.Servers, err error) {
 	err = a.lifecycle.OpenPorts(ctx, lifecycle.Ports{
 		Now: a.o.Addresses(), Later: a.o.ports.later(), Owner: a.redirect.Owner,
 		Open: func(ctx context.Context) (err error) {

@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/events"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 	"github.com/podid-io/podid/internal/controllers/policy"
 	"github.com/podid-io/podid/internal/controllers/readiness"
@@ -261,8 +261,8 @@ func identityRefused(t *testing.T, w *world) {
 	if c.ObservedGeneration != id.Generation || !strings.Contains(c.Message, "red") {
 		t.Errorf("condition %+v of generation %d", c, id.Generation)
 	}
-	w.waitEvent("AzureIdentity", "red", announce.IdentityRefused)
-	w.waitEvent("AzureAssignedIdentity", w.waitState("p", v1.StateCreated).Name, announce.IdentityNotAssigned)
+	w.waitEvent("AzureIdentity", "red", events.IdentityRefused)
+	w.waitEvent("AzureAssignedIdentity", w.waitState("p", v1.StateCreated).Name, events.IdentityNotAssigned)
 	// Saying so must not count as mending it.
 	before := w.patches()
 	w.pod("p2", "red")
@@ -335,8 +335,8 @@ func olderCRD(t *testing.T, w *world) {
 	w.start()
 	w.pod("p", "red")
 	w.pod("q", "blue")
-	w.waitEvent("AzureIdentity", "red", announce.IdentityRefused)
-	w.waitEvent("AzureIdentity", "blue", announce.IdentityRefused)
+	w.waitEvent("AzureIdentity", "red", events.IdentityRefused)
+	w.waitEvent("AzureIdentity", "blue", events.IdentityRefused)
 	w.eventually("hint", func() string {
 		mu.Lock()
 		defer mu.Unlock()

@@ -23,12 +23,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/podid-io/podid/internal/controllers/agenttaint"
-	"github.com/podid-io/podid/internal/controllers/announce"
 	"github.com/podid-io/podid/internal/controllers/assignedidentity"
 	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/controllers/bindingcheck"
 	"github.com/podid-io/podid/internal/controllers/broker"
 	"github.com/podid-io/podid/internal/controllers/drift"
+	"github.com/podid-io/podid/internal/controllers/events"
 	"github.com/podid-io/podid/internal/controllers/garbagecollection"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 	"github.com/podid-io/podid/internal/controllers/policy"
@@ -100,12 +100,12 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return nil, err
 	}
-	broadcast, err := announce.NewBroadcast(mgr.GetConfig(), mgr.GetHTTPClient())
+	broadcaster, err := events.NewBroadcaster(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
 		return nil, err
 	}
 	rules := policy.New(config.Rules, mgr.GetLogger().WithName("policy"))
-	events := announce.New(broadcast.Recorder(mgr.GetScheme(), Reporter))
+	events := events.New(broadcaster.Recorder(mgr.GetScheme(), Reporter))
 	pods := assignedidentity.New(assignedidentity.Parts{
 		Client: mgr.GetClient(), Events: events, Metrics: metrics, Now: time.Now,
 	}, rules, config.Writes)
@@ -165,7 +165,7 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	}
 	for _, r := range []manager.Runnable{
 		&upgrade.Upgrade{Reader: mgr.GetAPIReader(), Writer: mgr.GetClient(), Settings: config.Upgrade},
-		broadcast,
+		broadcaster,
 		assignedidentity.CatchUp{Pods: pods},
 		&drift.Drift{Reader: mgr.GetClient(), Attachment: attach, Interval: config.DriftInterval},
 		&garbagecollection.Sweep{Reader: mgr.GetClient(), Pods: pods, Metrics: metrics, Interval: config.SweepInterval},

@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/events"
 )
 
 // TestPolicy is what MIC does when the owner of the cluster says who may use which identity.
@@ -64,10 +64,10 @@ func policyChanges(t *testing.T, w *world) {
 	w.policy(v1.PolicyEnforce, v1.PolicyRule{Name: "team", Namespaces: []string{"elsewhere"}, Identities: []v1.PolicyIdentities{red}})
 	w.waitNone("p")
 	w.waitHas()
-	if note := w.waitEvent("Pod", "p", announce.IdentityRefused); !strings.Contains(note, "no rule of AzureIdentityPolicy default allows") {
+	if note := w.waitEvent("Pod", "p", events.IdentityRefused); !strings.Contains(note, "no rule of AzureIdentityPolicy default allows") {
 		t.Errorf("the pod's Event does not name the policy: %s", note)
 	}
-	if note := w.waitEvent("AzureIdentityBinding", "red", announce.BindingRefused); !strings.Contains(note, "AzureIdentityPolicy default") {
+	if note := w.waitEvent("AzureIdentityBinding", "red", events.BindingRefused); !strings.Contains(note, "AzureIdentityPolicy default") {
 		t.Errorf("the binding's Event does not name the policy: %s", note)
 	}
 
@@ -80,7 +80,7 @@ func policyChanges(t *testing.T, w *world) {
 	w.waitState("api", v1.StateAssigned)
 	w.waitNone("p")
 	w.pod("other", "blue")
-	w.waitEvent("Pod", "other", announce.IdentityRefused)
+	w.waitEvent("Pod", "other", events.IdentityRefused)
 
 	w.policy(v1.PolicyWarn, accounts)
 	w.waitState("p", v1.StateAssigned)
@@ -89,7 +89,7 @@ func policyChanges(t *testing.T, w *world) {
 		var list eventsv1.EventList
 		w.must(w.client.List(t.Context(), &list, client.InNamespace(w.namespace)))
 		for _, e := range list.Items {
-			if e.Regarding.Name == "blue" && strings.HasPrefix(e.Note, "the policy warns and does not enforce yet: no rule of") && e.Reason == announce.BindingWouldBeRefused {
+			if e.Regarding.Name == "blue" && strings.HasPrefix(e.Note, "the policy warns and does not enforce yet: no rule of") && e.Reason == events.BindingWouldBeRefused {
 				return ""
 			}
 		}
@@ -106,7 +106,7 @@ func policySelects(t *testing.T, w *world) {
 	})
 	w.start()
 	w.pod("p", "red")
-	w.waitEvent("Pod", "p", announce.IdentityRefused)
+	w.waitEvent("Pod", "p", events.IdentityRefused)
 	w.waitNone("p")
 	label := func(value string) {
 		w.must(w.client.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}},

@@ -16,7 +16,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/compute/computetest"
-	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/events"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 )
 
@@ -56,7 +56,7 @@ func refusedBeforePods(t *testing.T, w *world) {
 	if !strings.Contains(c.Message, "az identity show") {
 		t.Errorf("message %q has no remedy", c.Message)
 	}
-	w.waitEvent("AzureIdentity", "red", announce.IdentityRefused)
+	w.waitEvent("AzureIdentity", "red", events.IdentityRefused)
 	w.cloud.AddIdentities(resourceID("red"))
 	w.touch(id)
 	w.waitAssignable("red", metav1.ConditionTrue, identitystatus.Recovered)
@@ -69,7 +69,7 @@ func mayNotPreassign(t *testing.T, w *world) {
 	w.preassign(id)
 	w.config.Attachment.MayPreassign = func(string) bool { return false }
 	w.start()
-	if note := w.waitEvent("AzureIdentity", "red", announce.NotPreassigned); !strings.Contains(note, "--preassign-namespaces") {
+	if note := w.waitEvent("AzureIdentity", "red", events.NotPreassigned); !strings.Contains(note, "--preassign-namespaces") {
 		t.Errorf("note %q", note)
 	}
 	w.pod("p", "red")
@@ -86,7 +86,7 @@ func noTypeForNodes(t *testing.T, w *world) {
 	id.Spec.ClientPassword.Name, id.Spec.ClientPassword.Namespace = "s", w.namespace
 	w.create(id)
 	w.start()
-	if note := w.waitEvent("AzureIdentity", "sp", announce.NotPreassigned); !strings.Contains(note, "type 0") {
+	if note := w.waitEvent("AzureIdentity", "sp", events.NotPreassigned); !strings.Contains(note, "type 0") {
 		t.Errorf("note %q", note)
 	}
 }
@@ -173,7 +173,7 @@ func heldByAnother(t *testing.T, w *world) {
 		w.pod("p", "red") // each comes and goes under the name that the object has
 		w.delete(w.newPod("p", "red", w.nodes[0]))
 	}
-	w.waitEvent("AzureIdentityBinding", "red", announce.BindingRemoved)
+	w.waitEvent("AzureIdentityBinding", "red", events.BindingRemoved)
 	w.must(w.client.Patch(t.Context(), &held, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))))
 	w.waitNone("p")
 	w.stop()
@@ -196,13 +196,13 @@ func identityLast(t *testing.T, w *world) {
 		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("late"), ClientID: computetest.ClientID(resourceID("late"))},
 	})
 	w.waitState("p", v1.StateAssigned)
-	if note := w.waitEvent("Pod", "q", announce.IdentityRefused); !strings.Contains(note, "does not exist") {
+	if note := w.waitEvent("Pod", "q", events.IdentityRefused); !strings.Contains(note, "does not exist") {
 		t.Errorf("note %q", note)
 	}
 	var list eventsv1.EventList
 	w.must(w.client.List(t.Context(), &list, client.InNamespace(w.namespace)))
 	for _, e := range list.Items {
-		if e.Regarding.Name == "p" && e.Reason == announce.IdentityRefused {
+		if e.Regarding.Name == "p" && e.Reason == events.IdentityRefused {
 			t.Errorf("told %q", e.Note)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/events"
 )
 
 func TestStories(t *testing.T) {
@@ -88,8 +88,8 @@ func comesAndGoes(t *testing.T, w *world) {
 		t.Errorf("finalizers %v, which would hold it where MIC is gone", got.Finalizers)
 	}
 	w.waitHas("red")
-	w.waitEvent("AzureIdentityBinding", "red", announce.BindingApplied)
-	w.waitEvent("Pod", "p", announce.IdentityAssigned)
+	w.waitEvent("AzureIdentityBinding", "red", events.BindingApplied)
+	w.waitEvent("Pod", "p", events.IdentityAssigned)
 	if n := len(w.ledgers()); n != 1 {
 		t.Errorf("%d ledgers while attached, want 1", n)
 	}
@@ -103,7 +103,7 @@ func comesAndGoes(t *testing.T, w *world) {
 		}
 		return ""
 	})
-	w.waitEvent("AzureIdentityBinding", "red", announce.BindingRemoved)
+	w.waitEvent("AzureIdentityBinding", "red", events.BindingRemoved)
 }
 
 func othersIdentities(_ *testing.T, w *world) {
@@ -138,8 +138,8 @@ func badIdentity(t *testing.T, w *world) {
 	if got := w.waitState("b", v1.StateCreated); !strings.Contains(got.Status.Message, "bad") {
 		t.Errorf("message does not name the identity: %s", got.Status.Message)
 	}
-	w.waitEvent("Pod", "b", announce.IdentityNotAssigned)
-	w.waitEvent("AzureIdentityBinding", "bad", announce.BindingApplyError)
+	w.waitEvent("Pod", "b", events.IdentityNotAssigned)
+	w.waitEvent("AzureIdentityBinding", "bad", events.BindingApplyError)
 	// A second pod of the bad identity is told at once, and Azure is not asked.
 	before := w.patches()
 	w.pod("b2", "bad")
@@ -315,7 +315,7 @@ func notOnAzure(t *testing.T, w *world) {
 	if got.Status.Reason != assignment.ReasonNodeNotOnAzure || !strings.Contains(got.Status.Message, "node-bare") {
 		t.Errorf("status %+v", got.Status)
 	}
-	w.waitEvent("Pod", "p", announce.IdentityNotAssigned)
+	w.waitEvent("Pod", "p", events.IdentityNotAssigned)
 	node.Spec.ProviderID = w.providerID(7)
 	w.must(w.client.Update(t.Context(), node))
 	if got := w.waitState("p", v1.StateAssigned); got.Status.Reason != "" {
@@ -329,7 +329,7 @@ func hostNetwork(t *testing.T, w *world) {
 	pod := w.newPod("p", "red", w.nodes[0])
 	pod.Spec.HostNetwork = true
 	w.create(pod)
-	if note := w.waitEvent("Pod", "p", announce.IdentityRefused); !strings.Contains(note, "hostNetwork") {
+	if note := w.waitEvent("Pod", "p", events.IdentityRefused); !strings.Contains(note, "hostNetwork") {
 		t.Errorf("event does not tell the remedy: %s", note)
 	}
 	w.waitNone("p")
@@ -355,7 +355,7 @@ func lateBinding(_ *testing.T, w *world) {
 func bindingToNothing(t *testing.T, w *world) {
 	w.start()
 	w.binding("b", "missing")
-	note := w.waitEvent("AzureIdentityBinding", "b", announce.BindingRefused)
+	note := w.waitEvent("AzureIdentityBinding", "b", events.BindingRefused)
 	if !strings.Contains(note, "missing") {
 		t.Errorf("event does not name the identity: %s", note)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/compute/computetest"
-	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/events"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 	"github.com/podid-io/podid/internal/ledger"
 )
@@ -68,7 +68,7 @@ func clientIDOfAnother(t *testing.T, w *world) {
 	if !strings.Contains(c.Message, "correct spec.clientID") {
 		t.Errorf("message %q has no remedy", c.Message)
 	}
-	w.waitEvent("AzureIdentity", "red", announce.IdentityRefused)
+	w.waitEvent("AzureIdentity", "red", events.IdentityRefused)
 	w.waitHas("red") // what was attached for a wrong object alone leaves
 	w.respell(id, computetest.ClientID(resourceID("red")))
 	w.respell(alone, computetest.ClientID(resourceID("alone")))

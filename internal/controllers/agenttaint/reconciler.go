@@ -32,7 +32,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/listwatch"
 )
 
@@ -104,7 +104,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Named("agenttaint").
 		WatchesRawSource(source.Kind(agents, client.Object(&corev1.Pod{}), r.agentHandler())).
 		Watches(&corev1.Node{}, handler.Funcs{DeleteFunc: r.nodeDeleted}).
-		WithOptions(controller.Options{NewQueue: kick.NewWorkQueue[reconcile.Request]}).
+		WithOptions(controller.Options{NewQueue: wakeup.NewWorkQueue[reconcile.Request]}).
 		Complete(r)
 }
 

@@ -24,8 +24,8 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/announce"
-	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/controllers/events"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -75,7 +75,7 @@ type Rules interface {
 // Parts are what a Reconciler works with.
 type Parts struct {
 	Client  client.Client
-	Events  *announce.Events
+	Events  *events.Events
 	Metrics Metrics
 	Now     func() time.Time
 }
@@ -84,12 +84,12 @@ type Parts struct {
 type Reconciler struct {
 	client    client.Client
 	placement Placement
-	events    *announce.Events
+	events    *events.Events
 	metrics   Metrics
 	now       func() time.Time
 	rules     Rules
 
-	queue    kick.Queue[reconcile.Request]
+	queue    wakeup.Queue[reconcile.Request]
 	backlog  backlog
 	writers  writers
 	progress *rate.Limiter

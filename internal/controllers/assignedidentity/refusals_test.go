@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/announce"
+	"github.com/podid-io/podid/internal/controllers/events"
 	"github.com/podid-io/podid/internal/controllers/policy"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/reason"
@@ -79,13 +79,13 @@ func (n *told) Eventf(runtime.Object, runtime.Object, string, string, string, st
 
 func TestHold(t *testing.T) {
 	born := time.Unix(1000, 0)
-	now, events := born, told(0)
+	now, sent := born, told(0)
 	r := New(Parts{
 		Client: lonely{binding: v1.AzureIdentityBinding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "b", CreationTimestamp: metav1.NewTime(born)},
 			Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: "gone", Selector: "web"},
 		}},
-		Events: announce.New(&events), Now: func() time.Time { return now },
+		Events: events.New(&sent), Now: func() time.Time { return now },
 	}, policy.Fixed(identity.Rules{}), 1)
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "p", Labels: map[string]string{v1.BindingLabel: "web"}}}
 	for _, c := range []struct {
@@ -93,8 +93,8 @@ func TestHold(t *testing.T) {
 		events    told
 	}{{0, patience, 0}, {patience, 0, 1}, {2 * patience, 0, 1}} {
 		now = born.Add(c.age)
-		if _, hold, err := r.grants(t.Context(), pod); err != nil || hold != c.hold || events != c.events {
-			t.Errorf("after %v: holds %v, %d events, error %v", c.age, hold, events, err)
+		if _, hold, err := r.grants(t.Context(), pod); err != nil || hold != c.hold || sent != c.events {
+			t.Errorf("after %v: holds %v, %d events, error %v", c.age, hold, sent, err)
 		}
 	}
 }

@@ -21,8 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/kick"
 	"github.com/podid-io/podid/internal/controllers/sharing"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
 // workers is how many pods are worked on at once. A pod costs one or two writes
@@ -68,7 +68,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
-			NewQueue:                kick.NewWorkQueue[reconcile.Request],
+			NewQueue:                wakeup.NewWorkQueue[reconcile.Request],
 		}).
 		Complete(r)
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
 // Groups is the memory of all node groups. The pod controller places pods and is notified when
@@ -25,7 +25,7 @@ import (
 type Groups struct {
 	now    func() time.Time
 	notify func(pods ...types.NamespacedName)
-	wake   kick.Queue[compute.Group]
+	wake   wakeup.Queue[compute.Group]
 
 	mu          sync.Mutex
 	caughtUp    bool

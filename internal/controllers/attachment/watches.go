@@ -20,7 +20,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/identity"
 )
 
@@ -71,7 +71,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		WithOptions(controller.TypedOptions[compute.Group]{
 			MaxConcurrentReconciles: workers,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[compute.Group](retryFirst, retryMax),
-			NewQueue:                kick.NewWorkQueue[compute.Group],
+			NewQueue:                wakeup.NewWorkQueue[compute.Group],
 		}).
 		Complete(r)
 }

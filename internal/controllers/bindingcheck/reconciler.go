@@ -19,9 +19,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/announce"
-	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/controllers/events"
 	"github.com/podid-io/podid/internal/controllers/sharing"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/reason"
 )
@@ -37,11 +37,11 @@ const BindingsByIdentity = "podid/identity"
 // Reconciler checks bindings.
 type Reconciler struct {
 	Client client.Client
-	Events *announce.Events
+	Events *events.Events
 	Rules  Rules
 	Now    func() time.Time
 
-	queue kick.Queue[reconcile.Request]
+	queue wakeup.Queue[reconcile.Request]
 }
 
 // Rules are the rules to decide by.
@@ -72,7 +72,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.bindingsOf),
 			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
 		WatchesRawSource(source.Func(r.queue.Source)).
-		WithOptions(controller.Options{NewQueue: kick.NewWorkQueue[reconcile.Request]}).
+		WithOptions(controller.Options{NewQueue: wakeup.NewWorkQueue[reconcile.Request]}).
 		Complete(r)
 }
 

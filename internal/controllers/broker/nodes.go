@@ -33,7 +33,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/federation"
 	"github.com/podid-io/podid/internal/identity"
 )
@@ -55,7 +55,7 @@ type Nodes struct {
 	// Namespace is that of all brokers.
 	Namespace string
 
-	kicks kick.Queue[reconcile.Request]
+	kicks wakeup.Queue[reconcile.Request]
 
 	mu      sync.Mutex
 	written map[string]written // by node
@@ -83,7 +83,7 @@ func (n *Nodes) Register(mgr manager.Manager) error {
 		WatchesRawSource(source.TypedFunc[reconcile.Request](n.kicks.Source)).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: 8,
-			NewQueue:                kick.NewWorkQueue[reconcile.Request],
+			NewQueue:                wakeup.NewWorkQueue[reconcile.Request],
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
 		}).
 		Complete(n)

@@ -21,7 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/federation"
 	"github.com/podid-io/podid/internal/identity"
 )
@@ -62,7 +62,7 @@ type Reconciler struct {
 	Namespace string
 	Now       func() time.Time
 
-	kicks  kick.Queue[reconcile.Request]
+	kicks  wakeup.Queue[reconcile.Request]
 	outage outage
 }
 

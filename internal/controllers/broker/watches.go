@@ -27,7 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/federation"
 	"github.com/podid-io/podid/internal/listwatch"
 )
@@ -58,7 +58,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: 4,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
-			NewQueue:                kick.NewWorkQueue[reconcile.Request],
+			NewQueue:                wakeup.NewWorkQueue[reconcile.Request],
 		}).
 		Complete(r)
 }

@@ -23,7 +23,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
-	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
 // AssignedByIdentity is the index that the caches must have: assigned identities
@@ -76,7 +76,7 @@ type Reconciler struct {
 	Events Events
 	Groups Groups
 
-	kicks  kick.Queue[reconcile.Request]
+	kicks  wakeup.Queue[reconcile.Request]
 	oldCRD atomic.Bool // said so already
 }
 

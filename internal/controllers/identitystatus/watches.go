@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/kick"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
 // The pauses after an error of the API server's. The libraries' own default goes
@@ -42,7 +42,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: 4,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
-			NewQueue:                kick.NewWorkQueue[reconcile.Request],
+			NewQueue:                wakeup.NewWorkQueue[reconcile.Request],
 		}).
 		Complete(r)
 }

@@ -20,8 +20,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/kick"
 	"github.com/podid-io/podid/internal/controllers/sharing"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
 // workers is how many conditions are written at once.
@@ -47,7 +47,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
-			NewQueue:                kick.NewWorkQueue[reconcile.Request],
+			NewQueue:                wakeup.NewWorkQueue[reconcile.Request],
 		}).
 		Complete(r)
 }

@@ -1,7 +1,7 @@
 // How announcements get to the API server: client-go's broadcaster, less the
 // complaints about namespaces that are being deleted.
 
-package announce
+package events
 
 import (
 	"context"
@@ -18,35 +18,35 @@ import (
 	"k8s.io/client-go/tools/events"
 )
 
-// Broadcast carries Events to the API server while it runs. It is a runnable of
+// Broadcaster carries Events to the API server while it runs. It is a runnable of
 // the manager; the manager's own recorder would log an error with the whole
 // event for every pod of a namespace that is deleted, because the API server
 // takes no more events there.
-type Broadcast struct {
+type Broadcaster struct {
 	broadcaster events.EventBroadcaster
 }
 
-// NewBroadcast returns a Broadcast that has yet to be started.
-func NewBroadcast(kube *rest.Config, client *http.Client) (*Broadcast, error) {
+// NewBroadcaster returns a Broadcaster that has yet to be started.
+func NewBroadcaster(kube *rest.Config, client *http.Client) (*Broadcaster, error) {
 	api, err := typedeventsv1.NewForConfigAndClient(kube, client)
 	if err != nil {
 		return nil, fmt.Errorf("make client for events: %w", err)
 	}
-	return &Broadcast{broadcaster: events.NewBroadcaster(sink{&events.EventSinkImpl{Interface: api}})}, nil
+	return &Broadcaster{broadcaster: events.NewBroadcaster(sink{&events.EventSinkImpl{Interface: api}})}, nil
 }
 
-// Recorder returns where to announce. What is announced while the Broadcast
+// Recorder returns where to announce. What is announced while the Broadcaster
 // does not run is dropped.
-func (b *Broadcast) Recorder(scheme *runtime.Scheme, reporter string) Recorder {
+func (b *Broadcaster) Recorder(scheme *runtime.Scheme, reporter string) Recorder {
 	return b.broadcaster.NewRecorder(scheme, reporter)
 }
 
 // NeedLeaderElection says that a standby runs it, too: it has nothing to say,
 // and nothing is to be lost when it becomes the leader.
-func (b *Broadcast) NeedLeaderElection() bool { return false }
+func (b *Broadcaster) NeedLeaderElection() bool { return false }
 
 // Start carries events until the context ends, and then what is under way.
-func (b *Broadcast) Start(ctx context.Context) error {
+func (b *Broadcaster) Start(ctx context.Context) error {
 	recording, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	if err := b.broadcaster.StartRecordingToSinkWithContext(recording); err != nil {

@@ -1,7 +1,7 @@
 // What an event is about: references with kind and UID, because kubectl describe
 // finds an object's events by its UID.
 
-package announce
+package events
 
 import (
 	corev1 "k8s.io/api/core/v1"

@@ -1,6 +1,6 @@
 // How many Events there are, in all and of one namespace.
 
-package announce
+package events
 
 import (
 	"sync"

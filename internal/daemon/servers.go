@@ -1,6 +1,6 @@
 // Probes, metrics and profiles over HTTP.
 
-package program
+package daemon
 
 import (
 	"context"

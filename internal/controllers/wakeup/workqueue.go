@@ -1,6 +1,6 @@
 // The controllers' work queues.
 
-package kick
+package wakeup
 
 import (
 	"k8s.io/client-go/util/workqueue"

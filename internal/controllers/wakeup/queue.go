@@ -1,6 +1,6 @@
 // Package kick lets one controller wake another: a source of events that are
 // plain calls.
-package kick
+package wakeup
 
 import (
 	"context"

@@ -1,6 +1,6 @@
 // The way to the API server.
 
-package program
+package daemon
 
 import (
 	"errors"

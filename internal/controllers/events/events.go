@@ -3,7 +3,7 @@
 //
 // Reasons that v1.8.17 used ("binding applied" and kin) are kept word for word,
 // so that alerts on them keep working.
-package announce
+package events
 
 import (
 	"strings"

@@ -1,6 +1,6 @@
 // Checks of values, flags without meaning, and the usage text.
 
-package program
+package daemon
 
 import (
 	"flag"
@@ -46,21 +46,21 @@ func listenAddress(name, value string) error {
 	return nil
 }
 
-// meaningless accepts any value and does nothing.
-type meaningless struct{ boolean bool }
+// deprecated accepts any value and does nothing.
+type deprecated struct{ boolean bool }
 
 // String is flag.Value.
-func (meaningless) String() string { return "" }
+func (deprecated) String() string { return "" }
 
 // Set is flag.Value.
-func (meaningless) Set(string) error { return nil }
+func (deprecated) Set(string) error { return nil }
 
 // IsBoolFlag lets switches stand alone, as they could.
-func (f meaningless) IsBoolFlag() bool { return f.boolean }
+func (f deprecated) IsBoolFlag() bool { return f.boolean }
 
-// bindMeaningless accepts the flags of v1.8.17 that have no meaning any more: the
+// bindDeprecated accepts the flags of v1.8.17 that have no meaning any more: the
 // daemon's own, and klog's about log files.
-func bindMeaningless(u Usage, flags *flag.FlagSet) {
+func bindDeprecated(u Usage, flags *flag.FlagSet) {
 	switches := append([]string{
 		"enableScaleFeatures",
 		"add_dir_header", "alsologtostderr", "logtostderr", "one_output", "skip_headers", "skip_log_headers",
@@ -70,10 +70,10 @@ func bindMeaningless(u Usage, flags *flag.FlagSet) {
 		"log_backtrace_at", "log_dir", "log_file", "log_file_max_size", "stderrthreshold", "vmodule",
 	}, u.OldFlags...)
 	for _, name := range switches {
-		flags.Var(meaningless{boolean: true}, name, "accepted for compatibility, has no meaning")
+		flags.Var(deprecated{boolean: true}, name, "accepted for compatibility, has no meaning")
 	}
 	for _, name := range values {
-		flags.Var(meaningless{}, name, "accepted for compatibility, has no meaning")
+		flags.Var(deprecated{}, name, "accepted for compatibility, has no meaning")
 	}
 }
 
@@ -84,7 +84,7 @@ func (u Usage) write(flags *flag.FlagSet, w io.Writer) {
 	shown.SetOutput(w)
 	var old []string
 	flags.VisitAll(func(f *flag.Flag) {
-		if _, ok := f.Value.(meaningless); ok {
+		if _, ok := f.Value.(deprecated); ok {
 			old = append(old, f.Name)
 			return
 		}

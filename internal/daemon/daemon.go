@@ -1,7 +1,6 @@
-// Package program is what every daemon of podid is around its own work: the options
-// that all have, flags of v1.8.17 without a meaning, a way to the API server, servers
-// for probes and metrics, and the way from the command line to an exit code.
-package program
+// Package daemon is what podid's daemons share around their own work: common flags, deprecated flags
+// of v1.8.17, the client configuration, servers for probes and metrics, and exit codes.
+package daemon
 
 import (
 	"context"
@@ -22,28 +21,27 @@ const (
 	ExitUsage  = 2
 )
 
-// Process is what a program touches of its surroundings.
+// Process is a program's environment.
 type Process struct {
 	Args           []string
 	Getenv         func(string) string
 	Stdout, Stderr io.Writer
-	// SetLoggers points the libraries' own loggers, one each for the whole process,
-	// at ours.
+	// SetLoggers sets the libraries' global loggers.
 	SetLoggers func(logr.Logger)
 }
 
-// Daemon is a program whose command line was parsed, with this error or none.
+// Daemon is a program with a parsed command line.
 type Daemon struct {
 	Name    string
 	Options *Options
-	Error   error
-	// Starting are key and value pairs for the first line of the log.
+	Error   error // of parsing
+	// Starting are additional key and value pairs of the first log line.
 	Starting []any
-	// Run serves until the context ends, which is no error.
+	// Run serves until ctx ends. The end of ctx is not an error.
 	Run func(ctx context.Context) error
 }
 
-// Main runs a daemon, or says why not, and returns the exit code.
+// Main runs a daemon and returns the exit code.
 func (p Process) Main(ctx context.Context, d Daemon) int {
 	switch {
 	case errors.Is(d.Error, flag.ErrHelp):
@@ -62,8 +60,8 @@ func (p Process) Main(ctx context.Context, d Daemon) int {
 		log.Info("log verbosity limited: higher levels would show the bodies of API requests, Secrets and tokens among them",
 			"requested", d.Options.Verbosity, "used", observe.MaxVerbosity)
 	}
-	for _, name := range d.Options.Meaningless {
-		log.Info("this flag is accepted for compatibility and has no meaning any more", "flag", name)
+	for _, name := range d.Options.Deprecated {
+		log.Info("ignored deprecated flag", "flag", name)
 	}
 	if err := d.Run(logr.NewContext(ctx, log)); err != nil {
 		log.Error(err, d.Name+" ends")

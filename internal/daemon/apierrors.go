@@ -1,6 +1,6 @@
 // Counting requests to the API server that failed.
 
-package program
+package daemon
 
 import (
 	"net/http"

@@ -1,6 +1,6 @@
 // What happens to nodes.
 
-package announce
+package events
 
 import (
 	"time"

@@ -1,6 +1,6 @@
 // What is said about identities themselves.
 
-package announce
+package events
 
 import v1 "github.com/podid-io/podid/api/v1"
 

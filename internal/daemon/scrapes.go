@@ -1,6 +1,6 @@
 // Answers to scrapes of the metrics.
 
-package program
+package daemon
 
 import (
 	"bytes"

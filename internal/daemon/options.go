@@ -1,6 +1,6 @@
 // The options that every daemon has.
 
-package program
+package daemon
 
 import (
 	"errors"
@@ -37,8 +37,8 @@ type Options struct {
 	ProbeAddress, MetricsAddress string // empty: all addresses
 	Profile                      bool   // serve pprof
 
-	// Meaningless are the flags given that no longer do anything.
-	Meaningless []string
+	// Deprecated are the flags given that no longer do anything.
+	Deprecated []string
 
 	given map[string]bool
 }
@@ -59,8 +59,8 @@ func (o *Options) Parse(u Usage, args []string, w io.Writer, bind func(*flag.Fla
 	o.given = map[string]bool{}
 	flags.Visit(func(f *flag.Flag) {
 		o.given[f.Name] = true
-		if _, ok := f.Value.(meaningless); ok {
-			o.Meaningless = append(o.Meaningless, f.Name)
+		if _, ok := f.Value.(deprecated); ok {
+			o.Deprecated = append(o.Deprecated, f.Name)
 		}
 	})
 	return err
@@ -124,7 +124,7 @@ func (o *Options) bindFlags(u Usage, flags *flag.FlagSet) {
 	flags.StringVar(&o.MetricsAddress, "prometheus-address", "", "IP `address` of --prometheus-port, such as 127.0.0.1; empty: all addresses")
 	flags.StringVar(&o.ProbePort, "http-probe-port", "8080", "`port` of /healthz and /readyz")
 	flags.StringVar(&o.MetricsPort, "prometheus-port", u.MetricsPort, "`port` of /metrics")
-	bindMeaningless(u, flags)
+	bindDeprecated(u, flags)
 }
 
 // Given tells whether a flag is on the command line.
