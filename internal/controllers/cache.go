@@ -26,11 +26,9 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/assignedidentity"
-	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/controllers/readiness"
-	"github.com/podid-io/podid/internal/controllers/sharing"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/listwatch"
 )
@@ -227,23 +225,23 @@ func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
-// addIndexes makes the lookups that the controllers ask for.
+// addIndexes adds the indexes of package lookup.
 func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	for _, index := range []struct {
 		kind client.Object
 		name string
 		keys func(client.Object) []string
 	}{
-		{&corev1.Node{}, attachment.NodesByGroup, groupOfNode},
-		{&corev1.Pod{}, assignedidentity.PodsBySelector, func(o client.Object) []string { return some(o.GetLabels()[v1.BindingLabel]) }},
-		{&corev1.Pod{}, assignedidentity.PodsByNode, nodeOfPod},
-		{&v1.AzureIdentityBinding{}, assignedidentity.BindingsBySelector, selectorOfBinding},
-		{&v1.AzureIdentityBinding{}, assignedidentity.BindingsByIdentity, identityOfBinding},
-		{&v1.AzureIdentity{}, sharing.ByOwner, sharing.Keys},
-		{&v1.AzureAssignedIdentity{}, assignedidentity.AssignedByPod, podOfAssigned},
-		{&v1.AzureAssignedIdentity{}, assignedidentity.AssignedByNode, nodeOfAssigned},
-		{&v1.AzureAssignedIdentity{}, identitystatus.AssignedByIdentity, identityOfAssigned},
-		{&corev1.Pod{}, readiness.ConcernedBySelector, selectorOfConcerned},
+		{&corev1.Node{}, lookup.NodesByGroup, groupOfNode},
+		{&corev1.Pod{}, lookup.PodsBySelector, func(o client.Object) []string { return some(o.GetLabels()[v1.BindingLabel]) }},
+		{&corev1.Pod{}, lookup.PodsByNode, nodeOfPod},
+		{&v1.AzureIdentityBinding{}, lookup.BindingsBySelector, selectorOfBinding},
+		{&v1.AzureIdentityBinding{}, lookup.BindingsByIdentity, identityOfBinding},
+		{&v1.AzureIdentity{}, lookup.IdentitiesByOwner, ownerOfIdentity},
+		{&v1.AzureAssignedIdentity{}, lookup.AssignedByPod, podOfAssigned},
+		{&v1.AzureAssignedIdentity{}, lookup.AssignedByNode, nodeOfAssigned},
+		{&v1.AzureAssignedIdentity{}, lookup.AssignedByIdentity, identityOfAssigned},
+		{&corev1.Pod{}, lookup.GatedPodsBySelector, selectorOfConcerned},
 	} {
 		if err := indexer.IndexField(ctx, index.kind, index.name, index.keys); err != nil {
 			return fmt.Errorf("index %T by %s: %w", index.kind, index.name, err)
@@ -274,6 +272,13 @@ func nodeOfPod(o client.Object) []string {
 func selectorOfBinding(o client.Object) []string {
 	if binding, ok := o.(*v1.AzureIdentityBinding); ok {
 		return some(binding.Spec.Selector)
+	}
+	return nil
+}
+
+func ownerOfIdentity(o client.Object) []string {
+	if id, ok := o.(*v1.AzureIdentity); ok && identity.Shared(id) {
+		return []string{id.Spec.SharedFrom.Namespace + "/" + id.Spec.SharedFrom.Name}
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-// What the caches are asked about one pod.
+// Reads of the caches for one pod.
 
 package assignedidentity
 
@@ -14,31 +14,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 )
-
-// asItIs reads the caches without copies: what they hold is never written to here.
-// Copies would be a tenth of all that is allocated in a flood of pods. Whoever
-// changes an object copies it first.
-func asItIs() client.GetOption { return &client.GetOptions{UnsafeDisableDeepCopy: new(true)} }
-
-// observed returns the pod's assigned identities.
-func (r *Reconciler) observed(ctx context.Context, pod types.NamespacedName) ([]*v1.AzureAssignedIdentity, error) {
-	var list v1.AzureAssignedIdentityList
-	if err := r.client.List(ctx, &list, client.MatchingFields{AssignedByPod: pod.String()}, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("list assigned identities of pod %s: %w", pod, err)
-	}
-	observed := make([]*v1.AzureAssignedIdentity, 0, len(list.Items))
-	for i := range list.Items {
-		observed = append(observed, &list.Items[i])
-	}
-	return observed, nil
-}
 
 // pod returns the pod, nil when there is none (or none with a binding label,
 // which the cache does not hold).
 func (r *Reconciler) pod(ctx context.Context, name types.NamespacedName) (*corev1.Pod, error) {
 	var pod corev1.Pod
-	err := r.client.Get(ctx, name, &pod, asItIs())
+	err := r.client.Get(ctx, name, &pod, lookup.NoCopy())
 	if apierrors.IsNotFound(err) {
 		return nil, nil // no pod is an answer, not a failure
 	}
@@ -52,7 +35,7 @@ func (r *Reconciler) pod(ctx context.Context, name types.NamespacedName) (*corev
 // first makes itself known by its own event.
 func (r *Reconciler) node(ctx context.Context, name string) (*corev1.Node, error) {
 	var node corev1.Node
-	err := r.client.Get(ctx, client.ObjectKey{Name: name}, &node, asItIs())
+	err := r.client.Get(ctx, client.ObjectKey{Name: name}, &node, lookup.NoCopy())
 	if apierrors.IsNotFound(err) {
 		return nil, nil // no node is an answer, not a failure
 	}
@@ -66,7 +49,7 @@ func (r *Reconciler) node(ctx context.Context, name string) (*corev1.Node, error
 // own pair's would have been observed.
 func (r *Reconciler) taken(ctx context.Context, pod types.NamespacedName, namespace, name string) bool {
 	var other v1.AzureAssignedIdentity
-	if err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &other, asItIs()); err != nil {
+	if err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &other, lookup.NoCopy()); err != nil {
 		return false
 	}
 	leaving := !other.DeletionTimestamp.IsZero() && (len(other.Finalizers) == 0 || slices.Equal(other.Finalizers, []string{v1.Finalizer}))

@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,6 +24,7 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers/events"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/identity"
 )
@@ -47,22 +47,6 @@ type Metrics interface {
 	AssignedIdentityUpdated(took time.Duration)
 	AssignedIdentityDeleted(took time.Duration)
 }
-
-// The indexes that the caches must have.
-const (
-	// BindingsBySelector indexes bindings by spec.selector.
-	BindingsBySelector = "podid/selector"
-	// BindingsByIdentity indexes bindings by spec.azureIdentity.
-	BindingsByIdentity = "podid/identity"
-	// PodsBySelector indexes pods by the value of their binding label.
-	PodsBySelector = "podid/binding-label"
-	// PodsByNode indexes pods by the node they run on.
-	PodsByNode = "podid/pod-node"
-	// AssignedByPod indexes assigned identities by <pod's namespace>/<pod>.
-	AssignedByPod = "podid/pod"
-	// AssignedByNode indexes assigned identities by their node's name.
-	AssignedByNode = "podid/node-name"
-)
 
 // Rules are the rules to decide by.
 type Rules interface {
@@ -177,7 +161,7 @@ func (t *target) unassigned() bool {
 
 // target reads the caches, and places the pod.
 func (r *Reconciler) target(ctx context.Context, name types.NamespacedName) (*target, error) {
-	observed, err := r.observed(ctx, name)
+	observed, err := lookup.Assigned(ctx, r.client, name)
 	if err != nil {
 		return nil, err
 	}
@@ -226,42 +210,21 @@ func needy(pod *corev1.Pod) bool {
 	return living(pod) && pod.Spec.NodeName != "" && !pod.Spec.HostNetwork
 }
 
-// grants asks the rules, and tells the pod what they refuse; later, if there is a
-// time to wait.
+// grants returns what the rules grant to the pod, and emits Events about what they refuse. While a
+// refusal may only be premature, it emits none and returns how long to wait.
 func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, time.Duration, error) {
 	rules := r.rules.Current()
-	selector := pod.Labels[v1.BindingLabel]
-	var list v1.AzureIdentityBindingList
-	options := []client.ListOption{client.MatchingFields{BindingsBySelector: selector}, client.UnsafeDisableDeepCopy}
+	var options []client.ListOption
 	if rules.ForceNamespaced {
-		// Other teams' bindings with the same selector grant nothing, however
-		// many they are.
-		options = append(options, client.InNamespace(pod.Namespace))
+		options = append(options, client.InNamespace(pod.Namespace)) // others grant nothing, however many they are
 	}
-	if err := r.client.List(ctx, &list, options...); err != nil {
-		return nil, 0, fmt.Errorf("list bindings with selector %q: %w", selector, err)
+	bindings, err := lookup.Bindings(ctx, r.client, pod.Labels[v1.BindingLabel], options...)
+	if err != nil {
+		return nil, 0, err
 	}
-	bindings := make([]*v1.AzureIdentityBinding, 0, len(list.Items))
-	for i := range list.Items {
-		bindings = append(bindings, &list.Items[i])
-	}
-	var failed error
-	grants, refusals := rules.Grants(
-		r.rules.Pod(pod), bindings,
-		func(namespace, name string) *v1.AzureIdentity {
-			var id v1.AzureIdentity
-			err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &id, asItIs())
-			if err != nil {
-				if !apierrors.IsNotFound(err) {
-					failed = fmt.Errorf("read identity %s/%s: %w", namespace, name, err)
-				}
-				return nil
-			}
-			return &id
-		})
-	if failed != nil {
-		// Without an answer nothing may be taken away either.
-		return nil, 0, failed
+	grants, refusals, err := lookup.Grants(ctx, r.client, rules, r.rules.Pod(pod), bindings)
+	if err != nil {
+		return nil, 0, err
 	}
 	refusals = worthTelling(refusals)
 	hold := tooEarly(pod, refusals, r.now())

@@ -21,7 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/sharing"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
@@ -50,7 +50,7 @@ func (r *Reconciler) Tell(pods ...types.NamespacedName) {
 // PolicyChanged makes the controller look at the pods of a namespace, or at all
 // pods if it is "".
 func (r *Reconciler) PolicyChanged(namespace string) {
-	for _, pod := range r.pods(context.Background(), client.InNamespace(namespace), client.UnsafeDisableDeepCopy) {
+	for _, pod := range lookup.Pods(context.Background(), r.client, client.InNamespace(namespace)) {
 		r.queue.Add(pod)
 	}
 }
@@ -153,62 +153,31 @@ func podOf(_ context.Context, o client.Object) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: assigned.Spec.PodNamespace, Name: assigned.Spec.Pod}}}
 }
 
-// podsOfBinding are the pods that carry the binding's selector, and those that
-// it has granted something so far.
+// podsOfBinding returns the pods with the binding's selector.
 func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []reconcile.Request {
 	binding, ok := o.(*v1.AzureIdentityBinding)
-	if !ok || binding.Spec.Selector == "" {
+	if !ok {
 		return nil
 	}
-	options := []client.ListOption{client.MatchingFields{PodsBySelector: binding.Spec.Selector}, client.UnsafeDisableDeepCopy}
-	if r.rules.Current().ForceNamespaced {
-		options = append(options, client.InNamespace(binding.Namespace))
-	}
-	return r.pods(ctx, options...)
+	return lookup.PodsOfBinding(ctx, r.client, lookup.PodsBySelector, r.rules.Current(), binding)
 }
 
-// podsOfIdentity are the pods of the bindings that name the identity, or one
-// shared from it.
+// podsOfIdentity returns those of the identity's bindings.
 func (r *Reconciler) podsOfIdentity(ctx context.Context, o client.Object) []reconcile.Request {
-	var requests []reconcile.Request
-	for _, name := range sharing.With(ctx, r.client, o) {
-		var bindings v1.AzureIdentityBindingList
-		err := r.client.List(ctx, &bindings, client.InNamespace(name.Namespace),
-			client.MatchingFields{BindingsByIdentity: name.Name}, client.UnsafeDisableDeepCopy)
-		if err != nil {
-			return nil
-		}
-		for i := range bindings.Items {
-			requests = append(requests, r.podsOfBinding(ctx, &bindings.Items[i])...)
-		}
-	}
-	return requests
+	return lookup.PodsOfIdentity(ctx, r.client, lookup.PodsBySelector, r.rules.Current(), o)
 }
 
 // podsOfNode are the pods on the node, and those whose assigned identities say
 // that they are.
 func (r *Reconciler) podsOfNode(ctx context.Context, o client.Object) []reconcile.Request {
-	requests := r.pods(ctx, client.MatchingFields{PodsByNode: o.GetName()}, client.UnsafeDisableDeepCopy)
+	requests := lookup.Pods(ctx, r.client, client.MatchingFields{lookup.PodsByNode: o.GetName()})
 	var assigned v1.AzureAssignedIdentityList
-	err := r.client.List(ctx, &assigned, client.MatchingFields{AssignedByNode: o.GetName()}, client.UnsafeDisableDeepCopy)
+	err := r.client.List(ctx, &assigned, client.MatchingFields{lookup.AssignedByNode: o.GetName()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return requests
 	}
 	for i := range assigned.Items {
 		requests = append(requests, podOf(ctx, &assigned.Items[i])...)
-	}
-	return requests
-}
-
-// pods lists the cache. It can fail only while the program stops.
-func (r *Reconciler) pods(ctx context.Context, options ...client.ListOption) []reconcile.Request {
-	var pods corev1.PodList
-	if err := r.client.List(ctx, &pods, options...); err != nil {
-		return nil
-	}
-	requests := make([]reconcile.Request, 0, len(pods.Items))
-	for i := range pods.Items {
-		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&pods.Items[i])})
 	}
 	return requests
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/ledger"
 )
 
@@ -43,7 +44,7 @@ func (r *Reconciler) readClusterIdentities(ctx context.Context, p *pass) error {
 		return nil
 	}
 	var nodes corev1.NodeList
-	err := r.client.List(ctx, &nodes, client.MatchingFields{NodesByGroup: p.group.ResourceID()}, client.UnsafeDisableDeepCopy)
+	err := r.client.List(ctx, &nodes, client.MatchingFields{lookup.NodesByGroup: p.group.ResourceID()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return fmt.Errorf("list nodes of %s: %w", p.group, err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/ledger"
 	"github.com/podid-io/podid/internal/ledger/ledgertest"
@@ -34,7 +35,7 @@ func longID(t *testing.T, n int) identity.ResourceID {
 
 // limited is an API server in memory that refuses ConfigMaps beyond quota; 0 means any number.
 func limited(quota int) client.Client {
-	builder := fake.NewClientBuilder().WithIndex(&corev1.Node{}, NodesByGroup, func(client.Object) []string { return nil })
+	builder := fake.NewClientBuilder().WithIndex(&corev1.Node{}, lookup.NodesByGroup, func(client.Object) []string { return nil })
 	return ledgertest.Limit(builder, quota).Build()
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/ledger"
 )
 
@@ -48,9 +49,6 @@ type Metrics interface {
 	Quarantined(namespace, identity, reason string)
 	QuarantineLifted(namespace, identity string)
 }
-
-// NodesByGroup is the index that the caches must have: nodes by their group's ARM resource ID.
-const NodesByGroup = "podid/node-group"
 
 // Settings are what an operator can choose.
 type Settings struct {
@@ -288,7 +286,7 @@ func (r *Reconciler) next(st *state, plan assignment.GroupPlan) reconcile.Result
 // populated reports whether the group has nodes in the cluster.
 func (r *Reconciler) populated(ctx context.Context, group compute.Group) (bool, error) {
 	var nodes corev1.NodeList
-	err := r.client.List(ctx, &nodes, client.MatchingFields{NodesByGroup: group.ResourceID()}, client.Limit(1), client.UnsafeDisableDeepCopy)
+	err := r.client.List(ctx, &nodes, client.MatchingFields{lookup.NodesByGroup: group.ResourceID()}, client.Limit(1), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("list nodes of %s: %w", group, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/ledger"
 )
 
@@ -31,7 +32,7 @@ func (r *rig) reconcilerOf(fails *bool) *Reconciler {
 			}
 			return c.Delete(ctx, o, opts...)
 		},
-	}).WithIndex(&corev1.Node{}, NodesByGroup, func(client.Object) []string { return nil }).Build()
+	}).WithIndex(&corev1.Node{}, lookup.NodesByGroup, func(client.Object) []string { return nil }).Build()
 	return New(Parts{Client: api, Groups: r.groups, Ledger: ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}}, Settings{})
 }
 

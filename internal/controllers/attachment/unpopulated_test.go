@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/ledger"
 )
 
@@ -19,7 +20,7 @@ func TestUnpopulatedWakes(t *testing.T) {
 	here := compute.Group{Kind: compute.VMSS, SubscriptionID: "s", ResourceGroup: "rg", Name: "here"}
 	gone := compute.Group{Kind: compute.VMSS, SubscriptionID: "s", ResourceGroup: "rg", Name: "gone"}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"group": here.Name}}}
-	api := fake.NewClientBuilder().WithObjects(node).WithIndex(&corev1.Node{}, NodesByGroup, func(client.Object) []string {
+	api := fake.NewClientBuilder().WithObjects(node).WithIndex(&corev1.Node{}, lookup.NodesByGroup, func(client.Object) []string {
 		return []string{here.ResourceID()}
 	}).Build()
 	store := ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}

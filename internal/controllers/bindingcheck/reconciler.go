@@ -20,7 +20,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/events"
-	"github.com/podid-io/podid/internal/controllers/sharing"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/reason"
@@ -29,10 +29,6 @@ import (
 // patience is how long a binding may be older than its identity: one kubectl
 // apply writes them one after the other.
 const patience = 2 * time.Second
-
-// BindingsByIdentity is the index that the caches must have: bindings by
-// spec.azureIdentity.
-const BindingsByIdentity = "podid/identity"
 
 // Reconciler checks bindings.
 type Reconciler struct {
@@ -112,24 +108,14 @@ func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding
 	if binding.Spec.Selector == "" {
 		return &reason.Refusal{Message: "the binding has no selector and selects no pod: set spec.selector to the value of the pods' label " + v1.BindingLabel}, true, nil
 	}
-	var failed error
 	rules := r.Rules.Current()
 	pod := identity.Pod{
 		Namespace: binding.Namespace, Labels: map[string]string{v1.BindingLabel: binding.Spec.Selector},
 		NamespaceLabels: r.Rules.NamespaceLabels(binding.Namespace),
 	}
-	grants, refusals := rules.Grants(pod, []*v1.AzureIdentityBinding{binding}, func(namespace, name string) *v1.AzureIdentity {
-		var id v1.AzureIdentity
-		if err := r.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &id); err != nil {
-			if !apierrors.IsNotFound(err) {
-				failed = fmt.Errorf("read identity %s/%s: %w", namespace, name, err)
-			}
-			return nil
-		}
-		return &id
-	})
-	if failed != nil {
-		return nil, false, failed
+	grants, refusals, err := lookup.Grants(ctx, r.Client, rules, pod, []*v1.AzureIdentityBinding{binding})
+	if err != nil {
+		return nil, false, err
 	}
 	refusal, enforced = verdict(rules.Policy, pod, grants, refusals)
 	return refusal, enforced, nil
@@ -152,19 +138,7 @@ func verdict(policy *identity.Policy, pod identity.Pod, grants []identity.Grant,
 	return refusals[0], true
 }
 
-// bindingsOf are the bindings that name an identity, or one shared from it.
+// bindingsOf returns requests for the bindings that name an identity, or one shared from it.
 func (r *Reconciler) bindingsOf(ctx context.Context, o client.Object) []reconcile.Request {
-	var requests []reconcile.Request
-	for _, name := range sharing.With(ctx, r.Client, o) {
-		var bindings v1.AzureIdentityBindingList
-		err := r.Client.List(ctx, &bindings, client.InNamespace(name.Namespace),
-			client.MatchingFields{BindingsByIdentity: name.Name}, client.UnsafeDisableDeepCopy)
-		if err != nil {
-			return nil
-		}
-		for i := range bindings.Items {
-			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&bindings.Items[i])})
-		}
-	}
-	return requests
+	return lookup.Requests(lookup.BindingsOfIdentity(ctx, r.Client, o))
 }

@@ -33,14 +33,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/federation"
 	"github.com/podid-io/podid/internal/identity"
 )
-
-// AssignedByNode is the index that the caches must have: assigned identities by
-// the name of their node.
-const AssignedByNode = "podid/node-name"
 
 // rolePrefix begins the name of a node's Role and RoleBinding. A node's name
 // cannot hold a colon.
@@ -139,7 +136,7 @@ func (n *Nodes) lookAtOld(ctx context.Context) error {
 func (n *Nodes) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	node := req.Name
 	var assigned v1.AzureAssignedIdentityList
-	if err := n.Client.List(ctx, &assigned, client.MatchingFields{AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
+	if err := n.Client.List(ctx, &assigned, client.MatchingFields{lookup.AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
 		return reconcile.Result{}, fmt.Errorf("list assigned identities of node %s: %w", node, err)
 	}
 	want := brokersOf(assigned.Items)

@@ -19,14 +19,11 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 )
 
 // countInterval is how often assigned identities and nodes are counted. Counting walks the cache, no request is made.
 const countInterval = 15 * time.Second
-
-// AssignedByNode is the index that the caches must have: assigned identities by
-// their node's name.
-const AssignedByNode = "podid/node-name"
 
 // Pods is the controller that removes; assignedidentity.Reconciler is one.
 type Pods interface {
@@ -111,7 +108,7 @@ func kindOf(node *corev1.Node) string {
 // countAssigned adds the assigned identities of a node to those of each state.
 func (s *Sweep) countAssigned(ctx context.Context, node string, states map[string]int) error {
 	var list v1.AzureAssignedIdentityList
-	if err := s.Reader.List(ctx, &list, client.MatchingFields{AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
+	if err := s.Reader.List(ctx, &list, client.MatchingFields{lookup.AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list assigned identities of node %s: %w", node, err)
 	}
 	for i := range list.Items {

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 )
 
 type recorder struct {
@@ -80,7 +81,7 @@ func TestSweep(t *testing.T) {
 		assigned("nobody", "here", ""),
 	}
 	reader := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
-		WithIndex(&v1.AzureAssignedIdentity{}, AssignedByNode, func(o client.Object) []string {
+		WithIndex(&v1.AzureAssignedIdentity{}, lookup.AssignedByNode, func(o client.Object) []string {
 			return []string{o.(*v1.AzureAssignedIdentity).Spec.NodeName}
 		}).Build()
 	synctest.Test(t, func(t *testing.T) {

@@ -23,15 +23,11 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
-// AssignedByIdentity is the index that the caches must have: assigned identities
-// by Keys.
-const AssignedByIdentity = "podid/assigned-identity"
-
-// Keys are an assigned identity's keys in that index: its identity, and its
-// identity among those refused, which are few.
+// Keys returns an assigned identity's keys in the index lookup.AssignedByIdentity.
 func Keys(assigned *v1.AzureAssignedIdentity) []string {
 	ref := assigned.Spec.AzureIdentityRef
 	if ref == nil {
@@ -39,13 +35,10 @@ func Keys(assigned *v1.AzureAssignedIdentity) []string {
 	}
 	key := ref.Namespace + "/" + ref.Name
 	if Refused(assigned) {
-		return []string{key, refusedKey + key}
+		return []string{key, lookup.RefusedPrefix + key}
 	}
 	return []string{key}
 }
-
-// refusedKey cannot begin a namespace.
-const refusedKey = "refused:"
 
 // conflictPause is how long the cache is given to catch up with a change that
 // somebody else made.
@@ -91,7 +84,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("read identity %s: %w", req.NamespacedName, err)
 	}
-	refused, err := r.list(ctx, &id, refusedKey+req.String())
+	refused, err := r.list(ctx, &id, lookup.RefusedPrefix+req.String())
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -152,7 +145,7 @@ func (r *Reconciler) announce(id *v1.AzureIdentity, want *metav1.Condition, refu
 // identity, not one of the same name before it.
 func (r *Reconciler) list(ctx context.Context, id *v1.AzureIdentity, key string) ([]*v1.AzureAssignedIdentity, error) {
 	var list v1.AzureAssignedIdentityList
-	if err := r.Client.List(ctx, &list, client.MatchingFields{AssignedByIdentity: key}, client.UnsafeDisableDeepCopy); err != nil {
+	if err := r.Client.List(ctx, &list, client.MatchingFields{lookup.AssignedByIdentity: key}, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list assigned identities of identity %s/%s: %w", id.Namespace, id.Name, err)
 	}
 	var out []*v1.AzureAssignedIdentity

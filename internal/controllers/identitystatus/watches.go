@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
@@ -99,7 +100,7 @@ func (r *Reconciler) onAssigned() handler.EventHandler {
 // inTrouble tells whether the cache has such an identity, and troubled of it.
 func (r *Reconciler) inTrouble(ctx context.Context, name client.ObjectKey) bool {
 	var id v1.AzureIdentity
-	return r.Client.Get(ctx, name, &id, &client.GetOptions{UnsafeDisableDeepCopy: new(true)}) == nil && troubled(&id)
+	return r.Client.Get(ctx, name, &id, lookup.NoCopy()) == nil && troubled(&id)
 }
 
 // same tells whether two versions of an assigned identity say the same about the

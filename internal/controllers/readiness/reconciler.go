@@ -25,26 +25,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/identity"
-	"github.com/podid-io/podid/internal/reason"
 )
 
 // patience is how old a pod must be to be told that it waits: most often its
 // identity is there a moment later, and one write says it all.
 const patience = 2 * time.Second
-
-// The indexes that the caches must have.
-const (
-	// BindingsBySelector indexes bindings by spec.selector.
-	BindingsBySelector = "podid/selector"
-	// BindingsByIdentity indexes bindings by spec.azureIdentity.
-	BindingsByIdentity = "podid/identity"
-	// ConcernedBySelector indexes the pods that Concerned tells by the value of
-	// their binding label.
-	ConcernedBySelector = "podid/readiness"
-	// AssignedByPod indexes assigned identities by <pod's namespace>/<pod>.
-	AssignedByPod = "podid/pod"
-)
 
 // Rules are the rules to decide by.
 type Rules interface {
@@ -126,43 +113,16 @@ func condition(pod *corev1.Pod) *corev1.PodCondition {
 // cache's own and must not be changed.
 func (r *Reconciler) view(ctx context.Context, pod *corev1.Pod) (Pod, error) {
 	view := Pod{Gated: gated(pod), Have: condition(pod), NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork}
-	var list v1.AzureAssignedIdentityList
-	key := pod.Namespace + "/" + pod.Name
-	if err := r.Client.List(ctx, &list, client.MatchingFields{AssignedByPod: key}, client.UnsafeDisableDeepCopy); err != nil {
-		return view, fmt.Errorf("list assigned identities of pod %s: %w", key, err)
-	}
-	for i := range list.Items {
-		view.Assigned = append(view.Assigned, &list.Items[i])
-	}
 	var err error
-	view.Grants, view.Refusals, err = r.grants(ctx, pod)
+	if view.Assigned, err = lookup.Assigned(ctx, r.Client, client.ObjectKeyFromObject(pod)); err != nil {
+		return view, err
+	}
+	bindings, err := lookup.Bindings(ctx, r.Client, pod.Labels[v1.BindingLabel])
+	if err != nil {
+		return view, err
+	}
+	view.Grants, view.Refusals, err = lookup.Grants(ctx, r.Client, r.Rules.Current(), r.Rules.Pod(pod), bindings)
 	return view, err
-}
-
-// grants asks the rules about the pod.
-func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, []*reason.Refusal, error) {
-	selector := pod.Labels[v1.BindingLabel]
-	var list v1.AzureIdentityBindingList
-	if err := r.Client.List(ctx, &list, client.MatchingFields{BindingsBySelector: selector}, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, nil, fmt.Errorf("list bindings with selector %q: %w", selector, err)
-	}
-	bindings := make([]*v1.AzureIdentityBinding, 0, len(list.Items))
-	for i := range list.Items {
-		bindings = append(bindings, &list.Items[i])
-	}
-	var failed error
-	grants, refusals := r.Rules.Current().Grants(r.Rules.Pod(pod), bindings,
-		func(namespace, name string) *v1.AzureIdentity {
-			var id v1.AzureIdentity
-			if err := r.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &id); err != nil {
-				if !apierrors.IsNotFound(err) {
-					failed = fmt.Errorf("read identity %s/%s: %w", namespace, name, err)
-				}
-				return nil
-			}
-			return &id
-		})
-	return grants, refusals, failed
 }
 
 // write patches the one condition; the kubelet's and everybody else's stay as

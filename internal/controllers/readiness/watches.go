@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/controllers/sharing"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
@@ -111,45 +111,19 @@ func (r *Reconciler) onAssigned() handler.EventHandler {
 // concerned tells whether the cache has such a pod, and Concerned of it.
 func (r *Reconciler) concerned(ctx context.Context, name types.NamespacedName) bool {
 	var pod corev1.Pod
-	return r.Client.Get(ctx, name, &pod, &client.GetOptions{UnsafeDisableDeepCopy: new(true)}) == nil && Concerned(&pod)
+	return r.Client.Get(ctx, name, &pod, lookup.NoCopy()) == nil && Concerned(&pod)
 }
 
-// podsOfBinding are the pods with the binding's selector that have or need a
-// condition.
+// podsOfBinding returns the pods with the binding's selector that have or need a condition.
 func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []reconcile.Request {
 	binding, ok := o.(*v1.AzureIdentityBinding)
-	if !ok || binding.Spec.Selector == "" {
+	if !ok {
 		return nil
 	}
-	options := []client.ListOption{client.MatchingFields{ConcernedBySelector: binding.Spec.Selector}, client.UnsafeDisableDeepCopy}
-	if r.Rules.Current().ForceNamespaced {
-		options = append(options, client.InNamespace(binding.Namespace))
-	}
-	var pods corev1.PodList
-	if err := r.Client.List(ctx, &pods, options...); err != nil {
-		return nil // only while the program stops
-	}
-	requests := make([]reconcile.Request, 0, len(pods.Items))
-	for i := range pods.Items {
-		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&pods.Items[i])})
-	}
-	return requests
+	return lookup.PodsOfBinding(ctx, r.Client, lookup.GatedPodsBySelector, r.Rules.Current(), binding)
 }
 
-// podsOfIdentity are those of the bindings that name the identity, or one shared
-// from it.
+// podsOfIdentity returns those of the identity's bindings.
 func (r *Reconciler) podsOfIdentity(ctx context.Context, o client.Object) []reconcile.Request {
-	var requests []reconcile.Request
-	for _, name := range sharing.With(ctx, r.Client, o) {
-		var bindings v1.AzureIdentityBindingList
-		err := r.Client.List(ctx, &bindings, client.InNamespace(name.Namespace),
-			client.MatchingFields{BindingsByIdentity: name.Name}, client.UnsafeDisableDeepCopy)
-		if err != nil {
-			return nil
-		}
-		for i := range bindings.Items {
-			requests = append(requests, r.podsOfBinding(ctx, &bindings.Items[i])...)
-		}
-	}
-	return requests
+	return lookup.PodsOfIdentity(ctx, r.Client, lookup.GatedPodsBySelector, r.Rules.Current(), o)
 }
