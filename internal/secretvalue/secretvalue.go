@@ -85,7 +85,8 @@ func isKeyFile(data []byte) bool {
 		if bytes.Contains(data, []byte("-----BEGIN ")) || isDER(data) {
 			return true
 		}
-		plain, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(string(bytes.Join(bytes.Fields(data), nil)), "="))
+		text := strings.TrimRight(string(bytes.Join(bytes.Fields(data), nil)), "=")
+		plain, err := base64.RawStdEncoding.DecodeString(text)
 		if err != nil || len(plain) == 0 {
 			return false
 		}

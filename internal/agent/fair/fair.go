@@ -182,7 +182,8 @@ func (l *Limiter) next() (*entry, float64) {
 func (l *Limiter) mayStart(e *entry) bool {
 	free := l.cfg.Concurrent - l.active
 	kept := max(1, l.cfg.Concurrent/4)
-	return !l.inBackground(e) && l.callers[e.Caller] < l.cfg.PerCaller && (free > kept || l.namespaces[e.Namespace] < free)
+	return !l.inBackground(e) && l.callers[e.Caller] < l.cfg.PerCaller &&
+		(free > kept || l.namespaces[e.Namespace] < free)
 }
 
 func (l *Limiter) inBackground(e *entry) bool {

@@ -31,7 +31,8 @@ func PassOnQuery(rawQuery string) (string, *reason.Refusal) {
 			return "", refusal
 		}
 		if name == "" || !queryPlain(name) || !queryPlain(value) {
-			return "", reason.BadQuery.Refuse("names and values of parameters may have letters, digits, dots, dashes and underscores only")
+			return "", reason.BadQuery.Refuse("names and values of parameters may have " +
+				"letters, digits, dots, dashes and underscores only")
 		}
 		for _, earlier := range names {
 			if ascii.EqualFold(earlier, name) {

@@ -22,7 +22,8 @@ func HeaderMissing() *reason.Refusal {
 
 // Forwarded refuses a request that came through a proxy.
 func Forwarded() *reason.Refusal {
-	return reason.Forwarded.Refuse("requests with the header X-Forwarded-For are refused: send them directly, not through a proxy")
+	return reason.Forwarded.Refuse("requests with the header X-Forwarded-For are refused: " +
+		"send them directly, not through a proxy")
 }
 
 // NotFound refuses an unknown path.

@@ -32,7 +32,9 @@ func always() []string {
 // to the requested one, and adds what is missing. expiresOn and notBefore are the token's times.
 // Until extendedOn it may be used in an outage of the service. An extendedOn before expiresOn
 // counts as expiresOn.
-func NewReply(fields map[string]json.RawMessage, resource, clientID string, notBefore, expiresOn, extendedOn time.Time) (*Reply, error) {
+func NewReply(
+	fields map[string]json.RawMessage, resource, clientID string, notBefore, expiresOn, extendedOn time.Time,
+) (*Reply, error) {
 	text := make(map[string]string, len(fields)+len(always()))
 	for name, raw := range fields {
 		value, err := asString(raw)

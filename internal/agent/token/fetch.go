@@ -118,7 +118,7 @@ func (c *Cache) fail(k key, e *entry, f *fetch, now time.Time) {
 // maxRetry is the longest pause between two refreshes that fail.
 const maxRetry = 2 * time.Minute
 
-// retryIn returns how long to wait after so many failed refreshes: 2 s, 4 s … 2 min, less towards
+// retryIn returns how long to wait after so many failed refreshes: 2 s, 4 s … 2 min, less toward
 // the token's expiry, and at least the source's Retry-After.
 func (t *Token) retryIn(now time.Time, failures int, err error) time.Duration {
 	in := min(time.Second<<min(failures, 7), maxRetry)

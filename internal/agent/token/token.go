@@ -215,9 +215,11 @@ const (
 // not allow the identity.
 func RefuseCluster(t *Token, id *v1.AzureIdentity) *Failure {
 	return &Failure{
-		Status: http.StatusForbidden, Code: "cluster_identity", Reason: ReasonClusterIdentity, Cause: errors.New(t.OfCluster()),
-		Message: fmt.Sprintf("AzureIdentity %s/%s cannot be used: it names an identity of the cluster itself, which pods do not get: "+
-			"create a user-assigned identity for the application, have this one named for namespace %s in AzureIdentityPolicy %s, "+
+		Status: http.StatusForbidden, Code: "cluster_identity", Reason: ReasonClusterIdentity,
+		Cause: errors.New(t.OfCluster()),
+		Message: fmt.Sprintf("AzureIdentity %s/%s cannot be used: it names an identity of the cluster itself, "+
+			"which pods do not get: create a user-assigned identity for the application, "+
+			"have this one named for namespace %s in AzureIdentityPolicy %s, "+
 			"or run MIC and NMI with --allow-cluster-identities", id.Namespace, id.Name, id.Namespace, v1.PolicyName),
 	}
 }

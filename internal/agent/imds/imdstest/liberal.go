@@ -44,7 +44,8 @@ func isIdentity(path string) bool {
 func readings() []func(string) string {
 	return []func(string) string{
 		percent, unicodePercent, overlong, lookalikes, slashes, withoutDots, withoutParameters, withoutControls,
-		cutAt("?"), cutAt("#"), cutAt("\x00"), cutAt(" "), withoutAuthority, withoutScheme, plus, trimSegments, caretSlash,
+		cutAt("?"), cutAt("#"), cutAt("\x00"), cutAt(" "),
+		withoutAuthority, withoutScheme, plus, trimSegments, caretSlash,
 	}
 }
 
@@ -101,7 +102,11 @@ func overlongAt(s string) (byte, int) {
 			continue
 		}
 		high, low := rest[0], rest[1]
-		if lead == "" && high != 0xc0 && high != 0xc1 || lead != "" && high != 0x80 && high != 0x81 || low&0xc0 != 0x80 {
+		first := byte(0x80)
+		if lead == "" {
+			first = 0xc0
+		}
+		if high != first && high != first+1 || low&0xc0 != 0x80 {
 			continue
 		}
 		return high&1<<6 | low&0x3f, len(lead) + 2

@@ -26,7 +26,8 @@ const adfs = "adfs"
 // trailing /adfs, as in files for Azure Stack, is the tenant.
 func ParseAuthority(text string) (Authority, error) {
 	u, err := url.Parse(strings.TrimSpace(text))
-	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" ||
+		u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
 		return Authority{}, errors.New("must be an https URL such as https://login.microsoftonline.com/")
 	}
 	path := strings.TrimRight(u.EscapedPath(), "/")
@@ -59,8 +60,10 @@ func (a Authority) endpoint(id *v1.AzureIdentity, tenant string) (endpoint, erro
 			return endpoint{}, err
 		}
 	}
-	if tenant == "" || strings.Trim(tenant, ".") == "" || strings.ContainsFunc(tenant, func(r rune) bool { return !inTenant(r) }) {
-		return endpoint{}, fmt.Errorf("tenant %q is neither a GUID nor a domain: az account show --query tenantId", source.Clip(tenant, 64))
+	odd := func(r rune) bool { return !inTenant(r) }
+	if strings.Trim(tenant, ".") == "" || strings.ContainsFunc(tenant, odd) {
+		return endpoint{}, fmt.Errorf("tenant %q is neither a GUID nor a domain: az account show --query tenantId",
+			source.Clip(tenant, 64))
 	}
 	host, _, _ := strings.Cut(strings.TrimPrefix(base.base, "https://"), "/")
 	if ascii.EqualFold(tenant, adfs) {
@@ -85,13 +88,19 @@ func (a Authority) trusts(other Authority, id *v1.AzureIdentity) error {
 	if other == a || slices.Contains(cloud.AuthorityHosts(), strings.TrimPrefix(other.base, "https://")) {
 		return nil
 	}
-	if audience := id.Spec.FederatedAudience; id.Spec.Type == v1.Federated && audience != "" && !slices.Contains(cloud.ExchangeAudiences(), audience) {
-		return fmt.Errorf("its adEndpoint is %s, and its federatedAudience none of Entra ID's: an operator can run nmi with --authority-host=%s", other, other)
+	if id.Spec.Type == v1.Federated {
+		audience := id.Spec.FederatedAudience
+		if audience == "" || slices.Contains(cloud.ExchangeAudiences(), audience) {
+			return nil
+		}
+		return fmt.Errorf("its adEndpoint is %s, and its federatedAudience none of Entra ID's: "+
+			"an operator can run nmi with --authority-host=%s", other, other)
 	}
 	secret := id.Spec.ClientPassword.Namespace
-	if id.Spec.Type == v1.Federated || secret == "" || secret == id.Namespace {
+	if secret == "" || secret == id.Namespace {
 		return nil
 	}
-	return fmt.Errorf("its adEndpoint is %s, and its Secret is in another namespace (%s): move the Secret to namespace %s, "+
-		"or an operator can run nmi with --authority-host=%s", other, secret, id.Namespace, other)
+	return fmt.Errorf("its adEndpoint is %s, and its Secret is in another namespace (%s): "+
+		"move the Secret to namespace %s, or an operator can run nmi with --authority-host=%s",
+		other, secret, id.Namespace, other)
 }

@@ -42,14 +42,14 @@ func (s *Source) call(ctx context.Context, r token.Request, at endpoint, with pr
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 	if err != nil {
-		return nil, trouble(at, "broke off its answer", err)
+		return nil, trouble(at, "did not complete its response", err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, refused(resp, body, r, at, with)
 	}
 	t, err := source.ParseReply(body, time.Now())
 	if err != nil {
-		return nil, trouble(at, "gave an answer that makes no sense", err)
+		return nil, trouble(at, "returned an invalid response", err)
 	}
 	keepKnown(t)
 	if err := source.SubjectOf(t).Mismatch(r.Identity.Spec); err != nil {
@@ -61,7 +61,9 @@ func (s *Source) call(ctx context.Context, r token.Request, at endpoint, with pr
 // keepKnown removes the fields that the metadata service does not return either, such as an ID
 // token or a refresh token.
 func keepKnown(t *token.Token) {
-	known := []string{"access_token", "token_type", "expires_in", "expires_on", "ext_expires_in", "not_before", "resource"}
+	known := []string{
+		"access_token", "token_type", "expires_in", "expires_on", "ext_expires_in", "not_before", "resource",
+	}
 	for name := range t.Fields {
 		if !slices.Contains(known, name) {
 			delete(t.Fields, name)

@@ -44,14 +44,18 @@ func (c certificates) proof(ctx context.Context, id *v1.AzureIdentity) (proof, e
 		return nil, err
 	}
 	if len(data[keyfile.CertificateKey]) == 0 {
-		return nil, unusable(id, fmt.Errorf("its Secret %s has no key %s (or no value there): put a PFX file there, or a PEM file with certificate and private key: "+
-			"kubectl -n %s create secret generic %s --from-file=%s=FILE",
-			secretName(id), keyfile.CertificateKey, secretNamespace(id), id.Spec.ClientPassword.Name, keyfile.CertificateKey))
+		return nil, unusable(id, fmt.Errorf("its Secret %s has no key %s (or no value there): put a PFX file there, or "+
+			"a PEM file with certificate and private key: kubectl -n %s create secret generic %s --from-file=%s=FILE",
+			secretName(id), keyfile.CertificateKey, secretNamespace(id), id.Spec.ClientPassword.Name,
+			keyfile.CertificateKey))
 	}
-	pair, err := c.parser.Parse(ctx, id.Namespace, data[keyfile.CertificateKey], secretvalue.Password(data[keyfile.PasswordKey]))
+	password := secretvalue.Password(data[keyfile.PasswordKey])
+	pair, err := c.parser.Parse(ctx, id.Namespace, data[keyfile.CertificateKey], password)
 	switch {
 	case errors.Is(err, keyfile.ErrBusy):
-		return nil, &token.Failure{Status: http.StatusInternalServerError, Code: "certificate_busy", Message: err.Error()}
+		return nil, &token.Failure{
+			Status: http.StatusInternalServerError, Code: "certificate_busy", Message: err.Error(),
+		}
 	case err != nil:
 		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w", secretName(id), keyfile.CertificateKey, err))
 	}
@@ -123,5 +127,6 @@ func (keyPair) leaked(string) bool { return false }
 // describe names the certificate as the portal lists it.
 func (k keyPair) describe() string {
 	sum := sha1.Sum(k.Chain[0].Raw) //nolint:gosec // a name, not a proof
-	return fmt.Sprintf("certificate with the thumbprint %X (valid until %s)", sum, k.Chain[0].NotAfter.UTC().Format(time.DateOnly))
+	until := k.Chain[0].NotAfter.UTC().Format(time.DateOnly)
+	return fmt.Sprintf("certificate with the thumbprint %X (valid until %s)", sum, until)
 }

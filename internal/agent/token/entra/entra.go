@@ -125,7 +125,9 @@ func (r rejection) Unwrap() error { return r.Failure }
 // So mint reads it again, and tries a proof that differs.
 func (s *Source) mint(ctx context.Context, r token.Request) (*token.Token, error) {
 	if strings.ContainsAny(r.Resource, " \t\r\n") {
-		return nil, &token.Failure{Status: http.StatusBadRequest, Code: "invalid_resource", Message: "the resource has a blank in it"}
+		return nil, &token.Failure{
+			Status: http.StatusBadRequest, Code: "invalid_resource", Message: "the resource has a blank in it",
+		}
 	}
 	first, err := s.proofs.proof(ctx, r.Identity)
 	if err != nil {
@@ -157,7 +159,8 @@ func (s *Source) allTenants(ctx context.Context, r token.Request, with proof) (*
 	for i, tenant := range tenants[1:] {
 		group.Go(func() error {
 			if size.Load() > maxReplies {
-				return unusable(r.Identity, fmt.Errorf("the tokens of its auxiliary tenants have more than %d kB in all", maxReplies>>10))
+				return unusable(r.Identity,
+					fmt.Errorf("the tokens of its auxiliary tenants have more than %d kB in all", maxReplies>>10))
 			}
 			other, err := s.retry(ctx, r, tenant, with)
 			if err != nil {
@@ -195,8 +198,10 @@ func (s *Source) retry(ctx context.Context, r token.Request, tenant string, with
 		}
 		return func() {}, nil
 	}
-	return source.Backoff{Attempts: attempts, First: firstPause, Jitter: true}.Do(ctx, begin, func(ctx context.Context, first bool) (*token.Token, error) {
-		t, err := s.cfg.Measure(ctx, first, func(ctx context.Context) (*token.Token, error) { return s.call(ctx, r, at, with) })
+	call := func(ctx context.Context) (*token.Token, error) { return s.call(ctx, r, at, with) }
+	backoff := source.Backoff{Attempts: attempts, First: firstPause, Jitter: true}
+	return backoff.Do(ctx, begin, func(ctx context.Context, first bool) (*token.Token, error) {
+		t, err := s.cfg.Measure(ctx, first, call)
 		if f := token.AsFailure(err); f != nil && f.Status == http.StatusTooManyRequests {
 			s.cooldown.start(key, f.RetryAfter, time.Now())
 		}

@@ -55,15 +55,18 @@ func (b brokerTokens) proof(ctx context.Context, id *v1.AzureIdentity) (proof, e
 		// Transient: MIC creates the broker shortly after the identity.
 		return nil, &token.Failure{
 			Status: http.StatusNotFound, Code: "broker_missing", Cause: err,
-			Message: fmt.Sprintf("AzureIdentity %s cannot be used yet: its broker, ServiceAccount %s/%s, does not exist: MIC makes it, if it runs; else podid identity federate %s -n %s does",
+			Message: fmt.Sprintf("AzureIdentity %s cannot be used yet: its broker, ServiceAccount %s/%s, does not "+
+				"exist: MIC makes it, if it runs; else podid identity federate %s -n %s does",
 				source.Name(id), b.Namespace, broker, id.Name, id.Namespace),
 		}
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
 		// Transient: with limits by node, MIC grants the right for the node's first pod.
 		return nil, &token.Failure{
 			Status: http.StatusNotFound, Code: "broker_forbidden", Cause: err,
-			Message: fmt.Sprintf("the node agent gets no token of ServiceAccount %s/%s, the broker of AzureIdentity %s, with the audience %s: "+
-				"it lacks a Role in namespace %s with the right to create serviceaccounts/token (the chart's federation values), or a policy forbids it (an audience of your own belongs into federation.audiences); its log says which",
+			Message: fmt.Sprintf("the node agent gets no token of ServiceAccount %s/%s, the broker of AzureIdentity "+
+				"%s, with the audience %s: it lacks a Role in namespace %s with the right to create serviceaccounts/token "+
+				"(the chart's federation values), or a policy forbids it (an audience of your own is not in "+
+				"federation.audiences); the agent's log says which",
 				b.Namespace, broker, source.Name(id), source.Clip(audience, 100), b.Namespace),
 		}
 	default:
@@ -101,5 +104,6 @@ func (a assertion) leaked(text string) bool {
 func (a assertion) describe() string {
 	c := source.ReadClaims(string(a))
 	audience := strings.Join(c.Audience, " ")
-	return fmt.Sprintf("issuer %s, subject %s, audience %s", source.Clip(c.Issuer, 300), source.Clip(c.Subject, 300), source.Clip(audience, 300))
+	return fmt.Sprintf("issuer %s, subject %s, audience %s",
+		source.Clip(c.Issuer, 300), source.Clip(c.Subject, 300), source.Clip(audience, 300))
 }

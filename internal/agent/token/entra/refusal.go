@@ -27,7 +27,7 @@ func refused(resp *http.Response, body []byte, r token.Request, at endpoint, wit
 	}
 	e, ok := readError(body, r.Identity, with)
 	if !ok || resp.StatusCode < 400 {
-		return trouble(at, fmt.Sprintf("gave an answer that makes no sense (%d)", resp.StatusCode), nil)
+		return trouble(at, fmt.Sprintf("returned an invalid response (%d)", resp.StatusCode), nil)
 	}
 	switch {
 	case e.throttled():
@@ -63,7 +63,8 @@ func readError(body []byte, id *v1.AzureIdentity, with proof) (entraError, bool)
 	} else if m := regexp.MustCompile(`AADSTS([0-9]{4,8})`).FindStringSubmatch(e.Description); m != nil {
 		code, _ = strconv.Atoi(m[1]) // digits only
 	}
-	return entraError{code: code, word: source.Clip(readable(e.Error, id, with), 64), text: readable(e.Description, id, with)}, true
+	word := source.Clip(readable(e.Error, id, with), 64)
+	return entraError{code: code, word: word, text: readable(e.Description, id, with)}, true
 }
 
 // readable returns the beginning of a description. It removes trace IDs, which differ each time,
@@ -121,13 +122,15 @@ func explain(e entraError, r token.Request, at endpoint, with proof) error {
 	if e.invalidResource() {
 		return &token.Failure{
 			Status: http.StatusBadRequest, Code: "invalid_resource", Cause: e,
-			Message: fmt.Sprintf("Entra ID knows no resource %q in this tenant (%s): correct the resource that the program asks for", source.Clip(r.Resource, 200), e.label()),
+			Message: fmt.Sprintf("Entra ID knows no resource %q in this tenant (%s): "+
+				"correct the resource that the program asks for", source.Clip(r.Resource, 200), e.label()),
 		}
 	}
 	remedy, rejected := remedyOf(e, id, at, with)
 	f := &token.Failure{
 		Status: http.StatusForbidden, Code: "entra_id_refused", Cause: e,
-		Message: fmt.Sprintf("Entra ID (%s) refuses AzureIdentity %s (%s): %s", at.host, source.Name(id), e.label(), remedy),
+		Message: fmt.Sprintf("Entra ID (%s) refuses AzureIdentity %s (%s): %s",
+			at.host, source.Name(id), e.label(), remedy),
 	}
 	if e.code == 700024 {
 		f.Status, f.Code, f.Final = http.StatusInternalServerError, "clock_wrong", true
@@ -151,23 +154,29 @@ func (e entraError) invalidResource() bool {
 func remedyOf(e entraError, id *v1.AzureIdentity, at endpoint, with proof) (remedy string, rejected bool) {
 	switch e.code {
 	case 7000215, 7000216, 7000218:
-		return fmt.Sprintf("the client secret in Secret %s is wrong: put the secret's value there, not its ID; a new one: az ad app credential reset --id <clientID> --append", secretName(id)), true
+		return fmt.Sprintf("the client secret in Secret %s is wrong: put the secret's value there, not its ID; "+
+			"a new one: az ad app credential reset --id <clientID> --append", secretName(id)), true
 	case 7000222:
-		return fmt.Sprintf("the client secret in Secret %s has expired: make a new one (az ad app credential reset --id <clientID> --append) and put it there", secretName(id)), true
+		return fmt.Sprintf("the client secret in Secret %s has expired: make a new one "+
+			"(az ad app credential reset --id <clientID> --append) and put it there", secretName(id)), true
 	case 700027, 7000277:
-		return fmt.Sprintf("the %s in Secret %s is not one that the application has, or the key does not belong to it: az ad app credential reset --id <clientID> --cert @certificate.pem --append",
+		return fmt.Sprintf("the %s in Secret %s is not one that the application has, or the key does not belong "+
+			"to it: az ad app credential reset --id <clientID> --cert @certificate.pem --append",
 			with.describe(), secretName(id)), true
 	case 700211, 700212, 700213, 70021:
 		return federatedRemedy(e, id, with), true
 	case 700016:
-		return fmt.Sprintf("tenant %s has no application with the client ID %s: correct clientID or tenantID; az ad sp show --id <clientID> shows whether the tenant knows it",
+		return fmt.Sprintf("tenant %s has no application with the client ID %s: correct clientID or tenantID; "+
+			"az ad sp show --id <clientID> shows whether the tenant knows it",
 			at.tenant, source.Brief(id.Spec.ClientID)), false
 	case 7000229:
-		return fmt.Sprintf("the application has no service principal in tenant %s: az ad sp create --id <clientID>", at.tenant), false
+		return fmt.Sprintf("the application has no service principal in tenant %s: az ad sp create --id <clientID>",
+			at.tenant), false
 	case 7000112, 700082, 50057, 500021:
 		return "the application or the tenant is disabled: enable it, or use another identity", false
 	case 90002, 900021, 900023, 900382, 90130:
-		return fmt.Sprintf("there is no tenant %s in this cloud: correct tenantID or auxiliaryTenantIDs (az account show --query tenantId), or adEndpoint for another cloud", at.tenant), false
+		return fmt.Sprintf("there is no tenant %s in this cloud: correct tenantID or auxiliaryTenantIDs "+
+			"(az account show --query tenantId), or adEndpoint for another cloud", at.tenant), false
 	case 700023, 700021, 50012:
 		return "the assertion is not for this authority: correct adEndpoint or tenantID", true
 	case 700024:
@@ -183,6 +192,7 @@ func federatedRemedy(e entraError, id *v1.AzureIdentity, with proof) string {
 	if what == "" {
 		what = "issuer, subject and audience"
 	}
-	return fmt.Sprintf("it has no federated credential with the %s of this cluster's token (%s): podid identity federate %s -n %s prints the command that makes one",
+	return fmt.Sprintf("it has no federated credential with the %s of this cluster's token (%s): "+
+		"podid identity federate %s -n %s prints the command that makes one",
 		what, with.describe(), id.Name, id.Namespace)
 }

@@ -51,12 +51,15 @@ func (s clientSecrets) proof(ctx context.Context, id *v1.AzureIdentity) (proof, 
 	secret, err := secretvalue.ClientSecret(value)
 	switch {
 	case errors.Is(err, secretvalue.ErrKeyFile):
-		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w, which is not sent: for a certificate set type: 2 and put the file under the key %s, "+
-			"else put the client secret's value there", secretName(id), source.Clip(key, 100), err, keyfile.CertificateKey))
+		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w, which is not sent: for a certificate "+
+			"set type: 2 and put the file under the key %s, else put the client secret's value there",
+			secretName(id), source.Clip(key, 100), err, keyfile.CertificateKey))
 	case err != nil:
-		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w: put the client secret's value there", secretName(id), source.Clip(key, 100), err))
+		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w: put the client secret's value there",
+			secretName(id), source.Clip(key, 100), err))
 	case secret == "":
-		return nil, unusable(id, fmt.Errorf("its Secret %s has no key %s (or no value there): kubectl -n %s patch secret %s -p '{\"stringData\":{\"%s\":\"VALUE\"}}'",
+		return nil, unusable(id, fmt.Errorf("its Secret %s has no key %s (or no value there): "+
+			"kubectl -n %s patch secret %s -p '{\"stringData\":{\"%s\":\"VALUE\"}}'",
 			secretName(id), secretKey, secretNamespace(id), id.Spec.ClientPassword.Name, secretKey))
 	}
 	return clientSecret(secret), nil
@@ -109,14 +112,15 @@ func readSecret(ctx context.Context, secrets Secrets, id *v1.AzureIdentity) (map
 		// Transient: the Secret may be created shortly after the identity.
 		return nil, &token.Failure{
 			Status: http.StatusNotFound, Code: "secret_missing", Cause: err,
-			Message: fmt.Sprintf("AzureIdentity %s cannot be used yet: its Secret %s does not exist: create it, or correct spec.clientPassword",
-				source.Name(id), secretName(id)),
+			Message: fmt.Sprintf("AzureIdentity %s cannot be used yet: its Secret %s does not exist: "+
+				"create it, or correct spec.clientPassword", source.Name(id), secretName(id)),
 		}
 	case apierrors.IsForbidden(err):
 		return nil, &token.Failure{
 			Status: http.StatusForbidden, Code: "secret_forbidden", Cause: err,
-			Message: fmt.Sprintf("the node agent may not read Secret %s of AzureIdentity %s: it lacks a Role in namespace %s with the right to get secrets; "+
-				"add the namespace to the chart's rbac.secretNamespaces", secretName(id), source.Name(id), secretNamespace(id)),
+			Message: fmt.Sprintf("the node agent may not read Secret %s of AzureIdentity %s: it lacks a Role in "+
+				"namespace %s with the right to get secrets; add the namespace to the chart's rbac.secretNamespaces",
+				secretName(id), source.Name(id), secretNamespace(id)),
 		}
 	default:
 		return nil, apiServerTrouble(fmt.Sprintf("Secret %s cannot be read", secretName(id)), err)

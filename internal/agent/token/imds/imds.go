@@ -78,8 +78,10 @@ func (s *Source) Token(ctx context.Context, r token.Request) (*token.Token, erro
 		}
 		return release, nil
 	}
-	return source.Backoff{Attempts: attempts, First: firstPause}.Do(ctx, acquire, func(ctx context.Context, first bool) (*token.Token, error) {
-		return s.cfg.Measure(ctx, first, func(ctx context.Context) (*token.Token, error) { return s.call(ctx, r) })
+	call := func(ctx context.Context) (*token.Token, error) { return s.call(ctx, r) }
+	backoff := source.Backoff{Attempts: attempts, First: firstPause}
+	return backoff.Do(ctx, acquire, func(ctx context.Context, first bool) (*token.Token, error) {
+		return s.cfg.Measure(ctx, first, call)
 	})
 }
 
@@ -110,7 +112,7 @@ func (s *Source) call(ctx context.Context, r token.Request) (*token.Token, error
 	u := "http://" + s.cfg.Address + "/metadata/identity/oauth2/token?" + query(r)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
-		return nil, trouble("the metadata service cannot be asked", err)
+		return nil, trouble("the request to the metadata service is invalid", err)
 	}
 	req.Header.Set("Metadata", "true")
 	req.Header.Set("User-Agent", s.cfg.UserAgent)
@@ -121,7 +123,7 @@ func (s *Source) call(ctx context.Context, r token.Request) (*token.Token, error
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 	if err != nil {
-		return nil, trouble("the metadata service of this node broke off its answer: try again", err)
+		return nil, trouble("the metadata service of this node did not complete its response: try again", err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, s.refused(resp, body, r)
@@ -157,11 +159,13 @@ func query(r token.Request) string {
 }
 
 func trouble(message string, cause error) error {
-	return &token.Failure{Status: http.StatusInternalServerError, Code: "metadata_service_trouble", Message: message, Cause: cause}
+	return &token.Failure{
+		Status: http.StatusInternalServerError, Code: "metadata_service_trouble", Message: message, Cause: cause,
+	}
 }
 
 func invalid(cause error) error {
-	return trouble("the metadata service's answer makes no sense: try again", cause)
+	return trouble("the metadata service of this node returned an invalid response: try again", cause)
 }
 
 // refused returns the failure for an answer that is not 200.
@@ -180,7 +184,8 @@ func (s *Source) refused(resp *http.Response, body []byte, r token.Request) erro
 		return &token.Failure{
 			Status: http.StatusNotFound, Code: "identity_not_on_node", Cause: answered,
 			Message: "this node does not have the identity " + source.Name(r.Identity) +
-				" (yet): check that its resourceID and clientID are right and that it is assigned to the node's VM or scale set",
+				" (yet): check that its resourceID and clientID are right " +
+				"and that it is assigned to the node's VM or scale set",
 		}
 	case code == unreadable, resp.StatusCode == http.StatusRequestTimeout, resp.StatusCode < 400:
 		// The answer may not be the service's own. A 400 would be final: clients remember it for as

@@ -1,7 +1,8 @@
 // Package keyfile reads the certificate and private key that a Secret holds, from PFX or PEM.
 //
 // These are the files that the documented ways to make them write:
-//   - PFX, protected by a password or not: Export-PfxCertificate and Key Vault. v1.8.17 read only PFX.
+//   - PFX, protected by a password or not: Export-PfxCertificate and Key Vault. v1.8.17 read only
+//     this.
 //   - PEM with an unprotected key: az ad app credential reset --create-cert, and Key Vault.
 //   - PEM with a key in encrypted PKCS#8: OpenSSL with a pass phrase; see pkcs8.go.
 //
@@ -53,7 +54,7 @@ type Limiter interface {
 // visibly derives its password with too many iterations is refused. What is encrypted cannot be
 // checked, and reading cannot be interrupted. So each file is read in its own goroutine, which
 // keeps its place at the limiter until it ends, however long that takes, while the request gives up
-// after parseTime. A hostile file thereby blocks only its own namespace.
+// after parseTime. So a hostile file blocks only its own namespace.
 type Parser struct{ limiter Limiter }
 
 const (
@@ -142,14 +143,16 @@ func parsePFX(data []byte, password string) (*Pair, error) {
 	case errors.Is(err, pkcs12.ErrIncorrectPassword):
 		return nil, wrongPassword(password)
 	case err != nil:
-		return nil, fmt.Errorf("it is no PFX file that can be read (%w): make a new one with openssl pkcs12 -export", err)
+		return nil, fmt.Errorf("it is no PFX file that can be read (%w): "+
+			"make a new one with openssl pkcs12 -export", err)
 	}
 	return newPair(key, append([]*x509.Certificate{leaf}, others...))
 }
 
 func wrongPassword(password string) error {
 	if password == "" {
-		return errors.New("the private key is protected: put its password into the Secret, under the key " + PasswordKey)
+		return errors.New("the private key is protected: put its password into the Secret, " +
+			"under the key " + PasswordKey)
 	}
 	return errors.New("the password, in the same Secret under the key " + PasswordKey + ", is wrong")
 }
@@ -209,7 +212,8 @@ func parseKeyBlock(block *pem.Block, password string) (key any, err error) {
 }
 
 var errLegacyPEM = errors.New("its private key is protected in OpenSSL's old format, which is not supported: " +
-	"openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD.pem -out KEY.pem converts it, then put it into the file with its certificate")
+	"openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD.pem -out KEY.pem converts it, " +
+	"then put it into the file with its certificate")
 
 // newPair puts the certificate of the key first: not every program writes it there.
 func newPair(key any, certificates []*x509.Certificate) (*Pair, error) {

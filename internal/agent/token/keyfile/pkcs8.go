@@ -71,7 +71,8 @@ func hashOf(prf pkix.AlgorithmIdentifier) (func() hash.Hash, bool) {
 	return h, ok
 }
 
-var errProtection = errors.New("its private key is protected in a way that is not supported: openssl pkcs8 -topk8 -v2 aes-256-cbc makes one that is")
+var errProtection = errors.New("its private key is protected in a way that is not supported: " +
+	"openssl pkcs8 -topk8 -v2 aes-256-cbc makes one that is")
 
 // openPKCS8 decrypts a private key.
 func openPKCS8(der []byte, password string) (any, error) {
@@ -112,7 +113,10 @@ func openPKCS8(der []byte, password string) (any, error) {
 func (c cbc) decrypt(key []byte, parameters asn1.RawValue, data []byte) ([]byte, bool) {
 	var iv []byte
 	block, err := c.block(key)
-	if err != nil || !unmarshal(parameters.FullBytes, &iv) || len(iv) != block.BlockSize() || len(data) == 0 || len(data)%block.BlockSize() != 0 {
+	if err != nil || !unmarshal(parameters.FullBytes, &iv) {
+		return nil, false
+	}
+	if len(iv) != block.BlockSize() || len(data) == 0 || len(data)%block.BlockSize() != 0 {
 		return nil, false
 	}
 	plain := make([]byte, len(data))

@@ -36,7 +36,8 @@ const (
 // call. begin runs before each call. Its error ends the retries, and Do returns the failure of the
 // call before, if there was one.
 func (b Backoff) Do(
-	ctx context.Context, begin func(context.Context) (end func(), err error), call func(ctx context.Context, first bool) (*token.Token, error),
+	ctx context.Context, begin func(context.Context) (end func(), err error),
+	call func(ctx context.Context, first bool) (*token.Token, error),
 ) (*token.Token, error) {
 	var last error
 	pause := b.First
@@ -52,7 +53,10 @@ func (b Backoff) Do(
 		}
 		last = err
 		f := token.AsFailure(err)
-		if f == nil || !f.Transient() || n == b.Attempts || f.RetryAfter > maxRetryAfter || !sleep(ctx, max(b.jitter(pause), f.RetryAfter)) {
+		if f == nil || !f.Transient() || n == b.Attempts || f.RetryAfter > maxRetryAfter {
+			return nil, err
+		}
+		if !sleep(ctx, max(b.jitter(pause), f.RetryAfter)) {
 			return nil, err
 		}
 		pause *= 2

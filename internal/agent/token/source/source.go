@@ -44,7 +44,9 @@ type Calls struct {
 const FirstCallTimeout = 5 * time.Second
 
 // Measure runs one call, bounds it if it is the first of its request, and records it.
-func (c *Calls) Measure(ctx context.Context, first bool, call func(context.Context) (*token.Token, error)) (*token.Token, error) {
+func (c *Calls) Measure(
+	ctx context.Context, first bool, call func(context.Context) (*token.Token, error),
+) (*token.Token, error) {
 	if first {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, FirstCallTimeout)

@@ -50,7 +50,8 @@ func (s Subject) Mismatch(spec v1.AzureIdentitySpec) error {
 	}
 	for _, id := range s.resourceIDs {
 		if want := ResourceID(&spec); want != "" && !sameResource(id, want) {
-			return fmt.Errorf("the token's resource ID is %s, spec.resourceID is %s", Clip(id, 300), Clip(want, 300))
+			return fmt.Errorf("the token's resource ID is %s, spec.resourceID is %s",
+				Clip(id, 300), Clip(want, 300))
 		}
 	}
 	return nil
@@ -82,7 +83,9 @@ func (s Subject) systemAssigned() bool {
 // ClusterEvidence returns a function that says why the token is one of the cluster's own
 // identities, or "". It runs for every answer: more of the cluster's identities may become known
 // later. known gets IDs in lower case.
-func (s Subject) ClusterEvidence(spec *v1.AzureIdentitySpec, known func(clientID, resourceID string) bool) func() string {
+func (s Subject) ClusterEvidence(
+	spec *v1.AzureIdentitySpec, known func(clientID, resourceID string) bool,
+) func() string {
 	systemAssigned := s.systemAssigned()
 	specClient, specResource := ascii.ToLower(spec.ClientID), ascii.ToLower(ResourceID(spec))
 	clientIDs, resourceIDs := lower(s.clientIDs), lower(s.resourceIDs)
@@ -127,8 +130,9 @@ func OtherIdentity(id *v1.AzureIdentity, authority string, mismatch error) *toke
 		remedy = "set spec.resourceID to the identity's resource ID"
 	}
 	return &token.Failure{
-		Status: http.StatusForbidden, Code: "token_of_another_identity", Reason: token.ReasonOtherIdentity, Cause: mismatch,
-		Message: fmt.Sprintf("AzureIdentity %s cannot be used: %s returned a token of another identity than the one in its spec: %s",
-			Name(id), authority, remedy),
+		Status: http.StatusForbidden, Code: "token_of_another_identity", Reason: token.ReasonOtherIdentity,
+		Cause: mismatch,
+		Message: fmt.Sprintf("AzureIdentity %s cannot be used: %s returned a token of another identity "+
+			"than the one in its spec: %s", Name(id), authority, remedy),
 	}
 }
