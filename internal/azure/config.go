@@ -32,7 +32,7 @@ type Config struct {
 	ClientID     string
 	ClientSecret observe.Secret
 
-	// ManagedIdentity says to sign in with an identity of the machine: the one with the client ID or resource ID in
+	// ManagedIdentity selects an identity of the machine to sign in with: the one with the client ID or resource ID in
 	// UserAssignedIdentityID, or the system-assigned one when that is empty.
 	ManagedIdentity        bool
 	UserAssignedIdentityID string

@@ -22,7 +22,7 @@ type CredentialOptions struct {
 	// an environment does not change.
 	Path   string
 	Getenv func(string) string
-	// Log hears once of every change of the file, and why a new one is not used.
+	// Log gets one message for every change of the file, with the reason if the new one is not used.
 	Log logr.Logger
 	// Transport carries the requests to Entra ID or the metadata service. With nil, requests to Entra ID use the SDK's
 	// own, which follows HTTPS_PROXY, and requests to the metadata service use no proxy.
@@ -114,7 +114,7 @@ func (c Config) equal(other Config) bool {
 		c.UserAssignedIdentityID == other.UserAssignedIdentityID
 }
 
-// stamp tells one state of a file from another. A mounted secret changes by a symbolic link being swapped, which
+// stamp identifies a state of a file. A mounted secret changes by a symbolic link being swapped, which
 // gives another inode; an editor may keep the inode and the size.
 type stamp struct {
 	modified time.Time

@@ -47,7 +47,7 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// unreadable takes the path, which is said already, out of an error of the file system, and adds what to do where that
+// unreadable removes the path, which the caller adds, from an error of the file system, and adds what to do where that
 // is the same for every file.
 func unreadable(err error) error {
 	if cause, ok := errors.AsType[*fs.PathError](err); ok {
@@ -97,7 +97,7 @@ func wrongType(err *json.UnmarshalTypeError) error {
 	return fmt.Errorf("malformed: field %s must be %s", err.Field, want)
 }
 
-// badJSON says where the syntax broke.
+// badJSON returns where the syntax is wrong.
 func badJSON(data []byte, err error) error {
 	broken, ok := errors.AsType[*json.SyntaxError](err)
 	if !ok {
@@ -114,7 +114,7 @@ func badJSON(data []byte, err error) error {
 // yamlLine finds the place in a YAML error; the rest of its text may quote the file.
 var yamlLine = regexp.MustCompile(`\bline (\d+)`)
 
-// badYAML says where the syntax broke, if the parser knows.
+// badYAML returns where the syntax is wrong, if the parser knows.
 func badYAML(err error) error {
 	if line := yamlLine.FindStringSubmatch(err.Error()); line != nil {
 		return fmt.Errorf("malformed: neither JSON nor YAML, line %s", line[1])

@@ -142,7 +142,7 @@ func reason(err error) (said string, status int) {
 	return said, status
 }
 
-// spoken takes the description out of an OAuth error body, without the trace that Entra ID adds behind it.
+// spoken returns the description in an OAuth error body, without the trace that Entra ID adds behind it.
 func spoken(body []byte, otherwise string) string {
 	var answer struct {
 		Error       string `json:"error"`

@@ -87,7 +87,7 @@ var (
 	known     = regexp.MustCompile(`(?i)(\b(?:client|object id|principal|tenant|application|appid)s? ['"]?)([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 )
 
-// stable takes out of ARM's words what differs from one answer to the next, and shortens the IDs of clients.
+// stable removes what differs from one answer of ARM to the next, and shortens the IDs of clients.
 func stable(message string) string {
 	message = strings.Join(strings.Fields(message), " ")
 	message = tracking.ReplaceAllString(message, "")
@@ -112,7 +112,7 @@ func messageAbout(message, resourceID string) string {
 var identityType = regexp.MustCompile(`(^|[^/])microsoft\.managedidentity/userassignedidentities` +
 	`(?:/(?:\*/)?(?:assign/action|read|write|delete|action))?(?:['"\s,.;:)]|$)`)
 
-// blank takes an ID out of the words, wherever it is not the beginning of a longer one.
+// blank removes an ID from the text, wherever it is not the beginning of a longer one.
 func blank(words, id string) string {
 	if id == "" {
 		return words

@@ -119,7 +119,7 @@ func (s *armServer) disturb(w http.ResponseWriter, r *http.Request, a answer) {
 	}
 }
 
-// prepared takes the answer that waits for the request.
+// prepared returns the prepared answer to the request, once.
 func (s *armServer) prepared(r *http.Request) (answer, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

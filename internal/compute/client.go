@@ -100,7 +100,7 @@ func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
 	return have.Identities, err
 }
 
-// Pause says how long Azure is to be left alone about this group, as far as is known now: 0 means go ahead. It does not
+// Pause returns how long not to call Azure about this group, as far as is known now: 0 means go ahead. It does not
 // block and reserves nothing. Get and Patch called all the same wait their turn for a few seconds, or fail with
 // RetryAfter without asking Azure.
 func (c *Client) Pause(group Group) time.Duration {

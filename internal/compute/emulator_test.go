@@ -26,7 +26,7 @@ type emulated struct {
 	handler http.Handler
 }
 
-// anyone takes every token for the subscription's owner.
+// anyone accepts every token as that of the subscription's owner.
 type anyone struct{}
 
 func (anyone) Verify(string) (entra.Principal, error) {

@@ -232,7 +232,7 @@ type armError struct {
 	Details []armError `json:"details"`
 }
 
-// read takes code and message from an error body. A body of another shape leaves them as they are.
+// read sets code and message from an error body. A body of another shape leaves them as they are.
 func (r *refusal) read(body []byte) {
 	var answer struct {
 		Status string   `json:"status"` // of a long-running operation

@@ -55,7 +55,7 @@ func (g Group) ResourceID() string {
 // providerScheme starts the provider ID of every node that a cloud provider for Azure has initialised.
 const providerScheme = "azure://"
 
-// ParseProviderID says which node group a node belongs to, from its spec.providerID:
+// ParseProviderID returns the node group that a node belongs to, from its spec.providerID:
 //
 //	azure:///subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachines/NAME
 //	azure:///subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachineScaleSets/NAME/virtualMachines/3

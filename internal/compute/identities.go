@@ -15,7 +15,7 @@ import (
 type Identities struct {
 	// UserAssigned holds the resource IDs of the user-assigned identities, spelled as Azure spells them, sorted.
 	UserAssigned []string
-	// SystemAssigned says that the group has an identity of its own, which is not ours to touch.
+	// SystemAssigned reports whether the group has an identity of its own, which podid never changes.
 	SystemAssigned bool
 	// ClientIDs are the client IDs of the user-assigned identities, by resource ID as in UserAssigned, as far as Azure
 	// tells them.
@@ -26,7 +26,7 @@ type Identities struct {
 	// deleted, or deleted and made again under its name. The machines get no token for it, not even once it exists
 	// again: it has to be detached and attached. While Updating it can be one that is only arriving: look again then.
 	Orphaned []string
-	// Updating says that Azure is carrying out an update of the group: the identities are those it will have, and the
+	// Updating reports whether an update of the group is in progress: the identities are those it will have, and the
 	// machines may not have them all yet.
 	Updating bool
 }

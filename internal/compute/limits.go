@@ -74,10 +74,10 @@ func (l *limit) delayOf(now time.Time, calls int) time.Duration {
 	return delay
 }
 
-// reserve takes tokens. A call that takes one may go after the delay of the moment before.
+// reserve draws tokens. A call that draws one may go after the delay of the moment before.
 func (l *limit) reserve(now time.Time, tokens int) { l.bucket.ReserveN(l.opens(now), tokens) }
 
-// lower takes Azure's count of what is left, if it is less than ours.
+// lower sets the tokens to Azure's count of what is left, if that is less.
 func (l *limit) lower(now time.Time, left int) {
 	if surplus := int(l.tokens(now)) - left; surplus > 0 && !l.isClosed(now) {
 		l.reserve(now, surplus)
@@ -224,7 +224,7 @@ func (a *account) enqueue(own *groupAccount, now time.Time) int {
 	return at
 }
 
-// leave takes a group out of the queue.
+// leave removes a group from the queue.
 func (a *account) leave(own *groupAccount) {
 	if at, ok := a.find(own); ok {
 		a.queue = slices.Delete(a.queue, at, at+1)
@@ -322,7 +322,7 @@ func (l *limits) running(group Group, change int) {
 	sub.running += change
 }
 
-// learn takes in what an answer of Azure says about the limits.
+// learn updates the limits from an answer of Azure.
 func (l *limits) learn(group Group, c class, said answered, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -18,7 +18,7 @@ func scaleSet(n int) Group {
 	return Group{Kind: VMSS, SubscriptionID: subGUID, ResourceGroup: "rg", Name: fmt.Sprint("set", n)}
 }
 
-// drain takes calls until the next would have to wait.
+// drain reserves calls until the next would have to wait.
 func drain(t *testing.T, l *limits, c class, groups ...Group) int {
 	t.Helper()
 	for n := range 10_000 {

@@ -12,7 +12,7 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// remedy says what a person can do about it; empty when the retry does it.
+// remedy returns what a person can do about it. It is empty when a retry is enough.
 func (r *refusal) remedy() string {
 	switch {
 	case r.notARM():
@@ -116,7 +116,7 @@ func quote(id string) string {
 	return `"` + id + `"`
 }
 
-// others tells that more than the first identity is meant.
+// others returns the note that the command applies to more identities than the first.
 func others(bad []string) string {
 	if len(bad) < 2 {
 		return ""

@@ -23,7 +23,7 @@ func (s *writeOutcome) retryable(err error) bool {
 	return !s.accepted && !IsLocked(err) && (changedMeanwhile(err) || s.lost && IsConflict(err))
 }
 
-// mark tells in the error whether something may have changed all the same: see Definite.
+// mark records in the error whether something may have changed nevertheless: see Definite.
 func (s *writeOutcome) mark(err error) error {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		r.sent = r.sent || s.lost || s.accepted

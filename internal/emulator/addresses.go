@@ -45,7 +45,7 @@ func isLoopback(host string) bool {
 	return host == "localhost" || (err == nil && address.IsLoopback())
 }
 
-// ownNamespace says whether this process is in a network namespace that was made for it: another one than that of the
+// ownNamespace reports whether this process is in a network namespace that was made for it: another one than that of the
 // machine's first process, or, as not everybody may look at that, one with nothing but loopback in it.
 func ownNamespace() bool {
 	mine, err1 := os.Readlink("/proc/self/ns/net")

@@ -20,7 +20,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// Config says where an emulator listens and what it starts with.
+// Config is where an emulator listens and what it starts with.
 type Config struct {
 	// Dir is where keys are kept and the files for clients are written (see files.go). It is made if need be.
 	Dir string
@@ -198,13 +198,13 @@ func (e *Emulator) serve(ctx context.Context, config Config, keys *entra.Keys, l
 	}
 }
 
-// Endpoints tells where it is to be found.
+// Endpoints returns its addresses and files.
 func (e *Emulator) Endpoints() Endpoints { return e.endpoints }
 
 // World is its state, for tests in the same process.
 func (e *Emulator) World() *world.World { return e.world }
 
-// Failed tells of a server that ended by itself.
+// Failed returns the error of a server that ended by itself.
 func (e *Emulator) Failed() <-chan error { return e.failed }
 
 // closeTime is how long Close waits for requests under way.

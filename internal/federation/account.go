@@ -13,7 +13,7 @@ import (
 const (
 	// ManagedByLabel on a broker is ManagedBy; MIC removes no others.
 	ManagedByLabel = "app.kubernetes.io/managed-by"
-	// ManagedBy says that podid made it, be it MIC or the command line.
+	// ManagedBy marks a ServiceAccount that podid created, either MIC or the command line.
 	ManagedBy = "podid"
 	// BrokerOfAnnotation names a broker's identity, for people.
 	BrokerOfAnnotation = "aadpodidentity.k8s.io/broker-of"

@@ -34,7 +34,7 @@ type ManagedIdentity struct {
 
 // Cluster is what a credential must know of the cluster.
 type Cluster struct {
-	// Name tells the credentials of several clusters apart; may be empty.
+	// Name distinguishes the credentials of several clusters. It may be empty.
 	Name string
 	// Issuer is that of ServiceAccount tokens, verbatim.
 	Issuer string

@@ -31,7 +31,7 @@ const remedy = "on AKS: az aks update --resource-group GROUP --name CLUSTER --en
 	"--service-account-issuer=https://HOST and --service-account-jwks-uri=https://HOST/openid/v1/jwks, and publish its answers to " +
 	DiscoveryPath + " and /openid/v1/jwks there (docs/federation.md); or name the public one with --issuer"
 
-// CheckIssuer tells whether Entra ID can fetch the keys of an issuer: it must be a
+// CheckIssuer checks that Entra ID can fetch the keys of an issuer: it must be a
 // public https URL. The error says what to do.
 func CheckIssuer(issuer string) error {
 	if issuer == "" {
@@ -49,7 +49,7 @@ func CheckIssuer(issuer string) error {
 	return nil
 }
 
-// public tells whether a host can be one of the internet's.
+// public reports whether a host can be on the internet.
 func public(host string) bool {
 	if address, err := netip.ParseAddr(host); err == nil {
 		return address.IsGlobalUnicast() && !address.IsPrivate()
@@ -66,7 +66,7 @@ func public(host string) bool {
 	return true
 }
 
-// CheckKeys tells whether Entra ID can check the signatures: it takes RS256 only.
+// CheckKeys checks that Entra ID can verify the signatures: it accepts RS256 only.
 // https://learn.microsoft.com/entra/workload-id/workload-identity-federation-considerations
 func CheckKeys(d Discovery) error {
 	if len(d.Algorithms) == 0 || slices.Contains(d.Algorithms, "RS256") {

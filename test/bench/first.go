@@ -110,7 +110,7 @@ func (b *bench) cold(ctx context.Context, step *progress.Step) error {
 	return nil
 }
 
-// updates tells when ARM was asked to put each of the identities whose name begins like that on a scale set.
+// updates returns when ARM was asked to put each of the identities whose name begins like that on a scale set.
 func (b *bench) updates(ctx context.Context, prefix string) (map[string]time.Time, error) {
 	log, err := b.azureLog(ctx, "arm", "PATCH", "")
 	if err != nil {

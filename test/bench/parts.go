@@ -47,7 +47,7 @@ func isPart(name string) bool {
 	return false
 }
 
-// wants tells whether to measure a part. Warm and load use the identities that cold brings.
+// wants reports whether to measure a part. Warm and load use the identities that cold brings.
 func (o options) wants(part string) bool {
 	return len(o.only) == 0 || o.only[part] || part == "cold" && (o.only["warm"] || o.only["load"])
 }

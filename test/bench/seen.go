@@ -105,7 +105,7 @@ func (s *seen) notePod(e watch.Event) bool {
 	return false
 }
 
-// first notes when something was true for the first time.
+// first records when something was true for the first time.
 func first(t *time.Time, now time.Time, is bool) {
 	if is && t.IsZero() {
 		*t = now

@@ -181,7 +181,7 @@ func failedText(op world.Operation) string {
 	return "The operation was asked to fail."
 }
 
-// metadata tells where the services of this cloud are, as Azure Stack does (api-version 2015 to 2021) and as the
+// metadata answers where the services of this cloud are, as Azure Stack does (api-version 2015 to 2021) and as the
 // public cloud does (2022-09-01: a list, with more in it). It needs no token.
 func (h *Handler) metadata(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet {

@@ -137,7 +137,7 @@ func (s *Server) getWorld(r *http.Request) (any, error) {
 	return doc, err
 }
 
-// putWorld takes a world as YAML or JSON.
+// putWorld replaces the world with one in YAML or JSON.
 func (s *Server) putWorld(r *http.Request) (any, error) {
 	data, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -206,7 +206,7 @@ func put[T any](s *Server, list func(*world.Document) *[]T, key func(T) string) 
 	}
 }
 
-// remove takes the entry out whose key is the query parameter called param.
+// remove deletes the entry whose key is the query parameter called param.
 func remove[T any](s *Server, param string, list func(*world.Document) *[]T, key func(T) string) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
 		wanted := r.URL.Query().Get(param)

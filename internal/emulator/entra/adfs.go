@@ -104,5 +104,5 @@ func (h *Handler) failADFS(w http.ResponseWriter, f *failure) {
 	writeJSON(w, f.status, map[string]string{"error": f.kind, "error_description": f.text})
 }
 
-// isADFS tells whether a path's first part stands for ADFS.
+// isADFS reports whether a path's first part stands for ADFS.
 func isADFS(tenant string) bool { return world.EqualFold(tenant, tenantADFS) }

@@ -87,7 +87,7 @@ func (h *Handler) checkSecret(app world.Application, secret string) *failure {
 	return nil
 }
 
-// checkAssertion tells the two kinds of assertion apart by their issuer: the client itself signs with its certificate,
+// checkAssertion distinguishes the two kinds of assertion by their issuer: the client itself signs with its certificate,
 // anybody else must be trusted by a federated credential.
 func (h *Handler) checkAssertion(r *http.Request, c client, tenant, assertion string) *failure {
 	claims := jwt.MapClaims{}
@@ -139,7 +139,7 @@ func (h *Handler) checkCertificate(r *http.Request, c client, tenant, assertion 
 // urlAlphabet turns base64 into what RFC 7515 asks for; MSAL Go writes thumbprints in the standard alphabet.
 func urlAlphabet(s string) string { return strings.NewReplacer("+", "-", "/", "_", "=", "").Replace(s) }
 
-// isEndpoint says whether an audience is the token endpoint, or the issuer, of the tenant, under the name by which the
+// isEndpoint reports whether an audience is the token endpoint, or the issuer, of the tenant, under the name by which the
 // client called or the one we advertise.
 func (h *Handler) isEndpoint(audience, host, tenant string) bool {
 	for _, base := range []string{h.tokens.base, "https://" + host} {

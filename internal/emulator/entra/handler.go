@@ -59,7 +59,7 @@ func (h *Handler) tenantID(name string) (string, *failure) {
 		"signing into the correct cloud.", bounded(name))
 }
 
-// instance tells MSAL that this authority is a good one, without aliases.
+// instance answers MSAL that this authority is valid and has no aliases.
 func (h *Handler) instance(w http.ResponseWriter, r *http.Request) {
 	asked := r.URL.Query().Get("authorization_endpoint")
 	u, err := url.Parse(asked)

@@ -34,7 +34,7 @@ type Subject struct {
 	ResourceID string
 	// MachineID is the ARM ID of the VM on which a managed identity is used (claim xms_az_rid).
 	MachineID string
-	// Certain says that the client proved itself by more than a secret (claim appidacr 2 instead of 1).
+	// Certain reports whether the client proved itself by more than a secret (claim appidacr 2 instead of 1).
 	Certain bool
 }
 

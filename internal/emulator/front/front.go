@@ -123,14 +123,14 @@ func contentType(body string) string {
 
 type entryKey struct{}
 
-// Caller notes in the request log who is asking.
+// Caller records the caller in the request log.
 func Caller(ctx context.Context, name string) {
 	if entry, ok := ctx.Value(entryKey{}).(*world.Request); ok {
 		entry.Caller = bound(name)
 	}
 }
 
-// Detail notes a fact about the outcome in the request log; empty values are left out.
+// Detail records a fact about the outcome in the request log. Empty values are left out.
 func Detail(ctx context.Context, key, value string) {
 	if entry, ok := ctx.Value(entryKey{}).(*world.Request); ok {
 		note(entry, key, value)
@@ -163,7 +163,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// harmless says whether the log may show the value of a query parameter.
+// harmless reports whether the log may show the value of a query parameter.
 func harmless(name string) bool {
 	return slices.Contains([]string{
 		"api-version", "resource", "client_id", "object_id", "principal_id", "msi_res_id", "mi_res_id", "format",
@@ -202,7 +202,7 @@ func short(id string) string {
 	return id
 }
 
-// recorder notes the status.
+// recorder keeps the status.
 type recorder struct {
 	http.ResponseWriter
 	status int
@@ -225,7 +225,7 @@ func (r *recorder) Write(data []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the real writer.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// discard takes an answer that nobody will see.
+// discard is the writer of an answer that is not sent.
 type discard struct {
 	header http.Header
 	bytes.Buffer

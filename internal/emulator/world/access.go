@@ -21,7 +21,7 @@ func actionsOf(role string) []string {
 	return nil
 }
 
-// Allowed says whether a principal may perform an action, such as Microsoft.Compute/virtualMachines/write, on the ARM
+// Allowed reports whether a principal may perform an action, such as Microsoft.Compute/virtualMachines/write, on the ARM
 // resource ID scope.
 func (w *World) Allowed(principalID, action, scope string) bool {
 	w.mu.Lock()
@@ -44,7 +44,7 @@ func (w *World) Allowed(principalID, action, scope string) bool {
 	return false
 }
 
-// Sees says whether a principal may know of a subscription: it is allowed something in it.
+// Sees reports whether a principal may see a subscription: it is allowed something in it.
 func (w *World) Sees(principalID, subscription string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -60,7 +60,7 @@ func (w *World) Sees(principalID, subscription string) bool {
 	return false
 }
 
-// within says whether the ARM ID id lies in scope.
+// within reports whether the ARM ID id lies in scope.
 func within(id, scope string) bool {
 	id, scope = Fold(id), strings.TrimSuffix(Fold(scope), "/")
 	return id == scope || strings.HasPrefix(id, scope+"/")

@@ -57,7 +57,7 @@ type Fault struct {
 	Count int `json:"count,omitempty"`
 	// Probability of a hit, between 0 and 1; 0 means always.
 	Probability float64 `json:"probability,omitempty"`
-	// Hits says how many requests ran into it. Read only.
+	// Hits is the number of requests that it was applied to. Read only.
 	Hits int `json:"hits,omitempty"`
 }
 

@@ -19,7 +19,7 @@ type assigned struct {
 	as map[string]Identity
 }
 
-// sameNames says whether both name the same identities.
+// sameNames reports whether both name the same identities.
 func (m *Machine) sameNames(other *Machine) bool {
 	a, b := m.SystemAssigned, other.SystemAssigned
 	if (a == nil) != (b == nil) || (a != nil && *a != *b) {

@@ -44,7 +44,7 @@ func (i IdentityID) String() string {
 		"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + i.Name
 }
 
-// Kind tells VMs from scale sets.
+// Kind distinguishes VMs from scale sets.
 type Kind string
 
 // The two kinds, as they are called in ARM paths.

@@ -28,7 +28,7 @@ var (
 	ErrUnassignable = errors.New("an identity cannot be assigned")
 )
 
-// UnknownIdentityError tells of an identity to be added that does not exist.
+// UnknownIdentityError is the refusal to add an identity that does not exist.
 type UnknownIdentityError struct{ ResourceID string }
 
 func (e *UnknownIdentityError) Error() string { return "identity does not exist: " + e.ResourceID }
@@ -190,7 +190,7 @@ func (a *assigned) index(id string) int {
 	return slices.IndexFunc(a.user, func(have string) bool { return EqualFold(have, id) })
 }
 
-// drop takes an identity off, if it is there.
+// drop removes an identity, if it is there.
 func (a *assigned) drop(id string) {
 	if at := a.index(id); at >= 0 {
 		a.user = slices.Delete(a.user, at, at+1)

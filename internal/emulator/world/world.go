@@ -106,7 +106,7 @@ func (w *World) restart(doc Document) error {
 	return nil
 }
 
-// adopt takes the document as the current one and rebuilds the indexes. Machines that are new get their identities
+// adopt makes the document the current one and rebuilds the indexes. Machines that are new get their identities
 // known to IMDS at once, as they were there before the world began.
 func (w *World) adopt(doc Document) {
 	w.doc = doc
@@ -315,7 +315,7 @@ func (w *World) Issuer(name string) (Issuer, bool) {
 	return Issuer{}, false
 }
 
-// KnownResource says whether tokens for the resource can be had, and the application that it is, if it is one of ours.
+// KnownResource reports whether tokens for the resource are issued, and returns its application, if the world has it.
 func (w *World) KnownResource(resource string) (app *Application, known bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

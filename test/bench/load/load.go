@@ -165,7 +165,7 @@ func (g *generator) run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// enough tells that no more is to be sent, whatever the time.
+// enough reports whether all requests were sent, whatever the time.
 func (g *generator) enough() bool {
 	return g.spec.Requests > 0 && g.sent >= g.spec.Requests || g.spec.Rate == 0 && g.result.Failed >= maxFailures
 }
@@ -216,7 +216,7 @@ func (g *generator) send(c *client) {
 	}
 }
 
-// event takes that a connection can be read from or written to.
+// event handles a connection that is ready to be read or written.
 func (g *generator) event(c *client) {
 	if c.fd < 0 {
 		return // closed by an earlier event of the same round
@@ -277,7 +277,7 @@ func (g *generator) answered(c *client, size, code int) {
 	g.idle = append(g.idle, c)
 }
 
-// failed takes that a connection broke under a request.
+// failed handles a connection that broke during a request.
 func (g *generator) failed(c *client, err error) {
 	c.close()
 	if c.used && !c.again && c.got == 0 {

@@ -28,7 +28,7 @@ func (m Machine) String() string {
 	return fmt.Sprintf("%d CPUs (%s), %d MiB, Linux %s, %s, %s", m.CPUs, m.Model, m.MemoryMiB, m.Kernel, m.Go, m.Date)
 }
 
-// Describe tells what this machine is.
+// Describe returns what this machine is.
 func Describe() Machine {
 	m := Machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Date: time.Now().UTC().Format(time.DateOnly)}
 	var u unix.Utsname

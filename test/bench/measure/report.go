@@ -77,16 +77,16 @@ func (f *Figure) AtLeast(target float64, which func([]float64) float64) {
 	f.Met = &met
 }
 
-// Was tells what v1.8.17 needs for the same work.
+// Was sets what v1.8.17 needs for the same work.
 func (f *Figure) Was(before string) *Figure {
 	f.Before = before
 	return f
 }
 
-// Remark says what else there is to know about the figure.
+// Remark sets what else there is to know about the figure.
 func (f *Figure) Remark(format string, args ...any) { f.Note = fmt.Sprintf(format, args...) }
 
-// OtherWork notes for the figures added since the last call what else the machine had to do.
+// OtherWork records, for the figures added since the last call, what else the machine had to do.
 func (r *Report) OtherWork(percent float64) {
 	for _, f := range r.Figures {
 		if !f.metered {
@@ -172,7 +172,7 @@ func (r *Report) Targets() int {
 	return n
 }
 
-// before tells whether there is anything to compare with.
+// before reports whether there is anything to compare with.
 func (r *Report) before() bool {
 	return slices.ContainsFunc(r.Figures, func(f *Figure) bool { return f.Before != "" })
 }

@@ -186,7 +186,7 @@ func (c *cluster) updates(ctx context.Context) ([]update, error) {
 	return list, nil
 }
 
-// sizes tells how many identities each update brought.
+// sizes returns how many identities each update added.
 func sizes(updates []update) string {
 	var parts []string
 	for _, u := range updates {

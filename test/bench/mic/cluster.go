@@ -32,7 +32,7 @@ const (
 	// micUser is who MIC is at the API server: a service account as in a real cluster, which has a small share of its work.
 	micNamespace, micName = "podid", "mic"
 	micUser               = "system:serviceaccount:" + micNamespace + ":" + micName
-	// auditPolicy notes every write of MIC, and nothing else.
+	// auditPolicy logs every write of MIC, and nothing else.
 	auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]

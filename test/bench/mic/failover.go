@@ -129,7 +129,7 @@ func (c *cluster) lease(ctx context.Context) (*coordinationv1.Lease, error) {
 	return lease, nil
 }
 
-// watchLease tells when somebody else holds the lease.
+// watchLease returns when another MIC holds the lease.
 func watchLease(ctx context.Context, kube *rest.Config, holder string) (<-chan time.Time, error) {
 	body, err := watchRaw(ctx, kube, "/apis/coordination.k8s.io/v1/namespaces/default/leases", fromNow)
 	if err != nil {

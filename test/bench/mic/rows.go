@@ -55,7 +55,7 @@ func isRow(name string) bool {
 	return slices.ContainsFunc(rows(), func(r row) bool { return r.name == name })
 }
 
-// wants tells whether to measure a row.
+// wants reports whether to measure a row.
 func (o options) wants(name string) bool {
 	if len(o.only) == 0 {
 		return name != "huge" || o.huge

@@ -97,7 +97,7 @@ func watchRaw(ctx context.Context, kube *rest.Config, path, version string) (io.
 	}
 }
 
-// read notes what the watch tells. The API server ends the watch of a reader that is too slow for it, as on a busy machine this
+// read records the events of the watch. The API server ends the watch of a reader that is too slow for it, as on a busy machine this
 // one may be; then another one goes on where it ended.
 func (s *seen) read(ctx context.Context, kube *rest.Config, body io.ReadCloser) {
 	version := fromNow

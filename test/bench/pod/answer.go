@@ -20,7 +20,7 @@ func status(head []byte) (int, error) {
 	return code, nil
 }
 
-// complete tells how long the answer at the beginning of b is, once all of it is there; 0 before that.
+// complete returns the length of the answer at the beginning of b, or 0 while it is incomplete.
 func complete(b []byte) (length, code int, err error) {
 	end := bytes.Index(b, []byte("\r\n\r\n"))
 	if end < 0 {
