@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// persistent lists the folders of a node that survive its crash, as its disk would: the folder below
-// Spec.Dir and the path in the node.
+// persistent lists the folders of a node that survive its crash, as its disk would: the folder
+// below Spec.Dir and the path in the node.
 var persistent = []Bind{ //nolint:gochecknoglobals // a constant list
 	{From: "containerd", To: "/var/lib/containerd"},
 	{From: "kubelet", To: "/var/lib/kubelet"},
