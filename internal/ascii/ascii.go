@@ -69,7 +69,7 @@ func Loose(s string) string {
 // looseRune folds a letter. Azure compares upper-case forms, so that σ and ς are one.
 func looseRune(r rune) rune {
 	if r < utf8.RuneSelf {
-		return rune(lower(byte(r)))
+		return rune(lower(byte(r))) //nolint:gosec // below utf8.RuneSelf
 	}
 	folded := unicode.ToLower(unicode.ToUpper(r))
 	if folded < utf8.RuneSelf || FoldsToASCII(r) {

@@ -47,7 +47,7 @@ func Find(name, environmentFile string) (Cloud, error) {
 
 // readEnvironment reads the part that is needed of a file in the format of go-autorest's azure.Environment.
 func readEnvironment(path string) (Cloud, error) {
-	file, err := os.Open(path) //nolint:gosec // the operator names it
+	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Cloud{}, fmt.Errorf("%w: mount the file with the endpoints of the cloud there, or correct the path", fs.ErrNotExist)
 	}

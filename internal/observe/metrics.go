@@ -33,8 +33,8 @@ const (
 
 // Operations against IMDS and Entra ID, as v1.8.17 labels them.
 const (
-	OpTokenSystemAssigned = "adal_token_msi"
-	OpTokenUserAssigned   = "adal_token_msi_userassignedid"
+	OpTokenSystemAssigned = "adal_token_msi"                //nolint:gosec // a label, not a token
+	OpTokenUserAssigned   = "adal_token_msi_userassignedid" //nolint:gosec // a label, not a token
 	OpTokenEntra          = "adal_token"
 )
 

@@ -156,7 +156,7 @@ func TestDocs(t *testing.T) {
 	const path = "../../docs/reasons.md"
 	want := page()
 	if *update {
-		if err := os.WriteFile(path, want, 0o644); err != nil { //nolint:gosec // a page to be read
+		if err := os.WriteFile(path, want, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -112,7 +112,7 @@ func (b *build) nodeFiles(n network.Node) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]string{
+	return map[string]string{ //nolint:gosec // no credentials: the passwd file has none
 		"containerd.toml":   node.ContainerdConfig(major),
 		"kubelet.yaml":      kubelet,
 		"kube-proxy.yaml":   proxy,

@@ -82,7 +82,7 @@ func parseProcAddress(s string) (netip.AddrPort, error) {
 		if err != nil {
 			return netip.AddrPort{}, err
 		}
-		ip = append(ip, byte(word), byte(word>>8), byte(word>>16), byte(word>>24)) // little-endian machines
+		ip = append(ip, byte(word), byte(word>>8), byte(word>>16), byte(word>>24)) //nolint:gosec // bytes of little-endian words
 	}
 	n, err := strconv.ParseUint(port, 16, 16)
 	a, ok := netip.AddrFromSlice(ip)

@@ -33,7 +33,7 @@ func (r *Reconciler) postpone(plan assignment.PodPlan) (assignment.PodPlan, time
 		if !onItsWay || r.progress.AllowN(now, 1) {
 			return false
 		}
-		later = progressRetry + rand.N(progressRetry)
+		later = progressRetry + rand.N(progressRetry) //nolint:gosec // jitter
 		return true
 	})
 	return plan, later

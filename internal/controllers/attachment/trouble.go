@@ -126,10 +126,10 @@ func (t *trouble) failed(cause error, retryInterval time.Duration, now time.Time
 	}
 	pause, throttled := compute.RetryAfter(cause)
 	if throttled {
-		pause += rand.N(throttleJitter)
+		pause += rand.N(throttleJitter) //nolint:gosec // jitter
 	} else { // with 50 % jitter, so that groups that failed together do not retry together
 		pause = exponential(retryInterval, t.failures, backOffMax)
-		pause = pause/2 + rand.N(pause/2+1)
+		pause = pause/2 + rand.N(pause/2+1) //nolint:gosec // jitter
 		if compute.IsConflict(cause) && !compute.IsLocked(cause) {
 			pause = min(pause, conflictMax)
 		}

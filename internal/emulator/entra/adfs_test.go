@@ -3,7 +3,7 @@ package entra_test
 import (
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // x5t is defined as a SHA-1 thumbprint
+	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -37,7 +37,7 @@ func TestADFS(t *testing.T) {
 			Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
 		})
 	})
-	sum := sha1.Sum(der) //nolint:gosec // as above
+	sum := sha1.Sum(der)
 	x5t := map[string]any{"x5t": base64.RawURLEncoding.EncodeToString(sum[:])}
 	signed := func(method jwt.SigningMethod, audience string, header map[string]any) url.Values {
 		f := assertion(d.sign(method, key, jwt.MapClaims{

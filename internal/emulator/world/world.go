@@ -58,7 +58,7 @@ func New(doc Document, now func() time.Time) (*World, error) {
 	if now == nil {
 		now = time.Now
 	}
-	w := &World{now: now, log: NewLog(), rng: rand.New(rand.NewPCG(1, 2))} // same faults in every run
+	w := &World{now: now, log: NewLog(), rng: rand.New(rand.NewPCG(1, 2))} //nolint:gosec // same faults in every run
 	w.initial = doc
 	w.mu.Lock()
 	defer w.mu.Unlock()

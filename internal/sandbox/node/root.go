@@ -102,7 +102,7 @@ func makeFolders(root string) error {
 	if err := os.Mkdir(filepath.Join(root, "tmp"), 0o700); err != nil {
 		return err
 	}
-	if err := os.Chmod(filepath.Join(root, "tmp"), 0o1777); err != nil { //nolint:gosec // what /tmp is everywhere
+	if err := os.Chmod(filepath.Join(root, "tmp"), 0o1777); err != nil {
 		return err
 	}
 	return os.Symlink("/run", filepath.Join(root, "var/run"))

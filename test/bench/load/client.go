@@ -56,7 +56,7 @@ func (c *client) connect(epoll int, to netip.AddrPort) error {
 func (c *client) connected() error {
 	code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err == nil && code != 0 {
-		err = unix.Errno(code) //nolint:gosec // an error number
+		err = unix.Errno(code)
 	}
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)

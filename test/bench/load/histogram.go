@@ -30,7 +30,7 @@ func (h *histogram) add(d time.Duration) bool {
 
 // step of a time: its highest bit and the six below it.
 func step(d time.Duration) int {
-	ns := uint64(max(d, 0)) //nolint:gosec // not negative
+	ns := uint64(max(d, 0))
 	octave := max(bits.Len64(ns)-7, 0)
 	return octave*perOctave + int(ns>>octave) //nolint:gosec // small
 }

@@ -110,7 +110,7 @@ func (g *generator) open() (err error) {
 		return fmt.Errorf("load: epoll: %w", err)
 	}
 	for i := range g.spec.Connections {
-		c := &client{index: int32(i), fd: -1, source: g.spec.Sources[i%len(g.spec.Sources)]} //nolint:gosec // at most maxClients
+		c := &client{index: int32(i), fd: -1, source: g.spec.Sources[i%len(g.spec.Sources)]}
 		g.clients = append(g.clients, c)
 		g.idle = append(g.idle, c)
 	}

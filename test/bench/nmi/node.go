@@ -35,7 +35,7 @@ func gateway() netip.Addr { return netip.MustParseAddr("10.244.0.1") }
 
 // podAddress is the i-th pod's.
 func podAddress(i int) netip.Addr {
-	return netip.AddrFrom4([4]byte{10, 244, byte(1 + i/250), byte(1 + i%250)})
+	return netip.AddrFrom4([4]byte{10, 244, byte(1 + i/250), byte(1 + i%250)}) //nolint:gosec // below 250
 }
 
 // podAddresses are the first n pods'.
