@@ -30,7 +30,7 @@ type CredentialOptions struct {
 }
 
 // Credential is podid's own credential. It looks at the file before every token (one stat call; tokens are cached by
-// the SDK, so that is rare) and signs in anew when the file has changed, as it does when a service principal's secret
+// the SDK, so that is rare) and signs in again when the file has changed, as it does when a service principal's secret
 // is rotated. A new file that is broken, or that names another cloud, is reported once and the last good one stays in
 // use.
 type Credential struct {

@@ -88,7 +88,7 @@ type signInError struct {
 // Error is the line.
 func (e *signInError) Error() string { return e.text }
 
-// Unwrap returns the SDK's error, so that nobody retries what the SDK calls final.
+// Unwrap returns the SDK's error, so that callers do not retry what the SDK calls final.
 func (e *signInError) Unwrap() error { return e.err }
 
 // explain puts the SDK's error into words.

@@ -1,6 +1,6 @@
 package compute
 
-// What to tell about a refusal on objects that others read, too: one message per identity, the same each time.
+// The text about a refusal on objects that others read as well: one message per identity, the same each time.
 
 import (
 	"errors"
@@ -11,10 +11,10 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// About is what to tell the owner of one identity about a refusal that it caused: the code, that identity, the node
+// About returns the text for the owner of one identity about a refusal that it caused: the code, that identity, the node
 // group, the remedy, which comes before anything that may be cut off, and ARM's own words, only when they speak of that
-// identity alone, without what differs from one answer to the next. The same refusal gives the same text, whoever else
-// was refused with it.
+// identity alone, without what differs from one answer to the next. The same refusal gives the same text, even if
+// others were refused with it.
 func About(err error, resourceID string) string {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -28,7 +28,7 @@ func About(err error, resourceID string) string {
 	return fmt.Sprintf("Azure refuses identity %s on %s: %s", shortID(resourceID), r.group, alone.reason(messageAbout(r.message, resourceID)))
 }
 
-// AboutGroup is what to tell about a refusal that keeps a whole node group from getting anything. It names no identity:
+// AboutGroup returns the text about a refusal that keeps a whole node group from getting anything. It names no identity:
 // everybody with a pod there reads it.
 func AboutGroup(err error) string {
 	r, ok := errors.AsType[*refusal](err)
@@ -79,7 +79,7 @@ func shortID(resourceID string) string {
 	return parts[4] + "/" + parts[8]
 }
 
-// The parts of ARM's words that differ from one answer to the next. known is the GUID of somebody: who was refused.
+// The parts of ARM's words that differ from one answer to the next. known is the GUID of the refused client.
 var (
 	tracking = regexp.MustCompile(`(?i)[\s,;.(\[]*\b(?:(?:service|client|server)[ -]?)?` +
 		`(?:tracking|correlation|activity|request|operation|trace|session|transaction)[ _-]?ids?\b['"]?\s*(?:is|was|of|=|:)?\s*['"]?[0-9a-z][\w:.…-]{7,}['"]?[)\]]*`)

@@ -30,7 +30,7 @@ const (
 	PatchVMSS = "vmss_update"
 )
 
-// Observer is told of every ARM call when it is over: a read, or a PATCH with its long-running operation to the end.
+// Observer is called after every ARM call: a read, or a PATCH with its long-running operation to the end.
 // err is nil when it went well. It must not block.
 type Observer func(operation string, took time.Duration, err error)
 
@@ -42,7 +42,7 @@ type Options struct {
 	Transport policy.Transporter
 	// ClientID is the client ID behind the Credential, if it is known: errors say, shortened, who lacks a right.
 	ClientID string
-	// Observe is told of each call; nil means nobody is.
+	// Observe may be nil.
 	Observe Observer
 }
 
@@ -154,7 +154,7 @@ func operationOf(group Group, vm, vmss string) string {
 	return vm
 }
 
-// arm are the SDK's options for calls about one group. The SDK's client is made anew for each call: it is a few
+// arm are the SDK's options for calls about one group. The SDK's client is made for each call: it is a few
 // allocations, the connections belong to the transport and the token to the credential, and so nothing here has to be
 // evicted. watch sees every single request, too.
 func (c *Client) arm(group Group, watch ...policy.Policy) *arm.ClientOptions {

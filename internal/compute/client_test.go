@@ -158,7 +158,7 @@ func TestReadsOfVM(t *testing.T) {
 	})
 }
 
-// TestEtag: somebody else changes the group between our read and our write.
+// TestEtag: another writer changes the group between our read and our write.
 func TestEtag(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		stale := answer{method: http.MethodPatch, status: http.StatusPreconditionFailed, body: armBody("PreconditionFailed", "changed")}
@@ -233,7 +233,7 @@ func TestObserver(t *testing.T) {
 	}
 }
 
-// TestUntrusted: a private cloud whose CA nobody told us.
+// TestUntrusted: a private cloud whose CA is not configured.
 func TestUntrusted(t *testing.T) {
 	arm := newARM(t)
 	server := httptest.NewUnstartedServer(arm)

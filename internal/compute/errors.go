@@ -77,7 +77,7 @@ const (
 )
 
 // shortened keeps so many characters of the GUID that a match ends with, and all of a subscription's: who has to look
-// for it needs the whole, and it is nobody's ID.
+// for it needs the whole, and it identifies no client.
 func shortened(match string, kept int) string {
 	const length = 36
 	if strings.HasPrefix(ascii.ToLower(match), "subscription") {
@@ -167,7 +167,7 @@ func RetryAfter(err error) (time.Duration, bool) {
 //
 // Azure also names identities that were not in the request: one that was deleted while the node group had it makes
 // Azure refuse every change of that group. Such an identity has to be detached before anything else can be attached; it
-// is in Identities.Orphaned and can be told by not being among what the caller asked for. (A caller must not detach
+// is in Identities.Orphaned and is not among what the caller asked for. (A caller must not detach
 // what is not its own: then only a person can, and the error says which.)
 //
 // Empty when the error names none; the refusal can still be the fault of one.

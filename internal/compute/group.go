@@ -61,7 +61,7 @@ const providerScheme = "azure://"
 //	azure:///subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachineScaleSets/NAME/virtualMachines/3
 //
 // Letter case does not matter. An instance of a flexible scale set has the first form. The error of anything else
-// tells a person what to look at.
+// says what to check.
 func ParseProviderID(providerID string) (Group, error) {
 	if providerID == "" {
 		return Group{}, errors.New("the node has no provider ID: " +

@@ -18,7 +18,7 @@ type Identities struct {
 	// SystemAssigned reports whether the group has an identity of its own, which podid never changes.
 	SystemAssigned bool
 	// ClientIDs are the client IDs of the user-assigned identities, by resource ID as in UserAssigned, as far as Azure
-	// tells them.
+	// shows them.
 	ClientIDs map[string]string
 	// PrincipalIDs are their principal (object) IDs, in the same way.
 	PrincipalIDs map[string]string
@@ -178,7 +178,7 @@ func (i *Identities) finish() {
 	slices.Sort(i.Orphaned)
 }
 
-// list adds a user-assigned identity with what Azure tells of it; finish ends the listing.
+// list adds a user-assigned identity with its IDs. Call finish after the last one.
 func (i *Identities) list(id, clientID, principalID string) {
 	i.UserAssigned = append(i.UserAssigned, id)
 	if clientID != "" {

@@ -121,10 +121,10 @@ type account struct {
 type groupAccount struct {
 	limits [classes]*limit
 	used   time.Time
-	// number orders the queue; 0 is not in it. due is when the group is expected to call, or was told to.
+	// number orders the queue; 0 is not in it. due is when the group's turn comes.
 	number uint64
 	due    time.Time
-	turn   bool // it was told to call
+	turn   bool // its turn has come
 }
 
 // Bounds of the memory. After forgetAfter without a call every bucket is full and no Retry-After lasts: forgetting

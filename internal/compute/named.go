@@ -56,7 +56,7 @@ const mostNamed = MaxPerPatch
 //   - LinkedAuthorizationFailed: no right to assign it, or it does not exist; lists them with commas;
 //   - InvalidParameter, BadRequest: "ResourceIdentity identityId '...'" is invalid;
 //   - LinkedInvalidPropertyId, InvalidResourceID: not an ARM ID at all;
-//   - ResourceNotFound, NotFound: the text tells whether it means the identity or the machine.
+//   - ResourceNotFound, NotFound: the text names the identity or the machine.
 //
 // Other codes (quota, conflict, policy) may mention identities that are innocent.
 func (r *refusal) aboutIdentities() bool {

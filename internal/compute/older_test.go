@@ -22,7 +22,7 @@ type older struct {
 	status int
 	style  string // the header that says where to look, empty for none
 	bare   bool   // the answer to a write has no body
-	mute   bool   // the answer to a write does not tell the state
+	mute   bool   // the answer to a write has no state
 	short  bool   // the answer to the last look at Location has no body
 	target Group
 }
@@ -53,7 +53,7 @@ func (o older) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// look is how a Location tells of the operation: by status, and the resource or the error in the end.
+// look answers as a Location does: by status, and the resource or the error in the end.
 func (o older) look(req *http.Request, resp *http.Response) (*http.Response, error) {
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
@@ -128,7 +128,7 @@ func accepted(t *testing.T, o older, group Group) {
 		t.Errorf("%v, want an error that is not Definite: Azure took it", err)
 	}
 	if o.style == "" {
-		return // nobody hears why
+		return // the reason is unknown
 	}
 	if diff := cmp.Diff(ids("b"), BadIdentities(err)); diff != "" || !IsRefused(err) {
 		t.Errorf("%v (-want +have):\n%s", err, diff)

@@ -29,7 +29,7 @@ const forgottenEvery = 5 * time.Second
 // finish waits until the operation is over and returns the group as ARM shows it afterwards. The SDK's own loop would
 // take 30 s between two looks, or whatever Retry-After says in each answer (10 s and more for machines); that is a hint
 // about the operation's length and not obeyed here. The limits say when to look; a refused look's Retry-After is part
-// of them. read tells besides whether the last answer was the group at all; when it is not, the group itself is asked, and
+// of them. read also reports whether the last answer was the group at all; when it is not, the group itself is asked, and
 // so it is when Azure says that it has only begun, and nothing of where to look.
 func finish[T any](
 	ctx context.Context, c *Client, group Group, sent *writeOutcome, poller *runtime.Poller[T], read func(T) (snapshot, bool),
@@ -80,7 +80,7 @@ func asked(err error) time.Duration {
 	return retryAfter(answer.RawResponse.Header)
 }
 
-// watch waits for the end of a VM's update by reading the VM: one read tells the end, the result and what the caller asks
+// watch waits for the end of a VM's update by reading the VM: one read has the end, the result and what the caller reads
 // next, and there are a thousand VMs where there are twenty scale sets. It reports whether the update has ended as it
 // should. When not, the operation says why.
 func (c *Client) watch(ctx context.Context, group Group, change change) (snapshot, bool) {

@@ -104,8 +104,8 @@ func (r *refusal) assignee() string {
 	return "<the identity that podid runs as>"
 }
 
-// harmless matches what means nothing to a shell between double quotes. Resource IDs come from whoever may write an
-// AzureIdentity, and somebody else pastes the command.
+// harmless matches what means nothing to a shell between double quotes. Resource IDs come from the author of an
+// AzureIdentity, and another person pastes the command.
 var harmless = regexp.MustCompile(`^[\pL\pN/._() -]+$`)
 
 // quote makes a resource ID fit for the command.

@@ -127,7 +127,7 @@ func readAnswer(resp *http.Response) answered {
 	return said
 }
 
-// subscriptionHeaders are where Resource Manager tells what is left: to this instance of it, and to all.
+// subscriptionHeaders are the headers with the remaining calls, of this instance of Resource Manager and of all.
 func subscriptionHeaders(req *http.Request) []string {
 	if req != nil && req.Method != http.MethodGet {
 		return []string{"X-Ms-Ratelimit-Remaining-Subscription-Writes", "X-Ms-Ratelimit-Remaining-Subscription-Global-Writes"}

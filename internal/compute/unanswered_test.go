@@ -1,6 +1,6 @@
 package compute
 
-// Writes that Azure takes and whose answers nobody sees: done is only what is done.
+// Writes that Azure accepts and whose answers are lost.
 
 import (
 	"context"
@@ -20,7 +20,7 @@ import (
 type losing struct {
 	transporter
 	times  int // how many yet
-	status int // somebody else's answer instead; 0: none at all
+	status int // a proxy's answer instead; 0: none at all
 }
 
 // Do is policy.Transporter.
@@ -100,7 +100,7 @@ func TestLostAndFailed(t *testing.T) {
 	})
 }
 
-// TestLostAndOvertaken: the write whose answer was lost came to nothing, and its retry meets somebody else's update.
+// TestLostAndOvertaken: the write whose answer was lost had no effect, and its retry meets another writer's update.
 func TestLostAndOvertaken(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.fail(answer{method: http.MethodPatch, status: http.StatusServiceUnavailable})
@@ -137,7 +137,7 @@ func TestLostInLongUpdate(t *testing.T) {
 	})
 }
 
-// TestLostThenRefused: what the retry is told says nothing about the write before.
+// TestLostThenRefused: the answer to the retry says nothing about the write before.
 func TestLostThenRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -157,7 +157,7 @@ func TestLostThenRefused(t *testing.T) {
 			story(t, func(t *testing.T, arm *armServer, _ *Client, group Group) {
 				tt.answer.method = http.MethodPatch
 				if tt.lost > 0 {
-					arm.fail(answer{method: http.MethodPatch, status: http.StatusBadRequest}) // which nobody sees
+					arm.fail(answer{method: http.MethodPatch, status: http.StatusBadRequest}) // its answer is lost
 				}
 				arm.fail(tt.answer)
 				err := arm.client("https://arm.example", &losing{transporter: arm, times: tt.lost}, nil).Patch(t.Context(), group, ids("a"), nil)

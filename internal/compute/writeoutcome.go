@@ -1,6 +1,6 @@
 package compute
 
-// What became of the writes of one Patch: whether Azure may have taken one whose answer nobody saw.
+// What became of the writes of one Patch: whether Azure may have accepted one whose answer was lost.
 
 import (
 	"errors"
@@ -12,12 +12,12 @@ import (
 
 // writeOutcome is what is known of the writes of one Patch.
 type writeOutcome struct {
-	lost     bool // the answer to one never came, or does not tell whether Azure took it
+	lost     bool // the answer to one never came, or leaves open whether Azure accepted it
 	accepted bool // Azure took one
 	later    bool // and said that it is not done yet (201, 202)
 }
 
-// retryable reports whether a write was refused only because the group is not as it was read: by somebody else's doing, or by
+// retryable reports whether a write was refused only because the group is not as it was read: by another writer, or by
 // that of our own write whose answer was lost.
 func (s *writeOutcome) retryable(err error) bool {
 	return !s.accepted && !IsLocked(err) && (changedMeanwhile(err) || s.lost && IsConflict(err))

@@ -13,10 +13,10 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// DiscoveryPath is where the API server, and the issuer, tell about the issuer.
+// DiscoveryPath is the path of the discovery document at the API server and the issuer.
 const DiscoveryPath = "/.well-known/openid-configuration"
 
-// Discovery is what is told there, as far as it matters.
+// Discovery is the part of that document that matters here.
 type Discovery struct {
 	Issuer     string   `json:"issuer"`
 	JWKSURI    string   `json:"jwks_uri"`
