@@ -9,6 +9,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // The values of status.reason: what keeps an identity from its pod's node. The
@@ -40,15 +41,22 @@ const (
 	ReasonGroupBlocked = "NodeGroupBlocked"
 )
 
-// AboutIdentity reports whether a reason is about the identity itself, and not about the node
+// Refused returns the state of an identity that is kept from a node. Its message has the code.
+func Refused(why reason.Reason, message string) State {
+	return State{Status: v1.StateCreated, Reason: why.Name(), Message: why.Text(message)}
+}
+
+// AboutIdentity reports whether a status.reason is about the identity itself, and not about the node
 // group or the moment.
-func AboutIdentity(reason string) bool {
-	switch reason {
-	case ReasonIdentityRefused, ReasonIdentityForbidden, ReasonLedgerFull, ReasonClientIDMismatch, ReasonClusterIdentity:
-		return true
-	default:
-		return false
+func AboutIdentity(name string) bool {
+	for _, r := range [...]reason.Reason{
+		reason.IdentityRefused, reason.IdentityForbidden, reason.LedgerFull, reason.ClientIDMismatch, reason.ClusterIdentity,
+	} {
+		if r.Name() == name {
+			return true
+		}
 	}
+	return false
 }
 
 // Need is an identity that a pod needs of its node group.
@@ -101,7 +109,7 @@ func next(have State, progress Progress, says bool) State {
 		return have
 	case says && (onItsWay || progress.KeepAssigned) && have.Status == v1.StateAssigned:
 		return have
-	case says && onItsWay && have.Status == v1.StateCreated && have.Reason != ReasonNodeNotOnAzure:
+	case says && onItsWay && have.Status == v1.StateCreated && have.Reason != reason.NodeNotOnAzure.Name():
 		return have
 	default:
 		return progress.State

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/podid-io/podid/internal/reason"
 	"github.com/podid-io/podid/internal/turns"
 )
 
@@ -112,20 +113,20 @@ func New(c Config) *Recorder {
 	}
 }
 
-// Refused records that a pod was refused. The reason is one word, the message has the cause and the
+// Refused records that a pod was refused. The name is that of the reason, the message has the cause and the
 // remedy. It never blocks.
-func (r *Recorder) Refused(pod types.NamespacedName, uid types.UID, reason, message string) {
+func (r *Recorder) Refused(pod types.NamespacedName, uid types.UID, name, message string) {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e := r.known[key{uid, reason}]
+	e := r.known[key{uid, name}]
 	if e == nil {
-		if e = r.remember(pod, uid, reason, now); e == nil {
+		if e = r.remember(pod, uid, name, now); e == nil {
 			return
 		}
 	}
 	e.count++
-	e.last, e.message = now, cut(message)
+	e.last, e.message = now, reason.Cut(message, maxMessage)
 	pause := updateInterval
 	if e.message != e.lastMessage {
 		pause = changeInterval
@@ -300,19 +301,4 @@ func (r *Recorder) event(e *entry) *corev1.Event {
 		Source: corev1.EventSource{Component: r.cfg.Program, Host: r.cfg.Node}, ReportingController: r.cfg.Program, ReportingInstance: r.cfg.Node,
 		FirstTimestamp: metav1.NewTime(e.first), LastTimestamp: metav1.NewTime(e.last), Count: e.count,
 	}
-}
-
-// cut shortens a message to maxMessage bytes, at the start of a character.
-func cut(s string) string {
-	if len(s) <= maxMessage {
-		return s
-	}
-	end := 0
-	for i := range s {
-		if i > maxMessage-len("…") {
-			break
-		}
-		end = i
-	}
-	return s[:end] + "…"
 }

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/podid-io/podid/internal/reason"
 	"github.com/podid-io/podid/internal/testenv"
 )
 
@@ -74,7 +75,7 @@ func TestEventsAPI(t *testing.T) {
 	}
 	long := "bind it" + strings.Repeat(" again", 500)
 	r.Refused(pod, "u1", "NoBinding", long)
-	expect(http.StatusCreated, 1, "NoBinding: "+cut(long))
+	expect(http.StatusCreated, 1, "NoBinding: "+reason.Cut(long, maxMessage))
 	r.mu.Lock()
 	r.known[key{"u1", "NoBinding"}].lastQueued = time.Time{} // ten minutes later
 	r.mu.Unlock()

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unicode/utf8"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -250,13 +249,4 @@ func TestUnreachable(t *testing.T) {
 		}
 		cancel()
 	})
-}
-
-func TestCut(t *testing.T) {
-	for _, s := range []string{"short", strings.Repeat("x", maxMessage), strings.Repeat("ä", maxMessage), strings.Repeat("x", 5*maxMessage)} {
-		got := cut(s)
-		if len(got) > maxMessage || !utf8.ValidString(got) || len(s) <= maxMessage && got != s {
-			t.Errorf("%d bytes become %d", len(s), len(got))
-		}
-	}
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Placement knows what node groups have; attachment.Groups is one.
@@ -240,10 +241,7 @@ func (r *Reconciler) place(t *target, name types.NamespacedName, node *corev1.No
 	group, err := compute.ParseProviderID(node.Spec.ProviderID)
 	if err != nil {
 		r.placement.Leave(name)
-		said := assignment.Progress{State: assignment.State{
-			Status: v1.StateCreated, Reason: assignment.ReasonNodeNotOnAzure,
-			Message: fmt.Sprintf("node %s: %v", node.Name, err),
-		}}
+		said := assignment.Progress{State: assignment.Refused(reason.NodeNotOnAzure, fmt.Sprintf("node %s: %v", node.Name, err))}
 		return func(*v1.AzureIdentity) assignment.Progress { return said }
 	}
 	t.group = group

@@ -3,6 +3,7 @@
 package assignedidentity
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,14 +37,12 @@ func tooEarly(pod *corev1.Pod, refusals []*reason.Refusal, now time.Time) time.D
 // yet. A binding of another namespace is not this pod's business either, when it
 // only happens to use the same selector; in a namespaced cluster that is common.
 func worthTelling(refusals []*reason.Refusal) []*reason.Refusal {
-	var out []*reason.Refusal
-	for _, refusal := range refusals {
-		switch refusal.Reason {
-		case reason.NoLabel, reason.NoBinding, reason.OtherNamespace, reason.NoMatch:
-		case reason.IdentityMissing, reason.IdentityBroken, reason.NamespacedIdentity, reason.NotShared,
-			reason.UseForbidden, reason.ClusterIdentity, reason.TooManyIdentities:
-			out = append(out, refusal)
+	return slices.DeleteFunc(slices.Clone(refusals), func(r *reason.Refusal) bool {
+		switch r.Reason {
+		case reason.NoLabel, reason.NoBinding, reason.OtherNamespace:
+			return true
+		default:
+			return false
 		}
-	}
-	return out
+	})
 }

@@ -91,13 +91,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	case err != nil:
 		return reconcile.Result{}, err
 	case refusal == nil:
-		r.Events.BindingRefused(&binding, "")
+		r.Events.BindingRefused(&binding, nil)
 	case !enforced:
-		r.Events.BindingWarned(&binding, refusal.Message)
+		r.Events.BindingWarned(&binding, refusal)
 	case (refusal.Reason == reason.IdentityMissing || refusal.Reason == reason.NotShared) && r.Now().Sub(binding.CreationTimestamp.Time) < patience:
 		return reconcile.Result{RequeueAfter: patience}, nil
 	default:
-		r.Events.BindingRefused(&binding, refusal.Message)
+		r.Events.BindingRefused(&binding, refusal)
 	}
 	return reconcile.Result{}, nil
 }
@@ -106,7 +106,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 // carries its selector. enforced is false for what the policy only warns of.
 func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding) (refusal *reason.Refusal, enforced bool, err error) {
 	if binding.Spec.Selector == "" {
-		return &reason.Refusal{Message: "the binding has no selector and selects no pod: set spec.selector to the value of the pods' label " + v1.BindingLabel}, true, nil
+		return reason.NoSelector.Refuse("the binding has no selector and selects no pod: set spec.selector to the value of the pods' label %s",
+			v1.BindingLabel), true, nil
 	}
 	rules := r.Rules.Current()
 	pod := identity.Pod{

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // well takes back what was said about an identity; one without trouble is never
@@ -30,15 +31,16 @@ func (r *Reconciler) well(ctx context.Context, id *v1.AzureIdentity) error {
 }
 
 // ill says why there is no broker, and looks again later.
-func (r *Reconciler) ill(ctx context.Context, id *v1.AzureIdentity, reason, message string) (reconcile.Result, error) {
+func (r *Reconciler) ill(ctx context.Context, id *v1.AzureIdentity, refusal *reason.Refusal) (reconcile.Result, error) {
+	name, message := refusal.Reason.Name(), refusal.Text()
 	r.Events.BrokerMissing(id, message)
 	again := reconcile.Result{RequeueAfter: lookAgain}
 	have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionBroker)
-	if have != nil && have.Status == metav1.ConditionFalse && have.Reason == reason && have.Message == message {
+	if have != nil && have.Status == metav1.ConditionFalse && have.Reason == name && have.Message == message {
 		return again, nil
 	}
-	logr.FromContextOrDiscard(ctx).Info("no broker for a federated identity", "reason", reason, "message", message)
-	return again, r.write(ctx, id, metav1.Condition{Type: v1.ConditionBroker, Status: metav1.ConditionFalse, Reason: reason, Message: message})
+	logr.FromContextOrDiscard(ctx).Info("no broker for a federated identity", "reason", name, "message", message)
+	return again, r.write(ctx, id, metav1.Condition{Type: v1.ConditionBroker, Status: metav1.ConditionFalse, Reason: name, Message: message})
 }
 
 // write patches the condition. The lock keeps conditions that somebody else

@@ -24,6 +24,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/federation"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // lookAgain is the pause before trying again what a person has to mend and no
@@ -157,10 +158,10 @@ func (r *Reconciler) create(ctx context.Context, id *v1.AzureIdentity, name stri
 		// label. Either works: the agent asks for its tokens by name.
 		return reconcile.Result{}, r.well(ctx, id)
 	case apierrors.IsNotFound(err):
-		return r.ill(ctx, id, "NamespaceMissing", fmt.Sprintf(
+		return r.ill(ctx, id, reason.BrokerNamespaceMissing.Refuse(
 			"the namespace of the brokers, %s, does not exist: create it, as the chart does, or name another with mic's and nmi's --broker-namespace", r.Namespace))
 	case apierrors.IsForbidden(err):
-		return r.ill(ctx, id, "Forbidden", fmt.Sprintf(
+		return r.ill(ctx, id, reason.BrokerRefused.Refuse(
 			"mic may not create ServiceAccounts in namespace %s: grant it, as the chart's Role there does, or run podid identity federate %s -n %s",
 			r.Namespace, id.Name, id.Namespace))
 	}
@@ -173,7 +174,7 @@ func (r *Reconciler) blind(ctx context.Context, id *v1.AzureIdentity) error {
 	if !Wanted(id) || !apierrors.IsForbidden(trouble) {
 		return nil
 	}
-	_, err := r.ill(ctx, id, "Forbidden", fmt.Sprintf(
+	_, err := r.ill(ctx, id, reason.BrokerRefused.Refuse(
 		"mic may not list ServiceAccounts in namespace %s: grant it, as the chart's Role there does, or run podid identity federate %s -n %s",
 		r.Namespace, id.Name, id.Namespace))
 	return err

@@ -109,13 +109,13 @@ func (e *Events) Removed(assigned *v1.AzureAssignedIdentity) {
 // PodRefused says why bindings that select a pod grant it nothing. The same
 // refusals are said once; none takes earlier ones back.
 func (e *Events) PodRefused(pod *corev1.Pod, refusals []*reason.Refusal) {
-	messages := make([]string, 0, len(refusals))
+	texts := make([]string, 0, len(refusals))
 	for _, r := range refusals {
-		messages = append(messages, r.Message)
+		texts = append(texts, r.Text())
 	}
-	if e.news(podKey(pod.Namespace, pod.Name), strings.Join(messages, "; ")) {
-		for _, r := range refusals {
-			e.warning(podReference(pod), nil, IdentityRefused, actionDecide, "%s", r.Message)
+	if e.news(podKey(pod.Namespace, pod.Name), strings.Join(texts, "; ")) {
+		for _, text := range texts {
+			e.warning(podReference(pod), nil, IdentityRefused, actionDecide, "%s", text)
 		}
 	}
 }
@@ -123,8 +123,8 @@ func (e *Events) PodRefused(pod *corev1.Pod, refusals []*reason.Refusal) {
 // PodOnHostNetwork says that a pod gets no identity because it cannot be told
 // from its node.
 func (e *Events) PodOnHostNetwork(pod *corev1.Pod) {
-	const why = "the pod uses the host's network, where it cannot be told from the node: its requests reach the node's own metadata service; " +
-		"run it with hostNetwork: false, or remove the label " + v1.BindingLabel
+	why := reason.HostNetwork.Text("the pod uses the host's network, where it cannot be told from the node: its requests reach the node's own " +
+		"metadata service; run it with hostNetwork: false, or remove the label " + v1.BindingLabel)
 	if e.news(podKey(pod.Namespace, pod.Name), why) {
 		e.warning(podReference(pod), nil, IdentityRefused, actionDecide, "%s", why)
 	}
@@ -133,6 +133,7 @@ func (e *Events) PodOnHostNetwork(pod *corev1.Pod) {
 // PodComplaint says what keeps going wrong on an identity's way to a pod's node, once
 // until it is "" again.
 func (e *Events) PodComplaint(pod *corev1.Pod, id *v1.AzureIdentity, complaint string) {
+	complaint = reason.UpdateFailing.Text(complaint)
 	if e.news(complaintKey(pod.Namespace, pod.Name), complaint) && complaint != "" {
 		e.warning(podReference(pod), identityReference(id), IdentityNotAssigned, actionAssign, "identity %s/%s: %s", id.Namespace, id.Name, complaint)
 	}
@@ -145,16 +146,20 @@ func (e *Events) ForgetPod(namespace, name string) {
 }
 
 // BindingRefused says what is wrong with a binding or the identity it names,
-// once per change; "" takes it back.
-func (e *Events) BindingRefused(binding *v1.AzureIdentityBinding, why string) {
+// once per change; nil takes it back.
+func (e *Events) BindingRefused(binding *v1.AzureIdentityBinding, refusal *reason.Refusal) {
+	why := ""
+	if refusal != nil {
+		why = refusal.Text()
+	}
 	if e.news(bindingKey(binding.Namespace, binding.Name), why) && why != "" {
 		e.warning(bindingReference(binding), nil, BindingRefused, actionDecide, "%s", why)
 	}
 }
 
 // BindingWarned says that an enforced policy would refuse a binding, once per change.
-func (e *Events) BindingWarned(binding *v1.AzureIdentityBinding, why string) {
-	why = "the policy warns and does not enforce yet: " + why
+func (e *Events) BindingWarned(binding *v1.AzureIdentityBinding, refusal *reason.Refusal) {
+	why := "the policy warns and does not enforce yet: " + refusal.Text()
 	if e.news(bindingKey(binding.Namespace, binding.Name), why) {
 		e.warning(bindingReference(binding), nil, BindingWouldBeRefused, actionDecide, "%s", why)
 	}
@@ -163,21 +168,21 @@ func (e *Events) BindingWarned(binding *v1.AzureIdentityBinding, why string) {
 // ForgetBinding drops what was said about a binding that is gone.
 func (e *Events) ForgetBinding(namespace, name string) { e.forget(bindingKey(namespace, name)) }
 
-func (e *Events) normal(about, related runtime.Object, reason, action, note string, args ...any) {
+func (e *Events) normal(about, related runtime.Object, name, action, note string, args ...any) {
 	if e.normals.allow(namespaceOf(about)) {
-		e.recorder.Eventf(about, present(related), corev1.EventTypeNormal, reason, action, note, args...)
+		e.recorder.Eventf(about, present(related), corev1.EventTypeNormal, name, action, note, args...)
 	}
 }
 
-func (e *Events) warning(about, related runtime.Object, reason, action, note string, args ...any) {
+func (e *Events) warning(about, related runtime.Object, name, action, note string, args ...any) {
 	for i, arg := range args {
 		// ARM's words are bounded, but not by us.
-		if s, ok := arg.(string); ok && len(s) > maxNote/2 {
-			args[i] = strings.ToValidUTF8(s[:maxNote/2], "") + "…"
+		if s, ok := arg.(string); ok {
+			args[i] = reason.Cut(s, maxNote/2)
 		}
 	}
 	if e.warnings.allow(namespaceOf(about)) {
-		e.recorder.Eventf(about, present(related), corev1.EventTypeWarning, reason, action, note, args...)
+		e.recorder.Eventf(about, present(related), corev1.EventTypeWarning, name, action, note, args...)
 	}
 }
 

@@ -2,7 +2,10 @@
 
 package events
 
-import v1 "github.com/podid-io/podid/api/v1"
+import (
+	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/reason"
+)
 
 // IdentityNotAssignable says on an AzureIdentity that Azure refuses it, why, and
 // what to do, once per change; "" takes it back.
@@ -15,6 +18,7 @@ func (e *Events) IdentityNotAssignable(id *v1.AzureIdentity, why string) {
 // PreassignmentRefused says on an AzureIdentity why its annotation does not put it
 // on node groups, and what to do, once per change; "" takes it back.
 func (e *Events) PreassignmentRefused(id *v1.AzureIdentity, why string) {
+	why = reason.NotPreassigned.Text(why)
 	if e.news(preassignmentKey(id.Namespace, id.Name), why) && why != "" {
 		e.warning(reference(id, v1.GroupVersion.String(), "AzureIdentity"), nil, NotPreassigned, actionAssign,
 			"annotation %s is not followed: %s", v1.PreassignAnnotation, why)

@@ -5,13 +5,13 @@ package identitystatus
 import (
 	"cmp"
 	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // The condition's reasons that are this package's own. The others are those of
@@ -23,6 +23,9 @@ const (
 	NotNeeded = "NotNeeded"
 )
 
+// maxMessage is the longest message of a condition; the schema allows 32768.
+const maxMessage = 4096
+
 // Decide returns the identity's condition as it should be, nil when it is to be
 // left as it is. refused are the assigned identities for which Refused is so;
 // assigned and needed are what Tally tells of all of them. An identity without
@@ -33,7 +36,7 @@ func Decide(id *v1.AzureIdentity, refused []*v1.AzureAssignedIdentity, assigned,
 	switch {
 	case len(refused) > 0:
 		said := worst(refused, have)
-		want.Status, want.Reason, want.Message = metav1.ConditionFalse, said.Status.Reason, bounded(said.Status.Message)
+		want.Status, want.Reason, want.Message = metav1.ConditionFalse, said.Status.Reason, reason.Cut(said.Status.Message, maxMessage)
 		// Azure has said this about the spec that was copied, not about a newer one.
 		want.ObservedGeneration = said.Spec.AzureIdentityRef.Generation
 	case have == nil || have.Status == metav1.ConditionTrue:
@@ -59,7 +62,7 @@ func Decide(id *v1.AzureIdentity, refused []*v1.AzureAssignedIdentity, assigned,
 func Tally(all []*v1.AzureAssignedIdentity) (assigned, needed bool) {
 	for _, a := range all {
 		assigned = assigned || a.Status.Status == v1.StateAssigned
-		needed = needed || a.Status.Reason != assignment.ReasonNodeNotOnAzure
+		needed = needed || a.Status.Reason != reason.NodeNotOnAzure.Name()
 	}
 	return assigned, needed
 }
@@ -69,7 +72,7 @@ func Tally(all []*v1.AzureAssignedIdentity) (assigned, needed bool) {
 // differently do not make it flicker. Of several it is that with the newest spec.
 func worst(refused []*v1.AzureAssignedIdentity, have *metav1.Condition) *v1.AzureAssignedIdentity {
 	said := func(a *v1.AzureAssignedIdentity) int {
-		if have != nil && a.Status.Reason == have.Reason && bounded(a.Status.Message) == have.Message {
+		if have != nil && a.Status.Reason == have.Reason && reason.Cut(a.Status.Message, maxMessage) == have.Message {
 			return 0
 		}
 		return 1
@@ -89,13 +92,4 @@ func worst(refused []*v1.AzureAssignedIdentity, have *metav1.Condition) *v1.Azur
 // identity's.
 func Refused(assigned *v1.AzureAssignedIdentity) bool {
 	return assigned.Status.Status != v1.StateAssigned && assignment.AboutIdentity(assigned.Status.Reason)
-}
-
-// bounded keeps a message to what fits into a condition.
-func bounded(message string) string {
-	const most = 4096 // the schema allows 32768
-	if len(message) <= most {
-		return message
-	}
-	return strings.ToValidUTF8(message[:most], "") + "…"
 }

@@ -29,6 +29,9 @@ const (
 	HostNetwork = "HostNetwork"
 )
 
+// maxMessage keeps a message fit to read; the API server would take 32 KiB.
+const maxMessage = 2048
+
 // hostNetworkMessage says what to do about a pod on its host's network.
 const hostNetworkMessage = "the pod uses the host's network and is given no identity: run it with hostNetwork: false, " +
 	"or take the readiness gate " + v1.PodConditionAssigned + " off"
@@ -91,13 +94,13 @@ func Decide(pod Pod) (Verdict, bool) {
 // now is how far the pod's identities are.
 func (p Pod) now() Verdict {
 	if p.HostNetwork {
-		return Verdict{Status: corev1.ConditionFalse, Reason: HostNetwork, Message: hostNetworkMessage}
+		return Verdict{Status: corev1.ConditionFalse, Reason: HostNetwork, Message: reason.HostNetwork.Text(hostNetworkMessage)}
 	}
 	if len(p.Grants) == 0 {
 		return refused(p.Refusals)
 	}
 	var waiting, troubles []string
-	reason := ""
+	worst := ""
 	for _, grant := range p.Grants {
 		name := grant.Identity.Namespace + "/" + grant.Identity.Name
 		found := p.find(grant.Identity)
@@ -107,19 +110,19 @@ func (p Pod) now() Verdict {
 		case found.Status.Status != v1.StateAssigned:
 			// The first by precedence gives the reason, unless a later one is
 			// refused for good and it is not.
-			if reason == "" || !refuses(reason) && refuses(found.Status.Reason) {
-				reason = found.Status.Reason
+			if worst == "" || !refuses(worst) && refuses(found.Status.Reason) {
+				worst = found.Status.Reason
 			}
 			troubles = append(troubles, fmt.Sprintf("identity %s: %s", name, found.Status.Message))
 		}
 	}
 	switch {
 	case len(troubles) > 0:
-		return Verdict{Status: corev1.ConditionFalse, Reason: reason, Message: bounded(strings.Join(troubles, "; "))}
+		return Verdict{Status: corev1.ConditionFalse, Reason: worst, Message: reason.Cut(strings.Join(troubles, "; "), maxMessage)}
 	case len(waiting) > 0:
 		return Verdict{
 			Status: corev1.ConditionFalse, Reason: WaitingForIdentity, Passing: true,
-			Message: bounded("not yet on node " + p.NodeName + ": " + strings.Join(waiting, ", ")),
+			Message: reason.Cut("not yet on node "+p.NodeName+": "+strings.Join(waiting, ", "), maxMessage),
 		}
 	}
 	return Verdict{Status: corev1.ConditionTrue, Reason: Assigned}
@@ -147,12 +150,12 @@ func refused(refusals []*reason.Refusal) Verdict {
 	}
 	messages := make([]string, 0, len(refusals))
 	for _, r := range refusals {
-		messages = append(messages, r.Message)
+		messages = append(messages, r.Text())
 	}
 	slices.Sort(messages) // bindings come in no order, and the condition must not flicker
 	first := slices.MinFunc(refusals, func(a, b *reason.Refusal) int { return strings.Compare(a.Message, b.Message) })
 	return Verdict{
-		Status: corev1.ConditionFalse, Reason: first.Reason.Name(), Message: bounded(strings.Join(messages, "; ")),
+		Status: corev1.ConditionFalse, Reason: first.Reason.Name(), Message: reason.Cut(strings.Join(messages, "; "), maxMessage),
 		// Pod, binding and identity are often applied together.
 		Passing: first.Reason == reason.NoBinding || first.Reason == reason.IdentityMissing || first.Reason == reason.NotShared,
 	}
@@ -162,14 +165,4 @@ func refused(refusals []*reason.Refusal) Verdict {
 // has to fix, and no trouble that passes by itself.
 func refuses(reason string) bool {
 	return assignment.AboutIdentity(reason) || strings.HasPrefix(reason, "Node")
-}
-
-// bounded keeps a message to a length that is fit to read; the API server would
-// take 32 KiB.
-func bounded(message string) string {
-	const most = 2048
-	if len(message) <= most {
-		return message
-	}
-	return strings.ToValidUTF8(message[:most], "") + "…"
 }
