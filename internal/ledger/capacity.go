@@ -6,7 +6,9 @@ import "github.com/podid-io/podid/internal/assignment"
 
 // Overflow returns those of the candidates (keys of new entries) for which the ledger has no room,
 // given its present entries. tenants returns the namespaces that ask for a candidate.
-func Overflow(entries map[string]Entry, candidates []string, newEntry func(key string) Entry, tenants func(key string) []string) []string {
+func Overflow(
+	entries map[string]Entry, candidates []string, newEntry func(key string) Entry, tenants func(key string) []string,
+) []string {
 	room := assignment.Room{Total: Capacity, Used: map[string]int{}}
 	for _, entry := range entries {
 		room.Used[entry.Namespace] += entry.Size()

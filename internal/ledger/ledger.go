@@ -70,11 +70,13 @@ type groupDocument struct {
 func Parse(cm *corev1.ConfigMap) (compute.Group, []Entry, error) {
 	var doc groupDocument
 	if err := json.Unmarshal([]byte(cm.Data[groupKey]), &doc); err != nil || doc.Name == "" {
-		return compute.Group{}, nil, fmt.Errorf("read ledger: ConfigMap %s/%s: key %q names no node group", cm.Namespace, cm.Name, groupKey)
+		return compute.Group{}, nil, fmt.Errorf("read ledger: ConfigMap %s/%s: key %q names no node group",
+			cm.Namespace, cm.Name, groupKey)
 	}
 	var entries []Entry
 	if err := json.Unmarshal([]byte(cm.Data[identitiesKey]), &entries); err != nil {
-		return compute.Group(doc), nil, fmt.Errorf("read ledger: ConfigMap %s/%s is damaged: key %q: %w", cm.Namespace, cm.Name, identitiesKey, err)
+		return compute.Group(doc), nil, fmt.Errorf("read ledger: ConfigMap %s/%s is damaged: key %q: %w",
+			cm.Namespace, cm.Name, identitiesKey, err)
 	}
 	return compute.Group(doc), entries, nil
 }

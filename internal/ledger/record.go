@@ -105,7 +105,9 @@ func parsePageName(name string) (first string, number int) {
 
 // SameVersion reports whether both records were read from the same versions of the same pages.
 func (r Record) SameVersion(other Record) bool {
-	return slices.EqualFunc(r.pages, other.pages, func(a, b page) bool { return a.number == b.number && a.version == b.version })
+	return slices.EqualFunc(r.pages, other.pages, func(a, b page) bool {
+		return a.number == b.number && a.version == b.version
+	})
 }
 
 // Save replaces the entries and returns the record as it is stored afterwards, also on failure.
@@ -157,7 +159,8 @@ func (r Record) writePages(ctx context.Context, w client.Writer, want []page) (s
 func (r Record) deletePages(ctx context.Context, w client.Writer, stored []page, n int) ([]page, error) {
 	for len(stored) > n {
 		last := stored[len(stored)-1]
-		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: pageName(r.Name, last.number)}}
+		cm := &corev1.ConfigMap{}
+		cm.Namespace, cm.Name = r.Namespace, pageName(r.Name, last.number)
 		err := w.Delete(ctx, cm, client.Preconditions(metav1.Preconditions{ResourceVersion: &last.version}))
 		if client.IgnoreNotFound(err) != nil {
 			return stored, err
@@ -246,7 +249,9 @@ func (r Record) writePage(ctx context.Context, w client.Writer, p page) (page, e
 
 // document returns the ConfigMap of a page.
 func (r Record) document(p page) (*corev1.ConfigMap, error) {
-	list := slices.SortedFunc(maps.Values(p.entries), func(a, b Entry) int { return cmp.Compare(a.ResourceID, b.ResourceID) })
+	list := slices.SortedFunc(maps.Values(p.entries), func(a, b Entry) int {
+		return cmp.Compare(a.ResourceID, b.ResourceID)
+	})
 	group, err := json.Marshal(groupDocument(r.Group))
 	if err != nil {
 		return nil, err

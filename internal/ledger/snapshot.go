@@ -28,7 +28,9 @@ type Snapshot struct {
 }
 
 // Take returns a group's record. The first call also returns all groups that have one.
-func (s *Snapshot) Take(ctx context.Context, group compute.Group, now time.Time) (record Record, all []compute.Group, err error) {
+func (s *Snapshot) Take(
+	ctx context.Context, group compute.Group, now time.Time,
+) (record Record, all []compute.Group, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.records != nil && !now.Before(s.expires) {

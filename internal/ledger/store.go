@@ -50,7 +50,8 @@ func (s Store) All(ctx context.Context) (records map[string]Record, groups []com
 	var configMaps []corev1.ConfigMap
 	for next := ""; ; {
 		var list corev1.ConfigMapList
-		err := s.Reader.List(ctx, &list, client.InNamespace(s.Namespace), client.MatchingLabels{ManagedByLabel: ManagedBy},
+		err := s.Reader.List(ctx, &list,
+			client.InNamespace(s.Namespace), client.MatchingLabels{ManagedByLabel: ManagedBy},
 			client.Limit(listLimit), client.Continue(next))
 		if err != nil {
 			return nil, nil, fmt.Errorf("list ledgers in namespace %s: %w", s.Namespace, err)

@@ -91,7 +91,8 @@ func (c *Cleaner) deleteAssigned(ctx context.Context, a Assigned) error {
 		return fmt.Errorf("remove the finalizer of assigned identity %s: %w", name, err)
 	}
 	if len(others) > 0 {
-		return fmt.Errorf("assigned identity %s has finalizers that are not podid's: %s", name, strings.Join(others, ", "))
+		return fmt.Errorf("assigned identity %s has finalizers that are not podid's: %s",
+			name, strings.Join(others, ", "))
 	}
 	c.done(Row{"delete", "AzureAssignedIdentity", object.Namespace, object.Name, a.Reason})
 	return nil

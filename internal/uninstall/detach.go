@@ -103,7 +103,7 @@ func (c *Cleaner) writeLedger(ctx context.Context, l *Ledger, entries []ledger.E
 		return fmt.Errorf("ledger %s/%s: %w", record.Namespace, record.Name, err)
 	}
 	if len(entries) == 0 {
-		c.done(Row{"delete", "ConfigMap", record.Namespace, record.Name, "the ledger of " + l.Group.String() + " is no longer needed"})
+		c.done(l.deleteRow())
 	}
 	return nil
 }

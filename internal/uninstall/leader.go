@@ -21,7 +21,8 @@ type LeaderError struct{ Holder, Kind, Namespace, Name string }
 
 // Error names the leader and what to do.
 func (e *LeaderError) Error() string {
-	return fmt.Sprintf("mic %s leads (%s %s/%s) and would undo the work: uninstall it or scale it to 0 first, or use --force",
+	return fmt.Sprintf("mic %s leads (%s %s/%s) and would undo the work: "+
+		"uninstall it or scale it to 0 first, or use --force",
 		e.Holder, e.Kind, e.Namespace, e.Name)
 }
 

@@ -181,7 +181,8 @@ func planLedger(record ledger.Record, needs map[need]bool, o Options) Ledger {
 	group := record.Group
 	l := Ledger{Record: record, Group: group}
 	if record.Damaged != nil {
-		l.Blocked = record.Damaged.Error() + ": it is unknown what podid attached; check the identities of the node group by hand, then delete the ConfigMap"
+		l.Blocked = record.Damaged.Error() + ": it is unknown what podid attached; " +
+			"check the identities of the node group by hand, then delete the ConfigMap"
 		return l
 	}
 	for _, name := range slices.Sorted(maps.Keys(record.Entries)) {
@@ -273,15 +274,22 @@ func (l Ledger) rows() []Row {
 		rows = append(rows, Row{action, "Identity", "", e.ResourceID, reason})
 	}
 	for _, e := range l.Keep {
-		rows = append(rows, Row{"keep", "Identity", "", e.ResourceID, "on " + l.Group.String() + ", where pods may use it"})
+		reason := "on " + l.Group.String() + ", where pods may use it"
+		rows = append(rows, Row{"keep", "Identity", "", e.ResourceID, reason})
 	}
 	switch {
 	case l.Blocked != "" && len(l.Detach) == 0:
 		rows = append(rows, Row{"skip", "ConfigMap", l.Record.Namespace, l.Record.Name, l.Blocked})
 	case l.Blocked == "" && len(l.Keep) == 0:
-		rows = append(rows, Row{"delete", "ConfigMap", l.Record.Namespace, l.Record.Name, "the ledger of " + l.Group.String() + " is no longer needed"})
+		rows = append(rows, l.deleteRow())
 	}
 	return rows
+}
+
+// deleteRow is the row of the ledger's deletion.
+func (l Ledger) deleteRow() Row {
+	reason := "the ledger of " + l.Group.String() + " is no longer needed"
+	return Row{"delete", "ConfigMap", l.Record.Namespace, l.Record.Name, reason}
 }
 
 // Count returns the number of rows by action, as a summary line.

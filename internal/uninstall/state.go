@@ -74,14 +74,14 @@ func Read(ctx context.Context, c client.Reader, names Names) (*State, error) {
 	inNamespace := client.InNamespace(names.Namespace)
 	managed := client.MatchingLabels{ledger.ManagedByLabel: ledger.ManagedBy}
 	for _, err := range []error{
-		each(ctx, c, &v1.AzureAssignedIdentityList{}, func(o *v1.AzureAssignedIdentity) { s.Assigned = append(s.Assigned, *o) }, inNamespace),
-		each(ctx, c, &v1.AzureIdentityList{}, func(o *v1.AzureIdentity) { s.Identities = append(s.Identities, *o) }),
-		each(ctx, c, &v1.AzureIdentityBindingList{}, func(o *v1.AzureIdentityBinding) { s.Bindings = append(s.Bindings, *o) }),
+		each(ctx, c, &v1.AzureAssignedIdentityList{}, into(&s.Assigned), inNamespace),
+		each(ctx, c, &v1.AzureIdentityList{}, into(&s.Identities)),
+		each(ctx, c, &v1.AzureIdentityBindingList{}, into(&s.Bindings)),
 		each(ctx, c, &corev1.PodList{}, s.addPod),
 		each(ctx, c, &corev1.NodeList{}, func(o *corev1.Node) { s.Nodes[o.Name] = o.Spec.ProviderID }),
-		each(ctx, c, &corev1.ConfigMapList{}, func(o *corev1.ConfigMap) { s.Ledgers = append(s.Ledgers, *o) }, inNamespace, managed),
-		each(ctx, c, &corev1.ConfigMapList{}, func(o *corev1.ConfigMap) { s.Records = append(s.Records, *o) }, inNamespace, named(names.ConfigMap)),
-		each(ctx, c, &coordinationv1.LeaseList{}, func(o *coordinationv1.Lease) { s.Leases = append(s.Leases, *o) }, named(names.Lease)),
+		each(ctx, c, &corev1.ConfigMapList{}, into(&s.Ledgers), inNamespace, managed),
+		each(ctx, c, &corev1.ConfigMapList{}, into(&s.Records), inNamespace, named(names.ConfigMap)),
+		each(ctx, c, &coordinationv1.LeaseList{}, into(&s.Leases), named(names.Lease)),
 		each(ctx, c, &appsv1.DeploymentList{}, s.addDeployment),
 		s.readDefinitions(ctx, c),
 	} {
@@ -91,6 +91,9 @@ func Read(ctx context.Context, c client.Reader, names Names) (*State, error) {
 	}
 	return s, nil
 }
+
+// into returns a function that appends to a list.
+func into[T any](list *[]T) func(*T) { return func(o *T) { *list = append(*list, *o) } }
 
 func named(name string) client.ListOption { return client.MatchingFields{"metadata.name": name} }
 
@@ -113,7 +116,9 @@ func (s *State) addDeployment(d *appsv1.Deployment) {
 }
 
 func (s *State) readDefinitions(ctx context.Context, c client.Reader) error {
-	for _, resource := range []string{"azureidentities", "azureidentitybindings", "azureassignedidentities", "azurepodidentityexceptions"} {
+	for _, resource := range []string{
+		"azureidentities", "azureidentitybindings", "azureassignedidentities", "azurepodidentityexceptions",
+	} {
 		crd := metav1.PartialObjectMetadata{}
 		crd.SetGroupVersionKind(definitionKind())
 		key := client.ObjectKey{Name: resource + "." + v1.GroupVersion.Group}
@@ -134,7 +139,9 @@ func definitionKind() schema.GroupVersionKind {
 
 // each reads a list page by page and calls visit for every item. A kind that the API server does not
 // have has no items.
-func each[T any](ctx context.Context, c client.Reader, list client.ObjectList, visit func(*T), options ...client.ListOption) error {
+func each[T any](
+	ctx context.Context, c client.Reader, list client.ObjectList, visit func(*T), options ...client.ListOption,
+) error {
 	for {
 		page := append([]client.ListOption{client.Limit(pageSize), client.Continue(list.GetContinue())}, options...)
 		err := c.List(ctx, list, page...)

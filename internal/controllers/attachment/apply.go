@@ -44,7 +44,8 @@ func (r *Reconciler) readClusterIdentities(ctx context.Context, p *pass) error {
 		return nil
 	}
 	var nodes corev1.NodeList
-	err := r.client.List(ctx, &nodes, client.MatchingFields{lookup.NodesByGroup: p.group.ResourceID()}, client.UnsafeDisableDeepCopy)
+	err := r.client.List(ctx, &nodes,
+		client.MatchingFields{lookup.NodesByGroup: p.group.ResourceID()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return fmt.Errorf("list nodes of %s: %w", p.group, err)
 	}
@@ -144,7 +145,8 @@ func (r *Reconciler) readAttached(ctx context.Context, p *pass) {
 	defer cancel()
 	have, err := r.cloud.Get(bounded, p.group)
 	if err != nil {
-		logr.FromContextOrDiscard(ctx).V(1).Info("node group not read after an update, will be read again", "cause", err.Error())
+		logr.FromContextOrDiscard(ctx).V(1).Info("node group not read after an update, will be read again",
+			"cause", err.Error())
 		p.state.mu.Lock()
 		defer p.state.mu.Unlock()
 		p.state.azure.refresh = true
@@ -197,7 +199,8 @@ func (r *Reconciler) isolate(ctx context.Context, p *pass, id string, why assign
 		r.metrics.Quarantined(n.Namespace, n.Name, why.Reason)
 	}
 	r.look(identities...)
-	logr.FromContextOrDiscard(ctx).Error(cause, "identity refused, left out", "resourceID", id, "reason", why.Reason, "retryAfter", retryAfter)
+	logr.FromContextOrDiscard(ctx).Error(cause, "identity refused, left out",
+		"resourceID", id, "reason", why.Reason, "retryAfter", retryAfter)
 }
 
 // lifted reports the end of a quarantine.
@@ -219,7 +222,8 @@ func (r *Reconciler) backOff(ctx context.Context, p *pass, cause error) (reconci
 	st := p.state
 	pause, failures := st.failed(cause, r.settings.RetryInterval, r.now())
 	_, throttled := compute.RetryAfter(cause)
-	logr.FromContextOrDiscard(ctx).Error(cause, "node group not updated", "retryAfter", pause, "failures", failures, "throttled", throttled)
+	logr.FromContextOrDiscard(ctx).Error(cause, "node group not updated",
+		"retryAfter", pause, "failures", failures, "throttled", throttled)
 	r.notify(st)
 	if st.idle() && with(st, st.ledger.written) && len(p.extra.set) == 0 {
 		return reconcile.Result{}, nil // no pod waits; the next comparison asks again
@@ -230,7 +234,8 @@ func (r *Reconciler) backOff(ctx context.Context, p *pass, cause error) (reconci
 // missing handles a group that does not exist on Azure. Removing nodes that still claim to be of it
 // is up to the cloud provider; until then, the drift comparison asks again.
 func (r *Reconciler) missing(ctx context.Context, p *pass, cause error) (reconcile.Result, error) {
-	logr.FromContextOrDiscard(ctx).Info("node group does not exist on Azure", "cause", cause.Error(), "hasNodes", p.populated)
+	logr.FromContextOrDiscard(ctx).Info("node group does not exist on Azure",
+		"cause", cause.Error(), "hasNodes", p.populated)
 	p.state.missing(created(assignment.ReasonGroupMissing, compute.AboutGroup(cause)))
 	if err := r.write(ctx, p.group, p.state); err != nil {
 		return reconcile.Result{}, err

@@ -89,9 +89,10 @@ func (a *azureView) refusal(key string, r requester) (why assignment.State, pend
 		return assignment.State{}, false
 	}
 	if !r.named && a.clientIDs.cluster[listed] {
-		return created(assignment.ReasonClusterIdentity, fmt.Sprintf("the resource ID of AzureIdentity %s is that of an identity of the cluster itself "+
-			"(the kubelet's, or MIC's), which pods do not get: use another identity, name this one in an AzureIdentityPolicy, "+
-			"or run MIC and NMI with --allow-cluster-identities", r.identity)), false
+		return created(assignment.ReasonClusterIdentity, fmt.Sprintf(
+			"the resource ID of AzureIdentity %s is that of an identity of the cluster itself "+
+				"(the kubelet's, or MIC's), which pods do not get: use another identity, name this one in an AzureIdentityPolicy, "+
+				"or run MIC and NMI with --allow-cluster-identities", r.identity)), false
 	}
 	if r.clientID == "" || r.clientID == listed {
 		return assignment.State{}, false
@@ -99,8 +100,10 @@ func (a *azureView) refusal(key string, r requester) (why assignment.State, pend
 	if a.clientIDs.answers[mismatch{key, r.clientID, listed}] == notAsked {
 		return assignment.State{}, true
 	}
-	return created(assignment.ReasonClientIDMismatch, fmt.Sprintf("spec.clientID of AzureIdentity %s is not the client ID that Azure has for its "+
-		"spec.resourceID (%s): correct spec.clientID or spec.resourceID; az identity show --ids <resourceID> --query clientId prints the right one",
+	return created(assignment.ReasonClientIDMismatch, fmt.Sprintf(
+		"spec.clientID of AzureIdentity %s is not the client ID that Azure has for its spec.resourceID (%s): "+
+			"correct spec.clientID or spec.resourceID; "+
+			"az identity show --ids <resourceID> --query clientId prints the right one",
 		r.identity, shortClientID(listed))), false
 }
 
@@ -145,7 +148,9 @@ type externalUpdate struct {
 
 // observe records whether an update is running, and what it attaches. One that takes longer than
 // any of podid's may is an upgrade of the machines, which have long had the identities.
-func (u *externalUpdate) observe(running bool, now time.Time, before, current assignment.Set, entries map[string]ledger.Entry) {
+func (u *externalUpdate) observe(
+	running bool, now time.Time, before, current assignment.Set, entries map[string]ledger.Entry,
+) {
 	known := u.inFlight
 	u.inFlight, u.running = nil, running
 	if !running {
@@ -223,5 +228,7 @@ func listedClientIDs(have compute.Identities) map[string]string {
 
 // forgetAnswers removes the answers that no longer apply.
 func (c *clientIDs) forgetAnswers(needed map[string]*need) {
-	maps.DeleteFunc(c.answers, func(m mismatch, _ answer) bool { return needed[m.key] == nil || c.listed[m.key] != m.listed })
+	maps.DeleteFunc(c.answers, func(m mismatch, _ answer) bool {
+		return needed[m.key] == nil || c.listed[m.key] != m.listed
+	})
 }

@@ -26,8 +26,9 @@ func (e *blockedError) Unwrap() error { return e.err }
 
 // remedy returns what to do; it is the same each time.
 func (e *blockedError) remedy() string {
-	return fmt.Sprintf("Azure refuses every update of %s because of an identity that it has already. podid does not detach identities that it did not "+
-		"attach or that are immutable; if that identity no longer exists, remove it by hand: %s", e.group, compute.Removal(e.group, e.by))
+	return fmt.Sprintf("Azure refuses every update of %s because of an identity that it has already. podid does not detach "+
+		"identities that it did not attach or that are immutable; if that identity no longer exists, remove it by hand: %s",
+		e.group, compute.Removal(e.group, e.by))
 }
 
 // blocked handles a refusal because of identities that the group has already: most often they were

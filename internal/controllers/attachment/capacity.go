@@ -12,7 +12,9 @@ import (
 )
 
 // admit removes from a plan what the ledger has no room for, and refuses those identities by name.
-func (r *Reconciler) admit(ctx context.Context, p *pass, plan assignment.GroupPlan) (_ assignment.GroupPlan, refused bool) {
+func (r *Reconciler) admit(
+	ctx context.Context, p *pass, plan assignment.GroupPlan,
+) (_ assignment.GroupPlan, refused bool) {
 	overflow := p.overflow(p.state.unrecorded(plan.Attach, plan.Probation))
 	if len(overflow) == 0 {
 		return plan, false
@@ -35,14 +37,16 @@ func (p *pass) overflow(ids []string) (refused []string) {
 }
 
 // errNoRoom is the refusal of an identity for which the ledger has no room.
-var errNoRoom = fmt.Errorf("the identities of one namespace may take up a fifth of its %d KiB, and less beside other namespaces", ledger.Capacity>>10)
+var errNoRoom = fmt.Errorf("the identities of one namespace may take up a fifth of its %d KiB, and less beside other namespaces",
+	ledger.Capacity>>10)
 
 // refuseEntry refuses an identity that cannot be recorded in the ledger, and so must not be attached.
 func (r *Reconciler) refuseEntry(ctx context.Context, p *pass, id string, cause error) {
 	r.isolate(ctx, p, id, assignment.State{
 		Reason: assignment.ReasonLedgerFull,
-		Message: fmt.Sprintf("podid's record of what it attached to %s has no room for this identity (%v): remove AzureIdentityBindings of this "+
-			"namespace that are not needed, or run their pods on other node groups", p.group, cause),
+		Message: fmt.Sprintf("podid's record of what it attached to %s has no room for this identity (%v): remove "+
+			"AzureIdentityBindings of this namespace that are not needed, or run their pods on other node groups",
+			p.group, cause),
 	}, cause)
 }
 

@@ -78,7 +78,9 @@ func (g *Groups) Place(pod types.NamespacedName, group compute.Group, needs []as
 
 // place records a pod's needs. It returns their keys and progress, and reports whether there is
 // something to do about them. mu is held.
-func (st *state) place(pod types.NamespacedName, needs []assignment.Need, now time.Time) (keys []string, progress []assignment.Progress, work bool) {
+func (st *state) place(
+	pod types.NamespacedName, needs []assignment.Need, now time.Time,
+) (keys []string, progress []assignment.Progress, work bool) {
 	identities := map[string][]types.NamespacedName{}
 	for _, n := range needs {
 		key := n.ID.Key()

@@ -29,7 +29,8 @@ func (r *Reconciler) load(ctx context.Context, group compute.Group, st *state) e
 	if stored.Damaged != nil {
 		// Pods must not wait until the ledger is repaired. Entries that cannot be read are not
 		// podid's, so their identities are never detached.
-		logr.FromContextOrDiscard(ctx).Error(stored.Damaged, "ledger is damaged, replacing it; the identities on its damaged pages stay on the node group")
+		logr.FromContextOrDiscard(ctx).Error(stored.Damaged,
+			"ledger is damaged, replacing it; the identities on its damaged pages stay on the node group")
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()

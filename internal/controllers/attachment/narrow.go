@@ -45,7 +45,8 @@ type absentError struct {
 
 // Error returns what to do; it is the same each time.
 func (e *absentError) Error() string {
-	return "it does not exist: check that its resource ID is right (spec.resourceID of the AzureIdentity): az identity show --ids '" + e.resourceID + "'"
+	return "it does not exist: check that its resource ID is right (spec.resourceID of the AzureIdentity): " +
+		"az identity show --ids '" + e.resourceID + "'"
 }
 
 // Unwrap returns Azure's answer.
@@ -54,7 +55,9 @@ func (e *absentError) Unwrap() error { return e.err }
 // without returns the requests without those identities.
 func without(todo []request, absent map[string]bool) (rest []request) {
 	for _, next := range todo {
-		next.Attach = slices.DeleteFunc(slices.Clone(next.Attach), func(id string) bool { return absent[ledger.Key(id)] })
+		next.Attach = slices.DeleteFunc(slices.Clone(next.Attach), func(id string) bool {
+			return absent[ledger.Key(id)]
+		})
 		if next.Size() > 0 {
 			rest = append(rest, next)
 		}

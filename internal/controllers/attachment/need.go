@@ -40,7 +40,10 @@ type podCount struct {
 }
 
 func newNeed() *need {
-	return &need{pods: map[types.NamespacedName]map[types.NamespacedName]podNeed{}, requesters: map[requester]*podCount{}}
+	return &need{
+		pods:       map[types.NamespacedName]map[types.NamespacedName]podNeed{},
+		requesters: map[requester]*podCount{},
+	}
 }
 
 func requesterOf(n assignment.Need) requester {

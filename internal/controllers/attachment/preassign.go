@@ -148,11 +148,13 @@ func (r *Reconciler) reportLeftOut(ctx context.Context, p *pass) {
 	if !p.state.newGeneration(p.extra.generation) || len(p.extra.leftOut) == 0 {
 		return
 	}
-	logr.FromContextOrDiscard(ctx).Info("too many pre-assigned identities for the node group, the others are attached for their first pod",
+	logr.FromContextOrDiscard(ctx).Info(
+		"too many pre-assigned identities for the node group, the others are attached for their first pod",
 		"preassigned", len(p.extra.set), "leftOut", len(p.extra.leftOut))
 	// Without the group's name, so that an identity left out of many groups gets one Event.
-	why := fmt.Sprintf("podid puts at most %d identities on a node group before a pod needs them, and there are more for one that the annotation names: "+
-		"remove the annotation from those that can wait for their first pod, or let it name fewer node groups", MaxPreassigned)
+	why := fmt.Sprintf("podid puts at most %d identities on a node group before a pod needs them, and there are more for "+
+		"one that the annotation names: remove the annotation from those that can wait for their first pod, "+
+		"or let it name fewer node groups", MaxPreassigned)
 	for _, name := range p.extra.leftOut {
 		if id := r.groups.preassigner(name); id != nil {
 			r.refusePreassignment(id, why)

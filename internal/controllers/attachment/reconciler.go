@@ -286,7 +286,8 @@ func (r *Reconciler) next(st *state, plan assignment.GroupPlan) reconcile.Result
 // populated reports whether the group has nodes in the cluster.
 func (r *Reconciler) populated(ctx context.Context, group compute.Group) (bool, error) {
 	var nodes corev1.NodeList
-	err := r.client.List(ctx, &nodes, client.MatchingFields{lookup.NodesByGroup: group.ResourceID()}, client.Limit(1), client.UnsafeDisableDeepCopy)
+	err := r.client.List(ctx, &nodes,
+		client.MatchingFields{lookup.NodesByGroup: group.ResourceID()}, client.Limit(1), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("list nodes of %s: %w", group, err)
 	}

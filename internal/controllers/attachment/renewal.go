@@ -109,14 +109,16 @@ func (r *Reconciler) resolveMismatches(ctx context.Context, st *state) {
 		if err != nil {
 			// One failure per comparison is enough, because the group's pods wait for this. The
 			// others are looked up after the next comparison, in another order.
-			log.V(1).Info("identity not looked up, will be after the next comparison with Azure", "resourceID", m.resourceID, "cause", err.Error())
+			log.V(1).Info("identity not looked up, will be after the next comparison with Azure",
+				"resourceID", m.resourceID, "cause", err.Error())
 			st.markUnknown(found[i:])
 			break
 		}
 		if st.resolve(m, canonical(clientID)) {
 			log.Info("identity was deleted and recreated, attaching it again", "resourceID", m.resourceID)
 		} else {
-			log.Info("refused an AzureIdentity that names another client ID than its resource ID has", "resourceID", m.resourceID)
+			log.Info("refused an AzureIdentity that names another client ID than its resource ID has",
+				"resourceID", m.resourceID)
 		}
 	}
 	if len(found) > 0 {

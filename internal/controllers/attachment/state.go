@@ -113,11 +113,14 @@ func (st *state) satisfied(key string, s needSummary) bool {
 
 // plan returns the planner's plan. It marks what is about to be detached under the same lock, so
 // that no need is satisfied by it in between. immutable are identities never to detach.
-func (st *state) plan(extra preassignedSet, immutable map[string]bool, grace time.Duration, now time.Time) assignment.GroupPlan {
+func (st *state) plan(
+	extra preassignedSet, immutable map[string]bool, grace time.Duration, now time.Time,
+) assignment.GroupPlan {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	in := assignment.Group{
-		Desired: assignment.Set{}, Early: assignment.Set{}, Current: st.azure.current, Ledger: assignment.Set{}, Stale: st.azure.stale,
+		Desired: assignment.Set{}, Early: assignment.Set{}, Ledger: assignment.Set{},
+		Current: st.azure.current, Stale: st.azure.stale,
 		Immutable:   func(key string) bool { return st.immutable(key, immutable) },
 		Tenants:     func(key string) []string { return namespaces(st.demand.identities(key), extra.names[key]) },
 		Quarantined: map[string]time.Time{}, UnneededSince: st.demand.unneededSince, Grace: grace, Now: now,
@@ -303,7 +306,9 @@ func (st *state) settle(extra assignment.Set, now time.Time) (lifted []types.Nam
 
 // quarantine leaves an identity out of the coming updates. It returns the AzureIdentity objects
 // that ask for it, and when it is retried.
-func (st *state) quarantine(id string, extra preassignedSet, why assignment.State, now time.Time) (identities []types.NamespacedName, retryAfter time.Duration) {
+func (st *state) quarantine(
+	id string, extra preassignedSet, why assignment.State, now time.Time,
+) (identities []types.NamespacedName, retryAfter time.Duration) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	key := ledger.Key(id)

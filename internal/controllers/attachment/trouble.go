@@ -78,7 +78,9 @@ func (t *trouble) waiting(key string, now time.Time) bool {
 }
 
 // refuse puts an identity into quarantine, and returns when it is retried.
-func (t *trouble) refuse(key string, identities []types.NamespacedName, why assignment.State, now time.Time) (retryAfter time.Duration) {
+func (t *trouble) refuse(
+	key string, identities []types.NamespacedName, why assignment.State, now time.Time,
+) (retryAfter time.Duration) {
 	q := t.quarantined[key]
 	if q == nil {
 		q = &quarantine{retries: rate.NewLimiter(rate.Every(retryEvery), maxRetries)}

@@ -46,7 +46,9 @@ func (s Spec) Pod(node string) *corev1.Pod {
 			AutomountServiceAccountToken: &no, EnableServiceLinks: &no, ImagePullSecrets: secrets,
 			PriorityClassName: "system-node-critical",
 			Tolerations:       []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
-			SecurityContext:   &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
+			SecurityContext: &corev1.PodSecurityContext{
+				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+			},
 			Containers: []corev1.Container{{
 				Name: "nmi", Image: s.Image, Args: args,
 				// The last line is the reason of a failure.

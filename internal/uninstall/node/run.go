@@ -111,10 +111,11 @@ func (c *Cleaner) clean(ctx context.Context, node string) error {
 		return err
 	}
 	var pod corev1.Pod
-	if err := c.core.Post().Namespace(c.spec.Namespace).Resource("pods").Body(c.spec.Pod(node)).Do(bounded).Into(&pod); err != nil {
+	err := c.core.Post().Namespace(c.spec.Namespace).Resource("pods").Body(c.spec.Pod(node)).Do(bounded).Into(&pod)
+	if err != nil {
 		return fmt.Errorf("create a pod: %w", err)
 	}
-	err := c.await(bounded, &pod)
+	err = c.await(bounded, &pod)
 	return errors.Join(err, c.remove(ctx, &pod))
 }
 
