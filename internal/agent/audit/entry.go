@@ -112,18 +112,17 @@ func maskToken(resource string) string {
 	return resource
 }
 
-// maxRequestID bounds a client's request ID. A GUID has 36 characters.
-const maxRequestID = 64
+const (
+	// maxRequestID bounds a client's request ID. A GUID has 36 characters.
+	maxRequestID = 64
+	// requestIDCharacters are those of a request ID.
+	requestIDCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+)
 
 // validRequestID returns the request ID, or "" if it is too long or has unusual characters.
 func validRequestID(id string) string {
-	if len(id) > maxRequestID {
+	if len(id) > maxRequestID || strings.Trim(id, requestIDCharacters) != "" {
 		return ""
-	}
-	for _, c := range []byte(id) {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
-			return ""
-		}
 	}
 	return id
 }

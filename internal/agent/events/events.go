@@ -171,15 +171,7 @@ func (r *Recorder) remember(pod types.NamespacedName, uid types.UID, reason stri
 // makeRoom drops the least recent entry of the namespace with the most, if that has more than the
 // given one would have. At most once in purgeInterval it first drops expired entries.
 func (r *Recorder) makeRoom(namespace string, now time.Time) bool {
-	if now.Sub(r.purged) >= purgeInterval {
-		r.purged = now
-		for k, e := range r.known {
-			if !e.queued && now.Sub(e.last) > retention {
-				r.drop(k)
-			}
-		}
-	}
-	if len(r.known) < maxKnown {
+	if r.purge(now); len(r.known) < maxKnown {
 		return true
 	}
 	largest := namespace
@@ -191,17 +183,36 @@ func (r *Recorder) makeRoom(namespace string, now time.Time) bool {
 	if r.namespaces[largest] <= r.namespaces[namespace]+1 {
 		return false
 	}
-	var oldest *entry
-	for _, e := range r.known {
-		if e.name.Namespace == largest && !e.queued && (oldest == nil || e.last.Before(oldest.last)) {
-			oldest = e
-		}
-	}
+	oldest := r.oldest(largest)
 	if oldest == nil {
 		return false
 	}
 	r.drop(oldest.key)
 	return true
+}
+
+// purge drops expired entries, at most once in purgeInterval.
+func (r *Recorder) purge(now time.Time) {
+	if now.Sub(r.purged) < purgeInterval {
+		return
+	}
+	r.purged = now
+	for k, e := range r.known {
+		if !e.queued && now.Sub(e.last) > retention {
+			r.drop(k)
+		}
+	}
+}
+
+// oldest returns the least recent entry of a namespace that is not queued, nil if there is none.
+func (r *Recorder) oldest(namespace string) *entry {
+	var oldest *entry
+	for _, e := range r.known {
+		if e.name.Namespace == namespace && !e.queued && (oldest == nil || e.last.Before(oldest.last)) {
+			oldest = e
+		}
+	}
+	return oldest
 }
 
 func (r *Recorder) drop(k key) {

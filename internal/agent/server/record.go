@@ -96,8 +96,8 @@ func cacheOutcome(o token.Outcome) observe.CacheOutcome {
 	}
 }
 
-// emitEvent reports a refusal to the pod's owner, if the owner can do something about it. It does not
-// for requests on behalf of a pod: another pod may have made the kubelet send them.
+// emitEvent reports a refusal to the pod's owner, if the owner can do something about it. It does
+// not for requests on behalf of a pod: another pod may have made the kubelet send them.
 func (s *Server) emitEvent(res *result) {
 	if s.cfg.Events == nil || res.endpoint != "" || res.caller.Name == "" || res.clientGone || !res.reason.Event() {
 		return
