@@ -85,15 +85,7 @@ func (q *Queue[T]) find(inNamespace, ofCaller string) (*namespace[T], *caller[T]
 // namespace has the most entries, and its caller has the most within the namespace.
 func (q *Queue[T]) newestOfGreediest(inNamespace, ofCaller string) *Entry[T] {
 	own, ownCaller := q.find(inNamespace, ofCaller)
-	most, n, nCaller := own, 0, 0
-	if own != nil {
-		n = own.n
-	}
-	for _, other := range q.turns {
-		if other.n > n+1 && (most == own || other.n > most.n) {
-			most = other
-		}
-	}
+	most, nCaller := q.greediest(own), 0
 	if most == nil {
 		return nil
 	}
@@ -110,6 +102,20 @@ func (q *Queue[T]) newestOfGreediest(inNamespace, ofCaller string) *Entry[T] {
 		return nil
 	}
 	return greediest.queue[len(greediest.queue)-1]
+}
+
+// greediest returns the namespace with the most entries, or own if no other has at least two more.
+func (q *Queue[T]) greediest(own *namespace[T]) *namespace[T] {
+	most, n := own, 0
+	if own != nil {
+		n = own.n
+	}
+	for _, other := range q.turns {
+		if other.n > n+1 && (most == own || other.n > most.n) {
+			most = other
+		}
+	}
+	return most
 }
 
 // Next returns the entry whose turn it is, of those that qualify, or nil.

@@ -83,10 +83,8 @@ func openPKCS8(der []byte, password string) (any, error) {
 	if !unmarshal(der, &key) {
 		return nil, errors.New("its private key cannot be read")
 	}
-	var scheme pbes2
-	var kdf pbkdf2Parameters
-	if key.Algorithm.Algorithm.String() != oidPBES2 || !unmarshal(key.Algorithm.Parameters.FullBytes, &scheme) ||
-		scheme.Derivation.Algorithm.String() != oidPBKDF2 || !unmarshal(scheme.Derivation.Parameters.FullBytes, &kdf) {
+	scheme, kdf, ok := parametersOf(key.Algorithm)
+	if !ok {
 		return nil, errProtection
 	}
 	prf, known := hashOf(kdf.PRF)
@@ -107,6 +105,14 @@ func openPKCS8(der []byte, password string) (any, error) {
 		return nil, wrongPassword(password)
 	}
 	return opened, nil
+}
+
+// parametersOf returns the parameters of an algorithm. It returns false for another scheme than PBES2
+// with PBKDF2.
+func parametersOf(algorithm pkix.AlgorithmIdentifier) (scheme pbes2, kdf pbkdf2Parameters, ok bool) {
+	ok = algorithm.Algorithm.String() == oidPBES2 && unmarshal(algorithm.Parameters.FullBytes, &scheme) &&
+		scheme.Derivation.Algorithm.String() == oidPBKDF2 && unmarshal(scheme.Derivation.Parameters.FullBytes, &kdf)
+	return scheme, kdf, ok
 }
 
 // decrypt decrypts data and removes its padding. It returns false if that does not fit.
