@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("PODID_TEST_AS_NMI") == "1" {
 		main()
 	}
-	os.Exit(m.Run()) //nolint:forbidigo // the end of a test binary
+	os.Exit(m.Run())
 }
 
 const (

@@ -58,7 +58,7 @@ func check(root string, skip []string, w io.Writer) (count int, err error) {
 		}
 		findings, err := read(text)
 		for _, f := range findings {
-			fmt.Fprintf(w, "%s:%d: %s\n", name, f.line, f.message)
+			_, _ = fmt.Fprintf(w, "%s:%d: %s\n", name, f.line, f.message)
 		}
 		count += len(findings)
 		return err

@@ -16,13 +16,13 @@ import (
 const idPrefix = "/subscriptions/" + subGUID + "/resourceGroups/Ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
 // NewClientAndARM returns a client and the small ARM behind it, for the conformance test.
-func NewClientAndARM(t *testing.T) (*Client, *armServer) { //nolint:revive // only its methods are used
+func NewClientAndARM(t *testing.T) (*Client, *armServer) {
 	arm := newARM(t)
 	return arm.client("https://arm.example", arm, nil), arm
 }
 
 // NewClientAndEmulator returns a client and the emulated Azure behind it, for the conformance test.
-func NewClientAndEmulator(t *testing.T) (*Client, *emulated) { //nolint:revive // only its methods are used
+func NewClientAndEmulator(t *testing.T) (*Client, *emulated) {
 	azure := newEmulated(t)
 	return newClient(t, "https://arm.example", azure, nil), azure
 }

@@ -178,7 +178,9 @@ func TestRestart(t *testing.T) {
 		cs.leads(killed, 0)
 		standby := cs.start("standby")
 		killed.set(faults{cut: true})
-		<-killed.result
+		if err := <-killed.result; err == nil {
+			t.Error("a leader that cannot renew ended without an error")
+		}
 		synctest.Wait()
 		cs.leads(cs.start("c"), 100*time.Millisecond)
 		if err := standby.end(); err != nil || cs.holder() != "c" {

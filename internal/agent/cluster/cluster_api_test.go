@@ -295,4 +295,5 @@ func (r *recorder) SetIdentity(id *v1.AzureIdentity) {
 }
 
 func (r *recorder) SetException(e *v1.AzurePodIdentityException) { r.record("exception %s", e.Name) }
-func (r *recorder) SetAssigned(a *v1.AzureAssignedIdentity)      { r.record("assigned %s", a.Spec.Pod) }
+
+func (r *recorder) SetAssigned(a *v1.AzureAssignedIdentity) { r.record("assigned %s", a.Spec.Pod) }

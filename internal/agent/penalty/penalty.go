@@ -10,10 +10,12 @@ import (
 )
 
 const (
-	// Rate is how many bad requests a second an address may send without a delay, and Burst how
-	// many at once. They cost a few hundredths of a core. A client's probe is one bad request, and
-	// a pod starts some dozens of clients at most.
-	Rate, Burst = 400, 2000
+	// Rate is how many bad requests a second an address may send without a delay. They cost a few
+	// hundredths of a core.
+	Rate = 400
+	// Burst is how many it may send at once. A client's probe is one bad request, and a pod starts
+	// some dozens of clients at most.
+	Burst = 2000
 	// blockAt is the score at which new connections of an address are closed. An address reaches it
 	// by opening new connections while the responses on its others are delayed.
 	blockAt = 2 * Burst

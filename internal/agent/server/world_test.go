@@ -301,5 +301,3 @@ func (w *world) except(pod string) {
 
 // noLabel removes the labels of a pod.
 func noLabel(p *corev1.Pod) { p.Labels = nil }
-
-func newToken() *token.Token { return &token.Token{} }

@@ -18,7 +18,7 @@ func deletedAndMadeAgain(t *testing.T, a Azure, s Client, group compute.Group) {
 	a.SetGroup(group, compute.Identities{})
 	a.AddIdentities(ids("a", "b")...)
 	mustPatch(t, s, group, ids("a", "b"), nil)
-	first := idsOf(t, s, group, "a")
+	first := idsOf(t, s, group)
 	orphaned := compute.Identities{UserAssigned: ids("a", "b"), Orphaned: ids("a")}
 
 	if now, err := s.ClientID(t.Context(), idPrefix+"a"); err != nil || now != first[0] {
@@ -30,7 +30,7 @@ func deletedAndMadeAgain(t *testing.T, a Azure, s Client, group compute.Group) {
 		t.Errorf("deleted, but it has the client ID %q: %v", now, err)
 	}
 	wantIdentities(t, s, group, orphaned)
-	if gone := idsOf(t, s, group, "a"); gone != [2]string{} {
+	if gone := idsOf(t, s, group); gone != [2]string{} {
 		t.Errorf("deleted, but it has the IDs %v", gone)
 	}
 	a.AddIdentities(ids("a")...)
@@ -41,7 +41,7 @@ func deletedAndMadeAgain(t *testing.T, a Azure, s Client, group compute.Group) {
 	mustPatch(t, s, group, nil, ids("a"))
 	mustPatch(t, s, group, ids("a"), nil)
 	wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("a", "b")})
-	second := idsOf(t, s, group, "a")
+	second := idsOf(t, s, group)
 	if first[0] == second[0] || first[1] == second[1] || second[0] == "" || second[1] == "" {
 		t.Errorf("IDs %v, then %v, want others", first, second)
 	}
@@ -50,8 +50,8 @@ func deletedAndMadeAgain(t *testing.T, a Azure, s Client, group compute.Group) {
 	}
 }
 
-// idsOf reads the client and principal ID of one identity.
-func idsOf(t *testing.T, s Client, group compute.Group, name string) (ids [2]string) {
+// idsOf reads the client and principal ID of identity "a".
+func idsOf(t *testing.T, s Client, group compute.Group) (ids [2]string) {
 	t.Helper()
 	have, err := s.Get(t.Context(), group)
 	if err != nil {
@@ -59,7 +59,7 @@ func idsOf(t *testing.T, s Client, group compute.Group, name string) (ids [2]str
 	}
 	for i, from := range []map[string]string{have.ClientIDs, have.PrincipalIDs} {
 		for id, value := range from {
-			if strings.EqualFold(id, idPrefix+name) {
+			if strings.EqualFold(id, idPrefix+"a") {
 				ids[i] = value
 			}
 		}
@@ -73,12 +73,12 @@ func staleIDs(t *testing.T, a Azure, s Client, group compute.Group) {
 	a.SetGroup(group, compute.Identities{})
 	a.AddIdentities(ids("a")...)
 	mustPatch(t, s, group, ids("a"), nil)
-	first := idsOf(t, s, group, "a")
+	first := idsOf(t, s, group)
 	for range 2 { // deleted, then made again
 		a.DeleteIdentity(idPrefix + "a")
 		wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("a")})
 		a.AddIdentities(ids("a")...)
-		if stale := idsOf(t, s, group, "a"); stale != first {
+		if stale := idsOf(t, s, group); stale != first {
 			t.Errorf("shows %v, want %v as before", stale, first)
 		}
 	}
@@ -87,7 +87,7 @@ func staleIDs(t *testing.T, a Azure, s Client, group compute.Group) {
 	}
 	mustPatch(t, s, group, nil, ids("a"))
 	mustPatch(t, s, group, ids("a"), nil)
-	if fresh := idsOf(t, s, group, "a"); fresh == first {
+	if fresh := idsOf(t, s, group); fresh == first {
 		t.Errorf("attached anew, but shows %v yet", fresh)
 	}
 }

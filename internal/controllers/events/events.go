@@ -1,8 +1,7 @@
-// Package announce tells people through Events what MIC did, and what it could
-// not do. One method each: no call site holds a reason or a text.
+// Package events emits the Events about what MIC did and what it could not do. Each has a method of
+// its own: no call site has a reason or a text.
 //
-// Reasons that v1.8.17 used ("binding applied" and kin) are kept word for word,
-// so that alerts on them keep working.
+// The reasons of v1.8.17, such as "binding applied", are kept, so that alerts on them keep working.
 package events
 
 import (

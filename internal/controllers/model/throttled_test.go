@@ -34,7 +34,7 @@ func TestThrottledOnce(t *testing.T) {
 		"the update, by the subscription":     {Method: http.MethodPatch, Code: bySubscription},
 		"the first look at the operation":     {Method: http.MethodGet, Path: operations},
 		"the last look at the operation":      {Method: http.MethodGet, Path: operations, Skip: 1},
-		"the read after the operation":        {Method: http.MethodGet, Path: group, Skip: 3},
+		"the read after the operation":        {Method: http.MethodGet, Path: group, Skip: 2},
 	} {
 		for _, counts := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, Azure says what is left: %t", name, counts), func(t *testing.T) {

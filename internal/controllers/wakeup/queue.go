@@ -1,5 +1,5 @@
-// Package kick lets one controller wake another: a source of events that are
-// plain calls.
+// Package wakeup is a source of reconcile requests that are plain calls, by which one controller
+// wakes another.
 package wakeup
 
 import (

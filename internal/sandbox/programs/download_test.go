@@ -24,7 +24,7 @@ import (
 
 // proxied counts the requests that went to the proxy of the environment. TestMain sets it for all
 // tests, so that a test that asks any address but a loopback one fails.
-var proxied = make(chan string, 16) //nolint:gochecknoglobals // net/http reads the proxy settings once per process
+var proxied = make(chan string, 16) // net/http reads the proxy settings once per process
 
 func TestMain(m *testing.M) {
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 		w.WriteHeader(http.StatusNotFound)
 	}))
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"} {
-		_ = os.Setenv(name, proxy.URL) //nolint:usetesting // there is no test yet
+		_ = os.Setenv(name, proxy.URL)
 	}
 	os.Exit(m.Run())
 }

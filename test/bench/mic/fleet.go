@@ -118,14 +118,14 @@ func (r *fleetResult) order(c *cluster, s shape, created []time.Time) {
 	slices.SortFunc(waits, func(a, b wait) int { return a.created.Compare(b.created) })
 	var later time.Time // the earliest assignment among those created later by the margin
 	next := len(waits) - 1
-	for i := len(waits) - 1; i >= 0; i-- {
-		for ; next > i && waits[next].created.Sub(waits[i].created) >= passMargin; next-- {
+	for i, waited := range slices.Backward(waits) {
+		for ; next > i && waits[next].created.Sub(waited.created) >= passMargin; next-- {
 			if later.IsZero() || waits[next].assigned.Before(later) {
 				later = waits[next].assigned
 			}
 		}
 		if !later.IsZero() {
-			r.passed = max(r.passed, waits[i].assigned.Sub(later))
+			r.passed = max(r.passed, waited.assigned.Sub(later))
 		}
 	}
 }
