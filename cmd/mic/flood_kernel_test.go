@@ -24,14 +24,14 @@ import (
 const (
 	// memoryLimit is the chart's, in MiB.
 	memoryLimit = 512
-	// maxSockets is what one pod and the processes of the host may have of the three ports (docs/mic.md,
-	// Probes), and as many again as mic needs itself.
+	// maxSockets is what one pod and the processes of the host may have of the three ports
+	// (docs/mic.md, Probes), and as many again as mic needs itself.
 	maxSockets = 2*(8+8) + 8 + 64
 )
 
-// TestFlood floods every port that mic has open, those of all addresses from a pod, those of loopback
-// from its own network. Meanwhile the kubelet and Prometheus get their answers, and mic stays within
-// the chart's memory limit.
+// TestFlood floods every port that mic has open, those of all addresses from a pod, those of
+// loopback from its own network. Meanwhile the kubelet and Prometheus get their answers, and mic
+// stays within the chart's memory limit.
 func TestFlood(t *testing.T) {
 	testnet.Require(t)
 	home, pod := testnet.New(t), testnet.New(t)

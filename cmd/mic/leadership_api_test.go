@@ -134,7 +134,8 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// TestControllersLog checks that the log has what the controllers write, such as why the type upgrade failed.
+// TestControllersLog checks that the log has what the controllers write, such as why the type
+// upgrade failed.
 func TestControllersLog(t *testing.T) {
 	env, kubeconfig := startAPI(t)
 	installCRDs(t, env.Config)

@@ -26,8 +26,8 @@ func main() {
 	os.Exit(code)
 }
 
-// gcPercent is half of Go's default: MIC's memory is that of its caches and half as much, not twice them. It costs a
-// tenth of its CPU time, and only while pods come and go.
+// gcPercent is half of Go's default: MIC's memory is that of its caches and half as much, not twice
+// them. It costs a tenth of its CPU time, and only while pods come and go.
 const gcPercent = 50
 
 // collectSooner has the garbage collector run more often, unless $GOGC says otherwise.

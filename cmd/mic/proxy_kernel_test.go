@@ -47,8 +47,8 @@ func (h *heard) sorted() []string {
 	return slices.Sorted(slices.Values(h.lines))
 }
 
-// TestProxy: the metadata service is asked without a proxy, whatever HTTP_PROXY says and NO_PROXY does not. ARM and Entra
-// ID are asked through it.
+// TestProxy: the metadata service is asked without a proxy, whatever HTTP_PROXY says and NO_PROXY
+// does not. ARM and Entra ID are asked through it.
 func TestProxy(t *testing.T) {
 	testnet.Require(t)
 	const proxyAddress, metadataAddress = "10.9.9.9:3128", "169.254.169.254:80"
@@ -130,8 +130,8 @@ func serve(t *testing.T, machine *testnet.Net, address string, handle http.Handl
 	t.Cleanup(func() { _ = server.Close() })
 }
 
-// TestProxied is the other process of TestProxy, in its namespace: it asks as mic does. That nothing real answers is an
-// error of the last request.
+// TestProxied is the other process of TestProxy, in its namespace: it asks as mic does. That
+// nothing real answers is an error of the last request.
 func TestProxied(t *testing.T) {
 	config := os.Getenv(asProxied)
 	if config == "" {

@@ -62,7 +62,8 @@ func goComments(text []byte) (found []finding, _ error) {
 	return found, nil
 }
 
-// tooWide reports a line that holds nothing but a comment and is too long. A directive or an address cannot be wrapped.
+// tooWide reports a line that holds nothing but a comment and is too long. A directive or an
+// address cannot be wrapped.
 func tooWide(line string, number int) []finding {
 	comment, ok := strings.CutPrefix(strings.TrimSpace(line), "//")
 	columns := utf8.RuneCountInString(line)

@@ -1,9 +1,11 @@
-// Command words checks the language of comments, pages and chart texts against a short list: see words.go.
+// Command words checks the language of comments, pages and chart texts against a short list: see
+// words.go.
 //
 //	go run ./hack/words [FOLDER TO SKIP]...
 //
-// It reads the Go comments, Markdown pages, charts, scripts and the Makefile below the current folder. Generated files
-// and testdata are left out. It prints one line for each finding and exits with 1 when there is any.
+// It reads the Go comments, Markdown pages, charts, scripts and the Makefile below the current
+// folder. Generated files and testdata are left out. It prints one line for each finding and exits
+// with 1 when there is any.
 package main
 
 import (

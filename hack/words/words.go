@@ -12,7 +12,8 @@ func word(pattern, advice string) rule {
 	return rule{regexp.MustCompile(`(?i)\b(?:` + pattern + `)\b`), advice}
 }
 
-// everywhere applies to comments, pages and chart texts: words that a reader would have to learn, and British spellings.
+// everywhere applies to comments, pages and chart texts: words that a reader would have to learn,
+// and British spellings.
 var everywhere = []rule{ //nolint:gochecknoglobals // the table
 	word(`anew`, `say "again"`),
 	word(`whom`, `name who it is`),

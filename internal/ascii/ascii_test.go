@@ -72,8 +72,8 @@ func TestLoose(t *testing.T) {
 	}
 }
 
-// TestEveryLetter: no letter outside ASCII is taken for one of ASCII, and those that Unicode does take for one are
-// known by FoldsToASCII.
+// TestEveryLetter: no letter outside ASCII is taken for one of ASCII, and those that Unicode does
+// take for one are known by FoldsToASCII.
 func TestEveryLetter(t *testing.T) {
 	for r := rune(utf8.RuneSelf); r <= unicode.MaxRune; r++ {
 		s := string(r)

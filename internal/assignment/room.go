@@ -14,8 +14,8 @@ const share = 4
 
 // Admit divides keys into those that fit and those that do not. A tenant may occupy a quarter of
 // what stays free: a single one gets a fifth of the room, and after 20 tenants that each took all
-// they could, one hundredth is left for others. A key of several tenants is admitted if any of them has room, and counts
-// as that tenant's. The tenants take turns, as in Share. Room is not changed.
+// they could, one hundredth is left for others. A key of several tenants is admitted if any of them
+// has room, and counts as that tenant's. The tenants take turns, as in Share. Room is not changed.
 func (r Room) Admit(keys []string, size func(key string) int, tenants func(key string) []string) (admitted, refused []string) {
 	free, used := r.Total, map[string]int{}
 	for tenant, n := range r.Used {

@@ -46,8 +46,8 @@ func Refused(why reason.Reason, message string) State {
 	return State{Status: v1.StateCreated, Reason: why.Name(), Message: why.Text(message)}
 }
 
-// AboutIdentity reports whether a status.reason is about the identity itself, and not about the node
-// group or the moment.
+// AboutIdentity reports whether a status.reason is about the identity itself, and not about the
+// node group or the moment.
 func AboutIdentity(name string) bool {
 	for _, r := range [...]reason.Reason{
 		reason.IdentityRefused, reason.IdentityForbidden, reason.LedgerFull, reason.ClientIDMismatch, reason.ClusterIdentity,

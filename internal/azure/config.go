@@ -1,5 +1,6 @@
-// Package azure says which Azure a cluster runs in and how podid signs in to it: the cloud config (azure.json, or the
-// environment), the clouds, and the credential that follows the file when it changes.
+// Package azure says which Azure a cluster runs in and how podid signs in to it: the cloud config
+// (azure.json, or the environment), the clouds, and the credential that follows the file when it
+// changes.
 package azure
 
 // The cloud config: where it comes from, what it must hold.
@@ -20,10 +21,12 @@ import (
 // Config is a cloud config that is complete: Load returns no other.
 type Config struct {
 	Cloud cloud.Cloud
-	// TenantID is the Entra tenant of the service principal; "adfs" when AD FS signs in. Empty with a managed identity.
+	// TenantID is the Entra tenant of the service principal; "adfs" when AD FS signs in. Empty with
+	// a managed identity.
 	TenantID string
-	// SubscriptionID, ResourceGroup and VMType (standard or vmss) describe the cluster. Nodes name their own
-	// subscription, group and kind in their provider IDs, so these three are only shown to people, and may be empty.
+	// SubscriptionID, ResourceGroup and VMType (standard or vmss) describe the cluster. Nodes name
+	// their own subscription, group and kind in their provider IDs, so these three are only shown
+	// to people, and may be empty.
 	SubscriptionID string
 	ResourceGroup  string
 	VMType         string
@@ -32,8 +35,8 @@ type Config struct {
 	ClientID     string
 	ClientSecret observe.Secret
 
-	// ManagedIdentity selects an identity of the machine to sign in with: the one with the client ID or resource ID in
-	// UserAssignedIdentityID, or the system-assigned one when that is empty.
+	// ManagedIdentity selects an identity of the machine to sign in with: the one with the client
+	// ID or resource ID in UserAssignedIdentityID, or the system-assigned one when that is empty.
 	ManagedIdentity        bool
 	UserAssignedIdentityID string
 }
@@ -41,10 +44,12 @@ type Config struct {
 // adfsTenant is the tenant ID that stands for AD FS, which has no tenants.
 const adfsTenant = "adfs"
 
-// msi is what AKS writes for aadClientId and aadClientSecret when the cluster signs in with a managed identity.
+// msi is what AKS writes for aadClientId and aadClientSecret when the cluster signs in with a
+// managed identity.
 const msi = "msi"
 
-// settings are the fields of azure.json that matter here. A real one has dozens more, for the cloud provider.
+// settings are the fields of azure.json that matter here. A real one has dozens more, for the cloud
+// provider.
 type settings struct {
 	Cloud                       string `json:"cloud"`
 	TenantID                    string `json:"tenantId"`
@@ -57,9 +62,10 @@ type settings struct {
 	UserAssignedIdentityID      string `json:"userAssignedIdentityID"`
 }
 
-// Load reads the cloud config from the file, which may be JSON or YAML, or, when path is empty, from the environment
-// (CLOUD, TENANT_ID, SUBSCRIPTION_ID, RESOURCE_GROUP, VM_TYPE, CLIENT_ID, CLIENT_SECRET, USE_MSI,
-// USER_ASSIGNED_MSI_CLIENT_ID). Errors name every missing field at once and never hold any of the file's content.
+// Load reads the cloud config from the file, which may be JSON or YAML, or, when path is empty,
+// from the environment (CLOUD, TENANT_ID, SUBSCRIPTION_ID, RESOURCE_GROUP, VM_TYPE, CLIENT_ID,
+// CLIENT_SECRET, USE_MSI, USER_ASSIGNED_MSI_CLIENT_ID). Errors name every missing field at once and
+// never hold any of the file's content.
 func Load(path string, getenv func(string) string) (Config, error) {
 	if path == "" {
 		c, err := fromEnvironment(getenv).config(getenv(cloud.EnvironmentFilepath), inEnvironment())
@@ -79,7 +85,8 @@ func Load(path string, getenv func(string) string) (Config, error) {
 	return c, nil
 }
 
-// fromEnvironment reads the settings that the secret aadpodidentity-admin-secret puts into the environment.
+// fromEnvironment reads the settings that the secret aadpodidentity-admin-secret puts into the
+// environment.
 func fromEnvironment(getenv func(string) string) settings {
 	return settings{
 		Cloud:                       getenv("CLOUD"),
@@ -104,8 +111,8 @@ func inFile() names {
 
 func inEnvironment() names { return names{"TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "USE_MSI"} }
 
-// config checks the settings and resolves the cloud. Values are trimmed: they often come from files and secrets with
-// a line end.
+// config checks the settings and resolves the cloud. Values are trimmed: they often come from files
+// and secrets with a line end.
 func (s settings) config(environmentFile string, called names) (Config, error) {
 	where, cloudErr := findCloud(s.Cloud, environmentFile)
 	c := Config{

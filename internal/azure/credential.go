@@ -18,21 +18,23 @@ import (
 
 // CredentialOptions is what a Credential needs besides its first Config.
 type CredentialOptions struct {
-	// Path and Getenv are those that Load was called with; nil is os.Getenv. With an empty Path nothing is re-read:
-	// an environment does not change.
+	// Path and Getenv are those that Load was called with; nil is os.Getenv. With an empty Path
+	// nothing is re-read: an environment does not change.
 	Path   string
 	Getenv func(string) string
-	// Log gets one message for every change of the file, with the reason if the new one is not used.
+	// Log gets one message for every change of the file, with the reason if the new one is not
+	// used.
 	Log logr.Logger
-	// Transport carries the requests to Entra ID or the metadata service. With nil, requests to Entra ID use the SDK's
-	// own, which follows HTTPS_PROXY, and requests to the metadata service use no proxy.
+	// Transport carries the requests to Entra ID or the metadata service. With nil, requests to
+	// Entra ID use the SDK's own, which follows HTTPS_PROXY, and requests to the metadata service
+	// use no proxy.
 	Transport policy.Transporter
 }
 
-// Credential is podid's own credential. It looks at the file before every token (one stat call; tokens are cached by
-// the SDK, so that is rare) and signs in again when the file has changed, as it does when a service principal's secret
-// is rotated. A new file that is broken, or that names another cloud, is reported once and the last good one stays in
-// use.
+// Credential is podid's own credential. It looks at the file before every token (one stat call;
+// tokens are cached by the SDK, so that is rare) and signs in again when the file has changed, as
+// it does when a service principal's secret is rotated. A new file that is broken, or that names
+// another cloud, is reported once and the last good one stays in use.
 type Credential struct {
 	options CredentialOptions
 
@@ -84,7 +86,8 @@ func (c *Credential) current() (azcore.TokenCredential, Config) {
 	return c.inner, c.config
 }
 
-// reload reads the file again and swaps the credential if the config really differs; an equal one keeps its tokens.
+// reload reads the file again and swaps the credential if the config really differs; an equal one
+// keeps its tokens.
 func (c *Credential) reload() error {
 	config, err := Load(c.options.Path, c.options.Getenv)
 	if err != nil {
@@ -114,8 +117,8 @@ func (c Config) equal(other Config) bool {
 		c.UserAssignedIdentityID == other.UserAssignedIdentityID
 }
 
-// stamp identifies a state of a file. A mounted secret changes by a symbolic link being swapped, which
-// gives another inode; an editor may keep the inode and the size.
+// stamp identifies a state of a file. A mounted secret changes by a symbolic link being swapped,
+// which gives another inode; an editor may keep the inode and the size.
 type stamp struct {
 	modified time.Time
 	size     int64

@@ -47,8 +47,8 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// unreadable removes the path, which the caller adds, from an error of the file system, and adds what to do where that
-// is the same for every file.
+// unreadable removes the path, which the caller adds, from an error of the file system, and adds
+// what to do where that is the same for every file.
 func unreadable(err error) error {
 	if cause, ok := errors.AsType[*fs.PathError](err); ok {
 		err = cause.Err
@@ -59,7 +59,8 @@ func unreadable(err error) error {
 	return err
 }
 
-// parse reads JSON, with or without a byte order mark, or YAML, in which AAD Pod Identity read this file.
+// parse reads JSON, with or without a byte order mark, or YAML, in which AAD Pod Identity read this
+// file.
 func parse(data []byte, v any) error {
 	data = bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")))
 	if len(data) == 0 {

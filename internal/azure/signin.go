@@ -30,8 +30,8 @@ func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential
 	options.Retry = policy.RetryOptions{MaxRetries: 2, TryTimeout: 20 * time.Second, MaxRetryDelay: 5 * time.Second}
 	choice := &azidentity.ClientSecretCredentialOptions{
 		ClientOptions: options,
-		// Entra ID vouches for authorities that it knows. A private cloud's is not among them and, when cut off,
-		// cannot ask.
+		// Entra ID vouches for authorities that it knows. A private cloud's is not among them and,
+		// when cut off, cannot ask.
 		DisableInstanceDiscovery: config.Cloud.Private() || config.TenantID == adfsTenant,
 	}
 	credential, err := azidentity.NewClientSecretCredential(config.TenantID, config.ClientID, config.ClientSecret.Reveal(), choice)
@@ -41,8 +41,8 @@ func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential
 	return credential, nil
 }
 
-// managedIdentity signs in as an identity of the machine; id is a client ID, a resource ID, or empty for the
-// system-assigned one.
+// managedIdentity signs in as an identity of the machine; id is a client ID, a resource ID, or
+// empty for the system-assigned one.
 func managedIdentity(id string, options azcore.ClientOptions) (azcore.TokenCredential, error) {
 	if options.Transport == nil {
 		options.Transport = direct()
@@ -61,8 +61,8 @@ func managedIdentity(id string, options azcore.ClientOptions) (azcore.TokenCrede
 	return credential, nil
 }
 
-// direct returns a client that uses no proxy, whatever the environment says: the metadata service answers the machine
-// itself, and a proxy must not see its tokens.
+// direct returns a client that uses no proxy, whatever the environment says: the metadata service
+// answers the machine itself, and a proxy must not see its tokens.
 func direct() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -78,8 +78,8 @@ func direct() *http.Client {
 	}
 }
 
-// signInError is why there is no token, on one line and without full client IDs; the SDK's own error, which is a
-// page, is behind it.
+// signInError is why there is no token, on one line and without full client IDs; the SDK's own
+// error, which is a page, is behind it.
 type signInError struct {
 	text string
 	err  error
@@ -123,8 +123,8 @@ func nameOf(id string) string {
 // guid matches client, object and trace IDs in what Entra ID says; those in the path of a URL stay.
 var guid = regexp.MustCompile(`(?i)(^|[^/0-9a-f-])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 
-// reason finds the one sentence that matters, and the HTTP status of Entra ID's or the metadata service's answer; 0
-// when there was none.
+// reason finds the one sentence that matters, and the HTTP status of Entra ID's or the metadata
+// service's answer; 0 when there was none.
 func reason(err error) (said string, status int) {
 	said = err.Error()
 	if failed, ok := errors.AsType[*azidentity.AuthenticationFailedError](err); ok && failed.RawResponse != nil {
@@ -142,7 +142,8 @@ func reason(err error) (said string, status int) {
 	return said, status
 }
 
-// spoken returns the description in an OAuth error body, without the trace that Entra ID adds behind it.
+// spoken returns the description in an OAuth error body, without the trace that Entra ID adds
+// behind it.
 func spoken(body []byte, otherwise string) string {
 	var answer struct {
 		Error       string `json:"error"`

@@ -1,6 +1,6 @@
-// Package cloud is the table of Azure's clouds: names, endpoints, authorities and audiences. It imports no other
-// package of this module but ascii, so that every package can use it. The emulator does not: it must not share
-// a table with what it tests.
+// Package cloud is the table of Azure's clouds: names, endpoints, authorities and audiences. It
+// imports no other package of this module but ascii, so that every package can use it. The emulator
+// does not: it must not share a table with what it tests.
 package cloud
 
 import (
@@ -28,13 +28,13 @@ type Cloud struct {
 	ResourceManager string
 	// Audience is the audience of Resource Manager's tokens, the one that the Azure SDK uses.
 	Audience string
-	// ExchangeAudience is the audience that Entra ID expects in the token of a federated credential. It is empty for
-	// Stack.
+	// ExchangeAudience is the audience that Entra ID expects in the token of a federated
+	// credential. It is empty for Stack.
 	ExchangeAudience string
 }
 
-// Private reports whether Entra ID does not know the cloud's authority, so that the SDK must not look it up at
-// login.microsoftonline.com first.
+// Private reports whether Entra ID does not know the cloud's authority, so that the SDK must not
+// look it up at login.microsoftonline.com first.
 func (c Cloud) Private() bool { return c.Name == Stack }
 
 // entry is a cloud that Microsoft operates.
@@ -44,7 +44,8 @@ type entry struct {
 	hosts   []string // further hosts of the authority
 }
 
-// table lists the clouds that Microsoft operates, the public one first. The exchange audiences are those of
+// table lists the clouds that Microsoft operates, the public one first. The exchange audiences are
+// those of
 // https://learn.microsoft.com/entra/workload-id/workload-identity-federation-config-app-trust-managed-identity
 func table() []entry {
 	return []entry{{
@@ -73,7 +74,8 @@ func table() []entry {
 // Names returns the names of the clouds that Microsoft operates, the public one first.
 func Names() []string { return collect(func(e entry) []string { return []string{e.Name} }) }
 
-// ExchangeAudiences returns the exchange audiences of the clouds that Microsoft operates, the public one first.
+// ExchangeAudiences returns the exchange audiences of the clouds that Microsoft operates, the
+// public one first.
 func ExchangeAudiences() []string {
 	return collect(func(e entry) []string { return []string{e.ExchangeAudience} })
 }
@@ -89,8 +91,8 @@ func collect(field func(entry) []string) []string {
 	return all
 }
 
-// Named returns the cloud of that name or alias, in any letter case. An empty name is the public cloud. Stack is not
-// found: use Find.
+// Named returns the cloud of that name or alias, in any letter case. An empty name is the public
+// cloud. Stack is not found: use Find.
 func Named(name string) (Cloud, bool) {
 	return first(func(e entry) bool {
 		return slices.ContainsFunc(append(e.aliases, e.Name), func(known string) bool { return ascii.EqualFold(known, name) })

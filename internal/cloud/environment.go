@@ -16,15 +16,16 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// EnvironmentFilepath is the environment variable that names the file with the endpoints of a Stack.
+// EnvironmentFilepath is the environment variable that names the file with the endpoints of a
+// Stack.
 const EnvironmentFilepath = "AZURE_ENVIRONMENT_FILEPATH"
 
 // maxEnvironment bounds that file.
 const maxEnvironment = 1 << 20
 
-// Find returns the cloud of that name, which may have surrounding blanks. It reads environmentFile, the value of
-// EnvironmentFilepath, only for Stack. It does not check the endpoints in the file: use Validate for those that are
-// needed. With an error, the cloud has at most its name.
+// Find returns the cloud of that name, which may have surrounding blanks. It reads environmentFile,
+// the value of EnvironmentFilepath, only for Stack. It does not check the endpoints in the file:
+// use Validate for those that are needed. With an error, the cloud has at most its name.
 func Find(name, environmentFile string) (Cloud, error) {
 	name = strings.TrimSpace(name)
 	if c, ok := Named(name); ok {
@@ -45,7 +46,8 @@ func Find(name, environmentFile string) (Cloud, error) {
 	return c, nil
 }
 
-// readEnvironment reads the part that is needed of a file in the format of go-autorest's azure.Environment.
+// readEnvironment reads the part that is needed of a file in the format of go-autorest's
+// azure.Environment.
 func readEnvironment(path string) (Cloud, error) {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -68,7 +70,8 @@ func readEnvironment(path string) (Cloud, error) {
 	if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), &environment); err != nil {
 		return Cloud{}, fmt.Errorf("malformed JSON: %w", err)
 	}
-	// go-autorest's clients ask for the service management endpoint, newer ones for the token audience.
+	// go-autorest's clients ask for the service management endpoint, newer ones for the token
+	// audience.
 	audience := environment.ResourceManagerEndpoint
 	for _, candidate := range []string{environment.TokenAudience, environment.ServiceManagementEndpoint} {
 		if candidate != "" && !ascii.EqualFold(candidate, "N/A") { // go-autorest writes N/A for "none"
@@ -84,8 +87,8 @@ func readEnvironment(path string) (Cloud, error) {
 	}, nil
 }
 
-// trimADFS returns the authority without the /adfs at the end of an endpoint of AD FS: it is the tenant, which the
-// SDK adds itself.
+// trimADFS returns the authority without the /adfs at the end of an endpoint of AD FS: it is the
+// tenant, which the SDK adds itself.
 func trimADFS(endpoint string) string {
 	if endpoint == "" {
 		return ""
@@ -98,8 +101,8 @@ func trimADFS(endpoint string) string {
 	return endpoint + "/"
 }
 
-// Validate checks that the endpoints of a cloud are https URLs with a host, because secrets and tokens are sent
-// there. It reports all that are not.
+// Validate checks that the endpoints of a cloud are https URLs with a host, because secrets and
+// tokens are sent there. It reports all that are not.
 func (c Cloud) Validate() error {
 	return errors.Join(
 		validate("resourceManagerEndpoint", c.ResourceManager),

@@ -1,6 +1,7 @@
 package compute
 
-// The text about a refusal on objects that others read as well: one message per identity, the same each time.
+// The text about a refusal on objects that others read as well: one message per identity, the same
+// each time.
 
 import (
 	"errors"
@@ -11,10 +12,10 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// About returns the text for the owner of one identity about a refusal that it caused: the code, that identity, the node
-// group, the remedy, which comes before anything that may be cut off, and ARM's own words, only when they speak of that
-// identity alone, without what differs from one answer to the next. The same refusal gives the same text, even if
-// others were refused with it.
+// About returns the text for the owner of one identity about a refusal that it caused: the code,
+// that identity, the node group, the remedy, which comes before anything that may be cut off, and
+// ARM's own words, only when they speak of that identity alone, without what differs from one
+// answer to the next. The same refusal gives the same text, even if others were refused with it.
 func About(err error, resourceID string) string {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -28,8 +29,8 @@ func About(err error, resourceID string) string {
 	return fmt.Sprintf("Azure refuses identity %s on %s: %s", shortID(resourceID), r.group, alone.reason(messageAbout(r.message, resourceID)))
 }
 
-// AboutGroup returns the text about a refusal that keeps a whole node group from getting anything. It names no identity:
-// everybody with a pod there reads it.
+// AboutGroup returns the text about a refusal that keeps a whole node group from getting anything.
+// It names no identity: everybody with a pod there reads it.
 func AboutGroup(err error) string {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -72,14 +73,16 @@ func (r *refusal) reason(words string) string {
 // shortID is <resource group>/<name> of an identity.
 func shortID(resourceID string) string {
 	parts := strings.Split(resourceID, "/")
-	// "", subscriptions, S, resourceGroups, G, providers, Microsoft.ManagedIdentity, userAssignedIdentities, NAME
+	// "", subscriptions, S, resourceGroups, G, providers, Microsoft.ManagedIdentity,
+	// userAssignedIdentities, NAME
 	if len(parts) != 9 {
 		return shorten(resourceID)
 	}
 	return parts[4] + "/" + parts[8]
 }
 
-// The parts of ARM's words that differ from one answer to the next. known is the GUID of the refused client.
+// The parts of ARM's words that differ from one answer to the next. known is the GUID of the
+// refused client.
 var (
 	tracking = regexp.MustCompile(`(?i)[\s,;.(\[]*\b(?:(?:service|client|server)[ -]?)?` +
 		`(?:tracking|correlation|activity|request|operation|trace|session|transaction)[ _-]?ids?\b['"]?\s*(?:is|was|of|=|:)?\s*['"]?[0-9a-z][\w:.…-]{7,}['"]?[)\]]*`)
@@ -107,8 +110,8 @@ func messageAbout(message, resourceID string) string {
 	return words
 }
 
-// identityType matches the kind of resource, and ARM's operations on it: not the ID of one, which has a provider's path
-// in front.
+// identityType matches the kind of resource, and ARM's operations on it: not the ID of one, which
+// has a provider's path in front.
 var identityType = regexp.MustCompile(`(^|[^/])microsoft\.managedidentity/userassignedidentities` +
 	`(?:/(?:\*/)?(?:assign/action|read|write|delete|action))?(?:['"\s,.;:)]|$)`)
 

@@ -1,6 +1,7 @@
 package compute
 
-// A small ARM for the tests of this package: it checks what the real one would check of our requests.
+// A small ARM for the tests of this package: it checks what the real one would check of our
+// requests.
 
 import (
 	"encoding/json"
@@ -56,8 +57,8 @@ type armGroup struct {
 // request is what the server saw.
 type request struct{ Method, Path, Body, IfMatch, Version string }
 
-// answer is a prepared refusal of the next request with that method (or whose path holds match), of the next times
-// requests if that is set, or of all of them if it is negative.
+// answer is a prepared refusal of the next request with that method (or whose path holds match), of
+// the next times requests if that is set, or of all of them if it is negative.
 type answer struct {
 	method, match string
 	status        int // refused: the connection is; hangs: there is no answer until the client leaves

@@ -22,7 +22,8 @@ import (
 // MaxPerPatch is how many identities one PATCH may name: Azure's limit of one update.
 const MaxPerPatch = 150
 
-// The operations that an Observer hears of. They are the operation_type labels of AAD Pod Identity 1.8's metrics.
+// The operations that an Observer hears of. They are the operation_type labels of AAD Pod Identity
+// 1.8's metrics.
 const (
 	GetVM     = "vm_get"
 	PatchVM   = "vm_update"
@@ -30,33 +31,35 @@ const (
 	PatchVMSS = "vmss_update"
 )
 
-// Observer is called after every ARM call: a read, or a PATCH with its long-running operation to the end.
-// err is nil when it went well. It must not block.
+// Observer is called after every ARM call: a read, or a PATCH with its long-running operation to
+// the end. err is nil when it went well. It must not block.
 type Observer func(operation string, took time.Duration, err error)
 
 // Options is what a Client needs. Credential and Cloud are required.
 type Options struct {
 	Credential azcore.TokenCredential
 	Cloud      cloud.Configuration
-	// Transport carries the requests; nil means the SDK's own, which trusts the system's certificates.
+	// Transport carries the requests; nil means the SDK's own, which trusts the system's
+	// certificates.
 	Transport policy.Transporter
-	// ClientID is the client ID behind the Credential, if it is known: errors say, shortened, who lacks a right.
+	// ClientID is the client ID behind the Credential, if it is known: errors say, shortened, who
+	// lacks a right.
 	ClientID string
 	// Observe may be nil.
 	Observe Observer
 }
 
-// Client reads and patches identities through ARM. It holds no state about groups but how much Azure lets it ask (the
-// limits of Options.Credential) and is safe for concurrent use; that there is one operation at a time per group is the
-// caller's duty (ARM refuses a second one: IsConflict).
+// Client reads and patches identities through ARM. It holds no state about groups but how much
+// Azure lets it ask (the limits of Options.Credential) and is safe for concurrent use; that there
+// is one operation at a time per group is the caller's duty (ARM refuses a second one: IsConflict).
 type Client struct {
 	options Options
 	limits  *limits
 	recent  recent
 }
 
-// Bounds of one call. ARM usually answers within a second and takes 10 to 60 s for an update; the longest seen is 16
-// minutes.
+// Bounds of one call. ARM usually answers within a second and takes 10 to 60 s for an update; the
+// longest seen is 16 minutes.
 const (
 	readTimeout  = time.Minute
 	patchTimeout = 10 * time.Minute
@@ -66,8 +69,9 @@ const (
 	maxDelay     = 5 * time.Second
 )
 
-// apiVersion is the version of Microsoft.Compute that is asked for. The SDK's own is only months old; national clouds
-// lag behind by more than that. This one knows identities in PATCH and ETags, which is all we need.
+// apiVersion is the version of Microsoft.Compute that is asked for. The SDK's own is only months
+// old; national clouds lag behind by more than that. This one knows identities in PATCH and ETags,
+// which is all we need.
 const apiVersion = "2024-07-01"
 
 // New makes a client. It does not talk to Azure.
@@ -85,13 +89,15 @@ func New(options Options) (*Client, error) {
 	return &Client{options: options, limits: newLimits(), recent: recent{of: map[Group]lastRead{}}}, nil
 }
 
-// snapshot is a node group's identities at one moment; etag changes with every change of the group and may be empty.
+// snapshot is a node group's identities at one moment; etag changes with every change of the group
+// and may be empty.
 type snapshot struct {
 	Identities
 	etag string
 }
 
-// Get reads the identities of a node group. Right after a Patch it returns what that has read at its end.
+// Get reads the identities of a node group. Right after a Patch it returns what that has read at
+// its end.
 func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
 	if have, ok := c.recent.after(group, time.Now()); ok && ctx.Err() == nil {
 		return have.Identities, nil
@@ -100,9 +106,9 @@ func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
 	return have.Identities, err
 }
 
-// Pause returns how long not to call Azure about this group, as far as is known now: 0 means go ahead. It does not
-// block and reserves nothing. Get and Patch called all the same wait their turn for a few seconds, or fail with
-// RetryAfter without asking Azure.
+// Pause returns how long not to call Azure about this group, as far as is known now: 0 means go
+// ahead. It does not block and reserves nothing. Get and Patch called all the same wait their turn
+// for a few seconds, or fail with RetryAfter without asking Azure.
 func (c *Client) Pause(group Group) time.Duration {
 	return c.limits.pause(group, time.Now())
 }
@@ -154,9 +160,9 @@ func operationOf(group Group, vm, vmss string) string {
 	return vm
 }
 
-// arm are the SDK's options for calls about one group. The SDK's client is made for each call: it is a few
-// allocations, the connections belong to the transport and the token to the credential, and so nothing here has to be
-// evicted. watch sees every single request, too.
+// arm are the SDK's options for calls about one group. The SDK's client is made for each call: it
+// is a few allocations, the connections belong to the transport and the token to the credential,
+// and so nothing here has to be evicted. watch sees every single request, too.
 func (c *Client) arm(group Group, watch ...policy.Policy) *arm.ClientOptions {
 	return &arm.ClientOptions{
 		DisableRPRegistration: true, // we hold no right to register providers, and machines exist already
@@ -176,8 +182,9 @@ func (c *Client) arm(group Group, watch ...policy.Policy) *arm.ClientOptions {
 	}
 }
 
-// shouldRetry admits what passes by itself within seconds. 429 is not among it: the caller's queue obeys Retry-After
-// and collects more work meanwhile, where a retry in here would only hold the group.
+// shouldRetry admits what passes by itself within seconds. 429 is not among it: the caller's queue
+// obeys Retry-After and collects more work meanwhile, where a retry in here would only hold the
+// group.
 func shouldRetry(resp *http.Response, err error) bool {
 	if err != nil {
 		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
@@ -192,8 +199,8 @@ func shouldRetry(resp *http.Response, err error) bool {
 	}
 }
 
-// versionPolicy sets apiVersion on requests for the resource itself. URLs that ARM hands out for polling are opaque
-// (and signed): those stay.
+// versionPolicy sets apiVersion on requests for the resource itself. URLs that ARM hands out for
+// polling are opaque (and signed): those stay.
 type versionPolicy struct{ path string }
 
 // Do is policy.Policy.

@@ -17,7 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestPatchBody is the wire: the identity and nothing else, null to remove, the type that keeps what is not ours.
+// TestPatchBody is the wire: the identity and nothing else, null to remove, the type that keeps
+// what is not ours.
 func TestPatchBody(t *testing.T) {
 	a, b := idPrefix+"a", idPrefix+"b"
 	for _, tt := range []struct {
@@ -133,8 +134,9 @@ func TestOperationFails(t *testing.T) {
 	})
 }
 
-// TestReadsOfVM: a read, an update of a VM and the read after it cost the subscription two reads and one write when the
-// update ends within a second, and the write is tied to the read. Later, everything is read again.
+// TestReadsOfVM: a read, an update of a VM and the read after it cost the subscription two reads
+// and one write when the update ends within a second, and the write is tied to the read. Later,
+// everything is read again.
 func TestReadsOfVM(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		arm, group := newARM(t), groupsUnderTest()["vm"]

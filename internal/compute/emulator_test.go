@@ -1,6 +1,7 @@
 package compute
 
-// The project's own emulated Azure as the other side of the conformance test: neither knows the other's code.
+// The project's own emulated Azure as the other side of the conformance test: neither knows the
+// other's code.
 
 import (
 	"io"

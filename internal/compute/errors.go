@@ -1,7 +1,7 @@
 package compute
 
-// What ARM's refusals mean to a caller. Errors are sorted by status and code; text is only searched for the resource
-// IDs it names, because that is the one place where Azure names them.
+// What ARM's refusals mean to a caller. Errors are sorted by status and code; text is only searched
+// for the resource IDs it names, because that is the one place where Azure names them.
 
 import (
 	"crypto/tls"
@@ -42,7 +42,8 @@ const (
 	writes = "patch identities of"
 )
 
-// messageLimit bounds how many bytes of ARM's words go into an error, and so into logs, events and objects.
+// messageLimit bounds how many bytes of ARM's words go into an error, and so into logs, events and
+// objects.
 const messageLimit = 700
 
 // Error is "act group: code: message (remedy)" on one line.
@@ -66,8 +67,8 @@ func (r *refusal) Error() string {
 // Unwrap returns the SDK's error.
 func (r *refusal) Unwrap() error { return r.err }
 
-// principalID matches a GUID that is not part of a path: ARM's texts name clients and objects by theirs. One that is said
-// to be a subscription's matches with that word.
+// principalID matches a GUID that is not part of a path: ARM's texts name clients and objects by
+// theirs. One that is said to be a subscription's matches with that word.
 var principalID = regexp.MustCompile(`(?i)` + ofSubscription + `|(?:^|[^/0-9a-f-])` + guid)
 
 // The parts of the expressions that find GUIDs in ARM's words.
@@ -76,8 +77,8 @@ const (
 	ofSubscription = `\bsubscriptions?(?:[ _-]?ids?)?['"]?(?:\s+(?:with|is|of|id))*\s*[:=]?\s*['"(]?` + guid
 )
 
-// shortened keeps so many characters of the GUID that a match ends with, and all of a subscription's: who has to look
-// for it needs the whole, and it identifies no client.
+// shortened keeps so many characters of the GUID that a match ends with, and all of a
+// subscription's: who has to look for it needs the whole, and it identifies no client.
 func shortened(match string, kept int) string {
 	const length = 36
 	if strings.HasPrefix(ascii.ToLower(match), "subscription") {
@@ -86,7 +87,8 @@ func shortened(match string, kept int) string {
 	return match[:len(match)-length+kept] + "…"
 }
 
-// oneLine makes ARM's words fit for a log: one line, and the IDs of clients shortened to eight characters.
+// oneLine makes ARM's words fit for a log: one line, and the IDs of clients shortened to eight
+// characters.
 func oneLine(message string) string {
 	return principalID.ReplaceAllStringFunc(strings.Join(strings.Fields(message), " "), func(match string) string {
 		return shortened(match, 8)
@@ -101,29 +103,31 @@ func cut(s string) string {
 	return strings.ToValidUTF8(s[:messageLimit], "") + "…"
 }
 
-// IsNotFound reports that the node group itself is gone (or its resource group or subscription): there is nothing
-// left to attach to. A user-assigned identity that does not exist is not this, but BadIdentities.
+// IsNotFound reports that the node group itself is gone (or its resource group or subscription):
+// there is nothing left to attach to. A user-assigned identity that does not exist is not this, but
+// BadIdentities.
 func IsNotFound(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	return ok && r.status == http.StatusNotFound && len(r.identities) == 0 && !r.notARM()
 }
 
-// IsForbidden reports that podid's own credential lacks a right; the error's text names the role to grant. When
-// the right is missing on identities, BadIdentities names them as well.
+// IsForbidden reports that podid's own credential lacks a right; the error's text names the role to
+// grant. When the right is missing on identities, BadIdentities names them as well.
 func IsForbidden(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	return ok && (r.status == http.StatusForbidden || r.linked()) && !r.notARM()
 }
 
-// IsConflict reports that another operation on the node group was in progress or came between: trying again
-// later is right, with the same request.
+// IsConflict reports that another operation on the node group was in progress or came between:
+// trying again later is right, with the same request.
 func IsConflict(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	return ok && r.conflict()
 }
 
-// conflict goes by the status, and by the codes where an accepted operation failed later: its status is that of the
-// poll. A later operation preempts ours ("status": "Canceled", OperationPreempted).
+// conflict goes by the status, and by the codes where an accepted operation failed later: its
+// status is that of the poll. A later operation preempts ours ("status": "Canceled",
+// OperationPreempted).
 func (r *refusal) conflict() bool {
 	if r.status == http.StatusConflict || r.status == http.StatusPreconditionFailed {
 		return true
@@ -142,11 +146,12 @@ func conflicting(code string) bool {
 	}
 }
 
-// defaultRetryAfter is for a 429 that does not say how long: a scale set's limit grows by 4 updates a minute.
+// defaultRetryAfter is for a 429 that does not say how long: a scale set's limit grows by 4 updates
+// a minute.
 const defaultRetryAfter = 15 * time.Second
 
-// RetryAfter returns how long Azure wants to be left alone, and whether it throttled the call (429, or 503 with
-// Retry-After).
+// RetryAfter returns how long Azure wants to be left alone, and whether it throttled the call (429,
+// or 503 with Retry-After).
 func RetryAfter(err error) (time.Duration, bool) {
 	r, ok := errors.AsType[*refusal](err)
 	switch {
@@ -161,14 +166,15 @@ func RetryAfter(err error) (time.Duration, bool) {
 	}
 }
 
-// BadIdentities returns the resource IDs of the user-assigned identities that Azure names as the reason for its
-// refusal: identities that do not exist, that podid may not assign, or whose ID is malformed. Those of the request
-// come first and are spelled as the caller spelled them.
+// BadIdentities returns the resource IDs of the user-assigned identities that Azure names as the
+// reason for its refusal: identities that do not exist, that podid may not assign, or whose ID is
+// malformed. Those of the request come first and are spelled as the caller spelled them.
 //
-// Azure also names identities that were not in the request: one that was deleted while the node group had it makes
-// Azure refuse every change of that group. Such an identity has to be detached before anything else can be attached; it
-// is in Identities.Orphaned and is not among what the caller asked for. (A caller must not detach
-// what is not its own: then only a person can, and the error says which.)
+// Azure also names identities that were not in the request: one that was deleted while the node
+// group had it makes Azure refuse every change of that group. Such an identity has to be detached
+// before anything else can be attached; it is in Identities.Orphaned and is not among what the
+// caller asked for. (A caller must not detach what is not its own: then only a person can, and the
+// error says which.)
 //
 // Empty when the error names none; the refusal can still be the fault of one.
 func BadIdentities(err error) []string {
@@ -182,13 +188,14 @@ func BadIdentities(err error) []string {
 // GetError returns the error of Client.Get when the SDK returns err.
 func GetError(group Group, err error) error { return refuse(reads, group, nil, err) }
 
-// PatchError returns the error of Client.Patch when the SDK returns err for a request that names those identities.
+// PatchError returns the error of Client.Patch when the SDK returns err for a request that names
+// those identities.
 func PatchError(group Group, named []string, err error) error {
 	return refuse(writes, group, named, err)
 }
 
-// refuse turns what the SDK returned into a refusal, when ARM spoke; other errors (the network, the credential, the
-// context) are only wrapped. requested are the identities that the call named.
+// refuse turns what the SDK returned into a refusal, when ARM spoke; other errors (the network, the
+// credential, the context) are only wrapped. requested are the identities that the call named.
 func refuse(act string, group Group, requested []string, err error) error {
 	if err == nil {
 		return nil
@@ -224,7 +231,8 @@ func unreachable(err error) error {
 	return err
 }
 
-// armError is the shape of ARM's error bodies: {"error": {...}}, and of a failed long-running operation.
+// armError is the shape of ARM's error bodies: {"error": {...}}, and of a failed long-running
+// operation.
 type armError struct {
 	Code    string     `json:"code"`
 	Message string     `json:"message"`
@@ -259,7 +267,8 @@ func (r *refusal) read(body []byte) {
 // mostDetails bounds how many details are looked at.
 const mostDetails = 16
 
-// messages collects the messages and targets of an error and of its details, which ARM nests a level or two deep.
+// messages collects the messages and targets of an error and of its details, which ARM nests a
+// level or two deep.
 func messages(e armError, all []string, depth int) []string {
 	const deepest, most = 4, 64
 	for _, text := range []string{e.Message, e.Target} {

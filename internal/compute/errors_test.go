@@ -16,7 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// refusalCase is one answer of ARM to a PATCH that attaches a, b and ab, and what has to be made of it.
+// refusalCase is one answer of ARM to a PATCH that attaches a, b and ab, and what has to be made of
+// it.
 type refusalCase struct {
 	name                           string
 	status                         int
@@ -209,7 +210,8 @@ func TestRemedies(t *testing.T) {
 	}
 }
 
-// TestWhereabouts: the node group is sought in the wrong place. What a person has to look for is not shortened.
+// TestWhereabouts: the node group is sought in the wrong place. What a person has to look for is
+// not shortened.
 func TestWhereabouts(t *testing.T) {
 	for _, tt := range []struct{ code, message, says string }{
 		{"SubscriptionNotFound", "The subscription '" + subGUID + "' could not be found.", "check the subscription in the node's spec.providerID"},

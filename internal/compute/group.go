@@ -15,8 +15,9 @@ import (
 type Kind string
 
 const (
-	// VM is one virtual machine: a standalone one, one of an availability set, or an instance of a flexible scale
-	// set (Azure treats those as machines of their own; the scale set's identities do not reach them).
+	// VM is one virtual machine: a standalone one, one of an availability set, or an instance of a
+	// flexible scale set (Azure treats those as machines of their own; the scale set's identities
+	// do not reach them).
 	VM Kind = "vm"
 	// VMSS is a uniform scale set: its instances share one set of identities.
 	VMSS Kind = "vmss"
@@ -28,8 +29,9 @@ const (
 	vmssType = "virtualMachineScaleSets"
 )
 
-// Group is what Azure assigns identities to. It is comparable: every part is lower case, because Azure's names are
-// case-insensitive and Azure itself spells them differently from one answer to the next. Use it as a map key.
+// Group is what Azure assigns identities to. It is comparable: every part is lower case, because
+// Azure's names are case-insensitive and Azure itself spells them differently from one answer to
+// the next. Use it as a map key.
 type Group struct {
 	Kind           Kind
 	SubscriptionID string
@@ -52,7 +54,8 @@ func (g Group) ResourceID() string {
 		"/providers/Microsoft.Compute/" + resourceType + "/" + g.Name
 }
 
-// providerScheme starts the provider ID of every node that a cloud provider for Azure has initialised.
+// providerScheme starts the provider ID of every node that a cloud provider for Azure has
+// initialised.
 const providerScheme = "azure://"
 
 // ParseProviderID returns the node group that a node belongs to, from its spec.providerID:
@@ -60,8 +63,8 @@ const providerScheme = "azure://"
 //	azure:///subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachines/NAME
 //	azure:///subscriptions/S/resourceGroups/G/providers/Microsoft.Compute/virtualMachineScaleSets/NAME/virtualMachines/3
 //
-// Letter case does not matter. An instance of a flexible scale set has the first form. The error of anything else
-// says what to check.
+// Letter case does not matter. An instance of a flexible scale set has the first form. The error of
+// anything else says what to check.
 func ParseProviderID(providerID string) (Group, error) {
 	if providerID == "" {
 		return Group{}, errors.New("the node has no provider ID: " +
@@ -84,7 +87,8 @@ func ParseProviderID(providerID string) (Group, error) {
 // parseGroup reads the ARM resource ID of a virtual machine or of a scale set's instance.
 func parseGroup(resourceID string) (Group, bool) {
 	parts := strings.Split(ascii.Loose(resourceID), "/") // nodes of one group may spell it differently
-	// "", subscriptions, S, resourcegroups, G, providers, microsoft.compute, TYPE, NAME [, virtualmachines, N]
+	// "", subscriptions, S, resourcegroups, G, providers, microsoft.compute, TYPE, NAME [,
+	// virtualmachines, N]
 	if len(parts) != 9 && len(parts) != 11 {
 		return Group{}, false
 	}
@@ -109,8 +113,9 @@ func parseGroup(resourceID string) (Group, bool) {
 	return group, true
 }
 
-// validSegment admits what Azure allows in names of subscriptions, resource groups, machines and scale sets: letters
-// and digits (resource groups: of any language), and - _ . ( ). Nothing else may reach the path of a request.
+// validSegment admits what Azure allows in names of subscriptions, resource groups, machines and
+// scale sets: letters and digits (resource groups: of any language), and - _ . ( ). Nothing else
+// may reach the path of a request.
 func validSegment(s string) bool {
 	if s == "" || s == "." || s == ".." || len(s) > 256 {
 		return false

@@ -13,21 +13,24 @@ import (
 
 // Identities is what Azure has assigned to a node group.
 type Identities struct {
-	// UserAssigned holds the resource IDs of the user-assigned identities, spelled as Azure spells them, sorted.
+	// UserAssigned holds the resource IDs of the user-assigned identities, spelled as Azure spells
+	// them, sorted.
 	UserAssigned []string
-	// SystemAssigned reports whether the group has an identity of its own, which podid never changes.
+	// SystemAssigned reports whether the group has an identity of its own, which podid never
+	// changes.
 	SystemAssigned bool
-	// ClientIDs are the client IDs of the user-assigned identities, by resource ID as in UserAssigned, as far as Azure
-	// shows them.
+	// ClientIDs are the client IDs of the user-assigned identities, by resource ID as in
+	// UserAssigned, as far as Azure shows them.
 	ClientIDs map[string]string
 	// PrincipalIDs are their principal (object) IDs, in the same way.
 	PrincipalIDs map[string]string
-	// Orphaned are those of UserAssigned that Azure lists without a client or a principal ID: the identity behind was
-	// deleted, or deleted and made again under its name. The machines get no token for it, not even once it exists
-	// again: it has to be detached and attached. While Updating it can be one that is only arriving: look again then.
+	// Orphaned are those of UserAssigned that Azure lists without a client or a principal ID: the
+	// identity behind was deleted, or deleted and made again under its name. The machines get no
+	// token for it, not even once it exists again: it has to be detached and attached. While
+	// Updating it can be one that is only arriving: look again then.
 	Orphaned []string
-	// Updating reports whether an update of the group is in progress: the identities are those it will have, and the
-	// machines may not have them all yet.
+	// Updating reports whether an update of the group is in progress: the identities are those it
+	// will have, and the machines may not have them all yet.
 	Updating bool
 }
 
@@ -49,8 +52,9 @@ func indexFold(ids []string, id string) int {
 // alike reports whether Azure may take two resource IDs for one.
 func alike(a, b string) bool { return ascii.EqualFold(a, b) || ascii.Loose(a) == ascii.Loose(b) }
 
-// Respelled returns the same identities in the spellings of known. Two IDs that differ in the case of letters outside
-// ASCII are two to everything that compares IDs in this program, and one to Azure: the group has both when it has one.
+// Respelled returns the same identities in the spellings of known. Two IDs that differ in the case
+// of letters outside ASCII are two to everything that compares IDs in this program, and one to
+// Azure: the group has both when it has one.
 func (i Identities) Respelled(known []string) Identities {
 	spellings := map[string][]string{}
 	for _, id := range known {
@@ -77,7 +81,8 @@ func (i Identities) Respelled(known []string) Identities {
 	return respelled
 }
 
-// change is the difference between what a group has and what it shall have: the body of one PATCH, in words.
+// change is the difference between what a group has and what it shall have: the body of one PATCH,
+// in words.
 type change struct {
 	kind   armcompute.ResourceIdentityType
 	attach []string // as the caller spells them
@@ -85,7 +90,8 @@ type change struct {
 	detach []string // as Azure spells them
 }
 
-// wipes reports whether the PATCH carries no map of identities at all, so that ARM removes whatever is there.
+// wipes reports whether the PATCH carries no map of identities at all, so that ARM removes whatever
+// is there.
 func (c change) wipes() bool {
 	return c.kind == armcompute.ResourceIdentityTypeNone || c.kind == armcompute.ResourceIdentityTypeSystemAssigned
 }
@@ -101,9 +107,10 @@ func (c change) done() bool { return len(c.attach)+len(c.detach) == 0 }
 // named are the identities that the PATCH names.
 func (c change) named() []string { return slices.Concat(c.attach, c.affirm, c.detach) }
 
-// plan works out the change that attaches and detaches. A null for an identity that is not there is left out: it only
-// gives ARM another reason to refuse. An identity to attach that is there already is affirmed: named once more, so that
-// ARM checks whether the caller may assign it. An identity in both lists is attached.
+// plan works out the change that attaches and detaches. A null for an identity that is not there is
+// left out: it only gives ARM another reason to refuse. An identity to attach that is there already
+// is affirmed: named once more, so that ARM checks whether the caller may assign it. An identity in
+// both lists is attached.
 func plan(have Identities, attach, detach []string) change {
 	var c change
 	for _, id := range attach {
@@ -124,8 +131,8 @@ func plan(have Identities, attach, detach []string) change {
 	return c
 }
 
-// kindOf is the "type" that ARM wants next to that many user-assigned identities. ARM takes it at its word: a type
-// without "SystemAssigned" removes the group's own identity.
+// kindOf is the "type" that ARM wants next to that many user-assigned identities. ARM takes it at
+// its word: a type without "SystemAssigned" removes the group's own identity.
 func kindOf(userAssigned int, systemAssigned bool) armcompute.ResourceIdentityType {
 	switch {
 	case userAssigned > 0 && systemAssigned:
@@ -139,8 +146,9 @@ func kindOf(userAssigned int, systemAssigned bool) armcompute.ResourceIdentityTy
 	}
 }
 
-// body is the "userAssignedIdentities" of the PATCH: an empty object adds, null removes, what is not named stays.
-// When none is left it is nil, because ARM refuses the map beside type None or SystemAssigned.
+// body is the "userAssignedIdentities" of the PATCH: an empty object adds, null removes, what is
+// not named stays. When none is left it is nil, because ARM refuses the map beside type None or
+// SystemAssigned.
 func (c change) body() map[string]*armcompute.UserAssignedIdentitiesValue {
 	if c.wipes() {
 		return nil

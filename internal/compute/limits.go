@@ -2,10 +2,11 @@ package compute
 
 // How many calls Azure lets us make: what Client.Pause answers from.
 //
-// Azure Resource Manager counts reads and writes per subscription and credential. The compute service behind it counts
-// per VM or scale set. Both are token buckets of documented sizes ("Understand how Azure Resource Manager throttles
-// requests", "Compute throttling limits"). A 429 closes the limit it is about for as long as Retry-After says, and no
-// longer. A Client has one credential and so one set of limits. Nothing in this file waits or reads a clock.
+// Azure Resource Manager counts reads and writes per subscription and credential. The compute
+// service behind it counts per VM or scale set. Both are token buckets of documented sizes
+// ("Understand how Azure Resource Manager throttles requests", "Compute throttling limits"). A 429
+// closes the limit it is about for as long as Retry-After says, and no longer. A Client has one
+// credential and so one set of limits. Nothing in this file waits or reads a clock.
 
 import (
 	"cmp"
@@ -37,13 +38,14 @@ func newLimit(size int, perSecond rate.Limit) *limit {
 	return &limit{bucket: rate.NewLimiter(perSecond, size)}
 }
 
-// subscriptionLimits returns Resource Manager's. Polls count as reads, too. A limit of their own leaves 10 reads a
-// second, and more than half of the bucket, to everything else.
+// subscriptionLimits returns Resource Manager's. Polls count as reads, too. A limit of their own
+// leaves 10 reads a second, and more than half of the bucket, to everything else.
 func subscriptionLimits() [classes]*limit {
 	return [classes]*limit{reading: newLimit(250, 25), writing: newLimit(200, 10), polling: newLimit(100, 15)}
 }
 
-// groupLimits returns the compute service's for one VM or scale set: "Low Cost Get", "Update" and "Get Operation".
+// groupLimits returns the compute service's for one VM or scale set: "Low Cost Get", "Update" and
+// "Get Operation".
 func groupLimits() [classes]*limit {
 	return [classes]*limit{reading: newLimit(36, 12./60), writing: newLimit(12, 4./60), polling: newLimit(45, 15./60)}
 }
@@ -59,7 +61,8 @@ func (l *limit) opens(now time.Time) time.Time {
 // isClosed reports whether Azure has said to stay away until later than now.
 func (l *limit) isClosed(now time.Time) bool { return l.closed.After(now) }
 
-// tokens returns how many calls may go as soon as the limit is open; a negative number of calls wait already.
+// tokens returns how many calls may go as soon as the limit is open; a negative number of calls
+// wait already.
 func (l *limit) tokens(now time.Time) float64 { return l.bucket.TokensAt(l.opens(now)) }
 
 // delay returns how long until a call may go. It reserves nothing.
@@ -91,7 +94,8 @@ func (l *limit) close(now time.Time, d time.Duration) {
 	}
 }
 
-// drain leaves one call for the end of the closure, so that groups that share the limit come back at its rate.
+// drain leaves one call for the end of the closure, so that groups that share the limit come back
+// at its rate.
 func (l *limit) drain(now time.Time) {
 	if surplus := int(l.tokens(now)) - 1; surplus > 0 {
 		l.reserve(now, surplus)
@@ -127,8 +131,8 @@ type groupAccount struct {
 	turn   bool // its turn has come
 }
 
-// Bounds of the memory. After forgetAfter without a call every bucket is full and no Retry-After lasts: forgetting
-// loses nothing.
+// Bounds of the memory. After forgetAfter without a call every bucket is full and no Retry-After
+// lasts: forgetting loses nothing.
 const (
 	forgetAfter = longestPause + time.Hour/2
 	mostGroups  = 20_000 // per subscription; further ones only count for the subscription
@@ -137,8 +141,8 @@ const (
 
 func newLimits() *limits { return &limits{subscriptions: map[string]*account{}} }
 
-// of returns the limits of a subscription and of a group, new ones if need be. A group without a name stands for calls
-// about no node group. mu is held.
+// of returns the limits of a subscription and of a group, new ones if need be. A group without a
+// name stands for calls about no node group. mu is held.
 func (l *limits) of(group Group, now time.Time) (*account, *groupAccount) {
 	l.sweep(now)
 	sub := l.subscriptions[group.SubscriptionID]
@@ -159,7 +163,8 @@ func (l *limits) of(group Group, now time.Time) (*account, *groupAccount) {
 	return sub, own
 }
 
-// sweep forgets, now and then, subscriptions and groups that nothing was asked about for long. mu is held.
+// sweep forgets, now and then, subscriptions and groups that nothing was asked about for long. mu
+// is held.
 func (l *limits) sweep(now time.Time) {
 	if now.Sub(l.swept) < forgetAfter {
 		return
@@ -180,16 +185,16 @@ func (l *limits) drawn(group Group, c class, now time.Time) []*limit {
 	return []*limit{sub.limits[c], own.limits[c]}
 }
 
-// What an update of a group costs the subscription: a write, and some reads. A turn that is not used within turnTime, or
-// not asked for that long after it was due, is given to others.
+// What an update of a group costs the subscription: a write, and some reads. A turn that is not
+// used within turnTime, or not asked for that long after it was due, is given to others.
 const (
 	readsPerUpdate = 2
 	turnTime       = 15 * time.Second
 )
 
-// pause returns for how long to leave the group alone, 0 when it may be read and written now. It reserves nothing. When
-// the subscription has no room for another update, groups wait in the order in which they asked first: each returns when
-// its turn has come, at the rate of the limits.
+// pause returns for how long to leave the group alone, 0 when it may be read and written now. It
+// reserves nothing. When the subscription has no room for another update, groups wait in the order
+// in which they asked first: each returns when its turn has come, at the rate of the limits.
 func (l *limits) pause(group Group, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -236,8 +241,9 @@ func (a *account) find(own *groupAccount) (int, bool) {
 	return slices.BinarySearchFunc(a.queue, own.number, func(g *groupAccount, number uint64) int { return cmp.Compare(g.number, number) })
 }
 
-// reserve counts a call and returns after how long it may go, unless Azure closes a limit meanwhile. When that would be
-// more than longest, or Azure has closed a limit, nothing is counted, and ok is false. Polls wait for a closed limit.
+// reserve counts a call and returns after how long it may go, unless Azure closes a limit
+// meanwhile. When that would be more than longest, or Azure has closed a limit, nothing is counted,
+// and ok is false. Polls wait for a closed limit.
 func (l *limits) reserve(group Group, c class, now time.Time, longest time.Duration) (wait time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -274,8 +280,9 @@ func (l *limits) closed(group Group, c class, now time.Time) bool {
 // pollEvery is the time between two polls of an operation, while the limit is far.
 const pollEvery = time.Second
 
-// nextPoll returns when to look at the group's operation again. Azure allows 15 polls a minute in the long run and 45
-// at once. Pods wait for the operation, so it is one a second until few are left.
+// nextPoll returns when to look at the group's operation again. Azure allows 15 polls a minute in
+// the long run and 45 at once. Pods wait for the operation, so it is one a second until few are
+// left.
 func (l *limits) nextPoll(group Group, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -294,12 +301,13 @@ func (l *limits) nextPoll(group Group, now time.Time) time.Duration {
 	}
 }
 
-// readsForPolls is how many reads a second the VMs in progress may use to find the end of their updates. The rest is for
-// the reads before updates.
+// readsForPolls is how many reads a second the VMs in progress may use to find the end of their
+// updates. The rest is for the reads before updates.
 const readsForPolls = 15
 
-// nextRead returns when to read a VM again whose update is in progress: once a second, and less often the more updates of
-// VMs run in the subscription, and when the VM's own limit of reads is nearly used up.
+// nextRead returns when to read a VM again whose update is in progress: once a second, and less
+// often the more updates of VMs run in the subscription, and when the VM's own limit of reads is
+// nearly used up.
 func (l *limits) nextRead(group Group, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -82,8 +82,8 @@ func TestPauseReserves(t *testing.T) {
 	}
 }
 
-// TestHeaders: Azure's count of what is left to the subscription counts when it is less than ours (each instance of
-// Resource Manager has a count of its own).
+// TestHeaders: Azure's count of what is left to the subscription counts when it is less than ours
+// (each instance of Resource Manager has a count of its own).
 func TestHeaders(t *testing.T) {
 	b, group := newLimits(), scaleSet(0)
 	b.learn(group, reading, answered{left: new(3)}, epoch)
@@ -97,7 +97,8 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// TestSpread: when a subscription recovers, its groups come one after another, about as fast as its limit grows.
+// TestSpread: when a subscription recovers, its groups come one after another, about as fast as its
+// limit grows.
 func TestSpread(t *testing.T) {
 	b := newLimits()
 	var groups []Group
@@ -134,8 +135,8 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-// TestQueue: when the subscription has no room, groups take turns in the order in which they asked first, at its rate. A
-// turn that is not used passes on.
+// TestQueue: when the subscription has no room, groups take turns in the order in which they asked
+// first, at its rate. A turn that is not used passes on.
 func TestQueue(t *testing.T) {
 	b := newLimits()
 	var others []Group
@@ -166,7 +167,8 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// TestRetryAfterAndNoLonger: once Retry-After has passed, the group's calls go as if nothing had been.
+// TestRetryAfterAndNoLonger: once Retry-After has passed, the group's calls go as if nothing had
+// been.
 func TestRetryAfterAndNoLonger(t *testing.T) {
 	for _, c := range []class{reading, writing, polling} {
 		b, group := newLimits(), scaleSet(0)
@@ -209,7 +211,8 @@ func TestStopWhileWaiting(t *testing.T) {
 	}
 }
 
-// TestNextPoll: a look a second for as long as one update takes, then as often as Azure allows in the long run.
+// TestNextPoll: a look a second for as long as one update takes, then as often as Azure allows in
+// the long run.
 func TestNextPoll(t *testing.T) {
 	b, group, now := newLimits(), scaleSet(0), epoch
 	for now.Sub(epoch) < time.Hour {

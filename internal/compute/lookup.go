@@ -21,8 +21,9 @@ import (
 // identityVersion is the version of Microsoft.ManagedIdentity that is asked for.
 const identityVersion = "2023-01-31"
 
-// ClientID returns the client ID that a user-assigned identity has now; one that was deleted and made again has
-// another than before. The role Managed Identity Operator grants the right to ask. resourceID must be well-formed.
+// ClientID returns the client ID that a user-assigned identity has now; one that was deleted and
+// made again has another than before. The role Managed Identity Operator grants the right to ask.
+// resourceID must be well-formed.
 func (c *Client) ClientID(ctx context.Context, resourceID string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -80,8 +81,9 @@ func ClientIDError(resourceID string, err error) error {
 	return fmt.Errorf("look up identity %s: %w", resourceID, err)
 }
 
-// IdentityNotFound reports whether an error of ClientID says that the identity does not exist. A subscription that is
-// not found may be one of another tenant, and an answer without ARM's code is not ARM's.
+// IdentityNotFound reports whether an error of ClientID says that the identity does not exist. A
+// subscription that is not found may be one of another tenant, and an answer without ARM's code is
+// not ARM's.
 func IdentityNotFound(err error) bool {
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
 	if !ok || answer.StatusCode != http.StatusNotFound {

@@ -50,7 +50,8 @@ func TestLostPolls(t *testing.T) {
 	}
 }
 
-// TestLostForGood: the bound of the whole operation is the end, and the error says what stood in the way.
+// TestLostForGood: the bound of the whole operation is the end, and the error says what stood in
+// the way.
 func TestLostForGood(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
@@ -87,8 +88,8 @@ func TestLostForGood(t *testing.T) {
 	}
 }
 
-// TestForgottenOperation: ARM does not know the operation any more, so the group itself is asked; a 404 about an
-// operation never means that the group is gone.
+// TestForgottenOperation: ARM does not know the operation any more, so the group itself is asked; a
+// 404 about an operation never means that the group is gone.
 func TestForgottenOperation(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.SetDuration(20 * time.Second)

@@ -10,17 +10,18 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// identityID matches the resource ID of a user-assigned identity within a sentence. The name is bounded by what Azure
-// allows in it. The sentence must be in lower case.
+// identityID matches the resource ID of a user-assigned identity within a sentence. The name is
+// bounded by what Azure allows in it. The sentence must be in lower case.
 var identityID = regexp.MustCompile(`/subscriptions/[^/\s'",]+/resourcegroups/[^/\s'",]+` +
 	`/providers/microsoft\.managedidentity/userassignedidentities/[a-z0-9_-]+`)
 
-// linkedSubscription matches how ARM names an identity's subscription that it does not know (or that is of another
-// tenant), which it does without naming the identity.
+// linkedSubscription matches how ARM names an identity's subscription that it does not know (or
+// that is of another tenant), which it does without naming the identity.
 var linkedSubscription = regexp.MustCompile(`(?i)linked subscription '([^'/\s]+)'`)
 
-// named returns the identities that the refusal is about. Those of the request come first, as they were requested; then
-// those that only Azure knows of, such as one that was deleted while still assigned.
+// named returns the identities that the refusal is about. Those of the request come first, as they
+// were requested; then those that only Azure knows of, such as one that was deleted while still
+// assigned.
 func (r *refusal) named(requested []string) []string {
 	if !r.aboutIdentities() {
 		return nil
@@ -49,8 +50,8 @@ func (r *refusal) named(requested []string) []string {
 // mostNamed bounds how many IDs are taken out of one message: no request holds more.
 const mostNamed = MaxPerPatch
 
-// aboutIdentities reports whether the refusal can be the fault of an identity in the request. Under these codes ARM
-// has been seen to name user-assigned identities:
+// aboutIdentities reports whether the refusal can be the fault of an identity in the request. Under
+// these codes ARM has been seen to name user-assigned identities:
 //
 //   - FailedIdentityOperation, IdentityNotFound and kin: it does not exist (any code with "identity" in it counts);
 //   - LinkedAuthorizationFailed: no right to assign it, or it does not exist; lists them with commas;
@@ -72,7 +73,8 @@ func (r *refusal) aboutIdentities() bool {
 	}
 }
 
-// mentions reports whether the text holds the ID, not merely one that begins with it. Letter case does not matter.
+// mentions reports whether the text holds the ID, not merely one that begins with it. Letter case
+// does not matter.
 func mentions(text, id string) bool {
 	if id == "" {
 		return false

@@ -1,6 +1,7 @@
 package compute
 
-// Answers that are not Azure's: a proxy, a firewall or a portal on the way gave them. They say nothing about the request.
+// Answers that are not Azure's: a proxy, a firewall or a portal on the way gave them. They say
+// nothing about the request.
 
 import (
 	"encoding/json"
@@ -12,8 +13,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 )
 
-// notARM reports a refusal that is not Azure's: each of those has a code. The statuses without one that mean the same
-// whoever gives them are not this.
+// notARM reports a refusal that is not Azure's: each of those has a code. The statuses without one
+// that mean the same whoever gives them are not this.
 func (r *refusal) notARM() bool {
 	switch r.status {
 	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusConflict, http.StatusPreconditionFailed,

@@ -1,7 +1,7 @@
 package compute
 
-// Older versions of Azure's API, and other clouds': they answer a write with 201 or 202, and say in other ways where to
-// look.
+// Older versions of Azure's API, and other clouds': they answer a write with 201 or 202, and say in
+// other ways where to look.
 
 import (
 	"bytes"
@@ -135,7 +135,8 @@ func accepted(t *testing.T, o older, group Group) {
 	}
 }
 
-// TestForeignLooks: a proxy's answers to the looks at an operation are none. So is its answer about the group.
+// TestForeignLooks: a proxy's answers to the looks at an operation are none. So is its answer about
+// the group.
 func TestForeignLooks(t *testing.T) {
 	for _, style := range []string{"Azure-AsyncOperation", "Location"} {
 		for _, status := range []int{http.StatusForbidden, http.StatusNotFound, http.StatusProxyAuthRequired} {

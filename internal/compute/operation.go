@@ -15,22 +15,24 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 )
 
-// Bounds of the polls that fail. The operation goes on in Azure whether we hear of it or not, so a poll that gets no
-// answer is tried again until the bound of the whole operation.
+// Bounds of the polls that fail. The operation goes on in Azure whether we hear of it or not, so a
+// poll that gets no answer is tried again until the bound of the whole operation.
 const (
 	pollTimeout  = 15 * time.Second
 	firstBackoff = time.Second
 	mostBackoff  = 30 * time.Second
 )
 
-// forgottenEvery is the time between two reads of a group whose operation ARM does not know any more.
+// forgottenEvery is the time between two reads of a group whose operation ARM does not know any
+// more.
 const forgottenEvery = 5 * time.Second
 
-// finish waits until the operation is over and returns the group as ARM shows it afterwards. The SDK's own loop would
-// take 30 s between two looks, or whatever Retry-After says in each answer (10 s and more for machines); that is a hint
-// about the operation's length and not obeyed here. The limits say when to look; a refused look's Retry-After is part
-// of them. read also reports whether the last answer was the group at all; when it is not, the group itself is asked, and
-// so it is when Azure says that it has only begun, and nothing of where to look.
+// finish waits until the operation is over and returns the group as ARM shows it afterwards. The
+// SDK's own loop would take 30 s between two looks, or whatever Retry-After says in each answer (10
+// s and more for machines); that is a hint about the operation's length and not obeyed here. The
+// limits say when to look; a refused look's Retry-After is part of them. read also reports whether
+// the last answer was the group at all; when it is not, the group itself is asked, and so it is
+// when Azure says that it has only begun, and nothing of where to look.
 func finish[T any](
 	ctx context.Context, c *Client, group Group, sent *writeOutcome, poller *runtime.Poller[T], read func(T) (snapshot, bool),
 ) (snapshot, error) {
@@ -71,7 +73,8 @@ func finish[T any](
 	}
 }
 
-// asked is how long the answer to a failed look wants us to stay away. (The limits know of 429 only.)
+// asked is how long the answer to a failed look wants us to stay away. (The limits know of 429
+// only.)
 func asked(err error) time.Duration {
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
 	if !ok || answer.RawResponse == nil {
@@ -80,9 +83,9 @@ func asked(err error) time.Duration {
 	return retryAfter(answer.RawResponse.Header)
 }
 
-// watch waits for the end of a VM's update by reading the VM: one read has the end, the result and what the caller reads
-// next, and there are a thousand VMs where there are twenty scale sets. It reports whether the update has ended as it
-// should. When not, the operation says why.
+// watch waits for the end of a VM's update by reading the VM: one read has the end, the result and
+// what the caller reads next, and there are a thousand VMs where there are twenty scale sets. It
+// reports whether the update has ended as it should. When not, the operation says why.
 func (c *Client) watch(ctx context.Context, group Group, change change) (snapshot, bool) {
 	c.limits.running(group, 1)
 	defer c.limits.running(group, -1)
@@ -134,7 +137,8 @@ func forgotten(err error) bool {
 	return ok && (answer.StatusCode == http.StatusNotFound || answer.StatusCode == http.StatusGone)
 }
 
-// transient reports whether a failed look leaves the operation worth waiting for: there was no answer, or one that says later.
+// transient reports whether a failed look leaves the operation worth waiting for: there was no
+// answer, or one that says later.
 func transient(err error) bool {
 	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
 		return false

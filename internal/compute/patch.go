@@ -1,6 +1,7 @@
 package compute
 
-// Patch: one change of a node group's identities, from the read in front to the end of Azure's operation.
+// Patch: one change of a node group's identities, from the read in front to the end of Azure's
+// operation.
 
 import (
 	"context"
@@ -11,22 +12,25 @@ import (
 	"time"
 )
 
-// preconditionTries is how often a PATCH starts over because the group changed between its read and its write.
+// preconditionTries is how often a PATCH starts over because the group changed between its read and
+// its write.
 const preconditionTries = 3
 
-// Patch attaches and detaches user-assigned identities and returns when Azure has done it. What neither list names
-// stays, and so does the group's system-assigned identity. An identity to attach that is there already is named in the
-// write, too: Azure refuses it where podid may not assign it. Nothing is written when there is nothing to name.
+// Patch attaches and detaches user-assigned identities and returns when Azure has done it. What
+// neither list names stays, and so does the group's system-assigned identity. An identity to attach
+// that is there already is named in the write, too: Azure refuses it where podid may not assign it.
+// Nothing is written when there is nothing to name.
 //
-// It costs a read, a write, a poll a second and the read that ends the operation. The read in front is the caller's own
-// where that was a moment ago. It cannot be spared: the PATCH has to state the "type", ARM takes it at its word, and a
-// stale answer would strip the group of its system-assigned identity, or of everything that another writer attached.
-// For the same reason the write is tied to the ETag of that read, and the two start over when it has changed. Once the
-// answer to a write was lost, the group is followed until no update of it is in progress, before that is called done or
+// It costs a read, a write, a poll a second and the read that ends the operation. The read in front
+// is the caller's own where that was a moment ago. It cannot be spared: the PATCH has to state the
+// "type", ARM takes it at its word, and a stale answer would strip the group of its system-assigned
+// identity, or of everything that another writer attached. For the same reason the write is tied to
+// the ETag of that read, and the two start over when it has changed. Once the answer to a write was
+// lost, the group is followed until no update of it is in progress, before that is called done or
 // anything is written again.
 //
-// ctx bounds the whole; giving up does not stop the operation in Azure, which makes the next Patch see IsConflict for
-// a while.
+// ctx bounds the whole; giving up does not stop the operation in Azure, which makes the next Patch
+// see IsConflict for a while.
 func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string) error {
 	if err := checkSize(group, attach, detach); err != nil {
 		return err
@@ -54,9 +58,9 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 			return nil
 		}
 		if try == preconditionTries && !change.wipes() {
-			// A group that changes all the time (a scale set while it scales) would never let us in. Without the
-			// map's absence there is nothing of others to lose but a system-assigned identity enabled within these
-			// milliseconds.
+			// A group that changes all the time (a scale set while it scales) would never let us
+			// in. Without the map's absence there is nothing of others to lose but a
+			// system-assigned identity enabled within these milliseconds.
 			have.etag = ""
 		}
 		err := c.patch(ctx, group, change, have.etag, &sent)
@@ -72,9 +76,9 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 	}
 }
 
-// look reads the group. Once a write's answer was lost, the update that Azure is at may be that one, and what the group
-// shows its goal or what it had before: then it waits until the update is over. (Before that, an update is somebody
-// else's, and what the group shows was there without us.)
+// look reads the group. Once a write's answer was lost, the update that Azure is at may be that
+// one, and what the group shows its goal or what it had before: then it waits until the update is
+// over. (Before that, an update is somebody else's, and what the group shows was there without us.)
 func (c *Client) look(ctx context.Context, group Group, sent *writeOutcome) (snapshot, error) {
 	if sent.lost {
 		return c.follow(ctx, group)
@@ -82,8 +86,8 @@ func (c *Client) look(ctx context.Context, group Group, sent *writeOutcome) (sna
 	return c.get(ctx, group)
 }
 
-// applied reports whether writes whose answers were lost did what they should. Of what they affirmed, the group does
-// not show it.
+// applied reports whether writes whose answers were lost did what they should. Of what they
+// affirmed, the group does not show it.
 func (c *Client) applied(ctx context.Context, group Group, attach, detach, affirmed []string, sent *writeOutcome) bool {
 	have, err := c.look(ctx, group, sent)
 	return err == nil && len(affirmed) == 0 && plan(have.Identities, attach, detach).done()
@@ -116,8 +120,8 @@ func checkSize(group Group, attach, detach []string) error {
 	return nil
 }
 
-// verify compares what ARM shows after a successful operation with what was asked: another writer may have come right
-// behind us. "Attached" is only said of what is really there.
+// verify compares what ARM shows after a successful operation with what was asked: another writer
+// may have come right behind us. "Attached" is only said of what is really there.
 func verify(group Group, change change, after Identities) error {
 	for _, id := range slices.Concat(change.attach, change.affirm) {
 		if !after.Has(id) {

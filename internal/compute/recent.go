@@ -1,8 +1,9 @@
 package compute
 
-// What was read of node groups a moment ago. A write is tied to the ETag of the read in front of it, so a read that its
-// caller has just made serves as that; and the read at the end of a Patch serves as the caller's next one. With a
-// thousand VMs, reads are what a subscription has too few of.
+// What was read of node groups a moment ago. A write is tied to the ETag of the read in front of
+// it, so a read that its caller has just made serves as that; and the read at the end of a Patch
+// serves as the caller's next one. With a thousand VMs, reads are what a subscription has too few
+// of.
 
 import (
 	"maps"
@@ -10,7 +11,8 @@ import (
 	"time"
 )
 
-// Bounds of recent: a read is used in front of a write for beforeWrite, and instead of a Get for afterWrite.
+// Bounds of recent: a read is used in front of a write for beforeWrite, and instead of a Get for
+// afterWrite.
 const (
 	beforeWrite = 15 * time.Second
 	afterWrite  = 5 * time.Second

@@ -1,6 +1,7 @@
 package compute
 
-// What a person can do about a refusal: which right is missing, whose and where, ready as a command; or what to look at.
+// What a person can do about a refusal: which right is missing, whose and where, ready as a
+// command; or what to look at.
 
 import (
 	"fmt"
@@ -45,8 +46,8 @@ func (r *refusal) remedy() string {
 	}
 }
 
-// whereabouts is the remedy when the subscription or the resource group is not there. Every write follows a read of the
-// node group, so what a write misses is an identity's.
+// whereabouts is the remedy when the subscription or the resource group is not there. Every write
+// follows a read of the node group, so what a write misses is an identity's.
 func (r *refusal) whereabouts() string {
 	reading := r.act == reads
 	switch code := ascii.ToLower(r.code); {
@@ -79,7 +80,8 @@ func (r *refusal) malformed() bool {
 	}
 }
 
-// grant is the command that grants a role. Who gets it stays a placeholder: logs and objects have no whole IDs.
+// grant is the command that grants a role. Who gets it stays a placeholder: logs and objects have
+// no whole IDs.
 func (r *refusal) grant(role, scope string) string {
 	return fmt.Sprintf("az role assignment create --role %q --assignee %s --scope %s", role, r.assignee(), quote(scope))
 }
@@ -90,7 +92,8 @@ var (
 	callerID = regexp.MustCompile(`(?i)\bthe client '([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'`)
 )
 
-// assignee is who lacks the right: the principal that ARM names, or the client ID that podid signs in with.
+// assignee is who lacks the right: the principal that ARM names, or the client ID that podid signs
+// in with.
 func (r *refusal) assignee() string {
 	if found := objectID.FindStringSubmatch(r.message); found != nil {
 		return "<principal " + found[1] + "…>"
@@ -104,8 +107,8 @@ func (r *refusal) assignee() string {
 	return "<the identity that podid runs as>"
 }
 
-// harmless matches what means nothing to a shell between double quotes. Resource IDs come from the author of an
-// AzureIdentity, and another person pastes the command.
+// harmless matches what means nothing to a shell between double quotes. Resource IDs come from the
+// author of an AzureIdentity, and another person pastes the command.
 var harmless = regexp.MustCompile(`^[\pL\pN/._() -]+$`)
 
 // quote makes a resource ID fit for the command.
@@ -124,7 +127,8 @@ func others(bad []string) string {
 	return fmt.Sprintf(", and the same for %d more", len(bad)-1)
 }
 
-// Removal is the command that takes identities off a node group, for a person: podid takes only its own away.
+// Removal is the command that takes identities off a node group, for a person: podid takes only its
+// own away.
 func Removal(group Group, resourceIDs []string) string {
 	command := "az vm identity remove"
 	if group.Kind == VMSS {

@@ -1,7 +1,7 @@
 package compute
 
-// Where the limits meet the requests: a policy that delays each call until the limits have room for it, and one that
-// learns from each answer.
+// Where the limits meet the requests: a policy that delays each call until the limits have room for
+// it, and one that learns from each answer.
 
 import (
 	"context"
@@ -19,8 +19,9 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// longestQueue is how long a call waits for its turn. One that would wait longer is refused as Azure would do it, and
-// the caller's queue holds it. Polls always wait: the bound of their operation applies.
+// longestQueue is how long a call waits for its turn. One that would wait longer is refused as
+// Azure would do it, and the caller's queue holds it. Polls always wait: the bound of their
+// operation applies.
 const longestQueue = 10 * time.Second
 
 // notSentError refuses a call that was never sent. RetryAfter reads it as a 429.
@@ -30,7 +31,8 @@ func (s *notSentError) Error() string {
 	return fmt.Sprintf("not sent: Azure's limits leave no room for another %s", s.wait.Round(time.Millisecond))
 }
 
-// classOf returns what a request counts as. Every URL but the group's own is an operation's. About no group it is a read.
+// classOf returns what a request counts as. Every URL but the group's own is an operation's. About
+// no group it is a read.
 func classOf(req *http.Request, group Group) class {
 	switch {
 	case req.Method != http.MethodGet:
@@ -127,7 +129,8 @@ func readAnswer(resp *http.Response) answered {
 	return said
 }
 
-// subscriptionHeaders are the headers with the remaining calls, of this instance of Resource Manager and of all.
+// subscriptionHeaders are the headers with the remaining calls, of this instance of Resource
+// Manager and of all.
 func subscriptionHeaders(req *http.Request) []string {
 	if req != nil && req.Method != http.MethodGet {
 		return []string{"X-Ms-Ratelimit-Remaining-Subscription-Writes", "X-Ms-Ratelimit-Remaining-Subscription-Global-Writes"}
@@ -135,15 +138,17 @@ func subscriptionHeaders(req *http.Request) []string {
 	return []string{"X-Ms-Ratelimit-Remaining-Subscription-Reads", "X-Ms-Ratelimit-Remaining-Subscription-Global-Reads"}
 }
 
-// ofRegion reports whether a limit of the compute service counts for the whole subscription in a region, not for one VM
-// or scale set. Microsoft documents names only for the former: HighCostGet3Min, PutVM30Min.
+// ofRegion reports whether a limit of the compute service counts for the whole subscription in a
+// region, not for one VM or scale set. Microsoft documents names only for the former:
+// HighCostGet3Min, PutVM30Min.
 func ofRegion(target string) bool {
 	name := ascii.ToLower(target)
 	return strings.HasSuffix(name, "min") || strings.Contains(name, "subscription")
 }
 
-// scopeOf returns what a 429 is about. Resource Manager has a code for its own and leaves nothing of the remaining calls
-// (Microsoft's advice for telling the two apart). The compute service names the limit that was hit in the details.
+// scopeOf returns what a 429 is about. Resource Manager has a code for its own and leaves nothing
+// of the remaining calls (Microsoft's advice for telling the two apart). The compute service names
+// the limit that was hit in the details.
 func scopeOf(resp *http.Response, left *int) scope {
 	refusal := refusedWith(resp)
 	switch {

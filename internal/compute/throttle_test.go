@@ -15,7 +15,8 @@ import (
 
 const throttledByARM = "SubscriptionRequestsThrottled"
 
-// TestSubscriptionStops: Resource Manager's own 429 counts for every group of the subscription, and for reads or writes.
+// TestSubscriptionStops: Resource Manager's own 429 counts for every group of the subscription, and
+// for reads or writes.
 func TestSubscriptionStops(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPatch} {
 		t.Run(method, func(t *testing.T) {
@@ -62,7 +63,8 @@ func TestSubscriptionStops(t *testing.T) {
 	}
 }
 
-// TestPollsOutlastStop: an operation whose reads are stopped is looked at when they may go on, to the second.
+// TestPollsOutlastStop: an operation whose reads are stopped is looked at when they may go on, to
+// the second.
 func TestPollsOutlastStop(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.SetDuration(10 * time.Second)

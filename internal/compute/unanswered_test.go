@@ -69,7 +69,8 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
-// TestLostToConflict is TestLostAnswer before the emulated Azure, which refuses the retry as a conflict.
+// TestLostToConflict is TestLostAnswer before the emulated Azure, which refuses the retry as a
+// conflict.
 func TestLostToConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		azure, group := newEmulated(t), groupsUnderTest()["vm"]
@@ -100,7 +101,8 @@ func TestLostAndFailed(t *testing.T) {
 	})
 }
 
-// TestLostAndOvertaken: the write whose answer was lost had no effect, and its retry meets another writer's update.
+// TestLostAndOvertaken: the write whose answer was lost had no effect, and its retry meets another
+// writer's update.
 func TestLostAndOvertaken(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.fail(answer{method: http.MethodPatch, status: http.StatusServiceUnavailable})

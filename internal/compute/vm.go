@@ -25,7 +25,8 @@ func (c *Client) getVM(ctx context.Context, group Group) (snapshot, error) {
 	return snapshot{Identities: have, etag: value(answer.Etag)}, nil
 }
 
-// patchVM writes the identities of a virtual machine and nothing else of it, and returns what it has afterwards.
+// patchVM writes the identities of a virtual machine and nothing else of it, and returns what it
+// has afterwards.
 func (c *Client) patchVM(ctx context.Context, group Group, change change, etag string, sent *writeOutcome) (snapshot, error) {
 	client, err := armcompute.NewVirtualMachinesClient(group.SubscriptionID, c.options.Credential, c.arm(group, outcomePolicy{sent}))
 	if err != nil {

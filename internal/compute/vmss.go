@@ -25,7 +25,8 @@ func (c *Client) getVMSS(ctx context.Context, group Group) (snapshot, error) {
 	return snapshot{Identities: have, etag: value(answer.Etag)}, nil
 }
 
-// patchVMSS writes the identities of a scale set and nothing else of it, and returns what it has afterwards.
+// patchVMSS writes the identities of a scale set and nothing else of it, and returns what it has
+// afterwards.
 func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag string, sent *writeOutcome) (snapshot, error) {
 	client, err := armcompute.NewVirtualMachineScaleSetsClient(group.SubscriptionID, c.options.Credential, c.arm(group, outcomePolicy{sent}))
 	if err != nil {

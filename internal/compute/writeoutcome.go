@@ -1,6 +1,7 @@
 package compute
 
-// What became of the writes of one Patch: whether Azure may have accepted one whose answer was lost.
+// What became of the writes of one Patch: whether Azure may have accepted one whose answer was
+// lost.
 
 import (
 	"errors"
@@ -17,8 +18,8 @@ type writeOutcome struct {
 	later    bool // and said that it is not done yet (201, 202)
 }
 
-// retryable reports whether a write was refused only because the group is not as it was read: by another writer, or by
-// that of our own write whose answer was lost.
+// retryable reports whether a write was refused only because the group is not as it was read: by
+// another writer, or by that of our own write whose answer was lost.
 func (s *writeOutcome) retryable(err error) bool {
 	return !s.accepted && !IsLocked(err) && (changedMeanwhile(err) || s.lost && IsConflict(err))
 }
@@ -31,8 +32,9 @@ func (s *writeOutcome) mark(err error) error {
 	return err
 }
 
-// outcomePolicy sees every write and its answer. It presents 201 and 202 as 200, with their headers: older versions of the
-// API answer so to what the SDK takes 200 alone for, and its poller goes by the headers.
+// outcomePolicy sees every write and its answer. It presents 201 and 202 as 200, with their
+// headers: older versions of the API answer so to what the SDK takes 200 alone for, and its poller
+// goes by the headers.
 type outcomePolicy struct{ sent *writeOutcome }
 
 // Do is policy.Policy.

@@ -132,7 +132,8 @@ func TestFingerprint(t *testing.T) {
 	}
 }
 
-// TestStreams: each kind in the cache is listed by stream, under the name that the API server knows.
+// TestStreams: each kind in the cache is listed by stream, under the name that the API server
+// knows.
 func TestStreams(t *testing.T) {
 	options, err := CacheOptions()
 	if err != nil {

@@ -120,7 +120,8 @@ func policySelects(t *testing.T, w *world) {
 	w.waitState("p", v1.StateAssigned)
 }
 
-// withoutPolicyCRD is a cluster that moved from aad-pod-identity by an upgrade of the chart: Helm installs no new CRD then.
+// withoutPolicyCRD is a cluster that moved from aad-pod-identity by an upgrade of the chart: Helm
+// installs no new CRD then.
 func withoutPolicyCRD(t *testing.T, w *world) {
 	name := "azureidentitypolicies." + v1.GroupVersion.Group
 	w.must(apiextensions.AddToScheme(w.client.Scheme()))

@@ -14,12 +14,13 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// maxShared bounds how many identities, and how many bindings, are shared; beyond it all of them begin anew.
+// maxShared bounds how many identities, and how many bindings, are shared; beyond it all of them
+// begin anew.
 const maxShared = 10000
 
-// shared lets the assigned identities in the cache hold one copy of the same identity, and of the same binding, instead
-// of one each: with 20,000 of them that is a quarter of all that MIC has in memory. What is in the cache is never written
-// to, so they can.
+// shared lets the assigned identities in the cache hold one copy of the same identity, and of the
+// same binding, instead of one each: with 20,000 of them that is a quarter of all that MIC has in
+// memory. What is in the cache is never written to, so they can.
 type shared struct {
 	mu         sync.Mutex
 	identities map[string]*v1.AzureIdentityCopy
@@ -97,7 +98,8 @@ func finalizers(all []string) []string {
 	return nil
 }
 
-// share returns the copy that was seen last under that key if it is the same, and else keeps the fresh one.
+// share returns the copy that was seen last under that key if it is the same, and else keeps the
+// fresh one.
 func share[T any](all map[string]*T, key string, fresh *T) *T {
 	if old := all[key]; old != nil && equality.Semantic.DeepEqual(old, fresh) {
 		return old

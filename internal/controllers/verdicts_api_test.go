@@ -121,7 +121,8 @@ func foreignIsVerified(t *testing.T, w *world) {
 	w.waitHas("red")
 }
 
-// foreignIsRefused: what Azure does not let podid assign goes to no pod although the machines have it.
+// foreignIsRefused: what Azure does not let podid assign goes to no pod although the machines have
+// it.
 func foreignIsRefused(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.identity("red")

@@ -20,9 +20,10 @@ import (
 // rendering takes some milliseconds of a core, whoever asks for it.
 const scrapeInterval = 250 * time.Millisecond
 
-// scrapes answers requests for the metrics, with a rendering for each kind. Requests that wait at the
-// same time share a rendering, which is always one that began after they arrived. No request is
-// refused, and a client that is slow to read keeps no other one waiting. It may be used concurrently.
+// scrapes answers requests for the metrics, with a rendering for each kind. Requests that wait at
+// the same time share a rendering, which is always one that began after they arrived. No request is
+// refused, and a client that is slow to read keeps no other one waiting. It may be used
+// concurrently.
 type scrapes map[kind]*rendering
 
 // kind is what clients may choose. What else their headers distinguish makes no difference.

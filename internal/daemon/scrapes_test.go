@@ -87,7 +87,8 @@ func TestScrapeKinds(t *testing.T) {
 	})
 }
 
-// TestScrapesAreFresh: what was counted before a request is in its answer, however often others ask.
+// TestScrapesAreFresh: what was counted before a request is in its answer, however often others
+// ask.
 func TestScrapesAreFresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCounter()

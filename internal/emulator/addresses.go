@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// guard refuses addresses that others could reach: the emulator hands out tokens and has a control API without a
-// password. In a network namespace made for it, any address is fine.
+// guard refuses addresses that others could reach: the emulator hands out tokens and has a control
+// API without a password. In a network namespace made for it, any address is fine.
 func (c Config) guard() error {
 	var errs []error
 	for flag, address := range map[string]string{
@@ -45,8 +45,9 @@ func isLoopback(host string) bool {
 	return host == "localhost" || (err == nil && address.IsLoopback())
 }
 
-// ownNamespace reports whether this process is in a network namespace that was made for it: another one than that of the
-// machine's first process, or, as not everybody may look at that, one with nothing but loopback in it.
+// ownNamespace reports whether this process is in a network namespace that was made for it: another
+// one than that of the machine's first process, or, as not everybody may look at that, one with
+// nothing but loopback in it.
 func ownNamespace() bool {
 	mine, err1 := os.Readlink("/proc/self/ns/net")
 	first, err2 := os.Readlink("/proc/1/ns/net")

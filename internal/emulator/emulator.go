@@ -1,5 +1,6 @@
-// Package emulator is an Azure on one machine: Resource Manager, Entra ID and the instance metadata service over their
-// real wire protocols, with one world behind them (package world) and an API to steer it (package control).
+// Package emulator is an Azure on one machine: Resource Manager, Entra ID and the instance metadata
+// service over their real wire protocols, with one world behind them (package world) and an API to
+// steer it (package control).
 package emulator
 
 import (
@@ -22,18 +23,22 @@ import (
 
 // Config is where an emulator listens and what it starts with.
 type Config struct {
-	// Dir is where keys are kept and the files for clients are written (see files.go). It is made if need be.
+	// Dir is where keys are kept and the files for clients are written (see files.go). It is made
+	// if need be.
 	Dir string
-	// World is what the emulator starts with; nil means Dir/world.yaml if there is one, else the default world.
+	// World is what the emulator starts with; nil means Dir/world.yaml if there is one, else the
+	// default world.
 	World *world.Document
 	// Addresses to listen on, host:port; port 0 means any free one.
 	ARMAddress, EntraAddress, IMDSAddress, ControlAddress string
 	// ARMURL and EntraURL are told to clients instead of the listen addresses; https://host[:port].
 	ARMURL, EntraURL string
-	// Hosts are the names and IP addresses that the server certificate is for, besides localhost, the listen addresses
-	// and those of ARMURL and EntraURL. The first is told to clients where there is no URL.
+	// Hosts are the names and IP addresses that the server certificate is for, besides localhost,
+	// the listen addresses and those of ARMURL and EntraURL. The first is told to clients where
+	// there is no URL.
 	Hosts []string
-	// AllowNonLoopback allows listening on other than loopback addresses in the machine's own network namespace.
+	// AllowNonLoopback allows listening on other than loopback addresses in the machine's own
+	// network namespace.
 	AllowNonLoopback bool
 	// Adjust changes the world before it starts; nil leaves it.
 	Adjust func(*world.Document)
@@ -64,7 +69,8 @@ type Emulator struct {
 	failed    chan error
 }
 
-// Start starts an emulator; when it returns, all surfaces answer. Close it to end it; the context is only for starting.
+// Start starts an emulator; when it returns, all surfaces answer. Close it to end it; the context
+// is only for starting.
 func Start(ctx context.Context, config Config) (*Emulator, error) {
 	if config.Now == nil {
 		config.Now = time.Now

@@ -105,7 +105,8 @@ func (d *directory) openKeys() error {
 	return d.write(fileSigning, text, 0o600)
 }
 
-// world is the world given, or the one kept in the directory, or the default one, which is kept then.
+// world is the world given, or the one kept in the directory, or the default one, which is kept
+// then.
 func (d *directory) world(given *world.Document) (world.Document, error) {
 	if given != nil {
 		return *given, nil
@@ -162,8 +163,8 @@ func (d *directory) writeClientFiles(w *world.World, e Endpoints) error {
 	return nil
 }
 
-// cloudConfig is an azure.json as Azure's Kubernetes nodes have it, for the first application with a secret, or, when
-// there is none, for a managed identity.
+// cloudConfig is an azure.json as Azure's Kubernetes nodes have it, for the first application with
+// a secret, or, when there is none, for a managed identity.
 func cloudConfig(doc world.Document) map[string]any {
 	config := map[string]any{
 		"cloud": "AzureStackCloud", "tenantId": doc.Tenants[0].ID, "subscriptionId": doc.Subscriptions[0].ID,
@@ -186,8 +187,8 @@ func cloudConfig(doc world.Document) map[string]any {
 	return config
 }
 
-// environment describes this cloud in the format that go-autorest reads from AZURE_ENVIRONMENT_FILEPATH. Services that
-// are not emulated get names that resolve nowhere.
+// environment describes this cloud in the format that go-autorest reads from
+// AZURE_ENVIRONMENT_FILEPATH. Services that are not emulated get names that resolve nowhere.
 func environment(e Endpoints) map[string]any {
 	arm, login, nowhere := e.ARM+"/", e.Entra+"/", "https://emulated.invalid/"
 	return map[string]any{

@@ -138,8 +138,9 @@ func (a *azure) managedIdentity(t *testing.T, id azidentity.ManagedIDKind) azcor
 	return credential
 }
 
-// token asks for a token for this emulator's ARM. (MSAL keeps managed identities' tokens for the whole process, by
-// resource: with one that all emulators share, tests would get each other's tokens.)
+// token asks for a token for this emulator's ARM. (MSAL keeps managed identities' tokens for the
+// whole process, by resource: with one that all emulators share, tests would get each other's
+// tokens.)
 func (a *azure) token(t *testing.T, credential azcore.TokenCredential) (string, error) {
 	t.Helper()
 	token, err := credential.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{a.Endpoints().ARM + "/.default"}})

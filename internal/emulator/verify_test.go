@@ -1,6 +1,7 @@
 package emulator_test
 
-// Checking tokens as a service would that has never seen the emulator: from the token's issuer to its keys.
+// Checking tokens as a service would that has never seen the emulator: from the token's issuer to
+// its keys.
 
 import (
 	"crypto/rsa"
@@ -12,7 +13,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// verified finds the issuer's key set by discovery, verifies the token with it and returns its claims.
+// verified finds the issuer's key set by discovery, verifies the token with it and returns its
+// claims.
 func (a *azure) verified(t *testing.T, text string) jwt.MapClaims {
 	t.Helper()
 	unverified, _, err := jwt.NewParser().ParseUnverified(text, jwt.MapClaims{})

@@ -248,7 +248,8 @@ func TestClusterIdentity(t *testing.T) {
 	}
 }
 
-// A rule for everything does not lift the audiences under which an identity of the cluster itself is named.
+// A rule for everything does not lift the audiences under which an identity of the cluster itself
+// is named.
 func TestClusterIdentityAudiences(t *testing.T) {
 	const vault, arm = "https://vault.azure.net", "https://management.azure.com"
 	rules := identity.Rules{Managed: true, ClusterIdentities: map[string]bool{kubelet: true}, Policy: policy(t, v1.PolicyEnforce,

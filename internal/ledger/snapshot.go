@@ -15,8 +15,8 @@ import (
 const snapshotTTL = 5 * time.Minute
 
 // Snapshot reads records with one list request instead of one request per group. It hands out each
-// group's record once; later reads, and all reads after snapshotTTL, go to the API server. It may be
-// used concurrently.
+// group's record once; later reads, and all reads after snapshotTTL, go to the API server. It may
+// be used concurrently.
 type Snapshot struct {
 	Store Store
 

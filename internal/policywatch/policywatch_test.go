@@ -165,7 +165,8 @@ func TestNoKind(t *testing.T) {
 	}
 }
 
-// Without the right to read namespaces the watch stays unsynced: a program that cannot evaluate the policy is not ready.
+// Without the right to read namespaces the watch stays unsynced: a program that cannot evaluate the
+// policy is not ready.
 func TestNoRight(t *testing.T) {
 	api := &apiServer{policies: []v1.AzureIdentityPolicy{thePolicy(v1.PolicyRule{Name: "r", NamespaceSelector: &metav1.LabelSelector{}})}}
 	api.noLabels.Store(true)

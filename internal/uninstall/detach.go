@@ -28,8 +28,8 @@ const (
 	maxWait      = 5 * time.Minute
 )
 
-// settle detaches the identities of a ledger that are no longer needed, and then shortens or deletes
-// the ledger. If it is interrupted in between, the next run finds the identities gone.
+// settle detaches the identities of a ledger that are no longer needed, and then shortens or
+// deletes the ledger. If it is interrupted in between, the next run finds the identities gone.
 func (c *Cleaner) settle(ctx context.Context, l Ledger) error {
 	if l.Blocked != "" || !l.changes() {
 		return nil

@@ -60,8 +60,8 @@ type lock struct {
 	duration    time.Duration
 }
 
-// pollInterval is the time between two reads of a lock. A MIC renews its lock after a quarter of the
-// duration, which is two seconds or more.
+// pollInterval is the time between two reads of a lock. A MIC renews its lock after a quarter of
+// the duration, which is two seconds or more.
 const pollInterval = time.Second
 
 // Check returns a *LeaderError if a MIC leads. The first check of a lock with a holder takes until

@@ -136,9 +136,9 @@ type need struct {
 	identity string
 }
 
-// needs returns the identities that running pods may use on their node groups, and pre-assigned ones
-// on any group, because only MIC determines which. Bindings count across namespaces: it is better to
-// keep what MIC would refuse than to detach what a pod needs.
+// needs returns the identities that running pods may use on their node groups, and pre-assigned
+// ones on any group, because only MIC determines which. Bindings count across namespaces: it is
+// better to keep what MIC would refuse than to detach what a pod needs.
 func (s *State) needs(o Options) map[need]bool {
 	needs := map[need]bool{}
 	if o.All {

@@ -137,8 +137,8 @@ func definitionKind() schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}
 }
 
-// each reads a list page by page and calls visit for every item. A kind that the API server does not
-// have has no items.
+// each reads a list page by page and calls visit for every item. A kind that the API server does
+// not have has no items.
 func each[T any](
 	ctx context.Context, c client.Reader, list client.ObjectList, visit func(*T), options ...client.ListOption,
 ) error {

@@ -101,14 +101,16 @@ func (b *bench) up(ctx context.Context) error {
 	return b.podid(ctx, args...)
 }
 
-// down is not to be interrupted: it runs without the context, and out of reach of a terminal's Ctrl-C.
+// down is not to be interrupted: it runs without the context, and out of reach of a terminal's
+// Ctrl-C.
 func (b *bench) down() error {
 	ctx, cancel := context.WithTimeout(context.Background(), downTime)
 	defer cancel()
 	return b.podid(ctx, "down")
 }
 
-// podid runs the product's own command for sandboxes, which is also what nodes and the emulator are made of.
+// podid runs the product's own command for sandboxes, which is also what nodes and the emulator are
+// made of.
 func (b *bench) podid(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(b.options.bin, "podid"), append([]string{"sandbox", "--name=" + b.options.name}, args...)...)
 	cmd.Stderr = os.Stderr

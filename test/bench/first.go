@@ -63,8 +63,9 @@ func between(pods []asked, f func(asked) time.Duration) []float64 {
 func fromBegan(p asked) time.Duration     { return p.outcome.Answered.Sub(p.outcome.Began) }
 func fromScheduled(p asked) time.Duration { return p.outcome.Answered.Sub(p.scheduled) }
 
-// fromKnown counts from when the pod runs and the API server has told whose address it has; before that, nobody on the
-// node but the kubelet can know. Tokens may be there before the benchmark itself has heard.
+// fromKnown counts from when the pod runs and the API server has told whose address it has; before
+// that, nobody on the node but the kubelet can know. Tokens may be there before the benchmark
+// itself has heard.
 func fromKnown(p asked) time.Duration {
 	known := p.outcome.Began
 	if p.addressed.After(known) {
@@ -110,7 +111,8 @@ func (b *bench) cold(ctx context.Context, step *progress.Step) error {
 	return nil
 }
 
-// updates returns when ARM was asked to put each of the identities whose name begins like that on a scale set.
+// updates returns when ARM was asked to put each of the identities whose name begins like that on a
+// scale set.
 func (b *bench) updates(ctx context.Context, prefix string) (map[string]time.Time, error) {
 	log, err := b.azureLog(ctx, "arm", "PATCH", "")
 	if err != nil {

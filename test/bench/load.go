@@ -195,7 +195,8 @@ func (b *bench) reportLoad(ctx context.Context, list []round, samples map[string
 	return b.reportIMDS(ctx)
 }
 
-// take adds a round. CPU time comes from the samples, which may lack a tenth of a second at both ends of the round.
+// take adds a round. CPU time comes from the samples, which may lack a tenth of a second at both
+// ends of the round.
 func (t *target) take(r round, samples []measure.Memory) {
 	t.rate, t.p50, t.p99 = append(t.rate, r.rate()), append(t.p50, r.P50/1e6), append(t.p99, r.P99/1e6)
 	t.generator = append(t.generator, r.CPU/float64(r.Requests))

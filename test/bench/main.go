@@ -1,7 +1,9 @@
-// Command bench measures how fast the product is: on a sandbox of its own, with the emulated Azure, the product's own
-// programs installed from its chart, and real pods. docs/benchmarks.md says what each figure means.
+// Command bench measures how fast the product is: on a sandbox of its own, with the emulated Azure,
+// the product's own programs installed from its chart, and real pods. docs/benchmarks.md says what
+// each figure means.
 //
-// It always removes its sandbox, also when it is interrupted. A figure that misses its target is no failure, unless
+// It always removes its sandbox, also when it is interrupted. A figure that misses its target is no
+// failure, unless
 // --strict says so; a figure that could not be measured is.
 package main
 

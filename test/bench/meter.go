@@ -15,8 +15,8 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// meter measures what else the machine has to do. What belongs to the benchmark is known by its control groups, or is
-// this process.
+// meter measures what else the machine has to do. What belongs to the benchmark is known by its
+// control groups, or is this process.
 func (b *bench) meter(ctx context.Context) func() float64 {
 	return measure.Meter(func() float64 { return b.ownCPU(ctx) })
 }
@@ -47,7 +47,8 @@ func (b *bench) ownCPU(ctx context.Context) float64 {
 	return used
 }
 
-// groupCPU is what a control group has used, in seconds; dirs are its folders in the hierarchies, one of which counts.
+// groupCPU is what a control group has used, in seconds; dirs are its folders in the hierarchies,
+// one of which counts.
 func groupCPU(dirs []string) float64 {
 	for _, dir := range dirs {
 		if text, err := os.ReadFile(filepath.Join(dir, "cpuacct.usage")); err == nil { // v1

@@ -72,8 +72,8 @@ func (b *bench) begin(ctx context.Context) error {
 	step := b.progress.Start("install podid from its Helm chart")
 	values := []string{
 		"mic.replicas=1",
-		// An identity that leaves Azure is an update, too, and one in flight delays the next: what is measured is how
-		// identities come.
+		// An identity that leaves Azure is an update, too, and one in flight delays the next: what
+		// is measured is how identities come.
 		"mic.identityDetachGracePeriod=1h",
 	}
 	if b.options.profile != "" {
@@ -96,7 +96,8 @@ func (b *bench) begin(ctx context.Context) error {
 
 // world writes all identities, bindings and namespaces.
 func (b *bench) world(ctx context.Context) error {
-	// With the limits of the real Azure, 12 updates and then 4 a minute, there would be no pod after another.
+	// With the limits of the real Azure, 12 updates and then 4 a minute, there would be no pod
+	// after another.
 	free := object{"limits": object{"scaleSetWrites": object{"size": 1000, "perMinute": 60000}}}
 	if err := b.tellAzure(ctx, "PATCH", "/v1/settings", free); err != nil {
 		return err

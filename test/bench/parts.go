@@ -18,7 +18,8 @@ type part struct {
 	measure    func(*bench, context.Context, *progress.Step) error
 }
 
-// parts are in the order in which they build on each other: cold brings the identities that warm and load use.
+// parts are in the order in which they build on each other: cold brings the identities that warm
+// and load use.
 func parts() []part {
 	return []part{
 		{"idle", "NMI with nothing to do", (*bench).nmiIdle},

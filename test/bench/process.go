@@ -14,7 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// process finds a program of the product by its component label: its pod's UID is in the name of its control group.
+// process finds a program of the product by its component label: its pod's UID is in the name of
+// its control group.
 func (b *bench) process(ctx context.Context, component string) (int, error) {
 	pods, err := b.client.CoreV1().Pods("podid").List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
 	if err != nil {

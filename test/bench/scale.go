@@ -1,5 +1,6 @@
-// MIC with many pods. They only exist at the API server, bound to nodes that only exist there, too: for MIC there is no
-// difference. The shape is that of the predecessor's own load test: 100 namespaces with 20 pods each.
+// MIC with many pods. They only exist at the API server, bound to nodes that only exist there, too:
+// for MIC there is no difference. The shape is that of the predecessor's own load test: 100
+// namespaces with 20 pods each.
 package main
 
 import (
@@ -112,7 +113,8 @@ func (b *bench) micIdle(ctx context.Context, step *progress.Step, mic int) error
 	return ctx.Err()
 }
 
-// assignedPods counts the pods of the namespaces that have their identity. Its caller holds the lock.
+// assignedPods counts the pods of the namespaces that have their identity. Its caller holds the
+// lock.
 func (s *seen) assignedPods() int {
 	n := 0
 	for key, state := range s.assigned {

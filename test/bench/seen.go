@@ -18,8 +18,8 @@ import (
 
 // podSeen is what was seen of a pod; times are zero for what was not.
 type podSeen struct {
-	// Scheduled: it has a node. Addressed: its status has its address, without which nobody but the kubelet can know
-	// whose requests are its. Running: its status says so.
+	// Scheduled: it has a node. Addressed: its status has its address, without which nobody but the
+	// kubelet can know whose requests are its. Running: its status says so.
 	scheduled, addressed, running time.Time
 	ended                         bool
 	phase                         corev1.PodPhase
@@ -57,7 +57,8 @@ func (s *seen) change(f func()) {
 	s.changed = make(chan struct{})
 }
 
-// wait returns when the condition holds; it is called with the lock held, whenever something has changed.
+// wait returns when the condition holds; it is called with the lock held, whenever something has
+// changed.
 func (s *seen) wait(ctx context.Context, condition func() bool) error {
 	for {
 		s.mu.Lock()

@@ -356,8 +356,8 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// TestForeignBindings: bindings in other namespaces with the pod's selector are named in the refusal,
-// a few of them, and change neither the pod's verdict nor its waits.
+// TestForeignBindings: bindings in other namespaces with the pod's selector are named in the
+// refusal, a few of them, and change neither the pod's verdict nor its waits.
 func TestForeignBindings(t *testing.T) {
 	table := newTable(nil)
 	table.SetPod(identity.Pod{Namespace: "ns", Name: "web", Labels: map[string]string{v1.BindingLabel: "web"}})
@@ -391,8 +391,9 @@ func TestForeignBindings(t *testing.T) {
 	}
 }
 
-// TestEditedAfterAssigned: what was assigned is not what the object names since then. An identity of
-// another type is the attack: it is Assigned without any check at Azure, and names a victim afterwards.
+// TestEditedAfterAssigned: what was assigned is not what the object names since then. An identity
+// of another type is the attack: it is Assigned without any check at Azure, and names a victim
+// afterwards.
 func TestEditedAfterAssigned(t *testing.T) {
 	victim := anIdentity("victim").Spec
 	for name, before := range map[string]v1.AzureIdentitySpec{

@@ -15,7 +15,8 @@ type changes struct {
 	signal chan struct{} // has room for one
 }
 
-// restAfter is after how many pods Entitled rests. A namespace can have its pods change all the time.
+// restAfter is after how many pods Entitled rests. A namespace can have its pods change all the
+// time.
 const restAfter = 8
 
 func newChanges() changes {

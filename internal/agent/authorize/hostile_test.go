@@ -30,8 +30,8 @@ func grant(t *Table, namespace, name, selector string) *v1.AzureIdentityBinding 
 	return b
 }
 
-// besideHostile returns a table with a pod of shop that may use the identity web, and with pods of a
-// namespace that has n bindings of one selector.
+// besideHostile returns a table with a pod of shop that may use the identity web, and with pods of
+// a namespace that has n bindings of one selector.
 func besideHostile(n, pods int, forceNamespaced bool) *Table {
 	t := newTable(func(c *Config) { c.Standard, c.Rules.ForceNamespaced = false, forceNamespaced })
 	for i := range n {
@@ -45,8 +45,8 @@ func besideHostile(n, pods int, forceNamespaced bool) *Table {
 	return t
 }
 
-// TestSlowVerdict: the table's lock is free while a verdict is worked out from many bindings. A change
-// in that time does not slip in: the verdict is of one moment, and not kept.
+// TestSlowVerdict: the table's lock is free while a verdict is worked out from many bindings. A
+// change in that time does not slip in: the verdict is of one moment, and not kept.
 func TestSlowVerdict(t *testing.T) {
 	const n = 10 * batch
 	first := hostile("id-000000")
@@ -254,8 +254,9 @@ func TestPendingPods(t *testing.T) {
 	}
 }
 
-// BenchmarkBesideHostile measures a neighbor's decision, and how late it begins, while a namespace with so many bindings of one
-// selector changes them all the time, its pods ask, and the prefetcher looks at every change.
+// BenchmarkBesideHostile measures a neighbor's decision, and how late it begins, while a namespace
+// with so many bindings of one selector changes them all the time, its pods ask, and the prefetcher
+// looks at every change.
 func BenchmarkBesideHostile(b *testing.B) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // as nmi does
 	for _, n := range []int{100, 10_000, 20_000} {

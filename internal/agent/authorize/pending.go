@@ -4,11 +4,12 @@ package authorize
 
 import "k8s.io/apimachinery/pkg/types"
 
-// maxPending bounds the pods waited for. Callers are attested, so there is at most one for each live
-// pod, for the moment until SetPod.
+// maxPending bounds the pods waited for. Callers are attested, so there is at most one for each
+// live pod, for the moment until SetPod.
 const maxPending = 4096
 
-// pendingPods are the pods waited for, by namespace and name. Each channel closes when its pod comes.
+// pendingPods are the pods waited for, by namespace and name. Each channel closes when its pod
+// comes.
 type pendingPods map[types.NamespacedName]chan struct{}
 
 // await returns the channel that closes when a pod becomes known.

@@ -14,8 +14,8 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// Table holds the objects that bear on who may use what, and a verdict for each pod of the node. The
-// Set and Remove methods feed it. It keeps the objects, so they must not be changed afterwards.
+// Table holds the objects that bear on who may use what, and a verdict for each pod of the node.
+// The Set and Remove methods feed it. It keeps the objects, so they must not be changed afterwards.
 //
 // Every change has a version. A change closes the changed channels of the pods it bears on, and
 // notes its version with them. A verdict is worked out outside the lock, from a copy of what the

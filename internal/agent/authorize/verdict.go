@@ -47,8 +47,8 @@ type inputs struct {
 	assigned    []*assignment
 }
 
-// slow has the turns of slow verdicts. A namespace has one turn at a time, so that it does not matter
-// how many of its pods ask.
+// slow has the turns of slow verdicts. A namespace has one turn at a time, so that it does not
+// matter how many of its pods ask.
 type slow struct {
 	seed      maphash.Seed
 	namespace [64]chan struct{} // by hash; the seed is random
@@ -242,8 +242,8 @@ func batches[T any](list []T) func(yield func([]T) bool) {
 // others wait for the network.
 func rest() { <-time.After(restTime) }
 
-// foreign returns the refusals of bindings in other namespaces with the pod's selector: one each, of
-// a few. They are no part of the verdict, so that other namespaces cannot change it.
+// foreign returns the refusals of bindings in other namespaces with the pod's selector: one each,
+// of a few. They are no part of the verdict, so that other namespaces cannot change it.
 func (t *Table) foreign(p identity.Pod) []*reason.Refusal {
 	selector := p.Labels[v1.BindingLabel]
 	if !t.cfg.Rules.ForceNamespaced || selector == "" {

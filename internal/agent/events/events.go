@@ -113,8 +113,8 @@ func New(c Config) *Recorder {
 	}
 }
 
-// Refused records that a pod was refused. The name is that of the reason, the message has the cause and the
-// remedy. It never blocks.
+// Refused records that a pod was refused. The name is that of the reason, the message has the cause
+// and the remedy. It never blocks.
 func (r *Recorder) Refused(pod types.NamespacedName, uid types.UID, name, message string) {
 	now := time.Now()
 	r.mu.Lock()

@@ -43,8 +43,8 @@ const (
 	idPrefix     = "/subscriptions/" + subscription + "/resourceGroups/Ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 )
 
-// Conform runs every story, for a VM and a scale set, against an Azure and a client that open returns. The Azure has the
-// subscription aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee.
+// Conform runs every story, for a VM and a scale set, against an Azure and a client that open
+// returns. The Azure has the subscription aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee.
 func Conform(t *testing.T, open func(t *testing.T) (Azure, Client)) {
 	t.Helper()
 	for _, group := range []compute.Group{

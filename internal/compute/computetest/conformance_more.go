@@ -12,8 +12,8 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 )
 
-// deletedAndMadeAgain: a group goes on listing an identity that is gone, without its IDs; the one that takes its name
-// is another one, and not the group's until it was detached and attached.
+// deletedAndMadeAgain: a group goes on listing an identity that is gone, without its IDs; the one
+// that takes its name is another one, and not the group's until it was detached and attached.
 func deletedAndMadeAgain(t *testing.T, a Azure, s Client, group compute.Group) {
 	a.SetGroup(group, compute.Identities{})
 	a.AddIdentities(ids("a", "b")...)
@@ -92,7 +92,8 @@ func staleIDs(t *testing.T, a Azure, s Client, group compute.Group) {
 	}
 }
 
-// deletedInTheWay: a deleted identity that the group lists makes Azure refuse what has nothing to do with it, by name.
+// deletedInTheWay: a deleted identity that the group lists makes Azure refuse what has nothing to
+// do with it, by name.
 func deletedInTheWay(t *testing.T, a Azure, s Client, group compute.Group) {
 	a.SetGroup(group, compute.Identities{UserAssigned: ids("gone", "stays")})
 	a.AddIdentities(ids("new")...)

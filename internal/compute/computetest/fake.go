@@ -1,4 +1,5 @@
-// Package computetest has a fake of compute.Client, and the test that the fake and the client both pass.
+// Package computetest has a fake of compute.Client, and the test that the fake and the client both
+// pass.
 package computetest
 
 import (
@@ -13,9 +14,10 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 )
 
-// Fake behaves as compute.Client does against Azure: a PATCH merges, each group has one operation at a time and shows
-// meanwhile what it leads to, an identity that does not exist is refused by name, and errors are of the same kinds. It
-// is safe for concurrent use. Its waits end with the context and work under testing/synctest.
+// Fake behaves as compute.Client does against Azure: a PATCH merges, each group has one operation
+// at a time and shows meanwhile what it leads to, an identity that does not exist is refused by
+// name, and errors are of the same kinds. It is safe for concurrent use. Its waits end with the
+// context and work under testing/synctest.
 type Fake struct {
 	mu       sync.Mutex
 	groups   map[compute.Group]*group
@@ -102,8 +104,8 @@ func (f *Fake) Busy(of compute.Group) bool {
 	return ok && target.running != nil
 }
 
-// PreemptNext makes the next PATCH that is accepted fail at its end, preempted by a later one (IsConflict). Several
-// calls queue up.
+// PreemptNext makes the next PATCH that is accepted fail at its end, preempted by a later one
+// (IsConflict). Several calls queue up.
 func (f *Fake) PreemptNext() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -169,7 +171,8 @@ func (f *Fake) patch(ctx context.Context, of compute.Group, attach, detach []str
 	return nil
 }
 
-// begin accepts the operation, or refuses it as ARM does. It returns nil when no identity is to be named.
+// begin accepts the operation, or refuses it as ARM does. It returns nil when no identity is to be
+// named.
 func (f *Fake) begin(ctx context.Context, of compute.Group, attach, detach []string) (*operation, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

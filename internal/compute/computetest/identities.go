@@ -19,8 +19,8 @@ import (
 // identity is one user-assigned identity. Recreated under its old name, it is a different one.
 type identity struct{ clientID, principalID string }
 
-// SetGroup creates or replaces the group. Its identities exist from then on, with the client and principal IDs in have,
-// if any. Those in have.Orphaned are listed without IDs.
+// SetGroup creates or replaces the group. Its identities exist from then on, with the client and
+// principal IDs in have, if any. Those in have.Orphaned are listed without IDs.
 func (f *Fake) SetGroup(of compute.Group, have compute.Identities) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -43,8 +43,9 @@ func (f *Fake) SetGroup(of compute.Group, have compute.Identities) {
 	f.groups[of] = target
 }
 
-// AddIdentities creates user-assigned identities, which can then be attached. One that was deleted before gets new
-// client and principal IDs. Groups that still list it show it as Orphaned until it is detached and attached again.
+// AddIdentities creates user-assigned identities, which can then be attached. One that was deleted
+// before gets new client and principal IDs. Groups that still list it show it as Orphaned until it
+// is detached and attached again.
 func (f *Fake) AddIdentities(resourceIDs ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -58,24 +59,25 @@ func (f *Fake) DeleteIdentity(resourceID string) {
 	delete(f.known, ascii.Loose(resourceID))
 }
 
-// KeepStaleIDs sets what groups show of an identity that was deleted, and perhaps recreated, while they had it: no IDs
-// (false, the default), or those from when it was attached. Azure has been seen to do both.
+// KeepStaleIDs sets what groups show of an identity that was deleted, and perhaps recreated, while
+// they had it: no IDs (false, the default), or those from when it was attached. Azure has been seen
+// to do both.
 func (f *Fake) KeepStaleIDs(keep bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stale = keep
 }
 
-// RefuseDeleted sets whether groups refuse, by name, every PATCH that leaves a deleted identity on them. Azure has been
-// seen to do so.
+// RefuseDeleted sets whether groups refuse, by name, every PATCH that leaves a deleted identity on
+// them. Azure has been seen to do so.
 func (f *Fake) RefuseDeleted(refuse bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.strict = refuse
 }
 
-// missing returns an identity that does not exist and prevents the change: one to attach or, with RefuseDeleted, one
-// that stays. The caller holds the lock.
+// missing returns an identity that does not exist and prevents the change: one to attach or, with
+// RefuseDeleted, one that stays. The caller holds the lock.
 func (f *Fake) missing(g *group, c *operation) (string, bool) {
 	needed := c.attach
 	if f.strict {
@@ -99,12 +101,14 @@ func (f *Fake) apply(g *group, c *operation) {
 	}
 }
 
-// ClientID returns the client ID that an identity has in a Fake when it is created for the first time.
+// ClientID returns the client ID that an identity has in a Fake when it is created for the first
+// time.
 func ClientID(resourceID string) string {
 	return guid("client " + ascii.Loose(resourceID) + "#1")
 }
 
-// IDsOf returns the client and principal ID that an identity has now. They are empty when it does not exist.
+// IDsOf returns the client and principal ID that an identity has now. They are empty when it does
+// not exist.
 func (f *Fake) IDsOf(resourceID string) (clientID, principalID string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -131,7 +135,8 @@ func (f *Fake) PauseSubscription(subscriptionID string, d time.Duration) {
 	f.pauses[ascii.Loose(subscriptionID)] = time.Now().Add(d)
 }
 
-// Pause is Client.Pause. Its sources are PauseSubscription and the Retry-After of a refused PATCH (ThrottleNext).
+// Pause is Client.Pause. Its sources are PauseSubscription and the Retry-After of a refused PATCH
+// (ThrottleNext).
 func (f *Fake) Pause(of compute.Group) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -161,7 +166,8 @@ func (f *Fake) exists(id string) bool {
 	return ok
 }
 
-// show returns what ARM shows of a group: during an operation, what it leads to. The caller holds the lock.
+// show returns what ARM shows of a group: during an operation, what it leads to. The caller holds
+// the lock.
 func (f *Fake) show(g *group) compute.Identities {
 	have := compute.Identities{
 		SystemAssigned: g.system, Updating: g.updating || g.running != nil,

@@ -13,9 +13,9 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 )
 
-// Refusal returns the error of Client.Patch when ARM refuses it with that HTTP status (200 for an operation that was
-// accepted and failed later), code and message. requested are the identities of the PATCH: BadIdentities returns those
-// that the message names. A retryAfter of 0 is none.
+// Refusal returns the error of Client.Patch when ARM refuses it with that HTTP status (200 for an
+// operation that was accepted and failed later), code and message. requested are the identities of
+// the PATCH: BadIdentities returns those that the message names. A retryAfter of 0 is none.
 func Refusal(group compute.Group, status int, code, message string, requested []string, retryAfter time.Duration) error {
 	return compute.PatchError(group, requested, answer(status, code, message, retryAfter))
 }

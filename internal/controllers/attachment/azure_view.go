@@ -136,11 +136,12 @@ func (a *azureView) recordClientIDs(now map[string]string, needed map[string]*ne
 
 // externalUpdate is an update that Azure carries out and that this process did not begin.
 type externalUpdate struct {
-	// running is whether there was one when Azure was last read, and since is when it was first seen.
+	// running is whether there was one when Azure was last read, and since is when it was first
+	// seen.
 	running bool
 	since   time.Time
-	// inFlight are ledgered identities that Azure lists already, because another MIC began to attach
-	// them and died. The machines may not have them yet.
+	// inFlight are ledgered identities that Azure lists already, because another MIC began to
+	// attach them and died. The machines may not have them yet.
 	inFlight map[string]bool
 	// ignored is set once this process has begun an update of its own.
 	ignored bool
@@ -189,9 +190,9 @@ func (a *azureView) pollDelay() time.Duration {
 }
 
 // predecessorDelay returns how long to wait for an update that another MIC began and that Azure is
-// still carrying out. Its identities are in the ledger, but Azure may not list them yet, and refuses
-// other updates meanwhile. This applies only before the first update of this process: later, MIC
-// would wait for every step of an autoscaler.
+// still carrying out. Its identities are in the ledger, but Azure may not list them yet, and
+// refuses other updates meanwhile. This applies only before the first update of this process:
+// later, MIC would wait for every step of an autoscaler.
 func (a *azureView) predecessorDelay(l *groupLedger, now time.Time) time.Duration {
 	if a.external.ignored || !a.external.running || a.external.tooLong(now) {
 		return 0

@@ -40,7 +40,8 @@ func (p *pass) overflow(ids []string) (refused []string) {
 var errNoRoom = fmt.Errorf("the identities of one namespace may take up a fifth of its %d KiB, and less beside other namespaces",
 	ledger.Capacity>>10)
 
-// refuseEntry refuses an identity that cannot be recorded in the ledger, and so must not be attached.
+// refuseEntry refuses an identity that cannot be recorded in the ledger, and so must not be
+// attached.
 func (r *Reconciler) refuseEntry(ctx context.Context, p *pass, id string, cause error) {
 	r.isolate(ctx, p, id, assignment.State{
 		Reason: assignment.ReasonLedgerFull,

@@ -78,8 +78,8 @@ func (r *rig) placeLong(namespace string, from, to int) {
 	}
 }
 
-// A namespace that needs thousands of identities gets some of them. Each of the others is refused by
-// name, and another namespace still gets its own.
+// A namespace that needs thousands of identities gets some of them. Each of the others is refused
+// by name, and another namespace still gets its own.
 func TestLedgerRoomIsShared(t *testing.T) {
 	r := newRig(t)
 	m := r.reconcilerOn(limited(0))

@@ -16,9 +16,9 @@ import (
 )
 
 // Groups is the memory of all node groups. The pod controller places pods and is notified when
-// their identities make progress; the attachment controller reads what the pods need and writes what
-// Azure has. The cost of a call does not depend on the number of pods, except for notifying those
-// that wait for the same identity. It may be used concurrently.
+// their identities make progress; the attachment controller reads what the pods need and writes
+// what Azure has. The cost of a call does not depend on the number of pods, except for notifying
+// those that wait for the same identity. It may be used concurrently.
 //
 // Nothing here is durable: the needs follow from pods, bindings and identities, and what podid
 // attached is in the ledger.

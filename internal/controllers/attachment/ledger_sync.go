@@ -38,8 +38,8 @@ func (r *Reconciler) load(ctx context.Context, group compute.Group, st *state) e
 	return nil
 }
 
-// wakeUnpopulated wakes those groups that have no nodes: if their nodes went while no MIC ran, there
-// is no event to wake them.
+// wakeUnpopulated wakes those groups that have no nodes: if their nodes went while no MIC ran,
+// there is no event to wake them.
 func (r *Reconciler) wakeUnpopulated(ctx context.Context, groups []compute.Group) {
 	for _, group := range groups {
 		if populated, err := r.populated(ctx, group); err == nil && !populated {

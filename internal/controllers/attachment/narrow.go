@@ -104,8 +104,8 @@ func (r *Reconciler) lookUp(ctx context.Context, ids []string) []error {
 	return errs
 }
 
-// tenants are the namespaces of the identities that Azure refused during one update. If it names one
-// bad identity per refusal, a hundred of them would take as many updates before any identity is
+// tenants are the namespaces of the identities that Azure refused during one update. If it names
+// one bad identity per refusal, a hundred of them would take as many updates before any identity is
 // attached, of which a scale set accepts four a minute.
 type tenants struct {
 	refusals   int

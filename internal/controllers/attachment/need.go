@@ -19,7 +19,8 @@ type need struct {
 	requesters map[requester]*podCount
 }
 
-// requester is an AzureIdentity by which pods need an identity, and what decides whether they get it.
+// requester is an AzureIdentity by which pods need an identity, and what decides whether they get
+// it.
 type requester struct {
 	identity types.NamespacedName
 	clientID string // in lower case, may be empty

@@ -62,8 +62,8 @@ type Settings struct {
 	// refused: ClusterIdentities (client IDs), and those of kubelets by their nodes' label.
 	AllowClusterIdentities bool
 	ClusterIdentities      map[string]bool
-	// MayPreassign reports whether the AzureIdentity objects of a namespace may be pre-assigned; nil
-	// means that all may.
+	// MayPreassign reports whether the AzureIdentity objects of a namespace may be pre-assigned;
+	// nil means that all may.
 	MayPreassign func(namespace string) bool
 }
 

@@ -56,8 +56,8 @@ func (st *state) recordPrincipal(key, principal string, updating bool) {
 	}
 }
 
-// addUnfinishedRenewals adds identities of other writers that podid detached for renewal and that no
-// pod needs any more. mu is held.
+// addUnfinishedRenewals adds identities of other writers that podid detached for renewal and that
+// no pod needs any more. mu is held.
 func (st *state) addUnfinishedRenewals(in assignment.Group) {
 	for key, entry := range st.ledger.entries {
 		if entry.Renewing && !st.azure.current.Has(key) && !in.Desired.Has(key) {

@@ -15,8 +15,8 @@ type request struct {
 }
 
 // requests returns the requests of a plan: first what Azure has not refused before, then each
-// remainder separately, because most likely a bad identity is among them, and last the identities on
-// probation.
+// remainder separately, because most likely a bad identity is among them, and last the identities
+// on probation.
 func requests(plan assignment.GroupPlan, refused []assignment.Request) []request {
 	attach, detach, probation := plan.Attach, plan.Detach, plan.Probation
 	var parts []request

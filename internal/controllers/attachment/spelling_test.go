@@ -42,8 +42,8 @@ func TestImitatedGroup(t *testing.T) {
 	}
 }
 
-// Azure reports a resource group in the other case. That changes nothing, and an identity stays while
-// another namespace needs it in another spelling.
+// Azure reports a resource group in the other case. That changes nothing, and an identity stays
+// while another namespace needs it in another spelling.
 func TestOtherSpelling(t *testing.T) {
 	upper, lower := inGroup(t, "\u00c9T\u00c9"), inGroup(t, "\u00e9t\u00e9")
 	needs := func(id identity.ResourceID, namespace string) assignment.Need {

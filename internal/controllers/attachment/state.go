@@ -180,8 +180,8 @@ func (st *state) retainOwned(set assignment.Set) {
 	maps.DeleteFunc(set, func(key, _ string) bool { return !st.ledger.has(key) })
 }
 
-// cancelDetach undoes what plan marked as about to be detached. It reports whether there was any, so
-// that pods that were placed meanwhile are notified.
+// cancelDetach undoes what plan marked as about to be detached. It reports whether there was any,
+// so that pods that were placed meanwhile are notified.
 func (st *state) cancelDetach() (any bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -445,8 +445,8 @@ func countSpellings(set assignment.Set) map[string]int {
 	return counts
 }
 
-// desiredOtherwise reports whether the set has another spelling of the identity that Azure may treat
-// as the same. Detaching one would detach the other, too.
+// desiredOtherwise reports whether the set has another spelling of the identity that Azure may
+// treat as the same. Detaching one would detach the other, too.
 func desiredOtherwise(set assignment.Set, counts map[string]int, key string) bool {
 	if ascii.Is(key) {
 		return false

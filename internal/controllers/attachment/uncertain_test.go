@@ -47,8 +47,8 @@ func (r *rig) carryOut(m *Reconciler, answer error) map[string]ledger.Entry {
 	return page.Entries
 }
 
-// What Azure plainly refused is not in the ledger: an admin may attach it by hand, and it stays when
-// the pod is gone.
+// What Azure plainly refused is not in the ledger: an admin may attach it by hand, and it stays
+// when the pod is gone.
 func TestRefusedIsNotLedgered(t *testing.T) {
 	for name, c := range map[string]struct {
 		status int

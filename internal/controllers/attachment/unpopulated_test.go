@@ -13,8 +13,8 @@ import (
 	"github.com/podid-io/podid/internal/ledger"
 )
 
-// A group whose last node went while no MIC ran is woken when the ledgers are read: there is no event
-// for it.
+// A group whose last node went while no MIC ran is woken when the ledgers are read: there is no
+// event for it.
 func TestUnpopulatedWakes(t *testing.T) {
 	r := newRig(t)
 	here := compute.Group{Kind: compute.VMSS, SubscriptionID: "s", ResourceGroup: "rg", Name: "here"}

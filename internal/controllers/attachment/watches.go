@@ -103,8 +103,9 @@ func onNode() handler.TypedEventHandler[client.Object, compute.Group] {
 	}
 }
 
-// onIdentity retries an identity in quarantine when its object is changed, or deleted and recreated:
-// that is how a user reports that the cause is fixed. It also follows the pre-assignments.
+// onIdentity retries an identity in quarantine when its object is changed, or deleted and
+// recreated: that is how a user reports that the cause is fixed. It also follows the
+// pre-assignments.
 func (r *Reconciler) onIdentity() handler.TypedEventHandler[client.Object, compute.Group] {
 	retry := func(o client.Object) {
 		id, ok := o.(*v1.AzureIdentity)

@@ -101,8 +101,8 @@ func TestDrift(t *testing.T) {
 	})
 }
 
-// A thousand VMs are compared evenly, and no faster than a twentieth of Azure's limit of reads allows: the test checks
-// every second of three rounds.
+// A thousand VMs are compared evenly, and no faster than a twentieth of Azure's limit of reads
+// allows: the test checks every second of three rounds.
 func TestSpread(t *testing.T) {
 	const vms, interval, round = 1000, 3 * time.Minute, 800 * time.Second
 	var groups []compute.Group

@@ -28,7 +28,8 @@ type limiter struct {
 	namespaces map[string]*rate.Limiter
 }
 
-// newLimiter returns a limiter with these bounds for one namespace, and shares times as much in all.
+// newLimiter returns a limiter with these bounds for one namespace, and shares times as much in
+// all.
 func newLimiter(limit rate.Limit, burst int) *limiter {
 	return &limiter{all: rate.NewLimiter(shares*limit, shares*burst), limit: limit, burst: burst, namespaces: map[string]*rate.Limiter{}}
 }

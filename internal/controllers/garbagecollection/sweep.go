@@ -22,7 +22,8 @@ import (
 	"github.com/podid-io/podid/internal/controllers/lookup"
 )
 
-// countInterval is how often assigned identities and nodes are counted. Counting walks the cache, no request is made.
+// countInterval is how often assigned identities and nodes are counted. Counting walks the cache,
+// no request is made.
 const countInterval = 15 * time.Second
 
 // Pods is the controller that removes; assignedidentity.Reconciler is one.

@@ -100,8 +100,8 @@ func Grants(
 	return grants, refusals, nil
 }
 
-// BindingsOfIdentity returns the bindings that name the identity, or one that is shared from it: its
-// owner may have given or withdrawn the consent.
+// BindingsOfIdentity returns the bindings that name the identity, or one that is shared from it:
+// its owner may have given or withdrawn the consent.
 func BindingsOfIdentity(ctx context.Context, cache client.Reader, id client.Object) []*v1.AzureIdentityBinding {
 	names := []types.NamespacedName{client.ObjectKeyFromObject(id)}
 	var shared v1.AzureIdentityList

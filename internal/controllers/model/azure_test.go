@@ -80,8 +80,9 @@ type azure struct {
 	chains    map[compute.Group]chain
 	known     map[compute.Group]map[string]bool // what MIC has been told
 	blind     map[compute.Group]bool            // the last read failed: MIC waits before it asks what became of an update
-	// unsure is what an update brings that a predecessor made, or whose answer was lost, as long as this
-	// MIC has not seen the group without any update: another one may have begun in the meantime.
+	// unsure is what an update brings that a predecessor made, or whose answer was lost, as long as
+	// this MIC has not seen the group without any update: another one may have begun in the
+	// meantime.
 	unsure map[compute.Group]map[string]bool
 	// contested are identities of which an AzureIdentity named a wrong client ID at some time: as
 	// long as MIC does not know it, it attaches them, and takes them away when it does.

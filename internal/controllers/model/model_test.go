@@ -72,7 +72,8 @@ const (
 	fixedSeed    = "1"
 )
 
-// seedVariable names the environment variable with the seed of TestFreshHistories. CI sets and prints it.
+// seedVariable names the environment variable with the seed of TestFreshHistories. CI sets and
+// prints it.
 const seedVariable = "PODID_TEST_SEED"
 
 // flagsOf sets the flags of package rapid for one test, unless the command line has some.

@@ -18,8 +18,9 @@ import (
 	emulator "github.com/podid-io/podid/internal/emulator/world"
 )
 
-// TestSpellings: two namespaces spell one resource group in two ways, and Azure in one of them. One update attaches the
-// identity for both, comparisons find nothing to do, and it stays until the last pod has left.
+// TestSpellings: two namespaces spell one resource group in two ways, and Azure in one of them. One
+// update attaches the identity for both, comparisons find nothing to do, and it stays until the
+// last pod has left.
 func TestSpellings(t *testing.T) {
 	ctrl.SetLogger(logr.Discard())
 	synctest.Test(t, func(t *testing.T) {

@@ -20,8 +20,8 @@ import (
 
 const throttledPods, throttledFor, throttledUpdate = 5, 3 * time.Second, 2 * time.Second
 
-// TestThrottledOnce: five pods start, and Azure answers one request with 429 and Retry-After. They wait as long as Azure
-// asked, plus the update, plus at most half a second.
+// TestThrottledOnce: five pods start, and Azure answers one request with 429 and Retry-After. They
+// wait as long as Azure asked, plus the update, plus at most half a second.
 func TestThrottledOnce(t *testing.T) {
 	ctrl.SetLogger(logr.Discard())
 	const bySubscription = "SubscriptionRequestsThrottled"

@@ -155,8 +155,8 @@ type modelManager struct {
 // GetAPIReader is manager.Manager.
 func (m modelManager) GetAPIReader() client.Reader { return m.reader }
 
-// rawAPI answers requests of MIC's that go past its caches: Events, and the watch of an AzureIdentityPolicy that does
-// not exist.
+// rawAPI answers requests of MIC's that go past its caches: Events, and the watch of an
+// AzureIdentityPolicy that does not exist.
 type rawAPI struct{}
 
 // RoundTrip is http.RoundTripper.

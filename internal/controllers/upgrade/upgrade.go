@@ -19,8 +19,8 @@
 // (api/v1/oldspelling.go). CRDs made before v1.8 are of apiextensions v1beta1 and
 // keep everything (preserveUnknownFields), until podid's CRDs are applied.
 //
-// Unlike v1.8.17, exceptions are left alone, only objects that need it are written, one that is refused does
-// not hold up the others, and a failure does not end MIC.
+// Unlike v1.8.17, exceptions are left alone, only objects that need it are written, one that is
+// refused does not hold up the others, and a failure does not end MIC.
 package upgrade
 
 import (
@@ -58,8 +58,8 @@ type Upgrade struct {
 	Settings Settings
 }
 
-// Bounds: of one request for a list, of the whole, and of what one log line names. A page is held in
-// memory with all its fields, and an object can have more than 1 MB of them.
+// Bounds: of one request for a list, of the whole, and of what one log line names. A page is held
+// in memory with all its fields, and an object can have more than 1 MB of them.
 const (
 	pageSize = 10
 	timeout  = 10 * time.Minute

@@ -242,7 +242,8 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// TestWriteStory follows one write over the wire: the answer, the operation, the second writer, the end.
+// TestWriteStory follows one write over the wire: the answer, the operation, the second writer, the
+// end.
 func TestWriteStory(t *testing.T) {
 	c := newCloud(t, nil)
 	a := c.do("PATCH", strings.ToUpper(vmss)+version, identities(strings.ToLower(ids)+"DEMO-identity", "{}"))

@@ -1,5 +1,5 @@
-// Package arm is the emulated Azure Resource Manager: subscriptions, resource groups, user-assigned identities, and VMs
-// and scale sets whose identities can be changed by long-running operations.
+// Package arm is the emulated Azure Resource Manager: subscriptions, resource groups, user-assigned
+// identities, and VMs and scale sets whose identities can be changed by long-running operations.
 package arm
 
 import (
@@ -21,7 +21,8 @@ type verifier interface {
 	Verify(token string) (entra.Principal, error)
 }
 
-// Endpoints are the addresses that discovery tells, each https://host[:port] without a slash at the end.
+// Endpoints are the addresses that discovery tells, each https://host[:port] without a slash at the
+// end.
 type Endpoints struct{ ARM, Entra string }
 
 // Handler answers for ARM.

@@ -111,7 +111,8 @@ func showMachine(view world.MachineView) object {
 	return shown
 }
 
-// showAssigned is the identity section, or nil when there is none: a machine without identities has no section at all.
+// showAssigned is the identity section, or nil when there is none: a machine without identities has
+// no section at all.
 func showAssigned(view world.MachineView) object {
 	shown := object{}
 	var types []string

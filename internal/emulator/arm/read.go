@@ -126,8 +126,8 @@ func notFound(kind string, c *call) *failure {
 			"https://aka.ms/ARMResourceNotFoundFix", kind, bounded(c.params["name"]), bounded(c.group()))
 }
 
-// getOperation is where Azure-AsyncOperation (a status document) and Location (monitor=true: the resource, once it is
-// done) of a write lead.
+// getOperation is where Azure-AsyncOperation (a status document) and Location (monitor=true: the
+// resource, once it is done) of a write lead.
 func (h *Handler) getOperation(c *call) *failure {
 	op, ok := h.world.Operation(c.params["operation"])
 	if !ok || !world.EqualFold(op.Machine.SubscriptionID, c.subscription()) {
@@ -181,8 +181,8 @@ func failedText(op world.Operation) string {
 	return "The operation was asked to fail."
 }
 
-// metadata answers where the services of this cloud are, as Azure Stack does (api-version 2015 to 2021) and as the
-// public cloud does (2022-09-01: a list, with more in it). It needs no token.
+// metadata answers where the services of this cloud are, as Azure Stack does (api-version 2015 to
+// 2021) and as the public cloud does (2022-09-01: a list, with more in it). It needs no token.
 func (h *Handler) metadata(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet {
 		fail(http.StatusMethodNotAllowed, "HttpMethodNotSupported", "Only GET is supported here.").write(w)

@@ -10,8 +10,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// route is a path with {places}, and what it takes to use it. Fixed segments are lower case and compare without regard
-// to case; {places} match one segment each.
+// route is a path with {places}, and what it takes to use it. Fixed segments are lower case and
+// compare without regard to case; {places} match one segment each.
 type route struct {
 	methods []string
 	path    []string

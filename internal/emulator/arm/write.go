@@ -69,7 +69,8 @@ func (h *Handler) limitCompute(c *call, view world.MachineView) *failure {
 	return h.limitMachine(c, view.ID, "UpdateVM", h.world.Settings().Limits.MachineWrites)
 }
 
-// limitMachine counts a request against one of a machine's own buckets, as the compute service does.
+// limitMachine counts a request against one of a machine's own buckets, as the compute service
+// does.
 func (h *Handler) limitMachine(c *call, id world.MachineID, group string, bucket world.Bucket) *failure {
 	left, wait := h.world.Take("compute/"+group+"/"+id.Key(), bucket)
 	c.w.Header().Set("X-Ms-Ratelimit-Remaining-Resource", "Microsoft.Compute/"+group+"Resource;"+strconv.Itoa(left))
@@ -139,7 +140,8 @@ func readType(text string) (system, user bool, err error) {
 	return system, user, nil
 }
 
-// checkLinked checks what ARM itself checks of the identities named, before the compute service sees the request.
+// checkLinked checks what ARM itself checks of the identities named, before the compute service
+// sees the request.
 func (h *Handler) checkLinked(c *call, view world.MachineView, change world.Change) *failure {
 	const assign = "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action"
 	for _, id := range slices.Sorted(maps.Keys(change.Identities)) {
@@ -194,7 +196,8 @@ func refusal(view world.MachineView, err error) *failure {
 	}
 }
 
-// identityFailure wraps what the identity service said, as the compute service does: an error in a string in an error.
+// identityFailure wraps what the identity service said, as the compute service does: an error in a
+// string in an error.
 func identityFailure(view world.MachineView, message string) *failure {
 	inner, _ := json.Marshal(map[string]errorBody{"error": {Code: "BadRequest", Message: message}}) // strings: cannot fail
 	return fail(http.StatusBadRequest, "FailedIdentityOperation",

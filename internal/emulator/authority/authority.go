@@ -1,4 +1,5 @@
-// Package authority is the certificate authority of the emulated Azure: it certifies the servers that speak TLS.
+// Package authority is the certificate authority of the emulated Azure: it certifies the servers
+// that speak TLS.
 package authority
 
 import (
@@ -17,7 +18,8 @@ import (
 	"time"
 )
 
-// lifetime of certificates: an emulator that is kept for tests should not surprise anybody by running out.
+// lifetime of certificates: an emulator that is kept for tests should not surprise anybody by
+// running out.
 const lifetime = 10 * 365 * 24 * time.Hour
 
 // Authority signs server certificates.

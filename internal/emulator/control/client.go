@@ -28,7 +28,8 @@ func NewClient(base string) *Client {
 	return &Client{base: strings.TrimSuffix(base, "/"), http: &http.Client{Timeout: maxWait + 10*time.Second}}
 }
 
-// Over is the client on a transport of the caller's, for a control API that is in another network namespace.
+// Over is the client on a transport of the caller's, for a control API that is in another network
+// namespace.
 func (c *Client) Over(transport http.RoundTripper) *Client {
 	return &Client{base: c.base, http: &http.Client{Timeout: c.http.Timeout, Transport: transport}}
 }
@@ -55,8 +56,8 @@ func (c *Client) SetWorld(ctx context.Context, doc world.Document) error {
 	return c.do(ctx, http.MethodPut, "/v1/world", nil, doc, nil)
 }
 
-// SetSettings changes the dials that settings names: a map or struct that becomes the JSON of a part of
-// world.Settings.
+// SetSettings changes the dials that settings names: a map or struct that becomes the JSON of a
+// part of world.Settings.
 func (c *Client) SetSettings(ctx context.Context, settings any) error {
 	return c.do(ctx, http.MethodPatch, "/v1/settings", nil, settings, nil)
 }
@@ -73,13 +74,14 @@ func (c *Client) PutIdentity(ctx context.Context, i world.Identity) error {
 	return c.do(ctx, http.MethodPut, "/v1/identities", nil, i, nil)
 }
 
-// DeleteIdentity deletes a user-assigned identity; machines that have it keep naming it, as on Azure.
+// DeleteIdentity deletes a user-assigned identity; machines that have it keep naming it, as on
+// Azure.
 func (c *Client) DeleteIdentity(ctx context.Context, resourceID string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/identities", url.Values{"resourceID": {resourceID}}, nil, nil)
 }
 
-// RecreateIdentity deletes a user-assigned identity and makes it again under its name; it returns the new one. Machines
-// that list it have it no more, until it is taken off and assigned anew.
+// RecreateIdentity deletes a user-assigned identity and makes it again under its name; it returns
+// the new one. Machines that list it have it no more, until it is taken off and assigned anew.
 func (c *Client) RecreateIdentity(ctx context.Context, resourceID string) (world.Identity, error) {
 	var fresh world.Identity
 	err := c.do(ctx, http.MethodPost, "/v1/identities/recreate", url.Values{"resourceID": {resourceID}}, nil, &fresh)
@@ -116,7 +118,8 @@ func (c *Client) RemoveFault(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/faults", url.Values{"name": {name}}, nil, nil)
 }
 
-// Requests reads the request log. With wait, it waits that long (at most a minute) for the first match.
+// Requests reads the request log. With wait, it waits that long (at most a minute) for the first
+// match.
 func (c *Client) Requests(ctx context.Context, f world.Filter, wait time.Duration) ([]world.Request, error) {
 	q := url.Values{
 		"surface": {f.Surface}, "method": {f.Method}, "caller": {f.Caller}, "path": {f.Path},

@@ -1,4 +1,5 @@
-// Package control is how tests steer a running emulator: an HTTP API over the world, and a Go client for it.
+// Package control is how tests steer a running emulator: an HTTP API over the world, and a Go
+// client for it.
 package control
 
 import (
@@ -74,8 +75,9 @@ func vms(d *world.Document) *[]world.Machine       { return &d.VirtualMachines }
 func scaleSets(d *world.Document) *[]world.Machine { return &d.ScaleSets }
 func issuers(d *world.Document) *[]world.Issuer    { return &d.Issuers }
 
-// ServeHTTP refuses what a web page could send (a page somewhere on the internet can reach a loopback port through the
-// user's browser): requests with an Origin, and requests that do not name this server by address.
+// ServeHTTP refuses what a web page could send (a page somewhere on the internet can reach a
+// loopback port through the user's browser): requests with an Origin, and requests that do not name
+// this server by address.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	host, _, err := net.SplitHostPort(r.Host)
 	if err != nil {
@@ -223,8 +225,8 @@ func remove[T any](s *Server, param string, list func(*world.Document) *[]T, key
 	}
 }
 
-// recreateIdentity deletes an identity and makes it again under its name: it has other IDs, and the machines that list
-// it have it no more.
+// recreateIdentity deletes an identity and makes it again under its name: it has other IDs, and the
+// machines that list it have it no more.
 func (s *Server) recreateIdentity(r *http.Request) (any, error) {
 	wanted := r.URL.Query().Get("resourceID")
 	var fresh world.Identity
@@ -266,7 +268,8 @@ func (s *Server) deleteFault(r *http.Request) (any, error) {
 	return done(), nil
 }
 
-// requests returns the log entries that the query selects. With wait, it waits that long for the first one.
+// requests returns the log entries that the query selects. With wait, it waits that long for the
+// first one.
 func (s *Server) requests(r *http.Request) (any, error) {
 	q := r.URL.Query()
 	filter := world.Filter{

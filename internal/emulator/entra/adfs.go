@@ -1,6 +1,7 @@
 package entra
 
-// ADFS, as Azure Stack has it: the same protocol, older. Its clients are the world's applications of the tenant "adfs".
+// ADFS, as Azure Stack has it: the same protocol, older. Its clients are the world's applications
+// of the tenant "adfs".
 
 import (
 	"net/http"

@@ -87,8 +87,8 @@ func (h *Handler) checkSecret(app world.Application, secret string) *failure {
 	return nil
 }
 
-// checkAssertion distinguishes the two kinds of assertion by their issuer: the client itself signs with its certificate,
-// anybody else must be trusted by a federated credential.
+// checkAssertion distinguishes the two kinds of assertion by their issuer: the client itself signs
+// with its certificate, anybody else must be trusted by a federated credential.
 func (h *Handler) checkAssertion(r *http.Request, c client, tenant, assertion string) *failure {
 	claims := jwt.MapClaims{}
 	token, _, err := jwt.NewParser().ParseUnverified(assertion, claims)
@@ -136,11 +136,12 @@ func (h *Handler) checkCertificate(r *http.Request, c client, tenant, assertion 
 	return nil
 }
 
-// urlAlphabet turns base64 into what RFC 7515 asks for; MSAL Go writes thumbprints in the standard alphabet.
+// urlAlphabet turns base64 into what RFC 7515 asks for; MSAL Go writes thumbprints in the standard
+// alphabet.
 func urlAlphabet(s string) string { return strings.NewReplacer("+", "-", "/", "_", "=", "").Replace(s) }
 
-// isEndpoint reports whether an audience is the token endpoint, or the issuer, of the tenant, under the name by which the
-// client called or the one we advertise.
+// isEndpoint reports whether an audience is the token endpoint, or the issuer, of the tenant, under
+// the name by which the client called or the one we advertise.
 func (h *Handler) isEndpoint(audience, host, tenant string) bool {
 	for _, base := range []string{h.tokens.base, "https://" + host} {
 		rest, ok := strings.CutPrefix(audience, base+"/")
@@ -211,7 +212,8 @@ func (h *Handler) verifyFederated(r *http.Request, name, assertion string) *fail
 	return badClient(700027, "Client assertion contains an invalid signature: no key of the issuer '%s' fits.", bounded(name))
 }
 
-// parse verifies signature and times of an assertion, with five minutes of tolerance as Entra ID has.
+// parse verifies signature and times of an assertion, with five minutes of tolerance as Entra ID
+// has.
 func (h *Handler) parse(assertion string, claims jwt.MapClaims, key crypto.PublicKey, who string) *failure {
 	_, err := jwt.ParseWithClaims(assertion, claims, func(*jwt.Token) (any, error) { return key, nil },
 		jwt.WithValidMethods([]string{"RS256", "PS256", "RS384", "RS512", "PS384", "PS512", "ES256", "ES384", "ES512"}),

@@ -12,8 +12,8 @@ import (
 )
 
 // failure is an answer that is no token. The codes and their meaning are those of
-// https://learn.microsoft.com/entra/identity-platform/reference-error-codes; the texts are our own where the
-// documentation has none.
+// https://learn.microsoft.com/entra/identity-platform/reference-error-codes; the texts are our own
+// where the documentation has none.
 type failure struct {
 	status int
 	kind   string // OAuth's error: invalid_request, invalid_client ...

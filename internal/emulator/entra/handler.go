@@ -47,7 +47,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// tenantID resolves the tenant of a path. common and organizations stand for any tenant: their issuer is a template.
+// tenantID resolves the tenant of a path. common and organizations stand for any tenant: their
+// issuer is a template.
 func (h *Handler) tenantID(name string) (string, *failure) {
 	if world.EqualFold(name, "common") || world.EqualFold(name, "organizations") {
 		return "{tenantid}", nil

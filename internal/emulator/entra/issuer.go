@@ -34,8 +34,8 @@ type publicKey struct {
 	public crypto.PublicKey
 }
 
-// issuerKeys reads the issuer's keys, from wherever the world says they are. Nothing is kept, so a key that the issuer
-// has changed is seen at once.
+// issuerKeys reads the issuer's keys, from wherever the world says they are. Nothing is kept, so a
+// key that the issuer has changed is seen at once.
 func issuerKeys(ctx context.Context, issuer world.Issuer) ([]publicKey, error) {
 	data, err := []byte(issuer.JWKS), error(nil)
 	switch {

@@ -1,5 +1,5 @@
-// Package entra is the emulated Entra ID: it mints real, verifiable tokens and answers the token, discovery and key
-// requests of the v1 and v2 endpoints.
+// Package entra is the emulated Entra ID: it mints real, verifiable tokens and answers the token,
+// discovery and key requests of the v1 and v2 endpoints.
 package entra
 
 import (
@@ -59,7 +59,8 @@ func (k *Keys) PEM() ([]byte, error) {
 }
 
 func newKeys(private *rsa.PrivateKey) (*Keys, error) {
-	// The certificate only carries the key, as in Entra's own x5c. Fixed dates make it the same in every run.
+	// The certificate only carries the key, as in Entra's own x5c. Fixed dates make it the same in
+	// every run.
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: "podid emulator, token signing"},

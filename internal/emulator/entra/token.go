@@ -13,7 +13,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/front"
 )
 
-// token answers POST /{tenant}/oauth2/token (version 1) and /{tenant}/oauth2/v2.0/token (version 2).
+// token answers POST /{tenant}/oauth2/token (version 1) and /{tenant}/oauth2/v2.0/token (version
+// 2).
 func (h *Handler) token(w http.ResponseWriter, r *http.Request, tenant string, version int) {
 	token, failure := h.grant(r, tenant, version)
 	if failure != nil {

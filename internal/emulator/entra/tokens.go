@@ -34,7 +34,8 @@ type Subject struct {
 	ResourceID string
 	// MachineID is the ARM ID of the VM on which a managed identity is used (claim xms_az_rid).
 	MachineID string
-	// Certain reports whether the client proved itself by more than a secret (claim appidacr 2 instead of 1).
+	// Certain reports whether the client proved itself by more than a secret (claim appidacr 2
+	// instead of 1).
 	Certain bool
 }
 
@@ -46,8 +47,9 @@ type Token struct {
 	Expires  time.Time
 }
 
-// Mint signs a token for the resource, which becomes its audience byte for byte. Only for an application of the world
-// that says accessTokenVersion 2 the token has the v2 form; Azure's own services all take v1.
+// Mint signs a token for the resource, which becomes its audience byte for byte. Only for an
+// application of the world that says accessTokenVersion 2 the token has the v2 form; Azure's own
+// services all take v1.
 func (t *Tokens) Mint(s Subject, resource string, lifetime time.Duration) (Token, error) {
 	now := t.world.Now().Truncate(time.Second)
 	token := Token{Resource: resource, Issued: now, Expires: now.Add(lifetime)}

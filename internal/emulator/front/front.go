@@ -1,5 +1,5 @@
-// Package front is what every surface of the emulated Azure does before and after its own work: bound the body, run
-// into faults, keep the request log.
+// Package front is what every surface of the emulated Azure does before and after its own work:
+// bound the body, run into faults, keep the request log.
 package front
 
 import (
@@ -28,7 +28,8 @@ type Surface struct {
 	Name  string
 	World *world.World
 	Log   *slog.Logger
-	// WriteError answers with a status in the surface's own error format. code is empty or replaces the usual one.
+	// WriteError answers with a status in the surface's own error format. code is empty or replaces
+	// the usual one.
 	WriteError func(w http.ResponseWriter, status int, code, message string)
 	// Latency is what the settings add to every request.
 	Latency func(world.Settings) time.Duration
@@ -108,7 +109,8 @@ func (s Surface) disturb(w http.ResponseWriter, r *http.Request, f world.Fault, 
 
 type operationKey struct{}
 
-// FailedOperation is the error code with which a fault wants the operation of this request to fail, or empty.
+// FailedOperation is the error code with which a fault wants the operation of this request to fail,
+// or empty.
 func FailedOperation(ctx context.Context) string {
 	code, _ := ctx.Value(operationKey{}).(string)
 	return code

@@ -1,5 +1,6 @@
-// Package imds is the emulated Azure Instance Metadata Service. It tells the VM that asks by the source address of the
-// connection, and hands out tokens for the identities that are on that VM at that moment.
+// Package imds is the emulated Azure Instance Metadata Service. It tells the VM that asks by the
+// source address of the connection, and hands out tokens for the identities that are on that VM at
+// that moment.
 package imds
 
 import (
@@ -51,11 +52,12 @@ type request struct {
 	caller world.Caller
 }
 
-// ServeHTTP checks in this order: Metadata header, X-Forwarded-For, caller, then what the path wants.
+// ServeHTTP checks in this order: Metadata header, X-Forwarded-For, caller, then what the path
+// wants.
 //
-// Paths are taken generously: case, doubled slashes, dots, backslashes and ;parameters make no difference. Whether the
-// real service is as generous is not documented; here, a proxy in front that is fooled by an odd spelling must be seen
-// to leak.
+// Paths are taken generously: case, doubled slashes, dots, backslashes and ;parameters make no
+// difference. Whether the real service is as generous is not documented; here, a proxy in front
+// that is fooled by an odd spelling must be seen to leak.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", "IMDS/150.870.65.1854") // clients look at it, so a proxy must not pass it on
 	q := &request{w: w, r: r, path: normalise(r.URL.Path)}
@@ -104,8 +106,8 @@ func (h *Handler) identify(q *request) bool {
 	return false
 }
 
-// localAddress is the address at which the request arrived. A caller that has the same one is on this machine, just as
-// one on a loopback address: so it is with 169.254.169.254 on lo.
+// localAddress is the address at which the request arrived. A caller that has the same one is on
+// this machine, just as one on a loopback address: so it is with 169.254.169.254 on lo.
 func localAddress(r *http.Request) netip.Addr {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if local == nil {
@@ -142,7 +144,8 @@ func (q *request) get() bool {
 	return false
 }
 
-// param reads a parameter that may be there once; more often is an error. The name compares without regard to case.
+// param reads a parameter that may be there once; more often is an error. The name compares without
+// regard to case.
 func (q *request) param(names ...string) (value string, ok bool) {
 	found := 0
 	for key, values := range q.query {

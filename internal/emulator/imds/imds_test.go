@@ -146,7 +146,8 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// TestSameMachine: a caller at the service's own address is on this machine, and so the default machine.
+// TestSameMachine: a caller at the service's own address is on this machine, and so the default
+// machine.
 func TestSameMachine(t *testing.T) {
 	s := newService(t, nil)
 	for remote, want := range map[string]int{"169.254.169.254:4000": 200, "169.254.169.253:4000": 401} {
@@ -162,7 +163,8 @@ func TestSameMachine(t *testing.T) {
 	}
 }
 
-// TestTokenFields: the answer is compact, complete, and strings only, because clients break otherwise.
+// TestTokenFields: the answer is compact, complete, and strings only, because clients break
+// otherwise.
 func TestTokenFields(t *testing.T) {
 	s := newService(t, nil)
 	body := s.do("GET", path+query).Body.String()

@@ -78,8 +78,8 @@ func (h *Handler) versioned(q *request) bool {
 	return false
 }
 
-// identity answers the paths beside the token path. They hand out what belongs to the VM, so a proxy must not let a pod
-// come here; "leak" in the request log marks that it did.
+// identity answers the paths beside the token path. They hand out what belongs to the VM, so a
+// proxy must not let a pod come here; "leak" in the request log marks that it did.
 func (h *Handler) identity(q *request) {
 	front.Detail(q.r.Context(), "leak", "identity path of the VM")
 	switch q.path {

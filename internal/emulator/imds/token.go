@@ -120,7 +120,8 @@ const (
 	several  = "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request"
 )
 
-// choose picks the identity: the one that is named, else the system-assigned one, else the only one there is.
+// choose picks the identity: the one that is named, else the system-assigned one, else the only one
+// there is.
 func choose(c world.Caller, s selector) (subject entra.Subject, refusal string) {
 	system := entra.Subject{TenantID: c.TenantID, ResourceID: c.Machine.String(), MachineID: c.Machine.String(), Certain: true}
 	if c.System != nil {
@@ -162,7 +163,8 @@ type cacheKey struct{ machine, principal, resource string }
 // maxCache bounds the tokens kept; beyond it the cache starts anew.
 const maxCache = 10000
 
-// mint makes a token, or hands out the one from before while more than half of its life is left, as Azure does.
+// mint makes a token, or hands out the one from before while more than half of its life is left, as
+// Azure does.
 func (h *Handler) mint(s entra.Subject, resource string) (entra.Token, error) {
 	settings := h.world.Settings().IMDS
 	lifetime := time.Duration(settings.TokenLifetime)

@@ -4,7 +4,8 @@ package world
 
 import "strings"
 
-// actionsOf are the actions that matter here of a built-in role, nil for a role that the emulator does not know.
+// actionsOf are the actions that matter here of a built-in role, nil for a role that the emulator
+// does not know.
 func actionsOf(role string) []string {
 	const identity = "microsoft.managedidentity/userassignedidentities/"
 	const groupRead = "microsoft.resources/subscriptions/resourcegroups/read"
@@ -21,8 +22,8 @@ func actionsOf(role string) []string {
 	return nil
 }
 
-// Allowed reports whether a principal may perform an action, such as Microsoft.Compute/virtualMachines/write, on the ARM
-// resource ID scope.
+// Allowed reports whether a principal may perform an action, such as
+// Microsoft.Compute/virtualMachines/write, on the ARM resource ID scope.
 func (w *World) Allowed(principalID, action, scope string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -10,8 +10,9 @@ const (
 	DefaultApplication   = "33333333-3333-4333-8333-333333333333"
 )
 
-// Default is a small world: a VM (where loopback callers are) with one user-assigned identity, a scale set with two
-// instances and no identity, two more identities, and one service principal with the given secret.
+// Default is a small world: a VM (where loopback callers are) with one user-assigned identity, a
+// scale set with two instances and no identity, two more identities, and one service principal with
+// the given secret.
 func Default(secret string) Document {
 	identity := func(name, number string) Identity {
 		return Identity{

@@ -10,8 +10,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// TestMadeAgain: an identity that takes the name of one that a machine has is not on the machine until that was taken
-// off and assigned anew.
+// TestMadeAgain: an identity that takes the name of one that a machine has is not on the machine
+// until that was taken off and assigned anew.
 func TestMadeAgain(t *testing.T) {
 	w, _ := newWorld(t, func(d *world.Document) { d.Settings.ARM.UpdateDuration = 0 })
 	edit := func(change func(*world.Document)) {
@@ -54,7 +54,8 @@ func TestMadeAgain(t *testing.T) {
 	check("taken off and assigned", fresh.ClientID, 1)
 }
 
-// assigning is what a write of theVM names to put vm-identity there; all identities leave with the type None.
+// assigning is what a write of theVM names to put vm-identity there; all identities leave with the
+// type None.
 func assigning(add bool) map[string]bool {
 	if !add {
 		return nil

@@ -1,8 +1,9 @@
-// Package world is the one place of state of the emulated Azure: its tenants, identities, applications and machines,
-// the operations under way, the faults somebody asked for and the log of what was asked.
+// Package world is the one place of state of the emulated Azure: its tenants, identities,
+// applications and machines, the operations under way, the faults somebody asked for and the log of
+// what was asked.
 //
-// The surfaces (arm, entra, imds) hold no state of their own. They read views of the world, which are copies, and
-// change it through the methods here, which are safe for use by many goroutines.
+// The surfaces (arm, entra, imds) hold no state of their own. They read views of the world, which
+// are copies, and change it through the methods here, which are safe for use by many goroutines.
 package world
 
 import (
@@ -30,7 +31,8 @@ type Document struct {
 	VirtualMachines []Machine `json:"virtualMachines,omitempty"`
 	// ScaleSets are VM scale sets with their instances.
 	ScaleSets []Machine `json:"scaleSets,omitempty"`
-	// RoleAssignments say who may do what on ARM; they count only when settings.authorization is "roles".
+	// RoleAssignments say who may do what on ARM; they count only when settings.authorization is
+	// "roles".
 	RoleAssignments []RoleAssignment `json:"roleAssignments,omitempty"`
 	// Resources limits the resources (audiences) tokens can be had for. Empty: any URI or GUID.
 	Resources []string `json:"resources,omitempty"`
@@ -40,7 +42,8 @@ type Document struct {
 	Faults []Fault `json:"faults,omitempty"`
 }
 
-// TenantADFS is the tenant of applications that ADFS knows, and not Entra ID. It needs no entry among the tenants.
+// TenantADFS is the tenant of applications that ADFS knows, and not Entra ID. It needs no entry
+// among the tenants.
 const TenantADFS = "adfs"
 
 // Tenant is an Entra ID directory.
@@ -58,14 +61,16 @@ type Subscription struct {
 
 // Identity is a user-assigned managed identity.
 type Identity struct {
-	// ResourceID is its full ARM ID, /subscriptions/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/…
+	// ResourceID is its full ARM ID,
+	// /subscriptions/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/…
 	ResourceID  string `json:"resourceID"`
 	ClientID    string `json:"clientID"`
 	PrincipalID string `json:"principalID"`
 	TenantID    string `json:"tenantID,omitempty"`
 	// FederatedCredentials let tokens of outside issuers sign in as this identity, without a VM.
 	FederatedCredentials []FederatedCredential `json:"federatedCredentials,omitempty"`
-	// Unassignable lets every write that would add it to a machine fail, with an error that names no identity.
+	// Unassignable lets every write that would add it to a machine fail, with an error that names
+	// no identity.
 	Unassignable bool `json:"unassignable,omitempty"`
 }
 
@@ -76,7 +81,8 @@ type Application struct {
 	// PrincipalID is the object ID of the service principal: the "oid" of its tokens.
 	PrincipalID string `json:"principalID"`
 	TenantID    string `json:"tenantID,omitempty"`
-	// OtherTenantIDs are those that a multi-tenant application was let into. Its object ID is the same in all of them here.
+	// OtherTenantIDs are those that a multi-tenant application was let into. Its object ID is the
+	// same in all of them here.
 	OtherTenantIDs []string `json:"otherTenantIDs,omitempty"`
 	// Secret is the client secret; empty means that it has none.
 	Secret string `json:"secret,omitempty"`
@@ -85,8 +91,8 @@ type Application struct {
 	// Certificate is a PEM certificate whose key may sign client assertions.
 	Certificate          string                `json:"certificate,omitempty"`
 	FederatedCredentials []FederatedCredential `json:"federatedCredentials,omitempty"`
-	// AccessTokenVersion is the form of the tokens minted *for* this application as a resource (its clientID or
-	// api://clientID): 1 (default) or 2.
+	// AccessTokenVersion is the form of the tokens minted *for* this application as a resource (its
+	// clientID or api://clientID): 1 (default) or 2.
 	AccessTokenVersion int `json:"accessTokenVersion,omitempty"`
 }
 
@@ -98,7 +104,8 @@ type FederatedCredential struct {
 	Audience string `json:"audience,omitempty"`
 }
 
-// Issuer is where the keys of an outside token issuer are found: exactly one of JWKS, JWKSFile and JWKSURL.
+// Issuer is where the keys of an outside token issuer are found: exactly one of JWKS, JWKSFile and
+// JWKSURL.
 type Issuer struct {
 	Issuer   string `json:"issuer"`
 	JWKS     string `json:"jwks,omitempty"`     // the key set itself, as JSON text
@@ -142,7 +149,8 @@ type RoleAssignment struct {
 	PrincipalID string `json:"principalID"`
 	// Scope is an ARM ID or a prefix of one at a segment boundary; "/" is everything.
 	Scope string `json:"scope"`
-	// Role is Owner, Contributor, Reader, "Virtual Machine Contributor" or "Managed Identity Operator".
+	// Role is Owner, Contributor, Reader, "Virtual Machine Contributor" or "Managed Identity
+	// Operator".
 	Role string `json:"role,omitempty"`
 	// Actions are ARM actions instead of a role, with * for any run of characters.
 	Actions []string `json:"actions,omitempty"`

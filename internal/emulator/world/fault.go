@@ -16,7 +16,8 @@ const (
 	SurfaceIMDS  = "imds"
 )
 
-// Fault is a disturbance of the requests it matches. Of several that match, the first in the list is taken.
+// Fault is a disturbance of the requests it matches. Of several that match, the first in the list
+// is taken.
 type Fault struct {
 	// Name identifies the fault, for replacing and removing it.
 	Name string `json:"name"`
@@ -24,11 +25,11 @@ type Fault struct {
 	Surface string `json:"surface,omitempty"`
 	// Method is an HTTP method; empty matches all.
 	Method string `json:"method,omitempty"`
-	// Path is compared with the request's path, without regard to case; * stands for any run of characters. Empty
-	// matches all.
+	// Path is compared with the request's path, without regard to case; * stands for any run of
+	// characters. Empty matches all.
 	Path string `json:"path,omitempty"`
-	// Query is compared with the request's query as it was sent, likewise: *client_id=GUID* hits one identity at IMDS.
-	// Empty matches all.
+	// Query is compared with the request's query as it was sent, likewise: *client_id=GUID* hits
+	// one identity at IMDS. Empty matches all.
 	Query string `json:"query,omitempty"`
 
 	// Status answers with this HTTP status, and a body in the surface's error format.
@@ -45,15 +46,16 @@ type Fault struct {
 	Hang bool `json:"hang,omitempty"`
 	// Drop closes the connection without an answer.
 	Drop bool `json:"drop,omitempty"`
-	// Operation lets a write to a machine be accepted, and its operation fail with this error code: OperationPreempted,
-	// for example (which Azure calls canceled). The machine stays as it was.
+	// Operation lets a write to a machine be accepted, and its operation fail with this error code:
+	// OperationPreempted, for example (which Azure calls canceled). The machine stays as it was.
 	Operation string `json:"operation,omitempty"`
 	// After lets the request take effect first: the work is done, only the answer is disturbed.
 	After bool `json:"after,omitempty"`
 
 	// Skip lets that many matching requests pass first.
 	Skip int `json:"skip,omitempty"`
-	// Count ends the fault after that many hits; 0 means until it is removed. A spent fault stays listed.
+	// Count ends the fault after that many hits; 0 means until it is removed. A spent fault stays
+	// listed.
 	Count int `json:"count,omitempty"`
 	// Probability of a hit, between 0 and 1; 0 means always.
 	Probability float64 `json:"probability,omitempty"`
@@ -86,8 +88,8 @@ func (f Fault) matches(surface, method, path, query string) bool {
 		(f.Query == "" || glob(Fold(f.Query), Fold(query)))
 }
 
-// glob reports whether s is pattern, in which * stands for any run of characters. It works in len(pattern)*len(s)
-// steps at most, whatever the input.
+// glob reports whether s is pattern, in which * stands for any run of characters. It works in
+// len(pattern)*len(s) steps at most, whatever the input.
 func glob(pattern, s string) bool {
 	head, rest, star := strings.Cut(pattern, "*")
 	if !star {
@@ -117,8 +119,8 @@ type faultState struct {
 	gone chan struct{} // closed when the fault is removed, for those that hang in it
 }
 
-// TakeFault returns the fault that the request runs into, if any, and counts it. The channel is closed when the fault
-// is removed.
+// TakeFault returns the fault that the request runs into, if any, and counts it. The channel is
+// closed when the fault is removed.
 func (w *World) TakeFault(surface, method, path, query string) (Fault, <-chan struct{}, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -170,7 +172,8 @@ func (w *World) SetFault(f Fault) error {
 	return nil
 }
 
-// RemoveFault removes the fault of that name, or all of them when name is empty. It reports whether there was one.
+// RemoveFault removes the fault of that name, or all of them when name is empty. It reports whether
+// there was one.
 func (w *World) RemoveFault(name string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

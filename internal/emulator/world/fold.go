@@ -8,8 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// Fold returns the form of a name that is equal for all spellings of it. As Azure does, it ignores the case of letters,
-// and never takes a letter outside ASCII for one of ASCII: the Kelvin sign is no k.
+// Fold returns the form of a name that is equal for all spellings of it. As Azure does, it ignores
+// the case of letters, and never takes a letter outside ASCII for one of ASCII: the Kelvin sign is
+// no k.
 func Fold(name string) string {
 	return strings.Map(func(r rune) rune {
 		lower := unicode.ToLower(unicode.ToUpper(r))

@@ -14,7 +14,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// maxDocument bounds a world file: far more than any cluster needs, little enough to parse in no time.
+// maxDocument bounds a world file: far more than any cluster needs, little enough to parse in no
+// time.
 const maxDocument = 8 << 20
 
 // ReadFile loads the world of a YAML (or JSON) file.
@@ -30,8 +31,9 @@ func ReadFile(path string) (Document, error) {
 	return doc, nil
 }
 
-// Parse reads YAML or JSON. Unknown fields are errors; settings that are not named keep their defaults.
-// The result is complete (references to the default tenant, subscription and region are filled in) and valid.
+// Parse reads YAML or JSON. Unknown fields are errors; settings that are not named keep their
+// defaults. The result is complete (references to the default tenant, subscription and region are
+// filled in) and valid.
 func Parse(data []byte) (Document, error) {
 	if len(data) > maxDocument {
 		return Document{}, fmt.Errorf("larger than %d bytes", maxDocument)
@@ -114,7 +116,8 @@ func setDefault(field *string, value string) {
 
 var (
 	guid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	// plainName is what may stand for a name in a path: no slash, no question mark, nothing invisible.
+	// plainName is what may stand for a name in a path: no slash, no question mark, nothing
+	// invisible.
 	plainName = regexp.MustCompile(`^[\p{L}\p{N}_.()-]{1,128}$`)
 )
 

@@ -24,8 +24,8 @@ type Request struct {
 	Status   int      `json:"status"` // 0: no answer was sent
 	Duration Duration `json:"duration"`
 	Fault    string   `json:"fault,omitempty"` // the fault it ran into
-	// Details are facts about the outcome: operation, named (how many identities a write named), added, removed, clientID,
-	// resource, error, retryAfter (of an error).
+	// Details are facts about the outcome: operation, named (how many identities a write named),
+	// added, removed, clientID, resource, error, retryAfter (of an error).
 	Details map[string]string `json:"details,omitempty"`
 }
 
@@ -88,7 +88,8 @@ func (l *Log) Find(f Filter) []Request {
 	return found
 }
 
-// Wait is Find that waits until there is something to return, or ctx is over; it returns nothing then.
+// Wait is Find that waits until there is something to return, or ctx is over; it returns nothing
+// then.
 func (l *Log) Wait(ctx context.Context, f Filter) []Request {
 	for {
 		found, more := l.find(f)

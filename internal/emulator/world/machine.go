@@ -14,8 +14,9 @@ import (
 type assigned struct {
 	system *SystemIdentity
 	user   []string // resource IDs as given
-	// as holds what each was when it was assigned, by folded resource ID. An identity that was deleted and made again
-	// under its old name is another one: it is not on the machine until it is taken off and assigned anew.
+	// as holds what each was when it was assigned, by folded resource ID. An identity that was
+	// deleted and made again under its old name is another one: it is not on the machine until it
+	// is taken off and assigned anew.
 	as map[string]Identity
 }
 
@@ -62,10 +63,11 @@ type MachineView struct {
 	TenantID string
 	Updating bool
 	ETag     string // changes with every write
-	// Bound are those of Identities that ARM shows with their IDs, by resource ID: they still exist as they were when
-	// they were assigned, or settings.arm.staleIDs is on.
+	// Bound are those of Identities that ARM shows with their IDs, by resource ID: they still exist
+	// as they were when they were assigned, or settings.arm.staleIDs is on.
 	Bound map[string]Identity
-	// OnIMDS are the resource IDs of the user-assigned identities that IMDS knows on the machine now.
+	// OnIMDS are the resource IDs of the user-assigned identities that IMDS knows on the machine
+	// now.
 	OnIMDS []string
 }
 
@@ -84,8 +86,8 @@ func (w *World) Machine(id MachineID) (MachineView, bool) {
 	return w.view(id.Key())
 }
 
-// Machines lists the VMs or scale sets of a subscription and, unless group is empty, resource group. An empty
-// subscription or kind means all.
+// Machines lists the VMs or scale sets of a subscription and, unless group is empty, resource
+// group. An empty subscription or kind means all.
 func (w *World) Machines(kind Kind, subscription, group string) []MachineView {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -179,7 +181,8 @@ func (c Caller) Name() string { return c.Instance.Name }
 // VMID is the VM's unique ID, stable for its resource.
 func (c Caller) VMID() string { return GUID(c.Machine.Key() + "/" + c.Instance.ID) }
 
-// Caller finds the VM with that address. Loopback addresses that nobody owns belong to the default machine.
+// Caller finds the VM with that address. Loopback addresses that nobody owns belong to the default
+// machine.
 func (w *World) Caller(address netip.Addr) (Caller, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

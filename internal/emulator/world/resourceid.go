@@ -12,8 +12,9 @@ type IdentityID struct {
 	SubscriptionID, ResourceGroup, Name string
 }
 
-// ParseIdentityID reads /subscriptions/S/resourceGroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/N
-// in any case.
+// ParseIdentityID reads
+// /subscriptions/S/resourceGroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/N in
+// any case.
 func ParseIdentityID(id string) (IdentityID, error) {
 	parts := strings.Split(id, "/")
 	fixed := map[int]string{
@@ -37,8 +38,8 @@ func ParseIdentityID(id string) (IdentityID, error) {
 	return parsed, nil
 }
 
-// String spells the ID as Azure's compute service does, with a lower-case "resourcegroups": a client that compares
-// IDs byte for byte is wrong on Azure too.
+// String spells the ID as Azure's compute service does, with a lower-case "resourcegroups": a
+// client that compares IDs byte for byte is wrong on Azure too.
 func (i IdentityID) String() string {
 	return "/subscriptions/" + i.SubscriptionID + "/resourcegroups/" + i.ResourceGroup +
 		"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + i.Name

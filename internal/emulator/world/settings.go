@@ -4,9 +4,11 @@ package world
 
 import "time"
 
-// Settings are the dials of the emulator. Every field has a default (DefaultSettings); a file names only what differs.
+// Settings are the dials of the emulator. Every field has a default (DefaultSettings); a file names
+// only what differs.
 type Settings struct {
-	// Authorization on ARM: "any" lets every valid token do everything, "roles" asks the role assignments.
+	// Authorization on ARM: "any" lets every valid token do everything, "roles" asks the role
+	// assignments.
 	Authorization string        `json:"authorization"`
 	ARM           ARMSettings   `json:"arm"`
 	Entra         EntraSettings `json:"entra"`
@@ -16,19 +18,21 @@ type Settings struct {
 
 // ARMSettings are the dials of Azure Resource Manager.
 type ARMSettings struct {
-	// UpdateDuration is how long a write to a VM or scale set takes. Azure: 10-20 s for a VM, 40-60 s for a scale set.
+	// UpdateDuration is how long a write to a VM or scale set takes. Azure: 10-20 s for a VM, 40-60
+	// s for a scale set.
 	UpdateDuration Duration `json:"updateDuration"`
 	// IMDSDelay is the time between the end of the write and the moment IMDS knows of it.
 	IMDSDelay Duration `json:"imdsDelay"`
-	// RetryAfter is the Retry-After, in seconds, of answers that tell of an operation under way; 0 sends none.
+	// RetryAfter is the Retry-After, in seconds, of answers that tell of an operation under way; 0
+	// sends none.
 	RetryAfter int `json:"retryAfter"`
 	// MaxIdentities is how many user-assigned identities one request may name.
 	MaxIdentities int `json:"maxIdentities"`
-	// StaleIDs lets machines show an identity that was deleted (and perhaps made again) while they had it with the IDs
-	// that it had; otherwise with none. Azure has been seen to do either.
+	// StaleIDs lets machines show an identity that was deleted (and perhaps made again) while they
+	// had it with the IDs that it had; otherwise with none. Azure has been seen to do either.
 	StaleIDs bool `json:"staleIDs"`
-	// RefuseDeleted refuses writes that leave an identity on a machine that was deleted, as Azure has been seen to do:
-	// it names the identity, although the request did not.
+	// RefuseDeleted refuses writes that leave an identity on a machine that was deleted, as Azure
+	// has been seen to do: it names the identity, although the request did not.
 	RefuseDeleted bool `json:"refuseDeleted"`
 	// Latency is added to every request.
 	Latency Duration `json:"latency"`
@@ -48,25 +52,26 @@ type IMDSSettings struct {
 	TokenLifetime Duration `json:"tokenLifetime"`
 	// CacheTokens hands out the same token again until half of its life is over, as Azure does.
 	CacheTokens bool `json:"cacheTokens"`
-	// DefaultMachine is the name of the VM, or of the scale set (its first instance), that loopback callers are taken
-	// for. Empty: they are nobody.
+	// DefaultMachine is the name of the VM, or of the scale set (its first instance), that loopback
+	// callers are taken for. Empty: they are nobody.
 	DefaultMachine string `json:"defaultMachine"`
 	// Latency is added to every request.
 	Latency Duration `json:"latency"`
 }
 
-// Limits are Azure's rate limits. They are on by default, because a client that does not obey them is what an
-// emulator is there to find.
+// Limits are Azure's rate limits. They are on by default, because a client that does not obey them
+// is what an emulator is there to find.
 type Limits struct {
 	Enabled bool `json:"enabled"`
-	// ScaleSetWrites and MachineWrites count per scale set and per VM; Reads and Writes per subscription and principal.
+	// ScaleSetWrites and MachineWrites count per scale set and per VM; Reads and Writes per
+	// subscription and principal.
 	ScaleSetWrites Bucket `json:"scaleSetWrites"`
 	MachineWrites  Bucket `json:"machineWrites"`
 	Reads          Bucket `json:"reads"`
 	Writes         Bucket `json:"writes"`
-	// MachineReads counts the reads of one VM or scale set, OperationReads the looks at its operations. Azure: 36 and 12
-	// a minute, 45 and 15 a minute. No limit by default: with updates of 2 s instead of a minute, a client that does all
-	// as it should asks more often.
+	// MachineReads counts the reads of one VM or scale set, OperationReads the looks at its
+	// operations. Azure: 36 and 12 a minute, 45 and 15 a minute. No limit by default: with updates
+	// of 2 s instead of a minute, a client that does all as it should asks more often.
 	MachineReads   Bucket `json:"machineReads"`
 	OperationReads Bucket `json:"operationReads"`
 	// Metadata and Identity count per VM: IMDS in general, and the token requests.
@@ -76,7 +81,8 @@ type Limits struct {
 	IdentityAtOnce int `json:"identityAtOnce"`
 }
 
-// Bucket is a token bucket: Size requests at once, PerMinute more every minute. Size 0 means no limit.
+// Bucket is a token bucket: Size requests at once, PerMinute more every minute. Size 0 means no
+// limit.
 type Bucket struct {
 	Size      int `json:"size"`
 	PerMinute int `json:"perMinute"`
@@ -84,9 +90,10 @@ type Bucket struct {
 
 // DefaultSettings are what a world has that says nothing else.
 //
-// The limits are Microsoft's documented figures: compute writes 12 and 4 a minute per VMSS or VM, ARM reads 250 and
-// 25 a second, writes 200 and 10 a second, IMDS 5 a second in general, its token path 20 a second and 5 at once.
-// The update takes 2 s instead of Azure's 10 to 60, so that trying things out is no patience game.
+// The limits are Microsoft's documented figures: compute writes 12 and 4 a minute per VMSS or VM,
+// ARM reads 250 and 25 a second, writes 200 and 10 a second, IMDS 5 a second in general, its token
+// path 20 a second and 5 at once. The update takes 2 s instead of Azure's 10 to 60, so that trying
+// things out is no patience game.
 func DefaultSettings() Settings {
 	return Settings{
 		Authorization: AuthorizeAny,

@@ -24,7 +24,8 @@ var (
 	// ErrSurplus: identities are named although the type has no user-assigned ones.
 	ErrSurplus = errors.New("user-assigned identities given for a type without them")
 	ErrTooMany = errors.New("too many identities in one request")
-	// ErrUnassignable: one of the identities to be added is Identity.Unassignable; Azure does not say which.
+	// ErrUnassignable: one of the identities to be added is Identity.Unassignable; Azure does not
+	// say which.
 	ErrUnassignable = errors.New("an identity cannot be assigned")
 )
 
@@ -35,11 +36,13 @@ func (e *UnknownIdentityError) Error() string { return "identity does not exist:
 
 // Change is a write to a machine's identities.
 type Change struct {
-	// System and User are the identity type: "SystemAssigned", "UserAssigned", both, or neither ("None").
+	// System and User are the identity type: "SystemAssigned", "UserAssigned", both, or neither
+	// ("None").
 	System, User bool
 	// Identities maps resource IDs to whether they are to be there (true) or not (false).
 	Identities map[string]bool
-	// Replace drops every identity that Identities does not name (PUT); otherwise they stay (PATCH).
+	// Replace drops every identity that Identities does not name (PUT); otherwise they stay
+	// (PATCH).
 	Replace bool
 	// ETag, when not empty, is the state that the machine must be in; * is any.
 	ETag string
@@ -70,7 +73,8 @@ type Operation struct {
 	Started time.Time
 	Ends    time.Time // when it is, or was, over
 	Done    bool
-	// Failed is the error code of an operation that came (or will come) to nothing: the machine stays as it was.
+	// Failed is the error code of an operation that came (or will come) to nothing: the machine
+	// stays as it was.
 	Failed string
 	// Added and Removed are the user-assigned identities that it changes.
 	Added, Removed []string
@@ -97,8 +101,8 @@ func (o *operations) add(op *Operation) {
 	}
 }
 
-// BeginUpdate starts a write, which is over after settings.arm.updateDuration. It refuses what Azure refuses, with the
-// errors above, and leaves the machine as it is then.
+// BeginUpdate starts a write, which is over after settings.arm.updateDuration. It refuses what
+// Azure refuses, with the errors above, and leaves the machine as it is then.
 func (w *World) BeginUpdate(id MachineID, change Change) (Operation, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -198,8 +202,8 @@ func (a *assigned) drop(id string) {
 	}
 }
 
-// checkDeleted refuses to leave an identity on a machine that does not exist any more, if settings.arm.refuseDeleted is
-// on.
+// checkDeleted refuses to leave an identity on a machine that does not exist any more, if
+// settings.arm.refuseDeleted is on.
 func (w *World) checkDeleted(goal assigned) error {
 	if !w.doc.Settings.ARM.RefuseDeleted {
 		return nil

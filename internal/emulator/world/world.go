@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// World is the state of the emulated Azure. Make one with New; its methods are safe for concurrent use and return
-// copies.
+// World is the state of the emulated Azure. Make one with New; its methods are safe for concurrent
+// use and return copies.
 //
-// Nothing in it runs by itself: an operation that should be over by now is ended by whoever looks next. So the world
-// needs a clock but no timers.
+// Nothing in it runs by itself: an operation that should be over by now is ended by whoever looks
+// next. So the world needs a clock but no timers.
 type World struct {
 	now func() time.Time
 	log *Log
@@ -49,7 +49,8 @@ type caller struct {
 	instance int
 }
 
-// New makes a world of a document, which is completed and checked first. now is the clock; nil means the real one.
+// New makes a world of a document, which is completed and checked first. now is the clock; nil
+// means the real one.
 func New(doc Document, now func() time.Time) (*World, error) {
 	doc, err := Complete(doc)
 	if err != nil {
@@ -106,8 +107,8 @@ func (w *World) restart(doc Document) error {
 	return nil
 }
 
-// adopt makes the document the current one and rebuilds the indexes. Machines that are new get their identities
-// known to IMDS at once, as they were there before the world began.
+// adopt makes the document the current one and rebuilds the indexes. Machines that are new get
+// their identities known to IMDS at once, as they were there before the world began.
 func (w *World) adopt(doc Document) {
 	w.doc = doc
 	ix := index{
@@ -171,8 +172,9 @@ func (w *World) Document() (Document, error) {
 	return doc, err
 }
 
-// Edit changes the document in one step: change gets a copy, and the result is checked before it counts. Operations
-// under way go on; machines that stay keep what IMDS knows of them unless their identities were changed.
+// Edit changes the document in one step: change gets a copy, and the result is checked before it
+// counts. Operations under way go on; machines that stay keep what IMDS knows of them unless their
+// identities were changed.
 func (w *World) Edit(change func(*Document) error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -244,7 +246,8 @@ func (w *World) IdentityByClientID(clientID string) (Identity, bool) {
 	return id, ok
 }
 
-// Identities lists the user-assigned identities of a subscription and, unless group is empty, resource group.
+// Identities lists the user-assigned identities of a subscription and, unless group is empty,
+// resource group.
 func (w *World) Identities(subscription, group string) []Identity {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -278,7 +281,8 @@ func (w *World) Subscription(id string) (Subscription, bool) {
 	return Subscription{}, false
 }
 
-// ResourceGroups lists the resource groups of a subscription that hold something, as they are first spelled.
+// ResourceGroups lists the resource groups of a subscription that hold something, as they are first
+// spelled.
 func (w *World) ResourceGroups(subscription string) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -315,7 +319,8 @@ func (w *World) Issuer(name string) (Issuer, bool) {
 	return Issuer{}, false
 }
 
-// KnownResource reports whether tokens for the resource are issued, and returns its application, if the world has it.
+// KnownResource reports whether tokens for the resource are issued, and returns its application, if
+// the world has it.
 func (w *World) KnownResource(resource string) (app *Application, known bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -27,8 +27,8 @@ type Spec struct {
 	Wait time.Duration
 }
 
-// Pod returns the pod for a node. It names the node, so that neither taints nor the scheduler keep it
-// away.
+// Pod returns the pod for a node. It names the node, so that neither taints nor the scheduler keep
+// it away.
 func (s Spec) Pod(node string) *corev1.Pod {
 	args := append([]string{"--cleanup", "--cleanup-wait=" + s.Wait.String(), "--node=" + node}, s.Args...)
 	var secrets []corev1.LocalObjectReference

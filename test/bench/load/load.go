@@ -1,9 +1,9 @@
-// Package load sends HTTP requests and measures how long their answers take: one thread, bare sockets and epoll, because it
-// shares the machine with what it measures.
+// Package load sends HTTP requests and measures how long their answers take: one thread, bare
+// sockets and epoll, because it shares the machine with what it measures.
 //
-// A closed loop has as many requests under way as there are connections, for the most a server can do. An open loop sends at a
-// rate that does not wait for the server: a request's time counts from when it was due, so that a server that stalls is charged
-// for all that came meanwhile.
+// A closed loop has as many requests under way as there are connections, for the most a server can
+// do. An open loop sends at a rate that does not wait for the server: a request's time counts from
+// when it was due, so that a server that stalls is charged for all that came meanwhile.
 package load
 
 import (
@@ -22,7 +22,8 @@ type Spec struct {
 	Target netip.AddrPort `json:"target"`
 	// Request is one whole request, head and all.
 	Request string `json:"request"`
-	// Connections is how many there are at the same time; the i-th comes from Sources[i % len(Sources)].
+	// Connections is how many there are at the same time; the i-th comes from Sources[i %
+	// len(Sources)].
 	Connections int          `json:"connections"`
 	Sources     []netip.Addr `json:"sources"`
 	// Fresh opens a new connection for every request.
@@ -38,12 +39,14 @@ type Spec struct {
 type Result struct {
 	Began time.Time `json:"began"`
 	Ended time.Time `json:"ended"`
-	// Requests are those sent, Failed those that were not answered with 200; Text tells of the first of these.
+	// Requests are those sent, Failed those that were not answered with 200; Text tells of the
+	// first of these.
 	Requests int    `json:"requests"`
 	Failed   int    `json:"failed"`
 	Text     string `json:"text,omitempty"`
-	// Again are the requests sent a second time, because the server closed a connection that had been used before, without a
-	// byte of an answer. Every HTTP client does that: a server may close an idle connection just when a request is sent.
+	// Again are the requests sent a second time, because the server closed a connection that had
+	// been used before, without a byte of an answer. Every HTTP client does that: a server may
+	// close an idle connection just when a request is sent.
 	Again int `json:"again"`
 	// Body is the first answer's.
 	Body string `json:"body,omitempty"`

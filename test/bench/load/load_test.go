@@ -40,7 +40,8 @@ func TestHistogram(t *testing.T) {
 	}
 }
 
-// TestSteps holds for every time: its step is that of the longest time in it, and the next nanosecond is in the next.
+// TestSteps holds for every time: its step is that of the longest time in it, and the next
+// nanosecond is in the next.
 func TestSteps(t *testing.T) {
 	for i := range perOctave * 30 {
 		d := longest(i)
@@ -114,7 +115,8 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// TestOpenLoop has a server that needs longer than there is between two requests: the time of a request counts from when it was due.
+// TestOpenLoop has a server that needs longer than there is between two requests: the time of a
+// request counts from when it was due.
 func TestOpenLoop(t *testing.T) {
 	s := serve(t, func(http.ResponseWriter, *http.Request) { <-time.After(20 * time.Millisecond) })
 	s.Connections, s.Rate, s.Requests = 1, 1000, 20

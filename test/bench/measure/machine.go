@@ -54,7 +54,8 @@ func cpuModel(cpuinfo string) string {
 	return runtime.GOARCH
 }
 
-// CPUTimes adds up the first line of /proc/stat, user nice system idle iowait irq softirq steal, in ticks.
+// CPUTimes adds up the first line of /proc/stat, user nice system idle iowait irq softirq steal, in
+// ticks.
 func CPUTimes() (work, all int64) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -74,8 +75,9 @@ func CPUTimes() (work, all int64) {
 	return work, all
 }
 
-// Meter begins to measure what else the machine has to do; the function it returns tells how much of all CPUs that took, in
-// percent. own is what belongs to the benchmark and has used of the CPUs, in seconds.
+// Meter begins to measure what else the machine has to do; the function it returns tells how much
+// of all CPUs that took, in percent. own is what belongs to the benchmark and has used of the CPUs,
+// in seconds.
 func Meter(own func() float64) func() float64 {
 	before := own()
 	work, all := CPUTimes()

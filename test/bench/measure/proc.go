@@ -21,7 +21,8 @@ const TicksPerSecond = 100
 // Memory is a process's, in MiB, and what it has used of the CPUs until then.
 type Memory struct {
 	At time.Time
-	// RSS is all of it that is in memory, Anonymous the part that is not the program's file, Peak the most it ever was.
+	// RSS is all of it that is in memory, Anonymous the part that is not the program's file, Peak
+	// the most it ever was.
 	RSS, Anonymous, Peak float64
 	Used                 Usage
 }
@@ -55,8 +56,8 @@ func statusField(text, name string) (int64, error) {
 // Usage is CPU time, in seconds, in steps of 10 ms: all of it, and the part in the kernel.
 type Usage struct{ All, Kernel float64 }
 
-// CPUOf is what a process has used, in seconds, to the nanosecond: clock_getcpuclockid(3) makes the clock from the
-// process ID like this.
+// CPUOf is what a process has used, in seconds, to the nanosecond: clock_getcpuclockid(3) makes the
+// clock from the process ID like this.
 func CPUOf(pid int) (float64, error) {
 	var t unix.Timespec
 	const allThreads = 2
@@ -75,7 +76,8 @@ func UsageOf(pid int) (Usage, error) {
 	return parseUsage(string(text))
 }
 
-// parseUsage reads fields 14 and 15. The second field, the name, may hold anything but ends with the last parenthesis.
+// parseUsage reads fields 14 and 15. The second field, the name, may hold anything but ends with
+// the last parenthesis.
 func parseUsage(text string) (Usage, error) {
 	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(f) < 13 {
@@ -86,8 +88,8 @@ func parseUsage(text string) (Usage, error) {
 	return Usage{float64(user+system) / TicksPerSecond, float64(system) / TicksPerSecond}, errors.Join(err1, err2)
 }
 
-// Sample reads a process's memory and CPU time every 100 ms until the context ends or the process does. The function it
-// returns ends it and tells what was read.
+// Sample reads a process's memory and CPU time every 100 ms until the context ends or the process
+// does. The function it returns ends it and tells what was read.
 func Sample(ctx context.Context, pid int) func() []Memory {
 	ctx, stop := context.WithCancel(ctx)
 	var all []Memory

@@ -1,5 +1,5 @@
-// Package measure is what the benchmarks have in common: figures and how they are printed, the machine, and what the
-// kernel says of processes.
+// Package measure is what the benchmarks have in common: figures and how they are printed, the
+// machine, and what the kernel says of processes.
 package measure
 
 import (

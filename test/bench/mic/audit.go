@@ -120,7 +120,8 @@ func parseAudit(text []byte) (writes, error) {
 	return w, lines.Err()
 }
 
-// rest waits until MIC has written nothing for a while, and returns all its writes since the last call of take.
+// rest waits until MIC has written nothing for a while, and returns all its writes since the last
+// call of take.
 func (a *audit) rest(ctx context.Context) (writes, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, calmTime, fmt.Errorf("it still writes after %s", calmTime))
 	defer cancel()

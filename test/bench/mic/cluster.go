@@ -29,7 +29,8 @@ import (
 )
 
 const (
-	// micUser is who MIC is at the API server: a service account as in a real cluster, which has a small share of its work.
+	// micUser is who MIC is at the API server: a service account as in a real cluster, which has a
+	// small share of its work.
 	micNamespace, micName = "podid", "mic"
 	micUser               = "system:serviceaccount:" + micNamespace + ":" + micName
 	// auditPolicy logs every write of MIC, and nothing else.
@@ -61,7 +62,8 @@ func (c *cluster) azureFile(name string) string { return filepath.Join(c.dir, "a
 
 // with makes a cluster, hands it to f, and removes it.
 func (b *bench) with(ctx context.Context, s shape, f func(*cluster) error) (err error) {
-	// In memory where there is room for it: a disk that others use, too, would be part of the figures.
+	// In memory where there is room for it: a disk that others use, too, would be part of the
+	// figures.
 	dir, err := os.MkdirTemp("/dev/shm", "podid-bench-")
 	if err != nil {
 		dir, err = os.MkdirTemp("", "podid-bench-")
@@ -182,8 +184,8 @@ func (c *cluster) connect(ctx context.Context, kube *rest.Config) error {
 	return c.makeMICUser(ctx, kube)
 }
 
-// makeMICUser makes MIC's service account, a token of it, as a pod has one, and a kubeconfig. It may do everything: which rights
-// MIC needs is not what is measured.
+// makeMICUser makes MIC's service account, a token of it, as a pod has one, and a kubeconfig. It
+// may do everything: which rights MIC needs is not what is measured.
 func (c *cluster) makeMICUser(ctx context.Context, kube *rest.Config) error {
 	if err := client.IgnoreAlreadyExists(c.namespace(ctx, micNamespace)); err != nil {
 		return fmt.Errorf("create namespace %s: %w", micNamespace, err)

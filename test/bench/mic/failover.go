@@ -24,8 +24,8 @@ const leaseName = "aad-pod-identity-mic"
 
 func quit() os.Signal { return syscall.SIGTERM }
 
-// failover kills the leader, or tells it to end, as often as the options say. At that moment a pod is created whose identity
-// is on the scale set already.
+// failover kills the leader, or tells it to end, as often as the options say. At that moment a pod
+// is created whose identity is on the scale set already.
 func (b *bench) failover(ctx context.Context, step *progress.Step) error {
 	s := shape{nodes: 4, sets: 1, identities: 1, arm: usualARM}
 	return b.running(ctx, s, func(ctx context.Context, c *cluster, leader *program) error {
@@ -70,7 +70,8 @@ type failovers struct {
 	n      int
 }
 
-// takeover is one of them: when the other one led, and when a new pod had its identity, from the signal on.
+// takeover is one of them: when the other one led, and when a new pod had its identity, from the
+// signal on.
 type takeover struct{ leading, assigned, lease time.Duration }
 
 func (f *failovers) once(ctx context.Context, signal os.Signal) (takeover, error) {

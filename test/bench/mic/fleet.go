@@ -25,8 +25,9 @@ const (
 	watched = time.Minute
 )
 
-// fleetFloor returns how long the limits alone keep a perfect client busy: it reads a VM once before its update and
-// once after it. (Azure does not tell about the end of an update by itself.) What the buckets hold goes at once.
+// fleetFloor returns how long the limits alone keep a perfect client busy: it reads a VM once
+// before its update and once after it. (Azure does not tell about the end of an update by itself.)
+// What the buckets hold goes at once.
 func fleetFloor(vms int, limits world.Limits, arm time.Duration) time.Duration {
 	seconds := 0.0
 	for _, need := range []struct {
@@ -98,7 +99,8 @@ type fleetResult struct {
 	driftReads     float64 // a second
 }
 
-// passMargin is how much later a pod must be created for its being served first to count: creating takes a moment, too.
+// passMargin is how much later a pod must be created for its being served first to count: creating
+// takes a moment, too.
 const passMargin = 5 * time.Second
 
 // order fills in what the times of the pods tell.

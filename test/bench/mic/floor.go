@@ -27,8 +27,9 @@ import (
 // floorWriters is how many objects are written at the same time: as many as MIC has workers.
 const floorWriters = 64
 
-// floor creates the objects that MIC would write for that many pods, as fast as can be: the bytes are made before, answers
-// are not decoded, nobody watches, and no pod exists. No MIC can start faster.
+// floor creates the objects that MIC would write for that many pods, as fast as can be: the bytes
+// are made before, answers are not decoded, nobody watches, and no pod exists. No MIC can start
+// faster.
 func (b *bench) floor(ctx context.Context, step *progress.Step) error {
 	sizes := b.options.sizes
 	if len(sizes) == 0 {
@@ -89,7 +90,8 @@ func (b *bench) floorOf(ctx context.Context, c *cluster, s shape, pods int, step
 // body is an object as it goes over the wire.
 type body struct{ namespace, text string }
 
-// assignedBodies are the objects of the pods 0 … n-1, made by MIC's own rules from the identities and bindings that there are.
+// assignedBodies are the objects of the pods 0 … n-1, made by MIC's own rules from the identities
+// and bindings that there are.
 func (c *cluster) assignedBodies(ctx context.Context, s shape, n int) ([]body, error) {
 	var identities v1.AzureIdentityList
 	var bindings v1.AzureIdentityBindingList

@@ -1,8 +1,10 @@
-// Command mic measures MIC: the real program, with the flags it has by default, at a real API server with nodes and pods
-// that only exist there, and at the emulated Azure. docs/benchmarks.md says what each figure means.
+// Command mic measures MIC: the real program, with the flags it has by default, at a real API
+// server with nodes and pods that only exist there, and at the emulated Azure. docs/benchmarks.md
+// says what each figure means.
 //
-// Everything runs in a network namespace of its own that has nothing but a loopback device. A figure that misses its target
-// is no failure, unless --strict says so; a figure that could not be measured is.
+// Everything runs in a network namespace of its own that has nothing but a loopback device. A
+// figure that misses its target is no failure, unless --strict says so; a figure that could not be
+// measured is.
 package main
 
 import (

@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// readyTime is how long a program may take until it is ready, endTime until it has ended when it was told to.
+	// readyTime is how long a program may take until it is ready, endTime until it has ended when
+	// it was told to.
 	readyTime = 30 * time.Second
 	endTime   = 20 * time.Second
 	askEvery  = 20 * time.Millisecond
@@ -86,8 +87,8 @@ func (p *program) stop(signal os.Signal) error {
 	}
 }
 
-// mic starts MIC with the flags it has by default, but for where the API server and Azure are. offset moves its ports: two
-// of them in one network namespace cannot both have the default ones.
+// mic starts MIC with the flags it has by default, but for where the API server and Azure are.
+// offset moves its ports: two of them in one network namespace cannot both have the default ones.
 func (c *cluster) mic(b *bench, name string, offset int) (*program, error) {
 	args := []string{"--kubeconfig=" + c.micKubeconfig, "--cloudconfig=" + c.azureFile("azure.json")}
 	probe := 8080 + offset

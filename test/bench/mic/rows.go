@@ -23,7 +23,8 @@ type bench struct {
 	said string
 }
 
-// row is one of the measurements, each on a cluster of its own. A row that fails does not keep the others from being tried.
+// row is one of the measurements, each on a cluster of its own. A row that fails does not keep the
+// others from being tried.
 type row struct {
 	name, what string
 	measure    func(*bench, context.Context, *progress.Step) error
@@ -63,7 +64,8 @@ func (o options) wants(name string) bool {
 	return o.only[name] || name == "huge" && o.huge
 }
 
-// all measures the rows that are wanted. Idle is measured on the cluster of start, if that is wanted, too.
+// all measures the rows that are wanted. Idle is measured on the cluster of start, if that is
+// wanted, too.
 func (b *bench) all(ctx context.Context) error {
 	began := time.Now()
 	b.report.Machine = measure.Describe()

@@ -17,8 +17,8 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// seen is fed by a watch, and waited for by the rows. It reads no more of an object than it needs: the benchmark shares the
-// CPUs with what it measures.
+// seen is fed by a watch, and waited for by the rows. It reads no more of an object than it needs:
+// the benchmark shares the CPUs with what it measures.
 type seen struct {
 	stop context.CancelFunc
 
@@ -97,8 +97,8 @@ func watchRaw(ctx context.Context, kube *rest.Config, path, version string) (io.
 	}
 }
 
-// read records the events of the watch. The API server ends the watch of a reader that is too slow for it, as on a busy machine this
-// one may be; then another one goes on where it ended.
+// read records the events of the watch. The API server ends the watch of a reader that is too slow
+// for it, as on a busy machine this one may be; then another one goes on where it ended.
 func (s *seen) read(ctx context.Context, kube *rest.Config, body io.ReadCloser) {
 	version := fromNow
 	for {
@@ -174,7 +174,8 @@ func (s *seen) clear() {
 	s.assigned, s.reasons = map[string]time.Time{}, map[string]string{}
 }
 
-// wait returns when the condition holds; it is called with the lock held, whenever something has changed.
+// wait returns when the condition holds; it is called with the lock held, whenever something has
+// changed.
 func (s *seen) wait(ctx context.Context, condition func() bool) error {
 	for {
 		s.mu.Lock()

@@ -135,7 +135,8 @@ func (b *bench) reportStart(s shape, got started, pods int) {
 	r.Add("start.memory", "… peak of MIC's memory (RSS)", "MiB", []float64{got.peak}).AtMost(80, measure.Worst).Was("114 MiB")
 }
 
-// Idle is what a cluster is in which nobody starts or ends anything: kubelets report on their pods and nodes.
+// Idle is what a cluster is in which nobody starts or ends anything: kubelets report on their pods
+// and nodes.
 const (
 	podReports = 500 * time.Millisecond
 	nodeReport = 3 * time.Second // 100 nodes, each every five minutes
@@ -204,7 +205,8 @@ func (c *cluster) kubelets(ctx context.Context, s shape, o options) (reports int
 	}
 }
 
-// hugeRow is a cluster that grows: at each size MIC starts from nothing, and then single pods come and go.
+// hugeRow is a cluster that grows: at each size MIC starts from nothing, and then single pods come
+// and go.
 func (b *bench) hugeRow(ctx context.Context, step *progress.Step) error {
 	sizes := b.options.sizes
 	if len(sizes) == 0 {
@@ -293,7 +295,8 @@ func (b *bench) events(ctx context.Context, c *cluster, s shape, size int, mic *
 	return profiled()
 }
 
-// comeAndGo creates a pod, waits until it has its identity, deletes it, and waits until that is gone, too.
+// comeAndGo creates a pod, waits until it has its identity, deletes it, and waits until that is
+// gone, too.
 func (c *cluster) comeAndGo(ctx context.Context, p *corev1.Pod) (time.Duration, error) {
 	began := time.Now()
 	if err := c.create(ctx, p); err != nil {

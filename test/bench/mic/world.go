@@ -128,7 +128,8 @@ func (c *cluster) addNodes(ctx context.Context, s shape, from int) error {
 	})
 }
 
-// addIdentities writes AzureIdentity and AzureIdentityBinding of the identities from, from+1, … to-1.
+// addIdentities writes AzureIdentity and AzureIdentityBinding of the identities from, from+1, …
+// to-1.
 func (c *cluster) addIdentities(ctx context.Context, from, to int) error {
 	return each(ctx, to-from, func(ctx context.Context, n int) error {
 		i := from + n
@@ -145,8 +146,8 @@ func (c *cluster) addIdentities(ctx context.Context, from, to int) error {
 	})
 }
 
-// pod is the n-th pod: its identity is n % identities, and the pods of an identity are on all scale sets. The pods
-// of a VM come one after the other.
+// pod is the n-th pod: its identity is n % identities, and the pods of an identity are on all scale
+// sets. The pods of a VM come one after the other.
 func (s shape) pod(n int) *corev1.Pod {
 	id := n % s.identities
 	if s.vms {

@@ -1,4 +1,5 @@
-// Rows cache, single and fresh: tokens that NMI holds, compared with a server that has nothing to decide.
+// Rows cache, single and fresh: tokens that NMI holds, compared with a server that has nothing to
+// decide.
 
 package main
 
@@ -19,8 +20,9 @@ type target struct {
 	rate, p50, p99, cost, generator []float64
 }
 
-// duel lets NMI and the bare server take turns with the same load: the same machine, the same pods, the same way through veth,
-// nftables and connection tracking, the same answer, the same number of CPUs to run Go code on.
+// duel lets NMI and the bare server take turns with the same load: the same machine, the same pods,
+// the same way through veth, nftables and connection tracking, the same answer, the same number of
+// CPUs to run Go code on.
 func (b *bench) duel(ctx context.Context, step *progress.Step, name string, procs int, s load.Spec) (nmi, bare target, err error) {
 	n := b.node
 	s.Length = b.options.round

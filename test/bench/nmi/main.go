@@ -1,7 +1,8 @@
-// Command nmi measures NMI: the real program at a real API server, with an emulated metadata service, asked by pods through the
-// real redirect. docs/benchmarks.md says what each figure means.
+// Command nmi measures NMI: the real program at a real API server, with an emulated metadata
+// service, asked by pods through the real redirect. docs/benchmarks.md says what each figure means.
 //
-// Everything runs in network namespaces of its own that have no way out. A figure that misses its target is no failure, unless
+// Everything runs in network namespaces of its own that have no way out. A figure that misses its
+// target is no failure, unless
 // -strict says so; a figure that could not be measured is.
 package main
 

@@ -16,9 +16,11 @@ import (
 )
 
 const (
-	// momentEvery is slower than the metadata service's limit of token requests, which is not what is measured.
+	// momentEvery is slower than the metadata service's limit of token requests, which is not what
+	// is measured.
 	momentEvery = 100 * time.Millisecond
-	// ahead is how many pods are scheduled and wait for their container to start; so it is one second for each.
+	// ahead is how many pods are scheduled and wait for their container to start; so it is one
+	// second for each.
 	ahead = 10
 )
 
@@ -81,7 +83,8 @@ func (n *node) schedule(ctx context.Context, i int) error {
 	return assign(ctx, n.stage, p, manyIdentities+i)
 }
 
-// startAndAsk lets a pod ask while its kubelet reports that it runs; it returns how long the answer and the report took.
+// startAndAsk lets a pod ask while its kubelet reports that it runs; it returns how long the answer
+// and the report took.
 func (n *node) startAndAsk(ctx context.Context, i int) (asked, reported float64, err error) {
 	address := podAddress(manyPods + i)
 	done := make(chan error, 1)

@@ -191,8 +191,9 @@ type nmiProgram struct {
 	probe string
 }
 
-// startNMI starts NMI with the flags it has by default, but for the node and the API server, and waits until it is ready. offset
-// moves its ports: two on one node cannot both have the default ones.
+// startNMI starts NMI with the flags it has by default, but for the node and the API server, and
+// waits until it is ready. offset moves its ports: two on one node cannot both have the default
+// ones.
 func (n *node) startNMI(ctx context.Context, offset int, env ...string) (*nmiProgram, error) {
 	args := []string{
 		"--node=" + nodeName, "--kubeconfig=" + n.kubeconfig,

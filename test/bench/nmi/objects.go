@@ -21,7 +21,8 @@ import (
 const (
 	namespace     = "bench"
 	resourceGroup = "bench"
-	// manyPods and manyIdentities are on the node in all rows; each of the pods of the row moment has an identity of its own.
+	// manyPods and manyIdentities are on the node in all rows; each of the pods of the row moment
+	// has an identity of its own.
 	manyPods, manyIdentities = 250, 20
 	maxMoments               = 500
 	// writers is how many objects are written at the same time.
@@ -38,7 +39,8 @@ func resourceID(i int) string {
 
 func clientID(i int) string { return fmt.Sprintf("44444444-4444-4444-9444-%012d", i) }
 
-// azure is a world with one virtual machine, that of the node, which has all identities. Rate limits are Azure's.
+// azure is a world with one virtual machine, that of the node, which has all identities. Rate
+// limits are Azure's.
 func azure() world.Document {
 	doc := world.Default("secret")
 	doc.VirtualMachines, doc.ScaleSets, doc.Identities = nil, nil, nil

@@ -25,8 +25,9 @@ func allPods(rate float64, length time.Duration) load.Spec {
 	return toNMI(load.Spec{Connections: manyPods, Sources: podAddresses(manyPods), Rate: rate, Length: length})
 }
 
-// tokenLifetime is little longer than an outage, so that NMI wants to refresh tokens meanwhile: in their last quarter they are too old
-// to be handed out when newer ones can be had. NMI has them some seconds before the outage, and their times are whole seconds.
+// tokenLifetime is little longer than an outage, so that NMI wants to refresh tokens meanwhile: in
+// their last quarter they are too old to be handed out when newer ones can be had. NMI has them
+// some seconds before the outage, and their times are whole seconds.
 func tokenLifetime(outage time.Duration) time.Duration { return outage + outage/10 + 4*time.Second }
 
 // outage lets the metadata service fail in three ways.
@@ -73,7 +74,8 @@ func (b *bench) outage(ctx context.Context, step *progress.Step) error {
 	return nil
 }
 
-// healthy is the same load while nothing fails: what other programs on the machine do to it is in these figures, too.
+// healthy is the same load while nothing fails: what other programs on the machine do to it is in
+// these figures, too.
 func (b *bench) healthy(ctx context.Context, d time.Duration) (r load.Result, err error) {
 	err = b.node.withNMI(ctx, func(*nmiProgram) error {
 		if _, err := b.node.send(allPods(outageRate, time.Second)); err != nil {

@@ -1,4 +1,5 @@
-// What this program does when it was started by itself: it is the pods of the node, or the server to compare with.
+// What this program does when it was started by itself: it is the pods of the node, or the server
+// to compare with.
 
 package main
 
@@ -108,7 +109,8 @@ func configure(addresses []netip.Prefix, gateway netip.Addr) error {
 	return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("1024 65535"), 0)
 }
 
-// Where the bare server is, and its redirect, so that requests to it go the same way as those to NMI.
+// Where the bare server is, and its redirect, so that requests to it go the same way as those to
+// NMI.
 const (
 	bareMetadata = "169.254.172.1"
 	bareAgent    = "169.254.171.80"
@@ -116,7 +118,8 @@ const (
 	barePort     = 2580
 )
 
-// bare is what net/http does when there is nothing to decide. It says a word when it is ready, and answers with what it was told.
+// bare is what net/http does when there is nothing to decide. It says a word when it is ready, and
+// answers with what it was told.
 func bare(ctx context.Context, body io.Reader, ready io.Writer) error {
 	text, err := io.ReadAll(body)
 	if err != nil {

@@ -1,4 +1,5 @@
-// Row roll: NMI is replaced by another one while pods ask, as a DaemonSet does it that brings the new pod before it ends the old.
+// Row roll: NMI is replaced by another one while pods ask, as a DaemonSet does it that brings the
+// new pod before it ends the old.
 
 package main
 

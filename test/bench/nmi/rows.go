@@ -25,7 +25,8 @@ type bench struct {
 	said string
 }
 
-// row is one of the measurements, each with an NMI of its own. A row that fails does not keep the others from being tried.
+// row is one of the measurements, each with an NMI of its own. A row that fails does not keep the
+// others from being tried.
 type row struct {
 	name, what string
 	measure    func(*bench, context.Context, *progress.Step) error

@@ -22,7 +22,8 @@ const (
 
 // outcome is the termination message of a pod that asked once.
 type outcome struct {
-	// Began is when main was entered, Connected when the connection stood, Answered when the whole answer was there.
+	// Began is when main was entered, Connected when the connection stood, Answered when the whole
+	// answer was there.
 	Began     time.Time `json:"began"`
 	Connected time.Time `json:"connected"`
 	Answered  time.Time `json:"answered"`

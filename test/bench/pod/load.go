@@ -1,5 +1,5 @@
-// The load generator: one thread, bare sockets and epoll, because it shares the machine with what it measures. A
-// request costs it two system calls and its part of a third.
+// The load generator: one thread, bare sockets and epoll, because it shares the machine with what
+// it measures. A request costs it two system calls and its part of a third.
 package main
 
 import (
@@ -34,8 +34,8 @@ type round struct {
 	CPU float64 `json:"cpu"`
 }
 
-// loads sends to the targets, name=address each, in turn. BENCH_CONNECTIONS, BENCH_SECONDS (of a stretch) and
-// BENCH_ROUNDS say how much; each target first gets a second that does not count.
+// loads sends to the targets, name=address each, in turn. BENCH_CONNECTIONS, BENCH_SECONDS (of a
+// stretch) and BENCH_ROUNDS say how much; each target first gets a second that does not count.
 func loads(ctx context.Context, targets []string, out io.Writer) error {
 	connections, err1 := number("BENCH_CONNECTIONS", 1, 4096)
 	seconds, err2 := number("BENCH_SECONDS", 1, 60)
@@ -82,7 +82,8 @@ type client struct {
 	in   [16 << 10]byte
 }
 
-// steps are the times of 10 µs each that latencies are counted in; the last one counts what took longer.
+// steps are the times of 10 µs each that latencies are counted in; the last one counts what took
+// longer.
 const steps = 100_000
 
 // generator is one stretch.

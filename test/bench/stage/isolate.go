@@ -1,5 +1,5 @@
-// Package stage is where the benchmarks of the programs play: a network namespace without a way out, the programs in it, an
-// API server with its etcd, and the emulated Azure.
+// Package stage is where the benchmarks of the programs play: a network namespace without a way
+// out, the programs in it, an API server with its etcd, and the emulated Azure.
 package stage
 
 import (
@@ -13,12 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isolated says in the environment that the program was started anew, in a namespace of its own. Its value is the
-// namespace it was in before.
+// isolated says in the environment that the program was started anew, in a namespace of its own.
+// Its value is the namespace it was in before.
 const isolated = "PODID_BENCH_OUTSIDE"
 
-// Isolate starts this program anew in a network namespace that has nothing but a loopback device: nothing that a benchmark
-// or the product does can leave the machine, and all default ports are free. The second time it returns.
+// Isolate starts this program anew in a network namespace that has nothing but a loopback device:
+// nothing that a benchmark or the product does can leave the machine, and all default ports are
+// free. The second time it returns.
 func Isolate() error {
 	here, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {

@@ -44,7 +44,8 @@ type Stage struct {
 
 // New makes the folders. Remove removes everything.
 func New(logs string) (*Stage, error) {
-	// In memory where there is room for it: a disk that others use, too, would be part of the figures.
+	// In memory where there is room for it: a disk that others use, too, would be part of the
+	// figures.
 	dir, err := os.MkdirTemp("/dev/shm", "podid-bench-")
 	if err != nil {
 		dir, err = os.MkdirTemp("", "podid-bench-")
@@ -168,8 +169,8 @@ func (s *Stage) Namespace(ctx context.Context, name string) error {
 	return nil
 }
 
-// ServiceAccount makes one, a token of it, as a pod has one, and a kubeconfig, whose path it returns. It may do everything:
-// which rights a program needs is not what is measured.
+// ServiceAccount makes one, a token of it, as a pod has one, and a kubeconfig, whose path it
+// returns. It may do everything: which rights a program needs is not what is measured.
 func (s *Stage) ServiceAccount(ctx context.Context, namespace, name string) (string, error) {
 	if err := s.Namespace(ctx, namespace); err != nil {
 		return "", err

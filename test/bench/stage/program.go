@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// readyTime is how long a program may take until it is ready, endTime until it has ended when it was told to.
+	// readyTime is how long a program may take until it is ready, endTime until it has ended when
+	// it was told to.
 	readyTime = 60 * time.Second
 	endTime   = 20 * time.Second
 	askEvery  = 20 * time.Millisecond
@@ -42,9 +43,11 @@ type Launch struct {
 	Args, Env  []string
 	// Logs is the folder for its standard error.
 	Logs string
-	// Talks lets its standard output be read by Out; it must be. Otherwise that goes to the same file.
+	// Talks lets its standard output be read by Out; it must be. Otherwise that goes to the same
+	// file.
 	Talks bool
-	// OwnNetwork gives it a network namespace of its own, with nothing but a loopback device that is down.
+	// OwnNetwork gives it a network namespace of its own, with nothing but a loopback device that
+	// is down.
 	OwnNetwork bool
 }
 
@@ -99,7 +102,8 @@ func (p *Program) CloseIn() error { return p.in.Close() }
 // Ended closes when it has ended.
 func (p *Program) Ended() <-chan struct{} { return p.ended }
 
-// Stop ends its standard input, sends the signal and waits for the end. A program that has ended already is no error.
+// Stop ends its standard input, sends the signal and waits for the end. A program that has ended
+// already is no error.
 func (p *Program) Stop(signal os.Signal) error {
 	_ = p.in.Close() // closed before is as good
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {

@@ -107,8 +107,8 @@ func openPKCS8(der []byte, password string) (any, error) {
 	return opened, nil
 }
 
-// parametersOf returns the parameters of an algorithm. It returns false for another scheme than PBES2
-// with PBKDF2.
+// parametersOf returns the parameters of an algorithm. It returns false for another scheme than
+// PBES2 with PBKDF2.
 func parametersOf(algorithm pkix.AlgorithmIdentifier) (scheme pbes2, kdf pbkdf2Parameters, ok bool) {
 	ok = algorithm.Algorithm.String() == oidPBES2 && unmarshal(algorithm.Parameters.FullBytes, &scheme) &&
 		scheme.Derivation.Algorithm.String() == oidPBKDF2 && unmarshal(scheme.Derivation.Parameters.FullBytes, &kdf)
