@@ -3,8 +3,6 @@
 package main
 
 import (
-	"net/http"
-
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/cluster"
 	"github.com/podid-io/podid/internal/agent/fair"
@@ -15,6 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/token/keyfile"
 	"github.com/podid-io/podid/internal/agent/token/source"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // served returns the types of identities that have a source.
@@ -84,8 +83,8 @@ func render(t *token.Token, r token.Request) (token.Body, error) {
 func reply(t *token.Token, r token.Request) (*imds.Reply, error) {
 	made, err := imds.NewReply(t.Fields, r.Resource, r.Identity.Spec.ClientID, t.NotBefore, t.ExpiresOn, t.ExtendedOn)
 	if err != nil {
-		return nil, &token.Failure{
-			Status: http.StatusInternalServerError, Code: "source_trouble",
+		return nil, &reason.Refusal{
+			Reason:  reason.ReplyUnusable,
 			Message: "the answer of the token's source makes no sense: try again", Cause: err,
 		}
 	}

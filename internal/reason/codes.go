@@ -69,7 +69,6 @@ const (
 
 	// The source of tokens.
 	SourceFailed      Reason = 501
-	SourceMissing     Reason = 502
 	ReplyUnusable     Reason = 503
 	TokenUnreadable   Reason = 504
 	IMDSTrouble       Reason = 511

@@ -17,6 +17,7 @@ package reason
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -73,17 +74,6 @@ func (r Reason) Text(message string) string {
 		return message
 	}
 	return message + " (" + r.Code() + ")"
-}
-
-// Named returns the first reason, by code, that has the name; None when there is none.
-func Named(name string) Reason {
-	found := None
-	for r, row := range table {
-		if row.name == name && (found == None || r < found) {
-			found = r
-		}
-	}
-	return found
 }
 
 // All returns all reasons in the order of their codes.
@@ -183,6 +173,18 @@ func (r *Refusal) Answer() Answer {
 		a.Description = r.Text()
 	}
 	return a
+}
+
+// Transient reports whether the same request may succeed later although nobody changes anything.
+func (r *Refusal) Transient() bool {
+	switch r.Relayed.Status {
+	case 0:
+		return r.Reason.Transient()
+	case http.StatusNotFound, http.StatusRequestTimeout, http.StatusGone, http.StatusTooManyRequests:
+		return true
+	default:
+		return r.Relayed.Status >= http.StatusInternalServerError
+	}
 }
 
 // Text returns the message with the code.

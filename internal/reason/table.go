@@ -330,11 +330,6 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 		meaning: "The source of tokens failed in a way that has no reason of its own.",
 		remedy:  "Try again; the audit log has the error.",
 	},
-	SourceMissing: {
-		name: "SourceFailed", status: http.StatusForbidden, oauth: "identity_type_not_supported", event: true, actor: operator,
-		meaning: "The node agent has no source of tokens for identities of that type.",
-		remedy:  "Use an identity of another type.",
-	},
 	ReplyUnusable: {
 		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "source_trouble", event: true, actor: nobody,
 		meaning: "The answer of the source has no usable token.",
@@ -409,7 +404,7 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 		remedy:  "Correct the resource that the program asks for.",
 	},
 	ClockWrong: {
-		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "clock_wrong", event: true, transient: true, actor: operator,
+		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "clock_wrong", event: true, actor: operator,
 		meaning: "Entra ID refuses the proof of the identity because of its times.",
 		remedy:  "Set the clock of the node and of the API server.",
 	},

@@ -113,7 +113,7 @@ func expectMessage(t *testing.T, objects *Objects, kind v1.IdentityType, status 
 		source = entra.NewFederated(c, entra.Federation{Brokers: objects, Namespace: "podid-brokers"})
 	}
 	_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: "https://vault.azure.net"})
-	if f := token.AsFailure(err); f == nil || f.Status != status || !strings.Contains(f.Message, want) {
+	if f := token.AsRefusal(err); f == nil || f.Answer().Status != status || !strings.Contains(f.Message, want) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/imds"
-	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // event happens while a request waits.
@@ -56,7 +56,7 @@ func withRetryAfter(s *settings) { s.server.RetryAfter = true }
 func ill(status int, code, message string, wait time.Duration) func(*timeless) {
 	return func(w *timeless) {
 		ready(w)
-		w.source.fall(&token.Failure{Status: status, Code: code, Message: message, RetryAfter: wait}, false)
+		w.source.fall(&reason.Refusal{Reason: reason.SourceFailed, Relayed: reason.Answer{Status: status, OAuth: code}, Message: message, RetryAfter: wait}, false)
 	}
 }
 
@@ -153,7 +153,7 @@ func sickness() []situation {
 		{name: "trouble, token held", world: func(w *timeless) {
 			ready(w)
 			warm(w)
-			w.source.fall(&token.Failure{Status: 500}, false)
+			w.source.fall(reason.SourceFailed.Refuse("failed"), false)
 		}, status: 200},
 		{name: "hangs, token held", world: func(w *timeless) {
 			ready(w)

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/podid-io/podid/internal/agent/audit"
-	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // TestClientIDOfAnother: an AzureIdentity has a resource ID of its author and the client ID of
@@ -38,7 +38,7 @@ func TestClientIDOfAnother(t *testing.T) {
 	}
 	lines, _ := l.lines(t)
 	for _, line := range lines {
-		if line.Decision != "refused" || line.Reason != token.ReasonOtherIdentity {
+		if line.Decision != "refused" || line.Reason != reason.OtherIdentity.Name() {
 			t.Errorf("audit line %+v", line)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // timeless is a world with pipes instead of a network, for tests with fake time. Its limits are the
@@ -109,7 +110,7 @@ func (s *sick) Token(ctx context.Context, r token.Request) (*token.Token, error)
 	s.mu.Unlock()
 	if hangs {
 		<-ctx.Done()
-		return nil, &token.Failure{Status: http.StatusInternalServerError, Code: "metadata_service_trouble", Message: "does not answer"}
+		return nil, &reason.Refusal{Reason: reason.IMDSTrouble, Message: "does not answer"}
 	}
 	if err != nil {
 		return nil, err

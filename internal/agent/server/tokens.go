@@ -373,15 +373,6 @@ func sourceRefusal(err error) *reason.Refusal {
 	if refusal, ok := errors.AsType[*reason.Refusal](err); ok {
 		return refusal
 	}
-	if f, ok := errors.AsType[*token.Failure](err); ok {
-		why := reason.SourceFailed
-		if f.Reason != "" {
-			why = reason.Named(f.Reason)
-		}
-		refusal := why.Refuse("%s", f.Message).Because(f.Cause).After(f.RetryAfter)
-		refusal.Relayed = reason.Answer{Status: f.Status, OAuth: f.Code}
-		return refusal
-	}
 	return reason.SourceFailed.Refuse("the token could not be fetched: try again").Because(err)
 }
 

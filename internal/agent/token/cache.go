@@ -100,7 +100,7 @@ func NewCache(ctx context.Context, cfg CacheConfig) *Cache {
 	}
 }
 
-// Get returns a token for the request, from memory or from the source. The error has a *Failure, or
+// Get returns a token for the request, from memory or from the source. The error has a refusal, or
 // is ErrBusy or that of ctx.
 func (c *Cache) Get(ctx context.Context, r Request) (*Token, Outcome, error) {
 	k := keyOf(r)

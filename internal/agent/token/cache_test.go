@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // fakeSource mints numbered tokens, with a delay or an error.
@@ -362,8 +363,8 @@ func TestByType(t *testing.T) {
 		t.Error(err)
 	}
 	r.Identity.Spec.Type = v1.Federated
-	var f *Failure
-	if _, err := sources.Token(t.Context(), r); !errors.As(err, &f) || f.Status != 403 || !strings.Contains(f.Message, "type 3") {
+	var f *reason.Refusal
+	if _, err := sources.Token(t.Context(), r); !errors.As(err, &f) || f.Answer().Status != 403 || !strings.Contains(f.Message, "type 3") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // failures remembers failed requests for a few seconds, so that hundreds of pods that ask in vain
@@ -28,7 +29,7 @@ type failures struct {
 }
 
 type record struct {
-	failure   *Failure
+	failure   *reason.Refusal
 	at, until time.Time
 	times     int // in a row
 }
@@ -52,7 +53,7 @@ func newFailures(most, mostPerID int) *failures {
 }
 
 // span returns how long to remember a failure that came so many times in a row.
-func (f *Failure) span(times int) time.Duration {
+func span(f *reason.Refusal, times int) time.Duration {
 	double := min(times-1, 10)
 	if !f.Transient() {
 		return min(minFinal<<double, maxFinal)
@@ -62,8 +63,8 @@ func (f *Failure) span(times int) time.Duration {
 
 // record remembers why a fetch failed.
 func (m *failures) record(k key, err error, now time.Time) {
-	f := AsFailure(err)
-	if f == nil || f.Queued {
+	f := AsRefusal(err)
+	if f == nil || f.Reason == reason.IMDSBusy || f.Reason == reason.EntraBusy { // it never reached the source
 		return
 	}
 	n := m.records[k]
@@ -73,7 +74,7 @@ func (m *failures) record(k key, err error, now time.Time) {
 		n.times = 0
 	}
 	n.times++
-	n.failure, n.at, n.until = f, now, now.Add(f.span(n.times))
+	n.failure, n.at, n.until = f, now, now.Add(span(f, n.times))
 }
 
 // recall returns the failure that answers a request for now, or nil if the source should be asked.

@@ -3,16 +3,17 @@ package token
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"testing"
 	"time"
+
+	"github.com/podid-io/podid/internal/reason"
 )
 
 func TestFailureMemory(t *testing.T) {
-	final := &Failure{Status: http.StatusBadRequest, Code: "invalid_resource"}
-	trouble := &Failure{Status: http.StatusInternalServerError}
-	throttled := &Failure{Status: http.StatusTooManyRequests, RetryAfter: 30 * time.Second}
-	queued := &Failure{Status: http.StatusInternalServerError, Queued: true}
+	final := &reason.Refusal{Reason: reason.EntraResource}
+	trouble := &reason.Refusal{Reason: reason.IMDSTrouble}
+	throttled := &reason.Refusal{Reason: reason.IMDSThrottled, RetryAfter: 30 * time.Second}
+	queued := &reason.Refusal{Reason: reason.IMDSBusy}
 	k := keyOf(ask("a", "x"))
 	tests := []struct {
 		name  string
@@ -64,8 +65,8 @@ func TestFailureMemory(t *testing.T) {
 func TestFailureRetryAfter(t *testing.T) {
 	m := newFailures(8, 4)
 	k, now := keyOf(ask("a", "x")), time.Now()
-	m.record(k, &Failure{Status: http.StatusTooManyRequests, RetryAfter: 30 * time.Second}, now)
-	if f := AsFailure(m.recall(k, now.Add(12*time.Second))); f == nil || f.RetryAfter != 18*time.Second {
+	m.record(k, &reason.Refusal{Reason: reason.IMDSThrottled, RetryAfter: 30 * time.Second}, now)
+	if f := AsRefusal(m.recall(k, now.Add(12*time.Second))); f == nil || f.RetryAfter != 18*time.Second {
 		t.Errorf("got %+v, want 18 s left", f)
 	}
 }
@@ -73,8 +74,8 @@ func TestFailureRetryAfter(t *testing.T) {
 func TestTroubleEndsWithToken(t *testing.T) {
 	m := newFailures(8, 4)
 	x, y, now := keyOf(ask("a", "x")), keyOf(ask("b", "y")), time.Now()
-	m.record(x, &Failure{Status: http.StatusInternalServerError}, now)
-	m.record(keyOf(ask("c", "z")), &Failure{Status: http.StatusBadRequest}, now)
+	m.record(x, &reason.Refusal{Reason: reason.IMDSTrouble}, now)
+	m.record(keyOf(ask("c", "z")), &reason.Refusal{Reason: reason.EntraResource}, now)
 	m.success(y, now.Add(100*time.Millisecond))
 	if err := m.recall(x, now.Add(200*time.Millisecond)); err != nil {
 		t.Errorf("the source answers others, and this one is told %v", err)
@@ -82,7 +83,7 @@ func TestTroubleEndsWithToken(t *testing.T) {
 	if m.recall(keyOf(ask("c", "z")), now.Add(200*time.Millisecond)) == nil {
 		t.Error("a token for others takes back a refusal")
 	}
-	m.record(x, &Failure{Status: http.StatusInternalServerError}, now.Add(300*time.Millisecond))
+	m.record(x, &reason.Refusal{Reason: reason.IMDSTrouble}, now.Add(300*time.Millisecond))
 	if m.recall(x, now.Add(400*time.Millisecond)) == nil {
 		t.Error("a failure after the token is not remembered")
 	}
@@ -93,9 +94,9 @@ func TestFailuresAreBounded(t *testing.T) {
 	now := time.Now()
 	for i := range 1000 {
 		now = now.Add(time.Millisecond)
-		m.record(keyOf(ask("greedy", fmt.Sprint(i))), &Failure{Status: http.StatusBadRequest}, now)
+		m.record(keyOf(ask("greedy", fmt.Sprint(i))), &reason.Refusal{Reason: reason.EntraResource}, now)
 		if i < 100 {
-			m.record(keyOf(ask(fmt.Sprint(i), "x")), &Failure{Status: http.StatusBadRequest}, now)
+			m.record(keyOf(ask(fmt.Sprint(i), "x")), &reason.Refusal{Reason: reason.EntraResource}, now)
 		}
 		if len(m.records) > 8 || m.perID[keyOf(ask("greedy", "")).identity()] > 4 {
 			t.Fatalf("%d kept", len(m.records))

@@ -123,7 +123,7 @@ const maxRetry = 2 * time.Minute
 func (t *Token) retryIn(now time.Time, failures int, err error) time.Duration {
 	in := min(time.Second<<min(failures, 7), maxRetry)
 	in = min(in, max(t.ExpiresOn.Sub(now)/2, time.Second))
-	if f := AsFailure(err); f != nil {
+	if f := AsRefusal(err); f != nil {
 		in = max(in, min(f.RetryAfter, maxRetry))
 	}
 	return in

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // from returns a request for an identity of a namespace.
@@ -44,7 +46,9 @@ func TestMemoryOfAGreedyNamespace(t *testing.T) {
 		if c.perSpace["hostile"] != 4 || c.perSpace["shop"] != 4 {
 			t.Errorf("%v by namespace", c.perSpace)
 		}
-		s.set(func(f *fakeSource) { f.err = &Failure{Status: 400, Code: "no", Message: "no"} })
+		s.set(func(f *fakeSource) {
+			f.err = &reason.Refusal{Reason: reason.SourceFailed, Relayed: reason.Answer{Status: 400, OAuth: "no"}, Message: "no"}
+		})
 		refused := from("shop", "bad", "x")
 		outcome := func() Outcome {
 			_, outcome, err := c.Get(context.Background(), refused)

@@ -166,8 +166,8 @@ func (c *Cache) prefetch(ctx context.Context, r Request) bool {
 	defer timer.Stop()
 	select {
 	case <-f.done:
-		failure := AsFailure(f.err)
-		return failure == nil || failure.Status < http.StatusTooManyRequests
+		failure := AsRefusal(f.err)
+		return failure == nil || failure.Answer().Status < http.StatusTooManyRequests
 	case <-timer.C:
 		return true
 	case <-ctx.Done():

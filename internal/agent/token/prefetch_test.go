@@ -10,6 +10,7 @@ import (
 	"time"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 const arm = "https://management.azure.com/"
@@ -51,7 +52,7 @@ func (e *fakeEntitlements) Add(ids ...*v1.AzureIdentity) {
 // it.
 func TestPrefetchEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &fakeSource{err: &Failure{Status: 500}}
+		s := &fakeSource{err: reason.SourceFailed.Refuse("failed")}
 		p := NewPrefetcher(newTestCache(t, s), []string{arm})
 		theirs, also, ours := ask("a", "").Identity, ask("b", "").Identity, ask("c", "").Identity
 		theirs.Spec.ADEndpoint, also.Spec.ADEndpoint = "https://down.example", "https://down.example"

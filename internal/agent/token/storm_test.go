@@ -28,7 +28,7 @@ func TestBadResourceIsCheap(t *testing.T) {
 						r := token.Ask("a", "https://no.such.thing")
 						r.Caller = fmt.Sprint("ns/pod-", i)
 						for range 60 {
-							if _, _, err := c.Get(t.Context(), r); token.AsFailure(err) == nil || token.AsFailure(err).Status != status {
+							if _, _, err := c.Get(t.Context(), r); token.AsRefusal(err) == nil || token.AsRefusal(err).Answer().Status != status {
 								t.Errorf("got %v", err)
 							}
 							token.Pass(time.Second)

@@ -10,6 +10,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 const (
@@ -40,7 +41,7 @@ func TestOtherIdentityThroughCache(t *testing.T) {
 		ahead.Caller = token.Background
 		for range 50 {
 			for _, r := range []token.Request{ahead, r} {
-				if got, _, err := c.Get(t.Context(), r); got != nil || sourcetest.Failure(t, err).Reason != token.ReasonOtherIdentity {
+				if got, _, err := c.Get(t.Context(), r); got != nil || sourcetest.Failure(t, err).Reason != reason.OtherIdentity {
 					t.Fatalf("got %v, %v", got, err)
 				}
 			}
@@ -64,7 +65,7 @@ func TestOtherIdentityThroughCache(t *testing.T) {
 			switch {
 			case token.Valid(first) && (err != nil || got != first):
 				t.Fatalf("the valid token is not served: %v", err)
-			case !token.Valid(first) && (got != nil || sourcetest.Failure(t, err).Reason != token.ReasonOtherIdentity):
+			case !token.Valid(first) && (got != nil || sourcetest.Failure(t, err).Reason != reason.OtherIdentity):
 				t.Fatalf("got %v, %v", got, err)
 			}
 			if c.ObjectID(r) == "object of "+victimClient {

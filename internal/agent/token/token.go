@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
@@ -18,9 +17,10 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/reason"
 )
 
-// Source mints tokens. Its error is ErrBusy, or one that errors.As finds a *Failure in.
+// Source mints tokens. Its error is ErrBusy, or one that errors.As finds a *reason.Refusal in.
 type Source interface {
 	Token(ctx context.Context, r Request) (*Token, error)
 }
@@ -152,71 +152,21 @@ func (t *Token) refreshIn(now time.Time, spread float64) time.Duration {
 	return max(in, min(left/3, time.Minute), time.Second)
 }
 
-// Failure is why there is no token, in the words of the answer to the pod.
-type Failure struct {
-	// Status is the HTTP status of the answer.
-	Status int
-	// Code is one word. Message is a sentence without secrets that says what to do.
-	Code, Message string
-	// Reason is the reason of the refusal in metrics, Events and audit lines. Empty: trouble with
-	// the source in general.
-	Reason string
-	// RetryAfter is when to come back, if the source said so.
-	RetryAfter time.Duration
-	// Cause is what went wrong, for the log. It may be nil.
-	Cause error
-	// Queued marks a request that never reached the source, so that the failure says nothing about
-	// it.
-	Queued bool
-	// Final marks a failure that a retry cannot change, although clients retry its Status.
-	Final bool
-}
-
-// Error returns the message and the cause.
-func (f *Failure) Error() string {
-	if f.Cause != nil {
-		return f.Message + ": " + f.Cause.Error()
-	}
-	return f.Message
-}
-
-// Unwrap returns the cause.
-func (f *Failure) Unwrap() error { return f.Cause }
-
-// Transient reports whether the failure may end without anybody changing the identity or the
-// request.
-func (f *Failure) Transient() bool {
-	switch f.Status {
-	case http.StatusNotFound, http.StatusRequestTimeout, http.StatusGone, http.StatusTooManyRequests:
-		return !f.Final
-	default:
-		return !f.Final && f.Status >= http.StatusInternalServerError
-	}
-}
-
-// AsFailure returns the *Failure in an error, or nil.
-func AsFailure(err error) *Failure {
-	f, _ := errors.AsType[*Failure](err)
+// AsRefusal returns the refusal in an error, or nil.
+func AsRefusal(err error) *reason.Refusal {
+	f, _ := errors.AsType[*reason.Refusal](err)
 	return f
 }
 
 // MaxRetryAfter bounds how long a source's Retry-After is obeyed.
 const MaxRetryAfter = 2 * time.Minute
 
-// Reasons of refusals for what a token is.
-const (
-	// ReasonOtherIdentity refuses a token of another identity than the one requested.
-	ReasonOtherIdentity = "TokenOfAnotherIdentity"
-	// ReasonClusterIdentity refuses an identity of the cluster itself.
-	ReasonClusterIdentity = "ClusterIdentity"
-)
-
 // RefuseCluster returns the failure of a token that is OfCluster, for a pod that the policy does
 // not allow the identity.
-func RefuseCluster(t *Token, id *v1.AzureIdentity) *Failure {
-	return &Failure{
-		Status: http.StatusForbidden, Code: "cluster_identity", Reason: ReasonClusterIdentity,
-		Cause: errors.New(t.OfCluster()),
+func RefuseCluster(t *Token, id *v1.AzureIdentity) *reason.Refusal {
+	return &reason.Refusal{
+		Reason: reason.ClusterToken,
+		Cause:  errors.New(t.OfCluster()),
 		Message: fmt.Sprintf("AzureIdentity %s/%s cannot be used: it names an identity of the cluster itself, "+
 			"which pods do not get: create a user-assigned identity for the application, "+
 			"have this one named for namespace %s in AzureIdentityPolicy %s, "+
@@ -235,8 +185,8 @@ func (s ByType) Token(ctx context.Context, r Request) (*Token, error) {
 	if source, ok := s[r.Identity.Spec.Type]; ok {
 		return source.Token(ctx, r)
 	}
-	return nil, &Failure{
-		Status: http.StatusForbidden, Code: "identity_type_not_supported",
+	return nil, &reason.Refusal{
+		Reason:  reason.TypeNotSupported,
 		Message: fmt.Sprintf("there is no source of tokens for identities of type %d", r.Identity.Spec.Type),
 	}
 }

@@ -13,15 +13,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/keyfile"
+	"github.com/podid-io/podid/internal/reason"
 	"github.com/podid-io/podid/internal/secretvalue"
 )
 
@@ -53,8 +52,8 @@ func (c certificates) proof(ctx context.Context, id *v1.AzureIdentity) (proof, e
 	pair, err := c.parser.Parse(ctx, id.Namespace, data[keyfile.CertificateKey], password)
 	switch {
 	case errors.Is(err, keyfile.ErrBusy):
-		return nil, &token.Failure{
-			Status: http.StatusInternalServerError, Code: "certificate_busy", Message: err.Error(),
+		return nil, &reason.Refusal{
+			Reason: reason.KeyBusy, Message: err.Error(),
 		}
 	case err != nil:
 		return nil, unusable(id, fmt.Errorf("its Secret %s, key %s: %w", secretName(id), keyfile.CertificateKey, err))

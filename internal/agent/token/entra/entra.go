@@ -22,6 +22,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/source"
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Source is the source of tokens for one type of identity. It reads the proof for each token that
@@ -106,8 +107,8 @@ func (s *Source) Token(ctx context.Context, r token.Request) (*token.Token, erro
 		if ctx.Err() == nil {
 			return nil, token.ErrBusy
 		}
-		return nil, &token.Failure{
-			Status: http.StatusInternalServerError, Code: "entra_id_busy", Cause: err, Queued: true,
+		return nil, &reason.Refusal{
+			Reason: reason.EntraBusy, Cause: err,
 			Message: "too many token requests of this node wait for Entra ID: try again",
 		}
 	}
@@ -116,17 +117,17 @@ func (s *Source) Token(ctx context.Context, r token.Request) (*token.Token, erro
 }
 
 // rejection is the failure of a proof that Entra ID rejected.
-type rejection struct{ *token.Failure }
+type rejection struct{ *reason.Refusal }
 
 // Unwrap returns the failure.
-func (r rejection) Unwrap() error { return r.Failure }
+func (r rejection) Unwrap() error { return r.Refusal }
 
 // mint reads the proof and exchanges it. A rejected proof may have been replaced since it was read.
 // So mint reads it again, and tries a proof that differs.
 func (s *Source) mint(ctx context.Context, r token.Request) (*token.Token, error) {
 	if strings.ContainsAny(r.Resource, " \t\r\n") {
-		return nil, &token.Failure{
-			Status: http.StatusBadRequest, Code: "invalid_resource", Message: "the resource has a blank in it",
+		return nil, &reason.Refusal{
+			Reason: reason.EntraResource, Message: "the resource has a blank in it",
 		}
 	}
 	first, err := s.proofs.proof(ctx, r.Identity)
@@ -202,7 +203,7 @@ func (s *Source) retry(ctx context.Context, r token.Request, tenant string, with
 	backoff := source.Backoff{Attempts: attempts, First: firstPause, Jitter: true}
 	return backoff.Do(ctx, begin, func(ctx context.Context, first bool) (*token.Token, error) {
 		t, err := s.cfg.Measure(ctx, first, call)
-		if f := token.AsFailure(err); f != nil && f.Status == http.StatusTooManyRequests {
+		if f := token.AsRefusal(err); f != nil && f.Answer().Status == http.StatusTooManyRequests {
 			s.cooldown.start(key, f.RetryAfter, time.Now())
 		}
 		return t, err
@@ -211,8 +212,8 @@ func (s *Source) retry(ctx context.Context, r token.Request, tenant string, with
 
 // unusable is the failure of an identity that its author must fix.
 func unusable(id *v1.AzureIdentity, err error) error {
-	return &token.Failure{
-		Status: http.StatusForbidden, Code: "identity_broken",
+	return &reason.Refusal{
+		Reason:  reason.SecretUnusable,
 		Message: fmt.Sprintf("AzureIdentity %s cannot be used: %v", source.Name(id), err),
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/token/keyfile/keyfiletest"
 	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 	"github.com/podid-io/podid/internal/emulator/world"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // TestEntra gets a token for every kind of identity and verifies it with the directory's published
@@ -121,7 +122,7 @@ func TestAuxiliaryTenants(t *testing.T) {
 
 	id.Spec.AuxiliaryTenantIDs = []string{third, world.GUID("nowhere")}
 	_, err = d.source(1).Token(t.Context(), token.Request{Identity: id, Resource: vault})
-	if f := failure(t, err); f.Status != 403 || !strings.Contains(f.Message, "no tenant "+world.GUID("nowhere")) {
+	if f := failure(t, err); f.Answer().Status != 403 || !strings.Contains(f.Message, "no tenant "+world.GUID("nowhere")) {
 		t.Errorf("got %v", f)
 	}
 
@@ -133,7 +134,7 @@ func TestAuxiliaryTenants(t *testing.T) {
 }
 
 // failure returns the failure in an error and checks that it contains no secret.
-func failure(t *testing.T, err error) *token.Failure {
+func failure(t *testing.T, err error) *reason.Refusal {
 	t.Helper()
 	f := sourcetest.Failure(t, err)
 	for _, text := range []string{f.Message, f.Error(), fmt.Sprintf("%+v", *f)} {
@@ -169,7 +170,7 @@ func TestEndpoints(t *testing.T) {
 	}
 	source, o, _, id := newFakeEndpoint(t, v1.ServicePrincipal, minted)
 	_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault + "/.default openid"})
-	if f := failure(t, err); f.Status != 400 || len(o.seen) != 0 {
+	if f := failure(t, err); f.Answer().Status != 400 || len(o.seen) != 0 {
 		t.Errorf("a resource with a blank: %v", f)
 	}
 }

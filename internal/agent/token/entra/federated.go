@@ -5,7 +5,6 @@ package entra
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -13,9 +12,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/source"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Brokers issues tokens of the ServiceAccounts that stand for federated identities. Its errors are
@@ -53,16 +52,16 @@ func (b brokerTokens) proof(ctx context.Context, id *v1.AzureIdentity) (proof, e
 		return assertion(jwt), nil
 	case apierrors.IsNotFound(err):
 		// Transient: MIC creates the broker shortly after the identity.
-		return nil, &token.Failure{
-			Status: http.StatusNotFound, Code: "broker_missing", Cause: err,
+		return nil, &reason.Refusal{
+			Reason: reason.BrokerMissing, Cause: err,
 			Message: fmt.Sprintf("AzureIdentity %s cannot be used yet: its broker, ServiceAccount %s/%s, does not "+
 				"exist: MIC makes it, if it runs; else podid identity federate %s -n %s does",
 				source.Name(id), b.Namespace, broker, id.Name, id.Namespace),
 		}
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
 		// Transient: with limits by node, MIC grants the right for the node's first pod.
-		return nil, &token.Failure{
-			Status: http.StatusNotFound, Code: "broker_forbidden", Cause: err,
+		return nil, &reason.Refusal{
+			Reason: reason.BrokerForbidden, Cause: err,
 			Message: fmt.Sprintf("the node agent gets no token of ServiceAccount %s/%s, the broker of AzureIdentity "+
 				"%s, with the audience %s: it lacks a Role in namespace %s with the right to create serviceaccounts/token "+
 				"(the chart's federation values), or a policy forbids it (an audience of your own is not in "+

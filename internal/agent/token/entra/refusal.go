@@ -17,6 +17,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/source"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // refused returns the failure for an answer that is not 200.
@@ -102,16 +103,16 @@ func (e entraError) transient() bool {
 	return e.word == "temporarily_unavailable" || e.word == "server_error"
 }
 
-func throttled(wait time.Duration) *token.Failure {
-	return &token.Failure{
-		Status: http.StatusTooManyRequests, Code: "too_many_requests", RetryAfter: wait,
+func throttled(wait time.Duration) *reason.Refusal {
+	return &reason.Refusal{
+		Reason: reason.EntraThrottled, RetryAfter: wait,
 		Message: "Entra ID has too many requests of this identity: try again later",
 	}
 }
 
-func trouble(at endpoint, what string, cause error) *token.Failure {
-	return &token.Failure{
-		Status: http.StatusInternalServerError, Code: "entra_id_trouble", Cause: cause,
+func trouble(at endpoint, what string, cause error) *reason.Refusal {
+	return &reason.Refusal{
+		Reason: reason.EntraTrouble, Cause: cause,
 		Message: "Entra ID (" + at.host + ") " + what + ": try again",
 	}
 }
@@ -120,20 +121,20 @@ func trouble(at endpoint, what string, cause error) *token.Failure {
 func explain(e entraError, r token.Request, at endpoint, with proof) error {
 	id := r.Identity
 	if e.invalidResource() {
-		return &token.Failure{
-			Status: http.StatusBadRequest, Code: "invalid_resource", Cause: e,
+		return &reason.Refusal{
+			Reason: reason.EntraResource, Cause: e,
 			Message: fmt.Sprintf("Entra ID knows no resource %q in this tenant (%s): "+
 				"correct the resource that the program asks for", source.Clip(r.Resource, 200), e.label()),
 		}
 	}
 	remedy, rejected := remedyOf(e, id, at, with)
-	f := &token.Failure{
-		Status: http.StatusForbidden, Code: "entra_id_refused", Cause: e,
+	f := &reason.Refusal{
+		Reason: reason.EntraRefused, Cause: e,
 		Message: fmt.Sprintf("Entra ID (%s) refuses AzureIdentity %s (%s): %s",
 			at.host, source.Name(id), e.label(), remedy),
 	}
 	if e.code == 700024 {
-		f.Status, f.Code, f.Final = http.StatusInternalServerError, "clock_wrong", true
+		f.Reason = reason.ClockWrong
 	}
 	if rejected {
 		return rejection{f}

@@ -166,8 +166,8 @@ func TestEntraErrors(t *testing.T) {
 					return
 				}
 				f := failure(t, err)
-				if f.Status != tt.status || f.RetryAfter != tt.retry {
-					t.Errorf("%d, Retry-After %v", f.Status, f.RetryAfter)
+				if f.Answer().Status != tt.status || f.RetryAfter != tt.retry {
+					t.Errorf("%d, Retry-After %v", f.Answer().Status, f.RetryAfter)
 				}
 				for _, text := range tt.says {
 					if !strings.Contains(f.Error(), text) {
@@ -190,7 +190,7 @@ func TestCooldown(t *testing.T) {
 		_, _ = source.Token(t.Context(), r)
 		<-time.After(20 * time.Second)
 		_, err := source.Token(t.Context(), r)
-		if f := failure(t, err); f.Status != 429 || f.RetryAfter != 40*time.Second || len(o.seen) != 1 {
+		if f := failure(t, err); f.Answer().Status != 429 || f.RetryAfter != 40*time.Second || len(o.seen) != 1 {
 			t.Fatalf("%v after %d calls", f, len(o.seen))
 		}
 		other := id.DeepCopy()
@@ -240,7 +240,7 @@ func TestSecretReread(t *testing.T) {
 		source, o, s, id := newFakeEndpoint(t, v1.ServicePrincipal, wrong)
 		s.next = map[string][]byte{"clientSecret": []byte("newer")}
 		_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault})
-		if f := failure(t, err); f.Status != 403 || s.reads != 2 || len(o.seen) != 2 {
+		if f := failure(t, err); f.Answer().Status != 403 || s.reads != 2 || len(o.seen) != 2 {
 			t.Errorf("%v, %d reads, %d calls", f, s.reads, len(o.seen))
 		}
 	})
@@ -248,7 +248,7 @@ func TestSecretReread(t *testing.T) {
 		source, o, s, id := newFakeEndpoint(t, v1.ServicePrincipal, wrong)
 		s.next = map[string][]byte{}
 		_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault})
-		if f := failure(t, err); f.Status != 403 || !strings.Contains(f.Message, "7000215") || s.reads != 2 || len(o.seen) != 1 {
+		if f := failure(t, err); f.Answer().Status != 403 || !strings.Contains(f.Message, "7000215") || s.reads != 2 || len(o.seen) != 1 {
 			t.Errorf("%v, %d reads, %d calls", f, s.reads, len(o.seen))
 		}
 	})
@@ -326,8 +326,8 @@ func TestProofs(t *testing.T) {
 			tt.change(s, c, id)
 			_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: vault})
 			f := failure(t, err)
-			if f.Status != tt.status || len(o.seen) != 0 {
-				t.Errorf("%d after %d calls", f.Status, len(o.seen))
+			if f.Answer().Status != tt.status || len(o.seen) != 0 {
+				t.Errorf("%d after %d calls", f.Answer().Status, len(o.seen))
 			}
 			for _, text := range tt.says {
 				if !strings.Contains(f.Message, text) {

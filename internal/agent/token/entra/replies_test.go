@@ -11,9 +11,9 @@ import (
 	"testing"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 	"github.com/podid-io/podid/internal/emulator/world"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // TestGreedyAuthority checks that an authority of an author's choice cannot make the agent read
@@ -63,7 +63,7 @@ func TestGreedyAuthority(t *testing.T) {
 				if err != nil || got.Size() > maxReplies {
 					t.Errorf("%d bytes, %v", got.Size(), err)
 				}
-			} else if f := failure(t, err); f.Status != test.status {
+			} else if f := failure(t, err); f.Answer().Status != test.status {
 				t.Errorf("got %v", f)
 			}
 			if n := len(asked); test.calls != 0 && n != test.calls || n > 101 || test.status == 403 && n > 20 {
@@ -81,13 +81,13 @@ func TestTokenOfAnotherApplication(t *testing.T) {
 		name   string
 		first  map[string]any // claims of the first tenant's token, nil: opaque
 		others map[string]any
-		reason string
+		reason reason.Reason
 	}{
-		{"opaque", nil, nil, ""},
-		{"its own", map[string]any{"appid": strings.ToUpper(own)}, map[string]any{"azp": own}, ""},
-		{"another's", map[string]any{"appid": world.GUID("x")}, nil, token.ReasonOtherIdentity},
-		{"another's, version 2", map[string]any{"azp": world.GUID("x")}, nil, token.ReasonOtherIdentity},
-		{"another's in an auxiliary tenant", map[string]any{"appid": own}, map[string]any{"appid": world.GUID("x")}, token.ReasonOtherIdentity},
+		{"opaque", nil, nil, reason.None},
+		{"its own", map[string]any{"appid": strings.ToUpper(own)}, map[string]any{"azp": own}, reason.None},
+		{"another's", map[string]any{"appid": world.GUID("x")}, nil, reason.OtherIdentity},
+		{"another's, version 2", map[string]any{"azp": world.GUID("x")}, nil, reason.OtherIdentity},
+		{"another's in an auxiliary tenant", map[string]any{"appid": own}, map[string]any{"appid": world.GUID("x")}, reason.OtherIdentity},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -111,13 +111,13 @@ func TestTokenOfAnotherApplication(t *testing.T) {
 			}
 			r.Identity.Spec.ClientPassword.Name = "a"
 			got, err := e.Token(t.Context(), r)
-			if c.reason == "" {
+			if c.reason == reason.None {
 				if err != nil || len(got.Auxiliary) != 2 {
 					t.Errorf("got %v", err)
 				}
 				return
 			}
-			if f := failure(t, err); f.Status != http.StatusForbidden || f.Reason != c.reason || !strings.Contains(f.Message, "spec.clientID") {
+			if f := failure(t, err); f.Answer().Status != http.StatusForbidden || f.Reason != c.reason || !strings.Contains(f.Message, "spec.clientID") {
 				t.Errorf("got %+v", f)
 			}
 		})

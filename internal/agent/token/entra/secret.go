@@ -7,7 +7,6 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -15,9 +14,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/keyfile"
 	"github.com/podid-io/podid/internal/agent/token/source"
+	"github.com/podid-io/podid/internal/reason"
 	"github.com/podid-io/podid/internal/secretvalue"
 )
 
@@ -110,14 +109,14 @@ func readSecret(ctx context.Context, secrets Secrets, id *v1.AzureIdentity) (map
 		return data, nil
 	case apierrors.IsNotFound(err):
 		// Transient: the Secret may be created shortly after the identity.
-		return nil, &token.Failure{
-			Status: http.StatusNotFound, Code: "secret_missing", Cause: err,
+		return nil, &reason.Refusal{
+			Reason: reason.SecretMissing, Cause: err,
 			Message: fmt.Sprintf("AzureIdentity %s cannot be used yet: its Secret %s does not exist: "+
 				"create it, or correct spec.clientPassword", source.Name(id), secretName(id)),
 		}
 	case apierrors.IsForbidden(err):
-		return nil, &token.Failure{
-			Status: http.StatusForbidden, Code: "secret_forbidden", Cause: err,
+		return nil, &reason.Refusal{
+			Reason: reason.SecretForbidden, Cause: err,
 			Message: fmt.Sprintf("the node agent may not read Secret %s of AzureIdentity %s: it lacks a Role in "+
 				"namespace %s with the right to get secrets; add the namespace to the chart's rbac.secretNamespaces",
 				secretName(id), source.Name(id), secretNamespace(id)),
@@ -129,8 +128,8 @@ func readSecret(ctx context.Context, secrets Secrets, id *v1.AzureIdentity) (map
 
 // apiServerTrouble is the failure of a request to the API server.
 func apiServerTrouble(what string, err error) error {
-	return &token.Failure{
-		Status: http.StatusInternalServerError, Code: "api_server_trouble", Cause: err,
+	return &reason.Refusal{
+		Reason: reason.APIServerTrouble, Cause: err,
 		Message: what + " because of trouble with the API server: try again",
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/source"
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Source asks the metadata service.
@@ -90,8 +91,8 @@ func noTurn(ctx context.Context, err error) error {
 	var cooldown interface{ RetryAfter() time.Duration }
 	switch {
 	case ctx.Err() != nil:
-		return &token.Failure{
-			Status: http.StatusInternalServerError, Code: "metadata_service_busy", Cause: err, Queued: true,
+		return &reason.Refusal{
+			Reason: reason.IMDSBusy, Cause: err,
 			Message: "too many token requests of this node wait for the metadata service: try again",
 		}
 	case errors.As(err, &cooldown):
@@ -102,8 +103,8 @@ func noTurn(ctx context.Context, err error) error {
 }
 
 func throttled(wait time.Duration) error {
-	return &token.Failure{
-		Status: http.StatusTooManyRequests, Code: "too_many_requests", RetryAfter: wait,
+	return &reason.Refusal{
+		Reason: reason.IMDSThrottled, RetryAfter: wait,
 		Message: "the metadata service of this node has too many requests: try again later",
 	}
 }
@@ -159,8 +160,8 @@ func query(r token.Request) string {
 }
 
 func trouble(message string, cause error) error {
-	return &token.Failure{
-		Status: http.StatusInternalServerError, Code: "metadata_service_trouble", Message: message, Cause: cause,
+	return &reason.Refusal{
+		Reason: reason.IMDSTrouble, Message: message, Cause: cause,
 	}
 }
 
@@ -181,8 +182,8 @@ func (s *Source) refused(resp *http.Response, body []byte, r token.Request) erro
 	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusGone, resp.StatusCode >= 500:
 		return trouble("the metadata service of this node has trouble: try again", answered)
 	case resp.StatusCode == http.StatusBadRequest && strings.Contains(ascii.ToLower(text), "identity not found"):
-		return &token.Failure{
-			Status: http.StatusNotFound, Code: "identity_not_on_node", Cause: answered,
+		return &reason.Refusal{
+			Reason: reason.NotOnNode, Cause: answered,
 			Message: "this node does not have the identity " + source.Name(r.Identity) +
 				" (yet): check that its resourceID and clientID are right " +
 				"and that it is assigned to the node's VM or scale set",
@@ -193,7 +194,9 @@ func (s *Source) refused(resp *http.Response, body []byte, r token.Request) erro
 		return invalid(answered)
 	default:
 		// Probably a resource that does not exist. The service's own words are the best.
-		return &token.Failure{Status: resp.StatusCode, Code: code, Message: text}
+		return &reason.Refusal{
+			Reason: reason.IMDSRefused, Message: text, Relayed: reason.Answer{Status: resp.StatusCode, OAuth: code},
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/source"
 	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // script answers requests in order and repeats the last answer.
@@ -142,11 +143,11 @@ func TestIMDSFaults(t *testing.T) {
 				defer cancel()
 				began := time.Now()
 				_, err := source.Token(ctx, sourcetest.Request("a", "x"))
-				var f *token.Failure
+				var f *reason.Refusal
 				switch {
 				case tt.status == 0 && err != nil:
 					t.Error(err)
-				case tt.status != 0 && (!errors.As(err, &f) || f.Status != tt.status || f.RetryAfter != tt.retry):
+				case tt.status != 0 && (!errors.As(err, &f) || f.Answer().Status != tt.status || f.RetryAfter != tt.retry):
 					t.Errorf("got %+v, want %d", err, tt.status)
 				}
 				if took := time.Since(began); took > tt.took || len(s.seen) != tt.calls {
@@ -161,15 +162,15 @@ func TestIMDSStaysAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source, s, _ := newScript("429 60|{}", good(time.Now()))
 		source.cfg.Limiter = fair.New(fair.Config{Rate: 15, Burst: 5, Concurrent: 5, PerCaller: 2, Waiting: 9, WaitingPerCaller: 9})
-		get := func() *token.Failure {
+		get := func() *reason.Refusal {
 			ctx, cancel := context.WithTimeout(t.Context(), 9*time.Second)
 			defer cancel()
 			_, err := source.Token(ctx, sourcetest.Request("a", "x"))
-			var f *token.Failure
+			var f *reason.Refusal
 			_ = errors.As(err, &f)
 			return f
 		}
-		if f := get(); f == nil || f.Status != 429 {
+		if f := get(); f == nil || f.Answer().Status != 429 {
 			t.Fatalf("got %v", f)
 		}
 		<-time.After(20 * time.Second)
@@ -191,8 +192,8 @@ func TestIMDSBusy(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	var f *token.Failure
-	if _, err := source.Token(ended, sourcetest.Request("a", "x")); !errors.As(err, &f) || f.Status != 500 {
+	var f *reason.Refusal
+	if _, err := source.Token(ended, sourcetest.Request("a", "x")); !errors.As(err, &f) || f.Answer().Status != 500 {
 		t.Errorf("got %v", err)
 	}
 }

@@ -52,7 +52,7 @@ func (b Backoff) Do(
 			return t, nil
 		}
 		last = err
-		f := token.AsFailure(err)
+		f := token.AsRefusal(err)
 		if f == nil || !f.Transient() || n == b.Attempts || f.RetryAfter > maxRetryAfter {
 			return nil, err
 		}

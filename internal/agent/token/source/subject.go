@@ -5,13 +5,13 @@ package source
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/ascii"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Subject is the identity that a token is for, as far as it can be read. It has several IDs of a
@@ -120,7 +120,7 @@ func lower(ids []string) []string {
 
 // OtherIdentity is the failure of a token that is for another identity than the spec's. It is
 // final: the spec is wrong.
-func OtherIdentity(id *v1.AzureIdentity, authority string, mismatch error) *token.Failure {
+func OtherIdentity(id *v1.AzureIdentity, authority string, mismatch error) *reason.Refusal {
 	remedy := "correct spec.clientID or spec.adEndpoint"
 	switch spec := id.Spec; {
 	case spec.Type == v1.UserAssignedMSI && spec.ResourceID != "":
@@ -129,9 +129,9 @@ func OtherIdentity(id *v1.AzureIdentity, authority string, mismatch error) *toke
 	case spec.Type == v1.UserAssignedMSI:
 		remedy = "set spec.resourceID to the identity's resource ID"
 	}
-	return &token.Failure{
-		Status: http.StatusForbidden, Code: "token_of_another_identity", Reason: token.ReasonOtherIdentity,
-		Cause: mismatch,
+	return &reason.Refusal{
+		Reason: reason.OtherIdentity,
+		Cause:  mismatch,
 		Message: fmt.Sprintf("AzureIdentity %s cannot be used: %s returned a token of another identity "+
 			"than the one in its spec: %s", Name(id), authority, remedy),
 	}

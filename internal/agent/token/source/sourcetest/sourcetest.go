@@ -14,6 +14,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Limiter never limits. Acquire returns Err.
@@ -67,9 +68,9 @@ func Reply(access, clientID string) string {
 }
 
 // Failure returns the failure in an error.
-func Failure(t testing.TB, err error) *token.Failure {
+func Failure(t testing.TB, err error) *reason.Refusal {
 	t.Helper()
-	f := token.AsFailure(err)
+	f := token.AsRefusal(err)
 	if f == nil {
 		t.Fatalf("got %v, want a failure", err)
 	}
