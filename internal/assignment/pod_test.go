@@ -12,6 +12,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 const resource = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
@@ -67,8 +68,8 @@ func TestForPod(t *testing.T) {
 		return in
 	}
 	there := Progress{State: State{Status: v1.StateAssigned}}
-	bare := Progress{State: State{Status: v1.StateCreated, Reason: ReasonNodeNotOnAzure, Message: "m"}}
-	refused := Progress{State: State{Status: v1.StateCreated, Reason: ReasonIdentityRefused, Message: "m"}}
+	bare := Progress{State: State{Status: v1.StateCreated, Reason: reason.NodeNotOnAzure.Name(), Message: "m"}}
+	refused := Progress{State: State{Status: v1.StateCreated, Reason: reason.IdentityRefused.Name(), Message: "m"}}
 	unknown := Progress{Unknown: true}
 
 	for _, c := range []struct {
@@ -82,10 +83,10 @@ func TestForPod(t *testing.T) {
 		{name: "nothing"},
 		{name: "new", pod: pod(red), create: 1, state: v1.StateCreated},
 		{name: "new, group has it", pod: with(there), create: 1, state: v1.StateAssigned},
-		{name: "new, node not on Azure", pod: with(bare), create: 1, state: v1.StateCreated, reason: ReasonNodeNotOnAzure},
+		{name: "new, node not on Azure", pod: with(bare), create: 1, state: v1.StateCreated, reason: reason.NodeNotOnAzure.Name()},
 		{name: "new, nobody knows", pod: with(unknown)},
-		{name: "refused", pod: with(refused), create: 1, state: v1.StateCreated, reason: ReasonIdentityRefused},
-		{name: "refused later", pod: with(refused), observed: []*v1.AzureAssignedIdentity{assigned(nil)}, update: 1, state: v1.StateCreated, reason: ReasonIdentityRefused},
+		{name: "refused", pod: with(refused), create: 1, state: v1.StateCreated, reason: reason.IdentityRefused.Name()},
+		{name: "refused later", pod: with(refused), observed: []*v1.AzureAssignedIdentity{assigned(nil)}, update: 1, state: v1.StateCreated, reason: reason.IdentityRefused.Name()},
 		{name: "refused no more", pod: with(there), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) {
 			refused.write(&a.Status, metav1.Unix(1, 0))
 		})}, update: 1, state: v1.StateAssigned},
@@ -107,7 +108,7 @@ func TestForPod(t *testing.T) {
 			a.Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: "IdentityRefused"}
 		})}},
 		{name: "node came to Azure", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) {
-			a.Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: ReasonNodeNotOnAzure}
+			a.Status = v1.AzureAssignedIdentityStatus{Status: v1.StateCreated, Reason: reason.NodeNotOnAzure.Name()}
 		})}, update: 1, state: v1.StateCreated},
 		{name: "of another namespace rule", pod: pod(red), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Namespace = "default" })}, create: 1, delete: 1, state: v1.StateAssigned},
 		{name: "of another namespace rule, nobody knows", pod: with(unknown), observed: []*v1.AzureAssignedIdentity{assigned(func(a *v1.AzureAssignedIdentity) { a.Namespace = "default" })}},
@@ -141,8 +142,8 @@ func TestCondition(t *testing.T) {
 		want  []metav1.Condition
 	}{
 		{State{Status: v1.StateCreated}, metav1.Unix(0, 0), nil},
-		{State{v1.StateCreated, ReasonIdentityRefused, "m"}, metav1.Unix(1, 0), []metav1.Condition{{Type: v1.ConditionAssigned, Status: metav1.ConditionFalse, Reason: ReasonIdentityRefused, Message: "m", LastTransitionTime: metav1.Unix(1, 0)}}},
-		{State{v1.StateCreated, ReasonIdentityForbidden, "n"}, metav1.Unix(2, 0), []metav1.Condition{{Type: v1.ConditionAssigned, Status: metav1.ConditionFalse, Reason: ReasonIdentityForbidden, Message: "n", LastTransitionTime: metav1.Unix(1, 0)}}},
+		{State{v1.StateCreated, reason.IdentityRefused.Name(), "m"}, metav1.Unix(1, 0), []metav1.Condition{{Type: v1.ConditionAssigned, Status: metav1.ConditionFalse, Reason: reason.IdentityRefused.Name(), Message: "m", LastTransitionTime: metav1.Unix(1, 0)}}},
+		{State{v1.StateCreated, reason.IdentityForbidden.Name(), "n"}, metav1.Unix(2, 0), []metav1.Condition{{Type: v1.ConditionAssigned, Status: metav1.ConditionFalse, Reason: reason.IdentityForbidden.Name(), Message: "n", LastTransitionTime: metav1.Unix(1, 0)}}},
 		{State{Status: v1.StateAssigned}, metav1.Unix(3, 0), []metav1.Condition{{Type: v1.ConditionAssigned, Status: metav1.ConditionTrue, Reason: v1.StateAssigned, LastTransitionTime: metav1.Unix(3, 0)}}},
 	} {
 		c.state.write(&status, c.at)

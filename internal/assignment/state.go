@@ -12,35 +12,6 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// The values of status.reason: what keeps an identity from its pod's node. The
-// status stays Created meanwhile.
-const (
-	// ReasonNodeNotOnAzure: the pod's node has no provider ID of Azure.
-	ReasonNodeNotOnAzure = "NodeNotOnAzure"
-	// ReasonIdentityRefused: Azure takes everything but this identity; most
-	// often it does not exist.
-	ReasonIdentityRefused = "IdentityRefused"
-	// ReasonIdentityForbidden: podid's own identity may not assign this one.
-	ReasonIdentityForbidden = "IdentityForbidden"
-	// ReasonLedgerFull: podid's record of what it attached to the node group has no
-	// room for this identity.
-	ReasonLedgerFull = "LedgerFull"
-	// ReasonClientIDMismatch: Azure knows the identity under another client ID than the
-	// AzureIdentity names.
-	ReasonClientIDMismatch = "ClientIDMismatch"
-	// ReasonClusterIdentity: the identity is the cluster's own, such as the kubelet's.
-	ReasonClusterIdentity = "ClusterIdentity"
-	// ReasonGroupForbidden: podid's own identity may not update the node group.
-	ReasonGroupForbidden = "NodeGroupForbidden"
-	// ReasonGroupLocked: somebody's lock forbids every change of the node group.
-	ReasonGroupLocked = "NodeGroupLocked"
-	// ReasonGroupMissing: Azure does not know the VM or scale set.
-	ReasonGroupMissing = "NodeGroupMissing"
-	// ReasonGroupBlocked: Azure refuses every update of the node group because
-	// of something that podid must not touch.
-	ReasonGroupBlocked = "NodeGroupBlocked"
-)
-
 // Refused returns the state of an identity that is kept from a node. Its message has the code.
 func Refused(why reason.Reason, message string) State {
 	return State{Status: v1.StateCreated, Reason: why.Name(), Message: why.Text(message)}

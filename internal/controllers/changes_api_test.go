@@ -11,9 +11,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/compute/computetest"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Stories about node groups and objects that change under MIC's hands.
@@ -59,7 +59,7 @@ func groupMissing(t *testing.T, w *world) {
 	w.start()
 	w.pod("p", "red")
 	w.eventually("reason", func() string {
-		if got := w.waitState("p", v1.StateCreated); got.Status.Reason != assignment.ReasonGroupMissing {
+		if got := w.waitState("p", v1.StateCreated); got.Status.Reason != reason.GroupMissing.Name() {
 			return fmt.Sprintf("%+v", got.Status)
 		}
 		return ""

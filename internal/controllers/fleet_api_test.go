@@ -15,8 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // TestFleet tells of more than one node group, and of groups that change.
@@ -83,7 +83,7 @@ func mixedFleet(t *testing.T, w *world) {
 		w.waitState("on-"+p.node, v1.StateAssigned)
 	}
 	for _, node := range []string{"bare", "ec2", "laptop"} {
-		if got := w.waitState("on-"+node, v1.StateCreated); got.Status.Reason != assignment.ReasonNodeNotOnAzure {
+		if got := w.waitState("on-"+node, v1.StateCreated); got.Status.Reason != reason.NodeNotOnAzure.Name() {
 			t.Errorf("pod on %s: %+v", node, got.Status)
 		}
 	}

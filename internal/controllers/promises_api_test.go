@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // TestPromises tells what users of v1.8.17 missed.
@@ -257,7 +257,7 @@ func wrongClientID(t *testing.T, w *world) {
 	w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
 	w.pod("q", "wrong")
-	w.waitReason("q", assignment.ReasonClientIDMismatch)
+	w.waitReason("q", reason.ClientIDMismatch.Name())
 	reads := func() (n int) {
 		for _, call := range w.cloud.Calls() {
 			if call.Operation == compute.GetVMSS {

@@ -12,9 +12,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers/events"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 func TestStories(t *testing.T) {
@@ -130,7 +130,7 @@ func badIdentity(t *testing.T, w *world) {
 	w.pod("g", "good")
 	w.waitState("g", v1.StateAssigned)
 	w.eventually("reason", func() string {
-		if got := w.waitState("b", v1.StateCreated); got.Status.Reason != assignment.ReasonIdentityRefused {
+		if got := w.waitState("b", v1.StateCreated); got.Status.Reason != reason.IdentityRefused.Name() {
 			return fmt.Sprintf("%+v", got.Status)
 		}
 		return ""
@@ -312,7 +312,7 @@ func notOnAzure(t *testing.T, w *world) {
 	w.start()
 	w.create(w.newPod("p", "red", node.Name))
 	got := w.waitState("p", v1.StateCreated)
-	if got.Status.Reason != assignment.ReasonNodeNotOnAzure || !strings.Contains(got.Status.Message, "node-bare") {
+	if got.Status.Reason != reason.NodeNotOnAzure.Name() || !strings.Contains(got.Status.Message, "node-bare") {
 		t.Errorf("status %+v", got.Status)
 	}
 	w.waitEvent("Pod", "p", events.IdentityNotAssigned)

@@ -11,12 +11,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/controllers/events"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 	"github.com/podid-io/podid/internal/ledger"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // TestVerdicts tells what Azure's word about an identity does to the objects that name it.
@@ -62,9 +62,9 @@ func clientIDOfAnother(t *testing.T, w *world) {
 	w.pod("lonely", "alone")
 	w.waitState("good", v1.StateAssigned)
 	for _, pod := range []string{"bad", "lonely"} {
-		w.waitReason(pod, assignment.ReasonClientIDMismatch)
+		w.waitReason(pod, reason.ClientIDMismatch.Name())
 	}
-	c := w.waitAssignable("red", metav1.ConditionFalse, assignment.ReasonClientIDMismatch)
+	c := w.waitAssignable("red", metav1.ConditionFalse, reason.ClientIDMismatch.Name())
 	if !strings.Contains(c.Message, "correct spec.clientID") {
 		t.Errorf("message %q has no remedy", c.Message)
 	}
@@ -130,8 +130,8 @@ func foreignIsRefused(t *testing.T, w *world) {
 		"the client has no right to perform action on the linked scope(s) '"+resourceID("red")+"'", []string{resourceID("red")}, 0))
 	w.start()
 	w.pod("p", "red")
-	w.waitReason("p", assignment.ReasonIdentityForbidden)
-	w.waitAssignable("red", metav1.ConditionFalse, assignment.ReasonIdentityForbidden)
+	w.waitReason("p", reason.IdentityForbidden.Name())
+	w.waitAssignable("red", metav1.ConditionFalse, reason.IdentityForbidden.Name())
 	w.waitHas("red")
 }
 
@@ -145,8 +145,8 @@ func theKubeletsOwn(t *testing.T, w *world) {
 	w.must(w.client.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, node)))
 	w.start()
 	w.pod("p", "kubelet")
-	w.waitReason("p", assignment.ReasonClusterIdentity)
-	w.waitAssignable("kubelet", metav1.ConditionFalse, assignment.ReasonClusterIdentity)
+	w.waitReason("p", reason.ClusterIdentity.Name())
+	w.waitAssignable("kubelet", metav1.ConditionFalse, reason.ClusterIdentity.Name())
 	w.stop()
 	w.config.Attachment.AllowClusterIdentities, w.config.Rules.AllowClusterIdentities = true, true
 	w.start()

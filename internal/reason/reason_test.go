@@ -53,13 +53,14 @@ func TestTransient(t *testing.T) {
 	}
 }
 
-// TestConstants checks that the constants and the rows are the same reasons, and that no number is
-// made a reason elsewhere.
+// TestConstants checks that constants and rows are the same reasons, that each is used, and that no
+// number is made a reason elsewhere.
 func TestConstants(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "codes.go", nil, parser.SkipObjectResolution)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var names []string
 	rows := map[string]bool{}
 	for _, r := range All() {
 		rows[fmt.Sprint(uint16(r))] = true
@@ -71,15 +72,23 @@ func TestConstants(t *testing.T) {
 				t.Errorf("%s = %s has no row", spec.Names[0], number)
 			}
 			delete(rows, number)
+			names = append(names, spec.Names[0].Name)
 		}
 		return true
 	})
 	for number := range rows {
 		t.Errorf("row %s has no constant", number)
 	}
+	var all strings.Builder
 	for path, text := range sources(t) {
+		all.WriteString(text)
 		if strings.Contains(text, "reason.Reason(") {
 			t.Errorf("%s makes a number a reason", path)
+		}
+	}
+	for _, name := range names {
+		if !regexp.MustCompile(`\breason\.` + name + `\b`).MatchString(all.String()) {
+			t.Errorf("nothing is refused because of %s", name)
 		}
 	}
 }

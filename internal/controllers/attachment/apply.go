@@ -18,6 +18,7 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/ledger"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // read reads what the group has on Azure, and notifies the pods.
@@ -181,14 +182,14 @@ func (r *Reconciler) patch(ctx context.Context, group compute.Group, req assignm
 
 // quarantine leaves identities out of the coming updates for the reason that Azure gave.
 func (r *Reconciler) quarantine(ctx context.Context, p *pass, culprits []string, cause error) {
-	reason := assignment.ReasonIdentityRefused
+	why := reason.IdentityRefused
 	if compute.IsForbidden(cause) {
-		reason = assignment.ReasonIdentityForbidden
+		why = reason.IdentityForbidden
 	}
 	for _, id := range culprits {
 		// The message is about this identity only, and does not change while Azure's answer does
 		// not, so that it is written to objects once.
-		r.isolate(ctx, p, id, assignment.State{Reason: reason, Message: compute.About(cause, id)}, cause)
+		r.isolate(ctx, p, id, assignment.Refused(why, compute.About(cause, id)), cause)
 	}
 }
 
@@ -236,7 +237,7 @@ func (r *Reconciler) backOff(ctx context.Context, p *pass, cause error) (reconci
 func (r *Reconciler) missing(ctx context.Context, p *pass, cause error) (reconcile.Result, error) {
 	logr.FromContextOrDiscard(ctx).Info("node group does not exist on Azure",
 		"cause", cause.Error(), "hasNodes", p.populated)
-	p.state.missing(created(assignment.ReasonGroupMissing, compute.AboutGroup(cause)))
+	p.state.missing(assignment.Refused(reason.GroupMissing, compute.AboutGroup(cause)))
 	if err := r.write(ctx, p.group, p.state); err != nil {
 		return reconcile.Result{}, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // picky is a Cloud that refuses one identity without naming it.
@@ -68,7 +69,7 @@ func TestNewNeedsDuringBisection(t *testing.T) {
 	cloud.on = func() { r.place("later", "f"); cloud.on = func() {} }
 	pass("yes e", "no c d", "yes c")
 	pass("yes f", "no d")
-	if got := r.place("late", "d"); got.Reason != assignment.ReasonIdentityRefused {
+	if got := r.place("late", "d"); got.Reason != reason.IdentityRefused.Name() {
 		t.Errorf("the culprit: %+v", got)
 	}
 	if plan := r.plan(); len(plan.Attach)+len(plan.Probation) > 0 || len(r.st.trouble.remainders) > 0 {
@@ -105,7 +106,7 @@ func TestBlockedByImmutable(t *testing.T) {
 	list := map[string]bool{resource(t, "red").Key(): true}
 	err := r.st.blocked(r.group, []string{prefix + "red"}, list, errTest)
 	r.st.failed(err, 1, r.now)
-	if got := r.place("other", "blue"); got.Reason != assignment.ReasonGroupBlocked || !strings.Contains(got.Message, "az vm identity remove") {
+	if got := r.place("other", "blue"); got.Reason != reason.GroupBlocked.Name() || !strings.Contains(got.Message, "az vm identity remove") {
 		t.Errorf("progress %+v", got)
 	}
 	if len(r.st.azure.stale) > 0 {

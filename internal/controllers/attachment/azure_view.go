@@ -9,10 +9,10 @@ import (
 
 	"golang.org/x/time/rate"
 
-	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/ledger"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // The comparisons with Azure that are made on request. Azure allows twelve reads of a machine a
@@ -89,7 +89,7 @@ func (a *azureView) refusal(key string, r requester) (why assignment.State, pend
 		return assignment.State{}, false
 	}
 	if !r.named && a.clientIDs.cluster[listed] {
-		return created(assignment.ReasonClusterIdentity, fmt.Sprintf(
+		return assignment.Refused(reason.ClusterIdentity, fmt.Sprintf(
 			"the resource ID of AzureIdentity %s is that of an identity of the cluster itself "+
 				"(the kubelet's, or MIC's), which pods do not get: use another identity, name this one in an AzureIdentityPolicy, "+
 				"or run MIC and NMI with --allow-cluster-identities", r.identity)), false
@@ -100,16 +100,11 @@ func (a *azureView) refusal(key string, r requester) (why assignment.State, pend
 	if a.clientIDs.answers[mismatch{key, r.clientID, listed}] == notAsked {
 		return assignment.State{}, true
 	}
-	return created(assignment.ReasonClientIDMismatch, fmt.Sprintf(
+	return assignment.Refused(reason.ClientIDMismatch, fmt.Sprintf(
 		"spec.clientID of AzureIdentity %s is not the client ID that Azure has for its spec.resourceID (%s): "+
 			"correct spec.clientID or spec.resourceID; "+
 			"az identity show --ids <resourceID> --query clientId prints the right one",
 		r.identity, shortClientID(listed))), false
-}
-
-// created is the state of an identity that pods do not get.
-func created(reason, message string) assignment.State {
-	return assignment.State{Status: v1.StateCreated, Reason: reason, Message: message}
 }
 
 // shortClientID is the beginning of a client ID: objects and logs have no whole ones.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/ledger"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // admit removes from a plan what the ledger has no room for, and refuses those identities by name.
@@ -43,12 +44,9 @@ var errNoRoom = fmt.Errorf("the identities of one namespace may take up a fifth 
 // refuseEntry refuses an identity that cannot be recorded in the ledger, and so must not be
 // attached.
 func (r *Reconciler) refuseEntry(ctx context.Context, p *pass, id string, cause error) {
-	r.isolate(ctx, p, id, assignment.State{
-		Reason: assignment.ReasonLedgerFull,
-		Message: fmt.Sprintf("podid's record of what it attached to %s has no room for this identity (%v): remove "+
-			"AzureIdentityBindings of this namespace that are not needed, or run their pods on other node groups",
-			p.group, cause),
-	}, cause)
+	r.isolate(ctx, p, id, assignment.Refused(reason.LedgerFull, fmt.Sprintf(
+		"podid's record of what it attached to %s has no room for this identity (%v): remove AzureIdentityBindings of this namespace "+
+			"that are not needed, or run their pods on other node groups", p.group, cause)), cause)
 }
 
 // refusePage handles the API server's refusal of a page: it refuses the identities on that page by

@@ -22,6 +22,7 @@ import (
 	"github.com/podid-io/podid/internal/ledger"
 	"github.com/podid-io/podid/internal/ledger/ledgertest"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 func longID(t *testing.T, n int) identity.ResourceID {
@@ -93,7 +94,7 @@ func TestLedgerRoomIsShared(t *testing.T) {
 	for i := range many {
 		key := longID(t, i).Key()
 		state := r.st.progress(key, requester{}).State
-		if _, ok := r.st.ledger.entries[key]; !ok && (state.Reason != assignment.ReasonLedgerFull || !strings.Contains(state.Message, "no room")) {
+		if _, ok := r.st.ledger.entries[key]; !ok && (state.Reason != reason.LedgerFull.Name() || !strings.Contains(state.Message, "no room")) {
 			t.Fatalf("identity %d is neither attached nor refused by name: %+v", i, state)
 		}
 	}
@@ -136,7 +137,7 @@ func TestLedgerQuota(t *testing.T) {
 	}
 	refused := 0
 	for i := range 1200 {
-		if r.st.progress(longID(t, i).Key(), requester{}).Reason == assignment.ReasonLedgerFull {
+		if r.st.progress(longID(t, i).Key(), requester{}).Reason == reason.LedgerFull.Name() {
 			refused++
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // opaque is a Cloud that does not name bad identities, or whose lookups fail.
@@ -74,7 +75,7 @@ func TestManyBad(t *testing.T) {
 			if err != nil || len(have.UserAssigned) != 20 || cloud.updates > c.most {
 				t.Errorf("%d there after %d updates, want 20 after %d (%v)", len(have.UserAssigned), cloud.updates, c.most, err)
 			}
-			if got := r.place("late", "39"); got.Reason != assignment.ReasonIdentityRefused || !strings.Contains(got.Message, "39") || strings.Contains(got.Message, "37") {
+			if got := r.place("late", "39"); got.Reason != reason.IdentityRefused.Name() || !strings.Contains(got.Message, "39") || strings.Contains(got.Message, "37") {
 				t.Errorf("a bad one: %+v", got)
 			}
 			if plan := r.plan(); !plan.Idle() || slices.Contains(plan.Attach, prefix+"01") {
@@ -94,7 +95,7 @@ func TestTroubleIsReported(t *testing.T) {
 	if pause, _ := r.st.failed(refusal(http.StatusConflict, "ScopeLocked"), backOffMax, r.now); pause < conflictMax {
 		t.Errorf("retried after %v", pause)
 	}
-	if got := r.place("web", "red"); got.Reason != assignment.ReasonGroupLocked || !strings.Contains(got.Message, "lock") {
+	if got := r.place("web", "red"); got.Reason != reason.GroupLocked.Name() || !strings.Contains(got.Message, "lock") {
 		t.Errorf("locked: %+v", got)
 	}
 	for name, cause := range map[string]error{

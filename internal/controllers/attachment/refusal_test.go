@@ -12,6 +12,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 const (
@@ -71,7 +72,7 @@ func TestClientIDMismatch(t *testing.T) {
 		t.Errorf("notified %v", notified)
 	}
 	wrong := r.stateOf("wrong", "red")
-	if wrong.Reason != assignment.ReasonClientIDMismatch || !strings.Contains(wrong.Message, "correct spec.clientID") || strings.Contains(wrong.Message, rightClient) {
+	if wrong.Reason != reason.ClientIDMismatch.Name() || !strings.Contains(wrong.Message, "correct spec.clientID") || strings.Contains(wrong.Message, rightClient) {
 		t.Errorf("%+v", wrong)
 	}
 	for _, pod := range []string{"right", "none"} {
@@ -100,7 +101,7 @@ func TestMismatchDetached(t *testing.T) {
 	}
 	r.st.readClientIDs(listing("red"), nil)
 	r.st.markUnknown(r.st.openMismatches()) // the lookup fails: the listed client ID counts
-	if got := r.stateOf("wrong", "red"); got.Reason != assignment.ReasonClientIDMismatch {
+	if got := r.stateOf("wrong", "red"); got.Reason != reason.ClientIDMismatch.Name() {
 		t.Errorf("%+v", got)
 	}
 	plan = r.plan()
@@ -109,7 +110,7 @@ func TestMismatchDetached(t *testing.T) {
 	}
 	r.done(assignment.Request{Detach: plan.Detach})
 	r.read(compute.Identities{})
-	if plan = r.plan(); !plan.Idle() || r.stateOf("wrong", "red").Reason != assignment.ReasonClientIDMismatch {
+	if plan = r.plan(); !plan.Idle() || r.stateOf("wrong", "red").Reason != reason.ClientIDMismatch.Name() {
 		t.Errorf("again: %+v, %+v", plan, r.stateOf("wrong", "red"))
 	}
 	r.placeBy("wrong", "red", withClient(rightClient))
@@ -123,7 +124,7 @@ func TestClusterIdentity(t *testing.T) {
 	r := newRig(t, "kubelet")
 	r.st.azure.clientIDs.cluster = map[string]bool{rightClient: true}
 	r.read(listing("kubelet"))
-	if got := r.placeBy("any", "kubelet", nil); got.Reason != assignment.ReasonClusterIdentity || !strings.Contains(got.Message, "AzureIdentityPolicy") {
+	if got := r.placeBy("any", "kubelet", nil); got.Reason != reason.ClusterIdentity.Name() || !strings.Contains(got.Message, "AzureIdentityPolicy") {
 		t.Errorf("%+v", got)
 	}
 	if got := r.placeBy("named", "kubelet", func(n *assignment.Need) { n.Named = true }); got.Status != v1.StateAssigned {
@@ -198,7 +199,7 @@ func TestForeignPatient(t *testing.T) {
 	if got.Reason != "" || got.Status != v1.StateCreated || r.woken() || !r.plan().Idle() {
 		t.Errorf("%+v, %+v", got, r.plan())
 	}
-	r.st.trouble.group = assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden}
+	r.st.trouble.group = assignment.State{Status: v1.StateCreated, Reason: reason.GroupForbidden.Name()}
 	if got := r.placeBy("web", "red", assigned); !got.KeepAssigned {
 		t.Errorf("loses what works because the group cannot be updated: %+v", got)
 	}
@@ -211,7 +212,7 @@ func TestForeignPatient(t *testing.T) {
 	m := r.reconcilerOf(new(bool))
 	m.metrics = noMeter{}
 	m.quarantine(t.Context(), &pass{group: r.group, state: r.st}, []string{prefix + "red"}, errors.New("no right"))
-	if got := r.stateOf("web", "red"); got.Reason != assignment.ReasonIdentityRefused {
+	if got := r.stateOf("web", "red"); got.Reason != reason.IdentityRefused.Name() {
 		t.Errorf("refused: %+v", got)
 	}
 }
@@ -230,7 +231,7 @@ func TestTwoObjectsOfOnePod(t *testing.T) {
 	r.groups.Place(podNamed("web"), r.group, []assignment.Need{right, wrong})
 	r.st.markUnknown(r.st.openMismatches())
 	got := r.groups.Place(podNamed("web"), r.group, []assignment.Need{right, wrong})
-	if got[0].Status != v1.StateAssigned || got[1].Reason != assignment.ReasonClientIDMismatch || !r.plan().Idle() {
+	if got[0].Status != v1.StateAssigned || got[1].Reason != reason.ClientIDMismatch.Name() || !r.plan().Idle() {
 		t.Errorf("%+v, %+v", got, r.plan())
 	}
 	r.groups.Place(podNamed("web"), r.group, []assignment.Need{wrong})

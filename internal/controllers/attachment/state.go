@@ -17,6 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/ledger"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // state is the memory of one node group. The pod controller writes demand, through Groups; the
@@ -210,7 +211,7 @@ func (st *state) read(have compute.Identities, extra assignment.Set, now time.Ti
 	st.azure.external.observe(have.Updating, now, st.azure.current, current, st.ledger.entries)
 	st.azure.current, st.azure.refresh = current, false
 	st.azure.recordClientIDs(listedClientIDs(have), st.demand.needs)
-	if st.trouble.group.Reason == assignment.ReasonGroupMissing {
+	if st.trouble.group.Reason == reason.GroupMissing.Name() {
 		st.trouble.group = assignment.State{} // other troubles end with an update that succeeds
 	}
 	st.findStale(have)

@@ -18,6 +18,7 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/ledger"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 const prefix = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
@@ -326,8 +327,8 @@ func TestDrop(t *testing.T) {
 }
 
 func TestProgress(t *testing.T) {
-	refused := assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonIdentityRefused}
-	trouble := assignment.State{Status: v1.StateCreated, Reason: assignment.ReasonGroupForbidden}
+	refused := assignment.State{Status: v1.StateCreated, Reason: reason.IdentityRefused.Name()}
+	trouble := assignment.State{Status: v1.StateCreated, Reason: reason.GroupForbidden.Name()}
 	for _, c := range []struct {
 		name       string
 		identity   string
@@ -513,7 +514,7 @@ func TestBlocked(t *testing.T) {
 	}
 	err := r.st.blocked(r.group, []string{prefix + "foreign"}, nil, errTest)
 	r.st.failed(err, time.Second, r.now)
-	if got := r.place("web", "needed"); got.Reason != assignment.ReasonGroupBlocked {
+	if got := r.place("web", "needed"); got.Reason != reason.GroupBlocked.Name() {
 		t.Errorf("progress %+v", got)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // The pauses. A refused identity is retried after 30 s, doubling to ten minutes (and at once when
@@ -146,11 +147,11 @@ func (t *trouble) explain(cause error, now time.Time) {
 	blocked, isBlocked := errors.AsType[*blockedError](cause)
 	switch {
 	case isBlocked:
-		t.group = created(assignment.ReasonGroupBlocked, blocked.remedy())
+		t.group = assignment.Refused(reason.GroupBlocked, blocked.remedy())
 	case compute.IsForbidden(cause):
-		t.group = created(assignment.ReasonGroupForbidden, compute.AboutGroup(cause))
+		t.group = assignment.Refused(reason.GroupForbidden, compute.AboutGroup(cause))
 	case compute.IsLocked(cause):
-		t.group = created(assignment.ReasonGroupLocked, compute.AboutGroup(cause))
+		t.group = assignment.Refused(reason.GroupLocked, compute.AboutGroup(cause))
 	case t.complaint == "" && (t.failures >= complainAfter || now.Sub(t.firstFailure) >= complainLatest):
 		t.complaint = compute.AboutGroup(cause) + "; podid keeps trying"
 	}

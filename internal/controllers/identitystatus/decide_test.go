@@ -8,7 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 func refusal(generation int64, reason, message string) *v1.AzureAssignedIdentity {
@@ -73,7 +73,7 @@ func TestTally(t *testing.T) {
 		return &v1.AzureAssignedIdentity{Status: v1.AzureAssignedIdentityStatus{Status: status, Reason: reason}}
 	}
 	type all = []*v1.AzureAssignedIdentity
-	assigned, created, bare := said(v1.StateAssigned, ""), said(v1.StateCreated, ""), said(v1.StateCreated, assignment.ReasonNodeNotOnAzure)
+	assigned, created, bare := said(v1.StateAssigned, ""), said(v1.StateCreated, ""), said(v1.StateCreated, reason.NodeNotOnAzure.Name())
 	for _, test := range []struct {
 		name             string
 		all              all
@@ -82,7 +82,7 @@ func TestTally(t *testing.T) {
 		{name: "none"},
 		{name: "on its node", all: all{created, assigned}, assigned: true, needed: true},
 		{name: "on its way", all: all{created}, needed: true},
-		{name: "the node group's trouble", all: all{said(v1.StateCreated, assignment.ReasonGroupForbidden)}, needed: true},
+		{name: "the node group's trouble", all: all{said(v1.StateCreated, reason.GroupForbidden.Name())}, needed: true},
 		{name: "nodes that are not Azure's", all: all{bare, bare}},
 		{name: "one node that is not Azure's", all: all{bare, created}, needed: true},
 	} {

@@ -12,6 +12,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // checkConditions judges the conditions of identities and pods.
@@ -24,7 +25,7 @@ func (w *world) checkConditions(truth *view) {
 		for _, o := range truth.assigned {
 			if o.Spec.AzureIdentityRef.UID == id.UID {
 				refused = refused || assignment.AboutIdentity(o.Status.Reason)
-				waiting = waiting || o.Status.Status != v1.StateAssigned && o.Status.Reason != assignment.ReasonNodeNotOnAzure
+				waiting = waiting || o.Status.Status != v1.StateAssigned && o.Status.Reason != reason.NodeNotOnAzure.Name()
 			}
 		}
 		have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable)

@@ -12,9 +12,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // look notes what MIC can know at this moment.
@@ -228,7 +228,7 @@ func (w *world) checkState(c *claim, o *v1.AzureAssignedIdentity) {
 	assigned, created := v1.StateAssigned+"/", v1.StateCreated+"/"
 	switch {
 	case c.lost:
-		expect(created + assignment.ReasonNodeNotOnAzure)
+		expect(created + reason.NodeNotOnAzure.Name())
 	case !c.azure:
 		expect(assigned)
 	default:
@@ -242,13 +242,13 @@ func (w *world) checkState(c *claim, o *v1.AzureAssignedIdentity) {
 		renewing := setOf(have.Orphaned)[c.slot.key] || w.azure.isFixed(c.slot.key)
 		switch {
 		case exists && w.misnamed(c.identity) && clientID != "" && !renewing && !w.setup.StaleIDs:
-			expect(append(reasons, created+assignment.ReasonClientIDMismatch)...)
+			expect(append(reasons, created+reason.ClientIDMismatch.Name())...)
 		case contested && (w.misnamed(c.identity) || renewing):
 			// What MIC knows of it depends on when it looked.
 		case foreign && listed && len(reasons) > 0:
 			expect(append(reasons, assigned)...) // Azure may refuse what was there
 		case !exists:
-			expect(append(reasons, created+assignment.ReasonGroupMissing)...) // what was said of the identity stays said
+			expect(append(reasons, created+reason.GroupMissing.Name())...) // what was said of the identity stays said
 		case listed && !setOf(have.Orphaned)[c.slot.key]:
 			expect(assigned)
 		case listed && w.azure.isFixed(c.slot.key):
@@ -269,17 +269,17 @@ func (w *world) reasons(s slot, have compute.Identities, exists bool) (out []str
 	defer w.azure.mu.Unlock()
 	add := func(reason string) { out = append(out, v1.StateCreated+"/"+reason) }
 	if w.azure.forbidden[s.group] {
-		add(assignment.ReasonGroupForbidden)
+		add(reason.GroupForbidden.Name())
 	}
 	if !exists || w.azure.fates[s.key] == cursed {
-		add(assignment.ReasonIdentityRefused)
+		add(reason.IdentityRefused.Name())
 	}
 	if w.azure.fates[s.key] == forbidden {
-		add(assignment.ReasonIdentityForbidden)
+		add(reason.IdentityForbidden.Name())
 	}
 	for _, id := range have.Orphaned {
 		if client, _ := w.azure.fake.IDsOf(id); client == "" && w.setup.Strict {
-			add(assignment.ReasonGroupBlocked)
+			add(reason.GroupBlocked.Name())
 		}
 	}
 	return out
