@@ -15,7 +15,7 @@ const MaxPerRequest = 150
 // to the spelling to use in a request.
 type Set map[string]string
 
-// Has tells whether the identity of that canonical resource ID is in the set.
+// Has reports whether the identity of that canonical resource ID is in the set.
 func (s Set) Has(key string) bool { _, ok := s[key]; return ok }
 
 // Group is what the plan for one node group starts from. All keys are canonical
@@ -68,7 +68,7 @@ type GroupPlan struct {
 	// Probation are quarantined identities whose time has come. They go into
 	// requests of their own, so that they cannot hold up the others again.
 	Probation []string
-	// More tells that something did not fit into the request: plan again when
+	// More reports that something did not fit into the request: plan again when
 	// it is done.
 	More bool
 	// Forget are entries of the ledger (keys) to drop: the group does not have
@@ -80,7 +80,7 @@ type GroupPlan struct {
 	Next time.Time
 }
 
-// Idle tells that there is nothing to ask of Azure now.
+// Idle reports that there is nothing to ask of Azure now.
 func (p GroupPlan) Idle() bool { return len(p.Attach)+len(p.Detach)+len(p.Probation) == 0 }
 
 // ForGroup compares what the pods of a node group need with what it has.

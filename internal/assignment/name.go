@@ -37,7 +37,7 @@ func Namespace(rules identity.Rules, id *v1.AzureIdentity) string {
 // v1.8.17: <pod>-<pod's namespace>-<identity>, in lower case. Different pairs can
 // share that name (same-named identities of two namespaces, hyphens that could
 // belong to either side), and it can be too long: then unambiguous is the
-// second, hashed form. taken tells whether another pair holds a name already.
+// second, hashed form. taken reports whether another pair holds a name already.
 func Name(podNamespace, pod string, id *v1.AzureIdentity, taken func(name string) bool) string {
 	plain := ascii.ToLower(pod + "-" + podNamespace + "-" + id.Name)
 	if len(plain) <= maxName && !taken(plain) {

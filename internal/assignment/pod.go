@@ -30,7 +30,7 @@ type Pod struct {
 	Progress func(*v1.AzureIdentity) Progress
 	// Now is the time of the plan, to the second.
 	Now metav1.Time
-	// Taken tells whether the object of that namespace and name belongs to
+	// Taken reports whether the object of that namespace and name belongs to
 	// another pod or another identity.
 	Taken func(namespace, name string) bool
 }
@@ -44,7 +44,7 @@ type PodPlan struct {
 	Delete []*v1.AzureAssignedIdentity
 }
 
-// Empty tells that there is nothing to write.
+// Empty reports that there is nothing to write.
 func (p PodPlan) Empty() bool { return len(p.Create)+len(p.Update)+len(p.Delete) == 0 }
 
 // ForPod compares a pod's grants with its assigned identities.
@@ -130,7 +130,7 @@ func (p Pod) predecessor(grant identity.Grant) *v1.AzureAssignedIdentity {
 	return nil
 }
 
-// refersTo tells whether the object stands for that identity.
+// refersTo reports whether the object stands for that identity.
 func refersTo(assigned *v1.AzureAssignedIdentity, id *v1.AzureIdentity) bool {
 	ref := assigned.Spec.AzureIdentityRef
 	return ref != nil && ref.Name == id.Name && ref.Namespace == id.Namespace
@@ -191,7 +191,7 @@ func (p Pod) update(have *v1.AzureAssignedIdentity, grant identity.Grant) *v1.Az
 	return want
 }
 
-// says tells whether the object stands for this node, identity and binding as
+// says reports whether the object stands for this node, identity and binding as
 // they are now.
 func (p Pod) says(have *v1.AzureAssignedIdentity, grant identity.Grant) bool {
 	return have.Spec.NodeName == p.NodeName &&
@@ -199,7 +199,7 @@ func (p Pod) says(have *v1.AzureAssignedIdentity, grant identity.Grant) bool {
 		sameBinding(have.Spec.AzureBindingRef, grant.Binding)
 }
 
-// labelled tells whether the object can be found by pod and node. Objects of
+// labelled reports whether the object can be found by pod and node. Objects of
 // older releases of v1 lack some of the labels.
 func (p Pod) labelled(have *v1.AzureAssignedIdentity) bool {
 	for k, v := range p.labels() {

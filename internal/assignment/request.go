@@ -55,7 +55,7 @@ func without(ids, named, culprits []string) (kept, all []string) {
 	return kept, culprits
 }
 
-// Names tells whether the request names any of these identities.
+// Names reports whether the request names any of these identities.
 func (r Request) Names(ids []string) bool {
 	_, named := without(slices.Concat(r.Attach, r.Detach), ids, nil)
 	return len(named) > 0

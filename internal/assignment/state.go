@@ -53,7 +53,7 @@ type Progress struct {
 	// KeepAssigned lets an object that says Assigned keep that: the State is about the node
 	// group, and the identity is there.
 	KeepAssigned bool
-	// Unknown tells that Azure has not been asked yet: the State is empty.
+	// Unknown reports that Azure has not been asked yet: the State is empty.
 	Unknown bool
 	// Complaint is what keeps going wrong on the way, for people; it will pass,
 	// so no status says it.
@@ -64,7 +64,7 @@ func stateOf(s v1.AzureAssignedIdentityStatus) State {
 	return State{Status: s.Status, Reason: s.Reason, Message: s.Message}
 }
 
-// next is the state that an object should have. says tells whether it stands for
+// next is the state that an object should have. says reports whether it stands for
 // its pod, node and identity as they are now.
 //
 // An object that says Assigned keeps it while its identity, which somebody took

@@ -81,10 +81,10 @@ func host(endpoint string) string {
 	return ascii.ToLower(u.Hostname())
 }
 
-// Shared tells whether the identity uses the broker of another one.
+// Shared reports whether the identity uses the broker of another one.
 func Shared(id *v1.AzureIdentity) bool { return id.Spec.SharedFrom != v1.IdentityReference{} }
 
-// consent tells whether the owner of an identity lets another identity use its
+// consent reports whether the owner of an identity lets another identity use its
 // broker: nil, or why not. owner is nil when there is none of that name.
 //
 // Whoever uses the broker can be the owner's identity at Azure, so the owner must
@@ -112,7 +112,7 @@ func consent(id, owner *v1.AzureIdentity) *reason.Refusal {
 	return nil
 }
 
-// AllowsNamespace tells whether the owner shares the identity with a namespace.
+// AllowsNamespace reports whether the owner shares the identity with a namespace.
 // An identity annotated as namespaced serves its own namespace only, whatever
 // else it says.
 func AllowsNamespace(owner *v1.AzureIdentity, namespace string) bool {

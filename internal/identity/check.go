@@ -11,7 +11,7 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// Check tells whether the identity says what its type needs. It returns nil
+// Check reports whether the identity says what its type needs. It returns nil
 // when the identity is usable, else a refusal with reason IdentityBroken.
 //
 // It demands only what no token can do without, less than the schema does: an

@@ -14,7 +14,7 @@ import (
 // when it leaves the choice to us. Should several be named, all must match.
 type Selector struct{ ClientID, ObjectID, ResourceID string }
 
-// Named tells whether the request names an identity at all.
+// Named reports whether the request names an identity at all.
 func (s Selector) Named() bool { return s != Selector{} }
 
 // String is the selector for a message; ids are shortened.

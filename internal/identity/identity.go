@@ -33,7 +33,7 @@ type Rules struct {
 	// ForceNamespaced demands that pod, binding and identity share one
 	// namespace, as every identity can demand for itself by its annotation.
 	ForceNamespaced bool
-	// Managed tells that nobody here assigns identities to nodes: a managed
+	// Managed reports that nobody here assigns identities to nodes: a managed
 	// identity is then usable by its clientID alone, as in v1.8.17.
 	Managed bool
 	// AllowClusterIdentities lets pods use the identities in ClusterIdentities, as
@@ -116,7 +116,7 @@ func (r Rules) Grants(
 	return grants, refusals
 }
 
-// Selects tells whether the binding could grant its identity to the pod, as far
+// Selects reports whether the binding could grant its identity to the pod, as far
 // as the binding alone can tell: label, selector and namespaces. MIC uses it to
 // find the pods that a changed binding touches.
 func (r Rules) Selects(pod Pod, b *v1.AzureIdentityBinding) bool {

@@ -29,7 +29,7 @@ func Compare(a, b Grant) int {
 
 func older(a, b metav1.Time) int { return a.Compare(b.Time) }
 
-// Namespaced tells whether the identity limits itself to its own namespace by
+// Namespaced reports whether the identity limits itself to its own namespace by
 // the annotation v1.BehaviorAnnotation. The value counts in any case: an
 // annotation misspelt as "Namespaced" was meant to close, not to open.
 func Namespaced(id *v1.AzureIdentity) bool {

@@ -55,7 +55,7 @@ type Decision struct {
 // Config are the settings of a Table.
 type Config struct {
 	Rules identity.Rules
-	// Standard tells that MIC brings identities to the node, and that one is
+	// Standard reports that MIC brings identities to the node, and that one is
 	// used only once its AzureAssignedIdentity says Assigned.
 	Standard bool
 	// Node is this node's name.
@@ -97,7 +97,7 @@ type arrival struct {
 	leaving    bool
 }
 
-// arrived tells that the node has the identity. v1.8.17 counts objects of old
+// arrived reports that the node has the identity. v1.8.17 counts objects of old
 // MICs, which have no state, as arrived; so do we.
 func (a arrival) arrived() bool { return !a.leaving && (a.state == v1.StateAssigned || a.state == "") }
 
@@ -258,7 +258,7 @@ func (t *Table) broken(v *verdict, s identity.Selector) (Decision, bool) {
 	return Decision{}, false
 }
 
-// matches tells whether a selector names the identity, as far as its spec says.
+// matches reports whether a selector names the identity, as far as its spec says.
 func matches(s identity.Selector, id *v1.AzureIdentity) bool {
 	return !s.Named() ||
 		s.ClientID != "" && ascii.EqualFold(s.ClientID, id.Spec.ClientID) ||
@@ -266,7 +266,7 @@ func matches(s identity.Selector, id *v1.AzureIdentity) bool {
 		s.ObjectID != "" && ascii.EqualFold(s.ObjectID, id.Spec.ObjectID)
 }
 
-// missing tells that a binding selects the pod and the identity it names is not
+// missing reports that a binding selects the pod and the identity it names is not
 // there, which happens while both are being applied.
 func missing(refusals []*reason.Refusal) bool {
 	for _, r := range refusals {

@@ -12,7 +12,7 @@ import (
 func (t *Table) SetPolicy(p *identity.Policy) {
 	defer t.change()()
 	t.policy = p
-	t.touchIf(func(*pod) bool { return true })
+	t.invalidateIf(func(*pod) bool { return true })
 }
 
 // SetNamespace records the labels of a namespace.
@@ -25,12 +25,12 @@ func (t *Table) SetNamespace(name string, labels map[string]string) {
 		labels = map[string]string{} // known, and empty
 	}
 	t.namespaces[name] = labels
-	t.touchIf(func(p *pod) bool { return p.Namespace == name })
+	t.invalidateIf(func(p *pod) bool { return p.Namespace == name })
 }
 
 // RemoveNamespace forgets a namespace.
 func (t *Table) RemoveNamespace(name string) {
 	defer t.change()()
 	delete(t.namespaces, name)
-	t.touchIf(func(p *pod) bool { return p.Namespace == name })
+	t.invalidateIf(func(p *pod) bool { return p.Namespace == name })
 }

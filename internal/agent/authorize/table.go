@@ -52,8 +52,8 @@ type pod struct {
 	latest atomic.Pointer[outcome]
 
 	// Guarded by the Table's mu.
-	touched uint64 // version of the latest change that bears on the pod
-	changed chan struct{}
+	changedAt uint64 // version of the latest change that bears on the pod
+	changed   chan struct{}
 }
 
 // GetNamespace and GetName are for the index.
@@ -132,28 +132,28 @@ func (t *Table) scope(namespace, selector string) string {
 	return namespace + "/" + selector
 }
 
-// touch notes that a change bears on a pod. The lock is held.
-func (t *Table) touch(p *pod) {
+// invalidate notes that a change bears on a pod. The lock is held.
+func (t *Table) invalidate(p *pod) {
 	if p == nil {
 		return
 	}
-	p.touched = t.version
+	p.changedAt = t.version
 	close(p.changed)
 	p.changed = make(chan struct{})
 	t.changes.note(p.key())
 }
 
-func (t *Table) touchSelector(namespace, selector string) {
+func (t *Table) invalidateSelector(namespace, selector string) {
 	for _, p := range t.bySelector[t.scope(namespace, selector)] {
-		t.touch(p)
+		t.invalidate(p)
 	}
 }
 
-// touchIf touches the pods of the node that qualify.
-func (t *Table) touchIf(qualifies func(*pod) bool) {
+// invalidateIf invalidates the pods of the node that qualify.
+func (t *Table) invalidateIf(qualifies func(*pod) bool) {
 	for _, p := range t.pods {
 		if qualifies(p) {
-			t.touch(p)
+			t.invalidate(p)
 		}
 	}
 }
@@ -187,7 +187,7 @@ func (t *Table) setPod(now identity.Pod, hostNetwork bool) {
 	}
 	p.Pod, p.hostNetwork = now, hostNetwork
 	t.bySelector.put(t.scope(p.Namespace, p.selector()), p)
-	t.touch(p)
+	t.invalidate(p)
 	t.pending.arrived(key)
 }
 
@@ -198,7 +198,7 @@ func (t *Table) RemovePod(key types.NamespacedName) {
 		t.bySelector.remove(t.scope(p.Namespace, p.selector()), p.Namespace, p.Name)
 		delete(t.pods, key)
 		delete(t.changes.pods, key)
-		p.touched = t.version
+		p.changedAt = t.version
 		close(p.changed)
 	}
 }
@@ -213,7 +213,7 @@ func (t *Table) SetBinding(b *v1.AzureIdentityBinding) {
 		t.selectedIn.put(b.Spec.Selector, place(b.Namespace))
 	}
 	t.uses[useOf(b)]++
-	t.touchSelector(b.Namespace, b.Spec.Selector)
+	t.invalidateSelector(b.Namespace, b.Spec.Selector)
 }
 
 // RemoveBinding forgets a binding that was deleted.
@@ -232,7 +232,7 @@ func (t *Table) dropBinding(key types.NamespacedName) {
 	}
 	release(t.uses, useOf(b))
 	delete(t.bindings, key)
-	t.touchSelector(b.Namespace, b.Spec.Selector)
+	t.invalidateSelector(b.Namespace, b.Spec.Selector)
 }
 
 func useOf(b *v1.AzureIdentityBinding) use {
@@ -255,14 +255,14 @@ func (t *Table) SetIdentity(id *v1.AzureIdentity) {
 	if identity.Shared(id) {
 		t.borrowers[t.borrowerOf(id)]++
 	}
-	t.touchIdentity(key)
+	t.invalidateIdentity(key)
 }
 
 // RemoveIdentity forgets an identity that was deleted.
 func (t *Table) RemoveIdentity(key types.NamespacedName) {
 	defer t.change()()
 	t.dropIdentity(key)
-	t.touchIdentity(key)
+	t.invalidateIdentity(key)
 }
 
 func (t *Table) dropIdentity(key types.NamespacedName) {
@@ -283,10 +283,10 @@ func (t *Table) borrowerOf(id *v1.AzureIdentity) borrower {
 	return b
 }
 
-// touchIdentity touches the pods that are to have the identity, and those that may have one that is
+// invalidateIdentity invalidates the pods that are to have the identity, and those that may have one that is
 // shared from it: its owner may have withdrawn the consent.
-func (t *Table) touchIdentity(key types.NamespacedName) {
-	t.touchIf(func(p *pod) bool {
+func (t *Table) invalidateIdentity(key types.NamespacedName) {
+	t.invalidateIf(func(p *pod) bool {
 		b := borrower{owner: key}
 		if t.cfg.Rules.ForceNamespaced {
 			b.namespace = p.Namespace
@@ -303,14 +303,14 @@ func (t *Table) touchIdentity(key types.NamespacedName) {
 func (t *Table) SetException(e *v1.AzurePodIdentityException) {
 	defer t.change()()
 	t.exceptions.put(e.Namespace, e)
-	t.touchIf(func(p *pod) bool { return p.Namespace == e.Namespace })
+	t.invalidateIf(func(p *pod) bool { return p.Namespace == e.Namespace })
 }
 
 // RemoveException forgets an exception that was deleted.
 func (t *Table) RemoveException(key types.NamespacedName) {
 	defer t.change()()
 	t.exceptions.remove(key.Namespace, key.Namespace, key.Name)
-	t.touchIf(func(p *pod) bool { return p.Namespace == key.Namespace })
+	t.invalidateIf(func(p *pod) bool { return p.Namespace == key.Namespace })
 }
 
 // SetAssigned adds or replaces an assigned identity. One of another node is ignored.
@@ -333,7 +333,7 @@ func (t *Table) SetAssigned(a *v1.AzureAssignedIdentity) {
 	}
 	t.assigned[key] = entry
 	t.assignedTo.put(entry.pod.String(), entry)
-	t.touch(t.pods[entry.pod])
+	t.invalidate(t.pods[entry.pod])
 }
 
 // RemoveAssigned forgets an assigned identity that was deleted.
@@ -346,6 +346,6 @@ func (t *Table) dropAssigned(key types.NamespacedName) {
 	if entry := t.assigned[key]; entry != nil {
 		delete(t.assigned, key)
 		t.assignedTo.remove(entry.pod.String(), key.Namespace, key.Name)
-		t.touch(t.pods[entry.pod])
+		t.invalidate(t.pods[entry.pod])
 	}
 }

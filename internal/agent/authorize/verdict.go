@@ -124,7 +124,7 @@ func (t *Table) evaluate(p *pod, in *inputs) (*outcome, <-chan struct{}) {
 // current returns the latest outcome for a pod if the pod has not changed since, else nil. The lock
 // is held.
 func (t *Table) current(p *pod) *outcome {
-	if o := p.latest.Load(); o != nil && o.version >= p.touched {
+	if o := p.latest.Load(); o != nil && o.version >= p.changedAt {
 		return o
 	}
 	return nil
@@ -157,7 +157,7 @@ func (t *Table) read(p *pod) *inputs {
 
 // identityAt returns an identity as it was at a version, and nil when it was not there or has
 // changed since. So a grant never combines objects that were not there at the same time. An outcome
-// without the identity is not valid for longer: the change has touched the pod.
+// without the identity is not valid for longer: the change has invalidated the pod.
 func (t *Table) identityAt(version uint64, namespace, name string) *v1.AzureIdentity {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
