@@ -1,4 +1,4 @@
-// Whose node gets the taint, and when: no client, no clock.
+// The decision whose node gets the taint, and when: pure logic without clients or clocks.
 
 package agenttaint
 
@@ -8,20 +8,20 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// record is what is known of the agents of the nodes that have, or had, one.
+// record holds what is known about the node agents.
 //
-// A node that never had an agent is none of our business: the DaemonSet may not
-// go there. Nor is any node when there is no agent at all any more: then podid is
-// being uninstalled.
+// It covers only nodes that have, or had, an agent. A node that never had one is ignored: the
+// DaemonSet may not be scheduled there. If no agent is left anywhere, podid is being uninstalled
+// and no node is tainted.
 type record struct {
 	after time.Duration
 	nodes map[string]*node
 }
 
-// node is one node that has, or had, an agent.
+// node is the state of one node that has, or had, an agent.
 type node struct {
 	agents map[string]bool // by pod: whether it is ready
-	// illSince is when the last ready agent was seen; zero while there is one.
+	// illSince is when the node lost its last ready agent. It is zero while there is one.
 	illSince time.Time
 }
 
@@ -29,7 +29,7 @@ func newRecord(after time.Duration) *record {
 	return &record{after: after, nodes: map[string]*node{}}
 }
 
-// set takes the latest state of an agent's pod on a node.
+// set records the latest state of an agent's pod on a node.
 func (r *record) set(nodeName, pod string, ready bool, now time.Time) {
 	n := r.nodes[nodeName]
 	if n == nil {
@@ -40,7 +40,7 @@ func (r *record) set(nodeName, pod string, ready bool, now time.Time) {
 	n.settle(now)
 }
 
-// remove takes that an agent's pod is gone.
+// remove forgets an agent's pod that was deleted.
 func (r *record) remove(nodeName, pod string, now time.Time) {
 	if n := r.nodes[nodeName]; n != nil {
 		delete(n.agents, pod)
@@ -48,7 +48,7 @@ func (r *record) remove(nodeName, pod string, now time.Time) {
 	}
 }
 
-// forget takes that a node is gone.
+// forget drops a node that was deleted.
 func (r *record) forget(nodeName string) { delete(r.nodes, nodeName) }
 
 func (n *node) settle(now time.Time) {
@@ -69,24 +69,24 @@ func (n *node) ready() bool {
 	return false
 }
 
-// verdict is what to do about one node.
+// verdict is the decision about one node.
 type verdict int
 
 const (
-	leave   verdict = iota // its agent is ready, or it is none of ours
-	wait                   // ill, and not for long enough
-	tooMany                // ill for long enough, together with many others
+	leave   verdict = iota // its agent is ready, or the node never had one
+	wait                   // no ready agent, but not for long enough
+	tooMany                // no ready agent for long enough, on too many nodes at once
 	taint
 )
 
-// most is how many nodes may have the taint for an agent that is ill: a third of
-// them, and always one. Beyond, the fault is the agent's and not the nodes', and
-// keeping pods away from everywhere would be worse than what it guards against:
-// without an agent, pods are refused, and nothing leaks.
+// most returns how many nodes may be tainted at the same time: a third of them, and at least one.
+// Beyond that, the fault lies with the agent and not with the nodes. Keeping pods away from every
+// node would then do more harm than the taint prevents: without an agent, pods are refused and
+// nothing leaks.
 func (r *record) most() int { return max(len(r.nodes)/3, 1) }
 
-// judge decides about a node, and says how long until the decision may change by
-// itself; 0 when only events change it.
+// judge decides about a node. It also returns after how long the decision may change by itself, and
+// 0 when only events can change it.
 func (r *record) judge(nodeName string, now time.Time) (verdict, time.Duration) {
 	n := r.nodes[nodeName]
 	if n == nil || n.illSince.IsZero() || r.uninstalled() {
@@ -107,7 +107,7 @@ func (r *record) judge(nodeName string, now time.Time) (verdict, time.Duration) 
 	return taint, 0
 }
 
-// uninstalled tells that no agent is left anywhere.
+// uninstalled reports whether no agent is left on any node.
 func (r *record) uninstalled() bool {
 	for _, n := range r.nodes {
 		if len(n.agents) > 0 {
@@ -117,8 +117,8 @@ func (r *record) uninstalled() bool {
 	return true
 }
 
-// ready tells whether an agent's pod is ready to serve. One that is being deleted
-// counts for as long as it is: its successor is on the way.
+// ready reports whether an agent's pod is ready to serve. A pod that is being deleted still counts
+// until it is gone: its successor is being created.
 func ready(pod *corev1.Pod) bool {
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodReady {

@@ -9,7 +9,7 @@ import (
 func TestJudge(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
-	// nine nodes with a healthy agent each: three may be ill.
+	// Nine nodes with a healthy agent each: three of them may be tainted.
 	fleet := func() *record {
 		r := newRecord(time.Minute)
 		for i := range 9 {

@@ -20,8 +20,7 @@ func (noNodes) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ .
 	return apierrors.NewNotFound(corev1.Resource("nodes"), key.Name)
 }
 
-// TestGoneNodes: nodes whose pods were told of after their own end do not count
-// as ill for ever.
+// TestGoneNodes: pod events that arrive after a node's deletion do not count it as ill forever.
 func TestGoneNodes(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	now := start
@@ -31,7 +30,7 @@ func TestGoneNodes(t *testing.T) {
 		name := fmt.Sprintf("gone-%d", i)
 		r.record.set(name, name, true, start)
 		r.record.forget(name)
-		r.record.set(name, name, false, start) // the pod garbage collector's word
+		r.record.set(name, name, false, start) // a late event of the pod garbage collector
 		r.record.remove(name, name, start)
 	}
 	now = start.Add(2 * time.Minute)

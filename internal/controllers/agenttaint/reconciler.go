@@ -1,6 +1,7 @@
-// Package agenttaint puts the start-up taint back on a node whose agent is gone or
-// ill for a while, so that no pod that needs its identity is sent there. It is
-// opt-in. The agent takes the taint off when it is ready again; MIC never does.
+// Package agenttaint restores the startup taint on a node whose agent has been missing or not ready
+// for a while. Pods that need an identity are then not scheduled there.
+//
+// The controller is opt-in. It never removes the taint: the agent does so when it is ready again.
 package agenttaint
 
 import (
@@ -36,25 +37,24 @@ import (
 	"github.com/podid-io/podid/internal/listwatch"
 )
 
-// Settings say whether and how.
+// Settings configures the controller.
 type Settings struct {
-	// After is how long an agent may be gone or not ready; 0 leaves all nodes alone.
+	// After is how long an agent may be missing or not ready. 0 disables the controller.
 	After time.Duration
-	// Agents selects the agents' pods, Namespace says where they are; empty is
-	// everywhere.
+	// Agents selects the agents' pods in Namespace. An empty Namespace means all namespaces.
 	Agents    labels.Selector
 	Namespace string
 }
 
-// Announcer tells people.
+// Announcer emits Events.
 type Announcer interface {
-	// NodeTainted says that a node was given the taint, and why.
+	// NodeTainted reports that a node was tainted, and why.
 	NodeTainted(node *corev1.Node, after time.Duration)
 }
 
-// Reconciler puts taints on nodes.
+// Reconciler taints nodes without a working agent.
 type Reconciler struct {
-	// Live reads nodes from the API server: the cache holds no taints.
+	// Live reads nodes from the API server, because the cache does not hold taints.
 	Live   client.Reader
 	Writer client.Client
 	Events Announcer
@@ -66,13 +66,13 @@ type Reconciler struct {
 	record *record
 }
 
-// New returns the controller.
+// New returns a Reconciler.
 func New(live client.Reader, writer client.Client, events Announcer, now func() time.Time, s Settings) *Reconciler {
 	return &Reconciler{Live: live, Writer: writer, Events: events, Now: now, settings: s, record: newRecord(s.After)}
 }
 
-// Register adds the controller to a manager, with a cache of its own: the
-// manager's holds pods with a binding label only.
+// Register adds the controller to a manager. The controller has its own cache, because the
+// manager's cache holds only pods with a binding label.
 func (r *Reconciler) Register(mgr manager.Manager) error {
 	options := crcache.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
@@ -108,7 +108,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Complete(r)
 }
 
-// slim keeps of an agent's pod where it is and whether it is ready.
+// slim reduces an agent's pod to its node and its Ready condition.
 func slim(o any) (any, error) {
 	pod, ok := o.(*corev1.Pod)
 	if !ok {
@@ -126,7 +126,7 @@ func slim(o any) (any, error) {
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
-// agentHandler keeps the record and wakes the controller for the agent's node.
+// agentHandler updates the record and queues the agent's node.
 func (r *Reconciler) agentHandler() handler.EventHandler {
 	note := func(o client.Object, gone bool, q queue) {
 		pod, ok := o.(*corev1.Pod)
@@ -156,7 +156,7 @@ func (r *Reconciler) nodeDeleted(_ context.Context, e event.DeleteEvent, _ queue
 	r.record.forget(e.Object.GetName())
 }
 
-// Reconcile looks at one node.
+// Reconcile handles one node.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	r.mu.Lock()
 	todo, left := r.record.judge(req.Name, r.Now())
@@ -168,7 +168,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	err := r.Live.Get(ctx, client.ObjectKey{Name: req.Name}, &node)
 	switch {
 	case apierrors.IsNotFound(err):
-		// News of its pods came after its own end; it must not count as ill for ever.
+		// Events of its pods arrived after the node was deleted. It must not count as ill forever.
 		r.mu.Lock()
 		r.record.forget(req.Name)
 		r.mu.Unlock()
@@ -183,8 +183,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return reconcile.Result{RequeueAfter: left}, nil
 }
 
-// taint puts the taint on a node that has none; somebody else's write in between
-// makes it fail and be tried again.
+// taint adds the taint to a node that lacks it. A concurrent write by another client causes a
+// conflict, and the node is retried.
 func (r *Reconciler) taint(ctx context.Context, node *corev1.Node) error {
 	if slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1.AgentNotReadyTaint }) {
 		return nil

@@ -1,4 +1,4 @@
-// The start: all pods are placed before anything is written or attached.
+// The startup phase: all pods are placed before anything is written or attached.
 
 package assignedidentity
 
@@ -8,21 +8,21 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// backlog holds the pods that were there when the controller began and have not
-// been placed yet, and those with something to write once all are.
+// backlog holds the pods that existed when the controller started and are not placed yet. It also
+// holds the pods that have something to write once all are placed.
 type backlog struct {
 	mu    sync.Mutex
 	begun bool
 	over  bool
-	// early are pods placed before it was known which there are, open those
-	// that are still to be placed.
+	// early are pods placed before the initial list was known. open are the pods of that list that
+	// are not placed yet.
 	early, open map[types.NamespacedName]bool
 	parked      []types.NamespacedName
 }
 
-// begin names the pods there are, and has those looked at that have not been yet:
-// one that goes between the listing and the first event would keep all others
-// waiting for good.
+// begin records the initial list of pods and queues those that have not been placed. This includes
+// a pod that was deleted between the listing and its first event: without a reconcile it would
+// block all others forever.
 func (b *backlog) begin(pods []types.NamespacedName, caughtUp func(), kick func(...types.NamespacedName)) {
 	b.mu.Lock()
 	b.begun, b.open = true, map[types.NamespacedName]bool{}
@@ -43,7 +43,7 @@ func (b *backlog) begin(pods []types.NamespacedName, caughtUp func(), kick func(
 	}
 }
 
-// placed says that a pod's needs are known. The last one ends the backlog.
+// placed records that a pod's needs are known. The last one ends the backlog.
 func (b *backlog) placed(pod types.NamespacedName, caughtUp func(), kick func(...types.NamespacedName)) {
 	b.mu.Lock()
 	if b.over {
@@ -65,7 +65,7 @@ func (b *backlog) placed(pod types.NamespacedName, caughtUp func(), kick func(..
 	}
 }
 
-// end returns what was parked once the backlog is over. mu is held.
+// end returns the parked pods once the backlog is over. The caller must hold mu.
 func (b *backlog) end() (parked []types.NamespacedName, over bool) {
 	if b.over || !b.begun || len(b.open) > 0 {
 		return nil, false
@@ -74,8 +74,8 @@ func (b *backlog) end() (parked []types.NamespacedName, over bool) {
 	return parked, true
 }
 
-// park keeps a pod with something to write until the backlog is over; false when
-// it is.
+// park holds a pod with something to write until the backlog is over. It returns false if the
+// backlog is over already.
 func (b *backlog) park(pod types.NamespacedName) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,4 +1,4 @@
-// Writing a pod's assigned identities.
+// Writes of a pod's assigned identities.
 
 package assignedidentity
 
@@ -19,16 +19,16 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 )
 
-// catchUp is the pause for the cache to learn of a write that it did not know.
+// catchUp is how long to wait for the cache to observe a write that it has not seen yet.
 const catchUp = 100 * time.Millisecond
 
-// carryOut does what the plan says. One object's failure does not keep the
-// others from being written; all failures are returned, but for those that only
-// tell that the cache is a moment behind: then behind is true.
+// carryOut executes the plan. A failure with one object does not stop the others, and all failures
+// are returned. Errors that only show that the cache is stale are not returned: they set behind
+// instead.
 func (r *Reconciler) carryOut(ctx context.Context, t *target, plan assignment.PodPlan, began time.Time) (behind bool, err error) {
 	var failures []error
 	for _, assigned := range plan.Delete {
-		// First those that somebody else deleted: they hold a name.
+		// Start with objects that another client deleted, because they occupy a name.
 		if !assigned.DeletionTimestamp.IsZero() {
 			failures = append(failures, r.remove(ctx, assigned, began))
 		}
@@ -45,7 +45,7 @@ func (r *Reconciler) carryOut(ctx context.Context, t *target, plan assignment.Po
 		}
 	}
 	failures = slices.DeleteFunc(failures, func(err error) bool {
-		// A name can be another pair's, too, which the next try will see.
+		// The name can also belong to another pair, which the next attempt will see.
 		late := apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err)
 		if late {
 			behind = true
@@ -56,13 +56,13 @@ func (r *Reconciler) carryOut(ctx context.Context, t *target, plan assignment.Po
 	return behind, errors.Join(failures...)
 }
 
-// create writes a new object.
+// create creates an object.
 func (r *Reconciler) create(ctx context.Context, t *target, assigned *v1.AzureAssignedIdentity) error {
 	err := r.client.Create(ctx, assigned)
 	switch {
 	case err == nil:
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return nil // the pod goes with its namespace
+		return nil // the namespace is being deleted, and the pod with it
 	default:
 		return fmt.Errorf("create assigned identity %s/%s: %w", assigned.Namespace, assigned.Name, err)
 	}
@@ -72,8 +72,8 @@ func (r *Reconciler) create(ctx context.Context, t *target, assigned *v1.AzureAs
 	return nil
 }
 
-// update writes an object that exists. One that changed meanwhile has to be looked
-// at again: if only its state changed, its watch does not bring it back here.
+// update updates an object. If the object changed in the meantime, the pod must be queued again: a
+// change of status alone does not trigger the watch.
 func (r *Reconciler) update(ctx context.Context, t *target, assigned *v1.AzureAssignedIdentity, began time.Time) error {
 	err := r.client.Update(ctx, assigned)
 	if apierrors.IsNotFound(err) {
@@ -91,7 +91,7 @@ func (r *Reconciler) update(ctx context.Context, t *target, assigned *v1.AzureAs
 	return nil
 }
 
-// said tells whether the object was as far before.
+// said reports whether the object had the same state before.
 func (t *target) said(assigned *v1.AzureAssignedIdentity) bool {
 	return slices.ContainsFunc(t.in.Observed, func(before *v1.AzureAssignedIdentity) bool {
 		return before.UID == assigned.UID && before.Spec.NodeName == assigned.Spec.NodeName &&
@@ -99,7 +99,7 @@ func (t *target) said(assigned *v1.AzureAssignedIdentity) bool {
 	})
 }
 
-// arrived tells people about an object that was just written.
+// arrived emits the Event about an object that was just written.
 func (r *Reconciler) arrived(t *target, assigned *v1.AzureAssignedIdentity) {
 	switch {
 	case assigned.Status.Status == v1.StateAssigned:
@@ -110,13 +110,13 @@ func (r *Reconciler) arrived(t *target, assigned *v1.AzureAssignedIdentity) {
 	}
 }
 
-// remove deletes an object and lets go of its finalizer. Nothing has to be done
-// first: what to take from the node group is in the ledger.
+// remove deletes an object and removes its finalizer. No other step has to come first: the ledger
+// records what to detach from the node group.
 func (r *Reconciler) remove(ctx context.Context, assigned *v1.AzureAssignedIdentity, began time.Time) error {
 	name := assigned.Namespace + "/" + assigned.Name
 	at := slices.Index(assigned.Finalizers, v1.Finalizer)
 	if !assigned.DeletionTimestamp.IsZero() && at < 0 {
-		return nil // somebody else's finalizer holds it; what there was to say has been said
+		return nil // another client's finalizer holds it, and the Event was already emitted
 	}
 	if assigned.DeletionTimestamp.IsZero() {
 		uid := assigned.UID
@@ -131,8 +131,8 @@ func (r *Reconciler) remove(ctx context.Context, assigned *v1.AzureAssignedIdent
 	if at >= 0 {
 		released := assigned.DeepCopy()
 		released.Finalizers = slices.Delete(released.Finalizers, at, at+1)
-		// No lock: a finalizer that another writer adds at this very moment is
-		// not expected, and the deletion just made has changed the version.
+		// No optimistic lock: the deletion above has changed the version, and another writer is not
+		// expected to add a finalizer at this moment.
 		err := r.client.Patch(ctx, released, client.MergeFrom(assigned))
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("release assigned identity %s: %w", name, err)

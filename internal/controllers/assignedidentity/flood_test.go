@@ -17,7 +17,7 @@ func named(name string) types.NamespacedName {
 	return types.NamespacedName{Namespace: "team", Name: name}
 }
 
-// calls records who was told.
+// calls records the pods that were woken.
 type calls struct {
 	caughtUp int
 	told     []types.NamespacedName
@@ -39,7 +39,7 @@ func TestBacklog(t *testing.T) {
 	}
 	c.told = nil
 	b.placed(named("late"), c.catchUp, c.tell)
-	b.placed(named("new"), c.catchUp, c.tell) // came meanwhile
+	b.placed(named("new"), c.catchUp, c.tell) // arrived in the meantime
 	if c.caughtUp != 0 || !b.park(named("late")) {
 		t.Error("does not wait for the last one")
 	}
@@ -93,13 +93,13 @@ func TestWritersPassOn(t *testing.T) {
 	w.enter(group, named("1"))
 	for _, pod := range []string{"2", "3", "4", "5"} {
 		w.enter(group, named(pod))
-		w.seen(named(pod)) // it has to wait: nobody else's turn comes for that
+		w.seen(named(pod)) // it has to wait, because no other pod gets a turn
 	}
 	w.leave(group)
-	w.enter(group, named("3")) // by itself, before 2 comes
-	w.seen(named("2"))         // has nothing to write any more
+	w.enter(group, named("3")) // by itself, before 2 arrives
+	w.seen(named("2"))         // nothing to write anymore
 	w.leave(group)
-	w.seen(named("4")) // nor has this one
+	w.seen(named("4")) // likewise
 	if want := []types.NamespacedName{named("2"), named("4"), named("5")}; !slices.Equal(c.told, want) {
 		t.Errorf("woke %v, want %v", c.told, want)
 	}

@@ -1,4 +1,4 @@
-// Reads of the caches for one pod.
+// Cache reads for one pod.
 
 package assignedidentity
 
@@ -17,13 +17,13 @@ import (
 	"github.com/podid-io/podid/internal/controllers/lookup"
 )
 
-// pod returns the pod, nil when there is none (or none with a binding label,
-// which the cache does not hold).
+// pod returns the pod, or nil if it does not exist or has no binding label. The cache holds only
+// pods with that label.
 func (r *Reconciler) pod(ctx context.Context, name types.NamespacedName) (*corev1.Pod, error) {
 	var pod corev1.Pod
 	err := r.client.Get(ctx, name, &pod, lookup.NoCopy())
 	if apierrors.IsNotFound(err) {
-		return nil, nil // no pod is an answer, not a failure
+		return nil, nil // a missing pod is not an error
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read pod %s: %w", name, err)
@@ -31,13 +31,13 @@ func (r *Reconciler) pod(ctx context.Context, name types.NamespacedName) (*corev
 	return &pod, nil
 }
 
-// node returns the pod's node, nil when it is gone. A node whose pod arrived
-// first makes itself known by its own event.
+// node returns the pod's node, or nil if it does not exist. If the pod arrives before its node, the
+// node's own event queues the pod again.
 func (r *Reconciler) node(ctx context.Context, name string) (*corev1.Node, error) {
 	var node corev1.Node
 	err := r.client.Get(ctx, client.ObjectKey{Name: name}, &node, lookup.NoCopy())
 	if apierrors.IsNotFound(err) {
-		return nil, nil // no node is an answer, not a failure
+		return nil, nil // a missing node is not an error
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read node %s: %w", name, err)
@@ -45,8 +45,8 @@ func (r *Reconciler) node(ctx context.Context, name string) (*corev1.Node, error
 	return &node, nil
 }
 
-// taken tells whether the object of that name exists and is another pair's: its
-// own pair's would have been observed.
+// taken reports whether an object of that name exists and belongs to another pair. An object of the
+// same pair would have been observed already.
 func (r *Reconciler) taken(ctx context.Context, pod types.NamespacedName, namespace, name string) bool {
 	var other v1.AzureAssignedIdentity
 	if err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &other, lookup.NoCopy()); err != nil {
@@ -54,7 +54,7 @@ func (r *Reconciler) taken(ctx context.Context, pod types.NamespacedName, namesp
 	}
 	leaving := !other.DeletionTimestamp.IsZero() && (len(other.Finalizers) == 0 || slices.Equal(other.Finalizers, []string{v1.Finalizer}))
 	if leaving && other.Spec.PodNamespace == pod.Namespace && other.Spec.Pod == pod.Name {
-		return false // our own, and nobody else holds it: its name is free in a moment
+		return false // it belongs to MIC alone: its name is free in a moment
 	}
 	logr.FromContextOrDiscard(ctx).V(1).Info("name of assigned identity is taken, using a hashed one",
 		"assignedIdentity", namespace+"/"+name, "by", other.Spec.PodNamespace+"/"+other.Spec.Pod)

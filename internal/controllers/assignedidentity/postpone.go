@@ -1,4 +1,4 @@
-// Floods of pods: what is written late, and what is measured.
+// Bursts of pods: which writes are postponed, and what is measured.
 
 package assignedidentity
 
@@ -14,18 +14,16 @@ import (
 	"github.com/podid-io/podid/internal/assignment"
 )
 
-// An object that says nothing but "on its way" is for people to look at: NMI
-// waits for the binding's sake, with it or without. Of a flood only so many are
-// written, the others once they have more to say; that halves the writes.
+// Limits of progress writes. An object in state Created only informs people: NMI waits because of
+// the binding, with or without the object. In a burst, only a limited number of such objects are
+// written. The others are written once they have more to report, which halves the writes.
 const (
 	progressPerSecond, progressBurst = 5, 20
-	// progressRetry is when one that was not written is tried again, to which
-	// chance adds as much.
+	// progressRetry is when a postponed object is tried again, plus up to as much jitter.
 	progressRetry = 5 * time.Second
 )
 
-// postpone takes out of a plan what is not worth a write now, and tells when to
-// look again.
+// postpone removes the writes from a plan that can wait, and returns when to look again.
 func (r *Reconciler) postpone(plan assignment.PodPlan) (assignment.PodPlan, time.Duration) {
 	now, later := r.now(), time.Duration(0)
 	plan.Create = slices.DeleteFunc(plan.Create, func(assigned *v1.AzureAssignedIdentity) bool {
@@ -39,14 +37,13 @@ func (r *Reconciler) postpone(plan assignment.PodPlan) (assignment.PodPlan, time
 	return plan, later
 }
 
-// waiting remembers since when pods have been without an identity, for the metric.
+// waiting records since when pods have been without an identity, for the metric.
 type waiting struct {
 	mu    sync.Mutex
 	since map[types.NamespacedName]time.Time
 }
 
-// note takes whether a pod is without an identity now, and returns since when it
-// has been.
+// note records whether a pod is without an identity now, and returns since when it has been.
 func (w *waiting) note(pod types.NamespacedName, without bool, now time.Time) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()

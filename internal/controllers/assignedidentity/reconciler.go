@@ -1,11 +1,10 @@
-// Package assignedidentity keeps the AzureAssignedIdentity objects of every pod
-// in step with what the bindings grant it.
+// Package assignedidentity keeps the AzureAssignedIdentity objects of every pod in step with what
+// the bindings grant.
 //
-// The queue's key is the pod, and nobody else writes those objects. They are
-// written as soon as the pod has a node, and removed as soon as the pod is gone or
-// finished; neither waits for Azure. Where the node group has the identity already
-// the object says Assigned from the start. In a flood of pods most objects are
-// written only then: see postpone.go.
+// The queue's key is the pod, and no other controller writes the spec of these objects. They are
+// written as soon as the pod has a node, and removed as soon as the pod is gone or finished.
+// Neither waits for Azure. If the node group already has the identity, the object is Assigned from
+// the start. In a burst of pods most objects are written only then: see postpone.go.
 package assignedidentity
 
 import (
@@ -30,34 +29,33 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// Placement knows what node groups have; attachment.Groups is one.
+// Placement knows which identities node groups have. It is implemented by attachment.Groups.
 type Placement interface {
-	// Place records what a pod needs of a group, instead of what it needed
-	// before, and tells how far each identity is. The pod is looked at again
-	// when that changes.
+	// Place replaces what a pod needs from a group, and returns the progress of each identity. The
+	// pod is queued again when that changes.
 	Place(pod types.NamespacedName, group compute.Group, needs []assignment.Need) []assignment.Progress
-	// Leave takes back all that a pod needed.
+	// Leave withdraws everything that a pod needed.
 	Leave(pod types.NamespacedName)
-	// CaughtUp says that every pod that was there at the start has been placed.
+	// CaughtUp signals that every pod that existed at startup has been placed.
 	CaughtUp()
 }
 
-// Metrics is what this controller measures; observe.Metrics has it.
+// Metrics is what this controller measures. It is implemented by observe.Metrics.
 type Metrics interface {
 	AssignedIdentityAdded(took time.Duration)
 	AssignedIdentityUpdated(took time.Duration)
 	AssignedIdentityDeleted(took time.Duration)
 }
 
-// Rules are the rules to decide by.
+// Rules provides the rules for decisions.
 type Rules interface {
-	// Wait returns once they are known.
+	// Wait blocks until the rules are known.
 	Wait(ctx context.Context) error
 	Current() identity.Rules
 	Pod(pod *corev1.Pod) identity.Pod
 }
 
-// Parts are what a Reconciler works with.
+// Parts are the dependencies of a Reconciler.
 type Parts struct {
 	Client  client.Client
 	Events  *events.Events
@@ -81,8 +79,7 @@ type Reconciler struct {
 	waiting  waiting
 }
 
-// New returns a Reconciler. Of one node group at most writes objects are written
-// at a time.
+// New returns a Reconciler. It writes at most writes objects of one node group at a time.
 func New(parts Parts, rules Rules, writes int) *Reconciler {
 	r := &Reconciler{
 		client: parts.Client, events: parts.Events, metrics: parts.Metrics, now: parts.Now, rules: rules,
@@ -92,12 +89,11 @@ func New(parts Parts, rules Rules, writes int) *Reconciler {
 	return r
 }
 
-// PlaceWith says who knows what node groups have. It tells them by Tell, so
-// that the two need each other.
+// PlaceWith sets the Placement. It cannot be passed to New, because the Placement calls Tell and so
+// needs the Reconciler first.
 func (r *Reconciler) PlaceWith(placement Placement) { r.placement = placement }
 
-// Reconcile makes the assigned identities of one pod what they should be. The
-// pod need not exist.
+// Reconcile brings the assigned identities of one pod up to date. The pod need not exist.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	if err := r.rules.Wait(ctx); err != nil {
 		return reconcile.Result{}, err
@@ -118,20 +114,20 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return result, err
 }
 
-// write carries out as much of a plan as is to be written now.
+// write carries out the part of a plan that is to be written now.
 func (r *Reconciler) write(ctx context.Context, req reconcile.Request, t *target, plan assignment.PodPlan, began time.Time) (reconcile.Result, error) {
 	if plan.Empty() {
 		return reconcile.Result{}, nil
 	}
 	if r.backlog.park(req.NamespacedName) {
-		return reconcile.Result{}, nil // first all are placed, so that Azure is asked for all of it at once
+		return reconcile.Result{}, nil // place all pods first, so that one Azure update covers all of them
 	}
 	plan, later := r.postpone(plan)
 	if plan.Empty() {
 		return reconcile.Result{RequeueAfter: later}, nil
 	}
 	if !r.writers.enter(t.group, req.NamespacedName) {
-		return reconcile.Result{}, nil // woken when one of the others is done
+		return reconcile.Result{}, nil // queued again when another pod of the group is done
 	}
 	defer r.writers.leave(t.group)
 	behind, err := r.carryOut(ctx, t, plan, began)
@@ -141,16 +137,16 @@ func (r *Reconciler) write(ctx context.Context, req reconcile.Request, t *target
 	return reconcile.Result{RequeueAfter: later}, err
 }
 
-// target is what a plan is made for.
+// target is the input of a plan.
 type target struct {
 	pod   *corev1.Pod // nil when there is none
 	group compute.Group
 	in    assignment.Pod
 	since time.Time     // since when the pod has been without an identity
-	hold  time.Duration // when to look again at refusals that are not told yet; 0: there are none
+	hold  time.Duration // when to check unreported refusals again; 0 if there are none
 }
 
-// unassigned tells whether the pod is without an identity that it is granted.
+// unassigned reports whether the pod lacks an identity that it is granted.
 func (t *target) unassigned() bool {
 	for _, grant := range t.in.Grants {
 		if grant.Identity.Spec.Type == v1.UserAssignedMSI && t.in.Progress(grant.Identity).Status != v1.StateAssigned {
@@ -160,7 +156,7 @@ func (t *target) unassigned() bool {
 	return false
 }
 
-// target reads the caches, and places the pod.
+// target reads the caches and places the pod.
 func (r *Reconciler) target(ctx context.Context, name types.NamespacedName) (*target, error) {
 	observed, err := lookup.Assigned(ctx, r.client, name)
 	if err != nil {
@@ -199,14 +195,14 @@ func (r *Reconciler) target(ctx context.Context, name types.NamespacedName) (*ta
 	return t, nil
 }
 
-// living tells whether the pod exists and may still run: one that is being
-// deleted needs its identities until it has stopped.
+// living reports whether the pod exists and may still run. A pod that is being deleted needs its
+// identities until it has stopped.
 func living(pod *corev1.Pod) bool {
 	return pod != nil && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
 }
 
-// needy tells whether identities have to be assigned for the pod: it lives, has
-// a node, and an address of its own.
+// needy reports whether the pod needs assigned identities: it is living, has a node, and does not
+// use the host network.
 func needy(pod *corev1.Pod) bool {
 	return living(pod) && pod.Spec.NodeName != "" && !pod.Spec.HostNetwork
 }
@@ -217,7 +213,7 @@ func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Gr
 	rules := r.rules.Current()
 	var options []client.ListOption
 	if rules.ForceNamespaced {
-		options = append(options, client.InNamespace(pod.Namespace)) // others grant nothing, however many they are
+		options = append(options, client.InNamespace(pod.Namespace)) // bindings of other namespaces grant nothing, however many there are
 	}
 	bindings, err := lookup.Bindings(ctx, r.client, pod.Labels[v1.BindingLabel], options...)
 	if err != nil {
@@ -235,8 +231,7 @@ func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Gr
 	return grants, hold, nil
 }
 
-// place tells the pod's node group what the pod needs, and returns how far that
-// is.
+// place records what the pod needs from its node group, and returns the progress of each identity.
 func (r *Reconciler) place(t *target, name types.NamespacedName, node *corev1.Node) func(*v1.AzureIdentity) assignment.Progress {
 	group, err := compute.ParseProviderID(node.Spec.ProviderID)
 	if err != nil {
@@ -251,7 +246,7 @@ func (r *Reconciler) place(t *target, name types.NamespacedName, node *corev1.No
 		if grant.Identity.Spec.Type != v1.UserAssignedMSI {
 			continue
 		}
-		// The rules grant nothing whose resource ID cannot be read.
+		// The rules grant no identity whose resource ID cannot be parsed.
 		if id, err := identity.ParseResourceID(grant.Identity.Spec.ResourceID); err == nil {
 			of = append(of, grant.Identity)
 			needs = append(needs, assignment.Need{
@@ -273,8 +268,8 @@ func (r *Reconciler) place(t *target, name types.NamespacedName, node *corev1.No
 	return func(id *v1.AzureIdentity) assignment.Progress { return progress[id] }
 }
 
-// complain tells the pod what keeps going wrong on the way of one of its
-// identities. The others, on their way or there, do not take it back.
+// complain emits an Event on the pod about a recurring failure of one of its identities. Progress
+// of the other identities does not clear it.
 func (r *Reconciler) complain(pod *corev1.Pod, of []*v1.AzureIdentity, progress map[*v1.AzureIdentity]assignment.Progress) {
 	for _, id := range of {
 		if complaint := progress[id].Complaint; complaint != "" {

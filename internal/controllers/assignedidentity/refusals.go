@@ -1,4 +1,4 @@
-// What a pod is told about its refusals, and when.
+// Which refusals a pod gets an Event about, and when.
 
 package assignedidentity
 
@@ -11,12 +11,12 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// patience is how long a pod or a binding may be older than the identity: one kubectl
-// apply writes them one after the other.
+// patience is the minimum age of a pod or binding before a missing identity is reported. One
+// kubectl apply creates the objects one after another.
 const patience = 2 * time.Second
 
-// tooEarly tells when to look again if one of the refusals may be only that the identity
-// has not come yet; 0: there is nothing to wait for.
+// tooEarly returns when to look again if a refusal may only mean that the identity has not been
+// created yet. It returns 0 if there is nothing to wait for.
 func tooEarly(pod *corev1.Pod, refusals []*reason.Refusal, now time.Time) time.Duration {
 	for _, refusal := range refusals {
 		if refusal.Reason != reason.IdentityMissing || refusal.Identity != nil {
@@ -33,9 +33,9 @@ func tooEarly(pod *corev1.Pod, refusals []*reason.Refusal, now time.Time) time.D
 	return 0
 }
 
-// worthTelling leaves out what is no mistake: a pod whose binding has not come
-// yet. A binding of another namespace is not this pod's business either, when it
-// only happens to use the same selector; in a namespaced cluster that is common.
+// worthTelling drops refusals that are not mistakes, such as a pod whose binding does not exist
+// yet. It also drops a binding of another namespace that happens to use the same selector, which is
+// common in a namespaced cluster.
 func worthTelling(refusals []*reason.Refusal) []*reason.Refusal {
 	return slices.DeleteFunc(slices.Clone(refusals), func(r *reason.Refusal) bool {
 		switch r.Reason {

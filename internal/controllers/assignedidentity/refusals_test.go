@@ -19,8 +19,8 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// TestTooEarly: who is written by one kubectl apply is not told of an identity that is
-// still to come, and nobody is told late of what no identity mends.
+// TestTooEarly: a missing identity is not reported for objects that one kubectl apply has just
+// created. Refusals that no new identity can fix are reported without delay.
 func TestTooEarly(t *testing.T) {
 	now := time.Unix(1000, 0)
 	aged := func(age time.Duration) metav1.ObjectMeta {
@@ -57,7 +57,7 @@ func TestTooEarly(t *testing.T) {
 	}
 }
 
-// lonely is a cluster of one binding, whose identity does not exist.
+// lonely is a cluster with one binding whose identity does not exist.
 type lonely struct {
 	client.Client
 	binding v1.AzureIdentityBinding
@@ -72,7 +72,7 @@ func (lonely) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ ..
 	return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
 }
 
-// told counts events.
+// told counts Events.
 type told int
 
 func (n *told) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) { *n++ }

@@ -1,4 +1,4 @@
-// What makes the assignedidentity controller look at a pod.
+// Which events queue a pod in the assignedidentity controller.
 
 package assignedidentity
 
@@ -25,30 +25,28 @@ import (
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
-// workers is how many pods are worked on at once. A pod costs one or two writes
-// of some 5 to 20 ms each, and one node group is not to take all of them.
+// workers is how many pods are reconciled at once. A pod costs one or two writes of some 5 to 20 ms
+// each, and one node group must not occupy all workers.
 const workers = 64
 
-// The pauses after an error of the API server's. The libraries' own default goes
-// up to 16 minutes, which would outlast the trouble by far.
+// Backoff after an API server error. The library's default goes up to 16 minutes, far longer than a
+// typical outage.
 const (
 	retryFirst = 10 * time.Millisecond
 	retryMost  = 15 * time.Second
 )
 
-// Kick makes the controller look at a pod, which need not exist.
+// Kick queues a pod, which need not exist.
 func (r *Reconciler) Kick(pod types.NamespacedName) { r.Tell(pod) }
 
-// Tell makes the controller look at pods of which something has changed that no
-// watch tells.
+// Tell queues pods after a change that no watch reports.
 func (r *Reconciler) Tell(pods ...types.NamespacedName) {
 	for _, pod := range pods {
 		r.queue.Add(reconcile.Request{NamespacedName: pod})
 	}
 }
 
-// PolicyChanged makes the controller look at the pods of a namespace, or at all
-// pods if it is "".
+// PolicyChanged queues the pods of a namespace, or all pods if namespace is "".
 func (r *Reconciler) PolicyChanged(namespace string) {
 	for _, pod := range lookup.Pods(context.Background(), r.client, client.InNamespace(namespace)) {
 		r.queue.Add(pod)
@@ -73,14 +71,14 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Complete(r)
 }
 
-// CatchUp finds out which pods are there at the start. It is a runnable of the
-// manager, for the leader alone.
+// CatchUp lists the pods that exist at startup. It is a manager.Runnable that runs only on the
+// leader.
 type CatchUp struct{ Pods *Reconciler }
 
-// NeedLeaderElection says that only the leader has to.
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
 func (CatchUp) NeedLeaderElection() bool { return true }
 
-// Start lists the cache.
+// Start lists the pods in the cache.
 func (c CatchUp) Start(ctx context.Context) error {
 	var pods corev1.PodList
 	if err := c.Pods.client.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {
@@ -94,8 +92,8 @@ func (c CatchUp) Start(ctx context.Context) error {
 	return nil
 }
 
-// podChanged lets through what can change a pod's assigned identities; the
-// kubelet's many status updates cannot.
+// podChanged passes changes that can affect a pod's assigned identities. It drops the kubelet's
+// frequent status updates.
 func podChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, okA := e.ObjectOld.(*corev1.Pod)
@@ -106,8 +104,8 @@ func podChanged() predicate.Predicate {
 	}}
 }
 
-// assignedChanged leaves out changes of state, which are the attachment
-// controller's, unless an object is on its way out or has lost its state.
+// assignedChanged drops status changes, which are made by the attachment controller. It passes them
+// if an object is being deleted or has lost its state.
 func assignedChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, okA := e.ObjectOld.(*v1.AzureAssignedIdentity)
@@ -118,8 +116,7 @@ func assignedChanged() predicate.Predicate {
 	}}
 }
 
-// sameSpec tells whether two versions of an object stand for the same pod, node,
-// identity and binding.
+// sameSpec reports whether two versions of an object name the same pod, node, identity and binding.
 func sameSpec(before, after *v1.AzureAssignedIdentity) bool {
 	return before.Spec.Pod == after.Spec.Pod && before.Spec.PodNamespace == after.Spec.PodNamespace &&
 		before.Spec.NodeName == after.Spec.NodeName && sameRefs(before, after)
@@ -132,10 +129,10 @@ func sameRefs(before, after *v1.AzureAssignedIdentity) bool {
 		c.UID == d.UID && c.Generation == d.Generation
 }
 
-// written leaves out what comes from the cache alone.
+// written drops resync events.
 func written() predicate.Predicate { return predicate.ResourceVersionChangedPredicate{} }
 
-// nodeChanged lets through nodes that come, go or learn where they are.
+// nodeChanged passes nodes that are created, deleted or given a provider ID.
 func nodeChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, okA := e.ObjectOld.(*corev1.Node)
@@ -144,7 +141,7 @@ func nodeChanged() predicate.Predicate {
 	}}
 }
 
-// podOf is the pod of an assigned identity.
+// podOf returns a request for the pod of an assigned identity.
 func podOf(_ context.Context, o client.Object) []reconcile.Request {
 	assigned, ok := o.(*v1.AzureAssignedIdentity)
 	if !ok {
@@ -153,7 +150,7 @@ func podOf(_ context.Context, o client.Object) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: assigned.Spec.PodNamespace, Name: assigned.Spec.Pod}}}
 }
 
-// podsOfBinding returns the pods with the binding's selector.
+// podsOfBinding returns requests for the pods with the binding's selector.
 func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []reconcile.Request {
 	binding, ok := o.(*v1.AzureIdentityBinding)
 	if !ok {
@@ -162,13 +159,13 @@ func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []recon
 	return lookup.PodsOfBinding(ctx, r.client, lookup.PodsBySelector, r.rules.Current(), binding)
 }
 
-// podsOfIdentity returns those of the identity's bindings.
+// podsOfIdentity returns requests for the pods of the identity's bindings.
 func (r *Reconciler) podsOfIdentity(ctx context.Context, o client.Object) []reconcile.Request {
 	return lookup.PodsOfIdentity(ctx, r.client, lookup.PodsBySelector, r.rules.Current(), o)
 }
 
-// podsOfNode are the pods on the node, and those whose assigned identities say
-// that they are.
+// podsOfNode returns requests for the pods on the node, and for the pods whose assigned identities
+// name the node.
 func (r *Reconciler) podsOfNode(ctx context.Context, o client.Object) []reconcile.Request {
 	requests := lookup.Pods(ctx, r.client, client.MatchingFields{lookup.PodsByNode: o.GetName()})
 	var assigned v1.AzureAssignedIdentityList

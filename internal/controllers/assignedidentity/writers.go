@@ -1,4 +1,4 @@
-// How many objects of one node group are written at a time.
+// The limit on concurrent writes per node group.
 
 package assignedidentity
 
@@ -10,35 +10,35 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 )
 
-// writers keeps the pods of one node group from taking all workers: those beyond
-// the limit leave their worker to others and are woken in turn.
+// writers keeps the pods of one node group from occupying all workers. Pods beyond the limit
+// release their worker and are woken in turn.
 type writers struct {
 	most int
 	wake func(...types.NamespacedName)
 
 	mu     sync.Mutex
 	groups map[compute.Group]*desk
-	// called are pods that were woken and have not come yet, and where from. One
-	// that has nothing to write after all passes its turn on: else those behind
-	// it would wait for somebody who never leaves.
+	// called are pods that were woken and have not been reconciled yet, with their group. A woken
+	// pod that has nothing to write passes its turn on. Otherwise the pods behind it would wait
+	// forever.
 	called map[types.NamespacedName]compute.Group
 }
 
-// newWriters lets most pods of a group write at a time.
+// newWriters returns writers that let most pods of a group write at a time.
 func newWriters(most int, wake func(...types.NamespacedName)) writers {
 	return writers{
 		most: max(most, 1), wake: wake, groups: map[compute.Group]*desk{}, called: map[types.NamespacedName]compute.Group{},
 	}
 }
 
-// desk is where the pods of one group queue up.
+// desk is the queue of one group's pods.
 type desk struct {
 	busy   int
 	queue  []types.NamespacedName
 	queued map[types.NamespacedName]bool
 }
 
-// enter takes a place, or queues the pod up and returns false.
+// enter takes a slot, or queues the pod and returns false.
 func (w *writers) enter(group compute.Group, pod types.NamespacedName) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -60,7 +60,7 @@ func (w *writers) enter(group compute.Group, pod types.NamespacedName) bool {
 	return false
 }
 
-// leave gives the place back and wakes the next pod.
+// leave releases the slot and wakes the next pod.
 func (w *writers) leave(group compute.Group) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -68,8 +68,8 @@ func (w *writers) leave(group compute.Group) {
 	w.next(group)
 }
 
-// seen says that a pod was looked at, whether it wrote or not. One that was woken
-// and did not enter leaves its turn to the next.
+// seen records that a pod was reconciled, whether it wrote or not. A woken pod that did not enter
+// gives its turn to the next.
 func (w *writers) seen(pod types.NamespacedName) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -79,7 +79,7 @@ func (w *writers) seen(pod types.NamespacedName) {
 	}
 }
 
-// next wakes the next pod that still waits, if there is a place. mu is held.
+// next wakes the next waiting pod if there is a free slot. The caller must hold mu.
 func (w *writers) next(group compute.Group) {
 	d := w.groups[group]
 	if d == nil {
@@ -89,7 +89,7 @@ func (w *writers) next(group compute.Group) {
 		pod := d.queue[0]
 		d.queue = d.queue[1:]
 		if !d.queued[pod] {
-			continue // it found a place by itself
+			continue // it has entered by itself
 		}
 		delete(d.queued, pod)
 		w.called[pod] = group

@@ -1,6 +1,5 @@
-// Package bindingcheck tells, through an Event on the binding, when a binding
-// names an identity that does not exist or cannot be used: whoever applied it
-// should hear so before a pod misses its token.
+// Package bindingcheck emits an Event on a binding that names a missing or unusable identity. The
+// binding's author then learns about it before a pod fails to get a token.
 package bindingcheck
 
 import (
@@ -26,8 +25,8 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// patience is how long a binding may be older than its identity: one kubectl
-// apply writes them one after the other.
+// patience is the minimum age of a binding before a missing identity is reported. One kubectl apply
+// creates the objects one after another.
 const patience = 2 * time.Second
 
 // Reconciler checks bindings.
@@ -40,20 +39,19 @@ type Reconciler struct {
 	queue wakeup.Queue[reconcile.Request]
 }
 
-// Rules are the rules to decide by.
+// Rules provides the rules for decisions.
 type Rules interface {
-	// Wait returns once they are known.
+	// Wait blocks until the rules are known.
 	Wait(ctx context.Context) error
 	Current() identity.Rules
 	NamespaceLabels(namespace string) map[string]string
 }
 
-// PolicyChanged makes the controller look at the bindings of a namespace, or at
-// all if it is "".
+// PolicyChanged queues the bindings of a namespace, or all bindings if namespace is "".
 func (r *Reconciler) PolicyChanged(namespace string) {
 	var bindings v1.AzureIdentityBindingList
 	if err := r.Client.List(context.Background(), &bindings, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return // only while the program stops
+		return // fails only during shutdown
 	}
 	for i := range bindings.Items {
 		r.queue.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&bindings.Items[i])})
@@ -102,8 +100,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return reconcile.Result{}, nil
 }
 
-// check asks the rules on behalf of a pod of the binding's own namespace that
-// carries its selector. enforced is false for what the policy only warns of.
+// check evaluates the rules for a pod in the binding's own namespace that carries its selector.
+// enforced is false for refusals that the policy only warns about.
 func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding) (refusal *reason.Refusal, enforced bool, err error) {
 	if binding.Spec.Selector == "" {
 		return reason.NoSelector.Refuse("the binding has no selector and selects no pod: set spec.selector to the value of the pods' label %s",
@@ -122,9 +120,8 @@ func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding
 	return refusal, enforced, nil
 }
 
-// verdict is what to say about a binding, nil for nothing. A policy's rule may be
-// for ServiceAccounts: what it allows to any pod of the namespace is no fault of
-// the binding.
+// verdict returns what to report about a binding, or nil. A policy rule may be limited to
+// ServiceAccounts: if it allows any pod of the namespace, the binding is not at fault.
 func verdict(policy *identity.Policy, pod identity.Pod, grants []identity.Grant, refusals []*reason.Refusal) (refusal *reason.Refusal, enforced bool) {
 	if len(grants) > 0 {
 		if warning := grants[0].Warning; warning != nil && !policy.AllowsInNamespace(warning.Identity, pod.NamespaceLabels) {
