@@ -1,4 +1,4 @@
-// What is said about an identity that has no broker.
+// The Broker condition of an identity.
 
 package broker
 
@@ -17,8 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// well takes back what was said about an identity; one without trouble is never
-// written.
+// well clears the condition of an identity. An identity that never had a problem is not written.
 func (r *Reconciler) well(ctx context.Context, id *v1.AzureIdentity) error {
 	r.Events.BrokerMissing(id, "")
 	have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionBroker)
@@ -30,7 +29,7 @@ func (r *Reconciler) well(ctx context.Context, id *v1.AzureIdentity) error {
 	})
 }
 
-// ill says why there is no broker, and looks again later.
+// ill reports why there is no broker, and schedules a retry.
 func (r *Reconciler) ill(ctx context.Context, id *v1.AzureIdentity, refusal *reason.Refusal) (reconcile.Result, error) {
 	name, message := refusal.Reason.Name(), refusal.Text()
 	r.Events.BrokerMissing(id, message)
@@ -43,8 +42,8 @@ func (r *Reconciler) ill(ctx context.Context, id *v1.AzureIdentity, refusal *rea
 	return again, r.write(ctx, id, metav1.Condition{Type: v1.ConditionBroker, Status: metav1.ConditionFalse, Reason: name, Message: message})
 }
 
-// write patches the condition. The lock keeps conditions that somebody else
-// writes at this moment: a merge patch replaces the whole list.
+// write patches the condition. The optimistic lock protects conditions that other clients write at
+// the same time, because a merge patch replaces the whole list.
 func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav1.Condition) error {
 	changed := id.DeepCopy()
 	want.ObservedGeneration = id.Generation
@@ -52,7 +51,7 @@ func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav
 	err := r.Client.Status().Patch(ctx, changed, client.MergeFromWithOptions(id, client.MergeFromWithOptimisticLock{}))
 	switch {
 	case err == nil, apierrors.IsNotFound(err), apierrors.IsForbidden(err):
-		return nil // gone, or an older CRD or role: the Event says it, too
+		return nil // deleted, or an older CRD or role: the Event reports the problem as well
 	}
 	return fmt.Errorf("write condition of identity %s/%s: %w", id.Namespace, id.Name, err)
 }

@@ -1,10 +1,10 @@
-// Which node's agent may have tokens of which brokers: those of identities that
-// pods on that node use.
+// The Roles that name the brokers a node's agent may request tokens for: those of the identities
+// that pods on the node use.
 //
-// It is written down where the chart's admission policy can look: a Role for each
-// node, in the namespace of the brokers, that allows a ServiceAccount called as
-// the node to "use" them. That ServiceAccount does not exist and the right is to
-// nothing; the policy asks the API server's authorizer about both.
+// They are recorded where the chart's admission policy can read them: one Role per node, in the
+// namespace of the brokers, that allows a ServiceAccount named after the node to "use" them. That
+// ServiceAccount does not exist, and the permission grants nothing. The policy asks the API
+// server's authorizer about both.
 
 package broker
 
@@ -39,17 +39,17 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// rolePrefix begins the name of a node's Role and RoleBinding. A node's name
-// cannot hold a colon.
+// rolePrefix is the prefix of the names of a node's Role and RoleBinding. A node name cannot
+// contain a colon.
 const rolePrefix = "podid:node:"
 
-// Nodes keeps the Roles.
+// Nodes maintains the Roles.
 type Nodes struct {
 	// Client reads assigned identities from the cache.
 	Client client.Client
-	// Live reads Roles, which are in no cache.
+	// Live reads Roles, which are not cached.
 	Live client.Reader
-	// Namespace is that of all brokers.
+	// Namespace is the namespace of all brokers.
 	Namespace string
 
 	kicks wakeup.Queue[reconcile.Request]
@@ -58,14 +58,14 @@ type Nodes struct {
 	written map[string]written // by node
 }
 
-// written is what a node's Role was found, or made, to say, and when.
+// written is the last known content of a node's Role, and when it was read or written.
 type written struct {
 	brokers []string
 	at      time.Time
 }
 
-// trustWritten is how long that is taken for true: Roles are not watched, and
-// somebody may have removed one, or the whole namespace.
+// trustWritten is how long that content is trusted. Roles are not watched, and another client may
+// have deleted one, or the whole namespace.
 const trustWritten = 15 * time.Minute
 
 // Register adds the controller to a manager.
@@ -86,14 +86,14 @@ func (n *Nodes) Register(mgr manager.Manager) error {
 		Complete(n)
 }
 
-// leaderFunc is a runnable for the leader alone.
+// leaderFunc is a runnable that runs only on the leader.
 type leaderFunc func(context.Context) error
 
-// Start is manager.Runnable.
+// Start implements manager.Runnable.
 func (f leaderFunc) Start(ctx context.Context) error { return f(ctx) }
 
-// federatedAssigned lets through assigned identities of type 3 that come and go.
-// What they are about does not change.
+// federatedAssigned passes assigned identities of type 3 that are created or deleted. Their spec
+// does not change.
 func federatedAssigned() predicate.Predicate {
 	federated := func(o client.Object) bool {
 		assigned, ok := o.(*v1.AzureAssignedIdentity)
@@ -115,14 +115,14 @@ func nodeOf(_ context.Context, o client.Object) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: assigned.Spec.NodeName}}}
 }
 
-// lookAtOld looks once at the nodes that have a Role, whose pods may have gone
-// while no MIC ran.
+// lookAtOld queues once the nodes that have a Role, whose pods may have been deleted while no MIC
+// ran.
 func (n *Nodes) lookAtOld(ctx context.Context) error {
 	var roles rbacv1.RoleList
 	err := n.Live.List(ctx, &roles, client.InNamespace(n.Namespace), client.MatchingLabels{federation.ManagedByLabel: federation.ManagedBy})
 	if err != nil {
 		logr.FromContextOrDiscard(ctx).Error(err, "Roles of nodes that went while no mic ran may be left over: grant mic the right to list them, as the chart does", "namespace", n.Namespace)
-		return nil // all else works
+		return nil // everything else works without it
 	}
 	for i := range roles.Items {
 		if name := roles.Items[i].Name; len(name) > len(rolePrefix) && name[:len(rolePrefix)] == rolePrefix {
@@ -159,7 +159,7 @@ func (n *Nodes) Reconcile(ctx context.Context, req reconcile.Request) (reconcile
 	return reconcile.Result{RequeueAfter: trustWritten}, nil
 }
 
-// brokersOf are the brokers that a node's assigned identities need, sorted.
+// brokersOf returns the brokers that a node's assigned identities need, sorted.
 func brokersOf(assigned []v1.AzureAssignedIdentity) []string {
 	var brokers []string
 	for i := range assigned {
@@ -175,7 +175,7 @@ func brokersOf(assigned []v1.AzureAssignedIdentity) []string {
 	return slices.Compact(brokers)
 }
 
-// write makes the Role and the RoleBinding of a node, or removes both.
+// write creates or updates the Role and the RoleBinding of a node. Without brokers it deletes both.
 func (n *Nodes) write(ctx context.Context, node string, brokers []string) error {
 	meta := metav1.ObjectMeta{
 		Namespace: n.Namespace, Name: rolePrefix + node, Labels: map[string]string{federation.ManagedByLabel: federation.ManagedBy},

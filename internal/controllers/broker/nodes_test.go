@@ -16,8 +16,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// rolesGone is an API server with one federated pod, whose Roles somebody removes
-// again and again.
+// rolesGone is an API server with one federated pod, whose Roles another client keeps deleting.
 type rolesGone struct {
 	client.Client
 	made int
@@ -43,8 +42,7 @@ func (g *rolesGone) Create(_ context.Context, o client.Object, _ ...client.Creat
 	return nil
 }
 
-// TestRoleComesBack: a Role that somebody removed is made again, and not looked
-// for all the time.
+// TestRoleComesBack: a deleted Role is created again, without constant polling.
 func TestRoleComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &rolesGone{}

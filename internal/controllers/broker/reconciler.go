@@ -1,9 +1,9 @@
-// Package broker keeps the ServiceAccounts that stand for federated identities
-// (type 3) at Entra ID: one for each AzureIdentity, all in one namespace, gone
-// when the identity is.
+// Package broker keeps the ServiceAccounts that represent federated identities (type 3) at Entra
+// ID. Each AzureIdentity has one. All of them are in one namespace, and each is deleted with its
+// identity.
 //
-// They carry no rights and no pod runs as them. A ServiceAccount that MIC, or
-// `podid identity federate`, did not make is never touched.
+// They carry no permissions and no pod runs as them. A ServiceAccount that was not created by MIC
+// or `podid identity federate` is never touched.
 package broker
 
 import (
@@ -27,39 +27,39 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// lookAgain is the pause before trying again what a person has to mend and no
-// watch tells of: a namespace or a right that is missing.
+// lookAgain is the retry interval for problems that a person has to fix and that no watch reports:
+// a missing namespace or permission.
 const lookAgain = 10 * time.Second
 
-// Events tells people; announce.Events does.
+// Events emits Events. It is implemented by events.Events.
 type Events interface {
-	// BrokerMissing says why a federated identity has no broker, and what to do,
-	// once per change; "" takes it back.
+	// BrokerMissing reports why a federated identity has no broker and what to do, once per change.
+	// An empty why clears it.
 	BrokerMissing(id *v1.AzureIdentity, why string)
-	// ForgetBroker drops what was said about an identity that is gone.
+	// ForgetBroker drops what was reported about a deleted identity.
 	ForgetBroker(namespace, name string)
 }
 
-// Accounts are the ServiceAccounts in the namespace of the brokers that have our
-// label; Watch is.
+// Accounts are the ServiceAccounts in the brokers' namespace that have podid's label. It is
+// implemented by Watch.
 type Accounts interface {
-	// Synced tells whether all of them are known.
+	// Synced reports whether all of them are known.
 	Synced() bool
-	// Trouble is why they are not, nil when nothing went wrong.
+	// Trouble returns why they are not known, or nil if nothing failed.
 	Trouble() error
-	// UID is that of the ServiceAccount of this name, "" when there is none.
+	// UID returns the UID of the ServiceAccount of this name, or "" if it does not exist.
 	UID(name string) types.UID
 }
 
-// Reconciler makes and removes brokers.
+// Reconciler creates and deletes brokers.
 type Reconciler struct {
 	// Client reads identities from the cache.
 	Client client.Client
-	// Live reads past the cache.
+	// Live reads from the API server.
 	Live     client.Reader
 	Events   Events
 	Accounts Accounts
-	// Namespace is that of all brokers.
+	// Namespace is the namespace of all brokers.
 	Namespace string
 	Now       func() time.Time
 
@@ -67,15 +67,15 @@ type Reconciler struct {
 	outage outage
 }
 
-// outage is a refusal that concerns all brokers alike. While it is fresh nobody
-// asks again: thousands of identities are to be one request, not thousands.
+// outage is an error that affects all brokers alike. While it is recent, no identity sends another
+// request: thousands of identities then cost one request, not thousands.
 type outage struct {
 	mu    sync.Mutex
 	err   error
 	until time.Time
 }
 
-// last returns the refusal while it is fresh.
+// last returns the error while it is recent.
 func (o *outage) last(now time.Time) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -91,13 +91,13 @@ func (o *outage) note(err error, until time.Time) {
 	o.err, o.until = err, until
 }
 
-// Reconcile looks at one identity, which need not exist.
+// Reconcile handles one identity, which need not exist.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	id, err := r.read(ctx, r.Client, req.NamespacedName)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if !r.Accounts.Synced() { // all are looked at again then
+	if !r.Accounts.Synced() { // all are queued again once it is synced
 		return reconcile.Result{}, r.blind(ctx, id)
 	}
 	name := req.Namespace + "." + req.Name
@@ -118,7 +118,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return r.remove(ctx, req.NamespacedName, name, have)
 }
 
-// Wanted tells whether an identity is to have a broker of its own; nil is none.
+// Wanted reports whether an identity needs a broker of its own. A nil identity does not.
 func Wanted(id *v1.AzureIdentity) bool {
 	if id == nil || id.Spec.Type != v1.Federated || identity.Shared(id) {
 		return false
@@ -127,12 +127,12 @@ func Wanted(id *v1.AzureIdentity) bool {
 	return err == nil
 }
 
-// read returns an identity, nil when there is none.
+// read returns an identity, or nil if it does not exist.
 func (r *Reconciler) read(ctx context.Context, from client.Reader, name types.NamespacedName) (*v1.AzureIdentity, error) {
 	var id v1.AzureIdentity
 	err := from.Get(ctx, name, &id)
 	if apierrors.IsNotFound(err) {
-		return nil, nil //nolint:nilnil // an identity that is gone is no error
+		return nil, nil //nolint:nilnil // a deleted identity is not an error
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read identity %s: %w", name, err)
@@ -140,7 +140,7 @@ func (r *Reconciler) read(ctx context.Context, from client.Reader, name types.Na
 	return &id, nil
 }
 
-// create makes the broker of an identity.
+// create creates the broker of an identity.
 func (r *Reconciler) create(ctx context.Context, id *v1.AzureIdentity, name string) (reconcile.Result, error) {
 	err := r.outage.last(r.Now())
 	if err == nil {
@@ -154,8 +154,8 @@ func (r *Reconciler) create(ctx context.Context, id *v1.AzureIdentity, name stri
 		logr.FromContextOrDiscard(ctx).Info("broker made", "serviceAccount", r.Namespace+"/"+name)
 		return reconcile.Result{}, r.well(ctx, id)
 	case apierrors.IsAlreadyExists(err):
-		// The watch has not told of it yet, or it is somebody else's, without our
-		// label. Either works: the agent asks for its tokens by name.
+		// Either the watch has not reported it yet, or another client created it without podid's
+		// label. Both work: the agent requests tokens by name.
 		return reconcile.Result{}, r.well(ctx, id)
 	case apierrors.IsNotFound(err):
 		return r.ill(ctx, id, reason.BrokerNamespaceMissing.Refuse(
@@ -168,7 +168,7 @@ func (r *Reconciler) create(ctx context.Context, id *v1.AzureIdentity, name stri
 	return reconcile.Result{}, fmt.Errorf("create ServiceAccount %s/%s: %w", r.Namespace, name, err)
 }
 
-// blind says so when it cannot be known which brokers there are.
+// blind reports on the identity that the existing brokers cannot be listed.
 func (r *Reconciler) blind(ctx context.Context, id *v1.AzureIdentity) error {
 	trouble := r.Accounts.Trouble()
 	if !Wanted(id) || !apierrors.IsForbidden(trouble) {
@@ -180,8 +180,8 @@ func (r *Reconciler) blind(ctx context.Context, id *v1.AzureIdentity) error {
 	return err
 }
 
-// remove deletes the broker of an identity that is gone. The cache can be behind
-// the watch of ServiceAccounts, so the API server is asked before.
+// remove deletes the broker of a deleted identity. The cache can lag behind the watch of
+// ServiceAccounts, so the API server is asked first.
 func (r *Reconciler) remove(ctx context.Context, of types.NamespacedName, name string, uid types.UID) (reconcile.Result, error) {
 	live, err := r.read(ctx, r.Live, of)
 	if err != nil {
@@ -196,7 +196,7 @@ func (r *Reconciler) remove(ctx context.Context, of types.NamespacedName, name s
 	switch {
 	case err == nil:
 		logr.FromContextOrDiscard(ctx).Info("broker removed", "serviceAccount", r.Namespace+"/"+name)
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // it is another one by now, of which the watch will tell
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // it was replaced, which the watch will report
 	case apierrors.IsForbidden(err):
 		logr.FromContextOrDiscard(ctx).Error(err, "a broker whose identity is gone cannot be removed: grant mic the right to delete ServiceAccounts in the namespace of the brokers",
 			"serviceAccount", r.Namespace+"/"+name)
@@ -206,7 +206,7 @@ func (r *Reconciler) remove(ctx context.Context, of types.NamespacedName, name s
 	return reconcile.Result{}, nil
 }
 
-// identityOf is the identity whose broker has this name: a namespace has no dot.
+// identityOf returns the identity whose broker has this name. A namespace contains no dot.
 func identityOf(broker string) (types.NamespacedName, bool) {
 	namespace, name, ok := strings.Cut(broker, ".")
 	return types.NamespacedName{Namespace: namespace, Name: name}, ok && namespace != "" && name != ""

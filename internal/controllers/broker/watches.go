@@ -1,4 +1,4 @@
-// What makes the broker controller look at an identity.
+// Which events queue an identity in the broker controller.
 
 package broker
 
@@ -32,8 +32,8 @@ import (
 	"github.com/podid-io/podid/internal/listwatch"
 )
 
-// The pauses after an error of the API server's. The libraries' own default goes
-// up to 16 minutes, which would outlast the trouble by far.
+// Backoff after an API server error. The library's default goes up to 16 minutes, far longer than a
+// typical outage.
 const (
 	retryFirst = 50 * time.Millisecond
 	retryMost  = 15 * time.Second
@@ -63,8 +63,8 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Complete(r)
 }
 
-// federatedChanged lets through identities that are, or were, federated. In a
-// cluster without any nothing is ever queued.
+// federatedChanged passes identities that are, or were, federated. In a cluster without any,
+// nothing is ever queued.
 func federatedChanged() predicate.Predicate {
 	federated := func(o client.Object) bool {
 		id, ok := o.(*v1.AzureIdentity)
@@ -80,18 +80,18 @@ func federatedChanged() predicate.Predicate {
 	}
 }
 
-// look looks at the identity whose broker has this name.
+// look queues the identity whose broker has this name.
 func (r *Reconciler) look(broker string) {
 	if id, ok := identityOf(broker); ok {
 		r.kicks.Add(reconcile.Request{NamespacedName: id})
 	}
 }
 
-// lookAtAll looks at all federated identities.
+// lookAtAll queues all federated identities.
 func (r *Reconciler) lookAtAll() {
 	var list v1.AzureIdentityList
 	if err := r.Client.List(context.Background(), &list, client.UnsafeDisableDeepCopy); err != nil {
-		return // the cache was never filled: the program stops
+		return // the cache never synced: the program is stopping
 	}
 	for i := range list.Items {
 		if id := &list.Items[i]; id.Spec.Type == v1.Federated {
@@ -100,9 +100,8 @@ func (r *Reconciler) lookAtAll() {
 	}
 }
 
-// Watch follows the names of the ServiceAccounts with our label in the namespace
-// of the brokers, for the leader alone. MIC does all else without it, should it
-// not be allowed to.
+// Watch follows the names of the ServiceAccounts with podid's label in the brokers' namespace, only
+// on the leader. MIC's other functions do not depend on it, in case the permission is missing.
 type Watch struct {
 	namespace string
 	lister    *cache.ListWatch
@@ -112,13 +111,13 @@ type Watch struct {
 	log       logr.Logger
 
 	mu      sync.Mutex
-	trouble error // what the last request met
+	trouble error // the error of the last request
 }
 
-// NeedLeaderElection says that only the leader has to.
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
 func (*Watch) NeedLeaderElection() bool { return true }
 
-// Start follows until the context ends.
+// Start watches until the context ends.
 func (w *Watch) Start(ctx context.Context) error {
 	w.log = logr.FromContextOrDiscard(ctx).WithName("broker")
 	told, err := w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -130,7 +129,7 @@ func (w *Watch) Start(ctx context.Context) error {
 	}
 	go w.informer.RunWithContext(ctx)
 	if cache.WaitForCacheSync(ctx.Done(), told.HasSynced) {
-		// Now it is known which brokers there are.
+		// The existing brokers are known now.
 		w.all()
 		for _, key := range w.informer.GetStore().ListKeys() {
 			w.heardKey(key)
@@ -152,7 +151,7 @@ func (w *Watch) heardKey(key string) {
 	}
 }
 
-// note takes how a request went. What lasts is said once.
+// note records the outcome of a request. A persistent error is logged once.
 func (w *Watch) note(err error) {
 	w.mu.Lock()
 	same := fmt.Sprint(err) == fmt.Sprint(w.trouble)
@@ -163,21 +162,21 @@ func (w *Watch) note(err error) {
 	}
 	w.log.Info("cannot watch the brokers, trying again; new federated identities get none meanwhile", "namespace", w.namespace, "reason", err.Error())
 	if !w.Synced() {
-		w.all() // their authors are to be told
+		w.all() // identities report the problem
 	}
 }
 
-// Trouble is Accounts.
+// Trouble implements Accounts.
 func (w *Watch) Trouble() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.trouble
 }
 
-// Synced is Accounts.
+// Synced implements Accounts.
 func (w *Watch) Synced() bool { return w.informer.HasSynced() }
 
-// UID is Accounts.
+// UID implements Accounts.
 func (w *Watch) UID(name string) types.UID {
 	o, ok, err := w.informer.GetStore().GetByKey(w.namespace + "/" + name)
 	if account, is := o.(*metav1.PartialObjectMetadata); ok && is && err == nil {
@@ -186,7 +185,7 @@ func (w *Watch) UID(name string) types.UID {
 	return ""
 }
 
-// listerWatcher asks for the metadata of ServiceAccounts with our label.
+// listerWatcher requests the metadata of ServiceAccounts with podid's label.
 func listerWatcher(meta metadata.Interface, namespace string) *cache.ListWatch {
 	accounts := meta.Resource(schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}).Namespace(namespace)
 	labelled := func(o metav1.ListOptions) metav1.ListOptions {

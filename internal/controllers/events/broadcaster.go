@@ -1,5 +1,5 @@
-// How announcements get to the API server: client-go's broadcaster, less the
-// complaints about namespaces that are being deleted.
+// The transport of Events: client-go's broadcaster without the errors about namespaces that are
+// being deleted.
 
 package events
 
@@ -18,15 +18,15 @@ import (
 	"k8s.io/client-go/tools/events"
 )
 
-// Broadcaster carries Events to the API server while it runs. It is a runnable of
-// the manager; the manager's own recorder would log an error with the whole
-// event for every pod of a namespace that is deleted, because the API server
-// takes no more events there.
+// Broadcaster sends Events to the API server while it runs. It is a manager.Runnable.
+//
+// The API server rejects Events in a namespace that is being deleted. The manager's own recorder
+// would log an error with the whole Event for every pod in it.
 type Broadcaster struct {
 	broadcaster events.EventBroadcaster
 }
 
-// NewBroadcaster returns a Broadcaster that has yet to be started.
+// NewBroadcaster returns a Broadcaster, which the caller has to start.
 func NewBroadcaster(kube *rest.Config, client *http.Client) (*Broadcaster, error) {
 	api, err := typedeventsv1.NewForConfigAndClient(kube, client)
 	if err != nil {
@@ -35,17 +35,17 @@ func NewBroadcaster(kube *rest.Config, client *http.Client) (*Broadcaster, error
 	return &Broadcaster{broadcaster: events.NewBroadcaster(sink{&events.EventSinkImpl{Interface: api}})}, nil
 }
 
-// Recorder returns where to announce. What is announced while the Broadcaster
-// does not run is dropped.
+// Recorder returns a recorder that emits through the Broadcaster. Events are dropped while the
+// Broadcaster does not run.
 func (b *Broadcaster) Recorder(scheme *runtime.Scheme, reporter string) Recorder {
 	return b.broadcaster.NewRecorder(scheme, reporter)
 }
 
-// NeedLeaderElection says that a standby runs it, too: it has nothing to say,
-// and nothing is to be lost when it becomes the leader.
+// NeedLeaderElection returns false. A standby emits nothing, and no Event is lost when it becomes
+// the leader.
 func (b *Broadcaster) NeedLeaderElection() bool { return false }
 
-// Start carries events until the context ends, and then what is under way.
+// Start sends Events until the context ends, and then flushes those in flight.
 func (b *Broadcaster) Start(ctx context.Context) error {
 	recording, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -62,24 +62,23 @@ func (b *Broadcaster) Start(ctx context.Context) error {
 	return nil
 }
 
-// sink takes a namespace that is being deleted, or is gone, for an answer, and so
-// the end of the program.
+// sink ignores errors that are caused by a namespace being deleted, or by shutdown.
 type sink struct{ events.EventSink }
 
-// Create is events.EventSink.
+// Create implements events.EventSink.
 func (s sink) Create(ctx context.Context, event *eventsv1.Event) (*eventsv1.Event, error) {
 	created, err := s.EventSink.Create(ctx, event)
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || apierrors.IsNotFound(err) || ctx.Err() != nil {
-		return event, nil //nolint:nilerr // nobody could do anything about it
+		return event, nil //nolint:nilerr // there is nothing to fix
 	}
 	return created, err
 }
 
-// Patch is events.EventSink.
+// Patch implements events.EventSink.
 func (s sink) Patch(ctx context.Context, event *eventsv1.Event, data []byte) (*eventsv1.Event, error) {
 	patched, err := s.EventSink.Patch(ctx, event, data)
 	if ctx.Err() != nil {
-		return event, nil //nolint:nilerr // the program stops
+		return event, nil //nolint:nilerr // the program is stopping
 	}
 	return patched, err
 }

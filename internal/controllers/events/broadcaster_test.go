@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/tools/events"
 )
 
-// refusing is an API server that takes no event.
+// refusing is an API server that rejects every Event.
 type refusing struct {
 	events.EventSink
 	err error

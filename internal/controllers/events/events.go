@@ -1,5 +1,5 @@
-// Package events emits the Events about what MIC did and what it could not do. Each has a method of
-// its own: no call site has a reason or a text.
+// Package events emits the Events about what MIC did and what it could not do. Each kind of Event
+// has its own method, so that no call site contains a reason or a text.
 //
 // The reasons of v1.8.17, such as "binding applied", are kept, so that alerts on them keep working.
 package events
@@ -21,7 +21,7 @@ const (
 	BindingApplyError = "binding apply error"
 	BindingRemoved    = "binding removed"
 	BindingRefused    = "binding refused"
-	// BindingWouldBeRefused is for a policy that warns.
+	// BindingWouldBeRefused is the reason under a policy that only warns.
 	BindingWouldBeRefused = "binding would be refused"
 
 	IdentityAssigned    = "identity assigned"
@@ -31,41 +31,40 @@ const (
 	NoBroker            = "no broker"
 )
 
-// The actions of events.k8s.io: what was being done when it happened.
+// The actions of events.k8s.io: what was attempted.
 const (
 	actionAssign = "Assign"
 	actionRemove = "Remove"
 	actionDecide = "Decide"
 )
 
-// maxNote is the longest note that the API server takes (1 KiB).
+// maxNote is the maximum length of a note. The API server allows 1 KiB.
 const maxNote = 1000
 
-// Recorder is what announcements go out through: client-go's events.EventRecorder.
+// Recorder emits Events. client-go's events.EventRecorder implements it.
 type Recorder interface {
 	Eventf(regarding, related runtime.Object, eventtype, reason, action, note string, args ...any)
 }
 
-// Events announces. Methods may be called from any goroutine; none waits for the
-// API server.
+// Events emits Events. It is safe for concurrent use, and no method waits for the API server.
 type Events struct {
 	recorder          Recorder
 	normals, warnings *limiter
 
-	// said remembers the complaints made, so that each is made once per change.
-	// It holds one entry per object that something is wrong with; Forget drops it.
+	// said records the problems that were reported, so that each is reported once per change. It
+	// has one entry per object with a problem. Forget drops it.
 	mu   sync.Mutex
 	said map[string]string
 }
 
-// Good news is cut short: of a flood of pods, only so many are told each that all
-// is well. Warnings have more room.
+// Rate limits. In a burst of pods, only a limited number of normal Events are emitted. Warnings
+// have a higher limit.
 const (
 	normalRate, normalBurst   = 5, 10
 	warningRate, warningBurst = 20, 400
 )
 
-// New returns Events that go out through recorder.
+// New returns Events that emit through recorder.
 func New(recorder Recorder) *Events {
 	return &Events{
 		recorder: recorder, said: map[string]string{},
@@ -73,8 +72,7 @@ func New(recorder Recorder) *Events {
 	}
 }
 
-// Assigned says that a pod's node has the identity. pod may be nil when it is
-// gone already.
+// Assigned reports that a pod's node has the identity. pod may be nil if it is already gone.
 func (e *Events) Assigned(assigned *v1.AzureAssignedIdentity, pod *corev1.Pod) {
 	binding, id := references(assigned)
 	e.normal(binding, pod, BindingApplied, actionAssign, "binding %s applied on node %s for pod %s/%s",
@@ -85,8 +83,8 @@ func (e *Events) Assigned(assigned *v1.AzureAssignedIdentity, pod *corev1.Pod) {
 	}
 }
 
-// NotAssigned says that a pod's node does not get the identity, why, and what to
-// do. pod may be nil.
+// NotAssigned reports that a pod's node does not get the identity, why, and what to do. pod may be
+// nil.
 func (e *Events) NotAssigned(assigned *v1.AzureAssignedIdentity, pod *corev1.Pod, why string) {
 	binding, id := references(assigned)
 	e.warning(binding, pod, BindingApplyError, actionAssign, "identity %s/%s is not assigned on node %s for pod %s/%s: %s",
@@ -98,15 +96,15 @@ func (e *Events) NotAssigned(assigned *v1.AzureAssignedIdentity, pod *corev1.Pod
 	}
 }
 
-// Removed says that a pod no longer has the identity.
+// Removed reports that a pod no longer has the identity.
 func (e *Events) Removed(assigned *v1.AzureAssignedIdentity) {
 	binding, _ := references(assigned)
 	e.normal(binding, nil, BindingRemoved, actionRemove, "binding %s removed from node %s for pod %s/%s",
 		binding.Name, assigned.Spec.NodeName, assigned.Spec.PodNamespace, assigned.Spec.Pod)
 }
 
-// PodRefused says why bindings that select a pod grant it nothing. The same
-// refusals are said once; none takes earlier ones back.
+// PodRefused reports why bindings that select a pod grant it nothing. The same refusals are reported
+// only once. An empty list clears them.
 func (e *Events) PodRefused(pod *corev1.Pod, refusals []*reason.Refusal) {
 	texts := make([]string, 0, len(refusals))
 	for _, r := range refusals {
@@ -119,8 +117,7 @@ func (e *Events) PodRefused(pod *corev1.Pod, refusals []*reason.Refusal) {
 	}
 }
 
-// PodOnHostNetwork says that a pod gets no identity because it cannot be told
-// from its node.
+// PodOnHostNetwork reports that a pod gets no identity because it shares its node's IP address.
 func (e *Events) PodOnHostNetwork(pod *corev1.Pod) {
 	why := reason.HostNetwork.Text("the pod uses the host's network, where it cannot be told from the node: its requests reach the node's own " +
 		"metadata service; run it with hostNetwork: false, or remove the label " + v1.BindingLabel)
@@ -129,8 +126,8 @@ func (e *Events) PodOnHostNetwork(pod *corev1.Pod) {
 	}
 }
 
-// PodComplaint says what keeps going wrong on an identity's way to a pod's node, once
-// until it is "" again.
+// PodComplaint reports a recurring failure to assign an identity to a pod's node. It is reported
+// once until complaint is "" again.
 func (e *Events) PodComplaint(pod *corev1.Pod, id *v1.AzureIdentity, complaint string) {
 	complaint = reason.UpdateFailing.Text(complaint)
 	if e.news(complaintKey(pod.Namespace, pod.Name), complaint) && complaint != "" {
@@ -138,14 +135,14 @@ func (e *Events) PodComplaint(pod *corev1.Pod, id *v1.AzureIdentity, complaint s
 	}
 }
 
-// ForgetPod drops what was said about a pod that is gone.
+// ForgetPod drops what was reported about a deleted pod.
 func (e *Events) ForgetPod(namespace, name string) {
 	e.forget(podKey(namespace, name))
 	e.forget(complaintKey(namespace, name))
 }
 
-// BindingRefused says what is wrong with a binding or the identity it names,
-// once per change; nil takes it back.
+// BindingRefused reports what is wrong with a binding or its identity, once per change. A nil
+// refusal clears it.
 func (e *Events) BindingRefused(binding *v1.AzureIdentityBinding, refusal *reason.Refusal) {
 	why := ""
 	if refusal != nil {
@@ -156,7 +153,7 @@ func (e *Events) BindingRefused(binding *v1.AzureIdentityBinding, refusal *reaso
 	}
 }
 
-// BindingWarned says that an enforced policy would refuse a binding, once per change.
+// BindingWarned reports that an enforced policy would refuse a binding, once per change.
 func (e *Events) BindingWarned(binding *v1.AzureIdentityBinding, refusal *reason.Refusal) {
 	why := "the policy warns and does not enforce yet: " + refusal.Text()
 	if e.news(bindingKey(binding.Namespace, binding.Name), why) {
@@ -164,7 +161,7 @@ func (e *Events) BindingWarned(binding *v1.AzureIdentityBinding, refusal *reason
 	}
 }
 
-// ForgetBinding drops what was said about a binding that is gone.
+// ForgetBinding drops what was reported about a deleted binding.
 func (e *Events) ForgetBinding(namespace, name string) { e.forget(bindingKey(namespace, name)) }
 
 func (e *Events) normal(about, related runtime.Object, name, action, note string, args ...any) {
@@ -175,7 +172,7 @@ func (e *Events) normal(about, related runtime.Object, name, action, note string
 
 func (e *Events) warning(about, related runtime.Object, name, action, note string, args ...any) {
 	for i, arg := range args {
-		// ARM's words are bounded, but not by us.
+		// ARM limits the length of its messages, but not to what fits here.
 		if s, ok := arg.(string); ok {
 			args[i] = reason.Cut(s, maxNote/2)
 		}
@@ -185,8 +182,7 @@ func (e *Events) warning(about, related runtime.Object, name, action, note strin
 	}
 }
 
-// present turns an absent pod into an absent object: a nil pointer in an
-// interface is not nil.
+// present converts a nil pod into a nil interface: a nil pointer in an interface is not nil.
 func present(related runtime.Object) runtime.Object {
 	if pod, ok := related.(*corev1.Pod); ok {
 		if pod == nil {
@@ -197,7 +193,7 @@ func present(related runtime.Object) runtime.Object {
 	return related
 }
 
-// news tells whether text differs from what was last said under key.
+// news reports whether text differs from the last text reported under key.
 func (e *Events) news(key, text string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -33,7 +33,7 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// One namespace whose objects are refused all the time does not silence the others.
+// TestGreedyNamespace: a namespace with constant refusals does not silence the others.
 func TestGreedyNamespace(t *testing.T) {
 	said := tally{}
 	events := New(said)

@@ -1,4 +1,4 @@
-// How many Events there are, in all and of one namespace.
+// Rate limits of Events, in total and per namespace.
 
 package events
 
@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// shares is how many namespaces that write all they can there is room for: a tenant whose
-	// objects are refused all the time does not silence what others have to hear.
+	// shares is how many namespaces can use their full limit at the same time. A tenant whose
+	// objects are constantly refused does not silence the others.
 	shares = 2
-	// maxNamespaces bounds the namespaces remembered. Beyond it all of them start again.
+	// maxNamespaces bounds the number of per-namespace limiters. Beyond it, all of them are reset.
 	maxNamespaces = 1024
 )
 
-// limiter bounds Events in all and per namespace.
+// limiter limits Events in total and per namespace.
 type limiter struct {
 	all   *rate.Limiter
 	limit rate.Limit
@@ -28,8 +28,8 @@ type limiter struct {
 	namespaces map[string]*rate.Limiter
 }
 
-// newLimiter returns a limiter with these bounds for one namespace, and shares times as much in
-// all.
+// newLimiter returns a limiter with these limits for one namespace, and shares times as much in
+// total.
 func newLimiter(limit rate.Limit, burst int) *limiter {
 	return &limiter{all: rate.NewLimiter(shares*limit, shares*burst), limit: limit, burst: burst, namespaces: map[string]*rate.Limiter{}}
 }

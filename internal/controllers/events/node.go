@@ -1,4 +1,4 @@
-// What happens to nodes.
+// Events about nodes.
 
 package events
 
@@ -13,7 +13,7 @@ import (
 // AgentNotReady is the reason of a node's taint.
 const AgentNotReady = "AgentNotReady"
 
-// NodeTainted says that new pods stay away from a node, and why.
+// NodeTainted reports that a node was tainted to keep new pods away, and why.
 func (e *Events) NodeTainted(node *corev1.Node, after time.Duration) {
 	regarding := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}
 	e.warning(regarding, nil, AgentNotReady, actionDecide,

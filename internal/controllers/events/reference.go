@@ -1,5 +1,5 @@
-// What an event is about: references with kind and UID, because kubectl describe
-// finds an object's events by its UID.
+// Object references of Events. They have kind and UID, because kubectl describe finds an object's
+// Events by its UID.
 
 package events
 
@@ -10,8 +10,8 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// references returns the binding and the identity that an assigned identity
-// embeds; never nil, but empty where the object has none.
+// references returns references to the binding and the identity embedded in an assigned identity.
+// They are never nil, but empty if the object embeds none.
 func references(assigned *v1.AzureAssignedIdentity) (binding, id *corev1.ObjectReference) {
 	binding, id = &corev1.ObjectReference{}, &corev1.ObjectReference{}
 	if b := assigned.Spec.AzureBindingRef; b != nil {

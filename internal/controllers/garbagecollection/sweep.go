@@ -1,10 +1,9 @@
-// Package garbagecollection finds assigned identities whose pod or node is gone
-// and hands them to the assignedidentity controller, which removes them.
+// Package garbagecollection finds assigned identities whose pod or node is gone, and hands them to
+// the assignedidentity controller, which removes them.
 //
-// Watches do that at once in the normal course, whether a node or a scale set
-// goes, a pod is deleted by force or a namespace as a whole; the sweep is the
-// insurance against what no watch told, and counts what there is. Its interval
-// is v1.8.17's syncRetryDuration.
+// Normally watches trigger the removal at once: when a node or scale set is deleted, a pod is
+// deleted by force, or a namespace is deleted as a whole. The sweep covers missed events, and
+// counts objects for metrics. Its interval is v1.8.17's syncRetryDuration.
 package garbagecollection
 
 import (
@@ -22,26 +21,26 @@ import (
 	"github.com/podid-io/podid/internal/controllers/lookup"
 )
 
-// countInterval is how often assigned identities and nodes are counted. Counting walks the cache,
-// no request is made.
+// countInterval is how often assigned identities and nodes are counted. Counting reads only the
+// cache.
 const countInterval = 15 * time.Second
 
-// Pods is the controller that removes; assignedidentity.Reconciler is one.
+// Pods is the controller that removes objects. It is implemented by assignedidentity.Reconciler.
 type Pods interface {
-	// Kick makes it look at a pod, which need not exist.
+	// Kick queues a pod, which need not exist.
 	Kick(pod types.NamespacedName)
 }
 
-// Metrics is what the sweep measures; observe.Metrics has it.
+// Metrics is what the sweep measures. It is implemented by observe.Metrics.
 type Metrics interface {
 	AssignedIdentities(state string, n int)
 	Nodes(kind string, n int)
 }
 
-// otherNodes is the kind of nodes that are not Azure's: they are left alone.
+// otherNodes is the kind of nodes outside Azure, which are left alone.
 const otherNodes = "other"
 
-// Sweep is a runnable of the manager, for the leader alone.
+// Sweep is a manager.Runnable that runs only on the leader.
 type Sweep struct {
 	Reader  client.Reader
 	Pods    Pods
@@ -50,11 +49,11 @@ type Sweep struct {
 	Interval time.Duration
 }
 
-// NeedLeaderElection says that only the leader sweeps.
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
 func (s *Sweep) NeedLeaderElection() bool { return true }
 
-// Start counts and sweeps until the context ends. It counts at once: an alert
-// must not wait for numbers.
+// Start counts and sweeps until the context ends. It counts immediately, so that alerts have data
+// from the start.
 func (s *Sweep) Start(ctx context.Context) error {
 	sweep, count := time.NewTicker(s.Interval), time.NewTicker(countInterval)
 	defer sweep.Stop()
@@ -72,14 +71,13 @@ func (s *Sweep) Start(ctx context.Context) error {
 	}
 }
 
-// count measures how many nodes are of which kind, and how many assigned
-// identities are in which state. It goes node by node, so that it never holds a
-// list of all that a large cluster has; objects whose node is gone are about to
-// be removed, and not counted.
+// count measures the nodes by kind and the assigned identities by state. It lists the assigned
+// identities node by node, because a list of all would be large in a big cluster. Objects whose
+// node is gone are about to be removed and are not counted.
 func (s *Sweep) count(ctx context.Context) {
 	var nodes corev1.NodeList
 	if s.Reader.List(ctx, &nodes, client.UnsafeDisableDeepCopy) != nil {
-		return // only while the program stops
+		return // fails only during shutdown
 	}
 	kinds := map[string]int{string(compute.VM): 0, string(compute.VMSS): 0, otherNodes: 0}
 	states := map[string]int{v1.StateCreated: 0, v1.StateAssigned: 0}
@@ -97,7 +95,7 @@ func (s *Sweep) count(ctx context.Context) {
 	}
 }
 
-// kindOf is the kind of a node.
+// kindOf returns the kind of a node.
 func kindOf(node *corev1.Node) string {
 	group, err := compute.ParseProviderID(node.Spec.ProviderID)
 	if err != nil {
@@ -106,7 +104,7 @@ func kindOf(node *corev1.Node) string {
 	return string(group.Kind)
 }
 
-// countAssigned adds the assigned identities of a node to those of each state.
+// countAssigned adds the assigned identities of a node to the counts by state.
 func (s *Sweep) countAssigned(ctx context.Context, node string, states map[string]int) error {
 	var list v1.AzureAssignedIdentityList
 	if err := s.Reader.List(ctx, &list, client.MatchingFields{lookup.AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
@@ -122,7 +120,7 @@ func (s *Sweep) countAssigned(ctx context.Context, node string, states map[strin
 	return nil
 }
 
-// sweep hands over what is left behind.
+// sweep hands over the assigned identities that are left behind.
 func (s *Sweep) sweep(ctx context.Context) {
 	log := logr.FromContextOrDiscard(ctx).WithName("garbagecollection")
 	var list v1.AzureAssignedIdentityList
@@ -139,7 +137,7 @@ func (s *Sweep) sweep(ctx context.Context) {
 	}
 }
 
-// leftBehind tells why an assigned identity is of no use any more, "" when it is.
+// leftBehind returns why an assigned identity is no longer needed, or "" if it is needed.
 func (s *Sweep) leftBehind(ctx context.Context, assigned *v1.AzureAssignedIdentity) string {
 	var pod corev1.Pod
 	err := s.Reader.Get(ctx, types.NamespacedName{Namespace: assigned.Spec.PodNamespace, Name: assigned.Spec.Pod}, &pod)
@@ -151,7 +149,7 @@ func (s *Sweep) leftBehind(ctx context.Context, assigned *v1.AzureAssignedIdenti
 	case pod.Status.Phase == corev1.PodSucceeded, pod.Status.Phase == corev1.PodFailed:
 		return "the pod is finished"
 	case pod.Spec.NodeName != assigned.Spec.NodeName:
-		return "the pod is on another node" // made again under its name, as those of a StatefulSet
+		return "the pod is on another node" // recreated under the same name, as by a StatefulSet
 	case !assigned.DeletionTimestamp.IsZero():
 		return "it is deleted, and held by its finalizer"
 	}

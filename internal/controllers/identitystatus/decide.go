@@ -1,4 +1,4 @@
-// What an identity's condition should say.
+// The decision what an identity's condition should be.
 
 package identitystatus
 
@@ -14,22 +14,22 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// The condition's reasons that are this package's own. The others are those of
+// The condition's reasons that only this package uses. The others are those of
 // AzureAssignedIdentities.
 const (
-	// Recovered: Azure takes the identity again.
+	// Recovered means that Azure accepts the identity again.
 	Recovered = "Recovered"
-	// NotNeeded: it was refused, and nobody asks Azure any more: who knows.
+	// NotNeeded means that Azure refused the identity, and that MIC no longer needs it, so that its
+	// state is unknown.
 	NotNeeded = "NotNeeded"
 )
 
 // maxMessage is the longest message of a condition; the schema allows 32768.
 const maxMessage = 4096
 
-// Decide returns the identity's condition as it should be, nil when it is to be
-// left as it is. refused are the assigned identities for which Refused is so;
-// assigned and needed are what Tally tells of all of them. An identity without
-// trouble has no condition.
+// Decide returns the desired condition of the identity, or nil to leave it unchanged. refused are
+// the assigned identities for which Refused is true. assigned and needed are the results of Tally
+// for all of them. An identity without problems has no condition.
 func Decide(id *v1.AzureIdentity, refused []*v1.AzureAssignedIdentity, assigned, needed bool) *metav1.Condition {
 	have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable)
 	want := metav1.Condition{Type: v1.ConditionAssignable, ObservedGeneration: id.Generation}
@@ -37,7 +37,7 @@ func Decide(id *v1.AzureIdentity, refused []*v1.AzureAssignedIdentity, assigned,
 	case len(refused) > 0:
 		said := worst(refused, have)
 		want.Status, want.Reason, want.Message = metav1.ConditionFalse, said.Status.Reason, reason.Cut(said.Status.Message, maxMessage)
-		// Azure has said this about the spec that was copied, not about a newer one.
+		// Azure's refusal is about the spec in the copy, not about a newer one.
 		want.ObservedGeneration = said.Spec.AzureIdentityRef.Generation
 	case have == nil || have.Status == metav1.ConditionTrue:
 		return nil
@@ -47,7 +47,7 @@ func Decide(id *v1.AzureIdentity, refused []*v1.AzureAssignedIdentity, assigned,
 		want.Status, want.Reason = metav1.ConditionUnknown, NotNeeded
 		want.Message = "Azure refused the identity, and no pod on a node of Azure's needs it now; it is tried again when one does"
 	default:
-		return nil // it is on its way again, and Azure has not answered yet
+		return nil // it is in progress again, and Azure has not answered yet
 	}
 	if have != nil && have.Status == want.Status && have.Reason == want.Reason && have.Message == want.Message &&
 		have.ObservedGeneration == want.ObservedGeneration {
@@ -56,9 +56,9 @@ func Decide(id *v1.AzureIdentity, refused []*v1.AzureAssignedIdentity, assigned,
 	return &want
 }
 
-// Tally tells whether any of an identity's assigned identities says that it is on
-// its node, and whether any makes MIC ask Azure about it. One whose node is not
-// Azure's does not: no answer is to be waited for.
+// Tally reports whether any of an identity's assigned identities is Assigned, and whether any makes
+// MIC ask Azure about it. An assigned identity on a node outside Azure does not: no answer will
+// come.
 func Tally(all []*v1.AzureAssignedIdentity) (assigned, needed bool) {
 	for _, a := range all {
 		assigned = assigned || a.Status.Status == v1.StateAssigned
@@ -67,9 +67,9 @@ func Tally(all []*v1.AzureAssignedIdentity) (assigned, needed bool) {
 	return assigned, needed
 }
 
-// worst is the assigned identity that the condition repeats: as long as any says
-// what the condition says, that, so that two node groups that word their refusal
-// differently do not make it flicker. Of several it is that with the newest spec.
+// worst returns the assigned identity that the condition repeats. It prefers one that matches the
+// current condition, so that different messages of two node groups do not make the condition flap.
+// Among several it returns the one with the newest spec.
 func worst(refused []*v1.AzureAssignedIdentity, have *metav1.Condition) *v1.AzureAssignedIdentity {
 	said := func(a *v1.AzureAssignedIdentity) int {
 		if have != nil && a.Status.Reason == have.Reason && reason.Cut(a.Status.Message, maxMessage) == have.Message {
@@ -87,9 +87,8 @@ func worst(refused []*v1.AzureAssignedIdentity, have *metav1.Condition) *v1.Azur
 	})
 }
 
-// Refused tells whether an assigned identity carries a refusal of the identity
-// itself. Troubles of the node group, and those that pass, are not the
-// identity's.
+// Refused reports whether an assigned identity carries a refusal of the identity itself. Problems
+// of the node group and transient errors do not count.
 func Refused(assigned *v1.AzureAssignedIdentity) bool {
 	return assigned.Status.Status != v1.StateAssigned && assignment.AboutIdentity(assigned.Status.Reason)
 }

@@ -1,9 +1,9 @@
-// Package identitystatus says on an AzureIdentity when Azure refuses it: in the
-// condition Assignable, with the reason and the remedy, and in an Event.
+// Package identitystatus reports on an AzureIdentity that Azure refuses it: in the condition
+// Assignable, with the reason and the remedy, and in an Event.
 //
-// The one who made the identity looks there, and often may not look at the pods
-// of those who use it. What it says comes from the status of the
-// AzureAssignedIdentities; an identity without trouble is never written.
+// The identity's owner looks there, and often may not read the pods of its users. The condition is
+// derived from the status of the AzureAssignedIdentities. An identity without problems is never
+// written.
 package identitystatus
 
 import (
@@ -40,40 +40,39 @@ func Keys(assigned *v1.AzureAssignedIdentity) []string {
 	return []string{key}
 }
 
-// conflictPause is how long the cache is given to catch up with a change that
-// somebody else made.
+// conflictPause is how long to wait for the cache after a conflicting write by another client.
 const conflictPause = 200 * time.Millisecond
 
-// Events tells people; announce.Events does.
+// Events emits Events. It is implemented by events.Events.
 type Events interface {
-	// IdentityNotAssignable says why Azure refuses an identity, once per
-	// change; "" takes it back.
+	// IdentityNotAssignable reports why Azure refuses an identity, once per change. An empty why
+	// clears it.
 	IdentityNotAssignable(id *v1.AzureIdentity, why string)
-	// ForgetIdentity drops what was said about an identity that is gone.
+	// ForgetIdentity drops what was reported about a deleted identity.
 	ForgetIdentity(namespace, name string)
 }
 
-// Groups know of identities that are on node groups without any pod, of which no
-// assigned identity tells; attachment.Groups does.
+// Groups knows the identities that are on node groups without any pod and so have no assigned
+// identity. It is implemented by attachment.Groups.
 type Groups interface {
-	// Standing tells how a pre-assigned identity stands: what Azure refused it
-	// with, whether any node group has it, and whether it is pre-assigned at all.
+	// Standing returns the state of a pre-assigned identity: Azure's refusals, whether any node
+	// group has it, and whether it is pre-assigned at all.
 	Standing(name types.NamespacedName) (refused []assignment.State, there, preassigned bool)
 }
 
-// Reconciler keeps the condition of identities.
+// Reconciler maintains the condition of identities.
 type Reconciler struct {
 	Client client.Client
-	// Live reads past the cache.
+	// Live reads from the API server.
 	Live   client.Reader
 	Events Events
 	Groups Groups
 
 	kicks  wakeup.Queue[reconcile.Request]
-	oldCRD atomic.Bool // said so already
+	oldCRD atomic.Bool // already logged
 }
 
-// Reconcile makes one identity's condition say what is so.
+// Reconcile brings one identity's condition up to date.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	var id v1.AzureIdentity
 	err := r.Client.Get(ctx, req.NamespacedName, &id)
@@ -108,16 +107,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return r.write(ctx, &id, *want)
 }
 
-// Look looks at identities soon; whoever keeps the standing of those that are
-// pre-assigned calls it.
+// Look queues identities. It is called when the standing of pre-assigned identities changes.
 func (r *Reconciler) Look(names ...types.NamespacedName) {
 	for _, name := range names {
 		r.kicks.Add(reconcile.Request{NamespacedName: name})
 	}
 }
 
-// standIns say what assigned identities would, if there were any: a pre-assigned
-// identity is refused before any pod needs it.
+// standIns returns stand-ins for the missing assigned identities of a pre-assigned identity, which
+// can be refused before any pod needs it.
 func standIns(id *v1.AzureIdentity, refused []assignment.State) (out []*v1.AzureAssignedIdentity) {
 	for _, said := range refused {
 		out = append(out, &v1.AzureAssignedIdentity{
@@ -130,8 +128,8 @@ func standIns(id *v1.AzureIdentity, refused []assignment.State) (out []*v1.Azure
 	return slices.DeleteFunc(out, func(a *v1.AzureAssignedIdentity) bool { return !Refused(a) })
 }
 
-// announce says a refusal in an Event, which a condition that stays the same is
-// not: whoever restarts MIC is not to be told everything again.
+// announce emits an Event about a refusal. It emits none for an unchanged condition, so that a
+// restart of MIC does not repeat all Events.
 func (r *Reconciler) announce(id *v1.AzureIdentity, want *metav1.Condition, refused bool) {
 	switch {
 	case !refused:
@@ -141,8 +139,8 @@ func (r *Reconciler) announce(id *v1.AzureIdentity, want *metav1.Condition, refu
 	}
 }
 
-// list returns the assigned identities with that key that embed this very
-// identity, not one of the same name before it.
+// list returns the assigned identities under the key that embed this very identity, not an earlier
+// one of the same name.
 func (r *Reconciler) list(ctx context.Context, id *v1.AzureIdentity, key string) ([]*v1.AzureAssignedIdentity, error) {
 	var list v1.AzureAssignedIdentityList
 	if err := r.Client.List(ctx, &list, client.MatchingFields{lookup.AssignedByIdentity: key}, client.UnsafeDisableDeepCopy); err != nil {
@@ -157,8 +155,8 @@ func (r *Reconciler) list(ctx context.Context, id *v1.AzureIdentity, key string)
 	return out, nil
 }
 
-// write patches the condition. The lock keeps conditions that somebody else
-// writes at this moment: a merge patch replaces the whole list.
+// write patches the condition. The optimistic lock protects conditions that other clients write at
+// the same time, because a merge patch replaces the whole list.
 func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav1.Condition) (reconcile.Result, error) {
 	log := logr.FromContextOrDiscard(ctx)
 	changed := id.DeepCopy()
@@ -183,14 +181,14 @@ func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav
 	return reconcile.Result{}, fmt.Errorf("write condition of identity %s/%s: %w", id.Namespace, id.Name, err)
 }
 
-// exists tells whether the API server has the identity: its answer about a status
-// that is no subresource is the same 404 as that about an object that is gone.
+// exists reports whether the API server has the identity. A 404 is ambiguous: it is the same for a
+// deleted object and for a CRD without the status subresource.
 func (r *Reconciler) exists(ctx context.Context, id *v1.AzureIdentity) bool {
 	var live v1.AzureIdentity
 	return r.Live.Get(ctx, client.ObjectKeyFromObject(id), &live) == nil && live.UID == id.UID
 }
 
-// nameOf is the identity that an assigned identity embeds.
+// nameOf returns the name of the identity that an assigned identity embeds.
 func nameOf(assigned *v1.AzureAssignedIdentity) (types.NamespacedName, bool) {
 	ref := assigned.Spec.AzureIdentityRef
 	if ref == nil {

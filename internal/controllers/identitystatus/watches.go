@@ -1,4 +1,4 @@
-// What makes the identitystatus controller look at an identity.
+// Which events queue an identity in the identitystatus controller.
 
 package identitystatus
 
@@ -24,8 +24,8 @@ import (
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
-// The pauses after an error of the API server's. The libraries' own default goes
-// up to 16 minutes, which would outlast the trouble by far.
+// Backoff after an API server error. The library's default goes up to 16 minutes, far longer than a
+// typical outage.
 const (
 	retryFirst = 50 * time.Millisecond
 	retryMost  = 15 * time.Second
@@ -48,8 +48,8 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Complete(r)
 }
 
-// identityChanged lets through identities with a condition, whose trouble may
-// have ended while no MIC ran, and those whose spec changes.
+// identityChanged passes identities whose spec changes. It also passes those with a condition,
+// whose problem may have ended while no MIC ran.
 func identityChanged() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(e event.CreateEvent) bool {
@@ -64,15 +64,14 @@ func identityChanged() predicate.Predicate {
 	}
 }
 
-// troubled tells whether an identity's condition says something else than that
-// all is well.
+// troubled reports whether an identity has a condition that signals a problem.
 func troubled(id *v1.AzureIdentity) bool {
 	have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable)
 	return have != nil && have.Status != metav1.ConditionTrue
 }
 
-// onAssigned looks at identities of which an assigned identity is refused, and
-// at those in trouble. In a cluster where all is well nothing is ever queued.
+// onAssigned queues identities with a refused assigned identity, and those with a problem. In a
+// healthy cluster nothing is ever queued.
 func (r *Reconciler) onAssigned() handler.EventHandler {
 	add := func(ctx context.Context, o client.Object, q queue) {
 		assigned, ok := o.(*v1.AzureAssignedIdentity)
@@ -90,21 +89,21 @@ func (r *Reconciler) onAssigned() handler.EventHandler {
 			before, okA := e.ObjectOld.(*v1.AzureAssignedIdentity)
 			after, okB := e.ObjectNew.(*v1.AzureAssignedIdentity)
 			if okA && okB && !same(before, after) {
-				add(ctx, e.ObjectOld, q) // it may have been another identity's
+				add(ctx, e.ObjectOld, q) // the old version may have named another identity
 				add(ctx, e.ObjectNew, q)
 			}
 		},
 	}
 }
 
-// inTrouble tells whether the cache has such an identity, and troubled of it.
+// inTrouble reports whether the cache has the identity and it is troubled.
 func (r *Reconciler) inTrouble(ctx context.Context, name client.ObjectKey) bool {
 	var id v1.AzureIdentity
 	return r.Client.Get(ctx, name, &id, lookup.NoCopy()) == nil && troubled(&id)
 }
 
-// same tells whether two versions of an assigned identity say the same about the
-// same identity.
+// same reports whether two versions of an assigned identity have the same status for the same
+// identity.
 func same(before, after *v1.AzureAssignedIdentity) bool {
 	a, b := before.Spec.AzureIdentityRef, after.Spec.AzureIdentityRef
 	return (a == nil) == (b == nil) && (a == nil || a.UID == b.UID && a.Generation == b.Generation) &&
