@@ -1,7 +1,7 @@
-// Package lookup has the indexes of the caches, and the lookups that several controllers need.
+// Package lookup has the cache indexes, and the lookups that several controllers need.
 //
-// Objects come from the caches without a copy: a caller that changes one copies it first. A lookup
-// without an error result can fail only while the program stops; it returns nothing then.
+// Objects from the caches are not copied: a caller must copy an object before changing it. A lookup
+// without an error result can fail only during shutdown, and returns nothing then.
 package lookup
 
 import (
@@ -19,32 +19,34 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// The indexes; package controllers adds them to the caches.
+// The indexes. Package controllers adds them to the caches.
 const (
-	// NodesByGroup has the ARM resource ID of a node's VM or scale set.
+	// NodesByGroup indexes nodes by the ARM resource ID of their VM or scale set.
 	NodesByGroup = "podid/node-group"
-	// PodsBySelector has the value of a pod's binding label.
+	// PodsBySelector indexes pods by the value of their binding label.
 	PodsBySelector = "podid/binding-label"
-	// GatedPodsBySelector has the same of pods with podid's readiness gate or condition.
+	// GatedPodsBySelector is PodsBySelector limited to pods with podid's readiness gate or
+	// condition.
 	GatedPodsBySelector = "podid/readiness"
-	// PodsByNode has a pod's node.
+	// PodsByNode indexes pods by their node.
 	PodsByNode = "podid/pod-node"
-	// BindingsBySelector has spec.selector.
+	// BindingsBySelector indexes bindings by spec.selector.
 	BindingsBySelector = "podid/selector"
-	// BindingsByIdentity has spec.azureIdentity.
+	// BindingsByIdentity indexes bindings by spec.azureIdentity.
 	BindingsByIdentity = "podid/identity"
-	// IdentitiesByOwner has <namespace>/<name> of the identity that an identity is shared from.
+	// IdentitiesByOwner indexes identities by the <namespace>/<name> of the identity they are
+	// shared from.
 	IdentitiesByOwner = "podid/shared-from"
-	// AssignedByPod has <namespace>/<name> of an assigned identity's pod.
+	// AssignedByPod indexes assigned identities by the <namespace>/<name> of their pod.
 	AssignedByPod = "podid/pod"
-	// AssignedByNode has an assigned identity's node.
+	// AssignedByNode indexes assigned identities by their node.
 	AssignedByNode = "podid/node-name"
-	// AssignedByIdentity has <namespace>/<name> of an assigned identity's identity, and the same
-	// after RefusedPrefix if Azure refuses it.
+	// AssignedByIdentity indexes assigned identities by the <namespace>/<name> of their identity.
+	// If Azure refuses the identity, it has the same key with RefusedPrefix as well.
 	AssignedByIdentity = "podid/assigned-identity"
 )
 
-// RefusedPrefix cannot be the start of a namespace.
+// RefusedPrefix contains a colon, so no namespace starts with it.
 const RefusedPrefix = "refused:"
 
 // NoCopy reads an object from the cache without a copy.
@@ -77,8 +79,8 @@ func pointers[T any](items []T) []*T {
 	return out
 }
 
-// Grants returns what the bindings grant to the pod and what the rules refuse. After an error
-// nothing may be taken from the pod.
+// Grants returns what the bindings grant to the pod and what the rules refuse. On an error the
+// caller must not remove anything from the pod.
 func Grants(
 	ctx context.Context, cache client.Reader, rules identity.Rules, pod identity.Pod, bindings []*v1.AzureIdentityBinding,
 ) ([]identity.Grant, []*reason.Refusal, error) {
@@ -100,8 +102,8 @@ func Grants(
 	return grants, refusals, nil
 }
 
-// BindingsOfIdentity returns the bindings that name the identity, or one that is shared from it:
-// its owner may have given or withdrawn the consent.
+// BindingsOfIdentity returns the bindings that name the identity, or an identity shared from it,
+// whose owner may have given or withdrawn consent.
 func BindingsOfIdentity(ctx context.Context, cache client.Reader, id client.Object) []*v1.AzureIdentityBinding {
 	names := []types.NamespacedName{client.ObjectKeyFromObject(id)}
 	var shared v1.AzureIdentityList
@@ -131,8 +133,8 @@ func Pods(ctx context.Context, cache client.Reader, options ...client.ListOption
 	return Requests(pointers(pods.Items))
 }
 
-// PodsOfBinding returns requests for the pods with the binding's selector, by one of the indexes of
-// pods by selector.
+// PodsOfBinding returns requests for the pods with the binding's selector. index is one of the
+// indexes of pods by selector.
 func PodsOfBinding(ctx context.Context, cache client.Reader, index string, rules identity.Rules, binding *v1.AzureIdentityBinding) []reconcile.Request {
 	if binding.Spec.Selector == "" {
 		return nil
@@ -144,7 +146,7 @@ func PodsOfBinding(ctx context.Context, cache client.Reader, index string, rules
 	return Pods(ctx, cache, options...)
 }
 
-// PodsOfIdentity returns the same for all bindings of an identity.
+// PodsOfIdentity returns requests for the pods of all bindings of an identity.
 func PodsOfIdentity(ctx context.Context, cache client.Reader, index string, rules identity.Rules, id client.Object) []reconcile.Request {
 	var requests []reconcile.Request
 	for _, binding := range BindingsOfIdentity(ctx, cache, id) {

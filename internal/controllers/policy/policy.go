@@ -1,6 +1,5 @@
-// Package policy gives MIC's controllers the rules to decide by: the program's
-// settings, the AzureIdentityPolicy as it is now, and the labels of namespaces
-// that it selects by.
+// Package policy provides MIC's controllers with the rules for decisions: the program's settings,
+// the current AzureIdentityPolicy, and the namespace labels that the policy selects by.
 package policy
 
 import (
@@ -23,7 +22,7 @@ import (
 	"github.com/podid-io/podid/internal/policywatch"
 )
 
-// Rules are the rules of the moment. It is safe for concurrent use.
+// Rules holds the current rules. It is safe for concurrent use.
 type Rules struct {
 	settings identity.Rules
 	log      logr.Logger
@@ -35,8 +34,8 @@ type Rules struct {
 	changed    []func(namespace string)
 }
 
-// New returns rules under no policy. Unless they are registered with a manager
-// they stay so, which is what tests of single controllers need.
+// New returns rules without a policy. They get one only once their watch runs in a manager. Tests of
+// single controllers do without.
 func New(settings identity.Rules, log logr.Logger) *Rules {
 	return &Rules{settings: settings, log: log, synced: make(chan struct{}), namespaces: map[string]map[string]string{}}
 }
@@ -48,15 +47,15 @@ func Fixed(settings identity.Rules) *Rules {
 	return r
 }
 
-// OnChange calls f after each change, with the namespace whose pods it bears on,
-// "" for all. Call it before the manager starts.
+// OnChange registers f to be called after each change with the affected namespace, or "" for all.
+// It must be called before the manager starts.
 func (r *Rules) OnChange(f func(namespace string)) { r.changed = append(r.changed, f) }
 
-// Current returns the rules as they are now.
+// Current returns the current rules.
 func (r *Rules) Current() identity.Rules { return r.settings.With(r.policy.Load()) }
 
-// Wait returns nil once the policy has been read, and an error if ctx ends before:
-// without it nothing may be decided.
+// Wait blocks until the policy has been read, and fails if ctx ends first. No decision may be made
+// before that.
 func (r *Rules) Wait(ctx context.Context) error {
 	select {
 	case <-r.synced:
@@ -66,7 +65,7 @@ func (r *Rules) Wait(ctx context.Context) error {
 	}
 }
 
-// Pod is what the rules need to know about a pod.
+// Pod returns what the rules need to know about a pod.
 func (r *Rules) Pod(pod *corev1.Pod) identity.Pod {
 	return identity.Pod{
 		Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels,
@@ -74,7 +73,7 @@ func (r *Rules) Pod(pod *corev1.Pod) identity.Pod {
 	}
 }
 
-// NamespaceLabels are those of a namespace, nil while the policy does not need them.
+// NamespaceLabels returns the labels of a namespace, or nil while the policy does not need them.
 func (r *Rules) NamespaceLabels(namespace string) map[string]string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -95,7 +94,7 @@ func (r *Rules) SetPolicy(object *v1.AzureIdentityPolicy) {
 // SetNamespace implements policywatch.Sink.
 func (r *Rules) SetNamespace(name string, labels map[string]string) {
 	if labels == nil {
-		labels = map[string]string{} // known, and empty
+		labels = map[string]string{} // known to have no labels
 	}
 	r.mu.Lock()
 	known := r.namespaces[name]
@@ -146,7 +145,7 @@ func restClient(mgr manager.Manager, kind schema.GroupVersionKind) (rest.Interfa
 	return c, nil
 }
 
-// runnable watches the policy and closes synced once it was read.
+// runnable watches the policy and closes synced once the policy has been read.
 type runnable struct {
 	watch *policywatch.Watch
 	rules *Rules

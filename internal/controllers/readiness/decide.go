@@ -1,4 +1,4 @@
-// What a pod's condition should say.
+// The decision what a pod's condition should be.
 
 package readiness
 
@@ -16,67 +16,66 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// The condition's reasons that are this package's own. The others are those of
+// The condition's reasons that only this package uses. The others are those of
 // AzureAssignedIdentities and of reason.Refusal.
 const (
-	// Assigned: all identities that the pod's bindings grant are on its node.
+	// Assigned means that all identities granted by the pod's bindings are on its node.
 	Assigned = "Assigned"
-	// NoIdentity: nothing is refused any more, and nothing granted either.
+	// NoIdentity means that nothing is refused anymore, and nothing is granted.
 	NoIdentity = "NoIdentity"
-	// WaitingForIdentity: at least one identity is on its way.
+	// WaitingForIdentity means that at least one identity is in progress.
 	WaitingForIdentity = "WaitingForIdentity"
-	// HostNetwork: the pod cannot be told from its node.
+	// HostNetwork means that the pod shares its node's IP address.
 	HostNetwork = "HostNetwork"
 )
 
-// maxMessage keeps a message fit to read; the API server would take 32 KiB.
+// maxMessage keeps messages readable. The API server would accept 32 KiB.
 const maxMessage = 2048
 
-// hostNetworkMessage says what to do about a pod on its host's network.
+// hostNetworkMessage is the message for a pod on its node's network.
 const hostNetworkMessage = "the pod uses the host's network and is given no identity: run it with hostNetwork: false, " +
 	"or take the readiness gate " + v1.PodConditionAssigned + " off"
 
-// Pod is what the decision about one pod starts from.
+// Pod is the input of the decision about one pod.
 type Pod struct {
-	// Gated says that the pod names the condition in spec.readinessGates.
+	// Gated is whether the pod names the condition in spec.readinessGates.
 	Gated bool
-	// Have is the condition that the pod has, nil when it has none.
+	// Have is the pod's current condition, or nil.
 	Have *corev1.PodCondition
 	// NodeName is empty until the pod has a node.
 	NodeName    string
 	HostNetwork bool
-	// Grants and Refusals are what identity.Rules say about the pod.
+	// Grants and Refusals are what identity.Rules returns for the pod.
 	Grants   []identity.Grant
 	Refusals []*reason.Refusal
-	// Assigned are the assigned identities that name the pod.
+	// Assigned holds the assigned identities that name the pod.
 	Assigned []*v1.AzureAssignedIdentity
 }
 
-// Verdict is what the condition should say.
+// Verdict is the desired condition.
 type Verdict struct {
 	Status          corev1.ConditionStatus
 	Reason, Message string
-	// Passing says that this is how every pod begins, and likely over in a
-	// moment.
+	// Passing marks a state in which every pod starts, and which is likely to end in a moment.
 	Passing bool
 }
 
-// Says tells whether a condition says what the verdict does.
+// Says reports whether the condition matches the verdict.
 func (v Verdict) Says(have *corev1.PodCondition) bool {
 	return have != nil && have.Status == v.Status && have.Reason == v.Reason && have.Message == v.Message
 }
 
-// Decide returns what the condition should say, false when it is to be left as
-// it is.
+// Decide returns the desired condition, or false to leave it unchanged.
 //
-// A pod with the gate always has a condition once it has a node: True when every
-// identity that its bindings grant is on that node. A pod without the gate gets
-// one only when an identity of its is refused; it stays False while the identity
-// is on its way again, and turns True when everything is there, or when nothing
-// is granted any more.
+// A pod with the gate always has a condition once it has a node. It is True when every identity
+// that the pod's bindings grant is on that node.
+//
+// A pod without the gate gets a condition only when one of its identities is refused. It stays
+// False while the identity is in progress again. It turns True when every identity is on the node,
+// or when nothing is granted anymore.
 func Decide(pod Pod) (Verdict, bool) {
 	if pod.NodeName == "" {
-		return Verdict{}, false // a condition that is missing is not True either
+		return Verdict{}, false // a missing condition counts as not True
 	}
 	now := pod.now()
 	if pod.Gated || now.Status == corev1.ConditionFalse && refuses(now.Reason) {
@@ -91,7 +90,7 @@ func Decide(pod Pod) (Verdict, bool) {
 	return now, now.Status == corev1.ConditionTrue
 }
 
-// now is how far the pod's identities are.
+// now returns the verdict about the current state of the pod's identities.
 func (p Pod) now() Verdict {
 	if p.HostNetwork {
 		return Verdict{Status: corev1.ConditionFalse, Reason: HostNetwork, Message: reason.HostNetwork.Text(hostNetworkMessage)}
@@ -108,8 +107,8 @@ func (p Pod) now() Verdict {
 		case found == nil || found.Status.Status != v1.StateAssigned && found.Status.Reason == "":
 			waiting = append(waiting, name)
 		case found.Status.Status != v1.StateAssigned:
-			// The first by precedence gives the reason, unless a later one is
-			// refused for good and it is not.
+			// The first by precedence provides the reason. A later one replaces it only if that one
+			// is a permanent refusal and the first is not.
 			if worst == "" || !refuses(worst) && refuses(found.Status.Reason) {
 				worst = found.Status.Reason
 			}
@@ -128,8 +127,8 @@ func (p Pod) now() Verdict {
 	return Verdict{Status: corev1.ConditionTrue, Reason: Assigned}
 }
 
-// find returns the assigned identity of an identity on the pod's node, as that
-// identity is now; nil when there is none.
+// find returns the assigned identity of an identity on the pod's node, for the current version of
+// the identity. It returns nil if there is none.
 func (p Pod) find(id *v1.AzureIdentity) *v1.AzureAssignedIdentity {
 	at := slices.IndexFunc(p.Assigned, func(a *v1.AzureAssignedIdentity) bool {
 		ref := a.Spec.AzureIdentityRef
@@ -143,7 +142,7 @@ func (p Pod) find(id *v1.AzureIdentity) *v1.AzureAssignedIdentity {
 	return p.Assigned[at]
 }
 
-// refused is the verdict about a pod that is granted nothing.
+// refused returns the verdict about a pod that is granted nothing.
 func refused(refusals []*reason.Refusal) Verdict {
 	if len(refusals) == 0 {
 		return Verdict{Status: corev1.ConditionFalse, Reason: reason.NoBinding.Name(), Passing: true}
@@ -152,7 +151,7 @@ func refused(refusals []*reason.Refusal) Verdict {
 	for _, r := range refusals {
 		messages = append(messages, r.Text())
 	}
-	slices.Sort(messages) // bindings come in no order, and the condition must not flicker
+	slices.Sort(messages) // bindings are unordered, and the condition must not flap
 	first := slices.MinFunc(refusals, func(a, b *reason.Refusal) int { return strings.Compare(a.Message, b.Message) })
 	return Verdict{
 		Status: corev1.ConditionFalse, Reason: first.Reason.Name(), Message: reason.Cut(strings.Join(messages, "; "), maxMessage),
@@ -161,8 +160,8 @@ func refused(refusals []*reason.Refusal) Verdict {
 	}
 }
 
-// refuses reports whether the status.reason of an assigned identity is a refusal, which a person
-// has to fix, and no trouble that passes by itself.
+// refuses reports whether the status.reason of an assigned identity is a refusal that a person has
+// to fix, as opposed to a transient error.
 func refuses(reason string) bool {
 	return assignment.AboutIdentity(reason) || strings.HasPrefix(reason, "Node")
 }

@@ -23,7 +23,7 @@ func grant(name string) identity.Grant {
 	}}
 }
 
-// on is the assigned identity of a grant, with that state and reason.
+// on returns the assigned identity of a grant with the given state and reason.
 func on(name, state, reason string, change ...func(*v1.AzureAssignedIdentity)) *v1.AzureAssignedIdentity {
 	id := grant(name).Identity
 	a := &v1.AzureAssignedIdentity{

@@ -1,11 +1,10 @@
-// Package readiness tells a pod, in a condition of its status, whether its
-// identities are on its node.
+// Package readiness reports in a condition of a pod's status whether its identities are on its
+// node.
 //
-// A pod that names aadpodidentity.k8s.io/assigned in its readinessGates is ready
-// only when that condition is True, so that no Service sends it traffic that it
-// could not serve without a token. Other pods get the condition only when an
-// identity of theirs is refused: whoever looks at the pod should not have to
-// know where else to look.
+// A pod that names aadpodidentity.k8s.io/assigned in its readinessGates is ready only when that
+// condition is True. Services then send it no traffic that it could not serve without a token.
+// Other pods get the condition only when one of their identities is refused, so that the reason is
+// visible on the pod itself.
 package readiness
 
 import (
@@ -29,32 +28,32 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// patience is how old a pod must be to be told that it waits: most often its
-// identity is there a moment later, and one write says it all.
+// patience is the minimum age of a pod before it is reported as waiting. Usually its identity is
+// assigned a moment later, and a single write is enough.
 const patience = 2 * time.Second
 
-// Rules are the rules to decide by.
+// Rules provides the rules for decisions.
 type Rules interface {
-	// Wait returns once they are known.
+	// Wait blocks until the rules are known.
 	Wait(ctx context.Context) error
 	Current() identity.Rules
 	Pod(pod *corev1.Pod) identity.Pod
 }
 
-// Reconciler keeps the condition of pods.
+// Reconciler maintains the condition of pods.
 type Reconciler struct {
 	Client client.Client
-	// Live reads past the cache, which has no pods without the label.
+	// Live reads from the API server, because the cache has no pods without the label.
 	Live  client.Reader
 	Rules Rules
 	Now   func() time.Time
 }
 
-// Concerned tells whether the condition of a pod has to be kept whatever its
-// assigned identities say: it names the gate, or has the condition.
+// Concerned reports whether the condition of a pod is maintained regardless of its assigned
+// identities: the pod names the gate, or has the condition.
 func Concerned(pod *corev1.Pod) bool { return gated(pod) || condition(pod) != nil }
 
-// Reconcile makes one pod's condition say what is so.
+// Reconcile brings one pod's condition up to date.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	if err := r.Rules.Wait(ctx); err != nil {
 		return reconcile.Result{}, err
@@ -62,8 +61,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	var pod corev1.Pod
 	err := r.Client.Get(ctx, req.NamespacedName, &pod)
 	if apierrors.IsNotFound(err) {
-		// Gone, most often. One that has lost its label is there, and has a
-		// condition that is no longer so.
+		// The pod is usually gone. If it only lost its label, it still exists and its condition is
+		// outdated.
 		err = r.Live.Get(ctx, req.NamespacedName, &pod)
 	}
 	if apierrors.IsNotFound(err) || err == nil && !living(&pod) {
@@ -86,7 +85,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return reconcile.Result{}, r.write(ctx, &pod, view.Have, verdict)
 }
 
-// living tells whether the condition still matters to anybody.
+// living reports whether the pod's condition still matters.
 func living(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp.IsZero() && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
 }
@@ -109,8 +108,7 @@ func condition(pod *corev1.Pod) *corev1.PodCondition {
 	return nil
 }
 
-// view gathers what there is to know about a pod. What it returns is the
-// cache's own and must not be changed.
+// view collects the facts about a pod. The result belongs to the cache and must not be changed.
 func (r *Reconciler) view(ctx context.Context, pod *corev1.Pod) (Pod, error) {
 	view := Pod{Gated: gated(pod), Have: condition(pod), NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork}
 	var err error
@@ -125,8 +123,8 @@ func (r *Reconciler) view(ctx context.Context, pod *corev1.Pod) (Pod, error) {
 	return view, err
 }
 
-// write patches the one condition; the kubelet's and everybody else's stay as
-// they are. The UID keeps it from a new pod of the same name.
+// write patches podid's condition and leaves all others alone. The UID protects a new pod of the
+// same name.
 func (r *Reconciler) write(ctx context.Context, pod *corev1.Pod, have *corev1.PodCondition, verdict Verdict) error {
 	patch, err := conditionPatch(pod.UID, have, verdict, r.Now())
 	if err != nil {
@@ -139,7 +137,7 @@ func (r *Reconciler) write(ctx context.Context, pod *corev1.Pod, have *corev1.Po
 		logr.FromContextOrDiscard(ctx).V(1).Info("pod condition written", "status", verdict.Status, "reason", verdict.Reason)
 		return nil
 	case apierrors.IsNotFound(err), anotherPod(err):
-		return nil // the pod is gone or another one; its own event tells
+		return nil // the pod is gone or was replaced, and its own event reports that
 	case apierrors.IsForbidden(err):
 		return reconcile.TerminalError(fmt.Errorf("write condition of pod %s/%s: %w: "+
 			"mic needs the right to patch pods/status, which the chart's ClusterRole grants", pod.Namespace, pod.Name, err))
@@ -147,7 +145,7 @@ func (r *Reconciler) write(ctx context.Context, pod *corev1.Pod, have *corev1.Po
 	return fmt.Errorf("write condition of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 }
 
-// anotherPod tells whether the patch was refused because the pod has another UID.
+// anotherPod reports whether the patch was rejected because the pod has another UID.
 func anotherPod(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || status.Status().Details == nil {
@@ -156,8 +154,7 @@ func anotherPod(err error) bool {
 	return slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool { return c.Field == "metadata.uid" })
 }
 
-// conditionPatch is a strategic merge patch: the API server finds the condition
-// by its type.
+// conditionPatch returns a strategic merge patch: the API server finds the condition by its type.
 func conditionPatch(uid types.UID, have *corev1.PodCondition, verdict Verdict, now time.Time) ([]byte, error) {
 	type condition struct {
 		Type               corev1.PodConditionType `json:"type"`

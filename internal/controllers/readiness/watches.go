@@ -1,4 +1,4 @@
-// What makes the readiness controller look at a pod.
+// Which events queue a pod in the readiness controller.
 
 package readiness
 
@@ -27,8 +27,8 @@ import (
 // workers is how many conditions are written at once.
 const workers = 8
 
-// The pauses after an error of the API server's. The libraries' own default goes
-// up to 16 minutes, which would outlast the trouble by far.
+// Backoff after an API server error. The library's default goes up to 16 minutes, far longer than a
+// typical outage.
 const (
 	retryFirst = 50 * time.Millisecond
 	retryMost  = 15 * time.Second
@@ -52,19 +52,16 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 		Complete(r)
 }
 
-// podChanged lets through pods that have or need a condition, when something has
-// changed that bears on it.
+// podChanged passes pods that have or need a condition, on changes that affect it.
 func podChanged() predicate.Predicate {
 	concerned := func(o client.Object) bool {
 		pod, ok := o.(*corev1.Pod)
 		return ok && Concerned(pod)
 	}
 	return predicate.Funcs{
-		// A pod that has nothing and needs nothing hears of a refusal by its
-		// assigned identity's event.
+		// For other pods, the event of a refused assigned identity queues the pod.
 		CreateFunc: func(e event.CreateEvent) bool { return concerned(e.Object) },
-		// Out of the cache, and not on its way out of the cluster: it has lost
-		// its label.
+		// A pod that leaves the cache while it is not being deleted has lost its label.
 		DeleteFunc: func(e event.DeleteEvent) bool {
 			return e.Object.GetDeletionTimestamp().IsZero() && concerned(e.Object)
 		},
@@ -80,8 +77,8 @@ func podChanged() predicate.Predicate {
 	}
 }
 
-// onAssigned looks at the pods whose assigned identities come, go or change their
-// status. Of those without gate or condition only a refusal is news.
+// onAssigned queues the pods whose assigned identities are created, deleted or change their status.
+// For pods without gate or condition, only a refusal matters.
 func (r *Reconciler) onAssigned() handler.EventHandler {
 	add := func(ctx context.Context, o client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 		assigned, ok := o.(*v1.AzureAssignedIdentity)
@@ -108,7 +105,7 @@ func (r *Reconciler) onAssigned() handler.EventHandler {
 	}
 }
 
-// concerned tells whether the cache has such a pod, and Concerned of it.
+// concerned reports whether the cache has the pod and Concerned is true for it.
 func (r *Reconciler) concerned(ctx context.Context, name types.NamespacedName) bool {
 	var pod corev1.Pod
 	return r.Client.Get(ctx, name, &pod, lookup.NoCopy()) == nil && Concerned(&pod)
@@ -123,7 +120,7 @@ func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []recon
 	return lookup.PodsOfBinding(ctx, r.Client, lookup.GatedPodsBySelector, r.Rules.Current(), binding)
 }
 
-// podsOfIdentity returns those of the identity's bindings.
+// podsOfIdentity returns the same pods for all bindings of the identity.
 func (r *Reconciler) podsOfIdentity(ctx context.Context, o client.Object) []reconcile.Request {
 	return lookup.PodsOfIdentity(ctx, r.Client, lookup.GatedPodsBySelector, r.Rules.Current(), o)
 }

@@ -25,7 +25,7 @@ import (
 	"github.com/podid-io/podid/internal/testenv"
 )
 
-// server is a real API server, its store, and a client.
+// server is a real API server with its etcd and a client.
 type server struct {
 	client client.Client
 	config *rest.Config
@@ -39,9 +39,8 @@ func startServer(t *testing.T) *server {
 	return &server{client: c, config: env.Config, etcd: env.ControlPlane.Etcd.URL.String()}
 }
 
-// bornLax makes our CRDs as they are where they were made with apiextensions
-// v1beta1 and no schema. No API server of today takes such a CRD, but it goes on
-// serving one that it finds in its store.
+// bornLax gives podid's CRDs the form of CRDs that were created with apiextensions v1beta1 and no
+// schema. Current API servers reject such a CRD on creation, but still serve one from their store.
 func (s *server) bornLax(t *testing.T) {
 	t.Helper()
 	for _, text := range s.crds(t) {
@@ -85,7 +84,7 @@ func (s *server) crds(t *testing.T) [][]byte {
 	return texts
 }
 
-// applyCRDs does what docs/migrate.md says: kubectl apply --server-side.
+// applyCRDs follows docs/migrate.md: kubectl apply --server-side.
 func (s *server) applyCRDs(t *testing.T) {
 	t.Helper()
 	for _, text := range s.crds(t) {
@@ -144,7 +143,7 @@ func (s *server) eventually(t *testing.T, what string, f func(context.Context) b
 	}
 }
 
-// load and store are etcd's JSON gateway.
+// load and store use etcd's JSON gateway.
 func (s *server) load(t *testing.T, key string) map[string]any {
 	t.Helper()
 	var found struct{ Kvs []struct{ Value []byte } }
@@ -188,7 +187,7 @@ func object(t *testing.T, text string) *unstructured.Unstructured {
 	return o
 }
 
-// normal makes all numbers the same type.
+// normal converts all numbers to the same type.
 func normal(t *testing.T, value any) any {
 	t.Helper()
 	text, err := json.Marshal(value)

@@ -1,4 +1,4 @@
-// Which fields have which name today. Pure: it knows objects and no API server.
+// Renaming of fields to their current names. This file is pure logic without an API server.
 
 package upgrade
 
@@ -10,23 +10,25 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// fields are the names of the fields of an object, each with those of the object
-// in it, if there is one whose names matter.
+// fields holds the field names of an object. The value holds those of the nested object, if its
+// names matter.
 type fields map[string]fields
 
-// kind is one of our kinds, and how its fields are spelled.
+// kind is a kind of object and the names of its fields.
 type kind struct {
 	name   string
 	fields fields
 }
 
-// kinds in the order in which they are upgraded: the copies in an
-// AzureAssignedIdentity come after their originals.
+// kinds returns the kinds in upgrade order: the copies in an AzureAssignedIdentity come after their
+// originals.
 //
-// metadata and what only podid has are not here: the former was never spelled
-// otherwise, and the latter is younger than the old spelling. Nor is
-// AzurePodIdentityException, which v1.8.17 writes back as well: its one field has
-// always been called podLabels, and MIC has no right to change who gets plain IMDS.
+// The following are left out:
+//
+//   - metadata, which never had other names,
+//   - fields that only podid has, which are newer than the old names,
+//   - AzurePodIdentityException, although v1.8.17 writes it back as well. Its one field has always been
+//     called podLabels, and MIC has no permission to change which pods get plain IMDS.
 func kinds() []kind {
 	secret := fields{"name": nil, "namespace": nil}
 	state := fields{"status": nil, "availableReplicas": nil}
@@ -54,9 +56,9 @@ func kinds() []kind {
 	}
 }
 
-// respell gives the fields of an object their names of today and says whether any
-// had another. Of a field that is there twice the value that is not empty stays,
-// and that under today's name before others.
+// respell renames the fields of an object to their current names, and reports whether any had
+// another name. If a field exists several times, a value that is not empty wins, preferably the one
+// under the current name.
 func respell(object map[string]any, names fields) bool {
 	changed := false
 	for name, inner := range names {
@@ -74,16 +76,15 @@ func respell(object map[string]any, names fields) bool {
 	return changed
 }
 
-// spellings are the other names under which the object has the field, in an order
-// that does not depend on chance.
+// spellings returns the other names under which the object has the field, in a deterministic order.
 func spellings(object map[string]any, name string) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(object)), func(key string) bool {
 		return key == name || !ascii.EqualFold(key, name)
 	})
 }
 
-// empty tells of a value that says no more than none at all: clients of v1.8.17
-// write every field, and the API server fills in defaults, both under today's name.
+// empty reports whether a value means the same as an absent one. Clients of v1.8.17 write every
+// field, and the API server fills in defaults, both under the current name.
 func empty(value any) bool {
 	switch value := value.(type) {
 	case nil:
@@ -107,8 +108,8 @@ func empty(value any) bool {
 	return false
 }
 
-// complete names the kinds of the copies in an assigned identity: the API server
-// demands them, and MIC wrote none before v1.6.
+// complete fills in the kinds of the copies in an assigned identity. The API server requires them,
+// and MIC did not write them before v1.6.
 func complete(object map[string]any) {
 	spec, _ := object["spec"].(map[string]any)
 	for field, kind := range map[string]string{"azureIdentityRef": "AzureIdentity", "azureBindingRef": "AzureIdentityBinding"} {

@@ -1,26 +1,28 @@
-// Package upgrade gives the fields of objects that were stored before v1.6 of AAD
-// Pod Identity the names they have today.
+// Package upgrade renames the fields of objects that were stored before v1.6 of AAD Pod Identity to
+// their current names.
 //
-// What v1.8.17 does, and this package after it: until v1.6 its clients read field
-// names in any letter case and wrote them in small letters (resourceid, clientid,
-// azureidentity, podnamespace, azureidentityref ...); the documentation had users
-// write ResourceID, ClientID, AzureIdentity, Selector. From v1.6 on names count by
-// the letter. So its MIC, when it starts to lead and enable-type-upgrade is on,
-// looks for the key type-upgrade-status in the ConfigMap aad-pod-identity-config of
-// its namespace. If the key is there, whatever its value, nothing is done. Else MIC
-// lists the AzureIdentities, AzureIdentityBindings, AzurePodIdentityExceptions and
-// AzureAssignedIdentities of all namespaces, reads them without regard to case,
-// writes them back, and sets the key to its own version.
+// Until v1.6, clients read field names in any letter case and wrote them in lower case (resourceid,
+// clientid, azureidentity, podnamespace, azureidentityref ...). The documentation had users write
+// ResourceID, ClientID, AzureIdentity, Selector. Since v1.6 names are case-sensitive.
 //
-// There is one thing that v1.8.17 does not mind: whether the fields are there to be
-// read. The API server prunes what the schema does not name, in answers at once and
-// in its store with the next write of the object, so under a schema without the old
-// names that procedure empties the objects. podid's schema names both old spellings
-// (api/v1/oldspelling.go). CRDs made before v1.8 are of apiextensions v1beta1 and
-// keep everything (preserveUnknownFields), until podid's CRDs are applied.
+// When v1.8.17's MIC starts to lead with enable-type-upgrade on, it does the following, and so does
+// this package:
 //
-// Unlike v1.8.17, exceptions are left alone, only objects that need it are written, one that is
-// refused does not hold up the others, and a failure does not end MIC.
+//  1. It looks for the key type-upgrade-status in the ConfigMap aad-pod-identity-config of its namespace.
+//     If the key exists, with any value, it stops.
+//  2. It lists the AzureIdentities, AzureIdentityBindings, AzurePodIdentityExceptions and
+//     AzureAssignedIdentities of all namespaces and reads them case-insensitively.
+//  3. It writes them back, and sets the key to its own version.
+//
+// v1.8.17 does not check that the schema preserves the old fields. The API server prunes fields
+// that the schema does not name, immediately in responses and with the next write in its store.
+// Under a schema without the old names this procedure would empty the objects. podid's schema
+// therefore names both old spellings (api/v1/oldspelling.go). CRDs created before v1.8 use
+// apiextensions v1beta1 and preserve everything (preserveUnknownFields) until podid's CRDs are
+// applied.
+//
+// Unlike v1.8.17, this package leaves exceptions alone and writes only objects that need it. One
+// rejected object does not block the others, and a failure does not stop MIC.
 package upgrade
 
 import (
@@ -41,36 +43,36 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// Settings say whether to upgrade, and where that is recorded.
+// Settings configures the upgrade.
 type Settings struct {
 	Enabled bool
-	// Namespace, ConfigMap and Key are where the version that upgraded is recorded.
+	// Namespace, ConfigMap and Key name the record of the version that upgraded.
 	Namespace, ConfigMap, Key string
-	// Version of this program, the value of Key.
+	// Version is the version of this program, stored under Key.
 	Version string
 }
 
-// Upgrade is a manager.Runnable: it runs once when MIC starts to lead.
+// Upgrade is a manager.Runnable that runs once when MIC starts to lead.
 type Upgrade struct {
-	// Reader reads past the cache: the cache's objects have lost what their types do not name.
+	// Reader reads from the API server: the cache's typed objects lack fields with old names.
 	Reader   client.Reader
 	Writer   client.Writer
 	Settings Settings
 }
 
-// Bounds: of one request for a list, of the whole, and of what one log line names. A page is held
-// in memory with all its fields, and an object can have more than 1 MB of them.
+// Limits of one list request, of the whole upgrade, and of the names in one log line. A page is
+// held in memory with all its fields, and one object can exceed 1 MB.
 const (
 	pageSize = 10
 	timeout  = 10 * time.Minute
 	mostTold = 10
 )
 
-// NeedLeaderElection is manager.LeaderElectionRunnable.
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
 func (*Upgrade) NeedLeaderElection() bool { return true }
 
-// Start is manager.Runnable. It never fails: a MIC whose old objects could not be
-// upgraded serves all others.
+// Start implements manager.Runnable. It never fails: if old objects cannot be upgraded, MIC still
+// serves all others.
 func (u *Upgrade) Start(ctx context.Context) error {
 	if !u.Settings.Enabled {
 		return nil
@@ -90,8 +92,8 @@ func (u *Upgrade) Start(ctx context.Context) error {
 	return nil
 }
 
-// Run upgrades all objects unless the ConfigMap says that this has been done, and
-// returns how many were changed. After an error it can be called again.
+// Run upgrades all objects unless the ConfigMap records that this was done, and returns how many
+// were changed. It can be called again after an error.
 func (u *Upgrade) Run(ctx context.Context) (int, error) {
 	done, err := u.done(ctx)
 	if done || err != nil {
@@ -120,7 +122,7 @@ func (u *Upgrade) upgrade(ctx context.Context, k kind, refused *refusals) (int, 
 	for {
 		err := u.Reader.List(ctx, list, client.Limit(pageSize), client.Continue(list.GetContinue()))
 		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
-			return changed, nil // without its CRD there are none
+			return changed, nil // without the CRD there are no objects
 		}
 		if err != nil {
 			return changed, fmt.Errorf("list %s: %w", k.name, err)
@@ -143,7 +145,7 @@ func (u *Upgrade) upgrade(ctx context.Context, k kind, refused *refusals) (int, 
 	}
 }
 
-// prepare changes the object in memory and says whether there was anything to change.
+// prepare changes the object in memory and reports whether it changed.
 func prepare(object *unstructured.Unstructured, k kind) bool {
 	if !respell(object.Object, k.fields) {
 		return false
@@ -152,7 +154,7 @@ func prepare(object *unstructured.Unstructured, k kind) bool {
 	return true
 }
 
-// write stores an object; one that somebody changed meanwhile is read and changed
+// write stores an object. If another client changed it in the meantime, write reads and changes it
 // again.
 func (u *Upgrade) write(ctx context.Context, object *unstructured.Unstructured, k kind) error {
 	err := u.Writer.Update(ctx, object)
@@ -171,7 +173,7 @@ func (u *Upgrade) write(ctx context.Context, object *unstructured.Unstructured, 
 	})
 }
 
-// done reads the record.
+// done reports whether the upgrade is recorded as done.
 func (u *Upgrade) done(ctx context.Context) (bool, error) {
 	var cm corev1.ConfigMap
 	err := u.Reader.Get(ctx, u.key(), &cm)
@@ -185,7 +187,7 @@ func (u *Upgrade) done(ctx context.Context) (bool, error) {
 	return done, nil
 }
 
-// record notes that all is done.
+// record records that the upgrade is done.
 func (u *Upgrade) record(ctx context.Context) error {
 	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		cm := corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: u.Settings.Namespace, Name: u.Settings.ConfigMap}}
@@ -212,13 +214,13 @@ func (u *Upgrade) key() client.ObjectKey {
 	return client.ObjectKey{Namespace: u.Settings.Namespace, Name: u.Settings.ConfigMap}
 }
 
-// refusals are the objects that could not be written.
+// refusals collects the objects that could not be written.
 type refusals struct {
 	first []error
 	all   int
 }
 
-// note keeps an error and says whether there was none.
+// note records an error, and reports whether err is nil.
 func (r *refusals) note(object client.Object, err error) bool {
 	if err == nil {
 		return true

@@ -13,8 +13,8 @@ import (
 
 const armID = "/subscriptions/11111111-2222-3333-4444-555555555555/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
-// oldObjects are as pre-1.6 clusters have them: written by users after the
-// documentation, and written by the Go clients.
+// oldObjects returns objects as in clusters before v1.6: some written by users as documented,
+// others by the Go clients.
 func oldObjects() []string {
 	return []string{
 		`{kind: AzureIdentity, metadata: {name: by-hand}, spec: {type: 0, ResourceID: ` + armID + `a, ClientID: 11111111-2222-3333-4444-555555555555}}`,
@@ -40,7 +40,7 @@ func oldObjects() []string {
 	}
 }
 
-// TestUpgrade is the story of a cluster whose CRDs are older than apiextensions v1.
+// TestUpgrade covers a cluster whose CRDs are older than apiextensions v1.
 func TestUpgrade(t *testing.T) {
 	s := startServer(t)
 	s.bornLax(t)
@@ -52,14 +52,14 @@ func TestUpgrade(t *testing.T) {
 		Enabled: true, Namespace: "default", ConfigMap: "aad-pod-identity-config", Key: "type-upgrade-status", Version: "podid-test",
 	}}
 
-	// In the way of a label nothing stands, and nothing is lost by it.
+	// Old objects can be labeled, and lose nothing by it.
 	labelled := s.get(t, "AzureIdentity", "by-hand")
 	labelled.SetLabels(map[string]string{"seen": "yes"})
 	if err := s.client.Update(t.Context(), labelled); err != nil {
 		t.Fatalf("label an object with old names: %v", err)
 	}
 
-	const upgraded = 9 // all but the exception
+	const upgraded = 9 // all except the exception
 	if n, err := u.Run(t.Context()); err != nil || n != upgraded {
 		t.Fatalf("upgraded %d objects, want %d: %v", n, upgraded, err)
 	}
@@ -87,7 +87,7 @@ func TestUpgrade(t *testing.T) {
 	} {
 		object := parse(t, want)
 		got := s.get(t, object["kind"].(string), object["metadata"].(map[string]any)["name"].(string))
-		wanted := &unstructured.Unstructured{Object: object} // numbers as the API server has them
+		wanted := &unstructured.Unstructured{Object: object} // numbers as the API server returns them
 		if diff := cmp.Diff(normal(t, wanted.Object["spec"]), normal(t, got.Object["spec"])); diff != "" {
 			t.Errorf("%s %s (-want +got):\n%s", got.GetKind(), got.GetName(), diff)
 		}
@@ -96,14 +96,14 @@ func TestUpgrade(t *testing.T) {
 		t.Errorf("the ConfigMap records %q", got)
 	}
 
-	// Once recorded, nothing is looked at.
+	// Once recorded, no objects are listed.
 	u.Reader = configMapsOnly{s.client}
 	if n, err := u.Run(t.Context()); err != nil || n != 0 {
 		t.Errorf("the second run upgraded %d: %v", n, err)
 	}
 }
 
-// TestUpgradeFirst: with CRDs that nobody has replaced yet, any spelling is found.
+// TestUpgradeFirst: with CRDs that have not been replaced yet, any spelling is found.
 func TestUpgradeFirst(t *testing.T) {
 	s := startServer(t)
 	s.bornLax(t)
@@ -118,7 +118,7 @@ func TestUpgradeFirst(t *testing.T) {
 	}
 }
 
-// TestRefused: what the rules refuse does not hold up the others, and is tried again.
+// TestRefused: a rejected object does not block the others, and is tried again.
 func TestRefused(t *testing.T) {
 	s := startServer(t)
 	s.bornLax(t)
@@ -141,7 +141,7 @@ func TestRefused(t *testing.T) {
 	if _, err := u.Run(t.Context()); err != nil {
 		t.Errorf("after it was mended: %v", err)
 	}
-	// New objects are to be spelled right.
+	// New objects must use the current names.
 	for _, text := range []string{
 		`{kind: AzureIdentity, metadata: {name: new}, spec: {type: 0, resourceID: ` + armID + `a, ClientID: x}}`,
 		`{kind: AzureIdentity, metadata: {name: new}, spec: {type: 0, resourceID: ` + armID + `a, clientPassword: {name: s, Name: s}}}`,
@@ -153,10 +153,10 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// configMapsOnly fails the test's point when it is asked for a list.
+// configMapsOnly is a reader that fails every list request.
 type configMapsOnly struct{ client.Reader }
 
-// List is client.Reader.
+// List implements client.Reader.
 func (configMapsOnly) List(context.Context, client.ObjectList, ...client.ListOption) error {
 	return http.ErrAbortHandler
 }

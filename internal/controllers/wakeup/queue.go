@@ -1,5 +1,4 @@
-// Package wakeup is a source of reconcile requests that are plain calls, by which one controller
-// wakes another.
+// Package wakeup provides a source of reconcile requests that one controller fills to wake another.
 package wakeup
 
 import (
@@ -9,15 +8,15 @@ import (
 	"k8s.io/client-go/util/workqueue"
 )
 
-// Queue hands keys to a controller's work queue. Keys that come before the
-// controller runs are kept for it; the zero value is ready to use.
+// Queue passes keys to a controller's work queue. It keeps keys that are added before the
+// controller runs. The zero value is ready to use.
 type Queue[T comparable] struct {
 	mu      sync.Mutex
 	q       workqueue.TypedRateLimitingInterface[T]
 	pending map[T]bool
 }
 
-// Add makes the controller look at these keys.
+// Add queues the keys for the controller.
 func (k *Queue[T]) Add(keys ...T) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -33,7 +32,7 @@ func (k *Queue[T]) Add(keys ...T) {
 	}
 }
 
-// Source is what a controller watches: a source.TypedFunc.
+// Source connects the controller's work queue. It is a source.TypedFunc.
 func (k *Queue[T]) Source(_ context.Context, q workqueue.TypedRateLimitingInterface[T]) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
