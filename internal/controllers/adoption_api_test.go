@@ -19,16 +19,19 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// TestAdoption are the first minutes of a cluster that comes from v1.8.17: its
-// objects are kept, and so are the identities and the pods' tokens.
+// TestAdoption covers the first minutes of a cluster that is migrated from v1.8.17. Its objects are
+// kept, and so are the identities and the pods' tokens.
 //
-// What v1.8.17 writes: the object is called <pod>-<pod's namespace>-<identity> and
-// lives with the identity when that is namespaced, else in default; it has labels
-// nodename, podname and podnamespace and one finalizer; spec and status have every
-// field, also those without a value; its state is Created, Assigned or Unassigned, or
-// none where it is from a version without states. Its NMI watches the objects with
-// the label nodename of its node and looks in spec for pod and podNamespace, at
-// status.status, and in spec.azureIdentityRef for what to ask Azure for.
+// v1.8.17 writes objects as follows:
+//
+//   - The name is <pod>-<pod's namespace>-<identity>. The namespace is the identity's when that is
+//     namespaced, and otherwise default.
+//   - The labels are nodename, podname and podnamespace, and there is one finalizer.
+//   - spec and status have every field, including empty ones.
+//   - The state is Created, Assigned or Unassigned. Versions without states write none.
+//
+// Its NMI watches the objects with the label nodename of its node. It reads spec.pod,
+// spec.podNamespace, status.status, and spec.azureIdentityRef for what to request from Azure.
 func TestAdoption(t *testing.T) {
 	kube := startServer(t)
 	for _, state := range []string{v1.StateCreated, v1.StateAssigned, v1.StateUnassigned, ""} {
@@ -50,7 +53,7 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
-// old makes an assigned identity as v1.8.17 does.
+// old creates an assigned identity as v1.8.17 does.
 func (w *world) old(namespace, pod, name, state string) *unstructured.Unstructured {
 	w.t.Helper()
 	uids := map[string]string{}
@@ -92,8 +95,8 @@ func (w *world) old(namespace, pod, name, state string) *unstructured.Unstructur
 	return o
 }
 
-// adopted waits until the pod's one object is Assigned and ours to let go, and
-// compares it with the one that was there.
+// adopted waits until the pod's only object is Assigned and has lost the old finalizer. It then checks
+// that it is still the old object.
 func (w *world) adopted(pod string, old *unstructured.Unstructured) {
 	w.t.Helper()
 	w.eventually("finalizer off", func() string {
@@ -116,14 +119,14 @@ func adoptState(t *testing.T, w *world, state string) {
 	events := w.watch()
 	w.start()
 	w.adopted("p", old)
-	want := 1 // Azure has to say that podid may assign what it did not attach
+	want := 1 // Azure must confirm that podid may assign what it did not attach
 	if state == v1.StateAssigned {
 		want = 0
 	}
 	if n := w.patches(); n != want {
 		t.Errorf("%d updates of Azure, want %d", n, want)
 	}
-	// The old MIC put it there, or an administrator: nobody knows, so it stays.
+	// Either the old MIC or an administrator attached it. Since that is unknown, it stays.
 	w.delete(pod)
 	w.waitNone("p")
 	w.end()
@@ -141,13 +144,13 @@ func adoptState(t *testing.T, w *world, state string) {
 		}
 		states = append(states, got.Status.Status)
 	}
-	// Once on the node, the identity is not said to be away, not for a moment.
+	// The object of an identity that is on the node must never leave Assigned.
 	if slices.Contains(states, v1.StateCreated) && state == v1.StateAssigned {
 		t.Errorf("states on the way: %v", states)
 	}
 }
 
-// adoptOnItsWay: the old MIC stopped before Azure had the identity.
+// adoptOnItsWay covers an old MIC that stopped before Azure had the identity.
 func adoptOnItsWay(_ *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"))
 	w.identity("red")
@@ -158,11 +161,10 @@ func adoptOnItsWay(_ *testing.T, w *world) {
 	w.waitHas("red")
 	w.delete(pod)
 	w.waitNone("p")
-	w.waitHas() // podid put it there
+	w.waitHas() // podid attached it
 }
 
-// adoptPodGone: pods that went while no MIC ran leave nothing behind but what is on
-// Azure.
+// adoptPodGone covers pods that were deleted while no MIC ran. Only the identities on Azure remain.
 func adoptPodGone(_ *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.identity("red")
@@ -176,7 +178,7 @@ func adoptPodGone(_ *testing.T, w *world) {
 	w.waitHas("red")
 }
 
-// adoptAcross: with forceNamespaced=false, as v1.8.17's default is.
+// adoptAcross covers forceNamespaced=false, the default of v1.8.17.
 func adoptAcross(t *testing.T, w *world) {
 	w.config.Rules = identity.Rules{}
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
@@ -190,8 +192,8 @@ func adoptAcross(t *testing.T, w *world) {
 	}
 }
 
-// adoptMoves: v1.8.17 was not namespaced, podid is by default. The object moves to
-// the identity's namespace, and at no time is there none.
+// adoptMoves covers the change from a v1.8.17 that was not namespaced to podid's default. The
+// object moves to the identity's namespace, and one of the two always exists.
 func adoptMoves(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.identity("red")
@@ -228,8 +230,8 @@ func adoptMoves(t *testing.T, w *world) {
 	}
 }
 
-// adoptDeleting: the old MIC was killed while it removed an object whose pod lives
-// again (a StatefulSet's): the object goes and comes back.
+// adoptDeleting covers an old MIC that was killed while it removed an object whose pod was
+// recreated, as by a StatefulSet. The object is deleted and created again.
 func adoptDeleting(_ *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.identity("red")
@@ -246,8 +248,8 @@ func adoptDeleting(_ *testing.T, w *world) {
 	w.waitHas("red")
 }
 
-// upgradeRecorded: a MIC that leads looks for objects older than v1.6 and notes that
-// it has, as v1.8.17 does.
+// upgradeRecorded: a MIC that starts to lead looks for objects older than v1.6 and records that it
+// has, as v1.8.17 does.
 func upgradeRecorded(t *testing.T, w *world) {
 	w.config.Upgrade = upgrade.Settings{
 		Enabled: true, Namespace: w.namespace, ConfigMap: "aad-pod-identity-config", Key: "type-upgrade-status", Version: "v9",
@@ -263,7 +265,7 @@ func upgradeRecorded(t *testing.T, w *world) {
 	})
 }
 
-// oldNMIReads: while the DaemonSet rolls, v1.8.17's NMI finds what podid writes.
+// oldNMIReads: during the rollout of the DaemonSet, v1.8.17's NMI can use what podid writes.
 func oldNMIReads(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"))
 	w.identity("red")

@@ -15,8 +15,8 @@ import (
 	"github.com/podid-io/podid/internal/controllers/agenttaint"
 )
 
-// agentIll: a node whose agent is not ready, or gone, for a while gets the taint,
-// and keeps the others it has.
+// agentIll: a node whose agent is not ready, or missing, for a while gets the taint and keeps its
+// others.
 func agentIll(t *testing.T, w *world) {
 	agents := labels.Set{"component": "nmi"}
 	w.config.AgentTaint = agenttaint.Settings{After: 200 * time.Millisecond, Agents: agents.AsSelector()}
@@ -34,7 +34,7 @@ func agentIll(t *testing.T, w *world) {
 	w.agentReady(pods[0], corev1.ConditionFalse)
 	w.waitTaints(ill, v1.AgentNotReadyTaint)
 
-	// The agent takes it off; MIC leaves a node with a ready agent alone.
+	// The agent removes it. MIC leaves a node with a ready agent alone.
 	w.agentReady(pods[0], corev1.ConditionTrue)
 	var node corev1.Node
 	w.must(w.client.Get(t.Context(), client.ObjectKey{Name: ill}, &node))
@@ -47,7 +47,7 @@ func agentIll(t *testing.T, w *world) {
 	w.waitTaints(w.nodes[1])
 }
 
-// agentReady sets the condition Ready of an agent's pod.
+// agentReady sets the Ready condition of an agent's pod.
 func (w *world) agentReady(pod *corev1.Pod, status corev1.ConditionStatus) {
 	w.t.Helper()
 	before := pod.DeepCopy()
@@ -55,8 +55,7 @@ func (w *world) agentReady(pod *corev1.Pod, status corev1.ConditionStatus) {
 	w.must(w.client.Status().Patch(w.t.Context(), pod, client.MergeFrom(before)))
 }
 
-// waitTaints waits until a node has these taints, of those that are not
-// Kubernetes' own.
+// waitTaints waits until a node has exactly these taints besides Kubernetes' own.
 func (w *world) waitTaints(name string, want ...string) {
 	w.t.Helper()
 	w.eventually(fmt.Sprintf("taints %v of node %s", want, name), func() string {

@@ -17,7 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/federation"
 )
 
-// federated makes an AzureIdentity of type 3.
+// federated creates an AzureIdentity of type 3.
 func (w *world) federated(name string) *v1.AzureIdentity {
 	w.t.Helper()
 	id := &v1.AzureIdentity{
@@ -28,7 +28,7 @@ func (w *world) federated(name string) *v1.AzureIdentity {
 	return id
 }
 
-// brokers are the names of the ServiceAccounts in the brokers' namespace.
+// brokers returns the names of the ServiceAccounts in the brokers' namespace.
 func (w *world) brokers() []string {
 	w.t.Helper()
 	var list corev1.ServiceAccountList
@@ -54,7 +54,7 @@ func (w *world) waitBrokers(names ...string) {
 	})
 }
 
-// waitBroker waits for the condition Broker of an identity.
+// waitBroker waits for the Broker condition of an identity and returns its message.
 func (w *world) waitBroker(id *v1.AzureIdentity, status metav1.ConditionStatus, reason string) string {
 	w.t.Helper()
 	message := ""
@@ -71,8 +71,8 @@ func (w *world) waitBroker(id *v1.AzureIdentity, status metav1.ConditionStatus, 
 	return message
 }
 
-// TestBrokers is the life of brokers: made for federated identities, gone with
-// them, and nobody else's ServiceAccount is touched.
+// TestBrokers covers the lifecycle of brokers: they are created and deleted with federated
+// identities, and other ServiceAccounts are not touched.
 func TestBrokers(t *testing.T) {
 	kube := startServer(t)
 	t.Run("life", func(t *testing.T) { testBrokerLife(t, kube) })
@@ -85,7 +85,7 @@ func testBrokerLife(t *testing.T, kube *rest.Config) {
 	one := w.federated("one")
 	w.start()
 
-	// The namespace is not there yet, and its author is told what to do.
+	// The namespace does not exist yet, and an Event on the identity says what to do.
 	if note := w.waitEvent("AzureIdentity", "one", "no broker"); !strings.Contains(note, "brokers-life, does not exist: create it") {
 		t.Errorf("event: %s", note)
 	}
@@ -106,13 +106,13 @@ func testBrokerLife(t *testing.T, kube *rest.Config) {
 	w.waitBrokers("NS.foreign", "NS.one")
 
 	two, three := w.federated("two"), w.federated("three")
-	w.federated("foreign") // has a ServiceAccount that podid did not make
+	w.federated("foreign") // has a ServiceAccount that podid did not create
 	shared := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "shared"}, Spec: one.Spec}
 	shared.Spec.SharedFrom = v1.IdentityReference{Namespace: "platform", Name: "cloud"}
 	w.create(shared)
 	w.waitBrokers("NS.foreign", "NS.one", "NS.three", "NS.two")
 
-	// No longer federated; gone; gone while no MIC ran.
+	// In turn: no longer federated, deleted, and deleted while no MIC ran.
 	w.delete(one)
 	w.must(w.client.Get(t.Context(), client.ObjectKeyFromObject(two), two))
 	two.Spec.Type, two.Spec.ResourceID = v1.UserAssignedMSI, resourceID("two")
@@ -148,7 +148,7 @@ func testBrokerForbidden(t *testing.T, kube *rest.Config) {
 	if message := w.waitBroker(id, metav1.ConditionFalse, "Forbidden"); !strings.Contains(message, "may not list ServiceAccounts in namespace brokers-forbidden: grant it") {
 		t.Errorf("says %q", message)
 	}
-	// It may look and not make.
+	// MIC may list ServiceAccounts but not create them.
 	w.must(w.client.Get(t.Context(), client.ObjectKeyFromObject(role), role))
 	role.Rules = append(role.Rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, Verbs: []string{"list", "watch"}})
 	w.must(w.client.Update(t.Context(), role))
@@ -164,8 +164,7 @@ func testBrokerForbidden(t *testing.T, kube *rest.Config) {
 	w.waitBroker(id, metav1.ConditionTrue, "Ready")
 }
 
-// TestSharing: who shares an identity from another namespace gets it with the
-// owner's consent, and only for as long as that lasts.
+// TestSharing: an identity shared from another namespace can be used only while its owner consents.
 func TestSharing(t *testing.T) {
 	w := newWorld(t, startServer(t), "sharing")
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns-owner"}})
@@ -196,8 +195,8 @@ func TestSharing(t *testing.T) {
 	w.waitNone("web-0")
 }
 
-// TestBrokersByNode: the Role of a node names the brokers its pods need, as long
-// as there are any.
+// TestBrokersByNode: a node's Role names the brokers that its pods need, and exists while there are
+// any.
 func TestBrokersByNode(t *testing.T) {
 	w := newWorld(t, startServer(t), "bynode")
 	w.config.BrokerNamespace, w.config.BrokersByNode = "brokers-bynode", true

@@ -1,5 +1,5 @@
-// What MIC keeps in memory of the cluster: no more than its controllers look at,
-// so that thousands of pods cost little.
+// The contents of MIC's caches. They hold only what the controllers read, to save memory in
+// clusters with thousands of pods.
 
 package controllers
 
@@ -33,7 +33,7 @@ import (
 	"github.com/podid-io/podid/internal/listwatch"
 )
 
-// Scheme knows Kubernetes' own kinds and ours.
+// Scheme returns a scheme with the kinds of Kubernetes and of podid.
 func Scheme() (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
 	if err := scheme.AddToScheme(s); err != nil {
@@ -45,8 +45,9 @@ func Scheme() (*runtime.Scheme, error) {
 	return s, nil
 }
 
-// CacheOptions are for a manager's cache: pods with a binding label only, and of each object
-// what the controllers read. Reading any other kind through the cache is a mistake and fails.
+// CacheOptions returns the options of a manager's cache. It holds only pods with a binding label,
+// and of each object only what the controllers read. Reading any other kind through the cache
+// fails.
 func CacheOptions() (crcache.Options, error) {
 	labelled, err := labels.NewRequirement(v1.BindingLabel, selection.Exists, nil)
 	if err != nil {
@@ -65,20 +66,20 @@ func CacheOptions() (crcache.Options, error) {
 	}, nil
 }
 
-// Cached are the kinds in the cache.
+// Cached returns one object of each cached kind.
 func Cached() []client.Object {
 	return []client.Object{
 		&corev1.Pod{}, &corev1.Node{}, &v1.AzureIdentity{}, &v1.AzureIdentityBinding{}, &v1.AzureAssignedIdentity{},
 	}
 }
 
-// Streams lists the kinds of a cache object by object, each reduced to what is kept of it before
-// the next is read.
+// Streams lists the kinds of a cache object by object. Each object is reduced to what is kept
+// before the next one is read.
 type Streams struct {
 	kinds map[reflect.Type]listwatch.Kind
 }
 
-// NewStreams prepares the clients for a cache with these options. It sends nothing.
+// NewStreams creates the clients for a cache with these options. It sends no request.
 func NewStreams(config *rest.Config, options crcache.Options) (*Streams, error) {
 	s, err := Scheme()
 	if err != nil {
@@ -99,7 +100,7 @@ func NewStreams(config *rest.Config, options crcache.Options) (*Streams, error) 
 		if err != nil {
 			return nil, fmt.Errorf("make a client for lists of %s: %w", gvk.Kind, err)
 		}
-		resource, _ := meta.UnsafeGuessKindToResource(gvk) // right for all of Cached
+		resource, _ := meta.UnsafeGuessKindToResource(gvk) // correct for all of Cached
 		streams.kinds[reflect.TypeOf(object)] = listwatch.Kind{
 			Client: c, Resource: resource.Resource, New: object.DeepCopyObject, Strip: by.Transform,
 			Narrow: func(o *metav1.ListOptions) {
@@ -112,8 +113,8 @@ func NewStreams(config *rest.Config, options crcache.Options) (*Streams, error) 
 	return streams, nil
 }
 
-// Of returns a ListerWatcher that watches as inner does and lists by stream. A kind that the
-// options do not name keeps inner.
+// Of returns a ListerWatcher that watches with inner and lists as a stream. For a kind that the
+// options do not name it returns inner.
 func (s *Streams) Of(object runtime.Object, inner toolscache.ListerWatcher) toolscache.ListerWatcher {
 	if kind, ok := s.kinds[reflect.TypeOf(object)]; ok {
 		return listwatch.Stream(inner, kind)
@@ -121,7 +122,7 @@ func (s *Streams) Of(object runtime.Object, inner toolscache.ListerWatcher) tool
 	return inner
 }
 
-// slimPod keeps of a pod what the controllers look at.
+// slimPod reduces a pod to what the controllers read.
 func slimPod(o any) (any, error) {
 	pod, ok := o.(*corev1.Pod)
 	if !ok {
@@ -138,8 +139,8 @@ func slimPod(o any) (any, error) {
 	return slim, nil
 }
 
-// slimReadiness keeps whether the pod names our readiness gate, and our condition.
-// Most pods have neither.
+// slimReadiness keeps podid's readiness gate and condition, if the pod has them. Most pods have
+// neither.
 func slimReadiness(slim, pod *corev1.Pod) {
 	for _, gate := range pod.Spec.ReadinessGates {
 		if gate.ConditionType == v1.PodConditionAssigned {
@@ -154,7 +155,7 @@ func slimReadiness(slim, pod *corev1.Pod) {
 	}
 }
 
-// slimNode keeps of a node what the controllers look at.
+// slimNode reduces a node to what the controllers read.
 func slimNode(o any) (any, error) {
 	node, ok := o.(*corev1.Node)
 	if !ok {
@@ -168,7 +169,7 @@ func slimNode(o any) (any, error) {
 	return slim, nil
 }
 
-// slimIdentity keeps of an identity what the controllers read.
+// slimIdentity reduces an identity to what the controllers read.
 func slimIdentity(o any) (any, error) {
 	id, ok := o.(*v1.AzureIdentity)
 	if !ok {
@@ -182,12 +183,12 @@ func slimIdentity(o any) (any, error) {
 	return slim, nil
 }
 
-// fingerprintLabel stands in the cache for the labels and annotations of an identity.
+// fingerprintLabel replaces the labels and annotations of a cached identity.
 const fingerprintLabel = "podid-fingerprint"
 
 // fingerprint returns labels that change whenever the object's labels or annotations do: an
-// identity in quarantine gets another try when its object changes. It returns its own result
-// as it is.
+// identity in quarantine is tried again when its object changes. Applied to its own result, it
+// returns that unchanged.
 func fingerprint(m metav1.ObjectMeta) map[string]string {
 	if _, done := m.Labels[fingerprintLabel]; done && len(m.Labels) == 1 {
 		return m.Labels
@@ -206,7 +207,7 @@ func fingerprint(m metav1.ObjectMeta) map[string]string {
 	return map[string]string{fingerprintLabel: strconv.FormatUint(sum, 36)}
 }
 
-// slimBinding keeps of a binding what the controllers read.
+// slimBinding reduces a binding to what the controllers read.
 func slimBinding(o any) (any, error) {
 	binding, ok := o.(*v1.AzureIdentityBinding)
 	if !ok {
@@ -290,8 +291,8 @@ func identityOfBinding(o client.Object) []string {
 	return nil
 }
 
-// podOfAssigned is also the key of objects that name no pod: "/", which no pod
-// answers to, so that they are removed.
+// podOfAssigned returns the index key of an assigned identity's pod. For objects that name no pod
+// it is "/", which matches no pod, so that they are removed.
 func podOfAssigned(o client.Object) []string {
 	if assigned, ok := o.(*v1.AzureAssignedIdentity); ok {
 		return []string{assigned.Spec.PodNamespace + "/" + assigned.Spec.Pod}
@@ -313,7 +314,7 @@ func identityOfAssigned(o client.Object) []string {
 	return nil
 }
 
-// selectorOfConcerned is the key of pods with our readiness gate or condition.
+// selectorOfConcerned returns the index key of pods with podid's readiness gate or condition.
 func selectorOfConcerned(o client.Object) []string {
 	if pod, ok := o.(*corev1.Pod); ok && readiness.Concerned(pod) {
 		return some(pod.Labels[v1.BindingLabel])
@@ -321,7 +322,7 @@ func selectorOfConcerned(o client.Object) []string {
 	return nil
 }
 
-// some is the index key, none when it is empty.
+// some returns the index key, or no key if it is empty.
 func some(key string) []string {
 	if key == "" {
 		return nil

@@ -18,7 +18,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// filled is metadata as large as the API server allows.
+// filled returns metadata as large as the API server allows.
 func filled(name string) metav1.ObjectMeta {
 	m := metav1.ObjectMeta{
 		Namespace: "evil", Name: name, UID: "u", ResourceVersion: "7", Generation: 3, CreationTimestamp: metav1.Unix(1, 0),
@@ -36,8 +36,8 @@ func filled(name string) metav1.ObjectMeta {
 	return m
 }
 
-// TestSlim: whatever a tenant puts into an object, the cache holds little of it, and all that the
-// controllers read.
+// TestSlim: the cache keeps everything that the controllers read, and little else, whatever a
+// tenant puts into an object.
 func TestSlim(t *testing.T) {
 	long := strings.Repeat("x", 100<<10)
 	spec := v1.AzureIdentitySpec{Type: 1, ClientID: "c", AzureIdentityOldSpelling: v1.AzureIdentityOldSpelling{OldResourceID: long}}
@@ -114,7 +114,7 @@ func TestSlim(t *testing.T) {
 	}
 }
 
-// TestFingerprint: each change of labels and annotations is seen, although they are not kept.
+// TestFingerprint: every change of labels or annotations is detected, although they are not kept.
 func TestFingerprint(t *testing.T) {
 	meta := func(labels, annotations map[string]string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{Labels: labels, Annotations: annotations}
@@ -132,8 +132,7 @@ func TestFingerprint(t *testing.T) {
 	}
 }
 
-// TestStreams: each kind in the cache is listed by stream, under the name that the API server
-// knows.
+// TestStreams: each cached kind is listed as a stream, under the API server's resource name.
 func TestStreams(t *testing.T) {
 	options, err := CacheOptions()
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// Stories about node groups and objects that change under MIC's hands.
+// Tests of node groups and objects that change while MIC runs.
 
 func scaledIn(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
@@ -86,7 +86,7 @@ func identityMoves(t *testing.T, w *world) {
 }
 
 func userDeletes(t *testing.T, w *world) {
-	w.config.Attachment.Grace = patience // the moment between the objects is not a pod's leaving
+	w.config.Attachment.Grace = patience // the gap between the objects must not count as the pod's end
 	w.cloud.AddIdentities(resourceID("red"))
 	w.identity("red")
 	w.start()
@@ -113,8 +113,7 @@ func immutable(t *testing.T, w *world) {
 	w.waitState("p", v1.StateAssigned)
 	w.delete(pod)
 	w.waitNone("p")
-	// Something that happens later than a detach would: another identity of
-	// another client leaves.
+	// A marker that happens after any detach: another client's identity is removed.
 	w.cloud.AddIdentities(resourceID("blue"))
 	w.create(&v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "blue"},
@@ -148,7 +147,7 @@ func damagedLedger(t *testing.T, w *world) {
 	w.start()
 	w.waitState("q", v1.StateAssigned)
 	w.waitNone("p")
-	w.waitHas("blue", "red") // red cannot be told from somebody else's any more
+	w.waitHas("blue", "red") // red can no longer be distinguished from another client's identity
 }
 
 func sameNames(t *testing.T, w *world) {

@@ -26,7 +26,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/readiness"
 )
 
-// TestConditions tells what pods and identities say about themselves.
+// TestConditions covers the conditions of pods and identities.
 func TestConditions(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
@@ -43,7 +43,7 @@ func TestConditions(t *testing.T) {
 		{"identity refused and mended", identityRefused},
 		{"identity refused, pods gone", identityForgotten},
 		{"identity refused, pods elsewhere", identityElsewhere},
-		{"older CRD", olderCRD}, // the last one: it changes the server
+		{"older CRD", olderCRD}, // last, because it changes the server
 	} {
 		t.Run(story.name, func(t *testing.T) {
 			story.tell(t, newWorld(t, kube, strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(story.name))))
@@ -51,7 +51,7 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// gated is a pod with the readiness gate.
+// gated creates a pod with the readiness gate.
 func (w *world) gated(name, selector string) *corev1.Pod {
 	w.t.Helper()
 	pod := w.newPod(name, selector, w.nodes[0])
@@ -60,7 +60,7 @@ func (w *world) gated(name, selector string) *corev1.Pod {
 	return pod
 }
 
-// condition is a condition of a pod as the API server has it, nil when there is none.
+// condition returns a condition of a pod from the API server, or nil.
 func (w *world) condition(pod string, kind corev1.PodConditionType) *corev1.PodCondition {
 	w.t.Helper()
 	var got corev1.Pod
@@ -73,7 +73,7 @@ func (w *world) condition(pod string, kind corev1.PodConditionType) *corev1.PodC
 	return nil
 }
 
-// waitCondition waits until our condition says so.
+// waitCondition waits until podid's condition has this status and reason.
 func (w *world) waitCondition(pod string, status corev1.ConditionStatus, reason string) corev1.PodCondition {
 	w.t.Helper()
 	var found corev1.PodCondition
@@ -105,7 +105,7 @@ func (w *world) waitAssignable(name string, status metav1.ConditionStatus, reaso
 	return found
 }
 
-// patchStatus does what a kubelet does.
+// patchStatus patches a pod's status like a kubelet.
 func (w *world) patchStatus(pod, status string) {
 	w.t.Helper()
 	target := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: pod}}
@@ -114,7 +114,7 @@ func (w *world) patchStatus(pod, status string) {
 
 func gate(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"))
-	w.cloud.SetDuration(4 * time.Second) // longer than a pod is left without a word
+	w.cloud.SetDuration(4 * time.Second) // longer than a pod may lack the condition
 	_, binding := w.identity("red")
 	w.start()
 	w.gated("p", "red")
@@ -159,7 +159,7 @@ func gateRefused(_ *testing.T, w *world) {
 	w.waitCondition("p", corev1.ConditionTrue, readiness.Assigned)
 }
 
-// touch changes an identity's annotations, as somebody who has mended it would.
+// touch changes an identity's annotations, as an owner would after a fix.
 func (w *world) touch(id *v1.AzureIdentity) {
 	w.t.Helper()
 	w.must(w.client.Patch(w.t.Context(), &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name}},
@@ -192,7 +192,7 @@ func healthyUngated(t *testing.T, w *world) {
 	}
 }
 
-// labelRemoved takes pods out of MIC's sight.
+// labelRemoved removes the label, so that MIC's cache loses the pods.
 func labelRemoved(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"))
 	w.identity("red")
@@ -210,14 +210,13 @@ func labelRemoved(t *testing.T, w *world) {
 	w.waitCondition("q", corev1.ConditionTrue, readiness.NoIdentity)
 }
 
-// samePodName is a pod made anew while the condition of the one before it is on
-// its way.
+// samePodName recreates a pod while the condition of its predecessor is being written.
 func samePodName(t *testing.T, w *world) {
 	old := w.newPod("p", "red", w.nodes[0])
 	old.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: v1.PodConditionAssigned}}
 	w.create(w.newPod("p", "red", w.nodes[0]))
 	old.UID = "00000000-0000-0000-0000-000000000000"
-	// The cache still has the old one.
+	// The cache still returns the old pod.
 	cached := interceptor.NewClient(w.watching(), interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, _ ...client.GetOption) error {
 			if pod, ok := o.(*corev1.Pod); ok {
@@ -234,7 +233,7 @@ func samePodName(t *testing.T, w *world) {
 	if c := w.condition("p", v1.PodConditionAssigned); c != nil {
 		t.Errorf("condition %+v", c)
 	}
-	// The proof that it is the UID that kept it off.
+	// Without the UID the condition is written, which proves that the UID prevented it.
 	old.UID = ""
 	_, err = r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(old)})
 	w.must(err)
@@ -243,7 +242,7 @@ func samePodName(t *testing.T, w *world) {
 	}
 }
 
-// watching is the world's client, as interceptors want it.
+// watching returns a client of the type that interceptors require.
 func (w *world) watching() client.WithWatch {
 	w.t.Helper()
 	c, err := client.NewWithWatch(w.kube, client.Options{Scheme: w.client.Scheme()})
@@ -263,7 +262,7 @@ func identityRefused(t *testing.T, w *world) {
 	}
 	w.waitEvent("AzureIdentity", "red", events.IdentityRefused)
 	w.waitEvent("AzureAssignedIdentity", w.waitState("p", v1.StateCreated).Name, events.IdentityNotAssigned)
-	// Saying so must not count as mending it.
+	// The status write must not count as a fix of the identity.
 	before := w.patches()
 	w.pod("p2", "red")
 	w.waitCondition("p2", corev1.ConditionFalse, "IdentityRefused")
@@ -288,8 +287,8 @@ func identityForgotten(_ *testing.T, w *world) {
 	w.waitAssignable("red", metav1.ConditionUnknown, identitystatus.NotNeeded)
 }
 
-// identityElsewhere: the pods that are left are on a node that is not Azure's, where
-// nobody will ever ask about the identity again.
+// identityElsewhere: the remaining pods are on a node outside Azure, so that MIC will never ask
+// Azure about the identity again.
 func identityElsewhere(_ *testing.T, w *world) {
 	id, _ := w.identity("red")
 	w.fleetNode("laptop", "kind://docker/kind/kind-worker")
@@ -297,14 +296,14 @@ func identityElsewhere(_ *testing.T, w *world) {
 	pod := w.pod("p", "red")
 	w.create(w.newPod("q", "red", "laptop"))
 	w.waitAssignable("red", metav1.ConditionFalse, "IdentityRefused")
-	w.stop() // what comes now, the next MIC finds
+	w.stop() // the next MIC has to find the changes below
 	w.delete(pod)
 	w.touch(id)
 	w.start()
 	w.waitAssignable("red", metav1.ConditionUnknown, identitystatus.NotNeeded)
 }
 
-// olderCRD has the AzureIdentity of a release whose status was no subresource.
+// olderCRD installs the AzureIdentity CRD of a release without the status subresource.
 func olderCRD(t *testing.T, w *world) {
 	var mu sync.Mutex
 	var complaints, hints []string

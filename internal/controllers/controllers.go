@@ -1,17 +1,17 @@
-// Package controllers is the index of MIC's controllers: which there are, what
-// they share, and what the caches hold for them.
+// Package controllers assembles MIC's controllers: which exist, what they share, and what the
+// caches hold for them.
 //
 //	assignedidentity   one pod -> its AzureAssignedIdentity objects
 //	attachment         one VM or scale set -> the identities it has on Azure
-//	broker             one federated identity -> the ServiceAccount that stands for it
+//	broker             one federated identity -> the ServiceAccount that represents it
 //	brokernodes        one node -> a Role that names the brokers its pods need; opt-in
-//	bindingcheck       one binding -> a word to its author when it cannot work
+//	bindingcheck       one binding -> an Event when it cannot take effect
 //	drift              compares Azure with the cluster every few minutes
 //	garbagecollection  assigned identities whose pod or node is gone
-//	upgrade            once, objects whose fields are spelled as before v1.6
+//	upgrade            once, objects with field names from before v1.6
 //	identitystatus     one identity -> a condition while Azure refuses it
 //	readiness          one pod -> a condition about its identities
-//	agenttaint         one node -> a taint while its agent is gone or ill; opt-in
+//	agenttaint         one node -> a taint while its agent is missing or not ready; opt-in
 package controllers
 
 import (
@@ -39,39 +39,37 @@ import (
 	"github.com/podid-io/podid/internal/policywatch"
 )
 
-// Reporter is the name under which MIC's events appear, as in v1.8.17.
+// Reporter is the reporting controller of MIC's Events, as in v1.8.17.
 const Reporter = "aadpodidentity.k8s.io"
 
-// Config is what an operator can choose about the controllers.
+// Config is the configuration of the controllers.
 type Config struct {
 	Rules      identity.Rules
 	Attachment attachment.Settings
-	// Writes is how many assigned identities of one node group are written at
-	// the same time.
+	// Writes is how many assigned identities of one node group are written at the same time.
 	Writes int
-	// LedgerNamespace and LedgerName say where the record of what podid
-	// attached is kept: ConfigMaps <name>-<hash>.
+	// LedgerNamespace and LedgerName are where the ledger of attached identities is kept: in
+	// ConfigMaps <name>-<hash>.
 	LedgerNamespace, LedgerName string
 	// DriftInterval is the time between two comparisons with Azure.
 	DriftInterval time.Duration
-	// Upgrade says what to do about objects spelled as before v1.6.
+	// Upgrade configures the upgrade of objects with field names from before v1.6.
 	Upgrade upgrade.Settings
-	// SweepInterval is the time between two searches for what was left behind.
+	// SweepInterval is the time between two garbage collections.
 	SweepInterval time.Duration
-	// AgentTaint says what to do about nodes without a working agent.
+	// AgentTaint configures the taint of nodes without a working agent.
 	AgentTaint agenttaint.Settings
-	// BrokerNamespace is where the ServiceAccounts of federated identities are;
-	// none are kept when it is empty.
+	// BrokerNamespace is the namespace of the ServiceAccounts of federated identities. If it is
+	// empty, none are maintained.
 	BrokerNamespace string
-	// BrokersByNode keeps Roles there that say which node needs which of them.
+	// BrokersByNode enables the Roles there that name the brokers each node needs.
 	BrokersByNode bool
-	// Health, when set, is given a check that fails while podid cannot do its
-	// job.
+	// Health, if set, registers a check that fails while podid cannot do its job.
 	Health func(name string, check func() error)
 }
 
-// watched returns what notes the outcome of requests about the policy: Health
-// reports the last one of each resource.
+// watched returns a function that records the outcome of requests about the policy. Health reports
+// the last one of each resource.
 func (c Config) watched() func(resource string, err error) {
 	last := map[string]*atomic.Pointer[error]{policywatch.Policies: {}, policywatch.Namespaces: {}}
 	for resource, p := range last {
@@ -87,15 +85,15 @@ func (c Config) watched() func(resource string, err error) {
 	return func(resource string, err error) { last[resource].Store(&err) }
 }
 
-// Metrics is what the controllers measure; observe.Metrics has it all.
+// Metrics is what the controllers measure. It is implemented by observe.Metrics.
 type Metrics interface {
 	assignedidentity.Metrics
 	attachment.Metrics
 	garbagecollection.Metrics
 }
 
-// Add adds all controllers to the manager, whose cache must be one of CacheOptions. The manager is
-// to run while MIC leads. Add returns the watch of the policy, which also runs in a standby.
+// Add adds all controllers to the manager, whose cache must use CacheOptions. The manager must run
+// only while MIC leads. Add returns the watch of the policy, which also runs on a standby.
 func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metrics Metrics, config Config) (manager.Runnable, error) {
 	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return nil, err

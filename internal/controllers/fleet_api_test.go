@@ -19,7 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// TestFleet tells of more than one node group, and of groups that change.
+// TestFleet covers several node groups, and groups that change.
 func TestFleet(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
@@ -38,7 +38,7 @@ func TestFleet(t *testing.T) {
 	}
 }
 
-// place is a node of a fleet, and the group that it belongs to.
+// place is a node of a fleet and its node group.
 type place struct {
 	node, providerID string
 	group            compute.Group
@@ -55,11 +55,11 @@ func mixedFleet(t *testing.T, w *world) {
 	places := []place{
 		{"vm", id(subscription, "nodes", "virtualMachines/worker-0"), group(compute.VM, subscription, "nodes", "worker-0")},
 		{"vm-upper", strings.ToUpper(id(subscription, "nodes", "virtualMachines/worker-1")), group(compute.VM, subscription, "nodes", "worker-1")},
-		// An instance of a flexible scale set is a machine of its own.
+		// An instance of a flexible scale set is a separate VM.
 		{"flexible", id(subscription, "MC_rg_Cluster_westEurope", "virtualMachines/Flex_1a2b3c"), group(compute.VM, subscription, "mc_rg_cluster_westeurope", "flex_1a2b3c")},
 		{"pool", id(subscription, "nodes", "virtualMachineScaleSets/pool/virtualMachines/0"), group(compute.VMSS, subscription, "nodes", "pool")},
 		{"pool-second", id(subscription, "NODES", "virtualmachinescalesets/Pool/virtualmachines/17"), group(compute.VMSS, subscription, "nodes", "pool")},
-		// The same name in another resource group, another subscription, and as a VM.
+		// The same name in another resource group, in another subscription, and as a VM.
 		{"pool-rg", id(subscription, "others", "virtualMachineScaleSets/pool/virtualMachines/0"), group(compute.VMSS, subscription, "others", "pool")},
 		{"pool-sub", id(strings.ToUpper(other), "nodes", "virtualMachineScaleSets/POOL/virtualMachines/0"), group(compute.VMSS, other, "nodes", "pool")},
 		{"pool-vm", id(subscription, "nodes", "virtualMachines/pool"), group(compute.VM, subscription, "nodes", "pool")},
@@ -106,7 +106,7 @@ func mixedFleet(t *testing.T, w *world) {
 	}
 }
 
-// fleetNode is a node that goes with the world.
+// fleetNode creates a node that is deleted with the world.
 func (w *world) fleetNode(name, providerID string) {
 	w.t.Helper()
 	w.nodes = append(w.nodes, name)
@@ -124,8 +124,8 @@ func takenAway(_ *testing.T, w *world) {
 	w.waitHas("other", "red")
 }
 
-// madeAgain deletes an identity on Azure and makes it again under its name: the
-// machines get no token for it until it is detached and attached.
+// madeAgain deletes and recreates an identity on Azure under its name. The machines get no token
+// for it until it is detached and attached again.
 func madeAgain(_ *testing.T, w *world) {
 	w.config.DriftInterval = 200 * time.Millisecond
 	w.cloud.AddIdentities(resourceID("red"))
@@ -149,8 +149,8 @@ func madeAgain(_ *testing.T, w *world) {
 	})
 }
 
-// madeElsewhere is a pod of a StatefulSet whose node died: deleted by force, and
-// made again under its name on a node of another group.
+// madeElsewhere is a StatefulSet pod whose node died. It is deleted by force and recreated under
+// its name on a node of another group.
 func madeElsewhere(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"))
 	second := w.group
@@ -182,7 +182,7 @@ func (w *world) identities() compute.Identities {
 	return have
 }
 
-// deletedQuietly deletes a namespace full of pods: nothing about that is an error.
+// deletedQuietly deletes a namespace full of pods, which must not cause errors.
 func deletedQuietly(t *testing.T, w *world) {
 	w.config.LedgerNamespace = "default"
 	var mu sync.Mutex

@@ -40,7 +40,7 @@ const (
 	ledgerName   = "ledger"
 )
 
-// startServer starts an API server with our kinds.
+// startServer starts an API server with podid's kinds.
 func startServer(t testing.TB) *rest.Config {
 	t.Helper()
 	kube := testenv.Start(t, testenv.WithCRDs).Config
@@ -58,12 +58,12 @@ type world struct {
 	namespace string
 	nodes     []string
 	config    controllers.Config
-	log       logr.Logger // of MIC; silent unless a story sets it
+	log       logr.Logger // of MIC; discarded unless a story sets it
 
 	stop func()
 }
 
-// newWorld makes a world whose names hold name; its MIC is not started yet.
+// newWorld creates a world whose object names contain name. Its MIC is not started yet.
 func newWorld(t testing.TB, kube *rest.Config, name string) *world {
 	t.Helper()
 	scheme, err := controllers.Scheme()
@@ -146,8 +146,8 @@ func (w *world) start() {
 	}
 }
 
-// end stops MIC and removes what the world left in the API server, so that the
-// next MIC does not see it.
+// end stops MIC and deletes what the world created in the API server, so that the next MIC does not
+// see it.
 func (w *world) end() {
 	w.stop()
 	ctx := context.Background()
@@ -187,13 +187,12 @@ func (w *world) delete(o client.Object) {
 	w.must(w.client.Delete(w.t.Context(), o, client.GracePeriodSeconds(0)))
 }
 
-// resourceID is the ARM ID of a managed identity.
+// resourceID returns the ARM ID of a managed identity.
 func resourceID(name string) string {
 	return "/subscriptions/" + subscription + "/resourcegroups/ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name
 }
 
-// identity makes an AzureIdentity and a binding that both have this name; the
-// selector is the same.
+// identity creates an AzureIdentity and a binding of this name. The name is also the selector.
 func (w *world) identity(name string) (*v1.AzureIdentity, *v1.AzureIdentityBinding) {
 	w.t.Helper()
 	id := &v1.AzureIdentity{
@@ -214,7 +213,7 @@ func (w *world) binding(name, identityName string) *v1.AzureIdentityBinding {
 	return b
 }
 
-// newPod is a pod on a node, with a binding label.
+// newPod returns a pod on a node with a binding label.
 func (w *world) newPod(name, selector, node string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name, Labels: map[string]string{v1.BindingLabel: selector}},
@@ -229,7 +228,7 @@ func (w *world) pod(name, selector string) *corev1.Pod {
 	return pod
 }
 
-// eventually waits until f says "", and fails with what it said last.
+// eventually waits until f returns "", and fails with its last result.
 func (w *world) eventually(what string, f func() string) {
 	w.t.Helper()
 	last := ""
@@ -279,7 +278,7 @@ func (w *world) waitNone(pod string) {
 	})
 }
 
-// has returns the names of the identities that Azure says the group has.
+// has returns the names of the identities that the group has on Azure.
 func (w *world) has() []string {
 	w.t.Helper()
 	have, err := w.cloud.Get(w.t.Context(), w.group)
@@ -301,7 +300,7 @@ func (w *world) waitHas(names ...string) {
 	})
 }
 
-// patches counts the updates so far.
+// patches returns the number of updates so far.
 func (w *world) patches() int {
 	n := 0
 	for _, call := range w.cloud.Calls() {

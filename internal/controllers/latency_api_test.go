@@ -16,9 +16,9 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// BenchmarkAssign measures from a pod's having a node to its identity's being
-// Assigned, as a watch sees it: for an identity that the node group has, and for
-// one that it has not with an update that takes no time and 2 s.
+// BenchmarkAssign measures the time from a pod's scheduling until a watch sees its identity
+// Assigned. The cases are an identity that the node group already has, and a new one with updates
+// that take no time or 2 s.
 func BenchmarkAssign(b *testing.B) {
 	kube := startServer(b)
 	for _, c := range []struct {
@@ -46,7 +46,7 @@ func BenchmarkAssign(b *testing.B) {
 	}
 }
 
-// measure times one pod, whose identity is there already if it is to be.
+// measure times one pod. present is whether its identity is on the node group already.
 func (w *world) measure(events watch.Interface, i int, present bool) time.Duration {
 	w.t.Helper()
 	name := fmt.Sprintf("id%d", i)
@@ -81,8 +81,8 @@ func (w *world) measure(events watch.Interface, i int, present bool) time.Durati
 	}
 }
 
-// watch watches the assigned identities of the world from now on, and goes on where
-// it was when the API server, which is busy, ends the watch: no write is missed.
+// watch watches the assigned identities of the world from now on. If the busy API server ends the
+// watch, it resumes at the same version, so that no write is missed.
 func (w *world) watch() watch.Interface {
 	w.t.Helper()
 	var list v1.AzureAssignedIdentityList
@@ -96,10 +96,10 @@ func (w *world) watch() watch.Interface {
 	return events
 }
 
-// watchFunc is what client-go's retry watcher calls.
+// watchFunc adapts a function for client-go's retry watcher.
 type watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error)
 
-// WatchWithContext is cache.WatcherWithContext.
+// WatchWithContext implements cache.WatcherWithContext.
 func (f watchFunc) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	return f(ctx, options)
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/events"
 )
 
-// TestPolicy is what MIC does when the owner of the cluster says who may use which identity.
+// TestPolicy covers policies, with which a cluster's owner restricts who may use which identity.
 func TestPolicy(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
@@ -120,8 +120,8 @@ func policySelects(t *testing.T, w *world) {
 	w.waitState("p", v1.StateAssigned)
 }
 
-// withoutPolicyCRD is a cluster that moved from aad-pod-identity by an upgrade of the chart: Helm
-// installs no new CRD then.
+// withoutPolicyCRD is a cluster that migrated from aad-pod-identity by a chart upgrade, in which
+// Helm installs no new CRD.
 func withoutPolicyCRD(t *testing.T, w *world) {
 	name := "azureidentitypolicies." + v1.GroupVersion.Group
 	w.must(apiextensions.AddToScheme(w.client.Scheme()))

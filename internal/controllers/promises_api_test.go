@@ -14,7 +14,7 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// TestPromises tells what users of v1.8.17 missed.
+// TestPromises covers what users of v1.8.17 missed.
 func TestPromises(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
@@ -38,7 +38,7 @@ func TestPromises(t *testing.T) {
 	}
 }
 
-// calls counts the calls of Azure so far.
+// calls returns the number of calls to Azure so far.
 func (w *world) calls() int { return len(w.cloud.Calls()) }
 
 func thereDuringUpdate(t *testing.T, w *world) {
@@ -87,7 +87,7 @@ func thereWhileFailing(t *testing.T, w *world) {
 	}
 }
 
-// oneWrite counts what a watch sees of objects of which most were never Created.
+// oneWrite counts the watch events of objects, most of which are written only once, as Assigned.
 func oneWrite(t *testing.T, w *world) {
 	const pods = 300
 	w.cloud.AddIdentities(resourceID("red"))
@@ -123,7 +123,7 @@ func oneWrite(t *testing.T, w *world) {
 }
 
 func manyIdentities(t *testing.T, w *world) {
-	const identities = 160 // one update takes 150
+	const identities = 160 // one update takes at most 150
 	for i := range identities {
 		name := fmt.Sprintf("id%d", i)
 		w.cloud.AddIdentities(resourceID(name))
@@ -174,9 +174,9 @@ func leavesAtOnce(_ *testing.T, w *world) {
 	w.waitHas()
 }
 
-// madeAgainOldIDs is a scale set that goes on showing the IDs of an identity that
-// was deleted and made again: only its AzureIdentity, which the owner corrects,
-// and Azure's word about the identity itself can tell.
+// madeAgainOldIDs is a scale set that keeps showing the old IDs of an identity that was deleted and
+// recreated. Two signs remain: the AzureIdentity, which its owner corrects, and the identity itself
+// on Azure.
 func madeAgainOldIDs(_ *testing.T, w *world) {
 	w.cloud.KeepStaleIDs(true)
 	w.cloud.AddIdentities(resourceID("red"))
@@ -190,7 +190,7 @@ func madeAgainOldIDs(_ *testing.T, w *world) {
 	w.cloud.DeleteIdentity(resourceID("red"))
 	w.cloud.AddIdentities(resourceID("red"))
 	client, _ := w.cloud.IDsOf(resourceID("red"))
-	id.Spec.ClientID = client // as its owner would
+	id.Spec.ClientID = client // as its owner would do
 	w.must(w.client.Update(w.t.Context(), id))
 	w.eventually("the new identity", func() string {
 		have, err := w.cloud.Get(w.t.Context(), w.group)

@@ -20,7 +20,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
 )
 
-// TestRefusals tells what owners of identities hear, and how often.
+// TestRefusals covers what owners of identities are notified of, and how often.
 func TestRefusals(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
@@ -41,7 +41,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// preassign annotates an identity.
+// preassign annotates an identity for pre-assignment.
 func (w *world) preassign(id *v1.AzureIdentity) {
 	w.t.Helper()
 	w.must(w.client.Patch(w.t.Context(), &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name}},
@@ -91,8 +91,8 @@ func noTypeForNodes(t *testing.T, w *world) {
 	}
 }
 
-// saidOnce is an identity that Azure refuses again and again, each time with
-// another number in its words, and together with somebody else's.
+// saidOnce is an identity that Azure refuses repeatedly. Each error message has another tracking
+// ID, and also names an identity of another pod.
 func saidOnce(t *testing.T, w *world) {
 	id, _ := w.identity("red")
 	w.identity("other")
@@ -117,15 +117,15 @@ func saidOnce(t *testing.T, w *world) {
 		}
 		return ""
 	})
-	w.pod("later", "red") // hears of the same, after p would have
+	w.pod("later", "red") // gets the same refusal, and later than p would
 	w.waitCondition("later", "False", "IdentityRefused")
 	if after := w.waitState("p", v1.StateCreated); after.ResourceVersion != before.ResourceVersion {
 		t.Errorf("written for the same refusal: %q, then %q", before.Status.Message, after.Status.Message)
 	}
 }
 
-// immutableInTheWay is an identity that was deleted while pods need it, and that
-// podid must not take away: Azure takes nothing for that scale set any more.
+// immutableInTheWay is an identity that was deleted while pods need it, and that podid must not
+// detach. Azure then rejects every update of that scale set.
 func immutableInTheWay(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
 	w.identity("red")
@@ -170,7 +170,7 @@ func heldByAnother(t *testing.T, w *world) {
 		return ""
 	})
 	for range 3 {
-		w.pod("p", "red") // each comes and goes under the name that the object has
+		w.pod("p", "red") // each is created and deleted under the name in the object
 		w.delete(w.newPod("p", "red", w.nodes[0]))
 	}
 	w.waitEvent("AzureIdentityBinding", "red", events.BindingRemoved)
@@ -182,8 +182,8 @@ func heldByAnother(t *testing.T, w *world) {
 	}
 }
 
-// identityLast: one kubectl apply writes the identity after the pod. Nobody is told
-// that it does not exist; a pod whose identity does not come is.
+// identityLast: one kubectl apply creates the identity after the pod. No Event reports it as
+// missing. A pod whose identity is never created gets that Event.
 func identityLast(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("late"))
 	w.pod("p", "late")

@@ -1,4 +1,5 @@
-// Memory: thousands of assigned identities hold copies of a few identities and bindings.
+// Memory of the cache: thousands of assigned identities embed copies of a few identities and
+// bindings.
 
 package controllers
 
@@ -14,13 +15,13 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// maxShared bounds how many identities, and how many bindings, are shared; beyond it all of them
-// begin anew.
+// maxShared bounds how many identities, and how many bindings, are shared. Beyond it, all of them
+// are dropped and collected again.
 const maxShared = 10000
 
-// shared lets the assigned identities in the cache hold one copy of the same identity, and of the
-// same binding, instead of one each: with 20,000 of them that is a quarter of all that MIC has in
-// memory. What is in the cache is never written to, so they can.
+// shared lets the cached assigned identities share one copy of the same identity and of the same
+// binding. With 20,000 of them, this saves a quarter of MIC's memory. It is safe because cached
+// objects are never written to.
 type shared struct {
 	mu         sync.Mutex
 	identities map[string]*v1.AzureIdentityCopy
@@ -31,8 +32,8 @@ func newShared() *shared {
 	return &shared{identities: map[string]*v1.AzureIdentityCopy{}, bindings: map[string]*v1.AzureIdentityBindingCopy{}}
 }
 
-// slimAssigned keeps of an assigned identity what the controllers read. MIC writes the whole
-// object, so that its next write removes the rest.
+// slimAssigned reduces an assigned identity to what the controllers read. MIC writes whole objects,
+// so its next write removes the rest.
 func (s *shared) slimAssigned(o any) (any, error) {
 	assigned, ok := o.(*v1.AzureAssignedIdentity)
 	if !ok {
@@ -65,7 +66,8 @@ func (s *shared) slimAssigned(o any) (any, error) {
 	return slim, nil
 }
 
-// copiedMeta keeps of the metadata inside an assigned identity what assignment writes there.
+// copiedMeta reduces the metadata embedded in an assigned identity to what package assignment
+// writes.
 func copiedMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Namespace: m.Namespace, Name: m.Name, UID: m.UID, Generation: m.Generation,
@@ -73,7 +75,7 @@ func copiedMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
-// ownLabels keeps the labels that MIC writes.
+// ownLabels returns the labels that MIC writes.
 func ownLabels(all map[string]string) map[string]string {
 	own := make(map[string]string, 3)
 	for _, name := range []string{v1.NodeNameLabel, v1.PodNameLabel, v1.PodNamespaceLabel} {
@@ -84,8 +86,8 @@ func ownLabels(all map[string]string) map[string]string {
 	return own
 }
 
-// maxFinalizers is how many finalizers of an assigned identity are kept. With more of them, only
-// that of v1.8.17 is.
+// maxFinalizers is how many finalizers of an assigned identity are kept. If it has more, only that
+// of v1.8.17 is kept.
 const maxFinalizers = 16
 
 func finalizers(all []string) []string {
@@ -98,8 +100,8 @@ func finalizers(all []string) []string {
 	return nil
 }
 
-// share returns the copy that was seen last under that key if it is the same, and else keeps the
-// fresh one.
+// share returns the last copy under the key if it equals fresh. Otherwise it stores and returns
+// fresh.
 func share[T any](all map[string]*T, key string, fresh *T) *T {
 	if old := all[key]; old != nil && equality.Semantic.DeepEqual(old, fresh) {
 		return old

@@ -55,7 +55,7 @@ func TestStories(t *testing.T) {
 	}
 }
 
-// slug makes a story's name part of objects' names.
+// slug turns a story's name into a part of object names.
 func slug(name string) string {
 	return strings.NewReplacer(" ", "-", ".", "-", "'", "", ",", "").Replace(strings.ToLower(name))
 }
@@ -118,7 +118,7 @@ func othersIdentities(_ *testing.T, w *world) {
 	w.delete(red)
 	w.delete(blue)
 	w.waitNone("r")
-	w.waitHas("other", "red") // blue, which was ours, has left
+	w.waitHas("other", "red") // blue, which podid attached, was detached
 }
 
 func badIdentity(t *testing.T, w *world) {
@@ -140,7 +140,7 @@ func badIdentity(t *testing.T, w *world) {
 	}
 	w.waitEvent("Pod", "b", events.IdentityNotAssigned)
 	w.waitEvent("AzureIdentityBinding", "bad", events.BindingApplyError)
-	// A second pod of the bad identity is told at once, and Azure is not asked.
+	// A second pod with the bad identity gets the refusal at once, without a request to Azure.
 	before := w.patches()
 	w.pod("b2", "bad")
 	w.eventually("reason of the second", func() string {
@@ -241,11 +241,11 @@ func namespaceDeleted(t *testing.T, w *world) {
 	w.start()
 	w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
-	// No Azure at all from here on: letting go must not depend on it.
+	// Azure is gone from here on: removing the finalizers must not depend on it.
 	w.cloud.DeleteGroup(w.group)
 	w.delete(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}})
-	// As the namespace controller, which does not run here, would: everything
-	// goes, in no good order, the pod last.
+	// Does the work of the namespace controller, which does not run here: everything is deleted in
+	// an unfavorable order, the pod last.
 	w.must(w.client.DeleteAllOf(t.Context(), &v1.AzureAssignedIdentity{}, client.InNamespace(w.namespace)))
 	w.waitNone("p")
 	w.must(w.client.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(w.namespace), client.GracePeriodSeconds(0)))
@@ -341,7 +341,7 @@ func lateBinding(_ *testing.T, w *world) {
 	w.pod("p", "red")
 	w.identity("red")
 	w.waitState("p", v1.StateAssigned)
-	// Another label, another identity.
+	// Another label selects another identity.
 	w.cloud.AddIdentities(resourceID("blue"))
 	w.identity("blue")
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "p"}}

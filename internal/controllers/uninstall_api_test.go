@@ -17,8 +17,8 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 )
 
-// TestUninstall: parts of an installation go in no good order, with objects of
-// v1.8.17 about, and nothing is stuck on a finalizer.
+// TestUninstall: parts of an installation are deleted in unfavorable orders, with objects of
+// v1.8.17 present, and no object is stuck on a finalizer.
 func TestUninstall(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
@@ -28,14 +28,14 @@ func TestUninstall(t *testing.T) {
 		{"namespace first", namespaceFirst},
 		{"mic first", micFirst},
 		{"node and group first", nodeAndGroupFirst},
-		{"definitions first", definitionsFirst}, // last: the API server forgets our kinds for a while
+		{"definitions first", definitionsFirst}, // last, because the API server loses podid's kinds for a while
 	} {
 		t.Run(story.name, func(t *testing.T) { story.tell(t, newWorld(t, kube, slug("un "+story.name))) })
 	}
 }
 
-// namespaceFirst: a namespace goes with all in it while MIC runs, or had not started:
-// objects that wait for the old MIC's finalizer, pods still there.
+// namespaceFirst deletes a whole namespace while MIC runs, or before it starts. Its objects have
+// the old MIC's finalizer, and pods still exist.
 func namespaceFirst(t *testing.T, w *world) {
 	w.config.LedgerNamespace = corev1.NamespaceDefault
 	w.identity("red")
@@ -52,7 +52,7 @@ func namespaceFirst(t *testing.T, w *world) {
 	w.waitNone("p")
 }
 
-// micFirst: once adopted, an object of v1.8.17 needs nobody to go.
+// micFirst: once adopted, an object of v1.8.17 can be deleted without any MIC.
 func micFirst(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.identity("red")
@@ -69,8 +69,7 @@ func micFirst(t *testing.T, w *world) {
 	}
 }
 
-// nodeAndGroupFirst: the scale set was deleted, and with it the nodes; the pods were
-// deleted by force.
+// nodeAndGroupFirst: the scale set and its nodes were deleted, and the pods were deleted by force.
 func nodeAndGroupFirst(t *testing.T, w *world) {
 	w.identity("red")
 	pod := w.pod("p", "red")
@@ -86,8 +85,8 @@ func nodeAndGroupFirst(t *testing.T, w *world) {
 	w.waitNone("p")
 }
 
-// definitionsFirst: the CRDs are deleted while MIC runs and pods use identities. They
-// go, MIC stays, and when they are put back it goes on.
+// definitionsFirst deletes the CRDs while MIC runs and pods use identities. MIC survives, and
+// resumes when they are restored.
 func definitionsFirst(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.identity("red")
@@ -108,7 +107,7 @@ func definitionsFirst(t *testing.T, w *world) {
 		}
 		return ""
 	})
-	w.waitHas("red") // what was on Azure before MIC came
+	w.waitHas("red") // what was on Azure before MIC started
 	_, err := envtest.InstallCRDs(w.kube, options)
 	w.must(err)
 	w.eventually("kinds are back", func() string {

@@ -19,7 +19,7 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// TestVerdicts tells what Azure's word about an identity does to the objects that name it.
+// TestVerdicts covers how Azure's answers about an identity affect the objects that name it.
 func TestVerdicts(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
@@ -69,7 +69,7 @@ func clientIDOfAnother(t *testing.T, w *world) {
 		t.Errorf("message %q has no remedy", c.Message)
 	}
 	w.waitEvent("AzureIdentity", "red", events.IdentityRefused)
-	w.waitHas("red") // what was attached for a wrong object alone leaves
+	w.waitHas("red") // identities attached only for a wrong object are detached
 	w.respell(id, computetest.ClientID(resourceID("red")))
 	w.respell(alone, computetest.ClientID(resourceID("alone")))
 	w.waitState("bad", v1.StateAssigned)
@@ -77,7 +77,7 @@ func clientIDOfAnother(t *testing.T, w *world) {
 	w.waitAssignable("red", metav1.ConditionTrue, identitystatus.Recovered)
 }
 
-// waitReason waits until the pod's one assigned identity has the reason.
+// waitReason waits until the pod's only assigned identity has the reason.
 func (w *world) waitReason(pod, reason string) {
 	w.t.Helper()
 	w.eventually("reason "+reason+" of pod "+pod, func() string {
@@ -88,8 +88,8 @@ func (w *world) waitReason(pod, reason string) {
 	})
 }
 
-// foreignIsVerified: another writer's identity goes into an update before it counts as there, once
-// for all leaders, and stays when no pod needs it.
+// foreignIsVerified: another client's identity is included in an update before it counts as
+// present. That happens once for all leaders, and the identity stays when no pod needs it.
 func foreignIsVerified(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.identity("red")
@@ -121,8 +121,8 @@ func foreignIsVerified(t *testing.T, w *world) {
 	w.waitHas("red")
 }
 
-// foreignIsRefused: what Azure does not let podid assign goes to no pod although the machines have
-// it.
+// foreignIsRefused: an identity that Azure does not let podid assign is given to no pod, even if
+// the machines have it.
 func foreignIsRefused(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
 	w.identity("red")
@@ -135,7 +135,7 @@ func foreignIsRefused(t *testing.T, w *world) {
 	w.waitHas("red")
 }
 
-// theKubeletsOwn is refused by default, and allowed by --allow-cluster-identities.
+// theKubeletsOwn is refused by default, and allowed with --allow-cluster-identities.
 func theKubeletsOwn(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("kubelet")}})
 	id, _ := w.identity("kubelet")

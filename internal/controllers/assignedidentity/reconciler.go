@@ -89,8 +89,8 @@ func New(parts Parts, rules Rules, writes int) *Reconciler {
 	return r
 }
 
-// PlaceWith sets the Placement. It cannot be passed to New, because the Placement calls Tell and so
-// needs the Reconciler first.
+// PlaceWith sets the Placement. It cannot be passed to New, because the Placement calls the
+// Reconciler and is created after it.
 func (r *Reconciler) PlaceWith(placement Placement) { r.placement = placement }
 
 // Reconcile brings the assigned identities of one pod up to date. The pod need not exist.

@@ -72,7 +72,7 @@ func (lonely) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ ..
 	return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
 }
 
-// told counts Events.
+// The test's Recorder counts Events.
 type told int
 
 func (n *told) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) { *n++ }

@@ -38,7 +38,7 @@ type desk struct {
 	queued map[types.NamespacedName]bool
 }
 
-// enter takes a slot, or queues the pod and returns false.
+// enter acquires a slot, or queues the pod and returns false.
 func (w *writers) enter(group compute.Group, pod types.NamespacedName) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

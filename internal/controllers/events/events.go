@@ -103,8 +103,8 @@ func (e *Events) Removed(assigned *v1.AzureAssignedIdentity) {
 		binding.Name, assigned.Spec.NodeName, assigned.Spec.PodNamespace, assigned.Spec.Pod)
 }
 
-// PodRefused reports why bindings that select a pod grant it nothing. The same refusals are reported
-// only once. An empty list clears them.
+// PodRefused reports why bindings that select a pod grant it nothing. The same refusals are
+// reported only once. An empty list clears them.
 func (e *Events) PodRefused(pod *corev1.Pod, refusals []*reason.Refusal) {
 	texts := make([]string, 0, len(refusals))
 	for _, r := range refusals {

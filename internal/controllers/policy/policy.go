@@ -34,8 +34,8 @@ type Rules struct {
 	changed    []func(namespace string)
 }
 
-// New returns rules without a policy. They get one only once their watch runs in a manager. Tests of
-// single controllers do without.
+// New returns rules without a policy. They get one only once their watch runs in a manager, which
+// tests of single controllers do not need.
 func New(settings identity.Rules, log logr.Logger) *Rules {
 	return &Rules{settings: settings, log: log, synced: make(chan struct{}), namespaces: map[string]map[string]string{}}
 }

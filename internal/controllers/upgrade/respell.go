@@ -27,8 +27,8 @@ type kind struct {
 //
 //   - metadata, which never had other names,
 //   - fields that only podid has, which are newer than the old names,
-//   - AzurePodIdentityException, although v1.8.17 writes it back as well. Its one field has always been
-//     called podLabels, and MIC has no permission to change which pods get plain IMDS.
+//   - AzurePodIdentityException, although v1.8.17 writes it back as well. Its one field has always
+//     been called podLabels, and MIC has no permission to change which pods get plain IMDS.
 func kinds() []kind {
 	secret := fields{"name": nil, "namespace": nil}
 	state := fields{"status": nil, "availableReplicas": nil}

@@ -8,8 +8,8 @@
 // When v1.8.17's MIC starts to lead with enable-type-upgrade on, it does the following, and so does
 // this package:
 //
-//  1. It looks for the key type-upgrade-status in the ConfigMap aad-pod-identity-config of its namespace.
-//     If the key exists, with any value, it stops.
+//  1. It looks for the key type-upgrade-status in the ConfigMap aad-pod-identity-config of its
+//     namespace. If the key exists, with any value, it stops.
 //  2. It lists the AzureIdentities, AzureIdentityBindings, AzurePodIdentityExceptions and
 //     AzureAssignedIdentities of all namespaces and reads them case-insensitively.
 //  3. It writes them back, and sets the key to its own version.
