@@ -95,8 +95,8 @@ func (w *world) old(namespace, pod, name, state string) *unstructured.Unstructur
 	return o
 }
 
-// adopted waits until the pod's only object is Assigned and has lost the old finalizer. It then checks
-// that it is still the old object.
+// adopted waits until the pod's only object is Assigned and has lost the old finalizer. It then
+// checks that it is still the old object.
 func (w *world) adopted(pod string, old *unstructured.Unstructured) {
 	w.t.Helper()
 	w.eventually("finalizer off", func() string {

@@ -1,5 +1,5 @@
-// What is judged at rest besides Azure and the assigned identities: conditions, and
-// that nothing of a history's troubles is left.
+// Checks of the world at rest besides Azure and the assigned identities: conditions, and that no
+// effect of past faults remains.
 
 package model
 
@@ -15,7 +15,7 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// checkConditions judges the conditions of identities and pods.
+// checkConditions checks the conditions of identities and pods.
 func (w *world) checkConditions(truth *view) {
 	for name, id := range truth.identities {
 		if id.Annotations[v1.PreassignAnnotation] != "" {
@@ -29,7 +29,7 @@ func (w *world) checkConditions(truth *view) {
 			}
 		}
 		have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable)
-		// As long as some wait for Azure for other reasons, what was said last stays.
+		// While some wait for Azure for other reasons, the last condition stays.
 		if bad := have != nil && have.Status == "False"; bad != refused && (refused || !waiting) {
 			w.fail("condition of an identity", "%s is refused: %t, says so: %t", name, refused, bad)
 		}
@@ -62,8 +62,7 @@ func (w *world) checkConditions(truth *view) {
 	}
 }
 
-// checkAfterlife judges that a world at rest serves a newcomer at once, whatever
-// happened before.
+// checkAfterlife checks that a world at rest serves a new pod at once, whatever happened before.
 func (w *world) checkAfterlife() {
 	if w.failed() {
 		return

@@ -1,5 +1,5 @@
-// Azure of the model: computetest.Fake, the faults that a history asks for, and a
-// judge who looks at every update that MIC makes.
+// The model's Azure: computetest.Fake with the faults that a history asks for. It checks every
+// update that MIC makes.
 
 package model
 
@@ -15,7 +15,7 @@ import (
 	"github.com/podid-io/podid/internal/compute/computetest"
 )
 
-// The faults of one call.
+// fault is a failure of one call.
 type fault int
 
 const (
@@ -23,10 +23,10 @@ const (
 	broken                   // 500
 	conflicting              // 409
 	unreachable              // no connection
-	hanging                  // no answer, nothing done
-	hangingDone              // no answer, but carried out
+	hanging                  // no response, not carried out
+	hangingDone              // no response, but carried out
 	lost                     // carried out, then the connection breaks
-	failingLate              // accepted, takes its time, fails and is undone
+	failingLate              // accepted, but fails later and is rolled back
 	slow                     // takes two minutes
 	faults
 )
@@ -38,26 +38,26 @@ func (f fault) String() string {
 	}[f]
 }
 
-// fate is what Azure makes of an identity, or of a group, until told otherwise.
+// fate is how Azure treats an identity or a group until it is changed.
 type fate int
 
 const (
 	fine      fate = iota
-	forbidden      // podid has no right to assign it, or to update the group; named
-	cursed         // refused without a word on which identity is to blame
+	forbidden      // podid has no permission to assign it, or to update the group; the error names it
+	cursed         // refused with an error that does not name the identity
 	fates
 )
 
 func (f fate) String() string { return [...]string{"fine", "forbidden", "refused without a name"}[f] }
 
-// azure is Azure, for all MICs.
+// azure is the Azure of all MICs of a history.
 type azure struct {
 	fake     *computetest.Fake
 	fail     func(what, format string, args ...any)
 	takes    time.Duration // how long an update takes
-	shout    bool          // spell resource IDs in another way than MIC does
+	shout    bool          // spell resource IDs differently than MIC does
 	strict   bool          // refuse all updates of a group that lists a deleted identity
-	staleIDs bool          // show the old IDs of what was deleted
+	staleIDs bool          // show the old IDs of deleted identities
 	ledger   func(compute.Group) map[string]bool
 	grace    time.Duration
 	isFixed  func(key string) bool // immutable
@@ -71,38 +71,38 @@ type azure struct {
 	fates     map[string]fate
 	forbidden map[compute.Group]bool
 	mine      map[compute.Group]map[string]bool // attached by MIC
-	foreign   map[compute.Group]map[string]bool // somebody else's
-	bookless  map[compute.Group]bool            // a hand took the ledger: what is MIC's is anybody's guess
+	foreign   map[compute.Group]map[string]bool // attached by another client
+	bookless  map[compute.Group]bool            // the ledger was deleted or damaged: what MIC attached is unknown
 	running   map[compute.Group]*operation
 	flying    map[compute.Group]int
-	leaving   map[slot]bool // what a call in flight takes away
-	renewing  map[slot]bool // somebody else's that MIC took away, to put it back if it exists
+	leaving   map[slot]bool // what an update in flight detaches
+	renewing  map[slot]bool // another client's identities that MIC detached, to attach them again if they exist
 	chains    map[compute.Group]chain
-	known     map[compute.Group]map[string]bool // what MIC has been told
-	blind     map[compute.Group]bool            // the last read failed: MIC waits before it asks what became of an update
-	// unsure is what an update brings that a predecessor made, or whose answer was lost, as long as
-	// this MIC has not seen the group without any update: another one may have begun in the
-	// meantime.
+	known     map[compute.Group]map[string]bool // what Azure has reported to MIC
+	blind     map[compute.Group]bool            // the last read failed: MIC waits before it asks for the outcome of an update
+	// unsure holds what was attached by an update of a previous MIC, or by one whose response was
+	// lost. It applies until this MIC has seen the group without an update in progress, because
+	// another one may have begun in the meantime.
 	unsure map[compute.Group]map[string]bool
-	// contested are identities of which an AzureIdentity named a wrong client ID at some time: as
-	// long as MIC does not know it, it attaches them, and takes them away when it does.
+	// contested holds identities for which an AzureIdentity had a wrong client ID at some time. MIC
+	// attaches them until it knows that the ID is wrong, and then detaches them.
 	contested map[string]bool
 	wanted    map[slot]*spell
-	taken     map[slot]time.Time // what MIC has taken away, and when
-	// ill and refusing tell that calls failed because of the moment, or because of
-	// an identity.
+	taken     map[slot]time.Time // what MIC has detached, and when
+	// ill reports whether a call failed with a transient error, refusing whether one failed because
+	// of an identity.
 	ill, refusing bool
 	updates       int
 	reading       int
 }
 
-// operation is an update that Azure carries out.
+// operation is an update in progress on Azure.
 type operation struct {
 	attach, detach map[string]bool
 	began, until   time.Time
 }
 
-// chain is a row of calls about a group without a pause: one pass of MIC.
+// chain is a series of calls about a group without a pause between them: one pass of MIC.
 type chain struct{ began, ended time.Time }
 
 // slot is an identity on a group.
@@ -111,12 +111,12 @@ type slot struct {
 	key   string
 }
 
-// spell is since when MIC can know that something is needed, or until when.
+// spell records since when MIC can know that something is needed, or until when it was needed.
 type spell struct {
 	needed       bool
 	since, until time.Time
-	// known is as until, but of needs that lasted: what comes and goes in one
-	// moment MIC need not have noticed.
+	// known is like until, but only for needs that lasted. MIC may miss a need that appears and
+	// disappears at the same moment.
 	known time.Time
 }
 
@@ -130,7 +130,7 @@ func newAzure() *azure {
 	}
 }
 
-// has is what is on the group; false when there is no such group.
+// has returns what is on the group. It returns false if the group does not exist.
 func (a *azure) has(group compute.Group) (compute.Identities, bool) {
 	have, err := a.fake.Get(context.Background(), group)
 	return have, err == nil
@@ -149,7 +149,7 @@ func setOf(ids []string) map[string]bool {
 	return set
 }
 
-// want notes what MIC's caches say is needed.
+// want records what is needed according to MIC's caches.
 func (a *azure) want(now map[slot]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -173,7 +173,7 @@ func (a *azure) want(now map[slot]bool) {
 	}
 }
 
-// restart forgets what the MIC before knew.
+// restart forgets what the previous MIC knew.
 func (a *azure) restart() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -188,7 +188,7 @@ func (a *azure) restart() {
 	}
 }
 
-// updating tells whether an update of the group runs; mu is held.
+// updating returns the update in progress on the group, or nil. The caller must hold mu.
 func (a *azure) updating(group compute.Group) *operation {
 	op := a.running[group]
 	if op != nil && !time.Now().Before(op.until) {
@@ -198,8 +198,8 @@ func (a *azure) updating(group compute.Group) *operation {
 	return op
 }
 
-// unusable says why the machines of the group do not have the identity although MIC
-// knows better, "" when they have.
+// unusable returns why the machines of the group lack an identity although MIC could know that. It
+// returns "" if they have it.
 func (a *azure) unusable(s slot) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -213,7 +213,7 @@ func (a *azure) unusable(s slot) string {
 	return ""
 }
 
-// enter begins a call, and tells when the row of calls began that it is in. mu is held.
+// enter begins a call, and returns when its chain began. The caller must hold mu.
 func (a *azure) enter(group compute.Group) time.Time {
 	c, now := a.chains[group], time.Now()
 	if !c.ended.Equal(now) {
@@ -239,7 +239,7 @@ func pop(list *[]fault) (fault, bool) {
 	return f, true
 }
 
-// Get is attachment.Cloud.
+// Get implements attachment.Cloud.
 func (a *azure) Get(ctx context.Context, group compute.Group) (compute.Identities, error) {
 	a.mu.Lock()
 	a.enter(group)
@@ -275,7 +275,7 @@ func (a *azure) Get(ctx context.Context, group compute.Group) (compute.Identitie
 	return have, err
 }
 
-// answer is what a fault makes ARM say.
+// answer returns ARM's response to a fault.
 func (a *azure) answer(f fault, group compute.Group, requested []string) error {
 	switch f {
 	case throttled:
@@ -291,7 +291,7 @@ func (a *azure) answer(f fault, group compute.Group, requested []string) error {
 	}
 }
 
-// Patch is attachment.Cloud.
+// Patch implements attachment.Cloud.
 func (a *azure) Patch(ctx context.Context, group compute.Group, attach, detach []string) error {
 	fault, bad := a.begin(group, attach, detach)
 	err := a.patch(ctx, group, attach, detach, fault, bad)
@@ -300,7 +300,7 @@ func (a *azure) Patch(ctx context.Context, group compute.Group, attach, detach [
 	return err
 }
 
-// shouted spells resource IDs as Azure sometimes does.
+// shouted spells resource IDs in another letter case, as Azure sometimes does.
 func shouted(have compute.Identities) compute.Identities {
 	loud := func(id string) string { return strings.Replace(id, "/resourceGroups/ids/", "/resourcegroups/IDS/", 1) }
 	out := have

@@ -1,5 +1,5 @@
-// MIC's caches in the model: informers that lag behind the API server for as long
-// as a history wants them to, and that hand on what they get in chunks.
+// MIC's caches in the model: informers that lag behind the API server as long as a history asks
+// for, and that deliver changes in chunks.
 
 package model
 
@@ -16,11 +16,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// caches is a cache.Cache.
+// caches implements cache.Cache.
 type caches struct {
 	server *apiServer
 	lag    func(kind) time.Duration
-	// seen is called when an informer has taken something in.
+	// seen is called when an informer has applied changes.
 	seen func(kind)
 
 	indexes   map[kind]map[string]client.IndexerFunc
@@ -28,7 +28,7 @@ type caches struct {
 	pumps     sync.WaitGroup
 }
 
-// informer holds one kind.
+// informer caches the objects of one kind.
 type informer struct {
 	caches    *caches
 	kind      kind
@@ -36,8 +36,7 @@ type informer struct {
 	transform toolscache.TransformFunc
 	watch     *watch
 
-	// delivery is held while handlers are told; mu only for a moment, since
-	// handlers read.
+	// delivery is held while handlers run. mu is held only briefly, because handlers read.
 	delivery sync.Mutex
 	mu       sync.Mutex
 	held     bool
@@ -78,7 +77,7 @@ func newCaches(server *apiServer, options crcache.Options, kinds []client.Object
 	return c
 }
 
-// keep is what the informer keeps of an object, nil for none.
+// keep returns what the informer keeps of an object, or nil.
 func (i *informer) keep(o client.Object) client.Object {
 	if !i.label.Matches(labels.Set(o.GetLabels())) {
 		return nil
@@ -91,7 +90,7 @@ func (i *informer) keep(o client.Object) client.Object {
 	return out
 }
 
-// Start hands on changes until the context ends.
+// Start delivers changes until the context ends.
 func (c *caches) Start(ctx context.Context) error {
 	for _, i := range c.informers {
 		c.pumps.Go(func() { i.pump(ctx) })
@@ -104,7 +103,7 @@ func (c *caches) Start(ctx context.Context) error {
 	return nil
 }
 
-// pump delivers what is new, each time after the kind's lag, unless held.
+// pump delivers new changes after the lag of the kind, unless the informer is held.
 func (i *informer) pump(ctx context.Context) {
 	for {
 		select {
@@ -132,7 +131,7 @@ func (i *informer) holding() bool {
 	return i.held
 }
 
-// hold stops the informer, or lets it go on.
+// hold pauses or resumes the informer.
 func (i *informer) hold(held bool) {
 	i.mu.Lock()
 	i.held = held
@@ -145,8 +144,8 @@ func (i *informer) hold(held bool) {
 	}
 }
 
-// deliver takes in up to n changes. Those of a chunk are all in the cache before
-// the first handler hears of one; else one comes after the other.
+// deliver applies up to n changes. With chunk, all of them are in the cache before the first
+// handler runs. Otherwise they are delivered one by one.
 func (i *informer) deliver(n int, chunk bool) {
 	i.delivery.Lock()
 	defer i.delivery.Unlock()
@@ -163,8 +162,8 @@ func (i *informer) deliver(n int, chunk bool) {
 	i.tell(told)
 }
 
-// relist is what an informer does when its watch was cut off: it sees what there
-// is now, and nothing of how that came to be.
+// relist does what an informer does when its watch was interrupted: it sees the current objects,
+// but not the changes in between.
 func (i *informer) relist() {
 	i.delivery.Lock()
 	defer i.delivery.Unlock()
@@ -204,7 +203,7 @@ func (i *informer) tell(told []func(toolscache.ResourceEventHandler)) {
 	}
 }
 
-// apply takes a change in, and returns how to tell of it.
+// apply applies a change, and returns a function that notifies a handler.
 func (i *informer) apply(c change) func(toolscache.ResourceEventHandler) {
 	name := client.ObjectKeyFromObject(c.object)
 	before, after := i.one(name), client.Object(nil)
@@ -229,7 +228,7 @@ func (i *informer) apply(c change) func(toolscache.ResourceEventHandler) {
 	return nil
 }
 
-// put keeps an object, or forgets it when it is nil.
+// put stores an object, or deletes it if o is nil.
 func (i *informer) put(name types.NamespacedName, o client.Object) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

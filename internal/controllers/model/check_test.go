@@ -1,4 +1,4 @@
-// The judgements: at every moment, and at rest.
+// The checks at every moment, and at rest.
 
 package model
 
@@ -17,7 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// look notes what MIC can know at this moment.
+// look records what MIC can know at this moment.
 func (w *world) look() {
 	if w.mic == nil {
 		return
@@ -32,7 +32,7 @@ func (w *world) look() {
 	w.wrong.keep(wrong)
 }
 
-// contest notes which identities have been named with a wrong client ID.
+// contest records which identities have had a wrong client ID.
 func (w *world) contest() {
 	for _, id := range w.truth().identities {
 		if w.misnamed(id) {
@@ -49,8 +49,8 @@ func (w *world) misnamed(id *v1.AzureIdentity) bool {
 	return id.Spec.Type == v1.UserAssignedMSI && id.Spec.ClientID != "" && !strings.EqualFold(id.Spec.ClientID, has)
 }
 
-// due are the claims that MIC knows to be fulfilled on Azure, whose objects have to
-// say so, and the objects that MIC knows to be of no use.
+// due returns the claims that MIC knows to be fulfilled on Azure, whose objects must be Assigned.
+// It also returns the objects that MIC knows to be obsolete.
 func (w *world) due(seen *view) (ready, wrong map[string]bool) {
 	ready, wrong = map[string]bool{}, map[string]bool{}
 	claims := seen.claims()
@@ -62,7 +62,7 @@ func (w *world) due(seen *view) (ready, wrong map[string]bool) {
 	defer w.azure.mu.Unlock()
 	for _, c := range claims {
 		op := w.azure.updating(c.slot.group)
-		// Of an update that began before it, MIC cannot tell what it brings.
+		// MIC cannot know what an update attaches that began before this MIC did.
 		there := w.azure.known[c.slot.group][c.slot.key] && !w.azure.leaving[c.slot] && !w.azure.blind[c.slot.group] &&
 			(op == nil || !op.attach[c.slot.key] && !op.detach[c.slot.key] && op.began.After(w.mic.since) && !w.azure.unsure[c.slot.group][c.slot.key])
 		verified := ledgers[c.slot.group][c.slot.key] && !w.azure.contested[c.slot.key]
@@ -79,10 +79,10 @@ func (w *world) due(seen *view) (ready, wrong map[string]bool) {
 	return ready, wrong
 }
 
-// prompt is how long MIC may take for what needs nothing of Azure.
+// prompt is how long MIC may take for work that does not depend on Azure.
 func (w *world) prompt() time.Duration { return 3*time.Second + 30*w.setup.Write }
 
-// checkNow judges what must be so whatever Azure does.
+// checkNow checks what must hold whatever Azure does.
 func (w *world) checkNow() {
 	if w.failed() || time.Since(w.mic.since) < w.prompt() {
 		return
@@ -112,9 +112,9 @@ func (w *world) checkNow() {
 	}
 }
 
-// says tells whether there is an object for the claim that says Assigned, or one in
-// its way that MIC cannot see as it is yet: the claim's own, or one that an older
-// release made for somebody else under the same name.
+// says reports whether the claim has an object in state Assigned. An object that MIC's cache lacks
+// in its current version counts as well, if it occupies the name: the claim's own, or one that an
+// older release created for another pair.
 func says(rules identity.Rules, truth, seen *view, claims []claim, what string) bool {
 	for _, c := range claims {
 		if !strings.HasPrefix(what, c.String()+" (") {
@@ -128,14 +128,14 @@ func says(rules identity.Rules, truth, seen *view, claims []claim, what string) 
 	return true
 }
 
-// has tells whether somebody sees the object as it is.
+// has reports whether the view contains the object in its current version.
 func (v *view) has(o *v1.AzureAssignedIdentity) bool {
 	return slices.ContainsFunc(v.assigned, func(s *v1.AzureAssignedIdentity) bool {
 		return s.UID == o.UID && s.ResourceVersion == o.ResourceVersion
 	})
 }
 
-// rest lets all that is under way end, and judges what there is then.
+// rest waits until everything in progress has ended, and checks the result.
 func (w *world) rest() {
 	for i := range kinds() {
 		w.informer(i).hold(false)
@@ -163,13 +163,12 @@ func (w *world) rest() {
 	}
 }
 
-// patience is how long it may take until all is as it should be, from what the
-// history had: nothing else may delay anything.
+// patience is how long it may take to reach the desired state, given the faults of the history.
 func (w *world) patience() time.Duration {
 	d := w.prompt() + 30*time.Second + 6*w.setup.Update + 20*w.setup.Read + w.setup.Grace
 	w.azure.mu.Lock()
 	defer w.azure.mu.Unlock()
-	if w.azure.ill { // an update that hangs; then a minute's pause; and 429's
+	if w.azure.ill { // an update that hangs, a pause of a minute, and 429 responses
 		d += 5*time.Minute + 2*time.Minute + 2*time.Minute
 	}
 	if w.azure.refusing { // quarantine
@@ -181,7 +180,7 @@ func (w *world) patience() time.Duration {
 	return d
 }
 
-// checkRest judges the world at rest.
+// checkRest checks the world at rest.
 func (w *world) checkRest() {
 	truth := w.truth()
 	claims := truth.claims()
@@ -217,7 +216,7 @@ func (w *world) checkRest() {
 	w.checkConditions(truth)
 }
 
-// checkState judges what an object says about how far its identity is.
+// checkState checks the state in an object.
 func (w *world) checkState(c *claim, o *v1.AzureAssignedIdentity) {
 	said := o.Status.Status + "/" + o.Status.Reason
 	expect := func(states ...string) {
@@ -244,17 +243,17 @@ func (w *world) checkState(c *claim, o *v1.AzureAssignedIdentity) {
 		case exists && w.misnamed(c.identity) && clientID != "" && !renewing && !w.setup.StaleIDs:
 			expect(append(reasons, created+reason.ClientIDMismatch.Name())...)
 		case contested && (w.misnamed(c.identity) || renewing):
-			// What MIC knows of it depends on when it looked.
+			// What MIC knows of it depends on when it read the group.
 		case foreign && listed && len(reasons) > 0:
-			expect(append(reasons, assigned)...) // Azure may refuse what was there
+			expect(append(reasons, assigned)...) // Azure may refuse an identity that was there before
 		case !exists:
-			expect(append(reasons, created+reason.GroupMissing.Name())...) // what was said of the identity stays said
+			expect(append(reasons, created+reason.GroupMissing.Name())...) // an earlier refusal of the identity stays
 		case listed && !setOf(have.Orphaned)[c.slot.key]:
 			expect(assigned)
 		case listed && w.azure.isFixed(c.slot.key):
-			expect(assigned) // the operator says that it stays as it is
+			expect(assigned) // the operator declared it immutable
 		case listed && (w.azure.forbidden[c.slot.group] || clientID == "" || len(reasons) > 0):
-			expect(append(reasons, assigned)...) // it cannot be renewed
+			expect(append(reasons, assigned)...) // it cannot be detached and attached again
 		case len(reasons) == 0:
 			w.fail("not on Azure", "%s needs %s on %s", c.String(), short(c.slot.key), c.slot.group)
 		default:
@@ -263,7 +262,7 @@ func (w *world) checkState(c *claim, o *v1.AzureAssignedIdentity) {
 	}
 }
 
-// reasons are what may keep an identity from a group.
+// reasons returns what may keep an identity from a group.
 func (w *world) reasons(s slot, have compute.Identities, exists bool) (out []string) {
 	w.azure.mu.Lock()
 	defer w.azure.mu.Unlock()
@@ -285,7 +284,7 @@ func (w *world) reasons(s slot, have compute.Identities, exists bool) (out []str
 	return out
 }
 
-// checkAzure judges what the groups have.
+// checkAzure checks what the groups have.
 func (w *world) checkAzure(truth *view) {
 	wanted, populated := truth.wanted(groups(), w.keys()), truth.groups()
 	for _, group := range groups() {
@@ -321,7 +320,7 @@ func (w *world) checkAzure(truth *view) {
 	}
 }
 
-// content tells whether nothing stands in the way of anything.
+// content reports whether nothing blocks a wanted identity.
 func (w *world) content() bool {
 	for s := range w.truth().wanted(groups(), w.keys()) {
 		have, exists := w.azure.has(s.group)
@@ -340,7 +339,7 @@ func (w *world) content() bool {
 	return !slices.Contains(slices.Collect(maps.Values(w.azure.forbidden)), true)
 }
 
-// checkCalm judges that a world at rest stays at rest.
+// checkCalm checks that a world at rest stays at rest.
 func (w *world) checkCalm() {
 	w.azure.mu.Lock()
 	updates := w.azure.updates

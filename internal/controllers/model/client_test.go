@@ -1,4 +1,4 @@
-// How MIC writes to the API server, and reads past its caches.
+// MIC's writes to the API server, and its reads past the caches.
 
 package model
 
@@ -21,10 +21,10 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// errKilled is what a MIC that was killed gets of everything: nothing arrives any more.
+// errKilled is what every request of a killed MIC returns: none arrives anymore.
 var errKilled = errors.New("killed")
 
-// kube is a client.Client of one MIC.
+// kube is the client.Client of one MIC.
 type kube struct {
 	client.Reader // the caches
 	server        *apiServer
@@ -32,12 +32,11 @@ type kube struct {
 	// slow is how long a write of an assigned identity takes.
 	slow   time.Duration
 	killed *atomic.Bool
-	// wrote is told of every write that the server has taken.
+	// wrote is called after every write that the server has accepted.
 	wrote func(verb string, o client.Object)
 }
 
-// begin is the way to the server. It returns what the server's answer is to be,
-// if it is to be a bad one.
+// begin simulates the connection to the server. It returns the fault to inject, if any.
 func (c *kube) begin(ctx context.Context, o client.Object) (apiFault, error) {
 	if _, ok := o.(*v1.AzureAssignedIdentity); ok && c.slow > 0 {
 		select {
@@ -64,11 +63,11 @@ func (c *kube) begin(ctx context.Context, o client.Object) (apiFault, error) {
 	return fault, nil
 }
 
-// do makes one write.
+// do performs one write.
 func (c *kube) do(ctx context.Context, verb string, o client.Object, write func() error) error {
 	fault, err := c.begin(ctx, o)
 	if apierrors.IsConflict(err) && verb == "delete" {
-		err = refusedByServer(0).err // the server itself tries again what it may delete
+		err = refusedByServer(0).err // the real server retries a deletion itself
 	}
 	if err != nil {
 		return err
@@ -80,12 +79,12 @@ func (c *kube) do(ctx context.Context, verb string, o client.Object, write func(
 	return fault.err
 }
 
-// Create is client.Client.
+// Create implements client.Client.
 func (c *kube) Create(ctx context.Context, o client.Object, _ ...client.CreateOption) error {
 	return c.do(ctx, "create", o, func() error { return c.server.create(o) })
 }
 
-// Update is client.Client.
+// Update implements client.Client.
 func (c *kube) Update(ctx context.Context, o client.Object, _ ...client.UpdateOption) error {
 	return c.do(ctx, "update", o, func() error { return c.update(o, false) })
 }
@@ -98,7 +97,7 @@ func (c *kube) update(o client.Object, status bool) error {
 	return err
 }
 
-// Delete is client.Client.
+// Delete implements client.Client.
 func (c *kube) Delete(ctx context.Context, o client.Object, opts ...client.DeleteOption) error {
 	var options client.DeleteOptions
 	options.ApplyOptions(opts)
@@ -107,7 +106,7 @@ func (c *kube) Delete(ctx context.Context, o client.Object, opts ...client.Delet
 	})
 }
 
-// Patch is client.Client.
+// Patch implements client.Client.
 func (c *kube) Patch(ctx context.Context, o client.Object, patch client.Patch, _ ...client.PatchOption) error {
 	return c.do(ctx, "patch", o, func() error { return c.patch(o, patch, false) })
 }
@@ -124,66 +123,66 @@ func (c *kube) patch(o client.Object, patch client.Patch, status bool) error {
 	return err
 }
 
-// DeleteAllOf is client.Client.
+// DeleteAllOf implements client.Client.
 func (c *kube) DeleteAllOf(context.Context, client.Object, ...client.DeleteAllOfOption) error {
 	return errors.New("not in the model")
 }
 
-// Apply is client.Client.
+// Apply implements client.Client.
 func (c *kube) Apply(context.Context, runtime.ApplyConfiguration, ...client.ApplyOption) error {
 	return errors.New("not in the model")
 }
 
-// Status is client.Client.
+// Status implements client.Client.
 func (c *kube) Status() client.SubResourceWriter { return statusWriter{c} }
 
-// SubResource is client.Client.
+// SubResource implements client.Client.
 func (c *kube) SubResource(string) client.SubResourceClient { panic("not in the model") }
 
-// Scheme is client.Client.
+// Scheme implements client.Client.
 func (c *kube) Scheme() *runtime.Scheme { return c.scheme }
 
-// RESTMapper is client.Client.
+// RESTMapper implements client.Client.
 func (c *kube) RESTMapper() meta.RESTMapper { return mapper(c.scheme) }
 
-// GroupVersionKindFor is client.Client.
+// GroupVersionKindFor implements client.Client.
 func (c *kube) GroupVersionKindFor(o runtime.Object) (schema.GroupVersionKind, error) {
 	return apiutil.GVKForObject(o, c.scheme)
 }
 
-// IsObjectNamespaced is client.Client.
+// IsObjectNamespaced implements client.Client.
 func (c *kube) IsObjectNamespaced(runtime.Object) (bool, error) { return true, nil }
 
 // statusWriter writes the status subresource.
 type statusWriter struct{ c *kube }
 
-// Create is client.SubResourceWriter.
+// Create implements client.SubResourceWriter.
 func (w statusWriter) Create(context.Context, client.Object, client.Object, ...client.SubResourceCreateOption) error {
 	return errors.New("not in the model")
 }
 
-// Update is client.SubResourceWriter.
+// Update implements client.SubResourceWriter.
 func (w statusWriter) Update(ctx context.Context, o client.Object, _ ...client.SubResourceUpdateOption) error {
 	return w.c.do(ctx, "update status", o, func() error { return w.c.update(o, true) })
 }
 
-// Patch is client.SubResourceWriter.
+// Patch implements client.SubResourceWriter.
 func (w statusWriter) Patch(ctx context.Context, o client.Object, patch client.Patch, _ ...client.SubResourcePatchOption) error {
 	return w.c.do(ctx, "patch status", o, func() error { return w.c.patch(o, patch, true) })
 }
 
-// Apply is client.SubResourceWriter.
+// Apply implements client.SubResourceWriter.
 func (w statusWriter) Apply(context.Context, runtime.ApplyConfiguration, ...client.SubResourceApplyOption) error {
 	return errors.New("not in the model")
 }
 
-// live reads past the caches.
+// live reads from the API server.
 type live struct {
 	server *apiServer
 	killed *atomic.Bool
 }
 
-// Get is client.Reader.
+// Get implements client.Reader.
 func (l live) Get(_ context.Context, name client.ObjectKey, into client.Object, _ ...client.GetOption) error {
 	if l.killed.Load() {
 		return errKilled
@@ -196,7 +195,7 @@ func (l live) Get(_ context.Context, name client.ObjectKey, into client.Object, 
 	return nil
 }
 
-// List is client.Reader.
+// List implements client.Reader.
 func (l live) List(_ context.Context, list client.ObjectList, opts ...client.ListOption) error {
 	if l.killed.Load() {
 		return errKilled
@@ -216,7 +215,7 @@ func (l live) List(_ context.Context, list client.ObjectList, opts ...client.Lis
 	return meta.SetList(list, found)
 }
 
-// mapper knows the kinds of the scheme.
+// mapper returns a RESTMapper with the kinds of the scheme.
 func mapper(scheme *runtime.Scheme) meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper(nil)
 	for gvk, t := range scheme.AllKnownTypes() {

@@ -1,4 +1,4 @@
-// MIC on the real ARM client, against the emulator.
+// MIC with the real ARM client, against the emulator.
 
 package model
 
@@ -21,14 +21,14 @@ import (
 	emulator "github.com/podid-io/podid/internal/emulator/world"
 )
 
-// emulatedARM is the emulator's ARM surface, without a network.
+// emulatedARM is the emulator's ARM API without a network.
 type emulatedARM struct {
 	world   *emulator.World
 	handler http.Handler
-	silent  bool // no answer says how many calls are left
+	silent  bool // no response has the headers with the remaining calls
 }
 
-// owner accepts every token as that of the subscription's owner.
+// owner accepts every token as one of the subscription's owner.
 type owner struct{}
 
 func (owner) Verify(string) (entra.Principal, error) {
@@ -55,7 +55,7 @@ func newEmulatedARM(t *testing.T, edit func(*emulator.Document)) *emulatedARM {
 	return &emulatedARM{world: w, handler: surface.Handler(handler)}
 }
 
-// Do is policy.Transporter.
+// Do implements policy.Transporter.
 func (e *emulatedARM) Do(req *http.Request) (*http.Response, error) {
 	if err := req.Context().Err(); err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func (e *emulatedARM) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// client is MIC's, on this ARM.
+// client returns MIC's client for this ARM.
 func (e *emulatedARM) client(t *testing.T) *compute.Client {
 	t.Helper()
 	c, err := compute.New(compute.Options{

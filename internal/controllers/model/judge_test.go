@@ -1,4 +1,4 @@
-// The judge who looks at every update that MIC makes.
+// The check of every update that MIC makes.
 
 package model
 
@@ -11,7 +11,7 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 )
 
-// begin judges an update.
+// begin checks an update, and returns the fault to inject.
 func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool) {
 	listed, ledger := a.listed(group), a.ledger(group)
 	have, _ := a.has(group)
@@ -27,7 +27,7 @@ func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool
 		a.fail("size of an update", "%d identities", n)
 	}
 	for _, k := range slices.Sorted(maps.Keys(union(a.present(group, listed), setOf(attach)))) {
-		verified := listed[k] && !a.mine[group][k] // another writer's, which Azure may refuse podid
+		verified := listed[k] && !a.mine[group][k] // another client's, which Azure may not let podid assign
 		if !ledger[k] && !a.bookless[group] && !verified {
 			a.fail("not in the ledger", "%s on %s when it is updated", short(k), group)
 		}
@@ -35,7 +35,7 @@ func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool
 	for _, id := range attach {
 		k := strings.ToLower(id)
 		w := a.wanted[slot{group, k}]
-		back := a.renewing[slot{group, k}] || a.bookless[group] // whoever needs it
+		back := a.renewing[slot{group, k}] || a.bookless[group] // whether a pod needs it or not
 		if !back && (w == nil || !w.needed && w.until.Before(began.Add(-a.late))) {
 			a.fail("attached, not needed", "%s to %s", short(k), group)
 		}
@@ -49,7 +49,7 @@ func (a *azure) begin(group compute.Group, attach, detach []string) (fault, bool
 	return f, bad
 }
 
-// present are the identities on a group that MIC attached.
+// present returns the identities on a group that MIC attached.
 func (a *azure) present(group compute.Group, listed map[string]bool) map[string]bool {
 	out := map[string]bool{}
 	for k := range a.mine[group] {
@@ -60,7 +60,7 @@ func (a *azure) present(group compute.Group, listed map[string]bool) map[string]
 	return out
 }
 
-// judgeDetach judges that something is taken away, in a row of calls that began then.
+// judgeDetach checks that an identity may be detached, in a chain of calls that began at began.
 func (a *azure) judgeDetach(s slot, began time.Time, orphaned map[string]bool) {
 	w := a.wanted[s]
 	if w == nil {
@@ -84,7 +84,7 @@ func (a *azure) judgeDetach(s slot, began time.Time, orphaned map[string]bool) {
 	}
 }
 
-// remade tells whether the identity was made again since it was attached.
+// remade reports whether the identity was recreated since it was attached.
 func (a *azure) remade(s slot) bool {
 	a.fake.KeepStaleIDs(true)
 	before, _ := a.has(s.group)

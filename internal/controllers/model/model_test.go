@@ -1,13 +1,12 @@
-// Package model runs MIC's controllers through random histories and judges what
-// they do.
+// Package model runs MIC's controllers through random histories and checks what they do.
 //
-// A history is a list of steps: pods, bindings, identities and nodes come, change
-// and go; MIC is restarted in the middle of things; Azure and the API server fail;
-// hands meddle. All of it happens in fake time, so that minutes cost milliseconds.
-// The judges (azure_test.go at every update, check_test.go at every moment and at
-// rest) know only the objects and the rules of package identity.
+// A history is a list of steps. Pods, bindings, identities and nodes are created, changed and
+// deleted. MIC restarts in the middle of operations. Azure and the API server fail. Other clients
+// interfere. All of it happens in fake time, so that minutes cost milliseconds. The checks
+// (azure_test.go at every update, check_test.go at every moment and at rest) know only the objects
+// and the rules of package identity.
 //
-// A history that fails is cut down to the steps that matter, and printed.
+// A history that fails is reduced to the steps that matter, and printed.
 package model
 
 import (
@@ -26,7 +25,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
-// verdict is what became of a history.
+// verdict is the outcome of a history.
 type verdict struct {
 	what, details string
 	story         []string
@@ -65,8 +64,8 @@ func (v verdict) String() string {
 	return fmt.Sprintf("%s: %s\n  %s", v.what, v.details, strings.Join(v.story, "\n  "))
 }
 
-// The number of histories that a test runs, and the seed of those that are always the same: a
-// change of something else must not meet a new history.
+// The number of histories that a test runs, and the fixed seed of TestHistories. With a fixed seed,
+// an unrelated change does not run new histories.
 const (
 	fewHistories = 60
 	fixedSeed    = "1"
@@ -92,7 +91,7 @@ func flagsOf(t *testing.T, seed string) {
 	}
 }
 
-// ours are the flags that flagsOf has set.
+// ours holds the flags that flagsOf has set.
 var ours = map[string]bool{}
 
 // commandLine reports whether the command line says which histories to run.
@@ -106,7 +105,7 @@ func TestHistories(t *testing.T) {
 	runHistories(t)
 }
 
-// TestFreshHistories runs other histories than TestHistories. CI draws a seed for each run.
+// TestFreshHistories runs other histories than TestHistories. CI picks a seed for each run.
 func TestFreshHistories(t *testing.T) {
 	seed := os.Getenv(seedVariable)
 	if seed == "" || commandLine() {
@@ -120,8 +119,8 @@ func TestFreshHistories(t *testing.T) {
 func runHistories(t *testing.T) {
 	t.Helper()
 	ctrl.SetLogger(logr.Discard())
-	// Goroutines make histories a little different each time they run. Rapid
-	// cannot shrink what does not fail again: what failed once stays failed.
+	// Goroutines make each run of a history a little different. Rapid cannot shrink a failure that
+	// does not reproduce, so a history that failed once counts as failed.
 	failed := map[string]verdict{}
 	rapid.Check(t, func(rt *rapid.T) {
 		s, history := setups().Draw(rt, "setup"), histories().Draw(rt, "history")
@@ -138,7 +137,7 @@ func runHistories(t *testing.T) {
 	})
 }
 
-// logTo is where MIC logs to when somebody wants to know.
+// logTo returns the writer for MIC's log, or nil unless PODID_TEST_LOG is set.
 func logTo() io.Writer {
 	if os.Getenv("PODID_TEST_LOG") != "" {
 		return os.Stderr

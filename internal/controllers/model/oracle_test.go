@@ -1,5 +1,5 @@
-// What should be: worked out from the objects by the rules of package identity, and
-// by nothing else of the product.
+// The desired state. It is derived only from the objects and the rules of package identity, without
+// other production code.
 
 package model
 
@@ -17,7 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// view is a cluster as somebody sees it: the API server, or MIC's caches.
+// view is a cluster as seen by the API server or by MIC's caches.
 type view struct {
 	rules      identity.Rules
 	pods       []*corev1.Pod
@@ -52,19 +52,19 @@ func listOf[T client.Object](list func(kind) []client.Object) []T {
 	return out
 }
 
-// claim is that a pod is to have an identity.
+// claim is a pod's entitlement to an identity.
 type claim struct {
 	pod      *corev1.Pod
 	node     *corev1.Node
 	identity *v1.AzureIdentity
 	binding  *v1.AzureIdentityBinding
-	// slot is where on Azure, if the identity has to come to the node and can.
+	// slot is the place on Azure, if the identity has to be on the node and can be.
 	slot  slot
 	azure bool
-	lost  bool // it has to, and cannot: the node is not Azure's
+	lost  bool // it has to be, and cannot: the node is not in Azure
 }
 
-// claims are all of the cluster.
+// claims returns all claims of the cluster.
 func (v *view) claims() []claim {
 	var all []claim
 	for _, pod := range v.pods {
@@ -89,7 +89,7 @@ func (v *view) claims() []claim {
 	return all
 }
 
-// groups are those that have nodes.
+// groups returns the groups that have nodes.
 func (v *view) groups() map[compute.Group]bool {
 	out := map[compute.Group]bool{}
 	for _, node := range v.nodes {
@@ -100,7 +100,7 @@ func (v *view) groups() map[compute.Group]bool {
 	return out
 }
 
-// preassigned tells whether an annotation puts the identity on the group.
+// preassigned reports whether an annotation puts the identity on the group.
 func (v *view) preassigned(s slot) bool {
 	for _, id := range v.identities {
 		if id.Spec.Type != v1.UserAssignedMSI || strings.ToLower(id.Spec.ResourceID) != s.key || !id.DeletionTimestamp.IsZero() {
@@ -113,8 +113,8 @@ func (v *view) preassigned(s slot) bool {
 	return false
 }
 
-// wanted are the slots that pods or annotations want. MIC heeds an annotation on a
-// group without nodes only for what it has attached there.
+// wanted returns the slots that pods or annotations require. On a group without nodes, MIC honors
+// an annotation only for identities that it attached there.
 func (v *view) wanted(groups []compute.Group, keys []string) map[slot]bool {
 	out := map[slot]bool{}
 	for _, c := range v.claims() {
@@ -136,13 +136,13 @@ func (v *view) wanted(groups []compute.Group, keys []string) map[slot]bool {
 	return out
 }
 
-// names are what the object of a claim may be called.
+// named reports whether the object has a name that the claim's object may have.
 func (c *claim) named(o *v1.AzureAssignedIdentity) bool {
 	plain := strings.ToLower(c.pod.Name + "-" + c.pod.Namespace + "-" + c.identity.Name)
 	return o.Name == plain || strings.HasPrefix(o.Name, plain+"-") && len(o.Name) == len(plain)+11
 }
 
-// namespace is where its object lives.
+// namespace returns the namespace of the claim's object.
 func (c *claim) namespace(rules identity.Rules) string {
 	if rules.ForceNamespaced || c.identity.Annotations[v1.BehaviorAnnotation] == v1.BehaviorNamespaced {
 		return c.identity.Namespace
@@ -150,14 +150,14 @@ func (c *claim) namespace(rules identity.Rules) string {
 	return "default"
 }
 
-// of tells whether the object is about the claim.
+// of reports whether the object belongs to the claim.
 func (c *claim) of(o *v1.AzureAssignedIdentity) bool {
 	ref := o.Spec.AzureIdentityRef
 	return o.Spec.Pod == c.pod.Name && o.Spec.PodNamespace == c.pod.Namespace && ref != nil &&
 		ref.Name == c.identity.Name && ref.Namespace == c.identity.Namespace
 }
 
-// wrong says what is wrong about the object of a claim but its state, "" for nothing.
+// wrong returns what is wrong with the object of a claim, apart from its state, or "".
 func (c *claim) wrong(rules identity.Rules, o *v1.AzureAssignedIdentity) string {
 	switch {
 	case o.Namespace != c.namespace(rules):
@@ -187,10 +187,10 @@ func (c *claim) String() string {
 	return c.pod.Namespace + "/" + c.pod.Name + " x " + c.identity.Namespace + "/" + c.identity.Name + " on " + c.node.Name
 }
 
-// since remembers since when something has been so.
+// since records since when facts have held.
 type since map[string]time.Time
 
-// keep takes what is so now.
+// keep records the facts that hold now, and drops all others.
 func (s since) keep(now map[string]bool) {
 	for what := range now {
 		if _, ok := s[what]; !ok {

@@ -1,4 +1,4 @@
-// How MIC reads its caches: the rest of cache.Cache.
+// MIC's reads of its caches: the rest of cache.Cache.
 
 package model
 
@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Get is client.Reader.
+// Get implements client.Reader.
 func (c *caches) Get(_ context.Context, name client.ObjectKey, into client.Object, _ ...client.GetOption) error {
 	i := c.informers[kindOf(into)]
 	if i == nil {
@@ -33,7 +33,7 @@ func (c *caches) Get(_ context.Context, name client.ObjectKey, into client.Objec
 	return nil
 }
 
-// List is client.Reader. Its order is by name here; the real one's is random.
+// List implements client.Reader. It sorts by name, whereas the real cache's order is random.
 func (c *caches) List(_ context.Context, list client.ObjectList, opts ...client.ListOption) error {
 	k := itemOf(list)
 	i := c.informers[k]
@@ -80,14 +80,14 @@ func (c *caches) matches(k kind, o client.Object, options *client.ListOptions) (
 	return true, nil
 }
 
-// itemOf is the kind that a list is of.
+// itemOf returns the kind of a list's items.
 func itemOf(list client.ObjectList) kind {
 	return reflect.TypeOf(list).Elem().Field(2).Type.Elem()
 }
 
 func write(into, from client.Object) { reflect.ValueOf(into).Elem().Set(reflect.ValueOf(from).Elem()) }
 
-// GetInformer is cache.Informers.
+// GetInformer implements cache.Informers.
 func (c *caches) GetInformer(_ context.Context, o client.Object, _ ...crcache.InformerGetOption) (crcache.Informer, error) {
 	i := c.informers[kindOf(o)]
 	if i == nil {
@@ -96,18 +96,18 @@ func (c *caches) GetInformer(_ context.Context, o client.Object, _ ...crcache.In
 	return i, nil
 }
 
-// GetInformerForKind is cache.Informers.
+// GetInformerForKind implements cache.Informers.
 func (c *caches) GetInformerForKind(context.Context, schema.GroupVersionKind, ...crcache.InformerGetOption) (crcache.Informer, error) {
 	return nil, fmt.Errorf("not in the model")
 }
 
-// RemoveInformer is cache.Informers.
+// RemoveInformer implements cache.Informers.
 func (c *caches) RemoveInformer(context.Context, client.Object) error { return nil }
 
-// WaitForCacheSync is cache.Informers.
+// WaitForCacheSync implements cache.Informers.
 func (c *caches) WaitForCacheSync(context.Context) bool { return true }
 
-// IndexField is client.FieldIndexer.
+// IndexField implements client.FieldIndexer.
 func (c *caches) IndexField(_ context.Context, o client.Object, field string, index client.IndexerFunc) error {
 	k := kindOf(o)
 	if c.indexes[k] == nil {
@@ -120,19 +120,19 @@ func (c *caches) IndexField(_ context.Context, o client.Object, field string, in
 	return nil
 }
 
-// registration is a handler that has heard of all there was.
+// registration is the registration of a handler that has received the initial list.
 type registration struct{ done chan struct{} }
 
-// HasSynced is toolscache.ResourceEventHandlerRegistration.
+// HasSynced implements toolscache.ResourceEventHandlerRegistration.
 func (registration) HasSynced() bool { return true }
 
-// HasSyncedChecker is toolscache.ResourceEventHandlerRegistration.
+// HasSyncedChecker implements toolscache.ResourceEventHandlerRegistration.
 func (r registration) HasSyncedChecker() toolscache.DoneChecker { return r }
 
-// Name is toolscache.DoneChecker.
+// Name implements toolscache.DoneChecker.
 func (registration) Name() string { return "model" }
 
-// Done is toolscache.DoneChecker.
+// Done implements toolscache.DoneChecker.
 func (r registration) Done() <-chan struct{} { return r.done }
 
 func synced() registration {
@@ -141,7 +141,7 @@ func synced() registration {
 	return r
 }
 
-// AddEventHandlerWithOptions is crcache.Informer.
+// AddEventHandlerWithOptions implements crcache.Informer.
 func (i *informer) AddEventHandlerWithOptions(h toolscache.ResourceEventHandler, _ toolscache.HandlerOptions) (toolscache.ResourceEventHandlerRegistration, error) {
 	i.mu.Lock()
 	i.handlers = append(i.handlers, h)
@@ -153,27 +153,27 @@ func (i *informer) AddEventHandlerWithOptions(h toolscache.ResourceEventHandler,
 	return synced(), nil
 }
 
-// AddEventHandler is crcache.Informer.
+// AddEventHandler implements crcache.Informer.
 func (i *informer) AddEventHandler(h toolscache.ResourceEventHandler) (toolscache.ResourceEventHandlerRegistration, error) {
 	return i.AddEventHandlerWithOptions(h, toolscache.HandlerOptions{})
 }
 
-// AddEventHandlerWithResyncPeriod is crcache.Informer.
+// AddEventHandlerWithResyncPeriod implements crcache.Informer.
 func (i *informer) AddEventHandlerWithResyncPeriod(h toolscache.ResourceEventHandler, _ time.Duration) (toolscache.ResourceEventHandlerRegistration, error) {
 	return i.AddEventHandlerWithOptions(h, toolscache.HandlerOptions{})
 }
 
-// RemoveEventHandler is crcache.Informer.
+// RemoveEventHandler implements crcache.Informer.
 func (i *informer) RemoveEventHandler(toolscache.ResourceEventHandlerRegistration) error { return nil }
 
-// AddIndexers is crcache.Informer.
+// AddIndexers implements crcache.Informer.
 func (i *informer) AddIndexers(toolscache.Indexers) error { return nil }
 
-// HasSynced is crcache.Informer.
+// HasSynced implements crcache.Informer.
 func (i *informer) HasSynced() bool { return true }
 
-// HasSyncedChecker is crcache.Informer.
+// HasSyncedChecker implements crcache.Informer.
 func (i *informer) HasSyncedChecker() toolscache.DoneChecker { return synced() }
 
-// IsStopped is crcache.Informer.
+// IsStopped implements crcache.Informer.
 func (i *informer) IsStopped() bool { return false }

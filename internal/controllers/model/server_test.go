@@ -1,6 +1,6 @@
-// The API server of the model: objects in memory, with the server's manners where
-// the controllers depend on them (versions, generations, finalizers, preconditions,
-// the status subresource), and a log of changes for every watcher.
+// The model's API server: objects in memory, and a log of changes for every watcher. It follows the
+// real server where the controllers depend on it: versions, generations, finalizers, preconditions,
+// and the status subresource.
 
 package model
 
@@ -27,7 +27,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// kind is a Go type of object, of which each is one kind of the API.
+// kind is the Go type of an object. Each type is one kind of the API.
 type kind = reflect.Type
 
 func kindOf(o client.Object) kind { return reflect.TypeOf(o).Elem() }
@@ -43,14 +43,14 @@ type apiServer struct {
 	made    int
 	objects map[kind]map[types.NamespacedName]client.Object
 	watches map[kind][]*watch
-	// fails are the answers to the next writes of MIC.
+	// fails are the responses to MIC's next writes.
 	fails []apiFault
 }
 
-// apiFault is what goes wrong with a write.
+// apiFault is a fault of one write.
 type apiFault struct {
 	err  error
-	done bool // the write is carried out all the same
+	done bool // the write is carried out anyway
 }
 
 // change is one event of a watch.
@@ -71,7 +71,7 @@ func newServer() *apiServer {
 
 func (s *apiServer) take(k kind, name types.NamespacedName) client.Object { return s.objects[k][name] }
 
-// get returns a copy, nil when there is none.
+// get returns a copy of the object, or nil if it does not exist.
 func (s *apiServer) get(k kind, name types.NamespacedName) client.Object {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,7 +94,7 @@ func (s *apiServer) listed(k kind) []client.Object {
 	return all
 }
 
-// follow returns what there is, and a watch of what changes.
+// follow returns the current objects, and a watch of the changes after them.
 func (s *apiServer) follow(k kind) ([]client.Object, *watch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +109,7 @@ func (s *apiServer) unfollow(k kind, w *watch) {
 	s.watches[k] = slices.DeleteFunc(s.watches[k], func(have *watch) bool { return have == w })
 }
 
-// drain takes up to n changes, all when n is negative.
+// drain removes and returns up to n changes, or all if n is negative.
 func (s *apiServer) drain(w *watch, n int) []change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *apiServer) drain(w *watch, n int) []change {
 	return taken
 }
 
-// relist is a new list and a watch that begins there.
+// relist returns the current objects and restarts the watch after them.
 func (s *apiServer) relist(k kind, w *watch) []client.Object {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,8 +172,7 @@ func (s *apiServer) create(o client.Object) error {
 	return nil
 }
 
-// update replaces an object, or its status alone. mutate makes the new one from a
-// copy of the old one.
+// update replaces an object, or only its status. mutate changes a copy of the old object.
 func (s *apiServer) update(k kind, name types.NamespacedName, status bool, mutate func(client.Object) (client.Object, error)) (client.Object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,10 +199,10 @@ func (s *apiServer) update(k kind, name types.NamespacedName, status bool, mutat
 	return copied(want), nil
 }
 
-// settle makes of a request what the server stores.
+// settle returns what the server stores for a request.
 func settle(have, want client.Object, status bool) {
 	if status {
-		// Only the status counts: everything else is as it was.
+		// Only the status is updated.
 		into := copied(have)
 		statusOf(into).Set(statusOf(want))
 		reflect.ValueOf(want).Elem().Set(reflect.ValueOf(into).Elem())
@@ -221,7 +220,7 @@ func settle(have, want client.Object, status bool) {
 	}
 }
 
-// body is what the generation counts changes of.
+// body returns the part of an object whose changes increase the generation.
 func body(o client.Object) any {
 	if field := reflect.ValueOf(o).Elem().FieldByName("Spec"); field.IsValid() {
 		if split(kindOf(o)) {
@@ -279,7 +278,7 @@ func (s *apiServer) patch(k kind, name types.NamespacedName, status bool, how ty
 	})
 }
 
-// mergePatch is RFC 7386.
+// mergePatch applies a JSON merge patch (RFC 7386).
 func mergePatch(document, patch []byte) ([]byte, error) {
 	var have, change map[string]any
 	if err := json.Unmarshal(document, &have); err != nil {
@@ -310,7 +309,7 @@ func merge(have, change map[string]any) map[string]any {
 	return have
 }
 
-// split tells whether the kind's status is a subresource.
+// split reports whether the kind's status is a subresource.
 func split(k kind) bool {
 	return k == kindOf(&corev1.Pod{}) || k == kindOf(&corev1.Node{}) || k == kindOf(&v1.AzureIdentity{})
 }
@@ -326,7 +325,7 @@ func copied[T client.Object](o T) T {
 
 func key(o client.Object) string { return o.GetNamespace() + "/" + o.GetName() }
 
-// refusedByServer are the answers that a write can get when the API server is unwell.
+// refusedByServer returns one of the errors that an unhealthy API server returns for a write.
 func refusedByServer(n int) apiFault {
 	switch n {
 	case 0:

@@ -1,4 +1,4 @@
-// Azure spells a resource group in another way than an AzureIdentity does.
+// Differences in spelling between Azure's resource groups and those of an AzureIdentity.
 
 package model
 
@@ -18,9 +18,9 @@ import (
 	emulator "github.com/podid-io/podid/internal/emulator/world"
 )
 
-// TestSpellings: two namespaces spell one resource group in two ways, and Azure in one of them. One
-// update attaches the identity for both, comparisons find nothing to do, and it stays until the
-// last pod has left.
+// TestSpellings: two namespaces spell one resource group differently, and Azure uses one of the
+// spellings. One update attaches the identity for both, and comparisons find no drift. The identity
+// stays until the last pod is gone.
 func TestSpellings(t *testing.T) {
 	ctrl.SetLogger(logr.Discard())
 	synctest.Test(t, func(t *testing.T) {

@@ -17,14 +17,14 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// step is one thing that happens. What its numbers mean depends on op; one that
-// makes no sense at its moment does nothing.
+// step is one thing that happens. The meaning of its numbers depends on op. A step that is not
+// possible at its moment does nothing.
 type step struct {
 	Op      string
 	A, B, C int
 }
 
-// op is a kind of step: what it does, in words or not at all, and how often it comes.
+// op is a kind of step: what it does, and how often it is drawn. do returns a description, or "".
 type op struct {
 	name   string
 	weight int
@@ -33,7 +33,7 @@ type op struct {
 
 func pick[T any](list []T, n int) T { return list[n%len(list)] }
 
-// histories are lists of steps.
+// histories generates lists of steps.
 func histories() *rapid.Generator[[]step] {
 	var names []string
 	for _, o := range ops() {
@@ -45,11 +45,11 @@ func histories() *rapid.Generator[[]step] {
 			A:  rapid.IntRange(0, 9).Draw(t, "a"), B: rapid.IntRange(0, 9).Draw(t, "b"), C: rapid.IntRange(0, 9).Draw(t, "c"),
 		}
 	})
-	// Lists of lists, because rapid's lists are short: half a dozen.
+	// A list of lists, because rapid's lists are short: about six elements.
 	return rapid.Map(rapid.SliceOfN(rapid.SliceOfN(one, 1, 12), 1, 8), func(parts [][]step) []step { return slices.Concat(parts...) })
 }
 
-// setups are what histories begin with; the calm ones come first.
+// setups generates the setups of histories. The calm ones come first.
 func setups() *rapid.Generator[setup] {
 	return rapid.Custom(func(t *rapid.T) setup {
 		d := func(name string, from ...time.Duration) time.Duration { return rapid.SampledFrom(from).Draw(t, name) }
@@ -74,7 +74,7 @@ func setups() *rapid.Generator[setup] {
 	})
 }
 
-// do takes a step, and says what happened, "" for nothing.
+// do executes a step, and returns what happened, or "".
 func (w *world) do(s step) string {
 	for _, o := range ops() {
 		if o.name == s.Op {
@@ -84,7 +84,7 @@ func (w *world) do(s step) string {
 	panic("no such step: " + s.Op)
 }
 
-// ops are all kinds of steps.
+// ops returns all kinds of steps.
 func ops() []op { return slices.Concat(podOps(), objectOps(), azureOps(), programOps()) }
 
 func podOps() []op {
@@ -161,7 +161,7 @@ func podOps() []op {
 	}
 }
 
-// terminate is a deletion that gives the pod time.
+// terminate deletes a pod with a grace period.
 func (w *world) terminate(name types.NamespacedName) string {
 	w.server.mu.Lock()
 	defer w.server.mu.Unlock()
@@ -176,10 +176,10 @@ func (w *world) terminate(name types.NamespacedName) string {
 	return "pod " + name.String() + " is being deleted"
 }
 
-// anyNode is a node that exists, or did or will.
+// anyNode returns the name of a node that exists, existed or will exist.
 func (w *world) anyNode(n int) string { return nodeName(n) }
 
-// create makes an object.
+// create creates an object.
 func (w *world) create(o client.Object) string {
 	if w.server.create(o) != nil {
 		return ""

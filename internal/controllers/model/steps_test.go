@@ -105,7 +105,7 @@ func objectOps() []op {
 	}
 }
 
-// meddle is a hand that changes an assigned identity.
+// meddle changes an assigned identity as another client.
 func meddle(w *world, s step) string {
 	all := w.truth().assigned
 	if len(all) == 0 {
@@ -136,8 +136,8 @@ func meddle(w *world, s step) string {
 	})
 }
 
-// loseLedger is a hand that deletes or damages a ledger. What it listed is
-// nobody's from then on: it may stay, and it may go.
+// loseLedger deletes or damages a ledger. The identities in it have no known owner from then on:
+// they may stay or be detached.
 func loseLedger(w *world, s step) string {
 	all := listOf[*corev1.ConfigMap](w.server.list)
 	if len(all) == 0 {
@@ -150,7 +150,7 @@ func loseLedger(w *world, s step) string {
 	w.azure.bookless[group] = true
 	w.azure.mu.Unlock()
 	for _, k := range w.keys() {
-		w.azure.forget(k) // what was about to be put back
+		w.azure.forget(k) // another client's that MIC was about to attach again
 	}
 	if s.B > 4 {
 		return w.remove(cm, client.ObjectKeyFromObject(cm))
@@ -161,7 +161,7 @@ func loseLedger(w *world, s step) string {
 	})
 }
 
-// oldObject is an assigned identity that v1.8.17 wrote before it went.
+// oldObject creates an assigned identity as v1.8.17 wrote it before the migration.
 func oldObject(w *world, s step) string {
 	pod, id := pick(pods(), s.A), pick(identities(), s.B)
 	ns := "default"
@@ -246,8 +246,8 @@ func azureOps() []op {
 	}
 }
 
-// byHand is something on Azure that only a comparison can find out: it happens
-// only where there are comparisons.
+// byHand wraps a change on Azure that only a comparison can detect. It does nothing in setups
+// without comparisons.
 func byHand(do func(*world, compute.Group, string) bool) func(*world, step) string {
 	return func(w *world, s step) string {
 		if w.setup.Drift == 0 || !do(w, pick(groups(), s.A), resourceID(s.B)) {

@@ -1,4 +1,4 @@
-// Histories that chance would seldom or never make.
+// Histories that random generation would rarely or never produce.
 
 package model
 
@@ -27,13 +27,13 @@ func TestStories(t *testing.T) {
 		"one refused without a name":  {many, []step{{"rebind", 0, 0, 0}, {"fate", 0, 2, 0}, {"pod", 0, 0, 0}, pod, {"wait", 1, 0, 0}}},
 		"answers lost":                {slowly, []step{{"fault", 6, 2, 0}, pod, {"wait", 4, 0, 0}, {"crowd pod", 1, 2, 0}}},
 		"gone before it is there":     {slowly, []step{pod, {"wait", 2, 0, 0}, {"node leaves", 0, 0, 0}, {"node leaves", 1, 0, 0}}},
-		// Seed 16793201470512625324. MIC is killed during an update, and the next MIC does not see
-		// a moment without one: an upgrade of the machines begins right after it.
+		// Seed 16793201470512625324. MIC is killed during an update, and an upgrade of the machines
+		// begins right after it. The next MIC therefore never sees the group without an operation.
 		"upgraded right after a predecessor's update": {calm, []step{
 			{"pod", 2, 0, 1}, {"wait", 2, 0, 0}, {"kill", 0, 0, 0}, {"wait", 4, 0, 0}, {"wait", 5, 0, 0}, {"upgrade", 0, 0, 0}, {"wait", 2, 0, 0},
 		}},
-		// Seed 6770198477700054209. The ledger is written and the answer is lost; the pod has gone
-		// by then.
+		// Seed 6770198477700054209. The ledger is written but the response is lost, and the pod is
+		// gone by then.
 		"ledger written, answer lost": {atOnce, []step{
 			{"pod", 2, 2, 0},
 			{"hold", 0, 0, 0},

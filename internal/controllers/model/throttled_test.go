@@ -90,7 +90,7 @@ func throttledOnce(t *testing.T, fault emulator.Fault, counts bool) {
 	}
 }
 
-// allAssigned waits until that many pods have what they need, and returns when they had.
+// allAssigned waits until that many pods have what they need, and returns the time when they did.
 func (w *world) allAssigned(pods int, until time.Time) time.Time {
 	for time.Now().Before(until) {
 		assigned := 0

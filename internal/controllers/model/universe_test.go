@@ -1,5 +1,5 @@
-// The few things that histories are about. Names are chosen so that objects of
-// different pairs would share v1.8.17's name.
+// The small set of objects in histories. Names are chosen so that objects of different pairs would
+// share v1.8.17's name.
 
 package model
 
@@ -52,11 +52,11 @@ func bindings() []types.NamespacedName {
 	}
 }
 
-// colours are values of the binding label, "" for none.
+// The values of the binding label. "" means no label.
 func colours() []string { return []string{"red", "blue", ""} }
 
-// groups are the scale set of the first two nodes, the VM of the third, and what
-// the fourth turns out to belong to.
+// groups returns the node groups: the scale set of the first two nodes, the VM of the third, and
+// the later group of the fourth.
 func groups() []compute.Group {
 	return []compute.Group{
 		{Kind: compute.VMSS, SubscriptionID: subscription, ResourceGroup: "rg", Name: "set"},
@@ -65,7 +65,7 @@ func groups() []compute.Group {
 	}
 }
 
-// providerIDs of the nodes n0, n1, ...
+// providerIDs returns the provider IDs of the nodes n0, n1, ...
 func providerIDs() []string {
 	vmss := "azure:///subscriptions/%s/resourceGroups/%s/providers/Microsoft.Compute/virtualMachineScaleSets/%s/virtualMachines/%d"
 	return []string{
@@ -78,12 +78,12 @@ func providerIDs() []string {
 
 func nodeName(n int) string { return fmt.Sprintf("n%d", n%len(providerIDs())) }
 
-// resourceID is that of the n-th managed identity.
+// resourceID returns the ID of the n-th managed identity.
 func resourceID(n int) string {
 	return fmt.Sprintf("/subscriptions/%s/resourceGroups/ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id%d", subscription, n%resources)
 }
 
-// keys are those of all managed identities.
+// keys returns the keys of all managed identities.
 func (w *world) keys() []string {
 	out := make([]string, 0, resources+w.setup.Crowd)
 	for n := range resources {
@@ -95,8 +95,8 @@ func (w *world) keys() []string {
 	return out
 }
 
-// crowdSelector is the binding label of pods that are granted very many identities. A pod can have
-// identity.MaxIdentities of them, so one selector has as many and the next one the rest.
+// crowdSelector returns the binding label of pods that are granted very many identities. A pod can
+// have at most identity.MaxIdentities, so they are spread over several selectors.
 func crowdSelector(n int) string { return fmt.Sprintf("crowd%d", n/identity.MaxIdentities) }
 
 func crowdID(n int) string {
@@ -130,7 +130,7 @@ func newBinding(name types.NamespacedName, identity, colour string) *v1.AzureIde
 	}
 }
 
-// populate makes what every history begins with.
+// populate creates what every history begins with.
 func (w *world) populate() {
 	for n := range 3 {
 		must(w.server.create(newNode(n, providerIDs()[n])))
@@ -141,7 +141,7 @@ func (w *world) populate() {
 	for _, group := range groups() {
 		w.azure.fake.SetGroup(group, compute.Identities{})
 	}
-	w.azure.handAdd(groups()[0], resourceID(1)) // somebody was here before
+	w.azure.handAdd(groups()[0], resourceID(1)) // attached by another client before
 	for n, name := range identities() {
 		if n != 2 {
 			must(w.server.create(newIdentity(name, n%3)))

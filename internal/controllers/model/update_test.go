@@ -1,4 +1,4 @@
-// How Azure of the model carries out an update.
+// How the model's Azure carries out an update.
 
 package model
 
@@ -14,7 +14,7 @@ import (
 	"github.com/podid-io/podid/internal/compute/computetest"
 )
 
-// patch carries an update out, or not.
+// patch carries out an update, unless the fault prevents it.
 func (a *azure) patch(ctx context.Context, group compute.Group, attach, detach []string, f fault, bad bool) error {
 	requested := slices.Concat(attach, detach)
 	if bad {
@@ -37,7 +37,7 @@ func (a *azure) patch(ctx context.Context, group compute.Group, attach, detach [
 	if err := a.fake.Patch(ctx, group, attach, detach); err != nil {
 		return err
 	}
-	// From here on the group lists what it will have; its machines get it later.
+	// From here on the group lists the new identities. Its machines get them later.
 	takes := a.takes
 	if bad && f == slow {
 		takes = 2 * time.Minute
@@ -77,40 +77,40 @@ func missing(ids []string, from map[string]bool) []string {
 	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return from[strings.ToLower(id)] })
 }
 
-// mark notes what MIC attaches that is not there yet.
+// mark records as MIC's what MIC attaches that is not there yet.
 func (a *azure) mark(group compute.Group, attach []string) {
 	listed := a.listed(group)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, id := range missing(attach, listed) {
-		if k := strings.ToLower(id); !a.foreign[group][k] { // else it is put back
+		if k := strings.ToLower(id); !a.foreign[group][k] { // otherwise MIC attaches it again for another client
 			put(a.mine, group, k)
 		}
 	}
 }
 
-// doubt notes that MIC does not know whether an update was carried out.
+// doubt records that MIC does not know the outcome of an update.
 func (a *azure) doubt(group compute.Group, attach map[string]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.unsure[group] = union(a.unsure[group], attach)
 }
 
-// undo takes back what an update attached.
+// undo reverts what an update attached.
 func (a *azure) undo(group compute.Group, attached []string) {
 	if len(attached) > 0 {
 		_ = a.fake.Patch(context.Background(), group, nil, attached) // the group may be gone
 	}
 }
 
-// refuse is what ARM says no to before it begins.
+// refuse returns the error with which ARM rejects an update immediately, or nil.
 func (a *azure) refuse(group compute.Group, attach, detach []string) error {
 	have, exists := a.has(group)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	requested := slices.Concat(attach, detach)
 	if !exists {
-		return nil // the fake says so
+		return nil // the fake returns the error
 	}
 	if a.forbidden[group] {
 		return computetest.Refusal(group, http.StatusForbidden, "AuthorizationFailed", "no right to write the machine", requested, 0)
@@ -138,7 +138,7 @@ func (a *azure) refuse(group compute.Group, attach, detach []string) error {
 	return nil
 }
 
-// end notes what MIC knows now.
+// end records what MIC knows after an update.
 func (a *azure) end(group compute.Group, attach, detach []string, err error) {
 	listed := a.listed(group)
 	a.mu.Lock()
@@ -159,7 +159,7 @@ func (a *azure) end(group compute.Group, attach, detach []string, err error) {
 		delete(known, k)
 		delete(a.leaving, slot{group, k})
 		if client, _ := a.fake.IDsOf(k); client == "" && !listed[k] {
-			delete(a.foreign[group], k) // there is nothing that could be put back
+			delete(a.foreign[group], k) // it was deleted, and cannot be attached again
 		}
 		if !listed[k] {
 			delete(a.mine[group], k)
@@ -174,7 +174,7 @@ func (a *azure) end(group compute.Group, attach, detach []string, err error) {
 	}
 }
 
-// upgrade is somebody else's operation on a group, during which it takes no other.
+// upgrade starts another client's operation on a group, during which Azure accepts no other.
 func (a *azure) upgrade(group compute.Group, takes time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -184,7 +184,7 @@ func (a *azure) upgrade(group compute.Group, takes time.Duration) {
 	}
 }
 
-// mend ends all that keeps identities from groups.
+// Removes all faults that keep identities from groups.
 func (a *azure) mend() {
 	for n := range resources {
 		a.fake.AddIdentities(resourceID(n))
@@ -200,7 +200,7 @@ func (a *azure) mend() {
 	clear(a.forbidden)
 }
 
-// Pause is attachment.Cloud.
+// Pause implements attachment.Cloud.
 func (a *azure) Pause(group compute.Group) time.Duration {
 	d := a.fake.Pause(group)
 	a.mu.Lock()
@@ -209,12 +209,12 @@ func (a *azure) Pause(group compute.Group) time.Duration {
 	return d
 }
 
-// ClientID is attachment.Cloud.
+// ClientID implements attachment.Cloud.
 func (a *azure) ClientID(ctx context.Context, resourceID string) (string, error) {
 	return a.fake.ClientID(ctx, resourceID)
 }
 
-// handAdd is somebody else who puts an identity on a group.
+// handAdd attaches an identity to a group as another client.
 func (a *azure) handAdd(group compute.Group, id string) bool {
 	if client, _ := a.fake.IDsOf(id); client == "" {
 		return false
@@ -223,7 +223,7 @@ func (a *azure) handAdd(group compute.Group, id string) bool {
 	if _, exists := a.has(group); !exists || a.listed(group)[k] {
 		return false
 	}
-	ambiguous := a.ledger(group)[k] // podid cannot tell that from its own doing
+	ambiguous := a.ledger(group)[k] // podid cannot distinguish that from its own update
 	if a.fake.Patch(context.Background(), group, []string{id}, nil) != nil {
 		return false
 	}
@@ -237,7 +237,7 @@ func (a *azure) handAdd(group compute.Group, id string) bool {
 	return true
 }
 
-// handRemove is somebody else who takes an identity off a group.
+// handRemove detaches an identity from a group as another client.
 func (a *azure) handRemove(group compute.Group, id string) bool {
 	k := strings.ToLower(id)
 	if !a.listed(group)[k] || a.fake.Patch(context.Background(), group, nil, []string{id}) != nil {
@@ -250,8 +250,8 @@ func (a *azure) handRemove(group compute.Group, id string) bool {
 	return true
 }
 
-// deleteIdentity is a person who deletes a managed identity. Groups that list it go on
-// doing so; on others nobody misses it any more.
+// deleteIdentity deletes a managed identity. Groups that list it keep listing it. On other groups
+// no client misses it anymore.
 func (a *azure) deleteIdentity(id string) bool {
 	client, _ := a.fake.IDsOf(id)
 	a.fake.DeleteIdentity(id)
@@ -259,7 +259,7 @@ func (a *azure) deleteIdentity(id string) bool {
 	return client != ""
 }
 
-// forget strikes an identity that somebody else put on groups off where it is not.
+// forget drops an identity from the other clients' records of all groups that do not list it.
 func (a *azure) forget(k string) {
 	for _, group := range groups() {
 		if listed := a.listed(group); !listed[k] {
@@ -270,7 +270,7 @@ func (a *azure) forget(k string) {
 	}
 }
 
-// deleteGroup removes a machine or scale set.
+// deleteGroup deletes a VM or scale set.
 func (a *azure) deleteGroup(group compute.Group) bool {
 	if _, exists := a.has(group); !exists {
 		return false
@@ -302,7 +302,7 @@ func union(a, b map[string]bool) map[string]bool {
 	return out
 }
 
-// sleep waits; false when the context ended first.
+// sleep waits, and returns false if the context ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
@@ -315,7 +315,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// short is the last part of a resource ID.
+// short returns the last segment of a resource ID.
 func short(k string) string { return k[strings.LastIndex(k, "/")+1:] }
 
 func clock(t time.Time) string { return t.Format("15:04:05.000") }

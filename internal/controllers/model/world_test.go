@@ -1,6 +1,6 @@
-// A cluster, an Azure and a MIC, all of it in one bubble of fake time: the real
-// controllers with their real handlers, predicates, queues and timers, on caches
-// and clouds that behave badly.
+// The world: a cluster, an Azure and a MIC in one bubble of fake time. The real controllers run
+// with their real handlers, predicates, queues and timers, on unreliable caches and an unreliable
+// Azure.
 
 package model
 
@@ -40,7 +40,7 @@ import (
 
 const ledgerNamespace, ledgerName = "mic", "ledger"
 
-// setup is what a history begins with.
+// setup is the configuration of a history.
 type setup struct {
 	Namespaced bool
 	Grace      time.Duration
@@ -53,8 +53,8 @@ type setup struct {
 	Strict     bool             // Azure refuses updates of groups that list a deleted identity
 	StaleIDs   bool             // Azure shows the old IDs of deleted identities
 	Immutable  bool             // the first identity is on the list
-	Shout      bool             // Azure spells resource IDs in another way than MIC does
-	Mend       bool             // in the end all is as identities need it
+	Shout      bool             // Azure spells resource IDs differently than MIC does
+	Mend       bool             // before the final checks, Azure is brought into the state that the identities need
 	Crowd      int              // how many identities the crowd is granted, 100 a pod
 }
 
@@ -64,27 +64,27 @@ func (s setup) String() string {
 		s.Lag, s.Strict, s.StaleIDs, s.Immutable, s.Shout, s.Mend)
 }
 
-// world is all there is.
+// world is a whole system under test.
 type world struct {
 	setup  setup
 	rules  identity.Rules
 	scheme *runtime.Scheme
 	server *apiServer
 	azure  *azure
-	cloud  attachment.Cloud // what MIC asks: azure, unless a story has another
+	cloud  attachment.Cloud // MIC's Azure: the field azure, unless a story sets another
 	log    logr.Logger
 
 	mic *mic
 
 	mu        sync.Mutex
-	verdict   string // what is wrong, in a few words
+	verdict   string // a short description of the first violation
 	details   string
 	disturbed time.Time // when the API server last failed
 	states    map[string]string
 	ready     since
 	wrong     since
 	writes    int
-	byHand    bool // hands changed something on Azure
+	byHand    bool // another client changed something on Azure
 }
 
 // mic is one run of MIC.
@@ -117,7 +117,7 @@ func newWorld(s setup, log io.Writer) *world {
 	return w
 }
 
-// fail notes the first thing that is wrong.
+// fail records the first violation.
 func (w *world) fail(what, format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -133,7 +133,7 @@ func (w *world) failed() bool {
 	return w.verdict != ""
 }
 
-// ledger is what the ConfigMaps say is MIC's on a group.
+// ledger returns the identities of a group according to the ledger ConfigMaps.
 func (w *world) ledger(group compute.Group) map[string]bool {
 	out := map[string]bool{}
 	for _, cm := range listOf[*corev1.ConfigMap](w.server.list) {
@@ -152,14 +152,14 @@ type modelManager struct {
 	reader client.Reader
 }
 
-// GetAPIReader is manager.Manager.
+// GetAPIReader implements manager.Manager.
 func (m modelManager) GetAPIReader() client.Reader { return m.reader }
 
-// rawAPI answers requests of MIC's that go past its caches: Events, and the watch of an
+// rawAPI answers MIC's requests that bypass its caches: Events, and the watch of an
 // AzureIdentityPolicy that does not exist.
 type rawAPI struct{}
 
-// RoundTrip is http.RoundTripper.
+// RoundTrip implements http.RoundTripper.
 func (rawAPI) RoundTrip(req *http.Request) (*http.Response, error) {
 	query := req.URL.Query()
 	switch {
@@ -169,7 +169,7 @@ func (rawAPI) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		return respond(req, http.StatusCreated, req.Header.Get("Content-Type"), bytes.NewReader(body)), nil
-	case query.Get("sendInitialEvents") != "": // as an API server without watch-list
+	case query.Get("sendInitialEvents") != "": // like an API server without watch-list
 		return respond(req, http.StatusUnprocessableEntity, "application/json", strings.NewReader(
 			`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Invalid","code":422}`)), nil
 	case query.Get("watch") != "":
@@ -188,7 +188,7 @@ func respond(req *http.Request, status int, contentType string, body io.Reader) 
 	}
 }
 
-// noMetrics measures nothing.
+// noMetrics discards all measurements.
 type noMetrics struct{}
 
 func (noMetrics) AssignedIdentityAdded(time.Duration)   {}
@@ -246,7 +246,7 @@ func (w *world) start() {
 	}
 }
 
-// restart ends MIC and starts another one. One that is killed writes nothing more.
+// restart stops MIC and starts another one. A killed MIC writes nothing more.
 func (w *world) restart(kill bool) {
 	w.mic.killed.Store(kill)
 	w.mic.stop()
@@ -262,15 +262,15 @@ func (w *world) lag(k kind) time.Duration {
 	return 0
 }
 
-// kinds are those in MIC's caches.
+// kinds returns one object of each kind in MIC's caches.
 func kinds() []client.Object { return controllers.Cached() }
 
-// informer is the current MIC's.
+// informer returns an informer of the current MIC.
 func (w *world) informer(n int) *informer {
 	return w.mic.caches.informers[kindOf(kinds()[n%len(kinds())])]
 }
 
-// seen is what MIC's caches show.
+// seen returns the view of MIC's caches.
 func (w *world) seen() *view {
 	return viewOf(w.rules, func(k kind) []client.Object {
 		all := w.mic.caches.informers[k].all()
@@ -279,25 +279,25 @@ func (w *world) seen() *view {
 	})
 }
 
-// truth is what the API server has.
+// truth returns the view of the API server.
 func (w *world) truth() *view { return viewOf(w.rules, w.server.list) }
 
-// heard is called when MIC's caches have taken something in.
+// heard is called when MIC's caches have applied changes.
 func (w *world) heard(k kind) {
 	if w.setup.Crowd > 0 && k == kindOf(&v1.AzureAssignedIdentity{}) {
-		return // hundreds, of which none changes what is needed
+		return // there are hundreds, and none changes what is needed
 	}
 	w.look()
 }
 
-// wait lets time pass.
+// wait advances the fake time.
 func (w *world) wait(d time.Duration) {
 	sleep(context.Background(), d)
 	synctest.Wait()
 }
 
-// wrote hears of every write of MIC's. An object may say Assigned only when the
-// machines have the identity.
+// wrote is called after every write of MIC. An object may be Assigned only when the machines have
+// the identity.
 func (w *world) wrote(verb string, o client.Object) {
 	a, ok := o.(*v1.AzureAssignedIdentity)
 	if !ok {
