@@ -1,4 +1,4 @@
-// The decision whose node gets the taint, and when: pure logic without clients or clocks.
+// The decision which nodes get the taint, and when: pure logic without clients or clocks.
 
 package agenttaint
 

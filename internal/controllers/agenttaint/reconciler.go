@@ -168,7 +168,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	err := r.Live.Get(ctx, client.ObjectKey{Name: req.Name}, &node)
 	switch {
 	case apierrors.IsNotFound(err):
-		// Events of its pods arrived after the node was deleted. It must not count as ill forever.
+		// Events of its pods arrived after the node was deleted. Forget it again.
 		r.mu.Lock()
 		r.record.forget(req.Name)
 		r.mu.Unlock()
