@@ -20,7 +20,7 @@ func (noNodes) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ .
 	return apierrors.NewNotFound(corev1.Resource("nodes"), key.Name)
 }
 
-// TestGoneNodes: pod events that arrive after a node's deletion do not bring the node back for good.
+// TestGoneNodes: pod events that arrive after a node's deletion do not keep it in the record.
 func TestGoneNodes(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	now := start

@@ -17,8 +17,8 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// step is one thing that happens. The meaning of its numbers depends on op. A step that is impossible
-// in the current state does nothing.
+// step is one thing that happens. The meaning of its numbers depends on op. A step that is
+// impossible in the current state does nothing.
 type step struct {
 	Op      string
 	A, B, C int
