@@ -213,7 +213,7 @@ func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Gr
 	rules := r.rules.Current()
 	var options []client.ListOption
 	if rules.ForceNamespaced {
-		options = append(options, client.InNamespace(pod.Namespace)) // bindings of other namespaces grant nothing, however many there are
+		options = append(options, client.InNamespace(pod.Namespace)) // other namespaces' bindings grant nothing
 	}
 	bindings, err := lookup.Bindings(ctx, r.client, pod.Labels[v1.BindingLabel], options...)
 	if err != nil {

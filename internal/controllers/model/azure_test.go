@@ -79,7 +79,7 @@ type azure struct {
 	renewing  map[slot]bool // another client's identities that MIC detached, to attach them again if they exist
 	chains    map[compute.Group]chain
 	known     map[compute.Group]map[string]bool // what Azure has reported to MIC
-	blind     map[compute.Group]bool            // the last read failed: MIC waits before it asks for the outcome of an update
+	blind     map[compute.Group]bool            // the last read failed: MIC waits before it reads again
 	// unsure holds what was attached by an update of a previous MIC, or by one whose response was
 	// lost. It applies until this MIC has seen the group without an update in progress, because
 	// another one may have begun in the meantime.
