@@ -12,7 +12,7 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// clusterOptions say which identities are the cluster's own.
+// clusterOptions are the flags for the cluster's own identities.
 type clusterOptions struct {
 	allow bool
 	list  string

@@ -95,8 +95,8 @@ func TestLeadership(t *testing.T) {
 	}
 }
 
-// TestTakeover runs processes with the default flags: another one leads soon after the leader was
-// told to end, and after the Lease expired if the leader was killed.
+// TestTakeover runs processes with the default flags. Another process leads soon after the leader
+// was terminated, and once the Lease has expired if the leader was killed.
 func TestTakeover(t *testing.T) {
 	env, kubeconfig := startAPI(t)
 	installCRDs(t, env.Config)

@@ -1,6 +1,6 @@
-// Command mic is the Managed Identity Controller: it keeps AzureAssignedIdentity
-// objects, and the identities of VMs and scale sets on Azure, in step with pods.
-// docs/mic.md tells what it does; mic --help its flags.
+// Command mic is the Managed Identity Controller. It keeps AzureAssignedIdentity objects, and the
+// identities of VMs and scale sets on Azure, in step with pods. docs/mic.md describes it; mic
+// --help lists its flags.
 package main
 
 import (

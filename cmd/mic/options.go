@@ -131,8 +131,8 @@ func (o *azureOptions) bindFlags(flags *flag.FlagSet) {
 		"time between two comparisons of Azure with the cluster")
 }
 
-// complete makes the path empty, which means the environment, when nobody named
-// a file and there is none where it usually is.
+// complete clears the path, which selects the environment, if no file was given and the default
+// file does not exist.
 func (o *azureOptions) complete(given bool) {
 	if given {
 		return

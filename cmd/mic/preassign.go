@@ -45,7 +45,7 @@ func (o *preassignOptions) validate() error {
 	return errors.Join(wrong...)
 }
 
-// may returns what tells whether a namespace is among them; nil: all are.
+// may returns a function that reports whether a namespace is included. It returns nil if all are.
 func (o *preassignOptions) may() func(namespace string) bool {
 	list := o.list()
 	if slices.Contains(list, everyNamespace) {

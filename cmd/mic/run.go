@@ -23,8 +23,8 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// run serves until the context ends. Errors are mistakes that waiting does not
-// mend: a config that cannot be read, a port that is taken.
+// run serves until the context ends. It fails on errors that retries do not fix, such as an
+// unreadable config or a port in use.
 func run(ctx context.Context, o *options, getenv func(string) string) error {
 	kube, err := kubeConfig(o)
 	if err != nil {
@@ -73,7 +73,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 	return group.Wait()
 }
 
-// kubeConfig says how to reach the API server.
+// kubeConfig returns the configuration for reaching the API server.
 func kubeConfig(o *options) (*rest.Config, error) {
 	config, err := o.KubeConfig("mic")
 	if err != nil {
@@ -135,7 +135,7 @@ func own(config azure.Config) []string {
 	return []string{config.UserAssignedIdentityID}
 }
 
-// answered tells whether Azure answered at all, be it by a refusal.
+// answered reports whether Azure answered at all, even with a refusal.
 func answered(err error) bool {
 	_, throttled := compute.RetryAfter(err)
 	return err == nil || throttled || compute.IsRefused(err) || compute.IsNotFound(err) ||

@@ -1,7 +1,6 @@
 package compute
 
-// The text about a refusal on objects that others read as well: one message per identity, the same
-// each time.
+// Messages about refusals for objects that other users read as well: one stable text per identity.
 
 import (
 	"errors"
@@ -12,10 +11,11 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// About returns the text for the owner of one identity about a refusal that it caused: the code,
-// that identity, the node group, the remedy, which comes before anything that may be cut off, and
-// ARM's own words, only when they speak of that identity alone, without what differs from one
-// answer to the next. The same refusal gives the same text, even if others were refused with it.
+// About returns the message for the owner of one identity about a refusal that it caused. It holds
+// the code, the identity, the node group and the remedy, which comes before anything that may be
+// cut off. ARM's own message is included only if it concerns that identity alone, without the parts
+// that differ between responses. The same refusal gives the same text, even if other identities
+// were refused with it.
 func About(err error, resourceID string) string {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -29,8 +29,8 @@ func About(err error, resourceID string) string {
 	return fmt.Sprintf("Azure refuses identity %s on %s: %s", shortID(resourceID), r.group, alone.reason(messageAbout(r.message, resourceID)))
 }
 
-// AboutGroup returns the text about a refusal that keeps a whole node group from getting anything.
-// It names no identity: everybody with a pod there reads it.
+// AboutGroup returns the message about a refusal that blocks all identities of a node group. It
+// names no identity because every owner of a pod there reads it.
 func AboutGroup(err error) string {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -41,13 +41,13 @@ func AboutGroup(err error) string {
 	return fmt.Sprintf("%s %s: %s", r.act, r.group, alone.reason(messageAbout(r.message, "")))
 }
 
-// reason is "code: remedy; Azure says: words", of what there is.
+// reason returns "code: remedy; Azure says: words" without the empty parts.
 func (r *refusal) reason(words string) string {
 	var parts []string
 	remedy := r.remedy()
 	switch {
 	case r.notARM():
-		words = "" // anybody's
+		words = "" // could concern any identity
 		parts = append(parts, r.notARMMessage())
 	case r.code != "":
 		parts = append(parts, r.code)
@@ -70,7 +70,7 @@ func (r *refusal) reason(words string) string {
 	}
 }
 
-// shortID is <resource group>/<name> of an identity.
+// shortID returns <resource group>/<name> of an identity.
 func shortID(resourceID string) string {
 	parts := strings.Split(resourceID, "/")
 	// "", subscriptions, S, resourceGroups, G, providers, Microsoft.ManagedIdentity,
@@ -81,8 +81,8 @@ func shortID(resourceID string) string {
 	return parts[4] + "/" + parts[8]
 }
 
-// The parts of ARM's words that differ from one answer to the next. known is the GUID of the
-// refused client.
+// The parts of ARM's messages that differ between responses. known is the GUID of the refused
+// client.
 var (
 	tracking = regexp.MustCompile(`(?i)[\s,;.(\[]*\b(?:(?:service|client|server)[ -]?)?` +
 		`(?:tracking|correlation|activity|request|operation|trace|session|transaction)[ _-]?ids?\b['"]?\s*(?:is|was|of|=|:)?\s*['"]?[0-9a-z][\w:.…-]{7,}['"]?[)\]]*`)
@@ -90,7 +90,7 @@ var (
 	known     = regexp.MustCompile(`(?i)(\b(?:client|object id|principal|tenant|application|appid)s? ['"]?)([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 )
 
-// stable removes what differs from one answer of ARM to the next, and shortens the IDs of clients.
+// stable removes what differs between ARM's responses, and shortens client IDs.
 func stable(message string) string {
 	message = strings.Join(strings.Fields(message), " ")
 	message = tracking.ReplaceAllString(message, "")
@@ -100,7 +100,7 @@ func stable(message string) string {
 	return strings.TrimSpace(message)
 }
 
-// messageAbout are ARM's words, made steady; none when they speak of another identity than that.
+// messageAbout returns ARM's message in stable form, or "" if it mentions another identity.
 func messageAbout(message, resourceID string) string {
 	words := stable(message)
 	others := identityType.ReplaceAllString(blank(ascii.ToLower(words), ascii.ToLower(resourceID)), "$1")
@@ -110,12 +110,12 @@ func messageAbout(message, resourceID string) string {
 	return words
 }
 
-// identityType matches the kind of resource, and ARM's operations on it: not the ID of one, which
-// has a provider's path in front.
+// identityType matches the resource type and ARM's operations on it. It does not match an
+// identity's ID, in which the type follows the path of a provider.
 var identityType = regexp.MustCompile(`(^|[^/])microsoft\.managedidentity/userassignedidentities` +
 	`(?:/(?:\*/)?(?:assign/action|read|write|delete|action))?(?:['"\s,.;:)]|$)`)
 
-// blank removes an ID from the text, wherever it is not the beginning of a longer one.
+// blank removes an ID from the text, except where it is the prefix of a longer one.
 func blank(words, id string) string {
 	if id == "" {
 		return words

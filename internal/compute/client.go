@@ -1,6 +1,6 @@
 package compute
 
-// Client: what the two kinds of node group share on the way to ARM.
+// Client: the ARM access that both kinds of node group share.
 
 import (
 	"context"
@@ -22,7 +22,7 @@ import (
 // MaxPerPatch is how many identities one PATCH may name: Azure's limit of one update.
 const MaxPerPatch = 150
 
-// The operations that an Observer hears of. They are the operation_type labels of AAD Pod Identity
+// The operations reported to an Observer. They are the operation_type labels of AAD Pod Identity
 // 1.8's metrics.
 const (
 	GetVM     = "vm_get"
@@ -31,50 +31,51 @@ const (
 	PatchVMSS = "vmss_update"
 )
 
-// Observer is called after every ARM call: a read, or a PATCH with its long-running operation to
-// the end. err is nil when it went well. It must not block.
+// Observer is called after every ARM call: a read, or a PATCH including its long-running operation.
+// err is nil on success. It must not block.
 type Observer func(operation string, took time.Duration, err error)
 
-// Options is what a Client needs. Credential and Cloud are required.
+// Options configures a Client. Credential and Cloud are required.
 type Options struct {
 	Credential azcore.TokenCredential
 	Cloud      cloud.Configuration
 	// Transport carries the requests; nil means the SDK's own, which trusts the system's
 	// certificates.
 	Transport policy.Transporter
-	// ClientID is the client ID behind the Credential, if it is known: errors say, shortened, who
-	// lacks a right.
+	// ClientID is the client ID of the Credential, if it is known. Errors about missing rights show it
+	// in short form.
 	ClientID string
 	// Observe may be nil.
 	Observe Observer
 }
 
-// Client reads and patches identities through ARM. It holds no state about groups but how much
-// Azure lets it ask (the limits of Options.Credential) and is safe for concurrent use; that there
-// is one operation at a time per group is the caller's duty (ARM refuses a second one: IsConflict).
+// Client reads and patches identities through ARM. The only state it keeps about groups is how many
+// calls Azure allows (the limits of Options.Credential) and recent reads. It is safe for concurrent
+// use. The caller must run one operation at a time per group; ARM refuses a second one
+// (IsConflict).
 type Client struct {
 	options Options
 	limits  *limits
 	recent  recent
 }
 
-// Bounds of one call. ARM usually answers within a second and takes 10 to 60 s for an update; the
-// longest seen is 16 minutes.
+// Bounds of one call. ARM usually answers within a second and needs 10 to 60 s for an update; the
+// longest observed took 16 minutes.
 const (
 	readTimeout  = time.Minute
 	patchTimeout = 10 * time.Minute
 	tryTimeout   = 30 * time.Second
-	maxRetries   = 2 // so three tries
+	maxRetries   = 2 // three attempts
 	retryDelay   = 500 * time.Millisecond
 	maxDelay     = 5 * time.Second
 )
 
-// apiVersion is the version of Microsoft.Compute that is asked for. The SDK's own is only months
-// old; national clouds lag behind by more than that. This one knows identities in PATCH and ETags,
-// which is all we need.
+// apiVersion is the requested version of Microsoft.Compute. The SDK's default is only months old,
+// and national clouds lag further behind. This version supports identities in PATCH and ETags,
+// which is all that this package needs.
 const apiVersion = "2024-07-01"
 
-// New makes a client. It does not talk to Azure.
+// New returns a Client. It does not call Azure.
 func New(options Options) (*Client, error) {
 	if options.Credential == nil {
 		return nil, errors.New("make ARM client: no credential")
@@ -89,15 +90,15 @@ func New(options Options) (*Client, error) {
 	return &Client{options: options, limits: newLimits(), recent: recent{of: map[Group]lastRead{}}}, nil
 }
 
-// snapshot is a node group's identities at one moment; etag changes with every change of the group
+// snapshot is a node group's identities at one moment. etag changes with every change of the group
 // and may be empty.
 type snapshot struct {
 	Identities
 	etag string
 }
 
-// Get reads the identities of a node group. Right after a Patch it returns what that has read at
-// its end.
+// Get reads the identities of a node group. Right after a Patch it returns the result of that
+// Patch's last read.
 func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
 	if have, ok := c.recent.after(group, time.Now()); ok && ctx.Err() == nil {
 		return have.Identities, nil
@@ -106,14 +107,14 @@ func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
 	return have.Identities, err
 }
 
-// Pause returns how long not to call Azure about this group, as far as is known now: 0 means go
-// ahead. It does not block and reserves nothing. Get and Patch called all the same wait their turn
-// for a few seconds, or fail with RetryAfter without asking Azure.
+// Pause returns how long not to call Azure about this group, as far as is known now; 0 means go
+// ahead. It does not block and reserves nothing. Get and Patch calls during a pause wait a few
+// seconds for their turn, or fail with RetryAfter without calling Azure.
 func (c *Client) Pause(group Group) time.Duration {
 	return c.limits.pause(group, time.Now())
 }
 
-// get is one read, measured and bounded in time.
+// get is one read with metrics and a timeout.
 func (c *Client) get(ctx context.Context, group Group) (snapshot, error) {
 	start := time.Now()
 	have, err := c.read(ctx, group)
@@ -121,7 +122,7 @@ func (c *Client) get(ctx context.Context, group Group) (snapshot, error) {
 	return have, err
 }
 
-// read is get without being measured.
+// read is get without metrics.
 func (c *Client) read(ctx context.Context, group Group) (snapshot, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -143,7 +144,7 @@ func (c *Client) observe(operation string, start time.Time, err error) {
 	}
 }
 
-// refuse is what the caller hears of err.
+// refuse converts err to the error that the caller gets.
 func (c *Client) refuse(act string, group Group, requested []string, err error) error {
 	err = refuse(act, group, requested, err)
 	if r, ok := errors.AsType[*refusal](err); ok {
@@ -152,7 +153,7 @@ func (c *Client) refuse(act string, group Group, requested []string, err error) 
 	return err
 }
 
-// operationOf picks the name of a call by the kind of group it is about.
+// operationOf returns the name of a call by the kind of the group.
 func operationOf(group Group, vm, vmss string) string {
 	if group.Kind == VMSS {
 		return vmss
@@ -160,12 +161,12 @@ func operationOf(group Group, vm, vmss string) string {
 	return vm
 }
 
-// arm are the SDK's options for calls about one group. The SDK's client is made for each call: it
-// is a few allocations, the connections belong to the transport and the token to the credential,
-// and so nothing here has to be evicted. watch sees every single request, too.
+// arm returns the SDK's options for calls about one group. Each call makes its own SDK client. That
+// costs a few allocations, but connections belong to the transport and tokens to the credential, so
+// nothing here has to be evicted. watch policies also see every single request.
 func (c *Client) arm(group Group, watch ...policy.Policy) *arm.ClientOptions {
 	return &arm.ClientOptions{
-		DisableRPRegistration: true, // we hold no right to register providers, and machines exist already
+		DisableRPRegistration: true, // podid may not register providers, and machines exist already
 		ClientOptions: policy.ClientOptions{
 			Cloud:     c.options.Cloud,
 			Transport: c.options.Transport,
@@ -182,9 +183,9 @@ func (c *Client) arm(group Group, watch ...policy.Policy) *arm.ClientOptions {
 	}
 }
 
-// shouldRetry admits what passes by itself within seconds. 429 is not among it: the caller's queue
-// obeys Retry-After and collects more work meanwhile, where a retry in here would only hold the
-// group.
+// shouldRetry reports whether a failure is likely to pass within seconds. It excludes 429: the
+// caller's queue obeys Retry-After and collects more work meanwhile, while a retry here would only
+// block the group.
 func shouldRetry(resp *http.Response, err error) bool {
 	if err != nil {
 		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
@@ -199,11 +200,11 @@ func shouldRetry(resp *http.Response, err error) bool {
 	}
 }
 
-// versionPolicy sets apiVersion on requests for the resource itself. URLs that ARM hands out for
-// polling are opaque (and signed): those stay.
+// versionPolicy sets apiVersion on requests for the resource itself. Polling URLs from ARM are
+// opaque (and signed), so it does not change them.
 type versionPolicy struct{ path string }
 
-// Do is policy.Policy.
+// Do implements policy.Policy.
 func (v versionPolicy) Do(req *policy.Request) (*http.Response, error) {
 	url := req.Raw().URL
 	if strings.HasSuffix(ascii.ToLower(url.Path), ascii.ToLower(v.path)) {
@@ -214,15 +215,16 @@ func (v versionPolicy) Do(req *policy.Request) (*http.Response, error) {
 	return req.Next()
 }
 
-// longestPause bounds what a header can ask for; ARM's own limits refill within the hour.
+// longestPause bounds the pause that a header can request; ARM's own limits refill within an hour.
 const longestPause = time.Hour
 
-// retryAfter reads how long the service wants to be left alone; 0 when it does not say.
+// retryAfter returns the pause that the service requests, or 0 if there is none.
 func retryAfter(header http.Header) time.Duration {
 	return min(askedPause(header), longestPause)
 }
 
-// askedPause is the pause as the header has it. The milliseconds come first, as in the SDK.
+// askedPause returns the pause from the header, unbounded. The header in milliseconds takes
+// precedence, as in the SDK.
 func askedPause(header http.Header) time.Duration {
 	for _, name := range []string{"Retry-After-Ms", "X-Ms-Retry-After-Ms"} {
 		if ms, err := strconv.ParseUint(header.Get(name), 10, 31); err == nil {
@@ -239,7 +241,7 @@ func askedPause(header http.Header) time.Duration {
 	return 0
 }
 
-// value is the string behind a pointer of the SDK's, empty for nil.
+// value returns the string that s points to, or "" for nil.
 func value(s *string) string {
 	if s == nil {
 		return ""
@@ -247,7 +249,7 @@ func value(s *string) string {
 	return *s
 }
 
-// optional is the SDK's pointer to a string, nil when it is empty.
+// optional returns a pointer to s, or nil if it is empty.
 func optional(s string) *string {
 	if s == "" {
 		return nil

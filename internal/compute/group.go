@@ -54,8 +54,8 @@ func (g Group) ResourceID() string {
 		"/providers/Microsoft.Compute/" + resourceType + "/" + g.Name
 }
 
-// providerScheme starts the provider ID of every node that a cloud provider for Azure has
-// initialised.
+// providerScheme is the prefix of the provider ID on every node that a cloud provider for Azure has
+// initialized.
 const providerScheme = "azure://"
 
 // ParseProviderID returns the node group that a node belongs to, from its spec.providerID:

@@ -86,7 +86,7 @@ func (i Identities) Respelled(known []string) Identities {
 type change struct {
 	kind   armcompute.ResourceIdentityType
 	attach []string // as the caller spells them
-	affirm []string // as Azure spells them: on the group already, and named all the same
+	affirm []string // in Azure's spelling: already on the group, but named again
 	detach []string // as Azure spells them
 }
 

@@ -104,7 +104,7 @@ func TestForgottenOperation(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.SetDuration(20 * time.Second)
 		arm.fail(answer{method: http.MethodGet, match: operations, status: http.StatusGone, times: -1})
-		arm.outcome = `{"code":"InternalExecutionError"}` // the operation comes to nothing
+		arm.outcome = `{"code":"InternalExecutionError"}` // the operation fails
 		if err := client.Patch(t.Context(), group, ids("a"), nil); !IsConflict(err) {
 			t.Errorf("%v, want IsConflict: it is not there", err)
 		}

@@ -50,16 +50,18 @@ func (r *refusal) named(requested []string) []string {
 // mostNamed bounds how many IDs are taken out of one message: no request holds more.
 const mostNamed = MaxPerPatch
 
-// aboutIdentities reports whether the refusal can be the fault of an identity in the request. Under
-// these codes ARM has been seen to name user-assigned identities:
+// aboutIdentities reports whether an identity in the request may have caused the refusal. ARM is
+// known to name user-assigned identities under these codes:
 //
-//   - FailedIdentityOperation, IdentityNotFound and kin: it does not exist (any code with "identity" in it counts);
-//   - LinkedAuthorizationFailed: no right to assign it, or it does not exist; lists them with commas;
-//   - InvalidParameter, BadRequest: "ResourceIdentity identityId '...'" is invalid;
-//   - LinkedInvalidPropertyId, InvalidResourceID: not an ARM ID at all;
+//   - FailedIdentityOperation, IdentityNotFound and similar: it does not exist (any code that
+//     contains "identity" counts).
+//   - LinkedAuthorizationFailed: it does not exist, or the caller may not assign it. The text is a
+//     comma-separated list.
+//   - InvalidParameter, BadRequest: "ResourceIdentity identityId '...'" is invalid.
+//   - LinkedInvalidPropertyId, InvalidResourceID: not an ARM ID at all.
 //   - ResourceNotFound, NotFound: the text names the identity or the machine.
 //
-// Other codes (quota, conflict, policy) may mention identities that are innocent.
+// Other codes (quota, conflict, policy) may mention identities that are not at fault.
 func (r *refusal) aboutIdentities() bool {
 	if r.conflict() || r.status == http.StatusTooManyRequests || r.status >= http.StatusInternalServerError {
 		return false

@@ -13,8 +13,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 )
 
-// notARM reports a refusal that is not Azure's: each of those has a code. The statuses without one
-// that mean the same whoever gives them are not this.
+// notARM reports whether a refusal did not come from ARM, whose refusals all carry a code. It
+// excludes statuses without a code that mean the same from any server.
 func (r *refusal) notARM() bool {
 	switch r.status {
 	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusConflict, http.StatusPreconditionFailed,

@@ -27,12 +27,12 @@ const (
 // more.
 const forgottenEvery = 5 * time.Second
 
-// finish waits until the operation is over and returns the group as ARM shows it afterwards. The
-// SDK's own loop would take 30 s between two looks, or whatever Retry-After says in each answer (10
-// s and more for machines); that is a hint about the operation's length and not obeyed here. The
-// limits say when to look; a refused look's Retry-After is part of them. read also reports whether
-// the last answer was the group at all; when it is not, the group itself is asked, and so it is
-// when Azure says that it has only begun, and nothing of where to look.
+// finish waits until the operation is over and returns the group as ARM shows it then. It does not
+// use the SDK's own loop, which polls every 30 s or as often as Retry-After says (10 s and more for
+// machines). On success Retry-After is only a hint about the operation's length, so finish ignores
+// it and polls when the limits allow. The limits do include the Retry-After of a refused poll. read
+// also reports whether the last answer was the group. If it was not, finish reads the group itself.
+// It also does so when Azure reports that the operation has only begun and gives no polling URL.
 func finish[T any](
 	ctx context.Context, c *Client, group Group, sent *writeOutcome, poller *runtime.Poller[T], read func(T) (snapshot, bool),
 ) (snapshot, error) {

@@ -1,6 +1,6 @@
 package compute
 
-// Patch: one change of a node group's identities, from the read in front to the end of Azure's
+// Patch: one change of a node group's identities, from the initial read to the end of Azure's
 // operation.
 
 import (
@@ -16,21 +16,20 @@ import (
 // its write.
 const preconditionTries = 3
 
-// Patch attaches and detaches user-assigned identities and returns when Azure has done it. What
-// neither list names stays, and so does the group's system-assigned identity. An identity to attach
-// that is there already is named in the write, too: Azure refuses it where podid may not assign it.
-// Nothing is written when there is nothing to name.
+// Patch attaches and detaches user-assigned identities and returns when Azure is done. Identities
+// in neither list stay, and so does the group's system-assigned identity. The write also names
+// identities to attach that are there already, so that Azure refuses those that podid may not
+// assign. Patch writes nothing if there is nothing to name.
 //
-// It costs a read, a write, a poll a second and the read that ends the operation. The read in front
-// is the caller's own where that was a moment ago. It cannot be spared: the PATCH has to state the
-// "type", ARM takes it at its word, and a stale answer would strip the group of its system-assigned
-// identity, or of everything that another writer attached. For the same reason the write is tied to
-// the ETag of that read, and the two start over when it has changed. Once the answer to a write was
-// lost, the group is followed until no update of it is in progress, before that is called done or
-// anything is written again.
+// It costs a read, a write, one poll per second and a final read. A very recent read by the caller
+// replaces the initial one. The initial read is required because the PATCH has to state the "type",
+// which ARM applies literally. A stale type would remove the group's system-assigned identity, or
+// everything that another writer attached. For the same reason the write carries the ETag of that
+// read, and Patch starts over if it has changed. If the answer to a write was lost, Patch waits
+// until no update of the group is in progress before it reports success or writes again.
 //
-// ctx bounds the whole; giving up does not stop the operation in Azure, which makes the next Patch
-// see IsConflict for a while.
+// ctx bounds the whole call. Canceling it does not stop the operation in Azure, so the next Patch
+// fails with IsConflict for a while.
 func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string) error {
 	if err := checkSize(group, attach, detach); err != nil {
 		return err
@@ -38,7 +37,7 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
 	defer cancel()
 	var sent writeOutcome
-	var first []string // what is affirmed: later looks also show what was attached by a write whose answer was lost
+	var first []string // the affirmed identities; later reads also show those attached by a write whose answer was lost
 	for try := 1; ; try++ {
 		have, cached := c.recent.take(group, time.Now())
 		change := plan(have.Identities, attach, detach)
@@ -58,9 +57,9 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 			return nil
 		}
 		if try == preconditionTries && !change.wipes() {
-			// A group that changes all the time (a scale set while it scales) would never let us
-			// in. Without the map's absence there is nothing of others to lose but a
-			// system-assigned identity enabled within these milliseconds.
+			// A group that changes constantly (a scale set that is scaling) would never match. A PATCH
+			// without the ETag can only overwrite a system-assigned identity that was enabled within these
+			// milliseconds.
 			have.etag = ""
 		}
 		err := c.patch(ctx, group, change, have.etag, &sent)
@@ -76,9 +75,10 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 	}
 }
 
-// look reads the group. Once a write's answer was lost, the update that Azure is at may be that
-// one, and what the group shows its goal or what it had before: then it waits until the update is
-// over. (Before that, an update is somebody else's, and what the group shows was there without us.)
+// look reads the group. If the answer to a write was lost, a running update may be that write, and
+// the group may show either its goal or the state before it. In that case look waits until the
+// update is over. Otherwise a running update is another writer's, and what the group shows does not
+// come from this client.
 func (c *Client) look(ctx context.Context, group Group, sent *writeOutcome) (snapshot, error) {
 	if sent.lost {
 		return c.follow(ctx, group)
@@ -86,14 +86,14 @@ func (c *Client) look(ctx context.Context, group Group, sent *writeOutcome) (sna
 	return c.get(ctx, group)
 }
 
-// applied reports whether writes whose answers were lost did what they should. Of what they
-// affirmed, the group does not show it.
+// applied reports whether the writes whose answers were lost took effect. The group cannot show
+// that for affirmed identities.
 func (c *Client) applied(ctx context.Context, group Group, attach, detach, affirmed []string, sent *writeOutcome) bool {
 	have, err := c.look(ctx, group, sent)
 	return err == nil && len(affirmed) == 0 && plan(have.Identities, attach, detach).done()
 }
 
-// patch is one write with its long-running operation, measured.
+// patch is one write with its long-running operation and metrics.
 func (c *Client) patch(ctx context.Context, group Group, change change, etag string, sent *writeOutcome) error {
 	write := c.patchVM
 	if group.Kind == VMSS {
@@ -112,7 +112,7 @@ func (c *Client) patch(ctx context.Context, group Group, change change, etag str
 	return err
 }
 
-// checkSize refuses what Azure would not take, before anything is sent.
+// checkSize rejects requests above Azure's limit before anything is sent.
 func checkSize(group Group, attach, detach []string) error {
 	if n := len(attach) + len(detach); n > MaxPerPatch {
 		return fmt.Errorf("patch identities of %s: %d identities in one request, Azure takes %d", group, n, MaxPerPatch)
@@ -120,8 +120,8 @@ func checkSize(group Group, attach, detach []string) error {
 	return nil
 }
 
-// verify compares what ARM shows after a successful operation with what was asked: another writer
-// may have come right behind us. "Attached" is only said of what is really there.
+// verify compares the state after a successful operation with the request, because another writer
+// may have followed immediately. An identity counts as attached only if it is really there.
 func verify(group Group, change change, after Identities) error {
 	for _, id := range slices.Concat(change.attach, change.affirm) {
 		if !after.Has(id) {
@@ -136,7 +136,7 @@ func verify(group Group, change change, after Identities) error {
 	return nil
 }
 
-// overtaken is the conflict of an operation that went well and left no trace.
+// overtaken returns the conflict error for an operation that succeeded without a lasting effect.
 func overtaken(group Group, what string) error {
 	return &refusal{
 		act: writes, group: group, status: http.StatusConflict, code: "Overtaken",
@@ -144,7 +144,7 @@ func overtaken(group Group, what string) error {
 	}
 }
 
-// changedMeanwhile reports that the ETag no longer matched.
+// changedMeanwhile reports whether the ETag no longer matched.
 func changedMeanwhile(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	return ok && r.status == http.StatusPreconditionFailed

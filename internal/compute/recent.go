@@ -1,9 +1,8 @@
 package compute
 
-// What was read of node groups a moment ago. A write is tied to the ETag of the read in front of
-// it, so a read that its caller has just made serves as that; and the read at the end of a Patch
-// serves as the caller's next one. With a thousand VMs, reads are what a subscription has too few
-// of.
+// Recent reads of node groups. A write carries the ETag of the read before it, so a read that its
+// caller has just made can serve as that one. The final read of a Patch serves as the caller's next
+// read. With a thousand VMs, reads are the scarcest quota of a subscription.
 
 import (
 	"maps"
@@ -11,19 +10,19 @@ import (
 	"time"
 )
 
-// Bounds of recent: a read is used in front of a write for beforeWrite, and instead of a Get for
+// Bounds of recent: a read is reused before a write for beforeWrite, and instead of a Get for
 // afterWrite.
 const (
 	beforeWrite = 15 * time.Second
 	afterWrite  = 5 * time.Second
-	mostRecent  = 1000 // beyond it, old ones are looked for and dropped
+	mostRecent  = 1000 // above this, expired reads are dropped
 )
 
 // lastRead is the last read of a group.
 type lastRead struct {
 	snapshot
 	at    time.Time
-	final bool // it ended a Patch, and no Get has returned it yet
+	final bool // the final read of a Patch that no Get has returned yet
 }
 
 // recent holds the last reads. It is safe for concurrent use.
@@ -32,7 +31,7 @@ type recent struct {
 	of map[Group]lastRead
 }
 
-// put remembers a read. One without an ETag must not stand in front of a write.
+// put stores a read. A read without an ETag is not usable before a write.
 func (r *recent) put(group Group, have snapshot, final bool, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -46,7 +45,7 @@ func (r *recent) put(group Group, have snapshot, final bool, now time.Time) {
 	r.of[group] = lastRead{have, now, final}
 }
 
-// after returns, once, what the end of a Patch has read.
+// after returns the final read of a Patch, once.
 func (r *recent) after(group Group, now time.Time) (snapshot, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -59,7 +58,7 @@ func (r *recent) after(group Group, now time.Time) (snapshot, bool) {
 	return last.snapshot, true
 }
 
-// take returns and forgets what was read, for the write that follows.
+// take removes and returns the stored read for the write that follows.
 func (r *recent) take(group Group, now time.Time) (snapshot, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,6 +1,6 @@
 package compute
 
-// What a refusal of Azure means for what the caller does next.
+// Classification of Azure's refusals for the caller's next step.
 
 import (
 	"errors"
@@ -9,10 +9,10 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// IsRefused reports that ARM looked at the request and said no, so that the same request will get
-// the same answer until something changes: what it asks for is at fault, not the moment, the
-// network or podid's rights on the node group. A caller that asked for several identities can find
-// the one at fault by asking for fewer, when BadIdentities does not name it.
+// IsRefused reports whether ARM examined and rejected the request, so that it fails again until
+// something changes. The cause is what it asks for, not the moment, the network or podid's rights
+// on the node group. If BadIdentities does not name the identity at fault, a caller can find it by
+// asking for fewer.
 func IsRefused(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok || r.conflict() || r.notARM() {
@@ -27,17 +27,17 @@ func IsRefused(err error) bool {
 		return false
 	default:
 		if r.status < http.StatusBadRequest {
-			// A long-running operation that was accepted and then failed answers 200. ARM checks
-			// the identities before it accepts; what fails later is most often a machine.
+			// A long-running operation that was accepted and then failed answers 200. ARM checks the
+			// identities before it accepts; later failures are usually the machine's.
 			return r.aboutIdentities()
 		}
 		return r.status < http.StatusInternalServerError
 	}
 }
 
-// Definite reports that a failed Patch certainly changed nothing: Azure refused it, before it
-// accepted anything of it. Not so an answer that got lost, one of 5xx, a time-out, and an operation
-// that failed; nor, to be careful, a conflict (but a lock is definite).
+// Definite reports whether a failed Patch certainly changed nothing, because Azure refused it
+// before it accepted any of it. It returns false for a lost answer, a 5xx, a timeout, an operation
+// that failed and, to be careful, a conflict other than a lock.
 func Definite(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok || r.sent || r.notARM() || r.status < http.StatusBadRequest || r.status >= http.StatusInternalServerError {
@@ -53,13 +53,12 @@ func Definite(err error) bool {
 	}
 }
 
-// IsLocked reports that a person's lock on the node group, its resource group or its subscription
-// forbids every change of it: it stays so until a person removes the lock. It is an IsConflict as
-// well.
+// IsLocked reports whether a lock on the node group, its resource group or its subscription forbids
+// changes. It persists until an operator removes the lock. Such an error is an IsConflict as well.
 func IsLocked(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	return ok && r.locked()
 }
 
-// locked knows ARM's code for it.
+// locked reports whether the refusal has ARM's code for a lock.
 func (r *refusal) locked() bool { return ascii.EqualFold(r.code, "ScopeLocked") }

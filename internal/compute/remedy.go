@@ -1,7 +1,6 @@
 package compute
 
-// What a person can do about a refusal: which right is missing, whose and where, ready as a
-// command; or what to look at.
+// Remedies for refusals: the missing right as a ready command, or what to check.
 
 import (
 	"fmt"
@@ -13,7 +12,7 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// remedy returns what a person can do about it. It is empty when a retry is enough.
+// remedy returns what an operator can do about it. It is empty if a retry is enough.
 func (r *refusal) remedy() string {
 	switch {
 	case r.notARM():
@@ -46,8 +45,8 @@ func (r *refusal) remedy() string {
 	}
 }
 
-// whereabouts is the remedy when the subscription or the resource group is not there. Every write
-// follows a read of the node group, so what a write misses is an identity's.
+// whereabouts returns the remedy if the subscription or resource group does not exist. Every write
+// follows a read of the node group, so a write can only miss an identity.
 func (r *refusal) whereabouts() string {
 	reading := r.act == reads
 	switch code := ascii.ToLower(r.code); {
@@ -65,12 +64,13 @@ func (r *refusal) whereabouts() string {
 	}
 }
 
-// linked reports that ARM refused because of a right on the identity, not on the machine.
+// linked reports whether ARM refused because of a missing right on the identity, not on the
+// machine.
 func (r *refusal) linked() bool {
 	return ascii.EqualFold(r.code, "LinkedAuthorizationFailed")
 }
 
-// malformed reports that ARM could not make sense of an identity's resource ID.
+// malformed reports whether ARM could not parse an identity's resource ID.
 func (r *refusal) malformed() bool {
 	switch ascii.ToLower(r.code) {
 	case "linkedinvalidpropertyid", "invalidresourceid", "invalidparameter", "invalidrequestcontent":
@@ -80,20 +80,20 @@ func (r *refusal) malformed() bool {
 	}
 }
 
-// grant is the command that grants a role. Who gets it stays a placeholder: logs and objects have
-// no whole IDs.
+// grant returns the command that grants a role. The assignee stays a placeholder because logs and
+// objects never contain whole client IDs.
 func (r *refusal) grant(role, scope string) string {
 	return fmt.Sprintf("az role assignment create --role %q --assignee %s --scope %s", role, r.assignee(), quote(scope))
 }
 
-// objectID and callerID match how ARM names who was refused, by principal and by client ID.
+// objectID and callerID match how ARM names the refused principal, by principal ID and by client
+// ID.
 var (
 	objectID = regexp.MustCompile(`(?i)\bobject id '([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'`)
 	callerID = regexp.MustCompile(`(?i)\bthe client '([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}'`)
 )
 
-// assignee is who lacks the right: the principal that ARM names, or the client ID that podid signs
-// in with.
+// assignee returns the principal without the right: the one that ARM names, or podid's client ID.
 func (r *refusal) assignee() string {
 	if found := objectID.FindStringSubmatch(r.message); found != nil {
 		return "<principal " + found[1] + "…>"
@@ -107,11 +107,11 @@ func (r *refusal) assignee() string {
 	return "<the identity that podid runs as>"
 }
 
-// harmless matches what means nothing to a shell between double quotes. Resource IDs come from the
-// author of an AzureIdentity, and another person pastes the command.
+// harmless matches text without special meaning to a shell within double quotes. The author of an
+// AzureIdentity chooses the resource ID, but another person pastes the command.
 var harmless = regexp.MustCompile(`^[\pL\pN/._() -]+$`)
 
-// quote makes a resource ID fit for the command.
+// quote quotes a resource ID for the command.
 func quote(id string) string {
 	if !harmless.MatchString(id) {
 		return "<resource ID>"
@@ -119,7 +119,7 @@ func quote(id string) string {
 	return `"` + id + `"`
 }
 
-// others returns the note that the command applies to more identities than the first.
+// others returns the note that the command applies to further identities.
 func others(bad []string) string {
 	if len(bad) < 2 {
 		return ""
@@ -127,8 +127,8 @@ func others(bad []string) string {
 	return fmt.Sprintf(", and the same for %d more", len(bad)-1)
 }
 
-// Removal is the command that takes identities off a node group, for a person: podid takes only its
-// own away.
+// Removal returns the command with which an operator removes identities from a node group. podid
+// only removes identities that it attached.
 func Removal(group Group, resourceIDs []string) string {
 	command := "az vm identity remove"
 	if group.Kind == VMSS {
@@ -141,7 +141,7 @@ func Removal(group Group, resourceIDs []string) string {
 	return fmt.Sprintf("%s --resource-group %s --name %s --identities %s", command, shellWord(group.ResourceGroup), shellWord(group.Name), strings.Join(quoted, " "))
 }
 
-// shellWord quotes what a shell would take apart: names of resource groups may hold parentheses.
+// shellWord quotes a name for a shell: names of resource groups may contain parentheses.
 func shellWord(name string) string {
 	if strings.ContainsAny(name, "() ") {
 		return quote(name)

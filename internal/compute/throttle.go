@@ -1,7 +1,7 @@
 package compute
 
-// Where the limits meet the requests: a policy that delays each call until the limits have room for
-// it, and one that learns from each answer.
+// Policies that apply the limits to requests: one delays each call until the limits have room for
+// it, and one learns from each answer.
 
 import (
 	"context"
@@ -19,20 +19,20 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// longestQueue is how long a call waits for its turn. One that would wait longer is refused as
-// Azure would do it, and the caller's queue holds it. Polls always wait: the bound of their
-// operation applies.
+// longestQueue is the longest time a call waits for its turn. A call that would wait longer is
+// refused as Azure would do it, and the caller's queue retries it. Polls always wait, bounded by
+// the timeout of their operation.
 const longestQueue = 10 * time.Second
 
-// notSentError refuses a call that was never sent. RetryAfter reads it as a 429.
+// notSentError rejects a call that was never sent. RetryAfter treats it as a 429.
 type notSentError struct{ wait time.Duration }
 
 func (s *notSentError) Error() string {
 	return fmt.Sprintf("not sent: Azure's limits leave no room for another %s", s.wait.Round(time.Millisecond))
 }
 
-// classOf returns what a request counts as. Every URL but the group's own is an operation's. About
-// no group it is a read.
+// classOf returns the class that a request counts toward. Every URL except the group's own belongs
+// to an operation. Without a group it is a read.
 func classOf(req *http.Request, group Group) class {
 	switch {
 	case req.Method != http.MethodGet:
@@ -50,7 +50,7 @@ type gatePolicy struct {
 	group  Group
 }
 
-// Do is policy.Policy.
+// Do implements policy.Policy.
 func (g gatePolicy) Do(req *policy.Request) (*http.Response, error) {
 	if err := g.wait(req.Raw().Context(), classOf(req.Raw(), g.group)); err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func (g gatePolicy) Do(req *policy.Request) (*http.Response, error) {
 	return req.Next()
 }
 
-// wait returns when the call may go, or an error when it may not.
+// wait returns when the call may be sent, or an error if it may not.
 func (g gatePolicy) wait(ctx context.Context, c class) error {
 	longest := longestQueue
 	if c == polling {
@@ -81,13 +81,13 @@ func (g gatePolicy) wait(ctx context.Context, c class) error {
 	}
 }
 
-// learnPolicy sees the answer to every single request.
+// learnPolicy updates the limits from the answer to every single request.
 type learnPolicy struct {
 	limits *limits
 	group  Group
 }
 
-// Do is policy.Policy.
+// Do implements policy.Policy.
 func (p learnPolicy) Do(req *policy.Request) (*http.Response, error) {
 	resp, err := req.Next()
 	if resp != nil {
@@ -98,12 +98,12 @@ func (p learnPolicy) Do(req *policy.Request) (*http.Response, error) {
 
 // answered is what an answer says about the limits.
 type answered struct {
-	left       *int          // calls that Resource Manager leaves to the subscription
-	retryAfter time.Duration // how long to stay away, 0: not at all
+	left       *int          // calls that Resource Manager still allows the subscription
+	retryAfter time.Duration // requested pause, 0: none
 	scope      scope         // of retryAfter
 }
 
-// scope is what a 429 is about.
+// scope is the range that a 429 applies to.
 type scope int
 
 const (
@@ -129,8 +129,8 @@ func readAnswer(resp *http.Response) answered {
 	return said
 }
 
-// subscriptionHeaders are the headers with the remaining calls, of this instance of Resource
-// Manager and of all.
+// subscriptionHeaders returns the headers with the remaining calls, for this instance of Resource
+// Manager and for all.
 func subscriptionHeaders(req *http.Request) []string {
 	if req != nil && req.Method != http.MethodGet {
 		return []string{"X-Ms-Ratelimit-Remaining-Subscription-Writes", "X-Ms-Ratelimit-Remaining-Subscription-Global-Writes"}
@@ -146,9 +146,9 @@ func ofRegion(target string) bool {
 	return strings.HasSuffix(name, "min") || strings.Contains(name, "subscription")
 }
 
-// scopeOf returns what a 429 is about. Resource Manager has a code for its own and leaves nothing
-// of the remaining calls (Microsoft's advice for telling the two apart). The compute service names
-// the limit that was hit in the details.
+// scopeOf returns the scope of a 429. As Microsoft advises, Resource Manager's own 429 is
+// recognized by its code and by zero remaining calls. The compute service names the limit that was
+// hit in the details.
 func scopeOf(resp *http.Response, left *int) scope {
 	refusal := refusedWith(resp)
 	switch {
@@ -162,7 +162,7 @@ func scopeOf(resp *http.Response, left *int) scope {
 	}
 }
 
-// refusedWith reads the error of an answer, and leaves the answer as it is.
+// refusedWith returns the error in an answer, and keeps its body readable.
 func refusedWith(resp *http.Response) armError {
 	var answer struct {
 		Error armError `json:"error"`
@@ -173,7 +173,7 @@ func refusedWith(resp *http.Response) armError {
 		return armError{}
 	}
 	if answer.Error.Code == "" {
-		return answer.armError // the compute service has been seen without the envelope
+		return answer.armError // the compute service sometimes omits the envelope
 	}
 	return answer.Error
 }

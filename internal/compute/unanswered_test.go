@@ -90,7 +90,7 @@ func TestLostToConflict(t *testing.T) {
 	})
 }
 
-// TestLostAndFailed: the update whose answer was lost comes to nothing. It is made again.
+// TestLostAndFailed: an update whose answer was lost fails, and is sent again.
 func TestLostAndFailed(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, _ *Client, group Group) {
 		arm.SetDuration(20 * time.Second)

@@ -25,8 +25,8 @@ func (c *Client) getVM(ctx context.Context, group Group) (snapshot, error) {
 	return snapshot{Identities: have, etag: value(answer.Etag)}, nil
 }
 
-// patchVM writes the identities of a virtual machine and nothing else of it, and returns what it
-// has afterwards.
+// patchVM writes only the identities of a virtual machine and returns those that it has after the
+// update.
 func (c *Client) patchVM(ctx context.Context, group Group, change change, etag string, sent *writeOutcome) (snapshot, error) {
 	client, err := armcompute.NewVirtualMachinesClient(group.SubscriptionID, c.options.Credential, c.arm(group, outcomePolicy{sent}))
 	if err != nil {
@@ -50,7 +50,7 @@ func (c *Client) patchVM(ctx context.Context, group Group, change change, etag s
 	})
 }
 
-// identitiesOfVM reads the part of the resource that we are about; nil means none.
+// identitiesOfVM extracts the user-assigned identities and the type; nil means none.
 func identitiesOfVM(identity *armcompute.VirtualMachineIdentity) Identities {
 	if identity == nil {
 		return Identities{}

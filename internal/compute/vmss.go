@@ -25,8 +25,8 @@ func (c *Client) getVMSS(ctx context.Context, group Group) (snapshot, error) {
 	return snapshot{Identities: have, etag: value(answer.Etag)}, nil
 }
 
-// patchVMSS writes the identities of a scale set and nothing else of it, and returns what it has
-// afterwards.
+// patchVMSS writes only the identities of a scale set and returns those that it has after the
+// update.
 func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag string, sent *writeOutcome) (snapshot, error) {
 	client, err := armcompute.NewVirtualMachineScaleSetsClient(group.SubscriptionID, c.options.Credential, c.arm(group, outcomePolicy{sent}))
 	if err != nil {
@@ -45,7 +45,7 @@ func (c *Client) patchVMSS(ctx context.Context, group Group, change change, etag
 	})
 }
 
-// identitiesOfVMSS reads the part of the resource that we are about; nil means none.
+// identitiesOfVMSS extracts the user-assigned identities and the type; nil means none.
 func identitiesOfVMSS(identity *armcompute.VirtualMachineScaleSetIdentity) Identities {
 	if identity == nil {
 		return Identities{}

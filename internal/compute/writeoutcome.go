@@ -1,6 +1,6 @@
 package compute
 
-// What became of the writes of one Patch: whether Azure may have accepted one whose answer was
+// The outcome of the writes of one Patch: whether Azure may have accepted one whose answer was
 // lost.
 
 import (
@@ -11,20 +11,20 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 )
 
-// writeOutcome is what is known of the writes of one Patch.
+// writeOutcome records what is known about the writes of one Patch.
 type writeOutcome struct {
-	lost     bool // the answer to one never came, or leaves open whether Azure accepted it
-	accepted bool // Azure took one
-	later    bool // and said that it is not done yet (201, 202)
+	lost     bool // the answer to a write is missing, or leaves open whether Azure accepted it
+	accepted bool // Azure accepted a write
+	later    bool // and answered that it is not done yet (201, 202)
 }
 
-// retryable reports whether a write was refused only because the group is not as it was read: by
-// another writer, or by that of our own write whose answer was lost.
+// retryable reports whether a write was refused only because the group had changed since the read,
+// by another writer or by a previous write whose answer was lost.
 func (s *writeOutcome) retryable(err error) bool {
 	return !s.accepted && !IsLocked(err) && (changedMeanwhile(err) || s.lost && IsConflict(err))
 }
 
-// mark records in the error whether something may have changed nevertheless: see Definite.
+// mark records in the error whether something may have changed anyway: see Definite.
 func (s *writeOutcome) mark(err error) error {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		r.sent = r.sent || s.lost || s.accepted
@@ -32,12 +32,12 @@ func (s *writeOutcome) mark(err error) error {
 	return err
 }
 
-// outcomePolicy sees every write and its answer. It presents 201 and 202 as 200, with their
-// headers: older versions of the API answer so to what the SDK takes 200 alone for, and its poller
-// goes by the headers.
+// outcomePolicy sees every write and its answer. It converts 201 and 202 to 200 and keeps their
+// headers. Older API versions use these codes where the SDK accepts only 200, and its poller goes
+// by the headers.
 type outcomePolicy struct{ sent *writeOutcome }
 
-// Do is policy.Policy.
+// Do implements policy.Policy.
 func (p outcomePolicy) Do(req *policy.Request) (*http.Response, error) {
 	resp, err := req.Next()
 	switch {
@@ -55,7 +55,7 @@ func (p outcomePolicy) Do(req *policy.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// neverDialed reports that there was not even a connection.
+// neverDialed reports whether no connection was established.
 func neverDialed(err error) bool {
 	network, ok := errors.AsType[*net.OpError](err)
 	return ok && network.Op == "dial"

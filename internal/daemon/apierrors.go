@@ -12,10 +12,10 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// CountErrors has count called for every request that fails: nobody answered, or the
-// API server could not or would not do it. Answers that belong to everyday life (not
-// found, conflict, expired) do not count. operation is v1.8.17's word for what was
-// tried where it had one, else such as "patch_events".
+// CountErrors calls count for every failed request: one without an answer, or one that the API
+// server rejected or could not serve. Routine answers (not found, conflict, expired) do not count.
+// operation is the name that v1.8.17 used for the request, or one such as "patch_events" if it had
+// none.
 func CountErrors(config *rest.Config, count func(operation string)) {
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {

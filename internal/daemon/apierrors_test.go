@@ -14,7 +14,7 @@ func TestCountErrors(t *testing.T) {
 	const own = "/apis/aadpodidentity.k8s.io/v1/namespaces/n/azureassignedidentities"
 	for _, c := range []struct {
 		name, method, path string
-		status             int // 0: nobody answers
+		status             int // 0: no answer
 		cancelled          bool
 		want               string
 	}{

@@ -27,7 +27,7 @@ func NotNegative[N ~int | ~int64 | ~float64](name string, value N) error {
 	return fmt.Errorf("--%s=%v: must be 0 or more", name, value)
 }
 
-// port takes 0 too: any free port, which the log then tells.
+// port validates a port number. 0 selects any free port, which the log then shows.
 func port(name, value string) error {
 	if n, err := strconv.ParseUint(value, 10, 16); err != nil || strconv.FormatUint(n, 10) != value {
 		return fmt.Errorf("--%s=%s is not a port: use a number from 1 to 65535", name, value)

@@ -66,8 +66,8 @@ func (o *Options) Parse(u Usage, args []string, w io.Writer, bind func(*flag.Fla
 	return err
 }
 
-// parseAll goes on after a mistake, so that all of them are told. Flags that were given
-// wrongly have their defaults then. flag.ErrHelp comes alone.
+// parseAll continues after an invalid flag so that it reports all of them. Invalid flags keep their
+// defaults. It returns flag.ErrHelp unwrapped.
 func parseAll(flags *flag.FlagSet, args []string) error {
 	var wrong []error
 	for {
@@ -127,7 +127,7 @@ func (o *Options) bindFlags(u Usage, flags *flag.FlagSet) {
 	bindDeprecated(u, flags)
 }
 
-// Given tells whether a flag is on the command line.
+// Given reports whether a flag is on the command line.
 func (o *Options) Given(name string) bool { return o.given[name] }
 
 // Complete lets the environment have its say. As in v1.8.17 FORCENAMESPACED=true wins

@@ -16,8 +16,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 )
 
-// scrapeInterval is the shortest time between two renderings of the metrics of one kind. A
-// rendering takes some milliseconds of a core, whoever asks for it.
+// scrapeInterval is the minimum time between two renderings of the metrics of one kind. A rendering
+// takes several milliseconds of CPU time, regardless of the client.
 const scrapeInterval = 250 * time.Millisecond
 
 // scrapes answers requests for the metrics, with a rendering for each kind. Requests that wait at

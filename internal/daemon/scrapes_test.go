@@ -141,7 +141,7 @@ type stuck struct {
 
 func (s stuck) Write([]byte) (int, error) { <-s.ctx.Done(); return 0, s.ctx.Err() }
 
-// TestSlowScrapers: clients that do not read, and clients that leave, keep nobody from the metrics.
+// TestSlowScrapers: clients that do not read, or disconnect, do not block other scrapers.
 func TestSlowScrapers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScrapes(newCounter())

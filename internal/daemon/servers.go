@@ -68,7 +68,7 @@ func (o *Options) Addresses() []string {
 	return all
 }
 
-// Listen opens all ports, or none, and tells the log their addresses.
+// Listen opens all ports, or none, and logs their addresses.
 func (o *Options) Listen(ctx context.Context, health *observe.Health, metrics prometheus.Gatherer) (Servers, error) {
 	return o.ListenWith(ctx, &net.ListenConfig{}, health, metrics)
 }

@@ -82,7 +82,7 @@ func (cs *candidates) leads(c *candidate, limit time.Duration) time.Duration {
 	return time.Since(began)
 }
 
-// TestRelease: a leader that is told to end stops first, then releases the Lease, and a standby
+// TestRelease: a leader that is stopped ends its work first and then releases the Lease. A standby
 // takes over within a second.
 func TestRelease(t *testing.T) {
 	for range 20 {

@@ -1,6 +1,6 @@
 package emulator
 
-// Where the emulator may listen, and what it tells clients about it.
+// Where the emulator may listen, and the addresses that it advertises to clients.
 
 import (
 	"errors"
@@ -58,7 +58,7 @@ func ownNamespace() bool {
 	return err == nil && !slices.ContainsFunc(links, func(l net.Interface) bool { return l.Flags&net.FlagLoopback == 0 })
 }
 
-// endpoints are the addresses to tell clients.
+// endpoints returns the addresses to advertise to clients.
 func (c Config) endpoints(listeners []net.Listener) Endpoints {
 	address := func(i int, scheme string) string {
 		host, port, _ := net.SplitHostPort(listeners[i].Addr().String())

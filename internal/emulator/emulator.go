@@ -31,11 +31,11 @@ type Config struct {
 	World *world.Document
 	// Addresses to listen on, host:port; port 0 means any free one.
 	ARMAddress, EntraAddress, IMDSAddress, ControlAddress string
-	// ARMURL and EntraURL are told to clients instead of the listen addresses; https://host[:port].
+	// ARMURL and EntraURL replace the listen addresses that clients are given; https://host[:port].
 	ARMURL, EntraURL string
-	// Hosts are the names and IP addresses that the server certificate is for, besides localhost,
-	// the listen addresses and those of ARMURL and EntraURL. The first is told to clients where
-	// there is no URL.
+	// Hosts are the names and IP addresses that the server certificate is for, besides localhost, the
+	// listen addresses and those of ARMURL and EntraURL. Clients are given the first one if there is
+	// no URL.
 	Hosts []string
 	// AllowNonLoopback allows listening on other than loopback addresses in the machine's own
 	// network namespace.

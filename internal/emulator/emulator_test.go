@@ -134,7 +134,7 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
-// TestOnlyLoopback: in the machine's own network nobody else may reach it.
+// TestOnlyLoopback: in the machine's own network, other hosts may not reach the emulator.
 func TestOnlyLoopback(t *testing.T) {
 	links, err := net.Interfaces()
 	mine, err1 := os.Readlink("/proc/self/ns/net")

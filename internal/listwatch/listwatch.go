@@ -42,8 +42,8 @@ func (p *Patient) Optional(empty runtime.Object) *Patient {
 	return &Patient{inner: p.inner, note: p.note, absent: empty}
 }
 
-// New makes a Patient. note is told how each request went; a refusal says what to
-// do about it.
+// New returns a Patient around inner. It calls note with the result of each request; the error of a
+// refused request says what to do about it.
 func New(inner cache.ListerWatcher, note func(error)) *Patient {
 	return &Patient{inner: cache.ToListerWatcherWithContext(inner), note: note}
 }
@@ -117,12 +117,12 @@ func (p *Patient) repeat(ctx context.Context, note func(error), ask func() error
 	}
 }
 
-// passes tells whether the same request may succeed later. What the reflector
-// answers by another request, such as an expired version, is not of that kind.
+// passes reports whether the same request may succeed later. It excludes errors that the reflector
+// handles with a different request, such as an expired version.
 func passes(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {
-		return true // nobody answered
+		return true // no answer
 	}
 	switch status.Status().Code {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusTooManyRequests,
@@ -132,7 +132,7 @@ func passes(err error) bool {
 	return false
 }
 
-// explain says what to do where a person has to.
+// explain adds instructions to errors that an operator has to fix.
 func explain(err error) error {
 	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 		return fmt.Errorf("may not list or watch: %w: grant it, as the chart's roles do", err)

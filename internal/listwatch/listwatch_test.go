@@ -21,7 +21,7 @@ import (
 
 var pods = schema.GroupResource{Resource: "pods"}
 
-// TestRepeat: which failures are repeated, and how they are told.
+// TestRepeat: which failures are retried, and how they are reported.
 func TestRepeat(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -63,9 +63,9 @@ func between(pods []asked, f func(asked) time.Duration) []float64 {
 func fromBegan(p asked) time.Duration     { return p.outcome.Answered.Sub(p.outcome.Began) }
 func fromScheduled(p asked) time.Duration { return p.outcome.Answered.Sub(p.scheduled) }
 
-// fromKnown counts from when the pod runs and the API server has told whose address it has; before
-// that, nobody on the node but the kubelet can know. Tokens may be there before the benchmark
-// itself has heard.
+// fromKnown measures from when the pod runs and the API server has published its address. Before
+// that, only the kubelet can know the address. Tokens may arrive before the benchmark's own watch
+// reports it.
 func fromKnown(p asked) time.Duration {
 	known := p.outcome.Began
 	if p.addressed.After(known) {

@@ -31,7 +31,7 @@ const (
 	loadTime    = 2*(rounds*roundTime+time.Second) + podTime
 	// barePort is the bare server's, on the node.
 	barePort = 18080
-	// idleTime is how long NMI's memory is watched while nobody asks.
+	// idleTime is how long NMI's memory is sampled without requests.
 	idleTime = 3 * time.Second
 )
 

@@ -1,4 +1,4 @@
-// What the API server tells, with the time when it told it.
+// What the API server reports, with the time of each event.
 package main
 
 import (
@@ -18,8 +18,8 @@ import (
 
 // podSeen is what was seen of a pod; times are zero for what was not.
 type podSeen struct {
-	// Scheduled: it has a node. Addressed: its status has its address, without which nobody but the
-	// kubelet can know whose requests are its. Running: its status says so.
+	// scheduled, addressed and running are when the pod got a node, when its status got its address,
+	// and when its status was Running. Until addressed, only the kubelet can map requests to the pod.
 	scheduled, addressed, running time.Time
 	ended                         bool
 	phase                         corev1.PodPhase
@@ -42,7 +42,7 @@ type seen struct {
 	pods     map[string]podSeen // namespace/name
 	assigned map[string]string  // state of the assigned identity, by its namespace/name
 	accounts map[string]bool    // namespaces with a default service account
-	changed  chan struct{}      // closed, and made anew, with every change
+	changed  chan struct{}      // closed and replaced with every change
 }
 
 func newSeen() *seen {
@@ -75,7 +75,7 @@ func (s *seen) wait(ctx context.Context, condition func() bool) error {
 	}
 }
 
-// pod waits for the end of a pod and tells what was seen of it.
+// pod waits until a pod has ended and returns what was seen of it.
 func (s *seen) pod(ctx context.Context, key string) (podSeen, error) {
 	var p podSeen
 	err := s.wait(ctx, func() bool { p = s.pods[key]; return p.ended })

@@ -16,7 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 )
 
-// Azure arranges what an implementation talks to.
+// Azure prepares the service that an implementation talks to.
 type Azure interface {
 	SetGroup(group compute.Group, have compute.Identities)
 	AddIdentities(resourceIDs ...string)
@@ -28,7 +28,7 @@ type Azure interface {
 	ThrottleNext(retryAfter time.Duration)
 }
 
-// Client is what users of compute.Client call.
+// Client is the part of compute.Client that its users call.
 type Client interface {
 	Get(ctx context.Context, group compute.Group) (compute.Identities, error)
 	Patch(ctx context.Context, group compute.Group, attach, detach []string) error
@@ -43,7 +43,7 @@ const (
 	idPrefix     = "/subscriptions/" + subscription + "/resourceGroups/Ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 )
 
-// Conform runs every story, for a VM and a scale set, against an Azure and a client that open
+// Conform runs every scenario, for a VM and a scale set, with the Azure and client that open
 // returns. The Azure has the subscription aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee.
 func Conform(t *testing.T, open func(t *testing.T) (Azure, Client)) {
 	t.Helper()
@@ -101,7 +101,7 @@ func wantIdentities(t *testing.T, s Client, group compute.Group, want compute.Id
 	if err != nil {
 		t.Fatal(err)
 	}
-	anyCase := cmp.Transformer("lower", strings.ToLower) // Azure spells as it likes
+	anyCase := cmp.Transformer("lower", strings.ToLower) // Azure may change the case
 	if diff := cmp.Diff(want, have, anyCase, cmpopts.IgnoreFields(compute.Identities{}, "ClientIDs", "PrincipalIDs")); diff != "" {
 		t.Errorf("identities (-want +have):\n%s", diff)
 	}
@@ -263,7 +263,8 @@ func nothingToDo(t *testing.T, a Azure, s Client, group compute.Group) {
 	mustPatch(t, s, group, nil, ids("never-there"))
 }
 
-// affirmed: an identity to attach that is there is named all the same, so that Azure can refuse it.
+// affirmed: an identity to attach is named even if it is attached already, so that Azure can refuse
+// it.
 func affirmed(t *testing.T, a Azure, s Client, group compute.Group) {
 	a.SetGroup(group, compute.Identities{UserAssigned: ids("a")})
 	a.ThrottleNext(time.Minute) // hits the write

@@ -1,4 +1,4 @@
-// More stories of the conformance test: identities that are deleted, operations that fail.
+// More scenarios of the conformance test: identities that are deleted, operations that fail.
 
 package computetest
 
@@ -12,8 +12,9 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 )
 
-// deletedAndMadeAgain: a group goes on listing an identity that is gone, without its IDs; the one
-// that takes its name is another one, and not the group's until it was detached and attached.
+// deletedAndMadeAgain: a group still lists a deleted identity, but without its IDs. An identity
+// recreated under its name is a different one, and not on the group until it is detached and
+// attached.
 func deletedAndMadeAgain(t *testing.T, a Azure, s Client, group compute.Group) {
 	a.SetGroup(group, compute.Identities{})
 	a.AddIdentities(ids("a", "b")...)
@@ -35,7 +36,7 @@ func deletedAndMadeAgain(t *testing.T, a Azure, s Client, group compute.Group) {
 	}
 	a.AddIdentities(ids("a")...)
 	wantIdentities(t, s, group, orphaned)
-	mustPatch(t, s, group, ids("a"), nil) // it is listed: nothing happens
+	mustPatch(t, s, group, ids("a"), nil) // already listed: no change
 	wantIdentities(t, s, group, orphaned)
 
 	mustPatch(t, s, group, nil, ids("a"))
@@ -67,14 +68,14 @@ func idsOf(t *testing.T, s Client, group compute.Group) (ids [2]string) {
 	return ids
 }
 
-// staleIDs: Azure goes on showing the IDs of the identity that was.
+// staleIDs: Azure still shows the IDs of the deleted identity.
 func staleIDs(t *testing.T, a Azure, s Client, group compute.Group) {
 	a.KeepStaleIDs(true)
 	a.SetGroup(group, compute.Identities{})
 	a.AddIdentities(ids("a")...)
 	mustPatch(t, s, group, ids("a"), nil)
 	first := idsOf(t, s, group)
-	for range 2 { // deleted, then made again
+	for range 2 { // deleted, then recreated
 		a.DeleteIdentity(idPrefix + "a")
 		wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("a")})
 		a.AddIdentities(ids("a")...)
@@ -92,8 +93,8 @@ func staleIDs(t *testing.T, a Azure, s Client, group compute.Group) {
 	}
 }
 
-// deletedInTheWay: a deleted identity that the group lists makes Azure refuse what has nothing to
-// do with it, by name.
+// deletedInTheWay: a deleted identity that the group lists makes Azure refuse unrelated updates and
+// name it.
 func deletedInTheWay(t *testing.T, a Azure, s Client, group compute.Group) {
 	a.SetGroup(group, compute.Identities{UserAssigned: ids("gone", "stays")})
 	a.AddIdentities(ids("new")...)
@@ -109,7 +110,7 @@ func deletedInTheWay(t *testing.T, a Azure, s Client, group compute.Group) {
 	wantIdentities(t, s, group, compute.Identities{UserAssigned: ids("new", "stays")})
 }
 
-// preempted: Azure accepts the update, and lets a later one overtake it.
+// preempted: Azure accepts the update, and a later one preempts it.
 func preempted(t *testing.T, a Azure, s Client, group compute.Group) {
 	a.SetGroup(group, compute.Identities{})
 	a.AddIdentities(ids("a")...)

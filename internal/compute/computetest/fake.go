@@ -14,10 +14,10 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 )
 
-// Fake behaves as compute.Client does against Azure: a PATCH merges, each group has one operation
-// at a time and shows meanwhile what it leads to, an identity that does not exist is refused by
-// name, and errors are of the same kinds. It is safe for concurrent use. Its waits end with the
-// context and work under testing/synctest.
+// Fake behaves as compute.Client does against Azure. A PATCH merges. Each group runs one operation
+// at a time and shows its goal meanwhile. An identity that does not exist is refused by name, and
+// errors are of the same kinds. Fake is safe for concurrent use. Its waits end with the context and
+// work under testing/synctest.
 type Fake struct {
 	mu       sync.Mutex
 	groups   map[compute.Group]*group
@@ -35,8 +35,8 @@ type Fake struct {
 
 // group is one node group.
 type group struct {
-	user     []string            // as they were spelled
-	bound    map[string]identity // what each was when it was attached, by loose ID
+	user     []string            // in the caller's spelling
+	bound    map[string]identity // each identity as it was when attached, by loose ID
 	system   bool
 	updating bool
 	running  *operation
@@ -160,7 +160,7 @@ func (f *Fake) patch(ctx context.Context, of compute.Group, attach, detach []str
 	select {
 	case <-done.C:
 	case <-ctx.Done():
-		// As in Azure, the operation goes on although nobody waits for it.
+		// As in Azure, the operation continues even if no caller waits for it.
 		time.AfterFunc(running.duration, func() { f.end(of, running) })
 		return compute.PatchError(of, nil, ctx.Err())
 	}

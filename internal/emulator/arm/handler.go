@@ -21,8 +21,8 @@ type verifier interface {
 	Verify(token string) (entra.Principal, error)
 }
 
-// Endpoints are the addresses that discovery tells, each https://host[:port] without a slash at the
-// end.
+// Endpoints are the addresses that discovery returns, each https://host[:port] without a trailing
+// slash.
 type Endpoints struct{ ARM, Entra string }
 
 // Handler answers for ARM.

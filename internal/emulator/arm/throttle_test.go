@@ -1,6 +1,6 @@
 package arm_test
 
-// Limits, and operations that come to nothing.
+// Limits, and operations that fail.
 
 import (
 	"log/slog"
@@ -55,7 +55,7 @@ func TestThrottleReads(t *testing.T) {
 	}
 }
 
-// TestPreempted: an operation that was accepted and comes to nothing.
+// TestPreempted: an operation is accepted and then fails.
 func TestPreempted(t *testing.T) {
 	for code, status := range map[string]string{"OperationPreempted": "Canceled", "InternalExecutionError": "Failed"} {
 		t.Run(code, func(t *testing.T) {

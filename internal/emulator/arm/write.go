@@ -97,7 +97,7 @@ func readChange(c *call, view world.MachineView) (world.Change, *failure) {
 	var body struct {
 		Identity *struct {
 			Type string `json:"type"`
-			// A pointer tells {} (add) from null (remove).
+			// A pointer distinguishes {} (add) from null (remove).
 			User map[string]*struct{} `json:"userAssignedIdentities"`
 		} `json:"identity"`
 	}

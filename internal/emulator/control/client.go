@@ -80,8 +80,9 @@ func (c *Client) DeleteIdentity(ctx context.Context, resourceID string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/identities", url.Values{"resourceID": {resourceID}}, nil, nil)
 }
 
-// RecreateIdentity deletes a user-assigned identity and makes it again under its name; it returns
-// the new one. Machines that list it have it no more, until it is taken off and assigned anew.
+// RecreateIdentity deletes a user-assigned identity, creates it again under the same name and
+// returns the new one. Machines that list it no longer have it until it is removed and assigned
+// again.
 func (c *Client) RecreateIdentity(ctx context.Context, resourceID string) (world.Identity, error) {
 	var fresh world.Identity
 	err := c.do(ctx, http.MethodPost, "/v1/identities/recreate", url.Values{"resourceID": {resourceID}}, nil, &fresh)

@@ -62,7 +62,7 @@ func NewServer(w *world.World) *Server {
 	return s
 }
 
-// done is the answer to what has nothing to tell.
+// done is the response of calls that return no data.
 func done() map[string]string { return map[string]string{"status": "done"} }
 
 func identityKey(i world.Identity) string       { return i.ResourceID }

@@ -84,7 +84,8 @@ func (h *Handler) grant(r *http.Request, tenantName string, version int) (Token,
 	return token, nil
 }
 
-// resource reads whom the token is for: resource in v1, scope without one trailing /.default in v2.
+// resource returns the audience of the token: resource in v1, scope without one trailing /.default
+// in v2.
 func (h *Handler) resource(form url.Values, version int) (string, *failure) {
 	resource := form.Get("resource")
 	if version == 2 {

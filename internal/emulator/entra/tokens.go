@@ -27,7 +27,7 @@ func NewTokens(keys *Keys, w *world.World, base string) *Tokens {
 	return &Tokens{keys: keys, world: w, base: strings.TrimSuffix(base, "/")}
 }
 
-// Subject is whom a token is for.
+// Subject is the principal that a token is issued to.
 type Subject struct {
 	TenantID, ClientID, PrincipalID string
 	// ResourceID is the ARM ID of a managed identity (claim xms_mirid), empty for applications.

@@ -1,5 +1,5 @@
-// Package imds is the emulated Azure Instance Metadata Service. It tells the VM that asks by the
-// source address of the connection, and hands out tokens for the identities that are on that VM at
+// Package imds is the emulated Azure Instance Metadata Service. It identifies the calling VM by the
+// source address of the connection, and issues tokens for the identities that are on that VM at
 // that moment.
 package imds
 
@@ -47,7 +47,7 @@ const tokenPath = "/metadata/identity/oauth2/token"
 type request struct {
 	w      http.ResponseWriter
 	r      *http.Request
-	path   string // normalised
+	path   string // normalized
 	query  url.Values
 	caller world.Caller
 }
@@ -120,7 +120,7 @@ func localAddress(r *http.Request) netip.Addr {
 	return address.Addr()
 }
 
-// normalise is the path as this service understands it.
+// The result is the path as this service understands it.
 func normalise(p string) string {
 	p = strings.ReplaceAll(p, `\`, "/")
 	parts := strings.Split(p, "/")

@@ -312,7 +312,7 @@ func TestInstance(t *testing.T) {
 	}
 }
 
-// FuzzRequest: no path or query makes it panic, and nobody gets a token without the header.
+// FuzzRequest: no path or query causes a panic, and no request without the header gets a token.
 func FuzzRequest(f *testing.F) {
 	f.Add(path, "api-version=2018-02-01&resource=x")
 	f.Add("/metadata/instance/network/interface/0/ipv4", "api-version=2021-02-01&format=text")

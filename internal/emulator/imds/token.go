@@ -160,7 +160,7 @@ func named(selector, id string) bool { return selector != "" && world.EqualFold(
 // cacheKey is what a token is for.
 type cacheKey struct{ machine, principal, resource string }
 
-// maxCache bounds the tokens kept; beyond it the cache starts anew.
+// maxCache bounds the tokens kept; the cache is cleared when it is full.
 const maxCache = 10000
 
 // mint makes a token, or hands out the one from before while more than half of its life is left, as

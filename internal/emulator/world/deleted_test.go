@@ -10,8 +10,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// TestMadeAgain: an identity that takes the name of one that a machine has is not on the machine
-// until that was taken off and assigned anew.
+// TestMadeAgain: an identity that was recreated under the name of an assigned one is not on the
+// machine until it is removed and assigned again.
 func TestMadeAgain(t *testing.T) {
 	w, _ := newWorld(t, func(d *world.Document) { d.Settings.ARM.UpdateDuration = 0 })
 	edit := func(change func(*world.Document)) {

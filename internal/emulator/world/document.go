@@ -1,9 +1,8 @@
-// Package world is the one place of state of the emulated Azure: its tenants, identities,
-// applications and machines, the operations under way, the faults somebody asked for and the log of
-// what was asked.
+// Package world holds the state of the emulated Azure: its tenants, identities, applications and
+// machines, the running operations, the faults to inject and the request log.
 //
 // The surfaces (arm, entra, imds) hold no state of their own. They read views of the world, which
-// are copies, and change it through the methods here, which are safe for use by many goroutines.
+// are copies, and change it through its methods, which are safe for concurrent use.
 package world
 
 import (
@@ -31,7 +30,7 @@ type Document struct {
 	VirtualMachines []Machine `json:"virtualMachines,omitempty"`
 	// ScaleSets are VM scale sets with their instances.
 	ScaleSets []Machine `json:"scaleSets,omitempty"`
-	// RoleAssignments say who may do what on ARM; they count only when settings.authorization is
+	// RoleAssignments are the permissions on ARM. They apply only if settings.authorization is
 	// "roles".
 	RoleAssignments []RoleAssignment `json:"roleAssignments,omitempty"`
 	// Resources limits the resources (audiences) tokens can be had for. Empty: any URI or GUID.
@@ -109,8 +108,8 @@ type FederatedCredential struct {
 type Issuer struct {
 	Issuer   string `json:"issuer"`
 	JWKS     string `json:"jwks,omitempty"`     // the key set itself, as JSON text
-	JWKSFile string `json:"jwksFile,omitempty"` // read anew for every assertion
-	JWKSURL  string `json:"jwksURL,omitempty"`  // fetched anew for every assertion
+	JWKSFile string `json:"jwksFile,omitempty"` // read again for every assertion
+	JWKSURL  string `json:"jwksURL,omitempty"`  // fetched again for every assertion
 	CAFile   string `json:"caFile,omitempty"`   // for an https JWKSURL with a private CA
 }
 

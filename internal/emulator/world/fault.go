@@ -1,6 +1,6 @@
 package world
 
-// Faults: what somebody asked the emulator to do wrong.
+// Faults that the emulator was asked to inject.
 
 import (
 	"errors"
@@ -149,7 +149,7 @@ func (w *World) Faults() []Fault {
 	return faults
 }
 
-// SetFault adds a fault, or replaces the one with its name and starts its counts anew.
+// SetFault adds a fault, or replaces the one of the same name and resets its counts.
 func (w *World) SetFault(f Fault) error {
 	if err := f.validate(); err != nil {
 		return err

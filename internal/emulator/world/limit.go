@@ -18,7 +18,7 @@ type level struct {
 	at     time.Time
 }
 
-// maxBuckets bounds the number of buckets; beyond it all of them start anew.
+// maxBuckets bounds the number of buckets; all of them are reset when it is exceeded.
 const maxBuckets = 10000
 
 // Take draws one from the bucket called key. It returns what is left, and, when there was none to

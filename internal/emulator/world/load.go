@@ -121,7 +121,7 @@ var (
 	plainName = regexp.MustCompile(`^[\p{L}\p{N}_.()-]{1,128}$`)
 )
 
-// complaints collects everything that is wrong, so that a file is mended in one go.
+// complaints collects all errors in a file, so that the user can fix them together.
 type complaints struct{ errs []error }
 
 func (c *complaints) addf(format string, args ...any) {

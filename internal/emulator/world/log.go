@@ -55,7 +55,7 @@ type Log struct {
 	mu      sync.Mutex
 	seq     uint64
 	entries []Request
-	more    chan struct{} // closed, and made anew, with every entry
+	more    chan struct{} // closed and replaced with every entry
 }
 
 // NewLog makes an empty log.

@@ -14,9 +14,9 @@ import (
 type assigned struct {
 	system *SystemIdentity
 	user   []string // resource IDs as given
-	// as holds what each was when it was assigned, by folded resource ID. An identity that was
-	// deleted and made again under its old name is another one: it is not on the machine until it
-	// is taken off and assigned anew.
+	// as holds each identity as it was when it was assigned, by folded resource ID. An identity that
+	// was deleted and recreated under its old name is a different one: it is not on the machine until
+	// it is removed and assigned again.
 	as map[string]Identity
 }
 
@@ -129,7 +129,7 @@ func (w *World) view(key string) (MachineView, bool) {
 		OnIMDS:   slices.Clone(live.published.user),
 	}
 	shown := live.current
-	if live.operation != "" { // ARM shows the goal while it works towards it
+	if live.operation != "" { // ARM shows the goal while it is working toward it
 		shown = live.goal
 		view.SystemAssigned, view.Identities = shown.system, slices.Clone(shown.user)
 	}
@@ -181,8 +181,8 @@ func (c Caller) Name() string { return c.Instance.Name }
 // VMID is the VM's unique ID, stable for its resource.
 func (c Caller) VMID() string { return GUID(c.Machine.Key() + "/" + c.Instance.ID) }
 
-// Caller finds the VM with that address. Loopback addresses that nobody owns belong to the default
-// machine.
+// Caller returns the VM with that address. Loopback addresses that belong to no VM are mapped to
+// the default machine.
 func (w *World) Caller(address netip.Addr) (Caller, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -23,8 +23,8 @@ type ARMSettings struct {
 	UpdateDuration Duration `json:"updateDuration"`
 	// IMDSDelay is the time between the end of the write and the moment IMDS knows of it.
 	IMDSDelay Duration `json:"imdsDelay"`
-	// RetryAfter is the Retry-After, in seconds, of answers that tell of an operation under way; 0
-	// sends none.
+	// RetryAfter is the Retry-After, in seconds, of responses about a running operation; 0 omits the
+	// header.
 	RetryAfter int `json:"retryAfter"`
 	// MaxIdentities is how many user-assigned identities one request may name.
 	MaxIdentities int `json:"maxIdentities"`
@@ -53,7 +53,7 @@ type IMDSSettings struct {
 	// CacheTokens hands out the same token again until half of its life is over, as Azure does.
 	CacheTokens bool `json:"cacheTokens"`
 	// DefaultMachine is the name of the VM, or of the scale set (its first instance), that loopback
-	// callers are taken for. Empty: they are nobody.
+	// callers are mapped to. If it is empty, they map to no machine.
 	DefaultMachine string `json:"defaultMachine"`
 	// Latency is added to every request.
 	Latency Duration `json:"latency"`

@@ -46,7 +46,7 @@ type Change struct {
 	Replace bool
 	// ETag, when not empty, is the state that the machine must be in; * is any.
 	ETag string
-	// Fail lets the write be accepted and its operation come to nothing, with this error code.
+	// Fail accepts the write and makes its operation fail with this error code.
 	Fail string
 }
 
@@ -216,7 +216,7 @@ func (w *World) checkDeleted(goal assigned) error {
 	return nil
 }
 
-// settle ends the writes whose time has come and tells IMDS what it should know by now.
+// settle ends the writes that are due and updates what IMDS knows.
 func (w *World) settle() {
 	now := w.now()
 	for key, live := range w.live {

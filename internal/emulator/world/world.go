@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// World is the state of the emulated Azure. Make one with New; its methods are safe for concurrent
-// use and return copies.
+// World is the state of the emulated Azure. Create one with New. Its methods are safe for
+// concurrent use and return copies.
 //
-// Nothing in it runs by itself: an operation that should be over by now is ended by whoever looks
-// next. So the world needs a clock but no timers.
+// Nothing in it runs in the background: a method that reads the state first ends the operations
+// that are due. So the world needs a clock but no timers.
 type World struct {
 	now func() time.Time
 	log *Log
@@ -80,7 +80,7 @@ func (w *World) Reset() error {
 	return w.restart(w.initial)
 }
 
-// Replace makes the world anew out of a document. Reset will still lead back to the first one.
+// Replace rebuilds the world from a document. Reset still returns to the original document.
 func (w *World) Replace(doc Document) error {
 	doc, err := Complete(doc)
 	if err != nil {

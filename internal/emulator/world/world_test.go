@@ -73,7 +73,7 @@ func TestMerge(t *testing.T) {
 		have   []string // before
 		change world.Change
 		want   []string
-		keeps  bool // the system-assigned identity is there afterwards
+		keeps  bool // the system-assigned identity remains
 		err    error
 	}{
 		{

@@ -26,8 +26,8 @@ type client struct {
 	in         [16 << 10]byte
 }
 
-// connect begins to connect. The connection is edge-triggered: an event tells that it is there, the
-// next ones that there is something to read.
+// connect starts a connection. It is edge-triggered: the first event reports that it is
+// established, later ones that there is data to read.
 func (c *client) connect(epoll int, to netip.AddrPort) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

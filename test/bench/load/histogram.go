@@ -17,7 +17,7 @@ type histogram struct {
 	max    time.Duration
 }
 
-// add counts a time and tells whether it is the longest so far.
+// add records a duration and reports whether it is the longest so far.
 func (h *histogram) add(d time.Duration) bool {
 	h.n++
 	h.counts[min(step(d), len(h.counts)-1)]++

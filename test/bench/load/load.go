@@ -39,8 +39,8 @@ type Spec struct {
 type Result struct {
 	Began time.Time `json:"began"`
 	Ended time.Time `json:"ended"`
-	// Requests are those sent, Failed those that were not answered with 200; Text tells of the
-	// first of these.
+	// Requests counts the requests sent, and Failed those whose status was not 200. Text describes the
+	// first failure.
 	Requests int    `json:"requests"`
 	Failed   int    `json:"failed"`
 	Text     string `json:"text,omitempty"`

@@ -75,9 +75,9 @@ func CPUTimes() (work, all int64) {
 	return work, all
 }
 
-// Meter begins to measure what else the machine has to do; the function it returns tells how much
-// of all CPUs that took, in percent. own is what belongs to the benchmark and has used of the CPUs,
-// in seconds.
+// Meter starts to measure the CPU time of other programs on the machine. The function it returns
+// reports that time as a percentage of all CPUs. own returns the CPU seconds that the benchmark and
+// its programs have used.
 func Meter(own func() float64) func() float64 {
 	before := own()
 	work, all := CPUTimes()

@@ -88,8 +88,8 @@ func parseUsage(text string) (Usage, error) {
 	return Usage{float64(user+system) / TicksPerSecond, float64(system) / TicksPerSecond}, errors.Join(err1, err2)
 }
 
-// Sample reads a process's memory and CPU time every 100 ms until the context ends or the process
-// does. The function it returns ends it and tells what was read.
+// Sample reads a process's memory and CPU time every 100 ms until the context or the process ends.
+// The function it returns stops the sampling and returns the samples.
 func Sample(ctx context.Context, pid int) func() []Memory {
 	ctx, stop := context.WithCancel(ctx)
 	var all []Memory

@@ -135,7 +135,7 @@ func (r *Report) Print(out io.Writer, format string) error {
 
 func (r *Report) printText(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) } // Flush tells of errors
+	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) } // Flush reports errors
 	line("\n%s\n", r.Machine)
 	before, header := r.before(), ""
 	if before {

@@ -159,7 +159,7 @@ func (c *cluster) startKubernetes(ctx context.Context) error {
 		Append("advertise-address", "127.0.0.1").Append("endpoint-reconciler-type", "none") // there is no other address here
 	kube, err := env.Start()
 	if err != nil {
-		_ = env.Stop() // what has begun does not end by itself; the first error is the one to tell
+		_ = env.Stop() // started processes do not end by themselves; the first error is the one to report
 		return fmt.Errorf("start the API server (KUBEBUILDER_ASSETS names the folder with kube-apiserver and etcd, make bench sets it): %w", err)
 	}
 	c.env = env

@@ -1,4 +1,4 @@
-// Row failover: the leader is killed, or told to end, and a second MIC takes over.
+// Row failover: the leader is killed or terminated, and a second MIC takes over.
 package main
 
 import (
@@ -24,8 +24,8 @@ const leaseName = "aad-pod-identity-mic"
 
 func quit() os.Signal { return syscall.SIGTERM }
 
-// failover kills the leader, or tells it to end, as often as the options say. At that moment a pod
-// is created whose identity is on the scale set already.
+// failover kills or terminates the leader, as often as the options say. At that moment it creates a
+// pod whose identity is on the scale set already.
 func (b *bench) failover(ctx context.Context, step *progress.Step) error {
 	s := shape{nodes: 4, sets: 1, identities: 1, arm: usualARM}
 	return b.running(ctx, s, func(ctx context.Context, c *cluster, leader *program) error {

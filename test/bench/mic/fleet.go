@@ -25,9 +25,9 @@ const (
 	watched = time.Minute
 )
 
-// fleetFloor returns how long the limits alone keep a perfect client busy: it reads a VM once
-// before its update and once after it. (Azure does not tell about the end of an update by itself.)
-// What the buckets hold goes at once.
+// fleetFloor returns how long the limits alone keep an ideal client busy. Such a client reads a VM
+// once before its update and once after it, because Azure does not report the end of an update by
+// itself. The initial content of the buckets is spent at once.
 func fleetFloor(vms int, limits world.Limits, arm time.Duration) time.Duration {
 	seconds := 0.0
 	for _, need := range []struct {
@@ -103,7 +103,7 @@ type fleetResult struct {
 // takes a moment, too.
 const passMargin = 5 * time.Second
 
-// order fills in what the times of the pods tell.
+// order fills in the figures derived from the times of the pods.
 func (r *fleetResult) order(c *cluster, s shape, created []time.Time) {
 	type wait struct{ created, assigned time.Time }
 	var waits []wait

@@ -27,9 +27,9 @@ import (
 // floorWriters is how many objects are written at the same time: as many as MIC has workers.
 const floorWriters = 64
 
-// floor creates the objects that MIC would write for that many pods, as fast as can be: the bytes
-// are made before, answers are not decoded, nobody watches, and no pod exists. No MIC can start
-// faster.
+// floor creates the objects that MIC would write for that many pods, as fast as possible. Request
+// bodies are encoded in advance, responses are not decoded, and there are no watches and no pods.
+// No MIC can start faster.
 func (b *bench) floor(ctx context.Context, step *progress.Step) error {
 	sizes := b.options.sizes
 	if len(sizes) == 0 {

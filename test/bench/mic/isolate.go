@@ -16,13 +16,13 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// isolated says in the environment that the program was started anew, in a namespace of its own.
-// Its value is the namespace it was in before.
+// isolated is the environment variable that marks a restarted program with its own network
+// namespace. Its value is the original namespace.
 const isolated = "PODID_BENCH_OUTSIDE"
 
-// isolate starts this program anew in a network namespace that has nothing but a loopback device:
-// nothing that a benchmark or the product does can leave the machine, and all default ports are
-// free. The second time it returns.
+// isolate restarts this program in a network namespace with only a loopback device. Nothing that a
+// benchmark or the product does can leave the machine, and all default ports are free. In the
+// restarted program it returns.
 func isolate() error {
 	here, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {

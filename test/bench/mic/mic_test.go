@@ -143,7 +143,7 @@ func TestSeen(t *testing.T) {
 	}
 	tell(0, "ADDED", "a", "Created")
 	tell(1, "MODIFIED", "a", assignedState)
-	tell(2, "MODIFIED", "a", assignedState) // told once more
+	tell(2, "MODIFIED", "a", assignedState) // sent a second time
 	tell(3, "ADDED", "b", assignedState)
 	if s.now != 2 || len(s.objects) != 2 || !s.last().Equal(began.Add(3*time.Second)) {
 		t.Errorf("%d assigned, last %s", s.now, s.last())

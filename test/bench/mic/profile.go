@@ -21,8 +21,8 @@ const (
 	pprof       = "http://127.0.0.1:6060/debug/pprof/"
 )
 
-// profile takes CPU profiles of that time from now, if wanted, and with the function that it
-// returns one of MIC's heap.
+// profile starts a CPU profile of that duration, if wanted. The function it returns writes a heap
+// profile of MIC.
 func (b *bench) profile(ctx context.Context, kube *rest.Config, name string, mic *program, d time.Duration) func() error {
 	if b.options.profile == "" {
 		return func() error { return nil }

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// readyTime is how long a program may take until it is ready, endTime until it has ended when
-	// it was told to.
+	// readyTime is how long a program may take to become ready, endTime to end after a termination
+	// signal.
 	readyTime = 30 * time.Second
 	endTime   = 20 * time.Second
 	askEvery  = 20 * time.Millisecond
@@ -63,7 +63,7 @@ func (c *cluster) launch(name, path string, env []string, args ...string) (*prog
 // await collects the process when it ends; only then, what it prints must not be read any more.
 func (p *program) await() {
 	go func() {
-		_ = p.cmd.Wait() // how it ended is no matter: the figures tell whether it worked
+		_ = p.cmd.Wait() // the exit status is irrelevant: the figures show whether it worked
 		close(p.ended)
 	}()
 }

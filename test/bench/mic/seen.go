@@ -1,4 +1,4 @@
-// The assigned identities, as a watch tells of them, with the time when it told.
+// The assigned identities that a watch reports, with the time of each event.
 package main
 
 import (
@@ -28,10 +28,9 @@ type seen struct {
 	now      int                  // how many are Assigned
 	reasons  map[string]string    // of the object, by namespace/name of the pod
 	failed   error
-	changed  chan struct{} // closed, and made anew, with every change that matters
+	changed  chan struct{} // closed and replaced with every relevant change
 }
 
-// told is an event of the watch.
 type told struct {
 	Type   string `json:"type"`
 	Object struct {
@@ -158,7 +157,7 @@ func (s *seen) note(e told, now time.Time) {
 
 const assignedState = "Assigned"
 
-// tell wakes those who wait. Its caller holds the lock.
+// The caller must hold the lock.
 func (s *seen) tell() {
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -195,7 +194,7 @@ func (s *seen) wait(ctx context.Context, condition func() bool) error {
 	}
 }
 
-// all waits until that many are Assigned. far is told how many are.
+// all waits until n identities are Assigned. It calls far with the number so far.
 func (s *seen) all(ctx context.Context, n int, far func(int)) error {
 	if err := s.wait(ctx, func() bool { far(s.now); return s.now >= n }); err != nil {
 		return fmt.Errorf("wait until %d identities are assigned: %w", n, err)
@@ -211,7 +210,7 @@ func (s *seen) gone(ctx context.Context) error {
 	return nil
 }
 
-// pod waits until a pod's identity is Assigned, and tells when it was.
+// pod waits until a pod's identity is Assigned, and returns when it was.
 func (s *seen) pod(ctx context.Context, key string) (time.Time, error) {
 	var at time.Time
 	err := s.wait(ctx, func() bool { at = s.assigned[key]; return !at.IsZero() })

@@ -135,8 +135,8 @@ func (b *bench) reportStart(s shape, got started, pods int) {
 	r.Add("start.memory", "… peak of MIC's memory (RSS)", "MiB", []float64{got.peak}).AtMost(80, measure.Worst).Was("114 MiB")
 }
 
-// Idle is what a cluster is in which nobody starts or ends anything: kubelets report on their pods
-// and nodes.
+// Idle is the load of a cluster in which no pods start or end: kubelets report on their pods and
+// nodes.
 const (
 	podReports = 500 * time.Millisecond
 	nodeReport = 3 * time.Second // 100 nodes, each every five minutes

@@ -15,8 +15,8 @@ import (
 
 const pprof = "http://127.0.0.1:6060/debug/pprof/"
 
-// profile takes a CPU profile for as long as a turn is, if wanted, and with the function that it
-// returns one of the heap.
+// profile starts a CPU profile as long as a turn, if wanted. The function it returns writes a heap
+// profile.
 func (b *bench) profile(ctx context.Context, name string, wanted bool) func() error {
 	if b.options.profile == "" || !wanted {
 		return func() error { return nil }

@@ -23,7 +23,7 @@ import (
 	"github.com/podid-io/podid/test/bench/load"
 )
 
-// role says in the environment which part this process plays.
+// role is the environment variable that selects the part of this process.
 const (
 	role     = "PODID_BENCH_ROLE"
 	rolePods = "pods"
@@ -47,7 +47,7 @@ func play(ctx context.Context, part string, stdin io.Reader, stdout, stderr io.W
 	return exitDone
 }
 
-// order is what the pods are told to do, one JSON object each; they answer with an answer.
+// order is an instruction to the pods, one JSON object each. They reply with an answer.
 type order struct {
 	// Network gives the namespace these addresses, of the prefix that they share, and a gateway.
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
@@ -118,8 +118,8 @@ const (
 	barePort     = 2580
 )
 
-// bare is what net/http does when there is nothing to decide. It says a word when it is ready, and
-// answers with what it was told.
+// bare is the baseline: a net/http server without any decisions. It reports when it is ready, and
+// replies with the text read from body.
 func bare(ctx context.Context, body io.Reader, ready io.Writer) error {
 	text, err := io.ReadAll(body)
 	if err != nil {

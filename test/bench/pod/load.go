@@ -23,7 +23,7 @@ type round struct {
 	Began    time.Time `json:"began"`
 	Ended    time.Time `json:"ended"`
 	Requests int       `json:"requests"`
-	// Failed counts the requests that were not answered with 200, and Text tells of the first.
+	// Failed counts the requests whose status was not 200. Text describes the first of them.
 	Failed int    `json:"failed"`
 	Text   string `json:"text,omitempty"`
 	// Microseconds from sending a request to having its answer; in steps of 10.

@@ -51,7 +51,6 @@ func run(ctx context.Context, began time.Time, args []string, out io.Writer) err
 	}
 }
 
-// tell writes one JSON object on a line.
 func tell(out io.Writer, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// readyTime is how long a program may take until it is ready, endTime until it has ended when
-	// it was told to.
+	// readyTime is how long a program may take to become ready, endTime to end after a termination
+	// signal.
 	readyTime = 60 * time.Second
 	endTime   = 20 * time.Second
 	askEvery  = 20 * time.Millisecond
@@ -81,7 +81,7 @@ func (l Launch) Start() (*Program, error) {
 		return nil, fmt.Errorf("start %s: %w", l.Name, err)
 	}
 	go func() {
-		_ = p.cmd.Wait() // how it ended is no matter: the figures tell whether it worked
+		_ = p.cmd.Wait() // the exit status is irrelevant: the figures show whether it worked
 		close(p.ended)
 	}()
 	return p, nil
