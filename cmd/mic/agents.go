@@ -1,4 +1,4 @@
-// The options about nodes whose agent is gone or ill.
+// The options about nodes whose agent is missing or unhealthy.
 
 package main
 
@@ -13,7 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/agenttaint"
 )
 
-// agentOptions: when a node gets the taint that keeps pods away.
+// agentOptions configure when a node gets the taint that keeps pods away.
 type agentOptions struct {
 	after     time.Duration
 	selector  string
@@ -47,7 +47,7 @@ func (o *agentOptions) validate() error {
 	return nil
 }
 
-// settings are the controller's. The options must be valid.
+// settings returns the controller's settings. The options must be valid.
 func (o *agentOptions) settings() agenttaint.Settings {
 	selector, err := labels.Parse(o.selector)
 	if err != nil {

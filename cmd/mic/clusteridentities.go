@@ -33,8 +33,8 @@ func (o *clusterOptions) validate() error {
 	return nil
 }
 
-// set returns the cluster's own identities in the rules' form: those of the flag, and the one or
-// two of the cloud config, which are MIC's own and often the kubelet's.
+// set returns the IDs of the cluster's own identities: those of the flag, and the one or two of the
+// cloud config, which are MIC's own and often the kubelet's.
 func (o *clusterOptions) set(config azure.Config) map[string]bool {
 	ids := append(identity.SplitIDs(o.list), config.ClientID, config.UserAssignedIdentityID)
 	return identity.IDSet(slices.DeleteFunc(ids, func(id string) bool { return !identity.IsID(id) })...)

@@ -11,7 +11,7 @@ import (
 	"syscall"
 
 	"github.com/go-logr/logr"
-	_ "golang.org/x/crypto/x509roots/fallback" // the image holds nothing but this program, so no certificates either
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no CA certificates
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
@@ -26,24 +26,24 @@ func main() {
 	os.Exit(code)
 }
 
-// gcPercent is half of Go's default: MIC's memory is that of its caches and half as much, not twice
-// them. It costs a tenth of its CPU time, and only while pods come and go.
+// gcPercent is half of Go's default. Garbage adds half the size of MIC's caches to its memory, not
+// their full size. It costs a tenth of its CPU time, and only while pods start and end.
 const gcPercent = 50
 
-// collectSooner has the garbage collector run more often, unless $GOGC says otherwise.
+// collectSooner makes the garbage collector run more often, unless $GOGC is set.
 func collectSooner(getenv func(string) string) {
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 }
 
-// setLoggers points the libraries' own loggers at ours.
+// setLoggers sets the libraries' global loggers.
 func setLoggers(log logr.Logger) {
 	klog.SetLogger(log)
 	ctrl.SetLogger(log)
 }
 
-// mic is main with everything it touches handed in. It returns the exit code.
+// mic runs the program and returns its exit code.
 func mic(ctx context.Context, p daemon.Process) int {
 	o := &options{}
 	err := o.parse(p.Args, p.Getenv, p.Stdout)

@@ -1,5 +1,5 @@
-// The command line and the environment: one struct per concern, each with
-// BindFlags, Complete where the environment has a say, and Validate.
+// The command line and the environment: a struct for each concern, with bindFlags, complete for
+// environment variables, and validate.
 
 package main
 
@@ -20,7 +20,7 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// options is everything that can be chosen.
+// options are all options of the program.
 type options struct {
 	daemon.Options
 
@@ -33,8 +33,8 @@ type options struct {
 	agents     agentOptions
 }
 
-// parse reads flags and environment. Its error holds all that is wrong, one a
-// line; flag.ErrHelp says that the usage was asked for and written to w.
+// parse reads flags and environment. Its error has all mistakes, one a line. It is flag.ErrHelp if
+// the usage was requested and written to w.
 func (o *options) parse(args []string, getenv func(string) string, w io.Writer) error {
 	err := o.Parse(daemon.Usage{
 		Name: "mic",
@@ -43,7 +43,7 @@ func (o *options) parse(args []string, getenv func(string) string, w io.Writer) 
 		Environment: "KUBECONFIG, MIC_POD_NAMESPACE (namespace of the record of attached identities), FORCENAMESPACED, AZURE_ENVIRONMENT_FILEPATH",
 		Verbosity:   "0 tells what was done, 1 also why, 5 and 6 are for debugging",
 		MetricsPort: "8888",
-		OldFlags:    []string{"update-user-msi-max-retry"}, // it does not give up
+		OldFlags:    []string{"update-user-msi-max-retry"}, // it retries without end
 	}, args, w, o.bindFlags)
 	if errors.Is(err, flag.ErrHelp) || o.Version {
 		return err
@@ -71,7 +71,7 @@ func (o *options) validate() error {
 	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.preassign.validate(), o.cluster.validate(), o.election.validate(), o.agents.validate())
 }
 
-// kubernetesOptions: which API server, and how hard to work it.
+// kubernetesOptions configure the API server and the load on it.
 type kubernetesOptions struct {
 	qps           float64
 	batch         int64
@@ -112,14 +112,14 @@ func (o *kubernetesOptions) validate() error {
 	)
 }
 
-// azureOptions: which Azure, and how to treat it.
+// azureOptions configure the access to Azure.
 type azureOptions struct {
 	cloudConfig   string
 	retryInterval time.Duration
 	driftInterval time.Duration
 }
 
-// defaultCloudConfig is where AKS and CAPZ put it on every node.
+// defaultCloudConfig is the path that AKS and CAPZ use on every node.
 const defaultCloudConfig = "/etc/kubernetes/azure.json"
 
 func (o *azureOptions) bindFlags(flags *flag.FlagSet) {
@@ -149,7 +149,7 @@ func (o *azureOptions) validate() error {
 	)
 }
 
-// identityOptions: which identities go where, and when they leave.
+// identityOptions configure which identities are assigned where, and when they are removed.
 type identityOptions struct {
 	grace     time.Duration
 	immutable string
@@ -176,18 +176,18 @@ func (o *identityOptions) validate() error {
 	return errors.Join(daemon.NotNegative("identity-detach-grace-period", o.grace), namespace)
 }
 
-// immutables splits the list.
+// immutables returns the entries of the list.
 func (o *identityOptions) immutables() []string {
 	return identity.SplitIDs(o.immutable)
 }
 
-// unprotecting are the entries of the list that cannot be any identity's. v1.8.17 took
-// whatever was in it, so that they are no reason not to start.
+// unprotecting returns the entries of the list that cannot be any identity's. v1.8.17 accepted any
+// entry, so they do not prevent a start.
 func (o *identityOptions) unprotecting() []string {
 	return slices.DeleteFunc(o.immutables(), identity.IsID)
 }
 
-// electionOptions: the Lease of the leader.
+// electionOptions configure the leader's Lease.
 type electionOptions struct {
 	instance, namespace, name string
 	duration                  time.Duration
@@ -209,9 +209,9 @@ func (o *electionOptions) bindFlags(flags *flag.FlagSet) {
 		"how long the Lease is valid without a renewal; the leader exits after five sixths of it")
 }
 
-// complete names the instance. Two that share a host name (two programs on one
-// machine) cannot share the port; a program that starts again has both again, and
-// with them the Lease at once.
+// complete sets the name of the instance. Two programs with the same host name run on one machine
+// and cannot share the port, so host name and port are unique. A program that restarts has the same
+// name and gets the Lease at once.
 func (o *electionOptions) complete(hostname func() (string, error), port string) error {
 	if o.instance != "" {
 		return nil
@@ -220,7 +220,7 @@ func (o *electionOptions) complete(hostname func() (string, error), port string)
 	if err != nil {
 		return fmt.Errorf("read the host name: %w; set --leader-election-instance", err)
 	}
-	if port == "0" { // any free one: only the process is its own
+	if port == "0" { // any free port: only the process ID is unique
 		port = "p" + strconv.Itoa(os.Getpid())
 	}
 	o.instance = name + "_" + port
@@ -235,8 +235,8 @@ func (o *electionOptions) validate() error {
 	return errors.Join(tooShort, objectName("leader-election-namespace", o.namespace), objectName("leader-election-name", o.name))
 }
 
-// objectName checks what will be the name of an object. what is a flag, or in
-// capitals a variable of the environment.
+// objectName validates the name of an object. what is the flag or, in capitals, the environment
+// variable.
 func objectName(what, value string) error {
 	problems := validation.IsDNS1123Subdomain(value)
 	if len(problems) == 0 {
@@ -248,7 +248,7 @@ func objectName(what, value string) error {
 	return fmt.Errorf("%s=%q cannot be the name of an object: %s", what, value, problems[0])
 }
 
-// configMapKey complains about a name that no key of a ConfigMap can have.
+// configMapKey returns an error for a name that no key of a ConfigMap can have.
 func configMapKey(flag, value string) error {
 	if problems := validation.IsConfigMapKey(value); len(problems) > 0 {
 		return fmt.Errorf("--%s=%q cannot be the key of a ConfigMap: %s", flag, value, problems[0])

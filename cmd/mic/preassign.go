@@ -1,5 +1,5 @@
-// The command line about pre-assignment: whose identities may be on nodes before any
-// pod needs them.
+// The options about pre-assignment: the namespaces whose identities may be on nodes before any pod
+// needs them.
 
 package main
 
@@ -15,13 +15,13 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// preassignOptions: in which namespaces an AzureIdentity's annotation is followed.
-// Who may write one there decides what every pod's node gets.
+// preassignOptions list the namespaces in which an AzureIdentity's annotation takes effect. Users
+// who may write one there decide what every pod's node gets.
 type preassignOptions struct {
 	namespaces string
 }
 
-// everyNamespace stands for all.
+// everyNamespace selects all namespaces.
 const everyNamespace = "*"
 
 func (o *preassignOptions) bindFlags(flags *flag.FlagSet) {
@@ -30,7 +30,7 @@ func (o *preassignOptions) bindFlags(flags *flag.FlagSet) {
 			v1.PreassignAnnotation+"); *: all, empty: none")
 }
 
-// list splits the flag.
+// list returns the entries of the flag.
 func (o *preassignOptions) list() []string {
 	return strings.FieldsFunc(o.namespaces, func(r rune) bool { return r == ',' || r == ' ' })
 }

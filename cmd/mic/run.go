@@ -1,4 +1,4 @@
-// From options to a running controller.
+// Running the controller.
 
 package main
 
@@ -83,13 +83,13 @@ func kubeConfig(o *options) (*rest.Config, error) {
 	if qps := o.kubernetes.qps; qps > 0 {
 		config.QPS, config.Burst = float32(qps), max(int(2*qps), 1)
 	}
-	// The API server warns at every write that v1.8.17's finalizer has a name
-	// out of fashion; there is nothing that anybody could do about it.
+	// The API server warns at every write that the name of v1.8.17's finalizer is outdated. An
+	// operator cannot change it.
 	config.WarningHandler = rest.NoWarnings{}
 	return config, nil
 }
 
-// armClient makes the client for Azure, and returns the cloud config that it read.
+// armClient returns the client for Azure and the cloud config that it read.
 func armClient(
 	ctx context.Context, o *options, getenv func(string) string, metrics *observe.Metrics, health *observe.Health,
 ) (*compute.Client, azure.Config, error) {
@@ -127,7 +127,8 @@ func armClient(
 	return client, config, nil
 }
 
-// own is the managed identity that MIC signs in with, which is never to be removed from a machine.
+// own returns the managed identity that MIC signs in with, which must never be removed from a
+// machine.
 func own(config azure.Config) []string {
 	if config.UserAssignedIdentityID == "" {
 		return nil

@@ -202,7 +202,7 @@ func (s *session) electionConfig() (election.Config, error) {
 	}, nil
 }
 
-// explain adds the remedy to errors that need a person.
+// explain adds the remedy to errors that an operator has to fix.
 func explain(err error) error {
 	if meta.IsNoMatchError(err) {
 		return fmt.Errorf("%w: install podid's custom resource definitions (config/crd, or the chart)", err)

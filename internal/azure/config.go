@@ -1,6 +1,6 @@
-// Package azure says which Azure a cluster runs in and how podid signs in to it: the cloud config
-// (azure.json, or the environment), the clouds, and the credential that follows the file when it
-// changes.
+// Package azure reads which Azure a cluster runs in and how podid signs in to it: the cloud config
+// (azure.json, or the environment), the clouds, and the credential, which follows changes of the
+// file.
 package azure
 
 // The cloud config: where it comes from, what it must hold.
@@ -18,15 +18,15 @@ import (
 	"github.com/podid-io/podid/internal/secretvalue"
 )
 
-// Config is a cloud config that is complete: Load returns no other.
+// Config is a complete cloud config. Load returns no incomplete one.
 type Config struct {
 	Cloud cloud.Cloud
 	// TenantID is the Entra tenant of the service principal; "adfs" when AD FS signs in. Empty with
 	// a managed identity.
 	TenantID string
-	// SubscriptionID, ResourceGroup and VMType (standard or vmss) describe the cluster. Nodes name
-	// their own subscription, group and kind in their provider IDs, so these three are only shown
-	// to people, and may be empty.
+	// SubscriptionID, ResourceGroup and VMType (standard or vmss) describe the cluster. They are only
+	// for display and may be empty: nodes state their own subscription, group and kind in their
+	// provider IDs.
 	SubscriptionID string
 	ResourceGroup  string
 	VMType         string
@@ -35,20 +35,20 @@ type Config struct {
 	ClientID     string
 	ClientSecret observe.Secret
 
-	// ManagedIdentity selects an identity of the machine to sign in with: the one with the client
-	// ID or resource ID in UserAssignedIdentityID, or the system-assigned one when that is empty.
+	// ManagedIdentity selects an identity of the machine: the one with the client ID or resource ID in
+	// UserAssignedIdentityID, or the system-assigned one if that is empty.
 	ManagedIdentity        bool
 	UserAssignedIdentityID string
 }
 
-// adfsTenant is the tenant ID that stands for AD FS, which has no tenants.
+// adfsTenant is the tenant ID that represents AD FS, which has no tenants.
 const adfsTenant = "adfs"
 
 // msi is what AKS writes for aadClientId and aadClientSecret when the cluster signs in with a
 // managed identity.
 const msi = "msi"
 
-// settings are the fields of azure.json that matter here. A real one has dozens more, for the cloud
+// settings are the relevant fields of azure.json. A real file has dozens more for the cloud
 // provider.
 type settings struct {
 	Cloud                       string `json:"cloud"`
@@ -62,10 +62,10 @@ type settings struct {
 	UserAssignedIdentityID      string `json:"userAssignedIdentityID"`
 }
 
-// Load reads the cloud config from the file, which may be JSON or YAML, or, when path is empty,
-// from the environment (CLOUD, TENANT_ID, SUBSCRIPTION_ID, RESOURCE_GROUP, VM_TYPE, CLIENT_ID,
-// CLIENT_SECRET, USE_MSI, USER_ASSIGNED_MSI_CLIENT_ID). Errors name every missing field at once and
-// never hold any of the file's content.
+// Load reads the cloud config from the file (JSON or YAML) or, if path is empty, from the
+// environment (CLOUD, TENANT_ID, SUBSCRIPTION_ID, RESOURCE_GROUP, VM_TYPE, CLIENT_ID,
+// CLIENT_SECRET, USE_MSI, USER_ASSIGNED_MSI_CLIENT_ID). Errors name all missing fields and never
+// contain any of the file's content.
 func Load(path string, getenv func(string) string) (Config, error) {
 	if path == "" {
 		c, err := fromEnvironment(getenv).config(getenv(cloud.EnvironmentFilepath), inEnvironment())
@@ -101,18 +101,18 @@ func fromEnvironment(getenv func(string) string) settings {
 	}
 }
 
-// names are what the settings are called where the user wrote them, for errors.
+// names are the user-visible names of the settings, for errors.
 type names struct{ tenant, clientID, clientSecret, managedIdentity string }
 
-// inFile and inEnvironment are the two places.
+// inFile and inEnvironment return the names in the two places.
 func inFile() names {
 	return names{"tenantId", "aadClientId", "aadClientSecret", "useManagedIdentityExtension"}
 }
 
 func inEnvironment() names { return names{"TENANT_ID", "CLIENT_ID", "CLIENT_SECRET", "USE_MSI"} }
 
-// config checks the settings and resolves the cloud. Values are trimmed: they often come from files
-// and secrets with a line end.
+// config checks the settings and resolves the cloud. It trims values, because files and secrets
+// often end with a newline.
 func (s settings) config(environmentFile string, called names) (Config, error) {
 	where, cloudErr := findCloud(s.Cloud, environmentFile)
 	c := Config{
@@ -164,7 +164,7 @@ func (c Config) Endpoints() azcloud.Configuration {
 	}
 }
 
-// complete names all that is missing for a service principal.
+// complete returns an error with all missing settings of a service principal.
 func (c Config) complete(called names) error {
 	var missing []string
 	for _, field := range []struct{ name, value string }{
@@ -184,7 +184,7 @@ func (c Config) complete(called names) error {
 	return nil
 }
 
-// validTenant admits what can be one segment of the authority's URL.
+// validTenant reports whether the tenant is usable as a segment of the authority's URL.
 func validTenant(tenant string) bool {
 	return strings.IndexFunc(tenant, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '.'

@@ -16,10 +16,10 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// CredentialOptions is what a Credential needs besides its first Config.
+// CredentialOptions are the options of a Credential besides its first Config.
 type CredentialOptions struct {
-	// Path and Getenv are those that Load was called with; nil is os.Getenv. With an empty Path
-	// nothing is re-read: an environment does not change.
+	// Path and Getenv are the arguments of Load; a nil Getenv means os.Getenv. With an empty Path
+	// nothing is read again, since the environment does not change.
 	Path   string
 	Getenv func(string) string
 	// Log gets one message for every change of the file, with the reason if the new one is not
@@ -31,10 +31,10 @@ type CredentialOptions struct {
 	Transport policy.Transporter
 }
 
-// Credential is podid's own credential. It looks at the file before every token (one stat call;
-// tokens are cached by the SDK, so that is rare) and signs in again when the file has changed, as
-// it does when a service principal's secret is rotated. A new file that is broken, or that names
-// another cloud, is reported once and the last good one stays in use.
+// Credential is podid's own credential. Before every token it checks whether the file has changed,
+// for example because a service principal's secret was rotated, and signs in again if so. The check
+// is one stat call, and rare because the SDK caches tokens. A new file that is invalid or names
+// another cloud is reported once, and the last valid one stays in use.
 type Credential struct {
 	options CredentialOptions
 
@@ -47,7 +47,7 @@ type Credential struct {
 // Credential is what the Azure SDK's clients take.
 var _ azcore.TokenCredential = (*Credential)(nil)
 
-// NewCredential makes the credential that the config asks for. It does not talk to Azure.
+// NewCredential returns the credential for the config. It does not call Azure.
 func NewCredential(config Config, options CredentialOptions) (*Credential, error) {
 	if options.Getenv == nil {
 		options.Getenv = os.Getenv
@@ -56,11 +56,11 @@ func NewCredential(config Config, options CredentialOptions) (*Credential, error
 	if err != nil {
 		return nil, err
 	}
-	// Not the stamp of now: the file may have changed since Load. The first token compares.
+	// The file may have changed since Load, so its stamp stays empty until the first token.
 	return &Credential{options: options, config: config, inner: inner}, nil
 }
 
-// GetToken is azcore.TokenCredential.
+// GetToken implements azcore.TokenCredential.
 func (c *Credential) GetToken(ctx context.Context, request policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	inner, config := c.current()
 	token, err := inner.GetToken(ctx, request)
@@ -70,7 +70,7 @@ func (c *Credential) GetToken(ctx context.Context, request policy.TokenRequestOp
 	return token, nil
 }
 
-// current returns the credential of the newest good config.
+// current returns the credential of the newest valid config.
 func (c *Credential) current() (azcore.TokenCredential, Config) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,8 +86,8 @@ func (c *Credential) current() (azcore.TokenCredential, Config) {
 	return c.inner, c.config
 }
 
-// reload reads the file again and swaps the credential if the config really differs; an equal one
-// keeps its tokens.
+// reload reads the file again and replaces the credential if the config differs. An equal one keeps
+// its tokens.
 func (c *Credential) reload() error {
 	config, err := Load(c.options.Path, c.options.Getenv)
 	if err != nil {
@@ -110,15 +110,15 @@ func (c *Credential) reload() error {
 	return nil
 }
 
-// equal compares what the credential depends on.
+// equal compares the fields that the credential depends on.
 func (c Config) equal(other Config) bool {
 	return c.Cloud == other.Cloud && c.TenantID == other.TenantID && c.ClientID == other.ClientID &&
 		c.ClientSecret.Equal(other.ClientSecret) && c.ManagedIdentity == other.ManagedIdentity &&
 		c.UserAssignedIdentityID == other.UserAssignedIdentityID
 }
 
-// stamp identifies a state of a file. A mounted secret changes by a symbolic link being swapped,
-// which gives another inode; an editor may keep the inode and the size.
+// stamp identifies a state of a file. An update of a mounted secret swaps a symbolic link, which
+// changes the inode; an editor may keep the inode and the size.
 type stamp struct {
 	modified time.Time
 	size     int64
@@ -126,7 +126,7 @@ type stamp struct {
 	missing  bool
 }
 
-// stampOf looks at the file behind the path.
+// stampOf returns the stamp of the file that path resolves to.
 func stampOf(path string) stamp {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// inode is the file's number on its file system.
+// inode returns the file's inode number.
 func inode(info fs.FileInfo) uint64 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		return stat.Ino

@@ -4,6 +4,5 @@ package azure
 
 import "io/fs"
 
-// inode is unknown here: podid runs on Linux, this only lets the package build on developers'
-// machines.
+// inode returns 0. podid runs on Linux; this lets the package build on developers' machines.
 func inode(fs.FileInfo) uint64 { return 0 }

@@ -1,6 +1,6 @@
 package azure
 
-// Reading a file that holds secrets: what goes wrong is said with a place, never with the content.
+// Reading files with secrets: errors give the position, never the content.
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ import (
 // sizeLimit bounds a config file: real ones have 2 to 4 KiB.
 const sizeLimit = 1 << 20
 
-// readInto reads a JSON or YAML file into v. remedy is what to do when there is none.
+// readInto reads a JSON or YAML file into v. remedy is added to the error if there is no file.
 func readInto(path, remedy string, v any) error {
 	data, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -47,8 +47,8 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// unreadable removes the path, which the caller adds, from an error of the file system, and adds
-// what to do where that is the same for every file.
+// unreadable removes the path, which the caller adds, from a file system error, and adds a general
+// remedy.
 func unreadable(err error) error {
 	if cause, ok := errors.AsType[*fs.PathError](err); ok {
 		err = cause.Err
@@ -59,8 +59,7 @@ func unreadable(err error) error {
 	return err
 }
 
-// parse reads JSON, with or without a byte order mark, or YAML, in which AAD Pod Identity read this
-// file.
+// parse reads JSON, with or without a byte order mark, or YAML, which AAD Pod Identity accepted.
 func parse(data []byte, v any) error {
 	data = bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")))
 	if len(data) == 0 {
@@ -98,7 +97,7 @@ func wrongType(err *json.UnmarshalTypeError) error {
 	return fmt.Errorf("malformed: field %s must be %s", err.Field, want)
 }
 
-// badJSON returns where the syntax is wrong.
+// badJSON returns an error with the position of the syntax error.
 func badJSON(data []byte, err error) error {
 	broken, ok := errors.AsType[*json.SyntaxError](err)
 	if !ok {
@@ -112,10 +111,10 @@ func badJSON(data []byte, err error) error {
 		1+bytes.Count(before, []byte("\n")), len(before)-1-bytes.LastIndexByte(before, '\n'))
 }
 
-// yamlLine finds the place in a YAML error; the rest of its text may quote the file.
+// yamlLine matches the position in a YAML error. The rest of its text may quote the file.
 var yamlLine = regexp.MustCompile(`\bline (\d+)`)
 
-// badYAML returns where the syntax is wrong, if the parser knows.
+// badYAML returns an error with the position of the syntax error, if it is known.
 func badYAML(err error) error {
 	if line := yamlLine.FindStringSubmatch(err.Error()); line != nil {
 		return fmt.Errorf("malformed: neither JSON nor YAML, line %s", line[1])

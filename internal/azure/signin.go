@@ -1,6 +1,6 @@
 package azure
 
-// The Azure SDK's credential behind ours, and its errors in words for people.
+// The Azure SDK's credentials, and readable versions of their errors.
 
 import (
 	"context"
@@ -21,7 +21,7 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// signIn makes the SDK's credential for the config.
+// signIn returns the SDK's credential for the config.
 func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential, error) {
 	options := azcore.ClientOptions{Cloud: config.Endpoints(), Transport: transport}
 	if config.ManagedIdentity {
@@ -30,8 +30,8 @@ func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential
 	options.Retry = policy.RetryOptions{MaxRetries: 2, TryTimeout: 20 * time.Second, MaxRetryDelay: 5 * time.Second}
 	choice := &azidentity.ClientSecretCredentialOptions{
 		ClientOptions: options,
-		// Entra ID vouches for authorities that it knows. A private cloud's is not among them and,
-		// when cut off, cannot ask.
+		// Instance discovery asks Entra ID to confirm an authority. A private cloud's authority is
+		// unknown there, and a disconnected cloud cannot reach Entra ID.
 		DisableInstanceDiscovery: config.Cloud.Private() || config.TenantID == adfsTenant,
 	}
 	credential, err := azidentity.NewClientSecretCredential(config.TenantID, config.ClientID, config.ClientSecret.Reveal(), choice)
@@ -41,8 +41,8 @@ func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential
 	return credential, nil
 }
 
-// managedIdentity signs in as an identity of the machine; id is a client ID, a resource ID, or
-// empty for the system-assigned one.
+// managedIdentity returns a credential for an identity of the machine. id is a client ID, a
+// resource ID, or empty for the system-assigned one.
 func managedIdentity(id string, options azcore.ClientOptions) (azcore.TokenCredential, error) {
 	if options.Transport == nil {
 		options.Transport = direct()
@@ -61,8 +61,8 @@ func managedIdentity(id string, options azcore.ClientOptions) (azcore.TokenCrede
 	return credential, nil
 }
 
-// direct returns a client that uses no proxy, whatever the environment says: the metadata service
-// answers the machine itself, and a proxy must not see its tokens.
+// direct returns a client that ignores proxy settings. The metadata service is only reachable from
+// the machine itself, and a proxy must not see its tokens.
 func direct() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -73,25 +73,25 @@ func direct() *http.Client {
 			TLSHandshakeTimeout:   10 * time.Second,
 			ResponseHeaderTimeout: time.Minute,
 		},
-		// The metadata service redirects nowhere; a request for a token must not be sent elsewhere.
+		// The metadata service never redirects, and a token request must not be sent elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
-// signInError is why there is no token, on one line and without full client IDs; the SDK's own
-// error, which is a page, is behind it.
+// signInError is a one-line error without full client IDs. It wraps the SDK's error, which fills a
+// page.
 type signInError struct {
 	text string
 	err  error
 }
 
-// Error is the line.
+// Error returns the line.
 func (e *signInError) Error() string { return e.text }
 
-// Unwrap returns the SDK's error, so that callers do not retry what the SDK calls final.
+// Unwrap returns the SDK's error, so that callers do not retry errors that the SDK marks as final.
 func (e *signInError) Unwrap() error { return e.err }
 
-// explain puts the SDK's error into words.
+// explain converts the SDK's error to a signInError.
 func (c Config) explain(ctx context.Context, err error) error {
 	who, remedy := "service principal "+observe.ShortID(c.ClientID), "check tenantId, aadClientId and aadClientSecret in the cloud config"
 	if c.ManagedIdentity {
@@ -112,7 +112,7 @@ func (c Config) explain(ctx context.Context, err error) error {
 	return &signInError{text: fmt.Sprintf("sign in as %s: %s (%s)", who, said, remedy), err: err}
 }
 
-// nameOf is the last part of a resource ID, or a client ID cut short.
+// nameOf returns the last part of a resource ID, or a shortened client ID.
 func nameOf(id string) string {
 	if slash := strings.LastIndexByte(id, '/'); slash >= 0 {
 		return id[slash+1:]
@@ -120,11 +120,11 @@ func nameOf(id string) string {
 	return observe.ShortID(id)
 }
 
-// guid matches client, object and trace IDs in what Entra ID says; those in the path of a URL stay.
+// guid matches client, object and trace IDs in Entra ID's messages, except in the path of a URL.
 var guid = regexp.MustCompile(`(?i)(^|[^/0-9a-f-])([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 
-// reason finds the one sentence that matters, and the HTTP status of Entra ID's or the metadata
-// service's answer; 0 when there was none.
+// reason returns the relevant sentence and the HTTP status of the response of Entra ID or the
+// metadata service. The status is 0 if there was no response.
 func reason(err error) (said string, status int) {
 	said = err.Error()
 	if failed, ok := errors.AsType[*azidentity.AuthenticationFailedError](err); ok && failed.RawResponse != nil {
@@ -142,8 +142,8 @@ func reason(err error) (said string, status int) {
 	return said, status
 }
 
-// spoken returns the description in an OAuth error body, without the trace that Entra ID adds
-// behind it.
+// spoken returns the description in an OAuth error body without the trace IDs that Entra ID
+// appends.
 func spoken(body []byte, otherwise string) string {
 	var answer struct {
 		Error       string `json:"error"`

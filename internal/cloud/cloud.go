@@ -19,7 +19,7 @@ const (
 	Stack = "AzureStackCloud"
 )
 
-// Cloud is where the services of one cloud are.
+// Cloud holds the endpoints of one cloud.
 type Cloud struct {
 	Name string
 	// Authority is the URL of Entra ID or AD FS, with a slash at the end and without a tenant.

@@ -46,7 +46,7 @@ func Find(name, environmentFile string) (Cloud, error) {
 	return c, nil
 }
 
-// readEnvironment reads the part that is needed of a file in the format of go-autorest's
+// readEnvironment reads the relevant part of a file in the format of go-autorest's
 // azure.Environment.
 func readEnvironment(path string) (Cloud, error) {
 	file, err := os.Open(path)
@@ -70,8 +70,7 @@ func readEnvironment(path string) (Cloud, error) {
 	if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), &environment); err != nil {
 		return Cloud{}, fmt.Errorf("malformed JSON: %w", err)
 	}
-	// go-autorest's clients ask for the service management endpoint, newer ones for the token
-	// audience.
+	// go-autorest's clients use the service management endpoint, newer ones the token audience.
 	audience := environment.ResourceManagerEndpoint
 	for _, candidate := range []string{environment.TokenAudience, environment.ServiceManagementEndpoint} {
 		if candidate != "" && !ascii.EqualFold(candidate, "N/A") { // go-autorest writes N/A for "none"
@@ -102,7 +101,7 @@ func trimADFS(endpoint string) string {
 }
 
 // Validate checks that the endpoints of a cloud are https URLs with a host, because secrets and
-// tokens are sent there. It reports all that are not.
+// tokens are sent there. Its error lists all invalid ones.
 func (c Cloud) Validate() error {
 	return errors.Join(
 		validate("resourceManagerEndpoint", c.ResourceManager),
@@ -121,7 +120,7 @@ func validate(field, value string) error {
 	return nil
 }
 
-// shorten bounds a wrong value in an error.
+// shorten bounds the length of an invalid value in an error.
 func shorten(s string) string {
 	const limit = 64
 	if len(s) <= limit {

@@ -1,7 +1,7 @@
 package compute
 
-// What ARM's refusals mean to a caller. Errors are sorted by status and code; text is only searched
-// for the resource IDs it names, because that is the one place where Azure names them.
+// Classification of ARM's refusals. It goes by status and code. Messages are only searched for
+// resource IDs, because Azure names them nowhere else.
 
 import (
 	"crypto/tls"
@@ -21,32 +21,32 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// refusal is what ARM said no to, and how. It wraps the SDK's error, if one is behind it.
+// refusal is an error response of ARM. It wraps the SDK's error, if there is one.
 type refusal struct {
-	act        string // what was tried: reads or writes
+	act        string // the attempted action: reads or writes
 	group      Group
-	status     int    // HTTP status; that of the failed operation when a long-running one ended badly (often 200)
+	status     int    // HTTP status; for a failed long-running operation that of its poll (often 200)
 	code       string // ARM's error code
-	message    string // ARM's words, whole
+	message    string // ARM's whole message
 	retryAfter time.Duration
 	details    []string // the codes of the error's details
 	identities []string // resource IDs of user-assigned identities that ARM names as the cause
 	runsAs     string   // client ID that podid signs in with, if known
-	sent       bool     // something of the same Patch reached Azure, or may have, and was not refused
+	sent       bool     // a request of the same Patch may have reached Azure and was not refused
 	err        error
 }
 
-// What is tried.
+// The actions.
 const (
 	reads  = "read identities of"
 	writes = "patch identities of"
 )
 
-// messageLimit bounds how many bytes of ARM's words go into an error, and so into logs, events and
-// objects.
+// messageLimit bounds how many bytes of ARM's message go into an error, and so into logs, Events
+// and objects.
 const messageLimit = 700
 
-// Error is "act group: code: message (remedy)" on one line.
+// Error returns "act group: code: message (remedy)" on one line.
 func (r *refusal) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s: ", r.act, r.group)
@@ -67,18 +67,18 @@ func (r *refusal) Error() string {
 // Unwrap returns the SDK's error.
 func (r *refusal) Unwrap() error { return r.err }
 
-// principalID matches a GUID that is not part of a path: ARM's texts name clients and objects by
-// theirs. One that is said to be a subscription's matches with that word.
+// principalID matches a GUID that is not part of a path: ARM's messages identify clients and
+// objects by GUID. For a GUID called a subscription, the match includes that word.
 var principalID = regexp.MustCompile(`(?i)` + ofSubscription + `|(?:^|[^/0-9a-f-])` + guid)
 
-// The parts of the expressions that find GUIDs in ARM's words.
+// The parts of the expressions that find GUIDs in ARM's messages.
 const (
 	guid           = `[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`
 	ofSubscription = `\bsubscriptions?(?:[ _-]?ids?)?['"]?(?:\s+(?:with|is|of|id))*\s*[:=]?\s*['"(]?` + guid
 )
 
-// shortened keeps so many characters of the GUID that a match ends with, and all of a
-// subscription's: who has to look for it needs the whole, and it identifies no client.
+// shortened keeps that many characters of the GUID at the end of a match. It keeps a subscription's
+// whole GUID, which an operator needs to find it and which identifies no client.
 func shortened(match string, kept int) string {
 	const length = 36
 	if strings.HasPrefix(ascii.ToLower(match), "subscription") {
@@ -87,8 +87,7 @@ func shortened(match string, kept int) string {
 	return match[:len(match)-length+kept] + "…"
 }
 
-// oneLine makes ARM's words fit for a log: one line, and the IDs of clients shortened to eight
-// characters.
+// oneLine puts ARM's message on one line for logs and shortens client IDs to eight characters.
 func oneLine(message string) string {
 	return principalID.ReplaceAllStringFunc(strings.Join(strings.Fields(message), " "), func(match string) string {
 		return shortened(match, 8)
@@ -103,31 +102,31 @@ func cut(s string) string {
 	return strings.ToValidUTF8(s[:messageLimit], "") + "…"
 }
 
-// IsNotFound reports that the node group itself is gone (or its resource group or subscription):
-// there is nothing left to attach to. A user-assigned identity that does not exist is not this, but
-// BadIdentities.
+// IsNotFound reports whether the node group itself, its resource group or its subscription does not
+// exist, so that there is nothing left to attach to. For a user-assigned identity that does not
+// exist, see BadIdentities.
 func IsNotFound(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	return ok && r.status == http.StatusNotFound && len(r.identities) == 0 && !r.notARM()
 }
 
-// IsForbidden reports that podid's own credential lacks a right; the error's text names the role to
-// grant. When the right is missing on identities, BadIdentities names them as well.
+// IsForbidden reports whether podid's own credential lacks a right. The error's text names the role
+// to grant. If the right is missing on identities, BadIdentities names them as well.
 func IsForbidden(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	return ok && (r.status == http.StatusForbidden || r.linked()) && !r.notARM()
 }
 
-// IsConflict reports that another operation on the node group was in progress or came between:
-// trying again later is right, with the same request.
+// IsConflict reports whether another operation on the node group was in progress or intervened. The
+// same request can be retried later.
 func IsConflict(err error) bool {
 	r, ok := errors.AsType[*refusal](err)
 	return ok && r.conflict()
 }
 
-// conflict goes by the status, and by the codes where an accepted operation failed later: its
-// status is that of the poll. A later operation preempts ours ("status": "Canceled",
-// OperationPreempted).
+// conflict checks the status and, because the status of an accepted operation that failed later is
+// that of the poll, also the codes. A later operation preempts an earlier one ("status":
+// "Canceled", OperationPreempted).
 func (r *refusal) conflict() bool {
 	if r.status == http.StatusConflict || r.status == http.StatusPreconditionFailed {
 		return true
@@ -135,7 +134,7 @@ func (r *refusal) conflict() bool {
 	return conflicting(r.code) || slices.ContainsFunc(r.details, conflicting)
 }
 
-// conflicting knows the codes of what comes between two operations.
+// conflicting reports whether the code means that another operation interfered.
 func conflicting(code string) bool {
 	switch ascii.ToLower(code) {
 	case "conflict", "anotheroperationinprogress", "operationpreempted", "preconditionfailed", "retryableerror",
@@ -146,12 +145,12 @@ func conflicting(code string) bool {
 	}
 }
 
-// defaultRetryAfter is for a 429 that does not say how long: a scale set's limit grows by 4 updates
-// a minute.
+// defaultRetryAfter applies to a 429 without Retry-After: a scale set's limit grows by 4 updates a
+// minute.
 const defaultRetryAfter = 15 * time.Second
 
-// RetryAfter returns how long Azure wants to be left alone, and whether it throttled the call (429,
-// or 503 with Retry-After).
+// RetryAfter returns the pause that Azure requests, and whether it throttled the call (429, or 503
+// with Retry-After).
 func RetryAfter(err error) (time.Duration, bool) {
 	r, ok := errors.AsType[*refusal](err)
 	switch {
@@ -167,16 +166,15 @@ func RetryAfter(err error) (time.Duration, bool) {
 }
 
 // BadIdentities returns the resource IDs of the user-assigned identities that Azure names as the
-// reason for its refusal: identities that do not exist, that podid may not assign, or whose ID is
-// malformed. Those of the request come first and are spelled as the caller spelled them.
+// cause of its refusal: identities that do not exist, that podid may not assign, or whose ID is
+// malformed. Those of the request come first, in the caller's spelling.
 //
-// Azure also names identities that were not in the request: one that was deleted while the node
-// group had it makes Azure refuse every change of that group. Such an identity has to be detached
-// before anything else can be attached; it is in Identities.Orphaned and is not among what the
-// caller asked for. (A caller must not detach what is not its own: then only a person can, and the
-// error says which.)
+// Azure also names identities that were not in the request. If an identity is deleted while the
+// node group has it, Azure refuses every change of that group. Such an identity has to be detached
+// before anything else can be attached; it is in Identities.Orphaned. A caller must not detach
+// identities that it does not manage. Then only an operator can, and the error says which.
 //
-// Empty when the error names none; the refusal can still be the fault of one.
+// The result is empty if the error names no identity. An identity may still be the cause.
 func BadIdentities(err error) []string {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -194,8 +192,9 @@ func PatchError(group Group, named []string, err error) error {
 	return refuse(writes, group, named, err)
 }
 
-// refuse turns what the SDK returned into a refusal, when ARM spoke; other errors (the network, the
-// credential, the context) are only wrapped. requested are the identities that the call named.
+// refuse converts the SDK's error to a refusal if it is a response of ARM. Other errors (the
+// network, the credential, the context) are only wrapped. requested are the identities that the
+// call named.
 func refuse(act string, group Group, requested []string, err error) error {
 	if err == nil {
 		return nil
@@ -220,7 +219,7 @@ func refuse(act string, group Group, requested []string, err error) error {
 	return r
 }
 
-// unreachable adds what to look at when the request never got an answer.
+// unreachable adds what to check if there was no response at all.
 func unreachable(err error) error {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Errorf("certificate of Azure is not trusted: %w (for a private cloud, let SSL_CERT_FILE name its CA)", err)
@@ -240,7 +239,7 @@ type armError struct {
 	Details []armError `json:"details"`
 }
 
-// read sets code and message from an error body. A body of another shape leaves them as they are.
+// read sets code and message from an error body. It ignores a body of another shape.
 func (r *refusal) read(body []byte) {
 	var answer struct {
 		Status string   `json:"status"` // of a long-running operation
@@ -264,7 +263,7 @@ func (r *refusal) read(body []byte) {
 	}
 }
 
-// mostDetails bounds how many details are looked at.
+// mostDetails bounds how many details are read.
 const mostDetails = 16
 
 // messages collects the messages and targets of an error and of its details, which ARM nests a

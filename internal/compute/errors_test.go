@@ -1,6 +1,6 @@
 package compute
 
-// ARM's refusals, as they have been seen in public issues, with their IDs replaced.
+// ARM's refusals as reported in public issues, with their IDs replaced.
 
 import (
 	"context"
@@ -16,8 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// refusalCase is one answer of ARM to a PATCH that attaches a, b and ab, and what has to be made of
-// it.
+// refusalCase is one response of ARM to a PATCH that attaches a, b and ab, and its expected
+// classification.
 type refusalCase struct {
 	name                           string
 	status                         int
@@ -26,7 +26,7 @@ type refusalCase struct {
 	notFound, forbidden, conflicts bool
 	locked                         bool
 	unsure                         bool // not Definite
-	temporary                      bool // not IsRefused: the same request can go well later, or the fault is podid's own
+	temporary                      bool // not IsRefused: the same request can succeed later, or the fault is podid's own
 	says                           string
 }
 
@@ -142,7 +142,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestRemedies: what a person reads, whole.
+// TestRemedies: the complete texts for operators.
 func TestRemedies(t *testing.T) {
 	const gone = "/subscriptions/" + subGUID + "/resourceGroups/Ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 	client := "The client '" + subGUID + "' with object id '" + clientGUID + "' "
@@ -210,8 +210,8 @@ func TestRemedies(t *testing.T) {
 	}
 }
 
-// TestWhereabouts: the node group is sought in the wrong place. What a person has to look for is
-// not shortened.
+// TestWhereabouts: the node group is looked up in the wrong place. The name that an operator has to
+// look for is not shortened.
 func TestWhereabouts(t *testing.T) {
 	for _, tt := range []struct{ code, message, says string }{
 		{"SubscriptionNotFound", "The subscription '" + subGUID + "' could not be found.", "check the subscription in the node's spec.providerID"},
@@ -266,7 +266,7 @@ func TestKindsOfOthers(t *testing.T) {
 	}
 }
 
-// deadNetwork is a transport to nowhere.
+// deadNetwork is a transport whose requests all fail.
 type deadNetwork struct{ tries int }
 
 func (d *deadNetwork) Do(*http.Request) (*http.Response, error) {
@@ -287,7 +287,7 @@ func TestUnreachable(t *testing.T) {
 	})
 }
 
-// FuzzErrorBody: no answer makes us panic, or blame an identity without a name.
+// FuzzErrorBody: no response causes a panic, or blames an identity without a name.
 func FuzzErrorBody(f *testing.F) {
 	for _, tt := range refusalCases() {
 		f.Add(tt.status, tt.body)

@@ -1,6 +1,6 @@
 package compute
 
-// What Azure assigns identities to, and how a node's provider ID names it.
+// Node groups, which Azure assigns identities to, and their names in provider IDs.
 
 import (
 	"errors"
@@ -16,22 +16,21 @@ type Kind string
 
 const (
 	// VM is one virtual machine: a standalone one, one of an availability set, or an instance of a
-	// flexible scale set (Azure treats those as machines of their own; the scale set's identities
-	// do not reach them).
+	// flexible scale set. Azure treats the latter as independent machines; the scale set's identities
+	// do not apply to them.
 	VM Kind = "vm"
 	// VMSS is a uniform scale set: its instances share one set of identities.
 	VMSS Kind = "vmss"
 )
 
-// resourceTypes are the ARM resource types behind the kinds, as Azure spells them.
+// resourceTypes are the ARM resource types of the kinds, in Azure's spelling.
 const (
 	vmType   = "virtualMachines"
 	vmssType = "virtualMachineScaleSets"
 )
 
-// Group is what Azure assigns identities to. It is comparable: every part is lower case, because
-// Azure's names are case-insensitive and Azure itself spells them differently from one answer to
-// the next. Use it as a map key.
+// Group is what Azure assigns identities to. It can be used as a map key: every part is lower case,
+// because Azure's names are case-insensitive and Azure's responses differ in spelling.
 type Group struct {
 	Kind           Kind
 	SubscriptionID string
@@ -39,12 +38,12 @@ type Group struct {
 	Name           string
 }
 
-// String is the short form for logs and queue keys: kind/resource group/name.
+// String returns the short form for logs and queue keys: kind/resource group/name.
 func (g Group) String() string {
 	return string(g.Kind) + "/" + g.ResourceGroup + "/" + g.Name
 }
 
-// ResourceID is the group's ARM resource ID.
+// ResourceID returns the group's ARM resource ID.
 func (g Group) ResourceID() string {
 	resourceType := vmType
 	if g.Kind == VMSS {
@@ -113,9 +112,9 @@ func parseGroup(resourceID string) (Group, bool) {
 	return group, true
 }
 
-// validSegment admits what Azure allows in names of subscriptions, resource groups, machines and
-// scale sets: letters and digits (resource groups: of any language), and - _ . ( ). Nothing else
-// may reach the path of a request.
+// validSegment reports whether s may be the name of a subscription, resource group, machine or
+// scale set. Azure allows letters and digits (of any language in resource groups), and - _ . ( ).
+// Nothing else may reach the path of a request.
 func validSegment(s string) bool {
 	if s == "" || s == "." || s == ".." || len(s) > 256 {
 		return false
@@ -131,13 +130,13 @@ func validSegment(s string) bool {
 	return true
 }
 
-// isNumber reports whether s is the ordinal of a uniform scale set's instance.
+// isNumber reports whether s is the ordinal of an instance of a uniform scale set.
 func isNumber(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 32)
 	return err == nil
 }
 
-// shorten bounds what a hostile object can put into our log.
+// shorten bounds how much of a malicious object reaches the log.
 func shorten(s string) string {
 	const limit = 256
 	if len(s) <= limit {

@@ -54,7 +54,7 @@ func TestGroupText(t *testing.T) {
 	}
 }
 
-// FuzzParseProviderID: what is accepted is canonical, and its own resource ID means the same group.
+// FuzzParseProviderID: accepted IDs are canonical, and their resource ID parses to the same group.
 func FuzzParseProviderID(f *testing.F) {
 	f.Add("azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/n")
 	f.Add("azure:///subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/n/virtualMachines/3")

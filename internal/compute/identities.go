@@ -13,8 +13,8 @@ import (
 
 // Identities is what Azure has assigned to a node group.
 type Identities struct {
-	// UserAssigned holds the resource IDs of the user-assigned identities, spelled as Azure spells
-	// them, sorted.
+	// UserAssigned holds the resource IDs of the user-assigned identities, sorted, in Azure's
+	// spelling.
 	UserAssigned []string
 	// SystemAssigned reports whether the group has an identity of its own, which podid never
 	// changes.
@@ -22,24 +22,24 @@ type Identities struct {
 	// ClientIDs are the client IDs of the user-assigned identities, by resource ID as in
 	// UserAssigned, as far as Azure shows them.
 	ClientIDs map[string]string
-	// PrincipalIDs are their principal (object) IDs, in the same way.
+	// PrincipalIDs are their principal (object) IDs, with the same keys.
 	PrincipalIDs map[string]string
-	// Orphaned are those of UserAssigned that Azure lists without a client or a principal ID: the
-	// identity behind was deleted, or deleted and made again under its name. The machines get no
-	// token for it, not even once it exists again: it has to be detached and attached. While
-	// Updating it can be one that is only arriving: look again then.
+	// Orphaned are those of UserAssigned that Azure lists without a client or principal ID. The
+	// identity was deleted, and possibly recreated under its name. The machines get no token for it,
+	// even if it exists again, until it is detached and attached. While Updating, an identity that is
+	// still being attached can look the same: read again then.
 	Orphaned []string
-	// Updating reports whether an update of the group is in progress: the identities are those it
-	// will have, and the machines may not have them all yet.
+	// Updating reports whether an update of the group is in progress. The identities are then those
+	// after the update, and the machines may not have all of them yet.
 	Updating bool
 }
 
-// updating is what ARM's provisioningState says of an update that is not over.
+// updating reports whether ARM's provisioningState means that an update is in progress.
 func updating(provisioningState *string) bool {
 	return ascii.EqualFold(value(provisioningState), "Updating")
 }
 
-// Has reports whether the user-assigned identity is among them. Letter case does not matter.
+// Has reports whether the user-assigned identity is assigned. Letter case does not matter.
 func (i Identities) Has(resourceID string) bool {
 	return indexFold(i.UserAssigned, resourceID) >= 0
 }
@@ -49,12 +49,12 @@ func indexFold(ids []string, id string) int {
 	return slices.IndexFunc(ids, func(have string) bool { return alike(have, id) })
 }
 
-// alike reports whether Azure may take two resource IDs for one.
+// alike reports whether Azure may treat two resource IDs as equal.
 func alike(a, b string) bool { return ascii.EqualFold(a, b) || ascii.Loose(a) == ascii.Loose(b) }
 
-// Respelled returns the same identities in the spellings of known. Two IDs that differ in the case
-// of letters outside ASCII are two to everything that compares IDs in this program, and one to
-// Azure: the group has both when it has one.
+// Respelled returns the same identities in the spellings of known. Azure treats two IDs that differ
+// in the case of non-ASCII letters as one, while this program compares them as different. The
+// result contains every spelling of an identity that the group has.
 func (i Identities) Respelled(known []string) Identities {
 	spellings := map[string][]string{}
 	for _, id := range known {
@@ -81,36 +81,35 @@ func (i Identities) Respelled(known []string) Identities {
 	return respelled
 }
 
-// change is the difference between what a group has and what it shall have: the body of one PATCH,
-// in words.
+// change is the difference between the current and the desired state of a group: the content of one
+// PATCH.
 type change struct {
 	kind   armcompute.ResourceIdentityType
-	attach []string // as the caller spells them
+	attach []string // in the caller's spelling
 	affirm []string // in Azure's spelling: already on the group, but named again
-	detach []string // as Azure spells them
+	detach []string // in Azure's spelling
 }
 
-// wipes reports whether the PATCH carries no map of identities at all, so that ARM removes whatever
-// is there.
+// wipes reports whether the PATCH carries no map of identities, so that ARM removes all of them.
 func (c change) wipes() bool {
 	return c.kind == armcompute.ResourceIdentityTypeNone || c.kind == armcompute.ResourceIdentityTypeSystemAssigned
 }
 
-// empty reports that the group is already as it shall be, and nothing is to be affirmed.
+// empty reports whether the group already matches and there is nothing to affirm.
 func (c change) empty() bool {
 	return len(c.attach)+len(c.affirm)+len(c.detach) == 0
 }
 
-// done reports that the group has what is to be attached and nothing of what is to be detached.
+// done reports whether nothing is left to attach or detach.
 func (c change) done() bool { return len(c.attach)+len(c.detach) == 0 }
 
-// named are the identities that the PATCH names.
+// named returns the identities that the PATCH names.
 func (c change) named() []string { return slices.Concat(c.attach, c.affirm, c.detach) }
 
-// plan works out the change that attaches and detaches. A null for an identity that is not there is
-// left out: it only gives ARM another reason to refuse. An identity to attach that is there already
-// is affirmed: named once more, so that ARM checks whether the caller may assign it. An identity in
-// both lists is attached.
+// plan returns the change that attaches and detaches. It omits identities to detach that are not
+// there, which would only give ARM another reason to refuse. Identities to attach that are there
+// already are affirmed: named again, so that ARM checks whether the caller may assign them. An
+// identity in both lists is attached.
 func plan(have Identities, attach, detach []string) change {
 	var c change
 	for _, id := range attach {
@@ -131,8 +130,8 @@ func plan(have Identities, attach, detach []string) change {
 	return c
 }
 
-// kindOf is the "type" that ARM wants next to that many user-assigned identities. ARM takes it at
-// its word: a type without "SystemAssigned" removes the group's own identity.
+// kindOf returns the "type" for that many user-assigned identities. ARM applies it literally: a
+// type without "SystemAssigned" removes the group's own identity.
 func kindOf(userAssigned int, systemAssigned bool) armcompute.ResourceIdentityType {
 	switch {
 	case userAssigned > 0 && systemAssigned:
@@ -146,9 +145,9 @@ func kindOf(userAssigned int, systemAssigned bool) armcompute.ResourceIdentityTy
 	}
 }
 
-// body is the "userAssignedIdentities" of the PATCH: an empty object adds, null removes, what is
-// not named stays. When none is left it is nil, because ARM refuses the map beside type None or
-// SystemAssigned.
+// body returns the "userAssignedIdentities" of the PATCH: an empty object adds, null removes, and
+// identities that are not named stay. It is nil if none is left, because ARM refuses the map with
+// type None or SystemAssigned.
 func (c change) body() map[string]*armcompute.UserAssignedIdentitiesValue {
 	if c.wipes() {
 		return nil
@@ -163,11 +162,11 @@ func (c change) body() map[string]*armcompute.UserAssignedIdentitiesValue {
 	return ids
 }
 
-// identitiesOf reads the "type" and "userAssignedIdentities" of an answer; both may be missing.
+// identitiesOf converts the "type" and "userAssignedIdentities" of a response; both may be missing.
 func identitiesOf(kind *armcompute.ResourceIdentityType, ids map[string]*armcompute.UserAssignedIdentitiesValue) Identities {
 	var have Identities
 	if kind != nil {
-		// ARM has been seen to write the list with and without the blank.
+		// ARM writes the list with or without a space.
 		have.SystemAssigned = strings.Contains(ascii.ToLower(string(*kind)), "systemassigned")
 	}
 	for id, about := range ids {
@@ -180,7 +179,7 @@ func identitiesOf(kind *armcompute.ResourceIdentityType, ids map[string]*armcomp
 	return have
 }
 
-// finish puts the lists in order.
+// finish sorts the lists.
 func (i *Identities) finish() {
 	slices.Sort(i.UserAssigned)
 	slices.Sort(i.Orphaned)

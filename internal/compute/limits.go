@@ -1,12 +1,12 @@
 package compute
 
-// How many calls Azure lets us make: what Client.Pause answers from.
+// Azure's limits on calls, which Client.Pause answers from.
 //
 // Azure Resource Manager counts reads and writes per subscription and credential. The compute
-// service behind it counts per VM or scale set. Both are token buckets of documented sizes
+// service behind it counts per VM or scale set. Both use token buckets of documented sizes
 // ("Understand how Azure Resource Manager throttles requests", "Compute throttling limits"). A 429
-// closes the limit it is about for as long as Retry-After says, and no longer. A Client has one
-// credential and so one set of limits. Nothing in this file waits or reads a clock.
+// closes the affected limit for exactly as long as Retry-After says. A Client has one credential
+// and so one set of limits. Nothing in this file waits or reads a clock.
 
 import (
 	"cmp"
@@ -18,7 +18,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// class is what a call counts as.
+// class is the kind of a call for the limits.
 type class int
 
 const (
@@ -28,7 +28,7 @@ const (
 	classes
 )
 
-// limit is one of Azure's token buckets, and until when Azure has closed it.
+// limit is one of Azure's token buckets, and the time until which Azure has closed it.
 type limit struct {
 	bucket *rate.Limiter
 	closed time.Time
@@ -38,14 +38,14 @@ func newLimit(size int, perSecond rate.Limit) *limit {
 	return &limit{bucket: rate.NewLimiter(perSecond, size)}
 }
 
-// subscriptionLimits returns Resource Manager's. Polls count as reads, too. A limit of their own
-// leaves 10 reads a second, and more than half of the bucket, to everything else.
+// subscriptionLimits returns the limits of Resource Manager. Polls also count as reads. Their own
+// limit leaves 10 reads a second, and more than half of the bucket, to other calls.
 func subscriptionLimits() [classes]*limit {
 	return [classes]*limit{reading: newLimit(250, 25), writing: newLimit(200, 10), polling: newLimit(100, 15)}
 }
 
-// groupLimits returns the compute service's for one VM or scale set: "Low Cost Get", "Update" and
-// "Get Operation".
+// groupLimits returns the compute service's limits for one VM or scale set: "Low Cost Get",
+// "Update" and "Get Operation".
 func groupLimits() [classes]*limit {
 	return [classes]*limit{reading: newLimit(36, 12./60), writing: newLimit(12, 4./60), polling: newLimit(45, 15./60)}
 }
@@ -58,17 +58,17 @@ func (l *limit) opens(now time.Time) time.Time {
 	return now
 }
 
-// isClosed reports whether Azure has said to stay away until later than now.
+// isClosed reports whether Azure has closed the limit until later than now.
 func (l *limit) isClosed(now time.Time) bool { return l.closed.After(now) }
 
-// tokens returns how many calls may go as soon as the limit is open; a negative number of calls
-// wait already.
+// tokens returns how many calls may go as soon as the limit is open. A negative number counts the
+// calls that are waiting already.
 func (l *limit) tokens(now time.Time) float64 { return l.bucket.TokensAt(l.opens(now)) }
 
 // delay returns how long until a call may go. It reserves nothing.
 func (l *limit) delay(now time.Time) time.Duration { return l.delayOf(now, 1) }
 
-// delayOf returns how long until the last of that many calls may go.
+// delayOf returns how long until the last of n calls may go.
 func (l *limit) delayOf(now time.Time, calls int) time.Duration {
 	delay := l.opens(now).Sub(now)
 	if missing := float64(calls) - l.tokens(now); missing > 0 {
@@ -77,62 +77,62 @@ func (l *limit) delayOf(now time.Time, calls int) time.Duration {
 	return delay
 }
 
-// reserve draws tokens. A call that draws one may go after the delay of the moment before.
+// reserve draws tokens. A call that draws one may go after the delay computed before.
 func (l *limit) reserve(now time.Time, tokens int) { l.bucket.ReserveN(l.opens(now), tokens) }
 
-// lower sets the tokens to Azure's count of what is left, if that is less.
+// lower sets the tokens to Azure's count of remaining calls, if that is less.
 func (l *limit) lower(now time.Time, left int) {
 	if surplus := int(l.tokens(now)) - left; surplus > 0 && !l.isClosed(now) {
 		l.reserve(now, surplus)
 	}
 }
 
-// close lets no call go for that long.
+// close blocks all calls for that long.
 func (l *limit) close(now time.Time, d time.Duration) {
 	if until := now.Add(d); until.After(l.closed) {
 		l.closed = until
 	}
 }
 
-// drain leaves one call for the end of the closure, so that groups that share the limit come back
-// at its rate.
+// drain leaves one call for the end of the closure, so that groups that share the limit resume at
+// its rate.
 func (l *limit) drain(now time.Time) {
 	if surplus := int(l.tokens(now)) - 1; surplus > 0 {
 		l.reserve(now, surplus)
 	}
 }
 
-// limits are those of all subscriptions. They are safe for concurrent use.
+// limits holds the limits of all subscriptions. It is safe for concurrent use.
 type limits struct {
 	mu            sync.Mutex
 	subscriptions map[string]*account
 	swept         time.Time
 }
 
-// account is one subscription.
+// account holds the limits of one subscription.
 type account struct {
 	limits [classes]*limit
 	groups map[Group]*groupAccount
 	used   time.Time
-	// queue holds the groups that want to be updated, the one that has waited longest first.
+	// queue holds the groups that wait for an update, longest wait first.
 	queue  []*groupAccount
 	queued uint64 // how many were ever in the queue
 	// running is how many updates of VMs are in progress.
 	running int
 }
 
-// groupAccount is one node group.
+// groupAccount holds the limits of one node group.
 type groupAccount struct {
 	limits [classes]*limit
 	used   time.Time
-	// number orders the queue; 0 is not in it. due is when the group's turn comes.
+	// number orders the queue; 0 means not queued. due is the time of the group's turn.
 	number uint64
 	due    time.Time
 	turn   bool // its turn has come
 }
 
-// Bounds of the memory. After forgetAfter without a call every bucket is full and no Retry-After
-// lasts: forgetting loses nothing.
+// Bounds of the memory. After forgetAfter without a call every bucket is full and every Retry-After
+// has passed, so nothing is lost.
 const (
 	forgetAfter = longestPause + time.Hour/2
 	mostGroups  = 20_000 // per subscription; further ones only count for the subscription
@@ -141,8 +141,8 @@ const (
 
 func newLimits() *limits { return &limits{subscriptions: map[string]*account{}} }
 
-// of returns the limits of a subscription and of a group, new ones if need be. A group without a
-// name stands for calls about no node group. mu is held.
+// of returns the limits of a subscription and of a group and creates them if needed. A group
+// without a name represents calls about no node group. The caller must hold mu.
 func (l *limits) of(group Group, now time.Time) (*account, *groupAccount) {
 	l.sweep(now)
 	sub := l.subscriptions[group.SubscriptionID]
@@ -163,8 +163,7 @@ func (l *limits) of(group Group, now time.Time) (*account, *groupAccount) {
 	return sub, own
 }
 
-// sweep forgets, now and then, subscriptions and groups that nothing was asked about for long. mu
-// is held.
+// sweep occasionally drops subscriptions and groups without recent calls. The caller must hold mu.
 func (l *limits) sweep(now time.Time) {
 	if now.Sub(l.swept) < forgetAfter {
 		return
@@ -176,7 +175,7 @@ func (l *limits) sweep(now time.Time) {
 	})
 }
 
-// drawn returns the limits that a call counts against. mu is held.
+// drawn returns the limits that a call counts against. The caller must hold mu.
 func (l *limits) drawn(group Group, c class, now time.Time) []*limit {
 	sub, own := l.of(group, now)
 	if c == polling {
@@ -192,9 +191,9 @@ const (
 	turnTime       = 15 * time.Second
 )
 
-// pause returns for how long to leave the group alone, 0 when it may be read and written now. It
-// reserves nothing. When the subscription has no room for another update, groups wait in the order
-// in which they asked first: each returns when its turn has come, at the rate of the limits.
+// pause returns how long to leave the group alone, or 0 if it may be read and written now. It
+// reserves nothing. If the subscription has no room for another update, groups wait in the order of
+// their first call. Each proceeds when its turn has come, at the rate of the limits.
 func (l *limits) pause(group Group, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -215,7 +214,7 @@ func (l *limits) pause(group Group, now time.Time) time.Duration {
 	return wait
 }
 
-// enqueue returns how many groups are ahead of one in the queue, which it joins if it is not in it.
+// enqueue adds a group to the queue if necessary and returns how many groups are ahead of it.
 func (a *account) enqueue(own *groupAccount, now time.Time) int {
 	for len(a.queue) > 0 && a.queue[0] != own && now.Sub(a.queue[0].due) > turnTime {
 		a.leave(a.queue[0])
@@ -242,8 +241,8 @@ func (a *account) find(own *groupAccount) (int, bool) {
 }
 
 // reserve counts a call and returns after how long it may go, unless Azure closes a limit
-// meanwhile. When that would be more than longest, or Azure has closed a limit, nothing is counted,
-// and ok is false. Polls wait for a closed limit.
+// meanwhile. If that is more than longest, or Azure has closed a limit, it counts nothing and ok is
+// false. Polls wait for a closed limit.
 func (l *limits) reserve(group Group, c class, now time.Time, longest time.Duration) (wait time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -277,12 +276,12 @@ func (l *limits) closed(group Group, c class, now time.Time) bool {
 	return false
 }
 
-// pollEvery is the time between two polls of an operation, while the limit is far.
+// pollEvery is the time between two polls of an operation unless the limit is close.
 const pollEvery = time.Second
 
-// nextPoll returns when to look at the group's operation again. Azure allows 15 polls a minute in
-// the long run and 45 at once. Pods wait for the operation, so it is one a second until few are
-// left.
+// nextPoll returns when to poll the group's operation again. Azure allows 15 polls a minute in the
+// long run and 45 at once. Pods wait for the operation, so it polls every second until few polls
+// are left.
 func (l *limits) nextPoll(group Group, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -301,12 +300,12 @@ func (l *limits) nextPoll(group Group, now time.Time) time.Duration {
 	}
 }
 
-// readsForPolls is how many reads a second the VMs in progress may use to find the end of their
-// updates. The rest is for the reads before updates.
+// readsForPolls is how many reads a second may be spent on detecting the end of VM updates. The
+// rest is for the reads before updates.
 const readsForPolls = 15
 
-// nextRead returns when to read a VM again whose update is in progress: once a second, and less
-// often the more updates of VMs run in the subscription, and when the VM's own limit of reads is
+// nextRead returns when to read a VM again whose update is in progress. The interval is a second.
+// It grows with the number of VM updates in the subscription, and when the VM's own read limit is
 // nearly used up.
 func (l *limits) nextRead(group Group, now time.Time) time.Duration {
 	l.mu.Lock()
@@ -322,7 +321,7 @@ func (l *limits) nextRead(group Group, now time.Time) time.Duration {
 	return every
 }
 
-// running counts an update of a VM that begins (1) or ends (-1).
+// running counts a VM update that starts (1) or ends (-1).
 func (l *limits) running(group Group, change int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -330,12 +329,12 @@ func (l *limits) running(group Group, change int) {
 	sub.running += change
 }
 
-// learn updates the limits from an answer of Azure.
+// learn updates the limits from a response of Azure.
 func (l *limits) learn(group Group, c class, said answered, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	sub, own := l.of(group, now)
-	general := c // polls are reads to Resource Manager
+	general := c // Resource Manager counts polls as reads
 	if c == polling {
 		general = reading
 	}

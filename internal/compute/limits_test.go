@@ -61,7 +61,7 @@ func TestLimitSizes(t *testing.T) {
 	}
 }
 
-// TestPauseReserves: asking changes nothing, however often.
+// TestPauseReserves: calls of pause change nothing.
 func TestPauseReserves(t *testing.T) {
 	b := newLimits()
 	for range 1000 {
@@ -82,8 +82,8 @@ func TestPauseReserves(t *testing.T) {
 	}
 }
 
-// TestHeaders: Azure's count of what is left to the subscription counts when it is less than ours
-// (each instance of Resource Manager has a count of its own).
+// TestHeaders: Azure's count of remaining calls applies if it is less than the local one. Each
+// instance of Resource Manager has its own count.
 func TestHeaders(t *testing.T) {
 	b, group := newLimits(), scaleSet(0)
 	b.learn(group, reading, answered{left: new(3)}, epoch)
@@ -97,8 +97,8 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// TestSpread: when a subscription recovers, its groups come one after another, about as fast as its
-// limit grows.
+// TestSpread: when a subscription recovers, its groups resume one after another, about as fast as
+// its limit grows.
 func TestSpread(t *testing.T) {
 	b := newLimits()
 	var groups []Group
@@ -120,7 +120,7 @@ func TestSpread(t *testing.T) {
 			t.Errorf("%d groups wake within a second of %v", n, second)
 		}
 	}
-	// Those that do not ask first get their turns at the limit's rate.
+	// Calls without a pause first get their turns at the limit's rate.
 	after := epoch.Add(17 * time.Second)
 	for n := range 20 {
 		wait, ok := b.reserve(groups[n], writing, after, time.Minute)
@@ -135,8 +135,8 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-// TestQueue: when the subscription has no room, groups take turns in the order in which they asked
-// first, at its rate. A turn that is not used passes on.
+// TestQueue: if the subscription has no room, groups take turns in the order of their first call,
+// at its rate. An unused turn passes on.
 func TestQueue(t *testing.T) {
 	b := newLimits()
 	var others []Group
@@ -167,8 +167,7 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// TestRetryAfterAndNoLonger: once Retry-After has passed, the group's calls go as if nothing had
-// been.
+// TestRetryAfterAndNoLonger: once Retry-After has passed, the group's calls proceed normally.
 func TestRetryAfterAndNoLonger(t *testing.T) {
 	for _, c := range []class{reading, writing, polling} {
 		b, group := newLimits(), scaleSet(0)
@@ -191,7 +190,8 @@ func TestRetryAfterAndNoLonger(t *testing.T) {
 	}
 }
 
-// TestStopWhileWaiting: a call that waits for its turn when Azure says stop does not go.
+// TestStopWhileWaiting: a call that waits for its turn is not sent if Azure closes the limit
+// meanwhile.
 func TestStopWhileWaiting(t *testing.T) {
 	b, group := newLimits(), scaleSet(0)
 	drain(t, b, reading, group)
@@ -211,8 +211,8 @@ func TestStopWhileWaiting(t *testing.T) {
 	}
 }
 
-// TestNextPoll: a look a second for as long as one update takes, then as often as Azure allows in
-// the long run.
+// TestNextPoll: a poll every second for as long as one update takes, then at Azure's long-term
+// rate.
 func TestNextPoll(t *testing.T) {
 	b, group, now := newLimits(), scaleSet(0), epoch
 	for now.Sub(epoch) < time.Hour {
@@ -230,7 +230,8 @@ func TestNextPoll(t *testing.T) {
 	}
 }
 
-// TestForgets: idle groups and subscriptions cost nothing, and what is remembered is bounded.
+// TestForgets: idle groups and subscriptions use no memory, and the number of remembered ones is
+// bounded.
 func TestForgets(t *testing.T) {
 	b := newLimits()
 	for i := range 2 * mostSubs {
@@ -314,7 +315,7 @@ func TestReadAnswer(t *testing.T) {
 	}
 }
 
-// TestWhoStops: a 429 stops as much as it is about, and no more.
+// TestWhoStops: a 429 closes only the limit that it is about.
 func TestWhoStops(t *testing.T) {
 	one, other := scaleSet(1), scaleSet(2)
 	for _, tt := range []struct {

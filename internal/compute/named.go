@@ -1,6 +1,6 @@
 package compute
 
-// Which identities an error of ARM is about.
+// The identities that an ARM error is about.
 
 import (
 	"net/http"
@@ -10,18 +10,17 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// identityID matches the resource ID of a user-assigned identity within a sentence. The name is
-// bounded by what Azure allows in it. The sentence must be in lower case.
+// identityID matches the resource ID of a user-assigned identity within a sentence, which must be
+// in lower case. The name is limited to the characters that Azure allows.
 var identityID = regexp.MustCompile(`/subscriptions/[^/\s'",]+/resourcegroups/[^/\s'",]+` +
 	`/providers/microsoft\.managedidentity/userassignedidentities/[a-z0-9_-]+`)
 
-// linkedSubscription matches how ARM names an identity's subscription that it does not know (or
-// that is of another tenant), which it does without naming the identity.
+// linkedSubscription matches how ARM names the subscription of an identity that is unknown or in
+// another tenant. ARM does not name the identity then.
 var linkedSubscription = regexp.MustCompile(`(?i)linked subscription '([^'/\s]+)'`)
 
-// named returns the identities that the refusal is about. Those of the request come first, as they
-// were requested; then those that only Azure knows of, such as one that was deleted while still
-// assigned.
+// named returns the identities that the refusal is about. Those of the request come first, in its
+// order. Those that only Azure knows follow, such as one that was deleted while still assigned.
 func (r *refusal) named(requested []string) []string {
 	if !r.aboutIdentities() {
 		return nil
@@ -47,7 +46,7 @@ func (r *refusal) named(requested []string) []string {
 	return bad
 }
 
-// mostNamed bounds how many IDs are taken out of one message: no request holds more.
+// mostNamed bounds how many IDs are taken from one message: no request holds more.
 const mostNamed = MaxPerPatch
 
 // aboutIdentities reports whether an identity in the request may have caused the refusal. ARM is

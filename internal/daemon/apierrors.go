@@ -21,7 +21,7 @@ func CountErrors(config *rest.Config, count func(operation string)) {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
 			res, err := next.RoundTrip(r)
 			switch {
-			case err != nil && r.Context().Err() != nil: // called off by ourselves
+			case err != nil && r.Context().Err() != nil: // canceled by this process
 			case err != nil, failed(res.StatusCode):
 				count(operation(r))
 			}
@@ -32,7 +32,7 @@ func CountErrors(config *rest.Config, count func(operation string)) {
 
 type roundTripper func(*http.Request) (*http.Response, error)
 
-// RoundTrip is http.RoundTripper.
+// RoundTrip implements http.RoundTripper.
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func failed(status int) bool {

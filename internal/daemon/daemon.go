@@ -1,5 +1,5 @@
-// Package daemon is what podid's daemons share around their own work: common flags, deprecated
-// flags of v1.8.17, the client configuration, servers for probes and metrics, and exit codes.
+// Package daemon holds what podid's daemons share: common flags, deprecated flags of v1.8.17, the
+// client configuration, servers for probes and metrics, and exit codes.
 package daemon
 
 import (

@@ -1,4 +1,4 @@
-// Checks of values, flags without meaning, and the usage text.
+// Validation of values, flags without effect, and the usage text.
 
 package daemon
 
@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Positive complains about the flag name unless its value is more than 0.
+// Positive returns an error about the flag unless its value is more than 0.
 func Positive[N ~int | ~int64 | ~float64](name string, value N) error {
 	if value > 0 {
 		return nil
@@ -19,7 +19,7 @@ func Positive[N ~int | ~int64 | ~float64](name string, value N) error {
 	return fmt.Errorf("--%s=%v: must be more than 0", name, value)
 }
 
-// NotNegative complains about the flag name when its value is less than 0.
+// NotNegative returns an error about the flag if its value is less than 0.
 func NotNegative[N ~int | ~int64 | ~float64](name string, value N) error {
 	if value >= 0 {
 		return nil
@@ -35,7 +35,7 @@ func port(name, value string) error {
 	return nil
 }
 
-// listenAddress accepts an address without a name service, or none, which means all.
+// listenAddress accepts an IP address, or an empty value, which means all.
 func listenAddress(name, value string) error {
 	if value == "" {
 		return nil
@@ -49,17 +49,17 @@ func listenAddress(name, value string) error {
 // deprecated accepts any value and does nothing.
 type deprecated struct{ boolean bool }
 
-// String is flag.Value.
+// String implements flag.Value.
 func (deprecated) String() string { return "" }
 
-// Set is flag.Value.
+// Set implements flag.Value.
 func (deprecated) Set(string) error { return nil }
 
-// IsBoolFlag lets switches stand alone, as they could.
+// IsBoolFlag reports whether the flag may appear without a value.
 func (f deprecated) IsBoolFlag() bool { return f.boolean }
 
-// bindDeprecated accepts the flags of v1.8.17 that have no meaning any more: the
-// daemon's own, and klog's about log files.
+// bindDeprecated accepts the flags of v1.8.17 that no longer have an effect: the daemon's own, and
+// klog's about log files.
 func bindDeprecated(u Usage, flags *flag.FlagSet) {
 	switches := append([]string{
 		"enableScaleFeatures",
@@ -77,7 +77,7 @@ func bindDeprecated(u Usage, flags *flag.FlagSet) {
 	}
 }
 
-// write lists the flags that mean something, and then names the others.
+// write lists the flags that have an effect, and then names the deprecated ones.
 func (u Usage) write(flags *flag.FlagSet, w io.Writer) {
 	_, _ = fmt.Fprintf(w, "%s        (flags work with one dash and with two)\n\n", u.Intro)
 	shown := flag.NewFlagSet(u.Name, flag.ContinueOnError)

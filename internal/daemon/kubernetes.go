@@ -1,4 +1,4 @@
-// The way to the API server.
+// The client configuration for the API server.
 
 package daemon
 
@@ -12,8 +12,7 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// KubeConfig reads the kubeconfig, or the service account of the pod that the
-// daemon runs in.
+// KubeConfig reads the kubeconfig, or the service account of the daemon's pod.
 func (o *Options) KubeConfig(daemon string) (*rest.Config, error) {
 	config, err := o.loadKubeConfig(daemon)
 	if err != nil {

@@ -1,4 +1,4 @@
-// The options that every daemon has.
+// The options that all daemons share.
 
 package daemon
 
@@ -13,18 +13,18 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// Usage is what the daemons differ in.
+// Usage holds the texts and flags that differ between daemons.
 type Usage struct {
 	Name        string
-	Intro       string // what the program does, and how it is called
-	Environment string // which variables it reads
-	Verbosity   string // what is in the log at which level
+	Intro       string // purpose and usage of the program
+	Environment string // the variables that it reads
+	Verbosity   string // the content of the log at each level
 	MetricsPort string // the default
-	// Without a meaning: flags of v1.8.17 with a value, and switches.
+	// OldFlags and OldSwitches are flags of v1.8.17 without effect, with and without a value.
 	OldFlags, OldSwitches []string
 }
 
-// Options are those that every daemon has.
+// Options are the options that all daemons share.
 type Options struct {
 	Version         bool
 	Kubeconfig      string // empty: the service account of the pod
@@ -37,18 +37,18 @@ type Options struct {
 	ProbeAddress, MetricsAddress string // empty: all addresses
 	Profile                      bool   // serve pprof
 
-	// Deprecated are the flags given that no longer do anything.
+	// Deprecated are the given flags that no longer have an effect.
 	Deprecated []string
 
 	given map[string]bool
 }
 
-// Parse reads the command line. bind binds the daemon's own flags. flag.ErrHelp says
-// that the usage was asked for and written to w. After any other error the options are
-// what was understood, so that Validate can add its complaints.
+// Parse reads the command line. bind binds the daemon's own flags. Parse returns flag.ErrHelp if
+// the usage was requested and written to w. After any other error the options hold all valid
+// values, so that Validate can add its errors.
 func (o *Options) Parse(u Usage, args []string, w io.Writer, bind func(*flag.FlagSet)) error {
 	flags := flag.NewFlagSet(u.Name, flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // Main shows errors, with a hint
+	flags.SetOutput(io.Discard) // Main prints errors, with a hint
 	o.bindFlags(u, flags)
 	bind(flags)
 	err := parseAll(flags, args)
@@ -90,7 +90,7 @@ func parseAll(flags *flag.FlagSet, args []string) error {
 			rest = rest[1:] // such as ---x, which Parse leaves there
 		}
 		for len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
-			rest = rest[1:] // may be the value of a flag that is unknown
+			rest = rest[1:] // may be the value of an unknown flag
 		}
 		args = rest
 	}
@@ -100,7 +100,7 @@ func parseAll(flags *flag.FlagSet, args []string) error {
 	return errors.Join(wrong...)
 }
 
-// useDefaults undoes what a value that cannot be read has left behind.
+// useDefaults resets flags whose value could not be parsed.
 func useDefaults(flags *flag.FlagSet) {
 	given := map[string]bool{}
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
@@ -130,8 +130,8 @@ func (o *Options) bindFlags(u Usage, flags *flag.FlagSet) {
 // Given reports whether a flag is on the command line.
 func (o *Options) Given(name string) bool { return o.given[name] }
 
-// Complete lets the environment have its say. As in v1.8.17 FORCENAMESPACED=true wins
-// over the flag; false counts unless the flag is given.
+// Complete applies the environment. As in v1.8.17 FORCENAMESPACED=true overrides the flag; false
+// applies unless the flag is given.
 func (o *Options) Complete(getenv func(string) string) error {
 	if o.Kubeconfig == "" {
 		o.Kubeconfig = getenv("KUBECONFIG")
@@ -150,7 +150,7 @@ func (o *Options) Complete(getenv func(string) string) error {
 	return nil
 }
 
-// Validate joins all complaints.
+// Validate returns all errors joined.
 func (o *Options) Validate() error {
 	format := observe.CheckLogFormat(o.LogFormat)
 	if format != nil {

@@ -1,4 +1,4 @@
-// Answers to scrapes of the metrics.
+// Responses to scrapes of the metrics.
 
 package daemon
 
@@ -20,16 +20,16 @@ import (
 // takes several milliseconds of CPU time, regardless of the client.
 const scrapeInterval = 250 * time.Millisecond
 
-// scrapes answers requests for the metrics, with a rendering for each kind. Requests that wait at
-// the same time share a rendering, which is always one that began after they arrived. No request is
-// refused, and a client that is slow to read keeps no other one waiting. It may be used
-// concurrently.
+// scrapes serves the metrics, with a rendering for each kind. Requests that wait at the same time
+// share a rendering that began after they arrived. No request is refused, and a slow client does
+// not delay the others. It is safe for concurrent use.
 type scrapes map[kind]*rendering
 
-// kind is what clients may choose. What else their headers distinguish makes no difference.
+// kind is the representation that a client selects. Other differences between request headers are
+// ignored.
 type kind struct{ protobuf, gzip bool }
 
-// kindOf returns what a client prefers.
+// kindOf returns the kind that a client prefers.
 func kindOf(h http.Header) kind {
 	return kind{
 		protobuf: expfmt.NegotiateAccept(h, expfmt.DefaultAcceptedFormats()...).FormatType() == expfmt.TypeProtoDelim,
@@ -37,7 +37,7 @@ func kindOf(h http.Header) kind {
 	}
 }
 
-// header is that of a request for the kind.
+// header returns the request header for the kind.
 func (k kind) header() http.Header {
 	h := http.Header{}
 	if k.protobuf {
@@ -63,15 +63,15 @@ func newScrapes(metrics prometheus.Gatherer) scrapes {
 func (s scrapes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer, err := s[kindOf(r.Header)].after(r.Context(), time.Now())
 	if err != nil {
-		return // the client has left
+		return // the client has disconnected
 	}
 	maps.Copy(w.Header(), answer.header)
 	w.Header().Set("Content-Length", strconv.Itoa(answer.body.Len()))
 	w.WriteHeader(answer.status)
-	_, _ = w.Write(answer.body.Bytes()) // a client that has left needs no answer
+	_, _ = w.Write(answer.body.Bytes()) // an error means that the client has disconnected
 }
 
-// rendering is the metrics in one kind.
+// rendering holds the metrics in one kind.
 type rendering struct {
 	handler http.Handler
 	header  http.Header // of the request that is rendered
@@ -83,7 +83,7 @@ type rendering struct {
 	began  time.Time
 }
 
-// after returns a rendering that began at the time or later. Its error is that of ctx.
+// after returns a rendering that began no earlier than arrived. Its error is that of ctx.
 func (r *rendering) after(ctx context.Context, arrived time.Time) (*response, error) {
 	if err := acquire(ctx, r.lock); err != nil {
 		return nil, err
@@ -124,18 +124,18 @@ func acquire(ctx context.Context, lock chan struct{}) error {
 
 func release(lock chan struct{}) { <-lock }
 
-// response is an http.ResponseWriter that keeps what is written.
+// response is an http.ResponseWriter that buffers the response.
 type response struct {
 	header http.Header
 	status int
 	body   bytes.Buffer
 }
 
-// Header is http.ResponseWriter's.
+// Header implements http.ResponseWriter.
 func (r *response) Header() http.Header { return r.header }
 
-// WriteHeader is http.ResponseWriter's.
+// WriteHeader implements http.ResponseWriter.
 func (r *response) WriteHeader(status int) { r.status = status }
 
-// Write is http.ResponseWriter's.
+// Write implements http.ResponseWriter.
 func (r *response) Write(p []byte) (int, error) { return r.body.Write(p) }

@@ -18,11 +18,11 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// profileAddress is v1.8.17's.
+// profileAddress is the address that v1.8.17 used.
 const profileAddress = "localhost:6060"
 
-// The bounds of these servers, for an agent of 256 MiB: the kubelet and a few scrapers need one
-// connection each, and all connections together cost less than 10 MB.
+// The limits of these servers, for an agent of 256 MiB: the kubelet and a few scrapers need one
+// connection each, and all connections together use less than 10 MB.
 const (
 	headerTime = 5 * time.Second
 	bodyTime   = 5 * time.Second
@@ -31,11 +31,11 @@ const (
 	answerTime = 10 * time.Second
 	// profileTime is long enough for a profile of a minute.
 	profileTime = 90 * time.Second
-	// shutdownTimeout is how long requests under way may take when the program ends.
+	// shutdownTimeout is how long requests in progress may take when the program ends.
 	shutdownTimeout = 3 * time.Second
 )
 
-// limits returns the bounds of connections.
+// limits returns the limits of connections.
 func limits(total int) httpserve.Limits {
 	return httpserve.Limits{Total: total, PerSource: 8, ReadBuffer: 8 << 10, WriteBuffer: 32 << 10}
 }
@@ -59,7 +59,7 @@ type Opener interface {
 func (o *Options) probeAddress() string   { return net.JoinHostPort(o.ProbeAddress, o.ProbePort) }
 func (o *Options) metricsAddress() string { return net.JoinHostPort(o.MetricsAddress, o.MetricsPort) }
 
-// Addresses are those that Listen opens.
+// Addresses returns the addresses that Listen opens.
 func (o *Options) Addresses() []string {
 	all := []string{o.probeAddress(), o.metricsAddress()}
 	if o.Profile {
@@ -73,7 +73,7 @@ func (o *Options) Listen(ctx context.Context, health *observe.Health, metrics pr
 	return o.ListenWith(ctx, &net.ListenConfig{}, health, metrics)
 }
 
-// ListenWith is Listen for a program whose ports are opened in a way of its own.
+// ListenWith is Listen with an Opener of the caller.
 func (o *Options) ListenWith(ctx context.Context, opener Opener, health *observe.Health, metrics prometheus.Gatherer) (Servers, error) {
 	scraped := http.NewServeMux()
 	scraped.Handle("/metrics", newScrapes(metrics))
@@ -89,7 +89,7 @@ func (o *Options) ListenWith(ctx context.Context, opener Opener, health *observe
 		listener, err := opener.Listen(ctx, "tcp", s.address)
 		if err != nil {
 			for _, open := range wanted[:i] {
-				_ = open.listener.Close() // nothing was served on it yet
+				_ = open.listener.Close() // it has not served anything yet
 			}
 			return nil, fmt.Errorf("serve %s (%s): %w: is another program using the port?", s.what, s.flags, err)
 		}
@@ -99,7 +99,7 @@ func (o *Options) ListenWith(ctx context.Context, opener Opener, health *observe
 	return wanted, nil
 }
 
-// profiles are net/http/pprof's, on a mux of our own.
+// profiles serves the handlers of net/http/pprof on a separate mux.
 func profiles() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -110,7 +110,7 @@ func profiles() http.Handler {
 	return mux
 }
 
-// Serve serves in the group until the context ends.
+// Serve serves within the group until the context ends.
 func (s Servers) Serve(ctx context.Context, group *errgroup.Group) {
 	for _, e := range s {
 		server := &httpserve.Server{

@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// errNoWrite is the elector's answer after the Lease was lost.
+// errNoWrite is returned to the elector after the Lease was lost.
 var errNoWrite = errors.New("this process no longer holds the Lease")
 
 // lock is a LeaseLock that ends the leadership in time. The elector uses it from one goroutine.

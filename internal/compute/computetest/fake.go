@@ -119,7 +119,7 @@ func (f *Fake) Calls() []Call {
 	return slices.Clone(f.calls)
 }
 
-// Get is Client.Get.
+// Get implements Client.
 func (f *Fake) Get(ctx context.Context, of compute.Group) (compute.Identities, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -128,7 +128,7 @@ func (f *Fake) Get(ctx context.Context, of compute.Group) (compute.Identities, e
 	return have, err
 }
 
-// Patch is Client.Patch.
+// Patch implements Client.
 func (f *Fake) Patch(ctx context.Context, of compute.Group, attach, detach []string) error {
 	err := f.patch(ctx, of, attach, detach)
 	f.mu.Lock()
@@ -171,8 +171,8 @@ func (f *Fake) patch(ctx context.Context, of compute.Group, attach, detach []str
 	return nil
 }
 
-// begin accepts the operation, or refuses it as ARM does. It returns nil when no identity is to be
-// named.
+// begin accepts the operation, or refuses it as ARM does. It returns nil if there is no identity to
+// name.
 func (f *Fake) begin(ctx context.Context, of compute.Group, attach, detach []string) (*operation, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -216,7 +216,7 @@ func (g *group) plan(attach, detach []string) *operation {
 	return planned
 }
 
-// disturb fails a PATCH as the test asked for. The caller holds the lock.
+// disturb fails a PATCH if the test requested it. The caller holds the lock.
 func (f *Fake) disturb(of compute.Group, target *group) error {
 	if left := time.Until(target.pause); left > 0 {
 		return Refusal(of, http.StatusTooManyRequests, "", "not sent: see Pause", nil, left)
@@ -272,7 +272,7 @@ func (f *Fake) record(call Call) {
 	}
 }
 
-// has reports whether Azure may take one of ids for id.
+// has reports whether Azure may treat one of ids and id as the same identity.
 func has(ids []string, id string) bool {
 	return slices.ContainsFunc(ids, func(other string) bool { return ascii.Loose(other) == ascii.Loose(id) })
 }
