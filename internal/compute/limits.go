@@ -184,8 +184,8 @@ func (l *limits) drawn(group Group, c class, now time.Time) []*limit {
 	return []*limit{sub.limits[c], own.limits[c]}
 }
 
-// What an update of a group costs the subscription: a write, and some reads. A turn that is not
-// used within turnTime, or not asked for that long after it was due, is given to others.
+// The cost of a group's update to the subscription: a write and some reads. A turn that is not used
+// within turnTime, or not requested for that long after it was due, passes to another group.
 const (
 	readsPerUpdate = 2
 	turnTime       = 15 * time.Second

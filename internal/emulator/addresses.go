@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// guard refuses addresses that others could reach: the emulator hands out tokens and has a control
-// API without a password. In a network namespace made for it, any address is fine.
+// guard rejects addresses that other hosts could reach: the emulator issues tokens and has a
+// control API without a password. In its own network namespace any address is allowed.
 func (c Config) guard() error {
 	var errs []error
 	for flag, address := range map[string]string{
@@ -45,9 +45,9 @@ func isLoopback(host string) bool {
 	return host == "localhost" || (err == nil && address.IsLoopback())
 }
 
-// ownNamespace reports whether this process is in a network namespace that was made for it: another
-// one than that of the machine's first process, or, as not everybody may look at that, one with
-// nothing but loopback in it.
+// ownNamespace reports whether this process has a network namespace of its own: one that differs
+// from the namespace of the machine's first process or, if this process may not read that, one with
+// only a loopback device.
 func ownNamespace() bool {
 	mine, err1 := os.Readlink("/proc/self/ns/net")
 	first, err2 := os.Readlink("/proc/1/ns/net")
@@ -89,7 +89,7 @@ func (c Config) endpoints(listeners []net.Listener) Endpoints {
 	return e
 }
 
-// names are what the server certificate must be for.
+// names returns the names that the server certificate must cover.
 func (c Config) names(e Endpoints) []string {
 	names := []string{"localhost", "127.0.0.1", "::1"}
 	add := func(name string) {

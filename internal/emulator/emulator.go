@@ -1,6 +1,6 @@
 // Package emulator is an Azure on one machine: Resource Manager, Entra ID and the instance metadata
-// service over their real wire protocols, with one world behind them (package world) and an API to
-// steer it (package control).
+// service over their real wire protocols. They share one world (package world), and an API controls
+// it (package control).
 package emulator
 
 import (
@@ -21,13 +21,11 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// Config is where an emulator listens and what it starts with.
+// Config holds an emulator's addresses and its initial state.
 type Config struct {
-	// Dir is where keys are kept and the files for clients are written (see files.go). It is made
-	// if need be.
+	// Dir holds the keys and the files for clients (see files.go). It is created if necessary.
 	Dir string
-	// World is what the emulator starts with; nil means Dir/world.yaml if there is one, else the
-	// default world.
+	// World is the initial world. nil means Dir/world.yaml if it exists, otherwise the default world.
 	World *world.Document
 	// Addresses to listen on, host:port; port 0 means any free one.
 	ARMAddress, EntraAddress, IMDSAddress, ControlAddress string
@@ -40,14 +38,14 @@ type Config struct {
 	// AllowNonLoopback allows listening on other than loopback addresses in the machine's own
 	// network namespace.
 	AllowNonLoopback bool
-	// Adjust changes the world before it starts; nil leaves it.
+	// Adjust, if not nil, changes the world before the start.
 	Adjust func(*world.Document)
 	Logger *slog.Logger
 	// Now is the clock; nil means the real one.
 	Now func() time.Time
 }
 
-// Endpoints is where the running emulator is to be found.
+// Endpoints holds the addresses and files of a running emulator.
 type Endpoints struct {
 	ARM     string `json:"arm"`
 	Entra   string `json:"entra"`
@@ -69,8 +67,8 @@ type Emulator struct {
 	failed    chan error
 }
 
-// Start starts an emulator; when it returns, all surfaces answer. Close it to end it; the context
-// is only for starting.
+// Start starts an emulator and returns when all surfaces answer. Call Close to stop it. ctx only
+// bounds the start.
 func Start(ctx context.Context, config Config) (*Emulator, error) {
 	if config.Now == nil {
 		config.Now = time.Now
@@ -116,7 +114,7 @@ const (
 	onControl
 )
 
-// world makes the world that the configuration asks for.
+// world returns the world that the configuration selects.
 func (c Config) world(kept *directory) (*world.World, error) {
 	doc, err := kept.world(c.World)
 	if err != nil {
@@ -152,7 +150,7 @@ func closeAll(listeners []net.Listener) {
 	}
 }
 
-// serve puts the surfaces on their listeners.
+// serve starts the surfaces on their listeners.
 func (e *Emulator) serve(ctx context.Context, config Config, keys *entra.Keys, listeners []net.Listener, cert tls.Certificate) {
 	tokens := entra.NewTokens(keys, e.world, e.endpoints.Entra)
 	armHandler := arm.NewHandler(e.world, tokens, arm.Endpoints{ARM: e.endpoints.ARM, Entra: e.endpoints.Entra}, config.Logger)
@@ -204,19 +202,20 @@ func (e *Emulator) serve(ctx context.Context, config Config, keys *entra.Keys, l
 	}
 }
 
-// Endpoints returns its addresses and files.
+// Endpoints returns the emulator's addresses and files.
 func (e *Emulator) Endpoints() Endpoints { return e.endpoints }
 
-// World is its state, for tests in the same process.
+// World returns the state, for tests in the same process.
 func (e *Emulator) World() *world.World { return e.world }
 
-// Failed returns the error of a server that ended by itself.
+// Failed returns a channel with the error of a server that stopped unexpectedly.
 func (e *Emulator) Failed() <-chan error { return e.failed }
 
-// closeTime is how long Close waits for requests under way.
+// closeTime is how long Close waits for requests in progress.
 const closeTime = 2 * time.Second
 
-// Close ends the emulator. Requests under way get a moment to end, unless ctx is over first.
+// Close stops the emulator. Requests in progress may finish within closeTime, unless ctx ends
+// first.
 func (e *Emulator) Close(ctx context.Context) error {
 	e.cancel()
 	ctx, cancel := context.WithTimeout(ctx, closeTime)

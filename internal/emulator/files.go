@@ -1,6 +1,6 @@
 package emulator
 
-// The emulator's directory: keys that are kept from run to run, and files for clients.
+// The emulator's directory: persistent keys, and files for clients.
 
 import (
 	"crypto/rand"
@@ -21,12 +21,12 @@ import (
 // The files in the directory.
 const (
 	fileCA       = "ca.crt"               // for clients to trust
-	fileCAKey    = "ca.key"               // kept
-	fileSigning  = "signing.key"          // kept: Entra ID's key
-	fileWorld    = "world.yaml"           // written once, then read; edit it at will
+	fileCAKey    = "ca.key"               // persistent
+	fileSigning  = "signing.key"          // persistent: Entra ID's key
+	fileWorld    = "world.yaml"           // written once, then read; users may edit it
 	fileAzure    = "azure.json"           // cloud config with the first application's secret
 	fileCloud    = "azurestackcloud.json" // for AZURE_ENVIRONMENT_FILEPATH
-	fileEndpoint = "endpoints.json"       // written last: the emulator is about to answer
+	fileEndpoint = "endpoints.json"       // written last: the emulator is about to serve
 )
 
 // directory is an opened directory with the keys in it.
@@ -38,7 +38,7 @@ type directory struct {
 
 func (d *directory) path(name string) string { return filepath.Join(d.dir, name) }
 
-// openDir makes the directory and its keys, or reads them.
+// openDir reads the directory and its keys, and creates them if necessary.
 func openDir(dir string, now time.Time) (*directory, error) {
 	if dir == "" {
 		return nil, errors.New("no directory given for the emulator's files; use --dir")
@@ -78,7 +78,7 @@ func (d *directory) openAuthority(now time.Time) error {
 	if key, err = d.authority.KeyPEM(); err != nil {
 		return err
 	}
-	// The certificate first: a key without its certificate would be an error next time.
+	// The certificate comes first: the next start would reject a key without its certificate.
 	if err := d.write(fileCA, d.authority.CertificatePEM(), 0o644); err != nil {
 		return err
 	}
@@ -105,8 +105,8 @@ func (d *directory) openKeys() error {
 	return d.write(fileSigning, text, 0o600)
 }
 
-// world is the world given, or the one kept in the directory, or the default one, which is kept
-// then.
+// world returns the given world or the one in the directory. If there is neither, it stores and
+// returns the default world.
 func (d *directory) world(given *world.Document) (world.Document, error) {
 	if given != nil {
 		return *given, nil
@@ -116,7 +116,7 @@ func (d *directory) world(given *world.Document) (world.Document, error) {
 		return doc, err
 	}
 	secret := make([]byte, 16)
-	_, _ = rand.Read(secret) // never fails, says crypto/rand
+	_, _ = rand.Read(secret) // never fails according to crypto/rand
 	doc = world.Default(hex.EncodeToString(secret))
 	text, err := doc.Marshal()
 	if err != nil {
@@ -125,7 +125,7 @@ func (d *directory) world(given *world.Document) (world.Document, error) {
 	return doc, d.write(fileWorld, text, 0o600)
 }
 
-// write replaces a file in one step, so that a reader never sees half of it.
+// write replaces a file atomically, so that readers never see a partial one.
 func (d *directory) write(name string, data []byte, mode fs.FileMode) error {
 	temporary := d.path(name + ".new")
 	if err := os.WriteFile(temporary, data, mode); err != nil {
@@ -137,7 +137,7 @@ func (d *directory) write(name string, data []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// writeClientFiles writes what clients need to find their way to this Azure.
+// writeClientFiles writes the files that clients need to use this Azure.
 func (d *directory) writeClientFiles(w *world.World, e Endpoints) error {
 	doc, err := w.Document()
 	if err != nil {
@@ -163,8 +163,8 @@ func (d *directory) writeClientFiles(w *world.World, e Endpoints) error {
 	return nil
 }
 
-// cloudConfig is an azure.json as Azure's Kubernetes nodes have it, for the first application with
-// a secret, or, when there is none, for a managed identity.
+// cloudConfig returns an azure.json like that of Azure's Kubernetes nodes, for the first
+// application with a secret, or for a managed identity if there is none.
 func cloudConfig(doc world.Document) map[string]any {
 	config := map[string]any{
 		"cloud": "AzureStackCloud", "tenantId": doc.Tenants[0].ID, "subscriptionId": doc.Subscriptions[0].ID,
@@ -188,7 +188,7 @@ func cloudConfig(doc world.Document) map[string]any {
 }
 
 // environment describes this cloud in the format that go-autorest reads from
-// AZURE_ENVIRONMENT_FILEPATH. Services that are not emulated get names that resolve nowhere.
+// AZURE_ENVIRONMENT_FILEPATH. Services that are not emulated get names that do not resolve.
 func environment(e Endpoints) map[string]any {
 	arm, login, nowhere := e.ARM+"/", e.Entra+"/", "https://emulated.invalid/"
 	return map[string]any{

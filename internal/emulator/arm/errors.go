@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// failure is an answer that is an error: {"error":{"code":…,"message":…}}.
+// failure is an error response: {"error":{"code":…,"message":…}}.
 type failure struct {
 	status     int
 	code, text string
 	details    []errorBody
 	header     map[string]string
-	provider   bool // the compute service's, not Resource Manager's own
+	provider   bool // from the compute service, not from Resource Manager itself
 }
 
 type errorBody struct {
@@ -58,7 +58,7 @@ func (f *failure) write(w http.ResponseWriter) {
 	writeJSON(w, f.status, map[string]errorBody{"error": {Code: f.code, Message: f.text, Details: f.details}})
 }
 
-// WriteError answers for a fault, in ARM's format.
+// WriteError responds with a fault in ARM's format.
 func (h *Handler) WriteError(w http.ResponseWriter, status int, code, message string) {
 	if code == "" {
 		usual := map[int]string{
@@ -78,7 +78,7 @@ func (h *Handler) WriteError(w http.ResponseWriter, status int, code, message st
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	data, err := json.Marshal(body)
-	if err != nil { // strings, numbers and maps of them: cannot be
+	if err != nil { // strings, numbers and maps of them: cannot fail
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

@@ -25,7 +25,7 @@ type verifier interface {
 // slash.
 type Endpoints struct{ ARM, Entra string }
 
-// Handler answers for ARM.
+// Handler serves ARM.
 type Handler struct {
 	world     *world.World
 	tokens    verifier
@@ -34,18 +34,18 @@ type Handler struct {
 	routes    []route
 }
 
-// NewHandler answers for the world; tokens are checked by v.
+// NewHandler returns a handler for the world; v checks the tokens.
 func NewHandler(w *world.World, v verifier, e Endpoints, log *slog.Logger) *Handler {
 	h := &Handler{world: w, tokens: v, endpoints: e, log: log}
 	h.routes = h.table()
 	return h
 }
 
-// call is one request on its way through the handler.
+// call is one request in the handler.
 type call struct {
 	w         http.ResponseWriter
 	r         *http.Request
-	params    map[string]string // what stands at the {places} of the route, as sent
+	params    map[string]string // the values of the {places} of the route, as sent
 	principal entra.Principal
 }
 
@@ -93,7 +93,7 @@ func (h *Handler) serve(c *call, path []string) *failure {
 	return route.serve(c)
 }
 
-// authenticate checks the bearer token as ARM does, with its codes.
+// authenticate checks the bearer token as ARM does, with the same error codes.
 func (h *Handler) authenticate(c *call) *failure {
 	header := c.r.Header.Get("Authorization")
 	if header == "" {
@@ -190,7 +190,7 @@ func setHeaders(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// queryFold reads a query parameter whose name is compared without regard to case.
+// queryFold returns a query parameter, ignoring the case of its name.
 func queryFold(r *http.Request, name string) string {
 	for key, values := range r.URL.Query() {
 		if world.EqualFold(key, name) && len(values) > 0 {
@@ -204,7 +204,7 @@ func segments(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
 
-// bounded keeps what a client sent from filling an answer.
+// bounded limits how much of a client's input appears in a response.
 func bounded(s string) string {
 	if len(s) > 512 {
 		return strings.ToValidUTF8(s[:512], "") + "…"

@@ -111,8 +111,8 @@ func showMachine(view world.MachineView) object {
 	return shown
 }
 
-// showAssigned is the identity section, or nil when there is none: a machine without identities has
-// no section at all.
+// showAssigned returns the identity section, or nil for a machine without identities, which has no
+// section.
 func showAssigned(view world.MachineView) object {
 	shown := object{}
 	var types []string
@@ -128,7 +128,7 @@ func showAssigned(view world.MachineView) object {
 			if parsed, err := world.ParseIdentityID(id); err == nil {
 				key = parsed.String()
 			}
-			if identity, ok := view.Bound[id]; ok { // one that was deleted stays, without its IDs
+			if identity, ok := view.Bound[id]; ok { // a deleted identity stays, without its IDs
 				entry = object{"principalId": identity.PrincipalID, "clientId": identity.ClientID}
 			}
 			user[key] = entry

@@ -1,6 +1,6 @@
 package arm
 
-// What can be read: everything but the machines, which are in machine.go.
+// Reading all resources except machines, which are in machine.go.
 
 import (
 	"net/http"
@@ -10,10 +10,10 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// object is a JSON object of an answer.
+// object is a JSON object in a response.
 type object = map[string]any
 
-// list answers with a list, which always fits one page.
+// list responds with a list, always on a single page.
 func list[T any](c *call, items []T, show func(T) object) *failure {
 	value := make([]object, 0, len(items))
 	for _, item := range items {
@@ -46,7 +46,7 @@ func (h *Handler) listSubscriptions(c *call) *failure {
 }
 
 func (h *Handler) getSubscription(c *call) *failure {
-	s, _ := h.world.Subscription(c.subscription()) // serve has looked
+	s, _ := h.world.Subscription(c.subscription()) // serve has checked that it exists
 	if !h.world.Sees(c.principal.PrincipalID, s.ID) {
 		return noSubscription(c.subscription())
 	}
@@ -75,7 +75,7 @@ func (h *Handler) getGroup(c *call) *failure {
 	return nil
 }
 
-// group finds the resource group of the path, as it is spelled in the world.
+// group returns the resource group of the path in the world's spelling.
 func (h *Handler) group(c *call) (string, *failure) {
 	for _, name := range h.world.ResourceGroups(c.subscription()) {
 		if world.EqualFold(name, c.group()) {
@@ -126,8 +126,8 @@ func notFound(kind string, c *call) *failure {
 			"https://aka.ms/ARMResourceNotFoundFix", kind, bounded(c.params["name"]), bounded(c.group()))
 }
 
-// getOperation is where Azure-AsyncOperation (a status document) and Location (monitor=true: the
-// resource, once it is done) of a write lead.
+// getOperation serves the URLs of a write's headers: Azure-AsyncOperation (a status document) and
+// Location (monitor=true: the resource, once the operation is done).
 func (h *Handler) getOperation(c *call) *failure {
 	op, ok := h.world.Operation(c.params["operation"])
 	if !ok || !world.EqualFold(op.Machine.SubscriptionID, c.subscription()) {
@@ -170,10 +170,10 @@ func (h *Handler) getOperation(c *call) *failure {
 	return nil
 }
 
-// preempted is the code of an operation that a later one has overtaken.
+// preempted is the code of an operation that was preempted by a later one.
 const preempted = "OperationPreempted"
 
-// failedText is what a failed operation says of itself.
+// failedText returns the message of a failed operation.
 func failedText(op world.Operation) string {
 	if world.EqualFold(op.Failed, preempted) {
 		return "Operation execution has been preempted by a more recent operation."
@@ -181,8 +181,8 @@ func failedText(op world.Operation) string {
 	return "The operation was asked to fail."
 }
 
-// metadata answers where the services of this cloud are, as Azure Stack does (api-version 2015 to
-// 2021) and as the public cloud does (2022-09-01: a list, with more in it). It needs no token.
+// metadata returns the endpoints of this cloud, as Azure Stack does (api-version 2015 to 2021) and
+// as the public cloud does (2022-09-01: a list with more fields). It needs no token.
 func (h *Handler) metadata(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet {
 		fail(http.StatusMethodNotAllowed, "HttpMethodNotSupported", "Only GET is supported here.").write(w)
@@ -196,7 +196,7 @@ func (h *Handler) metadata(w http.ResponseWriter, r *http.Request) {
 			"loginEndpoint": login, "audiences": audiences, "tenant": "common", "identityProvider": "AAD",
 		},
 	}
-	if queryFold(r, "api-version") < "2019" { // "1.0" and 2015-01-01 too
+	if queryFold(r, "api-version") < "2019" { // includes "1.0" and 2015-01-01
 		writeJSON(w, http.StatusOK, cloud)
 		return
 	}

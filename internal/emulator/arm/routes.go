@@ -1,6 +1,6 @@
 package arm
 
-// The paths of ARM that exist here.
+// The paths of ARM that the emulator supports.
 
 import (
 	"net/http"
@@ -10,8 +10,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// route is a path with {places}, and what it takes to use it. Fixed segments are lower case and
-// compare without regard to case; {places} match one segment each.
+// route is a path with {places} and the conditions for its use. Fixed segments are lower case and
+// ignore the case of requests; each {place} matches one segment.
 type route struct {
 	methods []string
 	path    []string
@@ -60,7 +60,7 @@ func (h *Handler) table() []route {
 	}
 }
 
-// find picks the route of a request and reads its places.
+// find returns the route of a request and sets its parameters.
 func (h *Handler) find(c *call, path []string) (route, *failure) {
 	known := false
 	for _, route := range h.routes {

@@ -18,7 +18,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// writeMachine answers PATCH, which merges, and PUT, which replaces.
+// writeMachine handles PATCH, which merges, and PUT, which replaces.
 func (h *Handler) writeMachine(c *call, kind world.Kind) *failure {
 	view, err := h.machine(c, kind)
 	if err != nil {
@@ -51,7 +51,7 @@ func (h *Handler) writeMachine(c *call, kind world.Kind) *failure {
 	return nil
 }
 
-// announce sets the headers that lead to the operation.
+// announce sets the headers with the operation's URLs.
 func (h *Handler) announce(c *call, view world.MachineView, op world.Operation) {
 	status := fmt.Sprintf("https://%s/subscriptions/%s/providers/Microsoft.Compute/locations/%s/operations/%s",
 		c.r.Host, view.SubscriptionID, view.Location, op.ID)
@@ -140,8 +140,8 @@ func readType(text string) (system, user bool, err error) {
 	return system, user, nil
 }
 
-// checkLinked checks what ARM itself checks of the identities named, before the compute service
-// sees the request.
+// checkLinked makes the checks of the named identities that ARM itself makes before the compute
+// service gets the request.
 func (h *Handler) checkLinked(c *call, view world.MachineView, change world.Change) *failure {
 	const assign = "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action"
 	for _, id := range slices.Sorted(maps.Keys(change.Identities)) {
@@ -169,7 +169,7 @@ func (h *Handler) checkLinked(c *call, view world.MachineView, change world.Chan
 	return nil
 }
 
-// refusal is Azure's answer to a write that the world refused.
+// refusal returns Azure's response for a write that the world refused.
 func refusal(view world.MachineView, err error) *failure {
 	var unknown *world.UnknownIdentityError
 	switch {
@@ -196,8 +196,8 @@ func refusal(view world.MachineView, err error) *failure {
 	}
 }
 
-// identityFailure wraps what the identity service said, as the compute service does: an error in a
-// string in an error.
+// identityFailure wraps the message of the identity service as the compute service does: an error
+// in a string in an error.
 func identityFailure(view world.MachineView, message string) *failure {
 	inner, _ := json.Marshal(map[string]errorBody{"error": {Code: "BadRequest", Message: message}}) // strings: cannot fail
 	return fail(http.StatusBadRequest, "FailedIdentityOperation",

@@ -1,5 +1,5 @@
-// Package authority is the certificate authority of the emulated Azure: it certifies the servers
-// that speak TLS.
+// Package authority is the certificate authority of the emulated Azure. It signs the certificates
+// of its TLS servers.
 package authority
 
 import (
@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// lifetime of certificates: an emulator that is kept for tests should not surprise anybody by
-// running out.
+// lifetime is the validity of certificates, long enough that an emulator kept for tests does not
+// expire.
 const lifetime = 10 * 365 * 24 * time.Hour
 
 // Authority signs server certificates.
@@ -28,7 +28,7 @@ type Authority struct {
 	key  crypto.Signer
 }
 
-// New makes an authority with a fresh key.
+// New returns an authority with a new key.
 func New(now time.Time) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -51,7 +51,7 @@ func New(now time.Time) (*Authority, error) {
 	return &Authority{cert: cert, key: key}, nil
 }
 
-// Parse reads an authority from what CertificatePEM and KeyPEM wrote.
+// Parse reads an authority from the output of CertificatePEM and KeyPEM.
 func Parse(certText, keyText []byte) (*Authority, error) {
 	certBlock, _ := pem.Decode(certText)
 	keyBlock, _ := pem.Decode(keyText)
@@ -73,12 +73,12 @@ func Parse(certText, keyText []byte) (*Authority, error) {
 	return &Authority{cert: cert, key: key}, nil
 }
 
-// CertificatePEM is what clients must trust.
+// CertificatePEM returns the certificate that clients must trust.
 func (a *Authority) CertificatePEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
-// KeyPEM is the private key.
+// KeyPEM returns the private key.
 func (a *Authority) KeyPEM() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(a.key)
 	if err != nil {
@@ -87,7 +87,7 @@ func (a *Authority) KeyPEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// Server certifies a new key for a server with these names and IP addresses.
+// Server returns a new key and certificate for a server with these names and IP addresses.
 func (a *Authority) Server(hosts []string, now time.Time) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -114,7 +114,7 @@ func (a *Authority) Server(hosts []string, now time.Time) (tls.Certificate, erro
 
 func serial() *big.Int {
 	b := make([]byte, 16)
-	_, _ = rand.Read(b) // never fails, says crypto/rand
+	_, _ = rand.Read(b) // never fails according to crypto/rand
 	b[0] &= 0x7f        // positive
 	return new(big.Int).SetBytes(b)
 }

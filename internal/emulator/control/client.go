@@ -17,18 +17,18 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// Client steers a running emulator.
+// Client controls a running emulator.
 type Client struct {
 	base string
 	http *http.Client
 }
 
-// NewClient talks to the control API at base, http://127.0.0.1:8447.
+// NewClient returns a client for the control API at base, such as http://127.0.0.1:8447.
 func NewClient(base string) *Client {
 	return &Client{base: strings.TrimSuffix(base, "/"), http: &http.Client{Timeout: maxWait + 10*time.Second}}
 }
 
-// Over is the client on a transport of the caller's, for a control API that is in another network
+// Over returns a copy of the client with another transport, for a control API in another network
 // namespace.
 func (c *Client) Over(transport http.RoundTripper) *Client {
 	return &Client{base: c.base, http: &http.Client{Timeout: c.http.Timeout, Transport: transport}}
@@ -44,7 +44,7 @@ type Machine struct {
 	OnIMDS         []string `json:"onIMDS"`     // what IMDS knows
 }
 
-// World reads the world; secrets are masked unless asked for.
+// World returns the world. Secrets are masked unless requested.
 func (c *Client) World(ctx context.Context, secrets bool) (world.Document, error) {
 	var doc world.Document
 	err := c.do(ctx, http.MethodGet, "/v1/world", url.Values{"secrets": {strconv.FormatBool(secrets)}}, nil, &doc)
@@ -56,13 +56,12 @@ func (c *Client) SetWorld(ctx context.Context, doc world.Document) error {
 	return c.do(ctx, http.MethodPut, "/v1/world", nil, doc, nil)
 }
 
-// SetSettings changes the dials that settings names: a map or struct that becomes the JSON of a
-// part of world.Settings.
+// SetSettings changes the given settings: a map or struct that encodes as a part of world.Settings.
 func (c *Client) SetSettings(ctx context.Context, settings any) error {
 	return c.do(ctx, http.MethodPatch, "/v1/settings", nil, settings, nil)
 }
 
-// Machines reads the state of the machine of that name, or of all when name is empty.
+// Machines returns the state of the machine of that name, or of all if name is empty.
 func (c *Client) Machines(ctx context.Context, name string) ([]Machine, error) {
 	var list []Machine
 	err := c.do(ctx, http.MethodGet, "/v1/machines", url.Values{"name": {name}}, nil, &list)
@@ -74,8 +73,8 @@ func (c *Client) PutIdentity(ctx context.Context, i world.Identity) error {
 	return c.do(ctx, http.MethodPut, "/v1/identities", nil, i, nil)
 }
 
-// DeleteIdentity deletes a user-assigned identity; machines that have it keep naming it, as on
-// Azure.
+// DeleteIdentity deletes a user-assigned identity. As on Azure, machines that have it still list
+// it.
 func (c *Client) DeleteIdentity(ctx context.Context, resourceID string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/identities", url.Values{"resourceID": {resourceID}}, nil, nil)
 }
@@ -94,7 +93,7 @@ func (c *Client) PutApplication(ctx context.Context, a world.Application) error 
 	return c.do(ctx, http.MethodPut, "/v1/applications", nil, a, nil)
 }
 
-// PutIssuer adds or replaces an outside issuer whose keys Entra ID knows.
+// PutIssuer adds or replaces an external issuer whose keys Entra ID knows.
 func (c *Client) PutIssuer(ctx context.Context, i world.Issuer) error {
 	return c.do(ctx, http.MethodPut, "/v1/issuers", nil, i, nil)
 }
@@ -119,8 +118,8 @@ func (c *Client) RemoveFault(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/faults", url.Values{"name": {name}}, nil, nil)
 }
 
-// Requests reads the request log. With wait, it waits that long (at most a minute) for the first
-// match.
+// Requests returns entries of the request log. With wait, it waits that long (at most a minute) for
+// the first match.
 func (c *Client) Requests(ctx context.Context, f world.Filter, wait time.Duration) ([]world.Request, error) {
 	q := url.Values{
 		"surface": {f.Surface}, "method": {f.Method}, "caller": {f.Caller}, "path": {f.Path},
@@ -134,7 +133,7 @@ func (c *Client) Requests(ctx context.Context, f world.Filter, wait time.Duratio
 	return list, err
 }
 
-// Reset goes back to the world that the emulator started with.
+// Reset restores the world that the emulator started with.
 func (c *Client) Reset(ctx context.Context) error {
 	return c.do(ctx, http.MethodPost, "/v1/reset", nil, nil, nil)
 }

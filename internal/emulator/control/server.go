@@ -1,5 +1,5 @@
-// Package control is how tests steer a running emulator: an HTTP API over the world, and a Go
-// client for it.
+// Package control lets tests control a running emulator: an HTTP API for the world, and a Go client
+// for it.
 package control
 
 import (
@@ -24,13 +24,14 @@ const (
 	masked  = "(masked; ask with ?secrets=true)"
 )
 
-// Server answers the control API. It has no authentication: it must listen where only its user is.
+// Server serves the control API. It has no authentication, so only its user may be able to reach
+// its address.
 type Server struct {
 	world *world.World
 	mux   *http.ServeMux
 }
 
-// NewServer answers for the world.
+// NewServer returns a server for the world.
 func NewServer(w *world.World) *Server {
 	s := &Server{world: w, mux: http.NewServeMux()}
 	handle := func(pattern string, f func(*http.Request) (any, error)) {
@@ -69,15 +70,15 @@ func identityKey(i world.Identity) string       { return i.ResourceID }
 func applicationKey(a world.Application) string { return a.ClientID }
 func issuerKey(i world.Issuer) string           { return i.Issuer }
 
-// machineKey is the name: unlike on Azure, the control API takes it to be unique in the world.
+// machineKey returns the name. Unlike Azure, the control API treats names as unique in the world.
 func machineKey(m world.Machine) string            { return m.Name }
 func vms(d *world.Document) *[]world.Machine       { return &d.VirtualMachines }
 func scaleSets(d *world.Document) *[]world.Machine { return &d.ScaleSets }
 func issuers(d *world.Document) *[]world.Issuer    { return &d.Issuers }
 
-// ServeHTTP refuses what a web page could send (a page somewhere on the internet can reach a
-// loopback port through the user's browser): requests with an Origin, and requests that do not name
-// this server by address.
+// ServeHTTP rejects requests that a web page could send, since any page on the internet can reach a
+// loopback port through the user's browser. These are requests with an Origin, and requests whose
+// Host is not an address of this server.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	host, _, err := net.SplitHostPort(r.Host)
 	if err != nil {
@@ -92,7 +93,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// errNotFound is answered with 404; other errors are the request's fault: 400.
+// errNotFound results in 404. Other errors are the client's fault and result in 400.
 var errNotFound = errors.New("not found")
 
 func answer(w http.ResponseWriter, r *http.Request, f func(*http.Request) (any, error)) {
@@ -152,7 +153,7 @@ func (s *Server) putWorld(r *http.Request) (any, error) {
 	return done(), s.world.Replace(doc)
 }
 
-// patchSettings changes the dials that the body names, and leaves the others.
+// patchSettings changes the settings in the body and keeps the others.
 func (s *Server) patchSettings(r *http.Request) (any, error) {
 	data, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -225,8 +226,8 @@ func remove[T any](s *Server, param string, list func(*world.Document) *[]T, key
 	}
 }
 
-// recreateIdentity deletes an identity and makes it again under its name: it has other IDs, and the
-// machines that list it have it no more.
+// recreateIdentity deletes an identity and creates it again under its name. It gets new IDs, and
+// machines that list it no longer have it.
 func (s *Server) recreateIdentity(r *http.Request) (any, error) {
 	wanted := r.URL.Query().Get("resourceID")
 	var fresh world.Identity

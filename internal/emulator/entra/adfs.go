@@ -1,7 +1,7 @@
 package entra
 
-// ADFS, as Azure Stack has it: the same protocol, older. Its clients are the world's applications
-// of the tenant "adfs".
+// AD FS, as on Azure Stack: an older version of the same protocol. Its clients are the world's
+// applications of the tenant "adfs".
 
 import (
 	"net/http"
@@ -14,10 +14,10 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// tenantADFS is the path, and the tenant of applications, that stand for ADFS.
+// tenantADFS is the path of AD FS, and the tenant of its applications.
 const tenantADFS = world.TenantADFS
 
-// adfs routes what follows /adfs/.
+// adfs routes the paths below /adfs/.
 func (h *Handler) adfs(w http.ResponseWriter, r *http.Request, rest string) {
 	switch base := h.tokens.base + "/" + tenantADFS; rest {
 	case "oauth2/token":
@@ -44,7 +44,7 @@ func (h *Handler) adfsToken(w http.ResponseWriter, r *http.Request) {
 		h.failADFS(w, failure)
 		return
 	}
-	// A number, and no expires_on.
+	// expires_in is a number, and there is no expires_on.
 	writeJSON(w, http.StatusOK, map[string]any{
 		"access_token": token.Text, "token_type": "bearer", "expires_in": int(token.Expires.Sub(h.world.Now()).Seconds()),
 	})
@@ -81,7 +81,7 @@ func (h *Handler) adfsGrant(r *http.Request) (Token, *failure) {
 func (h *Handler) adfsAuthenticate(r *http.Request, app world.Application, form url.Values) *failure {
 	if assertion := form.Get("client_assertion"); assertion != "" {
 		token, _, err := jwt.NewParser().ParseUnverified(assertion, jwt.MapClaims{})
-		// ADFS knows neither PSS nor thumbprints by SHA-256.
+		// AD FS supports neither PSS nor SHA-256 thumbprints.
 		if err != nil || form.Get("client_assertion_type") != assertionType || token.Header["alg"] != "RS256" || token.Header["x5t"] == nil {
 			return adfsFailure("invalid_client", "MSIS9623: The client assertion is malformed: ADFS wants RS256 and x5t.")
 		}
@@ -100,10 +100,10 @@ func adfsFailure(kind, text string) *failure {
 	return &failure{http.StatusBadRequest, kind, 0, text}
 }
 
-// failADFS answers as ADFS does: no codes, no ids.
+// failADFS writes an error as AD FS does: without codes and IDs.
 func (h *Handler) failADFS(w http.ResponseWriter, f *failure) {
 	writeJSON(w, f.status, map[string]string{"error": f.kind, "error_description": f.text})
 }
 
-// isADFS reports whether a path's first part stands for ADFS.
+// isADFS reports whether the first part of a path is that of AD FS.
 func isADFS(tenant string) bool { return world.EqualFold(tenant, tenantADFS) }

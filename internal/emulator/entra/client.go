@@ -1,6 +1,6 @@
 package entra
 
-// How a client proves who it is: secret, certificate, or a token of another issuer.
+// Client authentication: by secret, by certificate, or by a token of another issuer.
 
 import (
 	"crypto"
@@ -25,7 +25,7 @@ const (
 	defaultAudience = "api://AzureADTokenExchange"
 )
 
-// client is an application, or an identity with federated credentials, in one shape.
+// client is an application, or an identity with federated credentials, in a common form.
 type client struct {
 	subject   Subject
 	app       world.Application
@@ -87,8 +87,8 @@ func (h *Handler) checkSecret(app world.Application, secret string) *failure {
 	return nil
 }
 
-// checkAssertion distinguishes the two kinds of assertion by their issuer: the client itself signs
-// with its certificate, anybody else must be trusted by a federated credential.
+// checkAssertion distinguishes the two kinds of assertion by their issuer. A client signs its own
+// assertions with its certificate; any other issuer must be trusted by a federated credential.
 func (h *Handler) checkAssertion(r *http.Request, c client, tenant, assertion string) *failure {
 	claims := jwt.MapClaims{}
 	token, _, err := jwt.NewParser().ParseUnverified(assertion, claims)
@@ -119,7 +119,7 @@ func (h *Handler) checkCertificate(r *http.Request, c client, tenant, assertion 
 			return notRegistered
 		}
 	}
-	if !named { // Entra ID does not look through all certificates of an application
+	if !named { // Entra ID does not try all certificates of an application
 		return notRegistered
 	}
 	claims := jwt.MapClaims{}
@@ -136,12 +136,12 @@ func (h *Handler) checkCertificate(r *http.Request, c client, tenant, assertion 
 	return nil
 }
 
-// urlAlphabet turns base64 into what RFC 7515 asks for; MSAL Go writes thumbprints in the standard
-// alphabet.
+// urlAlphabet converts base64 to the alphabet that RFC 7515 requires; MSAL Go uses the standard
+// alphabet for thumbprints.
 func urlAlphabet(s string) string { return strings.NewReplacer("+", "-", "/", "_", "=", "").Replace(s) }
 
-// isEndpoint reports whether an audience is the token endpoint, or the issuer, of the tenant, under
-// the name by which the client called or the one we advertise.
+// isEndpoint reports whether an audience is the token endpoint or the issuer of the tenant, under
+// the host that the client used or the advertised one.
 func (h *Handler) isEndpoint(audience, host, tenant string) bool {
 	for _, base := range []string{h.tokens.base, "https://" + host} {
 		rest, ok := strings.CutPrefix(audience, base+"/")
@@ -212,8 +212,8 @@ func (h *Handler) verifyFederated(r *http.Request, name, assertion string) *fail
 	return badClient(700027, "Client assertion contains an invalid signature: no key of the issuer '%s' fits.", bounded(name))
 }
 
-// parse verifies signature and times of an assertion, with five minutes of tolerance as Entra ID
-// has.
+// parse verifies the signature and times of an assertion, with Entra ID's tolerance of five
+// minutes.
 func (h *Handler) parse(assertion string, claims jwt.MapClaims, key crypto.PublicKey, who string) *failure {
 	_, err := jwt.ParseWithClaims(assertion, claims, func(*jwt.Token) (any, error) { return key, nil },
 		jwt.WithValidMethods([]string{"RS256", "PS256", "RS384", "RS512", "PS384", "PS512", "ES256", "ES384", "ES512"}),

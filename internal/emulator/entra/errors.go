@@ -11,12 +11,12 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// failure is an answer that is no token. The codes and their meaning are those of
-// https://learn.microsoft.com/entra/identity-platform/reference-error-codes; the texts are our own
-// where the documentation has none.
+// failure is an error response. The codes and their meaning are those of
+// https://learn.microsoft.com/entra/identity-platform/reference-error-codes; texts that it does not
+// document are the emulator's.
 type failure struct {
 	status int
-	kind   string // OAuth's error: invalid_request, invalid_client ...
+	kind   string // OAuth's error: invalid_request, invalid_client, ...
 	code   int    // NNNNN of AADSTSNNNNN
 	text   string
 }
@@ -58,7 +58,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, f *failure) {
 	})
 }
 
-// correlationID is the one that the client sent, if it is a sane one.
+// correlationID returns the client's correlation ID if it is valid, or a new one.
 func correlationID(r *http.Request) string {
 	if id := r.Header.Get("Client-Request-Id"); len(id) == 36 {
 		return id
@@ -66,7 +66,7 @@ func correlationID(r *http.Request) string {
 	return world.NewGUID()
 }
 
-// WriteError answers for a fault, in Entra ID's format.
+// WriteError responds with a fault in Entra ID's format.
 func (h *Handler) WriteError(w http.ResponseWriter, status int, code, message string) {
 	number, kind := 90033, "temporarily_unavailable" // "a transient error has occurred"
 	switch {
@@ -83,7 +83,7 @@ func (h *Handler) WriteError(w http.ResponseWriter, status int, code, message st
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	data, err := json.Marshal(body)
-	if err != nil { // strings and numbers only: cannot be
+	if err != nil { // strings and numbers only: cannot fail
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

@@ -10,16 +10,16 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// Handler answers for Entra ID.
+// Handler serves Entra ID.
 type Handler struct {
 	world  *world.World
 	tokens *Tokens
 }
 
-// NewHandler answers with the tokens of t.
+// NewHandler returns a handler that issues the tokens of t.
 func NewHandler(w *world.World, t *Tokens) *Handler { return &Handler{world: w, tokens: t} }
 
-// ServeHTTP routes by what follows the tenant in the path.
+// ServeHTTP routes by the part of the path after the tenant.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	tenant, rest, _ := strings.Cut(strings.Trim(r.URL.Path, "/"), "/")
 	switch rest = world.Fold(rest); {
@@ -47,7 +47,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// tenantID resolves the tenant of a path. common and organizations stand for any tenant: their
+// tenantID resolves the tenant of a path. common and organizations represent any tenant; their
 // issuer is a template.
 func (h *Handler) tenantID(name string) (string, *failure) {
 	if world.EqualFold(name, "common") || world.EqualFold(name, "organizations") {
@@ -60,7 +60,7 @@ func (h *Handler) tenantID(name string) (string, *failure) {
 		"signing into the correct cloud.", bounded(name))
 }
 
-// instance answers MSAL that this authority is valid and has no aliases.
+// instance confirms to MSAL that this authority is valid and has no aliases.
 func (h *Handler) instance(w http.ResponseWriter, r *http.Request) {
 	asked := r.URL.Query().Get("authorization_endpoint")
 	u, err := url.Parse(asked)
@@ -126,7 +126,7 @@ func (h *Handler) keys(w http.ResponseWriter, r *http.Request, name string, vers
 	writeJSON(w, http.StatusOK, h.tokens.keys.set(issuer))
 }
 
-// bounded keeps what a client sent from filling an answer.
+// bounded limits how much of a client's input appears in a response.
 func bounded(s string) string {
 	if len(s) > 256 {
 		return strings.ToValidUTF8(s[:256], "") + "…"

@@ -1,6 +1,6 @@
 package entra
 
-// The keys of outside token issuers.
+// The keys of external token issuers.
 
 import (
 	"context"
@@ -25,7 +25,7 @@ import (
 
 const (
 	maxKeySet  = 1 << 20
-	fetchLimit = 5 * time.Second // a key set is a small file close by
+	fetchLimit = 5 * time.Second // a key set is a small file on a nearby server
 )
 
 // publicKey is one usable key of a set.
@@ -34,8 +34,8 @@ type publicKey struct {
 	public crypto.PublicKey
 }
 
-// issuerKeys reads the issuer's keys, from wherever the world says they are. Nothing is kept, so a
-// key that the issuer has changed is seen at once.
+// issuerKeys reads the issuer's keys from the place that the world specifies. It does not cache
+// them, so changed keys apply at once.
 func issuerKeys(ctx context.Context, issuer world.Issuer) ([]publicKey, error) {
 	data, err := []byte(issuer.JWKS), error(nil)
 	switch {
@@ -80,7 +80,7 @@ func fetch(ctx context.Context, url, caFile string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(answer.Body, maxKeySet))
 }
 
-// parseKeySet reads the RSA and EC keys of a JWKS (RFC 7517); other keys are passed over.
+// parseKeySet reads the RSA and EC keys of a JWKS (RFC 7517) and ignores other keys.
 func parseKeySet(data []byte) ([]publicKey, error) {
 	var set struct {
 		Keys []struct{ Kty, Kid, N, E, Crv, X, Y string }
@@ -107,7 +107,7 @@ func parseKeySet(data []byte) ([]publicKey, error) {
 	return keys, nil
 }
 
-// rsaKey returns nil for what is no RSA key of a sane size.
+// rsaKey returns nil unless the values form an RSA key of a reasonable size.
 func rsaKey(n, e string) crypto.PublicKey {
 	modulus, exponent := bigInt(n), bigInt(e)
 	if modulus == nil || exponent == nil || modulus.BitLen() < 1024 || modulus.BitLen() > 8192 ||
@@ -117,7 +117,7 @@ func rsaKey(n, e string) crypto.PublicKey {
 	return &rsa.PublicKey{N: modulus, E: int(exponent.Int64())}
 }
 
-// ecKey returns nil for what is no point on a curve that we know.
+// ecKey returns nil unless the values are a point on a supported curve.
 func ecKey(curve, x, y string) crypto.PublicKey {
 	curves := map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384()}
 	c, px, py := curves[curve], bigInt(x), bigInt(y)

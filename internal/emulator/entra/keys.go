@@ -1,5 +1,5 @@
-// Package entra is the emulated Entra ID: it mints real, verifiable tokens and answers the token,
-// discovery and key requests of the v1 and v2 endpoints.
+// Package entra is the emulated Entra ID. It issues real, verifiable tokens and serves the token,
+// discovery and key endpoints of v1 and v2.
 package entra
 
 import (
@@ -16,14 +16,14 @@ import (
 	"time"
 )
 
-// Keys is the key that all tokens are signed with.
+// Keys holds the key that signs all tokens.
 type Keys struct {
 	private *rsa.PrivateKey
 	id      string // kid and x5t
 	cert    []byte // DER, for x5c
 }
 
-// GenerateKeys makes a new key.
+// GenerateKeys creates a new key.
 func GenerateKeys() (*Keys, error) {
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -32,7 +32,7 @@ func GenerateKeys() (*Keys, error) {
 	return newKeys(private)
 }
 
-// ParseKeys reads a key that PEM wrote.
+// ParseKeys reads a key in the format of PEM.
 func ParseKeys(text []byte) (*Keys, error) {
 	block, _ := pem.Decode(text)
 	if block == nil {
@@ -49,7 +49,7 @@ func ParseKeys(text []byte) (*Keys, error) {
 	return newKeys(private)
 }
 
-// PEM is the private key, for keeping it.
+// PEM returns the private key, for storage.
 func (k *Keys) PEM() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(k.private)
 	if err != nil {
@@ -59,7 +59,7 @@ func (k *Keys) PEM() ([]byte, error) {
 }
 
 func newKeys(private *rsa.PrivateKey) (*Keys, error) {
-	// The certificate only carries the key, as in Entra's own x5c. Fixed dates make it the same in
+	// The certificate only carries the key, as in Entra ID's own x5c. Fixed dates make it identical in
 	// every run.
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),

@@ -1,6 +1,6 @@
 package entra
 
-// The token endpoints: client credentials in the v1 and v2 manner.
+// The token endpoints: client credentials in v1 and v2.
 
 import (
 	"net/http"
@@ -13,7 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/front"
 )
 
-// token answers POST /{tenant}/oauth2/token (version 1) and /{tenant}/oauth2/v2.0/token (version
+// token handles POST /{tenant}/oauth2/token (version 1) and /{tenant}/oauth2/v2.0/token (version
 // 2).
 func (h *Handler) token(w http.ResponseWriter, r *http.Request, tenant string, version int) {
 	token, failure := h.grant(r, tenant, version)
@@ -38,7 +38,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, tenant string, v
 	})
 }
 
-// grant checks the request in Entra ID's order: tenant, grant, client, its proof, resource.
+// grant checks the request in Entra ID's order: tenant, grant type, client, credential, resource.
 func (h *Handler) grant(r *http.Request, tenantName string, version int) (Token, *failure) {
 	if r.Method != http.MethodPost {
 		return Token{}, failed(http.StatusMethodNotAllowed, "invalid_request", 900561,

@@ -1,6 +1,6 @@
 package entra
 
-// Minting and checking access tokens.
+// Issuing and checking access tokens.
 
 import (
 	"crypto/rand"
@@ -15,14 +15,14 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// Tokens mints access tokens and checks them. It is safe for concurrent use.
+// Tokens issues access tokens and checks them. It is safe for concurrent use.
 type Tokens struct {
 	keys  *Keys
 	world *world.World
-	base  string // https://host[:port] without a slash at the end
+	base  string // https://host[:port] without a trailing slash
 }
 
-// NewTokens makes tokens whose issuer lives at base.
+// NewTokens returns Tokens whose issuer is at base.
 func NewTokens(keys *Keys, w *world.World, base string) *Tokens {
 	return &Tokens{keys: keys, world: w, base: strings.TrimSuffix(base, "/")}
 }
@@ -34,22 +34,22 @@ type Subject struct {
 	ResourceID string
 	// MachineID is the ARM ID of the VM on which a managed identity is used (claim xms_az_rid).
 	MachineID string
-	// Certain reports whether the client proved itself by more than a secret (claim appidacr 2
+	// Certain reports whether the client authenticated with more than a secret (claim appidacr 2
 	// instead of 1).
 	Certain bool
 }
 
-// Token is a minted token.
+// Token is an issued token.
 type Token struct {
 	Text     string
-	Resource string    // as asked for
-	Issued   time.Time // also not before
+	Resource string    // as requested
+	Issued   time.Time // also the nbf claim
 	Expires  time.Time
 }
 
-// Mint signs a token for the resource, which becomes its audience byte for byte. Only for an
-// application of the world that says accessTokenVersion 2 the token has the v2 form; Azure's own
-// services all take v1.
+// Mint signs a token whose audience is exactly the given resource. The token has the v2 form only
+// if the resource is an application of the world with accessTokenVersion 2; Azure's own services
+// all use v1.
 func (t *Tokens) Mint(s Subject, resource string, lifetime time.Duration) (Token, error) {
 	now := t.world.Now().Truncate(time.Second)
 	token := Token{Resource: resource, Issued: now, Expires: now.Add(lifetime)}
@@ -99,11 +99,11 @@ func (t *Tokens) issuerV2(tenant string) string { return t.base + "/" + tenant +
 
 func random(n int) string {
 	b := make([]byte, n)
-	_, _ = rand.Read(b) // never fails, says crypto/rand
+	_, _ = rand.Read(b) // never fails according to crypto/rand
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// Principal is who a token that was checked speaks for.
+// Principal is the principal of a verified token.
 type Principal struct {
 	ClientID, PrincipalID, TenantID, Audience string
 }
@@ -114,7 +114,7 @@ var (
 	ErrExpired   = errors.New("the token is expired or not yet valid")
 )
 
-// Verify checks signature, issuer and times of a token. The audience is for the caller to judge.
+// Verify checks the signature, issuer and times of a token. The caller must check the audience.
 func (t *Tokens) Verify(text string) (Principal, error) {
 	claims := jwt.MapClaims{}
 	_, err := jwt.ParseWithClaims(text, claims, func(*jwt.Token) (any, error) { return t.keys.private.Public(), nil },
@@ -135,7 +135,7 @@ func (t *Tokens) Verify(text string) (Principal, error) {
 	return p, nil
 }
 
-// claim is the claim called name, or else the one called other.
+// claim returns the claim called name or, without it, the one called other.
 func claim(claims jwt.MapClaims, name, other string) string {
 	if s, ok := claims[name].(string); ok {
 		return s

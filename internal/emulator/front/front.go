@@ -1,5 +1,5 @@
-// Package front is what every surface of the emulated Azure does before and after its own work:
-// bound the body, run into faults, keep the request log.
+// Package front is the middleware of every surface of the emulated Azure: it bounds the body,
+// applies faults and keeps the request log.
 package front
 
 import (
@@ -16,10 +16,11 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// maxBody bounds request bodies; Azure's own limit for ARM is 4 MB, and nothing here comes near.
+// maxBody bounds request bodies. Azure's own limit for ARM is 4 MB, which no request here
+// approaches.
 const maxBody = 1 << 20
 
-// maxText bounds what the log keeps of a path, query or user agent.
+// maxText bounds how much of a path, query or user agent is logged.
 const maxText = 2048
 
 // Surface is one of the emulated services.
@@ -28,14 +29,14 @@ type Surface struct {
 	Name  string
 	World *world.World
 	Log   *slog.Logger
-	// WriteError answers with a status in the surface's own error format. code is empty or replaces
-	// the usual one.
+	// WriteError responds with a status in the surface's error format. code is empty or replaces the
+	// default code.
 	WriteError func(w http.ResponseWriter, status int, code, message string)
-	// Latency is what the settings add to every request.
+	// Latency returns the latency that the settings add to every request.
 	Latency func(world.Settings) time.Duration
 }
 
-// Handler puts the surface in front of its own work.
+// Handler wraps next, the surface's own handler.
 func (s Surface) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		entry := &world.Request{
@@ -66,7 +67,7 @@ func (s Surface) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// finish writes the entry of a request that is over.
+// finish logs a finished request.
 func (s Surface) finish(entry *world.Request, status int) {
 	entry.Status, entry.Duration = status, world.Duration(s.World.Now().Sub(entry.Time))
 	s.World.Log().Add(*entry)
@@ -74,9 +75,9 @@ func (s Surface) finish(entry *world.Request, status int) {
 		"status", entry.Status, "duration", time.Duration(entry.Duration), "fault", entry.Fault)
 }
 
-// disturb does what the fault says.
+// disturb applies the fault.
 func (s Surface) disturb(w http.ResponseWriter, r *http.Request, f world.Fault, gone <-chan struct{}, next http.Handler) {
-	if f.After { // the work is done, its answer lost
+	if f.After { // the request takes effect, but its response is lost
 		next.ServeHTTP(&discard{header: http.Header{}}, r)
 	}
 	if f.Hang {
@@ -88,7 +89,7 @@ func (s Surface) disturb(w http.ResponseWriter, r *http.Request, f world.Fault, 
 	}
 	switch {
 	case f.Drop:
-		panic(http.ErrAbortHandler) // net/http's way to close a connection without an answer
+		panic(http.ErrAbortHandler) // how net/http closes a connection without a response
 	case f.Status != 0:
 		if f.RetryAfter > 0 {
 			w.Header().Set("Retry-After", strconv.Itoa(f.RetryAfter))
@@ -109,8 +110,8 @@ func (s Surface) disturb(w http.ResponseWriter, r *http.Request, f world.Fault, 
 
 type operationKey struct{}
 
-// FailedOperation is the error code with which a fault wants the operation of this request to fail,
-// or empty.
+// FailedOperation returns the error code with which a fault makes the operation of this request
+// fail, or "".
 func FailedOperation(ctx context.Context) string {
 	code, _ := ctx.Value(operationKey{}).(string)
 	return code
@@ -132,14 +133,14 @@ func Caller(ctx context.Context, name string) {
 	}
 }
 
-// Detail records a fact about the outcome in the request log. Empty values are left out.
+// Detail records a fact about the outcome in the request log. It ignores empty values.
 func Detail(ctx context.Context, key, value string) {
 	if entry, ok := ctx.Value(entryKey{}).(*world.Request); ok {
 		note(entry, key, value)
 	}
 }
 
-// note is Detail.
+// note implements Detail.
 func note(entry *world.Request, key, value string) {
 	if value == "" {
 		return
@@ -150,7 +151,7 @@ func note(entry *world.Request, key, value string) {
 	entry.Details[key] = bound(value)
 }
 
-// wait lets time pass, and says whether ctx is still alive after it.
+// wait waits for d and reports whether ctx is still alive then.
 func wait(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return true
@@ -165,7 +166,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// harmless reports whether the log may show the value of a query parameter.
+// harmless reports whether the log may contain the value of a query parameter.
 func harmless(name string) bool {
 	return slices.Contains([]string{
 		"api-version", "resource", "client_id", "object_id", "principal_id", "msi_res_id", "mi_res_id", "format",
@@ -173,7 +174,7 @@ func harmless(name string) bool {
 	}, world.Fold(name))
 }
 
-// maskQuery keeps the order and spelling of the query, and masks values that could be secret.
+// maskQuery masks values that could be secret and keeps the order and spelling of the query.
 func maskQuery(raw string) string {
 	if raw == "" {
 		return ""
@@ -196,7 +197,7 @@ func bound(s string) string {
 	return s
 }
 
-// short is how logs show identifiers.
+// short shortens an identifier for logs.
 func short(id string) string {
 	if len(id) > 8 {
 		return id[:8] + "…"
@@ -204,7 +205,7 @@ func short(id string) string {
 	return id
 }
 
-// recorder keeps the status.
+// recorder is a ResponseWriter that records the status.
 type recorder struct {
 	http.ResponseWriter
 	status int
@@ -224,10 +225,10 @@ func (r *recorder) Write(data []byte) (int, error) {
 	return r.ResponseWriter.Write(data)
 }
 
-// Unwrap lets http.ResponseController reach the real writer.
+// Unwrap returns the underlying writer for http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// discard is the writer of an answer that is not sent.
+// discard is a ResponseWriter for a response that is not sent.
 type discard struct {
 	header http.Header
 	bytes.Buffer

@@ -26,7 +26,7 @@ type minter interface {
 	Mint(s entra.Subject, resource string, lifetime time.Duration) (entra.Token, error)
 }
 
-// Handler answers for IMDS.
+// Handler serves IMDS.
 type Handler struct {
 	world  *world.World
 	tokens minter
@@ -35,15 +35,15 @@ type Handler struct {
 	cache map[cacheKey]entra.Token
 }
 
-// NewHandler answers for the VMs of the world with tokens of m.
+// NewHandler returns a handler for the VMs of the world, with tokens of m.
 func NewHandler(w *world.World, m minter) *Handler {
 	return &Handler{world: w, tokens: m, cache: map[cacheKey]entra.Token{}}
 }
 
-// tokenPath is the one path under /metadata/identity that is anybody's daily business.
+// tokenPath is the only path under /metadata/identity that clients normally use.
 const tokenPath = "/metadata/identity/oauth2/token"
 
-// request is a request with what was found out about it.
+// request is a request with its parsed properties.
 type request struct {
 	w      http.ResponseWriter
 	r      *http.Request
@@ -52,14 +52,14 @@ type request struct {
 	caller world.Caller
 }
 
-// ServeHTTP checks in this order: Metadata header, X-Forwarded-For, caller, then what the path
-// wants.
+// ServeHTTP checks the Metadata header, X-Forwarded-For and the caller, in this order, and then the
+// requirements of the path.
 //
-// Paths are taken generously: case, doubled slashes, dots, backslashes and ;parameters make no
-// difference. Whether the real service is as generous is not documented; here, a proxy in front
-// that is fooled by an odd spelling must be seen to leak.
+// Paths are matched leniently: case, doubled slashes, dots, backslashes and ;parameters make no
+// difference. Whether the real service does the same is not documented. The emulator does it so
+// that a proxy that can be bypassed with an unusual spelling visibly leaks.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Server", "IMDS/150.870.65.1854") // clients look at it, so a proxy must not pass it on
+	w.Header().Set("Server", "IMDS/150.870.65.1854") // clients check it, so a proxy must not forward it
 	q := &request{w: w, r: r, path: normalise(r.URL.Path)}
 	if q.path == "/metadata" || !strings.HasPrefix(q.path, "/metadata/") {
 		q.refuse(http.StatusNotFound, "not_found", "There is nothing at this path.")
@@ -88,7 +88,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.metadata(q)
 }
 
-// identify finds the VM that asks.
+// identify sets the calling VM.
 func (h *Handler) identify(q *request) bool {
 	remote, err := netip.ParseAddrPort(q.r.RemoteAddr)
 	if err == nil {
@@ -106,8 +106,8 @@ func (h *Handler) identify(q *request) bool {
 	return false
 }
 
-// localAddress is the address at which the request arrived. A caller that has the same one is on
-// this machine, just as one on a loopback address: so it is with 169.254.169.254 on lo.
+// localAddress returns the address at which the request arrived. A caller with the same address is
+// on this machine, like one with a loopback address. This happens with 169.254.169.254 on lo.
 func localAddress(r *http.Request) netip.Addr {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if local == nil {
@@ -134,7 +134,7 @@ func normalise(p string) string {
 	return world.Fold(path.Clean(p))
 }
 
-// get refuses every method but GET.
+// get rejects every method except GET.
 func (q *request) get() bool {
 	if q.r.Method == http.MethodGet {
 		return true
@@ -144,8 +144,8 @@ func (q *request) get() bool {
 	return false
 }
 
-// param reads a parameter that may be there once; more often is an error. The name compares without
-// regard to case.
+// param returns an optional parameter. It fails if the parameter occurs more than once. The name is
+// case-insensitive.
 func (q *request) param(names ...string) (value string, ok bool) {
 	found := 0
 	for key, values := range q.query {
@@ -174,7 +174,7 @@ func writeError(w http.ResponseWriter, status int, code, text string) {
 	writeJSON(w, status, map[string]string{"error": code, "error_description": text})
 }
 
-// WriteError answers for a fault, in IMDS's format.
+// WriteError responds with a fault in IMDS's format.
 func (h *Handler) WriteError(w http.ResponseWriter, status int, code, message string) {
 	if code == "" {
 		code = "unknown"
@@ -191,8 +191,8 @@ func (q *request) throttle(wait time.Duration) {
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
-	data, err := json.Marshal(body) // compact: some clients cut the text instead of parsing it
-	if err != nil {                 // strings, and maps of them: cannot be
+	data, err := json.Marshal(body) // compact: some clients search the text instead of parsing it
+	if err != nil {                 // strings, and maps of them: cannot fail
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

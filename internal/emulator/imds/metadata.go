@@ -1,6 +1,6 @@
 package imds
 
-// Everything but tokens: the instance tree, versions, attestation, events.
+// All endpoints except tokens: the instance tree, versions, attestation, events.
 
 import (
 	"encoding/base64"
@@ -16,7 +16,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// versions are what /metadata/versions lists; others of the same shape are accepted too.
+// versions returns the list of /metadata/versions; other versions of the same form are also
+// accepted.
 func versions() []string {
 	return []string{
 		"2017-03-01", "2017-04-02", "2017-08-01", "2017-12-01", "2018-02-01", "2018-04-02", "2018-10-01", "2019-02-01",
@@ -26,7 +27,7 @@ func versions() []string {
 	}
 }
 
-// metadata answers every path that is not the token path.
+// metadata serves every path except the token path.
 func (h *Handler) metadata(q *request) {
 	if _, wait := h.world.Take("imds/"+q.caller.VMID(), h.world.Settings().Limits.Metadata); wait > 0 {
 		q.throttle(wait)
@@ -60,7 +61,7 @@ func (h *Handler) metadata(q *request) {
 	}
 }
 
-// versioned demands an api-version.
+// versioned requires an api-version.
 func (h *Handler) versioned(q *request) bool {
 	version, ok := q.param("api-version")
 	if !ok {
@@ -78,8 +79,8 @@ func (h *Handler) versioned(q *request) bool {
 	return false
 }
 
-// identity answers the paths beside the token path. They hand out what belongs to the VM, so a
-// proxy must not let a pod come here; "leak" in the request log marks that it did.
+// identity serves the paths next to the token path. They expose the VM's own data, so a proxy must
+// block pods from them. "leak" in the request log marks a request that got through.
 func (h *Handler) identity(q *request) {
 	front.Detail(q.r.Context(), "leak", "identity path of the VM")
 	switch q.path {
@@ -118,7 +119,7 @@ func clientID(c world.Caller) string {
 	return ""
 }
 
-// events lists no scheduled events, and takes acknowledgements of them.
+// events lists no scheduled events, and accepts acknowledgments.
 func (h *Handler) events(q *request) {
 	if !h.versioned(q) {
 		return
@@ -134,7 +135,7 @@ func (h *Handler) events(q *request) {
 	}
 }
 
-// attested hands out a document about the VM. Unlike the real one it is not signed by anybody.
+// attested returns a document about the VM. Unlike the real one it is not signed.
 func (h *Handler) attested(q *request) {
 	nonce, ok := q.param("nonce")
 	if !ok {
@@ -152,7 +153,7 @@ func (h *Handler) attested(q *request) {
 	})
 }
 
-// instance walks the tree of facts about the VM.
+// instance serves the tree of properties of the VM.
 func (h *Handler) instance(q *request) {
 	format, ok := q.param("format")
 	if !ok {
@@ -179,7 +180,7 @@ func writeText(w http.ResponseWriter, text string) {
 	_, _ = w.Write([]byte(text))
 }
 
-// walk follows the path; names compare without regard to case, because the path was folded.
+// walk follows the path. Names are case-insensitive, because the path was folded.
 func walk(node any, parts []string) (any, bool) {
 	for _, part := range parts {
 		if part == "" {
@@ -206,7 +207,8 @@ func walk(node any, parts []string) (any, bool) {
 	return node, true
 }
 
-// children lists what is under a node, one name a line, nodes with a slash, as text answers do.
+// children lists the entries of a node as text responses do: one name a line, nodes with a trailing
+// slash.
 func children(node any) []string {
 	var names []string
 	switch n := node.(type) {
@@ -226,7 +228,7 @@ func children(node any) []string {
 	return names
 }
 
-// tree is /metadata/instance. All primitive values are strings, as on Azure.
+// tree returns /metadata/instance. All primitive values are strings, as on Azure.
 func tree(c world.Caller) map[string]any {
 	set, name := "", c.Instance.Name
 	resource := c.Machine.String()
@@ -263,7 +265,7 @@ func network(c world.Caller) map[string]any {
 	for _, text := range c.Instance.Addresses {
 		address, err := netip.ParseAddr(text)
 		switch {
-		case err != nil: // the world has checked
+		case err != nil: // the world has validated it
 		case address.Is4():
 			v4 = append(v4, map[string]any{"privateIpAddress": text, "publicIpAddress": ""})
 			if prefix, err := address.Prefix(24); err == nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// answer is the reply to a token request: every field, every value a string, in this order.
+// answer is the response to a token request: all fields in this order, all values strings.
 type answer struct {
 	AccessToken  string `json:"access_token"`
 	ClientID     string `json:"client_id"`
@@ -65,10 +65,10 @@ func (h *Handler) token(q *request) {
 	})
 }
 
-// selector names the identity that is wanted; at most one field is set.
+// selector identifies the requested identity; at most one field is set.
 type selector struct{ clientID, objectID, resourceID string }
 
-// parameters reads the query. Unknown parameters are ignored, an empty selector counts as none.
+// parameters reads the query. It ignores unknown parameters and empty selectors.
 func (h *Handler) parameters(q *request) (resource string, s selector, ok bool) {
 	version, ok := q.param("api-version")
 	if !ok {
@@ -114,14 +114,14 @@ func (h *Handler) parameters(q *request) (resource string, s selector, ok bool) 
 	return "", s, false
 }
 
-// What IMDS says when it cannot choose.
+// IMDS's messages when the choice is ambiguous.
 const (
 	notFound = "Identity not found"
 	several  = "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request"
 )
 
-// choose picks the identity: the one that is named, else the system-assigned one, else the only one
-// there is.
+// choose selects the identity: the requested one, otherwise the system-assigned one, otherwise the
+// only one.
 func choose(c world.Caller, s selector) (subject entra.Subject, refusal string) {
 	system := entra.Subject{TenantID: c.TenantID, ResourceID: c.Machine.String(), MachineID: c.Machine.String(), Certain: true}
 	if c.System != nil {
@@ -157,13 +157,13 @@ func choose(c world.Caller, s selector) (subject entra.Subject, refusal string) 
 
 func named(selector, id string) bool { return selector != "" && world.EqualFold(selector, id) }
 
-// cacheKey is what a token is for.
+// cacheKey identifies a cached token.
 type cacheKey struct{ machine, principal, resource string }
 
 // maxCache bounds the tokens kept; the cache is cleared when it is full.
 const maxCache = 10000
 
-// mint makes a token, or hands out the one from before while more than half of its life is left, as
+// mint issues a token, or returns the previous one while more than half of its lifetime is left, as
 // Azure does.
 func (h *Handler) mint(s entra.Subject, resource string) (entra.Token, error) {
 	settings := h.world.Settings().IMDS

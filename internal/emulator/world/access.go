@@ -1,11 +1,10 @@
 package world
 
-// Who may do what on ARM.
+// Permissions on ARM.
 
 import "strings"
 
-// actionsOf are the actions that matter here of a built-in role, nil for a role that the emulator
-// does not know.
+// actionsOf returns the relevant actions of a built-in role, or nil for an unknown role.
 func actionsOf(role string) []string {
 	const identity = "microsoft.managedidentity/userassignedidentities/"
 	const groupRead = "microsoft.resources/subscriptions/resourcegroups/read"
@@ -45,7 +44,7 @@ func (w *World) Allowed(principalID, action, scope string) bool {
 	return false
 }
 
-// Sees reports whether a principal may see a subscription: it is allowed something in it.
+// Sees reports whether a principal may see a subscription, because it has any permission in it.
 func (w *World) Sees(principalID, subscription string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -61,7 +60,7 @@ func (w *World) Sees(principalID, subscription string) bool {
 	return false
 }
 
-// within reports whether the ARM ID id lies in scope.
+// within reports whether the ARM ID id is in scope.
 func within(id, scope string) bool {
 	id, scope = Fold(id), strings.TrimSuffix(Fold(scope), "/")
 	return id == scope || strings.HasPrefix(id, scope+"/")

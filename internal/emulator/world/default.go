@@ -1,8 +1,8 @@
 package world
 
-// The world one gets without asking for one.
+// The default world.
 
-// The names of the default world. They are documented, so examples can count on them.
+// The names in the default world. They are documented, so that examples can rely on them.
 const (
 	DefaultTenant        = "11111111-1111-4111-8111-111111111111"
 	DefaultSubscription  = "22222222-2222-4222-8222-222222222222"
@@ -10,9 +10,9 @@ const (
 	DefaultApplication   = "33333333-3333-4333-8333-333333333333"
 )
 
-// Default is a small world: a VM (where loopback callers are) with one user-assigned identity, a
-// scale set with two instances and no identity, two more identities, and one service principal with
-// the given secret.
+// Default returns a small world: a VM (which loopback callers map to) with one user-assigned
+// identity, a scale set with two instances and no identity, two more identities, and one service
+// principal with the given secret.
 func Default(secret string) Document {
 	identity := func(name, number string) Identity {
 		return Identity{

@@ -11,20 +11,20 @@ import (
 	"time"
 )
 
-// Document is a world as it is written down: the format of the --world file and of the control API.
-// Identifiers (GUIDs, names, resource IDs) compare without regard to case, as on Azure.
+// Document is the serialized form of a world, in the --world file and the control API. Identifiers
+// (GUIDs, names, resource IDs) are case-insensitive, as on Azure.
 type Document struct {
-	// Location is the Azure region of everything that names none of its own.
+	// Location is the default Azure region.
 	Location string `json:"location,omitempty"`
-	// Tenants are the directories; the first is the home of whatever names no tenant.
+	// Tenants are the directories; the first is the default.
 	Tenants []Tenant `json:"tenants,omitempty"`
-	// Subscriptions are where machines and identities live; the first is the default.
+	// Subscriptions contain the machines and identities; the first is the default.
 	Subscriptions []Subscription `json:"subscriptions,omitempty"`
 	// Identities are the user-assigned managed identities that exist.
 	Identities []Identity `json:"identities,omitempty"`
 	// Applications are the service principals that can sign in at Entra ID.
 	Applications []Application `json:"applications,omitempty"`
-	// Issuers are the outside token issuers (a Kubernetes cluster, say) whose keys Entra ID knows.
+	// Issuers are the external token issuers (such as a Kubernetes cluster) whose keys Entra ID knows.
 	Issuers []Issuer `json:"issuers,omitempty"`
 	// VirtualMachines are single VMs.
 	VirtualMachines []Machine `json:"virtualMachines,omitempty"`
@@ -33,16 +33,16 @@ type Document struct {
 	// RoleAssignments are the permissions on ARM. They apply only if settings.authorization is
 	// "roles".
 	RoleAssignments []RoleAssignment `json:"roleAssignments,omitempty"`
-	// Resources limits the resources (audiences) tokens can be had for. Empty: any URI or GUID.
+	// Resources limits the resources (audiences) of tokens. Empty: any URI or GUID.
 	Resources []string `json:"resources,omitempty"`
-	// Settings are the emulator's dials; see DefaultSettings.
+	// Settings configure the emulator; see DefaultSettings.
 	Settings Settings `json:"settings"`
-	// Faults are in force from the start.
+	// Faults are active from the start.
 	Faults []Fault `json:"faults,omitempty"`
 }
 
-// TenantADFS is the tenant of applications that ADFS knows, and not Entra ID. It needs no entry
-// among the tenants.
+// TenantADFS is the tenant of applications known to AD FS and not to Entra ID. It needs no entry in
+// the list of tenants.
 const TenantADFS = "adfs"
 
 // Tenant is an Entra ID directory.
@@ -66,10 +66,10 @@ type Identity struct {
 	ClientID    string `json:"clientID"`
 	PrincipalID string `json:"principalID"`
 	TenantID    string `json:"tenantID,omitempty"`
-	// FederatedCredentials let tokens of outside issuers sign in as this identity, without a VM.
+	// FederatedCredentials let tokens of external issuers sign in as this identity, without a VM.
 	FederatedCredentials []FederatedCredential `json:"federatedCredentials,omitempty"`
-	// Unassignable lets every write that would add it to a machine fail, with an error that names
-	// no identity.
+	// Unassignable makes every write that would add it to a machine fail, with an error that names no
+	// identity.
 	Unassignable bool `json:"unassignable,omitempty"`
 }
 
@@ -80,17 +80,17 @@ type Application struct {
 	// PrincipalID is the object ID of the service principal: the "oid" of its tokens.
 	PrincipalID string `json:"principalID"`
 	TenantID    string `json:"tenantID,omitempty"`
-	// OtherTenantIDs are those that a multi-tenant application was let into. Its object ID is the
-	// same in all of them here.
+	// OtherTenantIDs are the further tenants of a multi-tenant application. Its object ID is the same
+	// in all of them here.
 	OtherTenantIDs []string `json:"otherTenantIDs,omitempty"`
-	// Secret is the client secret; empty means that it has none.
+	// Secret is the client secret; empty if it has none.
 	Secret string `json:"secret,omitempty"`
-	// SecretExpires, when set, is the moment after which the secret is refused (AADSTS7000222).
+	// SecretExpires, if set, is the time after which the secret is refused (AADSTS7000222).
 	SecretExpires *time.Time `json:"secretExpires,omitempty"`
 	// Certificate is a PEM certificate whose key may sign client assertions.
 	Certificate          string                `json:"certificate,omitempty"`
 	FederatedCredentials []FederatedCredential `json:"federatedCredentials,omitempty"`
-	// AccessTokenVersion is the form of the tokens minted *for* this application as a resource (its
+	// AccessTokenVersion is the form of the tokens issued *for* this application as a resource (its
 	// clientID or api://clientID): 1 (default) or 2.
 	AccessTokenVersion int `json:"accessTokenVersion,omitempty"`
 }
@@ -103,8 +103,8 @@ type FederatedCredential struct {
 	Audience string `json:"audience,omitempty"`
 }
 
-// Issuer is where the keys of an outside token issuer are found: exactly one of JWKS, JWKSFile and
-// JWKSURL.
+// Issuer describes where to find the keys of an external token issuer: exactly one of JWKS,
+// JWKSFile and JWKSURL.
 type Issuer struct {
 	Issuer   string `json:"issuer"`
 	JWKS     string `json:"jwks,omitempty"`     // the key set itself, as JSON text
@@ -113,18 +113,19 @@ type Issuer struct {
 	CAFile   string `json:"caFile,omitempty"`   // for an https JWKSURL with a private CA
 }
 
-// Machine is a VM or a scale set: what ARM assigns identities to.
+// Machine is a VM or a scale set, which ARM assigns identities to.
 type Machine struct {
 	SubscriptionID string            `json:"subscriptionID,omitempty"`
 	ResourceGroup  string            `json:"resourceGroup"`
 	Name           string            `json:"name"`
 	Location       string            `json:"location,omitempty"`
 	Tags           map[string]string `json:"tags,omitempty"`
-	// SystemAssigned, when set, is its system-assigned identity.
+	// SystemAssigned is the system-assigned identity, if there is one.
 	SystemAssigned *SystemIdentity `json:"systemAssigned,omitempty"`
 	// Identities are the resource IDs of its user-assigned identities.
 	Identities []string `json:"identities,omitempty"`
-	// Addresses of a VM: a request to IMDS from one of them is this VM's. Not for scale sets.
+	// Addresses of a VM: requests to IMDS from one of them are attributed to this VM. Not for scale
+	// sets.
 	Addresses []string `json:"addresses,omitempty"`
 	// Instances of a scale set. Not for VMs.
 	Instances []Instance `json:"instances,omitempty"`
@@ -143,7 +144,7 @@ type SystemIdentity struct {
 	PrincipalID string `json:"principalID"`
 }
 
-// RoleAssignment allows a principal something on a scope.
+// RoleAssignment grants a principal permissions on a scope.
 type RoleAssignment struct {
 	PrincipalID string `json:"principalID"`
 	// Scope is an ARM ID or a prefix of one at a segment boundary; "/" is everything.
@@ -151,17 +152,17 @@ type RoleAssignment struct {
 	// Role is Owner, Contributor, Reader, "Virtual Machine Contributor" or "Managed Identity
 	// Operator".
 	Role string `json:"role,omitempty"`
-	// Actions are ARM actions instead of a role, with * for any run of characters.
+	// Actions are ARM actions instead of a role, with * as a wildcard.
 	Actions []string `json:"actions,omitempty"`
 }
 
-// Duration is a time.Duration that reads and writes as "1.5s"; a bare number means seconds.
+// Duration is a time.Duration that is encoded as "1.5s"; a bare number means seconds.
 type Duration time.Duration
 
-// MarshalJSON writes the duration as text.
+// MarshalJSON encodes the duration as text.
 func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
 
-// UnmarshalJSON reads "1.5s" or a number of seconds; negative values are refused.
+// UnmarshalJSON decodes "1.5s" or a number of seconds. It rejects negative values.
 func (d *Duration) UnmarshalJSON(data []byte) error {
 	var v any
 	if err := json.Unmarshal(data, &v); err != nil {

@@ -9,15 +9,14 @@ import (
 	"strings"
 )
 
-// Surfaces that faults and the request log speak of.
+// Surfaces in faults and in the request log.
 const (
 	SurfaceARM   = "arm"
 	SurfaceEntra = "entra"
 	SurfaceIMDS  = "imds"
 )
 
-// Fault is a disturbance of the requests it matches. Of several that match, the first in the list
-// is taken.
+// Fault is a disturbance of the requests it matches. If several match, the first one applies.
 type Fault struct {
 	// Name identifies the fault, for replacing and removing it.
 	Name string `json:"name"`
@@ -25,37 +24,37 @@ type Fault struct {
 	Surface string `json:"surface,omitempty"`
 	// Method is an HTTP method; empty matches all.
 	Method string `json:"method,omitempty"`
-	// Path is compared with the request's path, without regard to case; * stands for any run of
-	// characters. Empty matches all.
+	// Path is a case-insensitive pattern for the request's path; * matches any characters. Empty
+	// matches all.
 	Path string `json:"path,omitempty"`
-	// Query is compared with the request's query as it was sent, likewise: *client_id=GUID* hits
-	// one identity at IMDS. Empty matches all.
+	// Query is such a pattern for the request's query as sent: *client_id=GUID* matches one identity
+	// at IMDS. Empty matches all.
 	Query string `json:"query,omitempty"`
 
-	// Status answers with this HTTP status, and a body in the surface's error format.
+	// Status is the HTTP status of the response, with a body in the surface's error format.
 	Status int `json:"status,omitempty"`
-	// RetryAfter, in seconds, goes along with Status.
+	// RetryAfter, in seconds, is sent with Status.
 	RetryAfter int `json:"retryAfter,omitempty"`
 	// Code replaces the error code of the body.
 	Code string `json:"code,omitempty"`
 	// Body replaces the body.
 	Body string `json:"body,omitempty"`
-	// Latency delays the answer, alone or together with the rest.
+	// Latency delays the response, alone or combined with other fields.
 	Latency Duration `json:"latency,omitzero"`
-	// Hang keeps the request until the client leaves or the fault is removed.
+	// Hang holds the request until the client disconnects or the fault is removed.
 	Hang bool `json:"hang,omitempty"`
-	// Drop closes the connection without an answer.
+	// Drop closes the connection without a response.
 	Drop bool `json:"drop,omitempty"`
-	// Operation lets a write to a machine be accepted, and its operation fail with this error code:
-	// OperationPreempted, for example (which Azure calls canceled). The machine stays as it was.
+	// Operation accepts a write to a machine and makes its operation fail with this error code, such
+	// as OperationPreempted (which Azure calls canceled). The machine does not change.
 	Operation string `json:"operation,omitempty"`
-	// After lets the request take effect first: the work is done, only the answer is disturbed.
+	// After lets the request take effect first and disturbs only the response.
 	After bool `json:"after,omitempty"`
 
-	// Skip lets that many matching requests pass first.
+	// Skip is how many matching requests pass first.
 	Skip int `json:"skip,omitempty"`
-	// Count ends the fault after that many hits; 0 means until it is removed. A spent fault stays
-	// listed.
+	// Count ends the fault after that many hits; 0 means that it lasts until it is removed. A spent
+	// fault stays in the list.
 	Count int `json:"count,omitempty"`
 	// Probability of a hit, between 0 and 1; 0 means always.
 	Probability float64 `json:"probability,omitempty"`
@@ -88,8 +87,8 @@ func (f Fault) matches(surface, method, path, query string) bool {
 		(f.Query == "" || glob(Fold(f.Query), Fold(query)))
 }
 
-// glob reports whether s is pattern, in which * stands for any run of characters. It works in
-// len(pattern)*len(s) steps at most, whatever the input.
+// glob reports whether s matches pattern, in which * matches any characters. It takes at most
+// len(pattern)*len(s) steps for any input.
 func glob(pattern, s string) bool {
 	head, rest, star := strings.Cut(pattern, "*")
 	if !star {
@@ -112,14 +111,14 @@ func glob(pattern, s string) bool {
 	}
 }
 
-// faultState is a fault together with how often it was met.
+// faultState is a fault with its counters.
 type faultState struct {
 	Fault
 	seen int
-	gone chan struct{} // closed when the fault is removed, for those that hang in it
+	gone chan struct{} // closed when the fault is removed, for requests that hang
 }
 
-// TakeFault returns the fault that the request runs into, if any, and counts it. The channel is
+// TakeFault returns the fault that applies to the request, if any, and counts it. The channel is
 // closed when the fault is removed.
 func (w *World) TakeFault(surface, method, path, query string) (Fault, <-chan struct{}, bool) {
 	w.mu.Lock()
@@ -138,7 +137,7 @@ func (w *World) TakeFault(surface, method, path, query string) (Fault, <-chan st
 	return Fault{}, nil, false
 }
 
-// Faults lists the faults, spent ones included.
+// Faults returns the faults, including spent ones.
 func (w *World) Faults() []Fault {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -172,7 +171,7 @@ func (w *World) SetFault(f Fault) error {
 	return nil
 }
 
-// RemoveFault removes the fault of that name, or all of them when name is empty. It reports whether
+// RemoveFault removes the fault of that name, or all of them if name is empty. It reports whether
 // there was one.
 func (w *World) RemoveFault(name string) bool {
 	w.mu.Lock()

@@ -1,6 +1,6 @@
 package world
 
-// How Azure compares names.
+// Comparison of names as Azure does it.
 
 import (
 	"strings"
@@ -8,9 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// Fold returns the form of a name that is equal for all spellings of it. As Azure does, it ignores
-// the case of letters, and never takes a letter outside ASCII for one of ASCII: the Kelvin sign is
-// no k.
+// Fold returns a form of a name that is equal for all its spellings. As on Azure, it ignores the
+// case of letters and never equates a letter outside ASCII with an ASCII one: the Kelvin sign is
+// not a k.
 func Fold(name string) string {
 	return strings.Map(func(r rune) rune {
 		lower := unicode.ToLower(unicode.ToUpper(r))
@@ -21,5 +21,5 @@ func Fold(name string) string {
 	}, name)
 }
 
-// EqualFold reports whether a and b spell one name.
+// EqualFold reports whether a and b are spellings of the same name.
 func EqualFold(a, b string) bool { return Fold(a) == Fold(b) }

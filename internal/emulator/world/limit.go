@@ -21,8 +21,8 @@ type level struct {
 // maxBuckets bounds the number of buckets; all of them are reset when it is exceeded.
 const maxBuckets = 10000
 
-// Take draws one from the bucket called key. It returns what is left, and, when there was none to
-// draw, how long until there is (rounded up to seconds, at least 1 s).
+// Take draws one token from the bucket called key. It returns what is left and, if the bucket was
+// empty, how long until it has one (rounded up to seconds, at least 1 s).
 func (w *World) Take(key string, limit Bucket) (left int, wait time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -53,8 +53,8 @@ func (w *World) Take(key string, limit Bucket) (left int, wait time.Duration) {
 	return int(l.tokens), 0
 }
 
-// Enter counts a request among those of key that are under way, unless there are most already (0:
-// no limit). leave must be called when it is over.
+// Enter counts a request of key as in progress, unless most are in progress already (0: no limit).
+// The caller must call leave when it is over.
 func (w *World) Enter(key string, most int) (leave func(), ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

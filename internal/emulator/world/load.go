@@ -1,6 +1,6 @@
 package world
 
-// Reading a world from YAML, and telling what is wrong with it.
+// Reading and validating a world in YAML.
 
 import (
 	"encoding/json"
@@ -14,8 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// maxDocument bounds a world file: far more than any cluster needs, little enough to parse in no
-// time.
+// maxDocument bounds a world file: far more than any cluster needs, but fast to parse.
 const maxDocument = 8 << 20
 
 // ReadFile loads the world of a YAML (or JSON) file.
@@ -31,9 +30,9 @@ func ReadFile(path string) (Document, error) {
 	return doc, nil
 }
 
-// Parse reads YAML or JSON. Unknown fields are errors; settings that are not named keep their
-// defaults. The result is complete (references to the default tenant, subscription and region are
-// filled in) and valid.
+// Parse reads YAML or JSON. Unknown fields are errors; missing settings keep their defaults. The
+// result is complete (references to the default tenant, subscription and region are filled in) and
+// valid.
 func Parse(data []byte) (Document, error) {
 	if len(data) > maxDocument {
 		return Document{}, fmt.Errorf("larger than %d bytes", maxDocument)
@@ -48,7 +47,7 @@ func Parse(data []byte) (Document, error) {
 // Marshal writes the document as YAML.
 func (d Document) Marshal() ([]byte, error) { return yaml.Marshal(d) }
 
-// Complete fills in what a document leaves to defaults and checks it. The argument is not changed.
+// Complete fills in a document's defaults and validates it. It does not change its argument.
 func Complete(doc Document) (Document, error) {
 	doc, err := clone(doc)
 	if err != nil {
@@ -61,7 +60,7 @@ func Complete(doc Document) (Document, error) {
 	return doc, nil
 }
 
-// clone copies the document deeply, by writing and reading it.
+// clone returns a deep copy of the document by encoding and decoding it.
 func clone(doc Document) (Document, error) {
 	data, err := json.Marshal(doc)
 	if err != nil {
@@ -116,8 +115,8 @@ func setDefault(field *string, value string) {
 
 var (
 	guid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	// plainName is what may stand for a name in a path: no slash, no question mark, nothing
-	// invisible.
+	// plainName matches what may be a name in a path: no slashes, question marks or invisible
+	// characters.
 	plainName = regexp.MustCompile(`^[\p{L}\p{N}_.()-]{1,128}$`)
 )
 
@@ -140,7 +139,7 @@ func (c *complaints) name(where, value string) {
 	}
 }
 
-// once complains about the second use of a key.
+// once adds an error if the key was used before.
 func (c *complaints) once(seen map[string]string, key, where string) {
 	key = Fold(key)
 	if other, ok := seen[key]; ok {

@@ -1,6 +1,6 @@
 package world
 
-// The request log: who asked what, and how it went.
+// The request log: the requests and their outcomes.
 
 import (
 	"context"
@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Request is one entry of the log. It never holds a token, a secret, an assertion or a body.
+// Request is one entry of the log. It never contains a token, a secret, an assertion or a body.
 type Request struct {
-	Seq     uint64    `json:"seq"` // counts up from 1, also across Clear
+	Seq     uint64    `json:"seq"` // counts from 1, and continues after Clear
 	Time    time.Time `json:"time"`
 	Surface string    `json:"surface"`
 	Method  string    `json:"method"`
@@ -21,9 +21,9 @@ type Request struct {
 	Agent   string    `json:"agent,omitempty"` // User-Agent
 	// Caller is the VM (imds) or the principal's object ID (arm), or the client ID (entra).
 	Caller   string   `json:"caller,omitempty"`
-	Status   int      `json:"status"` // 0: no answer was sent
+	Status   int      `json:"status"` // 0: no response was sent
 	Duration Duration `json:"duration"`
-	Fault    string   `json:"fault,omitempty"` // the fault it ran into
+	Fault    string   `json:"fault,omitempty"` // the fault that applied
 	// Details are facts about the outcome: operation, named (how many identities a write named),
 	// added, removed, clientID, resource, error, retryAfter (of an error).
 	Details map[string]string `json:"details,omitempty"`
@@ -47,7 +47,7 @@ func (f Filter) matches(r Request) bool {
 		(f.Path == "" || glob(Fold(f.Path), Fold(r.Path)))
 }
 
-// maxLog bounds the log: the oldest entries go first.
+// maxLog bounds the log: the oldest entries are dropped first.
 const maxLog = 20000
 
 // Log is a bounded log of requests, safe for concurrent use.
@@ -58,10 +58,10 @@ type Log struct {
 	more    chan struct{} // closed and replaced with every entry
 }
 
-// NewLog makes an empty log.
+// NewLog returns an empty log.
 func NewLog() *Log { return &Log{more: make(chan struct{})} }
 
-// Add appends an entry, and numbers it.
+// Add appends an entry and sets its number.
 func (l *Log) Add(r Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -75,7 +75,7 @@ func (l *Log) Add(r Request) {
 	l.more = make(chan struct{})
 }
 
-// Clear forgets the entries.
+// Clear removes all entries.
 func (l *Log) Clear() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -88,8 +88,7 @@ func (l *Log) Find(f Filter) []Request {
 	return found
 }
 
-// Wait is Find that waits until there is something to return, or ctx is over; it returns nothing
-// then.
+// Wait is like Find, but waits until there is a match. It returns nothing if ctx ends first.
 func (l *Log) Wait(ctx context.Context, f Filter) []Request {
 	for {
 		found, more := l.find(f)

@@ -1,6 +1,6 @@
 package world
 
-// Machines: VMs and scale sets, and who asks IMDS.
+// Machines: VMs and scale sets, and the callers of IMDS.
 
 import (
 	"crypto/sha256"
@@ -10,7 +10,7 @@ import (
 	"strconv"
 )
 
-// assigned is the set of identities on a machine. It is never changed once made.
+// assigned is the set of identities on a machine. It is immutable.
 type assigned struct {
 	system *SystemIdentity
 	user   []string // resource IDs as given
@@ -20,7 +20,7 @@ type assigned struct {
 	as map[string]Identity
 }
 
-// sameNames reports whether both name the same identities.
+// sameNames reports whether both list the same identities.
 func (m *Machine) sameNames(other *Machine) bool {
 	a, b := m.SystemAssigned, other.SystemAssigned
 	if (a == nil) != (b == nil) || (a != nil && *a != *b) {
@@ -29,7 +29,7 @@ func (m *Machine) sameNames(other *Machine) bool {
 	return slices.EqualFunc(m.Identities, other.Identities, EqualFold)
 }
 
-// assigned is what the document says is on the machine, bound to the identities of now.
+// assigned returns the machine's identities in the document, bound to the current ones.
 func (w *World) assigned(m *Machine) assigned {
 	a := assigned{system: m.SystemAssigned, user: slices.Clone(m.Identities), as: map[string]Identity{}}
 	for _, id := range a.user {
@@ -38,7 +38,7 @@ func (w *World) assigned(m *Machine) assigned {
 	return a
 }
 
-// bound finds the identity that is assigned, unless it is gone or another one by now.
+// bound returns the assigned identity, unless it was deleted or replaced.
 func (w *World) bound(a assigned, id string) (Identity, bool) {
 	identity, ok := w.index.identities[Fold(id)]
 	return identity, ok && identity.ClientID == a.as[Fold(id)].ClientID
@@ -48,7 +48,7 @@ func (m *Machine) id(kind Kind) MachineID {
 	return MachineID{Kind: kind, SubscriptionID: m.SubscriptionID, ResourceGroup: m.ResourceGroup, Name: m.Name}
 }
 
-// instances are the machine's VMs: a VM is its own only one.
+// instances returns the machine's VMs: a VM is its own only instance.
 func (m *Machine) instances(kind Kind) []Instance {
 	if kind == VM {
 		return []Instance{{Name: m.Name, Addresses: m.Addresses}}
@@ -56,29 +56,29 @@ func (m *Machine) instances(kind Kind) []Instance {
 	return m.Instances
 }
 
-// MachineView is what ARM shows of a machine.
+// MachineView is ARM's view of a machine.
 type MachineView struct {
 	ID       MachineID
-	Machine  // a copy; Identities and SystemAssigned are the goal of the write under way, if there is one
+	Machine  // a copy; Identities and SystemAssigned are the goal of the current write, if there is one
 	TenantID string
 	Updating bool
 	ETag     string // changes with every write
-	// Bound are those of Identities that ARM shows with their IDs, by resource ID: they still exist
-	// as they were when they were assigned, or settings.arm.staleIDs is on.
+	// Bound holds those of Identities that ARM shows with their IDs, by resource ID. They are
+	// unchanged since they were assigned, or settings.arm.staleIDs is on.
 	Bound map[string]Identity
-	// OnIMDS are the resource IDs of the user-assigned identities that IMDS knows on the machine
-	// now.
+	// OnIMDS are the resource IDs of the user-assigned identities that IMDS currently knows on the
+	// machine.
 	OnIMDS []string
 }
 
-// GUID derives a stable GUID for a thing that has a name, such as a VM's vmId.
+// GUID derives a stable GUID from a name, such as a VM's vmId.
 func GUID(name string) string {
 	sum := sha256.Sum256([]byte(Fold(name)))
 	h := hex.EncodeToString(sum[:16])
 	return h[:8] + "-" + h[8:12] + "-4" + h[13:16] + "-8" + h[17:20] + "-" + h[20:32]
 }
 
-// Machine finds a VM or scale set.
+// Machine returns a VM or scale set.
 func (w *World) Machine(id MachineID) (MachineView, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -171,14 +171,14 @@ type Caller struct {
 	Tags     map[string]string
 	TenantID string // of the machine's subscription
 	System   *SystemIdentity
-	// User are the user-assigned identities that are on the machine and exist.
+	// User are the user-assigned identities that exist and are on the machine.
 	User []Identity
 }
 
-// Name is how logs call the VM.
+// Name returns the VM's name for logs.
 func (c Caller) Name() string { return c.Instance.Name }
 
-// VMID is the VM's unique ID, stable for its resource.
+// VMID returns the VM's unique ID, which is stable for its resource.
 func (c Caller) VMID() string { return GUID(c.Machine.Key() + "/" + c.Instance.ID) }
 
 // Caller returns the VM with that address. Loopback addresses that belong to no VM are mapped to

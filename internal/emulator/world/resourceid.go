@@ -38,8 +38,8 @@ func ParseIdentityID(id string) (IdentityID, error) {
 	return parsed, nil
 }
 
-// String spells the ID as Azure's compute service does, with a lower-case "resourcegroups": a
-// client that compares IDs byte for byte is wrong on Azure too.
+// String returns the ID in the spelling of Azure's compute service, with a lower-case
+// "resourcegroups". A client that compares IDs byte for byte fails on Azure too.
 func (i IdentityID) String() string {
 	return "/subscriptions/" + i.SubscriptionID + "/resourcegroups/" + i.ResourceGroup +
 		"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + i.Name
@@ -48,7 +48,7 @@ func (i IdentityID) String() string {
 // Kind distinguishes VMs from scale sets.
 type Kind string
 
-// The two kinds, as they are called in ARM paths.
+// The two kinds, as in ARM paths.
 const (
 	VM   Kind = "virtualMachines"
 	VMSS Kind = "virtualMachineScaleSets"
@@ -60,11 +60,11 @@ type MachineID struct {
 	SubscriptionID, ResourceGroup, Name string
 }
 
-// String is the ARM resource ID.
+// String returns the ARM resource ID.
 func (m MachineID) String() string {
 	return "/subscriptions/" + m.SubscriptionID + "/resourceGroups/" + m.ResourceGroup +
 		"/providers/Microsoft.Compute/" + string(m.Kind) + "/" + m.Name
 }
 
-// Key is the canonical form: equal for equal machines.
+// Key returns the canonical form, which is equal for the same machine.
 func (m MachineID) Key() string { return Fold(m.String()) }

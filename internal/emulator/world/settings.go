@@ -1,13 +1,13 @@
 package world
 
-// The dials of the emulator, with the figures of the real Azure as their defaults.
+// The emulator's settings. The defaults are the values of the real Azure.
 
 import "time"
 
-// Settings are the dials of the emulator. Every field has a default (DefaultSettings); a file names
-// only what differs.
+// Settings configure the emulator. Every field has a default (DefaultSettings); a file contains
+// only the differences.
 type Settings struct {
-	// Authorization on ARM: "any" lets every valid token do everything, "roles" asks the role
+	// Authorization on ARM: "any" lets every valid token do everything, "roles" applies the role
 	// assignments.
 	Authorization string        `json:"authorization"`
 	ARM           ARMSettings   `json:"arm"`
@@ -16,41 +16,41 @@ type Settings struct {
 	Limits        Limits        `json:"limits"`
 }
 
-// ARMSettings are the dials of Azure Resource Manager.
+// ARMSettings configure Azure Resource Manager.
 type ARMSettings struct {
 	// UpdateDuration is how long a write to a VM or scale set takes. Azure: 10-20 s for a VM, 40-60
 	// s for a scale set.
 	UpdateDuration Duration `json:"updateDuration"`
-	// IMDSDelay is the time between the end of the write and the moment IMDS knows of it.
+	// IMDSDelay is the time from the end of the write until IMDS reflects it.
 	IMDSDelay Duration `json:"imdsDelay"`
 	// RetryAfter is the Retry-After, in seconds, of responses about a running operation; 0 omits the
 	// header.
 	RetryAfter int `json:"retryAfter"`
 	// MaxIdentities is how many user-assigned identities one request may name.
 	MaxIdentities int `json:"maxIdentities"`
-	// StaleIDs lets machines show an identity that was deleted (and perhaps made again) while they
-	// had it with the IDs that it had; otherwise with none. Azure has been seen to do either.
+	// StaleIDs makes machines show an identity that was deleted (and perhaps recreated) while assigned
+	// with its old IDs. Otherwise they show it without IDs. Both have been observed on Azure.
 	StaleIDs bool `json:"staleIDs"`
-	// RefuseDeleted refuses writes that leave an identity on a machine that was deleted, as Azure
-	// has been seen to do: it names the identity, although the request did not.
+	// RefuseDeleted refuses writes that leave a deleted identity on a machine. As observed on Azure,
+	// the error names the identity although the request did not.
 	RefuseDeleted bool `json:"refuseDeleted"`
 	// Latency is added to every request.
 	Latency Duration `json:"latency"`
 }
 
-// EntraSettings are the dials of Entra ID.
+// EntraSettings configure Entra ID.
 type EntraSettings struct {
-	// TokenLifetime of tokens for applications. Azure: a random 60 to 90 minutes.
+	// TokenLifetime is the lifetime of tokens for applications. Azure: a random 60 to 90 minutes.
 	TokenLifetime Duration `json:"tokenLifetime"`
 	// Latency is added to every request.
 	Latency Duration `json:"latency"`
 }
 
-// IMDSSettings are the dials of the instance metadata service.
+// IMDSSettings configure the instance metadata service.
 type IMDSSettings struct {
-	// TokenLifetime of managed identity tokens. Azure: 24 hours, fixed.
+	// TokenLifetime is the lifetime of managed identity tokens. Azure: 24 hours, fixed.
 	TokenLifetime Duration `json:"tokenLifetime"`
-	// CacheTokens hands out the same token again until half of its life is over, as Azure does.
+	// CacheTokens returns the same token again until half of its lifetime is over, as Azure does.
 	CacheTokens bool `json:"cacheTokens"`
 	// DefaultMachine is the name of the VM, or of the scale set (its first instance), that loopback
 	// callers are mapped to. If it is empty, they map to no machine.
@@ -59,8 +59,8 @@ type IMDSSettings struct {
 	Latency Duration `json:"latency"`
 }
 
-// Limits are Azure's rate limits. They are on by default, because a client that does not obey them
-// is what an emulator is there to find.
+// Limits are Azure's rate limits. They are on by default, so that tests with the emulator find
+// clients that do not respect them.
 type Limits struct {
 	Enabled bool `json:"enabled"`
 	// ScaleSetWrites and MachineWrites count per scale set and per VM; Reads and Writes per
@@ -69,31 +69,31 @@ type Limits struct {
 	MachineWrites  Bucket `json:"machineWrites"`
 	Reads          Bucket `json:"reads"`
 	Writes         Bucket `json:"writes"`
-	// MachineReads counts the reads of one VM or scale set, OperationReads the looks at its
-	// operations. Azure: 36 and 12 a minute, 45 and 15 a minute. No limit by default: with updates
-	// of 2 s instead of a minute, a client that does all as it should asks more often.
+	// MachineReads counts the reads of one VM or scale set, OperationReads the polls of its
+	// operations. Azure: 36 and 12 a minute, 45 and 15 a minute. The default is no limit: with updates
+	// of 2 s instead of a minute, even a well-behaved client exceeds these rates.
 	MachineReads   Bucket `json:"machineReads"`
 	OperationReads Bucket `json:"operationReads"`
-	// Metadata and Identity count per VM: IMDS in general, and the token requests.
+	// Metadata and Identity count per VM: all IMDS requests, and token requests.
 	Metadata Bucket `json:"metadata"`
 	Identity Bucket `json:"identity"`
-	// IdentityAtOnce is how many token requests of one VM may be under way; 0 means any number.
+	// IdentityAtOnce is how many token requests of one VM may be in progress; 0 means no limit.
 	IdentityAtOnce int `json:"identityAtOnce"`
 }
 
-// Bucket is a token bucket: Size requests at once, PerMinute more every minute. Size 0 means no
+// Bucket is a token bucket with Size tokens that gains PerMinute every minute. Size 0 means no
 // limit.
 type Bucket struct {
 	Size      int `json:"size"`
 	PerMinute int `json:"perMinute"`
 }
 
-// DefaultSettings are what a world has that says nothing else.
+// DefaultSettings returns the default settings.
 //
 // The limits are Microsoft's documented figures: compute writes 12 and 4 a minute per VMSS or VM,
 // ARM reads 250 and 25 a second, writes 200 and 10 a second, IMDS 5 a second in general, its token
-// path 20 a second and 5 at once. The update takes 2 s instead of Azure's 10 to 60, so that trying
-// things out is no patience game.
+// path 20 a second and 5 at once. An update takes 2 s instead of Azure's 10 to 60, so that
+// experiments do not take long.
 func DefaultSettings() Settings {
 	return Settings{
 		Authorization: AuthorizeAny,

@@ -1,6 +1,6 @@
 package world
 
-// Writes to the identities of a machine, and the operations they become.
+// Writes to the identities of a machine, and their operations.
 
 import (
 	"crypto/rand"
@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// Errors of a write. ARM turns each into an answer of its own.
+// Errors of a write. ARM has a different response for each.
 var (
 	ErrNotFound = errors.New("no such VM or scale set")
 	ErrBusy     = errors.New("another write to the resource is under way")
 	// ErrChanged: the machine is not in the state that the writer expects (If-Match).
 	ErrChanged = errors.New("the resource has changed")
-	// ErrEmpty: the type says user-assigned, but none would be left.
+	// ErrEmpty: the type says user-assigned, but no identity would be left.
 	ErrEmpty = errors.New("no user-assigned identity given")
 	// ErrSurplus: identities are named although the type has no user-assigned ones.
 	ErrSurplus = errors.New("user-assigned identities given for a type without them")
@@ -29,7 +29,7 @@ var (
 	ErrUnassignable = errors.New("an identity cannot be assigned")
 )
 
-// UnknownIdentityError is the refusal to add an identity that does not exist.
+// UnknownIdentityError rejects the addition of an identity that does not exist.
 type UnknownIdentityError struct{ ResourceID string }
 
 func (e *UnknownIdentityError) Error() string { return "identity does not exist: " + e.ResourceID }
@@ -39,20 +39,19 @@ type Change struct {
 	// System and User are the identity type: "SystemAssigned", "UserAssigned", both, or neither
 	// ("None").
 	System, User bool
-	// Identities maps resource IDs to whether they are to be there (true) or not (false).
+	// Identities maps resource IDs to true (add) or false (remove).
 	Identities map[string]bool
-	// Replace drops every identity that Identities does not name (PUT); otherwise they stay
-	// (PATCH).
+	// Replace removes every identity that Identities does not name (PUT); otherwise they stay (PATCH).
 	Replace bool
-	// ETag, when not empty, is the state that the machine must be in; * is any.
+	// ETag, if not empty, is the required state of the machine; * is any.
 	ETag string
 	// Fail accepts the write and makes its operation fail with this error code.
 	Fail string
 }
 
-// liveMachine is what happens to a machine over time.
+// liveMachine is the state of a machine that changes over time.
 type liveMachine struct {
-	operation string // ID of the write under way, or empty
+	operation string // ID of the current write, or empty
 	version   int    // the ETag
 	current   assigned
 	goal      assigned
@@ -60,21 +59,20 @@ type liveMachine struct {
 	pending   []publication
 }
 
-// publication is a state that IMDS will know from a moment on.
+// publication is a state that IMDS reflects from a given time on.
 type publication struct {
 	at    time.Time
 	state assigned
 }
 
-// Operation is a write, under way or over.
+// Operation is a write that is in progress or over.
 type Operation struct {
 	ID      string
 	Machine MachineID
 	Started time.Time
-	Ends    time.Time // when it is, or was, over
+	Ends    time.Time // when it ends or ended
 	Done    bool
-	// Failed is the error code of an operation that came (or will come) to nothing: the machine
-	// stays as it was.
+	// Failed is the error code of an operation that fails or failed. The machine does not change then.
 	Failed string
 	// Added and Removed are the user-assigned identities that it changes.
 	Added, Removed []string
@@ -86,7 +84,7 @@ type operations struct {
 	order []string
 }
 
-// maxOperations bounds the memory for finished operations; ARM forgets them after a day as well.
+// maxOperations bounds the memory for finished operations. ARM drops them after a day as well.
 const maxOperations = 10000
 
 func (o *operations) add(op *Operation) {
@@ -101,8 +99,8 @@ func (o *operations) add(op *Operation) {
 	}
 }
 
-// BeginUpdate starts a write, which is over after settings.arm.updateDuration. It refuses what
-// Azure refuses, with the errors above, and leaves the machine as it is then.
+// BeginUpdate starts a write, which takes settings.arm.updateDuration. It refuses what Azure
+// refuses, with the errors above, and does not change the machine then.
 func (w *World) BeginUpdate(id MachineID, change Change) (Operation, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -132,11 +130,11 @@ func (w *World) BeginUpdate(id MachineID, change Change) (Operation, error) {
 	w.versions++
 	live.version = w.versions
 	live.operation, live.goal = op.ID, goal
-	w.settle() // a duration of 0 is over at once
+	w.settle() // with a duration of 0 it is over already
 	return *op, nil
 }
 
-// goal is what the machine's identities will be after the change.
+// goal returns the machine's identities after the change.
 func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
 	if most := w.doc.Settings.ARM.MaxIdentities; most > 0 && len(change.Identities) > most {
 		return assigned{}, fmt.Errorf("%w: %d, at most %d", ErrTooMany, len(change.Identities), most)
@@ -170,7 +168,7 @@ func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
 	return goal, w.checkDeleted(goal)
 }
 
-// assign adds an identity to a machine that has current now.
+// assign adds an identity to a machine whose identities are current.
 func (w *World) assign(goal *assigned, id string, current assigned) error {
 	identity, ok := w.index.identities[Fold(id)]
 	if !ok {
@@ -182,19 +180,19 @@ func (w *World) assign(goal *assigned, id string, current assigned) error {
 	if goal.index(id) < 0 {
 		goal.user = append(goal.user, identity.ResourceID)
 	}
-	if was, listed := current.as[Fold(id)]; listed { // one that is there stays what it is
+	if was, listed := current.as[Fold(id)]; listed { // one that is already assigned keeps its binding
 		identity = was
 	}
 	goal.as[Fold(id)] = identity
 	return nil
 }
 
-// index is where the identity is among those assigned, or -1.
+// index returns the position of the identity, or -1.
 func (a *assigned) index(id string) int {
 	return slices.IndexFunc(a.user, func(have string) bool { return EqualFold(have, id) })
 }
 
-// drop removes an identity, if it is there.
+// drop removes an identity if it is assigned.
 func (a *assigned) drop(id string) {
 	if at := a.index(id); at >= 0 {
 		a.user = slices.Delete(a.user, at, at+1)
@@ -202,8 +200,7 @@ func (a *assigned) drop(id string) {
 	}
 }
 
-// checkDeleted refuses to leave an identity on a machine that does not exist any more, if
-// settings.arm.refuseDeleted is on.
+// checkDeleted rejects a goal with a deleted identity if settings.arm.refuseDeleted is on.
 func (w *World) checkDeleted(goal assigned) error {
 	if !w.doc.Settings.ARM.RefuseDeleted {
 		return nil
@@ -250,7 +247,7 @@ func (w *World) finish(key string, live *liveMachine, op *Operation, now time.Ti
 	live.current, live.operation, live.goal = live.goal, "", assigned{}
 }
 
-// Operation finds a write by its ID.
+// Operation returns a write by its ID.
 func (w *World) Operation(id string) (Operation, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -262,7 +259,7 @@ func (w *World) Operation(id string) (Operation, bool) {
 	return *op, true
 }
 
-// missing are the entries of a that b has not.
+// missing returns the elements of a that are not in b.
 func missing(a, b []string) []string {
 	var out []string
 	for _, id := range a {
@@ -273,10 +270,10 @@ func missing(a, b []string) []string {
 	return out
 }
 
-// NewGUID makes a random GUID (version 4).
+// NewGUID returns a random GUID (version 4).
 func NewGUID() string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails, says crypto/rand
+	_, _ = rand.Read(b[:]) // never fails according to crypto/rand
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	h := hex.EncodeToString(b[:])
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]

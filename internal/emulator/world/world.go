@@ -1,6 +1,6 @@
 package world
 
-// The live world: the document, its indexes, and what happens over time.
+// The live world: the document, its indexes, and the state that changes over time.
 
 import (
 	"fmt"
@@ -24,10 +24,10 @@ type World struct {
 	initial Document
 	doc     Document
 	index   index
-	// live is what is known of a machine beyond the document, by MachineID.Key.
+	// live is the state of a machine beyond the document, by MachineID.Key.
 	live       map[string]*liveMachine
 	operations operations
-	versions   int // the last ETag given
+	versions   int // the last ETag
 	faults     []*faultState
 	buckets    buckets
 	rng        *rand.Rand
@@ -49,7 +49,7 @@ type caller struct {
 	instance int
 }
 
-// New makes a world of a document, which is completed and checked first. now is the clock; nil
+// New returns a world for a document, which it completes and validates first. now is the clock; nil
 // means the real one.
 func New(doc Document, now func() time.Time) (*World, error) {
 	doc, err := Complete(doc)
@@ -66,13 +66,13 @@ func New(doc Document, now func() time.Time) (*World, error) {
 	return w, w.restart(doc)
 }
 
-// Now is the world's time.
+// Now returns the world's time.
 func (w *World) Now() time.Time { return w.now() }
 
-// Log is the request log.
+// Log returns the request log.
 func (w *World) Log() *Log { return w.log }
 
-// Reset goes back to the document the world was made of: no operations, no log, full buckets.
+// Reset restores the initial document, without operations or log entries and with full buckets.
 func (w *World) Reset() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -107,8 +107,8 @@ func (w *World) restart(doc Document) error {
 	return nil
 }
 
-// adopt makes the document the current one and rebuilds the indexes. Machines that are new get
-// their identities known to IMDS at once, as they were there before the world began.
+// adopt makes the document the current one and rebuilds the indexes. IMDS reflects the identities
+// of new machines at once.
 func (w *World) adopt(doc Document) {
 	w.doc = doc
 	ix := index{
@@ -151,7 +151,7 @@ func (ix *index) addMachines(kind Kind, list []Machine) {
 		ix.machines[key], ix.kinds[key] = m, kind
 		for n, instance := range m.instances(kind) {
 			for _, address := range instance.Addresses {
-				if a, err := netip.ParseAddr(address); err == nil { // checked by validate
+				if a, err := netip.ParseAddr(address); err == nil { // validate has checked it
 					ix.addresses[a.Unmap()] = caller{key: key, instance: n}
 				}
 			}
@@ -159,7 +159,7 @@ func (ix *index) addMachines(kind Kind, list []Machine) {
 	}
 }
 
-// Document is a copy of the current world, as a file would say it.
+// Document returns a copy of the current world in the form of a file.
 func (w *World) Document() (Document, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -172,9 +172,9 @@ func (w *World) Document() (Document, error) {
 	return doc, err
 }
 
-// Edit changes the document in one step: change gets a copy, and the result is checked before it
-// counts. Operations under way go on; machines that stay keep what IMDS knows of them unless their
-// identities were changed.
+// Edit changes the document atomically: change gets a copy, and the result is validated before it
+// takes effect. Operations in progress continue. IMDS's state of existing machines does not change
+// unless their identities did.
 func (w *World) Edit(change func(*Document) error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -200,21 +200,21 @@ func (w *World) Edit(change func(*Document) error) error {
 	return nil
 }
 
-// enliven gives a machine its life: what the document says is on it, IMDS knows.
+// enliven creates the live state of a machine. IMDS reflects the document.
 func (w *World) enliven(m *Machine) *liveMachine {
 	w.versions++
 	a := w.assigned(m)
 	return &liveMachine{current: a, published: a, version: w.versions}
 }
 
-// Settings are the current dials.
+// Settings returns the current settings.
 func (w *World) Settings() Settings {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.doc.Settings
 }
 
-// Tenant finds a directory by ID or domain.
+// Tenant returns a directory by ID or domain.
 func (w *World) Tenant(name string) (Tenant, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -222,7 +222,7 @@ func (w *World) Tenant(name string) (Tenant, bool) {
 	return t, ok
 }
 
-// Application finds an application by its client ID.
+// Application returns an application by its client ID.
 func (w *World) Application(clientID string) (Application, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -230,7 +230,7 @@ func (w *World) Application(clientID string) (Application, bool) {
 	return a, ok
 }
 
-// Identity finds a user-assigned identity by its resource ID.
+// Identity returns a user-assigned identity by its resource ID.
 func (w *World) Identity(resourceID string) (Identity, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -238,7 +238,7 @@ func (w *World) Identity(resourceID string) (Identity, bool) {
 	return id, ok
 }
 
-// IdentityByClientID finds a user-assigned identity by its client ID.
+// IdentityByClientID returns a user-assigned identity by its client ID.
 func (w *World) IdentityByClientID(clientID string) (Identity, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -269,7 +269,7 @@ func (w *World) Subscriptions() []Subscription {
 	return append([]Subscription(nil), w.doc.Subscriptions...)
 }
 
-// Subscription finds a subscription.
+// Subscription returns a subscription by its ID.
 func (w *World) Subscription(id string) (Subscription, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -281,8 +281,8 @@ func (w *World) Subscription(id string) (Subscription, bool) {
 	return Subscription{}, false
 }
 
-// ResourceGroups lists the resource groups of a subscription that hold something, as they are first
-// spelled.
+// ResourceGroups lists the resource groups of a subscription that are not empty, in their first
+// spelling.
 func (w *World) ResourceGroups(subscription string) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -307,7 +307,7 @@ func (w *World) ResourceGroups(subscription string) []string {
 	return groups
 }
 
-// Issuer finds the outside issuer of that name.
+// Issuer returns the external issuer with that name.
 func (w *World) Issuer(name string) (Issuer, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -319,8 +319,8 @@ func (w *World) Issuer(name string) (Issuer, bool) {
 	return Issuer{}, false
 }
 
-// KnownResource reports whether tokens for the resource are issued, and returns its application, if
-// the world has it.
+// KnownResource reports whether tokens for the resource are issued. It also returns its
+// application, if it has one in the world.
 func (w *World) KnownResource(resource string) (app *Application, known bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
