@@ -1,6 +1,6 @@
-// Package federation says what a federated identity (type 3) needs besides the
-// AzureIdentity: its broker in the cluster, and on Azure the federated credential
-// that trusts the broker. It holds no client.
+// Package federation defines what a federated identity (type 3) needs besides the AzureIdentity:
+// its broker in the cluster, and the federated credential on Azure that trusts the broker. It holds
+// no client.
 package federation
 
 import (
@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	// ManagedByLabel on a broker is ManagedBy; MIC removes no others.
+	// ManagedByLabel is ManagedBy on brokers that podid created. MIC removes no others.
 	ManagedByLabel = "app.kubernetes.io/managed-by"
-	// ManagedBy marks a ServiceAccount that podid created, either MIC or the command line.
+	// ManagedBy marks a ServiceAccount that MIC or the command line created.
 	ManagedBy = "podid"
-	// BrokerOfAnnotation names a broker's identity, for people.
+	// BrokerOfAnnotation names a broker's identity, for operators.
 	BrokerOfAnnotation = "aadpodidentity.k8s.io/broker-of"
 )
 
-// Account is the ServiceAccount of that name that stands for an identity. It is
-// mounted nowhere and bound to no role.
+// Account returns the ServiceAccount of that name that represents an identity. No pod mounts it and
+// no role is bound to it.
 func Account(id *v1.AzureIdentity, namespace, name string) *corev1.ServiceAccount {
 	return &corev1.ServiceAccount{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},

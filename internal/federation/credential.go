@@ -13,39 +13,39 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// Credential is a federated identity credential as Azure knows it: tokens of this
-// issuer, for this subject and audience, are as good as a secret of the identity.
+// Credential is a federated identity credential on Azure. Tokens of this issuer, for this subject
+// and audience, authenticate the identity like a secret.
 type Credential struct {
 	Name      string   `json:"name"`
 	Issuer    string   `json:"issuer"`
 	Subject   string   `json:"subject"`
 	Audiences []string `json:"audiences"`
-	// ManagedIdentity or ClientID (of an application) says whose it is.
+	// ManagedIdentity or ClientID (of an application) is the owner of the credential.
 	ManagedIdentity *ManagedIdentity `json:"managedIdentity,omitempty"`
 	ClientID        string           `json:"clientID,omitempty"`
 }
 
-// ManagedIdentity is where a user-assigned managed identity is.
+// ManagedIdentity locates a user-assigned managed identity.
 type ManagedIdentity struct {
 	Name           string `json:"name"`
 	ResourceGroup  string `json:"resourceGroup"`
 	SubscriptionID string `json:"subscriptionID"`
 }
 
-// Cluster is what a credential must know of the cluster.
+// Cluster holds the properties of the cluster that a credential depends on.
 type Cluster struct {
 	// Name distinguishes the credentials of several clusters. It may be empty.
 	Name string
-	// Issuer is that of ServiceAccount tokens, verbatim.
+	// Issuer is the issuer of ServiceAccount tokens, verbatim.
 	Issuer string
-	// BrokerNamespace is that of all brokers.
+	// BrokerNamespace is the namespace of all brokers.
 	BrokerNamespace string
-	// Cloud is Azure's, such as AzurePublicCloud.
+	// Cloud is the name of the Azure cloud, such as AzurePublicCloud.
 	Cloud string
 }
 
-// For is the credential that a federated identity needs on Azure. The error says
-// what to change.
+// For returns the credential that a federated identity needs on Azure. Its error says what to
+// change.
 func For(id *v1.AzureIdentity, cluster Cluster) (Credential, error) {
 	if id.Spec.Type != v1.Federated {
 		return Credential{}, fmt.Errorf("identity %s/%s has type %d and needs no federated credential: set spec.type to 3 (federated) first",
@@ -80,12 +80,12 @@ func For(id *v1.AzureIdentity, cluster Cluster) (Credential, error) {
 	return c, nil
 }
 
-// maxName is the longest name of a federated credential; it has letters, digits,
-// - and _, the first a letter or digit:
+// maxName is the maximum length of a federated credential's name. It consists of letters, digits, -
+// and _, and starts with a letter or digit:
 // https://learn.microsoft.com/entra/workload-id/workload-identity-federation-considerations
 const maxName = 120
 
-// credentialName is the same for the same cluster and identity, and no other's.
+// credentialName returns a name that is stable for a cluster and identity, and unique to them.
 func credentialName(cluster string, id *v1.AzureIdentity, c Credential) string {
 	sum := sha256.Sum256([]byte(c.Issuer + "\n" + c.Subject))
 	hash := "-" + hex.EncodeToString(sum[:4])
@@ -102,8 +102,8 @@ func credentialName(cluster string, id *v1.AzureIdentity, c Credential) string {
 	return name[:min(len(name), maxName-len(hash))] + hash
 }
 
-// Command is the line for the Azure CLI that makes the credential, or brings it up
-// to date. It is fit for a shell: whatever is not plain is quoted.
+// Command returns the Azure CLI command that creates or updates the credential. Arguments are
+// quoted for a shell where necessary.
 func (c Credential) Command() string {
 	words := []string{"az", "ad", "app", "federated-credential", "create", "--id", c.ClientID, "--parameters", c.parameters()}
 	if m := c.ManagedIdentity; m != nil {
@@ -119,7 +119,7 @@ func (c Credential) Command() string {
 	return strings.Join(words, " ")
 }
 
-// parameters is what az ad app takes as JSON. A map's keys come sorted.
+// parameters returns the JSON argument of az ad app. The keys of a map are sorted.
 func (c Credential) parameters() string {
 	text, _ := json.Marshal(map[string]any{ //nolint:errchkjson // strings always marshal
 		"name": c.Name, "issuer": c.Issuer, "subject": c.Subject, "audiences": c.Audiences,
@@ -128,7 +128,7 @@ func (c Credential) parameters() string {
 	return string(text)
 }
 
-// quote makes a word a shell's word.
+// quote quotes a word for a shell.
 func quote(word string) string {
 	plain := word != "" && strings.IndexFunc(word, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_./:=@,", r)

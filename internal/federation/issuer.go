@@ -1,4 +1,4 @@
-// Whether Entra ID can trust the tokens of a cluster.
+// Checks whether Entra ID can trust the tokens of a cluster.
 
 package federation
 
@@ -16,23 +16,23 @@ import (
 // DiscoveryPath is the path of the discovery document at the API server and the issuer.
 const DiscoveryPath = "/.well-known/openid-configuration"
 
-// Discovery is the part of that document that matters here.
+// Discovery is the relevant part of that document.
 type Discovery struct {
 	Issuer     string   `json:"issuer"`
 	JWKSURI    string   `json:"jwks_uri"`
 	Algorithms []string `json:"id_token_signing_alg_values_supported"`
 }
 
-// maxIssuer is the longest issuer of a federated credential, in characters.
+// maxIssuer is the maximum length of a federated credential's issuer, in characters.
 const maxIssuer = 600
 
-// remedy is how a cluster gets an issuer that Entra ID can reach.
+// remedy describes how a cluster gets an issuer that Entra ID can reach.
 const remedy = "on AKS: az aks update --resource-group GROUP --name CLUSTER --enable-oidc-issuer; elsewhere run kube-apiserver with " +
 	"--service-account-issuer=https://HOST and --service-account-jwks-uri=https://HOST/openid/v1/jwks, and publish its answers to " +
 	DiscoveryPath + " and /openid/v1/jwks there (docs/federation.md); or name the public one with --issuer"
 
-// CheckIssuer checks that Entra ID can fetch the keys of an issuer: it must be a
-// public https URL. The error says what to do.
+// CheckIssuer checks that Entra ID can fetch the keys of an issuer, which must be a public https
+// URL. Its error says what to do.
 func CheckIssuer(issuer string) error {
 	if issuer == "" {
 		return errors.New("the cluster does not say who issues its ServiceAccount tokens: " + remedy)
@@ -49,7 +49,7 @@ func CheckIssuer(issuer string) error {
 	return nil
 }
 
-// public reports whether a host can be on the internet.
+// public reports whether a host may be on the internet.
 func public(host string) bool {
 	if address, err := netip.ParseAddr(host); err == nil {
 		return address.IsGlobalUnicast() && !address.IsPrivate()
@@ -66,7 +66,7 @@ func public(host string) bool {
 	return true
 }
 
-// CheckKeys checks that Entra ID can verify the signatures: it accepts RS256 only.
+// CheckKeys checks that Entra ID can verify the signatures, for which it accepts only RS256.
 // https://learn.microsoft.com/entra/workload-id/workload-identity-federation-considerations
 func CheckKeys(d Discovery) error {
 	if len(d.Algorithms) == 0 || slices.Contains(d.Algorithms, "RS256") {

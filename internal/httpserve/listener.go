@@ -77,7 +77,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		c.idleSince.Store(time.Now().UnixNano())
 		evicted, ok := l.admit(c)
 		if evicted != nil {
-			_ = evicted.Close() // it is given up, whatever the error
+			_ = evicted.Close() // an error does not matter: the connection is abandoned
 		}
 		if !ok {
 			_ = raw.Close() // nothing was sent or received yet

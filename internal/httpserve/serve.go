@@ -1,6 +1,6 @@
-// Package httpserve serves HTTP where strangers can connect, within bounds: the number of
-// connections, the bytes that each of them uses, and the time of each step of a request. Every
-// listener of mic and nmi is served by it.
+// Package httpserve serves HTTP to untrusted clients within limits: the number of connections, the
+// bytes that each of them uses, and the time of each step of a request. It serves every listener of
+// mic and nmi.
 package httpserve
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/go-logr/logr"
 )
 
-// Server is how a listener is served. Handler, Limits and the times must be set, except where they
-// say otherwise.
+// Server configures how a listener is served. Handler, Limits and the times must be set, except
+// where noted.
 type Server struct {
 	Handler http.Handler
 	Limits  Limits

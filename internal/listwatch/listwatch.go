@@ -1,9 +1,8 @@
-// Package listwatch makes informers come back soon after the API server does.
+// Package listwatch makes informers recover soon after the API server does.
 //
-// A reflector of client-go waits longer with every request that fails, up to a
-// minute, and looks no earlier when the API server is back. Here requests that can
-// be expected to succeed later are repeated within the call, every two seconds at
-// the most, so that the reflector does not get to see the failure.
+// A reflector of client-go backs off with every request that fails, up to a minute, even if the API
+// server is back. This package retries requests that may succeed later within the call, at least
+// every two seconds, so that the reflector does not see the failure.
 package listwatch
 
 import (
@@ -21,23 +20,22 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// The pauses between two attempts. Five kinds in two replicas, asked every two
-// seconds, are nothing to an API server that is just coming up.
+// The backoff between two attempts. Five kinds in two replicas with a request every two seconds are
+// a negligible load for an API server that is starting.
 const (
 	firstPause = 100 * time.Millisecond
 	mostPause  = 2 * time.Second
 )
 
-// Patient repeats the lists and watches of another.
+// Patient retries the lists and watches of another ListerWatcher.
 type Patient struct {
 	inner  cache.ListerWatcherWithContext
 	note   func(error)
 	absent runtime.Object
 }
 
-// Optional returns p for a kind that the API server may not have, because its
-// CRD was never installed: a list of it is then a copy of empty, and a watch
-// begins once the kind exists.
+// Optional returns p for a kind that the API server may not have because its CRD was never
+// installed. A list then returns a copy of empty, and a watch starts once the kind exists.
 func (p *Patient) Optional(empty runtime.Object) *Patient {
 	return &Patient{inner: p.inner, note: p.note, absent: empty}
 }
@@ -48,7 +46,7 @@ func New(inner cache.ListerWatcher, note func(error)) *Patient {
 	return &Patient{inner: cache.ToListerWatcherWithContext(inner), note: note}
 }
 
-// ListWithContext is cache.ListerWatcherWithContext.
+// ListWithContext implements cache.ListerWatcherWithContext.
 func (p *Patient) ListWithContext(ctx context.Context, o metav1.ListOptions) (list runtime.Object, err error) {
 	err = p.repeat(ctx, p.note, func() error {
 		list, err = p.inner.ListWithContext(ctx, o)
@@ -60,12 +58,12 @@ func (p *Patient) ListWithContext(ctx context.Context, o metav1.ListOptions) (li
 	return list, err
 }
 
-// WatchWithContext is cache.ListerWatcherWithContext.
+// WatchWithContext implements cache.ListerWatcherWithContext.
 func (p *Patient) WatchWithContext(ctx context.Context, o metav1.ListOptions) (w watch.Interface, err error) {
 	var notThere error
 	note := func(err error) {
-		// An API server without WatchList, such as Kubernetes 1.25 to 1.31, refuses to stream
-		// the initial objects. The reflector lists them then: no failure.
+		// An API server without WatchList, such as Kubernetes 1.25 to 1.31, refuses to stream the initial
+		// objects. This is no failure: the reflector lists them then.
 		if o.SendInitialEvents == nil || !apierrors.IsInvalid(err) {
 			p.note(err)
 		}
@@ -84,17 +82,17 @@ func (p *Patient) WatchWithContext(ctx context.Context, o metav1.ListOptions) (w
 	return w, err
 }
 
-// List is cache.ListerWatcher.
+// List implements cache.ListerWatcher.
 func (p *Patient) List(o metav1.ListOptions) (runtime.Object, error) {
 	return p.ListWithContext(context.Background(), o)
 }
 
-// Watch is cache.ListerWatcher.
+// Watch implements cache.ListerWatcher.
 func (p *Patient) Watch(o metav1.ListOptions) (watch.Interface, error) {
 	return p.WatchWithContext(context.Background(), o)
 }
 
-// repeat calls ask until it succeeds, fails for good, or the context ends.
+// repeat retries ask until it succeeds, fails permanently, or the context ends.
 func (p *Patient) repeat(ctx context.Context, note func(error), ask func() error) error {
 	for pause := firstPause; ; pause = min(2*pause, mostPause) {
 		err := ask()

@@ -22,13 +22,13 @@ type Kind struct {
 	Client cache.Getter
 	// Resource is the kind's name in a URL.
 	Resource string
-	// Namespace is where the objects are; empty for all.
+	// Namespace is the namespace of the objects; empty for all.
 	Namespace string
 	// Narrow, if set, adds selectors to a request.
 	Narrow func(*metav1.ListOptions)
 	// New returns an empty object.
 	New func() runtime.Object
-	// Strip reduces an object to what is kept of it.
+	// Strip reduces an object to the parts that are kept.
 	Strip cache.TransformFunc
 }
 
@@ -47,7 +47,7 @@ func Stream(inner cache.ListerWatcher, kind Kind) cache.ListerWatcher {
 	}
 }
 
-// list asks for one list, or one page of it.
+// list requests a list, or one page of it.
 func (k Kind) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	if k.Narrow != nil {
 		k.Narrow(&o)
@@ -64,7 +64,7 @@ func (k Kind) list(ctx context.Context, o metav1.ListOptions) (runtime.Object, e
 	return list, nil
 }
 
-// bufferSize is that of the buffer between the connection and the decoder.
+// bufferSize is the size of the buffer between the connection and the decoder.
 const bufferSize = 64 << 10
 
 // decode reads a list in either of the API server's formats.

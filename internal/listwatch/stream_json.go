@@ -11,8 +11,8 @@ import (
 	"sigs.k8s.io/json"
 )
 
-// decodeJSON reads a list and returns its kind. Field names count by the letter, as everywhere
-// in Kubernetes: encoding/json would read ClientID as clientID.
+// decodeJSON reads a list and returns its kind. Field names are case-sensitive, as everywhere in
+// Kubernetes: encoding/json would read ClientID as clientID.
 func (k Kind) decodeJSON(r io.Reader, list *metainternalversion.List) (kind string, err error) {
 	decoder := json.NewDecoderCaseSensitivePreserveInts(r)
 	if err := expect(decoder, '{'); err != nil {

@@ -122,7 +122,7 @@ func (w *wire) bytes(field int, read func(field int, size int64) error) error {
 	return read(field, int64(size)) //nolint:gosec // as above
 }
 
-// fixed passes over a number of that many bytes.
+// fixed skips a number of that many bytes.
 func (w *wire) fixed(size int64) error {
 	if err := w.consume(size); err != nil {
 		return err
@@ -162,7 +162,7 @@ func (w *wire) message(size int64, m message) error {
 	return m.Unmarshal(data)
 }
 
-// skip passes over that many bytes.
+// skip skips that many bytes.
 func (w *wire) skip(size int64) error {
 	_, err := io.CopyN(io.Discard, w.r, size)
 	return err

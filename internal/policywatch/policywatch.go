@@ -1,9 +1,9 @@
-// Package policywatch watches the cluster's AzureIdentityPolicy for MIC and NMI,
-// and the labels of namespaces once a rule of it selects by them.
+// Package policywatch watches the cluster's AzureIdentityPolicy for MIC and NMI, and the labels of
+// namespaces once a rule of the policy selects by them.
 //
-// A cluster without the CRD has no policy. That is so for as long as the API
-// server says that it does not know the kind; any other error leaves the policy
-// as last read, or the watch unsynced.
+// A cluster without the CRD has no policy. This applies while the API server reports that it does
+// not know the kind. After any other error the last policy stays in effect, or the watch stays
+// unsynced.
 package policywatch
 
 import (
@@ -30,38 +30,37 @@ const (
 	Namespaces = "namespaces"
 )
 
-// labelsLimit is how long a changed policy waits for the labels of the namespaces
-// that it selects by. It then counts without them: its selectors select nothing.
+// labelsLimit is how long a changed policy waits for the labels of the namespaces that it selects
+// by. It then takes effect without them: its selectors match nothing.
 const labelsLimit = 5 * time.Second
 
-// Sink receives what is read. Its methods are called one at a time for each kind.
-// Objects are shared and must not be changed.
+// Sink receives the objects. Its methods are called sequentially for each kind. Objects are shared
+// and must not be changed.
 type Sink interface {
-	// SetPolicy gets the policy, nil when there is none.
+	// SetPolicy gets the policy, or nil if there is none.
 	SetPolicy(*v1.AzureIdentityPolicy)
 	SetNamespace(name string, labels map[string]string)
 	RemoveNamespace(name string)
 }
 
-// Config is what a Watch works with.
+// Config configures a Watch.
 type Config struct {
-	// Core and Group are clients of the core group and of podid's own, with schemes
-	// that have Namespace and AzureIdentityPolicy.
+	// Core and Group are clients of the core group and of podid's own group, with schemes that have
+	// Namespace and AzureIdentityPolicy.
 	Core, Group cache.Getter
 	Sink        Sink
-	// Note is called with the outcome of each request: the resource and the error,
-	// nil when it succeeded.
+	// Note is called with the outcome of each request: the resource and the error, nil on success.
 	Note func(resource string, err error)
 }
 
-// Watch is a watch of the policy. Namespaces are watched from the first policy on
-// that selects by their labels: most clusters have none, and a watch from every
-// node is work for the API server.
+// Watch watches the policy. It watches namespaces from the first policy on that selects by their
+// labels. Most clusters have no such policy, and a watch from every node is a load on the API
+// server.
 type Watch struct {
 	sink                 Sink
 	policies, namespaces informer
-	changed              chan struct{} // has room for one
-	delivered            chan struct{} // closes when the sink has a policy that selects
+	changed              chan struct{} // buffered, 1 element
+	delivered            chan struct{} // closed when the sink has a policy with selectors
 
 	mu        sync.Mutex
 	current   *v1.AzureIdentityPolicy
@@ -73,11 +72,11 @@ type informer struct {
 	handler cache.ResourceEventHandlerRegistration
 }
 
-// New prepares the watch. It sends nothing yet.
+// New prepares the watch. It does not send requests yet.
 func New(c Config) (*Watch, error) {
 	w := &Watch{sink: c.Sink, changed: make(chan struct{}, 1), delivered: make(chan struct{})}
-	// The watch after the list of an API server without the CRD begins with all
-	// that exists then.
+	// If the API server has no CRD, the watch that follows the list starts with all objects that exist
+	// by then.
 	none := &v1.AzureIdentityPolicyList{ListMeta: metav1.ListMeta{ResourceVersion: "0"}}
 	var err1, err2 error
 	w.policies, err1 = newInformer(c, c.Group, Policies, &v1.AzureIdentityPolicy{}, none, stripPolicy, cache.ResourceEventHandlerFuncs{
@@ -155,8 +154,8 @@ func (w *Watch) setPolicy(object any) {
 	}
 }
 
-// set passes the policy on at once, unless it needs labels of namespaces: run
-// delivers it then, and all that follow it.
+// set delivers the policy at once, unless it needs labels of namespaces. In that case run delivers
+// it and all later ones.
 func (w *Watch) set(p *v1.AzureIdentityPolicy) {
 	w.mu.Lock()
 	w.current = p
@@ -169,7 +168,7 @@ func (w *Watch) set(p *v1.AzureIdentityPolicy) {
 	}
 	select {
 	case w.changed <- struct{}{}:
-	default: // the delivery that is due has it
+	default: // the pending delivery includes it
 	}
 }
 
@@ -200,7 +199,8 @@ func (w *Watch) Run(ctx context.Context) {
 	}
 }
 
-// watchNamespaces begins to, and waits until they are known, at most labelsLimit.
+// watchNamespaces starts to watch namespaces and waits until they are known, but no longer than
+// labelsLimit.
 func (w *Watch) watchNamespaces(ctx context.Context) {
 	go w.namespaces.RunWithContext(ctx)
 	ctx, cancel := context.WithTimeout(ctx, labelsLimit)
@@ -208,8 +208,8 @@ func (w *Watch) watchNamespaces(ctx context.Context) {
 	cache.WaitForCacheSync(ctx.Done(), w.namespaces.handler.HasSynced)
 }
 
-// Missing returns the resources that have not been read yet; none once the sink
-// has the policy and all that it needs.
+// Missing returns the resources that have not been read yet. It returns none once the sink has the
+// policy and everything that the policy needs.
 func (w *Watch) Missing() []string {
 	w.mu.Lock()
 	selecting := w.selecting
@@ -224,8 +224,8 @@ func (w *Watch) Missing() []string {
 	}
 }
 
-// Wait returns true once the sink has the policy and all that it needs, and false
-// if ctx ends before.
+// Wait returns true once the sink has the policy and everything that the policy needs, and false if
+// ctx ends before.
 func (w *Watch) Wait(ctx context.Context) bool {
 	if !cache.WaitForCacheSync(ctx.Done(), w.policies.handler.HasSynced) {
 		return false

@@ -1,4 +1,4 @@
-// The sandbox that everything is measured on, and the ways to talk to it.
+// The sandbox that is measured, and its clients.
 package main
 
 import (
@@ -50,13 +50,13 @@ type bench struct {
 	seen    *seen
 
 	report *measure.Report
-	// said is what the running part says of itself in the progress.
+	// said is the progress message of the current part.
 	said string
 	// answer is the length of a token reply, in bytes.
 	answer int
 }
 
-// prepare builds what a run needs and does not measure.
+// prepare builds what a run needs but does not measure.
 func prepare(ctx context.Context, o options, report *progress.Reporter) (*bench, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the benchmarks make network namespaces: run them as root, for example with sudo")
@@ -89,9 +89,9 @@ func prepare(ctx context.Context, o options, report *progress.Reporter) (*bench,
 	return b, err
 }
 
-// up starts the sandbox, with one node: on few cores, a second one would only make noise.
+// up starts the sandbox with one node. On few cores, a second one would only add noise.
 func (b *bench) up(ctx context.Context) error {
-	if err := b.podid(ctx, "down"); err != nil { // one that --keep had kept
+	if err := b.podid(ctx, "down"); err != nil { // left by an earlier run with --keep
 		return err
 	}
 	args := []string{"up", "--nodes=1", "--arm-update=" + armUpdate.String()}
@@ -101,7 +101,7 @@ func (b *bench) up(ctx context.Context) error {
 	return b.podid(ctx, args...)
 }
 
-// down is not to be interrupted: it runs without the context, and out of reach of a terminal's
+// down removes the sandbox. It must not be interrupted, so it ignores the context and a terminal's
 // Ctrl-C.
 func (b *bench) down() error {
 	ctx, cancel := context.WithTimeout(context.Background(), downTime)
@@ -109,12 +109,13 @@ func (b *bench) down() error {
 	return b.podid(ctx, "down")
 }
 
-// podid runs the product's own command for sandboxes, which is also what nodes and the emulator are
-// made of.
+// podid runs the product's own command for sandboxes, which also provides the nodes and the
+// emulator.
 func (b *bench) podid(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(b.options.bin, "podid"), append([]string{"sandbox", "--name=" + b.options.name}, args...)...)
 	cmd.Stderr = os.Stderr
-	// Interrupted by us and not by the terminal, it removes what it has made before it ends.
+	// Only this program interrupts it, not the terminal, so that it removes what it has created before
+	// it ends.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = downTime
@@ -130,7 +131,7 @@ func (b *bench) connect() error {
 	if err != nil {
 		return err
 	}
-	cfg.QPS, cfg.Burst = -1, 0 // the benchmark bounds itself
+	cfg.QPS, cfg.Burst = -1, 0 // the benchmark limits itself
 	if b.client, err = kubernetes.NewForConfig(cfg); err != nil {
 		return fmt.Errorf("talk to the sandbox: %w", err)
 	}
@@ -179,7 +180,7 @@ type azureRequest struct {
 	Details map[string]string `json:"details"`
 }
 
-// azureLog reads what Azure was asked, on one surface.
+// azureLog returns the requests to one surface of the emulated Azure.
 func (b *bench) azureLog(ctx context.Context, surface, method, path string) ([]azureRequest, error) {
 	var list []azureRequest
 	query := url.Values{"surface": {surface}, "method": {method}, "path": {path}}

@@ -16,21 +16,22 @@ import (
 )
 
 const (
-	// podTime is how long one pod may take from being created to its end.
+	// podTime is how long one pod may take from its creation to its end.
 	podTime = time.Minute
-	// manyTime is after what no more pods are begun: a busy machine is measured with fewer.
+	// manyTime is when the last pod is started: a busy machine is measured with fewer pods.
 	manyTime = 100 * time.Second
 	coldTime = 80 * time.Second
 	enough   = 5
 )
 
-// asked is one pod that asked once.
+// asked is one pod that requested one token.
 type asked struct {
 	name string
 	podSeen
 }
 
-// first runs a pod that asks for a token and returns what was seen of it. No token is an error.
+// first runs a pod that requests a token and returns what was seen of it. It fails if the pod got
+// no token.
 func (b *bench) first(ctx context.Context, name, label string) (asked, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, podTime, fmt.Errorf("it took longer than %s", podTime))
 	defer cancel()
@@ -51,7 +52,7 @@ func (b *bench) first(ctx context.Context, name, label string) (asked, error) {
 	return asked{name, p}, nil
 }
 
-// between collects a time of every pod, in seconds.
+// between returns a duration of every pod, in seconds.
 func between(pods []asked, f func(asked) time.Duration) []float64 {
 	var out []float64
 	for _, p := range pods {
@@ -111,8 +112,8 @@ func (b *bench) cold(ctx context.Context, step *progress.Step) error {
 	return nil
 }
 
-// updates returns when ARM was asked to put each of the identities whose name begins like that on a
-// scale set.
+// updates returns when ARM was asked to assign each of the identities with this prefix to a scale
+// set.
 func (b *bench) updates(ctx context.Context, prefix string) (map[string]time.Time, error) {
 	log, err := b.azureLog(ctx, "arm", "PATCH", "")
 	if err != nil {
@@ -172,7 +173,7 @@ func (b *bench) warm(ctx context.Context, step *progress.Step) error {
 	return nil
 }
 
-// many runs n pods, atOnce at a time, or as many as there is time for.
+// many runs n pods, atOnce at a time, or as many as the time allows.
 func (b *bench) many(ctx context.Context, step *progress.Step, n, atOnce int, names func(int) (name, label string)) ([]asked, error) {
 	var mu sync.Mutex
 	var pods []asked

@@ -1,4 +1,4 @@
-// NMI under load: requests a second, and what they cost.
+// NMI under load: requests per second and their cost.
 package main
 
 import (
@@ -29,13 +29,13 @@ const (
 	rounds      = 4
 	roundTime   = 4 * time.Second
 	loadTime    = 2*(rounds*roundTime+time.Second) + podTime
-	// barePort is the bare server's, on the node.
+	// barePort is the bare server's port on the node.
 	barePort = 18080
 	// idleTime is how long NMI's memory is sampled without requests.
 	idleTime = 3 * time.Second
 )
 
-// round is a line that the load generator prints; see test/bench/pod.
+// round is one output line of the load generator; see test/bench/pod.
 type round struct {
 	Target   string    `json:"target"`
 	Began    time.Time `json:"began"`
@@ -51,7 +51,7 @@ type round struct {
 func (r round) seconds() float64 { return r.Ended.Sub(r.Began).Seconds() }
 func (r round) rate() float64    { return float64(r.Requests) / r.seconds() }
 
-// nmiIdle is measured before the first pod.
+// nmiIdle measures NMI before the first pod.
 func (b *bench) nmiIdle(ctx context.Context, _ *progress.Step) error {
 	pid, err := b.process(ctx, "nmi")
 	if err != nil {
@@ -160,7 +160,7 @@ func parseRounds(text []byte) ([]round, error) {
 	return list, lines.Err()
 }
 
-// target is what was measured of one of the two servers, a value for each round.
+// target holds the measurements of one of the two servers, a value for each round.
 type target struct {
 	rate, p50, p99, generator, cost, kernel []float64
 	memory                                  []measure.Memory
@@ -195,7 +195,7 @@ func (b *bench) reportLoad(ctx context.Context, list []round, samples map[string
 	return b.reportIMDS(ctx)
 }
 
-// take adds a round. CPU time comes from the samples, which may lack a tenth of a second at both
+// take adds a round. CPU time comes from the samples, which may miss a tenth of a second at both
 // ends of the round.
 func (t *target) take(r round, samples []measure.Memory) {
 	t.rate, t.p50, t.p99 = append(t.rate, r.rate()), append(t.p50, r.P50/1e6), append(t.p99, r.P99/1e6)
@@ -216,7 +216,7 @@ func (t *target) take(r round, samples []measure.Memory) {
 	t.kernel = append(t.kernel, (to.Used.Kernel-from.Used.Kernel)/requests)
 }
 
-// reportIMDS counts how often the metadata service itself was asked.
+// reportIMDS counts the requests to the metadata service itself.
 func (b *bench) reportIMDS(ctx context.Context) error {
 	log, err := b.azureLog(ctx, "imds", "GET", "/metadata/identity/*")
 	if err != nil {
@@ -243,7 +243,7 @@ func (b *bench) bareProcess(ctx context.Context) (int, error) {
 	return processOf(string(pod.UID), "bench")
 }
 
-// nodeAddress is the first node's, as pods reach it.
+// nodeAddress returns the first node's address for pods.
 func nodeAddress() string {
 	plan, err := network.NewPlan("any", 1)
 	if err != nil {
@@ -252,7 +252,7 @@ func nodeAddress() string {
 	return plan.Nodes[0].IP.Addr().String()
 }
 
-// profileNMI keeps a CPU profile of the time under load and what is on the heap at its end.
+// profileNMI stores a CPU profile of the time under load and a heap profile of its end.
 func (b *bench) profileNMI(ctx context.Context) error {
 	node := netns.Namespace(network.Prefix(b.options.name) + "node-0")
 	client := &http.Client{Transport: &http.Transport{DialContext: node.Dial}}

@@ -1,10 +1,9 @@
-// Command bench measures how fast the product is: on a sandbox of its own, with the emulated Azure,
-// the product's own programs installed from its chart, and real pods. docs/benchmarks.md says what
-// each figure means.
+// Command bench measures the speed of the product: on its own sandbox, with the emulated Azure, the
+// product's own programs installed from its chart, and real pods. docs/benchmarks.md describes each
+// figure.
 //
-// It always removes its sandbox, also when it is interrupted. A figure that misses its target is no
-// failure, unless
-// --strict says so; a figure that could not be measured is.
+// It always removes its sandbox, even if it is interrupted. A figure that misses its target is only
+// a failure with --strict. A figure that could not be measured always is.
 package main
 
 import (
@@ -29,7 +28,7 @@ const (
 	exitUsage  = 2
 )
 
-// deadline bounds a run; it takes about five minutes.
+// deadline bounds a run, which takes about five minutes.
 const deadline = 15 * time.Minute
 
 func main() {
@@ -39,7 +38,7 @@ func main() {
 	os.Exit(code)
 }
 
-// options are what a user may choose.
+// options are the user's choices.
 type options struct {
 	output  string
 	strict  bool

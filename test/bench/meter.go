@@ -1,4 +1,4 @@
-// What else the machine had to do while the sandbox was measured.
+// The load of other programs while the sandbox was measured.
 package main
 
 import (
@@ -15,13 +15,13 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// meter measures what else the machine has to do. What belongs to the benchmark is known by its
-// control groups, or is this process.
+// meter measures the CPU time of other programs. The benchmark's own processes are this one and
+// those in its control groups.
 func (b *bench) meter(ctx context.Context) func() float64 {
 	return measure.Meter(func() float64 { return b.ownCPU(ctx) })
 }
 
-// ownCPU is what the sandbox and this process have used, in seconds.
+// ownCPU returns the CPU time of the sandbox and this process in seconds.
 func (b *bench) ownCPU(ctx context.Context) float64 {
 	var u unix.Rusage
 	used := 0.0
@@ -47,8 +47,8 @@ func (b *bench) ownCPU(ctx context.Context) float64 {
 	return used
 }
 
-// groupCPU is what a control group has used, in seconds; dirs are its folders in the hierarchies,
-// one of which counts.
+// groupCPU returns the CPU time of a control group in seconds. dirs are its folders in the
+// hierarchies, one of which counts CPU time.
 func groupCPU(dirs []string) float64 {
 	for _, dir := range dirs {
 		if text, err := os.ReadFile(filepath.Join(dir, "cpuacct.usage")); err == nil { // v1

@@ -11,18 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// client has at most one connection and at most one request under way.
+// client has at most one connection and at most one request in flight.
 type client struct {
 	index  int32
 	source netip.Addr
 
 	fd         int // -1: none
 	connecting bool
-	used       bool // the connection has brought an answer before
-	busy       bool // a request is under way
-	again      bool // … for the second time
+	used       bool // a response was received on the connection before
+	busy       bool // a request is in flight
+	again      bool // … and is a retry
 	since      time.Time
-	got        int // bytes of the answer in the buffer
+	got        int // bytes of the response in the buffer
 	in         [16 << 10]byte
 }
 
@@ -36,7 +36,7 @@ func (c *client) connect(epoll int, to netip.AddrPort) error {
 	c.fd, c.connecting = fd, true
 	if err := errors.Join(
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
-		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1), // connect chooses it, of those free for this target
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1), // connect chooses among the ports that are free for this target
 		unix.Bind(fd, &unix.SockaddrInet4{Addr: c.source.As4()}),
 	); err != nil {
 		return fmt.Errorf("prepare a socket for %s: %w", c.source, err)
@@ -52,7 +52,7 @@ func (c *client) connect(epoll int, to netip.AddrPort) error {
 	return nil
 }
 
-// connected is how the attempt to connect ended.
+// connected returns the result of the connection attempt.
 func (c *client) connected() error {
 	code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err == nil && code != 0 {

@@ -1,4 +1,4 @@
-// How times are counted.
+// Counting durations.
 
 package load
 
@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// perOctave is how many steps there are from a time to its double: a step is 1.6 % of the time.
+// perOctave is the number of steps from a duration to its double: a step is 1.6 % of the duration.
 const perOctave = 64
 
-// histogram counts times in steps that grow with them, in constant memory.
+// histogram counts durations in proportional steps and constant memory.
 type histogram struct {
 	counts [perOctave * 40]int
 	n      int
@@ -28,14 +28,14 @@ func (h *histogram) add(d time.Duration) bool {
 	return true
 }
 
-// step of a time: its highest bit and the six below it.
+// step returns the step of a duration: its highest bit and the six bits below it.
 func step(d time.Duration) int {
 	ns := uint64(max(d, 0))
 	octave := max(bits.Len64(ns)-7, 0)
 	return octave*perOctave + int(ns>>octave) //nolint:gosec // small
 }
 
-// longest is the longest time of a step.
+// longest returns the longest duration of a step.
 func longest(step int) time.Duration {
 	if step < 2*perOctave {
 		return time.Duration(step)
@@ -44,7 +44,7 @@ func longest(step int) time.Duration {
 	return time.Duration((step-octave*perOctave+1)<<octave - 1)
 }
 
-// quantile is the time that this part of all did not exceed, in seconds.
+// quantile returns the duration, in seconds, that this share of all did not exceed.
 func (h *histogram) quantile(part float64) float64 {
 	left := int(part*float64(h.n) + 0.999999)
 	for i, n := range h.counts {

@@ -1,9 +1,9 @@
-// Package load sends HTTP requests and measures how long their answers take: one thread, bare
-// sockets and epoll, because it shares the machine with what it measures.
+// Package load sends HTTP requests and measures response times. It uses one thread, raw sockets and
+// epoll, because it shares the machine with the measured program.
 //
-// A closed loop has as many requests under way as there are connections, for the most a server can
-// do. An open loop sends at a rate that does not wait for the server: a request's time counts from
-// when it was due, so that a server that stalls is charged for all that came meanwhile.
+// A closed loop keeps a request in flight on each connection and finds a server's maximum. An open
+// loop sends at a rate independent of the server. A request's time counts from when it was due, so
+// that a server that stalls is charged for all requests due meanwhile.
 package load
 
 import (
@@ -17,25 +17,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Spec is what to send, from the network namespace that the calling thread is in.
+// Spec describes what to send, from the calling thread's network namespace.
 type Spec struct {
 	Target netip.AddrPort `json:"target"`
-	// Request is one whole request, head and all.
+	// Request is one complete request.
 	Request string `json:"request"`
-	// Connections is how many there are at the same time; the i-th comes from Sources[i %
+	// Connections is the number of concurrent connections; the i-th comes from Sources[i %
 	// len(Sources)].
 	Connections int          `json:"connections"`
 	Sources     []netip.Addr `json:"sources"`
 	// Fresh opens a new connection for every request.
 	Fresh bool `json:"fresh,omitempty"`
-	// Rate, in requests a second, makes it an open loop; 0 is a closed one.
+	// Rate, in requests per second, selects an open loop; 0 selects a closed one.
 	Rate float64 `json:"rate,omitempty"`
-	// Requests ends it after that many; 0 means when Length is over.
+	// Requests is the number of requests to send; 0 means to stop after Length.
 	Requests int           `json:"requests,omitempty"`
 	Length   time.Duration `json:"length"`
 }
 
-// Result is what came of it.
+// Result is the outcome of a run.
 type Result struct {
 	Began time.Time `json:"began"`
 	Ended time.Time `json:"ended"`
@@ -44,35 +44,35 @@ type Result struct {
 	Requests int    `json:"requests"`
 	Failed   int    `json:"failed"`
 	Text     string `json:"text,omitempty"`
-	// Again are the requests sent a second time, because the server closed a connection that had
-	// been used before, without a byte of an answer. Every HTTP client does that: a server may
-	// close an idle connection just when a request is sent.
+	// Again counts the requests sent a second time because the server closed a used connection before
+	// the first byte of a response. Every HTTP client does that: a server may close an idle connection
+	// just when a request is sent.
 	Again int `json:"again"`
-	// Body is the first answer's.
+	// Body is the body of the first response.
 	Body string `json:"body,omitempty"`
-	// Times of all answers, in seconds.
+	// P50 … Max are the quantiles of all response times, in seconds.
 	P50  float64 `json:"p50"`
 	P99  float64 `json:"p99"`
 	P999 float64 `json:"p999"`
 	Max  float64 `json:"max"`
-	// MaxAt is when the slowest answer came, in seconds from the beginning.
+	// MaxAt is when the slowest response arrived, in seconds from the start.
 	MaxAt float64 `json:"maxAt"`
-	// CPU is what the load generator itself used, in seconds.
+	// CPU is the CPU time of the load generator itself, in seconds.
 	CPU float64 `json:"cpu"`
 }
 
-// Rate is in requests a second.
+// Rate returns the requests per second.
 func (r Result) Rate() float64 { return float64(r.Requests) / r.Ended.Sub(r.Began).Seconds() }
 
 const (
-	// answerTime is how long an answer is waited for when nothing is sent any more.
+	// answerTime is how long to wait for responses after the last request.
 	answerTime = 5 * time.Second
-	// maxFailures ends a closed loop, which would fail ever faster.
+	// maxFailures ends a closed loop, which would otherwise fail faster and faster.
 	maxFailures = 1000
 	maxClients  = 4096
 )
 
-// Run sends until the time is over, and waits for the last answers.
+// Run sends until the time is over, and waits for the last responses.
 func Run(ctx context.Context, s Spec) (Result, error) {
 	if s.Connections < 1 || s.Connections > maxClients || len(s.Sources) == 0 || !s.Target.Addr().Is4() {
 		return Result{}, fmt.Errorf("load: %d connections from %d addresses to %s: use 1 to %d, some and an IPv4 address",
@@ -168,12 +168,12 @@ func (g *generator) run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// enough reports whether all requests were sent, whatever the time.
+// enough reports whether all requests were sent, regardless of the time.
 func (g *generator) enough() bool {
 	return g.spec.Requests > 0 && g.sent >= g.spec.Requests || g.spec.Rate == 0 && g.result.Failed >= maxFailures
 }
 
-// start sends what is due, as long as there are idle connections.
+// start sends the requests that are due while there are idle connections.
 func (g *generator) start(now time.Time) error {
 	for len(g.idle) > 0 && (g.spec.Requests == 0 || g.sent < g.spec.Requests) {
 		since := now
@@ -204,13 +204,13 @@ func (g *generator) wakeAt(in time.Duration) error {
 	return nil
 }
 
-// send sends a client's request, over a new connection when there is none.
+// send sends a client's request, over a new connection if it has none.
 func (g *generator) send(c *client) {
 	c.got, c.busy = 0, true
 	var err error
 	if c.fd < 0 {
 		c.used = false
-		err = c.connect(g.epoll, g.spec.Target) // what comes next is the event that it can be written to
+		err = c.connect(g.epoll, g.spec.Target) // the next event reports that it is writable
 	} else {
 		err = c.write(g.request)
 	}
@@ -244,7 +244,7 @@ func (g *generator) event(c *client) {
 	case n == 0:
 		err = errors.New("the server closed the connection, or its answer is too long")
 	}
-	if !c.busy { // an idle connection that the server closed
+	if !c.busy { // the server closed an idle connection
 		c.close()
 		return
 	}
@@ -301,7 +301,7 @@ func (g *generator) note(text string) {
 	}
 }
 
-// cpu is what this process has used, in seconds.
+// cpu returns this process's CPU time in seconds.
 func cpu() float64 {
 	var u unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {

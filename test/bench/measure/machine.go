@@ -1,4 +1,4 @@
-// The machine, without which the figures say little.
+// The machine that the figures depend on.
 
 package measure
 
@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machine is where it was measured.
+// Machine describes the machine of a measurement.
 type Machine struct {
 	CPUs      int    `json:"cpus"`
 	Model     string `json:"model"`
@@ -23,12 +23,12 @@ type Machine struct {
 	Date      string `json:"date"`
 }
 
-// String is one line.
+// String returns a description on one line.
 func (m Machine) String() string {
 	return fmt.Sprintf("%d CPUs (%s), %d MiB, Linux %s, %s, %s", m.CPUs, m.Model, m.MemoryMiB, m.Kernel, m.Go, m.Date)
 }
 
-// Describe returns what this machine is.
+// Describe returns the properties of this machine.
 func Describe() Machine {
 	m := Machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Date: time.Now().UTC().Format(time.DateOnly)}
 	var u unix.Utsname
@@ -65,7 +65,7 @@ func CPUTimes() (work, all int64) {
 	for i, field := range strings.Fields(line) {
 		n, err := strconv.ParseInt(field, 10, 64)
 		if err != nil || i > 8 {
-			continue // the name, and guests, which count as user already
+			continue // the name, and guest times, which user includes
 		}
 		all += n
 		if i != 4 && i != 5 {

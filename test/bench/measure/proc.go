@@ -1,4 +1,4 @@
-// What the kernel says of processes.
+// The kernel's figures about processes.
 
 package measure
 
@@ -18,16 +18,16 @@ import (
 // TicksPerSecond is the unit of times in /proc, the same on every Linux.
 const TicksPerSecond = 100
 
-// Memory is a process's, in MiB, and what it has used of the CPUs until then.
+// Memory is a process's memory, in MiB, and its CPU time until then.
 type Memory struct {
 	At time.Time
-	// RSS is all of it that is in memory, Anonymous the part that is not the program's file, Peak
-	// the most it ever was.
+	// RSS is all resident memory, Anonymous the part that is not the program's file, Peak the maximum
+	// of RSS so far.
 	RSS, Anonymous, Peak float64
 	Used                 Usage
 }
 
-// MemoryOf reads a process's memory, without Used.
+// MemoryOf returns a process's memory, without Used.
 func MemoryOf(pid int) (Memory, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -53,11 +53,11 @@ func statusField(text, name string) (int64, error) {
 	return 0, fmt.Errorf("no %s in /proc/…/status", name)
 }
 
-// Usage is CPU time, in seconds, in steps of 10 ms: all of it, and the part in the kernel.
+// Usage is CPU time in seconds, in steps of 10 ms: the total, and the part in the kernel.
 type Usage struct{ All, Kernel float64 }
 
-// CPUOf is what a process has used, in seconds, to the nanosecond: clock_getcpuclockid(3) makes the
-// clock from the process ID like this.
+// CPUOf returns a process's CPU time in seconds, with nanosecond resolution. It derives the clock
+// from the process ID as clock_getcpuclockid(3) does.
 func CPUOf(pid int) (float64, error) {
 	var t unix.Timespec
 	const allThreads = 2
@@ -67,7 +67,7 @@ func CPUOf(pid int) (float64, error) {
 	return float64(t.Nano()) / 1e9, nil
 }
 
-// UsageOf is what a process has used.
+// UsageOf returns a process's CPU time.
 func UsageOf(pid int) (Usage, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -76,8 +76,8 @@ func UsageOf(pid int) (Usage, error) {
 	return parseUsage(string(text))
 }
 
-// parseUsage reads fields 14 and 15. The second field, the name, may hold anything but ends with
-// the last parenthesis.
+// parseUsage reads fields 14 and 15. The second field, the name, may contain any characters and
+// ends at the last parenthesis.
 func parseUsage(text string) (Usage, error) {
 	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(f) < 13 {
@@ -119,7 +119,7 @@ func Sample(ctx context.Context, pid int) func() []Memory {
 	}
 }
 
-// Pause waits, or until the context ends.
+// Pause waits for d, or until the context ends.
 func Pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

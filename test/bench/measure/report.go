@@ -1,5 +1,5 @@
-// Package measure is what the benchmarks have in common: figures and how they are printed, the
-// machine, and what the kernel says of processes.
+// Package measure is what the benchmarks share: figures and their output, the properties of the
+// machine, and the kernel's figures about processes.
 package measure
 
 import (
@@ -12,12 +12,12 @@ import (
 	"text/tabwriter"
 )
 
-// Figure is something measured, once or many times.
+// Figure is a quantity that was measured once or several times.
 type Figure struct {
 	ID   string `json:"id"`
 	What string `json:"what"`
 	Unit string `json:"unit"`
-	// N is how many values there are; with one, all of these are the same.
+	// N is the number of values. With one value, all quantiles are equal.
 	N   int     `json:"n"`
 	Min float64 `json:"min"`
 	P50 float64 `json:"p50"`
@@ -25,31 +25,31 @@ type Figure struct {
 	P99 float64 `json:"p99"`
 	Max float64 `json:"max"`
 
-	// Target is what Value, one of the above, should be at most or at least.
+	// Target is the maximum or minimum for Value, which is one of the quantiles.
 	Target float64 `json:"target,omitempty"`
 	Floor  bool    `json:"atLeast,omitempty"`
 	Value  float64 `json:"value,omitempty"`
 	// Met is nil without a target.
 	Met  *bool  `json:"met,omitempty"`
 	Note string `json:"note,omitempty"`
-	// Before is what v1.8.17 needs for the same work, as text.
+	// Before is the figure of v1.8.17 for the same work, as text.
 	Before string `json:"before,omitempty"`
-	// Other is how much of all CPUs other programs took meanwhile, in percent.
+	// Other is the share of all CPUs that other programs used meanwhile, in percent.
 	Other float64 `json:"otherWork"`
 
 	values  []float64
 	metered bool
 }
 
-// Report is what a run found.
+// Report is the result of a run.
 type Report struct {
 	Machine Machine `json:"machine"`
-	// Seconds is how long it took, without what is only built the first time.
+	// Seconds is the duration of the run, without what is only built the first time.
 	Seconds float64   `json:"seconds"`
 	Figures []*Figure `json:"figures"`
 }
 
-// NewReport makes an empty report.
+// NewReport returns an empty report.
 func NewReport() *Report { return &Report{} }
 
 // Add adds a figure; values must not be empty.
@@ -62,7 +62,7 @@ func (r *Report) Add(id, what, unit string, values []float64) *Figure {
 	return f
 }
 
-// AtMost sets the target for one of the quantiles.
+// AtMost sets a maximum for one of the quantiles.
 func (f *Figure) AtMost(target float64, which func([]float64) float64) *Figure {
 	f.Target, f.Value = target, which(f.values)
 	met := f.Value <= target
@@ -70,23 +70,23 @@ func (f *Figure) AtMost(target float64, which func([]float64) float64) *Figure {
 	return f
 }
 
-// AtLeast sets the target for one of the quantiles.
+// AtLeast sets a minimum for one of the quantiles.
 func (f *Figure) AtLeast(target float64, which func([]float64) float64) {
 	f.Target, f.Floor, f.Value = target, true, which(f.values)
 	met := f.Value >= target
 	f.Met = &met
 }
 
-// Was sets what v1.8.17 needs for the same work.
+// Was sets the figure of v1.8.17 for the same work.
 func (f *Figure) Was(before string) *Figure {
 	f.Before = before
 	return f
 }
 
-// Remark sets what else there is to know about the figure.
+// Remark adds a note to the figure.
 func (f *Figure) Remark(format string, args ...any) { f.Note = fmt.Sprintf(format, args...) }
 
-// OtherWork records, for the figures added since the last call, what else the machine had to do.
+// OtherWork records the CPU share of other programs for the figures added since the last call.
 func (r *Report) OtherWork(percent float64) {
 	for _, f := range r.Figures {
 		if !f.metered {
@@ -95,12 +95,12 @@ func (r *Report) OtherWork(percent float64) {
 	}
 }
 
-// Missed are the figures that miss their targets.
+// Missed returns the figures that miss their targets.
 func (r *Report) Missed() []*Figure {
 	return slices.DeleteFunc(slices.Clone(r.Figures), func(f *Figure) bool { return f.Met == nil || *f.Met })
 }
 
-// Quantile is the smallest value that this part of all do not exceed.
+// Quantile returns the smallest value that this share of all does not exceed.
 func Quantile(values []float64, part float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
@@ -110,13 +110,13 @@ func Quantile(values []float64, part float64) float64 {
 	return sorted[min(max(at, 0), len(sorted)-1)]
 }
 
-// Middle is the median.
+// Middle returns the median.
 func Middle(values []float64) float64 { return Quantile(values, 0.5) }
 
-// P99 is what 99 of 100 do not exceed.
+// P99 returns the value that 99 of 100 do not exceed.
 func P99(values []float64) float64 { return Quantile(values, 0.99) }
 
-// Worst is the greatest.
+// Worst returns the maximum.
 func Worst(values []float64) float64 { return Quantile(values, 1) }
 
 // Print writes the report as text, json or markdown.
@@ -161,7 +161,7 @@ func (r *Report) printText(out io.Writer) error {
 	return w.Flush()
 }
 
-// Targets is how many figures have one.
+// Targets returns the number of figures with a target.
 func (r *Report) Targets() int {
 	n := 0
 	for _, f := range r.Figures {
@@ -172,7 +172,7 @@ func (r *Report) Targets() int {
 	return n
 }
 
-// before reports whether there is anything to compare with.
+// before reports whether any figure has one of v1.8.17.
 func (r *Report) before() bool {
 	return slices.ContainsFunc(r.Figures, func(f *Figure) bool { return f.Before != "" })
 }
@@ -197,7 +197,7 @@ func (r *Report) printMarkdown(out io.Writer) error {
 	return err
 }
 
-// columns are p50, p90, p99 and max; a single value stands in the first.
+// columns returns p50, p90, p99 and max; a single value is in the first column.
 func (f *Figure) columns() []string {
 	if f.N == 1 {
 		return []string{f.show(f.P50), "", "", ""}
@@ -235,7 +235,7 @@ func (f *Figure) target() (target, verdict string) {
 	return which + relation + f.show(f.Target), verdict
 }
 
-// show writes a value with its unit as a person reads it.
+// show formats a value with its unit for people.
 func (f *Figure) show(v float64) string {
 	switch {
 	case f.Unit == "s" && v < 0.001:

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// calm is how long MIC must have written nothing to be at rest; the Lease does not count.
+	// calm is how long MIC must not have written anything, except the Lease, to be considered idle.
 	calm     = 3 * time.Second
 	calmTime = 90 * time.Second
 )
@@ -29,7 +29,7 @@ type audit struct {
 	offset int64
 }
 
-// writes are MIC's, by what they are.
+// writes counts MIC's writes by kind.
 type writes map[string]int
 
 func (w writes) total() int {
@@ -40,7 +40,7 @@ func (w writes) total() int {
 	return n
 }
 
-// of counts the writes to one kind of object.
+// of returns the number of writes to one kind of object.
 func (w writes) of(resource string) int {
 	n := 0
 	for what, count := range w {
@@ -51,7 +51,7 @@ func (w writes) of(resource string) int {
 	return n
 }
 
-// String lists them, the most frequent first.
+// String lists the writes, the most frequent first.
 func (w writes) String() string {
 	kinds := slices.SortedFunc(maps.Keys(w), func(a, b string) int { return w[b] - w[a] })
 	var parts []string
@@ -81,7 +81,7 @@ func (a *audit) take() (writes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the audit log: %w", err)
 	}
-	text = text[:bytes.LastIndexByte(text, '\n')+1] // the last line may be half written
+	text = text[:bytes.LastIndexByte(text, '\n')+1] // the last line may be incomplete
 	a.offset += int64(len(text))
 	return parseAudit(text)
 }
@@ -120,8 +120,8 @@ func parseAudit(text []byte) (writes, error) {
 	return w, lines.Err()
 }
 
-// rest waits until MIC has written nothing for a while, and returns all its writes since the last
-// call of take.
+// rest waits until MIC has not written anything for a while, and returns all its writes since the
+// last call of take.
 func (a *audit) rest(ctx context.Context) (writes, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, calmTime, fmt.Errorf("it still writes after %s", calmTime))
 	defer cancel()

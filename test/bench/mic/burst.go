@@ -19,7 +19,7 @@ const (
 	rowTime = 2 * time.Minute
 )
 
-// running makes a cluster with a MIC that leads and has nothing to do.
+// running creates a cluster with a MIC that leads and is idle.
 func (b *bench) running(ctx context.Context, s shape, f func(context.Context, *cluster, *program) error) error {
 	return b.with(ctx, s, func(c *cluster) error {
 		mic, err := c.mic(b, "mic", 0)
@@ -115,7 +115,7 @@ func (b *bench) steady(ctx context.Context, step *progress.Step) error {
 	})
 }
 
-// bad brings five pods at once; the identity of one of them does not exist on Azure.
+// bad creates five pods at once. The identity of one of them does not exist on Azure.
 func (b *bench) bad(ctx context.Context, step *progress.Step) error {
 	const pods, good = 5, 4
 	s := shape{nodes: 1, sets: 1, identities: pods, missing: pods - good, arm: usualARM}
@@ -132,7 +132,7 @@ func (b *bench) bad(ctx context.Context, step *progress.Step) error {
 		if err != nil {
 			return err
 		}
-		// The writes until all four were on the scale set, the refused ones too.
+		// The writes until all four were on the scale set, including refused ones.
 		writes, on := 0, 0
 		for _, r := range log {
 			if writes++; r.Status/100 == 2 {
@@ -160,11 +160,11 @@ func (b *bench) bad(ctx context.Context, step *progress.Step) error {
 type update struct {
 	set   string
 	added int
-	// more: the log keeps no more than a beginning of what was added.
+	// more reports that the log contains only the first of the added identities.
 	more bool
 }
 
-// updates are those in the emulated Azure's log.
+// updates returns the updates in the emulated Azure's log.
 func (c *cluster) updates(ctx context.Context) ([]update, error) {
 	log, err := c.azure.Requests(ctx, world.Filter{Surface: "arm", Method: "PATCH"}, 0)
 	if err != nil {
@@ -186,7 +186,7 @@ func (c *cluster) updates(ctx context.Context) ([]update, error) {
 	return list, nil
 }
 
-// sizes returns how many identities each update added.
+// sizes returns the number of identities that each update added.
 func sizes(updates []update) string {
 	var parts []string
 	for _, u := range updates {

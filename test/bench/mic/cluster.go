@@ -29,11 +29,11 @@ import (
 )
 
 const (
-	// micUser is who MIC is at the API server: a service account as in a real cluster, which has a
-	// small share of its work.
+	// micUser is MIC's user at the API server: a service account as in a real cluster, which costs a
+	// small part of its work.
 	micNamespace, micName = "podid", "mic"
 	micUser               = "system:serviceaccount:" + micNamespace + ":" + micName
-	// auditPolicy logs every write of MIC, and nothing else.
+	// auditPolicy logs only the writes of MIC.
 	auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -45,7 +45,7 @@ rules:
 `
 )
 
-// cluster is what a row is measured on.
+// cluster is the environment of a row.
 type cluster struct {
 	dir, logs     string
 	env           *envtest.Environment
@@ -60,10 +60,9 @@ type cluster struct {
 
 func (c *cluster) azureFile(name string) string { return filepath.Join(c.dir, "azure", name) }
 
-// with makes a cluster, hands it to f, and removes it.
+// with creates a cluster, calls f with it, and removes it.
 func (b *bench) with(ctx context.Context, s shape, f func(*cluster) error) (err error) {
-	// In memory where there is room for it: a disk that others use, too, would be part of the
-	// figures.
+	// In memory if there is room: a disk that other programs use would influence the figures.
 	dir, err := os.MkdirTemp("/dev/shm", "podid-bench-")
 	if err != nil {
 		dir, err = os.MkdirTemp("", "podid-bench-")
@@ -94,7 +93,7 @@ func (b *bench) with(ctx context.Context, s shape, f func(*cluster) error) (err 
 	return f(c)
 }
 
-// remove ends everything, also after a failure.
+// remove stops everything, also after a failure.
 func (c *cluster) remove() error {
 	var err error
 	for _, p := range c.programs {
@@ -136,7 +135,7 @@ func (c *cluster) startAzure(b *bench, s shape) error {
 	return nil
 }
 
-// startKubernetes starts the API server, with our kinds.
+// startKubernetes starts the API server with podid's CRDs.
 func (c *cluster) startKubernetes(ctx context.Context) error {
 	ctrl.SetLogger(logr.Discard())
 	policy := filepath.Join(c.dir, "audit.yaml")
@@ -144,7 +143,7 @@ func (c *cluster) startKubernetes(ctx context.Context) error {
 		return fmt.Errorf("write the audit policy: %w", err)
 	}
 	c.audit = &audit{file: filepath.Join(c.logs, "audit.log")}
-	_ = os.Remove(c.audit.file) // an earlier row's
+	_ = os.Remove(c.audit.file) // from an earlier row
 	data := filepath.Join(c.dir, "etcd")
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return fmt.Errorf("make a folder for etcd: %w", err)
@@ -169,7 +168,7 @@ func (c *cluster) startKubernetes(ctx context.Context) error {
 // connect makes the clients.
 func (c *cluster) connect(ctx context.Context, kube *rest.Config) error {
 	kube = rest.CopyConfig(kube)
-	kube.QPS = -1 // the benchmark bounds itself
+	kube.QPS = -1 // the benchmark limits itself
 	scheme, err := newScheme()
 	if err != nil {
 		return err
@@ -184,8 +183,8 @@ func (c *cluster) connect(ctx context.Context, kube *rest.Config) error {
 	return c.makeMICUser(ctx, kube)
 }
 
-// makeMICUser makes MIC's service account, a token of it, as a pod has one, and a kubeconfig. It
-// may do everything: which rights MIC needs is not what is measured.
+// makeMICUser creates MIC's service account, a token like that of a pod, and a kubeconfig. The
+// account may do everything, since permissions are not measured.
 func (c *cluster) makeMICUser(ctx context.Context, kube *rest.Config) error {
 	if err := client.IgnoreAlreadyExists(c.namespace(ctx, micNamespace)); err != nil {
 		return fmt.Errorf("create namespace %s: %w", micNamespace, err)
@@ -218,7 +217,7 @@ func (c *cluster) makeMICUser(ctx context.Context, kube *rest.Config) error {
 	return nil
 }
 
-// forget removes what MIC has written, so that the next one starts from nothing.
+// forget removes what MIC has written, so that the next MIC starts from nothing.
 func (c *cluster) forget(ctx context.Context) error {
 	namespaces, err := c.kube.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
 	if err != nil {

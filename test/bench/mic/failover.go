@@ -19,7 +19,7 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// leaseName is MIC's default, as is the namespace default.
+// leaseName is MIC's default; its namespace is "default".
 const leaseName = "aad-pod-identity-mic"
 
 func quit() os.Signal { return syscall.SIGTERM }
@@ -62,7 +62,7 @@ func (b *bench) failover(ctx context.Context, step *progress.Step) error {
 	})
 }
 
-// failovers goes on from one leader to the next.
+// failovers is the state from one leader to the next.
 type failovers struct {
 	*bench
 	*cluster
@@ -70,8 +70,8 @@ type failovers struct {
 	n      int
 }
 
-// takeover is one of them: when the other one led, and when a new pod had its identity, from the
-// signal on.
+// takeover holds the times from the signal until the other MIC led and until a new pod had its
+// identity.
 type takeover struct{ leading, assigned, lease time.Duration }
 
 func (f *failovers) once(ctx context.Context, signal os.Signal) (takeover, error) {
@@ -93,7 +93,7 @@ func (f *failovers) once(ctx context.Context, signal os.Signal) (takeover, error
 	if err != nil {
 		return takeover{}, err
 	}
-	measure.Pause(ctx, time.Duration(f.n%4)*time.Second) // some time between two renewals
+	measure.Pause(ctx, time.Duration(f.n%4)*time.Second) // a varying time between two renewals
 	began := time.Now()
 	if err := f.leader.cmd.Process.Signal(signal); err != nil {
 		return takeover{}, fmt.Errorf("end the leader: %w", err)
@@ -118,7 +118,7 @@ func (f *failovers) once(ctx context.Context, signal os.Signal) (takeover, error
 	}
 }
 
-// lease is the one that says who leads.
+// lease returns the Lease of the leader.
 func (c *cluster) lease(ctx context.Context) (*coordinationv1.Lease, error) {
 	lease, err := c.kube.CoordinationV1().Leases("default").Get(ctx, leaseName, metav1.GetOptions{})
 	if err == nil && (lease.Spec.HolderIdentity == nil || lease.Spec.LeaseDurationSeconds == nil) {
@@ -130,7 +130,7 @@ func (c *cluster) lease(ctx context.Context) (*coordinationv1.Lease, error) {
 	return lease, nil
 }
 
-// watchLease returns when another MIC holds the lease.
+// watchLease sends the time when another MIC holds the Lease.
 func watchLease(ctx context.Context, kube *rest.Config, holder string) (<-chan time.Time, error) {
 	body, err := watchRaw(ctx, kube, "/apis/coordination.k8s.io/v1/namespaces/default/leases", fromNow)
 	if err != nil {
@@ -145,7 +145,7 @@ func watchLease(ctx context.Context, kube *rest.Config, holder string) (<-chan t
 				Object coordinationv1.Lease `json:"object"`
 			}
 			if events.Decode(&e) != nil {
-				return // the context ended, which the waiter sees
+				return // the context ended, which the receiver notices itself
 			}
 			if h := e.Object.Spec.HolderIdentity; e.Object.Name == leaseName && h != nil && *h != "" && *h != holder {
 				taken <- time.Now()

@@ -21,7 +21,7 @@ const (
 	// throttledVM is the node whose first update Azure refuses with throttledFor.
 	throttledVM  = 100
 	throttledFor = 30 * time.Second
-	// watched is how long the reads of the comparison with Azure are counted.
+	// watched is how long the reads of the periodic comparison with Azure are counted.
 	watched = time.Minute
 )
 
@@ -88,7 +88,7 @@ func (b *bench) fleet(ctx context.Context, step *progress.Step) error {
 	})
 }
 
-// fleetResult is what the row has seen.
+// fleetResult is the outcome of the row.
 type fleetResult struct {
 	began          time.Time
 	took, creating time.Duration
@@ -99,8 +99,8 @@ type fleetResult struct {
 	driftReads     float64 // a second
 }
 
-// passMargin is how much later a pod must be created for its being served first to count: creating
-// takes a moment, too.
+// passMargin is how much later a pod must be created for it to count as served out of order.
+// Creation takes some time, too.
 const passMargin = 5 * time.Second
 
 // order fills in the figures derived from the times of the pods.
@@ -132,7 +132,7 @@ func (r *fleetResult) order(c *cluster, s shape, created []time.Time) {
 	}
 }
 
-// driftReads returns how many reads a second MIC makes that has nothing to do but compare.
+// driftReads returns the reads per second of an idle MIC, which only compares.
 func (b *bench) driftReads(ctx context.Context, c *cluster, step *progress.Step) (float64, error) {
 	measure.Pause(ctx, calmDown) // Events are still being written, at their own rate
 	before, err := c.azure.Requests(ctx, world.Filter{Surface: world.SurfaceARM}, 0)

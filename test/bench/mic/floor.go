@@ -1,4 +1,4 @@
-// Row floor: what the API server alone needs for the objects that MIC writes.
+// Row floor: how long the API server alone needs for the objects that MIC writes.
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// floorWriters is how many objects are written at the same time: as many as MIC has workers.
+// floorWriters is the number of concurrent writers: as many as MIC has workers.
 const floorWriters = 64
 
 // floor creates the objects that MIC would write for that many pods, as fast as possible. Request
@@ -61,7 +61,7 @@ func (b *bench) floorOf(ctx context.Context, c *cluster, s shape, pods int, step
 	if err != nil {
 		return err
 	}
-	measure.Pause(ctx, calmDown) // the API server still has to do with what was written last
+	measure.Pause(ctx, calmDown) // the API server is still processing the last writes
 	profiled := b.profileServer(ctx, c.env.Config, fmt.Sprintf("floor-%d", pods))
 	before, began := cpuByName(), time.Now()
 	var done atomic.Int64
@@ -87,11 +87,11 @@ func (b *bench) floorOf(ctx context.Context, c *cluster, s shape, pods int, step
 	return errors.Join(profiled(), c.forget(ctx))
 }
 
-// body is an object as it goes over the wire.
+// body is the encoded form of an object.
 type body struct{ namespace, text string }
 
-// assignedBodies are the objects of the pods 0 … n-1, made by MIC's own rules from the identities
-// and bindings that there are.
+// assignedBodies returns the objects of the pods 0 … n-1, created by MIC's own rules from the
+// existing identities and bindings.
 func (c *cluster) assignedBodies(ctx context.Context, s shape, n int) ([]body, error) {
 	var identities v1.AzureIdentityList
 	var bindings v1.AzureIdentityBindingList
@@ -132,7 +132,7 @@ func (c *cluster) assignedBodies(ctx context.Context, s shape, n int) ([]body, e
 	return bodies, nil
 }
 
-// writer is a client that does nothing but post.
+// writer is a client that only posts.
 type writer struct {
 	client *http.Client
 	host   string

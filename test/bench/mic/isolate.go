@@ -1,4 +1,4 @@
-// The network namespace that everything runs in, and who is in it.
+// The benchmark's network namespace and the processes in it.
 package main
 
 import (
@@ -53,7 +53,7 @@ func enter(here string) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	runtime.LockOSThread() // the namespace is this thread's, and stays the program's
+	runtime.LockOSThread() // the namespace applies to this thread, and must stay the program's
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("make a network namespace: %w", err)
 	}
@@ -63,7 +63,7 @@ func enter(here string) error {
 	return nil
 }
 
-// ownCPU is what this process, its children, and what they started have used, in seconds.
+// ownCPU returns the CPU time of this process, its children and their children in seconds.
 func ownCPU() float64 {
 	used := 0.0
 	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} { // children that have ended
@@ -78,13 +78,13 @@ func ownCPU() float64 {
 	return used
 }
 
-// used is what a program has used of the CPUs, in seconds.
+// used is a program's CPU time in seconds.
 type used struct {
 	name string
 	cpu  float64
 }
 
-// others are the living programs in this network namespace, but for this one.
+// others returns the other running programs in this network namespace.
 func others() []used {
 	here, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {

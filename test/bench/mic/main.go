@@ -1,10 +1,9 @@
-// Command mic measures MIC: the real program, with the flags it has by default, at a real API
-// server with nodes and pods that only exist there, and at the emulated Azure. docs/benchmarks.md
-// says what each figure means.
+// Command mic measures MIC: the real program with its default flags, at a real API server with
+// nodes and pods that only exist there, and with the emulated Azure. docs/benchmarks.md describes
+// each figure.
 //
-// Everything runs in a network namespace of its own that has nothing but a loopback device. A
-// figure that misses its target is no failure, unless --strict says so; a figure that could not be
-// measured is.
+// Everything runs in a network namespace of its own with only a loopback device. A figure that
+// misses its target is only a failure with --strict. A figure that could not be measured always is.
 package main
 
 import (
@@ -30,7 +29,7 @@ const (
 	exitUsage  = 2
 )
 
-// A run takes some five minutes, or with 20,000 pods a quarter of an hour.
+// A run takes about five minutes, or a quarter of an hour with 20,000 pods.
 const (
 	deadline     = 15 * time.Minute
 	hugeDeadline = 45 * time.Minute
@@ -43,7 +42,7 @@ func main() {
 	os.Exit(code)
 }
 
-// options are what a user may choose.
+// options are the user's choices.
 type options struct {
 	output  string
 	strict  bool

@@ -1,4 +1,4 @@
-// Profiles of MIC and the API server, for who looks for what makes them slow.
+// Profiles of MIC and the API server, for performance analysis.
 package main
 
 import (
