@@ -22,16 +22,16 @@ import (
 )
 
 const (
-	// memoryLimit is the chart's, in MiB.
+	// memoryLimit is the chart's limit, in MiB.
 	memoryLimit = 512
 	// maxSockets is what one pod and the processes of the host may have of the three ports
 	// (docs/mic.md, Probes), and as many again as mic needs itself.
 	maxSockets = 2*(8+8) + 8 + 64
 )
 
-// TestFlood floods every port that mic has open, those of all addresses from a pod, those of
-// loopback from its own network. Meanwhile the kubelet and Prometheus get their answers, and mic
-// stays within the chart's memory limit.
+// TestFlood floods all ports of mic: those on all addresses from a pod, those on loopback from its
+// own network. Meanwhile the kubelet and Prometheus get responses, and mic stays within the chart's
+// memory limit.
 func TestFlood(t *testing.T) {
 	testnet.Require(t)
 	home, pod := testnet.New(t), testnet.New(t)
@@ -113,7 +113,7 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// asker returns a function that asks mic from an address of its own, which the flood does not use.
+// asker returns a function that sends requests to mic from an address that the flood does not use.
 func asker(t *testing.T, pod *testnet.Net) func(port, target string) error {
 	pod.Address(t, "eth0", "10.244.0.3/24")
 	client := &http.Client{Timeout: timeout, Transport: &http.Transport{

@@ -40,7 +40,7 @@ func TestLeadership(t *testing.T) {
 	env, kubeconfig := startAPI(t)
 	kube := env.Config
 
-	// Before the kinds are installed: not ready, and says what is missing.
+	// Before the kinds are installed, it is not ready and reports what is missing.
 	first := start(t, kubeconfig, "--leader-election-instance=first", "--leader-election-duration=4s")
 	first.wait("/readyz", http.StatusServiceUnavailable, "install podid's custom resource definitions")
 	installCRDs(t, kube)
@@ -63,7 +63,7 @@ func TestLeadership(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Azure does not answer: mic says so, and lives.
+	// Azure does not respond: mic reports it and continues.
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{
 		ProviderID: "azure:///subscriptions/11111111-1111-1111-1111-111111111111/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm",
 	}}

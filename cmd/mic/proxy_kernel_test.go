@@ -1,6 +1,6 @@
 package main
 
-// Which of MIC's requests go through a proxy.
+// Tests which of MIC's requests go through a proxy.
 
 import (
 	"context"
@@ -24,10 +24,11 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// asProxied makes this test program read a VM with the cloud config that it names, and end.
+// asProxied is an environment variable. It makes this test program read a VM with the cloud config
+// in its value, and exit.
 const asProxied = "PODID_TEST_PROXIED"
 
-// heard notes requests.
+// heard records requests.
 type heard struct {
 	mu    sync.Mutex
 	lines []string
@@ -36,7 +37,7 @@ type heard struct {
 func (h *heard) note(line string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !slices.Contains(h.lines, line) { // the SDK tries again
+	if !slices.Contains(h.lines, line) { // the SDK retries
 		h.lines = append(h.lines, line)
 	}
 }
@@ -47,8 +48,8 @@ func (h *heard) sorted() []string {
 	return slices.Sorted(slices.Values(h.lines))
 }
 
-// TestProxy: the metadata service is asked without a proxy, whatever HTTP_PROXY says and NO_PROXY
-// does not. ARM and Entra ID are asked through it.
+// TestProxy: requests to the metadata service use no proxy, regardless of HTTP_PROXY and NO_PROXY.
+// Requests to ARM and Entra ID use it.
 func TestProxy(t *testing.T) {
 	testnet.Require(t)
 	const proxyAddress, metadataAddress = "10.9.9.9:3128", "169.254.169.254:80"
@@ -115,7 +116,7 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// serve answers HTTP at an address in the namespace.
+// serve serves HTTP at an address in the namespace.
 func serve(t *testing.T, machine *testnet.Net, address string, handle http.HandlerFunc) {
 	t.Helper()
 	var listener net.Listener
@@ -130,8 +131,8 @@ func serve(t *testing.T, machine *testnet.Net, address string, handle http.Handl
 	t.Cleanup(func() { _ = server.Close() })
 }
 
-// TestProxied is the other process of TestProxy, in its namespace: it asks as mic does. That
-// nothing real answers is an error of the last request.
+// TestProxied is the other process of TestProxy, in its namespace, and sends the requests of mic.
+// The last one fails because no real server responds.
 func TestProxied(t *testing.T) {
 	config := os.Getenv(asProxied)
 	if config == "" {

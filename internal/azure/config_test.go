@@ -23,7 +23,7 @@ func put(t *testing.T, content string) string {
 	return path
 }
 
-// env is an environment.
+// env returns a getenv function for these variables.
 func env(pairs ...string) func(string) string {
 	return func(name string) string {
 		for i := 0; i < len(pairs); i += 2 {
@@ -98,7 +98,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// TestLoadBad: each says what to do, and none repeats what the file holds.
+// TestLoadBad: each error says what to do, and none contains the file's content.
 func TestLoadBad(t *testing.T) {
 	for _, tt := range []struct{ name, file, says string }{
 		{"empty", " \n", "the file is empty"},
@@ -190,7 +190,7 @@ func TestBadEnvironment(t *testing.T) {
 	}
 }
 
-// FuzzParse: whatever the file holds, no panic, and an error that does not quote it.
+// FuzzParse: no content causes a panic or an error that quotes it.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("{" + principal + "}"))
 	f.Add([]byte(aksFile))

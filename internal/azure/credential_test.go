@@ -24,14 +24,14 @@ import (
 	"github.com/podid-io/podid/internal/cloud"
 )
 
-// entra is a transport that answers as Entra ID and as the metadata service.
+// entra is a transport that acts as Entra ID and as the metadata service.
 type entra struct {
 	mu       sync.Mutex
 	requests []string
 	forms    []url.Values
 	status   int
 	body     string
-	gone     bool // no answer at all
+	gone     bool // no response at all
 }
 
 func (e *entra) Do(req *http.Request) (*http.Response, error) {
@@ -73,7 +73,7 @@ func (e *entra) last() url.Values {
 	return e.forms[len(e.forms)-1]
 }
 
-// count is how many tokens were asked for.
+// count returns the number of token requests.
 func (e *entra) count() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -94,14 +94,14 @@ func (l *logged) logger() logr.Logger {
 	}, funcr.Options{})
 }
 
-// stackFile is a private cloud: no look-up at Entra ID's own hosts.
+// stackFile is a private cloud, for which there is no look-up at Entra ID's own hosts.
 const stackFile = `{"resourceManagerEndpoint":"https://arm.local","activeDirectoryEndpoint":"https://login.local/"}`
 
 func scope() policy.TokenRequestOptions {
 	return policy.TokenRequestOptions{Scopes: []string{"https://arm.local/.default"}}
 }
 
-// setUp loads the file and makes its credential.
+// setUp loads the file and returns its credential.
 func setUp(t *testing.T, path string, azure *entra, log logr.Logger) *Credential {
 	t.Helper()
 	getenv := env(cloud.EnvironmentFilepath, put(t, stackFile))
@@ -176,7 +176,7 @@ func TestManagedIdentity(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			azure := &entra{}
 			c := setUp(t, put(t, stackConfig(`"useManagedIdentityExtension":true,"userAssignedIdentityID":"`+tt.id+`"`)), azure, logr.Discard())
-			// The SDK keeps these tokens for the whole process: ask for one that no other test has.
+			// The SDK caches these tokens for the whole process: request one that no other test has.
 			resource := fmt.Sprintf("https://%d.local/.default", time.Now().UnixNano())
 			if _, err := c.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{resource}}); err != nil {
 				t.Fatal(err)
@@ -231,7 +231,8 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// TestBrokenRotation: the last good config stays, said once; a good one is taken again.
+// TestBrokenRotation: the last valid config stays and the error is logged once; a later valid one
+// is used.
 func TestBrokenRotation(t *testing.T) {
 	azure, log := &entra{}, &logged{}
 	path := put(t, stackConfig(principal))
@@ -283,7 +284,7 @@ func TestSignInErrors(t *testing.T) {
 		{"no words", service, 403, "<html>", "sign in as service principal 99999999…: HTTP 403 (check tenantId, aadClientId and aadClientSecret in the cloud config)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { // the SDK waits between its tries
+			synctest.Test(t, func(t *testing.T) { // the SDK waits between attempts
 				c := setUp(t, put(t, stackConfig(tt.config)), &entra{status: tt.status, body: tt.body}, logr.Discard())
 				_, err := c.GetToken(t.Context(), scope())
 				if diff := cmp.Diff(tt.want, fmt.Sprint(err)); diff != "" {
@@ -334,8 +335,8 @@ func TestConcurrentTokens(t *testing.T) {
 	all.Wait()
 }
 
-// TestSDKLogHoldsNoSecret has the SDK log all that AZURE_SDK_GO_LOGGING=all lets it log: neither
-// the client secret nor a token may be among it.
+// TestSDKLogHoldsNoSecret makes the SDK log everything, as with AZURE_SDK_GO_LOGGING=all. The log
+// must contain neither the client secret nor a token.
 func TestSDKLogHoldsNoSecret(t *testing.T) {
 	sdk := &logged{}
 	azlog.SetListener(func(event azlog.Event, text string) {

@@ -68,7 +68,7 @@ func TestAbout(t *testing.T) {
 	}
 }
 
-// What differs from one answer to the next is no reason to write anything.
+// TestAboutSteady: differences between responses do not change the text.
 func TestAboutSteady(t *testing.T) {
 	for _, c := range []struct{ name, one, other string }{
 		{"tracking id", "No. Tracking ID: '11111111-aaaa-2222-bbbb-333333333333'", "No. Tracking ID: '44444444-aaaa-2222-bbbb-333333333333'"},

@@ -1,6 +1,6 @@
 package compute
 
-// How the tests arrange their small ARM, and ask what it saw.
+// Setup of the tests' ARM server, and access to the requests that it got.
 
 import (
 	"net/http"
@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// The methods below have the names of Fake's, so that one test can set up either.
+// The methods below are named like those of Fake, so that one test can set up either.
 
 func (s *armServer) SetGroup(group Group, have Identities) {
 	s.mu.Lock()

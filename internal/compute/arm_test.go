@@ -1,7 +1,6 @@
 package compute
 
-// A small ARM for the tests of this package: it checks what the real one would check of our
-// requests.
+// A small ARM for the tests of this package. It validates requests as the real one does.
 
 import (
 	"encoding/json"
@@ -36,9 +35,9 @@ type armServer struct {
 	pollHint int // Retry-After on polls of a running operation, seconds
 	failures []answer
 	outcome  string // error of the next operation's end, empty for success
-	stale    bool   // groups show the IDs of identities that are gone
+	stale    bool   // groups show the IDs of deleted identities
 	strict   bool   // groups with a deleted identity refuse every change
-	hides    bool   // groups show what they had until the operation is over
+	hides    bool   // groups show the previous state until the operation is over
 	requests []request
 }
 
@@ -48,20 +47,20 @@ type armGroup struct {
 	ids   map[string]int // generation of each identity when it was attached
 	etag  int
 	until time.Time // when the running operation ends
-	goal  *armGroup // what it leads to
+	goal  *armGroup // its target state
 	end   func()
 	// failed is the error of the last operation.
 	failed string
 }
 
-// request is what the server saw.
+// request is a request that the server got.
 type request struct{ Method, Path, Body, IfMatch, Version string }
 
-// answer is a prepared refusal of the next request with that method (or whose path holds match), of
-// the next times requests if that is set, or of all of them if it is negative.
+// answer is a prepared error response to the next request with that method (or whose path contains
+// match). It applies to the next times requests if that is set, or to all if it is negative.
 type answer struct {
 	method, match string
-	status        int // refused: the connection is; hangs: there is no answer until the client leaves
+	status        int // refused: the connection is refused; hangs: no response until the client disconnects
 	header        map[string]string
 	body          string
 	times         int
@@ -76,7 +75,7 @@ func newARM(t *testing.T) *armServer {
 	return &armServer{t: t, groups: map[string]*armGroup{}, known: map[string]int{}}
 }
 
-// Do is policy.Transporter without a network, so that it works in a synctest bubble.
+// Do implements policy.Transporter without a network, so that it works in a synctest bubble.
 func (s *armServer) Do(req *http.Request) (*http.Response, error) {
 	if err := req.Context().Err(); err != nil {
 		return nil, err
@@ -97,10 +96,10 @@ func (s *armServer) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// statusAborted marks, for Do, a connection without an answer.
+// statusAborted marks a connection without a response for Do.
 const statusAborted = 999
 
-// disturb gives the prepared answer.
+// disturb sends the prepared response.
 func (s *armServer) disturb(w http.ResponseWriter, r *http.Request, a answer) {
 	for k, v := range a.header {
 		w.Header().Set(k, v)
@@ -120,7 +119,7 @@ func (s *armServer) disturb(w http.ResponseWriter, r *http.Request, a answer) {
 	}
 }
 
-// prepared returns the prepared answer to the request, once.
+// prepared returns the prepared response to the request, once.
 func (s *armServer) prepared(r *http.Request) (answer, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +143,7 @@ type transporter interface {
 	Do(req *http.Request) (*http.Response, error)
 }
 
-// client is a Client that talks to the server through transport.
+// client returns a Client that reaches the server through transport.
 func (s *armServer) client(endpoint string, transport transporter, observe Observer) *Client {
 	s.t.Helper()
 	return newClient(s.t, endpoint, transport, observe)
@@ -209,7 +208,7 @@ func (s *armServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.writeGroup(w, http.StatusOK, group)
 }
 
-// settle applies an operation whose time has come.
+// settle applies an operation that is due.
 func (s *armServer) settle(g *armGroup) {
 	if g.end == nil || time.Now().Before(g.until) {
 		return

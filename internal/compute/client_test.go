@@ -1,6 +1,6 @@
 package compute
 
-// What the Client sends, and how it waits.
+// The Client's requests and delays.
 
 import (
 	"context"
@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestPatchBody is the wire: the identity and nothing else, null to remove, the type that keeps
-// what is not ours.
+// TestPatchBody: the request holds only the identity, null to remove, and the type that keeps other
+// identities.
 func TestPatchBody(t *testing.T) {
 	a, b := idPrefix+"a", idPrefix+"b"
 	for _, tt := range []struct {
@@ -69,7 +69,7 @@ func story(t *testing.T, test func(t *testing.T, arm *armServer, client *Client,
 func TestPolling(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.SetDuration(2 * time.Second)
-		arm.pollHint = 30 // what the SDK's own loop would wait
+		arm.pollHint = 30 // the delay of the SDK's own loop
 		start := time.Now()
 		mustPatch(t, client, group, ids("a"), nil)
 		if took := time.Since(start); took != 2*time.Second {
@@ -128,14 +128,14 @@ func TestOperationFails(t *testing.T) {
 			if err := client.Patch(t.Context(), group, ids("b"), nil); !IsConflict(err) {
 				t.Errorf("%s: %v, want IsConflict", body, err)
 			}
-			<-time.After(time.Minute) // the small ARM does not know that it was canceled
+			<-time.After(time.Minute) // the small ARM does not notice the cancellation
 			mustPatch(t, client, group, nil, ids("b"))
 		}
 	})
 }
 
-// TestReadsOfVM: a read, an update of a VM and the read after it cost the subscription two reads
-// and one write when the update ends within a second, and the write is tied to the read. Later,
+// TestReadsOfVM: a read, a VM update and the read after it cost the subscription two reads and one
+// write if the update ends within a second. The write carries the ETag of the read. Later,
 // everything is read again.
 func TestReadsOfVM(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -160,7 +160,7 @@ func TestReadsOfVM(t *testing.T) {
 	})
 }
 
-// TestEtag: another writer changes the group between our read and our write.
+// TestEtag: another writer changes the group between the read and the write.
 func TestEtag(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		stale := answer{method: http.MethodPatch, status: http.StatusPreconditionFailed, body: armBody("PreconditionFailed", "changed")}
@@ -200,7 +200,7 @@ func TestTransientErrors(t *testing.T) {
 	})
 }
 
-// TestOvertaken: Azure says it went well, and it is not there.
+// TestOvertaken: Azure reports success, but the identity is missing.
 func TestOvertaken(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.fail(answer{method: http.MethodPatch, status: http.StatusOK, body: `{"identity":{"type":"UserAssigned"}}`})
@@ -239,7 +239,7 @@ func TestObserver(t *testing.T) {
 func TestUntrusted(t *testing.T) {
 	arm := newARM(t)
 	server := httptest.NewUnstartedServer(arm)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it would log our refusal
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it would log the rejected handshake
 	server.StartTLS()
 	defer server.Close()
 	_, err := arm.client(server.URL, &http.Client{Transport: &http.Transport{}}, nil).Get(t.Context(), groupsUnderTest()["vm"])

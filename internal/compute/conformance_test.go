@@ -7,8 +7,8 @@ import (
 	"github.com/podid-io/podid/internal/compute/computetest"
 )
 
-// TestConformance runs the test of the fake against the client, before a small strict ARM and
-// before the emulated Azure.
+// TestConformance runs the test of the fake on the client, with a small strict ARM and with the
+// emulated Azure.
 func TestConformance(t *testing.T) {
 	t.Run("arm", func(t *testing.T) {
 		computetest.Conform(t, func(t *testing.T) (computetest.Azure, computetest.Client) {

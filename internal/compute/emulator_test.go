@@ -1,7 +1,6 @@
 package compute
 
-// The project's own emulated Azure as the other side of the conformance test: neither knows the
-// other's code.
+// The conformance test with the project's own emulated Azure, which shares no code with the client.
 
 import (
 	"io"
@@ -20,14 +19,14 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// emulated arranges an emulated Azure as the stories want it.
+// emulated sets up an emulated Azure for the scenarios.
 type emulated struct {
 	t       *testing.T
 	world   *world.World
 	handler http.Handler
 }
 
-// anyone accepts every token as that of the subscription's owner.
+// anyone accepts every token as one of the subscription's owner.
 type anyone struct{}
 
 func (anyone) Verify(string) (entra.Principal, error) {
@@ -49,7 +48,7 @@ func newEmulated(t *testing.T) *emulated {
 	return &emulated{t: t, world: w, handler: surface.Handler(handler)}
 }
 
-// Do is policy.Transporter.
+// Do implements policy.Transporter.
 func (e *emulated) Do(req *http.Request) (*http.Response, error) {
 	if err := req.Context().Err(); err != nil {
 		return nil, err

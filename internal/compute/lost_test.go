@@ -1,6 +1,6 @@
 package compute
 
-// Looks at an operation that get no answer: the operation goes on, and so does the wait for it.
+// Polls of an operation without a response: the operation continues, and so does the wait for it.
 
 import (
 	"context"
@@ -50,8 +50,8 @@ func TestLostPolls(t *testing.T) {
 	}
 }
 
-// TestLostForGood: the bound of the whole operation is the end, and the error says what stood in
-// the way.
+// TestLostForGood: the wait ends at the bound of the whole operation, and the error gives the
+// cause.
 func TestLostForGood(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
@@ -88,8 +88,8 @@ func TestLostForGood(t *testing.T) {
 	}
 }
 
-// TestForgottenOperation: ARM does not know the operation any more, so the group itself is asked; a
-// 404 about an operation never means that the group is gone.
+// TestForgottenOperation: ARM no longer knows the operation, so the client reads the group itself.
+// A 404 about an operation never means that the group does not exist.
 func TestForgottenOperation(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.SetDuration(20 * time.Second)
@@ -125,7 +125,7 @@ func TestLostResult(t *testing.T) {
 	})
 }
 
-// TestCanceledWait: the caller's own end is not outlived by retries.
+// TestCanceledWait: retries end with the caller's context.
 func TestCanceledWait(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.SetDuration(time.Minute)
@@ -140,7 +140,7 @@ func TestCanceledWait(t *testing.T) {
 	})
 }
 
-// TestDroppedPolls is TestLostPolls over the emulated Azure: it drops the connection.
+// TestDroppedPolls is TestLostPolls with the emulated Azure, which drops the connection.
 func TestDroppedPolls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		azure, group := newEmulated(t), groupsUnderTest()["vmss"]

@@ -1,7 +1,7 @@
 package compute
 
-// Older versions of Azure's API, and other clouds': they answer a write with 201 or 202, and say in
-// other ways where to look.
+// Older versions of Azure's API, and other clouds. They answer a write with 201 or 202, and give
+// the polling URL in other ways.
 
 import (
 	"bytes"
@@ -16,18 +16,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// older makes an older Azure of the small one.
+// older makes the small ARM behave like an older version.
 type older struct {
 	transporter
 	status int
-	style  string // the header that says where to look, empty for none
-	bare   bool   // the answer to a write has no body
-	mute   bool   // the answer to a write has no state
-	short  bool   // the answer to the last look at Location has no body
+	style  string // the header with the polling URL, empty for none
+	bare   bool   // the response to a write has no body
+	mute   bool   // the response to a write has no state
+	short  bool   // the response to the last poll of Location has no body
 	target Group
 }
 
-// Do is policy.Transporter.
+// Do implements policy.Transporter.
 func (o older) Do(req *http.Request) (*http.Response, error) {
 	resp, err := o.transporter.Do(req)
 	if err != nil || resp.StatusCode != http.StatusOK {
@@ -53,7 +53,7 @@ func (o older) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// look answers as a Location does: by status, and the resource or the error in the end.
+// look answers like a Location: by status, and with the resource or the error at the end.
 func (o older) look(req *http.Request, resp *http.Response) (*http.Response, error) {
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
@@ -78,7 +78,7 @@ func TestAccepted(t *testing.T) {
 		for _, style := range []string{"Azure-AsyncOperation", "Location", ""} {
 			for _, bare := range []bool{false, true} {
 				if status == http.StatusOK && bare {
-					continue // which says that it is done
+					continue // it reports that the operation is done
 				}
 				for kind, group := range groupsUnderTest() {
 					name := strings.Join([]string{strconv.Itoa(status), style, kind}, "/")
@@ -96,7 +96,8 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
-// TestAcceptedMute: Azure shows the goal, and that it has only begun by the status alone.
+// TestAcceptedMute: Azure shows the goal, and only the status shows that the operation has just
+// begun.
 func TestAcceptedMute(t *testing.T) {
 	for kind, group := range groupsUnderTest() {
 		t.Run(kind, func(t *testing.T) {
@@ -105,7 +106,7 @@ func TestAcceptedMute(t *testing.T) {
 	}
 }
 
-// accepted is a story of one update, and of one that fails.
+// accepted tests one update that succeeds and one that fails.
 func accepted(t *testing.T, o older, group Group) {
 	arm := newARM(t)
 	arm.SetGroup(group, Identities{})
@@ -135,8 +136,8 @@ func accepted(t *testing.T, o older, group Group) {
 	}
 }
 
-// TestForeignLooks: a proxy's answers to the looks at an operation are none. So is its answer about
-// the group.
+// TestForeignLooks: a proxy's response to a poll is not that of an operation. The same applies to
+// its response about the group.
 func TestForeignLooks(t *testing.T) {
 	for _, style := range []string{"Azure-AsyncOperation", "Location"} {
 		for _, status := range []int{http.StatusForbidden, http.StatusNotFound, http.StatusProxyAuthRequired} {

@@ -7,8 +7,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// Azure checks the caller's right on every identity that a PATCH names, also on those that the
-// group has already.
+// TestRoleOnEachIdentity: Azure checks the caller's right on every identity that a PATCH names,
+// including those that the group already has.
 func TestRoleOnEachIdentity(t *testing.T) {
 	for kind, group := range groupsUnderTest() {
 		t.Run(kind, func(t *testing.T) {

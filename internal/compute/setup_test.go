@@ -1,6 +1,6 @@
 package compute
 
-// What several tests of this package need.
+// Helpers for several tests of this package.
 
 import (
 	"net/http/httptest"
@@ -68,7 +68,7 @@ func refusedWrite(group Group, status int, code, message string, requested []str
 	return PatchError(group, requested, &azcore.ResponseError{StatusCode: status, ErrorCode: code, RawResponse: w.Result()})
 }
 
-// TestTLS is one round over a connection.
+// TestTLS runs one request over a TLS connection.
 func TestTLS(t *testing.T) {
 	for kind, group := range groupsUnderTest() {
 		t.Run(kind, func(t *testing.T) {

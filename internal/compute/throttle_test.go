@@ -1,6 +1,6 @@
 package compute
 
-// The budget and the requests together.
+// Tests of the limits together with the requests.
 
 import (
 	"net/http"
@@ -15,8 +15,8 @@ import (
 
 const throttledByARM = "SubscriptionRequestsThrottled"
 
-// TestSubscriptionStops: Resource Manager's own 429 counts for every group of the subscription, and
-// for reads or writes.
+// TestSubscriptionStops: Resource Manager's own 429 applies to every group of the subscription, and
+// to either reads or writes.
 func TestSubscriptionStops(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPatch} {
 		t.Run(method, func(t *testing.T) {
@@ -63,8 +63,8 @@ func TestSubscriptionStops(t *testing.T) {
 	}
 }
 
-// TestPollsOutlastStop: an operation whose reads are stopped is looked at when they may go on, to
-// the second.
+// TestPollsOutlastStop: an operation whose reads are blocked is polled in the second in which they
+// are allowed again.
 func TestPollsOutlastStop(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.SetDuration(10 * time.Second)
@@ -80,7 +80,7 @@ func TestPollsOutlastStop(t *testing.T) {
 	})
 }
 
-// TestUnsentIsNoCall: what was not sent is not measured as a call to Azure.
+// TestUnsentIsNoCall: requests that were not sent do not count as calls to Azure.
 func TestUnsentIsNoCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		arm, group, calls := newARM(t), groupsUnderTest()["vm"], 0
@@ -98,7 +98,7 @@ func TestUnsentIsNoCall(t *testing.T) {
 	})
 }
 
-// TestWithinLimits: many groups at once, at Azure's own limits, and Azure never has to say no.
+// TestWithinLimits: many groups at once, at Azure's own limits, never cause a 429.
 func TestWithinLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		azure := newEmulated(t)

@@ -16,14 +16,14 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// losing is a way to Azure on which the answers to writes get lost.
+// losing is a transport that loses the responses to writes.
 type losing struct {
 	transporter
-	times  int // how many yet
-	status int // a proxy's answer instead; 0: none at all
+	times  int // responses lost so far
+	status int // of a proxy's response instead; 0: no response
 }
 
-// Do is policy.Transporter.
+// Do implements policy.Transporter.
 func (l *losing) Do(req *http.Request) (*http.Response, error) {
 	resp, err := l.transporter.Do(req)
 	if req.Method != http.MethodPatch || l.times == 0 || err != nil {
@@ -36,7 +36,8 @@ func (l *losing) Do(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: l.status, Body: io.NopCloser(strings.NewReader("<html>")), Request: req, Header: http.Header{}}, nil
 }
 
-// TestLostAnswer: the retry meets our own update. It is over when Azure's is, and written once.
+// TestLostAnswer: the retry meets the client's own update. Patch returns when that is over, and
+// writes once.
 func TestLostAnswer(t *testing.T) {
 	for _, tt := range []struct {
 		name         string
@@ -69,7 +70,7 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
-// TestLostToConflict is TestLostAnswer before the emulated Azure, which refuses the retry as a
+// TestLostToConflict is TestLostAnswer with the emulated Azure, which refuses the retry as a
 // conflict.
 func TestLostToConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -101,8 +102,8 @@ func TestLostAndFailed(t *testing.T) {
 	})
 }
 
-// TestLostAndOvertaken: the write whose answer was lost had no effect, and its retry meets another
-// writer's update.
+// TestLostAndOvertaken: the write whose response was lost had no effect, and its retry meets
+// another writer's update.
 func TestLostAndOvertaken(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, client *Client, group Group) {
 		arm.fail(answer{method: http.MethodPatch, status: http.StatusServiceUnavailable})
@@ -120,7 +121,7 @@ func TestLostAndOvertaken(t *testing.T) {
 	})
 }
 
-// TestLostInLongUpdate: Azure's update goes on and on; the bound of a Patch is the end.
+// TestLostInLongUpdate: Azure's update does not end, so the wait ends at the bound of a Patch.
 func TestLostInLongUpdate(t *testing.T) {
 	story(t, func(t *testing.T, arm *armServer, _ *Client, group Group) {
 		arm.SetDuration(time.Hour)
@@ -130,7 +131,7 @@ func TestLostInLongUpdate(t *testing.T) {
 			t.Errorf("took %v: %v, want the deadline after %v", took, err, patchTimeout)
 		}
 		start = time.Now()
-		if err := client.Patch(t.Context(), group, ids("a"), nil); !IsConflict(err) { // nothing of this one's is lost
+		if err := client.Patch(t.Context(), group, ids("a"), nil); !IsConflict(err) { // no response to this client was lost
 			t.Errorf("%v, want a conflict with the update under way", err)
 		}
 		if took := time.Since(start); took > time.Second {
@@ -139,7 +140,7 @@ func TestLostInLongUpdate(t *testing.T) {
 	})
 }
 
-// TestLostThenRefused: the answer to the retry says nothing about the write before.
+// TestLostThenRefused: the response to the retry says nothing about the previous write.
 func TestLostThenRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -159,7 +160,7 @@ func TestLostThenRefused(t *testing.T) {
 			story(t, func(t *testing.T, arm *armServer, _ *Client, group Group) {
 				tt.answer.method = http.MethodPatch
 				if tt.lost > 0 {
-					arm.fail(answer{method: http.MethodPatch, status: http.StatusBadRequest}) // its answer is lost
+					arm.fail(answer{method: http.MethodPatch, status: http.StatusBadRequest}) // its response is lost
 				}
 				arm.fail(tt.answer)
 				err := arm.client("https://arm.example", &losing{transporter: arm, times: tt.lost}, nil).Patch(t.Context(), group, ids("a"), nil)
@@ -171,7 +172,7 @@ func TestLostThenRefused(t *testing.T) {
 	}
 }
 
-// TestIdentityNotFound: only Azure's word about the identity counts.
+// TestIdentityNotFound: only Azure's own error about the identity counts.
 func TestIdentityNotFound(t *testing.T) {
 	for _, tt := range []struct {
 		name string

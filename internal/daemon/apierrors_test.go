@@ -9,7 +9,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// TestCountErrors: what counts, and as what.
+// TestCountErrors: which requests count, and under which name.
 func TestCountErrors(t *testing.T) {
 	const own = "/apis/aadpodidentity.k8s.io/v1/namespaces/n/azureassignedidentities"
 	for _, c := range []struct {

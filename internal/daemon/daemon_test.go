@@ -26,7 +26,7 @@ func usage() Usage {
 
 func noEnv(string) string { return "" }
 
-// TestMainCodes: from a command line to an exit code, and what is said.
+// TestMainCodes: the exit code and output of command lines.
 func TestMainCodes(t *testing.T) {
 	for _, c := range []struct {
 		name, args     string

@@ -55,7 +55,7 @@ func text(t *testing.T, r io.Reader) string {
 	return string(b)
 }
 
-// TestScrapeKinds: clients get what they ask for.
+// TestScrapeKinds: clients get the kind that they request.
 func TestScrapeKinds(t *testing.T) {
 	const prometheus3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=1.0.0;q=0.4,*/*;q=0.1"
 	const histograms = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,text/plain;q=0.4"
@@ -87,8 +87,8 @@ func TestScrapeKinds(t *testing.T) {
 	})
 }
 
-// TestScrapesAreFresh: what was counted before a request is in its answer, however often others
-// ask.
+// TestScrapesAreFresh: a response includes everything counted before its request, regardless of
+// other requests.
 func TestScrapesAreFresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCounter()

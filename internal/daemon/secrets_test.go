@@ -144,14 +144,14 @@ type syncBuilder struct {
 	text strings.Builder
 }
 
-// Write is io.Writer.
+// Write implements io.Writer.
 func (b *syncBuilder) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.Write(p)
 }
 
-// String returns all that was written.
+// String returns everything that was written.
 func (b *syncBuilder) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

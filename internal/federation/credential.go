@@ -128,7 +128,7 @@ func (c Credential) parameters() string {
 	return string(text)
 }
 
-// quote quotes a word for a shell.
+// quote quotes an argument for a shell.
 func quote(word string) string {
 	plain := word != "" && strings.IndexFunc(word, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_./:=@,", r)

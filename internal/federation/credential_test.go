@@ -68,7 +68,7 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// TestShell: a shell takes the line apart into the very words.
+// TestShell: a shell splits the command into exactly the given arguments.
 func TestShell(t *testing.T) {
 	sh, err := exec.LookPath("sh")
 	if err != nil {
@@ -111,7 +111,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestNames: names are Azure's, and one identity's in one cluster only.
+// TestNames: names are valid on Azure, and unique to an identity and a cluster.
 func TestNames(t *testing.T) {
 	shape := regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{2,119}$`)
 	seen := map[string]string{}

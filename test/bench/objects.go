@@ -19,13 +19,13 @@ import (
 )
 
 const (
-	// namespace is where the pods are that really run.
+	// namespace is the namespace of the pods that really run.
 	namespace = "bench"
-	// namespaces is how many there are for the pods that only exist.
+	// namespaces is the number of namespaces of the pods that exist only in the API.
 	namespaces = 100
-	// writers is how many objects are written at the same time.
+	// writers is the number of concurrent writers.
 	writers = 16
-	// resource is what tokens are asked for, escaped.
+	// resource is the resource of the requested tokens, escaped.
 	resource = "https%3A%2F%2Fmanagement.azure.com%2F"
 )
 
@@ -35,12 +35,12 @@ func kind(resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: "aadpodidentity.k8s.io", Version: "v1", Resource: resource}
 }
 
-// identity is a managed identity with its binding; the label's value is its name, too.
+// identity is a managed identity with its binding. Its name is also the value of the label.
 type identity struct {
 	name, namespace, resourceID, clientID, principalID string
 }
 
-// identities of the parts: cold-0 …, burst-0 …, and one for each of the namespaces.
+// identities returns those of the parts: cold-0 …, burst-0 …, and one for each of the namespaces.
 func (o options) identities() []identity {
 	var list []identity
 	add := func(n int, namespaceOf func(int) string, prefix string) {
@@ -64,7 +64,7 @@ func (o options) identities() []identity {
 
 func scaleNamespace(i int) string { return fmt.Sprintf("bench-%03d", i) }
 
-// begin installs the product and makes everything that must be there before a pod is.
+// begin installs the product and creates everything that must exist before a pod does.
 func (b *bench) begin(ctx context.Context) error {
 	if err := b.connect(); err != nil {
 		return err
@@ -72,8 +72,8 @@ func (b *bench) begin(ctx context.Context) error {
 	step := b.progress.Start("install podid from its Helm chart")
 	values := []string{
 		"mic.replicas=1",
-		// An identity that leaves Azure is an update, too, and one in flight delays the next: what
-		// is measured is how identities come.
+		// Detaching an identity is an update as well, and one in flight delays the next. Only attaching
+		// is measured.
 		"mic.identityDetachGracePeriod=1h",
 	}
 	if b.options.profile != "" {
@@ -96,7 +96,7 @@ func (b *bench) begin(ctx context.Context) error {
 
 // world writes all identities, bindings and namespaces.
 func (b *bench) world(ctx context.Context) error {
-	// With the limits of the real Azure, 12 updates and then 4 a minute, there would be no pod
+	// The limits of the real Azure, 12 updates and then 4 a minute, would not allow one pod right
 	// after another.
 	free := object{"limits": object{"scaleSetWrites": object{"size": 1000, "perMinute": 60000}}}
 	if err := b.tellAzure(ctx, "PATCH", "/v1/settings", free); err != nil {
@@ -116,7 +116,7 @@ func (b *bench) world(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, i := range b.options.identities() { // one after the other: each replaces the emulator's world
+	for _, i := range b.options.identities() { // sequentially: each call replaces the emulator's world
 		if err := b.tellAzure(ctx, "PUT", "/v1/identities", object{"resourceID": i.resourceID, "clientID": i.clientID, "principalID": i.principalID}); err != nil {
 			return err
 		}
@@ -144,7 +144,7 @@ func (b *bench) bind(ctx context.Context, i identity) error {
 	return write("azureidentitybindings", "AzureIdentityBinding", object{"azureIdentity": i.name, "selector": selector})
 }
 
-// each calls f for all, some at a time, until one fails.
+// each calls f for all, several at a time, until one fails.
 func each[T any](ctx context.Context, all []T, f func(context.Context, T) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(writers)
@@ -154,7 +154,7 @@ func each[T any](ctx context.Context, all []T, f func(context.Context, T) error)
 	return group.Wait()
 }
 
-// asker is a pod with the benchmark's program in it.
+// asker returns a pod that runs the benchmark's program.
 func asker(name, label string, args ...string) *corev1.Pod {
 	no, yes := false, true
 	grace := int64(1)

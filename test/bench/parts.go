@@ -1,4 +1,4 @@
-// What is measured, in which order.
+// The parts, in the order of measurement.
 package main
 
 import (
@@ -12,13 +12,13 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// part is one of the measurements. A part that fails does not keep the others from being tried.
+// part is one of the measurements. The others are still tried if one fails.
 type part struct {
 	name, what string
 	measure    func(*bench, context.Context, *progress.Step) error
 }
 
-// parts are in the order in which they build on each other: cold brings the identities that warm
+// parts returns the parts in the order of their dependencies: cold assigns the identities that warm
 // and load use.
 func parts() []part {
 	return []part{
@@ -48,12 +48,12 @@ func isPart(name string) bool {
 	return false
 }
 
-// wants reports whether to measure a part. Warm and load use the identities that cold brings.
+// wants reports whether to measure a part. Warm and load depend on the identities of cold.
 func (o options) wants(part string) bool {
 	return len(o.only) == 0 || o.only[part] || part == "cold" && (o.only["warm"] || o.only["load"])
 }
 
-// measureParts is a whole run. The report is nil when there is nothing to report.
+// measureParts performs a whole run. The report is nil if there is nothing to report.
 func measureParts(ctx context.Context, o options, progress *progress.Reporter) (r *measure.Report, err error) {
 	b, err := prepare(ctx, o, progress)
 	if err != nil {
@@ -62,7 +62,7 @@ func measureParts(ctx context.Context, o options, progress *progress.Reporter) (
 	began := time.Now()
 	b.report.Machine = measure.Describe()
 	if !o.keep {
-		defer func() { //nolint:contextcheck // also when ctx has ended
+		defer func() { //nolint:contextcheck // also after ctx has ended
 			err = errors.Join(err, b.down())
 			b.report.Seconds = time.Since(began).Seconds()
 		}()

@@ -14,8 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// process finds a program of the product by its component label: its pod's UID is in the name of
-// its control group.
+// process returns a program of the product by its component label: the name of its control group
+// contains its pod's UID.
 func (b *bench) process(ctx context.Context, component string) (int, error) {
 	pods, err := b.client.CoreV1().Pods("podid").List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
 	if err != nil {
@@ -29,7 +29,7 @@ func (b *bench) process(ctx context.Context, component string) (int, error) {
 	return 0, fmt.Errorf("find %s: no process of its %d pod(s)", component, len(pods.Items))
 }
 
-// processOf finds the process with that name in a pod.
+// processOf returns the process with that name in a pod.
 func processOf(uid, name string) (int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil {
@@ -38,7 +38,7 @@ func processOf(uid, name string) (int, error) {
 	for _, file := range files {
 		groups, err := os.ReadFile(file)
 		if err != nil || !bytes.Contains(groups, []byte(uid)) {
-			continue // ended meanwhile, or another's
+			continue // ended meanwhile, or another user's
 		}
 		comm, err := os.ReadFile(filepath.Join(filepath.Dir(file), "comm"))
 		if err == nil && strings.TrimSpace(string(comm)) == name {

@@ -1,5 +1,5 @@
-// MIC with many pods. They only exist at the API server, bound to nodes that only exist there, too:
-// for MIC there is no difference. The shape is that of the predecessor's own load test: 100
+// MIC with many pods. They exist only at the API server, bound to nodes that also exist only there,
+// which makes no difference to MIC. The size is that of AAD Pod Identity's own load test: 100
 // namespaces with 20 pods each.
 package main
 
@@ -79,7 +79,7 @@ func (b *bench) scale(ctx context.Context, step *progress.Step) error {
 	return b.micIdle(ctx, step, mic)
 }
 
-// micIdle lets the writes' echoes die away, and then watches.
+// micIdle waits until MIC has processed the events of the writes, and then measures it.
 func (b *bench) micIdle(ctx context.Context, step *progress.Step, mic int) error {
 	step.Far("letting things calm down")
 	measure.Pause(ctx, calmTime)
@@ -113,8 +113,8 @@ func (b *bench) micIdle(ctx context.Context, step *progress.Step, mic int) error
 	return ctx.Err()
 }
 
-// assignedPods counts the pods of the namespaces that have their identity. Its caller holds the
-// lock.
+// assignedPods returns the number of pods of the namespaces that have their identity. The caller
+// must hold the lock.
 func (s *seen) assignedPods() int {
 	n := 0
 	for key, state := range s.assigned {
@@ -142,7 +142,7 @@ func (b *bench) fakeNodes(ctx context.Context) error {
 		}
 		for i := range nodesEach {
 			provider := strings.TrimSuffix(sandbox.ScaleSetID(), sandbox.ScaleSet) + name + "/virtualMachines/" + strconv.Itoa(i)
-			// No label for the operating system: nothing of the cluster itself wants to run there.
+			// No operating system label, so that none of the cluster's own DaemonSets schedules pods there.
 			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(set, i)}, Spec: corev1.NodeSpec{ProviderID: "azure://" + provider, Unschedulable: true}}
 			if _, err := b.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
 				return fmt.Errorf("create node %s: %w", node.Name, err)
@@ -152,13 +152,13 @@ func (b *bench) fakeNodes(ctx context.Context) error {
 	return nil
 }
 
-// fakePod is the i-th pod, on one of the nodes from the start.
+// fakePod returns the i-th pod, which is bound to a node from the start.
 func fakePod(i int) *corev1.Pod {
 	n := i % namespaces
 	pod := asker("pod-"+strconv.Itoa(i/namespaces), "scale-"+strconv.Itoa(n))
 	pod.Namespace = scaleNamespace(n)
 	pod.Spec.NodeName = nodeName(i%scaleSets, i/scaleSets%nodesEach)
-	// The nodes never say that they are alive; their pods are not to be taken from them for that.
+	// The nodes never send heartbeats. The toleration prevents the eviction of their pods.
 	pod.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 	return pod
 }

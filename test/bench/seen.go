@@ -16,7 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/controlplane"
 )
 
-// podSeen is what was seen of a pod; times are zero for what was not.
+// podSeen is what was observed of a pod; the time of an event that was not observed is zero.
 type podSeen struct {
 	// scheduled, addressed and running are when the pod got a node, when its status got its address,
 	// and when its status was Running. Until addressed, only the kubelet can map requests to the pod.
@@ -26,7 +26,7 @@ type podSeen struct {
 	outcome                       outcome
 }
 
-// outcome is what the program in the pod says; see test/bench/pod.
+// outcome is the output of the program in the pod; see test/bench/pod.
 type outcome struct {
 	Began     time.Time `json:"began"`
 	Connected time.Time `json:"connected"`
@@ -36,7 +36,7 @@ type outcome struct {
 	Text      string    `json:"text"`
 }
 
-// seen is fed by watches, and asked and waited for by the parts.
+// seen is updated by watches, and the parts query it and wait for its conditions.
 type seen struct {
 	mu       sync.Mutex
 	pods     map[string]podSeen // namespace/name
@@ -57,8 +57,8 @@ func (s *seen) change(f func()) {
 	s.changed = make(chan struct{})
 }
 
-// wait returns when the condition holds; it is called with the lock held, whenever something has
-// changed.
+// wait returns when the condition is true. It evaluates the condition after every change, with the
+// lock held.
 func (s *seen) wait(ctx context.Context, condition func() bool) error {
 	for {
 		s.mu.Lock()
@@ -106,7 +106,7 @@ func (s *seen) notePod(e watch.Event) bool {
 	return false
 }
 
-// first records when something was true for the first time.
+// first records when a condition was first true.
 func first(t *time.Time, now time.Time, is bool) {
 	if is && t.IsZero() {
 		*t = now

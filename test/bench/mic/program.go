@@ -60,7 +60,7 @@ func (c *cluster) launch(name, path string, env []string, args ...string) (*prog
 	return p, lines, nil
 }
 
-// await collects the process when it ends; only then, what it prints must not be read any more.
+// await waits for the end of the process. Its output must not be read after that.
 func (p *program) await() {
 	go func() {
 		_ = p.cmd.Wait() // the exit status is irrelevant: the figures show whether it worked
@@ -70,7 +70,7 @@ func (p *program) await() {
 
 func (p *program) pid() int { return p.cmd.Process.Pid }
 
-// stop sends the signal and waits for the end. A program that has ended already is no error.
+// stop sends the signal and waits for the end. It is no error if the program has ended already.
 func (p *program) stop(signal os.Signal) error {
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop %s: %w", p.name, err)
@@ -87,8 +87,9 @@ func (p *program) stop(signal os.Signal) error {
 	}
 }
 
-// mic starts MIC with the flags it has by default, but for where the API server and Azure are.
-// offset moves its ports: two of them in one network namespace cannot both have the default ones.
+// mic starts MIC with its default flags, except for the addresses of the API server and Azure.
+// offset moves its ports, because two instances in one network namespace cannot share the default
+// ones.
 func (c *cluster) mic(b *bench, name string, offset int) (*program, error) {
 	args := []string{"--kubeconfig=" + c.micKubeconfig, "--cloudconfig=" + c.azureFile("azure.json")}
 	probe := 8080 + offset
@@ -108,7 +109,7 @@ func (c *cluster) mic(b *bench, name string, offset int) (*program, error) {
 	return p, nil
 }
 
-// until asks MIC's health until it says that.
+// until polls MIC's health until the response is want.
 func (p *program) until(ctx context.Context, path, want string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTime, fmt.Errorf("it took longer than %s", readyTime))
 	defer cancel()
@@ -131,7 +132,7 @@ func (p *program) until(ctx context.Context, path, want string) error {
 	}
 }
 
-// leads returns when MIC leads and all it needs answers.
+// leads returns when MIC leads and its dependencies respond.
 func (p *program) leads(ctx context.Context) error {
 	if err := p.until(ctx, "/healthz", "Active"); err != nil {
 		return err
@@ -155,7 +156,7 @@ func get(ctx context.Context, address string) (string, error) {
 	return string(body), err
 }
 
-// tail is the end of a file.
+// tail returns the end of a file.
 func tail(file string) string {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -164,8 +165,8 @@ func tail(file string) string {
 	return string(text[max(0, len(text)-500):])
 }
 
-// memory is MIC's, now.
+// memory returns MIC's current memory.
 func (p *program) memory() (measure.Memory, error) { return measure.MemoryOf(p.pid()) }
 
-// cpu is what it has used, in seconds.
+// cpu returns MIC's CPU time in seconds.
 func (p *program) cpu() (float64, error) { return measure.CPUOf(p.pid()) }

@@ -1,4 +1,4 @@
-// What is measured, in which order: the rows of a table.
+// The table of the rows, in the order of measurement.
 package main
 
 import (
@@ -19,12 +19,12 @@ type bench struct {
 	options  options
 	progress *progress.Reporter
 	report   *measure.Report
-	// said is what the running row says of itself in the progress.
+	// said is the progress message of the current row.
 	said string
 }
 
-// row is one of the measurements, each on a cluster of its own. A row that fails does not keep the
-// others from being tried.
+// row is one of the measurements, each with its own cluster. The others are still tried if one
+// fails.
 type row struct {
 	name, what string
 	measure    func(*bench, context.Context, *progress.Step) error
@@ -64,8 +64,7 @@ func (o options) wants(name string) bool {
 	return o.only[name] || name == "huge" && o.huge
 }
 
-// all measures the rows that are wanted. Idle is measured on the cluster of start, if that is
-// wanted, too.
+// all measures the selected rows. Idle reuses the cluster of start if both are selected.
 func (b *bench) all(ctx context.Context) error {
 	began := time.Now()
 	b.report.Machine = measure.Describe()

@@ -17,8 +17,8 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// seen is fed by a watch, and waited for by the rows. It reads no more of an object than it needs:
-// the benchmark shares the CPUs with what it measures.
+// seen is updated by a watch, and rows wait for its conditions. It decodes only the necessary parts
+// of objects, because the benchmark shares the CPUs with the measured program.
 type seen struct {
 	stop context.CancelFunc
 
@@ -66,10 +66,10 @@ func follow(ctx context.Context, kube *rest.Config) (*seen, error) {
 
 const (
 	assignedPath = "/apis/aadpodidentity.k8s.io/v1/azureassignedidentities"
-	fromNow      = "0" // with what is there
+	fromNow      = "0" // including the existing objects
 )
 
-// watchRaw opens a watch that begins after that version of the cluster.
+// watchRaw opens a watch that starts after that resource version.
 func watchRaw(ctx context.Context, kube *rest.Config, path, version string) (io.ReadCloser, error) {
 	c, err := rest.HTTPClientFor(kube)
 	if err != nil {
@@ -89,15 +89,15 @@ func watchRaw(ctx context.Context, kube *rest.Config, path, version string) (io.
 			return answer.Body, nil
 		}
 		err = errors.Join(errors.New(answer.Status), answer.Body.Close())
-		// 429: the API server has just learned of the kind, and its cache is not filled yet.
+		// 429: the API server has just installed the kind, and its cache is not filled yet.
 		if answer.StatusCode != http.StatusTooManyRequests || time.Since(began) > readyTime {
 			return nil, err
 		}
 	}
 }
 
-// read records the events of the watch. The API server ends the watch of a reader that is too slow
-// for it, as on a busy machine this one may be; then another one goes on where it ended.
+// read records the events of the watch. The API server closes the watch of a slow reader, which
+// this one may be on a busy machine. read then opens another one from the last version.
 func (s *seen) read(ctx context.Context, kube *rest.Config, body io.ReadCloser) {
 	version := fromNow
 	for {
@@ -122,7 +122,7 @@ func (s *seen) drain(body io.ReadCloser, version *string) error {
 	for {
 		var e told
 		if err := events.Decode(&e); err != nil {
-			return nil // however it ends, another one goes on
+			return nil // however it ends, another watch continues
 		}
 		if e.Type == "ERROR" {
 			return errors.New("the API server has forgotten where it was")
@@ -163,7 +163,7 @@ func (s *seen) tell() {
 	s.changed = make(chan struct{})
 }
 
-// clear forgets what was; the objects themselves must be gone, or go.
+// clear resets the records. The objects themselves must be deleted already or are deleted next.
 func (s *seen) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,8 +173,8 @@ func (s *seen) clear() {
 	s.assigned, s.reasons = map[string]time.Time{}, map[string]string{}
 }
 
-// wait returns when the condition holds; it is called with the lock held, whenever something has
-// changed.
+// wait returns when the condition is true. It evaluates the condition after every change, with the
+// lock held.
 func (s *seen) wait(ctx context.Context, condition func() bool) error {
 	for {
 		s.mu.Lock()
@@ -202,7 +202,7 @@ func (s *seen) all(ctx context.Context, n int, far func(int)) error {
 	return nil
 }
 
-// gone waits until there is none.
+// gone waits until no assigned identity exists.
 func (s *seen) gone(ctx context.Context) error {
 	if err := s.wait(ctx, func() bool { return len(s.objects) == 0 }); err != nil {
 		return fmt.Errorf("wait until the assigned identities are gone: %w", err)
@@ -220,7 +220,7 @@ func (s *seen) pod(ctx context.Context, key string) (time.Time, error) {
 	return at, nil
 }
 
-// last is when the last of the pods had its identity.
+// last returns when the last of the pods had its identity.
 func (s *seen) last() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,4 +1,4 @@
-// Rows start, idle and huge: MIC starts in a cluster that is full of pods.
+// Rows start, idle and huge: MIC starts in a cluster that has many pods already.
 package main
 
 import (
@@ -17,18 +17,18 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// perRequest is how many identities Azure takes in one update.
+// perRequest is how many identities Azure accepts in one update.
 const perRequest = 150
 
-// armTime is how long Azure is busy with a scale set that gets all identities.
+// armTime returns how long Azure is busy with a scale set that gets all identities.
 func (s shape) armTime() time.Duration {
 	return time.Duration(math.Ceil(float64(s.identities)/perRequest)) * s.arm
 }
 
-// started is what a start of MIC from nothing came to.
+// started is the result of a start of MIC from nothing.
 type started struct {
 	mic *program
-	// took and leading: from the start, and from the leadership, until all were assigned.
+	// took is from the start, and leading from the leadership, until all were assigned.
 	took, leading time.Duration
 	peak          float64
 	written       writes
@@ -36,13 +36,13 @@ type started struct {
 	cpu           map[string]float64 // seconds, by program
 }
 
-// startMIC starts MIC for that many pods and waits until it is at rest.
+// startMIC starts MIC for that many pods and waits until it is idle.
 func (b *bench) startMIC(ctx context.Context, c *cluster, pods int, step *progress.Step) (started, error) {
 	c.seen.clear()
 	if _, err := c.audit.take(); err != nil {
 		return started{}, err
 	}
-	measure.Pause(ctx, calmDown) // the API server still has to do with what was written last
+	measure.Pause(ctx, calmDown) // the API server is still processing the last writes
 	before := cpuByName()
 	mic, err := c.mic(b, "mic", 0)
 	if err != nil {
@@ -81,7 +81,7 @@ func (b *bench) startMIC(ctx context.Context, c *cluster, pods int, step *progre
 	return s, profiled()
 }
 
-// cpuByName is what the programs, and the benchmark itself, have used, in seconds.
+// cpuByName returns the CPU time of the programs, including the benchmark, in seconds.
 func cpuByName() map[string]float64 {
 	all := map[string]float64{}
 	for _, p := range others() {
@@ -177,7 +177,8 @@ func (b *bench) idle(ctx context.Context, c *cluster, s shape, mic *program, ste
 	return profiled()
 }
 
-// kubelets reports on one pod or node after the other, as kubelets do, and returns how often.
+// kubelets sends status reports for one pod or node after another, as kubelets do, and returns the
+// number of reports.
 func (c *cluster) kubelets(ctx context.Context, s shape, o options) (reports int, err error) {
 	pods, nodes := time.NewTicker(podReports), time.NewTicker(nodeReport)
 	defer pods.Stop()
@@ -205,8 +206,8 @@ func (c *cluster) kubelets(ctx context.Context, s shape, o options) (reports int
 	}
 }
 
-// hugeRow is a cluster that grows: at each size MIC starts from nothing, and then single pods come
-// and go.
+// hugeRow measures a growing cluster. At each size MIC starts from nothing, and then single pods
+// are created and deleted.
 func (b *bench) hugeRow(ctx context.Context, step *progress.Step) error {
 	sizes := b.options.sizes
 	if len(sizes) == 0 {
@@ -229,7 +230,7 @@ func (b *bench) hugeRow(ctx context.Context, step *progress.Step) error {
 	})
 }
 
-// grown is the cluster for the largest of these numbers of pods.
+// grown returns the shape for the largest of these numbers of pods.
 func grown(sizes []int) shape {
 	largest := sizes[len(sizes)-1]
 	return shape{nodes: max(largest/20, 1), sets: max(largest/1000, 1), identities: max(largest/40, 1), arm: usualARM}
@@ -264,7 +265,7 @@ func (b *bench) hugeSize(ctx context.Context, c *cluster, s shape, size int, ste
 	return c.seen.gone(ctx)
 }
 
-// events lets single pods come and go, and reports what one of those costs MIC.
+// events creates and deletes single pods, and reports the cost of one of them to MIC.
 func (b *bench) events(ctx context.Context, c *cluster, s shape, size int, mic *program, step *progress.Step) error {
 	measure.Pause(ctx, calmDown)
 	before, err := mic.cpu()
@@ -276,7 +277,7 @@ func (b *bench) events(ctx context.Context, c *cluster, s shape, size int, mic *
 	var took []float64
 	for i := range b.options.events {
 		step.Far("%d pods: %d of %d single pods", size, i, b.options.events)
-		p := s.pod(i % size) // where the identity is on the scale set already
+		p := s.pod(i % size) // its identity is on the scale set already
 		p.Name = fmt.Sprintf("single-%d", i)
 		at, err := c.comeAndGo(ctx, p)
 		if err != nil {
@@ -295,8 +296,8 @@ func (b *bench) events(ctx context.Context, c *cluster, s shape, size int, mic *
 	return profiled()
 }
 
-// comeAndGo creates a pod, waits until it has its identity, deletes it, and waits until that is
-// gone, too.
+// comeAndGo creates a pod, waits until it has its identity, deletes it, and waits until the
+// identity is removed.
 func (c *cluster) comeAndGo(ctx context.Context, p *corev1.Pod) (time.Duration, error) {
 	began := time.Now()
 	if err := c.create(ctx, p); err != nil {

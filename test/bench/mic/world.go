@@ -1,4 +1,4 @@
-// The nodes, pods and identities of a cluster, and the Azure that belongs to it.
+// The nodes, pods and identities of a cluster, and its Azure resources.
 package main
 
 import (
@@ -20,22 +20,22 @@ import (
 const (
 	subscription  = world.DefaultSubscription
 	resourceGroup = "bench"
-	// namespaces is how many there are; the identities are spread over them.
+	// namespaces is the number of namespaces that the identities are spread over.
 	namespaces = 10
-	// podsPerVM is how many pods a node has that is a VM of its own.
+	// podsPerVM is the number of pods on a node that is a single VM.
 	podsPerVM = 4
-	// writers is how many objects the benchmark writes at the same time.
+	// writers is the number of concurrent writers of the benchmark.
 	writers = 16
 )
 
-// shape is how large a cluster is.
+// shape is the size of a cluster.
 type shape struct {
 	nodes, sets, identities int
-	// missing identities, the last ones, do not exist on Azure.
+	// missing is how many of the last identities do not exist on Azure.
 	missing int
 	// arm is how long an update of a scale set, or of a VM, takes.
 	arm time.Duration
-	// vms: every node is a VM of its own, and there are no scale sets.
+	// vms means that every node is a single VM and there are no scale sets.
 	vms bool
 }
 
@@ -69,7 +69,7 @@ func (s shape) providerID(i int) string {
 		subscription, resourceGroup, setName(i%s.sets), i/s.sets)
 }
 
-// world is the emulated Azure's, with the rate limits of the real one.
+// world returns the world of the emulated Azure, with the rate limits of the real one.
 func (s shape) world() world.Document {
 	doc := world.Default("secret")
 	doc.VirtualMachines, doc.ScaleSets, doc.Identities = nil, nil, nil
@@ -81,7 +81,7 @@ func (s shape) world() world.Document {
 		})
 	}
 	if s.vms {
-		// Azure's limits of the reads of one VM are on as well.
+		// Azure's limits on the reads of one VM apply as well.
 		doc.Settings.Limits.MachineReads = world.Bucket{Size: 36, PerMinute: 12}
 		doc.Settings.Limits.OperationReads = world.Bucket{Size: 45, PerMinute: 15}
 		for i := range s.nodes {
@@ -98,7 +98,7 @@ func (s shape) world() world.Document {
 	return doc
 }
 
-// fill writes everything but the pods.
+// fill writes everything except the pods.
 func (c *cluster) fill(ctx context.Context, s shape) error {
 	err := each(ctx, namespaces, func(ctx context.Context, i int) error {
 		return client.IgnoreAlreadyExists(c.namespace(ctx, namespaceOf(i)))
@@ -117,7 +117,7 @@ func (c *cluster) namespace(ctx context.Context, name string) error {
 	return err
 }
 
-// addNodes writes the nodes from that one on.
+// addNodes writes the nodes starting with number from.
 func (c *cluster) addNodes(ctx context.Context, s shape, from int) error {
 	return each(ctx, s.nodes-from, func(ctx context.Context, i int) error {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(from + i)}, Spec: corev1.NodeSpec{ProviderID: s.providerID(from + i)}}
@@ -128,8 +128,7 @@ func (c *cluster) addNodes(ctx context.Context, s shape, from int) error {
 	})
 }
 
-// addIdentities writes AzureIdentity and AzureIdentityBinding of the identities from, from+1, …
-// to-1.
+// addIdentities writes the AzureIdentity and AzureIdentityBinding of the identities from … to-1.
 func (c *cluster) addIdentities(ctx context.Context, from, to int) error {
 	return each(ctx, to-from, func(ctx context.Context, n int) error {
 		i := from + n
@@ -146,8 +145,8 @@ func (c *cluster) addIdentities(ctx context.Context, from, to int) error {
 	})
 }
 
-// pod is the n-th pod: its identity is n % identities, and the pods of an identity are on all scale
-// sets. The pods of a VM come one after the other.
+// pod returns the n-th pod. Its identity is n % identities, and the pods of an identity are on all
+// scale sets. The pods of a VM are consecutive.
 func (s shape) pod(n int) *corev1.Pod {
 	id := n % s.identities
 	if s.vms {
@@ -181,7 +180,7 @@ func (c *cluster) delete(ctx context.Context, p *corev1.Pod) error {
 	return nil
 }
 
-// createPods writes the pods from, from+1, … to-1.
+// createPods writes the pods from … to-1.
 func (c *cluster) createPods(ctx context.Context, s shape, from, to int, far func(int)) error {
 	return each(ctx, to-from, func(ctx context.Context, i int) error {
 		if i%100 == 0 {
@@ -191,7 +190,7 @@ func (c *cluster) createPods(ctx context.Context, s shape, from, to int, far fun
 	})
 }
 
-// each calls f for 0 … n-1, some at a time, until one fails.
+// each calls f for 0 … n-1, several at a time, until one fails.
 func each(ctx context.Context, n int, f func(context.Context, int) error) error {
 	return eachOf(ctx, writers, n, f)
 }

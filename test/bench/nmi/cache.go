@@ -1,5 +1,5 @@
-// Rows cache, single and fresh: tokens that NMI holds, compared with a server that has nothing to
-// decide.
+// Rows cache, single and fresh: tokens in NMI's cache, compared with a server that makes no
+// decisions.
 
 package main
 
@@ -15,14 +15,13 @@ import (
 	"github.com/podid-io/podid/test/bench/stage"
 )
 
-// target is what was measured of one of the two servers, a value for each turn.
+// target holds the measurements of one of the two servers, a value for each turn.
 type target struct {
 	rate, p50, p99, cost, generator []float64
 }
 
-// duel lets NMI and the bare server take turns with the same load: the same machine, the same pods,
-// the same way through veth, nftables and connection tracking, the same answer, the same number of
-// CPUs to run Go code on.
+// duel runs the same load on NMI and the bare server in turns. Both have the same machine, pods,
+// response, number of CPUs for Go code, and path through veth, nftables and connection tracking.
 func (b *bench) duel(ctx context.Context, step *progress.Step, name string, procs int, s load.Spec) (nmi, bare target, err error) {
 	n := b.node
 	s.Length = b.options.round
@@ -123,7 +122,7 @@ func (b *bench) single(ctx context.Context, step *progress.Step) error {
 }
 
 func (b *bench) fresh(ctx context.Context, step *progress.Step) error {
-	// Eight pods: the ports of one address would not do.
+	// Eight pods, because one address does not have enough ports.
 	nmi, bare, err := b.duel(ctx, step, "fresh", 1, load.Spec{Connections: connections, Sources: podAddresses(8), Fresh: true})
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-// Row idle: NMI with nothing to do, in a cluster whose objects it has to know.
+// Row idle: NMI without requests, in a cluster with many objects that it has to know.
 
 package main
 
@@ -74,8 +74,8 @@ func (b *bench) idle(ctx context.Context, step *progress.Step) (err error) {
 
 func bigNamespace(i int) string { return "bench-" + strconv.Itoa(i%idleNamespaces) }
 
-// fillBig writes a big cluster: identities and bindings in some namespaces, pods on many nodes,
-// each with an assigned identity.
+// fillBig writes a big cluster: identities and bindings in several namespaces, and pods on many
+// nodes, each with an assigned identity.
 func (b *bench) fillBig(ctx context.Context, s *stage.Stage, step *progress.Step) error {
 	err := each(ctx, idleNamespaces, func(ctx context.Context, i int) error { return s.Namespace(ctx, bigNamespace(i)) })
 	if err != nil {

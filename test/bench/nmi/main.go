@@ -1,9 +1,9 @@
 // Command nmi measures NMI: the real program at a real API server, with an emulated metadata
-// service, asked by pods through the real redirect. docs/benchmarks.md says what each figure means.
+// service, and requests of pods through the real redirect. docs/benchmarks.md describes each
+// figure.
 //
-// Everything runs in network namespaces of its own that have no way out. A figure that misses its
-// target is no failure, unless
-// -strict says so; a figure that could not be measured is.
+// Everything runs in network namespaces without external connections. A figure that misses its
+// target is only a failure with -strict. A figure that could not be measured always is.
 package main
 
 import (
@@ -30,7 +30,7 @@ const (
 	exitUsage  = 2
 )
 
-// deadline is far more than all rows take, some eight minutes.
+// deadline is far more than all rows take, which is about eight minutes.
 const deadline = 40 * time.Minute
 
 func main() {
@@ -40,7 +40,7 @@ func main() {
 	os.Exit(code)
 }
 
-// options are what a user may choose.
+// options are the user's choices.
 type options struct {
 	output   string
 	strict   bool

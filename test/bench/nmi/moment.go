@@ -1,4 +1,4 @@
-// Row moment: a pod whose identity is on the node asks the moment it runs.
+// Row moment: a pod whose identity is on the node requests a token as soon as it runs.
 
 package main
 
@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	// momentEvery is slower than the metadata service's limit of token requests, which is not what
-	// is measured.
+	// momentEvery is longer than the metadata service's limit requires, so that the row does not
+	// measure the limit.
 	momentEvery = 100 * time.Millisecond
-	// ahead is how many pods are scheduled and wait for their container to start; so it is one
-	// second for each.
+	// ahead is how many pods are scheduled and wait for their container to start, which takes each of
+	// them a second.
 	ahead = 10
 )
 
@@ -30,7 +30,7 @@ func (b *bench) moment(ctx context.Context, step *progress.Step) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = n.forgetMoments(ctx) }() // they would cost the next rows some of the metadata service's time
+	defer func() { _ = n.forgetMoments(ctx) }() // they would use some of the metadata service's limit in the next rows
 	return n.withNMI(ctx, func(*nmiProgram) error {
 		var took, reported []float64
 		tick := time.NewTicker(momentEvery)
@@ -73,7 +73,7 @@ func (n *node) forgetMoments(ctx context.Context) error {
 
 func momentName(i int) string { return fmt.Sprintf("moment-%d", i) }
 
-// schedule writes a pod that has a node and an identity there, and no address yet.
+// schedule writes a pod that has a node and an identity there, but no address yet.
 func (n *node) schedule(ctx context.Context, i int) error {
 	p := newPod(namespace, momentName(i), nodeName, manyIdentities+i)
 	p.Labels["row"] = "moment"
@@ -83,8 +83,8 @@ func (n *node) schedule(ctx context.Context, i int) error {
 	return assign(ctx, n.stage, p, manyIdentities+i)
 }
 
-// startAndAsk lets a pod ask while its kubelet reports that it runs; it returns how long the answer
-// and the report took.
+// startAndAsk sends a pod's token request while its kubelet reports that the pod runs. It returns
+// the durations of the request and the report.
 func (n *node) startAndAsk(ctx context.Context, i int) (asked, reported float64, err error) {
 	address := podAddress(manyPods + i)
 	done := make(chan error, 1)

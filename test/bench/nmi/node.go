@@ -27,18 +27,18 @@ const (
 	nodeLink = "pods"
 	podLink  = "eth0"
 	prefix   = 16
-	// readyTime bounds how long a new NMI may take, and what is asked once.
+	// readyTime bounds the start of an NMI, requestTime a single request.
 	requestTime = 10 * time.Second
 )
 
 func gateway() netip.Addr { return netip.MustParseAddr("10.244.0.1") }
 
-// podAddress is the i-th pod's.
+// podAddress returns the address of the i-th pod.
 func podAddress(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 244, byte(1 + i/250), byte(1 + i%250)}) //nolint:gosec // below 250
 }
 
-// podAddresses are the first n pods'.
+// podAddresses returns the addresses of the first n pods.
 func podAddresses(n int) (list []netip.Addr) {
 	for i := range n {
 		list = append(list, podAddress(i))
@@ -59,7 +59,7 @@ type node struct {
 	answers    *json.Decoder
 }
 
-// newNode prepares everything but NMI.
+// newNode prepares everything except NMI.
 func (b *bench) newNode(ctx context.Context) (_ *node, err error) {
 	s, err := stage.New(b.options.logs)
 	if err != nil {
@@ -105,7 +105,7 @@ func addMetadataAddress() error {
 	return nil
 }
 
-// startPods makes the pods' namespace and joins it to the node.
+// startPods creates the pods' namespace and connects it to the node.
 func (n *node) startPods() error {
 	self, err := os.Executable()
 	if err != nil {
@@ -119,7 +119,7 @@ func (n *node) startPods() error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = nodeLink
 	if old, err := netlink.LinkByName(nodeLink); err == nil {
-		_ = netlink.LinkDel(old) // of an earlier node
+		_ = netlink.LinkDel(old) // left by an earlier node
 	}
 	link := &netlink.Veth{LinkAttrs: attrs, PeerName: podLink, PeerNamespace: netlink.NsPid(n.pods.PID())}
 	if err := netlink.LinkAdd(link); err != nil {
@@ -128,7 +128,7 @@ func (n *node) startPods() error {
 	if err := errors.Join(
 		netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: gateway().AsSlice(), Mask: net.CIDRMask(prefix, 32)}}),
 		netlink.LinkSetUp(link),
-		// Closed connections would be remembered for two minutes, and there are many.
+		// By default the kernel tracks closed connections for two minutes, and there are many.
 		os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait", []byte("5"), 0),
 	); err != nil {
 		return fmt.Errorf("prepare the node's network: %w", err)
@@ -157,13 +157,13 @@ func (n *node) order(o order) (load.Result, error) {
 
 const resource = "https://management.azure.com/"
 
-// request is what pods send.
+// request returns the request of the pods.
 func request(host, resource string) string {
 	return "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource + " HTTP/1.1\r\n" +
 		"Host: " + host + "\r\nMetadata: true\r\nUser-Agent: azsdk-go-azidentity/v1.15.0 (go1.26; linux)\r\nAccept: application/json\r\n\r\n"
 }
 
-// toNMI is what to send where, for the pods' requests.
+// toNMI returns s with the request and target for NMI.
 func toNMI(s load.Spec) load.Spec {
 	s.Target = netip.AddrPortFrom(netip.MustParseAddr(redirect.DefaultMetadataIP), redirect.DefaultMetadataPort)
 	s.Request = request(redirect.DefaultMetadataIP, resource)
@@ -176,7 +176,7 @@ func toBare(s load.Spec) load.Spec {
 	return s
 }
 
-// send lets the pods send, and fails when a request does.
+// send makes the pods send, and fails if a request does.
 func (n *node) send(s load.Spec) (load.Result, error) {
 	r, err := n.order(order{Load: &s})
 	if err == nil && r.Failed > 0 {
@@ -191,9 +191,9 @@ type nmiProgram struct {
 	probe string
 }
 
-// startNMI starts NMI with the flags it has by default, but for the node and the API server, and
-// waits until it is ready. offset moves its ports: two on one node cannot both have the default
-// ones.
+// startNMI starts NMI with its default flags, except for the node and the API server, and waits
+// until it is ready. offset moves its ports, because two instances on one node cannot share the
+// default ones.
 func (n *node) startNMI(ctx context.Context, offset int, env ...string) (*nmiProgram, error) {
 	args := []string{
 		"--node=" + nodeName, "--kubeconfig=" + n.kubeconfig,
@@ -212,7 +212,7 @@ func (n *node) startNMI(ctx context.Context, offset int, env ...string) (*nmiPro
 	return running, p.Until(ctx, running.probe+"/readyz", "ok")
 }
 
-// withNMI starts NMI, calls f, and ends it.
+// withNMI starts NMI, calls f, and stops NMI.
 func (n *node) withNMI(ctx context.Context, f func(*nmiProgram) error, env ...string) error {
 	p, err := n.startNMI(ctx, 0, env...)
 	if err == nil {
@@ -224,7 +224,7 @@ func (n *node) withNMI(ctx context.Context, f func(*nmiProgram) error, env ...st
 	return err
 }
 
-// withBare starts the server to compare with, which answers with that body.
+// withBare starts the baseline server, which responds with that body.
 func (n *node) withBare(body string, procs int, f func(*stage.Program) error) error {
 	self, err := os.Executable()
 	if err != nil {

@@ -1,4 +1,4 @@
-// What is in the cluster and on Azure.
+// The objects in the cluster and on Azure.
 
 package main
 
@@ -21,11 +21,11 @@ import (
 const (
 	namespace     = "bench"
 	resourceGroup = "bench"
-	// manyPods and manyIdentities are on the node in all rows; each of the pods of the row moment
-	// has an identity of its own.
+	// manyPods and manyIdentities are on the node in all rows. Each pod of the row moment has its own
+	// identity.
 	manyPods, manyIdentities = 250, 20
 	maxMoments               = 500
-	// writers is how many objects are written at the same time.
+	// writers is the number of concurrent writers.
 	writers = 16
 )
 
@@ -39,7 +39,7 @@ func resourceID(i int) string {
 
 func clientID(i int) string { return fmt.Sprintf("44444444-4444-4444-9444-%012d", i) }
 
-// azure is a world with one virtual machine, that of the node, which has all identities. Rate
+// azure returns a world with one virtual machine, the node, which has all identities. The rate
 // limits are Azure's.
 func azure() world.Document {
 	doc := world.Default("secret")
@@ -76,7 +76,7 @@ func (n *node) fill(ctx context.Context) error {
 	})
 }
 
-// grant writes AzureIdentity and AzureIdentityBinding.
+// grant writes an AzureIdentity and its AzureIdentityBinding.
 func grant(ctx context.Context, s *stage.Stage, namespace string, i int) error {
 	meta := metav1.ObjectMeta{Name: identityName(i), Namespace: namespace}
 	err := s.Objects.Create(ctx, &v1.AzureIdentity{ObjectMeta: meta, Spec: identitySpec(i)})
@@ -133,7 +133,7 @@ func assign(ctx context.Context, s *stage.Stage, p *corev1.Pod, id int) error {
 	return nil
 }
 
-// runs reports a pod as a kubelet does when its container has started.
+// runs reports a pod as running, as a kubelet does when its container has started.
 func (n *node) runs(ctx context.Context, p *corev1.Pod, address string) error {
 	now := time.Now().UTC().Format(time.RFC3339)
 	patch := fmt.Sprintf(`{"status":{"phase":"Running","hostIP":"10.244.0.1","podIP":%q,"podIPs":[{"ip":%q}],"startTime":%q,`+
@@ -147,7 +147,7 @@ func (n *node) runs(ctx context.Context, p *corev1.Pod, address string) error {
 	return nil
 }
 
-// each calls f for 0 … n-1, some at a time, until one fails.
+// each calls f for 0 … n-1, several at a time, until one fails.
 func each(ctx context.Context, n int, f func(context.Context, int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(writers)

@@ -1,4 +1,4 @@
-// Rows outage and many: all pods of the node ask.
+// Rows outage and many: requests of all pods of the node.
 
 package main
 
@@ -20,17 +20,17 @@ const (
 	manyRate     = 1000
 )
 
-// allPods is what all pods of the node send, one connection each.
+// allPods returns the load of all pods of the node, with one connection each.
 func allPods(rate float64, length time.Duration) load.Spec {
 	return toNMI(load.Spec{Connections: manyPods, Sources: podAddresses(manyPods), Rate: rate, Length: length})
 }
 
-// tokenLifetime is little longer than an outage, so that NMI wants to refresh tokens meanwhile: in
-// their last quarter they are too old to be handed out when newer ones can be had. NMI has them
-// some seconds before the outage, and their times are whole seconds.
+// tokenLifetime returns a lifetime slightly longer than an outage, so that NMI tries to refresh
+// tokens meanwhile. NMI returns tokens in their last quarter only if it cannot get newer ones. NMI
+// has the tokens a few seconds before the outage, and their times are whole seconds.
 func tokenLifetime(outage time.Duration) time.Duration { return outage + outage/10 + 4*time.Second }
 
-// outage lets the metadata service fail in three ways.
+// outage makes the metadata service fail in three ways.
 func (b *bench) outage(ctx context.Context, step *progress.Step) error {
 	n, each := b.node, b.options.outage/3
 	faults := []world.Fault{{Status: 500}, {Status: 429, RetryAfter: 5}, {Hang: true}}
@@ -43,7 +43,7 @@ func (b *bench) outage(ctx context.Context, step *progress.Step) error {
 		err := n.withTokenLifetime(ctx, tokenLifetime(each), func() error {
 			return n.withNMI(ctx, func(*nmiProgram) error {
 				step.Far("%s, for %s", said[i], each)
-				if _, err := n.send(allPods(outageRate, time.Second)); err != nil { // they get their tokens
+				if _, err := n.send(allPods(outageRate, time.Second)); err != nil { // fetches their tokens
 					return err
 				}
 				f.Name, f.Surface, f.Path = "outage", world.SurfaceIMDS, identityPath
@@ -74,8 +74,8 @@ func (b *bench) outage(ctx context.Context, step *progress.Step) error {
 	return nil
 }
 
-// healthy is the same load while nothing fails: what other programs on the machine do to it is in
-// these figures, too.
+// healthy measures the same load without failures, to show the effect of other programs on the
+// machine.
 func (b *bench) healthy(ctx context.Context, d time.Duration) (r load.Result, err error) {
 	err = b.node.withNMI(ctx, func(*nmiProgram) error {
 		if _, err := b.node.send(allPods(outageRate, time.Second)); err != nil {
@@ -105,7 +105,7 @@ func (b *bench) reportOutage(kind string, r load.Result, calls int) {
 	b.said = strings.TrimPrefix(fmt.Sprintf("%s, %s %.0f %% p99 %.1f ms", b.said, kind, answered, 1e3*r.P99), ", ")
 }
 
-// withTokenLifetime sets how long the metadata service's tokens live while f runs.
+// withTokenLifetime sets the lifetime of the metadata service's tokens while f runs.
 func (n *node) withTokenLifetime(ctx context.Context, d time.Duration, f func() error) error {
 	set := func(d time.Duration) error {
 		return n.stage.Azure.SetSettings(ctx, map[string]any{"imds": map[string]any{"tokenLifetime": d.String(), "cacheTokens": false}})
@@ -120,7 +120,7 @@ func (n *node) withTokenLifetime(ctx context.Context, d time.Duration, f func() 
 	return err
 }
 
-// imdsCalls counts the token requests that the metadata service has had since then.
+// imdsCalls returns the number of token requests to the metadata service since then.
 func (n *node) imdsCalls(ctx context.Context, since time.Time) (int, error) {
 	requests, err := n.stage.Azure.Requests(ctx, world.Filter{Surface: world.SurfaceIMDS, Path: identityPath}, 0)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Profiles of NMI, for who looks for what makes it slow.
+// Profiles of NMI, for performance analysis.
 
 package main
 

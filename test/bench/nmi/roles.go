@@ -1,5 +1,5 @@
-// What this program does when it was started by itself: it is the pods of the node, or the server
-// to compare with.
+// The parts that this program plays when it starts itself: the pods of the node, or the baseline
+// server.
 
 package main
 
@@ -49,7 +49,7 @@ func play(ctx context.Context, part string, stdin io.Reader, stdout, stderr io.W
 
 // order is an instruction to the pods, one JSON object each. They reply with an answer.
 type order struct {
-	// Network gives the namespace these addresses, of the prefix that they share, and a gateway.
+	// Addresses configures the network namespace with these addresses, of one prefix, and a gateway.
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	Gateway   netip.Addr     `json:"gateway,omitzero"`
 	// Load sends requests.
@@ -61,7 +61,7 @@ type answer struct {
 	Error  string      `json:"error,omitempty"`
 }
 
-// pods are the pods of the node: one network namespace that has the addresses of all of them.
+// pods acts as the pods of the node: one network namespace with the addresses of all of them.
 func pods(ctx context.Context, orders io.Reader, answers io.Writer) error {
 	in, out := json.NewDecoder(orders), json.NewEncoder(answers)
 	for {
@@ -88,7 +88,7 @@ func pods(ctx context.Context, orders io.Reader, answers io.Writer) error {
 	}
 }
 
-// configure sets up eth0, which is there already.
+// configure sets up the existing eth0.
 func configure(addresses []netip.Prefix, gateway netip.Addr) error {
 	link, err := netlink.LinkByName(podLink)
 	if err != nil {
@@ -105,12 +105,12 @@ func configure(addresses []netip.Prefix, gateway netip.Addr) error {
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()}); err != nil {
 		return fmt.Errorf("add the default route: %w", err)
 	}
-	// Programs that open many connections a second need more ports than usual.
+	// Many new connections per second need more ports than the default.
 	return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("1024 65535"), 0)
 }
 
-// Where the bare server is, and its redirect, so that requests to it go the same way as those to
-// NMI.
+// The address of the bare server and its redirect, so that its requests take the same path as those
+// to NMI.
 const (
 	bareMetadata = "169.254.172.1"
 	bareAgent    = "169.254.171.80"
@@ -146,7 +146,7 @@ func bare(ctx context.Context, body io.Reader, ready io.Writer) error {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			h := w.Header()
 			h["Content-Type"], h["Content-Length"] = contentType, contentLength
-			_, _ = w.Write(text) // a client that went away needs no answer
+			_, _ = w.Write(text) // an error means that the client has disconnected
 		}),
 	}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()

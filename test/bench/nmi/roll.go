@@ -1,5 +1,5 @@
-// Row roll: NMI is replaced by another one while pods ask, as a DaemonSet does it that brings the
-// new pod before it ends the old.
+// Row roll: NMI is replaced while pods send requests, like a DaemonSet update that starts the new
+// pod before it stops the old one.
 
 package main
 
@@ -17,7 +17,7 @@ import (
 
 const (
 	rollRate = 500
-	// rollTime is for one replacement: the new one gets ready, both are there, the old one ends.
+	// rollTime is for one replacement: the new NMI becomes ready, both run, the old one ends.
 	rollTime  = 8 * time.Second
 	bothThere = 2 * time.Second
 )
@@ -49,14 +49,14 @@ func (b *bench) roll(ctx context.Context, step *progress.Step) error {
 	return nil
 }
 
-// rollUnder replaces NMI some times while pods ask.
+// rollUnder replaces NMI several times under load.
 func (b *bench) rollUnder(ctx context.Context, step *progress.Step, what string, fresh bool) (load.Result, error) {
 	n := b.node
 	current, err := n.startNMI(ctx, 0)
 	if err != nil {
 		return load.Result{}, err
 	}
-	defer func() { _ = current.Stop(syscall.SIGTERM) }() // it has been stopped unless something failed
+	defer func() { _ = current.Stop(syscall.SIGTERM) }() // it was stopped unless something failed
 	if _, err := n.send(allPods(manyRate, time.Second)); err != nil {
 		return load.Result{}, err
 	}

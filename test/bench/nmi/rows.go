@@ -1,4 +1,4 @@
-// What is measured, in which order: the rows of a table.
+// The table of the rows, in the order of measurement.
 package main
 
 import (
@@ -19,14 +19,13 @@ type bench struct {
 	options  options
 	progress *progress.Reporter
 	report   *measure.Report
-	// node is what the rows share, all but idle.
+	// node is shared by all rows except idle.
 	node *node
-	// said is what the running row says of itself in the progress.
+	// said is the progress message of the current row.
 	said string
 }
 
-// row is one of the measurements, each with an NMI of its own. A row that fails does not keep the
-// others from being tried.
+// row is one of the measurements, each with its own NMI. The others are still tried if one fails.
 type row struct {
 	name, what string
 	measure    func(*bench, context.Context, *progress.Step) error
@@ -60,7 +59,7 @@ func isRow(name string) bool {
 // wants reports whether to measure a row.
 func (o options) wants(name string) bool { return len(o.only) == 0 || o.only[name] }
 
-// all measures the rows that are wanted.
+// all measures the selected rows.
 func (b *bench) all(ctx context.Context) (failed error) {
 	began := time.Now()
 	b.report.Machine = measure.Describe()

@@ -1,4 +1,4 @@
-// Just enough of HTTP to read answers with a Content-Length.
+// A minimal HTTP parser for responses with a Content-Length.
 package main
 
 import (
@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// status reads the status code out of an answer's head.
+// status parses the status code in a response's head.
 func status(head []byte) (int, error) {
 	const before = len("HTTP/1.1 ")
 	if len(head) < before+3 || !bytes.HasPrefix(head, []byte("HTTP/1.1 ")) {
@@ -20,7 +20,7 @@ func status(head []byte) (int, error) {
 	return code, nil
 }
 
-// complete returns the length of the answer at the beginning of b, or 0 while it is incomplete.
+// complete returns the length of the response at the beginning of b, or 0 while it is incomplete.
 func complete(b []byte) (length, code int, err error) {
 	end := bytes.Index(b, []byte("\r\n\r\n"))
 	if end < 0 {
@@ -39,7 +39,7 @@ func complete(b []byte) (length, code int, err error) {
 	return length, code, nil
 }
 
-// contentLength reads the header as Go's servers spell it.
+// contentLength parses the header in the spelling of Go's servers.
 func contentLength(head []byte) (int, error) {
 	name := []byte("\r\nContent-Length: ")
 	_, rest, found := bytes.Cut(head, name)

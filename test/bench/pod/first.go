@@ -14,20 +14,20 @@ import (
 
 const (
 	metadataService = "169.254.169.254:80"
-	// terminationLog is where Kubernetes looks for what a container has to say at its end.
+	// terminationLog is the file from which Kubernetes reads a container's termination message.
 	terminationLog = "/dev/termination-log"
 	// patience is longer than the agent ever holds a request.
 	patience = 2 * time.Minute
 )
 
-// outcome is the termination message of a pod that asked once.
+// outcome is the termination message of a pod that requested one token.
 type outcome struct {
-	// Began is when main was entered, Connected when the connection stood, Answered when the whole
-	// answer was there.
+	// Began is the start of main, Connected when the connection was established, Answered when the
+	// response was complete.
 	Began     time.Time `json:"began"`
 	Connected time.Time `json:"connected"`
 	Answered  time.Time `json:"answered"`
-	// Status is the answer's; Bytes the length of its body; Text what was wrong, if anything.
+	// Status is the status of the response, Bytes the length of its body, Text the error, if any.
 	Status int    `json:"status"`
 	Bytes  int    `json:"bytes"`
 	Text   string `json:"text,omitempty"`
@@ -77,7 +77,7 @@ func (o *outcome) ask(ctx context.Context) error {
 	return nil
 }
 
-// request is the token request of an Azure SDK.
+// request returns the token request of an Azure SDK.
 func request(host, resource, headers string) []byte {
 	return []byte("GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource + " HTTP/1.1\r\n" +
 		"Host: " + host + "\r\nUser-Agent: podid-bench\r\nAccept: application/json\r\nMetadata: true\r\n" + headers + "\r\n")

@@ -1,5 +1,5 @@
-// The load generator: one thread, bare sockets and epoll, because it shares the machine with what
-// it measures. A request costs it two system calls and its part of a third.
+// The load generator: one thread, raw sockets and epoll, because it shares the machine with the
+// measured program. A request costs two system calls and a share of a third.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// round is one line of output: what one target did in one stretch of time.
+// round is one output line: the result of one target in one period.
 type round struct {
 	Target   string    `json:"target"`
 	Began    time.Time `json:"began"`
@@ -26,16 +26,16 @@ type round struct {
 	// Failed counts the requests whose status was not 200. Text describes the first of them.
 	Failed int    `json:"failed"`
 	Text   string `json:"text,omitempty"`
-	// Microseconds from sending a request to having its answer; in steps of 10.
+	// P50 … Max are quantiles of the response time in microseconds, in steps of 10.
 	P50 int `json:"p50"`
 	P99 int `json:"p99"`
 	Max int `json:"max"`
-	// CPU is what the load generator itself used, in seconds.
+	// CPU is the CPU time of the load generator itself, in seconds.
 	CPU float64 `json:"cpu"`
 }
 
 // loads sends to the targets, name=address each, in turn. BENCH_CONNECTIONS, BENCH_SECONDS (of a
-// stretch) and BENCH_ROUNDS say how much; each target first gets a second that does not count.
+// period) and BENCH_ROUNDS set the amount. Each target first gets a warm-up second.
 func loads(ctx context.Context, targets []string, out io.Writer) error {
 	connections, err1 := number("BENCH_CONNECTIONS", 1, 4096)
 	seconds, err2 := number("BENCH_SECONDS", 1, 60)
@@ -74,19 +74,18 @@ func number(name string, least, most int) (int, error) {
 	return n, nil
 }
 
-// client is one keep-alive connection with one request under way.
+// client is one keep-alive connection with one request in flight.
 type client struct {
 	fd   int
 	sent time.Time
-	got  int // bytes of the answer in buffer
+	got  int // bytes of the response in buffer
 	in   [16 << 10]byte
 }
 
-// steps are the times of 10 µs each that latencies are counted in; the last one counts what took
-// longer.
+// steps is the number of latency buckets of 10 µs; the last one also counts longer latencies.
 const steps = 100_000
 
-// generator is one stretch.
+// generator runs one period.
 type generator struct {
 	epoll   int
 	request []byte
@@ -143,7 +142,7 @@ func (g *generator) connect(to netip.AddrPort) error {
 	return nil
 }
 
-// run keeps one request under way on every connection until the time is over.
+// run keeps one request in flight on every connection until the time is over.
 func (g *generator) run(ctx context.Context, length time.Duration) (round, error) {
 	used := cpu()
 	g.result.Began = time.Now()
@@ -206,7 +205,7 @@ func (g *generator) receive(c *client) error {
 	return g.send(c)
 }
 
-// quantile is the time that this part of the requests did not exceed, in microseconds.
+// quantile returns the latency, in microseconds, that this share of the requests did not exceed.
 func (g *generator) quantile(part float64) int {
 	left := int(part * float64(g.result.Requests))
 	for i, n := range g.took {
@@ -217,7 +216,7 @@ func (g *generator) quantile(part float64) int {
 	return 0
 }
 
-// cpu is what this process has used, in seconds.
+// cpu returns this process's CPU time in seconds.
 func cpu() float64 {
 	var u unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {

@@ -1,11 +1,11 @@
-// Command pod is what runs in the benchmark's pods. It speaks the wire protocol over bare sockets
-// instead of an Azure SDK, so that the times are the product's and not the client's.
+// Command pod runs in the benchmark's pods. It uses raw sockets instead of an Azure SDK, so that
+// the times are the product's and not the client's.
 //
-//	pod first                 one token request; what happened when goes to the termination message
-//	pod load TARGET...        as many requests as 32 connections carry, to one target after the other
-//	pod serve ADDRESS BYTES   a bare net/http server with an answer of that length, to compare with
+//	pod first                 one token request; the times go to the termination message
+//	pod load TARGET...        as many requests as 32 connections carry, to one target after another
+//	pod serve ADDRESS BYTES   a bare net/http server with a response of that length, as the baseline
 //
-// It only works in a pod of the benchmark: what it sends is meant for an agent, never for a real
+// It only works in a pod of the benchmark: its requests are meant for an agent, never for a real
 // metadata service.
 package main
 

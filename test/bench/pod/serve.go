@@ -1,4 +1,4 @@
-// The server to compare with: what net/http does when there is nothing to decide.
+// The baseline: a net/http server without any decisions.
 package main
 
 import (
@@ -27,7 +27,7 @@ func serve(ctx context.Context, args []string) error {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			h := w.Header()
 			h["Content-Type"], h["Content-Length"] = contentType, contentLength
-			_, _ = w.Write(body) // a client that went away needs no answer
+			_, _ = w.Write(body) // an error means that the client has disconnected
 		}),
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", args[0])

@@ -1,4 +1,4 @@
-// What the benchmark itself uses of the CPUs.
+// The CPU time of the benchmark itself.
 
 package stage
 
@@ -13,7 +13,7 @@ import (
 	"github.com/podid-io/podid/test/bench/measure"
 )
 
-// OwnCPU is what this process and all that descends from it have used, in seconds.
+// OwnCPU returns the CPU time of this process and its descendants in seconds.
 func OwnCPU() float64 {
 	used := 0.0
 	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} { // children that have ended
@@ -33,7 +33,7 @@ func OwnCPU() float64 {
 	return used
 }
 
-// parents of all processes.
+// parents returns the parents of all processes.
 func parents() map[int]int {
 	all := map[int]int{}
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -46,7 +46,7 @@ func parents() map[int]int {
 			continue
 		}
 		pid, err1 := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:])) // the name before it may hold anything
+		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:])) // the name before it may contain any characters
 		if err1 != nil || len(fields) < 2 {
 			continue
 		}

@@ -1,5 +1,5 @@
-// Package stage is where the benchmarks of the programs play: a network namespace without a way
-// out, the programs in it, an API server with its etcd, and the emulated Azure.
+// Package stage is the environment of the programs' benchmarks: a network namespace without
+// external connections, the programs in it, an API server with its etcd, and the emulated Azure.
 package stage
 
 import (
@@ -50,7 +50,7 @@ func enter(here string) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	runtime.LockOSThread() // the namespace is this thread's, and stays the program's
+	runtime.LockOSThread() // the namespace applies to this thread, and must stay the program's
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("make a network namespace: %w", err)
 	}

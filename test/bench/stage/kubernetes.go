@@ -31,9 +31,10 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// Stage is an API server with our kinds and an emulated Azure.
+// Stage is an API server with podid's CRDs and an emulated Azure.
 type Stage struct {
-	// Dir is where its files are, in memory if there is room; Logs where the programs' logs are.
+	// Dir is the folder of its files, in memory if there is room; Logs is the folder of the programs'
+	// logs.
 	Dir, Logs string
 	Kube      kubernetes.Interface
 	Objects   client.Client
@@ -42,10 +43,9 @@ type Stage struct {
 	programs  []*Program
 }
 
-// New makes the folders. Remove removes everything.
+// New creates the folders. Call Remove to remove everything.
 func New(logs string) (*Stage, error) {
-	// In memory where there is room for it: a disk that others use, too, would be part of the
-	// figures.
+	// In memory if there is room: a disk that other programs use would influence the figures.
 	dir, err := os.MkdirTemp("/dev/shm", "podid-bench-")
 	if err != nil {
 		dir, err = os.MkdirTemp("", "podid-bench-")
@@ -63,7 +63,7 @@ func New(logs string) (*Stage, error) {
 	return s, nil
 }
 
-// Remove ends everything, also after a failure.
+// Remove stops and removes everything, also after a failure.
 func (s *Stage) Remove() error {
 	var err error
 	for _, p := range s.programs {
@@ -85,7 +85,7 @@ func (s *Stage) Start(l Launch) (*Program, error) {
 	return p, err
 }
 
-// StartAzure starts the emulated Azure with that world; podid is the path of that program.
+// StartAzure starts the emulated Azure with that world; podid is the path of the program.
 func (s *Stage) StartAzure(podid string, doc world.Document, args ...string) error {
 	text, err := doc.Marshal()
 	if err != nil {
@@ -111,10 +111,10 @@ func (s *Stage) StartAzure(podid string, doc world.Document, args ...string) err
 	return nil
 }
 
-// AzureFile is one of the files that the emulated Azure writes for its clients.
+// AzureFile returns the path of a file that the emulated Azure writes for its clients.
 func (s *Stage) AzureFile(name string) string { return filepath.Join(s.Dir, "azure", name) }
 
-// StartKubernetes starts the API server, with our kinds; flags are name and value in turn.
+// StartKubernetes starts the API server with podid's CRDs; flags alternates names and values.
 func (s *Stage) StartKubernetes(flags ...string) error {
 	ctrl.SetLogger(logr.Discard())
 	data := filepath.Join(s.Dir, "etcd")
@@ -139,12 +139,12 @@ func (s *Stage) StartKubernetes(flags ...string) error {
 	return s.connect(config)
 }
 
-// Config is how the benchmark reaches the API server.
+// Config returns the benchmark's configuration for the API server.
 func (s *Stage) Config() *rest.Config { return s.env.Config }
 
 func (s *Stage) connect(config *rest.Config) error {
 	config = rest.CopyConfig(config)
-	config.QPS = -1 // the benchmark bounds itself
+	config.QPS = -1 // the benchmark limits itself
 	scheme := runtime.NewScheme()
 	err := v1.AddToScheme(scheme)
 	if err == nil {
@@ -160,7 +160,7 @@ func (s *Stage) connect(config *rest.Config) error {
 	return nil
 }
 
-// Namespace creates one.
+// Namespace creates a namespace.
 func (s *Stage) Namespace(ctx context.Context, name string) error {
 	_, err := s.Kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	if err != nil {
@@ -169,8 +169,8 @@ func (s *Stage) Namespace(ctx context.Context, name string) error {
 	return nil
 }
 
-// ServiceAccount makes one, a token of it, as a pod has one, and a kubeconfig, whose path it
-// returns. It may do everything: which rights a program needs is not what is measured.
+// ServiceAccount creates a service account, a token like that of a pod, and a kubeconfig, whose
+// path it returns. The account may do everything, since permissions are not measured.
 func (s *Stage) ServiceAccount(ctx context.Context, namespace, name string) (string, error) {
 	if err := s.Namespace(ctx, namespace); err != nil {
 		return "", err

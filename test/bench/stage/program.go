@@ -37,17 +37,16 @@ type Program struct {
 	in    io.WriteCloser
 }
 
-// Launch is how to start a program.
+// Launch describes how to start a program.
 type Launch struct {
 	Name, Path string
 	Args, Env  []string
 	// Logs is the folder for its standard error.
 	Logs string
-	// Talks lets its standard output be read by Out; it must be. Otherwise that goes to the same
-	// file.
+	// Talks makes its standard output available through Out, which must be read. Otherwise it goes to
+	// the same file.
 	Talks bool
-	// OwnNetwork gives it a network namespace of its own, with nothing but a loopback device that
-	// is down.
+	// OwnNetwork starts it in its own network namespace, with only a loopback device that is down.
 	OwnNetwork bool
 }
 
@@ -87,25 +86,25 @@ func (l Launch) Start() (*Program, error) {
 	return p, nil
 }
 
-// PID is the process's.
+// PID returns the process ID.
 func (p *Program) PID() int { return p.cmd.Process.Pid }
 
-// Out is its standard output.
+// Out returns the program's standard output.
 func (p *Program) Out() *bufio.Reader { return p.out }
 
-// In is its standard input.
+// In returns the program's standard input.
 func (p *Program) In() io.Writer { return p.in }
 
-// CloseIn ends its standard input.
+// CloseIn closes the program's standard input.
 func (p *Program) CloseIn() error { return p.in.Close() }
 
-// Ended closes when it has ended.
+// Ended returns a channel that is closed when the program has ended.
 func (p *Program) Ended() <-chan struct{} { return p.ended }
 
-// Stop ends its standard input, sends the signal and waits for the end. A program that has ended
-// already is no error.
+// Stop closes the program's standard input, sends the signal and waits for the end. It is no error
+// if the program has ended already.
 func (p *Program) Stop(signal os.Signal) error {
-	_ = p.in.Close() // closed before is as good
+	_ = p.in.Close() // it may be closed already
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop %s: %w", p.name, err)
 	}
@@ -116,7 +115,7 @@ func (p *Program) Stop(signal os.Signal) error {
 		return nil
 	case <-timer.C:
 	}
-	_ = p.cmd.Process.Signal(syscall.SIGQUIT) // a Go program says what it is doing
+	_ = p.cmd.Process.Signal(syscall.SIGQUIT) // a Go program prints its goroutines
 	timer.Reset(time.Second)
 	select {
 	case <-p.ended:
@@ -127,7 +126,7 @@ func (p *Program) Stop(signal os.Signal) error {
 	return fmt.Errorf("stop %s: it did not end within %s", p.name, endTime)
 }
 
-// Until asks an address until it says that.
+// Until polls an address until the response is want.
 func (p *Program) Until(ctx context.Context, address, want string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTime, fmt.Errorf("it took longer than %s", readyTime))
 	defer cancel()
@@ -164,7 +163,7 @@ func get(ctx context.Context, address string) (string, error) {
 	return string(body), err
 }
 
-// Tail is the end of what it wrote to its standard error.
+// Tail returns the end of the program's standard error.
 func (p *Program) Tail() string {
 	text, err := os.ReadFile(p.log)
 	if err != nil {
@@ -173,8 +172,8 @@ func (p *Program) Tail() string {
 	return string(text[max(0, len(text)-600):])
 }
 
-// Memory is the program's, now.
+// Memory returns the program's current memory.
 func (p *Program) Memory() (measure.Memory, error) { return measure.MemoryOf(p.PID()) }
 
-// CPU is what it has used, in seconds.
+// CPU returns the program's CPU time in seconds.
 func (p *Program) CPU() (float64, error) { return measure.CPUOf(p.PID()) }
