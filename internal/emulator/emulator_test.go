@@ -25,7 +25,7 @@ func config(dir string) emulator.Config {
 	return emulator.Config{Dir: dir, ARMAddress: anyPort, EntraAddress: anyPort, IMDSAddress: anyPort, ControlAddress: anyPort}
 }
 
-// TestKeptDir starts twice in one directory: keys, world and secret stay, and so do tokens.
+// TestKeptDir starts twice in one directory: keys, world, secret and tokens stay valid.
 func TestKeptDir(t *testing.T) {
 	dir := t.TempDir()
 	read := func(name string) string {
@@ -155,7 +155,7 @@ func TestOnlyLoopback(t *testing.T) {
 	}
 }
 
-// TestHangEnds: closing does not wait for requests that hang in a fault.
+// TestHangEnds: Close does not wait for requests that hang in a fault.
 func TestHangEnds(t *testing.T) {
 	e, err := emulator.Start(t.Context(), config(t.TempDir()))
 	if err != nil {
@@ -191,7 +191,7 @@ func TestHangEnds(t *testing.T) {
 	}
 }
 
-// TestManyClients lets many SDK clients in at once, for the race detector.
+// TestManyClients connects many SDK clients at once, for the race detector.
 func TestManyClients(t *testing.T) {
 	a := start(t, func(d *world.Document) { d.Settings.Limits.Enabled = false })
 	var group sync.WaitGroup

@@ -1,6 +1,6 @@
 package emulator_test
 
-// The real Azure SDK against the emulator, over TLS: the program that docs/emulator.md points to.
+// The real Azure SDK with the emulator, over TLS. docs/emulator.md refers to this program.
 
 import (
 	"context"
@@ -39,7 +39,7 @@ const (
 		"Microsoft.ManagedIdentity/userAssignedIdentities/demo-identity"
 )
 
-// azure is a running emulator with what clients need to talk to it.
+// azure is a running emulator with its clients' settings.
 type azure struct {
 	*emulator.Emulator
 	client *http.Client
@@ -70,7 +70,7 @@ func start(t *testing.T, change func(*world.Document)) *azure {
 	return &azure{Emulator: e, client: trusting(t, e), sdk: sdkOptions(e.Endpoints(), trusting(t, e))}
 }
 
-// trusting is an HTTP client that trusts the emulator's CA and nothing else.
+// trusting returns an HTTP client that trusts only the emulator's CA.
 func trusting(t *testing.T, e *emulator.Emulator) *http.Client {
 	t.Helper()
 	ca, err := os.ReadFile(e.Endpoints().CA)
@@ -107,7 +107,7 @@ func (a *azure) secretCredential(t *testing.T, secret string) azcore.TokenCreden
 	return credential
 }
 
-// toIMDS sends what is meant for 169.254.169.254 to the emulator.
+// toIMDS redirects requests to 169.254.169.254 to the emulator.
 type toIMDS struct {
 	host   string
 	client *http.Client
@@ -138,20 +138,20 @@ func (a *azure) managedIdentity(t *testing.T, id azidentity.ManagedIDKind) azcor
 	return credential
 }
 
-// token asks for a token for this emulator's ARM. (MSAL keeps managed identities' tokens for the
-// whole process, by resource: with one that all emulators share, tests would get each other's
-// tokens.)
+// token returns a token for this emulator's ARM. The resource is unique to the emulator, because
+// MSAL caches managed identities' tokens for the whole process by resource, and tests would
+// otherwise get each other's tokens.
 func (a *azure) token(t *testing.T, credential azcore.TokenCredential) (string, error) {
 	t.Helper()
 	token, err := credential.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{a.Endpoints().ARM + "/.default"}})
 	return token.Token, err
 }
 
-// TestSDKAttach is the life of an identity on a scale set and on a VM, as a controller sees it.
+// TestSDKAttach attaches and detaches an identity of a scale set and a VM, as a controller does.
 func TestSDKAttach(t *testing.T) {
 	a := start(t, func(d *world.Document) {
 		d.Settings.ARM.UpdateDuration = world.Duration(20 * time.Millisecond)
-		d.Settings.ARM.RetryAfter = 0 // else the SDK's loop waits that long
+		d.Settings.ARM.RetryAfter = 0 // otherwise the SDK's loop waits that long
 	})
 	options := &azarm.ClientOptions{ClientOptions: a.sdk}
 	sets, err := armcompute.NewVirtualMachineScaleSetsClient(world.DefaultSubscription, a.secretCredential(t, secret), options)
@@ -227,7 +227,7 @@ func TestSDKManagedIdentity(t *testing.T) {
 	tests := []struct {
 		name   string
 		id     azidentity.ManagedIDKind
-		client string // of the token, or empty for a refusal
+		client string // of the token, or empty if refused
 	}{
 		{"none named, two there", nil, ""},
 		{"client ID", azidentity.ClientID("44444444-4444-4444-8444-444444440001"), "44444444-4444-4444-8444-444444440001"},
@@ -250,7 +250,7 @@ func TestSDKManagedIdentity(t *testing.T) {
 	}
 }
 
-// TestSDKCertificate signs in with a certificate, in the way MSAL does it.
+// TestSDKCertificate signs in with a certificate as MSAL does.
 func TestSDKCertificate(t *testing.T) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -284,7 +284,7 @@ func TestSDKCertificate(t *testing.T) {
 	}
 }
 
-// TestSDKDiscovery lets MSAL look the authority up, as it does for hosts that it does not know.
+// TestSDKDiscovery makes MSAL look up the authority, as it does for unknown hosts.
 func TestSDKDiscovery(t *testing.T) {
 	a := start(t, nil)
 	for path, want := range map[string]string{

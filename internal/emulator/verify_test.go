@@ -1,7 +1,7 @@
 package emulator_test
 
-// Checking tokens as a service would that has never seen the emulator: from the token's issuer to
-// its keys.
+// Verification of tokens as by a service without knowledge of the emulator: from the token's issuer
+// to its keys.
 
 import (
 	"crypto/rsa"

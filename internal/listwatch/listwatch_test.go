@@ -74,8 +74,8 @@ func TestRepeat(t *testing.T) {
 	}
 }
 
-// TestReflector: an outage of ten minutes is over for an informer two seconds after
-// the API server is back.
+// TestReflector: an informer recovers from an outage of ten minutes within two seconds after the
+// API server is back.
 func TestReflector(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var away atomic.Bool
@@ -130,7 +130,7 @@ func TestReflector(t *testing.T) {
 	})
 }
 
-// TestEnd: a Patient whose informer ends does not go on.
+// TestEnd: a Patient stops with its informer.
 func TestEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -144,7 +144,8 @@ func TestEnd(t *testing.T) {
 	})
 }
 
-// TestNoWatchList: that an API server cannot stream the initial objects is no failure to report.
+// TestNoWatchList: an API server that cannot stream the initial objects is not reported as a
+// failure.
 func TestNoWatchList(t *testing.T) {
 	inner := &cache.ListWatch{WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watch.Interface, error) {
 		return nil, apierrors.NewInvalid(schema.GroupKind{}, "", nil)

@@ -24,7 +24,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// answer is an HTTP transport that gives one answer to each request.
+// answer is an HTTP transport with one response for all requests.
 type answer struct {
 	status int
 	kind   string
@@ -32,7 +32,7 @@ type answer struct {
 	asked  *http.Request
 }
 
-// RoundTrip is http.RoundTripper.
+// RoundTrip implements http.RoundTripper.
 func (a *answer) RoundTrip(r *http.Request) (*http.Response, error) {
 	a.asked = r
 	return &http.Response{
@@ -40,7 +40,7 @@ func (a *answer) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// podsFrom is the kind of pods, from an API server that answers a.
+// podsFrom returns the kind of pods, from an API server that responds with a.
 func podsFrom(t testing.TB, a *answer, strip cache.TransformFunc) Kind {
 	t.Helper()
 	client, err := rest.RESTClientFor(&rest.Config{
@@ -74,7 +74,7 @@ func encoders() map[string]runtime.Encoder {
 	}
 }
 
-// somePods is a list with all that a list can have.
+// somePods returns a list that uses every feature of a list.
 func somePods() *corev1.PodList {
 	pods := &corev1.PodList{
 		TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"},
@@ -89,8 +89,8 @@ func somePods() *corev1.PodList {
 	return pods
 }
 
-// TestStream: a list has the same objects and metadata in either format as the API server
-// sent, each stripped.
+// TestStream: in both formats a list has the objects and metadata that the API server sent, each
+// stripped.
 func TestStream(t *testing.T) {
 	for kind, encoder := range encoders() {
 		for name, pods := range map[string]*corev1.PodList{
@@ -130,7 +130,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// TestCutOff: a list that ends anywhere before its end is an error, and no shorter list.
+// TestCutOff: a truncated list is an error, not a shorter list.
 func TestCutOff(t *testing.T) {
 	pods := somePods()
 	pods.Items = pods.Items[:2]
@@ -152,15 +152,15 @@ func TestCutOff(t *testing.T) {
 	}
 }
 
-// broken is a connection that broke.
+// broken is a reader that fails like a broken connection.
 type broken struct{}
 
-// Read is io.Reader.
+// Read implements io.Reader.
 func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 func same(o any) (any, error) { return o, nil }
 
-// TestOtherAnswers: what is no list is an error, and a refusal stays what it is.
+// TestOtherAnswers: a response that is not a list is an error, and a refusal is returned unchanged.
 func TestOtherAnswers(t *testing.T) {
 	for _, c := range []struct {
 		name, body string
@@ -193,8 +193,8 @@ func contains(text string) func(error) bool {
 	return func(err error) bool { return err != nil && strings.Contains(err.Error(), text) }
 }
 
-// TestOneAtATime: of a list of giants no more is read than one of them, and the buffers, before
-// the last one is stripped.
+// TestOneAtATime: before the last of several large objects is stripped, no more than one of them
+// and the buffers have been read.
 func TestOneAtATime(t *testing.T) {
 	const count, size = 200, 650 << 10
 	one := somePods()
@@ -238,13 +238,13 @@ func TestOneAtATime(t *testing.T) {
 	}
 }
 
-// giants is a body that counts what was read of it.
+// giants is a body that counts the bytes read from it.
 type giants struct {
 	parts [][]byte
 	read  int
 }
 
-// Read is io.Reader.
+// Read implements io.Reader.
 func (g *giants) Read(p []byte) (int, error) {
 	for len(g.parts) > 0 && len(g.parts[0]) == 0 {
 		g.parts = g.parts[1:]
@@ -258,7 +258,7 @@ func (g *giants) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// BenchmarkList is the cost of a list of 20,000 small pods, streamed and as client-go reads it.
+// BenchmarkList measures a list of 20,000 small pods, streamed and as client-go reads it.
 func BenchmarkList(b *testing.B) {
 	pods := &corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}}
 	for i := range 20000 {

@@ -20,10 +20,10 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// apiServer answers lists of both kinds; watches of them stay silent.
+// apiServer serves lists of both kinds; its watches send no events.
 type apiServer struct {
-	noKind     atomic.Bool // it does not know AzureIdentityPolicy
-	noLabels   atomic.Bool // namespaces may not be read
+	noKind     atomic.Bool // AzureIdentityPolicy is unknown
+	noLabels   atomic.Bool // reading namespaces is forbidden
 	policies   []v1.AzureIdentityPolicy
 	namespaces []corev1.Namespace
 	lists      atomic.Int64 // of namespaces
@@ -145,7 +145,7 @@ func TestSelector(t *testing.T) {
 		namespaces: []corev1.Namespace{{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{"team": "x"}}}},
 	}
 	w, told := start(t, api)
-	told.expect(t, "namespace a x", "policy enforce") // in this order: a policy never counts before what it needs
+	told.expect(t, "namespace a x", "policy enforce") // in this order: a policy never takes effect before the labels that it needs
 	if !w.Wait(t.Context()) || len(w.Missing()) != 0 {
 		t.Errorf("missing: %v", w.Missing())
 	}

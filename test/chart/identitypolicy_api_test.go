@@ -139,7 +139,7 @@ func TestIdentityPolicy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	api.eventually(t, func() error { // admission policies count some seconds after they were made
+	api.eventually(t, func() error { // admission policies take effect several seconds after their creation
 		err := api.Create(t.Context(), object(t, "{kind: AzureIdentity, metadata: {name: probe, namespace: probe}, spec: "+principal+"}"), client.DryRunAll)
 		if err == nil || !strings.Contains(err.Error(), "no rule of AzureIdentityPolicy") {
 			return fmt.Errorf("not refused by the policy: %v", err) //nolint:errorlint // err may be nil
@@ -152,7 +152,7 @@ func TestIdentityPolicy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := cases[name]
 			p := api.policy(t, v1.PolicyEnforce, i, c.rules...)
-			compiled, _ := identity.CompilePolicy(p) // a selector that cannot be read selects nothing
+			compiled, _ := identity.CompilePolicy(p) // an invalid selector selects nothing
 			id := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: "x"}, Spec: c.spec}
 			want := compiled.AllowsInNamespace(id, labels)
 			allowed[want]++
@@ -197,7 +197,7 @@ func policyModes(t *testing.T, api cluster) {
 	}
 
 	api.policy(t, v1.PolicyWarn, 1001)
-	api.eventually(t, func() error { // the API server may still judge by the mode off
+	api.eventually(t, func() error { // the API server may still apply the mode off
 		if err := change(listening, spec); err != nil || !strings.Contains(fmt.Sprint(heard), "no rule of AzureIdentityPolicy default") {
 			return fmt.Errorf("warn: got %w, warnings %v", err, heard)
 		}

@@ -38,7 +38,7 @@ func TestNMIConfined(t *testing.T) {
 				t.Fatal("NMI's pod has more than one container")
 			}
 			container := spec.Containers[0]
-			confined(t, name, container) // NET_ADMIN alone, read-only root, no way to more
+			confined(t, name, container) // NET_ADMIN only, read-only root, no privilege escalation
 			if profile := container.SecurityContext.SeccompProfile; profile != nil {
 				t.Errorf("the container has a seccomp profile of its own: %v", profile.Type)
 			}

@@ -52,7 +52,7 @@ func objectLimits(t *testing.T, api cluster) {
 			t.Run(name+" "+kind, func(t *testing.T) {
 				object := podidObject(kind, "small")
 				test.fill(object)
-				api.eventually(t, func() error { // the API server learns of the policy in a moment
+				api.eventually(t, func() error { // the API server applies the policy after a moment
 					err := api.Create(t.Context(), object.DeepCopy(), client.DryRunAll)
 					if (err != nil) != (test.refused != "") || err != nil && !strings.Contains(err.Error(), test.refused) {
 						return fmt.Errorf("got %w, want a refusal with %q", err, test.refused)

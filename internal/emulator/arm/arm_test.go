@@ -29,7 +29,7 @@ const (
 	version = "?api-version=2024-07-01"
 )
 
-// cloud is an ARM without a network, on a clock that only the test moves.
+// cloud is an ARM without a network, on a clock that only the test advances.
 type cloud struct {
 	t       testing.TB
 	now     time.Time
@@ -70,7 +70,7 @@ func (c *cloud) mint(principal, audience string, life time.Duration) string {
 	return token.Text
 }
 
-// answer is what came back.
+// answer is a response.
 type answer struct {
 	status int
 	header http.Header
@@ -242,7 +242,7 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// TestWriteStory follows one write over the wire: the answer, the operation, the second writer, the
+// TestWriteStory follows one write over the wire: the response, the operation, a second writer, the
 // end.
 func TestWriteStory(t *testing.T) {
 	c := newCloud(t, nil)
@@ -341,7 +341,7 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
-// FuzzPath: no path makes it panic, or answer a stranger with anything but 401.
+// FuzzPath: no path causes a panic, or a response other than 401 to a request without a token.
 func FuzzPath(f *testing.F) {
 	for _, path := range []string{vm, vmss, "/metadata/endpoints", "/subscriptions/%2e%2e/x", "//", "/\x00", "/subscriptions;a=b"} {
 		f.Add(path, "api-version=2024-07-01")

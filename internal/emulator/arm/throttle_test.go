@@ -36,7 +36,7 @@ func TestThrottle(t *testing.T) {
 	}
 }
 
-// TestThrottleReads: reads of one machine and looks at its operations have buckets of their own.
+// TestThrottleReads: reads of a machine and polls of its operations have separate buckets.
 func TestThrottleReads(t *testing.T) {
 	c := newCloud(t, func(d *world.Document) {
 		d.Settings.Limits.MachineReads = world.Bucket{Size: 1, PerMinute: 12}

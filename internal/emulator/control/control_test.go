@@ -25,7 +25,7 @@ func newClient(t *testing.T) (*world.World, *control.Client, string) {
 	return w, control.NewClient(s.URL), s.URL
 }
 
-// TestClient is a day in the life of a test that steers an emulator.
+// TestClient is a typical use of the emulator by a test.
 func TestClient(t *testing.T) {
 	w, c, _ := newClient(t)
 	ctx := t.Context()
@@ -135,7 +135,7 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
-// TestRecreate: the same name, another identity.
+// TestRecreate: the recreated identity has the same name and other IDs.
 func TestRecreate(t *testing.T) {
 	w, c, _ := newClient(t)
 	before := w.Identities(world.DefaultSubscription, "")[0]
@@ -150,7 +150,7 @@ func TestRecreate(t *testing.T) {
 	}
 }
 
-// TestRebinding: a page that got a name of its own to point at this machine is refused.
+// TestRebinding: requests of a page whose own host name resolves to this machine are refused.
 func TestRebinding(t *testing.T) {
 	_, _, base := newClient(t)
 	for host, want := range map[string]int{"evil.example": 403, "localhost:1": 200, "127.0.0.1": 200, "[::1]:8": 200} {

@@ -40,7 +40,7 @@ const (
 	client = world.DefaultApplication
 )
 
-// directory is an Entra ID without a network, on a clock that stands.
+// directory is an Entra ID without a network, on a stopped clock.
 type directory struct {
 	t       testing.TB
 	now     time.Time
@@ -86,7 +86,7 @@ func (d *directory) post(path string, form url.Values) (int, map[string]any) {
 	return d.do(http.MethodPost, path, form)
 }
 
-// form is a good request with some fields changed; an empty value removes the field.
+// form returns a valid request with some fields changed; an empty value removes the field.
 func form(pairs ...string) url.Values {
 	f := url.Values{
 		"grant_type": {"client_credentials"}, "client_id": {client}, "client_secret": {"s3cret"},
@@ -236,7 +236,7 @@ func assertion(text string) url.Values {
 		"client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
 }
 
-// sign makes an assertion; the pairs change header ("h.") or claims.
+// sign returns an assertion; the pairs change the header ("h.") or claims.
 func (d *directory) sign(method jwt.SigningMethod, key any, c jwt.MapClaims, header map[string]any) string {
 	d.t.Helper()
 	token := jwt.NewWithClaims(method, c)
@@ -401,7 +401,7 @@ func TestDiscovery(t *testing.T) {
 	}
 }
 
-// TestKeysKept reads a key again that was written.
+// TestKeysKept writes a key and reads it again.
 func TestKeysKept(t *testing.T) {
 	first, err := keys()
 	if err != nil {
@@ -419,7 +419,7 @@ func TestKeysKept(t *testing.T) {
 	}
 }
 
-// FuzzToken: no form makes it panic, and none without the secret gets a token.
+// FuzzToken: no form causes a panic, and none without the secret gets a token.
 func FuzzToken(f *testing.F) {
 	f.Add(form("client_secret", "x").Encode())
 	f.Add(assertion("eyJhbGciOiJub25lIn0.eyJpc3MiOiIzMzMzMzMzMy0zMzMzLTQzMzMtODMzMy0zMzMzMzMzMzMzMzMifQ.").Encode())

@@ -18,8 +18,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// server serves a surface whose own work is to count, and to answer "worked". It calls met for
-// every request, once its fault is chosen.
+// server serves a surface that counts its requests and responds "worked". It calls met for every
+// request after its fault is selected.
 func server(t *testing.T, met func()) (*world.World, *httptest.Server, *atomic.Int32) {
 	t.Helper()
 	w, err := world.New(world.Default("s"), nil)
@@ -68,7 +68,7 @@ func TestFaults(t *testing.T) {
 	tests := []struct {
 		name       string
 		fault      world.Fault
-		status     int // 0: no answer
+		status     int // 0: no response
 		body       string
 		retryAfter string
 		worked     int32

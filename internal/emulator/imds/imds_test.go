@@ -27,7 +27,7 @@ const (
 	ids   = "/subscriptions/" + world.DefaultSubscription + "/resourceGroups/demo/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 )
 
-// service is an IMDS without a network, on a clock that only the test moves.
+// service is an IMDS without a network, on a clock that only the test advances.
 type service struct {
 	t       testing.TB
 	now     time.Time
@@ -80,7 +80,7 @@ func TestConformance(t *testing.T) {
 		name, method, target string
 		header               []string
 		status               int
-		body                 string // contained in the answer
+		body                 string // part of the response
 	}{
 		{"token", "GET", path + query, nil, 200, `"token_type":"Bearer"`},
 		{"trailing slash", "GET", path + "/" + query, nil, 200, ""},
@@ -146,8 +146,8 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// TestSameMachine: a caller at the service's own address is on this machine, and so the default
-// machine.
+// TestSameMachine: a caller at the service's own address is on this machine, and maps to the
+// default machine.
 func TestSameMachine(t *testing.T) {
 	s := newService(t, nil)
 	for remote, want := range map[string]int{"169.254.169.254:4000": 200, "169.254.169.253:4000": 401} {
@@ -163,7 +163,7 @@ func TestSameMachine(t *testing.T) {
 	}
 }
 
-// TestTokenFields: the answer is compact, complete, and strings only, because clients break
+// TestTokenFields: the response is compact and complete, and all values are strings. Clients fail
 // otherwise.
 func TestTokenFields(t *testing.T) {
 	s := newService(t, nil)
@@ -200,7 +200,7 @@ func TestChoice(t *testing.T) {
 		system   bool
 		on       []string
 		selector string
-		want     string // the client ID, or what the refusal says
+		want     string // the client ID, or the refusal's text
 	}{
 		{"none there", false, nil, "", "Identity not found"},
 		{"the only one", false, []string{demo}, "", "…1"},

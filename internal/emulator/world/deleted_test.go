@@ -1,6 +1,6 @@
 package world_test
 
-// Identities that are deleted while machines have them.
+// Identities that are deleted while assigned to machines.
 
 import (
 	"errors"
@@ -54,8 +54,8 @@ func TestMadeAgain(t *testing.T) {
 	check("taken off and assigned", fresh.ClientID, 1)
 }
 
-// assigning is what a write of theVM names to put vm-identity there; all identities leave with the
-// type None.
+// assigning returns the identities of a write that adds vm-identity to theVM. A write with type
+// None removes all identities.
 func assigning(add bool) map[string]bool {
 	if !add {
 		return nil
@@ -66,7 +66,7 @@ func assigning(add bool) map[string]bool {
 func TestRefuseDeleted(t *testing.T) {
 	w, _ := newWorld(t, func(d *world.Document) {
 		d.Settings.ARM.UpdateDuration, d.Settings.ARM.RefuseDeleted = 0, true
-		d.Identities = d.Identities[1:] // that of the VM
+		d.Identities = d.Identities[1:] // removes the VM's
 	})
 	_, err := w.BeginUpdate(theVM, world.Change{User: true, Identities: map[string]bool{id("other-identity"): true}})
 	var unknown *world.UnknownIdentityError

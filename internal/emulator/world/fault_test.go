@@ -72,7 +72,7 @@ func TestFaultProbability(t *testing.T) {
 			hits++
 		}
 	}
-	if hits < 200 || hits > 300 { // the same in every run: the source is seeded
+	if hits < 200 || hits > 300 { // the same in every run because the source is seeded
 		t.Errorf("%d hits of 1000", hits)
 	}
 }

@@ -88,7 +88,7 @@ func TestParseComplaints(t *testing.T) {
 	}
 }
 
-// FuzzParse: whatever is parsed makes a world, and nothing makes it panic.
+// FuzzParse: every parsed document makes a valid world, and no input causes a panic.
 func FuzzParse(f *testing.F) {
 	text, err := world.Default("s").Marshal()
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// clock is a clock that stands until it is moved.
+// clock is a clock that only the test advances.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -56,7 +56,7 @@ func newWorld(t *testing.T, change func(*world.Document)) (*world.World, *clock)
 	return w, c
 }
 
-// names are the last segments of IDs.
+// names returns the last segments of IDs.
 func names(ids []string) []string {
 	out := []string{}
 	for _, id := range ids {
@@ -184,7 +184,7 @@ func TestUnassignable(t *testing.T) {
 	}
 }
 
-// TestUpdateStory follows one write from its start until IMDS knows.
+// TestUpdateStory follows one write from its start until IMDS reflects it.
 func TestUpdateStory(t *testing.T) {
 	w, c := newWorld(t, func(d *world.Document) { d.Settings.ARM.IMDSDelay = world.Duration(time.Second) })
 	add := world.Change{User: true, Identities: map[string]bool{id("demo-identity"): true}}
@@ -308,7 +308,7 @@ func TestAllowed(t *testing.T) {
 	}
 }
 
-// TestConcurrent lets everything happen at once, for the race detector.
+// TestConcurrent calls all methods concurrently, for the race detector.
 func TestConcurrent(t *testing.T) {
 	w, c := newWorld(t, nil)
 	var group sync.WaitGroup

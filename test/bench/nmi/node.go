@@ -27,7 +27,7 @@ const (
 	nodeLink = "pods"
 	podLink  = "eth0"
 	prefix   = 16
-	// readyTime bounds the start of an NMI, requestTime a single request.
+	// requestTime bounds a single request.
 	requestTime = 10 * time.Second
 )
 
