@@ -1,7 +1,7 @@
 #!/bin/sh
-# Measures how fast the product is (docs/benchmarks.md) with the programs in bin/, and prints a table.
+# Measures the speed of the product (docs/benchmarks.md) with the programs in bin/, and prints a table.
 #   hack/bench.sh mic [-h] [-only ROW] [-huge] …    MIC at a real API server, with nodes and pods that only exist there
-#   hack/bench.sh nmi [-h] [-only ROW] …            NMI on a node of its own, asked through the real redirect
+#   hack/bench.sh nmi [-h] [-only ROW] …            NMI on its own node, with requests through the real redirect
 #   hack/bench.sh pods [-h] [-only PART] …          real pods in a sandbox: first tokens, NMI under load
 #   hack/bench.sh                                   all three
 # All other arguments go to the benchmark program; `make bench ARGS="mic -only burst"` passes them, too.

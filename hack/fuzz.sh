@@ -1,10 +1,10 @@
 #!/bin/sh
-# Runs every fuzz test below a folder for a time each:
+# Runs every fuzz test below a folder for the same time:
 #   fuzz.sh 1m [FOLDER [more flags of go test]]
-# An amount of inputs, such as 20000x, stands for a time as well. Go now and then takes the end of
-# the time for a failure ("context deadline exceeded", golang.org/issue/75804); an amount has none.
-# What it finds goes to testdata/fuzz of the package, as a test for ever; what
-# merely leads to new code stays in Go's cache.
+# A number of inputs, such as 20000x, works as well. Go sometimes reports the end of the time as a
+# failure ("context deadline exceeded", golang.org/issue/75804); a number of inputs avoids that.
+# Inputs that fail are stored in testdata/fuzz of the package, as permanent tests. Inputs that only
+# reach new code stay in Go's cache.
 set -u
 time=${1:?how long for each, such as 30s or 20000x}
 folder=${2:-.}
@@ -14,7 +14,7 @@ for file in $(grep -rl --include='*_test.go' --exclude-dir=node_modules '^func F
 	package=./$(dirname "$file")
 	for name in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$file"); do
 		amount=$time
-		# A test whose inputs take milliseconds says so in the line above it.
+		# A comment above a test marks it if its inputs take milliseconds.
 		case $time in
 		*x) grep -B1 "^func $name(" "$file" | grep -q 'fuzz.sh: slow' && amount=$((${time%x} / 100))x ;;
 		esac

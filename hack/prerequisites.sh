@@ -1,6 +1,6 @@
 #!/bin/sh
-# What a build or a test needs of the machine beyond Go and make: names what is
-# missing, and installs it from Debian's packages where it may.
+# Checks what a build or a test needs beyond Go and make. Reports what is missing,
+# and installs it from Debian's packages if it has permission.
 #   prerequisites.sh [root] [gcc] [npm]
 set -eu
 packages=""

@@ -15,8 +15,8 @@ packages_with() {
 	find . -name "*$1" -not -path '*/node_modules/*' -exec dirname {} + | sort -u
 }
 
-# Where progress goes: what the caller names (make: its own standard error),
-# because gotestsum repeats as errors what it gets on ours.
+# Progress goes where the caller specifies (make: its own standard error),
+# because gotestsum reports this script's standard error as errors.
 : "${PODID_TEST_PROGRESS:=/proc/$$/fd/2}"
 [ -w "$PODID_TEST_PROGRESS" ] || PODID_TEST_PROGRESS=/dev/null
 export PODID_TEST_PROGRESS

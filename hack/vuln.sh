@@ -1,5 +1,5 @@
 #!/bin/sh
-# govulncheck, where its database can be reached; a clear line where not.
+# Runs govulncheck if its database can be reached, and prints a message if not.
 set -eu
 out=$(mktemp)
 if "$1" ./... >"$out" 2>&1; then

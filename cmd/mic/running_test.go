@@ -69,7 +69,7 @@ func start(t *testing.T, kubeconfig string, args ...string) *running {
 	return r
 }
 
-// startProcess starts mic in a process of its own: this test program under that name (TestMain).
+// startProcess starts mic in its own process: this test program under that name (TestMain).
 func startProcess(t *testing.T, kubeconfig string, args ...string) (*running, *os.Process) {
 	t.Helper()
 	args, env := setup(t, kubeconfig, args)
@@ -131,7 +131,7 @@ func (r *running) end() {
 	}
 }
 
-// fails waits until mic ends by itself with exit code 1, and wants these texts in its log.
+// fails waits until mic exits with code 1 without a signal, and checks for these texts in its log.
 func (r *running) fails(texts ...string) {
 	r.t.Helper()
 	select {

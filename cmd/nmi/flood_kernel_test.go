@@ -113,7 +113,7 @@ func (n *node) worksIn(t *testing.T, during time.Duration) {
 		t.Errorf("a neighbor's tokens take %v, want 50 ms at most", half)
 	}
 	for target, longest := range slowest {
-		if longest > 5*time.Second { // the kubelet's patience
+		if longest > 5*time.Second { // the kubelet's timeout
 			t.Errorf("%s took %v", target, longest)
 		}
 	}

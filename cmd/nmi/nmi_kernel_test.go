@@ -240,7 +240,7 @@ func (n *node) probe(target string, status int, says string) {
 	}
 }
 
-// TestNode is the life of an agent on a node.
+// TestNode runs an agent on a node from its start to its end.
 func TestNode(t *testing.T) {
 	n := newNode(t)
 	n.pod("web", "10.244.0.2", "Running")

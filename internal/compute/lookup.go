@@ -1,6 +1,6 @@
 package compute
 
-// Asking about an identity itself, not about where it is assigned.
+// Reading an identity itself, regardless of where it is assigned.
 
 import (
 	"context"
@@ -18,11 +18,11 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// identityVersion is the version of Microsoft.ManagedIdentity that is asked for.
+// identityVersion is the requested version of Microsoft.ManagedIdentity.
 const identityVersion = "2023-01-31"
 
-// ClientID returns the client ID that a user-assigned identity has now; one that was deleted and
-// made again has another than before. The role Managed Identity Operator grants the right to ask.
+// ClientID returns the current client ID of a user-assigned identity, which changes when the
+// identity is deleted and recreated. The role Managed Identity Operator grants the permission.
 // resourceID must be well-formed.
 func (c *Client) ClientID(ctx context.Context, resourceID string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
@@ -81,9 +81,9 @@ func ClientIDError(resourceID string, err error) error {
 	return fmt.Errorf("look up identity %s: %w", resourceID, err)
 }
 
-// IdentityNotFound reports whether an error of ClientID says that the identity does not exist. A
-// subscription that is not found may be one of another tenant, and an answer without ARM's code is
-// not ARM's.
+// IdentityNotFound reports whether an error of ClientID means that the identity does not exist. It
+// returns false for a missing subscription, which may belong to another tenant, and for a response
+// without ARM's code, which is not from ARM.
 func IdentityNotFound(err error) bool {
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
 	if !ok || answer.StatusCode != http.StatusNotFound {

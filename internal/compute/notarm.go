@@ -1,6 +1,6 @@
 package compute
 
-// Answers that are not Azure's: a proxy, a firewall or a portal on the way gave them. They say
+// Responses that are not from Azure but from a proxy, a firewall or a portal in between. They say
 // nothing about the request.
 
 import (
@@ -25,18 +25,18 @@ func (r *refusal) notARM() bool {
 	}
 }
 
-// notARMMessage returns the text for it.
+// notARMMessage returns the error text of such a response.
 func (r *refusal) notARMMessage() string {
 	return fmt.Sprintf("HTTP %d, and the answer is not Azure's (a proxy?)", r.status)
 }
 
-// notARM is refusal.notARM of what the SDK returned.
+// notARM reports whether an error of the SDK is a response that did not come from ARM.
 func notARM(err error) bool {
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
 	return ok && (&refusal{status: answer.StatusCode, code: codeOf(answer)}).notARM()
 }
 
-// codeOf is ARM's code in an answer. The SDK finds codes in HTML, too.
+// codeOf returns ARM's code in a response. It ignores the codes that the SDK finds in HTML.
 func codeOf(answer *azcore.ResponseError) string {
 	resp := answer.RawResponse
 	if resp == nil || resp.Header.Get("X-Ms-Error-Code") != "" {

@@ -15,16 +15,15 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 )
 
-// Bounds of the polls that fail. The operation goes on in Azure whether we hear of it or not, so a
-// poll that gets no answer is tried again until the bound of the whole operation.
+// Bounds of failed polls. The operation continues in Azure without them, so a poll without a
+// response is retried until the bound of the whole operation.
 const (
 	pollTimeout  = 15 * time.Second
 	firstBackoff = time.Second
 	mostBackoff  = 30 * time.Second
 )
 
-// forgottenEvery is the time between two reads of a group whose operation ARM does not know any
-// more.
+// forgottenEvery is the time between two reads of a group whose operation ARM no longer knows.
 const forgottenEvery = 5 * time.Second
 
 // finish waits until the operation is over and returns the group as ARM shows it then. It does not
@@ -41,7 +40,7 @@ func finish[T any](
 	}
 	look := policy.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1, TryTimeout: pollTimeout})
 	var backoff time.Duration
-	var lost error // why the last look got no answer
+	var lost error // why the last poll got no response
 	for {
 		if !poller.Done() || backoff > 0 {
 			if err := pause(ctx, max(c.limits.nextPoll(group, time.Now()), backoff, asked(lost))); err != nil {
@@ -73,8 +72,8 @@ func finish[T any](
 	}
 }
 
-// asked is how long the answer to a failed look wants us to stay away. (The limits know of 429
-// only.)
+// asked returns the pause that the response to a failed poll requests. (The limits only handle
+// 429.)
 func asked(err error) time.Duration {
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
 	if !ok || answer.RawResponse == nil {
@@ -83,9 +82,9 @@ func asked(err error) time.Duration {
 	return retryAfter(answer.RawResponse.Header)
 }
 
-// watch waits for the end of a VM's update by reading the VM: one read has the end, the result and
-// what the caller reads next, and there are a thousand VMs where there are twenty scale sets. It
-// reports whether the update has ended as it should. When not, the operation says why.
+// watch waits for the end of a VM's update by reading the VM. One read returns the end, the result
+// and the caller's next read, which matters because there are far more VMs than scale sets. watch
+// reports whether the update succeeded. If it did not, the operation has the reason.
 func (c *Client) watch(ctx context.Context, group Group, change change) (snapshot, bool) {
 	c.limits.running(group, 1)
 	defer c.limits.running(group, -1)
@@ -100,7 +99,7 @@ func (c *Client) watch(ctx context.Context, group Group, change change) (snapsho
 	}
 }
 
-// follow waits for the end of whatever operation the group is in, by looking at the group itself.
+// follow waits for the end of the group's current operation by reading the group itself.
 func (c *Client) follow(ctx context.Context, group Group) (snapshot, error) {
 	var backoff time.Duration
 	for {
@@ -122,7 +121,8 @@ func (c *Client) follow(ctx context.Context, group Group) (snapshot, error) {
 	}
 }
 
-// timedOut is the end of the operation's bound, with what the last look met.
+// timedOut returns the error for an operation that exceeded its bound, with the error of the last
+// poll.
 func timedOut(err, lost error) error {
 	err = fmt.Errorf("waiting for Azure, where the operation may go on: %w", err)
 	if lost == nil {
@@ -131,14 +131,14 @@ func timedOut(err, lost error) error {
 	return fmt.Errorf("%w; the last look at it: %w", err, lost)
 }
 
-// forgotten reports that ARM does not know the operation (any more).
+// forgotten reports whether ARM does not know the operation (any more).
 func forgotten(err error) bool {
 	answer, ok := errors.AsType[*azcore.ResponseError](err)
 	return ok && (answer.StatusCode == http.StatusNotFound || answer.StatusCode == http.StatusGone)
 }
 
-// transient reports whether a failed look leaves the operation worth waiting for: there was no
-// answer, or one that says later.
+// transient reports whether the wait may continue after a failed poll: there was no response, or
+// one that asks to retry.
 func transient(err error) bool {
 	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
 		return false

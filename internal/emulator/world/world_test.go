@@ -237,7 +237,8 @@ func TestUpdateStory(t *testing.T) {
 	}
 }
 
-// TestMadeAgain deletes an identity that is assigned, and makes another one under its name.
+// TestCaller: callers are identified by their address, and loopback callers are the default
+// machine.
 func TestCaller(t *testing.T) {
 	w, _ := newWorld(t, nil)
 	for address, want := range map[string]string{
