@@ -129,7 +129,7 @@ func (s *session) connect(ctx context.Context) error {
 	return nil
 }
 
-// newManager makes the manager and its cache.
+// newManager creates the manager and its cache.
 func (s *session) newManager(ctx context.Context) error {
 	scheme, err := controllers.Scheme()
 	if err != nil {

@@ -246,7 +246,7 @@ func TestNode(t *testing.T) {
 	n.pod("web", "10.244.0.2", "Running")
 	n.pod("api", "10.244.1.2", "Running")
 	n.grant("web")
-	p := n.start("--prefetch-resources=") // what is asked for is counted
+	p := n.start("--prefetch-resources=") // the test counts the requested tokens
 	n.probe("/readyz", 200, "ok")
 	n.probe("/healthz", 200, "Active")
 

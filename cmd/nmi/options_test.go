@@ -181,7 +181,7 @@ func TestDependencies(t *testing.T) {
 	for dep := range strings.FieldsSeq(string(out)) {
 		for _, banned := range []string{
 			"github.com/Azure/",                      // no ARM client, no credential
-			"podid/internal/compute",                 // nor ours
+			"podid/internal/compute",                 // nor podid's own
 			"podid/internal/azure",                   //
 			"podid/internal/controllers",             // that is MIC
 			"sigs.k8s.io/controller-runtime",         // a scheme of all kinds, and more

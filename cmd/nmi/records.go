@@ -37,7 +37,7 @@ func (o *recordOptions) validate() error {
 	return nil
 }
 
-// openRecords makes the audit log and the recorder of Events.
+// openRecords creates the audit log and the recorder of Events.
 func (a *agent) openRecords(config *rest.Config) error {
 	mode, err := audit.ParseMode(a.o.record.auditLog)
 	if err != nil {

@@ -190,7 +190,7 @@ func leftOver(plan uninstall.Plan) error {
 	return nil
 }
 
-// confirm asks a person. No answer counts as no.
+// confirm asks the user for confirmation. No answer counts as no.
 func confirm(in io.Reader, out io.Writer) error {
 	file, ok := in.(*os.File)
 	if ok {

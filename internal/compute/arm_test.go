@@ -138,7 +138,7 @@ func (s *armServer) prepared(r *http.Request) (answer, bool) {
 	return answer{}, false
 }
 
-// transporter is policy.Transporter.
+// transporter is the method set of policy.Transporter.
 type transporter interface {
 	Do(req *http.Request) (*http.Response, error)
 }

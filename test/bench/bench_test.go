@@ -27,7 +27,7 @@ func TestRounds(t *testing.T) {
 	}
 }
 
-// TestTake uses the samples within the round only.
+// TestTake: only the samples within the round are used.
 func TestTake(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	at := func(seconds float64) time.Time { return began.Add(time.Duration(seconds * float64(time.Second))) }

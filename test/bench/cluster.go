@@ -125,7 +125,7 @@ func (b *bench) podid(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// connect makes the clients.
+// connect creates the clients.
 func (b *bench) connect() error {
 	cfg, err := b.sandbox.Client()
 	if err != nil {

@@ -127,7 +127,7 @@ func (s *seen) assignedPods() int {
 
 func nodeName(set, instance int) string { return fmt.Sprintf("bench-%d-%d", set, instance) }
 
-// fakeNodes makes scale sets in the emulated Azure and their nodes in the cluster.
+// fakeNodes creates scale sets in the emulated Azure and their nodes in the cluster.
 func (b *bench) fakeNodes(ctx context.Context) error {
 	for set := range scaleSets {
 		name := scaleSetBase + strconv.Itoa(set)

@@ -51,7 +51,7 @@ func deletedAndMadeAgain(t *testing.T, a Azure, s Client, group compute.Group) {
 	}
 }
 
-// idsOf reads the client and principal ID of identity "a".
+// idsOf returns the client and principal ID of identity "a".
 func idsOf(t *testing.T, s Client, group compute.Group) (ids [2]string) {
 	t.Helper()
 	have, err := s.Get(t.Context(), group)

@@ -68,8 +68,8 @@ func (f *Fake) KeepStaleIDs(keep bool) {
 	f.stale = keep
 }
 
-// RefuseDeleted sets whether groups refuse, by name, every PATCH that leaves a deleted identity on
-// them. Azure has been seen to do so.
+// RefuseDeleted sets whether groups refuse every PATCH that leaves a deleted identity on them, with
+// an error that names it. This has been observed on Azure.
 func (f *Fake) RefuseDeleted(refuse bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -116,7 +116,7 @@ func (f *Fake) IDsOf(resourceID string) (clientID, principalID string) {
 	return now.clientID, now.principalID
 }
 
-// ClientID is Client.ClientID.
+// ClientID implements Client.
 func (f *Fake) ClientID(ctx context.Context, resourceID string) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", compute.ClientIDError(resourceID, err)
@@ -135,8 +135,8 @@ func (f *Fake) PauseSubscription(subscriptionID string, d time.Duration) {
 	f.pauses[ascii.Loose(subscriptionID)] = time.Now().Add(d)
 }
 
-// Pause is Client.Pause. Its sources are PauseSubscription and the Retry-After of a refused PATCH
-// (ThrottleNext).
+// Pause is like Client.Pause. It returns the pause of PauseSubscription or of the Retry-After of a
+// refused PATCH (ThrottleNext).
 func (f *Fake) Pause(of compute.Group) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -147,7 +147,7 @@ func (f *Fake) Pause(of compute.Group) time.Duration {
 	return max(time.Until(until), 0)
 }
 
-// create makes identities exist. The caller holds the lock.
+// create adds identities. The caller holds the lock.
 func (f *Fake) create(resourceIDs ...string) {
 	for _, id := range resourceIDs {
 		if f.exists(id) {
@@ -166,8 +166,7 @@ func (f *Fake) exists(id string) bool {
 	return ok
 }
 
-// show returns what ARM shows of a group: during an operation, what it leads to. The caller holds
-// the lock.
+// show returns what ARM shows of a group: during an operation, its goal. The caller holds the lock.
 func (f *Fake) show(g *group) compute.Identities {
 	have := compute.Identities{
 		SystemAssigned: g.system, Updating: g.updating || g.running != nil,
@@ -191,7 +190,7 @@ func (f *Fake) show(g *group) compute.Identities {
 	return have
 }
 
-// attach lists an identity, as what it is now.
+// attach lists an identity with its current IDs.
 func (g *group) attach(id string, now identity) {
 	if g.bound == nil {
 		g.bound = map[string]identity{}

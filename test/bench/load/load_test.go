@@ -40,8 +40,8 @@ func TestHistogram(t *testing.T) {
 	}
 }
 
-// TestSteps holds for every time: its step is that of the longest time in it, and the next
-// nanosecond is in the next.
+// TestSteps: for every duration, its step contains the longest duration of that step, and the next
+// nanosecond is in the next step.
 func TestSteps(t *testing.T) {
 	for i := range perOctave * 30 {
 		d := longest(i)
@@ -58,7 +58,7 @@ func repeat(d time.Duration, n int) (all []time.Duration) {
 	return all
 }
 
-// serve serves on loopback and returns what to send there.
+// serve serves on loopback and returns a Spec for that server.
 func serve(t *testing.T, handler http.HandlerFunc) Spec {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -115,8 +115,8 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// TestOpenLoop has a server that needs longer than there is between two requests: the time of a
-// request counts from when it was due.
+// TestOpenLoop: the server is slower than the request rate, and the time of a request counts from
+// when it was due.
 func TestOpenLoop(t *testing.T) {
 	s := serve(t, func(http.ResponseWriter, *http.Request) { <-time.After(20 * time.Millisecond) })
 	s.Connections, s.Rate, s.Requests = 1, 1000, 20
@@ -137,7 +137,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// TestAgain has a server that closes every connection after an answer without saying so.
+// TestAgain: the server closes every connection after a response without announcing it.
 func TestAgain(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()

@@ -165,7 +165,7 @@ func (c *cluster) startKubernetes(ctx context.Context) error {
 	return c.connect(ctx, kube)
 }
 
-// connect makes the clients.
+// connect creates the clients.
 func (c *cluster) connect(ctx context.Context, kube *rest.Config) error {
 	kube = rest.CopyConfig(kube)
 	kube.QPS = -1 // the benchmark limits itself

@@ -81,8 +81,8 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// TestPods: each identity is used on every scale set, and nodes and identities have their equal
-// share of the pods.
+// TestPods: each identity is used on every scale set, and pods are spread evenly over nodes and
+// identities.
 func TestPods(t *testing.T) {
 	for name, tt := range map[string]struct {
 		shape
@@ -119,8 +119,8 @@ func TestARMTime(t *testing.T) {
 	}
 }
 
-// TestWorld: the emulated Azure has the nodes of the cluster, and lacks the identities that are to
-// be missing.
+// TestWorld: the emulated Azure has the nodes of the cluster, and not the identities that should be
+// missing.
 func TestWorld(t *testing.T) {
 	doc := shape{nodes: 7, sets: 2, identities: 5, missing: 1, arm: time.Second}.world()
 	if len(doc.ScaleSets) != 2 || len(doc.ScaleSets[0].Instances) != 4 || len(doc.ScaleSets[1].Instances) != 3 || len(doc.Identities) != 4 {

@@ -40,7 +40,7 @@ func TestOnly(t *testing.T) {
 	}
 }
 
-// TestPodAddresses are all different, none is a network's own or the gateway.
+// TestPodAddresses: all addresses are different, and none is a network address or the gateway.
 func TestPodAddresses(t *testing.T) {
 	seen := map[netip.Addr]bool{gateway(): true}
 	for _, a := range podAddresses(manyPods + maxMoments) {
@@ -51,7 +51,7 @@ func TestPodAddresses(t *testing.T) {
 	}
 }
 
-// TestTokenLifetime: tokens are too old for NMI before the outage ends, and outlive it.
+// TestTokenLifetime: tokens are due for a refresh before the outage ends, and outlive it.
 func TestTokenLifetime(t *testing.T) {
 	for _, outage := range []time.Duration{20 * time.Second, time.Minute, 3 * time.Minute} {
 		life := tokenLifetime(outage)
@@ -61,7 +61,7 @@ func TestTokenLifetime(t *testing.T) {
 	}
 }
 
-// TestWorld has one machine, with all identities on it.
+// TestWorld: there is one machine, and it has all identities.
 func TestWorld(t *testing.T) {
 	doc := azure()
 	if _, err := doc.Marshal(); err != nil {
