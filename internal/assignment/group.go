@@ -1,4 +1,4 @@
-// From what the pods of a node group need to what to ask of Azure.
+// The plan for a node group: from what its pods need to the request to Azure.
 
 package assignment
 
@@ -7,86 +7,82 @@ import (
 	"time"
 )
 
-// MaxPerRequest is how many identities Azure takes in one update of a VM or a
-// scale set.
+// MaxPerRequest is how many identities Azure accepts in one update of a VM or a scale set.
 const MaxPerRequest = 150
 
-// Set is a set of identities: canonical resource ID (identity.ResourceID.Key)
-// to the spelling to use in a request.
+// Set is a set of identities. It maps the canonical resource ID (identity.ResourceID.Key) to the
+// spelling to use in a request.
 type Set map[string]string
 
 // Has reports whether the identity of that canonical resource ID is in the set.
 func (s Set) Has(key string) bool { _, ok := s[key]; return ok }
 
-// Group is what the plan for one node group starts from. All keys are canonical
-// resource IDs. The maps are not changed.
+// Group is the input of the plan for one node group. All keys are canonical resource IDs. ForGroup
+// does not change the maps.
 type Group struct {
 	// Desired are the identities that pods on the group need now.
 	Desired Set
-	// Early are those of Desired that no pod waits for yet: where not all fit
-	// into one request, they come last.
+	// Early are those of Desired that no pod waits for yet. If not all fit into one request, they come
+	// last.
 	Early Set
-	// Tenants tells who needs one of Desired: the namespaces of the AzureIdentity
-	// objects. Where not all fits into one request, each gets some. Asked only
-	// then; nil counts all as one.
+	// Tenants returns the tenants that need one of Desired: the namespaces of the AzureIdentity
+	// objects. If not all identities fit into one request, each tenant gets some. It is called only
+	// then. If it is nil, all count as one tenant.
 	Tenants func(key string) []string
-	// Current are those that Azure says the group has, spelled as Azure does.
+	// Current are the identities that Azure lists for the group, in Azure's spelling.
 	Current Set
-	// Stale are identities that the group lists and that work no more: what is
-	// behind them was deleted or made again. Azure attaches what it lists to
-	// nobody, so they have to leave and come back. Only what we may take away
-	// belongs here.
+	// Stale are identities that the group lists but that no longer work: the identity behind them was
+	// deleted or recreated. Azure does not re-attach an identity that it already lists, so they must
+	// be detached first. Only identities that podid may detach belong here.
 	Stale map[string]bool
-	// Unverified are those of Current of which Azure has not said yet that podid may
-	// assign them. A needed one is attached like one that the group has not got.
+	// Unverified are those of Current for which Azure has not confirmed yet that podid may assign
+	// them. A needed one is attached as if the group did not have it.
 	Unverified map[string]bool
-	// Patient are those of Unverified that no pod waits for: they go along with the
-	// next request that is made anyway.
+	// Patient are those of Unverified that no pod waits for. They are added to the next request that
+	// is made anyway.
 	Patient map[string]bool
-	// Ledger are those that we attached, or were about to: the only ones that
-	// may ever be detached.
+	// Ledger are the identities that podid attached, or was about to attach: the only ones that may
+	// ever be detached.
 	Ledger Set
-	// Immutable tells of an identity that must stay, whoever attached it.
+	// Immutable reports whether an identity must stay attached, no matter who attached it.
 	Immutable func(key string) bool
 	// Quarantined are identities that Azure refused, and when to try them again.
 	Quarantined map[string]time.Time
-	// UnneededSince tells of identities in the ledger since when no pod has
-	// needed them: the value that the previous plan returned.
+	// UnneededSince maps identities in the ledger to the time since when no pod has needed them. It is
+	// the value that the previous plan returned.
 	UnneededSince map[string]time.Time
-	// Grace is how long an identity stays that no pod needs.
+	// Grace is how long an identity stays attached after the last pod stopped needing it.
 	Grace time.Duration
 	// Now is the time of the plan.
 	Now time.Time
 }
 
-// GroupPlan says what to ask of Azure, and what to remember.
+// GroupPlan is the request to make of Azure and the state to keep for the next plan.
 type GroupPlan struct {
-	// Attach and Detach go into one request; together they are at most
-	// MaxPerRequest, attaching first. They are spelled for the request and in
-	// a stable order.
+	// Attach and Detach go into one request. Together they are at most MaxPerRequest, and identities
+	// to attach come first. They are spelled for the request and in a stable order.
 	Attach, Detach []string
-	// Probation are quarantined identities whose time has come. They go into
-	// requests of their own, so that they cannot hold up the others again.
+	// Probation are quarantined identities that are due for a retry. They go into requests of their
+	// own, so that they cannot block the others again.
 	Probation []string
-	// More reports that something did not fit into the request: plan again when
-	// it is done.
+	// More reports whether something did not fit into the request: plan again when it is done.
 	More bool
-	// Forget are entries of the ledger (keys) to drop: the group does not have
-	// them and no pod needs them.
+	// Forget are the ledger entries (keys) to drop: the group does not have them and no pod needs
+	// them.
 	Forget []string
-	// UnneededSince is what to hand to the next plan.
+	// UnneededSince is the value to pass to the next plan.
 	UnneededSince map[string]time.Time
 	// Next is when to plan again if nothing happens, zero for never.
 	Next time.Time
 }
 
-// Idle reports that there is nothing to ask of Azure now.
+// Idle reports whether there is nothing to request from Azure now.
 func (p GroupPlan) Idle() bool { return len(p.Attach)+len(p.Detach)+len(p.Probation) == 0 }
 
 // ForGroup compares what the pods of a node group need with what it has.
 //
-// It never detaches what is needed, immutable or not in the ledger, but for what
-// is needed and stale: that leaves, and the next plan attaches it anew.
+// It never detaches an identity that is needed, immutable or not in the ledger. The exception is
+// one that is needed and stale: it is detached, and the next plan attaches it again.
 func ForGroup(g Group) GroupPlan {
 	plan := GroupPlan{UnneededSince: map[string]time.Time{}}
 	attach, probation, patient := g.missing(&plan)
@@ -103,7 +99,7 @@ func ForGroup(g Group) GroupPlan {
 	return plan
 }
 
-// missing returns the needed identities that the group has not got or that are not verified.
+// missing returns the needed identities that the group does not have or that are not verified.
 func (g Group) missing(plan *GroupPlan) (attach, probation, patient []string) {
 	for key := range g.Desired {
 		if g.Current.Has(key) && !g.Unverified[key] {
@@ -124,14 +120,14 @@ func (g Group) missing(plan *GroupPlan) (attach, probation, patient []string) {
 	return attach, probation, patient
 }
 
-// stale returns the needed identities that have to leave and come back.
+// stale returns the needed identities that have to be detached and attached again.
 func (g Group) stale(plan *GroupPlan) (detach []string) {
 	for key := range g.Stale {
 		if !g.Desired.Has(key) || !g.Current.Has(key) || g.Immutable(key) {
 			continue
 		}
 		if retry := g.Quarantined[key]; retry.After(g.Now) {
-			plan.wake(retry) // Azure refused to let go of it
+			plan.wake(retry) // Azure refused to detach it
 			continue
 		}
 		detach = append(detach, key)
@@ -139,8 +135,8 @@ func (g Group) stale(plan *GroupPlan) (detach []string) {
 	return detach
 }
 
-// unneeded returns the identities to detach, and notes those that are not due
-// yet and those to forget.
+// unneeded returns the identities to detach. It records those that are not due yet and those to
+// forget.
 func (g Group) unneeded(plan *GroupPlan) (detach []string) {
 	for key := range g.Ledger {
 		if g.Desired.Has(key) {
@@ -160,7 +156,7 @@ func (g Group) unneeded(plan *GroupPlan) (detach []string) {
 		plan.UnneededSince[key] = since
 		due := since.Add(g.Grace)
 		if retry := g.Quarantined[key]; retry.After(due) {
-			due = retry // Azure refused to let go of it
+			due = retry // Azure refused to detach it
 		}
 		if due.After(g.Now) {
 			plan.wake(due)
@@ -171,7 +167,7 @@ func (g Group) unneeded(plan *GroupPlan) (detach []string) {
 	return detach
 }
 
-// wake notes a time to plan again; the earliest counts.
+// wake records a time to plan again. The earliest wins.
 func (p *GroupPlan) wake(at time.Time) {
 	if p.Next.IsZero() || at.Before(p.Next) {
 		p.Next = at
@@ -186,8 +182,8 @@ func (g Group) spell(as Set, keys []string) []string {
 	return out
 }
 
-// first returns n of the keys in a stable order, those that pods wait for in
-// front. Where that is not all of them, the tenants take turns.
+// first returns n of the keys in a stable order, those that pods wait for first. If there are more
+// than n, the tenants take turns.
 func (g Group) first(keys []string, n int) []string {
 	var waited, early []string
 	for _, key := range keys {

@@ -90,8 +90,6 @@ func TestForGroup(t *testing.T) {
 	}
 }
 
-// TestGroupProperties plays the planner against an Azure that does what it is
-// told, until nothing is left to do.
 func TestPodsComeFirst(t *testing.T) {
 	g := Group{Desired: set("z"), Early: Set{}, Immutable: never}
 	for i := range MaxPerRequest + 1 {
@@ -103,6 +101,8 @@ func TestPodsComeFirst(t *testing.T) {
 	}
 }
 
+// TestGroupProperties runs the planner against a simulated Azure that does what it is asked, until
+// nothing is left to do.
 func TestGroupProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		some := func(label string, most int) Set {

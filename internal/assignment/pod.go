@@ -1,4 +1,4 @@
-// From what a pod is granted to its AzureAssignedIdentity objects.
+// The plan for a pod: from its grants to its AzureAssignedIdentity objects.
 
 package assignment
 
@@ -14,19 +14,19 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// Pod is what the plan for one pod starts from.
+// Pod is the input of the plan for one pod.
 type Pod struct {
 	Namespace, Name, NodeName string
 
-	// Grants are the identities the pod may use; none when it is gone or finished.
+	// Grants are the identities that the pod may use. It is empty when the pod is gone or finished.
 	Grants []identity.Grant
-	// Observed are all assigned identities that name this pod, also those that
-	// are being deleted. They are not changed.
+	// Observed are all assigned identities that name this pod, including those being deleted. ForPod
+	// does not change them.
 	Observed []*v1.AzureAssignedIdentity
-	// Rules say where the objects live.
+	// Rules decide in which namespace the objects live.
 	Rules identity.Rules
-	// Progress is how far a managed identity has come on its way to the pod's
-	// node. It is not asked about others: nothing of those goes to the node.
+	// Progress returns how far a managed identity has come on its way to the pod's node. It is not
+	// called for other types, which are not assigned to nodes.
 	Progress func(*v1.AzureIdentity) Progress
 	// Now is the time of the plan, to the second.
 	Now metav1.Time
@@ -35,25 +35,25 @@ type Pod struct {
 	Taken func(namespace, name string) bool
 }
 
-// PodPlan says what to do to a pod's assigned identities, in this order. The
-// objects to create and update are complete; those to delete are the observed
-// ones.
+// PodPlan lists the writes to a pod's assigned identities, in this order. The objects to create and
+// update are complete. Those to delete are the observed ones.
 type PodPlan struct {
 	Create []*v1.AzureAssignedIdentity
 	Update []*v1.AzureAssignedIdentity
 	Delete []*v1.AzureAssignedIdentity
 }
 
-// Empty reports that there is nothing to write.
+// Empty reports whether there is nothing to write.
 func (p PodPlan) Empty() bool { return len(p.Create)+len(p.Update)+len(p.Delete) == 0 }
 
 // ForPod compares a pod's grants with its assigned identities.
 //
-// An object that is being deleted counts as gone, and is in Delete so that its
-// finalizer is let go of. Of several objects for one identity the best placed
-// stays. An object made by v1.8.17 is kept where it says the same; only its
-// finalizer goes. An identity of which nobody knows yet whether the node has it
-// gets no new object, and keeps what it has: whoever finds out makes the plan be made again.
+//   - An object that is being deleted counts as gone. It is in Delete so that its finalizer is
+//     removed.
+//   - Of several objects for one identity, the one with the preferred name and namespace stays.
+//   - An object made by v1.8.17 is kept if its content is the same; only its finalizer is removed.
+//   - An identity whose state on the node is unknown gets no new object and keeps the one it has.
+//     The plan is made again once the state is known.
 func ForPod(p Pod) PodPlan {
 	var plan PodPlan
 	kept := map[*v1.AzureAssignedIdentity]bool{}
@@ -84,8 +84,8 @@ func ForPod(p Pod) PodPlan {
 	return plan
 }
 
-// find returns the observed object of the identity, nil when there is none to
-// keep. v1.8.17's own name is preferred, so that all generations agree.
+// find returns the observed object of the identity, nil when there is none to keep. It prefers the
+// name that v1.8.17 uses, so that all releases agree.
 func (p Pod) find(id *v1.AzureIdentity) *v1.AzureAssignedIdentity {
 	namespace := Namespace(p.Rules, id)
 	var candidates []*v1.AzureAssignedIdentity
@@ -102,9 +102,9 @@ func (p Pod) find(id *v1.AzureIdentity) *v1.AzureAssignedIdentity {
 	})
 }
 
-// spare keeps, until there is a new object, those of the identity that live in
-// another namespace: there they were before the rules changed, as for a cluster that
-// comes from v1.8.17, and the pod's tokens depend on them.
+// spare keeps the identity's objects in another namespace until the new object exists. They are
+// there because the rules changed, as in a cluster migrated from v1.8.17, and the pod's tokens
+// depend on them.
 func (p Pod) spare(id *v1.AzureIdentity, kept map[*v1.AzureAssignedIdentity]bool) {
 	for _, have := range p.Observed {
 		if have.DeletionTimestamp.IsZero() && refersTo(have, id) {
@@ -113,14 +113,14 @@ func (p Pod) spare(id *v1.AzureIdentity, kept map[*v1.AzureAssignedIdentity]bool
 	}
 }
 
-// SaysAssigned reports whether the object of a grant exists and says Assigned.
+// SaysAssigned reports whether the object of a grant exists and is Assigned.
 func (p Pod) SaysAssigned(grant identity.Grant) bool {
 	have := p.predecessor(grant)
 	return have != nil && have.Status.Status == v1.StateAssigned
 }
 
-// predecessor returns an object, in any namespace, that stands for the grant as it is now; nil when
-// there is none. It lives in another namespace where the rules were others before.
+// predecessor returns an object, in any namespace, that represents the grant in its current form,
+// nil when there is none. It is in another namespace if the rules were different before.
 func (p Pod) predecessor(grant identity.Grant) *v1.AzureAssignedIdentity {
 	for _, have := range p.Observed {
 		if have.DeletionTimestamp.IsZero() && refersTo(have, grant.Identity) && p.says(have, grant) {
@@ -130,13 +130,13 @@ func (p Pod) predecessor(grant identity.Grant) *v1.AzureAssignedIdentity {
 	return nil
 }
 
-// refersTo reports whether the object stands for that identity.
+// refersTo reports whether the object represents that identity.
 func refersTo(assigned *v1.AzureAssignedIdentity, id *v1.AzureIdentity) bool {
 	ref := assigned.Spec.AzureIdentityRef
 	return ref != nil && ref.Name == id.Name && ref.Namespace == id.Namespace
 }
 
-// create is the new object for a grant.
+// create returns the new object for a grant.
 func (p Pod) create(grant identity.Grant, state State) *v1.AzureAssignedIdentity {
 	namespace := Namespace(p.Rules, grant.Identity)
 	name := Name(p.Namespace, p.Name, grant.Identity, func(name string) bool { return p.Taken(namespace, name) })
@@ -146,7 +146,7 @@ func (p Pod) create(grant identity.Grant, state State) *v1.AzureAssignedIdentity
 	return assigned
 }
 
-// fill writes everything that says what the object stands for.
+// fill sets the fields that describe what the object represents.
 func (p Pod) fill(assigned *v1.AzureAssignedIdentity, grant identity.Grant) {
 	p.label(assigned)
 	assigned.Spec.AzureIdentityRef = embedIdentity(grant.Identity)
@@ -163,8 +163,8 @@ func (p Pod) labels() map[string]string {
 	}
 }
 
-// progress is how far an identity has come. Only a managed identity has to get
-// to the node; the others' tokens come from Entra ID.
+// progress returns how far an identity has come. Only a managed identity is assigned to the node.
+// The tokens of other types come from Entra ID.
 func (p Pod) progress(id *v1.AzureIdentity) Progress {
 	if id.Spec.Type != v1.UserAssignedMSI {
 		return Progress{State: State{Status: v1.StateAssigned}}
@@ -172,7 +172,7 @@ func (p Pod) progress(id *v1.AzureIdentity) Progress {
 	return p.Progress(id)
 }
 
-// update returns the object as it should be, nil when it is that already.
+// update returns the object as it should be, nil when it is already up to date.
 func (p Pod) update(have *v1.AzureAssignedIdentity, grant identity.Grant) *v1.AzureAssignedIdentity {
 	says := p.says(have, grant)
 	state := next(stateOf(have.Status), p.progress(grant.Identity), says)
@@ -191,16 +191,15 @@ func (p Pod) update(have *v1.AzureAssignedIdentity, grant identity.Grant) *v1.Az
 	return want
 }
 
-// says reports whether the object stands for this node, identity and binding as
-// they are now.
+// says reports whether the object represents the node, identity and binding in their current form.
 func (p Pod) says(have *v1.AzureAssignedIdentity, grant identity.Grant) bool {
 	return have.Spec.NodeName == p.NodeName &&
 		sameIdentity(have.Spec.AzureIdentityRef, grant.Identity) &&
 		sameBinding(have.Spec.AzureBindingRef, grant.Binding)
 }
 
-// labelled reports whether the object can be found by pod and node. Objects of
-// older releases of v1 lack some of the labels.
+// Reports whether the object can be found by pod and node. Objects of older releases of v1 lack
+// some of the labels.
 func (p Pod) labelled(have *v1.AzureAssignedIdentity) bool {
 	for k, v := range p.labels() {
 		if got, ok := have.Labels[k]; !ok || got != v {
@@ -217,7 +216,7 @@ func (p Pod) label(assigned *v1.AzureAssignedIdentity) {
 	maps.Copy(assigned.Labels, p.labels())
 }
 
-// sameIdentity compares what matters: which object it is and what it says.
+// sameIdentity reports whether the copy refers to that very object and matches its relevant fields.
 func sameIdentity(ref *v1.AzureIdentityCopy, id *v1.AzureIdentity) bool {
 	return ref != nil && ref.Name == id.Name && ref.Namespace == id.Namespace && ref.UID == id.UID &&
 		ref.Annotations[v1.BehaviorAnnotation] == id.Annotations[v1.BehaviorAnnotation] &&
@@ -230,8 +229,8 @@ func sameBinding(ref *v1.AzureIdentityBindingCopy, b *v1.AzureIdentityBinding) b
 		equality.Semantic.DeepEqual(ref.Spec, b.Spec)
 }
 
-// embedIdentity is the identity as it goes into an assigned identity. An
-// embedded object must say its kind.
+// embedIdentity returns the copy of the identity for an assigned identity. An embedded object must
+// have a kind.
 func embedIdentity(id *v1.AzureIdentity) *v1.AzureIdentityCopy {
 	out := &v1.AzureIdentityCopy{
 		APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentity",
@@ -250,8 +249,8 @@ func embedBinding(b *v1.AzureIdentityBinding) *v1.AzureIdentityBindingCopy {
 	return out
 }
 
-// embedMeta keeps what identifies an object and its version. All else belongs to the original
-// alone: a tenant can fill it with a megabyte, of which each pod would get a copy.
+// embedMeta keeps the fields that identify an object and its version. The rest stays with the
+// original: a tenant can fill it with a megabyte, which each pod's object would copy.
 func embedMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Namespace: m.Namespace, Name: m.Name, UID: m.UID, Generation: m.Generation,

@@ -157,7 +157,7 @@ func TestOtherTypes(t *testing.T) {
 	g := grant("team", "sp")
 	g.Identity.Spec = v1.AzureIdentitySpec{Type: v1.ServicePrincipal}
 	p := pod(g)
-	p.Progress = nil // nobody may be asked: the node does not matter
+	p.Progress = nil // must not be called: the node does not matter
 	if got := ForPod(p).Create[0].Status.Status; got != v1.StateAssigned {
 		t.Errorf("state %s", got)
 	}

@@ -11,17 +11,17 @@ import (
 // Request is one update of a node group: resource IDs to attach and to detach.
 type Request struct{ Attach, Detach []string }
 
-// Size is how many identities the request names.
+// Size returns how many identities the request names.
 func (r Request) Size() int { return len(r.Attach) + len(r.Detach) }
 
-// Narrow says how to go on after Azure refused a request: which identities are
-// to blame, and which smaller requests to make instead, in order. named are the
-// resource IDs that Azure's error gave as the cause.
+// Narrow returns how to continue after Azure refused a request: the identities that caused it, and
+// the smaller requests to make instead, in order. named are the resource IDs that Azure's error
+// gave as the cause.
 //
-// Where Azure names none, the request is cut in two; one that names a single
-// identity and is refused has found the culprit. Attaching and detaching part
-// first, so that a detach that fails holds up no pod. A request for n identities
-// of which k are bad takes at most some 2k·log2(n) requests to sort out.
+// If Azure names none, the request is bisected. A refused request with a single identity has found
+// the cause. Identities to attach and to detach are separated first, so that a failing detach
+// delays no pod. A request for n identities of which k are bad takes about 2k·log2(n) requests at
+// most.
 func Narrow(req Request, named []string) (rest []Request, culprits []string) {
 	innocent := Request{}
 	innocent.Attach, culprits = without(req.Attach, named, culprits)
@@ -43,7 +43,7 @@ func Narrow(req Request, named []string) (rest []Request, culprits []string) {
 	}, nil
 }
 
-// without splits ids into those not named and, appended to culprits, those named.
+// without returns the ids that are not named, and culprits with the named ones appended.
 func without(ids, named, culprits []string) (kept, all []string) {
 	for _, id := range ids {
 		if slices.ContainsFunc(named, func(n string) bool { return ascii.EqualFold(n, id) }) {
@@ -55,7 +55,7 @@ func without(ids, named, culprits []string) (kept, all []string) {
 	return kept, culprits
 }
 
-// Names reports whether the request names any of these identities.
+// Names reports whether the request contains any of these identities.
 func (r Request) Names(ids []string) bool {
 	_, named := without(slices.Concat(r.Attach, r.Detach), ids, nil)
 	return len(named) > 0

@@ -1,4 +1,4 @@
-// Sharing what does not suffice for all.
+// Fair selection when not all keys fit.
 
 package assignment
 
@@ -7,11 +7,10 @@ import (
 	"slices"
 )
 
-// Share takes n of the keys so that every tenant gets one in turn: who asks for a
-// thousand does not keep out who asks for one. tenants tells who asks for a key;
-// one that several ask for is taken once, by whoever's turn comes first. Of those
-// nobody asks for, all together count as one tenant. The keys come back in the
-// order in which they were taken; the same keys give the same order.
+// Share returns n of the keys, chosen so that the tenants take turns: a tenant with a thousand keys
+// does not keep out one with a single key. tenants returns the tenants of a key. A key of several
+// tenants is chosen once, on the first turn of any of them. All keys without a tenant count as
+// those of one tenant. The result is in the order of choice and deterministic.
 func Share(keys []string, tenants func(key string) []string, n int) []string {
 	queues := map[string][]string{}
 	for _, key := range slices.Sorted(slices.Values(keys)) {

@@ -12,13 +12,14 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// Refused returns the state of an identity that is kept from a node. Its message has the code.
+// Refused returns the state of an identity that must not be assigned to a node. Its message has the
+// code.
 func Refused(why reason.Reason, message string) State {
 	return State{Status: v1.StateCreated, Reason: why.Name(), Message: why.Text(message)}
 }
 
-// AboutIdentity reports whether a status.reason is about the identity itself, and not about the
-// node group or the moment.
+// AboutIdentity reports whether a status.reason is about the identity itself rather than the node
+// group or a temporary condition.
 func AboutIdentity(name string) bool {
 	for _, r := range [...]reason.Reason{
 		reason.IdentityRefused, reason.IdentityForbidden, reason.LedgerFull, reason.ClientIDMismatch, reason.ClusterIdentity,
@@ -30,33 +31,33 @@ func AboutIdentity(name string) bool {
 	return false
 }
 
-// Need is an identity that a pod needs of its node group.
+// Need is an identity that a pod needs on its node group.
 type Need struct {
 	ID identity.ResourceID
-	// ClientID as the AzureIdentity says; may be empty.
+	// ClientID is that of the AzureIdentity; it may be empty.
 	ClientID string
 	// Identity names the AzureIdentity.
 	Identity types.NamespacedName
 	// Named reports that the policy names this very identity for the pod's namespace.
 	Named bool
-	// Assigned reports that the pod's object says Assigned already.
+	// Assigned reports that the pod's object is Assigned already.
 	Assigned bool
 }
 
-// State is the part of an AzureAssignedIdentity's status that says how far the
-// identity has come, and what stands in its way.
+// State is the part of an AzureAssignedIdentity's status that describes how far the identity has
+// come, and what blocks it.
 type State struct{ Status, Reason, Message string }
 
 // Progress is how far an identity has come on its way to a node group.
 type Progress struct {
 	State
-	// KeepAssigned lets an object that says Assigned keep that: the State is about the node
-	// group, and the identity is there.
+	// KeepAssigned lets an object that is Assigned stay so: the State is about the node group, and the
+	// identity is attached.
 	KeepAssigned bool
-	// Unknown reports that Azure has not been asked yet: the State is empty.
+	// Unknown reports that Azure's answer is not known yet. The State is empty.
 	Unknown bool
-	// Complaint is what keeps going wrong on the way, for people; it will pass,
-	// so no status says it.
+	// Complaint is a recurring error on the way, for messages to people. It is temporary, so no status
+	// contains it.
 	Complaint string
 }
 
@@ -64,13 +65,13 @@ func stateOf(s v1.AzureAssignedIdentityStatus) State {
 	return State{Status: s.Status, Reason: s.Reason, Message: s.Message}
 }
 
-// next is the state that an object should have. says reports whether it stands for
-// its pod, node and identity as they are now.
+// next returns the state that an object should have. says reports whether the object represents its
+// pod, node and identity in their current form.
 //
-// An object that says Assigned keeps it while its identity, which somebody took
-// off the node, is put back: saying Created and Assigned again would be two
-// writes for every pod of a scale set. One that tells of a refusal keeps that
-// until there is something else to tell than "on its way".
+// An object that is Assigned stays so while its identity, which another writer detached from the
+// node, is being attached again. Changing it to Created and back would cost two writes for every
+// pod of a scale set. An object with a refusal keeps it until there is a new result other than "on
+// its way".
 func next(have State, progress Progress, says bool) State {
 	onItsWay := progress.Status == v1.StateCreated && progress.Reason == ""
 	switch {
@@ -87,8 +88,8 @@ func next(have State, progress Progress, says bool) State {
 	}
 }
 
-// write sets the state and the condition that goes with it. An object without
-// trouble has no condition, which keeps thousands of them small.
+// write sets the state and the matching condition. An object without a problem has no condition,
+// which keeps thousands of them small.
 func (s State) write(status *v1.AzureAssignedIdentityStatus, now metav1.Time) {
 	status.Status, status.Reason, status.Message = s.Status, s.Reason, s.Message
 	condition := metav1.Condition{

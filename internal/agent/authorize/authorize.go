@@ -1,9 +1,9 @@
-// Package authorize tells which identity a caller gets for what it asked, or
-// why none: the rules of package identity over the objects of the cluster as
-// last known, and whether the identity has arrived on the node.
+// Package authorize decides which identity a caller gets for its request, or why it gets none. It
+// applies the rules of package identity to the last known objects of the cluster, and checks
+// whether the identity has arrived on the node.
 //
-// It answers from memory and at once. When the answer may change by itself, it
-// says how long that is worth waiting for, and on what.
+// It answers from memory and never blocks. When the answer may change without a new request, it
+// returns how long to wait and for what.
 package authorize
 
 import (
@@ -23,32 +23,32 @@ type Kind int
 
 // The kinds of decision.
 const (
-	// Refuse it, with the Refusal. It is the zero value: in doubt, no.
+	// Refuse the request with the Refusal. It is the zero value, so that the default is to deny.
 	Refuse Kind = iota
-	// Allow it: the Grant's identity.
+	// Allow the request with the identity of the Grant.
 	Allow
-	// PlainIMDS: the pod is excepted and gets what the metadata service says.
+	// PlainIMDS relays the request of an excepted pod to the metadata service.
 	PlainIMDS
-	// Wait until Changed, at most Limit since the request came; then refuse it.
+	// Wait until Changed closes, at most Limit after the request arrived, then refuse the request.
 	Wait
-	// Learn the object ids of the identities in Unknown and decide again.
+	// Learn the object IDs of the identities in Unknown, then decide again.
 	Learn
 )
 
-// Decision is what to do with one request, right now.
+// Decision is what to do with one request at this moment.
 type Decision struct {
 	Kind    Kind
 	Grant   identity.Grant
 	Refusal *reason.Refusal
 	Limit   time.Duration
-	// OnTheWay tells of a Wait that the identity is certain to be wanted: the
-	// flag set-retry-after-header sends the client away instead.
+	// OnTheWay reports, for Wait, that the identity is certain to be needed. With the flag
+	// set-retry-after-header, the client is then asked to retry instead of being held.
 	OnTheWay bool
-	// Changed closes when the decision may have become another.
+	// Changed is closed when the decision may be a different one.
 	Changed <-chan struct{}
 	// Warning is what an enforced policy would refuse of PlainIMDS, nil otherwise.
 	Warning *reason.Refusal
-	// Unknown are granted identities whose object id nobody knows yet.
+	// Unknown are granted identities whose object ID is not known yet.
 	Unknown []*v1.AzureIdentity
 }
 
@@ -60,7 +60,7 @@ type Config struct {
 	Standard bool
 	// Node is this node's name.
 	Node string
-	// Types are the kinds of identity there is a source of tokens for.
+	// Types are the identity types that have a source of tokens.
 	Types []v1.IdentityType
 	// ArrivalLimit is how long a request waits for an identity on its way.
 	ArrivalLimit time.Duration
@@ -68,18 +68,17 @@ type Config struct {
 	BindingLimit time.Duration
 }
 
-// verdict is what is known of a pod, worked out once and kept until an object
-// that bears on it changes.
+// verdict is what is known about a pod. It is computed once and kept until an object that affects
+// it changes.
 type verdict struct {
 	pod      identity.Pod
 	excepted string // name of the exception
 	grants   []identity.Grant
 	refusals []*reason.Refusal
-	// tooMany is the refusal of the identities beyond the most that a pod can use, nil if there are
-	// none.
+	// tooMany is the refusal of the identities beyond MaxIdentities, nil if there are none.
 	tooMany *reason.Refusal
-	// exception is the refusal of an exception that the policy does not allow, warning that of one
-	// that counts all the same, because the policy only warns.
+	// exception is the refusal of an exception that the policy does not allow. warning is the refusal
+	// of one that applies anyway, because the policy only warns.
 	exception, warning *reason.Refusal
 
 	arrivals map[types.NamespacedName]arrival
@@ -91,27 +90,28 @@ type verdict struct {
 // arrival is how far an identity has come on its way to the pod's node.
 type arrival struct {
 	state, reason, message string
-	// kind and resourceID are those of the identity that came: since then, it may have been edited.
+	// kind and resourceID are those of the identity that arrived. The object may have been edited
+	// since.
 	kind       v1.IdentityType
 	resourceID string
 	leaving    bool
 }
 
-// arrived reports that the node has the identity. v1.8.17 counts objects of old
-// MICs, which have no state, as arrived; so do we.
+// arrived reports whether the node has the identity. Objects of old MICs, which have no state,
+// count as arrived, as in v1.8.17.
 func (a arrival) arrived() bool { return !a.leaving && (a.state == v1.StateAssigned || a.state == "") }
 
 func (a arrival) quarantined() bool {
 	return !a.leaving && a.reason != "" && a.state != v1.StateAssigned
 }
 
-// of reports whether this identity came, as it is now. MIC has checked no other.
+// of reports whether the identity that arrived is id in its current form. MIC has checked no other.
 func (a arrival) of(id *v1.AzureIdentity) bool {
 	return a.kind == id.Spec.Type && ascii.EqualFold(a.resourceID, id.Spec.ResourceID)
 }
 
-// Decide answers a caller's request. objectID returns the object id that a
-// token of the identity carried, "" when none is held.
+// Decide returns what to do with a caller's request. objectID returns the object ID that a token of
+// the identity carried, "" when none is cached.
 func (t *Table) Decide(pod types.NamespacedName, s identity.Selector, objectID func(*v1.AzureIdentity) string) Decision {
 	o, changed := t.outcomeOf(pod)
 	if o == nil {
@@ -147,9 +147,9 @@ func (t *Table) decide(v *verdict, s identity.Selector, objectID func(*v1.AzureI
 	return t.noMatch(v, s, refusal)
 }
 
-// firstUsable is the identity of a request that names none: the first by
-// precedence, passing over those in quarantine, so that one bad identity does
-// not take the others with it. One that is only late is waited for.
+// firstUsable decides a request that names no identity: it uses the first by precedence and skips
+// those in quarantine, so that one bad identity does not block the others. One that has not arrived
+// yet is waited for.
 func (t *Table) firstUsable(v *verdict) Decision {
 	first := t.judge(v, v.grants[0])
 	if first.Kind != Refuse || first.Refusal.Reason != reason.Quarantined {
@@ -163,13 +163,13 @@ func (t *Table) firstUsable(v *verdict) Decision {
 	return first
 }
 
-// judge decides about the one identity that is in question.
+// judge decides about a single identity.
 func (t *Table) judge(v *verdict, g identity.Grant) Decision {
 	if !t.supported(g.Identity.Spec.Type) {
 		return Decision{Refusal: unsupported(g.Identity)}
 	}
 	if !t.cfg.Standard || g.Identity.Spec.Type != v1.UserAssignedMSI {
-		// The binding is enough: nothing of the others has to come to the node.
+		// The binding is enough: identities of other types are not assigned to nodes.
 		return Decision{Kind: Allow, Grant: g}
 	}
 	a, known := v.arrivals[nameOf(g.Identity)]
@@ -180,8 +180,8 @@ func (t *Table) judge(v *verdict, g identity.Grant) Decision {
 	case known && a.quarantined():
 		return Decision{Refusal: quarantined(g.Identity, a)}
 	case !known && v.hostNetwork:
-		// There will be no object to wait for. The binding grants the identity, and the metadata
-		// service has it or refuses.
+		// No assigned identity will ever exist. The binding grants the identity, and the metadata service
+		// either has it or refuses.
 		return Decision{Kind: Allow, Grant: g}
 	default:
 		return Decision{Kind: Wait, Limit: t.cfg.ArrivalLimit, OnTheWay: true, Refusal: late(g.Identity, a, known)}
@@ -190,8 +190,8 @@ func (t *Table) judge(v *verdict, g identity.Grant) Decision {
 
 func (t *Table) supported(kind v1.IdentityType) bool { return slices.Contains(t.cfg.Types, kind) }
 
-// unknownObjectIDs are the usable identities whose object id is not in the spec
-// and has not been learned.
+// unknownObjectIDs returns the usable identities whose object ID is neither in the spec nor
+// learned.
 func (t *Table) unknownObjectIDs(v *verdict, objectID func(*v1.AzureIdentity) string) []*v1.AzureIdentity {
 	var unknown []*v1.AzureIdentity
 	for _, g := range v.grants {
@@ -202,10 +202,10 @@ func (t *Table) unknownObjectIDs(v *verdict, objectID func(*v1.AzureIdentity) st
 	return unknown
 }
 
-// noMatch answers a selector that names none of the granted identities.
+// noMatch decides a request whose selector matches none of the granted identities.
 func (t *Table) noMatch(v *verdict, s identity.Selector, refusal *reason.Refusal) Decision {
 	if s.ObjectID != "" {
-		// An identity still on its way may turn out to have the object id.
+		// An identity that has not arrived yet may have the object ID.
 		for _, g := range v.grants {
 			if d := t.judge(v, g); d.Kind == Wait && g.Identity.Spec.ObjectID == "" {
 				return d
@@ -224,7 +224,7 @@ func (t *Table) noMatch(v *verdict, s identity.Selector, refusal *reason.Refusal
 	return Decision{Refusal: notFound(refusal)}
 }
 
-// withoutGrants answers a pod that may use no identity.
+// withoutGrants decides a request of a pod that may use no identity.
 func (t *Table) withoutGrants(v *verdict, s identity.Selector) Decision {
 	if v.exception != nil && (len(v.refusals) == 0 || v.refusals[0].Reason == reason.NoLabel || v.refusals[0].Reason == reason.NoBinding) {
 		return Decision{Refusal: v.exception}
@@ -243,8 +243,8 @@ func (t *Table) withoutGrants(v *verdict, s identity.Selector) Decision {
 	return Decision{Kind: Wait, Limit: t.cfg.BindingLimit, Refusal: unbound(refusals)}
 }
 
-// broken is the final refusal of an identity that the request means: it lacks
-// what its type needs, or the pod is not to have it.
+// broken returns the final refusal when the requested identity lacks a field that its type needs,
+// or when the pod may not have it.
 func (t *Table) broken(v *verdict, s identity.Selector) (Decision, bool) {
 	for _, r := range v.refusals {
 		if r.Identity == nil || !matches(s, r.Identity) {
@@ -266,8 +266,8 @@ func matches(s identity.Selector, id *v1.AzureIdentity) bool {
 		s.ObjectID != "" && ascii.EqualFold(s.ObjectID, id.Spec.ObjectID)
 }
 
-// missing reports that a binding selects the pod and the identity it names is not
-// there, which happens while both are being applied.
+// missing reports whether a binding selects the pod but the identity that it names does not exist,
+// which happens while both are being applied.
 func missing(refusals []*reason.Refusal) bool {
 	for _, r := range refusals {
 		if r.Reason == reason.IdentityMissing {

@@ -275,8 +275,7 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// TestChanges tells for each change whether a waiting pod hears of it, and what
-// is decided then.
+// TestChanges checks for each change whether a waiting pod is notified, and what is decided then.
 func TestChanges(t *testing.T) {
 	table := newTable(func(c *Config) { c.Types = append(c.Types, v1.Federated) })
 	changed := (<-chan struct{})(nil)
@@ -391,9 +390,9 @@ func TestForeignBindings(t *testing.T) {
 	}
 }
 
-// TestEditedAfterAssigned: what was assigned is not what the object names since then. An identity
-// of another type is the attack: it is Assigned without any check at Azure, and names a victim
-// afterwards.
+// TestEditedAfterAssigned checks that an identity edited after it was assigned is not used. The
+// attack is an identity of another type: it becomes Assigned without any check at Azure, and is
+// then edited to name a victim.
 func TestEditedAfterAssigned(t *testing.T) {
 	victim := anIdentity("victim").Spec
 	for name, before := range map[string]v1.AzureIdentitySpec{

@@ -1,4 +1,4 @@
-// Who became entitled to what, for those who prepare for it.
+// Pods whose entitlements changed, for the code that fetches tokens ahead of requests.
 
 package authorize
 
@@ -8,15 +8,15 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// changes are the pods whose verdicts changed since somebody asked, at most all
-// of the node.
+// changes are the pods whose verdicts changed since the last call of Entitled, at most all pods of
+// the node.
 type changes struct {
 	pods   map[types.NamespacedName]struct{}
 	signal chan struct{} // has room for one
 }
 
-// restAfter is after how many pods Entitled rests. A namespace can have its pods change all the
-// time.
+// restAfter is the number of pods after which Entitled pauses. A namespace can make its pods change
+// continuously.
 const restAfter = 8
 
 func newChanges() changes {
@@ -27,15 +27,15 @@ func (c *changes) note(pod types.NamespacedName) {
 	c.pods[pod] = struct{}{}
 	select {
 	case c.signal <- struct{}{}:
-	default: // it was said already
+	default: // already signaled
 	}
 }
 
-// Changed gets a value when what pods are entitled to may have changed.
+// Changed returns a channel that receives a value when what pods are entitled to may have changed.
 func (t *Table) Changed() <-chan struct{} { return t.changes.signal }
 
-// Entitled returns, each once, the identities that may be handed out now to the
-// pods that changed since it was last called.
+// Entitled returns the identities that may be handed out now to the pods that changed since the
+// last call, each identity once.
 func (t *Table) Entitled() []*v1.AzureIdentity {
 	var entitled []*v1.AzureIdentity
 	seen := map[types.NamespacedName]bool{}
@@ -63,7 +63,8 @@ func (t *Table) takeChanges() map[types.NamespacedName]struct{} {
 }
 
 // usable returns the identities that a pod may have right now. It returns none for a pod whose
-// verdict is slow: other pods are not to wait for it, and its own requests work it out.
+// verdict is slow to compute, so that other pods do not wait for it. That pod's own requests
+// compute the verdict.
 func (t *Table) usable(name types.NamespacedName) []*v1.AzureIdentity {
 	t.mu.RLock()
 	p := t.pods[name]

@@ -11,7 +11,8 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// entitledNames takes what has changed; the channel says whether anything did.
+// entitledNames returns the names of the identities from Entitled. said reports whether Changed was
+// signaled.
 func entitledNames(t *Table) (names []string, said bool) {
 	select {
 	case <-t.Changed():

@@ -53,8 +53,8 @@ func TestSlowVerdict(t *testing.T) {
 	gone := func(t *Table) { t.RemoveIdentity(hostile("id-000639")) }
 	tests := map[string]struct {
 		change func(*Table)
-		during string // what is decided meanwhile for the pod
-		then   string // what is decided afterwards
+		during string // the decision for the pod meanwhile
+		then   string // the decision after the change
 	}{
 		"nothing":      {func(*Table) {}, "allow id-000000", "allow id-000000"},
 		"binding gone": {func(t *Table) { t.RemoveBinding(first) }, "allow id-000000", "allow id-000001"},

@@ -1,4 +1,4 @@
-// What the cluster looks like, from this node.
+// The state of the cluster as seen from this node.
 
 package authorize
 
@@ -14,13 +14,14 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// Table holds the objects that bear on who may use what, and a verdict for each pod of the node.
-// The Set and Remove methods feed it. It keeps the objects, so they must not be changed afterwards.
+// Table holds the objects that decide who may use what, and a verdict for each pod of the node. The
+// Set and Remove methods update it. It keeps the objects, so the caller must not change them after
+// the call.
 //
-// Every change has a version. A change closes the changed channels of the pods it bears on, and
-// notes its version with them. A verdict is worked out outside the lock, from a copy of what the
-// table held at one version, and is valid until its pod changes: see verdict.go. No change costs
-// more than the pods of the node, however many objects there are.
+// Every change has a version. A change closes the changed channels of the pods it affects and
+// records its version with them. A verdict is computed outside the lock, from a copy of the table
+// at one version, and is valid until its pod changes: see verdict.go. The cost of a change is
+// bounded by the pods of the node, however many objects there are.
 type Table struct {
 	cfg  Config
 	slow slow
@@ -52,7 +53,7 @@ type pod struct {
 	latest atomic.Pointer[outcome]
 
 	// Guarded by the Table's mu.
-	changedAt uint64 // version of the latest change that bears on the pod
+	changedAt uint64 // version of the latest change that affects the pod
 	changed   chan struct{}
 }
 
@@ -108,7 +109,7 @@ func (a *assignment) GetNamespace() string { return a.name.Namespace }
 // GetName returns the object's name.
 func (a *assignment) GetName() string { return a.name.Name }
 
-// NewTable returns a table that knows nothing.
+// NewTable returns an empty table.
 func NewTable(cfg Config) *Table {
 	return &Table{
 		cfg: cfg, slow: newSlow(),
@@ -132,7 +133,7 @@ func (t *Table) scope(namespace, selector string) string {
 	return namespace + "/" + selector
 }
 
-// invalidate notes that a change bears on a pod. The lock is held.
+// invalidate records that a change affects a pod. The caller holds the lock.
 func (t *Table) invalidate(p *pod) {
 	if p == nil {
 		return
@@ -158,14 +159,15 @@ func (t *Table) invalidateIf(qualifies func(*pod) bool) {
 	}
 }
 
-// change takes the lock for a change, which gets the next version. The result releases it.
+// change locks the table for a change and assigns the next version. The returned function unlocks
+// it.
 func (t *Table) change() (done func()) {
 	t.mu.Lock()
 	t.version++
 	return t.mu.Unlock
 }
 
-// SetPod records a pod of this node. The table knows the labels of its namespace by itself.
+// SetPod records a pod of this node. The table looks up the labels of its namespace itself.
 func (t *Table) SetPod(p identity.Pod) { t.setPod(p, false) }
 
 // SetHostNetworkPod records a pod that uses the node's own network. Only a process of the host can
@@ -181,7 +183,7 @@ func (t *Table) setPod(now identity.Pod, hostNetwork bool) {
 		p = &pod{changed: make(chan struct{})}
 		t.pods[key] = p
 	case maps.Equal(p.Labels, now.Labels) && p.ServiceAccount == now.ServiceAccount && p.hostNetwork == hostNetwork:
-		return // only its status changed, which bears on nothing here
+		return // only its status changed, which has no effect here
 	default:
 		t.bySelector.remove(t.scope(p.Namespace, p.selector()), p.Namespace, p.Name)
 	}
@@ -239,7 +241,7 @@ func useOf(b *v1.AzureIdentityBinding) use {
 	return use{types.NamespacedName{Namespace: b.Namespace, Name: b.Spec.AzureIdentity}, b.Spec.Selector}
 }
 
-// release counts down and removes what comes to zero.
+// release decrements a count and removes it at zero.
 func release[K comparable](counts map[K]int, k K) {
 	if counts[k]--; counts[k] <= 0 {
 		delete(counts, k)
@@ -283,8 +285,8 @@ func (t *Table) borrowerOf(id *v1.AzureIdentity) borrower {
 	return b
 }
 
-// invalidateIdentity invalidates the pods that are to have the identity, and those that may have one that is
-// shared from it: its owner may have withdrawn the consent.
+// invalidateIdentity invalidates the pods that are to have the identity. It also invalidates those
+// that may have one shared from it, because its owner may have withdrawn the consent.
 func (t *Table) invalidateIdentity(key types.NamespacedName) {
 	t.invalidateIf(func(p *pod) bool {
 		b := borrower{owner: key}
