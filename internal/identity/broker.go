@@ -1,4 +1,4 @@
-// Brokers: the ServiceAccounts that stand for federated identities at Entra ID.
+// Brokers: the ServiceAccounts that represent federated identities at Entra ID.
 
 package identity
 
@@ -14,20 +14,22 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// DefaultBrokerNamespace is where brokers live unless an operator says otherwise.
+// DefaultBrokerNamespace is the namespace of the brokers if the operator sets no other.
 const DefaultBrokerNamespace = "podid-brokers"
 
-// maxBrokerName is the longest name a ServiceAccount can have: a DNS subdomain's.
+// maxBrokerName is the longest name of a ServiceAccount, a DNS subdomain.
 const maxBrokerName = 253
 
-// Broker returns the name of the ServiceAccount, in the namespace of all
-// brokers, whose tokens stand for a federated identity: <namespace>.<name> of
-// the identity, or of the one that it is shared from. No two identities have the
-// same one, since a namespace has no dot in its name, and nobody can choose
-// another's: that of a shared identity counts only in a Grant, which the rules
-// make only with the owner's consent. So ask it about granted identities.
+// Broker returns the name of the ServiceAccount, in the namespace of all brokers, whose tokens
+// represent a federated identity. It is <namespace>.<name> of the identity, or of the one that it
+// is shared from.
 //
-// It is part of what makes a token differ. The error says what to do.
+// The name is unique, since a namespace has no dot in its name. A tenant cannot choose the broker
+// of another identity: a shared identity's broker counts only in a Grant, which the rules make only
+// with the owner's consent. So call it only for granted identities.
+//
+// The broker is part of what distinguishes tokens in the cache. The error message includes the
+// remedy.
 func Broker(id *v1.AzureIdentity) (string, error) {
 	if id.Spec.Type != v1.Federated {
 		return "", fmt.Errorf("identity %s has type %d: only type 3 (federated) has a broker", key(id), id.Spec.Type)
@@ -47,16 +49,15 @@ func Broker(id *v1.AzureIdentity) (string, error) {
 	return broker, nil
 }
 
-// BrokerSubject is the subject of a broker's tokens, which the federated
-// credential on Azure must name. namespace is that of all brokers.
+// BrokerSubject returns the subject of a broker's tokens, which the federated credential on Azure
+// must name. namespace is that of all brokers.
 func BrokerSubject(namespace, broker string) string {
 	return "system:serviceaccount:" + namespace + ":" + broker
 }
 
-// FederatedAudience is the audience of the identity's broker tokens: what its
-// spec says, else that of the cloud of its spec's adEndpoint, else that of the
-// cloud the cluster runs in (such as AzurePublicCloud, in any case; unknown ones
-// count as public).
+// FederatedAudience returns the audience of the identity's broker tokens. It is the one in the
+// spec, else that of the cloud of the spec's adEndpoint, else that of clusterCloud, the cloud that
+// the cluster runs in (such as AzurePublicCloud, in any case). Unknown clouds count as public.
 func FederatedAudience(id *v1.AzureIdentity, clusterCloud string) string {
 	if id.Spec.FederatedAudience != "" {
 		return id.Spec.FederatedAudience
@@ -71,8 +72,8 @@ func FederatedAudience(id *v1.AzureIdentity, clusterCloud string) string {
 	return found.ExchangeAudience
 }
 
-// host returns the host name of an https URL in lower case, as the agent connects to
-// it: without user name and port. It returns "" for what is no URL.
+// host returns the host name of an https URL in lower case, as the agent connects to it: without
+// user name and port. It returns "" for anything else.
 func host(endpoint string) string {
 	u, err := url.Parse(endpoint)
 	if err != nil || !ascii.EqualFold(u.Scheme, "https") {
@@ -84,17 +85,17 @@ func host(endpoint string) string {
 // Shared reports whether the identity uses the broker of another one.
 func Shared(id *v1.AzureIdentity) bool { return id.Spec.SharedFrom != v1.IdentityReference{} }
 
-// consent reports whether the owner of an identity lets another identity use its
-// broker: nil, or why not. owner is nil when there is none of that name.
+// consent returns nil if the owner of an identity lets id use its broker, else the refusal. owner
+// is nil when there is no identity of that name.
 //
-// Whoever uses the broker can be the owner's identity at Azure, so the owner must
-// have said so, on the object itself, and only for the very same identity: a
-// borrower must not be able to have the broker's token sent elsewhere
-// (adEndpoint), for another application, or in another tenant.
+// A user of the broker can act as the owner's identity at Azure. The owner must therefore have
+// agreed on the object itself, and only for the very same identity. A borrower must not be able to
+// have the broker's token sent elsewhere (adEndpoint), for another application, or in another
+// tenant.
 func consent(id, owner *v1.AzureIdentity) *reason.Refusal {
 	from := id.Spec.SharedFrom
-	// An answer to another question is no answer. To those it does not allow, an
-	// owner is as good as none: nobody is to find out what others have.
+	// Reject a lookup that returned a different object. To borrowers that it does not allow, an owner
+	// looks the same as a missing one, so that they cannot find out what others have.
 	if owner == nil || owner.Namespace != from.Namespace || owner.Name != from.Name || !owner.DeletionTimestamp.IsZero() ||
 		!AllowsNamespace(owner, id.Namespace) {
 		return refuseNotShared(id, fmt.Sprintf("does not exist or does not allow namespace %s: its owner can, with the annotation %s: %s",
@@ -112,9 +113,8 @@ func consent(id, owner *v1.AzureIdentity) *reason.Refusal {
 	return nil
 }
 
-// AllowsNamespace reports whether the owner shares the identity with a namespace.
-// An identity annotated as namespaced serves its own namespace only, whatever
-// else it says.
+// AllowsNamespace reports whether the owner shares the identity with a namespace. An identity
+// annotated as namespaced serves only its own namespace, regardless of its other fields.
 func AllowsNamespace(owner *v1.AzureIdentity, namespace string) bool {
 	if Namespaced(owner) || namespace == "" {
 		return false
@@ -127,8 +127,8 @@ func AllowsNamespace(owner *v1.AzureIdentity, namespace string) bool {
 	return false
 }
 
-// differs names the first field, of those that say what a broker's token is
-// exchanged for, that is not the owner's.
+// differs returns the first of the fields that determine what a broker's token is exchanged for in
+// which id and owner differ, "" if there is none.
 func differs(id, owner *v1.AzureIdentity) string {
 	a, b := &id.Spec, &owner.Spec
 	switch {

@@ -87,8 +87,8 @@ func TestAudience(t *testing.T) {
 	}
 }
 
-// TestSharing is who may use whose broker: nobody without the owner's consent,
-// and nobody for anything else than what the owner's identity is.
+// TestSharing checks who may use which broker: only with the owner's consent, and only for the very
+// identity of the owner.
 func TestSharing(t *testing.T) {
 	borrower := func(change ...func(*v1.AzureIdentity)) *v1.AzureIdentity {
 		return id("shop", "web", federated(append([]func(*v1.AzureIdentity){sharedFrom("platform", "cloud")}, change...)...))

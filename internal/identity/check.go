@@ -1,5 +1,5 @@
-// What an identity must say to be usable. The schema's rules say the same at
-// kubectl apply; this is for objects that are older than those rules.
+// Minimum requirements for an identity to be usable. The schema's rules check the same at kubectl
+// apply. This check covers objects that are older than those rules.
 
 package identity
 
@@ -11,11 +11,11 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// Check reports whether the identity says what its type needs. It returns nil
-// when the identity is usable, else a refusal with reason IdentityBroken.
+// Check returns nil when the identity has the fields that its type needs, else a refusal with
+// reason IdentityBroken.
 //
-// It demands only what no token can do without, less than the schema does: an
-// object that worked before the schema had rules must go on working.
+// It requires only what every token needs, less than the schema does: an object that worked before
+// the schema had rules must continue to work.
 func Check(id *v1.AzureIdentity) *reason.Refusal {
 	switch id.Spec.Type {
 	case v1.UserAssignedMSI:
@@ -41,7 +41,7 @@ func Check(id *v1.AzureIdentity) *reason.Refusal {
 	}
 }
 
-// check is Check under the rules.
+// check is Check with the cluster's rules applied.
 func (r Rules) check(id *v1.AzureIdentity) *reason.Refusal {
 	if r.Managed && id.Spec.Type == v1.UserAssignedMSI && strings.TrimSpace(id.Spec.ClientID) != "" {
 		return nil // the metadata service needs no more
@@ -52,8 +52,7 @@ func (r Rules) check(id *v1.AzureIdentity) *reason.Refusal {
 	elsewhere := id.Spec.ClientPassword.Namespace
 	withSecret := id.Spec.Type == v1.ServicePrincipal || id.Spec.Type == v1.ServicePrincipalCertificate
 	if withSecret && (r.ForceNamespaced || Namespaced(id)) && elsewhere != "" && elsewhere != id.Namespace {
-		// Whoever may write identities in one namespace must not thereby get what
-		// the Secrets of another are good for.
+		// Permission to write identities in one namespace must not give access to the Secrets of another.
 		return refuseBroken(id, fmt.Sprintf(
 			"spec.clientPassword names a Secret in namespace %s, and identities serve their own namespace only: move the Secret to namespace %s",
 			elsewhere, id.Namespace))
@@ -61,7 +60,8 @@ func (r Rules) check(id *v1.AzureIdentity) *reason.Refusal {
 	return nil
 }
 
-// missing takes pairs of field and value and names all the fields without one.
+// missing returns a refusal that names all fields without a value, nil when there are none. pairs
+// alternates field and value.
 func missing(id *v1.AzureIdentity, pairs ...string) *reason.Refusal {
 	var fields []string
 	for i := 0; i+1 < len(pairs); i += 2 {

@@ -1,4 +1,4 @@
-// From what a pod may use to what it asked for.
+// Selection of the requested identity among those that a pod may use.
 
 package identity
 
@@ -10,14 +10,14 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// Selector is what a request names: at most one of the three, the zero value
-// when it leaves the choice to us. Should several be named, all must match.
+// Selector is the identity that a request names: at most one of the three fields, the zero value
+// when it names none. If several are set, all must match.
 type Selector struct{ ClientID, ObjectID, ResourceID string }
 
 // Named reports whether the request names an identity at all.
 func (s Selector) Named() bool { return s != Selector{} }
 
-// String is the selector for a message; ids are shortened.
+// String returns the selector for a message, with IDs shortened.
 func (s Selector) String() string {
 	switch {
 	case s.ClientID != "":
@@ -31,13 +31,12 @@ func (s Selector) String() string {
 	}
 }
 
-// Choose picks the granted identity that the selector names, or the first of
-// them when it names none. grants must be in order of precedence, as Grants
-// returns them. Ids compare case-insensitively.
+// Choose returns the granted identity that the selector names, or the first when it names none.
+// grants must be in order of precedence, as Grants returns them. IDs compare case-insensitively.
 //
-// objectID may add what an object cannot say: the object id that a token of the
-// identity carried ("" when unknown). It is asked only for identities without
-// spec.objectID; nil means nobody knows more than the spec.
+// objectID may add what an object lacks: the object ID that a token of the identity carried (""
+// when unknown). It is called only for identities without spec.objectID. If it is nil, only the
+// spec counts.
 func Choose(grants []Grant, s Selector, objectID func(*v1.AzureIdentity) string) (Grant, *reason.Refusal) {
 	for _, g := range grants {
 		if s.matches(g.Identity, objectID) {
@@ -51,8 +50,8 @@ func (s Selector) matches(id *v1.AzureIdentity, objectID func(*v1.AzureIdentity)
 	if s.ClientID != "" && !ascii.EqualFold(s.ClientID, id.Spec.ClientID) {
 		return false
 	}
-	// Only a managed identity has a resource ID, be it federated; a service
-	// principal whose object carries one by mistake is not reachable by it.
+	// Only a managed identity has a resource ID, even if it is federated. A service principal whose
+	// object has one by mistake cannot be selected by it.
 	managed := id.Spec.Type == v1.UserAssignedMSI || id.Spec.Type == v1.Federated
 	if s.ResourceID != "" &&
 		(!managed || !ascii.EqualFold(s.ResourceID, id.Spec.ResourceID)) {
@@ -68,8 +67,8 @@ func objectIDOf(id *v1.AzureIdentity, learned func(*v1.AzureIdentity) string) st
 	return learned(id)
 }
 
-// short keeps what a person needs to recognise an id and drops the rest, since
-// messages end up in logs and events.
+// short keeps enough of an ID for a person to recognize it and drops the rest, since messages end
+// up in logs and Events.
 func short(id string) string {
 	const keep = 8 // the first group of a GUID
 	r := []rune(id)

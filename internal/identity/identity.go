@@ -1,9 +1,8 @@
 // Package identity decides which Azure identities a pod may use, and why not.
 //
-// It is the one place that decides: MIC asks it what to attach to a node, the
-// node agent asks it before a token goes out, and the command line asks it to
-// explain. It holds no client, no clock and no log; the same objects give the
-// same answer everywhere.
+// It is the only place that decides. MIC uses it to find what to attach to a node, the node agent
+// before it hands out a token, and the command line to explain a decision. It holds no client, no
+// clock and no log: the same objects give the same result everywhere.
 package identity
 
 import (
@@ -28,13 +27,13 @@ type Pod struct {
 	NamespaceLabels map[string]string
 }
 
-// Rules are the settings of the cluster that bear on the decision.
+// Rules are the settings of the cluster that affect the decision.
 type Rules struct {
 	// ForceNamespaced demands that pod, binding and identity share one
 	// namespace, as every identity can demand for itself by its annotation.
 	ForceNamespaced bool
-	// Managed reports that nobody here assigns identities to nodes: a managed
-	// identity is then usable by its clientID alone, as in v1.8.17.
+	// Managed reports that podid does not assign identities to nodes. A managed identity is then
+	// usable by its clientID alone, as in v1.8.17.
 	Managed bool
 	// AllowClusterIdentities lets pods use the identities in ClusterIdentities, as
 	// in v1.8.17.
@@ -52,13 +51,13 @@ func (r Rules) With(p *Policy) Rules {
 	return r
 }
 
-// Grant is an identity that a pod may use, with the binding that grants it. The
-// objects are those the caller handed in, not copies; treat them as read-only.
+// Grant is an identity that a pod may use, with the binding that grants it. The objects are the
+// caller's, not copies. Treat them as read-only.
 type Grant struct {
 	Identity *v1.AzureIdentity
 	Binding  *v1.AzureIdentityBinding
-	// Named reports that the policy names this very identity for the pod's
-	// namespace, by its client ID or by a resource ID without wildcard.
+	// Named reports that the policy names this very identity for the pod's namespace, by its client ID
+	// or by a resource ID without wildcard.
 	Named bool
 	// Warning is what the policy would refuse if it were enforced, nil otherwise.
 	Warning *reason.Refusal
@@ -66,27 +65,26 @@ type Grant struct {
 	permission permission
 }
 
-// MaxIdentities is how many identities a pod can use. It bounds what one
-// namespace can make the agent work out and MIC assign.
+// MaxIdentities is how many identities a pod can use. It bounds the work that one namespace can
+// cause for the agent and MIC.
 const MaxIdentities = 100
 
 // maxRefusals bounds the refusals that Grants returns.
 const maxRefusals = 100
 
-// Grants returns the identities the pod may use, in order of precedence and
-// each once, with the best of its bindings. Precedence is: weight of the
-// binding, highest first; age of the identity, oldest first; name.
+// Grants returns the identities that the pod may use, each once with the best of its bindings. They
+// are in order of precedence: weight of the binding, highest first, then age of the identity,
+// oldest first, then name.
 //
-// Bindings that select the pod and grant nothing are in refusals: at most one
-// per binding and maxRefusals in all, or a single one when no binding was in
-// question. So grants and refusals are never both empty. Of more than
-// MaxIdentities, those of the pod's own namespace are kept first, and one refusal
-// stands for the rest.
+// refusals are for bindings that select the pod but grant nothing: at most one per binding and
+// maxRefusals in all, or a single one when no binding applies. So grants and refusals are never
+// both empty. If there are more than MaxIdentities, those of the pod's own namespace are kept
+// first, and one refusal covers the rest.
 //
-// bindings may be all of the cluster or already narrowed by selector, nil
-// entries are skipped. lookup returns the identity of that namespace and name,
-// nil when there is none; it is asked in the binding's namespace, and for the
-// owner of an identity there that is shared from another namespace.
+// bindings may be all of the cluster or already filtered by selector. Nil entries are skipped.
+// lookup returns the identity of that namespace and name, nil when there is none. It is called for
+// the binding's namespace, and for the owner of an identity there that is shared from another
+// namespace.
 func (r Rules) Grants(
 	pod Pod, bindings []*v1.AzureIdentityBinding, lookup func(namespace, name string) *v1.AzureIdentity,
 ) (grants []Grant, refusals []*reason.Refusal) {
@@ -116,16 +114,16 @@ func (r Rules) Grants(
 	return grants, refusals
 }
 
-// Selects reports whether the binding could grant its identity to the pod, as far
-// as the binding alone can tell: label, selector and namespaces. MIC uses it to
-// find the pods that a changed binding touches.
+// Selects reports whether the binding could grant its identity to the pod, judged by the binding
+// alone: label, selector and namespaces. MIC uses it to find the pods that a changed binding
+// affects.
 func (r Rules) Selects(pod Pod, b *v1.AzureIdentityBinding) bool {
 	selector, refusal := wantedSelector(pod)
 	return refusal == nil && b != nil && active(b) && b.Spec.Selector == selector &&
 		(!r.ForceNamespaced || b.Namespace == pod.Namespace)
 }
 
-// consider decides about one binding whose selector is the pod's.
+// consider decides about one binding whose selector matches the pod.
 func (r Rules) consider(
 	pod Pod, b *v1.AzureIdentityBinding, lookup func(namespace, name string) *v1.AzureIdentity,
 ) (Grant, *reason.Refusal) {
@@ -133,8 +131,8 @@ func (r Rules) consider(
 		return Grant{}, refuseOtherNamespace(pod, b)
 	}
 	id := lookup(b.Namespace, b.Spec.AzureIdentity)
-	// An answer to another question is no answer: a lookup that ignored the
-	// namespace must not widen what a binding can reach.
+	// Reject a lookup that returned a different object: one that ignored the namespace must not widen
+	// what a binding can reach.
 	if id == nil || id.Namespace != b.Namespace || id.Name != b.Spec.AzureIdentity {
 		return Grant{}, refuseIdentityMissing(b)
 	}
@@ -161,7 +159,7 @@ func (r Rules) consider(
 	return grant, nil
 }
 
-// judge applies the policy to a grant and notes in it what the policy says.
+// judge applies the policy to a grant and records the result in it.
 func (r Rules) judge(pod Pod, g *Grant) *reason.Refusal {
 	g.permission = r.Policy.permission(pod, g.Identity)
 	g.Named = g.permission.byClientID || g.permission.byResourceID
@@ -197,33 +195,32 @@ func (r Rules) clusterIDs(spec *v1.AzureIdentitySpec) (byClientID, byResourceID 
 	return byClientID, byResourceID
 }
 
-// keepsFromPods reports whether the object names an identity of the cluster
-// itself that the policy does not name. A client ID in the policy does not open
-// the resource ID beside it in the object: the two may be of different identities.
+// keepsFromPods reports whether the object names an identity of the cluster itself that the policy
+// does not name. A client ID in the policy does not permit the resource ID in the same object: the
+// two may be of different identities.
 func (r Rules) keepsFromPods(g *Grant) bool {
 	byClientID, byResourceID := r.clusterIDs(&g.Identity.Spec)
 	openByClientID := byClientID && g.permission.byClientID
 	return byClientID && !g.Named || byResourceID && !g.permission.byResourceID && !openByClientID
 }
 
-// wantedSelector is the value of the pod's binding label.
+// wantedSelector returns the value of the pod's binding label.
 func wantedSelector(pod Pod) (string, *reason.Refusal) {
 	selector, ok := pod.Labels[v1.BindingLabel]
 	if !ok || selector == "" {
-		// An empty selector selects nothing: a binding and a pod that both
-		// forgot theirs must not find each other.
+		// An empty selector selects nothing. A binding and a pod that both lack a value must not match.
 		return "", refuseNoLabel(pod, ok)
 	}
 	return selector, nil
 }
 
-// active is false for a binding that somebody has deleted and a finalizer
-// holds: whoever deleted it meant to revoke it.
+// active reports whether the binding is not being deleted. A deleted binding counts as revoked even
+// while a finalizer holds it.
 func active(b *v1.AzureIdentityBinding) bool { return b.DeletionTimestamp.IsZero() }
 
-// distinct sorts grants by precedence and keeps the best of each identity. Where
-// objects of several namespaces name one managed identity, that of the pod's own
-// namespace is kept: the others say nothing that the pod's owner could change.
+// distinct sorts grants by precedence and keeps the best of each identity. If objects of several
+// namespaces name one managed identity, that of the pod's own namespace is kept: the pod's owner
+// can change only that one.
 func distinct(pod Pod, grants []Grant) []Grant {
 	slices.SortFunc(grants, Compare)
 	objects := make(map[types.NamespacedName]bool, len(grants))
@@ -245,9 +242,8 @@ func distinct(pod Pod, grants []Grant) []Grant {
 	return kept
 }
 
-// managedIdentity is what Azure knows a managed identity by: the resource ID, or
-// the client ID of an object without one. It is the object's own name for other
-// types.
+// managedIdentity returns how Azure identifies a managed identity: by the resource ID, or by the
+// client ID of an object without one. For other types it is the object's own name.
 func managedIdentity(id *v1.AzureIdentity) string {
 	switch {
 	case id.Spec.Type != v1.UserAssignedMSI:

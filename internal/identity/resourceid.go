@@ -11,7 +11,7 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// ResourceIDShape is what a resource ID must look like, for messages.
+// ResourceIDShape is the form of a resource ID, for messages.
 const ResourceIDShape = "/subscriptions/<GUID>/resourceGroups/<group>/providers/Microsoft.ManagedIdentity/userAssignedIdentities/<name>"
 
 // Longest names Azure allows:
@@ -19,35 +19,33 @@ const ResourceIDShape = "/subscriptions/<GUID>/resourceGroups/<group>/providers/
 const (
 	maxResourceGroup = 90
 	maxIdentityName  = 128
-	// maxResourceID is generous: the fixed words are 101 bytes, a letter of a
-	// group's name is at most 4.
+	// maxResourceID is generous: the fixed words are 101 bytes, and a letter of a group's name is at
+	// most 4 bytes.
 	maxResourceID = 1024
 )
 
-// ResourceID is the parsed ARM resource ID of a user-assigned managed identity.
-// Azure compares every part without regard to case; compare Keys, not
-// ResourceIDs. The zero value is no resource ID.
+// ResourceID is the parsed ARM resource ID of a user-assigned managed identity. Azure ignores the
+// case of every part, so compare Keys, not ResourceIDs. The zero value is not a resource ID.
 //
-// Keys ignore the case of ASCII letters only. Azure is likely to take resource
-// groups É and é for one group: AzureIdentities that spell it differently are two
-// identities to podid, each with its own quarantine and ledger entry, and one on the
-// node group. compute.Identities.Respelled finds both in Azure's answers.
+// Keys ignore the case of ASCII letters only. Azure probably treats resource groups É and é as one
+// group. AzureIdentities that spell it differently are two identities to podid, each with its own
+// quarantine and ledger entry, but one on the node group. compute.Identities.Respelled finds both
+// in Azure's responses.
 type ResourceID struct {
 	SubscriptionID, ResourceGroup, Name string
 
 	raw string
 }
 
-// String is the ID as it was given.
+// String returns the ID as it was given.
 func (r ResourceID) String() string { return r.raw }
 
-// Key is the ID in canonical lower case: two IDs name the same identity exactly
-// when their Keys are equal.
+// Key returns the ID in canonical lower case. Two IDs name the same identity exactly when their
+// Keys are equal.
 func (r ResourceID) Key() string { return ascii.ToLower(r.raw) }
 
-// ParseResourceID reads the resource ID of a user-assigned managed identity. It
-// takes the fixed words in any case. The error says what is wrong and shows the
-// shape.
+// ParseResourceID parses the resource ID of a user-assigned managed identity. The fixed words may
+// be in any case. The error message has the cause and the expected form.
 func ParseResourceID(s string) (ResourceID, error) {
 	id, problem := parseResourceID(s)
 	if problem != "" {
@@ -86,9 +84,9 @@ func parseResourceID(s string) (_ ResourceID, problem string) {
 	return id, ""
 }
 
-// split cuts the ID at its slashes: "", subscriptions, GUID, resourceGroups, group,
-// providers, namespace, type, name. It does not allocate: the agent checks an
-// identity for every request.
+// split splits the ID at its slashes: "", subscriptions, GUID, resourceGroups, group, providers,
+// namespace, type, name. It does not allocate, because the agent checks an identity for every
+// request.
 func split(s string) (parts [9]string, ok bool) {
 	last := len(parts) - 1
 	for i := range last {
@@ -100,7 +98,7 @@ func split(s string) (parts [9]string, ok bool) {
 	return parts, parts[0] == "" && !strings.Contains(s, "/")
 }
 
-// fixedWord tells what must stand at a place of the split ID; "" is free.
+// fixedWord returns the required word at an index of the split ID, "" if any value is valid there.
 func fixedWord(place int) string {
 	switch place {
 	case 1:
@@ -118,7 +116,7 @@ func fixedWord(place int) string {
 	}
 }
 
-// isGUID takes the plain form only: 8-4-4-4-12 hexadecimal digits.
+// isGUID reports whether s is a GUID in the plain form: 8-4-4-4-12 hexadecimal digits.
 func isGUID(s string) bool {
 	const length = 36
 	if len(s) != length {
@@ -157,7 +155,8 @@ func isResourceGroup(s string) bool {
 	return true
 }
 
-// isIdentityName: ASCII letters, digits, - and _, the first a letter or digit.
+// isIdentityName reports whether s has only ASCII letters, digits, - and _, and starts with a
+// letter or digit.
 func isIdentityName(s string) bool {
 	if s == "" || len(s) > maxIdentityName {
 		return false

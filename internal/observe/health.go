@@ -1,4 +1,4 @@
-// Liveness and readiness, as the probes of v1.8.17's manifests ask for them.
+// Liveness and readiness, compatible with the probes in v1.8.17's manifests.
 
 package observe
 
@@ -10,9 +10,8 @@ import (
 	"sync/atomic"
 )
 
-// Health answers the probes of a daemon. The zero value is ready to use: not
-// active, and ready because nothing has been asked of it. All methods may be
-// called at any time from any goroutine.
+// Health serves the probes of a daemon. The zero value is ready to use: it is not active, and ready
+// because it has no checks. All methods are safe for concurrent use.
 type Health struct {
 	active atomic.Bool
 
@@ -25,13 +24,13 @@ type check struct {
 	run  func() error
 }
 
-// SetActive says whether the daemon does its job: MIC while it leads, NMI once
-// its redirect stands. It changes the text of /healthz and nothing else.
+// SetActive records whether the daemon does its job: MIC while it leads, NMI once its redirect is
+// in place. It changes only the text of /healthz.
 func (h *Health) SetActive(active bool) { h.active.Store(active) }
 
-// AddCheck makes readiness depend on f, which must answer at once and from
-// memory. Its error is shown to whoever probes: it must hold no secret and
-// should say what to do. A second check of the same name replaces the first.
+// AddCheck makes readiness depend on f, which must return at once and from memory. Its error is
+// shown to every prober: it must contain no secret and should say what to do. A second check of the
+// same name replaces the first.
 func (h *Health) AddCheck(name string, f func() error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -44,8 +43,8 @@ func (h *Health) AddCheck(name string, f func() error) {
 	h.checks = append(h.checks, check{name: name, run: f})
 }
 
-// Ready runs the checks and returns what stands in the way, one "name: reason"
-// each; none when the daemon is ready.
+// Ready runs the checks and returns the failures as "name: reason". It returns none when the daemon
+// is ready.
 func (h *Health) Ready() []string {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -58,9 +57,9 @@ func (h *Health) Ready() []string {
 	return reasons
 }
 
-// Handler serves /healthz and /readyz. /healthz is always 200, so that a daemon
-// that waits for its turn is not restarted; its text is "Active" or "Not Active".
-// /readyz is 200 "ok", or 503 and the reasons, one a line.
+// Handler serves /healthz and /readyz. /healthz is always 200, so that a standby daemon is not
+// restarted; its text is "Active" or "Not Active". /readyz is 200 "ok", or 503 with one reason per
+// line.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", h.serveLive)
@@ -88,6 +87,6 @@ func writeText(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	// A prober that went away needs no answer.
+	// A prober that disconnected needs no response.
 	_, _ = io.WriteString(w, text)
 }

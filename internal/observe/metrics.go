@@ -1,8 +1,8 @@
-// The measurements of both daemons, one method each.
+// The metrics of both daemons, one method each.
 //
-// Names, labels and buckets of the first group are those of AAD Pod Identity
-// v1.8.17 (its pkg/metrics), so that dashboards and alerts keep working. Where
-// its buckets start at half a second, finer ones come before them.
+// Names, labels and buckets of the first group are those of AAD Pod Identity v1.8.17 (its
+// pkg/metrics), so that dashboards and alerts keep working. If its buckets start at half a second,
+// finer ones are added below.
 
 package observe
 
@@ -48,10 +48,9 @@ const (
 	OpGetSecret                = "get_secret"
 )
 
-// Metrics takes the measurements. A measurement appears on /metrics once it was
-// first taken, so that MIC does not report on NMI's affairs and the other way
-// round. Methods may be called from any goroutine; those of the request path
-// cost well under a microsecond and do not allocate.
+// Metrics records the measurements. A metric appears on /metrics once it was first recorded, so
+// that MIC does not export NMI's metrics or the other way around. Methods are safe for concurrent
+// use. Those on the request path take well under a microsecond and do not allocate.
 type Metrics struct {
 	mic micMetrics
 	nmi nmiMetrics
@@ -59,9 +58,9 @@ type Metrics struct {
 	kubernetesErrors *prometheus.CounterVec
 }
 
-// NewMetrics registers the measurements and that of the build. With a nil
-// registerer they are taken and shown nowhere, for tests. What is registered
-// already is shared, so calling it twice for one registerer is harmless.
+// NewMetrics registers the metrics and the build information. With a nil registerer, for tests,
+// they are recorded but not exported. Metrics that are already registered are shared, so it may be
+// called twice for one registerer.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	r := register{reg}
 	build := Build()
@@ -75,8 +74,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
-// KubernetesError counts a failed request to the API server; operation is one
-// of the Op constants, or method and kind such as "patch_events".
+// KubernetesError counts a failed request to the API server. operation is one of the Op constants,
+// or method and kind such as "patch_events".
 func (m *Metrics) KubernetesError(operation string) {
 	m.kubernetesErrors.WithLabelValues(operation).Inc()
 }
@@ -99,9 +98,9 @@ func (r register) histogram(name, help string, buckets []float64, labels ...stri
 		prometheus.HistogramOpts{Namespace: prefix, Name: name, Help: help, Buckets: buckets}, labels))
 }
 
-// registered registers c, or returns the same collector from an earlier call.
-// Other errors come from names that clash, which the tests would show; the
-// measurement is then taken and not shown, rather than the daemon stopped.
+// registered registers c, or returns the same collector from an earlier call. Other errors mean
+// that names clash, which the tests would find. The metric is then recorded but not exported, so
+// that the daemon keeps running.
 func registered[C prometheus.Collector](reg prometheus.Registerer, c C) C {
 	if reg == nil {
 		return c
@@ -114,18 +113,18 @@ func registered[C prometheus.Collector](reg prometheus.Registerer, c C) C {
 	return c
 }
 
-// subSecondBuckets are v1.8.17's for what takes a second at most, in seconds.
+// subSecondBuckets returns v1.8.17's buckets for operations of at most a second, in seconds.
 func subSecondBuckets() []float64 {
 	return []float64{0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 2, 3, 4, 5, 10, 30, 60, 120, 300}
 }
 
-// longBuckets are v1.8.17's for cycles and Azure's slow operations, in seconds.
+// longBuckets returns v1.8.17's buckets for cycles and Azure's slow operations, in seconds.
 func longBuckets() []float64 {
 	return []float64{0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1200}
 }
 
-// requestBuckets are v1.8.17's for requests of pods, with those before them that
-// a cache needs, in seconds.
+// requestBuckets returns v1.8.17's buckets for requests of pods, with finer ones below that a cache
+// needs, in seconds.
 func requestBuckets() []float64 {
 	return []float64{
 		0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,

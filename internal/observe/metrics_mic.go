@@ -1,4 +1,4 @@
-// What the controller measures.
+// The metrics of the controller.
 
 package observe
 
@@ -63,38 +63,37 @@ func newMICMetrics(r register) micMetrics {
 	return m
 }
 
-// AssignedIdentityAdded takes an assigned identity that became Assigned, and how
-// long that took since its pod was first seen without it.
+// AssignedIdentityAdded records an assigned identity that became Assigned. took is the time since
+// its pod was first seen without it.
 func (m *Metrics) AssignedIdentityAdded(took time.Duration) {
 	m.mic.additions.WithLabelValues().Inc()
 	m.mic.additionDuration.WithLabelValues().Observe(took.Seconds())
 }
 
-// AssignedIdentityDeleted takes an assigned identity that is gone, and how long
-// that took since its pod was seen gone.
+// AssignedIdentityDeleted records a deleted assigned identity. took is the time since its pod was
+// seen to be gone.
 func (m *Metrics) AssignedIdentityDeleted(took time.Duration) {
 	m.mic.deletions.WithLabelValues().Inc()
 	m.mic.deletionDuration.WithLabelValues().Observe(took.Seconds())
 }
 
-// AssignedIdentityUpdated takes an assigned identity that was rewritten.
+// AssignedIdentityUpdated records an assigned identity that was rewritten.
 func (m *Metrics) AssignedIdentityUpdated(took time.Duration) {
 	m.mic.updates.WithLabelValues().Inc()
 	m.mic.updateDuration.WithLabelValues().Observe(took.Seconds())
 }
 
-// Cycle takes one reconciliation that did something.
+// Cycle records one reconciliation that changed something.
 func (m *Metrics) Cycle(took time.Duration) {
 	m.mic.cycles.WithLabelValues().Inc()
 	m.mic.cycleDuration.WithLabelValues().Observe(took.Seconds())
 }
 
-// Leading says whether this process leads. Every change to true counts as a new
-// election.
+// Leading records whether this process leads. Every change to true counts as a new election.
 func (m *Metrics) Leading(leads bool) {
 	if !leads {
 		m.mic.leader.WithLabelValues().Set(0)
-		// What there is, the leader says: a standby's memory would be counted twice.
+		// Only the leader reports the current state. A standby's values would be counted twice.
 		m.mic.assigned.Reset()
 		m.mic.quarantined.Reset()
 		m.mic.nodes.Reset()
@@ -104,9 +103,8 @@ func (m *Metrics) Leading(leads bool) {
 	m.mic.newLeaders.WithLabelValues().Inc()
 }
 
-// CloudOperation takes a finished call to Azure's resource manager: its duration
-// when err is nil, else an error. operation is one of the OpVM and OpVMSS
-// constants.
+// CloudOperation records a finished call to Azure Resource Manager: its duration when err is nil,
+// else an error. operation is one of the OpVM and OpVMSS constants.
 func (m *Metrics) CloudOperation(operation string, took time.Duration, err error) {
 	if err != nil {
 		m.mic.cloudErrors.WithLabelValues(operation).Inc()
@@ -115,17 +113,17 @@ func (m *Metrics) CloudOperation(operation string, took time.Duration, err error
 	m.mic.cloudDuration.WithLabelValues(operation).Observe(took.Seconds())
 }
 
-// Throttled counts an answer 429 of Azure's resource manager.
+// Throttled counts a 429 response of Azure Resource Manager.
 func (m *Metrics) Throttled(operation string) { m.mic.throttled.WithLabelValues(operation).Inc() }
 
-// AttachmentBegan counts an update of a VM or scale set that is under way from
-// now on and changes this many identities.
+// AttachmentBegan records the start of an update of a VM or scale set that changes this many
+// identities.
 func (m *Metrics) AttachmentBegan(identities int) {
 	m.mic.inFlight.WithLabelValues().Inc()
 	m.mic.batch.WithLabelValues().Observe(float64(identities))
 }
 
-// AttachmentEnded says that an update is over, well or not.
+// AttachmentEnded records the end of an update, successful or not.
 func (m *Metrics) AttachmentEnded() { m.mic.inFlight.WithLabelValues().Dec() }
 
 // AssignedIdentities sets how many assigned identities are in a state (one of
@@ -134,17 +132,17 @@ func (m *Metrics) AssignedIdentities(state string, n int) {
 	m.mic.assigned.WithLabelValues(state).Set(float64(n))
 }
 
-// Nodes sets how many nodes are of a kind: vm, vmss or other.
+// Nodes sets how many nodes there are of a kind: vm, vmss or other.
 func (m *Metrics) Nodes(kind string, n int) { m.mic.nodes.WithLabelValues(kind).Set(float64(n)) }
 
-// Quarantined says that an identity is left out, and why in one word. An earlier
-// reason of the same identity is replaced.
+// Quarantined records that an identity is in quarantine, with a reason of one word. It replaces an
+// earlier reason of the same identity.
 func (m *Metrics) Quarantined(namespace, identity, reason string) {
 	m.QuarantineLifted(namespace, identity)
 	m.mic.quarantined.WithLabelValues(namespace, identity, label(reason)).Set(1)
 }
 
-// QuarantineLifted says that an identity is in use again, or gone.
+// QuarantineLifted records that an identity is in use again, or was deleted.
 func (m *Metrics) QuarantineLifted(namespace, identity string) {
 	m.mic.quarantined.DeletePartialMatch(prometheus.Labels{labelNamespace: namespace, "identity": identity})
 }

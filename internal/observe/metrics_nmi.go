@@ -1,4 +1,4 @@
-// What the node agent measures.
+// The metrics of the node agent.
 
 package observe
 
@@ -11,24 +11,24 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// CacheOutcome is how the token cache answered a request.
+// CacheOutcome is the result of a lookup in the token cache.
 type CacheOutcome int
 
 // The outcomes.
 const (
-	// CacheHit: a token was held and fresh.
+	// CacheHit: a fresh token was cached.
 	CacheHit CacheOutcome = iota
-	// CacheMiss: none was held, and the source was asked.
+	// CacheMiss: no token was cached, and the source was asked.
 	CacheMiss
-	// CacheShared: none was held, and an earlier request was asking already.
+	// CacheShared: no token was cached, and an earlier request to the source was in flight.
 	CacheShared
-	// CacheStale: the source failed, and a token still valid was served.
+	// CacheStale: the source failed, and a cached token that is still valid was served.
 	CacheStale
-	// CacheRefused: the source had no token a moment ago, and was left alone.
+	// CacheRefused: the source refused a moment ago and was not asked again.
 	CacheRefused
 )
 
-// String is the outcome as a label value.
+// String returns the outcome as a label value.
 func (o CacheOutcome) String() string {
 	switch o {
 	case CacheHit:
@@ -78,8 +78,8 @@ type tokenRequestKey struct {
 	reason string
 }
 
-// Bounds of the series that requests can bring about. Pods choose resource, and
-// one pod must neither fill the memory nor the series of other namespaces.
+// Limits on the series that requests can create. Pods choose the resource, and one pod must neither
+// exhaust the memory nor use up the series of other namespaces.
 const (
 	maxOperationSeries    = 1000
 	maxNamespaceSeries    = 50
@@ -134,46 +134,46 @@ func newNMIMetrics(r register) nmiMetrics {
 	}
 }
 
-// Operation takes a finished request of a pod: the route (a constant such as
-// "/metadata/identity/oauth2/token", never the path as sent), the status
-// answered, the pod's namespace ("" when unknown) and the resource asked for (""
-// when none). Request path.
+// Operation records a finished request of a pod. route is a constant such as
+// "/metadata/identity/oauth2/token", never the path as sent. status is that of the response.
+// namespace is the pod's ("" when unknown), resource the requested one ("" when none). It is on the
+// request path.
 func (m *Metrics) Operation(route string, status int, namespace, resource string, took time.Duration) {
 	if o, ok := m.nmi.operations.get(operationKey{route, status, label(namespace), label(resource)}); ok {
 		o.Observe(took.Seconds())
 	}
 }
 
-// TokenRequest counts a token request that was answered with status; reason is
-// one word from the program's own vocabulary, "" when it was granted. Request path.
+// TokenRequest counts a token request by the status of its response. reason is one of podid's own
+// reason names, "" when a token was returned. It is on the request path.
 func (m *Metrics) TokenRequest(status int, reason string) {
 	if c, ok := m.nmi.tokenRequests.get(tokenRequestKey{status, reason}); ok {
 		c.Inc()
 	}
 }
 
-// TokenCache counts how the cache answered. Request path.
+// TokenCache counts a lookup in the cache. It is on the request path.
 func (m *Metrics) TokenCache(outcome CacheOutcome) {
 	if c, ok := m.nmi.cacheRequests.get(outcome); ok {
 		c.Inc()
 	}
 }
 
-// TokenCacheEntries sets how many tokens are held.
+// TokenCacheEntries sets how many tokens are cached.
 func (m *Metrics) TokenCacheEntries(n int) { m.nmi.cacheEntries.WithLabelValues().Set(float64(n)) }
 
-// WaitBegan counts a request that is held from now on. Request path.
+// WaitBegan records that a request is now held. It is on the request path.
 func (m *Metrics) WaitBegan() { m.nmi.waiting().Inc() }
 
-// WaitEnded says that a held request was answered with status after took. Use
-// 499 for a client that left.
+// WaitEnded records that a held request was answered with status after took. Use 499 for a client
+// that disconnected.
 func (m *Metrics) WaitEnded(status int, took time.Duration) {
 	m.nmi.waiting().Dec()
 	m.nmi.waitDuration.WithLabelValues(strconv.Itoa(status)).Observe(took.Seconds())
 }
 
-// RedirectState says whether the redirect stands. Call it at the start too, so
-// that the measurement exists.
+// RedirectState records whether the redirect is in place. Call it at startup too, so that the
+// metric exists.
 func (m *Metrics) RedirectState(ready bool) {
 	value := 0.0
 	if ready {
@@ -182,17 +182,17 @@ func (m *Metrics) RedirectState(ready bool) {
 	m.nmi.redirectReady.WithLabelValues().Set(value)
 }
 
-// RedirectSet counts that the redirect was written where there was none.
+// RedirectSet counts a redirect that was written where there was none.
 func (m *Metrics) RedirectSet() { m.nmi.redirectChanges.WithLabelValues("set").Inc() }
 
-// RedirectRepaired counts that the redirect was found changed and put right.
+// RedirectRepaired counts a redirect that was found changed and was restored.
 func (m *Metrics) RedirectRepaired() { m.nmi.redirectChanges.WithLabelValues("repaired").Inc() }
 
 // RedirectFailed counts a failed attempt to write the redirect.
 func (m *Metrics) RedirectFailed() { m.nmi.redirectChanges.WithLabelValues("failed").Inc() }
 
-// SourceOperation takes a finished call to IMDS or Entra ID: its duration when
-// err is nil, else an error. operation is one of the OpToken constants.
+// SourceOperation records a finished call to IMDS or Entra ID: its duration when err is nil, else
+// an error. operation is one of the OpToken constants.
 func (m *Metrics) SourceOperation(operation string, took time.Duration, err error) {
 	if err != nil {
 		m.nmi.imdsErrors.WithLabelValues(operation).Inc()
@@ -204,5 +204,5 @@ func (m *Metrics) SourceOperation(operation string, took time.Duration, err erro
 // AuditDropped counts a line of the audit log that was lost.
 func (m *Metrics) AuditDropped() { m.nmi.auditDropped.WithLabelValues().Inc() }
 
-// EventDropped counts an event about a refusal that was not written.
+// EventDropped counts an Event about a refusal that was not written.
 func (m *Metrics) EventDropped() { m.nmi.eventsDropped.WithLabelValues().Inc() }

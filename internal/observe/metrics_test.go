@@ -20,7 +20,7 @@ import (
 
 const route = "/metadata/identity/oauth2/token"
 
-// takeAll takes every measurement once.
+// takeAll records every metric once.
 func takeAll(m *observe.Metrics) {
 	m.AssignedIdentityAdded(time.Second)
 	m.AssignedIdentityDeleted(time.Second)

@@ -1,4 +1,4 @@
-// Values that nobody must read in a log, an error or a dump.
+// Values that must not appear in a log, an error or a dump.
 
 package observe
 
@@ -9,22 +9,21 @@ import (
 	"log/slog"
 )
 
-// mask stands wherever a Secret is printed.
+// mask is printed in place of a Secret.
 const mask = "[secret]"
 
-// Secret holds a token, a client secret, a certificate or its password. However
-// it is printed or marshalled, a mask appears; only Reveal gives the value. The
-// zero value is an empty secret.
+// Secret holds a token, a client secret, a certificate or its password. However it is printed or
+// marshaled, a mask appears. Only Reveal returns the value. The zero value is an empty secret.
 type Secret struct {
 	// A pointer, because fmt calls no methods on unexported fields of other
 	// types and would print a plain string found there.
 	value *string
 }
 
-// NewSecret hides value.
+// NewSecret returns a Secret with the value.
 func NewSecret(value string) Secret { return Secret{value: &value} }
 
-// Reveal returns the value. Hand it to the wire and to nothing else.
+// Reveal returns the value. Use it only to send the value to its recipient.
 func (s Secret) Reveal() string {
 	if s.value == nil {
 		return ""
@@ -32,10 +31,10 @@ func (s Secret) Reveal() string {
 	return *s.value
 }
 
-// IsZero reports whether there is no value.
+// IsZero reports whether the value is empty.
 func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
-// Equal compares values in a time that tells nothing about them but their lengths.
+// Equal reports whether the values are equal. It takes a time that depends only on their lengths.
 func (s Secret) Equal(t Secret) bool {
 	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(t.Reveal())) == 1
 }
@@ -58,8 +57,8 @@ func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(mask) }
 // MarshalText returns a mask.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(mask), nil }
 
-// ShortID shortens a client or object id to its first 8 characters and "…": enough
-// to recognise it, too little to use it. Shorter ids stay as they are.
+// ShortID shortens a client or object ID to its first 8 characters and "…": enough to recognize it,
+// too little to use it. Shorter IDs are returned unchanged.
 func ShortID(id string) string {
 	const keep = 8 // the first group of a GUID
 	n := 0

@@ -1,4 +1,4 @@
-// The codes. A new one gets the next free number of its group; none is ever given to another reason.
+// The codes. A new reason gets the next free number of its group. No number is ever reused.
 
 package reason
 

@@ -2,8 +2,8 @@
 // token, the use of an identity, or its assignment to a node.
 //
 // Each reason has a stable code, PID-101 to PID-699, that Events, conditions, audit lines and
-// answers carry. Codes and names are contracts: neither is ever changed or used again. Codes are
-// grouped by the link of the chain that refuses:
+// responses carry. Codes and names are contracts: neither is ever changed or reused. Codes are
+// grouped by the step that refuses:
 //
 //	1xx  the request and its caller
 //	2xx  labels, bindings and identities
@@ -36,8 +36,8 @@ const None Reason = 0
 // Code returns the stable code, such as PID-201.
 func (r Reason) Code() string { return fmt.Sprintf("%s%d", prefix, r) }
 
-// Name returns the one word that Events, metrics, status.reason and audit lines have. Reasons that
-// need no distinction there share a name. None has "".
+// Name returns the one-word name used in Events, metrics, status.reason and audit lines. Several
+// reasons may share a name. The name of None is "".
 func (r Reason) Name() string {
 	if r == None {
 		return ""
@@ -48,14 +48,14 @@ func (r Reason) Name() string {
 // String returns code and name, for tests and debugging.
 func (r Reason) String() string { return r.Code() + " " + r.Name() }
 
-// Status returns the HTTP status of an answer with this reason, 0 where no answer has it.
+// Status returns the HTTP status of a response with this reason, 0 if there is no such response.
 func (r Reason) Status() int { return table[r].status }
 
-// Event reports whether the node agent emits an Event on the pod. It does so only where a person
-// who looks after the pod can fix the cause.
+// Event reports whether the node agent emits an Event on the pod. It does so only if a person
+// responsible for the pod can fix the cause.
 func (r Reason) Event() bool { return table[r].event }
 
-// Transient reports whether the same request may succeed later although nobody changes anything.
+// Transient reports whether the same request may succeed later without any change.
 func (r Reason) Transient() bool { return table[r].actor == nobody || table[r].transient }
 
 // Refuse returns a refusal for this reason. A format without args is the message.
@@ -67,8 +67,8 @@ func (r Reason) Refuse(format string, args ...any) *Refusal {
 	return &Refusal{Reason: r, Message: message}
 }
 
-// Text appends the code to a message for people. A message that has a code keeps it: that one is
-// nearer to the cause.
+// Text appends the code to a message for people. A message that already has a code keeps it: that
+// code is closer to the cause.
 func (r Reason) Text(message string) string {
 	if r == None || message == "" || codeAt(message) >= 0 {
 		return message
@@ -91,7 +91,7 @@ const (
 	codeSuffix = " (PID-000)"
 )
 
-// codeAt returns where the code begins that ends the text, -1 when none does.
+// codeAt returns the index of the code at the end of the text, -1 when there is none.
 func codeAt(text string) int {
 	at := len(text) - len(codeSuffix)
 	if at < 0 || !strings.HasPrefix(text[at:], " ("+prefix) || !strings.HasSuffix(text, ")") {
@@ -100,8 +100,8 @@ func codeAt(text string) int {
 	return at
 }
 
-// Cut shortens a text to at most limit bytes, at the end of a character. A code at the end of the
-// text is kept.
+// Cut shortens a text to at most limit bytes without splitting a character. It keeps a code at the
+// end of the text.
 func Cut(text string, limit int) string {
 	if len(text) <= limit {
 		return text
@@ -118,21 +118,21 @@ func Cut(text string, limit int) string {
 	return text[:min(end, len(text))] + ellipsis + code
 }
 
-// Refusal is one refused request, use or assignment: why, and what it is about. It is an error.
-// Once returned it is shared and must not be changed.
+// Refusal is a refused request, use or assignment, with the reason and the objects in question. It
+// is an error. It is shared once returned and must not be changed then.
 type Refusal struct {
 	Reason Reason
-	// Message is one sentence for a person: what happened, and what to do. It holds no secrets, only
-	// shortened IDs, and names only objects that are the pod's own business.
+	// Message is one sentence for a person: what happened, and what to do. It contains no secrets,
+	// only shortened IDs, and names only objects that the pod's owner may know of.
 	Message string
-	// Cause is the error behind it, for logs and audit lines; nil when there is none.
+	// Cause is the underlying error, for logs and audit lines, nil when there is none.
 	Cause error
 	// RetryAfter is when to try again, zero when that is not known.
 	RetryAfter time.Duration
 	// Identity and Binding are the objects in question, nil when there are none.
 	Identity *v1.AzureIdentity
 	Binding  *v1.AzureIdentityBinding
-	// Relayed is status and error code of the metadata service's own refusal where that is passed on.
+	// Relayed is the status and error code of the metadata service's own refusal, if it is passed on.
 	Relayed Answer
 }
 
@@ -154,14 +154,15 @@ func (r *Refusal) After(d time.Duration) *Refusal {
 	return r
 }
 
-// Answer is what the body and the status of an HTTP answer say.
+// Answer is the status and body of an HTTP error response.
 type Answer struct {
 	Status      int
 	OAuth       string // error code, as OAuth has it
 	Description string
 }
 
-// Answer returns what to answer. The description has the code, unless clients match it word for word.
+// Answer returns the response for the refusal. The description has the code, unless clients compare
+// it literally.
 func (r *Refusal) Answer() Answer {
 	row := table[r.Reason]
 	a := r.Relayed
@@ -175,7 +176,7 @@ func (r *Refusal) Answer() Answer {
 	return a
 }
 
-// Transient reports whether the same request may succeed later although nobody changes anything.
+// Transient reports whether the same request may succeed later without any change.
 func (r *Refusal) Transient() bool {
 	switch r.Relayed.Status {
 	case 0:

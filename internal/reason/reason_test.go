@@ -39,13 +39,12 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestTransient checks that clients try again exactly where that may help: they take 400, 401 and
-// 403 for final, and some keep a 400 for as long as they run.
+// TestTransient checks that clients retry exactly when that may help: they treat 400, 401 and 403
+// as final, and some cache a 400 for as long as they run.
 func TestTransient(t *testing.T) {
 	for _, r := range All() {
 		retried := r.Status() == http.StatusNotFound || r.Status() == http.StatusTooManyRequests || r.Status() >= 500
-		// Of the first two there is nothing to wait for, and nothing to be final about. A clock is set
-		// while clients run.
+		// The first two have no state that could change. A clock can be corrected while clients run.
 		final := r == PathUnknown || r == HostTCPOff || r == ClockWrong
 		if r.Status() != 0 && !final && r.Transient() != retried {
 			t.Errorf("%s (%s): status %d, transient %v", r.Code(), r.Name(), r.Status(), r.Transient())
@@ -54,7 +53,7 @@ func TestTransient(t *testing.T) {
 }
 
 // TestConstants checks that constants and rows are the same reasons, that each is used, and that no
-// number is made a reason elsewhere.
+// other code converts a number to a Reason.
 func TestConstants(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "codes.go", nil, parser.SkipObjectResolution)
 	if err != nil {
@@ -93,7 +92,7 @@ func TestConstants(t *testing.T) {
 	}
 }
 
-// sources returns the repository's own Go files, without tests and this package, by path.
+// sources returns the repository's Go files by path, without tests and this package.
 func sources(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -154,7 +153,7 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-// TestDocs checks that docs/reasons.md is what the table says.
+// TestDocs checks that docs/reasons.md matches the table.
 func TestDocs(t *testing.T) {
 	const path = "../../docs/reasons.md"
 	want := page()
@@ -175,13 +174,13 @@ func page() []byte {
 # Reasons
 
 Where podid refuses something, it gives a code: at the end of an Event or a condition, of the
-` + "`error_description`" + ` that a pod reads, and as ` + "`code`" + ` in the audit log. This page has all codes. A code never
+` + "`error_description`" + ` that a pod reads, and as ` + "`code`" + ` in the audit log. This page lists all codes. A code never
 changes its meaning. The name is the one word that Events, metrics and ` + "`status.reason`" + ` have; several
 codes can share one.
 
-*Transient* means that the same request may succeed later although nobody changes anything; clients
-try again. *Final* means that it will not. "Event" marks reasons that the node agent tells in an Event of
-the pod.
+*Transient* means that the same request may succeed later without any change, and clients retry it.
+*Final* means that it will not. "Event" marks reasons for which the node agent emits an Event on the
+pod.
 
 | codes | link of the chain |
 |---|---|

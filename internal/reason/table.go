@@ -4,26 +4,26 @@ package reason
 
 import "net/http"
 
-// actor is who has to act.
+// actor is who can fix the cause of a reason.
 type actor string
 
 const (
-	nobody   actor = "nobody: it passes"
+	nobody   actor = "no action needed, the cause is temporary"
 	program  actor = "the author of the program"
 	owner    actor = "the owner of the pod's namespace"
 	cluster  actor = "the owner of the cluster's policy"
 	operator actor = "the operator of podid"
 )
 
-// row is what the table has for a reason.
+// row is the entry of a reason in the table.
 type row struct {
 	name   string
-	status int    // 0: no answer to a pod has the reason
-	oauth  string // error code of an answer
-	event  bool   // worth an Event of the node agent on the pod
-	// transient: it may pass although the actor does nothing.
+	status int    // 0: no response to a pod has the reason
+	oauth  string // error code of the response
+	event  bool   // the node agent emits an Event on the pod
+	// transient: the cause may go away although the actor does nothing.
 	transient bool
-	// verbatim: clients match the text of the answer, which has no code.
+	// verbatim: clients compare the text of the response literally, so it has no code.
 	verbatim bool
 	actor    actor
 	meaning  string
@@ -192,7 +192,7 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 	},
 	HostNetwork: {
 		name: "HostNetwork", actor: owner,
-		meaning: "The pod uses the node's network, where its requests cannot be told from those of the node.",
+		meaning: "The pod uses the node's network, where its requests cannot be distinguished from those of the node.",
 		remedy:  "Run the pod with hostNetwork: false, or remove the label aadpodidbinding.",
 	},
 	TypeNotSupported: {
