@@ -1,9 +1,8 @@
-// Package ascii compares and lowers names of Azure by the ASCII letters alone.
+// Package ascii compares and lowers Azure names by their ASCII letters only.
 //
-// Azure ignores the case of ASCII letters in resource IDs, client IDs and host
-// names. The functions of package strings fold all of Unicode: U+212A (Kelvin sign) then
-// equals "k", and two different identities get one key. Use this package for
-// every ID and host name.
+// Azure ignores the case of ASCII letters in resource IDs, client IDs and host names. The functions
+// of package strings fold all of Unicode: U+212A (Kelvin sign) then equals "k", and two different
+// identities get one key. Use this package for every ID and host name.
 package ascii
 
 import (
@@ -12,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// EqualFold reports whether a and b are equal but for the case of ASCII letters.
+// EqualFold reports whether a and b are equal except for the case of ASCII letters.
 func EqualFold(a, b string) bool {
 	if len(a) != len(b) {
 		return false
@@ -25,7 +24,7 @@ func EqualFold(a, b string) bool {
 	return true
 }
 
-// ToLower returns s with the letters A to Z in lower case. All other bytes stay.
+// ToLower returns s with the letters A to Z in lower case. All other bytes are unchanged.
 func ToLower(s string) string {
 	if !hasUpper(s) {
 		return s
@@ -54,11 +53,10 @@ func hasUpper(s string) bool {
 	return false
 }
 
-// Loose returns the form of a name of Azure that is equal for all spellings which
-// Azure may take for one name: the case of letters outside ASCII is ignored, too. No
-// letter outside ASCII becomes one of ASCII. Use it to find what podid asked for in
-// Azure's answers, where É may come back as é. Never use it as the key of what a
-// namespace asks for.
+// Loose returns a form of an Azure name that is equal for all spellings that Azure may treat as one
+// name. It also ignores the case of letters outside ASCII, but never turns such a letter into an
+// ASCII one. Use it to find what podid requested in Azure's responses, where É may come back as é.
+// Never use it as a key for what a namespace requests.
 func Loose(s string) string {
 	if Is(s) || !utf8.ValidString(s) {
 		return ToLower(s)
@@ -78,14 +76,13 @@ func looseRune(r rune) rune {
 	return folded
 }
 
-// FoldsToASCII reports whether r is a letter outside ASCII whose other case is a
-// letter of ASCII: İ, ı, ſ or the Kelvin sign. Such a letter in a name imitates another
-// name.
+// FoldsToASCII reports whether r is a letter outside ASCII whose other case is an ASCII letter: İ,
+// ı, ſ or the Kelvin sign. Such a letter makes a name imitate another one.
 func FoldsToASCII(r rune) bool {
 	return r >= utf8.RuneSelf && (unicode.ToLower(r) < utf8.RuneSelf || unicode.ToUpper(r) < utf8.RuneSelf)
 }
 
-// Is reports whether s has nothing but ASCII.
+// Is reports whether s contains only ASCII.
 func Is(s string) bool {
 	for i := range len(s) {
 		if s[i] >= utf8.RuneSelf {

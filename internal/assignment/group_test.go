@@ -172,7 +172,7 @@ func TestGroupProperties(t *testing.T) {
 	})
 }
 
-// check holds for every plan.
+// check verifies the properties of every plan.
 func check(t *rapid.T, g Group, plan GroupPlan, ours Set) {
 	if n := len(plan.Attach) + len(plan.Detach); n > MaxPerRequest || len(plan.Probation) > MaxPerRequest {
 		t.Fatalf("%d identities in one request", max(n, len(plan.Probation)))
@@ -195,7 +195,7 @@ func check(t *rapid.T, g Group, plan GroupPlan, ours Set) {
 	}
 }
 
-// carryOut is Azure and the ledger.
+// carryOut simulates Azure and the ledger.
 func carryOut(g Group, plan GroupPlan, ours Set) {
 	for _, key := range plan.Forget {
 		delete(g.Ledger, key)
@@ -210,8 +210,8 @@ func carryOut(g Group, plan GroupPlan, ours Set) {
 	}
 }
 
-// TestNarrow plays against an Azure that refuses requests with bad identities,
-// and names those it feels like naming.
+// TestNarrow simulates an Azure that refuses requests with bad identities and names a random part
+// of them.
 func TestNarrow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		attach := rapid.SliceOfNDistinct(rapid.StringMatching("[a-z]{4}"), 0, 100, rapid.ID[string]).Draw(t, "attach")
@@ -253,8 +253,8 @@ func TestNarrow(t *testing.T) {
 	})
 }
 
-// What is there and not verified is attached where a pod waits for it, and goes along with another
-// request where none does.
+// An identity that is attached but not verified is attached again if a pod waits for it. Otherwise
+// it is added to the next request.
 func TestUnverified(t *testing.T) {
 	set := func(keys ...string) Set {
 		s := Set{}

@@ -1,4 +1,4 @@
-// What an AzureAssignedIdentity is called, and where it lives.
+// Name and namespace of an AzureAssignedIdentity.
 
 package assignment
 
@@ -18,14 +18,13 @@ const (
 	defaultNamespace = "default"
 	// maxName is the longest name of an object that is a DNS subdomain.
 	maxName = 253
-	// hashLength is how many hexadecimal digits keep two names apart: 40 bits,
-	// against the handful of pairs that ever share a plain name.
+	// hashLength is the number of hexadecimal digits that distinguish names: 40 bits, for the few
+	// pairs that share a plain name.
 	hashLength = 10
 )
 
-// Namespace is where the assigned identity of an identity lives: with the
-// identity when that is namespaced, by the cluster's rule or its own annotation,
-// else in "default".
+// Namespace returns the namespace of an identity's assigned identity: that of the identity if it is
+// namespaced, by the cluster's rule or its own annotation, else "default".
 func Namespace(rules identity.Rules, id *v1.AzureIdentity) string {
 	if rules.ForceNamespaced || identity.Namespaced(id) {
 		return id.Namespace
@@ -33,11 +32,10 @@ func Namespace(rules identity.Rules, id *v1.AzureIdentity) string {
 	return defaultNamespace
 }
 
-// Name is what the assigned identity of a pod and an identity is called in
-// v1.8.17: <pod>-<pod's namespace>-<identity>, in lower case. Different pairs can
-// share that name (same-named identities of two namespaces, hyphens that could
-// belong to either side), and it can be too long: then unambiguous is the
-// second, hashed form. taken reports whether another pair holds a name already.
+// Name returns the name of the assigned identity of a pod and an identity. It is v1.8.17's
+// <pod>-<pod's namespace>-<identity>, in lower case. Different pairs can share that name
+// (identities of the same name in two namespaces, ambiguous hyphens), and it can be too long. Name
+// then returns the second, hashed form. taken reports whether another pair already has a name.
 func Name(podNamespace, pod string, id *v1.AzureIdentity, taken func(name string) bool) string {
 	plain := ascii.ToLower(pod + "-" + podNamespace + "-" + id.Name)
 	if len(plain) <= maxName && !taken(plain) {
@@ -50,10 +48,9 @@ func Name(podNamespace, pod string, id *v1.AzureIdentity, taken func(name string
 	return strings.TrimRight(head, "-.") + "-" + suffix
 }
 
-// label is the value as it can stand in a label: a pod's name may be longer
-// than the 63 characters that a label's value may have. What does not fit is cut
-// and marked by a hash, so that equal values stay equal and different ones
-// different.
+// label returns value in a form that is valid as a label's value. A pod's name may exceed the 63
+// characters of a label's value. A longer one is truncated and gets a hash, so that different
+// values stay different.
 func label(value string) string {
 	const maxLabel = 63
 	if len(value) <= maxLabel {

@@ -1,11 +1,11 @@
-// Sharing bounded room for what stays.
+// Fair division of a bounded capacity.
 
 package assignment
 
-// Room is bounded room that tenants share for as long as they use it.
+// Room is a bounded capacity that tenants share for as long as they use it.
 type Room struct {
 	Total int
-	// Used is what each tenant occupies already.
+	// Used is what each tenant already occupies.
 	Used map[string]int
 }
 

@@ -31,8 +31,8 @@ func TestShare(t *testing.T) {
 	}
 }
 
-// TestFairUpdate: however much the others of a node group need, an update brings
-// every tenant its share, and pods come before what is early.
+// TestFairUpdate checks that an update has a share for every tenant, however much the others of a
+// node group need. Identities that pods wait for come before early ones.
 func TestFairUpdate(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tenants := rapid.IntRange(1, 12).Draw(t, "tenants")

@@ -142,7 +142,7 @@ func TestSharing(t *testing.T) {
 	}
 }
 
-// TestSharingLookup: an answer about another object is no consent.
+// TestSharingLookup checks that a lookup that returns a different object is not a consent.
 func TestSharingLookup(t *testing.T) {
 	borrower := id("shop", "web", federated(sharedFrom("platform", "cloud")))
 	wrong := id("evil", "cloud", federated(allowing("*")))

@@ -74,7 +74,7 @@ func lookup(ids ...*v1.AzureIdentity) func(namespace, name string) *v1.AzureIden
 	return func(namespace, name string) *v1.AzureIdentity { return byName[namespace+"/"+name] }
 }
 
-// granted and refused say an answer in words.
+// granted and refused format a result of Grants for comparison.
 func granted(grants []identity.Grant) []string {
 	var out []string
 	for _, g := range grants {

@@ -1,4 +1,4 @@
-// Pods that get plain IMDS.
+// Exceptions: pods that get plain IMDS.
 
 package identity
 
@@ -9,11 +9,10 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// Excepted returns the exception that gives the pod plain IMDS, nil when there
-// is none. An exception counts in its own namespace only, whatever the Rules,
-// and any one of its labels is enough. The case of a label's key counts, that
-// of its value does not, as in v1.8.17. Of several, the first by name is
-// returned.
+// Excepted returns the exception that gives the pod plain IMDS, nil when there is none. An
+// exception counts only in its own namespace, whatever the Rules, and any one of its labels is
+// enough. As in v1.8.17, the case of a label's key matters and that of its value does not. Of
+// several exceptions, the first by name is returned.
 func Excepted(pod Pod, exceptions []*v1.AzurePodIdentityException) *v1.AzurePodIdentityException {
 	var found *v1.AzurePodIdentityException
 	for _, e := range exceptions {

@@ -1,4 +1,4 @@
-// Lists of identities, as flags have them.
+// Lists of identities in flags.
 
 package identity
 
@@ -10,7 +10,7 @@ import (
 	"github.com/podid-io/podid/internal/ascii"
 )
 
-// ErrNoIdentity is the error of a text that cannot name an identity.
+// ErrNoIdentity is the error for a text that is neither a client ID nor a resource ID.
 var ErrNoIdentity = errors.New("neither a client ID (a GUID) nor a resource ID of the form " + ResourceIDShape)
 
 // SplitIDs splits a list of client IDs and resource IDs at commas and spaces.
@@ -27,7 +27,7 @@ func IsID(id string) bool {
 	return err == nil
 }
 
-// CheckIDs returns an error that wraps ErrNoIdentity for each entry that is no ID.
+// CheckIDs returns an error that wraps ErrNoIdentity for each entry that is not an ID.
 func CheckIDs(list string) error {
 	var wrong []error
 	for _, id := range SplitIDs(list) {
@@ -38,7 +38,7 @@ func CheckIDs(list string) error {
 	return errors.Join(wrong...)
 }
 
-// IDSet returns the IDs of a list as Rules.ClusterIdentities has them, in lower case.
+// IDSet returns the IDs as a set for Rules.ClusterIdentities, in lower case.
 func IDSet(ids ...string) map[string]bool {
 	set := make(map[string]bool, len(ids))
 	for _, id := range ids {

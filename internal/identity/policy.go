@@ -16,8 +16,8 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// Policy is an AzureIdentityPolicy, ready to be asked. It is immutable and safe
-// for concurrent use. A nil Policy allows everything, as the mode off does.
+// Policy is a compiled AzureIdentityPolicy. It is immutable and safe for concurrent use. A nil
+// Policy allows everything, as the mode off does.
 type Policy struct {
 	mode      v1.PolicyMode
 	rules     []policyRule
@@ -33,23 +33,23 @@ type policyRule struct {
 	plainIMDS       bool
 }
 
-// permission is what the rules say about one pod and one identity.
+// permission is the combined result of the rules for one pod and one identity.
 type permission struct {
 	rule string // the first rule that allows the use, "" when none does
-	// byClientID and byResourceID: a rule that names the pod's namespace names the
-	// identity so, without wildcard.
+	// byClientID and byResourceID report that a rule for the pod's namespace names the identity that
+	// way, without wildcard.
 	byClientID, byResourceID bool
 
 	audiences []string // nil: all
-	// audiencesByName are those of the entries that name the identity. They alone count for an
+	// audiencesByName are the audiences of the entries that name the identity. Only they count for an
 	// identity of the cluster itself.
 	audiencesByName []string
 	enforced        bool
 }
 
-// CompilePolicy reads the policy object. It returns nil when object is nil, and
-// a usable policy also with an error: a selector that cannot be read selects no
-// namespace. An unknown mode counts as enforce.
+// CompilePolicy compiles the policy object. It returns nil when object is nil. With an error it
+// still returns a usable policy, in which an invalid selector selects no namespace. An unknown mode
+// counts as enforce.
 func CompilePolicy(object *v1.AzureIdentityPolicy) (*Policy, error) {
 	if object == nil || object.Name != v1.PolicyName {
 		return nil, nil //nolint:nilnil // no object, no policy
@@ -77,7 +77,7 @@ func CompilePolicy(object *v1.AzureIdentityPolicy) (*Policy, error) {
 	return p, errors.Join(errs...)
 }
 
-// Mode is what happens to a use that no rule allows.
+// Mode returns what happens to a use that no rule allows.
 func (p *Policy) Mode() v1.PolicyMode {
 	if p == nil {
 		return v1.PolicyOff
@@ -88,9 +88,9 @@ func (p *Policy) Mode() v1.PolicyMode {
 // NeedsNamespaceLabels reports whether a rule selects namespaces by their labels.
 func (p *Policy) NeedsNamespaceLabels() bool { return p != nil && p.selecting }
 
-// AllowsInNamespace reports whether a rule allows the identity to some pod of
-// the identity's namespace: what can be said before there is a pod. It is true
-// for all identities when the mode is off.
+// AllowsInNamespace reports whether a rule allows the identity to some pod of the identity's
+// namespace. It is for decisions before there is a pod. It is true for all identities when the mode
+// is off.
 func (p *Policy) AllowsInNamespace(id *v1.AzureIdentity, namespaceLabels map[string]string) bool {
 	if p.Mode() == v1.PolicyOff {
 		return true
@@ -101,7 +101,7 @@ func (p *Policy) AllowsInNamespace(id *v1.AzureIdentity, namespaceLabels map[str
 	})
 }
 
-// permission joins what all rules say.
+// permission combines the results of all rules.
 func (p *Policy) permission(pod Pod, id *v1.AzureIdentity) permission {
 	if p == nil {
 		return permission{}
@@ -138,21 +138,20 @@ func (p *Policy) permission(pod Pod, id *v1.AzureIdentity) permission {
 	return result
 }
 
-// allows reports whether the rule is for the pod.
+// allows reports whether the rule applies to the pod.
 func (r policyRule) allows(pod Pod) bool {
 	return r.covers(pod.Namespace, pod.NamespaceLabels) &&
 		(len(r.serviceAccounts) == 0 || slices.Contains(r.serviceAccounts, pod.serviceAccount()))
 }
 
-// covers reports whether the rule is for a namespace. Labels that are not known (nil) match no
-// selector, not even one that asks for a label to be absent.
+// covers reports whether the rule applies to a namespace. Unknown labels (nil) match no selector,
+// not even one that requires a label to be absent.
 func (r policyRule) covers(namespace string, namespaceLabels map[string]string) bool {
 	return slices.Contains(r.namespaces, namespace) ||
 		namespaceLabels != nil && r.selector.Matches(labels.Set(namespaceLabels))
 }
 
-// serviceAccount is the pod's ServiceAccount; the API server fills in the
-// default.
+// serviceAccount returns the pod's ServiceAccount, with the API server's default filled in.
 func (p Pod) serviceAccount() string {
 	if p.ServiceAccount == "" {
 		return "default"
@@ -199,9 +198,9 @@ func matchSegments(pattern, s string) bool {
 	}
 }
 
-// matchWildcards reports whether s is pattern with any text for each *. What
-// stands between two wildcards is found at its first place, so the time is linear
-// in the length of s for each wildcard.
+// matchWildcards reports whether s is pattern with any text for each *. The text between two
+// wildcards is matched at its first occurrence, so the time is linear in the length of s for each
+// wildcard.
 func matchWildcards(pattern, s string) bool {
 	parts := strings.Split(pattern, "*")
 	if len(parts) == 1 {
@@ -238,8 +237,8 @@ func containsFold(list []string, s string) bool {
 	return slices.ContainsFunc(list, func(item string) bool { return ascii.EqualFold(item, s) })
 }
 
-// RefuseAudience returns why the policy gives the grant no token for a resource,
-// nil when it does.
+// RefuseAudience returns the policy's refusal of a token for the resource, nil when the token is
+// allowed.
 func (g Grant) RefuseAudience(resource string) *reason.Refusal {
 	if !g.permission.enforced || g.permission.allowsAudience(resource) {
 		return nil
@@ -247,8 +246,8 @@ func (g Grant) RefuseAudience(resource string) *reason.Refusal {
 	return refuseAudience(g, resource)
 }
 
-// WarnAudience returns what an enforced policy would refuse of a request for a
-// resource, nil when that is nothing, or when the policy is off or enforced.
+// WarnAudience returns the refusal of a token for the resource under an enforced policy. It returns
+// nil if there is none, or if the policy is off or already enforced.
 func (g Grant) WarnAudience(resource string) *reason.Refusal {
 	switch {
 	case g.Warning != nil:
@@ -266,19 +265,19 @@ func (p permission) allowsAudience(resource string) bool {
 	})
 }
 
-// OfCluster returns the grant as it counts for an identity of the cluster itself: only for the
-// audiences of the rules that name the identity.
+// OfCluster returns the grant restricted as for an identity of the cluster itself: to the audiences
+// of the rules that name the identity.
 func (g Grant) OfCluster() Grant {
 	g.permission.audiences = g.permission.audiencesByName
 	return g
 }
 
-// Rule is the name of the policy's rule that allows the grant, "" when none does.
+// Rule returns the name of the policy's rule that allows the grant, "" if there is none.
 func (g Grant) Rule() string { return g.permission.rule }
 
-// PlainIMDS returns the exception that gives the pod plain IMDS, as Excepted
-// does. Under an enforced policy it counts only where a rule says plainIMDS; the
-// refusal says so. Under warn, both are returned.
+// PlainIMDS returns the exception that gives the pod plain IMDS, as Excepted does. Under an
+// enforced policy it counts only if a rule sets plainIMDS; otherwise the refusal is returned. Under
+// warn, both are returned.
 func (r Rules) PlainIMDS(pod Pod, exceptions []*v1.AzurePodIdentityException) (*v1.AzurePodIdentityException, *reason.Refusal) {
 	e := Excepted(pod, exceptions)
 	if e == nil || r.Policy.allowsPlainIMDS(pod) {

@@ -36,7 +36,7 @@ func selecting(labels map[string]string, entries ...v1.PolicyIdentities) v1.Poli
 	return v1.PolicyRule{Name: "s", NamespaceSelector: &metav1.LabelSelector{MatchLabels: labels}, Identities: entries}
 }
 
-// ask is what the rules say to a pod of namespace a, with one binding to one identity.
+// ask returns the result of the rules for a pod of namespace a, with one binding to one identity.
 func ask(r identity.Rules, pod identity.Pod, i *v1.AzureIdentity) (*identity.Grant, *reason.Refusal) {
 	grants, refusals := r.Grants(pod, []*v1.AzureIdentityBinding{bind(i.Namespace, "b", "demo", i.Name, 0)}, lookup(i))
 	switch {

@@ -1,4 +1,4 @@
-// Which of several granted identities comes first.
+// Precedence of granted identities.
 
 package identity
 
@@ -29,9 +29,9 @@ func Compare(a, b Grant) int {
 
 func older(a, b metav1.Time) int { return a.Compare(b.Time) }
 
-// Namespaced reports whether the identity limits itself to its own namespace by
-// the annotation v1.BehaviorAnnotation. The value counts in any case: an
-// annotation misspelt as "Namespaced" was meant to close, not to open.
+// Namespaced reports whether the identity limits itself to its own namespace by the annotation
+// v1.BehaviorAnnotation. The value counts in any case: an annotation misspelled as "Namespaced" was
+// meant to restrict.
 func Namespaced(id *v1.AzureIdentity) bool {
 	return ascii.EqualFold(strings.TrimSpace(id.Annotations[v1.BehaviorAnnotation]), v1.BehaviorNamespaced)
 }

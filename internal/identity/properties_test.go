@@ -111,8 +111,8 @@ func TestGrantProperties(t *testing.T) {
 	})
 }
 
-// Every binding that selects the pod is answered: by a grant of its identity or
-// by a refusal that carries it.
+// Every binding that selects the pod has a result: a grant of its identity or a refusal that names
+// it.
 func TestEveryBindingAnswered(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := drawWorld(t)
@@ -135,8 +135,8 @@ func TestEveryBindingAnswered(t *testing.T) {
 	})
 }
 
-// grantedAsOwn reports whether an object of the pod's own namespace stands for the
-// managed identity that a binding of another namespace names.
+// grantedAsOwn reports whether an object of the pod's own namespace represents the managed identity
+// that a binding of another namespace names.
 func (w world) grantedAsOwn(grants []identity.Grant, b *v1.AzureIdentityBinding) bool {
 	at := slices.IndexFunc(w.ids, func(i *v1.AzureIdentity) bool { return i.Namespace == b.Namespace && i.Name == b.Spec.AzureIdentity })
 	return at >= 0 && b.Namespace != w.pod.Namespace && w.ids[at].Spec.Type == v1.UserAssignedMSI &&
@@ -146,7 +146,7 @@ func (w world) grantedAsOwn(grants []identity.Grant, b *v1.AzureIdentityBinding)
 		})
 }
 
-// The answer depends on what there is, not on the order it comes in.
+// The result depends on the objects, not on their order.
 func TestOrderDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := drawWorld(t)

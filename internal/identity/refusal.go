@@ -1,4 +1,4 @@
-// The refusals of this package, in words.
+// The refusals of this package and their messages.
 
 package identity
 
@@ -9,10 +9,10 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// maxResource is how much of what a client sent goes into a message.
+// maxResource is how much of a client's resource parameter a message contains.
 const maxResource = 200
 
-// key is how messages name an object: namespace/name.
+// key returns the name of an object in messages: namespace/name.
 func key(o metav1.Object) string { return o.GetNamespace() + "/" + o.GetName() }
 
 func refuseNoLabel(pod Pod, empty bool) *reason.Refusal {

@@ -13,7 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/observe"
 )
 
-// TestAlerts keeps the alerting rules to metrics and labels that there are.
+// TestAlerts checks that the alerting rules use only existing metrics and labels.
 func TestAlerts(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join("..", "..", "config", "alerts", "mic.yaml"))
 	if err != nil {

@@ -1,4 +1,4 @@
-// What was built, from what.
+// Build information.
 
 package observe
 
@@ -12,13 +12,13 @@ import (
 // The linker can set nothing but a variable.
 var version string
 
-// BuildInfo is what a binary knows about its own build.
+// BuildInfo describes the build of a binary.
 type BuildInfo struct {
-	// Version is the release, or what the Go toolchain derived from the
-	// repository; "devel" when neither is known.
+	// Version is the release, or what the Go toolchain derived from the repository. It is "devel" when
+	// neither is known.
 	Version string
-	// Commit is the revision built, with "-dirty" when the tree had changes;
-	// "unknown" outside a repository.
+	// Commit is the revision, with "-dirty" when the tree had changes. It is "unknown" outside a
+	// repository.
 	Commit string
 	// GoVersion is the toolchain, for example go1.26.8.
 	GoVersion string
@@ -54,14 +54,14 @@ func describe(release string, info *debug.BuildInfo) BuildInfo {
 	return b
 }
 
-// Version is the release of the running binary, "devel" when it has none.
+// Version returns the release of the running binary, "devel" when it has none.
 func Version() string { return Build().Version }
 
-// String is the one line that the flag version prints.
+// String returns the line that the flag version prints.
 func (b BuildInfo) String() string {
 	return fmt.Sprintf("%s (commit %s, %s)", b.Version, b.Commit, b.GoVersion)
 }
 
-// UserAgent is how a program names itself to Azure and the API server, for
-// example "podid-mic/v1.2.3".
+// UserAgent returns the name that a program sends to Azure and the API server, for example
+// "podid-mic/v1.2.3".
 func UserAgent(program string) string { return "podid-" + program + "/" + Version() }

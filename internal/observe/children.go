@@ -1,4 +1,4 @@
-// Series found fast and in bounded number.
+// A fast lookup of series, bounded in number.
 
 package observe
 
@@ -8,21 +8,20 @@ import (
 	"unicode/utf8"
 )
 
-// other is the label value of what came after the bound.
+// other is the label value for series beyond the limit.
 const other = "other"
 
-// maxLabel is the longest label value kept, in bytes. The longest resource in
-// use is a URL of some 60 bytes.
+// maxLabel is the longest label value kept, in bytes. The longest resource in use is a URL of some
+// 60 bytes.
 const maxLabel = 128
 
-// children remembers the child of a vector for each key, since the vector's own
-// look-up hashes every label of every request.
+// children caches the child of a vector for each key, since the vector's own lookup hashes every
+// label of every request.
 //
-// Keys come from requests, so their number is bounded: per group (a namespace),
-// and in all. Past a bound the key is replaced by its fallback, which has fewer
-// values and as much room again; without room for that either, there is no child
-// and the measurement is dropped. Nothing is ever evicted: a series that vanishes
-// and comes back reads like a restart.
+// Keys come from requests, so their number is bounded per group (a namespace) and in all. Beyond a
+// limit the key is replaced by its fallback, which has fewer values and as much room again. If
+// there is no room for that either, the measurement is dropped. Nothing is ever evicted: a series
+// that vanishes and comes back looks like a restart.
 type children[K comparable, C any] struct {
 	create   func(K) (C, error)
 	own      func(K) K      // a copy that keeps nothing of the request alive; nil: the key itself
@@ -58,7 +57,7 @@ func (c *children[K, C]) find(key K) (C, bool) {
 	return child, ok
 }
 
-// add makes the child of key unless a bound is reached.
+// add creates the child of key unless a limit is reached.
 func (c *children[K, C]) add(key K, limit, perGroup int) (child C, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,7 +90,7 @@ func (c *children[K, C]) groupOf(key K) string {
 	return c.group(key)
 }
 
-// label makes a value that Prometheus takes from one that anybody sent.
+// label returns a client's value in a form that Prometheus accepts.
 func label(value string) string {
 	value = strings.ToValidUTF8(value, "?")
 	if len(value) <= maxLabel {

@@ -1,4 +1,4 @@
-// The log: logr in front, slog beneath, one line an event.
+// The log: the logr API on slog, one line per entry.
 
 package observe
 
@@ -16,8 +16,7 @@ const (
 	FormatJSON = "json"
 )
 
-// CheckLogFormat returns an error that names the choices when format is none of
-// them.
+// CheckLogFormat returns an error that lists the valid formats when format is none of them.
 func CheckLogFormat(format string) error {
 	if format != FormatText && format != FormatJSON {
 		return fmt.Errorf("unknown log format %q: use %s or %s", format, FormatText, FormatJSON)
@@ -25,18 +24,18 @@ func CheckLogFormat(format string) error {
 	return nil
 }
 
-// MaxVerbosity is the highest verbosity of a logger. From V(8) on client-go logs the
-// bodies of requests and responses: Secrets, and the tokens of service accounts.
+// MaxVerbosity is the highest verbosity of a logger. From V(8) on, client-go logs the bodies of
+// requests and responses, including Secrets and the tokens of service accounts.
 const MaxVerbosity = 6
 
-// NewLogger returns a logger that writes to w. format is FormatJSON or
-// FormatText, anything else counts as text (see CheckLogFormat). verbosity is
-// klog's, limited to MaxVerbosity: V(n) is written when n <= verbosity; errors always are.
+// NewLogger returns a logger that writes to w. format is FormatJSON or FormatText; any other value
+// counts as text (see CheckLogFormat). verbosity is klog's, limited to MaxVerbosity: V(n) is
+// written when n <= verbosity. Errors are always written.
 //
-// The caller points klog and controller-runtime at the same logger, so that a
-// daemon has one log in one format.
+// The caller sets the same logger for klog and controller-runtime, so that a daemon has one log in
+// one format.
 func NewLogger(w io.Writer, format string, verbosity int) logr.Logger {
-	// logr hands V(n) to slog as level -n.
+	// logr passes V(n) to slog as level -n.
 	options := &slog.HandlerOptions{Level: slog.Level(-min(max(verbosity, 0), MaxVerbosity)), ReplaceAttr: plainLevel}
 	if format == FormatJSON {
 		return logr.FromSlogHandler(slog.NewJSONHandler(w, options))
@@ -44,8 +43,7 @@ func NewLogger(w io.Writer, format string, verbosity int) logr.Logger {
 	return logr.FromSlogHandler(slog.NewTextHandler(w, options))
 }
 
-// plainLevel spells levels as people filter for them: slog would call V(1)
-// "DEBUG+3".
+// plainLevel writes levels in the usual spelling, for filters: slog would write V(1) as "DEBUG+3".
 func plainLevel(groups []string, a slog.Attr) slog.Attr {
 	if a.Key != slog.LevelKey || len(groups) > 0 {
 		return a

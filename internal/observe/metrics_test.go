@@ -122,7 +122,7 @@ func TestMetrics(t *testing.T) {
 		"imds_operations_duration_seconds{operation_type=adal_token_msi_userassignedid}":    1,
 		"imds_operations_errors_count{operation_type=adal_token_msi_userassignedid}":        1,
 		"nmi_operations_duration_seconds{namespace=ns,operation_type=" + route + ",resource=https://vault.azure.net,status_code=200}": 1,
-		// Ours.
+		// New in podid.
 		"mic_leader": 1,
 		"mic_arm_throttled_total{operation_type=vmss_update}":                  1,
 		"mic_attachments_in_flight":                                            1,
@@ -184,8 +184,8 @@ func TestMetricsTwice(t *testing.T) {
 	takeAll(observe.NewMetrics(nil))
 }
 
-// TestMetricsBounded: what pods choose makes a bounded number of series, and a
-// noisy namespace does not take the room of another.
+// TestMetricsBounded checks that values chosen by pods create a bounded number of series, and that
+// a noisy namespace does not use up the room of another.
 func TestMetricsBounded(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m := observe.NewMetrics(reg)

@@ -1,7 +1,5 @@
-// Package observe is how the daemons show themselves: logs, metrics, health and
-// build information. Call sites hold no metric names and no formats; the
-// vocabulary is here.
+// Package observe provides the logs, metrics, health and build information of the daemons. Metric
+// names and formats are defined only here.
 //
-// Nothing secret passes through it: values that must not be read are Secrets,
-// client ids are shortened by ShortID.
+// No secret passes through it: secret values are Secrets, and client IDs are shortened by ShortID.
 package observe

@@ -1,4 +1,4 @@
-// Objects by their properties.
+// An index of objects by a property.
 
 package authorize
 
@@ -11,13 +11,14 @@ import (
 // in order of their names: a single object costs little, and many are copied in one step.
 type index[T named] map[string][]T
 
-// named is what an index orders objects by. Two objects with the same name are the same.
+// named is an object with a name to order by. Two objects with the same name are the same object.
 type named interface {
 	GetNamespace() string
 	GetName() string
 }
 
-// put adds an object, or replaces the one of the same name. first reports that there was no other.
+// put adds an object, or replaces the one of the same name. first reports whether there was no
+// other.
 func (x index[T]) put(by string, object T) (first bool) {
 	list := x[by]
 	at, found := search(list, object.GetNamespace(), object.GetName())
@@ -29,7 +30,7 @@ func (x index[T]) put(by string, object T) (first bool) {
 	return len(list) == 0
 }
 
-// remove removes the object of that name. last reports that no other is left.
+// remove removes the object of that name. last reports whether no other is left.
 func (x index[T]) remove(by, namespace, name string) (last bool) {
 	list := x[by]
 	at, found := search(list, namespace, name)

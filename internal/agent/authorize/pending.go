@@ -1,31 +1,32 @@
-// Pods that are asked about before they are known.
+// Pods that send requests before they are known.
 
 package authorize
 
 import "k8s.io/apimachinery/pkg/types"
 
-// maxPending bounds the pods waited for. Callers are attested, so there is at most one for each
-// live pod, for the moment until SetPod.
+// maxPending limits the pods waited for. Callers are attested, so there is at most one entry for
+// each live pod, for the moment until SetPod.
 const maxPending = 4096
 
-// pendingPods are the pods waited for, by namespace and name. Each channel closes when its pod
-// comes.
+// pendingPods are the pods waited for, by namespace and name. Each channel is closed when its pod
+// becomes known.
 type pendingPods map[types.NamespacedName]chan struct{}
 
-// await returns the channel that closes when a pod becomes known.
+// await returns a channel that is closed when the pod becomes known.
 func (t *Table) await(name types.NamespacedName) <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.pods[name]; p != nil {
 		closed := make(chan struct{})
-		close(closed) // it came just now: ask again
+		close(closed) // it has just become known: decide again
 		return closed
 	}
 	return t.pending.join(name)
 }
 
-// join returns the channel of a pod. When all places are taken, the namespace with the most of them
-// gives one up, and its request asks again. If that is the pod's own, the channel never closes.
+// join returns the channel of a pod. If the limit is reached, the namespace with the most entries
+// loses one, and the request of that pod decides again. If that is the pod's own namespace, the
+// channel is never closed.
 func (w pendingPods) join(name types.NamespacedName) <-chan struct{} {
 	if c := w[name]; c != nil {
 		return c
@@ -38,8 +39,8 @@ func (w pendingPods) join(name types.NamespacedName) <-chan struct{} {
 	return c
 }
 
-// makeRoom removes a pod of the namespace that has most places, unless that has no more than the
-// given one would have.
+// makeRoom removes a pod of the namespace with the most entries, unless that namespace has no more
+// than the given one would have.
 func (w pendingPods) makeRoom(namespace string) bool {
 	count := map[string]int{}
 	for other := range w {

@@ -1,4 +1,4 @@
-// What the owner of the cluster allows.
+// The cluster's policy and the namespace labels that it selects by.
 
 package authorize
 
@@ -8,7 +8,7 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// SetPolicy replaces the cluster's policy; nil is none.
+// SetPolicy replaces the cluster's policy. Nil means that there is none.
 func (t *Table) SetPolicy(p *identity.Policy) {
 	defer t.change()()
 	t.policy = p

@@ -1,5 +1,5 @@
-// Refusals in words. What a pod reads names only what is its own business: objects of its bindings,
-// never those of other namespaces.
+// The refusals and their messages. A message to a pod names only objects of its own bindings, never
+// those of other namespaces.
 
 package authorize
 
@@ -12,13 +12,14 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// notFound returns the answer of the metadata service on a machine without identities: final to
-// every client, and understood by all of them.
+// notFound returns the response of the metadata service on a machine without identities. Every
+// client understands it and treats it as final.
 func notFound(r *reason.Refusal) *reason.Refusal {
 	return r.Reason.Refuse("Identity not found").Because(r)
 }
 
-// unbound refuses a pod to which no binding grants an identity. It may pass, so it is not final.
+// unbound refuses a pod to which no binding grants an identity. A binding may be added later, so
+// the refusal is not final.
 func unbound(refusals []*reason.Refusal) *reason.Refusal {
 	why, message := reason.NoBinding, "no AzureIdentityBinding grants this pod the identity: create one in the pod's namespace whose "+
 		"selector is the value of the pod's label "+v1.BindingLabel

@@ -1,4 +1,4 @@
-// How a verdict is worked out.
+// The computation of verdicts.
 
 package authorize
 
@@ -15,27 +15,27 @@ import (
 )
 
 const (
-	// batch is how many objects a verdict is worked out from in one go, some 20 µs. Hardly any pod
-	// has more bindings. Verdicts from more are slow: one at a time, with a pause of restTime after
-	// each batch. So they take a small part of a CPU, and other pods' requests are served between.
+	// batch is how many objects are processed in one step, which takes about 20 µs. Few pods have more
+	// bindings. Verdicts from more are slow: they run one at a time, with a pause of restTime after
+	// each batch. So they use a small part of a CPU, and other pods' requests are served in between.
 	batch    = 64
 	restTime = 200 * time.Microsecond
-	// maxRefusals bounds the refusals that a verdict keeps from several batches.
+	// maxRefusals limits the refusals that a verdict keeps from several batches.
 	maxRefusals = 256
-	// maxForeign is how many namespaces are named in a refusal's detail whose bindings have the
-	// pod's selector and grant nothing, because all is namespaced.
+	// maxForeign is how many other namespaces a refusal's detail names. These have bindings with the
+	// pod's selector that grant nothing, because identities are namespaced.
 	maxForeign = 4
 )
 
-// outcome is a verdict, the version that it is of, and the channel that closes when the pod changes
-// after that version.
+// outcome is a verdict with its version, and the channel that closes when the pod changes after
+// that version.
 type outcome struct {
 	*verdict
 	version uint64
 	changed <-chan struct{}
 }
 
-// inputs are what bears on a pod, as it was at one version. The slices are copies.
+// inputs are the objects that affect a pod, as of one version. The slices are copies.
 type inputs struct {
 	pod         identity.Pod
 	rules       identity.Rules
@@ -47,8 +47,8 @@ type inputs struct {
 	assigned    []*assignment
 }
 
-// slow has the turns of slow verdicts. A namespace has one turn at a time, so that it does not
-// matter how many of its pods ask.
+// slow serializes slow verdicts. A namespace has one turn at a time, no matter how many of its pods
+// send requests.
 type slow struct {
 	seed      maphash.Seed
 	namespace [64]chan struct{} // by hash; the seed is random
@@ -74,8 +74,8 @@ func (s *slow) take(namespace string) (release func()) {
 	}
 }
 
-// outcomeOf returns the outcome for a pod, of a version no older than the call. It returns nil, and
-// the channel that closes when that changes, for a pod that is not known.
+// outcomeOf returns the outcome for a pod, of a version no older than the call. For an unknown pod
+// it returns nil and the channel that closes when the pod becomes known.
 func (t *Table) outcomeOf(name types.NamespacedName) (*outcome, <-chan struct{}) {
 	t.mu.RLock()
 	p := t.pods[name]
@@ -95,8 +95,8 @@ func (t *Table) outcomeOf(name types.NamespacedName) (*outcome, <-chan struct{})
 	}
 	t.mu.RUnlock()
 	defer t.slow.take(name.Namespace)()
-	// One that was worked out meanwhile, since this request came, answers it too, even if the pod
-	// has changed again: so any number of requests cost no more than a few.
+	// An outcome computed since this request arrived is recent enough, even if the pod has changed
+	// again. So any number of requests cost only a few computations.
 	if o := p.latest.Load(); o != nil && o.version >= asked {
 		return o, o.changed
 	}
@@ -110,7 +110,7 @@ func (t *Table) outcomeOf(name types.NamespacedName) (*outcome, <-chan struct{})
 	return t.evaluate(p, in)
 }
 
-// evaluate works out the outcome for a pod and keeps it, unless there is a later one.
+// evaluate computes the outcome for a pod and stores it, unless there is a later one.
 func (t *Table) evaluate(p *pod, in *inputs) (*outcome, <-chan struct{}) {
 	o := &outcome{verdict: t.workOut(in), version: in.version, changed: in.changed}
 	for {
@@ -121,8 +121,8 @@ func (t *Table) evaluate(p *pod, in *inputs) (*outcome, <-chan struct{}) {
 	}
 }
 
-// current returns the latest outcome for a pod if the pod has not changed since, else nil. The lock
-// is held.
+// current returns the latest outcome for a pod if the pod has not changed since, else nil. The
+// caller holds the lock.
 func (t *Table) current(p *pod) *outcome {
 	if o := p.latest.Load(); o != nil && o.version >= p.changedAt {
 		return o
@@ -130,12 +130,12 @@ func (t *Table) current(p *pod) *outcome {
 	return nil
 }
 
-// size is how many objects the pod's verdict is to be worked out from. The lock is held.
+// size returns the number of objects that the pod's verdict depends on. The caller holds the lock.
 func (t *Table) size(p *pod) int {
 	return max(len(t.exceptions[p.Namespace]), len(t.candidates(p)), len(t.assignedTo[p.key().String()]))
 }
 
-// candidates are the bindings that may grant identities to a pod. The lock is held.
+// candidates returns the bindings that may grant identities to a pod. The caller holds the lock.
 func (t *Table) candidates(p *pod) []*v1.AzureIdentityBinding {
 	if p.selector() == "" {
 		return nil // an empty selector selects nothing
@@ -143,7 +143,7 @@ func (t *Table) candidates(p *pod) []*v1.AzureIdentityBinding {
 	return t.selecting[t.scope(p.Namespace, p.selector())]
 }
 
-// read copies what bears on a pod. The lock is held.
+// read copies the objects that affect a pod. The caller holds the lock.
 func (t *Table) read(p *pod) *inputs {
 	in := &inputs{
 		pod: p.Pod, rules: t.cfg.Rules.With(t.policy), hostNetwork: p.hostNetwork, version: t.version, changed: p.changed,
@@ -155,9 +155,9 @@ func (t *Table) read(p *pod) *inputs {
 	return in
 }
 
-// identityAt returns an identity as it was at a version, and nil when it was not there or has
-// changed since. So a grant never combines objects that were not there at the same time. An outcome
-// without the identity is not valid for longer: the change has invalidated the pod.
+// identityAt returns an identity as of a version, or nil if it did not exist or has changed since.
+// So a grant never combines objects that did not exist at the same time. An outcome without the
+// identity does not stay valid: the change has invalidated the pod.
 func (t *Table) identityAt(version uint64, namespace, name string) *v1.AzureIdentity {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -167,7 +167,7 @@ func (t *Table) identityAt(version uint64, namespace, name string) *v1.AzureIden
 	return nil
 }
 
-// workOut asks the rules. The lock is not held.
+// workOut applies the rules. The caller does not hold the lock.
 func (t *Table) workOut(in *inputs) *verdict {
 	v := &verdict{pod: in.pod, hostNetwork: in.hostNetwork, arrivals: map[types.NamespacedName]arrival{}}
 	for some := range batches(in.exceptions) {
@@ -192,8 +192,8 @@ func (t *Table) workOut(in *inputs) *verdict {
 	}
 	for some := range batches(in.assigned) {
 		for _, a := range some {
-			// Two objects for one pod and identity, by MICs of two generations:
-			// the one that arrived counts.
+			// Two objects for one pod and identity come from MICs of two generations. The one that arrived
+			// counts.
 			if have, ok := v.arrivals[a.identity]; granted[a.identity] && (!ok || !have.arrived()) {
 				v.arrivals[a.identity] = a.arrival
 			}
@@ -202,8 +202,8 @@ func (t *Table) workOut(in *inputs) *verdict {
 	return v
 }
 
-// consider adds some bindings to a verdict. What is granted so far is considered once more with
-// them, so that precedence and the most a pod may have count for all.
+// consider adds some bindings to a verdict. Earlier grants are considered again with them, so that
+// precedence and MaxIdentities apply to all.
 func (t *Table) consider(v *verdict, in *inputs, some []*v1.AzureIdentityBinding) {
 	bindings := make([]*v1.AzureIdentityBinding, 0, len(v.grants)+len(some))
 	for _, g := range v.grants {
@@ -238,12 +238,12 @@ func batches[T any](list []T) func(yield func([]T) bool) {
 	}
 }
 
-// rest lets other goroutines run. It waits, because a goroutine that only yields runs on while
-// others wait for the network.
+// rest lets other goroutines run. It sleeps, because a goroutine that only yields is scheduled
+// again before those that wait for the network.
 func rest() { <-time.After(restTime) }
 
-// foreign returns the refusals of bindings in other namespaces with the pod's selector: one each,
-// of a few. They are no part of the verdict, so that other namespaces cannot change it.
+// foreign returns refusals for a few bindings in other namespaces with the pod's selector, one
+// each. They are not part of the verdict, so that other namespaces cannot change it.
 func (t *Table) foreign(p identity.Pod) []*reason.Refusal {
 	selector := p.Labels[v1.BindingLabel]
 	if !t.cfg.Rules.ForceNamespaced || selector == "" {
