@@ -2,11 +2,11 @@ package v1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// Finalizer is on the AzureAssignedIdentities of v1.8.17 and holds them until MIC
-// lets go. podid's own carry none, so that nothing is stuck where MIC is gone.
+// Finalizer is on the AzureAssignedIdentities of v1.8.17 and holds them until MIC removes it.
+// podid's own have none, so that no object is stuck if MIC is uninstalled.
 const Finalizer = "azureassignedidentity.finalizers.aadpodidentity.k8s.io"
 
-// Labels of an AzureAssignedIdentity, for watches narrowed to one node or pod.
+// Labels of an AzureAssignedIdentity, for watches of a single node or pod.
 const (
 	NodeNameLabel     = "nodename"
 	PodNameLabel      = "podname"
@@ -34,22 +34,22 @@ const (
 // +kubebuilder:printcolumn:name="Identity",type=string,JSONPath=`.spec.azureIdentityRef.metadata.name`,priority=1
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.reason`,priority=1
 
-// AzureAssignedIdentity is one pod and one identity, and how far the identity
-// has come on its way to the pod's node. MIC writes it; nobody else needs to.
-// There is no status subresource: one write says both what and how far.
+// AzureAssignedIdentity represents one identity of one pod, and how far the identity has come on
+// its way to the pod's node. MIC writes it; users do not need to. There is no status subresource,
+// so one write sets spec and status.
 type AzureAssignedIdentity struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// spec names the pod, its node, the identity and the binding that grants it.
-	// MIC writes it as a whole. Atomic, because noting the owner of each of its
-	// fields would be a fifth of the API server's work for such an object.
+	// spec names the pod, its node, the identity and the binding that grants it. MIC writes it as a
+	// whole. It is atomic because tracking the owner of each field would be a fifth of the API
+	// server's work for such an object.
 	// +optional
 	// +structType=atomic
 	Spec AzureAssignedIdentitySpec `json:"spec,omitzero"`
 
-	// status is the state, and what stands in its way.
+	// status is the state, and what blocks the identity.
 	// +optional
 	Status AzureAssignedIdentityStatus `json:"status,omitzero"`
 }
@@ -97,13 +97,12 @@ type AzureAssignedIdentitySpec struct {
 	AzureAssignedIdentityOldSpelling `json:",inline"`
 }
 
-// AzureIdentityCopy is an AzureIdentity inside another object. It is a type of
-// its own because the rules of AzureIdentity must not hold for it: MIC has to be
-// able to copy an identity that is older than the rules.
+// AzureIdentityCopy is an AzureIdentity inside another object. It is a separate type because the
+// rules of AzureIdentity must not apply to it: MIC has to be able to copy an identity that is older
+// than the rules.
 //
-// The API server demands apiVersion, kind and metadata.name of embedded objects.
-// apiVersion and kind are plain fields, since a type with metav1.TypeMeta would
-// become a kind of the API.
+// The API server requires apiVersion, kind and metadata.name of embedded objects. apiVersion and
+// kind are plain fields, since a type with metav1.TypeMeta would become a kind of the API.
 type AzureIdentityCopy struct {
 	// apiVersion is aadpodidentity.k8s.io/v1.
 	// +optional
@@ -124,8 +123,8 @@ type AzureIdentityCopy struct {
 	Status AzureIdentityStatus `json:"status,omitzero"`
 }
 
-// AzureIdentityBindingCopy is an AzureIdentityBinding inside another object;
-// what AzureIdentityCopy says holds for it too.
+// AzureIdentityBindingCopy is an AzureIdentityBinding inside another object. It is a separate type
+// for the same reason as AzureIdentityCopy.
 type AzureIdentityBindingCopy struct {
 	// apiVersion is aadpodidentity.k8s.io/v1.
 	// +optional
@@ -137,7 +136,7 @@ type AzureIdentityBindingCopy struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// spec joins a selector and an identity.
+	// spec connects a selector to an identity.
 	// +optional
 	Spec AzureIdentityBindingSpec `json:"spec,omitzero"`
 
@@ -146,7 +145,7 @@ type AzureIdentityBindingCopy struct {
 	Status AzureIdentityBindingStatus `json:"status,omitzero"`
 }
 
-// AzureAssignedIdentityStatus is the state, and what stands in its way.
+// AzureAssignedIdentityStatus is the state, and what blocks the identity.
 type AzureAssignedIdentityStatus struct {
 	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
 	// +optional
@@ -165,19 +164,19 @@ type AzureAssignedIdentityStatus struct {
 	// +kubebuilder:validation:Maximum=2147483647
 	AvailableReplicas int32 `json:"availableReplicas,omitempty"`
 
-	// reason, when set, says in one word why the identity cannot come to the
-	// node. New in podid; v1.8.17 ignores it.
+	// reason, when set, is the one-word reason why the identity cannot be assigned to the node. New in
+	// podid; v1.8.17 ignores it.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	Reason string `json:"reason,omitempty"`
 
-	// message is the reason for a human, with the remedy. New in podid.
+	// message explains the reason to a person, with the remedy. New in podid.
 	// +optional
 	// +kubebuilder:validation:MaxLength=32768
 	Message string `json:"message,omitempty"`
 
-	// conditions hold ConditionAssigned once something has stood in the way of
-	// the identity: reason and message again, and since when. New in podid.
+	// conditions contain ConditionAssigned once the identity has been blocked: reason and message
+	// again, and since when. New in podid.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

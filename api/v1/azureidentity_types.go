@@ -2,7 +2,7 @@ package v1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// IdentityType says what mints the tokens of an AzureIdentity.
+// IdentityType is the kind of an AzureIdentity: how its tokens are issued.
 //
 // +kubebuilder:validation:Minimum=-2147483648
 // +kubebuilder:validation:Maximum=2147483647
@@ -26,7 +26,7 @@ const (
 	BehaviorAnnotation = "aadpodidentity.k8s.io/Behavior"
 	// BehaviorNamespaced is the one meaningful value of BehaviorAnnotation.
 	BehaviorNamespaced = "namespaced"
-	// BindingLabel on a pod names the selector of the bindings it wants.
+	// BindingLabel on a pod is the selector of the bindings that apply to it.
 	BindingLabel = "aadpodidbinding"
 
 	// AllowedNamespacesAnnotation on an AzureIdentity of type 3 is its owner's
@@ -34,7 +34,7 @@ const (
 	// shared from it (spec.sharedFrom): pods there then use the same federated
 	// credential. AllowedNamespacesAll means all of them. New in podid.
 	AllowedNamespacesAnnotation = "aadpodidentity.k8s.io/allowed-namespaces"
-	// AllowedNamespacesAll is the value that stands for all namespaces.
+	// AllowedNamespacesAll is the value for all namespaces.
 	AllowedNamespacesAll = "*"
 
 	// PreassignAnnotation on an AzureIdentity of type 0 puts it on node groups
@@ -49,19 +49,18 @@ const (
 
 // The types of conditions that MIC writes.
 const (
-	// ConditionAssignable on an AzureIdentity is False while Azure refuses to
-	// assign it, True when it does so again, and Unknown when no pod needs it
-	// any more.
+	// ConditionAssignable on an AzureIdentity is False while Azure refuses to assign it and True once
+	// Azure accepts it again. It is Unknown when no pod needs the identity any more.
 	ConditionAssignable = "Assignable"
-	// ConditionBroker on an AzureIdentity of type 3 is False while MIC cannot make
-	// the ServiceAccount that stands for it, with the reason, and True afterwards.
+	// ConditionBroker on an AzureIdentity of type 3 is False, with the reason, while MIC cannot create
+	// the ServiceAccount that represents it. Then it is True.
 	ConditionBroker = "Broker"
-	// ConditionAssigned on an AzureAssignedIdentity is False while something
-	// stands in the way of the identity, with the reason, and True afterwards.
+	// ConditionAssigned on an AzureAssignedIdentity is False, with the reason, while the identity is
+	// blocked. Then it is True.
 	ConditionAssigned = "Assigned"
-	// PodConditionAssigned on a pod is True when all identities that its
-	// bindings grant are on its node. A pod can name it in its readinessGates;
-	// it is also written, as False, to a pod whose identity is refused.
+	// PodConditionAssigned on a pod is True when all identities that its bindings grant are on its
+	// node. A pod can name it in its readinessGates. It is also written, as False, to a pod whose
+	// identity is refused.
 	PodConditionAssigned = "aadpodidentity.k8s.io/assigned"
 )
 
@@ -75,16 +74,16 @@ const (
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Problem",type=string,JSONPath=`.status.conditions[?(@.status=="False")].reason`,priority=1
 
-// AzureIdentity is an identity of Azure that pods can be given by an
-// AzureIdentityBinding in the same namespace.
+// AzureIdentity is an Azure identity that an AzureIdentityBinding in the same namespace can grant
+// to pods.
 type AzureIdentity struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// The rules stand here and not on the type AzureIdentitySpec, so that
-	// AzureIdentityCopy has none. They are not applied to a spec that an update
-	// leaves as it was (ratcheting), so older objects keep working.
+	// The rules are on this field and not on the type AzureIdentitySpec, so that AzureIdentityCopy has
+	// none. They are not applied to a spec that an update leaves unchanged (ratcheting), so older
+	// objects keep working.
 
 	// spec describes the identity.
 	// +optional
@@ -109,49 +108,48 @@ type AzureIdentity struct {
 	// +kubebuilder:validation:XValidation:rule="!has(self.Type) && !has(self.resourceid) && !has(self.ResourceID) && !has(self.clientid) && !has(self.ClientID) && !has(self.clientpassword) && !has(self.ClientPassword) && !has(self.tenantid) && !has(self.TenantID) && !has(self.auxiliarytenantids) && !has(self.AuxiliaryTenantIDs) && !has(self.adresourceid) && !has(self.ADResourceID) && !has(self.adendpoint) && !has(self.ADEndpoint) && (!has(self.clientPassword) || !has(self.clientPassword.Name) && !has(self.clientPassword.Namespace))",reason=FieldValueForbidden,message="a field is spelled as before v1.6: write type, resourceID, clientID, clientPassword (with name and namespace), tenantID, auxiliaryTenantIDs, adResourceID and adEndpoint"
 	Spec AzureIdentitySpec `json:"spec,omitzero"`
 
-	// status says whether Azure takes the identity.
+	// status describes whether Azure accepts the identity.
 	// +optional
 	Status AzureIdentityStatus `json:"status,omitzero"`
 }
 
-// AzureIdentitySpec describes the identity. An empty string counts as a field
-// left out, since clients of v1.8.17 write every field.
+// AzureIdentitySpec describes the identity. An empty string counts as an omitted field, since
+// clients of v1.8.17 write every field.
 type AzureIdentitySpec struct {
 	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
 	// +optional
 	Metadata EmptyMetadata `json:"metadata,omitzero"`
 
-	// type says what mints the tokens: 0 a user-assigned managed identity, 1 a
-	// service principal with a client secret, 2 a service principal with a
-	// certificate, 3 a federated application or identity without any secret.
+	// type is the type of the identity: 0 for a user-assigned managed identity, 1 for a service
+	// principal with a client secret, 2 for a service principal with a certificate, 3 for a federated
+	// application or identity without any secret.
 	// +optional
 	// +kubebuilder:default=0
 	Type IdentityType `json:"type,omitempty"`
 
-	// resourceID is the ARM resource ID of the user-assigned identity, in any
-	// case. Required for type 0. For a managed identity of type 3 it lets pods ask
-	// by it; not used for types 1 and 2.
+	// resourceID is the ARM resource ID of the user-assigned identity, in any case. Required for type
+	// 0. For a managed identity of type 3, pods can request the identity by it. Not used for types 1
+	// and 2.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	ResourceID string `json:"resourceID,omitempty"`
 
-	// clientID is the client ID (a GUID) of the identity or application. Required
-	// for types 1, 2 and 3; for type 0 it lets pods ask for the identity by
-	// client_id.
+	// clientID is the client ID (a GUID) of the identity or application. Required for types 1, 2 and
+	// 3. For type 0, pods can request the identity by it (client_id).
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
 	ClientID string `json:"clientID,omitempty"`
 
-	// objectID is the object ID (a GUID) of the identity's service principal,
-	// called principal ID by Azure. It lets pods ask for the identity by
-	// object_id before the first token has told it. New in podid.
+	// objectID is the object ID (a GUID) of the identity's service principal, called principal ID by
+	// Azure. With it, pods can request the identity by object_id before the first token was issued.
+	// New in podid.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
 	ObjectID string `json:"objectID,omitempty"`
 
-	// clientPassword names the Secret of types 1 and 2. Type 1 uses the key
-	// clientSecret, else the only key; type 2 uses certificate (PFX or PEM) and
-	// password. Without a namespace it is the identity's own.
+	// clientPassword names the Secret of types 1 and 2. Type 1 uses the key clientSecret, else the
+	// only key. Type 2 uses certificate (PFX or PEM) and password. The namespace defaults to the
+	// identity's own.
 	// +optional
 	ClientPassword SecretReference `json:"clientPassword,omitzero"`
 
@@ -161,8 +159,8 @@ type AzureIdentitySpec struct {
 	// +kubebuilder:validation:MaxLength=256
 	TenantID string `json:"tenantID,omitempty"`
 
-	// auxiliaryTenantIDs are further tenants that a multi-tenant application of
-	// type 1 gets tokens for: its pods are answered with a list of tokens.
+	// auxiliaryTenantIDs are further tenants that a multi-tenant application of type 1 gets tokens
+	// for. Its pods receive a list of tokens.
 	// +optional
 	// +nullable
 	// +listType=atomic
@@ -170,21 +168,21 @@ type AzureIdentitySpec struct {
 	// +kubebuilder:validation:items:MaxLength=256
 	AuxiliaryTenantIDs []string `json:"auxiliaryTenantIDs,omitempty"`
 
-	// adResourceID is kept for v1.8.17's sake, which does not use it either: a
-	// request always names its resource.
+	// adResourceID is kept for compatibility with v1.8.17, which does not use it either: a request
+	// always names its resource.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	ADResourceID string `json:"adResourceID,omitempty"`
 
-	// adEndpoint is the https URL of the Entra ID (or ADFS) authority for types
-	// 1, 2 and 3. Without it, it is that of the node's cloud.
+	// adEndpoint is the https URL of the Entra ID (or ADFS) authority for types 1, 2 and 3. It
+	// defaults to that of the node's cloud.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	ADEndpoint string `json:"adEndpoint,omitempty"`
 
-	// federatedAudience is the audience that the federated credential of a type 3
-	// identity expects. Without it, it is the one that Microsoft documents for the
-	// cloud, api://AzureADTokenExchange in the public one. New in podid.
+	// federatedAudience is the audience that the federated credential of a type 3 identity expects. It
+	// defaults to the one that Microsoft documents for the cloud, which is api://AzureADTokenExchange
+	// in the public cloud. New in podid.
 	// +optional
 	// +kubebuilder:validation:MaxLength=600
 	FederatedAudience string `json:"federatedAudience,omitempty"`
@@ -216,7 +214,7 @@ type SecretReference struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Name string `json:"name,omitempty"`
 
-	// namespace is the Secret's namespace. Without it, it is the identity's own.
+	// namespace is the Secret's namespace. It defaults to the identity's own.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	Namespace string `json:"namespace,omitempty"`
@@ -240,7 +238,7 @@ type IdentityReference struct {
 	Name string `json:"name"`
 }
 
-// AzureIdentityStatus says whether Azure takes the identity.
+// AzureIdentityStatus describes whether Azure accepts the identity.
 type AzureIdentityStatus struct {
 	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
 	// +optional
@@ -252,8 +250,9 @@ type AzureIdentityStatus struct {
 	// +kubebuilder:validation:Maximum=2147483647
 	AvailableReplicas int32 `json:"availableReplicas,omitempty"`
 
-	// conditions hold ConditionAssignable once Azure has refused the identity.
-	// MIC writes it; an identity without trouble has none. New in podid.
+	// conditions contain ConditionAssignable once Azure has refused the identity, and ConditionBroker
+	// once its broker could not be created. MIC writes them; an identity without a problem has none.
+	// New in podid.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -261,8 +260,8 @@ type AzureIdentityStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-// EmptyMetadata is the metadata inside a spec or a status, of which the schema
-// of v1.8.17 stores no field: an empty object there means the same as none.
+// EmptyMetadata is the metadata inside a spec or a status. The schema of v1.8.17 stores none of its
+// fields, so an empty object means the same as none.
 type EmptyMetadata struct{}
 
 // +kubebuilder:object:root=true

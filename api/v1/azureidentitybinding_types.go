@@ -11,17 +11,16 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Weight",type=integer,JSONPath=`.spec.weight`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 
-// AzureIdentityBinding says that pods whose label aadpodidbinding equals the
-// selector may use the identity it names.
+// AzureIdentityBinding grants the identity that it names to pods whose label aadpodidbinding equals
+// the selector.
 type AzureIdentityBinding struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// As in AzureIdentity, the rules stand here so that AzureIdentityBindingCopy
-	// has none.
+	// As in AzureIdentity, the rules are on this field so that AzureIdentityBindingCopy has none.
 
-	// spec joins a selector and an identity.
+	// spec connects a selector to an identity.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="has(self.azureIdentity) && self.azureIdentity != ''",fieldPath=".azureIdentity",reason=FieldValueRequired,message="name the AzureIdentity, in this namespace, that the selected pods may use"
 	// +kubebuilder:validation:XValidation:rule="!has(self.azureIdentity) || self.azureIdentity == '' || self.azureIdentity.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",fieldPath=".azureIdentity",reason=FieldValueInvalid,message="must be the name of an AzureIdentity in this namespace, without the namespace: lower case letters, digits, - and ."
@@ -35,7 +34,7 @@ type AzureIdentityBinding struct {
 	Status AzureIdentityBindingStatus `json:"status,omitzero"`
 }
 
-// AzureIdentityBindingSpec joins a selector and an identity.
+// AzureIdentityBindingSpec connects a selector to an identity.
 type AzureIdentityBindingSpec struct {
 	// metadata is kept for v1.8.17's sake, whose clients write an empty one.
 	// +optional
@@ -51,9 +50,8 @@ type AzureIdentityBindingSpec struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Selector string `json:"selector,omitempty"`
 
-	// weight decides for a pod with several identities which one it gets when it
-	// names none: that with the highest weight, then the oldest, then the first
-	// by name.
+	// weight determines which identity a pod with several gets when it names none: the one with the
+	// highest weight, then the oldest, then the first by name.
 	// +optional
 	// +kubebuilder:default=0
 	// +kubebuilder:validation:Minimum=-2147483648

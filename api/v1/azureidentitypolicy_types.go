@@ -2,11 +2,11 @@ package v1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// PolicyName is the name of the one AzureIdentityPolicy that counts.
+// PolicyName is the name of the only AzureIdentityPolicy that takes effect.
 const PolicyName = "default"
 
-// KubeletIdentityLabel is the label of a node by which AKS publishes the client ID
-// of the kubelet's identity.
+// KubeletIdentityLabel is the node label with which AKS publishes the client ID of the kubelet's
+// identity.
 const KubeletIdentityLabel = "kubernetes.azure.com/kubelet-identity-client-id"
 
 // PolicyMode is what happens to a use that no rule of the policy allows.
@@ -32,10 +32,10 @@ const (
 // +kubebuilder:printcolumn:name="Rules",type=string,JSONPath=`.spec.rules[*].name`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 
-// AzureIdentityPolicy is where the owner of the cluster lists which namespaces and
-// ServiceAccounts may use which identities of Azure. It is a single object named
-// default: it has one mode, changes as a whole, and an admission policy can
-// evaluate all of it. Several owners share it by server-side apply, a rule each.
+// AzureIdentityPolicy lists which namespaces and ServiceAccounts may use which Azure identities.
+// The owner of the cluster writes it. It is a single object named default: it has one mode, changes
+// as a whole, and an admission policy can evaluate all of it. Several owners can share it by
+// server-side apply, with one rule each.
 type AzureIdentityPolicy struct {
 	metav1.TypeMeta `json:",inline"`
 	// +optional
@@ -53,8 +53,8 @@ type AzureIdentityPolicySpec struct {
 	// +required
 	Mode PolicyMode `json:"mode"`
 
-	// rules allow. A use of an identity is allowed when one rule allows it. No
-	// rules allow nothing.
+	// rules are the rules. A use of an identity is allowed when one rule allows it. Without rules,
+	// nothing is allowed.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -73,7 +73,7 @@ type PolicyRule struct {
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
 
-	// namespaces are the names of the namespaces that the rule is for.
+	// namespaces are the names of the namespaces that the rule applies to.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=1000
@@ -81,13 +81,13 @@ type PolicyRule struct {
 	// +kubebuilder:validation:items:MaxLength=63
 	Namespaces []string `json:"namespaces,omitempty"`
 
-	// namespaceSelector selects further namespaces by their labels. A user who may
-	// label a namespace can bring it under the rule.
+	// namespaceSelector selects further namespaces by their labels. A user who may label a namespace
+	// can make the rule apply to it.
 	// +optional
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
 
-	// serviceAccounts are the names of the pods' ServiceAccounts that the rule is
-	// for. Without any it is for all of them.
+	// serviceAccounts are the names of the pods' ServiceAccounts that the rule applies to. If empty,
+	// it applies to all of them.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100
@@ -95,7 +95,7 @@ type PolicyRule struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	ServiceAccounts []string `json:"serviceAccounts,omitempty"`
 
-	// identities are what the pods may use. An identity is allowed when one entry
+	// identities are the identities that the pods may use. An identity is allowed when one entry
 	// matches it.
 	// +optional
 	// +listType=atomic
@@ -108,17 +108,14 @@ type PolicyRule struct {
 	PlainIMDS bool `json:"plainIMDS,omitempty"`
 }
 
-// PolicyIdentities matches identities. Each field that is set must match; within
-// a field, one value is enough. Without any field it matches every identity but
-// those of the cluster itself.
+// PolicyIdentities matches identities. Each field that is set must match. Within a field, one value
+// is enough. Without any field it matches every identity except those of the cluster itself.
 //
-// The cluster's own identities (the kubelet's, MIC's, a machine's system-assigned
-// one) are matched only by a resourceID without wildcard or a clientID, in a rule
-// that names the namespace.
+// The cluster's own identities (the kubelet's, MIC's, a machine's system-assigned one) are matched
+// only by a resourceID without wildcard or a clientID, in a rule that names the namespace.
 type PolicyIdentities struct {
-	// resourceIDs are ARM resource IDs of user-assigned identities, in which * stands
-	// for any characters but a slash. They match type 0 only: Azure checks no other
-	// type's resourceID.
+	// resourceIDs are ARM resource IDs of user-assigned identities, in which * matches any characters
+	// except a slash. They match type 0 only: Azure checks no other type's resourceID.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100
@@ -134,9 +131,9 @@ type PolicyIdentities struct {
 	// +kubebuilder:validation:items:Pattern=`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`
 	ClientIDs []string `json:"clientIDs,omitempty"`
 
-	// tenantIDs are tenants as identities of types 1 to 3 name them. Every tenant
-	// of the identity, auxiliary ones included, must be among them. They match no
-	// identity of type 0, which names no tenant.
+	// tenantIDs are tenants as in the specs of identities of types 1 to 3. Every tenant of the
+	// identity, including auxiliary ones, must be listed. They match no identity of type 0, which
+	// names no tenant.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100
@@ -162,9 +159,8 @@ type PolicyIdentities struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	Authorities []string `json:"authorities,omitempty"`
 
-	// audiences are the resources that tokens may be asked for, such as
-	// https://vault.azure.net. A slash at the end does not matter. Without any, all
-	// are allowed.
+	// audiences are the resources that tokens may be requested for, such as https://vault.azure.net. A
+	// trailing slash does not matter. If empty, all are allowed.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=100

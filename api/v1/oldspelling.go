@@ -4,15 +4,14 @@ package v1
 
 import "k8s.io/apimachinery/pkg/runtime"
 
-// Until v1.6 the Go clients of AAD Pod Identity did not mind letter case when they
-// read an object. They wrote the names of fields in small letters (resourceid),
-// and the documentation told users to write them as Go does (ResourceID). Objects
-// of both kinds are in clusters that nobody has upgraded since, where MIC's type
-// upgrade (internal/controllers/upgrade) gives the fields their names of today.
+// Until v1.6 the Go clients of AAD Pod Identity ignored letter case when they read an object. They
+// wrote the names of fields in lower case (resourceid), and the documentation showed the spelling
+// of Go (ResourceID). Clusters that were never upgraded still have objects of both forms. MIC's
+// type upgrade (internal/controllers/upgrade) gives the fields their current names.
 //
-// The schema has to know the old names because the API server drops what it does
-// not know from every answer, and from its store at the next write. Nothing else
-// reads these fields, and a rule keeps new objects from using them.
+// The schema must have the old names because the API server drops unknown fields from every
+// response, and from its store at the next write. No other code reads these fields, and a rule
+// keeps new objects from using them.
 
 // AzureIdentityOldSpelling are the fields of AzureIdentitySpec under their old names.
 type AzureIdentityOldSpelling struct {

@@ -19,7 +19,7 @@ func policyEntry(entry string) string {
 	return policyOf("{name: r, namespaces: [a], identities: [" + entry + "]}")
 }
 
-// What the schema of AzureIdentityPolicy accepts (wrong is empty) and refuses.
+// What the schema of AzureIdentityPolicy accepts (wrong is empty) and rejects.
 func policyRules() []rule {
 	return []rule{
 		{"no rules", "{kind: AzureIdentityPolicy, metadata: {name: default}, spec: {mode: warn}}", ""},

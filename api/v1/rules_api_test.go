@@ -15,7 +15,7 @@ const (
 	resourceID = "/subscriptions/" + guid + "/resourceGroups/apps/providers/Microsoft.ManagedIdentity/userAssignedIdentities/demo"
 )
 
-// rule is one object that the schema accepts (wrong is empty) or refuses.
+// rule is one object that the schema accepts (wrong is empty) or rejects.
 type rule struct{ name, object, wrong string }
 
 func inGroup(name string) string { return strings.Replace(resourceID, "apps", name, 1) }
@@ -125,7 +125,7 @@ func checkRefusal(t *testing.T, err error, wrong string) {
 	}
 }
 
-// testResourceIDs holds the schema and the program to the same judgement.
+// testResourceIDs checks that the schema and the program accept the same resource IDs.
 func (s *server) testResourceIDs(t *testing.T) {
 	for _, id := range []string{
 		resourceID,

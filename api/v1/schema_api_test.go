@@ -20,8 +20,8 @@ import (
 	"github.com/podid-io/podid/internal/testenv"
 )
 
-// TestSchema is the story of a cluster that ran v1.8.17 and is upgraded: first
-// its schema and its objects, then ours on top, then every rule.
+// TestSchema upgrades a cluster that ran v1.8.17: first its schema and its objects, then podid's
+// schema on top, then every rule.
 func TestSchema(t *testing.T) {
 	s := startServer(t)
 	s.install(t, oldCRDs(t))
@@ -58,8 +58,8 @@ func (s *server) install(t *testing.T, crds []*apiextensions.CustomResourceDefin
 	}
 }
 
-// waitForRules returns when the server applies our schema: it takes a moment
-// after the update of a CRD.
+// waitForRules returns when the server applies podid's schema, which takes a moment after the
+// update of a CRD.
 func (s *server) waitForRules(t *testing.T) {
 	t.Helper()
 	invalid := []string{
@@ -80,8 +80,7 @@ func (s *server) waitForRules(t *testing.T) {
 	}
 }
 
-// tryCreate asks the server what it would say to the object. Names and
-// namespace are filled in.
+// tryCreate creates the object with a dry run. Name and namespace are filled in.
 func (s *server) tryCreate(ctx context.Context, object *unstructured.Unstructured) error {
 	return s.client.Create(ctx, complete(object), client.DryRunAll)
 }
@@ -106,7 +105,7 @@ func parse(t *testing.T, text string) *unstructured.Unstructured {
 	return complete(object)
 }
 
-// get reads the object as the server has it.
+// get returns the object as the server has it.
 func (s *server) get(t *testing.T, kind, name string) *unstructured.Unstructured {
 	t.Helper()
 	object := &unstructured.Unstructured{}

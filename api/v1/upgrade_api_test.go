@@ -15,8 +15,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// oldCRDs is the schema of v1.8.17: ours without rules, bounds, defaults and the
-// fields that are new.
+// oldCRDs is the schema of v1.8.17: podid's without rules, limits, defaults and new fields.
 func oldCRDs(t *testing.T) []*apiextensions.CustomResourceDefinition {
 	t.Helper()
 	crds := readCRDs(t)
@@ -87,7 +86,7 @@ const (
  "status": {"metadata": {"creationTimestamp": null}, "status": "Assigned", "availableReplicas": 1}}`
 )
 
-// invalid objects were good enough for v1.8.17 and break our rules.
+// invalid objects were valid in v1.8.17 and violate podid's rules.
 func invalidObjects() map[string]string {
 	return map[string]string{
 		"AzureIdentity":             `{kind: AzureIdentity, metadata: {name: invalid, finalizers: [example.com/f]}, spec: {type: 9, clientID: x, tenantID: "?", adEndpoint: "http://x"}}`,
@@ -110,9 +109,8 @@ func (s *server) createOldObjects(t *testing.T) {
 	}
 }
 
-// testOldObjects: what is against the rules and was there before them can be
-// labelled, finalized and get a status; only its spec has to be put right when
-// it is touched.
+// testOldObjects checks that objects which predate the rules and violate them can still get labels,
+// finalizers and a status. Only a change of the spec requires it to be fixed.
 func (s *server) testOldObjects(t *testing.T) {
 	for kind := range invalidObjects() {
 		t.Run(kind, func(t *testing.T) {
@@ -159,8 +157,8 @@ func set(t *testing.T, object *unstructured.Unstructured, value any, fields ...s
 	}
 }
 
-// testRoundTrip: our types read what v1.8.17 wrote and write back the same, but
-// for zero values, which they leave out.
+// testRoundTrip checks that podid's types read what v1.8.17 wrote and write the same back, except
+// for zero values, which they omit.
 func (s *server) testRoundTrip(t *testing.T) {
 	for kind, object := range map[string]client.Object{
 		"AzureIdentity":             &v1.AzureIdentity{},
@@ -185,8 +183,8 @@ func (s *server) testRoundTrip(t *testing.T) {
 	}
 }
 
-// meaning is spec and status without zero values, which to a Go client of
-// either generation mean the same as nothing.
+// meaning returns spec and status without zero values, which Go clients of both generations treat
+// as absent.
 func meaning(object *unstructured.Unstructured) map[string]any {
 	out, _ := drop(map[string]any{"spec": object.Object["spec"], "status": object.Object["status"]}).(map[string]any)
 	return out
@@ -214,8 +212,8 @@ func drop(value any) any {
 	return out
 }
 
-// testCopies: MIC copies identities that are older than the rules, and what it
-// copies survives whole.
+// testCopies checks that MIC can copy identities that are older than the rules, and that the copy
+// is complete.
 func (s *server) testCopies(t *testing.T) {
 	id := &v1.AzureIdentityCopy{
 		APIVersion: v1.GroupVersion.String(), Kind: "AzureIdentity",
@@ -261,7 +259,7 @@ func (s *server) testCopies(t *testing.T) {
 	checkRefusal(t, err, "spec.azureIdentityRef.kind: Required value")
 }
 
-// testHostile: nobody who may write an object can make one that a typed client
+// testHostile checks that users who may write an object cannot create one that a typed client
 // cannot read: it would stop the informers of the whole cluster.
 func (s *server) testHostile(t *testing.T) {
 	for _, value := range []string{"1e20", "9223372036854775808", "3000000000", "-3000000000", "1.5", `"1"`, "{}", "[]", "true", "null"} {
