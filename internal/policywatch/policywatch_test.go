@@ -61,7 +61,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// sink records log messages in order.
+// sink records the calls that it receives, in order.
 type sink chan string
 
 func (s sink) SetPolicy(p *v1.AzureIdentityPolicy) {
