@@ -210,8 +210,8 @@ func carryOut(g Group, plan GroupPlan, ours Set) {
 	}
 }
 
-// TestNarrow simulates an Azure that refuses requests with bad identities and names a random part
-// of them.
+// TestNarrow simulates an Azure that refuses requests with bad identities and names all of them or
+// none.
 func TestNarrow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		attach := rapid.SliceOfNDistinct(rapid.StringMatching("[a-z]{4}"), 0, 100, rapid.ID[string]).Draw(t, "attach")

@@ -127,8 +127,8 @@ func AllowsNamespace(owner *v1.AzureIdentity, namespace string) bool {
 	return false
 }
 
-// differs returns the first of the fields that determine what a broker's token is exchanged for in
-// which id and owner differ, "" if there is none.
+// differs returns the first field that differs between id and owner, of those that determine what a
+// broker's token is exchanged for. It returns "" if there is none.
 func differs(id, owner *v1.AzureIdentity) string {
 	a, b := &id.Spec, &owner.Spec
 	switch {
