@@ -107,7 +107,7 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	pods := assignedidentity.New(assignedidentity.Parts{
 		Client: mgr.GetClient(), Events: events, Metrics: metrics, Now: time.Now,
 	}, rules, config.Writes)
-	groups := attachment.NewGroups(time.Now, pods.Tell)
+	groups := attachment.NewGroups(time.Now, pods.Enqueue)
 	pods.PlaceWith(groups)
 	identities := &identitystatus.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events, Groups: groups}
 	attach := attachment.New(attachment.Parts{

@@ -110,7 +110,7 @@ func (r Record) SameVersion(other Record) bool {
 	})
 }
 
-// Save replaces the entries and returns the record as it is stored afterwards, also on failure.
+// Save replaces the entries and returns the record as it is stored afterward, also on failure.
 // It writes only the pages that differ. Without entries, the ConfigMaps are deleted.
 //
 // Pages are written in order and deleted from the last one, so that Store.Load finds all of them

@@ -44,7 +44,7 @@ func TestStories(t *testing.T) {
 		{"cut off", cutOff},
 		{"leader", leader},
 		{"foreign finalizer", foreignFinalizer},
-		{"crds", definitionsFirst}, // last: there are none afterwards
+		{"crds", definitionsFirst}, // last: there are none afterward
 	} {
 		t.Run(story.name, func(t *testing.T) { story.run(t, newWorld(t, kube, strings.ReplaceAll(story.name, " ", "-"))) })
 	}

@@ -85,7 +85,7 @@ func New(parts Parts, rules Rules, writes int) *Reconciler {
 		client: parts.Client, events: parts.Events, metrics: parts.Metrics, now: parts.Now, rules: rules,
 		progress: rate.NewLimiter(progressPerSecond, progressBurst), waiting: waiting{since: map[types.NamespacedName]time.Time{}},
 	}
-	r.writers = newWriters(writes, r.Tell)
+	r.writers = newWriters(writes, r.Enqueue)
 	return r
 }
 
@@ -105,7 +105,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, err
 	}
 	plan := assignment.ForPod(t.in)
-	r.backlog.placed(req.NamespacedName, r.placement.CaughtUp, r.Tell)
+	r.backlog.placed(req.NamespacedName, r.placement.CaughtUp, r.Enqueue)
 	t.since = r.waiting.note(req.NamespacedName, t.unassigned(), began)
 	result, err := r.write(ctx, req, t, plan, began)
 	if t.hold > 0 && (result.RequeueAfter == 0 || result.RequeueAfter > t.hold) {

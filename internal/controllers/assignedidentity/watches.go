@@ -37,10 +37,10 @@ const (
 )
 
 // Kick queues a pod, which need not exist.
-func (r *Reconciler) Kick(pod types.NamespacedName) { r.Tell(pod) }
+func (r *Reconciler) Kick(pod types.NamespacedName) { r.Enqueue(pod) }
 
-// Tell queues pods after a change that no watch reports.
-func (r *Reconciler) Tell(pods ...types.NamespacedName) {
+// Enqueue queues pods after a change that no watch reports.
+func (r *Reconciler) Enqueue(pods ...types.NamespacedName) {
 	for _, pod := range pods {
 		r.queue.Add(reconcile.Request{NamespacedName: pod})
 	}
@@ -88,7 +88,7 @@ func (c CatchUp) Start(ctx context.Context) error {
 	for i := range pods.Items {
 		names = append(names, client.ObjectKeyFromObject(&pods.Items[i]))
 	}
-	c.Pods.backlog.begin(names, c.Pods.placement.CaughtUp, c.Pods.Tell)
+	c.Pods.backlog.begin(names, c.Pods.placement.CaughtUp, c.Pods.Enqueue)
 	return nil
 }
 

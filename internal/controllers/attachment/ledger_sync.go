@@ -129,7 +129,7 @@ func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) 
 	return err
 }
 
-// resync finds out, after a write that failed, whether it was carried out all the same.
+// resync finds out, after a write that failed, whether it was carried out anyway.
 func (r *Reconciler) resync(ctx context.Context, group compute.Group, st *state) error {
 	if !with(st, func() bool { return st.ledger.attempted != nil }) {
 		return nil
