@@ -84,7 +84,7 @@ verify: generate ## Fails when generated files or go.mod are stale
 	@git diff --exit-code -- api config charts || { echo 'error: generated files are stale: commit what "make generate" wrote' >&2; exit 1; }
 
 .PHONY: lint
-lint: $(TOOLS)/golangci-lint ## golangci-lint (import directions, no sleeps, error wrapping) and go vet
+lint: words $(TOOLS)/golangci-lint ## golangci-lint (import directions, no sleeps, error wrapping), go vet and the words
 	@go vet ./...
 	@$(TOOLS)/golangci-lint run --allow-parallel-runners ./...
 

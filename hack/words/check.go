@@ -67,7 +67,7 @@ func goComments(text []byte) (found []finding, _ error) {
 func tooWide(line string, number int) []finding {
 	comment, ok := strings.CutPrefix(strings.TrimSpace(line), "//")
 	columns := utf8.RuneCountInString(line)
-	if !ok || columns <= commentColumns || !strings.HasPrefix(comment, " ") || strings.Contains(line, "://") {
+	if !ok || columns <= commentColumns || !strings.HasPrefix(comment, " ") || strings.HasPrefix(comment, " +") || strings.Contains(line, "://") {
 		return nil
 	}
 	return []finding{{number, fmt.Sprintf("%d columns: wrap comments at %d", columns, commentColumns)}}
