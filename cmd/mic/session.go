@@ -68,24 +68,45 @@ func (s *session) run(ctx context.Context) error {
 	caching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	failed := make(chan error, 2)
+	var caches sync.WaitGroup
 	start := func(r manager.Runnable) {
-		if err := r.Start(caching); err != nil {
-			failed <- err
-			cancel()
-		}
+		caches.Go(func() {
+			if err := r.Start(caching); err != nil {
+				failed <- err
+				cancel()
+			}
+		})
 	}
-	go start(s.cache)
+	start(s.cache)
 	var err error
 	if s.cache.WaitForCacheSync(ctx) {
 		filled.set(nil)
-		go start(s.policy)
+		start(s.policy)
 		err = s.elect(ctx)
 	}
+	stop()
+	waitFor(&caches, stopTimeout)
 	select {
 	case failure := <-failed:
 		return fmt.Errorf("fill the caches: %w", failure)
 	default:
 		return err
+	}
+}
+
+// stopTimeout bounds the wait for the caches to stop. They only read, so MIC can exit without them.
+const stopTimeout = 3 * time.Second
+
+// waitFor waits for a group, but no longer than the timeout.
+func waitFor(group *sync.WaitGroup, timeout time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		group.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(timeout):
 	}
 }
 

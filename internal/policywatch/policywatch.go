@@ -176,9 +176,11 @@ func selects(p *v1.AzureIdentityPolicy) bool {
 	return p != nil && slices.ContainsFunc(p.Spec.Rules, func(r v1.PolicyRule) bool { return r.NamespaceSelector != nil })
 }
 
-// Run watches until ctx ends.
+// Run watches until ctx ends, and returns when the watches have ended.
 func (w *Watch) Run(ctx context.Context) {
-	go w.policies.RunWithContext(ctx)
+	var watches sync.WaitGroup
+	defer watches.Wait()
+	watches.Go(func() { w.policies.RunWithContext(ctx) })
 	var once sync.Once
 	for {
 		select {
@@ -186,7 +188,7 @@ func (w *Watch) Run(ctx context.Context) {
 			return
 		case <-w.changed:
 		}
-		once.Do(func() { w.watchNamespaces(ctx) })
+		once.Do(func() { w.watchNamespaces(ctx, &watches) })
 		w.mu.Lock()
 		current := w.current
 		w.mu.Unlock()
@@ -201,8 +203,9 @@ func (w *Watch) Run(ctx context.Context) {
 
 // watchNamespaces starts to watch namespaces and waits until they are known, but no longer than
 // labelsLimit.
-func (w *Watch) watchNamespaces(ctx context.Context) {
-	go w.namespaces.RunWithContext(ctx)
+func (w *Watch) watchNamespaces(ctx context.Context, watches *sync.WaitGroup) {
+	running := ctx
+	watches.Go(func() { w.namespaces.RunWithContext(running) })
 	ctx, cancel := context.WithTimeout(ctx, labelsLimit)
 	defer cancel()
 	cache.WaitForCacheSync(ctx.Done(), w.namespaces.handler.HasSynced)
