@@ -32,8 +32,8 @@ func TestWants(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"all", nil, []string{"burst", "steady", "start", "idle", "floor", "failover", "bad"}},
-		{"and huge", []string{"-huge"}, []string{"burst", "steady", "start", "idle", "floor", "failover", "bad", "huge"}},
+		{"all", nil, []string{"burst", "steady", "start", "idle", "floor", "failover", "bad", "fleet"}},
+		{"and huge", []string{"-huge"}, []string{"burst", "steady", "start", "idle", "floor", "failover", "bad", "fleet", "huge"}},
 		{"one", []string{"-only", "huge"}, []string{"huge"}},
 	}
 	for _, tt := range tests {
