@@ -75,8 +75,10 @@ func (r *rig) look(ctx context.Context) (rest, error) {
 	for _, g := range groups() {
 		now.system[g.key()] = g.system
 	}
-	for _, id := range r.azure.World().Identities("", "") {
-		now.clients[fold(id.ResourceID)] = id.ClientID
+	for _, subscription := range []string{subscriptionA, subscriptionB} {
+		for _, id := range r.azure.World().Identities(subscription, "") {
+			now.clients[fold(id.ResourceID)] = id.ClientID
+		}
 	}
 	for i := range ledgers.Items {
 		group, ids, err := readLedger(&ledgers.Items[i])
