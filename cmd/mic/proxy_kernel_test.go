@@ -1,6 +1,6 @@
-package main
-
 // Tests which of MIC's requests go through a proxy.
+
+package main
 
 import (
 	"context"

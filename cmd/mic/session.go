@@ -84,8 +84,10 @@ func (s *session) run(ctx context.Context) error {
 		start(s.policy)
 		err = s.elect(ctx)
 	}
-	stop()
-	waitFor(&caches, stopTimeout)
+	if err == nil { // otherwise the Lease is lost, and the process must exit at once
+		stop()
+		waitFor(&caches, stopTimeout)
+	}
 	select {
 	case failure := <-failed:
 		return fmt.Errorf("fill the caches: %w", failure)

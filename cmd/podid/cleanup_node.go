@@ -1,4 +1,5 @@
 // The command `podid cleanup node`.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // The output of `podid cleanup`.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // Clients: for the cluster, found as kubectl does, and for Azure, found as MIC does.
+
 package main
 
 import (

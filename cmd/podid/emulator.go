@@ -1,6 +1,6 @@
-package main
-
 // The command `podid emulator`: its flags and its output.
+
+package main
 
 import (
 	"context"

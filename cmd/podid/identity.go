@@ -1,4 +1,5 @@
 // The command `podid identity federate`.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // The command `podid sandbox`: a whole cluster with an emulated Azure on one machine.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // The command `podid sandbox demo`, which demonstrates the product from end to end on this machine.
+
 package main
 
 import (

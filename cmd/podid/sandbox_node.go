@@ -1,4 +1,5 @@
 // The commands `podid sandbox node …`, and the hidden commands that run as a node's processes.
+
 package main
 
 import (

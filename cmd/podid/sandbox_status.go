@@ -1,4 +1,5 @@
 // The command `podid sandbox status`.
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+// Finding them: in the comments of a Go file, and in the lines of every other text.
+
 package main
 
 import (

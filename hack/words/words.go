@@ -1,3 +1,5 @@
+// The words and spellings that comments and pages do not use, and what to write instead.
+
 package main
 
 import "regexp"

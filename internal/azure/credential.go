@@ -1,6 +1,6 @@
-package azure
-
 // How podid itself signs in to Azure, following the cloud config when it changes.
+
+package azure
 
 import (
 	"context"

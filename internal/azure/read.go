@@ -1,6 +1,6 @@
-package azure
-
 // Reading files with secrets: errors give the position, never the content.
+
+package azure
 
 import (
 	"bytes"

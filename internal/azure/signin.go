@@ -1,6 +1,6 @@
-package azure
-
 // The Azure SDK's credentials, and readable versions of their errors.
+
+package azure
 
 import (
 	"context"

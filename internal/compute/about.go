@@ -1,6 +1,6 @@
-package compute
-
 // Messages about refusals for objects that other users read as well: one stable text per identity.
+
+package compute
 
 import (
 	"errors"

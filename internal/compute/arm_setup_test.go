@@ -1,6 +1,6 @@
-package compute
-
 // Setup of the tests' ARM server, and access to the requests that it got.
+
+package compute
 
 import (
 	"net/http"

@@ -1,6 +1,6 @@
-package compute
-
 // A small ARM for the tests of this package. It validates requests as the real one does.
+
+package compute
 
 import (
 	"encoding/json"

@@ -1,6 +1,6 @@
-package compute
-
 // Client: the ARM access that both kinds of node group share.
+
+package compute
 
 import (
 	"context"

@@ -1,6 +1,6 @@
-package compute
-
 // The Client's requests and delays.
+
+package compute
 
 import (
 	"context"

@@ -1,6 +1,6 @@
-package compute
-
 // The conformance test with the project's own emulated Azure, which shares no code with the client.
+
+package compute
 
 import (
 	"io"

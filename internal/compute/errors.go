@@ -1,7 +1,7 @@
-package compute
-
 // Classification of ARM's refusals. It goes by status and code. Messages are only searched for
 // resource IDs, because Azure names them nowhere else.
+
+package compute
 
 import (
 	"crypto/tls"

@@ -1,6 +1,6 @@
-package compute
-
 // ARM's refusals as reported in public issues, with their IDs replaced.
+
+package compute
 
 import (
 	"context"

@@ -1,6 +1,6 @@
-package compute
-
 // Node groups, which Azure assigns identities to, and their names in provider IDs.
+
+package compute
 
 import (
 	"errors"

@@ -1,6 +1,6 @@
-package compute
-
 // The identities of a node group, and the PATCH that changes them.
+
+package compute
 
 import (
 	"slices"

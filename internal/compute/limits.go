@@ -1,5 +1,3 @@
-package compute
-
 // Azure's limits on calls, which Client.Pause answers from.
 //
 // Azure Resource Manager counts reads and writes per subscription and credential. The compute
@@ -7,6 +5,8 @@ package compute
 // ("Understand how Azure Resource Manager throttles requests", "Compute throttling limits"). A 429
 // closes the affected limit for exactly as long as Retry-After says. A Client has one credential
 // and so one set of limits. Nothing in this file waits or reads a clock.
+
+package compute
 
 import (
 	"cmp"

@@ -1,6 +1,6 @@
-package compute
-
 // Reading an identity itself, regardless of where it is assigned.
+
+package compute
 
 import (
 	"context"

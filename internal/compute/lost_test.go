@@ -1,6 +1,6 @@
-package compute
-
 // Polls of an operation without a response: the operation continues, and so does the wait for it.
+
+package compute
 
 import (
 	"context"

@@ -1,6 +1,6 @@
-package compute
-
 // The identities that an ARM error is about.
+
+package compute
 
 import (
 	"net/http"

@@ -1,7 +1,7 @@
-package compute
-
 // Responses that are not from Azure but from a proxy, a firewall or a portal in between. They say
 // nothing about the request.
+
+package compute
 
 import (
 	"encoding/json"

@@ -1,7 +1,7 @@
-package compute
-
 // Older versions of Azure's API, and other clouds. They answer a write with 201 or 202, and give
 // the polling URL in other ways.
+
+package compute
 
 import (
 	"bytes"

@@ -1,6 +1,6 @@
-package compute
-
 // Waiting for ARM's long-running operations.
+
+package compute
 
 import (
 	"context"

@@ -1,7 +1,7 @@
-package compute
-
 // Patch: one change of a node group's identities, from the initial read to the end of Azure's
 // operation.
+
+package compute
 
 import (
 	"context"

@@ -1,8 +1,8 @@
-package compute
-
 // Recent reads of node groups. A write carries the ETag of the read before it, so a read that its
 // caller has just made can serve as that one. The final read of a Patch serves as the caller's next
 // read. With a thousand VMs, reads are the scarcest quota of a subscription.
+
+package compute
 
 import (
 	"maps"

@@ -1,6 +1,6 @@
-package compute
-
 // Classification of Azure's refusals for the caller's next step.
+
+package compute
 
 import (
 	"errors"

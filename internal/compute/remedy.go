@@ -1,6 +1,6 @@
-package compute
-
 // Remedies for refusals: the missing right as a ready command, or what to check.
+
+package compute
 
 import (
 	"fmt"

@@ -1,6 +1,6 @@
-package compute
-
 // Helpers for several tests of this package.
+
+package compute
 
 import (
 	"net/http/httptest"

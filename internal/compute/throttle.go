@@ -1,7 +1,7 @@
-package compute
-
 // Policies that apply the limits to requests: one delays each call until the limits have room for
 // it, and one learns from each answer.
+
+package compute
 
 import (
 	"context"

@@ -1,6 +1,6 @@
-package compute
-
 // Tests of the limits together with the requests.
+
+package compute
 
 import (
 	"net/http"

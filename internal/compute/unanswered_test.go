@@ -1,6 +1,6 @@
-package compute
-
 // Writes that Azure accepts and whose answers are lost.
+
+package compute
 
 import (
 	"context"

@@ -1,6 +1,6 @@
-package compute
-
 // One virtual machine.
+
+package compute
 
 import (
 	"context"

@@ -1,6 +1,6 @@
-package compute
-
 // One uniform scale set: its identities are those of all its instances.
+
+package compute
 
 import (
 	"context"

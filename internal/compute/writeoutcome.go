@@ -1,7 +1,7 @@
-package compute
-
 // The outcome of the writes of one Patch: whether Azure may have accepted one whose answer was
 // lost.
+
+package compute
 
 import (
 	"errors"

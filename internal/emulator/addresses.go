@@ -1,6 +1,6 @@
-package emulator
-
 // Where the emulator may listen, and the addresses that it advertises to clients.
+
+package emulator
 
 import (
 	"errors"

@@ -1,6 +1,6 @@
-package emulator
-
 // The emulator's directory: persistent keys, and files for clients.
+
+package emulator
 
 import (
 	"crypto/rand"

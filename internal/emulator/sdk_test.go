@@ -1,6 +1,6 @@
-package emulator_test
-
 // The real Azure SDK with the emulator, over TLS. docs/emulator.md refers to this program.
+
+package emulator_test
 
 import (
 	"context"

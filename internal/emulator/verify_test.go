@@ -1,7 +1,7 @@
-package emulator_test
-
 // Verification of tokens as by a service without knowledge of the emulator: from the token's issuer
 // to its keys.
+
+package emulator_test
 
 import (
 	"crypto/rsa"

@@ -204,11 +204,10 @@ func (w *Watch) Run(ctx context.Context) {
 // watchNamespaces starts to watch namespaces and waits until they are known, but no longer than
 // labelsLimit.
 func (w *Watch) watchNamespaces(ctx context.Context, watches *sync.WaitGroup) {
-	running := ctx
-	watches.Go(func() { w.namespaces.RunWithContext(running) })
-	ctx, cancel := context.WithTimeout(ctx, labelsLimit)
+	watches.Go(func() { w.namespaces.RunWithContext(ctx) })
+	limited, cancel := context.WithTimeout(ctx, labelsLimit)
 	defer cancel()
-	cache.WaitForCacheSync(ctx.Done(), w.namespaces.handler.HasSynced)
+	cache.WaitForCacheSync(limited.Done(), w.namespaces.handler.HasSynced)
 }
 
 // Missing returns the resources that have not been read yet. It returns none once the sink has the

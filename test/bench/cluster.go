@@ -1,4 +1,5 @@
 // The sandbox that is measured, and its clients.
+
 package main
 
 import (

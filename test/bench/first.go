@@ -1,4 +1,5 @@
 // How long a new pod waits for its first token.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // NMI under load: requests per second and their cost.
+
 package main
 
 import (

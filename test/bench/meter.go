@@ -1,4 +1,5 @@
 // The load of other programs while the sandbox was measured.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // The objects in the cluster and in the emulated Azure that the parts use.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // The parts, in the order of measurement.
+
 package main
 
 import (

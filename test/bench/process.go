@@ -1,4 +1,5 @@
 // The product's processes in the sandbox.
+
 package main
 
 import (

@@ -1,6 +1,7 @@
 // MIC with many pods. They exist only at the API server, bound to nodes that also exist only there,
 // which makes no difference to MIC. The size is that of AAD Pod Identity's own load test: 100
 // namespaces with 20 pods each.
+
 package main
 
 import (

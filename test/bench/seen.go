@@ -1,4 +1,5 @@
 // What the API server reports, with the time of each event.
+
 package main
 
 import (

@@ -1,6 +1,6 @@
-package chart
-
 // Who may bind which identity, by the chart's admission policy.
+
+package chart
 
 import (
 	"testing"

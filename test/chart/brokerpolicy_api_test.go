@@ -1,7 +1,7 @@
-package chart
-
 // Who gets which tokens of brokers: real tokens of real service accounts, with the chart's role and
 // policies.
+
+package chart
 
 import (
 	"encoding/base64"

@@ -1,6 +1,6 @@
-package chart
-
 // API clients with the identities that the chart's roles and policies are about.
+
+package chart
 
 import (
 	"testing"

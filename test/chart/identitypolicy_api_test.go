@@ -1,7 +1,7 @@
-package chart
-
 // What the AzureIdentityPolicy forbids is refused at kubectl apply, by the same rules as at each
 // use.
+
+package chart
 
 import (
 	"context"

@@ -1,7 +1,7 @@
-package chart
-
 // The chart against a real API server: every set of values is accepted as rendered, the roles allow
 // exactly what the programs do, and an uninstall leaves only what the README lists.
+
+package chart
 
 import (
 	"fmt"

@@ -1,6 +1,6 @@
-package chart
-
 // What MIC's token can write: exactly what MIC writes.
+
+package chart
 
 import (
 	"encoding/json"

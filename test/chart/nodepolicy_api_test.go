@@ -1,6 +1,6 @@
-package chart
-
 // What NMI may change on nodes: the start-up taint of its own node.
+
+package chart
 
 import (
 	"fmt"

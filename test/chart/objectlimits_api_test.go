@@ -1,6 +1,6 @@
-package chart
-
 // The size limits of podid's objects, all of which every agent and every MIC reads.
+
+package chart
 
 import (
 	"fmt"

@@ -1,7 +1,7 @@
-package chart
-
 // Who can act as MIC or NMI: even with every permission in the namespace of the release, only its
 // controllers and kubelets.
+
+package chart
 
 import (
 	"testing"

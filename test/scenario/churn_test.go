@@ -1,6 +1,6 @@
-package scenario_test
-
 // Addresses that pass from pod to pod.
+
+package scenario_test
 
 import (
 	"encoding/json"

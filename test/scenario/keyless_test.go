@@ -1,6 +1,6 @@
-package scenario_test
-
 // Identities that are on no machine: NMI itself gets their tokens from Entra ID.
+
+package scenario_test
 
 import (
 	"encoding/json"

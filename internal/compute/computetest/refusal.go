@@ -1,3 +1,5 @@
+// Refusals as Azure writes them, for the fake and for tests.
+
 package computetest
 
 import (

@@ -67,7 +67,7 @@ type Settings struct {
 	MayPreassign func(namespace string) bool
 }
 
-// Events notifies the owners of AzureIdentity objects; announce.Events does.
+// Events notifies the owners of AzureIdentity objects; events.Events implements it.
 type Events interface {
 	// PreassignmentRefused reports why the annotation has no effect, once per change; "" withdraws
 	// that.

@@ -1,6 +1,6 @@
-package arm
-
 // ARM's errors and their JSON shape.
+
+package arm
 
 import (
 	"encoding/json"

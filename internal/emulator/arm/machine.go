@@ -1,6 +1,6 @@
-package arm
-
 // Reading VMs and scale sets.
+
+package arm
 
 import (
 	"net/http"

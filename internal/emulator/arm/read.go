@@ -1,6 +1,6 @@
-package arm
-
 // Reading all resources except machines, which are in machine.go.
+
+package arm
 
 import (
 	"net/http"

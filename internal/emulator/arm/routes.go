@@ -1,6 +1,6 @@
-package arm
-
 // The paths of ARM that the emulator supports.
+
+package arm
 
 import (
 	"net/http"

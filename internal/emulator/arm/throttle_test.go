@@ -1,6 +1,6 @@
-package arm_test
-
 // Limits, and operations that fail.
+
+package arm_test
 
 import (
 	"log/slog"

@@ -1,6 +1,6 @@
-package arm
-
 // Writing the identities of VMs and scale sets.
+
+package arm
 
 import (
 	"encoding/json"

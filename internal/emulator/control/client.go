@@ -1,6 +1,6 @@
-package control
-
 // The Go client of the control API.
+
+package control
 
 import (
 	"bytes"

@@ -1,7 +1,7 @@
-package entra
-
 // AD FS, as on Azure Stack: an older version of the same protocol. Its clients are the world's
 // applications of the tenant "adfs".
+
+package entra
 
 import (
 	"net/http"

@@ -1,6 +1,6 @@
-package entra
-
 // Client authentication: by secret, by certificate, or by a token of another issuer.
+
+package entra
 
 import (
 	"crypto"

@@ -1,6 +1,6 @@
-package entra
-
 // Entra ID's errors: AADSTS codes in their JSON shape.
+
+package entra
 
 import (
 	"encoding/json"

@@ -1,6 +1,6 @@
-package entra
-
 // The routes of Entra ID, and its discovery documents.
+
+package entra
 
 import (
 	"net/http"

@@ -1,6 +1,6 @@
-package entra
-
 // The keys of external token issuers.
+
+package entra
 
 import (
 	"context"

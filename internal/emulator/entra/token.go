@@ -1,6 +1,6 @@
-package entra
-
 // The token endpoints: client credentials in v1 and v2.
+
+package entra
 
 import (
 	"net/http"

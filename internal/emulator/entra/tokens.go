@@ -1,6 +1,6 @@
-package entra
-
 // Issuing and checking access tokens.
+
+package entra
 
 import (
 	"crypto/rand"

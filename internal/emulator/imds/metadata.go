@@ -1,6 +1,6 @@
-package imds
-
 // All endpoints except tokens: the instance tree, versions, attestation, events.
+
+package imds
 
 import (
 	"encoding/base64"

@@ -1,6 +1,6 @@
-package imds
-
 // The token path.
+
+package imds
 
 import (
 	"net/http"

@@ -1,6 +1,6 @@
-package world
-
 // Permissions on ARM.
+
+package world
 
 import "strings"
 

@@ -1,6 +1,6 @@
-package world
-
 // Certificates of applications.
+
+package world
 
 import (
 	"crypto/x509"

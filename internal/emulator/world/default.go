@@ -1,6 +1,6 @@
-package world
-
 // The default world.
+
+package world
 
 // The names in the default world. They are documented, so that examples can rely on them.
 const (

@@ -1,6 +1,6 @@
-package world_test
-
 // Identities that are deleted while assigned to machines.
+
+package world_test
 
 import (
 	"errors"

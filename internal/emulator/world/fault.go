@@ -1,6 +1,6 @@
-package world
-
 // Faults that the emulator was asked to inject.
+
+package world
 
 import (
 	"errors"

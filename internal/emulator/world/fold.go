@@ -1,6 +1,6 @@
-package world
-
 // Comparison of names as Azure does it.
+
+package world
 
 import (
 	"strings"

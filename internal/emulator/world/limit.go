@@ -1,6 +1,6 @@
-package world
-
 // Rate limits: token buckets on the world's clock.
+
+package world
 
 import (
 	"math"

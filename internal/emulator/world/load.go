@@ -1,6 +1,6 @@
-package world
-
 // Reading and validating a world in YAML.
+
+package world
 
 import (
 	"encoding/json"

@@ -1,6 +1,6 @@
-package world
-
 // The request log: the requests and their outcomes.
+
+package world
 
 import (
 	"context"

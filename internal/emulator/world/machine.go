@@ -1,6 +1,6 @@
-package world
-
 // Machines: VMs and scale sets, and the callers of IMDS.
+
+package world
 
 import (
 	"crypto/sha256"

@@ -1,6 +1,6 @@
-package world
-
 // ARM resource IDs, as far as the emulator needs them.
+
+package world
 
 import (
 	"fmt"

@@ -1,6 +1,6 @@
-package world
-
 // The emulator's settings. The defaults are the values of the real Azure.
+
+package world
 
 import "time"
 

@@ -1,6 +1,6 @@
-package world
-
 // Writes to the identities of a machine, and their operations.
+
+package world
 
 import (
 	"crypto/rand"

@@ -1,6 +1,6 @@
-package world
-
 // The live world: the document, its indexes, and the state that changes over time.
+
+package world
 
 import (
 	"fmt"

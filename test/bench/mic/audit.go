@@ -1,4 +1,5 @@
 // What MIC writes, counted by the API server.
+
 package main
 
 import (

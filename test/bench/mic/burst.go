@@ -1,4 +1,5 @@
 // Rows burst, steady and bad: new pods with new identities, while MIC runs.
+
 package main
 
 import (

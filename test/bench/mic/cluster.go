@@ -1,4 +1,5 @@
 // A cluster for one row: an API server with its etcd, and the emulated Azure.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // Row failover: the leader is killed or terminated, and a second MIC takes over.
+
 package main
 
 import (

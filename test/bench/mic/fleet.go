@@ -1,4 +1,5 @@
 // Row fleet: nodes that are single VMs, so that one update no longer serves a whole rollout.
+
 package main
 
 import (

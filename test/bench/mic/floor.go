@@ -1,4 +1,5 @@
 // Row floor: how long the API server alone needs for the objects that MIC writes.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // The benchmark's network namespace and the processes in it.
+
 package main
 
 import (

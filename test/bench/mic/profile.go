@@ -1,4 +1,5 @@
 // Profiles of MIC and the API server, for performance analysis.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // The programs under test, as processes.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // The table of the rows, in the order of measurement.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // The assigned identities that a watch reports, with the time of each event.
+
 package main
 
 import (

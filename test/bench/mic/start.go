@@ -1,4 +1,5 @@
 // Rows start, idle and huge: MIC starts in a cluster that has many pods already.
+
 package main
 
 import (

@@ -1,4 +1,5 @@
 // The nodes, pods and identities of a cluster, and its Azure resources.
+
 package main
 
 import (

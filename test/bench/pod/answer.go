@@ -1,4 +1,5 @@
 // A minimal HTTP parser for responses with a Content-Length.
+
 package main
 
 import (

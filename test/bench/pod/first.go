@@ -1,4 +1,5 @@
 // One token request, as early as a pod can make it.
+
 package main
 
 import (

@@ -1,5 +1,6 @@
 // The load generator: one thread, raw sockets and epoll, because it shares the machine with the
 // measured program. A request costs two system calls and a share of a third.
+
 package main
 
 import (

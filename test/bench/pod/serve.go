@@ -1,4 +1,5 @@
 // The baseline: a net/http server without any decisions.
+
 package main
 
 import (
