@@ -92,12 +92,14 @@ func (p *Patient) Watch(o metav1.ListOptions) (watch.Interface, error) {
 	return p.WatchWithContext(context.Background(), o)
 }
 
-// repeat retries ask until it succeeds, fails permanently, or the context ends.
+// repeat retries ask until it succeeds, fails permanently, or the context ends. It then returns the
+// error of the context, not of the request: the reflector waits, deaf to the context, after an error
+// such as "connection refused".
 func (p *Patient) repeat(ctx context.Context, note func(error), ask func() error) error {
 	for pause := firstPause; ; pause = min(2*pause, mostPause) {
 		err := ask()
-		if ctx.Err() != nil {
-			return err
+		if err != nil && ctx.Err() != nil {
+			return ctx.Err()
 		}
 		if p.absent != nil && apierrors.IsNotFound(err) {
 			p.note(nil)
@@ -109,7 +111,7 @@ func (p *Patient) repeat(ctx context.Context, note func(error), ask func() error
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return ctx.Err()
 		case <-time.After(pause - rand.N(pause/4)): //nolint:gosec // only to spread the requests
 		}
 	}

@@ -3,9 +3,11 @@ package listwatch
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -130,16 +132,25 @@ func TestReflector(t *testing.T) {
 	})
 }
 
-// TestEnd: a Patient stops with its informer.
+// TestEnd: an informer that cannot reach its API server ends with its context, and at once.
 func TestEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		inner := &cache.ListWatch{WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watch.Interface, error) {
-			return nil, errors.New("connection refused")
-		}}
-		time.AfterFunc(time.Minute, cancel)
-		if _, err := New(inner, func(error) {}).WatchWithContext(ctx, metav1.ListOptions{}); err == nil {
-			t.Error("no error")
+		refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+		inner := &cache.ListWatch{
+			ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) { return nil, refused },
+			WatchFuncWithContext: func(context.Context, metav1.ListOptions) (watch.Interface, error) {
+				return nil, refused
+			},
+		}
+		var canceled time.Time
+		time.AfterFunc(time.Minute, func() {
+			canceled = time.Now()
+			cancel()
+		})
+		cache.NewSharedIndexInformer(New(inner, func(error) {}), &corev1.Pod{}, 0, nil).RunWithContext(ctx)
+		if late := time.Since(canceled); late != 0 {
+			t.Errorf("ended %v after its context", late)
 		}
 	})
 }
