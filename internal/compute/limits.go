@@ -125,10 +125,13 @@ type account struct {
 type groupAccount struct {
 	limits [classes]*limit
 	used   time.Time
-	// number orders the queue; 0 means not queued. due is the time of the group's turn.
+	// number is the group's place in the queue; 0 means none. A group whose own limit is closed is not
+	// in the queue, but keeps its number. due is the time of the group's turn.
 	number uint64
 	due    time.Time
 	turn   bool // its turn has come
+	// sent is the number with which the write in progress was sent. A refused write gets it back.
+	sent uint64
 }
 
 // Bounds of the memory. After forgetAfter without a call every bucket is full and every Retry-After
@@ -202,7 +205,8 @@ func (l *limits) pause(group Group, now time.Time) time.Duration {
 	}
 	sub, own := l.of(group, now)
 	if wait := max(own.limits[reading].delay(now), own.limits[writing].delay(now)); wait > 0 {
-		sub.leave(own)
+		sub.stepOut(own)
+		own.due = now.Add(wait)
 		return wait
 	}
 	ahead := sub.enqueue(own, now)
@@ -216,24 +220,41 @@ func (l *limits) pause(group Group, now time.Time) time.Duration {
 
 // enqueue adds a group to the queue if necessary and returns how many groups are ahead of it.
 func (a *account) enqueue(own *groupAccount, now time.Time) int {
-	for len(a.queue) > 0 && a.queue[0] != own && now.Sub(a.queue[0].due) > turnTime {
+	for len(a.queue) > 0 && a.queue[0] != own && a.queue[0].late(now) {
 		a.leave(a.queue[0])
 	}
-	if own.number == 0 {
-		a.queued++
-		own.number = a.queued
-		a.queue = append(a.queue, own)
+	if own.number != 0 {
+		at, queued := a.find(own)
+		if queued {
+			return at
+		}
+		if !own.late(now) {
+			a.queue = slices.Insert(a.queue, at, own)
+			return at
+		}
 	}
-	at, _ := a.find(own)
-	return at
+	a.queued++
+	own.number = a.queued
+	a.queue = append(a.queue, own)
+	return len(a.queue) - 1
 }
 
-// leave removes a group from the queue.
-func (a *account) leave(own *groupAccount) {
+// late reports whether the group has not used its turn.
+func (g *groupAccount) late(now time.Time) bool { return now.Sub(g.due) > turnTime }
+
+// stepOut removes a group from the queue. It keeps its number.
+func (a *account) stepOut(own *groupAccount) {
 	if at, ok := a.find(own); ok {
 		a.queue = slices.Delete(a.queue, at, at+1)
 	}
-	own.number, own.turn = 0, false
+	own.turn = false
+}
+
+// leave removes a group from the queue and returns its number.
+func (a *account) leave(own *groupAccount) (number uint64) {
+	a.stepOut(own)
+	number, own.number = own.number, 0
+	return number
 }
 
 func (a *account) find(own *groupAccount) (int, bool) {
@@ -259,7 +280,7 @@ func (l *limits) reserve(group Group, c class, now time.Time, longest time.Durat
 	}
 	if c == writing {
 		sub, own := l.of(group, now)
-		sub.leave(own)
+		own.sent = sub.leave(own)
 	}
 	return wait, true
 }
@@ -340,6 +361,12 @@ func (l *limits) learn(group Group, c class, said answered, now time.Time) {
 	}
 	if said.left != nil {
 		sub.limits[general].lower(now, *said.left)
+	}
+	if c == writing {
+		if said.retryAfter != 0 && own.number == 0 {
+			own.number, own.due = own.sent, now.Add(said.retryAfter)
+		}
+		own.sent = 0
 	}
 	if said.retryAfter == 0 {
 		return

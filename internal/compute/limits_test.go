@@ -167,6 +167,50 @@ func TestQueue(t *testing.T) {
 	}
 }
 
+// TestRefusedKeepsItsPlace: a group whose write Azure refuses is next once Retry-After has passed,
+// even if others came to the queue in between.
+func TestRefusedKeepsItsPlace(t *testing.T) {
+	b := newLimits()
+	var others []Group
+	for i := range 20 {
+		others = append(others, scaleSet(100+i))
+	}
+	drain(t, b, writing, others...)
+	for i := range 60 {
+		b.pause(scaleSet(i), epoch)
+	}
+	sent := epoch.Add(100 * time.Millisecond)
+	if wait := b.pause(scaleSet(0), sent); wait != 0 {
+		t.Fatalf("waits %v in its turn", wait)
+	}
+	if _, ok := b.reserve(scaleSet(0), writing, sent, 0); !ok {
+		t.Fatal("no write in its turn")
+	}
+	b.learn(scaleSet(0), writing, answered{retryAfter: 3 * time.Second}, sent)
+	if wait := b.pause(scaleSet(1), sent); wait != 100*time.Millisecond {
+		t.Errorf("the next one waits %v, want 100 ms: it is not affected", wait)
+	}
+	if wait := b.pause(scaleSet(0), sent.Add(time.Second)); wait != 2*time.Second {
+		t.Errorf("waits %v, want the rest of Retry-After", wait)
+	}
+	for i := 1; i <= 30; i++ { // these have used their turns meanwhile
+		now := epoch.Add(time.Duration(i+1) * 100 * time.Millisecond)
+		if wait := b.pause(scaleSet(i), now); wait != 0 {
+			t.Fatalf("group %d waits %v", i, wait)
+		}
+		if _, ok := b.reserve(scaleSet(i), writing, now, 0); !ok {
+			t.Fatalf("group %d: no write", i)
+		}
+		b.learn(scaleSet(i), writing, answered{}, now)
+	}
+	if wait := b.pause(scaleSet(0), sent.Add(3100*time.Millisecond)); wait > 100*time.Millisecond {
+		t.Errorf("waits %v more, want at most 100 ms: it was first", wait)
+	}
+	if wait := b.pause(scaleSet(1), sent.Add(3100*time.Millisecond)); wait < 3*time.Second {
+		t.Errorf("one that has had its turn waits %v, want the end of the queue", wait)
+	}
+}
+
 // TestRetryAfterAndNoLonger: once Retry-After has passed, the group's calls proceed normally.
 func TestRetryAfterAndNoLonger(t *testing.T) {
 	for _, c := range []class{reading, writing, polling} {
