@@ -32,12 +32,18 @@ func (c Config) guard() error {
 		}
 	}
 	for flag, text := range map[string]string{"--arm-url": c.ARMURL, "--entra-url": c.EntraURL} {
-		if u, err := url.Parse(text); text != "" && (err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "") {
+		if text != "" && !isOrigin(text) {
 			errs = append(errs, fmt.Errorf("%s %q: expected https://host or https://host:port", flag, text))
 		}
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)
+}
+
+// isOrigin reports whether text is https:// with a host, and nothing else.
+func isOrigin(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Scheme == "https" && u.Host != "" && strings.Trim(u.Path, "/") == ""
 }
 
 func isLoopback(host string) bool {
@@ -60,25 +66,9 @@ func ownNamespace() bool {
 
 // endpoints returns the addresses to advertise to clients.
 func (c Config) endpoints(listeners []net.Listener) Endpoints {
-	address := func(i int, scheme string) string {
-		host, port, _ := net.SplitHostPort(listeners[i].Addr().String())
-		if scheme == "https" && len(c.Hosts) > 0 {
-			host = c.Hosts[0]
-		}
-		if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
-			host = "localhost"
-		}
-		if (scheme == "https" && port == "443") || (scheme == "http" && port == "80") {
-			if strings.Contains(host, ":") {
-				host = "[" + host + "]"
-			}
-			return scheme + "://" + host
-		}
-		return scheme + "://" + net.JoinHostPort(host, port)
-	}
 	e := Endpoints{
-		ARM: address(onARM, "https"), Entra: address(onEntra, "https"),
-		IMDS: address(onIMDS, "http"), Control: address(onControl, "http"),
+		ARM: c.origin(listeners[onARM], "https"), Entra: c.origin(listeners[onEntra], "https"),
+		IMDS: c.origin(listeners[onIMDS], "http"), Control: c.origin(listeners[onControl], "http"),
 	}
 	if c.ARMURL != "" {
 		e.ARM = strings.TrimSuffix(c.ARMURL, "/")
@@ -87,6 +77,22 @@ func (c Config) endpoints(listeners []net.Listener) Endpoints {
 		e.Entra = strings.TrimSuffix(c.EntraURL, "/")
 	}
 	return e
+}
+
+// origin returns the URL that clients use for a listener, without a port that the scheme implies.
+func (c Config) origin(listener net.Listener, scheme string) string {
+	host, port, _ := net.SplitHostPort(listener.Addr().String())
+	if scheme == "https" && len(c.Hosts) > 0 {
+		host = c.Hosts[0]
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	address := net.JoinHostPort(host, port)
+	if port == map[string]string{"http": "80", "https": "443"}[scheme] {
+		address = strings.TrimSuffix(address, ":"+port)
+	}
+	return scheme + "://" + address
 }
 
 // names returns the names that the server certificate must cover.

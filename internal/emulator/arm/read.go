@@ -140,21 +140,32 @@ func (h *Handler) getOperation(c *call) *failure {
 		h.retryAfter(c.w)
 	}
 	if queryFold(c.r, "monitor") == "true" {
-		if !op.Done {
-			c.w.Header().Set("Location", "https://"+c.r.Host+c.r.URL.RequestURI())
-			c.w.WriteHeader(http.StatusAccepted)
-			return nil
-		}
-		view, ok := h.world.Machine(op.Machine)
-		if op.Failed != "" {
-			return fail(http.StatusConflict, op.Failed, "%s", failedText(op))
-		}
-		if !ok {
-			return fail(http.StatusNotFound, "NotFound", "The resource of the operation is gone.")
-		}
-		writeJSON(c.w, http.StatusOK, showMachine(view))
+		return h.getResult(c, op)
+	}
+	writeJSON(c.w, http.StatusOK, showOperation(op))
+	return nil
+}
+
+// getResult returns the resource that the operation changed, once the operation is done.
+func (h *Handler) getResult(c *call, op world.Operation) *failure {
+	if !op.Done {
+		c.w.Header().Set("Location", "https://"+c.r.Host+c.r.URL.RequestURI())
+		c.w.WriteHeader(http.StatusAccepted)
 		return nil
 	}
+	if op.Failed != "" {
+		return fail(http.StatusConflict, op.Failed, "%s", failedText(op))
+	}
+	view, ok := h.world.Machine(op.Machine)
+	if !ok {
+		return fail(http.StatusNotFound, "NotFound", "The resource of the operation is gone.")
+	}
+	writeJSON(c.w, http.StatusOK, showMachine(view))
+	return nil
+}
+
+// showOperation returns the status document of an operation.
+func showOperation(op world.Operation) object {
 	const stamp = "2006-01-02T15:04:05.0000000-07:00"
 	body := object{"startTime": op.Started.Format(stamp), "status": "InProgress", "name": op.ID}
 	if op.Done {
@@ -166,8 +177,7 @@ func (h *Handler) getOperation(c *call) *failure {
 			body["status"] = "Canceled"
 		}
 	}
-	writeJSON(c.w, http.StatusOK, body)
-	return nil
+	return body
 }
 
 // preempted is the code of an operation that was preempted by a later one.

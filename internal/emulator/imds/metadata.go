@@ -42,14 +42,10 @@ func (h *Handler) metadata(q *request) {
 		h.identity(q)
 	case q.path == "/metadata/scheduledevents":
 		h.events(q)
-	case q.path == "/metadata/instance" || strings.HasPrefix(q.path, "/metadata/instance/"):
-		if q.get() && h.versioned(q) {
-			h.instance(q)
-		}
+	case strings.HasPrefix(q.path+"/", "/metadata/instance/"):
+		h.instance(q)
 	case q.path == "/metadata/attested/document":
-		if q.get() && h.versioned(q) {
-			h.attested(q)
-		}
+		h.attested(q)
 	case q.path == "/metadata/loadbalancer":
 		if q.get() && h.versioned(q) {
 			writeJSON(q.w, http.StatusOK, map[string]any{"loadbalancer": map[string]any{
@@ -137,6 +133,9 @@ func (h *Handler) events(q *request) {
 
 // attested returns a document about the VM. Unlike the real one it is not signed.
 func (h *Handler) attested(q *request) {
+	if !q.get() || !h.versioned(q) {
+		return
+	}
 	nonce, ok := q.param("nonce")
 	if !ok {
 		return
@@ -155,6 +154,9 @@ func (h *Handler) attested(q *request) {
 
 // instance serves the tree of properties of the VM.
 func (h *Handler) instance(q *request) {
+	if !q.get() || !h.versioned(q) {
+		return
+	}
 	format, ok := q.param("format")
 	if !ok {
 		return

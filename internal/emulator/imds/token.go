@@ -68,6 +68,22 @@ func (h *Handler) token(q *request) {
 // selector identifies the requested identity; at most one field is set.
 type selector struct{ clientID, objectID, resourceID string }
 
+// fields returns how many fields are set.
+func (s selector) fields() int {
+	set := 0
+	for _, id := range []string{s.clientID, s.objectID, s.resourceID} {
+		if id != "" {
+			set++
+		}
+	}
+	return set
+}
+
+// matches reports whether the selector names the identity.
+func (s selector) matches(clientID, principalID, resourceID string) bool {
+	return named(s.clientID, clientID) || named(s.objectID, principalID) || named(s.resourceID, resourceID)
+}
+
 // parameters reads the query. It ignores unknown parameters and empty selectors.
 func (h *Handler) parameters(q *request) (resource string, s selector, ok bool) {
 	version, ok := q.param("api-version")
@@ -78,26 +94,21 @@ func (h *Handler) parameters(q *request) (resource string, s selector, ok bool) 
 		q.refuse(http.StatusBadRequest, "invalid_request", "Required query variable 'api-version' is missing or invalid")
 		return "", s, false
 	}
-	if resource, ok = q.param("resource"); !ok {
-		return "", s, false
-	}
-	if s.clientID, ok = q.param("client_id"); !ok {
-		return "", s, false
-	}
-	if s.objectID, ok = q.param("object_id", "principal_id"); !ok {
-		return "", s, false
-	}
-	if s.resourceID, ok = q.param("msi_res_id", "mi_res_id"); !ok {
-		return "", s, false
-	}
-	named := 0
-	for _, id := range []string{s.clientID, s.objectID, s.resourceID} {
-		if id != "" {
-			named++
+	for _, p := range []struct {
+		value *string
+		names []string
+	}{
+		{&resource, []string{"resource"}},
+		{&s.clientID, []string{"client_id"}},
+		{&s.objectID, []string{"object_id", "principal_id"}},
+		{&s.resourceID, []string{"msi_res_id", "mi_res_id"}},
+	} {
+		if *p.value, ok = q.param(p.names...); !ok {
+			return "", s, false
 		}
 	}
 	switch {
-	case named > 1:
+	case s.fields() > 1:
 		q.refuse(http.StatusBadRequest, "invalid_request",
 			"Only one of client_id, object_id and msi_res_id can be specified in the token request")
 	case resource == "":
@@ -145,11 +156,11 @@ func choose(c world.Caller, s selector) (subject entra.Subject, refusal string) 
 		return entra.Subject{}, notFound
 	}
 	for _, id := range c.User {
-		if named(s.clientID, id.ClientID) || named(s.objectID, id.PrincipalID) || named(s.resourceID, id.ResourceID) {
+		if s.matches(id.ClientID, id.PrincipalID, id.ResourceID) {
 			return user(id), ""
 		}
 	}
-	if c.System != nil && (named(s.clientID, c.System.ClientID) || named(s.objectID, c.System.PrincipalID)) {
+	if c.System != nil && s.matches(c.System.ClientID, c.System.PrincipalID, "") {
 		return system, ""
 	}
 	return entra.Subject{}, notFound

@@ -74,10 +74,15 @@ func (f Fault) validate() error {
 		return fmt.Errorf("fault %s: retryAfter, skip and count cannot be negative", f.Name)
 	case f.Probability < 0 || f.Probability > 1:
 		return fmt.Errorf("fault %s: probability %v: expected 0 to 1", f.Name, f.Probability)
-	case f.Status == 0 && f.Latency == 0 && !f.Hang && !f.Drop && f.Operation == "":
+	case f.inert():
 		return fmt.Errorf("fault %s: does nothing: give it a status, latency, hang, drop or operation", f.Name)
 	}
 	return nil
+}
+
+// inert reports whether a hit would change nothing.
+func (f Fault) inert() bool {
+	return f.Status == 0 && f.Latency == 0 && !f.Hang && !f.Drop && f.Operation == ""
 }
 
 func (f Fault) matches(surface, method, path, query string) bool {

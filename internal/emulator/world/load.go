@@ -152,7 +152,9 @@ func (c *complaints) once(seen map[string]string, key, where string) {
 func (d Document) validate() error {
 	c := &complaints{}
 	d.validateDirectory(c)
-	d.validateIdentities(c)
+	clients := map[string]string{}
+	d.validateIdentities(c, clients)
+	d.validateApplications(c, clients)
 	addresses := map[string]string{}
 	machines := map[string]string{}
 	for i, m := range d.VirtualMachines {
@@ -205,8 +207,8 @@ func (d Document) validateDirectory(c *complaints) {
 	}
 }
 
-func (d Document) validateIdentities(c *complaints) {
-	resources, clients := map[string]string{}, map[string]string{}
+func (d Document) validateIdentities(c *complaints, clients map[string]string) {
+	resources := map[string]string{}
 	for i, id := range d.Identities {
 		where := fmt.Sprintf("identities[%d]", i)
 		parsed, err := ParseIdentityID(id.ResourceID)
@@ -221,6 +223,9 @@ func (d Document) validateIdentities(c *complaints) {
 		c.guid(where+".principalID", id.PrincipalID)
 		d.knownTenant(c, where, id.TenantID)
 	}
+}
+
+func (d Document) validateApplications(c *complaints, clients map[string]string) {
 	for i, a := range d.Applications {
 		where := fmt.Sprintf("applications[%d]", i)
 		if a.TenantID == TenantADFS && len(a.FederatedCredentials) > 0 {
@@ -266,8 +271,12 @@ func (d Document) validateMachine(c *complaints, where string, kind Kind, m Mach
 			c.addf("%s: %w", where, err)
 		}
 	}
+	d.validateInstances(c, where, kind, m.instances(kind), addresses)
+}
+
+func (d Document) validateInstances(c *complaints, where string, kind Kind, instances []Instance, addresses map[string]string) {
 	ids := map[string]string{}
-	for i, instance := range m.instances(kind) {
+	for i, instance := range instances {
 		at := fmt.Sprintf("%s.instances[%d]", where, i)
 		if kind == VMSS {
 			c.name(at+".id", instance.ID)
@@ -301,16 +310,16 @@ func (d Document) validateSettings(c *complaints) {
 	if s.Authorization != AuthorizeAny && s.Authorization != AuthorizeRoles {
 		c.addf("settings.authorization: %q: expected any or roles", s.Authorization)
 	}
-	if s.Entra.TokenLifetime <= 0 || s.IMDS.TokenLifetime <= 0 {
+	if min(s.Entra.TokenLifetime, s.IMDS.TokenLifetime) <= 0 {
 		c.addf("settings: tokenLifetime must be more than 0")
 	}
-	if s.ARM.RetryAfter < 0 || s.ARM.MaxIdentities < 0 || s.Limits.IdentityAtOnce < 0 {
+	if min(s.ARM.RetryAfter, s.ARM.MaxIdentities, s.Limits.IdentityAtOnce) < 0 {
 		c.addf("settings: retryAfter, maxIdentities and identityAtOnce cannot be negative")
 	}
 	for _, b := range []Bucket{
 		s.Limits.ScaleSetWrites, s.Limits.MachineWrites, s.Limits.MachineReads, s.Limits.OperationReads, s.Limits.Reads, s.Limits.Writes, s.Limits.Metadata, s.Limits.Identity,
 	} {
-		if b.Size < 0 || b.PerMinute < 0 || (b.Size > 0 && b.PerMinute == 0) {
+		if !b.valid() {
 			c.addf("settings.limits: a bucket needs a size and a perMinute that are more than 0 (or size 0: no limit)")
 		}
 	}

@@ -88,6 +88,11 @@ type Bucket struct {
 	PerMinute int `json:"perMinute"`
 }
 
+// valid reports whether the bucket has no limit or can be refilled.
+func (b Bucket) valid() bool {
+	return b.Size >= 0 && b.PerMinute >= 0 && (b.Size == 0 || b.PerMinute > 0)
+}
+
 // DefaultSettings returns the default settings.
 //
 // The limits are Microsoft's documented figures: compute writes 12 and 4 a minute per VMSS or VM,

@@ -134,13 +134,21 @@ func (w *World) BeginUpdate(id MachineID, change Change) (Operation, error) {
 	return *op, nil
 }
 
-// goal returns the machine's identities after the change.
-func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
+// checkNamed rejects a change that names more identities than allowed.
+func (w *World) checkNamed(change Change) error {
 	if most := w.doc.Settings.ARM.MaxIdentities; most > 0 && len(change.Identities) > most {
-		return assigned{}, fmt.Errorf("%w: %d, at most %d", ErrTooMany, len(change.Identities), most)
+		return fmt.Errorf("%w: %d, at most %d", ErrTooMany, len(change.Identities), most)
 	}
 	if !change.User && len(change.Identities) > 0 {
-		return assigned{}, ErrSurplus
+		return ErrSurplus
+	}
+	return nil
+}
+
+// goal returns the machine's identities after the change.
+func (w *World) goal(key string, m *Machine, change Change) (assigned, error) {
+	if err := w.checkNamed(change); err != nil {
+		return assigned{}, err
 	}
 	goal := assigned{as: map[string]Identity{}}
 	if change.System {
