@@ -83,33 +83,49 @@ func ParseProviderID(providerID string) (Group, error) {
 	return group, nil
 }
 
+// Patterns of the ARM resource IDs of a virtual machine and of a scale set's instance, in lower
+// case. Each * stands for one segment.
+const (
+	machinePattern  = "/subscriptions/*/resourcegroups/*/providers/microsoft.compute/virtualmachines/*"
+	instancePattern = "/subscriptions/*/resourcegroups/*/providers/microsoft.compute/virtualmachinescalesets/*/virtualmachines/*"
+)
+
 // parseGroup reads the ARM resource ID of a virtual machine or of a scale set's instance.
 func parseGroup(resourceID string) (Group, bool) {
-	parts := strings.Split(ascii.Loose(resourceID), "/") // nodes of one group may spell it differently
-	// "", subscriptions, S, resourcegroups, G, providers, microsoft.compute, TYPE, NAME [,
-	// virtualmachines, N]
-	if len(parts) != 9 && len(parts) != 11 {
-		return Group{}, false
+	path := ascii.Loose(resourceID) // nodes of one group may spell it differently
+	kind, found := VM, capture(machinePattern, path)
+	if found == nil {
+		kind, found = VMSS, capture(instancePattern, path)
+		if found == nil || !isNumber(found[3]) {
+			return Group{}, false
+		}
 	}
-	if parts[0] != "" || parts[1] != "subscriptions" || parts[3] != "resourcegroups" ||
-		parts[5] != "providers" || parts[6] != "microsoft.compute" {
-		return Group{}, false
-	}
-	group := Group{SubscriptionID: parts[2], ResourceGroup: parts[4], Name: parts[8]}
-	for _, segment := range []string{group.SubscriptionID, group.ResourceGroup, group.Name} {
+	for _, segment := range found[:3] {
 		if !validSegment(segment) {
 			return Group{}, false
 		}
 	}
-	switch {
-	case len(parts) == 9 && parts[7] == ascii.ToLower(vmType):
-		group.Kind = VM
-	case len(parts) == 11 && parts[7] == ascii.ToLower(vmssType) && parts[9] == ascii.ToLower(vmType) && isNumber(parts[10]):
-		group.Kind = VMSS
-	default:
-		return Group{}, false
+	return Group{Kind: kind, SubscriptionID: found[0], ResourceGroup: found[1], Name: found[2]}, true
+}
+
+// capture returns the segments of the path that the pattern has a * for, or nil if the path does not
+// match.
+func capture(pattern, path string) []string {
+	expected, parts := strings.Split(pattern, "/"), strings.Split(path, "/")
+	if len(parts) != len(expected) {
+		return nil
 	}
-	return group, true
+	var found []string
+	for i, part := range parts {
+		switch expected[i] {
+		case "*":
+			found = append(found, part)
+		case part:
+		default:
+			return nil
+		}
+	}
+	return found
 }
 
 // validSegment reports whether s may be the name of a subscription, resource group, machine or

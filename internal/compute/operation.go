@@ -38,38 +38,55 @@ func finish[T any](
 	if sent.later && poller.Done() {
 		return c.follow(ctx, group)
 	}
+	answer, ok, err := await(ctx, c, group, poller)
+	if err != nil {
+		return snapshot{}, err
+	}
+	if ok {
+		if have, ok := read(answer); ok {
+			return have, nil
+		}
+	}
+	return c.follow(ctx, group)
+}
+
+// await polls until the operation is over and returns its last answer. ok is false if ARM no longer
+// knows the operation.
+func await[T any](ctx context.Context, c *Client, group Group, poller *runtime.Poller[T]) (answer T, ok bool, err error) {
 	look := policy.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1, TryTimeout: pollTimeout})
 	var backoff time.Duration
 	var lost error // why the last poll got no response
 	for {
 		if !poller.Done() || backoff > 0 {
 			if err := pause(ctx, max(c.limits.nextPoll(group, time.Now()), backoff, asked(lost))); err != nil {
-				return snapshot{}, timedOut(err, lost)
+				return answer, false, timedOut(err, lost)
 			}
 		}
-		_, err := poller.Poll(look) //nolint:bodyclose // the SDK has read it, and Result reads it again
-		if err == nil && poller.Done() {
-			var answer T
-			if answer, err = poller.Result(look); err == nil {
-				if have, ok := read(answer); ok {
-					return have, nil
-				}
-				return c.follow(ctx, group)
-			}
-		}
+		answer, ok, err = poll(look, poller)
 		switch {
+		case ok:
+			return answer, true, nil
 		case err == nil:
 			backoff, lost = 0, nil
 		case ctx.Err() != nil:
-			return snapshot{}, timedOut(err, lost)
+			return answer, false, timedOut(err, lost)
 		case forgotten(err), poller.Done() && notARM(err):
-			return c.follow(ctx, group)
+			return answer, false, nil
 		case !transient(err):
-			return snapshot{}, err
+			return answer, false, err
 		default:
 			backoff, lost = nextBackoff(backoff), err
 		}
 	}
+}
+
+// poll asks once. done reports that the operation is over, and answer is what it returned.
+func poll[T any](ctx context.Context, poller *runtime.Poller[T]) (answer T, done bool, err error) {
+	if _, err := poller.Poll(ctx); err != nil || !poller.Done() { //nolint:bodyclose // the SDK has read it, and Result reads it again
+		return answer, false, err
+	}
+	answer, err = poller.Result(ctx)
+	return answer, err == nil, err
 }
 
 // asked returns the pause that the response to a failed poll requests. (The limits only handle

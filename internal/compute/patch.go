@@ -39,15 +39,9 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 	var sent writeOutcome
 	var first []string // the affirmed identities; later reads also show those attached by a write whose answer was lost
 	for try := 1; ; try++ {
-		have, cached := c.recent.take(group, time.Now())
-		change := plan(have.Identities, attach, detach)
-		if try > 1 || !cached || change.empty() {
-			var err error
-			if have, err = c.look(ctx, group, &sent); err != nil {
-				return sent.mark(err)
-			}
-			c.recent.take(group, time.Now())
-			change = plan(have.Identities, attach, detach)
+		have, change, err := c.prepare(ctx, group, attach, detach, try > 1, &sent)
+		if err != nil {
+			return sent.mark(err)
 		}
 		if try == 1 {
 			first = change.affirm
@@ -56,23 +50,45 @@ func (c *Client) Patch(ctx context.Context, group Group, attach, detach []string
 		if change.empty() {
 			return nil
 		}
-		if try == preconditionTries && !change.wipes() {
-			// A group that changes constantly (a scale set that is scaling) would never match. A PATCH
-			// without the ETag can only overwrite a system-assigned identity that was enabled within these
-			// milliseconds.
-			have.etag = ""
-		}
-		err := c.patch(ctx, group, change, have.etag, &sent)
+		err = c.patch(ctx, group, change, precondition(try, change, have.etag), &sent)
 		switch {
 		case err == nil:
 			return nil
 		case try < preconditionTries && sent.retryable(err):
-		case sent.lost && c.applied(ctx, group, attach, detach, first, &sent):
+		case c.applied(ctx, group, attach, detach, first, &sent):
 			return nil
 		default:
 			return sent.mark(err)
 		}
 	}
+}
+
+// prepare returns the group as it is now and the change that it needs. Unless fresh is set, a very
+// recent read of the group is enough if it shows that something has to change.
+func (c *Client) prepare(
+	ctx context.Context, group Group, attach, detach []string, fresh bool, sent *writeOutcome,
+) (snapshot, change, error) {
+	have, cached := c.recent.take(group, time.Now())
+	if change := plan(have.Identities, attach, detach); cached && !fresh && !change.empty() {
+		return have, change, nil
+	}
+	have, err := c.look(ctx, group, sent)
+	if err != nil {
+		return snapshot{}, change{}, err
+	}
+	c.recent.take(group, time.Now())
+	return have, plan(have.Identities, attach, detach), nil
+}
+
+// precondition returns the ETag that a write carries. The last try has none if it cannot remove
+// what it did not read: a group that changes constantly (a scale set that is scaling) would never
+// match. Such a PATCH can only overwrite a system-assigned identity that was enabled within these
+// milliseconds.
+func precondition(try int, change change, etag string) string {
+	if try == preconditionTries && !change.wipes() {
+		return ""
+	}
+	return etag
 }
 
 // look reads the group. If the answer to a write was lost, a running update may be that write, and
@@ -86,9 +102,12 @@ func (c *Client) look(ctx context.Context, group Group, sent *writeOutcome) (sna
 	return c.get(ctx, group)
 }
 
-// applied reports whether the writes whose answers were lost took effect. The group cannot show
+// applied reports whether there were writes whose answers were lost, and they took effect. The group cannot show
 // that for affirmed identities.
 func (c *Client) applied(ctx context.Context, group Group, attach, detach, affirmed []string, sent *writeOutcome) bool {
+	if !sent.lost {
+		return false
+	}
 	have, err := c.look(ctx, group, sent)
 	return err == nil && len(affirmed) == 0 && plan(have.Identities, attach, detach).done()
 }

@@ -20,15 +20,8 @@ func (r *refusal) remedy() string {
 	case r.status == http.StatusUnauthorized:
 		return "the credentials in the cloud config are not accepted: " +
 			"check tenantId, aadClientId and aadClientSecret, or the managed identity"
-	case r.linked() && linkedSubscription.MatchString(r.message):
-		return "check the subscription in the identity's resource ID: " +
-			"it has to exist, and in the tenant of the identity that podid runs as"
-	case r.linked() && len(r.identities) > 0:
-		return "check that the identity exists, and grant the right to assign it: " +
-			r.grant("Managed Identity Operator", r.identities[0]) + others(r.identities)
 	case r.linked():
-		return "check that the identity exists, " +
-			"and grant the role Managed Identity Operator on it to the identity that podid runs as"
+		return r.linkedRemedy()
 	case ascii.EqualFold(r.code, "AuthorizationFailed"):
 		scope := "/subscriptions/" + r.group.SubscriptionID + "/resourceGroups/" + r.group.ResourceGroup
 		return "grant the right to read and write the machines of the resource group: " + r.grant("Virtual Machine Contributor", scope)
@@ -42,6 +35,21 @@ func (r *refusal) remedy() string {
 			quote(r.identities[0]) + others(r.identities)
 	default:
 		return r.whereabouts()
+	}
+}
+
+// linkedRemedy returns the remedy if a right on the identity is missing.
+func (r *refusal) linkedRemedy() string {
+	switch {
+	case linkedSubscription.MatchString(r.message):
+		return "check the subscription in the identity's resource ID: " +
+			"it has to exist, and in the tenant of the identity that podid runs as"
+	case len(r.identities) > 0:
+		return "check that the identity exists, and grant the right to assign it: " +
+			r.grant("Managed Identity Operator", r.identities[0]) + others(r.identities)
+	default:
+		return "check that the identity exists, " +
+			"and grant the role Managed Identity Operator on it to the identity that podid runs as"
 	}
 }
 
