@@ -73,18 +73,26 @@ func stateOf(s v1.AzureAssignedIdentityStatus) State {
 // pod of a scale set. An object with a refusal keeps it until there is a new result other than "on
 // its way".
 func next(have State, progress Progress, says bool) State {
-	onItsWay := progress.Status == v1.StateCreated && progress.Reason == ""
 	switch {
 	case progress.Unknown && (!says || have.Status == "" || have.Status == v1.StateUnassigned):
 		return State{Status: v1.StateCreated}
-	case progress.Unknown:
-		return have
-	case says && (onItsWay || progress.KeepAssigned) && have.Status == v1.StateAssigned:
-		return have
-	case says && onItsWay && have.Status == v1.StateCreated && have.Reason != reason.NodeNotOnAzure.Name():
+	case progress.Unknown, says && progress.keeps(have):
 		return have
 	default:
 		return progress.State
+	}
+}
+
+// keeps reports whether an object in the state have stays in it.
+func (p Progress) keeps(have State) bool {
+	onItsWay := p.Status == v1.StateCreated && p.Reason == ""
+	switch have.Status {
+	case v1.StateAssigned:
+		return onItsWay || p.KeepAssigned
+	case v1.StateCreated:
+		return onItsWay && have.Reason != reason.NodeNotOnAzure.Name()
+	default:
+		return false
 	}
 }
 

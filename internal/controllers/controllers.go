@@ -68,19 +68,23 @@ type Config struct {
 	Health func(name string, check func() error)
 }
 
+func (c Config) addHealth(name string, check func() error) {
+	if c.Health != nil {
+		c.Health(name, check)
+	}
+}
+
 // watched returns a function that records the outcome of requests about the policy. Health reports
 // the last one of each resource.
 func (c Config) watched() func(resource string, err error) {
 	last := map[string]*atomic.Pointer[error]{policywatch.Policies: {}, policywatch.Namespaces: {}}
 	for resource, p := range last {
-		if c.Health != nil {
-			c.Health("watch "+resource, func() error {
-				if err := p.Load(); err != nil {
-					return *err
-				}
-				return nil
-			})
-		}
+		c.addHealth("watch "+resource, func() error {
+			if err := p.Load(); err != nil {
+				return *err
+			}
+			return nil
+		})
 	}
 	return func(resource string, err error) { last[resource].Store(&err) }
 }
@@ -117,9 +121,7 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 			Namespace: config.LedgerNamespace, Name: config.LedgerName,
 		},
 	}, config.Attachment)
-	if config.Health != nil {
-		config.Health("ledger", attach.Healthy)
-	}
+	config.addHealth("ledger", attach.Healthy)
 	bindings := &bindingcheck.Reconciler{Client: mgr.GetClient(), Events: events, Rules: rules, Now: time.Now}
 	conditions := &readiness.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Rules: rules, Now: time.Now}
 	rules.OnChange(pods.PolicyChanged)
@@ -129,36 +131,32 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		return nil, fmt.Errorf("watch the policy: %w", err)
 	}
 
-	for _, c := range []struct {
+	type controller struct {
 		name     string
 		register func(manager.Manager) error
-	}{
+	}
+	all := []controller{
 		{"assignedidentity", pods.Register},
 		{"attachment", attach.Register},
 		{"bindingcheck", bindings.Register},
 		{"identitystatus", identities.Register},
 		{"readiness", conditions.Register},
-	} {
-		if err := c.register(mgr); err != nil {
-			return nil, fmt.Errorf("add controller %s: %w", c.name, err)
-		}
 	}
 	if config.AgentTaint.After > 0 {
 		agents := agenttaint.New(mgr.GetAPIReader(), mgr.GetClient(), events, time.Now, config.AgentTaint)
-		if err := agents.Register(mgr); err != nil {
-			return nil, fmt.Errorf("add controller agenttaint: %w", err)
-		}
+		all = append(all, controller{"agenttaint", agents.Register})
 	}
 	if config.BrokerNamespace != "" {
 		brokers := &broker.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events, Namespace: config.BrokerNamespace, Now: time.Now}
-		if err := brokers.Register(mgr); err != nil {
-			return nil, fmt.Errorf("add controller broker: %w", err)
+		all = append(all, controller{"broker", brokers.Register})
+		if config.BrokersByNode {
+			nodes := &broker.Nodes{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Namespace: config.BrokerNamespace}
+			all = append(all, controller{"brokernodes", nodes.Register})
 		}
 	}
-	if config.BrokerNamespace != "" && config.BrokersByNode {
-		nodes := &broker.Nodes{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Namespace: config.BrokerNamespace}
-		if err := nodes.Register(mgr); err != nil {
-			return nil, fmt.Errorf("add controller brokernodes: %w", err)
+	for _, c := range all {
+		if err := c.register(mgr); err != nil {
+			return nil, fmt.Errorf("add controller %s: %w", c.name, err)
 		}
 	}
 	for _, r := range []manager.Runnable{

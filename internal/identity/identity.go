@@ -130,17 +130,9 @@ func (r Rules) consider(
 	if r.ForceNamespaced && b.Namespace != pod.Namespace {
 		return Grant{}, refuseOtherNamespace(pod, b)
 	}
-	id := lookup(b.Namespace, b.Spec.AzureIdentity)
-	// Reject a lookup that returned a different object: one that ignored the namespace must not widen
-	// what a binding can reach.
-	if id == nil || id.Namespace != b.Namespace || id.Name != b.Spec.AzureIdentity {
-		return Grant{}, refuseIdentityMissing(b)
-	}
-	if !id.DeletionTimestamp.IsZero() {
-		return Grant{}, refuseIdentityLeaving(b, id)
-	}
-	if Namespaced(id) && id.Namespace != pod.Namespace {
-		return Grant{}, refuseNamespacedIdentity(pod, b, id)
+	id, refusal := identityOf(pod, b, lookup)
+	if refusal != nil {
+		return Grant{}, refusal
 	}
 	if refusal := r.check(id); refusal != nil {
 		refusal.Binding = b
@@ -157,6 +149,25 @@ func (r Rules) consider(
 		return Grant{}, refusal
 	}
 	return grant, nil
+}
+
+// identityOf returns the identity that the binding names, if the pod is in its reach.
+func identityOf(
+	pod Pod, b *v1.AzureIdentityBinding, lookup func(namespace, name string) *v1.AzureIdentity,
+) (*v1.AzureIdentity, *reason.Refusal) {
+	id := lookup(b.Namespace, b.Spec.AzureIdentity)
+	// Reject a lookup that returned a different object: one that ignored the namespace must not widen
+	// what a binding can reach.
+	if id == nil || id.Namespace != b.Namespace || id.Name != b.Spec.AzureIdentity {
+		return nil, refuseIdentityMissing(b)
+	}
+	if !id.DeletionTimestamp.IsZero() {
+		return nil, refuseIdentityLeaving(b, id)
+	}
+	if Namespaced(id) && id.Namespace != pod.Namespace {
+		return nil, refuseNamespacedIdentity(pod, b, id)
+	}
+	return id, nil
 }
 
 // judge applies the policy to a grant and records the result in it.

@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -107,7 +108,8 @@ func (p *Policy) permission(pod Pod, id *v1.AzureIdentity) permission {
 		return permission{}
 	}
 	result := permission{enforced: p.mode == v1.PolicyEnforce}
-	everything, everythingByName := p.mode == v1.PolicyOff, p.mode == v1.PolicyOff
+	off := p.mode == v1.PolicyOff
+	audiences, byName := audienceUnion{all: off}, audienceUnion{all: off}
 	for _, r := range p.rules {
 		if !r.allows(pod) {
 			continue
@@ -116,26 +118,36 @@ func (p *Policy) permission(pod Pod, id *v1.AzureIdentity) permission {
 			if !matches(entry, id) {
 				continue
 			}
-			if result.rule == "" {
-				result.rule = r.name
-			}
+			result.rule = cmp.Or(result.rule, r.name)
+			audiences.add(entry.Audiences)
 			byClientID, byResourceID := len(entry.ClientIDs) > 0, namesResourceID(entry, id)
 			if slices.Contains(r.namespaces, pod.Namespace) && (byClientID || byResourceID) {
 				result.byClientID, result.byResourceID = result.byClientID || byClientID, result.byResourceID || byResourceID
-				everythingByName = everythingByName || len(entry.Audiences) == 0
-				result.audiencesByName = append(result.audiencesByName, entry.Audiences...)
+				byName.add(entry.Audiences)
 			}
-			everything = everything || len(entry.Audiences) == 0
-			result.audiences = append(result.audiences, entry.Audiences...)
 		}
 	}
-	if everything {
-		result.audiences = nil
-	}
-	if everythingByName {
-		result.audiencesByName = nil
-	}
+	result.audiences, result.audiencesByName = audiences.list(), byName.list()
 	return result
+}
+
+// audienceUnion combines the audiences of several entries. An entry without any allows all.
+type audienceUnion struct {
+	all   bool
+	names []string
+}
+
+func (u *audienceUnion) add(names []string) {
+	u.all = u.all || len(names) == 0
+	u.names = append(u.names, names...)
+}
+
+// list returns the audiences, or nil for all.
+func (u *audienceUnion) list() []string {
+	if u.all {
+		return nil
+	}
+	return u.names
 }
 
 // allows reports whether the rule applies to the pod.

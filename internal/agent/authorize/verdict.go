@@ -169,7 +169,7 @@ func (t *Table) identityAt(version uint64, namespace, name string) *v1.AzureIden
 
 // workOut applies the rules. The caller does not hold the lock.
 func (t *Table) workOut(in *inputs) *verdict {
-	v := &verdict{pod: in.pod, hostNetwork: in.hostNetwork, arrivals: map[types.NamespacedName]arrival{}}
+	v := &verdict{pod: in.pod, hostNetwork: in.hostNetwork}
 	for some := range batches(in.exceptions) {
 		e, refusal := in.rules.PlainIMDS(in.pod, some)
 		if e != nil {
@@ -186,20 +186,27 @@ func (t *Table) workOut(in *inputs) *verdict {
 	if len(v.grants) == 0 && len(v.refusals) == 0 {
 		_, v.refusals = in.rules.Grants(in.pod, nil, nil)
 	}
+	v.arrivals = arrivalsOf(v.grants, in.assigned)
+	return v
+}
+
+// arrivalsOf returns how far the granted identities have come on their way to the node.
+func arrivalsOf(grants []identity.Grant, list []*assignment) map[types.NamespacedName]arrival {
 	granted := map[types.NamespacedName]bool{}
-	for _, g := range v.grants {
+	for _, g := range grants {
 		granted[nameOf(g.Identity)] = true
 	}
-	for some := range batches(in.assigned) {
+	arrivals := map[types.NamespacedName]arrival{}
+	for some := range batches(list) {
 		for _, a := range some {
 			// Two objects for one pod and identity come from MICs of two generations. The one that arrived
 			// counts.
-			if have, ok := v.arrivals[a.identity]; granted[a.identity] && (!ok || !have.arrived()) {
-				v.arrivals[a.identity] = a.arrival
+			if have, ok := arrivals[a.identity]; granted[a.identity] && (!ok || !have.arrived()) {
+				arrivals[a.identity] = a.arrival
 			}
 		}
 	}
-	return v
+	return arrivals
 }
 
 // consider adds some bindings to a verdict. Earlier grants are considered again with them, so that

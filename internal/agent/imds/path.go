@@ -85,7 +85,7 @@ func classifyMetadata(segments []string, slash string) Route {
 	name, rest := ascii.ToLower(segments[0]), segments[1:]
 	switch name {
 	case "identity":
-		if len(rest) == 2 && ascii.EqualFold(rest[0], "oauth2") && ascii.EqualFold(rest[1], "token") {
+		if is(rest, "oauth2", "token") {
 			return Route{Kind: Token, Label: TokenPath}
 		}
 		return Route{Kind: IdentityOther, Label: "/metadata/identity"}
@@ -94,10 +94,10 @@ func classifyMetadata(segments []string, slash string) Route {
 			Kind: PassThrough, Label: "/metadata/instance", Instance: true,
 			Path:      "/metadata/instance" + join(rest) + slash,
 			UserData:  slices.ContainsFunc(rest, isUserData),
-			PlainText: len(rest) == 2 && ascii.EqualFold(rest[0], "compute") && ascii.EqualFold(rest[1], "location"),
+			PlainText: is(rest, "compute", "location"),
 		}
 	case "attested":
-		if len(rest) == 1 && ascii.EqualFold(rest[0], "document") {
+		if is(rest, "document") {
 			r := known("/metadata/attested/document", slash)
 			r.Instance, r.Attested = true, true
 			return r
@@ -108,6 +108,11 @@ func classifyMetadata(segments []string, slash string) Route {
 		}
 	}
 	return Route{Label: "unknown"}
+}
+
+// is reports whether the segments are these names, in any case.
+func is(segments []string, names ...string) bool {
+	return slices.EqualFunc(segments, names, ascii.EqualFold)
 }
 
 func known(path, slash string) Route {

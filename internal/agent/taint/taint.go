@@ -75,15 +75,11 @@ func (r *Remover) Run(ctx context.Context) {
 		case <-retry:
 		}
 		retry = nil
-		if node == nil || !r.ready() {
+		if !r.ready() {
 			continue
 		}
-		left, found := Without(node.Spec.Taints)
-		if !found {
-			failures, logged = 0, ""
-			continue
-		}
-		if err := r.remove(ctx, node, left); err != nil {
+		removed, err := r.remove(ctx, node)
+		if err != nil {
 			if ctx.Err() == nil && err.Error() != logged {
 				logged = err.Error()
 				r.log.Error(err, "cannot remove the start-up taint, retrying: pods that do not tolerate it are not scheduled on this node", "node", node.Name)
@@ -92,16 +88,27 @@ func (r *Remover) Run(ctx context.Context) {
 			failures++
 			continue
 		}
-		r.log.Info("removed the start-up taint", "node", node.Name)
-		node = nil // changed: the watch returns the new one
 		failures, logged = 0, ""
+		if removed {
+			r.log.Info("removed the start-up taint", "node", node.Name)
+			node = nil // changed: the watch returns the new one
+		}
 	}
 }
 
-func (r *Remover) remove(ctx context.Context, node *corev1.Node, left []corev1.Taint) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTime)
+// remove removes the taint from a node, which is nil if it is not known. It reports whether there
+// was one.
+func (r *Remover) remove(ctx context.Context, node *corev1.Node) (removed bool, err error) {
+	if node == nil {
+		return false, nil
+	}
+	left, found := Without(node.Spec.Taints)
+	if !found {
+		return false, nil
+	}
+	write, cancel := context.WithTimeout(ctx, writeTime)
 	defer cancel()
-	return r.api.SetTaints(ctx, node, left)
+	return true, r.api.SetTaints(write, node, left)
 }
 
 // setNode passes the latest node to Run.

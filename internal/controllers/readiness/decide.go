@@ -104,7 +104,7 @@ func (p Pod) now() Verdict {
 		name := grant.Identity.Namespace + "/" + grant.Identity.Name
 		found := p.find(grant.Identity)
 		switch {
-		case found == nil || found.Status.Status != v1.StateAssigned && found.Status.Reason == "":
+		case onItsWay(found):
 			waiting = append(waiting, name)
 		case found.Status.Status != v1.StateAssigned:
 			// The first by precedence provides the reason. A later one replaces it only if that one
@@ -140,6 +140,11 @@ func (p Pod) find(id *v1.AzureIdentity) *v1.AzureAssignedIdentity {
 		return nil
 	}
 	return p.Assigned[at]
+}
+
+// onItsWay reports whether an identity is neither on the node nor in trouble.
+func onItsWay(found *v1.AzureAssignedIdentity) bool {
+	return found == nil || found.Status.Status != v1.StateAssigned && found.Status.Reason == ""
 }
 
 // refused returns the verdict about a pod that is granted nothing.

@@ -58,20 +58,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err := r.Rules.Wait(ctx); err != nil {
 		return reconcile.Result{}, err
 	}
-	var pod corev1.Pod
-	err := r.Client.Get(ctx, req.NamespacedName, &pod)
-	if apierrors.IsNotFound(err) {
-		// The pod is usually gone. If it only lost its label, it still exists and its condition is
-		// outdated.
-		err = r.Live.Get(ctx, req.NamespacedName, &pod)
+	pod, err := r.pod(ctx, req.NamespacedName)
+	if err != nil || pod == nil {
+		return reconcile.Result{}, err
 	}
-	if apierrors.IsNotFound(err) || err == nil && !living(&pod) {
-		return reconcile.Result{}, nil
-	}
-	if err != nil {
-		return reconcile.Result{}, fmt.Errorf("read pod %s: %w", req.NamespacedName, err)
-	}
-	view, err := r.view(ctx, &pod)
+	view, err := r.view(ctx, pod)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -82,7 +73,25 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if wait := patience - r.Now().Sub(pod.CreationTimestamp.Time); verdict.Passing && view.Have == nil && wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
-	return reconcile.Result{}, r.write(ctx, &pod, view.Have, verdict)
+	return reconcile.Result{}, r.write(ctx, pod, view.Have, verdict)
+}
+
+// pod returns a pod, or nil if its condition no longer matters.
+func (r *Reconciler) pod(ctx context.Context, name types.NamespacedName) (*corev1.Pod, error) {
+	var pod corev1.Pod
+	err := r.Client.Get(ctx, name, &pod)
+	if apierrors.IsNotFound(err) {
+		// The pod is usually gone. If it only lost its label, it still exists and its condition is
+		// outdated.
+		err = r.Live.Get(ctx, name, &pod)
+	}
+	if apierrors.IsNotFound(err) || err == nil && !living(&pod) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read pod %s: %w", name, err)
+	}
+	return &pod, nil
 }
 
 // living reports whether the pod's condition still matters.
