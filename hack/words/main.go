@@ -50,15 +50,10 @@ func check(root string, skip []string, w io.Writer) (count int, err error) {
 			}
 			return nil
 		}
-		read := reader(name)
-		if read == nil || slices.Contains(skip, name) {
+		if slices.Contains(skip, name) {
 			return nil
 		}
-		text, err := os.ReadFile(path)
-		if err != nil || bytes.Contains(text, []byte("DO NOT EDIT")) {
-			return err
-		}
-		findings, err := read(text)
+		findings, err := checkFile(path, name)
 		for _, f := range findings {
 			_, _ = fmt.Fprintf(w, "%s:%d: %s\n", name, f.line, f.message)
 		}
@@ -66,6 +61,19 @@ func check(root string, skip []string, w io.Writer) (count int, err error) {
 		return err
 	})
 	return count, err
+}
+
+// checkFile returns the findings in one file. name is its path below the root.
+func checkFile(path, name string) ([]finding, error) {
+	read := reader(name)
+	if read == nil {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || bytes.Contains(text, []byte("DO NOT EDIT")) {
+		return nil, err
+	}
+	return read(text)
 }
 
 // ignored reports whether a folder holds build results, generated files or inputs of tests.

@@ -147,14 +147,8 @@ func (g *generator) run(ctx context.Context) error {
 				return err
 			}
 		}
-		n, err := unix.EpollWait(g.epoll, events, 100)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("load: epoll: %w", err)
-		}
-		for _, e := range events[:max(n, 0)] {
-			if e.Fd >= 0 {
-				g.event(g.clients[e.Fd])
-			}
+		if err := g.poll(events); err != nil {
+			return err
 		}
 	}
 	g.result.Ended = time.Now()
@@ -166,6 +160,20 @@ func (g *generator) run(ctx context.Context) error {
 	g.result.Requests = g.sent
 	g.result.P50, g.result.P99, g.result.P999, g.result.Max = g.times.quantile(0.5), g.times.quantile(0.99), g.times.quantile(0.999), g.times.max.Seconds()
 	return ctx.Err()
+}
+
+// poll waits for events of the connections and handles them.
+func (g *generator) poll(events []unix.EpollEvent) error {
+	n, err := unix.EpollWait(g.epoll, events, 100)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("load: epoll: %w", err)
+	}
+	for _, e := range events[:max(n, 0)] {
+		if e.Fd >= 0 {
+			g.event(g.clients[e.Fd])
+		}
+	}
+	return nil
 }
 
 // enough reports whether all requests were sent, regardless of the time.
@@ -219,21 +227,26 @@ func (g *generator) send(c *client) {
 	}
 }
 
+// sendFirst sends the request over a connection that has just been made.
+func (g *generator) sendFirst(c *client) error {
+	if !c.connecting {
+		return nil
+	}
+	c.connecting = false
+	if err := c.connected(); err != nil {
+		return err
+	}
+	return c.write(g.request)
+}
+
 // event handles a connection that is ready to be read or written.
 func (g *generator) event(c *client) {
 	if c.fd < 0 {
 		return // closed by an earlier event of the same round
 	}
-	if c.connecting {
-		c.connecting = false
-		err := c.connected()
-		if err == nil {
-			err = c.write(g.request)
-		}
-		if err != nil {
-			g.failed(c, err)
-			return
-		}
+	if err := g.sendFirst(c); err != nil {
+		g.failed(c, err)
+		return
 	}
 	n, err := unix.Read(c.fd, c.in[c.got:])
 	switch {

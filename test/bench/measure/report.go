@@ -238,14 +238,8 @@ func (f *Figure) target() (target, verdict string) {
 // show formats a value with its unit for people.
 func (f *Figure) show(v float64) string {
 	switch {
-	case f.Unit == "s" && v < 0.001:
-		return fmt.Sprintf("%.0f µs", v*1e6)
-	case f.Unit == "s" && v < 0.01:
-		return fmt.Sprintf("%.1f ms", v*1e3)
-	case f.Unit == "s" && v < 1:
-		return fmt.Sprintf("%.0f ms", v*1e3)
 	case f.Unit == "s":
-		return fmt.Sprintf("%.2f s", v)
+		return showSeconds(v)
 	case f.Unit == "/s":
 		return fmt.Sprintf("%.0f/s", v)
 	case f.Unit == "MiB":
@@ -256,5 +250,18 @@ func (f *Figure) show(v float64) string {
 		return fmt.Sprintf("%.0f", v)
 	default:
 		return fmt.Sprintf("%.2f", v)
+	}
+}
+
+func showSeconds(v float64) string {
+	switch {
+	case v < 0.001:
+		return fmt.Sprintf("%.0f µs", v*1e6)
+	case v < 0.01:
+		return fmt.Sprintf("%.1f ms", v*1e3)
+	case v < 1:
+		return fmt.Sprintf("%.0f ms", v*1e3)
+	default:
+		return fmt.Sprintf("%.2f s", v)
 	}
 }
