@@ -38,6 +38,7 @@ func (o *cleanupOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.secrets, "cleanup-pull-secrets", "", "with --cleanup-nodes: comma-separated `names` of the image pull Secrets")
 }
 
+//nolint:gocyclo // a flat list of rules about flags
 func (o *cleanupOptions) validate() error {
 	switch {
 	case o.on && o.nodes:
