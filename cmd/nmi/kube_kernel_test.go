@@ -42,7 +42,7 @@ func (k *kube) apply(resource, apiVersion, kind, name string, rest map[string]an
 		event = "MODIFIED"
 	}
 	k.objects[resource][name] = object
-	k.tell(resource, event, object)
+	k.notify(resource, event, object)
 }
 
 // remove deletes an object.
@@ -51,10 +51,10 @@ func (k *kube) remove(resource, name string) {
 	defer k.mu.Unlock()
 	object := k.objects[resource][name]
 	delete(k.objects[resource], name)
-	k.tell(resource, "DELETED", object)
+	k.notify(resource, "DELETED", object)
 }
 
-func (k *kube) tell(resource, event string, object any) {
+func (k *kube) notify(resource, event string, object any) {
 	k.events[resource] = append(k.events[resource], map[string]any{"type": event, "object": object})
 	if c := k.changed[resource]; c != nil {
 		close(c)

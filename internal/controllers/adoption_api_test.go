@@ -39,7 +39,7 @@ func TestAdoption(t *testing.T) {
 	}
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"on its way", adoptOnItsWay},
 		{"pod gone", adoptPodGone},
@@ -49,7 +49,7 @@ func TestAdoption(t *testing.T) {
 		{"type upgrade", upgradeRecorded},
 		{"old NMI reads", oldNMIReads},
 	} {
-		t.Run(story.name, func(t *testing.T) { story.tell(t, newWorld(t, kube, slug("adopt "+story.name))) })
+		t.Run(story.name, func(t *testing.T) { story.run(t, newWorld(t, kube, slug("adopt "+story.name))) })
 	}
 }
 

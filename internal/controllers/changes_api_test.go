@@ -86,7 +86,7 @@ func identityMoves(t *testing.T, w *world) {
 }
 
 func userDeletes(t *testing.T, w *world) {
-	w.config.Attachment.Grace = patience // the gap between the objects must not count as the pod's end
+	w.config.Attachment.Grace = waitLimit // the gap between the objects must not count as the pod's end
 	w.cloud.AddIdentities(resourceID("red"))
 	w.identity("red")
 	w.start()

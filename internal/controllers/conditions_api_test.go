@@ -31,7 +31,7 @@ func TestConditions(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"gate", gate},
 		{"gate without binding", gateWithoutBinding},
@@ -46,7 +46,7 @@ func TestConditions(t *testing.T) {
 		{"older CRD", olderCRD}, // last, because it changes the server
 	} {
 		t.Run(story.name, func(t *testing.T) {
-			story.tell(t, newWorld(t, kube, strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(story.name))))
+			story.run(t, newWorld(t, kube, strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(story.name))))
 		})
 	}
 }

@@ -24,7 +24,7 @@ func TestFleet(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"mixed fleet", mixedFleet},
 		{"taken away by hand", takenAway},
@@ -33,7 +33,7 @@ func TestFleet(t *testing.T) {
 		{"namespace deleted quietly", deletedQuietly},
 	} {
 		t.Run(story.name, func(t *testing.T) {
-			story.tell(t, newWorld(t, kube, strings.ReplaceAll(story.name, " ", "-")))
+			story.run(t, newWorld(t, kube, strings.ReplaceAll(story.name, " ", "-")))
 		})
 	}
 }

@@ -36,7 +36,7 @@ import (
 
 const (
 	subscription = "11111111-2222-3333-4444-555555555555"
-	patience     = 30 * time.Second
+	waitLimit    = 30 * time.Second
 	ledgerName   = "ledger"
 )
 
@@ -232,7 +232,7 @@ func (w *world) pod(name, selector string) *corev1.Pod {
 func (w *world) eventually(what string, f func() string) {
 	w.t.Helper()
 	last := ""
-	err := wait.PollUntilContextTimeout(w.t.Context(), 5*time.Millisecond, patience, true, func(context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(w.t.Context(), 5*time.Millisecond, waitLimit, true, func(context.Context) (bool, error) {
 		last = f()
 		return last == "", nil
 	})

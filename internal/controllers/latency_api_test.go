@@ -61,7 +61,7 @@ func (w *world) measure(events watch.Interface, i int, present bool) time.Durati
 		w.pod("first", name)
 		w.waitState("first", v1.StateAssigned)
 	}
-	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(w.t.Context(), waitLimit)
 	defer cancel()
 	pod := w.newPod(fmt.Sprintf("p%d", i), name, w.nodes[0])
 	w.create(pod)

@@ -20,7 +20,7 @@ func TestPolicy(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"changes count for running pods", policyChanges},
 		{"namespaces by label", policySelects},
@@ -29,7 +29,7 @@ func TestPolicy(t *testing.T) {
 		t.Run(story.name, func(t *testing.T) {
 			w := newWorld(t, kube, slug(story.name))
 			t.Cleanup(func() { _ = client.IgnoreNotFound(w.client.Delete(t.Context(), policyNamed(v1.PolicyName))) })
-			story.tell(t, w)
+			story.run(t, w)
 		})
 	}
 }

@@ -19,7 +19,7 @@ func TestPromises(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"there during an update", thereDuringUpdate},
 		{"there while Azure fails", thereWhileFailing},
@@ -33,7 +33,7 @@ func TestPromises(t *testing.T) {
 		{"wrong client id", wrongClientID},
 	} {
 		t.Run(story.name, func(t *testing.T) {
-			story.tell(t, newWorld(t, kube, slug(story.name)))
+			story.run(t, newWorld(t, kube, slug(story.name)))
 		})
 	}
 }
@@ -110,7 +110,7 @@ func oneWrite(t *testing.T, w *world) {
 			if got.Status.Status == v1.StateAssigned {
 				assigned++
 			}
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("%d of %d", assigned, pods)
 		}
 	}

@@ -25,7 +25,7 @@ func TestRefusals(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"refused before any pod", refusedBeforePods},
 		{"may not be pre-assigned", mayNotPreassign},
@@ -36,7 +36,7 @@ func TestRefusals(t *testing.T) {
 		{"identity comes last", identityLast},
 	} {
 		t.Run(story.name, func(t *testing.T) {
-			story.tell(t, newWorld(t, kube, slug(story.name)))
+			story.run(t, newWorld(t, kube, slug(story.name)))
 		})
 	}
 }

@@ -21,7 +21,7 @@ func TestStories(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"pod comes and goes", comesAndGoes},
 		{"others' identities", othersIdentities},
@@ -50,7 +50,7 @@ func TestStories(t *testing.T) {
 		{"agent ill", agentIll},
 	} {
 		t.Run(story.name, func(t *testing.T) {
-			story.tell(t, newWorld(t, kube, slug(story.name)))
+			story.run(t, newWorld(t, kube, slug(story.name)))
 		})
 	}
 }

@@ -23,14 +23,14 @@ func TestUninstall(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"namespace first", namespaceFirst},
 		{"mic first", micFirst},
 		{"node and group first", nodeAndGroupFirst},
 		{"definitions first", definitionsFirst}, // last, because the API server loses podid's kinds for a while
 	} {
-		t.Run(story.name, func(t *testing.T) { story.tell(t, newWorld(t, kube, slug("un "+story.name))) })
+		t.Run(story.name, func(t *testing.T) { story.run(t, newWorld(t, kube, slug("un "+story.name))) })
 	}
 }
 

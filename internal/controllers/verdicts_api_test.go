@@ -24,7 +24,7 @@ func TestVerdicts(t *testing.T) {
 	kube := startServer(t)
 	for _, story := range []struct {
 		name string
-		tell func(*testing.T, *world)
+		run  func(*testing.T, *world)
 	}{
 		{"client id of another", clientIDOfAnother},
 		{"foreign is verified", foreignIsVerified},
@@ -32,7 +32,7 @@ func TestVerdicts(t *testing.T) {
 		{"the kubelets own", theKubeletsOwn},
 	} {
 		t.Run(story.name, func(t *testing.T) {
-			story.tell(t, newWorld(t, kube, slug(story.name)))
+			story.run(t, newWorld(t, kube, slug(story.name)))
 		})
 	}
 }

@@ -95,16 +95,16 @@ func start(t *testing.T, api *apiServer) (*Watch, sink) {
 		}
 		return c
 	}
-	told := make(sink, 100)
+	changes := make(sink, 100)
 	w, err := New(Config{
 		Core: client(corev1.SchemeGroupVersion, "/api", corev1.AddToScheme), Group: client(v1.GroupVersion, "/apis", v1.AddToScheme),
-		Sink: told, Note: func(string, error) {},
+		Sink: changes, Note: func(string, error) {},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	go w.Run(t.Context())
-	return w, told
+	return w, changes
 }
 
 func (s sink) expect(t *testing.T, want ...string) {
@@ -129,8 +129,8 @@ func TestNoSelector(t *testing.T) {
 	other := thePolicy()
 	other.Name = "other"
 	api := &apiServer{policies: []v1.AzureIdentityPolicy{other, thePolicy(v1.PolicyRule{Name: "r", Namespaces: []string{"a"}})}}
-	w, told := start(t, api)
-	told.expect(t, "policy enforce")
+	w, changes := start(t, api)
+	changes.expect(t, "policy enforce")
 	if !w.Wait(t.Context()) || len(w.Missing()) != 0 {
 		t.Errorf("missing: %v", w.Missing())
 	}
@@ -144,8 +144,8 @@ func TestSelector(t *testing.T) {
 		policies:   []v1.AzureIdentityPolicy{thePolicy(v1.PolicyRule{Name: "r", NamespaceSelector: &metav1.LabelSelector{}})},
 		namespaces: []corev1.Namespace{{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{"team": "x"}}}},
 	}
-	w, told := start(t, api)
-	told.expect(t, "namespace a x", "policy enforce") // in this order: a policy never takes effect before the labels that it needs
+	w, changes := start(t, api)
+	changes.expect(t, "namespace a x", "policy enforce") // in this order: a policy never takes effect before the labels that it needs
 	if !w.Wait(t.Context()) || len(w.Missing()) != 0 {
 		t.Errorf("missing: %v", w.Missing())
 	}
@@ -154,12 +154,12 @@ func TestSelector(t *testing.T) {
 func TestNoKind(t *testing.T) {
 	api := &apiServer{}
 	api.noKind.Store(true)
-	w, told := start(t, api)
+	w, changes := start(t, api)
 	if !w.Wait(t.Context()) {
 		t.Fatal("never synced without the CRD")
 	}
 	select {
-	case got := <-told:
+	case got := <-changes:
 		t.Errorf("told %q", got)
 	default:
 	}
@@ -170,8 +170,8 @@ func TestNoKind(t *testing.T) {
 func TestNoRight(t *testing.T) {
 	api := &apiServer{policies: []v1.AzureIdentityPolicy{thePolicy(v1.PolicyRule{Name: "r", NamespaceSelector: &metav1.LabelSelector{}})}}
 	api.noLabels.Store(true)
-	w, told := start(t, api)
-	told.expect(t, "policy enforce") // closed, after labelsLimit
+	w, changes := start(t, api)
+	changes.expect(t, "policy enforce") // closed, after labelsLimit
 	if missing := w.Missing(); len(missing) != 1 || missing[0] != Namespaces {
 		t.Errorf("missing: %v", missing)
 	}

@@ -56,7 +56,7 @@ func (r Reason) Status() int { return table[r].status }
 func (r Reason) Event() bool { return table[r].event }
 
 // Transient reports whether the same request may succeed later without any change.
-func (r Reason) Transient() bool { return table[r].actor == nobody || table[r].transient }
+func (r Reason) Transient() bool { return table[r].actor == noAction || table[r].transient }
 
 // Refuse returns a refusal for this reason. A format without args is the message.
 func (r Reason) Refuse(format string, args ...any) *Refusal {

@@ -8,7 +8,7 @@ import "net/http"
 type actor string
 
 const (
-	nobody   actor = "no action needed, the cause is temporary"
+	noAction actor = "no action needed, the cause is temporary"
 	program  actor = "the author of the program"
 	owner    actor = "the owner of the pod's namespace"
 	cluster  actor = "the owner of the cluster's policy"
@@ -88,34 +88,34 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 		remedy:  "Do not point probes or hooks at the node agent; pods ask the metadata service.",
 	},
 	CallerUnknown: {
-		name: "CallerUnknown", status: http.StatusInternalServerError, oauth: "caller_unknown", actor: nobody,
+		name: "CallerUnknown", status: http.StatusInternalServerError, oauth: "caller_unknown", actor: noAction,
 		meaning: "The node agent knows no live pod with the address that the request came from.",
 		remedy: "Try again. If it stays so, check that the pod runs on this node and that the node agent can watch " +
 			"pods.",
 	},
 	CallerAmbiguous: {
-		name: "CallerAmbiguous", status: http.StatusInternalServerError, oauth: "caller_unknown", actor: nobody,
+		name: "CallerAmbiguous", status: http.StatusInternalServerError, oauth: "caller_unknown", actor: noAction,
 		meaning: "Two live pods of the node have the address that the request came from.",
 		remedy:  "Try again. If it stays so, look for a faulty network plug-in: kubectl get pods -A -o wide.",
 	},
 	CallerMoved: {
-		name: "CallerMoved", status: http.StatusInternalServerError, oauth: "caller_unknown", actor: nobody,
+		name: "CallerMoved", status: http.StatusInternalServerError, oauth: "caller_unknown", actor: noAction,
 		meaning: "The request came in by another network interface than that of the pod with its address.",
 		remedy: "Try again. If it stays so, look for a pod that uses another pod's address, or run NMI with " +
 			"--allow-address-on-any-interface where interfaces change while pods run.",
 	},
 	CallerGone: {
-		name: "CallerGone", status: http.StatusInternalServerError, oauth: "server_error", actor: nobody,
+		name: "CallerGone", status: http.StatusInternalServerError, oauth: "server_error", actor: noAction,
 		meaning: "The pod ended before its answer could be sent.",
 		remedy:  "Nothing.",
 	},
 	ClientGone: {
-		name: "ClientGone", status: http.StatusInternalServerError, oauth: "server_error", actor: nobody,
+		name: "ClientGone", status: http.StatusInternalServerError, oauth: "server_error", actor: noAction,
 		meaning: "The client disconnected before its answer could be sent.",
 		remedy:  "Nothing. If it is frequent, look at the client's timeout.",
 	},
 	PodUnknown: {
-		name: "PodUnknown", status: http.StatusInternalServerError, oauth: "pod_unknown", actor: nobody,
+		name: "PodUnknown", status: http.StatusInternalServerError, oauth: "pod_unknown", actor: noAction,
 		meaning: "The pod is known, and what it may use is not worked out yet.",
 		remedy:  "Try again.",
 	},
@@ -289,7 +289,7 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 		remedy:  "Run the pod on a node of Azure, or use an identity of type 1, 2 or 3.",
 	},
 	UpdateFailing: {
-		name: "UpdateFailing", actor: nobody,
+		name: "UpdateFailing", actor: noAction,
 		meaning: "Updates of the VM or scale set keep failing. MIC keeps trying.",
 		remedy:  "If it stays so, look at Azure's error in the message.",
 	},
@@ -309,12 +309,12 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 		remedy:  "Grant MIC the right, as the chart's Role does, or create the ServiceAccount: podid identity federate.",
 	},
 	NotAssigned: {
-		name: "IdentityNotAssigned", status: http.StatusNotFound, oauth: "identity_not_assigned", event: true, actor: nobody,
+		name: "IdentityNotAssigned", status: http.StatusNotFound, oauth: "identity_not_assigned", event: true, actor: noAction,
 		meaning: "The identity is granted and has not been assigned to the node yet.",
 		remedy:  "Try again. If it stays so, look at the pod's Events and check that MIC runs.",
 	},
 	AssigningRetry: {
-		name: "IdentityNotAssigned", status: http.StatusServiceUnavailable, oauth: "identity_not_assigned", event: true, actor: nobody,
+		name: "IdentityNotAssigned", status: http.StatusServiceUnavailable, oauth: "identity_not_assigned", event: true, actor: noAction,
 		meaning: "As NotAssigned, where NMI runs with --set-retry-after-header and does not hold requests.",
 		remedy:  "Try again after the time in the header Retry-After.",
 	},
@@ -326,32 +326,32 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 	},
 
 	SourceFailed: {
-		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "server_error", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "server_error", event: true, actor: noAction,
 		meaning: "The source of tokens failed in a way that has no reason of its own.",
 		remedy:  "Try again; the audit log has the error.",
 	},
 	ReplyUnusable: {
-		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "source_trouble", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "source_trouble", event: true, actor: noAction,
 		meaning: "The answer of the source has no usable token.",
 		remedy:  "Try again; the audit log has the error.",
 	},
 	TokenUnreadable: {
-		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "server_error", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "server_error", event: true, actor: noAction,
 		meaning: "The token cannot be written in the form for processes of the node.",
 		remedy:  "Try again; the audit log has the error.",
 	},
 	IMDSTrouble: {
-		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "metadata_service_trouble", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "metadata_service_trouble", event: true, actor: noAction,
 		meaning: "The metadata service of the node does not answer, or not with a token.",
 		remedy:  "Try again. If it stays so, check the node's metadata service.",
 	},
 	IMDSBusy: {
-		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "metadata_service_busy", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "metadata_service_busy", event: true, actor: noAction,
 		meaning: "Too many token requests of the node wait for the metadata service.",
 		remedy:  "Try again.",
 	},
 	IMDSThrottled: {
-		name: "SourceFailed", status: http.StatusTooManyRequests, oauth: "too_many_requests", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusTooManyRequests, oauth: "too_many_requests", event: true, actor: noAction,
 		meaning: "The metadata service has too many requests.",
 		remedy:  "Try again after the time in the header Retry-After.",
 	},
@@ -368,27 +368,27 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 		remedy: "Correct the resource that the program asks for.",
 	},
 	UpstreamFailed: {
-		name: "UpstreamFailed", status: http.StatusBadGateway, oauth: "metadata_service_trouble", actor: nobody,
+		name: "UpstreamFailed", status: http.StatusBadGateway, oauth: "metadata_service_trouble", actor: noAction,
 		meaning: "A request that is passed on to the metadata service got no answer.",
 		remedy:  "Try again. If it stays so, check the node's metadata service.",
 	},
 	UpstreamThrottled: {
-		name: "Throttled", status: http.StatusTooManyRequests, oauth: "too_many_requests", actor: nobody,
+		name: "Throttled", status: http.StatusTooManyRequests, oauth: "too_many_requests", actor: noAction,
 		meaning: "The metadata service has too many requests to pass on another.",
 		remedy:  "Try again after the time in the header Retry-After.",
 	},
 	EntraTrouble: {
-		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "entra_id_trouble", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "entra_id_trouble", event: true, actor: noAction,
 		meaning: "Entra ID does not answer, or not with a token.",
 		remedy:  "Try again. If it stays so, check the node's way to Entra ID.",
 	},
 	EntraBusy: {
-		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "entra_id_busy", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "entra_id_busy", event: true, actor: noAction,
 		meaning: "Too many token requests of the node wait for Entra ID.",
 		remedy:  "Try again.",
 	},
 	EntraThrottled: {
-		name: "SourceFailed", status: http.StatusTooManyRequests, oauth: "too_many_requests", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusTooManyRequests, oauth: "too_many_requests", event: true, actor: noAction,
 		meaning: "Entra ID has too many requests of this identity.",
 		remedy:  "Try again after the time in the header Retry-After.",
 	},
@@ -424,12 +424,12 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 		remedy:  "Correct what the message names.",
 	},
 	APIServerTrouble: {
-		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "api_server_trouble", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "api_server_trouble", event: true, actor: noAction,
 		meaning: "The API server did not give the Secret or the broker's token.",
 		remedy:  "Try again. If it stays so, check the API server.",
 	},
 	KeyBusy: {
-		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "certificate_busy", event: true, actor: nobody,
+		name: "SourceFailed", status: http.StatusInternalServerError, oauth: "certificate_busy", event: true, actor: noAction,
 		meaning: "Too many key files wait to be read.",
 		remedy:  "Try again.",
 	},
@@ -450,28 +450,28 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 	},
 
 	NotReady: {
-		name: "NotReady", status: http.StatusInternalServerError, oauth: "caller_unknown", actor: nobody,
+		name: "NotReady", status: http.StatusInternalServerError, oauth: "caller_unknown", actor: noAction,
 		meaning: "The node agent has not read the cluster's objects yet.",
 		remedy:  "Try again. If it stays so, check the node agent's way to the API server.",
 	},
 	Stopping: {
-		name: "Stopping", status: http.StatusInternalServerError, oauth: "caller_unknown", actor: nobody,
+		name: "Stopping", status: http.StatusInternalServerError, oauth: "caller_unknown", actor: noAction,
 		meaning: "The node agent is being restarted.",
 		remedy:  "Try again.",
 	},
 	Unsteady: {
-		name: "Unsteady", status: http.StatusInternalServerError, oauth: "server_error", actor: nobody,
+		name: "Unsteady", status: http.StatusInternalServerError, oauth: "server_error", actor: noAction,
 		meaning: "What the pod may use changes faster than a token can be fetched.",
 		remedy:  "Try again.",
 	},
 	TooManyWaiting: {
-		name: "TooManyWaiting", status: http.StatusTooManyRequests, oauth: "too_many_requests", actor: nobody,
+		name: "TooManyWaiting", status: http.StatusTooManyRequests, oauth: "too_many_requests", actor: noAction,
 		meaning: "Too many requests of the pod or its namespace wait for their identities.",
 		remedy: "Try again after the time in the header Retry-After. If it stays so, look for a program that asks " +
 			"in a loop.",
 	},
 	Busy: {
-		name: "Busy", status: http.StatusTooManyRequests, oauth: "too_many_requests", actor: nobody,
+		name: "Busy", status: http.StatusTooManyRequests, oauth: "too_many_requests", actor: noAction,
 		meaning: "Too many requests of the pod or its namespace wait for the source of tokens or for the metadata " +
 			"service.",
 		remedy: "Try again after the time in the header Retry-After. If it stays so, look for a program that asks " +

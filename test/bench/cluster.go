@@ -147,11 +147,11 @@ func (b *bench) connect() error {
 	return nil
 }
 
-// tellAzure changes the emulated Azure through its control API.
-func (b *bench) tellAzure(ctx context.Context, method, path string, what any) error {
+// controlAzure changes the emulated Azure through its control API.
+func (b *bench) controlAzure(ctx context.Context, method, path string, what any) error {
 	body, err := json.Marshal(what)
 	if err != nil {
-		return fmt.Errorf("tell the emulated Azure: %w", err)
+		return fmt.Errorf("control the emulated Azure: %w", err)
 	}
 	status, err := b.sandbox.Status(ctx)
 	if err != nil {
@@ -159,16 +159,16 @@ func (b *bench) tellAzure(ctx context.Context, method, path string, what any) er
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+status.Azure.Control+path, bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("tell the emulated Azure: %w", err)
+		return fmt.Errorf("control the emulated Azure: %w", err)
 	}
 	answer, err := b.azure.Do(req)
 	if err != nil {
-		return fmt.Errorf("tell the emulated Azure: %w", err)
+		return fmt.Errorf("control the emulated Azure: %w", err)
 	}
 	defer func() { _ = answer.Body.Close() }()
 	text, err := io.ReadAll(answer.Body)
 	if err != nil || answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("tell the emulated Azure: %s %s: %s: %.200s: %w", method, path, answer.Status, text, err)
+		return fmt.Errorf("control the emulated Azure: %s %s: %s: %.200s: %w", method, path, answer.Status, text, err)
 	}
 	return nil
 }

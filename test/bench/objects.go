@@ -100,7 +100,7 @@ func (b *bench) world(ctx context.Context) error {
 	// The limits of the real Azure, 12 updates and then 4 a minute, would not allow one pod right
 	// after another.
 	free := object{"limits": object{"scaleSetWrites": object{"size": 1000, "perMinute": 60000}}}
-	if err := b.tellAzure(ctx, "PATCH", "/v1/settings", free); err != nil {
+	if err := b.controlAzure(ctx, "PATCH", "/v1/settings", free); err != nil {
 		return err
 	}
 	names := []string{namespace}
@@ -118,7 +118,7 @@ func (b *bench) world(ctx context.Context) error {
 		return err
 	}
 	for _, i := range b.options.identities() { // sequentially: each call replaces the emulator's world
-		if err := b.tellAzure(ctx, "PUT", "/v1/identities", object{"resourceID": i.resourceID, "clientID": i.clientID, "principalID": i.principalID}); err != nil {
+		if err := b.controlAzure(ctx, "PUT", "/v1/identities", object{"resourceID": i.resourceID, "clientID": i.clientID, "principalID": i.principalID}); err != nil {
 			return err
 		}
 	}

@@ -138,7 +138,7 @@ func (b *bench) fakeNodes(ctx context.Context) error {
 				"id": strconv.Itoa(i), "name": nodeName(set, i), "addresses": []string{fmt.Sprintf("10.201.%d.%d", set, 10+i)},
 			})
 		}
-		if err := b.tellAzure(ctx, "PUT", "/v1/scaleSets", object{"resourceGroup": sandbox.ResourceGroup, "name": name, "instances": instances}); err != nil {
+		if err := b.controlAzure(ctx, "PUT", "/v1/scaleSets", object{"resourceGroup": sandbox.ResourceGroup, "name": name, "instances": instances}); err != nil {
 			return err
 		}
 		for i := range nodesEach {

@@ -52,7 +52,7 @@ type event struct {
 // run returns 0 if there was a token and ARM accepted it, 3 if the token was refused, and 1
 // otherwise.
 func run(ctx context.Context, getenv func(string) string, out io.Writer) int {
-	tell := func(e event) {
+	report := func(e event) {
 		e.Time = time.Now().UTC()
 		b, err := json.Marshal(e)
 		if err != nil {
@@ -64,33 +64,33 @@ func run(ctx context.Context, getenv func(string) string, out io.Writer) int {
 	if text := getenv("DEMO_TIMEOUT"); text != "" {
 		var err error
 		if timeout, err = time.ParseDuration(text); err != nil {
-			tell(event{Event: "broken", Text: "DEMO_TIMEOUT: " + err.Error()})
+			report(event{Event: "broken", Text: "DEMO_TIMEOUT: " + err.Error()})
 			return 1
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	tell(event{Event: "started"})
+	report(event{Event: "started"})
 	credential, err := newCredential(getenv("AZURE_CLIENT_ID"))
 	if err != nil {
-		tell(event{Event: "broken", Text: err.Error()})
+		report(event{Event: "broken", Text: err.Error()})
 		return 1
 	}
 	endpoint := getenv("DEMO_ARM_ENDPOINT")
 	began := time.Now()
 	token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{endpoint + "/.default"}})
 	if err != nil {
-		tell(event{Event: "refused", TookMS: time.Since(began).Milliseconds(), Text: reason(err)})
+		report(event{Event: "refused", TookMS: time.Since(began).Milliseconds(), Text: reason(err)})
 		return 3
 	}
-	tell(event{Event: "token", TookMS: time.Since(began).Milliseconds(), Claims: claims(token.Token)})
+	report(event{Event: "token", TookMS: time.Since(began).Milliseconds(), Claims: claims(token.Token)})
 	began = time.Now()
 	text, err := readScaleSet(ctx, credential, endpoint, getenv("DEMO_RESOURCE"))
 	if err != nil {
-		tell(event{Event: "broken", TookMS: time.Since(began).Milliseconds(), Text: reason(err)})
+		report(event{Event: "broken", TookMS: time.Since(began).Milliseconds(), Text: reason(err)})
 		return 1
 	}
-	tell(event{Event: "arm", TookMS: time.Since(began).Milliseconds(), Text: text})
+	report(event{Event: "arm", TookMS: time.Since(began).Milliseconds(), Text: text})
 	return 0
 }
 
@@ -152,12 +152,12 @@ func reason(err error) string {
 	var failed *azidentity.AuthenticationFailedError
 	if errors.As(err, &failed) && failed.RawResponse != nil {
 		body, readErr := runtime.Payload(failed.RawResponse)
-		var told struct {
+		var answer struct {
 			Error       string `json:"error"`
 			Description string `json:"error_description"`
 		}
-		if readErr == nil && json.Unmarshal(body, &told) == nil && told.Error != "" {
-			return fmt.Sprintf("%s, %s: %s", failed.RawResponse.Status, told.Error, told.Description)
+		if readErr == nil && json.Unmarshal(body, &answer) == nil && answer.Error != "" {
+			return fmt.Sprintf("%s, %s: %s", failed.RawResponse.Status, answer.Error, answer.Description)
 		}
 	}
 	return err.Error()

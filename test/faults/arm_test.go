@@ -65,7 +65,7 @@ const maxNamed = 150
 
 // wrong returns everything that MIC should not have done.
 func (c calls) wrong() []string {
-	return slices.Concat(c.wrongRemovals(), c.wrongSizes(), c.overlaps(), c.impatience(), c.storms(), c.inVain())
+	return slices.Concat(c.wrongRemovals(), c.wrongSizes(), c.overlaps(), c.earlyWrites(), c.storms(), c.inVain())
 }
 
 func (c calls) wrongRemovals() (wrong []string) {
@@ -114,8 +114,8 @@ func (c calls) pollLost(w call) bool {
 	})
 }
 
-// impatience returns writes before the end of a Retry-After.
-func (c calls) impatience() (wrong []string) {
+// earlyWrites returns writes before the end of a Retry-After.
+func (c calls) earlyWrites() (wrong []string) {
 	for i, throttled := range c.list {
 		if throttled.retryAfter == 0 || throttled.group == "" {
 			continue

@@ -34,8 +34,8 @@ import (
 const (
 	micLimit, nmiLimit = 200 << 20, 80 << 20 // of resident memory, at its peak
 
-	node     = "giant-0" // one of the nodes
-	patience = 3 * time.Minute
+	node      = "giant-0" // one of the nodes
+	waitLimit = 3 * time.Minute
 )
 
 // giants returns the kinds of large objects: 500 of each with 650 kB of labels, pods with 1.2 MB
@@ -302,7 +302,7 @@ func (c *cluster) kubeconfig(t *testing.T, dir, server string) string {
 // await waits for something that the program does.
 func (p *program) await(what string, done func() bool) {
 	p.t.Helper()
-	err := wait.PollUntilContextTimeout(p.t.Context(), 100*time.Millisecond, patience, true, func(context.Context) (bool, error) { return done(), nil })
+	err := wait.PollUntilContextTimeout(p.t.Context(), 100*time.Millisecond, waitLimit, true, func(context.Context) (bool, error) { return done(), nil })
 	if err != nil {
 		p.t.Fatalf("%s: %s: %v; log:\n%s", p.name, what, err, p.log)
 	}

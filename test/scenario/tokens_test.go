@@ -35,7 +35,7 @@ func podGetsToken(s *story) {
 		}
 	}
 	if text, _ := said["arm"]["text"].(string); !strings.Contains(text, demo.Name) {
-		s.Errorf("Azure told the pod: %s; want that %s is on the scale set", text, demo.Name)
+		s.Errorf("Azure events the pod: %s; want that %s is on the scale set", text, demo.Name)
 	}
 	if !s.changed(since, "added", id) {
 		s.Errorf("ARM was not asked to put %s on the nodes", demo.Name)
@@ -43,7 +43,7 @@ func podGetsToken(s *story) {
 
 	refused := s.events(s.finish(unbound), "refused")["refused"]
 	if text, _ := refused["text"].(string); !strings.Contains(text, "Identity not found") {
-		s.Errorf("the pod without a binding was told: %s", text)
+		s.Errorf("the pod without a binding was events: %s", text)
 	}
 	if took, _ := refused["tookMS"].(float64); took > quick {
 		s.Errorf("the pod without a binding was refused after %v ms only", took)
@@ -148,18 +148,18 @@ func (s *story) demoPod(name, label string) *corev1.Pod {
 func (s *story) events(p *corev1.Pod, kinds ...string) map[string]map[string]any {
 	s.Helper()
 	text := s.logs(s.Context(), p.Namespace, p.Name, "", 0)
-	told := map[string]map[string]any{}
+	events := map[string]map[string]any{}
 	for line := range strings.Lines(text) {
 		var event map[string]any
 		if json.Unmarshal([]byte(line), &event) == nil {
 			kind, _ := event["event"].(string)
-			told[kind] = event
+			events[kind] = event
 		}
 	}
 	for _, kind := range kinds {
-		if _, ok := told[kind]; !ok {
+		if _, ok := events[kind]; !ok {
 			s.Fatalf("pod %s did not tell of %q:\n%s", p.Name, kind, text)
 		}
 	}
-	return told
+	return events
 }

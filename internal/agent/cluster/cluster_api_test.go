@@ -29,7 +29,7 @@ func TestCluster(t *testing.T) {
 	config := testenv.Start(t).Config
 
 	// The kinds do not exist yet: Ready returns that.
-	sink := &recorder{told: make(chan string, 100)}
+	sink := &recorder{changes: make(chan string, 100)}
 	cable := newCable(t, strings.Trim(strings.TrimPrefix(config.Host, "https://"), "/"))
 	cabled := rest.CopyConfig(config)
 	cabled.Host = "https://" + cable.listener.Addr().String()
@@ -172,7 +172,7 @@ func (c *cable) plug() {
 
 // TestNoAPIServer starts without an API server.
 func TestNoAPIServer(t *testing.T) {
-	sink := &recorder{told: make(chan string, 10)}
+	sink := &recorder{changes: make(chan string, 10)}
 	c, stop := watch(t, &rest.Config{Host: "https://127.0.0.1:1"}, sink)
 	eventually(t, "the reason", func() bool {
 		err := c.Ready()
@@ -242,7 +242,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 }
 
 // recorder records what a sink receives.
-type recorder struct{ told chan string }
+type recorder struct{ changes chan string }
 
 // expect waits until all of these were received, in any order.
 func (r *recorder) expect(t *testing.T, want ...string) {
@@ -254,7 +254,7 @@ func (r *recorder) expect(t *testing.T, want ...string) {
 	deadline := time.After(time.Minute)
 	for len(missing) > 0 {
 		select {
-		case got := <-r.told:
+		case got := <-r.changes:
 			if strings.Contains(got, "elsewhere") {
 				t.Errorf("received for another node: %s", got)
 			}
@@ -266,7 +266,7 @@ func (r *recorder) expect(t *testing.T, want ...string) {
 }
 
 func (r *recorder) record(format string, args ...any) {
-	r.told <- strings.TrimSpace(fmt.Sprintf(format, args...))
+	r.changes <- strings.TrimSpace(fmt.Sprintf(format, args...))
 }
 
 func (r *recorder) SetPod(p *corev1.Pod)                   { r.record("pod %s %s", p.Name, p.Status.PodIP) }

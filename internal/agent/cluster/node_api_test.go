@@ -23,17 +23,17 @@ func nodeTaints(t *testing.T, config *rest.Config, api client.Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := make(chan *corev1.Node, 100)
-	go n.Watch(t.Context(), func(node *corev1.Node) { told <- node })
+	nodes := make(chan *corev1.Node, 100)
+	go n.Watch(t.Context(), func(node *corev1.Node) { nodes <- node })
 
-	first := <-told
+	first := <-nodes
 	if first.Name != "node-1" || len(first.Labels) != 0 || len(first.Spec.Taints) == 0 {
 		t.Errorf("received %s with %d labels and taints %v", first.Name, len(first.Labels), first.Spec.Taints)
 	}
 	if err := n.SetTaints(t.Context(), first, nil); err != nil {
 		t.Fatal(err)
 	}
-	if second := <-told; len(second.Spec.Taints) != 0 {
+	if second := <-nodes; len(second.Spec.Taints) != 0 {
 		t.Errorf("taints %v after their removal", second.Spec.Taints)
 	}
 	if err := n.SetTaints(t.Context(), first, nil); !apierrors.IsConflict(err) {

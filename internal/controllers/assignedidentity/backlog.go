@@ -23,7 +23,7 @@ type backlog struct {
 // begin records the initial list of pods and queues those that have not been placed. This includes
 // a pod that was deleted between the listing and its first event: without a reconcile it would
 // block all others forever.
-func (b *backlog) begin(pods []types.NamespacedName, caughtUp func(), kick func(...types.NamespacedName)) {
+func (b *backlog) begin(pods []types.NamespacedName, caughtUp func(), wake func(...types.NamespacedName)) {
 	b.mu.Lock()
 	b.begun, b.open = true, map[types.NamespacedName]bool{}
 	var open []types.NamespacedName
@@ -36,15 +36,15 @@ func (b *backlog) begin(pods []types.NamespacedName, caughtUp func(), kick func(
 	b.early = nil
 	parked, over := b.end()
 	b.mu.Unlock()
-	kick(open...)
+	wake(open...)
 	if over {
 		caughtUp()
-		kick(parked...)
+		wake(parked...)
 	}
 }
 
 // placed records that a pod's needs are known. The last one ends the backlog.
-func (b *backlog) placed(pod types.NamespacedName, caughtUp func(), kick func(...types.NamespacedName)) {
+func (b *backlog) placed(pod types.NamespacedName, caughtUp func(), wake func(...types.NamespacedName)) {
 	b.mu.Lock()
 	if b.over {
 		b.mu.Unlock()
@@ -61,7 +61,7 @@ func (b *backlog) placed(pod types.NamespacedName, caughtUp func(), kick func(..
 	b.mu.Unlock()
 	if over {
 		caughtUp()
-		kick(parked...)
+		wake(parked...)
 	}
 }
 

@@ -20,34 +20,34 @@ func named(name string) types.NamespacedName {
 // calls records the pods that were woken.
 type calls struct {
 	caughtUp int
-	told     []types.NamespacedName
+	woken    []types.NamespacedName
 }
 
 func (c *calls) catchUp()                          { c.caughtUp++ }
-func (c *calls) tell(pods ...types.NamespacedName) { c.told = append(c.told, pods...) }
+func (c *calls) wake(pods ...types.NamespacedName) { c.woken = append(c.woken, pods...) }
 
 func TestBacklog(t *testing.T) {
 	var b backlog
 	var c calls
-	b.placed(named("early"), c.catchUp, c.tell)
+	b.placed(named("early"), c.catchUp, c.wake)
 	if !b.park(named("early")) {
 		t.Error("writes before it knows which pods there are")
 	}
-	b.begin([]types.NamespacedName{named("early"), named("late"), named("last")}, c.catchUp, c.tell)
-	if !slices.Equal(c.told, []types.NamespacedName{named("late"), named("last")}) {
-		t.Errorf("waits for pods that may be gone already without a look at them; looks at %v", c.told)
+	b.begin([]types.NamespacedName{named("early"), named("late"), named("last")}, c.catchUp, c.wake)
+	if !slices.Equal(c.woken, []types.NamespacedName{named("late"), named("last")}) {
+		t.Errorf("waits for pods that may be gone already without a look at them; looks at %v", c.woken)
 	}
-	c.told = nil
-	b.placed(named("late"), c.catchUp, c.tell)
-	b.placed(named("new"), c.catchUp, c.tell) // arrived in the meantime
+	c.woken = nil
+	b.placed(named("late"), c.catchUp, c.wake)
+	b.placed(named("new"), c.catchUp, c.wake) // arrived in the meantime
 	if c.caughtUp != 0 || !b.park(named("late")) {
 		t.Error("does not wait for the last one")
 	}
-	b.placed(named("last"), c.catchUp, c.tell)
-	if c.caughtUp != 1 || !slices.Equal(c.told, []types.NamespacedName{named("early"), named("late")}) {
-		t.Errorf("caught up %d times, told %v", c.caughtUp, c.told)
+	b.placed(named("last"), c.catchUp, c.wake)
+	if c.caughtUp != 1 || !slices.Equal(c.woken, []types.NamespacedName{named("early"), named("late")}) {
+		t.Errorf("caught up %d times, told %v", c.caughtUp, c.woken)
 	}
-	b.placed(named("last"), c.catchUp, c.tell)
+	b.placed(named("last"), c.catchUp, c.wake)
 	if c.caughtUp != 1 || b.park(named("last")) {
 		t.Error("it is over once")
 	}
@@ -56,7 +56,7 @@ func TestBacklog(t *testing.T) {
 func TestEmptyBacklog(t *testing.T) {
 	var b backlog
 	var c calls
-	b.begin(nil, c.catchUp, c.tell)
+	b.begin(nil, c.catchUp, c.wake)
 	if c.caughtUp != 1 || b.park(named("new")) {
 		t.Error("a cluster without pods keeps the first one waiting")
 	}
@@ -64,7 +64,7 @@ func TestEmptyBacklog(t *testing.T) {
 
 func TestWriters(t *testing.T) {
 	var c calls
-	w := newWriters(2, c.tell)
+	w := newWriters(2, c.wake)
 	a, b := compute.Group{Name: "a"}, compute.Group{Name: "b"}
 	if !w.enter(a, named("1")) || !w.enter(a, named("2")) {
 		t.Fatal("no place")
@@ -78,8 +78,8 @@ func TestWriters(t *testing.T) {
 	w.leave(a)
 	w.leave(a)
 	w.leave(b)
-	if !slices.Equal(c.told, []types.NamespacedName{named("3"), named("4")}) {
-		t.Errorf("woke %v", c.told)
+	if !slices.Equal(c.woken, []types.NamespacedName{named("3"), named("4")}) {
+		t.Errorf("woke %v", c.woken)
 	}
 	if len(w.groups) != 0 {
 		t.Errorf("remembers %d groups", len(w.groups))
@@ -88,7 +88,7 @@ func TestWriters(t *testing.T) {
 
 func TestWritersPassOn(t *testing.T) {
 	var c calls
-	w := newWriters(1, c.tell)
+	w := newWriters(1, c.wake)
 	group := compute.Group{Name: "a"}
 	w.enter(group, named("1"))
 	for _, pod := range []string{"2", "3", "4", "5"} {
@@ -100,8 +100,8 @@ func TestWritersPassOn(t *testing.T) {
 	w.seen(named("2"))         // nothing to write anymore
 	w.leave(group)
 	w.seen(named("4")) // likewise
-	if want := []types.NamespacedName{named("2"), named("4"), named("5")}; !slices.Equal(c.told, want) {
-		t.Errorf("woke %v, want %v", c.told, want)
+	if want := []types.NamespacedName{named("2"), named("4"), named("5")}; !slices.Equal(c.woken, want) {
+		t.Errorf("woke %v, want %v", c.woken, want)
 	}
 	w.seen(named("5"))
 	if len(w.groups)+len(w.called) != 0 {

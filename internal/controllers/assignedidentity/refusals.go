@@ -11,9 +11,9 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// patience is the minimum age of a pod or binding before a missing identity is reported. One
+// minAge is the minimum age of a pod or binding before a missing identity is reported. One
 // kubectl apply creates the objects one after another.
-const patience = 2 * time.Second
+const minAge = 2 * time.Second
 
 // tooEarly returns when to look again if a refusal may only mean that the identity has not been
 // created yet. It returns 0 if there is nothing to wait for.
@@ -26,8 +26,8 @@ func tooEarly(pod *corev1.Pod, refusals []*reason.Refusal, now time.Time) time.D
 		if b := refusal.Binding; b != nil && b.CreationTimestamp.After(youngest) {
 			youngest = b.CreationTimestamp.Time
 		}
-		if now.Sub(youngest) < patience {
-			return patience
+		if now.Sub(youngest) < minAge {
+			return minAge
 		}
 	}
 	return 0

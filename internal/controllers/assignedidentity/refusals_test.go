@@ -39,12 +39,12 @@ func TestTooEarly(t *testing.T) {
 		want     time.Duration
 	}{
 		{"nothing refused", young, nil, 0},
-		{"all young", young, []*reason.Refusal{missing(young)}, patience},
-		{"young pod", young, []*reason.Refusal{missing(old)}, patience},
-		{"young binding", old, []*reason.Refusal{missing(young)}, patience},
-		{"one of two", old, []*reason.Refusal{missing(old), missing(young)}, patience},
+		{"all young", young, []*reason.Refusal{missing(young)}, minAge},
+		{"young pod", young, []*reason.Refusal{missing(old)}, minAge},
+		{"young binding", old, []*reason.Refusal{missing(young)}, minAge},
+		{"one of two", old, []*reason.Refusal{missing(old), missing(young)}, minAge},
 		{"all old", old, []*reason.Refusal{missing(old)}, 0},
-		{"waited long enough", patience, []*reason.Refusal{missing(old)}, 0},
+		{"waited long enough", minAge, []*reason.Refusal{missing(old)}, 0},
 		{"broken", young, []*reason.Refusal{{Reason: reason.IdentityBroken, Binding: missing(young).Binding}}, 0},
 		{"being deleted", young, []*reason.Refusal{leaving}, 0},
 	} {
@@ -73,13 +73,15 @@ func (lonely) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ ..
 }
 
 // The test's Recorder counts Events.
-type told int
+type eventCount int
 
-func (n *told) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) { *n++ }
+func (n *eventCount) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {
+	*n++
+}
 
 func TestHold(t *testing.T) {
 	born := time.Unix(1000, 0)
-	now, sent := born, told(0)
+	now, sent := born, eventCount(0)
 	r := New(Parts{
 		Client: lonely{binding: v1.AzureIdentityBinding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "b", CreationTimestamp: metav1.NewTime(born)},
@@ -90,8 +92,8 @@ func TestHold(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "p", Labels: map[string]string{v1.BindingLabel: "web"}}}
 	for _, c := range []struct {
 		age, hold time.Duration
-		events    told
-	}{{0, patience, 0}, {patience, 0, 1}, {2 * patience, 0, 1}} {
+		events    eventCount
+	}{{0, minAge, 0}, {minAge, 0, 1}, {2 * minAge, 0, 1}} {
 		now = born.Add(c.age)
 		if _, hold, err := r.grants(t.Context(), pod); err != nil || hold != c.hold || sent != c.events {
 			t.Errorf("after %v: holds %v, %d events, error %v", c.age, hold, sent, err)

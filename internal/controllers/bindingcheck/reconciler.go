@@ -25,9 +25,9 @@ import (
 	"github.com/podid-io/podid/internal/reason"
 )
 
-// patience is the minimum age of a binding before a missing identity is reported. One kubectl apply
+// minAge is the minimum age of a binding before a missing identity is reported. One kubectl apply
 // creates the objects one after another.
-const patience = 2 * time.Second
+const minAge = 2 * time.Second
 
 // Reconciler checks bindings.
 type Reconciler struct {
@@ -92,8 +92,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		r.Events.BindingRefused(&binding, nil)
 	case !enforced:
 		r.Events.BindingWarned(&binding, refusal)
-	case (refusal.Reason == reason.IdentityMissing || refusal.Reason == reason.NotShared) && r.Now().Sub(binding.CreationTimestamp.Time) < patience:
-		return reconcile.Result{RequeueAfter: patience}, nil
+	case (refusal.Reason == reason.IdentityMissing || refusal.Reason == reason.NotShared) && r.Now().Sub(binding.CreationTimestamp.Time) < minAge:
+		return reconcile.Result{RequeueAfter: minAge}, nil
 	default:
 		r.Events.BindingRefused(&binding, refusal)
 	}

@@ -45,7 +45,7 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 	if err != nil {
 		return fmt.Errorf("make a client for ServiceAccounts: %w", err)
 	}
-	watch := &Watch{lister: listerWatcher(meta, r.Namespace), namespace: r.Namespace, tell: r.look, all: r.lookAtAll}
+	watch := &Watch{lister: listerWatcher(meta, r.Namespace), namespace: r.Namespace, notify: r.look, all: r.lookAtAll}
 	watch.informer = cache.NewSharedIndexInformer(listwatch.New(watch.lister, watch.note), &metav1.PartialObjectMetadata{}, 0, cache.Indexers{})
 	r.Accounts = watch
 	if err := mgr.Add(watch); err != nil {
@@ -106,7 +106,7 @@ type Watch struct {
 	namespace string
 	lister    *cache.ListWatch
 	informer  cache.SharedIndexInformer
-	tell      func(broker string)
+	notify    func(broker string)
 	all       func()
 	log       logr.Logger
 
@@ -120,7 +120,7 @@ func (*Watch) NeedLeaderElection() bool { return true }
 // Start watches until the context ends.
 func (w *Watch) Start(ctx context.Context) error {
 	w.log = logr.FromContextOrDiscard(ctx).WithName("broker")
-	told, err := w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	handler, err := w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    w.heard,
 		DeleteFunc: w.heard,
 	})
@@ -128,7 +128,7 @@ func (w *Watch) Start(ctx context.Context) error {
 		return fmt.Errorf("watch ServiceAccounts: %w", err)
 	}
 	go w.informer.RunWithContext(ctx)
-	if cache.WaitForCacheSync(ctx.Done(), told.HasSynced) {
+	if cache.WaitForCacheSync(ctx.Done(), handler.HasSynced) {
 		// The existing brokers are known now.
 		w.all()
 		for _, key := range w.informer.GetStore().ListKeys() {
@@ -147,7 +147,7 @@ func (w *Watch) heard(o any) {
 
 func (w *Watch) heardKey(key string) {
 	if _, name, err := cache.SplitMetaNamespaceKey(key); err == nil {
-		w.tell(name)
+		w.notify(name)
 	}
 }
 

@@ -149,17 +149,17 @@ func (i *informer) hold(held bool) {
 func (i *informer) deliver(n int, chunk bool) {
 	i.delivery.Lock()
 	defer i.delivery.Unlock()
-	var told []func(toolscache.ResourceEventHandler)
+	var notifications []func(toolscache.ResourceEventHandler)
 	for _, c := range i.caches.server.drain(i.watch, n) {
-		if tell := i.apply(c); tell != nil {
-			told = append(told, tell)
+		if notification := i.apply(c); notification != nil {
+			notifications = append(notifications, notification)
 		}
 		if !chunk {
-			i.tell(told)
-			told = nil
+			i.notify(notifications)
+			notifications = nil
 		}
 	}
-	i.tell(told)
+	i.notify(notifications)
 }
 
 // relist does what an informer does when its watch was interrupted: it sees the current objects,
@@ -167,38 +167,38 @@ func (i *informer) deliver(n int, chunk bool) {
 func (i *informer) relist() {
 	i.delivery.Lock()
 	defer i.delivery.Unlock()
-	var told []func(toolscache.ResourceEventHandler)
+	var notifications []func(toolscache.ResourceEventHandler)
 	left := map[types.NamespacedName]bool{}
 	for _, o := range i.all() {
 		left[client.ObjectKeyFromObject(o)] = true
 	}
 	for _, o := range i.caches.server.relist(i.kind, i.watch) {
 		delete(left, client.ObjectKeyFromObject(o))
-		if tell := i.apply(change{object: o}); tell != nil {
-			told = append(told, tell)
+		if notification := i.apply(change{object: o}); notification != nil {
+			notifications = append(notifications, notification)
 		}
 	}
 	for name := range left {
 		last := i.one(name)
 		i.put(name, nil)
-		told = append(told, func(h toolscache.ResourceEventHandler) {
+		notifications = append(notifications, func(h toolscache.ResourceEventHandler) {
 			h.OnDelete(toolscache.DeletedFinalStateUnknown{Key: name.String(), Obj: last})
 		})
 	}
-	i.tell(told)
+	i.notify(notifications)
 }
 
-func (i *informer) tell(told []func(toolscache.ResourceEventHandler)) {
-	if len(told) == 0 {
+func (i *informer) notify(notifications []func(toolscache.ResourceEventHandler)) {
+	if len(notifications) == 0 {
 		return
 	}
 	i.caches.seen(i.kind)
 	i.mu.Lock()
 	handlers := slices.Clone(i.handlers)
 	i.mu.Unlock()
-	for _, tell := range told {
+	for _, notification := range notifications {
 		for _, h := range handlers {
-			tell(h)
+			notification(h)
 		}
 	}
 }

@@ -146,11 +146,11 @@ func (w *world) rest() {
 	w.azure.mu.Lock()
 	w.azure.patches, w.azure.reads = nil, nil
 	w.azure.mu.Unlock()
-	if w.setup.Mend && w.setup.Drift > 0 {
-		w.azure.mend()
+	if w.setup.Repair && w.setup.Drift > 0 {
+		w.azure.endFaults()
 		w.byHand = true
 	}
-	for end := time.Now().Add(w.patience()); time.Now().Before(end) && !w.failed(); {
+	for end := time.Now().Add(w.settleLimit()); time.Now().Before(end) && !w.failed(); {
 		w.wait(min(time.Until(end), 20*time.Second))
 		w.checkNow()
 	}
@@ -163,8 +163,8 @@ func (w *world) rest() {
 	}
 }
 
-// patience is how long it may take to reach the desired state, given the faults of the history.
-func (w *world) patience() time.Duration {
+// settleLimit is how long it may take to reach the desired state, given the faults of the history.
+func (w *world) settleLimit() time.Duration {
 	d := w.prompt() + 30*time.Second + 6*w.setup.Update + 20*w.setup.Read + w.setup.Grace
 	w.azure.mu.Lock()
 	defer w.azure.mu.Unlock()

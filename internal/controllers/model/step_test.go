@@ -65,7 +65,7 @@ func setups() *rapid.Generator[setup] {
 			StaleIDs:   rapid.Bool().Draw(t, "stale"),
 			Immutable:  rapid.Bool().Draw(t, "immutable"),
 			Shout:      rapid.Bool().Draw(t, "shout"),
-			Mend:       rapid.Bool().Draw(t, "mend"),
+			Repair:     rapid.Bool().Draw(t, "repair"),
 		}
 		for i := range s.Lag {
 			s.Lag[i] = d("lag", 0, 5*time.Millisecond, 5*time.Millisecond, 300*time.Millisecond)

@@ -60,11 +60,11 @@ func (a *azure) patch(ctx context.Context, group compute.Group, attach, detach [
 	}
 	switch f {
 	case hangingDone:
-		a.doubt(group, op.attach)
+		a.markUncertain(group, op.attach)
 		<-ctx.Done()
 		return fmt.Errorf("patch identities of %s: %w", group, ctx.Err())
 	case lost:
-		a.doubt(group, op.attach)
+		a.markUncertain(group, op.attach)
 		return a.answer(f, group, requested)
 	case failingLate:
 		a.undo(group, missing(attach, before))
@@ -89,8 +89,8 @@ func (a *azure) mark(group compute.Group, attach []string) {
 	}
 }
 
-// doubt records that MIC does not know the outcome of an update.
-func (a *azure) doubt(group compute.Group, attach map[string]bool) {
+// markUncertain records that MIC does not know the outcome of an update.
+func (a *azure) markUncertain(group compute.Group, attach map[string]bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.unsure[group] = union(a.unsure[group], attach)
@@ -184,8 +184,8 @@ func (a *azure) upgrade(group compute.Group, takes time.Duration) {
 	}
 }
 
-// Removes all faults that keep identities from groups.
-func (a *azure) mend() {
+// endFaults removes all faults that keep identities from groups.
+func (a *azure) endFaults() {
 	for n := range resources {
 		a.fake.AddIdentities(resourceID(n))
 	}

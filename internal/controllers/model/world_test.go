@@ -54,14 +54,14 @@ type setup struct {
 	StaleIDs   bool             // Azure shows the old IDs of deleted identities
 	Immutable  bool             // the first identity is on the list
 	Shout      bool             // Azure spells resource IDs differently than MIC does
-	Mend       bool             // before the final checks, Azure is brought into the state that the identities need
+	Repair     bool             // before the final checks, Azure is brought into the state that the identities need
 	Crowd      int              // how many identities the crowd is granted, 100 a pod
 }
 
 func (s setup) String() string {
 	return fmt.Sprintf("namespaced %t, grace %s, comparisons every %s, updates take %s, reads %s, writes %s (%d at a time), "+
 		"caches lag %v, strict %t, stale IDs %t, immutable %t, spelling %t, mended in the end %t", s.Namespaced, s.Grace, s.Drift, s.Update, s.Read, s.Write, s.Writers,
-		s.Lag, s.Strict, s.StaleIDs, s.Immutable, s.Shout, s.Mend)
+		s.Lag, s.Strict, s.StaleIDs, s.Immutable, s.Shout, s.Repair)
 }
 
 // world is a whole system under test.

@@ -28,9 +28,9 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// patience is the minimum age of a pod before it is reported as waiting. Usually its identity is
+// minPodAge is the minimum age of a pod before it is reported as waiting. Usually its identity is
 // assigned a moment later, and a single write is enough.
-const patience = 2 * time.Second
+const minPodAge = 2 * time.Second
 
 // Rules provides the rules for decisions.
 type Rules interface {
@@ -70,7 +70,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if !speak || verdict.Says(view.Have) {
 		return reconcile.Result{}, nil
 	}
-	if wait := patience - r.Now().Sub(pod.CreationTimestamp.Time); verdict.Passing && view.Have == nil && wait > 0 {
+	if wait := minPodAge - r.Now().Sub(pod.CreationTimestamp.Time); verdict.Passing && view.Have == nil && wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	return reconcile.Result{}, r.write(ctx, pod, view.Have, verdict)

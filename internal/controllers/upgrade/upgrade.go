@@ -85,7 +85,7 @@ func (u *Upgrade) Start(ctx context.Context) error {
 	case errors.Is(err, context.Canceled):
 	case err != nil:
 		log.Error(err, "some objects are still spelled as before v1.6, and their pods get no identity: "+
-			"mend what the error says (kubectl edit shows both spellings), then restart mic", "upgraded", changed)
+			"fix what the error says (kubectl edit shows both spellings), then restart mic", "upgraded", changed)
 	case changed > 0:
 		log.Info("objects spelled as before v1.6 have been upgraded", "objects", changed)
 	}

@@ -136,7 +136,7 @@ func TestRefused(t *testing.T) {
 	bad := s.get(t, "AzureIdentity", "bad")
 	bad.Object["spec"] = map[string]any{"type": int64(0), "resourceID": armID + "b"}
 	if err := s.client.Update(t.Context(), bad); err != nil {
-		t.Fatalf("mend it: %v", err)
+		t.Fatalf("fix it: %v", err)
 	}
 	if _, err := u.Run(t.Context()); err != nil {
 		t.Errorf("after it was mended: %v", err)

@@ -39,10 +39,10 @@ func (b *bench) failover(ctx context.Context, step *progress.Step) error {
 		}
 		f := &failovers{bench: b, cluster: c, leader: leader}
 		var lease time.Duration
-		var killed, told, leading []float64
+		var killed, terminated, leading []float64
 		for i := range b.options.repeat {
 			step.Far("%d of %d", i, b.options.repeat)
-			for signal, into := range map[os.Signal]*[]float64{syscall.SIGKILL: &killed, syscall.SIGTERM: &told} {
+			for signal, into := range map[os.Signal]*[]float64{syscall.SIGKILL: &killed, syscall.SIGTERM: &terminated} {
 				t, err := f.once(ctx, signal)
 				if err != nil {
 					return err
@@ -57,7 +57,7 @@ func (b *bench) failover(ctx context.Context, step *progress.Step) error {
 		r.Add("failover.kill", "leader killed (-9): new pod assigned", "s", killed).AtMost(9, measure.Worst).Was("19–25 s").
 			Remark("the lease lasts %s", lease)
 		r.Add("failover.term", "leader told to end (SIGTERM): the other one leads", "s", leading).AtMost(1.2, measure.Worst)
-		r.Add("failover.term.assigned", "… new pod assigned", "s", told)
+		r.Add("failover.term.assigned", "… new pod assigned", "s", terminated)
 		b.said = fmt.Sprintf("killed: %.1f s at most, told: %.2f s at most", measure.Worst(killed), measure.Worst(leading))
 		return nil
 	})

@@ -135,23 +135,23 @@ func TestSeen(t *testing.T) {
 	s := &seen{}
 	s.clear()
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	tell := func(second int, kind, name, state string) {
-		var e told
+	send := func(second int, kind, name, state string) {
+		var e watchEvent
 		e.Type, e.Object.Metadata.Namespace, e.Object.Metadata.Name = kind, "n", name
 		e.Object.Spec.PodNamespace, e.Object.Spec.Pod, e.Object.Status.Status = "n", "pod-"+name, state
 		s.note(e, began.Add(time.Duration(second)*time.Second))
 	}
-	tell(0, "ADDED", "a", "Created")
-	tell(1, "MODIFIED", "a", assignedState)
-	tell(2, "MODIFIED", "a", assignedState) // sent a second time
-	tell(3, "ADDED", "b", assignedState)
+	send(0, "ADDED", "a", "Created")
+	send(1, "MODIFIED", "a", assignedState)
+	send(2, "MODIFIED", "a", assignedState) // sent a second time
+	send(3, "ADDED", "b", assignedState)
 	if s.now != 2 || len(s.objects) != 2 || !s.last().Equal(began.Add(3*time.Second)) {
 		t.Errorf("%d assigned, last %s", s.now, s.last())
 	}
 	if at, err := s.pod(t.Context(), "n/pod-a"); err != nil || !at.Equal(began.Add(time.Second)) {
 		t.Errorf("a at %s, %v", at, err)
 	}
-	tell(4, "DELETED", "a", assignedState)
+	send(4, "DELETED", "a", assignedState)
 	if s.now != 1 || len(s.objects) != 1 {
 		t.Errorf("%d assigned, %d objects", s.now, len(s.objects))
 	}

@@ -32,7 +32,7 @@ type seen struct {
 	changed  chan struct{} // closed and replaced with every relevant change
 }
 
-type told struct {
+type watchEvent struct {
 	Type   string `json:"type"`
 	Object struct {
 		Metadata struct {
@@ -109,7 +109,7 @@ func (s *seen) read(ctx context.Context, kube *rest.Config, body io.ReadCloser) 
 		if err != nil {
 			s.mu.Lock()
 			s.failed = fmt.Errorf("watch the assigned identities: %w", err)
-			s.tell()
+			s.notify()
 			s.mu.Unlock()
 			return
 		}
@@ -121,7 +121,7 @@ func (s *seen) drain(body io.ReadCloser, version *string) error {
 	defer func() { _ = body.Close() }()
 	events := json.NewDecoder(body)
 	for {
-		var e told
+		var e watchEvent
 		if err := events.Decode(&e); err != nil {
 			return nil // however it ends, another watch continues
 		}
@@ -133,7 +133,7 @@ func (s *seen) drain(body io.ReadCloser, version *string) error {
 	}
 }
 
-func (s *seen) note(e told, now time.Time) {
+func (s *seen) note(e watchEvent, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, pod := e.Object.Metadata, e.Object.Spec.PodNamespace+"/"+e.Object.Spec.Pod
@@ -153,13 +153,13 @@ func (s *seen) note(e told, now time.Time) {
 			s.assigned[pod] = now
 		}
 	}
-	s.tell()
+	s.notify()
 }
 
 const assignedState = "Assigned"
 
 // The caller must hold the lock.
-func (s *seen) tell() {
+func (s *seen) notify() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }

@@ -17,8 +17,8 @@ const (
 	metadataService = "169.254.169.254:80"
 	// terminationLog is the file from which Kubernetes reads a container's termination message.
 	terminationLog = "/dev/termination-log"
-	// patience is longer than the agent ever holds a request.
-	patience = 2 * time.Minute
+	// answerLimit is longer than the agent ever holds a request.
+	answerLimit = 2 * time.Minute
 )
 
 // outcome is the termination message of a pod that requested one token.
@@ -43,17 +43,17 @@ func first(ctx context.Context, began time.Time) error {
 	if err != nil {
 		return fmt.Errorf("say what happened: %w", err)
 	}
-	return errors.Join(tell(file, o), file.Close())
+	return errors.Join(writeJSON(file, o), file.Close())
 }
 
 func (o *outcome) ask(ctx context.Context) error {
-	conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", metadataService)
+	conn, err := (&net.Dialer{Timeout: answerLimit}).DialContext(ctx, "tcp", metadataService)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
 	o.Connected = time.Now()
-	if err := conn.SetDeadline(o.Connected.Add(patience)); err != nil {
+	if err := conn.SetDeadline(o.Connected.Add(answerLimit)); err != nil {
 		return err
 	}
 	if _, err := conn.Write(request("169.254.169.254", os.Getenv("BENCH_RESOURCE"), "Connection: close\r\n")); err != nil {

@@ -59,7 +59,7 @@ func loads(ctx context.Context, targets []string, out io.Writer) error {
 			if r.Target = name; i == 0 {
 				r.Target = "warm-up"
 			}
-			if err := tell(out, r); err != nil {
+			if err := writeJSON(out, r); err != nil {
 				return err
 			}
 		}

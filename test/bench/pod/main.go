@@ -51,7 +51,7 @@ func run(ctx context.Context, began time.Time, args []string, out io.Writer) err
 	}
 }
 
-func tell(out io.Writer, v any) error {
+func writeJSON(out io.Writer, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write the result: %w", err)
