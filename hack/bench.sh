@@ -10,38 +10,21 @@ cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/podid
 export KUBEBUILDER_ASSETS="${KUBEBUILDER_ASSETS:-$cache/assets}" PODID_KUBERNETES=source # as make does
 
-measure() {
-	CGO_ENABLED=0 go build -trimpath -o "$cache/$1" "$2"
-	program=$cache/$1
-	shift 2
-	"$program" "$@"
-}
-
 case ${1-} in
-'')
-	status=0
-	measure bench-mic ./test/bench/mic || status=$?
-	measure bench-nmi ./test/bench/nmi || status=$?
-	measure bench ./test/bench || status=$?
-	exit $status
-	;;
-mic)
-	shift
-	measure bench-mic ./test/bench/mic "$@"
-	;;
-nmi)
-	shift
-	measure bench-nmi ./test/bench/nmi "$@"
-	;;
-pods)
-	shift
-	measure bench ./test/bench "$@"
-	;;
 -h | --help)
 	sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+	exit
 	;;
+'' | mic | nmi | pods) ;;
 *)
 	echo "bench: nothing to measure: use hack/bench.sh mic, nmi or pods (-h for help)" >&2
 	exit 2
 	;;
 esac
+CGO_ENABLED=0 go build -trimpath -o "$cache/bench" ./test/bench
+[ $# -eq 0 ] || exec "$cache/bench" "$@"
+status=0
+for what in mic nmi pods; do
+	"$cache/bench" "$what" || status=$?
+done
+exit $status

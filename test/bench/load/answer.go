@@ -8,8 +8,8 @@ import (
 	"strconv"
 )
 
-// status parses the status code in a response's head.
-func status(head []byte) (int, error) {
+// Status parses the status code in a response's head.
+func Status(head []byte) (int, error) {
 	const before = len("HTTP/1.1 ")
 	if len(head) < before+3 || !bytes.HasPrefix(head, []byte("HTTP/1.1 ")) {
 		return 0, fmt.Errorf("no HTTP/1.1 answer: %.60q", head)
@@ -27,7 +27,7 @@ func Complete(b []byte) (length, code int, err error) {
 	if end < 0 {
 		return 0, 0, nil
 	}
-	if code, err = status(b); err != nil {
+	if code, err = Status(b); err != nil {
 		return 0, 0, err
 	}
 	body, err := contentLength(b[:end+2])

@@ -1,6 +1,6 @@
 // What MIC writes, counted by the API server.
 
-package main
+package mic
 
 import (
 	"bufio"

@@ -1,6 +1,6 @@
 // Rows burst, steady and bad: new pods with new identities, while MIC runs.
 
-package main
+package mic
 
 import (
 	"context"
@@ -64,13 +64,13 @@ func (b *bench) burst(ctx context.Context, step *progress.Step) error {
 		if err != nil {
 			return err
 		}
-		r := b.report
+		r := b.Report
 		r.Add("burst.assigned", "40 pods with 40 identities at once, 4 nodes, 1 scale set: all assigned", "s", []float64{took.Seconds()}).
 			AtMost(4.6, measure.Worst).Was("23.9 s").Remark("creating the pods took %.0f ms of it; ARM takes %s", 1000*created.Seconds(), usualARM)
 		r.Add("burst.updates", "… updates of the scale set", "", []float64{float64(len(updates))}).AtMost(2, measure.Worst).Remark("%s", sizes(updates))
 		r.Add("burst.writes", "… writes to the API server for each assigned identity", "", []float64{float64(written.total()) / pods}).
 			AtMost(2, measure.Worst).Remark("%s", written)
-		b.said = fmt.Sprintf("%.1f s, %d updates", took.Seconds(), len(updates))
+		b.Said = fmt.Sprintf("%.1f s, %d updates", took.Seconds(), len(updates))
 		return nil
 	})
 }
@@ -107,11 +107,11 @@ func (b *bench) steady(ctx context.Context, step *progress.Step) error {
 		if err != nil {
 			return err
 		}
-		r := b.report
+		r := b.Report
 		r.Add("steady.p50", "a new pod with a new identity each second for 20 s, 2 scale sets, ARM 5 s: p50", "s", []float64{measure.Middle(took)}).
 			AtMost(7.5, measure.Worst).Was("8.3 s").Remark("%d updates: %s", len(updates), sizes(updates))
 		r.Add("steady.max", "… max", "s", []float64{measure.Worst(took)}).AtMost(10.6, measure.Worst).Was("11.1 s")
-		b.said = fmt.Sprintf("p50 %.1f s, max %.1f s", measure.Middle(took), measure.Worst(took))
+		b.Said = fmt.Sprintf("p50 %.1f s, max %.1f s", measure.Middle(took), measure.Worst(took))
 		return nil
 	})
 }
@@ -129,7 +129,7 @@ func (b *bench) bad(ctx context.Context, step *progress.Step) error {
 			return err
 		}
 		took := c.seen.last().Sub(began)
-		log, err := c.azure.Requests(ctx, world.Filter{Surface: "arm", Method: "PATCH"}, 0)
+		log, err := c.Azure.Requests(ctx, world.Filter{Surface: "arm", Method: "PATCH"}, 0)
 		if err != nil {
 			return err
 		}
@@ -148,11 +148,11 @@ func (b *bench) bad(ctx context.Context, step *progress.Step) error {
 		if err != nil {
 			return fmt.Errorf("wait until the bad identity has a reason: %w", err)
 		}
-		r := b.report
+		r := b.Report
 		r.Add("bad.writes", "one bad identity among five: the others are on the scale set with which write to ARM", "", []float64{float64(writes)}).
 			AtMost(2, measure.Worst).Remark("the bad one: %s", reason)
 		r.Add("bad.assigned", "… the others are assigned", "s", []float64{took.Seconds()}).Was("12.3 s").Remark("ARM takes %s", usualARM)
-		b.said = fmt.Sprintf("write %d, %.1f s", writes, took.Seconds())
+		b.Said = fmt.Sprintf("write %d, %.1f s", writes, took.Seconds())
 		return nil
 	})
 }
@@ -167,7 +167,7 @@ type update struct {
 
 // updates returns the updates in the emulated Azure's log.
 func (c *cluster) updates(ctx context.Context) ([]update, error) {
-	log, err := c.azure.Requests(ctx, world.Filter{Surface: "arm", Method: "PATCH"}, 0)
+	log, err := c.Azure.Requests(ctx, world.Filter{Surface: "arm", Method: "PATCH"}, 0)
 	if err != nil {
 		return nil, err
 	}

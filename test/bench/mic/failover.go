@@ -1,6 +1,6 @@
 // Row failover: the leader is killed or terminated, and a second MIC takes over.
 
-package main
+package mic
 
 import (
 	"context"
@@ -53,12 +53,12 @@ func (b *bench) failover(ctx context.Context, step *progress.Step) error {
 				}
 			}
 		}
-		r := b.report
+		r := b.Report
 		r.Add("failover.kill", "leader killed (-9): new pod assigned", "s", killed).AtMost(9, measure.Worst).Was("19–25 s").
 			Remark("the lease lasts %s", lease)
 		r.Add("failover.term", "leader told to end (SIGTERM): the other one leads", "s", leading).AtMost(1.2, measure.Worst)
 		r.Add("failover.term.assigned", "… new pod assigned", "s", terminated)
-		b.said = fmt.Sprintf("killed: %.1f s at most, told: %.2f s at most", measure.Worst(killed), measure.Worst(leading))
+		b.Said = fmt.Sprintf("killed: %.1f s at most, told: %.2f s at most", measure.Worst(killed), measure.Worst(leading))
 		return nil
 	})
 }
@@ -90,13 +90,13 @@ func (f *failovers) once(ctx context.Context, signal os.Signal) (takeover, error
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	taken, err := watchLease(ctx, f.env.Config, *old.Spec.HolderIdentity)
+	taken, err := watchLease(ctx, f.Config(), *old.Spec.HolderIdentity)
 	if err != nil {
 		return takeover{}, err
 	}
 	measure.Pause(ctx, time.Duration(f.n%4)*time.Second) // a varying time between two renewals
 	began := time.Now()
-	if err := f.leader.cmd.Process.Signal(signal); err != nil {
+	if err := f.leader.Signal(signal); err != nil {
 		return takeover{}, fmt.Errorf("end the leader: %w", err)
 	}
 	p := newPod("after-"+strconv.Itoa(f.n), 0, nodeName(f.n%4))
@@ -107,7 +107,7 @@ func (f *failovers) once(ctx context.Context, signal os.Signal) (takeover, error
 	if err != nil {
 		return takeover{}, err
 	}
-	<-f.leader.ended
+	<-f.leader.Ended()
 	f.leader = next
 	t := takeover{assigned: at.Sub(began), lease: time.Duration(*old.Spec.LeaseDurationSeconds) * time.Second}
 	select {
@@ -121,7 +121,7 @@ func (f *failovers) once(ctx context.Context, signal os.Signal) (takeover, error
 
 // lease returns the Lease of the leader.
 func (c *cluster) lease(ctx context.Context) (*coordinationv1.Lease, error) {
-	lease, err := c.kube.CoordinationV1().Leases("default").Get(ctx, leaseName, metav1.GetOptions{})
+	lease, err := c.Kube.CoordinationV1().Leases("default").Get(ctx, leaseName, metav1.GetOptions{})
 	if err == nil && (lease.Spec.HolderIdentity == nil || lease.Spec.LeaseDurationSeconds == nil) {
 		err = errors.New("nobody holds it")
 	}

@@ -1,6 +1,6 @@
 // Row fleet: nodes that are single VMs, so that one update no longer serves a whole rollout.
 
-package main
+package mic
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 	"github.com/podid-io/podid/internal/sandbox/progress"
 	"github.com/podid-io/podid/test/bench/measure"
+	"github.com/podid-io/podid/test/bench/stage"
 )
 
 const (
@@ -48,16 +49,16 @@ func (b *bench) fleet(ctx context.Context, step *progress.Step) error {
 			Name: "one VM", Surface: world.SurfaceARM, Method: http.MethodPatch, Path: "*/" + nodeName(throttledVM),
 			Status: http.StatusTooManyRequests, RetryAfter: int(throttledFor.Seconds()), Count: 1,
 		}
-		if err := c.azure.SetFault(ctx, fault); err != nil {
+		if err := c.Azure.SetFault(ctx, fault); err != nil {
 			return err
 		}
-		before, err := c.azure.Requests(ctx, world.Filter{Surface: world.SurfaceARM}, 0)
+		before, err := c.Azure.Requests(ctx, world.Filter{Surface: world.SurfaceARM}, 0)
 		if err != nil {
 			return err
 		}
 		began := time.Now()
 		created := make([]time.Time, pods)
-		err = each(ctx, pods, func(ctx context.Context, i int) error {
+		err = stage.Each(ctx, pods, func(ctx context.Context, i int) error {
 			if i%100 == 0 {
 				step.Far("%d of %d pods created", i, pods)
 			}
@@ -69,14 +70,14 @@ func (b *bench) fleet(ctx context.Context, step *progress.Step) error {
 		}
 		creating := time.Since(began)
 		if err := c.seen.all(ctx, pods, func(n int) { step.Far("%d of %d are assigned", n, pods) }); err != nil {
-			return fmt.Errorf("%w; MIC's last words: %s", err, tail(mic.log))
+			return fmt.Errorf("%w; MIC's last words: %s", err, mic.Tail())
 		}
 		got := fleetResult{began: began, creating: creating, took: c.seen.last().Sub(began)}
-		if got.requests, err = c.azure.Requests(ctx, world.Filter{Surface: world.SurfaceARM, After: lastSeq(before)}, 0); err != nil {
+		if got.requests, err = c.Azure.Requests(ctx, world.Filter{Surface: world.SurfaceARM, After: lastSeq(before)}, 0); err != nil {
 			return err
 		}
 		got.order(c, s, created)
-		m, err := mic.memory()
+		m, err := mic.Memory()
 		if err != nil {
 			return err
 		}
@@ -136,13 +137,13 @@ func (r *fleetResult) order(c *cluster, s shape, created []time.Time) {
 // driftReads returns the reads per second of an idle MIC, which only compares.
 func (b *bench) driftReads(ctx context.Context, c *cluster, step *progress.Step) (float64, error) {
 	measure.Pause(ctx, calmDown) // Events are still being written, at their own rate
-	before, err := c.azure.Requests(ctx, world.Filter{Surface: world.SurfaceARM}, 0)
+	before, err := c.Azure.Requests(ctx, world.Filter{Surface: world.SurfaceARM}, 0)
 	if err != nil {
 		return 0, err
 	}
 	step.Far("counting the reads of the comparison, for %s", watched)
 	measure.Pause(ctx, watched)
-	reads, err := c.azure.Requests(ctx, world.Filter{Surface: world.SurfaceARM, Method: http.MethodGet, After: lastSeq(before)}, 0)
+	reads, err := c.Azure.Requests(ctx, world.Filter{Surface: world.SurfaceARM, Method: http.MethodGet, After: lastSeq(before)}, 0)
 	return float64(len(reads)) / watched.Seconds(), err
 }
 
@@ -167,7 +168,7 @@ func (b *bench) reportFleet(s shape, got fleetResult) {
 		}
 		counts[what]++
 	}
-	r := b.report
+	r := b.Report
 	r.Add("fleet.assigned", fmt.Sprintf("%d single VMs, %d pods of %d identities at once: all assigned", s.nodes, s.nodes*podsPerVM, s.identities),
 		"s", []float64{got.took.Seconds()}).AtMost(1.1*floor.Seconds(), measure.Worst).
 		Remark("Azure's limits alone take %.0f s; creating the pods took %.0f s; ARM takes %s; requests: %d GET of VMs, %d of operations, %d PATCH",
@@ -180,5 +181,5 @@ func (b *bench) reportFleet(s shape, got fleetResult) {
 	budget := float64(limits.Reads.PerMinute) / 60
 	r.Add("fleet.drift", "… afterwards, comparing with Azure takes of the read budget", "%", []float64{100 * got.driftReads / budget}).AtMost(5, measure.Worst)
 	r.Add("fleet.memory", "… peak of MIC's memory (RSS)", "MiB", []float64{got.peak}).AtMost(200, measure.Worst)
-	b.said = fmt.Sprintf("%.0f s, limits alone %.0f s", got.took.Seconds(), floor.Seconds())
+	b.Said = fmt.Sprintf("%.0f s, limits alone %.0f s", got.took.Seconds(), floor.Seconds())
 }

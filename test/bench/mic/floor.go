@@ -1,6 +1,6 @@
 // Row floor: how long the API server alone needs for the objects that MIC writes.
 
-package main
+package mic
 
 import (
 	"bytes"
@@ -23,6 +23,7 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/sandbox/progress"
 	"github.com/podid-io/podid/test/bench/measure"
+	"github.com/podid-io/podid/test/bench/stage"
 )
 
 // floorWriters is the number of concurrent writers: as many as MIC has workers.
@@ -63,10 +64,10 @@ func (b *bench) floorOf(ctx context.Context, c *cluster, s shape, pods int, step
 		return err
 	}
 	measure.Pause(ctx, calmDown) // the API server is still processing the last writes
-	profiled := b.profileServer(ctx, c.env.Config, fmt.Sprintf("floor-%d", pods))
+	profiled := b.profileServer(ctx, c.Config(), fmt.Sprintf("floor-%d", pods))
 	before, began := cpuByName(), time.Now()
 	var done atomic.Int64
-	err = eachOf(ctx, floorWriters, pods, func(ctx context.Context, i int) error {
+	err = stage.EachOf(ctx, floorWriters, pods, func(ctx context.Context, i int) error {
 		if n := done.Add(1); n%200 == 0 {
 			step.Far("%d of %d written", n, pods)
 		}
@@ -80,10 +81,10 @@ func (b *bench) floorOf(ctx context.Context, c *cluster, s shape, pods int, step
 		used[name] -= before[name]
 	}
 	each := func(name string) string { return fmt.Sprintf("%.2f ms", 1000*used[name]/float64(pods)) }
-	b.report.Add(fmt.Sprintf("floor.%d", pods), fmt.Sprintf("%d assigned identities created by a bare client, nothing else", pods), "s", []float64{took.Seconds()}).
+	b.Report.Add(fmt.Sprintf("floor.%d", pods), fmt.Sprintf("%d assigned identities created by a bare client, nothing else", pods), "s", []float64{took.Seconds()}).
 		Remark("%.0f a second; CPU time for each: kube-apiserver %s, etcd %s, client %s; an object has %d bytes",
 			float64(pods)/took.Seconds(), each("kube-apiserver"), each("etcd"), each("benchmark"), len(bodies[0].text))
-	b.said = fmt.Sprintf("%d in %.1f s", pods, took.Seconds())
+	b.Said = fmt.Sprintf("%d in %.1f s", pods, took.Seconds())
 	step.Far("removing them")
 	return errors.Join(profiled(), c.forget(ctx))
 }
@@ -96,7 +97,7 @@ type body struct{ namespace, text string }
 func (c *cluster) assignedBodies(ctx context.Context, s shape, n int) ([]body, error) {
 	var identities v1.AzureIdentityList
 	var bindings v1.AzureIdentityBindingList
-	if err := errors.Join(c.objects.List(ctx, &identities), c.objects.List(ctx, &bindings)); err != nil {
+	if err := errors.Join(c.Objects.List(ctx, &identities), c.Objects.List(ctx, &bindings)); err != nil {
 		return nil, fmt.Errorf("read identities and bindings: %w", err)
 	}
 	grants := map[string]identity.Grant{} // an identity and its binding have the same name

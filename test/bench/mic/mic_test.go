@@ -1,4 +1,4 @@
-package main
+package mic
 
 import (
 	"errors"
@@ -43,9 +43,9 @@ func TestWants(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got []string
-			for _, r := range rows() {
-				if o.wants(r.name) {
-					got = append(got, r.name)
+			for _, r := range new(bench).rows() {
+				if o.wants(r.Name) {
+					got = append(got, r.Name)
 				}
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {

@@ -1,39 +1,36 @@
 // Profiles of MIC and the API server, for performance analysis.
 
-package main
+package mic
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/podid-io/podid/test/bench/measure"
 )
 
-const (
-	profileTime = 10 * time.Second // of a start
-	pprof       = "http://127.0.0.1:6060/debug/pprof/"
-)
+const profileTime = 10 * time.Second // of a start
 
 // profile starts a CPU profile of that duration, if wanted. The function it returns writes a heap
 // profile of MIC.
 func (b *bench) profile(ctx context.Context, kube *rest.Config, name string, mic *program, d time.Duration) func() error {
-	if b.options.profile == "" {
+	if b.options.Profile == "" {
 		return func() error { return nil }
 	}
 	var cpu, api error
 	var done sync.WaitGroup
 	cpuProfile := fmt.Sprintf("profile?seconds=%d", int(d.Seconds()))
 	done.Go(func() {
-		if cpu = mic.until(ctx, "/healthz", "Active"); cpu == nil {
-			cpu = b.download(ctx, http.DefaultClient, pprof+cpuProfile, name+".cpu")
+		if cpu = mic.active(ctx); cpu == nil {
+			cpu = b.download(ctx, http.DefaultClient, measure.Pprof+cpuProfile, name+".cpu")
 		}
 	})
 	done.Go(func() {
@@ -45,14 +42,14 @@ func (b *bench) profile(ctx context.Context, kube *rest.Config, name string, mic
 	})
 	return func() error {
 		done.Wait()
-		return errors.Join(cpu, api, b.download(ctx, http.DefaultClient, pprof+"heap?gc=1", name+".heap"),
-			b.download(ctx, http.DefaultClient, pprof+"allocs", name+".allocs"))
+		return errors.Join(cpu, api, b.download(ctx, http.DefaultClient, measure.Pprof+"heap?gc=1", name+".heap"),
+			b.download(ctx, http.DefaultClient, measure.Pprof+"allocs", name+".allocs"))
 	}
 }
 
 // profileServer is profile for the API server alone.
 func (b *bench) profileServer(ctx context.Context, kube *rest.Config, name string) func() error {
-	if b.options.profile == "" {
+	if b.options.Profile == "" {
 		return func() error { return nil }
 	}
 	ended := make(chan error, 1)
@@ -68,27 +65,5 @@ func (b *bench) profileServer(ctx context.Context, kube *rest.Config, name strin
 }
 
 func (b *bench) download(ctx context.Context, from *http.Client, address, name string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return err
-	}
-	answer, err := from.Do(req)
-	if err != nil {
-		return fmt.Errorf("take profile %s: %w", name, err)
-	}
-	defer func() { _ = answer.Body.Close() }()
-	body, err := io.ReadAll(answer.Body)
-	if err == nil && answer.StatusCode != http.StatusOK {
-		err = errors.New(answer.Status)
-	}
-	if err == nil {
-		err = os.MkdirAll(b.options.profile, 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(filepath.Join(b.options.profile, name), body, 0o644)
-	}
-	if err != nil {
-		return fmt.Errorf("take profile %s: %w", name, err)
-	}
-	return nil
+	return measure.Profile(ctx, from, address, filepath.Join(b.options.Profile, name))
 }

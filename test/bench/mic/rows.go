@@ -1,94 +1,52 @@
 // The table of the rows, in the order of measurement.
 
-package main
+package mic
 
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/podid-io/podid/internal/sandbox/progress"
-	"github.com/podid-io/podid/test/bench/measure"
+	"github.com/podid-io/podid/test/bench/rows"
+	"github.com/podid-io/podid/test/bench/stage"
 )
 
 // bench is one run.
 type bench struct {
-	options  options
-	progress *progress.Reporter
-	report   *measure.Report
-	// said is the progress message of the current row.
-	said string
+	rows.Bench
+	options options
 }
 
-// row is one of the measurements, each with its own cluster. The others are still tried if one
-// fails.
-type row struct {
-	name, what string
-	measure    func(*bench, context.Context, *progress.Step) error
-}
-
-func rows() []row {
-	return []row{
-		{"burst", "40 pods with 40 identities at once", (*bench).burst},
-		{"steady", "a new pod with a new identity each second", (*bench).steady},
-		{"start", "MIC starts with pods that wait for it", (*bench).start},
-		{"idle", "MIC with nothing to do", (*bench).start},
-		{"floor", "the API server alone, without MIC", (*bench).floor},
-		{"failover", "the leader ends", (*bench).failover},
-		{"bad", "one bad identity among five", (*bench).bad},
-		{"fleet", "1,000 single VMs at Azure's limits", (*bench).fleet},
-		{"huge", "up to 20,000 pods", (*bench).hugeRow},
+// rows returns the measurements, each with its own cluster.
+func (b *bench) rows() []rows.Row {
+	return []rows.Row{
+		{Name: "burst", What: "40 pods with 40 identities at once", Measure: b.burst},
+		{Name: "steady", What: "a new pod with a new identity each second", Measure: b.steady},
+		{Name: "start", What: "MIC starts with pods that wait for it", Measure: b.start},
+		{Name: "idle", What: "MIC with nothing to do", Measure: b.start},
+		{Name: "floor", What: "the API server alone, without MIC", Measure: b.floor},
+		{Name: "failover", What: "the leader ends", Measure: b.failover},
+		{Name: "bad", What: "one bad identity among five", Measure: b.bad},
+		{Name: "fleet", What: "1,000 single VMs at Azure's limits", Measure: b.fleet},
+		{Name: "huge", What: "up to 20,000 pods", Measure: b.hugeRow},
 	}
-}
-
-func rowNames() string {
-	var names []string
-	for _, r := range rows() {
-		names = append(names, r.name)
-	}
-	return strings.Join(names, ", ")
-}
-
-func isRow(name string) bool {
-	return slices.ContainsFunc(rows(), func(r row) bool { return r.name == name })
 }
 
 // wants reports whether to measure a row.
 func (o options) wants(name string) bool {
-	if len(o.only) == 0 {
+	if len(o.Only) == 0 {
 		return name != "huge" || o.huge
 	}
-	return o.only[name] || name == "huge" && o.huge
+	return o.Only[name] || name == "huge" && o.huge
 }
 
 // all measures the selected rows. Idle reuses the cluster of start if both are selected.
 func (b *bench) all(ctx context.Context) error {
-	began := time.Now()
-	b.report.Machine = measure.Describe()
-	var failed error
-	for _, r := range rows() {
-		if !b.options.wants(r.name) || r.name == "idle" && b.options.wants("start") {
-			continue
-		}
-		step := b.progress.Start(r.what)
-		meter := measure.Meter(ownCPU)
-		if err := r.measure(b, ctx, step); err != nil {
-			step.Fail()
-			failed = errors.Join(failed, fmt.Errorf("measure %s: %w", r.what, err))
-			if ctx.Err() != nil {
-				return failed
-			}
-			continue
-		}
-		b.report.OtherWork(meter())
-		step.Done(b.said)
+	wanted := func(r rows.Row) bool {
+		return b.options.wants(r.Name) && (r.Name != "idle" || !b.options.wants("start"))
 	}
-	b.report.Seconds = time.Since(began).Seconds()
-	return failed
+	return b.Measure(ctx, b.rows(), wanted, rows.Ready, stage.OwnCPU)
 }
 
 func parseSizes(text string) ([]int, error) {

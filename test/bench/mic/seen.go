@@ -1,6 +1,6 @@
 // The assigned identities that a watch reports, with the time of each event.
 
-package main
+package mic
 
 import (
 	"context"
@@ -66,6 +66,10 @@ func follow(ctx context.Context, kube *rest.Config) (*seen, error) {
 }
 
 const (
+	// readyTime is how long the API server may take to serve a new kind.
+	readyTime = 30 * time.Second
+	askEvery  = 20 * time.Millisecond
+
 	assignedPath = "/apis/aadpodidentity.k8s.io/v1/azureassignedidentities"
 	fromNow      = "0" // including the existing objects
 )

@@ -1,6 +1,6 @@
 // Rows start, idle and huge: MIC starts in a cluster that has many pods already.
 
-package main
+package mic
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 
 	"github.com/podid-io/podid/internal/sandbox/progress"
 	"github.com/podid-io/podid/test/bench/measure"
+	"github.com/podid-io/podid/test/bench/stage"
 )
 
 // perRequest is how many identities Azure accepts in one update.
@@ -49,18 +50,18 @@ func (b *bench) startMIC(ctx context.Context, c *cluster, pods int, step *progre
 	if err != nil {
 		return started{}, err
 	}
-	profiled := b.profile(ctx, c.env.Config, fmt.Sprintf("start-%d", pods), mic, profileTime+time.Duration(pods)*2*time.Millisecond)
+	profiled := b.profile(ctx, c.Config(), fmt.Sprintf("start-%d", pods), mic, profileTime+time.Duration(pods)*2*time.Millisecond)
 	s := started{mic: mic}
 	if err := c.seen.all(ctx, pods, func(n int) { step.Far("%d of %d are assigned", n, pods) }); err != nil {
-		return s, fmt.Errorf("%w; MIC's last words: %s", err, tail(mic.log))
+		return s, fmt.Errorf("%w; MIC's last words: %s", err, mic.Tail())
 	}
 	last := c.seen.last()
-	s.took = last.Sub(mic.began)
+	s.took = last.Sub(mic.Began)
 	s.cpu = cpuByName()
 	for name := range s.cpu {
 		s.cpu[name] -= before[name]
 	}
-	lease, err := c.kube.CoordinationV1().Leases("default").Get(ctx, leaseName, metav1.GetOptions{})
+	lease, err := c.Kube.CoordinationV1().Leases("default").Get(ctx, leaseName, metav1.GetOptions{})
 	if err != nil {
 		return s, fmt.Errorf("read the lease: %w", err)
 	}
@@ -71,7 +72,7 @@ func (b *bench) startMIC(ctx context.Context, c *cluster, pods int, step *progre
 	if s.written, err = c.audit.rest(ctx); err != nil {
 		return s, err
 	}
-	m, err := mic.memory()
+	m, err := mic.Memory()
 	if err != nil {
 		return s, err
 	}
@@ -84,10 +85,7 @@ func (b *bench) startMIC(ctx context.Context, c *cluster, pods int, step *progre
 
 // cpuByName returns the CPU time of the programs, including the benchmark, in seconds.
 func cpuByName() map[string]float64 {
-	all := map[string]float64{}
-	for _, p := range others() {
-		all[p.name] += p.cpu
-	}
+	all := stage.CPUByName()
 	var u unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_SELF, &u) == nil {
 		all["benchmark"] = float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
@@ -117,7 +115,7 @@ func (b *bench) start(ctx context.Context, step *progress.Step) error {
 		if b.options.wants("start") {
 			b.reportStart(s, got, pods)
 		}
-		b.said = fmt.Sprintf("%.1f s, %d writes, %.0f MiB", got.took.Seconds(), got.written.total(), got.peak)
+		b.Said = fmt.Sprintf("%.1f s, %d writes, %.0f MiB", got.took.Seconds(), got.written.total(), got.peak)
 		if !b.options.wants("idle") {
 			return nil
 		}
@@ -126,7 +124,7 @@ func (b *bench) start(ctx context.Context, step *progress.Step) error {
 }
 
 func (b *bench) reportStart(s shape, got started, pods int) {
-	r := b.report
+	r := b.Report
 	what := fmt.Sprintf("%d pods, %d nodes, %d scale sets, %d identities", pods, s.nodes, s.sets, s.identities)
 	r.Add("start.assigned", what+": MIC starts → all assigned", "s", []float64{got.took.Seconds()}).
 		AtMost((2*time.Second+s.armTime()).Seconds(), measure.Worst).Was("821 s; with its limits raised 17.3 s").
@@ -150,19 +148,19 @@ func (b *bench) idle(ctx context.Context, c *cluster, s shape, mic *program, ste
 	if _, err := c.audit.take(); err != nil {
 		return err
 	}
-	before, err := mic.cpu()
+	before, err := mic.CPU()
 	if err != nil {
 		return err
 	}
 	began := time.Now()
 	step.Far("watching MIC do nothing, for %s", b.options.idle)
-	profiled := b.profile(ctx, c.env.Config, "idle", mic, b.options.idle)
+	profiled := b.profile(ctx, c.Config(), "idle", mic, b.options.idle)
 	reports, err := c.kubelets(ctx, s, b.options)
 	if err != nil {
 		return err
 	}
 	took := time.Since(began).Seconds()
-	after, err := mic.cpu()
+	after, err := mic.CPU()
 	if err != nil {
 		return err
 	}
@@ -171,10 +169,10 @@ func (b *bench) idle(ctx context.Context, c *cluster, s shape, mic *program, ste
 		return err
 	}
 	part := 100 * (after - before) / took
-	b.report.Add("idle", fmt.Sprintf("MIC idle with %d pods", b.options.pods), "% of a CPU", []float64{part}).
+	b.Report.Add("idle", fmt.Sprintf("MIC idle with %d pods", b.options.pods), "% of a CPU", []float64{part}).
 		AtMost(0.5, measure.Worst).Was("124 %").
 		Remark("over %.0f s, in which kubelets reported %d times; MIC wrote: %s", took, reports, written)
-	b.said += fmt.Sprintf("; idle %.2f %%", part)
+	b.Said += fmt.Sprintf("; idle %.2f %%", part)
 	return profiled()
 }
 
@@ -192,10 +190,10 @@ func (c *cluster) kubelets(ctx context.Context, s shape, o options) (reports int
 		select {
 		case <-pods.C:
 			p := s.pod(n % o.pods)
-			_, err = c.kube.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, []byte(status), metav1.PatchOptions{}, "status")
+			_, err = c.Kube.CoreV1().Pods(p.Namespace).Patch(ctx, p.Name, types.StrategicMergePatchType, []byte(status), metav1.PatchOptions{}, "status")
 		case <-nodes.C:
 			status = `{"status":{"conditions":[{"type":"Ready","status":"True","lastHeartbeatTime":"` + now + `"}]}}`
-			_, err = c.kube.CoreV1().Nodes().Patch(ctx, nodeName(n%s.nodes), types.StrategicMergePatchType, []byte(status), metav1.PatchOptions{}, "status")
+			_, err = c.Kube.CoreV1().Nodes().Patch(ctx, nodeName(n%s.nodes), types.StrategicMergePatchType, []byte(status), metav1.PatchOptions{}, "status")
 		case <-end.C:
 			return n, nil
 		case <-ctx.Done():
@@ -242,7 +240,7 @@ func (b *bench) hugeSize(ctx context.Context, c *cluster, s shape, size int, ste
 	if err != nil {
 		return err
 	}
-	r := b.report
+	r := b.Report
 	f := r.Add(fmt.Sprintf("huge.%d.assigned", size), fmt.Sprintf("%d pods, %d nodes, %d scale sets, %d identities: MIC starts → all assigned", size, s.nodes, s.sets, s.identities),
 		"s", []float64{got.took.Seconds()})
 	m := r.Add(fmt.Sprintf("huge.%d.memory", size), "… peak of MIC's memory (RSS)", "MiB", []float64{got.peak})
@@ -255,8 +253,8 @@ func (b *bench) hugeSize(ctx context.Context, c *cluster, s shape, size int, ste
 	if err := b.events(ctx, c, s, size, got.mic, step); err != nil {
 		return err
 	}
-	b.said = fmt.Sprintf("%d pods in %.1f s, %.0f MiB", size, got.took.Seconds(), got.peak)
-	if err := got.mic.stop(quit()); err != nil {
+	b.Said = fmt.Sprintf("%d pods in %.1f s, %.0f MiB", size, got.took.Seconds(), got.peak)
+	if err := got.mic.Stop(quit()); err != nil {
 		return err
 	}
 	step.Far("removing what MIC wrote")
@@ -269,11 +267,11 @@ func (b *bench) hugeSize(ctx context.Context, c *cluster, s shape, size int, ste
 // events creates and deletes single pods, and reports the cost of one of them to MIC.
 func (b *bench) events(ctx context.Context, c *cluster, s shape, size int, mic *program, step *progress.Step) error {
 	measure.Pause(ctx, calmDown)
-	before, err := mic.cpu()
+	before, err := mic.CPU()
 	if err != nil {
 		return err
 	}
-	profiled := b.profile(ctx, c.env.Config, fmt.Sprintf("events-%d", size), mic, profileTime)
+	profiled := b.profile(ctx, c.Config(), fmt.Sprintf("events-%d", size), mic, profileTime)
 	began := time.Now()
 	var took []float64
 	for i := range b.options.events {
@@ -286,14 +284,14 @@ func (b *bench) events(ctx context.Context, c *cluster, s shape, size int, mic *
 		}
 		took = append(took, at.Seconds())
 	}
-	after, err := mic.cpu()
+	after, err := mic.CPU()
 	if err != nil {
 		return err
 	}
 	cost := (after - before) / float64(2*b.options.events)
-	b.report.Add(fmt.Sprintf("huge.%d.event", size), fmt.Sprintf("%d pods: MIC's CPU time for one more pod event (created, deleted)", size), "s", []float64{cost}).
+	b.Report.Add(fmt.Sprintf("huge.%d.event", size), fmt.Sprintf("%d pods: MIC's CPU time for one more pod event (created, deleted)", size), "s", []float64{cost}).
 		Remark("%d single pods came and went within %.1f s", b.options.events, time.Since(began).Seconds())
-	b.report.Add(fmt.Sprintf("huge.%d.single", size), fmt.Sprintf("%d pods: one more pod created → assigned", size), "s", took)
+	b.Report.Add(fmt.Sprintf("huge.%d.single", size), fmt.Sprintf("%d pods: one more pod created → assigned", size), "s", took)
 	return profiled()
 }
 

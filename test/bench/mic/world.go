@@ -1,6 +1,6 @@
 // The nodes, pods and identities of a cluster, and its Azure resources.
 
-package main
+package mic
 
 import (
 	"context"
@@ -8,14 +8,13 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/emulator/world"
+	"github.com/podid-io/podid/test/bench/stage"
 )
 
 const (
@@ -25,8 +24,6 @@ const (
 	namespaces = 10
 	// podsPerVM is the number of pods on a node that is a single VM.
 	podsPerVM = 4
-	// writers is the number of concurrent writers of the benchmark.
-	writers = 16
 )
 
 // shape is the size of a cluster.
@@ -38,14 +35,6 @@ type shape struct {
 	arm time.Duration
 	// vms means that every node is a single VM and there are no scale sets.
 	vms bool
-}
-
-func newScheme() (*runtime.Scheme, error) {
-	scheme := runtime.NewScheme()
-	if err := v1.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("register podid's kinds: %w", err)
-	}
-	return scheme, nil
 }
 
 func identityName(i int) string { return "id-" + strconv.Itoa(i) }
@@ -101,8 +90,8 @@ func (s shape) world() world.Document {
 
 // fill writes everything except the pods.
 func (c *cluster) fill(ctx context.Context, s shape) error {
-	err := each(ctx, namespaces, func(ctx context.Context, i int) error {
-		return client.IgnoreAlreadyExists(c.namespace(ctx, namespaceOf(i)))
+	err := stage.Each(ctx, namespaces, func(ctx context.Context, i int) error {
+		return c.Namespace(ctx, namespaceOf(i))
 	})
 	if err != nil {
 		return err
@@ -113,16 +102,11 @@ func (c *cluster) fill(ctx context.Context, s shape) error {
 	return c.addIdentities(ctx, 0, s.identities)
 }
 
-func (c *cluster) namespace(ctx context.Context, name string) error {
-	_, err := c.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-	return err
-}
-
 // addNodes writes the nodes starting with number from.
 func (c *cluster) addNodes(ctx context.Context, s shape, from int) error {
-	return each(ctx, s.nodes-from, func(ctx context.Context, i int) error {
+	return stage.Each(ctx, s.nodes-from, func(ctx context.Context, i int) error {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(from + i)}, Spec: corev1.NodeSpec{ProviderID: s.providerID(from + i)}}
-		if _, err := c.kube.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
+		if _, err := c.Kube.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("create node %s: %w", node.Name, err)
 		}
 		return nil
@@ -131,14 +115,14 @@ func (c *cluster) addNodes(ctx context.Context, s shape, from int) error {
 
 // addIdentities writes the AzureIdentity and AzureIdentityBinding of the identities from … to-1.
 func (c *cluster) addIdentities(ctx context.Context, from, to int) error {
-	return each(ctx, to-from, func(ctx context.Context, n int) error {
+	return stage.Each(ctx, to-from, func(ctx context.Context, n int) error {
 		i := from + n
 		meta := metav1.ObjectMeta{Name: identityName(i), Namespace: namespaceOf(i)}
 		for _, o := range []client.Object{
 			&v1.AzureIdentity{ObjectMeta: meta, Spec: v1.AzureIdentitySpec{Type: v1.UserAssignedMSI, ResourceID: resourceID(i), ClientID: clientID(i)}},
 			&v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: identityName(i), Selector: identityName(i)}},
 		} {
-			if err := c.objects.Create(ctx, o); err != nil {
+			if err := c.Objects.Create(ctx, o); err != nil {
 				return fmt.Errorf("create %T %s: %w", o, o.GetName(), err)
 			}
 		}
@@ -167,7 +151,7 @@ func newPod(name string, id int, node string) *corev1.Pod {
 func key(p *corev1.Pod) string { return p.Namespace + "/" + p.Name }
 
 func (c *cluster) create(ctx context.Context, p *corev1.Pod) error {
-	if _, err := c.kube.CoreV1().Pods(p.Namespace).Create(ctx, p, metav1.CreateOptions{}); err != nil {
+	if _, err := c.Kube.CoreV1().Pods(p.Namespace).Create(ctx, p, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("create pod %s: %w", p.Name, err)
 	}
 	return nil
@@ -175,7 +159,7 @@ func (c *cluster) create(ctx context.Context, p *corev1.Pod) error {
 
 func (c *cluster) delete(ctx context.Context, p *corev1.Pod) error {
 	now := int64(0)
-	if err := c.kube.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+	if err := c.Kube.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
 		return fmt.Errorf("delete pod %s: %w", p.Name, err)
 	}
 	return nil
@@ -183,30 +167,10 @@ func (c *cluster) delete(ctx context.Context, p *corev1.Pod) error {
 
 // createPods writes the pods from … to-1.
 func (c *cluster) createPods(ctx context.Context, s shape, from, to int, far func(int)) error {
-	return each(ctx, to-from, func(ctx context.Context, i int) error {
+	return stage.Each(ctx, to-from, func(ctx context.Context, i int) error {
 		if i%100 == 0 {
 			far(from + i)
 		}
 		return c.create(ctx, s.pod(from+i))
 	})
-}
-
-// each calls f for 0 … n-1, several at a time, until one fails.
-func each(ctx context.Context, n int, f func(context.Context, int) error) error {
-	return eachOf(ctx, writers, n, f)
-}
-
-// eachOf is each with that many at a time.
-func eachOf(ctx context.Context, atOnce, n int, f func(context.Context, int) error) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(atOnce)
-	for i := range n {
-		group.Go(func() error {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return f(ctx, i)
-		})
-	}
-	return group.Wait()
 }

@@ -1,7 +1,7 @@
 // Rows cache, single and fresh: tokens in NMI's cache, compared with a server that makes no
 // decisions.
 
-package main
+package nmi
 
 import (
 	"context"
@@ -82,7 +82,7 @@ func (b *bench) cache(ctx context.Context, step *progress.Step) error {
 	if err != nil {
 		return err
 	}
-	r := b.report
+	r := b.Report
 	ratio, slower := measure.Middle(nmi.rate)/measure.Middle(bare.rate), measure.Middle(nmi.p99)/measure.Middle(bare.p99)
 	r.Add("cache.rate", fmt.Sprintf("token from cache, %d keep-alive connections", connections), "/s", nmi.rate).Was("2,700/s").
 		Remark("GOMAXPROCS=1, as NMI has by default, for both servers")
@@ -93,7 +93,7 @@ func (b *bench) cache(ctx context.Context, step *progress.Step) error {
 	r.Add("cache.p99.ratio", "… NMI's p99 in units of that", "", []float64{slower}).AtMost(2, measure.Middle)
 	r.Add("cache.cost", "… NMI's CPU time for a request", "s", nmi.cost).AtMost(30e-6, measure.Middle).Was("574 µs")
 	r.Add("cache.bare.cost", "… the bare server's", "s", bare.cost)
-	b.said = fmt.Sprintf("%.0f/s, %.2f of a bare server, %.1f µs", measure.Middle(nmi.rate), ratio, 1e6*measure.Middle(nmi.cost))
+	b.Said = fmt.Sprintf("%.0f/s, %.2f of a bare server, %.1f µs", measure.Middle(nmi.rate), ratio, 1e6*measure.Middle(nmi.cost))
 	procs := runtime.NumCPU()
 	nmi, bare, err = b.duel(ctx, step, "cache-unrestricted", procs, s)
 	if err != nil {
@@ -112,12 +112,12 @@ func (b *bench) single(ctx context.Context, step *progress.Step) error {
 	if err != nil {
 		return err
 	}
-	r := b.report
+	r := b.Report
 	r.Add("single.p50", "token from cache, one connection: p50 of each turn", "s", nmi.p50).AtMost(100e-6, measure.Middle).Was("0.41 ms")
 	r.Add("single.p99", "… p99 of each turn", "s", nmi.p99).AtMost(500e-6, measure.Middle).Was("1.5 ms")
 	r.Add("single.bare.p50", "… p50 of a bare net/http server", "s", bare.p50)
 	r.Add("single.bare.p99", "… p99 of a bare net/http server", "s", bare.p99)
-	b.said = fmt.Sprintf("p50 %.0f µs, p99 %.0f µs", 1e6*measure.Middle(nmi.p50), 1e6*measure.Middle(nmi.p99))
+	b.Said = fmt.Sprintf("p50 %.0f µs, p99 %.0f µs", 1e6*measure.Middle(nmi.p50), 1e6*measure.Middle(nmi.p99))
 	return nil
 }
 
@@ -127,7 +127,7 @@ func (b *bench) fresh(ctx context.Context, step *progress.Step) error {
 	if err != nil {
 		return err
 	}
-	r := b.report
+	r := b.Report
 	r.Add("fresh.rate", fmt.Sprintf("token from cache, a new connection for each, %d at a time", connections), "/s", nmi.rate).
 		AtLeast(8000, measure.Middle)
 	r.Add("fresh.bare.rate", "… a bare net/http server", "/s", bare.rate).
@@ -135,6 +135,6 @@ func (b *bench) fresh(ctx context.Context, step *progress.Step) error {
 	r.Add("fresh.p99", "… p99 of each turn", "s", nmi.p99)
 	r.Add("fresh.cost", "… NMI's CPU time for a request", "s", nmi.cost)
 	r.Add("fresh.bare.cost", "… the bare server's", "s", bare.cost)
-	b.said = fmt.Sprintf("%.0f/s, a bare server %.0f/s", measure.Middle(nmi.rate), measure.Middle(bare.rate))
+	b.Said = fmt.Sprintf("%.0f/s, a bare server %.0f/s", measure.Middle(nmi.rate), measure.Middle(bare.rate))
 	return nil
 }

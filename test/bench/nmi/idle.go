@@ -1,6 +1,6 @@
 // Row idle: NMI without requests, in a cluster with many objects that it has to know.
 
-package main
+package nmi
 
 import (
 	"context"
@@ -59,13 +59,13 @@ func (b *bench) idle(ctx context.Context, step *progress.Step) (err error) {
 			rss = append(rss, m.RSS)
 		}
 		last := memory[len(memory)-1]
-		b.report.Add("idle.memory", fmt.Sprintf("idle, in a cluster of %d pods and %d identities: NMI's memory (RSS)", b.options.pods, b.options.objects), "MiB", rss).
+		b.Report.Add("idle.memory", fmt.Sprintf("idle, in a cluster of %d pods and %d identities: NMI's memory (RSS)", b.options.pods, b.options.objects), "MiB", rss).
 			AtMost(40, measure.Worst).
 			Remark("peak %.1f MiB, while it learned the cluster; at the end %.1f MiB without the program's own file; ready after %.2f s",
 				last.Peak, last.Anonymous, ready.Seconds())
-		b.report.Add("idle.cpu", "… part of a CPU", "%", []float64{100 * (after - before) / idleTime.Seconds()})
-		b.said = fmt.Sprintf("%.1f MiB, peak %.1f MiB", measure.Worst(rss), last.Peak)
-		if b.options.profile == "" {
+		b.Report.Add("idle.cpu", "… part of a CPU", "%", []float64{100 * (after - before) / idleTime.Seconds()})
+		b.Said = fmt.Sprintf("%.1f MiB, peak %.1f MiB", measure.Worst(rss), last.Peak)
+		if b.options.Profile == "" {
 			return nil
 		}
 		return b.download(ctx, "heap?gc=1", "idle.heap")
@@ -77,11 +77,11 @@ func bigNamespace(i int) string { return "bench-" + strconv.Itoa(i%idleNamespace
 // fillBig writes a big cluster: identities and bindings in several namespaces, and pods on many
 // nodes, each with an assigned identity.
 func (b *bench) fillBig(ctx context.Context, s *stage.Stage, step *progress.Step) error {
-	err := each(ctx, idleNamespaces, func(ctx context.Context, i int) error { return s.Namespace(ctx, bigNamespace(i)) })
+	err := stage.Each(ctx, idleNamespaces, func(ctx context.Context, i int) error { return s.Namespace(ctx, bigNamespace(i)) })
 	if err != nil {
 		return err
 	}
-	err = each(ctx, b.options.objects, func(ctx context.Context, i int) error {
+	err = stage.Each(ctx, b.options.objects, func(ctx context.Context, i int) error {
 		if i%100 == 0 {
 			step.Far("%d of %d identities written", i, b.options.objects)
 		}
@@ -91,7 +91,7 @@ func (b *bench) fillBig(ctx context.Context, s *stage.Stage, step *progress.Step
 		return err
 	}
 	n := &node{stage: s}
-	return each(ctx, b.options.pods, func(ctx context.Context, i int) error {
+	return stage.Each(ctx, b.options.pods, func(ctx context.Context, i int) error {
 		if i%100 == 0 {
 			step.Far("%d of %d pods written", i, b.options.pods)
 		}

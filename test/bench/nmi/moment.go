@@ -1,6 +1,6 @@
 // Row moment: a pod whose identity is on the node requests a token as soon as it runs.
 
-package main
+package nmi
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 	"github.com/podid-io/podid/test/bench/load"
 	"github.com/podid-io/podid/test/bench/measure"
+	"github.com/podid-io/podid/test/bench/stage"
 )
 
 const (
@@ -26,7 +27,7 @@ const (
 
 func (b *bench) moment(ctx context.Context, step *progress.Step) error {
 	n, most := b.node, b.options.moments
-	err := each(ctx, most, func(ctx context.Context, i int) error { return grant(ctx, n.stage, namespace, manyIdentities+i) })
+	err := stage.Each(ctx, most, func(ctx context.Context, i int) error { return grant(ctx, n.stage, namespace, manyIdentities+i) })
 	if err != nil {
 		return err
 	}
@@ -55,11 +56,11 @@ func (b *bench) moment(ctx context.Context, step *progress.Step) error {
 				return context.Cause(ctx)
 			}
 		}
-		b.report.Add("moment", "pod already entitled asks when its kubelet begins to report that it runs: request → token", "s", took).
+		b.Report.Add("moment", "pod already entitled asks when its kubelet begins to report that it runs: request → token", "s", took).
 			AtMost(50e-3, measure.P99).Was("5.0 s").
 			Remark("each pod has an identity of its own; the API server needs %.1f ms (p50) of it, %.1f ms at most, to answer the kubelet",
 				1e3*measure.Middle(reported), 1e3*measure.Worst(reported))
-		b.said = fmt.Sprintf("p50 %.1f ms, p99 %.1f ms", 1e3*measure.Middle(took), 1e3*measure.P99(took))
+		b.Said = fmt.Sprintf("p50 %.1f ms, p99 %.1f ms", 1e3*measure.Middle(took), 1e3*measure.P99(took))
 		return nil
 	})
 }

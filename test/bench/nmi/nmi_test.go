@@ -1,4 +1,4 @@
-package main
+package nmi
 
 import (
 	"io"
@@ -33,9 +33,9 @@ func TestOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range rows() {
-		if !all.wants(r.name) || some.wants(r.name) != (r.name == "cache" || r.name == "roll") {
-			t.Errorf("row %s: %v without -only, %v with two others", r.name, all.wants(r.name), some.wants(r.name))
+	for _, r := range new(bench).rows() {
+		if !all.wants(r) || some.wants(r) != (r.Name == "cache" || r.Name == "roll") {
+			t.Errorf("row %s: %v without -only, %v with two others", r.Name, all.wants(r), some.wants(r))
 		}
 	}
 }

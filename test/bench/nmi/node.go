@@ -1,6 +1,6 @@
 // The node: its API server, its metadata service, its pods, and NMI.
 
-package main
+package nmi
 
 import (
 	"context"
@@ -74,7 +74,7 @@ func (b *bench) newNode(ctx context.Context) (_ *node, err error) {
 	if err := addMetadataAddress(); err != nil {
 		return nil, err
 	}
-	err = s.StartAzure(filepath.Join(b.options.bin, "podid"), azure(), "--imds-address="+net.JoinHostPort(redirect.DefaultMetadataIP, "80"))
+	err = s.StartAzure(filepath.Join(b.options.Bin, "podid"), azure(), "--imds-address="+net.JoinHostPort(redirect.DefaultMetadataIP, "80"))
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (n *node) startPods() error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	n.pods, err = n.stage.Start(stage.Launch{Name: rolePods, Path: self, Env: []string{role + "=" + rolePods}, Talks: true, OwnNetwork: true})
+	n.pods, err = n.stage.Start(stage.Launch{Name: rolePods, Path: self, Args: []string{"nmi"}, Env: []string{role + "=" + rolePods}, Talks: true, OwnNetwork: true})
 	if err != nil {
 		return err
 	}
@@ -199,11 +199,11 @@ func (n *node) startNMI(ctx context.Context, offset int, env ...string) (*nmiPro
 		"--node=" + nodeName, "--kubeconfig=" + n.kubeconfig,
 		"--http-probe-port=" + strconv.Itoa(8080+offset), "--prometheus-port=" + strconv.Itoa(9090+offset),
 	}
-	if n.options.profile != "" && offset == 0 {
+	if n.options.Profile != "" && offset == 0 {
 		args = append(args, "--enableProfile")
 	}
 	p, err := n.stage.Start(stage.Launch{
-		Name: "nmi", Path: filepath.Join(n.options.bin, "nmi"), Args: append(args, n.options.nmiFlags...), Env: env,
+		Name: "nmi", Path: filepath.Join(n.options.Bin, "nmi"), Args: append(args, n.options.nmiFlags...), Env: env,
 	})
 	if err != nil {
 		return nil, err
@@ -231,7 +231,7 @@ func (n *node) withBare(body string, procs int, f func(*stage.Program) error) er
 		return fmt.Errorf("find this program: %w", err)
 	}
 	p, err := n.stage.Start(stage.Launch{
-		Name: roleBare, Path: self, Env: []string{role + "=" + roleBare, "GOMAXPROCS=" + strconv.Itoa(procs)}, Talks: true,
+		Name: roleBare, Path: self, Args: []string{"nmi"}, Env: []string{role + "=" + roleBare, "GOMAXPROCS=" + strconv.Itoa(procs)}, Talks: true,
 	})
 	if err != nil {
 		return err

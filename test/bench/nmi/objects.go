@@ -1,6 +1,6 @@
 // The objects in the cluster and on Azure.
 
-package main
+package nmi
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -25,8 +24,6 @@ const (
 	// identity.
 	manyPods, manyIdentities = 250, 20
 	maxMoments               = 500
-	// writers is the number of concurrent writers.
-	writers = 16
 )
 
 func identityName(i int) string { return "id-" + strconv.Itoa(i) }
@@ -61,10 +58,10 @@ func (n *node) fill(ctx context.Context) error {
 	if err := n.stage.Namespace(ctx, namespace); err != nil {
 		return err
 	}
-	if err := each(ctx, manyIdentities, func(ctx context.Context, i int) error { return grant(ctx, n.stage, namespace, i) }); err != nil {
+	if err := stage.Each(ctx, manyIdentities, func(ctx context.Context, i int) error { return grant(ctx, n.stage, namespace, i) }); err != nil {
 		return err
 	}
-	return each(ctx, manyPods, func(ctx context.Context, i int) error {
+	return stage.Each(ctx, manyPods, func(ctx context.Context, i int) error {
 		p := newPod(namespace, podName(i), nodeName, i%manyIdentities)
 		if err := n.createPod(ctx, p); err != nil {
 			return err
@@ -145,19 +142,4 @@ func (n *node) runs(ctx context.Context, p *corev1.Pod, address string) error {
 		return fmt.Errorf("report pod %s as a kubelet: %w", p.Name, err)
 	}
 	return nil
-}
-
-// each calls f for 0 … n-1, several at a time, until one fails.
-func each(ctx context.Context, n int, f func(context.Context, int) error) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(writers)
-	for i := range n {
-		group.Go(func() error {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return f(ctx, i)
-		})
-	}
-	return group.Wait()
 }

@@ -1,6 +1,6 @@
 // Rows outage and many: requests of all pods of the node.
 
-package main
+package nmi
 
 import (
 	"context"
@@ -69,7 +69,7 @@ func (b *bench) outage(ctx context.Context, step *progress.Step) error {
 			return fmt.Errorf("metadata service fails (%s): %w", said[i], err)
 		}
 	}
-	b.report.Add("outage.none.p99", "… p99 while it is well, to compare", "s", []float64{healthy.P99}).
+	b.Report.Add("outage.none.p99", "… p99 while it is well, to compare", "s", []float64{healthy.P99}).
 		Remark("p50 %.2f ms, p99.9 %.1f ms, max %.0f ms", 1e3*healthy.P50, 1e3*healthy.P999, 1e3*healthy.Max)
 	return nil
 }
@@ -92,17 +92,17 @@ func (b *bench) reportOutage(kind string, r load.Result, calls int) {
 	what := "… " + kind
 	if kind == "500" {
 		what = fmt.Sprintf("metadata service fails for %s with valid tokens held, %d requests/s: 500", b.options.outage/3, outageRate)
-		b.said = ""
+		b.Said = ""
 	}
-	f := b.report.Add("outage."+kind, what+": answered", "%", []float64{answered}).Was("0 %")
+	f := b.Report.Add("outage."+kind, what+": answered", "%", []float64{answered}).Was("0 %")
 	f.AtLeast(100, measure.Worst)
 	f.Remark("%d requests; the metadata service was asked %d times meanwhile", r.Requests, calls)
 	if r.Failed > 0 {
 		f.Remark("%d of %d failed: %s", r.Failed, r.Requests, r.Text)
 	}
-	b.report.Add("outage."+kind+".p99", "… "+kind+": p99", "s", []float64{r.P99}).AtMost(5e-3, measure.Worst).
+	b.Report.Add("outage."+kind+".p99", "… "+kind+": p99", "s", []float64{r.P99}).AtMost(5e-3, measure.Worst).
 		Remark("p50 %.2f ms, p99.9 %.1f ms, max %.0f ms after %.1f s", 1e3*r.P50, 1e3*r.P999, 1e3*r.Max, r.MaxAt)
-	b.said = strings.TrimPrefix(fmt.Sprintf("%s, %s %.0f %% p99 %.1f ms", b.said, kind, answered, 1e3*r.P99), ", ")
+	b.Said = strings.TrimPrefix(fmt.Sprintf("%s, %s %.0f %% p99 %.1f ms", b.Said, kind, answered, 1e3*r.P99), ", ")
 }
 
 // withTokenLifetime sets the lifetime of the metadata service's tokens while f runs.
@@ -164,13 +164,13 @@ func (b *bench) many(ctx context.Context, step *progress.Step) error {
 			rss, anonymous = append(rss, m.RSS), append(anonymous, m.Anonymous)
 		}
 		what := fmt.Sprintf("%d pods, %d identities, %d requests/s for %s", manyPods, manyIdentities, manyRate, b.options.many)
-		b.report.Add("many.memory", what+": NMI's memory (RSS)", "MiB", []float64{measure.Worst(rss)}).AtMost(60, measure.Worst).
+		b.Report.Add("many.memory", what+": NMI's memory (RSS)", "MiB", []float64{measure.Worst(rss)}).AtMost(60, measure.Worst).
 			Remark("%.1f MiB without the program's own file; NMI used %.1f %% of a CPU", measure.Worst(anonymous), 100*(after-before)/r.Ended.Sub(r.Began).Seconds())
-		b.report.Add("many.calls", "… calls of the metadata service", "", []float64{float64(calls)}).AtMost(manyIdentities, measure.Worst).
+		b.Report.Add("many.calls", "… calls of the metadata service", "", []float64{float64(calls)}).AtMost(manyIdentities, measure.Worst).
 			Remark("tokens live a day, so none is refreshed")
-		b.report.Add("many.failed", "… errors", "", []float64{float64(r.Failed)}).AtMost(0, measure.Worst).Remark("of %d requests", r.Requests)
-		b.report.Add("many.p99", "… p99, from when a request was due", "s", []float64{r.P99}).Remark("p50 %.2f ms, max %.0f ms", 1e3*r.P50, 1e3*r.Max)
-		b.said = fmt.Sprintf("%.1f MiB, %d calls, p99 %.1f ms", measure.Worst(rss), calls, 1e3*r.P99)
+		b.Report.Add("many.failed", "… errors", "", []float64{float64(r.Failed)}).AtMost(0, measure.Worst).Remark("of %d requests", r.Requests)
+		b.Report.Add("many.p99", "… p99, from when a request was due", "s", []float64{r.P99}).Remark("p50 %.2f ms, max %.0f ms", 1e3*r.P50, 1e3*r.Max)
+		b.Said = fmt.Sprintf("%.1f MiB, %d calls, p99 %.1f ms", measure.Worst(rss), calls, 1e3*r.P99)
 		return profiled()
 	})
 }

@@ -1,7 +1,7 @@
 // The parts that this program plays when it starts itself: the pods of the node, or the baseline
 // server.
 
-package main
+package nmi
 
 import (
 	"bytes"
@@ -30,7 +30,7 @@ const (
 	roleBare = "bare"
 )
 
-func play(ctx context.Context, part string, stdin io.Reader, stdout, stderr io.Writer) int {
+func play(ctx context.Context, part string, stdin io.Reader, stdout io.Writer) error {
 	var err error
 	switch part {
 	case rolePods:
@@ -40,11 +40,10 @@ func play(ctx context.Context, part string, stdin io.Reader, stdout, stderr io.W
 	default:
 		err = fmt.Errorf("%s=%q: no such part", role, part)
 	}
-	if err != nil && ctx.Err() == nil {
-		_, _ = fmt.Fprintln(stderr, "bench:", err)
-		return exitFailed
+	if ctx.Err() != nil {
+		return nil // it was told to end
 	}
-	return exitDone
+	return err
 }
 
 // order is an instruction to the pods, one JSON object each. They reply with an answer.

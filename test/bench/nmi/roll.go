@@ -1,7 +1,7 @@
 // Row roll: NMI is replaced while pods send requests, like a DaemonSet update that starts the new
 // pod before it stops the old one.
 
-package main
+package nmi
 
 import (
 	"context"
@@ -24,7 +24,7 @@ const (
 
 func (b *bench) roll(ctx context.Context, step *progress.Step) error {
 	failed, requests := 0, 0
-	b.said = ""
+	b.Said = ""
 	for _, kind := range []struct {
 		id, what string
 		fresh    bool
@@ -37,7 +37,7 @@ func (b *bench) roll(ctx context.Context, step *progress.Step) error {
 			return err
 		}
 		failed, requests = failed+r.Failed, requests+r.Requests
-		f := b.report.Add(kind.id, fmt.Sprintf("NMI rolled %d times under %d requests/s, %s: failed", b.options.rolls, rollRate, kind.what), "", []float64{float64(r.Failed)}).
+		f := b.Report.Add(kind.id, fmt.Sprintf("NMI rolled %d times under %d requests/s, %s: failed", b.options.rolls, rollRate, kind.what), "", []float64{float64(r.Failed)}).
 			AtMost(0, measure.Worst).Was("fails")
 		f.Remark("%d requests, %d sent again as HTTP clients do, because an idle connection was closed; p99 %.1f ms, max %.0f ms",
 			r.Requests, r.Again, 1e3*r.P99, 1e3*r.Max)
@@ -45,7 +45,7 @@ func (b *bench) roll(ctx context.Context, step *progress.Step) error {
 			f.Remark("%d of %d failed: %s", r.Failed, r.Requests, r.Text)
 		}
 	}
-	b.said = fmt.Sprintf("%d of %d failed", failed, requests)
+	b.Said = fmt.Sprintf("%d of %d failed", failed, requests)
 	return nil
 }
 

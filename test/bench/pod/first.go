@@ -11,6 +11,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/podid-io/podid/test/bench/load"
 )
 
 const (
@@ -68,7 +70,7 @@ func (o *outcome) ask(ctx context.Context) error {
 	if !found {
 		return fmt.Errorf("%d bytes are no HTTP answer", len(answer))
 	}
-	if o.Status, err = status(head); err != nil {
+	if o.Status, err = load.Status(head); err != nil {
 		return err
 	}
 	o.Bytes = len(body)

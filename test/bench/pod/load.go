@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podid-io/podid/test/bench/load"
 )
 
 // round is one output line: the result of one target in one period.
@@ -191,7 +193,7 @@ func (g *generator) receive(c *client) error {
 		return errors.New("the server closed a connection, or its answer is too long")
 	}
 	c.got += n
-	size, code, err := complete(c.in[:c.got])
+	size, code, err := load.Complete(c.in[:c.got])
 	if err != nil || size == 0 {
 		return err
 	}

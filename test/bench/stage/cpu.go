@@ -22,20 +22,33 @@ func OwnCPU() float64 {
 			used += float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 		}
 	}
-	parents := parents()
-	for pid := range parents {
-		if descends(parents, pid) {
-			if seconds, err := measure.CPUOf(pid); err == nil {
-				used += seconds
-			}
+	for _, seconds := range CPUByName() {
+		used += seconds
+	}
+	return used
+}
+
+// CPUByName returns the CPU time of this process's running descendants in seconds, by the name of
+// the program.
+func CPUByName() map[string]float64 {
+	used := map[string]float64{}
+	all := processes()
+	for pid, p := range all {
+		if seconds, err := measure.CPUOf(pid); err == nil && descends(all, pid) {
+			used[p.name] += seconds
 		}
 	}
 	return used
 }
 
-// parents returns the parents of all processes.
-func parents() map[int]int {
-	all := map[int]int{}
+type process struct {
+	name   string
+	parent int
+}
+
+// processes returns all processes by their ID.
+func processes() map[int]process {
+	all := map[int]process{}
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil
@@ -46,20 +59,24 @@ func parents() map[int]int {
 			continue
 		}
 		pid, err1 := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:])) // the name before it may contain any characters
-		if err1 != nil || len(fields) < 2 {
+		from, to := strings.IndexByte(string(text), '('), strings.LastIndexByte(string(text), ')') // the name may contain any characters
+		if err1 != nil || from < 0 || to < from {
+			continue
+		}
+		fields := strings.Fields(string(text[to+1:]))
+		if len(fields) < 2 {
 			continue
 		}
 		if parent, err := strconv.Atoi(fields[1]); err == nil {
-			all[pid] = parent
+			all[pid] = process{string(text[from+1 : to]), parent}
 		}
 	}
 	return all
 }
 
-func descends(parents map[int]int, pid int) bool {
+func descends(all map[int]process, pid int) bool {
 	for depth := 0; depth < 32 && pid > 1; depth++ {
-		if pid = parents[pid]; pid == os.Getpid() {
+		if pid = all[pid].parent; pid == os.Getpid() {
 			return true
 		}
 	}

@@ -133,6 +133,7 @@ func (s *Stage) StartKubernetes(flags ...string) error {
 	}
 	config, err := env.Start()
 	if err != nil {
+		_ = env.Stop() // started processes do not end by themselves; the first error is the one to report
 		return fmt.Errorf("start the API server (KUBEBUILDER_ASSETS names the folder with kube-apiserver and etcd, make bench sets it): %w", err)
 	}
 	s.env = env

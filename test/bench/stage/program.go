@@ -101,6 +101,9 @@ func (p *Program) CloseIn() error { return p.in.Close() }
 // Ended returns a channel that is closed when the program has ended.
 func (p *Program) Ended() <-chan struct{} { return p.ended }
 
+// Signal sends a signal.
+func (p *Program) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
 // Stop closes the program's standard input, sends the signal and waits for the end. It is no error
 // if the program has ended already.
 func (p *Program) Stop(signal os.Signal) error {

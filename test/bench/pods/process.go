@@ -1,6 +1,6 @@
 // The product's processes in the sandbox.
 
-package main
+package pods
 
 import (
 	"bytes"

@@ -1,6 +1,6 @@
 // The load of other programs while the sandbox was measured.
 
-package main
+package pods
 
 import (
 	"context"
@@ -15,12 +15,6 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/cgroup"
 	"github.com/podid-io/podid/test/bench/measure"
 )
-
-// meter measures the CPU time of other programs. The benchmark's own processes are this one and
-// those in its control groups.
-func (b *bench) meter(ctx context.Context) func() float64 {
-	return measure.Meter(func() float64 { return b.ownCPU(ctx) })
-}
 
 // ownCPU returns the CPU time of the sandbox and this process in seconds.
 func (b *bench) ownCPU(ctx context.Context) float64 {

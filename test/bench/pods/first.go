@@ -1,6 +1,6 @@
 // How long a new pod waits for its first token.
 
-package main
+package pods
 
 import (
 	"context"
@@ -103,13 +103,13 @@ func (b *bench) cold(ctx context.Context, step *progress.Step) error {
 		after = append(after, p.outcome.Answered.Sub(at.Add(armUpdate)).Seconds())
 		asking = append(asking, at.Sub(p.scheduled).Seconds())
 	}
-	r := b.report
+	r := b.Report
 	r.Add("cold.running", "identity not on the scale set: pod's program starts → token", "s", between(pods, fromBegan)).
 		AtMost((armUpdate+300*time.Millisecond).Seconds(), measure.Worst).Remark("target: ARM's %v + 0.3 s", armUpdate)
 	r.Add("cold.after", "identity not on the scale set: ARM's update ends → token", "s", after).AtMost(0.3, measure.Worst)
 	r.Add("cold.asking", "identity not on the scale set: pod scheduled → MIC asks ARM", "s", asking)
 	r.Add("cold.scheduled", "identity not on the scale set: pod scheduled → token", "s", between(pods, fromScheduled))
-	b.said = fmt.Sprintf("%d pods, %.2f s at most", len(pods), measure.Worst(between(pods, fromBegan)))
+	b.Said = fmt.Sprintf("%d pods, %.2f s at most", len(pods), measure.Worst(between(pods, fromBegan)))
 	return nil
 }
 
@@ -149,9 +149,9 @@ func (b *bench) burst(ctx context.Context, step *progress.Step) error {
 	for _, at := range patches {
 		distinct[at] = true
 	}
-	b.report.Add("burst.running", fmt.Sprintf("%d pods with %d identities at once: pod's program starts → token", len(pods), len(pods)), "s", between(pods, fromBegan))
-	b.report.Add("burst.updates", fmt.Sprintf("%d pods with %d identities at once: updates of the scale set", len(pods), len(pods)), "", []float64{float64(len(distinct))})
-	b.said = fmt.Sprintf("%d pods, %d updates", len(pods), len(distinct))
+	b.Report.Add("burst.running", fmt.Sprintf("%d pods with %d identities at once: pod's program starts → token", len(pods), len(pods)), "s", between(pods, fromBegan))
+	b.Report.Add("burst.updates", fmt.Sprintf("%d pods with %d identities at once: updates of the scale set", len(pods), len(pods)), "", []float64{float64(len(distinct))})
+	b.Said = fmt.Sprintf("%d pods, %d updates", len(pods), len(distinct))
 	return nil
 }
 
@@ -162,7 +162,7 @@ func (b *bench) warm(ctx context.Context, step *progress.Step) error {
 	if err != nil {
 		return err
 	}
-	r := b.report
+	r := b.Report
 	known := between(pods, fromKnown)
 	r.Add("warm.running", "identity there: pod runs and its address is known → token", "s", known).AtMost(0.1, measure.P99)
 	r.Add("warm.began", "identity there: pod's program starts → token", "s", between(pods, fromBegan))
@@ -170,7 +170,7 @@ func (b *bench) warm(ctx context.Context, step *progress.Step) error {
 		return max(p.addressed.Sub(p.outcome.Began), 0)
 	})).Remark("the kubelet's part of the line above")
 	r.Add("warm.scheduled", "identity there: pod scheduled → token", "s", between(pods, fromScheduled))
-	b.said = fmt.Sprintf("%d pods, measure.P99 %.0f ms", len(pods), 1000*measure.P99(known))
+	b.Said = fmt.Sprintf("%d pods, measure.P99 %.0f ms", len(pods), 1000*measure.P99(known))
 	return nil
 }
 

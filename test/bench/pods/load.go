@@ -1,6 +1,6 @@
 // NMI under load: requests per second and their cost.
 
-package main
+package pods
 
 import (
 	"bufio"
@@ -9,10 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -61,10 +59,10 @@ func (b *bench) nmiIdle(ctx context.Context, _ *progress.Step) error {
 	stop := measure.Sample(ctx, pid)
 	measure.Pause(ctx, idleTime)
 	all := stop()
-	r := b.report
+	r := b.Report
 	r.Add("nmi.idle", "NMI's memory, idle (RSS)", "MiB", resident(all)).AtMost(30, measure.Worst)
 	r.Add("nmi.idle.anonymous", "NMI's memory, idle, without the program's own file", "MiB", anonymous(all))
-	b.said = fmt.Sprintf("%.1f MiB", measure.Worst(resident(all)))
+	b.Said = fmt.Sprintf("%.1f MiB", measure.Worst(resident(all)))
 	return ctx.Err()
 }
 
@@ -123,7 +121,7 @@ func (b *bench) generate(ctx context.Context, node string) ([]round, error) {
 	if err := b.create(ctx, pod); err != nil {
 		return nil, err
 	}
-	if b.options.profile != "" {
+	if b.options.Profile != "" {
 		if err := b.seen.wait(ctx, func() bool { return !b.seen.pods[namespace+"/load"].running.IsZero() }); err != nil {
 			return nil, fmt.Errorf("wait for the load: %w", err)
 		}
@@ -180,7 +178,7 @@ func (b *bench) reportLoad(ctx context.Context, list []round, samples map[string
 			return errors.New("the load generator did not measure all rounds")
 		}
 	}
-	r := b.report
+	r := b.Report
 	r.Add("load.nmi", fmt.Sprintf("tokens from the cache, %d connections", connections), "/s", nmi.rate).AtLeast(25000, measure.Middle)
 	r.Add("load.bare", "a bare net/http server with the same answer, same load", "/s", bare.rate)
 	r.Add("load.ratio", "NMI's part of the bare server's rate", "", []float64{measure.Middle(nmi.rate) / measure.Middle(bare.rate)}).AtLeast(0.5, measure.Middle)
@@ -192,7 +190,7 @@ func (b *bench) reportLoad(ctx context.Context, list []round, samples map[string
 	r.Add("nmi.load", "NMI's memory under that load (RSS)", "MiB", resident(nmi.memory)).AtMost(60, measure.Worst)
 	r.Add("nmi.load.anonymous", "NMI's memory under that load, without the program's own file", "MiB", anonymous(nmi.memory))
 	r.Add("bare.load", "the bare server's memory, to compare", "MiB", resident(bare.memory))
-	b.said = fmt.Sprintf("%.0f/s, a bare server %.0f/s", measure.Middle(nmi.rate), measure.Middle(bare.rate))
+	b.Said = fmt.Sprintf("%.0f/s, a bare server %.0f/s", measure.Middle(nmi.rate), measure.Middle(bare.rate))
 	return b.reportIMDS(ctx)
 }
 
@@ -231,7 +229,7 @@ func (b *bench) reportIMDS(ctx context.Context) error {
 	for _, n := range calls {
 		each = append(each, n)
 	}
-	b.report.Add("imds.calls", "IMDS calls for each identity and resource, whole run so far", "", each).AtMost(1, measure.Worst).
+	b.Report.Add("imds.calls", "IMDS calls for each identity and resource, whole run so far", "", each).AtMost(1, measure.Worst).
 		Remark("%d calls for %d identities", len(log), len(calls))
 	return nil
 }
@@ -258,32 +256,9 @@ func (b *bench) profileNMI(ctx context.Context) error {
 	node := netns.Namespace(network.Prefix(b.options.name) + "node-0")
 	client := &http.Client{Transport: &http.Transport{DialContext: node.Dial}}
 	for name, path := range map[string]string{"nmi.cpu": "profile?seconds=12", "nmi.heap": "heap"} {
-		if err := download(ctx, client, "http://127.0.0.1:6060/debug/pprof/"+path, filepath.Join(b.options.profile, name)); err != nil {
+		if err := measure.Profile(ctx, client, measure.Pprof+path, filepath.Join(b.options.Profile, name)); err != nil {
 			return fmt.Errorf("profile NMI: %w", err)
 		}
 	}
 	return nil
-}
-
-func download(ctx context.Context, client *http.Client, address, file string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return err
-	}
-	answer, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = answer.Body.Close() }()
-	body, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return err
-	}
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %.200s", answer.Status, body)
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(file, body, 0o644)
 }

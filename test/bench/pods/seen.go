@@ -1,6 +1,6 @@
 // What the API server reports, with the time of each event.
 
-package main
+package pods
 
 import (
 	"context"

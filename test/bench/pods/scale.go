@@ -2,7 +2,7 @@
 // which makes no difference to MIC. The size is that of AAD Pod Identity's own load test: 100
 // namespaces with 20 pods each.
 
-package main
+package pods
 
 import (
 	"context"
@@ -71,7 +71,7 @@ func (b *bench) scale(ctx context.Context, step *progress.Step) error {
 	if err != nil {
 		return err
 	}
-	r := b.report
+	r := b.Report
 	r.Add("scale.assigned", fmt.Sprintf("%d new pods: first created → all have their identity", b.options.pods), "s", []float64{assigned.Seconds()}).
 		Remark("the predecessor's load test allows 40 minutes; creating the pods took %.0f s of it", created.Seconds())
 	r.Add("scale.behind", fmt.Sprintf("%d new pods: last created → all have their identity", b.options.pods), "s", []float64{(assigned - created).Seconds()})
@@ -98,10 +98,10 @@ func (b *bench) micIdle(ctx context.Context, step *progress.Step, mic int) error
 	if err != nil {
 		return err
 	}
-	if b.options.profile != "" {
+	if b.options.Profile != "" {
 		step.Far("the sandbox waits a moment for profiles of MIC, pid %d", mic)
 	}
-	r := b.report
+	r := b.Report
 	r.Add("mic.idle", fmt.Sprintf("MIC idle with %d pods", b.options.pods), "% of a CPU", []float64{100 * (after - before) / took}).AtMost(1, measure.Worst).
 		Remark("over %.0f s", took)
 	r.Add("mic.memory", fmt.Sprintf("MIC's memory with %d pods (RSS)", b.options.pods), "MiB", resident(all))
@@ -110,7 +110,7 @@ func (b *bench) micIdle(ctx context.Context, step *progress.Step, mic int) error
 			r.Add("nmi.later", "NMI's memory at the end of the run, idle again (RSS)", "MiB", []float64{m.RSS})
 		}
 	}
-	b.said = fmt.Sprintf("%d pods, idle %.2f %%", b.options.pods, 100*(after-before)/took)
+	b.Said = fmt.Sprintf("%d pods, idle %.2f %%", b.options.pods, 100*(after-before)/took)
 	return ctx.Err()
 }
 

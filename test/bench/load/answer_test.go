@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"strings"
@@ -23,7 +23,7 @@ func TestComplete(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			length, code, err := complete([]byte(tt.in))
+			length, code, err := Complete([]byte(tt.in))
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Fatalf("error %v, want %q", err, tt.err)
@@ -34,18 +34,5 @@ func TestComplete(t *testing.T) {
 				t.Errorf("got %d %d %v, want %d %d", length, code, err, tt.length, tt.code)
 			}
 		})
-	}
-}
-
-func TestQuantile(t *testing.T) {
-	g := &generator{}
-	for i := range 100 {
-		g.took[i]++
-		g.result.Requests++
-	}
-	for part, want := range map[float64]int{0.5: 500, 0.99: 990, 1: 1000} {
-		if got := g.quantile(part); got != want {
-			t.Errorf("quantile %v is %d µs, want %d", part, got, want)
-		}
 	}
 }

@@ -1,6 +1,6 @@
 // The sandbox that is measured, and its clients.
 
-package main
+package pods
 
 import (
 	"bytes"
@@ -25,8 +25,7 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/demo"
 	"github.com/podid-io/podid/internal/sandbox/image"
 	"github.com/podid-io/podid/internal/sandbox/programs"
-	"github.com/podid-io/podid/internal/sandbox/progress"
-	"github.com/podid-io/podid/test/bench/measure"
+	"github.com/podid-io/podid/test/bench/rows"
 )
 
 const (
@@ -39,35 +38,34 @@ const (
 
 // bench is one run.
 type bench struct {
-	options  options
-	progress *progress.Reporter
-	sandbox  *sandbox.Sandbox
-	helm     string
-	images   []string
+	rows.Bench
+	options options
+	sandbox *sandbox.Sandbox
+	helm    string
+	images  []string
 
 	client  kubernetes.Interface
 	objects dynamic.Interface
 	azure   *http.Client
 	seen    *seen
 
-	report *measure.Report
-	// said is the progress message of the current part.
-	said string
 	// answer is the length of a token reply, in bytes.
 	answer int
 }
 
 // prepare builds what a run needs but does not measure.
-func prepare(ctx context.Context, o options, report *progress.Reporter) (*bench, error) {
+func prepare(ctx context.Context, o options, w io.Writer) (*bench, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the benchmarks make network namespaces: run them as root, for example with sudo")
 	}
-	s, err := sandbox.New(o.name, report)
+	b := &bench{Bench: rows.New(w), options: o, seen: newSeen()}
+	report := b.Progress
+	var err error
+	b.sandbox, err = sandbox.New(o.name, report)
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{options: o, progress: report, sandbox: s, report: measure.NewReport(), seen: newSeen()}
-	if b.images, err = demo.Images(ctx, report, o.bin); err != nil {
+	if b.images, err = demo.Images(ctx, report, o.Bin); err != nil {
 		return nil, err
 	}
 	cache, err := programs.Cache(os.Getenv)
@@ -113,7 +111,7 @@ func (b *bench) down() error {
 // podid runs the product's own command for sandboxes, which also provides the nodes and the
 // emulator.
 func (b *bench) podid(ctx context.Context, args ...string) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(b.options.bin, "podid"), append([]string{"sandbox", "--name=" + b.options.name}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(b.options.Bin, "podid"), append([]string{"sandbox", "--name=" + b.options.name}, args...)...)
 	cmd.Stderr = os.Stderr
 	// Only this program interrupts it, not the terminal, so that it removes what it has created before
 	// it ends.

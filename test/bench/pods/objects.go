@@ -1,6 +1,6 @@
 // The objects in the cluster and in the emulated Azure that the parts use.
 
-package main
+package pods
 
 import (
 	"context"
@@ -70,14 +70,14 @@ func (b *bench) begin(ctx context.Context) error {
 	if err := b.connect(); err != nil {
 		return err
 	}
-	step := b.progress.Start("install podid from its Helm chart")
+	step := b.Progress.Start("install podid from its Helm chart")
 	values := []string{
 		"mic.replicas=1",
 		// Detaching an identity is an update as well, and one in flight delays the next. Only attaching
 		// is measured.
 		"mic.identityDetachGracePeriod=1h",
 	}
-	if b.options.profile != "" {
+	if b.options.Profile != "" {
 		values = append(values, "nmi.extraArgs={--enableProfile}", "mic.extraArgs={--enableProfile}")
 	}
 	if err := demo.Install(ctx, b.sandbox, b.helm, append(values, b.options.set...)...); err != nil {
@@ -85,7 +85,7 @@ func (b *bench) begin(ctx context.Context) error {
 		return err
 	}
 	step.Done("")
-	step = b.progress.Start("identities and bindings")
+	step = b.Progress.Start("identities and bindings")
 	if err := b.world(ctx); err != nil {
 		step.Fail()
 		return err
