@@ -103,6 +103,18 @@ func TestPodsComeFirst(t *testing.T) {
 
 // TestGroupProperties runs the planner against a simulated Azure that does what it is asked, until
 // nothing is left to do.
+// TestOneRequest: what is attached leaves room for few of those to detach.
+func TestOneRequest(t *testing.T) {
+	g := Group{Desired: set("a", "b"), Current: Set{}, Ledger: Set{}, Immutable: never}
+	for i := range MaxPerRequest {
+		key := fmt.Sprintf("z%d", i)
+		g.Current[key], g.Ledger[key] = key, key
+	}
+	if plan := ForGroup(g); len(plan.Attach) != 2 || len(plan.Detach) != MaxPerRequest-2 || !plan.More {
+		t.Errorf("%d to attach and %d to detach in one request", len(plan.Attach), len(plan.Detach))
+	}
+}
+
 func TestGroupProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		some := func(label string, most int) Set {
