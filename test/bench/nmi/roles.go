@@ -41,7 +41,7 @@ func play(ctx context.Context, part string, stdin io.Reader, stdout io.Writer) e
 		err = fmt.Errorf("%s=%q: no such part", role, part)
 	}
 	if ctx.Err() != nil {
-		return nil // it was told to end
+		return nil // it had to end
 	}
 	return err
 }
