@@ -214,6 +214,7 @@ func TestCooldownIsBounded(t *testing.T) {
 	if len(c.until) != maxCooldowns || c.left(cooldownKey{"hostile", fmt.Sprint(3*maxCooldowns - 1)}, now) == 0 || c.left(cooldownKey{"hostile", "0"}, now) != 0 {
 		t.Errorf("%d remembered", len(c.until))
 	}
+	c.start(cooldownKey{"shop", "y"}, time.Minute, now) // takes the place of one of the others
 	if c.left(cooldownKey{"shop", "x"}, now) == 0 {
 		t.Error("another namespace evicted the entry")
 	}
