@@ -93,8 +93,8 @@ func (p *Patient) Watch(o metav1.ListOptions) (watch.Interface, error) {
 }
 
 // repeat retries ask until it succeeds, fails permanently, or the context ends. It then returns the
-// error of the context, not of the request: the reflector waits, deaf to the context, after an error
-// such as "connection refused".
+// error of the context, not of the request: after an error such as "connection refused" a reflector
+// waits, whether its context has ended or not.
 func (p *Patient) repeat(ctx context.Context, note func(error), ask func() error) error {
 	for pause := firstPause; ; pause = min(2*pause, mostPause) {
 		err := ask()
