@@ -15,7 +15,6 @@ import (
 
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/lifecycle"
-	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/daemon"
 )
 
@@ -169,7 +168,7 @@ func (a *agent) prefetch(ctx context.Context) {
 	}
 	select {
 	case <-a.cluster.Synced():
-		token.NewPrefetcher(a.tokens, a.o.prefetch.resources).Run(ctx, a.tables.Table)
+		a.tokens.Prefetch(ctx, a.o.prefetch.resources, a.tables.Table)
 	case <-ctx.Done():
 	}
 }

@@ -59,7 +59,7 @@ func TestTheMomentItRuns(t *testing.T) {
 	if !ok {
 		t.Fatal("no cache")
 	}
-	go token.NewPrefetcher(cache, []string{arm}).Run(ctx, w.authorize)
+	go cache.Prefetch(ctx, []string{arm}, w.authorize)
 
 	create := func(objects ...kube.Object) {
 		t.Helper()

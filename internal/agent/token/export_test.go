@@ -4,7 +4,7 @@ package token
 
 import "time"
 
-// FakeEntitlements is for NewPrefetcher.
+// FakeEntitlements is for Prefetch.
 type FakeEntitlements = fakeEntitlements
 
 // The helpers of this package's own tests.

@@ -27,14 +27,8 @@ type Entitlements interface {
 	Entitled() []*v1.AzureIdentity
 }
 
-// Prefetcher fetches tokens when a pod becomes entitled to an identity, so that its first request
-// finds one in memory. It fetches the resources that were recently requested for the identity on
-// this node, or else the default resources.
-//
-// It fetches one token at a time, in the background of the limiter, and none that is held, in
-// flight or recently refused. Such a token is refreshed only if it is used, and a default resource
-// that no pod requested is not fetched again. Namespaces take turns.
-type Prefetcher struct {
+// prefetcher is one run of Prefetch.
+type prefetcher struct {
 	cache     *Cache
 	resources []string
 
@@ -63,17 +57,22 @@ const (
 	maxPending, maxCooldowns = 1024, 256
 )
 
-// NewPrefetcher returns a prefetcher for a cache. Without default resources it fetches only what
-// was requested before.
-func NewPrefetcher(cache *Cache, resources []string) *Prefetcher {
-	return &Prefetcher{
+func newPrefetcher(cache *Cache, resources []string) *prefetcher {
+	return &prefetcher{
 		cache: cache, resources: resources, pending: turns.NewQueue[*v1.AzureIdentity](maxPending, maxPending),
 		places: map[types.NamespacedName]*turns.Entry[*v1.AzureIdentity]{}, cooldown: map[origin]time.Time{},
 	}
 }
 
-// Run fetches tokens until ctx ends.
-func (p *Prefetcher) Run(ctx context.Context, entitlements Entitlements) {
+// Prefetch fetches tokens when a pod becomes entitled to an identity, until ctx ends, so that the
+// first request finds one in memory. It fetches the resources that were recently requested for the
+// identity on this node, or else the default resources.
+//
+// It fetches one token at a time, in the background of the limiter, and none that is held, in
+// flight or recently refused. Such a token is refreshed only if it is used, and a default resource
+// that no pod requested is not fetched again. Namespaces take turns.
+func (c *Cache) Prefetch(ctx context.Context, resources []string, entitlements Entitlements) {
+	p := newPrefetcher(c, resources)
 	for ctx.Err() == nil {
 		if p.pending.Len() == 0 {
 			select {
@@ -93,7 +92,7 @@ func (p *Prefetcher) Run(ctx context.Context, entitlements Entitlements) {
 }
 
 // add queues identities, each once and in its latest version.
-func (p *Prefetcher) add(identities []*v1.AzureIdentity) {
+func (p *prefetcher) add(identities []*v1.AzureIdentity) {
 	for _, id := range identities {
 		name := nameOf(id)
 		if place := p.places[name]; place != nil {
@@ -115,7 +114,7 @@ func nameOf(id *v1.AzureIdentity) types.NamespacedName {
 }
 
 // fetchNext fetches the tokens of the next identity, unless its source had trouble just now.
-func (p *Prefetcher) fetchNext(ctx context.Context) {
+func (p *prefetcher) fetchNext(ctx context.Context) {
 	place := p.pending.Next(func(*turns.Entry[*v1.AzureIdentity]) bool { return true })
 	if place == nil {
 		return
@@ -138,7 +137,7 @@ func (p *Prefetcher) fetchNext(ctx context.Context) {
 	}
 }
 
-func (p *Prefetcher) startCooldown(from origin, now time.Time) {
+func (p *prefetcher) startCooldown(from origin, now time.Time) {
 	if len(p.cooldown) >= maxCooldowns {
 		maps.DeleteFunc(p.cooldown, func(_ origin, until time.Time) bool { return !now.Before(until) })
 	}

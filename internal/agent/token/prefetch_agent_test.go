@@ -27,7 +27,7 @@ func prefetching(t *testing.T, c *token.Cache, resources ...string) entitlements
 	w := token.NewFakeEntitlements()
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
-	group.Go(func() { token.NewPrefetcher(c, resources).Run(ctx, w) })
+	group.Go(func() { c.Prefetch(ctx, resources, w) })
 	t.Cleanup(func() { cancel(); group.Wait() })
 	return entitlements{w}
 }

@@ -53,7 +53,7 @@ func (e *fakeEntitlements) Add(ids ...*v1.AzureIdentity) {
 func TestPrefetchEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeSource{err: reason.SourceFailed.Refuse("failed")}
-		p := NewPrefetcher(newTestCache(t, s), []string{arm})
+		p := newPrefetcher(newTestCache(t, s), []string{arm})
 		theirs, also, ours := ask("a", "").Identity, ask("b", "").Identity, ask("c", "").Identity
 		theirs.Spec.ADEndpoint, also.Spec.ADEndpoint = "https://down.example", "https://down.example"
 		p.add([]*v1.AzureIdentity{theirs, also, ours})
@@ -105,7 +105,7 @@ func TestPrefetchOfAGreedyNamespace(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := newFakeEntitlements()
-		go NewPrefetcher(c, []string{arm}).Run(ctx, e)
+		go c.Prefetch(ctx, []string{arm}, e)
 		for i := range 2 * maxPending {
 			e.Add(of("hostile", fmt.Sprint(i)))
 			c.mu.Lock()
