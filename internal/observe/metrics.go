@@ -23,19 +23,10 @@ const (
 	labelResource  = "resource"
 )
 
-// Operations of Azure's resource manager, as v1.8.17 labels them.
-const (
-	OpVMSSGet    = "vmss_get"
-	OpVMSSUpdate = "vmss_update"
-	OpVMGet      = "vm_get"
-	OpVMUpdate   = "vm_update"
-)
-
 // Operations against IMDS and Entra ID, as v1.8.17 labels them.
 const (
-	OpTokenSystemAssigned = "adal_token_msi"                //nolint:gosec // a label, not a token
-	OpTokenUserAssigned   = "adal_token_msi_userassignedid" //nolint:gosec // a label, not a token
-	OpTokenEntra          = "adal_token"
+	OpTokenUserAssigned = "adal_token_msi_userassignedid" //nolint:gosec // a label, not a token
+	OpTokenEntra        = "adal_token"
 )
 
 // Operations against the API server, as v1.8.17 labels them.

@@ -104,7 +104,7 @@ func (m *Metrics) Leading(leads bool) {
 }
 
 // CloudOperation records a finished call to Azure Resource Manager: its duration when err is nil,
-// else an error. operation is one of the OpVM and OpVMSS constants.
+// else an error. operation is one of the labels of package compute.
 func (m *Metrics) CloudOperation(operation string, took time.Duration, err error) {
 	if err != nil {
 		m.mic.cloudErrors.WithLabelValues(operation).Inc()
