@@ -108,8 +108,8 @@ func parseGroup(resourceID string) (Group, bool) {
 	return Group{Kind: kind, SubscriptionID: found[0], ResourceGroup: found[1], Name: found[2]}, true
 }
 
-// capture returns the segments of the path that the pattern has a * for, or nil if the path does not
-// match.
+// capture returns the segments of the path for which the pattern has a *, or nil if the path does
+// not match.
 func capture(pattern, path string) []string {
 	expected, parts := strings.Split(pattern, "/"), strings.Split(path, "/")
 	if len(parts) != len(expected) {

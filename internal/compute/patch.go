@@ -102,8 +102,8 @@ func (c *Client) look(ctx context.Context, group Group, sent *writeOutcome) (sna
 	return c.get(ctx, group)
 }
 
-// applied reports whether there were writes whose answers were lost, and they took effect. The group cannot show
-// that for affirmed identities.
+// applied reports whether there were writes whose answers were lost, and they took effect. The
+// group cannot show that for affirmed identities.
 func (c *Client) applied(ctx context.Context, group Group, attach, detach, affirmed []string, sent *writeOutcome) bool {
 	if !sent.lost {
 		return false
