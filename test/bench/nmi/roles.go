@@ -40,10 +40,10 @@ func play(ctx context.Context, part string, stdin io.Reader, stdout io.Writer) e
 	default:
 		err = fmt.Errorf("%s=%q: no such part", role, part)
 	}
-	if ctx.Err() != nil {
-		return nil // it had to end
+	if err != nil && ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil // an error after the end of ctx is that of being ended
 }
 
 // order is an instruction to the pods, one JSON object each. They reply with an answer.
