@@ -56,7 +56,7 @@ test-sandbox: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stor
 	@$(GOTESTSUM) hack/test.sh sandbox
 
 .PHONY: test-faults
-test-faults: root gcc build assets $(TOOLS)/gotestsum ## MIC killed, without API server, with an Azure that is ill: for long (PODID_FAULTS_SEED=n: again)
+test-faults: root gcc build assets $(TOOLS)/gotestsum ## MIC killed, without API server: for long (PODID_FAULTS_SEED=n: again)
 	@$(GOTESTSUM) hack/test.sh faults
 
 .PHONY: fuzz

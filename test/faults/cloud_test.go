@@ -13,23 +13,20 @@ import (
 )
 
 const (
-	tenant          = "11111111-1111-4111-8111-111111111111"
-	subscriptionA   = "22222222-2222-4222-8222-222222222222"
-	subscriptionB   = "22222222-2222-4222-8222-22222222222b"
-	operatorClient  = "33333333-3333-4333-8333-333333333333"
-	otherClient     = "44444444-4444-4444-8444-444444444444"
-	operatorObject  = "66666666-6666-4666-8666-666666666666"
-	goodIdentities  = 10
-	identityGroup   = "ids"
-	forbiddenGroup  = "others"
-	foreignPrefix   = "foreign-"
-	steadyPrefix    = "steady-"
-	lastNode        = "pool-3-0" // of its group
-	crowdPrefix     = "crowd-"
-	crowdIdentities = maxNamed + 10
-	crowdNode       = "pool-1-0"
-	steadyPods      = 6
-	secret          = "not-a-real-secret"
+	tenant         = "11111111-1111-4111-8111-111111111111"
+	subscriptionA  = "22222222-2222-4222-8222-222222222222"
+	subscriptionB  = "22222222-2222-4222-8222-22222222222b"
+	operatorClient = "33333333-3333-4333-8333-333333333333"
+	otherClient    = "44444444-4444-4444-8444-444444444444"
+	operatorObject = "66666666-6666-4666-8666-666666666666"
+	goodIdentities = 10
+	identityGroup  = "ids"
+	forbiddenGroup = "others"
+	foreignPrefix  = "foreign-"
+	steadyPrefix   = "steady-"
+	lastNode       = "pool-3-0" // of its group
+	steadyPods     = 6
+	secret         = "not-a-real-secret"
 )
 
 // group is a VM or scale set with its nodes.
@@ -109,26 +106,11 @@ func steadyIDs() (ids []string) {
 	return ids
 }
 
-// crowdIDs returns more identities than one request may name. Two pods on crowdNode need half of
-// them each.
-func crowdIDs() (ids []string) {
-	for i := range crowdIdentities {
-		ids = append(ids, resourceID(identityGroup, crowdPrefix+strconv.Itoa(i)))
-	}
-	return ids
-}
-
-// crowdSelectors returns those of the two pods.
-func crowdSelectors() []string { return []string{"crowd-a", "crowd-b"} }
-
 // foreignID is on the group of that name from the start, and no pod needs it.
 func foreignID(group string) string { return resourceID(identityGroup, foreignPrefix+group) }
 
 // sharedID is on every scale set from the start, and pods need it as well.
 func sharedID() string { return resourceID(identityGroup, foreignPrefix+"shared") }
-
-// handID is attached to the group of that name by hand.
-func handID(group string) string { return resourceID(identityGroup, foreignPrefix+"hand-"+group) }
 
 // The identities that Azure refuses to assign: one that does not exist, one that MIC has no
 // permission for, and one that the error does not name.
@@ -184,11 +166,11 @@ func document() world.Document {
 	doc.RoleAssignments = append(doc.RoleAssignments, world.RoleAssignment{
 		PrincipalID: operatorObject, Scope: "/subscriptions/" + subscriptionA + "/resourceGroups/" + identityGroup, Role: "Managed Identity Operator",
 	})
-	for _, id := range slices.Concat(goodIDs(), steadyIDs(), crowdIDs(), []string{sharedID(), privateID(), clusterID(), forbiddenID(), unnamedID()}) {
+	for _, id := range slices.Concat(goodIDs(), steadyIDs(), []string{sharedID(), privateID(), clusterID(), forbiddenID(), unnamedID()}) {
 		doc.Identities = append(doc.Identities, newIdentity(id))
 	}
 	for _, g := range groups() {
-		doc.Identities = append(doc.Identities, newIdentity(foreignID(g.name)), newIdentity(handID(g.name)))
+		doc.Identities = append(doc.Identities, newIdentity(foreignID(g.name)))
 		m := world.Machine{SubscriptionID: g.subscription, ResourceGroup: g.resourceGroup, Name: g.name, Identities: g.foreign()}
 		if g.system {
 			m.SystemAssigned = &world.SystemIdentity{ClientID: world.GUID(g.name + "/client"), PrincipalID: world.GUID(g.name + "/principal")}

@@ -54,7 +54,7 @@ func (h *history) attack() change {
 
 // othersSelector returns one that another namespace uses, or the flood's.
 func (h *history) othersSelector() string {
-	return h.pick([]string{h.name("app", selectorsEach), h.name(steadyPrefix[:len(steadyPrefix)-1], steadyPods), crowdSelectors()[0], flood, flood, flood})
+	return h.pick([]string{h.name("app", selectorsEach), h.name(steadyPrefix[:len(steadyPrefix)-1], steadyPods), flood, flood, flood})
 }
 
 // othersIdentity returns a spec with an identity of another owner.
@@ -64,13 +64,13 @@ func (h *history) othersIdentity() v1.AzureIdentitySpec {
 		{ResourceID: victim},
 		{ResourceID: spelled(victim), ClientID: strings.ToUpper(clientOf(victim))},
 		{ResourceID: h.pick(goodIDs())},
-		{ResourceID: spelled(h.pick(crowdIDs()))},
+		{ResourceID: spelled(h.pick(goodIDs()))},
 		{ResourceID: h.pick(refusedIDs())},
 		{ResourceID: privateID()},
 		{ResourceID: spelled(privateID()), ClientID: clientOf(privateID())},
 		{ResourceID: clusterID()},
 		// Fields of two different identities.
-		{ResourceID: h.pick(crowdIDs()), ClientID: clientOf(victim)},
+		{ResourceID: h.pick(goodIDs()), ClientID: clientOf(victim)},
 		{ResourceID: sharedID(), ClientID: clientOf(victim)},
 		{ResourceID: h.pick(goodIDs()), ClientID: clientOf(clusterID())},
 		{ResourceID: victim, ClientID: operatorClient},
@@ -134,7 +134,7 @@ func (h *history) policyRules() []v1.PolicyRule {
 	ids := func(ids ...string) v1.PolicyIdentities { return v1.PolicyIdentities{ResourceIDs: ids} }
 	rules := []v1.PolicyRule{{
 		Name: "steady", Namespaces: []string{steady},
-		Identities: []v1.PolicyIdentities{ids(resourceID(identityGroup, steadyPrefix+"*"), resourceID(identityGroup, crowdPrefix+"*"))},
+		Identities: []v1.PolicyIdentities{ids(resourceID(identityGroup, steadyPrefix+"*"))},
 	}}
 	some := []v1.PolicyRule{
 		{Name: "everything", Namespaces: []string{teams()[0]}, Identities: []v1.PolicyIdentities{{}}},

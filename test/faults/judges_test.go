@@ -141,9 +141,6 @@ func TestRest(t *testing.T) {
 		{"not in the ledger", func(r *rest) { r.have([]string{mine, theirs}, nil) }, []string{"mine is not in it"}},
 		{"others' that pods need", func(r *rest) { r.use(theirs); r.have([]string{theirs}, nil) }, nil},
 		{"system-assigned taken away", func(r *rest) { r.azure[scaleSet] = machine{listed: []string{mine, theirs}} }, []string{"system-assigned"}},
-		{"on Azure as it was", func(r *rest) {
-			r.azure[scaleSet] = machine{system: true, listed: []string{mine, theirs}, orphaned: []string{mine}}
-		}, []string{"before it was made again"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := wellDone()
@@ -169,51 +166,39 @@ func compare(t *testing.T, wrong, want []string) {
 func TestCalls(t *testing.T) {
 	begin := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
-	patch := func(ms int, change func(*call)) call {
-		c := call{at: at(ms), answered: at(ms + 10), group: scaleSet, write: true, status: 200, named: 1}
-		if change != nil {
-			change(&c)
+	writes := func(ms ...int) (list []call) {
+		for _, ms := range ms {
+			list = append(list, call{at: at(ms), group: scaleSet, write: true})
 		}
-		return c
+		return list
 	}
-	begun := func(c *call) { c.operation, c.ends = "op", c.at.Add(time.Second) }
-	throttled := func(c *call) { c.status, c.retryAfter = 429, 2*time.Second }
+	removed := func(id string) []call {
+		return []call{{at: at(0), group: scaleSet, write: true, removed: []string{id}}}
+	}
 	reads := func(n int) (list []call) {
 		for i := range n {
-			list = append(list, patch(1000*i, func(c *call) { c.write = false }))
+			list = append(list, call{at: at(1000 * i), group: scaleSet})
 		}
 		return list
 	}
 	for _, c := range []struct {
-		name   string
-		list   []call
-		losses []span
-		away   []span
-		want   []string
+		name string
+		list []call
+		away []span
+		want []string
 	}{
-		{name: "all well", list: []call{patch(0, begun), patch(1000, begun), patch(3000, throttled), patch(5010, nil)}},
-		{name: "others' removed", list: []call{patch(0, func(c *call) { c.removed = []string{theirs} })}, want: []string{"took away theirs from pool, which others"}},
-		{name: "a steady one removed", list: []call{patch(0, func(c *call) { c.removed = []string{mine} })}, want: []string{"took away mine from pool, which pods needed"}},
-		{name: "too many", list: []call{patch(0, func(c *call) { c.named = 151 })}, want: []string{"named 151"}},
-		{name: "two at once", list: []call{patch(0, begun), patch(999, nil)}, want: []string{"while its own operation"}},
-		{name: "two at once, one forgotten", list: []call{patch(0, begun), patch(999, nil)}, losses: []span{{at(500), at(600)}}},
-		{name: "two at once, forgotten before", list: []call{patch(1000, begun), patch(1999, nil)}, losses: []span{{at(500), at(600)}}, want: []string{"while its own operation"}},
-		{name: "two at once after a false poll", list: []call{patch(0, begun), {at: at(500), answered: at(510), status: 200, operation: "op", lost: true}, patch(600, nil)}},
-		{name: "two groups at once", list: []call{patch(0, begun), patch(10, func(c *call) { c.group += "-2" })}},
-		{name: "no settleTimeout", list: []call{patch(0, throttled), patch(1999, nil)}, want: []string{"had said (429) not to"}},
-		{name: "settleTimeout with one group", list: []call{patch(0, throttled), patch(1999, func(c *call) { c.group += "-2" })}},
-		{name: "settleTimeout with all", list: []call{patch(0, func(c *call) { throttled(c); c.wide = true }), patch(1999, func(c *call) { c.group += "-2" })}, want: []string{"had said"}},
-		{name: "to the second", list: []call{patch(0, throttled), patch(2000, nil)}},
-		{name: "reads are no writes", list: []call{patch(0, throttled), patch(1000, func(c *call) { c.write = false })}},
-		{name: "a storm", list: []call{patch(0, nil), patch(1, nil), patch(2, nil), patch(999, nil)}, want: []string{"4 requests in a second"}},
+		{name: "all well", list: writes(0, 1000, 3000, 5010)},
+		{name: "others' removed", list: removed(theirs), want: []string{"took away theirs from pool, which others"}},
+		{name: "a steady one removed", list: removed(mine), want: []string{"took away mine from pool, which pods needed"}},
+		{name: "a storm", list: writes(0, 1, 2, 999), want: []string{"4 requests in a second"}},
+		{name: "no storm", list: writes(0, 1, 2, 1000)},
 		{name: "reads in vain", list: reads(mostInVain + 1), away: []span{{at(-1), at(1_000_000)}}, want: []string{"while the API server was away"}},
 		{name: "some reads in vain", list: reads(mostInVain), away: []span{{at(-1), at(1_000_000)}}},
 		{name: "reads after all", list: reads(mostInVain + 5), away: []span{{at(-1), at(1)}}},
-		{name: "no storm", list: []call{patch(0, nil), patch(1, nil), patch(2, nil), patch(1000, nil)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			judge := calls{
-				list: c.list, losses: c.losses, away: c.away, perSecond: 3,
+				list: c.list, away: c.away, perSecond: 3,
 				isForeign: func(_, id string) bool { return id == theirs },
 				steady:    func(_, id string) bool { return id == mine },
 			}

@@ -1,8 +1,9 @@
-// Package faults_test proves that MIC survives failures: it is killed, the API server goes away,
-// Azure fails, and people change Azure by hand, all while pods, bindings and identities come and
-// go, a hostile tenant names what is not its own, and the policy changes. At no moment may a pod be
-// assigned, or get a token of, what bindings and policy do not grant. In the end everything must
-// match the objects in the cluster, and nothing that others assigned may ever have been removed.
+// Package faults_test proves that MIC survives failures: it is killed, and the API server goes
+// away, while pods, bindings and identities come and go, a hostile tenant names what is not its
+// own, and the policy changes. At no moment may a pod be assigned, or get a token of, what bindings
+// and policy do not grant. In the end everything must match the objects in the cluster, and nothing
+// that others assigned may ever have been removed. An Azure that fails, and other clients that
+// change it, are part of internal/controllers/model.
 //
 // The parts are real: etcd, kube-apiserver, bin/mic as processes, and the emulated Azure. There are
 // no kubelets; for MIC a pod is an object. Every story has its own control plane.
@@ -17,7 +18,7 @@
 // machine still differs from run to run.
 //
 // stories_test.go has the stories. history_test.go generates the changes in the cluster,
-// people_test.go those on Azure, hostile_test.go those of the tenant. rest_test.go,
+// hostile_test.go those of the tenant. rest_test.go,
 // moments_test.go, tokens_test.go and arm_test.go check the results: pure functions of what was
 // observed, with their own table tests. rig_test.go and process_test.go start and stop the parts.
 package faults_test

@@ -177,17 +177,14 @@ func (r *run) moments() *moments {
 	r.Helper()
 	text, err := os.ReadFile(r.path("audit.log"))
 	r.must(err)
-	m := &moments{rules: r.rules, late: late, never: map[string]string{}, clients: map[string]string{}}
+	m := &moments{rules: r.rules, late: late, never: map[string]string{}, clients: map[string]string{}, kept: map[types.UID]bool{}}
 	for id, reason := range refusals() {
 		m.never[id] = "Azure refuses it (" + reason + ")"
 	}
-	if !r.story.hands { // by hand, anything can be taken off
-		m.kept = map[types.UID]bool{}
-		for uid := range r.steady {
-			m.kept[uid] = true
-		}
+	for uid := range r.steady {
+		m.kept[uid] = true
 	}
-	for _, id := range slices.Concat(steadyIDs(), crowdIDs(), []string{sharedID(), privateID(), clusterID()}) {
+	for _, id := range slices.Concat(steadyIDs(), []string{sharedID(), privateID(), clusterID()}) {
 		m.clients[fold(id)] = clientOf(id)
 	}
 	r.mu.Lock()

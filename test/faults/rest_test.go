@@ -28,8 +28,7 @@ type rest struct {
 	ledgers map[string][]string
 	// azure holds the identities on the node groups.
 	azure map[string]machine
-	// foreign holds the resource IDs on each node group that others attached, before MIC started or
-	// by hand.
+	// foreign holds the resource IDs on each node group that others attached before MIC started.
 	foreign map[string][]string
 	// system contains the node groups that had a system-assigned identity.
 	system map[string]bool
@@ -44,8 +43,6 @@ type rest struct {
 type machine struct {
 	system bool
 	listed []string
-	// orphaned lists those whose identity was deleted or recreated since they were assigned.
-	orphaned []string
 }
 
 // pair identifies an assigned identity by its pod and identity.
@@ -229,11 +226,6 @@ func (r rest) wrongAzure(needed map[string]map[string]bool) (wrong []string) {
 		for id := range listed {
 			if !needed[group][id] && !r.isForeign(group, id) {
 				wrong = append(wrong, fmt.Sprintf("%s: %s was left over", short(group), short(id)))
-			}
-		}
-		for _, id := range m.orphaned {
-			if needed[group][fold(id)] {
-				wrong = append(wrong, fmt.Sprintf("%s: %s is on it as it was before it was made again", short(group), short(id)))
 			}
 		}
 	}

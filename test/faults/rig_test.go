@@ -58,11 +58,9 @@ const (
 
 // rig holds the parts of one story.
 type rig struct {
-	t    testing.TB
-	dir  string
-	port int
-	// drift is MIC's --identity-assignment-reconcile-interval.
-	drift time.Duration
+	t     testing.TB
+	dir   string
+	port  int
 	rules identity.Rules
 
 	kube   *kuberest.Config
@@ -72,11 +70,9 @@ type rig struct {
 	api    *process
 	mics   []*mic
 
-	mu      sync.Mutex // guards everything below
-	losses  []span
-	away    []span
-	foreign map[string][]string // by group key
-	done    []string            // what has happened
+	mu   sync.Mutex // guards everything below
+	away []span
+	done []string // what has happened
 }
 
 // mic is a MIC that should run. Its process changes when it is killed.
@@ -86,20 +82,17 @@ type mic struct {
 }
 
 // newRig starts everything but MIC. number distinguishes rigs that run at the same time.
-func newRig(t *testing.T, number int, drift time.Duration) *rig {
+func newRig(t *testing.T, number int) *rig {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "podid-faults-") //nolint:usetesting // it is kept when the story fails
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &rig{
-		t: t, dir: dir, port: firstPort + number*portsEach, drift: drift, rules: identity.Rules{ForceNamespaced: true, ClusterIdentities: clusterIdentities()},
-		foreign: map[string][]string{},
+		t: t, dir: dir, port: firstPort + number*portsEach,
+		rules: identity.Rules{ForceNamespaced: true, ClusterIdentities: clusterIdentities()},
 	}
 	t.Cleanup(r.end)
-	for _, g := range groups() {
-		r.foreign[g.key()] = g.foreign()
-	}
 	r.startAzure()
 	r.writePKI()
 	r.startEtcd()
@@ -242,26 +235,15 @@ func (r *rig) startMIC(index int) {
 		"-c", restarts, binary(r.t, "mic"), "--kubeconfig="+r.path("pki/mic.kubeconfig"), "--cloudconfig="+azure.Azure, "--v=1",
 		"--http-probe-port="+port(portProbes), "--prometheus-port="+port(portMetrics),
 		"--leader-election-instance=mic-"+strconv.Itoa(index), "--leader-election-duration="+lease.String(),
-		"--identity-detach-grace-period="+grace.String(), "--identity-assignment-reconcile-interval="+r.drift.String(),
+		"--identity-detach-grace-period="+grace.String(), "--identity-assignment-reconcile-interval="+never.String(),
 		"--cluster-identities="+clusterID()+","+clientOf(clusterID()), "--syncRetryDuration="+never.String(), "--update-user-msi-retry-interval=200ms")
 }
 
 // killMIC kills a MIC, which loses its memory.
-func (r *rig) killMIC(index int) {
-	from := time.Now()
-	r.mics[index].kill()
-	r.lose(span{from, time.Now()})
-}
+func (r *rig) killMIC(index int) { r.mics[index].kill() }
 
-func (r *rig) lose(s span) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.losses = append(r.losses, s)
-}
-
-// missing records a time without an API server, and when it was ready again.
-func (r *rig) missing(s span, ready time.Time) {
-	r.lose(span{s.from, ready.Add(2 * lease)}) // a term that lost its lease ends within that
+// missing records a time without an API server.
+func (r *rig) missing(s span) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.away = append(r.away, s)

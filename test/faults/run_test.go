@@ -23,9 +23,6 @@ const (
 	// settleTimeout bounds the time until everything is at rest once nothing fails any more. Azure
 	// allows a scale set four updates a minute, and MIC does not try more.
 	settleTimeout = 3 * time.Minute
-	// comparing is MIC's --identity-assignment-reconcile-interval if people change Azure. It leaves
-	// some of the twelve reads a minute that Azure allows a scale set.
-	comparing = 12 * time.Second
 	// mostPerSecond is the bound of requests to ARM: reading and writing every group, with polls,
 	// twice, for a machine that stalled for a second.
 	mostPerSecond = 120
@@ -40,14 +37,9 @@ type story struct {
 	name string
 	// mics is the number of replicas of MIC.
 	mics int
-	// hands means that people change Azure meanwhile. MIC then compares every few seconds, and
-	// otherwise never.
-	hands bool
 	// fixed means that the history is always the same unless a seed is given, so that runs are
 	// comparable.
 	fixed bool
-	// crowd means that two pods of a node need more identities than one request may name.
-	crowd bool
 	// trouble causes the failures, and returns when they are over.
 	trouble func(*run)
 }
@@ -75,11 +67,7 @@ func (r *run) random(purpose string) *rand.Rand {
 
 // runStory runs a story from start to end.
 func runStory(t *testing.T, s story, number int, seed uint64, long bool) {
-	drift := never
-	if s.hands {
-		drift = comparing
-	}
-	r := &run{rig: newRig(t, number, drift), T: t, story: s, seed: seed, long: long, steady: map[types.UID]string{}}
+	r := &run{rig: newRig(t, number), T: t, story: s, seed: seed, long: long, steady: map[types.UID]string{}}
 	defer r.explain()
 	for i := range s.mics {
 		r.startMIC(i)
@@ -105,9 +93,6 @@ func (r *run) settleIn() {
 		r.must(r.client.Create(r.Context(), &v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: name, Selector: name}}))
 		r.must(r.client.Create(r.Context(), newPod(steady, name, name, node)))
 	}
-	if r.story.crowd {
-		r.gather()
-	}
 	now := r.settle("before the trouble")
 	for i := range now.assigned {
 		r.steady[now.assigned[i].UID] = now.assigned[i].Name
@@ -121,18 +106,6 @@ func (r *run) settleIn() {
 	}
 }
 
-// gather creates two pods that need half of a crowd of identities each, since a pod can have 100.
-func (r *run) gather() {
-	for i, id := range crowdIDs() {
-		meta := metav1.ObjectMeta{Namespace: steady, Name: fmt.Sprintf("%s%d", crowdPrefix, i)}
-		r.must(r.client.Create(r.Context(), &v1.AzureIdentity{ObjectMeta: meta, Spec: v1.AzureIdentitySpec{ResourceID: id}}))
-		r.must(r.client.Create(r.Context(), &v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: meta.Name, Selector: crowdSelectors()[i%2]}}))
-	}
-	for _, selector := range crowdSelectors() {
-		r.must(r.client.Create(r.Context(), newPod(steady, selector, selector, crowdNode)))
-	}
-}
-
 // disturb causes the failures while things change.
 func (r *run) disturb() {
 	ctx, stop := context.WithCancel(r.Context())
@@ -140,13 +113,9 @@ func (r *run) disturb() {
 	var all sync.WaitGroup
 	all.Go(func() { r.churn(ctx, r.random("history")) })
 	all.Go(func() { r.weather(ctx, r.random("weather")) })
-	if r.story.hands {
-		all.Go(func() { r.people(ctx, r.random("people")) })
-	}
 	r.story.trouble(r)
 	stop()
 	all.Wait()
-	r.azure.World().RemoveFault("")
 	for i, m := range r.mics {
 		if !m.alive() {
 			r.Errorf("MIC %d has ended by itself:\n%s", i, m.said(20))

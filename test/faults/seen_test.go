@@ -70,7 +70,7 @@ func (r *rig) look(ctx context.Context) (rest, error) {
 	now := rest{
 		rules: rules, nodes: nodes.Items, pods: pods.Items, bindings: bindings.Items, identities: identities.Items,
 		assigned: assigned.Items, ledgers: map[string][]string{}, azure: map[string]machine{}, refused: refusals(),
-		foreign: r.foreigners(), system: map[string]bool{}, clients: map[string]string{},
+		foreign: foreigners(), system: map[string]bool{}, clients: map[string]string{},
 	}
 	for _, g := range groups() {
 		now.system[g.key()] = g.system
@@ -88,24 +88,16 @@ func (r *rig) look(ctx context.Context) (rest, error) {
 		now.ledgers[group] = ids
 	}
 	for _, m := range r.azure.World().Machines("", "", "") {
-		seen := machine{system: m.SystemAssigned != nil, listed: m.Identities}
-		for _, id := range m.Identities {
-			if _, bound := m.Bound[id]; !bound {
-				seen.orphaned = append(seen.orphaned, id)
-			}
-		}
-		now.azure[fold(m.ID.String())] = seen
+		now.azure[fold(m.ID.String())] = machine{system: m.SystemAssigned != nil, listed: m.Identities}
 	}
 	return now, nil
 }
 
-// foreigners returns what others have attached to the node groups so far.
-func (r *rig) foreigners() map[string][]string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// foreigners returns what others have attached to the node groups.
+func foreigners() map[string][]string {
 	out := map[string][]string{}
-	for group, ids := range r.foreign {
-		out[group] = slices.Clone(ids)
+	for _, g := range groups() {
+		out[g.key()] = g.foreign()
 	}
 	return out
 }
@@ -134,10 +126,10 @@ func readLedger(cm *corev1.ConfigMap) (group string, ids []string, err error) {
 
 // calls returns MIC's requests to ARM so far. There are no others.
 func (r *rig) calls() calls {
-	foreign := r.foreigners() // it only grows
+	foreign := foreigners()
 	c := calls{perSecond: mostPerSecond, isForeign: func(group, id string) bool { return set(foreign[group])[fold(id)] }}
 	r.mu.Lock()
-	c.losses, c.away = slices.Clone(r.losses), slices.Clone(r.away)
+	c.away = slices.Clone(r.away)
 	r.mu.Unlock()
 	for i, req := range r.azure.World().Log().Find(world.Filter{}) {
 		if i == 0 && req.Seq != 1 {
@@ -147,27 +139,19 @@ func (r *rig) calls() calls {
 			c.list = append(c.list, r.call(req))
 		}
 	}
-	slices.SortStableFunc(c.list, byTime)
+	slices.SortStableFunc(c.list, func(a, b call) int { return a.at.Compare(b.at) })
 	return c
 }
 
 func (r *rig) call(req world.Request) call {
-	out := call{
-		at: req.Time, answered: req.Time.Add(time.Duration(req.Duration)), write: req.Method != http.MethodGet, status: req.Status,
-		lost: req.Fault != "" && req.Fault != operationsFail, operation: req.Details["operation"], wide: req.Details["error"] == "SubscriptionRequestsThrottled",
-	}
-	if seconds, err := strconv.Atoi(req.Details["retryAfter"]); err == nil {
-		out.retryAfter = time.Duration(seconds) * time.Second
-	}
-	out.named, _ = strconv.Atoi(req.Details["named"])
+	out := call{at: req.Time, took: time.Duration(req.Duration), write: req.Method != http.MethodGet, status: req.Status}
 	path := fold(req.Path)
-	if at := strings.LastIndex(path, "/operations/"); at >= 0 {
-		out.operation = path[at+len("/operations/"):]
+	if strings.Contains(path, "/operations/") {
 		return out
 	}
 	out.group = path
-	if op, ok := r.azure.World().Operation(out.operation); ok && out.write {
-		out.ends, out.added, out.removed = op.Ends, op.Added, op.Removed
+	if op, ok := r.azure.World().Operation(req.Details["operation"]); ok && out.write {
+		out.added, out.removed = op.Added, op.Removed
 	}
 	return out
 }

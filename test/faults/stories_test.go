@@ -3,9 +3,7 @@ package faults_test
 import (
 	"context"
 	"math/rand/v2"
-	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -33,9 +31,8 @@ func TestFaults(t *testing.T) {
 	t.Logf("%s=%d", envSeed, seed)
 	for i, s := range []story{
 		{name: "killed", mics: 1, fixed: true, trouble: killed},
-		{name: "one of two killed", mics: 2, hands: true, trouble: killed},
+		{name: "one of two killed", mics: 2, trouble: killed},
 		{name: "no API server", mics: 1, trouble: noAPIServer},
-		{name: "Azure is ill", mics: 1, hands: true, crowd: true, trouble: azureIll},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
@@ -103,57 +100,34 @@ func noAPIServer(r *run) {
 		starts := time.Now()
 		r.startAPI()
 		r.note("the API server is back")
-		r.missing(span{from, starts}, time.Now())
+		r.missing(span{from, starts})
 	}
 	r.wait(3 * time.Second)
 }
 
-// operationsFail is a fault with a certain outcome.
-const operationsFail = "operations are preempted"
+// The random duration of an update of a node group.
+const (
+	shortestUpdate = 100 * time.Millisecond
+	longestUpdate  = time.Second
+)
 
-// ills returns the faults of Azure.
-func ills(long bool) []world.Fault {
-	hang := 20 * time.Second
-	if long {
-		hang = time.Minute
-	}
-	const operations, nodeGroups = "*/operations/*", "*/resourceGroups/*"
-	return []world.Fault{
-		{Name: "writes are throttled", Method: http.MethodPatch, Status: http.StatusTooManyRequests, RetryAfter: 3, Probability: 0.7},
-		{Name: "everything is throttled", Status: http.StatusTooManyRequests, RetryAfter: 2, Probability: 0.5},
-		{Name: "500", Path: nodeGroups, Status: http.StatusInternalServerError, Probability: 0.7},
-		{Name: "503", Path: nodeGroups, Status: http.StatusServiceUnavailable, RetryAfter: 2, Probability: 0.5},
-		{Name: operationsFail, Method: http.MethodPatch, Path: nodeGroups, Operation: "OperationPreempted", Probability: 0.6},
-		{Name: "operations are said to have failed", Path: operations, Status: http.StatusOK, Count: 4, Body: `{"status":"Canceled","error":{"code":"OperationPreempted","message":"The operation has been preempted by a more recent operation."}}`},
-		{Name: "answers get lost", Path: nodeGroups, Drop: true, After: true, Probability: 0.5},
-		{Name: "polls fail", Path: operations, Status: http.StatusInternalServerError, Probability: 0.5},
-		{Name: "hangs", Hang: true, Latency: world.Duration(hang), Probability: 0.5},
+// weather varies the duration of updates until the context ends.
+func (r *rig) weather(ctx context.Context, rng *rand.Rand) {
+	for {
+		took := between(rng, shortestUpdate, longestUpdate)
+		err := r.azure.World().Edit(func(d *world.Document) error { d.Settings.ARM.UpdateDuration = world.Duration(took); return nil })
+		if err != nil {
+			r.t.Error(err)
+		}
+		select {
+		case <-alarm(2 * time.Second):
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
-// azureIll: Azure has one fault after the other, and limits.
-func azureIll(r *run) {
-	rng := r.random("ills")
-	r.settings(func(s *world.Settings) {
-		s.Limits.Enabled = true
-		s.Limits.ScaleSetWrites, s.Limits.MachineWrites = world.Bucket{Size: 12, PerMinute: 30}, world.Bucket{Size: 12, PerMinute: 30}
-	})
-	defer r.settings(func(s *world.Settings) { s.Limits.Enabled = false })
-	list := ills(r.long)
-	rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	if r.long {
-		list = slices.Concat(list, list, list)
-	}
-	for _, ill := range list {
-		lasts := between(rng, 3*time.Second, 5*time.Second)
-		if ill.Hang {
-			lasts, ill.Latency = time.Duration(ill.Latency), 0
-		}
-		ill.Surface = world.SurfaceARM
-		r.note("Azure: " + ill.Name + " for " + lasts.String())
-		r.must(r.azure.World().SetFault(ill))
-		r.wait(lasts)
-		r.azure.World().RemoveFault(ill.Name)
-		r.wait(between(rng, 500*time.Millisecond, 2*time.Second))
-	}
+// between returns a random duration.
+func between(rng *rand.Rand, shortest, longest time.Duration) time.Duration {
+	return shortest + time.Duration(rng.Int64N(int64(longest-shortest)+1))
 }

@@ -148,9 +148,6 @@ func (a *agents) deliverRemoval(t *authorize.Table, resource string, key types.N
 func (a *agents) ask() (wrong []string) {
 	selectors := []identity.Selector{{}}
 	for id, client := range a.m.clients {
-		if strings.Contains(id, "/"+crowdPrefix) && !strings.HasSuffix(id, "/"+crowdPrefix+"0") {
-			continue // one of many is enough
-		}
 		selectors = append(selectors, identity.Selector{ClientID: client}, identity.Selector{ResourceID: id})
 	}
 	for id := range a.m.never {

@@ -108,10 +108,7 @@ func (r *run) watchIdle() (complaints []string) {
 	}
 	written := r.written(since)
 	maps.DeleteFunc(written, func(what string, n int) bool {
-		late := strings.HasSuffix(what, " events") && n <= lateEvents
-		// A comparison with Azure can show that an identity was recreated, which MIC records.
-		compared := r.story.hands && what == "update configmaps" && n <= len(groups())
-		return late || compared
+		return strings.HasSuffix(what, " events") && n <= lateEvents
 	})
 	if len(written) > 0 {
 		complain("while nothing happened, MIC wrote to the API server: %v", written)
@@ -189,7 +186,7 @@ func (r *run) judge() {
 	r.Helper()
 	c := r.calls()
 	began := r.began
-	c.steady = func(group, id string) bool { return r.isSteady(group, id) }
+	c.steady = isSteady
 	r.Log(c.summary())
 	for _, wrong := range c.since(began).wrong() {
 		r.Error(wrong)
@@ -231,18 +228,14 @@ func (r *run) judgeNeeds() {
 }
 
 // isSteady reports whether a pod that stays needs the identity on that group.
-func (r *run) isSteady(group, id string) bool {
-	needs := func(node, needed string) bool {
-		return strings.EqualFold(needed, id) && slices.ContainsFunc(nodes(), func(n *corev1.Node) bool {
-			return n.Name == node && groupOf(n.Spec.ProviderID) == group
-		})
-	}
+func isSteady(group, id string) bool {
 	for i, node := range steadyNodes() {
-		if needs(node, steadyIDs()[i]) {
+		there := func(n *corev1.Node) bool { return n.Name == node && groupOf(n.Spec.ProviderID) == group }
+		if strings.EqualFold(steadyIDs()[i], id) && slices.ContainsFunc(nodes(), there) {
 			return true
 		}
 	}
-	return r.story.crowd && slices.ContainsFunc(crowdIDs(), func(crowd string) bool { return needs(crowdNode, crowd) })
+	return false
 }
 
 func writeLines(path string, lines []string) error {
