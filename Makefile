@@ -52,7 +52,7 @@ test-clients: root npm assets $(TOOLS)/gotestsum ## Azure's SDKs, old and new, a
 	@$(GOTESTSUM) hack/test.sh clients
 
 .PHONY: test-sandbox
-test-sandbox: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stories on a real cluster with real SDK clients
+test-sandbox: root gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stories on a real cluster, and MIC killed and without API server
 	@$(GOTESTSUM) hack/test.sh sandbox
 
 .PHONY: test-faults

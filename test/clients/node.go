@@ -1,7 +1,6 @@
 package clients
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,8 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"slices"
 )
 
 // NodeVersions are the versions of @azure/identity that the Node.js client is built with.
@@ -79,19 +76,4 @@ func bundle(ctx context.Context, dir, version string) error {
 		args = append(args, "--alias:@azure/identity=identity-"+version)
 	}
 	return run(ctx, dir, os.Environ(), "npx", args...)
-}
-
-// Libraries returns the shared libraries of a program on this machine, including the loader.
-func Libraries(ctx context.Context, program string) ([]string, error) {
-	out, err := exec.CommandContext(ctx, "ldd", program).CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("list the libraries of %s: %w: %s", program, err, out)
-	}
-	if bytes.Contains(out, []byte("not found")) {
-		return nil, fmt.Errorf("list the libraries of %s: some are missing here:\n%s", program, out)
-	}
-	files := regexp.MustCompile(`(?m)/\S+`).FindAllString(string(out), -1)
-	files = slices.DeleteFunc(files, func(f string) bool { return f == program })
-	slices.Sort(files)
-	return slices.Compact(files), nil
 }

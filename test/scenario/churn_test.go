@@ -44,7 +44,7 @@ func addressesReused(s *story) {
 		for i := range atATime {
 			n := round*atATime + i
 			name := []string{"odd", "even"}[n%2]
-			p := podOf(s.ns, fmt.Sprintf("pod-%d", n), name, container{name: "probe", image: imageOf(probe)})
+			p := podOf(s.ns, fmt.Sprintf("pod-%d", n), name, container{name: "probe", image: probeImage})
 			p.Spec.NodeName, p.Spec.Containers[0].Args = node, []string{string(asked)}
 			s.must(s.Create(s.Context(), p))
 			pods = append(pods, p)

@@ -214,7 +214,7 @@ func hostileTenant(s *story) {
 		meta := metav1.ObjectMeta{Namespace: tenant, Name: t.name}
 		s.must(s.Create(s.Context(), &v1.AzureIdentity{ObjectMeta: meta, Spec: t.spec}))
 		s.must(s.Create(s.Context(), &v1.AzureIdentityBinding{ObjectMeta: meta, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: t.name, Selector: t.name}}))
-		pods[t.name] = s.pod(tenant, t.name, t.name, container{name: "probe", image: imageOf(probe)})
+		pods[t.name] = s.pod(tenant, t.name, t.name, container{name: "probe", image: probeImage})
 	}
 	for _, t := range thefts {
 		pod := s.awaitPod(pods[t.name], "runs", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })

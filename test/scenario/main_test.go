@@ -1,5 +1,5 @@
 // Package scenario_test runs stories on a whole cluster: real control plane, nodes and pods, podid
-// installed from its chart, real SDK clients, and an emulated Azure that records requests.
+// installed from its chart, and an emulated Azure that records requests.
 //
 // One sandbox serves all stories. The test program that `go test` starts only supervises: it brings
 // the sandbox up, runs itself again for the stories, and takes the sandbox down however they end,

@@ -12,14 +12,11 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/podid-io/podid/internal/emulator/world"
 	"github.com/podid-io/podid/internal/sandbox"
 	"github.com/podid-io/podid/internal/sandbox/demo"
 	"github.com/podid-io/podid/internal/sandbox/programs"
 	"github.com/podid-io/podid/internal/sandbox/progress"
-	"github.com/podid-io/podid/test/clients"
 )
 
 // grace is how long MIC leaves an identity on the scale set after its last pod: long enough to be
@@ -42,7 +39,7 @@ func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter)
 	if err != nil {
 		return err
 	}
-	more, err := clientImages(ctx, report)
+	probe, err := buildProbe(ctx, report)
 	if err != nil {
 		return err
 	}
@@ -51,7 +48,7 @@ func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter)
 		return err
 	}
 	up := exec.CommandContext(ctx, filepath.Join(bin, "podid"), "sandbox", "up", "--name="+s.Layout().Name, "--arm-update=2s",
-		"--image="+strings.Join(append(archives, more...), ","))
+		"--image="+strings.Join(append(archives, probe), ","))
 	up.Stderr = progressFile()
 	up.Cancel = func() error { return up.Process.Signal(syscall.SIGTERM) }
 	up.WaitDelay = time.Minute
@@ -156,38 +153,4 @@ func helm(ctx context.Context, report *progress.Reporter) (string, error) {
 		return file, nil
 	}
 	return programs.Helm(ctx, os.Getenv, report)
-}
-
-// clientImages builds the images of the probe and of the SDK clients and returns their archives.
-func clientImages(ctx context.Context, report *progress.Reporter) ([]string, error) {
-	cache, err := programs.Cache(os.Getenv)
-	if err != nil {
-		return nil, err
-	}
-	source, err := programs.Source()
-	if err != nil {
-		return nil, err
-	}
-	step := report.Start("images of the clients")
-	kit := clients.Kit{Source: filepath.Join(source, "test/clients"), Cache: filepath.Join(cache, "clients")}
-	all := sdks()
-	archives := make([]string, len(all))
-	var group errgroup.Group
-	group.SetLimit(2)
-	for i, c := range all {
-		group.Go(func() error {
-			var err error
-			archives[i], err = c.build(ctx, kit, c)
-			if err != nil {
-				return fmt.Errorf("build client %s: %w", c.name, err)
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		step.Fail()
-		return nil, err
-	}
-	step.Done(fmt.Sprintf("%d", len(archives)))
-	return archives, nil
 }

@@ -33,7 +33,6 @@ func TestStories(t *testing.T) {
 	c.run(t, "one bad identity", badIdentity)
 	c.run(t, "no key anywhere", keyless)
 	c.run(t, "a service principal", withSecret)
-	c.run(t, "real clients", realClients)
 	c.run(t, "a hostile pod", hostilePod)
 	c.run(t, "a hostile tenant", hostileTenant)
 	c.run(t, "addresses are used again", addressesReused)

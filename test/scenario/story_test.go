@@ -166,7 +166,7 @@ func podOf(ns, name, label string, containers ...container) *corev1.Pod {
 // probe creates a pod that sends requests on demand, and waits until it runs.
 func (s *story) probe(ns, name, label string) *corev1.Pod {
 	s.Helper()
-	p := s.pod(ns, name, label, container{name: "probe", image: imageOf(probe)})
+	p := s.pod(ns, name, label, container{name: "probe", image: probeImage})
 	return s.awaitPod(p, "runs", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
 }
 

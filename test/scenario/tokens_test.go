@@ -108,7 +108,7 @@ func badIdentity(s *story) {
 	good, ghost := s.identity("good"), unknownIdentity("ghost")
 	s.bind(s.ns, "ghost", ghost, "ghost", 0)
 	s.bind(s.ns, "good", good, "good", 0)
-	haunted := s.pod(s.ns, "haunted", "ghost", container{name: "probe", image: imageOf(probe)})
+	haunted := s.pod(s.ns, "haunted", "ghost", container{name: "probe", image: probeImage})
 	healthy := s.probe(s.ns, "healthy", "good")
 
 	s.token(healthy, "", good)

@@ -42,8 +42,6 @@ type Spec struct {
 	Files []File
 	// User is "uid:gid", or empty for a user without permissions.
 	User string
-	// Args are added to the entrypoint.
-	Args []string
 }
 
 // Write builds the image and writes it to an archive, which appears only when it is complete.
@@ -96,7 +94,6 @@ func build(s Spec) (v1.Image, error) {
 	config.OS, config.Architecture = "linux", runtime.GOARCH
 	config.Created = v1.Time{Time: epoch()}
 	config.Config.Entrypoint = []string{s.Files[0].To}
-	config.Config.Cmd = s.Args
 	config.Config.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin:/"}
 	config.Config.User = s.User
 	if s.User == "" {
