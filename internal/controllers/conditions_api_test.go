@@ -227,7 +227,7 @@ func samePodName(t *testing.T, w *world) {
 		},
 		List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error { return nil },
 	})
-	r := &readiness.Reconciler{Client: cached, Live: w.client, Rules: policy.Fixed(w.config.Rules), Now: time.Now}
+	r := readiness.NewController(cached, w.client, policy.Fixed(w.config.Rules))
 	_, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(old)})
 	w.must(err)
 	if c := w.condition("p", v1.PodConditionAssigned); c != nil {

@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/client-go/metadata"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/podid-io/podid/internal/controllers/agenttaint"
@@ -27,13 +29,16 @@ import (
 	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/controllers/bindingcheck"
 	"github.com/podid-io/podid/internal/controllers/broker"
+	"github.com/podid-io/podid/internal/controllers/brokernodes"
 	"github.com/podid-io/podid/internal/controllers/drift"
 	"github.com/podid-io/podid/internal/controllers/events"
 	"github.com/podid-io/podid/internal/controllers/garbagecollection"
 	"github.com/podid-io/podid/internal/controllers/identitystatus"
+	"github.com/podid-io/podid/internal/controllers/lookup"
 	"github.com/podid-io/podid/internal/controllers/policy"
 	"github.com/podid-io/podid/internal/controllers/readiness"
 	"github.com/podid-io/podid/internal/controllers/upgrade"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/ledger"
 	"github.com/podid-io/podid/internal/policywatch"
@@ -68,23 +73,19 @@ type Config struct {
 	Health func(name string, check func() error)
 }
 
-func (c Config) addHealth(name string, check func() error) {
-	if c.Health != nil {
-		c.Health(name, check)
-	}
-}
-
 // watched returns a function that records the outcome of requests about the policy. Health reports
 // the last one of each resource.
 func (c Config) watched() func(resource string, err error) {
 	last := map[string]*atomic.Pointer[error]{policywatch.Policies: {}, policywatch.Namespaces: {}}
 	for resource, p := range last {
-		c.addHealth("watch "+resource, func() error {
-			if err := p.Load(); err != nil {
-				return *err
-			}
-			return nil
-		})
+		if c.Health != nil {
+			c.Health("watch "+resource, func() error {
+				if err := p.Load(); err != nil {
+					return *err
+				}
+				return nil
+			})
+		}
 	}
 	return func(resource string, err error) { last[resource].Store(&err) }
 }
@@ -96,8 +97,17 @@ type Metrics interface {
 	garbagecollection.Metrics
 }
 
+// controller is one loop of MIC.
+type controller interface {
+	// Register adds the controller to a manager.
+	Register(ctx context.Context, mgr manager.Manager) error
+}
+
 // Add adds all controllers to the manager, whose cache must use CacheOptions. The manager must run
 // only while MIC leads. Add returns the watch of the policy, which also runs on a standby.
+//
+// The queues between the controllers are made first. A controller that has something for another
+// one gets its queue, and does not know the controller.
 func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metrics Metrics, config Config) (manager.Runnable, error) {
 	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return nil, err
@@ -106,68 +116,58 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 	if err != nil {
 		return nil, err
 	}
-	rules := policy.New(config.Rules, mgr.GetLogger().WithName("policy"))
+	if err := mgr.Add(broadcaster); err != nil {
+		return nil, fmt.Errorf("add the Events to the manager: %w", err)
+	}
 	events := events.New(broadcaster.Recorder(mgr.GetScheme(), Reporter))
-	pods := assignedidentity.New(assignedidentity.Parts{
-		Client: mgr.GetClient(), Events: events, Metrics: metrics, Now: time.Now,
-	}, rules, config.Writes)
-	groups := attachment.NewGroups(time.Now, pods.Enqueue)
-	pods.PlaceWith(groups)
-	identities := &identitystatus.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events, Groups: groups}
-	attach := attachment.New(attachment.Parts{
-		Client: mgr.GetClient(), Cloud: cloud, Groups: groups, Metrics: metrics, Events: events, Identities: identities,
-		Ledger: ledger.Store{
-			Reader: mgr.GetAPIReader(), Writer: mgr.GetClient(),
-			Namespace: config.LedgerNamespace, Name: config.LedgerName,
-		},
-	}, config.Attachment)
-	config.addHealth("ledger", attach.Healthy)
-	bindings := &bindingcheck.Reconciler{Client: mgr.GetClient(), Events: events, Rules: rules, Now: time.Now}
-	conditions := &readiness.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Rules: rules, Now: time.Now}
-	rules.OnChange(pods.PolicyChanged)
-	rules.OnChange(bindings.PolicyChanged)
+	cache, live := mgr.GetClient(), mgr.GetAPIReader()
+
+	pods, bindings, identities := &wakeup.Objects{}, &wakeup.Objects{}, &wakeup.Objects{}
+	groups := attachment.NewGroups(time.Now, pods.Add, identities.Add)
+	rules := policy.New(config.Rules, mgr.GetLogger().WithName("policy"), func(namespace string) {
+		pods.Queue.Add(lookup.Pods(ctx, cache, client.InNamespace(namespace))...)
+		bindings.Queue.Add(lookup.BindingsIn(ctx, cache, namespace)...)
+	})
 	policyWatch, err := rules.Watch(mgr, config.watched())
 	if err != nil {
 		return nil, fmt.Errorf("watch the policy: %w", err)
 	}
 
-	type controller struct {
-		name     string
-		register func(manager.Manager) error
+	attach := attachment.NewController(attachment.Parts{
+		Client: cache, Cloud: cloud, Groups: groups, Events: events, Metrics: metrics,
+		Ledger: ledger.Store{Reader: live, Writer: cache, Namespace: config.LedgerNamespace, Name: config.LedgerName},
+	}, config.Attachment)
+	if config.Health != nil {
+		config.Health("ledger", attach.Healthy)
 	}
 	all := []controller{
-		{"assignedidentity", pods.Register},
-		{"attachment", attach.Register},
-		{"bindingcheck", bindings.Register},
-		{"identitystatus", identities.Register},
-		{"readiness", conditions.Register},
+		assignedidentity.NewController(assignedidentity.Parts{
+			Client: cache, Rules: rules, Placement: groups, Events: events, Metrics: metrics, Queue: pods,
+		}, config.Writes),
+		attach,
+		bindingcheck.NewController(cache, rules, events, bindings),
+		identitystatus.NewController(cache, live, events, groups, identities),
+		readiness.NewController(cache, live, rules),
+		upgrade.NewController(live, cache, config.Upgrade),
+		drift.NewController(cache, attach, config.DriftInterval),
+		garbagecollection.NewController(cache, pods, metrics, config.SweepInterval),
 	}
 	if config.AgentTaint.After > 0 {
-		agents := agenttaint.New(mgr.GetAPIReader(), mgr.GetClient(), events, time.Now, config.AgentTaint)
-		all = append(all, controller{"agenttaint", agents.Register})
+		all = append(all, agenttaint.NewController(live, cache, events, config.AgentTaint))
 	}
 	if config.BrokerNamespace != "" {
-		brokers := &broker.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: events, Namespace: config.BrokerNamespace, Now: time.Now}
-		all = append(all, controller{"broker", brokers.Register})
+		meta, err := metadata.NewForConfigAndClient(metadata.ConfigFor(mgr.GetConfig()), mgr.GetHTTPClient())
+		if err != nil {
+			return nil, fmt.Errorf("make a client for ServiceAccounts: %w", err)
+		}
+		all = append(all, broker.NewController(cache, live, meta, events, config.BrokerNamespace))
 		if config.BrokersByNode {
-			nodes := &broker.Nodes{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Namespace: config.BrokerNamespace}
-			all = append(all, controller{"brokernodes", nodes.Register})
+			all = append(all, brokernodes.NewController(cache, live, config.BrokerNamespace))
 		}
 	}
 	for _, c := range all {
-		if err := c.register(mgr); err != nil {
-			return nil, fmt.Errorf("add controller %s: %w", c.name, err)
-		}
-	}
-	for _, r := range []manager.Runnable{
-		&upgrade.Upgrade{Reader: mgr.GetAPIReader(), Writer: mgr.GetClient(), Settings: config.Upgrade},
-		broadcaster,
-		assignedidentity.CatchUp{Pods: pods},
-		&drift.Drift{Reader: mgr.GetClient(), Attachment: attach, Interval: config.DriftInterval},
-		&garbagecollection.Sweep{Reader: mgr.GetClient(), Pods: pods, Metrics: metrics, Interval: config.SweepInterval},
-	} {
-		if err := mgr.Add(r); err != nil {
-			return nil, fmt.Errorf("add to manager: %w", err)
+		if err := c.Register(ctx, mgr); err != nil {
+			return nil, fmt.Errorf("add %T: %w", c, err)
 		}
 	}
 	return policyWatch, nil

@@ -367,9 +367,9 @@ func micTypeUpgrade(t *testing.T, api cluster, mic client.Client) {
 // micUpgrades: MIC's own code has the permissions that it needs, and loses them with the next helm
 // upgrade.
 func micUpgrades(t *testing.T, api cluster, mic client.Client) {
-	u := &upgrade.Upgrade{Reader: mic, Writer: mic, Settings: upgrade.Settings{
+	u := upgrade.NewController(mic, mic, upgrade.Settings{
 		Enabled: true, Namespace: namespace, ConfigMap: "aad-pod-identity-config", Key: "type-upgrade-status", Version: "test",
-	}}
+	})
 	if changed, err := u.Run(t.Context()); err != nil || changed != 2 {
 		t.Fatalf("upgraded %d: %v", changed, err)
 	}

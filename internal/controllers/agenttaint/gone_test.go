@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,28 +23,30 @@ func (noNodes) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ .
 
 // TestGoneNodes: pod events that arrive after a node's deletion do not keep it in the record.
 func TestGoneNodes(t *testing.T) {
-	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	now := start
-	r := New(noNodes{}, nil, nil, func() time.Time { return now }, Settings{After: time.Minute})
-	r.record.set("node-ill", "nmi-ill", false, start)
-	for i := range 9 {
-		name := fmt.Sprintf("gone-%d", i)
-		r.record.set(name, name, true, start)
-		r.record.forget(name)
-		r.record.set(name, name, false, start) // a late event of the pod garbage collector
-		r.record.remove(name, name, start)
-	}
-	now = start.Add(2 * time.Minute)
-	if got, _ := r.record.judge("node-ill", now); got != tooMany {
-		t.Fatalf("verdict %d", got)
-	}
-	for i := range 9 {
-		request := reconcile.Request{NamespacedName: types.NamespacedName{Name: fmt.Sprintf("gone-%d", i)}}
-		if again, err := r.Reconcile(t.Context(), request); err != nil || !again.IsZero() {
-			t.Errorf("%v, %v", again, err)
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		r := NewController(noNodes{}, nil, nil, Settings{After: time.Minute})
+		r.record.set("node-ill", "nmi-ill", false, start)
+		for i := range 9 {
+			name := fmt.Sprintf("gone-%d", i)
+			r.record.set(name, name, true, start)
+			r.record.forget(name)
+			r.record.set(name, name, false, start) // a late event of the pod garbage collector
+			r.record.remove(name, name, start)
 		}
-	}
-	if got, _ := r.record.judge("node-ill", now); got != taint || len(r.record.nodes) != 1 {
-		t.Errorf("verdict %d with %d nodes", got, len(r.record.nodes))
-	}
+		<-time.After(2 * time.Minute)
+		now := time.Now()
+		if got, _ := r.record.judge("node-ill", now); got != tooMany {
+			t.Fatalf("verdict %d", got)
+		}
+		for i := range 9 {
+			request := reconcile.Request{NamespacedName: types.NamespacedName{Name: fmt.Sprintf("gone-%d", i)}}
+			if again, err := r.Reconcile(t.Context(), request); err != nil || !again.IsZero() {
+				t.Errorf("%v, %v", again, err)
+			}
+		}
+		if got, _ := r.record.judge("node-ill", now); got != taint || len(r.record.nodes) != 1 {
+			t.Errorf("verdict %d with %d nodes", got, len(r.record.nodes))
+		}
+	})
 }

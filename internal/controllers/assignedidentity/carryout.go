@@ -25,23 +25,23 @@ const catchUp = 100 * time.Millisecond
 // carryOut executes the plan. A failure with one object does not stop the others, and all failures
 // are returned. Errors that only show that the cache is stale are not returned: they set behind
 // instead.
-func (r *Reconciler) carryOut(ctx context.Context, t *target, plan assignment.PodPlan, began time.Time) (behind bool, err error) {
+func (c *Controller) carryOut(ctx context.Context, t *target, plan assignment.PodPlan, began time.Time) (behind bool, err error) {
 	var failures []error
 	for _, assigned := range plan.Delete {
 		// Start with objects that another client deleted, because they occupy a name.
 		if !assigned.DeletionTimestamp.IsZero() {
-			failures = append(failures, r.remove(ctx, assigned, began))
+			failures = append(failures, c.remove(ctx, assigned, began))
 		}
 	}
 	for _, assigned := range plan.Create {
-		failures = append(failures, r.create(ctx, t, assigned))
+		failures = append(failures, c.create(ctx, t, assigned))
 	}
 	for _, assigned := range plan.Update {
-		failures = append(failures, r.update(ctx, t, assigned, began))
+		failures = append(failures, c.update(ctx, t, assigned, began))
 	}
 	for _, assigned := range plan.Delete {
 		if assigned.DeletionTimestamp.IsZero() {
-			failures = append(failures, r.remove(ctx, assigned, began))
+			failures = append(failures, c.remove(ctx, assigned, began))
 		}
 	}
 	failures = slices.DeleteFunc(failures, func(err error) bool {
@@ -57,8 +57,8 @@ func (r *Reconciler) carryOut(ctx context.Context, t *target, plan assignment.Po
 }
 
 // create creates an object.
-func (r *Reconciler) create(ctx context.Context, t *target, assigned *v1.AzureAssignedIdentity) error {
-	err := r.client.Create(ctx, assigned)
+func (c *Controller) create(ctx context.Context, t *target, assigned *v1.AzureAssignedIdentity) error {
+	err := c.client.Create(ctx, assigned)
 	switch {
 	case err == nil:
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
@@ -68,25 +68,25 @@ func (r *Reconciler) create(ctx context.Context, t *target, assigned *v1.AzureAs
 	}
 	logr.FromContextOrDiscard(ctx).Info("assigned identity created", "assignedIdentity", assigned.Namespace+"/"+assigned.Name,
 		"node", assigned.Spec.NodeName, "state", assigned.Status.Status)
-	r.arrived(t, assigned)
+	c.arrived(t, assigned)
 	return nil
 }
 
 // update updates an object. If the object changed in the meantime, the pod must be queued again: a
 // change of status alone does not trigger the watch.
-func (r *Reconciler) update(ctx context.Context, t *target, assigned *v1.AzureAssignedIdentity, began time.Time) error {
-	err := r.client.Update(ctx, assigned)
+func (c *Controller) update(ctx context.Context, t *target, assigned *v1.AzureAssignedIdentity, began time.Time) error {
+	err := c.client.Update(ctx, assigned)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("update assigned identity %s/%s: %w", assigned.Namespace, assigned.Name, err)
 	}
-	r.metrics.AssignedIdentityUpdated(r.now().Sub(began))
+	c.metrics.AssignedIdentityUpdated(time.Now().Sub(began))
 	logr.FromContextOrDiscard(ctx).Info("assigned identity updated", "assignedIdentity", assigned.Namespace+"/"+assigned.Name,
 		"node", assigned.Spec.NodeName, "state", assigned.Status.Status)
 	if !t.said(assigned) {
-		r.arrived(t, assigned)
+		c.arrived(t, assigned)
 	}
 	return nil
 }
@@ -100,19 +100,19 @@ func (t *target) said(assigned *v1.AzureAssignedIdentity) bool {
 }
 
 // arrived emits the Event about an object that was just written.
-func (r *Reconciler) arrived(t *target, assigned *v1.AzureAssignedIdentity) {
+func (c *Controller) arrived(t *target, assigned *v1.AzureAssignedIdentity) {
 	switch {
 	case assigned.Status.Status == v1.StateAssigned:
-		r.metrics.AssignedIdentityAdded(r.now().Sub(t.since))
-		r.events.Assigned(assigned, t.pod)
+		c.metrics.AssignedIdentityAdded(time.Now().Sub(t.since))
+		c.events.Assigned(assigned, t.pod)
 	case assigned.Status.Reason != "":
-		r.events.NotAssigned(assigned, t.pod, assigned.Status.Message)
+		c.events.NotAssigned(assigned, t.pod, assigned.Status.Message)
 	}
 }
 
 // remove deletes an object and removes its finalizer. No other step has to come first: the ledger
 // records what to detach from the node group.
-func (r *Reconciler) remove(ctx context.Context, assigned *v1.AzureAssignedIdentity, began time.Time) error {
+func (c *Controller) remove(ctx context.Context, assigned *v1.AzureAssignedIdentity, began time.Time) error {
 	name := assigned.Namespace + "/" + assigned.Name
 	at := slices.Index(assigned.Finalizers, v1.Finalizer)
 	if !assigned.DeletionTimestamp.IsZero() && at < 0 {
@@ -120,7 +120,7 @@ func (r *Reconciler) remove(ctx context.Context, assigned *v1.AzureAssignedIdent
 	}
 	if assigned.DeletionTimestamp.IsZero() {
 		uid := assigned.UID
-		err := r.client.Delete(ctx, assigned, client.Preconditions(metav1.Preconditions{UID: &uid}))
+		err := c.client.Delete(ctx, assigned, client.Preconditions(metav1.Preconditions{UID: &uid}))
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			return nil
 		}
@@ -133,13 +133,13 @@ func (r *Reconciler) remove(ctx context.Context, assigned *v1.AzureAssignedIdent
 		released.Finalizers = slices.Delete(released.Finalizers, at, at+1)
 		// No optimistic lock: the deletion above has changed the version, and another writer is not
 		// expected to add a finalizer at this moment.
-		err := r.client.Patch(ctx, released, client.MergeFrom(assigned))
+		err := c.client.Patch(ctx, released, client.MergeFrom(assigned))
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("release assigned identity %s: %w", name, err)
 		}
 	}
 	logr.FromContextOrDiscard(ctx).Info("assigned identity removed", "assignedIdentity", name, "node", assigned.Spec.NodeName)
-	r.metrics.AssignedIdentityDeleted(r.now().Sub(began))
-	r.events.Removed(assigned)
+	c.metrics.AssignedIdentityDeleted(time.Now().Sub(began))
+	c.events.Removed(assigned)
 	return nil
 }

@@ -3,6 +3,7 @@ package assignedidentity
 import (
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -45,7 +46,7 @@ func TestBacklog(t *testing.T) {
 	}
 	b.placed(named("last"), c.catchUp, c.wake)
 	if c.caughtUp != 1 || !slices.Equal(c.woken, []types.NamespacedName{named("early"), named("late")}) {
-		t.Errorf("caught up %d times, told %v", c.caughtUp, c.woken)
+		t.Errorf("caught up %d times, woke %v", c.caughtUp, c.woken)
 	}
 	b.placed(named("last"), c.catchUp, c.wake)
 	if c.caughtUp != 1 || b.park(named("last")) {
@@ -110,32 +111,33 @@ func TestWritersPassOn(t *testing.T) {
 }
 
 func TestPostpone(t *testing.T) {
-	now := time.Unix(1000, 0)
-	r := &Reconciler{now: func() time.Time { return now }, progress: rate.NewLimiter(progressPerSecond, 1)}
-	assigned := func(status, reason string) *v1.AzureAssignedIdentity {
-		return &v1.AzureAssignedIdentity{Status: v1.AzureAssignedIdentityStatus{Status: status, Reason: reason}}
-	}
-	plan := func() assignment.PodPlan {
-		return assignment.PodPlan{Create: []*v1.AzureAssignedIdentity{
-			assigned(v1.StateCreated, ""), assigned(v1.StateAssigned, ""), assigned(v1.StateCreated, "why"),
-		}}
-	}
-	if got, later := r.postpone(plan()); len(got.Create) != 3 || later != 0 {
-		t.Errorf("the first: writes %d, later %v", len(got.Create), later)
-	}
-	got, later := r.postpone(plan())
-	if len(got.Create) != 2 || later < progressRetry || later > 2*progressRetry {
-		t.Errorf("of a flood: writes %d, later %v", len(got.Create), later)
-	}
-	for _, a := range got.Create {
-		if a.Status.Status == v1.StateCreated && a.Status.Reason == "" {
-			t.Error("postpones what has something to say")
+	synctest.Test(t, func(t *testing.T) {
+		r := &Controller{progress: rate.NewLimiter(progressPerSecond, 1)}
+		assigned := func(status, reason string) *v1.AzureAssignedIdentity {
+			return &v1.AzureAssignedIdentity{Status: v1.AzureAssignedIdentityStatus{Status: status, Reason: reason}}
 		}
-	}
-	now = now.Add(time.Second)
-	if got, _ := r.postpone(plan()); len(got.Create) != 3 {
-		t.Error("never writes it")
-	}
+		plan := func() assignment.PodPlan {
+			return assignment.PodPlan{Create: []*v1.AzureAssignedIdentity{
+				assigned(v1.StateCreated, ""), assigned(v1.StateAssigned, ""), assigned(v1.StateCreated, "why"),
+			}}
+		}
+		if got, later := r.postpone(plan()); len(got.Create) != 3 || later != 0 {
+			t.Errorf("the first: writes %d, later %v", len(got.Create), later)
+		}
+		got, later := r.postpone(plan())
+		if len(got.Create) != 2 || later < progressRetry || later > 2*progressRetry {
+			t.Errorf("of a flood: writes %d, later %v", len(got.Create), later)
+		}
+		for _, a := range got.Create {
+			if a.Status.Status == v1.StateCreated && a.Status.Reason == "" {
+				t.Error("postpones what has something to say")
+			}
+		}
+		<-time.After(time.Second)
+		if got, _ := r.postpone(plan()); len(got.Create) != 3 {
+			t.Error("never writes it")
+		}
+	})
 }
 
 func TestWaiting(t *testing.T) {

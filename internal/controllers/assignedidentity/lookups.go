@@ -19,9 +19,9 @@ import (
 
 // pod returns the pod, or nil if it does not exist or has no binding label. The cache holds only
 // pods with that label.
-func (r *Reconciler) pod(ctx context.Context, name types.NamespacedName) (*corev1.Pod, error) {
+func (c *Controller) pod(ctx context.Context, name types.NamespacedName) (*corev1.Pod, error) {
 	var pod corev1.Pod
-	err := r.client.Get(ctx, name, &pod, lookup.NoCopy())
+	err := c.client.Get(ctx, name, &pod, lookup.NoCopy())
 	if apierrors.IsNotFound(err) {
 		return nil, nil // a missing pod is not an error
 	}
@@ -33,9 +33,9 @@ func (r *Reconciler) pod(ctx context.Context, name types.NamespacedName) (*corev
 
 // node returns the pod's node, or nil if it does not exist. If the pod arrives before its node, the
 // node's own event queues the pod again.
-func (r *Reconciler) node(ctx context.Context, name string) (*corev1.Node, error) {
+func (c *Controller) node(ctx context.Context, name string) (*corev1.Node, error) {
 	var node corev1.Node
-	err := r.client.Get(ctx, client.ObjectKey{Name: name}, &node, lookup.NoCopy())
+	err := c.client.Get(ctx, client.ObjectKey{Name: name}, &node, lookup.NoCopy())
 	if apierrors.IsNotFound(err) {
 		return nil, nil // a missing node is not an error
 	}
@@ -47,9 +47,9 @@ func (r *Reconciler) node(ctx context.Context, name string) (*corev1.Node, error
 
 // taken reports whether an object of that name exists and belongs to another pair. An object of the
 // same pair would have been observed already.
-func (r *Reconciler) taken(ctx context.Context, pod types.NamespacedName, namespace, name string) bool {
+func (c *Controller) taken(ctx context.Context, pod types.NamespacedName, namespace, name string) bool {
 	var other v1.AzureAssignedIdentity
-	if err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &other, lookup.NoCopy()); err != nil {
+	if err := c.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &other, lookup.NoCopy()); err != nil {
 		return false
 	}
 	leaving := !other.DeletionTimestamp.IsZero() && (len(other.Finalizers) == 0 || slices.Equal(other.Finalizers, []string{v1.Finalizer}))

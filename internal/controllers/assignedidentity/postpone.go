@@ -24,11 +24,11 @@ const (
 )
 
 // postpone removes the writes from a plan that can wait, and returns when to look again.
-func (r *Reconciler) postpone(plan assignment.PodPlan) (assignment.PodPlan, time.Duration) {
-	now, later := r.now(), time.Duration(0)
+func (c *Controller) postpone(plan assignment.PodPlan) (assignment.PodPlan, time.Duration) {
+	later := time.Duration(0)
 	plan.Create = slices.DeleteFunc(plan.Create, func(assigned *v1.AzureAssignedIdentity) bool {
 		onItsWay := assigned.Status.Status == v1.StateCreated && assigned.Status.Reason == ""
-		if !onItsWay || r.progress.AllowN(now, 1) {
+		if !onItsWay || c.progress.Allow() {
 			return false
 		}
 		later = progressRetry + rand.N(progressRetry) //nolint:gosec // jitter

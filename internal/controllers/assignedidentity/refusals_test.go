@@ -3,6 +3,7 @@ package assignedidentity
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +16,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/events"
 	"github.com/podid-io/podid/internal/controllers/policy"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/reason"
 )
@@ -75,28 +77,27 @@ func (lonely) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ ..
 // The test's Recorder counts Events.
 type eventCount int
 
-func (n *eventCount) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {
-	*n++
-}
+func (n *eventCount) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) { *n++ }
 
 func TestHold(t *testing.T) {
-	born := time.Unix(1000, 0)
-	now, sent := born, eventCount(0)
-	r := New(Parts{
-		Client: lonely{binding: v1.AzureIdentityBinding{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "b", CreationTimestamp: metav1.NewTime(born)},
-			Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: "gone", Selector: "web"},
-		}},
-		Events: events.New(&sent), Now: func() time.Time { return now },
-	}, policy.Fixed(identity.Rules{}), 1)
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "p", Labels: map[string]string{v1.BindingLabel: "web"}}}
-	for _, c := range []struct {
-		age, hold time.Duration
-		events    eventCount
-	}{{0, minAge, 0}, {minAge, 0, 1}, {2 * minAge, 0, 1}} {
-		now = born.Add(c.age)
-		if _, hold, err := r.grants(t.Context(), pod); err != nil || hold != c.hold || sent != c.events {
-			t.Errorf("after %v: holds %v, %d events, error %v", c.age, hold, sent, err)
+	synctest.Test(t, func(t *testing.T) {
+		born, sent := time.Now(), eventCount(0)
+		r := NewController(Parts{
+			Client: lonely{binding: v1.AzureIdentityBinding{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "b", CreationTimestamp: metav1.NewTime(born)},
+				Spec:       v1.AzureIdentityBindingSpec{AzureIdentity: "gone", Selector: "web"},
+			}},
+			Rules: policy.Fixed(identity.Rules{}), Events: events.New(&sent), Queue: &wakeup.Objects{},
+		}, 1)
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "p", Labels: map[string]string{v1.BindingLabel: "web"}}}
+		for _, c := range []struct {
+			age, hold time.Duration
+			events    eventCount
+		}{{0, minAge, 0}, {minAge, 0, 1}, {2 * minAge, 0, 1}} {
+			<-time.After(time.Until(born.Add(c.age)))
+			if _, hold, err := r.grants(t.Context(), pod); err != nil || hold != c.hold || sent != c.events {
+				t.Errorf("after %v: holds %v, %d events, error %v", c.age, hold, sent, err)
+			}
 		}
-	}
+	})
 }

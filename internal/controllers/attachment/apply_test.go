@@ -48,7 +48,7 @@ func (c *picky) ClientID(context.Context, string) (string, error) { return "clie
 func TestNewNeedsDuringBisection(t *testing.T) {
 	r := newRig(t)
 	cloud := &picky{bad: "d", on: func() {}}
-	m := New(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{AllowClusterIdentities: true})
+	m := NewController(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{AllowClusterIdentities: true})
 	p := &pass{group: r.group, state: r.st}
 	pass := func(want ...string) {
 		t.Helper()
@@ -119,7 +119,7 @@ func TestBlockedByImmutable(t *testing.T) {
 func TestMaxPreassigned(t *testing.T) {
 	r := newRig(t)
 	said := warnings{}
-	m := New(Parts{Groups: r.groups, Events: said}, Settings{MayPreassign: func(namespace string) bool { return namespace != "banned" }})
+	m := NewController(Parts{Groups: r.groups, Events: said}, Settings{MayPreassign: func(namespace string) bool { return namespace != "banned" }})
 	preassign := func(namespace, name string) {
 		id := preassigned(name)
 		id.Namespace, id.Name = namespace, name

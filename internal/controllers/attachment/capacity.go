@@ -13,7 +13,7 @@ import (
 )
 
 // admit removes from a plan what the ledger has no room for, and refuses those identities by name.
-func (r *Reconciler) admit(
+func (c *Controller) admit(
 	ctx context.Context, p *pass, plan assignment.GroupPlan,
 ) (_ assignment.GroupPlan, refused bool) {
 	overflow := p.overflow(p.state.unrecorded(plan.Attach, plan.Probation))
@@ -24,9 +24,9 @@ func (r *Reconciler) admit(
 	plan.Attach = slices.DeleteFunc(plan.Attach, refuses)
 	plan.Probation = slices.DeleteFunc(plan.Probation, refuses)
 	for _, id := range overflow {
-		r.refuseEntry(ctx, p, id, errNoRoom)
+		c.refuseEntry(ctx, p, id, errNoRoom)
 	}
-	r.notify(p.state)
+	c.notify(p.state)
 	return plan, true
 }
 
@@ -43,22 +43,22 @@ var errNoRoom = fmt.Errorf("the identities of one namespace may take up a fifth 
 
 // refuseEntry refuses an identity that cannot be recorded in the ledger, and so must not be
 // attached.
-func (r *Reconciler) refuseEntry(ctx context.Context, p *pass, id string, cause error) {
-	r.isolate(ctx, p, id, assignment.Refused(reason.LedgerFull, fmt.Sprintf(
+func (c *Controller) refuseEntry(ctx context.Context, p *pass, id string, cause error) {
+	c.isolate(ctx, p, id, assignment.Refused(reason.LedgerFull, fmt.Sprintf(
 		"podid's record of what it attached to %s has no room for this identity (%v): remove AzureIdentityBindings of this namespace "+
 			"that are not needed, or run their pods on other node groups", p.group, cause)), cause)
 }
 
 // refusePage handles the API server's refusal of a page: it refuses the identities on that page by
 // name, and the others go on. It returns false for other errors.
-func (r *Reconciler) refusePage(ctx context.Context, p *pass, plan assignment.GroupPlan, cause error) bool {
+func (c *Controller) refusePage(ctx context.Context, p *pass, plan assignment.GroupPlan, cause error) bool {
 	if !ledger.IsPageRefused(cause) {
 		return false
 	}
 	refused := p.state.unrecorded(plan.Attach, plan.Probation)
 	for _, id := range refused {
-		r.refuseEntry(ctx, p, id, cause)
+		c.refuseEntry(ctx, p, id, cause)
 	}
-	r.notify(p.state)
+	c.notify(p.state)
 	return len(refused) > 0
 }

@@ -40,9 +40,9 @@ func limited(quota int) client.Client {
 	return ledgertest.Limit(builder, quota).Build()
 }
 
-// reconcilerOn returns a Reconciler with the ledger on that API server.
-func (r *rig) reconcilerOn(api client.Client) *Reconciler {
-	m := New(Parts{
+// controllerOn returns a Controller with the ledger on that API server.
+func (r *rig) controllerOn(api client.Client) *Controller {
+	m := NewController(Parts{
 		Client: api, Groups: r.groups, Metrics: observe.NewMetrics(nil),
 		Ledger: ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"},
 	}, Settings{})
@@ -51,7 +51,7 @@ func (r *rig) reconcilerOn(api client.Client) *Reconciler {
 }
 
 // attachAll makes passes, as Reconcile does, until there is nothing more to attach.
-func (r *rig) attachAll(m *Reconciler) {
+func (r *rig) attachAll(m *Controller) {
 	r.t.Helper()
 	for range 200 {
 		p := &pass{group: r.group, state: r.st, populated: true}
@@ -83,7 +83,7 @@ func (r *rig) placeLong(namespace string, from, to int) {
 // by name, and another namespace still gets its own.
 func TestLedgerRoomIsShared(t *testing.T) {
 	r := newRig(t)
-	m := r.reconcilerOn(limited(0))
+	m := r.controllerOn(limited(0))
 	const many = 4000
 	r.placeLong("greedy", 0, many)
 	r.attachAll(m)
@@ -105,15 +105,15 @@ func TestLedgerRoomIsShared(t *testing.T) {
 	if r.progressed("victim") != v1.StateAssigned {
 		t.Error("another namespace gets nothing")
 	}
-	record, err := m.ledger.Load(t.Context(), r.group)
+	record, err := m.ledger.Store.Load(t.Context(), r.group)
 	if err != nil || !maps.Equal(record.Entries, r.st.ledger.entries) {
 		t.Errorf("%d entries stored, want %d (%v)", len(record.Entries), len(r.st.ledger.entries), err)
 	}
 	var pages corev1.ConfigMapList
-	if err := m.ledger.Reader.List(t.Context(), &pages); err != nil || len(pages.Items) < 2 {
+	if err := m.ledger.Store.Reader.List(t.Context(), &pages); err != nil || len(pages.Items) < 2 {
 		t.Errorf("%d pages (%v)", len(pages.Items), err)
 	}
-	records, groups, err := m.ledger.All(t.Context())
+	records, groups, err := m.ledger.Store.All(t.Context())
 	if err != nil || len(records) != 1 || len(groups) != 1 || len(records[record.Name].Entries) != len(record.Entries) {
 		t.Errorf("a new leader reads %d records of %v (%v)", len(records), groups, err)
 	}
@@ -129,7 +129,7 @@ func (r *rig) progressed(name string) string {
 // If a quota of ConfigMaps is used up, identities that would need another page are refused by name.
 func TestLedgerQuota(t *testing.T) {
 	r := newRig(t)
-	m := r.reconcilerOn(limited(1))
+	m := r.controllerOn(limited(1))
 	r.placeLong("team", 0, 1200)
 	r.attachAll(m)
 	if n := len(r.st.ledger.entries); n < 500 || n == 1200 {
@@ -161,7 +161,7 @@ func TestUnknownWrite(t *testing.T) {
 			return apierrors.NewTimeoutError("the response is lost", 1)
 		},
 	})
-	m := r.reconcilerOn(api)
+	m := r.controllerOn(api)
 	r.place("web", "red")
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil {
 		t.Fatal("no error")
@@ -171,7 +171,7 @@ func TestUnknownWrite(t *testing.T) {
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
 		t.Fatal(err)
 	}
-	if _, groups, err := m.ledger.All(t.Context()); err != nil || len(groups) > 0 {
+	if _, groups, err := m.ledger.Store.All(t.Context()); err != nil || len(groups) > 0 {
 		t.Errorf("the ledger still has what was not sent to Azure: %v", err)
 	}
 }

@@ -23,9 +23,10 @@ import (
 // Nothing here is durable: the needs follow from pods, bindings and identities, and what podid
 // attached is in the ledger.
 type Groups struct {
-	now    func() time.Time
-	notify func(pods ...types.NamespacedName)
-	wake   wakeup.Queue[compute.Group]
+	now              func() time.Time
+	notify           func(pods ...types.NamespacedName)
+	notifyIdentities func(names ...types.NamespacedName)
+	wake             wakeup.Queue[compute.Group]
 
 	mu          sync.Mutex
 	caughtUp    bool
@@ -41,11 +42,12 @@ type placement struct {
 	keys  []string
 }
 
-// NewGroups returns an empty memory. now is time.Now except in tests; notify is called with pods
-// whose identities have made progress, or have been refused.
-func NewGroups(now func() time.Time, notify func(pods ...types.NamespacedName)) *Groups {
+// NewGroups returns an empty memory. now is time.Now except in tests. notify is called with pods
+// whose identities have made progress, or have been refused. notifyIdentities is called with
+// AzureIdentity objects whose conditions may have changed.
+func NewGroups(now func() time.Time, notify, notifyIdentities func(...types.NamespacedName)) *Groups {
 	return &Groups{
-		now: now, notify: notify, states: map[compute.Group]*state{}, placements: map[types.NamespacedName]placement{},
+		now: now, notify: notify, notifyIdentities: notifyIdentities, states: map[compute.Group]*state{}, placements: map[types.NamespacedName]placement{},
 		preassigned: map[types.NamespacedName]preassignment{},
 	}
 }

@@ -13,19 +13,20 @@ import (
 
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/ledger"
 )
 
 // load reads the group's ledger unless that has been done.
-func (r *Reconciler) load(ctx context.Context, group compute.Group, st *state) error {
+func (c *Controller) load(ctx context.Context, group compute.Group, st *state) error {
 	if st.loaded() {
 		return nil
 	}
-	stored, all, err := r.snapshot.Take(ctx, group, r.now())
+	stored, all, err := c.ledger.Take(ctx, group, c.groups.now())
 	if err != nil {
 		return err
 	}
-	r.wakeUnpopulated(ctx, all)
+	c.wakeUnpopulated(ctx, all)
 	if stored.Damaged != nil {
 		// Pods must not wait until the ledger is repaired. Entries that cannot be read are not
 		// podid's, so their identities are never detached.
@@ -40,26 +41,26 @@ func (r *Reconciler) load(ctx context.Context, group compute.Group, st *state) e
 
 // wakeUnpopulated wakes those groups that have no nodes: if their nodes went while no MIC ran,
 // there is no event to wake them.
-func (r *Reconciler) wakeUnpopulated(ctx context.Context, groups []compute.Group) {
+func (c *Controller) wakeUnpopulated(ctx context.Context, groups []compute.Group) {
 	for _, group := range groups {
-		if populated, err := r.populated(ctx, group); err == nil && !populated {
-			r.groups.wake.Add(group)
+		if populated, err := c.populated(ctx, group); err == nil && !populated {
+			c.groups.wake.Add(group)
 		}
 	}
 }
 
 // record writes what an update is about to attach, before Azure is asked, and removes what is
 // neither attached nor needed.
-func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state, plan assignment.GroupPlan) error {
+func (c *Controller) record(ctx context.Context, group compute.Group, st *state, plan assignment.GroupPlan) error {
 	if len(plan.Detach) > 0 {
-		if err := r.confirmUnchanged(ctx, group, st); err != nil {
+		if err := c.confirmUnchanged(ctx, group, st); err != nil {
 			return err
 		}
 	}
 	st.mu.Lock()
 	st.ledger.record(plan, st.azure.current, &st.demand)
 	st.mu.Unlock()
-	err := r.write(ctx, group, st)
+	err := c.write(ctx, group, st)
 	if err != nil {
 		st.mu.Lock()
 		defer st.mu.Unlock()
@@ -71,11 +72,11 @@ func (r *Reconciler) record(ctx context.Context, group compute.Group, st *state,
 // confirmUnchanged fails if the ledger is not as it was last read or written. It is called before
 // anything is detached: an entry may have been removed by hand so that the identity stays, or by a
 // former leader's last write.
-func (r *Reconciler) confirmUnchanged(ctx context.Context, group compute.Group, st *state) error {
-	if err := r.resync(ctx, group, st); err != nil {
+func (c *Controller) confirmUnchanged(ctx context.Context, group compute.Group, st *state) error {
+	if err := c.resync(ctx, group, st); err != nil {
 		return err
 	}
-	now, err := r.ledger.Load(ctx, group)
+	now, err := c.ledger.Store.Load(ctx, group)
 	if err != nil {
 		return err
 	}
@@ -94,15 +95,15 @@ func changedError(group compute.Group) error {
 
 // save writes the outcome of an update, also when the program is about to stop. The entries of a
 // refused update must not stay: they would make identities podid's that another writer attaches.
-func (r *Reconciler) save(ctx context.Context, group compute.Group, st *state) error {
+func (c *Controller) save(ctx context.Context, group compute.Group, st *state) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
-	return r.write(ctx, group, st)
+	return c.write(ctx, group, st)
 }
 
 // write saves the ledger if it differs from what is stored.
-func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) error {
-	if err := r.resync(ctx, group, st); err != nil {
+func (c *Controller) write(ctx context.Context, group compute.Group, st *state) error {
+	if err := c.resync(ctx, group, st); err != nil {
 		return err
 	}
 	st.mu.Lock()
@@ -111,10 +112,10 @@ func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) 
 	if maps.Equal(entries, stored.Entries) {
 		return nil
 	}
-	stored, err := stored.Save(ctx, r.ledger.Writer, entries)
+	stored, err := stored.Save(ctx, c.ledger.Store.Writer, entries)
 	overtaken, pageRefused := ledger.IsOvertaken(err), ledger.IsPageRefused(err)
 	if !overtaken && !pageRefused {
-		r.health.record(err, r.now())
+		c.health.record(err, c.groups.now())
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -130,11 +131,11 @@ func (r *Reconciler) write(ctx context.Context, group compute.Group, st *state) 
 }
 
 // resync finds out, after a write that failed, whether it was carried out anyway.
-func (r *Reconciler) resync(ctx context.Context, group compute.Group, st *state) error {
+func (c *Controller) resync(ctx context.Context, group compute.Group, st *state) error {
 	if !with(st, func() bool { return st.ledger.attempted != nil }) {
 		return nil
 	}
-	record, err := r.ledger.Load(ctx, group)
+	record, err := c.ledger.Store.Load(ctx, group)
 	if err != nil {
 		return err
 	}
@@ -175,7 +176,7 @@ type health struct {
 }
 
 // failureTTL is how long a failure counts: what keeps failing is retried sooner.
-const failureTTL = 4 * retryMax
+const failureTTL = 4 * wakeup.RetryMax
 
 func (h *health) record(err error, now time.Time) {
 	h.mu.Lock()
@@ -185,12 +186,12 @@ func (h *health) record(err error, now time.Time) {
 
 // Healthy returns why the ledger could not be written the last time. It returns nil if it could, or
 // if nothing has had to be written since.
-func (r *Reconciler) Healthy() error {
-	now := r.now()
-	r.health.mu.Lock()
-	defer r.health.mu.Unlock()
-	if now.Sub(r.health.at) >= failureTTL {
+func (c *Controller) Healthy() error {
+	now := c.groups.now()
+	c.health.mu.Lock()
+	defer c.health.mu.Unlock()
+	if now.Sub(c.health.at) >= failureTTL {
 		return nil
 	}
-	return r.health.last
+	return c.health.last
 }

@@ -20,17 +20,17 @@ const parallelLookups = 8
 // narrow continues after a refusal that is about the identities of the first request. It leaves out
 // the identities that Azure named. If Azure named none, or the refusal is not the first, it also
 // leaves out those that do not exist. The request is bisected only if nothing was found.
-func (r *Reconciler) narrow(ctx context.Context, p *pass, blamed *tenants, todo []request, cause error) []request {
+func (c *Controller) narrow(ctx context.Context, p *pass, blamed *tenants, todo []request, cause error) []request {
 	refused, others := todo[0].Request, todo[1:]
 	rest, culprits := assignment.Narrow(refused, compute.BadIdentities(cause))
-	r.quarantine(ctx, p, culprits, cause)
+	c.quarantine(ctx, p, culprits, cause)
 	separated := blamed.separate(p, rest, culprits)
 	if len(culprits) == 0 {
 		rest = []assignment.Request{refused}
 	}
 	if !blamed.lookedUp && (len(culprits) == 0 || blamed.refusals > 1) {
 		blamed.lookedUp = true
-		if absent := r.quarantineAbsent(ctx, p, append(remainders(rest), others...)); len(absent) > 0 {
+		if absent := c.quarantineAbsent(ctx, p, append(remainders(rest), others...)); len(absent) > 0 {
 			return without(append(remainders(rest), others...), absent)
 		}
 	}
@@ -68,17 +68,17 @@ func without(todo []request, absent map[string]bool) (rest []request) {
 // quarantineAbsent quarantines the identities that these requests attach and that do not exist, and
 // returns them. It looks up at most as many as one request holds. A lookup that fails for another
 // reason, such as a missing right or a limit, has no effect.
-func (r *Reconciler) quarantineAbsent(ctx context.Context, p *pass, todo []request) map[string]bool {
+func (c *Controller) quarantineAbsent(ctx context.Context, p *pass, todo []request) map[string]bool {
 	var ids []string
 	for _, next := range todo {
 		ids = append(ids, next.Attach...)
 	}
 	ids = ids[:min(len(ids), assignment.MaxPerRequest)]
 	absent := map[string]bool{}
-	for i, err := range r.lookUp(ctx, ids) {
+	for i, err := range c.lookUp(ctx, ids) {
 		if compute.IdentityNotFound(err) {
 			absent[ledger.Key(ids[i])] = true
-			r.quarantine(ctx, p, []string{ids[i]}, &absentError{ids[i], err})
+			c.quarantine(ctx, p, []string{ids[i]}, &absentError{ids[i], err})
 		}
 	}
 	return absent
@@ -86,7 +86,7 @@ func (r *Reconciler) quarantineAbsent(ctx context.Context, p *pass, todo []reque
 
 // lookUp returns Azure's error for each identity, nil if it exists. The time of all lookups
 // together is bounded; those without an answer by then fail.
-func (r *Reconciler) lookUp(ctx context.Context, ids []string) []error {
+func (c *Controller) lookUp(ctx context.Context, ids []string) []error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	errs, slots := make([]error, len(ids)), make(chan struct{}, parallelLookups)
@@ -96,7 +96,7 @@ func (r *Reconciler) lookUp(ctx context.Context, ids []string) []error {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			if errs[i] = ctx.Err(); errs[i] == nil {
-				_, errs[i] = r.cloud.ClientID(ctx, id)
+				_, errs[i] = c.cloud.ClientID(ctx, id)
 			}
 		})
 	}

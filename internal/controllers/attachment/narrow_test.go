@@ -56,7 +56,7 @@ func TestManyBad(t *testing.T) {
 			r := newRig(t)
 			cloud := &opaque{Fake: computetest.NewFake(), anonymous: c.anonymous, lookupErr: c.lookupErr}
 			cloud.SetGroup(r.group, compute.Identities{})
-			m := New(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{AllowClusterIdentities: true})
+			m := NewController(Parts{Groups: r.groups, Cloud: cloud, Metrics: observe.NewMetrics(nil)}, Settings{AllowClusterIdentities: true})
 			var names []string
 			for i := range 40 {
 				names = append(names, fmt.Sprintf("%02d", i))

@@ -144,7 +144,7 @@ func (st *state) newGeneration(generation uint64) bool {
 }
 
 // reportLeftOut notifies the owners of identities that are too many for a group, once per change.
-func (r *Reconciler) reportLeftOut(ctx context.Context, p *pass) {
+func (c *Controller) reportLeftOut(ctx context.Context, p *pass) {
 	if !p.state.newGeneration(p.extra.generation) || len(p.extra.leftOut) == 0 {
 		return
 	}
@@ -156,8 +156,8 @@ func (r *Reconciler) reportLeftOut(ctx context.Context, p *pass) {
 		"one that the annotation names: remove the annotation from those that can wait for their first pod, "+
 		"or let it name fewer node groups", MaxPreassigned)
 	for _, name := range p.extra.leftOut {
-		if id := r.groups.preassigner(name); id != nil {
-			r.refusePreassignment(id, why)
+		if id := c.groups.preassigner(name); id != nil {
+			c.refusePreassignment(id, why)
 		}
 	}
 }
@@ -178,44 +178,35 @@ func (g *Groups) preassigner(name types.NamespacedName) *v1.AzureIdentity {
 
 // preassign handles the annotation of an AzureIdentity, and notifies its owner if it has no effect.
 // It reports whether anything has changed.
-func (r *Reconciler) preassign(id *v1.AzureIdentity, deleted bool) (changed bool) {
+func (c *Controller) preassign(id *v1.AzureIdentity, deleted bool) (changed bool) {
 	name := client.ObjectKeyFromObject(id)
 	defer func() {
 		if changed {
-			r.look(name)
+			c.groups.notifyIdentities(name)
 		}
 	}()
 	if deleted {
-		r.refusePreassignment(id, "")
-		return r.groups.Preassign(name, nil)
+		c.refusePreassignment(id, "")
+		return c.groups.Preassign(name, nil)
 	}
 	_, why, ok := preassignmentOf(id)
-	if ok && r.settings.MayPreassign != nil && !r.settings.MayPreassign(id.Namespace) {
+	if ok && c.settings.MayPreassign != nil && !c.settings.MayPreassign(id.Namespace) {
 		ok, why = false, fmt.Sprintf("identities of namespace %s may not be on a node group before a pod needs them: "+
 			"remove the annotation, or have the namespace added to mic's --preassign-namespaces", id.Namespace)
 	}
 	if !ok {
-		r.refusePreassignment(id, why)
-		return r.groups.Preassign(name, nil)
+		c.refusePreassignment(id, why)
+		return c.groups.Preassign(name, nil)
 	}
-	if changed = r.groups.Preassign(name, id); changed {
-		r.refusePreassignment(id, "")
+	if changed = c.groups.Preassign(name, id); changed {
+		c.refusePreassignment(id, "")
 	}
 	return changed
 }
 
 // refusePreassignment reports why an annotation has no effect; "" withdraws that.
-func (r *Reconciler) refusePreassignment(id *v1.AzureIdentity, why string) {
-	if r.events != nil {
-		r.events.PreassignmentRefused(id, why)
-	}
-}
-
-// look wakes the controller of the AzureIdentity objects' conditions.
-func (r *Reconciler) look(names ...types.NamespacedName) {
-	if r.identities != nil && len(names) > 0 {
-		r.identities.Look(names...)
-	}
+func (c *Controller) refusePreassignment(id *v1.AzureIdentity, why string) {
+	c.events.PreassignmentRefused(id, why)
 }
 
 // Standing returns how far a pre-assigned identity is: what Azure refused it with, whether any of

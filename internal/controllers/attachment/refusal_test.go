@@ -137,7 +137,7 @@ func TestClusterIdentity(t *testing.T) {
 func TestForeignVerified(t *testing.T) {
 	r := newRig(t)
 	fails := false
-	m := r.reconcilerOf(&fails)
+	m := r.controllerOf(&fails)
 	r.store(m)
 	r.read(listing("red"))
 	if got := r.placeBy("named", "red", func(n *assignment.Need) { n.Named = true }); got.Status != v1.StateAssigned || !r.plan().Idle() {
@@ -153,7 +153,7 @@ func TestForeignVerified(t *testing.T) {
 	if err := m.record(t.Context(), r.group, r.st, plan); err != nil {
 		t.Fatal(err)
 	}
-	if record, _ := m.ledger.Load(t.Context(), r.group); len(record.Entries) > 0 {
+	if record, _ := m.ledger.Store.Load(t.Context(), r.group); len(record.Entries) > 0 {
 		t.Errorf("recorded before Azure has said so: %+v", record.Entries)
 	}
 	r.done(assignment.Request{Attach: plan.Attach})
@@ -163,7 +163,7 @@ func TestForeignVerified(t *testing.T) {
 	if err := m.save(t.Context(), r.group, r.st); err != nil {
 		t.Fatal(err)
 	}
-	record, err := m.ledger.Load(t.Context(), r.group)
+	record, err := m.ledger.Store.Load(t.Context(), r.group)
 	if entry := record.Entries[resource(t, "red").Key()]; err != nil || !entry.Foreign {
 		t.Fatalf("%+v (%v)", record.Entries, err)
 	}
@@ -209,7 +209,7 @@ func TestForeignPatient(t *testing.T) {
 	if !slices.Equal(plan.Attach, []string{prefix + "blue", prefix + "red"}) {
 		t.Fatalf("plan %+v", plan)
 	}
-	m := r.reconcilerOf(new(bool))
+	m := r.controllerOf(new(bool))
 	m.metrics = noMeter{}
 	m.quarantine(t.Context(), &pass{group: r.group, state: r.st}, []string{prefix + "red"}, errors.New("no right"))
 	if got := r.stateOf("web", "red"); got.Reason != reason.IdentityRefused.Name() {

@@ -99,13 +99,13 @@ func (st *state) openMismatches() (found []openMismatch) {
 
 // resolveMismatches looks up which client ID an identity has now. An AzureIdentity alone does not
 // get an identity detached, because anyone with access to its namespace may write one.
-func (r *Reconciler) resolveMismatches(ctx context.Context, st *state) {
+func (c *Controller) resolveMismatches(ctx context.Context, st *state) {
 	log := logr.FromContextOrDiscard(ctx)
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	found := st.openMismatches()
 	for i, m := range found {
-		clientID, err := r.cloud.ClientID(ctx, m.resourceID)
+		clientID, err := c.cloud.ClientID(ctx, m.resourceID)
 		if err != nil {
 			// One failure per comparison is enough, because the group's pods wait for this. The
 			// others are looked up after the next comparison, in another order.
@@ -122,7 +122,7 @@ func (r *Reconciler) resolveMismatches(ctx context.Context, st *state) {
 		}
 	}
 	if len(found) > 0 {
-		r.notify(st)
+		c.notify(st)
 	}
 }
 

@@ -16,9 +16,9 @@ import (
 	"github.com/podid-io/podid/internal/ledger"
 )
 
-// reconcilerOf returns a Reconciler with a ledger in memory, which cannot be written while fails is
+// controllerOf returns a Controller with a ledger in memory, which cannot be written while fails is
 // set.
-func (r *rig) reconcilerOf(fails *bool) *Reconciler {
+func (r *rig) controllerOf(fails *bool) *Controller {
 	api := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
 			if *fails {
@@ -33,7 +33,7 @@ func (r *rig) reconcilerOf(fails *bool) *Reconciler {
 			return c.Delete(ctx, o, opts...)
 		},
 	}).WithIndex(&corev1.Node{}, lookup.NodesByGroup, func(client.Object) []string { return nil }).Build()
-	return New(Parts{Client: api, Groups: r.groups, Ledger: ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}}, Settings{})
+	return NewController(Parts{Client: api, Groups: r.groups, Ledger: ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}}, Settings{})
 }
 
 // An identity of another writer that podid renewed, because it was orphaned, stays the other
@@ -42,7 +42,7 @@ func TestForeignRenewed(t *testing.T) {
 	r := newRig(t)
 	red := prefix + "red"
 	fails := false
-	m := r.reconcilerOf(&fails)
+	m := r.controllerOf(&fails)
 	r.store(m)
 	r.place("web", "red")
 	r.read(compute.Identities{UserAssigned: []string{red}, Orphaned: []string{red}})
@@ -60,7 +60,7 @@ func TestForeignRenewed(t *testing.T) {
 			t.Fatal(err)
 		}
 		// A new leader reads what is stored.
-		page, err := m.ledger.Load(t.Context(), r.group)
+		page, err := m.ledger.Store.Load(t.Context(), r.group)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func TestEntryRemovedByHand(t *testing.T) {
 	r := newRig(t)
 	red := prefix + "red"
 	fails := false
-	m := r.reconcilerOf(&fails)
+	m := r.controllerOf(&fails)
 	r.store(m)
 	r.place("web", "red")
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
@@ -94,14 +94,14 @@ func TestEntryRemovedByHand(t *testing.T) {
 	r.done(assignment.Request{Attach: []string{red}})
 	r.groups.Leave(podNamed("web"))
 	var list corev1.ConfigMapList
-	if err := m.ledger.Reader.List(t.Context(), &list); err != nil || len(list.Items) != 1 {
+	if err := m.ledger.Store.Reader.List(t.Context(), &list); err != nil || len(list.Items) != 1 {
 		t.Fatal(list.Items, err)
 	}
 	cm := &list.Items[0]
 	if err := ledger.SetEntries(cm, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.ledger.Writer.Update(t.Context(), cm); err != nil {
+	if err := m.ledger.Store.Writer.Update(t.Context(), cm); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil || r.st.loaded() {
@@ -120,7 +120,7 @@ func TestEntryRemovedByHand(t *testing.T) {
 func TestUnwrittenIsUndone(t *testing.T) {
 	r := newRig(t)
 	fails := true
-	m := r.reconcilerOf(&fails)
+	m := r.controllerOf(&fails)
 	r.store(m)
 	r.place("web", "red")
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil {
@@ -141,7 +141,7 @@ func TestUnwrittenIsUndone(t *testing.T) {
 		t.Errorf("does not recover: %v", err)
 	}
 	var list corev1.ConfigMapList
-	if err := m.ledger.Reader.List(t.Context(), &list); err != nil || len(list.Items) != 1 {
+	if err := m.ledger.Store.Reader.List(t.Context(), &list); err != nil || len(list.Items) != 1 {
 		t.Errorf("ledgers %v, %v", list.Items, err)
 	}
 }
@@ -182,7 +182,7 @@ func TestOrphanDuringUpdate(t *testing.T) {
 func TestRenewalIsNotRepeated(t *testing.T) {
 	r := newRig(t)
 	red := prefix + "red"
-	m := r.reconcilerOf(new(bool))
+	m := r.controllerOf(new(bool))
 	r.st.ledger.entries = map[string]ledger.Entry{resource(t, "red").Key(): {ResourceID: red, PrincipalID: "before"}}
 	r.store(m)
 	r.place("web", "red")

@@ -58,7 +58,7 @@ func newRig(t *testing.T, names ...string) *rig {
 	r := &rig{t: t, now: time.Unix(1000, 0), group: compute.Group{Kind: compute.VM, SubscriptionID: "s", ResourceGroup: "rg", Name: "vm"}}
 	r.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[compute.Group]())
 	t.Cleanup(r.queue.ShutDown)
-	r.groups = NewGroups(func() time.Time { return r.now }, func(pods ...types.NamespacedName) { r.notified = append(r.notified, pods...) })
+	r.groups = NewGroups(func() time.Time { return r.now }, func(pods ...types.NamespacedName) { r.notified = append(r.notified, pods...) }, func(...types.NamespacedName) {})
 	if err := r.groups.wake.Source(t.Context(), r.queue); err != nil {
 		t.Fatal(err)
 	}
@@ -75,10 +75,10 @@ func newRig(t *testing.T, names ...string) *rig {
 }
 
 // store reads the stored ledger, as a first pass does.
-func (r *rig) store(m *Reconciler) {
+func (r *rig) store(m *Controller) {
 	r.t.Helper()
 	var err error
-	if r.st.ledger.stored, err = m.ledger.Load(r.t.Context(), r.group); err != nil {
+	if r.st.ledger.stored, err = m.ledger.Store.Load(r.t.Context(), r.group); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -252,7 +252,7 @@ func TestBurstDelay(t *testing.T) {
 func TestImmutable(t *testing.T) {
 	for _, by := range []string{"client", prefix + "RED"} {
 		r := newRig(t, "red")
-		m := New(Parts{Groups: r.groups}, Settings{Immutable: []string{" " + by, ""}})
+		m := NewController(Parts{Groups: r.groups}, Settings{Immutable: []string{" " + by, ""}})
 		if plan := r.st.plan(preassignedSet{}, m.immutable, 0, r.now); len(plan.Detach) > 0 {
 			t.Errorf("immutable by %s: detaches %v", by, plan.Detach)
 		}
@@ -261,7 +261,7 @@ func TestImmutable(t *testing.T) {
 
 func TestImmutableByAzuresClientID(t *testing.T) {
 	r := newRig(t, "red")
-	m := New(Parts{Groups: r.groups}, Settings{Immutable: []string{"AAAA-bbbb"}})
+	m := NewController(Parts{Groups: r.groups}, Settings{Immutable: []string{"AAAA-bbbb"}})
 	id := resource(t, "red")
 	r.st.ledger.entries[id.Key()] = ledger.Entry{ResourceID: id.String()} // its AzureIdentity has no client ID
 	r.read(compute.Identities{UserAssigned: []string{id.String()}, ClientIDs: map[string]string{id.String(): "aaaa-BBBB"}})

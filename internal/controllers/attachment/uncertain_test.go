@@ -29,7 +29,7 @@ func (answering) Get(context.Context, compute.Group) (compute.Identities, error)
 func (answering) Pause(compute.Group) time.Duration { return 0 }
 
 // carryOut makes an update as Reconcile does, and returns the stored entries.
-func (r *rig) carryOut(m *Reconciler, answer error) map[string]ledger.Entry {
+func (r *rig) carryOut(m *Controller, answer error) map[string]ledger.Entry {
 	r.t.Helper()
 	m.cloud, m.metrics = answering{err: answer}, observe.NewMetrics(nil)
 	plan := r.plan()
@@ -40,7 +40,7 @@ func (r *rig) carryOut(m *Reconciler, answer error) map[string]ledger.Entry {
 	if _, err := m.update(r.t.Context(), p, plan); err != nil {
 		r.t.Fatal(err)
 	}
-	page, err := m.ledger.Load(r.t.Context(), r.group)
+	page, err := m.ledger.Store.Load(r.t.Context(), r.group)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestRefusedIsNotLedgered(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
-			m := r.reconcilerOf(new(bool))
+			m := r.controllerOf(new(bool))
 			r.store(m)
 			r.place("web", "red")
 			written := r.carryOut(m, computetest.Refusal(r.group, c.status, c.code, "no", nil, 0))
@@ -87,7 +87,7 @@ func TestRefusedIsNotLedgered(t *testing.T) {
 // While Azure carries out an update, an identity without confirmation stays in the ledger.
 func TestUnconfirmedStays(t *testing.T) {
 	r := newRig(t)
-	m := r.reconcilerOf(new(bool))
+	m := r.controllerOf(new(bool))
 	r.store(m)
 	r.place("web", "red")
 	r.carryOut(m, errTest)
@@ -98,10 +98,10 @@ func TestUnconfirmedStays(t *testing.T) {
 
 // The renewal of another writer's identity is finished even if no pod needs it any more.
 func TestRenewalFinished(t *testing.T) {
-	begin := func(t *testing.T) (*rig, *Reconciler) {
+	begin := func(t *testing.T) (*rig, *Controller) {
 		t.Helper()
 		r := newRig(t)
-		m := r.reconcilerOf(new(bool))
+		m := r.controllerOf(new(bool))
 		r.store(m)
 		r.place("web", "red")
 		r.read(compute.Identities{UserAssigned: []string{prefix + "red"}, Orphaned: []string{prefix + "red"}})

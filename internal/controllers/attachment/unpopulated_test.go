@@ -33,7 +33,7 @@ func TestUnpopulatedWakes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m := New(Parts{Client: api, Groups: r.groups, Ledger: store}, Settings{})
+	m := NewController(Parts{Client: api, Groups: r.groups, Ledger: store}, Settings{})
 	if err := m.load(t.Context(), here, r.groups.of(here)); err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestUnpopulatedWakes(t *testing.T) {
 func TestUnpopulatedUnwritten(t *testing.T) {
 	r := newRig(t)
 	fails := false
-	m := r.reconcilerOf(&fails)
+	m := r.controllerOf(&fails)
 	r.store(m)
 	r.place("web", "red")
 	r.carryOut(m, nil)
@@ -70,7 +70,7 @@ func TestUnpopulatedUnwritten(t *testing.T) {
 	if _, err := m.Reconcile(t.Context(), r.group); err != nil {
 		t.Error(err)
 	}
-	if page, err := m.ledger.Load(t.Context(), r.group); err != nil || len(page.Entries) > 0 {
+	if page, err := m.ledger.Store.Load(t.Context(), r.group); err != nil || len(page.Entries) > 0 {
 		t.Errorf("left in the ledger: %v (%v)", page.Entries, err)
 	}
 	if r.groups.states[r.group] != nil {

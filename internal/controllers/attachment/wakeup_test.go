@@ -102,7 +102,7 @@ func TestMisnamed(t *testing.T) {
 	r := newRig(t)
 	fake := computetest.NewFake()
 	_, missing := fake.Get(t.Context(), r.group)
-	m := New(Parts{Groups: r.groups, Cloud: fake}, Settings{})
+	m := NewController(Parts{Groups: r.groups, Cloud: fake}, Settings{})
 	p := &pass{group: r.group, state: r.st}
 	if !compute.IsNotFound(missing) || m.misnamed(t.Context(), p, missing) {
 		t.Errorf("a group that is gone: %v", missing)
@@ -118,7 +118,7 @@ func TestMisnamed(t *testing.T) {
 
 func TestComparisons(t *testing.T) {
 	r := newRig(t)
-	m := New(Parts{Groups: r.groups}, Settings{})
+	m := NewController(Parts{Groups: r.groups}, Settings{})
 	woken := 0
 	for range 100 { // every second
 		if m.Compare(r.group); r.woken() {

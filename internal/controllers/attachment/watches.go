@@ -7,33 +7,15 @@ import (
 	"maps"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/util/workqueue"
-	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/identity"
-)
-
-// workers is how many groups may have an update in flight. ARM grants a subscription ten writes a
-// second in the long run, and a VM takes 10 to 20 s, so more than some 150 would only wait.
-const workers = 150
-
-// The pauses after an error of the API server. The libraries' default goes up to 16 minutes, which
-// is much longer than such failures last. It begins with 5 ms: because each pass reads Azure again,
-// that would use up what Azure allows while the API server is down.
-const (
-	retryFirst = 250 * time.Millisecond
-	retryMax   = 15 * time.Second
 )
 
 // preassignDelay is how long changes of pre-assignments are collected.
@@ -41,39 +23,17 @@ const preassignDelay = 500 * time.Millisecond
 
 // Compare makes the controller read a group from Azure and reconcile it. Calls beyond what Azure
 // allows are ignored: comparisons must not use up the reads that updates need.
-func (r *Reconciler) Compare(group compute.Group) {
-	st, now := r.groups.of(group), r.now()
+func (c *Controller) Compare(group compute.Group) {
+	st, now := c.groups.of(group), c.groups.now()
 	if with(st, func() bool { return st.azure.compareAgain(now) }) {
-		r.groups.wake.Add(group)
+		c.groups.wake.Add(group)
 	}
 }
 
 // Ledgered returns the groups to which podid attached something.
-func (r *Reconciler) Ledgered(ctx context.Context) ([]compute.Group, error) {
-	_, groups, err := r.ledger.All(ctx)
+func (c *Controller) Ledgered(ctx context.Context) ([]compute.Group, error) {
+	_, groups, err := c.ledger.Store.All(ctx)
 	return groups, err
-}
-
-// Register adds the controller to a manager. Pods wake it through Groups.Place.
-func (r *Reconciler) Register(mgr manager.Manager) error {
-	log := mgr.GetLogger().WithValues("controller", "attachment")
-	return builder.TypedControllerManagedBy[compute.Group](mgr).
-		Named("attachment").
-		WithLogConstructor(func(group *compute.Group) logr.Logger {
-			if group == nil {
-				return log
-			}
-			return log.WithValues("nodeGroup", group.String())
-		}).
-		Watches(&corev1.Node{}, onNode()).
-		Watches(&v1.AzureIdentity{}, r.onIdentity()).
-		WatchesRawSource(source.TypedFunc[compute.Group](r.groups.wake.Source)).
-		WithOptions(controller.TypedOptions[compute.Group]{
-			MaxConcurrentReconciles: workers,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[compute.Group](retryFirst, retryMax),
-			NewQueue:                wakeup.NewWorkQueue[compute.Group],
-		}).
-		Complete(r)
 }
 
 type groupQueue = workqueue.TypedRateLimitingInterface[compute.Group]
@@ -106,14 +66,14 @@ func onNode() handler.TypedEventHandler[client.Object, compute.Group] {
 // onIdentity retries an identity in quarantine when its object is changed, or deleted and
 // recreated: that is how a user reports that the cause is fixed. It also follows the
 // pre-assignments.
-func (r *Reconciler) onIdentity() handler.TypedEventHandler[client.Object, compute.Group] {
+func (c *Controller) onIdentity() handler.TypedEventHandler[client.Object, compute.Group] {
 	retry := func(o client.Object) {
 		id, ok := o.(*v1.AzureIdentity)
 		if !ok || id.Spec.Type != v1.UserAssignedMSI {
 			return
 		}
 		if parsed, err := identity.ParseResourceID(id.Spec.ResourceID); err == nil {
-			r.groups.retry(parsed.Key())
+			c.groups.retry(parsed.Key())
 		}
 	}
 	preassign := func(ctx context.Context, o client.Object, q groupQueue, deleted bool) {
@@ -121,8 +81,8 @@ func (r *Reconciler) onIdentity() handler.TypedEventHandler[client.Object, compu
 		if !ok {
 			return
 		}
-		if r.preassign(id, deleted) {
-			r.wakePopulated(ctx, q)
+		if c.preassign(id, deleted) {
+			c.wakePopulated(ctx, q)
 		}
 	}
 	return handler.TypedFuncs[client.Object, compute.Group]{
@@ -154,9 +114,9 @@ func edited(before, after client.Object) bool {
 
 // wakePopulated wakes every group that has nodes, after a delay: an annotation that is changed in a
 // loop must not wake all of them each time.
-func (r *Reconciler) wakePopulated(ctx context.Context, q groupQueue) {
+func (c *Controller) wakePopulated(ctx context.Context, q groupQueue) {
 	var nodes corev1.NodeList
-	if r.client.List(ctx, &nodes, client.UnsafeDisableDeepCopy) != nil {
+	if c.client.List(ctx, &nodes, client.UnsafeDisableDeepCopy) != nil {
 		return // only while the program stops
 	}
 	groups := map[compute.Group]bool{}

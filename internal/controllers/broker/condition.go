@@ -18,37 +18,37 @@ import (
 )
 
 // well clears the condition of an identity. An identity that never had a problem is not written.
-func (r *Reconciler) well(ctx context.Context, id *v1.AzureIdentity) error {
-	r.Events.BrokerMissing(id, "")
+func (c *Controller) well(ctx context.Context, id *v1.AzureIdentity) error {
+	c.events.BrokerMissing(id, "")
 	have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionBroker)
 	if have == nil || have.Status == metav1.ConditionTrue {
 		return nil
 	}
-	return r.write(ctx, id, metav1.Condition{
+	return c.write(ctx, id, metav1.Condition{
 		Type: v1.ConditionBroker, Status: metav1.ConditionTrue, Reason: "Ready", Message: "the broker ServiceAccount is there",
 	})
 }
 
 // ill reports why there is no broker, and schedules a retry.
-func (r *Reconciler) ill(ctx context.Context, id *v1.AzureIdentity, refusal *reason.Refusal) (reconcile.Result, error) {
+func (c *Controller) ill(ctx context.Context, id *v1.AzureIdentity, refusal *reason.Refusal) (reconcile.Result, error) {
 	name, message := refusal.Reason.Name(), refusal.Text()
-	r.Events.BrokerMissing(id, message)
+	c.events.BrokerMissing(id, message)
 	again := reconcile.Result{RequeueAfter: lookAgain}
 	have := meta.FindStatusCondition(id.Status.Conditions, v1.ConditionBroker)
 	if have != nil && have.Status == metav1.ConditionFalse && have.Reason == name && have.Message == message {
 		return again, nil
 	}
 	logr.FromContextOrDiscard(ctx).Info("no broker for a federated identity", "reason", name, "message", message)
-	return again, r.write(ctx, id, metav1.Condition{Type: v1.ConditionBroker, Status: metav1.ConditionFalse, Reason: name, Message: message})
+	return again, c.write(ctx, id, metav1.Condition{Type: v1.ConditionBroker, Status: metav1.ConditionFalse, Reason: name, Message: message})
 }
 
 // write patches the condition. The optimistic lock protects conditions that other clients write at
 // the same time, because a merge patch replaces the whole list.
-func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav1.Condition) error {
+func (c *Controller) write(ctx context.Context, id *v1.AzureIdentity, want metav1.Condition) error {
 	changed := id.DeepCopy()
 	want.ObservedGeneration = id.Generation
 	meta.SetStatusCondition(&changed.Status.Conditions, want)
-	err := r.Client.Status().Patch(ctx, changed, client.MergeFromWithOptions(id, client.MergeFromWithOptimisticLock{}))
+	err := c.client.Status().Patch(ctx, changed, client.MergeFromWithOptions(id, client.MergeFromWithOptimisticLock{}))
 	switch {
 	case err == nil, apierrors.IsNotFound(err), apierrors.IsForbidden(err):
 		return nil // deleted, or an older CRD or role: the Event reports the problem as well

@@ -4,49 +4,21 @@ package identitystatus
 
 import (
 	"context"
-	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
-	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/lookup"
-	"github.com/podid-io/podid/internal/controllers/wakeup"
-)
-
-// Backoff after an API server error. The library's default goes up to 16 minutes, far longer than a
-// typical outage.
-const (
-	retryFirst = 50 * time.Millisecond
-	retryMost  = 15 * time.Second
 )
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-
-// Register adds the controller to a manager.
-func (r *Reconciler) Register(mgr manager.Manager) error {
-	return builder.ControllerManagedBy(mgr).
-		Named("identitystatus").
-		For(&v1.AzureIdentity{}, builder.WithPredicates(identityChanged())).
-		Watches(&v1.AzureAssignedIdentity{}, r.onAssigned()).
-		WatchesRawSource(source.TypedFunc[reconcile.Request](r.kicks.Source)).
-		WithOptions(controller.Options{
-			MaxConcurrentReconciles: 4,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
-			NewQueue:                wakeup.NewWorkQueue[reconcile.Request],
-		}).
-		Complete(r)
-}
 
 // identityChanged passes identities whose spec changes. It also passes those with a condition,
 // whose problem may have ended while no MIC ran.
@@ -72,13 +44,13 @@ func troubled(id *v1.AzureIdentity) bool {
 
 // onAssigned queues identities with a refused assigned identity, and those with a problem. In a
 // healthy cluster nothing is ever queued.
-func (r *Reconciler) onAssigned() handler.EventHandler {
+func (c *Controller) onAssigned() handler.EventHandler {
 	add := func(ctx context.Context, o client.Object, q queue) {
 		assigned, ok := o.(*v1.AzureAssignedIdentity)
 		if !ok {
 			return
 		}
-		if name, ok := nameOf(assigned); ok && (Refused(assigned) || r.inTrouble(ctx, name)) {
+		if name, ok := nameOf(assigned); ok && (Refused(assigned) || c.inTrouble(ctx, name)) {
 			q.Add(reconcile.Request{NamespacedName: name})
 		}
 	}
@@ -97,9 +69,9 @@ func (r *Reconciler) onAssigned() handler.EventHandler {
 }
 
 // inTrouble reports whether the cache has the identity and it is troubled.
-func (r *Reconciler) inTrouble(ctx context.Context, name client.ObjectKey) bool {
+func (c *Controller) inTrouble(ctx context.Context, name client.ObjectKey) bool {
 	var id v1.AzureIdentity
-	return r.Client.Get(ctx, name, &id, lookup.NoCopy()) == nil && troubled(&id)
+	return c.client.Get(ctx, name, &id, lookup.NoCopy()) == nil && troubled(&id)
 }
 
 // same reports whether two versions of an assigned identity have the same status for the same

@@ -102,6 +102,15 @@ func Grants(
 	return grants, refusals, nil
 }
 
+// BindingsIn returns a request for each binding of a namespace, or for all if namespace is "".
+func BindingsIn(ctx context.Context, cache client.Reader, namespace string) []reconcile.Request {
+	var list v1.AzureIdentityBindingList
+	if cache.List(ctx, &list, client.InNamespace(namespace), client.UnsafeDisableDeepCopy) != nil {
+		return nil
+	}
+	return Requests(pointers(list.Items))
+}
+
 // BindingsOfIdentity returns the bindings that name the identity, or an identity shared from it,
 // whose owner may have given or withdrawn consent.
 func BindingsOfIdentity(ctx context.Context, cache client.Reader, id client.Object) []*v1.AzureIdentityBinding {

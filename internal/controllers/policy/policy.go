@@ -29,27 +29,26 @@ type Rules struct {
 	synced   chan struct{}
 	policy   atomic.Pointer[identity.Policy]
 
+	changed    func(namespace string)
 	mu         sync.RWMutex
 	namespaces map[string]map[string]string
-	changed    []func(namespace string)
 }
 
-// New returns rules without a policy. They get one only once their watch runs in a manager, which
-// tests of single controllers do not need.
-func New(settings identity.Rules, log logr.Logger) *Rules {
-	return &Rules{settings: settings, log: log, synced: make(chan struct{}), namespaces: map[string]map[string]string{}}
+// New returns rules without a policy. They get one once their watch runs. changed is called after
+// each change with the affected namespace, or "" for all.
+func New(settings identity.Rules, log logr.Logger, changed func(namespace string)) *Rules {
+	return &Rules{
+		settings: settings, log: log, changed: changed,
+		synced: make(chan struct{}), namespaces: map[string]map[string]string{},
+	}
 }
 
 // Fixed returns rules that never change and need no manager.
 func Fixed(settings identity.Rules) *Rules {
-	r := New(settings, logr.Discard())
+	r := New(settings, logr.Discard(), func(string) {})
 	close(r.synced)
 	return r
 }
-
-// OnChange registers f to be called after each change with the affected namespace, or "" for all.
-// It must be called before the manager starts.
-func (r *Rules) OnChange(f func(namespace string)) { r.changed = append(r.changed, f) }
 
 // Current returns the current rules.
 func (r *Rules) Current() identity.Rules { return r.settings.With(r.policy.Load()) }
@@ -88,7 +87,7 @@ func (r *Rules) SetPolicy(object *v1.AzureIdentityPolicy) {
 	}
 	r.policy.Store(policy)
 	r.log.Info("policy read", "mode", policy.Mode())
-	r.notify("")
+	r.changed("")
 }
 
 // SetNamespace implements policywatch.Sink.
@@ -102,7 +101,7 @@ func (r *Rules) SetNamespace(name string, labels map[string]string) {
 	r.namespaces[name] = labels
 	r.mu.Unlock()
 	if !same {
-		r.notify(name)
+		r.changed(name)
 	}
 }
 
@@ -111,12 +110,6 @@ func (r *Rules) RemoveNamespace(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.namespaces, name)
-}
-
-func (r *Rules) notify(namespace string) {
-	for _, f := range r.changed {
-		f(namespace)
-	}
 }
 
 // Watch returns the watch that keeps the rules up to date. The manager's scheme must have both

@@ -4,53 +4,20 @@ package readiness
 
 import (
 	"context"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
-	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/lookup"
-	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
-
-// workers is how many conditions are written at once.
-const workers = 8
-
-// Backoff after an API server error. The library's default goes up to 16 minutes, far longer than a
-// typical outage.
-const (
-	retryFirst = 50 * time.Millisecond
-	retryMost  = 15 * time.Second
-)
-
-// Register adds the controller to a manager.
-func (r *Reconciler) Register(mgr manager.Manager) error {
-	return builder.ControllerManagedBy(mgr).
-		Named("readiness").
-		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(podChanged())).
-		Watches(&v1.AzureAssignedIdentity{}, r.onAssigned()).
-		Watches(&v1.AzureIdentityBinding{}, handler.EnqueueRequestsFromMapFunc(r.podsOfBinding),
-			builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.podsOfIdentity),
-			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
-		WithOptions(controller.Options{
-			MaxConcurrentReconciles: workers,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
-			NewQueue:                wakeup.NewWorkQueue[reconcile.Request],
-		}).
-		Complete(r)
-}
 
 // podChanged passes pods that have or need a condition, on changes that affect it.
 func podChanged() predicate.Predicate {
@@ -79,14 +46,14 @@ func podChanged() predicate.Predicate {
 
 // onAssigned queues the pods whose assigned identities are created, deleted or change their status.
 // For pods without gate or condition, only a refusal matters.
-func (r *Reconciler) onAssigned() handler.EventHandler {
+func (c *Controller) onAssigned() handler.EventHandler {
 	add := func(ctx context.Context, o client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 		assigned, ok := o.(*v1.AzureAssignedIdentity)
 		if !ok {
 			return
 		}
 		name := types.NamespacedName{Namespace: assigned.Spec.PodNamespace, Name: assigned.Spec.Pod}
-		if refuses(assigned.Status.Reason) || r.concerned(ctx, name) {
+		if refuses(assigned.Status.Reason) || c.concerned(ctx, name) {
 			q.Add(reconcile.Request{NamespacedName: name})
 		}
 	}
@@ -106,21 +73,21 @@ func (r *Reconciler) onAssigned() handler.EventHandler {
 }
 
 // concerned reports whether the cache has the pod and Concerned is true for it.
-func (r *Reconciler) concerned(ctx context.Context, name types.NamespacedName) bool {
+func (c *Controller) concerned(ctx context.Context, name types.NamespacedName) bool {
 	var pod corev1.Pod
-	return r.Client.Get(ctx, name, &pod, lookup.NoCopy()) == nil && Concerned(&pod)
+	return c.client.Get(ctx, name, &pod, lookup.NoCopy()) == nil && Concerned(&pod)
 }
 
 // podsOfBinding returns the pods with the binding's selector that have or need a condition.
-func (r *Reconciler) podsOfBinding(ctx context.Context, o client.Object) []reconcile.Request {
+func (c *Controller) podsOfBinding(ctx context.Context, o client.Object) []reconcile.Request {
 	binding, ok := o.(*v1.AzureIdentityBinding)
 	if !ok {
 		return nil
 	}
-	return lookup.PodsOfBinding(ctx, r.Client, lookup.GatedPodsBySelector, r.Rules.Current(), binding)
+	return lookup.PodsOfBinding(ctx, c.client, lookup.GatedPodsBySelector, c.rules.Current(), binding)
 }
 
 // podsOfIdentity returns the same pods for all bindings of the identity.
-func (r *Reconciler) podsOfIdentity(ctx context.Context, o client.Object) []reconcile.Request {
-	return lookup.PodsOfIdentity(ctx, r.Client, lookup.GatedPodsBySelector, r.Rules.Current(), o)
+func (c *Controller) podsOfIdentity(ctx context.Context, o client.Object) []reconcile.Request {
+	return lookup.PodsOfIdentity(ctx, c.client, lookup.GatedPodsBySelector, c.rules.Current(), o)
 }

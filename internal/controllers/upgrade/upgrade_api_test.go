@@ -48,9 +48,9 @@ func TestUpgrade(t *testing.T) {
 		s.create(t, text)
 	}
 	s.applyCRDs(t)
-	u := &Upgrade{Reader: s.client, Writer: s.client, Settings: Settings{
+	u := NewController(s.client, s.client, Settings{
 		Enabled: true, Namespace: "default", ConfigMap: "aad-pod-identity-config", Key: "type-upgrade-status", Version: "podid-test",
-	}}
+	})
 
 	// Old objects can be labeled, and lose nothing by it.
 	labelled := s.get(t, "AzureIdentity", "by-hand")
@@ -97,7 +97,7 @@ func TestUpgrade(t *testing.T) {
 	}
 
 	// Once recorded, no objects are listed.
-	u.Reader = configMapsOnly{s.client}
+	u.live = configMapsOnly{s.client}
 	if n, err := u.Run(t.Context()); err != nil || n != 0 {
 		t.Errorf("the second run upgraded %d: %v", n, err)
 	}
@@ -108,7 +108,7 @@ func TestUpgradeFirst(t *testing.T) {
 	s := startServer(t)
 	s.bornLax(t)
 	s.create(t, `{kind: AzureIdentity, metadata: {name: odd}, spec: {resourceId: `+armID+`a, CLIENTID: x}}`)
-	u := &Upgrade{Reader: s.client, Writer: s.client, Settings: Settings{Enabled: true, Namespace: "default", ConfigMap: "c", Key: "k"}}
+	u := NewController(s.client, s.client, Settings{Enabled: true, Namespace: "default", ConfigMap: "c", Key: "k"})
 	if n, err := u.Run(t.Context()); err != nil || n != 1 {
 		t.Fatalf("upgraded %d: %v", n, err)
 	}
@@ -125,7 +125,7 @@ func TestRefused(t *testing.T) {
 	s.create(t, `{kind: AzureIdentity, metadata: {name: bad}, spec: {type: 0, ResourceID: nothing}}`)
 	s.create(t, `{kind: AzureIdentity, metadata: {name: good}, spec: {type: 0, ResourceID: `+armID+`a}}`)
 	s.applyCRDs(t)
-	u := &Upgrade{Reader: s.client, Writer: s.client, Settings: Settings{Enabled: true, Namespace: "default", ConfigMap: "c", Key: "k"}}
+	u := NewController(s.client, s.client, Settings{Enabled: true, Namespace: "default", ConfigMap: "c", Key: "k"})
 	n, err := u.Run(t.Context())
 	if n != 1 || err == nil || !strings.Contains(err.Error(), "AzureIdentity default/bad") || !strings.Contains(err.Error(), "must look like") {
 		t.Fatalf("upgraded %d: %v", n, err)

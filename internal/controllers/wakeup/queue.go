@@ -5,7 +5,9 @@ import (
 	"context"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
 // Queue passes keys to a controller's work queue. It keeps keys that are added before the
@@ -42,4 +44,14 @@ func (k *Queue[T]) Source(_ context.Context, q workqueue.TypedRateLimitingInterf
 	}
 	k.pending = nil
 	return nil
+}
+
+// Objects is a Queue of the names of objects. The zero value is ready to use.
+type Objects struct{ Queue[reconcile.Request] }
+
+// Add queues objects for the controller. They need not exist.
+func (o *Objects) Add(names ...types.NamespacedName) {
+	for _, name := range names {
+		o.Queue.Add(reconcile.Request{NamespacedName: name})
+	}
 }

@@ -16,16 +16,20 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/assignment"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers/lookup"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/ledger"
 )
 
@@ -74,12 +78,6 @@ type Events interface {
 	PreassignmentRefused(id *v1.AzureIdentity, why string)
 }
 
-// Identities is notified of changes that concern AzureIdentity objects.
-type Identities interface {
-	// Look is called with objects whose conditions may have changed.
-	Look(names ...types.NamespacedName)
-}
-
 // The bounds of calls to Azure. A scale set's update usually takes a minute. One of 16 minutes has
 // been reported, but blocking a group for that long helps no pod.
 const (
@@ -94,49 +92,95 @@ const (
 	pollInterval = 2 * time.Second
 )
 
-// Reconciler reconciles node groups.
-type Reconciler struct {
-	client    client.Client
-	cloud     Cloud
-	ledger    ledger.Store
-	groups    *Groups
-	metrics   Metrics
-	settings  Settings
-	now       func() time.Time
-	immutable map[string]bool
-
-	events     Events     // may be nil
-	identities Identities // may be nil
-
-	snapshot ledger.Snapshot
-	health   health
-}
-
-// Parts are what a Reconciler works with.
+// Parts are the dependencies of a Controller.
 type Parts struct {
 	Client  client.Client
 	Cloud   Cloud
 	Ledger  ledger.Store
 	Groups  *Groups
+	Events  Events
 	Metrics Metrics
-	// Events and Identities may be nil.
-	Events     Events
-	Identities Identities
 }
 
-// New returns a Reconciler.
-func New(parts Parts, settings Settings) *Reconciler {
-	r := &Reconciler{
-		client: parts.Client, cloud: parts.Cloud, ledger: parts.Ledger, groups: parts.Groups,
-		metrics: parts.Metrics, settings: settings, now: parts.Groups.now, immutable: map[string]bool{},
-		events: parts.Events, identities: parts.Identities, snapshot: ledger.Snapshot{Store: parts.Ledger},
+// workers is how many groups may have an update in flight. ARM grants a subscription ten writes a
+// second in the long run, and a VM takes 10 to 20 s, so more than some 150 would only wait.
+const workers = 150
+
+// retryFirst is the first pause after an error of the API server. Because each pass reads Azure
+// again, the library's 5 ms would use up what Azure allows while the API server is down.
+const retryFirst = 250 * time.Millisecond
+
+// Controller reconciles node groups.
+type Controller struct {
+	client    client.Client
+	cloud     Cloud
+	ledger    ledger.Snapshot
+	groups    *Groups
+	events    Events
+	metrics   Metrics
+	settings  Settings
+	immutable map[string]bool
+	health    health
+}
+
+// NewController returns a Controller.
+func NewController(parts Parts, settings Settings) *Controller {
+	c := &Controller{
+		client: parts.Client, cloud: parts.Cloud, ledger: ledger.Snapshot{Store: parts.Ledger}, groups: parts.Groups,
+		events: parts.Events, metrics: parts.Metrics, settings: settings, immutable: map[string]bool{},
 	}
 	for _, id := range settings.Immutable {
 		if id = ascii.Loose(ledger.Key(id)); id != "" {
-			r.immutable[id] = true
+			c.immutable[id] = true
 		}
 	}
-	return r
+	return c
+}
+
+// Reconcile makes one pass over a group. Failures of Azure are not returned as errors: they set the
+// time of the next pass. Errors are those of the API server.
+func (c *Controller) Reconcile(ctx context.Context, group compute.Group) (reconcile.Result, error) {
+	st := c.groups.of(group)
+	if pause := st.backOffLeft(c.groups.now()); pause > 0 {
+		return reconcile.Result{RequeueAfter: pause}, nil
+	}
+	populated, err := c.populated(ctx, group)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if err := c.load(ctx, group, st); err != nil {
+		return reconcile.Result{}, err
+	}
+	if !populated && st.idle() {
+		return reconcile.Result{}, c.forget(ctx, group, st)
+	}
+	if !st.known() && c.canWait(group, st) {
+		return reconcile.Result{}, nil
+	}
+	p := &pass{group: group, state: st, populated: populated, extra: c.groups.preassignedTo(group)}
+	c.reportLeftOut(ctx, p)
+	if !populated {
+		st.retainOwned(p.extra.set) // a scale set without nodes keeps what it has, but gets no more
+	}
+	return c.reconcile(ctx, p)
+}
+
+// Register adds the controller to a manager. Pods wake it through Groups.Place.
+func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
+	log := mgr.GetLogger().WithValues("controller", "attachment")
+	return builder.TypedControllerManagedBy[compute.Group](mgr).
+		Named("attachment").
+		WithLogConstructor(func(group *compute.Group) logr.Logger {
+			if group == nil {
+				return log
+			}
+			return log.WithValues("nodeGroup", group.String())
+		}).
+		Watches(&corev1.Node{}, onNode()).
+		Watches(&v1.AzureIdentity{}, c.onIdentity()).
+		WatchesRawSource(source.TypedFunc[compute.Group](c.groups.wake.Source)).
+		WithOptions(wakeup.Options[compute.Group](workers, retryFirst)).
+		Complete(c)
 }
 
 // pass is one pass over a group.
@@ -151,74 +195,46 @@ type pass struct {
 	fresh bool
 }
 
-// Reconcile makes one pass over a group. Failures of Azure are not returned as errors: they set the
-// time of the next pass. Errors are those of the API server.
-func (r *Reconciler) Reconcile(ctx context.Context, group compute.Group) (reconcile.Result, error) {
-	st := r.groups.of(group)
-	if pause := st.backOffLeft(r.now()); pause > 0 {
-		return reconcile.Result{RequeueAfter: pause}, nil
-	}
-	populated, err := r.populated(ctx, group)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	if err := r.load(ctx, group, st); err != nil {
-		return reconcile.Result{}, err
-	}
-	if !populated && st.idle() {
-		return reconcile.Result{}, r.forget(ctx, group, st)
-	}
-	if !st.known() && r.canWait(group, st) {
-		return reconcile.Result{}, nil
-	}
-	p := &pass{group: group, state: st, populated: populated, extra: r.groups.preassignedTo(group)}
-	r.reportLeftOut(ctx, p)
-	if !populated {
-		st.retainOwned(p.extra.set) // a scale set without nodes keeps what it has, but gets no more
-	}
-	return r.reconcile(ctx, p)
-}
-
 // reconcile reads Azure if necessary, and then plans.
-func (r *Reconciler) reconcile(ctx context.Context, p *pass) (reconcile.Result, error) {
+func (c *Controller) reconcile(ctx context.Context, p *pass) (reconcile.Result, error) {
 	if !p.state.known() {
-		if pause := r.cloud.Pause(p.group); pause > 0 {
+		if pause := c.cloud.Pause(p.group); pause > 0 {
 			return reconcile.Result{RequeueAfter: pause}, nil
 		}
-		if err := r.read(ctx, p); err != nil {
-			return r.backOff(ctx, p, err)
+		if err := c.read(ctx, p); err != nil {
+			return c.backOff(ctx, p, err)
 		}
 	}
-	if !r.groups.isCaughtUp() {
+	if !c.groups.isCaughtUp() {
 		return reconcile.Result{}, nil // what is attached already serves the pods placed so far
 	}
-	return r.plan(ctx, p)
+	return c.plan(ctx, p)
 }
 
 // forget drops a group that has no nodes, needs or ledger entries. It writes the ledger first: the
 // outcome of the last update may not be stored yet, and an entry too many would make an identity
 // podid's that another writer attaches.
-func (r *Reconciler) forget(ctx context.Context, group compute.Group, st *state) error {
-	if err := r.write(ctx, group, st); err != nil {
+func (c *Controller) forget(ctx context.Context, group compute.Group, st *state) error {
+	if err := c.write(ctx, group, st); err != nil {
 		return err
 	}
-	r.lifted(r.groups.drop(group))
+	c.lifted(c.groups.drop(group))
 	return nil
 }
 
 // canWait reports whether reading a group can be left to the drift comparison: until all pods are
 // placed, reading a thousand VMs that no pod needs would delay those that are needed.
-func (r *Reconciler) canWait(group compute.Group, st *state) bool {
-	return group.Kind == compute.VM && st.idle() && !r.groups.isCaughtUp()
+func (c *Controller) canWait(group compute.Group, st *state) bool {
+	return group.Kind == compute.VM && st.idle() && !c.groups.isCaughtUp()
 }
 
 // plan plans and carries out an update. Azure and the ledger have been read.
-func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error) {
+func (c *Controller) plan(ctx context.Context, p *pass) (reconcile.Result, error) {
 	st := p.state
-	plan := st.plan(p.extra, r.immutable, r.settings.Grace, r.now())
-	defer r.cancelDetach(st)
+	plan := st.plan(p.extra, c.immutable, c.settings.Grace, c.groups.now())
+	defer c.cancelDetach(st)
 	if !plan.Idle() {
-		if delay := max(st.updateDelay(r.now()), r.cloud.Pause(p.group)); delay > 0 {
+		if delay := max(st.updateDelay(c.groups.now()), c.cloud.Pause(p.group)); delay > 0 {
 			return reconcile.Result{RequeueAfter: delay}, nil
 		}
 	}
@@ -227,56 +243,56 @@ func (r *Reconciler) plan(ctx context.Context, p *pass) (reconcile.Result, error
 		// podid's. And only Azure has the client ID of what is about to be detached, which may be
 		// on the list of immutable identities.
 		st.cancelDetach() // read notifies
-		if err := r.read(ctx, p); err != nil {
-			return r.backOff(ctx, p, err)
+		if err := c.read(ctx, p); err != nil {
+			return c.backOff(ctx, p, err)
 		}
-		plan = st.plan(p.extra, r.immutable, r.settings.Grace, r.now())
+		plan = st.plan(p.extra, c.immutable, c.settings.Grace, c.groups.now())
 	}
-	return r.carryOut(ctx, p, plan)
+	return c.carryOut(ctx, p, plan)
 }
 
 // carryOut records a plan in the ledger, and then updates the group.
-func (r *Reconciler) carryOut(ctx context.Context, p *pass, plan assignment.GroupPlan) (reconcile.Result, error) {
-	plan, refused := r.admit(ctx, p, plan)
-	if err := r.record(ctx, p.group, p.state, plan); err != nil {
-		if r.refusePage(ctx, p, plan, err) {
+func (c *Controller) carryOut(ctx context.Context, p *pass, plan assignment.GroupPlan) (reconcile.Result, error) {
+	plan, refused := c.admit(ctx, p, plan)
+	if err := c.record(ctx, p.group, p.state, plan); err != nil {
+		if c.refusePage(ctx, p, plan, err) {
 			return reconcile.Result{RequeueAfter: nextPass}, nil
 		}
 		return reconcile.Result{}, err
 	}
 	switch {
 	case !plan.Idle():
-		return r.update(ctx, p, plan)
+		return c.update(ctx, p, plan)
 	case refused:
 		return reconcile.Result{RequeueAfter: nextPass}, nil // there may be room now for what this plan left out
 	}
-	r.lifted(p.state.settle(p.extra.set, r.now()))
-	return r.next(p.state, plan), nil
+	c.lifted(p.state.settle(p.extra.set, c.groups.now()))
+	return c.next(p.state, plan), nil
 }
 
 // update carries out a plan on Azure.
-func (r *Reconciler) update(ctx context.Context, p *pass, plan assignment.GroupPlan) (reconcile.Result, error) {
-	began := r.now()
+func (c *Controller) update(ctx context.Context, p *pass, plan assignment.GroupPlan) (reconcile.Result, error) {
+	began := c.groups.now()
 	p.state.beginUpdate()
-	err := r.apply(ctx, p, plan)
-	r.metrics.Cycle(r.now().Sub(began))
-	if saveErr := r.save(ctx, p.group, p.state); err == nil && saveErr != nil {
+	err := c.apply(ctx, p, plan)
+	c.metrics.Cycle(c.groups.now().Sub(began))
+	if saveErr := c.save(ctx, p.group, p.state); err == nil && saveErr != nil {
 		return reconcile.Result{}, saveErr
 	}
 	if err != nil {
-		return r.backOff(ctx, p, err)
+		return c.backOff(ctx, p, err)
 	}
 	// What came up during the update goes into the next one.
 	return reconcile.Result{RequeueAfter: nextPass}, nil
 }
 
 // next returns when the next pass is due after one without an update.
-func (r *Reconciler) next(st *state, plan assignment.GroupPlan) reconcile.Result {
+func (c *Controller) next(st *state, plan assignment.GroupPlan) reconcile.Result {
 	poll := with(st, st.azure.pollDelay)
 	if plan.Next.IsZero() {
 		return reconcile.Result{RequeueAfter: poll}
 	}
-	next := max(plan.Next.Sub(r.now()), time.Millisecond)
+	next := max(plan.Next.Sub(c.groups.now()), time.Millisecond)
 	if poll > 0 {
 		next = min(next, poll)
 	}
@@ -284,9 +300,9 @@ func (r *Reconciler) next(st *state, plan assignment.GroupPlan) reconcile.Result
 }
 
 // populated reports whether the group has nodes in the cluster.
-func (r *Reconciler) populated(ctx context.Context, group compute.Group) (bool, error) {
+func (c *Controller) populated(ctx context.Context, group compute.Group) (bool, error) {
 	var nodes corev1.NodeList
-	err := r.client.List(ctx, &nodes,
+	err := c.client.List(ctx, &nodes,
 		client.MatchingFields{lookup.NodesByGroup: group.ResourceID()}, client.Limit(1), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("list nodes of %s: %w", group, err)
@@ -295,11 +311,11 @@ func (r *Reconciler) populated(ctx context.Context, group compute.Group) (bool, 
 }
 
 // cancelDetach cancels what was about to be detached and was not, and notifies the pods.
-func (r *Reconciler) cancelDetach(st *state) {
+func (c *Controller) cancelDetach(st *state) {
 	if st.cancelDetach() {
-		r.notify(st)
+		c.notify(st)
 	}
 }
 
 // notify wakes the pods whose identities made progress, or were refused.
-func (r *Reconciler) notify(st *state) { r.groups.notify(st.changes()...) }
+func (c *Controller) notify(st *state) { c.groups.notify(st.changes()...) }

@@ -18,8 +18,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
@@ -27,21 +30,13 @@ import (
 	"github.com/podid-io/podid/internal/controllers/wakeup"
 )
 
-// Keys returns an assigned identity's keys in the index lookup.AssignedByIdentity.
-func Keys(assigned *v1.AzureAssignedIdentity) []string {
-	ref := assigned.Spec.AzureIdentityRef
-	if ref == nil {
-		return nil
-	}
-	key := ref.Namespace + "/" + ref.Name
-	if Refused(assigned) {
-		return []string{key, lookup.RefusedPrefix + key}
-	}
-	return []string{key}
-}
-
 // conflictPause is how long to wait for the cache after a conflicting write by another client.
 const conflictPause = 200 * time.Millisecond
+
+const (
+	workers    = 4
+	retryFirst = 50 * time.Millisecond
+)
 
 // Events emits Events. It is implemented by events.Events.
 type Events interface {
@@ -60,39 +55,44 @@ type Groups interface {
 	Standing(name types.NamespacedName) (refused []assignment.State, there, preassigned bool)
 }
 
-// Reconciler maintains the condition of identities.
-type Reconciler struct {
-	Client client.Client
-	// Live reads from the API server.
-	Live   client.Reader
-	Events Events
-	Groups Groups
+// Controller maintains the condition of identities.
+type Controller struct {
+	client client.Client
+	live   client.Reader
+	events Events
+	groups Groups
+	queue  *wakeup.Objects
 
-	kicks  wakeup.Queue[reconcile.Request]
 	oldCRD atomic.Bool // already logged
 }
 
+// NewController returns a Controller. live reads from the API server. queue gets the identities
+// whose standing in groups changes.
+func NewController(client client.Client, live client.Reader, events Events, groups Groups, queue *wakeup.Objects) *Controller {
+	return &Controller{client: client, live: live, events: events, groups: groups, queue: queue}
+}
+
 // Reconcile brings one identity's condition up to date.
-func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	var id v1.AzureIdentity
-	err := r.Client.Get(ctx, req.NamespacedName, &id)
+	err := c.client.Get(ctx, req.NamespacedName, &id)
 	if apierrors.IsNotFound(err) {
-		r.Events.ForgetIdentity(req.Namespace, req.Name)
+		c.events.ForgetIdentity(req.Namespace, req.Name)
 		return reconcile.Result{}, nil
 	}
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("read identity %s: %w", req.NamespacedName, err)
 	}
-	refused, err := r.list(ctx, &id, lookup.RefusedPrefix+req.String())
+	refused, err := c.list(ctx, &id, lookup.RefusedPrefix+req.String())
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	preassigned, assigned, needed := r.Groups.Standing(req.NamespacedName)
+	preassigned, assigned, needed := c.groups.Standing(req.NamespacedName)
 	if len(refused) == 0 {
 		refused = standIns(&id, preassigned)
 	}
 	if len(refused) == 0 && meta.FindStatusCondition(id.Status.Conditions, v1.ConditionAssignable) != nil {
-		all, err := r.list(ctx, &id, req.String())
+		all, err := c.list(ctx, &id, req.String())
 		if err != nil {
 			return reconcile.Result{}, err
 		}
@@ -100,18 +100,35 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		assigned, needed = assigned || there, needed || asked
 	}
 	want := Decide(&id, refused, assigned, needed)
-	r.announce(&id, want, len(refused) > 0)
+	c.announce(&id, want, len(refused) > 0)
 	if want == nil {
 		return reconcile.Result{}, nil
 	}
-	return r.write(ctx, &id, *want)
+	return c.write(ctx, &id, *want)
 }
 
-// Look queues identities. It is called when the standing of pre-assigned identities changes.
-func (r *Reconciler) Look(names ...types.NamespacedName) {
-	for _, name := range names {
-		r.kicks.Add(reconcile.Request{NamespacedName: name})
+// Register adds the controller to a manager.
+func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
+	return builder.ControllerManagedBy(mgr).
+		Named("identitystatus").
+		For(&v1.AzureIdentity{}, builder.WithPredicates(identityChanged())).
+		Watches(&v1.AzureAssignedIdentity{}, c.onAssigned()).
+		WatchesRawSource(source.Func(c.queue.Source)).
+		WithOptions(wakeup.Options[reconcile.Request](workers, retryFirst)).
+		Complete(c)
+}
+
+// Keys returns an assigned identity's keys in the index lookup.AssignedByIdentity.
+func Keys(assigned *v1.AzureAssignedIdentity) []string {
+	ref := assigned.Spec.AzureIdentityRef
+	if ref == nil {
+		return nil
 	}
+	key := ref.Namespace + "/" + ref.Name
+	if Refused(assigned) {
+		return []string{key, lookup.RefusedPrefix + key}
+	}
+	return []string{key}
 }
 
 // standIns returns stand-ins for the missing assigned identities of a pre-assigned identity, which
@@ -130,20 +147,20 @@ func standIns(id *v1.AzureIdentity, refused []assignment.State) (out []*v1.Azure
 
 // announce emits an Event about a refusal. It emits none for an unchanged condition, so that a
 // restart of MIC does not repeat all Events.
-func (r *Reconciler) announce(id *v1.AzureIdentity, want *metav1.Condition, refused bool) {
+func (c *Controller) announce(id *v1.AzureIdentity, want *metav1.Condition, refused bool) {
 	switch {
 	case !refused:
-		r.Events.IdentityNotAssignable(id, "")
+		c.events.IdentityNotAssignable(id, "")
 	case want != nil:
-		r.Events.IdentityNotAssignable(id, want.Message)
+		c.events.IdentityNotAssignable(id, want.Message)
 	}
 }
 
 // list returns the assigned identities under the key that embed this very identity, not an earlier
 // one of the same name.
-func (r *Reconciler) list(ctx context.Context, id *v1.AzureIdentity, key string) ([]*v1.AzureAssignedIdentity, error) {
+func (c *Controller) list(ctx context.Context, id *v1.AzureIdentity, key string) ([]*v1.AzureAssignedIdentity, error) {
 	var list v1.AzureAssignedIdentityList
-	if err := r.Client.List(ctx, &list, client.MatchingFields{lookup.AssignedByIdentity: key}, client.UnsafeDisableDeepCopy); err != nil {
+	if err := c.client.List(ctx, &list, client.MatchingFields{lookup.AssignedByIdentity: key}, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list assigned identities of identity %s/%s: %w", id.Namespace, id.Name, err)
 	}
 	var out []*v1.AzureAssignedIdentity
@@ -157,11 +174,11 @@ func (r *Reconciler) list(ctx context.Context, id *v1.AzureIdentity, key string)
 
 // write patches the condition. The optimistic lock protects conditions that other clients write at
 // the same time, because a merge patch replaces the whole list.
-func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav1.Condition) (reconcile.Result, error) {
+func (c *Controller) write(ctx context.Context, id *v1.AzureIdentity, want metav1.Condition) (reconcile.Result, error) {
 	log := logr.FromContextOrDiscard(ctx)
 	changed := id.DeepCopy()
 	meta.SetStatusCondition(&changed.Status.Conditions, want)
-	err := r.Client.Status().Patch(ctx, changed, client.MergeFromWithOptions(id, client.MergeFromWithOptimisticLock{}))
+	err := c.client.Status().Patch(ctx, changed, client.MergeFromWithOptions(id, client.MergeFromWithOptimisticLock{}))
 	switch {
 	case err == nil:
 		log.Info("identity condition written", "status", want.Status, "reason", want.Reason)
@@ -169,7 +186,7 @@ func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav
 	case apierrors.IsConflict(err):
 		return reconcile.Result{RequeueAfter: conflictPause}, nil
 	case apierrors.IsNotFound(err):
-		if !r.oldCRD.Load() && r.exists(ctx, id) && r.oldCRD.CompareAndSwap(false, true) {
+		if !c.oldCRD.Load() && c.exists(ctx, id) && c.oldCRD.CompareAndSwap(false, true) {
 			log.V(1).Info("conditions of identities cannot be written, the custom resource definitions are of an older release: " +
 				"apply those of this release (kubectl apply -f charts/podid/crds); Events tell about refused identities meanwhile")
 		}
@@ -183,9 +200,9 @@ func (r *Reconciler) write(ctx context.Context, id *v1.AzureIdentity, want metav
 
 // exists reports whether the API server has the identity. A 404 is ambiguous: it is the same for a
 // deleted object and for a CRD without the status subresource.
-func (r *Reconciler) exists(ctx context.Context, id *v1.AzureIdentity) bool {
+func (c *Controller) exists(ctx context.Context, id *v1.AzureIdentity) bool {
 	var live v1.AzureIdentity
-	return r.Live.Get(ctx, client.ObjectKeyFromObject(id), &live) == nil && live.UID == id.UID
+	return c.live.Get(ctx, client.ObjectKeyFromObject(id), &live) == nil && live.UID == id.UID
 }
 
 // nameOf returns the name of the identity that an assigned identity embeds.

@@ -1,4 +1,4 @@
-package broker
+package brokernodes
 
 import (
 	"context"
@@ -46,7 +46,7 @@ func (g *rolesGone) Create(_ context.Context, o client.Object, _ ...client.Creat
 func TestRoleComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &rolesGone{}
-		n := &Nodes{Client: g, Live: g, Namespace: "brokers", written: map[string]written{}}
+		n := NewController(g, g, "brokers")
 		for i := range 4 {
 			again, err := n.Reconcile(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Name: "node"}})
 			if want := 1 + i/2; err != nil || g.made != want || again.RequeueAfter <= 0 || again.RequeueAfter > trustWritten {

@@ -29,16 +29,6 @@ import (
 // creates the objects one after another.
 const minAge = 2 * time.Second
 
-// Reconciler checks bindings.
-type Reconciler struct {
-	Client client.Client
-	Events *events.Events
-	Rules  Rules
-	Now    func() time.Time
-
-	queue wakeup.Queue[reconcile.Request]
-}
-
 // Rules provides the rules for decisions.
 type Rules interface {
 	// Wait blocks until the rules are known.
@@ -47,72 +37,74 @@ type Rules interface {
 	NamespaceLabels(namespace string) map[string]string
 }
 
-// PolicyChanged queues the bindings of a namespace, or all bindings if namespace is "".
-func (r *Reconciler) PolicyChanged(namespace string) {
-	var bindings v1.AzureIdentityBindingList
-	if err := r.Client.List(context.Background(), &bindings, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return // fails only during shutdown
-	}
-	for i := range bindings.Items {
-		r.queue.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&bindings.Items[i])})
-	}
+// Controller checks bindings.
+type Controller struct {
+	client client.Client
+	rules  Rules
+	events *events.Events
+	queue  *wakeup.Objects
 }
 
-// Register adds the controller to a manager.
-func (r *Reconciler) Register(mgr manager.Manager) error {
-	return builder.ControllerManagedBy(mgr).
-		Named("bindingcheck").
-		For(&v1.AzureIdentityBinding{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(r.bindingsOf),
-			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
-		WatchesRawSource(source.Func(r.queue.Source)).
-		WithOptions(controller.Options{NewQueue: wakeup.NewWorkQueue[reconcile.Request]}).
-		Complete(r)
+// NewController returns a Controller. queue gets the bindings that a change of the rules concerns.
+func NewController(client client.Client, rules Rules, events *events.Events, queue *wakeup.Objects) *Controller {
+	return &Controller{client: client, rules: rules, events: events, queue: queue}
 }
 
 // Reconcile checks one binding.
-func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	if err := r.Rules.Wait(ctx); err != nil {
+func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	if err := c.rules.Wait(ctx); err != nil {
 		return reconcile.Result{}, err
 	}
 	var binding v1.AzureIdentityBinding
-	err := r.Client.Get(ctx, req.NamespacedName, &binding)
+	err := c.client.Get(ctx, req.NamespacedName, &binding)
 	if apierrors.IsNotFound(err) {
-		r.Events.ForgetBinding(req.Namespace, req.Name)
+		c.events.ForgetBinding(req.Namespace, req.Name)
 		return reconcile.Result{}, nil
 	}
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("read binding %s: %w", req.NamespacedName, err)
 	}
-	refusal, enforced, err := r.check(ctx, &binding)
+	refusal, enforced, err := c.check(ctx, &binding)
 	switch {
 	case err != nil:
 		return reconcile.Result{}, err
 	case refusal == nil:
-		r.Events.BindingRefused(&binding, nil)
+		c.events.BindingRefused(&binding, nil)
 	case !enforced:
-		r.Events.BindingWarned(&binding, refusal)
-	case (refusal.Reason == reason.IdentityMissing || refusal.Reason == reason.NotShared) && r.Now().Sub(binding.CreationTimestamp.Time) < minAge:
+		c.events.BindingWarned(&binding, refusal)
+	case (refusal.Reason == reason.IdentityMissing || refusal.Reason == reason.NotShared) && time.Since(binding.CreationTimestamp.Time) < minAge:
 		return reconcile.Result{RequeueAfter: minAge}, nil
 	default:
-		r.Events.BindingRefused(&binding, refusal)
+		c.events.BindingRefused(&binding, refusal)
 	}
 	return reconcile.Result{}, nil
 }
 
+// Register adds the controller to a manager.
+func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
+	return builder.ControllerManagedBy(mgr).
+		Named("bindingcheck").
+		For(&v1.AzureIdentityBinding{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(c.bindingsOf),
+			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
+		WatchesRawSource(source.Func(c.queue.Source)).
+		WithOptions(controller.Options{NewQueue: wakeup.NewWorkQueue[reconcile.Request]}).
+		Complete(c)
+}
+
 // check evaluates the rules for a pod in the binding's own namespace that carries its selector.
 // enforced is false for refusals that the policy only warns about.
-func (r *Reconciler) check(ctx context.Context, binding *v1.AzureIdentityBinding) (refusal *reason.Refusal, enforced bool, err error) {
+func (c *Controller) check(ctx context.Context, binding *v1.AzureIdentityBinding) (refusal *reason.Refusal, enforced bool, err error) {
 	if binding.Spec.Selector == "" {
 		return reason.NoSelector.Refuse("the binding has no selector and selects no pod: set spec.selector to the value of the pods' label %s",
 			v1.BindingLabel), true, nil
 	}
-	rules := r.Rules.Current()
+	rules := c.rules.Current()
 	pod := identity.Pod{
 		Namespace: binding.Namespace, Labels: map[string]string{v1.BindingLabel: binding.Spec.Selector},
-		NamespaceLabels: r.Rules.NamespaceLabels(binding.Namespace),
+		NamespaceLabels: c.rules.NamespaceLabels(binding.Namespace),
 	}
-	grants, refusals, err := lookup.Grants(ctx, r.Client, rules, pod, []*v1.AzureIdentityBinding{binding})
+	grants, refusals, err := lookup.Grants(ctx, c.client, rules, pod, []*v1.AzureIdentityBinding{binding})
 	if err != nil {
 		return nil, false, err
 	}
@@ -137,6 +129,6 @@ func verdict(policy *identity.Policy, pod identity.Pod, grants []identity.Grant,
 }
 
 // bindingsOf returns requests for the bindings that name an identity, or one shared from it.
-func (r *Reconciler) bindingsOf(ctx context.Context, o client.Object) []reconcile.Request {
-	return lookup.Requests(lookup.BindingsOfIdentity(ctx, r.Client, o))
+func (c *Controller) bindingsOf(ctx context.Context, o client.Object) []reconcile.Request {
+	return lookup.Requests(lookup.BindingsOfIdentity(ctx, c.client, o))
 }

@@ -20,17 +20,28 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/lookup"
+	"github.com/podid-io/podid/internal/controllers/wakeup"
 	"github.com/podid-io/podid/internal/identity"
 )
 
-// minPodAge is the minimum age of a pod before it is reported as waiting. Usually its identity is
+// minAge is the minimum age of a pod before it is reported as waiting. Usually its identity is
 // assigned a moment later, and a single write is enough.
-const minPodAge = 2 * time.Second
+const minAge = 2 * time.Second
+
+const (
+	// workers is how many conditions are written at once.
+	workers    = 8
+	retryFirst = 50 * time.Millisecond
+)
 
 // Rules provides the rules for decisions.
 type Rules interface {
@@ -40,29 +51,38 @@ type Rules interface {
 	Pod(pod *corev1.Pod) identity.Pod
 }
 
-// Reconciler maintains the condition of pods.
-type Reconciler struct {
-	Client client.Client
-	// Live reads from the API server, because the cache has no pods without the label.
-	Live  client.Reader
-	Rules Rules
-	Now   func() time.Time
+// Controller maintains the condition of pods.
+type Controller struct {
+	client client.Client
+	live   client.Reader
+	rules  Rules
 }
 
-// Concerned reports whether the condition of a pod is maintained regardless of its assigned
-// identities: the pod names the gate, or has the condition.
-func Concerned(pod *corev1.Pod) bool { return gated(pod) || condition(pod) != nil }
+// NewController returns a Controller. live reads from the API server, because the cache has no pods
+// without the label.
+func NewController(client client.Client, live client.Reader, rules Rules) *Controller {
+	return &Controller{client: client, live: live, rules: rules}
+}
 
 // Reconcile brings one pod's condition up to date.
-func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	if err := r.Rules.Wait(ctx); err != nil {
+func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	if err := c.rules.Wait(ctx); err != nil {
 		return reconcile.Result{}, err
 	}
-	pod, err := r.pod(ctx, req.NamespacedName)
-	if err != nil || pod == nil {
-		return reconcile.Result{}, err
+	var pod corev1.Pod
+	err := c.client.Get(ctx, req.NamespacedName, &pod)
+	if apierrors.IsNotFound(err) {
+		// The pod is usually gone. If it only lost its label, it still exists and its condition is
+		// outdated.
+		err = c.live.Get(ctx, req.NamespacedName, &pod)
 	}
-	view, err := r.view(ctx, pod)
+	if apierrors.IsNotFound(err) || err == nil && !living(&pod) {
+		return reconcile.Result{}, nil
+	}
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("read pod %s: %w", req.NamespacedName, err)
+	}
+	view, err := c.view(ctx, &pod)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -70,29 +90,29 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if !speak || verdict.Says(view.Have) {
 		return reconcile.Result{}, nil
 	}
-	if wait := minPodAge - r.Now().Sub(pod.CreationTimestamp.Time); verdict.Passing && view.Have == nil && wait > 0 {
+	if wait := minAge - time.Since(pod.CreationTimestamp.Time); verdict.Passing && view.Have == nil && wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
-	return reconcile.Result{}, r.write(ctx, pod, view.Have, verdict)
+	return reconcile.Result{}, c.write(ctx, &pod, view.Have, verdict)
 }
 
-// pod returns a pod, or nil if its condition no longer matters.
-func (r *Reconciler) pod(ctx context.Context, name types.NamespacedName) (*corev1.Pod, error) {
-	var pod corev1.Pod
-	err := r.Client.Get(ctx, name, &pod)
-	if apierrors.IsNotFound(err) {
-		// The pod is usually gone. If it only lost its label, it still exists and its condition is
-		// outdated.
-		err = r.Live.Get(ctx, name, &pod)
-	}
-	if apierrors.IsNotFound(err) || err == nil && !living(&pod) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read pod %s: %w", name, err)
-	}
-	return &pod, nil
+// Register adds the controller to a manager.
+func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
+	return builder.ControllerManagedBy(mgr).
+		Named("readiness").
+		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(podChanged())).
+		Watches(&v1.AzureAssignedIdentity{}, c.onAssigned()).
+		Watches(&v1.AzureIdentityBinding{}, handler.EnqueueRequestsFromMapFunc(c.podsOfBinding),
+			builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(c.podsOfIdentity),
+			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
+		WithOptions(wakeup.Options[reconcile.Request](workers, retryFirst)).
+		Complete(c)
 }
+
+// Concerned reports whether the condition of a pod is maintained regardless of its assigned
+// identities: the pod names the gate, or has the condition.
+func Concerned(pod *corev1.Pod) bool { return gated(pod) || condition(pod) != nil }
 
 // living reports whether the pod's condition still matters.
 func living(pod *corev1.Pod) bool {
@@ -118,29 +138,29 @@ func condition(pod *corev1.Pod) *corev1.PodCondition {
 }
 
 // view collects the facts about a pod. The result belongs to the cache and must not be changed.
-func (r *Reconciler) view(ctx context.Context, pod *corev1.Pod) (Pod, error) {
+func (c *Controller) view(ctx context.Context, pod *corev1.Pod) (Pod, error) {
 	view := Pod{Gated: gated(pod), Have: condition(pod), NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork}
 	var err error
-	if view.Assigned, err = lookup.Assigned(ctx, r.Client, client.ObjectKeyFromObject(pod)); err != nil {
+	if view.Assigned, err = lookup.Assigned(ctx, c.client, client.ObjectKeyFromObject(pod)); err != nil {
 		return view, err
 	}
-	bindings, err := lookup.Bindings(ctx, r.Client, pod.Labels[v1.BindingLabel])
+	bindings, err := lookup.Bindings(ctx, c.client, pod.Labels[v1.BindingLabel])
 	if err != nil {
 		return view, err
 	}
-	view.Grants, view.Refusals, err = lookup.Grants(ctx, r.Client, r.Rules.Current(), r.Rules.Pod(pod), bindings)
+	view.Grants, view.Refusals, err = lookup.Grants(ctx, c.client, c.rules.Current(), c.rules.Pod(pod), bindings)
 	return view, err
 }
 
 // write patches podid's condition and leaves all others alone. The UID protects a new pod of the
 // same name.
-func (r *Reconciler) write(ctx context.Context, pod *corev1.Pod, have *corev1.PodCondition, verdict Verdict) error {
-	patch, err := conditionPatch(pod.UID, have, verdict, r.Now())
+func (c *Controller) write(ctx context.Context, pod *corev1.Pod, have *corev1.PodCondition, verdict Verdict) error {
+	patch, err := conditionPatch(pod.UID, have, verdict, time.Now())
 	if err != nil {
 		return err
 	}
 	target := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}}
-	err = r.Client.Status().Patch(ctx, target, client.RawPatch(types.StrategicMergePatchType, patch))
+	err = c.client.Status().Patch(ctx, target, client.RawPatch(types.StrategicMergePatchType, patch))
 	switch {
 	case err == nil:
 		logr.FromContextOrDiscard(ctx).V(1).Info("pod condition written", "status", verdict.Status, "reason", verdict.Reason)

@@ -16,8 +16,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/assignment"
@@ -28,6 +32,13 @@ import (
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/reason"
 )
+
+// workers is how many pods are reconciled at once. A pod costs one or two writes of some 5 to 20 ms
+// each, and one node group must not occupy all workers.
+const workers = 64
+
+// retryFirst is the first pause after an error of the API server.
+const retryFirst = 10 * time.Millisecond
 
 // Placement knows which identities node groups have. It is implemented by attachment.Groups.
 type Placement interface {
@@ -55,82 +66,110 @@ type Rules interface {
 	Pod(pod *corev1.Pod) identity.Pod
 }
 
-// Parts are the dependencies of a Reconciler.
+// Parts are the dependencies of a Controller.
 type Parts struct {
-	Client  client.Client
-	Events  *events.Events
-	Metrics Metrics
-	Now     func() time.Time
+	Client    client.Client
+	Rules     Rules
+	Placement Placement
+	Events    *events.Events
+	Metrics   Metrics
+	// Queue gets the pods that something other than a watch concerns.
+	Queue *wakeup.Objects
 }
 
-// Reconciler reconciles the assigned identities of pods.
-type Reconciler struct {
+// Controller reconciles the assigned identities of pods.
+type Controller struct {
 	client    client.Client
+	rules     Rules
 	placement Placement
 	events    *events.Events
 	metrics   Metrics
-	now       func() time.Time
-	rules     Rules
+	queue     *wakeup.Objects
 
-	queue    wakeup.Queue[reconcile.Request]
 	backlog  backlog
 	writers  writers
 	progress *rate.Limiter
 	waiting  waiting
 }
 
-// New returns a Reconciler. It writes at most writes objects of one node group at a time.
-func New(parts Parts, rules Rules, writes int) *Reconciler {
-	r := &Reconciler{
-		client: parts.Client, events: parts.Events, metrics: parts.Metrics, now: parts.Now, rules: rules,
+// NewController returns a Controller. It writes at most writes objects of one node group at a time.
+func NewController(parts Parts, writes int) *Controller {
+	return &Controller{
+		client: parts.Client, rules: parts.Rules, placement: parts.Placement, events: parts.Events,
+		metrics: parts.Metrics, queue: parts.Queue, writers: newWriters(writes, parts.Queue.Add),
 		progress: rate.NewLimiter(progressPerSecond, progressBurst), waiting: waiting{since: map[types.NamespacedName]time.Time{}},
 	}
-	r.writers = newWriters(writes, r.Enqueue)
-	return r
 }
 
-// PlaceWith sets the Placement. It cannot be passed to New, because the Placement calls the
-// Reconciler and is created after it.
-func (r *Reconciler) PlaceWith(placement Placement) { r.placement = placement }
-
 // Reconcile brings the assigned identities of one pod up to date. The pod need not exist.
-func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	if err := r.rules.Wait(ctx); err != nil {
+func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	if err := c.rules.Wait(ctx); err != nil {
 		return reconcile.Result{}, err
 	}
-	began := r.now()
-	defer r.writers.seen(req.NamespacedName)
-	t, err := r.target(ctx, req.NamespacedName)
+	began := time.Now()
+	defer c.writers.seen(req.NamespacedName)
+	t, err := c.target(ctx, req.NamespacedName)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
 	plan := assignment.ForPod(t.in)
-	r.backlog.placed(req.NamespacedName, r.placement.CaughtUp, r.Enqueue)
-	t.since = r.waiting.note(req.NamespacedName, t.unassigned(), began)
-	result, err := r.write(ctx, req, t, plan, began)
+	c.backlog.placed(req.NamespacedName, c.placement.CaughtUp, c.queue.Add)
+	t.since = c.waiting.note(req.NamespacedName, t.unassigned(), began)
+	result, err := c.write(ctx, req, t, plan, began)
 	if t.hold > 0 && (result.RequeueAfter == 0 || result.RequeueAfter > t.hold) {
 		result.RequeueAfter = t.hold
 	}
 	return result, err
 }
 
+// Register adds the controller to a manager.
+func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
+	if err := mgr.Add(manager.RunnableFunc(c.catchUp)); err != nil {
+		return fmt.Errorf("list the pods at startup: %w", err)
+	}
+	return builder.ControllerManagedBy(mgr).
+		Named("assignedidentity").
+		Watches(&corev1.Pod{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(podChanged())).
+		Watches(&v1.AzureAssignedIdentity{}, handler.EnqueueRequestsFromMapFunc(podOf), builder.WithPredicates(assignedChanged())).
+		Watches(&v1.AzureIdentityBinding{}, handler.EnqueueRequestsFromMapFunc(c.podsOfBinding), builder.WithPredicates(written())).
+		Watches(&v1.AzureIdentity{}, handler.EnqueueRequestsFromMapFunc(c.podsOfIdentity), builder.WithPredicates(written())).
+		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(c.podsOfNode), builder.WithPredicates(nodeChanged())).
+		WatchesRawSource(source.Func(c.queue.Source)).
+		WithOptions(wakeup.Options[reconcile.Request](workers, retryFirst)).
+		Complete(c)
+}
+
+// catchUp lists the pods that exist at startup. It runs only on the leader.
+func (c *Controller) catchUp(ctx context.Context) error {
+	var pods corev1.PodList
+	if err := c.client.List(ctx, &pods, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	names := make([]types.NamespacedName, 0, len(pods.Items))
+	for i := range pods.Items {
+		names = append(names, client.ObjectKeyFromObject(&pods.Items[i]))
+	}
+	c.backlog.begin(names, c.placement.CaughtUp, c.queue.Add)
+	return nil
+}
+
 // write carries out the part of a plan that is to be written now.
-func (r *Reconciler) write(ctx context.Context, req reconcile.Request, t *target, plan assignment.PodPlan, began time.Time) (reconcile.Result, error) {
+func (c *Controller) write(ctx context.Context, req reconcile.Request, t *target, plan assignment.PodPlan, began time.Time) (reconcile.Result, error) {
 	if plan.Empty() {
 		return reconcile.Result{}, nil
 	}
-	if r.backlog.park(req.NamespacedName) {
+	if c.backlog.park(req.NamespacedName) {
 		return reconcile.Result{}, nil // place all pods first, so that one Azure update covers all of them
 	}
-	plan, later := r.postpone(plan)
+	plan, later := c.postpone(plan)
 	if plan.Empty() {
 		return reconcile.Result{RequeueAfter: later}, nil
 	}
-	if !r.writers.enter(t.group, req.NamespacedName) {
+	if !c.writers.enter(t.group, req.NamespacedName) {
 		return reconcile.Result{}, nil // queued again when another pod of the group is done
 	}
-	defer r.writers.leave(t.group)
-	behind, err := r.carryOut(ctx, t, plan, began)
+	defer c.writers.leave(t.group)
+	behind, err := c.carryOut(ctx, t, plan, began)
 	if behind {
 		later = catchUp
 	}
@@ -157,41 +196,41 @@ func (t *target) unassigned() bool {
 }
 
 // target reads the caches and places the pod.
-func (r *Reconciler) target(ctx context.Context, name types.NamespacedName) (*target, error) {
-	observed, err := lookup.Assigned(ctx, r.client, name)
+func (c *Controller) target(ctx context.Context, name types.NamespacedName) (*target, error) {
+	observed, err := lookup.Assigned(ctx, c.client, name)
 	if err != nil {
 		return nil, err
 	}
-	pod, err := r.pod(ctx, name)
+	pod, err := c.pod(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	t := &target{pod: pod, in: assignment.Pod{
-		Namespace: name.Namespace, Name: name.Name, Observed: observed, Rules: r.rules.Current(),
-		Now:   metav1.NewTime(r.now().Truncate(time.Second)),
-		Taken: func(namespace, object string) bool { return r.taken(ctx, name, namespace, object) },
+		Namespace: name.Namespace, Name: name.Name, Observed: observed, Rules: c.rules.Current(),
+		Now:   metav1.NewTime(time.Now().Truncate(time.Second)),
+		Taken: func(namespace, object string) bool { return c.taken(ctx, name, namespace, object) },
 	}}
 	var node *corev1.Node
 	if needy(pod) {
-		if node, err = r.node(ctx, pod.Spec.NodeName); err != nil {
+		if node, err = c.node(ctx, pod.Spec.NodeName); err != nil {
 			return nil, err
 		}
 	}
 	switch {
 	case !living(pod):
-		r.events.ForgetPod(name.Namespace, name.Name)
+		c.events.ForgetPod(name.Namespace, name.Name)
 	case pod.Spec.HostNetwork:
-		r.events.PodOnHostNetwork(pod)
+		c.events.PodOnHostNetwork(pod)
 	}
 	if node == nil {
-		r.placement.Leave(name)
+		c.placement.Leave(name)
 		return t, nil
 	}
 	t.in.NodeName = node.Name
-	if t.in.Grants, t.hold, err = r.grants(ctx, pod); err != nil {
+	if t.in.Grants, t.hold, err = c.grants(ctx, pod); err != nil {
 		return nil, err
 	}
-	t.in.Progress = r.place(t, name, node)
+	t.in.Progress = c.place(t, name, node)
 	return t, nil
 }
 
@@ -209,33 +248,33 @@ func needy(pod *corev1.Pod) bool {
 
 // grants returns what the rules grant to the pod, and emits Events about what they refuse. While a
 // refusal may only be premature, it emits none and returns how long to wait.
-func (r *Reconciler) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, time.Duration, error) {
-	rules := r.rules.Current()
+func (c *Controller) grants(ctx context.Context, pod *corev1.Pod) ([]identity.Grant, time.Duration, error) {
+	rules := c.rules.Current()
 	var options []client.ListOption
 	if rules.ForceNamespaced {
 		options = append(options, client.InNamespace(pod.Namespace)) // other namespaces' bindings grant nothing
 	}
-	bindings, err := lookup.Bindings(ctx, r.client, pod.Labels[v1.BindingLabel], options...)
+	bindings, err := lookup.Bindings(ctx, c.client, pod.Labels[v1.BindingLabel], options...)
 	if err != nil {
 		return nil, 0, err
 	}
-	grants, refusals, err := lookup.Grants(ctx, r.client, rules, r.rules.Pod(pod), bindings)
+	grants, refusals, err := lookup.Grants(ctx, c.client, rules, c.rules.Pod(pod), bindings)
 	if err != nil {
 		return nil, 0, err
 	}
 	refusals = worthTelling(refusals)
-	hold := tooEarly(pod, refusals, r.now())
+	hold := tooEarly(pod, refusals, time.Now())
 	if hold == 0 {
-		r.events.PodRefused(pod, refusals)
+		c.events.PodRefused(pod, refusals)
 	}
 	return grants, hold, nil
 }
 
 // place records what the pod needs from its node group, and returns the progress of each identity.
-func (r *Reconciler) place(t *target, name types.NamespacedName, node *corev1.Node) func(*v1.AzureIdentity) assignment.Progress {
+func (c *Controller) place(t *target, name types.NamespacedName, node *corev1.Node) func(*v1.AzureIdentity) assignment.Progress {
 	group, err := compute.ParseProviderID(node.Spec.ProviderID)
 	if err != nil {
-		r.placement.Leave(name)
+		c.placement.Leave(name)
 		said := assignment.Progress{State: assignment.Refused(reason.NodeNotOnAzure, fmt.Sprintf("node %s: %v", node.Name, err))}
 		return func(*v1.AzureIdentity) assignment.Progress { return said }
 	}
@@ -256,26 +295,26 @@ func (r *Reconciler) place(t *target, name types.NamespacedName, node *corev1.No
 		}
 	}
 	if len(needs) == 0 {
-		r.placement.Leave(name)
+		c.placement.Leave(name)
 	}
 	progress := map[*v1.AzureIdentity]assignment.Progress{}
 	if len(needs) > 0 {
-		for i, p := range r.placement.Place(name, group, needs) {
+		for i, p := range c.placement.Place(name, group, needs) {
 			progress[of[i]] = p
 		}
-		r.complain(t.pod, of, progress)
+		c.complain(t.pod, of, progress)
 	}
 	return func(id *v1.AzureIdentity) assignment.Progress { return progress[id] }
 }
 
 // complain emits an Event on the pod about a recurring failure of one of its identities. Progress
 // of the other identities does not clear it.
-func (r *Reconciler) complain(pod *corev1.Pod, of []*v1.AzureIdentity, progress map[*v1.AzureIdentity]assignment.Progress) {
+func (c *Controller) complain(pod *corev1.Pod, of []*v1.AzureIdentity, progress map[*v1.AzureIdentity]assignment.Progress) {
 	for _, id := range of {
 		if complaint := progress[id].Complaint; complaint != "" {
-			r.events.PodComplaint(pod, id, complaint)
+			c.events.PodComplaint(pod, id, complaint)
 			return
 		}
 	}
-	r.events.PodComplaint(pod, of[0], "")
+	c.events.PodComplaint(pod, of[0], "")
 }

@@ -46,41 +46,66 @@ type Settings struct {
 	Namespace string
 }
 
-// Announcer emits Events.
-type Announcer interface {
+// Events emits Events. It is implemented by events.Events.
+type Events interface {
 	// NodeTainted reports that a node was tainted, and why.
 	NodeTainted(node *corev1.Node, after time.Duration)
 }
 
-// Reconciler taints nodes without a working agent.
-type Reconciler struct {
-	// Live reads nodes from the API server, because the cache does not hold taints.
-	Live   client.Reader
-	Writer client.Client
-	Events Announcer
-	Now    func() time.Time
-
+// Controller taints nodes without a working agent.
+type Controller struct {
+	live     client.Reader
+	writer   client.Writer
+	events   Events
 	settings Settings
 
 	mu     sync.Mutex
 	record *record
 }
 
-// New returns a Reconciler.
-func New(live client.Reader, writer client.Client, events Announcer, now func() time.Time, s Settings) *Reconciler {
-	return &Reconciler{Live: live, Writer: writer, Events: events, Now: now, settings: s, record: newRecord(s.After)}
+// NewController returns a Controller. live reads nodes from the API server, because the cache does
+// not hold taints.
+func NewController(live client.Reader, writer client.Writer, events Events, settings Settings) *Controller {
+	return &Controller{live: live, writer: writer, events: events, settings: settings, record: newRecord(settings.After)}
+}
+
+// Reconcile handles one node.
+func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	c.mu.Lock()
+	todo, left := c.record.judge(req.Name, time.Now())
+	c.mu.Unlock()
+	if todo == leave || todo == wait {
+		return reconcile.Result{RequeueAfter: left}, nil
+	}
+	var node corev1.Node
+	err := c.live.Get(ctx, client.ObjectKey{Name: req.Name}, &node)
+	switch {
+	case apierrors.IsNotFound(err):
+		// Events of its pods arrived after the node was deleted. Forget it again.
+		c.mu.Lock()
+		c.record.forget(req.Name)
+		c.mu.Unlock()
+		return reconcile.Result{}, nil
+	case err != nil:
+		return reconcile.Result{}, fmt.Errorf("read node %s: %w", req.Name, err)
+	case todo == taint:
+		return reconcile.Result{}, c.taint(ctx, &node)
+	default:
+		log.FromContext(ctx).Info("the agents of many nodes are ill: no taint, since it is not the nodes; look at the agents' DaemonSet", "node", req.Name)
+	}
+	return reconcile.Result{RequeueAfter: left}, nil
 }
 
 // Register adds the controller to a manager. The controller has its own cache, because the
 // manager's cache holds only pods with a binding label.
-func (r *Reconciler) Register(mgr manager.Manager) error {
+func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
 	options := crcache.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 		ReaderFailOnMissingInformer: true,
-		ByObject:                    map[client.Object]crcache.ByObject{&corev1.Pod{}: {Label: r.settings.Agents, Transform: slim}},
+		ByObject:                    map[client.Object]crcache.ByObject{&corev1.Pod{}: {Label: c.settings.Agents, Transform: slim}},
 	}
-	if r.settings.Namespace != "" {
-		options.DefaultNamespaces = map[string]crcache.Config{r.settings.Namespace: {}}
+	if c.settings.Namespace != "" {
+		options.DefaultNamespaces = map[string]crcache.Config{c.settings.Namespace: {}}
 	}
 	api, err := apiutil.RESTClientForGVK(corev1.SchemeGroupVersion.WithKind("Pod"), false, false,
 		mgr.GetConfig(), serializer.NewCodecFactory(mgr.GetScheme()), mgr.GetHTTPClient())
@@ -89,8 +114,8 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 	}
 	options.NewInformer = func(lw cache.ListerWatcher, pod runtime.Object, resync time.Duration, indexers cache.Indexers) cache.SharedIndexInformer {
 		return cache.NewSharedIndexInformer(listwatch.Stream(lw, listwatch.Kind{
-			Client: api, Resource: "pods", Namespace: r.settings.Namespace, New: pod.DeepCopyObject, Strip: slim,
-			Narrow: func(o *metav1.ListOptions) { o.LabelSelector = r.settings.Agents.String() },
+			Client: api, Resource: "pods", Namespace: c.settings.Namespace, New: pod.DeepCopyObject, Strip: slim,
+			Narrow: func(o *metav1.ListOptions) { o.LabelSelector = c.settings.Agents.String() },
 		}), pod, resync, indexers)
 	}
 	agents, err := crcache.New(mgr.GetConfig(), options)
@@ -102,10 +127,27 @@ func (r *Reconciler) Register(mgr manager.Manager) error {
 	}
 	return builder.ControllerManagedBy(mgr).
 		Named("agenttaint").
-		WatchesRawSource(source.Kind(agents, client.Object(&corev1.Pod{}), r.agentHandler())).
-		Watches(&corev1.Node{}, handler.Funcs{DeleteFunc: r.nodeDeleted}).
+		WatchesRawSource(source.Kind(agents, client.Object(&corev1.Pod{}), c.agentHandler())).
+		Watches(&corev1.Node{}, handler.Funcs{DeleteFunc: c.nodeDeleted}).
 		WithOptions(controller.Options{NewQueue: wakeup.NewWorkQueue[reconcile.Request]}).
-		Complete(r)
+		Complete(c)
+}
+
+// taint adds the taint to a node that lacks it. A concurrent write by another client causes a
+// conflict, and the node is retried.
+func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
+	if slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1.AgentNotReadyTaint }) {
+		return nil
+	}
+	before := node.DeepCopy()
+	now := metav1.NewTime(time.Now())
+	node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: v1.AgentNotReadyTaint, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &now})
+	if err := c.writer.Patch(ctx, node, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("put taint %s on node %s: %w", v1.AgentNotReadyTaint, node.Name, err)
+	}
+	log.FromContext(ctx).Info("start-up taint put back: the node's agent is gone or not ready", "node", node.Name, "after", c.settings.After.String())
+	c.events.NodeTainted(node, c.settings.After)
+	return nil
 }
 
 // slim reduces an agent's pod to its node and its Ready condition.
@@ -127,20 +169,20 @@ func slim(o any) (any, error) {
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // agentHandler updates the record and queues the agent's node.
-func (r *Reconciler) agentHandler() handler.EventHandler {
+func (c *Controller) agentHandler() handler.EventHandler {
 	note := func(o client.Object, gone bool, q queue) {
 		pod, ok := o.(*corev1.Pod)
 		if !ok || pod.Spec.NodeName == "" {
 			return
 		}
 		name := pod.Namespace + "/" + pod.Name
-		r.mu.Lock()
+		c.mu.Lock()
 		if gone {
-			r.record.remove(pod.Spec.NodeName, name, r.Now())
+			c.record.remove(pod.Spec.NodeName, name, time.Now())
 		} else {
-			r.record.set(pod.Spec.NodeName, name, ready(pod), r.Now())
+			c.record.set(pod.Spec.NodeName, name, ready(pod), time.Now())
 		}
-		r.mu.Unlock()
+		c.mu.Unlock()
 		q.Add(reconcile.Request{NamespacedName: types.NamespacedName{Name: pod.Spec.NodeName}})
 	}
 	return handler.Funcs{
@@ -150,52 +192,8 @@ func (r *Reconciler) agentHandler() handler.EventHandler {
 	}
 }
 
-func (r *Reconciler) nodeDeleted(_ context.Context, e event.DeleteEvent, _ queue) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.record.forget(e.Object.GetName())
-}
-
-// Reconcile handles one node.
-func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	r.mu.Lock()
-	todo, left := r.record.judge(req.Name, r.Now())
-	r.mu.Unlock()
-	if todo == leave || todo == wait {
-		return reconcile.Result{RequeueAfter: left}, nil
-	}
-	var node corev1.Node
-	err := r.Live.Get(ctx, client.ObjectKey{Name: req.Name}, &node)
-	switch {
-	case apierrors.IsNotFound(err):
-		// Events of its pods arrived after the node was deleted. Forget it again.
-		r.mu.Lock()
-		r.record.forget(req.Name)
-		r.mu.Unlock()
-		return reconcile.Result{}, nil
-	case err != nil:
-		return reconcile.Result{}, fmt.Errorf("read node %s: %w", req.Name, err)
-	case todo == taint:
-		return reconcile.Result{}, r.taint(ctx, &node)
-	default:
-		log.FromContext(ctx).Info("the agents of many nodes are ill: no taint, since it is not the nodes; look at the agents' DaemonSet", "node", req.Name)
-	}
-	return reconcile.Result{RequeueAfter: left}, nil
-}
-
-// taint adds the taint to a node that lacks it. A concurrent write by another client causes a
-// conflict, and the node is retried.
-func (r *Reconciler) taint(ctx context.Context, node *corev1.Node) error {
-	if slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1.AgentNotReadyTaint }) {
-		return nil
-	}
-	before := node.DeepCopy()
-	now := metav1.NewTime(r.Now())
-	node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: v1.AgentNotReadyTaint, Effect: corev1.TaintEffectNoSchedule, TimeAdded: &now})
-	if err := r.Writer.Patch(ctx, node, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
-		return fmt.Errorf("put taint %s on node %s: %w", v1.AgentNotReadyTaint, node.Name, err)
-	}
-	log.FromContext(ctx).Info("start-up taint put back: the node's agent is gone or not ready", "node", node.Name, "after", r.settings.After.String())
-	r.Events.NodeTainted(node, r.settings.After)
-	return nil
+func (c *Controller) nodeDeleted(_ context.Context, e event.DeleteEvent, _ queue) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.record.forget(e.Object.GetName())
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/podid-io/podid/internal/compute"
 )
@@ -25,7 +26,7 @@ import (
 // that share a subscription do not synchronize.
 const jitterDivisor = 10
 
-// Attachment is the controller that repairs drift; attachment.Reconciler is one.
+// Attachment is the controller that repairs drift; attachment.Controller is one.
 type Attachment interface {
 	// Compare makes it read a group from Azure and reconcile it. For a group that is queued already
 	// it has no effect.
@@ -34,19 +35,20 @@ type Attachment interface {
 	Ledgered(ctx context.Context) ([]compute.Group, error)
 }
 
-// Drift is a runnable of the manager that runs on the leader only.
-type Drift struct {
-	Reader     client.Reader
-	Attachment Attachment
-	// Interval is the time between two comparisons of one group.
-	Interval time.Duration
+// Controller compares Azure with the cluster, at intervals.
+type Controller struct {
+	cache      client.Reader
+	attachment Attachment
+	interval   time.Duration
 }
 
-// NeedLeaderElection returns true: only the leader compares.
-func (d *Drift) NeedLeaderElection() bool { return true }
+// NewController returns a Controller. interval is the time between two comparisons of one group.
+func NewController(cache client.Reader, attachment Attachment, interval time.Duration) *Controller {
+	return &Controller{cache: cache, attachment: attachment, interval: interval}
+}
 
 // Start compares all groups once per interval until the context ends, beginning at once.
-func (d *Drift) Start(ctx context.Context) error {
+func (c *Controller) Start(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	<-timer.C
@@ -60,19 +62,24 @@ func (d *Drift) Start(ctx context.Context) error {
 		}
 	}
 	for began := time.Now(); ; {
-		groups := d.groups(ctx)
-		interval := paced(groups, d.Interval)
+		groups := c.groups(ctx)
+		interval := paced(groups, c.interval)
 		for _, turn := range turns(groups, interval, rand.Float64) {
 			if !wait(began.Add(turn.after)) {
 				return nil
 			}
-			d.Attachment.Compare(turn.group)
+			c.attachment.Compare(turn.group)
 		}
 		if !wait(began.Add(interval)) {
 			return nil
 		}
 		began = next(began, time.Now(), interval)
 	}
+}
+
+// Register adds the controller to a manager, where it runs only on the leader.
+func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
+	return mgr.Add(manager.RunnableFunc(c.Start))
 }
 
 // readEvery is the time between two comparisons in one subscription, at least: Azure grants it 25
@@ -138,11 +145,11 @@ func rank(group compute.Group) uint64 {
 }
 
 // groups returns the groups of all nodes and those to which podid attached something, each once.
-func (d *Drift) groups(ctx context.Context) []compute.Group {
+func (c *Controller) groups(ctx context.Context) []compute.Group {
 	log := logr.FromContextOrDiscard(ctx).WithName("drift")
 	seen := map[compute.Group]bool{}
 	var nodes corev1.NodeList
-	if err := d.Reader.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
+	if err := c.cache.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
 		log.Error(err, "nodes not listed, skipping this comparison with Azure")
 		return nil
 	}
@@ -151,7 +158,7 @@ func (d *Drift) groups(ctx context.Context) []compute.Group {
 			seen[group] = true
 		}
 	}
-	ledgered, err := d.Attachment.Ledgered(ctx)
+	ledgered, err := c.attachment.Ledgered(ctx)
 	if err != nil && ctx.Err() == nil {
 		log.Error(err, "ledgers not listed, skipping node groups without nodes in this comparison")
 	}

@@ -39,6 +39,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	v1 "github.com/podid-io/podid/api/v1"
 )
@@ -52,12 +53,17 @@ type Settings struct {
 	Version string
 }
 
-// Upgrade is a manager.Runnable that runs once when MIC starts to lead.
-type Upgrade struct {
-	// Reader reads from the API server: the cache's typed objects lack fields with old names.
-	Reader   client.Reader
-	Writer   client.Writer
-	Settings Settings
+// Controller upgrades objects, once, when MIC starts to lead.
+type Controller struct {
+	live     client.Reader
+	writer   client.Writer
+	settings Settings
+}
+
+// NewController returns a Controller. live reads from the API server: the cache's typed objects
+// lack fields with old names.
+func NewController(live client.Reader, writer client.Writer, settings Settings) *Controller {
+	return &Controller{live: live, writer: writer, settings: settings}
 }
 
 // Limits of one list request, of the whole upgrade, and of the names in one log line. A page is
@@ -68,19 +74,16 @@ const (
 	mostTold = 10
 )
 
-// NeedLeaderElection implements manager.LeaderElectionRunnable.
-func (*Upgrade) NeedLeaderElection() bool { return true }
-
 // Start implements manager.Runnable. It never fails: if old objects cannot be upgraded, MIC still
 // serves all others.
-func (u *Upgrade) Start(ctx context.Context) error {
-	if !u.Settings.Enabled {
+func (c *Controller) Start(ctx context.Context) error {
+	if !c.settings.Enabled {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	log := logr.FromContextOrDiscard(ctx)
-	changed, err := u.Run(ctx)
+	changed, err := c.Run(ctx)
 	switch {
 	case errors.Is(err, context.Canceled):
 	case err != nil:
@@ -92,17 +95,22 @@ func (u *Upgrade) Start(ctx context.Context) error {
 	return nil
 }
 
+// Register adds the controller to a manager, where it runs only on the leader.
+func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
+	return mgr.Add(manager.RunnableFunc(c.Start))
+}
+
 // Run upgrades all objects unless the ConfigMap records that this was done, and returns how many
 // were changed. It can be called again after an error.
-func (u *Upgrade) Run(ctx context.Context) (int, error) {
-	done, err := u.done(ctx)
+func (c *Controller) Run(ctx context.Context) (int, error) {
+	done, err := c.done(ctx)
 	if done || err != nil {
 		return 0, err
 	}
 	changed := 0
 	refused := &refusals{}
 	for _, k := range kinds() {
-		n, err := u.upgrade(ctx, k, refused)
+		n, err := c.upgrade(ctx, k, refused)
 		changed += n
 		if err != nil {
 			return changed, err
@@ -111,16 +119,16 @@ func (u *Upgrade) Run(ctx context.Context) (int, error) {
 	if err := refused.err(); err != nil {
 		return changed, err
 	}
-	return changed, u.record(ctx)
+	return changed, c.record(ctx)
 }
 
 // upgrade upgrades the objects of one kind.
-func (u *Upgrade) upgrade(ctx context.Context, k kind, refused *refusals) (int, error) {
+func (c *Controller) upgrade(ctx context.Context, k kind, refused *refusals) (int, error) {
 	changed := 0
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(v1.GroupVersion.WithKind(k.name + "List"))
 	for {
-		err := u.Reader.List(ctx, list, client.Limit(pageSize), client.Continue(list.GetContinue()))
+		err := c.live.List(ctx, list, client.Limit(pageSize), client.Continue(list.GetContinue()))
 		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
 			return changed, nil // without the CRD there are no objects
 		}
@@ -131,7 +139,7 @@ func (u *Upgrade) upgrade(ctx context.Context, k kind, refused *refusals) (int, 
 			if !prepare(&list.Items[i], k) {
 				continue
 			}
-			err := u.write(ctx, &list.Items[i], k)
+			err := c.write(ctx, &list.Items[i], k)
 			if err != nil && ctx.Err() != nil {
 				return changed, ctx.Err()
 			}
@@ -156,62 +164,62 @@ func prepare(object *unstructured.Unstructured, k kind) bool {
 
 // write stores an object. If another client changed it in the meantime, write reads and changes it
 // again.
-func (u *Upgrade) write(ctx context.Context, object *unstructured.Unstructured, k kind) error {
-	err := u.Writer.Update(ctx, object)
+func (c *Controller) write(ctx context.Context, object *unstructured.Unstructured, k kind) error {
+	err := c.writer.Update(ctx, object)
 	if !apierrors.IsConflict(err) {
 		return client.IgnoreNotFound(err)
 	}
 	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
-		err := u.Reader.Get(ctx, client.ObjectKeyFromObject(object), object)
+		err := c.live.Get(ctx, client.ObjectKeyFromObject(object), object)
 		if err != nil {
 			return client.IgnoreNotFound(err)
 		}
 		if !prepare(object, k) {
 			return nil
 		}
-		return client.IgnoreNotFound(u.Writer.Update(ctx, object))
+		return client.IgnoreNotFound(c.writer.Update(ctx, object))
 	})
 }
 
 // done reports whether the upgrade is recorded as done.
-func (u *Upgrade) done(ctx context.Context) (bool, error) {
+func (c *Controller) done(ctx context.Context) (bool, error) {
 	var cm corev1.ConfigMap
-	err := u.Reader.Get(ctx, u.key(), &cm)
+	err := c.live.Get(ctx, c.key(), &cm)
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read ConfigMap %s: %w", u.key(), err)
+		return false, fmt.Errorf("read ConfigMap %s: %w", c.key(), err)
 	}
-	_, done := cm.Data[u.Settings.Key]
+	_, done := cm.Data[c.settings.Key]
 	return done, nil
 }
 
 // record records that the upgrade is done.
-func (u *Upgrade) record(ctx context.Context) error {
+func (c *Controller) record(ctx context.Context) error {
 	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
-		cm := corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: u.Settings.Namespace, Name: u.Settings.ConfigMap}}
-		err := u.Reader.Get(ctx, u.key(), &cm)
+		cm := corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: c.settings.Namespace, Name: c.settings.ConfigMap}}
+		err := c.live.Get(ctx, c.key(), &cm)
 		if client.IgnoreNotFound(err) != nil {
 			return err
 		}
 		if cm.Data == nil {
 			cm.Data = map[string]string{}
 		}
-		cm.Data[u.Settings.Key] = u.Settings.Version
+		cm.Data[c.settings.Key] = c.settings.Version
 		if apierrors.IsNotFound(err) {
-			return u.Writer.Create(ctx, &cm)
+			return c.writer.Create(ctx, &cm)
 		}
-		return u.Writer.Update(ctx, &cm)
+		return c.writer.Update(ctx, &cm)
 	})
 	if err != nil {
-		return fmt.Errorf("record the upgrade in ConfigMap %s: %w", u.key(), err)
+		return fmt.Errorf("record the upgrade in ConfigMap %s: %w", c.key(), err)
 	}
 	return nil
 }
 
-func (u *Upgrade) key() client.ObjectKey {
-	return client.ObjectKey{Namespace: u.Settings.Namespace, Name: u.Settings.ConfigMap}
+func (c *Controller) key() client.ObjectKey {
+	return client.ObjectKey{Namespace: c.settings.Namespace, Name: c.settings.ConfigMap}
 }
 
 // refusals collects the objects that could not be written.

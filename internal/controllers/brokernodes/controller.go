@@ -1,12 +1,11 @@
-// The Roles that name the brokers a node's agent may request tokens for: those of the identities
-// that pods on the node use.
+// Package brokernodes maintains the Roles that name the brokers a node's agent may request tokens
+// for: those of the identities that pods on the node use.
 //
 // They are recorded where the chart's admission policy can read them: one Role per node, in the
 // namespace of the brokers, that allows a ServiceAccount named after the node to "use" them. That
 // ServiceAccount does not exist, and the permission grants nothing. The policy asks the API
 // server's authorizer about both.
-
-package broker
+package brokernodes
 
 import (
 	"context"
@@ -21,10 +20,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -43,16 +40,17 @@ import (
 // contain a colon.
 const rolePrefix = "podid:node:"
 
-// Nodes maintains the Roles.
-type Nodes struct {
-	// Client reads assigned identities from the cache.
-	Client client.Client
-	// Live reads Roles, which are not cached.
-	Live client.Reader
-	// Namespace is the namespace of all brokers.
-	Namespace string
+const (
+	workers    = 8
+	retryFirst = 50 * time.Millisecond
+)
 
-	kicks wakeup.Queue[reconcile.Request]
+// Controller maintains the Roles.
+type Controller struct {
+	client    client.Client
+	live      client.Reader
+	namespace string
+	queue     wakeup.Objects
 
 	mu      sync.Mutex
 	written map[string]written // by node
@@ -68,29 +66,51 @@ type written struct {
 // have deleted one, or the whole namespace.
 const trustWritten = 15 * time.Minute
 
+// NewController returns a Controller. live reads Roles, which are not cached. namespace is that of
+// all brokers.
+func NewController(client client.Client, live client.Reader, namespace string) *Controller {
+	return &Controller{client: client, live: live, namespace: namespace, written: map[string]written{}}
+}
+
+// Reconcile brings the Role of one node up to date.
+func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	node := req.Name
+	var assigned v1.AzureAssignedIdentityList
+	if err := c.client.List(ctx, &assigned, client.MatchingFields{lookup.AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
+		return reconcile.Result{}, fmt.Errorf("list assigned identities of node %s: %w", node, err)
+	}
+	want := brokersOf(assigned.Items)
+	c.mu.Lock()
+	have, known := c.written[node]
+	c.mu.Unlock()
+	if left := time.Until(have.at.Add(trustWritten)); known && left > 0 && slices.Equal(have.brokers, want) {
+		return reconcile.Result{RequeueAfter: left}, nil
+	}
+	if err := c.write(ctx, node, want); err != nil {
+		return reconcile.Result{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(want) == 0 {
+		delete(c.written, node)
+		return reconcile.Result{}, nil
+	}
+	c.written[node] = written{want, time.Now()}
+	return reconcile.Result{RequeueAfter: trustWritten}, nil
+}
+
 // Register adds the controller to a manager.
-func (n *Nodes) Register(mgr manager.Manager) error {
-	n.written = map[string]written{}
-	if err := mgr.Add(leaderFunc(n.lookAtOld)); err != nil {
+func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
+	if err := mgr.Add(manager.RunnableFunc(c.queueOld)); err != nil {
 		return fmt.Errorf("look for Roles of nodes: %w", err)
 	}
 	return builder.ControllerManagedBy(mgr).
 		Named("brokernodes").
 		Watches(&v1.AzureAssignedIdentity{}, handler.EnqueueRequestsFromMapFunc(nodeOf), builder.WithPredicates(federatedAssigned())).
-		WatchesRawSource(source.TypedFunc[reconcile.Request](n.kicks.Source)).
-		WithOptions(controller.Options{
-			MaxConcurrentReconciles: 8,
-			NewQueue:                wakeup.NewWorkQueue[reconcile.Request],
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](retryFirst, retryMost),
-		}).
-		Complete(n)
+		WatchesRawSource(source.Func(c.queue.Source)).
+		WithOptions(wakeup.Options[reconcile.Request](workers, retryFirst)).
+		Complete(c)
 }
-
-// leaderFunc is a runnable that runs only on the leader.
-type leaderFunc func(context.Context) error
-
-// Start implements manager.Runnable.
-func (f leaderFunc) Start(ctx context.Context) error { return f(ctx) }
 
 // federatedAssigned passes assigned identities of type 3 that are created or deleted. Their spec
 // does not change.
@@ -115,48 +135,21 @@ func nodeOf(_ context.Context, o client.Object) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: assigned.Spec.NodeName}}}
 }
 
-// lookAtOld queues once the nodes that have a Role, whose pods may have been deleted while no MIC
+// queueOld queues once the nodes that have a Role, whose pods may have been deleted while no MIC
 // ran.
-func (n *Nodes) lookAtOld(ctx context.Context) error {
+func (c *Controller) queueOld(ctx context.Context) error {
 	var roles rbacv1.RoleList
-	err := n.Live.List(ctx, &roles, client.InNamespace(n.Namespace), client.MatchingLabels{federation.ManagedByLabel: federation.ManagedBy})
+	err := c.live.List(ctx, &roles, client.InNamespace(c.namespace), client.MatchingLabels{federation.ManagedByLabel: federation.ManagedBy})
 	if err != nil {
-		logr.FromContextOrDiscard(ctx).Error(err, "Roles of nodes that went while no mic ran may be left over: grant mic the right to list them, as the chart does", "namespace", n.Namespace)
+		logr.FromContextOrDiscard(ctx).Error(err, "Roles of nodes that went while no mic ran may be left over: grant mic the right to list them, as the chart does", "namespace", c.namespace)
 		return nil // everything else works without it
 	}
 	for i := range roles.Items {
 		if name := roles.Items[i].Name; len(name) > len(rolePrefix) && name[:len(rolePrefix)] == rolePrefix {
-			n.kicks.Add(reconcile.Request{NamespacedName: types.NamespacedName{Name: name[len(rolePrefix):]}})
+			c.queue.Add(types.NamespacedName{Name: name[len(rolePrefix):]})
 		}
 	}
 	return nil
-}
-
-// Reconcile brings the Role of one node up to date.
-func (n *Nodes) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	node := req.Name
-	var assigned v1.AzureAssignedIdentityList
-	if err := n.Client.List(ctx, &assigned, client.MatchingFields{lookup.AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
-		return reconcile.Result{}, fmt.Errorf("list assigned identities of node %s: %w", node, err)
-	}
-	want := brokersOf(assigned.Items)
-	n.mu.Lock()
-	have, known := n.written[node]
-	n.mu.Unlock()
-	if left := time.Until(have.at.Add(trustWritten)); known && left > 0 && slices.Equal(have.brokers, want) {
-		return reconcile.Result{RequeueAfter: left}, nil
-	}
-	if err := n.write(ctx, node, want); err != nil {
-		return reconcile.Result{}, err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(want) == 0 {
-		delete(n.written, node)
-		return reconcile.Result{}, nil
-	}
-	n.written[node] = written{want, time.Now()}
-	return reconcile.Result{RequeueAfter: trustWritten}, nil
 }
 
 // brokersOf returns the brokers that a node's assigned identities need, sorted.
@@ -176,9 +169,9 @@ func brokersOf(assigned []v1.AzureAssignedIdentity) []string {
 }
 
 // write creates or updates the Role and the RoleBinding of a node. Without brokers it deletes both.
-func (n *Nodes) write(ctx context.Context, node string, brokers []string) error {
+func (c *Controller) write(ctx context.Context, node string, brokers []string) error {
 	meta := metav1.ObjectMeta{
-		Namespace: n.Namespace, Name: rolePrefix + node, Labels: map[string]string{federation.ManagedByLabel: federation.ManagedBy},
+		Namespace: c.namespace, Name: rolePrefix + node, Labels: map[string]string{federation.ManagedByLabel: federation.ManagedBy},
 	}
 	role := &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{
 		APIGroups: []string{v1.GroupVersion.Group}, Resources: []string{"brokers"}, ResourceNames: brokers, Verbs: []string{"use"},
@@ -186,36 +179,36 @@ func (n *Nodes) write(ctx context.Context, node string, brokers []string) error 
 	binding := &rbacv1.RoleBinding{
 		ObjectMeta: meta,
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: n.Namespace, Name: node}},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: c.namespace, Name: node}},
 	}
 	if len(brokers) == 0 {
 		for _, o := range []client.Object{binding, role} {
-			if err := client.IgnoreNotFound(n.Client.Delete(ctx, o)); err != nil {
-				return fmt.Errorf("delete %T %s/%s: %w", o, n.Namespace, meta.Name, err)
+			if err := client.IgnoreNotFound(c.client.Delete(ctx, o)); err != nil {
+				return fmt.Errorf("delete %T %s/%s: %w", o, c.namespace, meta.Name, err)
 			}
 		}
 		return nil
 	}
-	if err := n.writeRole(ctx, role); err != nil {
-		return fmt.Errorf("write Role %s/%s, without which the agent of node %s gets no tokens of %d brokers: %w", n.Namespace, meta.Name, node, len(brokers), err)
+	if err := c.writeRole(ctx, role); err != nil {
+		return fmt.Errorf("write Role %s/%s, without which the agent of node %s gets no tokens of %d brokers: %w", c.namespace, meta.Name, node, len(brokers), err)
 	}
-	if err := client.IgnoreAlreadyExists(n.Client.Create(ctx, binding)); err != nil {
-		return fmt.Errorf("create RoleBinding %s/%s: %w", n.Namespace, meta.Name, err)
+	if err := client.IgnoreAlreadyExists(c.client.Create(ctx, binding)); err != nil {
+		return fmt.Errorf("create RoleBinding %s/%s: %w", c.namespace, meta.Name, err)
 	}
 	return nil
 }
 
-func (n *Nodes) writeRole(ctx context.Context, role *rbacv1.Role) error {
+func (c *Controller) writeRole(ctx context.Context, role *rbacv1.Role) error {
 	var have rbacv1.Role
-	err := n.Live.Get(ctx, client.ObjectKeyFromObject(role), &have)
+	err := c.live.Get(ctx, client.ObjectKeyFromObject(role), &have)
 	switch {
 	case apierrors.IsNotFound(err):
-		return n.Client.Create(ctx, role)
+		return c.client.Create(ctx, role)
 	case err != nil:
 		return err
 	case equality.Semantic.DeepEqual(have.Rules, role.Rules):
 		return nil
 	}
 	have.Rules = role.Rules
-	return n.Client.Update(ctx, &have)
+	return c.client.Update(ctx, &have)
 }

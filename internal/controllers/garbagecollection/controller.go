@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/compute"
@@ -25,12 +26,6 @@ import (
 // cache.
 const countInterval = 15 * time.Second
 
-// Pods is the controller that removes objects. It is implemented by assignedidentity.Reconciler.
-type Pods interface {
-	// Kick queues a pod, which need not exist.
-	Kick(pod types.NamespacedName)
-}
-
 // Metrics is what the sweep measures. It is implemented by observe.Metrics.
 type Metrics interface {
 	AssignedIdentities(state string, n int)
@@ -40,58 +35,70 @@ type Metrics interface {
 // otherNodes is the kind of nodes outside Azure, which are left alone.
 const otherNodes = "other"
 
-// Sweep is a manager.Runnable that runs only on the leader.
-type Sweep struct {
-	Reader  client.Reader
-	Pods    Pods
-	Metrics Metrics
-	// Interval is the time between two sweeps.
-	Interval time.Duration
+// Queue takes the pods of assigned identities that are left behind.
+type Queue interface {
+	// Add queues pods, which need not exist.
+	Add(pods ...types.NamespacedName)
 }
 
-// NeedLeaderElection implements manager.LeaderElectionRunnable.
-func (s *Sweep) NeedLeaderElection() bool { return true }
+// Controller finds what is left behind, at intervals.
+type Controller struct {
+	cache    client.Reader
+	pods     Queue
+	metrics  Metrics
+	interval time.Duration
+}
+
+// NewController returns a Controller. interval is the time between two sweeps.
+func NewController(cache client.Reader, pods Queue, metrics Metrics, interval time.Duration) *Controller {
+	return &Controller{cache: cache, pods: pods, metrics: metrics, interval: interval}
+}
 
 // Start counts and sweeps until the context ends. It counts immediately, so that alerts have data
 // from the start.
-func (s *Sweep) Start(ctx context.Context) error {
-	sweep, count := time.NewTicker(s.Interval), time.NewTicker(countInterval)
+func (c *Controller) Start(ctx context.Context) error {
+	sweep, count := time.NewTicker(c.interval), time.NewTicker(countInterval)
 	defer sweep.Stop()
 	defer count.Stop()
-	s.count(ctx)
+	c.count(ctx)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-count.C:
-			s.count(ctx)
+			c.count(ctx)
 		case <-sweep.C:
-			s.sweep(ctx)
+			c.sweep(ctx)
 		}
 	}
+}
+
+// Register adds the controller to a manager, where it runs only on the leader.
+func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
+	return mgr.Add(manager.RunnableFunc(c.Start))
 }
 
 // count measures the nodes by kind and the assigned identities by state. It lists the assigned
 // identities node by node, because a list of all would be large in a big cluster. Objects whose
 // node is gone are about to be removed and are not counted.
-func (s *Sweep) count(ctx context.Context) {
+func (c *Controller) count(ctx context.Context) {
 	var nodes corev1.NodeList
-	if s.Reader.List(ctx, &nodes, client.UnsafeDisableDeepCopy) != nil {
+	if c.cache.List(ctx, &nodes, client.UnsafeDisableDeepCopy) != nil {
 		return // fails only during shutdown
 	}
 	kinds := map[string]int{string(compute.VM): 0, string(compute.VMSS): 0, otherNodes: 0}
 	states := map[string]int{v1.StateCreated: 0, v1.StateAssigned: 0}
 	for i := range nodes.Items {
 		kinds[kindOf(&nodes.Items[i])]++
-		if s.countAssigned(ctx, nodes.Items[i].Name, states) != nil {
+		if c.countAssigned(ctx, nodes.Items[i].Name, states) != nil {
 			return
 		}
 	}
 	for kind, n := range kinds {
-		s.Metrics.Nodes(kind, n)
+		c.metrics.Nodes(kind, n)
 	}
 	for state, n := range states {
-		s.Metrics.AssignedIdentities(state, n)
+		c.metrics.AssignedIdentities(state, n)
 	}
 }
 
@@ -105,9 +112,9 @@ func kindOf(node *corev1.Node) string {
 }
 
 // countAssigned adds the assigned identities of a node to the counts by state.
-func (s *Sweep) countAssigned(ctx context.Context, node string, states map[string]int) error {
+func (c *Controller) countAssigned(ctx context.Context, node string, states map[string]int) error {
 	var list v1.AzureAssignedIdentityList
-	if err := s.Reader.List(ctx, &list, client.MatchingFields{lookup.AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
+	if err := c.cache.List(ctx, &list, client.MatchingFields{lookup.AssignedByNode: node}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list assigned identities of node %s: %w", node, err)
 	}
 	for i := range list.Items {
@@ -121,26 +128,26 @@ func (s *Sweep) countAssigned(ctx context.Context, node string, states map[strin
 }
 
 // sweep hands over the assigned identities that are left behind.
-func (s *Sweep) sweep(ctx context.Context) {
+func (c *Controller) sweep(ctx context.Context) {
 	log := logr.FromContextOrDiscard(ctx).WithName("garbagecollection")
 	var list v1.AzureAssignedIdentityList
-	if err := s.Reader.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+	if err := c.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		log.Error(err, "assigned identities not listed, no sweep this time")
 		return
 	}
 	for i := range list.Items {
-		if why := s.leftBehind(ctx, &list.Items[i]); why != "" {
+		if why := c.leftBehind(ctx, &list.Items[i]); why != "" {
 			log.Info("assigned identity left behind, removing it", "assignedIdentity",
 				list.Items[i].Namespace+"/"+list.Items[i].Name, "why", why)
-			s.Pods.Kick(types.NamespacedName{Namespace: list.Items[i].Spec.PodNamespace, Name: list.Items[i].Spec.Pod})
+			c.pods.Add(types.NamespacedName{Namespace: list.Items[i].Spec.PodNamespace, Name: list.Items[i].Spec.Pod})
 		}
 	}
 }
 
 // leftBehind returns why an assigned identity is no longer needed, or "" if it is needed.
-func (s *Sweep) leftBehind(ctx context.Context, assigned *v1.AzureAssignedIdentity) string {
+func (c *Controller) leftBehind(ctx context.Context, assigned *v1.AzureAssignedIdentity) string {
 	var pod corev1.Pod
-	err := s.Reader.Get(ctx, types.NamespacedName{Namespace: assigned.Spec.PodNamespace, Name: assigned.Spec.Pod}, &pod)
+	err := c.cache.Get(ctx, types.NamespacedName{Namespace: assigned.Spec.PodNamespace, Name: assigned.Spec.Pod}, &pod)
 	switch {
 	case client.IgnoreNotFound(err) != nil:
 		return ""
@@ -154,7 +161,7 @@ func (s *Sweep) leftBehind(ctx context.Context, assigned *v1.AzureAssignedIdenti
 		return "it is deleted, and held by its finalizer"
 	}
 	var node corev1.Node
-	err = s.Reader.Get(ctx, types.NamespacedName{Name: assigned.Spec.NodeName}, &node)
+	err = c.cache.Get(ctx, types.NamespacedName{Name: assigned.Spec.NodeName}, &node)
 	if err != nil && client.IgnoreNotFound(err) == nil {
 		return "the node is gone"
 	}

@@ -75,7 +75,7 @@ func TestDrift(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		to := &recorder{ledgered: []compute.Group{{Kind: compute.VM, Name: "gone"}, {Kind: compute.VM, SubscriptionID: "s", ResourceGroup: "rg", Name: "vm"}}}
-		drift := &Drift{Reader: reader, Attachment: to, Interval: time.Minute}
+		drift := NewController(reader, to, time.Minute)
 		ended := make(chan error)
 		go func() { ended <- drift.Start(ctx) }()
 
@@ -113,7 +113,7 @@ func TestSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		to := &recorder{ledgered: groups}
-		drift := &Drift{Reader: reader, Attachment: to, Interval: interval}
+		drift := NewController(reader, to, interval)
 		ended := make(chan error)
 		go func() { ended <- drift.Start(ctx) }()
 		began := time.Now()
@@ -175,7 +175,7 @@ func TestSlowRound(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		to := &recorder{slow: 3 * time.Minute, ledgered: []compute.Group{{Kind: compute.VM, Name: "a"}}}
 		ended := make(chan error)
-		go func() { ended <- (&Drift{Reader: reader, Attachment: to, Interval: time.Minute}).Start(ctx) }()
+		go func() { ended <- NewController(reader, to, time.Minute).Start(ctx) }()
 		<-time.After(30*time.Minute + time.Second)
 		if got := to.take(); len(got) < 9 || len(got) > 11 {
 			t.Errorf("%d comparisons", len(got))

@@ -22,14 +22,16 @@ import (
 
 type recorder struct {
 	mu     sync.Mutex
-	kicked []string
+	queued []string
 	counts map[string]int
 }
 
-func (r *recorder) Kick(pod types.NamespacedName) {
+func (r *recorder) Add(pods ...types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.kicked = append(r.kicked, pod.Name)
+	for _, pod := range pods {
+		r.queued = append(r.queued, pod.Name)
+	}
 }
 
 func (r *recorder) AssignedIdentities(state string, n int) {
@@ -87,7 +89,7 @@ func TestSweep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		to := &recorder{counts: map[string]int{}}
-		sweep := &Sweep{Reader: reader, Pods: to, Metrics: to, Interval: time.Hour}
+		sweep := NewController(reader, to, to, time.Hour)
 		ended := make(chan error)
 		go func() { ended <- sweep.Start(ctx) }()
 		<-time.After(time.Hour + time.Second)
@@ -96,9 +98,9 @@ func TestSweep(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		slices.Sort(to.kicked)
-		if !slices.Equal(to.kicked, []string{"done", "held", "moved", "nobody", "orphan"}) {
-			t.Errorf("removes %v", to.kicked)
+		slices.Sort(to.queued)
+		if !slices.Equal(to.queued, []string{"done", "held", "moved", "nobody", "orphan"}) {
+			t.Errorf("removes %v", to.queued)
 		}
 		if want := map[string]int{v1.StateAssigned: 3, v1.StateCreated: 2, "vm": 1, "vmss": 2, "other": 3}; !maps.Equal(to.counts, want) {
 			t.Errorf("counts %v", to.counts)
