@@ -73,19 +73,23 @@ type Config struct {
 	Health func(name string, check func() error)
 }
 
+func (c Config) addHealth(name string, check func() error) {
+	if c.Health != nil {
+		c.Health(name, check)
+	}
+}
+
 // watched returns a function that records the outcome of requests about the policy. Health reports
 // the last one of each resource.
 func (c Config) watched() func(resource string, err error) {
 	last := map[string]*atomic.Pointer[error]{policywatch.Policies: {}, policywatch.Namespaces: {}}
 	for resource, p := range last {
-		if c.Health != nil {
-			c.Health("watch "+resource, func() error {
-				if err := p.Load(); err != nil {
-					return *err
-				}
-				return nil
-			})
-		}
+		c.addHealth("watch "+resource, func() error {
+			if err := p.Load(); err != nil {
+				return *err
+			}
+			return nil
+		})
 	}
 	return func(resource string, err error) { last[resource].Store(&err) }
 }
@@ -137,9 +141,7 @@ func Add(ctx context.Context, mgr manager.Manager, cloud attachment.Cloud, metri
 		Client: cache, Cloud: cloud, Groups: groups, Events: events, Metrics: metrics,
 		Ledger: ledger.Store{Reader: live, Writer: cache, Namespace: config.LedgerNamespace, Name: config.LedgerName},
 	}, config.Attachment)
-	if config.Health != nil {
-		config.Health("ledger", attach.Healthy)
-	}
+	config.addHealth("ledger", attach.Healthy)
 	all := []controller{
 		assignedidentity.NewController(assignedidentity.Parts{
 			Client: cache, Rules: rules, Placement: groups, Events: events, Metrics: metrics, Queue: pods,

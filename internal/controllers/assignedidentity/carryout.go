@@ -82,7 +82,7 @@ func (c *Controller) update(ctx context.Context, t *target, assigned *v1.AzureAs
 	if err != nil {
 		return fmt.Errorf("update assigned identity %s/%s: %w", assigned.Namespace, assigned.Name, err)
 	}
-	c.metrics.AssignedIdentityUpdated(time.Now().Sub(began))
+	c.metrics.AssignedIdentityUpdated(time.Since(began))
 	logr.FromContextOrDiscard(ctx).Info("assigned identity updated", "assignedIdentity", assigned.Namespace+"/"+assigned.Name,
 		"node", assigned.Spec.NodeName, "state", assigned.Status.Status)
 	if !t.said(assigned) {
@@ -103,7 +103,7 @@ func (t *target) said(assigned *v1.AzureAssignedIdentity) bool {
 func (c *Controller) arrived(t *target, assigned *v1.AzureAssignedIdentity) {
 	switch {
 	case assigned.Status.Status == v1.StateAssigned:
-		c.metrics.AssignedIdentityAdded(time.Now().Sub(t.since))
+		c.metrics.AssignedIdentityAdded(time.Since(t.since))
 		c.events.Assigned(assigned, t.pod)
 	case assigned.Status.Reason != "":
 		c.events.NotAssigned(assigned, t.pod, assigned.Status.Message)
@@ -139,7 +139,7 @@ func (c *Controller) remove(ctx context.Context, assigned *v1.AzureAssignedIdent
 		}
 	}
 	logr.FromContextOrDiscard(ctx).Info("assigned identity removed", "assignedIdentity", name, "node", assigned.Spec.NodeName)
-	c.metrics.AssignedIdentityDeleted(time.Now().Sub(began))
+	c.metrics.AssignedIdentityDeleted(time.Since(began))
 	c.events.Removed(assigned)
 	return nil
 }

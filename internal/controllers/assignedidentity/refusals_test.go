@@ -77,7 +77,9 @@ func (lonely) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ ..
 // The test's Recorder counts Events.
 type eventCount int
 
-func (n *eventCount) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) { *n++ }
+func (n *eventCount) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {
+	*n++
+}
 
 func TestHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

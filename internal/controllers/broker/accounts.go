@@ -61,7 +61,7 @@ func (a *accounts) Start(ctx context.Context) error {
 	go a.informer.RunWithContext(ctx)
 	if cache.WaitForCacheSync(ctx.Done(), handler.HasSynced) {
 		// The existing brokers are known now.
-		a.queueAll()
+		a.queueAll(ctx)
 		for _, key := range a.informer.GetStore().ListKeys() {
 			a.queueKey(key)
 		}
@@ -92,9 +92,9 @@ func identityOf(broker string) (types.NamespacedName, bool) {
 }
 
 // queueAll queues all federated identities.
-func (a *accounts) queueAll() {
+func (a *accounts) queueAll(ctx context.Context) {
 	var list v1.AzureIdentityList
-	if err := a.cache.List(context.Background(), &list, client.UnsafeDisableDeepCopy); err != nil {
+	if err := a.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return // the cache never synced: the program is stopping
 	}
 	for i := range list.Items {
@@ -115,7 +115,7 @@ func (a *accounts) note(err error) {
 	}
 	a.log.Info("cannot watch the brokers, trying again; new federated identities get none meanwhile", "namespace", a.namespace, "reason", err.Error())
 	if !a.synced() {
-		a.queueAll() // identities report the problem
+		a.queueAll(context.Background()) // identities report the problem
 	}
 }
 

@@ -35,7 +35,7 @@ type Metrics interface {
 // otherNodes is the kind of nodes outside Azure, which are left alone.
 const otherNodes = "other"
 
-// Queue takes the pods of assigned identities that are left behind.
+// Queue receives the pods of assigned identities that are left behind.
 type Queue interface {
 	// Add queues pods, which need not exist.
 	Add(pods ...types.NamespacedName)

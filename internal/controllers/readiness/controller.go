@@ -69,20 +69,11 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err := c.rules.Wait(ctx); err != nil {
 		return reconcile.Result{}, err
 	}
-	var pod corev1.Pod
-	err := c.client.Get(ctx, req.NamespacedName, &pod)
-	if apierrors.IsNotFound(err) {
-		// The pod is usually gone. If it only lost its label, it still exists and its condition is
-		// outdated.
-		err = c.live.Get(ctx, req.NamespacedName, &pod)
+	pod, err := c.pod(ctx, req.NamespacedName)
+	if err != nil || pod == nil {
+		return reconcile.Result{}, err
 	}
-	if apierrors.IsNotFound(err) || err == nil && !living(&pod) {
-		return reconcile.Result{}, nil
-	}
-	if err != nil {
-		return reconcile.Result{}, fmt.Errorf("read pod %s: %w", req.NamespacedName, err)
-	}
-	view, err := c.view(ctx, &pod)
+	view, err := c.view(ctx, pod)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -93,7 +84,7 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if wait := minAge - time.Since(pod.CreationTimestamp.Time); verdict.Passing && view.Have == nil && wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
-	return reconcile.Result{}, c.write(ctx, &pod, view.Have, verdict)
+	return reconcile.Result{}, c.write(ctx, pod, view.Have, verdict)
 }
 
 // Register adds the controller to a manager.
@@ -108,6 +99,24 @@ func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
 			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
 		WithOptions(wakeup.Options[reconcile.Request](workers, retryFirst)).
 		Complete(c)
+}
+
+// pod returns a pod, or nil if its condition no longer matters.
+func (c *Controller) pod(ctx context.Context, name types.NamespacedName) (*corev1.Pod, error) {
+	var pod corev1.Pod
+	err := c.client.Get(ctx, name, &pod)
+	if apierrors.IsNotFound(err) {
+		// The pod is usually gone. If it only lost its label, it still exists and its condition is
+		// outdated.
+		err = c.live.Get(ctx, name, &pod)
+	}
+	if apierrors.IsNotFound(err) || err == nil && !living(&pod) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read pod %s: %w", name, err)
+	}
+	return &pod, nil
 }
 
 // Concerned reports whether the condition of a pod is maintained regardless of its assigned
