@@ -26,11 +26,9 @@ func TestStories(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.run(t, "a pod gets a token", podGetsToken)
-	c.run(t, "several identities", severalIdentities)
 	c.run(t, "an identity leaves", identityLeaves)
 	c.run(t, "what others assigned stays", othersStay)
 	c.run(t, "an exception", exception)
-	c.run(t, "one bad identity", badIdentity)
 	c.run(t, "no key anywhere", keyless)
 	c.run(t, "a service principal", withSecret)
 	c.run(t, "a hostile pod", hostilePod)

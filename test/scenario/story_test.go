@@ -197,17 +197,6 @@ func (s *story) remove(p *corev1.Pod) {
 	s.gone(p, &corev1.PodList{})
 }
 
-// assigned waits until the assigned identity of a pod and an AzureIdentity satisfies a condition.
-func (s *story) assigned(p *corev1.Pod, identity, what string, is func(watch.EventType, *v1.AzureAssignedIdentity) bool) {
-	s.Helper()
-	ctx, cancel := s.soon("the assigned identity of pod " + p.Name + " and identity " + identity + " is " + what)
-	defer cancel()
-	s.must(follow(ctx, s.cluster, &v1.AzureAssignedIdentityList{}, func(e watch.EventType, a *v1.AzureAssignedIdentity) bool {
-		return a.Spec.Pod == p.Name && a.Spec.PodNamespace == p.Namespace &&
-			a.Spec.AzureIdentityRef != nil && a.Spec.AzureIdentityRef.Name == identity && is(e, a)
-	}))
-}
-
 // unassigned waits until the pod has no assigned identity.
 func (s *story) unassigned(p *corev1.Pod) {
 	s.Helper()

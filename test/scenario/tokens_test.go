@@ -7,8 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/emulator/world"
@@ -50,30 +48,6 @@ func podGetsToken(s *story) {
 	}
 }
 
-// severalIdentities: a pod with two identities selects one in any way that clients know. Without a
-// selector, it gets the one of the binding with the higher weight.
-func severalIdentities(s *story) {
-	heavy, light := s.identity("heavy"), s.identity("light")
-	s.bind(s.ns, "light", light, "both", 1)
-	s.bind(s.ns, "heavy", heavy, "both", 10)
-	p := s.probe(s.ns, "pod", "both")
-
-	s.token(p, "", heavy)
-	s.token(p, "&client_id="+light.ClientID, light)
-	s.token(p, "&client_id="+strings.ToUpper(light.ClientID), light)
-	s.token(p, "&msi_res_id="+light.ResourceID, light)
-	s.token(p, "&mi_res_id="+strings.ToUpper(light.ResourceID), light)
-	s.token(p, "&object_id="+light.PrincipalID, light)
-	s.token(p, "&client_id=", heavy)
-
-	elsewhere := s.identity("elsewhere") // exists, but is granted to no pod here
-	for _, selector := range []string{"&client_id=" + elsewhere.ClientID, "&mi_res_id=" + elsewhere.ResourceID, "&object_id=" + elsewhere.PrincipalID} {
-		s.refused(p, selector, 400, "Identity not found", quick)
-	}
-	// It is on the nodes, but not granted to the pod.
-	s.refused(p, "&client_id="+unknownIdentity(foreignAlone).ClientID, 400, "Identity not found", quick)
-}
-
 // exception: pods that an exception names see what a plain VM sees, with the VM's identities. Its
 // labels have no effect in another namespace.
 func exception(s *story) {
@@ -100,30 +74,6 @@ func exception(s *story) {
 	if list := s.requests(since, world.Filter{Surface: "imds"}); len(list) != 0 {
 		s.Errorf("the metadata service saw requests of the pod without an exception: %+v", list)
 	}
-}
-
-// badIdentity: an identity that Azure does not know delays no other pod, and is reported
-// everywhere: on the assigned identity, in the pod's Events, and to the pod itself.
-func badIdentity(s *story) {
-	good, ghost := s.identity("good"), unknownIdentity("ghost")
-	s.bind(s.ns, "ghost", ghost, "ghost", 0)
-	s.bind(s.ns, "good", good, "good", 0)
-	haunted := s.pod(s.ns, "haunted", "ghost", container{name: "probe", image: probeImage})
-	healthy := s.probe(s.ns, "healthy", "good")
-
-	s.token(healthy, "", good)
-	s.assigned(haunted, "ghost", "set aside", func(_ watch.EventType, a *v1.AzureAssignedIdentity) bool {
-		return a.Status.Status == v1.StateCreated && a.Status.Reason != "" && strings.Contains(a.Status.Message, "ghost")
-	})
-	ctx, cancel := s.soon("pod haunted has an event about ghost")
-	defer cancel()
-	s.must(follow(ctx, s.cluster, &corev1.EventList{}, func(_ watch.EventType, e *corev1.Event) bool {
-		return e.Type == corev1.EventTypeWarning && e.InvolvedObject.Kind == "Pod" && e.InvolvedObject.Name == haunted.Name &&
-			strings.Contains(e.Message, "ghost")
-	}, client.InNamespace(s.ns)))
-	haunted = s.awaitPod(haunted, "runs", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
-	s.refused(haunted, "", 403, "ghost", quick)
-	s.token(healthy, "", good)
 }
 
 // demoPod runs the application of the demonstration.
