@@ -37,20 +37,13 @@ func TestAdoption(t *testing.T) {
 	for _, state := range []string{v1.StateCreated, v1.StateAssigned, v1.StateUnassigned, ""} {
 		t.Run("state "+state, func(t *testing.T) { adoptState(t, newWorld(t, kube, slug("state "+state+"x")), state) })
 	}
-	for _, story := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
-		{"on its way", adoptOnItsWay},
-		{"pod gone", adoptPodGone},
+	runStories(t, kube, "adopt ", stories{
 		{"across namespaces", adoptAcross},
 		{"becomes namespaced", adoptMoves},
 		{"being deleted", adoptDeleting},
 		{"type upgrade", upgradeRecorded},
 		{"old NMI reads", oldNMIReads},
-	} {
-		t.Run(story.name, func(t *testing.T) { story.run(t, newWorld(t, kube, slug("adopt "+story.name))) })
-	}
+	})
 }
 
 // old creates an assigned identity as v1.8.17 does.
@@ -148,34 +141,6 @@ func adoptState(t *testing.T, w *world, state string) {
 	if slices.Contains(states, v1.StateCreated) && state == v1.StateAssigned {
 		t.Errorf("states on the way: %v", states)
 	}
-}
-
-// adoptOnItsWay covers an old MIC that stopped before Azure had the identity.
-func adoptOnItsWay(_ *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
-	pod := w.pod("p", "red")
-	old := w.old(w.namespace, "p", "red", v1.StateCreated)
-	w.start()
-	w.adopted("p", old)
-	w.waitHas("red")
-	w.delete(pod)
-	w.waitNone("p")
-	w.waitHas() // podid attached it
-}
-
-// adoptPodGone covers pods that were deleted while no MIC ran. Only the identities on Azure remain.
-func adoptPodGone(_ *testing.T, w *world) {
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	w.identity("red")
-	for _, state := range []string{v1.StateCreated, v1.StateAssigned, v1.StateUnassigned, ""} {
-		w.old(w.namespace, "gone-"+slug(state+"x"), "red", state)
-	}
-	w.start()
-	for _, state := range []string{v1.StateCreated, v1.StateAssigned, v1.StateUnassigned, ""} {
-		w.waitNone("gone-" + slug(state+"x"))
-	}
-	w.waitHas("red")
 }
 
 // adoptAcross covers forceNamespaced=false, the default of v1.8.17.

@@ -3,17 +3,13 @@ package controllers_test
 import (
 	"context"
 	"fmt"
-	"slices"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/compute/computetest"
-	"github.com/podid-io/podid/internal/reason"
 )
 
 // Tests of node groups and objects that change while MIC runs.
@@ -52,24 +48,6 @@ func groupGone(t *testing.T, w *world) {
 	})
 }
 
-func groupMissing(t *testing.T, w *world) {
-	w.cloud.DeleteGroup(w.group)
-	w.config.DriftInterval = 100 * time.Millisecond
-	w.identity("red")
-	w.start()
-	w.pod("p", "red")
-	w.eventually("reason", func() string {
-		if got := w.waitState("p", v1.StateCreated); got.Status.Reason != reason.GroupMissing.Name() {
-			return fmt.Sprintf("%+v", got.Status)
-		}
-		return ""
-	})
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	if got := w.waitState("p", v1.StateAssigned); got.Status.Reason != "" {
-		t.Errorf("reason left behind: %+v", got.Status)
-	}
-}
-
 func identityMoves(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
 	id, _ := w.identity("red")
@@ -101,31 +79,6 @@ func userDeletes(t *testing.T, w *world) {
 	})
 	if n := w.patches(); n != 1 {
 		t.Errorf("%d updates, want 1", n)
-	}
-}
-
-func immutable(t *testing.T, w *world) {
-	w.config.Attachment.Immutable = []string{computetest.ClientID(resourceID("red"))}
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
-	w.start()
-	pod := w.pod("p", "red")
-	w.waitState("p", v1.StateAssigned)
-	w.delete(pod)
-	w.waitNone("p")
-	// A marker that happens after any detach: another client's identity is removed.
-	w.cloud.AddIdentities(resourceID("blue"))
-	w.create(&v1.AzureIdentity{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "blue"},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("blue"), ClientID: computetest.ClientID(resourceID("blue"))},
-	})
-	w.binding("blue", "blue")
-	other := w.pod("q", "blue")
-	w.waitState("q", v1.StateAssigned)
-	w.delete(other)
-	w.waitHas("red")
-	if got := w.has(); !slices.Equal(got, []string{"red"}) {
-		t.Errorf("has %v", got)
 	}
 }
 

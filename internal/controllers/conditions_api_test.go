@@ -28,11 +28,7 @@ import (
 
 // TestConditions covers the conditions of pods and identities.
 func TestConditions(t *testing.T) {
-	kube := startServer(t)
-	for _, story := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	runStories(t, startServer(t), "", stories{
 		{"gate", gate},
 		{"gate without binding", gateWithoutBinding},
 		{"gate of a refused identity", gateRefused},
@@ -44,11 +40,7 @@ func TestConditions(t *testing.T) {
 		{"identity refused, pods gone", identityForgotten},
 		{"identity refused, pods elsewhere", identityElsewhere},
 		{"older CRD", olderCRD}, // last, because it changes the server
-	} {
-		t.Run(story.name, func(t *testing.T) {
-			story.run(t, newWorld(t, kube, strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(story.name))))
-		})
-	}
+	})
 }
 
 // gated creates a pod with the readiness gate.

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/go-logr/logr/funcr"
 	corev1 "k8s.io/api/core/v1"
@@ -21,21 +20,10 @@ import (
 
 // TestFleet covers several node groups, and groups that change.
 func TestFleet(t *testing.T) {
-	kube := startServer(t)
-	for _, story := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	runStories(t, startServer(t), "", stories{
 		{"mixed fleet", mixedFleet},
-		{"taken away by hand", takenAway},
-		{"made again", madeAgain},
-		{"pod made again elsewhere", madeElsewhere},
 		{"namespace deleted quietly", deletedQuietly},
-	} {
-		t.Run(story.name, func(t *testing.T) {
-			story.run(t, newWorld(t, kube, strings.ReplaceAll(story.name, " ", "-")))
-		})
-	}
+	})
 }
 
 // place is a node of a fleet and its node group.
@@ -111,75 +99,6 @@ func (w *world) fleetNode(name, providerID string) {
 	w.t.Helper()
 	w.nodes = append(w.nodes, name)
 	w.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{ProviderID: providerID}})
-}
-
-func takenAway(_ *testing.T, w *world) {
-	w.config.DriftInterval = 200 * time.Millisecond
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
-	w.start()
-	w.pod("p", "red")
-	w.waitState("p", v1.StateAssigned)
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("other")}})
-	w.waitHas("other", "red")
-}
-
-// madeAgain deletes and recreates an identity on Azure under its name. The machines get no token
-// for it until it is detached and attached again.
-func madeAgain(_ *testing.T, w *world) {
-	w.config.DriftInterval = 200 * time.Millisecond
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
-	w.start()
-	w.pod("p", "red")
-	w.waitState("p", v1.StateAssigned)
-	w.cloud.DeleteIdentity(resourceID("red"))
-	w.eventually("orphaned", func() string {
-		if have := w.identities(); len(have.Orphaned) != 1 && len(have.UserAssigned) > 0 {
-			return fmt.Sprintf("%+v", have)
-		}
-		return ""
-	})
-	w.cloud.AddIdentities(resourceID("red"))
-	w.eventually("attached again", func() string {
-		if have := w.identities(); len(have.Orphaned) > 0 || len(have.PrincipalIDs) != 1 {
-			return fmt.Sprintf("%+v", have)
-		}
-		return ""
-	})
-}
-
-// madeElsewhere is a StatefulSet pod whose node died. It is deleted by force and recreated under
-// its name on a node of another group.
-func madeElsewhere(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	second := w.group
-	second.Name += "-second"
-	w.cloud.SetGroup(second, compute.Identities{})
-	w.fleetNode("node-elsewhere", strings.ReplaceAll(w.providerID(0), strings.ToUpper(w.group.Name), second.Name))
-	w.identity("red")
-	w.start()
-	w.delete(w.pod("p", "red"))
-	w.create(w.newPod("p", "red", "node-elsewhere"))
-	w.eventually("assigned elsewhere", func() string {
-		if got := w.waitState("p", v1.StateAssigned); got.Spec.NodeName != "node-elsewhere" {
-			return "on " + got.Spec.NodeName
-		}
-		return ""
-	})
-	have, err := w.cloud.Get(t.Context(), second)
-	w.must(err)
-	if len(have.UserAssigned) != 1 {
-		t.Errorf("the other group has %v", have.UserAssigned)
-	}
-	w.waitHas()
-}
-
-func (w *world) identities() compute.Identities {
-	w.t.Helper()
-	have, err := w.cloud.Get(w.t.Context(), w.group)
-	w.must(err)
-	return have
 }
 
 // deletedQuietly deletes a namespace full of pods, which must not cause errors.

@@ -48,6 +48,26 @@ func startServer(t testing.TB) *rest.Config {
 	return kube
 }
 
+// stories are tests by their names, for runStories.
+type stories []struct {
+	name string
+	run  func(*testing.T, *world)
+}
+
+// runStories runs each story in its own world. The prefix tells their objects from those of stories
+// of the same name.
+func runStories(t *testing.T, kube *rest.Config, prefix string, all stories) {
+	t.Helper()
+	for _, story := range all {
+		t.Run(story.name, func(t *testing.T) { story.run(t, newWorld(t, kube, slug(prefix+story.name))) })
+	}
+}
+
+// slug turns a story's name into a part of object names.
+func slug(name string) string {
+	return strings.NewReplacer(" ", "-", ".", "-", "'", "", ",", "").Replace(strings.ToLower(name))
+}
+
 // world is a namespace with a scale set of two nodes, and a MIC.
 type world struct {
 	t         testing.TB

@@ -16,26 +16,17 @@ import (
 
 // TestPromises covers what users of v1.8.17 missed.
 func TestPromises(t *testing.T) {
-	kube := startServer(t)
-	for _, story := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	runStories(t, startServer(t), "", stories{
 		{"there during an update", thereDuringUpdate},
 		{"there while Azure fails", thereWhileFailing},
 		{"one write in a flood", oneWrite},
 		{"many identities", manyIdentities},
 		{"comes back in time", comesBack},
-		{"leaves at once", leavesAtOnce},
 		{"made again, old ids", madeAgainOldIDs},
 		{"put back silently", putBack},
 		{"before any pod", beforeAnyPod},
 		{"wrong client id", wrongClientID},
-	} {
-		t.Run(story.name, func(t *testing.T) {
-			story.run(t, newWorld(t, kube, slug(story.name)))
-		})
-	}
+	})
 }
 
 // calls returns the number of calls to Azure so far.
@@ -161,17 +152,6 @@ func comesBack(t *testing.T, w *world) {
 	if n := w.calls() - before; n > 0 {
 		t.Errorf("%d calls of Azure for a job that comes back", n)
 	}
-}
-
-func leavesAtOnce(_ *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
-	w.config.Attachment.Grace = 0
-	w.start()
-	pod := w.pod("p", "red")
-	w.waitState("p", v1.StateAssigned)
-	w.delete(pod)
-	w.waitHas()
 }
 
 // madeAgainOldIDs is a scale set that keeps showing the old IDs of an identity that was deleted and

@@ -22,11 +22,7 @@ import (
 
 // TestRefusals covers what owners of identities are notified of, and how often.
 func TestRefusals(t *testing.T) {
-	kube := startServer(t)
-	for _, story := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	runStories(t, startServer(t), "", stories{
 		{"refused before any pod", refusedBeforePods},
 		{"may not be pre-assigned", mayNotPreassign},
 		{"no type for a node", noTypeForNodes},
@@ -34,11 +30,7 @@ func TestRefusals(t *testing.T) {
 		{"immutable in the way", immutableInTheWay},
 		{"held by another finalizer", heldByAnother},
 		{"identity comes last", identityLast},
-	} {
-		t.Run(story.name, func(t *testing.T) {
-			story.run(t, newWorld(t, kube, slug(story.name)))
-		})
-	}
+	})
 }
 
 // preassign annotates an identity for pre-assignment.

@@ -18,46 +18,26 @@ import (
 )
 
 func TestStories(t *testing.T) {
-	kube := startServer(t)
-	for _, story := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	runStories(t, startServer(t), "", stories{
 		{"pod comes and goes", comesAndGoes},
 		{"others' identities", othersIdentities},
 		{"bad identity", badIdentity},
-		{"healed by recreation", healed},
 		{"burst", burst},
 		{"throttled", throttled},
-		{"restart", restart},
 		{"namespace deleted", namespaceDeleted},
 		{"v1.8.17 object", adopted},
-		{"secret identity", secretIdentity},
 		{"not on Azure", notOnAzure},
 		{"host network", hostNetwork},
 		{"binding comes late", lateBinding},
 		{"binding to nothing", bindingToNothing},
-		{"binding deleted", bindingDeleted},
-		{"finished pod", finishedPod},
 		{"scaled in", scaledIn},
 		{"group gone", groupGone},
-		{"group missing", groupMissing},
 		{"identity moves", identityMoves},
 		{"user deletes object", userDeletes},
-		{"immutable", immutable},
 		{"damaged ledger", damagedLedger},
 		{"same names", sameNames},
 		{"agent ill", agentIll},
-	} {
-		t.Run(story.name, func(t *testing.T) {
-			story.run(t, newWorld(t, kube, slug(story.name)))
-		})
-	}
-}
-
-// slug turns a story's name into a part of object names.
-func slug(name string) string {
-	return strings.NewReplacer(" ", "-", ".", "-", "'", "", ",", "").Replace(strings.ToLower(name))
+	})
 }
 
 func comesAndGoes(t *testing.T, w *world) {
@@ -154,26 +134,6 @@ func badIdentity(t *testing.T, w *world) {
 	}
 }
 
-func healed(_ *testing.T, w *world) {
-	id, _ := w.identity("red")
-	w.start()
-	w.pod("p", "red")
-	w.eventually("reason", func() string {
-		if got := w.waitState("p", v1.StateCreated); got.Status.Reason == "" {
-			return "none"
-		}
-		return ""
-	})
-	w.cloud.AddIdentities(resourceID("red"))
-	w.delete(id)
-	w.waitNone("p")
-	fresh := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "red"}, Spec: id.Spec}
-	w.create(fresh)
-	if got := w.waitState("p", v1.StateAssigned); got.Status.Reason != "" {
-		w.t.Errorf("reason left behind: %+v", got.Status)
-	}
-}
-
 func burst(t *testing.T, w *world) {
 	const identities, pods = 5, 100
 	w.cloud.SetDuration(300 * time.Millisecond)
@@ -218,20 +178,6 @@ func throttled(t *testing.T, w *world) {
 	if n := w.patches(); n != 2 {
 		t.Errorf("%d updates, want the throttled one and the one after the rest", n)
 	}
-}
-
-func restart(_ *testing.T, w *world) {
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("other")}})
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
-	w.start()
-	pod := w.pod("p", "red")
-	w.waitState("p", v1.StateAssigned)
-	w.stop()
-	w.delete(pod) // while no MIC runs
-	w.start()
-	w.waitNone("p")
-	w.waitHas("other")
 }
 
 func namespaceDeleted(t *testing.T, w *world) {
@@ -286,21 +232,6 @@ func adopted(t *testing.T, w *world) {
 	if n := w.patches(); n > 0 {
 		t.Errorf("%d updates of Azure, want none", n)
 	}
-}
-
-func secretIdentity(_ *testing.T, w *world) {
-	w.create(&v1.AzureIdentity{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "sp"},
-		Spec: v1.AzureIdentitySpec{
-			Type: v1.ServicePrincipal, TenantID: subscription, ClientID: subscription,
-			ClientPassword: v1.SecretReference{Name: "s", Namespace: w.namespace},
-		},
-	})
-	w.binding("sp", "sp")
-	w.start()
-	w.pod("p", "sp")
-	w.waitState("p", v1.StateAssigned)
-	w.waitHas()
 }
 
 func notOnAzure(t *testing.T, w *world) {
@@ -359,27 +290,4 @@ func bindingToNothing(t *testing.T, w *world) {
 	if !strings.Contains(note, "missing") {
 		t.Errorf("event does not name the identity: %s", note)
 	}
-}
-
-func bindingDeleted(_ *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	_, binding := w.identity("red")
-	w.start()
-	w.pod("p", "red")
-	w.waitState("p", v1.StateAssigned)
-	w.delete(binding)
-	w.waitNone("p")
-	w.waitHas()
-}
-
-func finishedPod(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
-	w.start()
-	pod := w.pod("p", "red")
-	w.waitState("p", v1.StateAssigned)
-	pod.Status.Phase = corev1.PodSucceeded
-	w.must(w.client.Status().Update(t.Context(), pod))
-	w.waitNone("p")
-	w.waitHas()
 }

@@ -20,18 +20,12 @@ import (
 // TestUninstall: parts of an installation are deleted in unfavorable orders, with objects of
 // v1.8.17 present, and no object is stuck on a finalizer.
 func TestUninstall(t *testing.T) {
-	kube := startServer(t)
-	for _, story := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	runStories(t, startServer(t), "un ", stories{
 		{"namespace first", namespaceFirst},
 		{"mic first", micFirst},
 		{"node and group first", nodeAndGroupFirst},
 		{"definitions first", definitionsFirst}, // last, because the API server loses podid's kinds for a while
-	} {
-		t.Run(story.name, func(t *testing.T) { story.run(t, newWorld(t, kube, slug("un "+story.name))) })
-	}
+	})
 }
 
 // namespaceFirst deletes a whole namespace while MIC runs, or before it starts. Its objects have

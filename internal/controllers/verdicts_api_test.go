@@ -21,20 +21,12 @@ import (
 
 // TestVerdicts covers how Azure's answers about an identity affect the objects that name it.
 func TestVerdicts(t *testing.T) {
-	kube := startServer(t)
-	for _, story := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	runStories(t, startServer(t), "", stories{
 		{"client id of another", clientIDOfAnother},
 		{"foreign is verified", foreignIsVerified},
 		{"foreign is refused", foreignIsRefused},
 		{"the kubelets own", theKubeletsOwn},
-	} {
-		t.Run(story.name, func(t *testing.T) {
-			story.run(t, newWorld(t, kube, slug(story.name)))
-		})
-	}
+	})
 }
 
 // respell sets spec.clientID.
