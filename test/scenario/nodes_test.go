@@ -26,25 +26,6 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/network"
 )
 
-// identityLeaves: with its last pod, an identity leaves the nodes, after the grace period.
-func identityLeaves(s *story) {
-	id := s.identity("leaving")
-	s.bind(s.ns, "leaving", id, "leaving", 0)
-	p := s.probe(s.ns, "pod", "leaving")
-	s.token(p, "", id)
-	s.onNodes(id, true)
-
-	since, began := s.mark(), time.Now()
-	s.remove(p)
-	s.unassigned(p)
-	s.onNodes(id, false)
-	for _, r := range s.requests(since, world.Filter{Surface: "arm", Method: "PATCH", Status: 200}) {
-		if strings.Contains(strings.ToLower(r.Details["removed"]), strings.ToLower(id.ResourceID)) && r.Time.Sub(began) < grace {
-			s.Errorf("it left %s after its pod, before the grace period of %s", r.Time.Sub(began), grace)
-		}
-	}
-}
-
 // othersStay: identities that were on the nodes before podid serve pods without a request to Azure,
 // and stay when the pods are gone.
 func othersStay(s *story) {

@@ -26,7 +26,6 @@ func TestStories(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.run(t, "a pod gets a token", podGetsToken)
-	c.run(t, "an identity leaves", identityLeaves)
 	c.run(t, "what others assigned stays", othersStay)
 	c.run(t, "an exception", exception)
 	c.run(t, "no key anywhere", keyless)
