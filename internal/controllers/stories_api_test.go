@@ -22,6 +22,7 @@ func TestStories(t *testing.T) {
 		{"pod comes and goes", comesAndGoes},
 		{"others' identities", othersIdentities},
 		{"bad identity", badIdentity},
+		{"healed by recreation", healed},
 		{"burst", burst},
 		{"throttled", throttled},
 		{"namespace deleted", namespaceDeleted},
@@ -131,6 +132,26 @@ func badIdentity(t *testing.T, w *world) {
 	})
 	if n := w.patches() - before; n > 0 {
 		t.Errorf("%d updates for an identity in quarantine", n)
+	}
+}
+
+func healed(_ *testing.T, w *world) {
+	id, _ := w.identity("red")
+	w.start()
+	w.pod("p", "red")
+	w.eventually("reason", func() string {
+		if got := w.waitState("p", v1.StateCreated); got.Status.Reason == "" {
+			return "none"
+		}
+		return ""
+	})
+	w.cloud.AddIdentities(resourceID("red"))
+	w.delete(id)
+	w.waitNone("p")
+	fresh := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "red"}, Spec: id.Spec}
+	w.create(fresh)
+	if got := w.waitState("p", v1.StateAssigned); got.Status.Reason != "" {
+		w.t.Errorf("reason left behind: %+v", got.Status)
 	}
 }
 
