@@ -1,0 +1,95 @@
+package hooktest
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+// wayVariable makes a test binary a client, which connects in that way.
+const wayVariable = "PODID_TEST_WAY"
+
+// clientTimeout bounds each step of a client.
+const clientTimeout = 10 * time.Second
+
+// Main runs the tests of a package, or the client that Client starts.
+func Main(m *testing.M) {
+	if way := os.Getenv(wayVariable); way != "" {
+		fmt.Print(run(way))
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// Client starts a process in a network namespace and a control group, which connects to the
+// metadata service in a way, and returns the body of the answer or the error.
+func Client(t testing.TB, in *testnet.Net, group, way string) string {
+	t.Helper()
+	folder, err := os.Open(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = folder.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*clientTimeout)
+	defer cancel()
+	command := exec.CommandContext(ctx, os.Args[0])
+	command.Env = append(os.Environ(), wayVariable+"="+way)
+	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd())}
+	var out []byte
+	err = in.Do(func() (err error) {
+		out, err = command.Output()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("client %s: %v: %s", way, err, out)
+	}
+	return string(out)
+}
+
+// run connects in a way and asks for a page.
+func run(way string) string {
+	at := slices.IndexFunc(ways(), func(w connector) bool { return w.name == way })
+	if at < 0 {
+		return "no such way: " + way
+	}
+	fd, sent, err := ways()[at].connect()
+	if err != nil {
+		return err.Error()
+	}
+	return ask(fd, sent)
+}
+
+const request = "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nConnection: close\r\n\r\n"
+
+// ask sends the request, unless connecting has, and returns the body of the answer.
+func ask(fd int, sent bool) string {
+	limit := unix.NsecToTimeval(clientTimeout.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		return err.Error()
+	}
+	if !sent {
+		if _, err := unix.Write(fd, []byte(request)); err != nil {
+			return err.Error()
+		}
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(os.NewFile(uintptr(fd), "socket")), nil)
+	if err != nil {
+		return err.Error()
+	}
+	defer func() { _ = answer.Body.Close() }()
+	body := make([]byte, 4096)
+	n, _ := answer.Body.Read(body)
+	return strings.TrimSpace(string(body[:n]))
+}

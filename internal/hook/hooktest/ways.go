@@ -1,0 +1,117 @@
+// The ways in which a program can connect.
+
+package hooktest
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// connector connects in one way.
+type connector struct {
+	name string
+	// connect returns a connected, blocking socket. sent means that it has sent the request.
+	connect func() (fd int, sent bool, err error)
+}
+
+// Ways returns the names of all ways to connect by IPv4, and by IPv6 with an IPv4-mapped address.
+func Ways() []string {
+	var names []string
+	for _, w := range ways() {
+		names = append(names, w.name)
+	}
+	return names
+}
+
+func metadata() *unix.SockaddrInet4 {
+	return &unix.SockaddrInet4{Port: 80, Addr: [4]byte{169, 254, 169, 254}}
+}
+
+func ways() []connector {
+	return []connector{
+		{"connect", func() (int, bool, error) { return plain(0) }},
+		{"non-blocking", nonBlocking},
+		{"IPv4-mapped", mapped},
+		{"fast open by sendto", fastOpen},
+		{"fast open by connect", func() (int, bool, error) {
+			return plain(0, func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1) })
+		}},
+		{"MPTCP", func() (int, bool, error) { return plain(unix.IPPROTO_MPTCP) }},
+		{"bound address", func() (int, bool, error) { return plain(0, bindOwn) }},
+		{"bound device", func() (int, bool, error) {
+			return plain(0, func(fd int) error { return unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "eth0") })
+		}},
+		{"io_uring", uring},
+	}
+}
+
+// plain connects a socket of a protocol after preparing it.
+func plain(protocol int, prepare ...func(fd int) error) (int, bool, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, protocol)
+	if err != nil {
+		return -1, false, err
+	}
+	for _, p := range prepare {
+		if err := p(fd); err != nil {
+			return -1, false, err
+		}
+	}
+	return fd, false, unix.Connect(fd, metadata())
+}
+
+func nonBlocking() (int, bool, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, false, err
+	}
+	if err := unix.Connect(fd, metadata()); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		return -1, false, err
+	}
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(clientTimeout.Milliseconds())); err != nil {
+		return -1, false, err
+	}
+	failed, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && failed != 0 {
+		err = unix.Errno(failed)
+	}
+	return fd, false, errors.Join(err, unix.SetNonblock(fd, false))
+}
+
+func mapped() (int, bool, error) {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return -1, false, err
+	}
+	to := &unix.SockaddrInet6{Port: 80}
+	ip := metadata().Addr
+	copy(to.Addr[10:], append([]byte{0xff, 0xff}, ip[:]...))
+	return fd, false, unix.Connect(fd, to)
+}
+
+// fastOpen connects within sendto, without a connect.
+func fastOpen() (int, bool, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return -1, false, err
+	}
+	return fd, true, unix.Sendto(fd, []byte(request), unix.MSG_FASTOPEN, metadata())
+}
+
+// bindOwn binds the address that the socket would get anyway.
+func bindOwn(fd int) error {
+	probe, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(probe) }()
+	if err := unix.Connect(probe, metadata()); err != nil { // UDP: sends nothing
+		return err
+	}
+	own, err := unix.Getsockname(probe)
+	if err != nil {
+		return err
+	}
+	own.(*unix.SockaddrInet4).Port = 0
+	return unix.Bind(fd, own)
+}

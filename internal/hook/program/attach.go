@@ -1,0 +1,283 @@
+// Putting the programs in place, replacing an earlier process's, checking and removing them.
+
+package program
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Hook is the programs on the pods' control group. Its methods may be called concurrently.
+type Hook struct {
+	pins      string
+	group     string
+	endpoints *ebpf.Map
+	counts    *ebpf.Map
+	guards    map[int32]*ebpf.Program // by the size of the link-layer header
+	all       *ebpf.Collection
+}
+
+// Attach puts connect4 and connect6 on a control group, given its folder, and pins them in a folder
+// of a BPF file system. Programs of an earlier process are replaced: every connect meets the old
+// one or the new one. Endpoints that an earlier process published stay.
+func Attach(c Config, group, pins string) (*Hook, error) {
+	if err := makePins(pins); err != nil {
+		return nil, err
+	}
+	spec := &ebpf.CollectionSpec{Maps: maps(), Programs: map[string]*ebpf.ProgramSpec{
+		connect4:               connectSpec(ebpf.AttachCGroupInet4Connect, c),
+		connect6:               connectSpec(ebpf.AttachCGroupInet6Connect, c),
+		guardName(etherHeader): guardSpec(c, etherHeader),
+		guardName(noHeader):    guardSpec(c, noHeader),
+	}}
+	all, err := loadCollection(spec, pins)
+	if err != nil {
+		return nil, err
+	}
+	h := &Hook{
+		pins: pins, group: group, all: all, endpoints: all.Maps[endpointsMap], counts: all.Maps[countsMap],
+		guards: map[int32]*ebpf.Program{etherHeader: all.Programs[guardName(etherHeader)], noHeader: all.Programs[guardName(noHeader)]},
+	}
+	for name, at := range attachTypes() {
+		if err := h.attach(name, at); err != nil {
+			all.Close()
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// The sizes of link-layer headers: of Ethernet, and of links without one.
+const (
+	etherHeader = 14
+	noHeader    = 0
+)
+
+func guardName(header int32) string { return fmt.Sprintf("%s%d", guard, header) }
+
+func attachTypes() map[string]ebpf.AttachType {
+	return map[string]ebpf.AttachType{connect4: ebpf.AttachCGroupInet4Connect, connect6: ebpf.AttachCGroupInet6Connect}
+}
+
+// makePins creates the folder for the pins.
+func makePins(pins string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(pins), &fs); err != nil {
+		return fmt.Errorf("look at %s: %w", filepath.Dir(pins), err)
+	}
+	if fs.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("%s is no BPF file system: mount one there (mount -t bpf bpf %[1]s)", filepath.Dir(pins))
+	}
+	if err := os.Mkdir(pins, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make folder for pins: %w", err)
+	}
+	return nil
+}
+
+// loadCollection loads programs and maps, with the pinned maps of an earlier process. Maps of
+// another shape are replaced.
+func loadCollection(spec *ebpf.CollectionSpec, pins string) (*ebpf.Collection, error) {
+	options := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}}
+	all, err := ebpf.NewCollectionWithOptions(spec, options)
+	if errors.Is(err, ebpf.ErrMapIncompatible) {
+		for name := range spec.Maps {
+			if err := removePin(filepath.Join(pins, name)); err != nil {
+				return nil, err
+			}
+		}
+		all, err = ebpf.NewCollectionWithOptions(spec, options)
+	}
+	if err != nil {
+		return nil, explain(fmt.Errorf("load BPF programs: %w", err))
+	}
+	return all, nil
+}
+
+// attach puts one program on the group, or replaces the pinned one.
+func (h *Hook) attach(name string, at ebpf.AttachType) error {
+	program, pin := h.all.Programs[name], filepath.Join(h.pins, name)
+	old, err := link.LoadPinnedLink(pin, nil)
+	if err == nil {
+		defer func() { _ = old.Close() }() // the pin keeps it
+		if same, err := onGroup(old, h.group); err == nil && same {
+			if err := old.Update(program); err != nil {
+				return explain(fmt.Errorf("replace %s: %w", name, err))
+			}
+			return nil
+		}
+		if err := old.Unpin(); err != nil {
+			return fmt.Errorf("remove %s of another control group: %w", name, err)
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return explain(fmt.Errorf("read pin of %s: %w", name, err))
+	}
+	attached, err := link.AttachCgroup(link.CgroupOptions{Path: h.group, Attach: at, Program: program})
+	if err != nil {
+		return explain(fmt.Errorf("attach %s to %s: %w", name, h.group, err))
+	}
+	defer func() { _ = attached.Close() }()
+	if err := attached.Pin(pin); err != nil {
+		return explain(fmt.Errorf("pin %s: %w", name, err))
+	}
+	return nil
+}
+
+// onGroup reports whether a link is on the control group.
+func onGroup(l link.Link, group string) (bool, error) {
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("read link: %w", err)
+	}
+	id, err := GroupID(group)
+	if err != nil {
+		return false, err
+	}
+	on := info.Cgroup()
+	return on != nil && on.CgroupId == id, nil
+}
+
+// GroupID returns the ID of a control group of version 2, given its folder.
+func GroupID(folder string) (uint64, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(folder, &stat); err != nil {
+		return 0, fmt.Errorf("look at control group %s: %w", folder, err)
+	}
+	return stat.Ino, nil
+}
+
+// Publish makes connects in a network namespace, given its cookie, arrive at a listener in it.
+func (h *Hook) Publish(cookie uint64, at netip.AddrPort) error {
+	if err := h.endpoints.Put(cookie, endpoint(at)); err != nil {
+		return fmt.Errorf("publish listener %s: %w", at, err)
+	}
+	return nil
+}
+
+// Withdraw makes connects in a network namespace fail, except in the node's own.
+func (h *Hook) Withdraw(cookie uint64) error {
+	if err := h.endpoints.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("withdraw listener: %w", err)
+	}
+	return nil
+}
+
+// Published returns the cookies of all namespaces with a published listener.
+func (h *Hook) Published() ([]uint64, error) {
+	var cookies []uint64
+	var cookie uint64
+	var value [endpointSize]byte
+	all := h.endpoints.Iterate()
+	for all.Next(&cookie, &value) {
+		cookies = append(cookies, cookie)
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("read listeners: %w", err)
+	}
+	return cookies, nil
+}
+
+// Count returns how often something happened since the maps were made.
+func (h *Hook) Count(what Count) (uint64, error) {
+	var perCPU []uint64
+	if err := h.counts.Lookup(uint32(what), &perCPU); err != nil {
+		return 0, fmt.Errorf("read counter: %w", err)
+	}
+	total := uint64(0)
+	for _, n := range perCPU {
+		total += n
+	}
+	return total, nil
+}
+
+// Check returns an error if a program is not on the control group, or another program runs before
+// it there: of several on a group, the first decides.
+func (h *Hook) Check() error {
+	for name, at := range attachTypes() {
+		if err := h.check(name, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Hook) check(name string, at ebpf.AttachType) error {
+	pinned, err := link.LoadPinnedLink(filepath.Join(h.pins, name), nil)
+	if err != nil {
+		return fmt.Errorf("read pin of %s: %w", name, err)
+	}
+	defer func() { _ = pinned.Close() }()
+	info, err := pinned.Info()
+	if err != nil {
+		return fmt.Errorf("read link of %s: %w", name, err)
+	}
+	group, err := os.Open(h.group)
+	if err != nil {
+		return fmt.Errorf("open control group: %w", err)
+	}
+	defer func() { _ = group.Close() }()
+	attached, err := link.QueryPrograms(link.QueryOptions{Target: int(group.Fd()), Attach: at})
+	if err != nil {
+		return explain(fmt.Errorf("list programs of %s: %w", h.group, err))
+	}
+	for i, p := range attached.Programs {
+		if p.ID != info.Program {
+			continue
+		}
+		if i > 0 {
+			return fmt.Errorf("another program (ID %d, see bpftool prog) is before %s on %s: remove it, or start podid before it",
+				attached.Programs[0].ID, name, h.group)
+		}
+		return nil
+	}
+	return fmt.Errorf("%s is not on %s", name, h.group)
+}
+
+// Close closes the process's own references. The programs stay in place.
+func (h *Hook) Close() { h.all.Close() }
+
+// Remove removes everything that is pinned in the folder, and the folder: pods reach the metadata
+// service again.
+func Remove(pins string) error {
+	entries, err := os.ReadDir(pins)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list pins: %w", err)
+	}
+	for _, e := range entries {
+		if err := removePin(filepath.Join(pins, e.Name())); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(pins); err != nil {
+		return fmt.Errorf("remove folder for pins: %w", err)
+	}
+	return nil
+}
+
+func removePin(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove pin: %w", err)
+	}
+	return nil
+}
+
+// explain adds the remedy to errors that an operator can mend.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: it needs CAP_BPF and CAP_NET_ADMIN, and no program on a group above that excludes others", err)
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("%w: it needs Linux 5.14", err)
+	}
+	return err
+}

@@ -1,0 +1,184 @@
+package program
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/hook/netns"
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+// world is a pod and a node, each in a network namespace of its own, with the programs in place.
+type world struct {
+	pod, node   *testnet.Net
+	podsGroup   string // on which the programs are
+	podGroup    string
+	systemGroup string
+	pins        string
+	config      Config
+	hook        *Hook
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	testnet.Require(t)
+	top := hooktest.Groups(t)
+	w := &world{
+		pod: testnet.New(t), node: testnet.New(t),
+		podsGroup:   hooktest.Group(t, top, "kubepods"),
+		podGroup:    hooktest.Group(t, top, "kubepods", "pod1", "container"),
+		systemGroup: hooktest.Group(t, top, "system"),
+		pins:        hooktest.Pins(t),
+	}
+	testnet.Veth(t, w.node, "pod0", w.pod, "eth0")
+	w.pod.Address(t, "eth0", "10.244.0.2/24")
+	w.node.Address(t, "pod0", "10.244.0.1/24")
+	w.pod.Route(t, "0.0.0.0/0", "10.244.0.1", "eth0")
+	w.node.Address(t, "lo", "169.254.169.254/32")
+	serve(t, listenIn(t, w.node, "169.254.169.254:80"), "metadata service")
+
+	pods, err := GroupID(w.podsGroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.config = Config{
+		Metadata: netip.MustParseAddrPort("169.254.169.254:80"),
+		Closed:   []netip.AddrPort{netip.MustParseAddrPort("168.63.129.16:80"), netip.MustParseAddrPort("168.63.129.16:32526")},
+		Node:     cookieIn(t, w.node), Pods: pods,
+	}
+	w.attach(t)
+	return w
+}
+
+func (w *world) attach(t *testing.T) {
+	t.Helper()
+	var err error
+	if w.hook, err = Attach(w.config, w.podsGroup, w.pins); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.hook.Close)
+}
+
+// publish makes a listener in the pod's namespace, which answers with a text.
+func (w *world) publish(t *testing.T, answer string) {
+	t.Helper()
+	l := listenIn(t, w.pod, "127.0.0.1:0")
+	serve(t, l, answer)
+	if err := w.hook.Publish(cookieIn(t, w.pod), l.Addr().(*net.TCPAddr).AddrPort()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func cookieIn(t *testing.T, in *testnet.Net) (cookie uint64) {
+	t.Helper()
+	if err := in.Do(func() (err error) { cookie, err = netns.Cookie(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return cookie
+}
+
+func listenIn(t *testing.T, in *testnet.Net, address string) (l net.Listener) {
+	t.Helper()
+	if err := in.Do(func() (err error) { l, err = net.Listen("tcp4", address); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func serve(t *testing.T, l net.Listener, answer string) {
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, answer)
+	})}
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { _ = s.Close() })
+}
+
+const refused = "connection refused"
+
+// TestConnect: every way to connect from a pod arrives at the listener in the pod's namespace, and
+// is refused without one. What is in no pod's group, or on the node, reaches the service.
+func TestConnect(t *testing.T) {
+	w := newWorld(t)
+	for _, way := range hooktest.Ways() {
+		if got := hooktest.Client(t, w.pod, w.podGroup, way); got != refused {
+			t.Errorf("%s without a listener: %q, want %q", way, got, refused)
+		}
+		if got := hooktest.Client(t, w.pod, w.systemGroup, way); got != "metadata service" {
+			t.Errorf("%s in no pod's group: %q", way, got)
+		}
+	}
+	if got := hooktest.Client(t, w.node, w.podGroup, "connect"); got != "metadata service" {
+		t.Errorf("on the node's network: %q", got)
+	}
+	w.publish(t, "agent")
+	for _, way := range hooktest.Ways() {
+		if got := hooktest.Client(t, w.pod, w.podGroup, way); got != "agent" {
+			t.Errorf("%s: %q, want the agent", way, got)
+		}
+	}
+	nested := testnet.New(t)
+	if got := hooktest.Client(t, nested, w.podGroup, "connect"); got != refused {
+		t.Errorf("in a network namespace of the pod's own: %q", got)
+	}
+	if err := w.hook.Withdraw(cookieIn(t, w.pod)); err != nil {
+		t.Fatal(err)
+	}
+	if got := hooktest.Client(t, w.pod, w.podGroup, "connect"); got != refused {
+		t.Errorf("after the listener was withdrawn: %q", got)
+	}
+	ways := uint64(len(hooktest.Ways()))
+	for what, want := range map[Count]uint64{Diverted: ways, Refused: ways + 2, Passed: 1} {
+		if got, err := w.hook.Count(what); err != nil || got != want {
+			t.Errorf("count %d: %d, %v, want %d", what, got, err, want)
+		}
+	}
+}
+
+// TestOutlives: the programs stay when their process closes them, a successor replaces them and
+// keeps what was published, and Remove opens the way again.
+func TestOutlives(t *testing.T) {
+	w := newWorld(t)
+	w.publish(t, "agent")
+	w.hook.Close()
+	if got := hooktest.Client(t, w.pod, w.podGroup, "connect"); got != "agent" {
+		t.Errorf("without a process: %q", got)
+	}
+	w.attach(t)
+	if err := w.hook.Check(); err != nil {
+		t.Error(err)
+	}
+	if got := hooktest.Client(t, w.pod, w.podGroup, "connect"); got != "agent" {
+		t.Errorf("with a successor: %q", got)
+	}
+	if published, err := w.hook.Published(); err != nil || len(published) != 1 || published[0] != cookieIn(t, w.pod) {
+		t.Errorf("published: %v, %v", published, err)
+	}
+	if err := Remove(w.pins); err != nil {
+		t.Fatal(err)
+	}
+	w.hook.Close()
+	if got := hooktest.Client(t, w.pod, w.podGroup, "connect"); got != "metadata service" {
+		t.Errorf("after removal: %q", got)
+	}
+	if _, err := os.Stat(w.pins); !os.IsNotExist(err) {
+		t.Errorf("the folder of the pins: %v", err)
+	}
+	if err := w.hook.Check(); err == nil {
+		t.Error("the check passes without programs")
+	}
+}
+
+// TestNoFileSystem: a folder outside of a BPF file system is refused with the remedy.
+func TestNoFileSystem(t *testing.T) {
+	_, err := Attach(Config{}, "/", t.TempDir()+"/podid")
+	if err == nil || !strings.Contains(err.Error(), "mount -t bpf") {
+		t.Errorf("error %v", err)
+	}
+}
