@@ -227,17 +227,7 @@ func (h *Hook) check(name string, at ebpf.AttachType) error {
 	if err != nil {
 		return explain(fmt.Errorf("list programs of %s: %w", h.group, err))
 	}
-	for i, p := range attached.Programs {
-		if p.ID != info.Program {
-			continue
-		}
-		if i > 0 {
-			return fmt.Errorf("another program (ID %d, see bpftool prog) is before %s on %s: remove it, or start podid before it",
-				attached.Programs[0].ID, name, h.group)
-		}
-		return nil
-	}
-	return fmt.Errorf("%s is not on %s", name, h.group)
+	return inFront(attached.Programs, info.Program, h.group)
 }
 
 // Close closes the process's own references. The programs stay in place.

@@ -28,6 +28,12 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOf(t, true)
+}
+
+// newWorldOf makes a world in which the metadata service is on the node, or nowhere.
+func newWorldOf(t *testing.T, service bool) *world {
+	t.Helper()
 	testnet.Require(t)
 	top := hooktest.Groups(t)
 	w := &world{
@@ -41,8 +47,10 @@ func newWorld(t *testing.T) *world {
 	w.pod.Address(t, "eth0", "10.244.0.2/24")
 	w.node.Address(t, "pod0", "10.244.0.1/24")
 	w.pod.Route(t, "0.0.0.0/0", "10.244.0.1", "eth0")
-	w.node.Address(t, "lo", "169.254.169.254/32")
-	serve(t, listenIn(t, w.node, "169.254.169.254:80"), "metadata service")
+	if service {
+		w.node.Address(t, "lo", "169.254.169.254/32")
+		serve(t, listenIn(t, w.node, "169.254.169.254:80"), "metadata service")
+	}
 
 	pods, err := GroupID(w.podsGroup)
 	if err != nil {
