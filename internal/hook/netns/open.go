@@ -24,12 +24,10 @@ type Sockets struct {
 	Address netip.AddrPort
 	// Listener accepts the pod's connections. Nobody outside of the namespace can reach it.
 	Listener *os.File
-	// Diag is a netlink socket (NETLINK_SOCK_DIAG) that knows the namespace's sockets.
-	Diag *os.File
 }
 
 // Close closes the sockets.
-func (s *Sockets) Close() error { return errors.Join(s.Listener.Close(), s.Diag.Close()) }
+func (s *Sockets) Close() error { return s.Listener.Close() }
 
 const (
 	// backlog is how many connections wait while no process accepts.
@@ -51,8 +49,8 @@ func Open(path string, at netip.AddrPort) (s *Sockets, err error) {
 	return s, nil
 }
 
-// OpenDiag opens another netlink socket in a namespace. Two readers of one would get each other's
-// answers.
+// OpenDiag opens a netlink socket in a namespace that knows the namespace's sockets
+// (NETLINK_SOCK_DIAG). Two readers of one would get each other's answers.
 func OpenDiag(path string) (diag *os.File, err error) {
 	err = within(path, func() (err error) {
 		diag, err = diagHere(path)
@@ -70,6 +68,12 @@ func within(path string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
+		if unix.Gettid() == os.Getpid() {
+			// The main thread would not end, and represents the process in /proc: take another one.
+			done <- within(path, f)
+			runtime.UnlockOSThread()
+			return
+		}
 		done <- enter(path, f)
 	}()
 	return <-done
@@ -99,10 +103,6 @@ func openHere(path string, at netip.AddrPort) (*Sockets, error) {
 	}
 	s := &Sockets{Listener: listener, Address: address}
 	if s.Cookie, err = cookieOf(listener); err != nil {
-		_ = listener.Close()
-		return nil, err
-	}
-	if s.Diag, err = diagHere(path); err != nil {
 		_ = listener.Close()
 		return nil, err
 	}

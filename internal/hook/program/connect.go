@@ -82,10 +82,14 @@ func connectInstructions(at ebpf.AttachType, c Config) asm.Instructions {
 		asm.Ja.Label("absent"),
 	)
 	// Closed, or no listener: the node passes, everybody else is refused.
+	if len(c.Closed) > 0 { // the verifier refuses what cannot be reached
+		code = append(code,
+			asm.Mov.Reg(asm.R1, context).WithSymbol("closed"),
+			asm.FnGetNetnsCookie.Call(),
+			asm.StoreMem(asm.RFP, cookieSlot, asm.R0, asm.DWord),
+		)
+	}
 	code = append(code,
-		asm.Mov.Reg(asm.R1, context).WithSymbol("closed"),
-		asm.FnGetNetnsCookie.Call(),
-		asm.StoreMem(asm.RFP, cookieSlot, asm.R0, asm.DWord),
 		asm.LoadMem(asm.R1, asm.RFP, cookieSlot, asm.DWord).WithSymbol("absent"),
 		asm.LoadImm(asm.R2, int64(c.Node), asm.DWord), //nolint:gosec // the bits are meant
 		asm.JEq.Reg(asm.R1, asm.R2, "node"),

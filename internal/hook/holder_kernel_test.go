@@ -1,0 +1,231 @@
+package hook_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr/testr"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/podid-io/podid/internal/agent/inpod"
+	"github.com/podid-io/podid/internal/agent/podgroups"
+	"github.com/podid-io/podid/internal/hook"
+	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/hook/netns"
+	"github.com/podid-io/podid/internal/hook/program"
+	"github.com/podid-io/podid/internal/hook/protocol"
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+const (
+	uidA    = "00000000-0000-4000-8000-00000000000a"
+	uidB    = "00000000-0000-4000-8000-00000000000b"
+	nobody  = "nobody"
+	refused = "connection refused"
+)
+
+// world is a node with control groups, a folder of network namespaces, and the programs' place.
+type world struct {
+	t          *testing.T
+	node       *testnet.Net
+	namespaces *hooktest.Namespaces
+	kubepods   string
+	groupA     string
+	groupB     string
+	system     string
+	pins       string
+	socket     string
+	programs   program.Config
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	testnet.Require(t)
+	top := hooktest.Groups(t)
+	w := &world{
+		t: t, node: testnet.New(t), namespaces: hooktest.NewNamespaces(t), pins: hooktest.Pins(t),
+		kubepods: hooktest.Group(t, top, "kubepods"),
+		groupA:   hooktest.Group(t, top, "kubepods", "besteffort", "pod"+uidA, "app"),
+		groupB:   hooktest.Group(t, top, "kubepods", "pod"+uidB, "app"),
+		system:   hooktest.Group(t, top, "system"),
+		socket:   filepath.Join(t.TempDir(), "holder.sock"),
+	}
+	pods, err := program.GroupID(w.kubepods)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.programs = program.Config{Metadata: netip.MustParseAddrPort("169.254.169.254:80"), Node: w.cookie(w.node), Pods: pods}
+	return w
+}
+
+func (w *world) cookie(in *testnet.Net) (cookie uint64) {
+	w.t.Helper()
+	if err := in.Do(func() (err error) { cookie, err = netns.Cookie(); return err }); err != nil {
+		w.t.Fatal(err)
+	}
+	return cookie
+}
+
+// process is a holder or an agent that runs.
+type process struct {
+	once sync.Once
+	stop func()
+}
+
+func (p *process) end() { p.once.Do(p.stop) }
+
+// running runs f until the process or the test ends.
+func (w *world) running(f func(context.Context) error, after ...func()) *process {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	p := &process{stop: func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Error(err)
+		}
+		for _, f := range after {
+			f()
+		}
+	}}
+	w.t.Cleanup(p.end)
+	return p
+}
+
+// holder starts a holder.
+func (w *world) holder() (*process, *program.Hook) {
+	w.t.Helper()
+	programs, err := program.Attach(w.programs, w.kubepods, w.pins)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	agents, err := protocol.Listen(w.t.Context(), w.socket)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	h := hook.New(hook.Config{
+		Programs: programs, Folder: w.namespaces.Folder, Node: w.programs.Node,
+		Listen: netip.MustParseAddrPort("127.0.0.1:64579"), Agents: agents,
+	}, testr.New(w.t))
+	return w.running(h.Run, programs.Close), programs
+}
+
+// agent starts an agent that answers with the caller's UID, and waits for its sockets.
+func (w *world) agent() *process {
+	w.t.Helper()
+	listener, index := inpod.New(w.socket, testr.New(w.t)), podgroups.New(w.kubepods)
+	type caller struct{}
+	server := &http.Server{
+		ReadHeaderTimeout: time.Minute,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, caller{}, c.(*inpod.Conn).Group)
+		},
+		Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			uid, ok := index.Pod(r.Context().Value(caller{}).(uint64))
+			if !ok {
+				uid = nobody
+			}
+			_, _ = io.WriteString(rw, uid)
+		}),
+	}
+	indexing := w.running(index.Run)
+	go func() { _ = server.Serve(listener) }()
+	p := w.running(listener.Run, func() { _ = server.Close() }, indexing.end)
+	<-listener.Complete()
+	return p
+}
+
+// pod makes a pod's network namespace and returns it.
+func (w *world) pod(name string) *testnet.Net {
+	w.t.Helper()
+	n := testnet.New(w.t)
+	testnet.Veth(w.t, w.node, name, n, "eth0")
+	n.Address(w.t, "eth0", "10.244.0.2/24")
+	n.Route(w.t, "0.0.0.0/0", "10.244.0.1", "eth0")
+	w.namespaces.Add(name, n)
+	return n
+}
+
+// answers waits until a client gets an answer.
+func (w *world) answers(in *testnet.Net, group, want string) {
+	w.t.Helper()
+	last := ""
+	err := wait.PollUntilContextTimeout(w.t.Context(), 10*time.Millisecond, 20*time.Second, true, func(context.Context) (bool, error) {
+		last = hooktest.Client(w.t, in, group, "connect")
+		return last == want, nil
+	})
+	if err != nil {
+		w.t.Errorf("got %q, want %q", last, want)
+	}
+}
+
+// TestPods: a pod's connection arrives at the agent, which learns from the kernel who it is.
+func TestPods(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("pod-a")
+	w.holder()
+	w.answers(a, w.groupA, refused) // no agent yet
+	w.agent()
+	w.answers(a, w.groupA, uidA)
+	b := w.pod("pod-b")
+	w.answers(b, w.groupB, uidB)
+	for _, way := range hooktest.Ways() {
+		if got := hooktest.Client(t, a, w.groupA, way); got != uidA {
+			t.Errorf("%s: %q, want %s", way, got, uidA)
+		}
+	}
+	if got := hooktest.Client(t, a, w.groupB, "connect"); got != uidB {
+		t.Errorf("a process of pod B in pod A's network: %q, want B", got)
+	}
+	nested := hooktest.Group(t, w.groupA, "pod"+uidB)
+	if got := hooktest.Client(t, a, nested, "connect"); got != uidA {
+		t.Errorf("in a group that pod A named after pod B: %q, want A", got)
+	}
+}
+
+// TestAgentReplaced: connections wait while the agent is away.
+func TestAgentReplaced(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("pod-a")
+	w.holder()
+	agent := w.agent()
+	w.answers(a, w.groupA, uidA)
+	agent.end()
+	got := make(chan string)
+	go func() { got <- hooktest.Client(t, a, w.groupA, "connect") }()
+	w.agent()
+	if got := <-got; got != uidA {
+		t.Errorf("without an agent for a moment: %q, want %s", got, uidA)
+	}
+}
+
+// TestHolderReplaced: pods are served while the holder is away, and by the next one's sockets.
+func TestHolderReplaced(t *testing.T) {
+	w := newWorld(t)
+	a := w.pod("pod-a")
+	first, _ := w.holder()
+	w.agent()
+	w.answers(a, w.groupA, uidA)
+	first.end()
+	w.answers(a, w.groupA, uidA)
+	_, programs := w.holder()
+	b := w.pod("pod-b")
+	w.answers(b, w.groupB, uidB)
+	w.answers(a, w.groupA, uidA)
+	w.namespaces.Remove("pod-a")
+	err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, 20*time.Second, true, func(context.Context) (bool, error) {
+		published, err := programs.Published()
+		return len(published) == 1 && published[0] == w.cookie(b), err
+	})
+	if err != nil {
+		t.Errorf("the listener of a namespace that is gone: %v", err)
+	}
+	w.answers(a, w.groupA, refused)
+}
