@@ -101,11 +101,11 @@ func (x *Index) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watch control groups: %w", os.NewSyscallError("inotify_init1", err))
 	}
-	w := &watcher{index: x, fd: fd, events: os.NewFile(uintptr(fd), "inotify"), folders: map[int32]string{}}
+	w := &watcher{index: x, fd: fd, events: os.NewFile(uintptr(fd), "inotify"), folders: map[int32]string{}, watches: map[string]int32{}}
 	defer func() { _ = w.events.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = w.events.Close() })
 	defer stop()
-	if err := w.watch(x.root); err != nil {
+	if err := errors.Join(w.start(filepath.Dir(x.root)), w.watch(x.root)); err != nil {
 		return fmt.Errorf("watch control groups: %w", err)
 	}
 	buffer := make([]byte, 64<<10)
@@ -123,21 +123,41 @@ func (x *Index) Run(ctx context.Context) error {
 	}
 }
 
-// watcher watches the kubelet's folder, those of the quality classes in it, and the pods'.
+// watcher watches the kubelet's folder, those of the quality classes in it, and the pods'. It also
+// watches the folder above, to notice that the kubelet's is removed.
 type watcher struct {
 	index   *Index
 	fd      int
 	events  *os.File
 	folders map[int32]string // by watch descriptor
+	watches map[string]int32 // by folder
 }
 
-// watch watches a folder, and adds what is in it already.
-func (w *watcher) watch(folder string) error {
+// start asks for the events of a folder.
+func (w *watcher) start(folder string) error {
 	wd, err := unix.InotifyAddWatch(w.fd, folder, unix.IN_CREATE|unix.IN_DELETE|unix.IN_ONLYDIR)
 	if err != nil {
 		return &os.PathError{Op: "watch", Path: folder, Err: err}
 	}
-	w.folders[int32(wd)] = folder //nolint:gosec // the kernel's type
+	w.folders[int32(wd)], w.watches[folder] = folder, int32(wd) //nolint:gosec // the kernel's type
+	return nil
+}
+
+// stop asks for no more events of a folder that was removed. For control groups the kernel does not
+// do so by itself.
+func (w *watcher) stop(folder string) {
+	if wd, ok := w.watches[folder]; ok {
+		_, _ = unix.InotifyRmWatch(w.fd, uint32(wd)) //nolint:gosec // the kernel's type
+		delete(w.watches, folder)
+		delete(w.folders, wd)
+	}
+}
+
+// watch watches a folder, and adds what is in it already.
+func (w *watcher) watch(folder string) error {
+	if err := w.start(folder); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return err
@@ -187,23 +207,24 @@ func (w *watcher) handle(events []byte) error {
 }
 
 func (w *watcher) event(wd int32, mask uint32, name string) error {
-	folder, known := w.folders[wd]
-	switch {
-	case mask&unix.IN_Q_OVERFLOW != 0:
+	if mask&unix.IN_Q_OVERFLOW != 0 { // events were lost: look again
 		w.index.clear()
-		return w.watch(w.index.root) // events were lost: look again
-	case mask&unix.IN_IGNORED != 0:
-		delete(w.folders, wd)
-		if folder == w.index.root {
-			return errRootGone
-		}
+		return w.watch(w.index.root)
+	}
+	above, known := w.folders[wd]
+	folder := filepath.Join(above, name)
+	switch {
 	case !known || mask&unix.IN_ISDIR == 0:
-	case mask&unix.IN_DELETE != 0:
-		w.index.mu.Lock()
-		w.index.forget(filepath.Join(folder, name))
-		w.index.mu.Unlock()
+	case folder != w.index.root && above == filepath.Dir(w.index.root): // beside the kubelet's
+	case mask&unix.IN_DELETE == 0:
+		return w.appeared(folder)
+	case folder == w.index.root:
+		return errRootGone
 	default:
-		return w.appeared(filepath.Join(folder, name))
+		w.index.mu.Lock()
+		w.index.forget(folder)
+		w.index.mu.Unlock()
+		w.stop(folder)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 
 // podFolder matches the folders of pods: pod<UID> (driver cgroupfs) and kubepods-…-pod<UID>.slice
 // (driver systemd, with _ for -). The UID of a static pod is a hash of 32 digits.
-var podFolder = regexp.MustCompile( //nolint:gochecknoglobals // a constant
+var podFolder = regexp.MustCompile(
 	`^(?:kubepods(?:-besteffort|-burstable)?-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$`)
 
 // podOf returns the UID of the pod that a folder is in, or "" for none. Of nested folders that look

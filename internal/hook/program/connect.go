@@ -52,7 +52,7 @@ func connectInstructions(at ebpf.AttachType, c Config) asm.Instructions {
 		ip = addrIP6 + 12
 		for word, want := range []int32{0, 0, int32(binary.NativeEndian.Uint32([]byte{0, 0, 0xff, 0xff}))} { //nolint:gosec // the bits are meant
 			code = append(code,
-				asm.LoadMem(asm.R2, context, addrIP6+4*int16(word), asm.Word), //nolint:gosec // at most 2
+				asm.LoadMem(asm.R2, context, addrIP6+4*int16(word), asm.Word),
 				asm.JNE.Imm32(asm.R2, want, "pass"))
 		}
 	}

@@ -53,12 +53,14 @@ func (l *Listener) Accept() (*Conn, error) {
 }
 
 // Dial connects an agent to the holder at a path, which must be root's.
-func Dial(ctx context.Context, path string) (*Conn, error) {
+func Dial(ctx context.Context, path string) (*Conn, error) { return dial(ctx, path, 0) }
+
+func dial(ctx context.Context, path string, users ...uint32) (*Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "unixpacket", path)
 	if err != nil {
 		return nil, fmt.Errorf("connect to holder: %w", err)
 	}
-	return checked(c.(*net.UnixConn), []uint32{0})
+	return checked(c.(*net.UnixConn), users)
 }
 
 // checked returns the connection if the other end's user is one of these.

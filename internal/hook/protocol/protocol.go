@@ -114,7 +114,7 @@ func received(rights []byte) ([]*os.File, error) {
 		}
 		for _, fd := range descriptors {
 			unix.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "passed")) //nolint:gosec // a descriptor
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
 		}
 	}
 	return files, nil

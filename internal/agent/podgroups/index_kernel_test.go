@@ -1,0 +1,92 @@
+package podgroups
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+const (
+	first  = "00000000-0000-4000-8000-000000000001"
+	second = "00000000-0000-4000-8000-000000000002"
+)
+
+func idOf(t *testing.T, folder string) uint64 {
+	t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Stat(folder, &stat); err != nil {
+		t.Fatal(err)
+	}
+	return stat.Ino
+}
+
+// TestIndex: groups are known as they come, without a walk, and forgotten as they go.
+func TestIndex(t *testing.T) {
+	testnet.Require(t)
+	root := hooktest.Group(t, hooktest.Groups(t), "kubepods")
+	before := hooktest.Group(t, root, "besteffort", "pod"+first, "a")
+	x := New(root)
+	x.now = func() time.Time { return time.Time{} } // no walk
+	ended := make(chan error, 1)
+	go func() { ended <- x.Run(t.Context()) }()
+	eventually := func(id uint64, want string) {
+		t.Helper()
+		got := ""
+		err := wait.PollUntilContextTimeout(t.Context(), 5*time.Millisecond, 10*time.Second, true, func(context.Context) (bool, error) {
+			got, _ = x.Pod(id)
+			return got == want, nil
+		})
+		if err != nil {
+			t.Errorf("pod %q, want %q", got, want)
+		}
+	}
+	eventually(idOf(t, before), first)
+	after := hooktest.Group(t, root, "burstable", "pod"+second, "b")
+	id := idOf(t, after)
+	eventually(id, second)
+	eventually(idOf(t, filepath.Dir(after)), second)
+	if err := os.Remove(after); err != nil {
+		t.Fatal(err)
+	}
+	eventually(id, "")
+
+	x.now = time.Now
+	eventually(idOf(t, hooktest.Group(t, before, "made", "by", "the", "pod")), first)
+	eventually(idOf(t, hooktest.Group(t, root, "system")), "")
+
+	for _, folder := range []string{"besteffort", "burstable", "system"} {
+		removeAll(t, filepath.Join(root, folder))
+	}
+	if err := os.Remove(root); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, errRootGone) {
+		t.Errorf("without the kubelet's group: %v", err)
+	}
+}
+
+// removeAll removes a control group and all below it. The files in it cannot be removed.
+func removeAll(t *testing.T, folder string) {
+	t.Helper()
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			removeAll(t, filepath.Join(folder, e.Name()))
+		}
+	}
+	if err := os.Remove(folder); err != nil {
+		t.Fatal(err)
+	}
+}

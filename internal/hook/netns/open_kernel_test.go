@@ -1,0 +1,132 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+var address = netip.MustParseAddrPort("127.0.0.1:64579")
+
+// TestOpen: the listener is in the namespace, where the pod may use the port itself.
+func TestOpen(t *testing.T) {
+	testnet.Require(t)
+	namespaces, pod := hooktest.NewNamespaces(t), testnet.New(t)
+	namespaces.Add("pod", pod)
+	path := filepath.Join(namespaces.Folder, "pod")
+	for i := range maxPorts + 1 {
+		s, err := Open(path, address)
+		if i == maxPorts {
+			if !errors.Is(err, unix.EADDRINUSE) {
+				t.Errorf("with all ports in use: %v", err)
+			}
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = s.Close() }()
+		if want := netip.AddrPortFrom(address.Addr(), address.Port()+uint16(i)); s.Address != want {
+			t.Errorf("listens at %s, want %s", s.Address, want)
+		}
+		if err := pod.Do(func() error {
+			if cookie, err := Cookie(); err != nil || cookie != s.Cookie {
+				t.Errorf("cookie %d, want %d, %v", s.Cookie, cookie, err)
+			}
+			c, err := net.Dial("tcp4", s.Address.String())
+			if err == nil {
+				_ = c.Close()
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	diag, err := OpenDiag(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = diag.Close()
+}
+
+// TestLoDown: the sockets are there before the network plugin has set up anything.
+func TestLoDown(t *testing.T) {
+	testnet.Require(t)
+	namespaces, pod := hooktest.NewNamespaces(t), testnet.New(t)
+	namespaces.Add("pod", pod)
+	if err := pod.Do(func() error { return setDown("lo") }); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(filepath.Join(namespaces.Folder, "pod"), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+}
+
+// TestNoNamespace: a file that is no namespace yet, or no more, is an error.
+func TestNoNamespace(t *testing.T) {
+	testnet.Require(t)
+	folder := t.TempDir()
+	create(t, folder, "a")
+	if _, err := Open(filepath.Join(folder, "a"), address); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("a plain file: %v", err)
+	}
+	if _, err := Open(filepath.Join(folder, "b"), address); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+}
+
+// TestThreads: threads that were in pods' namespaces are not used again.
+func TestThreads(t *testing.T) {
+	testnet.Require(t)
+	namespaces, pod := hooktest.NewNamespaces(t), testnet.New(t)
+	namespaces.Add("pod", pod)
+	for range 100 {
+		diag, err := OpenDiag(filepath.Join(namespaces.Folder, "pod"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = diag.Close()
+	}
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A thread takes a moment to end after its goroutine.
+	var elsewhere string
+	err = wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, 10*time.Second, true, func(context.Context) (bool, error) {
+		elsewhere = ""
+		threads, err := os.ReadDir("/proc/self/task")
+		for _, thread := range threads {
+			in, err := os.Readlink(filepath.Join("/proc/self/task", thread.Name(), "ns/net"))
+			if err == nil && in != own {
+				elsewhere = thread.Name() + " in " + in
+			}
+		}
+		return elsewhere == "", err
+	})
+	if err != nil {
+		t.Errorf("thread %s: %v", elsewhere, err)
+	}
+}
+
+func setDown(name string) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetDown(l)
+}
