@@ -192,7 +192,7 @@ func (l *Listener) remove(cookie uint64) {
 	}
 }
 
-// end closes the sockets and waits until nobody uses them.
+// end closes the sockets and waits until they are not in use.
 func (e *entrance) end() {
 	_ = e.listener.Close()
 	<-e.accepts

@@ -1,6 +1,6 @@
 // Package netns finds pods' network namespaces and opens podid's sockets in them.
 //
-// A socket belongs to the namespace in which it was opened, whoever has it. So one process enters a
+// A socket belongs to the namespace in which it was opened, whichever process has it. So one process enters a
 // namespace for as long as it takes to open two sockets, and another one, without any privilege,
 // serves the pod through them.
 package netns
@@ -15,14 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sockets are podid's sockets in a pod's network namespace. They keep the namespace alive until they
-// are closed.
+// Sockets are podid's sockets in a pod's network namespace. They keep the namespace alive until
+// they are closed.
 type Sockets struct {
 	// Cookie identifies the namespace for as long as the machine runs.
 	Cookie uint64
 	// Address is where Listener listens.
 	Address netip.AddrPort
-	// Listener accepts the pod's connections. Nobody outside of the namespace can reach it.
+	// Listener accepts the pod's connections. It cannot be reached from outside of the namespace.
 	Listener *os.File
 }
 
@@ -62,7 +62,7 @@ func OpenDiag(path string) (diag *os.File, err error) {
 	return diag, nil
 }
 
-// within runs f in a network namespace, on a thread that ends afterwards: no other goroutine ever
+// within runs f in a network namespace, on a thread that ends afterward: no other goroutine ever
 // runs on it.
 func within(path string, f func() error) error {
 	done := make(chan error, 1)

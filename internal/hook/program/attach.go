@@ -261,7 +261,7 @@ func removePin(path string) error {
 	return nil
 }
 
-// explain adds the remedy to errors that an operator can mend.
+// explain adds the remedy to errors that an operator can fix.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM):

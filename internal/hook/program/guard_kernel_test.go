@@ -53,7 +53,7 @@ func TestGuard(t *testing.T) {
 		in   *testnet.Net
 	}{{"pod", w.pod}, {"host-network pod", w.node}} {
 		for _, way := range hooktest.Raw() {
-			// A packet socket is told at once when its packet is dropped on the same interface.
+			// A packet socket gets an error at once when its packet is dropped on the same interface.
 			if got := hooktest.Client(t, from.in, w.podGroup, way); got != hooktest.Sent && got != unix.ENOBUFS.Error() {
 				t.Errorf("%s by %s: %s", from.name, way, got)
 			}

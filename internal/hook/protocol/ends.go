@@ -30,7 +30,7 @@ func Listen(ctx context.Context, path string, users ...uint32) (*Listener, error
 	if err != nil {
 		return nil, fmt.Errorf("listen for agents: %w", err)
 	}
-	if err := os.Chmod(path, 0o666); err != nil { // whoever connects is checked
+	if err := os.Chmod(path, 0o666); err != nil { // the users of connections are checked
 		_ = l.Close()
 		return nil, fmt.Errorf("let agents connect: %w", err)
 	}

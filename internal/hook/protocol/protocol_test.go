@@ -90,7 +90,7 @@ func TestIncomplete(t *testing.T) {
 	}
 }
 
-// TestDescriptors: a process that may not open more files is told so.
+// TestDescriptors: a process that may not open more files gets an error.
 func TestDescriptors(t *testing.T) {
 	holder, agent := connected(t)
 	r, w := pipe(t)
