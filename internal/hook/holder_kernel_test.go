@@ -176,8 +176,8 @@ func TestPods(t *testing.T) {
 	w.answers(a, w.groupA, uidA)
 	b := w.pod("pod-b")
 	w.answers(b, w.groupB, uidB)
-	for _, way := range hooktest.Ways() {
-		if got := hooktest.Client(t, a, w.groupA, way); got != uidA {
+	for way, got := range hooktest.Clients(t, a, w.groupA, hooktest.Ways()...) {
+		if got != uidA {
 			t.Errorf("%s: %q, want %s", way, got, uidA)
 		}
 	}

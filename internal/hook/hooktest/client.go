@@ -18,8 +18,11 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// wayVariable makes a test binary a client, which connects in that way.
-const wayVariable = "PODID_TEST_WAY"
+// waysVariable makes a test binary a client, which connects in these ways.
+const waysVariable = "PODID_TEST_WAYS"
+
+// separator is between ways, and between results.
+const separator = "\n"
 
 // Sent is the result of a client that sends without connecting.
 const Sent = "sent"
@@ -29,8 +32,10 @@ const clientTimeout = 10 * time.Second
 
 // Main runs the tests of a package, or the client that Client starts.
 func Main(m *testing.M) {
-	if way := os.Getenv(wayVariable); way != "" {
-		fmt.Print(run(way))
+	if ways := os.Getenv(waysVariable); ways != "" {
+		for way := range strings.SplitSeq(ways, separator) {
+			fmt.Print(run(way), separator)
+		}
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
@@ -40,25 +45,37 @@ func Main(m *testing.M) {
 // metadata service in a way, and returns the body of the answer or the error.
 func Client(t testing.TB, in *testnet.Net, group, way string) string {
 	t.Helper()
+	return Clients(t, in, group, way)[way]
+}
+
+// Clients is Client for several ways, one after the other in one process. It returns the results by
+// way.
+func Clients(t testing.TB, in *testnet.Net, group string, ways ...string) map[string]string {
+	t.Helper()
 	folder, err := os.Open(group)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = folder.Close() }()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*clientTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(len(ways)+1)*clientTimeout)
 	defer cancel()
 	command := exec.CommandContext(ctx, os.Args[0])
-	command.Env = append(os.Environ(), wayVariable+"="+way)
+	command.Env = append(os.Environ(), waysVariable+"="+strings.Join(ways, separator))
 	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd())}
 	var out []byte
 	err = in.Do(func() (err error) {
 		out, err = command.Output()
 		return err
 	})
-	if err != nil {
-		t.Fatalf("client %s: %v: %s", way, err, out)
+	results := strings.Split(strings.TrimSuffix(string(out), separator), separator)
+	if err != nil || len(results) != len(ways) {
+		t.Fatalf("client: %v: %s", err, out)
 	}
-	return string(out)
+	got := map[string]string{}
+	for i, way := range ways {
+		got[way] = results[i]
+	}
+	return got
 }
 
 // run connects in a way and asks for a page.

@@ -1,8 +1,8 @@
 // Package netns finds pods' network namespaces and opens podid's sockets in them.
 //
-// A socket belongs to the namespace in which it was opened, whichever process has it. So one process enters a
-// namespace for as long as it takes to open two sockets, and another one, without any privilege,
-// serves the pod through them.
+// A socket belongs to the namespace in which it was opened, whichever process has it. So one
+// process enters a namespace for as long as it takes to open two sockets, and another one, without
+// any privilege, serves the pod through them.
 package netns
 
 import (

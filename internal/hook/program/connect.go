@@ -21,8 +21,8 @@ const (
 	socketDevice = 0
 )
 
-// refusedAt is where no program can listen: a client that connects there gets "connection refused". The
-// programs could return an error themselves, but only EPERM, which clients do not retry
+// refusedAt is where no program can listen: a client that connects there gets "connection refused".
+// The programs could return an error themselves, but only EPERM, which clients do not retry
 // (bpf_set_retval needs Linux 5.18).
 var refusedAt = netip.MustParseAddrPort("127.0.0.1:0") //nolint:gochecknoglobals // a constant
 

@@ -114,23 +114,21 @@ const refused = "connection refused"
 // is refused without one. What is in no pod's group, or on the node, reaches the service.
 func TestConnect(t *testing.T) {
 	w := newWorld(t)
-	for _, way := range hooktest.Ways() {
-		if got := hooktest.Client(t, w.pod, w.podGroup, way); got != refused {
-			t.Errorf("%s without a listener: %q, want %q", way, got, refused)
-		}
-		if got := hooktest.Client(t, w.pod, w.systemGroup, way); got != "metadata service" {
-			t.Errorf("%s in no pod's group: %q", way, got)
+	expect := func(in *testnet.Net, group, want string) {
+		t.Helper()
+		for way, got := range hooktest.Clients(t, in, group, hooktest.Ways()...) {
+			if got != want {
+				t.Errorf("%s: %q, want %q", way, got, want)
+			}
 		}
 	}
+	expect(w.pod, w.podGroup, refused) // no listener yet
+	expect(w.pod, w.systemGroup, "metadata service")
 	if got := hooktest.Client(t, w.node, w.podGroup, "connect"); got != "metadata service" {
 		t.Errorf("on the node's network: %q", got)
 	}
 	w.publish(t, "agent")
-	for _, way := range hooktest.Ways() {
-		if got := hooktest.Client(t, w.pod, w.podGroup, way); got != "agent" {
-			t.Errorf("%s: %q, want the agent", way, got)
-		}
-	}
+	expect(w.pod, w.podGroup, "agent")
 	nested := testnet.New(t)
 	if got := hooktest.Client(t, nested, w.podGroup, "connect"); got != refused {
 		t.Errorf("in a network namespace of the pod's own: %q", got)
