@@ -3,8 +3,6 @@
 package chart
 
 import (
-	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +22,7 @@ func nodePolicy(t *testing.T, api cluster) {
 		}
 	}
 	nmi := api.agentOn(t, "own")
+	all := map[string]attempt{}
 	for name, test := range map[string]struct {
 		node    string
 		change  func(*corev1.Node)
@@ -53,17 +52,9 @@ func nodePolicy(t *testing.T, api cluster) {
 		}, "nothing of a node but"},
 		"the taint elsewhere": {"other", func(n *corev1.Node) { remove(n, ours.Key) }, "its own node only"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			// The API server's own informer delivers the policy after a moment.
-			api.eventually(t, func() error {
-				err := change(t, nmi, test.node, test.change, client.DryRunAll)
-				if err == nil || !strings.Contains(err.Error(), test.refused) {
-					return fmt.Errorf("got %w, want a refusal with %q", err, test.refused)
-				}
-				return nil
-			})
-		})
+		all[name] = attempt{func() error { return change(t, nmi, test.node, test.change, client.DryRunAll) }, test.refused}
 	}
+	api.attempts(t, all)
 	if err := change(t, nmi, "own", func(n *corev1.Node) { remove(n, ours.Key) }); err != nil {
 		t.Errorf("the start-up taint of its own node: %v", err)
 	}
