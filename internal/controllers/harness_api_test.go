@@ -54,8 +54,8 @@ type stories []struct {
 	run  func(*testing.T, *world)
 }
 
-// runStories runs each story in its own world. The prefix tells their objects from those of stories
-// of the same name.
+// runStories runs each story in its own world. The prefix distinguishes their objects from those of
+// other stories of the same name.
 func runStories(t *testing.T, kube *rest.Config, prefix string, all stories) {
 	t.Helper()
 	for _, story := range all {
