@@ -1,3 +1,5 @@
+// AzureAssignedIdentity: an identity that a pod has on its node.
+
 package v1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"

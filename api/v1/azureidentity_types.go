@@ -1,3 +1,5 @@
+// AzureIdentity: an identity on Azure.
+
 package v1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"

@@ -1,3 +1,5 @@
+// AzureIdentityBinding: which pods may use an AzureIdentity.
+
 package v1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"

@@ -1,3 +1,5 @@
+// AzureIdentityPolicy: which namespaces may use which identities, by the cluster's owner.
+
 package v1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"

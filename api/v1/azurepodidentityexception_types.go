@@ -1,3 +1,5 @@
+// AzurePodIdentityException: pods that reach the metadata service as if podid were not there.
+
 package v1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"

@@ -1,3 +1,5 @@
+// The start-up taint.
+
 package v1
 
 // AgentNotReadyTaint is the key of a taint (effect NoSchedule) that a node can join the cluster

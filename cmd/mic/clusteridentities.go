@@ -1,4 +1,5 @@
-// The cluster's own identities, which pods do not get unless a policy names them.
+// The flags that name the cluster's own identities, which pods do not get unless a policy names
+// them.
 
 package main
 

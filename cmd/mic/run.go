@@ -1,4 +1,4 @@
-// Running the controller.
+// Running MIC: its servers, and sessions with the API server, one after the other.
 
 package main
 

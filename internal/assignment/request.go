@@ -1,4 +1,5 @@
-// Finding the identity that makes Azure refuse a request.
+// The pure part of finding the identity that makes Azure refuse a request: which request to try
+// next.
 
 package assignment
 

@@ -1,6 +1,5 @@
 // Package azure reads which Azure a cluster runs in and how podid signs in to it: the cloud config
-// (azure.json, or the environment), the clouds, and the credential, which follows changes of the
-// file.
+// (azure.json, or the environment) and the credential, which follows changes of the file.
 package azure
 
 // The cloud config: where it comes from, what it must hold.

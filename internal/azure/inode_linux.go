@@ -1,3 +1,5 @@
+// How a replaced file is recognized.
+
 package azure
 
 import (

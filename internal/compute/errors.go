@@ -1,5 +1,5 @@
-// Classification of ARM's refusals. It goes by status and code. Messages are only searched for
-// resource IDs, because Azure names them nowhere else.
+// What an error of Azure Resource Manager says: its status, its code and the resource IDs that it
+// names. Messages are only searched for resource IDs, because Azure names them nowhere else.
 
 package compute
 

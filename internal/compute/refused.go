@@ -1,4 +1,4 @@
-// Classification of Azure's refusals for the caller's next step.
+// What MIC can do about an error of Azure: try again, leave out an identity, or wait for a person.
 
 package compute
 

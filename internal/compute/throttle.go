@@ -1,5 +1,6 @@
-// Policies that apply the limits to requests: one delays each call until the limits have room for
-// it, and one learns from each answer.
+// Applying Azure's limits to requests: one policy delays each call until limits.go has room for it,
+// one reads each answer, such as a 429, and records it there. How long a whole node group is left
+// alone is decided in controllers/attachment/trouble.go.
 
 package compute
 

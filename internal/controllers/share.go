@@ -1,4 +1,4 @@
-// Memory of the cache: thousands of assigned identities embed copies of a few identities and
+// Saving the cache's memory: thousands of assigned identities embed copies of a few identities and
 // bindings.
 
 package controllers

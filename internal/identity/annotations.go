@@ -1,3 +1,5 @@
+// What of annotations is read, and how much.
+
 package identity
 
 import (

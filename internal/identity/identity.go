@@ -1,8 +1,9 @@
 // Package identity decides which Azure identities a pod may use, and why not.
 //
-// It is the only place that decides. MIC uses it to find what to attach to a node, the node agent
-// before it hands out a token, and the command line to explain a decision. It holds no client, no
-// clock and no log: the same objects give the same result everywhere.
+// It is the only place that decides that. MIC uses it to find what to attach to a node, the node
+// agent before it hands out a token. It holds no client, no clock and no log: the same objects give
+// the same result everywhere. Of several identities that a pod may use, the node agent takes the
+// first that works: agent/authorize leaves out those that Azure refused.
 package identity
 
 import (

@@ -1,4 +1,5 @@
-// The table.
+// The table of all reasons: code, HTTP status, OAuth error, Event, remedy. docs/reasons.md is
+// generated from it.
 
 package reason
 

@@ -1,3 +1,5 @@
+// Programs with the Azure SDKs for JavaScript, run by Node.js.
+
 package clients
 
 import (

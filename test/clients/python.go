@@ -1,3 +1,5 @@
+// Programs with the Azure SDKs for Python.
+
 package clients
 
 import (

@@ -33,7 +33,7 @@ func podGetsToken(s *story) {
 		}
 	}
 	if text, _ := said["arm"]["text"].(string); !strings.Contains(text, demo.Name) {
-		s.Errorf("Azure events the pod: %s; want that %s is on the scale set", text, demo.Name)
+		s.Errorf("the pod got from Azure: %s; want that %s is on the scale set", text, demo.Name)
 	}
 	if !s.changed(since, "added", id) {
 		s.Errorf("ARM was not asked to put %s on the nodes", demo.Name)
@@ -41,7 +41,7 @@ func podGetsToken(s *story) {
 
 	refused := s.events(s.finish(unbound), "refused")["refused"]
 	if text, _ := refused["text"].(string); !strings.Contains(text, "Identity not found") {
-		s.Errorf("the pod without a binding was events: %s", text)
+		s.Errorf("the pod without a binding got: %s", text)
 	}
 	if took, _ := refused["tookMS"].(float64); took > quick {
 		s.Errorf("the pod without a binding was refused after %v ms only", took)

@@ -1,4 +1,5 @@
-// The cluster's own identities, which pods do not get unless the policy names them.
+// The cluster's own identities as the agent knows them: those of its flags, and the kubelet's from
+// the node's label.
 
 package cluster
 

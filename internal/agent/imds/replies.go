@@ -1,4 +1,4 @@
-// A list of replies.
+// The reply for an application with auxiliary tenants: one token of each tenant.
 
 package imds
 

@@ -1,4 +1,4 @@
-// Token requests.
+// Reading a request for a token: its path, header and parameters.
 
 package imds
 

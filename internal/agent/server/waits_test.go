@@ -1,3 +1,5 @@
+// Requests that wait, and what they get if a grant ends meanwhile.
+
 package server
 
 import (

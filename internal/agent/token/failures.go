@@ -1,4 +1,4 @@
-// Recent failures.
+// Requests that failed a moment ago, so that the next caller gets the same error at once.
 
 package token
 

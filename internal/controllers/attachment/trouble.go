@@ -1,4 +1,5 @@
-// What keeps a node group, or single identities, from being updated.
+// Quarantine and backoff: what Azure refused of a node group or of single identities, and when it is
+// tried again.
 
 package attachment
 

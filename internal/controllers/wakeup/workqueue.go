@@ -1,4 +1,4 @@
-// The controllers' work queues.
+// The options of all controllers' work queues: workers, retries, no metrics.
 
 package wakeup
 

@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
-	"time"
 )
 
 // failure is an error response: {"error":{"code":…,"message":…}}.
@@ -36,15 +34,6 @@ func unauthorized(authority, code, format string, args ...any) *failure {
 		"Www-Authenticate": fmt.Sprintf(`Bearer authorization_uri=%q, error="invalid_token", error_description=%q`,
 			authority+"/common", code),
 	}
-	return f
-}
-
-// subscriptionThrottled is the code of Resource Manager's own 429.
-const subscriptionThrottled = "SubscriptionRequestsThrottled"
-
-func throttled(wait time.Duration, code, format string, args ...any) *failure {
-	f := fail(http.StatusTooManyRequests, code, format, args...)
-	f.header = map[string]string{"Retry-After": strconv.Itoa(int(wait / time.Second))}
 	return f
 }
 

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -137,22 +136,6 @@ func checkVersion(version string) *failure {
 	}
 	if !versionShape.MatchString(version) {
 		return fail(http.StatusBadRequest, "InvalidApiVersionParameter", "The api-version '%s' is invalid.", bounded(version))
-	}
-	return nil
-}
-
-// limit counts the request against the subscription's reads or writes.
-func (h *Handler) limit(c *call) *failure {
-	kind, bucket := "reads", h.world.Settings().Limits.Reads
-	if c.r.Method != http.MethodGet {
-		kind, bucket = "writes", h.world.Settings().Limits.Writes
-	}
-	left, wait := h.world.Take("arm/"+kind+"/"+world.Fold(c.subscription())+"/"+c.principal.PrincipalID, bucket)
-	c.w.Header().Set("X-Ms-Ratelimit-Remaining-Subscription-"+kind, strconv.Itoa(left))
-	if wait > 0 {
-		return throttled(wait, subscriptionThrottled,
-			"Number of '%s' requests for subscription '%s' actor '%s' exceeded. Please try again after '%d' seconds.",
-			strings.TrimSuffix(kind, "s"), c.subscription(), c.principal.PrincipalID, int(wait/time.Second))
 	}
 	return nil
 }

@@ -61,33 +61,6 @@ func (h *Handler) announce(c *call, view world.MachineView, op world.Operation) 
 	h.retryAfter(c.w)
 }
 
-// limitCompute counts the write against the machine's own bucket.
-func (h *Handler) limitCompute(c *call, view world.MachineView) *failure {
-	if view.ID.Kind == world.VMSS {
-		return h.limitMachine(c, view.ID, "UpdateVMScaleSet", h.world.Settings().Limits.ScaleSetWrites)
-	}
-	return h.limitMachine(c, view.ID, "UpdateVM", h.world.Settings().Limits.MachineWrites)
-}
-
-// limitMachine counts a request against one of a machine's own buckets, as the compute service
-// does.
-func (h *Handler) limitMachine(c *call, id world.MachineID, group string, bucket world.Bucket) *failure {
-	left, wait := h.world.Take("compute/"+group+"/"+id.Key(), bucket)
-	c.w.Header().Set("X-Ms-Ratelimit-Remaining-Resource", "Microsoft.Compute/"+group+"Resource;"+strconv.Itoa(left))
-	if wait == 0 {
-		return nil
-	}
-	f := throttled(wait, "OperationNotAllowed",
-		"The server rejected the request because too many requests have been received for this subscription.")
-	f.provider = true
-	f.details = []errorBody{{
-		Code: "TooManyRequests", Target: group + "Resource",
-		Message: fmt.Sprintf(`{"operationGroup":"%sResource","allowedRequestCount":%d,"measuredRequestCount":%d}`,
-			group, bucket.Size, bucket.Size+1),
-	}}
-	return f
-}
-
 // readChange reads the identity section of a body.
 func readChange(c *call, view world.MachineView) (world.Change, *failure) {
 	data, err := io.ReadAll(c.r.Body)

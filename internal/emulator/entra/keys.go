@@ -1,5 +1,5 @@
-// Package entra is the emulated Entra ID. It issues real, verifiable tokens and serves the token,
-// discovery and key endpoints of v1 and v2.
+// The keys that tokens are signed with, and their certificates.
+
 package entra
 
 import (

@@ -1,4 +1,4 @@
-// The token endpoints: client credentials in v1 and v2.
+// The token endpoints, v1 and v2: reading a request and checking the client's credential.
 
 package entra
 

@@ -1,4 +1,4 @@
-// Rate limits: token buckets on the world's clock.
+// Rate limits: token buckets on the world's clock. arm/throttle.go answers 429 when they are empty.
 
 package world
 

@@ -1,3 +1,5 @@
+// A BPF file system for one test.
+
 package hooktest
 
 import (

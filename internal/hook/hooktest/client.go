@@ -1,3 +1,5 @@
+// Clients: processes in a network namespace and a control group.
+
 package hooktest
 
 import (

@@ -1,3 +1,5 @@
+// A container runtime's folder of network namespaces.
+
 package hooktest
 
 import (

@@ -1,3 +1,5 @@
+// What arrives at the metadata service.
+
 package hooktest
 
 import (

@@ -1,5 +1,5 @@
-// Package process identifies and ends the sandbox's processes. A process is identified by its ID
-// and its start time, because the kernel reuses IDs.
+// What identifies a process.
+
 package process
 
 import (

@@ -1,5 +1,5 @@
-// Package measure is what the benchmarks share: figures and their output, the properties of the
-// machine, and the kernel's figures about processes.
+// The table of figures: its rows and their output.
+
 package measure
 
 import (

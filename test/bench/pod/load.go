@@ -1,5 +1,4 @@
-// The load generator: one thread, raw sockets and epoll, because it shares the machine with the
-// measured program. A request costs two system calls and a share of a third.
+// The program in a pod that sends load: it runs package load and prints what it measured.
 
 package main
 

@@ -1,4 +1,5 @@
-// Pods that send requests before they are known.
+// Pods that send requests before they are known. How long a request waits for its identity is
+// Config.ArrivalLimit and Config.BindingLimit, which cmd/nmi sets.
 
 package authorize
 
