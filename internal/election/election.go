@@ -7,6 +7,8 @@
 //     began, whatever request it is waiting for. Another process waits for the whole duration, from
 //     the moment it observed that renewal.
 //   - A leader that reads another holder's name stops at once, not at the renew deadline.
+//   - A renewal is sent once a quarter of the duration has passed since the last one, not with
+//     every attempt of the elector.
 //   - The Lease is released only after the function has returned. A process that lost the Lease
 //     never writes it again.
 package election
@@ -45,6 +47,7 @@ func (c Config) duration() time.Duration       { return c.Duration.Truncate(time
 func (c Config) maxAge() time.Duration         { return c.duration() * 5 / 6 }
 func (c Config) renewDeadline() time.Duration  { return c.duration() * 3 / 4 }
 func (c Config) requestTimeout() time.Duration { return c.duration() / 3 }
+func (c Config) renewInterval() time.Duration  { return c.duration() / 4 }
 func (c Config) retryPeriod() time.Duration    { return min(c.duration()/12, maxRetryPeriod) }
 
 // Run waits for the Lease, calls lead, and releases the Lease when lead has returned. It returns

@@ -47,8 +47,12 @@ func (l *lock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) 
 	return l.write(ctx, r, l.Interface.Create)
 }
 
-// Update implements resourcelock.Interface.
+// Update implements resourcelock.Interface. The elector renews as often as others try to get the
+// Lease. Most of these renewals are not sent.
 func (l *lock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	if r.HolderIdentity == l.Identity() && l.fresh() {
+		return nil
+	}
 	return l.write(ctx, r, l.Interface.Update)
 }
 
@@ -68,6 +72,13 @@ func (l *lock) write(
 		l.extend(began)
 	}
 	return err
+}
+
+// fresh reports whether the last renewal is so recent that the next one can wait.
+func (l *lock) fresh() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.leading && time.Since(l.renewed) < l.config.renewInterval()
 }
 
 // request bounds a request and reports its outcome.

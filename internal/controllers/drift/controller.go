@@ -83,11 +83,12 @@ func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
 }
 
 // readEvery is the time between two comparisons in one subscription, at least: Azure grants it 25
-// reads a second, and comparing may use a twentieth of them. Pods wait for the others.
-const readEvery = 800 * time.Millisecond
+// reads a second, and comparing may use a twentieth of them, some of which are second attempts and
+// reads after updates. Pods wait for the others.
+const readEvery = time.Second
 
 // paced returns the time for a round over the groups: the interval, or more where a subscription
-// has too many of them for it. A round over 1,000 VMs takes 13 minutes.
+// has too many of them for it. A round over 1,000 VMs takes 17 minutes.
 func paced(groups []compute.Group, interval time.Duration) time.Duration {
 	count := map[string]int{}
 	for _, group := range groups {

@@ -57,10 +57,10 @@ type Events struct {
 	said map[string]string
 }
 
-// Rate limits. In a burst of pods, only a limited number of normal Events are emitted. Warnings
-// have a higher limit.
+// Rate limits of one namespace. In a burst of pods, only a limited number of normal Events are
+// emitted. Warnings have a higher limit.
 const (
-	normalRate, normalBurst   = 5, 10
+	normalRate, normalBurst   = 2.5, 5
 	warningRate, warningBurst = 20, 400
 )
 

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/podid-io/podid/internal/emulator/entra"
 	"github.com/podid-io/podid/internal/emulator/front"
