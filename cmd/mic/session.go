@@ -199,8 +199,9 @@ func (s *session) informers(streams *controllers.Streams) func(
 	}
 }
 
-// electionConfig describes the Lease. A standby reads it about twice a second, and the leader writes
-// it every one to two seconds, so readiness reports there whether the API server can be reached.
+// electionConfig describes the Lease. A standby reads it about twice a second, and the leader
+// writes it every one to two seconds, so readiness reports there whether the API server can be
+// reached.
 func (s *session) electionConfig() (election.Config, error) {
 	// A client without a rate limit, so that the controllers' requests cannot delay a renewal, and
 	// with HTTP/1.1, where a hanging connection delays one request only.

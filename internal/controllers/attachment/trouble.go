@@ -1,5 +1,5 @@
-// Quarantine and backoff: what Azure refused of a node group or of single identities, and when it is
-// tried again.
+// Quarantine and backoff: what Azure refused of a node group or of single identities, and when it
+// is tried again.
 
 package attachment
 
