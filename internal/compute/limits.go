@@ -114,7 +114,7 @@ type account struct {
 	limits [classes]*limit
 	groups map[Group]*groupAccount
 	used   time.Time
-	// queue holds the groups that wait for an update, longest wait first.
+	// queue holds the groups that wait for an update, in the order of their places.
 	queue  []*groupAccount
 	queued uint64 // how many were ever in the queue
 	// running is how many updates of VMs are in progress.
@@ -125,13 +125,24 @@ type account struct {
 type groupAccount struct {
 	limits [classes]*limit
 	used   time.Time
-	// number is the group's place in the queue; 0 means none. A group whose own limit is closed is not
-	// in the queue, but keeps its number. due is the time of the group's turn.
+	// place is the group's in the queue. A group whose own limit is closed is not in the queue, but
+	// keeps its place. due is the time of the group's turn.
+	place place
+	due   time.Time
+	turn  bool // its turn has come
+	// sent is the place from which the write in progress was sent. A refused write gets it back.
+	sent place
+}
+
+// place orders the queue: by since when pods wait, and then by the first call. The zero value means
+// none.
+type place struct {
+	since  time.Time
 	number uint64
-	due    time.Time
-	turn   bool // its turn has come
-	// sent is the number with which the write in progress was sent. A refused write gets it back.
-	sent uint64
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(p.since.Compare(q.since), cmp.Compare(p.number, q.number))
 }
 
 // Bounds of the memory. After forgetAfter without a call every bucket is full and every Retry-After
@@ -195,9 +206,10 @@ const (
 )
 
 // pause returns how long to leave the group alone, or 0 if it may be read and written now. It
-// reserves nothing. If the subscription has no room for another update, groups wait in the order of
-// their first call. Each proceeds when its turn has come, at the rate of the limits.
-func (l *limits) pause(group Group, now time.Time) time.Duration {
+// reserves nothing. If the subscription has no room for another update, the groups whose pods have
+// waited since the earliest time are first. Each proceeds when its turn has come, at the rate of
+// the limits.
+func (l *limits) pause(group Group, since, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.subscriptions[group.SubscriptionID] == nil {
@@ -209,7 +221,7 @@ func (l *limits) pause(group Group, now time.Time) time.Duration {
 		own.due = now.Add(wait)
 		return wait
 	}
-	ahead := sub.enqueue(own, now)
+	ahead := sub.enqueue(own, since, now)
 	wait := max(sub.limits[reading].delayOf(now, readsPerUpdate*(ahead+1)), sub.limits[writing].delayOf(now, ahead+1))
 	if own.turn && !sub.limits[reading].isClosed(now) && !sub.limits[writing].isClosed(now) {
 		return 0
@@ -219,30 +231,27 @@ func (l *limits) pause(group Group, now time.Time) time.Duration {
 }
 
 // enqueue adds a group to the queue if necessary and returns how many groups are ahead of it.
-func (a *account) enqueue(own *groupAccount, now time.Time) int {
+func (a *account) enqueue(own *groupAccount, since, now time.Time) int {
 	for len(a.queue) > 0 && a.queue[0] != own && a.queue[0].late(now) {
 		a.leave(a.queue[0])
 	}
-	if own.number != 0 {
-		at, queued := a.find(own)
-		if queued {
-			return at
-		}
-		if !own.late(now) {
-			a.queue = slices.Insert(a.queue, at, own)
-			return at
-		}
+	at, queued := a.find(own)
+	if queued {
+		return at
 	}
-	a.queued++
-	own.number = a.queued
-	a.queue = append(a.queue, own)
-	return len(a.queue) - 1
+	if own.place == (place{}) || own.late(now) {
+		a.queued++
+		own.place = place{since, a.queued}
+		at, _ = a.find(own)
+	}
+	a.queue = slices.Insert(a.queue, at, own)
+	return at
 }
 
 // late reports whether the group has not used its turn.
 func (g *groupAccount) late(now time.Time) bool { return now.Sub(g.due) > turnTime }
 
-// stepOut removes a group from the queue. It keeps its number.
+// stepOut removes a group from the queue. It keeps its place.
 func (a *account) stepOut(own *groupAccount) {
 	if at, ok := a.find(own); ok {
 		a.queue = slices.Delete(a.queue, at, at+1)
@@ -250,15 +259,15 @@ func (a *account) stepOut(own *groupAccount) {
 	own.turn = false
 }
 
-// leave removes a group from the queue and returns its number.
-func (a *account) leave(own *groupAccount) (number uint64) {
+// leave removes a group from the queue and returns the place that it had.
+func (a *account) leave(own *groupAccount) (had place) {
 	a.stepOut(own)
-	number, own.number = own.number, 0
-	return number
+	had, own.place = own.place, place{}
+	return had
 }
 
 func (a *account) find(own *groupAccount) (int, bool) {
-	return slices.BinarySearchFunc(a.queue, own.number, func(g *groupAccount, number uint64) int { return cmp.Compare(g.number, number) })
+	return slices.BinarySearchFunc(a.queue, own.place, func(g *groupAccount, p place) int { return g.place.compare(p) })
 }
 
 // reserve counts a call and returns after how long it may go, unless Azure closes a limit
@@ -363,10 +372,10 @@ func (l *limits) learn(group Group, c class, said answered, now time.Time) {
 		sub.limits[general].lower(now, *said.left)
 	}
 	if c == writing {
-		if said.retryAfter != 0 && own.number == 0 {
-			own.number, own.due = own.sent, now.Add(said.retryAfter)
+		if said.retryAfter != 0 && own.place == (place{}) {
+			own.place, own.due = own.sent, now.Add(said.retryAfter)
 		}
-		own.sent = 0
+		own.sent = place{}
 	}
 	if said.retryAfter == 0 {
 		return

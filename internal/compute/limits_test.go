@@ -65,7 +65,7 @@ func TestLimitSizes(t *testing.T) {
 func TestPauseReserves(t *testing.T) {
 	b := newLimits()
 	for range 1000 {
-		if wait := b.pause(scaleSet(0), epoch); wait != 0 {
+		if wait := b.pause(scaleSet(0), epoch, epoch); wait != 0 {
 			t.Fatalf("nothing was used: %v", wait)
 		}
 	}
@@ -73,11 +73,11 @@ func TestPauseReserves(t *testing.T) {
 		t.Error("asking costs memory")
 	}
 	drain(t, b, writing, scaleSet(0))
-	first := b.pause(scaleSet(0), epoch)
-	if second := b.pause(scaleSet(0), epoch); first != 15*time.Second || second != first {
+	first := b.pause(scaleSet(0), epoch, epoch)
+	if second := b.pause(scaleSet(0), epoch, epoch); first != 15*time.Second || second != first {
 		t.Errorf("%v, then %v, want 15 s: 4 updates a minute", first, second)
 	}
-	if wait := b.pause(scaleSet(1), epoch); wait != 0 {
+	if wait := b.pause(scaleSet(1), epoch, epoch); wait != 0 {
 		t.Errorf("another scale set: %v", wait)
 	}
 }
@@ -109,7 +109,7 @@ func TestSpread(t *testing.T) {
 	b.learn(groups[0], writing, answered{retryAfter: 17 * time.Second, scope: wholeSubscription}, epoch)
 	within := map[time.Duration]int{}
 	for _, g := range groups {
-		wait := b.pause(g, epoch)
+		wait := b.pause(g, epoch, epoch)
 		if wait < 17*time.Second || wait > 37*time.Second {
 			t.Fatalf("%s is told %v, want 17 s and up to 20 s more", g, wait)
 		}
@@ -130,7 +130,7 @@ func TestSpread(t *testing.T) {
 	}
 	alone := newLimits()
 	alone.learn(groups[0], writing, answered{retryAfter: 17 * time.Second, scope: wholeSubscription}, epoch)
-	if wait := alone.pause(groups[0], epoch); wait != 17*time.Second {
+	if wait := alone.pause(groups[0], epoch, epoch); wait != 17*time.Second {
 		t.Errorf("a single group is told %v, want Retry-After to the second", wait)
 	}
 }
@@ -145,24 +145,24 @@ func TestQueue(t *testing.T) {
 	}
 	drain(t, b, writing, others...)
 	for i, want := range []time.Duration{100, 200, 300} {
-		if wait := b.pause(scaleSet(i), epoch); wait != want*time.Millisecond {
+		if wait := b.pause(scaleSet(i), epoch, epoch); wait != want*time.Millisecond {
 			t.Errorf("group %d is told %v, want %v ms", i, wait, want)
 		}
 	}
 	later := epoch.Add(200 * time.Millisecond)
-	if wait := b.pause(scaleSet(2), later); wait != 100*time.Millisecond {
+	if wait := b.pause(scaleSet(2), epoch, later); wait != 100*time.Millisecond {
 		t.Errorf("the last one asks early and is told %v, want 100 ms: it does not overtake", wait)
 	}
-	if first, second := b.pause(scaleSet(0), later), b.pause(scaleSet(1), later); first+second != 0 {
+	if first, second := b.pause(scaleSet(0), epoch, later), b.pause(scaleSet(1), epoch, later); first+second != 0 {
 		t.Errorf("the first two are told %v and %v, want their turn", first, second)
 	}
 	if _, ok := b.reserve(scaleSet(0), writing, later, 0); !ok {
 		t.Error("no write in its turn")
 	}
-	if wait := b.pause(scaleSet(1), later.Add(time.Second)); wait != 0 {
+	if wait := b.pause(scaleSet(1), epoch, later.Add(time.Second)); wait != 0 {
 		t.Errorf("the second one has lost its turn: %v", wait)
 	}
-	if wait := b.pause(scaleSet(3), later.Add(time.Minute)); wait != 0 || len(b.subscriptions[subGUID].queue) != 1 {
+	if wait := b.pause(scaleSet(3), epoch, later.Add(time.Minute)); wait != 0 || len(b.subscriptions[subGUID].queue) != 1 {
 		t.Errorf("turns that were not used are kept: %v, %d in the queue", wait, len(b.subscriptions[subGUID].queue))
 	}
 }
@@ -177,25 +177,25 @@ func TestRefusedKeepsItsPlace(t *testing.T) {
 	}
 	drain(t, b, writing, others...)
 	for i := range 60 {
-		b.pause(scaleSet(i), epoch)
+		b.pause(scaleSet(i), epoch, epoch)
 	}
 	sent := epoch.Add(100 * time.Millisecond)
-	if wait := b.pause(scaleSet(0), sent); wait != 0 {
+	if wait := b.pause(scaleSet(0), epoch, sent); wait != 0 {
 		t.Fatalf("waits %v in its turn", wait)
 	}
 	if _, ok := b.reserve(scaleSet(0), writing, sent, 0); !ok {
 		t.Fatal("no write in its turn")
 	}
 	b.learn(scaleSet(0), writing, answered{retryAfter: 3 * time.Second}, sent)
-	if wait := b.pause(scaleSet(1), sent); wait != 100*time.Millisecond {
+	if wait := b.pause(scaleSet(1), epoch, sent); wait != 100*time.Millisecond {
 		t.Errorf("the next one waits %v, want 100 ms: it is not affected", wait)
 	}
-	if wait := b.pause(scaleSet(0), sent.Add(time.Second)); wait != 2*time.Second {
+	if wait := b.pause(scaleSet(0), epoch, sent.Add(time.Second)); wait != 2*time.Second {
 		t.Errorf("waits %v, want the rest of Retry-After", wait)
 	}
 	for i := 1; i <= 30; i++ { // these have used their turns meanwhile
 		now := epoch.Add(time.Duration(i+1) * 100 * time.Millisecond)
-		if wait := b.pause(scaleSet(i), now); wait != 0 {
+		if wait := b.pause(scaleSet(i), epoch, now); wait != 0 {
 			t.Fatalf("group %d waits %v", i, wait)
 		}
 		if _, ok := b.reserve(scaleSet(i), writing, now, 0); !ok {
@@ -203,11 +203,33 @@ func TestRefusedKeepsItsPlace(t *testing.T) {
 		}
 		b.learn(scaleSet(i), writing, answered{}, now)
 	}
-	if wait := b.pause(scaleSet(0), sent.Add(3100*time.Millisecond)); wait > 100*time.Millisecond {
+	if wait := b.pause(scaleSet(0), epoch, sent.Add(3100*time.Millisecond)); wait > 100*time.Millisecond {
 		t.Errorf("waits %v more, want at most 100 ms: it was first", wait)
 	}
-	if wait := b.pause(scaleSet(1), sent.Add(3100*time.Millisecond)); wait < 3*time.Second {
+	if wait := b.pause(scaleSet(1), epoch, sent.Add(3100*time.Millisecond)); wait < 3*time.Second {
 		t.Errorf("one that has had its turn waits %v, want the end of the queue", wait)
+	}
+}
+
+// TestLongestWaitFirst: a group whose pods have waited longer goes before those that called before.
+func TestLongestWaitFirst(t *testing.T) {
+	b := newLimits()
+	var others []Group
+	for i := range 20 {
+		others = append(others, scaleSet(100+i))
+	}
+	drain(t, b, writing, others...)
+	for i := range 30 {
+		b.pause(scaleSet(i), epoch.Add(-time.Second), epoch)
+	}
+	if wait := b.pause(scaleSet(50), epoch.Add(-2*time.Second), epoch); wait != 100*time.Millisecond {
+		t.Errorf("the one that has waited longest waits %v, want 100 ms", wait)
+	}
+	if wait := b.pause(scaleSet(51), epoch, epoch); wait != 3200*time.Millisecond {
+		t.Errorf("the newest waits %v, want 3.2 s", wait)
+	}
+	if wait := b.pause(scaleSet(0), epoch.Add(-time.Second), epoch); wait != 200*time.Millisecond {
+		t.Errorf("the first of the others waits %v, want 200 ms", wait)
 	}
 }
 
@@ -220,7 +242,7 @@ func TestRetryAfterAndNoLonger(t *testing.T) {
 			t.Errorf("class %d, meanwhile: %v, %v", c, wait, ok)
 		}
 		after := epoch.Add(3 * time.Second)
-		if wait := b.pause(group, after); wait != 0 {
+		if wait := b.pause(group, epoch, after); wait != 0 {
 			t.Errorf("class %d: pause %v afterwards", c, wait)
 		}
 		for range 5 {

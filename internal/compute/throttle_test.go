@@ -36,11 +36,11 @@ func TestSubscriptionStops(t *testing.T) {
 				}
 				asked := len(arm.seen(""))
 				for _, g := range []Group{group, other} {
-					if wait := client.Pause(g); wait < 17*time.Second || wait > 18*time.Second {
+					if wait := client.Pause(g, time.Time{}); wait < 17*time.Second || wait > 18*time.Second {
 						t.Errorf("Pause(%s) = %v, want 17 s and a little", g, wait)
 					}
 				}
-				if wait := client.Pause(elsewhere); wait != 0 {
+				if wait := client.Pause(elsewhere, time.Time{}); wait != 0 {
 					t.Errorf("Pause of another subscription = %v", wait)
 				}
 				if wait, ok := RetryAfter(client.Patch(t.Context(), other, ids("a"), nil)); !ok || wait != 17*time.Second {
@@ -54,7 +54,7 @@ func TestSubscriptionStops(t *testing.T) {
 				}
 				mustPatch(t, client, elsewhere, ids("a"), nil)
 				<-time.After(18 * time.Second)
-				if wait := client.Pause(other); wait != 0 {
+				if wait := client.Pause(other, time.Time{}); wait != 0 {
 					t.Errorf("Pause = %v afterwards", wait)
 				}
 				mustPatch(t, client, other, ids("a"), nil)

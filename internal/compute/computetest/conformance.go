@@ -32,7 +32,7 @@ type Azure interface {
 type Client interface {
 	Get(ctx context.Context, group compute.Group) (compute.Identities, error)
 	Patch(ctx context.Context, group compute.Group, attach, detach []string) error
-	Pause(group compute.Group) time.Duration
+	Pause(group compute.Group, since time.Time) time.Duration
 	ClientID(ctx context.Context, resourceID string) (string, error)
 }
 
@@ -187,12 +187,12 @@ func throttled(t *testing.T, a Azure, s Client, group compute.Group) {
 	if wait, ok := compute.RetryAfter(err); !ok || wait != 37*time.Second || !compute.Definite(err) {
 		t.Errorf("compute.RetryAfter(%v) = %v, %v", err, wait, ok)
 	}
-	if wait := s.Pause(group); wait != 37*time.Second {
+	if wait := s.Pause(group, time.Time{}); wait != 37*time.Second {
 		t.Errorf("Pause = %v, want the Retry-After", wait)
 	}
 	other := group
 	other.Name = "other"
-	if wait := s.Pause(other); wait != 0 {
+	if wait := s.Pause(other, time.Time{}); wait != 0 {
 		t.Errorf("Pause of another group = %v, want 0: it was about one resource", wait)
 	}
 	<-time.After(30 * time.Second)
@@ -201,7 +201,7 @@ func throttled(t *testing.T, a Azure, s Client, group compute.Group) {
 		t.Errorf("meanwhile: compute.RetryAfter(%v) = %v, %v, want what is left", err, wait, ok)
 	}
 	<-time.After(7 * time.Second)
-	if wait := s.Pause(group); wait != 0 {
+	if wait := s.Pause(group, time.Time{}); wait != 0 {
 		t.Errorf("Pause = %v, want 0 after the Retry-After", wait)
 	}
 	mustPatch(t, s, group, ids("a"), nil)

@@ -137,7 +137,7 @@ func (f *Fake) PauseSubscription(subscriptionID string, d time.Duration) {
 
 // Pause is like Client.Pause. It returns the pause of PauseSubscription or of the Retry-After of a
 // refused PATCH (ThrottleNext).
-func (f *Fake) Pause(of compute.Group) time.Duration {
+func (f *Fake) Pause(of compute.Group, _ time.Time) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	until := f.pauses[of.SubscriptionID]

@@ -39,8 +39,9 @@ type Cloud interface {
 	Get(ctx context.Context, group compute.Group) (compute.Identities, error)
 	// Patch attaches and detaches in one update, and returns when Azure is done.
 	Patch(ctx context.Context, group compute.Group, attach, detach []string) error
-	// Pause returns how long Azure is to be left alone about a group, 0 for not.
-	Pause(group compute.Group) time.Duration
+	// Pause returns how long Azure is to be left alone about a group, 0 for not. since is when the
+	// oldest need came that no update has included.
+	Pause(group compute.Group, since time.Time) time.Duration
 	// ClientID returns the client ID that an identity has now.
 	ClientID(ctx context.Context, resourceID string) (string, error)
 }
@@ -198,7 +199,7 @@ type pass struct {
 // reconcile reads Azure if necessary, and then plans.
 func (c *Controller) reconcile(ctx context.Context, p *pass) (reconcile.Result, error) {
 	if !p.state.known() {
-		if pause := c.cloud.Pause(p.group); pause > 0 {
+		if pause := c.cloud.Pause(p.group, p.state.waitingSince()); pause > 0 {
 			return reconcile.Result{RequeueAfter: pause}, nil
 		}
 		if err := c.read(ctx, p); err != nil {
@@ -234,7 +235,7 @@ func (c *Controller) plan(ctx context.Context, p *pass) (reconcile.Result, error
 	plan := st.plan(p.extra, c.immutable, c.settings.Grace, c.groups.now())
 	defer c.cancelDetach(st)
 	if !plan.Idle() {
-		if delay := max(st.updateDelay(c.groups.now()), c.cloud.Pause(p.group)); delay > 0 {
+		if delay := max(st.updateDelay(c.groups.now()), c.cloud.Pause(p.group, st.waitingSince())); delay > 0 {
 			return reconcile.Result{RequeueAfter: delay}, nil
 		}
 	}

@@ -25,6 +25,9 @@ type demand struct {
 	// firstAsked and lastAsked are the times of the oldest and the newest need that no update has
 	// included yet.
 	firstAsked, lastAsked time.Time
+	// waitingSince is the time of the oldest need that no update has begun to include, also after the
+	// burst has ended. planned is when the needs were last looked at.
+	waitingSince, planned time.Time
 	// unneededSince is when an identity was last needed.
 	unneededSince map[string]time.Time
 	// preassignedBy are the AzureIdentity objects by which identities are pre-assigned, as of the
@@ -37,6 +40,9 @@ type demand struct {
 // ask records that something is needed that the group does not have.
 func (d *demand) ask(now time.Time) {
 	d.lastAsked = now
+	if d.waitingSince.IsZero() {
+		d.waitingSince = now
+	}
 	if d.firstAsked.IsZero() {
 		d.firstAsked = now
 	}
@@ -53,6 +59,14 @@ func (d *demand) burstDelay(now time.Time) time.Duration {
 		d.firstAsked = time.Time{}
 	}
 	return max(delay, 0)
+}
+
+// included records that an update begins with the needs of the last plan.
+func (d *demand) included() {
+	d.waitingSince = time.Time{}
+	if d.lastAsked.After(d.planned) {
+		d.waitingSince = d.lastAsked
+	}
 }
 
 // identities returns the AzureIdentity objects by which pods need an identity.

@@ -81,6 +81,15 @@ func (st *state) beginUpdate() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.azure.external.ignored = true
+	st.demand.included()
+}
+
+// waitingSince returns when the oldest need came that no update has begun to include, or the zero
+// time.
+func (st *state) waitingSince() time.Time {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.demand.waitingSince
 }
 
 // needSummary is what the pods that need an identity ask for.
@@ -127,7 +136,7 @@ func (st *state) plan(
 		Quarantined: map[string]time.Time{}, UnneededSince: st.demand.unneededSince, Grace: grace, Now: now,
 		Unverified: map[string]bool{}, Patient: map[string]bool{},
 	}
-	st.demand.preassignedBy = extra.names
+	st.demand.preassignedBy, st.demand.planned = extra.names, now
 	maps.Copy(in.Desired, extra.set)
 	maps.Copy(in.Early, extra.set)
 	for key, n := range st.demand.needs {
@@ -291,7 +300,7 @@ func (st *state) markUncertain(req assignment.Request, cause error) {
 func (st *state) settle(extra assignment.Set, now time.Time) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.demand.firstAsked = time.Time{}
+	st.demand.firstAsked, st.demand.waitingSince = time.Time{}, time.Time{}
 	st.trouble.failures, st.trouble.complaint, st.trouble.remainders = 0, "", nil
 	for key, q := range st.trouble.quarantined {
 		if st.ledger.has(key) || st.demand.needs[key] != nil || extra.Has(key) {

@@ -26,7 +26,7 @@ func (answering) Get(context.Context, compute.Group) (compute.Identities, error)
 	return compute.Identities{}, errTest
 }
 
-func (answering) Pause(compute.Group) time.Duration { return 0 }
+func (answering) Pause(compute.Group, time.Time) time.Duration { return 0 }
 
 // carryOut makes an update as Reconcile does, and returns the stored entries.
 func (r *rig) carryOut(m *Controller, answer error) map[string]ledger.Entry {

@@ -201,8 +201,8 @@ func (a *azure) endFaults() {
 }
 
 // Pause implements attachment.Cloud.
-func (a *azure) Pause(group compute.Group) time.Duration {
-	d := a.fake.Pause(group)
+func (a *azure) Pause(group compute.Group, since time.Time) time.Duration {
+	d := a.fake.Pause(group, since)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ill, a.blind[group] = a.ill || d > 0, a.blind[group] || d > 0
