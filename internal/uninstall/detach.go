@@ -17,7 +17,7 @@ import (
 // Cloud is the part of compute.Client that detaching needs.
 type Cloud interface {
 	Patch(ctx context.Context, group compute.Group, attach, detach []string) error
-	Pause(compute.Group) time.Duration
+	Pause(compute.Group, time.Time) time.Duration
 }
 
 // The retries: while another writer updates a scale set, which takes up to a minute, Azure refuses
@@ -67,7 +67,7 @@ func (c *Cleaner) detach(ctx context.Context, group compute.Group, entries []led
 	for i, entry := range entries {
 		ids[i] = entry.ResourceID
 	}
-	wait := c.Cloud.Pause(group)
+	wait := c.Cloud.Pause(group, time.Time{})
 	for range attempts {
 		if wait > 0 {
 			if err := c.Wait(ctx, min(wait, maxWait)); err != nil {
