@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/hook/program"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -22,11 +22,11 @@ const (
 
 func idOf(t *testing.T, folder string) uint64 {
 	t.Helper()
-	var stat unix.Stat_t
-	if err := unix.Stat(folder, &stat); err != nil {
+	id, err := program.GroupID(folder)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return stat.Ino
+	return id
 }
 
 // TestIndex: groups are known as they come, without a walk, and forgotten as they go.

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/hook/program"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -23,15 +25,15 @@ func ownGroup(t *testing.T) uint64 {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(text)) {
-		path, found := strings.CutPrefix(strings.TrimSpace(line), "0::")
-		for _, top := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-			var stat unix.Stat_t
-			if found && unix.Stat(filepath.Join(top, path, "cgroup.procs"), &stat) == nil && unix.Stat(filepath.Join(top, path), &stat) == nil {
-				return stat.Ino
+		if path, found := strings.CutPrefix(strings.TrimSpace(line), "0::"); found {
+			id, err := program.GroupID(filepath.Join(hooktest.Unified(t), path))
+			if err != nil {
+				t.Fatal(err)
 			}
+			return id
 		}
 	}
-	t.Skip("needs control groups of version 2")
+	t.Fatal("this process is in no control group of version 2")
 	return 0
 }
 

@@ -10,25 +10,24 @@ import (
 	"testing"
 )
 
-// unified returns where control groups of version 2 are mounted.
-func unified() string {
+// Unified returns where control groups of version 2 are mounted. A machine without them fails the
+// test.
+func Unified(t testing.TB) string {
+	t.Helper()
 	for _, at := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
 		if _, err := os.Stat(filepath.Join(at, "cgroup.controllers")); err == nil {
 			return at
 		}
 	}
+	t.Fatal("these kernel tests need control groups of version 2: boot with systemd.unified_cgroup_hierarchy=1")
 	return ""
 }
 
-// Groups makes a control group for the test, below this process's own, and removes it and all below
-// it when the test ends. Nothing is ever attached above it.
+// Groups makes a control group for the test, at the top, and removes it and all below it when the
+// test ends. Nothing is ever attached above it.
 func Groups(t testing.TB) string {
 	t.Helper()
-	at := unified()
-	if at == "" {
-		t.Skip("needs control groups of version 2")
-	}
-	top, err := os.MkdirTemp(at, "podid-test-")
+	top, err := os.MkdirTemp(Unified(t), "podid-test-")
 	if err != nil {
 		t.Fatal(err)
 	}

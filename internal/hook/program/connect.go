@@ -5,6 +5,7 @@ package program
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -44,102 +45,132 @@ func connectSpec(at ebpf.AttachType, c Config) *ebpf.ProgramSpec {
 	}
 }
 
+// The registers of connect4 and connect6 that keep their values across calls.
+const (
+	call   = asm.R6 // the struct bpf_sock_addr
+	found  = asm.R7 // the listener of the namespace
+	toIP   = asm.R8
+	toPort = asm.R9
+)
+
 func connectInstructions(at ebpf.AttachType, c Config) asm.Instructions {
-	const context, address, port, found = asm.R6, asm.R8, asm.R9, asm.R7
-	code := asm.Instructions{asm.Mov.Reg(context, asm.R1)}
 	ip := int16(addrIP4)
-	if at == ebpf.AttachCGroupInet6Connect { // only ::ffff:a.b.c.d, which is IPv4
+	if at == ebpf.AttachCGroupInet6Connect {
 		ip = addrIP6 + 12
+	}
+	return slices.Concat(
+		asm.Instructions{asm.Mov.Reg(call, asm.R1)},
+		match(at, ip, c), lookUp(c), refuse(ip, c), passNode(), divert(ip),
+		asm.Instructions{asm.Mov.Imm(asm.R0, 1).WithSymbol("pass"), asm.Return()},
+	)
+}
+
+// match goes to "metadata" for the metadata service's address, to "closed" for a closed service,
+// and to "pass" for all else.
+func match(at ebpf.AttachType, ip int16, c Config) (code asm.Instructions) {
+	if at == ebpf.AttachCGroupInet6Connect { // only ::ffff:a.b.c.d, which is IPv4
 		for word, want := range []int32{0, 0, int32(binary.NativeEndian.Uint32([]byte{0, 0, 0xff, 0xff}))} { //nolint:gosec // the bits are meant
 			code = append(code,
-				asm.LoadMem(asm.R2, context, addrIP6+4*int16(word), asm.Word),
+				asm.LoadMem(asm.R2, call, addrIP6+4*int16(word), asm.Word),
 				asm.JNE.Imm32(asm.R2, want, "pass"))
 		}
 	}
 	code = append(code,
-		asm.LoadMem(asm.R2, context, addrType, asm.Word),
+		asm.LoadMem(asm.R2, call, addrType, asm.Word),
 		asm.JNE.Imm32(asm.R2, unix.SOCK_STREAM, "pass"),
-		asm.LoadMem(address, context, ip, asm.Word),
-		asm.LoadMem(port, context, addrPort, asm.Word),
-		asm.JEq.Imm32(address, wire4(c.Metadata.Addr()), "metadata"),
+		asm.LoadMem(toIP, call, ip, asm.Word),
+		asm.LoadMem(toPort, call, addrPort, asm.Word),
+		asm.JEq.Imm32(toIP, wire4(c.Metadata.Addr()), "metadata"),
 	)
-	code = append(code, destination(asm.R3, address, port)...)
+	code = append(code, destination(asm.R3, toIP, toPort)...)
 	for _, closed := range c.Closed {
 		code = append(code, asm.LoadImm(asm.R2, destinationOf(closed), asm.DWord), asm.JEq.Reg(asm.R3, asm.R2, "closed"))
 	}
-	code = append(code, asm.Ja.Label("pass"))
+	return append(code, asm.Ja.Label("pass"))
+}
 
-	// The metadata service: the listener in the caller's network namespace.
-	code = append(code,
-		asm.Mov.Reg(asm.R1, context).WithSymbol("metadata"),
+// lookUp goes to "divert" if there is a listener in the caller's network namespace, and otherwise
+// to "absent".
+func lookUp(c Config) asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Reg(asm.R1, call).WithSymbol("metadata"),
 		asm.FnGetNetnsCookie.Call(),
 		asm.StoreMem(asm.RFP, cookieSlot, asm.R0, asm.DWord),
-		asm.JNE.Imm32(port, wire2(c.Metadata.Port()), "absent"),
+		asm.JNE.Imm32(toPort, wire2(c.Metadata.Port()), "absent"),
 		asm.LoadMapPtr(asm.R1, 0).WithReference(endpointsMap),
 		asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, cookieSlot),
 		asm.FnMapLookupElem.Call(),
 		asm.JNE.Imm(asm.R0, 0, "divert"),
 		asm.Ja.Label("absent"),
-	)
-	// Closed, or no listener: the node passes, everybody else is refused.
+	}
+}
+
+// refuse refuses the connect, or goes to "node" in the node's own network namespace.
+func refuse(ip int16, c Config) (code asm.Instructions) {
 	if len(c.Closed) > 0 { // the verifier refuses what cannot be reached
 		code = append(code,
-			asm.Mov.Reg(asm.R1, context).WithSymbol("closed"),
+			asm.Mov.Reg(asm.R1, call).WithSymbol("closed"),
 			asm.FnGetNetnsCookie.Call(),
 			asm.StoreMem(asm.RFP, cookieSlot, asm.R0, asm.DWord),
 		)
 	}
-	code = append(code,
-		asm.LoadMem(asm.R1, asm.RFP, cookieSlot, asm.DWord).WithSymbol("absent"),
-		asm.LoadImm(asm.R2, int64(c.Node), asm.DWord), //nolint:gosec // the bits are meant
-		asm.JEq.Reg(asm.R1, asm.R2, "node"),
+	return slices.Concat(code,
+		asm.Instructions{
+			asm.LoadMem(asm.R1, asm.RFP, cookieSlot, asm.DWord).WithSymbol("absent"),
+			asm.LoadImm(asm.R2, int64(c.Node), asm.DWord), //nolint:gosec // the bits are meant
+			asm.JEq.Reg(asm.R1, asm.R2, "node"),
+		},
+		unbind("refuse"),
+		asm.Instructions{
+			asm.LoadImm(asm.R1, int64(wire4(refusedAt.Addr())), asm.DWord).WithSymbol("refuse"),
+			asm.StoreMem(call, ip, asm.R1, asm.Word),
+			asm.Mov.Imm(asm.R1, wire2(refusedAt.Port())),
+			asm.StoreMem(call, addrPort, asm.R1, asm.Word),
+		},
+		count(Refused, "pass"), asm.Instructions{asm.Ja.Label("pass")},
 	)
-	code = append(code, unbind(context, "refuse")...)
-	code = append(code,
-		asm.LoadImm(asm.R1, int64(wire4(refusedAt.Addr())), asm.DWord).WithSymbol("refuse"),
-		asm.StoreMem(context, ip, asm.R1, asm.Word),
-		asm.Mov.Imm(asm.R1, wire2(refusedAt.Port())),
-		asm.StoreMem(context, addrPort, asm.R1, asm.Word),
-	)
-	code = append(code, count(Refused, "pass")...)
-	code = append(code, asm.Ja.Label("pass"))
+}
 
-	code = append(code,
-		asm.LoadMem(asm.R2, context, addrSocket, asm.DWord).WithSymbol("node"),
-		asm.JEq.Imm(asm.R2, 0, "pass"),
-		asm.LoadMapPtr(asm.R1, 0).WithReference(passedMap),
-		asm.Mov.Imm(asm.R3, 0),
-		asm.Mov.Imm(asm.R4, unix.BPF_SK_STORAGE_GET_F_CREATE),
-		asm.FnSkStorageGet.Call(),
+// passNode marks the socket for the guard and lets it pass.
+func passNode() asm.Instructions {
+	return slices.Concat(
+		asm.Instructions{
+			asm.LoadMem(asm.R2, call, addrSocket, asm.DWord).WithSymbol("node"),
+			asm.JEq.Imm(asm.R2, 0, "pass"),
+			asm.LoadMapPtr(asm.R1, 0).WithReference(passedMap),
+			asm.Mov.Imm(asm.R3, 0),
+			asm.Mov.Imm(asm.R4, unix.BPF_SK_STORAGE_GET_F_CREATE),
+			asm.FnSkStorageGet.Call(),
+		},
+		count(Passed, "pass"), asm.Instructions{asm.Ja.Label("pass")},
 	)
-	code = append(code, count(Passed, "pass")...)
-	code = append(code, asm.Ja.Label("pass"))
+}
 
-	code = append(code, asm.Mov.Reg(found, asm.R0).WithSymbol("divert"))
-	code = append(code, unbind(context, "write")...)
-	code = append(code,
-		asm.LoadMem(asm.R1, found, 0, asm.Word).WithSymbol("write"),
-		asm.LoadMem(asm.R2, found, 4, asm.Half),
-		asm.StoreMem(context, ip, asm.R1, asm.Word),
-		asm.StoreMem(context, addrPort, asm.R2, asm.Word),
-	)
-	code = append(code, count(Diverted, "pass")...)
-	return append(code,
-		asm.Mov.Imm(asm.R0, 1).WithSymbol("pass"),
-		asm.Return(),
+// divert lets the connect arrive at the listener that was found.
+func divert(ip int16) asm.Instructions {
+	return slices.Concat(
+		asm.Instructions{asm.Mov.Reg(found, asm.R0).WithSymbol("divert")},
+		unbind("write"),
+		asm.Instructions{
+			asm.LoadMem(asm.R1, found, 0, asm.Word).WithSymbol("write"),
+			asm.LoadMem(asm.R2, found, 4, asm.Half),
+			asm.StoreMem(call, ip, asm.R1, asm.Word),
+			asm.StoreMem(call, addrPort, asm.R2, asm.Word),
+		},
+		count(Diverted, "pass"),
 	)
 }
 
 // unbind undoes SO_BINDTODEVICE, which closes the way over lo, and goes to the label, which must
 // follow. It uses R0 to R5.
-func unbind(context asm.Register, done string) asm.Instructions {
+func unbind(done string) asm.Instructions {
 	return asm.Instructions{
-		asm.LoadMem(asm.R1, context, addrSocket, asm.DWord),
+		asm.LoadMem(asm.R1, call, addrSocket, asm.DWord),
 		asm.JEq.Imm(asm.R1, 0, done),
 		asm.LoadMem(asm.R1, asm.R1, socketDevice, asm.Word),
 		asm.JEq.Imm(asm.R1, 0, done),
 		asm.StoreImm(asm.RFP, scratch, 0, asm.Word),
-		asm.Mov.Reg(asm.R1, context),
+		asm.Mov.Reg(asm.R1, call),
 		asm.Mov.Imm(asm.R2, unix.SOL_SOCKET),
 		asm.Mov.Imm(asm.R3, unix.SO_BINDTODEVICE),
 		asm.Mov.Reg(asm.R4, asm.RFP), asm.Add.Imm(asm.R4, scratch),
