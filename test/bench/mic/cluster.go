@@ -62,7 +62,7 @@ func (b *bench) with(ctx context.Context, s shape, f func(*cluster) error) (err 
 	}
 	c.audit = &audit{file: filepath.Join(c.Logs, "audit.log")}
 	_ = os.Remove(c.audit.file) // from an earlier row
-	if err := c.StartKubernetes("audit-policy-file", policy, "audit-log-path", c.audit.file); err != nil {
+	if err := c.StartKubernetes(ctx, "audit-policy-file", policy, "audit-log-path", c.audit.file); err != nil {
 		return err
 	}
 	if c.micKubeconfig, err = c.ServiceAccount(ctx, micNamespace, micName); err != nil {

@@ -28,7 +28,7 @@ func (b *bench) idle(ctx context.Context, step *progress.Step) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Remove()) }()
-	if err := s.StartKubernetes(); err != nil {
+	if err := s.StartKubernetes(ctx); err != nil {
 		return err
 	}
 	kubeconfig, err := s.ServiceAccount(ctx, "podid", "nmi")

@@ -78,7 +78,7 @@ func (b *bench) newNode(ctx context.Context) (_ *node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.StartKubernetes(); err != nil {
+	if err := s.StartKubernetes(ctx); err != nil {
 		return nil, err
 	}
 	if n.kubeconfig, err = s.ServiceAccount(ctx, "podid", "nmi"); err != nil {
