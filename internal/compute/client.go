@@ -109,15 +109,12 @@ func (c *Client) Get(ctx context.Context, group Group) (Identities, error) {
 
 // Pause returns how long not to call Azure about this group, as far as is known now; 0 means go
 // ahead. since is when the first of the pods came that wait for it, or the zero time if none does:
-// groups whose pods have waited longest are first. It does not block and reserves nothing. Get and
+// groups whose pods have waited longest are first, those without waiting pods last. It does not
+// block and reserves nothing. Get and
 // Patch calls during a pause wait a few seconds for their turn, or fail with RetryAfter without
 // calling Azure.
 func (c *Client) Pause(group Group, since time.Time) time.Duration {
-	now := time.Now()
-	if since.IsZero() {
-		since = now
-	}
-	return c.limits.pause(group, since, now)
+	return c.limits.pause(group, since, time.Now())
 }
 
 // get is one read with metrics and a timeout.

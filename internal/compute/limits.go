@@ -134,14 +134,17 @@ type groupAccount struct {
 	sent place
 }
 
-// place orders the queue: by since when pods wait, and then by the first call. The zero value means
-// none.
+// place orders the queue: by since when pods wait, and then by the first call. Groups without
+// waiting pods, which have no since, are last. The zero value means no place.
 type place struct {
 	since  time.Time
 	number uint64
 }
 
 func (p place) compare(q place) int {
+	if p.since.IsZero() != q.since.IsZero() {
+		return q.since.Compare(p.since)
+	}
 	return cmp.Or(p.since.Compare(q.since), cmp.Compare(p.number, q.number))
 }
 
@@ -207,8 +210,8 @@ const (
 
 // pause returns how long to leave the group alone, or 0 if it may be read and written now. It
 // reserves nothing. If the subscription has no room for another update, the groups whose pods have
-// waited since the earliest time are first. Each proceeds when its turn has come, at the rate of
-// the limits.
+// waited since the earliest time are first, and those without waiting pods, whose since is zero,
+// are last. Each proceeds when its turn has come, at the rate of the limits.
 func (l *limits) pause(group Group, since, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -230,21 +233,27 @@ func (l *limits) pause(group Group, since, now time.Time) time.Duration {
 	return wait
 }
 
-// enqueue adds a group to the queue if necessary and returns how many groups are ahead of it.
+// enqueue adds a group to the queue if necessary and returns how many groups are ahead of it. A
+// group that only reads gets the place of a waiting one as soon as pods wait for it.
 func (a *account) enqueue(own *groupAccount, since, now time.Time) int {
 	for len(a.queue) > 0 && a.queue[0] != own && a.queue[0].late(now) {
 		a.leave(a.queue[0])
 	}
 	at, queued := a.find(own)
-	if queued {
-		return at
-	}
-	if own.place == (place{}) || own.late(now) {
+	switch {
+	case own.place == (place{}) || !queued && own.late(now):
 		a.queued++
 		own.place = place{since, a.queued}
-		at, _ = a.find(own)
+	case place{since, own.place.number}.compare(own.place) < 0:
+		if queued {
+			a.queue = slices.Delete(a.queue, at, at+1)
+		}
+		own.place.since, queued = since, false
 	}
-	a.queue = slices.Insert(a.queue, at, own)
+	if !queued {
+		at, _ = a.find(own)
+		a.queue = slices.Insert(a.queue, at, own)
+	}
 	return at
 }
 

@@ -211,7 +211,8 @@ func TestRefusedKeepsItsPlace(t *testing.T) {
 	}
 }
 
-// TestLongestWaitFirst: a group whose pods have waited longer goes before those that called before.
+// TestLongestWaitFirst: a group whose pods have waited longer goes before those that called before,
+// and groups without waiting pods go last.
 func TestLongestWaitFirst(t *testing.T) {
 	b := newLimits()
 	var others []Group
@@ -219,8 +220,14 @@ func TestLongestWaitFirst(t *testing.T) {
 		others = append(others, scaleSet(100+i))
 	}
 	drain(t, b, writing, others...)
+	for i := range 40 {
+		b.pause(scaleSet(i), time.Time{}, epoch)
+	}
 	for i := range 30 {
 		b.pause(scaleSet(i), epoch.Add(-time.Second), epoch)
+	}
+	if wait := b.pause(scaleSet(35), time.Time{}, epoch); wait != 3600*time.Millisecond {
+		t.Errorf("one that no pod waits for waits %v, want 3.6 s", wait)
 	}
 	if wait := b.pause(scaleSet(50), epoch.Add(-2*time.Second), epoch); wait != 100*time.Millisecond {
 		t.Errorf("the one that has waited longest waits %v, want 100 ms", wait)
@@ -230,6 +237,9 @@ func TestLongestWaitFirst(t *testing.T) {
 	}
 	if wait := b.pause(scaleSet(0), epoch.Add(-time.Second), epoch); wait != 200*time.Millisecond {
 		t.Errorf("the first of the others waits %v, want 200 ms", wait)
+	}
+	if wait := b.pause(scaleSet(1), epoch.Add(-time.Hour), epoch); wait != 100*time.Millisecond {
+		t.Errorf("one that turns out to wait longest waits %v, want 100 ms", wait)
 	}
 }
 

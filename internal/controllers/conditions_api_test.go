@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr/funcr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -297,18 +295,8 @@ func identityElsewhere(_ *testing.T, w *world) {
 
 // olderCRD installs the AzureIdentity CRD of a release without the status subresource.
 func olderCRD(t *testing.T, w *world) {
-	var mu sync.Mutex
-	var complaints, hints []string
-	w.log = funcr.New(func(_, args string) {
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case strings.Contains(args, "apply those of this release"):
-			hints = append(hints, args)
-		case strings.Contains(args, "write condition"):
-			complaints = append(complaints, args)
-		}
-	}, funcr.Options{Verbosity: 1})
+	const hint, complaint = "apply those of this release", "write condition"
+	lines := w.logged(hint, complaint)
 	crd := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
 		"metadata": map[string]any{"name": "azureidentities.aadpodidentity.k8s.io"},
@@ -329,12 +317,10 @@ func olderCRD(t *testing.T, w *world) {
 	w.waitEvent("AzureIdentity", "red", events.IdentityRefused)
 	w.waitEvent("AzureIdentity", "blue", events.IdentityRefused)
 	w.eventually("hint", func() string {
-		mu.Lock()
-		defer mu.Unlock()
-		return map[bool]string{true: "none"}[len(hints) == 0]
+		return map[bool]string{true: "none"}[len(lines(hint)) == 0]
 	})
 	w.stop()
-	if len(hints) != 1 || len(complaints) > 0 {
+	if hints, complaints := lines(hint), lines(complaint); len(hints) != 1 || len(complaints) > 0 {
 		t.Errorf("%d hints, complaints %v", len(hints), complaints)
 	}
 }

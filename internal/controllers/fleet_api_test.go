@@ -5,10 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
-	"github.com/go-logr/logr/funcr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -104,15 +102,7 @@ func (w *world) fleetNode(name, providerID string) {
 // deletedQuietly deletes a namespace full of pods, which must not cause errors.
 func deletedQuietly(t *testing.T, w *world) {
 	w.config.LedgerNamespace = "default"
-	var mu sync.Mutex
-	var complaints []string
-	w.log = funcr.New(func(_, args string) {
-		if strings.Contains(args, "rejected event") || strings.Contains(args, "write event") || strings.Contains(args, "terminated") {
-			mu.Lock()
-			defer mu.Unlock()
-			complaints = append(complaints, args)
-		}
-	}, funcr.Options{})
+	complaints := w.logged("rejected event", "write event", "terminated")
 	w.cloud.AddIdentities(resourceID("red"))
 	w.identity("red")
 	w.identity("bad")
@@ -134,9 +124,7 @@ func deletedQuietly(t *testing.T, w *world) {
 	}
 	w.waitHas()
 	w.stop()
-	mu.Lock()
-	defer mu.Unlock()
-	if len(complaints) > 0 {
-		t.Errorf("%d errors in the log: %s", len(complaints), strings.Join(complaints, "\n"))
+	if lines := complaints(""); len(lines) > 0 {
+		t.Errorf("%d errors in the log: %s", len(lines), strings.Join(lines, "\n"))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -115,6 +116,24 @@ func newWorld(t testing.TB, kube *rest.Config, name string) *world {
 	w.cloud.SetGroup(w.group, compute.Identities{})
 	t.Cleanup(w.end)
 	return w
+}
+
+// logged collects the lines of MIC's log that have one of the texts. It must be called before start.
+func (w *world) logged(texts ...string) (lines func(text string) []string) {
+	var mu sync.Mutex
+	var all []string
+	w.log = funcr.New(func(_, line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(line, text) }) {
+			all = append(all, line)
+		}
+	}, funcr.Options{Verbosity: 1})
+	return func(text string) []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.DeleteFunc(slices.Clone(all), func(line string) bool { return !strings.Contains(line, text) })
+	}
 }
 
 func (w *world) providerID(instance int) string {

@@ -44,6 +44,7 @@ func TestStories(t *testing.T) {
 func comesAndGoes(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"))
 	id, binding := w.identity("red")
+	updated := w.logged("node group updated")
 	w.start()
 	pod := w.pod("p", "red")
 	got := w.waitState("p", v1.StateAssigned)
@@ -69,6 +70,9 @@ func comesAndGoes(t *testing.T, w *world) {
 		t.Errorf("finalizers %v, which would hold it where MIC is gone", got.Finalizers)
 	}
 	w.waitHas("red")
+	if len(updated(w.group.String())) == 0 {
+		t.Errorf("the log does not name the node group: %q", updated(""))
+	}
 	w.waitEvent("AzureIdentityBinding", "red", events.BindingApplied)
 	w.waitEvent("Pod", "p", events.IdentityAssigned)
 	if n := len(w.ledgers()); n != 1 {

@@ -151,6 +151,7 @@ func (c *Controller) readAttached(ctx context.Context, p *pass) {
 		p.state.mu.Lock()
 		defer p.state.mu.Unlock()
 		p.state.azure.refresh = true
+		p.state.demand.failed()
 		return
 	}
 	p.state.readClientIDs(have, p.extra.set)

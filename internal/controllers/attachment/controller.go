@@ -171,16 +171,16 @@ func (c *Controller) Register(_ context.Context, mgr manager.Manager) error {
 	log := mgr.GetLogger().WithValues("controller", "attachment")
 	return builder.TypedControllerManagedBy[compute.Group](mgr).
 		Named("attachment").
+		Watches(&corev1.Node{}, onNode()).
+		Watches(&v1.AzureIdentity{}, c.onIdentity()).
+		WatchesRawSource(source.TypedFunc[compute.Group](c.groups.wake.Source)).
+		WithOptions(wakeup.Options[compute.Group](workers, retryFirst)). // first: it replaces all options
 		WithLogConstructor(func(group *compute.Group) logr.Logger {
 			if group == nil {
 				return log
 			}
 			return log.WithValues("nodeGroup", group.String())
 		}).
-		Watches(&corev1.Node{}, onNode()).
-		Watches(&v1.AzureIdentity{}, c.onIdentity()).
-		WatchesRawSource(source.TypedFunc[compute.Group](c.groups.wake.Source)).
-		WithOptions(wakeup.Options[compute.Group](workers, retryFirst)).
 		Complete(c)
 }
 

@@ -26,8 +26,9 @@ type demand struct {
 	// included yet.
 	firstAsked, lastAsked time.Time
 	// waitingSince is the time of the oldest need that no update has begun to include, also after the
-	// burst has ended. planned is when the needs were last looked at.
-	waitingSince, planned time.Time
+	// burst has ended. begun is that of the update that has begun, until it is known to have
+	// succeeded. planned is when the needs were last looked at.
+	waitingSince, begun, planned time.Time
 	// unneededSince is when an identity was last needed.
 	unneededSince map[string]time.Time
 	// preassignedBy are the AzureIdentity objects by which identities are pre-assigned, as of the
@@ -63,9 +64,16 @@ func (d *demand) burstDelay(now time.Time) time.Duration {
 
 // included records that an update begins with the needs of the last plan.
 func (d *demand) included() {
-	d.waitingSince = time.Time{}
+	d.begun, d.waitingSince = d.waitingSince, time.Time{}
 	if d.lastAsked.After(d.planned) {
 		d.waitingSince = d.lastAsked
+	}
+}
+
+// failed records that pods still wait for the needs of the last update, or of the read after it.
+func (d *demand) failed() {
+	if !d.begun.IsZero() {
+		d.waitingSince = d.begun
 	}
 }
 

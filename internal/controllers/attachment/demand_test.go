@@ -31,4 +31,6 @@ func TestWaitingSince(t *testing.T) {
 	d.ask(at(6)) // between plan and update
 	d.included()
 	want(at(6))
+	d.failed()
+	want(at(4)) // its pods have waited all the time
 }

@@ -300,7 +300,7 @@ func (st *state) markUncertain(req assignment.Request, cause error) {
 func (st *state) settle(extra assignment.Set, now time.Time) (lifted []types.NamespacedName) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.demand.firstAsked, st.demand.waitingSince = time.Time{}, time.Time{}
+	st.demand.firstAsked, st.demand.waitingSince, st.demand.begun = time.Time{}, time.Time{}, time.Time{}
 	st.trouble.failures, st.trouble.complaint, st.trouble.remainders = 0, "", nil
 	for key, q := range st.trouble.quarantined {
 		if st.ledger.has(key) || st.demand.needs[key] != nil || extra.Has(key) {
@@ -338,6 +338,7 @@ func (st *state) quarantine(
 func (st *state) failed(cause error, retryInterval time.Duration, now time.Time) (pause time.Duration, failures int) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.demand.failed()
 	pause = st.trouble.failed(cause, retryInterval, now)
 	return pause, st.trouble.failures
 }
