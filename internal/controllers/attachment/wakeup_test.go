@@ -118,7 +118,8 @@ func TestMisnamed(t *testing.T) {
 
 func TestComparisons(t *testing.T) {
 	r := newRig(t)
-	m := NewController(Parts{Groups: r.groups}, Settings{})
+	fake := computetest.NewFake()
+	m := NewController(Parts{Groups: r.groups, Cloud: fake}, Settings{})
 	woken := 0
 	for range 100 { // every second
 		if m.Compare(r.group); r.woken() {
@@ -128,5 +129,15 @@ func TestComparisons(t *testing.T) {
 	}
 	if want := maxComparisons + int(100*time.Second/comparisonEvery); woken < maxComparisons || woken > want {
 		t.Errorf("%d comparisons in 100 s, want %d to %d", woken, maxComparisons, want)
+	}
+	r.now = r.now.Add(time.Hour)
+	r.read(compute.Identities{})
+	fake.PauseSubscription(r.group.SubscriptionID, time.Minute)
+	if m.Compare(r.group); r.woken() {
+		t.Error("compared while updates wait for Azure's limits")
+	}
+	fake.PauseSubscription(r.group.SubscriptionID, 0)
+	if m.Compare(r.group); !r.woken() {
+		t.Error("not compared afterwards")
 	}
 }

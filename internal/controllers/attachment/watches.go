@@ -22,9 +22,13 @@ import (
 const preassignDelay = 500 * time.Millisecond
 
 // Compare makes the controller read a group from Azure and reconcile it. Calls beyond what Azure
-// allows are ignored: comparisons must not use up the reads that updates need.
+// allows are ignored: comparisons must not use up the reads that updates need. While updates wait
+// for Azure's limits, a group that was read before is left to the next comparison.
 func (c *Controller) Compare(group compute.Group) {
 	st, now := c.groups.of(group), c.groups.now()
+	if st.known() && c.cloud.Pause(group, st.waitingSince()) > 0 {
+		return
+	}
 	if with(st, func() bool { return st.azure.compareAgain(now) }) {
 		c.groups.wake.Add(group)
 	}
