@@ -36,7 +36,7 @@ func keyFileLimits() fair.Config {
 
 func sources(
 	o *options, upstream string, limiter source.Limiter, objects *cluster.Objects, own *cluster.OwnIdentities, metrics *observe.Metrics,
-) token.ByType {
+) source.ByType {
 	app := entra.Config{
 		Calls:     source.Calls{Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: observe.UserAgent("nmi")},
 		Authority: o.entra.authority, Roots: o.entra.roots,
@@ -45,7 +45,7 @@ func sources(
 	if o.cluster.allow {
 		clusterIdentity = nil
 	}
-	return token.ByType{
+	return source.ByType{
 		v1.UserAssignedMSI: tokenimds.New(tokenimds.Config{
 			Calls:   source.Calls{Limiter: limiter, Meter: metrics, Operation: observe.OpTokenUserAssigned, UserAgent: observe.UserAgent("nmi")},
 			Address: upstream, ClusterIdentity: clusterIdentity,

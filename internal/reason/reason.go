@@ -16,6 +16,7 @@
 package reason
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -134,6 +135,12 @@ type Refusal struct {
 	Binding  *v1.AzureIdentityBinding
 	// Relayed is the status and error code of the metadata service's own refusal, if it is passed on.
 	Relayed Answer
+}
+
+// AsRefusal returns the refusal in an error, or nil.
+func AsRefusal(err error) *Refusal {
+	r, _ := errors.AsType[*Refusal](err)
+	return r
 }
 
 // About sets the objects in question of a new refusal.

@@ -22,6 +22,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/entra"
 	"github.com/podid-io/podid/internal/agent/token/source"
+	"github.com/podid-io/podid/internal/reason"
 	"github.com/podid-io/podid/internal/testenv"
 )
 
@@ -113,7 +114,7 @@ func expectMessage(t *testing.T, objects *Objects, kind v1.IdentityType, status 
 		source = entra.NewFederated(c, entra.Federation{Brokers: objects, Namespace: "podid-brokers"})
 	}
 	_, err := source.Token(t.Context(), token.Request{Identity: id, Resource: "https://vault.azure.net"})
-	if f := token.AsRefusal(err); f == nil || f.Answer().Status != status || !strings.Contains(f.Message, want) {
+	if f := reason.AsRefusal(err); f == nil || f.Answer().Status != status || !strings.Contains(f.Message, want) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/agent/token/source"
 	"github.com/podid-io/podid/internal/reason"
 )
 
@@ -39,7 +40,7 @@ func newTimeless(t *testing.T, change func(*settings)) *timeless {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	w.server.cfg.Tokens = token.NewCache(ctx, token.CacheConfig{
-		Source: token.ByType{v1.UserAssignedMSI: w.source}, Max: 64, MaxPerIdentity: 16, FetchTimeout: 16 * time.Second, StaleAfter: 500 * time.Millisecond,
+		Source: source.ByType{v1.UserAssignedMSI: w.source}, Max: 64, MaxPerIdentity: 16, FetchTimeout: 16 * time.Second, StaleAfter: 500 * time.Millisecond,
 		Render: func(t *token.Token, r token.Request) (token.Body, error) {
 			return imds.NewReply(t.Fields, r.Resource, r.Identity.Spec.ClientID, t.NotBefore, t.ExpiresOn, t.ExtendedOn)
 		},

@@ -227,7 +227,7 @@ func (t *tokenRequest) fetch(ctx context.Context, grant identity.Grant) bool {
 func (t *tokenRequest) issue(got *token.Token, grant identity.Grant) {
 	if got.OfCluster() != "" {
 		if !grant.Named {
-			t.res.refuse(sourceRefusal(token.RefuseCluster(got, grant.Identity)))
+			t.res.refuse(sourceRefusal(got.RefuseCluster(grant.Identity)))
 			return
 		}
 		if refusal := grant.OfCluster().RefuseAudience(t.q.Resource); refusal != nil {

@@ -77,7 +77,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	tokenLimiter := limiter()
 	s.server.Attester, s.server.Authorizer = w.attest, w.authorize
 	s.server.Tokens = token.NewCache(ctx, token.CacheConfig{
-		Source: token.ByType{v1.UserAssignedMSI: tokenimds.New(tokenimds.Config{
+		Source: source.ByType{v1.UserAssignedMSI: tokenimds.New(tokenimds.Config{
 			Address: w.imds.address, Calls: source.Calls{Limiter: tokenLimiter, Meter: metrics, Operation: "test", UserAgent: "podid-test"},
 		})},
 		Render: func(t *token.Token, r token.Request) (token.Body, error) {

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/reason"
 )
 
 // fakeSource mints numbered tokens, with a delay or an error.
@@ -353,18 +352,5 @@ func TestTokenPrintsNothing(t *testing.T) {
 func pass(d time.Duration) {
 	if d > 0 { // Go 1.26 with the race detector crashes on a channel timer of a bubble that is due at once
 		<-time.After(d)
-	}
-}
-
-func TestByType(t *testing.T) {
-	sources := ByType{v1.UserAssignedMSI: &fakeSource{life: time.Hour}}
-	r := ask("a", "x")
-	if _, err := sources.Token(t.Context(), r); err != nil {
-		t.Error(err)
-	}
-	r.Identity.Spec.Type = v1.Federated
-	var f *reason.Refusal
-	if _, err := sources.Token(t.Context(), r); !errors.As(err, &f) || f.Answer().Status != 403 || !strings.Contains(f.Message, "type 3") {
-		t.Errorf("got %v", err)
 	}
 }

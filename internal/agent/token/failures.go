@@ -63,7 +63,7 @@ func span(f *reason.Refusal, times int) time.Duration {
 
 // record remembers why a fetch failed.
 func (m *failures) record(k key, err error, now time.Time) {
-	f := AsRefusal(err)
+	f := reason.AsRefusal(err)
 	if f == nil || f.Reason == reason.IMDSBusy || f.Reason == reason.EntraBusy { // it never reached the source
 		return
 	}

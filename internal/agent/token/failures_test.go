@@ -66,7 +66,7 @@ func TestFailureRetryAfter(t *testing.T) {
 	m := newFailures(8, 4)
 	k, now := keyOf(ask("a", "x")), time.Now()
 	m.record(k, &reason.Refusal{Reason: reason.IMDSThrottled, RetryAfter: 30 * time.Second}, now)
-	if f := AsRefusal(m.recall(k, now.Add(12*time.Second))); f == nil || f.RetryAfter != 18*time.Second {
+	if f := reason.AsRefusal(m.recall(k, now.Add(12*time.Second))); f == nil || f.RetryAfter != 18*time.Second {
 		t.Errorf("got %+v, want 18 s left", f)
 	}
 }

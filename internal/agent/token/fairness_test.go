@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // greed returns what greedy pods request.
@@ -44,7 +45,7 @@ func besideGreedy(t *testing.T, pods int, wish func(pod, i int) token.Request) {
 				for i := 0; ctx.Err() == nil; i++ {
 					r := wish(pod, i*66+worker)
 					r.Caller = fmt.Sprint("ns/greedy-", pod)
-					if _, _, err := c.Get(ctx, r); err != nil && token.AsRefusal(err) == nil {
+					if _, _, err := c.Get(ctx, r); err != nil && reason.AsRefusal(err) == nil {
 						token.Pass(100 * time.Millisecond) // refused
 					}
 				}
@@ -137,7 +138,7 @@ func TestRetryAfterForAll(t *testing.T) {
 				token.Pass(time.Duration(i) * 500 * time.Millisecond)
 				r := token.Ask(fmt.Sprint(i), "x")
 				r.Caller = fmt.Sprint("ns/", i)
-				f := token.AsRefusal(func() error { _, _, err := c.Get(t.Context(), r); return err }())
+				f := reason.AsRefusal(func() error { _, _, err := c.Get(t.Context(), r); return err }())
 				if f == nil || f.Answer().Status != 429 || f.RetryAfter > 40*time.Second-time.Duration(i)*500*time.Millisecond || f.RetryAfter < 14*time.Second {
 					t.Errorf("pod %d got %+v", i, f)
 				}

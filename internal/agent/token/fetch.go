@@ -9,6 +9,7 @@ import (
 	"time"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // fetch is one call of the source. token and err are set before done closes. The cache's mu guards
@@ -123,7 +124,7 @@ const maxRetry = 2 * time.Minute
 func (t *Token) retryIn(now time.Time, failures int, err error) time.Duration {
 	in := min(time.Second<<min(failures, 7), maxRetry)
 	in = min(in, max(t.ExpiresOn.Sub(now)/2, time.Second))
-	if f := AsRefusal(err); f != nil {
+	if f := reason.AsRefusal(err); f != nil {
 		in = max(in, min(f.RetryAfter, maxRetry))
 	}
 	return in

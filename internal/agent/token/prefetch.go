@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/reason"
 	"github.com/podid-io/podid/internal/turns"
 )
 
@@ -165,7 +166,7 @@ func (c *Cache) prefetch(ctx context.Context, r Request) bool {
 	defer timer.Stop()
 	select {
 	case <-f.done:
-		failure := AsRefusal(f.err)
+		failure := reason.AsRefusal(f.err)
 		return failure == nil || failure.Answer().Status < http.StatusTooManyRequests
 	case <-timer.C:
 		return true

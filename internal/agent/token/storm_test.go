@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 func refuse(status int) func(string) (int, string) {
@@ -28,7 +29,7 @@ func TestBadResourceIsCheap(t *testing.T) {
 						r := token.Ask("a", "https://no.such.thing")
 						r.Caller = fmt.Sprint("ns/pod-", i)
 						for range 60 {
-							if _, _, err := c.Get(t.Context(), r); token.AsRefusal(err) == nil || token.AsRefusal(err).Answer().Status != status {
+							if _, _, err := c.Get(t.Context(), r); reason.AsRefusal(err) == nil || reason.AsRefusal(err).Answer().Status != status {
 								t.Errorf("got %v", err)
 							}
 							token.Pass(time.Second)

@@ -152,18 +152,12 @@ func (t *Token) refreshIn(now time.Time, spread float64) time.Duration {
 	return max(in, min(left/3, time.Minute), time.Second)
 }
 
-// AsRefusal returns the refusal in an error, or nil.
-func AsRefusal(err error) *reason.Refusal {
-	f, _ := errors.AsType[*reason.Refusal](err)
-	return f
-}
-
 // MaxRetryAfter bounds how long a source's Retry-After is obeyed.
 const MaxRetryAfter = 2 * time.Minute
 
-// RefuseCluster returns the failure of a token that is OfCluster, for a pod that the policy does
-// not allow the identity.
-func RefuseCluster(t *Token, id *v1.AzureIdentity) *reason.Refusal {
+// RefuseCluster returns the refusal of a token that is OfCluster, for a pod that the policy does not
+// allow the identity.
+func (t *Token) RefuseCluster(id *v1.AzureIdentity) *reason.Refusal {
 	return &reason.Refusal{
 		Reason: reason.ClusterToken,
 		Cause:  errors.New(t.OfCluster()),
@@ -176,20 +170,6 @@ func RefuseCluster(t *Token, id *v1.AzureIdentity) *reason.Refusal {
 
 // ErrBusy means that too many requests wait for the source, of this caller or in all.
 var ErrBusy = errors.New("too many requests are waiting for the source of tokens")
-
-// ByType is a Source that passes each request to the source of its identity's type.
-type ByType map[v1.IdentityType]Source
-
-// Token implements Source.
-func (s ByType) Token(ctx context.Context, r Request) (*Token, error) {
-	if source, ok := s[r.Identity.Spec.Type]; ok {
-		return source.Token(ctx, r)
-	}
-	return nil, &reason.Refusal{
-		Reason:  reason.TypeNotSupported,
-		Message: fmt.Sprintf("there is no source of tokens for identities of type %d", r.Identity.Spec.Type),
-	}
-}
 
 // key identifies a token: it has everything that makes one differ from another. It includes the UID
 // and the spec, so that a re-created or edited identity does not use an old token.

@@ -203,7 +203,7 @@ func (s *Source) retry(ctx context.Context, r token.Request, tenant string, with
 	backoff := source.Backoff{Attempts: attempts, First: firstPause, Jitter: true}
 	return backoff.Do(ctx, begin, func(ctx context.Context, first bool) (*token.Token, error) {
 		t, err := s.cfg.Measure(ctx, first, call)
-		if f := token.AsRefusal(err); f != nil && f.Answer().Status == http.StatusTooManyRequests {
+		if f := reason.AsRefusal(err); f != nil && f.Answer().Status == http.StatusTooManyRequests {
 			s.cooldown.start(key, f.RetryAfter, time.Now())
 		}
 		return t, err

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/agent/token/source/sourcetest"
 	"github.com/podid-io/podid/internal/reason"
 )
@@ -94,7 +93,7 @@ func TestTokenOfAnotherIdentity(t *testing.T) {
 			r.Identity.Spec = c.spec
 			got, err := source.Token(t.Context(), r)
 			if err == nil && got.OfCluster() != "" {
-				got, err = nil, token.RefuseCluster(got, r.Identity)
+				got, err = nil, got.RefuseCluster(r.Identity)
 			}
 			if len(asked.seen) != 1 {
 				t.Errorf("the service was asked %d times", len(asked.seen))

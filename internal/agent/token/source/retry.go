@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/agent/token"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // Backoff is how often and how fast a request is retried.
@@ -52,7 +53,7 @@ func (b Backoff) Do(
 			return t, nil
 		}
 		last = err
-		f := token.AsRefusal(err)
+		f := reason.AsRefusal(err)
 		if f == nil || !f.Transient() || n == b.Attempts || f.RetryAfter > maxRetryAfter {
 			return nil, err
 		}

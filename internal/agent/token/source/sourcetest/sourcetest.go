@@ -70,7 +70,7 @@ func Reply(access, clientID string) string {
 // Failure returns the failure in an error.
 func Failure(t testing.TB, err error) *reason.Refusal {
 	t.Helper()
-	f := token.AsRefusal(err)
+	f := reason.AsRefusal(err)
 	if f == nil {
 		t.Fatalf("got %v, want a failure", err)
 	}
