@@ -11,6 +11,9 @@ const PolicyName = "default"
 // identity.
 const KubeletIdentityLabel = "kubernetes.azure.com/kubelet-identity-client-id"
 
+// HostRoutingLabel is the node label with which AKS marks nodes with eBPF host routing.
+const HostRoutingLabel = "kubernetes.azure.com/ebpf-host-routing"
+
 // PolicyMode is what happens to a use that no rule of the policy allows.
 //
 // +kubebuilder:validation:Enum=off;warn;enforce

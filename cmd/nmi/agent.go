@@ -20,6 +20,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/audit"
 	"github.com/podid-io/podid/internal/agent/authorize"
 	"github.com/podid-io/podid/internal/agent/cluster"
+	"github.com/podid-io/podid/internal/agent/dataplane"
 	"github.com/podid-io/podid/internal/agent/events"
 	"github.com/podid-io/podid/internal/agent/fair"
 	"github.com/podid-io/podid/internal/agent/lifecycle"
@@ -81,6 +82,7 @@ type agent struct {
 	own       *cluster.OwnIdentities
 	known     chan struct{} // closed when pods can be served
 	node      *cluster.Node
+	dataplane dataplane.Check
 	audit     *audit.Log
 	events    *events.Recorder // nil if disabled
 	taint     *taint.Remover   // nil if disabled
@@ -168,7 +170,8 @@ func build(stop, fetches context.Context, o *options, config *rest.Config, log l
 	a.server = a.newServer(stop, fetches, objects)
 	a.health.AddCheck("redirect", a.checkRedirect)
 	a.health.AddCheck("cluster", a.cluster.Ready)
-	if a.node, err = cluster.NewNode(config, o.node.name, a.own, log); err != nil {
+	a.health.AddCheck("dataplane", a.dataplane.Ready)
+	if a.node, err = cluster.NewNode(config, o.node.name, log, a.own, &a.dataplane); err != nil {
 		return nil, err
 	}
 	if o.node.startupTaint {

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -312,6 +313,22 @@ func TestNodeWithoutCluster(t *testing.T) {
 	if asked := n.questions(); asked != 0 {
 		t.Errorf("something was passed on: %v", n.asked)
 	}
+	p.stop(syscall.SIGTERM)
+}
+
+// TestNodeOfHostRouting: an agent is not ready while its node is marked as one whose packets pass by
+// the redirect.
+func TestNodeOfHostRouting(t *testing.T) {
+	n := newNode(t)
+	mark := func(value string) {
+		n.kube.apply("nodes", "v1", "Node", "node-1", nil, map[string]any{v1.HostRoutingLabel: value})
+	}
+	mark("true")
+	p := n.start("--http-probe-port=8080")
+	n.probe("/healthz", 200, "Active")
+	n.probe("/readyz", 503, "dataplane: node label kubernetes.azure.com/ebpf-host-routing=true")
+	mark("false")
+	n.probe("/readyz", 200, "ok")
 	p.stop(syscall.SIGTERM)
 }
 

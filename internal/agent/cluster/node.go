@@ -1,4 +1,4 @@
-// The agent's node: its start-up taint, and its label with the kubelet's identity.
+// The agent's node: its start-up taint, and its labels about the kubelet's identity and the network.
 
 package cluster
 
@@ -27,7 +27,7 @@ import (
 // Node reads and writes one node.
 type Node struct {
 	name   string
-	own    *OwnIdentities
+	sinks  []NodeSink
 	client *rest.RESTClient
 	log    logr.Logger
 
@@ -35,14 +35,18 @@ type Node struct {
 	logged time.Time
 }
 
-// NewNode returns the node of that name. Its label with the kubelet's identity is stored in own. It
-// sends no request.
-func NewNode(config *rest.Config, name string, own *OwnIdentities, log logr.Logger) (*Node, error) {
+// NodeSink gets the node before the function that Watch calls. The object must not be changed.
+type NodeSink interface {
+	SetNode(node *corev1.Node)
+}
+
+// NewNode returns the node of that name. It sends no request.
+func NewNode(config *rest.Config, name string, log logr.Logger, sinks ...NodeSink) (*Node, error) {
 	client, err := restClient(config, corev1.SchemeGroupVersion, "/api", "application/vnd.kubernetes.protobuf", addNodes)
 	if err != nil {
 		return nil, err
 	}
-	return &Node{name: name, own: own, client: client, log: log.WithName("cluster")}, nil
+	return &Node{name: name, sinks: sinks, client: client, log: log.WithName("cluster")}, nil
 }
 
 func addNodes(scheme *runtime.Scheme) error {
@@ -52,14 +56,16 @@ func addNodes(scheme *runtime.Scheme) error {
 }
 
 // Watch calls notify with the node, now and after every change, until ctx ends. The object has only
-// name, version, taints and the label with the kubelet's identity.
+// name, version, taints and the labels in nodeLabels.
 func (n *Node) Watch(ctx context.Context, notify func(*corev1.Node)) {
 	selector := fields.OneTermEqualSelector("metadata.name", n.name).String()
 	list := cache.NewFilteredListWatchFromClient(n.client, "nodes", metav1.NamespaceAll, func(o *metav1.ListOptions) { o.FieldSelector = selector })
 	informer := cache.NewSharedIndexInformer(listwatch.New(list, n.logError), &corev1.Node{}, 0, cache.Indexers{})
 	set := func(object any) {
 		if node, ok := object.(*corev1.Node); ok {
-			n.own.setNode(node)
+			for _, sink := range n.sinks {
+				sink.SetNode(node)
+			}
 			notify(node)
 		}
 	}
@@ -75,6 +81,9 @@ func (n *Node) Watch(ctx context.Context, notify func(*corev1.Node)) {
 	informer.RunWithContext(ctx)
 }
 
+// nodeLabels are the labels that are read.
+var nodeLabels = []string{v1.KubeletIdentityLabel, v1.HostRoutingLabel}
+
 // stripNode drops what is not read. Most of a node is its status.
 func stripNode(object any) (any, error) {
 	node, ok := object.(*corev1.Node)
@@ -85,8 +94,10 @@ func stripNode(object any) (any, error) {
 		ObjectMeta: metav1.ObjectMeta{Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion},
 		Spec:       corev1.NodeSpec{Taints: node.Spec.Taints},
 	}
-	if kubelet, ok := node.Labels[v1.KubeletIdentityLabel]; ok {
-		stripped.Labels = map[string]string{v1.KubeletIdentityLabel: kubelet}
+	for _, name := range nodeLabels {
+		if value, ok := node.Labels[name]; ok {
+			metav1.SetMetaDataLabel(&stripped.ObjectMeta, name, value)
+		}
 	}
 	return stripped, nil
 }
@@ -106,7 +117,7 @@ func (n *Node) logError(err error) {
 	if apierrors.IsForbidden(err) {
 		remedy = "allow get, list and watch of nodes, and patch unless --startup-taint=false"
 	}
-	n.log.Info("cannot read this node from the API server: its start-up taint stays, and its label with the kubelet's identity is unknown",
+	n.log.Info("cannot read this node from the API server: its start-up taint stays, and its labels about the kubelet's identity and the network are unknown",
 		"node", n.name, "remedy", remedy, "reason", err.Error())
 }
 

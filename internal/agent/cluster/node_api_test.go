@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	v1 "github.com/podid-io/podid/api/v1"
 )
 
 // nodeTaints: each change of the node is received, those of other nodes are not, and taints are
@@ -17,9 +19,9 @@ func nodeTaints(t *testing.T, config *rest.Config, api client.Client) {
 	t.Helper()
 	taint := corev1.Taint{Key: "example.com/not-yet", Effect: corev1.TaintEffectNoSchedule}
 	for _, name := range []string{"node-1", "node-2"} {
-		create(t, api, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"a": "b"}}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}}})
+		create(t, api, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"a": "b", v1.HostRoutingLabel: "true"}}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}}})
 	}
-	n, err := NewNode(config, "node-1", NewOwnIdentities(nil), logr.Discard())
+	n, err := NewNode(config, "node-1", logr.Discard())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,8 +29,8 @@ func nodeTaints(t *testing.T, config *rest.Config, api client.Client) {
 	go n.Watch(t.Context(), func(node *corev1.Node) { nodes <- node })
 
 	first := <-nodes
-	if first.Name != "node-1" || len(first.Labels) != 0 || len(first.Spec.Taints) == 0 {
-		t.Errorf("received %s with %d labels and taints %v", first.Name, len(first.Labels), first.Spec.Taints)
+	if first.Name != "node-1" || len(first.Labels) != 1 || first.Labels[v1.HostRoutingLabel] != "true" || len(first.Spec.Taints) == 0 {
+		t.Errorf("received %s with labels %v and taints %v", first.Name, first.Labels, first.Spec.Taints)
 	}
 	if err := n.SetTaints(t.Context(), first, nil); err != nil {
 		t.Fatal(err)

@@ -37,8 +37,8 @@ func (o *OwnIdentities) Has(clientID, resourceID string) bool {
 // Known is closed once the node was read.
 func (o *OwnIdentities) Known() <-chan struct{} { return o.known }
 
-// setNode reads the kubelet's identity from the node's labels.
-func (o *OwnIdentities) setNode(node *corev1.Node) {
+// SetNode reads the kubelet's identity from the node's labels.
+func (o *OwnIdentities) SetNode(node *corev1.Node) {
 	kubelet := ascii.ToLower(node.Labels[v1.KubeletIdentityLabel])
 	o.kubelet.Store(&kubelet)
 	o.once.Do(func() { close(o.known) })

@@ -32,10 +32,10 @@ func TestOwnIdentities(t *testing.T) {
 		t.Error("known before the node was read")
 	default:
 	}
-	own.setNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1.KubeletIdentityLabel: kubelet}}})
+	own.SetNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1.KubeletIdentityLabel: kubelet}}})
 	<-own.Known()
 	expect(strings.ToLower(kubelet), "", true)
-	own.setNode(&corev1.Node{})
+	own.SetNode(&corev1.Node{})
 	expect(strings.ToLower(kubelet), "", false)
 	expect("", "", false)
 }

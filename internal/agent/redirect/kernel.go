@@ -147,10 +147,21 @@ func deleteTable(name string) error {
 	return nil
 }
 
+// mayChangeNetwork reports whether the thread has the capability NET_ADMIN.
+func mayChangeNetwork() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	return unix.Capget(&header, &sets[0]) == nil && sets[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
+}
+
 // explain adds to an error of the kernel what a person can do about it.
 func explain(err error) error {
+	refused := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
 	switch {
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+	case refused && mayChangeNetwork():
+		return fmt.Errorf("%w, although the agent has the capability NET_ADMIN: a security module of this node refuses nftables rules, "+
+			"as on AKS nodes with eBPF host routing, whose pods cannot be redirected: use a node pool without it", err)
+	case refused:
 		return fmt.Errorf("%w: the agent needs the capability NET_ADMIN and hostNetwork", err)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%w: the node's kernel needs nf_tables with nat and reject "+

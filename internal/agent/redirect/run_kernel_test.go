@@ -247,8 +247,15 @@ func TestNotAllowed(t *testing.T) {
 	n := veth(t)
 	r, _ := n.agent("agent", testConfig())
 	err := n.withoutCapabilities(func() error { return r.Ensure(t.Context()) })
-	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "NET_ADMIN") {
+	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "needs the capability NET_ADMIN") {
 		t.Errorf("got %v, want the missing capability named", err)
+	}
+}
+
+// TestRefusedByModule: with the capability, "not permitted" is the answer of a security module.
+func TestRefusedByModule(t *testing.T) {
+	if err := explain(unix.EPERM); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "security module") {
+		t.Errorf("got %v", err)
 	}
 }
 
