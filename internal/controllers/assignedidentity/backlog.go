@@ -1,4 +1,4 @@
-// The startup phase: all pods are placed before anything is written or attached.
+// The startup phase: Azure is not updated before all pods are placed.
 
 package assignedidentity
 
@@ -8,16 +8,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// backlog holds the pods that existed when the controller started and are not placed yet. It also
-// holds the pods that have something to write once all are placed.
+// backlog holds the pods that existed when the controller started and are not placed yet.
 type backlog struct {
-	mu    sync.Mutex
-	begun bool
-	over  bool
+	mu          sync.Mutex
+	begun, over bool
 	// early are pods placed before the initial list was known. open are the pods of that list that
 	// are not placed yet.
 	early, open map[types.NamespacedName]bool
-	parked      []types.NamespacedName
 }
 
 // begin records the initial list of pods and queues those that have not been placed. This includes
@@ -34,17 +31,16 @@ func (b *backlog) begin(pods []types.NamespacedName, caughtUp func(), wake func(
 		}
 	}
 	b.early = nil
-	parked, over := b.end()
+	ended := b.end()
 	b.mu.Unlock()
 	wake(open...)
-	if over {
+	if ended {
 		caughtUp()
-		wake(parked...)
 	}
 }
 
 // placed records that a pod's needs are known. The last one ends the backlog.
-func (b *backlog) placed(pod types.NamespacedName, caughtUp func(), wake func(...types.NamespacedName)) {
+func (b *backlog) placed(pod types.NamespacedName, caughtUp func()) {
 	b.mu.Lock()
 	if b.over {
 		b.mu.Unlock()
@@ -57,31 +53,18 @@ func (b *backlog) placed(pod types.NamespacedName, caughtUp func(), wake func(..
 		b.early[pod] = true
 	}
 	delete(b.open, pod)
-	parked, over := b.end()
+	ended := b.end()
 	b.mu.Unlock()
-	if over {
+	if ended {
 		caughtUp()
-		wake(parked...)
 	}
 }
 
-// end returns the parked pods once the backlog is over. The caller must hold mu.
-func (b *backlog) end() (parked []types.NamespacedName, over bool) {
+// end reports whether the backlog has just ended. The caller must hold mu.
+func (b *backlog) end() bool {
 	if b.over || !b.begun || len(b.open) > 0 {
-		return nil, false
-	}
-	parked, b.parked, b.over = b.parked, nil, true
-	return parked, true
-}
-
-// park holds a pod with something to write until the backlog is over. It returns false if the
-// backlog is over already.
-func (b *backlog) park(pod types.NamespacedName) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.over {
 		return false
 	}
-	b.parked = append(b.parked, pod)
+	b.over = true
 	return true
 }

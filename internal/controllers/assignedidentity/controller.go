@@ -113,7 +113,7 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, err
 	}
 	plan := assignment.ForPod(t.in)
-	c.backlog.placed(req.NamespacedName, c.placement.CaughtUp, c.queue.Add)
+	c.backlog.placed(req.NamespacedName, c.placement.CaughtUp)
 	t.since = c.waiting.note(req.NamespacedName, t.unassigned(), began)
 	result, err := c.write(ctx, req, t, plan, began)
 	if t.hold > 0 && (result.RequeueAfter == 0 || result.RequeueAfter > t.hold) {
@@ -157,9 +157,6 @@ func (c *Controller) catchUp(ctx context.Context) error {
 func (c *Controller) write(ctx context.Context, req reconcile.Request, t *target, plan assignment.PodPlan, began time.Time) (reconcile.Result, error) {
 	if plan.Empty() {
 		return reconcile.Result{}, nil
-	}
-	if c.backlog.park(req.NamespacedName) {
-		return reconcile.Result{}, nil // place all pods first, so that one Azure update covers all of them
 	}
 	plan, later := c.postpone(plan)
 	if plan.Empty() {

@@ -17,7 +17,7 @@ type writers struct {
 	wake func(...types.NamespacedName)
 
 	mu     sync.Mutex
-	groups map[compute.Group]*desk
+	groups map[compute.Group]*slots
 	// called are pods that were woken and have not been reconciled yet, with their group. A woken
 	// pod that has nothing to write passes its turn on. Otherwise the pods behind it would wait
 	// forever.
@@ -27,12 +27,12 @@ type writers struct {
 // newWriters returns writers that let most pods of a group write at a time.
 func newWriters(most int, wake func(...types.NamespacedName)) writers {
 	return writers{
-		most: max(most, 1), wake: wake, groups: map[compute.Group]*desk{}, called: map[types.NamespacedName]compute.Group{},
+		most: max(most, 1), wake: wake, groups: map[compute.Group]*slots{}, called: map[types.NamespacedName]compute.Group{},
 	}
 }
 
-// desk is the queue of one group's pods.
-type desk struct {
+// slots are those of one group, and the queue of its pods.
+type slots struct {
 	busy   int
 	queue  []types.NamespacedName
 	queued map[types.NamespacedName]bool
@@ -42,20 +42,20 @@ type desk struct {
 func (w *writers) enter(group compute.Group, pod types.NamespacedName) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	d := w.groups[group]
-	if d == nil {
-		d = &desk{queued: map[types.NamespacedName]bool{}}
-		w.groups[group] = d
+	s := w.groups[group]
+	if s == nil {
+		s = &slots{queued: map[types.NamespacedName]bool{}}
+		w.groups[group] = s
 	}
-	if d.busy < w.most {
-		d.busy++
-		delete(d.queued, pod)
+	if s.busy < w.most {
+		s.busy++
+		delete(s.queued, pod)
 		delete(w.called, pod)
 		return true
 	}
-	if !d.queued[pod] {
-		d.queued[pod] = true
-		d.queue = append(d.queue, pod)
+	if !s.queued[pod] {
+		s.queued[pod] = true
+		s.queue = append(s.queue, pod)
 	}
 	return false
 }
@@ -81,22 +81,22 @@ func (w *writers) seen(pod types.NamespacedName) {
 
 // next wakes the next waiting pod if there is a free slot. The caller must hold mu.
 func (w *writers) next(group compute.Group) {
-	d := w.groups[group]
-	if d == nil {
+	s := w.groups[group]
+	if s == nil {
 		return
 	}
-	for d.busy < w.most && len(d.queue) > 0 {
-		pod := d.queue[0]
-		d.queue = d.queue[1:]
-		if !d.queued[pod] {
+	for s.busy < w.most && len(s.queue) > 0 {
+		pod := s.queue[0]
+		s.queue = s.queue[1:]
+		if !s.queued[pod] {
 			continue // it has entered by itself
 		}
-		delete(d.queued, pod)
+		delete(s.queued, pod)
 		w.called[pod] = group
 		w.wake(pod)
 		break
 	}
-	if d.busy == 0 && len(d.queue) == 0 {
+	if s.busy == 0 && len(s.queue) == 0 {
 		delete(w.groups, group)
 	}
 }
