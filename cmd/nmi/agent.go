@@ -185,7 +185,7 @@ func newTables(o *options, objects *cluster.Objects, log logr.Logger) *tables {
 	return &tables{
 		log: log.WithName("cluster"),
 		attest: attest.NewTable(attest.Config{
-			MaxWaiting: 512, MaxPerAddress: 16, NewestLink: attest.NewestLink, AnyLink: o.answers.anyInterface, Ask: limitReads(objects.Pod),
+			MaxWaiting: 512, MaxPerSource: 16, NewestLink: attest.NewestLink, AnyLink: o.answers.anyInterface, Ask: limitReads(objects.Pod),
 		}),
 		Table: authorize.NewTable(authorize.Config{
 			Rules: identity.Rules{

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/handover"
 )
@@ -98,8 +99,8 @@ func (a *agent) serveHost(ctx context.Context, e hostEndpoint) error {
 		l, err := a.lifecycle.Line.Listen(ctx, e.network, e.address)
 		if err == nil {
 			a.log.Info("serving the host", "address", e.address)
-			return connections.Serve(ctx, a.lifecycle.Count(e.restrict(l)), a.lifecycle.Handler(e.handler),
-				connections.Limits{Total: 256, PerAddress: 256}, a.log)
+			return connections.Serve(ctx, a.lifecycle.Count(e.restrict(l)), attest.NewOrigins(), a.lifecycle.Handler(e.handler),
+				connections.Limits{Total: 256, PerSource: 256}, a.log)
 		}
 		if !logged && ctx.Err() == nil {
 			a.log.Error(err, "cannot listen for processes of the host, retrying", "address", e.address)

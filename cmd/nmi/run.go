@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/lifecycle"
 	"github.com/podid-io/podid/internal/daemon"
@@ -103,7 +104,7 @@ func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Liste
 		return nil
 	})
 	group.Go(func() error {
-		return connections.Serve(ctx, pods, a.lifecycle.Handler(a.server.ServePod), connections.Limits{Total: 2048, PerAddress: 256}, a.log)
+		return connections.Serve(ctx, pods, attest.NewOrigins(), a.lifecycle.Handler(a.server.ServePod), connections.Limits{Total: 2048, PerSource: 256}, a.log)
 	})
 	for _, e := range a.hostEndpoints() {
 		group.Go(func() error { return a.serveHost(ctx, e) })

@@ -166,7 +166,7 @@ func newAgentUnderTest(t *testing.T, azure *emulator.Emulator, api string) *agen
 		t.Fatal(err)
 	}
 	a := &agentUnderTest{t: t, ips: map[string]string{}}
-	a.attest = attest.NewTable(attest.Config{MaxWaiting: 16, MaxPerAddress: 4})
+	a.attest = attest.NewTable(attest.Config{MaxWaiting: 16, MaxPerSource: 4})
 	a.table = authorize.NewTable(authorize.Config{
 		Rules: identity.Rules{ForceNamespaced: true}, Standard: true, Node: "n1", Types: served(), ArrivalLimit: time.Second, BindingLimit: time.Second,
 	})
@@ -252,7 +252,7 @@ func (a *agentUnderTest) serve(ctx context.Context, handler http.HandlerFunc) st
 		a.t.Fatal(err)
 	}
 	go func() {
-		_ = connections.Serve(ctx, disguised{l}, handler, connections.Limits{Total: 64, PerAddress: 64}, logr.Discard())
+		_ = connections.Serve(ctx, disguised{l}, attest.NewOrigins(), handler, connections.Limits{Total: 64, PerSource: 64}, logr.Discard())
 	}()
 	return l.Addr().String()
 }

@@ -1,6 +1,8 @@
-// Package attest tells which pod opened a connection, from the address it came
-// from. It knows the live pods of this node, as the API server tells of them,
-// and nothing of identities.
+// Package attest determines which pod of this node opened a connection. Where the kernel proves the
+// control group of the caller's socket, that decides. Where it does not, the source address and the
+// network interface decide.
+//
+// The package knows the pods of the node from the API server, and nothing of identities.
 package attest
 
 import (
@@ -8,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,94 +24,126 @@ import (
 type Caller struct {
 	types.NamespacedName
 	UID types.UID
-	// ServiceAccount is the name of the pod's, in its namespace. For the audit
-	// log; it decides nothing.
+	// ServiceAccount is the name of the pod's ServiceAccount. It is for the audit log and decides
+	// nothing.
 	ServiceAccount string
 }
 
 // Origin is where a connection came from.
 type Origin struct {
 	netip.Addr
-	// Link is the number of the node's network interface that it came in by, 0
-	// when nobody can tell.
+	// Link is the index of the node's network interface that the connection came in by, or 0 if it is
+	// unknown.
 	Link int
+	// Pod is the UID of the pod whose control group has the caller's socket. The kubelet names the
+	// group for it, so the UID of a static pod is that of its manifest. If Pod is set, address and
+	// interface decide nothing.
+	Pod types.UID
 }
 
-// Why a caller is not known. All may pass: the pod may be so new that the API
-// server has not told yet, or its predecessor's end not.
+// Source is what distinguishes callers before their pods are known: the proven pod or else the
+// address. It can be the key of a map.
+type Source struct {
+	addr netip.Addr
+	pod  types.UID
+}
+
+// Source returns the source of the origin.
+func (o Origin) Source() Source {
+	if o.Pod != "" {
+		return Source{pod: o.Pod}
+	}
+	return Source{addr: o.Addr.Unmap()}
+}
+
+// String returns the source as logs have it.
+func (s Source) String() string {
+	if s.pod != "" {
+		return "pod " + string(s.pod)
+	}
+	return s.addr.String()
+}
+
+// String returns the source of the origin as logs have it.
+func (o Origin) String() string { return o.Source().String() }
+
+// Why a caller is not known. All of them may pass: the API server may not have reported a new pod
+// yet, or the end of the pod that had the address before.
 var (
 	ErrUnknown   = errors.New("no live pod of this node has the address")
-	ErrAmbiguous = errors.New("more than one live pod of this node claims the address")
-	// ErrMoved says that the address is on another network interface than that
-	// of the pod it belonged to: somebody else has got it.
-	ErrMoved = errors.New("the address moved to another network interface, and the API server has not told yet whose it is now")
-	// errUnheard goes with ErrMoved when that pod never made a connection.
-	errUnheard = errors.New(", and that pod was never heard")
-	// ErrTooMany says that too many requests wait for a pod to become known.
+	ErrNotBound  = errors.New("the API server has not reported the pod of the caller's control group yet, or its end")
+	ErrAmbiguous = errors.New("more than one live pod of this node claims the address or control group")
+	// ErrMoved means that the address is on another network interface than that of the pod which had
+	// it: most likely another pod has it now.
+	ErrMoved = errors.New("the address moved to another network interface, and the API server has not reported whose it is now")
+	// errNeverSeen is joined with ErrMoved if that pod has never made a connection.
+	errNeverSeen = errors.New(", and that pod has made no connection")
+	// ErrTooMany means that too many requests wait for a pod to become known.
 	ErrTooMany = errors.New("too many requests wait for their pods to become known")
 )
 
-// Table holds the live pods of the node and who waits for one. It is fed by
-// Set and Remove and asked from any goroutine.
+// Table holds the live pods of the node and the requests that wait for one. It is updated by Set
+// and Remove, and safe for concurrent use.
 //
-// An address belongs to a caller only when exactly one live pod has it, and the
-// connection came in by the pod's own network interface (see bond). Pods that
-// are not live (see Live) are not in the table at all.
+// An address belongs to a caller only if exactly one live pod has it and the connection came in by
+// the pod's own network interface (see pin.go). Pods that are not live (see Live) are not callers.
 type Table struct {
 	cfg Config
 
-	mu      sync.RWMutex
-	pods    map[types.NamespacedName]pod
-	byAddr  map[netip.Addr][]claim
-	waits   map[netip.Addr]*wait
-	waiting *turns.Queue[chan struct{}] // by address: whose namespace it is, is not known
-	// named has every pod of the node that has not finished, also those without an address of
-	// their own. See Named.
+	mu     sync.RWMutex
+	pods   map[types.NamespacedName]pod
+	byAddr map[netip.Addr][]claim
+	// byGroup has the live pods by the UID in the name of their control group.
+	byGroup map[types.UID][]Caller
+	waits   map[Source]*wait
+	waiting *turns.Queue[chan struct{}] // by source, because the namespace is not known
+	// named has every pod of the node that has not finished, also those without an address of their
+	// own. See Named.
 	named map[types.NamespacedName]Caller
-	// without are live pods whose address is not known yet, and since when they
-	// are there.
+	// without has the live pods whose address is not known yet, and since when they are known.
 	without map[types.NamespacedName]time.Time
 }
 
-// Config are the settings of a Table.
+// Config is the configuration of a Table.
 type Config struct {
-	// At most MaxWaiting requests wait for their pods at a time, and
-	// MaxPerAddress from one address. When MaxWaiting do, the newest from the
-	// address that has most gives way.
-	MaxWaiting, MaxPerAddress int
-	// NewestLink returns the number of the node's newest network interface; nil,
-	// or 0 from it, when nobody can tell. See bond.
+	// At most MaxWaiting requests wait for their pods at a time, and MaxPerSource of one source. At
+	// MaxWaiting, the newest of the source that has most gives way.
+	MaxWaiting, MaxPerSource int
+	// NewestLink returns the index of the node's newest network interface, or 0 if it is unknown, as
+	// if NewestLink is nil. See pin.go.
 	NewestLink func() int
-	// AnyLink takes callers at their address, whichever interface they come by.
+	// AnyLink disables the comparison of network interfaces.
 	AnyLink bool
-	// Ask reads a pod from the API server, past all caches; nil when there is no
-	// way to. See Await.
+	// Ask reads a pod from the API server, past all caches. It may be nil. See Await.
 	Ask func(context.Context, types.NamespacedName) (*corev1.Pod, error)
-	// LinkThere tells whether the node has an interface; nil: the package's.
-	LinkThere func(number int) bool
+	// LinkThere reports whether the node has a network interface. If it is nil, the function LinkThere
+	// is used.
+	LinkThere func(index int) bool
 }
 
+// pod is a live pod with an address.
 type pod struct {
 	caller    Caller
+	group     types.UID
 	addresses []netip.Addr
-	bonds     map[netip.Addr]*bond
+	pins      map[netip.Addr]*pin
 	ready     time.Time
 }
 
-// claim is one live pod's to an address.
+// claim is a live pod that has an address.
 type claim struct {
 	caller Caller
-	*bond
+	*pin
 }
 
-// wait is closed, and thereby over, when the pods of an address change.
+// wait is shared by all requests that wait for a source. changed is closed when its pods change.
 type wait struct {
-	address netip.Addr
+	source  Source
 	changed chan struct{}
 	n       int
 }
 
-// waiter is one request that waits. lost closes when another one takes its place.
+// waiter is one request that waits. lost is closed when another one takes its place.
 type waiter struct {
 	*wait
 	place *turns.Entry[chan struct{}]
@@ -126,96 +161,107 @@ func NewTable(c Config) *Table {
 	}
 	return &Table{
 		cfg:  c,
-		pods: map[types.NamespacedName]pod{}, byAddr: map[netip.Addr][]claim{}, waits: map[netip.Addr]*wait{},
-		waiting: turns.NewQueue[chan struct{}](c.MaxWaiting, c.MaxPerAddress),
+		pods: map[types.NamespacedName]pod{}, byAddr: map[netip.Addr][]claim{}, byGroup: map[types.UID][]Caller{},
+		waits:   map[Source]*wait{},
+		waiting: turns.NewQueue[chan struct{}](c.MaxWaiting, c.MaxPerSource),
 		without: map[types.NamespacedName]time.Time{}, named: map[types.NamespacedName]Caller{},
 	}
 }
 
-// Set takes the latest state of a pod of this node.
+// Set stores the latest state of a pod of this node.
 func (t *Table) Set(p *corev1.Pod) {
 	key := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-	addresses := callerAddresses(p)
-	caller := Caller{NamespacedName: key, UID: p.UID, ServiceAccount: p.Spec.ServiceAccountName}
+	now := pod{
+		caller: Caller{NamespacedName: key, UID: p.UID, ServiceAccount: p.Spec.ServiceAccountName},
+		group:  groupUID(p), addresses: callerAddresses(p), ready: readySince(p), pins: map[netip.Addr]*pin{},
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if delete(t.named, key); exists(p) {
-		t.named[key] = caller
-	}
 	before, since := t.pods[key], t.without[key]
 	t.drop(key)
-	if len(addresses) == 0 {
+	if exists(p) {
+		t.named[key] = now.caller
+	}
+	if !Live(p) {
+		return
+	}
+	t.pods[key] = now
+	t.byGroup[now.group] = append(t.byGroup[now.group], now.caller)
+	t.wake(Source{pod: now.group})
+	if len(now.addresses) == 0 {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if Live(p) {
-			t.without[key] = since
-		}
-		return
+		t.without[key] = since
 	}
-	now := pod{caller: caller, addresses: addresses, ready: readySince(p), bonds: map[netip.Addr]*bond{}}
-	for _, a := range addresses {
-		now.bonds[a] = t.bond(before, now, a)
-		t.byAddr[a] = append(t.byAddr[a], claim{now.caller, now.bonds[a]})
-		t.wake(a)
+	for _, a := range now.addresses {
+		now.pins[a] = t.pin(before, now, a)
+		t.byAddr[a] = append(t.byAddr[a], claim{now.caller, now.pins[a]})
+		t.wake(Source{addr: a})
 	}
-	t.pods[key] = now
 }
 
-// Remove takes that a pod is gone from this node.
+// Remove forgets a pod that has left this node.
 func (t *Table) Remove(key types.NamespacedName) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.named, key)
 	t.drop(key)
 }
 
+// drop forgets a pod. The caller must hold mu.
 func (t *Table) drop(key types.NamespacedName) {
+	delete(t.named, key)
 	delete(t.without, key)
 	p, ok := t.pods[key]
 	if !ok {
 		return
 	}
 	delete(t.pods, key)
+	without(t.byGroup, p.group, func(c Caller) bool { return c.NamespacedName == key })
+	t.wake(Source{pod: p.group})
 	for _, a := range p.addresses {
-		// A new slice: readers may hold the old one.
-		var left []claim
-		for _, c := range t.byAddr[a] {
-			if c.caller.NamespacedName != key {
-				left = append(left, c)
-			}
-		}
-		if t.byAddr[a] = left; len(left) == 0 {
-			delete(t.byAddr, a)
-		}
-		t.wake(a)
+		without(t.byAddr, a, func(c claim) bool { return c.caller.NamespacedName == key })
+		t.wake(Source{addr: a})
 	}
 }
 
-func (t *Table) wake(a netip.Addr) {
-	if w := t.waits[a]; w != nil {
+// without removes the elements from a list of a map. It makes a new list, because readers may hold
+// the old one.
+func without[K, E comparable](of map[K][]E, key K, remove func(E) bool) {
+	if of[key] = slices.DeleteFunc(slices.Clone(of[key]), remove); len(of[key]) == 0 {
+		delete(of, key)
+	}
+}
+
+// wake notifies the requests that wait for a source. The caller must hold mu.
+func (t *Table) wake(s Source) {
+	if w := t.waits[s]; w != nil {
 		close(w.changed)
-		delete(t.waits, a)
+		delete(t.waits, s)
 	}
 }
 
-// Caller returns the one live pod that is at the origin, from memory.
+// Caller returns the one live pod at the origin, from memory.
 func (t *Table) Caller(o Origin) (Caller, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.find(o)
 }
 
+// find is Caller. The caller must hold mu.
 func (t *Table) find(o Origin) (Caller, error) {
+	if o.Pod != "" {
+		return t.ofGroup(o.Pod)
+	}
 	switch claims := t.byAddr[o.Unmap()]; len(claims) {
 	case 0:
 		return Caller{}, ErrUnknown
 	case 1:
-		if !t.cfg.AnyLink && !claims[0].holds(o.Link, time.Now()) {
+		if !t.cfg.AnyLink && !claims[0].matches(o.Link, time.Now()) {
 			if claims[0].link.Load() == 0 {
-				return Caller{}, fmt.Errorf("%w%w: it was of %s", ErrMoved, errUnheard, claims[0].caller)
+				return Caller{}, fmt.Errorf("%w%w: %s had it", ErrMoved, errNeverSeen, claims[0].caller)
 			}
-			return Caller{}, fmt.Errorf("%w: it was of %s", ErrMoved, claims[0].caller)
+			return Caller{}, fmt.Errorf("%w: %s had it", ErrMoved, claims[0].caller)
 		}
 		return claims[0].caller, nil
 	default:
@@ -223,13 +269,24 @@ func (t *Table) find(o Origin) (Caller, error) {
 	}
 }
 
-// Await returns the one live pod that is at the origin, and waits for it until
-// ctx ends: then the error is why it is not known.
+// ofGroup returns the one live pod of a control group. The caller must hold mu.
+func (t *Table) ofGroup(uid types.UID) (Caller, error) {
+	switch callers := t.byGroup[uid]; len(callers) {
+	case 0:
+		return Caller{}, ErrNotBound
+	case 1:
+		return callers[0], nil
+	default: // static pods of one hash: another writer has made a mirror pod by hand
+		return Caller{}, fmt.Errorf("%w: %s and %s", ErrAmbiguous, callers[0], callers[1])
+	}
+}
+
+// Await returns the one live pod at the origin, and waits for it until ctx ends. The error is then
+// why the pod is not known.
 //
-// An address that moved to another interface is most likely another pod's, and
-// the news of that on its way. When there is none after a while, the API
-// server is asked once; if it still says that the pod lives and has the address,
-// the pod has got a new interface.
+// An address that moved to another interface most likely belongs to another pod, which the API
+// server is about to report. If it does not for a while, the API server is asked once. If the pod
+// still lives and has the address, the pod has got a new interface.
 func (t *Table) Await(ctx context.Context, o Origin) (Caller, error) {
 	var settled <-chan time.Time
 	for asked := false; ; {
@@ -239,8 +296,8 @@ func (t *Table) Await(ctx context.Context, o Origin) (Caller, error) {
 		}
 		if errors.Is(err, ErrMoved) && settled == nil && !asked && t.cfg.Ask != nil {
 			wait := settleTime
-			if errors.Is(err, errUnheard) {
-				wait = settleUnheard
+			if errors.Is(err, errNeverSeen) {
+				wait = settleNeverSeen
 			}
 			timer := time.NewTimer(wait)
 			defer timer.Stop()
@@ -263,7 +320,7 @@ func (t *Table) Await(ctx context.Context, o Origin) (Caller, error) {
 	}
 }
 
-// subscribe finds the caller, or a wait to join and why there is no caller yet.
+// subscribe returns the caller, or a wait to join and why there is no caller yet.
 func (t *Table) subscribe(o Origin) (Caller, *waiter, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -271,19 +328,19 @@ func (t *Table) subscribe(o Origin) (Caller, *waiter, error) {
 	if err == nil {
 		return c, nil, nil
 	}
-	a := o.Unmap()
-	w := t.waits[a]
+	s := o.Source()
+	w := t.waits[s]
 	if w == nil {
-		w = &wait{address: a, changed: make(chan struct{})}
+		w = &wait{source: s, changed: make(chan struct{})}
 	}
-	place, gaveWay := t.waiting.Push(a.String(), "", make(chan struct{}))
+	place, gaveWay := t.waiting.Push(s.String(), "", make(chan struct{}))
 	if gaveWay != nil {
 		close(gaveWay.Item)
 	}
 	if place == nil {
 		return c, nil, fmt.Errorf("%w; %w", ErrTooMany, err)
 	}
-	t.waits[a] = w
+	t.waits[s] = w
 	w.n++
 	return c, &waiter{w, place}, err
 }
@@ -292,15 +349,15 @@ func (t *Table) unsubscribe(w *waiter) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.waiting.Remove(w.place)
-	if w.n--; w.n == 0 && t.waits[w.address] == w.wait {
-		delete(t.waits, w.address)
+	if w.n--; w.n == 0 && t.waits[w.source] == w.wait {
+		delete(t.waits, w.source)
 	}
 }
 
 // Named returns the pod of that name, for host processes that ask on its behalf. The pod has not
 // finished. It need not have an address: its volumes may be being mounted, or it is on the node's
-// own network. Only the caller's right to name pods stands behind the answer: never use it for a
-// request of a pod.
+// own network. Only the caller's right to name pods is proven: it must not be used for a request of
+// a pod.
 func (t *Table) Named(key types.NamespacedName) (Caller, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

@@ -115,7 +115,7 @@ func TestLive(t *testing.T) {
 				if !slices.Equal(got, tt.want) {
 					t.Errorf("stripped %v: got %v, want %v", stripped, got, tt.want)
 				}
-				table := NewTable(Config{MaxWaiting: 1, MaxPerAddress: 1})
+				table := NewTable(Config{MaxWaiting: 1, MaxPerSource: 1})
 				table.Set(p)
 				if _, err := table.Caller(at("10.0.0.5")); (err == nil) != (len(tt.want) > 0) {
 					t.Errorf("stripped %v: table says %v", stripped, err)
@@ -127,7 +127,7 @@ func TestLive(t *testing.T) {
 
 func TestTableStory(t *testing.T) {
 	five := at("10.0.0.5")
-	table := NewTable(Config{MaxWaiting: 4, MaxPerAddress: 2})
+	table := NewTable(Config{MaxWaiting: 4, MaxPerSource: 2})
 	check := func(name string, want error) {
 		t.Helper()
 		got, err := table.Caller(five)
@@ -159,7 +159,7 @@ func TestTableStory(t *testing.T) {
 func TestAwait(t *testing.T) {
 	five := at("10.0.0.5")
 	synctest.Test(t, func(t *testing.T) {
-		table := NewTable(Config{MaxWaiting: 3, MaxPerAddress: 2})
+		table := NewTable(Config{MaxWaiting: 3, MaxPerSource: 2})
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 		defer cancel()
 		type result struct {
@@ -241,7 +241,7 @@ func TestNamed(t *testing.T) {
 // When the first pod has a sandbox again, with that address, the address proves neither of the
 // two.
 func TestSandboxGone(t *testing.T) {
-	table := NewTable(Config{MaxWaiting: 1, MaxPerAddress: 1})
+	table := NewTable(Config{MaxWaiting: 1, MaxPerSource: 1})
 	table.Set(aPod("old", sandbox(corev1.ConditionTrue)))
 	table.Set(aPod("new", sandbox(corev1.ConditionTrue)))
 	if c, err := table.Caller(at("10.0.0.5")); !errors.Is(err, ErrAmbiguous) {
@@ -255,4 +255,64 @@ func TestSandboxGone(t *testing.T) {
 	if c, err := table.Caller(at("10.0.0.5")); !errors.Is(err, ErrAmbiguous) {
 		t.Fatalf("got %v, %v", c, err)
 	}
+}
+
+// TestProven: a caller whose control group the kernel proved is the pod of that group, from when the
+// pod is bound to the node, wherever its packets come from.
+func TestProven(t *testing.T) {
+	const hash = "0123456789abcdef0123456789abcdef"
+	static := func(name string) *corev1.Pod {
+		pod := aPod(name, func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: hash, "other": "x"} })
+		Strip(pod)
+		return pod
+	}
+	table := NewTable(Config{MaxWaiting: 10, MaxPerSource: 10})
+	expect := func(group types.UID, name string, want error) {
+		t.Helper()
+		got, err := table.Caller(Origin{Addr: netip.MustParseAddr("127.0.0.1"), Link: 1, Pod: group})
+		if got.Name != name || !errors.Is(err, want) {
+			t.Errorf("group of %s: got %q, %v; want %q, %v", group, got.Name, err, name, want)
+		}
+	}
+	expect("uid-new", "", ErrNotBound)
+	table.Set(aPod("new", func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} }))
+	expect("uid-new", "new", nil)
+	table.Set(aPod("same-address", nil))
+	table.Set(aPod("as-well", nil))
+	expect("uid-as-well", "as-well", nil)
+	table.Set(aPod("host", func(p *corev1.Pod) { p.Spec.HostNetwork = true }))
+	expect("uid-host", "", ErrNotBound)
+
+	table.Set(static("static"))
+	expect(hash, "static", nil)
+	table.Set(static("made-by-hand"))
+	expect(hash, "", ErrAmbiguous)
+	table.Set(aPod("thief", func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "uid-new"} }))
+	expect("uid-new", "new", nil)
+	expect("uid-thief", "thief", nil)
+
+	table.Remove(types.NamespacedName{Namespace: "ns", Name: "new"})
+	expect("uid-new", "", ErrNotBound)
+	table.Set(aPod("as-well", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }))
+	expect("uid-as-well", "", ErrNotBound)
+}
+
+// TestProvenSoon: a request of a pod that the API server has not reported yet is answered when it is.
+func TestProvenSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := NewTable(Config{MaxWaiting: 10, MaxPerSource: 10})
+		got := make(chan Caller)
+		go func() {
+			c, err := table.Await(t.Context(), Origin{Pod: "uid-new"})
+			if err != nil {
+				t.Error(err)
+			}
+			got <- c
+		}()
+		synctest.Wait()
+		table.Set(aPod("new", nil))
+		if c := <-got; c.Name != "new" {
+			t.Errorf("got %v", c)
+		}
+	})
 }

@@ -5,18 +5,19 @@ package attest
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// Live tells whether the pod can have opened a connection from an address of
-// its own: it runs, or is pending and its init containers may ask. A pod that
-// finished keeps its address in its status while another pod may have got it;
-// so does one being deleted whose containers are gone. A pod on the node's own
-// network has no address of its own.
+// Live reports whether the pod can have opened a connection from an address of its own: it runs, or
+// it is pending and its init containers may ask. A pod that finished keeps its address in its
+// status although another pod may have it. So does one being deleted whose containers are gone. A
+// pod on the node's own network has no address of its own.
 func Live(p *corev1.Pod) bool { return !p.Spec.HostNetwork && exists(p) }
 
 // exists reports whether the pod has not finished: it runs, or it is pending, with an address or
@@ -56,7 +57,7 @@ func lostSandbox(p *corev1.Pod) bool {
 	return false
 }
 
-// Addresses are the pod's own, without any that is the node's.
+// Addresses returns the pod's own addresses, without the node's.
 func Addresses(p *corev1.Pod) []netip.Addr {
 	var hosts, own []netip.Addr
 	hosts = add(hosts, p.Status.HostIP)
@@ -72,7 +73,7 @@ func Addresses(p *corev1.Pod) []netip.Addr {
 	})
 }
 
-// add appends an address once; what is none is left out.
+// add appends an address unless the list has it. It ignores text that is no address.
 func add(list []netip.Addr, text string) []netip.Addr {
 	a, err := netip.ParseAddr(text)
 	if a = a.Unmap(); err != nil || slices.Contains(list, a) {
@@ -81,11 +82,31 @@ func add(list []netip.Addr, text string) []netip.Addr {
 	return append(list, a)
 }
 
-// Strip reduces a pod in place to what Live, Addresses and authorize read, so
-// that a node full of pods costs little memory.
+// groupUID returns the UID in the name of the pod's control group. For a static pod this is the
+// hash of its manifest, which the mirror pod has in an annotation. Other writers can set that
+// annotation, too. A hash has no dashes, so it is never the UID of a pod that the API server has
+// made.
+func groupUID(p *corev1.Pod) types.UID {
+	if hash := p.Annotations[corev1.MirrorPodAnnotationKey]; len(hash) == hashLength && !strings.ContainsFunc(hash, notHex) {
+		return types.UID(hash)
+	}
+	return p.UID
+}
+
+// hashLength is the length of an MD5 hash, which the kubelet uses, in hexadecimal digits.
+const hashLength = 32
+
+func notHex(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'f') }
+
+// Strip reduces a pod in place to what Live, Addresses, groupUID and authorize read, so that a node
+// full of pods costs little memory.
 func Strip(p *corev1.Pod) {
 	meta := &p.ObjectMeta
+	mirror, static := meta.Annotations[corev1.MirrorPodAnnotationKey]
 	meta.ManagedFields, meta.Annotations, meta.OwnerReferences, meta.Finalizers = nil, nil, nil, nil
+	if static {
+		meta.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: mirror}
+	}
 	p.Labels = labels(p.Labels)
 	p.Spec = corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, ServiceAccountName: p.Spec.ServiceAccountName}
 	s := p.Status
@@ -102,11 +123,11 @@ func Strip(p *corev1.Pod) {
 	}
 }
 
-// maxLabels is how many labels a pod may have for exceptions to look at them.
+// maxLabels is how many labels a pod may have for exceptions to match it.
 const maxLabels = 64
 
-// labels returns a pod's labels. Of a pod with more than maxLabels only the binding label is
-// kept: some tens of such pods would fill the agent's memory. No exception selects it then.
+// labels returns a pod's labels. Of a pod with more than maxLabels, only the binding label is kept:
+// some tens of such pods would fill the agent's memory. No exception selects it then.
 func labels(all map[string]string) map[string]string {
 	if len(all) <= maxLabels {
 		return all
@@ -118,8 +139,7 @@ func labels(all map[string]string) map[string]string {
 	return map[string]string{v1.BindingLabel: selector}
 }
 
-// states keeps one container that runs, the youngest: that is all that Live and
-// readySince ask for.
+// states returns the youngest running container, which is all that Live and readySince read.
 func states(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
 	var youngest *corev1.ContainerStateRunning
 	for _, c := range statuses {
@@ -133,9 +153,9 @@ func states(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
 	return []corev1.ContainerStatus{{State: corev1.ContainerState{Running: youngest}}}
 }
 
-// readySince is when the kubelet, by the clock of this node, last gave the pod a
-// network: since Kubernetes 1.29 a condition says so; before, no later than its
-// youngest container started. Zero when neither is told yet.
+// readySince returns when the kubelet, by the clock of this node, last gave the pod a network. Since
+// Kubernetes 1.29 a condition has the time. Before, it is no later than the start of the youngest
+// container. It is zero if neither is known yet.
 func readySince(p *corev1.Pod) time.Time {
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReadyToStartContainers {

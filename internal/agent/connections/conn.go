@@ -13,14 +13,20 @@ import (
 	"github.com/podid-io/podid/internal/httpserve"
 )
 
-// listener determines the origin of each connection, and closes those of blocked addresses.
-type listener struct {
-	net.Listener
-	penalties *penalty.Penalties
-	origins   *attest.Origins
+// Origins determines where connections come from. *attest.Origins implements it for connections
+// that were redirected.
+type Origins interface {
+	Of(c net.Conn) attest.Origin
 }
 
-// Accept returns the next connection of an address that is not blocked.
+// listener determines the origin of each connection, and closes those of blocked sources.
+type listener struct {
+	net.Listener
+	penalties *penalty.Penalties[attest.Source]
+	origins   Origins
+}
+
+// Accept returns the next connection of a source that is not blocked.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		raw, err := l.Listener.Accept()
@@ -28,7 +34,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		c := &Conn{Conn: raw, Origin: l.origins.Of(raw), penalties: l.penalties}
-		if !l.penalties.Blocked(c.Origin.Addr) {
+		if !l.penalties.Blocked(c.Origin.Source()) {
 			return c, nil
 		}
 		_ = raw.Close() // nothing was sent or received yet
@@ -39,7 +45,7 @@ func (l *listener) Accept() (net.Conn, error) {
 type Conn struct {
 	net.Conn
 	Origin    attest.Origin
-	penalties *penalty.Penalties
+	penalties *penalty.Penalties[attest.Source]
 	// requested is set once a whole request was received.
 	requested atomic.Bool
 }
@@ -50,7 +56,7 @@ func (c *Conn) NetConn() net.Conn { return c.Conn }
 // Penalize counts a bad request of a pod in the namespace, "" if it is unknown. It delays the
 // response to a pod that sends too many.
 func (c *Conn) Penalize(ctx context.Context, namespace string, stopping <-chan struct{}) {
-	c.penalties.Delay(ctx, c.Origin.Addr, namespace, stopping)
+	c.penalties.Delay(ctx, c.Origin.Source(), namespace, stopping)
 }
 
 // InterfaceGone reports whether the network interface that the connection came in by was deleted.
@@ -88,7 +94,7 @@ func unwrap(nc net.Conn) *Conn {
 	return c
 }
 
-// source returns what the limit per address counts a connection for.
+// source returns what the limit per source counts a connection for.
 func source(nc net.Conn) string {
 	if c, ok := nc.(*Conn); ok {
 		return c.Origin.String()
@@ -107,7 +113,7 @@ func penalizeSilent(nc net.Conn, state http.ConnState) {
 		c.requested.Store(true)
 	case http.StateClosed:
 		if !c.requested.Load() {
-			c.penalties.Add(c.Origin.Addr, "")
+			c.penalties.Add(c.Origin.Source(), "")
 		}
 	case http.StateNew, http.StateIdle, http.StateHijacked:
 	}

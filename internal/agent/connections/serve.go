@@ -15,9 +15,9 @@ import (
 	"github.com/podid-io/podid/internal/httpserve"
 )
 
-// Limits bound the connections of a listener, in all and from one address. Each connection costs
+// Limits bound the connections of a listener, in all and from one source. Each connection costs
 // some 15 kB of the agent's memory and up to 48 kB of the kernel's.
-type Limits struct{ Total, PerAddress int }
+type Limits struct{ Total, PerSource int }
 
 // The kernel's buffers of a connection. A request has 1 to 2 kB, a token 2 to 4 kB.
 const (
@@ -39,12 +39,12 @@ const (
 	shutdownTime = 5 * time.Second
 )
 
-// Serve serves the connections of l until ctx ends, then lets requests in flight finish within
+// Serve serves the connections of l, whose origins it gets from origins, until ctx ends, then lets requests in flight finish within
 // shutdownTime.
-func Serve(ctx context.Context, l net.Listener, handler http.HandlerFunc, limits Limits, log logr.Logger) error {
+func Serve(ctx context.Context, l net.Listener, origins Origins, handler http.HandlerFunc, limits Limits, log logr.Logger) error {
 	server := &httpserve.Server{
 		Handler:      handler,
-		Limits:       httpserve.Limits{Total: limits.Total, PerSource: limits.PerAddress, ReadBuffer: readBuffer, WriteBuffer: writeBuffer},
+		Limits:       httpserve.Limits{Total: limits.Total, PerSource: limits.PerSource, ReadBuffer: readBuffer, WriteBuffer: writeBuffer},
 		Source:       source,
 		HeaderTime:   headerTime,
 		BodyTime:     BodyTime,
@@ -55,5 +55,5 @@ func Serve(ctx context.Context, l net.Listener, handler http.HandlerFunc, limits
 		ConnState:    penalizeSilent,
 		Log:          log,
 	}
-	return server.Serve(ctx, &listener{Listener: l, penalties: penalty.New(), origins: attest.NewOrigins()})
+	return server.Serve(ctx, &listener{Listener: l, penalties: penalty.New[attest.Source](), origins: origins})
 }

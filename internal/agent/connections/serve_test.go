@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+
+	"github.com/podid-io/podid/internal/agent/attest"
 )
 
 // TestSlowHeader: a client that does not complete its request is disconnected.
@@ -24,7 +26,7 @@ func TestSlowHeader(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, l, func(http.ResponseWriter, *http.Request) {}, Limits{Total: 8, PerAddress: 8}, logr.Discard())
+		done <- Serve(ctx, l, attest.NewOrigins(), func(http.ResponseWriter, *http.Request) {}, Limits{Total: 8, PerSource: 8}, logr.Discard())
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -4,19 +4,18 @@ package penalty
 
 import (
 	"context"
-	"net/netip"
 	"sync"
 	"time"
 )
 
 const (
-	// Rate is how many bad requests a second an address may send without a delay. They cost a few
+	// Rate is how many bad requests a second a source may send without a delay. They cost a few
 	// hundredths of a core.
 	Rate = 400
 	// Burst is how many it may send at once. A client's probe is one bad request, and a pod starts
 	// some dozens of clients at most.
 	Burst = 2000
-	// blockAt is the score at which new connections of an address are closed. An address reaches it
+	// blockAt is the score at which new connections of a source are closed. A source reaches it
 	// by opening new connections while the responses on its others are delayed.
 	blockAt = 2 * Burst
 	// namespaceShare is how many times Rate and Burst the pods of one namespace have together.
@@ -25,49 +24,50 @@ const (
 	purgeInterval = time.Minute
 )
 
-// Penalties counts the bad requests of each address and of each namespace: requests that were
-// refused, and connections closed without a request. Above Rate, responses to bad requests are
-// delayed, and with them the next requests on the same connections. Well above it, Blocked reports
-// true. Requests answered with a token are never delayed. It is safe for concurrent use.
-type Penalties struct {
+// Penalties counts the bad requests of each source, such as an address, and of each namespace:
+// requests that were refused, and connections closed without a request. Above Rate, responses to
+// bad requests are delayed, and with them the next requests on the same connections. Well above it,
+// Blocked reports true. Requests answered with a token are never delayed. It is safe for concurrent
+// use.
+type Penalties[S comparable] struct {
 	mu         sync.Mutex
-	addresses  scores[netip.Addr]
+	sources    scores[S]
 	namespaces scores[string]
 }
 
 // New returns a Penalties without scores.
-func New() *Penalties {
-	return &Penalties{
-		addresses:  scores[netip.Addr]{rate: Rate, burst: Burst, byKey: map[netip.Addr]score{}},
+func New[S comparable]() *Penalties[S] {
+	return &Penalties[S]{
+		sources:    scores[S]{rate: Rate, burst: Burst, byKey: map[S]score{}},
 		namespaces: scores[string]{rate: namespaceShare * Rate, burst: namespaceShare * Burst, byKey: map[string]score{}},
 	}
 }
 
 // Add counts a bad request and returns how long to delay the response. The namespace is "" for a
 // connection without a request, and for a pod that is not known.
-func (p *Penalties) Add(a netip.Addr, namespace string) time.Duration {
+func (p *Penalties[S]) Add(source S, namespace string) time.Duration {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delay := p.addresses.add(a, now)
+	delay := p.sources.add(source, now)
 	if namespace != "" {
 		delay = max(delay, p.namespaces.add(namespace, now))
 	}
 	return delay
 }
 
-// Blocked reports whether new connections of the address are to be closed.
-func (p *Penalties) Blocked(a netip.Addr) bool {
+// Blocked reports whether new connections of the source are to be closed.
+func (p *Penalties[S]) Blocked(source S) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s, found := p.addresses.byKey[a]
-	return found && s.n > blockAt && p.addresses.current(a, time.Now()) > blockAt-Rate
+	s, found := p.sources.byKey[source]
+	return found && s.n > blockAt && p.sources.current(source, time.Now()) > blockAt-Rate
 }
 
 // Delay counts a bad request and waits for as long as Add returns, or until ctx or stopping is
 // done.
-func (p *Penalties) Delay(ctx context.Context, a netip.Addr, namespace string, stopping <-chan struct{}) {
-	delay := p.Add(a, namespace)
+func (p *Penalties[S]) Delay(ctx context.Context, source S, namespace string, stopping <-chan struct{}) {
+	delay := p.Add(source, namespace)
 	if delay <= 0 {
 		return
 	}

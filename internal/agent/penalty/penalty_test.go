@@ -13,7 +13,7 @@ import (
 func TestNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const pods = 4 * namespaceShare
-		p := New()
+		p := New[netip.Addr]()
 		address := func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprint("10.9.1.", i)) }
 		var longest time.Duration
 		for range 100 { // 40 s, at the rate of a pod
@@ -42,7 +42,7 @@ func TestNamespace(t *testing.T) {
 		if delay := p.Add(address(0), "hostile"); delay != 0 {
 			t.Errorf("delayed by %v after a minute", delay)
 		}
-		if n := len(p.addresses.byKey) + len(p.namespaces.byKey); n != 2 {
+		if n := len(p.sources.byKey) + len(p.namespaces.byKey); n != 2 {
 			t.Errorf("%d scores, want 2", n)
 		}
 	})
@@ -51,7 +51,7 @@ func TestNamespace(t *testing.T) {
 // TestAddress: beyond its burst an address is delayed, and it is blocked when it goes on.
 func TestAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := New()
+		p := New[netip.Addr]()
 		bad, good := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
 		for i := range Burst {
 			if delay := p.Add(bad, ""); delay != 0 {
@@ -71,8 +71,8 @@ func TestAddress(t *testing.T) {
 			t.Errorf("blocked: %v, %v; want true, false", p.Blocked(bad), p.Blocked(good))
 		}
 		<-time.After(time.Hour)
-		if delay := p.Add(good, ""); delay != 0 || len(p.addresses.byKey) != 1 || p.Blocked(bad) {
-			t.Errorf("after an hour: delayed by %v, %d scores", delay, len(p.addresses.byKey))
+		if delay := p.Add(good, ""); delay != 0 || len(p.sources.byKey) != 1 || p.Blocked(bad) {
+			t.Errorf("after an hour: delayed by %v, %d scores", delay, len(p.sources.byKey))
 		}
 	})
 }

@@ -37,7 +37,7 @@ const podAddress, agentAddress = "10.9.0.2", "169.254.171.79"
 
 func newChurn(t *testing.T, anyLink bool) *churn {
 	c := &churn{world: newWorld(t, func(s *settings) { s.server.AttestLimit = 20 * time.Second }), node: testnet.New(t), pod: testnet.New(t)}
-	c.attest = attest.NewTable(attest.Config{MaxWaiting: 16, MaxPerAddress: 16, AnyLink: anyLink, NewestLink: func() int {
+	c.attest = attest.NewTable(attest.Config{MaxWaiting: 16, MaxPerSource: 16, AnyLink: anyLink, NewestLink: func() int {
 		newest := 0
 		_ = c.node.Do(func() error { newest = attest.NewestLink(); return nil }) // 0: unknown
 		return newest
@@ -56,7 +56,7 @@ func newChurn(t *testing.T, anyLink bool) *churn {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- connections.Serve(ctx, l, c.server.ServePod, connections.Limits{Total: 64, PerAddress: 64}, quiet())
+		done <- connections.Serve(ctx, l, attest.NewOrigins(), c.server.ServePod, connections.Limits{Total: 64, PerSource: 64}, quiet())
 	}()
 	t.Cleanup(func() {
 		cancel()

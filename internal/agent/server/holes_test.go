@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/identity"
@@ -60,7 +61,7 @@ func TestHoleLingering(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- connections.Serve(ctx, fromLoopback{l}, w.server.ServePod, connections.Limits{Total: 16, PerAddress: 16}, quiet())
+		ended <- connections.Serve(ctx, fromLoopback{l}, attest.NewOrigins(), w.server.ServePod, connections.Limits{Total: 16, PerSource: 16}, quiet())
 	}()
 	n := &neighbors{w, l.Addr().String()}
 	request := "GET " + tokenQuery(arm, "client_id="+clientID("nodes-own")) + " HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n"

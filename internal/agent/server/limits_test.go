@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/penalty"
 )
@@ -59,7 +60,7 @@ func newNeighbors(t testing.TB) *neighbors {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- connections.Serve(ctx, fromLoopback{l}, w.server.ServePod, connections.Limits{Total: 2048, PerAddress: 256}, quiet())
+		done <- connections.Serve(ctx, fromLoopback{l}, attest.NewOrigins(), w.server.ServePod, connections.Limits{Total: 2048, PerSource: 256}, quiet())
 	}()
 	t.Cleanup(func() {
 		cancel()

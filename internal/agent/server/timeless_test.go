@@ -14,6 +14,7 @@ import (
 	"time"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/agent/token"
@@ -47,7 +48,7 @@ func newTimeless(t *testing.T, change func(*settings)) *timeless {
 	})
 	done := make(chan error, 1)
 	go func() {
-		done <- connections.Serve(ctx, w.l, w.server.ServePod, connections.Limits{Total: 64, PerAddress: 64}, quiet())
+		done <- connections.Serve(ctx, w.l, attest.NewOrigins(), w.server.ServePod, connections.Limits{Total: 64, PerSource: 64}, quiet())
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -66,7 +66,7 @@ func newWorld(t testing.TB, change func(*settings)) *world {
 	if !s.noIMDS {
 		w.imds.serve(t)
 	}
-	w.attest = attest.NewTable(attest.Config{MaxWaiting: 16, MaxPerAddress: 4})
+	w.attest = attest.NewTable(attest.Config{MaxWaiting: 16, MaxPerSource: 4})
 	w.authorize = authorize.NewTable(s.authorize)
 	limiter := func() *fair.Limiter {
 		return fair.New(fair.Config{Rate: 1000, Burst: 100, Concurrent: 5, PerCaller: 2, Waiting: 64, WaitingPerCaller: 8})
@@ -186,7 +186,7 @@ func (w *world) run(l net.Listener, handler http.HandlerFunc) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- connections.Serve(ctx, l, handler, connections.Limits{Total: 64, PerAddress: 64}, quiet())
+		done <- connections.Serve(ctx, l, attest.NewOrigins(), handler, connections.Limits{Total: 64, PerSource: 64}, quiet())
 	}()
 	w.t.Cleanup(func() {
 		cancel()

@@ -24,14 +24,14 @@ type bonded struct {
 
 func newBonded(t *testing.T) *bonded {
 	b := &bonded{t: t}
-	b.Table = NewTable(Config{MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return b.newest }})
+	b.Table = NewTable(Config{MaxWaiting: 1, MaxPerSource: 1, NewestLink: func() int { return b.newest }})
 	return b
 }
 
 // expect asks as a connection by the link.
 func (b *bonded) expect(link int, name string, want error) {
 	b.t.Helper()
-	got, err := b.Caller(Origin{netip.MustParseAddr("10.0.0.5"), link})
+	got, err := b.Caller(Origin{Addr: netip.MustParseAddr("10.0.0.5"), Link: link})
 	if !errors.Is(err, want) || got.Name != name {
 		b.t.Fatalf("by link %d: got %q, %v; want %q, %v", link, got.Name, err, name, want)
 	}
@@ -153,7 +153,7 @@ func TestAskedAbout(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					asked := 0
 					table := NewTable(Config{
-						MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return 7 },
+						MaxWaiting: 1, MaxPerSource: 1, NewestLink: func() int { return 7 },
 						LinkThere: func(n int) bool { return n == 8 }, // 7 is gone
 						Ask: func(context.Context, types.NamespacedName) (*corev1.Pod, error) {
 							asked++
@@ -161,17 +161,17 @@ func TestAskedAbout(t *testing.T) {
 						},
 					})
 					table.Set(aPod("pod", nil))
-					settle := settleUnheard
+					settle := settleNeverSeen
 					if heard {
 						settle = settleTime
-						if _, err := table.Caller(Origin{netip.MustParseAddr("10.0.0.5"), 7}); err != nil {
+						if _, err := table.Caller(Origin{Addr: netip.MustParseAddr("10.0.0.5"), Link: 7}); err != nil {
 							t.Fatal(err)
 						}
 					}
 					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 					defer cancel()
 					began := time.Now()
-					got, err := table.Await(ctx, Origin{netip.MustParseAddr("10.0.0.5"), 8})
+					got, err := table.Await(ctx, Origin{Addr: netip.MustParseAddr("10.0.0.5"), Link: 8})
 					if !errors.Is(err, test.want) || test.want == nil && (got.Name != "pod" || time.Since(began) != settle) || asked != 1 {
 						t.Errorf("got %q, %v after %v, asked %d times; want %v", got.Name, err, time.Since(began), asked, test.want)
 					}
@@ -198,7 +198,7 @@ func TestTakenAddress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				table := NewTable(Config{
-					MaxWaiting: 1, MaxPerAddress: 1, NewestLink: func() int { return 7 },
+					MaxWaiting: 1, MaxPerSource: 1, NewestLink: func() int { return 7 },
 					Ask:       func(context.Context, types.NamespacedName) (*corev1.Pod, error) { return aPod("pod", nil), nil },
 					LinkThere: func(n int) bool { return n != 7 || test.there },
 				})
@@ -208,13 +208,13 @@ func TestTakenAddress(t *testing.T) {
 					time.Sleep(test.waits) //nolint:forbidigo // fake time
 				}
 				if test.heard {
-					if _, err := table.Caller(Origin{netip.MustParseAddr("10.0.0.5"), 7}); err != nil {
+					if _, err := table.Caller(Origin{Addr: netip.MustParseAddr("10.0.0.5"), Link: 7}); err != nil {
 						t.Fatal(err)
 					}
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
-				if _, err := table.Await(ctx, Origin{netip.MustParseAddr("10.0.0.5"), 8}); (err == nil) != test.want {
+				if _, err := table.Await(ctx, Origin{Addr: netip.MustParseAddr("10.0.0.5"), Link: 8}); (err == nil) != test.want {
 					t.Errorf("got %v", err)
 				}
 				if table.Remove(types.NamespacedName{Namespace: "ns", Name: "newcomer"}); len(table.without) != 0 {
