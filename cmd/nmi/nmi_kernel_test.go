@@ -316,8 +316,8 @@ func TestNodeWithoutCluster(t *testing.T) {
 	p.stop(syscall.SIGTERM)
 }
 
-// TestNodeOfHostRouting: an agent is not ready while its node is marked as one whose packets pass by
-// the redirect.
+// TestNodeOfHostRouting: an agent is not ready while its node is marked as one whose packets pass
+// by the redirect.
 func TestNodeOfHostRouting(t *testing.T) {
 	n := newNode(t)
 	mark := func(value string) {

@@ -124,8 +124,8 @@ func (a *agent) takeBack(ctx context.Context) error {
 	return errors.Join(a.redirect.Renew(), a.redirect.Ensure(ctx))
 }
 
-// watchNode watches the agent's node: its labels, and its start-up taint. The taint is removed when the agent is ready: once the cluster is known and the redirect
-// is in place.
+// watchNode watches the agent's node: its labels, and its start-up taint. The taint is removed when
+// the agent is ready: once the cluster is known and the redirect is in place.
 func (a *agent) watchNode(ctx context.Context) {
 	if a.taint == nil {
 		a.node.Watch(ctx, func(*corev1.Node) {})

@@ -118,7 +118,8 @@ func newWorld(t testing.TB, kube *rest.Config, name string) *world {
 	return w
 }
 
-// logged collects the lines of MIC's log that have one of the texts. It must be called before start.
+// logged collects the lines of MIC's log that have one of the texts. It must be called before
+// start.
 func (w *world) logged(texts ...string) (lines func(text string) []string) {
 	var mu sync.Mutex
 	var all []string

@@ -57,7 +57,7 @@ func addresses(list ...string) []netip.Addr {
 	return out
 }
 
-// at is an origin nobody knows the link of.
+// at returns an origin of unknown interface.
 func at(address string) Origin { return Origin{Addr: netip.MustParseAddr(address)} }
 
 func TestLive(t *testing.T) {
@@ -205,7 +205,8 @@ func TestAwait(t *testing.T) {
 	})
 }
 
-// TestNamed: a pod is named from its binding to the node to its end, whether it has an address or not.
+// TestNamed: a pod is named from its binding to the node to its end, whether it has an address or
+// not.
 func TestNamed(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -257,8 +258,8 @@ func TestSandboxGone(t *testing.T) {
 	}
 }
 
-// TestProven: a caller whose control group the kernel proved is the pod of that group, from when the
-// pod is bound to the node, wherever its packets come from.
+// TestProven: a caller whose control group the kernel proved is the pod of that group, from when
+// the pod is bound to the node, wherever its packets come from.
 func TestProven(t *testing.T) {
 	const hash = "0123456789abcdef0123456789abcdef"
 	static := func(name string) *corev1.Pod {
@@ -297,7 +298,8 @@ func TestProven(t *testing.T) {
 	expect("uid-as-well", "", ErrNotBound)
 }
 
-// TestProvenSoon: a request of a pod that the API server has not reported yet is answered when it is.
+// TestProvenSoon: a request of a pod that the API server has not reported yet is answered when it
+// is.
 func TestProvenSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := NewTable(Config{MaxWaiting: 10, MaxPerSource: 10})

@@ -37,8 +37,8 @@ func anyRunning(s *corev1.PodStatus) bool {
 		slices.ContainsFunc(s.EphemeralContainerStatuses, running)
 }
 
-// callerAddresses returns the addresses at which the pod can be a caller. A pod without a sandbox has
-// none: its status keeps the last address, which may belong to another pod by now.
+// callerAddresses returns the addresses at which the pod can be a caller. A pod without a sandbox
+// has none: its status keeps the last address, which may belong to another pod by now.
 func callerAddresses(p *corev1.Pod) []netip.Addr {
 	if !Live(p) || lostSandbox(p) {
 		return nil
@@ -153,9 +153,9 @@ func states(statuses []corev1.ContainerStatus) []corev1.ContainerStatus {
 	return []corev1.ContainerStatus{{State: corev1.ContainerState{Running: youngest}}}
 }
 
-// readySince returns when the kubelet, by the clock of this node, last gave the pod a network. Since
-// Kubernetes 1.29 a condition has the time. Before, it is no later than the start of the youngest
-// container. It is zero if neither is known yet.
+// readySince returns when the kubelet, by the clock of this node, last gave the pod a network.
+// Since Kubernetes 1.29 a condition has the time. Before, it is no later than the start of the
+// youngest container. It is zero if neither is known yet.
 func readySince(p *corev1.Pod) time.Time {
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReadyToStartContainers {

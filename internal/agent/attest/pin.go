@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pin is the network interface of a pod's address. A pod keeps its interface for as long as it keeps
-// its network, and the kernel's indexes of interfaces only grow. A connection by another interface,
-// or by one that is younger than the report of the pod, comes from a later owner of the address.
-// This is noticed at once, however late the API server reports the pod's end, and also while the
-// API server is away.
+// pin is the network interface of a pod's address. A pod keeps its interface for as long as it
+// keeps its network, and the kernel's indexes of interfaces only grow. A connection by another
+// interface, or by one that is younger than the report of the pod, comes from a later owner of the
+// address. This is noticed at once, however late the API server reports the pod's end, and also
+// while the API server is away.
 //
 // It does not help where all pods share the interface that the node sees (a bridge), nor against a
 // later owner that existed before the agent knew either pod.

@@ -37,15 +37,15 @@ func (b *bonded) expect(link int, name string, want error) {
 	}
 }
 
-// ready tells since when a pod has its network.
+// ready sets since when a pod has had its network.
 func ready(since time.Time) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(since)}}
 	}
 }
 
-// TestAddressReused tells of an address that another pod gets before the API
-// server has told of the first one's end.
+// TestAddressReused: another pod gets an address before the API server has reported the end of the
+// first one.
 func TestAddressReused(t *testing.T) {
 	began := time.Now().Add(-time.Hour)
 	for _, asked := range []bool{true, false} {
@@ -59,7 +59,7 @@ func TestAddressReused(t *testing.T) {
 		}
 		b.newest = 8
 		b.expect(8, "", ErrMoved)
-		// Late news of the old pod: of its deletion, and of a restart of its container before that.
+		// Late reports of the old pod: of its deletion, and of a restart of its container before that.
 		b.Set(aPod("old", func(p *corev1.Pod) { ready(began)(p); deleted(true)(p) }))
 		b.expect(8, "", ErrMoved)
 		b.Set(aPod("old", func(p *corev1.Pod) {
@@ -87,10 +87,10 @@ func TestSameNameAgain(t *testing.T) {
 	b.expect(8, "db-0", nil)
 }
 
-// TestNewNetwork: a pod that is given a network anew keeps its UID and perhaps
-// its address, and comes from another interface.
+// TestNewNetwork: a pod that gets a new network keeps its UID and perhaps its address, and comes
+// from another interface.
 func TestNewNetwork(t *testing.T) {
-	started := func(since time.Time) func(*corev1.Pod) { // as kubelets before 1.29 tell it
+	started := func(since time.Time) func(*corev1.Pod) { // as kubelets before 1.29 report it
 		return func(p *corev1.Pod) {
 			for i := range 2 {
 				running := &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(since.Add(-time.Duration(i) * time.Hour))}
@@ -122,7 +122,7 @@ func TestNewNetwork(t *testing.T) {
 
 func TestWithoutEvidence(t *testing.T) {
 	b := newBonded(t)
-	b.Set(aPod("web", nil)) // nobody can tell the newest
+	b.Set(aPod("web", nil)) // the newest interface is unknown
 	b.expect(0, "web", nil)
 	b.expect(12, "web", nil)
 	b.expect(0, "web", nil)
@@ -181,8 +181,8 @@ func TestAskedAbout(t *testing.T) {
 	}
 }
 
-// TestTakenAddress: a neighbour that takes the address of a pod that lives gets
-// nothing by the API server's word that it does.
+// TestTakenAddress: a neighbor that takes the address of a live pod gets nothing, although the API
+// server confirms that the pod is alive.
 func TestTakenAddress(t *testing.T) {
 	for name, test := range map[string]struct {
 		heard, there, newcomer, want bool

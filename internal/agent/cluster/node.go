@@ -1,4 +1,5 @@
-// The agent's node: its start-up taint, and its labels about the kubelet's identity and the network.
+// The agent's node: its start-up taint, and its labels about the kubelet's identity and the
+// network.
 
 package cluster
 

@@ -39,8 +39,8 @@ const (
 	shutdownTime = 5 * time.Second
 )
 
-// Serve serves the connections of l, whose origins it gets from origins, until ctx ends, then lets requests in flight finish within
-// shutdownTime.
+// Serve serves the connections of l, whose origins it gets from origins, until ctx ends, then lets
+// requests in flight finish within shutdownTime.
 func Serve(ctx context.Context, l net.Listener, origins Origins, handler http.HandlerFunc, limits Limits, log logr.Logger) error {
 	server := &httpserve.Server{
 		Handler:      handler,

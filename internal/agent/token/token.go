@@ -155,8 +155,8 @@ func (t *Token) refreshIn(now time.Time, spread float64) time.Duration {
 // MaxRetryAfter bounds how long a source's Retry-After is obeyed.
 const MaxRetryAfter = 2 * time.Minute
 
-// RefuseCluster returns the refusal of a token that is OfCluster, for a pod that the policy does not
-// allow the identity.
+// RefuseCluster returns the refusal of a token that is OfCluster, for a pod that the policy does
+// not allow the identity.
 func (t *Token) RefuseCluster(id *v1.AzureIdentity) *reason.Refusal {
 	return &reason.Refusal{
 		Reason: reason.ClusterToken,
