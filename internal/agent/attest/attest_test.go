@@ -263,7 +263,9 @@ func TestSandboxGone(t *testing.T) {
 func TestProven(t *testing.T) {
 	const hash = "0123456789abcdef0123456789abcdef"
 	static := func(name string) *corev1.Pod {
-		pod := aPod(name, func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: hash, "other": "x"} })
+		pod := aPod(name, func(p *corev1.Pod) {
+			p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: hash, "other": "x"}
+		})
 		Strip(pod)
 		return pod
 	}
