@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// List returns the uplinks of this network namespace: the interfaces by which packets to the targets
-// can leave it.
+// List returns the uplinks of this network namespace: the interfaces by which packets to the
+// targets can leave it.
 func List(targets []netip.Addr) ([]Uplink, error) {
 	devices, err := devices()
 	if err != nil {

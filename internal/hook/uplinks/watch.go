@@ -1,5 +1,5 @@
-// Package uplinks finds the network interfaces by which packets can leave the node, and watches them:
-// each needs a guard (internal/hook/program).
+// Package uplinks finds the network interfaces by which packets can leave the node, and watches
+// them: each needs a guard (internal/hook/program).
 package uplinks
 
 import (
@@ -24,8 +24,8 @@ const (
 )
 
 // Watch calls guard with all uplinks of this network namespace, at the start, after every change of
-// interfaces and routes, and once a minute, until ctx ends. After an error of guard it calls it again
-// a second later. All calls come from one goroutine.
+// interfaces and routes, and once a minute, until ctx ends. After an error of guard it calls it
+// again a second later. All calls come from one goroutine.
 func Watch(ctx context.Context, targets []netip.Addr, guard func([]Uplink) error, log logr.Logger) {
 	log = log.WithName("uplinks")
 	for logged := ""; ctx.Err() == nil; {
