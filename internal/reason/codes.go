@@ -22,6 +22,7 @@ const (
 	CallerGone       Reason = 124
 	ClientGone       Reason = 125
 	PodUnknown       Reason = 126
+	CallerOutside    Reason = 127
 	InstanceBlocked  Reason = 131
 	AttestedBlocked  Reason = 132
 	UserDataBlocked  Reason = 133

@@ -110,6 +110,12 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 		meaning: "The pod ended before its answer could be sent.",
 		remedy:  "Nothing.",
 	},
+	CallerOutside: {
+		name: "CallerOutside", status: http.StatusForbidden, oauth: "forbidden", actor: program,
+		meaning: "The request came to the listener in a pod's network, from a process that is in no pod: " +
+			"one of the node that has entered the pod's network.",
+		remedy: "Ask from a container of the pod.",
+	},
 	ClientGone: {
 		name: "ClientGone", status: http.StatusInternalServerError, oauth: "server_error", actor: noAction,
 		meaning: "The client disconnected before its answer could be sent.",

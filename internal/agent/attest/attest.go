@@ -39,6 +39,8 @@ type Origin struct {
 	// group for it, so the UID of a static pod is that of its manifest. If Pod is set, address and
 	// interface decide nothing.
 	Pod types.UID
+	// Outside means that the kernel proved that the caller is in no pod's control group.
+	Outside bool
 }
 
 // Source is what distinguishes callers before their pods are known: the proven pod or else the
@@ -67,8 +69,8 @@ func (s Source) String() string {
 // String returns the source of the origin as logs have it.
 func (o Origin) String() string { return o.Source().String() }
 
-// Why a caller is not known. All of them may pass: the API server may not have reported a new pod
-// yet, or the end of the pod that had the address before.
+// Why a caller is not known. All but ErrOutside may pass: the API server may not have reported a new
+// pod yet, or the end of the pod that had the address before.
 var (
 	ErrUnknown   = errors.New("no live pod of this node has the address")
 	ErrNotBound  = errors.New("the API server has not reported the pod of the caller's control group yet, or its end")
@@ -78,6 +80,8 @@ var (
 	ErrMoved = errors.New("the address moved to another network interface, and the API server has not reported whose it is now")
 	// errNeverSeen is joined with ErrMoved if that pod has never made a connection.
 	errNeverSeen = errors.New(", and that pod has made no connection")
+	// ErrOutside is final: the kernel proved that the caller is in no pod.
+	ErrOutside = errors.New("the caller's control group is no pod's")
 	// ErrTooMany means that too many requests wait for a pod to become known.
 	ErrTooMany = errors.New("too many requests wait for their pods to become known")
 )
@@ -250,7 +254,10 @@ func (t *Table) Caller(o Origin) (Caller, error) {
 
 // find is Caller. The caller must hold mu.
 func (t *Table) find(o Origin) (Caller, error) {
-	if o.Pod != "" {
+	switch {
+	case o.Outside:
+		return Caller{}, ErrOutside
+	case o.Pod != "":
 		return t.ofGroup(o.Pod)
 	}
 	switch claims := t.byAddr[o.Unmap()]; len(claims) {
@@ -325,8 +332,8 @@ func (t *Table) subscribe(o Origin) (Caller, *waiter, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c, err := t.find(o)
-	if err == nil {
-		return c, nil, nil
+	if err == nil || errors.Is(err, ErrOutside) {
+		return c, nil, err
 	}
 	s := o.Source()
 	w := t.waits[s]

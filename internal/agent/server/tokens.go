@@ -361,6 +361,8 @@ func (t *tokenRequest) unknownCaller(ctx context.Context, err error) {
 		why = reason.CallerAmbiguous
 	case errors.Is(err, attest.ErrMoved):
 		why = reason.CallerMoved
+	case errors.Is(err, attest.ErrOutside):
+		why, message = reason.CallerOutside, "the caller is in no pod of this node: ask from a container of the pod"
 	}
 	t.res.refuse(why.Refuse("%s", message).Because(err))
 }
