@@ -88,7 +88,7 @@ lint: words $(TOOLS)/golangci-lint ## golangci-lint (import directions, no sleep
 
 .PHONY: words
 words: ## Words, spellings and lengths that comments and pages do not use: hack/words has the list
-	@go run ./hack/words internal/agent/attest internal/agent/handover internal/agent/redirect
+	@go run ./hack/words
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## Format the code

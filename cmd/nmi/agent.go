@@ -148,7 +148,7 @@ func build(stop, fetches context.Context, o *options, config *rest.Config, log l
 	if err != nil {
 		return nil, err
 	}
-	rc.Handover = a.lifecycle.Line.Word()
+	rc.HandoverSecret = a.lifecycle.Session.Secret()
 	if a.redirect, err = redirect.New(rc); err != nil {
 		return nil, err
 	}

@@ -96,7 +96,7 @@ func (a *agent) serveHost(ctx context.Context, e hostEndpoint) error {
 	}
 	logged := false
 	for ctx.Err() == nil {
-		l, err := a.lifecycle.Line.Listen(ctx, e.network, e.address)
+		l, err := a.lifecycle.Session.Listen(ctx, e.network, e.address)
 		if err == nil {
 			a.log.Info("serving the host", "address", e.address)
 			return connections.Serve(ctx, a.lifecycle.Count(e.restrict(l)), attest.NewOrigins(), a.lifecycle.Handler(e.handler),

@@ -48,7 +48,7 @@ func (a *agent) run(ctx context.Context, cancelPending func()) error {
 	if err != nil {
 		return err
 	}
-	if err := a.lifecycle.Line.Open(); err != nil {
+	if err := a.lifecycle.Session.Open(); err != nil {
 		return errors.Join(err, pods.Close())
 	}
 	servers, err := a.openPorts(ctx)
@@ -79,7 +79,7 @@ func (a *agent) openPorts(ctx context.Context) (servers daemon.Servers, err erro
 	err = a.lifecycle.OpenPorts(ctx, lifecycle.Ports{
 		Now: a.o.Addresses(), Later: a.o.ports.later(), Owner: a.redirect.Owner,
 		Open: func(ctx context.Context) (err error) {
-			servers, err = a.o.ListenWith(ctx, a.lifecycle.Line, a.health, a.registry)
+			servers, err = a.o.ListenWith(ctx, a.lifecycle.Session, a.health, a.registry)
 			return err
 		},
 	})
@@ -92,7 +92,7 @@ func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Liste
 	for _, f := range []func(context.Context){a.cluster.Run, a.lifecycle.Run, a.watchNode, a.awaitCluster, a.prefetch, a.writeRecords} {
 		group.Go(func() error { f(ctx); return nil })
 	}
-	group.Go(func() error { a.lifecycle.Line.Run(ctx, a.takeBack); return nil })
+	group.Go(func() error { a.lifecycle.Session.Run(ctx, a.takeBack); return nil })
 	if !a.o.node.allowKubenet {
 		group.Go(func() error { return a.o.node.kubenet.Watch(ctx, interval) })
 	}

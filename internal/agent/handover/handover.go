@@ -1,19 +1,24 @@
-// Package handover lets two generations of the agent on one node change places without a request failing.
+// Package handover replaces an agent of a node with a newer one without a failed request.
 //
-// Each agent has a Line: an abstract Unix socket in the node's network namespace, whose name and passwords come from a
-// word that the agent writes into its nftables rules (redirect.Config.Handover), where only CAP_NET_ADMIN can read it. A
-// new agent reads the word of the one that has the rules, joins its line, and gets the listening sockets that cannot be
-// opened twice: probes, metrics, the host's. A socket that is handed over is the same one, so no connection is lost. The
-// older agent keeps its copies, and uses them again when the newer one dies.
+// Each agent has a Session. It listens on an abstract Unix socket in the node's network namespace.
+// The socket's name and the proofs of both sides derive from a secret, which the agent writes into
+// its nftables rules (redirect.Config.HandoverSecret). Only a process with CAP_NET_ADMIN can read
+// it there.
 //
-//	newer                                          older
-//	{proof, listeners wanted}          ──>         stops accepting on those that are not to wait
-//	                                   <──         {proof, listeners} and the sockets
-//	{state: serving}                   ──>         stops accepting on the others; leaves when told to
-//	{state: leaving}                   ──>         takes everything back
-//	                                   <──         {state: serving}, or leaving when it is about to end itself
+// A newer agent reads the secret of the agent that has the rules and joins its session. It receives
+// the listening sockets that cannot be opened twice: those for probes, metrics and the host. They
+// stay the same sockets, so no connection is lost. The older agent keeps its copies, and uses them
+// again if the newer one dies.
 //
-// The end of the connection is the end of the process at the other end. docs/redirect.md tells the story.
+//	newer                              older
+//	{proof, listeners}          ──>    stops accepting on the listeners without "later"
+//	                            <──    {proof, listeners} and their sockets
+//	{state: serving}            ──>    stops accepting on the others, and runs on until SIGTERM
+//	{state: leaving}            ──>    takes everything back
+//	                            <──    {state: serving}, or leaving if it cannot take it back
+//
+// A connection that ends means that the process at the other end is gone. docs/redirect.md
+// describes the whole upgrade.
 package handover
 
 import (
@@ -32,114 +37,121 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long the other side may take for a message that is due at once.
-const patience = 5 * time.Second
+// messageTimeout is how long a message, or the response to it, may take.
+const messageTimeout = 5 * time.Second
 
-// maxMessage bounds a message; a handful of addresses is a few hundred bytes. maxListeners bounds the sockets in it.
+// maxMessage is the size of a message in bytes. A few addresses take some hundred. maxListeners is
+// the number of sockets in it.
 const (
 	maxMessage   = 4096
 	maxListeners = 8
 )
 
-// State is what an agent's line knows of a newer agent.
+// State is what an agent knows about a newer one.
 type State int
 
 // The states.
 const (
 	Alone    State = iota // there is no newer agent
-	Starting              // one has the probes, and is not ready to serve
-	Serving               // one serves pods
+	Starting              // a newer agent has the probes, and is not ready to serve
+	Serving               // a newer agent serves pods
 )
 
-// Line is one agent's end. Its methods may be called from several goroutines.
-type Line struct {
-	word string
-	log  logr.Logger
+// Session is one agent's part in handovers: it hands listeners to a newer agent, and opens those
+// that it may hand over later. It is safe for concurrent use.
+type Session struct {
+	secret string
+	log    logr.Logger
 
 	mu        sync.Mutex
-	listeners map[string]*listener // by the address asked for
-	inherited map[string]net.Listener
+	listeners map[string]*listener    // open ones, by the address that was passed to Listen
+	inherited map[string]net.Listener // from an older agent, until Listen returns them
 	state     State
 	changed   chan struct{} // closed when state changes
 	server    *net.UnixListener
-	leaving   bool
+	stopping  bool
 }
 
-// New makes a line with a word of its own.
-func New(log logr.Logger) *Line {
-	return &Line{
-		word: rand.Text(), log: log.WithName("handover"),
+// New returns a session with a new secret.
+func New(log logr.Logger) *Session {
+	return &Session{
+		secret: rand.Text(), log: log.WithName("handover"),
 		listeners: map[string]*listener{}, inherited: map[string]net.Listener{}, changed: make(chan struct{}),
 	}
 }
 
-// Word is for the next agent; see the package.
-func (l *Line) Word() string { return l.word }
+// Secret returns what a newer agent needs to join the session. It must not be logged.
+func (s *Session) Secret() string { return s.secret }
 
-// State tells how far a newer agent is, and a channel that is closed when that changes.
-func (l *Line) State() (State, <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.state, l.changed
+// State returns the state of the newer agent, and a channel that is closed when it changes.
+func (s *Session) State() (State, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state, s.changed
 }
 
-// Leave tells that this agent is about to end: it takes nothing back any more from a newer one that leaves.
-func (l *Line) Leave() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.leaving = true
+// MarkStopping records that this agent is about to exit. It then takes nothing back from a newer
+// agent that stops.
+func (s *Session) MarkStopping() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopping = true
 }
 
-func (l *Line) setState(s State) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if s != l.state {
-		l.state = s
-		close(l.changed)
-		l.changed = make(chan struct{})
+func (s *Session) setState(state State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state != s.state {
+		s.state = state
+		close(s.changed)
+		s.changed = make(chan struct{})
 	}
 }
 
-// Roles, which each side proves.
+// The roles, one of which each side proves.
 const (
 	roleOlder = "older"
 	roleNewer = "newer"
 )
 
-// proof shows that a side knows the word. The newer agent speaks first: the older one's name can be taken by others
-// only after its end, and whoever takes it then has not seen the older one's proof.
-func proof(word, role string) string {
-	mac := hmac.New(sha256.New, []byte(word))
+// proof returns the proof that a side with that role knows the secret. The newer agent sends its
+// proof first. Another process can take the older agent's address only after that agent has exited,
+// and has not seen the older agent's proof then.
+func proof(secret, role string) string {
+	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write([]byte(role))
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// address is that of the line of a word, in the abstract namespace.
-func address(word string) *net.UnixAddr {
-	sum := sha256.Sum256([]byte("podid line " + word))
+// address returns the address, in the abstract namespace, of the session with the secret. It must
+// not change: agents of other releases derive the same one.
+func address(secret string) *net.UnixAddr {
+	sum := sha256.Sum256([]byte("podid line " + secret))
 	return &net.UnixAddr{Net: "unixpacket", Name: "@podid/" + hex.EncodeToString(sum[:8])}
 }
 
 // message is one packet.
 type message struct {
 	Proof string `json:"proof,omitempty"`
-	// Listeners are wanted, or are those whose sockets come along, in this order.
-	Listeners []wanted `json:"listeners,omitempty"`
-	State     string   `json:"state,omitempty"` // saysServing or saysLeaving
+	// Listeners are those that the newer agent requests, or those whose sockets the message carries,
+	// in this order.
+	Listeners []listenerSpec `json:"listeners,omitempty"`
+	State     string         `json:"state,omitempty"` // stateServing or stateLeaving
 }
 
-// wanted is a listener: its address as the program knows it, and whether the older agent goes on accepting there until
-// the newer one serves.
-type wanted struct {
+// listenerSpec names a listener: by its address as in Listen. If Later is set, the older agent
+// accepts there until the newer one serves pods.
+type listenerSpec struct {
 	Address string `json:"address"`
 	Later   bool   `json:"later,omitempty"`
 }
 
 const (
-	saysServing = "serving"
-	saysLeaving = "leaving"
+	stateServing = "serving"
+	stateLeaving = "leaving"
 )
 
+// send sends a message with sockets. It fails after messageTimeout.
 func send(c *net.UnixConn, m message, sockets ...int) error {
 	text, err := json.Marshal(m)
 	if err != nil {
@@ -149,14 +161,15 @@ func send(c *net.UnixConn, m message, sockets ...int) error {
 	if len(sockets) > 0 {
 		rights = unix.UnixRights(sockets...)
 	}
-	if err := c.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(messageTimeout)); err != nil {
 		return err
 	}
 	_, _, err = c.WriteMsgUnix(text, rights, nil)
 	return err
 }
 
-// receive reads a message, and the sockets that come with it. No deadline is one it sets itself.
+// receive returns the next message and its sockets, which the caller must close. It sets no
+// deadline.
 func receive(c *net.UnixConn) (message, []int, error) {
 	var m message
 	text, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4*maxListeners))
@@ -184,24 +197,25 @@ func parseRights(rights []byte) ([]int, error) {
 	}
 	var all []int
 	for i := range messages {
-		some, err := unix.ParseUnixRights(&messages[i])
+		received, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
 			closeAll(all)
 			return nil, fmt.Errorf("read sockets: %w", err)
 		}
-		all = append(all, some...)
+		all = append(all, received...)
 	}
 	return all, nil
 }
 
 func closeAll(sockets []int) {
 	for _, s := range sockets {
-		_ = unix.Close(s) // never used
+		_ = unix.Close(s) // unused
 	}
 }
 
-// sameUser refuses a process of another user: an agent is root, as its forerunner was.
-func sameUser(c *net.UnixConn, user int) error {
+// checkUser returns an error if the other end is a process of another user: both agents run as
+// root.
+func checkUser(c *net.UnixConn, user int) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -214,7 +228,7 @@ func sameUser(c *net.UnixConn, user int) error {
 		return errors.Join(err, failed)
 	}
 	if int(peer.Uid) != user {
-		return fmt.Errorf("user %d is at the other end", peer.Uid)
+		return fmt.Errorf("the process at the other end runs as user %d, not as %d", peer.Uid, user)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-// Two agents in one process. The line is a Unix socket, so no network is needed.
+// Several agents in one process. A session is a Unix socket, so no network is needed.
 
 package handover
 
@@ -20,29 +20,30 @@ import (
 	"github.com/go-logr/logr"
 )
 
-const atMost = 20 * time.Second
+// testTimeout is how long a test waits for what should happen at once.
+const testTimeout = 20 * time.Second
 
-// agent is one generation: a line, and a listener that answers with its name.
+// agent is one generation: a session, and listeners that answer with the agent's name.
 type agent struct {
-	t     *testing.T
-	name  string
-	line  *Line
-	end   context.CancelFunc
-	ended chan struct{}
-	back  atomic.Int64 // how often it took the rules back
-	fail  atomic.Bool  // taking back fails
+	t       *testing.T
+	name    string
+	session *Session
+	stop    context.CancelFunc
+	stopped chan struct{}
+	back    atomic.Int64 // how often it took the rules back
+	fail    atomic.Bool  // taking them back fails
 }
 
 func newAgent(t *testing.T, name string) *agent {
-	a := &agent{t: t, name: name, line: New(logr.Discard()), ended: make(chan struct{})}
-	if err := a.line.Open(); err != nil {
+	a := &agent{t: t, name: name, session: New(logr.Discard()), stopped: make(chan struct{})}
+	if err := a.session.Open(); err != nil {
 		t.Fatal(err)
 	}
 	var ctx context.Context
-	ctx, a.end = context.WithCancel(t.Context())
+	ctx, a.stop = context.WithCancel(t.Context())
 	go func() {
-		defer close(a.ended)
-		a.line.Run(ctx, func(context.Context) error {
+		defer close(a.stopped)
+		a.session.Run(ctx, func(context.Context) error {
 			a.back.Add(1)
 			if a.fail.Load() {
 				return errors.New("broken")
@@ -50,14 +51,14 @@ func newAgent(t *testing.T, name string) *agent {
 			return nil
 		})
 	}()
-	t.Cleanup(func() { a.end(); <-a.ended })
+	t.Cleanup(func() { a.stop(); <-a.stopped })
 	return a
 }
 
-// serve answers at an address with the agent's name, until the agent ends.
+// serve answers at the address with the agent's name until the agent stops.
 func (a *agent) serve(address string) net.Listener {
 	a.t.Helper()
-	l, err := a.line.Listen(a.t.Context(), networkOf(address), address)
+	l, err := a.session.Listen(a.t.Context(), networkOf(address), address)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func (a *agent) serve(address string) net.Listener {
 	return l
 }
 
-// networkOf is the network of an address: a path is a Unix socket's.
+// networkOf returns the network of an address: a path is that of a Unix socket.
 func networkOf(address string) string {
 	if filepath.IsAbs(address) {
 		return "unix"
@@ -85,7 +86,7 @@ func networkOf(address string) string {
 	return "tcp"
 }
 
-// free is an address that nobody listens at.
+// free returns an address at which no process listens.
 func free(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -96,15 +97,15 @@ func free(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// who answers at an address.
-func who(t *testing.T, address string) string {
+// answeredBy returns the name of the agent that answers at the address.
+func answeredBy(t *testing.T, address string) string {
 	t.Helper()
-	c, err := net.DialTimeout(networkOf(address), address, atMost)
+	c, err := net.DialTimeout(networkOf(address), address, testTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(atMost))
+	_ = c.SetDeadline(time.Now().Add(testTimeout))
 	name, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
@@ -114,23 +115,23 @@ func who(t *testing.T, address string) string {
 
 func (a *agent) wantState(want State) {
 	a.t.Helper()
-	late := time.After(atMost)
+	deadline := time.After(testTimeout)
 	for {
-		state, changed := a.line.State()
+		state, changed := a.session.State()
 		if state == want {
 			return
 		}
 		select {
 		case <-changed:
-		case <-late:
+		case <-deadline:
 			a.t.Fatalf("%s: state %d, want %d", a.name, state, want)
 		}
 	}
 }
 
-func (a *agent) join(older *agent, now, later []string) *Older {
+func (a *agent) join(older *agent, now, later []string) *OlderAgent {
 	a.t.Helper()
-	o, err := a.line.Join(a.t.Context(), older.line.Word(), now, later)
+	o, err := a.session.Join(a.t.Context(), older.session.Secret(), now, later)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -140,8 +141,8 @@ func (a *agent) join(older *agent, now, later []string) *Older {
 
 func wantAnswers(t *testing.T, address, name string) {
 	t.Helper()
-	for range 20 { // the kernel must have no choice
-		if got := who(t, address); got != name {
+	for range 20 { // only one process may accept, or the kernel would choose
+		if got := answeredBy(t, address); got != name {
 			t.Fatalf("%s answers, want %s", got, name)
 		}
 	}
@@ -155,24 +156,24 @@ func TestHandover(t *testing.T) {
 	o := newer.join(older, []string{probes, own}, []string{host})
 	older.wantState(Starting)
 	newer.serve(probes)
-	newer.serve(own) // the older one does not have it
+	newer.serve(own) // the older agent does not have it
 	wantAnswers(t, probes, "newer")
 	wantAnswers(t, own, "newer")
 	wantAnswers(t, host, "older")
 
 	newer.serve(host)
-	if err := o.Serving(); err != nil {
+	if err := o.ReportServing(); err != nil {
 		t.Fatal(err)
 	}
 	older.wantState(Serving)
 	wantAnswers(t, host, "newer")
 
-	older.end()
+	older.stop()
 	<-o.Gone()
 	wantAnswers(t, probes, "newer")
 	wantAnswers(t, host, "newer")
 	if older.back.Load() != 0 {
-		t.Error("an agent that ends took the rules back")
+		t.Error("an agent that stops took the rules back")
 	}
 }
 
@@ -186,7 +187,7 @@ func TestNewerDies(t *testing.T) {
 			o := newer.join(older, []string{probes}, []string{host})
 			l := newer.serve(probes)
 			if serving {
-				if err := o.Serving(); err != nil {
+				if err := o.ReportServing(); err != nil {
 					t.Fatal(err)
 				}
 				older.wantState(Serving)
@@ -197,7 +198,7 @@ func TestNewerDies(t *testing.T) {
 			wantAnswers(t, probes, "older")
 			wantAnswers(t, host, "older")
 
-			third := newAgent(t, "third") // the next one is as welcome
+			third := newAgent(t, "third") // the next newer agent is served too
 			third.join(older, []string{probes}, nil)
 			third.serve(probes)
 			wantAnswers(t, probes, "third")
@@ -208,14 +209,14 @@ func TestNewerDies(t *testing.T) {
 	}
 }
 
-func TestNewerLeaves(t *testing.T) {
+func TestNewerStops(t *testing.T) {
 	older, newer := newAgent(t, "older"), newAgent(t, "newer")
 	o := newer.join(older, nil, nil)
-	if err := o.Serving(); err != nil {
+	if err := o.ReportServing(); err != nil {
 		t.Fatal(err)
 	}
 	older.wantState(Serving)
-	if !o.Leave(t.Context()) {
+	if !o.HandBack(t.Context()) {
 		t.Error("the older agent did not take everything back")
 	}
 	older.wantState(Alone)
@@ -223,71 +224,71 @@ func TestNewerLeaves(t *testing.T) {
 
 	again := newer.join(older, nil, nil)
 	older.fail.Store(true)
-	if again.Leave(t.Context()) {
-		t.Error("the older agent could not take the rules back, and said it did")
+	if again.HandBack(t.Context()) {
+		t.Error("the older agent reported that it serves, although it could not take the rules back")
 	}
 	older.fail.Store(false)
-	older.line.Leave()
-	if again.Leave(t.Context()) {
-		t.Error("an agent that ends took something back")
+	older.session.MarkStopping()
+	if again.HandBack(t.Context()) {
+		t.Error("an agent that stops took something back")
 	}
 }
 
-// Whoever does not know the word gets nothing, and gives nothing.
-func TestStrangers(t *testing.T) {
+// TestUnauthenticated: a process that does not know the secret receives nothing, and is not joined.
+func TestUnauthenticated(t *testing.T) {
 	probes := free(t)
 	older, newer := newAgent(t, "older"), newAgent(t, "newer")
 	older.serve(probes)
-	stranger, err := net.DialUnix("unixpacket", nil, address(older.line.Word())) // the names of sockets can be listed
+	stranger, err := net.DialUnix("unixpacket", nil, address(older.session.Secret())) // any process can list the names of sockets
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = stranger.Close() }()
 	for _, hello := range []message{
-		{Proof: proof("wrong", roleNewer), Listeners: []wanted{{Address: probes}}},
+		{Proof: proof("wrong", roleNewer), Listeners: []listenerSpec{{Address: probes}}},
 	} {
 		if err := send(stranger, hello); err != nil {
 			t.Fatal(err)
 		}
-		_ = stranger.SetReadDeadline(time.Now().Add(atMost))
+		_ = stranger.SetReadDeadline(time.Now().Add(testTimeout))
 		if m, sockets, err := receive(stranger); err == nil || len(sockets) > 0 {
 			t.Errorf("got %+v and %d sockets", m, len(sockets))
 		}
 	}
-	newer.join(older, []string{probes}, nil) // and others are served as before
+	newer.join(older, []string{probes}, nil) // which is still possible
 
-	// In the place of an agent that is gone, somebody who has seen nothing but the name.
-	word := "GONE"
-	place, err := net.ListenUnix("unixpacket", address(word))
+	// A process that knows only the address has taken it after the agent exited.
+	secret := "GONE"
+	impostor, err := net.ListenUnix("unixpacket", address(secret))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = place.Close() }()
+	defer func() { _ = impostor.Close() }()
 	go func() {
-		c, err := place.AcceptUnix()
+		c, err := impostor.AcceptUnix()
 		if err != nil {
 			return
 		}
 		defer func() { _ = c.Close() }()
 		hello, _, _ := receive(c)
-		_ = send(c, message{Proof: hello.Proof}) // all it knows
+		_ = send(c, message{Proof: hello.Proof}) // the only proof that it has seen
 		_, _, _ = receive(c)
 	}()
-	if _, err := newer.line.Join(t.Context(), word, []string{probes}, nil); err == nil {
-		t.Error("joined a stranger")
+	if _, err := newer.session.Join(t.Context(), secret, []string{probes}, nil); err == nil {
+		t.Error("joined a process that does not know the secret")
 	}
-	if _, err := newer.line.Join(t.Context(), "NOBODY", nil, nil); err == nil {
-		t.Error("joined nobody")
+	if _, err := newer.session.Join(t.Context(), "MISSING", nil, nil); err == nil {
+		t.Error("joined although no agent listens")
 	}
 }
 
-// A third agent waits until the second has ended.
+// TestThirdWaits: a third agent waits until the second one has exited.
 func TestThirdWaits(t *testing.T) {
 	older, second, third := newAgent(t, "older"), newAgent(t, "second"), newAgent(t, "third")
 	o := second.join(older, nil, nil)
 	joined := make(chan error)
 	go func() {
-		_, err := third.line.Join(t.Context(), older.line.Word(), nil, nil)
+		_, err := third.session.Join(t.Context(), older.session.Secret(), nil, nil)
 		joined <- err
 	}()
 	older.wantState(Starting)
@@ -297,43 +298,43 @@ func TestThirdWaits(t *testing.T) {
 	}
 }
 
-func TestListenerRests(t *testing.T) {
+func TestListenerPaused(t *testing.T) {
 	raw, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := newListener(raw.(*net.TCPListener))
-	l.rest()
-	l.rest()
+	l.pause()
+	l.pause()
 	accepted := make(chan error)
 	go func() { _, err := l.Accept(); accepted <- err }()
-	c, err := net.Dial("tcp", l.Addr().String()) // the kernel takes it, and keeps it
+	c, err := net.Dial("tcp", l.Addr().String()) // it waits in the socket
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
 	select {
 	case err := <-accepted:
-		t.Fatalf("accepted while it rests: %v", err)
+		t.Fatalf("accepted while paused: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	l.wake()
-	l.wake()
+	l.resume()
+	l.resume()
 	if err := <-accepted; err != nil {
-		t.Errorf("after its rest: %v", err)
+		t.Errorf("resumed: %v", err)
 	}
-	l.rest()
+	l.pause()
 	go func() { _, err := l.Accept(); accepted <- err }()
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-accepted; !errors.Is(err, net.ErrClosed) {
-		t.Errorf("closed while it rests: %v", err)
+		t.Errorf("closed while paused: %v", err)
 	}
 }
 
 // TestUnixSocket: a Unix socket is handed over like the others, and its file stays when the older
-// agent ends.
+// agent exits.
 func TestUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "host.sock")
 	older, newer := newAgent(t, "older"), newAgent(t, "newer")
@@ -344,11 +345,11 @@ func TestUnixSocket(t *testing.T) {
 	o := newer.join(older, nil, []string{path})
 	wantAnswers(t, path, "older")
 	newer.serve(path)
-	if err := o.Serving(); err != nil {
+	if err := o.ReportServing(); err != nil {
 		t.Fatal(err)
 	}
 	older.wantState(Serving)
-	older.end()
+	older.stop()
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -358,12 +359,12 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-// TestUnixSocketReplaced: the socket of an ended agent is replaced, and no other file.
+// TestUnixSocketReplaced: the socket of an agent that has exited is replaced, and no other file.
 func TestUnixSocketReplaced(t *testing.T) {
 	folder := t.TempDir()
 	path := filepath.Join(folder, "host.sock")
-	ended := newAgent(t, "ended")
-	if err := ended.serve(path).Close(); err != nil {
+	exited := newAgent(t, "exited")
+	if err := exited.serve(path).Close(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := net.Dial("unix", path); !errors.Is(err, syscall.ECONNREFUSED) {
@@ -376,8 +377,8 @@ func TestUnixSocketReplaced(t *testing.T) {
 	if err := os.WriteFile(other, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ended.line.Listen(t.Context(), "unix", other); err == nil || !strings.Contains(err.Error(), "not a socket") {
-		t.Errorf("a file in its place: %v", err)
+	if _, err := exited.session.Listen(t.Context(), "unix", other); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("in place of a file: %v", err)
 	}
 	if text, err := os.ReadFile(other); err != nil || string(text) != "mine" {
 		t.Errorf("the file was changed: %q, %v", text, err)

@@ -1,4 +1,4 @@
-// Listeners that can rest while another process accepts on the same socket.
+// Listeners that can be paused while another process accepts on the same socket.
 
 package handover
 
@@ -23,12 +23,12 @@ type socket interface {
 	SetDeadline(t time.Time) error
 }
 
-// listener accepts connections unless it rests.
+// listener accepts connections unless it is paused.
 type listener struct {
 	socket
 
 	mu     sync.Mutex
-	awake  chan struct{} // closed while it accepts
+	active chan struct{} // closed while it accepts
 	closed chan struct{}
 	once   sync.Once
 
@@ -36,24 +36,24 @@ type listener struct {
 }
 
 func newListener(l socket) *listener {
-	awake := make(chan struct{})
-	close(awake)
-	return &listener{socket: l, awake: awake, closed: make(chan struct{})}
+	active := make(chan struct{})
+	close(active)
+	return &listener{socket: l, active: active, closed: make(chan struct{})}
 }
 
-// Accept returns the next connection. While the listener rests, it waits.
+// Accept returns the next connection. While the listener is paused, it waits.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		l.mu.Lock()
-		awake := l.awake
+		active := l.active
 		l.mu.Unlock()
 		select {
-		case <-awake:
+		case <-active:
 		case <-l.closed:
 			return nil, net.ErrClosed
 		}
 		c, err := l.acceptOne()
-		if !errors.Is(err, os.ErrDeadlineExceeded) { // it was sent to rest
+		if !errors.Is(err, os.ErrDeadlineExceeded) { // it was paused
 			return c, err
 		}
 	}
@@ -71,41 +71,42 @@ func (l *listener) Close() error {
 	return l.socket.Close()
 }
 
-// rest stops accepting: when it returns, no further connection is accepted here. The socket stays open, and what
-// arrives waits in it for the other process.
-func (l *listener) rest() {
+// pause stops accepting: after it has returned, no further connection is accepted here. The socket
+// stays open, and new connections wait in it for the other process.
+func (l *listener) pause() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	select {
-	case <-l.awake:
-		l.awake = make(chan struct{})
-		_ = l.SetDeadline(time.Unix(1, 0)) // only a closed listener has none, and rests anyway
-		// An Accept that has just been woken by a connection would take it all the same.
+	case <-l.active:
+		l.active = make(chan struct{})
+		_ = l.SetDeadline(time.Unix(1, 0)) // fails only if the listener is closed
+		// An Accept that a connection has just woken would still return it.
 		l.accepting.Lock()
 		defer l.accepting.Unlock()
 	default:
 	}
 }
 
-// wake goes on accepting.
-func (l *listener) wake() {
+// resume accepts again.
+func (l *listener) resume() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	select {
-	case <-l.awake:
+	case <-l.active:
 	default:
 		_ = l.SetDeadline(time.Time{}) // as above
-		close(l.awake)
+		close(l.active)
 	}
 }
 
-// Listen is net.ListenConfig's, but takes the socket over from an older agent where that has given it. What it returns
-// can be handed over in turn. Of network "unix" the address is a path; see listenUnix.
-func (l *Line) Listen(ctx context.Context, network, address string) (net.Listener, error) {
-	l.mu.Lock()
-	open, inherited := l.inherited[address]
-	delete(l.inherited, address)
-	l.mu.Unlock()
+// Listen returns a listener at the address, which can be handed over. If an older agent has handed
+// over its socket there, that one is used. In the network "unix" the address is a path, at most
+// MaxUnixPath long, and only this user can connect.
+func (s *Session) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	s.mu.Lock()
+	open, inherited := s.inherited[address]
+	delete(s.inherited, address)
+	s.mu.Unlock()
 	if !inherited {
 		var err error
 		if open, err = listen(ctx, network, address); err != nil {
@@ -117,9 +118,9 @@ func (l *Line) Listen(ctx context.Context, network, address string) (net.Listene
 		return nil, errors.Join(fmt.Errorf("listen on %s: a listener on %s cannot be handed over", address, network), open.Close())
 	}
 	out := newListener(sendable)
-	l.mu.Lock()
-	l.listeners[address] = out
-	l.mu.Unlock()
+	s.mu.Lock()
+	s.listeners[address] = out
+	s.mu.Unlock()
 	return out, nil
 }
 
@@ -130,43 +131,43 @@ func listen(ctx context.Context, network, address string) (net.Listener, error) 
 	return new(net.ListenConfig).Listen(ctx, network, address)
 }
 
-// MaxUnixPath is the longest path of a Unix socket that Listen takes: the kernel has room for 107
-// bytes, and the socket has a longer name at first.
+// MaxUnixPath is the length of the longest path of a Unix socket in bytes. The kernel's limit is
+// 107, and the socket has a longer name at first.
 const MaxUnixPath = 96
 
-// listenUnix opens a Unix socket that only its user can connect to. It replaces the one that an
-// ended agent left, but no other kind of file. The file stays when the listener is closed: a newer
-// agent may listen there.
+// listenUnix opens a Unix socket that only its user can connect to. It replaces the socket of an
+// agent that has exited, but no other kind of file. The file stays when the listener is closed: a
+// newer agent may listen there.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	info, err := os.Lstat(path)
 	if err == nil && info.Mode().Type() != fs.ModeSocket {
 		return nil, fmt.Errorf("listen on %s: the file is not a socket: remove it, or choose another path", path)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("make the folder of the socket: %w", err)
+		return nil, fmt.Errorf("create the folder of the socket: %w", err)
 	}
-	// Under a name of its own until its mode is right, and then in the place of the old one at once.
-	first := path + "." + rand.Text()[:8]
-	open, err := new(net.ListenConfig).Listen(ctx, "unix", first)
+	// The socket has a temporary name until its mode is set, then it replaces the old one atomically.
+	temporary := path + "." + rand.Text()[:8]
+	open, err := new(net.ListenConfig).Listen(ctx, "unix", temporary)
 	if err != nil {
 		return nil, err
 	}
 	if unixListener, ok := open.(*net.UnixListener); ok {
 		unixListener.SetUnlinkOnClose(false)
 	}
-	if err := errors.Join(os.Chmod(first, 0o600), os.Rename(first, path)); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), os.Remove(first), open.Close())
+	if err := errors.Join(os.Chmod(temporary, 0o600), os.Rename(temporary, path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), os.Remove(temporary), open.Close())
 	}
 	return open, nil
 }
 
-// find returns the listeners that are wanted and that there are.
-func (l *Line) find(asked []wanted) (found []wanted, open []*listener) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, w := range asked {
-		if o := l.listeners[w.Address]; o != nil && len(found) < maxListeners {
-			found, open = append(found, w), append(open, o)
+// find returns the requested listeners that are open, maxListeners at most.
+func (s *Session) find(requested []listenerSpec) (found []listenerSpec, open []*listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range requested {
+		if l := s.listeners[r.Address]; l != nil && len(found) < maxListeners {
+			found, open = append(found, r), append(open, l)
 		}
 	}
 	return found, open

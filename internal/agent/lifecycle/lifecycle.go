@@ -45,20 +45,20 @@ const (
 // Lifecycle is an agent's place among the agents of its node. Its methods may be called
 // concurrently after OpenPorts has returned.
 type Lifecycle struct {
-	// Line is the connection to a newer agent.
-	Line *handover.Line
+	// Session hands over to a newer agent.
+	Session *handover.Session
 
 	log      logr.Logger
-	older    *handover.Older // nil if there is none
-	turn     chan struct{}   // closed when this agent may serve
-	reported sync.Once       // to the older agent, that this one serves
-	closing  atomic.Bool     // each response closes its connection
+	older    *handover.OlderAgent // nil if there is none
+	turn     chan struct{}        // closed when this agent may serve
+	reported sync.Once            // to the older agent, that this one serves
+	closing  atomic.Bool          // each response closes its connection
 	open     connCounter
 }
 
 // New returns the life cycle of an agent that has not started yet.
 func New(log logr.Logger) *Lifecycle {
-	return &Lifecycle{Line: handover.New(log), log: log, turn: make(chan struct{}), open: connCounter{none: make(chan struct{})}}
+	return &Lifecycle{Session: handover.New(log), log: log, turn: make(chan struct{}), open: connCounter{none: make(chan struct{})}}
 }
 
 // Ports are the ports that only one agent of the node can have open.
@@ -67,7 +67,7 @@ type Ports struct {
 	// until this one serves pods.
 	Now, Later []string
 	// Owner returns the agent that has the redirect, as redirect.Owner does.
-	Owner func(context.Context) (word string, at netip.AddrPort, found bool, err error)
+	Owner func(context.Context) (secret string, at netip.AddrPort, found bool, err error)
 	// Open opens the ports in Now.
 	Open func(context.Context) error
 }
@@ -100,7 +100,7 @@ func (l *Lifecycle) OpenPorts(ctx context.Context, p Ports) error {
 
 // join connects to the agent that has the redirect, if there is one.
 func (l *Lifecycle) join(ctx context.Context, p Ports) {
-	word, at, found, err := p.Owner(ctx)
+	secret, at, found, err := p.Owner(ctx)
 	switch {
 	case err != nil:
 		l.log.V(1).Info("cannot look for an older agent", "reason", err.Error()) // the redirect reports it as well
@@ -108,7 +108,7 @@ func (l *Lifecycle) join(ctx context.Context, p Ports) {
 	case !found:
 		return
 	}
-	older, err := l.Line.Join(ctx, word, p.Now, p.Later)
+	older, err := l.Session.Join(ctx, secret, p.Now, p.Later)
 	if err != nil {
 		l.log.Info("the older agent that has the redirect does not hand over", "address", at.String(), "reason", err.Error())
 		return
@@ -155,7 +155,7 @@ func (l *Lifecycle) ReportServing() {
 		return
 	}
 	l.reported.Do(func() {
-		if err := l.older.Serving(); err != nil {
+		if err := l.older.ReportServing(); err != nil {
 			l.log.V(1).Info("the older agent stopped before this one served pods", "reason", err.Error())
 		}
 	})
@@ -165,7 +165,7 @@ func (l *Lifecycle) ReportServing() {
 // Clients then connect to that agent.
 func (l *Lifecycle) Run(ctx context.Context) {
 	for {
-		state, changed := l.Line.State()
+		state, changed := l.Session.State()
 		l.closing.Store(state == handover.Serving)
 		select {
 		case <-changed:
@@ -178,8 +178,8 @@ func (l *Lifecycle) Run(ctx context.Context) {
 // Stop hands over to another agent, if there is one, and drains connections. Then it cancels
 // pending requests. When it returns, the agent can exit.
 func (l *Lifecycle) Stop(ctx context.Context, cancelPending func()) {
-	l.Line.Leave()
-	if l.older != nil && l.older.Leave(ctx) || l.succeeded(ctx) {
+	l.Session.MarkStopping()
+	if l.older != nil && l.older.HandBack(ctx) || l.succeeded(ctx) {
 		l.closing.Store(true)
 		l.drain(ctx)
 	}
@@ -192,7 +192,7 @@ func (l *Lifecycle) succeeded(ctx context.Context) bool {
 	defer limit.Stop()
 	appeared := false
 	for {
-		state, changed := l.Line.State()
+		state, changed := l.Session.State()
 		if state == handover.Serving {
 			return true
 		}

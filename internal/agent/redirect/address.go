@@ -1,4 +1,4 @@
-// The agent's own address: a /32 on lo, known to this node only.
+// The agent's own address: a /32 on lo, which only this node knows.
 
 package redirect
 
@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ensureAddress puts the address on lo, and tells whether it had to. An interface other than lo that has it
-// is an error: somebody else uses the address.
+// ensureAddress adds the address to lo if it is missing, and reports whether it was. It fails if
+// another interface has the address, because another program uses it then.
 func ensureAddress(ip netip.Addr) (added bool, err error) {
 	present, err := hasAddress(ip)
 	if err != nil || present {
@@ -23,13 +23,14 @@ func ensureAddress(ip netip.Addr) (added bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("look up lo: %w", err)
 	}
-	// EEXIST: another agent was quicker.
+	// EEXIST: another agent has added it meanwhile.
 	if err := netlink.AddrAdd(lo, onLo(ip)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return false, explain(fmt.Errorf("add address %s to lo: %w", ip, err))
 	}
 	return true, nil
 }
 
+// hasAddress reports whether lo has the address. It fails if another interface has it.
 func hasAddress(ip netip.Addr) (bool, error) {
 	all, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {
@@ -41,7 +42,7 @@ func hasAddress(ip netip.Addr) (bool, error) {
 			continue
 		}
 		if a.LinkIndex != loIndex {
-			return false, fmt.Errorf("agent address %s: already on interface %d of this node, in use by somebody else: "+
+			return false, fmt.Errorf("agent address %s: in use on interface %d of this node: "+
 				"choose another one of 169.254.0.0/16", ip, a.LinkIndex)
 		}
 		ones, _ := a.Mask.Size()
@@ -50,7 +51,7 @@ func hasAddress(ip netip.Addr) (bool, error) {
 	return present, nil
 }
 
-// deleteAddress takes the address away; a missing one is no error.
+// deleteAddress deletes the address from lo. A missing address is no error.
 func deleteAddress(ip netip.Addr) error {
 	lo, err := netlink.LinkByIndex(loIndex)
 	if err != nil {
@@ -62,7 +63,8 @@ func deleteAddress(ip netip.Addr) error {
 	return nil
 }
 
-// onLo is the address as it stands on lo. Scope host: it is no source address for anything that leaves.
+// onLo returns the address as netlink adds it to lo. Because of scope host, it is never the source
+// address of a packet that leaves the node.
 func onLo(ip netip.Addr) *netlink.Addr {
 	return &netlink.Addr{
 		IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(ip.BitLen(), ip.BitLen())},

@@ -1,5 +1,5 @@
-// Acts of an operator on a node without an agent. Clean takes the redirect off it, which opens the way to the real
-// metadata service. Guard closes that way before any pod runs.
+// What an operator does on a node without an agent. Clean removes the redirect, so that pods reach
+// the real metadata service. Guard closes it to them before any pod runs.
 
 package redirect
 
@@ -11,28 +11,30 @@ import (
 	"time"
 )
 
-// BusyError says that an agent is at work on the node, so that what is removed would be put back.
+// BusyError reports that an agent serves on the node, which would restore what is removed.
 type BusyError struct{ At netip.AddrPort }
 
-// Error says what to do.
+// Error returns the message, which includes what to do.
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("an agent answers at %s and would put the redirect back: end it first (uninstall the chart, or keep NMI off this node)", e.At)
+	return fmt.Sprintf("an agent answers at %s and would restore the redirect: stop it first (uninstall the chart, or keep NMI off this node)", e.At)
 }
 
-// cleanInterval is how often Clean looks whether an agent has ended: nothing tells who has not started it.
+// cleanInterval is how often Clean checks whether an agent has stopped. Only a parent process is
+// notified of that.
 const cleanInterval = 500 * time.Millisecond
 
-// Clean takes rules and address off the node, and tells whether there were any. While an agent answers it waits, for
-// patience at most, and then refuses with a BusyError, unless it is forced. It works with its own Config only: an agent
-// with another address or table is not looked for.
-func Clean(ctx context.Context, c Config, patience time.Duration, force bool) (found bool, err error) {
-	c.AgentPort = 0 // none of ours: whoever answers is another
+// Clean removes rules and address from the node, and reports whether there were any. While an agent
+// answers, it waits for stopTimeout at most, and then fails with a BusyError. With force, it does
+// not check for an agent. It handles only the address and the table of c, not those of an agent
+// with other ones.
+func Clean(ctx context.Context, c Config, stopTimeout time.Duration, force bool) (found bool, err error) {
+	c.AgentPort = 0 // this process is no agent: any that answers is another one
 	r, err := New(c)
 	if err != nil {
 		return false, err
 	}
 	if !force {
-		if err := r.awaitEnd(ctx, patience); err != nil {
+		if err := r.awaitStop(ctx, stopTimeout); err != nil {
 			return false, err
 		}
 	}
@@ -42,16 +44,16 @@ func Clean(ctx context.Context, c Config, patience time.Duration, force bool) (f
 	return true, r.Remove(ctx)
 }
 
-// Guard puts address and rules in place as they are with the agent gone: pods are refused until an agent serves. It
-// reports whether it did so, which it does not where an agent answers: that one looks after them itself.
+// Guard adds the address and the rules, so that pods are refused until an agent serves. It does
+// nothing where an agent answers, which keeps them in place itself. It reports whether it did.
 func Guard(ctx context.Context, c Config) (guarded bool, err error) {
 	anyAgent := c
 	anyAgent.AgentPort = 0 // as in Clean
-	look, err := New(anyAgent)
+	finder, err := New(anyAgent)
 	if err != nil {
 		return false, err
 	}
-	if _, _, busy, err := look.Owner(ctx); err != nil || busy {
+	if _, _, busy, err := finder.Owner(ctx); err != nil || busy {
 		return false, err
 	}
 	r, err := New(c)
@@ -61,8 +63,9 @@ func Guard(ctx context.Context, c Config) (guarded bool, err error) {
 	return true, r.Ensure(ctx)
 }
 
-func (r *Redirect) awaitEnd(ctx context.Context, patience time.Duration) error {
-	limit := time.NewTimer(patience)
+// awaitStop waits until no agent answers. It fails with a BusyError after timeout.
+func (r *Redirect) awaitStop(ctx context.Context, timeout time.Duration) error {
+	limit := time.NewTimer(timeout)
 	defer limit.Stop()
 	tick := time.NewTicker(cleanInterval)
 	defer tick.Stop()
@@ -81,7 +84,7 @@ func (r *Redirect) awaitEnd(ctx context.Context, patience time.Duration) error {
 	}
 }
 
-// present tells whether there is anything of the redirect.
+// present reports whether the table or the address exists.
 func (r *Redirect) present() (bool, error) {
 	have, err := readRuleset(build(r.config, r.port, r.generation))
 	if err != nil || have != nil {

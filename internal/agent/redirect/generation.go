@@ -1,5 +1,6 @@
-// Which of two agents on one node has the rules. While the agent is upgraded, the old and the new one run
-// side by side; the newer wins, and the older leaves the rules alone for as long as the newer answers.
+// Which of two agents on one node has the rules. During an upgrade the older and the newer agent
+// run side by side. The newer one takes the rules, and the older one does not change them while the
+// newer one answers.
 
 package redirect
 
@@ -11,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// generation is when an agent started, in nanoseconds since the machine did: rules do not outlive a boot,
-// and unlike the time of day this never goes backwards. It stands in the comment of the divert rule.
+// generation is the time at which an agent started, or last called Renew, in nanoseconds since the
+// boot. Rules do not outlive a boot, and unlike the time of day this clock never goes back. The
+// comment of the divert rule contains it.
 type generation uint64
 
 func currentGeneration() (generation, error) {
@@ -28,22 +30,23 @@ const (
 	handoverPrefix   = "handover "
 )
 
-// comment is what stands at the divert rule; handover is Config.Handover.
-func (g generation) comment(handover string) string {
+// comment returns the comment of the divert rule. secret is Config.HandoverSecret.
+func (g generation) comment(secret string) string {
 	c := generationPrefix + strconv.FormatUint(uint64(g), 10)
-	if handover != "" {
-		c += " " + handoverPrefix + handover
+	if secret != "" {
+		c += " " + handoverPrefix + secret
 	}
 	return c
 }
 
-func parseComment(comment string) (g generation, handover string, ok bool) {
+// parseComment reads what comment returned.
+func parseComment(comment string) (g generation, secret string, ok bool) {
 	rest, ok := strings.CutPrefix(comment, generationPrefix)
 	if !ok {
 		return 0, "", false
 	}
 	digits, rest, _ := strings.Cut(rest, " ")
 	n, err := strconv.ParseUint(digits, 10, 64)
-	handover, _ = strings.CutPrefix(rest, handoverPrefix)
-	return generation(n), handover, err == nil
+	secret, _ = strings.CutPrefix(rest, handoverPrefix)
+	return generation(n), secret, err == nil
 }

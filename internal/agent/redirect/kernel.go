@@ -1,4 +1,4 @@
-// Reading and writing the table, over netlink. Only this file talks to nftables.
+// Reading and writing the table over netlink. Only this file uses nftables.
 
 package redirect
 
@@ -12,9 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readRuleset reads the chains that want names, or nil when there is no such table. A chain that cannot be
-// read is left out: it differs from what is wanted, and the write that follows tells why. Only single
-// objects are asked for, as the tables of kube-proxy may be large.
+// readRuleset returns the chains that want has as the kernel has them, or nil if the table does not
+// exist. A chain that cannot be read is left out. It then differs from want, and the write that
+// follows returns the error. Only single objects are requested, because the tables of kube-proxy
+// may be large.
 func readRuleset(want ruleset) (*ruleset, error) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
@@ -56,8 +57,9 @@ func readChain(conn *nftables.Conn, table *nftables.Table, name string) (chain, 
 	return c, nil
 }
 
-// commentOf finds nft's comment among a rule's user data: entries of type, length and value, which the
-// kernel stores as any program wrote them. Whatever does not parse has no comment.
+// commentOf returns nft's comment from a rule's user data: entries of type, length and value. Any
+// program may have written them, and the kernel does not check them. Data that cannot be parsed has
+// no comment.
 func commentOf(data []byte) string {
 	for len(data) >= 2 {
 		kind, length := data[0], int(data[1])
@@ -77,7 +79,7 @@ func commentOf(data []byte) string {
 	return ""
 }
 
-// writeRuleset carries out the plan in one transaction: no packet sees half of it.
+// writeRuleset carries out the plan in one transaction, so that no packet passes half of it.
 func writeRuleset(want ruleset, todo plan) error {
 	conn, err := nftables.New()
 	if err != nil {
@@ -101,8 +103,8 @@ func writeRuleset(want ruleset, todo plan) error {
 	return nil
 }
 
-// sendTable makes the table anew. One that was not there a moment ago is added before it is deleted:
-// another agent may have been quicker, and deleting what is missing fails.
+// sendTable creates the table again. If it did not exist when it was read, it is added before it is
+// deleted: another agent may have added it meanwhile, and deleting a missing table fails.
 func sendTable(conn *nftables.Conn, table *nftables.Table, exists bool) {
 	if !exists {
 		conn.AddTable(table)
@@ -132,7 +134,7 @@ func sendRules(conn *nftables.Conn, table *nftables.Table, c chain) {
 	}
 }
 
-// deleteTable removes the table; a missing one is no error.
+// deleteTable deletes the table. A missing table is no error.
 func deleteTable(name string) error {
 	conn, err := nftables.New()
 	if err != nil {
@@ -154,7 +156,7 @@ func mayChangeNetwork() bool {
 	return unix.Capget(&header, &sets[0]) == nil && sets[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
 }
 
-// explain adds to an error of the kernel what a person can do about it.
+// explain adds to an error of the kernel what an operator can do about it.
 func explain(err error) error {
 	refused := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
 	switch {

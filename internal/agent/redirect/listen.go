@@ -13,9 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listen opens the agent's listener at AgentIP:AgentPort. When an older agent still has the port, it takes
-// any other; the rules that Ensure and Run write lead to where it really listens. It needs neither a
-// privilege nor the address to be there: an agent that may not change the network can still say so.
+// Listen opens the agent's listener at AgentIP:AgentPort, or at any free port if an older agent
+// still has that one. The rules that Ensure and Run write lead to the actual port. It needs no
+// privilege, and the address need not exist yet, so that an agent that may not change the network
+// can still report that.
 //
 // RemoteAddr of its connections is the pod's own address. Call it before Run.
 func (r *Redirect) Listen(ctx context.Context) (net.Listener, error) {
@@ -37,15 +38,15 @@ func (r *Redirect) Listen(ctx context.Context) (net.Listener, error) {
 }
 
 func listen(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
-	// No keep-alive probes, four system calls for every connection: a peer that vanished is noticed by the
-	// server's own limits, sooner than by them.
+	// No keep-alive probes, which cost four system calls for each connection: the server's own limits
+	// detect a lost peer sooner.
 	config := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
-		var failed error
+		var optionErr error
 		err := raw.Control(func(fd uintptr) {
-			// The address may come later, or go and come back, without the listener noticing.
-			failed = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1)
+			// The listener works whether the address exists already, or is deleted and added again.
+			optionErr = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1)
 		})
-		return errors.Join(err, failed)
+		return errors.Join(err, optionErr)
 	}}
 	return config.Listen(ctx, "tcp4", at.String())
 }

@@ -6,5 +6,5 @@ import (
 	"go.uber.org/goleak"
 )
 
-// TestMain fails the package when a loop, a watch or a listener outlives its test.
+// TestMain fails the package if a loop, a subscription or a listener outlives its test.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

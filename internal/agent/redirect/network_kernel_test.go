@@ -1,5 +1,5 @@
-// The network of the kernel tests: a pod, its node, and a machine outside with a metadata service that must
-// never hear from the pod.
+// The network of the kernel tests: a pod, its node, and a machine outside with a metadata service
+// that must never receive anything from the pod.
 //
 //	pod 10.244.0.2 ── veth, or veth and bridge ── node 10.0.0.4 ── veth ── outside 10.0.0.1
 //	                                              lo: agent address        lo: 169.254.169.254
@@ -32,45 +32,45 @@ const (
 	outsideIP = "10.0.0.1"
 	imds      = "169.254.169.254:80"
 
-	// patience bounds what should come at once, on a busy machine.
-	patience = 10 * time.Second
+	// testTimeout is how long a test waits for what should happen at once, on a busy machine.
+	testTimeout = 10 * time.Second
 )
 
 // network is one pod, node and outside machine, with the metadata service running.
 type network struct {
 	t                  *testing.T
 	pod, node, outside *testnet.Net
-	asked              atomic.Int64 // connections the metadata service got
+	asked              atomic.Int64 // connections to the metadata service
 }
 
-// wiring is how pods hang on a node.
-type wiring struct {
+// topology is how a pod is connected to its node.
+type topology struct {
 	name    string
 	connect func(*network)
 }
 
-func wirings() []wiring {
-	return []wiring{
+func topologies() []topology {
+	return []topology{
 		{"veth", (*network).bareVeth},
 		{"bridge", func(n *network) { n.bridge("0") }},
 		{"filtered bridge", func(n *network) { n.bridge("1") }},
 	}
 }
 
-// bareVeth is the way of Azure CNI and Calico: the pod sends everything to a gateway that only the node's
-// proxy ARP answers for, and the node has a route to each pod.
+// bareVeth connects the pod as Azure CNI and Calico do. The pod sends everything to a gateway for
+// which only the node's proxy ARP answers, and the node has a route to each pod.
 func (n *network) bareVeth() {
 	testnet.Veth(n.t, n.node, "pod0", n.pod, "eth0")
 	n.node.Sysctl(n.t, "ipv4/conf/pod0/proxy_arp", "1")
-	n.node.Sysctl(n.t, "ipv4/neigh/pod0/proxy_delay", "0") // else ARP alone takes up to 0.8 s
+	n.node.Sysctl(n.t, "ipv4/neigh/pod0/proxy_delay", "0") // otherwise ARP alone takes up to 0.8 s
 	n.pod.Address(n.t, "eth0", podIP+"/32")
 	n.pod.Route(n.t, "169.254.1.1/32", "", "eth0")
 	n.pod.Route(n.t, "0.0.0.0/0", "169.254.1.1", "eth0")
 	n.node.Route(n.t, podIP+"/32", "", "pod0")
 }
 
-// bridge is the way of kubenet and the bridge plugin. Where filtered is "1", bridged packets pass netfilter
-// as well, as kube-proxy and container runtimes usually set it.
+// bridge connects the pod as kubenet and the bridge plugin do. If filtered is "1", bridged packets
+// pass netfilter too, which kube-proxy and container runtimes usually set.
 func (n *network) bridge(filtered string) {
 	testnet.Veth(n.t, n.node, "pod0", n.pod, "eth0")
 	n.node.Bridge(n.t, "cni0", "pod0")
@@ -80,12 +80,12 @@ func (n *network) bridge(filtered string) {
 	n.pod.Route(n.t, "0.0.0.0/0", "10.244.0.1", "eth0")
 }
 
-func newNetwork(t *testing.T, w wiring) *network {
+func newNetwork(t *testing.T, top topology) *network {
 	t.Helper()
 	testnet.Require(t)
 	n := &network{t: t, pod: testnet.New(t), node: testnet.New(t), outside: testnet.New(t)}
 	n.node.Sysctl(t, "ipv4/ip_forward", "1")
-	w.connect(n)
+	top.connect(n)
 	testnet.Veth(t, n.node, "eth0", n.outside, "eth0")
 	n.node.Address(t, "eth0", nodeIP+"/24")
 	n.node.Route(t, "0.0.0.0/0", outsideIP, "eth0")
@@ -94,13 +94,13 @@ func newNetwork(t *testing.T, w wiring) *network {
 	n.outside.Route(t, "10.244.0.0/24", nodeIP, "eth0")
 	n.outside.Route(t, DefaultAgentIP+"/32", nodeIP, "eth0")
 	if local := n.node.ReadSysctl(t, "ipv4/conf/all/route_localnet"); local != "0" {
-		t.Fatalf("route_localnet is %s: the redirect must do without", local)
+		t.Fatalf("route_localnet is %s: the redirect must work without it", local)
 	}
 	n.serve(n.outside, "0.0.0.0:80", func(net.Addr) string { n.asked.Add(1); return "metadata service" })
 	return n
 }
 
-// serve runs a web server in a namespace that answers with what answer says to a caller.
+// serve runs a web server in a namespace that responds to a client with the result of answer.
 func (n *network) serve(in *testnet.Net, address string, answer func(net.Addr) string) {
 	n.t.Helper()
 	var l net.Listener
@@ -108,11 +108,11 @@ func (n *network) serve(in *testnet.Net, address string, answer func(net.Addr) s
 	serveOn(n.t, l, answer)
 }
 
-// serveOn answers on a listener until the test ends, and returns what stops it earlier.
+// serveOn serves on a listener until the test ends or stop is called.
 func serveOn(t *testing.T, l net.Listener, answer func(net.Addr) string) (stop func()) {
 	type remote struct{}
 	s := &http.Server{
-		ReadHeaderTimeout: patience,
+		ReadHeaderTimeout: testTimeout,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, remote{}, c.RemoteAddr())
 		},
@@ -127,7 +127,7 @@ func serveOn(t *testing.T, l net.Listener, answer func(net.Addr) string) (stop f
 	return stop
 }
 
-// in runs f in a namespace; an error ends the test.
+// in runs f in a namespace. An error ends the test.
 func (n *network) in(where *testnet.Net, f func() error) {
 	n.t.Helper()
 	if err := where.Do(f); err != nil {
@@ -138,13 +138,13 @@ func (n *network) in(where *testnet.Net, f func() error) {
 // dial opens a connection from a namespace.
 func dial(from *testnet.Net, protocol, address string) (conn net.Conn, err error) {
 	err = from.Do(func() error {
-		conn, err = net.DialTimeout(protocol, address, patience)
+		conn, err = net.DialTimeout(protocol, address, testTimeout)
 		return err
 	})
 	return conn, err
 }
 
-// get asks a web server, on a connection of its own, and returns the body.
+// get sends a request on a new connection and returns the body of the response.
 func get(from *testnet.Net, address string) (string, error) {
 	conn, err := dial(from, "tcp4", address)
 	if err != nil {
@@ -154,29 +154,30 @@ func get(from *testnet.Net, address string) (string, error) {
 	return ask(conn)
 }
 
-// ask sends a request on an open connection and returns the body of the answer.
+// ask sends a request on an open connection and returns the body of the response.
 func ask(conn net.Conn) (string, error) {
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(testTimeout)); err != nil {
 		return "", err
 	}
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 	}}
-	answer, err := client.Get("http://metadata/")
+	response, err := client.Get("http://metadata/")
 	if err != nil {
 		return "", err
 	}
-	defer closing(answer.Body)
-	body, err := io.ReadAll(answer.Body)
+	defer closing(response.Body)
+	body, err := io.ReadAll(response.Body)
 	return string(body), err
 }
 
-// closing closes what a test is done with; how that ends tells nothing.
+// closing closes c and ignores the error.
 func closing(c io.Closer) { _ = c.Close() }
 
-// refused fails the test unless a connection is refused. A UDP socket learns it when it reads.
-func (n *network) refused(from *testnet.Net, protocol, address string) {
+// wantRefused fails the test unless a connection is refused. A UDP socket returns the error from a
+// read.
+func (n *network) wantRefused(from *testnet.Net, protocol, address string) {
 	n.t.Helper()
 	began := time.Now()
 	err := func() error {
@@ -188,7 +189,7 @@ func (n *network) refused(from *testnet.Net, protocol, address string) {
 		if protocol == "tcp4" {
 			return errors.New("connected")
 		}
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		_ = conn.SetDeadline(time.Now().Add(testTimeout))
 		if _, err := io.WriteString(conn, "hello"); err != nil {
 			return err
 		}
@@ -201,15 +202,14 @@ func (n *network) refused(from *testnet.Net, protocol, address string) {
 	n.t.Logf("%s %s refused after %v", protocol, address, time.Since(began))
 }
 
-// arrivals counts packets that come in from the node and meet a condition on their destination. Call it
-// before and after.
+// arrivals counts the packets for one address that arrive at the outside machine.
 type arrivals struct {
 	n     *network
 	table *nftables.Table
 	chain *nftables.Chain
 }
 
-// countArrivals begins to count what the outside machine gets for an address.
+// countArrivals starts to count the packets for the address.
 func (n *network) countArrivals(address string) arrivals {
 	n.t.Helper()
 	table := &nftables.Table{Name: "count", Family: nftables.TableFamilyIPv4}
@@ -232,6 +232,7 @@ func (n *network) countArrivals(address string) arrivals {
 	return arrivals{n: n, table: table, chain: chain}
 }
 
+// packets returns the number of packets since countArrivals.
 func (a arrivals) packets() uint64 {
 	a.n.t.Helper()
 	var packets uint64
@@ -256,7 +257,8 @@ func (a arrivals) packets() uint64 {
 	return packets
 }
 
-// nothingLeaks fails the test if anything for the metadata service or the agent left the node during f.
+// nothingLeaks fails the test if a packet for the metadata service or the agent left the node
+// during f.
 func (n *network) nothingLeaks(f func()) {
 	n.t.Helper()
 	counters := map[string]arrivals{}
@@ -271,7 +273,7 @@ func (n *network) nothingLeaks(f func()) {
 	}
 }
 
-// agent starts an agent on the node: its listener answers with its name and the caller's address.
+// agent starts an agent on the node. Its listener responds with its name and the client's address.
 func (n *network) agent(name string, c Config) (r *Redirect, stop func()) {
 	n.t.Helper()
 	r, err := New(c)
@@ -290,8 +292,8 @@ func (n *network) ensure(r *Redirect) {
 	n.in(n.node, func() error { return r.Ensure(n.t.Context()) })
 }
 
-// run keeps a redirect in place for the rest of the test, and returns once it is for the first time. Its
-// states come on the channel.
+// run keeps a redirect in place until the test ends or stop is called. It returns after the first
+// check. The channel receives the later states.
 func (n *network) run(r *Redirect) (states <-chan error, stop func()) {
 	n.t.Helper()
 	ctx, cancel := context.WithCancel(n.t.Context())
@@ -315,14 +317,15 @@ func (n *network) run(r *Redirect) (states <-chan error, stop func()) {
 		if err != nil {
 			n.t.Fatal(err)
 		}
-	case <-time.After(patience):
-		n.t.Fatal("Run says nothing")
+	case <-time.After(testTimeout):
+		n.t.Fatal("Run reported no state")
 	}
 	return out, stop
 }
 
-// handles lists the kernel's numbers of the node's rules: a rule that is written again gets a new one.
-func (n *network) handles(table string) (numbers []uint64) {
+// handles returns the kernel's handles of the node's rules. A rule that is written again has a new
+// one.
+func (n *network) handles(table string) (handles []uint64) {
 	n.t.Helper()
 	n.in(n.node, func() error {
 		conn, err := nftables.New()
@@ -336,15 +339,15 @@ func (n *network) handles(table string) (numbers []uint64) {
 				return err
 			}
 			for _, r := range rules {
-				numbers = append(numbers, r.Handle)
+				handles = append(handles, r.Handle)
 			}
 		}
 		return nil
 	})
-	return numbers
+	return handles
 }
 
-// withoutCapabilities runs f in the node's namespace on a thread that may change nothing.
+// withoutCapabilities runs f in the node's namespace on a thread without capabilities.
 func (n *network) withoutCapabilities(f func() error) error {
 	return n.node.Do(func() error {
 		head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

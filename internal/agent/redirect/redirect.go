@@ -1,13 +1,14 @@
-// Package redirect sends what pods ask of the Azure instance metadata service (169.254.169.254:80) to the
-// agent on their node, and keeps every other way to that address closed. docs/redirect.md has each rule and
-// which packets it catches.
+// Package redirect diverts the requests of pods to the Azure instance metadata service
+// (169.254.169.254:80) to the agent on their node, and rejects every other packet to that address.
+// docs/redirect.md lists the rules and which packets each of them matches.
 //
-// Two things are put into the node's network and kept there: a link-local /32 on lo that the agent listens
-// on, and one nftables table. ruleset.go says what the table holds, kernel.go reads and writes it, run.go
-// decides when. Both stay when the agent ends: a node without its agent refuses, it never opens.
+// It adds two things to the node's network and keeps them there: a link-local /32 on lo, at which
+// the agent listens, and one nftables table. ruleset.go defines the table, kernel.go reads and
+// writes it, run.go decides when. Both stay when the agent exits: a node without its agent refuses
+// requests, and never lets them through.
 //
-// The package works in the network namespace of the calling thread. On a node that is the node's own
-// (hostNetwork); tests use throw-away ones.
+// The package works in the network namespace of the calling thread. On a node that is the node's
+// own (hostNetwork). Tests use temporary ones.
 package redirect
 
 import (
@@ -21,9 +22,9 @@ import (
 	"time"
 )
 
-// Defaults of Config. The agent's address is link-local, so that it lies in no pod, service or node range; it
-// is none of those that others on Azure nodes use (see reserved); and as it never leaves a node, all nodes
-// have the same.
+// Defaults of Config. The agent's address is link-local, so that it is in no pod, service or node
+// range. No other program on Azure nodes uses it (see reserved). It never leaves a node, so all
+// nodes have the same.
 const (
 	DefaultMetadataIP   = "169.254.169.254"
 	DefaultMetadataPort = 80
@@ -31,21 +32,22 @@ const (
 	DefaultTable        = "podid"
 )
 
-// Config says what is diverted, and to where.
+// Config is what is diverted, and to where.
 type Config struct {
-	MetadataIP   netip.Addr // the address pods ask; IPv4, as Azure's metadata service has no other
-	MetadataPort uint16     // the one TCP port that is diverted; every other port and protocol is refused
-	AgentIP      netip.Addr // the agent's own address, link-local; put on lo as a /32
+	MetadataIP   netip.Addr // the address that pods send requests to; IPv4, because Azure's metadata service has no other
+	MetadataPort uint16     // the only TCP port that is diverted; all other ports and protocols are refused
+	AgentIP      netip.Addr // the agent's own address, link-local, on lo as a /32
 	AgentPort    uint16     // where the agent listens; 0 lets Listen choose
 	Table        string     // nftables table, family ip; two agents on one node share it (see generation.go)
 	// BlockWireServer refuses what pods send to the TCP ports of Azure's WireServer.
 	BlockWireServer bool
-	// Handover is a word for the agent that comes next, which only who may change the node's network can read: it
-	// stands in the rules while this agent has them. Letters and digits, at most 64; empty for none.
-	Handover string
+	// HandoverSecret is for a newer agent, which reads it from the rules: the comment of the divert
+	// rule contains it, and reading rules needs the right to change the node's network. At most 64
+	// letters and digits, or empty.
+	HandoverSecret string
 }
 
-// Validate tells everything that is wrong with the configuration at once.
+// Validate returns all errors of the configuration, joined.
 func (c Config) Validate() error {
 	var errs []error
 	if !c.MetadataIP.Is4() || c.MetadataIP.IsLoopback() || c.MetadataIP.IsUnspecified() || c.MetadataIP.IsMulticast() {
@@ -57,7 +59,7 @@ func (c Config) Validate() error {
 	if !c.AgentIP.Is4() || !c.AgentIP.IsLinkLocalUnicast() {
 		errs = append(errs, fmt.Errorf("agent address %s: must be an IPv4 link-local address (169.254.0.0/16), for example %s", c.AgentIP, DefaultAgentIP))
 	} else if owner := reserved(c.AgentIP); owner != "" {
-		errs = append(errs, fmt.Errorf("agent address %s: belongs to %s; take another one of 169.254.0.0/16, for example %s", c.AgentIP, owner, DefaultAgentIP))
+		errs = append(errs, fmt.Errorf("agent address %s: belongs to %s: choose another one of 169.254.0.0/16, for example %s", c.AgentIP, owner, DefaultAgentIP))
 	}
 	if c.AgentIP.IsValid() && c.AgentIP == c.MetadataIP {
 		errs = append(errs, fmt.Errorf("agent address %s: must differ from the metadata address", c.AgentIP))
@@ -65,13 +67,13 @@ func (c Config) Validate() error {
 	if !regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`).MatchString(c.Table) {
 		errs = append(errs, fmt.Errorf("nftables table %q: must be 1 to 64 letters, digits, - and _, beginning with a letter", c.Table))
 	}
-	if !regexp.MustCompile(`^[A-Za-z0-9]{0,64}$`).MatchString(c.Handover) {
-		errs = append(errs, errors.New("word for the next agent: must be at most 64 letters and digits"))
+	if !regexp.MustCompile(`^[A-Za-z0-9]{0,64}$`).MatchString(c.HandoverSecret) {
+		errs = append(errs, errors.New("handover secret: must be at most 64 letters and digits"))
 	}
 	return errors.Join(errs...)
 }
 
-// reserved names who uses a link-local address on nodes; empty when nobody known does.
+// reserved returns who is known to use a link-local address on nodes, or "".
 func reserved(ip netip.Addr) string {
 	for _, r := range []struct{ prefix, owner string }{
 		{"169.254.0.0/24", "RFC 3927 (reserved), Antrea and OVN-Kubernetes"},
@@ -91,34 +93,35 @@ func reserved(ip netip.Addr) string {
 	return ""
 }
 
-// Redirect keeps one redirect in place. Its methods may be called from several goroutines.
+// Redirect keeps one redirect in place. It is safe for concurrent use.
 type Redirect struct {
 	config     Config
 	generation generation
-	answers    func(context.Context, netip.AddrPort) bool // whether somebody accepts connections there
+	answers    func(context.Context, netip.AddrPort) bool // reports whether a process accepts connections there
 
-	mu     sync.Mutex // one reader-then-writer of the kernel's state at a time; also guards what follows
-	port   uint16     // where the agent really listens; 0 until known
+	mu     sync.Mutex // held from reading the kernel's state to writing it; also guards the fields below
+	port   uint16     // the actual port of the agent; 0 until known
 	placed bool       // this agent has put the redirect in place before
 	counts Counts
 
-	look chan struct{} // holds at most one: check now
+	checkNow chan struct{} // makes Run check at once; holds at most one
 }
 
-// Counts is told what was written, for metrics.
+// Counts counts writes of the redirect, for metrics.
 type Counts interface {
-	RedirectSet()      // for the first time by this agent
-	RedirectRepaired() // again, because somebody had changed it
+	RedirectSet()      // the first write by this agent
+	RedirectRepaired() // a later write, because another program had changed the redirect
 }
 
-// CountTo says where to count. Call it before Ensure and Run.
+// CountTo sets the counts. Call it before Ensure and Run.
 func (r *Redirect) CountTo(c Counts) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.counts = c
 }
 
-// New checks the configuration. It touches nothing; Ensure and Run do.
+// New returns a redirect, or the errors of the configuration. It changes nothing on the node:
+// Ensure and Run do.
 func New(c Config) (*Redirect, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("redirect: %w", err)
@@ -127,12 +130,12 @@ func New(c Config) (*Redirect, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redirect: %w", err)
 	}
-	return &Redirect{config: c, generation: now, answers: accepts, port: c.AgentPort, look: make(chan struct{}, 1)}, nil
+	return &Redirect{config: c, generation: now, answers: accepts, port: c.AgentPort, checkNow: make(chan struct{}, 1)}, nil
 }
 
-// Ensure puts the address and the rules in place, or finds that they are. What is right is not written
-// again; what is wrong is put right in one transaction. It is nil as well when a newer agent on this node
-// has taken over and answers.
+// Ensure puts the address and the rules in place. It writes only what differs, the rules in one
+// transaction. If a newer agent of this node has the rules and answers, it leaves them to that
+// agent and returns nil.
 func (r *Redirect) Ensure(ctx context.Context) error {
 	_, err := r.ensure(ctx)
 	return err
@@ -140,7 +143,7 @@ func (r *Redirect) Ensure(ctx context.Context) error {
 
 // outcome is what ensure found or did.
 type outcome struct {
-	repaired   []string // what was written, for the log; none when all was in place
+	repaired   []string // what was written, for the log; empty if nothing differed
 	superseded bool     // a newer agent has the rules
 }
 
@@ -152,7 +155,7 @@ func (r *Redirect) ensure(ctx context.Context) (outcome, error) {
 	if added {
 		out.repaired = append(out.repaired, "address")
 	}
-	// The rules matter more than the address: without it they still keep everything closed.
+	// The rules are written even if the address fails: without it they still refuse everything.
 	err = errors.Join(err, r.ensureRules(ctx, &out))
 	if err == nil && len(out.repaired) > 0 {
 		r.count()
@@ -196,8 +199,9 @@ func (r *Redirect) ensureRules(ctx context.Context, out *outcome) error {
 	return r.verifyWritten(want)
 }
 
-// verifyWritten reads the rules back, so that a kernel or another program that changes what we write is an
-// error somebody sees and not a rewrite at every check. A newer agent may have been quicker.
+// verifyWritten reads the rules back. If the kernel or another program changed them, that is an
+// error that the operator sees, instead of a rewrite at every check. A newer agent may have
+// replaced them meanwhile.
 func (r *Redirect) verifyWritten(want ruleset) error {
 	have, err := readRuleset(want)
 	if err != nil {
@@ -213,9 +217,10 @@ func (r *Redirect) verifyWritten(want ruleset) error {
 	return nil
 }
 
-// Owner tells which other agent has the rules and answers: its word for the next one (Config.Handover), and where it
-// listens. It is false when nobody has them, this agent does, or the one that did is gone.
-func (r *Redirect) Owner(ctx context.Context) (handover string, target netip.AddrPort, found bool, err error) {
+// Owner returns the secret (Config.HandoverSecret) and the address of the other agent that has the
+// rules and answers. found is false if no agent has the rules, if this agent has them, or if their
+// owner is gone.
+func (r *Redirect) Owner(ctx context.Context) (secret string, target netip.AddrPort, found bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	have, err := readRuleset(build(r.config, r.port, r.generation))
@@ -223,15 +228,15 @@ func (r *Redirect) Owner(ctx context.Context) (handover string, target netip.Add
 		return "", netip.AddrPort{}, false, err
 	}
 	by, found := have.owner()
-	own := netip.AddrPortFrom(r.config.AgentIP, r.port) // if the rules lead here, who wrote them has left the port
+	own := netip.AddrPortFrom(r.config.AgentIP, r.port) // if the rules lead here, the agent that wrote them no longer has the port
 	if !found || by.generation == r.generation || by.target == own || !r.answers(ctx, by.target) {
 		return "", netip.AddrPort{}, false, nil
 	}
-	return by.handover, by.target, true, nil
+	return by.secret, by.target, true, nil
 }
 
-// Renew makes this agent the newest, so that the rules are its own at the next check, although another took them over
-// after it started: that one gives them back, or is gone.
+// Renew makes this agent the newest, so that it takes the rules at the next check. Call it when a
+// newer agent hands them back or is gone.
 func (r *Redirect) Renew() error {
 	now, err := currentGeneration()
 	if err != nil {
@@ -240,27 +245,28 @@ func (r *Redirect) Renew() error {
 	r.mu.Lock()
 	r.generation = now
 	r.mu.Unlock()
-	r.Look()
+	r.requestCheck()
 	return nil
 }
 
-// Look makes Run check at once.
-func (r *Redirect) Look() {
+// requestCheck makes Run check at once.
+func (r *Redirect) requestCheck() {
 	select {
-	case r.look <- struct{}{}:
+	case r.checkNow <- struct{}{}:
 	default:
 	}
 }
 
-// Remove takes the rules and the address away, for an uninstall. Pods reach the real metadata service
-// afterwards. Removing what is not there is no error.
+// Remove removes the rules and the address, for an uninstall. Pods then reach the real metadata
+// service. It is no error if they do not exist.
 func (r *Redirect) Remove(_ context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return errors.Join(deleteTable(r.config.Table), deleteAddress(r.config.AgentIP))
 }
 
-// accepts tells whether a connection can be made. It goes over lo, which the rules leave alone.
+// accepts reports whether a process accepts connections at the address. The connection goes over
+// lo, which no rule matches.
 func accepts(ctx context.Context, address netip.AddrPort) bool {
 	d := net.Dialer{Timeout: 500 * time.Millisecond}
 	conn, err := d.DialContext(ctx, "tcp4", address.String())

@@ -1,4 +1,4 @@
-// What the redirect does to packets, with a real kernel in throw-away namespaces.
+// What the redirect does to packets, with a real kernel in temporary namespaces.
 
 package redirect
 
@@ -13,10 +13,10 @@ import (
 	"github.com/google/nftables"
 )
 
-// each runs a story for every way a pod may hang on its node.
-func each(t *testing.T, story func(t *testing.T, n *network)) {
-	for _, w := range wirings() {
-		t.Run(w.name, func(t *testing.T) { story(t, newNetwork(t, w)) })
+// each runs a test for every topology.
+func each(t *testing.T, test func(t *testing.T, n *network)) {
+	for _, top := range topologies() {
+		t.Run(top.name, func(t *testing.T) { test(t, newNetwork(t, top)) })
 	}
 }
 
@@ -28,7 +28,7 @@ func (n *network) wantBody(want, got string, err error) {
 }
 
 func TestWithoutRedirect(t *testing.T) {
-	each(t, func(_ *testing.T, n *network) { // the tests below prove something only if this is so
+	each(t, func(_ *testing.T, n *network) { // otherwise the tests below prove nothing
 		body, err := get(n.pod, imds)
 		n.wantBody("metadata service", body, err)
 	})
@@ -50,20 +50,20 @@ func TestOtherWaysClosed(t *testing.T) {
 		r, _ := n.agent("agent", testConfig())
 		n.ensure(r)
 		n.nothingLeaks(func() {
-			n.refused(n.pod, "tcp4", DefaultMetadataIP+":8080")
-			n.refused(n.pod, "udp4", DefaultMetadataIP+":80")
-			n.refused(n.pod, "udp4", DefaultMetadataIP+":53")
-			n.refused(n.pod, "tcp4", DefaultAgentIP+":2579")
-			n.refused(n.pod, "tcp4", DefaultAgentIP+":22")
-			n.refused(n.pod, "udp4", DefaultAgentIP+":2579")
+			n.wantRefused(n.pod, "tcp4", DefaultMetadataIP+":8080")
+			n.wantRefused(n.pod, "udp4", DefaultMetadataIP+":80")
+			n.wantRefused(n.pod, "udp4", DefaultMetadataIP+":53")
+			n.wantRefused(n.pod, "tcp4", DefaultAgentIP+":2579")
+			n.wantRefused(n.pod, "tcp4", DefaultAgentIP+":22")
+			n.wantRefused(n.pod, "udp4", DefaultAgentIP+":2579")
 		})
-		n.refused(n.outside, "tcp4", DefaultAgentIP+":2579")
-		n.refused(n.outside, "udp4", DefaultAgentIP+":2579")
-		n.refused(n.pod, "tcp4", nodeIP+":2579") // no port of the node's own address is taken
+		n.wantRefused(n.outside, "tcp4", DefaultAgentIP+":2579")
+		n.wantRefused(n.outside, "udp4", DefaultAgentIP+":2579")
+		n.wantRefused(n.pod, "tcp4", nodeIP+":2579") // the agent listens at no port of the node's own address
 	})
 }
 
-func TestRestUntouched(t *testing.T) {
+func TestOthersUnchanged(t *testing.T) {
 	each(t, func(_ *testing.T, n *network) {
 		r, _ := n.agent("agent", testConfig())
 		n.ensure(r)
@@ -95,10 +95,10 @@ func TestServiceOnNode(t *testing.T) {
 
 		body, err := get(n.pod, imds)
 		n.wantBody("agent sees "+podIP, body, err)
-		n.refused(n.pod, "tcp4", DefaultMetadataIP+":8080")
+		n.wantRefused(n.pod, "tcp4", DefaultMetadataIP+":8080")
 		body, err = ask(open)
 		if !errors.Is(err, syscall.ECONNRESET) {
-			n.t.Errorf("connection from before: got %q, %v, want a reset", body, err)
+			n.t.Errorf("connection from before the redirect: got %q, %v, want a reset", body, err)
 		}
 		body, err = get(n.node, imds)
 		n.wantBody("local metadata service", body, err)
@@ -110,7 +110,7 @@ func TestAgentGone(t *testing.T) {
 		r, stop := n.agent("agent", testConfig())
 		n.ensure(r)
 		stop()
-		n.nothingLeaks(func() { n.refused(n.pod, "tcp4", imds) })
+		n.nothingLeaks(func() { n.wantRefused(n.pod, "tcp4", imds) })
 	})
 }
 
@@ -120,7 +120,7 @@ func TestAddressGone(t *testing.T) {
 		n.ensure(r)
 		n.in(n.node, func() error { return deleteAddress(r.config.AgentIP) })
 		n.nothingLeaks(func() {
-			// Behind a bridge the pod is not told (the kernel sends that reset without undoing the nat).
+			// Behind a bridge the pod gets no reset (the kernel sends it without undoing the nat).
 			_ = n.pod.Do(func() error {
 				if conn, err := net.DialTimeout("tcp4", imds, 300*time.Millisecond); err == nil {
 					n.t.Error("connected")
@@ -153,7 +153,7 @@ func TestOpenBefore(t *testing.T) {
 }
 
 func TestAnswerFromBefore(t *testing.T) {
-	each(t, func(_ *testing.T, n *network) { // asked before the redirect, answered after
+	each(t, func(_ *testing.T, n *network) { // requested before the redirect, answered after
 		var l net.Listener
 		n.in(n.outside, func() (err error) { l, err = net.Listen("tcp4", DefaultMetadataIP+":8000"); return err })
 		defer closing(l)
@@ -174,13 +174,13 @@ func TestAnswerFromBefore(t *testing.T) {
 		}
 		_ = client.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
 		if got, err := client.Read(make([]byte, 10)); got != 0 {
-			n.t.Errorf("%d bytes of the answer came through (%v)", got, err)
+			n.t.Errorf("received %d bytes of the response (%v)", got, err)
 		}
 	})
 }
 
-func TestNeighbours(t *testing.T) {
-	each(t, func(_ *testing.T, n *network) { // kube-proxy, network plugins: nat at the usual places
+func TestOtherNat(t *testing.T) {
+	each(t, func(_ *testing.T, n *network) { // kube-proxy and network plugins translate addresses at the usual priority
 		elsewhere := testConfig().AgentIP.As4()
 		copy(elsewhere[:], []byte{10, 0, 0, 1})
 		table := &nftables.Table{Name: "nat", Family: nftables.TableFamilyIPv4}

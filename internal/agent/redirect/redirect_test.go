@@ -1,4 +1,4 @@
-// The configuration, the rules as text and what differs between two sets of them. No kernel.
+// The configuration, the rules as text, and the differences between two rulesets, without a kernel.
 
 package redirect
 
@@ -42,7 +42,7 @@ func TestConfig(t *testing.T) {
 		{"another agent", func(c *Config) { c.AgentIP = netip.MustParseAddr("169.254.170.23") }, "credential agents"},
 		{"pod gateway", func(c *Config) { c.AgentIP = netip.MustParseAddr("169.254.1.1") }, "Azure CNI"},
 		{"no table", func(c *Config) { c.Table = "" }, "nftables table"},
-		{"hostile word", func(c *Config) { c.Handover = "a b" }, "letters and digits"},
+		{"hostile secret", func(c *Config) { c.HandoverSecret = "a b" }, "letters and digits"},
 		{"hostile table", func(c *Config) { c.Table = "x }; flush ruleset" }, "letters, digits"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -53,13 +53,13 @@ func TestConfig(t *testing.T) {
 			case tt.want == "" && err != nil:
 				t.Errorf("got %v, want none", err)
 			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
-				t.Errorf("got %v, want it to say %q", err, tt.want)
+				t.Errorf("got %v, want %q in it", err, tt.want)
 			}
 		})
 	}
 }
 
-func TestConfigTellsAll(t *testing.T) {
+func TestConfigAllErrors(t *testing.T) {
 	_, err := New(Config{})
 	if err == nil || strings.Count(err.Error(), "\n") != 3 {
 		t.Errorf("got %v, want one line per field", err)
@@ -145,18 +145,18 @@ func TestDiff(t *testing.T) {
 
 func TestOwner(t *testing.T) {
 	config := testConfig()
-	config.Handover = "0123abc"
-	ours := build(config, 2580, 77)
-	by, ok := ours.owner()
-	if !ok || by.generation != 77 || by.handover != "0123abc" || by.target.String() != DefaultAgentIP+":2580" {
+	config.HandoverSecret = "0123abc"
+	rules := build(config, 2580, 77)
+	by, ok := rules.owner()
+	if !ok || by.generation != 77 || by.secret != "0123abc" || by.target.String() != DefaultAgentIP+":2580" {
 		t.Errorf("got %+v, %v", by, ok)
 	}
 	for name, change := range map[string]func(*ruleset){
-		"strange comment": func(s *ruleset) { s.chains[2].rules[0].comment = "mine" },
-		"no rule":         func(s *ruleset) { s.chains[2].rules = nil },
-		"no chain":        func(s *ruleset) { s.chains = nil },
-		"other rule":      func(s *ruleset) { s.chains[2].rules[0].exprs = drop() },
-		"switched off":    func(s *ruleset) { s.dormant = true },
+		"other comment": func(s *ruleset) { s.chains[2].rules[0].comment = "another program" },
+		"no rule":       func(s *ruleset) { s.chains[2].rules = nil },
+		"no chain":      func(s *ruleset) { s.chains = nil },
+		"other rule":    func(s *ruleset) { s.chains[2].rules[0].exprs = drop() },
+		"switched off":  func(s *ruleset) { s.dormant = true },
 	} {
 		s := build(testConfig(), 2580, 77)
 		change(&s)
@@ -169,7 +169,7 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-func TestStrangeRulesPrint(t *testing.T) {
+func TestPrintOtherRules(t *testing.T) {
 	for _, tt := range []struct {
 		want string
 		rule []expr.Any

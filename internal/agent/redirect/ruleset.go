@@ -1,5 +1,5 @@
-// The rules as a value: build says what the kernel should hold, diff what of it differs from what it does
-// hold. No packet, socket or clock here; String prints them as `nft list table` does.
+// The rules as a value. build returns the desired rules, and diff compares them with those of the
+// kernel. Nothing here uses a socket or a clock. String prints rules as `nft list table` does.
 
 package redirect
 
@@ -15,19 +15,19 @@ import (
 // ruleset is one nftables table of family ip.
 type ruleset struct {
 	table   string
-	dormant bool // switched off, or owned by a process: never what we want
+	dormant bool // has flags: it is switched off or owned by a process, which is never desired
 	chains  []chain
 }
 
-// chain is a base chain (hook set) or one that others go to.
+// chain is a base chain (with a hook) or one that rules of other chains go to.
 type chain struct {
 	name  string
 	hook  *hook
 	rules []rule
 }
 
-// hook says where in the packet's way a base chain sits. The policy is always accept: a packet that no rule
-// of ours speaks of is none of our business.
+// hook is the place of a base chain in the path of packets. The policy is always accept, because
+// packets that no rule matches are not the redirect's concern.
 type hook struct {
 	kind     nftables.ChainType
 	point    nftables.ChainHook
@@ -35,21 +35,21 @@ type hook struct {
 	policy   nftables.ChainPolicy
 }
 
-// rule is what the kernel runs, and a word for whoever lists the table.
+// rule is what the kernel executes, with a comment for readers of the table.
 type rule struct {
 	exprs   []expr.Any
 	comment string
 }
 
-// Where our base chains sit among everybody's.
+// The priorities of the base chains relative to those of other programs.
 const (
 	// After connection tracking (-200), so that a reset belongs to its connection, and before any
-	// destination address changes (-100): here a packet still carries the address its sender wrote.
+	// destination address changes (-100), so that a packet still has the address its sender wrote.
 	guardPriority = -150
-	// Before the nat chains of kube-proxy, network plugins and iptables (-100): the first to choose a
-	// connection's destination wins.
+	// Before the nat chains of kube-proxy, network plugins and iptables (-100): the first chain that
+	// sets a connection's destination wins.
 	divertPriority = -110
-	// Before the usual filter chains (0): nobody else's accept or reject comes first.
+	// Before the usual filter chains (0), so that no accept or reject of another program comes first.
 	refusePriority = -10
 )
 
@@ -61,9 +61,9 @@ const (
 	refuseChain  = "refuse"
 )
 
-// build says which rules a node needs. Each comment tells which packet the rule is for; what is not matched
-// passes on untouched, as do all packets of the node's own processes (they leave by output, and come back
-// by lo when they stay).
+// build returns the rules that a node needs. The comment of each rule names the packets that it
+// matches. All others pass unchanged. So do the packets of the node's own processes, which leave by
+// the output hook, or come back by lo if they stay on the node.
 func build(c Config, port uint16, g generation) ruleset {
 	s := buildRedirect(c, port, g)
 	if c.BlockWireServer {
@@ -73,66 +73,71 @@ func build(c Config, port uint16, g generation) ruleset {
 	return s
 }
 
-// wireServerPorts are the TCP ports at 168.63.129.16 that serve the machine's own configuration: the
-// goal state with its certificates and protected settings, and the artifacts of extensions. DNS, DHCP and
-// the load balancer's health probes use other ports, and the last have the address as their source.
+// wireServerPorts returns the TCP ports at 168.63.129.16 that serve the machine's own
+// configuration: the goal state with its certificates and protected settings, and the artifacts of
+// extensions. DNS and DHCP use other ports. The load balancer's health probes have the address as
+// their source.
 func wireServerPorts() []uint16 { return []uint16{80, 32526} }
 
-// wireServerRules refuse what pods send to the WireServer. They are in the forward chain, after every
-// change of the destination, so that a Service with that address as its endpoint is refused too.
+// wireServerRules returns the rules that refuse packets of pods to the WireServer. They belong in
+// the forward chain, after every change of the destination, so that a Service with that address as
+// its endpoint is refused too.
 func wireServerRules() []rule {
 	var rules []rule
 	for _, port := range wireServerPorts() {
 		rules = append(rules, rule{
-			exprs:   join(destination([4]byte{168, 63, 129, 16}), tcpPort(port), refused()),
+			exprs:   join(destination([4]byte{168, 63, 129, 16}), tcpPort(port), refuse()),
 			comment: "Azure's WireServer is not for pods",
 		})
 	}
 	return rules
 }
 
-// buildRedirect returns the rules that every node needs. The forward chain is the last.
+// buildRedirect returns the rules that every node needs. The forward chain is the last one.
 func buildRedirect(c Config, port uint16, g generation) ruleset {
 	metadata, agent := c.MetadataIP.As4(), c.AgentIP.As4()
 	return ruleset{table: c.Table, chains: []chain{
 		{name: refuseChain, rules: []rule{
-			// At once and to the sender, so that nobody waits for a timeout. Cuts open connections too.
+			// The sender gets a reset or an ICMP error at once, so that it waits for no timeout. Open
+			// connections are cut too.
 			{exprs: join(tcp(), counted(), reset())},
 			{exprs: join(counted(), unreachable())},
 		}},
 		{name: guardChain, hook: at(nftables.ChainTypeFilter, nftables.ChainHookPrerouting, guardPriority), rules: []rule{
-			// From a pod or another machine straight to the agent. Diverted packets still carry the
+			// From a pod or another machine directly to the agent. Diverted packets still have the
 			// metadata address here, in the connection's first packet and in all later ones.
-			{exprs: join(notFromLo(), destination(agent), refused()), comment: "the agent is reached by the redirect only"},
+			{exprs: join(notFromLo(), destination(agent), refuse()), comment: "the agent is reached by the redirect only"},
 		}},
 		{name: divertChain, hook: at(nftables.ChainTypeNAT, nftables.ChainHookPrerouting, divertPriority), rules: []rule{
-			// From a pod to the metadata service. Not from the node: over lo it is the node's own.
-			{exprs: join(notFromLo(), destination(metadata), tcpPort(c.MetadataPort), counted(), divertTo(agent, port)), comment: g.comment(c.Handover)},
+			// From a pod to the metadata service. What arrives over lo comes from the node itself.
+			{exprs: join(notFromLo(), destination(metadata), tcpPort(c.MetadataPort), counted(), divertTo(agent, port)), comment: g.comment(c.HandoverSecret)},
 		}},
 		{name: inputChain, hook: at(nftables.ChainTypeFilter, nftables.ChainHookInput, refusePriority), rules: []rule{
-			// Still for the metadata address although it arrived at this node: the node has that address
-			// itself, as test networks do. Answers of the real service come from it, not for it.
-			{exprs: join(notFromLo(), destination(metadata), refused()), comment: "metadata service, not diverted"},
+			// Not diverted and for this node, which has the metadata address itself, as in test
+			// networks. Responses of the real service have that address as their source.
+			{exprs: join(notFromLo(), destination(metadata), refuse()), comment: "metadata service, not diverted"},
 		}},
 		{name: forwardChain, hook: at(nftables.ChainTypeFilter, nftables.ChainHookForward, refusePriority), rules: []rule{
-			// Other ports, other protocols, and connections older than the redirect. Diverted packets end
-			// on this node, so none of them comes by here.
-			{exprs: join(destination(metadata), refused()), comment: "metadata service, not diverted"},
-			// Diverted, but the agent's address is missing from lo: do not ask the network for it.
-			{exprs: join(destination(agent), refused()), comment: "the agent's address left this node"},
-			// Answers to what was asked before the redirect. The agent's own answers are not forwarded.
+			// Other ports, other protocols, and connections older than the redirect. Diverted packets
+			// are for this node and not forwarded.
+			{exprs: join(destination(metadata), refuse()), comment: "metadata service, not diverted"},
+			// Diverted while the agent's address is missing from lo: must not leave the node.
+			{exprs: join(destination(agent), refuse()), comment: "the agent's address left this node"},
+			// Responses to requests from before the redirect. The agent's own responses are not
+			// forwarded.
 			{exprs: join(source(metadata), counted(), drop()), comment: "answer of the metadata service, past the agent"},
 		}},
 	}}
 }
 
-// owner is which agent wrote the divert rule.
+// owner is the agent that wrote the divert rule.
 type owner struct {
 	generation generation
-	handover   string // its word for the next one
+	secret     string // Config.HandoverSecret
 	target     target // where it listens
 }
 
+// owner returns the owner of the rules, and whether there is one.
 func (s *ruleset) owner() (owner, bool) {
 	if s == nil || s.dormant {
 		return owner{}, false
@@ -142,15 +147,15 @@ func (s *ruleset) owner() (owner, bool) {
 		return owner{}, false
 	}
 	r := s.chains[i].rules[0]
-	g, handover, ok := parseComment(r.comment)
+	g, secret, ok := parseComment(r.comment)
 	to, found := divertTarget(r.exprs)
-	return owner{g, handover, to}, ok && found
+	return owner{g, secret, to}, ok && found
 }
 
-// plan is what has to be written: the whole table anew, or the rules of some chains.
+// plan is what has to be written: the whole table, or the rules of some chains.
 type plan struct {
 	whole  bool
-	exists bool // a table of that name is there and has to go first
+	exists bool // a table of that name exists and has to be deleted first
 	chains []string
 }
 
@@ -163,8 +168,9 @@ func (p plan) names() []string {
 	return p.chains
 }
 
-// diff compares what should be with what is (nil: no such table). Rules are compared by their text, which
-// leaves out counters and what kernels fill in by themselves.
+// diff returns what has to be written so that the kernel has want. have is nil if there is no such
+// table. Rules are compared by their text, which has neither the values of counters nor what
+// kernels fill in.
 func diff(want ruleset, have *ruleset) plan {
 	if have == nil {
 		return plan{whole: true}
@@ -185,7 +191,7 @@ func diff(want ruleset, have *ruleset) plan {
 	return todo
 }
 
-// The words that rules are made of.
+// The parts that rules are made of.
 
 func join(parts ...[]expr.Any) []expr.Any { return slices.Concat(parts...) }
 
@@ -193,7 +199,7 @@ func at(kind nftables.ChainType, point *nftables.ChainHook, priority int32) *hoo
 	return &hook{kind: kind, point: *point, priority: priority, policy: nftables.ChainPolicyAccept}
 }
 
-// loIndex is the interface number of lo in every network namespace (LOOPBACK_IFINDEX in the kernel).
+// loIndex is the interface index of lo in every network namespace (LOOPBACK_IFINDEX in the kernel).
 const loIndex = 1
 
 func notFromLo() []expr.Any {
@@ -203,7 +209,8 @@ func notFromLo() []expr.Any {
 	}
 }
 
-// Offsets in the IPv4 header of the two addresses (RFC 791), and in the TCP header of the destination port.
+// Offsets of the two addresses in the IPv4 header (RFC 791), and of the destination port in the TCP
+// header.
 const (
 	sourceOffset      = 12
 	destinationOffset = 16
@@ -256,6 +263,6 @@ func unreachable() []expr.Any {
 
 func drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
 
-func refused() []expr.Any {
+func refuse() []expr.Any {
 	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: refuseChain}}
 }

@@ -1,4 +1,5 @@
-// When the redirect is checked: at the start, at every interval, and when the kernel tells of a change.
+// When the redirect is checked: at the start, at every interval, and when the kernel notifies of a
+// change.
 
 package redirect
 
@@ -11,30 +12,32 @@ import (
 )
 
 const (
-	// What is broken is put right at once, ten times in a row; then at most ten times a second. A check
-	// reads about a dozen small objects, so this is also what our own writes and others' noise can cost.
-	changeGap   = 100 * time.Millisecond
-	changeBurst = 10
+	// The first checkBurst checks after changes run at once, later ones minCheckInterval apart. A
+	// check reads about a dozen small objects. The limit also bounds the cost of notifications about
+	// the agent's own writes and of unrelated changes.
+	minCheckInterval = 100 * time.Millisecond
+	checkBurst       = 10
 
-	// An attempt that failed is repeated after 100 ms, 200 ms, ... 10 s, or the interval if that is less.
-	firstRetry = 100 * time.Millisecond
-	lastRetry  = 10 * time.Second
+	// A failed check is retried with exponential backoff, but at the interval at the latest.
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 10 * time.Second
 
-	// While a newer agent has the rules, nothing tells when it dies: look this often. Pods are refused
-	// meanwhile, and upgrades are short.
+	// While a newer agent has the rules, there is no notification of its death, after which pods are
+	// refused until the next check. Upgrades are short, so frequent checks cost little.
 	supersededInterval = 2 * time.Second
 )
 
-// Run keeps the redirect in place until ctx ends. It checks at once, at every interval (which must be more
-// than 0), and whenever the kernel tells of a change, and calls onState after each check: with nil when the
-// redirect is in place, else with why not. It keeps trying and never gives up. The rules stay when it ends.
+// Run keeps the redirect in place until ctx ends. It checks at once, at every interval, which must
+// be more than 0, and when the kernel notifies of a change. After each check it calls onState, with
+// nil if the redirect is in place, else with the error. It retries without a limit. The rules stay
+// when it returns.
 func (r *Redirect) Run(ctx context.Context, interval time.Duration, onState func(error)) {
 	l := loop{
-		interval: interval,
-		check:    r.ensure,
-		watch:    func() (*changes, error) { return watch(r.config.Table) },
-		onState:  onState,
-		look:     r.look,
+		interval:  interval,
+		check:     r.ensure,
+		subscribe: func() (*subscription, error) { return subscribe(r.config.Table) },
+		onState:   onState,
+		checkNow:  r.checkNow,
 		log: logr.FromContextOrDiscard(ctx).WithName("redirect").
 			WithValues("table", r.config.Table, "agent", r.config.AgentIP.String()),
 	}
@@ -43,37 +46,37 @@ func (r *Redirect) Run(ctx context.Context, interval time.Duration, onState func
 
 // loop is Run without the kernel.
 type loop struct {
-	interval time.Duration
-	check    func(context.Context) (outcome, error)
-	watch    func() (*changes, error)
-	onState  func(error)
-	look     <-chan struct{} // somebody wants a check now
-	log      logr.Logger
+	interval  time.Duration
+	check     func(context.Context) (outcome, error)
+	subscribe func() (*subscription, error)
+	onState   func(error)
+	checkNow  <-chan struct{} // requests a check at once
+	log       logr.Logger
 
-	watching *changes // nil while the kernel does not tell of changes
-	failures int      // in a row
-	last     string   // what was logged last, so that the same thing is said once
+	subscription *subscription // nil while there is none
+	failures     int           // in a row
+	lastState    string        // was logged, so that each state is logged once
 }
 
 func (l *loop) run(ctx context.Context) {
-	defer l.unwatch()
-	pace := rate.NewLimiter(rate.Every(changeGap), changeBurst)
-	for pace.Wait(ctx) == nil {
-		l.rewatch() // before the check: what changes after it is announced
+	defer l.unsubscribe()
+	limiter := rate.NewLimiter(rate.Every(minCheckInterval), checkBurst)
+	for limiter.Wait(ctx) == nil {
+		l.resubscribe() // before the check, so that no later change is missed
 		out, err := l.check(ctx)
 		if ctx.Err() != nil {
-			return // an error now is the end of ctx, not of the redirect
+			return // an error may be due to the end of ctx
 		}
-		l.note(out, err)
+		l.record(out, err)
 		l.onState(err)
-		if !l.wait(ctx, l.pause(out)) {
+		if !l.wait(ctx, l.delay(out)) {
 			return
 		}
 	}
 }
 
-// note counts failures in a row, and logs what is new.
-func (l *loop) note(out outcome, err error) {
+// record counts failures in a row, and logs a state that is new.
+func (l *loop) record(out outcome, err error) {
 	state := "in place"
 	switch {
 	case err != nil:
@@ -85,23 +88,23 @@ func (l *loop) note(out outcome, err error) {
 		l.failures = 0
 	}
 	switch {
-	case err != nil && state != l.last:
-		l.log.Error(err, "redirect not in place, trying again")
+	case err != nil && state != l.lastState:
+		l.log.Error(err, "redirect not in place, retrying")
 	case len(out.repaired) > 0 && err == nil:
 		l.log.Info("redirect put in place", "written", out.repaired)
-	case out.superseded && state != l.last:
+	case out.superseded && state != l.lastState:
 		l.log.Info("a newer agent has the redirect")
-	case err == nil && state != l.last:
+	case err == nil && state != l.lastState:
 		l.log.Info("redirect in place")
 	}
-	l.last = state
+	l.lastState = state
 }
 
-// pause is how long to wait for the next check when nothing happens.
-func (l *loop) pause(out outcome) time.Duration {
+// delay returns how long to wait for the next check if nothing changes.
+func (l *loop) delay(out outcome) time.Duration {
 	switch {
 	case l.failures > 0:
-		return min(firstRetry<<min(l.failures-1, 10), lastRetry, l.interval)
+		return min(minBackoff<<min(l.failures-1, 10), maxBackoff, l.interval)
 	case out.superseded:
 		return min(supersededInterval, l.interval)
 	default:
@@ -109,43 +112,43 @@ func (l *loop) pause(out outcome) time.Duration {
 	}
 }
 
-// wait ends after the pause or at a change; false when ctx has ended.
-func (l *loop) wait(ctx context.Context, pause time.Duration) bool {
-	timer := time.NewTimer(pause)
+// wait waits for the delay, or until a change. It reports whether ctx continues.
+func (l *loop) wait(ctx context.Context, delay time.Duration) bool {
+	timer := time.NewTimer(delay)
 	defer timer.Stop()
-	var seen, ended chan struct{} // never ready while not watching
-	if l.watching != nil {
-		seen, ended = l.watching.seen, l.watching.ended
+	var changed, ended chan struct{} // never ready without a subscription
+	if l.subscription != nil {
+		changed, ended = l.subscription.changed, l.subscription.ended
 	}
 	select {
 	case <-ctx.Done():
 		return false
-	case <-seen:
-	case <-l.look:
+	case <-changed:
+	case <-l.checkNow:
 	case <-ended:
-		l.unwatch()
+		l.unsubscribe()
 	case <-timer.C:
 	}
 	return true
 }
 
-// rewatch asks for announcements where that has not worked so far, or no longer does. Without them the
-// interval still holds.
-func (l *loop) rewatch() {
-	if l.watching != nil {
+// resubscribe subscribes to changes if there is no subscription. Without one, checks run at the
+// interval only.
+func (l *loop) resubscribe() {
+	if l.subscription != nil {
 		return
 	}
-	watching, err := l.watch()
+	s, err := l.subscribe()
 	if err != nil {
-		l.log.V(1).Info("changes are not announced, checking at intervals only", "reason", err.Error())
+		l.log.V(1).Info("cannot subscribe to changes, checking at intervals only", "reason", err.Error())
 		return
 	}
-	l.watching = watching
+	l.subscription = s
 }
 
-func (l *loop) unwatch() {
-	if l.watching != nil {
-		l.watching.stop()
-		l.watching = nil
+func (l *loop) unsubscribe() {
+	if l.subscription != nil {
+		l.subscription.stop()
+		l.subscription = nil
 	}
 }

@@ -1,5 +1,5 @@
-// The redirect over time, with a real kernel in throw-away namespaces: it is put back, not written again
-// without need, handed over between agents, and taken away.
+// The redirect over time, with a real kernel in temporary namespaces: it is restored, not written
+// again without need, handed over between agents, and removed.
 
 package redirect
 
@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func veth(t *testing.T) *network { return newNetwork(t, wirings()[0]) }
+func veth(t *testing.T) *network { return newNetwork(t, topologies()[0]) }
 
-// ours reads the table as the kernel has it.
-func (n *network) ours(r *Redirect) (have *ruleset) {
+// ruleset returns the table as the kernel has it.
+func (n *network) ruleset(r *Redirect) (have *ruleset) {
 	n.t.Helper()
 	n.in(n.node, func() (err error) {
 		have, err = readRuleset(build(r.config, r.port, r.generation))
@@ -32,8 +32,8 @@ func TestReadsBack(t *testing.T) {
 	n := veth(t)
 	r, _ := n.agent("agent", testConfig())
 	n.ensure(r)
-	if d := cmp.Diff(build(r.config, r.port, r.generation).String(), n.ours(r).String()); d != "" {
-		t.Errorf("the kernel shows other rules than were written (-want +got):\n%s", d)
+	if d := cmp.Diff(build(r.config, r.port, r.generation).String(), n.ruleset(r).String()); d != "" {
+		t.Errorf("the kernel has other rules than were written (-want +got):\n%s", d)
 	}
 }
 
@@ -60,8 +60,9 @@ func TestWritesOnlyDifferences(t *testing.T) {
 	}
 }
 
-// TestPutBack breaks the redirect in every way a person or program may, and waits for it to be whole again.
-func TestPutBack(t *testing.T) {
+// TestRestored damages the redirect in every way an operator or a program may, and waits until it
+// is restored.
+func TestRestored(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		damage func(c *nftables.Conn, table *nftables.Table) error
@@ -106,37 +107,37 @@ func TestPutBack(t *testing.T) {
 				})
 			}
 			damage()
-			if n.whole(r) {
-				t.Fatal("the damage does not show")
+			if n.inPlace(r) {
+				t.Fatal("the damage has no effect")
 			}
 			states, _ := n.run(r)
-			if !n.whole(r) {
-				t.Fatal("not whole after the first check")
+			if !n.inPlace(r) {
+				t.Fatal("not restored by the first check")
 			}
 			began := time.Now()
 			damage()
-			n.waitWhole(r, states)
-			t.Logf("whole again after %v", time.Since(began))
+			n.waitInPlace(r, states)
+			t.Logf("restored after %v", time.Since(began))
 			body, err := get(n.pod, imds)
 			n.wantBody("agent sees "+podIP, body, err)
 		})
 	}
 }
 
-// whole tells whether address and rules are in place.
-func (n *network) whole(r *Redirect) bool {
+// inPlace reports whether address and rules are in place.
+func (n *network) inPlace(r *Redirect) bool {
 	n.t.Helper()
 	var present bool
 	n.in(n.node, func() (err error) { present, err = hasAddress(r.config.AgentIP); return err })
-	return present && diff(build(r.config, r.port, r.generation), n.ours(r)).empty()
+	return present && diff(build(r.config, r.port, r.generation), n.ruleset(r)).empty()
 }
 
-// waitWhole waits for the check after which all is in place; each state is one check.
-func (n *network) waitWhole(r *Redirect, states <-chan error) {
+// waitInPlace waits for the check after which the redirect is in place. Each state is one check.
+func (n *network) waitInPlace(r *Redirect, states <-chan error) {
 	n.t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(testTimeout)
 	for {
-		if n.whole(r) {
+		if n.inPlace(r) {
 			return
 		}
 		select {
@@ -145,13 +146,14 @@ func (n *network) waitWhole(r *Redirect, states <-chan error) {
 				n.t.Logf("state: %v", err)
 			}
 		case <-deadline:
-			n.t.Fatalf("not put back: %v", n.ours(r))
+			n.t.Fatalf("not restored: %v", n.ruleset(r))
 		}
 	}
 }
 
-// setDormant switches a table off, as `nft add table ip podid '{ flags dormant; }'` does. The library cannot,
-// so the batch is made by hand: begin, change the table, end.
+// setDormant switches a table off, as `nft add table ip podid '{ flags dormant; }'` does. The
+// library cannot do that, so this sends the messages itself: begin of a batch, change of the table,
+// end.
 func setDormant(table string) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -196,20 +198,20 @@ func TestGenerations(t *testing.T) {
 	body, err = get(n.pod, imds)
 	n.wantBody("newer sees "+podIP, body, err)
 	body, err = ask(open)
-	n.wantBody("older sees "+podIP, body, err) // what was open goes on
+	n.wantBody("older sees "+podIP, body, err) // open connections stay with the older agent
 
-	select { // the older one saw the change, and has nothing to complain of
+	select { // the older agent notices the change, which is no error
 	case err := <-states:
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(patience):
-		t.Fatal("the older agent did not look")
+	case <-time.After(testTimeout):
+		t.Fatal("the older agent did not check")
 	}
 	body, err = get(n.pod, imds)
 	n.wantBody("newer sees "+podIP, body, err)
 
-	leaveNewer() // an upgrade that fails: the older one takes over again
+	leaveNewer() // an upgrade that fails: the older agent takes over again
 	stopNewer()
 	n.ensure(older)
 	body, err = get(n.pod, imds)
@@ -217,7 +219,7 @@ func TestGenerations(t *testing.T) {
 
 	leave()
 	stopOlder()
-	n.refused(n.pod, "tcp4", imds)
+	n.wantRefused(n.pod, "tcp4", imds)
 }
 
 func TestStaysAfterRun(t *testing.T) {
@@ -226,18 +228,18 @@ func TestStaysAfterRun(t *testing.T) {
 	_, leave := n.run(r)
 	leave()
 	stopServing()
-	n.nothingLeaks(func() { n.refused(n.pod, "tcp4", imds) })
+	n.nothingLeaks(func() { n.wantRefused(n.pod, "tcp4", imds) })
 }
 
 func TestRemove(t *testing.T) {
 	n := veth(t)
 	r, _ := n.agent("agent", testConfig())
 	n.ensure(r)
-	for range 2 { // the second time nothing is there
+	for range 2 { // the second time they do not exist
 		n.in(n.node, func() error { return r.Remove(t.Context()) })
 	}
-	if have := n.ours(r); have != nil {
-		t.Errorf("the table is still there:\n%s", have)
+	if have := n.ruleset(r); have != nil {
+		t.Errorf("the table still exists:\n%s", have)
 	}
 	body, err := get(n.pod, imds)
 	n.wantBody("metadata service", body, err)
@@ -248,11 +250,11 @@ func TestNotAllowed(t *testing.T) {
 	r, _ := n.agent("agent", testConfig())
 	err := n.withoutCapabilities(func() error { return r.Ensure(t.Context()) })
 	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "needs the capability NET_ADMIN") {
-		t.Errorf("got %v, want the missing capability named", err)
+		t.Errorf("got %v, want an error that names the missing capability", err)
 	}
 }
 
-// TestRefusedByModule: with the capability, "not permitted" is the answer of a security module.
+// TestRefusedByModule: with the capability, EPERM comes from a security module.
 func TestRefusedByModule(t *testing.T) {
 	if err := explain(unix.EPERM); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "security module") {
 		t.Errorf("got %v", err)
@@ -265,16 +267,16 @@ func TestAddressTaken(t *testing.T) {
 	r, _ := n.agent("agent", testConfig())
 	err := n.node.Do(func() error { return r.Ensure(t.Context()) })
 	if err == nil || !strings.Contains(err.Error(), "choose another") {
-		t.Errorf("got %v, want the clash named", err)
+		t.Errorf("got %v, want an error that asks for another address", err)
 	}
-	n.nothingLeaks(func() { // the rules are there all the same
+	n.nothingLeaks(func() { // the rules are in place anyway
 		if body, err := get(n.pod, imds); body == "metadata service" {
-			t.Errorf("got through to the metadata service (%v)", err)
+			t.Errorf("the metadata service responded (%v)", err)
 		}
 	})
 }
 
-// tally counts what it is told.
+// tally counts the calls of its methods.
 type tally struct{ set, repaired int }
 
 func (c *tally) RedirectSet()      { c.set++ }
@@ -285,7 +287,7 @@ func TestCounts(t *testing.T) {
 	r, _ := n.agent("agent", testConfig())
 	got := &tally{}
 	r.CountTo(got)
-	for range 3 { // put in place, found in place twice
+	for range 3 { // put in place once, then found in place
 		n.ensure(r)
 	}
 	n.in(n.node, func() error { return deleteTable(DefaultTable) })
@@ -304,14 +306,14 @@ func TestListenTakesFreePort(t *testing.T) {
 	}
 }
 
-func TestWatchEnds(t *testing.T) {
+func TestSubscriptionStops(t *testing.T) {
 	n := veth(t)
-	var c *changes
-	n.in(n.node, func() (err error) { c, err = watch(DefaultTable); return err })
-	c.stop() // returns only when its readers have ended
+	var s *subscription
+	n.in(n.node, func() (err error) { s, err = subscribe(DefaultTable); return err })
+	s.stop() // returns after its readers
 	select {
-	case <-c.ended:
+	case <-s.ended:
 	default:
-		t.Error("stopped, yet not ended")
+		t.Error("stopped, but ended is not closed")
 	}
 }

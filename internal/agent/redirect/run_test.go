@@ -1,4 +1,4 @@
-// When the loop checks, with a clock of its own; and what announcements and comments are made of.
+// When the loop checks, with a fake clock, and how notifications and comments are parsed.
 
 package redirect
 
@@ -17,23 +17,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// world stands in for the kernel and for whoever listens to the loop's states.
+// world replaces the kernel, and records the loop's checks and states.
 type world struct {
-	began  time.Time
-	checks []time.Duration // when, since the loop began
-	states []error
-	result func(n int) (outcome, error) // of the nth check, from 1
-	seen   chan struct{}
-	deaf   error // why changes cannot be announced
-	live   int   // watches not stopped
+	began        time.Time
+	checks       []time.Duration // when, since the loop began
+	states       []error
+	result       func(n int) (outcome, error) // of the nth check, from 1
+	changed      chan struct{}
+	subscribeErr error
+	subscribed   int // subscriptions that are not stopped
 }
 
-// observe runs the loop for a time and returns.
+// observe runs the loop for the duration.
 func (w *world) observe(t *testing.T, interval, during time.Duration, meanwhile func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	w.began, w.seen = time.Now(), make(chan struct{}, 1)
+	w.began, w.changed = time.Now(), make(chan struct{}, 1)
 	l := loop{
 		interval: interval, log: logr.Discard(),
 		check: func(context.Context) (outcome, error) {
@@ -43,12 +43,12 @@ func (w *world) observe(t *testing.T, interval, during time.Duration, meanwhile 
 			}
 			return w.result(len(w.checks))
 		},
-		watch: func() (*changes, error) {
-			if w.deaf != nil {
-				return nil, w.deaf
+		subscribe: func() (*subscription, error) {
+			if w.subscribeErr != nil {
+				return nil, w.subscribeErr
 			}
-			w.live++
-			return &changes{seen: w.seen, ended: make(chan struct{}), stop: func() { w.live-- }}, nil
+			w.subscribed++
+			return &subscription{changed: w.changed, ended: make(chan struct{}), stop: func() { w.subscribed-- }}, nil
 		},
 		onState: func(err error) { w.states = append(w.states, err) },
 	}
@@ -60,8 +60,8 @@ func (w *world) observe(t *testing.T, interval, during time.Duration, meanwhile 
 	<-time.After(during)
 	cancel()
 	done.Wait()
-	if w.live != 0 {
-		t.Errorf("%d watches left behind", w.live)
+	if w.subscribed != 0 {
+		t.Errorf("%d subscriptions were not stopped", w.subscribed)
 	}
 }
 
@@ -86,7 +86,7 @@ func TestLoopInterval(t *testing.T) {
 func TestLoopChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{}
-		w.observe(t, time.Minute, 50*time.Second, func() { <-time.After(7 * time.Second); w.seen <- struct{}{} })
+		w.observe(t, time.Minute, 50*time.Second, func() { <-time.After(7 * time.Second); w.changed <- struct{}{} })
 		w.wantChecks(t, 0, 7*time.Second)
 	})
 }
@@ -95,14 +95,14 @@ func TestLoopNoise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // a change every millisecond for a second
 		w := &world{}
 		w.observe(t, time.Minute, time.Second, func() {
-			c := &changes{seen: w.seen}
+			s := &subscription{changed: w.changed}
 			for range 999 {
 				<-time.After(time.Millisecond)
-				c.tell()
+				s.notify()
 			}
 		})
-		if got, limit := len(w.checks), changeBurst+int(time.Second/changeGap); got > limit || got < changeBurst {
-			t.Errorf("%d checks, want %d to %d", got, changeBurst, limit)
+		if got, limit := len(w.checks), checkBurst+int(time.Second/minCheckInterval); got > limit || got < checkBurst {
+			t.Errorf("%d checks, want %d to %d", got, checkBurst, limit)
 		}
 	})
 }
@@ -132,13 +132,13 @@ func failed(states []error) (out []bool) {
 	return out
 }
 
-func TestLoopBackoffEnds(t *testing.T) {
+func TestLoopMaxBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{result: func(int) (outcome, error) { return outcome{}, errors.New("broken") }}
 		w.observe(t, time.Hour, 10*time.Minute, nil)
 		n := len(w.checks)
-		if gap := w.checks[n-1] - w.checks[n-2]; gap != lastRetry {
-			t.Errorf("the last attempts are %v apart, want %v", gap, lastRetry)
+		if gap := w.checks[n-1] - w.checks[n-2]; gap != maxBackoff {
+			t.Errorf("the last attempts are %v apart, want %v", gap, maxBackoff)
 		}
 	})
 }
@@ -151,23 +151,23 @@ func TestLoopSuperseded(t *testing.T) {
 	})
 }
 
-func TestLoopDeaf(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // without announcements the interval still holds
-		w := &world{deaf: errors.New("not permitted")}
+func TestLoopUnsubscribed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // without notifications it checks at the interval
+		w := &world{subscribeErr: errors.New("not permitted")}
 		w.observe(t, time.Minute, 150*time.Second, nil)
 		w.wantChecks(t, 0, time.Minute, 2*time.Minute)
 	})
 }
 
-func TestLoopQuietEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // an attempt that ctx cut short is not a state
+func TestLoopCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // a check that the end of ctx interrupted is not reported
 		ctx, cancel := context.WithCancel(t.Context())
 		states := 0
 		l := loop{
 			interval: time.Minute, log: logr.Discard(),
-			check:   func(context.Context) (outcome, error) { cancel(); return outcome{}, ctx.Err() },
-			watch:   func() (*changes, error) { return nil, errors.New("not permitted") },
-			onState: func(error) { states++ },
+			check:     func(context.Context) (outcome, error) { cancel(); return outcome{}, ctx.Err() },
+			subscribe: func() (*subscription, error) { return nil, errors.New("not permitted") },
+			onState:   func(error) { states++ },
 		}
 		l.run(ctx)
 		if states != 0 {
@@ -176,8 +176,8 @@ func TestLoopQuietEnd(t *testing.T) {
 	})
 }
 
-// announcement is an nftables message with one attribute.
-func announcement(subsystem, attribute uint16, value string) *syscall.NetlinkMessage {
+// notification returns an nftables message with one attribute.
+func notification(subsystem, attribute uint16, value string) *syscall.NetlinkMessage {
 	data := []byte{unix.NFPROTO_IPV4, 0, 0, 0}
 	data = binary.NativeEndian.AppendUint16(data, uint16(attributeHeader+len(value)))
 	data = binary.NativeEndian.AppendUint16(data, attribute)
@@ -192,10 +192,10 @@ func TestConcernsTable(t *testing.T) {
 		message *syscall.NetlinkMessage
 		want    bool
 	}{
-		{"ours", announcement(unix.NFNL_SUBSYS_NFTABLES, unix.NFTA_TABLE_NAME, "podid\x00"), true},
-		{"longer name", announcement(unix.NFNL_SUBSYS_NFTABLES, unix.NFTA_TABLE_NAME, "podid2\x00"), false},
-		{"another attribute", announcement(unix.NFNL_SUBSYS_NFTABLES, 7, "podid\x00"), false},
-		{"another subsystem", announcement(unix.NFNL_SUBSYS_CTNETLINK, unix.NFTA_TABLE_NAME, "podid\x00"), false},
+		{"the table", notification(unix.NFNL_SUBSYS_NFTABLES, unix.NFTA_TABLE_NAME, "podid\x00"), true},
+		{"longer name", notification(unix.NFNL_SUBSYS_NFTABLES, unix.NFTA_TABLE_NAME, "podid2\x00"), false},
+		{"another attribute", notification(unix.NFNL_SUBSYS_NFTABLES, 7, "podid\x00"), false},
+		{"another subsystem", notification(unix.NFNL_SUBSYS_CTNETLINK, unix.NFTA_TABLE_NAME, "podid\x00"), false},
 		{"empty", &syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.NFNL_SUBSYS_NFTABLES << 8}}, false},
 	} {
 		if got := concernsTable(tt.message, "podid"); got != tt.want {
@@ -205,7 +205,7 @@ func TestConcernsTable(t *testing.T) {
 }
 
 func FuzzConcernsTable(f *testing.F) {
-	f.Add(announcement(unix.NFNL_SUBSYS_NFTABLES, unix.NFTA_TABLE_NAME, "podid\x00").Data)
+	f.Add(notification(unix.NFNL_SUBSYS_NFTABLES, unix.NFTA_TABLE_NAME, "podid\x00").Data)
 	f.Add([]byte{2, 0, 0, 0, 5, 0, 9, 0, 1, 0, 0, 0, 10, 0, 1, 0, 'p', 'o', 'd', 'i', 'd', 0})
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		m := &syscall.NetlinkMessage{Data: data}
@@ -233,7 +233,7 @@ func FuzzCommentOf(f *testing.F) {
 	f.Add([]byte("\x00\x03hi\x00"))
 	f.Add([]byte("\x01\x02xx\x00\xff"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if g, handover, ok := parseComment(commentOf(data)); ok && g.comment(handover) == "" {
+		if g, secret, ok := parseComment(commentOf(data)); ok && g.comment(secret) == "" {
 			t.Error("a generation without a comment")
 		}
 	})
@@ -241,15 +241,15 @@ func FuzzCommentOf(f *testing.F) {
 
 func TestGenerationComment(t *testing.T) {
 	for _, g := range []generation{0, 1, 1 << 63} {
-		for _, word := range []string{"", "0123abc"} {
-			if got, handover, ok := parseComment(g.comment(word)); !ok || got != g || handover != word {
-				t.Errorf("%d, %q became %d, %q, %v", g, word, got, handover, ok)
+		for _, secret := range []string{"", "0123abc"} {
+			if got, read, ok := parseComment(g.comment(secret)); !ok || got != g || read != secret {
+				t.Errorf("%d, %q became %d, %q, %v", g, secret, got, read, ok)
 			}
 		}
 	}
 	for _, bad := range []string{"", "podid generation ", "podid generation -1", "podid generation x", "generation 1"} {
 		if g, _, ok := parseComment(bad); ok {
-			t.Errorf("%q is %d", bad, g)
+			t.Errorf("%q was parsed as %d", bad, g)
 		}
 	}
 	before, err := currentGeneration()

@@ -1,5 +1,5 @@
-// Rules as text, in the words of nft. The text is made from the very expressions that are sent to, or came
-// from, the kernel, so what is printed is what is run. diff compares by it.
+// Rules as text, in nft's syntax. The text is made from the expressions that are sent to the kernel
+// or read from it, so it shows what the kernel executes. diff compares rules by it.
 
 package redirect
 
@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// String prints the table as `nft list table` does, with counters shown without their values.
+// String returns the table as `nft list table` prints it, but without the values of counters.
 func (s ruleset) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table ip %s {\n", s.table)
@@ -31,7 +31,7 @@ func (s ruleset) String() string {
 	return b.String()
 }
 
-// head is the line about the chain's place; empty for one that is only gone to.
+// head returns the line with the chain's hook, or "" for a chain without one.
 func (c chain) head() string {
 	if c.hook == nil {
 		return ""
@@ -57,7 +57,7 @@ func hookName(h nftables.ChainHook) string {
 	}
 }
 
-// body is the chain's rules, a line each.
+// body returns the chain's rules, one on each line.
 func (c chain) body() string {
 	var b strings.Builder
 	for _, r := range c.rules {
@@ -73,29 +73,30 @@ func (r rule) String() string {
 	}
 	p.flush()
 	if r.comment != "" {
-		p.words = append(p.words, fmt.Sprintf("comment %q", r.comment))
+		p.terms = append(p.terms, fmt.Sprintf("comment %q", r.comment))
 	}
-	return strings.Join(p.words, " ")
+	return strings.Join(p.terms, " ")
 }
 
-// printer turns expressions into words. The kernel loads a value into a register and compares it in the
-// next step; the printer remembers what was loaded to name it.
+// printer turns expressions into text. One expression loads a value into a register, and a later
+// one compares it. The printer keeps the name of the loaded value for the comparison.
 type printer struct {
-	words    []string
-	loaded   string            // what the comparing register holds
-	protocol string            // a comparison of the protocol, held back: "tcp dport 80" implies it
-	constant map[uint32][]byte // what the other registers hold
+	terms    []string
+	loaded   string            // the name of the value in the register for comparisons
+	protocol string            // a comparison of the protocol, not printed yet: "tcp dport 80" implies it
+	constant map[uint32][]byte // the values of the other registers
 }
 
-func (p *printer) say(format string, args ...any) {
+// printf adds a term, after a pending comparison of the protocol.
+func (p *printer) printf(format string, args ...any) {
 	p.flush()
-	p.words = append(p.words, fmt.Sprintf(format, args...))
+	p.terms = append(p.terms, fmt.Sprintf(format, args...))
 }
 
-// flush says a protocol that nothing later implied.
+// flush adds a pending comparison of the protocol, which no later term implies.
 func (p *printer) flush() {
 	if p.protocol != "" {
-		p.words = append(p.words, "meta l4proto "+p.protocol)
+		p.terms = append(p.terms, "meta l4proto "+p.protocol)
 		p.protocol = ""
 	}
 }
@@ -114,15 +115,15 @@ func (p *printer) add(e expr.Any) {
 		}
 		p.constant[e.Register] = e.Data
 	case *expr.NAT:
-		p.say("%s", p.nat(e))
+		p.printf("%s", p.nat(e))
 	case *expr.Counter:
-		p.say("counter")
+		p.printf("counter")
 	case *expr.Reject:
-		p.say("reject with %s", rejectName(e))
+		p.printf("reject with %s", rejectName(e))
 	case *expr.Verdict:
-		p.say("%s", verdictName(e))
+		p.printf("%s", verdictName(e))
 	default:
-		p.say("unknown %T", e)
+		p.printf("unknown %T", e)
 	}
 }
 
@@ -167,15 +168,15 @@ func (p *printer) compare(e *expr.Cmp) {
 	}
 	switch e.Op {
 	case expr.CmpOpEq:
-		p.say("%s %s", p.loaded, value)
+		p.printf("%s %s", p.loaded, value)
 	case expr.CmpOpNeq:
-		p.say("%s != %s", p.loaded, value)
+		p.printf("%s != %s", p.loaded, value)
 	default:
-		p.say("%s op%d %s", p.loaded, e.Op, value)
+		p.printf("%s op%d %s", p.loaded, e.Op, value)
 	}
 }
 
-// value prints what the loaded thing is compared with.
+// value returns the text of what the loaded value is compared with.
 func (p *printer) value(data []byte) string {
 	switch {
 	case p.loaded == "iif" && len(data) == 4:
@@ -194,8 +195,8 @@ func (p *printer) value(data []byte) string {
 	}
 }
 
-// nat prints where a connection is sent. Registers for the end of a range are left out: kernels return
-// them filled in, with the register of its start.
+// nat returns the text of where a connection is sent. Registers for the end of a range are left out
+// if they equal those of its start, because kernels fill them in so.
 func (p *printer) nat(e *expr.NAT) string {
 	kind := "snat"
 	if e.Type == expr.NATTypeDestNAT {
@@ -223,7 +224,7 @@ func (p *printer) target(e *expr.NAT) (target, bool) {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip)), binary.BigEndian.Uint16(port)), true
 }
 
-// divertTarget finds where a rule sends what it matches.
+// divertTarget returns where a rule sends the packets that it matches, and whether it does.
 func divertTarget(exprs []expr.Any) (target, bool) {
 	p := printer{}
 	for _, e := range exprs {

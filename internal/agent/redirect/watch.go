@@ -1,4 +1,4 @@
-// Being told of changes: the kernel announces every change of nftables and of addresses to whoever asks.
+// Notifications of the kernel about changes of nftables and of addresses.
 
 package redirect
 
@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// changes tells that something of ours may have changed. It carries no detail: the check that follows reads
-// the state itself, so any number of announcements is one.
-type changes struct {
-	seen  chan struct{} // holds at most one
-	ended chan struct{} // closed when announcements no longer come
-	once  sync.Once
-	stop  func() // ends it and waits until it has ended
+// subscription receives a value when the table or an address may have changed. It has no detail and
+// merges notifications: the check that follows reads the state itself.
+type subscription struct {
+	changed chan struct{} // holds at most one
+	ended   chan struct{} // closed when no more notifications come
+	once    sync.Once
+	stop    func() // unsubscribes, and waits for the readers
 }
 
-// watch asks for announcements about the table and the node's IPv4 addresses.
-func watch(table string) (*changes, error) {
+// subscribe subscribes to changes of the table and of the node's IPv4 addresses.
+func subscribe(table string) (*subscription, error) {
 	rules, err := nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	if err != nil {
 		return nil, explain(fmt.Errorf("watch nftables: %w", err))
@@ -32,27 +32,27 @@ func watch(table string) (*changes, error) {
 		rules.Close()
 		return nil, explain(fmt.Errorf("watch addresses: %w", err))
 	}
-	c := &changes{seen: make(chan struct{}, 1), ended: make(chan struct{})}
+	s := &subscription{changed: make(chan struct{}, 1), ended: make(chan struct{})}
 	var readers sync.WaitGroup
-	readers.Go(func() { c.read(rules, func(m *syscall.NetlinkMessage) bool { return concernsTable(m, table) }) })
+	readers.Go(func() { s.read(rules, func(m *syscall.NetlinkMessage) bool { return concernsTable(m, table) }) })
 	readers.Go(func() {
-		c.read(addresses, func(m *syscall.NetlinkMessage) bool { return m.Header.Type == unix.RTM_DELADDR })
+		s.read(addresses, func(m *syscall.NetlinkMessage) bool { return m.Header.Type == unix.RTM_DELADDR })
 	})
-	c.stop = func() {
+	s.stop = func() {
 		rules.Close()
 		addresses.Close()
 		readers.Wait()
 	}
-	return c, nil
+	return s, nil
 }
 
-// read passes announcements on until the socket is closed or broken.
-func (c *changes) read(socket *nl.NetlinkSocket, concerns func(*syscall.NetlinkMessage) bool) {
-	defer c.once.Do(func() { close(c.ended) })
+// read reads notifications until the socket is closed or fails.
+func (s *subscription) read(socket *nl.NetlinkSocket, concerns func(*syscall.NetlinkMessage) bool) {
+	defer s.once.Do(func() { close(s.ended) })
 	for {
 		messages, _, err := socket.Receive()
-		if errors.Is(err, unix.ENOBUFS) { // more came than fits: some of it may have been ours
-			c.tell()
+		if errors.Is(err, unix.ENOBUFS) { // notifications were lost, maybe one about the table
+			s.notify()
 			continue
 		}
 		if err != nil {
@@ -60,29 +60,30 @@ func (c *changes) read(socket *nl.NetlinkSocket, concerns func(*syscall.NetlinkM
 		}
 		for i := range messages {
 			if concerns(&messages[i]) {
-				c.tell()
+				s.notify()
 				break
 			}
 		}
 	}
 }
 
-func (c *changes) tell() {
+func (s *subscription) notify() {
 	select {
-	case c.seen <- struct{}{}:
+	case s.changed <- struct{}{}:
 	default:
 	}
 }
 
-// Sizes of what precedes the attributes of an nftables message, and of an attribute's own head.
+// Sizes of the header before the attributes of an nftables message, and of an attribute's own
+// header.
 const (
 	nfgenHeader     = 4
 	attributeHeader = 4
 )
 
-// concernsTable tells whether an announcement is about the table. In every nftables message about a table,
-// chain, rule or set, attribute 1 is the table's name; a message about the ruleset as a whole has a number
-// there.
+// concernsTable reports whether a notification is about the table. In every nftables message about
+// a table, chain, rule or set, attribute 1 is the table's name. A message about the whole ruleset
+// has a number there.
 func concernsTable(m *syscall.NetlinkMessage, table string) bool {
 	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nfgenHeader {
 		return false

@@ -14,8 +14,9 @@ import (
 
 const wireServer = "168.63.129.16"
 
-// TestWireServerClosed is every way to the WireServer's ports: directly, over a connection from before the
-// redirect, and through a Service that has it as its endpoint. Its DNS and the node's own way stay open.
+// TestWireServerClosed: pods do not reach the WireServer's ports, neither directly, nor over a
+// connection from before the redirect, nor through a Service that has it as its endpoint. Its DNS
+// stays reachable, and the node reaches all of its ports.
 func TestWireServerClosed(t *testing.T) {
 	each(t, func(_ *testing.T, n *network) {
 		n.outside.Address(n.t, "lo", wireServer+"/32")
@@ -24,7 +25,7 @@ func TestWireServerClosed(t *testing.T) {
 		}
 		service := n.service("10.96.0.1", 80, wireServer)
 		body, err := get(n.pod, service)
-		n.wantBody("metadata service", body, err) // the outside machine's port 80: reachable without the redirect
+		n.wantBody("metadata service", body, err) // port 80 of the outside machine, reachable without the redirect
 		open, err := dial(n.pod, "tcp4", wireServer+":80")
 		if err != nil {
 			n.t.Fatal(err)
@@ -34,10 +35,10 @@ func TestWireServerClosed(t *testing.T) {
 		r, _ := n.agent("agent", testConfig())
 		n.ensure(r)
 		asked := n.asked.Load()
-		n.refused(n.pod, "tcp4", wireServer+":80")
-		n.refused(n.pod, "tcp4", wireServer+":32526")
+		n.wantRefused(n.pod, "tcp4", wireServer+":80")
+		n.wantRefused(n.pod, "tcp4", wireServer+":32526")
 		if body, err := ask(open); !errors.Is(err, syscall.ECONNRESET) {
-			n.t.Errorf("connection from before: got %q, %v, want a reset", body, err)
+			n.t.Errorf("connection from before the redirect: got %q, %v, want a reset", body, err)
 		}
 		// Behind a filtered bridge the pod gets no reset (the kernel sends it without undoing the nat).
 		_ = n.pod.Do(func() error {
@@ -58,7 +59,8 @@ func TestWireServerClosed(t *testing.T) {
 	})
 }
 
-// service makes the node translate an address to another, as kube-proxy does for a Service, and returns it.
+// service makes the node translate an address to another one, as kube-proxy does for a Service. It
+// returns the translated address with its port.
 func (n *network) service(from string, port uint16, to string) string {
 	n.t.Helper()
 	n.in(n.node, func() error {

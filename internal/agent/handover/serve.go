@@ -1,0 +1,185 @@
+// The older agent's side: it listens for newer agents and hands its listeners over.
+
+package handover
+
+import (
+	"context"
+	"crypto/hmac"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+// Open starts to listen for newer agents. Call it before they can read the secret, that is before
+// the rules are written.
+func (s *Session) Open() error {
+	server, err := net.ListenUnix("unixpacket", address(s.secret))
+	if err != nil {
+		return fmt.Errorf("listen for a newer agent: %w", err)
+	}
+	s.mu.Lock()
+	s.server = server
+	s.mu.Unlock()
+	return nil
+}
+
+// Run serves newer agents, one after the other, until ctx ends. While one is connected, the next
+// one waits. takeBack restores this agent's rules after a newer agent had them. Call Run after
+// Open.
+func (s *Session) Run(ctx context.Context, takeBack func(context.Context) error) {
+	s.mu.Lock()
+	server := s.server
+	s.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	for {
+		conn, err := server.AcceptUnix()
+		if err != nil {
+			if ctx.Err() == nil {
+				s.log.Error(err, "stopped listening for newer agents: requests fail for a moment during the next upgrade")
+			}
+			return
+		}
+		stopConn := context.AfterFunc(ctx, func() { _ = conn.Close() })
+		s.serve(ctx, conn, takeBack)
+		stopConn()
+		_ = conn.Close() // nothing more is expected of it
+	}
+}
+
+// serve handles the connection of one newer agent until it ends.
+func (s *Session) serve(ctx context.Context, conn *net.UnixConn, takeBack func(context.Context) error) {
+	given, err := s.handOver(conn)
+	if err != nil {
+		s.log.V(1).Info("rejected handover connection", "reason", err.Error())
+		return
+	}
+	s.log.Info("handed over to a newer agent that is starting", "listeners", len(given.listeners))
+	s.setState(Starting)
+	err = s.readMessages(ctx, conn, given, takeBack)
+	if ctx.Err() != nil {
+		return // this agent exits, and the newer one continues
+	}
+	given.resume()
+	s.setState(Alone)
+	if !errors.Is(err, errHandedBack) {
+		s.log.Info("lost the newer agent, taking over again")
+		if err := takeBack(ctx); err != nil {
+			s.log.Error(err, "cannot restore the redirect at once, retrying")
+		}
+	}
+}
+
+// handed is what was handed to a newer agent.
+type handed struct {
+	listeners []*listener
+	later     []*listener // those of listeners that accept here until the newer agent serves pods
+}
+
+func (h handed) resume() {
+	for _, l := range h.listeners {
+		l.resume()
+	}
+}
+
+// handOver authenticates the newer agent and sends it the listeners that it requests.
+func (s *Session) handOver(conn *net.UnixConn) (given handed, err error) {
+	if err := errors.Join(checkUser(conn, os.Geteuid()), conn.SetReadDeadline(time.Now().Add(messageTimeout))); err != nil {
+		return given, err
+	}
+	hello, sockets, err := receive(conn)
+	closeAll(sockets)
+	if err != nil {
+		return given, err
+	}
+	if !hmac.Equal([]byte(hello.Proof), []byte(proof(s.secret, roleNewer))) {
+		return given, errors.New("wrong proof: it does not know the secret")
+	}
+	found, open := s.find(hello.Listeners)
+	given.listeners = open
+	for i, spec := range found {
+		if spec.Later {
+			given.later = append(given.later, open[i])
+		} else {
+			open[i].pause()
+		}
+	}
+	err = withSockets(open, nil, func(fds []int) error {
+		return send(conn, message{Proof: proof(s.secret, roleOlder), Listeners: found}, fds...)
+	})
+	if err == nil {
+		err = conn.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		given.resume()
+	}
+	return given, err
+}
+
+// withSockets calls f with the file descriptors of the listeners, which stay valid until f returns.
+func withSockets(open []*listener, fds []int, f func([]int) error) error {
+	if len(open) == 0 {
+		return f(fds)
+	}
+	raw, err := open[0].SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) { inner = withSockets(open[1:], append(fds, int(fd)), f) })
+	return errors.Join(err, inner)
+}
+
+// errHandedBack reports that the newer agent disconnected after it had handed everything back.
+var errHandedBack = errors.New("the newer agent handed back and stopped")
+
+// readMessages handles the messages of a newer agent until it disconnects. It returns errHandedBack
+// or io.EOF.
+func (s *Session) readMessages(ctx context.Context, conn *net.UnixConn, given handed, takeBack func(context.Context) error) error {
+	back := false
+	for {
+		m, sockets, err := receive(conn)
+		closeAll(sockets)
+		switch {
+		case err != nil && back:
+			return errHandedBack
+		case err != nil:
+			return io.EOF // whatever the error, it is gone
+		}
+		switch m.State {
+		case stateServing:
+			for _, l := range given.later {
+				l.pause()
+			}
+			s.setState(Serving)
+			s.log.Info("the newer agent serves pods")
+		case stateLeaving:
+			if !s.mayTakeBack() {
+				_ = send(conn, message{State: stateLeaving}) // if it fails, the newer agent sees the end of the connection
+				continue
+			}
+			if err := takeBack(ctx); err != nil {
+				s.log.Error(err, "cannot take the redirect back from a newer agent that is stopping")
+				_ = send(conn, message{State: stateLeaving}) // as above
+				continue
+			}
+			given.resume()
+			s.setState(Alone)
+			s.log.Info("the newer agent is stopping, took over again")
+			back = true
+			if err := send(conn, message{State: stateServing}); err != nil {
+				return errHandedBack
+			}
+		}
+	}
+}
+
+// mayTakeBack reports whether this agent can serve again.
+func (s *Session) mayTakeBack() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.stopping
+}
