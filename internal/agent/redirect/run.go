@@ -18,7 +18,7 @@ const (
 	minCheckInterval = 100 * time.Millisecond
 	checkBurst       = 10
 
-	// A failed check is retried with exponential backoff, but at the interval at the latest.
+	// A failed check is retried with exponential backoff, or at the interval if that is shorter.
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 10 * time.Second
 
