@@ -69,8 +69,8 @@ func (s Source) String() string {
 // String returns the source of the origin as logs have it.
 func (o Origin) String() string { return o.Source().String() }
 
-// Why a caller is not known. All but ErrOutside may pass: the API server may not have reported a new
-// pod yet, or the end of the pod that had the address before.
+// Why a caller is not known. All but ErrOutside may pass: the API server may not have reported a
+// new pod yet, or the end of the pod that had the address before.
 var (
 	ErrUnknown   = errors.New("no live pod of this node has the address")
 	ErrNotBound  = errors.New("the API server has not reported the pod of the caller's control group yet, or its end")

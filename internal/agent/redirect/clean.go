@@ -45,8 +45,8 @@ func Clean(ctx context.Context, c Config, stopTimeout time.Duration, force bool)
 }
 
 // Guard adds the address and the rules, so that pods are refused until an agent serves. It does
-// nothing where an agent answers, which keeps them in place itself. It reports whether
-// no agent answered.
+// nothing where an agent answers, which keeps them in place itself. It reports whether no agent
+// answered.
 func Guard(ctx context.Context, c Config) (guarded bool, err error) {
 	anyAgent := c
 	anyAgent.AgentPort = 0 // as in Clean
