@@ -64,7 +64,7 @@ const (
 	saysPlaced   = "redirect put in place"
 	saysTakes    = "taking over from an older agent"
 	saysServes   = "the newer agent serves pods"
-	saysGoneBack = "took over again"
+	saysGoneBack = "lost the newer agent, taking over again"
 )
 
 // underLoad returns a node with a pod that sends requests without pause, and the agent that answers
