@@ -5,22 +5,25 @@
 // podid's sockets there, and passes them to the agent. The agent has no privilege; it serves pods
 // through the sockets. Connections to a listener whose agent has died wait until another one has
 // it, because the holder keeps the listener open.
+//
+//	namespaces.go   opens and closes sockets as the folder of namespaces changes
+//	agents.go       passes sockets to agents
+//	publish.go      publishes the listeners that an agent has
 package hook
 
 import (
 	"context"
 	"errors"
-	"fmt"
+	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
+	"github.com/podid-io/podid/internal/hook/generation"
 	"github.com/podid-io/podid/internal/hook/netns"
 	"github.com/podid-io/podid/internal/hook/protocol"
 )
@@ -35,7 +38,9 @@ type Programs interface {
 // Config is what a holder works with.
 type Config struct {
 	Programs Programs
-	// Folder is where the container runtime keeps network namespaces.
+	// Generation is this holder's place among those of the node.
+	Generation *generation.Lock
+	// Folder is where the container runtime keeps network namespaces. It may appear later.
 	Folder string
 	// Node is the cookie of the node's own network namespace, which is left alone.
 	Node uint64
@@ -49,25 +54,33 @@ type Config struct {
 type Holder struct {
 	config Config
 	log    logr.Logger
+	opens  chan struct{} // one for each attempt to open sockets that is under way
+	// The kernel and the clock, which tests replace.
+	openSockets func(path string, at netip.AddrPort) (*netns.Sockets, error)
+	openDiag    func(*netns.Sockets) (*os.File, error)
+	now         func() time.Time
 
 	mu         sync.Mutex
-	namespaces map[string]*namespace // by path
+	files      map[string]*file      // by path
+	namespaces map[uint64]*namespace // by cookie
 	agents     map[*agent]bool
+	listed     bool // the folder was listed
+	untried    int  // files that were not opened once
+	settled    bool // each file of the first listing was opened once
+	logged     map[string]time.Time
 }
 
-// namespace is one with sockets in it.
-type namespace struct {
-	path    string
-	sockets *netns.Sockets
-}
-
-func (n *namespace) message(kind protocol.Kind) protocol.Message {
-	return protocol.Message{Kind: kind, Namespace: filepath.Base(n.path), Cookie: n.sockets.Cookie, Address: n.sockets.Address}
-}
+// maxOpens bounds the attempts to open sockets that are under way: each occupies a thread.
+const maxOpens = 8
 
 // New returns a holder that has nothing yet.
 func New(config Config, log logr.Logger) *Holder {
-	return &Holder{config: config, log: log.WithName("holder"), namespaces: map[string]*namespace{}, agents: map[*agent]bool{}}
+	return &Holder{
+		config: config, log: log.WithName("holder"), opens: make(chan struct{}, maxOpens),
+		openSockets: netns.Open, openDiag: (*netns.Sockets).Diag, now: time.Now,
+		files: map[string]*file{}, namespaces: map[uint64]*namespace{}, agents: map[*agent]bool{},
+		logged: map[string]time.Time{},
+	}
 }
 
 // Run holds sockets and passes them on until ctx ends. Programs and published listeners stay: an
@@ -75,140 +88,89 @@ func New(config Config, log logr.Logger) *Holder {
 func (h *Holder) Run(ctx context.Context) error {
 	defer h.close()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return h.watch(ctx, group) })
-	group.Go(func() error { return h.accept(ctx, group) })
+	group.Go(func() error { h.watch(ctx, group); return nil })
+	group.Go(func() error { h.accept(ctx, group); return nil })
+	group.Go(func() error { h.reconcileLoop(ctx); return nil })
 	return group.Wait()
 }
 
-// close closes the holder's own sockets.
+// close closes the holder's own sockets, and lets another holder publish.
 func (h *Holder) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, n := range h.namespaces {
 		_ = n.sockets.Close()
 	}
+	if err := h.config.Generation.SetReady(false); err != nil {
+		h.log.Error(err, "cannot let another holder publish")
+	}
 }
 
-// watch opens and closes sockets as namespaces come and go.
-func (h *Holder) watch(ctx context.Context, group *errgroup.Group) error {
-	opening := map[string]context.CancelFunc{}
-	return netns.Watch(ctx, h.config.Folder, func(path string) {
-		ctx, cancel := context.WithCancel(ctx)
-		opening[path] = cancel
-		group.Go(func() error { h.open(ctx, path); return nil })
-	}, func(path string) {
-		opening[path]()
-		delete(opening, path)
-		h.remove(path)
-	})
-}
-
-// The pauses between attempts to enter a namespace that the runtime is still mounting.
+// The pauses between attempts to accept an agent.
 const (
-	firstPause = time.Millisecond
-	maxPause   = time.Second
+	firstAcceptPause = 5 * time.Millisecond
+	maxAcceptPause   = time.Second
 )
 
-// open opens the sockets in a namespace, and retries until ctx ends.
-func (h *Holder) open(ctx context.Context, path string) {
-	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		sockets, err := netns.Open(path, h.config.Listen)
-		if err == nil {
-			h.add(ctx, &namespace{path: path, sockets: sockets})
-			return
-		}
-		if pause == maxPause && !errors.Is(err, os.ErrNotExist) {
-			h.log.Error(err, "cannot open sockets in a network namespace, retrying", "remedy", remedy(err))
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-	}
-}
-
-func remedy(err error) string {
-	switch {
-	case errors.Is(err, unix.EINVAL):
-		return "none needed if the container runtime is still creating it; otherwise remove the file"
-	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
-		return "raise the limit of open files: podid needs three for each pod"
-	case errors.Is(err, unix.EADDRINUSE):
-		return "choose another port, which pods do not use"
-	}
-	return "none known"
-}
-
-// add stores a namespace, passes its sockets to the agents, and publishes its listener.
-func (h *Holder) add(ctx context.Context, n *namespace) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if ctx.Err() != nil || n.sockets.Cookie == h.config.Node || h.known(n.sockets.Cookie) {
-		_ = n.sockets.Close()
-		return
-	}
-	h.namespaces[n.path] = n
-	for a := range h.agents {
-		a.queue(item{namespace: n, kind: protocol.Appeared})
-	}
-}
-
-// known reports whether a namespace has sockets already, by another name. The caller must hold mu.
-func (h *Holder) known(cookie uint64) bool {
-	for _, n := range h.namespaces {
-		if n.sockets.Cookie == cookie {
-			return true
-		}
-	}
-	return false
-}
-
-// remove withdraws a namespace's listener and closes its sockets.
-func (h *Holder) remove(path string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	n := h.namespaces[path]
-	if n == nil {
-		return
-	}
-	delete(h.namespaces, path)
-	if err := h.config.Programs.Withdraw(n.sockets.Cookie); err != nil {
-		h.log.Error(err, "cannot withdraw the listener of a namespace that is gone", "namespace", path)
-	}
-	if err := n.sockets.Close(); err != nil {
-		h.log.Error(err, "cannot close sockets", "namespace", path)
-	}
-	for a := range h.agents {
-		a.queue(item{namespace: n, kind: protocol.Vanished})
-	}
-}
-
-// publish publishes a namespace's listener once an agent has it, unless the namespace has vanished.
-func (h *Holder) publish(n *namespace) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.namespaces[n.path] != n {
-		return nil
-	}
-	return h.config.Programs.Publish(n.sockets.Cookie, n.sockets.Address)
-}
-
 // accept serves agents until ctx ends.
-func (h *Holder) accept(ctx context.Context, group *errgroup.Group) error {
+func (h *Holder) accept(ctx context.Context, group *errgroup.Group) {
 	stop := context.AfterFunc(ctx, func() { _ = h.config.Agents.Close() })
 	defer stop()
+	pause := firstAcceptPause
 	for {
 		conn, err := h.config.Agents.Accept()
 		switch {
 		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, protocol.ErrPeer):
-			h.log.Error(err, "turned away a process that is no agent")
+			if err == nil {
+				_ = conn.Close()
+			}
+			return
+		case err == nil:
+			pause = firstAcceptPause
+			group.Go(func() error { h.serve(ctx, conn); return nil })
 			continue
-		case err != nil:
-			return fmt.Errorf("serve agents: %w", err)
+		case errors.Is(err, protocol.ErrPeer):
+			h.log.Error(err, "rejected a connection that is no agent's")
+		case errors.Is(err, net.ErrClosed):
+			h.log.Error(err, "stopped accepting agents")
+			return
+		default: // such as too many open files
+			h.complain(err, "cannot accept agents, retrying")
 		}
-		group.Go(func() error { h.serve(ctx, conn); return nil })
+		sleep(ctx, pause)
+		pause = min(2*pause, maxAcceptPause)
 	}
+}
+
+func sleep(ctx context.Context, pause time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(pause):
+	}
+}
+
+// The same error is logged once in an interval.
+const (
+	logInterval = time.Minute
+	maxLogged   = 100
+)
+
+// complain logs an error that is met again and again. The message is a constant.
+func (h *Holder) complain(err error, message string, keys ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.complainLocked(err, message, keys...)
+}
+
+// complainLocked is complain for callers that hold mu.
+func (h *Holder) complainLocked(err error, message string, keys ...any) {
+	text, now := message+err.Error(), h.now()
+	if at, known := h.logged[text]; known && now.Sub(at) < logInterval {
+		return
+	}
+	if len(h.logged) >= maxLogged {
+		clear(h.logged)
+	}
+	h.logged[text] = now
+	h.log.Error(err, message, keys...)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/inpod"
 	"github.com/podid-io/podid/internal/agent/podgroups"
 	"github.com/podid-io/podid/internal/hook"
+	"github.com/podid-io/podid/internal/hook/generation"
 	"github.com/podid-io/podid/internal/hook/hooktest"
 	"github.com/podid-io/podid/internal/hook/netns"
 	"github.com/podid-io/podid/internal/hook/program"
@@ -41,7 +42,7 @@ type world struct {
 	groupB     string
 	system     string
 	pins       string
-	socket     string
+	lock       string
 	programs   program.Config
 }
 
@@ -55,7 +56,7 @@ func newWorld(t *testing.T) *world {
 		groupA:   hooktest.Group(t, top, "kubepods", "besteffort", "pod"+uidA, "app"),
 		groupB:   hooktest.Group(t, top, "kubepods", "pod"+uidB, "app"),
 		system:   hooktest.Group(t, top, "system"),
-		socket:   filepath.Join(t.TempDir(), "holder.sock"),
+		lock:     filepath.Join(t.TempDir(), "lock"),
 	}
 	pods, err := program.GroupID(w.kubepods)
 	if err != nil {
@@ -99,28 +100,35 @@ func (w *world) running(f func(context.Context) error, after ...func()) *process
 	return p
 }
 
-// holder starts a holder.
-func (w *world) holder() (*process, *program.Hook) {
+// holder starts a holder, to which agents connect at a path.
+func (w *world) holder(socket string) (*process, *program.Hook) {
 	w.t.Helper()
 	programs, err := program.Attach(w.programs, w.kubepods, w.pins)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	agents, err := protocol.Listen(w.t.Context(), w.socket)
+	agents, err := protocol.Listen(w.t.Context(), socket)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	place, err := generation.Open(w.lock)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	h := hook.New(hook.Config{
-		Programs: programs, Folder: w.namespaces.Folder, Node: w.programs.Node,
+		Programs: programs, Generation: place, Folder: w.namespaces.Folder, Node: w.programs.Node,
 		Listen: netip.MustParseAddrPort("127.0.0.1:64579"), Agents: agents,
 	}, testr.New(w.t))
-	return w.running(h.Run, programs.Close), programs
+	return w.running(h.Run, programs.Close, func() { _ = place.Close() }), programs
 }
 
+// perNamespace is how many connections an agent has open in a namespace.
+const perNamespace = 64
+
 // agent starts an agent that answers with the caller's UID, and waits for its sockets.
-func (w *world) agent() *process {
+func (w *world) agent(socket string) *process {
 	w.t.Helper()
-	listener, index := inpod.New(w.socket, testr.New(w.t)), podgroups.New(w.kubepods)
+	listener, index := inpod.New(socket, perNamespace, testr.New(w.t)), podgroups.New(w.kubepods)
 	type caller struct{}
 	server := &http.Server{
 		ReadHeaderTimeout: time.Minute,
@@ -168,11 +176,11 @@ func (w *world) answers(in *testnet.Net, group, want string) {
 
 // TestPods: a pod's connection arrives at the agent, which learns from the kernel who it is.
 func TestPods(t *testing.T) {
-	w := newWorld(t)
+	w, socket := newWorld(t), filepath.Join(t.TempDir(), "holder.sock")
 	a := w.pod("pod-a")
-	w.holder()
+	w.holder(socket)
 	w.answers(a, w.groupA, refused) // no agent yet
-	w.agent()
+	w.agent(socket)
 	w.answers(a, w.groupA, uidA)
 	b := w.pod("pod-b")
 	w.answers(b, w.groupB, uidB)
@@ -192,15 +200,15 @@ func TestPods(t *testing.T) {
 
 // TestAgentReplaced: connections wait while the agent is away.
 func TestAgentReplaced(t *testing.T) {
-	w := newWorld(t)
+	w, socket := newWorld(t), filepath.Join(t.TempDir(), "holder.sock")
 	a := w.pod("pod-a")
-	w.holder()
-	agent := w.agent()
+	w.holder(socket)
+	agent := w.agent(socket)
 	w.answers(a, w.groupA, uidA)
 	agent.end()
 	got := make(chan string)
 	go func() { got <- hooktest.Client(t, a, w.groupA, "connect") }()
-	w.agent()
+	w.agent(socket)
 	if got := <-got; got != uidA {
 		t.Errorf("without an agent for a moment: %q, want %s", got, uidA)
 	}
@@ -208,14 +216,14 @@ func TestAgentReplaced(t *testing.T) {
 
 // TestHolderReplaced: pods are served while the holder is away, and by the next one's sockets.
 func TestHolderReplaced(t *testing.T) {
-	w := newWorld(t)
+	w, socket := newWorld(t), filepath.Join(t.TempDir(), "holder.sock")
 	a := w.pod("pod-a")
-	first, _ := w.holder()
-	w.agent()
+	first, _ := w.holder(socket)
+	w.agent(socket)
 	w.answers(a, w.groupA, uidA)
 	first.end()
 	w.answers(a, w.groupA, uidA)
-	_, programs := w.holder()
+	_, programs := w.holder(socket)
 	b := w.pod("pod-b")
 	w.answers(b, w.groupB, uidB)
 	w.answers(a, w.groupA, uidA)
@@ -228,4 +236,34 @@ func TestHolderReplaced(t *testing.T) {
 		t.Errorf("the listener of a namespace that is gone: %v", err)
 	}
 	w.answers(a, w.groupA, refused)
+}
+
+// TestRolled: while a newer holder and its agent take over, and if they end too early, no request of
+// a pod fails, also of one that starts meanwhile.
+func TestRolled(t *testing.T) {
+	w, folder := newWorld(t), t.TempDir()
+	older, newer := filepath.Join(folder, "older.sock"), filepath.Join(folder, "newer.sock")
+	a := w.pod("pod-a")
+	w.holder(older)
+	olderAgent := w.agent(older)
+	w.answers(a, w.groupA, uidA)
+
+	newerHolder, _ := w.holder(newer)
+	b := w.pod("pod-b") // no agent has the newer holder's sockets
+	w.answers(b, w.groupB, uidB)
+	newerAgent := w.agent(newer)
+	olderAgent.end()
+	for _, pod := range []struct {
+		in         *testnet.Net
+		group, uid string
+	}{{a, w.groupA, uidA}, {b, w.groupB, uidB}} {
+		if got := hooktest.Client(t, pod.in, pod.group, "connect"); got != pod.uid {
+			t.Errorf("without the older agent: %q, want %s", got, pod.uid)
+		}
+	}
+	w.agent(older)
+	newerHolder.end()
+	newerAgent.end()
+	w.answers(a, w.groupA, uidA) // the older publishes again
+	w.answers(b, w.groupB, uidB)
 }

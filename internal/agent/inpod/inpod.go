@@ -4,33 +4,24 @@ package inpod
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 
-	"github.com/podid-io/podid/internal/agent/sockdiag"
 	"github.com/podid-io/podid/internal/hook/protocol"
 )
-
-// Conn is a connection from a pod.
-type Conn struct {
-	net.Conn
-	// Group is the ID of the caller's control group, or 0 if the kernel knows no such socket: the
-	// caller is not in the pod's namespace, or has gone.
-	Group uint64
-}
 
 // Listener accepts connections in all pods' namespaces. It is a net.Listener whose connections are
 // *Conn.
 type Listener struct {
-	path string
-	log  logr.Logger
+	path         string
+	perNamespace int
+	log          logr.Logger
+	staleAfter   time.Duration
 
 	accepted chan *Conn
 	closed   chan struct{}
@@ -38,23 +29,23 @@ type Listener struct {
 	complete chan struct{}
 	once     sync.Once
 
-	mu       sync.Mutex
-	entrance map[uint64]*entrance // by the namespace's cookie
+	mu         sync.Mutex
+	connection int                    // how often the holder was connected to
+	entrances  map[uint64][]*entrance // by the namespace's cookie, the newest last
 }
 
-// entrance is the sockets in one namespace.
-type entrance struct {
-	name     string
-	listener net.Listener
-	diag     *sockdiag.Diag
-	accepts  chan struct{} // closed when accept has ended
-}
+// staleAfter is how long sockets that an earlier holder passed are served after the present one has
+// passed all of its own. It publishes them at once, or within a second if it fails at first.
+const staleAfter = 10 * time.Second
 
-// New returns a listener for a holder that listens at a path. It has no sockets before Run.
-func New(path string, log logr.Logger) *Listener {
+// New returns a listener for a holder that listens at a path. It has no sockets before Run. At most
+// perNamespace connections, which must be more than 0, are open in one namespace. Others wait in
+// the kernel's backlog, so that a pod cannot use up the agent's descriptors.
+func New(path string, perNamespace int, log logr.Logger) *Listener {
 	return &Listener{
-		path: path, log: log.WithName("inpod"), accepted: make(chan *Conn), closed: make(chan struct{}),
-		complete: make(chan struct{}), entrance: map[uint64]*entrance{},
+		path: path, perNamespace: perNamespace, log: log.WithName("inpod"), staleAfter: staleAfter,
+		accepted: make(chan *Conn), closed: make(chan struct{}),
+		complete: make(chan struct{}), entrances: map[uint64][]*entrance{},
 	}
 }
 
@@ -81,24 +72,26 @@ func (l *Listener) Close() error {
 func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unixpacket"} }
 
 // The pauses between attempts to connect to the holder. While it is away, pods are served on the
-// sockets that it passed before.
+// sockets that it passed before. They grow until a connection has brought all sockets: if one of
+// them cannot be used, all are passed again each time.
 const (
 	firstPause = 50 * time.Millisecond
-	maxPause   = 2 * time.Second
+	maxPause   = 10 * time.Second
 )
 
 // Run receives sockets until ctx ends, and connects again when the holder is replaced.
 func (l *Listener) Run(ctx context.Context) error {
 	defer l.end()
 	for pause := firstPause; ; {
-		err := l.receive(ctx)
+		complete, err := l.receive(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, errLost) {
+		if complete {
 			pause = firstPause
 		}
-		l.log.Info("no connection to the holder, retrying; pods that have started are served", "reason", err.Error())
+		l.log.Info("no connection to the holder, retrying; pods that have started are served",
+			"reason", err.Error(), "pause", pause)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -108,130 +101,100 @@ func (l *Listener) Run(ctx context.Context) error {
 	}
 }
 
-var errLost = errors.New("the holder has ended")
-
-// receive connects to the holder and handles its messages until it ends.
-func (l *Listener) receive(ctx context.Context) error {
+// receive connects to the holder and handles its messages until it ends. complete reports whether
+// it passed all sockets.
+func (l *Listener) receive(ctx context.Context) (complete bool, err error) {
 	conn, err := protocol.Dial(ctx, l.path)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	earlier := l.cookies()
+	l.mu.Lock()
+	l.connection++
+	l.mu.Unlock()
 	for {
 		m, files, err := conn.Receive()
 		if err != nil {
-			return fmt.Errorf("%w: %w", errLost, err)
+			return complete, fmt.Errorf("the holder has ended: %w", err)
 		}
 		switch m.Kind {
 		case protocol.Appeared:
-			delete(earlier, m.Cookie)
 			if err := l.add(m, files[0], files[1]); err != nil {
-				l.log.Error(err, "cannot serve a pod", "namespace", m.Namespace)
+				return complete, fmt.Errorf("serve namespace %s: %w", m.Namespace, err)
 			}
 		case protocol.Vanished:
 			l.remove(m.Cookie)
-		case protocol.Complete: // a new holder did not name what has vanished meanwhile
-			for cookie := range earlier {
-				l.remove(cookie)
-			}
+		case protocol.Complete:
+			complete = true
 			l.once.Do(func() { close(l.complete) })
+			dropping := l.dropStaleLater()
+			defer dropping.Stop() // the next connection decides
 		}
 	}
 }
 
-func (l *Listener) cookies() map[uint64]bool {
+// dropStaleLater ends, after a while, the entrances that the holder has not named since it was
+// connected to: the namespace has vanished, or other sockets have replaced them. Not at once,
+// because connections may still arrive there.
+func (l *Listener) dropStaleLater() *time.Timer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known := map[uint64]bool{}
-	for cookie := range l.entrance {
-		known[cookie] = true
-	}
-	return known
+	connection := l.connection
+	return time.AfterFunc(l.staleAfter, func() {
+		l.drop(func(e *entrance) bool { return e.named < connection })
+	})
 }
 
-// replacedAfter is how long the sockets of an earlier holder are served after the new one's came.
-// The new ones are published a moment later.
-const replacedAfter = 2 * time.Second
-
-// add serves a namespace. Files are closed.
+// add serves a namespace. The files are closed.
 func (l *Listener) add(m protocol.Message, listening, diag *os.File) error {
-	listener, err := net.FileListener(listening)
-	_ = listening.Close()
-	if err != nil {
-		_ = diag.Close()
-		return fmt.Errorf("use listener: %w", err)
-	}
-	asks, err := sockdiag.New(diag)
-	if err != nil {
-		_ = diag.Close()
-		_ = listener.Close()
-		return fmt.Errorf("use sock_diag: %w", err)
-	}
-	e := &entrance{name: m.Namespace, listener: listener, diag: asks, accepts: make(chan struct{})}
 	l.mu.Lock()
-	before := l.entrance[m.Cookie]
-	l.entrance[m.Cookie] = e
-	l.mu.Unlock()
-	if before != nil {
-		time.AfterFunc(replacedAfter, before.end)
+	defer l.mu.Unlock()
+	e, err := newEntrance(m, listening, diag, l.perNamespace)
+	if err != nil {
+		return err
 	}
+	e.named = l.connection
+	for _, known := range l.entrances[m.Cookie] {
+		if known.socket == e.socket { // passed again by the same holder
+			known.named = l.connection
+			_, _ = e.listener.Close(), e.diag.Close()
+			return nil
+		}
+	}
+	l.entrances[m.Cookie] = append(l.entrances[m.Cookie], e)
 	go l.accept(e)
 	return nil
 }
 
 func (l *Listener) remove(cookie uint64) {
-	l.mu.Lock()
-	e := l.entrance[cookie]
-	delete(l.entrance, cookie)
-	l.mu.Unlock()
-	if e != nil {
-		e.end()
-	}
-}
-
-// end closes the sockets and waits until they are not in use.
-func (e *entrance) end() {
-	_ = e.listener.Close()
-	<-e.accepts
-	_ = e.diag.Close()
+	l.drop(func(e *entrance) bool { return e.cookie == cookie })
 }
 
 func (l *Listener) end() {
-	for cookie := range l.cookies() {
-		l.remove(cookie)
-	}
+	l.drop(func(*entrance) bool { return true })
 }
 
-// accept accepts the connections in one namespace.
-func (l *Listener) accept(e *entrance) {
-	defer close(e.accepts)
-	for {
-		c, err := e.listener.Accept()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				l.log.Error(err, "cannot accept a pod's connections", "namespace", e.name)
+// drop ends some entrances.
+func (l *Listener) drop(which func(*entrance) bool) {
+	var dropped []*entrance
+	l.mu.Lock()
+	for cookie, all := range l.entrances {
+		var kept []*entrance
+		for _, e := range all {
+			if which(e) {
+				dropped = append(dropped, e)
+			} else {
+				kept = append(kept, e)
 			}
-			return
 		}
-		group, err := e.diag.Group(address(c.RemoteAddr()), address(c.LocalAddr()))
-		if err != nil {
-			l.log.V(1).Info("a caller is unknown to the kernel", "namespace", e.name, "reason", err.Error())
-		}
-		select {
-		case l.accepted <- &Conn{Conn: c, Group: group}:
-		case <-l.closed:
-			_ = c.Close()
-			return
+		if l.entrances[cookie] = kept; kept == nil {
+			delete(l.entrances, cookie)
 		}
 	}
-}
-
-func address(a net.Addr) netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		return tcp.AddrPort()
+	l.mu.Unlock()
+	for _, e := range dropped {
+		e.end()
 	}
-	return netip.AddrPort{}
 }

@@ -24,10 +24,47 @@ type Sockets struct {
 	Address netip.AddrPort
 	// Listener accepts the pod's connections. It cannot be reached from outside of the namespace.
 	Listener *os.File
+	// Info is the namespace's for os.SameFile. Its inode number cannot be another namespace's while
+	// the sockets keep this one alive.
+	Info os.FileInfo
+
+	// namespace is the namespace itself. What is opened later is opened through it: the file at the
+	// path may be another namespace by then, or none.
+	namespace *os.File
 }
 
 // Close closes the sockets.
-func (s *Sockets) Close() error { return s.Listener.Close() }
+func (s *Sockets) Close() error { return errors.Join(s.Listener.Close(), s.namespace.Close()) }
+
+// Copy returns descriptors of the same sockets that are closed on their own.
+func (s *Sockets) Copy() (*Sockets, error) {
+	listener, err := duplicate(s.Listener)
+	if err != nil {
+		return nil, err
+	}
+	namespace, err := duplicate(s.namespace)
+	if err != nil {
+		_ = listener.Close()
+		return nil, err
+	}
+	return &Sockets{Cookie: s.Cookie, Address: s.Address, Listener: listener, Info: s.Info, namespace: namespace}, nil
+}
+
+// Diag opens a netlink socket in the namespace that knows the namespace's sockets
+// (NETLINK_SOCK_DIAG). Two readers of one would get each other's answers.
+func (s *Sockets) Diag() (diag *os.File, err error) {
+	err = onOwnThread(func() (err error) {
+		if err := enter(s.namespace); err != nil {
+			return err
+		}
+		diag, err = diagHere(s.namespace.Name())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return diag, nil
+}
 
 const (
 	// backlog is how many connections wait while no process accepts.
@@ -39,74 +76,94 @@ const (
 // Open opens sockets in a network namespace, given its file, with the listener at the address or
 // one of the next ports. It works before the namespace's lo is up.
 func Open(path string, at netip.AddrPort) (s *Sockets, err error) {
-	err = within(path, func() (err error) {
-		s, err = openHere(path, at)
+	namespace, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	err = onOwnThread(func() (err error) {
+		if err := enter(namespace); err != nil {
+			return err
+		}
+		s, err = openHere(namespace, at)
 		return err
 	})
 	if err != nil {
+		_ = namespace.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// OpenDiag opens a netlink socket in a namespace that knows the namespace's sockets
-// (NETLINK_SOCK_DIAG). Two readers of one would get each other's answers.
-func OpenDiag(path string) (diag *os.File, err error) {
-	err = within(path, func() (err error) {
-		diag, err = diagHere(path)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return diag, nil
-}
-
-// within runs f in a network namespace, on a thread that ends afterward: no other goroutine ever
-// runs on it.
-func within(path string, f func() error) error {
+// onOwnThread runs f on a thread that ends afterward: no other goroutine ever runs on it, so f may
+// enter a network namespace.
+func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 		if unix.Gettid() == os.Getpid() {
 			// The main thread would not end, and represents the process in /proc: take another one.
-			done <- within(path, f)
+			done <- onOwnThread(f)
 			runtime.UnlockOSThread()
 			return
 		}
-		done <- enter(path, f)
+		done <- f()
 	}()
 	return <-done
 }
 
-func enter(path string, f func() error) error {
-	namespace, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
+// enter moves this thread to a network namespace.
+func enter(namespace *os.File) error {
+	err := control(namespace, func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) })
+	if err == nil {
+		return nil
 	}
-	defer func() { _ = namespace.Close() }()
-	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-		err = fmt.Errorf("enter network namespace %s: %w", path, err)
-		if errors.Is(err, unix.EPERM) {
-			err = fmt.Errorf("%w: it needs CAP_SYS_ADMIN", err)
-		}
-		return err
+	err = fmt.Errorf("enter network namespace %s: %w", namespace.Name(), err)
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w: it needs CAP_SYS_ADMIN", err)
 	}
-	return f()
+	return err
 }
 
-// openHere opens the sockets in the namespace of this thread.
-func openHere(path string, at netip.AddrPort) (*Sockets, error) {
+// duplicate returns another descriptor of a file.
+func duplicate(file *os.File) (*os.File, error) {
+	var fd int
+	err := control(file, func(original int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(original), unix.F_DUPFD_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("duplicate a descriptor of network namespace %s: %w", file.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), file.Name()), nil
+}
+
+// control runs f with a file's descriptor, which stays open meanwhile even if the file is closed.
+func control(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	controlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) })
+	return errors.Join(controlErr, err)
+}
+
+// openHere opens the sockets in a namespace, which is this thread's.
+func openHere(namespace *os.File, at netip.AddrPort) (*Sockets, error) {
+	path := namespace.Name()
+	info, err := namespace.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("identify network namespace: %w", err)
+	}
 	listener, address, err := listenHere(path, at)
 	if err != nil {
 		return nil, fmt.Errorf("listen in network namespace %s: %w", path, err)
 	}
-	s := &Sockets{Listener: listener, Address: address}
-	if s.Cookie, err = cookieOf(listener); err != nil {
+	cookie, err := CookieOf(listener)
+	if err != nil {
 		_ = listener.Close()
 		return nil, err
 	}
-	return s, nil
+	return &Sockets{Cookie: cookie, Address: address, Listener: listener, Info: info, namespace: namespace}, nil
 }
 
 func listenHere(path string, at netip.AddrPort) (*os.File, netip.AddrPort, error) {
@@ -163,17 +220,16 @@ func Cookie() (uint64, error) {
 	}
 	socket := os.NewFile(uintptr(fd), "network namespace")
 	defer func() { _ = socket.Close() }()
-	return cookieOf(socket)
+	return CookieOf(socket)
 }
 
-// cookieOf returns the cookie of a socket's namespace (SO_NETNS_COOKIE, Linux 5.14).
-func cookieOf(socket *os.File) (cookie uint64, err error) {
-	raw, err := socket.SyscallConn()
+// CookieOf returns the cookie of a socket's namespace (SO_NETNS_COOKIE, Linux 5.14).
+func CookieOf(socket *os.File) (cookie uint64, err error) {
+	err = control(socket, func(fd int) (err error) {
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		return err
+	})
 	if err != nil {
-		return 0, fmt.Errorf("read network namespace cookie: %w", err)
-	}
-	controlErr := raw.Control(func(fd uintptr) { cookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE) })
-	if err = errors.Join(controlErr, err); err != nil {
 		return 0, fmt.Errorf("read network namespace cookie (needs Linux 5.14): %w", err)
 	}
 	return cookie, nil

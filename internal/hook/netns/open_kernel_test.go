@@ -54,11 +54,49 @@ func TestOpen(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	diag, err := OpenDiag(path)
+}
+
+// TestDiag: the sock_diag socket is of the listener's namespace, also when its file is unmounted,
+// removed, or leads to another namespace.
+func TestDiag(t *testing.T) {
+	testnet.Require(t)
+	namespaces, pod := hooktest.NewNamespaces(t), testnet.New(t)
+	namespaces.Add("pod", pod)
+	path := filepath.Join(namespaces.Folder, "pod")
+	original, err := Open(path, address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = diag.Close()
+	s, err := original.Copy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if err := original.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantHere := func(when string) {
+		t.Helper()
+		diag, err := s.Diag()
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		defer func() { _ = diag.Close() }()
+		if cookie, err := CookieOf(diag); err != nil || cookie != s.Cookie {
+			t.Errorf("%s: cookie %d, want %d, %v", when, cookie, s.Cookie, err)
+		}
+	}
+	wantHere("present")
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	wantHere("unmounted")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	wantHere("removed")
+	namespaces.Add("pod", testnet.New(t))
+	wantHere("replaced")
 }
 
 // TestLoDown: the sockets are there before the network plugin has set up anything.
@@ -94,8 +132,13 @@ func TestThreads(t *testing.T) {
 	testnet.Require(t)
 	namespaces, pod := hooktest.NewNamespaces(t), testnet.New(t)
 	namespaces.Add("pod", pod)
+	s, err := Open(filepath.Join(namespaces.Folder, "pod"), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
 	for range 100 {
-		diag, err := OpenDiag(filepath.Join(namespaces.Folder, "pod"))
+		diag, err := s.Diag()
 		if err != nil {
 			t.Fatal(err)
 		}

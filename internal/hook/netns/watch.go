@@ -4,67 +4,150 @@ package netns
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
-	"strings"
+	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 )
 
-// Watch calls appeared for each file in a folder, now and whenever one is added, and vanished when
-// one is removed, until ctx ends. Container runtimes keep pods' network namespaces in such a folder
-// (containerd and CRI-O: /run/netns). It returns an error if the folder cannot be watched, or is
-// gone.
-//
-// A runtime creates the file before it mounts the namespace on it, so Open may fail at first.
-func Watch(ctx context.Context, folder string, appeared, vanished func(path string)) error {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return fmt.Errorf("watch network namespaces: %w", os.NewSyscallError("inotify_init1", err))
+// Watch watches a folder in which a container runtime keeps pods' network namespaces (containerd
+// and CRI-O: /run/netns). A runtime creates the file before it mounts the namespace on it, so Open
+// may fail at first.
+type Watch struct {
+	Folder string
+	// Appeared is called for each file, now and whenever one is added. It is called again for files
+	// that are still there whenever the folder is listed: one may have been replaced unnoticed.
+	Appeared func(path string)
+	// Vanished is called for each file that is removed.
+	Vanished func(path string)
+	// Listed is called after each listing of the folder. A folder that does not exist is empty.
+	Listed func()
+	// Failed is called when the folder cannot be watched or listed. Run goes on.
+	Failed func(error)
+
+	present map[string]bool // by name
+	events  func(folder string) (*fsnotify.Watcher, error)
+}
+
+// The intervals between listings of the folder.
+const (
+	// eventsInterval is for a folder with events. The kernel does not report everything, such as a
+	// file system that is mounted on the folder.
+	eventsInterval = time.Minute
+	// pollInterval is for a folder without events, because it does not exist yet or the limits of
+	// inotify are used up. They are counted per user, so a pod that runs as the same user can use
+	// them up. A listing of 250 files takes less than a millisecond.
+	pollInterval = 200 * time.Millisecond
+)
+
+// Run watches until ctx ends. It ends earlier for no error: it lists the folder at intervals until
+// it can be watched.
+func (w *Watch) Run(ctx context.Context) {
+	w.present = map[string]bool{}
+	if w.events == nil {
+		w.events = events
 	}
-	events := os.NewFile(uintptr(fd), "inotify")
-	defer func() { _ = events.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = events.Close() })
-	defer stop()
-	const what = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_DELETE_SELF | unix.IN_ONLYDIR
-	if _, err := unix.InotifyAddWatch(fd, folder, what); err != nil {
-		return fmt.Errorf("watch network namespaces in %s: %w", folder, err)
-	}
-	w := &watcher{folder: folder, present: map[string]bool{}, appeared: appeared, vanished: vanished}
-	if err := w.scan(); err != nil {
-		return err
-	}
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := events.Read(buffer)
-		if ctx.Err() != nil {
-			return nil
-		}
+	for ctx.Err() == nil {
+		watcher, err := w.events(w.Folder)
 		if err != nil {
-			return fmt.Errorf("watch network namespaces in %s: %w", folder, err)
+			w.Failed(err)
+			w.list()
+			sleep(ctx, pollInterval)
+			continue
 		}
-		if err := w.handle(buffer[:n]); err != nil {
-			return err
+		err = w.follow(ctx, watcher)
+		_ = watcher.Close()
+		if err != nil {
+			w.Failed(err)
+			sleep(ctx, pollInterval)
 		}
 	}
 }
 
-// watcher knows the files that are there.
-type watcher struct {
-	folder             string
-	present            map[string]bool // by name
-	appeared, vanished func(path string)
+// events starts to watch a folder.
+func events(folder string) (*fsnotify.Watcher, error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch network namespaces: %w", explain(err))
+	}
+	if err := watcher.Add(folder); err != nil {
+		_ = watcher.Close()
+		return nil, fmt.Errorf("watch network namespaces in %s: %w", folder, explain(err))
+	}
+	return watcher, nil
 }
 
-// scan compares what is known with the folder.
-func (w *watcher) scan() error {
-	entries, err := os.ReadDir(w.folder)
-	if err != nil {
-		return fmt.Errorf("list network namespaces: %w", err)
+// explain adds a remedy to an error of inotify.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return fmt.Errorf("%w (raise fs.inotify.max_user_watches)", err)
+	case errors.Is(err, unix.EMFILE):
+		return fmt.Errorf("%w (raise fs.inotify.max_user_instances or the limit of open files)", err)
+	}
+	return err
+}
+
+func sleep(ctx context.Context, interval time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(interval):
+	}
+}
+
+var errFolderGone = errors.New("the folder was removed")
+
+// follow lists the folder and applies its events until ctx ends or the folder is gone.
+func (w *Watch) follow(ctx context.Context, watcher *fsnotify.Watcher) error {
+	w.list()
+	again := time.NewTicker(eventsInterval)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-watcher.Events:
+			if filepath.Clean(e.Name) == filepath.Clean(w.Folder) && e.Has(fsnotify.Remove|fsnotify.Rename) {
+				return fmt.Errorf("watch network namespaces in %s: %w", w.Folder, errFolderGone)
+			}
+			w.apply(e)
+		case err := <-watcher.Errors:
+			if !errors.Is(err, fsnotify.ErrEventOverflow) {
+				return fmt.Errorf("watch network namespaces in %s: %w", w.Folder, err)
+			}
+			w.list() // events were lost
+		case <-again.C:
+			w.list()
+			if len(watcher.WatchList()) == 0 { // unmounted
+				return fmt.Errorf("watch network namespaces in %s: %w", w.Folder, errFolderGone)
+			}
+		}
+	}
+}
+
+// apply handles one event.
+func (w *Watch) apply(e fsnotify.Event) {
+	name := filepath.Base(e.Name)
+	switch {
+	case e.Has(fsnotify.Remove | fsnotify.Rename):
+		w.remove(name)
+	case e.Has(fsnotify.Create):
+		w.add(name)
+	}
+}
+
+// list compares what is known with the folder.
+func (w *Watch) list() {
+	entries, err := os.ReadDir(w.Folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.Failed(fmt.Errorf("list network namespaces: %w", err))
+		return
 	}
 	gone := maps.Clone(w.present)
 	for _, e := range entries {
@@ -74,44 +157,17 @@ func (w *watcher) scan() error {
 	for name := range gone {
 		w.remove(name)
 	}
-	return nil
+	w.Listed()
 }
 
-func (w *watcher) add(name string) {
-	if !w.present[name] {
-		w.present[name] = true
-		w.appeared(filepath.Join(w.folder, name))
-	}
+func (w *Watch) add(name string) {
+	w.present[name] = true
+	w.Appeared(filepath.Join(w.Folder, name))
 }
 
-func (w *watcher) remove(name string) {
+func (w *Watch) remove(name string) {
 	if w.present[name] {
 		delete(w.present, name)
-		w.vanished(filepath.Join(w.folder, name))
+		w.Vanished(filepath.Join(w.Folder, name))
 	}
-}
-
-var errFolderGone = errors.New("the folder was removed")
-
-// handle applies the events that the kernel wrote to a buffer (inotify(7)).
-func (w *watcher) handle(events []byte) error {
-	for len(events) >= unix.SizeofInotifyEvent {
-		mask := binary.NativeEndian.Uint32(events[4:])
-		end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[12:]))
-		name := strings.TrimRight(string(events[unix.SizeofInotifyEvent:end]), "\x00")
-		events = events[end:]
-		switch {
-		case mask&unix.IN_Q_OVERFLOW != 0:
-			if err := w.scan(); err != nil {
-				return err
-			}
-		case mask&(unix.IN_DELETE_SELF|unix.IN_IGNORED) != 0:
-			return fmt.Errorf("watch network namespaces in %s: %w", w.folder, errFolderGone)
-		case mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0:
-			w.remove(name)
-		default:
-			w.add(name)
-		}
-	}
-	return nil
 }

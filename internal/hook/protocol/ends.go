@@ -30,6 +30,8 @@ func Listen(ctx context.Context, path string, users ...uint32) (*Listener, error
 	if err != nil {
 		return nil, fmt.Errorf("listen for agents: %w", err)
 	}
+	// The socket at the path may be a newer holder's by the time that this one ends.
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o666); err != nil { // the users of connections are checked
 		_ = l.Close()
 		return nil, fmt.Errorf("let agents connect: %w", err)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,7 +50,11 @@ type Conn struct{ unix *net.UnixConn }
 // Close ends the connection.
 func (c *Conn) Close() error { return c.unix.Close() }
 
-// Send sends a message with descriptors. The caller still has to close its own.
+// sendTimeout bounds the wait for an agent that does not receive. Messages take microseconds.
+const sendTimeout = 10 * time.Second
+
+// Send sends a message with descriptors. The caller still has to close its own. An agent that does
+// not receive for a while is an error.
 func (c *Conn) Send(m Message, files ...*os.File) error {
 	line, err := json.Marshal(m)
 	if err != nil {
@@ -63,11 +68,18 @@ func (c *Conn) Send(m Message, files ...*os.File) error {
 		}
 		rights = unix.UnixRights(descriptors...)
 	}
+	if err := c.unix.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
+		return fmt.Errorf("send %s of namespace %s: %w", m.Kind, m.Namespace, err)
+	}
 	if _, _, err := c.unix.WriteMsgUnix(line, rights, nil); err != nil {
 		return fmt.Errorf("send %s of namespace %s: %w", m.Kind, m.Namespace, err)
 	}
 	return nil
 }
+
+// WaitEnd waits until the other end has closed the connection or sends something, which an agent
+// never does. What it sends is not looked at.
+func (c *Conn) WaitEnd() { _, _ = c.unix.Read(make([]byte, 1)) }
 
 // ErrDescriptors means that this process may not have more descriptors.
 var ErrDescriptors = errors.New("sockets were lost because this process has as many files open as it may: raise the limit (ulimit -n)")

@@ -144,3 +144,36 @@ func canceled(t *testing.T) context.Context {
 	cancel()
 	return ctx
 }
+
+// TestTwoHolders: a holder that ends leaves the socket of a newer one where agents find it.
+func TestTwoHolders(t *testing.T) {
+	path, me := filepath.Join(t.TempDir(), "holder.sock"), uint32(os.Getuid())
+	older, err := Listen(t.Context(), path, me)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer, err := Listen(t.Context(), path, me)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = newer.Close() }()
+	if err := older.Close(); err != nil {
+		t.Fatal(err)
+	}
+	agent, err := dial(t.Context(), path, me)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = agent.Close()
+}
+
+// TestWaitEnd: the end of an agent is noticed, and an agent that sends has ended.
+func TestWaitEnd(t *testing.T) {
+	holder, agent := connected(t)
+	if err := agent.Send(Message{Kind: Complete}); err != nil {
+		t.Fatal(err)
+	}
+	holder.WaitEnd()
+	_ = agent.Close()
+	holder.WaitEnd()
+}
