@@ -121,7 +121,9 @@ func (r *rig) holder() *node {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	h := New(Config{Programs: r.endpoints, Generation: place, Folder: r.namespaces.Folder, Listen: listen, Agents: agents}, testr.New(r.t))
+	h := New(Config{
+		Programs: r.endpoints, Generation: place, Folder: r.namespaces.Folder, Listen: listen, Agents: agents,
+	}, testr.New(r.t))
 	h.now = func() time.Time { return r.clock }
 	return &node{Holder: h, r: r, socket: socket, run: func() func() {
 		ctx, cancel := context.WithCancel(r.t.Context())
@@ -145,7 +147,7 @@ type client struct {
 	conn *protocol.Conn
 }
 
-func (n *node) agent() *client {
+func (n *node) dial() *client {
 	n.r.t.Helper()
 	conn, err := protocol.Dial(n.r.t.Context(), n.socket)
 	if err != nil {
@@ -155,9 +157,15 @@ func (n *node) agent() *client {
 	return &client{n.r.t, conn}
 }
 
+var signs = map[protocol.Kind]string{
+	protocol.Appeared: "+", protocol.Vanished: "-", protocol.Complete: "complete",
+}
+
 // want receives messages, in this order: "+name", "-name" and "complete".
 func (c *client) want(want ...string) {
 	c.t.Helper()
+	late := time.AfterFunc(20*time.Second, func() { _ = c.conn.Close() })
+	defer late.Stop()
 	for _, w := range want {
 		m, files, err := c.conn.Receive()
 		if err != nil {
@@ -166,8 +174,7 @@ func (c *client) want(want ...string) {
 		for _, f := range files {
 			_ = f.Close()
 		}
-		got := map[protocol.Kind]string{protocol.Appeared: "+", protocol.Vanished: "-", protocol.Complete: "complete"}[m.Kind] + m.Namespace
-		if got != w {
+		if got := signs[m.Kind] + m.Namespace; got != w {
 			c.t.Fatalf("received %s, want %s", got, w)
 		}
 	}
@@ -190,9 +197,8 @@ func (n *node) after(d time.Duration) {
 // eventually waits for a condition.
 func (r *rig) eventually(what string, condition func() bool) {
 	r.t.Helper()
-	err := wait.PollUntilContextTimeout(r.t.Context(), time.Millisecond, 20*time.Second, true, func(context.Context) (bool, error) {
-		return condition(), nil
-	})
+	check := func(context.Context) (bool, error) { return condition(), nil }
+	err := wait.PollUntilContextTimeout(r.t.Context(), time.Millisecond, 20*time.Second, true, check)
 	if err != nil {
 		r.t.Errorf("%s: %v; published: %v", what, err, r.endpoints.all())
 	}
@@ -229,15 +235,15 @@ func TestComplete(t *testing.T) {
 		return netns.Open(path, at)
 	}
 	h.run()
-	agent := h.agent()
+	agent := h.dial()
 	r.eventually("the agent is connected", func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		return len(h.Holder.agents) == 1 && h.listed
+		return len(h.agents) == 1 && h.listed
 	})
 	close(gate)
 	agent.want("+pod-a", "complete")
-	h.agent().want("+pod-a", "complete")
+	h.dial().want("+pod-a", "complete")
 }
 
 // TestNoFolder: without a folder there are no namespaces, until it appears.
@@ -246,7 +252,7 @@ func TestNoFolder(t *testing.T) {
 	r.namespaces.Folder = filepath.Join(r.namespaces.Folder, "netns")
 	h := r.holder()
 	h.run()
-	agent := h.agent()
+	agent := h.dial()
 	agent.want("complete")
 	if err := os.Mkdir(r.namespaces.Folder, 0o700); err != nil {
 		t.Fatal(err)
@@ -255,14 +261,14 @@ func TestNoFolder(t *testing.T) {
 	agent.want("+pod-a")
 }
 
-// TestTwoHolders: the newer of two holders publishes once its agent has all sockets. If it ends, the
-// older one publishes again.
+// TestTwoHolders: the newer of two holders publishes once its agent has all sockets. If it ends,
+// the older one publishes again.
 func TestTwoHolders(t *testing.T) {
 	r := newRig(t)
 	a := r.pod("pod-a")
 	older, newer := r.holder(), r.holder()
 	older.run()
-	older.agent().want("+pod-a", "complete")
+	older.dial().want("+pod-a", "complete")
 	r.wantPublished("one holder", map[uint64]uint16{a: firstPort})
 
 	end := newer.run()
@@ -275,7 +281,7 @@ func TestTwoHolders(t *testing.T) {
 	if !r.isPublished(map[uint64]uint16{a: firstPort}) {
 		t.Errorf("the newer without an agent: %v", r.endpoints.all())
 	}
-	newer.agent().want("+pod-a", "complete")
+	newer.dial().want("+pod-a", "complete")
 	older.reconciled()
 	if !r.isPublished(map[uint64]uint16{a: secondPort}) {
 		t.Errorf("the newer with an agent: %v", r.endpoints.all())
@@ -301,7 +307,7 @@ func TestPublishErrors(t *testing.T) {
 	}
 	h.opens = make(chan struct{}, 1)
 	h.run()
-	agent := h.agent()
+	agent := h.dial()
 	agent.want("+pod-a", "complete")
 	b := r.pod("pod-b")
 	agent.want("+pod-b")
@@ -345,7 +351,7 @@ func TestPassErrors(t *testing.T) {
 		return s.Diag()
 	}
 	h.run()
-	agent := h.agent()
+	agent := h.dial()
 	agent.want("complete", "+pod-a")
 	r.wantPublished("passed later", map[uint64]uint16{a: firstPort})
 }
@@ -357,12 +363,12 @@ func TestUnmounted(t *testing.T) {
 	r.pod("pod-a")
 	h := r.holder()
 	h.run()
-	h.agent().want("+pod-a", "complete")
+	h.dial().want("+pod-a", "complete")
 	path := filepath.Join(r.namespaces.Folder, "pod-a")
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}
-	agent := h.agent()
+	agent := h.dial()
 	agent.want("+pod-a", "complete")
 	r.pod("pod-b")
 	agent.want("+pod-b")
@@ -379,7 +385,7 @@ func TestTwoFiles(t *testing.T) {
 	r.namespaces.Add("pod-a", pod)
 	h := r.holder()
 	h.run()
-	agent := h.agent()
+	agent := h.dial()
 	agent.want("+pod-a", "complete")
 	r.namespaces.Add("spare", pod)
 	r.eventually("the second file is known", func() bool {
@@ -448,7 +454,7 @@ func TestNoAgent(t *testing.T) {
 		t.Errorf("the earlier holder's: %v", r.endpoints.all())
 	}
 	for range 2 {
-		agent := h.agent()
+		agent := h.dial()
 		agent.want("+pod-a", "complete")
 		r.wantPublished("an agent", map[uint64]uint16{a: firstPort})
 		h.reconciled()
@@ -456,7 +462,7 @@ func TestNoAgent(t *testing.T) {
 		r.eventually("the agent is gone", func() bool {
 			h.mu.Lock()
 			defer h.mu.Unlock()
-			return len(h.Holder.agents) == 0
+			return len(h.agents) == 0
 		})
 		h.after(agentGrace - time.Second)
 		h.reconciled()
@@ -513,4 +519,46 @@ func TestOpens(t *testing.T) {
 	if most > maxOpens {
 		t.Errorf("%d at once, want %d at most", most, maxOpens)
 	}
+}
+
+// TestNothingLeft: of namespaces that have come and gone, nothing is open.
+func TestNothingLeft(t *testing.T) {
+	r := newRig(t)
+	var pods []*testnet.Net
+	for range 20 {
+		pods = append(pods, testnet.New(t))
+	}
+	h := r.holder()
+	h.run()
+	agent := h.dial()
+	agent.want("complete")
+	before := openFiles(t)
+	for range 3 {
+		for i, pod := range pods {
+			name := fmt.Sprint("pod-", i)
+			r.namespaces.Add(name, pod)
+			agent.want("+" + name)
+		}
+		for i := range pods {
+			name := fmt.Sprint("pod-", i)
+			r.namespaces.Remove(name)
+			agent.want("-" + name)
+		}
+	}
+	r.eventually("files closed", func() bool { return openFiles(t) == before })
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.files)+len(h.namespaces) > 0 || len(r.endpoints.all()) > 0 {
+		t.Errorf("%d files, %d namespaces, published: %v", len(h.files), len(h.namespaces), r.endpoints.all())
+	}
+}
+
+// openFiles returns how many files this process has open.
+func openFiles(t *testing.T) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
 }

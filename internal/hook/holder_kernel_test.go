@@ -238,8 +238,8 @@ func TestHolderReplaced(t *testing.T) {
 	w.answers(a, w.groupA, refused)
 }
 
-// TestRolled: while a newer holder and its agent take over, and if they end too early, no request of
-// a pod fails, also of one that starts meanwhile.
+// TestRolled: while a newer holder and its agent take over, and if they end too early, no request
+// of a pod fails, also of one that starts meanwhile.
 func TestRolled(t *testing.T) {
 	w, folder := newWorld(t), t.TempDir()
 	older, newer := filepath.Join(folder, "older.sock"), filepath.Join(folder, "newer.sock")

@@ -15,7 +15,7 @@ const (
 	// without a successor: then this one publishes its own again.
 	reconcileInterval = time.Second
 	// agentGrace is how long a listener stays published that no agent has. Until then clients wait
-	// for an agent that is starting again, as long as most would retry; afterward they are refused.
+	// for the agent to be restarted. Afterward they are refused, so that they do not hang.
 	agentGrace = 30 * time.Second
 )
 

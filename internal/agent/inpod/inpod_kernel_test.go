@@ -102,6 +102,8 @@ func started(t *testing.T, staleAfter time.Duration) (*Listener, *holder) {
 // accept waits for the agent to connect.
 func (h *holder) accept() *protocol.Conn {
 	h.t.Helper()
+	late := time.AfterFunc(20*time.Second, func() { _ = h.agents.Close() })
+	defer late.Stop()
 	c, err := h.agents.Accept()
 	if err != nil {
 		h.t.Fatal(err)
@@ -133,16 +135,16 @@ func (l *Listener) count() (n int) {
 
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, 20*time.Second, true, func(context.Context) (bool, error) {
-		return condition(), nil
-	})
+	check := func(context.Context) (bool, error) { return condition(), nil }
+	err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, 20*time.Second, true, check)
 	if err != nil {
 		t.Errorf("%s: %v", what, err)
 	}
 }
 
-// TestHolderReplaced: sockets that an earlier holder passed are served until the next one has passed
-// all of its own, and for a while longer. Then they are closed, so that they keep no namespace.
+// TestHolderReplaced: sockets that an earlier holder passed are served until the next one has
+// passed all of its own, and for a while longer. Then they are closed, so that they keep no
+// namespace.
 func TestHolderReplaced(t *testing.T) {
 	for name, staleAfter := range map[string]time.Duration{"at first": time.Hour, "later": time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
@@ -214,7 +216,13 @@ func TestMixed(t *testing.T) {
 		c := h.accept()
 		m := appeared(s)
 		h.send(c, m, wrong.s.Listener, wrong.diag)
-		c.WaitEnd()
+		ended := make(chan struct{})
+		go func() { defer close(ended); c.WaitEnd() }()
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the agent stays connected")
+		}
 	}
 	c := h.accept()
 	if took := time.Since(start); took < 7*firstPause {

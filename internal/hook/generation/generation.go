@@ -5,10 +5,10 @@
 // then on it must not: it is about to end, and its listeners with it. If the newer one ends first,
 // the older one has to publish again.
 //
-// So a plain lock that one of them holds is not enough: the older one would have to release it at the
-// right moment. Instead each holder that is ready locks one byte of a file that they share, at the
-// offset of its own generation. A holder may publish while no byte above its own is locked. The
-// kernel drops the locks of a process that ends, however it ends, so none is left behind.
+// So a plain lock that one of them holds is not enough: the older one would have to release it at
+// the right moment. Instead each holder that is ready locks one byte of a file that they share, at
+// the offset of its own generation. A holder may publish while no byte above its own is locked.
+// The kernel drops the locks of a process that ends, however it ends, so none is left behind.
 package generation
 
 import (

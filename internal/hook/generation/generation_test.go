@@ -55,7 +55,7 @@ func TestRoll(t *testing.T) {
 	wantPublishes(t, "the newer ended", map[*Lock]bool{older: true})
 }
 
-// TestError: an error of f is the caller's, and keeps nobody else from publishing.
+// TestError: an error of f is the caller's, and keeps no other holder from publishing.
 func TestError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	a, b := open(t, path), open(t, path)

@@ -24,7 +24,8 @@ const (
 	Appeared Kind = "appeared"
 	// Vanished means that a namespace is being removed. The sockets in it must be closed.
 	Vanished Kind = "vanished"
-	// Complete follows the namespaces that were there when the agent connected.
+	// Complete follows the namespaces that were there when the agent connected, once each that can
+	// be opened was opened and published. One that could not be prepared may still follow.
 	Complete Kind = "complete"
 )
 
