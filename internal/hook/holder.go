@@ -64,9 +64,10 @@ type Holder struct {
 	files      map[string]*file      // by path
 	namespaces map[uint64]*namespace // by cookie
 	agents     map[*agent]bool
-	listed     bool // the folder was listed
-	untried    int  // files that were not opened once
-	settled    bool // each file of the first listing was opened once
+	listed     bool                 // the folder was listed
+	untried    int                  // files that were not opened once
+	settled    bool                 // each file of the first listing was opened once
+	unknown    map[uint64]time.Time // since when cookies are published that no namespace has
 	logged     map[string]time.Time
 }
 
@@ -79,7 +80,7 @@ func New(config Config, log logr.Logger) *Holder {
 		config: config, log: log.WithName("holder"), opens: make(chan struct{}, maxOpens),
 		openSockets: netns.Open, openDiag: (*netns.Sockets).Diag, now: time.Now,
 		files: map[string]*file{}, namespaces: map[uint64]*namespace{}, agents: map[*agent]bool{},
-		logged: map[string]time.Time{},
+		unknown: map[uint64]time.Time{}, logged: map[string]time.Time{},
 	}
 }
 
@@ -129,8 +130,9 @@ func (h *Holder) accept(ctx context.Context, group *errgroup.Group) {
 			pause = firstAcceptPause
 			group.Go(func() error { h.serve(ctx, conn); return nil })
 			continue
-		case errors.Is(err, protocol.ErrPeer):
-			h.log.Error(err, "rejected a connection that is no agent's")
+		case errors.Is(err, protocol.ErrPeer): // at once: agents must not wait for such peers
+			h.complain(err, "rejected a connection that is no agent's")
+			continue
 		case errors.Is(err, net.ErrClosed):
 			h.log.Error(err, "stopped accepting agents")
 			return

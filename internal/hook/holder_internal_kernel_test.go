@@ -121,6 +121,7 @@ func (r *rig) holder() *node {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.t.Cleanup(func() { _, _ = agents.Close(), place.Close() })
 	h := New(Config{
 		Programs: r.endpoints, Generation: place, Folder: r.namespaces.Folder, Listen: listen, Agents: agents,
 	}, testr.New(r.t))
@@ -134,7 +135,6 @@ func (r *rig) holder() *node {
 			if err := <-done; err != nil {
 				r.t.Error(err)
 			}
-			_ = place.Close()
 		})
 		r.t.Cleanup(end)
 		return end
@@ -290,22 +290,12 @@ func TestTwoHolders(t *testing.T) {
 	r.wantPublished("the newer ended", map[uint64]uint16{a: firstPort})
 }
 
-// TestPublishErrors: what cannot be published is passed on all the same, and published later. What
-// earlier holders left is withdrawn, unless a namespace could not be opened.
+// TestPublishErrors: what cannot be published is passed on all the same, and published later.
 func TestPublishErrors(t *testing.T) {
 	r := newRig(t)
-	const dead = 1 << 40
-	r.endpoints.published[dead] = listen
 	a := r.pod("pod-a")
 	r.endpoints.fail(errors.New("the map is full"))
-	h, broken := r.holder(), true
-	h.openSockets = func(path string, at netip.AddrPort) (*netns.Sockets, error) {
-		if broken && filepath.Base(path) == "pod-c" { // under opens, as the only reader
-			return nil, unix.EMFILE
-		}
-		return netns.Open(path, at)
-	}
-	h.opens = make(chan struct{}, 1)
+	h := r.holder()
 	h.run()
 	agent := h.dial()
 	agent.want("+pod-a", "complete")
@@ -314,28 +304,63 @@ func TestPublishErrors(t *testing.T) {
 	if !r.isPublished(nil) {
 		t.Errorf("nothing can be published: %v", r.endpoints.all())
 	}
-	h.opens <- struct{}{}
-	c := r.pod("pod-c")
-	<-h.opens
-	r.eventually("the third namespace is tried", func() bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		f := h.files[filepath.Join(r.namespaces.Folder, "pod-c")]
-		return f != nil && errors.Is(f.err, unix.EMFILE)
-	})
 	r.endpoints.fail(nil)
-	if err := r.endpoints.Publish(dead, listen); err != nil {
-		t.Fatal(err)
+	r.wantPublished("later", map[uint64]uint16{a: firstPort, b: firstPort})
+}
+
+// TestUnknown: what earlier holders left of namespaces that are gone is withdrawn after a while,
+// unless a namespace could not be opened, whose it may be.
+func TestUnknown(t *testing.T) {
+	r := newRig(t)
+	const gone = 1 << 40
+	r.endpoints.published[gone] = listen
+	a := r.pod("pod-a")
+	h, broken := r.holder(), unix.EMFILE
+	h.opens = make(chan struct{}, 1) // who has it may use broken
+	h.openSockets = func(path string, at netip.AddrPort) (*netns.Sockets, error) {
+		if filepath.Base(path) == "pod-b" && broken != 0 {
+			return nil, broken
+		}
+		return netns.Open(path, at)
+	}
+	h.run()
+	agent := h.dial()
+	agent.want("+pod-a", "complete")
+	later := func() bool {
+		h.reconciled()
+		h.after(unknownGrace)
+		h.reconciled()
+		return r.isPublished(map[uint64]uint16{a: firstPort})
 	}
 	h.reconciled()
-	if !r.isPublished(map[uint64]uint16{a: firstPort, b: firstPort, dead: listen.Port()}) {
-		t.Errorf("with a namespace that cannot be opened: %v", r.endpoints.all())
+	if r.isPublished(map[uint64]uint16{a: firstPort}) {
+		t.Errorf("withdrawn at once: %v", r.endpoints.all())
+	}
+	b := r.pod("pod-b")
+	tried := func(want error) func() bool {
+		return func() bool {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			f := h.files[filepath.Join(r.namespaces.Folder, "pod-b")]
+			return f != nil && errors.Is(f.err, want)
+		}
+	}
+	r.eventually("pod-b cannot be opened", tried(unix.EMFILE))
+	if later() {
+		t.Errorf("withdrawn although a namespace cannot be opened: %v", r.endpoints.all())
 	}
 	h.opens <- struct{}{}
-	broken = false
+	broken = unix.EINVAL
 	<-h.opens
-	agent.want("+pod-c")
-	r.wantPublished("all opened", map[uint64]uint16{a: firstPort, b: firstPort, c: firstPort})
+	r.eventually("pod-b is none", tried(unix.EINVAL))
+	if !later() {
+		t.Errorf("not withdrawn: %v", r.endpoints.all())
+	}
+	h.opens <- struct{}{}
+	broken = 0
+	<-h.opens
+	agent.want("+pod-b")
+	r.wantPublished("all opened", map[uint64]uint16{a: firstPort, b: firstPort})
 }
 
 // TestPassErrors: sockets that cannot be prepared are passed later. Others do not wait.

@@ -174,6 +174,30 @@ func (w *world) answers(in *testnet.Net, group, want string) {
 	}
 }
 
+// constantly lets a pod ask again and again. The function that it returns ends this, and returns the
+// answers that were wrong.
+func (w *world) constantly(in *testnet.Net, group, want string) (failed func() []string) {
+	end, wrong := make(chan struct{}), make(chan []string)
+	go func() {
+		var got []string
+		for {
+			select {
+			case <-end:
+				wrong <- got
+				return
+			default:
+			}
+			if answer := hooktest.Client(w.t, in, group, "connect"); answer != want {
+				got = append(got, answer)
+			}
+		}
+	}()
+	return func() []string {
+		close(end)
+		return <-wrong
+	}
+}
+
 // TestPods: a pod's connection arrives at the agent, which learns from the kernel who it is.
 func TestPods(t *testing.T) {
 	w, socket := newWorld(t), filepath.Join(t.TempDir(), "holder.sock")
@@ -248,10 +272,14 @@ func TestRolled(t *testing.T) {
 	olderAgent := w.agent(older)
 	w.answers(a, w.groupA, uidA)
 
+	failed := w.constantly(a, w.groupA, uidA)
 	newerHolder, _ := w.holder(newer)
 	b := w.pod("pod-b") // no agent has the newer holder's sockets
 	w.answers(b, w.groupB, uidB)
 	newerAgent := w.agent(newer)
+	if got := failed(); len(got) > 0 {
+		t.Errorf("failed while the newer holder took over: %q", got)
+	}
 	olderAgent.end()
 	for _, pod := range []struct {
 		in         *testnet.Net

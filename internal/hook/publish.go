@@ -17,6 +17,9 @@ const (
 	// agentGrace is how long a listener stays published that no agent has. Until then clients wait
 	// for the agent to be restarted. Afterward they are refused, so that they do not hang.
 	agentGrace = 30 * time.Second
+	// unknownGrace is how long a listener stays published whose namespace this holder does not know.
+	// An older holder may have published it for a pod that is just starting.
+	unknownGrace = 10 * time.Second
 )
 
 // reconcileLoop publishes and withdraws listeners at intervals until ctx ends.
@@ -82,7 +85,7 @@ func (h *Holder) reconcile() {
 			}
 		}
 		if ready && h.settled && !h.unopened() {
-			failed = errors.Join(failed, h.withdrawUnknown())
+			failed = errors.Join(failed, h.withdrawUnknown(now))
 		}
 		return failed
 	})
@@ -141,15 +144,26 @@ func (h *Holder) withdraw(n *namespace) {
 	h.change(func() error { return h.config.Programs.Withdraw(n.sockets.Cookie) })
 }
 
-// withdrawUnknown withdraws the listeners of namespaces that vanished while no holder ran.
-func (h *Holder) withdrawUnknown() error {
+// withdrawUnknown withdraws the listeners of namespaces that vanished while no holder ran. The
+// caller must hold mu.
+func (h *Holder) withdrawUnknown(now time.Time) error {
 	published, err := h.config.Programs.Published()
 	if err != nil {
 		return err
 	}
+	before := h.unknown
+	h.unknown = map[uint64]time.Time{}
 	var failed error
 	for _, cookie := range published {
 		if cookie == h.config.Node || h.namespaces[cookie] != nil {
+			continue
+		}
+		since, known := before[cookie]
+		if !known {
+			since = now
+		}
+		h.unknown[cookie] = since
+		if now.Sub(since) < unknownGrace {
 			continue
 		}
 		if err := h.config.Programs.Withdraw(cookie); err != nil {
