@@ -60,8 +60,8 @@ func (a *agent) next(ctx context.Context) (item, bool) {
 	}
 }
 
-// tell queues an item for all agents. The caller must hold mu.
-func (h *Holder) tell(i item) {
+// queueAll queues an item for all agents. The caller must hold mu.
+func (h *Holder) queueAll(i item) {
 	for a := range h.agents {
 		a.queue(i)
 	}

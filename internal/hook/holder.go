@@ -35,6 +35,12 @@ type Programs interface {
 	Published() ([]uint64, error)
 }
 
+// Agents is where agents connect. *protocol.Listener implements it.
+type Agents interface {
+	Accept() (*protocol.Conn, error)
+	Close() error
+}
+
 // Config is what a holder works with.
 type Config struct {
 	Programs Programs
@@ -47,7 +53,7 @@ type Config struct {
 	// Listen is the address of the listeners. If a pod uses the port, the next free one is taken.
 	Listen netip.AddrPort
 	// Agents is where agents connect.
-	Agents *protocol.Listener
+	Agents Agents
 }
 
 // Holder holds the sockets in pods' network namespaces.

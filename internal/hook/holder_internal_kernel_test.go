@@ -363,6 +363,34 @@ func TestUnknown(t *testing.T) {
 	r.wantPublished("all opened", map[uint64]uint16{a: firstPort, b: firstPort})
 }
 
+// brokenAgents is where agents cannot connect at first.
+type brokenAgents struct {
+	Agents
+	errs []error
+}
+
+func (a *brokenAgents) Accept() (*protocol.Conn, error) {
+	if len(a.errs) > 0 {
+		err := a.errs[0]
+		a.errs = a.errs[1:]
+		return nil, err
+	}
+	return a.Agents.Accept()
+}
+
+// TestAcceptErrors: agents are accepted after errors. Peers that are none cause no pause.
+func TestAcceptErrors(t *testing.T) {
+	r := newRig(t)
+	h := r.holder()
+	errs := []error{unix.EMFILE, unix.ECONNABORTED}
+	for range 20_000 { // with pauses they would take hours
+		errs = append(errs, protocol.ErrPeer)
+	}
+	h.config.Agents = &brokenAgents{h.config.Agents, errs}
+	h.run()
+	h.dial().want("complete")
+}
+
 // TestPassErrors: sockets that cannot be prepared are passed later. Others do not wait.
 func TestPassErrors(t *testing.T) {
 	r := newRig(t)

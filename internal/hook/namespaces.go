@@ -167,7 +167,7 @@ func (h *Holder) add(ctx context.Context, path string, f *file, sockets *netns.S
 		needed = true
 		n = &namespace{name: filepath.Base(path), sockets: sockets, served: h.now()}
 		h.namespaces[sockets.Cookie] = n
-		h.tell(item{namespace: n, kind: protocol.Appeared})
+		h.queueAll(item{namespace: n, kind: protocol.Appeared})
 	}
 	f.namespace = n
 	n.files++
@@ -199,7 +199,7 @@ func (h *Holder) settle() {
 		return
 	}
 	h.settled = true
-	h.tell(item{kind: protocol.Complete})
+	h.queueAll(item{kind: protocol.Complete})
 }
 
 // forget drops a file. If no other leads to its namespace, it withdraws the listener and closes the
@@ -227,7 +227,7 @@ func (h *Holder) forget(path string) {
 	for a := range h.agents {
 		delete(a.has, n)
 	}
-	h.tell(item{namespace: n, kind: protocol.Vanished})
+	h.queueAll(item{namespace: n, kind: protocol.Vanished})
 }
 
 // unopened reports whether there may be a namespace without sockets. A file that is no namespace is
