@@ -174,8 +174,8 @@ func (w *world) answers(in *testnet.Net, group, want string) {
 	}
 }
 
-// constantly lets a pod ask again and again. The function that it returns ends this, and returns the
-// answers that were wrong.
+// constantly lets a pod ask again and again. The function that it returns ends this, and returns
+// the answers that were wrong.
 func (w *world) constantly(in *testnet.Net, group, want string) (failed func() []string) {
 	end, wrong := make(chan struct{}), make(chan []string)
 	go func() {
