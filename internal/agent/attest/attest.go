@@ -55,7 +55,7 @@ func (o Origin) Source() Source {
 	if o.Pod != "" {
 		return Source{pod: o.Pod}
 	}
-	return Source{addr: o.Addr.Unmap()}
+	return Source{addr: o.Unmap()}
 }
 
 // String returns the source as logs have it.
@@ -294,6 +294,8 @@ func (t *Table) ofGroup(uid types.UID) (Caller, error) {
 // An address that moved to another interface most likely belongs to another pod, which the API
 // server is about to report. If it does not for a while, the API server is asked once. If the pod
 // still lives and has the address, the pod has got a new interface.
+//
+//nolint:gocyclo // one loop over one select; parts of it would share all of its variables
 func (t *Table) Await(ctx context.Context, o Origin) (Caller, error) {
 	var settled <-chan time.Time
 	for asked := false; ; {

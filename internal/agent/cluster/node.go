@@ -57,7 +57,7 @@ func addNodes(scheme *runtime.Scheme) error {
 }
 
 // Watch calls notify with the node, now and after every change, until ctx ends. The object has only
-// name, version, taints and the labels in nodeLabels.
+// name, version, taints, and the labels about the kubelet's identity and the network.
 func (n *Node) Watch(ctx context.Context, notify func(*corev1.Node)) {
 	selector := fields.OneTermEqualSelector("metadata.name", n.name).String()
 	list := cache.NewFilteredListWatchFromClient(n.client, "nodes", metav1.NamespaceAll, func(o *metav1.ListOptions) { o.FieldSelector = selector })
@@ -82,9 +82,6 @@ func (n *Node) Watch(ctx context.Context, notify func(*corev1.Node)) {
 	informer.RunWithContext(ctx)
 }
 
-// nodeLabels are the labels that are read.
-var nodeLabels = []string{v1.KubeletIdentityLabel, v1.HostRoutingLabel}
-
 // stripNode drops what is not read. Most of a node is its status.
 func stripNode(object any) (any, error) {
 	node, ok := object.(*corev1.Node)
@@ -95,7 +92,7 @@ func stripNode(object any) (any, error) {
 		ObjectMeta: metav1.ObjectMeta{Name: node.Name, UID: node.UID, ResourceVersion: node.ResourceVersion},
 		Spec:       corev1.NodeSpec{Taints: node.Spec.Taints},
 	}
-	for _, name := range nodeLabels {
+	for _, name := range []string{v1.KubeletIdentityLabel, v1.HostRoutingLabel} { // all that is read
 		if value, ok := node.Labels[name]; ok {
 			metav1.SetMetaDataLabel(&stripped.ObjectMeta, name, value)
 		}

@@ -48,6 +48,8 @@ type Config struct {
 }
 
 // Validate returns all errors of the configuration, joined.
+//
+//nolint:gocyclo // a flat list of rules
 func (c Config) Validate() error {
 	var errs []error
 	if !c.MetadataIP.Is4() || c.MetadataIP.IsLoopback() || c.MetadataIP.IsUnspecified() || c.MetadataIP.IsMulticast() {
