@@ -1,230 +1,198 @@
-// Keeping the control groups of pods in memory.
+// Questions and answers.
 
 package podgroups
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
+	"maps"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// Index holds the control groups below the kubelet's. It is safe for concurrent use.
+// ErrNoPod means that a control group is not a pod's, or is gone.
+var ErrNoPod = errors.New("the control group is not a pod's")
+
+// Index answers which pod a control group belongs to. It is safe for concurrent use.
 type Index struct {
-	root string // folder of the kubelet's group, such as /sys/fs/cgroup/kubepods
+	root    string                  // folder of the kubelet's group, such as /sys/fs/cgroup/kubepods
+	inotify func() (watcher, error) // as openInotify
+	asking  chan struct{}           // tells Run that there is a question; holds one
 
-	mu     sync.Mutex
-	pods   map[uint64]string // UID by the ID of a group
-	ids    map[string]uint64 // by folder
-	walked time.Time
-	now    func() time.Time
+	mu        sync.Mutex
+	pods      map[uint64]string // UID by the ID of a group
+	none      map[uint64]time.Time
+	questions map[uint64]*question
 }
 
-// New returns an index of the groups below a folder, such as /sys/fs/cgroup/kubepods.slice.
+// question is about one group, by one caller or more.
+type question struct {
+	asked   time.Time
+	callers int
+	done    chan struct{} // closed with the answer
+	uid     string        // the answer: "" for no pod
+}
+
+// New returns an index of the groups below a folder, such as /sys/fs/cgroup/kubepods.slice. It
+// knows nothing before Run.
 func New(root string) *Index {
-	return &Index{root: root, pods: map[uint64]string{}, ids: map[string]uint64{}, now: time.Now}
+	return &Index{
+		root: root, inotify: openInotify, asking: make(chan struct{}, 1),
+		pods: map[uint64]string{}, none: map[uint64]time.Time{}, questions: map[uint64]*question{},
+	}
 }
 
-// walkInterval is the least time between two walks.
-const walkInterval = time.Second
+const (
+	// noneFor is how long a group is remembered to be no pod's, so that a caller that asks again and
+	// again costs nothing. It is short because groups beyond the bounds of a pod are among them.
+	noneFor = 2 * time.Second
+	// maxNone bounds those.
+	maxNone = 4096
+	// defaultWait is how long Pod waits. A group that a pod made is found after two pauses
+	// (maxPause) at most.
+	defaultWait = 2 * time.Second
+)
 
-// Pod returns the UID of the pod that a control group belongs to, or false for none. For a group
-// that the index does not know, such as one that a pod made below its own, it walks the tree, once
-// a second at most.
-func (x *Index) Pod(id uint64) (uid string, ok bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if uid, ok = x.pods[id]; ok {
-		return uid, true
-	}
-	if now := x.now(); now.Sub(x.walked) >= walkInterval {
-		x.walked = now
-		x.walk(x.root)
-		uid, ok = x.pods[id]
-	}
-	return uid, ok
-}
-
-// walk adds all folders below one. The caller must hold mu.
-func (x *Index) walk(below string) {
-	_ = filepath.WalkDir(below, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() { // what vanishes meanwhile is no loss
-			x.add(path)
+// Lookup returns the UID of the pod that a control group belongs to. If the index does not know the
+// group, Lookup waits until it has appeared or all pods' groups have been looked at, or until ctx
+// ends. It returns ErrNoPod only if the group is certainly no pod's, and never waits for ID 0, which
+// no group has.
+func (x *Index) Lookup(ctx context.Context, group uint64) (uid string, err error) {
+	q, uid := x.ask(group)
+	if q != nil {
+		defer x.leave(group, q)
+		select {
+		case <-q.done:
+			uid = q.uid
+		case <-ctx.Done():
+			return "", fmt.Errorf("look for the pod of control group %d: %w", group, context.Cause(ctx))
 		}
-		return nil
-	})
-}
-
-// add stores a folder if it is a pod's. The caller must hold mu.
-func (x *Index) add(path string) {
-	uid := podOf(strings.TrimPrefix(path, x.root))
+	}
 	if uid == "" {
-		return
+		return "", ErrNoPod
 	}
-	var stat unix.Stat_t
-	if err := unix.Stat(path, &stat); err != nil {
-		return
-	}
-	x.pods[stat.Ino], x.ids[path] = uid, stat.Ino
+	return uid, nil
 }
 
-// forget removes a folder, and those below it that the kernel removed before. The caller must hold
-// mu.
-func (x *Index) forget(path string) {
-	for folder, id := range x.ids {
-		if folder == path || strings.HasPrefix(folder, path+"/") {
-			delete(x.ids, folder)
-			delete(x.pods, id)
-		}
-	}
+// Pod is Lookup with a wait of two seconds at most. ok is false for no pod, and if the wait was in
+// vain.
+func (x *Index) Pod(group uint64) (uid string, ok bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), defaultWait)
+	defer cancel()
+	uid, err := x.Lookup(ctx, group)
+	return uid, err == nil
 }
 
-func (x *Index) clear() {
+// ask returns an answer that is known ("" for no pod), or a question to wait for.
+func (x *Index) ask(group uint64) (*question, string) {
+	if group == 0 {
+		return nil, ""
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	clear(x.pods)
-	clear(x.ids)
-}
-
-// Run keeps the index up to date until ctx ends, by inotify. It returns an error if the folder
-// cannot be watched.
-func (x *Index) Run(ctx context.Context) error {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return fmt.Errorf("watch control groups: %w", os.NewSyscallError("inotify_init1", err))
+	if uid, known := x.pods[group]; known {
+		return nil, uid
 	}
-	w := &watcher{index: x, fd: fd, events: os.NewFile(uintptr(fd), "inotify"), folders: map[int32]string{}, watches: map[string]int32{}}
-	defer func() { _ = w.events.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = w.events.Close() })
-	defer stop()
-	if err := errors.Join(w.start(filepath.Dir(x.root)), w.watch(x.root)); err != nil {
-		return fmt.Errorf("watch control groups: %w", err)
+	now := time.Now()
+	if until, known := x.none[group]; known && now.Before(until) {
+		return nil, ""
 	}
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := w.events.Read(buffer)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("watch control groups: %w", err)
-		}
-		if err := w.handle(buffer[:n]); err != nil {
-			return fmt.Errorf("watch control groups: %w", err)
+	q := x.questions[group]
+	if q == nil {
+		q = &question{asked: now, done: make(chan struct{})}
+		x.questions[group] = q
+		select {
+		case x.asking <- struct{}{}:
+		default:
 		}
 	}
+	q.callers++
+	return q, ""
 }
 
-// watcher watches the kubelet's folder, those of the quality classes in it, and the pods'. It also
-// watches the folder above, to notice that the kubelet's is removed.
-type watcher struct {
-	index   *Index
-	fd      int
-	events  *os.File
-	folders map[int32]string // by watch descriptor
-	watches map[string]int32 // by folder
-}
-
-// start asks for the events of a folder.
-func (w *watcher) start(folder string) error {
-	wd, err := unix.InotifyAddWatch(w.fd, folder, unix.IN_CREATE|unix.IN_DELETE|unix.IN_ONLYDIR)
-	if err != nil {
-		return &os.PathError{Op: "watch", Path: folder, Err: err}
-	}
-	w.folders[int32(wd)], w.watches[folder] = folder, int32(wd) //nolint:gosec // the kernel's type
-	return nil
-}
-
-// stop asks for no more events of a folder that was removed. For control groups the kernel does not
-// do so by itself.
-func (w *watcher) stop(folder string) {
-	if wd, ok := w.watches[folder]; ok {
-		_, _ = unix.InotifyRmWatch(w.fd, uint32(wd)) //nolint:gosec // the kernel's type
-		delete(w.watches, folder)
-		delete(w.folders, wd)
+// leave drops a question that has no caller anymore.
+func (x *Index) leave(group uint64, q *question) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if q.callers--; q.callers == 0 && x.questions[group] == q {
+		delete(x.questions, group)
 	}
 }
 
-// watch watches a folder, and adds what is in it already.
-func (w *watcher) watch(folder string) error {
-	if err := w.start(folder); err != nil {
-		return err
+// put stores a pod's group.
+func (x *Index) put(group uint64, uid string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.store(group, uid)
+}
+
+// putIfAsked stores a pod's group if there is a question about it, and reports whether.
+func (x *Index) putIfAsked(group uint64, uid string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.questions[group] == nil {
+		return false
 	}
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return err
+	x.store(group, uid)
+	return true
+}
+
+// store stores a pod's group and answers those who ask for it. The caller must hold mu.
+func (x *Index) store(group uint64, uid string) {
+	x.pods[group] = uid
+	delete(x.none, group)
+	x.answer(group, uid)
+}
+
+// answer answers the question about a group, if there is one. The caller must hold mu.
+func (x *Index) answer(group uint64, uid string) {
+	if q := x.questions[group]; q != nil {
+		q.uid = uid
+		close(q.done)
+		delete(x.questions, group)
 	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := w.appeared(filepath.Join(folder, e.Name())); err != nil {
-				return err
-			}
+}
+
+// drop forgets groups that are gone.
+func (x *Index) drop(groups ...uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, group := range groups {
+		delete(x.pods, group)
+	}
+}
+
+// period returns when the first and the last question was asked that has no answer, or false if
+// there is none.
+func (x *Index) period() (first, last time.Time, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, q := range x.questions {
+		if first.IsZero() || q.asked.Before(first) {
+			first = q.asked
+		}
+		if q.asked.After(last) {
+			last = q.asked
 		}
 	}
-	return nil
+	return first, last, len(x.questions) > 0
 }
 
-// appeared adds a folder. Containers' folders are not watched: groups below them are found when
-// they are asked for.
-func (w *watcher) appeared(folder string) error {
-	w.index.mu.Lock()
-	w.index.add(folder)
-	w.index.mu.Unlock()
-	relative := strings.TrimPrefix(folder, w.index.root)
-	if podOf(filepath.Dir(relative)) != "" {
-		return nil // a container's
-	}
-	err := w.watch(folder)
-	if errors.Is(err, fs.ErrNotExist) { // gone already
-		return nil
-	}
-	return err
-}
-
-var errRootGone = errors.New("the kubelet's control group was removed")
-
-// handle applies the events that the kernel wrote to a buffer (inotify(7)).
-func (w *watcher) handle(events []byte) error {
-	for len(events) >= unix.SizeofInotifyEvent {
-		wd := int32(binary.NativeEndian.Uint32(events)) //nolint:gosec // the kernel's type
-		mask := binary.NativeEndian.Uint32(events[4:])
-		end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[12:]))
-		name := strings.TrimRight(string(events[unix.SizeofInotifyEvent:end]), "\x00")
-		events = events[end:]
-		if err := w.event(wd, mask, name); err != nil {
-			return err
+// exclude answers with no pod the questions that were asked before a time. All pods' groups have
+// been looked at since.
+func (x *Index) exclude(before time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(x.none, func(_ uint64, until time.Time) bool { return !now.Before(until) })
+	for group, q := range x.questions {
+		if !q.asked.Before(before) {
+			continue
+		}
+		x.answer(group, "")
+		if len(x.none) < maxNone {
+			x.none[group] = now.Add(noneFor)
 		}
 	}
-	return nil
-}
-
-func (w *watcher) event(wd int32, mask uint32, name string) error {
-	if mask&unix.IN_Q_OVERFLOW != 0 { // events were lost: look again
-		w.index.clear()
-		return w.watch(w.index.root)
-	}
-	above, known := w.folders[wd]
-	folder := filepath.Join(above, name)
-	switch {
-	case !known || mask&unix.IN_ISDIR == 0:
-	case folder != w.index.root && above == filepath.Dir(w.index.root): // beside the kubelet's
-	case mask&unix.IN_DELETE == 0:
-		return w.appeared(folder)
-	case folder == w.index.root:
-		return errRootGone
-	default:
-		w.index.mu.Lock()
-		w.index.forget(folder)
-		w.index.mu.Unlock()
-		w.stop(folder)
-	}
-	return nil
 }

@@ -15,11 +15,6 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-const (
-	first  = "00000000-0000-4000-8000-000000000001"
-	second = "00000000-0000-4000-8000-000000000002"
-)
-
 func idOf(t *testing.T, folder string) uint64 {
 	t.Helper()
 	id, err := program.GroupID(folder)
@@ -29,24 +24,20 @@ func idOf(t *testing.T, folder string) uint64 {
 	return id
 }
 
-// TestIndex: groups are known as they come, without a walk, and forgotten as they go.
+// TestIndex: the kernel's events and IDs of control groups are as the index takes them.
 func TestIndex(t *testing.T) {
 	testnet.Require(t)
 	root := hooktest.Group(t, hooktest.Groups(t), "kubepods")
 	before := hooktest.Group(t, root, "besteffort", "pod"+first, "a")
-	x := New(root)
-	x.now = func() time.Time { return time.Time{} } // no walk
+	n := &node{t: t, index: New(root)}
 	ended := make(chan error, 1)
-	go func() { ended <- x.Run(t.Context()) }()
-	eventually := func(id uint64, want string) {
+	go func() { ended <- n.index.Run(t.Context()) }()
+	eventually := func(id uint64, want string) { // by events alone: there is no question
 		t.Helper()
-		got := ""
-		err := wait.PollUntilContextTimeout(t.Context(), 5*time.Millisecond, 10*time.Second, true, func(context.Context) (bool, error) {
-			got, _ = x.Pod(id)
-			return got == want, nil
-		})
+		err := wait.PollUntilContextTimeout(t.Context(), 5*time.Millisecond, 10*time.Second, true,
+			func(context.Context) (bool, error) { return n.known(id) == want, nil })
 		if err != nil {
-			t.Errorf("pod %q, want %q", got, want)
+			t.Errorf("pod %q, want %q", n.known(id), want)
 		}
 	}
 	eventually(idOf(t, before), first)
@@ -59,9 +50,13 @@ func TestIndex(t *testing.T) {
 	}
 	eventually(id, "")
 
-	x.now = time.Now
-	eventually(idOf(t, hooktest.Group(t, before, "made", "by", "the", "pod")), first)
-	eventually(idOf(t, hooktest.Group(t, root, "system")), "")
+	made := hooktest.Group(t, before, "made", "by", "the", "pod")
+	if uid, err := n.index.Lookup(t.Context(), idOf(t, made)); uid != first || err != nil {
+		t.Errorf("a group that a pod made: %q, %v", uid, err)
+	}
+	if uid, err := n.index.Lookup(t.Context(), idOf(t, hooktest.Group(t, root, "system"))); !errors.Is(err, ErrNoPod) {
+		t.Errorf("a group of no pod: %q, %v", uid, err)
+	}
 
 	for _, folder := range []string{"besteffort", "burstable", "system"} {
 		removeAll(t, filepath.Join(root, folder))

@@ -1,0 +1,193 @@
+// The control groups of pods.
+
+package podgroups
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podid-io/podid/internal/kubepods"
+)
+
+// folder is a control group that the kubelet or the container runtime made: the kubelet's own, a
+// quality-of-service class's, a pod's or a container's. All but containers' are watched.
+type folder struct {
+	path      string
+	id        uint64
+	uid       string // the pod's; a container has its pod's
+	container bool
+	below     map[string]*folder // by name
+
+	watched bool
+	watch   int32
+	read    time.Time // when it was last read, with what is below containers if it is a pod's
+	due     time.Time // when it may be read again to answer a question
+
+	// made are the IDs of groups below containers that were asked for, the latest last. Others are
+	// not stored: a pod may make as many as it likes.
+	made []uint64
+}
+
+// The bounds of one pod. What is beyond them belongs to no pod.
+const (
+	maxContainers = 256 // containers, of init as well, that are there at a time
+	maxMade       = 64  // groups below containers that are stored
+	maxBelow      = 512 // groups below containers that are looked at
+	maxDepth      = 16  // levels below a container
+)
+
+var errRootGone = errors.New("the kubelet's control group was removed")
+
+// appeared adds a folder, given the one that it is in and its name. It stores those that replace
+// another of the same name.
+func (k *keeper) appeared(in *folder, name string) {
+	path := filepath.Join(in.path, name)
+	f := &folder{path: path, uid: in.uid, container: in.uid != ""}
+	if !f.container {
+		f.uid, _ = kubepods.UID(name)
+		if f.uid == "" && in != k.root {
+			return // neither a class nor a pod
+		}
+	}
+	stat, err := statFolder(path)
+	if before := in.below[name]; before != nil {
+		if err == nil && before.id == stat.Ino {
+			return
+		}
+		k.vanished(in, name)
+	}
+	if err != nil || f.container && len(in.below) >= maxContainers {
+		return
+	}
+	f.id = stat.Ino
+	in.below[name] = f
+	if f.uid != "" {
+		k.index.put(f.id, f.uid)
+	}
+	if !f.container {
+		f.below = map[string]*folder{}
+		k.folders[path] = f
+		k.watch(f)
+		_ = k.scan(f) // gone already: there will be an event, or the folder above is read again
+	}
+}
+
+// vanished forgets a folder and what is below.
+func (k *keeper) vanished(in *folder, name string) {
+	f := in.below[name]
+	if f == nil {
+		return
+	}
+	delete(in.below, name)
+	for name := range f.below {
+		k.vanished(f, name)
+	}
+	k.index.drop(append(f.made, f.id)...)
+	if !f.container {
+		k.unwatch(f)
+		delete(k.folders, f.path)
+	}
+}
+
+// scan compares what is known to be in a folder with what is there.
+func (k *keeper) scan(f *folder) error {
+	entries, err := os.ReadDir(f.path)
+	if err != nil {
+		return err
+	}
+	present := map[string]bool{}
+	for _, e := range entries {
+		present[e.Name()] = e.IsDir()
+	}
+	for name := range f.below {
+		if !present[name] {
+			k.vanished(f, name)
+		}
+	}
+	for name, isFolder := range present {
+		if isFolder {
+			k.appeared(f, name)
+		}
+	}
+	return nil
+}
+
+// madeBy looks at the groups below a pod's containers, the nearest first, and stores those that are
+// asked for. It returns how many it looked at.
+func (k *keeper) madeBy(pod *folder) (looked int) {
+	level := []string{}
+	for _, c := range pod.below {
+		level = append(level, c.path)
+	}
+	for depth := 0; depth < maxDepth && len(level) > 0; depth++ {
+		var deeper []string
+		for _, path := range level {
+			groups := foldersIn(path, maxBelow-looked)
+			for group, id := range groups {
+				if k.index.putIfAsked(id, pod.uid) {
+					k.keepMade(pod, id)
+				}
+				deeper = append(deeper, group)
+			}
+			looked += len(groups)
+		}
+		level = deeper
+	}
+	return looked
+}
+
+// keepMade notes that a group below a container is stored, and forgets the oldest beyond the bound.
+func (k *keeper) keepMade(pod *folder, id uint64) {
+	pod.made = append(pod.made, id)
+	if beyond := len(pod.made) - maxMade; beyond > 0 {
+		k.index.drop(pod.made[:beyond]...)
+		pod.made = pod.made[beyond:]
+	}
+}
+
+// foldersIn returns the paths of folders in a folder, up to a number, and their IDs. A folder that
+// vanishes meanwhile is like an empty one.
+func foldersIn(path string, most int) map[string]uint64 {
+	stat, err := statFolder(path)
+	if err != nil || stat.Nlink == 2 || most <= 0 { // its own name and its dot: no folder is in it
+		return nil
+	}
+	d, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = d.Close() }()
+	found := map[string]uint64{}
+	for len(found) < most {
+		entries, err := d.ReadDir(most)
+		for _, e := range entries {
+			below := filepath.Join(path, e.Name())
+			if !e.IsDir() || len(found) == most {
+				continue
+			}
+			if stat, err := statFolder(below); err == nil {
+				found[below] = stat.Ino
+			}
+		}
+		if err != nil { // io.EOF, or it is gone
+			break
+		}
+	}
+	return found
+}
+
+// statFolder returns what is known of a folder. A symbolic link is none.
+func statFolder(path string) (stat unix.Stat_t, err error) {
+	if err := unix.Lstat(path, &stat); err != nil {
+		return stat, &fs.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return stat, &fs.PathError{Op: "lstat", Path: path, Err: unix.ENOTDIR}
+	}
+	return stat, nil
+}
