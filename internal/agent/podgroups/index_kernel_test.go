@@ -4,10 +4,15 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/podid-io/podid/internal/hook/hooktest"
@@ -66,6 +71,61 @@ func TestIndex(t *testing.T) {
 	}
 	if err := <-ended; !errors.Is(err, errRootGone) {
 		t.Errorf("without the kubelet's group: %v", err)
+	}
+}
+
+// asLimited is set in the process of TestUserLimit that has a limit of its own.
+const asLimited = "PODID_TEST_LIMITED_GROUPS"
+
+// TestUserLimit: at the kernel's limit of watches the index works on, and watches again beyond it.
+// The limit is that of a user namespace, so that no other process of this machine meets it.
+func TestUserLimit(t *testing.T) {
+	testnet.Require(t)
+	if root := os.Getenv(asLimited); root != "" {
+		limited(t, root)
+		return
+	}
+	root := hooktest.Group(t, hooktest.Groups(t), "kubepods")
+	hooktest.Group(t, root, "burstable", "pod"+first, "a")
+	for limit, of := range map[string]string{"watches": "2", "instances": "0"} {
+		c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestUserLimit$", "-test.v")
+		c.Env = append(os.Environ(), asLimited+"="+root, "LIMIT=/proc/sys/user/max_inotify_"+limit, "OF="+of)
+		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
+		c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", limit, err, out)
+		}
+	}
+}
+
+func limited(t *testing.T, root string) {
+	set := func(to string) {
+		if err := os.WriteFile(os.Getenv("LIMIT"), []byte(to), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(os.Getenv("OF"))
+	logged := make(chan string, 10)
+	log := funcr.New(func(_, args string) { logged <- args }, funcr.Options{})
+	index := New(root)
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithCancel(logr.NewContext(t.Context(), log))
+	go func() { ended <- index.Run(ctx) }()
+	if got := <-logged; !strings.Contains(got, "raise fs.inotify.max_user_watches") {
+		t.Error(got)
+	}
+	name := "limited" + strings.ReplaceAll(os.Getenv("LIMIT"), "/", "-")
+	made := hooktest.Group(t, root, "burstable", "pod"+first, name)
+	if uid, err := index.Lookup(t.Context(), idOf(t, made)); uid != first || err != nil {
+		t.Errorf("at the limit: %q, %v", uid, err)
+	}
+	set("1000")
+	if got := <-logged; !strings.Contains(got, "watching control groups again") {
+		t.Error(got)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 
