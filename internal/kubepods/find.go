@@ -27,7 +27,8 @@ var (
 )
 
 // MaxDepth is the greatest depth of the pods' control group. The program on uplinks
-// (internal/hook/program) looks for it among so many ancestors of a socket's group.
+// (internal/hook/program) looks for it among so many ancestors of a socket's group. A process in a
+// control group namespace of its own sees a smaller depth than the program does.
 const MaxDepth = 12
 
 // The bounds of a search. Groups deeper than MaxDepth are looked at to name the reason.

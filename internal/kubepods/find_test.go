@@ -48,6 +48,7 @@ func TestFind(t *testing.T) {
 		{"cgroup-root, cgroupfs", tree(v2, "a/b/kubepods/"+pod+"/"), "a/b/kubepods", ""},
 		{"cgroup-root, hybrid", tree(hybrid, "unified/a/kubepods/"+pod+"/"), "unified/a/kubepods", ""},
 		{"pod's own cluster", tree(v2, "kubepods/"+pod+"/c/kubepods/"+pod+"/"), "kubepods", ""},
+		{"not looked into", tree(v2, "kubepods/other/kubepods/"+pod+"/c/"), "kubepods", ""},
 		{"container's own cluster", tree(v2, "docker/0a/kubepods/"+pod+"/", "kubepods/"+pod+"/"), "kubepods", ""},
 		{"other driver before", tree(v2, "kubepods.slice/kubepods-burstable.slice/", "kubepods/"+pod+"/"), "kubepods", ""},
 		{"other cgroup-root before", tree(v2, "kubepods/burstable/", "a/kubepods/burstable/"+pod+"/"), "a/kubepods", ""},

@@ -88,7 +88,7 @@ func TestUserLimit(t *testing.T) {
 	root := hooktest.Group(t, hooktest.Groups(t), "kubepods")
 	hooktest.Group(t, root, "burstable", "pod"+first, "a")
 	for limit, of := range map[string]string{"watches": "2", "instances": "0"} {
-		c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestUserLimit$", "-test.v")
+		c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestUserLimit$", "-test.timeout=1m")
 		c.Env = append(os.Environ(), asLimited+"="+root, "LIMIT=/proc/sys/user/max_inotify_"+limit, "OF="+of)
 		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
 		c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
@@ -107,22 +107,28 @@ func limited(t *testing.T, root string) {
 	set(os.Getenv("OF"))
 	logged := make(chan string, 10)
 	log := funcr.New(func(_, args string) { logged <- args }, funcr.Options{})
+	logs := func(want string) {
+		select {
+		case got := <-logged:
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: want %q", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("nothing was logged, want %q", want)
+		}
+	}
 	index := New(root)
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(logr.NewContext(t.Context(), log))
 	go func() { ended <- index.Run(ctx) }()
-	if got := <-logged; !strings.Contains(got, "raise fs.inotify.max_user_watches") {
-		t.Error(got)
-	}
+	logs("raise fs.inotify.max_user_watches")
 	name := "limited" + strings.ReplaceAll(os.Getenv("LIMIT"), "/", "-")
 	made := hooktest.Group(t, root, "burstable", "pod"+first, name)
 	if uid, err := index.Lookup(t.Context(), idOf(t, made)); uid != first || err != nil {
 		t.Errorf("at the limit: %q, %v", uid, err)
 	}
 	set("1000")
-	if got := <-logged; !strings.Contains(got, "watching control groups again") {
-		t.Error(got)
-	}
+	logs("watching control groups again")
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -114,7 +114,7 @@ func (n *node) stored() int {
 
 // secondPasses waits until all folders that are not watched have been read again, and those in them.
 func (n *node) secondPasses() {
-	time.Sleep(unwatchedPause + minPause)
+	<-time.After(unwatchedPause + minPause)
 	synctest.Wait()
 }
 
@@ -122,6 +122,7 @@ func (n *node) secondPasses() {
 type fakeWatcher struct {
 	mu      sync.Mutex
 	limit   int // how many watches there may be; fewer than 0: no watcher
+	closed  bool
 	blocked chan struct{}
 	folders map[int32]string
 	latest  int32
@@ -155,12 +156,15 @@ func (w *fakeWatcher) add(folder string) (int32, error) {
 func (w *fakeWatcher) remove(watch int32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.closed {
+		panic("the number of the file may be another's")
+	}
 	delete(w.folders, watch)
 }
 
 func (w *fakeWatcher) events() <-chan []event { return w.queue }
 
-func (w *fakeWatcher) close() {}
+func (w *fakeWatcher) close() { w.closed = true }
 
 func (w *fakeWatcher) set(limit int) {
 	w.mu.Lock()
@@ -193,7 +197,10 @@ func (w *fakeWatcher) send(t *testing.T, mask uint32, path string) {
 	synctest.Wait()
 }
 
-func (n *node) appears(path string) { n.watcher.send(n.t, unix.IN_CREATE, filepath.Join(n.root, path)) }
+func (n *node) appears(path string) {
+	n.watcher.send(n.t, unix.IN_CREATE, filepath.Join(n.root, path))
+}
+
 func (n *node) vanishes(path string) {
 	n.watcher.send(n.t, unix.IN_DELETE, filepath.Join(n.root, path))
 }
@@ -263,13 +270,13 @@ func TestWaits(t *testing.T) {
 		c := n.make("pod" + first + "/c")
 		var caller sync.WaitGroup
 		caller.Go(func() { n.asks(c, first, 100*time.Millisecond) })
-		time.Sleep(100 * time.Millisecond)
+		<-time.After(100 * time.Millisecond)
 		n.run() // reads all
 		caller.Wait()
 
 		d := n.make("pod" + first + "/d")
 		caller.Go(func() { n.asks(d, first, grace/2) })
-		time.Sleep(grace / 2)
+		<-time.After(grace / 2)
 		n.appears("pod" + first + "/d")
 		caller.Wait()
 
@@ -306,17 +313,19 @@ func TestNoPod(t *testing.T) {
 		n.run()
 		n.asks(stranger, "", grace)
 		n.asks(stranger, "", 0)
-		time.Sleep(noneFor)
+		<-time.After(noneFor)
 		n.asks(stranger, "", grace)
 		n.asks(stranger, "", 0)
 		n.index.mu.Lock()
 		n.index.store(stranger, first)
 		n.index.mu.Unlock()
 		n.asks(stranger, first, 0) // what appears counts
+		n.index.drop(stranger)
+		n.asks(stranger, "", minPause) // and is looked for again
 		for group := range uint64(2 * maxNone) {
 			go func() { _, _ = n.index.Lookup(t.Context(), 1<<40+group) }()
 		}
-		time.Sleep(2 * minPause)
+		<-time.After(2 * minPause)
 		if got := len(n.index.none); got != maxNone {
 			t.Errorf("%d groups are remembered to be no pod's, want %d", got, maxNone)
 		}
@@ -352,7 +361,7 @@ func TestNotBlocked(t *testing.T) {
 		n.watcher.blocked = blocked
 		n.watcher.mu.Unlock()
 		go func() { _, _ = n.index.Lookup(t.Context(), 1<<40) }()
-		time.Sleep(minPause) // in the middle of reading
+		<-time.After(minPause) // in the middle of reading
 		n.asks(n.id("pod"+first+"/c"), first, 0)
 		close(blocked)
 	})
@@ -385,6 +394,9 @@ func TestBounds(t *testing.T) {
 		n.run()
 		n.asks(n.id(deepest), first, grace)
 		n.asks(n.id(deepest+"/d"), "", minPause)
+		if got := n.stored(); got != 3 { // pod, container, the one that was asked for
+			t.Errorf("%d groups are stored, want 3", got)
+		}
 
 		var callers sync.WaitGroup
 		for i := range 2 * maxMade {

@@ -43,38 +43,44 @@ const (
 
 var errRootGone = errors.New("the kubelet's control group was removed")
 
-// appeared adds a folder, given the one that it is in and its name. It stores those that replace
+// appeared adds a folder, given the one that it is in and its name, and what is in it. It replaces
 // another of the same name.
 func (k *keeper) appeared(in *folder, name string) {
-	path := filepath.Join(in.path, name)
-	f := &folder{path: path, uid: in.uid, container: in.uid != ""}
-	if !f.container {
-		f.uid, _ = kubepods.UID(name)
-		if f.uid == "" && in != k.root {
-			return // neither a class nor a pod
-		}
-	}
-	stat, err := statFolder(path)
+	f, ok := k.newFolder(in, name)
 	if before := in.below[name]; before != nil {
-		if err == nil && before.id == stat.Ino {
+		if ok && before.id == f.id {
 			return
 		}
 		k.vanished(in, name)
 	}
-	if err != nil || f.container && len(in.below) >= maxContainers {
+	if !ok || f.container && len(in.below) >= maxContainers {
 		return
 	}
-	f.id = stat.Ino
 	in.below[name] = f
 	if f.uid != "" {
 		k.index.put(f.id, f.uid)
 	}
 	if !f.container {
-		f.below = map[string]*folder{}
-		k.folders[path] = f
+		k.folders[f.path] = f
 		k.watch(f)
 		_ = k.scan(f) // gone already: there will be an event, or the folder above is read again
 	}
+}
+
+// newFolder returns a folder that the index keeps, or false if it is of another kind or not there.
+func (k *keeper) newFolder(in *folder, name string) (f *folder, ok bool) {
+	f = &folder{
+		path: filepath.Join(in.path, name), uid: in.uid, container: in.uid != "", below: map[string]*folder{},
+	}
+	if !f.container {
+		f.uid, _ = kubepods.UID(name)
+		if f.uid == "" && in != k.root {
+			return nil, false // neither a class nor a pod
+		}
+	}
+	stat, err := statFolder(f.path)
+	f.id = stat.Ino
+	return f, err == nil
 }
 
 // vanished forgets a folder and what is below.
