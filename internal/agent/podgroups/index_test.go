@@ -434,8 +434,8 @@ func TestMany(t *testing.T) {
 		for i := range maxContainers {
 			pod.below[strconv.Itoa(i)] = &folder{path: filepath.Join(n.root, fmt.Sprintf("pod%s/c%d", first, i))}
 		}
-		if got := k.madeBy(pod); got != maxBelow {
-			t.Errorf("%d groups were looked at, want %d", got, maxBelow)
+		if got, err := k.madeBy(pod); got != maxBelow || err != nil {
+			t.Errorf("%d groups were looked at, want %d, %v", got, maxBelow, err)
 		}
 	})
 }
@@ -492,6 +492,49 @@ func TestOverflow(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestDescriptors: without file descriptors nothing is certain, and afterward all is right again.
+func TestDescriptors(t *testing.T) {
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(to uint64) {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: to, Max: before.Max}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer limit(before.Cur)
+	for name, watches := range map[string]int{"watched": 1000, "not watched": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNode(t, "pod"+first+"/c")
+				n.watcher.limit = watches
+				n.run()
+				made, late := n.make("pod"+first+"/c/made"), n.make("pod"+second+"/c")
+				limit(0)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				for _, group := range []uint64{made, late} {
+					if _, err := n.index.Lookup(ctx, group); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("without descriptors: %v", err)
+					}
+				}
+				pod := &folder{below: map[string]*folder{"c": {path: filepath.Join(n.root, "pod"+first+"/c")}}}
+				if _, err := (&keeper{index: n.index}).madeBy(pod); !errors.Is(err, unix.EMFILE) {
+					t.Errorf("groups that a pod made, without descriptors: %v", err)
+				}
+				limit(before.Cur)
+				<-time.After(minPause)
+				for group, want := range map[uint64]string{made: first, late: second} {
+					if uid, err := n.index.Lookup(t.Context(), group); uid != want || err != nil {
+						t.Errorf("again: %q, %v, want %q", uid, err, want)
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestReplaced: a folder that replaces another of the same name is another group.

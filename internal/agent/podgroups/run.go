@@ -119,10 +119,14 @@ func (k *keeper) step(done <-chan struct{}) error {
 func (k *keeper) next() (next *folder, at time.Time) {
 	first, last, asked := k.index.period()
 	for _, f := range k.folders {
-		wanted := f.read.Add(unwatchedPause)
-		if asked && !f.read.After(last) {
+		wanted := f.due
+		switch {
+		case f.stale:
+		case asked && !f.read.After(last):
 			wanted = later(f.due, first.Add(grace))
-		} else if f.watched {
+		case !f.watched:
+			wanted = later(f.due, f.read.Add(unwatchedPause))
+		default:
 			continue
 		}
 		if next == nil || wanted.Before(at) {
@@ -139,21 +143,26 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// visit reads a folder, and answers the questions that came before any folder was last read.
+// visit reads a folder, and answers the questions that came before any folder was last read. If it
+// cannot be read, such as for want of file descriptors, it is tried again.
 func (k *keeper) visit(f *folder) error {
-	f.read = time.Now()
+	start, looked := time.Now(), 0
 	if !f.watched {
 		k.watch(f)
 	}
 	err := k.scan(f)
-	if f == k.root && err != nil {
-		return gone(err)
-	}
-	looked := 0
-	if f.uid != "" {
-		looked = k.madeBy(f)
+	if err == nil && f.uid != "" {
+		looked, err = k.madeBy(f)
 	}
 	f.due = time.Now().Add(max(minPause, time.Duration(looked)*pausePerGroup))
+	f.stale = err != nil && !gone(err)
+	if f.stale {
+		return nil
+	}
+	if f == k.root && err != nil {
+		return errRootGone
+	}
+	f.read = start
 	oldest := f.read
 	for _, f := range k.folders {
 		if f.read.Before(oldest) {
@@ -164,12 +173,9 @@ func (k *keeper) visit(f *folder) error {
 	return nil
 }
 
-// gone returns the error of reading the kubelet's group.
-func gone(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return errRootGone
-	}
-	return err
+// gone reports whether a folder could not be read because it was removed.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)
 }
 
 // watch asks for the events of a folder. It must be read afterward. If it cannot be watched, it is
@@ -200,7 +206,7 @@ func (k *keeper) open() (err error) {
 // report logs when folders cannot be watched, given the error of one, and when all can again.
 func (k *keeper) report(err error) {
 	switch {
-	case errors.Is(err, fs.ErrNotExist): // gone already
+	case err != nil && gone(err): // already
 	case err != nil && !k.limited:
 		k.limited = true
 		k.log.Info("cannot watch control groups, reading them every second; raise fs.inotify.max_user_watches and "+
@@ -241,28 +247,33 @@ func (k *keeper) handle(events []event) error {
 }
 
 func (k *keeper) event(e event) error {
-	if e.mask&unix.IN_Q_OVERFLOW != 0 {
-		return k.rescan()
-	}
-	if k.root.watched && e.watch == k.above {
+	in := k.watches[e.watch]
+	switch {
+	case e.mask&unix.IN_Q_OVERFLOW != 0:
+		for _, f := range k.folders {
+			f.stale = true
+		}
+	case k.root.watched && e.watch == k.above:
 		if e.mask&unix.IN_DELETE != 0 && e.name == filepath.Base(k.root.path) {
 			return errRootGone
 		}
-		return nil
-	}
-	in := k.watches[e.watch]
-	switch {
 	case in == nil:
 	case e.mask&unix.IN_IGNORED != 0: // the file system is gone, or the folder: then the event is on its way
 		delete(k.watches, e.watch)
 		in.watched = false
-	case e.mask&unix.IN_ISDIR == 0:
-	case e.mask&unix.IN_CREATE != 0:
-		k.appeared(in, e.name)
-	case e.mask&unix.IN_DELETE != 0:
-		k.disappeared(in, e.name)
+	case e.mask&unix.IN_ISDIR != 0:
+		k.changed(in, e)
 	}
 	return nil
+}
+
+// changed handles the event of a folder that is in another.
+func (k *keeper) changed(in *folder, e event) {
+	if e.mask&unix.IN_CREATE != 0 {
+		k.appeared(in, e.name)
+	} else if e.mask&unix.IN_DELETE != 0 {
+		k.disappeared(in, e.name)
+	}
 }
 
 // disappeared handles the event that a folder was removed. One that has been made since stays.
@@ -275,15 +286,4 @@ func (k *keeper) disappeared(in *folder, name string) {
 		return
 	}
 	k.vanished(in, name)
-}
-
-// rescan reads all folders after events were lost.
-func (k *keeper) rescan() error {
-	if err := k.scan(k.root); err != nil {
-		return gone(err)
-	}
-	for _, f := range k.folders {
-		_ = k.scan(f) // gone: the scan of the folder above has forgotten it, or will
-	}
-	return nil
 }

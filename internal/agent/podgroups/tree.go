@@ -4,6 +4,7 @@ package podgroups
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,8 +26,9 @@ type folder struct {
 
 	watched bool
 	watch   int32
+	stale   bool      // events may have been lost, so it is to be read again
 	read    time.Time // when it was last read, with what is below containers if it is a pod's
-	due     time.Time // when it may be read again to answer a question
+	due     time.Time // when it may be read again
 
 	// made are the IDs of groups below containers that were asked for, the latest last. Others are
 	// not stored: a pod may make as many as it likes.
@@ -63,7 +65,8 @@ func (k *keeper) appeared(in *folder, name string) {
 	if !f.container {
 		k.folders[f.path] = f
 		k.watch(f)
-		_ = k.scan(f) // gone already: there will be an event, or the folder above is read again
+		err := k.scan(f)
+		f.stale = err != nil && !gone(err) // if gone, there will be an event, or the one above is read again
 	}
 }
 
@@ -125,7 +128,7 @@ func (k *keeper) scan(f *folder) error {
 
 // madeBy looks at the groups below a pod's containers, the nearest first, and stores those that are
 // asked for. It returns how many it looked at.
-func (k *keeper) madeBy(pod *folder) (looked int) {
+func (k *keeper) madeBy(pod *folder) (looked int, err error) {
 	level := []string{}
 	for _, c := range pod.below {
 		level = append(level, c.path)
@@ -133,7 +136,10 @@ func (k *keeper) madeBy(pod *folder) (looked int) {
 	for depth := 0; depth < maxDepth && len(level) > 0; depth++ {
 		var deeper []string
 		for _, path := range level {
-			groups := foldersIn(path, maxBelow-looked)
+			groups, err := foldersIn(path, maxBelow-looked)
+			if err != nil && !gone(err) {
+				return looked, err
+			}
 			for group, id := range groups {
 				if k.index.putIfAsked(id, pod.uid) {
 					k.keepMade(pod, id)
@@ -144,7 +150,7 @@ func (k *keeper) madeBy(pod *folder) (looked int) {
 		}
 		level = deeper
 	}
-	return looked
+	return looked, nil
 }
 
 // keepMade notes that a group below a container is stored, and forgets the oldest beyond the bound.
@@ -156,35 +162,35 @@ func (k *keeper) keepMade(pod *folder, id uint64) {
 	}
 }
 
-// foldersIn returns the paths of folders in a folder, up to a number, and their IDs. A folder that
-// vanishes meanwhile is like an empty one.
-func foldersIn(path string, most int) map[string]uint64 {
+// foldersIn returns the paths of folders in a folder, up to a number, and their IDs.
+func foldersIn(path string, most int) (found map[string]uint64, err error) {
 	stat, err := statFolder(path)
 	if err != nil || stat.Nlink == 2 || most <= 0 { // its own name and its dot: no folder is in it
-		return nil
+		return nil, err
 	}
 	d, err := os.Open(path)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer func() { _ = d.Close() }()
-	found := map[string]uint64{}
-	for len(found) < most {
-		entries, err := d.ReadDir(most)
+	found = map[string]uint64{}
+	for len(found) < most && err == nil {
+		var entries []fs.DirEntry
+		entries, err = d.ReadDir(most - len(found))
 		for _, e := range entries {
-			below := filepath.Join(path, e.Name())
-			if !e.IsDir() || len(found) == most {
+			if !e.IsDir() {
 				continue
 			}
+			below := filepath.Join(path, e.Name())
 			if stat, err := statFolder(below); err == nil {
 				found[below] = stat.Ino
 			}
 		}
-		if err != nil { // io.EOF, or it is gone
-			break
-		}
 	}
-	return found
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return found, err
 }
 
 // statFolder returns what is known of a folder. A symbolic link is none.
