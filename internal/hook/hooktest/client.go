@@ -5,7 +5,6 @@ package hooktest
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,9 +19,6 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// waysVariable makes a test binary a client, which connects in these ways.
-const waysVariable = "PODID_TEST_WAYS"
-
 // separator is between ways, and between results.
 const separator = "\n"
 
@@ -31,17 +27,6 @@ const Sent = "sent"
 
 // clientTimeout bounds each step of a client.
 const clientTimeout = 10 * time.Second
-
-// Main runs the tests of a package, or the client that Client starts.
-func Main(m *testing.M) {
-	if ways := os.Getenv(waysVariable); ways != "" {
-		for way := range strings.SplitSeq(ways, separator) {
-			fmt.Print(run(way), separator)
-		}
-		return
-	}
-	m.Run() // the testing package exits with its result
-}
 
 // Client starts a process in a network namespace and a control group, which connects to the
 // metadata service in a way, and returns the body of the answer or the error.
@@ -54,6 +39,17 @@ func Client(t testing.TB, in *testnet.Net, group, way string) string {
 // way.
 func Clients(t testing.TB, in *testnet.Net, group string, ways ...string) map[string]string {
 	t.Helper()
+	return clients(t, in, group, ways)
+}
+
+// Unprivileged is Clients for a process without capabilities.
+func Unprivileged(t testing.TB, in *testnet.Net, group string, ways ...string) map[string]string {
+	t.Helper()
+	return clients(t, in, group, ways, unprivilegedVariable+"=yes")
+}
+
+func clients(t testing.TB, in *testnet.Net, group string, ways []string, variables ...string) map[string]string {
+	t.Helper()
 	folder, err := os.Open(group)
 	if err != nil {
 		t.Fatal(err)
@@ -62,10 +58,10 @@ func Clients(t testing.TB, in *testnet.Net, group string, ways ...string) map[st
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(len(ways)+1)*clientTimeout)
 	defer cancel()
 	command := exec.CommandContext(ctx, os.Args[0])
-	command.Env = append(os.Environ(), waysVariable+"="+strings.Join(ways, separator))
-	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd())}
+	command.Env = slices.Concat(os.Environ(), variables, []string{waysVariable + "=" + strings.Join(ways, separator)})
+	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd()), Pdeathsig: syscall.SIGKILL}
 	var out []byte
-	err = in.Do(func() (err error) {
+	err = in.Do(func() (err error) { // on one thread, at whose end the client would be killed
 		out, err = command.Output()
 		return err
 	})
