@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -24,6 +26,13 @@ func Raw() []string {
 	return names
 }
 
+// tagged ends the names of ways with VLAN tags.
+const tagged = ", tagged"
+
+// Tagged reports whether a way to send puts VLAN tags on packets. No router forwards them; a bridge
+// does.
+func Tagged(way string) bool { return strings.HasSuffix(way, tagged) }
+
 type sender struct {
 	name string
 	send func() error
@@ -35,6 +44,14 @@ func senders() []sender {
 		{"AF_PACKET", func() error { return sendPacket(syn()) }},
 		{"AF_PACKET, IP options", func() error { return sendPacket(withOptions(syn())) }},
 		{"AF_PACKET, later fragment", func() error { return sendPacket(laterFragment(syn())) }},
+		{"AF_PACKET, own frame", func() error { return sendFrame(unix.ETH_P_IP) }},
+		{"AF_PACKET, forged protocol", func() error { return sendFrame(unix.ETH_P_IPV6) }},
+		{"AF_PACKET, 802.1Q" + tagged, func() error { return sendFrame(unix.ETH_P_8021Q, unix.ETH_P_8021Q) }},
+		{"AF_PACKET, 802.1ad" + tagged, func() error { return sendFrame(unix.ETH_P_8021AD, unix.ETH_P_8021AD) }},
+		{"AF_PACKET, 802.1Q in 802.1ad" + tagged, func() error {
+			return sendFrame(unix.ETH_P_8021AD, unix.ETH_P_8021AD, unix.ETH_P_8021Q)
+		}},
+		{"AF_PACKET, forged protocol and 802.1Q" + tagged, func() error { return sendFrame(unix.ETH_P_IPV6, unix.ETH_P_8021Q) }},
 	}
 }
 
@@ -53,20 +70,45 @@ func sendRaw() error {
 
 // sendPacket sends an IPv4 packet by a packet socket to the gateway.
 func sendPacket(packet []byte) error {
-	out, err := net.InterfaceByName("eth0")
-	if err != nil {
-		return err
-	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, int(htons(unix.ETH_P_IP)))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(fd) }()
 	gateway, err := gatewayAddress()
 	if err != nil {
 		return err
 	}
-	to := &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_IP), Ifindex: out.Index, Halen: 6}
+	return sendLink(unix.SOCK_DGRAM, unix.ETH_P_IP, gateway, packet)
+}
+
+// sendFrame sends a SYN in an Ethernet frame with VLAN tags by a packet socket to the gateway. The
+// kernel is told that the frame holds the protocol.
+func sendFrame(protocol uint16, tags ...uint16) error {
+	out, err := net.InterfaceByName("eth0")
+	if err != nil {
+		return err
+	}
+	gateway, err := gatewayAddress()
+	if err != nil {
+		return err
+	}
+	frame := append(slices.Clone([]byte(gateway)), out.HardwareAddr...)
+	for _, tag := range tags {
+		const vlan = 5
+		frame = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(frame, tag), vlan)
+	}
+	frame = binary.BigEndian.AppendUint16(frame, unix.ETH_P_IP)
+	return sendLink(unix.SOCK_RAW, protocol, gateway, append(frame, syn()...))
+}
+
+// sendLink sends a packet, with or without its link-layer header, by a packet socket.
+func sendLink(kind int, protocol uint16, gateway net.HardwareAddr, packet []byte) error {
+	out, err := net.InterfaceByName("eth0")
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, kind, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	to := &unix.SockaddrLinklayer{Protocol: htons(protocol), Ifindex: out.Index, Halen: 6}
 	copy(to.Addr[:], gateway)
 	return unix.Sendto(fd, packet, 0, to)
 }

@@ -26,7 +26,7 @@ func NewTap(t testing.TB, in *testnet.Net) *Tap {
 	t.Helper()
 	fd := -1
 	err := in.Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_IP)))
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
 		return err
 	})
 	if err != nil {
@@ -56,13 +56,28 @@ func (t *Tap) read(socket *os.File) {
 		if err != nil {
 			return
 		}
-		if n < 20 || binary.BigEndian.Uint32(packet[16:]) != binary.BigEndian.Uint32(to.Addr[:]) {
+		ip := ip4In(packet[:n])
+		if len(ip) < 20 || [4]byte(ip[16:20]) != to.Addr {
 			continue
 		}
 		t.mu.Lock()
-		t.sources = append(t.sources, netip.AddrFrom4([4]byte(packet[12:16])))
+		t.sources = append(t.sources, netip.AddrFrom4([4]byte(ip[12:16])))
 		t.mu.Unlock()
 	}
+}
+
+// ip4In returns the IPv4 packet in an Ethernet frame with any VLAN tags, or nil.
+func ip4In(frame []byte) []byte {
+	for at := 12; at+2 <= len(frame); at += 4 {
+		switch binary.BigEndian.Uint16(frame[at:]) {
+		case unix.ETH_P_IP:
+			return frame[at+2:]
+		case unix.ETH_P_8021Q, unix.ETH_P_8021AD:
+		default:
+			return nil
+		}
+	}
+	return nil
 }
 
 // Sources returns the sources of the packets so far.

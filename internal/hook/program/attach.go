@@ -1,33 +1,39 @@
-// Putting the programs in place, replacing an earlier process's, checking and removing them.
+// Putting the programs in place and replacing an earlier process's.
 
 package program
 
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
-// Hook is the programs on the pods' control group. Its methods may be called concurrently.
+// Hook is the programs on the pods' control group and on the node's uplinks. Its methods may be
+// called concurrently, and like Attach and Remove in the node's own network namespace.
 type Hook struct {
+	config    Config
 	pins      string
 	group     string
 	endpoints *ebpf.Map
 	counts    *ebpf.Map
 	guards    map[int32]*ebpf.Program // by the size of the link-layer header
 	all       *ebpf.Collection
+
+	uplinks sync.Mutex // for changes of the guards
+	noTCX   bool       // for tests: as before Linux 6.6
 }
 
 // Attach puts connect4 and connect6 on a control group, given its folder, and pins them in a folder
-// of a BPF file system. Programs of an earlier process are replaced: every connect meets the old
-// one or the new one. Endpoints that an earlier process published stay.
+// of a BPF file system. Programs of an earlier process are replaced, also its guards: every connect
+// and every packet meets the old one or the new one. Endpoints that an earlier process published
+// stay.
 func Attach(c Config, group, pins string) (*Hook, error) {
 	if err := makePins(pins); err != nil {
 		return nil, err
@@ -43,16 +49,25 @@ func Attach(c Config, group, pins string) (*Hook, error) {
 		return nil, err
 	}
 	h := &Hook{
-		pins: pins, group: group, all: all, endpoints: all.Maps[endpointsMap], counts: all.Maps[countsMap],
+		config: c, pins: pins, group: group, all: all, endpoints: all.Maps[endpointsMap], counts: all.Maps[countsMap],
 		guards: map[int32]*ebpf.Program{etherHeader: all.Programs[guardName(etherHeader)], noHeader: all.Programs[guardName(noHeader)]},
 	}
-	for name, at := range attachTypes() {
-		if err := h.attach(name, at); err != nil {
-			all.Close()
-			return nil, err
-		}
+	if err := h.attachAll(); err != nil {
+		all.Close()
+		return nil, err
 	}
 	return h, nil
+}
+
+// attachAll puts connect4 and connect6 in place, and then replaces the guards: a guard lets sockets
+// pass that its connect4 marked.
+func (h *Hook) attachAll() error {
+	for name, at := range attachTypes() {
+		if err := h.attach(name, at); err != nil {
+			return err
+		}
+	}
+	return h.updateGuards()
 }
 
 // The sizes of link-layer headers: of Ethernet, and of links without one.
@@ -69,17 +84,40 @@ func attachTypes() map[string]ebpf.AttachType {
 
 // makePins creates the folder for the pins.
 func makePins(pins string) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(pins), &fs); err != nil {
-		return fmt.Errorf("look at %s: %w", filepath.Dir(pins), err)
-	}
-	if fs.Type != unix.BPF_FS_MAGIC {
-		return fmt.Errorf("%s is no BPF file system: mount one there (mount -t bpf bpf %[1]s)", filepath.Dir(pins))
+	if err := mounted(filepath.Dir(pins)); err != nil {
+		return err
 	}
 	if err := os.Mkdir(pins, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make folder for pins: %w", err)
 	}
 	return nil
+}
+
+// mounted returns an error with the remedy unless a BPF file system is mounted on a folder.
+func mounted(folder string) error {
+	const remedy = "mount one there on the node (mount -t bpf bpf /sys/fs/bpf), and give it to podid's container, writable, as a hostPath volume"
+	var fs unix.Statfs_t
+	if err := unix.Statfs(folder, &fs); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("look at %s: %w: %s", folder, err, remedy)
+	}
+	if fs.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("no BPF file system on %s: %s", folder, remedy)
+	}
+	return nil
+}
+
+// pinnedLink returns the link of a pin. An error is os.ErrNotExist if the pin is not there.
+func pinnedLink(pin string) (link.Link, error) {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := mounted(filepath.Dir(filepath.Dir(pin))); err != nil {
+			return nil, err
+		}
+	}
+	if err != nil {
+		return nil, explain(fmt.Errorf("read pin %s: %w", pin, err))
+	}
+	return l, nil
 }
 
 // loadCollection loads programs and maps, with the pinned maps of an earlier process. Maps of
@@ -104,7 +142,7 @@ func loadCollection(spec *ebpf.CollectionSpec, pins string) (*ebpf.Collection, e
 // attach puts one program on the group, or replaces the pinned one.
 func (h *Hook) attach(name string, at ebpf.AttachType) error {
 	program, pin := h.all.Programs[name], filepath.Join(h.pins, name)
-	old, err := link.LoadPinnedLink(pin, nil)
+	old, err := pinnedLink(pin)
 	if err == nil {
 		defer func() { _ = old.Close() }() // the pin keeps it
 		if same, err := onGroup(old, h.group); err == nil && same {
@@ -117,7 +155,7 @@ func (h *Hook) attach(name string, at ebpf.AttachType) error {
 			return fmt.Errorf("remove %s of another control group: %w", name, err)
 		}
 	} else if !errors.Is(err, os.ErrNotExist) {
-		return explain(fmt.Errorf("read pin of %s: %w", name, err))
+		return err
 	}
 	attached, err := link.AttachCgroup(link.CgroupOptions{Path: h.group, Attach: at, Program: program})
 	if err != nil {
@@ -197,69 +235,8 @@ func (h *Hook) Count(what Count) (uint64, error) {
 	return total, nil
 }
 
-// Check returns an error if a program is not on the control group, or another program runs before
-// it there: of several on a group, the first decides.
-func (h *Hook) Check() error {
-	for name, at := range attachTypes() {
-		if err := h.check(name, at); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (h *Hook) check(name string, at ebpf.AttachType) error {
-	pinned, err := link.LoadPinnedLink(filepath.Join(h.pins, name), nil)
-	if err != nil {
-		return fmt.Errorf("read pin of %s: %w", name, err)
-	}
-	defer func() { _ = pinned.Close() }()
-	info, err := pinned.Info()
-	if err != nil {
-		return fmt.Errorf("read link of %s: %w", name, err)
-	}
-	group, err := os.Open(h.group)
-	if err != nil {
-		return fmt.Errorf("open control group: %w", err)
-	}
-	defer func() { _ = group.Close() }()
-	attached, err := link.QueryPrograms(link.QueryOptions{Target: int(group.Fd()), Attach: at})
-	if err != nil {
-		return explain(fmt.Errorf("list programs of %s: %w", h.group, err))
-	}
-	return inFront(attached.Programs, info.Program, h.group)
-}
-
 // Close closes the process's own references. The programs stay in place.
 func (h *Hook) Close() { h.all.Close() }
-
-// Remove removes everything that is pinned in the folder, and the folder: pods reach the metadata
-// service again.
-func Remove(pins string) error {
-	entries, err := os.ReadDir(pins)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("list pins: %w", err)
-	}
-	for _, e := range entries {
-		if err := removePin(filepath.Join(pins, e.Name())); err != nil {
-			return err
-		}
-	}
-	if err := os.Remove(pins); err != nil {
-		return fmt.Errorf("remove folder for pins: %w", err)
-	}
-	return nil
-}
-
-func removePin(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove pin: %w", err)
-	}
-	return nil
-}
 
 // explain adds the remedy to errors that an operator can fix.
 func explain(err error) error {

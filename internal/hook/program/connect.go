@@ -62,6 +62,7 @@ func connectInstructions(at ebpf.AttachType, c Config) asm.Instructions {
 		asm.Instructions{asm.Mov.Reg(call, asm.R1)},
 		match(at, ip, c), lookUp(c), refuse(ip, c), passNode(), divert(ip),
 		asm.Instructions{asm.Mov.Imm(asm.R0, 1).WithSymbol("pass"), asm.Return()},
+		deny(),
 	)
 }
 
@@ -161,8 +162,18 @@ func divert(ip int16) asm.Instructions {
 	)
 }
 
+// deny lets the connect fail with EPERM.
+func deny() asm.Instructions {
+	return slices.Concat(
+		asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("deny")},
+		count(Refused, "denied"),
+		asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("denied"), asm.Return()},
+	)
+}
+
 // unbind undoes SO_BINDTODEVICE, which closes the way over lo, and goes to the label, which must
-// follow. It uses R0 to R5.
+// follow. Every program may bind its socket, but only one with NET_RAW may undo it: without, unbind
+// goes to "deny", since the connect would only time out. It uses R0 to R5.
 func unbind(done string) asm.Instructions {
 	return asm.Instructions{
 		asm.LoadMem(asm.R1, call, addrSocket, asm.DWord),
@@ -176,6 +187,7 @@ func unbind(done string) asm.Instructions {
 		asm.Mov.Reg(asm.R4, asm.RFP), asm.Add.Imm(asm.R4, scratch),
 		asm.Mov.Imm(asm.R5, 4),
 		asm.FnSetsockopt.Call(),
+		asm.JNE.Imm(asm.R0, 0, "deny"),
 	}
 }
 

@@ -68,9 +68,7 @@ func newWorldOf(t *testing.T, service bool) *world {
 func (w *world) attach(t *testing.T) {
 	t.Helper()
 	var err error
-	if w.hook, err = Attach(w.config, w.podsGroup, w.pins); err != nil {
-		t.Fatal(err)
-	}
+	inNode(t, w, func() error { w.hook, err = Attach(w.config, w.podsGroup, w.pins); return err })
 	t.Cleanup(w.hook.Close)
 }
 
@@ -166,9 +164,7 @@ func TestOutlives(t *testing.T) {
 	if published, err := w.hook.Published(); err != nil || len(published) != 1 || published[0] != cookieIn(t, w.pod) {
 		t.Errorf("published: %v, %v", published, err)
 	}
-	if err := Remove(w.pins); err != nil {
-		t.Fatal(err)
-	}
+	inNode(t, w, func() error { return Remove(w.pins) })
 	w.hook.Close()
 	if got := hooktest.Client(t, w.pod, w.podGroup, "connect"); got != "metadata service" {
 		t.Errorf("after removal: %q", got)

@@ -2,12 +2,20 @@ package program
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/wait"
 
@@ -15,56 +23,95 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// TestGuard: raw and packet sockets of pods, host-network pods and foreign processes in a pod's
-// network send past connect4. Nothing of it leaves the node, while the node's own do.
-func TestGuard(t *testing.T) {
-	w := newWorldOf(t, false)
-	outside := testnet.New(t)
-	testnet.Veth(t, w.node, "eth0", outside, "eth0")
+// uplinked is a world whose node has an uplink. The metadata service is behind it.
+type uplinked struct {
+	*world
+	outside *testnet.Net
+	uplink  Uplink
+	tap     *hooktest.Tap
+}
+
+func newUplinked(t *testing.T) *uplinked {
+	t.Helper()
+	w := &uplinked{world: newWorldOf(t, false), outside: testnet.New(t), uplink: Uplink{Ethernet: true}}
+	testnet.Veth(t, w.node, "eth0", w.outside, "eth0")
 	w.node.Address(t, "eth0", "10.0.0.4/24")
 	w.node.Route(t, "0.0.0.0/0", "10.0.0.1", "eth0")
 	w.node.Sysctl(t, "ipv4/ip_forward", "1")
-	outside.Address(t, "eth0", "10.0.0.1/24")
-	outside.Address(t, "lo", "169.254.169.254/32")
-	outside.Route(t, "10.244.0.0/24", "10.0.0.4", "eth0")
-	serve(t, listenIn(t, outside, "169.254.169.254:80"), "metadata service")
-	tap := hooktest.NewTap(t, outside)
+	w.outside.Address(t, "eth0", "10.0.0.1/24")
+	w.outside.Address(t, "lo", "169.254.169.254/32")
+	w.outside.Route(t, "10.244.0.0/24", "10.0.0.4", "eth0")
+	serve(t, listenIn(t, w.outside, "169.254.169.254:80"), "metadata service")
+	w.tap = hooktest.NewTap(t, w.outside)
+	w.uplink.Index = w.index(t, "eth0")
+	return w
+}
+
+// index returns the index of an interface of the node.
+func (w *uplinked) index(t *testing.T, name string) (index int) {
+	t.Helper()
+	inNode(t, w.world, func() error {
+		i, err := net.InterfaceByName(name)
+		if err == nil {
+			index = i.Index
+		}
+		return err
+	})
+	return index
+}
+
+func (w *uplinked) guard(t *testing.T) {
+	t.Helper()
+	inNode(t, w.world, func() error { return w.hook.Guard(w.uplink) })
+}
+
+func (w *uplinked) guarded(t *testing.T) error {
+	t.Helper()
+	var guarded error
+	inNode(t, w.world, func() error { guarded = w.hook.Guarded(w.uplink); return nil })
+	return guarded
+}
+
+func (w *uplinked) dropped(t *testing.T) uint64 {
+	t.Helper()
+	n, err := w.hook.Count(Dropped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// drops fails the test unless the guard drops what a client sends.
+func (w *uplinked) drops(t *testing.T, in *testnet.Net, group, way string) {
+	t.Helper()
+	before := w.dropped(t)
+	// A packet socket gets an error at once when its packet is dropped on the same interface.
+	if got := hooktest.Client(t, in, group, way); got != hooktest.Sent && got != unix.ENOBUFS.Error() {
+		t.Errorf("%s: %s", way, got)
+	}
+	eventually(t, way+" is dropped", func() (bool, error) { return w.dropped(t) == before+1, nil })
+}
+
+// TestGuard: raw and packet sockets of pods, host-network pods and foreign processes in a pod's
+// network send past connect4. Nothing of it leaves the node, while the node's own do.
+func TestGuard(t *testing.T) {
+	w := newUplinked(t)
 	pod := netip.MustParseAddr("10.244.0.2")
 
 	// Without the guard they do leave, so that the test can fail.
 	if got := hooktest.Client(t, w.pod, w.podGroup, "AF_PACKET"); got != hooktest.Sent {
 		t.Fatal(got)
 	}
-	eventually(t, "the packet arrives", func() (bool, error) { return slices.Contains(tap.Sources(), pod), nil })
-	uplink := Uplink{Ethernet: true}
-	inNode(t, w, func() error {
-		i, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
+	eventually(t, "the packet arrives", func() (bool, error) { return slices.Contains(w.tap.Sources(), pod), nil })
+	w.guard(t)
+	before := len(w.tap.Sources())
+	for _, way := range hooktest.Raw() {
+		if !hooktest.Tagged(way) { // the node does not forward those
+			w.drops(t, w.pod, w.podGroup, way)
 		}
-		uplink.Index = i.Index
-		return w.hook.Guard(uplink)
-	})
-	before := len(tap.Sources())
-
-	sent := uint64(0)
-	for _, from := range []struct {
-		name string
-		in   *testnet.Net
-	}{{"pod", w.pod}, {"host-network pod", w.node}} {
-		for _, way := range hooktest.Raw() {
-			// A packet socket gets an error at once when its packet is dropped on the same interface.
-			if got := hooktest.Client(t, from.in, w.podGroup, way); got != hooktest.Sent && got != unix.ENOBUFS.Error() {
-				t.Errorf("%s by %s: %s", from.name, way, got)
-			}
-			sent++
-			eventually(t, from.name+" by "+way+" is dropped", func() (bool, error) {
-				dropped, err := w.hook.Count(Dropped)
-				return dropped == sent, err
-			})
-		}
+		w.drops(t, w.node, w.podGroup, way)
 	}
-	if arrived := tap.Sources()[before:]; len(arrived) > 0 {
+	if arrived := w.tap.Sources()[before:]; len(arrived) > 0 {
 		t.Errorf("arrived at the metadata service from %v", arrived)
 	}
 	for _, group := range []string{w.systemGroup, w.podGroup} {
@@ -72,11 +119,150 @@ func TestGuard(t *testing.T) {
 			t.Errorf("on the node's network in %s: %q", group, got)
 		}
 	}
-	inNode(t, w, func() error { return w.hook.Guarded(uplink) })
-	// A successor replaces it.
+	if err := w.guarded(t); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOffloadedTag: another data plane's program forwards pods' packets with two VLAN tags, of which
+// the network card is to add the outer one.
+func TestOffloadedTag(t *testing.T) {
+	w := newUplinked(t)
+	const protocol = 16       // in the struct __sk_buff
+	push := asm.Instructions{ // not for ARP
+		asm.Mov.Imm(asm.R0, accept),
+		asm.LoadMem(asm.R2, asm.R1, protocol, asm.Word),
+		asm.JNE.Imm32(asm.R2, wire2(unix.ETH_P_IP), "done"),
+		asm.Mov.Reg(asm.R6, asm.R1),
+	}
+	for _, tag := range []uint16{unix.ETH_P_8021Q, unix.ETH_P_8021AD} {
+		push = append(push,
+			asm.Mov.Reg(asm.R1, asm.R6), asm.Mov.Imm(asm.R2, wire2(tag)), asm.Mov.Imm(asm.R3, 5), asm.FnSkbVlanPush.Call())
+	}
+	plane := foreign(t, ebpf.SchedCLS, ebpf.AttachNone, append(push,
+		asm.Mov.Imm(asm.R1, int32(w.uplink.Index)), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(),
+		asm.Return().WithSymbol("done"),
+	))
+	port := w.index(t, "pod0")
+	inNode(t, w.world, func() error {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: port, Program: plane, Attach: ebpf.AttachTCXIngress})
+		if err == nil {
+			t.Cleanup(func() { _ = l.Close() })
+		}
+		return err
+	})
+	if got := hooktest.Client(t, w.pod, w.podGroup, "AF_PACKET"); got != hooktest.Sent {
+		t.Fatal(got)
+	}
+	eventually(t, "the packet arrives", func() (bool, error) { return len(w.tap.Sources()) == 1, nil })
+	w.guard(t)
+	w.drops(t, w.pod, w.podGroup, "AF_PACKET")
+	if arrived := w.tap.Sources()[1:]; len(arrived) > 0 {
+		t.Errorf("arrived at the metadata service from %v", arrived)
+	}
+}
+
+// foreign loads another's program.
+func foreign(t *testing.T, kind ebpf.ProgramType, at ebpf.AttachType, code asm.Instructions) *ebpf.Program {
+	t.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "foreign", Type: kind, AttachType: at, License: "GPL", Instructions: code})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+// returning is a program that returns a value.
+func returning(value int32) asm.Instructions {
+	return asm.Instructions{asm.Mov.Imm(asm.R0, value), asm.Return()}
+}
+
+// accept is a verdict of tc after which no other program runs.
+const accept = 0
+
+// TestReattach: Attach alone replaces the guards of the process before, on each uplink that is still
+// there.
+func TestReattach(t *testing.T) {
+	for _, noTCX := range []bool{false, true} {
+		t.Run(fmt.Sprintf("without tcx: %v", noTCX), func(t *testing.T) {
+			w := newUplinked(t)
+			w.hook.noTCX = noTCX
+			testnet.Veth(t, w.node, "eth1", w.outside, "eth1")
+			second := Uplink{Index: w.index(t, "eth1"), Ethernet: true}
+			w.guard(t)
+			inNode(t, w.world, func() error { return w.hook.Guard(second) })
+			before := w.hook
+			w.drops(t, w.node, w.podGroup, "AF_PACKET")
+			inNode(t, w.world, func() error { // the interface is gone
+				eth1, err := netlink.LinkByIndex(second.Index)
+				if err != nil {
+					return err
+				}
+				return netlink.LinkDel(eth1)
+			})
+
+			// The new one takes another group for the pods'.
+			var err error
+			if w.config.Pods, err = GroupID(w.systemGroup); err != nil {
+				t.Fatal(err)
+			}
+			w.attach(t)
+			w.drops(t, w.node, w.systemGroup, "AF_PACKET")
+			if err := w.guarded(t); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(before.guardPin(second)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the pin of an interface that is gone: %v", err)
+			}
+		})
+	}
+}
+
+// TestMoved: a guard that is no longer first is moved to the front, and what was in front of it
+// stays.
+func TestMoved(t *testing.T) {
+	w := newUplinked(t)
+	w.guard(t)
+	for range 2 { // also one that was moved before
+		other := foreign(t, ebpf.SchedCLS, ebpf.AttachNone, returning(accept))
+		inNode(t, w.world, func() error {
+			l, err := link.AttachTCX(link.TCXOptions{Interface: w.uplink.Index, Program: other, Attach: ebpf.AttachTCXEgress, Anchor: link.Head()})
+			if err == nil {
+				t.Cleanup(func() { _ = l.Close() })
+			}
+			return err
+		})
+		if err := w.guarded(t); err == nil || !strings.Contains(err.Error(), "another program") {
+			t.Errorf("behind another program: %v", err)
+		}
+		w.guard(t)
+		if err := w.guarded(t); err != nil {
+			t.Error(err)
+		}
+		w.drops(t, w.node, w.podGroup, "AF_PACKET")
+	}
+	var all *link.QueryResult
+	eventually(t, "one guard and two other programs", func() (bool, error) { // a link without a pin ends later
+		err := w.node.Do(func() (err error) {
+			all, err = link.QueryPrograms(link.QueryOptions{Target: w.uplink.Index, Attach: ebpf.AttachTCXEgress})
+			return err
+		})
+		return len(all.Programs) == 3, err
+	})
+	// A move that its process did not finish.
+	inNode(t, w.world, func() error {
+		program, err := w.hook.newGuard(etherHeader)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = program.Close() }()
+		return attachFirst(w.uplink, program, w.hook.guardPin(w.uplink)+moving)
+	})
 	w.attach(t)
-	inNode(t, w, func() error { return w.hook.Guard(uplink) })
-	inNode(t, w, func() error { return w.hook.Guarded(uplink) })
+	if err := w.guarded(t); err != nil {
+		t.Error(err)
+	}
 }
 
 func eventually(t *testing.T, what string, f func() (bool, error)) {

@@ -1,4 +1,4 @@
-// Putting the guard on the node's uplinks.
+// Putting the guard on the node's uplinks by tcx (Linux 6.6).
 
 package program
 
@@ -11,8 +11,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Uplink is a network interface through which the node sends.
@@ -29,46 +27,148 @@ func (u Uplink) header() int32 {
 	return noHeader
 }
 
-// filterPriority and filterHandle identify the guard among the filters of an interface. The lowest
-// priority runs first.
-const (
-	filterPriority = 1
-	filterHandle   = 1
-)
-
-// Guard puts the guard on an uplink, before the programs of others, or replaces an earlier
-// process's. Without tcx (Linux 6.6) it is a filter of the qdisc clsact.
+// Guard puts the guard on an uplink, before the programs of others. It replaces an earlier
+// process's, and moves one that is no longer first, without a gap. Without tcx it is a filter of
+// the qdisc clsact.
 func (h *Hook) Guard(u Uplink) error {
-	program, pin := h.guards[u.header()], h.guardPin(u)
-	old, err := link.LoadPinnedLink(pin, nil)
-	if err == nil {
-		defer func() { _ = old.Close() }()
-		if on, err := onUplink(old, u); err == nil && on {
-			if err := old.Update(program); err != nil {
-				return explain(fmt.Errorf("replace guard of interface %d: %w", u.Index, err))
-			}
-			return nil
-		}
-		if err := old.Unpin(); err != nil {
-			return fmt.Errorf("remove guard of an interface that is gone: %w", err)
-		}
+	h.uplinks.Lock()
+	defer h.uplinks.Unlock()
+	if err := h.attachGuard(u); !errors.Is(err, ebpf.ErrNotSupported) {
+		return err
 	}
+	return h.guardByFilter(u)
+}
+
+// attachGuard is Guard with tcx. Without tcx it returns ebpf.ErrNotSupported.
+func (h *Hook) attachGuard(u Uplink) error {
+	if h.noTCX {
+		return ebpf.ErrNotSupported
+	}
+	there, err := h.updateGuard(u)
+	if err != nil {
+		return err
+	}
+	if !there {
+		return attachFirst(u, h.guards[u.header()], h.guardPin(u))
+	}
+	if h.guardedByLink(u) == nil {
+		return nil
+	}
+	return h.moveGuard(u)
+}
+
+// attachFirst puts a guard before all programs of an uplink.
+func attachFirst(u Uplink, program *ebpf.Program, pin string) error {
 	attached, err := link.AttachTCX(link.TCXOptions{Interface: u.Index, Program: program, Attach: ebpf.AttachTCXEgress, Anchor: link.Head()})
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		return guardByFilter(u, program)
-	}
 	if err != nil {
 		return explain(fmt.Errorf("attach guard to interface %d: %w", u.Index, err))
 	}
-	defer func() { _ = attached.Close() }()
+	defer func() { _ = attached.Close() }() // the pin keeps it
 	if err := attached.Pin(pin); err != nil {
 		return explain(fmt.Errorf("pin guard of interface %d: %w", u.Index, err))
 	}
 	return nil
 }
 
+// moving ends the name of the pin of a guard that takes another one's place.
+const moving = "-new"
+
+// moveGuard puts a second guard before all programs of an uplink, which takes the first one's pin.
+// It is another program, as a program can be on an interface only once.
+func (h *Hook) moveGuard(u Uplink) error {
+	program, err := h.newGuard(u.header())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = program.Close() }()
+	pin := h.guardPin(u)
+	if err := detach(pin + moving); err != nil {
+		return err
+	}
+	if err := attachFirst(u, program, pin+moving); err != nil {
+		return err
+	}
+	if err := os.Rename(pin+moving, pin); err != nil { // the old one loses its last reference
+		return fmt.Errorf("replace pin of the guard: %w", err)
+	}
+	return nil
+}
+
+// newGuard loads one more instance of the guard.
+func (h *Hook) newGuard(header int32) (*ebpf.Program, error) {
+	spec := guardSpec(h.config, header)
+	for _, name := range []string{passedMap, countsMap} {
+		if err := spec.Instructions.AssociateMap(name, h.all.Maps[name]); err != nil {
+			return nil, fmt.Errorf("load guard: %w", err)
+		}
+	}
+	program, err := ebpf.NewProgram(spec)
+	if err != nil {
+		return nil, explain(fmt.Errorf("load guard: %w", err))
+	}
+	return program, nil
+}
+
+// guardPin returns where an uplink's guard is pinned. Its name tells a successor all that it has to
+// know of the uplink.
 func (h *Hook) guardPin(u Uplink) string {
-	return filepath.Join(h.pins, fmt.Sprintf("%s-%d", guard, u.Index))
+	return filepath.Join(h.pins, fmt.Sprintf("%s-%d", guardName(u.header()), u.Index))
+}
+
+// uplinkOf returns the uplink of a guard's pin.
+func uplinkOf(pin string) (u Uplink, ok bool) {
+	var header int32
+	if n, err := fmt.Sscanf(pin, guard+"%d-%d", &header, &u.Index); n != 2 || err != nil {
+		return u, false
+	}
+	u.Ethernet = header == etherHeader
+	return u, !strings.HasSuffix(pin, moving)
+}
+
+// updateGuards replaces an earlier process's guards on all uplinks in place.
+func (h *Hook) updateGuards() error {
+	entries, err := os.ReadDir(h.pins)
+	if err != nil {
+		return fmt.Errorf("list pins: %w", err)
+	}
+	for _, e := range entries {
+		u, ok := uplinkOf(e.Name())
+		switch {
+		case ok:
+			_, err = h.updateGuard(u)
+		case strings.HasSuffix(e.Name(), moving): // its process ended while it moved the guard
+			err = detach(filepath.Join(h.pins, e.Name()))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return h.updateFilters()
+}
+
+// updateGuard replaces the guard on an uplink in place, and reports whether there was one. The pin
+// of an interface that is gone is removed.
+func (h *Hook) updateGuard(u Uplink) (bool, error) {
+	pin := h.guardPin(u)
+	old, err := pinnedLink(pin)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = old.Close() }()
+	on, err := onUplink(old, u)
+	if err != nil {
+		return false, err
+	}
+	if !on {
+		return false, removePin(pin)
+	}
+	if err := old.Update(h.guards[u.header()]); err != nil {
+		return false, explain(fmt.Errorf("replace guard of interface %d: %w", u.Index, err))
+	}
+	return true, nil
 }
 
 // onUplink reports whether a link is on the interface. The index of an interface that is gone is 0.
@@ -81,35 +181,20 @@ func onUplink(l link.Link, u Uplink) (bool, error) {
 	return on != nil && int(on.Ifindex) == u.Index, nil
 }
 
-// guardByFilter puts the guard on an uplink as a filter.
-func guardByFilter(u Uplink, program *ebpf.Program) error {
-	attributes := netlink.QdiscAttrs{LinkIndex: u.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}
-	err := netlink.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: attributes, QdiscType: "clsact"})
-	if err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("add qdisc clsact to interface %d: %w", u.Index, err)
-	}
-	err = netlink.FilterReplace(&netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: u.Index, Parent: netlink.HANDLE_MIN_EGRESS, Priority: filterPriority, Handle: filterHandle, Protocol: unix.ETH_P_ALL,
-		},
-		Fd: program.FD(), Name: filterName, DirectAction: true,
-	})
-	if err != nil {
-		return fmt.Errorf("add guard to interface %d: %w", u.Index, err)
-	}
-	return nil
-}
-
-const filterName = "podid_guard"
-
 // Guarded returns an error if the guard is not on an uplink, or another program runs before it.
 func (h *Hook) Guarded(u Uplink) error {
-	pinned, err := link.LoadPinnedLink(h.guardPin(u), nil)
+	err := h.guardedByLink(u)
 	if errors.Is(err, os.ErrNotExist) {
-		return guardedByFilter(u)
+		return h.guardedByFilter(u)
 	}
+	return err
+}
+
+// guardedByLink is Guarded for tcx. Without a pin it returns os.ErrNotExist.
+func (h *Hook) guardedByLink(u Uplink) error {
+	pinned, err := pinnedLink(h.guardPin(u))
 	if err != nil {
-		return fmt.Errorf("read pin of the guard: %w", err)
+		return err
 	}
 	defer func() { _ = pinned.Close() }()
 	info, err := pinned.Info()
@@ -121,36 +206,4 @@ func (h *Hook) Guarded(u Uplink) error {
 		return explain(fmt.Errorf("list programs of interface %d: %w", u.Index, err))
 	}
 	return inFront(attached.Programs, info.Program, fmt.Sprintf("interface %d", u.Index))
-}
-
-// guardedByFilter is Guarded for the qdisc clsact.
-func guardedByFilter(u Uplink) error {
-	on, err := netlink.LinkByIndex(u.Index)
-	if err != nil {
-		return fmt.Errorf("read interface %d: %w", u.Index, err)
-	}
-	filters, err := netlink.FilterList(on, netlink.HANDLE_MIN_EGRESS)
-	if err != nil {
-		return fmt.Errorf("list filters of interface %d: %w", u.Index, err)
-	}
-	for _, f := range filters {
-		if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, filterName) {
-			return nil
-		}
-	}
-	return fmt.Errorf("the guard is not on interface %d", u.Index)
-}
-
-// inFront returns an error unless a program is the first of those attached.
-func inFront(attached []link.AttachedProgram, id ebpf.ProgramID, where string) error {
-	for i, p := range attached {
-		if p.ID != id {
-			continue
-		}
-		if i > 0 {
-			return fmt.Errorf("another program is first on %s: ID %d, see bpftool prog show id %[2]d", where, attached[0].ID)
-		}
-		return nil
-	}
-	return fmt.Errorf("podid's program is not on %s", where)
 }
