@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -174,13 +173,5 @@ func TestOutlives(t *testing.T) {
 	}
 	if err := w.hook.Check(); err == nil {
 		t.Error("the check passes without programs")
-	}
-}
-
-// TestNoFileSystem: a folder outside of a BPF file system is refused with the remedy.
-func TestNoFileSystem(t *testing.T) {
-	_, err := Attach(Config{}, "/", t.TempDir()+"/podid")
-	if err == nil || !strings.Contains(err.Error(), "mount -t bpf") {
-		t.Errorf("error %v", err)
 	}
 }
