@@ -33,26 +33,38 @@ const tagged = ", tagged"
 // does.
 func Tagged(way string) bool { return strings.HasSuffix(way, tagged) }
 
+// pastTC is in the names of ways past the traffic control of the interface.
+const pastTC = ", past tc"
+
+// PastTC reports whether a way to send avoids the traffic control of the interface, and with it all
+// programs there (PACKET_QDISC_BYPASS).
+func PastTC(way string) bool { return strings.Contains(way, pastTC) }
+
 type sender struct {
 	name string
 	send func() error
 }
 
 func senders() []sender {
-	return []sender{
-		{"SOCK_RAW", sendRaw},
-		{"AF_PACKET", func() error { return sendPacket(syn()) }},
-		{"AF_PACKET, IP options", func() error { return sendPacket(withOptions(syn())) }},
-		{"AF_PACKET, later fragment", func() error { return sendPacket(laterFragment(syn())) }},
-		{"AF_PACKET, own frame", func() error { return sendFrame(unix.ETH_P_IP) }},
-		{"AF_PACKET, forged protocol", func() error { return sendFrame(unix.ETH_P_IPV6) }},
-		{"AF_PACKET, 802.1Q" + tagged, func() error { return sendFrame(unix.ETH_P_8021Q, unix.ETH_P_8021Q) }},
-		{"AF_PACKET, 802.1ad" + tagged, func() error { return sendFrame(unix.ETH_P_8021AD, unix.ETH_P_8021AD) }},
-		{"AF_PACKET, 802.1Q in 802.1ad" + tagged, func() error {
-			return sendFrame(unix.ETH_P_8021AD, unix.ETH_P_8021AD, unix.ETH_P_8021Q)
-		}},
-		{"AF_PACKET, forged protocol and 802.1Q" + tagged, func() error { return sendFrame(unix.ETH_P_IPV6, unix.ETH_P_8021Q) }},
+	all := []sender{{"SOCK_RAW", sendRaw}}
+	for name, options := range map[string][]int{"AF_PACKET": nil, "AF_PACKET" + pastTC: {unix.PACKET_QDISC_BYPASS}} {
+		frame := func(protocol uint16, tags ...uint16) func() error {
+			return func() error { return sendFrame(options, protocol, tags...) }
+		}
+		all = append(all,
+			sender{name, func() error { return sendPacket(options, syn()) }},
+			sender{name + ", IP options", func() error { return sendPacket(options, withOptions(syn())) }},
+			sender{name + ", later fragment", func() error { return sendPacket(options, laterFragment(syn())) }},
+			sender{name + ", own frame", frame(unix.ETH_P_IP)},
+			sender{name + ", forged protocol", frame(unix.ETH_P_IPV6)},
+			sender{name + ", 802.1Q" + tagged, frame(unix.ETH_P_8021Q, unix.ETH_P_8021Q)},
+			sender{name + ", 802.1ad" + tagged, frame(unix.ETH_P_8021AD, unix.ETH_P_8021AD)},
+			sender{name + ", 802.1Q in 802.1ad" + tagged, frame(unix.ETH_P_8021AD, unix.ETH_P_8021AD, unix.ETH_P_8021Q)},
+			sender{name + ", forged protocol, 802.1Q" + tagged, frame(unix.ETH_P_IPV6, unix.ETH_P_8021Q)},
+			sender{name + ", forged protocol, 802.1Q in 802.1ad" + tagged, frame(unix.ETH_P_IPV6, unix.ETH_P_8021AD, unix.ETH_P_8021Q)},
+		)
 	}
+	return all
 }
 
 func htons(n uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n)) }
@@ -69,17 +81,17 @@ func sendRaw() error {
 }
 
 // sendPacket sends an IPv4 packet by a packet socket to the gateway.
-func sendPacket(packet []byte) error {
+func sendPacket(options []int, packet []byte) error {
 	gateway, err := gatewayAddress()
 	if err != nil {
 		return err
 	}
-	return sendLink(unix.SOCK_DGRAM, unix.ETH_P_IP, gateway, packet)
+	return sendLink(unix.SOCK_DGRAM, options, unix.ETH_P_IP, gateway, packet)
 }
 
 // sendFrame sends a SYN in an Ethernet frame with VLAN tags by a packet socket to the gateway. The
 // kernel is told that the frame holds the protocol.
-func sendFrame(protocol uint16, tags ...uint16) error {
+func sendFrame(options []int, protocol uint16, tags ...uint16) error {
 	out, err := net.InterfaceByName("eth0")
 	if err != nil {
 		return err
@@ -94,11 +106,11 @@ func sendFrame(protocol uint16, tags ...uint16) error {
 		frame = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(frame, tag), vlan)
 	}
 	frame = binary.BigEndian.AppendUint16(frame, unix.ETH_P_IP)
-	return sendLink(unix.SOCK_RAW, protocol, gateway, append(frame, syn()...))
+	return sendLink(unix.SOCK_RAW, options, protocol, gateway, append(frame, syn()...))
 }
 
-// sendLink sends a packet, with or without its link-layer header, by a packet socket.
-func sendLink(kind int, protocol uint16, gateway net.HardwareAddr, packet []byte) error {
+// sendLink sends a packet, with or without its link-layer header, by a packet socket with options.
+func sendLink(kind int, options []int, protocol uint16, gateway net.HardwareAddr, packet []byte) error {
 	out, err := net.InterfaceByName("eth0")
 	if err != nil {
 		return err
@@ -108,6 +120,11 @@ func sendLink(kind int, protocol uint16, gateway net.HardwareAddr, packet []byte
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, o, 1); err != nil {
+			return err
+		}
+	}
 	to := &unix.SockaddrLinklayer{Protocol: htons(protocol), Ifindex: out.Index, Halen: 6}
 	copy(to.Addr[:], gateway)
 	return unix.Sendto(fd, packet, 0, to)

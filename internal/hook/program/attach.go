@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -28,6 +29,8 @@ type Hook struct {
 
 	uplinks sync.Mutex // for changes of the guards
 	noTCX   bool       // for tests: as before Linux 6.6
+
+	noEgress atomic.Bool // before Linux 5.16
 }
 
 // Attach puts connect4 and connect6 on a control group, given its folder, and pins them in a folder

@@ -22,6 +22,7 @@ type world struct {
 	systemGroup string
 	pins        string
 	config      Config
+	egress      bool // whether the guard is also in nftables
 	hook        *Hook
 }
 
@@ -68,6 +69,7 @@ func (w *world) attach(t *testing.T) {
 	t.Helper()
 	var err error
 	inNode(t, w, func() error { w.hook, err = Attach(w.config, w.podsGroup, w.pins); return err })
+	w.hook.noEgress.Store(!w.egress)
 	t.Cleanup(w.hook.Close)
 }
 

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +13,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -72,12 +72,33 @@ func (w *uplinked) guarded(t *testing.T) error {
 	return guarded
 }
 
+// dropped returns how many packets were dropped by the guard, and by the uplink's table if there is
+// one.
 func (w *uplinked) dropped(t *testing.T) uint64 {
 	t.Helper()
 	n, err := w.hook.Count(Dropped)
 	if err != nil {
 		t.Fatal(err)
 	}
+	inNode(t, w.world, func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := tableOf(w.uplink)
+		rules, err := conn.GetRules(table, &nftables.Chain{Name: egressChain, Table: table})
+		for _, r := range rules {
+			for _, e := range r.Exprs {
+				if c, ok := e.(*expr.Counter); ok {
+					n += c.Packets
+				}
+			}
+		}
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return err
+	})
 	return n
 }
 
@@ -93,34 +114,62 @@ func (w *uplinked) drops(t *testing.T, in *testnet.Net, group, way string) {
 }
 
 // TestGuard: raw and packet sockets of pods, host-network pods and foreign processes in a pod's
-// network send past connect4. Nothing of it leaves the node, while the node's own do.
+// network send past connect4. Nothing of it leaves the node, while the node's own do. Only nftables
+// stops what a host-network pod sends past tc.
 func TestGuard(t *testing.T) {
-	w := newUplinked(t)
-	pod := netip.MustParseAddr("10.244.0.2")
-
-	// Without the guard they do leave, so that the test can fail.
-	if got := hooktest.Client(t, w.pod, w.podGroup, "AF_PACKET"); got != hooktest.Sent {
-		t.Fatal(got)
+	for _, egress := range []bool{false, true} {
+		t.Run(fmt.Sprintf("with nftables: %v", egress), func(t *testing.T) {
+			w := newUplinked(t)
+			w.hook.noEgress.Store(!egress)
+			// Without the guard they do leave, so that the test can fail.
+			ways := []string{"AF_PACKET"}
+			if egress {
+				ways = append(ways, "AF_PACKET, past tc", "AF_PACKET, past tc, forged protocol, 802.1Q, tagged")
+			}
+			w.leave(t, w.node, ways...)
+			w.leave(t, w.pod, "AF_PACKET")
+			w.guard(t)
+			w.nothingLeaves(t, egress)
+			for _, group := range []string{w.systemGroup, w.podGroup} {
+				if got := hooktest.Client(t, w.node, group, "connect"); got != "metadata service" {
+					t.Errorf("on the node's network in %s: %q", group, got)
+				}
+			}
+			if err := w.guarded(t); err != nil {
+				t.Error(err)
+			}
+			inNode(t, w.world, func() error { return Remove(w.pins) })
+			w.leave(t, w.node, ways...)
+		})
 	}
-	eventually(t, "the packet arrives", func() (bool, error) { return slices.Contains(w.tap.Sources(), pod), nil })
-	w.guard(t)
+}
+
+// leave fails the test unless what a pod's client sends arrives at the metadata service.
+func (w *uplinked) leave(t *testing.T, in *testnet.Net, ways ...string) {
+	t.Helper()
+	for _, way := range ways {
+		before := len(w.tap.Sources())
+		if got := hooktest.Client(t, in, w.podGroup, way); got != hooktest.Sent {
+			t.Fatalf("%s: %s", way, got)
+		}
+		eventually(t, way+" arrives", func() (bool, error) { return len(w.tap.Sources()) > before, nil })
+	}
+}
+
+// nothingLeaves fails the test if anything of a pod arrives at the metadata service, sent in any way.
+func (w *uplinked) nothingLeaves(t *testing.T, egress bool) {
+	t.Helper()
 	before := len(w.tap.Sources())
 	for _, way := range hooktest.Raw() {
 		if !hooktest.Tagged(way) { // the node does not forward those
 			w.drops(t, w.pod, w.podGroup, way)
 		}
-		w.drops(t, w.node, w.podGroup, way)
+		if egress || !hooktest.PastTC(way) {
+			w.drops(t, w.node, w.podGroup, way)
+		}
 	}
 	if arrived := w.tap.Sources()[before:]; len(arrived) > 0 {
 		t.Errorf("arrived at the metadata service from %v", arrived)
-	}
-	for _, group := range []string{w.systemGroup, w.podGroup} {
-		if got := hooktest.Client(t, w.node, group, "connect"); got != "metadata service" {
-			t.Errorf("on the node's network in %s: %q", group, got)
-		}
-	}
-	if err := w.guarded(t); err != nil {
-		t.Error(err)
 	}
 }
 

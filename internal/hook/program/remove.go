@@ -17,7 +17,7 @@ import (
 // Remove removes the guards, then everything that is pinned in the folder, and the folder: pods
 // reach the metadata service again. It is called in the node's own network namespace.
 func Remove(pins string) error {
-	if err := removeFilters(); err != nil {
+	if err := errors.Join(removeTables(true), removeFilters()); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(pins)

@@ -29,14 +29,22 @@ func (u Uplink) header() int32 {
 
 // Guard puts the guard on an uplink, before the programs of others. It replaces an earlier
 // process's, and moves one that is no longer first, without a gap. Without tcx it is a filter of
-// the qdisc clsact.
+// the qdisc clsact. From Linux 5.16 on an nftables table stops what goes past tc.
 func (h *Hook) Guard(u Uplink) error {
 	h.uplinks.Lock()
 	defer h.uplinks.Unlock()
-	if err := h.attachGuard(u); !errors.Is(err, ebpf.ErrNotSupported) {
+	err := h.attachGuard(u)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		err = h.guardByFilter(u)
+	}
+	if err != nil || h.noEgress.Load() {
 		return err
 	}
-	return h.guardByFilter(u)
+	if err := h.guardRouteless(u); !errors.Is(err, errNoEgress) {
+		return err
+	}
+	h.noEgress.Store(true)
+	return nil
 }
 
 // attachGuard is Guard with tcx. Without tcx it returns ebpf.ErrNotSupported.
@@ -143,7 +151,7 @@ func (h *Hook) updateGuards() error {
 			return err
 		}
 	}
-	return h.updateFilters()
+	return errors.Join(h.updateFilters(), removeTables(false))
 }
 
 // updateGuard replaces the guard on an uplink in place, and reports whether there was one. The pin
@@ -185,9 +193,12 @@ func onUplink(l link.Link, u Uplink) (bool, error) {
 func (h *Hook) Guarded(u Uplink) error {
 	err := h.guardedByLink(u)
 	if errors.Is(err, os.ErrNotExist) {
-		return h.guardedByFilter(u)
+		err = h.guardedByFilter(u)
 	}
-	return err
+	if err != nil || h.noEgress.Load() {
+		return err
+	}
+	return h.guardedRouteless(u)
 }
 
 // guardedByLink is Guarded for tcx. Without a pin it returns os.ErrNotExist.
