@@ -1,0 +1,113 @@
+package program
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+// tables returns the names of the node's nftables tables of the guard's kind.
+func (w *uplinked) tables(t *testing.T) (names []string) {
+	t.Helper()
+	inNode(t, w.world, func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		all, err := conn.ListTablesOfFamily(nftables.TableFamilyNetdev)
+		for _, table := range all {
+			names = append(names, table.Name)
+		}
+		return err
+	})
+	slices.Sort(names)
+	return names
+}
+
+// TestTable: a table that another one emptied is found and written again. That of an interface that
+// is gone is removed, and an interface that passes on packets of another has none.
+func TestTable(t *testing.T) {
+	w := newUplinked(t)
+	w.egress = true
+	w.attach(t)
+	testnet.Veth(t, w.node, "eth1", w.outside, "eth1")
+	testnet.Veth(t, w.node, "port", w.outside, "port")
+	w.node.Bridge(t, "bridge", "port")
+	second, port := Uplink{Index: w.index(t, "eth1"), Ethernet: true}, Uplink{Index: w.index(t, "port"), Ethernet: true}
+	w.guard(t)
+	inNode(t, w.world, func() error {
+		for _, u := range []Uplink{second, port} {
+			if err := w.hook.Guard(u); err != nil {
+				return err
+			}
+			if err := w.hook.Guarded(u); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	one, two := tableOf(w.uplink).Name, tableOf(second).Name
+	if got, want := w.tables(t), []string{one, two}; !slices.Equal(got, want) {
+		t.Errorf("tables %q, want %q", got, want)
+	}
+	for _, spoil := range []func(*nftables.Conn){
+		func(c *nftables.Conn) { c.FlushTable(tableOf(w.uplink)) },
+		func(c *nftables.Conn) { c.DelTable(tableOf(w.uplink)) },
+	} {
+		inNode(t, w.world, func() error {
+			conn, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			spoil(conn)
+			return conn.Flush()
+		})
+		if err := w.guarded(t); err == nil || !strings.Contains(err.Error(), one) {
+			t.Errorf("spoiled: %v", err)
+		}
+		w.guard(t)
+		if err := w.guarded(t); err != nil {
+			t.Error(err)
+		}
+	}
+	inNode(t, w.world, func() error {
+		link, err := netlink.LinkByIndex(second.Index)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(link)
+	})
+	w.attach(t)
+	if got, want := w.tables(t), []string{one}; !slices.Equal(got, want) {
+		t.Errorf("tables %q, want %q", got, want)
+	}
+}
+
+// TestNeighbor: the node may ask for the metadata service's hardware address, which is a packet
+// without a route that names the service. Its own address here makes it look like TCP, see
+// dropRouteless.
+func TestNeighbor(t *testing.T) {
+	w := newUplinked(t)
+	w.egress = true
+	w.attach(t)
+	w.guard(t)
+	own := net.IPv4(10, 0, 0, unix.IPPROTO_TCP)
+	w.node.Address(t, "eth0", own.String()+"/24")
+	inNode(t, w.world, func() error {
+		return netlink.RouteAdd(&netlink.Route{
+			LinkIndex: w.uplink.Index, Src: own, Scope: netlink.SCOPE_LINK,
+			Dst: &net.IPNet{IP: net.IPv4(169, 254, 169, 254), Mask: net.CIDRMask(32, 32)},
+		})
+	})
+	if got := hooktest.Client(t, w.node, w.systemGroup, "connect"); got != "metadata service" {
+		t.Errorf("got %q", got)
+	}
+}
