@@ -58,7 +58,9 @@ func clients(t testing.TB, in *testnet.Net, group string, ways []string, variabl
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(len(ways)+1)*clientTimeout)
 	defer cancel()
 	command := exec.CommandContext(ctx, os.Args[0])
-	command.Env = slices.Concat(os.Environ(), variables, []string{waysVariable + "=" + strings.Join(ways, separator)})
+	// The race detector would have each client wait a second at its end.
+	variables = append(variables, waysVariable+"="+strings.Join(ways, separator), "GORACE=atexit_sleep_ms=0")
+	command.Env = slices.Concat(os.Environ(), variables)
 	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd()), Pdeathsig: syscall.SIGKILL}
 	var out []byte
 	err = in.Do(func() (err error) { // on one thread, at whose end the client would be killed

@@ -61,7 +61,10 @@ func senders() []sender {
 			sender{name + ", 802.1ad" + tagged, frame(unix.ETH_P_8021AD, unix.ETH_P_8021AD)},
 			sender{name + ", 802.1Q in 802.1ad" + tagged, frame(unix.ETH_P_8021AD, unix.ETH_P_8021AD, unix.ETH_P_8021Q)},
 			sender{name + ", forged protocol, 802.1Q" + tagged, frame(unix.ETH_P_IPV6, unix.ETH_P_8021Q)},
-			sender{name + ", forged protocol, 802.1Q in 802.1ad" + tagged, frame(unix.ETH_P_IPV6, unix.ETH_P_8021AD, unix.ETH_P_8021Q)},
+			sender{
+				name + ", forged protocol, 802.1Q in 802.1ad" + tagged,
+				frame(unix.ETH_P_IPV6, unix.ETH_P_8021AD, unix.ETH_P_8021Q),
+			},
 		)
 	}
 	return all

@@ -53,7 +53,9 @@ func Attach(c Config, group, pins string) (*Hook, error) {
 	}
 	h := &Hook{
 		config: c, pins: pins, group: group, all: all, endpoints: all.Maps[endpointsMap], counts: all.Maps[countsMap],
-		guards: map[int32]*ebpf.Program{etherHeader: all.Programs[guardName(etherHeader)], noHeader: all.Programs[guardName(noHeader)]},
+		guards: map[int32]*ebpf.Program{
+			etherHeader: all.Programs[guardName(etherHeader)], noHeader: all.Programs[guardName(noHeader)],
+		},
 	}
 	if err := h.attachAll(); err != nil {
 		all.Close()
@@ -98,7 +100,8 @@ func makePins(pins string) error {
 
 // mounted returns an error with the remedy unless a BPF file system is mounted on a folder.
 func mounted(folder string) error {
-	const remedy = "mount one there on the node (mount -t bpf bpf /sys/fs/bpf), and give it to podid's container, writable, as a hostPath volume"
+	const remedy = "mount one on the node (mount -t bpf bpf /sys/fs/bpf), " +
+		"and give it to podid's container as a hostPath volume that it can write"
 	var fs unix.Statfs_t
 	if err := unix.Statfs(folder, &fs); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("look at %s: %w: %s", folder, err, remedy)

@@ -1,6 +1,6 @@
-// Closing the way past tc: a packet socket with PACKET_QDISC_BYPASS hands its packets to the network
-// card, and no program at tc sees them. nftables does, in a chain at an interface's egress (Linux
-// 5.16).
+// Closing the way past tc: a packet socket with PACKET_QDISC_BYPASS hands its packets to the
+// network card, and no program at tc sees them. nftables does, in a chain at an interface's egress
+// (Linux 5.16).
 //
 // nftables cannot see whose socket sends. But packets of the node's own connections have a route,
 // and packets of packet sockets have none. Nothing needs a packet socket to reach the metadata
@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -34,8 +33,8 @@ func tableOf(u Uplink) *nftables.Table {
 // errNoEgress means that the kernel has no chains at an interface's egress.
 var errNoEgress = errors.New("nftables has no egress chains here (Linux 5.16)")
 
-// guardRouteless makes the table of an uplink, or replaces it. It returns errNoEgress if there can be
-// none.
+// guardRouteless makes the table of an uplink, or replaces it. It returns errNoEgress if there can
+// be none.
 func (h *Hook) guardRouteless(u Uplink) error {
 	device, err := u.device()
 	if err != nil || device == "" {
@@ -107,14 +106,16 @@ func routelessRules(c Config) [][]expr.Any {
 	return rules
 }
 
-// dropRouteless drops TCP to an address behind so many VLAN tags. For the kernel the tags of a frame
-// with a forged protocol are part of the packet.
+// dropRouteless drops TCP to an address behind so many VLAN tags. For the kernel the tags of a
+// frame with a forged protocol are part of the packet.
 func dropRouteless(to netip.Addr, tags uint32) (rule []expr.Any) {
 	at := tags * tagSize
 	field := func(offset, size uint32, mask, want []byte) {
-		rule = append(rule, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size})
+		rule = append(rule,
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size})
 		if mask != nil {
-			rule = append(rule, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: mask, Xor: make([]byte, size)})
+			rule = append(rule,
+				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: mask, Xor: make([]byte, size)})
 		}
 		rule = append(rule, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: want})
 	}
@@ -163,8 +164,8 @@ func removeTables(all bool) error {
 	}
 	for _, table := range tables {
 		var u Uplink
-		if _, err := fmt.Sscanf(table.Name, tablePrefix+"%d", &u.Index); err != nil || !strings.HasPrefix(table.Name, tablePrefix) {
-			continue
+		if _, err := fmt.Sscanf(table.Name, tablePrefix+"%d", &u.Index); err != nil {
+			continue // another's
 		}
 		if _, err := u.device(); all || errors.As(err, &netlink.LinkNotFoundError{}) {
 			conn.DelTable(table)

@@ -16,8 +16,8 @@ import (
 )
 
 // maxBelow is how deep below the pods' group Check looks: a class of service, a pod, a container,
-// and the group within it that some runtimes make. Who can put programs on a group that a container
-// makes below its own concerns nobody else.
+// and the group within it that some runtimes make. Programs on the groups that a container makes
+// below its own concern that container alone.
 const maxBelow = 4
 
 // Check returns an error if a program is not on the pods' control group, or if another runs before
@@ -97,7 +97,9 @@ func decides(group string, at ebpf.AttachType, id ebpf.ProgramID) error {
 		return fmt.Errorf("open control group: %w", err)
 	}
 	defer func() { _ = folder.Close() }()
-	effective, err := link.QueryPrograms(link.QueryOptions{Target: int(folder.Fd()), Attach: at, QueryFlags: unix.BPF_F_QUERY_EFFECTIVE})
+	effective, err := link.QueryPrograms(link.QueryOptions{
+		Target: int(folder.Fd()), Attach: at, QueryFlags: unix.BPF_F_QUERY_EFFECTIVE,
+	})
 	if err != nil {
 		return explain(fmt.Errorf("list programs of %s: %w", group, err))
 	}
@@ -119,5 +121,6 @@ func inFront(attached []link.AttachedProgram, id ebpf.ProgramID, where string) e
 }
 
 func runsFirst(id ebpf.ProgramID, where string) error {
-	return fmt.Errorf("another program runs before podid's on %s: find its owner by bpftool prog show id %d, and remove it or put it behind podid's", where, id)
+	return fmt.Errorf("another program runs before podid's on %s: find its owner (bpftool prog show id %d) "+
+		"and remove it, or have it run after podid's", where, id)
 }

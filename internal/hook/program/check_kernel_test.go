@@ -56,7 +56,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// attachTo puts another's program on a control group, until the test ends or the function is called.
+// attachTo puts another's program on a control group, until the returned function is called.
 func attachTo(t *testing.T, folder string, at ebpf.AttachType, flags uint32) (detach func()) {
 	t.Helper()
 	group, err := os.Open(folder)
@@ -115,7 +115,7 @@ func TestNoFileSystem(t *testing.T) {
 }
 
 // TestUnprivileged: a program without capabilities arrives at the listener in every way but one. It
-// may bind its socket to a device, but nobody may undo that for it: it gets an error at once.
+// may bind its socket to a device, but that cannot be undone for it: it gets an error at once.
 func TestUnprivileged(t *testing.T) {
 	w := newWorld(t)
 	expect := func(others string) {

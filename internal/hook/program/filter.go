@@ -23,12 +23,19 @@ const (
 	filterHandle   = 0x706f6469 // the first of those that the guard may have: "podi"
 )
 
+// filterRemedy is for what keeps the guard from its place.
+const filterRemedy = "if it has a qdisc ingress (tc qdisc show), use clsact instead; " +
+	"if it has an egress filter of priority 1 that is not bpf for all protocols (tc filter show), " +
+	"give that another priority"
+
 // filterName is how podid knows its filters. The size of the header is in it.
 func filterName(header int32) string { return "podid_" + guardName(header) }
 
 // guardByFilter puts the guard before all filters of an uplink.
 func (h *Hook) guardByFilter(u Uplink) error {
-	attributes := netlink.QdiscAttrs{LinkIndex: u.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}
+	attributes := netlink.QdiscAttrs{
+		LinkIndex: u.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}
 	err := netlink.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: attributes, QdiscType: clsact})
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("add qdisc clsact to interface %d: %w", u.Index, err)
@@ -37,14 +44,15 @@ func (h *Hook) guardByFilter(u Uplink) error {
 	if err != nil {
 		return err
 	}
+	handle, put := freeHandle(filters), netlink.FilterAdd // in front of all of its priority
 	if len(filters) > 0 && isGuard(filters[0], u.header()) {
-		return h.putFilter(netlink.FilterReplace, u, filters[0].Attrs().Handle)
+		handle, put = filters[0].Attrs().Handle, netlink.FilterReplace
 	}
-	if err := h.putFilter(netlink.FilterAdd, u, freeHandle(filters)); err != nil {
+	if err := h.putFilter(put, u, handle); err != nil {
 		return err
 	}
 	for _, f := range filters { // guards that are no longer first
-		if isGuard(f, etherHeader) || isGuard(f, noHeader) {
+		if f.Attrs().Handle != handle && (isGuard(f, etherHeader) || isGuard(f, noHeader)) {
 			if err := deleteFilter(f); err != nil {
 				return err
 			}
@@ -57,12 +65,13 @@ func (h *Hook) guardByFilter(u Uplink) error {
 func (h *Hook) putFilter(put func(netlink.Filter) error, u Uplink, handle uint32) error {
 	err := put(&netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: u.Index, Parent: netlink.HANDLE_MIN_EGRESS, Priority: filterPriority, Handle: handle, Protocol: unix.ETH_P_ALL,
+			LinkIndex: u.Index, Parent: netlink.HANDLE_MIN_EGRESS,
+			Priority: filterPriority, Handle: handle, Protocol: unix.ETH_P_ALL,
 		},
 		Fd: h.guards[u.header()].FD(), Name: filterName(u.header()), DirectAction: true,
 	})
 	if err != nil {
-		return fmt.Errorf("add guard to interface %d: %w: no qdisc ingress and no filter of priority 1 of another kind may be there (tc qdisc show; tc filter show dev <interface> egress)", u.Index, err)
+		return fmt.Errorf("add guard to interface %d: %w: %s", u.Index, err, filterRemedy)
 	}
 	return nil
 }
@@ -76,12 +85,16 @@ func deleteFilter(f netlink.Filter) error {
 
 // egressFilters returns the filters at an interface's egress in the order in which they run.
 func egressFilters(index int) ([]netlink.Filter, error) {
-	filters, err := netlink.FilterList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, netlink.HANDLE_MIN_EGRESS)
+	on := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
+	filters, err := netlink.FilterList(on, netlink.HANDLE_MIN_EGRESS)
 	if err != nil {
 		return nil, fmt.Errorf("list filters of interface %d: %w", index, err)
 	}
 	// Other chains run only when a filter goes there.
-	return slices.DeleteFunc(filters, func(f netlink.Filter) bool { c := f.Attrs().Chain; return c != nil && *c != 0 }), nil
+	return slices.DeleteFunc(filters, func(f netlink.Filter) bool {
+		chain := f.Attrs().Chain
+		return chain != nil && *chain != 0
+	}), nil
 }
 
 // isGuard reports whether a filter is a guard for packets with a link-layer header of that size.
@@ -93,7 +106,8 @@ func isGuard(f netlink.Filter, header int32) bool {
 // freeHandle returns a handle that no filter of the guard's priority has.
 func freeHandle(filters []netlink.Filter) uint32 {
 	handle := uint32(filterHandle)
-	for slices.ContainsFunc(filters, func(f netlink.Filter) bool { return f.Attrs().Priority == filterPriority && f.Attrs().Handle == handle }) {
+	taken := func(f netlink.Filter) bool { return f.Attrs().Priority == filterPriority && f.Attrs().Handle == handle }
+	for slices.ContainsFunc(filters, taken) {
 		handle++
 	}
 	return handle

@@ -63,6 +63,13 @@ func TestFilter(t *testing.T) {
 		w.drops(t, w.node, w.podGroup, "AF_PACKET")
 	}
 
+	// A move that its process did not finish.
+	inNode(t, w.world, func() error { return w.hook.putFilter(netlink.FilterAdd, w.uplink, filterHandle+7) })
+	w.guard(t)
+	if got := w.filters(t); got != both {
+		t.Errorf("after a move that was not finished: filters %q", got)
+	}
+
 	before := w.hook
 	w.attach(t)
 	w.hook.noTCX = true
@@ -113,8 +120,10 @@ func TestOtherKind(t *testing.T) {
 			return err
 		}
 		return netlink.FilterAdd(&netlink.BpfFilter{
-			FilterAttrs: netlink.FilterAttrs{LinkIndex: w.uplink.Index, Parent: netlink.HANDLE_MIN_EGRESS, Priority: 1, Protocol: unix.ETH_P_IP},
-			Fd:          foreign(t, ebpf.SchedCLS, ebpf.AttachNone, returning(accept)).FD(), Name: "another", DirectAction: true,
+			FilterAttrs: netlink.FilterAttrs{
+				LinkIndex: w.uplink.Index, Parent: netlink.HANDLE_MIN_EGRESS, Priority: 1, Protocol: unix.ETH_P_IP,
+			},
+			Fd: foreign(t, ebpf.SchedCLS, ebpf.AttachNone, returning(accept)).FD(), Name: "another", DirectAction: true,
 		})
 	})
 	inNode(t, w.world, func() error {

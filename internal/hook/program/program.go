@@ -5,6 +5,8 @@
 //	                     arrives at the listener in the pod's own network namespace, or is refused
 //	guard                at the egress of the node's uplinks: nothing that came past connect4 leaves
 //
+// An nftables table for each uplink stops what comes past tc, and so past the guard.
+//
 // The programs are written with cilium/ebpf's assembler, so no compiler and no binary object is
 // involved. Links and maps are pinned in a folder of a BPF file system: they survive the process,
 // and its successor replaces them without a gap.
@@ -40,7 +42,7 @@ const (
 	Diverted Count = iota // a connect arrives at the listener in its namespace
 	Refused               // a connect is refused: no listener, or another port
 	Passed                // a connect in the node's own namespace is let pass
-	Dropped               // a packet past connect4 is dropped
+	Dropped               // a packet past connect4 is dropped by the guard, not by nftables
 	counts
 )
 
@@ -61,10 +63,20 @@ const maxEndpoints = 8192
 func maps() map[string]*ebpf.MapSpec {
 	return map[string]*ebpf.MapSpec{
 		// Cookie of a network namespace to the listener in it.
-		endpointsMap: {Name: endpointsMap, Type: ebpf.Hash, KeySize: 8, ValueSize: endpointSize, MaxEntries: maxEndpoints, Pinning: ebpf.PinByName},
+		endpointsMap: {
+			Name: endpointsMap, Type: ebpf.Hash, KeySize: 8, ValueSize: endpointSize, MaxEntries: maxEndpoints,
+			Pinning: ebpf.PinByName,
+		},
 		// Sockets that connect4 let pass in the node's namespace, for the guard.
-		passedMap: {Name: passedMap, Type: ebpf.SkStorage, KeySize: 4, ValueSize: 1, Flags: unix.BPF_F_NO_PREALLOC, Pinning: ebpf.PinByName, Key: &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}, Value: &btf.Int{Name: "unsigned char", Size: 1}},
-		countsMap: {Name: countsMap, Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: uint32(counts), Pinning: ebpf.PinByName},
+		passedMap: {
+			Name: passedMap, Type: ebpf.SkStorage, KeySize: 4, ValueSize: 1, Flags: unix.BPF_F_NO_PREALLOC,
+			Key: &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}, Value: &btf.Int{Name: "unsigned char", Size: 1},
+			Pinning: ebpf.PinByName,
+		},
+		countsMap: {
+			Name: countsMap, Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: uint32(counts),
+			Pinning: ebpf.PinByName,
+		},
 	}
 }
 

@@ -67,7 +67,9 @@ func (h *Hook) attachGuard(u Uplink) error {
 
 // attachFirst puts a guard before all programs of an uplink.
 func attachFirst(u Uplink, program *ebpf.Program, pin string) error {
-	attached, err := link.AttachTCX(link.TCXOptions{Interface: u.Index, Program: program, Attach: ebpf.AttachTCXEgress, Anchor: link.Head()})
+	attached, err := link.AttachTCX(link.TCXOptions{
+		Interface: u.Index, Program: program, Attach: ebpf.AttachTCXEgress, Anchor: link.Head(),
+	})
 	if err != nil {
 		return explain(fmt.Errorf("attach guard to interface %d: %w", u.Index, err))
 	}
