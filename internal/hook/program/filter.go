@@ -33,12 +33,8 @@ func filterName(header int32) string { return "podid_" + guardName(header) }
 
 // guardByFilter puts the guard before all filters of an uplink.
 func (h *Hook) guardByFilter(u Uplink) error {
-	attributes := netlink.QdiscAttrs{
-		LinkIndex: u.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
-	}
-	err := netlink.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: attributes, QdiscType: clsact})
-	if err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("add qdisc clsact to interface %d: %w", u.Index, err)
+	if err := addQdisc(u); err != nil {
+		return err
 	}
 	filters, err := egressFilters(u.Index)
 	if err != nil {
@@ -51,12 +47,25 @@ func (h *Hook) guardByFilter(u Uplink) error {
 	if err := h.putFilter(put, u, handle); err != nil {
 		return err
 	}
-	for _, f := range filters { // guards that are no longer first
-		if f.Attrs().Handle != handle && (isGuard(f, etherHeader) || isGuard(f, noHeader)) {
-			if err := deleteFilter(f); err != nil {
-				return err
-			}
+	for _, f := range guardsAmong(filters) { // those that are no longer first
+		if f.Attrs().Handle == handle {
+			continue
 		}
+		if err := deleteFilter(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addQdisc gives an uplink the qdisc clsact, unless it has it.
+func addQdisc(u Uplink) error {
+	attributes := netlink.QdiscAttrs{
+		LinkIndex: u.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}
+	err := netlink.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: attributes, QdiscType: clsact})
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("add qdisc clsact to interface %d: %w", u.Index, err)
 	}
 	return nil
 }
@@ -101,6 +110,16 @@ func egressFilters(index int) ([]netlink.Filter, error) {
 func isGuard(f netlink.Filter, header int32) bool {
 	b, ok := f.(*netlink.BpfFilter)
 	return ok && b.Name == filterName(header)
+}
+
+// guardsAmong returns those of the filters that are guards.
+func guardsAmong(filters []netlink.Filter) (guards []netlink.Filter) {
+	for _, f := range filters {
+		if isGuard(f, etherHeader) || isGuard(f, noHeader) {
+			guards = append(guards, f)
+		}
+	}
+	return guards
 }
 
 // freeHandle returns a handle that no filter of the guard's priority has.
@@ -161,11 +180,7 @@ func guardFilters() ([]netlink.Filter, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range filters {
-			if isGuard(f, etherHeader) || isGuard(f, noHeader) {
-				guards = append(guards, f)
-			}
-		}
+		guards = append(guards, guardsAmong(filters)...)
 	}
 	return guards, nil
 }

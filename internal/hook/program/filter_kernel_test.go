@@ -41,8 +41,11 @@ func (w *uplinked) filters(t *testing.T) string {
 	return strings.Join(names, " ")
 }
 
+// both are the filters of an uplink that another data plane shares.
+const both = "podid_guard14 cil_to_netdev"
+
 // TestFilter: without tcx the guard is a filter, beside another data plane's of the same priority,
-// and always before it. It is replaced in place.
+// and always before it.
 func TestFilter(t *testing.T) {
 	w := newUplinked(t)
 	w.hook.noTCX = true
@@ -50,7 +53,6 @@ func TestFilter(t *testing.T) {
 	if err := w.guarded(t); err != nil {
 		t.Error(err)
 	}
-	const both = "podid_guard14 cil_to_netdev"
 	for range 3 {
 		w.ciliums(t, foreign(t, ebpf.SchedCLS, ebpf.AttachNone, returning(accept)))
 		if err := w.guarded(t); err == nil || !strings.Contains(err.Error(), "cil_to_netdev") {
@@ -69,7 +71,16 @@ func TestFilter(t *testing.T) {
 	if got := w.filters(t); got != both {
 		t.Errorf("after a move that was not finished: filters %q", got)
 	}
+}
 
+// TestFilterReplaced: a successor replaces the filter in place, and Remove removes it, and neither
+// touches that of another data plane.
+func TestFilterReplaced(t *testing.T) {
+	w := newUplinked(t)
+	w.hook.noTCX = true
+	w.guard(t)
+	w.ciliums(t, foreign(t, ebpf.SchedCLS, ebpf.AttachNone, returning(accept)))
+	w.guard(t)
 	before := w.hook
 	w.attach(t)
 	w.hook.noTCX = true

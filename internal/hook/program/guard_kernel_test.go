@@ -60,6 +60,18 @@ func (w *uplinked) index(t *testing.T, name string) (index int) {
 	return index
 }
 
+// remove removes an interface of the node.
+func (w *uplinked) remove(t *testing.T, u Uplink) {
+	t.Helper()
+	inNode(t, w.world, func() error {
+		on, err := netlink.LinkByIndex(u.Index)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(on)
+	})
+}
+
 func (w *uplinked) guard(t *testing.T) {
 	t.Helper()
 	inNode(t, w.world, func() error { return w.hook.Guard(w.uplink) })
@@ -248,13 +260,7 @@ func TestReattach(t *testing.T) {
 			inNode(t, w.world, func() error { return w.hook.Guard(second) })
 			before := w.hook
 			w.drops(t, w.node, w.podGroup, "AF_PACKET")
-			inNode(t, w.world, func() error { // the interface is gone
-				eth1, err := netlink.LinkByIndex(second.Index)
-				if err != nil {
-					return err
-				}
-				return netlink.LinkDel(eth1)
-			})
+			w.remove(t, second)
 
 			// The new one takes another group for the pods'.
 			var err error
@@ -309,16 +315,29 @@ func TestMoved(t *testing.T) {
 		})
 		return len(all.Programs) == 3, err
 	})
-	// A move that its process did not finish.
+}
+
+// TestUnfinishedMove: a successor removes the second guard of a move that its process did not
+// finish.
+func TestUnfinishedMove(t *testing.T) {
+	w := newUplinked(t)
+	w.guard(t)
+	pin := w.hook.guardPin(w.uplink)
+	if _, err := os.Stat(pin); err != nil {
+		t.Skip("tcx needs Linux 6.6")
+	}
 	inNode(t, w.world, func() error {
 		program, err := w.hook.newGuard(etherHeader)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = program.Close() }()
-		return attachFirst(w.uplink, program, w.hook.guardPin(w.uplink)+moving)
+		return attachFirst(w.uplink, program, pin+moving)
 	})
 	w.attach(t)
+	if _, err := os.Stat(pin + moving); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the pin of the second guard: %v", err)
+	}
 	if err := w.guarded(t); err != nil {
 		t.Error(err)
 	}
