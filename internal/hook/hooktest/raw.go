@@ -16,12 +16,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// Raw returns the names of the ways to send packets to the metadata service without a connect. A
-// client answers "sent".
+// Raw returns the names of the ways to send packets to the metadata service without a connect, all
+// but XDP. A client answers "sent".
 func Raw() []string {
 	var names []string
 	for _, s := range senders() {
-		names = append(names, s.name)
+		if s.name != XDP {
+			names = append(names, s.name)
+		}
 	}
 	return names
 }
@@ -46,7 +48,7 @@ type sender struct {
 }
 
 func senders() []sender {
-	all := []sender{{"SOCK_RAW", sendRaw}}
+	all := []sender{{"SOCK_RAW", sendRaw}, {XDP, sendXDP}}
 	for name, options := range map[string][]int{"AF_PACKET": nil, "AF_PACKET" + pastTC: {unix.PACKET_QDISC_BYPASS}} {
 		frame := func(protocol uint16, tags ...uint16) func() error {
 			return func() error { return sendFrame(options, protocol, tags...) }
@@ -99,9 +101,18 @@ func sendFrame(options []int, protocol uint16, tags ...uint16) error {
 	if err != nil {
 		return err
 	}
-	gateway, err := gatewayAddress()
+	frame, err := frameToGateway(out, tags...)
 	if err != nil {
 		return err
+	}
+	return sendLink(unix.SOCK_RAW, options, protocol, net.HardwareAddr(frame[:6]), frame)
+}
+
+// frameToGateway returns an Ethernet frame with VLAN tags and a SYN for the gateway.
+func frameToGateway(out *net.Interface, tags ...uint16) ([]byte, error) {
+	gateway, err := gatewayAddress()
+	if err != nil {
+		return nil, err
 	}
 	frame := append(slices.Clone([]byte(gateway)), out.HardwareAddr...)
 	for _, tag := range tags {
@@ -109,7 +120,7 @@ func sendFrame(options []int, protocol uint16, tags ...uint16) error {
 		frame = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(frame, tag), vlan)
 	}
 	frame = binary.BigEndian.AppendUint16(frame, unix.ETH_P_IP)
-	return sendLink(unix.SOCK_RAW, options, protocol, gateway, append(frame, syn()...))
+	return append(frame, syn()...), nil
 }
 
 // sendLink sends a packet, with or without its link-layer header, by a packet socket with options.

@@ -30,7 +30,7 @@ type Hook struct {
 	uplinks sync.Mutex // for changes of the guards
 	noTCX   bool       // for tests: as before Linux 6.6
 
-	noEgress atomic.Bool // before Linux 5.16
+	noEgress atomic.Bool // nftables cannot help
 }
 
 // Attach puts connect4 and connect6 on a control group, given its folder, and pins them in a folder

@@ -30,8 +30,8 @@ func tableOf(u Uplink) *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyNetdev, Name: fmt.Sprintf("%s%d", tablePrefix, u.Index)}
 }
 
-// errNoEgress means that the kernel has no chains at an interface's egress.
-var errNoEgress = errors.New("nftables has no egress chains here (Linux 5.16)")
+// errNoEgress means that there can be no nftables chain at an interface's egress.
+var errNoEgress = errors.New("nftables has no egress chains here, or may not be used")
 
 // guardRouteless makes the table of an uplink, or replaces it. It returns errNoEgress if there can
 // be none.
@@ -64,14 +64,18 @@ func (h *Hook) guardRouteless(u Uplink) error {
 	return nil
 }
 
-// noEgress returns errNoEgress for the errors of kernels without egress chains.
+// noEgress returns errNoEgress for the errors of kernels without egress chains (before Linux 5.16)
+// or without nftables, and where a security module forbids nftables, as on nodes with AKS's eBPF
+// host routing. The guard itself needs the same capability, and is in place before.
 func noEgress(err error) error {
-	for _, lacking := range []error{unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ENOENT} {
+	for _, lacking := range []error{
+		unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ENOENT, unix.EINVAL, unix.EPERM, unix.EACCES,
+	} {
 		if errors.Is(err, lacking) {
 			return errNoEgress
 		}
 	}
-	return explain(err)
+	return err
 }
 
 // device returns the name of the uplink, or nothing if another interface sends through it, such as
@@ -156,10 +160,10 @@ func removeTables(all bool) error {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyNetdev)
+	if err = noEgress(err); errors.Is(err, errNoEgress) {
+		return nil
+	}
 	if err != nil {
-		if errors.Is(noEgress(err), errNoEgress) {
-			return nil
-		}
 		return fmt.Errorf("list nftables tables: %w", err)
 	}
 	for _, table := range tables {
@@ -172,7 +176,7 @@ func removeTables(all bool) error {
 		}
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("remove nftables tables: %w", explain(err))
+		return fmt.Errorf("remove nftables tables: %w", err)
 	}
 	return nil
 }

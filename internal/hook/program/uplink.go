@@ -29,7 +29,7 @@ func (u Uplink) header() int32 {
 
 // Guard puts the guard on an uplink, before the programs of others. It replaces an earlier
 // process's, and moves one that is no longer first, without a gap. Without tcx it is a filter of
-// the qdisc clsact. From Linux 5.16 on an nftables table stops what goes past tc.
+// the qdisc clsact. Where it can be, from Linux 5.16 on, an nftables table stops what goes past tc.
 func (h *Hook) Guard(u Uplink) error {
 	h.uplinks.Lock()
 	defer h.uplinks.Unlock()
