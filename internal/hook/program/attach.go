@@ -38,6 +38,9 @@ type Hook struct {
 // and every packet meets the old one or the new one. Endpoints that an earlier process published
 // stay.
 func Attach(c Config, group, pins string) (*Hook, error) {
+	if err := shallow(group); err != nil {
+		return nil, err
+	}
 	if err := makePins(pins); err != nil {
 		return nil, err
 	}
@@ -94,6 +97,26 @@ func makePins(pins string) error {
 	}
 	if err := os.Mkdir(pins, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make folder for pins: %w", err)
+	}
+	return nil
+}
+
+// shallow returns an error if a control group is deeper than the guard looks.
+func shallow(group string) error {
+	depth := 0
+	for folder := filepath.Clean(group); ; folder = filepath.Dir(folder) {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(folder, &fs); err != nil {
+			return fmt.Errorf("look at control group %s: %w", group, err)
+		}
+		if fs.Type != unix.CGROUP2_SUPER_MAGIC {
+			break
+		}
+		depth++
+	}
+	if depth--; depth > maxDepth { // the topmost is the root
+		return fmt.Errorf("control group %s is %d levels deep, and podid supports %d: have the kubelet use a higher one (cgroupRoot)",
+			group, depth, maxDepth)
 	}
 	return nil
 }

@@ -6,8 +6,13 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/podid-io/podid/internal/hook/hooktest"
 	"github.com/podid-io/podid/internal/hook/netns"
@@ -175,5 +180,71 @@ func TestOutlives(t *testing.T) {
 	}
 	if err := w.hook.Check(); err == nil {
 		t.Error("the check passes without programs")
+	}
+}
+
+// TestNoFileSystem: without a BPF file system, or when it is gone later, the error has the remedy.
+func TestNoFileSystem(t *testing.T) {
+	const remedy = "mount -t bpf bpf /sys/fs/bpf"
+	for _, folder := range []string{t.TempDir(), "/no/such/folder"} {
+		if _, err := Attach(Config{}, "/", folder+"/podid"); err == nil || !strings.Contains(err.Error(), remedy) {
+			t.Errorf("in %s: error %v", folder, err)
+		}
+	}
+	w := newUplinked(t)
+	w.hook.pins = t.TempDir() + "/podid" // where none is
+	if err := w.hook.Check(); err == nil || !strings.Contains(err.Error(), remedy) {
+		t.Errorf("check: error %v", err)
+	}
+	inNode(t, w.world, func() error {
+		for _, err := range []error{w.hook.Guard(w.uplink), w.hook.Guarded(w.uplink)} {
+			if err == nil || !strings.Contains(err.Error(), remedy) {
+				t.Errorf("guard: error %v", err)
+			}
+		}
+		return nil
+	})
+}
+
+// TestDeep: the guard finds the pods' group at its greatest depth, and Attach refuses a deeper one.
+func TestDeep(t *testing.T) {
+	w := newUplinked(t)
+	top := filepath.Dir(w.podsGroup) // level 1
+	deepest := hooktest.Group(t, top, slices.Repeat([]string{"level"}, maxDepth-1)...)
+	pod := hooktest.Group(t, deepest, "pod")
+	if _, err := Attach(w.config, pod, w.pins); err == nil || !strings.Contains(err.Error(), "levels deep") {
+		t.Errorf("one deeper: %v", err)
+	}
+	var err error
+	if w.config.Pods, err = GroupID(deepest); err != nil {
+		t.Fatal(err)
+	}
+	w.podsGroup = deepest
+	w.attach(t)
+	w.guard(t)
+	w.drops(t, w.node, pod, "AF_PACKET")
+}
+
+// TestUnprivileged: a program without capabilities arrives at the listener in every way but one. It
+// may bind its socket to a device, but that cannot be undone for it: it gets an error at once.
+func TestUnprivileged(t *testing.T) {
+	w := newWorld(t)
+	expect := func(others string) {
+		t.Helper()
+		for way, got := range hooktest.Unprivileged(t, w.pod, w.podGroup, hooktest.Ways()...) {
+			want := others
+			if way == "bound device" {
+				want = unix.EPERM.Error()
+			}
+			if got != want {
+				t.Errorf("%s: %q, want %q", way, got, want)
+			}
+		}
+	}
+	expect(refused)
+	w.publish(t, "agent")
+	expect("agent")
+	if n, err := w.hook.Count(Refused); err != nil || n != uint64(len(hooktest.Ways())+1) {
+		t.Errorf("refused: %d, %v", n, err)
 	}
 }
