@@ -115,8 +115,8 @@ func shallow(group string) error {
 		depth++
 	}
 	if depth--; depth > maxDepth { // the topmost is the root
-		return fmt.Errorf("control group %s is %d levels deep, and podid supports %d: have the kubelet use a higher one (cgroupRoot)",
-			group, depth, maxDepth)
+		return fmt.Errorf("control group %s is %d levels deep, and podid supports %d: "+
+			"set the kubelet's cgroupRoot to a group that is higher up", group, depth, maxDepth)
 	}
 	return nil
 }
