@@ -83,6 +83,7 @@ type agent struct {
 	known     chan struct{} // closed when pods can be served
 	node      *cluster.Node
 	dataplane dataplane.Check
+	capture   capture
 	audit     *audit.Log
 	events    *events.Recorder // nil if disabled
 	taint     *taint.Remover   // nil if disabled
@@ -143,6 +144,7 @@ func build(stop, fetches context.Context, o *options, config *rest.Config, log l
 	a.metrics = observe.NewMetrics(a.registry)
 	daemon.CountErrors(config, a.metrics.KubernetesError)
 	a.metrics.RedirectState(false)
+	a.metrics.CaptureState(false)
 
 	rc, err := o.redirect.config(o.ports.nmi)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/hook/program"
 	nodecleanup "github.com/podid-io/podid/internal/uninstall/node"
 )
 
@@ -55,7 +56,7 @@ func (o *cleanupOptions) validate() error {
 	return nil
 }
 
-// cleanUp removes the redirect from this node.
+// cleanUp removes the redirect from this node, and the programs that capture inside pods.
 func cleanUp(ctx context.Context, o *options, log logr.Logger) error {
 	config, err := o.redirect.config(o.ports.nmi)
 	if err != nil {
@@ -69,6 +70,11 @@ func cleanUp(ctx context.Context, o *options, log logr.Logger) error {
 		return fmt.Errorf("nothing was removed: %w; --force removes it anyway", err)
 	case err != nil:
 		return err
+	}
+	if err := program.Remove(o.capture.pins); err != nil {
+		return fmt.Errorf("remove what captures inside pods: %w", err)
+	}
+	switch {
 	case found:
 		log.Info("removed the redirect: pods of this node reach the real metadata service, and the node's identities")
 	default:

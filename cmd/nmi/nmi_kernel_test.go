@@ -19,6 +19,7 @@ import (
 	"time"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/hook/hooktest"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -28,7 +29,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv("PODID_TEST_AS_NMI") == "1" {
 		main()
 	}
-	os.Exit(m.Run())
+	if target := os.Getenv(askVariable); target != "" {
+		ask(target)
+	}
+	hooktest.Main(m)
 }
 
 const (

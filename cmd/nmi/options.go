@@ -27,6 +27,7 @@ type options struct {
 
 	node       nodeOptions
 	redirect   redirectOptions
+	capture    captureOptions
 	identities identityOptions
 	entra      entraOptions
 	prefetch   prefetchOptions
@@ -61,6 +62,7 @@ func (o *options) parse(args []string, getenv func(string) string, w io.Writer) 
 func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.node.bindFlags(flags)
 	o.redirect.bindFlags(flags)
+	o.capture.bindFlags(flags)
 	o.identities.bindFlags(flags)
 	o.entra.bindFlags(flags)
 	o.prefetch.bindFlags(flags)
@@ -93,7 +95,7 @@ func (o *options) validate() error {
 	if o.cleanup.on || o.cleanup.nodes || o.bootGuard { // without the name of the node
 		return errors.Join(o.Validate(), o.redirect.validate(o.ports.nmi), o.cleanup.validate())
 	}
-	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.identities.validate(), o.entra.validate(),
+	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.capture.validate(), o.identities.validate(), o.entra.validate(),
 		o.prefetch.validate(o.entra.cloud), o.ports.validate(), o.record.validate(), o.cleanup.validate(), o.cluster.validate())
 }
 
@@ -176,6 +178,14 @@ func (o *redirectOptions) validate(nmiPort int) error {
 	}
 	_, err := o.config(nmiPort)
 	return err
+}
+
+// closed returns the services that pods never reach.
+func (o *redirectOptions) closed() []netip.AddrPort {
+	if !o.wireServer {
+		return nil
+	}
+	return redirect.WireServer()
 }
 
 func (o *redirectOptions) upstream() string {

@@ -86,6 +86,9 @@ func (a *agent) openPorts(ctx context.Context) (servers daemon.Servers, err erro
 	return servers, err
 }
 
+// podLimits bound the connections of pods, by either way.
+var podLimits = connections.Limits{Total: 2048, PerSource: 256} //nolint:gochecknoglobals // a constant
+
 // start starts everything that runs until ctx ends.
 func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Listener) {
 	interval := time.Duration(a.o.redirect.interval) * time.Second
@@ -104,8 +107,11 @@ func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Liste
 		return nil
 	})
 	group.Go(func() error {
-		return connections.Serve(ctx, pods, attest.NewOrigins(), a.lifecycle.Handler(a.server.ServePod), connections.Limits{Total: 2048, PerSource: 256}, a.log)
+		return connections.Serve(ctx, pods, attest.NewOrigins(), a.lifecycle.Handler(a.server.ServePod), podLimits, a.log)
 	})
+	if a.o.capture.way != captureWire {
+		group.Go(func() error { a.captureInPods(ctx); return nil })
+	}
 	for _, e := range a.hostEndpoints() {
 		group.Go(func() error { return a.serveHost(ctx, e) })
 	}

@@ -1,6 +1,7 @@
 package hook_test
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net"
@@ -128,19 +129,17 @@ const perNamespace = 64
 // agent starts an agent that answers with the caller's UID, and waits for its sockets.
 func (w *world) agent(socket string) *process {
 	w.t.Helper()
-	listener, index := inpod.New(socket, perNamespace, testr.New(w.t)), podgroups.New(w.kubepods)
+	index := podgroups.New(w.kubepods)
+	listener := inpod.New(socket, perNamespace, index, testr.New(w.t))
 	type caller struct{}
 	server := &http.Server{
 		ReadHeaderTimeout: time.Minute,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, caller{}, c.(*inpod.Conn).Group)
+			return context.WithValue(ctx, caller{}, c.(*inpod.Conn).Pod)
 		},
 		Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			uid, ok := index.Pod(r.Context().Value(caller{}).(uint64))
-			if !ok {
-				uid = nobody
-			}
-			_, _ = io.WriteString(rw, uid)
+			uid := r.Context().Value(caller{}).(string)
+			_, _ = io.WriteString(rw, cmp.Or(uid, nobody))
 		}),
 	}
 	indexing := w.running(index.Run)

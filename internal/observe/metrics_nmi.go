@@ -55,6 +55,7 @@ type nmiMetrics struct {
 	waitDuration    *prometheus.HistogramVec
 	cacheEntries    *prometheus.GaugeVec
 	redirectReady   *prometheus.GaugeVec
+	captureInPods   *prometheus.GaugeVec
 	redirectChanges *prometheus.CounterVec
 	auditDropped    *prometheus.CounterVec
 	eventsDropped   *prometheus.CounterVec
@@ -121,6 +122,8 @@ func newNMIMetrics(r register) nmiMetrics {
 		cacheEntries: r.gauge("nmi_token_cache_entries", "Tokens held."),
 		redirectReady: r.gauge("nmi_redirect_ready",
 			"1 while requests to the metadata service are redirected to the agent, else 0. Page on 0."),
+		captureInPods: r.gauge("nmi_capture_in_pods",
+			"1 while requests to the metadata service are captured inside pods, else 0. With --capture=wire it is 0."),
 		redirectChanges: r.counter("nmi_redirect_changes_total",
 			"How often the redirect had to be set: set (first), repaired (somebody changed it) or failed.", "result"),
 		auditDropped: r.counter("nmi_audit_lines_dropped_total",
@@ -180,6 +183,16 @@ func (m *Metrics) RedirectState(ready bool) {
 		value = 1
 	}
 	m.nmi.redirectReady.WithLabelValues().Set(value)
+}
+
+// CaptureState records whether requests are captured inside pods. Call it at startup too, so that
+// the metric exists.
+func (m *Metrics) CaptureState(inPods bool) {
+	value := 0.0
+	if inPods {
+		value = 1
+	}
+	m.nmi.captureInPods.WithLabelValues().Set(value)
 }
 
 // RedirectSet counts a redirect that was written where there was none.

@@ -21,13 +21,17 @@ import (
 // Conn is a connection from a pod.
 type Conn struct {
 	net.Conn
-	// Group is the ID of the caller's control group, or 0 if the kernel knows no such socket: the
-	// caller is not in the pod's namespace, or has gone.
-	Group uint64
+	// Pod is the UID of the pod whose control group has the caller's socket. It is empty if the group
+	// is no pod's, or the kernel knows no such socket: the caller is not in the pod's namespace, or
+	// has gone.
+	Pod string
 
 	once    sync.Once
 	release func()
 }
+
+// NetConn returns the connection that was accepted.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
 
 // Close implements net.Conn.
 func (c *Conn) Close() error {
@@ -172,7 +176,8 @@ func (l *Listener) deliver(e *entrance, c net.Conn) bool {
 	if err != nil {
 		l.log.V(1).Info("a caller is unknown to the kernel", "namespace", e.name, "reason", err.Error())
 	}
-	conn := &Conn{Conn: c, Group: group, release: func() { <-e.slots }}
+	conn := &Conn{Conn: c, release: func() { <-e.slots }}
+	conn.Pod, _ = l.pods.Pod(group)
 	select {
 	case l.accepted <- conn:
 		return true

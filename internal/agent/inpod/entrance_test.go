@@ -1,6 +1,7 @@
 package inpod
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -50,6 +51,11 @@ type noDiag struct{}
 func (noDiag) Group(netip.AddrPort, netip.AddrPort) (uint64, error) { return 7, nil }
 func (noDiag) Close() error                                         { return nil }
 
+// seven knows one control group.
+type seven struct{}
+
+func (seven) Pod(group uint64) (string, bool) { return fmt.Sprint("pod of group ", group), true }
+
 // opened returns a listener with one entrance.
 func opened(t *testing.T, slots int) (*Listener, *entrance, *door) {
 	d := newDoor()
@@ -57,7 +63,7 @@ func opened(t *testing.T, slots int) (*Listener, *entrance, *door) {
 		name: "pod", cookie: 1, listener: d, diag: noDiag{}, slots: make(chan struct{}, slots),
 		done: make(chan struct{}), accepts: make(chan struct{}),
 	}
-	l := New("", slots, testr.New(t))
+	l := New("", slots, seven{}, testr.New(t))
 	l.entrances[1] = []*entrance{e}
 	go l.accept(e)
 	return l, e, d
@@ -69,8 +75,8 @@ func accepted(t *testing.T, l *Listener) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := c.(*Conn).Group; got != 7 {
-		t.Errorf("group %d, want 7", got)
+	if got := c.(*Conn).Pod; got != "pod of group 7" {
+		t.Errorf("group %q, want 7", got)
 	}
 	return c
 }

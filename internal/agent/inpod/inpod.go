@@ -15,11 +15,18 @@ import (
 	"github.com/podid-io/podid/internal/hook/protocol"
 )
 
+// Pods knows the pods of control groups. *podgroups.Index implements it.
+type Pods interface {
+	// Pod returns the UID of the pod that a control group belongs to. It may wait.
+	Pod(group uint64) (uid string, ok bool)
+}
+
 // Listener accepts connections in all pods' namespaces. It is a net.Listener whose connections are
 // *Conn.
 type Listener struct {
 	path         string
 	perNamespace int
+	pods         Pods
 	log          logr.Logger
 	staleAfter   time.Duration
 
@@ -41,9 +48,9 @@ const staleAfter = 10 * time.Second
 // New returns a listener for a holder that listens at a path. It has no sockets before Run. At most
 // perNamespace connections, which must be more than 0, are open in one namespace. Others wait in
 // the kernel's backlog, so that a pod cannot use up the agent's descriptors.
-func New(path string, perNamespace int, log logr.Logger) *Listener {
+func New(path string, perNamespace int, pods Pods, log logr.Logger) *Listener {
 	return &Listener{
-		path: path, perNamespace: perNamespace, log: log.WithName("inpod"), staleAfter: staleAfter,
+		path: path, perNamespace: perNamespace, pods: pods, log: log.WithName("inpod"), staleAfter: staleAfter,
 		accepted: make(chan *Conn), closed: make(chan struct{}),
 		complete: make(chan struct{}), entrances: map[uint64][]*entrance{},
 	}

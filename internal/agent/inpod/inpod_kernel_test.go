@@ -84,7 +84,7 @@ func started(t *testing.T, staleAfter time.Duration) (*Listener, *holder) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := New(socket, 8, testr.New(t))
+	l := New(socket, 8, seven{}, testr.New(t))
 	l.staleAfter = staleAfter
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -1,0 +1,146 @@
+// How pods' requests reach the agent: on the wire, by the redirect, and inside pods, by the holder's
+// sockets in their network namespaces (internal/hook). This process is both the holder and its
+// agent.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/podid-io/podid/internal/agent/attest"
+	"github.com/podid-io/podid/internal/agent/connections"
+	"github.com/podid-io/podid/internal/agent/inpod"
+	"github.com/podid-io/podid/internal/agent/podgroups"
+	"github.com/podid-io/podid/internal/hook"
+	"github.com/podid-io/podid/internal/kubepods"
+)
+
+// The ways of --capture.
+const (
+	captureWire   = "wire"
+	capturePrefer = "prefer"
+)
+
+// captureOptions configure how pods' requests reach the agent.
+type captureOptions struct {
+	way     string
+	address string
+	// Where things are on the node.
+	groups, namespaces, pins, socket string
+}
+
+func (o *captureOptions) bindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.way, "capture", captureWire,
+		"how requests of pods reach nmi: wire (nftables), or prefer (inside pods where the node can, and nftables behind it; needs root)")
+	flags.StringVar(&o.address, "capture-address", "127.0.0.1:64579",
+		"loopback `address` and port in pods' network where nmi listens; if a pod uses the port, one of the next")
+	flags.StringVar(&o.groups, "cgroup-dir", "/sys/fs/cgroup", "`folder` where the node's control groups are mounted")
+	flags.StringVar(&o.namespaces, "netns-dir", "/run/netns", "`folder` in which the container runtime keeps network namespaces")
+	flags.StringVar(&o.pins, "bpf-dir", "/sys/fs/bpf/podid", "`folder` for pins in a BPF file system, which nmi makes")
+	flags.StringVar(&o.socket, "holder-socket", "/run/podid/holder.sock", "`path` of the socket by which the sockets in pods' network are passed")
+}
+
+func (o *captureOptions) validate() error {
+	var way, address error
+	if o.way != captureWire && o.way != capturePrefer {
+		way = fmt.Errorf("--capture=%q: use %s or %s", o.way, captureWire, capturePrefer)
+	}
+	if at, err := netip.ParseAddrPort(o.address); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
+		address = fmt.Errorf("--capture-address=%q: use an IPv4 loopback address and a port, such as 127.0.0.1:64579", o.address)
+	}
+	return errors.Join(way, address)
+}
+
+// capture is the state of capture inside pods.
+type capture struct {
+	last atomic.Pointer[error] // of the last check, nil before the first
+}
+
+// captureRetry is the pause after a failure: what is missing on the node may come later.
+const captureRetry = 30 * time.Second
+
+// captureInPods captures requests inside pods until ctx ends. While that is not possible, pods'
+// requests are redirected on the wire.
+func (a *agent) captureInPods(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := a.serveInPods(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		a.setCapture(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(captureRetry):
+		}
+	}
+}
+
+// setCapture records the result of a check.
+func (a *agent) setCapture(err error) {
+	before := a.capture.last.Swap(&err)
+	a.metrics.CaptureState(err == nil)
+	switch {
+	case err != nil && (before == nil || *before == nil || (*before).Error() != err.Error()):
+		a.log.Error(err, "cannot capture requests inside pods, retrying: they are redirected on the wire")
+	case err == nil && (before == nil || *before != nil):
+		a.log.Info("capturing requests inside pods")
+	}
+}
+
+// serveInPods is the holder, and its agent, until ctx ends or one of them cannot go on.
+func (a *agent) serveInPods(ctx context.Context) error {
+	o := a.o.capture
+	folder, err := kubepods.Find(os.DirFS(o.groups))
+	if err != nil {
+		return err
+	}
+	pods := filepath.Join(o.groups, folder)
+	index := podgroups.New(pods)
+	listener := inpod.New(o.socket, perNamespace, index, a.log)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return hook.Serve(ctx, a.holderSettings(pods), a.log) })
+	group.Go(func() error { return index.Run(ctx) })
+	group.Go(func() error { return listener.Run(ctx) })
+	group.Go(func() error {
+		return connections.Serve(ctx, listener, proven{}, a.lifecycle.Handler(a.server.ServePod), podLimits, a.log)
+	})
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("capture requests inside pods: %w", err)
+	}
+	return nil
+}
+
+// perNamespace is how many connections of one network namespace are open at most.
+const perNamespace = 256
+
+func (a *agent) holderSettings(pods string) hook.Settings {
+	o, to := a.o.capture, a.o.redirect
+	return hook.Settings{
+		Metadata: netip.MustParseAddrPort(to.upstream()), Closed: to.closed(), Listen: netip.MustParseAddrPort(o.address),
+		Group: pods, Namespaces: o.namespaces, Pins: o.pins, Socket: o.socket, Checked: a.setCapture,
+	}
+}
+
+// proven is the origins of connections inside pods.
+type proven struct{}
+
+// Of implements connections.Origins.
+func (proven) Of(c net.Conn) attest.Origin {
+	conn, ok := c.(*inpod.Conn)
+	if !ok || conn.Pod == "" {
+		return attest.Origin{Outside: true}
+	}
+	return attest.Origin{Pod: types.UID(conn.Pod)}
+}

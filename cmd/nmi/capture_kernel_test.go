@@ -1,0 +1,197 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+// askVariable makes the test binary a client, which asks at a URL and prints the answer.
+const askVariable = "PODID_TEST_ASK"
+
+const service, listener = "http://169.254.169.254", "http://127.0.0.1:64579" // the latter in a pod's network
+
+func ask(url string) {
+	request, err := http.NewRequest(http.MethodGet, url, http.NoBody) //nolint:noctx // ends with the process
+	if err == nil {
+		request.Header.Set("Metadata", "true")
+		var resp *http.Response
+		if resp, err = (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: atMost}).Do(request); err == nil {
+			body, _ := io.ReadAll(resp.Body)
+			fmt.Println(resp.StatusCode, string(body))
+			os.Exit(0)
+		}
+	}
+	fmt.Println(err)
+	os.Exit(0)
+}
+
+// inPods is a node whose agent captures inside pods.
+type inPods struct {
+	*node
+	top, system string // control groups
+	namespaces  *hooktest.Namespaces
+	pins        string
+	socket      string
+}
+
+func newInPods(t *testing.T) *inPods {
+	n := newNode(t)
+	top := hooktest.Groups(t)
+	hooktest.Group(t, top, "kubepods")
+	return &inPods{
+		node: n, top: top, system: hooktest.Group(t, top, "system"), namespaces: hooktest.NewNamespaces(t),
+		// The agent is another process.
+		pins:   strings.Replace(hooktest.Pins(t), "/self/", "/"+strconv.Itoa(os.Getpid())+"/", 1),
+		socket: filepath.Join(t.TempDir(), "holder.sock"),
+	}
+}
+
+func (n *inPods) flags() []string {
+	return []string{
+		"--capture=prefer", "--cgroup-dir=" + n.top, "--netns-dir=" + n.namespaces.Folder, "--bpf-dir=" + n.pins,
+		"--holder-socket=" + n.socket, "--prefetch-resources=",
+	}
+}
+
+// bound creates a pod that is bound to the node and has no address yet. It returns its control
+// group.
+func (n *inPods) bound(name, uid string) string {
+	n.kube.apply("pods", "v1", "Pod", name, map[string]any{
+		"metadata": map[string]any{
+			"namespace": "shop", "name": name, "uid": uid, "resourceVersion": "1000", "labels": map[string]any{"aadpodidbinding": name},
+		},
+		"spec":   map[string]any{"nodeName": "node-1", "containers": []any{}},
+		"status": map[string]any{"phase": "Pending"},
+	}, nil)
+	return hooktest.Group(n.t, n.top, "kubepods", "burstable", "pod"+uid, "app")
+}
+
+// ask asks as a process in a network namespace and a control group.
+func (n *inPods) ask(in *testnet.Net, group, url string) string {
+	n.t.Helper()
+	folder, err := os.Open(group)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer func() { _ = folder.Close() }()
+	command := exec.CommandContext(n.t.Context(), os.Args[0])
+	command.Env = append(os.Environ(), askVariable+"="+url)
+	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd()), Pdeathsig: syscall.SIGKILL}
+	var out []byte
+	if err := in.Do(func() (err error) { out, err = command.Output(); return err }); err != nil {
+		n.t.Fatalf("client: %v: %s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// capturing waits until the agent captures inside pods, or no longer does.
+func (n *inPods) capturing(value string) {
+	n.t.Helper()
+	want := "aadpodidentity_nmi_capture_in_pods " + value + "\n"
+	for deadline := time.Now().Add(atMost); ; {
+		_, body, err := n.get(n.node.node, "127.0.0.1:9090", "/metrics")
+		if err == nil && strings.Contains(body, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.t.Fatalf("no %q in the metrics: %v", want, err)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+// TestCaptureInPods: a pod without any network but its own loopback device gets its token, from when
+// it is bound to the node. Others in its network get none.
+func TestCaptureInPods(t *testing.T) {
+	n := newInPods(t)
+	pod, other := testnet.New(t), testnet.New(t)
+	mine := n.bound("web", "00000000-0000-4000-8000-00000000000a")
+	theirs := n.bound("api", "00000000-0000-4000-8000-00000000000b")
+	n.grant("web")
+	n.namespaces.Add("web", pod)
+	n.namespaces.Add("api", other)
+	p := n.start(n.flags()...)
+	n.probe("/readyz", 200, "ok")
+	n.capturing("1")
+
+	expect := func(what string, in *testnet.Net, group, url, want string) {
+		t.Helper()
+		if got := n.ask(in, group, url); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: got %s, want %s", what, got, want)
+		}
+	}
+	expect("the pod", pod, mine, service+tokenURL, "200 ")
+	expect("a pod without a binding", other, theirs, service+tokenURL, "404 ")
+	expect("another pod's process in the pod's network", pod, theirs, service+tokenURL, "404 ")
+	expect("the pod's process in another pod's network", other, mine, service+tokenURL, "200 ")
+	expect("the node's process at the pod's listener", pod, n.system, listener+tokenURL, "403 ")
+	expect("the pod at its listener", pod, mine, listener+tokenURL, "200 ")
+	if asked := n.questions(); asked != 1 {
+		t.Errorf("the metadata service was asked %d times", asked)
+	}
+
+	p.stop(syscall.SIGKILL)
+	if got := n.ask(pod, mine, service+tokenURL); !strings.Contains(got, "connection refused") {
+		t.Errorf("without the agent: %s", got)
+	}
+	p = n.start(n.flags()...)
+	n.capturing("1")
+	expect("after a new start", pod, mine, service+tokenURL, "200 ")
+	expect("instance metadata", other, theirs, service+"/metadata/instance?api-version=2021-02-01", "200 ")
+	p.stop(syscall.SIGTERM)
+}
+
+// TestCaptureRemoved: nmi --cleanup removes what captures inside pods.
+func TestCaptureRemoved(t *testing.T) {
+	n := newInPods(t)
+	group := n.bound("web", "00000000-0000-4000-8000-00000000000a")
+	n.namespaces.Add("web", n.web)
+	p := n.start(n.flags()...)
+	n.capturing("1")
+	p.stop(syscall.SIGTERM)
+	if got := n.ask(n.web, group, service+tokenURL); !strings.Contains(got, "connection refused") {
+		t.Errorf("without the agent: %s", got)
+	}
+	clean := n.start("--cleanup", "--bpf-dir="+n.pins)
+	err := <-clean.exited
+	if clean.exited <- err; err != nil {
+		t.Fatalf("%v:\n%s", err, clean.log.String())
+	}
+	if _, err := os.Stat(n.pins); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("pins: %v", err)
+	}
+	if got := n.ask(n.web, group, service+"/metadata/instance?api-version=2021-02-01"); !strings.HasPrefix(got, "200 ") {
+		t.Errorf("afterwards: %s", got)
+	}
+}
+
+// TestCaptureImpossible: where nothing can be captured inside pods, pods are served on the wire.
+func TestCaptureImpossible(t *testing.T) {
+	n := newInPods(t)
+	if err := os.Remove(filepath.Join(n.top, "kubepods")); err != nil {
+		t.Fatal(err)
+	}
+	n.pod("web", "10.244.0.2", "Running")
+	n.grant("web")
+	p := n.start(n.flags()...)
+	n.probe("/readyz", 200, "ok")
+	n.want(n.web, tokenURL, 200, "access_token")
+	n.capturing("0")
+	p.stop(syscall.SIGTERM)
+	if text := p.log.String(); !strings.Contains(text, "no control group of pods") {
+		t.Errorf("the log does not say why:\n%s", text)
+	}
+}

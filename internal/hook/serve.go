@@ -1,0 +1,153 @@
+// A whole holder: programs on the pods' control group, guards on the uplinks, and sockets in the
+// pods' network namespaces.
+
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podid-io/podid/internal/hook/generation"
+	"github.com/podid-io/podid/internal/hook/netns"
+	"github.com/podid-io/podid/internal/hook/program"
+	"github.com/podid-io/podid/internal/hook/protocol"
+	"github.com/podid-io/podid/internal/hook/uplinks"
+)
+
+// Settings are what an operator chooses, and where things are on the node.
+type Settings struct {
+	// Metadata is the metadata service. Closed are services that pods never reach.
+	Metadata netip.AddrPort
+	Closed   []netip.AddrPort
+	// Listen is the address of the listeners in pods' namespaces.
+	Listen netip.AddrPort
+	// Group is the folder of the pods' control group.
+	Group string
+	// Namespaces is the folder in which the container runtime keeps network namespaces.
+	Namespaces string
+	// Pins is a folder in a BPF file system, which Serve makes.
+	Pins string
+	// Socket is where agents connect. The lock of the node's holders is beside it. Users are whose
+	// agents may connect, besides root's.
+	Socket string
+	Users  []uint32
+	// Checked is called with the result of each check: nil once everything is in place. It is called
+	// once a minute, and after every change of the uplinks.
+	Checked func(error)
+}
+
+// Serve is a holder in this process until ctx ends. It returns an error if the programs cannot be
+// put in place here, or the holder cannot go on. What is in place stays. It must run in the node's
+// own network namespace, on Linux 5.14 or newer.
+func Serve(ctx context.Context, s Settings, log logr.Logger) error {
+	config := program.Config{Metadata: s.Metadata, Closed: s.Closed}
+	var err1, err2 error
+	config.Node, err1 = netns.Cookie()
+	config.Pods, err2 = program.GroupID(s.Group)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(s.Socket), 0o755); err != nil {
+		return fmt.Errorf("make folder for the holder's socket: %w", err)
+	}
+	programs, err := program.Attach(config, s.Group, s.Pins)
+	if err != nil {
+		return err
+	}
+	defer programs.Close()
+	place, err := generation.Open(s.Socket + ".lock")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = place.Close() }()
+	agents, err := protocol.Listen(ctx, s.Socket, s.Users...)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return New(Config{
+			Programs: programs, Generation: place, Folder: s.Namespaces, Node: config.Node, Listen: s.Listen, Agents: agents,
+		}, log).Run(ctx)
+	})
+	group.Go(func() error { newGuards(programs, s).run(ctx, log); return nil })
+	return group.Wait()
+}
+
+// checkEvery is the time between two checks of the programs.
+const checkEvery = time.Minute
+
+// guards keeps the guards in place, and checks all programs.
+type guards struct {
+	programs *program.Hook
+	targets  []netip.Addr
+	checked  func(error)
+
+	mu      sync.Mutex
+	uplinks []program.Uplink
+}
+
+func newGuards(programs *program.Hook, s Settings) *guards {
+	g := &guards{programs: programs, targets: []netip.Addr{s.Metadata.Addr()}, checked: s.Checked}
+	for _, to := range s.Closed {
+		g.targets = append(g.targets, to.Addr())
+	}
+	return g
+}
+
+// run watches the uplinks and checks until ctx ends.
+func (g *guards) run(ctx context.Context, log logr.Logger) {
+	var checks sync.WaitGroup
+	defer checks.Wait()
+	checks.Go(func() {
+		ticker := time.NewTicker(checkEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				g.check()
+			}
+		}
+	})
+	uplinks.Watch(ctx, g.targets, g.guard, log)
+}
+
+// guard puts a guard on each uplink.
+func (g *guards) guard(all []uplinks.Uplink) error {
+	on := make([]program.Uplink, 0, len(all))
+	var failures []error
+	for _, u := range all {
+		uplink := program.Uplink{Index: u.Index, Ethernet: u.Ethernet}
+		if err := g.programs.Guard(uplink); err != nil {
+			failures = append(failures, fmt.Errorf("guard interface %s: %w", u.Name, err))
+		}
+		on = append(on, uplink)
+	}
+	g.mu.Lock()
+	g.uplinks = on
+	g.mu.Unlock()
+	g.check()
+	return errors.Join(failures...)
+}
+
+// check reports whether everything is in place.
+func (g *guards) check() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	err := g.programs.Check()
+	for _, u := range g.uplinks {
+		err = errors.Join(err, g.programs.Guarded(u))
+	}
+	g.checked(err)
+}
