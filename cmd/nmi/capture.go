@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/inpod"
 	"github.com/podid-io/podid/internal/agent/podgroups"
+	"github.com/podid-io/podid/internal/agent/sockdiag"
 	"github.com/podid-io/podid/internal/hook"
 	"github.com/podid-io/podid/internal/kubepods"
 )
@@ -38,7 +40,7 @@ type captureOptions struct {
 	way     string
 	address string
 	// Where things are on the node.
-	groups, namespaces, pins, socket string
+	groups, namespaces, pins, lock string
 }
 
 func (o *captureOptions) bindFlags(flags *flag.FlagSet) {
@@ -49,7 +51,7 @@ func (o *captureOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.groups, "cgroup-dir", "/sys/fs/cgroup", "`folder` where the node's control groups are mounted")
 	flags.StringVar(&o.namespaces, "netns-dir", "/run/netns", "`folder` in which the container runtime keeps network namespaces")
 	flags.StringVar(&o.pins, "bpf-dir", "/sys/fs/bpf/podid", "`folder` for pins in a BPF file system, which nmi makes")
-	flags.StringVar(&o.socket, "holder-socket", "/run/podid/holder.sock", "`path` of the socket by which the sockets in pods' network are passed")
+	flags.StringVar(&o.lock, "holder-lock", "/run/podid/holders.lock", "`file` that the agents of a node share: one of two that run at once serves the pods that start")
 }
 
 func (o *captureOptions) validate() error {
@@ -106,15 +108,27 @@ func (a *agent) serveInPods(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pods := filepath.Join(o.groups, folder)
+	if err := sockdiag.Check(ctx); err != nil {
+		return err
+	}
+	private, err := os.MkdirTemp("", "podid-")
+	if err != nil {
+		return fmt.Errorf("make folder for the holder's socket: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(private) }()
+	pods, socket := filepath.Join(o.groups, folder), filepath.Join(private, "holder.sock")
 	index := podgroups.New(pods)
-	listener := inpod.New(o.socket, perNamespace, index, a.log)
+	listener := inpod.New(socket, perNamespace, index, a.log)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return hook.Serve(ctx, a.holderSettings(pods), a.log) })
+	group.Go(func() error {
+		settings := a.holderSettings(pods, socket)
+		settings.Checked = onceComplete(ctx, listener.Complete(), a.setCapture)
+		return hook.Serve(ctx, settings, a.log)
+	})
 	group.Go(func() error { return index.Run(ctx) })
 	group.Go(func() error { return listener.Run(ctx) })
 	group.Go(func() error {
-		return connections.Serve(ctx, listener, proven{}, a.lifecycle.Handler(a.server.ServePod), podLimits, a.log)
+		return connections.Serve(ctx, a.lifecycle.Count(listener), proven{}, a.lifecycle.Handler(a.server.ServePod), podLimits, a.log)
 	})
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("capture requests inside pods: %w", err)
@@ -122,14 +136,41 @@ func (a *agent) serveInPods(ctx context.Context) error {
 	return nil
 }
 
+// onceComplete returns a function that passes on the results of checks. It holds back success until
+// the agent has the sockets of all pods.
+func onceComplete(ctx context.Context, complete <-chan struct{}, report func(error)) func(error) {
+	var mu sync.Mutex
+	var last error
+	checked, whole := false, false
+	go func() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-complete:
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if whole = true; checked {
+			report(last)
+		}
+	}()
+	return func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if checked, last = true, err; whole || err != nil {
+			report(err)
+		}
+	}
+}
+
 // perNamespace is how many connections of one network namespace are open at most.
 const perNamespace = 256
 
-func (a *agent) holderSettings(pods string) hook.Settings {
+func (a *agent) holderSettings(pods, socket string) hook.Settings {
 	o, to := a.o.capture, a.o.redirect
 	return hook.Settings{
 		Metadata: netip.MustParseAddrPort(to.upstream()), Closed: to.closed(), Listen: netip.MustParseAddrPort(o.address),
-		Group: pods, Namespaces: o.namespaces, Pins: o.pins, Socket: o.socket, Checked: a.setCapture,
+		Group: pods, Namespaces: o.namespaces, Pins: o.pins, Lock: o.lock, Socket: socket,
 	}
 }
 
@@ -138,9 +179,15 @@ type proven struct{}
 
 // Of implements connections.Origins.
 func (proven) Of(c net.Conn) attest.Origin {
-	conn, ok := c.(*inpod.Conn)
-	if !ok || conn.Pod == "" {
-		return attest.Origin{Outside: true}
+	for {
+		conn, ok := c.(*inpod.Conn)
+		if ok && conn.Pod != "" {
+			return attest.Origin{Pod: types.UID(conn.Pod)}
+		}
+		wrapper, wraps := c.(interface{ NetConn() net.Conn })
+		if ok || !wraps {
+			return attest.Origin{Outside: true}
+		}
+		c = wrapper.NetConn()
 	}
-	return attest.Origin{Pod: types.UID(conn.Pod)}
 }

@@ -44,34 +44,35 @@ type inPods struct {
 	top, system string // control groups
 	namespaces  *hooktest.Namespaces
 	pins        string
-	socket      string
+	lock        string
 }
 
 func newInPods(t *testing.T) *inPods {
 	n := newNode(t)
 	top := hooktest.Groups(t)
 	hooktest.Group(t, top, "kubepods")
+	n.kube.apply("nodes", "v1", "Node", "node-1", nil, nil)
 	return &inPods{
 		node: n, top: top, system: hooktest.Group(t, top, "system"), namespaces: hooktest.NewNamespaces(t),
 		// The agent is another process.
-		pins:   strings.Replace(hooktest.Pins(t), "/self/", "/"+strconv.Itoa(os.Getpid())+"/", 1),
-		socket: filepath.Join(t.TempDir(), "holder.sock"),
+		pins: strings.Replace(hooktest.Pins(t), "/self/", "/"+strconv.Itoa(os.Getpid())+"/", 1),
+		lock: filepath.Join(t.TempDir(), "lock"),
 	}
 }
 
 func (n *inPods) flags() []string {
 	return []string{
 		"--capture=prefer", "--cgroup-dir=" + n.top, "--netns-dir=" + n.namespaces.Folder, "--bpf-dir=" + n.pins,
-		"--holder-socket=" + n.socket, "--prefetch-resources=",
+		"--holder-lock=" + n.lock, "--prefetch-resources=",
 	}
 }
 
 // bound creates a pod that is bound to the node and has no address yet. It returns its control
 // group.
-func (n *inPods) bound(name, uid string) string {
+func (n *inPods) bound(name, uid string, labels map[string]any) string {
 	n.kube.apply("pods", "v1", "Pod", name, map[string]any{
 		"metadata": map[string]any{
-			"namespace": "shop", "name": name, "uid": uid, "resourceVersion": "1000", "labels": map[string]any{"aadpodidbinding": name},
+			"namespace": "shop", "name": name, "uid": uid, "resourceVersion": "1000", "labels": labels,
 		},
 		"spec":   map[string]any{"nodeName": "node-1", "containers": []any{}},
 		"status": map[string]any{"phase": "Pending"},
@@ -88,7 +89,7 @@ func (n *inPods) ask(in *testnet.Net, group, url string) string {
 	}
 	defer func() { _ = folder.Close() }()
 	command := exec.CommandContext(n.t.Context(), os.Args[0])
-	command.Env = append(os.Environ(), askVariable+"="+url)
+	command.Env = append(os.Environ(), askVariable+"="+url, "GORACE=atexit_sleep_ms=0") // it would wait a second at its end
 	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd()), Pdeathsig: syscall.SIGKILL}
 	var out []byte
 	if err := in.Do(func() (err error) { out, err = command.Output(); return err }); err != nil {
@@ -118,8 +119,8 @@ func (n *inPods) capturing(value string) {
 func TestCaptureInPods(t *testing.T) {
 	n := newInPods(t)
 	pod, other := testnet.New(t), testnet.New(t)
-	mine := n.bound("web", "00000000-0000-4000-8000-00000000000a")
-	theirs := n.bound("api", "00000000-0000-4000-8000-00000000000b")
+	mine := n.bound("web", "00000000-0000-4000-8000-00000000000a", map[string]any{"aadpodidbinding": "web"})
+	theirs := n.bound("api", "00000000-0000-4000-8000-00000000000b", nil)
 	n.grant("web")
 	n.namespaces.Add("web", pod)
 	n.namespaces.Add("api", other)
@@ -134,8 +135,8 @@ func TestCaptureInPods(t *testing.T) {
 		}
 	}
 	expect("the pod", pod, mine, service+tokenURL, "200 ")
-	expect("a pod without a binding", other, theirs, service+tokenURL, "404 ")
-	expect("another pod's process in the pod's network", pod, theirs, service+tokenURL, "404 ")
+	expect("a pod without a binding", other, theirs, service+tokenURL, "400 ")
+	expect("another pod's process in the pod's network", pod, theirs, service+tokenURL, "400 ")
 	expect("the pod's process in another pod's network", other, mine, service+tokenURL, "200 ")
 	expect("the node's process at the pod's listener", pod, n.system, listener+tokenURL, "403 ")
 	expect("the pod at its listener", pod, mine, listener+tokenURL, "200 ")
@@ -154,10 +155,50 @@ func TestCaptureInPods(t *testing.T) {
 	p.stop(syscall.SIGTERM)
 }
 
+// TestCaptureRolled: an agent is replaced while a pod asks without pause. No request fails.
+func TestCaptureRolled(t *testing.T) {
+	n := newInPods(t)
+	pod := testnet.New(t)
+	group := n.bound("web", "00000000-0000-4000-8000-00000000000a", map[string]any{"aadpodidbinding": "web"})
+	n.grant("web")
+	n.namespaces.Add("web", pod)
+	older := n.start(n.flags()...)
+	n.probe("/readyz", 200, "ok")
+	n.capturing("1")
+	stop, asked := make(chan struct{}), make(chan int)
+	go func() {
+		count := 0
+		defer func() { asked <- count }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if got := n.ask(pod, group, service+tokenURL); !strings.HasPrefix(got, "200 ") {
+				t.Errorf("request %d: %s", count, got)
+			}
+			count++
+		}
+	}()
+	for range 3 { // as the DaemonSet does: the old one ends when the new one is ready
+		newer := n.start(n.flags()...)
+		newer.says(saysPlaced)
+		newer.says(saysInPods)
+		older.stop(syscall.SIGTERM)
+		older = newer
+	}
+	close(stop)
+	if count := <-asked; count < 10 {
+		t.Errorf("only %d requests", count)
+	}
+	older.stop(syscall.SIGTERM)
+}
+
 // TestCaptureRemoved: nmi --cleanup removes what captures inside pods.
 func TestCaptureRemoved(t *testing.T) {
 	n := newInPods(t)
-	group := n.bound("web", "00000000-0000-4000-8000-00000000000a")
+	group := n.bound("web", "00000000-0000-4000-8000-00000000000a", map[string]any{"aadpodidbinding": "web"})
 	n.namespaces.Add("web", n.web)
 	p := n.start(n.flags()...)
 	n.capturing("1")

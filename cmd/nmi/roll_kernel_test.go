@@ -62,6 +62,7 @@ func (p *process) saysTimes(what string, times int) {
 
 const (
 	saysPlaced   = "redirect put in place"
+	saysInPods   = "capturing requests inside pods"
 	saysTakes    = "taking over from an older agent"
 	saysServes   = "the newer agent serves pods"
 	saysGoneBack = "lost the newer agent, taking over again"

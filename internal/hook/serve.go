@@ -36,8 +36,9 @@ type Settings struct {
 	Namespaces string
 	// Pins is a folder in a BPF file system, which Serve makes.
 	Pins string
-	// Socket is where agents connect. The lock of the node's holders is beside it. Users are whose
-	// agents may connect, besides root's.
+	// Lock is a file that all holders of the node share. Its folder is made.
+	Lock string
+	// Socket is where this holder's agents connect. Users are whose agents may connect, besides root's.
 	Socket string
 	Users  []uint32
 	// Checked is called with the result of each check: nil once everything is in place. It is called
@@ -56,15 +57,15 @@ func Serve(ctx context.Context, s Settings, log logr.Logger) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(s.Socket), 0o755); err != nil {
-		return fmt.Errorf("make folder for the holder's socket: %w", err)
+	if err := os.MkdirAll(filepath.Dir(s.Lock), 0o755); err != nil {
+		return fmt.Errorf("make folder for the lock of holders: %w", err)
 	}
 	programs, err := program.Attach(config, s.Group, s.Pins)
 	if err != nil {
 		return err
 	}
 	defer programs.Close()
-	place, err := generation.Open(s.Socket + ".lock")
+	place, err := generation.Open(s.Lock)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,15 @@ type Conn struct {
 
 // NetConn returns the connection that was accepted.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// SyscallConn implements syscall.Conn.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) {
+	socket, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("a %T has no socket", c.Conn)
+	}
+	return socket.SyscallConn() //nolint:wrapcheck // this is only in between
+}
 
 // Close implements net.Conn.
 func (c *Conn) Close() error {

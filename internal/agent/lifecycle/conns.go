@@ -74,6 +74,9 @@ type countedConn struct {
 	done func()
 }
 
+// NetConn returns the connection that was accepted.
+func (c *countedConn) NetConn() net.Conn { return c.socketConn }
+
 // Close closes the connection.
 func (c *countedConn) Close() error {
 	c.done()
