@@ -1,6 +1,6 @@
-// How pods' requests reach the agent: on the wire, by the redirect, and inside pods, by the holder's
-// sockets in their network namespaces (internal/hook). This process is both the holder and its
-// agent.
+// How pods' requests reach the agent: on the wire, by the redirect, and inside pods, by the
+// holder's sockets in their network namespaces (internal/hook). This process is both the holder and
+// its agent.
 
 package main
 
@@ -26,6 +26,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/podgroups"
 	"github.com/podid-io/podid/internal/agent/sockdiag"
 	"github.com/podid-io/podid/internal/hook"
+	"github.com/podid-io/podid/internal/hook/program"
 	"github.com/podid-io/podid/internal/kubepods"
 )
 
@@ -67,7 +68,23 @@ func (o *captureOptions) validate() error {
 
 // capture is the state of capture inside pods.
 type capture struct {
-	last atomic.Pointer[error] // of the last check, nil before the first
+	last  atomic.Pointer[error] // of the last check, nil before the first
+	ended sync.Once
+}
+
+// endCapture removes what an earlier agent with another --capture has put in place. Until then pods
+// are refused, so it is called once the redirect is in place.
+func (a *agent) endCapture() {
+	if _, err := os.Stat(a.o.capture.pins); a.o.capture.way != captureWire || err != nil {
+		return
+	}
+	a.capture.ended.Do(func() {
+		if err := program.Remove(a.o.capture.pins); err != nil {
+			a.log.Error(err, "cannot remove what captured requests inside pods: pods are refused; run nmi --cleanup, or --capture=prefer")
+			return
+		}
+		a.log.Info("no longer capturing requests inside pods")
+	})
 }
 
 // captureRetry is the pause after a failure: what is missing on the node may come later.

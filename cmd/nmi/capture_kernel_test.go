@@ -114,8 +114,8 @@ func (n *inPods) capturing(value string) {
 	}
 }
 
-// TestCaptureInPods: a pod without any network but its own loopback device gets its token, from when
-// it is bound to the node. Others in its network get none.
+// TestCaptureInPods: a pod without any network but its own loopback device gets its token, from
+// when it is bound to the node. Others in its network get none.
 func TestCaptureInPods(t *testing.T) {
 	n := newInPods(t)
 	pod, other := testnet.New(t), testnet.New(t)
@@ -217,6 +217,25 @@ func TestCaptureRemoved(t *testing.T) {
 	if got := n.ask(n.web, group, service+"/metadata/instance?api-version=2021-02-01"); !strings.HasPrefix(got, "200 ") {
 		t.Errorf("afterwards: %s", got)
 	}
+}
+
+// TestCaptureTurnedOff: pods are served on the wire by an agent that no longer captures inside
+// them.
+func TestCaptureTurnedOff(t *testing.T) {
+	n := newInPods(t)
+	group := n.bound("web", "00000000-0000-4000-8000-00000000000a", map[string]any{"aadpodidbinding": "web"})
+	n.grant("web")
+	n.namespaces.Add("web", n.web)
+	p := n.start(n.flags()...)
+	n.capturing("1")
+	p.stop(syscall.SIGTERM)
+	n.pod("web", "10.244.0.2", "Running")
+	p = n.start(append(n.flags(), "--capture=wire")...)
+	p.says("no longer capturing requests inside pods")
+	if got := n.ask(n.web, group, service+tokenURL); !strings.HasPrefix(got, "200 ") {
+		t.Error(got)
+	}
+	p.stop(syscall.SIGTERM)
 }
 
 // TestCaptureImpossible: where nothing can be captured inside pods, pods are served on the wire.

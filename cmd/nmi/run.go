@@ -188,6 +188,7 @@ func (a *agent) setRedirect(err error) {
 		a.metrics.RedirectFailed()
 		return
 	}
+	a.endCapture()
 	a.lifecycle.ReportServing()
 	if a.taint != nil {
 		a.taint.Check()

@@ -12,7 +12,7 @@ import (
 	"github.com/podid-io/podid/internal/hook/protocol"
 )
 
-// TestComplete: an agent that connects early is told that it has all only when each namespace was
+// TestComplete: an agent that connects early gets Complete only when each namespace was
 // opened once. One that cannot be opened does not keep it waiting.
 func TestComplete(t *testing.T) {
 	r := newRig(t)

@@ -191,7 +191,7 @@ func (h *Holder) countTry(f *file) {
 	}
 }
 
-// settle tells agents that they have all sockets, once each file was opened or found to be none.
+// settle sends Complete to agents, once each file was opened or found to be no namespace.
 // Earlier, an agent would close the sockets of the last holder that this one has not opened yet.
 // The caller must hold mu.
 func (h *Holder) settle() {

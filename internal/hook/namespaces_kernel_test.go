@@ -78,7 +78,7 @@ func TestTwoFiles(t *testing.T) {
 	r.wantPublished("without", map[uint64]uint16{b: firstPort})
 }
 
-// TestReplaced: if a file leads to another namespace and nothing has told so, the next listing
+// TestReplaced: if a file leads to another namespace and no event said so, the next listing
 // finds it.
 func TestReplaced(t *testing.T) {
 	r := newRig(t)

@@ -91,7 +91,7 @@ func (h *Holder) reconcile() {
 	})
 }
 
-// setReady tells other holders whether this one has an agent that can serve, and returns it. The
+// setReady shows other holders whether this one has an agent that can serve, and returns it. The
 // caller must hold mu.
 func (h *Holder) setReady() bool {
 	ready := false

@@ -41,7 +41,7 @@ func TestTwoHolders(t *testing.T) {
 	r.wantPublished("the newer ended", map[uint64]uint16{a: firstPort})
 }
 
-// TestPublishErrors: what cannot be published is passed on all the same, and published later.
+// TestPublishErrors: what cannot be published is passed on anyway, and published later.
 func TestPublishErrors(t *testing.T) {
 	r := newRig(t)
 	a := r.pod("pod-a")

@@ -38,7 +38,8 @@ type Settings struct {
 	Pins string
 	// Lock is a file that all holders of the node share. Its folder is made.
 	Lock string
-	// Socket is where this holder's agents connect. Users are whose agents may connect, besides root's.
+	// Socket is where this holder's agents connect. Users are whose agents may connect, besides
+	// root's.
 	Socket string
 	Users  []uint32
 	// Checked is called with the result of each check: nil once everything is in place. It is called

@@ -125,7 +125,8 @@ func foldersIn(cgroups fs.FS, folder string) (names []string) {
 	return names
 }
 
-// holdsPods reports whether a pod's group is in a folder or one below, of a quality-of-service class.
+// holdsPods reports whether a pod's group is in a folder or one below, of a quality-of-service
+// class.
 func holdsPods(cgroups fs.FS, folder string) bool {
 	names := foldersIn(cgroups, folder)
 	if slices.ContainsFunc(names, isPod) {

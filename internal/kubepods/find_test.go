@@ -72,7 +72,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestFindKinds: a program can tell why, to use the wire instead or to wait.
+// TestFindKinds: a program can find out why, to use the wire instead or to wait.
 func TestFindKinds(t *testing.T) {
 	if _, err := Find(tree("memory/")); !errors.Is(err, ErrVersion1) {
 		t.Errorf("v1: %v", err)

@@ -18,7 +18,7 @@ var ErrNoPod = errors.New("the control group is not a pod's")
 type Index struct {
 	root    string                  // folder of the kubelet's group, such as /sys/fs/cgroup/kubepods
 	inotify func() (watcher, error) // as openInotify
-	asking  chan struct{}           // tells Run that there is a question; holds one
+	asking  chan struct{}           // wakes Run for a question; holds one
 
 	mu        sync.Mutex
 	pods      map[uint64]string // UID by the ID of a group
@@ -56,8 +56,8 @@ const (
 
 // Lookup returns the UID of the pod that a control group belongs to. If the index does not know the
 // group, Lookup waits until it has appeared or all pods' groups have been looked at, or until ctx
-// ends. It returns ErrNoPod only if the group is certainly no pod's, and never waits for ID 0, which
-// no group has.
+// ends. It returns ErrNoPod only if the group is certainly no pod's, and never waits for ID 0,
+// which no group has.
 func (x *Index) Lookup(ctx context.Context, group uint64) (uid string, err error) {
 	q, uid := x.ask(group)
 	if q != nil {
@@ -138,7 +138,7 @@ func (x *Index) putIfAsked(group uint64, uid string) bool {
 	return true
 }
 
-// store stores a pod's group and answers those who ask for it. The caller must hold mu.
+// store stores a pod's group and answers the callers that ask for it. The caller must hold mu.
 func (x *Index) store(group uint64, uid string) {
 	x.pods[group] = uid
 	delete(x.none, group)

@@ -31,8 +31,8 @@ type node struct {
 	stop    func() error
 }
 
-// newNode returns a node with groups whose index runs until the test ends. It sees no event that the
-// test does not send.
+// newNode returns a node with groups whose index runs until the test ends. It sees no event that
+// the test does not send.
 func newNode(t *testing.T, groups ...string) *node {
 	t.Helper()
 	n := &node{t: t, root: filepath.Join(t.TempDir(), "kubepods"), watcher: &fakeWatcher{limit: 1000}}
@@ -112,7 +112,8 @@ func (n *node) stored() int {
 	return len(n.index.pods)
 }
 
-// secondPasses waits until all folders that are not watched have been read again, and those in them.
+// secondPasses waits until all folders that are not watched have been read again, and those in
+// them.
 func (n *node) secondPasses() {
 	<-time.After(unwatchedPause + minPause)
 	synctest.Wait()
@@ -285,7 +286,8 @@ func TestWaits(t *testing.T) {
 	})
 }
 
-// TestGivesUp: a caller waits as long as it likes, is not told that it is no pod, and leaves nothing.
+// TestGivesUp: a caller waits as long as it likes, does not get "no pod", and leaves
+// nothing.
 func TestGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := New("/nowhere") // does not run

@@ -37,7 +37,7 @@ type keeper struct {
 	folders map[string]*folder // all but containers', by path
 	watcher watcher            // nil if there can be none now
 	watches map[int32]*folder
-	above   int32 // watch of the folder above, which tells that the kubelet's is removed
+	above   int32 // watch of the folder above, which reports that the kubelet's is removed
 	limited bool  // a folder is not watched
 }
 

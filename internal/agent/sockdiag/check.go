@@ -18,10 +18,10 @@ var errNoModule = errors.New("sock_diag does not know a connection that exists: 
 	"load it (modprobe tcp_diag) and have it loaded at boot (/etc/modules-load.d), " +
 	"or use a node image that has it; without it, pods can be intercepted on the wire only")
 
-// Check asks about a connection of its own, over lo of this process's network namespace, and returns
-// an error with a remedy if the kernel cannot say whose it is. The part of sock_diag that knows TCP
-// may be a module, which the kernel loads by itself if the node has it. If not, each socket seems
-// not to exist, and each caller would be refused.
+// Check asks about a connection of its own, over lo of this process's network namespace, and
+// returns an error with a remedy if the kernel cannot say whose it is. The part of sock_diag that
+// knows TCP may be a module, which the kernel loads by itself if the node has it. If not, each
+// socket seems not to exist, and each caller would be refused.
 func Check(ctx context.Context) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {

@@ -21,8 +21,8 @@ import (
 
 // Errors of Group.
 var (
-	// ErrNoSocket means that no socket of the namespace has these ends: the caller is not in it, or has
-	// closed its socket.
+	// ErrNoSocket means that no socket of the namespace has these ends: the caller is not in it, or
+	// has closed its socket.
 	ErrNoSocket = errors.New("no such socket in the network namespace")
 	// ErrNoGroup means that the kernel does not report control groups (before Linux 5.8).
 	ErrNoGroup = errors.New("the kernel does not report the control groups of sockets (Linux 5.8 does)")
@@ -57,7 +57,7 @@ func New(socket *os.File) (*Diag, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	d := &Diag{socket: os.NewFile(uintptr(copied), "sock_diag"), sequence: rand.Uint32()} //nolint:gosec // a number to tell answers by
+	d := &Diag{socket: os.NewFile(uintptr(copied), "sock_diag"), sequence: rand.Uint32()} //nolint:gosec // a number to recognize answers by
 	if d.raw, err = d.socket.SyscallConn(); err != nil {                                  // of the kind that can wait
 		_ = d.socket.Close()
 		return nil, err

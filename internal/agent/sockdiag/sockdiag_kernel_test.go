@@ -187,7 +187,8 @@ func TestSockets(t *testing.T) {
 	}
 }
 
-// TestListenerAtPort: a listener that has taken the port of a client that is gone is not the client.
+// TestListenerAtPort: a listener that has taken the port of a client that is gone is not the
+// client.
 func TestListenerAtPort(t *testing.T) {
 	testnet.Require(t)
 	p := newPod(t)
@@ -202,7 +203,7 @@ func TestListenerAtPort(t *testing.T) {
 	p.is(accepted, 0, ErrNoSocket)
 }
 
-// TestTimeWait: a socket that is closed is nobody's.
+// TestTimeWait: a socket that is closed has no group.
 func TestTimeWait(t *testing.T) {
 	testnet.Require(t)
 	p := newPod(t)

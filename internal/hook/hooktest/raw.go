@@ -95,7 +95,7 @@ func sendPacket(options []int, packet []byte) error {
 }
 
 // sendFrame sends a SYN in an Ethernet frame with VLAN tags by a packet socket to the gateway. The
-// kernel is told that the frame holds the protocol.
+// kernel takes the frame for one of the protocol.
 func sendFrame(options []int, protocol uint16, tags ...uint16) error {
 	out, err := net.InterfaceByName("eth0")
 	if err != nil {

@@ -63,7 +63,7 @@ func removal(pin string) int {
 	return removalOfMaps
 }
 
-// detach takes a program off at once and removes its pin. Without its pin alone the kernel would
+// detach detaches a program at once and removes its pin. Without its pin alone the kernel would
 // take it off later, in no order.
 func detach(pin string) error {
 	pinned, err := link.LoadPinnedLink(pin, nil)

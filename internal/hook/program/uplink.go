@@ -119,7 +119,7 @@ func (h *Hook) newGuard(header int32) (*ebpf.Program, error) {
 	return program, nil
 }
 
-// guardPin returns where an uplink's guard is pinned. Its name tells a successor all that it has to
+// guardPin returns where an uplink's guard is pinned. Its name is all that a successor has to
 // know of the uplink.
 func (h *Hook) guardPin(u Uplink) string {
 	return filepath.Join(h.pins, fmt.Sprintf("%s-%d", guardName(u.header()), u.Index))
