@@ -153,7 +153,8 @@ func (k *keeper) madeBy(pod *folder) (looked int, err error) {
 	return looked, nil
 }
 
-// keepMade records that a group below a container is stored, and forgets the oldest beyond the bound.
+// keepMade records that a group below a container is stored, and forgets the oldest beyond the
+// bound.
 func (k *keeper) keepMade(pod *folder, id uint64) {
 	pod.made = append(pod.made, id)
 	if beyond := len(pod.made) - maxMade; beyond > 0 {
