@@ -24,18 +24,28 @@ const askVariable = "PODID_TEST_ASK"
 const service, listener = "http://169.254.169.254", "http://127.0.0.1:64579" // the latter in a pod's network
 
 func ask(url string) {
-	request, err := http.NewRequest(http.MethodGet, url, http.NoBody) //nolint:noctx // ends with the process
-	if err == nil {
-		request.Header.Set("Metadata", "true")
-		var resp *http.Response
-		if resp, err = (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: atMost}).Do(request); err == nil {
-			body, _ := io.ReadAll(resp.Body)
-			fmt.Println(resp.StatusCode, string(body))
-			os.Exit(0)
-		}
+	answer, err := answerOf(url)
+	if err != nil {
+		answer = err.Error()
 	}
-	fmt.Println(err)
+	_, _ = os.Stdout.WriteString(answer)
 	os.Exit(0)
+}
+
+// answerOf returns the status and the body of an answer.
+func answerOf(url string) (string, error) {
+	request, err := http.NewRequest(http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	request.Header.Set("Metadata", "true")
+	resp, err := (&http.Client{Timeout: atMost}).Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	return fmt.Sprint(resp.StatusCode, " ", string(body)), err
 }
 
 // inPods is a node whose agent captures inside pods.
