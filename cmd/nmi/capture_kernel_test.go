@@ -154,6 +154,9 @@ func TestCaptureInPods(t *testing.T) {
 		t.Errorf("the metadata service was asked %d times", asked)
 	}
 
+	if text := p.log.String(); !strings.Contains(text, "capturing requests inside pods") || strings.Contains(text, "e30.") {
+		t.Errorf("log:\n%s", text)
+	}
 	p.stop(syscall.SIGKILL)
 	if got := n.ask(pod, mine, service+tokenURL); !strings.Contains(got, "connection refused") {
 		t.Errorf("without the agent: %s", got)

@@ -71,6 +71,7 @@ type jsonLine struct {
 	UID            string    `json:"uid,omitempty"`
 	ServiceAccount string    `json:"serviceAccount,omitempty"`
 	Address        string    `json:"address"`
+	Capture        string    `json:"capture,omitempty"` // "pod", empty on the wire
 	Endpoint       string    `json:"endpoint,omitempty"`
 	Identity       string    `json:"identity,omitempty"` // NAMESPACE/NAME
 	ClientID       string    `json:"clientID,omitempty"` // shortened
@@ -94,6 +95,9 @@ func (e *Entry) line() jsonLine {
 	}
 	if e.Origin.IsValid() { // not for a Unix socket
 		l.Address = e.Origin.String()
+	}
+	if e.Origin.Pod != "" || e.Origin.Outside {
+		l.Capture = "pod"
 	}
 	if id := e.Identity; id != nil {
 		l.Identity, l.ClientID, l.Source = id.Namespace+"/"+id.Name, observe.ShortID(id.Spec.ClientID), sourceOf(id.Spec.Type)

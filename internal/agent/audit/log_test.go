@@ -45,6 +45,21 @@ func issued(pod types.NamespacedName, resource string, at time.Time) *Entry {
 	}
 }
 
+// TestCapture: a line says that the request was captured inside its pod.
+func TestCapture(t *testing.T) {
+	for want, origin := range map[string]attest.Origin{
+		`"address":"","capture":"pod"`: {Pod: "uid"}, `"address":"10.9.0.2"`: {Addr: netip.MustParseAddr("10.9.0.2")},
+	} {
+		l, _ := newTestLog(Changes)
+		e := issued(types.NamespacedName{Namespace: "shop", Name: "web"}, "vault", time.Now())
+		e.Origin = origin
+		l.Record(e)
+		if line := flush(l); !strings.Contains(line, want+`,"identity"`) {
+			t.Errorf("no %s in %s", want, line)
+		}
+	}
+}
+
 func TestChanges(t *testing.T) {
 	l, _ := newTestLog(Changes)
 	now := time.Now()
