@@ -172,7 +172,10 @@ func build(stop, fetches context.Context, o *options, config *rest.Config, log l
 	a.server = a.newServer(stop, fetches, objects)
 	a.health.AddCheck("redirect", a.checkRedirect)
 	a.health.AddCheck("cluster", a.cluster.Ready)
-	a.health.AddCheck("dataplane", a.dataplane.Ready)
+	a.health.AddCheck("dataplane", a.checkDataplane)
+	if o.capture.way == captureRequire {
+		a.health.AddCheck("capture", a.checkCapture)
+	}
 	if a.node, err = cluster.NewNode(config, o.node.name, log, a.own, &a.dataplane); err != nil {
 		return nil, err
 	}
@@ -228,8 +231,8 @@ func (a *agent) newServer(stop, fetches context.Context, objects *cluster.Object
 		Attester: a.tables.attest, Authorizer: a.tables.Table, Tokens: a.tokens,
 		Known: a.known, Stopping: stop.Done(),
 		Upstream: upstream, TokenLimiter: tokenLimiter, OtherLimiter: fair.New(otherLimits()),
-		Probes:         a.health.Handler(),
-		HeaderRequired: answers.headerRequired, BlockInstance: answers.blockInstance, BlockAttested: answers.blockAttested,
+		Probes:        a.health.Handler(),
+		ProofRequired: a.o.capture.way == captureRequire, HeaderRequired: answers.headerRequired, BlockInstance: answers.blockInstance, BlockAttested: answers.blockAttested,
 		AllowUserData: !answers.blockUserData, RetryAfter: answers.retryAfter, AnyInterface: answers.anyInterface,
 		HostTokenTCP: a.o.ports.hostTokenTCP,
 		AttestLimit:  attestLimit, MaxPending: maxPending, MaxPendingPerPod: maxPendingPerPod,

@@ -32,8 +32,9 @@ import (
 
 // The ways of --capture.
 const (
-	captureWire   = "wire"
-	capturePrefer = "prefer"
+	captureWire    = "wire"
+	capturePrefer  = "prefer"
+	captureRequire = "require"
 )
 
 // captureOptions configure how pods' requests reach the agent.
@@ -46,7 +47,7 @@ type captureOptions struct {
 
 func (o *captureOptions) bindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.way, "capture", captureWire,
-		"how requests of pods reach nmi: wire (nftables), or prefer (inside pods where the node can, and nftables behind it; needs root)")
+		"how requests of pods reach nmi: wire (nftables), prefer (inside pods where the node can, and nftables behind it), or require (inside pods only; others are refused). The last two need root")
 	flags.StringVar(&o.address, "capture-address", "127.0.0.1:64579",
 		"loopback `address` and port in pods' network where nmi listens; if a pod uses the port, one of the next")
 	flags.StringVar(&o.groups, "cgroup-dir", "/sys/fs/cgroup", "`folder` where the node's control groups are mounted")
@@ -57,8 +58,8 @@ func (o *captureOptions) bindFlags(flags *flag.FlagSet) {
 
 func (o *captureOptions) validate() error {
 	var way, address error
-	if o.way != captureWire && o.way != capturePrefer {
-		way = fmt.Errorf("--capture=%q: use %s or %s", o.way, captureWire, capturePrefer)
+	if o.way != captureWire && o.way != capturePrefer && o.way != captureRequire {
+		way = fmt.Errorf("--capture=%q: use %s, %s or %s", o.way, captureWire, capturePrefer, captureRequire)
 	}
 	if at, err := netip.ParseAddrPort(o.address); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
 		address = fmt.Errorf("--capture-address=%q: use an IPv4 loopback address and a port, such as 127.0.0.1:64579", o.address)
@@ -106,13 +107,30 @@ func (a *agent) captureInPods(ctx context.Context) {
 	}
 }
 
+// checkCapture returns why requests are not captured inside pods.
+func (a *agent) checkCapture() error {
+	last := a.capture.last.Load()
+	if last == nil {
+		return errors.New("not inside pods yet")
+	}
+	return *last
+}
+
+// checkDataplane returns why pods' requests do not reach the agent on this node.
+func (a *agent) checkDataplane() error {
+	if a.checkCapture() == nil {
+		return nil // whatever the node's network does
+	}
+	return a.dataplane.Ready()
+}
+
 // setCapture records the result of a check.
 func (a *agent) setCapture(err error) {
 	before := a.capture.last.Swap(&err)
 	a.metrics.CaptureState(err == nil)
 	switch {
 	case err != nil && (before == nil || *before == nil || (*before).Error() != err.Error()):
-		a.log.Error(err, "cannot capture requests inside pods, retrying: they are redirected on the wire")
+		a.log.Error(err, "cannot capture requests inside pods, retrying: they come on the wire, where --capture=require refuses them")
 	case err == nil && (before == nil || *before != nil):
 		a.log.Info("capturing requests inside pods")
 	}

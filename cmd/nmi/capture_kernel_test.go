@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/hook/hooktest"
 	"github.com/podid-io/podid/internal/testnet"
 )
@@ -132,6 +133,7 @@ func TestCaptureInPods(t *testing.T) {
 	mine := n.bound("web", "00000000-0000-4000-8000-00000000000a", map[string]any{"aadpodidbinding": "web"})
 	theirs := n.bound("api", "00000000-0000-4000-8000-00000000000b", nil)
 	n.grant("web")
+	n.kube.apply("nodes", "v1", "Node", "node-1", nil, map[string]any{v1.HostRoutingLabel: "true"})
 	n.namespaces.Add("web", pod)
 	n.namespaces.Add("api", other)
 	p := n.start(n.flags()...)
@@ -165,6 +167,30 @@ func TestCaptureInPods(t *testing.T) {
 	n.capturing("1")
 	expect("after a new start", pod, mine, service+tokenURL, "200 ")
 	expect("instance metadata", other, theirs, service+"/metadata/instance?api-version=2021-02-01", "200 ")
+	p.stop(syscall.SIGTERM)
+}
+
+// TestCaptureRequired: pods are answered inside their own network only.
+func TestCaptureRequired(t *testing.T) {
+	n := newInPods(t)
+	group := n.bound("web", "00000000-0000-4000-8000-00000000000a", map[string]any{"aadpodidbinding": "web"})
+	n.grant("web")
+	n.pod("api", "10.244.1.2", "Running") // its network has no listener, as with a sandboxed runtime
+	n.grant("api")
+	n.namespaces.Add("web", n.web)
+	p := n.start(append(n.flags(), "--capture=require")...)
+	n.probe("/readyz", 200, "ok")
+	if got := n.ask(n.web, group, service+tokenURL); !strings.HasPrefix(got, "200 ") {
+		t.Error(got)
+	}
+	n.want(n.api, tokenURL, 403, "PID-128")
+	n.want(n.api, "/metadata/instance?api-version=2021-02-01", 403, "PID-128")
+	p.stop(syscall.SIGTERM)
+	if err := os.RemoveAll(n.pins); err != nil {
+		t.Log(err)
+	}
+	p = n.start(append(n.flags(), "--capture=require", "--cgroup-dir="+n.system)...)
+	n.probe("/readyz", 503, "capture: find the pods' control group")
 	p.stop(syscall.SIGTERM)
 }
 

@@ -21,7 +21,7 @@ import (
 
 // run builds the agent and runs it until ctx ends, then lets requests finish.
 func run(ctx context.Context, o *options, log logr.Logger) error {
-	if !o.node.allowKubenet {
+	if o.refusesKubenet() {
 		if err := o.node.kubenet.Check(); err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Liste
 		group.Go(func() error { f(ctx); return nil })
 	}
 	group.Go(func() error { a.lifecycle.Session.Run(ctx, a.takeBack); return nil })
-	if !a.o.node.allowKubenet {
+	if a.o.refusesKubenet() {
 		group.Go(func() error { return a.o.node.kubenet.Watch(ctx, interval) })
 	}
 	group.Go(func() error {

@@ -23,6 +23,7 @@ const (
 	ClientGone       Reason = 125
 	PodUnknown       Reason = 126
 	CallerOutside    Reason = 127
+	CallerNotProven  Reason = 128
 	InstanceBlocked  Reason = 131
 	AttestedBlocked  Reason = 132
 	UserDataBlocked  Reason = 133

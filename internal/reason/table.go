@@ -116,6 +116,13 @@ var table = map[Reason]row{ //nolint:gochecknoglobals // the table
 			"one of the node that has entered the pod's network.",
 		remedy: "Ask from a container of the pod.",
 	},
+	CallerNotProven: {
+		name: "CallerNotProven", status: http.StatusForbidden, oauth: "forbidden", event: true, actor: operator,
+		meaning: "The request came on the node's network, and NMI runs with --capture=require, which answers pods inside " +
+			"their own network only.",
+		remedy: "Run the pod without Kata or gVisor, so that its processes are in the node's kernel, or run NMI with " +
+			"--capture=prefer.",
+	},
 	ClientGone: {
 		name: "ClientGone", status: http.StatusInternalServerError, oauth: "server_error", actor: noAction,
 		meaning: "The client disconnected before its answer could be sent.",

@@ -43,6 +43,9 @@ type Origin struct {
 	Outside bool
 }
 
+// Proven reports whether the kernel proved which pod the caller is in, or that it is in none.
+func (o Origin) Proven() bool { return o.Pod != "" || o.Outside }
+
 // Source is what distinguishes callers before their pods are known: the proven pod or else the
 // address. It can be the key of a map.
 type Source struct {

@@ -96,7 +96,7 @@ func (e *Entry) line() jsonLine {
 	if e.Origin.IsValid() { // not for a Unix socket
 		l.Address = e.Origin.String()
 	}
-	if e.Origin.Pod != "" || e.Origin.Outside {
+	if e.Origin.Proven() {
 		l.Capture = "pod"
 	}
 	if id := e.Identity; id != nil {

@@ -78,6 +78,7 @@ type Config struct {
 	Probes http.Handler
 
 	HeaderRequired bool // token requests need the Metadata header, as all others do
+	ProofRequired  bool // callers need a proof of their pod; an address is not enough
 	BlockInstance  bool // refuse requests for the machine's metadata
 	BlockAttested  bool // refuse requests for the machine's attested document
 	AnyInterface   bool // a pod's network interface may change while it runs
@@ -152,6 +153,8 @@ func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 	res := result{began: began, address: connections.OriginOf(r)}
 	if refusal := s.precheck(route, w, r); refusal != nil {
 		res.refuse(refusal)
+	} else if s.cfg.ProofRequired && !res.address.Proven() {
+		res.refuse(reason.CallerNotProven.Refuse("this node answers pods inside their own network only: the request came on the node's network"))
 	} else if route.Kind == imds.Token {
 		s.servePodToken(w, r, &res)
 	} else {
