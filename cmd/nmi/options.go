@@ -99,8 +99,8 @@ func (o *options) validate() error {
 		o.prefetch.validate(o.entra.cloud), o.ports.validate(), o.record.validate(), o.cleanup.validate(), o.cluster.validate())
 }
 
-// refusesKubenet reports whether nmi refuses to run on a node with kubenet, whose pods can fake their
-// address. Where addresses decide nothing, it does not.
+// refusesKubenet reports whether nmi refuses to run on a node with kubenet, whose pods can fake
+// their address. Where addresses decide nothing, it does not.
 func (o *options) refusesKubenet() bool {
 	return !o.node.allowKubenet && o.capture.way != captureRequire
 }
