@@ -3,13 +3,11 @@ package v1_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -66,18 +64,14 @@ func (s *server) waitForRules(t *testing.T) {
 		"kind: AzureIdentity", "kind: AzureIdentityBinding", "kind: AzurePodIdentityException",
 		"{kind: AzureAssignedIdentity, status: {reason: 7}}",
 	}
-	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true,
-		func(ctx context.Context) (bool, error) {
-			for _, text := range invalid {
-				if s.tryCreate(ctx, parse(t, text)) == nil {
-					return false, nil
-				}
+	testenv.Eventually(t, "the new schema", func() string {
+		for _, text := range invalid {
+			if s.tryCreate(t.Context(), parse(t, text)) == nil {
+				return "it allows " + text
 			}
-			return true, nil
-		})
-	if err != nil {
-		t.Fatalf("wait for the new schema: %v", err)
-	}
+		}
+		return ""
+	})
 }
 
 // tryCreate creates the object with a dry run. Name and namespace are filled in.

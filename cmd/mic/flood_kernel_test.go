@@ -16,8 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/wait"
-
+	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -67,11 +66,7 @@ func TestFlood(t *testing.T) {
 		}
 	})
 	ask := asker(t, pod)
-	if err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, timeout, true, func(context.Context) (bool, error) {
-		return ask("8080", "/healthz") == nil, nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Succeeds(t, "a response", func() error { return ask("8080", "/healthz") })
 
 	var stops []func() int
 	for _, l := range testnet.Listeners(t, mic.Process.Pid) {

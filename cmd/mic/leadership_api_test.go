@@ -11,7 +11,6 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
@@ -25,13 +24,11 @@ func startAPI(t *testing.T) (*envtest.Environment, string) {
 	return env, testenv.Kubeconfig(t, env)
 }
 
-func installCRDs(t *testing.T, kube *rest.Config) {
-	t.Helper()
-	if _, err := envtest.InstallCRDs(kube, envtest.CRDInstallOptions{
-		Paths: []string{testenv.CRDs()}, ErrorIfPathMissing: true,
-	}); err != nil {
-		t.Fatal(err)
-	}
+// azureNode returns a node, about whose VM mic asks Azure.
+func azureNode() *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{
+		ProviderID: "azure:///subscriptions/11111111-1111-1111-1111-111111111111/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm",
+	}}
 }
 
 // TestLeadership runs two MICs while Azure cannot be reached: a standby is ready, takes over when
@@ -43,7 +40,7 @@ func TestLeadership(t *testing.T) {
 	// Before the kinds are installed, it is not ready and reports what is missing.
 	first := start(t, kubeconfig, "--leader-election-instance=first", "--leader-election-duration=4s")
 	first.wait("/readyz", http.StatusServiceUnavailable, "install podid's custom resource definitions")
-	installCRDs(t, kube)
+	testenv.InstallCRDs(t, kube)
 	first.wait("/readyz", http.StatusOK, "ok")
 	first.wait("/healthz", http.StatusOK, "Active")
 	first.eventually("leading", func() string {
@@ -59,17 +56,9 @@ func TestLeadership(t *testing.T) {
 	first.end()
 	second.wait("/healthz", http.StatusOK, "Active")
 
-	c, err := client.New(kube, client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := testenv.Client(t, kube)
 	// Azure does not respond: mic reports it and continues.
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{
-		ProviderID: "azure:///subscriptions/11111111-1111-1111-1111-111111111111/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm",
-	}}
-	if err := c.Create(t.Context(), node); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Create(t, c, azureNode())
 	second.wait("/readyz", http.StatusServiceUnavailable, "azure: ")
 	second.wait("/healthz", http.StatusOK, "Active")
 
@@ -99,7 +88,7 @@ func TestLeadership(t *testing.T) {
 // was terminated, and once the Lease has expired if the leader was killed.
 func TestTakeover(t *testing.T) {
 	env, kubeconfig := startAPI(t)
-	installCRDs(t, env.Config)
+	testenv.InstallCRDs(t, env.Config)
 	leader, process := startProcess(t, kubeconfig)
 	leader.wait("/healthz", http.StatusOK, "Active")
 	for _, c := range []struct {
@@ -118,12 +107,7 @@ func TestTakeover(t *testing.T) {
 			t.Fatal(err)
 		}
 		next.wait("/healthz", http.StatusOK, "Active")
-		next.eventually("works", func() string {
-			if !strings.Contains(next.log.String(), `msg="Starting workers" controller=assignedidentity`) {
-				return "not yet"
-			}
-			return ""
-		})
+		next.logs(`msg="Starting workers" controller=assignedidentity`)
 		took := time.Since(began)
 		t.Logf("%s: a new leader after %v", c.name, took.Round(time.Millisecond))
 		if took > c.limit {
@@ -138,25 +122,15 @@ func TestTakeover(t *testing.T) {
 // upgrade failed.
 func TestControllersLog(t *testing.T) {
 	env, kubeconfig := startAPI(t)
-	installCRDs(t, env.Config)
-	c, err := client.New(env.Config, client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testenv.InstallCRDs(t, env.Config)
+	c := testenv.Client(t, env.Config)
 	// MIC cannot record the upgrade where a ConfigMap is immutable.
 	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "aad-pod-identity-config"}, Immutable: new(true)}
-	if err := c.Create(t.Context(), record); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Create(t, c, record)
 	mic, _ := startProcess(t, kubeconfig)
 	mic.wait("/healthz", http.StatusOK, "Active")
 	for _, want := range []string{`level=info msg=leading`, `level=error msg="some objects are still spelled as before v1.6`, "record the upgrade in ConfigMap"} {
-		mic.eventually(want, func() string {
-			if !strings.Contains(mic.log.String(), want) {
-				return "not in the log"
-			}
-			return ""
-		})
+		mic.logs(want)
 	}
 	mic.end()
 }

@@ -14,9 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // proxy forwards connections to the API server, and can be closed.
@@ -94,11 +93,8 @@ func (p *proxy) close() {
 // why it is not ready, and both recover soon after the API server is back.
 func TestOutages(t *testing.T) {
 	env, kubeconfig := startAPI(t)
-	installCRDs(t, env.Config)
-	c, err := client.New(env.Config, client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testenv.InstallCRDs(t, env.Config)
+	c := testenv.Client(t, env.Config)
 	text, err := os.ReadFile(kubeconfig)
 	if err != nil {
 		t.Fatal(err)
@@ -128,12 +124,7 @@ func TestOutages(t *testing.T) {
 		t.Logf("works again after %v", time.Since(began).Round(time.Millisecond))
 	}
 	// The leader receives the event of a new node and asks Azure, which does not respond.
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{
-		ProviderID: "azure:///subscriptions/11111111-1111-1111-1111-111111111111/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm",
-	}}
-	if err := c.Create(t.Context(), node); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Create(t, c, azureNode())
 	leader.wait("/readyz", http.StatusServiceUnavailable, "azure: ")
 	leader.end()
 	standby.end()

@@ -18,9 +18,9 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/podid-io/podid/internal/daemon"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // timeout is how long a test waits for anything that a MIC does.
@@ -121,9 +121,14 @@ func setup(t *testing.T, kubeconfig string, args []string) ([]string, map[string
 func (r *running) end() {
 	r.t.Helper()
 	r.stop()
+	r.exits(daemon.ExitDone)
+}
+
+func (r *running) exits(want int) {
+	r.t.Helper()
 	select {
 	case code := <-r.code:
-		if code != daemon.ExitDone {
+		if code != want {
 			r.t.Errorf("exit code %d; log:\n%s", code, r.log)
 		}
 	case <-time.After(timeout):
@@ -134,14 +139,7 @@ func (r *running) end() {
 // fails waits until mic exits with code 1 without a signal, and checks for these texts in its log.
 func (r *running) fails(texts ...string) {
 	r.t.Helper()
-	select {
-	case code := <-r.code:
-		if code != daemon.ExitFailed {
-			r.t.Errorf("exit code %d; log:\n%s", code, r.log)
-		}
-	case <-time.After(timeout):
-		r.t.Fatalf("does not end; log:\n%s", r.log)
-	}
+	r.exits(daemon.ExitFailed)
 	for _, text := range texts {
 		if !strings.Contains(r.log.String(), text) {
 			r.t.Errorf("the log lacks %q:\n%s", text, r.log)
@@ -149,16 +147,25 @@ func (r *running) fails(texts ...string) {
 	}
 }
 
-func (r *running) eventually(what string, f func() string) {
+func (r *running) eventually(what string, condition func() string) {
 	r.t.Helper()
-	last := ""
-	err := wait.PollUntilContextTimeout(r.t.Context(), 10*time.Millisecond, timeout, true, func(context.Context) (bool, error) {
-		last = f()
-		return last == "", nil
+	testenv.Eventually(r.t, what, func() string {
+		if missing := condition(); missing != "" {
+			return missing + "; log:\n" + r.log.String()
+		}
+		return ""
 	})
-	if err != nil {
-		r.t.Fatalf("%s: %s; log:\n%s", what, last, r.log)
-	}
+}
+
+// logs waits until mic's log contains a text.
+func (r *running) logs(text string) {
+	r.t.Helper()
+	r.eventually("log "+text, func() string {
+		if !strings.Contains(r.log.String(), text) {
+			return "not logged"
+		}
+		return ""
+	})
 }
 
 // get sends a request to one of mic's servers, whose address is in the log.
@@ -218,12 +225,7 @@ func TestUnreachable(t *testing.T) {
 	r := start(t, kubeconfig)
 	r.wait("/readyz", http.StatusServiceUnavailable, "connection refused")
 	r.wait("/healthz", http.StatusOK, "Not Active")
-	r.eventually("log", func() string {
-		if !strings.Contains(r.log.String(), "cannot start, retrying") {
-			return "not logged"
-		}
-		return ""
-	})
+	r.logs("cannot start, retrying")
 	r.end()
 	if strings.Contains(r.log.String(), "hunter2") {
 		t.Error("the log holds the secret")

@@ -8,11 +8,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/testenv"
-	"github.com/podid-io/podid/internal/uninstall"
 )
 
 // TestCleanup runs what a user types after an uninstall that went wrong.
@@ -21,11 +21,11 @@ func TestCleanup(t *testing.T) {
 		t.Setenv(name, "") // without Azure
 	}
 	kubeconfig, c := startCluster(t)
-	create(t, c, &v1.AzureAssignedIdentity{
+	testenv.Create(t, c, &v1.AzureAssignedIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p-default-red", Finalizers: []string{v1.Finalizer}},
 		Spec:       v1.AzureAssignedIdentitySpec{Pod: "p", PodNamespace: "default"},
 	})
-	create(t, c, &corev1.ConfigMap{
+	testenv.Create(t, c, &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "ledger", Labels: map[string]string{"app.kubernetes.io/managed-by": "podid-mic"}},
 		Data: map[string]string{
 			"group":      `{"kind":"vm","subscriptionID":"s","resourceGroup":"rg","name":"vm-1"}`,
@@ -73,20 +73,5 @@ func TestCleanup(t *testing.T) {
 func startCluster(t *testing.T) (string, client.Client) {
 	t.Helper()
 	env := testenv.Start(t, testenv.WithCRDs)
-	scheme, err := uninstall.Scheme()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := client.New(env.Config, client.Options{Scheme: scheme})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return testenv.Kubeconfig(t, env), c
-}
-
-func create(t *testing.T, c client.Client, o client.Object) {
-	t.Helper()
-	if err := c.Create(t.Context(), o); err != nil {
-		t.Fatal(err)
-	}
+	return testenv.Kubeconfig(t, env), testenv.Client(t, env.Config, scheme.AddToScheme, v1.AddToScheme)
 }

@@ -37,7 +37,7 @@ func TestCleanupAzure(t *testing.T) {
 			"identities": fmt.Sprintf(`[{"resourceID":%q},{"resourceID":%q}]`, demo, other),
 		},
 	}
-	create(t, c, ledger)
+	testenv.Create(t, c, ledger)
 
 	program, err := os.Executable()
 	if err != nil {

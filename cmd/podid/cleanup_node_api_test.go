@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 
+	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/uninstall"
 	nodecleanup "github.com/podid-io/podid/internal/uninstall/node"
 )
@@ -29,7 +30,7 @@ func TestCleanupNode(t *testing.T) {
 		if name == "virtual" {
 			node.Labels["type"] = "virtual-kubelet"
 		}
-		create(t, c, node)
+		testenv.Create(t, c, node)
 		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}
 		if err := c.Status().Update(t.Context(), node); err != nil {
 			t.Fatal(err)

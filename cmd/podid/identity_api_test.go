@@ -12,6 +12,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/federation"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // TestFederate goes from an AzureIdentity to the command line for Azure.
@@ -23,7 +24,7 @@ func TestFederate(t *testing.T) {
 		"msi": {Type: v1.Federated, ClientID: guid, TenantID: guid, ResourceID: "/subscriptions/" + guid + "/resourceGroups/apps/providers/Microsoft.ManagedIdentity/userAssignedIdentities/shop"},
 		"old": {ResourceID: "/subscriptions/" + guid + "/resourceGroups/apps/providers/Microsoft.ManagedIdentity/userAssignedIdentities/shop"},
 	} {
-		create(t, c, &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: spec})
+		testenv.Create(t, c, &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: spec})
 	}
 	const at = "--issuer https://oidc.example.com/prod "
 	for _, step := range []struct {

@@ -116,9 +116,7 @@ func adoptState(t *testing.T, w *world, state string) {
 	if state == v1.StateAssigned {
 		want = 0
 	}
-	if n := w.patches(); n != want {
-		t.Errorf("%d updates of Azure, want %d", n, want)
-	}
+	w.wantPatches(want, "from the state "+state)
 	// Either the old MIC or an administrator attached it. Since that is unknown, it stays.
 	w.delete(pod)
 	w.waitNone("p")
@@ -146,22 +144,18 @@ func adoptState(t *testing.T, w *world, state string) {
 // adoptAcross covers forceNamespaced=false, the default of v1.8.17.
 func adoptAcross(t *testing.T, w *world) {
 	w.config.Rules = identity.Rules{}
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	w.identity("red")
+	w.attached("red")
 	w.pod("p", "red")
 	old := w.old(corev1.NamespaceDefault, "p", "red", v1.StateAssigned)
 	w.start()
 	w.adopted("p", old)
-	if n := w.patches(); n > 0 {
-		t.Errorf("%d updates of Azure, want none", n)
-	}
+	w.wantPatches(0, "of what is there")
 }
 
 // adoptMoves covers the change from a v1.8.17 that was not namespaced to podid's default. The
 // object moves to the identity's namespace, and one of the two always exists.
 func adoptMoves(t *testing.T, w *world) {
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	w.identity("red")
+	w.attached("red")
 	w.pod("p", "red")
 	old := w.old(corev1.NamespaceDefault, "p", "red", v1.StateAssigned)
 	all, err := w.watching().Watch(t.Context(), &v1.AzureAssignedIdentityList{},
@@ -190,16 +184,13 @@ func adoptMoves(t *testing.T, w *world) {
 			break
 		}
 	}
-	if n := w.patches(); n > 0 {
-		t.Errorf("%d updates of Azure, want none", n)
-	}
+	w.wantPatches(0, "of what is there")
 }
 
 // adoptDeleting covers an old MIC that was killed while it removed an object whose pod was
 // recreated, as by a StatefulSet. The object is deleted and created again.
 func adoptDeleting(_ *testing.T, w *world) {
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	w.identity("red")
+	w.attached("red")
 	w.pod("p", "red")
 	old := w.old(w.namespace, "p", "red", v1.StateUnassigned)
 	w.delete(old)
@@ -232,8 +223,7 @@ func upgradeRecorded(t *testing.T, w *world) {
 
 // oldNMIReads: during the rollout of the DaemonSet, v1.8.17's NMI can use what podid writes.
 func oldNMIReads(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.start()
 	w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)

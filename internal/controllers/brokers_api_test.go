@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -17,13 +16,17 @@ import (
 	"github.com/podid-io/podid/internal/federation"
 )
 
-// federated creates an AzureIdentity of type 3.
-func (w *world) federated(name string) *v1.AzureIdentity {
-	w.t.Helper()
-	id := &v1.AzureIdentity{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name},
+// newFederated returns an AzureIdentity of type 3.
+func newFederated(namespace, name string) *v1.AzureIdentity {
+	return &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
 		Spec:       v1.AzureIdentitySpec{Type: v1.Federated, ClientID: "99999999-0000-0000-0000-000000000000", TenantID: subscription},
 	}
+}
+
+func (w *world) federated(name string) *v1.AzureIdentity {
+	w.t.Helper()
+	id := newFederated(w.namespace, name)
 	w.create(id)
 	return id
 }
@@ -57,18 +60,7 @@ func (w *world) waitBrokers(names ...string) {
 // waitBroker waits for the Broker condition of an identity and returns its message.
 func (w *world) waitBroker(id *v1.AzureIdentity, status metav1.ConditionStatus, reason string) string {
 	w.t.Helper()
-	message := ""
-	w.eventually("condition "+reason, func() string {
-		var now v1.AzureIdentity
-		w.must(w.client.Get(w.t.Context(), client.ObjectKeyFromObject(id), &now))
-		have := meta.FindStatusCondition(now.Status.Conditions, v1.ConditionBroker)
-		if have == nil || have.Status != status || have.Reason != reason {
-			return fmt.Sprintf("%+v", have)
-		}
-		message = have.Message
-		return ""
-	})
-	return message
+	return w.waitIdentity(id.Name, v1.ConditionBroker, status, reason).Message
 }
 
 // TestBrokers covers the lifecycle of brokers: they are created and deleted with federated
@@ -86,9 +78,7 @@ func testBrokerLife(t *testing.T, kube *rest.Config) {
 	w.start()
 
 	// The namespace does not exist yet, and an Event on the identity says what to do.
-	if note := w.waitEvent("AzureIdentity", "one", "no broker"); !strings.Contains(note, "brokers-life, does not exist: create it") {
-		t.Errorf("event: %s", note)
-	}
+	w.waitEvent("AzureIdentity", "one", "no broker", "brokers-life, does not exist: create it")
 	w.waitBroker(one, metav1.ConditionFalse, "NamespaceMissing")
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "brokers-life"}})
 	foreign := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "brokers-life", Name: w.namespace + ".foreign"}}
@@ -107,7 +97,7 @@ func testBrokerLife(t *testing.T, kube *rest.Config) {
 
 	two, three := w.federated("two"), w.federated("three")
 	w.federated("foreign") // has a ServiceAccount that podid did not create
-	shared := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "shared"}, Spec: one.Spec}
+	shared := newFederated(w.namespace, "shared")
 	shared.Spec.SharedFrom = v1.IdentityReference{Namespace: "platform", Name: "cloud"}
 	w.create(shared)
 	w.waitBrokers("NS.foreign", "NS.one", "NS.three", "NS.two")
@@ -168,20 +158,15 @@ func testBrokerForbidden(t *testing.T, kube *rest.Config) {
 func TestSharing(t *testing.T) {
 	w := newWorld(t, startServer(t), "sharing")
 	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns-owner"}})
-	owner := &v1.AzureIdentity{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ns-owner", Name: "cloud"},
-		Spec:       v1.AzureIdentitySpec{Type: v1.Federated, ClientID: "99999999-0000-0000-0000-000000000000", TenantID: subscription},
-	}
+	owner := newFederated("ns-owner", "cloud")
 	w.create(owner)
-	shared := &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "web"}, Spec: owner.Spec}
+	shared := newFederated(w.namespace, "web")
 	shared.Spec.SharedFrom = v1.IdentityReference{Namespace: "ns-owner", Name: "cloud"}
 	w.create(shared)
 	w.binding("web", "web")
 	w.pod("web-0", "web")
 	w.start()
-	if note := w.waitEvent("AzureIdentityBinding", "web", "binding refused"); !strings.Contains(note, "or does not allow namespace "+w.namespace) {
-		t.Errorf("event: %s", note)
-	}
+	w.waitEvent("AzureIdentityBinding", "web", "binding refused", "or does not allow namespace "+w.namespace)
 	w.waitNone("web-0")
 	agree := func(namespaces string) {
 		t.Helper()

@@ -15,9 +15,7 @@ import (
 // Tests of node groups and objects that change while MIC runs.
 
 func scaledIn(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
-	w.identity("red")
-	w.identity("blue")
+	w.managed("red", "blue")
 	w.start()
 	w.create(w.newPod("p0", "red", w.nodes[0]))
 	w.create(w.newPod("p1", "blue", w.nodes[1]))
@@ -30,8 +28,7 @@ func scaledIn(t *testing.T, w *world) {
 }
 
 func groupGone(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.start()
 	w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
@@ -40,12 +37,7 @@ func groupGone(t *testing.T, w *world) {
 		w.must(w.client.Delete(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}))
 	}
 	w.waitNone("p")
-	w.eventually("ledger gone", func() string {
-		if n := len(w.ledgers()); n > 0 {
-			return fmt.Sprintf("%d left", n)
-		}
-		return ""
-	})
+	w.waitNoLedger()
 }
 
 func identityMoves(t *testing.T, w *world) {
@@ -65,8 +57,7 @@ func identityMoves(t *testing.T, w *world) {
 
 func userDeletes(t *testing.T, w *world) {
 	w.config.Attachment.Grace = waitLimit // the gap between the objects must not count as the pod's end
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.start()
 	w.pod("p", "red")
 	first := w.waitState("p", v1.StateAssigned)
@@ -77,14 +68,11 @@ func userDeletes(t *testing.T, w *world) {
 		}
 		return ""
 	})
-	if n := w.patches(); n != 1 {
-		t.Errorf("%d updates, want 1", n)
-	}
+	w.wantPatches(1, "1")
 }
 
 func damagedLedger(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.start()
 	pod := w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
@@ -94,8 +82,7 @@ func damagedLedger(t *testing.T, w *world) {
 	ledger.Data["identities"] = "["
 	w.must(w.client.Update(t.Context(), &ledger))
 
-	w.cloud.AddIdentities(resourceID("blue"))
-	w.identity("blue")
+	w.managed("blue")
 	w.pod("q", "blue")
 	w.start()
 	w.waitState("q", v1.StateAssigned)

@@ -103,8 +103,7 @@ func (w *world) fleetNode(name, providerID string) {
 func deletedQuietly(t *testing.T, w *world) {
 	w.config.LedgerNamespace = "default"
 	complaints := w.logged("rejected event", "write event", "terminated")
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.identity("bad")
 	w.start()
 	for i := range 10 {

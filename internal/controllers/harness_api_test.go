@@ -17,7 +17,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
@@ -87,14 +88,7 @@ type world struct {
 // newWorld creates a world whose object names contain name. Its MIC is not started yet.
 func newWorld(t testing.TB, kube *rest.Config, name string) *world {
 	t.Helper()
-	scheme, err := controllers.Scheme()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := client.New(kube, client.Options{Scheme: scheme})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := testenv.Client(t, kube, scheme.AddToScheme, v1.AddToScheme)
 	w := &world{
 		t: t, kube: kube, client: c, cloud: computetest.NewFake(), namespace: "ns-" + name,
 		group: compute.Group{Kind: compute.VMSS, SubscriptionID: subscription, ResourceGroup: "rg", Name: "vmss-" + name},
@@ -219,7 +213,14 @@ func (w *world) must(err error) {
 
 func (w *world) create(o client.Object) {
 	w.t.Helper()
-	w.must(w.client.Create(w.t.Context(), o))
+	testenv.Create(w.t, w.client, o)
+}
+
+// patch applies a JSON merge patch, and leaves o as it is.
+func (w *world) patch(o client.Object, patch string) {
+	w.t.Helper()
+	changed := o.DeepCopyObject().(client.Object)
+	w.must(w.client.Patch(w.t.Context(), changed, client.RawPatch(types.MergePatchType, []byte(patch))))
 }
 
 func (w *world) delete(o client.Object) {
@@ -232,13 +233,34 @@ func resourceID(name string) string {
 	return "/subscriptions/" + subscription + "/resourcegroups/ids/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name
 }
 
+// newIdentity returns an AzureIdentity for a managed identity, with the right client ID.
+func (w *world) newIdentity(name, managed string) *v1.AzureIdentity {
+	return &v1.AzureIdentity{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name},
+		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID(managed), ClientID: computetest.ClientID(resourceID(managed))},
+	}
+}
+
+// managed creates managed identities on Azure, and an AzureIdentity and a binding of each.
+func (w *world) managed(names ...string) {
+	w.t.Helper()
+	for _, name := range names {
+		w.cloud.AddIdentities(resourceID(name))
+		w.identity(name)
+	}
+}
+
+// attached is managed for an identity that the scale set already has, and no others.
+func (w *world) attached(name string) {
+	w.t.Helper()
+	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID(name)}})
+	w.identity(name)
+}
+
 // identity creates an AzureIdentity and a binding of this name. The name is also the selector.
 func (w *world) identity(name string) (*v1.AzureIdentity, *v1.AzureIdentityBinding) {
 	w.t.Helper()
-	id := &v1.AzureIdentity{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID(name), ClientID: computetest.ClientID(resourceID(name))},
-	}
+	id := w.newIdentity(name, name)
 	w.create(id)
 	return id, w.binding(name, name)
 }
@@ -268,17 +290,9 @@ func (w *world) pod(name, selector string) *corev1.Pod {
 	return pod
 }
 
-// eventually waits until f returns "", and fails with its last result.
-func (w *world) eventually(what string, f func() string) {
+func (w *world) eventually(what string, condition func() string) {
 	w.t.Helper()
-	last := ""
-	err := wait.PollUntilContextTimeout(w.t.Context(), 5*time.Millisecond, waitLimit, true, func(context.Context) (bool, error) {
-		last = f()
-		return last == "", nil
-	})
-	if err != nil {
-		w.t.Fatalf("%s: %s (%v)", what, last, err)
-	}
+	testenv.Eventually(w.t, what, condition)
 }
 
 // assigned returns the assigned identities of a pod.
@@ -351,8 +365,16 @@ func (w *world) patches() int {
 	return n
 }
 
-// waitEvent waits for an event and returns its note.
-func (w *world) waitEvent(kind, name, reason string) string {
+// wantPatches expects this number of updates so far.
+func (w *world) wantPatches(want int, why string) {
+	w.t.Helper()
+	if n := w.patches(); n != want {
+		w.t.Errorf("%d updates of Azure, want %d: %s", n, want, why)
+	}
+}
+
+// waitEvent waits for an event, whose note must contain the parts.
+func (w *world) waitEvent(kind, name, reason string, parts ...string) {
 	w.t.Helper()
 	note := ""
 	w.eventually(fmt.Sprintf("event %q on %s %s", reason, kind, name), func() string {
@@ -366,7 +388,11 @@ func (w *world) waitEvent(kind, name, reason string) string {
 		}
 		return fmt.Sprintf("%d other events", len(list.Items))
 	})
-	return note
+	for _, part := range parts {
+		if !strings.Contains(note, part) {
+			w.t.Errorf("event %q on %s %s lacks %q: %s", reason, kind, name, part, note)
+		}
+	}
 }
 
 // ledgers returns the ledger ConfigMaps.
@@ -376,4 +402,14 @@ func (w *world) ledgers() []corev1.ConfigMap {
 	w.must(w.client.List(w.t.Context(), &list, client.InNamespace(w.namespace),
 		client.MatchingLabels{ledger.ManagedByLabel: ledger.ManagedBy}))
 	return list.Items
+}
+
+func (w *world) waitNoLedger() {
+	w.t.Helper()
+	w.eventually("ledger gone", func() string {
+		if n := len(w.ledgers()); n > 0 {
+			return fmt.Sprintf("%d left", n)
+		}
+		return ""
+	})
 }

@@ -54,8 +54,7 @@ func (w *world) measure(events watch.Interface, i int, present bool) time.Durati
 		name = "same"
 	}
 	if !present || i == 0 {
-		w.cloud.AddIdentities(resourceID(name))
-		w.identity(name)
+		w.managed(name)
 	}
 	if present && i == 0 {
 		w.pod("first", name)

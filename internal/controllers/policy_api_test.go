@@ -9,23 +9,20 @@ import (
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/events"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // TestPolicy covers policies, with which a cluster's owner restricts who may use which identity.
 func TestPolicy(t *testing.T) {
 	kube := startServer(t)
-	for _, story := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	for _, story := range (stories{
 		{"changes count for running pods", policyChanges},
 		{"namespaces by label", policySelects},
 		{"no CRD", withoutPolicyCRD},
-	} {
+	}) {
 		t.Run(story.name, func(t *testing.T) {
 			w := newWorld(t, kube, slug(story.name))
 			t.Cleanup(func() { _ = client.IgnoreNotFound(w.client.Delete(t.Context(), policyNamed(v1.PolicyName))) })
@@ -54,9 +51,7 @@ func (w *world) policy(mode v1.PolicyMode, rules ...v1.PolicyRule) {
 
 func policyChanges(t *testing.T, w *world) {
 	red := v1.PolicyIdentities{ResourceIDs: []string{resourceID("re*")}}
-	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
-	w.identity("red")
-	w.identity("blue")
+	w.managed("red", "blue")
 	w.start()
 	w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
@@ -64,12 +59,8 @@ func policyChanges(t *testing.T, w *world) {
 	w.policy(v1.PolicyEnforce, v1.PolicyRule{Name: "team", Namespaces: []string{"elsewhere"}, Identities: []v1.PolicyIdentities{red}})
 	w.waitNone("p")
 	w.waitHas()
-	if note := w.waitEvent("Pod", "p", events.IdentityRefused); !strings.Contains(note, "no rule of AzureIdentityPolicy default allows") {
-		t.Errorf("the pod's Event does not name the policy: %s", note)
-	}
-	if note := w.waitEvent("AzureIdentityBinding", "red", events.BindingRefused); !strings.Contains(note, "AzureIdentityPolicy default") {
-		t.Errorf("the binding's Event does not name the policy: %s", note)
-	}
+	w.waitEvent("Pod", "p", events.IdentityRefused, "no rule of AzureIdentityPolicy default allows")
+	w.waitEvent("AzureIdentityBinding", "red", events.BindingRefused, "AzureIdentityPolicy default")
 
 	accounts := v1.PolicyRule{Name: "team", Namespaces: []string{w.namespace}, ServiceAccounts: []string{"api"}, Identities: []v1.PolicyIdentities{red}}
 	w.policy(v1.PolicyEnforce, accounts)
@@ -98,8 +89,7 @@ func policyChanges(t *testing.T, w *world) {
 }
 
 func policySelects(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.policy(v1.PolicyEnforce, v1.PolicyRule{
 		Name: "labelled", NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "red"}},
 		Identities: []v1.PolicyIdentities{{}},
@@ -109,8 +99,7 @@ func policySelects(t *testing.T, w *world) {
 	w.waitEvent("Pod", "p", events.IdentityRefused)
 	w.waitNone("p")
 	label := func(value string) {
-		w.must(w.client.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}},
-			client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"team":`+value+`}}}`))))
+		w.patch(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}}, `{"metadata":{"labels":{"team":`+value+`}}}`)
 	}
 	label(`"red"`)
 	w.waitState("p", v1.StateAssigned)
@@ -126,14 +115,11 @@ func withoutPolicyCRD(t *testing.T, w *world) {
 	name := "azureidentitypolicies." + v1.GroupVersion.Group
 	w.must(apiextensions.AddToScheme(w.client.Scheme()))
 	w.delete(&apiextensions.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: name}})
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.start()
 	w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
-	if _, err := envtest.InstallCRDs(w.kube, envtest.CRDInstallOptions{Paths: []string{"../../config/crd"}}); err != nil {
-		t.Fatal(err)
-	}
+	testenv.InstallCRDs(t, w.kube)
 	w.policy(v1.PolicyEnforce)
 	w.waitNone("p")
 }

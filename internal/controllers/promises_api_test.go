@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
 	v1 "github.com/podid-io/podid/api/v1"
@@ -32,10 +31,15 @@ func TestPromises(t *testing.T) {
 // calls returns the number of calls to Azure so far.
 func (w *world) calls() int { return len(w.cloud.Calls()) }
 
+func (w *world) wantCalls(want int, why string) {
+	w.t.Helper()
+	if n := w.calls(); n != want {
+		w.t.Errorf("%d calls of Azure, want %d: %s", n, want, why)
+	}
+}
+
 func thereDuringUpdate(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
-	w.identity("red")
-	w.identity("blue")
+	w.managed("red", "blue")
 	w.start()
 	w.pod("first", "red")
 	w.waitState("first", v1.StateAssigned)
@@ -51,15 +55,11 @@ func thereDuringUpdate(t *testing.T, w *world) {
 	before := w.calls()
 	w.pod("quick", "red")
 	w.waitState("quick", v1.StateAssigned)
-	if n := w.calls() - before; n > 0 {
-		t.Errorf("%d calls of Azure for what is there", n)
-	}
+	w.wantCalls(before, "none for what is there")
 }
 
 func thereWhileFailing(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
-	w.identity("red")
-	w.identity("blue")
+	w.managed("red", "blue")
 	w.config.Attachment.RetryInterval = time.Hour
 	w.start()
 	w.pod("first", "red")
@@ -81,8 +81,7 @@ func thereWhileFailing(t *testing.T, w *world) {
 // oneWrite counts the watch events of objects, most of which are written only once, as Assigned.
 func oneWrite(t *testing.T, w *world) {
 	const pods = 300
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.cloud.SetDuration(time.Second)
 	for i := range pods {
 		w.create(w.newPod(fmt.Sprintf("p%d", i), "red", w.nodes[i%2]))
@@ -108,17 +107,14 @@ func oneWrite(t *testing.T, w *world) {
 	if writes > pods+pods/3 {
 		t.Errorf("%d writes for %d objects", writes, pods)
 	}
-	if n := w.patches(); n != 1 {
-		t.Errorf("%d updates of the scale set for a cluster that was there before MIC, want 1", n)
-	}
+	w.wantPatches(1, "for a cluster that was there before MIC")
 }
 
 func manyIdentities(t *testing.T, w *world) {
 	const identities = 160 // one update takes at most 150
 	for i := range identities {
 		name := fmt.Sprintf("id%d", i)
-		w.cloud.AddIdentities(resourceID(name))
-		w.identity(name)
+		w.managed(name)
 		w.create(w.newPod("p-"+name, name, w.nodes[0]))
 	}
 	w.start()
@@ -136,8 +132,7 @@ func manyIdentities(t *testing.T, w *world) {
 }
 
 func comesBack(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.config.Attachment.Grace = time.Hour
 	w.start()
 	w.delete(w.pod("first", "red"))
@@ -149,9 +144,7 @@ func comesBack(t *testing.T, w *world) {
 	w.waitNone("second")
 	w.pod("third", "red")
 	w.waitState("third", v1.StateAssigned)
-	if n := w.calls() - before; n > 0 {
-		t.Errorf("%d calls of Azure for a job that comes back", n)
-	}
+	w.wantCalls(before, "none for a job that comes back")
 }
 
 // madeAgainOldIDs is a scale set that keeps showing the old IDs of an identity that was deleted and
@@ -183,8 +176,7 @@ func madeAgainOldIDs(_ *testing.T, w *world) {
 }
 
 func putBack(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.config.DriftInterval = 50 * time.Millisecond
 	w.start()
 	w.pod("p", "red")
@@ -210,9 +202,7 @@ func beforeAnyPod(t *testing.T, w *world) {
 	before := w.calls()
 	w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
-	if n := w.calls() - before; n > 0 {
-		t.Errorf("%d calls of Azure for what was there before the pod", n)
-	}
+	w.wantCalls(before, "none for what was there before the pod")
 	w.delete(w.newPod("p", "red", w.nodes[0]))
 	w.waitNone("p")
 	if have := w.has(); !slices.Equal(have, []string{"red"}) {
@@ -224,12 +214,9 @@ func beforeAnyPod(t *testing.T, w *world) {
 }
 
 func wrongClientID(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
-	wrong := &v1.AzureIdentity{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "wrong"},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("red"), ClientID: "99999999-0000-0000-0000-000000000000"},
-	}
+	w.managed("red")
+	wrong := w.newIdentity("wrong", "red")
+	wrong.Spec.ClientID = "99999999-0000-0000-0000-000000000000"
 	w.create(wrong)
 	w.binding("wrong", "wrong")
 	w.config.DriftInterval = 50 * time.Millisecond
@@ -253,7 +240,5 @@ func wrongClientID(t *testing.T, w *world) {
 		}
 		return ""
 	})
-	if n := w.patches(); n != 1 {
-		t.Errorf("%d updates: an AzureIdentity that is wrong takes identities off the machines", n)
-	}
+	w.wantPatches(1, "a wrong AzureIdentity takes no identities off the machines")
 }

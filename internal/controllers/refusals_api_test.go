@@ -8,7 +8,6 @@ import (
 
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
@@ -34,8 +33,7 @@ func TestRefusals(t *testing.T) {
 // preassign annotates an identity for pre-assignment.
 func (w *world) preassign(id *v1.AzureIdentity) {
 	w.t.Helper()
-	w.must(w.client.Patch(w.t.Context(), &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name}},
-		client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, v1.PreassignAnnotation, v1.PreassignAll))))
+	w.patch(id, fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1.PreassignAnnotation, v1.PreassignAll))
 }
 
 func refusedBeforePods(t *testing.T, w *world) {
@@ -59,9 +57,7 @@ func mayNotPreassign(t *testing.T, w *world) {
 	w.preassign(id)
 	w.config.Attachment.MayPreassign = func(string) bool { return false }
 	w.start()
-	if note := w.waitEvent("AzureIdentity", "red", events.NotPreassigned); !strings.Contains(note, "--preassign-namespaces") {
-		t.Errorf("note %q", note)
-	}
+	w.waitEvent("AzureIdentity", "red", events.NotPreassigned, "--preassign-namespaces")
 	w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
 }
@@ -76,9 +72,7 @@ func noTypeForNodes(t *testing.T, w *world) {
 	id.Spec.ClientPassword.Name, id.Spec.ClientPassword.Namespace = "s", w.namespace
 	w.create(id)
 	w.start()
-	if note := w.waitEvent("AzureIdentity", "sp", events.NotPreassigned); !strings.Contains(note, "type 0") {
-		t.Errorf("note %q", note)
-	}
+	w.waitEvent("AzureIdentity", "sp", events.NotPreassigned, "type 0")
 }
 
 // saidOnce is an identity that Azure refuses repeatedly. Each error message has another tracking
@@ -117,9 +111,7 @@ func saidOnce(t *testing.T, w *world) {
 // immutableInTheWay is an identity that was deleted while pods need it, and that podid must not
 // detach. Azure then rejects every update of that scale set.
 func immutableInTheWay(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"), resourceID("blue"))
-	w.identity("red")
-	w.identity("blue")
+	w.managed("red", "blue")
 	w.config.Attachment.Immutable = []string{resourceID("red")}
 	w.start()
 	w.pod("p", "red")
@@ -136,8 +128,7 @@ func immutableInTheWay(t *testing.T, w *world) {
 }
 
 func heldByAnother(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	lines := w.logged("assigned identity removed")
 	w.start()
 	pod := w.pod("p", "red")
@@ -156,7 +147,7 @@ func heldByAnother(t *testing.T, w *world) {
 		w.delete(w.newPod("p", "red", w.nodes[0]))
 	}
 	w.waitEvent("AzureIdentityBinding", "red", events.BindingRemoved)
-	w.must(w.client.Patch(t.Context(), &held, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))))
+	w.patch(&held, `{"metadata":{"finalizers":null}}`)
 	w.waitNone("p")
 	w.stop()
 	if created, removed := 1+3, len(lines("")); removed > created {
@@ -173,14 +164,9 @@ func identityLast(t *testing.T, w *world) {
 	w.binding("never", "never")
 	w.start()
 	w.binding("late", "late")
-	w.create(&v1.AzureIdentity{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "late"},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("late"), ClientID: computetest.ClientID(resourceID("late"))},
-	})
+	w.create(w.newIdentity("late", "late"))
 	w.waitState("p", v1.StateAssigned)
-	if note := w.waitEvent("Pod", "q", events.IdentityRefused); !strings.Contains(note, "does not exist") {
-		t.Errorf("note %q", note)
-	}
+	w.waitEvent("Pod", "q", events.IdentityRefused, "does not exist")
 	var list eventsv1.EventList
 	w.must(w.client.List(t.Context(), &list, client.InNamespace(w.namespace)))
 	for _, e := range list.Items {

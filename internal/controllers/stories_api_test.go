@@ -82,12 +82,7 @@ func comesAndGoes(t *testing.T, w *world) {
 	w.delete(pod)
 	w.waitNone("p")
 	w.waitHas()
-	w.eventually("ledger gone", func() string {
-		if n := len(w.ledgers()); n > 0 {
-			return fmt.Sprintf("%d left", n)
-		}
-		return ""
-	})
+	w.waitNoLedger()
 	w.waitEvent("AzureIdentityBinding", "red", events.BindingRemoved)
 }
 
@@ -107,8 +102,7 @@ func othersIdentities(_ *testing.T, w *world) {
 }
 
 func badIdentity(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("good"))
-	w.identity("good")
+	w.managed("good")
 	w.identity("bad")
 	w.start()
 	w.pod("b", "bad")
@@ -134,9 +128,7 @@ func badIdentity(t *testing.T, w *world) {
 		}
 		return ""
 	})
-	if n := w.patches() - before; n > 0 {
-		t.Errorf("%d updates for an identity in quarantine", n)
-	}
+	w.wantPatches(before, "none for an identity in quarantine")
 }
 
 func healed(_ *testing.T, w *world) {
@@ -163,8 +155,7 @@ func burst(t *testing.T, w *world) {
 	const identities, pods = 5, 100
 	w.cloud.SetDuration(300 * time.Millisecond)
 	for i := range identities {
-		w.cloud.AddIdentities(resourceID(fmt.Sprintf("id%d", i)))
-		w.identity(fmt.Sprintf("id%d", i))
+		w.managed(fmt.Sprintf("id%d", i))
 	}
 	w.start()
 	for i := range pods {
@@ -190,8 +181,7 @@ func burst(t *testing.T, w *world) {
 }
 
 func throttled(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.start()
 	w.cloud.ThrottleNext(time.Second)
 	began := time.Now()
@@ -200,15 +190,12 @@ func throttled(t *testing.T, w *world) {
 	if took := time.Since(began); took < time.Second {
 		t.Errorf("assigned after %v, Azure asked for a second's rest", took)
 	}
-	if n := w.patches(); n != 2 {
-		t.Errorf("%d updates, want the throttled one and the one after the rest", n)
-	}
+	w.wantPatches(2, "throttled one and the one after the rest")
 }
 
 func namespaceDeleted(t *testing.T, w *world) {
 	w.config.LedgerNamespace = "default"
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	w.start()
 	w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
@@ -254,14 +241,11 @@ func adopted(t *testing.T, w *world) {
 	if got := w.waitState("p", v1.StateAssigned); got.UID != old.UID {
 		t.Error("the object was replaced, not kept")
 	}
-	if n := w.patches(); n > 0 {
-		t.Errorf("%d updates of Azure, want none", n)
-	}
+	w.wantPatches(0, "of what is there")
 }
 
 func notOnAzure(t *testing.T, w *world) {
-	w.cloud.AddIdentities(resourceID("red"))
-	w.identity("red")
+	w.managed("red")
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-bare"}, Spec: corev1.NodeSpec{}}
 	w.nodes = append(w.nodes, node.Name)
 	w.create(node)
@@ -285,9 +269,7 @@ func hostNetwork(t *testing.T, w *world) {
 	pod := w.newPod("p", "red", w.nodes[0])
 	pod.Spec.HostNetwork = true
 	w.create(pod)
-	if note := w.waitEvent("Pod", "p", events.IdentityRefused); !strings.Contains(note, "hostNetwork") {
-		t.Errorf("event does not tell the remedy: %s", note)
-	}
+	w.waitEvent("Pod", "p", events.IdentityRefused, "hostNetwork")
 	w.waitNone("p")
 }
 
@@ -298,10 +280,8 @@ func lateBinding(_ *testing.T, w *world) {
 	w.identity("red")
 	w.waitState("p", v1.StateAssigned)
 	// Another label selects another identity.
-	w.cloud.AddIdentities(resourceID("blue"))
-	w.identity("blue")
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "p"}}
-	w.must(w.client.Patch(w.t.Context(), pod, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"aadpodidbinding":"blue"}}}`))))
+	w.managed("blue")
+	w.patch(w.newPod("p", "red", w.nodes[0]), `{"metadata":{"labels":{"aadpodidbinding":"blue"}}}`)
 	w.waitHas("blue")
 	if got := w.waitState("p", v1.StateAssigned); got.Spec.AzureIdentityRef.Name != "blue" {
 		w.t.Errorf("assigned identity is for %s", got.Spec.AzureIdentityRef.Name)
@@ -311,8 +291,5 @@ func lateBinding(_ *testing.T, w *world) {
 func bindingToNothing(t *testing.T, w *world) {
 	w.start()
 	w.binding("b", "missing")
-	note := w.waitEvent("AzureIdentityBinding", "b", events.BindingRefused)
-	if !strings.Contains(note, "missing") {
-		t.Errorf("event does not name the identity: %s", note)
-	}
+	w.waitEvent("AzureIdentityBinding", "b", events.BindingRefused, "missing")
 }

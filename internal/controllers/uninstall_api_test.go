@@ -3,7 +3,6 @@ package controllers_test
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/compute"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // TestUninstall: parts of an installation are deleted in unfavorable orders, with objects of
@@ -48,8 +47,7 @@ func namespaceFirst(t *testing.T, w *world) {
 
 // micFirst: once adopted, an object of v1.8.17 can be deleted without any MIC.
 func micFirst(t *testing.T, w *world) {
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	w.identity("red")
+	w.attached("red")
 	w.pod("p", "red")
 	w.pod("fresh", "red")
 	old := w.old(w.namespace, "p", "red", v1.StateAssigned)
@@ -82,14 +80,12 @@ func nodeAndGroupFirst(t *testing.T, w *world) {
 // definitionsFirst deletes the CRDs while MIC runs and pods use identities. MIC survives, and
 // resumes when they are restored.
 func definitionsFirst(t *testing.T, w *world) {
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	w.identity("red")
+	w.attached("red")
 	w.pod("p", "red")
 	old := w.old(w.namespace, "p", "red", v1.StateAssigned)
 	w.start()
 	w.adopted("p", old)
-	options := envtest.CRDInstallOptions{Paths: []string{filepath.Join("..", "..", "config", "crd")}, ErrorIfPathMissing: true}
-	w.must(envtest.UninstallCRDs(w.kube, options))
+	w.must(envtest.UninstallCRDs(w.kube, envtest.CRDInstallOptions{Paths: []string{testenv.CRDs()}, ErrorIfPathMissing: true}))
 	w.eventually("kinds gone", func() string {
 		for _, resource := range []string{"azureassignedidentities", "azureidentities", "azureidentitybindings", "azurepodidentityexceptions"} {
 			crd := &metav1.PartialObjectMetadata{}
@@ -102,8 +98,7 @@ func definitionsFirst(t *testing.T, w *world) {
 		return ""
 	})
 	w.waitHas("red") // what was on Azure before MIC started
-	_, err := envtest.InstallCRDs(w.kube, options)
-	w.must(err)
+	testenv.InstallCRDs(t, w.kube)
 	w.eventually("kinds are back", func() string {
 		var list v1.AzureAssignedIdentityList
 		if err := w.client.List(context.WithoutCancel(t.Context()), &list); err != nil {

@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
@@ -32,18 +31,15 @@ func TestVerdicts(t *testing.T) {
 // respell sets spec.clientID.
 func (w *world) respell(id *v1.AzureIdentity, clientID string) {
 	w.t.Helper()
-	w.must(w.client.Patch(w.t.Context(), &v1.AzureIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name}},
-		client.RawPatch(types.MergePatchType, []byte(`{"spec":{"clientID":"`+clientID+`"}}`))))
+	w.patch(id, `{"spec":{"clientID":"`+clientID+`"}}`)
 }
 
 func clientIDOfAnother(t *testing.T, w *world) {
 	w.cloud.AddIdentities(resourceID("red"), resourceID("alone"))
 	id, _ := w.identity("red")
 	w.respell(id, "99999999-0000-0000-0000-000000000000")
-	right := &v1.AzureIdentity{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "right"},
-		Spec:       v1.AzureIdentitySpec{ResourceID: resourceID("red"), ClientID: strings.ToUpper(computetest.ClientID(resourceID("red")))},
-	}
+	right := w.newIdentity("right", "red")
+	right.Spec.ClientID = strings.ToUpper(right.Spec.ClientID)
 	w.create(right)
 	w.binding("right", "right")
 	alone, _ := w.identity("alone")
@@ -83,14 +79,11 @@ func (w *world) waitReason(pod, reason string) {
 // foreignIsVerified: another client's identity is included in an update before it counts as
 // present. That happens once for all leaders, and the identity stays when no pod needs it.
 func foreignIsVerified(t *testing.T, w *world) {
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	w.identity("red")
+	w.attached("red")
 	w.start()
 	pod := w.pod("p", "red")
 	w.waitState("p", v1.StateAssigned)
-	if n := w.patches(); n != 1 {
-		t.Errorf("%d updates, want the one that verifies it", n)
-	}
+	w.wantPatches(1, "one that verifies it")
 	w.eventually("entry in the ledger", func() string {
 		for _, record := range ledger.Records(w.ledgers()) {
 			for _, entry := range record.Entries {
@@ -105,9 +98,7 @@ func foreignIsVerified(t *testing.T, w *world) {
 	w.start()
 	w.pod("q", "red")
 	w.waitState("q", v1.StateAssigned)
-	if n := w.patches(); n != 1 {
-		t.Errorf("%d updates, want none of the next leader", n)
-	}
+	w.wantPatches(1, "none of the next leader")
 	w.must(w.client.Delete(t.Context(), pod, client.GracePeriodSeconds(0)))
 	w.waitNone("p")
 	w.waitHas("red")
@@ -116,8 +107,7 @@ func foreignIsVerified(t *testing.T, w *world) {
 // foreignIsRefused: an identity that Azure does not let podid assign is given to no pod, even if
 // the machines have it.
 func foreignIsRefused(t *testing.T, w *world) {
-	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("red")}})
-	w.identity("red")
+	w.attached("red")
 	w.cloud.FailNext(computetest.Refusal(w.group, http.StatusForbidden, "LinkedAuthorizationFailed",
 		"the client has no right to perform action on the linked scope(s) '"+resourceID("red")+"'", []string{resourceID("red")}, 0))
 	w.start()
@@ -132,9 +122,8 @@ func theKubeletsOwn(t *testing.T, w *world) {
 	w.cloud.SetGroup(w.group, compute.Identities{UserAssigned: []string{resourceID("kubelet")}})
 	id, _ := w.identity("kubelet")
 	w.respell(id, "")
-	node := []byte(`{"metadata":{"labels":{"` + v1.KubeletIdentityLabel + `":"` + computetest.ClientID(resourceID("kubelet")) + `"}}}`)
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: w.nodes[0]}}
-	w.must(w.client.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, node)))
+	w.patch(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: w.nodes[0]}},
+		`{"metadata":{"labels":{"`+v1.KubeletIdentityLabel+`":"`+computetest.ClientID(resourceID("kubelet"))+`"}}}`)
 	w.start()
 	w.pod("p", "kubelet")
 	w.waitReason("p", reason.ClusterIdentity.Name())

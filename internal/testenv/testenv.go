@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -50,6 +52,15 @@ func WithCRDs(env *envtest.Environment) {
 	env.CRDDirectoryPaths, env.ErrorIfCRDPathMissing = []string{CRDs()}, true
 }
 
+// InstallCRDs installs podid's kinds in an API server that was started without them.
+func InstallCRDs(t testing.TB, config *rest.Config) {
+	t.Helper()
+	options := envtest.CRDInstallOptions{Paths: []string{CRDs()}, ErrorIfPathMissing: true}
+	if _, err := envtest.InstallCRDs(config, options); err != nil {
+		t.Fatalf("install podid's kinds: %v", err)
+	}
+}
+
 // CRDs returns the folder with the definitions of podid's kinds.
 func CRDs() string {
 	_, file, _, _ := runtime.Caller(0)
@@ -83,4 +94,36 @@ func Client(t testing.TB, config *rest.Config, types ...func(*k8sruntime.Scheme)
 		t.Fatal(err)
 	}
 	return c
+}
+
+// Create creates objects, one after the other.
+func Create(t testing.TB, api client.Client, objects ...client.Object) {
+	t.Helper()
+	for _, o := range objects {
+		if err := api.Create(t.Context(), o); err != nil {
+			t.Fatalf("create %T %s: %v", o, o.GetName(), err)
+		}
+	}
+}
+
+// Grant gives a user permissions in the whole cluster. The name is that of the role and its binding.
+func Grant(t testing.TB, api client.Client, user, name string, rules ...rbacv1.PolicyRule) {
+	t.Helper()
+	meta := metav1.ObjectMeta{Name: name}
+	Create(t, api, &rbacv1.ClusterRole{ObjectMeta: meta, Rules: rules}, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name}, Subjects: users(user),
+	})
+}
+
+// GrantIn gives a user permissions in one namespace. The name is that of the role and its binding.
+func GrantIn(t testing.TB, api client.Client, user, namespace, name string, rules ...rbacv1.PolicyRule) {
+	t.Helper()
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
+	Create(t, api, &rbacv1.Role{ObjectMeta: meta, Rules: rules}, &rbacv1.RoleBinding{
+		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name}, Subjects: users(user),
+	})
+}
+
+func users(name string) []rbacv1.Subject {
+	return []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}}
 }

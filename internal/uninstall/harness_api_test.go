@@ -14,7 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -22,6 +22,7 @@ import (
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/compute/computetest"
 	"github.com/podid-io/podid/internal/ledger"
+	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/uninstall"
 )
 
@@ -41,14 +42,7 @@ type world struct {
 
 func newWorld(t *testing.T, kube *rest.Config, name string) *world {
 	t.Helper()
-	scheme, err := uninstall.Scheme()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := client.New(kube, client.Options{Scheme: scheme})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := testenv.Client(t, kube, scheme.AddToScheme, v1.AddToScheme)
 	w := &world{
 		t: t, client: c, cloud: computetest.NewFake(), namespace: "ns-" + name, onWait: func() {},
 		group: compute.Group{Kind: compute.VMSS, SubscriptionID: subscription, ResourceGroup: "rg", Name: "vmss-" + name},
@@ -85,7 +79,7 @@ func (w *world) must(err error) {
 
 func (w *world) create(o client.Object) {
 	w.t.Helper()
-	w.must(w.client.Create(w.t.Context(), o))
+	testenv.Create(w.t, w.client, o)
 }
 
 func (w *world) names() uninstall.Names {
@@ -235,14 +229,5 @@ func (w *world) expectNames(where string, ids, want []string) {
 	slices.Sort(got)
 	if !slices.Equal(got, append([]string{}, want...)) {
 		w.t.Errorf("%s: %v, want %v", where, got, want)
-	}
-}
-
-func (w *world) eventually(what string, f func(context.Context) bool) {
-	w.t.Helper()
-	err := wait.PollUntilContextTimeout(w.t.Context(), 20*time.Millisecond, time.Minute, true,
-		func(ctx context.Context) (bool, error) { return f(ctx), nil })
-	if err != nil {
-		w.t.Fatalf("%s: %v", what, err)
 	}
 }

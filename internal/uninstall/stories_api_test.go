@@ -3,6 +3,7 @@ package uninstall_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -240,16 +241,22 @@ func definitionsFirst(t *testing.T, w *world) {
 	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
 	crd.SetName("azureassignedidentities.aadpodidentity.k8s.io")
 	w.must(w.client.Delete(t.Context(), crd))
-	w.eventually("the server deletes the objects", func(ctx context.Context) bool {
+	testenv.Eventually(t, "the server deletes the objects", func() string {
 		list := &v1.AzureAssignedIdentityList{}
-		return w.client.List(ctx, list) == nil && len(list.Items) == 1 && !list.Items[0].DeletionTimestamp.IsZero()
+		if err := w.client.List(t.Context(), list); err != nil || len(list.Items) != 1 || list.Items[0].DeletionTimestamp.IsZero() {
+			return fmt.Sprintf("%+v (%v)", list.Items, err)
+		}
+		return ""
 	})
 	if rows := w.plan(uninstall.Options{}).Rows(); !slices.ContainsFunc(rows, func(r uninstall.Row) bool { return r.Action == "wait" }) {
 		t.Errorf("the plan does not name the waiting definition: %+v", rows)
 	}
 	w.must(w.run(uninstall.Options{}))
-	w.eventually("the definition is deleted", func(ctx context.Context) bool {
-		return apierrors.IsNotFound(w.client.Get(ctx, client.ObjectKeyFromObject(crd), crd))
+	testenv.Eventually(t, "the definition is deleted", func() string {
+		if err := w.client.Get(t.Context(), client.ObjectKeyFromObject(crd), crd); !apierrors.IsNotFound(err) {
+			return fmt.Sprintf("got %v", err)
+		}
+		return ""
 	})
 	w.must(w.run(uninstall.Options{})) // without the kind, too
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/testenv"
@@ -35,13 +33,8 @@ func TestCluster(t *testing.T) {
 	cabled.Host = "https://" + cable.listener.Addr().String()
 	c, stop := watch(t, cabled, sink)
 	defer stop()
-	eventually(t, "the reason", func() bool {
-		err := c.Ready()
-		return err != nil && strings.Contains(err.Error(), "azureidentities") && strings.Contains(err.Error(), "could not find")
-	})
-	if _, err := envtest.InstallCRDs(config, envtest.CRDInstallOptions{Paths: []string{filepath.Join("..", "..", "..", "config", "crd")}}); err != nil {
-		t.Fatal(err)
-	}
+	awaitReason(t, c, "azureidentities", "could not find")
+	testenv.InstallCRDs(t, config)
 	select {
 	case <-c.Synced():
 	case <-time.After(time.Minute):
@@ -52,9 +45,9 @@ func TestCluster(t *testing.T) {
 	}
 
 	api := testenv.Client(t, config, corev1.AddToScheme, v1.AddToScheme)
-	create(t, api, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}})
+	testenv.Create(t, api, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "default"}})
 	web := newPod("web", "node-1")
-	create(t, api, newPod("elsewhere", "node-2"), web, newPod("mine", "node-1"))
+	testenv.Create(t, api, newPod("elsewhere", "node-2"), web, newPod("mine", "node-1"))
 	sink.expect(t, "pod web", "pod mine")
 	web.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.5", PodIPs: []corev1.PodIP{{IP: "10.0.0.5"}}}
 	if err := api.Status().Update(t.Context(), web); err != nil {
@@ -68,7 +61,7 @@ func TestCluster(t *testing.T) {
 	}
 	binding := &v1.AzureIdentityBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "b"}, Spec: v1.AzureIdentityBindingSpec{AzureIdentity: "one", Selector: "web"}}
 	exception := &v1.AzurePodIdentityException{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "e"}, Spec: v1.AzurePodIdentityExceptionSpec{PodLabels: map[string]string{"x": "y"}}}
-	create(t, api, id, binding, exception, newAssigned("web", "node-1"), newAssigned("elsewhere", "node-2"))
+	testenv.Create(t, api, id, binding, exception, newAssigned("web", "node-1"), newAssigned("elsewhere", "node-2"))
 	sink.expect(t, "identity one annotations 1 labels 0", "binding b", "exception e", "assigned web")
 
 	if err := api.Delete(t.Context(), binding); err != nil {
@@ -80,9 +73,9 @@ func TestCluster(t *testing.T) {
 	sink.expect(t, "binding b gone", "pod web gone")
 
 	policy := &v1.AzureIdentityPolicy{ObjectMeta: metav1.ObjectMeta{Name: v1.PolicyName}, Spec: v1.AzureIdentityPolicySpec{Mode: v1.PolicyWarn}}
-	create(t, api, policy)
+	testenv.Create(t, api, policy)
 	sink.expect(t, "policy warn")
-	create(t, api, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "labelled", Labels: map[string]string{"team": "x"}}})
+	testenv.Create(t, api, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "labelled", Labels: map[string]string{"team": "x"}}})
 	policy.Spec = v1.AzureIdentityPolicySpec{Mode: v1.PolicyEnforce, Rules: []v1.PolicyRule{{
 		Name: "r", NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "x"}}, PlainIMDS: true,
 	}}}
@@ -99,7 +92,7 @@ func TestCluster(t *testing.T) {
 
 	// The API server becomes unreachable and comes back. Changes in between are received.
 	cable.pull()
-	create(t, api, newPod("later", "node-1"))
+	testenv.Create(t, api, newPod("later", "node-1"))
 	if err := c.Ready(); err != nil {
 		t.Errorf("unreachable: %v, want ready with the known objects", err)
 	}
@@ -174,10 +167,7 @@ func (c *cable) plug() {
 func TestNoAPIServer(t *testing.T) {
 	sink := &recorder{changes: make(chan string, 10)}
 	c, stop := watch(t, &rest.Config{Host: "https://127.0.0.1:1"}, sink)
-	eventually(t, "the reason", func() bool {
-		err := c.Ready()
-		return err != nil && strings.Contains(err.Error(), "reach the API server") && strings.Contains(err.Error(), "refused")
-	})
+	awaitReason(t, c, "reach the API server", "refused")
 	stop()
 	select {
 	case <-c.Synced():
@@ -198,13 +188,18 @@ func watch(t *testing.T, config *rest.Config, sink Sink) (*Cluster, func()) {
 	return c, func() { cancel(); <-done }
 }
 
-func create(t *testing.T, api client.Client, objects ...client.Object) {
+// awaitReason waits until a cluster is not ready for a reason that contains all parts.
+func awaitReason(t *testing.T, c *Cluster, parts ...string) {
 	t.Helper()
-	for _, o := range objects {
-		if err := api.Create(t.Context(), o); err != nil {
-			t.Fatalf("%s: %v", o.GetName(), err)
+	testenv.Eventually(t, "the reason", func() string {
+		reason := fmt.Sprint(c.Ready())
+		for _, part := range parts {
+			if !strings.Contains(reason, part) {
+				return reason
+			}
 		}
-	}
+		return ""
+	})
 }
 
 func newPod(name, node string) *corev1.Pod {
@@ -223,21 +218,6 @@ func newAssigned(pod, node string) *v1.AzureAssignedIdentity {
 			AzureIdentityRef: &v1.AzureIdentityCopy{APIVersion: "aadpodidentity.k8s.io/v1", Kind: "AzureIdentity", ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "one"}},
 		},
 		Status: v1.AzureAssignedIdentityStatus{Status: v1.StateCreated},
-	}
-}
-
-// eventually waits for a condition without a channel.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	deadline := time.After(time.Minute)
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for !f() {
-		select {
-		case <-deadline:
-			t.Fatalf("%s: not within a minute", what)
-		case <-tick.C:
-		}
 	}
 }
 

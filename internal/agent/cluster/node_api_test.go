@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // nodeTaints: each change of the node is received, those of other nodes are not, and taints are
@@ -19,7 +20,7 @@ func nodeTaints(t *testing.T, config *rest.Config, api client.Client) {
 	t.Helper()
 	taint := corev1.Taint{Key: "example.com/not-yet", Effect: corev1.TaintEffectNoSchedule}
 	for _, name := range []string{"node-1", "node-2"} {
-		create(t, api, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"a": "b", v1.HostRoutingLabel: "true"}}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}}})
+		testenv.Create(t, api, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"a": "b", v1.HostRoutingLabel: "true"}}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}}})
 	}
 	n, err := NewNode(config, "node-1", logr.Discard())
 	if err != nil {

@@ -2,8 +2,8 @@ package cluster
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -15,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	v1 "github.com/podid-io/podid/api/v1"
@@ -42,16 +41,10 @@ func TestObjects(t *testing.T) {
 	meta := func(namespace, name string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{Namespace: namespace, Name: name}
 	}
-	role := func(namespace, resource, verb string) []client.Object {
-		return []client.Object{
-			&rbacv1.Role{ObjectMeta: meta(namespace, "agent"), Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{resource}, Verbs: []string{verb}}}},
-			&rbacv1.RoleBinding{
-				ObjectMeta: meta(namespace, "agent"), RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "agent"},
-				Subjects: []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: "agent"}},
-			},
-		}
+	grant := func(namespace, resource, verb string) {
+		testenv.GrantIn(t, api, "agent", namespace, "agent", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{resource}, Verbs: []string{verb}})
 	}
-	create(t, api, &corev1.Namespace{ObjectMeta: meta("", "shop")}, &corev1.Namespace{ObjectMeta: meta("", "podid-brokers")},
+	testenv.Create(t, api, &corev1.Namespace{ObjectMeta: meta("", "shop")}, &corev1.Namespace{ObjectMeta: meta("", "podid-brokers")},
 		&corev1.Secret{ObjectMeta: meta("shop", "web"), Data: map[string][]byte{"clientSecret": []byte("s3cret")}},
 		&corev1.Node{ObjectMeta: meta("", "node-1")}, &corev1.ServiceAccount{ObjectMeta: meta("podid-brokers", "shop.web")})
 
@@ -65,10 +58,14 @@ func TestObjects(t *testing.T) {
 	expectMessage(t, objects, v1.ServicePrincipal, http.StatusForbidden, "may not read Secret shop/web of AzureIdentity shop/web: it lacks a Role in namespace shop")
 	expectMessage(t, objects, v1.Federated, http.StatusNotFound, "gets no token of ServiceAccount podid-brokers/shop.web")
 
-	create(t, api, append(role("shop", "secrets", "get"), role("podid-brokers", "serviceaccounts/token", "create")...)...)
-	eventually(t, "the right", func() bool {
+	grant("shop", "secrets", "get")
+	grant("podid-brokers", "serviceaccounts/token", "create")
+	testenv.Succeeds(t, "the right to the Secret", func() error {
 		data, err := objects.Secret(t.Context(), "shop", "web")
-		return err == nil && string(data["clientSecret"]) == "s3cret"
+		if err == nil && string(data["clientSecret"]) != "s3cret" {
+			return fmt.Errorf("read %q", data)
+		}
+		return err
 	})
 	if _, err := objects.Secret(t.Context(), "shop", "gone"); !apierrors.IsNotFound(err) {
 		t.Errorf("a Secret that does not exist: %v", err)
@@ -76,19 +73,18 @@ func TestObjects(t *testing.T) {
 	if _, err := objects.BrokerToken(t.Context(), "shop.gone", "api://x"); !apierrors.IsNotFound(err) {
 		t.Errorf("a broker that does not exist: %v", err)
 	}
-	eventually(t, "the right", func() bool {
+	testenv.Succeeds(t, "the right to the token", func() error {
 		_, err := objects.BrokerToken(t.Context(), "shop.web", "api://x")
-		return err == nil
+		return err
 	})
 	jwt, err := objects.BrokerToken(t.Context(), "shop.web", "api://AzureADTokenExchange")
 	if err != nil {
 		t.Fatal(err)
 	}
-	claims := payload(t, jwt)
-	life := time.Duration(claims.ExpiresOn-claims.IssuedAt) * time.Second
-	if claims.Subject != "system:serviceaccount:podid-brokers:shop.web" || len(claims.Audience) != 1 || claims.Audience[0] != "api://AzureADTokenExchange" ||
-		life != 10*time.Minute || claims.Kubernetes.Node.Name != "node-1" {
-		t.Errorf("%+v for %v", claims, life)
+	claims := testenv.ParseToken(t, jwt)
+	if claims.Subject != "system:serviceaccount:podid-brokers:shop.web" || len(claims.Audiences) != 1 || claims.Audiences[0] != "api://AzureADTokenExchange" ||
+		claims.Life() != 10*time.Minute || claims.Kubernetes.Node.Name != "node-1" {
+		t.Errorf("%+v for %v", claims, claims.Life())
 	}
 	// If the node does not exist, there is no token rather than an unbound one.
 	strange, err := NewObjects(agent.Config(), "node-9", "podid-brokers")
@@ -161,32 +157,3 @@ type free struct{}
 
 func (free) Acquire(context.Context, string) (func(), error) { return func() {}, nil }
 func (free) StayAway(time.Duration)                          {}
-
-type payloadClaims struct {
-	Subject    string   `json:"sub"`
-	Audience   []string `json:"aud"`
-	ExpiresOn  int64    `json:"exp"`
-	IssuedAt   int64    `json:"iat"`
-	Kubernetes struct {
-		Node struct {
-			Name string `json:"name"`
-		} `json:"node"`
-	} `json:"kubernetes.io"`
-}
-
-func payload(t *testing.T, jwt string) payloadClaims {
-	t.Helper()
-	var c payloadClaims
-	parts := strings.Split(jwt, ".")
-	if len(parts) != 3 {
-		t.Fatal("no JWT")
-	}
-	text, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err == nil {
-		err = json.Unmarshal(text, &c)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}

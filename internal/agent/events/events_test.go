@@ -50,9 +50,9 @@ func (f *fakeAPI) count() int {
 	return f.writes
 }
 
-func newRecorder(f *fakeAPI) (r *Recorder, dropped *atomic.Int64) {
-	dropped = &atomic.Int64{}
-	return New(Config{API: f, Node: "node-1", Program: "nmi", Dropped: func() { dropped.Add(1) }, Log: logr.Discard()}), dropped
+func newRecorder() (f *fakeAPI, r *Recorder, dropped *atomic.Int64) {
+	f, dropped = &fakeAPI{events: map[string]*corev1.Event{}}, &atomic.Int64{}
+	return f, New(Config{API: f, Node: "node-1", Program: "nmi", Dropped: func() { dropped.Add(1) }, Log: logr.Discard()}), dropped
 }
 
 func podName(name string) types.NamespacedName {
@@ -62,8 +62,7 @@ func podName(name string) types.NamespacedName {
 // TestRefusals: there is one Event for each pod and reason, whose count is seldom written.
 func TestRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAPI{events: map[string]*corev1.Event{}}
-		r, dropped := newRecorder(f)
+		f, r, dropped := newRecorder()
 		ctx, cancel := context.WithCancel(t.Context())
 		go r.Run(ctx)
 		for i := range 1000 {
@@ -108,8 +107,7 @@ func TestRefusals(t *testing.T) {
 // after updateInterval.
 func TestNextMistake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAPI{events: map[string]*corev1.Event{}}
-		r, _ := newRecorder(f)
+		f, r, _ := newRecorder()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go r.Run(ctx)
@@ -145,8 +143,7 @@ func TestNextMistake(t *testing.T) {
 // None waits for the API server.
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAPI{events: map[string]*corev1.Event{}}
-		r, dropped := newRecorder(f)
+		f, r, dropped := newRecorder()
 		for i := range 100 {
 			r.Refused(podName("web"), "u1", fmt.Sprint("Reason", i), "x")
 		}
@@ -184,8 +181,7 @@ func TestBounds(t *testing.T) {
 // the Events of another namespace for long.
 func TestGreedyNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAPI{events: map[string]*corev1.Event{}}
-		r, _ := newRecorder(f)
+		f, r, _ := newRecorder()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go r.Run(ctx)
@@ -229,8 +225,8 @@ func TestGreedyNamespace(t *testing.T) {
 // retried.
 func TestUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAPI{events: map[string]*corev1.Event{}, down: true}
-		r, dropped := newRecorder(f)
+		f, r, dropped := newRecorder()
+		f.down = true
 		ctx, cancel := context.WithCancel(t.Context())
 		go r.Run(ctx)
 		for range 100 {

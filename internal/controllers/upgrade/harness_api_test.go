@@ -2,19 +2,17 @@ package upgrade
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -60,9 +58,12 @@ func (s *server) bornLax(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.store(t, key, stored)
-		s.eventually(t, "the CRD keeps unknown fields", func(ctx context.Context) bool {
+		testenv.Eventually(t, "the CRD keeps unknown fields", func() string {
 			got := &apiextensions.CustomResourceDefinition{}
-			return s.client.Get(ctx, client.ObjectKeyFromObject(crd), got) == nil && got.Spec.PreserveUnknownFields
+			if err := s.client.Get(t.Context(), client.ObjectKeyFromObject(crd), got); err != nil || !got.Spec.PreserveUnknownFields {
+				return fmt.Sprintf("not yet (%v)", err)
+			}
+			return ""
 		})
 	}
 }
@@ -94,16 +95,16 @@ func (s *server) applyCRDs(t *testing.T) {
 			t.Fatalf("apply %s: %v", crd.GetName(), err)
 		}
 	}
-	s.eventually(t, "the new schema holds", func(ctx context.Context) bool {
+	testenv.Eventually(t, "the new schema holds", func() string {
 		for _, text := range []string{
 			`{kind: AzureIdentity, metadata: {name: probe}}`, `{kind: AzureIdentityBinding, metadata: {name: probe}}`,
 			`{kind: AzurePodIdentityException, metadata: {name: probe}}`, `{kind: AzureAssignedIdentity, metadata: {name: probe}, status: {reason: 7}}`,
 		} {
-			if s.client.Create(ctx, object(t, text), client.DryRunAll) == nil {
-				return false
+			if s.client.Create(t.Context(), object(t, text), client.DryRunAll) == nil {
+				return "it allows " + text
 			}
 		}
-		return true
+		return ""
 	})
 }
 
@@ -132,15 +133,6 @@ func (s *server) recorded(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return cm.Data["type-upgrade-status"]
-}
-
-func (s *server) eventually(t *testing.T, what string, f func(context.Context) bool) {
-	t.Helper()
-	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true,
-		func(ctx context.Context) (bool, error) { return f(ctx), nil })
-	if err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
 }
 
 // load and store use etcd's JSON gateway.
