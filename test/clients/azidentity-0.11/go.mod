@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/Azure/azure-sdk-for-go/sdk/azcore v0.19.0
 	github.com/Azure/azure-sdk-for-go/sdk/azidentity v0.11.0
+	github.com/podid-io/podid/test/clients/report v0.0.0
 )
 
 require (
@@ -14,3 +15,5 @@ require (
 	golang.org/x/net v0.0.0-20210610132358-84b48f89b13b // indirect
 	golang.org/x/text v0.3.6 // indirect
 )
+
+replace github.com/podid-io/podid/test/clients/report => ../report

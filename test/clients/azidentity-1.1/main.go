@@ -5,49 +5,28 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
-	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/podid-io/podid/test/clients/report"
 )
 
-func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "azidentity 1.1:", err)
-		os.Exit(1)
-	}
-}
+func main() { report.Main("azidentity-1.1", request) }
 
-func run(ctx context.Context) error {
+func request(ctx context.Context) (string, time.Time, error) {
 	cred, err := credential()
 	if err != nil {
-		return err
+		return "", time.Time{}, err
 	}
-	start := time.Now()
 	token, err := cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{os.Getenv("RESOURCE") + "/.default"}})
 	if err != nil {
-		return err
+		return "", time.Time{}, err
 	}
-	claims, err := decode(token.Token)
-	if err != nil {
-		return err
-	}
-	answer := map[string]any{
-		"client": "azidentity-1.1", "clientID": claims["appid"], "audience": claims["aud"],
-		"milliseconds": time.Since(start).Milliseconds(), "expiresIn": int(time.Until(token.ExpiresOn).Seconds()),
-	}
-	if os.Getenv("SHOW_TOKEN") != "" {
-		answer["token"] = token.Token
-	}
-	return json.NewEncoder(os.Stdout).Encode(answer)
+	return token.Token, token.ExpiresOn, nil
 }
 
 func credential() (azcore.TokenCredential, error) {
@@ -61,18 +40,4 @@ func credential() (azcore.TokenCredential, error) {
 		options.ID = azidentity.ResourceID(id)
 	}
 	return azidentity.NewManagedIdentityCredential(options)
-}
-
-// decode reads the claims of a JWT without verifying it.
-func decode(token string) (map[string]any, error) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return nil, fmt.Errorf("read the token: %d parts instead of 3", len(parts))
-	}
-	body, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return nil, fmt.Errorf("read the token: %w", err)
-	}
-	claims := map[string]any{}
-	return claims, json.Unmarshal(body, &claims)
 }

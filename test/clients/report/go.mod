@@ -1,0 +1,3 @@
+module github.com/podid-io/podid/test/clients/report
+
+go 1.26.0
