@@ -8,6 +8,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 func TestRequireUseVerb(t *testing.T) {
@@ -27,11 +29,7 @@ func TestRequireUseVerb(t *testing.T) {
 		Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: "editor"}},
 	}
 	editors.Namespace, editors.Name = "shop", "editors"
-	for _, object := range []client.Object{editors, object(t, binding("made-before", "payments", "shop"))} {
-		if err := api.Create(t.Context(), object); err != nil {
-			t.Fatal(err)
-		}
-	}
+	testenv.Create(t, api, editors, object(t, binding("made-before", "payments", "shop")))
 	create := func(user, identity string) func() error {
 		who := api.user(t, user)
 		return func() error {

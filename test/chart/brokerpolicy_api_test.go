@@ -4,8 +4,6 @@
 package chart
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -16,6 +14,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 const brokers = "podid-brokers"
@@ -41,55 +41,43 @@ func (w wish) ask(t *testing.T, api client.Client) (string, error) {
 
 // brokerPolicy requires the chart to be installed as "podid".
 func brokerPolicy(t *testing.T, api cluster) {
-	for _, o := range []client.Object{
+	testenv.Create(t, api, node("red"), node("blue"),
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "shop.web"}},
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "red"}},
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "blue"}},
-		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "other"}},
-	} {
-		if err := api.Create(t.Context(), o); err != nil {
-			t.Fatal(err)
-		}
-	}
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "other"}})
 	nmi := api.agentOn(t, "red")
-	node := func(name string) *authenticationv1.BoundObjectReference {
+	to := func(name string) *authenticationv1.BoundObjectReference {
 		return &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: name}
 	}
 	entra := []string{"api://AzureADTokenExchange"}
-	good := wish{entra, 600, node("red"), "shop.web"}
-	all := map[string]attempt{}
-	for name, test := range map[string]struct {
-		who     client.Client
-		wish    wish
-		refused string // part of the message; "" when it is allowed
-	}{
-		"as NMI asks":            {nmi, good, ""},
-		"not bound":              {nmi, wish{entra, 600, nil, "shop.web"}, ""},
-		"of another cloud":       {nmi, wish{[]string{"api://AzureADTokenExchangeChina"}, 600, nil, "shop.web"}, ""},
-		"for the API server":     {nmi, wish{nil, 600, node("red"), "shop.web"}, "for Entra ID alone"},
-		"for another party":      {nmi, wish{[]string{"sts.amazonaws.com"}, 600, node("red"), "shop.web"}, "for Entra ID alone"},
-		"for two":                {nmi, wish{append([]string{"vault"}, entra...), 600, node("red"), "shop.web"}, "for Entra ID alone"},
-		"for long":               {nmi, wish{entra, 3600, node("red"), "shop.web"}, "valid for ten minutes"},
-		"for the default time":   {nmi, wish{entra, 0, node("red"), "shop.web"}, "valid for ten minutes"},
-		"bound to another node":  {nmi, wish{entra, 600, node("blue"), "shop.web"}, "bound to the node of the agent"},
-		"not from a pod":         {api.serviceAccount(t, namespace, "podid-nmi"), good, "from within its pod only"},
-		"an administrator's":     {api, good, "only podid's node agent"},
-		"of MIC":                 {api.serviceAccount(t, namespace, "podid-mic"), good, "cannot create resource"},
-		"of another workload":    {api.serviceAccount(t, "default", "other"), good, "cannot create resource"},
-		"of the broker itself":   {api.serviceAccount(t, "default", "default"), good, "cannot create resource"},
-		"of a broker not there":  {nmi, wish{entra, 600, node("red"), "shop.gone"}, "not found"},
-		"of the default account": {nmi, wish{entra, 600, node("red"), "default"}, "not found"},
-		"bound to another pod":   {nmi, wish{entra, 600, &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "x"}, "shop.web"}, "bound to the node of the agent"},
-	} {
-		all[name] = attempt{func() error { _, err := test.wish.ask(t, test.who); return err }, test.refused}
+	good := wish{entra, 600, to("red"), "shop.web"}
+	ask := func(who client.Client, w wish) func() error {
+		return func() error { _, err := w.ask(t, who); return err }
 	}
-	all["a pod"] = attempt{func() error {
-		return api.Create(t.Context(), &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "thief"},
-			Spec:       corev1.PodSpec{ServiceAccountName: "shop.web", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
-		}, client.DryRunAll)
-	}, "no pod may run as a broker"}
-	api.attempts(t, all)
+	api.attempts(t, map[string]attempt{
+		"as NMI asks":            {ask(nmi, good), ""},
+		"not bound":              {ask(nmi, wish{entra, 600, nil, "shop.web"}), ""},
+		"of another cloud":       {ask(nmi, wish{[]string{"api://AzureADTokenExchangeChina"}, 600, nil, "shop.web"}), ""},
+		"for the API server":     {ask(nmi, wish{nil, 600, to("red"), "shop.web"}), "for Entra ID alone"},
+		"for another party":      {ask(nmi, wish{[]string{"sts.amazonaws.com"}, 600, to("red"), "shop.web"}), "for Entra ID alone"},
+		"for two":                {ask(nmi, wish{append([]string{"vault"}, entra...), 600, to("red"), "shop.web"}), "for Entra ID alone"},
+		"for long":               {ask(nmi, wish{entra, 3600, to("red"), "shop.web"}), "valid for ten minutes"},
+		"for the default time":   {ask(nmi, wish{entra, 0, to("red"), "shop.web"}), "valid for ten minutes"},
+		"bound to another node":  {ask(nmi, wish{entra, 600, to("blue"), "shop.web"}), "bound to the node of the agent"},
+		"not from a pod":         {ask(api.serviceAccount(t, namespace, "podid-nmi"), good), "from within its pod only"},
+		"an administrator's":     {ask(api, good), "only podid's node agent"},
+		"of MIC":                 {ask(api.serviceAccount(t, namespace, "podid-mic"), good), "cannot create resource"},
+		"of another workload":    {ask(api.serviceAccount(t, "default", "other"), good), "cannot create resource"},
+		"of the broker itself":   {ask(api.serviceAccount(t, "default", "default"), good), "cannot create resource"},
+		"of a broker not there":  {ask(nmi, wish{entra, 600, to("red"), "shop.gone"}), "not found"},
+		"of the default account": {ask(nmi, wish{entra, 600, to("red"), "default"}), "not found"},
+		"bound to another pod":   {ask(nmi, wish{entra, 600, &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: "x"}, "shop.web"}), "bound to the node of the agent"},
+		"a pod": {func() error {
+			return api.Create(t.Context(), &corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "thief"},
+				Spec:       corev1.PodSpec{ServiceAccountName: "shop.web", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+			}, client.DryRunAll)
+		}, "no pod may run as a broker"},
+	})
 	t.Run("the token", func(t *testing.T) {
 		token, err := good.ask(t, nmi)
 		if err != nil {
@@ -112,7 +100,7 @@ func brokersByNode(t *testing.T, api cluster) {
 		}
 		return nil
 	}
-	api.eventually(t, func() error { return refused(red) })
+	testenv.Succeeds(t, "the limit", func() error { return refused(red) })
 	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "podid:node:red"}, Rules: []rbacv1.PolicyRule{{
 		APIGroups: []string{"aadpodidentity.k8s.io"}, Resources: []string{"brokers"}, ResourceNames: []string{"shop.web"}, Verbs: []string{"use"},
 	}}}
@@ -124,15 +112,13 @@ func brokersByNode(t *testing.T, api cluster) {
 			t.Fatalf("as MIC: %v", err)
 		}
 	}
-	api.eventually(t, func() error { _, err := good.ask(t, red); return err })
+	testenv.Succeeds(t, "a token for red", func() error { _, err := good.ask(t, red); return err })
 	if err := refused(blue); err != nil {
 		t.Errorf("on another node: %v", err)
 	}
 	other := good
 	other.broker = "shop.other"
-	if err := api.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "shop.other"}}); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Create(t, api, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "shop.other"}})
 	if _, err := other.ask(t, red); err == nil || !strings.Contains(err.Error(), "no pod on the node uses") {
 		t.Errorf("another broker: %v", err)
 	}
@@ -147,30 +133,9 @@ func brokersByNode(t *testing.T, api cluster) {
 // brokerClaims checks the claims that Entra ID sees.
 func brokerClaims(t *testing.T, token string) {
 	t.Helper()
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		t.Fatalf("the token has %d parts", len(parts))
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	var claims struct {
-		Subject    string   `json:"sub"`
-		Audiences  []string `json:"aud"`
-		Issued     int64    `json:"iat"`
-		Expires    int64    `json:"exp"`
-		Kubernetes struct {
-			Node struct {
-				Name string `json:"name"`
-			} `json:"node"`
-		} `json:"kubernetes.io"`
-	}
-	if err := json.Unmarshal(raw, &claims); err != nil {
-		t.Fatal(err)
-	}
+	claims := testenv.ParseToken(t, token)
 	if claims.Subject != "system:serviceaccount:podid-brokers:shop.web" || len(claims.Audiences) != 1 ||
-		claims.Expires-claims.Issued > int64(10*time.Minute/time.Second) || claims.Kubernetes.Node.Name != "red" {
+		claims.Life() > 10*time.Minute || claims.Kubernetes.Node.Name != "red" {
 		t.Errorf("the token says %+v", claims)
 	}
 }

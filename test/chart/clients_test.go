@@ -12,6 +12,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // config returns the configuration of an administrator's client.
@@ -29,11 +31,7 @@ func (c cluster) user(t *testing.T, name string, groups ...string) client.Client
 	t.Helper()
 	config := c.config(t)
 	config.Impersonate = rest.ImpersonationConfig{UserName: name, Groups: append(groups, "system:authenticated")}
-	api, err := client.New(config, client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return api
+	return testenv.Client(t, config)
 }
 
 // kubelet returns a client with the identity of a node's kubelet.
@@ -74,7 +72,7 @@ func (c cluster) program(t *testing.T, account, ownerKind, owner, node string) c
 	}
 	kubelet := c.kubelet(t, node)
 	request := &authenticationv1.TokenRequest{}
-	c.eventually(t, func() error { // the node authorizer learns of the pod by its own watch
+	testenv.Succeeds(t, "a token of "+pod.Name, func() error { // the node authorizer learns of the pod by its own watch
 		request.Spec = authenticationv1.TokenRequestSpec{
 			BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
 		}
@@ -82,11 +80,7 @@ func (c cluster) program(t *testing.T, account, ownerKind, owner, node string) c
 	})
 	config := rest.AnonymousClientConfig(c.config(t))
 	config.BearerToken = request.Status.Token
-	api, err := client.New(config, client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return api
+	return testenv.Client(t, config)
 }
 
 // podOf returns a pod of the chart as a controller creates it, with the volume that the admission
@@ -109,14 +103,5 @@ func podOf(account, ownerKind, owner, node string) *corev1.Pod {
 // grant gives a user permissions in a namespace.
 func (c cluster) grant(t *testing.T, user, in string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
-	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: in, Name: "of-" + user}, Rules: rules}
-	binding := &rbacv1.RoleBinding{
-		ObjectMeta: role.ObjectMeta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
-		Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: user}},
-	}
-	for _, object := range []client.Object{role, binding} {
-		if err := c.Create(t.Context(), object); err != nil {
-			t.Fatal(err)
-		}
-	}
+	testenv.GrantIn(t, c, user, in, "of-"+user, rules...)
 }

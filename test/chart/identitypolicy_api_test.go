@@ -20,6 +20,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 const (
@@ -135,11 +136,9 @@ func TestIdentityPolicy(t *testing.T) {
 		if name == "red" {
 			ns.Labels = labels
 		}
-		if err := api.Create(t.Context(), ns); err != nil {
-			t.Fatal(err)
-		}
+		testenv.Create(t, api, ns)
 	}
-	api.eventually(t, func() error { // admission policies take effect several seconds after their creation
+	testenv.Succeeds(t, "the policy", func() error { // admission policies take effect several seconds after their creation
 		err := api.Create(t.Context(), object(t, "{kind: AzureIdentity, metadata: {name: probe, namespace: probe}, spec: "+principal+"}"), client.DryRunAll)
 		if err == nil || !strings.Contains(err.Error(), "no rule of AzureIdentityPolicy") {
 			return fmt.Errorf("not refused by the policy: %v", err) //nolint:errorlint // err may be nil
@@ -191,13 +190,10 @@ func policyModes(t *testing.T, api cluster) {
 	var heard warnings
 	config := api.config(t)
 	config.WarningHandlerWithContext = &heard
-	listening, err := client.New(config, client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	listening := testenv.Client(t, config)
 
 	api.policy(t, v1.PolicyWarn, 1001)
-	api.eventually(t, func() error { // the API server may still apply the mode off
+	testenv.Succeeds(t, "the mode warn", func() error { // the API server may still apply the mode off
 		if err := change(listening, spec); err != nil || !strings.Contains(fmt.Sprint(heard), "no rule of AzureIdentityPolicy default") {
 			return fmt.Errorf("warn: got %w, warnings %v", err, heard)
 		}
@@ -292,7 +288,7 @@ func (c cluster) policy(t *testing.T, mode v1.PolicyMode, number int, rules ...v
 	}
 	p.Spec.Mode = mode
 	write(append(slices.Clone(rules), v1.PolicyRule{Name: "probe", Namespaces: []string{"probe"}, Identities: []v1.PolicyIdentities{{ClientIDs: []string{marker}}}})...)
-	c.eventually(t, func() error {
+	testenv.Succeeds(t, "the policy applies", func() error {
 		if mode == v1.PolicyEnforce {
 			return probe()
 		}

@@ -54,8 +54,8 @@ func (c cluster) helm(t *testing.T, args ...string) string {
 
 func (c cluster) namespace(t *testing.T, name string) {
 	t.Helper()
-	err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if err := client.IgnoreAlreadyExists(c.Create(t.Context(), ns)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -180,19 +180,23 @@ func rights(t *testing.T, api cluster) {
 		{"mic", "create", "", "serviceaccounts", "token", "shop.web", "podid-brokers", false},
 		{"mic", "create", "", "serviceaccounts", "", "", namespace, false},
 	} {
-		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-			User: fmt.Sprintf("system:serviceaccount:%s:podid-%s", namespace, test.who),
-			ResourceAttributes: &authorizationv1.ResourceAttributes{
-				Verb: test.verb, Group: test.group, Resource: test.resource, Subresource: test.subresource, Name: test.name, Namespace: test.namespace,
-			},
-		}}
-		if err := api.Create(t.Context(), review); err != nil {
-			t.Fatal(err)
-		}
-		if review.Status.Allowed != test.want {
-			t.Errorf("%s may %s %s/%s in %q: %t, want %t", test.who, test.verb, test.resource, test.subresource, test.namespace, review.Status.Allowed, test.want)
+		may := allowed(t, api, "podid-"+test.who, authorizationv1.ResourceAttributes{
+			Verb: test.verb, Group: test.group, Resource: test.resource, Subresource: test.subresource, Name: test.name, Namespace: test.namespace,
+		})
+		if may != test.want {
+			t.Errorf("%s may %s %s/%s in %q: %t, want %t", test.who, test.verb, test.resource, test.subresource, test.namespace, may, test.want)
 		}
 	}
+}
+
+// allowed asks the API server for a permission of one of the chart's ServiceAccounts.
+func allowed(t *testing.T, api cluster, account string, what authorizationv1.ResourceAttributes) bool {
+	t.Helper()
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User: fmt.Sprintf("system:serviceaccount:%s:%s", namespace, account), ResourceAttributes: &what,
+	}}
+	testenv.Create(t, api, review)
+	return review.Status.Allowed
 }
 
 // ours lists the objects of the release, of every kind that the chart creates.

@@ -24,6 +24,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/controllers/upgrade"
 	"github.com/podid-io/podid/internal/federation"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // attempt is one write and a part of the message that refuses it, or "" if it is allowed.
@@ -38,7 +39,7 @@ func (c cluster) attempts(t *testing.T, all map[string]attempt) {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		t.Run(name, func(t *testing.T) {
 			// The API server's watches deliver policies and roles after a moment.
-			c.eventually(t, func() error {
+			testenv.Succeeds(t, name, func() error {
 				err := all[name].write()
 				if refused := all[name].refused; (err == nil) != (refused == "") || err != nil && !strings.Contains(err.Error(), refused) {
 					return fmt.Errorf("got %w, want a refusal with %q", err, refused)
@@ -53,9 +54,7 @@ func TestMICWrites(t *testing.T) {
 	api := startCluster(t, "")
 	api.helm(t, "install", "podid", chartDir, "--create-namespace",
 		"--set", "mic.agentTaintAfter=2m", "--set", "federation.limitToNodes=true", "--set", "mic.leaderElection.namespace=kube-system")
-	if err := api.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "red"}}); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Create(t, api, node("red"))
 	mic := api.micOn(t, "red")
 	t.Run("pods", func(t *testing.T) { micPods(t, api, mic) })
 	t.Run("nodes", func(t *testing.T) { micNodes(t, api, mic) })
@@ -87,10 +86,8 @@ func micPods(t *testing.T, api cluster, mic client.Client) {
 	}
 	leaving := pod.DeepCopy()
 	leaving.Name, leaving.Finalizers = "leaving", []string{"example.com/hold"}
+	testenv.Create(t, api, pod, leaving)
 	for _, p := range []*corev1.Pod{pod, leaving} {
-		if err := api.Create(t.Context(), p); err != nil {
-			t.Fatal(err)
-		}
 		p.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.0.5", PodIPs: []corev1.PodIP{{IP: "10.244.0.5"}}, Conditions: []corev1.PodCondition{
 			{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, {Type: corev1.PodReady, Status: corev1.ConditionTrue},
 		}}
@@ -134,13 +131,9 @@ func micNodes(t *testing.T, api cluster, mic client.Client) {
 	other := corev1.Taint{Key: "example.com/other", Effect: corev1.TaintEffectNoSchedule}
 	ours := corev1.Taint{Key: v1.AgentNotReadyTaint, Effect: corev1.TaintEffectNoSchedule}
 	now := metav1.Now()
-	for name, taints := range map[string][]corev1.Taint{"blue": {other}, "tainted": {ours, other}} {
-		if err := api.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{Taints: taints}}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	testenv.Create(t, api, node("blue", other), node("tainted", ours, other))
 	on := func(name string, how func(*corev1.Node)) func() error {
-		return func() error { return change(t, mic, name, how, client.DryRunAll) }
+		return func() error { return change(t, mic, node(name), how, client.DryRunAll) }
 	}
 	put := func(n *corev1.Node) {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: ours.Key, Effect: ours.Effect, TimeAdded: &now})
@@ -178,9 +171,7 @@ const principal = "{type: 1, tenantID: contoso.com, clientID: 99999999-9999-9999
 
 func micIdentityStatus(t *testing.T, api cluster, mic client.Client) {
 	id := object(t, "{kind: AzureIdentity, metadata: {name: sp}, spec: "+principal+"}")
-	if err := api.Create(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Create(t, api, id)
 	condition := func(kind string) map[string]any {
 		return map[string]any{"type": kind, "status": "False", "reason": "Because", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
 	}
@@ -202,9 +193,7 @@ func micIdentityStatus(t *testing.T, api cluster, mic client.Client) {
 
 func micRecords(t *testing.T, api cluster, mic client.Client) {
 	root := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "kube-root-ca.crt"}, Data: map[string]string{"ca.crt": "-"}}
-	if err := api.Create(t.Context(), root); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Create(t, api, root)
 	configMap := func(name string) func() error {
 		return func() error {
 			return mic.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}, client.DryRunAll)
@@ -236,9 +225,7 @@ func micBrokers(t *testing.T, api cluster, mic client.Client) {
 		t.Fatalf("a broker: %v", err)
 	}
 	foreign := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: brokers, Name: "foreign"}}
-	if err := api.Create(t.Context(), foreign); err != nil {
-		t.Fatal(err)
-	}
+	testenv.Create(t, api, foreign)
 	create := func(object client.Object) func() error {
 		return func() error {
 			return mic.Create(t.Context(), object.DeepCopyObject().(client.Object), client.DryRunAll)
@@ -297,7 +284,7 @@ func micTypeUpgrade(t *testing.T, api cluster, mic client.Client) {
 	withoutRules(t, api, "azureidentitybindings")
 	const binding = "{kind: AzureIdentityBinding, metadata: {name: old}, spec: {AzureIdentity: old, selector: '', Selector: shop}}"
 	for _, text := range []string{oldIdentity, binding} {
-		api.eventually(t, func() error { // the API server's handlers learn of the schema
+		testenv.Succeeds(t, "an object of before v1.6", func() error { // the API server's handlers learn of the schema
 			o := object(t, text)
 			_ = api.Delete(t.Context(), o.DeepCopy())
 			if err := api.Create(t.Context(), o); err != nil {
@@ -309,11 +296,8 @@ func micTypeUpgrade(t *testing.T, api cluster, mic client.Client) {
 			return nil
 		})
 	}
-	for _, o := range []string{"{kind: AzureIdentity, metadata: {name: new}, spec: " + principal + "}", "{kind: AzureIdentityBinding, metadata: {name: new}, spec: {azureIdentity: new, selector: shop}}"} {
-		if err := api.Create(t.Context(), object(t, o)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	testenv.Create(t, api, object(t, "{kind: AzureIdentity, metadata: {name: new}, spec: "+principal+"}"),
+		object(t, "{kind: AzureIdentityBinding, metadata: {name: new}, spec: {azureIdentity: new, selector: shop}}"))
 	write := func(kind, name string, how func(spec map[string]any)) func() error {
 		return func() error {
 			o := object(t, "{kind: "+kind+", metadata: {name: "+name+"}}")
@@ -388,7 +372,7 @@ func micUpgrades(t *testing.T, api cluster, mic client.Client) {
 		}
 	}
 	api.helm(t, "upgrade", "podid", chartDir)
-	api.eventually(t, func() error {
+	testenv.Succeeds(t, "the upgrade is over", func() error {
 		o := object(t, "{kind: AzureIdentity, metadata: {name: new}}")
 		if err := mic.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
 			return err

@@ -12,17 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // objectLimits requires the chart to be installed.
 func objectLimits(t *testing.T, api cluster) {
-	many := func(n int, value string) map[string]string {
-		all := map[string]string{}
-		for i := range n {
-			all[fmt.Sprintf("x.example/%s-%05d", strings.Repeat("a", 50), i)] = value
-		}
-		return all
-	}
 	finalizers := func(n int) (all []string) {
 		for i := range n {
 			all = append(all, fmt.Sprint("x.example/", i))
@@ -84,14 +79,17 @@ func objectLimits(t *testing.T, api cluster) {
 func giantBefore(t *testing.T, api cluster) {
 	t.Helper()
 	giant := podidObject("AzureIdentity", "giant")
-	labels := map[string]string{}
-	for i := range 100 {
-		labels[fmt.Sprintf("x.example/%s-%05d", strings.Repeat("a", 50), i)] = "b"
+	giant.SetLabels(many(100, "b"))
+	testenv.Create(t, api, giant)
+}
+
+// many returns labels or annotations with long names.
+func many(n int, value string) map[string]string {
+	all := map[string]string{}
+	for i := range n {
+		all[fmt.Sprintf("x.example/%s-%05d", strings.Repeat("a", 50), i)] = value
 	}
-	giant.SetLabels(labels)
-	if err := api.Create(t.Context(), giant); err != nil {
-		t.Fatal(err)
-	}
+	return all
 }
 
 func podidObject(kind, name string) *unstructured.Unstructured {

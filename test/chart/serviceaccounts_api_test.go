@@ -15,16 +15,14 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 func TestServiceAccounts(t *testing.T) {
 	api := startCluster(t, "")
 	api.helm(t, "install", "podid", chartDir, "--create-namespace", "--values", "testdata/values/default.yaml")
-	for _, node := range []string{"red", "blue"} {
-		if err := api.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	testenv.Create(t, api, node("red"), node("blue"))
 	_, _ = api.agentOn(t, "red"), api.micOn(t, "red")
 	api.grant(t, "mallory", namespace, rbacv1.PolicyRule{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"*"}})
 	t.Run("tokens", func(t *testing.T) { accountTokens(t, api) })
@@ -89,13 +87,7 @@ func accountPods(t *testing.T, api cluster) {
 	}
 	patch := func(who client.Client, account string, how func(*corev1.Pod)) func() error {
 		return func() error {
-			pod := podOf(account, "", "", "red")
-			if err := who.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
-				return err
-			}
-			before := pod.DeepCopy()
-			how(pod)
-			return who.Patch(t.Context(), pod, client.MergeFrom(before), client.DryRunAll)
+			return change(t, who, podOf(account, "", "", "red"), how, client.DryRunAll)
 		}
 	}
 	image := func(pod *corev1.Pod) { pod.Spec.Containers[0].Image = "evil" }
@@ -155,12 +147,7 @@ func accountWorkloads(t *testing.T, api cluster) {
 	mallory := api.user(t, "mallory")
 	patch := func(who client.Client, object client.Object, how func()) func() error {
 		return func() error {
-			if err := who.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
-				return err
-			}
-			before := object.DeepCopyObject().(client.Object)
-			how()
-			return who.Patch(t.Context(), object, client.MergeFrom(before), client.DryRunAll)
+			return change(t, who, object, func(client.Object) { how() }, client.DryRunAll)
 		}
 	}
 	nmi := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "podid-nmi"}}
