@@ -287,9 +287,7 @@ func TestLongAnswerRefused(t *testing.T) {
 		_, _ = rw.Write(make([]byte, maxUpstream+1))
 		return true
 	})
-	if got := w.get(w.listen("10.9.0.2"), "/metadata/instance?api-version=1"); got.status != 502 {
-		t.Errorf("got %d with %d bytes, want 502", got.status, len(got.body))
-	}
+	w.get(w.listen("10.9.0.2"), "/metadata/instance?api-version=1").want(t, 502)
 }
 
 func TestBodies(t *testing.T) {

@@ -39,9 +39,7 @@ func TestHoleCalledMIC(t *testing.T) {
 	w.attest.Set(p)
 	address := w.listen(holeIP)
 	for _, more := range []string{"client_id=" + clientID("nodes-own"), "msi_res_id=" + resourceID("nodes-own"), "x=y"} {
-		if got := w.get(address, tokenQuery(arm, more)); got.status != 400 {
-			t.Errorf("%s: got %d %s, want 400", more, got.status, got.body)
-		}
+		w.get(address, tokenQuery(arm, more)).want(t, 400)
 	}
 	w.nothingPassedOn()
 }
@@ -99,9 +97,7 @@ func TestHoleBlockedInCase(t *testing.T) {
 		"/metadata/instance", "/metadata/Instance", "/METADATA/INSTANCE/", "/metadata/iNSTANCE/compute", "/Metadata/Instance/Compute/Location",
 		"/metadata/attested/document", "/metadata/Attested/Document/",
 	} {
-		if got := w.get(address, path+"?api-version=2021-02-01"); got.status != 403 {
-			t.Errorf("%s: got %d %s, want 403", path, got.status, got.body)
-		}
+		w.get(address, path+"?api-version=2021-02-01").want(t, 403)
 	}
 	w.nothingPassedOn()
 }
@@ -113,12 +109,8 @@ func TestHoleForeignObjectID(t *testing.T) {
 	w.assign("api", "10.9.0.3", "two")
 	address := w.listen(holeIP)
 	for _, parameter := range []string{"object_id=", "principal_id=", "OBJECT_ID="} {
-		if got := w.get(address, tokenQuery(arm, parameter+objectID("two"))); got.status != 400 || !strings.Contains(got.body, "Identity not found") {
-			t.Errorf("%s: got %d %s, want 400", parameter, got.status, got.body)
-		}
-		if got := w.get(address, tokenQuery(arm, parameter+objectID("one"))); got.status != 200 {
-			t.Errorf("%s: got %d %s, want 200", parameter, got.status, got.body)
-		}
+		w.get(address, tokenQuery(arm, parameter+objectID("two"))).want(t, 400, "Identity not found")
+		w.get(address, tokenQuery(arm, parameter+objectID("one"))).want(t, 200)
 	}
 }
 
@@ -132,9 +124,7 @@ func TestHoleOtherCase(t *testing.T) {
 		"mi_res_id=" + strings.ToLower(resourceID("one")), "Client_Id=" + clientID("one"), "x=y",
 	} {
 		for _, value := range []string{"true", "True", "TRUE"} {
-			if got := w.get(address, tokenQuery(arm, more), "Metadata: "+value); got.status != 200 {
-				t.Errorf("%s with Metadata: %s: got %d %s, want 200", more, value, got.status, got.body)
-			}
+			w.get(address, tokenQuery(arm, more), "Metadata: "+value).want(t, 200)
 		}
 	}
 }
@@ -213,9 +203,7 @@ func TestAttestedBlockedAlone(t *testing.T) {
 	w.pod("web", holeIP)
 	address := w.listen(holeIP)
 	for path, want := range map[string]int{"/metadata/attested/document": 403, "/Metadata/Attested/DOCUMENT/": 403, "/metadata/instance": 200, "/metadata/scheduledevents": 200} {
-		if got := w.get(address, path+"?api-version=2021-02-01"); got.status != want {
-			t.Errorf("%s: got %d %s, want %d", path, got.status, got.body, want)
-		}
+		w.get(address, path+"?api-version=2021-02-01").want(t, want)
 	}
 }
 
@@ -226,16 +214,11 @@ func TestTwoPodsOneAddress(t *testing.T) {
 	w.assign("web", holeIP, "one")
 	w.assign("api", holeIP, "two")
 	address := w.listen("::ffff:" + holeIP)
-	if got := w.get(address, tokenQuery(arm)); got.status != 500 {
-		t.Errorf("got %d %s, want 500", got.status, got.body)
-	}
+	w.get(address, tokenQuery(arm)).want(t, 500)
 	w.server.cfg.AttestLimit = time.Minute
-	answered := make(chan reply, 1)
-	go func() { answered <- w.get(address, tokenQuery(arm)) }()
-	w.attest.Remove(nameOf("web")) // before the request arrives or while it waits
-	if got := <-answered; got.status != 200 || !strings.Contains(got.body, clientID("two")) {
-		t.Errorf("got %d %s, want the token of the pod that is left", got.status, got.body)
-	}
+	answered := w.asking(address, tokenQuery(arm))
+	w.attest.Remove(nameOf("web"))             // before the request arrives or while it waits
+	(<-answered).want(t, 200, clientID("two")) // the pod that is left
 }
 
 func TestDualStack(t *testing.T) {

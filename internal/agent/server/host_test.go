@@ -94,9 +94,7 @@ func TestHostTokenForPods(t *testing.T) {
 		}
 	}
 	// No connection belongs to them.
-	if got := w.get(w.listen("10.0.0.1"), tokenQuery("r")); got.status != 500 {
-		t.Errorf("from the node's address: got %d %s", got.status, got.body)
-	}
+	w.get(w.listen("10.0.0.1"), tokenQuery("r")).want(t, 500) // from the node's address
 }
 
 // TestHostTokenOverTCP: requests that the kubelet sends on a pod's behalf are refused if they are
@@ -126,12 +124,8 @@ func TestHostTokenOverTCP(t *testing.T) {
 			if got.status != tt.status || !strings.Contains(got.body, tt.says) {
 				t.Errorf("got %d %s, want %d and %q", got.status, got.body, tt.status, tt.says)
 			}
-			if got := w.get(local, "/healthz", tt.headers...); got.status != 200 {
-				t.Errorf("the old probe: got %d %s", got.status, got.body)
-			}
-			if got := w.get(w.listenHostSocket(), "/host/token?resource=r", append(tt.headers, pod...)...); got.status != 200 {
-				t.Errorf("over the Unix socket: got %d %s", got.status, got.body)
-			}
+			w.get(local, "/healthz", tt.headers...).want(t, 200) // the old probe
+			w.get(w.listenHostSocket(), "/host/token?resource=r", append(tt.headers, pod...)...).want(t, 200)
 		})
 	}
 }
@@ -181,12 +175,9 @@ func TestHostPending(t *testing.T) {
 	if got := <-statuses; got != 429 { // the limit for the host is reached
 		t.Fatalf("got %d, want 429", got)
 	}
-	answered := make(chan reply, 1)
-	go func() { answered <- w.get(w.listen("10.9.0.2"), tokenQuery("r")) }()
+	answered := w.asking(w.listen("10.9.0.2"), tokenQuery("r"))
 	w.state("web", "one", v1.StateAssigned, "", "")
-	if got := <-answered; got.status != 200 {
-		t.Errorf("the pod itself got %d %s", got.status, got.body)
-	}
+	(<-answered).want(t, 200) // the pod itself
 	for range cap(statuses) - 1 {
 		if got := <-statuses; got != 200 {
 			t.Errorf("a process of the host got %d", got)
@@ -200,10 +191,7 @@ func TestHostTokenBeforeCluster(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.unknown, s.server.AttestLimit = true, time.Minute })
 	w.assign("web", "10.9.0.2", "one")
 	local := w.listenHost("127.0.0.1")
-	answered := make(chan reply, 1)
-	go func() { answered <- w.get(local, "/host/token?resource=r", "podname: web", "podns: shop") }()
+	answered := w.asking(local, "/host/token?resource=r", "podname: web", "podns: shop")
 	close(w.known)
-	if got := <-answered; got.status != 200 {
-		t.Errorf("got %d %s", got.status, got.body)
-	}
+	(<-answered).want(t, 200)
 }

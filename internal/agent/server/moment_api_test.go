@@ -90,9 +90,7 @@ func TestTheMomentItRuns(t *testing.T) {
 		answered := make(chan time.Time, 1)
 		began := time.Now()
 		go func() {
-			if got := w.get(address, tokenQuery(arm)); got.status != 200 {
-				t.Errorf("%s got %d %s", name, got.status, got.body)
-			}
+			w.get(address, tokenQuery(arm)).want(t, 200)
 			answered <- time.Now()
 		}()
 		p.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, PodIPs: []corev1.PodIP{{IP: ip}}}

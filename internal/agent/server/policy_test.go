@@ -83,19 +83,13 @@ func TestPolicy(t *testing.T) {
 			r.Namespaces, r.NamespaceSelector = nil, &metav1.LabelSelector{MatchLabels: map[string]string{"team": "shop"}}
 		}))
 		w.authorize.SetNamespace("shop", map[string]string{"team": "shop"})
-		if got := w.get(web, tokenQuery(arm)); got.status != 200 {
-			t.Errorf("%d %s", got.status, got.body)
-		}
+		w.get(web, tokenQuery(arm)).want(t, 200)
 		w.authorize.SetNamespace("shop", nil)
-		if got := w.get(web, tokenQuery(arm)); got.status != 403 {
-			t.Errorf("the label is gone: %d %s", got.status, got.body)
-		}
+		w.get(web, tokenQuery(arm)).want(t, 403) // the label is gone
 	})
 	t.Run("exceptions", func(t *testing.T) {
 		w.policy(v1.PolicyEnforce, rule(asIs))
-		if got := w.get(plain, tokenQuery(arm)); got.status != 403 || !strings.Contains(got.body, "AzurePodIdentityException shop/plain does not count") {
-			t.Errorf("%d %s", got.status, got.body)
-		}
+		w.get(plain, tokenQuery(arm)).want(t, 403, "AzurePodIdentityException shop/plain does not count")
 		w.policy(v1.PolicyEnforce, rule(func(r *v1.PolicyRule) { r.PlainIMDS = true }))
 		if got := w.get(plain, tokenQuery(arm)); strings.Contains(got.body, "does not count") {
 			t.Errorf("%d %s", got.status, got.body)

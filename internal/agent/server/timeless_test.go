@@ -87,7 +87,7 @@ func (w *timeless) ask(ctx context.Context, ip, target string, headers ...string
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
-	return reply{resp.StatusCode, resp.Header, string(body)}, time.Since(began), err
+	return reply{resp.StatusCode, resp.Header, string(body), fmt.Sprint(target, headers)}, time.Since(began), err
 }
 
 // sick is a source that can be made to fail.

@@ -5,7 +5,6 @@ package server
 import (
 	"context"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -19,8 +18,7 @@ func TestWaitsOnTheWatch(t *testing.T) {
 		s.server.AttestLimit, s.authorize.ArrivalLimit, s.authorize.BindingLimit = time.Minute, time.Minute, time.Minute
 	})
 	address := w.listen("10.9.0.2")
-	answered := make(chan reply, 1)
-	go func() { answered <- w.get(address, tokenQuery(arm)) }()
+	answered := w.asking(address, tokenQuery(arm))
 	// Each step is what the request waits for next. None of them completes it.
 	w.imds.has("one")
 	for _, step := range []func(){
@@ -29,16 +27,10 @@ func TestWaitsOnTheWatch(t *testing.T) {
 		func() { w.state("web", "one", v1.StateCreated, "", "") },
 	} {
 		step()
-		select {
-		case got := <-answered:
-			t.Fatalf("too early: %d %s", got.status, got.body)
-		case <-time.After(20 * time.Millisecond):
-		}
+		w.held(answered, 20*time.Millisecond)
 	}
 	w.state("web", "one", v1.StateAssigned, "", "")
-	if got := <-answered; got.status != 200 {
-		t.Errorf("got %d %s", got.status, got.body)
-	}
+	(<-answered).want(t, 200)
 }
 
 func TestManyChangesWhileHeld(t *testing.T) {
@@ -47,20 +39,13 @@ func TestManyChangesWhileHeld(t *testing.T) {
 	w.bind("web", "one")
 	w.imds.has("one")
 	address := w.listen("10.9.0.2")
-	answered := make(chan reply, 1)
-	go func() { answered <- w.get(address, tokenQuery(arm)) }()
+	answered := w.asking(address, tokenQuery(arm))
 	for range 5 * maxSteps {
 		w.bind("web", "one") // written again
-		select {
-		case got := <-answered:
-			t.Fatalf("too early: %d %s", got.status, got.body)
-		case <-time.After(2 * time.Millisecond):
-		}
+		w.held(answered, 2*time.Millisecond)
 	}
 	w.state("web", "one", v1.StateAssigned, "", "")
-	if got := <-answered; got.status != 200 {
-		t.Errorf("got %d %s", got.status, got.body)
-	}
+	(<-answered).want(t, 200)
 }
 
 func TestRevokedWhileFetching(t *testing.T) {
@@ -70,9 +55,7 @@ func TestRevokedWhileFetching(t *testing.T) {
 		w.authorize.RemoveBinding(nameOf("web-one")) // then answer as usual
 		return false
 	})
-	if got := w.get(w.listen("10.9.0.2"), tokenQuery(arm)); got.status != 404 {
-		t.Errorf("got %d %s: the binding was gone when the token came", got.status, got.body)
-	}
+	w.get(w.listen("10.9.0.2"), tokenQuery(arm)).want(t, 404) // the binding was gone when the token came
 }
 
 func TestRevokedInCache(t *testing.T) {
@@ -83,14 +66,10 @@ func TestRevokedInCache(t *testing.T) {
 		t.Fatalf("got %d %s", got.status, got.body)
 	}
 	w.authorize.RemoveBinding(nameOf("web-one"))
-	if got := w.get(address, tokenQuery(arm)); got.status != 404 {
-		t.Errorf("got %d after the binding was deleted", got.status)
-	}
+	w.get(address, tokenQuery(arm)).want(t, 404)
 	w.bind("web", "one")
 	w.pod("web", "10.9.0.2", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
-	if got := w.get(address, tokenQuery(arm)); got.status != 500 {
-		t.Errorf("got %d after the pod failed", got.status)
-	}
+	w.get(address, tokenQuery(arm)).want(t, 500)
 	if n := len(w.imds.seen()); n != 1 {
 		t.Errorf("%d calls to the metadata service, want 1", n)
 	}
@@ -112,26 +91,17 @@ func TestPendingIsBounded(t *testing.T) {
 	if count[404] != 4 || count[429] != 8 {
 		t.Errorf("got %v, want 4 held to the end and 8 sent away", count)
 	}
-	if got := w.get(w.listen("10.9.0.3"), tokenQuery(arm)); got.status != 200 {
-		t.Errorf("the neighbor got %d", got.status)
-	}
+	w.get(w.listen("10.9.0.3"), tokenQuery(arm)).want(t, 200) // the neighbor
 }
 
 func TestStoppingEndsPending(t *testing.T) {
 	w := newWorld(t, func(s *settings) { s.authorize.BindingLimit = time.Minute })
 	w.pod("web", "10.9.0.2")
 	address := w.listen("10.9.0.2")
-	answered := make(chan reply, 1)
-	go func() { answered <- w.get(address, tokenQuery(arm)) }()
-	select {
-	case <-answered:
-		t.Fatal("not held")
-	case <-time.After(50 * time.Millisecond):
-	}
+	answered := w.asking(address, tokenQuery(arm))
+	w.held(answered, 50*time.Millisecond)
 	close(w.stopping)
-	if got := <-answered; got.status != 500 || !strings.Contains(got.body, "restarted") {
-		t.Errorf("got %d %s", got.status, got.body)
-	}
+	(<-answered).want(t, 500, "restarted")
 }
 
 func TestClientLeaves(t *testing.T) {
@@ -160,9 +130,8 @@ func TestObjectIDOfIllSource(t *testing.T) {
 	w.assign("web", "10.9.0.2", "one")
 	w.imds.fall(func(rw http.ResponseWriter, _ *http.Request) bool { fail(rw, 500, "unknown", ""); return true })
 	address := w.listen("10.9.0.2")
-	if got := w.get(address, tokenQuery(arm, "object_id="+objectID("one"))); got.status != 500 {
-		t.Errorf("got %d %s: 400 would be final, and the id may be right", got.status, got.body)
-	}
+	// 400 would be final, and the id may be right
+	w.get(address, tokenQuery(arm, "object_id="+objectID("one"))).want(t, 500)
 	w.imds.fall(nil)
 	got := w.get(address, tokenQuery(arm, "object_id="+objectID("one")))
 	for got.status == 500 { // cached for a moment
@@ -183,7 +152,5 @@ func TestUnknownIsNoObjectID(t *testing.T) {
 		_, _ = out.Write([]byte(`{"access_token":"opaque","expires_in":"3600"}`))
 		return true
 	})
-	if got := w.get(w.listen("10.9.0.2"), tokenQuery(arm, "object_id=unknown")); got.status != 400 {
-		t.Errorf("got %d %s", got.status, got.body)
-	}
+	w.get(w.listen("10.9.0.2"), tokenQuery(arm, "object_id=unknown")).want(t, 400)
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -221,12 +222,43 @@ type reply struct {
 	status int
 	header http.Header
 	body   string
+	asked  string // the request's target and headers
+}
+
+// want expects a status, and texts in the body.
+func (r reply) want(t testing.TB, status int, parts ...string) {
+	t.Helper()
+	if r.status != status {
+		t.Errorf("%s: got %d %.500s, want %d", r.asked, r.status, r.body, status)
+	}
+	for _, part := range parts {
+		if !strings.Contains(r.body, part) {
+			t.Errorf("%s: got %d %.500s, without %q", r.asked, r.status, r.body, part)
+		}
+	}
 }
 
 // get sends a GET for a path, with the Metadata header unless headers change it.
 func (w *world) get(address, target string, headers ...string) reply {
 	w.t.Helper()
 	return w.do(context.Background(), http.MethodGet, address, target, headers...)
+}
+
+// asking sends what get sends, and returns a channel for the answer.
+func (w *world) asking(address, target string, headers ...string) <-chan reply {
+	answered := make(chan reply, 1)
+	go func() { answered <- w.get(address, target, headers...) }()
+	return answered
+}
+
+// held expects that a request is not answered within this time.
+func (w *world) held(answered <-chan reply, within time.Duration) {
+	w.t.Helper()
+	select {
+	case got := <-answered:
+		w.t.Fatalf("too early: %d %s", got.status, got.body)
+	case <-time.After(within):
+	}
 }
 
 func (w *world) do(ctx context.Context, method, address, target string, headers ...string) reply {
@@ -262,7 +294,7 @@ func (w *world) do(ctx context.Context, method, address, target string, headers 
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return reply{resp.StatusCode, resp.Header, string(body)}
+	return reply{resp.StatusCode, resp.Header, string(body), fmt.Sprint(target, headers)}
 }
 
 func client(t testing.TB) *http.Client {
