@@ -1,15 +1,11 @@
 package main
 
 import (
-	"context"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,77 +13,6 @@ import (
 
 	"github.com/podid-io/podid/internal/testenv"
 )
-
-// proxy forwards connections to the API server, and can be closed.
-type proxy struct {
-	t       *testing.T
-	address string
-	to      string
-
-	mu       sync.Mutex
-	listener net.Listener
-	conns    map[net.Conn]bool
-}
-
-func newProxy(t *testing.T, to string) *proxy {
-	p := &proxy{t: t, address: "127.0.0.1:0", to: to, conns: map[net.Conn]bool{}}
-	p.open()
-	t.Cleanup(p.close)
-	return p
-}
-
-func (p *proxy) open() {
-	listener, err := new(net.ListenConfig).Listen(p.t.Context(), "tcp", p.address)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.listener, p.address = listener, listener.Addr().String()
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go p.forward(conn)
-		}
-	}()
-}
-
-func (p *proxy) forward(from net.Conn) {
-	to, err := new(net.Dialer).DialContext(context.Background(), "tcp", p.to)
-	if err != nil {
-		_ = from.Close()
-		return
-	}
-	p.mu.Lock()
-	p.conns[from], p.conns[to] = true, true
-	p.mu.Unlock()
-	done := make(chan struct{}, 2)
-	for _, way := range [][2]net.Conn{{from, to}, {to, from}} {
-		go func() {
-			_, _ = io.Copy(way[0], way[1])
-			done <- struct{}{}
-		}()
-	}
-	<-done
-	_, _ = from.Close(), to.Close()
-	<-done
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.conns, from)
-	delete(p.conns, to)
-}
-
-func (p *proxy) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_ = p.listener.Close()
-	for c := range p.conns {
-		_ = c.Close()
-	}
-}
 
 // TestOutages cuts two MICs off the API server several times: the leader exits, the standby says
 // why it is not ready, and both recover soon after the API server is back.
@@ -99,10 +24,9 @@ func TestOutages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := strings.Trim(strings.TrimPrefix(env.Config.Host, "https://"), "/")
-	proxy := newProxy(t, host)
+	proxy := testenv.NewProxy(t, env.Config)
 	proxied := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(proxied, []byte(strings.ReplaceAll(string(text), host, proxy.address)), 0o600); err != nil {
+	if err := os.WriteFile(proxied, []byte(strings.ReplaceAll(string(text), testenv.HostPort(env.Config), proxy.Address)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	before := goleak.IgnoreCurrent()
@@ -111,12 +35,12 @@ func TestOutages(t *testing.T) {
 	standby := start(t, proxied, "--leader-election-instance=1", "--leader-election-duration=4s")
 	standby.wait("/readyz", http.StatusOK, "ok")
 	for i := range 3 {
-		proxy.close()
+		proxy.Close()
 		leader.fails("could not be renewed in time")
 		standby.wait("/readyz", http.StatusServiceUnavailable, "kubernetes: ")
 		restarted := start(t, proxied, "--leader-election-instance="+strconv.Itoa(i+2), "--leader-election-duration=4s")
 		restarted.wait("/readyz", http.StatusServiceUnavailable, "connection refused")
-		proxy.open()
+		proxy.Open()
 		began := time.Now()
 		standby.wait("/readyz", http.StatusOK, "ok")
 		restarted.wait("/readyz", http.StatusOK, "ok")
@@ -129,7 +53,7 @@ func TestOutages(t *testing.T) {
 	leader.end()
 	standby.end()
 	http.DefaultClient.CloseIdleConnections()
-	proxy.close()
+	proxy.Close()
 	// A standby that never led has not started its event broadcaster.
 	if err := goleak.Find(before, goleak.IgnoreTopFunction("k8s.io/apimachinery/pkg/watch.(*Broadcaster).loop")); err != nil {
 		t.Error(err)

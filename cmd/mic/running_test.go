@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -29,27 +27,9 @@ const timeout = 30 * time.Second
 // running is a mic in this process or another one.
 type running struct {
 	t    *testing.T
-	log  *logBuffer
+	log  *testenv.Buffer
 	stop context.CancelFunc
 	code chan int
-}
-
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // start starts mic in this process, with any free ports and the cloud config of an Azure that does
@@ -58,7 +38,7 @@ func start(t *testing.T, kubeconfig string, args ...string) *running {
 	t.Helper()
 	args, env := setup(t, kubeconfig, args)
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &running{t: t, log: &logBuffer{}, stop: cancel, code: make(chan int, 1)}
+	r := &running{t: t, log: &testenv.Buffer{}, stop: cancel, code: make(chan int, 1)}
 	getenv := func(name string) string { return env[name] }
 	go func() {
 		r.code <- mic(ctx, daemon.Process{
@@ -81,7 +61,7 @@ func startProcess(t *testing.T, kubeconfig string, args ...string) (*running, *o
 	if err := os.Symlink(self, program); err != nil {
 		t.Fatal(err)
 	}
-	r := &running{t: t, log: &logBuffer{}, code: make(chan int, 1)}
+	r := &running{t: t, log: &testenv.Buffer{}, code: make(chan int, 1)}
 	cmd := exec.CommandContext(t.Context(), program, args...)
 	cmd.Stderr = r.log
 	for name, value := range env {

@@ -12,7 +12,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -36,6 +35,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 const theSecret = "s3cret~Value-of.the_application"
@@ -135,17 +135,9 @@ type agentUnderTest struct {
 	// pods and host are its addresses.
 	pods, host string
 
-	mu  sync.Mutex
-	log bytes.Buffer
+	log testenv.Buffer
 	ips map[string]string
 	end func()
-}
-
-// Write writes to the audit log.
-func (a *agentUnderTest) Write(p []byte) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.log.Write(p)
 }
 
 func newAgentUnderTest(t *testing.T, azure *emulator.Emulator, api string) *agentUnderTest {
@@ -171,8 +163,6 @@ func newAgentUnderTest(t *testing.T, azure *emulator.Emulator, api string) *agen
 		Rules: identity.Rules{ForceNamespaced: true}, Standard: true, Node: "n1", Types: served(), ArrivalLimit: time.Second, BindingLimit: time.Second,
 	})
 	log := funcr.New(func(prefix, args string) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
 		fmt.Fprintln(&a.log, prefix, args)
 	}, funcr.Options{Verbosity: 10})
 	metrics, known, limiter := observe.NewMetrics(nil), make(chan struct{}), fair.New(tokenLimits())
@@ -183,7 +173,7 @@ func newAgentUnderTest(t *testing.T, azure *emulator.Emulator, api string) *agen
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		auditLog.Run(flights, a)
+		auditLog.Run(flights, &a.log)
 	}()
 	a.end = func() { end(); <-written }
 	a.server = server.New(server.Config{
@@ -292,7 +282,5 @@ func (a *agentUnderTest) get(from, address, target string, headers ...string) (i
 // logged stops the agent and returns all that it logged.
 func (a *agentUnderTest) logged() string {
 	a.end()
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	return a.log.String()
 }

@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -24,6 +23,8 @@ import (
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 const (
@@ -96,7 +97,7 @@ func TestNoSecretInLog(t *testing.T) {
 			t.Run(format+" "+verbosity, func(t *testing.T) {
 				t.Cleanup(klog.ClearLogger)
 				var stdout strings.Builder
-				var stderr syncBuilder
+				var stderr testenv.Buffer
 				setLoggers := func(log logr.Logger) {
 					klog.SetLogger(log)
 					ctrl.SetLogger(log)
@@ -136,24 +137,4 @@ func TestNoSecretInLog(t *testing.T) {
 			})
 		}
 	}
-}
-
-// syncBuilder collects what several goroutines write.
-type syncBuilder struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-// Write implements io.Writer.
-func (b *syncBuilder) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-// String returns everything that was written.
-func (b *syncBuilder) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// atMost is how long Eventually waits. It is far above what any step of a test takes, so that a slow
-// machine fails no test.
+// atMost is how long Eventually waits. It is far above what any step of a test takes, so that no
+// test fails on a slow machine.
 const atMost = 30 * time.Second
 
 // Eventually waits until a condition holds. The condition returns "" when it does, and otherwise

@@ -106,7 +106,7 @@ func Create(t testing.TB, api client.Client, objects ...client.Object) {
 	}
 }
 
-// Grant gives a user permissions in the whole cluster. The name is that of the role and its binding.
+// Grant gives a user permissions in the whole cluster. Role and binding get the name.
 func Grant(t testing.TB, api client.Client, user, name string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
 	meta := metav1.ObjectMeta{Name: name}
@@ -115,7 +115,7 @@ func Grant(t testing.TB, api client.Client, user, name string, rules ...rbacv1.P
 	})
 }
 
-// GrantIn gives a user permissions in one namespace. The name is that of the role and its binding.
+// GrantIn gives a user permissions in one namespace. Role and binding get the name.
 func GrantIn(t testing.TB, api client.Client, user, namespace, name string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}

@@ -6,17 +6,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
@@ -32,7 +29,7 @@ import (
 )
 
 const (
-	micLimit, nmiLimit = 200 << 20, 80 << 20 // of resident memory, at its peak
+	micLimit, nmiLimit = 200, 80 // MiB of resident memory, at its peak
 
 	node      = "giant-0" // one of the nodes
 	waitLimit = 3 * time.Minute
@@ -119,7 +116,7 @@ func TestMemory(t *testing.T) {
 			t.Skip("needs root: nmi runs in a network namespace of its own")
 		}
 		own := testnet.New(t)
-		nmi := cluster.run(t, nmi, func(cmd *exec.Cmd) error { return own.Do(cmd.Start) }, forward(t, own, cluster.Config.Host),
+		nmi := cluster.run(t, nmi, func(cmd *exec.Cmd) error { return own.Do(cmd.Start) }, forward(t, own, cluster.Config),
 			"--node="+node, "--startup-taint=false", "--http-probe-port=18085", "--prometheus-port=19090")
 		nmi.await("the caches", func() bool { return strings.Contains(nmi.log.String(), "read the cluster") })
 		nmi.within(nmiLimit)
@@ -207,7 +204,7 @@ func cloudConfig(t *testing.T) string {
 }
 
 // forward makes the API server reachable from a network namespace, and returns its address there.
-func forward(t *testing.T, from *testnet.Net, host string) string {
+func forward(t *testing.T, from *testnet.Net, config *rest.Config) string {
 	t.Helper()
 	var listener net.Listener
 	err := from.Do(func() (err error) {
@@ -217,28 +214,7 @@ func forward(t *testing.T, from *testnet.Net, host string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = listener.Close() })
-	to := strings.TrimSuffix(strings.TrimPrefix(host, "https://"), "/")
-	go func() {
-		for {
-			in, err := listener.Accept()
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			out, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", to)
-			if err != nil {
-				_ = in.Close()
-				continue
-			}
-			for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
-				go func() {
-					_, _ = io.Copy(pair[0], pair[1])
-					_ = pair[0].Close()
-				}()
-			}
-		}
-	}()
-	return "https://" + listener.Addr().String()
+	return "https://" + testenv.NewProxyOn(t, listener, config).Address
 }
 
 // program is a running program of this repository.
@@ -246,7 +222,7 @@ type program struct {
 	t    *testing.T
 	name string
 	cmd  *exec.Cmd
-	log  *journal
+	log  *testenv.Buffer
 }
 
 // build builds a program of cmd/ and returns its path.
@@ -265,7 +241,7 @@ func build(t *testing.T, name string) string {
 func (c *cluster) run(t *testing.T, path string, start func(*exec.Cmd) error, server string, args ...string) *program {
 	t.Helper()
 	dir := t.TempDir()
-	p := &program{t: t, name: filepath.Base(path), log: &journal{}}
+	p := &program{t: t, name: filepath.Base(path), log: &testenv.Buffer{}}
 	p.cmd = exec.CommandContext(t.Context(), path, append([]string{"--kubeconfig=" + c.kubeconfig(t, dir, server)}, args...)...)
 	environment := filepath.Join(dir, "stack.json")
 	if err := os.WriteFile(environment, []byte(`{"resourceManagerEndpoint": "https://127.0.0.1:1/", "activeDirectoryEndpoint": "https://127.0.0.1:1/"}`), 0o600); err != nil {
@@ -308,42 +284,13 @@ func (p *program) await(what string, done func() bool) {
 	}
 }
 
-// within reports the program's peak of resident memory, and fails the test above the limit.
+// within reports the program's peak of resident memory, and fails the test from the limit on.
+// Both are in MiB.
 func (p *program) within(limit int) {
 	p.t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		p.t.Fatal(err)
+	peak := testnet.MostMemory(p.t, p.cmd.Process.Pid)
+	p.t.Logf("%s: %d MiB at the peak", p.name, peak)
+	if peak >= limit {
+		p.t.Errorf("%s: %d MiB at the peak, the limit is %d MiB", p.name, peak, limit)
 	}
-	found := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status)
-	if found == nil {
-		p.t.Fatalf("no peak of memory in:\n%s", status)
-	}
-	kilobytes, err := strconv.Atoi(string(found[1]))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.t.Logf("%s: %d MiB at the peak", p.name, kilobytes>>10)
-	if kilobytes<<10 > limit {
-		p.t.Errorf("%s: %d MiB at the peak, the limit is %d MiB", p.name, kilobytes>>10, limit>>20)
-	}
-}
-
-// journal is a writer that can be read at the same time.
-type journal struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.text.String()
 }

@@ -3,10 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,10 +25,10 @@ func TestCluster(t *testing.T) {
 
 	// The kinds do not exist yet: Ready returns that.
 	sink := &recorder{changes: make(chan string, 100)}
-	cable := newCable(t, strings.Trim(strings.TrimPrefix(config.Host, "https://"), "/"))
-	cabled := rest.CopyConfig(config)
-	cabled.Host = "https://" + cable.listener.Addr().String()
-	c, stop := watch(t, cabled, sink)
+	proxy := testenv.NewProxy(t, config)
+	proxied := rest.CopyConfig(config)
+	proxied.Host = "https://" + proxy.Address
+	c, stop := watch(t, proxied, sink)
 	defer stop()
 	awaitReason(t, c, "azureidentities", "could not find")
 	testenv.InstallCRDs(t, config)
@@ -91,76 +88,13 @@ func TestCluster(t *testing.T) {
 	nodeTaints(t, config, api)
 
 	// The API server becomes unreachable and comes back. Changes in between are received.
-	cable.pull()
+	proxy.Close()
 	testenv.Create(t, api, newPod("later", "node-1"))
 	if err := c.Ready(); err != nil {
 		t.Errorf("unreachable: %v, want ready with the known objects", err)
 	}
-	cable.plug()
+	proxy.Open()
 	sink.expect(t, "pod later")
-}
-
-// cable is a connection to the API server that can be cut.
-type cable struct {
-	listener net.Listener
-	to       string
-
-	mu     sync.Mutex
-	pulled bool
-	open   []net.Conn
-}
-
-func newCable(t *testing.T, to string) *cable {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &cable{listener: l, to: to}
-	t.Cleanup(func() { c.pull(); _ = l.Close() })
-	go func() {
-		for {
-			from, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.join(from)
-		}
-	}()
-	return c
-}
-
-func (c *cable) join(from net.Conn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	to, err := net.Dial("tcp", c.to)
-	if c.pulled || err != nil {
-		_ = from.Close()
-		return
-	}
-	c.open = append(c.open, from, to)
-	for _, pair := range [][2]net.Conn{{from, to}, {to, from}} {
-		go func() {
-			_, _ = io.Copy(pair[0], pair[1])
-			_ = pair[0].Close()
-		}()
-	}
-}
-
-func (c *cable) pull() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.pulled = true
-	for _, conn := range c.open {
-		_ = conn.Close()
-	}
-	c.open = nil
-}
-
-func (c *cable) plug() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.pulled = false
 }
 
 // TestNoAPIServer starts without an API server.
