@@ -168,9 +168,7 @@ func TestUnknownWrite(t *testing.T) {
 	}
 	lose = false
 	r.groups.Leave(podNamed("web"))
-	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
-		t.Fatal(err)
-	}
+	r.write(m, r.plan())
 	if _, groups, err := m.ledger.Store.All(t.Context()); err != nil || len(groups) > 0 {
 		t.Errorf("the ledger still has what was not sent to Azure: %v", err)
 	}

@@ -136,9 +136,7 @@ func TestClusterIdentity(t *testing.T) {
 // or when the policy names it. It is never taken away, also by the next leader.
 func TestForeignVerified(t *testing.T) {
 	r := newRig(t)
-	fails := false
-	m := r.controllerOf(&fails)
-	r.store(m)
+	m := r.controllerOf(new(bool))
 	r.read(listing("red"))
 	if got := r.placeBy("named", "red", func(n *assignment.Need) { n.Named = true }); got.Status != v1.StateAssigned || !r.plan().Idle() {
 		t.Errorf("named by the policy: %+v, %+v", got, r.plan())
@@ -150,11 +148,9 @@ func TestForeignVerified(t *testing.T) {
 	if !slices.Equal(plan.Attach, []string{prefix + "red"}) {
 		t.Fatalf("plan %+v", plan)
 	}
-	if err := m.record(t.Context(), r.group, r.st, plan); err != nil {
-		t.Fatal(err)
-	}
-	if record, _ := m.ledger.Store.Load(t.Context(), r.group); len(record.Entries) > 0 {
-		t.Errorf("recorded before Azure has said so: %+v", record.Entries)
+	r.write(m, plan)
+	if entries := r.stored(m); len(entries) > 0 {
+		t.Errorf("recorded before Azure has said so: %+v", entries)
 	}
 	r.done(assignment.Request{Attach: plan.Attach})
 	if got := r.stateOf("web", "red"); got.Status != v1.StateAssigned {
@@ -163,15 +159,13 @@ func TestForeignVerified(t *testing.T) {
 	if err := m.save(t.Context(), r.group, r.st); err != nil {
 		t.Fatal(err)
 	}
-	record, err := m.ledger.Store.Load(t.Context(), r.group)
-	if entry := record.Entries[resource(t, "red").Key()]; err != nil || !entry.Foreign {
-		t.Fatalf("%+v (%v)", record.Entries, err)
+	entries := r.stored(m)
+	if !entries[resource(t, "red").Key()].Foreign {
+		t.Fatalf("%+v", entries)
 	}
-	r.st.ledger.entries = record.Entries // a new leader
+	r.st.ledger.entries = entries // a new leader
 	r.read(listing("red"))
-	if plan := r.plan(); !plan.Idle() {
-		t.Errorf("verified twice: %+v", plan)
-	}
+	r.wantIdle("verified twice")
 	r.groups.Leave(podNamed("web"))
 	r.groups.Leave(podNamed("named"))
 	r.now = r.now.Add(time.Hour)
@@ -181,9 +175,7 @@ func TestForeignVerified(t *testing.T) {
 	// Its writer takes it away; a pod needs it: podid attaches it, and it is podid's.
 	r.read(compute.Identities{})
 	r.placeBy("web", "red", nil)
-	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
-		t.Fatal(err)
-	}
+	r.write(m, r.plan())
 	if entry := r.st.ledger.entries[resource(t, "red").Key()]; entry.Foreign {
 		t.Errorf("%+v", entry)
 	}

@@ -33,7 +33,9 @@ func (r *rig) controllerOf(fails *bool) *Controller {
 			return c.Delete(ctx, o, opts...)
 		},
 	}).WithIndex(&corev1.Node{}, lookup.NodesByGroup, func(client.Object) []string { return nil }).Build()
-	return NewController(Parts{Client: api, Groups: r.groups, Ledger: ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}}, Settings{})
+	m := NewController(Parts{Client: api, Groups: r.groups, Ledger: ledger.Store{Reader: api, Writer: api, Namespace: "kube-system", Name: "ledger"}}, Settings{})
+	r.store(m)
+	return m
 }
 
 // An identity of another writer that podid renewed, because it was orphaned, stays the other
@@ -41,9 +43,7 @@ func (r *rig) controllerOf(fails *bool) *Controller {
 func TestForeignRenewed(t *testing.T) {
 	r := newRig(t)
 	red := prefix + "red"
-	fails := false
-	m := r.controllerOf(&fails)
-	r.store(m)
+	m := r.controllerOf(new(bool))
 	r.place("web", "red")
 	r.read(compute.Identities{UserAssigned: []string{red}, Orphaned: []string{red}})
 	step := func(want assignment.Request) {
@@ -52,19 +52,12 @@ func TestForeignRenewed(t *testing.T) {
 		if !slices.Equal(plan.Attach, want.Attach) || !slices.Equal(plan.Detach, want.Detach) || len(plan.Forget) > 0 {
 			t.Fatalf("plan %+v, want %+v", plan, want)
 		}
-		if err := m.record(t.Context(), r.group, r.st, plan); err != nil {
-			t.Fatal(err)
-		}
+		r.write(m, plan)
 		r.done(want)
 		if err := m.save(t.Context(), r.group, r.st); err != nil {
 			t.Fatal(err)
 		}
-		// A new leader reads what is stored.
-		page, err := m.ledger.Store.Load(t.Context(), r.group)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.st.ledger.entries = page.Entries
+		r.st.ledger.entries = r.stored(m) // a new leader reads it
 	}
 	step(assignment.Request{Detach: []string{red}})
 	step(assignment.Request{Attach: []string{red}})
@@ -84,13 +77,9 @@ func TestForeignRenewed(t *testing.T) {
 func TestEntryRemovedByHand(t *testing.T) {
 	r := newRig(t)
 	red := prefix + "red"
-	fails := false
-	m := r.controllerOf(&fails)
-	r.store(m)
+	m := r.controllerOf(new(bool))
 	r.place("web", "red")
-	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
-		t.Fatal(err)
-	}
+	r.write(m, r.plan())
 	r.done(assignment.Request{Attach: []string{red}})
 	r.groups.Leave(podNamed("web"))
 	var list corev1.ConfigMapList
@@ -110,9 +99,7 @@ func TestEntryRemovedByHand(t *testing.T) {
 	if err := m.load(t.Context(), r.group, r.st); err != nil {
 		t.Fatal(err)
 	}
-	if plan := r.plan(); !plan.Idle() {
-		t.Errorf("plan %+v", plan)
-	}
+	r.wantIdle("an entry was removed by hand")
 }
 
 // An entry that could not be written is undone: until the next try, another writer may attach the
@@ -121,7 +108,6 @@ func TestUnwrittenIsUndone(t *testing.T) {
 	r := newRig(t)
 	fails := true
 	m := r.controllerOf(&fails)
-	r.store(m)
 	r.place("web", "red")
 	if err := m.record(t.Context(), r.group, r.st, r.plan()); err == nil {
 		t.Fatal("no error")
@@ -160,9 +146,7 @@ func TestBlockerSurvivesRead(t *testing.T) {
 	r.done(assignment.Request{Detach: plan.Detach})
 	r.done(assignment.Request{Attach: []string{red}})
 	r.read(compute.Identities{UserAssigned: []string{red}})
-	if plan := r.plan(); !plan.Idle() {
-		t.Errorf("again: %+v", plan)
-	}
+	r.wantIdle("again")
 }
 
 func TestOrphanDuringUpdate(t *testing.T) {
@@ -184,15 +168,10 @@ func TestRenewalIsNotRepeated(t *testing.T) {
 	red := prefix + "red"
 	m := r.controllerOf(new(bool))
 	r.st.ledger.entries = map[string]ledger.Entry{resource(t, "red").Key(): {ResourceID: red, PrincipalID: "before"}}
-	r.store(m)
 	r.place("web", "red")
 	r.read(compute.Identities{Updating: true}) // its predecessor detached it for renewal
-	if err := m.record(t.Context(), r.group, r.st, r.plan()); err != nil {
-		t.Fatal(err)
-	}
+	r.write(m, r.plan())
 	r.done(assignment.Request{Attach: []string{red}})
 	r.read(compute.Identities{UserAssigned: []string{red}, PrincipalIDs: map[string]string{red: "after"}})
-	if plan := r.plan(); !plan.Idle() {
-		t.Errorf("renewed twice: %+v", plan)
-	}
+	r.wantIdle("renewed twice")
 }

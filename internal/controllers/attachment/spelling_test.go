@@ -73,9 +73,7 @@ func TestOtherSpelling(t *testing.T) {
 	// Another namespace spells it as Azure does.
 	r.groups.Place(podNamed("b"), r.group, []assignment.Need{needs(lower, "other")})
 	r.read(azure)
-	if plan := r.plan(); !plan.Idle() {
-		t.Errorf("both have it: %+v", plan)
-	}
+	r.wantIdle("both have it")
 	// The first leaves: what the second needs stays.
 	r.groups.Place(podNamed("a"), r.group, nil)
 	if plan := r.plan(); !plan.Idle() || len(plan.Forget) > 0 {

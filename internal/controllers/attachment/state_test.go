@@ -83,6 +83,24 @@ func (r *rig) store(m *Controller) {
 	}
 }
 
+// stored returns the entries of the stored ledger.
+func (r *rig) stored(m *Controller) map[string]ledger.Entry {
+	r.t.Helper()
+	page, err := m.ledger.Store.Load(r.t.Context(), r.group)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return page.Entries
+}
+
+// write writes a plan to the ledger, as before an update.
+func (r *rig) write(m *Controller, plan assignment.GroupPlan) {
+	r.t.Helper()
+	if err := m.record(r.t.Context(), r.group, r.st, plan); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // record adds ledger entries for what is about to be attached.
 func (r *rig) record(ids []string) {
 	for _, id := range ids {
@@ -123,6 +141,14 @@ func (r *rig) place(pod string, names ...string) assignment.Progress {
 }
 
 func (r *rig) plan() assignment.GroupPlan { return r.st.plan(preassignedSet{}, nil, 0, r.now) }
+
+// wantIdle expects that there is nothing to update.
+func (r *rig) wantIdle(otherwise string) {
+	r.t.Helper()
+	if plan := r.plan(); !plan.Idle() {
+		r.t.Errorf("%s: %+v", otherwise, plan)
+	}
+}
 
 func (r *rig) usable(name string) bool {
 	r.st.mu.Lock()
@@ -478,9 +504,7 @@ func TestRenewal(t *testing.T) {
 func TestUnneededOrphan(t *testing.T) {
 	r := newRig(t)
 	r.read(compute.Identities{UserAssigned: []string{prefix + "red"}, Orphaned: []string{prefix + "red"}})
-	if plan := r.plan(); !plan.Idle() {
-		t.Errorf("detaches what is neither ledgered nor needed: %+v", plan)
-	}
+	r.wantIdle("detaches what is neither ledgered nor needed")
 }
 
 func TestMismatches(t *testing.T) {

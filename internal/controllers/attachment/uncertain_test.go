@@ -33,18 +33,12 @@ func (r *rig) carryOut(m *Controller, answer error) map[string]ledger.Entry {
 	r.t.Helper()
 	m.cloud, m.metrics = answering{err: answer}, observe.NewMetrics(nil)
 	plan := r.plan()
-	if err := m.record(r.t.Context(), r.group, r.st, plan); err != nil {
-		r.t.Fatal(err)
-	}
+	r.write(m, plan)
 	p := &pass{group: r.group, state: r.st, populated: true}
 	if _, err := m.update(r.t.Context(), p, plan); err != nil {
 		r.t.Fatal(err)
 	}
-	page, err := m.ledger.Store.Load(r.t.Context(), r.group)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return page.Entries
+	return r.stored(m)
 }
 
 // What Azure plainly refused is not in the ledger: an admin may attach it by hand, and it stays
@@ -64,7 +58,6 @@ func TestRefusedIsNotLedgered(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			m := r.controllerOf(new(bool))
-			r.store(m)
 			r.place("web", "red")
 			written := r.carryOut(m, computetest.Refusal(r.group, c.status, c.code, "no", nil, 0))
 			if len(written) > 0 != c.kept {
@@ -77,9 +70,7 @@ func TestRefusedIsNotLedgered(t *testing.T) {
 			have.UserAssigned = []string{prefix + "red"} // by hand
 			r.read(have)
 			r.groups.Leave(podNamed("web"))
-			if plan := r.plan(); !plan.Idle() {
-				t.Errorf("detaches what another writer attached: %+v", plan)
-			}
+			r.wantIdle("detaches what another writer attached")
 		})
 	}
 }
@@ -88,7 +79,6 @@ func TestRefusedIsNotLedgered(t *testing.T) {
 func TestUnconfirmedStays(t *testing.T) {
 	r := newRig(t)
 	m := r.controllerOf(new(bool))
-	r.store(m)
 	r.place("web", "red")
 	r.carryOut(m, errTest)
 	if r.read(compute.Identities{Updating: true}); !r.st.ledger.unconfirmed(resource(t, "red").Key(), r.st.azure.current) {
@@ -102,7 +92,6 @@ func TestRenewalFinished(t *testing.T) {
 		t.Helper()
 		r := newRig(t)
 		m := r.controllerOf(new(bool))
-		r.store(m)
 		r.place("web", "red")
 		r.read(compute.Identities{UserAssigned: []string{prefix + "red"}, Orphaned: []string{prefix + "red"}})
 		if plan := r.plan(); !slices.Equal(plan.Detach, []string{prefix + "red"}) {
@@ -120,9 +109,7 @@ func TestRenewalFinished(t *testing.T) {
 		}
 		r.carryOut(m, nil)
 		r.read(compute.Identities{})
-		if plan := r.plan(); !plan.Idle() {
-			t.Errorf("attaches again what was detached by hand after the renewal: %+v", plan)
-		}
+		r.wantIdle("attaches again what was detached by hand after the renewal")
 	})
 	t.Run("not begun", func(t *testing.T) {
 		r, m := begin(t)

@@ -51,7 +51,6 @@ func TestUnpopulatedUnwritten(t *testing.T) {
 	r := newRig(t)
 	fails := false
 	m := r.controllerOf(&fails)
-	r.store(m)
 	r.place("web", "red")
 	r.carryOut(m, nil)
 	r.groups.Leave(podNamed("web"))
@@ -70,8 +69,8 @@ func TestUnpopulatedUnwritten(t *testing.T) {
 	if _, err := m.Reconcile(t.Context(), r.group); err != nil {
 		t.Error(err)
 	}
-	if page, err := m.ledger.Store.Load(t.Context(), r.group); err != nil || len(page.Entries) > 0 {
-		t.Errorf("left in the ledger: %v (%v)", page.Entries, err)
+	if entries := r.stored(m); len(entries) > 0 {
+		t.Errorf("left in the ledger: %v", entries)
 	}
 	if r.groups.states[r.group] != nil {
 		t.Error("the group is not forgotten")

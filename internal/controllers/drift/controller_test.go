@@ -64,6 +64,19 @@ func node(name, providerID string) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{ProviderID: providerID}}
 }
 
+// start runs a controller until stop is called.
+func start(t *testing.T, c *Controller) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- c.Start(ctx) }()
+	return func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestDrift(t *testing.T) {
 	const compute1 = "azure:///subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute/"
 	reader := fake.NewClientBuilder().WithObjects(
@@ -73,11 +86,8 @@ func TestDrift(t *testing.T) {
 		node("d", "kind://docker/kind/kind-control-plane"),
 	).Build()
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
 		to := &recorder{ledgered: []compute.Group{{Kind: compute.VM, Name: "gone"}, {Kind: compute.VM, SubscriptionID: "s", ResourceGroup: "rg", Name: "vm"}}}
-		drift := NewController(reader, to, time.Minute)
-		ended := make(chan error)
-		go func() { ended <- drift.Start(ctx) }()
+		stop := start(t, NewController(reader, to, time.Minute))
 
 		<-time.After(time.Minute - time.Millisecond)
 		if got := to.take(); !slices.Equal(got, []string{"gone", "pool", "vm"}) {
@@ -94,10 +104,7 @@ func TestDrift(t *testing.T) {
 				t.Errorf("in a minute: %v", got)
 			}
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+		stop()
 	})
 }
 
@@ -111,11 +118,8 @@ func TestSpread(t *testing.T) {
 	}
 	reader := fake.NewClientBuilder().Build()
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
 		to := &recorder{ledgered: groups}
-		drift := NewController(reader, to, interval)
-		ended := make(chan error)
-		go func() { ended <- drift.Start(ctx) }()
+		stop := start(t, NewController(reader, to, interval))
 		began := time.Now()
 		last := map[string]time.Time{}
 		for time.Since(began) < 3*round {
@@ -135,10 +139,7 @@ func TestSpread(t *testing.T) {
 		if len(last) != vms {
 			t.Errorf("%d groups of %d", len(last), vms)
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+		stop()
 	})
 }
 
@@ -172,10 +173,8 @@ func TestTurns(t *testing.T) {
 func TestSlowRound(t *testing.T) {
 	reader := fake.NewClientBuilder().Build()
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
 		to := &recorder{slow: 3 * time.Minute, ledgered: []compute.Group{{Kind: compute.VM, Name: "a"}}}
-		ended := make(chan error)
-		go func() { ended <- NewController(reader, to, time.Minute).Start(ctx) }()
+		stop := start(t, NewController(reader, to, time.Minute))
 		<-time.After(30*time.Minute + time.Second)
 		if got := to.take(); len(got) < 9 || len(got) > 11 {
 			t.Errorf("%d comparisons", len(got))
@@ -187,9 +186,6 @@ func TestSlowRound(t *testing.T) {
 		if got := to.take(); len(got) < 9 || len(got) > 11 {
 			t.Errorf("%d comparisons in ten minutes: catches up with missed rounds", len(got))
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+		stop()
 	})
 }
