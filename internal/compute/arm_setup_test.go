@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -83,4 +84,12 @@ func (s *armServer) seen(method string) []request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(s.requests), func(r request) bool { return method != "" && r.Method != method })
+}
+
+// wantTook expects that a time between these two has passed.
+func wantTook(t *testing.T, start time.Time, least, most time.Duration) {
+	t.Helper()
+	if took := time.Since(start); took < least || took > most {
+		t.Errorf("took %v, want %v to %v", took, least, most)
+	}
 }

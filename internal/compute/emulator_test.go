@@ -3,79 +3,33 @@
 package compute
 
 import (
-	"io"
-	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/podid-io/podid/internal/emulator/arm"
-	"github.com/podid-io/podid/internal/emulator/entra"
-	"github.com/podid-io/podid/internal/emulator/front"
+	"github.com/podid-io/podid/internal/emulator/arm/armtest"
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
 // emulated sets up an emulated Azure for the scenarios.
 type emulated struct {
-	t       *testing.T
-	world   *world.World
-	handler http.Handler
-}
-
-// anyone accepts every token as one of the subscription's owner.
-type anyone struct{}
-
-func (anyone) Verify(string) (entra.Principal, error) {
-	return entra.Principal{ClientID: clientGUID, PrincipalID: clientGUID, TenantID: subGUID, Audience: "https://management.azure.com/"}, nil
+	*armtest.ARM
+	t *testing.T
 }
 
 func newEmulated(t *testing.T) *emulated {
 	t.Helper()
-	document := world.Document{Location: "here", Tenants: []world.Tenant{{ID: subGUID}}, Subscriptions: []world.Subscription{{ID: subGUID}}, Settings: world.DefaultSettings()}
-	document.Settings.ARM.UpdateDuration = 0
-	document.Settings.Limits.Enabled = false
-	w, err := world.New(document, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.DiscardHandler)
-	handler := arm.NewHandler(w, anyone{}, arm.Endpoints{ARM: "https://arm.example", Entra: "https://login.example"}, log)
-	surface := front.Surface{Name: world.SurfaceARM, World: w, Log: log, WriteError: handler.WriteError, Latency: func(world.Settings) time.Duration { return 0 }}
-	return &emulated{t: t, world: w, handler: surface.Handler(handler)}
-}
-
-// Do implements policy.Transporter.
-func (e *emulated) Do(req *http.Request) (*http.Response, error) {
-	if err := req.Context().Err(); err != nil {
-		return nil, err
-	}
-	if req.Body == nil {
-		req.Body = http.NoBody
-	}
-	if req.Host == "" {
-		req.Host = req.URL.Host
-	}
-	w := httptest.NewRecorder()
-	aborted := func() (aborted bool) {
-		defer func() { aborted = recover() != nil }() // http.ErrAbortHandler
-		e.handler.ServeHTTP(w, req)
-		return false
-	}()
-	if aborted {
-		return nil, &net.OpError{Op: "read", Net: "tcp", Err: io.ErrUnexpectedEOF}
-	}
-	resp := w.Result()
-	resp.Request = req
-	return resp, nil
+	return &emulated{t: t, ARM: armtest.New(t, subGUID, clientGUID, func(d *world.Document) {
+		d.Settings.ARM.UpdateDuration = 0
+		d.Settings.Limits.Enabled = false
+	})}
 }
 
 func (e *emulated) edit(change func(*world.Document)) {
 	e.t.Helper()
-	if err := e.world.Edit(func(d *world.Document) error { change(d); return nil }); err != nil {
+	if err := e.World.Edit(func(d *world.Document) error { change(d); return nil }); err != nil {
 		e.t.Fatal(err)
 	}
 }
@@ -125,7 +79,7 @@ func (e *emulated) PreemptNext() {
 
 func (e *emulated) fault(f world.Fault) {
 	e.t.Helper()
-	if err := e.world.SetFault(f); err != nil {
+	if err := e.World.SetFault(f); err != nil {
 		e.t.Fatal(err)
 	}
 }

@@ -116,9 +116,7 @@ func accepted(t *testing.T, o older, group Group) {
 	client := arm.client("https://arm.example", o, nil)
 	start := time.Now()
 	mustPatch(t, client, group, ids("a"), nil)
-	if took := time.Since(start); took < 20*time.Second || took > 26*time.Second {
-		t.Errorf("took %v, want Azure's 20 s", took)
-	}
+	wantTook(t, start, 20*time.Second, 26*time.Second)
 	wantIdentities(t, client, group, Identities{UserAssigned: ids("a")})
 	if n := len(arm.seen(http.MethodPatch)); n != 1 {
 		t.Errorf("%d writes, want one", n)

@@ -26,14 +26,18 @@ func newTable(change func(*Config)) *Table {
 	return NewTable(c)
 }
 
-func anIdentity(name string) *v1.AzureIdentity {
-	return &v1.AzureIdentity{
+func anIdentity(name string, change ...func(*v1.AzureIdentitySpec)) *v1.AzureIdentity {
+	id := &v1.AzureIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
 		Spec: v1.AzureIdentitySpec{
 			ResourceID: "/subscriptions/11111111-1111-1111-1111-111111111111/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/" + name,
 			ClientID:   "client-" + name,
 		},
 	}
+	for _, c := range change {
+		c(&id.Spec)
+	}
+	return id
 }
 
 func aBinding(name, id, selector string, weight int) *v1.AzureIdentityBinding {
@@ -185,40 +189,32 @@ func TestDecide(t *testing.T) {
 
 		{name: "broken", world: func(t *Table) {
 			bound(t, 1)
-			id := anIdentity("one")
-			id.Spec.ResourceID = "x"
-			t.SetIdentity(id)
+			t.SetIdentity(anIdentity("one", func(s *v1.AzureIdentitySpec) { s.ResourceID = "x" }))
 		}, want: "403 IdentityBroken"},
 		{name: "broken, other named", world: func(t *Table) {
 			bound(t, 1, 1)
-			id := anIdentity("one")
-			id.Spec.ResourceID = "x"
-			t.SetIdentity(id)
+			t.SetIdentity(anIdentity("one", func(s *v1.AzureIdentitySpec) { s.ResourceID = "x" }))
 			t.SetAssigned(assigned("web", "two", v1.StateAssigned))
 		}, selector: identity.Selector{ClientID: "client-two"}, want: "allow two"},
 		{name: "broken, named", world: func(t *Table) {
 			bound(t, 1, 1)
-			id := anIdentity("one")
-			id.Spec.ResourceID = "x"
-			t.SetIdentity(id)
+			t.SetIdentity(anIdentity("one", func(s *v1.AzureIdentitySpec) { s.ResourceID = "x" }))
 		}, selector: identity.Selector{ClientID: "client-one"}, want: "403 IdentityBroken"},
 		{name: "other kind", world: func(t *Table) {
 			bound(t, 1)
-			id := anIdentity("one")
-			id.Spec.Type, id.Spec.TenantID, id.Spec.ClientPassword.Name = v1.ServicePrincipalCertificate, "t", "s"
-			t.SetIdentity(id)
+			t.SetIdentity(anIdentity("one", func(s *v1.AzureIdentitySpec) {
+				s.Type, s.TenantID, s.ClientPassword.Name = v1.ServicePrincipalCertificate, "t", "s"
+			}))
 		}, want: "403 TypeNotSupported"},
 		{name: "service principal", config: func(c *Config) { c.Types = append(c.Types, v1.ServicePrincipal) }, world: func(t *Table) {
 			bound(t, 1)
-			id := anIdentity("one")
-			id.Spec.Type, id.Spec.TenantID, id.Spec.ClientPassword.Name = v1.ServicePrincipal, "t", "s"
-			t.SetIdentity(id) // nothing has to come to the node
+			t.SetIdentity(anIdentity("one", func(s *v1.AzureIdentitySpec) {
+				s.Type, s.TenantID, s.ClientPassword.Name = v1.ServicePrincipal, "t", "s"
+			})) // nothing has to come to the node
 		}, want: "allow one"},
 		{name: "managed mode, client ID only", config: func(c *Config) { c.Standard, c.Rules.Managed = false, true }, world: func(t *Table) {
 			bound(t, 1)
-			id := anIdentity("one")
-			id.Spec.ResourceID = ""
-			t.SetIdentity(id)
+			t.SetIdentity(anIdentity("one", func(s *v1.AzureIdentitySpec) { s.ResourceID = "" }))
 		}, want: "allow one"},
 
 		{name: "no match", world: func(t *Table) { bound(t, 1) }, selector: identity.Selector{ClientID: "x"}, want: "400 NoMatch"},
@@ -235,9 +231,7 @@ func TestDecide(t *testing.T) {
 		},
 		{name: "object id of the spec", config: func(c *Config) { c.Standard = false }, world: func(t *Table) {
 			bound(t, 2, 1)
-			id := anIdentity("two")
-			id.Spec.ObjectID = "OID"
-			t.SetIdentity(id)
+			t.SetIdentity(anIdentity("two", func(s *v1.AzureIdentitySpec) { s.ObjectID = "OID" }))
 		}, selector: identity.Selector{ObjectID: "oid"}, want: "allow two"},
 		{
 			name: "object id to learn", config: func(c *Config) { c.Standard = false }, world: func(t *Table) { bound(t, 2, 1) },

@@ -47,7 +47,7 @@ func TestSpellings(t *testing.T) {
 		if took := w.allAssigned(2, began.Add(time.Minute)).Sub(began); took > 2*time.Second {
 			t.Errorf("assigned after %v", took)
 		}
-		updates := func() int { return len(azure.world.Log().Find(emulator.Filter{Method: http.MethodPatch})) }
+		updates := func() int { return len(azure.World.Log().Find(emulator.Filter{Method: http.MethodPatch})) }
 		if w.wait(4 * drift); updates() != 1 {
 			t.Errorf("%d updates, want the one that attached it", updates())
 		}

@@ -58,7 +58,7 @@ func throttledOnce(t *testing.T, fault emulator.Fault, counts bool) {
 	azure.silent = !counts
 	fault.Name, fault.Surface, fault.Status, fault.Count = "once", emulator.SurfaceARM, http.StatusTooManyRequests, 1
 	fault.RetryAfter = int(throttledFor.Seconds())
-	if err := azure.world.SetFault(fault); err != nil {
+	if err := azure.World.SetFault(fault); err != nil {
 		t.Fatal(err)
 	}
 	w := newWorld(setup{Namespaced: true, Grace: time.Hour, Writers: throttledPods}, io.Discard)
@@ -79,7 +79,7 @@ func throttledOnce(t *testing.T, fault emulator.Fault, counts bool) {
 		t.Errorf("all assigned after %v, want %v at most", took, most)
 	}
 	refused := 0
-	for _, r := range azure.world.Log().Find(emulator.Filter{}) {
+	for _, r := range azure.World.Log().Find(emulator.Filter{}) {
 		t.Log(r.Time.Sub(began), r.Method, r.Status, r.Path)
 		if r.Status == http.StatusTooManyRequests {
 			refused++
