@@ -65,11 +65,7 @@ func (n *farNode) count() {
 	}
 	n.leaked = &nftables.Rule{Table: table, Chain: chain}
 	pods := netip.MustParsePrefix("10.244.0.0/16").Addr().As4()
-	n.must(n.outside.Do(func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
+	changeTables(n.t, n.outside, func(c *nftables.Conn) {
 		c.AddTable(table)
 		c.AddChain(chain)
 		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
@@ -77,8 +73,23 @@ func (n *farNode) count() {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: pods[:2]},
 			&expr.Counter{},
 		}})
+	})
+}
+
+// changeTables changes the rules of nftables in a namespace, in one transaction.
+func changeTables(t *testing.T, in *testnet.Net, change func(*nftables.Conn)) {
+	t.Helper()
+	err := in.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		change(c)
 		return c.Flush()
-	}))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // leaks returns how many packets of pods have arrived.
@@ -105,6 +116,14 @@ func (n *farNode) leaks() (packets uint64) {
 	return packets
 }
 
+// noLeaks expects that no packets of pods have arrived besides those of before.
+func (n *farNode) noLeaks(before uint64) {
+	n.t.Helper()
+	if leaked := n.leaks() - before; leaked != 0 {
+		n.t.Errorf("%d packets of the pod reached the metadata service", leaked)
+	}
+}
+
 func (n *farNode) must(err error) {
 	n.t.Helper()
 	if err != nil {
@@ -117,7 +136,7 @@ func (n *farNode) must(err error) {
 func TestClosedAlways(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()
-	if _, _, err := n.get(n.web, "169.254.169.254:80", "/metadata/instance"); err != nil || n.leaks() == 0 {
+	if _, _, err := n.get(n.web, metadataService, "/metadata/instance"); err != nil || n.leaks() == 0 {
 		t.Fatalf("the pod must reach the service without an agent, else this proves nothing: %v, %d packets", err, n.leaks())
 	}
 	p := n.start()
@@ -137,7 +156,7 @@ func TestClosedAlways(t *testing.T) {
 			signal = syscall.SIGTERM
 		}
 		p.stop(signal)
-		if _, _, err := n.get(n.web, "169.254.169.254:80", tokenURL); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, _, err := n.get(n.web, metadataService, tokenURL); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("between two agents: %v, want connection refused", err)
 		}
 		p = n.start()
@@ -147,9 +166,7 @@ func TestClosedAlways(t *testing.T) {
 	close(stop)
 	pod.Wait()
 	t.Logf("%d requests answered, %d refused, %d cut", answered.Load(), refused.Load(), other.Load())
-	if leaked := n.leaks() - before; leaked != 0 {
-		t.Errorf("%d packets of the pod reached the metadata service", leaked)
-	}
+	n.noLeaks(before)
 	if answered.Load() == 0 || refused.Load() == 0 {
 		t.Error("the pod did not meet both an agent and none")
 	}
@@ -167,7 +184,7 @@ func (n *farNode) hammer(stop <-chan struct{}, answered, refused, other *atomic.
 			return
 		}
 		began := time.Now()
-		_, _, err := n.get(n.web, "169.254.169.254:80", tokenURL)
+		_, _, err := n.get(n.web, metadataService, tokenURL)
 		switch {
 		case err == nil:
 			answered.Add(1)
@@ -218,24 +235,13 @@ func TestBootOrder(t *testing.T) {
 	n.connect() // pods come later
 	before := n.leaks()
 	n.wantSoon(n.web, tokenURL, 200, "access_token")
-	if leaked := n.leaks() - before; leaked != 0 {
-		t.Errorf("%d packets of the pod reached the metadata service", leaked)
-	}
+	n.noLeaks(before)
 
-	n.must(n.node.node.Do(func() error { // nft flush ruleset
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		c.FlushRuleset()
-		return c.Flush()
-	}))
+	changeTables(t, n.node.node, (*nftables.Conn).FlushRuleset)
 	p.saysTimes(saysPlaced, 2)
 	before = n.leaks()
 	n.want(n.web, tokenURL, 200, "access_token")
-	if leaked := n.leaks() - before; leaked != 0 {
-		t.Errorf("after a flush %d packets of the pod reached the metadata service", leaked)
-	}
+	n.noLeaks(before)
 }
 
 // TestOldConnections: connections are cut even though --enable-conntrack-deletion is deprecated.
@@ -300,12 +306,10 @@ func TestBootGuard(t *testing.T) {
 	}
 	guard.exited <- nil
 	n.connect() // the kubelet starts the pods that were there
-	if _, _, err := n.get(n.web, "169.254.169.254:80", tokenURL); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, _, err := n.get(n.web, metadataService, tokenURL); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("before the agent: %v, want connection refused", err)
 	}
-	if leaks := n.leaks(); leaks != 0 {
-		t.Errorf("%d packets of the pod reached the metadata service", leaks)
-	}
+	n.noLeaks(0)
 	n.start()
 	n.probe("/readyz", 200, "ok")
 	n.wantSoon(n.web, tokenURL, 200, "access_token")
@@ -317,7 +321,5 @@ func TestBootGuard(t *testing.T) {
 	again.exited <- nil
 	again.says("left the rules to the agent that serves")
 	n.want(n.web, tokenURL, 200, "access_token")
-	if leaks := n.leaks(); leaks != 0 {
-		t.Errorf("%d packets of the pod reached the metadata service", leaks)
-	}
+	n.noLeaks(0)
 }

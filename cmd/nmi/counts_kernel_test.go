@@ -1,11 +1,11 @@
 package main
 
 import (
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/nftables"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // TestRedirectCounts flushes the rules twice. Each repair is counted, even one that needs no retry.
@@ -15,17 +15,7 @@ func TestRedirectCounts(t *testing.T) {
 	n.probe("/readyz", 200, "ok")
 	n.metric(`aadpodidentity_nmi_redirect_changes_total{result="set"} 1`)
 	for _, want := range []string{"1", "2"} {
-		err := n.node.Do(func() error {
-			c, err := nftables.New()
-			if err != nil {
-				return err
-			}
-			c.FlushRuleset()
-			return c.Flush()
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		changeTables(t, n.node, (*nftables.Conn).FlushRuleset)
 		n.metric(`aadpodidentity_nmi_redirect_changes_total{result="repaired"} ` + want)
 	}
 	n.metric(`aadpodidentity_nmi_redirect_changes_total{result="set"} 1`)
@@ -34,15 +24,5 @@ func TestRedirectCounts(t *testing.T) {
 // metric waits until the metrics have a line.
 func (n *node) metric(line string) {
 	n.t.Helper()
-	deadline := time.Now().Add(atMost)
-	for {
-		_, body, err := n.get(n.node, "127.0.0.1:9090", "/metrics")
-		if err == nil && strings.Contains(body, line+"\n") {
-			return
-		}
-		if time.Now().After(deadline) {
-			n.t.Fatalf("%v, no line %s in\n%s", err, line, body)
-		}
-		<-time.After(50 * time.Millisecond)
-	}
+	testenv.Eventually(n.t, line, func() string { return n.wrong(n.node, "127.0.0.1:9090", "/metrics", 200, line+"\n") })
 }

@@ -89,7 +89,7 @@ func (n *node) worksIn(t *testing.T, during time.Duration) {
 	slowest := map[string]time.Duration{}
 	for end := time.Now().Add(during); time.Now().Before(end); <-time.After(10 * time.Millisecond) {
 		began := time.Now()
-		status, body, err := n.get(n.api, "169.254.169.254:80", tokenURL)
+		status, body, err := n.get(n.api, metadataService, tokenURL)
 		if err != nil || status != 200 {
 			t.Fatalf("the neighbor gets %d %s %v", status, body, err)
 		}

@@ -48,7 +48,7 @@ func TestHostEndpoint(t *testing.T) {
 		}
 	}
 	// The redirect leads to the agent's listener for pods, which does not serve that path.
-	if status, body, err := n.get(n.web, "169.254.169.254:80", hostToken); err != nil || status != 404 {
+	if status, body, err := n.get(n.web, metadataService, hostToken); err != nil || status != 404 {
 		t.Errorf("through the redirect: %d %s %v, want 404", status, body, err)
 	}
 }
@@ -84,11 +84,7 @@ func (n *farNode) hostPort(node, pod netip.Addr, port uint16) {
 	chain := &nftables.Chain{
 		Name: "ports", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
 	}
-	n.must(n.node.node.Do(func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
+	changeTables(n.t, n.node.node, func(c *nftables.Conn) {
 		c.AddTable(table)
 		c.AddChain(chain)
 		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
@@ -101,8 +97,7 @@ func (n *farNode) hostPort(node, pod netip.Addr, port uint16) {
 			&expr.Immediate{Register: 1, Data: pod.AsSlice()},
 			&expr.NAT{Type: expr.NATTypeDestNAT, Family: syscall.AF_INET, RegAddrMin: 1},
 		}})
-		return c.Flush()
-	}))
+	})
 }
 
 // TestHostEndpointExposed: if the endpoint is on an address that pods reach, only loopback gets

@@ -20,6 +20,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -209,40 +210,35 @@ func (n *node) get(from *testnet.Net, address, target string) (int, string, erro
 	return resp.StatusCode, string(body), err
 }
 
+// wrong returns "" if a request gets this answer, and otherwise what it gets.
+func (n *node) wrong(from *testnet.Net, address, target string, status int, says string) string {
+	got, body, err := n.get(from, address, target)
+	if err != nil || got != status || !strings.Contains(body, says) {
+		return fmt.Sprintf("got %d %s %v, want %d and %q", got, body, err, status, says)
+	}
+	return ""
+}
+
+const metadataService = "169.254.169.254:80"
+
 // want sends a request from a pod to the metadata service.
 func (n *node) want(from *testnet.Net, target string, status int, says string) {
 	n.t.Helper()
-	got, body, err := n.get(from, "169.254.169.254:80", target)
-	if err != nil || got != status || !strings.Contains(body, says) {
-		n.t.Errorf("%s: got %d %s %v, want %d and %q", target, got, body, err, status, says)
+	if wrong := n.wrong(from, metadataService, target, status, says); wrong != "" {
+		n.t.Errorf("%s: %s", target, wrong)
 	}
 }
 
 // wantSoon does the same until a change is visible.
 func (n *node) wantSoon(from *testnet.Net, target string, status int, says string) {
 	n.t.Helper()
-	for deadline := time.Now().Add(atMost); time.Now().Before(deadline); <-time.After(50 * time.Millisecond) {
-		if got, body, err := n.get(from, "169.254.169.254:80", target); err == nil && got == status && strings.Contains(body, says) {
-			return
-		}
-	}
-	n.want(from, target, status, says)
+	testenv.Eventually(n.t, target, func() string { return n.wrong(from, metadataService, target, status, says) })
 }
 
 // probe waits until a probe answers with the status.
 func (n *node) probe(target string, status int, says string) {
 	n.t.Helper()
-	deadline := time.Now().Add(atMost)
-	for {
-		got, body, err := n.get(n.node, "127.0.0.1:8080", target)
-		if err == nil && got == status && strings.Contains(body, says) {
-			return
-		}
-		if time.Now().After(deadline) {
-			n.t.Fatalf("%s: got %d %s %v, want %d and %q", target, got, body, err, status, says)
-		}
-		<-time.After(50 * time.Millisecond)
-	}
+	testenv.Eventually(n.t, target, func() string { return n.wrong(n.node, "127.0.0.1:8080", target, status, says) })
 }
 
 // TestNode runs an agent on a node from its start to its end.
@@ -294,7 +290,7 @@ func TestNode(t *testing.T) {
 	// Without the agent, pods are refused and do not reach the metadata service.
 	asked := n.questions()
 	p.stop(syscall.SIGTERM)
-	if _, _, err := n.get(n.web, "169.254.169.254:80", tokenURL); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, _, err := n.get(n.web, metadataService, tokenURL); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("without the agent: %v, want connection refused", err)
 	}
 	if n.questions() != asked {

@@ -71,12 +71,18 @@ const (
 // underLoad returns a node with a pod that sends requests without pause, and the agent that answers
 // them.
 func underLoad(t *testing.T) (*node, *load, *process) {
+	n, p := serving(t)
+	return n, n.startLoad(n.web), p
+}
+
+// serving returns a node with a pod that has an identity, and a ready agent.
+func serving(t *testing.T) (*node, *process) {
 	n := newNode(t)
 	n.pod("web", "10.244.0.2", "Running")
 	n.grant("web")
 	p := n.start()
 	n.probe("/readyz", 200, "ok")
-	return n, n.startLoad(n.web), p
+	return n, p
 }
 
 // TestRolls replaces the agent several times.
@@ -127,11 +133,7 @@ func TestRollBack(t *testing.T) {
 
 // TestHostRolls sends requests as processes of the host do, while the agent is replaced.
 func TestHostRolls(t *testing.T) {
-	n := newNode(t)
-	n.pod("web", "10.244.0.2", "Running")
-	n.grant("web")
-	older := n.start()
-	n.probe("/readyz", 200, "ok")
+	n, older := serving(t)
 	stop, asked := make(chan struct{}), make(chan int)
 	go func() {
 		count := 0

@@ -87,15 +87,8 @@ func TestWireServerOpen(t *testing.T) {
 // flushForward removes the rules of the forward chain, as another program may.
 func (n *farNode) flushForward() {
 	n.t.Helper()
-	n.must(n.node.node.Do(func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		table := &nftables.Table{Name: "podid", Family: nftables.TableFamilyIPv4}
-		c.FlushChain(&nftables.Chain{Name: "forward", Table: table})
-		return c.Flush()
-	}))
+	table := &nftables.Table{Name: "podid", Family: nftables.TableFamilyIPv4}
+	changeTables(n.t, n.node.node, func(c *nftables.Conn) { c.FlushChain(&nftables.Chain{Name: "forward", Table: table}) })
 }
 
 // cleanUp runs nmi --cleanup in the node's namespace.
