@@ -163,7 +163,7 @@ func newAgentUnderTest(t *testing.T, azure *emulator.Emulator, api string) *agen
 		Rules: identity.Rules{ForceNamespaced: true}, Standard: true, Node: "n1", Types: served(), ArrivalLimit: time.Second, BindingLimit: time.Second,
 	})
 	log := funcr.New(func(prefix, args string) {
-		fmt.Fprintln(&a.log, prefix, args)
+		_, _ = fmt.Fprintln(&a.log, prefix, args)
 	}, funcr.Options{Verbosity: 10})
 	metrics, known, limiter := observe.NewMetrics(nil), make(chan struct{}), fair.New(tokenLimits())
 	close(known)
