@@ -138,7 +138,7 @@ func (t *tables) SetPolicy(object *v1.AzureIdentityPolicy) {
 func build(stop, fetches context.Context, o *options, config *rest.Config, log logr.Logger) (*agent, error) {
 	a := &agent{
 		o: o, log: log, registry: prometheus.NewRegistry(), health: &observe.Health{}, lifecycle: lifecycle.New(log),
-		own: cluster.NewOwnIdentities(o.cluster.set()), known: make(chan struct{}),
+		own: cluster.NewOwnIdentities(o.cluster.set()), known: make(chan struct{}), capture: capture{settled: make(chan struct{})},
 	}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.metrics = observe.NewMetrics(a.registry)
@@ -231,8 +231,8 @@ func (a *agent) newServer(stop, fetches context.Context, objects *cluster.Object
 		Attester: a.tables.attest, Authorizer: a.tables.Table, Tokens: a.tokens,
 		Known: a.known, Stopping: stop.Done(),
 		Upstream: upstream, TokenLimiter: tokenLimiter, OtherLimiter: fair.New(otherLimits()),
-		Probes:        a.health.Handler(),
-		ProofRequired: a.o.capture.way == captureRequire, HeaderRequired: answers.headerRequired, BlockInstance: answers.blockInstance, BlockAttested: answers.blockAttested,
+		Probes:      a.health.Handler(),
+		WireRefusal: a.wireRefusal, HeaderRequired: answers.headerRequired, BlockInstance: answers.blockInstance, BlockAttested: answers.blockAttested,
 		AllowUserData: !answers.blockUserData, RetryAfter: answers.retryAfter, AnyInterface: answers.anyInterface,
 		HostTokenTCP: a.o.ports.hostTokenTCP,
 		AttestLimit:  attestLimit, MaxPending: maxPending, MaxPendingPerPod: maxPendingPerPod,

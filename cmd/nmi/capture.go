@@ -28,6 +28,7 @@ import (
 	"github.com/podid-io/podid/internal/hook"
 	"github.com/podid-io/podid/internal/hook/program"
 	"github.com/podid-io/podid/internal/kubepods"
+	"github.com/podid-io/podid/internal/reason"
 )
 
 // The ways of --capture.
@@ -69,41 +70,74 @@ func (o *captureOptions) validate() error {
 
 // capture is the state of capture inside pods.
 type capture struct {
-	last  atomic.Pointer[error] // of the last check, nil before the first
-	ended sync.Once
+	last atomic.Pointer[error] // of the last check, nil before the first
+	// settled is closed once it is known whether this agent captures inside pods: with prefer after
+	// the first check, with require after the first that succeeds.
+	settled chan struct{}
+	settle  sync.Once
+	// ended means that an agent on the wire has looked for what an earlier agent left. left is why it
+	// could not be removed.
+	ended bool
+	left  atomic.Pointer[error]
 }
 
 // endCapture removes what an earlier agent with another --capture has put in place. Until then pods
-// are refused, so it is called once the redirect is in place.
+// are refused, so it is called once the redirect is in place. It looks only once: what appears later
+// is a newer agent's. It must not be called concurrently.
 func (a *agent) endCapture() {
-	if _, err := os.Stat(a.o.capture.pins); a.o.capture.way != captureWire || err != nil {
+	if a.o.capture.way != captureWire || a.capture.ended {
 		return
 	}
-	a.capture.ended.Do(func() {
-		if err := program.Remove(a.o.capture.pins); err != nil {
-			a.log.Error(err, "cannot remove what captured requests inside pods: pods are refused; run nmi --cleanup, or --capture=prefer")
-			return
-		}
-		a.log.Info("no longer capturing requests inside pods")
-	})
+	if _, err := os.Stat(a.o.capture.pins); err != nil {
+		a.capture.ended = true
+		return
+	}
+	err := program.Remove(a.o.capture.pins)
+	if a.capture.left.Store(&err); err != nil {
+		a.log.Error(err, "cannot remove what captured requests inside pods, retrying: pods are refused; run nmi --cleanup on the node")
+		return
+	}
+	a.capture.ended = true
+	a.log.Info("no longer capturing requests inside pods")
 }
 
 // captureRetry is the pause after a failure: what is missing on the node may come later.
 const captureRetry = 30 * time.Second
 
-// captureInPods captures requests inside pods until ctx ends. While that is not possible, pods'
-// requests are redirected on the wire.
+// captureInPods captures requests inside pods until ctx ends, from when the cluster is known. While
+// that is not possible, pods' requests are redirected on the wire.
 func (a *agent) captureInPods(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-a.known:
+	}
 	for ctx.Err() == nil {
 		err := a.serveInPods(ctx)
 		if ctx.Err() != nil {
-			return
+			break
 		}
+		a.release()
 		a.setCapture(err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(captureRetry):
 		}
+	}
+	select {
+	case <-a.lifecycle.Turn():
+	default:
+		a.release() // an older agent goes on serving pods
+	}
+}
+
+// release lets pods reach the redirect, unless another agent captures inside them.
+func (a *agent) release() {
+	if a.o.capture.way != capturePrefer {
+		return
+	}
+	if err := hook.Release(a.o.capture.lock, a.o.capture.pins); err != nil {
+		a.log.Error(err, "cannot remove what captures requests inside pods: some pods are refused; run nmi --cleanup on the node")
 	}
 }
 
@@ -116,8 +150,24 @@ func (a *agent) checkCapture() error {
 	return *last
 }
 
+// wireRefusal returns why a request that came on the wire is refused, or nil.
+func (a *agent) wireRefusal() *reason.Refusal {
+	if a.o.capture.way != captureRequire {
+		return nil
+	}
+	select {
+	case <-a.capture.settled:
+		return reason.CallerNotProven.Refuse("this node answers pods inside their own network only: the request came on the node's network")
+	default:
+		return reason.NotReady.Refuse("the node agent does not serve pods inside their own network yet: try again")
+	}
+}
+
 // checkDataplane returns why pods' requests do not reach the agent on this node.
 func (a *agent) checkDataplane() error {
+	if left := a.capture.left.Load(); left != nil && *left != nil {
+		return fmt.Errorf("pods are refused by what captured inside them: %w", *left)
+	}
 	if a.checkCapture() == nil {
 		return nil // whatever the node's network does
 	}
@@ -128,6 +178,9 @@ func (a *agent) checkDataplane() error {
 func (a *agent) setCapture(err error) {
 	before := a.capture.last.Swap(&err)
 	a.metrics.CaptureState(err == nil)
+	if err == nil || a.o.capture.way == capturePrefer {
+		a.capture.settle.Do(func() { close(a.capture.settled) })
+	}
 	switch {
 	case err != nil && (before == nil || *before == nil || (*before).Error() != err.Error()):
 		a.log.Error(err, "cannot capture requests inside pods, retrying: they come on the wire, where --capture=require refuses them")
@@ -146,7 +199,10 @@ func (a *agent) serveInPods(ctx context.Context) error {
 	if err := sockdiag.Check(ctx); err != nil {
 		return err
 	}
-	private, err := os.MkdirTemp("", "podid-")
+	if err := os.MkdirAll(filepath.Dir(o.lock), 0o755); err != nil {
+		return fmt.Errorf("make folder for the lock of holders: %w", err)
+	}
+	private, err := os.MkdirTemp(filepath.Dir(o.lock), "agent-")
 	if err != nil {
 		return fmt.Errorf("make folder for the holder's socket: %w", err)
 	}
@@ -154,6 +210,8 @@ func (a *agent) serveInPods(ctx context.Context) error {
 	pods, socket := filepath.Join(o.groups, folder), filepath.Join(private, "holder.sock")
 	index := podgroups.New(pods)
 	listener := inpod.New(socket, perNamespace, index, a.log)
+	limits := podLimits
+	limits.EqualHosts = true // both ends of all these connections are 127.0.0.1
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		settings := a.holderSettings(pods, socket)
@@ -163,7 +221,7 @@ func (a *agent) serveInPods(ctx context.Context) error {
 	group.Go(func() error { return index.Run(ctx) })
 	group.Go(func() error { return listener.Run(ctx) })
 	group.Go(func() error {
-		return connections.Serve(ctx, a.lifecycle.Count(listener), proven{}, a.lifecycle.Handler(a.server.ServePod), podLimits, a.log)
+		return connections.Serve(ctx, a.lifecycle.Count(listener), proven{}, a.lifecycle.Handler(a.server.ServePod), limits, a.log)
 	})
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("capture requests inside pods: %w", err)
@@ -185,7 +243,7 @@ func onceComplete(ctx context.Context, complete <-chan struct{}, report func(err
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if whole = true; checked {
+		if whole = true; checked && ctx.Err() == nil {
 			report(last)
 		}
 	}()
@@ -198,14 +256,17 @@ func onceComplete(ctx context.Context, complete <-chan struct{}, report func(err
 	}
 }
 
-// perNamespace is how many connections of one network namespace are open at most.
-const perNamespace = 256
+// perNamespace is how many connections of one network namespace are open at most. It is more than
+// the server allows one pod, so that the server can close a pod's idle connections for new ones.
+const perNamespace = podConnections + 16
 
 func (a *agent) holderSettings(pods, socket string) hook.Settings {
 	o, to := a.o.capture, a.o.redirect
 	return hook.Settings{
 		Metadata: netip.MustParseAddrPort(to.upstream()), Closed: to.closed(), Listen: netip.MustParseAddrPort(o.address),
-		Group: pods, Namespaces: o.namespaces, Pins: o.pins, Lock: o.lock, Socket: socket,
+		// On nodes whose network passes by the redirect, pods would wait for an answer in vain.
+		PassAbsent: o.way == capturePrefer && a.dataplane.Ready() == nil,
+		Group:      pods, Namespaces: o.namespaces, Pins: o.pins, Lock: o.lock, Socket: socket,
 	}
 }
 
@@ -216,13 +277,15 @@ type proven struct{}
 func (proven) Of(c net.Conn) attest.Origin {
 	for {
 		conn, ok := c.(*inpod.Conn)
-		if ok && conn.Pod != "" {
+		switch wrapper, wraps := c.(interface{ NetConn() net.Conn }); {
+		case ok && conn.Pod != "":
 			return attest.Origin{Pod: types.UID(conn.Pod)}
+		case ok:
+			return attest.Origin{Outside: conn.Namespace}
+		case wraps:
+			c = wrapper.NetConn()
+		default:
+			return attest.Origin{} // no pod matches
 		}
-		wrapper, wraps := c.(interface{ NetConn() net.Conn })
-		if ok || !wraps {
-			return attest.Origin{Outside: true}
-		}
-		c = wrapper.NetConn()
 	}
 }

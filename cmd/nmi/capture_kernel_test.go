@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,6 +90,17 @@ func (n *inPods) bound(name, uid string, labels map[string]any) string {
 		"status": map[string]any{"phase": "Pending"},
 	}, nil)
 	return hooktest.Group(n.t, n.top, "kubepods", "burstable", "pod"+uid, "app")
+}
+
+// addressed gives a pod an address.
+func (n *inPods) addressed(name, uid, ip string) {
+	n.kube.apply("pods", "v1", "Pod", name, map[string]any{
+		"metadata": map[string]any{
+			"namespace": "shop", "name": name, "uid": uid, "resourceVersion": "2000", "labels": map[string]any{"aadpodidbinding": name},
+		},
+		"spec":   map[string]any{"nodeName": "node-1", "containers": []any{}},
+		"status": map[string]any{"phase": "Running", "podIP": ip, "podIPs": []any{map[string]any{"ip": ip}}, "hostIP": "10.244.0.1"},
+	}, nil)
 }
 
 // ask asks as a process in a network namespace and a control group.
@@ -204,6 +216,30 @@ func TestCaptureRolled(t *testing.T) {
 	older := n.start(n.flags()...)
 	n.probe("/readyz", 200, "ok")
 	n.capturing("1")
+	n.rolls(pod, group, older, slices.Repeat([]rolled{{"prefer", saysInPods}}, 3)...)
+}
+
+// TestCaptureSwitched: an agent is replaced by one with another --capture. No request fails on a
+// network that both ways work on.
+func TestCaptureSwitched(t *testing.T) {
+	n := newInPods(t)
+	group := n.bound("web", "00000000-0000-4000-8000-00000000000a", map[string]any{"aadpodidbinding": "web"})
+	n.addressed("web", "00000000-0000-4000-8000-00000000000a", "10.244.0.2")
+	n.grant("web")
+	n.namespaces.Add("web", n.web)
+	older := n.start(append(n.flags(), "--capture=wire")...)
+	n.probe("/readyz", 200, "ok")
+	n.rolls(n.web, group, older, rolled{"prefer", saysInPods}, rolled{"wire", "no longer capturing requests inside pods"},
+		rolled{"require", saysInPods}, rolled{"prefer", saysInPods})
+}
+
+// rolled is an agent that replaces another one, and what it logs once it serves pods.
+type rolled struct{ capture, says string }
+
+// rolls replaces an agent several times while a pod asks without pause.
+func (n *inPods) rolls(pod *testnet.Net, group string, older *process, agents ...rolled) {
+	t := n.t
+	t.Helper()
 	stop, asked := make(chan struct{}), make(chan int)
 	go func() {
 		count := 0
@@ -220,10 +256,10 @@ func TestCaptureRolled(t *testing.T) {
 			count++
 		}
 	}()
-	for range 3 { // as the DaemonSet does: the old one ends when the new one is ready
-		newer := n.start(n.flags()...)
+	for _, agent := range agents { // as the DaemonSet does: the old one ends when the new one is ready
+		newer := n.start(append(n.flags(), "--capture="+agent.capture)...)
 		newer.says(saysPlaced)
-		newer.says(saysInPods)
+		newer.says(agent.says)
 		older.stop(syscall.SIGTERM)
 		older = newer
 	}

@@ -86,8 +86,19 @@ func (a *agent) openPorts(ctx context.Context) (servers daemon.Servers, err erro
 	return servers, err
 }
 
+// canServe returns a channel that is closed once this agent can serve pods.
+func (a *agent) canServe() <-chan struct{} {
+	if a.o.capture.way == captureWire {
+		return a.cluster.Synced()
+	}
+	return a.capture.settled // the cluster is known before
+}
+
 // podLimits bound the connections of pods, by either way.
-var podLimits = connections.Limits{Total: 2048, PerSource: 256} //nolint:gochecknoglobals // a constant
+var podLimits = connections.Limits{Total: 2048, PerSource: podConnections} //nolint:gochecknoglobals // a constant
+
+// podConnections is how many connections of one pod are open at most.
+const podConnections = 256
 
 // start starts everything that runs until ctx ends.
 func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Listener) {
@@ -100,7 +111,7 @@ func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Liste
 		group.Go(func() error { return a.o.node.kubenet.Watch(ctx, interval) })
 	}
 	group.Go(func() error {
-		if err := a.lifecycle.AwaitTurn(ctx, a.cluster.Synced(), func() string { return strings.Join(a.health.Ready(), "; ") }); err != nil {
+		if err := a.lifecycle.AwaitTurn(ctx, a.canServe(), func() string { return strings.Join(a.health.Ready(), "; ") }); err != nil {
 			return unlessDone(ctx, err)
 		}
 		a.redirect.Run(ctx, interval, a.setRedirect)

@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +30,8 @@ type Settings struct {
 	// Metadata is the metadata service. Closed are services that pods never reach.
 	Metadata netip.AddrPort
 	Closed   []netip.AddrPort
+	// PassAbsent is program.Config's.
+	PassAbsent bool
 	// Listen is the address of the listeners in pods' namespaces.
 	Listen netip.AddrPort
 	// Group is the folder of the pods' control group.
@@ -43,7 +47,7 @@ type Settings struct {
 	Socket string
 	Users  []uint32
 	// Checked is called with the result of each check: nil once everything is in place. It is called
-	// once a minute, and after every change of the uplinks.
+	// once a minute, and after changes of the uplinks. If a program is gone, Serve returns instead.
 	Checked func(error)
 }
 
@@ -51,21 +55,17 @@ type Settings struct {
 // put in place here, or the holder cannot go on. What is in place stays. It must run in the node's
 // own network namespace, on Linux 5.14 or newer.
 func Serve(ctx context.Context, s Settings, log logr.Logger) error {
-	config := program.Config{Metadata: s.Metadata, Closed: s.Closed}
+	config := program.Config{Metadata: s.Metadata, Closed: s.Closed, PassAbsent: s.PassAbsent}
 	var err1, err2 error
 	config.Node, err1 = netns.Cookie()
 	config.Pods, err2 = program.GroupID(s.Group)
-	if err := errors.Join(err1, err2); err != nil {
+	_, err3 := os.Stat(s.Namespaces)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(s.Lock), 0o755); err != nil {
 		return fmt.Errorf("make folder for the lock of holders: %w", err)
 	}
-	programs, err := program.Attach(config, s.Group, s.Pins)
-	if err != nil {
-		return err
-	}
-	defer programs.Close()
 	place, err := generation.Open(s.Lock)
 	if err != nil {
 		return err
@@ -75,14 +75,33 @@ func Serve(ctx context.Context, s Settings, log logr.Logger) error {
 	if err != nil {
 		return err
 	}
+	programs, err := program.Attach(config, s.Group, s.Pins) // last: from here on pods are refused without listeners
+	if err != nil {
+		return errors.Join(err, agents.Close())
+	}
+	defer programs.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return New(Config{
 			Programs: programs, Generation: place, Folder: s.Namespaces, Node: config.Node, Listen: s.Listen, Agents: agents,
 		}, log).Run(ctx)
 	})
-	group.Go(func() error { newGuards(programs, s).run(ctx, log); return nil })
+	group.Go(func() error { return newGuards(programs, s).run(ctx, log) })
 	return group.Wait()
+}
+
+// Release removes the programs of holders that have ended, unless another holder is serving.
+func Release(lock, pins string) error {
+	place, err := generation.Open(lock)
+	if err != nil { // then no holder can have used it
+		return errors.Join(err, program.Remove(pins))
+	}
+	defer func() { _ = place.Close() }()
+	err = place.Do(func() error { return program.Remove(pins) })
+	if errors.Is(err, generation.ErrNewer) {
+		return nil
+	}
+	return err
 }
 
 // checkEvery is the time between two checks of the programs.
@@ -96,57 +115,102 @@ type guards struct {
 
 	mu      sync.Mutex
 	uplinks []program.Uplink
+	done    bool       // there was a check
+	lost    chan error // gets an error if a program is no longer there
 }
 
 func newGuards(programs *program.Hook, s Settings) *guards {
-	g := &guards{programs: programs, targets: []netip.Addr{s.Metadata.Addr()}, checked: s.Checked}
+	g := &guards{programs: programs, targets: []netip.Addr{s.Metadata.Addr()}, checked: s.Checked, lost: make(chan error, 1)}
 	for _, to := range s.Closed {
 		g.targets = append(g.targets, to.Addr())
 	}
 	return g
 }
 
-// run watches the uplinks and checks until ctx ends.
-func (g *guards) run(ctx context.Context, log logr.Logger) {
-	var checks sync.WaitGroup
-	defer checks.Wait()
-	checks.Go(func() {
-		ticker := time.NewTicker(checkEvery)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-				g.check()
-			}
+// run watches the uplinks and checks until ctx ends, or a program is no longer there.
+func (g *guards) run(ctx context.Context, log logr.Logger) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel() // before the wait
+	watch.Go(func() { uplinks.Watch(ctx, g.targets, g.guard, log) })
+	ticker := time.NewTicker(checkEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-g.lost:
+			return err
+		case <-ticker.C:
+			g.check()
 		}
-	})
-	uplinks.Watch(ctx, g.targets, g.guard, log)
+	}
 }
 
-// guard puts a guard on each uplink.
+// guard puts a guard on each uplink, unless they are in place. It does not where connect4 and
+// connect6 are gone: another agent has removed them, and a guard alone would drop what host-network
+// pods send.
 func (g *guards) guard(all []uplinks.Uplink) error {
+	if g.programsLost() {
+		return nil
+	}
 	on := make([]program.Uplink, 0, len(all))
 	var failures []error
 	for _, u := range all {
 		uplink := program.Uplink{Index: u.Index, Ethernet: u.Ethernet}
+		if g.programs.Guarded(uplink) == nil {
+			on = append(on, uplink)
+			continue
+		}
 		if err := g.programs.Guard(uplink); err != nil {
 			failures = append(failures, fmt.Errorf("guard interface %s: %w", u.Name, err))
 		}
 		on = append(on, uplink)
 	}
 	g.mu.Lock()
+	changed := !slices.Equal(g.uplinks, on)
 	g.uplinks = on
 	g.mu.Unlock()
-	g.check()
-	return errors.Join(failures...)
+	if err := errors.Join(failures...); err != nil {
+		g.checked(err)
+		return err
+	}
+	if changed || !g.any() {
+		g.check()
+	}
+	return nil
+}
+
+// any reports whether there has been a check.
+func (g *guards) any() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.done
+}
+
+// programsLost reports whether connect4 or connect6 is gone, and lets run return why.
+func (g *guards) programsLost() bool {
+	err := g.programs.Attached()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	select {
+	case g.lost <- fmt.Errorf("another process has removed the programs: %w", err):
+	default:
+	}
+	return true
 }
 
 // check reports whether everything is in place.
 func (g *guards) check() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.done = true
+	if g.programsLost() {
+		return
+	}
 	err := g.programs.Check()
 	for _, u := range g.uplinks {
 		err = errors.Join(err, g.programs.Guarded(u))

@@ -20,6 +20,9 @@ type Limits struct {
 	// direction. Linux reserves twice as much. Without them it buffers several megabytes for a
 	// client that sends without pause or does not read.
 	ReadBuffer, WriteBuffer int
+	// EqualHosts means that processes of the same host have no precedence: each connection looks like
+	// one of them.
+	EqualHosts bool
 }
 
 // minIdle is how long a connection without a request is kept, even if others need its place. It is
@@ -33,7 +36,8 @@ const minIdle = time.Second
 //   - When Total are open, the source with the most of them loses one to a source that has fewer.
 //   - When no source has more than another, a source without a connection gets the place of the
 //     longest idle one.
-//   - A process of the same host, such as the kubelet with its probes, always gets a place.
+//   - A process of the same host, such as the kubelet with its probes, always gets a place, unless
+//     the limits say EqualHosts.
 //
 // Everything else is closed at once. Accept may be called by one goroutine at a time, the other
 // methods by any.
@@ -123,7 +127,7 @@ func (l *Listener) admit(c *Conn) (evicted *Conn, ok bool) {
 		if evicted = l.ofGreediest(len(own) + 1); evicted == nil && len(own) == 0 {
 			evicted = longestIdle(l.all(), minIdle)
 		}
-		if evicted == nil && sameHost(c.Conn) {
+		if evicted == nil && !l.limits.EqualHosts && sameHost(c.Conn) {
 			evicted = l.ofOthers(c.source)
 		}
 	}

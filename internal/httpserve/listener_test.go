@@ -239,3 +239,47 @@ func TestSameHost(t *testing.T) {
 		t.Errorf("%d of the two others were closed for it, want one", closed)
 	}
 }
+
+// TestEqualHosts: where each connection looks like one of the same host, none gets the place of
+// another.
+func TestEqualHosts(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources := 0
+	l := NewListener(inner, Limits{Total: 1, PerSource: 1, ReadBuffer: 4096, WriteBuffer: 4096, EqualHosts: true}, func(net.Conn) string {
+		sources++
+		return strings.Repeat("s", sources)
+	})
+	accepted := make(chan net.Conn, 2)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	t.Cleanup(func() { _ = l.Close() })
+	dial := func() net.Conn {
+		client, err := net.Dial("tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = client.Close() })
+		return client
+	}
+	first := dial()
+	defer func() { _ = (<-accepted).Close() }()
+	second := dial()
+	_ = second.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := second.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the second was not refused: %v", err)
+	}
+	_ = first.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := first.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the first was closed for it: %v", err)
+	}
+}

@@ -39,34 +39,40 @@ type Origin struct {
 	// group for it, so the UID of a static pod is that of its manifest. If Pod is set, address and
 	// interface decide nothing.
 	Pod types.UID
-	// Outside means that the kernel proved that the caller is in no pod's control group.
-	Outside bool
+	// Outside is the name of the network namespace that the caller asked in, if the kernel proved that
+	// the caller is in no pod's control group.
+	Outside string
 }
 
 // Proven reports whether the kernel proved which pod the caller is in, or that it is in none.
-func (o Origin) Proven() bool { return o.Pod != "" || o.Outside }
+func (o Origin) Proven() bool { return o.Pod != "" || o.Outside != "" }
 
 // Source is what distinguishes callers before their pods are known: the proven pod or else the
 // address. It can be the key of a map.
 type Source struct {
-	addr netip.Addr
-	pod  types.UID
+	addr    netip.Addr
+	pod     types.UID
+	outside string
 }
 
 // Source returns the source of the origin.
 func (o Origin) Source() Source {
-	if o.Pod != "" {
-		return Source{pod: o.Pod}
+	if o.Proven() {
+		return Source{pod: o.Pod, outside: o.Outside}
 	}
 	return Source{addr: o.Unmap()}
 }
 
 // String returns the source as logs have it.
 func (s Source) String() string {
-	if s.pod != "" {
+	switch {
+	case s.pod != "":
 		return "pod " + string(s.pod)
+	case s.outside != "":
+		return "no pod, in " + s.outside
+	default:
+		return s.addr.String()
 	}
-	return s.addr.String()
 }
 
 // String returns the source of the origin as logs have it.
@@ -258,7 +264,7 @@ func (t *Table) Caller(o Origin) (Caller, error) {
 // find is Caller. The caller must hold mu.
 func (t *Table) find(o Origin) (Caller, error) {
 	switch {
-	case o.Outside:
+	case o.Outside != "":
 		return Caller{}, ErrOutside
 	case o.Pod != "":
 		return t.ofGroup(o.Pod)

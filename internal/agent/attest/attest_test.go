@@ -278,7 +278,7 @@ func TestProven(t *testing.T) {
 		}
 	}
 	expect("uid-new", "", ErrNotBound)
-	if _, err := table.Await(t.Context(), Origin{Outside: true}); !errors.Is(err, ErrOutside) {
+	if _, err := table.Await(t.Context(), Origin{Outside: "web"}); !errors.Is(err, ErrOutside) {
 		t.Errorf("outside of all pods: %v", err)
 	}
 	table.Set(aPod("new", func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} }))

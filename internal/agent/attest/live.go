@@ -87,10 +87,16 @@ func add(list []netip.Addr, text string) []netip.Addr {
 // annotation, too. A hash has no dashes, so it is never the UID of a pod that the API server has
 // made.
 func groupUID(p *corev1.Pod) types.UID {
-	if hash := p.Annotations[corev1.MirrorPodAnnotationKey]; len(hash) == hashLength && !strings.ContainsFunc(hash, notHex) {
+	if hash, ok := manifestHash(p); ok {
 		return types.UID(hash)
 	}
 	return p.UID
+}
+
+// manifestHash returns the hash of a mirror pod's manifest, or false if the pod has none.
+func manifestHash(p *corev1.Pod) (hash string, ok bool) {
+	hash = p.Annotations[corev1.MirrorPodAnnotationKey]
+	return hash, len(hash) == hashLength && !strings.ContainsFunc(hash, notHex)
 }
 
 // hashLength is the length of an MD5 hash, which the kubelet uses, in hexadecimal digits.
@@ -102,7 +108,7 @@ func notHex(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'f') }
 // full of pods costs little memory.
 func Strip(p *corev1.Pod) {
 	meta := &p.ObjectMeta
-	mirror, static := meta.Annotations[corev1.MirrorPodAnnotationKey]
+	mirror, static := manifestHash(p)
 	meta.ManagedFields, meta.Annotations, meta.OwnerReferences, meta.Finalizers = nil, nil, nil, nil
 	if static {
 		meta.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: mirror}

@@ -2,6 +2,7 @@ package attest
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -10,6 +11,18 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 )
+
+// TestStripAnnotations: only the hash of a static pod is kept. Anybody may set the annotation.
+func TestStripAnnotations(t *testing.T) {
+	const hash = "0123456789abcdef0123456789abcdef"
+	for mirror, kept := range map[string]bool{hash: true, strings.Repeat("a", 256<<10): false, "": false} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{corev1.MirrorPodAnnotationKey: mirror, "other": "x"}}}
+		Strip(pod)
+		if got := pod.Annotations[corev1.MirrorPodAnnotationKey] != ""; got != kept || len(pod.Annotations) > 1 {
+			t.Errorf("annotation of %d bytes: kept %v, want %v", len(mirror), pod.Annotations, kept)
+		}
+	}
+}
 
 // TestStripLabels: the labels of a pod are kept, but for those of a pod that has so many that it
 // would fill the agent's memory. That one keeps its bindings.

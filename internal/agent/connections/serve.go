@@ -17,7 +17,11 @@ import (
 
 // Limits bound the connections of a listener, in all and from one source. Each connection costs
 // some 15 kB of the agent's memory and up to 48 kB of the kernel's.
-type Limits struct{ Total, PerSource int }
+type Limits struct {
+	Total, PerSource int
+	// EqualHosts is httpserve.Limits'.
+	EqualHosts bool
+}
 
 // The kernel's buffers of a connection. A request has 1 to 2 kB, a token 2 to 4 kB.
 const (
@@ -44,7 +48,7 @@ const (
 func Serve(ctx context.Context, l net.Listener, origins Origins, handler http.HandlerFunc, limits Limits, log logr.Logger) error {
 	server := &httpserve.Server{
 		Handler:      handler,
-		Limits:       httpserve.Limits{Total: limits.Total, PerSource: limits.PerSource, ReadBuffer: readBuffer, WriteBuffer: writeBuffer},
+		Limits:       httpserve.Limits{Total: limits.Total, PerSource: limits.PerSource, ReadBuffer: readBuffer, WriteBuffer: writeBuffer, EqualHosts: limits.EqualHosts},
 		Source:       source,
 		HeaderTime:   headerTime,
 		BodyTime:     BodyTime,

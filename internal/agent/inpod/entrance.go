@@ -3,6 +3,7 @@
 package inpod
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podid-io/podid/internal/agent/podgroups"
 	"github.com/podid-io/podid/internal/agent/sockdiag"
 	"github.com/podid-io/podid/internal/hook/netns"
 	"github.com/podid-io/podid/internal/hook/protocol"
@@ -26,6 +28,8 @@ type Conn struct {
 	// is no pod's, or the kernel knows no such socket: the caller is not in the pod's namespace, or
 	// has gone.
 	Pod string
+	// Namespace is the name of the network namespace.
+	Namespace string
 
 	once    sync.Once
 	release func()
@@ -182,12 +186,13 @@ func (l *Listener) accept(e *entrance) {
 // deliver passes a connection to Accept. It returns false if the entrance or the listener has
 // ended, and then closes the connection.
 func (l *Listener) deliver(e *entrance, c net.Conn) bool {
-	group, err := e.diag.Group(address(c.RemoteAddr()), address(c.LocalAddr()))
-	if err != nil {
-		l.log.V(1).Info("a caller is unknown to the kernel", "namespace", e.name, "reason", err.Error())
+	conn := &Conn{Conn: c, Namespace: e.name, release: func() { <-e.slots }}
+	var err error
+	if conn.Pod, err = l.podOf(e, c); err != nil {
+		l.log.V(1).Info("closed a connection whose caller is not known", "namespace", e.name, "reason", err.Error())
+		_ = conn.Close()
+		return true
 	}
-	conn := &Conn{Conn: c, release: func() { <-e.slots }}
-	conn.Pod, _ = l.pods.Pod(group)
 	select {
 	case l.accepted <- conn:
 		return true
@@ -196,6 +201,28 @@ func (l *Listener) deliver(e *entrance, c net.Conn) bool {
 	}
 	_ = conn.Close()
 	return false
+}
+
+// lookupTime bounds the wait for the pod of a control group.
+const lookupTime = 2 * time.Second
+
+// podOf returns the UID of the caller's pod, or nothing if the caller certainly is in none. It fails
+// if that is not known: the client connects again.
+func (l *Listener) podOf(e *entrance, c net.Conn) (uid string, err error) {
+	group, err := e.diag.Group(address(c.RemoteAddr()), address(c.LocalAddr()))
+	if errors.Is(err, sockdiag.ErrNoSocket) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTime)
+	defer cancel()
+	uid, err = l.pods.Lookup(ctx, group)
+	if errors.Is(err, podgroups.ErrNoPod) {
+		return "", nil
+	}
+	return uid, err
 }
 
 func address(a net.Addr) netip.AddrPort {

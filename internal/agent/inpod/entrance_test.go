@@ -1,6 +1,7 @@
 package inpod
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -54,7 +55,9 @@ func (noDiag) Close() error                                         { return nil
 // seven knows one control group.
 type seven struct{}
 
-func (seven) Pod(group uint64) (string, bool) { return fmt.Sprint("pod of group ", group), true }
+func (seven) Lookup(_ context.Context, group uint64) (string, error) {
+	return fmt.Sprint("pod of group ", group), nil
+}
 
 // opened returns a listener with one entrance.
 func opened(t *testing.T, slots int) (*Listener, *entrance, *door) {

@@ -17,8 +17,9 @@ import (
 
 // Pods knows the pods of control groups. *podgroups.Index implements it.
 type Pods interface {
-	// Pod returns the UID of the pod that a control group belongs to. It may wait.
-	Pod(group uint64) (uid string, ok bool)
+	// Lookup returns the UID of the pod that a control group belongs to, or podgroups.ErrNoPod. It
+	// may wait until ctx ends.
+	Lookup(ctx context.Context, group uint64) (uid string, err error)
 }
 
 // Listener accepts connections in all pods' namespaces. It is a net.Listener whose connections are

@@ -78,13 +78,16 @@ type Config struct {
 	Probes http.Handler
 
 	HeaderRequired bool // token requests need the Metadata header, as all others do
-	ProofRequired  bool // callers need a proof of their pod; an address is not enough
 	BlockInstance  bool // refuse requests for the machine's metadata
 	BlockAttested  bool // refuse requests for the machine's attested document
 	AnyInterface   bool // a pod's network interface may change while it runs
 	HostTokenTCP   bool // serve tokens to processes of the host over TCP, too
 	AllowUserData  bool // pods may read the machine's user data
 	RetryAfter     bool // answer 503 with Retry-After instead of waiting for an identity
+
+	// WireRefusal returns why requests are refused whose callers are not proven (attest.Origin), nil
+	// if they are not. It may be nil.
+	WireRefusal func() *reason.Refusal
 
 	// AttestLimit is how long a request waits for its pod to become known.
 	AttestLimit time.Duration
@@ -145,16 +148,16 @@ type result struct {
 // refuse makes a refusal the answer.
 func (res *result) refuse(r *reason.Refusal) { res.refusal, res.reason = r, r.Reason }
 
-// ServePod answers a request of a pod. It must serve only the listener behind the redirect, because
-// it takes a connection's remote address for the pod's.
+// ServePod answers a request of a pod. It must serve only the listener behind the redirect, whose
+// connections' remote addresses are pods', and connections whose callers are proven.
 func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	route := imds.Classify(r.URL.EscapedPath())
 	res := result{began: began, address: connections.OriginOf(r)}
 	if refusal := s.precheck(route, w, r); refusal != nil {
 		res.refuse(refusal)
-	} else if s.cfg.ProofRequired && !res.address.Proven() {
-		res.refuse(reason.CallerNotProven.Refuse("this node answers pods inside their own network only: the request came on the node's network"))
+	} else if refusal := s.wireRefusal(res.address); refusal != nil {
+		res.refuse(refusal)
 	} else if route.Kind == imds.Token {
 		s.servePodToken(w, r, &res)
 	} else {
@@ -165,6 +168,13 @@ func (s *Server) ServePod(w http.ResponseWriter, r *http.Request) {
 		c.Penalize(r.Context(), caller.Namespace, s.cfg.Stopping)
 	}
 	s.finish(w, r, route, &res)
+}
+
+func (s *Server) wireRefusal(from attest.Origin) *reason.Refusal {
+	if s.cfg.WireRefusal == nil || from.Proven() {
+		return nil
+	}
+	return s.cfg.WireRefusal()
 }
 
 // precheck refuses requests that are malformed. It checks the Metadata header before anything else

@@ -45,6 +45,17 @@ func (h *Hook) Check() error {
 	return nil
 }
 
+// Attached returns an error if connect4 or connect6 is not on the pods' control group: fs.ErrNotExist
+// if its pin is gone. It costs much less than Check.
+func (h *Hook) Attached() error {
+	for name := range attachTypes() {
+		if _, err := h.attached(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // attached returns the ID of the pinned program, which is on the pods' control group.
 func (h *Hook) attached(name string) (ebpf.ProgramID, error) {
 	pinned, err := pinnedLink(filepath.Join(h.pins, name))

@@ -60,7 +60,7 @@ func connectInstructions(at ebpf.AttachType, c Config) asm.Instructions {
 	}
 	return slices.Concat(
 		asm.Instructions{asm.Mov.Reg(call, asm.R1)},
-		match(at, ip, c), lookUp(c), refuse(ip, c), passNode(), divert(ip),
+		match(at, ip, c), lookUp(c), absent(ip, c), passNode(), divert(ip),
 		asm.Instructions{asm.Mov.Imm(asm.R0, 1).WithSymbol("pass"), asm.Return()},
 		deny(),
 	)
@@ -106,21 +106,43 @@ func lookUp(c Config) asm.Instructions {
 	}
 }
 
-// refuse refuses the connect, or goes to "node" in the node's own network namespace.
-func refuse(ip int16, c Config) (code asm.Instructions) {
-	if len(c.Closed) > 0 { // the verifier refuses what cannot be reached
-		code = append(code,
+// absent refuses the connect, or lets it pass, and closed refuses it. Both go to "node" in the
+// node's own network namespace. The verifier accepts no code that cannot be reached.
+func absent(ip int16, c Config) asm.Instructions {
+	var closed asm.Instructions
+	if len(c.Closed) > 0 {
+		closed = slices.Concat(asm.Instructions{
 			asm.Mov.Reg(asm.R1, call).WithSymbol("closed"),
 			asm.FnGetNetnsCookie.Call(),
 			asm.StoreMem(asm.RFP, cookieSlot, asm.R0, asm.DWord),
-		)
+		}, unlessNode("closed here", c))
 	}
-	return slices.Concat(code,
-		asm.Instructions{
-			asm.LoadMem(asm.R1, asm.RFP, cookieSlot, asm.DWord).WithSymbol("absent"),
-			asm.LoadImm(asm.R2, int64(c.Node), asm.DWord), //nolint:gosec // the bits are meant
-			asm.JEq.Reg(asm.R1, asm.R2, "node"),
-		},
+	here := unlessNode("absent", c)
+	switch {
+	case !c.PassAbsent:
+		if closed != nil { // ends as absent does
+			closed = closed[:3]
+		}
+		return slices.Concat(closed, here, refuse(ip))
+	case closed == nil:
+		return append(here, asm.Ja.Label("pass"))
+	default:
+		return slices.Concat(here, asm.Instructions{asm.Ja.Label("pass")}, closed, refuse(ip))
+	}
+}
+
+// unlessNode goes to "node" in the node's own network namespace.
+func unlessNode(symbol string, c Config) asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMem(asm.R1, asm.RFP, cookieSlot, asm.DWord).WithSymbol(symbol),
+		asm.LoadImm(asm.R2, int64(c.Node), asm.DWord), //nolint:gosec // the bits are meant
+		asm.JEq.Reg(asm.R1, asm.R2, "node"),
+	}
+}
+
+// refuse lets the connect arrive where no program can listen.
+func refuse(ip int16) asm.Instructions {
+	return slices.Concat(
 		unbind("refuse"),
 		asm.Instructions{
 			asm.LoadImm(asm.R1, int64(wire4(refusedAt.Addr())), asm.DWord).WithSymbol("refuse"),

@@ -248,3 +248,25 @@ func TestUnprivileged(t *testing.T) {
 		t.Errorf("refused: %d, %v", n, err)
 	}
 }
+
+// TestPassAbsent: where something else answers pods, a pod without a listener reaches it, and one
+// with a listener does not.
+func TestPassAbsent(t *testing.T) {
+	for name, closed := range map[string][]netip.AddrPort{"closed services": {netip.MustParseAddrPort("168.63.129.16:80")}, "none": nil} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.config.PassAbsent, w.config.Closed = true, closed
+			w.attach(t)
+			if got := hooktest.Client(t, w.pod, w.podGroup, "connect"); got != "metadata service" {
+				t.Errorf("without a listener: %s", got)
+			}
+			serve(t, listenIn(t, w.pod, "127.0.0.1:64579"), "listener")
+			if err := w.hook.Publish(cookieIn(t, w.pod), netip.MustParseAddrPort("127.0.0.1:64579")); err != nil {
+				t.Fatal(err)
+			}
+			if got := hooktest.Client(t, w.pod, w.podGroup, "connect"); got != "listener" {
+				t.Errorf("with a listener: %s", got)
+			}
+		})
+	}
+}

@@ -30,6 +30,10 @@ type Config struct {
 	// Node is the cookie of the node's own network namespace (SO_NETNS_COOKIE, Linux 5.14). What
 	// connects there is let pass.
 	Node uint64
+	// PassAbsent lets connects to the metadata service pass where the network namespace has no
+	// listener: something else, such as the redirect, answers or refuses them. Otherwise they are
+	// refused.
+	PassAbsent bool
 	// Pods is the ID of the pods' control group, the inode of its folder.
 	Pods uint64
 }

@@ -17,9 +17,11 @@ import (
 // Remove removes the guards, then everything that is pinned in the folder, and the folder: pods
 // reach the metadata service again. It is called in the node's own network namespace.
 func Remove(pins string) error {
-	if err := errors.Join(removeTables(true), removeFilters()); err != nil {
-		return err
-	}
+	// An error there must not keep connect4, which refuses pods, in place.
+	return errors.Join(removeTables(true), removeFilters(), removePins(pins))
+}
+
+func removePins(pins string) error {
 	entries, err := os.ReadDir(pins)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
