@@ -82,8 +82,8 @@ type capture struct {
 }
 
 // endCapture removes what an earlier agent with another --capture has put in place. Until then pods
-// are refused, so it is called once the redirect is in place. It looks only once: what appears later
-// is a newer agent's. It must not be called concurrently.
+// are refused, so it is called once the redirect is in place. It looks only once: what appears
+// later is a newer agent's. It must not be called concurrently.
 func (a *agent) endCapture() {
 	if a.o.capture.way != captureWire || a.capture.ended {
 		return

@@ -206,8 +206,8 @@ func (l *Listener) deliver(e *entrance, c net.Conn) bool {
 // lookupTime bounds the wait for the pod of a control group.
 const lookupTime = 2 * time.Second
 
-// podOf returns the UID of the caller's pod, or nothing if the caller certainly is in none. It fails
-// if that is not known: the client connects again.
+// podOf returns the UID of the caller's pod, or nothing if the caller certainly is in none. It
+// fails if that is not known: the client connects again.
 func (l *Listener) podOf(e *entrance, c net.Conn) (uid string, err error) {
 	group, err := e.diag.Group(address(c.RemoteAddr()), address(c.LocalAddr()))
 	if errors.Is(err, sockdiag.ErrNoSocket) {

@@ -45,8 +45,8 @@ func (h *Hook) Check() error {
 	return nil
 }
 
-// Attached returns an error if connect4 or connect6 is not on the pods' control group: fs.ErrNotExist
-// if its pin is gone. It costs much less than Check.
+// Attached returns an error if connect4 or connect6 is not on the pods' control group:
+// fs.ErrNotExist if its pin is gone. It costs much less than Check.
 func (h *Hook) Attached() error {
 	for name := range attachTypes() {
 		if _, err := h.attached(name); err != nil {
