@@ -129,7 +129,7 @@ func (l *Listener) receive(ctx context.Context) (complete bool, err error) {
 		}
 		switch m.Kind {
 		case protocol.Appeared:
-			if err := l.add(m, files[0], files[1]); err != nil {
+			if err := l.add(m, files[0], files[1]); err != nil { //nolint:contextcheck // pods are served for longer than the holder is connected
 				return complete, fmt.Errorf("serve namespace %s: %w", m.Namespace, err)
 			}
 		case protocol.Vanished:
