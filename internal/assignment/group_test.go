@@ -61,6 +61,13 @@ func TestForGroup(t *testing.T) {
 			name: "immutable",
 			in:   Group{Current: set("a"), Ledger: set("a"), Immutable: func(key string) bool { return key == "a" }},
 		},
+		{
+			name: "recreated, and immutable",
+			in: Group{
+				Desired: set("a"), Current: set("a"), Ledger: set("a"), Stale: map[string]bool{"a": true},
+				Immutable: func(key string) bool { return key == "a" },
+			},
+		},
 		{name: "ours, gone", in: Group{Ledger: set("a", "b")}, want: GroupPlan{Forget: []string{"a", "b"}}},
 		{
 			name: "quarantined",
