@@ -181,6 +181,9 @@ func (a *agent) setCapture(err error) {
 	if err == nil || a.o.capture.way == capturePrefer {
 		a.capture.settle.Do(func() { close(a.capture.settled) })
 	}
+	if err == nil && a.taint != nil {
+		a.taint.Check()
+	}
 	switch {
 	case err != nil && (before == nil || *before == nil || (*before).Error() != err.Error()):
 		a.log.Error(err, "cannot capture requests inside pods, retrying: they come on the wire, where --capture=require refuses them")
@@ -189,14 +192,14 @@ func (a *agent) setCapture(err error) {
 	}
 }
 
-// serveInPods is the holder, and its agent, until ctx ends or one of them cannot go on.
-func (a *agent) serveInPods(ctx context.Context) error {
+// serveInPods is the holder, and its agent, until parent ends or one of them cannot go on.
+func (a *agent) serveInPods(parent context.Context) error {
 	o := a.o.capture
 	folder, err := kubepods.Find(os.DirFS(o.groups))
 	if err != nil {
 		return err
 	}
-	if err := sockdiag.Check(ctx); err != nil {
+	if err := sockdiag.Check(parent); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(o.lock), 0o755); err != nil {
@@ -212,7 +215,7 @@ func (a *agent) serveInPods(ctx context.Context) error {
 	listener := inpod.New(socket, perNamespace, index, a.log)
 	limits := podLimits
 	limits.EqualHosts = true // both ends of all these connections are 127.0.0.1
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := errgroup.WithContext(parent)
 	group.Go(func() error {
 		settings := a.holderSettings(pods, socket)
 		settings.Checked = onceComplete(ctx, listener.Complete(), a.setCapture)
@@ -223,7 +226,11 @@ func (a *agent) serveInPods(ctx context.Context) error {
 	group.Go(func() error {
 		return connections.Serve(ctx, a.lifecycle.Count(listener), proven{}, a.lifecycle.Handler(a.server.ServePod), limits, a.log)
 	})
-	if err := group.Wait(); err != nil {
+	err = group.Wait()
+	if err == nil && parent.Err() == nil {
+		err = errors.New("a part of it has ended")
+	}
+	if err != nil {
 		return fmt.Errorf("capture requests inside pods: %w", err)
 	}
 	return nil
