@@ -230,7 +230,7 @@ func TestCaptureSwitched(t *testing.T) {
 	older := n.start(append(n.flags(), "--capture=wire")...)
 	n.probe("/readyz", 200, "ok")
 	n.rolls(n.web, group, older, rolled{"prefer", saysInPods}, rolled{"wire", "no longer capturing requests inside pods"},
-		rolled{"require", saysInPods}, rolled{"prefer", saysInPods})
+		rolled{"prefer", saysInPods})
 }
 
 // rolled is an agent that replaces another one, and what it logs once it serves pods.
