@@ -184,12 +184,26 @@ func (a *agent) setCapture(err error) {
 	if err == nil && a.taint != nil {
 		a.taint.Check()
 	}
-	switch {
-	case err != nil && (before == nil || *before == nil || (*before).Error() != err.Error()):
-		a.log.Error(err, "cannot capture requests inside pods, retrying: they come on the wire, where --capture=require refuses them")
-	case err == nil && (before == nil || *before != nil):
-		a.log.Info("capturing requests inside pods")
+	if before == nil || text(*before) != text(err) {
+		a.logCapture(err)
 	}
+}
+
+// text returns the text of an error, or nothing for nil.
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// logCapture logs a result that is new.
+func (a *agent) logCapture(err error) {
+	if err != nil {
+		a.log.Error(err, "cannot capture requests inside pods, retrying: they come on the wire, where --capture=require refuses them")
+		return
+	}
+	a.log.Info("capturing requests inside pods")
 }
 
 // serveInPods is the holder, and its agent, until parent ends or one of them cannot go on.
