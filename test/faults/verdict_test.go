@@ -28,9 +28,9 @@ const (
 	// afterAll is how long a pod may wait for an identity that is not on its node: Azure's limits
 	// on updates may be used up.
 	afterAll = 90 * time.Second
-	// lateEvents is the number of Events that may be repeated, as client-go does for recurring ones:
-	// it patches each series once more when it ends. A history with a leader killed had four.
-	lateEvents = 10
+	// lateEvents is the number of Events that may be repeated, as client-go does for recurring
+	// ones.
+	lateEvents = 3
 	// moreGoroutines is how many more goroutines a MIC may have than before, for connections and
 	// workers that come and go. Its memory may double: before, it had six pods and had done nothing
 	// yet. (The bounds also hold with the race detector.)
