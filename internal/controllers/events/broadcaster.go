@@ -112,7 +112,7 @@ func (s *sink) Create(ctx context.Context, event *eventsv1.Event) (*eventsv1.Eve
 	defer s.begin(event)()
 	created, err := s.EventSink.Create(ctx, event)
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || apierrors.IsNotFound(err) || ctx.Err() != nil {
-		return event, nil //nolint:nilerr // there is nothing to fix
+		return event, nil // there is nothing to fix
 	}
 	return created, err
 }

@@ -95,7 +95,7 @@ func sendPacket(options []int, packet []byte) error {
 }
 
 // sendFrame sends a SYN in an Ethernet frame with VLAN tags by a packet socket to the gateway. The
-// kernel takes the frame for one of the protocol.
+// protocol is what the kernel is given as the frame's ethertype.
 func sendFrame(options []int, protocol uint16, tags ...uint16) error {
 	out, err := net.InterfaceByName("eth0")
 	if err != nil {
