@@ -40,10 +40,6 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 	for _, entry := range o.identities.unprotecting() {
 		logr.FromContextOrDiscard(ctx).Error(identity.ErrNoIdentity, "an entry of --immutable-user-msis protects nothing", "entry", entry)
 	}
-	servers, err := o.Listen(ctx, health, crmetrics.Registry)
-	if err != nil {
-		return err
-	}
 	session := &session{
 		election: o.election, kube: kube, cloud: cloud, metrics: metrics, health: health,
 		controllers: controllers.Config{
@@ -66,6 +62,11 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 			},
 			DriftInterval: o.azure.driftInterval, SweepInterval: o.kubernetes.sweepInterval,
 		},
+	}
+	session.addChecks()
+	servers, err := o.Listen(ctx, health, crmetrics.Registry)
+	if err != nil {
+		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	servers.Serve(ctx, group)

@@ -38,23 +38,32 @@ type session struct {
 	health      *observe.Health
 	controllers controllers.Config
 
+	// What readiness reports. Set by addChecks.
+	filled, api *lastResult
+
 	// Set by connect.
 	manager manager.Manager
 	cache   cache.Cache
 	policy  manager.Runnable
 }
 
+// addChecks makes readiness depend on the caches and on the API server. It must be called before
+// the probes are served: without checks, a MIC that has not begun would be ready.
+func (s *session) addChecks() {
+	s.filled, s.api = &lastResult{}, &lastResult{}
+	s.filled.set(errors.New("not filled yet"))
+	s.health.AddCheck("caches", s.filled.err)
+	s.health.AddCheck("kubernetes", s.api.err)
+	s.controllers.Health = s.health.AddCheck
+}
+
 // run works until ctx ends. Until the caches are filled, readiness reports why they are not.
 func (s *session) run(ctx context.Context) error {
-	filled := &lastResult{}
-	filled.set(errors.New("not filled yet"))
-	s.health.AddCheck("caches", filled.err)
-	s.controllers.Health = s.health.AddCheck
 	s.metrics.Leading(false)
 	retryLoop(ctx, func() error {
 		err := explain(s.connect(ctx))
 		if err != nil {
-			filled.set(err)
+			s.filled.set(err)
 		}
 		return err
 	})
@@ -80,7 +89,7 @@ func (s *session) run(ctx context.Context) error {
 	start(s.cache)
 	var err error
 	if s.cache.WaitForCacheSync(ctx) {
-		filled.set(nil)
+		s.filled.set(nil)
 		start(s.policy)
 		err = s.elect(ctx)
 	}
@@ -212,8 +221,6 @@ func (s *session) electionConfig() (election.Config, error) {
 	if err != nil {
 		return election.Config{}, fmt.Errorf("create client for Leases: %w", err)
 	}
-	api := &lastResult{}
-	s.health.AddCheck("kubernetes", api.err)
 	return election.Config{
 		Client: client, Namespace: s.election.namespace, Name: s.election.name,
 		Identity: s.election.instance, Duration: s.election.duration,
@@ -221,7 +228,7 @@ func (s *session) electionConfig() (election.Config, error) {
 			if err != nil {
 				err = fmt.Errorf("the last request to the API server failed: %w", err)
 			}
-			api.set(err)
+			s.api.set(err)
 		},
 	}, nil
 }
