@@ -8,7 +8,7 @@ CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podid
 TOOLS   := $(CACHE)/tools/$(shell cat go.tools.mod go.tools.sum | sha256sum | cut -c1-12)
 ASSETS  := $(CACHE)/assets
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
-LDFLAGS := -s -w -X github.com/podid-io/podid/internal/observe.version=$(VERSION)
+LDFLAGS := -s -w -X github.com/podid-io/podid/internal/build.version=$(VERSION)
 
 # The tests report their progress on this shell's standard error.
 GOTESTSUM = PODID_TEST_PROGRESS=/proc/$$$$/fd/2 $(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command --

@@ -14,6 +14,7 @@ import (
 	crmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/podid-io/podid/internal/azure"
+	"github.com/podid-io/podid/internal/build"
 	"github.com/podid-io/podid/internal/compute"
 	"github.com/podid-io/podid/internal/controllers"
 	"github.com/podid-io/podid/internal/controllers/attachment"
@@ -58,7 +59,7 @@ func run(ctx context.Context, o *options, getenv func(string) string) error {
 			LedgerNamespace: o.kubernetes.podNamespace, LedgerName: o.kubernetes.configMap,
 			Upgrade: upgrade.Settings{
 				Enabled: o.kubernetes.typeUpgrade, Namespace: o.kubernetes.podNamespace, ConfigMap: o.kubernetes.configMap,
-				Key: o.kubernetes.upgradeKey, Version: observe.Version(),
+				Key: o.kubernetes.upgradeKey, Version: build.Version(),
 			},
 			DriftInterval: o.azure.driftInterval, SweepInterval: o.kubernetes.sweepInterval,
 		},

@@ -24,13 +24,13 @@ import (
 	"github.com/podid-io/podid/internal/agent/events"
 	"github.com/podid-io/podid/internal/agent/fair"
 	"github.com/podid-io/podid/internal/agent/lifecycle"
-	"github.com/podid-io/podid/internal/agent/redirect"
 	"github.com/podid-io/podid/internal/agent/server"
 	"github.com/podid-io/podid/internal/agent/taint"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/daemon"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/privileged"
 )
 
 const (
@@ -69,25 +69,25 @@ func otherLimits() fair.Config {
 
 // agent is everything that runs.
 type agent struct {
-	o         *options
-	log       logr.Logger
-	registry  *prometheus.Registry
-	metrics   *observe.Metrics
-	health    *observe.Health
-	redirect  *redirect.Redirect
-	cluster   *cluster.Cluster
-	server    *server.Server
-	tokens    *token.Cache
-	tables    *tables
-	own       *cluster.OwnIdentities
-	known     chan struct{} // closed when pods can be served
-	node      *cluster.Node
-	dataplane dataplane.Check
-	capture   capture
-	audit     *audit.Log
-	events    *events.Recorder // nil if disabled
-	taint     *taint.Remover   // nil if disabled
-	lifecycle *lifecycle.Lifecycle
+	o          *options
+	log        logr.Logger
+	registry   *prometheus.Registry
+	metrics    *observe.Metrics
+	health     *observe.Health
+	privileged privileges
+	cluster    *cluster.Cluster
+	server     *server.Server
+	tokens     *token.Cache
+	tables     *tables
+	own        *cluster.OwnIdentities
+	known      chan struct{} // closed when pods can be served
+	node       *cluster.Node
+	dataplane  dataplane.Check
+	capture    capture
+	audit      *audit.Log
+	events     *events.Recorder // nil if disabled
+	taint      *taint.Remover   // nil if disabled
+	lifecycle  *lifecycle.Lifecycle
 
 	redirected atomic.Pointer[error] // of the last check of the redirect, nil before the first
 }
@@ -146,15 +146,11 @@ func build(stop, fetches context.Context, o *options, config *rest.Config, log l
 	a.metrics.RedirectState(false)
 	a.metrics.CaptureState(false)
 
-	rc, err := o.redirect.config(o.ports.nmi)
-	if err != nil {
+	var err error
+	if a.privileged, err = newPrivileges(o, a.lifecycle.Session.Secret(), log); err != nil {
 		return nil, err
 	}
-	rc.HandoverSecret = a.lifecycle.Session.Secret()
-	if a.redirect, err = redirect.New(rc); err != nil {
-		return nil, err
-	}
-	a.redirect.CountTo(a.metrics)
+	a.privileged.CountTo(a.metrics)
 	objects, err := cluster.NewObjects(config, o.node.name, o.entra.brokerNamespace)
 	if err != nil {
 		return nil, err
@@ -173,7 +169,7 @@ func build(stop, fetches context.Context, o *options, config *rest.Config, log l
 	a.health.AddCheck("redirect", a.checkRedirect)
 	a.health.AddCheck("cluster", a.cluster.Ready)
 	a.health.AddCheck("dataplane", a.checkDataplane)
-	if o.capture.way == captureRequire {
+	if o.privileged.Way == privileged.CaptureRequire {
 		a.health.AddCheck("capture", a.checkCapture)
 	}
 	if a.node, err = cluster.NewNode(config, o.node.name, log, a.own, &a.dataplane); err != nil {
@@ -221,7 +217,7 @@ func limitReads(read readPod) readPod {
 
 func (a *agent) newServer(stop, fetches context.Context, objects *cluster.Objects) *server.Server {
 	tokenLimiter := fair.New(tokenLimits())
-	upstream, answers := a.o.redirect.upstream(), a.o.answers
+	upstream, answers := a.o.privileged.Upstream(), a.o.answers
 	a.tokens = token.NewCache(fetches, token.CacheConfig{
 		Source: sources(a.o, upstream, tokenLimiter, objects, a.own, a.metrics),
 		Render: render, Max: maxTokens, MaxPerIdentity: maxPerIdentity,

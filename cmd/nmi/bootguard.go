@@ -13,7 +13,7 @@ import (
 
 // guardBoot adds the rules of the redirect, unless an agent serves.
 func guardBoot(ctx context.Context, o *options, log logr.Logger) error {
-	config, err := o.redirect.config(o.ports.nmi)
+	config, err := o.privileged.Redirect(o.ports.nmi)
 	if err != nil {
 		return err
 	}

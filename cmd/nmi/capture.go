@@ -1,16 +1,13 @@
 // How pods' requests reach the agent: on the wire, by the redirect, and inside pods, by the
-// holder's sockets in their network namespaces (internal/hook). This process is both the holder and
-// its agent.
+// holder's sockets in their network namespaces (internal/hook).
 
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -25,48 +22,10 @@ import (
 	"github.com/podid-io/podid/internal/agent/inpod"
 	"github.com/podid-io/podid/internal/agent/podgroups"
 	"github.com/podid-io/podid/internal/agent/sockdiag"
-	"github.com/podid-io/podid/internal/hook"
-	"github.com/podid-io/podid/internal/hook/program"
 	"github.com/podid-io/podid/internal/kubepods"
+	"github.com/podid-io/podid/internal/privileged"
 	"github.com/podid-io/podid/internal/reason"
 )
-
-// The ways of --capture.
-const (
-	captureWire    = "wire"
-	capturePrefer  = "prefer"
-	captureRequire = "require"
-)
-
-// captureOptions configure how pods' requests reach the agent.
-type captureOptions struct {
-	way     string
-	address string
-	// Where things are on the node.
-	groups, namespaces, pins, lock string
-}
-
-func (o *captureOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.way, "capture", captureWire,
-		"how requests of pods reach nmi: wire (nftables), prefer (inside pods where the node can, and nftables behind it), or require (inside pods only; others are refused). The last two need root")
-	flags.StringVar(&o.address, "capture-address", "127.0.0.1:64579",
-		"loopback `address` and port in pods' network where nmi listens; if a pod uses the port, one of the next")
-	flags.StringVar(&o.groups, "cgroup-dir", "/sys/fs/cgroup", "`folder` where the node's control groups are mounted")
-	flags.StringVar(&o.namespaces, "netns-dir", "/run/netns", "`folder` in which the container runtime keeps network namespaces")
-	flags.StringVar(&o.pins, "bpf-dir", "/sys/fs/bpf/podid", "`folder` for pins in a BPF file system, which nmi makes")
-	flags.StringVar(&o.lock, "holder-lock", "/run/podid/holders.lock", "`file` that the agents of a node share: one of two that run at once serves the pods that start")
-}
-
-func (o *captureOptions) validate() error {
-	var way, address error
-	if o.way != captureWire && o.way != capturePrefer && o.way != captureRequire {
-		way = fmt.Errorf("--capture=%q: use %s, %s or %s", o.way, captureWire, capturePrefer, captureRequire)
-	}
-	if at, err := netip.ParseAddrPort(o.address); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
-		address = fmt.Errorf("--capture-address=%q: use an IPv4 loopback address and a port, such as 127.0.0.1:64579", o.address)
-	}
-	return errors.Join(way, address)
-}
 
 // capture is the state of capture inside pods.
 type capture struct {
@@ -84,21 +43,18 @@ type capture struct {
 // endCapture removes what an earlier agent with another --capture has put in place. Until then pods
 // are refused, so it is called once the redirect is in place. It looks only once: what appears
 // later is a newer agent's. It must not be called concurrently.
-func (a *agent) endCapture() {
-	if a.o.capture.way != captureWire || a.capture.ended {
+func (a *agent) endCapture(ctx context.Context) {
+	if a.o.privileged.Way != privileged.CaptureWire || a.capture.ended {
 		return
 	}
-	if _, err := os.Stat(a.o.capture.pins); err != nil {
-		a.capture.ended = true
-		return
-	}
-	err := program.Remove(a.o.capture.pins)
+	found, err := a.privileged.EndCapture(ctx)
 	if a.capture.left.Store(&err); err != nil {
 		a.log.Error(err, "cannot remove what captured requests inside pods, retrying: pods are refused; run nmi --cleanup on the node")
 		return
 	}
-	a.capture.ended = true
-	a.log.Info("no longer capturing requests inside pods")
+	if a.capture.ended = true; found {
+		a.log.Info("no longer capturing requests inside pods")
+	}
 }
 
 // captureRetry is the pause after a failure: what is missing on the node may come later.
@@ -117,7 +73,7 @@ func (a *agent) captureInPods(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
-		a.release()
+		a.release(ctx)
 		a.setCapture(err)
 		select {
 		case <-ctx.Done():
@@ -127,16 +83,16 @@ func (a *agent) captureInPods(ctx context.Context) {
 	select {
 	case <-a.lifecycle.Turn():
 	default:
-		a.release() // an older agent goes on serving pods
+		a.release(ctx) // an older agent goes on serving pods
 	}
 }
 
 // release lets pods reach the redirect, unless another agent captures inside them.
-func (a *agent) release() {
-	if a.o.capture.way != capturePrefer {
+func (a *agent) release(ctx context.Context) {
+	if a.o.privileged.Way != privileged.CapturePrefer {
 		return
 	}
-	if err := hook.Release(a.o.capture.lock, a.o.capture.pins); err != nil {
+	if err := a.privileged.Release(ctx); err != nil {
 		a.log.Error(err, "cannot remove what captures requests inside pods: some pods are refused; run nmi --cleanup on the node")
 	}
 }
@@ -152,7 +108,7 @@ func (a *agent) checkCapture() error {
 
 // wireRefusal returns why a request that came on the wire is refused, or nil.
 func (a *agent) wireRefusal() *reason.Refusal {
-	if a.o.capture.way != captureRequire {
+	if a.o.privileged.Way != privileged.CaptureRequire {
 		return nil
 	}
 	select {
@@ -178,7 +134,7 @@ func (a *agent) checkDataplane() error {
 func (a *agent) setCapture(err error) {
 	before := a.capture.last.Swap(&err)
 	a.metrics.CaptureState(err == nil)
-	if err == nil || a.o.capture.way == capturePrefer {
+	if err == nil || a.o.privileged.Way == privileged.CapturePrefer {
 		a.capture.settle.Do(func() { close(a.capture.settled) })
 	}
 	if err == nil && a.taint != nil {
@@ -208,32 +164,28 @@ func (a *agent) logCapture(err error) {
 
 // serveInPods is the holder, and its agent, until parent ends or one of them cannot go on.
 func (a *agent) serveInPods(parent context.Context) error {
-	o := a.o.capture
-	folder, err := kubepods.Find(os.DirFS(o.groups))
+	groups := a.o.privileged.Groups()
+	folder, err := kubepods.Find(os.DirFS(groups))
 	if err != nil {
 		return err
 	}
 	if err := sockdiag.Check(parent); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(o.lock), 0o755); err != nil {
-		return fmt.Errorf("make folder for the lock of holders: %w", err)
-	}
-	private, err := os.MkdirTemp(filepath.Dir(o.lock), "agent-")
+	socket, remove, err := a.privileged.Sockets()
 	if err != nil {
-		return fmt.Errorf("make folder for the holder's socket: %w", err)
+		return err
 	}
-	defer func() { _ = os.RemoveAll(private) }()
-	pods, socket := filepath.Join(o.groups, folder), filepath.Join(private, "holder.sock")
-	index := podgroups.New(pods)
+	defer remove()
+	index := podgroups.New(filepath.Join(groups, folder))
 	listener := inpod.New(socket, perNamespace, index, a.log)
 	limits := podLimits
 	limits.EqualHosts = true // both ends of all these connections are 127.0.0.1
 	group, ctx := errgroup.WithContext(parent)
 	group.Go(func() error {
-		settings := a.holderSettings(pods, socket)
-		settings.Checked = onceComplete(ctx, listener.Complete(), a.setCapture)
-		return hook.Serve(ctx, settings, a.log)
+		// On nodes whose network passes by the redirect, pods would wait for an answer in vain.
+		passAbsent := a.o.privileged.Way == privileged.CapturePrefer && a.dataplane.Ready() == nil
+		return a.privileged.Capture(ctx, socket, passAbsent, onceComplete(ctx, listener.Complete(), a.setCapture))
 	})
 	group.Go(func() error { return index.Run(ctx) })
 	group.Go(func() error { return listener.Run(ctx) })
@@ -280,16 +232,6 @@ func onceComplete(ctx context.Context, complete <-chan struct{}, report func(err
 // perNamespace is how many connections of one network namespace are open at most. It is more than
 // the server allows one pod, so that the server can close a pod's idle connections for new ones.
 const perNamespace = podConnections + 16
-
-func (a *agent) holderSettings(pods, socket string) hook.Settings {
-	o, to := a.o.capture, a.o.redirect
-	return hook.Settings{
-		Metadata: netip.MustParseAddrPort(to.upstream()), Closed: to.closed(), Listen: netip.MustParseAddrPort(o.address),
-		// On nodes whose network passes by the redirect, pods would wait for an answer in vain.
-		PassAbsent: o.way == capturePrefer && a.dataplane.Ready() == nil,
-		Group:      pods, Namespaces: o.namespaces, Pins: o.pins, Lock: o.lock, Socket: socket,
-	}
-}
 
 // proven is the origins of connections inside pods.
 type proven struct{}

@@ -58,7 +58,7 @@ func (o *cleanupOptions) validate() error {
 
 // cleanUp removes the redirect from this node, and the programs that capture inside pods.
 func cleanUp(ctx context.Context, o *options, log logr.Logger) error {
-	config, err := o.redirect.config(o.ports.nmi)
+	config, err := o.privileged.Redirect(o.ports.nmi)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func cleanUp(ctx context.Context, o *options, log logr.Logger) error {
 	case err != nil:
 		return err
 	}
-	if err := program.Remove(o.capture.pins); err != nil {
+	if err := program.Remove(o.privileged.Pins()); err != nil {
 		return fmt.Errorf("remove what captures inside pods: %w", err)
 	}
 	switch {
@@ -94,7 +94,7 @@ func cleanUpNodes(ctx context.Context, o *options, log logr.Logger) error {
 	}
 	spec := nodecleanup.Spec{
 		Namespace: o.cleanup.namespace, Image: o.cleanup.image, Wait: o.cleanup.wait,
-		Args: []string{"--agent-table=" + o.redirect.table, "--agent-address=" + o.redirect.agentAddress},
+		Args: o.privileged.CleanupArgs(),
 	}
 	if o.cleanup.secrets != "" {
 		spec.PullSecrets = strings.Split(o.cleanup.secrets, ",")

@@ -8,17 +8,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/netip"
+	"path/filepath"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/kubenet"
-	"github.com/podid-io/podid/internal/agent/redirect"
 	"github.com/podid-io/podid/internal/ascii"
 	"github.com/podid-io/podid/internal/daemon"
 	"github.com/podid-io/podid/internal/identity"
+	"github.com/podid-io/podid/internal/privileged"
 )
 
 // options are all options of the program.
@@ -26,8 +26,8 @@ type options struct {
 	daemon.Options
 
 	node       nodeOptions
-	redirect   redirectOptions
-	capture    captureOptions
+	privileged privileged.Options
+	holder     string // folder; empty: this process is the holder
 	identities identityOptions
 	entra      entraOptions
 	prefetch   prefetchOptions
@@ -61,8 +61,7 @@ func (o *options) parse(args []string, getenv func(string) string, w io.Writer) 
 
 func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.node.bindFlags(flags)
-	o.redirect.bindFlags(flags)
-	o.capture.bindFlags(flags)
+	o.privileged.BindFlags(flags)
 	o.identities.bindFlags(flags)
 	o.entra.bindFlags(flags)
 	o.prefetch.bindFlags(flags)
@@ -71,6 +70,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.ports.bindFlags(flags)
 	o.cleanup.bindFlags(flags)
 	o.cluster.bindFlags(flags)
+	flags.StringVar(&o.holder, "holder", "", "`folder` in which nmi-holder listens, which does what needs privileges; nmi needs none then; empty: nmi does it")
 	flags.BoolVar(&o.bootGuard, "boot-guard", false, "add the rules of the redirect and exit: pods are refused until an agent serves; for a unit that runs before the kubelet")
 }
 
@@ -93,16 +93,23 @@ func (o *options) validate() error {
 		return errors.New("--boot-guard does not go with --cleanup and --cleanup-nodes: it does the opposite")
 	}
 	if o.cleanup.on || o.cleanup.nodes || o.bootGuard { // without the name of the node
-		return errors.Join(o.Validate(), o.redirect.validate(o.ports.nmi), o.cleanup.validate())
+		return errors.Join(o.Validate(), o.privileged.ValidateRedirect(o.ports.nmi), o.cleanup.validate())
 	}
-	return errors.Join(o.Validate(), o.node.validate(), o.redirect.validate(o.ports.nmi), o.capture.validate(), o.identities.validate(), o.entra.validate(),
+	return errors.Join(o.Validate(), o.node.validate(), o.privileged.Validate(o.ports.nmi), o.validateHolder(), o.identities.validate(), o.entra.validate(),
 		o.prefetch.validate(o.entra.cloud), o.ports.validate(), o.record.validate(), o.cleanup.validate(), o.cluster.validate())
+}
+
+func (o *options) validateHolder() error {
+	if o.holder != "" && !filepath.IsAbs(o.holder) {
+		return fmt.Errorf("--holder=%q: use an absolute path, such as %s", o.holder, privileged.DefaultFolder)
+	}
+	return nil
 }
 
 // refusesKubenet reports whether nmi refuses to run on a node with kubenet, whose pods can fake
 // their address. Where addresses decide nothing, it does not.
 func (o *options) refusesKubenet() bool {
-	return !o.node.allowKubenet && o.capture.way != captureRequire
+	return !o.node.allowKubenet && o.privileged.Way != privileged.CaptureRequire
 }
 
 // nodeOptions describe the node.
@@ -137,65 +144,6 @@ func (o *nodeOptions) validate() error {
 		return fmt.Errorf("--node=%q cannot be the name of a node: %s", o.name, problems[0])
 	}
 	return nil
-}
-
-// redirectOptions configure the redirect.
-type redirectOptions struct {
-	metadataIP   string
-	metadataPort int
-	agentAddress string
-	table        string
-	interval     int
-	wireServer   bool // closed for pods
-}
-
-func (o *redirectOptions) bindFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.metadataIP, "metadata-ip", redirect.DefaultMetadataIP, "`address` of the instance metadata service")
-	flags.IntVar(&o.metadataPort, "metadata-port", redirect.DefaultMetadataPort, "`port` of the instance metadata service")
-	flags.StringVar(&o.agentAddress, "agent-address", redirect.DefaultAgentIP, "link-local `address` that nmi adds to lo and listens on; requests of pods are redirected there")
-	flags.StringVar(&o.table, "agent-table", redirect.DefaultTable, "`name` of the nftables table that nmi owns")
-	flags.BoolVar(&o.wireServer, "block-wireserver", true, "keep Azure's WireServer (168.63.129.16, TCP ports 80 and 32526), which has the machine's certificates and secrets, from pods")
-	flags.IntVar(&o.interval, "ipt-update-interval-sec", 60, "`seconds` between two checks of the redirect; changes are corrected at once")
-}
-
-// config returns the configuration of the redirect to the port that the agent listens on.
-func (o *redirectOptions) config(port int) (redirect.Config, error) {
-	metadata, err1 := netip.ParseAddr(o.metadataIP)
-	if err1 != nil {
-		err1 = fmt.Errorf("--metadata-ip=%q is not an IP address", o.metadataIP)
-	}
-	agent, err2 := netip.ParseAddr(o.agentAddress)
-	if err2 != nil {
-		err2 = fmt.Errorf("--agent-address=%q is not an IP address", o.agentAddress)
-	}
-	c := redirect.Config{
-		MetadataIP: metadata, MetadataPort: uint16(o.metadataPort & 0xffff),
-		AgentIP: agent, AgentPort: uint16(port & 0xffff), Table: o.table, BlockWireServer: o.wireServer,
-	}
-	if err := errors.Join(err1, err2); err != nil {
-		return c, err
-	}
-	return c, c.Validate()
-}
-
-func (o *redirectOptions) validate(nmiPort int) error {
-	if err := errors.Join(port("metadata-port", o.metadataPort), daemon.Positive("ipt-update-interval-sec", o.interval)); err != nil {
-		return err
-	}
-	_, err := o.config(nmiPort)
-	return err
-}
-
-// closed returns the services that pods never reach.
-func (o *redirectOptions) closed() []netip.AddrPort {
-	if !o.wireServer {
-		return nil
-	}
-	return redirect.WireServer()
-}
-
-func (o *redirectOptions) upstream() string {
-	return netip.AddrPortFrom(netip.MustParseAddr(o.metadataIP), uint16(o.metadataPort&0xffff)).String()
 }
 
 // The operation modes.

@@ -57,7 +57,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if o.node.name != "n1" || o.Kubeconfig != "/k" || o.identities.arrivalLimit() != 100*time.Second ||
-		!o.ForceNamespaced || !o.answers.headerRequired || o.redirect.upstream() != "169.254.169.254:80" ||
+		!o.ForceNamespaced || !o.answers.headerRequired || o.privileged.Upstream() != "169.254.169.254:80" ||
 		o.ports.nmi != 2579 || o.ProbePort != "8080" || o.MetricsPort != "9090" || o.ports.listenAddress != "127.0.0.1" ||
 		!o.ports.hostTokenTCP || o.ports.hostSocket != "" {
 		t.Errorf("got %+v", o)

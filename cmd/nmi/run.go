@@ -17,6 +17,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/lifecycle"
 	"github.com/podid-io/podid/internal/daemon"
+	"github.com/podid-io/podid/internal/privileged"
 )
 
 // run builds the agent and runs it until ctx ends, then lets requests finish.
@@ -44,7 +45,7 @@ func run(ctx context.Context, o *options, log logr.Logger) error {
 
 // run serves until ctx ends or something fails for good. It stops so that no request fails.
 func (a *agent) run(ctx context.Context, cancelPending func()) error {
-	pods, err := a.redirect.Listen(ctx)
+	pods, err := a.privileged.Listen(ctx)
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func (a *agent) run(ctx context.Context, cancelPending func()) error {
 // openPorts opens the ports for probes and metrics.
 func (a *agent) openPorts(ctx context.Context) (servers daemon.Servers, err error) {
 	err = a.lifecycle.OpenPorts(ctx, lifecycle.Ports{
-		Now: a.o.Addresses(), Later: a.o.ports.later(), Owner: a.redirect.Owner,
+		Now: a.o.Addresses(), Later: a.o.ports.later(), Owner: a.privileged.Owner,
 		Open: func(ctx context.Context) (err error) {
 			servers, err = a.o.ListenWith(ctx, a.lifecycle.Session, a.health, a.registry)
 			return err
@@ -88,7 +89,7 @@ func (a *agent) openPorts(ctx context.Context) (servers daemon.Servers, err erro
 
 // canServe returns a channel that is closed once this agent can serve pods.
 func (a *agent) canServe() <-chan struct{} {
-	if a.o.capture.way == captureWire {
+	if a.o.privileged.Way == privileged.CaptureWire {
 		return a.cluster.Synced()
 	}
 	return a.capture.settled // the cluster is known before
@@ -102,25 +103,24 @@ const podConnections = 256
 
 // start starts everything that runs until ctx ends.
 func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Listener) {
-	interval := time.Duration(a.o.redirect.interval) * time.Second
 	for _, f := range []func(context.Context){a.cluster.Run, a.lifecycle.Run, a.watchNode, a.awaitCluster, a.prefetch, a.writeRecords} {
 		group.Go(func() error { f(ctx); return nil })
 	}
-	group.Go(func() error { a.lifecycle.Session.Run(ctx, a.takeBack); return nil })
+	group.Go(func() error { a.lifecycle.Session.Run(ctx, a.privileged.TakeBack); return nil })
 	if a.o.refusesKubenet() {
-		group.Go(func() error { return a.o.node.kubenet.Watch(ctx, interval) })
+		group.Go(func() error { return a.o.node.kubenet.Watch(ctx, a.o.privileged.Interval()) })
 	}
 	group.Go(func() error {
 		if err := a.lifecycle.AwaitTurn(ctx, a.canServe(), func() string { return strings.Join(a.health.Ready(), "; ") }); err != nil {
 			return unlessDone(ctx, err)
 		}
-		a.redirect.Run(ctx, interval, a.setRedirect)
+		a.privileged.KeepRedirect(ctx, func(err error) { a.setRedirect(ctx, err) })
 		return nil
 	})
 	group.Go(func() error {
 		return connections.Serve(ctx, pods, attest.NewOrigins(), a.lifecycle.Handler(a.server.ServePod), podLimits, a.log)
 	})
-	if a.o.capture.way != captureWire {
+	if a.o.privileged.Way != privileged.CaptureWire {
 		group.Go(func() error { a.captureInPods(ctx); return nil })
 	}
 	for _, e := range a.hostEndpoints() {
@@ -134,11 +134,6 @@ func unlessDone(ctx context.Context, err error) error {
 		return nil //nolint:nilerr // see above
 	}
 	return err
-}
-
-// takeBack puts this agent's redirect in place again after a newer agent had it.
-func (a *agent) takeBack(ctx context.Context) error {
-	return errors.Join(a.redirect.Renew(), a.redirect.Ensure(ctx))
 }
 
 // watchNode watches the agent's node: its labels, and its start-up taint. The taint is removed when
@@ -191,7 +186,7 @@ func (a *agent) prefetch(ctx context.Context) {
 }
 
 // setRedirect records the result of a check of the redirect.
-func (a *agent) setRedirect(err error) {
+func (a *agent) setRedirect(ctx context.Context, err error) {
 	a.redirected.Store(&err)
 	a.health.SetActive(err == nil)
 	a.metrics.RedirectState(err == nil)
@@ -199,7 +194,7 @@ func (a *agent) setRedirect(err error) {
 		a.metrics.RedirectFailed()
 		return
 	}
-	a.endCapture()
+	a.endCapture(ctx)
 	a.lifecycle.ReportServing()
 	if a.taint != nil {
 		a.taint.Check()

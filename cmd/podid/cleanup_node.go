@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/podid-io/podid/internal/agent/redirect"
-	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/build"
 	nodecleanup "github.com/podid-io/podid/internal/uninstall/node"
 )
 
@@ -142,7 +142,7 @@ func (o *nodeCleanupOptions) cleanRemote(cmd *cobra.Command, names []string) err
 	if err != nil {
 		return fmt.Errorf("read kubeconfig: %w", err)
 	}
-	config.UserAgent, config.QPS, config.Burst = observe.UserAgent("podid"), queries, 2*queries
+	config.UserAgent, config.QPS, config.Burst = build.UserAgent("podid"), queries, 2*queries
 	cleaner, err := nodecleanup.New(config, spec, o.timeout)
 	if err != nil {
 		return err

@@ -15,8 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podid-io/podid/internal/azure"
+	"github.com/podid-io/podid/internal/build"
 	"github.com/podid-io/podid/internal/compute"
-	"github.com/podid-io/podid/internal/observe"
 	"github.com/podid-io/podid/internal/uninstall"
 )
 
@@ -43,7 +43,7 @@ func (o *clusterOptions) client() (client.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
-	config.UserAgent = observe.UserAgent("podid")
+	config.UserAgent = build.UserAgent("podid")
 	config.QPS, config.Burst = queries, 2*queries
 	config.WarningHandler = rest.NoWarnings{} // about a finalizer's name that v1.8.17 chose
 	scheme, err := uninstall.Scheme()

@@ -32,6 +32,7 @@ import (
 	"github.com/podid-io/podid/internal/controllers/attachment"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/ledger"
+	"github.com/podid-io/podid/internal/logging"
 	"github.com/podid-io/podid/internal/observe"
 	"github.com/podid-io/podid/internal/testenv"
 )
@@ -150,7 +151,7 @@ func (w *world) start() {
 	}
 	log := w.log
 	if os.Getenv("PODID_TEST_LOG") != "" {
-		log = observe.NewLogger(os.Stderr, observe.FormatText, 1)
+		log = logging.New(os.Stderr, logging.FormatText, 1)
 	}
 	mgr, err := manager.New(w.kube, manager.Options{
 		Scheme: scheme, Cache: cache, Logger: log, Metrics: server.Options{BindAddress: "0"},

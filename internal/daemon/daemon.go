@@ -11,7 +11,8 @@ import (
 
 	"github.com/go-logr/logr"
 
-	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/build"
+	"github.com/podid-io/podid/internal/logging"
 )
 
 // The exit codes.
@@ -50,15 +51,15 @@ func (p Process) Main(ctx context.Context, d Daemon) int {
 		_, _ = fmt.Fprintf(p.Stderr, "%s: %v\nRun '%s --help' for the flags.\n", d.Name, d.Error, d.Name)
 		return ExitUsage
 	case d.Options.Version:
-		_, _ = fmt.Fprintln(p.Stdout, d.Name+" "+observe.Build().String())
+		_, _ = fmt.Fprintln(p.Stdout, d.Name+" "+build.Describe().String())
 		return ExitDone
 	}
-	log := observe.NewLogger(p.Stderr, d.Options.LogFormat, d.Options.Verbosity)
+	log := logging.New(p.Stderr, d.Options.LogFormat, d.Options.Verbosity)
 	p.SetLoggers(log)
-	log.Info("starting", append([]any{"version", observe.Version()}, d.Starting...)...)
-	if d.Options.Verbosity > observe.MaxVerbosity {
+	log.Info("starting", append([]any{"version", build.Version()}, d.Starting...)...)
+	if d.Options.Verbosity > logging.MaxVerbosity {
 		log.Info("log verbosity limited: higher levels would show the bodies of API requests, Secrets and tokens among them",
-			"requested", d.Options.Verbosity, "used", observe.MaxVerbosity)
+			"requested", d.Options.Verbosity, "used", logging.MaxVerbosity)
 	}
 	for _, name := range d.Options.Deprecated {
 		log.Info("ignored deprecated flag", "flag", name)

@@ -9,7 +9,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/build"
 )
 
 // KubeConfig reads the kubeconfig, or the service account of the daemon's pod.
@@ -18,7 +18,7 @@ func (o *Options) KubeConfig(daemon string) (*rest.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.UserAgent = observe.UserAgent(daemon)
+	config.UserAgent = build.UserAgent(daemon)
 	return config, nil
 }
 

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/logging"
 )
 
 // Usage holds the texts and flags that differ between daemons.
@@ -30,7 +30,7 @@ type Options struct {
 	Kubeconfig      string // empty: the service account of the pod
 	ForceNamespaced bool
 
-	LogFormat string // observe.FormatText or FormatJSON
+	LogFormat string // logging.FormatText or FormatJSON
 	Verbosity int    // klog's
 
 	ProbePort, MetricsPort       string // 0: any free one
@@ -116,9 +116,9 @@ func (o *Options) bindFlags(u Usage, flags *flag.FlagSet) {
 	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig `file`; without it $KUBECONFIG, else the service account of the pod that "+u.Name+" runs in")
 	flags.BoolVar(&o.ForceNamespaced, "forceNamespaced", true,
 		"pod, binding and identity must share one namespace; the environment variable FORCENAMESPACED=true demands it too")
-	flags.StringVar(&o.LogFormat, "logging-format", observe.FormatText, "log format: text or json")
-	flags.StringVar(&o.LogFormat, "log-format", observe.FormatText, "another name of --logging-format")
-	flags.IntVar(&o.Verbosity, "v", 0, "log verbosity; "+u.Verbosity+"; at most "+strconv.Itoa(observe.MaxVerbosity)+" is used")
+	flags.StringVar(&o.LogFormat, "logging-format", logging.FormatText, "log format: text or json")
+	flags.StringVar(&o.LogFormat, "log-format", logging.FormatText, "another name of --logging-format")
+	flags.IntVar(&o.Verbosity, "v", 0, "log verbosity; "+u.Verbosity+"; at most "+strconv.Itoa(logging.MaxVerbosity)+" is used")
 	flags.BoolVar(&o.Profile, "enableProfile", false, "serve pprof on "+profileAddress)
 	flags.StringVar(&o.ProbeAddress, "http-probe-address", "", "IP `address` of --http-probe-port, where the kubelet must reach it; empty: all addresses")
 	flags.StringVar(&o.MetricsAddress, "prometheus-address", "", "IP `address` of --prometheus-port, such as 127.0.0.1; empty: all addresses")
@@ -152,7 +152,7 @@ func (o *Options) Complete(getenv func(string) string) error {
 
 // Validate returns all errors joined.
 func (o *Options) Validate() error {
-	format := observe.CheckLogFormat(o.LogFormat)
+	format := logging.CheckFormat(o.LogFormat)
 	if format != nil {
 		format = fmt.Errorf("--logging-format: %w", format)
 	}

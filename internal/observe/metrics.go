@@ -10,6 +10,8 @@ import (
 	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podid-io/podid/internal/build"
 )
 
 // prefix begins every name, as it did in v1.8.17.
@@ -54,9 +56,9 @@ type Metrics struct {
 // called twice for one registerer.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	r := register{reg}
-	build := Build()
+	info := build.Describe()
 	r.gauge("build_info", "The build of this program; the value is always 1.", "version", "commit", "go_version").
-		WithLabelValues(build.Version, build.Commit, build.GoVersion).Set(1)
+		WithLabelValues(info.Version, info.Commit, info.GoVersion).Set(1)
 	return &Metrics{
 		mic: newMICMetrics(r),
 		nmi: newNMIMetrics(r),

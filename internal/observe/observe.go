@@ -1,4 +1,4 @@
-// Package observe provides the logs, metrics, health and build information of the daemons. Metric
+// Package observe provides the metrics and health of the daemons. Metric
 // names and formats are defined only here.
 //
 // No secret passes through it: secret values are Secrets, and client IDs are shortened by ShortID.

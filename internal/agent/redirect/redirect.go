@@ -69,10 +69,14 @@ func (c Config) Validate() error {
 	if !regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`).MatchString(c.Table) {
 		errs = append(errs, fmt.Errorf("nftables table %q: must be 1 to 64 letters, digits, - and _, beginning with a letter", c.Table))
 	}
-	if !regexp.MustCompile(`^[A-Za-z0-9]{0,64}$`).MatchString(c.HandoverSecret) {
-		errs = append(errs, errors.New("handover secret: must be at most 64 letters and digits"))
+	return errors.Join(append(errs, checkSecret(c.HandoverSecret))...)
+}
+
+func checkSecret(secret string) error {
+	if !regexp.MustCompile(`^[A-Za-z0-9]{0,64}$`).MatchString(secret) {
+		return errors.New("handover secret: must be at most 64 letters and digits")
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // reserved returns who is known to use a link-local address on nodes, or "".
@@ -235,6 +239,39 @@ func (r *Redirect) Owner(ctx context.Context) (secret string, target netip.AddrP
 		return "", netip.AddrPort{}, false, nil
 	}
 	return by.secret, by.target, true, nil
+}
+
+// Target is the agent that the redirect leads to.
+type Target struct {
+	Port       uint16 `json:"port"`
+	Secret     string `json:"secret"`     // Config.HandoverSecret
+	Generation uint64 `json:"generation"` // when it started or last called Renew, since the boot
+}
+
+// Target returns where the redirect leads, for another process that keeps it.
+func (r *Redirect) Target() Target {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return Target{Port: r.port, Secret: r.config.HandoverSecret, Generation: uint64(r.generation)}
+}
+
+// Lead lets the redirect lead to an agent in another process, from the next check on.
+func (r *Redirect) Lead(to Target) error {
+	now, err := currentGeneration()
+	if err != nil {
+		return fmt.Errorf("redirect: %w", err)
+	}
+	if err := checkSecret(to.Secret); err != nil {
+		return fmt.Errorf("redirect: %w", err)
+	}
+	if to.Port == 0 || generation(to.Generation) > now {
+		return fmt.Errorf("redirect: an agent at port %d that started %d ns after the boot: impossible", to.Port, to.Generation)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.config.HandoverSecret, r.port, r.generation = to.Secret, to.Port, generation(to.Generation)
+	r.requestCheck()
+	return nil
 }
 
 // Renew makes this agent the newest, so that it takes the rules at the next check. Call it when a

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/build"
 )
 
 // TestExceptedKeepAway: to the metadata service, excepted pods and all others are one node. When it
@@ -103,7 +103,7 @@ func TestNameToTheService(t *testing.T) {
 	if _, err := w.server.upstream.get(t.Context(), "/metadata/instance", "", http.Header{}); err != nil { // a client without a User-Agent
 		t.Fatal(err)
 	}
-	want := []string{"podid-test", "curl/8", observe.UserAgent("nmi")}
+	want := []string{"podid-test", "curl/8", build.UserAgent("nmi")}
 	for i, r := range w.imds.seen() {
 		if got := r.Header.Get("User-Agent"); got != want[i] {
 			t.Errorf("request %d: %q, want %q", i, got, want[i])

@@ -18,7 +18,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/imds"
 	"github.com/podid-io/podid/internal/ascii"
-	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/build"
 	"github.com/podid-io/podid/internal/reason"
 )
 
@@ -180,7 +180,7 @@ func (u *upstream) get(ctx context.Context, path, query string, from http.Header
 	if err != nil {
 		return nil, fmt.Errorf("call the metadata service: %w", err)
 	}
-	req.Header.Set("User-Agent", observe.UserAgent("nmi")) // unless the client names itself
+	req.Header.Set("User-Agent", build.UserAgent("nmi")) // unless the client names itself
 	copyHeaders(req.Header, from, "Accept", "User-Agent", "X-Ms-Client-Request-Id", "Return-Client-Request-Id")
 	req.Header.Set(imds.MetadataHeader, "true")
 	resp, err := u.client.Do(req)

@@ -1,4 +1,4 @@
-package observe
+package build
 
 import (
 	"runtime/debug"

@@ -1,6 +1,5 @@
-// Build information.
-
-package observe
+// Package build describes the build of the running program.
+package build
 
 import (
 	"fmt"
@@ -8,12 +7,12 @@ import (
 )
 
 // version is the release, set at link time:
-// -ldflags "-X github.com/podid-io/podid/internal/observe.version=v1.2.3".
+// -ldflags "-X github.com/podid-io/podid/internal/build.version=v1.2.3".
 // The linker can set nothing but a variable.
 var version string
 
-// BuildInfo describes the build of a binary.
-type BuildInfo struct {
+// Info describes the build of a binary.
+type Info struct {
 	// Version is the release, or what the Go toolchain derived from the repository. It is "devel" when
 	// neither is known.
 	Version string
@@ -24,8 +23,8 @@ type BuildInfo struct {
 	GoVersion string
 }
 
-// Build returns the build information of the running binary.
-func Build() BuildInfo {
+// Describe returns the build information of the running binary.
+func Describe() Info {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return describe(version, &debug.BuildInfo{})
@@ -33,8 +32,8 @@ func Build() BuildInfo {
 	return describe(version, info)
 }
 
-func describe(release string, info *debug.BuildInfo) BuildInfo {
-	b := BuildInfo{Version: release, Commit: "unknown", GoVersion: info.GoVersion}
+func describe(release string, info *debug.BuildInfo) Info {
+	b := Info{Version: release, Commit: "unknown", GoVersion: info.GoVersion}
 	if b.Version == "" {
 		b.Version = info.Main.Version
 	}
@@ -55,10 +54,10 @@ func describe(release string, info *debug.BuildInfo) BuildInfo {
 }
 
 // Version returns the release of the running binary, "devel" when it has none.
-func Version() string { return Build().Version }
+func Version() string { return Describe().Version }
 
 // String returns the line that the flag version prints.
-func (b BuildInfo) String() string {
+func (b Info) String() string {
 	return fmt.Sprintf("%s (commit %s, %s)", b.Version, b.Commit, b.GoVersion)
 }
 

@@ -1,4 +1,4 @@
-package observe_test
+package logging_test
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/podid-io/podid/internal/logging"
 	"github.com/podid-io/podid/internal/observe"
 )
 
@@ -40,7 +41,7 @@ func TestLogger(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
-			log := observe.NewLogger(&out, tt.format, tt.verbosity).WithName("nmi")
+			log := logging.New(&out, tt.format, tt.verbosity).WithName("nmi")
 			log.Info("hello", "node", "n1", "secret", observe.NewSecret("s3cret"))
 			log.V(4).Info("detail")
 			log.Error(errors.New("why not"), "broken")
@@ -55,7 +56,7 @@ func TestLogger(t *testing.T) {
 
 func TestCheckLogFormat(t *testing.T) {
 	for format, good := range map[string]bool{"text": true, "json": true, "": false, "JSON": false, "xml": false} {
-		if err := observe.CheckLogFormat(format); (err == nil) != good {
+		if err := logging.CheckFormat(format); (err == nil) != good {
 			t.Errorf("%q: %v", format, err)
 		}
 	}
@@ -63,7 +64,7 @@ func TestCheckLogFormat(t *testing.T) {
 
 func TestJSONLinesParse(t *testing.T) {
 	var out bytes.Buffer
-	observe.NewLogger(&out, observe.FormatJSON, observe.MaxVerbosity).V(observe.MaxVerbosity).Info("odd", "quote", `"`, "newline", "\n", "lonely")
+	logging.New(&out, logging.FormatJSON, logging.MaxVerbosity).V(logging.MaxVerbosity).Info("odd", "quote", `"`, "newline", "\n", "lonely")
 	var line map[string]any
 	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
 		t.Errorf("%s: %v", out.Bytes(), err)
@@ -72,11 +73,11 @@ func TestJSONLinesParse(t *testing.T) {
 
 // TestMaxVerbosity checks that no verbosity shows the levels at which client-go logs bodies.
 func TestMaxVerbosity(t *testing.T) {
-	for _, format := range []string{observe.FormatText, observe.FormatJSON} {
-		for _, verbosity := range []int{observe.MaxVerbosity, 8, 10, 1000} {
-			log := observe.NewLogger(io.Discard, format, verbosity)
-			if !log.V(observe.MaxVerbosity).Enabled() || log.V(observe.MaxVerbosity+1).Enabled() || log.V(5).V(3).Enabled() {
-				t.Errorf("%s, verbosity %d: not limited to %d", format, verbosity, observe.MaxVerbosity)
+	for _, format := range []string{logging.FormatText, logging.FormatJSON} {
+		for _, verbosity := range []int{logging.MaxVerbosity, 8, 10, 1000} {
+			log := logging.New(io.Discard, format, verbosity)
+			if !log.V(logging.MaxVerbosity).Enabled() || log.V(logging.MaxVerbosity+1).Enabled() || log.V(5).V(3).Enabled() {
+				t.Errorf("%s, verbosity %d: not limited to %d", format, verbosity, logging.MaxVerbosity)
 			}
 		}
 	}

@@ -1,6 +1,5 @@
-// The log: the logr API on slog, one line per entry.
-
-package observe
+// Package logging is the log of the daemons: the logr API on slog, one line per entry.
+package logging
 
 import (
 	"fmt"
@@ -16,8 +15,8 @@ const (
 	FormatJSON = "json"
 )
 
-// CheckLogFormat returns an error that lists the valid formats when format is none of them.
-func CheckLogFormat(format string) error {
+// CheckFormat returns an error that lists the valid formats when format is none of them.
+func CheckFormat(format string) error {
 	if format != FormatText && format != FormatJSON {
 		return fmt.Errorf("unknown log format %q: use %s or %s", format, FormatText, FormatJSON)
 	}
@@ -28,13 +27,13 @@ func CheckLogFormat(format string) error {
 // requests and responses, including Secrets and the tokens of service accounts.
 const MaxVerbosity = 6
 
-// NewLogger returns a logger that writes to w. format is FormatJSON or FormatText; any other value
-// counts as text (see CheckLogFormat). verbosity is klog's, limited to MaxVerbosity: V(n) is
+// New returns a logger that writes to w. format is FormatJSON or FormatText; any other value
+// counts as text (see CheckFormat). verbosity is klog's, limited to MaxVerbosity: V(n) is
 // written when n <= verbosity. Errors are always written.
 //
 // The caller sets the same logger for klog and controller-runtime, so that a daemon has one log in
 // one format.
-func NewLogger(w io.Writer, format string, verbosity int) logr.Logger {
+func New(w io.Writer, format string, verbosity int) logr.Logger {
 	// logr passes V(n) to slog as level -n.
 	options := &slog.HandlerOptions{Level: slog.Level(-min(max(verbosity, 0), MaxVerbosity)), ReplaceAttr: plainLevel}
 	if format == FormatJSON {

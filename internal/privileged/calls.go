@@ -1,0 +1,73 @@
+// What goes over the connection between an agent and its holder: a call opens a connection, sends
+// one request, and receives results until one of them is the last. A call that the agent gives up
+// is a connection that it closes.
+
+package privileged
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/podid-io/podid/internal/agent/redirect"
+)
+
+// The names of the sockets in the holder's folder.
+const (
+	callsName   = "calls.sock"
+	socketsName = "holder.sock"
+)
+
+// act is what a request is about.
+type act string
+
+const (
+	actOwner    act = "owner"    // Owner
+	actTakeBack act = "takeBack" // TakeBack
+	actKeep     act = "keep"     // KeepRedirect
+	actCapture  act = "capture"  // Capture
+	actRelease  act = "release"  // Release
+	actEnd      act = "end"      // EndCapture
+)
+
+// request is the one packet of a call.
+type request struct {
+	Act        act             `json:"act"`
+	Target     redirect.Target `json:"target"`
+	PassAbsent bool            `json:"passAbsent,omitempty"`
+}
+
+// result is a packet in response.
+type result struct {
+	Error string `json:"error,omitempty"`
+	Last  bool   `json:"last,omitempty"`
+	// Found is of Owner and EndCapture.
+	Found  bool           `json:"found,omitempty"`
+	Secret string         `json:"secret,omitempty"`
+	At     netip.AddrPort `json:"at,omitzero"`
+	// Set and Repaired are how often the redirect was written since the result before.
+	Set      int `json:"set,omitempty"`
+	Repaired int `json:"repaired,omitempty"`
+}
+
+// err returns the error that a result reports.
+func (r result) err() error {
+	if r.Error == "" {
+		return nil
+	}
+	return errors.New(r.Error)
+}
+
+// failed returns the result that reports an error, or none.
+func failed(err error) result {
+	if err == nil {
+		return result{}
+	}
+	text := err.Error()
+	if len(text) > maxError {
+		text = text[:maxError] + "…"
+	}
+	return result{Error: text}
+}
+
+// maxError is the size of an error in a packet.
+const maxError = 2000

@@ -1,0 +1,138 @@
+// The flags of what needs privileges. The agent and the holder take the same.
+
+package privileged
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/podid-io/podid/internal/agent/redirect"
+)
+
+// The ways of --capture.
+const (
+	CaptureWire    = "wire"
+	CapturePrefer  = "prefer"
+	CaptureRequire = "require"
+)
+
+// DefaultFolder is where the holder listens for its agent.
+const DefaultFolder = "/run/podid/holder"
+
+// Options configure the redirect, and how requests are captured inside pods.
+type Options struct {
+	metadataIP   string
+	metadataPort int
+	agentAddress string
+	table        string
+	interval     int
+	wireServer   bool // closed for pods
+
+	// Way is the value of --capture.
+	Way     string
+	address string
+	// Where things are on the node.
+	groups, namespaces, pins, lock string
+}
+
+// BindFlags adds the flags.
+func (o *Options) BindFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.metadataIP, "metadata-ip", redirect.DefaultMetadataIP, "`address` of the instance metadata service")
+	flags.IntVar(&o.metadataPort, "metadata-port", redirect.DefaultMetadataPort, "`port` of the instance metadata service")
+	flags.StringVar(&o.agentAddress, "agent-address", redirect.DefaultAgentIP, "link-local `address` that nmi adds to lo and listens on; requests of pods are redirected there")
+	flags.StringVar(&o.table, "agent-table", redirect.DefaultTable, "`name` of the nftables table that nmi owns")
+	flags.BoolVar(&o.wireServer, "block-wireserver", true, "keep Azure's WireServer (168.63.129.16, TCP ports 80 and 32526), which has the machine's certificates and secrets, from pods")
+	flags.IntVar(&o.interval, "ipt-update-interval-sec", 60, "`seconds` between two checks of the redirect; changes are corrected at once")
+	flags.StringVar(&o.Way, "capture", CaptureWire,
+		"how requests of pods reach nmi: wire (nftables), prefer (inside pods where the node can, and nftables behind it), or require (inside pods only; others are refused). The last two need root, or a holder (--holder)")
+	flags.StringVar(&o.address, "capture-address", "127.0.0.1:64579",
+		"loopback `address` and port in pods' network where nmi listens; if a pod uses the port, one of the next")
+	flags.StringVar(&o.groups, "cgroup-dir", "/sys/fs/cgroup", "`folder` where the node's control groups are mounted")
+	flags.StringVar(&o.namespaces, "netns-dir", "/run/netns", "`folder` in which the container runtime keeps network namespaces")
+	flags.StringVar(&o.pins, "bpf-dir", "/sys/fs/bpf/podid", "`folder` for pins in a BPF file system, which nmi makes")
+	flags.StringVar(&o.lock, "holder-lock", "/run/podid/holders.lock", "`file` that the agents of a node share: one of two that run at once serves the pods that start")
+}
+
+// Validate returns all mistakes, joined. port is where the agent listens.
+func (o *Options) Validate(port int) error {
+	return errors.Join(o.ValidateRedirect(port), o.validateCapture())
+}
+
+// ValidateRedirect is Validate for programs that capture nothing.
+func (o *Options) ValidateRedirect(port int) error {
+	var err1, err2 error
+	if o.metadataPort <= 0 || o.metadataPort > 65535 {
+		err1 = fmt.Errorf("--metadata-port=%d is not a port: use a number from 1 to 65535", o.metadataPort)
+	}
+	if o.interval <= 0 {
+		err2 = fmt.Errorf("--ipt-update-interval-sec=%d: must be more than 0", o.interval)
+	}
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	_, err := o.Redirect(port)
+	return err
+}
+
+func (o *Options) validateCapture() error {
+	var way, address error
+	if o.Way != CaptureWire && o.Way != CapturePrefer && o.Way != CaptureRequire {
+		way = fmt.Errorf("--capture=%q: use %s, %s or %s", o.Way, CaptureWire, CapturePrefer, CaptureRequire)
+	}
+	if at, err := netip.ParseAddrPort(o.address); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
+		address = fmt.Errorf("--capture-address=%q: use an IPv4 loopback address and a port, such as 127.0.0.1:64579", o.address)
+	}
+	return errors.Join(way, address)
+}
+
+// Redirect returns the configuration of the redirect to the port that the agent listens on.
+func (o *Options) Redirect(port int) (redirect.Config, error) {
+	metadata, err1 := netip.ParseAddr(o.metadataIP)
+	if err1 != nil {
+		err1 = fmt.Errorf("--metadata-ip=%q is not an IP address", o.metadataIP)
+	}
+	agent, err2 := netip.ParseAddr(o.agentAddress)
+	if err2 != nil {
+		err2 = fmt.Errorf("--agent-address=%q is not an IP address", o.agentAddress)
+	}
+	c := redirect.Config{
+		MetadataIP: metadata, MetadataPort: uint16(o.metadataPort & 0xffff),
+		AgentIP: agent, AgentPort: uint16(port & 0xffff), Table: o.table, BlockWireServer: o.wireServer,
+	}
+	if err := errors.Join(err1, err2); err != nil {
+		return c, err
+	}
+	return c, c.Validate()
+}
+
+// Interval returns the time between two checks of the redirect.
+func (o *Options) Interval() time.Duration { return time.Duration(o.interval) * time.Second }
+
+// Closed returns the services that pods never reach.
+func (o *Options) Closed() []netip.AddrPort {
+	if !o.wireServer {
+		return nil
+	}
+	return redirect.WireServer()
+}
+
+// Upstream returns the address and port of the metadata service.
+func (o *Options) Upstream() string { return o.metadata().String() }
+
+func (o *Options) metadata() netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(o.metadataIP), uint16(o.metadataPort&0xffff))
+}
+
+// Groups returns the folder where the node's control groups are mounted.
+func (o *Options) Groups() string { return o.groups }
+
+// Pins returns the folder of the pins in a BPF file system.
+func (o *Options) Pins() string { return o.pins }
+
+// CleanupArgs returns the flags that a cleanup of another node needs.
+func (o *Options) CleanupArgs() []string {
+	return []string{"--agent-table=" + o.table, "--agent-address=" + o.agentAddress, "--bpf-dir=" + o.pins}
+}

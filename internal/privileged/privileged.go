@@ -1,0 +1,118 @@
+// Package privileged does for the agent what needs privileges on the node: it keeps the redirect in
+// place (internal/agent/redirect), and captures requests inside pods (internal/hook).
+//
+// Local does it in the agent's own process, which is root then. Remote asks a holder, another
+// process beside the agent, and the agent needs no privilege. Server is the holder's end.
+//
+//	options.go  the flags that both processes take
+//	calls.go    what goes over the connection
+//	server.go   the holder's end
+//	remote.go   the agent's end
+package privileged
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/go-logr/logr"
+
+	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/hook"
+	"github.com/podid-io/podid/internal/hook/program"
+	"github.com/podid-io/podid/internal/kubepods"
+)
+
+// Local does what needs privileges in this process.
+type Local struct {
+	options  Options
+	redirect *redirect.Redirect
+	users    []uint32 // whose agents may take sockets, besides root's
+	log      logr.Logger
+}
+
+// NewLocal returns a Local that leads pods to an agent at a port. secret is for a newer agent
+// (redirect.Config.HandoverSecret). It changes nothing on the node yet.
+func NewLocal(o Options, port int, secret string, log logr.Logger) (*Local, error) {
+	r, err := newRedirect(o, port, secret)
+	if err != nil {
+		return nil, err
+	}
+	return &Local{options: o, redirect: r, log: log}, nil
+}
+
+func newRedirect(o Options, port int, secret string) (*redirect.Redirect, error) {
+	config, err := o.Redirect(port)
+	if err != nil {
+		return nil, err
+	}
+	config.HandoverSecret = secret
+	return redirect.New(config)
+}
+
+// CountTo sets the counts of writes of the redirect. Call it before KeepRedirect.
+func (l *Local) CountTo(c redirect.Counts) { l.redirect.CountTo(c) }
+
+// Listen opens the listener to which the redirect leads.
+func (l *Local) Listen(ctx context.Context) (net.Listener, error) { return l.redirect.Listen(ctx) }
+
+// Owner returns the other agent that has the redirect, as redirect.Owner does.
+func (l *Local) Owner(ctx context.Context) (secret string, at netip.AddrPort, found bool, err error) {
+	return l.redirect.Owner(ctx)
+}
+
+// TakeBack puts this agent's redirect in place again after a newer agent had it.
+func (l *Local) TakeBack(ctx context.Context) error {
+	return errors.Join(l.redirect.Renew(), l.redirect.Ensure(ctx))
+}
+
+// KeepRedirect keeps the redirect in place until ctx ends. It reports each check.
+func (l *Local) KeepRedirect(ctx context.Context, checked func(error)) {
+	l.redirect.Run(logr.NewContext(ctx, l.log), l.options.Interval(), checked)
+}
+
+// Sockets returns the path at which Capture passes sockets to the agent. The caller must call
+// remove when it needs it no more.
+func (l *Local) Sockets() (path string, remove func(), err error) {
+	folder := filepath.Dir(l.options.lock)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", nil, fmt.Errorf("make folder for the lock of holders: %w", err)
+	}
+	private, err := os.MkdirTemp(folder, "agent-")
+	if err != nil {
+		return "", nil, fmt.Errorf("make folder for the holder's socket: %w", err)
+	}
+	return filepath.Join(private, socketsName), func() { _ = os.RemoveAll(private) }, nil
+}
+
+// Capture captures requests inside pods until ctx ends, or it cannot go on. It passes the sockets
+// to agents that connect to the path. Pods whose sockets no agent has reach the redirect if
+// passAbsent is set, and nothing otherwise. It reports each check.
+func (l *Local) Capture(ctx context.Context, sockets string, passAbsent bool, checked func(error)) error {
+	o := l.options
+	folder, err := kubepods.Find(os.DirFS(o.groups))
+	if err != nil {
+		return err
+	}
+	return hook.Serve(ctx, hook.Settings{
+		Metadata: o.metadata(), Closed: o.Closed(), Listen: netip.MustParseAddrPort(o.address), PassAbsent: passAbsent,
+		Group: filepath.Join(o.groups, folder), Namespaces: o.namespaces, Pins: o.pins, Lock: o.lock,
+		Socket: sockets, Users: l.users, Checked: checked,
+	}, l.log)
+}
+
+// Release lets pods reach the redirect, unless another agent captures inside them.
+func (l *Local) Release(context.Context) error { return hook.Release(l.options.lock, l.options.pins) }
+
+// EndCapture removes what an agent that captured inside pods has left. found is false if there is
+// nothing.
+func (l *Local) EndCapture(context.Context) (found bool, err error) {
+	if _, err := os.Stat(l.options.pins); err != nil {
+		return false, nil //nolint:nilerr // nothing was pinned here
+	}
+	return true, program.Remove(l.options.pins)
+}

@@ -1,0 +1,356 @@
+// The holder's end: it answers the calls of its agent.
+
+package privileged
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podid-io/podid/internal/hook/protocol"
+)
+
+// Server is a holder. What it does on the node goes on while its agent is restarted: rules and
+// programs stay, and connections of pods wait.
+type Server struct {
+	local    *Local
+	sockets  string // path
+	listener *protocol.Listener
+	log      logr.Logger
+	calls    chan struct{} // one for each open call
+
+	mu      sync.Mutex
+	kept    bool               // an agent has had the redirect kept
+	keeping context.CancelFunc // ends the call that keeps the redirect
+	counts  counts
+	capture *capture // nil if none has begun
+}
+
+// maxCalls bounds the open calls. An agent has three at most.
+const maxCalls = 16
+
+// NewServer returns a holder whose agents reach it in a folder, which is made. Besides root's, the
+// agents of one user may.
+func NewServer(ctx context.Context, o Options, folder string, user uint32, log logr.Logger) (*Server, error) {
+	local, err := NewLocal(o, 1, "", log) // each request names the agent's port
+	if err != nil {
+		return nil, err
+	}
+	local.users = []uint32{user}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return nil, fmt.Errorf("make the holder's folder: %w", err)
+	}
+	listener, err := protocol.Listen(ctx, filepath.Join(folder, callsName), user)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		local: local, sockets: filepath.Join(folder, socketsName), listener: listener, log: log, calls: make(chan struct{}, maxCalls),
+	}
+	local.CountTo(&s.counts)
+	return s, nil
+}
+
+// stopTimeout is how long a holder that is stopped waits for its agent, which drains connections.
+const stopTimeout = 25 * time.Second
+
+// Run answers calls until ctx ends, and until the agent has gone then, too.
+func (s *Server) Run(ctx context.Context) error {
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, work := errgroup.WithContext(work)
+	group.Go(func() error { return s.accept(work, group) })
+	select {
+	case <-work.Done():
+	case <-ctx.Done():
+		s.awaitAgent()
+	}
+	stop()
+	_ = s.listener.Close()
+	return group.Wait()
+}
+
+// awaitAgent waits until no call is open.
+func (s *Server) awaitAgent() {
+	limit := time.NewTimer(stopTimeout)
+	defer limit.Stop()
+	for range cap(s.calls) {
+		select {
+		case s.calls <- struct{}{}:
+		case <-limit.C:
+			return
+		}
+	}
+}
+
+// acceptPause is the pause after a failure, such as too many open files.
+const acceptPause = 100 * time.Millisecond
+
+func (s *Server) accept(ctx context.Context, group *errgroup.Group) error {
+	for {
+		conn, err := s.listener.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		case err == nil:
+			s.begin(ctx, group, conn)
+			continue
+		case errors.Is(err, protocol.ErrPeer):
+			s.log.Info("rejected a connection that is no agent's", "reason", err.Error())
+			continue
+		default:
+			s.log.Error(err, "cannot accept calls of the agent, retrying")
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(acceptPause):
+		}
+	}
+}
+
+// begin answers a call, unless too many are open.
+func (s *Server) begin(ctx context.Context, group *errgroup.Group, conn *protocol.Conn) {
+	select {
+	case s.calls <- struct{}{}:
+	default:
+		_ = conn.Close()
+		return
+	}
+	group.Go(func() error {
+		defer func() { <-s.calls }()
+		s.serve(ctx, conn)
+		return nil
+	})
+}
+
+// requestTimeout bounds the wait for a request.
+const requestTimeout = 5 * time.Second
+
+// serve answers one call.
+func (s *Server) serve(ctx context.Context, conn *protocol.Conn) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	defer func() { _ = conn.Close() }()
+	var r request
+	if err := conn.ReceiveValue(&r, requestTimeout); err != nil {
+		s.log.V(1).Info("a call without a request", "reason", err.Error())
+		return
+	}
+	go func() { // the agent gives up, or is gone
+		conn.WaitEnd()
+		cancel()
+	}()
+	c := &call{conn: conn}
+	last := s.answer(ctx, r, c)
+	last.Last = true
+	c.send(last)
+}
+
+// call is an open call. Results may be sent concurrently.
+type call struct {
+	mu   sync.Mutex
+	conn *protocol.Conn
+}
+
+// send sends a result. An agent that is gone ends the call by itself.
+func (c *call) send(r result) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.conn.SendValue(r)
+}
+
+// answer does what a request wants, and returns the last result.
+func (s *Server) answer(ctx context.Context, r request, c *call) result {
+	if r.Act == actOwner || r.Act == actTakeBack || r.Act == actKeep {
+		if err := s.local.redirect.Lead(r.Target); err != nil {
+			return failed(err)
+		}
+	}
+	switch r.Act {
+	case actOwner:
+		secret, at, found, err := s.local.Owner(ctx)
+		last := failed(err)
+		last.Secret, last.At, last.Found = secret, at, found
+		return last
+	case actTakeBack:
+		return failed(s.local.redirect.Ensure(ctx))
+	case actKeep:
+		s.keep(ctx, c)
+		return result{}
+	case actCapture:
+		return s.captureFor(ctx, r.PassAbsent, c)
+	case actRelease:
+		s.endCapturing()
+		return failed(s.local.Release(ctx))
+	case actEnd:
+		found, err := s.local.EndCapture(ctx)
+		last := failed(err)
+		last.Found = found
+		return last
+	}
+	return result{Error: fmt.Sprintf("unknown request %q: do agent and holder have the same version?", r.Act)}
+}
+
+// keep keeps the redirect in place until ctx ends, or the next call that does.
+func (s *Server) keep(ctx context.Context, c *call) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	if s.keeping != nil {
+		s.keeping()
+	}
+	s.kept, s.keeping = true, cancel
+	s.mu.Unlock()
+	s.local.KeepRedirect(ctx, func(err error) {
+		r := failed(err)
+		r.Set, r.Repaired = s.counts.take()
+		c.send(r)
+	})
+}
+
+// counts counts writes of the redirect until a result carries them to the agent.
+type counts struct {
+	mu            sync.Mutex
+	set, repaired int
+}
+
+// RedirectSet implements redirect.Counts.
+func (c *counts) RedirectSet() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.set++
+}
+
+// RedirectRepaired implements redirect.Counts.
+func (c *counts) RedirectRepaired() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.repaired++
+}
+
+func (c *counts) take() (set, repaired int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	set, repaired = c.set, c.repaired
+	c.set, c.repaired = 0, 0
+	return set, repaired
+}
+
+// capture is a capture inside pods, which outlives the calls of agents.
+type capture struct {
+	passAbsent bool
+	cancel     context.CancelFunc
+	done       chan struct{}
+	err        error // once done is closed
+
+	mu    sync.Mutex
+	last  *result // of the last check
+	calls map[*call]bool
+}
+
+// captureFor reports what the running capture finds until ctx ends or the capture does.
+func (s *Server) captureFor(ctx context.Context, passAbsent bool, c *call) result {
+	running := s.startCapture(ctx, passAbsent)
+	running.add(c)
+	defer running.remove(c)
+	select {
+	case <-running.done:
+		return failed(running.err)
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	kept := s.kept
+	s.mu.Unlock()
+	if kept {
+		return result{} // the next agent goes on with the sockets
+	}
+	// The agent has gone before it served pods: an older one goes on serving them.
+	s.endCapturing()
+	if s.local.options.Way == CapturePrefer {
+		if err := s.local.Release(ctx); err != nil {
+			s.log.Error(err, "cannot remove what captures requests inside pods: some pods are refused; run nmi --cleanup on the node")
+		}
+	}
+	return result{}
+}
+
+// startCapture returns the running capture, or begins one.
+func (s *Server) startCapture(ctx context.Context, passAbsent bool) *capture {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.capture; c != nil {
+		select {
+		case <-c.done:
+		default:
+			if c.passAbsent == passAbsent {
+				return c
+			}
+			c.end()
+		}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	c := &capture{passAbsent: passAbsent, cancel: cancel, done: make(chan struct{}), calls: map[*call]bool{}}
+	s.capture = c
+	go func() {
+		defer close(c.done)
+		c.err = s.local.Capture(ctx, s.sockets, passAbsent, c.report)
+		if c.err == nil {
+			c.err = errors.New("the holder no longer captures")
+		}
+	}()
+	return c
+}
+
+// endCapturing ends the running capture, if there is one.
+func (s *Server) endCapturing() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.capture != nil {
+		s.capture.end()
+		s.capture = nil
+	}
+}
+
+// end ends the capture and waits for it.
+func (c *capture) end() {
+	c.cancel()
+	<-c.done
+}
+
+// report sends the result of a check to all calls.
+func (c *capture) report(err error) {
+	r := failed(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = &r
+	for call := range c.calls {
+		call.send(r)
+	}
+}
+
+func (c *capture) add(to *call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls[to] = true
+	if c.last != nil {
+		to.send(*c.last)
+	}
+}
+
+func (c *capture) remove(to *call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.calls, to)
+}
