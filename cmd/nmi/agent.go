@@ -133,9 +133,9 @@ func (t *tables) SetPolicy(object *v1.AzureIdentityPolicy) {
 	t.Table.SetPolicy(policy)
 }
 
-// build makes the agent and starts nothing. Pending requests are canceled when stop is done, token
+// newAgent makes the agent and starts nothing. Pending requests are canceled when stop is done, token
 // fetches when fetches is.
-func build(stop, fetches context.Context, o *options, config *rest.Config, log logr.Logger) (*agent, error) {
+func newAgent(stop, fetches context.Context, o *options, config *rest.Config, log logr.Logger) (*agent, error) {
 	a := &agent{
 		o: o, log: log, registry: prometheus.NewRegistry(), health: &observe.Health{}, lifecycle: lifecycle.New(log),
 		own: cluster.NewOwnIdentities(o.cluster.set()), known: make(chan struct{}), capture: capture{settled: make(chan struct{})},

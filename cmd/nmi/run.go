@@ -36,7 +36,7 @@ func run(ctx context.Context, o *options, log logr.Logger) error {
 	defer cancelFetches()
 	stop, cancelPending := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelPending()
-	a, err := build(stop, fetches, o, config, log)
+	a, err := newAgent(stop, fetches, o, config, log)
 	if err != nil {
 		return err
 	}

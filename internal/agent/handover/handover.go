@@ -3,7 +3,8 @@
 // Each agent has a Session. It listens on an abstract Unix socket in the node's network namespace.
 // The socket's name and the proofs of both sides derive from a secret, which the agent writes into
 // its nftables rules (redirect.Config.HandoverSecret). Only a process with CAP_NET_ADMIN can read
-// it there.
+// it there, or have its holder read it. The users of the two processes are not compared: one agent
+// may be root, and the other one without privileges.
 //
 // A newer agent reads the secret of the agent that has the rules and joins its session. It receives
 // the listening sockets that cannot be opened twice: those for probes, metrics and the host. They
@@ -27,7 +28,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -211,24 +211,4 @@ func closeAll(sockets []int) {
 	for _, s := range sockets {
 		_ = unix.Close(s) // unused
 	}
-}
-
-// checkUser returns an error if the other end is a process of another user: both agents run as
-// root.
-func checkUser(c *net.UnixConn, user int) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var peer *unix.Ucred
-	var failed error
-	if err := raw.Control(func(fd uintptr) {
-		peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil || failed != nil {
-		return errors.Join(err, failed)
-	}
-	if int(peer.Uid) != user {
-		return fmt.Errorf("the process at the other end runs as user %d, not as %d", peer.Uid, user)
-	}
-	return nil
 }
