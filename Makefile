@@ -23,8 +23,8 @@ demo: root build $(TOOLS)/helm ## A real pod on a real cluster on this machine g
 	@bin/podid sandbox demo
 
 .PHONY: build
-build: ## bin/mic, bin/nmi and bin/podid
-	@CGO_ENABLED=0 hack/build.sh 'bin/mic, bin/nmi, bin/podid' go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mic ./cmd/nmi ./cmd/podid
+build: ## bin/mic, bin/nmi, bin/nmi-holder and bin/podid
+	@CGO_ENABLED=0 hack/build.sh 'bin/mic, bin/nmi, bin/nmi-holder, bin/podid' go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mic ./cmd/nmi ./cmd/nmi-holder ./cmd/podid
 
 ##@ Test
 

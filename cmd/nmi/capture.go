@@ -73,7 +73,9 @@ func (a *agent) captureInPods(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
-		a.release(ctx)
+		if a.o.privileged.Way == privileged.CapturePrefer {
+			a.release(ctx)
+		}
 		a.setCapture(err)
 		select {
 		case <-ctx.Done():
@@ -83,15 +85,30 @@ func (a *agent) captureInPods(ctx context.Context) {
 	select {
 	case <-a.lifecycle.Turn():
 	default:
-		a.release(ctx) // an older agent goes on serving pods
+		if a.o.privileged.Way == privileged.CapturePrefer {
+			a.release(ctx) // an older agent goes on serving pods
+		}
+	}
+}
+
+// retireTime bounds the wait for a capture that has not begun.
+const retireTime = 2 * time.Second
+
+// retire removes what captures inside pods if the agent that has taken over is on the wire: it may
+// not see --bpf-dir.
+func (a *agent) retire(ctx context.Context) {
+	if a.o.privileged.Way == privileged.CaptureWire || a.checkCapture() != nil {
+		return
+	}
+	bounded, cancel := context.WithTimeout(ctx, retireTime)
+	defer cancel()
+	if err := a.privileged.Retire(bounded); err != nil {
+		a.log.Error(err, "cannot remove what captures requests inside pods: some pods may be refused; run nmi --cleanup on the node")
 	}
 }
 
 // release lets pods reach the redirect, unless another agent captures inside them.
 func (a *agent) release(ctx context.Context) {
-	if a.o.privileged.Way != privileged.CapturePrefer {
-		return
-	}
 	if err := a.privileged.Release(ctx); err != nil {
 		a.log.Error(err, "cannot remove what captures requests inside pods: some pods are refused; run nmi --cleanup on the node")
 	}

@@ -178,10 +178,12 @@ func TestHolder(t *testing.T) {
 	}
 }
 
-// TestHolderRolled: holder and agent are replaced while a pod asks without pause, by a pair and by
-// an agent that is root and its own holder. No request fails.
+// TestHolderRolled: holder and agent are replaced while a pod asks without pause, by a pair, by an
+// agent that is root and its own holder, and by one on the wire that does not see what captures. No
+// request fails.
 func TestHolderRolled(t *testing.T) {
 	n := newSplit(t)
+	n.addressed("web", "00000000-0000-4000-8000-00000000000a", "10.244.0.2")
 	stop, asked := make(chan struct{}), make(chan int)
 	older := []*process{n.start(n.flags()...)}
 	n.probe("/readyz", 200, "ok")
@@ -211,12 +213,21 @@ func TestHolderRolled(t *testing.T) {
 	root.says(saysPlaced)
 	root.says(saysInPods)
 	n.stopAll(older)
+	folder := n.pair()
+	older = []*process{n.startAgent(folder), n.startHolder(folder)}
+	older[0].says(saysInPods)
+	older[1].says(saysPlaced)
+	root.stop(syscall.SIGTERM)
+	wire := n.start("--prefetch-resources=", "--bpf-dir="+filepath.Join(n.folder, "none"))
+	wire.says(saysPlaced)
+	n.stopAll(older)
+	n.asks("on the wire", "200 ")
 	close(stop)
 	if count := <-asked; count < 10 {
 		t.Errorf("only %d requests", count)
 	}
 	n.want(n.unopened, tokenURL, 200, "access_token")
-	root.stop(syscall.SIGTERM)
+	wire.stop(syscall.SIGTERM)
 }
 
 // stopAll stops processes at once, as the kubelet stops the containers of a pod.

@@ -22,6 +22,7 @@ type privileges interface {
 	KeepRedirect(ctx context.Context, checked func(error))
 	Sockets() (path string, remove func(), err error)
 	Capture(ctx context.Context, sockets string, passAbsent bool, checked func(error)) error
+	Retire(ctx context.Context) error
 	Release(ctx context.Context) error
 	EndCapture(ctx context.Context) (found bool, err error)
 }

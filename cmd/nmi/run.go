@@ -63,7 +63,7 @@ func (a *agent) run(ctx context.Context, cancelPending func()) error {
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():
-			a.lifecycle.Stop(work, cancelPending)
+			a.lifecycle.Stop(work, a.retire, cancelPending)
 			end()
 		case <-work.Done():
 			cancelPending()

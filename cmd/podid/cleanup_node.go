@@ -13,6 +13,8 @@ import (
 
 	"github.com/podid-io/podid/internal/agent/redirect"
 	"github.com/podid-io/podid/internal/build"
+	"github.com/podid-io/podid/internal/hook/program"
+	"github.com/podid-io/podid/internal/privileged"
 	nodecleanup "github.com/podid-io/podid/internal/uninstall/node"
 )
 
@@ -24,6 +26,7 @@ type nodeCleanupOptions struct {
 	secrets   []string
 	table     string
 	address   string
+	pins      string
 	wait      time.Duration
 	timeout   time.Duration
 	all       bool
@@ -32,14 +35,15 @@ type nodeCleanupOptions struct {
 	yes       bool
 }
 
-const nodeCleanupLong = `Take what NMI puts into a node's network off it again: one nftables table, and one address
-on lo. They outlive NMI on purpose, so that pods are refused rather than let through to the
-node's identities. Without them pods reach the real metadata service.
+const nodeCleanupLong = `Take what NMI puts on a node off it again: one nftables table, one address on lo, and the
+BPF programs of --capture=prefer and require. They outlive NMI on purpose, so that pods are
+refused rather than let through to the node's identities. Without them pods reach the real
+metadata service.
 
 Uninstall NMI first: while an agent answers on a node, nothing is removed there.
 
 On nodes of the cluster (names, or --all) a short-lived pod does it: NMI's image, in the
-node's network, with the one capability NET_ADMIN. --local does it on this machine, as root.
+node's network, with the capabilities NET_ADMIN and BPF. --local does it on this machine, as root.
 
 Exit codes: 0 no redirect is left; 1 something failed, or was refused.`
 
@@ -68,6 +72,7 @@ func newNodeCleanupCommand() *cobra.Command {
 	flags.StringSliceVar(&o.secrets, "image-pull-secret", nil, "`name` of a Secret in that namespace to get the image with; may be repeated")
 	flags.StringVar(&o.table, "agent-table", redirect.DefaultTable, "NMI's --agent-table")
 	flags.StringVar(&o.address, "agent-address", redirect.DefaultAgentIP, "NMI's --agent-address")
+	flags.StringVar(&o.pins, "bpf-dir", privileged.DefaultPins, "NMI's --bpf-dir")
 	flags.DurationVar(&o.wait, "wait", time.Minute, "how long to wait on a node for an agent that is about to end")
 	flags.DurationVar(&o.timeout, "timeout", 5*time.Minute, "how long one node may take")
 	flags.BoolVar(&o.force, "force", false, "although an agent answers, which will put the redirect back")
@@ -124,6 +129,9 @@ func (o *nodeCleanupOptions) cleanLocal(cmd *cobra.Command, c redirect.Config) e
 	if err != nil {
 		return fmt.Errorf("clean this node: %w", err)
 	}
+	if err := program.Remove(o.pins); err != nil {
+		return fmt.Errorf("remove what captures inside pods: %w", err)
+	}
 	if !found {
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), "there is no redirect on this node")
 		return err
@@ -176,7 +184,7 @@ func (o *nodeCleanupOptions) spec() (nodecleanup.Spec, error) {
 		}
 		image = "ghcr.io/podid-io/podid/nmi:" + version()
 	}
-	args := []string{"--agent-table=" + o.table, "--agent-address=" + o.address}
+	args := []string{"--agent-table=" + o.table, "--agent-address=" + o.address, "--bpf-dir=" + o.pins}
 	if o.force {
 		args = append(args, "--force")
 	}

@@ -73,6 +73,7 @@ type Holder struct {
 	listed     bool                 // the folder was listed
 	untried    int                  // files that were not opened once
 	settled    bool                 // each file of the first listing was opened once
+	retired    bool                 // another agent serves pods
 	unknown    map[uint64]time.Time // since when cookies are published that no namespace has
 	logged     map[string]time.Time
 }

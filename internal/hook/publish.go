@@ -98,10 +98,25 @@ func (h *Holder) setReady() bool {
 	for a := range h.agents {
 		ready = ready || a.ready
 	}
+	ready = ready && !h.retired
 	if err := h.config.Generation.SetReady(ready); err != nil {
 		h.complainLocked(err, "cannot tell other holders whether this one publishes, retrying")
 	}
 	return ready
+}
+
+// retire lets other holders publish for good. If there is none, remove is called, which removes the
+// programs: another agent serves pods, on the wire.
+func (h *Holder) retire(remove func() error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.retired = true
+	h.setReady()
+	err := h.config.Generation.Do(remove)
+	if errors.Is(err, generation.ErrNewer) {
+		return nil
+	}
+	return err
 }
 
 // served reports whether an agent that is ready has a namespace's sockets. The caller must hold mu.

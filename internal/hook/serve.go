@@ -49,6 +49,9 @@ type Settings struct {
 	// Checked is called with the result of each check: nil once everything is in place. It is called
 	// once a minute, and after changes of the uplinks. If a program is gone, Serve returns instead.
 	Checked func(error)
+	// Retire gets a channel when another agent has taken over. If no other holder serves, the
+	// programs are removed. The sockets stay, for the connections on them. The channel gets the error.
+	Retire <-chan chan<- error
 }
 
 // Serve is a holder in this process until ctx ends. It returns an error if the programs cannot be
@@ -81,12 +84,22 @@ func Serve(ctx context.Context, s Settings, log logr.Logger) error {
 	}
 	defer programs.Close()
 	group, ctx := errgroup.WithContext(ctx)
+	holder := New(Config{
+		Programs: programs, Generation: place, Folder: s.Namespaces, Node: config.Node, Listen: s.Listen, Agents: agents,
+	}, log)
+	guarding, stopGuarding := context.WithCancel(ctx)
+	defer stopGuarding()
+	group.Go(func() error { return holder.Run(ctx) })
+	group.Go(func() error { return newGuards(programs, s).run(guarding, log) })
 	group.Go(func() error {
-		return New(Config{
-			Programs: programs, Generation: place, Folder: s.Namespaces, Node: config.Node, Listen: s.Listen, Agents: agents,
-		}, log).Run(ctx)
+		select {
+		case <-ctx.Done():
+		case done := <-s.Retire:
+			stopGuarding() // programs that are gone are no failure any more
+			done <- holder.retire(func() error { return program.Remove(s.Pins) })
+		}
+		return nil
 	})
-	group.Go(func() error { return newGuards(programs, s).run(ctx, log) })
 	return group.Wait()
 }
 

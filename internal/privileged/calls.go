@@ -25,6 +25,7 @@ const (
 	actTakeBack act = "takeBack" // TakeBack
 	actKeep     act = "keep"     // KeepRedirect
 	actCapture  act = "capture"  // Capture
+	actRetire   act = "retire"   // Retire
 	actRelease  act = "release"  // Release
 	actEnd      act = "end"      // EndCapture
 )

@@ -22,6 +22,9 @@ const (
 // DefaultFolder is where the holder listens for its agent.
 const DefaultFolder = "/run/podid/holder"
 
+// DefaultPins is the default of --bpf-dir.
+const DefaultPins = "/sys/fs/bpf/podid"
+
 // Options configure the redirect, and how requests are captured inside pods.
 type Options struct {
 	metadataIP   string
@@ -52,7 +55,7 @@ func (o *Options) BindFlags(flags *flag.FlagSet) {
 		"loopback `address` and port in pods' network where nmi listens; if a pod uses the port, one of the next")
 	flags.StringVar(&o.groups, "cgroup-dir", "/sys/fs/cgroup", "`folder` where the node's control groups are mounted")
 	flags.StringVar(&o.namespaces, "netns-dir", "/run/netns", "`folder` in which the container runtime keeps network namespaces")
-	flags.StringVar(&o.pins, "bpf-dir", "/sys/fs/bpf/podid", "`folder` for pins in a BPF file system, which nmi makes")
+	flags.StringVar(&o.pins, "bpf-dir", DefaultPins, "`folder` for pins in a BPF file system, which nmi makes")
 	flags.StringVar(&o.lock, "holder-lock", "/run/podid/holders.lock", "`file` that the agents of a node share: one of two that run at once serves the pods that start")
 }
 

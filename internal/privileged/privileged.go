@@ -33,6 +33,7 @@ type Local struct {
 	redirect *redirect.Redirect
 	users    []uint32 // whose agents may take sockets, besides root's
 	log      logr.Logger
+	retire   chan chan<- error
 }
 
 // NewLocal returns a Local that leads pods to an agent at a port. secret is for a newer agent
@@ -42,7 +43,7 @@ func NewLocal(o Options, port int, secret string, log logr.Logger) (*Local, erro
 	if err != nil {
 		return nil, err
 	}
-	return &Local{options: o, redirect: r, log: log}, nil
+	return &Local{options: o, redirect: r, log: log, retire: make(chan chan<- error)}, nil
 }
 
 func newRedirect(o Options, port int, secret string) (*redirect.Redirect, error) {
@@ -101,8 +102,20 @@ func (l *Local) Capture(ctx context.Context, sockets string, passAbsent bool, ch
 	return hook.Serve(ctx, hook.Settings{
 		Metadata: o.metadata(), Closed: o.Closed(), Listen: netip.MustParseAddrPort(o.address), PassAbsent: passAbsent,
 		Group: filepath.Join(o.groups, folder), Namespaces: o.namespaces, Pins: o.pins, Lock: o.lock,
-		Socket: sockets, Users: l.users, Checked: checked,
+		Socket: sockets, Users: l.users, Checked: checked, Retire: l.retire,
 	}, l.log)
+}
+
+// Retire removes what captures inside pods if the agent that has taken over does not capture. The
+// connections of pods stay. It returns when that is done, or ctx ends because nothing captures.
+func (l *Local) Retire(ctx context.Context) error {
+	done := make(chan error, 1)
+	select {
+	case l.retire <- done:
+	case <-ctx.Done():
+		return nil
+	}
+	return <-done
 }
 
 // Release lets pods reach the redirect, unless another agent captures inside them.

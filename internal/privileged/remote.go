@@ -73,6 +73,15 @@ func (r *Remote) TakeBack(ctx context.Context) error {
 	return r.one(ctx, actTakeBack)
 }
 
+// Retire is Local's.
+func (r *Remote) Retire(ctx context.Context) error {
+	last, err := r.call(ctx, request{Act: actRetire}, nil)
+	if err != nil {
+		return err
+	}
+	return last.err()
+}
+
 // Release is Local's.
 func (r *Remote) Release(ctx context.Context) error { return r.one(ctx, actRelease) }
 

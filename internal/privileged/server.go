@@ -24,9 +24,10 @@ type Server struct {
 	sockets  string // path
 	listener *protocol.Listener
 	log      logr.Logger
-	calls    chan struct{} // one for each open call
 
 	mu      sync.Mutex
+	open    int                // calls
+	none    chan struct{}      // closed when none is open any more
 	kept    bool               // an agent has had the redirect kept
 	keeping context.CancelFunc // ends the call that keeps the redirect
 	counts  counts
@@ -52,7 +53,7 @@ func NewServer(ctx context.Context, o Options, folder string, user uint32, log l
 		return nil, err
 	}
 	s := &Server{
-		local: local, sockets: filepath.Join(folder, socketsName), listener: listener, log: log, calls: make(chan struct{}, maxCalls),
+		local: local, sockets: filepath.Join(folder, socketsName), listener: listener, log: log, none: make(chan struct{}),
 	}
 	local.CountTo(&s.counts)
 	return s, nil
@@ -77,16 +78,19 @@ func (s *Server) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// awaitAgent waits until no call is open.
+// awaitAgent waits until no call is open. An agent that drains connections may still make some.
 func (s *Server) awaitAgent() {
+	s.mu.Lock()
+	open, none := s.open, s.none
+	s.mu.Unlock()
+	if open == 0 {
+		return
+	}
 	limit := time.NewTimer(stopTimeout)
 	defer limit.Stop()
-	for range cap(s.calls) {
-		select {
-		case s.calls <- struct{}{}:
-		case <-limit.C:
-			return
-		}
+	select {
+	case <-none:
+	case <-limit.C:
 	}
 }
 
@@ -120,17 +124,27 @@ func (s *Server) accept(ctx context.Context, group *errgroup.Group) error {
 
 // begin answers a call, unless too many are open.
 func (s *Server) begin(ctx context.Context, group *errgroup.Group, conn *protocol.Conn) {
-	select {
-	case s.calls <- struct{}{}:
-	default:
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == maxCalls {
 		_ = conn.Close()
 		return
 	}
+	s.open++
 	group.Go(func() error {
-		defer func() { <-s.calls }()
+		defer s.ended()
 		s.serve(ctx, conn)
 		return nil
 	})
+}
+
+func (s *Server) ended() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open--; s.open == 0 {
+		close(s.none)
+		s.none = make(chan struct{})
+	}
 }
 
 // requestTimeout bounds the wait for a request.
@@ -191,6 +205,8 @@ func (s *Server) answer(ctx context.Context, r request, c *call) result {
 		return result{}
 	case actCapture:
 		return s.captureFor(ctx, r.PassAbsent, c)
+	case actRetire:
+		return failed(s.local.Retire(ctx))
 	case actRelease:
 		s.endCapturing()
 		return failed(s.local.Release(ctx))

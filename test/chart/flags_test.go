@@ -3,23 +3,27 @@ package chart
 import (
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // The programs accept the flags that the chart passes: built from this tree and asked for their
 // version, they fail on an unknown flag or an invalid value.
 func TestFlagsTaken(t *testing.T) {
-	for _, program := range []string{"mic", "nmi"} {
+	for program, container := range map[string]string{"mic": "mic", "nmi": "nmi", "nmi-holder": "holder"} {
 		t.Run(program, func(t *testing.T) {
 			binary := build(t, program)
 			for name, values := range valueSets(t) {
 				for _, object := range render(t, "--values", values) {
 					spec, ok := podSpec(t, object)
-					if !ok || spec.Containers[0].Name != program {
+					at := slices.IndexFunc(spec.Containers, func(c corev1.Container) bool { return c.Name == container })
+					if !ok || at < 0 {
 						continue
 					}
-					args := append(spec.Containers[0].Args, "--version")
+					args := append(spec.Containers[at].Args, "--version")
 					if out, err := exec.CommandContext(t.Context(), binary, args...).CombinedOutput(); err != nil {
 						t.Errorf("%s: %s %s: %v\n%s", name, program, strings.Join(args, " "), err, out)
 					}

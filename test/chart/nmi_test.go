@@ -1,4 +1,4 @@
-// The privileges of NMI, which runs on every node with one capability.
+// The privileges of NMI, which runs on every node with one capability, or none beside a holder.
 
 package chart
 
@@ -28,17 +28,18 @@ func daemonSet(t *testing.T, args ...string) appsv1.DaemonSet {
 	return found
 }
 
-// Whatever the values, NMI has one capability and nothing of the node but its network, what it may
+// Whatever the values, NMI has one capability at most and nothing of the node but its network, what it may
 // read, and the folder of its socket for processes of the node.
 func TestNMIConfined(t *testing.T) {
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {
 			spec := daemonSet(t, "--values", values).Spec.Template.Spec
-			if len(spec.Containers) != 1 || len(spec.InitContainers) != 0 || len(spec.EphemeralContainers) != 0 {
-				t.Fatal("NMI's pod has more than one container")
+			if len(spec.Containers) > 2 || len(spec.InitContainers) != 0 || len(spec.EphemeralContainers) != 0 {
+				t.Fatal("NMI's pod has more containers than NMI and the holder")
 			}
-			container := spec.Containers[0]
-			confined(t, name, container) // NET_ADMIN only, read-only root, no privilege escalation
+			at := slices.IndexFunc(spec.Containers, func(c corev1.Container) bool { return c.Name == "nmi" })
+			container := spec.Containers[at]
+			confined(t, name, container, capabilities(spec, "nmi")) // read-only root, no privilege escalation
 			if profile := container.SecurityContext.SeccompProfile; profile != nil {
 				t.Errorf("the container has a seccomp profile of its own: %v", profile.Type)
 			}
@@ -274,5 +275,34 @@ func TestClusterIdentities(t *testing.T) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// Beside a holder NMI has no privilege, and the holder no door: no port, no token for the API server,
+// and nothing of the node for writing but the pins and its lock.
+func TestHolder(t *testing.T) {
+	for user, args := range map[int64][]string{
+		65532: {"--set", "nmi.capture=require"},
+		0:     {"--set", "nmi.capture=prefer,nmi.hostToken.socket=/run/podid-host/host.sock"}, // only root can make the socket
+	} {
+		spec := daemonSet(t, args...).Spec.Template.Spec
+		holder, nmi := spec.Containers[0], spec.Containers[1]
+		if holder.Name != "holder" || nmi.Name != "nmi" {
+			t.Fatalf("containers %s, %s", holder.Name, nmi.Name)
+		}
+		if len(nmi.SecurityContext.Capabilities.Add) != 0 || *nmi.SecurityContext.RunAsUser != user {
+			t.Errorf("NMI has privileges: %+v", nmi.SecurityContext)
+		}
+		if !slices.Contains(holder.Args, fmt.Sprint("--agent-user=", user)) {
+			t.Errorf("the holder does not expect NMI's user %d: %v", user, holder.Args)
+		}
+		if len(holder.Ports) != 0 || holder.LivenessProbe != nil || holder.ReadinessProbe != nil || len(holder.Env) != 0 {
+			t.Errorf("the holder has a door: %+v", holder)
+		}
+		for _, mount := range holder.VolumeMounts {
+			if !mount.ReadOnly && !slices.Contains([]string{"holder", "holders", "bpf"}, mount.Name) {
+				t.Errorf("the holder may write %s", mount.Name)
+			}
+		}
 	}
 }

@@ -40,6 +40,7 @@ func TestWrongValues(t *testing.T) {
 		"limit, no MIC":    {[]string{"operationMode=managed", "federation.limitToNodes=true"}, []string{"federation.limitToNodes needs operationMode standard"}},
 		"brokers at home":  {[]string{"federation.namespace=podid-system"}, []string{"brokers need one of their own"}},
 		"broker namespace": {[]string{"federation.namespace=A.b"}, []string{"/federation/namespace"}},
+		"capture":          {[]string{"nmi.capture=pods"}, []string{"/nmi/capture", "'prefer'"}},
 		"no pod labels":    {[]string{"podIdentityExceptions.a.name=b"}, []string{"podIdentityExceptions.a.podLabels"}},
 	} {
 		t.Run(name, func(t *testing.T) {

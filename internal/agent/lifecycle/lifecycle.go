@@ -175,12 +175,13 @@ func (l *Lifecycle) Run(ctx context.Context) {
 	}
 }
 
-// Stop hands over to another agent, if there is one, and drains connections. Then it cancels
-// pending requests. When it returns, the agent can exit.
-func (l *Lifecycle) Stop(ctx context.Context, cancelPending func()) {
+// Stop hands over to another agent, if there is one, calls replaced and drains connections. Then it
+// cancels pending requests. When it returns, the agent can exit.
+func (l *Lifecycle) Stop(ctx context.Context, replaced func(context.Context), cancelPending func()) {
 	l.Session.MarkStopping()
 	if l.older != nil && l.older.HandBack(ctx) || l.succeeded(ctx) {
 		l.closing.Store(true)
+		replaced(ctx)
 		l.drain(ctx)
 	}
 	cancelPending()

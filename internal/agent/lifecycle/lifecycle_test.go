@@ -89,7 +89,7 @@ func TestStopAlone(t *testing.T) {
 		canceled := false
 		l.open.add() // not waited for
 		began := time.Now()
-		l.Stop(t.Context(), func() { canceled = true })
+		l.Stop(t.Context(), func(context.Context) { t.Error("nothing has replaced it") }, func() { canceled = true })
 		if took := time.Since(began); took != appearTime || !canceled {
 			t.Errorf("took %v, want %v; pending requests canceled: %v", took, appearTime, canceled)
 		}

@@ -130,6 +130,9 @@ func buildImages(ctx context.Context, dir, bin string, step *progress.Step) ([]s
 		}
 		archive := filepath.Join(dir, name+".tar")
 		spec := image.Spec{Ref: ref(name), Files: []image.File{{From: files[name], To: "/" + name}}}
+		if name == "nmi" {
+			spec.Files = append(spec.Files, image.File{From: filepath.Join(bin, "nmi-holder"), To: "/nmi-holder"})
+		}
 		if err := image.Write(spec, archive); err != nil {
 			return nil, err
 		}

@@ -1,4 +1,4 @@
-// Package node removes the agent's redirect from nodes after an uninstall: on each node, a
+// Package node removes what the agent put on nodes after an uninstall: the redirect, and what captures inside pods: on each node, a
 // short-lived pod runs nmi --cleanup in the node's network. `podid cleanup node` and the chart's
 // uninstall hook use it.
 package node
@@ -27,6 +27,9 @@ type Spec struct {
 	Wait time.Duration
 }
 
+// bpfFolder is where the pins are of what captures inside pods.
+const bpfFolder = "/sys/fs/bpf"
+
 // Pod returns the pod for a node. It names the node, so that neither taints nor the scheduler keep
 // it away.
 func (s Spec) Pod(node string) *corev1.Pod {
@@ -36,6 +39,7 @@ func (s Spec) Pod(node string) *corev1.Pod {
 		secrets = append(secrets, corev1.LocalObjectReference{Name: name})
 	}
 	no, yes, root := false, true, int64(0)
+	const bpf = "bpf"
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			GenerateName: "podid-cleanup-", Namespace: s.Namespace,
@@ -55,9 +59,11 @@ func (s Spec) Pod(node string) *corev1.Pod {
 				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 				SecurityContext: &corev1.SecurityContext{
 					RunAsUser: &root, RunAsGroup: &root, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
-					Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"NET_ADMIN"}},
+					Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"BPF", "NET_ADMIN"}},
 				},
+				VolumeMounts: []corev1.VolumeMount{{Name: bpf, MountPath: bpfFolder}},
 			}},
+			Volumes: []corev1.Volume{{Name: bpf, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: bpfFolder}}}},
 		},
 	}
 }

@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// The pod runs on every node, with no more privileges than NMI.
+// The pod runs on every node, with no more privileges than the cleanup needs.
 func TestPod(t *testing.T) {
 	p := Spec{Namespace: "podid-system", Image: "nmi:1", PullSecrets: []string{"mine"}, Args: []string{"--agent-table=x"}, Wait: time.Minute}.Pod("node-1")
 	if p.Spec.NodeName != "node-1" || !p.Spec.HostNetwork || p.Spec.RestartPolicy != corev1.RestartPolicyNever {
@@ -20,10 +20,10 @@ func TestPod(t *testing.T) {
 	container := p.Spec.Containers[0]
 	security := container.SecurityContext
 	if *security.AllowPrivilegeEscalation || !*security.ReadOnlyRootFilesystem || security.Privileged != nil ||
-		!slices.Equal(security.Capabilities.Add, []corev1.Capability{"NET_ADMIN"}) || !slices.Equal(security.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+		!slices.Equal(security.Capabilities.Add, []corev1.Capability{"BPF", "NET_ADMIN"}) || !slices.Equal(security.Capabilities.Drop, []corev1.Capability{"ALL"}) {
 		t.Errorf("too many privileges: %+v", security)
 	}
-	if p.Spec.HostPID || p.Spec.HostIPC || len(p.Spec.Volumes) != 0 || *p.Spec.AutomountServiceAccountToken ||
+	if p.Spec.HostPID || p.Spec.HostIPC || len(p.Spec.Volumes) != 1 || p.Spec.Volumes[0].HostPath.Path != "/sys/fs/bpf" || *p.Spec.AutomountServiceAccountToken ||
 		p.Spec.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 		t.Errorf("too many privileges: %+v", p.Spec)
 	}
