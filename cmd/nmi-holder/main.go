@@ -30,7 +30,7 @@ func main() {
 	}
 	code := holder(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
-	os.Exit(code) //nolint:forbidigo // main
+	os.Exit(code)
 }
 
 // The exit codes.

@@ -28,7 +28,7 @@ type split struct {
 func newSplit(t *testing.T) *split {
 	n := &split{inPods: newInPods(t)}
 	var err error
-	if n.folder, err = os.MkdirTemp("", "podid-split-"); err != nil {
+	if n.folder, err = os.MkdirTemp("", "podid-split-"); err != nil { //nolint:usetesting // other users may not enter t.TempDir
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(n.folder) })

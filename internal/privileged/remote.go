@@ -131,12 +131,10 @@ func (r *Remote) keepCalling(ctx context.Context, q request, each func(result)) 
 			pause = firstPause
 			each(got)
 		})
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err == nil:
+		if err == nil {
 			return last.err()
-		case pause == maxPause: // a holder that is replaced is back before
+		}
+		if pause == maxPause && ctx.Err() == nil { // a holder that is replaced is back before
 			each(failed(err))
 		}
 		select {

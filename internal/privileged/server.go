@@ -187,22 +187,36 @@ func (c *call) send(r result) {
 
 // answer does what a request wants, and returns the last result.
 func (s *Server) answer(ctx context.Context, r request, c *call) result {
-	if r.Act == actOwner || r.Act == actTakeBack || r.Act == actKeep {
+	switch r.Act {
+	case actOwner, actTakeBack, actKeep:
 		if err := s.local.redirect.Lead(r.Target); err != nil {
 			return failed(err)
 		}
+		return s.answerRedirect(ctx, r, c)
+	case actCapture, actRetire, actRelease, actEnd:
+		return s.answerCapture(ctx, r, c)
 	}
+	return result{Error: fmt.Sprintf("unknown request %q: do agent and holder have the same version?", r.Act)}
+}
+
+// answerRedirect answers what is about the redirect.
+func (s *Server) answerRedirect(ctx context.Context, r request, c *call) result {
 	switch r.Act {
-	case actOwner:
-		secret, at, found, err := s.local.Owner(ctx)
-		last := failed(err)
-		last.Secret, last.At, last.Found = secret, at, found
-		return last
 	case actTakeBack:
 		return failed(s.local.redirect.Ensure(ctx))
 	case actKeep:
 		s.keep(ctx, c)
 		return result{}
+	}
+	secret, at, found, err := s.local.Owner(ctx)
+	last := failed(err)
+	last.Secret, last.At, last.Found = secret, at, found
+	return last
+}
+
+// answerCapture answers what is about the capture inside pods.
+func (s *Server) answerCapture(ctx context.Context, r request, c *call) result {
+	switch r.Act {
 	case actCapture:
 		return s.captureFor(ctx, r.PassAbsent, c)
 	case actRetire:
@@ -210,13 +224,11 @@ func (s *Server) answer(ctx context.Context, r request, c *call) result {
 	case actRelease:
 		s.endCapturing()
 		return failed(s.local.Release(ctx))
-	case actEnd:
-		found, err := s.local.EndCapture(ctx)
-		last := failed(err)
-		last.Found = found
-		return last
 	}
-	return result{Error: fmt.Sprintf("unknown request %q: do agent and holder have the same version?", r.Act)}
+	found, err := s.local.EndCapture(ctx)
+	last := failed(err)
+	last.Found = found
+	return last
 }
 
 // keep keeps the redirect in place until ctx ends, or the next call that does.

@@ -29,8 +29,8 @@ func parsed(t *testing.T, args ...string) Options {
 	return o
 }
 
-// serve starts a holder that changes nothing on the machine, and returns the end that its agent has.
-// Its peer check knows root only, so the test has to be root.
+// serve starts a holder that changes nothing on the machine, and returns the end that its agent
+// has. Its peer check knows root only, so the test has to be root.
 func serve(t *testing.T) (*Server, *Remote) {
 	t.Helper()
 	if os.Getuid() != 0 {

@@ -28,8 +28,8 @@ func daemonSet(t *testing.T, args ...string) appsv1.DaemonSet {
 	return found
 }
 
-// Whatever the values, NMI has one capability at most and nothing of the node but its network, what it may
-// read, and the folder of its socket for processes of the node.
+// Whatever the values, NMI has one capability at most and nothing of the node but its network, what
+// it may read, and the folder of its socket for processes of the node.
 func TestNMIConfined(t *testing.T) {
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {
@@ -278,8 +278,8 @@ func TestClusterIdentities(t *testing.T) {
 	}
 }
 
-// Beside a holder NMI has no privilege, and the holder no door: no port, no token for the API server,
-// and nothing of the node for writing but the pins and its lock.
+// Beside a holder NMI has no privilege, and the holder no door: no port, no token for the API
+// server, and nothing of the node for writing but the pins and its lock.
 func TestHolder(t *testing.T) {
 	for user, args := range map[int64][]string{
 		65532: {"--set", "nmi.capture=require"},

@@ -1,6 +1,6 @@
-// Package node removes what the agent put on nodes after an uninstall: the redirect, and what captures inside pods: on each node, a
-// short-lived pod runs nmi --cleanup in the node's network. `podid cleanup node` and the chart's
-// uninstall hook use it.
+// Package node removes what the agent put on nodes after an uninstall: the redirect, and what
+// captures inside pods: on each node, a short-lived pod runs nmi --cleanup in the node's network.
+// `podid cleanup node` and the chart's uninstall hook use it.
 package node
 
 import (
