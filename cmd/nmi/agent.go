@@ -133,8 +133,8 @@ func (t *tables) SetPolicy(object *v1.AzureIdentityPolicy) {
 	t.Table.SetPolicy(policy)
 }
 
-// newAgent makes the agent and starts nothing. Pending requests are canceled when stop is done, token
-// fetches when fetches is.
+// newAgent makes the agent and starts nothing. Pending requests are canceled when stop is done,
+// token fetches when fetches is.
 func newAgent(stop, fetches context.Context, o *options, config *rest.Config, log logr.Logger) (*agent, error) {
 	a := &agent{
 		o: o, log: log, registry: prometheus.NewRegistry(), health: &observe.Health{}, lifecycle: lifecycle.New(log),
