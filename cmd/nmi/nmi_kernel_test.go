@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -55,7 +56,8 @@ type node struct {
 	kubeconfig     string
 
 	mu    sync.Mutex
-	asked []string // of the metadata service
+	asked []string    // of the metadata service
+	down  atomic.Bool // the metadata service fails
 }
 
 func newNode(t *testing.T) *node {
@@ -106,6 +108,10 @@ func (n *node) metadata(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	n.asked = append(n.asked, r.URL.String())
 	n.mu.Unlock()
+	if n.down.Load() {
+		http.Error(w, "down", http.StatusServiceUnavailable)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	if !strings.HasPrefix(r.URL.Path, "/metadata/identity/") {
 		_, _ = io.WriteString(w, `{"compute":"node"}`)

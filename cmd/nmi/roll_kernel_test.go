@@ -107,6 +107,29 @@ func TestRolls(t *testing.T) {
 	n.want(n.web, tokenURL, 200, "access_token")
 }
 
+// TestRollWithoutMetadataService replaces the agent while the metadata service is down: the pod goes
+// on with the token of the agent before.
+func TestRollWithoutMetadataService(t *testing.T) {
+	n, older := serving(t)
+	n.want(n.web, tokenURL, 200, "access_token")
+	n.down.Store(true)
+	for range 2 {
+		newer := n.start("--prefetch-resources=")
+		newer.says("adopted tokens of the older agent")
+		newer.says(saysPlaced)
+		older.stop(syscall.SIGTERM)
+		older = newer
+		n.want(n.web, tokenURL, 200, "access_token")
+		if text := newer.log.String(); strings.Contains(text, "e30.") {
+			t.Errorf("the log holds a token:\n%s", text)
+		}
+	}
+	older.stop(syscall.SIGTERM)
+	n.start("--prefetch-resources=")
+	n.probe("/readyz", 200, "ok")
+	n.want(n.web, tokenURL, 500, "PID-511") // nobody was there to pass it on
+}
+
 // TestRollBack stops the newer of two agents: the older one continues.
 func TestRollBack(t *testing.T) {
 	n, l, older := underLoad(t)

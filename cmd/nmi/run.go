@@ -49,6 +49,7 @@ func (a *agent) run(ctx context.Context, cancelPending func()) error {
 	if err != nil {
 		return err
 	}
+	a.lifecycle.Session.Offer(a.carry)
 	if err := a.lifecycle.Session.Open(); err != nil {
 		return errors.Join(err, pods.Close())
 	}
@@ -56,6 +57,7 @@ func (a *agent) run(ctx context.Context, cancelPending func()) error {
 	if err != nil {
 		return errors.Join(unlessDone(ctx, err), pods.Close())
 	}
+	a.adopt(a.lifecycle.Session.Received())
 	a.log.Info("serving pods", "address", pods.Addr().String())
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()

@@ -42,14 +42,10 @@ func sources(
 		Calls:     source.Calls{Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: build.UserAgent("nmi")},
 		Authority: o.entra.authority, Roots: o.entra.roots,
 	}
-	clusterIdentity := own.Has
-	if o.cluster.allow {
-		clusterIdentity = nil
-	}
 	return source.ByType{
 		v1.UserAssignedMSI: tokenimds.New(tokenimds.Config{
 			Calls:   source.Calls{Limiter: limiter, Meter: metrics, Operation: observe.OpTokenUserAssigned, UserAgent: build.UserAgent("nmi")},
-			Address: upstream, ClusterIdentity: clusterIdentity,
+			Address: upstream, ClusterIdentity: clusterIdentity(o, own),
 		}),
 		v1.ServicePrincipal:            entra.NewClientSecret(app, objects),
 		v1.ServicePrincipalCertificate: entra.NewCertificate(app, objects, keyfile.NewParser(fair.New(keyFileLimits()))),
@@ -57,6 +53,14 @@ func sources(
 			Brokers: objects, Namespace: o.entra.brokerNamespace, Cloud: o.entra.cloud,
 		}),
 	}
+}
+
+// clusterIdentity returns which identities are the cluster's own, nil if pods may have them.
+func clusterIdentity(o *options, own *cluster.OwnIdentities) func(clientID, resourceID string) bool {
+	if o.cluster.allow {
+		return nil
+	}
+	return own.Has
 }
 
 // render makes the reply for a new token: an object, or a list if there are tokens of auxiliary

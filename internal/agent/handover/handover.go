@@ -13,7 +13,7 @@
 //
 //	newer                              older
 //	{proof, listeners}          ──>    stops accepting on the listeners without "later"
-//	                            <──    {proof, listeners} and their sockets
+//	                            <──    {proof, listeners} and their sockets, {items} of what it knows
 //	{state: serving}            ──>    stops accepting on the others, and runs on until SIGTERM
 //	{state: leaving}            ──>    takes everything back
 //	                            <──    {state: serving}, or leaving if it cannot take it back
@@ -70,7 +70,33 @@ type Session struct {
 	changed   chan struct{} // closed when state changes
 	server    *net.UnixListener
 	stopping  bool
+	items     func() [][]byte // what a newer agent gets, too; nil: nothing
+	received  [][]byte        // items of an older agent
 }
+
+// Offer sets what a newer agent gets besides listeners: at most MaxItems of MaxItem bytes each. It
+// may be secret: only an agent that knows the session's secret gets it, and it is never written to
+// a file.
+func (s *Session) Offer(items func() [][]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.items = items
+}
+
+// Received returns the items that the older agent offered, once.
+func (s *Session) Received() [][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	items := s.received
+	s.received = nil
+	return items
+}
+
+// The bounds of what is offered.
+const (
+	MaxItems = 4096
+	MaxItem  = 96 << 10
+)
 
 // New returns a session with a new secret.
 func New(log logr.Logger) *Session {
@@ -137,6 +163,9 @@ type message struct {
 	// in this order.
 	Listeners []listenerSpec `json:"listeners,omitempty"`
 	State     string         `json:"state,omitempty"` // stateServing or stateLeaving
+	// WantsItems is of a newer agent, Items how many packets with one item each follow.
+	WantsItems bool `json:"wantsItems,omitempty"`
+	Items      int  `json:"items,omitempty"`
 }
 
 // listenerSpec names a listener: by its address as in Listen. If Later is set, the older agent

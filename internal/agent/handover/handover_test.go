@@ -4,6 +4,7 @@ package handover
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -382,5 +383,32 @@ func TestUnixSocketReplaced(t *testing.T) {
 	}
 	if text, err := os.ReadFile(other); err != nil || string(text) != "mine" {
 		t.Errorf("the file was changed: %q, %v", text, err)
+	}
+}
+
+// TestItems: a newer agent gets what the older one offers, as far as it is within the bounds.
+func TestItems(t *testing.T) {
+	older, newer := newAgent(t, "older"), newAgent(t, "newer")
+	older.session.Offer(func() [][]byte {
+		items := [][]byte{[]byte("one"), nil, bytes.Repeat([]byte("x"), MaxItem+1), bytes.Repeat([]byte("y"), MaxItem)}
+		for range MaxItems {
+			items = append(items, []byte("more"))
+		}
+		return items
+	})
+	o, err := newer.session.Join(t.Context(), older.session.Secret(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	got := newer.session.Received()
+	if len(got) != MaxItems || string(got[0]) != "one" || len(got[1]) != MaxItem || string(got[2]) != "more" {
+		t.Errorf("%d items", len(got))
+	}
+	if again := newer.session.Received(); again != nil {
+		t.Errorf("%d items again", len(again))
+	}
+	if err := o.ReportServing(); err != nil {
+		t.Error(err)
 	}
 }

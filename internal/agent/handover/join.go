@@ -3,6 +3,7 @@
 package handover
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"errors"
@@ -42,7 +43,7 @@ func (s *Session) Join(ctx context.Context, secret string, now, later []string) 
 
 // inherit requests the listeners and records those that it receives.
 func (s *Session) inherit(conn *net.UnixConn, secret string, now, later []string) error {
-	hello := message{Proof: proof(secret, roleNewer)}
+	hello := message{Proof: proof(secret, roleNewer), WantsItems: true}
 	for _, a := range now {
 		hello.Listeners = append(hello.Listeners, listenerSpec{Address: a})
 	}
@@ -70,7 +71,25 @@ func (s *Session) inherit(conn *net.UnixConn, secret string, now, later []string
 		s.inherited[spec.Address] = open
 		s.mu.Unlock()
 	}
-	return conn.SetReadDeadline(time.Time{})
+	return errors.Join(s.receiveItems(conn, response.Items), conn.SetReadDeadline(time.Time{}))
+}
+
+// receiveItems receives the items that follow the listeners.
+func (s *Session) receiveItems(conn *net.UnixConn, count int) error {
+	if count > MaxItems {
+		return fmt.Errorf("it offers %d items", count)
+	}
+	packet := make([]byte, MaxItem)
+	for range count {
+		n, err := conn.Read(packet)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.received = append(s.received, bytes.Clone(packet[:n]))
+		s.mu.Unlock()
+	}
+	return nil
 }
 
 // readLoop reads the older agent's replies until it exits.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -106,9 +107,13 @@ func (s *Session) handOver(conn *net.UnixConn) (given handed, err error) {
 			open[i].pause()
 		}
 	}
+	items := s.offered(hello.WantsItems)
 	err = withSockets(open, nil, func(fds []int) error {
-		return send(conn, message{Proof: proof(s.secret, roleOlder), Listeners: found}, fds...)
+		return send(conn, message{Proof: proof(s.secret, roleOlder), Listeners: found, Items: len(items)}, fds...)
 	})
+	if err == nil {
+		err = sendItems(conn, items)
+	}
 	if err == nil {
 		err = conn.SetReadDeadline(time.Time{})
 	}
@@ -116,6 +121,31 @@ func (s *Session) handOver(conn *net.UnixConn) (given handed, err error) {
 		given.resume()
 	}
 	return given, err
+}
+
+// offered returns the items for a newer agent that wants them.
+func (s *Session) offered(wanted bool) [][]byte {
+	s.mu.Lock()
+	offer := s.items
+	s.mu.Unlock()
+	if !wanted || offer == nil {
+		return nil
+	}
+	items := slices.DeleteFunc(offer(), func(item []byte) bool { return len(item) == 0 || len(item) > MaxItem })
+	return items[:min(len(items), MaxItems)]
+}
+
+// sendItems sends a packet for each item, all within messageTimeout.
+func sendItems(conn *net.UnixConn, items [][]byte) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(messageTimeout)); err != nil {
+		return err
+	}
+	for _, item := range items {
+		if _, err := conn.Write(item); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // withSockets calls f with the file descriptors of the listeners, which stay valid until f returns.
