@@ -21,7 +21,7 @@ func (a *agent) carry() [][]byte {
 	return items
 }
 
-// adopt keeps the tokens that an older agent passed on. Which pod may have which is decided anew.
+// adopt keeps the tokens that an older agent passed on. Which pod may have which is decided again.
 func (a *agent) adopt(items [][]byte) {
 	kept := 0
 	for _, item := range items {

@@ -107,8 +107,8 @@ func TestRolls(t *testing.T) {
 	n.want(n.web, tokenURL, 200, "access_token")
 }
 
-// TestRollWithoutMetadataService replaces the agent while the metadata service is down: the pod goes
-// on with the token of the agent before.
+// TestRollWithoutMetadataService replaces the agent while the metadata service is down: the pod
+// goes on with the token of the agent before.
 func TestRollWithoutMetadataService(t *testing.T) {
 	n, older := serving(t)
 	n.want(n.web, tokenURL, 200, "access_token")
@@ -127,7 +127,7 @@ func TestRollWithoutMetadataService(t *testing.T) {
 	older.stop(syscall.SIGTERM)
 	n.start("--prefetch-resources=")
 	n.probe("/readyz", 200, "ok")
-	n.want(n.web, tokenURL, 500, "PID-511") // nobody was there to pass it on
+	n.want(n.web, tokenURL, 500, "PID-511") // no agent was there to pass it on
 }
 
 // TestRollBack stops the newer of two agents: the older one continues.
