@@ -4,7 +4,10 @@ package hooktest
 
 import (
 	"bufio"
+	"cmp"
 	"context"
+	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -28,6 +31,17 @@ const Sent = "sent"
 // clientTimeout bounds each step of a client.
 const clientTimeout = 10 * time.Second
 
+// Caller is a process that connects to the metadata service.
+type Caller struct {
+	In    *testnet.Net
+	Group string // the folder of its control group
+	// Target is the path and query that it asks for; "/" if empty.
+	Target string
+	// Unprivileged takes its capabilities. OwnGroups and OwnUsers give it a control group namespace
+	// and a user namespace of its own.
+	Unprivileged, OwnGroups, OwnUsers bool
+}
+
 // Client starts a process in a network namespace and a control group, which connects to the
 // metadata service in a way, and returns the body of the answer or the error.
 func Client(t testing.TB, in *testnet.Net, group, way string) string {
@@ -39,18 +53,20 @@ func Client(t testing.TB, in *testnet.Net, group, way string) string {
 // way.
 func Clients(t testing.TB, in *testnet.Net, group string, ways ...string) map[string]string {
 	t.Helper()
-	return clients(t, in, group, ways)
+	return Caller{In: in, Group: group}.Ask(t, ways...)
 }
 
 // Unprivileged is Clients for a process without capabilities.
 func Unprivileged(t testing.TB, in *testnet.Net, group string, ways ...string) map[string]string {
 	t.Helper()
-	return clients(t, in, group, ways, unprivilegedVariable+"=yes")
+	return Caller{In: in, Group: group, Unprivileged: true}.Ask(t, ways...)
 }
 
-func clients(t testing.TB, in *testnet.Net, group string, ways []string, variables ...string) map[string]string {
+// Ask starts the process, which connects in several ways, one after the other. It returns the bodies
+// of the answers, or the errors, by way.
+func (c Caller) Ask(t testing.TB, ways ...string) map[string]string {
 	t.Helper()
-	folder, err := os.Open(group)
+	folder, err := os.Open(c.Group)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,12 +74,15 @@ func clients(t testing.TB, in *testnet.Net, group string, ways []string, variabl
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(len(ways)+1)*clientTimeout)
 	defer cancel()
 	command := exec.CommandContext(ctx, os.Args[0])
-	// The race detector would have each client wait a second at its end.
-	variables = append(variables, waysVariable+"="+strings.Join(ways, separator), "GORACE=atexit_sleep_ms=0")
-	command.Env = slices.Concat(os.Environ(), variables)
+	command.Env = slices.Concat(os.Environ(), c.variables(ways))
 	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd()), Pdeathsig: syscall.SIGKILL}
+	if c.OwnUsers {
+		own := []syscall.SysProcIDMap{{Size: 1}}
+		command.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+		command.SysProcAttr.UidMappings, command.SysProcAttr.GidMappings = own, own
+	}
 	var out []byte
-	err = in.Do(func() (err error) { // on one thread, at whose end the client would be killed
+	err = c.In.Do(func() (err error) { // on one thread, at whose end the client would be killed
 		out, err = command.Output()
 		return err
 	})
@@ -78,6 +97,22 @@ func clients(t testing.TB, in *testnet.Net, group string, ways []string, variabl
 	return got
 }
 
+// variables returns the environment that makes the test binary this process.
+func (c Caller) variables(ways []string) []string {
+	// The race detector would have each client wait a second at its end.
+	all := []string{waysVariable + "=" + strings.Join(ways, separator), "GORACE=atexit_sleep_ms=0"}
+	if c.Target != "" {
+		all = append(all, targetVariable+"="+c.Target)
+	}
+	if c.Unprivileged {
+		all = append(all, unprivilegedVariable+"=yes")
+	}
+	if c.OwnGroups {
+		all = append(all, ownGroupsVariable+"=yes")
+	}
+	return all
+}
+
 // run connects in a way and asks for a page.
 func run(way string) string {
 	for _, s := range senders() {
@@ -89,18 +124,23 @@ func run(way string) string {
 		}
 		return Sent
 	}
-	at := slices.IndexFunc(ways(), func(w connector) bool { return w.name == way })
+	all := append(ways(), ways6()...)
+	at := slices.IndexFunc(all, func(w connector) bool { return w.name == way })
 	if at < 0 {
 		return "no such way: " + way
 	}
-	fd, sent, err := ways()[at].connect()
+	fd, sent, err := all[at].connect()
 	if err != nil {
 		return err.Error()
 	}
 	return ask(fd, sent)
 }
 
-const request = "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nConnection: close\r\n\r\n"
+// request returns what a client sends.
+func request() []byte {
+	return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nConnection: close\r\n\r\n",
+		cmp.Or(os.Getenv(targetVariable), "/"))
+}
 
 // ask sends the request, unless connecting has, and returns the body of the answer.
 func ask(fd int, sent bool) string {
@@ -109,7 +149,7 @@ func ask(fd int, sent bool) string {
 		return err.Error()
 	}
 	if !sent {
-		if _, err := unix.Write(fd, []byte(request)); err != nil {
+		if _, err := unix.Write(fd, request()); err != nil {
 			return err.Error()
 		}
 	}
@@ -118,7 +158,9 @@ func ask(fd int, sent bool) string {
 		return err.Error()
 	}
 	defer func() { _ = answer.Body.Close() }()
-	body := make([]byte, 4096)
-	n, _ := answer.Body.Read(body)
-	return strings.TrimSpace(string(body[:n]))
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.ReplaceAll(strings.TrimSpace(string(body)), separator, " ")
 }

@@ -16,6 +16,8 @@ import (
 // The variables of the environment that change what a test binary does.
 const (
 	waysVariable         = "PODID_TEST_WAYS"         // makes it a client, which connects in these ways
+	targetVariable       = "PODID_TEST_TARGET"       // is what the client asks for
+	ownGroupsVariable    = "PODID_TEST_OWN_GROUPS"   // gives the client a control group namespace of its own
 	unprivilegedVariable = "PODID_TEST_UNPRIVILEGED" // takes the client's capabilities
 	mountsVariable       = "PODID_TEST_MOUNTS"       // it has a mount namespace of its own
 )
@@ -50,7 +52,12 @@ func ownMounts() error {
 
 // client connects in several ways, one after the other, and writes the results.
 func client(ways []string) error {
-	runtime.LockOSThread() // capabilities are the thread's
+	runtime.LockOSThread() // capabilities and namespaces are the thread's
+	if os.Getenv(ownGroupsVariable) != "" {
+		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+			return fmt.Errorf("make a control group namespace: %w", err)
+		}
+	}
 	if os.Getenv(unprivilegedVariable) != "" {
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var none [2]unix.CapUserData

@@ -1,13 +1,15 @@
-// What arrives at the metadata service.
+// What arrives at the metadata service, and what can be read on the way.
 
 package hooktest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +26,35 @@ type Tap struct {
 // NewTap listens on all interfaces of a namespace until the test ends.
 func NewTap(t testing.TB, in *testnet.Net) *Tap {
 	t.Helper()
+	tap := &Tap{}
+	listen(t, in, tap.take)
+	return tap
+}
+
+// Sniffer counts the packets with a text in them, as a program with NET_RAW can read them.
+type Sniffer struct {
+	text []byte
+	read atomic.Int64
+}
+
+// NewSniffer reads the packets of all interfaces of a namespace until the test ends.
+func NewSniffer(t testing.TB, in *testnet.Net, text string) *Sniffer {
+	t.Helper()
+	s := &Sniffer{text: []byte(text)}
+	listen(t, in, func(frame []byte) {
+		if bytes.Contains(frame, s.text) {
+			s.read.Add(1)
+		}
+	})
+	return s
+}
+
+// Count returns how many packets have had the text so far.
+func (s *Sniffer) Count() int { return int(s.read.Load()) }
+
+// listen calls f with each frame of all interfaces of a namespace until the test ends.
+func listen(t testing.TB, in *testnet.Net, f func(frame []byte)) {
+	t.Helper()
 	fd := -1
 	err := in.Do(func() (err error) {
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
@@ -32,21 +63,18 @@ func NewTap(t testing.TB, in *testnet.Net) *Tap {
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket := os.NewFile(uintptr(fd), "tap")
-	tap, done := &Tap{}, make(chan struct{})
+	socket, done := os.NewFile(uintptr(fd), "packets"), make(chan struct{})
 	go func() {
 		defer close(done)
-		tap.read(socket)
+		readFrames(socket, f)
 	}()
 	t.Cleanup(func() {
 		_ = socket.Close()
 		<-done
 	})
-	return tap
 }
 
-func (t *Tap) read(socket *os.File) {
-	to := metadata()
+func readFrames(socket *os.File, f func(frame []byte)) {
 	packet := make([]byte, 1<<16)
 	for {
 		n, err := socket.Read(packet)
@@ -56,14 +84,18 @@ func (t *Tap) read(socket *os.File) {
 		if err != nil {
 			return
 		}
-		ip := ip4In(packet[:n])
-		if len(ip) < 20 || [4]byte(ip[16:20]) != to.Addr {
-			continue
-		}
-		t.mu.Lock()
-		t.sources = append(t.sources, netip.AddrFrom4([4]byte(ip[12:16])))
-		t.mu.Unlock()
+		f(packet[:n])
 	}
+}
+
+func (t *Tap) take(frame []byte) {
+	ip := ip4In(frame)
+	if len(ip) < 20 || [4]byte(ip[16:20]) != metadata().Addr {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sources = append(t.sources, netip.AddrFrom4([4]byte(ip[12:16])))
 }
 
 // ip4In returns the IPv4 packet in an Ethernet frame with any VLAN tags, or nil.

@@ -4,6 +4,7 @@ package hooktest
 
 import (
 	"errors"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +25,23 @@ func Ways() []string {
 	return names
 }
 
+// Ways6 returns the names of ways to connect by IPv6 to addresses that stand for the metadata
+// service's elsewhere, but not for Linux.
+func Ways6() []string {
+	var names []string
+	for _, w := range ways6() {
+		names = append(names, w.name)
+	}
+	return names
+}
+
+func ways6() []connector {
+	return []connector{
+		{"IPv6, IPv4-compatible", func() (int, bool, error) { return plain6(0, "::169.254.169.254") }},
+		{"IPv6, NAT64", func() (int, bool, error) { return plain6(0, "64:ff9b::169.254.169.254") }},
+	}
+}
+
 func metadata() *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Port: 80, Addr: [4]byte{169, 254, 169, 254}}
 }
@@ -32,12 +50,16 @@ func ways() []connector {
 	return []connector{
 		{"connect", func() (int, bool, error) { return plain(0) }},
 		{"non-blocking", nonBlocking},
-		{"IPv4-mapped", mapped},
-		{"fast open by sendto", fastOpen},
+		{"IPv4-mapped", func() (int, bool, error) { return plain6(0, "::ffff:169.254.169.254") }},
+		{"IPv4-mapped, MPTCP", func() (int, bool, error) { return plain6(unix.IPPROTO_MPTCP, "::ffff:169.254.169.254") }},
+		{"IPv4-mapped, fast open by sendto", mappedFastOpen},
+		{"fast open by sendto", func() (int, bool, error) { return fastOpen(0) }},
+		{"fast open by sendto, again", fastOpenAgain},
 		{"fast open by connect", func() (int, bool, error) {
 			return plain(0, func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1) })
 		}},
 		{"MPTCP", func() (int, bool, error) { return plain(unix.IPPROTO_MPTCP) }},
+		{"MPTCP, fast open by sendto", func() (int, bool, error) { return fastOpen(unix.IPPROTO_MPTCP) }},
 		{"bound address", func() (int, bool, error) { return plain(0, bindOwn) }},
 		{"bound device", func() (int, bool, error) {
 			return plain(0, func(fd int) error { return unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "eth0") })
@@ -78,24 +100,45 @@ func nonBlocking() (int, bool, error) {
 	return fd, false, errors.Join(err, unix.SetNonblock(fd, false))
 }
 
-func mapped() (int, bool, error) {
+// plain6 connects an IPv6 socket of a protocol to port 80 of an address.
+func plain6(protocol int, address string) (int, bool, error) {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM, protocol)
+	if err != nil {
+		return -1, false, err
+	}
+	return fd, false, unix.Connect(fd, address6(address))
+}
+
+func address6(address string) *unix.SockaddrInet6 {
+	return &unix.SockaddrInet6{Port: metadata().Port, Addr: netip.MustParseAddr(address).As16()}
+}
+
+// fastOpen connects within sendto, without a connect.
+func fastOpen(protocol int) (int, bool, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, protocol)
+	if err != nil {
+		return -1, false, err
+	}
+	return fd, true, unix.Sendto(fd, request(), unix.MSG_FASTOPEN, metadata())
+}
+
+// fastOpenAgain connects twice within sendto. If the listener knows TCP Fast Open, the second SYN
+// carries the request.
+func fastOpenAgain() (int, bool, error) {
+	fd, sent, err := fastOpen(0)
+	if err != nil {
+		return fd, sent, err
+	}
+	_ = ask(fd, sent) // the same as the second time
+	return fastOpen(0)
+}
+
+func mappedFastOpen() (int, bool, error) {
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return -1, false, err
 	}
-	to := &unix.SockaddrInet6{Port: 80}
-	ip := metadata().Addr
-	copy(to.Addr[10:], append([]byte{0xff, 0xff}, ip[:]...))
-	return fd, false, unix.Connect(fd, to)
-}
-
-// fastOpen connects within sendto, without a connect.
-func fastOpen() (int, bool, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
-	if err != nil {
-		return -1, false, err
-	}
-	return fd, true, unix.Sendto(fd, []byte(request), unix.MSG_FASTOPEN, metadata())
+	return fd, true, unix.Sendto(fd, request(), unix.MSG_FASTOPEN, address6("::ffff:169.254.169.254"))
 }
 
 // bindOwn binds the address that the socket would get anyway.
