@@ -59,8 +59,10 @@ type inPods struct {
 	lock        string
 }
 
-func newInPods(t *testing.T) *inPods {
-	n := newNode(t)
+func newInPods(t *testing.T) *inPods { return newInPodsOn(newNode(t)) }
+
+func newInPodsOn(n *node) *inPods {
+	t := n.t
 	top := hooktest.Groups(t)
 	hooktest.Group(t, top, "kubepods")
 	n.kube.apply("nodes", "v1", "Node", "node-1", nil, nil)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -103,7 +104,11 @@ func (n *node) serveIn(where *testnet.Net, address string, handler http.Handler)
 	return l.Addr().String()
 }
 
-// metadata is the metadata service: it issues a token to every client.
+// nobody is in tokens that the metadata service issues for no identity by its resource ID.
+const nobody = "."
+
+// metadata is the metadata service: it issues a token to every client. The token's object ID is the
+// name of the identity.
 func (n *node) metadata(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	n.asked = append(n.asked, r.URL.String())
@@ -117,7 +122,7 @@ func (n *node) metadata(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, `{"compute":"node"}`)
 		return
 	}
-	claims := base64.RawURLEncoding.EncodeToString([]byte(`{"oid":"o"}`))
+	claims := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"oid":%q}`, path.Base(r.URL.Query().Get("msi_res_id"))))
 	_ = json.NewEncoder(w).Encode(map[string]string{
 		"access_token": "e30." + claims + ".s", "expires_on": fmt.Sprint(time.Now().Add(time.Hour).Unix()), "resource": r.URL.Query().Get("resource"),
 	})

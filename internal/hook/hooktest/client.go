@@ -124,7 +124,7 @@ func run(way string) string {
 		}
 		return Sent
 	}
-	all := append(ways(), ways6()...)
+	all := append(append(ways(), ways6()...), connector{Briefly, briefly})
 	at := slices.IndexFunc(all, func(w connector) bool { return w.name == way })
 	if at < 0 {
 		return "no such way: " + way

@@ -68,6 +68,18 @@ func ways() []connector {
 	}
 }
 
+// Briefly is to connect, but to wait half a second at most. It is for connects that nothing answers.
+const Briefly = "connect, briefly"
+
+// Unanswered is the result of Briefly if nothing answers.
+const Unanswered = "operation now in progress"
+
+func briefly() (int, bool, error) {
+	return plain(0, func(fd int) error {
+		return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Usec: 500_000})
+	})
+}
+
 // plain connects a socket of a protocol after preparing it.
 func plain(protocol int, prepare ...func(fd int) error) (int, bool, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, protocol)

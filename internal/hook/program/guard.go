@@ -1,7 +1,9 @@
 // The program guard: nothing that came past connect4 leaves the node for the metadata service.
 //
 // Raw and packet sockets and foreign data planes send packets without a connect. Their packets
-// still carry the pod's socket, or none if they were forwarded.
+// still carry the pod's socket, or none if they were forwarded. What another data plane's program
+// forwards also carries a socket, which need not be in the pods' group: that of a virtual machine
+// with a pod in it is in its runtime's.
 
 package program
 
@@ -19,7 +21,8 @@ import (
 // Offsets in the kernel's struct __sk_buff (linux/bpf.h), the IPv4 header (RFC 791) and the TCP
 // header.
 const (
-	skbSocket = 168
+	skbIngress = 36
+	skbSocket  = 168
 
 	ip4Size        = 20
 	ip4Fragment    = 6
@@ -156,11 +159,13 @@ func toService(c Config) asm.Instructions {
 	return append(code, asm.Ja.Label("next"))
 }
 
-// fromPod goes to "next" for a packet of a socket outside of the pods' group, and to "pod" for all
-// others.
+// fromPod goes to "next" for a packet of a socket outside of the pods' group, to "drop" for one that
+// has come in by another interface, and to "pod" for all others.
 func fromPod(c Config) asm.Instructions {
 	code := asm.Instructions{
-		asm.Mov.Reg(asm.R1, packet).WithSymbol("judge"),
+		asm.LoadMem(asm.R2, packet, skbIngress, asm.Word).WithSymbol("judge"),
+		asm.JNE.Imm32(asm.R2, 0, "drop"),
+		asm.Mov.Reg(asm.R1, packet),
 		asm.FnSkbCgroupId.Call(),
 		asm.JEq.Imm(asm.R0, 0, "pod"),
 		asm.LoadImm(group, int64(c.Pods), asm.DWord), //nolint:gosec // the bits are meant
