@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -241,6 +242,15 @@ const (
 	refusedAt    = "connection refused"
 )
 
+// tokenOf returns the token with a meaning.
+func tokenOf(meaning string) string {
+	id := strings.TrimPrefix(meaning, "token of ")
+	if meaning == ofNode {
+		id = nobody
+	}
+	return "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"oid":%q}`, id)) + ".s"
+}
+
 // meaning returns what an answer is: whose token, or the refusal.
 func meaning(answer string) string {
 	var token struct{ Access_token string } //nolint:revive,staticcheck // its name in JSON
@@ -252,17 +262,12 @@ func meaning(answer string) string {
 		}
 		return answer
 	}
-	_, claims, _ := strings.Cut(token.Access_token, ".")
-	claims, _, _ = strings.Cut(claims, ".")
-	text, _ := base64.RawURLEncoding.DecodeString(claims)
-	var of struct{ OID string }
-	if err := json.Unmarshal(text, &of); err != nil {
-		return err.Error()
+	for _, m := range []string{ofWeb, ofAPI, ofNode} {
+		if token.Access_token == tokenOf(m) {
+			return m
+		}
 	}
-	if of.OID == nobody {
-		return ofNode
-	}
-	return "token of " + of.OID
+	return "another token"
 }
 
 // sentinel is an address of the node from which nothing else is sent.

@@ -28,7 +28,7 @@ func TestWaysIn(t *testing.T) {
 		t.Run(plane, func(t *testing.T) {
 			n := newPlaneNode(t, plane)
 			n.open(t)
-			p := n.start(append(n.flags(), "--capture=require")...)
+			n.start(append(n.flags(), "--capture=require")...)
 			n.probe("/readyz", 200, "ok")
 			n.cache(t)
 			before := len(n.arrived(0))
@@ -41,7 +41,6 @@ func TestWaysIn(t *testing.T) {
 				before += len(from)
 				w.check(t, plane, got, len(from))
 			}
-			p.stop(syscall.SIGTERM)
 		})
 	}
 }

@@ -66,6 +66,26 @@ func Unprivileged(t testing.TB, in *testnet.Net, group string, ways ...string) m
 // of the answers, or the errors, by way.
 func (c Caller) Ask(t testing.TB, ways ...string) map[string]string {
 	t.Helper()
+	got := map[string]string{}
+	for i, result := range c.run(t, ways) {
+		got[ways[i]] = result
+	}
+	return got
+}
+
+// Repeat is Ask for one way many times. It returns how often there was each result.
+func (c Caller) Repeat(t testing.TB, way string, times int) map[string]int {
+	t.Helper()
+	got := map[string]int{}
+	for _, result := range c.run(t, slices.Repeat([]string{way}, times)) {
+		got[result]++
+	}
+	return got
+}
+
+// run returns the results in the order of the ways.
+func (c Caller) run(t testing.TB, ways []string) []string {
+	t.Helper()
 	folder, err := os.Open(c.Group)
 	if err != nil {
 		t.Fatal(err)
@@ -90,11 +110,7 @@ func (c Caller) Ask(t testing.TB, ways ...string) map[string]string {
 	if err != nil || len(results) != len(ways) {
 		t.Fatalf("client: %v: %s", err, out)
 	}
-	got := map[string]string{}
-	for i, way := range ways {
-		got[way] = results[i]
-	}
-	return got
+	return results
 }
 
 // variables returns the environment that makes the test binary this process.

@@ -4,15 +4,19 @@ package hooktest
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/podid-io/podid/internal/testnet"
 )
@@ -33,24 +37,56 @@ func NewTap(t testing.TB, in *testnet.Net) *Tap {
 
 // Sniffer counts the packets with a text in them, as a program with NET_RAW can read them.
 type Sniffer struct {
-	text []byte
-	read atomic.Int64
+	in           *testnet.Net
+	text         []byte
+	read, marked atomic.Int64
 }
 
 // NewSniffer reads the packets of all interfaces of a namespace until the test ends.
 func NewSniffer(t testing.TB, in *testnet.Net, text string) *Sniffer {
 	t.Helper()
-	s := &Sniffer{text: []byte(text)}
+	s := &Sniffer{in: in, text: []byte(text)}
 	listen(t, in, func(frame []byte) {
-		if bytes.Contains(frame, s.text) {
+		switch {
+		case bytes.Contains(frame, s.text):
 			s.read.Add(1)
+		case bytes.Contains(frame, mark):
+			s.marked.Add(1)
 		}
 	})
 	return s
 }
 
+// mark is in a packet that a sniffer sends itself, to learn that it has read all before.
+var mark = []byte("end of the packets") //nolint:gochecknoglobals // a constant
+
 // Count returns how many packets have had the text so far.
-func (s *Sniffer) Count() int { return int(s.read.Load()) }
+func (s *Sniffer) Count(t testing.TB) int {
+	t.Helper()
+	before := s.marked.Load()
+	err := s.in.Do(func() error {
+		c, err := net.Dial("udp4", "127.0.0.1:9")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		_, err = c.Write(mark)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = wait.PollUntilContextTimeout(t.Context(), time.Millisecond, clientTimeout, true, func(context.Context) (bool, error) {
+		return s.marked.Load() > before, nil
+	})
+	if err != nil {
+		t.Fatalf("the sniffer does not read its own packet: %v", err)
+	}
+	return int(s.read.Load())
+}
+
+// manyPackets is room for what arrives faster than it is read.
+const manyPackets = 64 << 20
 
 // listen calls f with each frame of all interfaces of a namespace until the test ends.
 func listen(t testing.TB, in *testnet.Net, f func(frame []byte)) {
@@ -60,6 +96,9 @@ func listen(t testing.TB, in *testnet.Net, f func(frame []byte)) {
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
 		return err
 	})
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, manyPackets)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
