@@ -55,6 +55,8 @@ type node struct {
 	node, web, api *testnet.Net
 	kube           *kube
 	kubeconfig     string
+	group          string                   // the control group of agents; empty is the test's own
+	admits         func(*http.Request) bool // whom the metadata service answers; nil is all
 
 	mu    sync.Mutex
 	asked []string    // of the metadata service
@@ -117,6 +119,10 @@ func (n *node) metadata(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "down", http.StatusServiceUnavailable)
 		return
 	}
+	if n.admits != nil && !n.admits(r) {
+		http.Error(w, "not signed", http.StatusForbidden)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	if !strings.HasPrefix(r.URL.Path, "/metadata/identity/") {
 		_, _ = io.WriteString(w, `{"compute":"node"}`)
@@ -173,6 +179,14 @@ func (n *node) startProgram(program string, args ...string) *process {
 	// Nothing listens there: a request to the metadata service that used the proxy would fail.
 	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1", "HTTP_PROXY=http://192.0.2.1:3128", "http_proxy=http://192.0.2.1:3128"}
 	p.cmd.Stderr = p.log
+	if n.group != "" {
+		folder, err := os.Open(n.group)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		defer func() { _ = folder.Close() }()
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd())}
+	}
 	// The context ends the process, if nothing else does. Its output is read after that.
 	if err := n.node.Do(p.cmd.Start); err != nil {
 		n.t.Fatal(err)
