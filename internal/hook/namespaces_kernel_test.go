@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/podid-io/podid/internal/hook/netns"
+	"github.com/podid-io/podid/internal/hook/protocol"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -194,4 +196,50 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(files)
+}
+
+// TestManyNamespaces: a listener in each of 4,000 namespaces, as far as the machine allows so many
+// open files.
+func TestManyNamespaces(t *testing.T) {
+	r := newRig(t)
+	many := min(4000, openFilesLimit(t)/4) // the namespace, the holder's two, and what is under way
+	began := time.Now()
+	want := map[uint64]uint16{}
+	for i := range many {
+		want[r.pod(fmt.Sprint("pod-", i))] = firstPort
+	}
+	made, before, h := time.Since(began), openFiles(t), r.holder()
+	began = time.Now()
+	h.run()
+	agent := h.dial()
+	received := 0
+	for complete := false; !complete; received++ {
+		m, files, err := agent.conn.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			_ = f.Close()
+		}
+		complete = m.Kind == protocol.Complete
+	}
+	r.wantPublished("all", want)
+	t.Logf("%d namespaces made in %v; all published after %v, with %d descriptors", many, made, time.Since(began), openFiles(t)-before)
+	if received != many+1 {
+		t.Errorf("%d messages", received)
+	}
+}
+
+// openFilesLimit raises the limit of open files as far as is allowed, for the test, and returns it.
+func openFilesLimit(t *testing.T) int {
+	t.Helper()
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: old.Max, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) })
+	return int(min(old.Max, 1<<20)) //nolint:gosec // bounded
 }

@@ -222,7 +222,12 @@ func GroupID(folder string) (uint64, error) {
 
 // Publish makes connects in a network namespace, given its cookie, arrive at a listener in it.
 func (h *Hook) Publish(cookie uint64, at netip.AddrPort) error {
-	if err := h.endpoints.Put(cookie, endpoint(at)); err != nil {
+	err := h.endpoints.Put(cookie, endpoint(at))
+	if errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("publish listener %s: %d network namespaces have one, and there is no room for more: "+
+			"remove unused ones from the container runtime's folder: %w", at, maxEndpoints, err)
+	}
+	if err != nil {
 		return fmt.Errorf("publish listener %s: %w", at, err)
 	}
 	return nil

@@ -46,7 +46,7 @@ func (h *Hook) Check() error {
 }
 
 // Attached returns an error if connect4 or connect6 is not on the pods' control group:
-// fs.ErrNotExist if its pin is gone. It costs much less than Check.
+// fs.ErrNotExist if it is on none, or its pin is gone. It costs much less than Check.
 func (h *Hook) Attached() error {
 	for name := range attachTypes() {
 		if _, err := h.attached(name); err != nil {
@@ -56,6 +56,14 @@ func (h *Hook) Attached() error {
 	return nil
 }
 
+// missing is an error that is fs.ErrNotExist.
+type missing string
+
+func (m missing) Error() string { return string(m) }
+
+// Is implements errors.Is.
+func (missing) Is(target error) bool { return target == fs.ErrNotExist }
+
 // attached returns the ID of the pinned program, which is on the pods' control group.
 func (h *Hook) attached(name string) (ebpf.ProgramID, error) {
 	pinned, err := pinnedLink(filepath.Join(h.pins, name))
@@ -63,16 +71,20 @@ func (h *Hook) attached(name string) (ebpf.ProgramID, error) {
 		return 0, err
 	}
 	defer func() { _ = pinned.Close() }()
-	on, err := onGroup(pinned, h.group)
-	if err != nil {
-		return 0, err
-	}
-	if !on {
-		return 0, fmt.Errorf("podid's %s is on another control group than %s", name, h.group)
-	}
 	info, err := pinned.Info()
 	if err != nil {
 		return 0, fmt.Errorf("read link of %s: %w", name, err)
+	}
+	on := info.Cgroup()
+	if on == nil || on.CgroupId == 0 {
+		return 0, missing("podid's " + name + " was detached, or its control group was removed")
+	}
+	id, err := GroupID(h.group)
+	if err != nil {
+		return 0, err
+	}
+	if on.CgroupId != id {
+		return 0, fmt.Errorf("podid's %s is on another control group than %s", name, h.group)
 	}
 	return info.Program, nil
 }

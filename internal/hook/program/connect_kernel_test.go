@@ -206,6 +206,29 @@ func TestNoFileSystem(t *testing.T) {
 	})
 }
 
+// TestFull: with the map of listeners full, the error has the remedy. Pods that are in it are
+// served, and others refused.
+func TestFull(t *testing.T) {
+	w := newWorld(t)
+	w.publish(t, "agent")
+	at := netip.MustParseAddrPort("127.0.0.1:64579")
+	for cookie := range uint64(maxEndpoints - 1) {
+		if err := w.hook.Publish(1<<40+cookie, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late := testnet.New(t)
+	if err := w.hook.Publish(cookieIn(t, late), at); err == nil || !strings.Contains(err.Error(), "8192 network namespaces") {
+		t.Errorf("error %v", err)
+	}
+	if got := hooktest.Client(t, w.pod, w.podGroup, "connect"); got != "agent" {
+		t.Errorf("a pod in the map: %q", got)
+	}
+	if got := hooktest.Client(t, late, w.podGroup, "connect"); got != refused {
+		t.Errorf("a pod beyond the map: %q", got)
+	}
+}
+
 // TestDeep: the guard finds the pods' group at its greatest depth, and Attach refuses a deeper one.
 func TestDeep(t *testing.T) {
 	w := newUplinked(t)

@@ -65,6 +65,22 @@ func TestFilter(t *testing.T) {
 		w.drops(t, w.node, w.podGroup, "AF_PACKET")
 	}
 
+	inNode(t, w.world, func() error { // another program removes the qdisc, with all filters
+		return netlink.QdiscDel(&netlink.GenericQdisc{QdiscType: clsact, QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: w.uplink.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+		}})
+	})
+	if err := w.guarded(t); err == nil || !strings.Contains(err.Error(), "guard is not on interface") {
+		t.Errorf("without the qdisc: %v", err)
+	}
+	w.guard(t)
+	if err := w.guarded(t); err != nil {
+		t.Errorf("after the qdisc was removed: %v", err)
+	}
+	w.drops(t, w.node, w.podGroup, "AF_PACKET")
+	w.ciliums(t, foreign(t, ebpf.SchedCLS, ebpf.AttachNone, returning(accept)))
+	w.guard(t)
+
 	// A move that its process did not finish.
 	inNode(t, w.world, func() error { return w.hook.putFilter(netlink.FilterAdd, w.uplink, filterHandle+7) })
 	w.guard(t)
