@@ -3,10 +3,13 @@ package netns
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -112,6 +115,30 @@ func TestLoDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = s.Close()
+}
+
+// TestUserNamespace: the namespace of a pod with users of its own (hostUsers: false) is entered, too.
+func TestUserNamespace(t *testing.T) {
+	testnet.Require(t)
+	own := []syscall.SysProcIDMap{{HostID: 100000, Size: 1000}}
+	pod := exec.CommandContext(t.Context(), "sleep", "60")
+	pod.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET, UidMappings: own, GidMappings: own, Pdeathsig: syscall.SIGKILL,
+	}
+	if err := pod.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = pod.Process.Kill(), pod.Wait() }()
+	s, err := Open(fmt.Sprintf("/proc/%d/ns/net", pod.Process.Pid), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	diag, err := s.Diag()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = diag.Close()
 }
 
 // TestNoNamespace: a file that is no namespace yet, or no more, is an error.
