@@ -107,8 +107,12 @@ func (a *agent) retire(ctx context.Context) {
 	}
 }
 
-// release lets pods reach the redirect, unless another agent captures inside them.
+// release lets pods reach the redirect, unless another agent captures inside them. On nodes whose
+// network passes by the redirect they would reach the metadata service.
 func (a *agent) release(ctx context.Context) {
+	if a.dataplane.Ready() != nil {
+		return
+	}
 	if err := a.privileged.Release(ctx); err != nil {
 		a.log.Error(err, "cannot remove what captures requests inside pods: some pods are refused; run nmi --cleanup on the node")
 	}

@@ -3,12 +3,16 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/testnet"
 )
 
 // waysIn are connections of one process, and what they must lead to.
@@ -43,6 +47,27 @@ func TestWaysIn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStaysClosed: where packets pass by the redirect, the way to the metadata service stays closed
+// with --capture=prefer, too, when another program removes what captures inside pods.
+func TestStaysClosed(t *testing.T) {
+	n := newPlaneNode(t, "bypass")
+	n.open(t)
+	n.kube.apply("nodes", "v1", "Node", "node-1", nil, map[string]any{v1.HostRoutingLabel: "true"})
+	p := n.start(n.flags()...)
+	n.probe("/readyz", 200, "ok")
+	n.cache(t)
+	before := len(n.arrived(0))
+	if err := os.Remove(filepath.Join(n.pins, "connect4")); err != nil {
+		t.Fatal(err)
+	}
+	testnet.Veth(t, n.node.node, "new", testnet.New(t), "new") // NMI checks the programs after such a change
+	p.says("cannot capture requests inside pods, retrying")
+	web := hooktest.Caller{In: n.web, Group: n.groupWeb}
+	waysIn{who: "programs removed", want: hooktest.Unanswered, ways: []string{hooktest.Briefly}}.check(t, "bypass",
+		n.tries(t, waysIn{caller: web, ways: []string{hooktest.Briefly}}), len(n.arrived(before)))
+	n.probe("/readyz", 503, "dataplane")
 }
 
 // open fails the test unless a pod reaches the metadata service while no agent runs.
