@@ -94,8 +94,8 @@ func (p *guestProxy) attach(t *testing.T) {
 	t.Cleanup(func() { _ = l.Close() })
 }
 
-// TestGuestProxy: with a Guest Proxy Agent on the node, pods get their tokens, and what the node and
-// the agent ask for is signed by it, whichever came first. Without an agent, pods are refused.
+// TestGuestProxy: with a Guest Proxy Agent on the node, pods get their tokens, and it signs what
+// the node and the agent ask for, whichever came first. Without an agent, pods are refused.
 func TestGuestProxy(t *testing.T) {
 	for name, first := range map[string]bool{"before the agent": true, "after the agent": false} {
 		t.Run(name, func(t *testing.T) {

@@ -57,8 +57,8 @@ func (n *planeNode) forwards(port uint16) {
 	})
 }
 
-// TestListener: a pod that uses the listener's port itself gets its token by the next one. Nobody
-// else gets a token there, even if the pod forwards connections to it.
+// TestListener: a pod that uses the listener's port itself gets its token by the next one. No
+// other caller gets a token there, even if the pod forwards connections to it.
 func TestListener(t *testing.T) {
 	n := newPlaneNode(t, "routed")
 	listens(t, n.web, "127.0.0.1:64579") // the listener has the next port

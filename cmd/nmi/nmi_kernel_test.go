@@ -56,7 +56,7 @@ type node struct {
 	kube           *kube
 	kubeconfig     string
 	group          string                   // the control group of agents; empty is the test's own
-	admits         func(*http.Request) bool // whom the metadata service answers; nil is all
+	admits         func(*http.Request) bool // reports whether the metadata service answers; nil is always
 
 	mu    sync.Mutex
 	asked []string    // of the metadata service
@@ -106,8 +106,8 @@ func (n *node) serveIn(where *testnet.Net, address string, handler http.Handler)
 	return l.Addr().String()
 }
 
-// nobody is in tokens that the metadata service issues for no identity by its resource ID.
-const nobody = "."
+// noIdentity is in tokens that the metadata service issues when no resource ID is named.
+const noIdentity = "."
 
 // metadata is the metadata service: it issues a token to every client. The token's object ID is the
 // name of the identity.

@@ -246,14 +246,14 @@ const (
 func tokenOf(meaning string) string {
 	id := strings.TrimPrefix(meaning, "token of ")
 	if meaning == ofNode {
-		id = nobody
+		id = noIdentity
 	}
 	return "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"oid":%q}`, id)) + ".s"
 }
 
 // meaning returns what an answer is: whose token, or the refusal.
 func meaning(answer string) string {
-	var token struct{ Access_token string } //nolint:revive,staticcheck // its name in JSON
+	var token struct{ Access_token string } // its name in JSON
 	if json.Unmarshal([]byte(answer), &token) != nil || token.Access_token == "" {
 		for id := range strings.FieldsFuncSeq(answer, func(r rune) bool { return strings.ContainsRune(` :,."/()`, r) }) {
 			if strings.HasPrefix(id, "PID-") {
@@ -271,7 +271,7 @@ func meaning(answer string) string {
 }
 
 // sentinel is an address of the node from which nothing else is sent.
-var sentinel = netip.MustParseAddr("10.0.0.99") //nolint:gochecknoglobals // a constant
+var sentinel = netip.MustParseAddr("10.0.0.99")
 
 // arrived returns from where packets have arrived at the metadata service, besides the first ones.
 func (n *planeNode) arrived(besides int) (from []netip.Addr) {

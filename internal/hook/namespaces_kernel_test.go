@@ -241,5 +241,5 @@ func openFilesLimit(t *testing.T) int {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) })
-	return int(min(old.Max, 1<<20)) //nolint:gosec // bounded
+	return int(min(old.Max, 1<<20))
 }

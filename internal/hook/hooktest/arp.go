@@ -27,7 +27,7 @@ type Station struct {
 	Address netip.Addr
 }
 
-// poisonEvery is how often a lie is repeated: those who are lied to also hear the truth.
+// poisonEvery is how often a lie is repeated: the station also hears the truth.
 const poisonEvery = 20 * time.Millisecond
 
 // Impersonate makes a station believe, until the test ends, that an address is the liar's. It

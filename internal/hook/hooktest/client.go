@@ -37,8 +37,8 @@ type Caller struct {
 	Group string // the folder of its control group
 	// Target is the path and query that it asks for; "/" if empty.
 	Target string
-	// Unprivileged takes its capabilities. OwnGroups and OwnUsers give it a control group namespace
-	// and a user namespace of its own.
+	// Unprivileged means without capabilities, OwnGroups in a control group namespace of its own, and
+	// OwnUsers in a user namespace of its own.
 	Unprivileged, OwnGroups, OwnUsers bool
 }
 
@@ -62,8 +62,8 @@ func Unprivileged(t testing.TB, in *testnet.Net, group string, ways ...string) m
 	return Caller{In: in, Group: group, Unprivileged: true}.Ask(t, ways...)
 }
 
-// Ask starts the process, which connects in several ways, one after the other. It returns the bodies
-// of the answers, or the errors, by way.
+// Ask starts the process, which connects in several ways, one after the other. It returns the
+// bodies of the answers, or the errors, by way.
 func (c Caller) Ask(t testing.TB, ways ...string) map[string]string {
 	t.Helper()
 	got := map[string]string{}

@@ -68,7 +68,7 @@ func ways() []connector {
 	}
 }
 
-// Briefly is to connect, but to wait half a second at most. It is for connects that nothing answers.
+// Briefly is to connect and wait half a second at most, for connects that nothing answers.
 const Briefly = "connect, briefly"
 
 // Unanswered is the result of Briefly if nothing answers.

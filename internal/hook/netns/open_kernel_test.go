@@ -117,7 +117,7 @@ func TestLoDown(t *testing.T) {
 	_ = s.Close()
 }
 
-// TestUserNamespace: the namespace of a pod with users of its own (hostUsers: false) is entered, too.
+// TestUserNamespace: the namespace of a pod with users of its own (hostUsers: false) is entered.
 func TestUserNamespace(t *testing.T) {
 	testnet.Require(t)
 	own := []syscall.SysProcIDMap{{HostID: 100000, Size: 1000}}

@@ -159,8 +159,8 @@ func toService(c Config) asm.Instructions {
 	return append(code, asm.Ja.Label("next"))
 }
 
-// fromPod goes to "next" for a packet of a socket outside of the pods' group, to "drop" for one that
-// has come in by another interface, and to "pod" for all others.
+// fromPod goes to "next" for a packet of a socket outside of the pods' group, to "drop" for one
+// that has come in by another interface, and to "pod" for all others.
 func fromPod(c Config) asm.Instructions {
 	code := asm.Instructions{
 		asm.LoadMem(asm.R2, packet, skbIngress, asm.Word).WithSymbol("judge"),
