@@ -26,7 +26,22 @@ type split struct {
 // newSplit returns a node with a pod in whose network requests are captured, and one whose network
 // the holder does not know.
 func newSplit(t *testing.T) *split {
-	n := &split{inPods: newInPods(t)}
+	n := newSplitOn(newInPods(t))
+	n.pod, n.unopened = n.web, n.api
+	n.podGroup = n.bound("web", "00000000-0000-4000-8000-00000000000a", map[string]any{"aadpodidbinding": "web"})
+	n.grant("web")
+	n.namespaces.Add("web", n.pod)
+	n.kube.apply("pods", "v1", "Pod", "api", map[string]any{
+		"spec":   map[string]any{"nodeName": "node-1", "containers": []any{}},
+		"status": map[string]any{"phase": "Running", "podIP": "10.244.1.2", "podIPs": []any{map[string]any{"ip": "10.244.1.2"}}, "hostIP": "10.244.0.1"},
+	}, map[string]any{"aadpodidbinding": "api"})
+	n.grant("api")
+	return n
+}
+
+// newSplitOn builds the programs for a node.
+func newSplitOn(on *inPods) *split {
+	t, n := on.t, &split{inPods: on}
 	var err error
 	if n.folder, err = os.MkdirTemp("", "podid-split-"); err != nil { //nolint:usetesting // other users may not enter t.TempDir
 		t.Fatal(err)
@@ -41,16 +56,6 @@ func newSplit(t *testing.T) *split {
 	for up := n.top; up != os.TempDir() && up != "/"; up = filepath.Dir(up) {
 		n.run("chmod", "a+rx", up) // as /sys/fs/cgroup is
 	}
-
-	n.pod, n.unopened = n.web, n.api
-	n.podGroup = n.bound("web", "00000000-0000-4000-8000-00000000000a", map[string]any{"aadpodidbinding": "web"})
-	n.grant("web")
-	n.namespaces.Add("web", n.pod)
-	n.kube.apply("pods", "v1", "Pod", "api", map[string]any{
-		"spec":   map[string]any{"nodeName": "node-1", "containers": []any{}},
-		"status": map[string]any{"phase": "Running", "podIP": "10.244.1.2", "podIPs": []any{map[string]any{"ip": "10.244.1.2"}}, "hostIP": "10.244.0.1"},
-	}, map[string]any{"aadpodidbinding": "api"})
-	n.grant("api")
 	return n
 }
 

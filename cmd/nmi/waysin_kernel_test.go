@@ -32,7 +32,14 @@ func TestWaysIn(t *testing.T) {
 		t.Run(plane, func(t *testing.T) {
 			n := newPlaneNode(t, plane)
 			n.open(t)
-			n.start(append(n.flags(), "--capture=require")...)
+			if plane == "bypass" { // in two processes
+				both := newSplitOn(n.inPods)
+				folder := both.pair()
+				both.startHolder(folder, "--capture=require")
+				both.startAgent(folder, "--capture=require")
+			} else {
+				n.start(append(n.flags(), "--capture=require")...)
+			}
 			n.probe("/readyz", 200, "ok")
 			n.cache(t)
 			before := len(n.arrived(0))
