@@ -43,7 +43,7 @@ func newSplit(t *testing.T) *split {
 func newSplitOn(on *inPods) *split {
 	t, n := on.t, &split{inPods: on}
 	var err error
-	if n.folder, err = os.MkdirTemp("", "podid-split-"); err != nil { //nolint:usetesting // other users may not enter t.TempDir
+	if n.folder, err = os.MkdirTemp("", "podid-split-"); err != nil { // other users may not enter t.TempDir
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(n.folder) })

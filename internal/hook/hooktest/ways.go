@@ -131,7 +131,11 @@ func fastOpen(protocol int) (int, bool, error) {
 	if err != nil {
 		return -1, false, err
 	}
-	return fd, true, unix.Sendto(fd, request(), unix.MSG_FASTOPEN, metadata())
+	err = unix.Sendto(fd, request(), unix.MSG_FASTOPEN, metadata())
+	if errors.Is(err, unix.EOPNOTSUPP) { // MPTCP before Linux 6.2
+		return fd, false, unix.Connect(fd, metadata())
+	}
+	return fd, true, err
 }
 
 // fastOpenAgain connects twice within sendto. If the listener knows TCP Fast Open, the second SYN
