@@ -114,7 +114,16 @@ func TestGuardRemoved(t *testing.T) {
 				t.Error("not found")
 			}
 			t.Log(g.last)
-			g.do(func() error { return g.guards.guard([]uplinks.Uplink{g.uplink}) })
+			// The kernel takes a link without a pin off a little later. Until then the guard cannot be put
+			// back, and the holder retries.
+			err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, 20*time.Second, true, func(context.Context) (bool, error) {
+				var failed error
+				err := g.node.Do(func() error { failed = g.guards.guard([]uplinks.Uplink{g.uplink}); return nil })
+				return failed == nil, err
+			})
+			if err != nil {
+				t.Error(err)
+			}
 			g.do(func() error { g.guards.check(); return nil })
 			if g.last != nil {
 				t.Errorf("not put back: %v", g.last)
