@@ -95,9 +95,9 @@ func (a *agent) captureInPods(ctx context.Context) {
 const retireTime = 2 * time.Second
 
 // retire removes what captures inside pods if the agent that has taken over is on the wire: it may
-// not see --bpf-dir.
+// not see --bpf-dir. On nodes whose network passes by the redirect pods stay closed.
 func (a *agent) retire(ctx context.Context) {
-	if a.o.privileged.Way == privileged.CaptureWire || a.checkCapture() != nil {
+	if a.o.privileged.Way == privileged.CaptureWire || a.checkCapture() != nil || a.dataplane.Ready() != nil {
 		return
 	}
 	bounded, cancel := context.WithTimeout(ctx, retireTime)
