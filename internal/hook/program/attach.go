@@ -23,6 +23,7 @@ type Hook struct {
 	pins      string
 	group     string
 	endpoints *ebpf.Map
+	hostPods  *ebpf.Map
 	counts    *ebpf.Map
 	guards    map[int32]*ebpf.Program // by the size of the link-layer header
 	all       *ebpf.Collection
@@ -55,7 +56,8 @@ func Attach(c Config, group, pins string) (*Hook, error) {
 		return nil, err
 	}
 	h := &Hook{
-		config: c, pins: pins, group: group, all: all, endpoints: all.Maps[endpointsMap], counts: all.Maps[countsMap],
+		config: c, pins: pins, group: group, all: all,
+		endpoints: all.Maps[endpointsMap], hostPods: all.Maps[hostPodsMap], counts: all.Maps[countsMap],
 		guards: map[int32]*ebpf.Program{
 			etherHeader: all.Programs[guardName(etherHeader)], noHeader: all.Programs[guardName(noHeader)],
 		},
@@ -233,7 +235,8 @@ func (h *Hook) Publish(cookie uint64, at netip.AddrPort) error {
 	return nil
 }
 
-// Withdraw makes connects in a network namespace fail, except in the node's own.
+// Withdraw makes connects in a network namespace fail, except in the node's own: there only those of
+// captured pods do.
 func (h *Hook) Withdraw(cookie uint64) error {
 	if err := h.endpoints.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("withdraw listener: %w", err)
@@ -243,14 +246,8 @@ func (h *Hook) Withdraw(cookie uint64) error {
 
 // Published returns the cookies of all namespaces with a published listener.
 func (h *Hook) Published() ([]uint64, error) {
-	var cookies []uint64
-	var cookie uint64
-	var value [endpointSize]byte
-	all := h.endpoints.Iterate()
-	for all.Next(&cookie, &value) {
-		cookies = append(cookies, cookie)
-	}
-	if err := all.Err(); err != nil {
+	cookies, err := keys[[endpointSize]byte](h.endpoints)
+	if err != nil {
 		return nil, fmt.Errorf("read listeners: %w", err)
 	}
 	return cookies, nil

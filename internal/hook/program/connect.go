@@ -31,6 +31,7 @@ var refusedAt = netip.MustParseAddrPort("127.0.0.1:0") //nolint:gochecknoglobals
 const (
 	cookieSlot = -8  // the namespace's cookie
 	scratch    = -16 // the key of a counter, or the empty name of a device
+	groupSlot  = -24 // the ID of a control group
 )
 
 // connectSpec returns the program of an attach type.
@@ -60,7 +61,7 @@ func connectInstructions(at ebpf.AttachType, c Config) asm.Instructions {
 	}
 	return slices.Concat(
 		asm.Instructions{asm.Mov.Reg(call, asm.R1)},
-		match(at, ip, c), lookUp(c), absent(ip, c), passNode(), divert(ip),
+		match(at, ip, c), lookUp(c), closed(c), refuse(ip), node(c), passNode(), divert(ip),
 		asm.Instructions{asm.Mov.Imm(asm.R0, 1).WithSymbol("pass"), asm.Return()},
 		deny(),
 	)
@@ -90,60 +91,57 @@ func match(at ebpf.AttachType, ip int16, c Config) (code asm.Instructions) {
 	return append(code, asm.Ja.Label("pass"))
 }
 
-// lookUp goes to "divert" if there is a listener in the caller's network namespace, and otherwise
-// to "absent".
+// lookUp goes to "divert" if there is a listener in the caller's network namespace, and to "node" in
+// the node's own. Otherwise it refuses the connect, or lets it pass.
 func lookUp(c Config) asm.Instructions {
+	absent := "refused"
+	if c.PassAbsent {
+		absent = "pass"
+	}
+	return slices.Concat(
+		namespace("metadata", c),
+		asm.Instructions{asm.JNE.Imm32(toPort, wire2(c.Metadata.Port()), absent)},
+		endpointOf(),
+		asm.Instructions{asm.JNE.Imm(asm.R0, 0, "divert"), asm.Ja.Label(absent)},
+	)
+}
+
+// closed goes to "node" in the node's own network namespace, and otherwise refuses the connect. The
+// verifier accepts no code that cannot be reached.
+func closed(c Config) asm.Instructions {
+	if len(c.Closed) == 0 {
+		return nil
+	}
+	return append(namespace("closed", c), asm.Ja.Label("refused"))
+}
+
+// namespace stores the cookie of the caller's network namespace, and goes to "node" if it is the
+// node's own.
+func namespace(symbol string, c Config) asm.Instructions {
 	return asm.Instructions{
-		asm.Mov.Reg(asm.R1, call).WithSymbol("metadata"),
+		asm.Mov.Reg(asm.R1, call).WithSymbol(symbol),
 		asm.FnGetNetnsCookie.Call(),
 		asm.StoreMem(asm.RFP, cookieSlot, asm.R0, asm.DWord),
-		asm.JNE.Imm32(toPort, wire2(c.Metadata.Port()), "absent"),
+		asm.LoadImm(asm.R2, int64(c.Node), asm.DWord), //nolint:gosec // the bits are meant
+		asm.JEq.Reg(asm.R0, asm.R2, "node"),
+	}
+}
+
+// endpointOf looks up the listener in the namespace whose cookie is stored. R0 is 0 for none.
+func endpointOf() asm.Instructions {
+	return asm.Instructions{
 		asm.LoadMapPtr(asm.R1, 0).WithReference(endpointsMap),
 		asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, cookieSlot),
 		asm.FnMapLookupElem.Call(),
-		asm.JNE.Imm(asm.R0, 0, "divert"),
-		asm.Ja.Label("absent"),
-	}
-}
-
-// absent refuses the connect, or lets it pass, and closed refuses it. Both go to "node" in the
-// node's own network namespace. The verifier accepts no code that cannot be reached.
-func absent(ip int16, c Config) asm.Instructions {
-	var closed asm.Instructions
-	if len(c.Closed) > 0 {
-		closed = slices.Concat(asm.Instructions{
-			asm.Mov.Reg(asm.R1, call).WithSymbol("closed"),
-			asm.FnGetNetnsCookie.Call(),
-			asm.StoreMem(asm.RFP, cookieSlot, asm.R0, asm.DWord),
-		}, unlessNode("closed here", c))
-	}
-	here := unlessNode("absent", c)
-	switch {
-	case !c.PassAbsent:
-		if closed != nil { // ends as absent does
-			closed = closed[:3]
-		}
-		return slices.Concat(closed, here, refuse(ip))
-	case closed == nil:
-		return append(here, asm.Ja.Label("pass"))
-	default:
-		return slices.Concat(here, asm.Instructions{asm.Ja.Label("pass")}, closed, refuse(ip))
-	}
-}
-
-// unlessNode goes to "node" in the node's own network namespace.
-func unlessNode(symbol string, c Config) asm.Instructions {
-	return asm.Instructions{
-		asm.LoadMem(asm.R1, asm.RFP, cookieSlot, asm.DWord).WithSymbol(symbol),
-		asm.LoadImm(asm.R2, int64(c.Node), asm.DWord), //nolint:gosec // the bits are meant
-		asm.JEq.Reg(asm.R1, asm.R2, "node"),
 	}
 }
 
 // refuse lets the connect arrive where no program can listen.
 func refuse(ip int16) asm.Instructions {
+	code := unbind("refuse")
+	code[0] = code[0].WithSymbol("refused")
 	return slices.Concat(
-		unbind("refuse"),
+		code,
 		asm.Instructions{
 			asm.LoadImm(asm.R1, int64(wire4(refusedAt.Addr())), asm.DWord).WithSymbol("refuse"),
 			asm.StoreMem(call, ip, asm.R1, asm.Word),
@@ -154,11 +152,42 @@ func refuse(ip int16) asm.Instructions {
 	)
 }
 
+// node goes to "mark" unless the caller is a pod on the node's network that is captured. Such a pod
+// has the listener in the node's namespace, or is refused.
+func node(c Config) asm.Instructions {
+	var code asm.Instructions
+	for level := int32(1); level <= maxDepth+belowPods; level++ {
+		code = append(code,
+			asm.Mov.Imm(asm.R1, level),
+			asm.FnGetCurrentAncestorCgroupId.Call(),
+			asm.JEq.Imm(asm.R0, 0, "mark"), // deeper than the caller's group
+			asm.StoreMem(asm.RFP, groupSlot, asm.R0, asm.DWord),
+			asm.LoadMapPtr(asm.R1, 0).WithReference(hostPodsMap),
+			asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, groupSlot),
+			asm.FnMapLookupElem.Call(),
+			asm.JNE.Imm(asm.R0, 0, "captured"),
+		)
+	}
+	code[0] = code[0].WithSymbol("node")
+	code = append(code,
+		asm.Ja.Label("mark"),
+		asm.JNE.Imm32(toIP, wire4(c.Metadata.Addr()), "refused").WithSymbol("captured"),
+		asm.JNE.Imm32(toPort, wire2(c.Metadata.Port()), "refused"),
+	)
+	return slices.Concat(code, endpointOf(), asm.Instructions{
+		asm.JNE.Imm(asm.R0, 0, "divert"),
+		asm.Ja.Label("refused"),
+	})
+}
+
+// belowPods is how deep below the pods' group a pod's own is: in that of its class of service.
+const belowPods = 2
+
 // passNode marks the socket for the guard and lets it pass.
 func passNode() asm.Instructions {
 	return slices.Concat(
 		asm.Instructions{
-			asm.LoadMem(asm.R2, call, addrSocket, asm.DWord).WithSymbol("node"),
+			asm.LoadMem(asm.R2, call, addrSocket, asm.DWord).WithSymbol("mark"),
 			asm.JEq.Imm(asm.R2, 0, "pass"),
 			asm.LoadMapPtr(asm.R1, 0).WithReference(passedMap),
 			asm.Mov.Imm(asm.R3, 0),

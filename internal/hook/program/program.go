@@ -2,7 +2,8 @@
 // are removed.
 //
 //	connect4, connect6   on the pods' control group: what a pod connects to the metadata service
-//	                     arrives at the listener in the pod's own network namespace, or is refused
+//	                     arrives at the listener in the pod's own network namespace, or is refused.
+//	                     Of the pods on the node's network, this applies to those that are captured
 //	guard                at the egress of the node's uplinks: nothing that came past connect4 leaves
 //
 // An nftables table for each uplink stops what comes past tc, and so past the guard.
@@ -28,7 +29,7 @@ type Config struct {
 	// Closed are services that pods never reach, such as Azure's WireServer.
 	Closed []netip.AddrPort
 	// Node is the cookie of the node's own network namespace (SO_NETNS_COOKIE, Linux 5.14). What
-	// connects there is let pass.
+	// connects there is let pass, unless it is a pod that is captured (Hook.Capture).
 	Node uint64
 	// PassAbsent lets connects to the metadata service pass where the network namespace has no
 	// listener: something else, such as the redirect, answers or refuses them. Otherwise they are
@@ -53,6 +54,7 @@ const (
 // The names of the maps, of their pins, and of the programs' links.
 const (
 	endpointsMap = "endpoints"
+	hostPodsMap  = "host_pods"
 	passedMap    = "passed"
 	countsMap    = "counts"
 	connect4     = "connect4"
@@ -63,12 +65,20 @@ const (
 // maxEndpoints is well above the 250 pods that Azure allows on a node, and their nested namespaces.
 const maxEndpoints = 8192
 
+// maxHostPods is more than the pods that a node can have.
+const maxHostPods = 1024
+
 // maps returns the maps that the programs share.
 func maps() map[string]*ebpf.MapSpec {
 	return map[string]*ebpf.MapSpec{
 		// Cookie of a network namespace to the listener in it.
 		endpointsMap: {
 			Name: endpointsMap, Type: ebpf.Hash, KeySize: 8, ValueSize: endpointSize, MaxEntries: maxEndpoints,
+			Pinning: ebpf.PinByName,
+		},
+		// Control groups of the pods on the node's network whose connects are captured.
+		hostPodsMap: {
+			Name: hostPodsMap, Type: ebpf.Hash, KeySize: 8, ValueSize: 1, MaxEntries: maxHostPods,
 			Pinning: ebpf.PinByName,
 		},
 		// Sockets that connect4 let pass in the node's namespace, for the guard.
