@@ -3,6 +3,8 @@
 package kubepods
 
 import (
+	"fmt"
+	"path"
 	"regexp"
 	"strings"
 )
@@ -28,6 +30,36 @@ func UID(name string) (uid string, ok bool) {
 		return strings.ReplaceAll(found[1], "_", "-"), true
 	}
 	return "", false
+}
+
+// The UID of a pod, or of a static pod.
+var podUID = regexp.MustCompile(`^(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32})$`)
+
+// IsUID reports whether a text can be the UID of a pod in the name of its control group.
+func IsUID(text string) bool { return podUID.MatchString(text) }
+
+// Folders returns where the kubelet may have made the control group of a pod, one for each class of
+// service, given the folder of its group of pods (see Find) and the pod's UID. An error means that
+// the UID is none. No other text becomes part of a path.
+func Folders(kubepods, uid string) ([]string, error) {
+	if !IsUID(uid) {
+		return nil, fmt.Errorf("%.40q is not the UID of a pod", uid)
+	}
+	const besteffort, burstable = "besteffort", "burstable"
+	slice, systemd := strings.CutSuffix(path.Base(kubepods), ".slice")
+	if !systemd {
+		name := "pod" + uid
+		return []string{
+			path.Join(kubepods, name), path.Join(kubepods, burstable, name), path.Join(kubepods, besteffort, name),
+		}, nil
+	}
+	name := "-pod" + strings.ReplaceAll(uid, "-", "_") + ".slice"
+	folders := []string{path.Join(kubepods, slice+name)}
+	for _, class := range []string{burstable, besteffort} {
+		class = slice + "-" + class
+		folders = append(folders, path.Join(kubepods, class+".slice", class+name))
+	}
+	return folders, nil
 }
 
 func isPod(name string) bool {
