@@ -30,6 +30,10 @@ const (
 	BehaviorNamespaced = "namespaced"
 	// BindingLabel on a pod is the selector of the bindings that apply to it.
 	BindingLabel = "aadpodidbinding"
+	// CaptureHostNetworkLabel with the value "true" on a pod on the node's network lets NMI answer the
+	// pod's requests to the metadata service, if the cluster's owner allows it
+	// (nmi --host-network-pods=label). New in podid.
+	CaptureHostNetworkLabel = "aadpodidentity.k8s.io/capture-host-network"
 
 	// AllowedNamespacesAnnotation on an AzureIdentity of type 3 is its owner's
 	// consent that identities of these namespaces, separated by commas, are

@@ -23,6 +23,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/dataplane"
 	"github.com/podid-io/podid/internal/agent/events"
 	"github.com/podid-io/podid/internal/agent/fair"
+	"github.com/podid-io/podid/internal/agent/hostpods"
 	"github.com/podid-io/podid/internal/agent/lifecycle"
 	"github.com/podid-io/podid/internal/agent/server"
 	"github.com/podid-io/podid/internal/agent/taint"
@@ -96,8 +97,10 @@ type agent struct {
 // it has a decision once it is known as a caller.
 type tables struct {
 	*authorize.Table
-	attest *attest.Table
-	log    logr.Logger
+	attest   *attest.Table
+	hostPods *hostpods.Set
+	captured func(*corev1.Pod) bool // whether a pod on the node's network is one of hostPods
+	log      logr.Logger
 }
 
 var _ cluster.Sink = (*tables)(nil)
@@ -115,10 +118,17 @@ func (t *tables) SetPod(p *corev1.Pod) {
 		t.Table.SetPod(pod)
 	}
 	t.attest.Set(p)
+	key := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
+	if t.captured(p) {
+		t.hostPods.Set(key, attest.GroupUID(p))
+	} else {
+		t.hostPods.Remove(key)
+	}
 }
 
 // RemovePod removes a pod that has left the node.
 func (t *tables) RemovePod(key types.NamespacedName) {
+	t.hostPods.Remove(key)
 	t.attest.Remove(key)
 	t.Table.RemovePod(key)
 }
@@ -182,11 +192,12 @@ func newAgent(stop, fetches context.Context, o *options, config *rest.Config, lo
 }
 
 func newTables(o *options, objects *cluster.Objects, log logr.Logger) *tables {
-	standard := o.identities.mode == modeStandard
+	standard, captured := o.identities.mode == modeStandard, hostpods.Choice(o.privileged.HostPods).Of
 	return &tables{
-		log: log.WithName("cluster"),
+		log: log.WithName("cluster"), hostPods: hostpods.NewSet(), captured: captured,
 		attest: attest.NewTable(attest.Config{
 			MaxWaiting: 512, MaxPerSource: 16, NewestLink: attest.NewestLink, AnyLink: o.answers.anyInterface, Ask: limitReads(objects.Pod),
+			Captured: captured,
 		}),
 		Table: authorize.NewTable(authorize.Config{
 			Rules: identity.Rules{

@@ -199,7 +199,8 @@ func (a *agent) serveInPods(parent context.Context) error {
 	}
 	defer remove()
 	index := podgroups.New(filepath.Join(groups, folder))
-	listener := inpod.New(socket, perNamespace, index, a.log)
+	index.Appeared = a.tables.hostPods.Appeared
+	listener := inpod.New(socket, perNamespace, index, a.tables.hostPods, a.log)
 	limits := podLimits
 	limits.EqualHosts = true // both ends of all these connections are 127.0.0.1
 	group, ctx := errgroup.WithContext(parent)

@@ -12,11 +12,13 @@ import (
 	"github.com/podid-io/podid/internal/hook/protocol"
 )
 
-// agent is a connected agent. The holder's mutex guards has and ready.
+// agent is a connected agent. The holder's mutex guards all fields up to hostPods.
 type agent struct {
-	conn  *protocol.Conn
-	has   map[*namespace]bool // whose sockets it was passed
-	ready bool                // it was passed all that were there
+	conn     *protocol.Conn
+	has      map[*namespace]bool // whose sockets it was passed
+	ready    bool                // it was passed all that were there
+	asked    bool                // it sent a request
+	hostPods []string            // the UIDs of its last request
 
 	mu    sync.Mutex
 	items []item
@@ -96,12 +98,12 @@ func (h *Holder) serve(ctx context.Context, conn *protocol.Conn) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	defer func() { _ = conn.Close() }()
-	go func() {
-		conn.WaitEnd()
-		cancel()
-	}()
 	a := h.connect(conn)
 	defer h.disconnect(a)
+	go func() {
+		defer cancel()
+		h.receive(ctx, a)
+	}()
 	h.log.Info("an agent has connected")
 	for {
 		next, ok := a.next(ctx)

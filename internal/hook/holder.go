@@ -9,6 +9,7 @@
 //	namespaces.go   opens and closes sockets as the folder of namespaces changes
 //	agents.go       passes sockets to agents
 //	publish.go      publishes the listeners that an agent has
+//	hostpods.go     captures the pods on the node's network that an agent asks for
 package hook
 
 import (
@@ -33,6 +34,11 @@ type Programs interface {
 	Publish(cookie uint64, at netip.AddrPort) error
 	Withdraw(cookie uint64) error
 	Published() ([]uint64, error)
+
+	// The control groups of pods on the node's network that are captured.
+	Capture(group uint64) error
+	Free(group uint64) error
+	Captured() ([]uint64, error)
 }
 
 // Agents is where agents connect. *protocol.Listener implements it.
@@ -48,8 +54,11 @@ type Config struct {
 	Generation *generation.Lock
 	// Folder is where the container runtime keeps network namespaces. It may appear later.
 	Folder string
-	// Node is the cookie of the node's own network namespace, which is left alone.
-	Node uint64
+	// Node is the cookie of the node's own network namespace. It is left alone, unless NodeFile leads
+	// to it: then agents may ask to capture pods on the node's network, which arrive at a listener
+	// there. Group is the folder of the pods' control group.
+	Node            uint64
+	NodeFile, Group string
 	// Listen is the address of the listeners. If a pod uses the port, the next free one is taken.
 	Listen netip.AddrPort
 	// Agents is where agents connect.

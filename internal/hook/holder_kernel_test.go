@@ -15,6 +15,7 @@ import (
 	"github.com/go-logr/logr/testr"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/podid-io/podid/internal/agent/hostpods"
 	"github.com/podid-io/podid/internal/agent/inpod"
 	"github.com/podid-io/podid/internal/agent/podgroups"
 	"github.com/podid-io/podid/internal/hook"
@@ -130,7 +131,7 @@ const perNamespace = 64
 func (w *world) agent(socket string) *process {
 	w.t.Helper()
 	index := podgroups.New(w.kubepods)
-	listener := inpod.New(socket, perNamespace, index, testr.New(w.t))
+	listener := inpod.New(socket, perNamespace, index, hostpods.NewSet(), testr.New(w.t))
 	type caller struct{}
 	server := &http.Server{
 		ReadHeaderTimeout: time.Minute,

@@ -33,6 +33,9 @@ func isAt(path string, info os.FileInfo) bool {
 	return err == nil && os.SameFile(there, info)
 }
 
+// nodeName is the name of the node's own namespace.
+const nodeName = "node"
+
 // namespace is one with sockets in it. Several files may lead to it.
 type namespace struct {
 	name    string
@@ -57,6 +60,9 @@ func (h *Holder) watch(ctx context.Context, group *errgroup.Group) {
 		Failed: func(err error) {
 			h.complain(err, "cannot watch network namespaces, looking again until it is possible")
 		},
+	}
+	if h.config.NodeFile != "" {
+		h.appeared(ctx, group, h.config.NodeFile)
 	}
 	w.Run(ctx)
 }
@@ -159,13 +165,17 @@ func (h *Holder) add(ctx context.Context, path string, f *file, sockets *netns.S
 		return errReplaced
 	}
 	f.info = sockets.Info
+	name := filepath.Base(path)
 	if sockets.Cookie == h.config.Node {
-		return nil
+		if path != h.config.NodeFile {
+			return nil
+		}
+		name = nodeName
 	}
 	n := h.namespaces[sockets.Cookie]
 	if n == nil {
 		needed = true
-		n = &namespace{name: filepath.Base(path), sockets: sockets, served: h.now()}
+		n = &namespace{name: name, sockets: sockets, served: h.now()}
 		h.namespaces[sockets.Cookie] = n
 		h.queueAll(item{namespace: n, kind: protocol.Appeared})
 	}

@@ -64,7 +64,7 @@ func (h *Holder) passed(a *agent, n *namespace) {
 func (h *Holder) change(f func() error) {
 	err := h.config.Generation.Do(f)
 	if err != nil && !errors.Is(err, generation.ErrNewer) {
-		h.complainLocked(err, "cannot update the published listeners, retrying")
+		h.complainLocked(err, "cannot update the published listeners and captured pods, retrying")
 	}
 }
 
@@ -87,7 +87,7 @@ func (h *Holder) reconcile() {
 		if ready && h.settled && !h.unopened() {
 			failed = errors.Join(failed, h.withdrawUnknown(now))
 		}
-		return failed
+		return errors.Join(failed, h.captureHostPods())
 	})
 }
 
@@ -170,7 +170,7 @@ func (h *Holder) withdrawUnknown(now time.Time) error {
 	h.unknown = map[uint64]time.Time{}
 	var failed error
 	for _, cookie := range published {
-		if cookie == h.config.Node || h.namespaces[cookie] != nil {
+		if h.namespaces[cookie] != nil {
 			continue
 		}
 		since, known := before[cookie]

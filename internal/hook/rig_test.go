@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +28,30 @@ var listen = netip.MustParseAddrPort("127.0.0.1:64579")
 type endpoints struct {
 	mu        sync.Mutex
 	published map[uint64]netip.AddrPort
+	captured  map[uint64]bool
 	broken    error
+}
+
+func (e *endpoints) Capture(group uint64) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.broken == nil {
+		e.captured[group] = true
+	}
+	return e.broken
+}
+
+func (e *endpoints) Free(group uint64) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.captured, group)
+	return nil
+}
+
+func (e *endpoints) Captured() ([]uint64, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.captured)), nil
 }
 
 func (e *endpoints) Publish(cookie uint64, at netip.AddrPort) error {
@@ -72,6 +96,7 @@ type rig struct {
 	endpoints  *endpoints
 	lock       string
 	clock      time.Time
+	config     Config // what is not the same for all tests
 }
 
 func newRig(t *testing.T) *rig {
@@ -79,7 +104,7 @@ func newRig(t *testing.T) *rig {
 	testnet.Require(t)
 	return &rig{
 		t: t, namespaces: hooktest.NewNamespaces(t), lock: filepath.Join(t.TempDir(), "lock"),
-		endpoints: &endpoints{published: map[uint64]netip.AddrPort{}}, clock: time.Now(),
+		endpoints: &endpoints{published: map[uint64]netip.AddrPort{}, captured: map[uint64]bool{}}, clock: time.Now(),
 	}
 }
 
@@ -121,6 +146,7 @@ func (r *rig) holder() *node {
 	r.t.Cleanup(func() { _, _ = agents.Close(), place.Close() })
 	h := New(Config{
 		Programs: r.endpoints, Generation: place, Folder: r.namespaces.Folder, Listen: listen, Agents: agents,
+		Node: r.config.Node, NodeFile: r.config.NodeFile, Group: r.config.Group,
 	}, testr.New(r.t))
 	h.now = func() time.Time { return r.clock }
 	return &node{Holder: h, r: r, socket: socket, run: func() func() {

@@ -36,6 +36,8 @@ type Settings struct {
 	Listen netip.AddrPort
 	// Group is the folder of the pods' control group.
 	Group string
+	// HostPods lets agents ask to capture pods on the node's network.
+	HostPods bool
 	// Namespaces is the folder in which the container runtime keeps network namespaces.
 	Namespaces string
 	// Pins is a folder in a BPF file system, which Serve makes.
@@ -84,9 +86,7 @@ func Serve(ctx context.Context, s Settings, log logr.Logger) error {
 	}
 	defer programs.Close()
 	group, ctx := errgroup.WithContext(ctx)
-	holder := New(Config{
-		Programs: programs, Generation: place, Folder: s.Namespaces, Node: config.Node, Listen: s.Listen, Agents: agents,
-	}, log)
+	holder := New(s.holder(Config{Programs: programs, Generation: place, Node: config.Node, Agents: agents}), log)
 	guarding, stopGuarding := context.WithCancel(ctx)
 	defer stopGuarding()
 	group.Go(func() error { return holder.Run(ctx) })
@@ -101,6 +101,15 @@ func Serve(ctx context.Context, s Settings, log logr.Logger) error {
 		return nil
 	})
 	return group.Wait()
+}
+
+// holder completes the configuration of a holder.
+func (s *Settings) holder(c Config) Config {
+	c.Folder, c.Group, c.Listen = s.Namespaces, s.Group, s.Listen
+	if s.HostPods {
+		c.NodeFile = "/proc/self/ns/net"
+	}
+	return c
 }
 
 // Release removes the programs of holders that have ended, unless another holder is serving.

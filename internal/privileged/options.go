@@ -19,6 +19,16 @@ const (
 	CaptureRequire = "require"
 )
 
+// The values of --host-network-pods: which pods on the node's network are captured.
+const (
+	// HostPodsOff captures none.
+	HostPodsOff = "off"
+	// HostPodsLabel captures those with the label v1.CaptureHostNetworkLabel.
+	HostPodsLabel = "label"
+	// HostPodsBound captures those with a value of the label v1.BindingLabel.
+	HostPodsBound = "bound"
+)
+
 // DefaultFolder is where the holder listens for its agent.
 const DefaultFolder = "/run/podid/holder"
 
@@ -35,8 +45,11 @@ type Options struct {
 	wireServer   bool // closed for pods
 
 	// Way is the value of --capture.
-	Way     string
-	address string
+	Way string
+	// HostPods is the value of --host-network-pods. The agent chooses the pods. To the holder it only
+	// matters whether it is HostPodsOff.
+	HostPods string
+	address  string
 	// Where things are on the node.
 	groups, namespaces, pins, lock string
 }
@@ -53,6 +66,9 @@ func (o *Options) BindFlags(flags *flag.FlagSet) {
 		"how requests of pods reach nmi: wire (nftables), prefer (inside pods where the node can, and nftables behind it), or require (inside pods only; others are refused). The last two need root, or a holder (--holder)")
 	flags.StringVar(&o.address, "capture-address", "127.0.0.1:64579",
 		"loopback `address` and port in pods' network where nmi listens; if a pod uses the port, one of the next")
+	flags.StringVar(&o.HostPods, "host-network-pods", HostPodsOff,
+		"with --capture=prefer or require, which pods on the node's network are captured, too: off, label (those with aadpodidentity.k8s.io/capture-host-network=true), "+
+			"or bound (those with the label aadpodidbinding); all others keep the machine's own metadata service")
 	flags.StringVar(&o.groups, "cgroup-dir", "/sys/fs/cgroup", "`folder` where the node's control groups are mounted")
 	flags.StringVar(&o.namespaces, "netns-dir", "/run/netns", "`folder` in which the container runtime keeps network namespaces")
 	flags.StringVar(&o.pins, "bpf-dir", DefaultPins, "`folder` for pins in a BPF file system, which nmi makes")
@@ -88,7 +104,20 @@ func (o *Options) validateCapture() error {
 	if at, err := netip.ParseAddrPort(o.address); err != nil || !at.Addr().Is4() || !at.Addr().IsLoopback() || at.Port() == 0 {
 		address = fmt.Errorf("--capture-address=%q: use an IPv4 loopback address and a port, such as 127.0.0.1:64579", o.address)
 	}
-	return errors.Join(way, address)
+	return errors.Join(way, address, o.validateHostPods())
+}
+
+func (o *Options) validateHostPods() error {
+	switch o.HostPods {
+	case HostPodsOff:
+	case HostPodsLabel, HostPodsBound:
+		if o.Way == CaptureWire {
+			return fmt.Errorf("--host-network-pods=%s needs --capture=%s or %s", o.HostPods, CapturePrefer, CaptureRequire)
+		}
+	default:
+		return fmt.Errorf("--host-network-pods=%q: use %s, %s or %s", o.HostPods, HostPodsOff, HostPodsLabel, HostPodsBound)
+	}
+	return nil
 }
 
 // Redirect returns the configuration of the redirect to the port that the agent listens on.

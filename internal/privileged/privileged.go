@@ -101,7 +101,8 @@ func (l *Local) Capture(ctx context.Context, sockets string, passAbsent bool, ch
 	}
 	return hook.Serve(ctx, hook.Settings{
 		Metadata: o.metadata(), Closed: o.Closed(), Listen: netip.MustParseAddrPort(o.address), PassAbsent: passAbsent,
-		Group: filepath.Join(o.groups, folder), Namespaces: o.namespaces, Pins: o.pins, Lock: o.lock,
+		HostPods: o.HostPods != HostPodsOff,
+		Group:    filepath.Join(o.groups, folder), Namespaces: o.namespaces, Pins: o.pins, Lock: o.lock,
 		Socket: sockets, Users: l.users, Checked: checked, Retire: l.retire,
 	}, l.log)
 }

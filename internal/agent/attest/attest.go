@@ -99,7 +99,8 @@ var (
 // and Remove, and safe for concurrent use.
 //
 // An address belongs to a caller only if exactly one live pod has it and the connection came in by
-// the pod's own network interface (see pin.go). Pods that are not live (see Live) are not callers.
+// the pod's own network interface (see pin.go). Pods that are not live (see Live) are not callers,
+// except those that are captured on the node's network.
 type Table struct {
 	cfg Config
 
@@ -129,6 +130,9 @@ type Config struct {
 	AnyLink bool
 	// Ask reads a pod from the API server, past all caches. It may be nil. See Await.
 	Ask func(context.Context, types.NamespacedName) (*corev1.Pod, error)
+	// Captured reports whether a pod on the node's network is captured there, so that it can be a
+	// caller: by its control group alone. If it is nil, none is.
+	Captured func(*corev1.Pod) bool
 	// LinkThere reports whether the node has a network interface. If it is nil, the function LinkThere
 	// is used.
 	LinkThere func(index int) bool
@@ -186,7 +190,7 @@ func (t *Table) Set(p *corev1.Pod) {
 	key := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
 	now := pod{
 		caller: Caller{NamespacedName: key, UID: p.UID, ServiceAccount: p.Spec.ServiceAccountName},
-		group:  groupUID(p), addresses: callerAddresses(p), ready: readySince(p), pins: map[netip.Addr]*pin{},
+		group:  GroupUID(p), addresses: callerAddresses(p), ready: readySince(p), pins: map[netip.Addr]*pin{},
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -195,13 +199,13 @@ func (t *Table) Set(p *corev1.Pod) {
 	if exists(p) {
 		t.named[key] = now.caller
 	}
-	if !Live(p) {
+	if !Live(p) && !t.captured(p) {
 		return
 	}
 	t.pods[key] = now
 	t.byGroup[now.group] = append(t.byGroup[now.group], now.caller)
 	t.wake(Source{pod: now.group})
-	if len(now.addresses) == 0 {
+	if Live(p) && len(now.addresses) == 0 {
 		if since.IsZero() {
 			since = time.Now()
 		}
@@ -212,6 +216,11 @@ func (t *Table) Set(p *corev1.Pod) {
 		t.byAddr[a] = append(t.byAddr[a], claim{now.caller, now.pins[a]})
 		t.wake(Source{addr: a})
 	}
+}
+
+// captured reports whether a pod can be a caller on the node's network.
+func (t *Table) captured(p *corev1.Pod) bool {
+	return p.Spec.HostNetwork && exists(p) && t.cfg.Captured != nil && t.cfg.Captured(p)
 }
 
 // Remove forgets a pod that has left this node.

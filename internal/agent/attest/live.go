@@ -82,11 +82,11 @@ func add(list []netip.Addr, text string) []netip.Addr {
 	return append(list, a)
 }
 
-// groupUID returns the UID in the name of the pod's control group. For a static pod this is the
+// GroupUID returns the UID in the name of the pod's control group. For a static pod this is the
 // hash of its manifest, which the mirror pod has in an annotation. Other writers can set that
 // annotation, too. A hash has no dashes, so it is never the UID of a pod that the API server has
 // made.
-func groupUID(p *corev1.Pod) types.UID {
+func GroupUID(p *corev1.Pod) types.UID {
 	if hash, ok := manifestHash(p); ok {
 		return types.UID(hash)
 	}
@@ -104,7 +104,7 @@ const hashLength = 32
 
 func notHex(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'f') }
 
-// Strip reduces a pod in place to what Live, Addresses, groupUID and authorize read, so that a node
+// Strip reduces a pod in place to what Live, Addresses, GroupUID and authorize read, so that a node
 // full of pods costs little memory.
 func Strip(p *corev1.Pod) {
 	meta := &p.ObjectMeta
@@ -132,17 +132,23 @@ func Strip(p *corev1.Pod) {
 // maxLabels is how many labels a pod may have for exceptions to match it.
 const maxLabels = 64
 
-// labels returns a pod's labels. Of a pod with more than maxLabels, only the binding label is kept:
-// some tens of such pods would fill the agent's memory. No exception selects it then.
+// labels returns a pod's labels. Of a pod with more than maxLabels, only those are kept that have a
+// meaning of their own: some tens of such pods would fill the agent's memory. No exception selects
+// it then.
 func labels(all map[string]string) map[string]string {
 	if len(all) <= maxLabels {
 		return all
 	}
-	selector, ok := all[v1.BindingLabel]
-	if !ok {
-		return nil
+	var kept map[string]string
+	for _, name := range []string{v1.BindingLabel, v1.CaptureHostNetworkLabel} {
+		if value, ok := all[name]; ok {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[name] = value
+		}
 	}
-	return map[string]string{v1.BindingLabel: selector}
+	return kept
 }
 
 // states returns the youngest running container, which is all that Live and readySince read.

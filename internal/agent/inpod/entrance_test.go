@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-logr/logr/testr"
 	"golang.org/x/sys/unix"
+
+	"github.com/podid-io/podid/internal/agent/hostpods"
 )
 
 // door is a listener whose connections the test makes.
@@ -66,7 +68,7 @@ func opened(t *testing.T, slots int) (*Listener, *entrance, *door) {
 		name: "pod", cookie: 1, listener: d, diag: noDiag{}, slots: make(chan struct{}, slots),
 		done: make(chan struct{}), accepts: make(chan struct{}),
 	}
-	l := New("", slots, seven{}, testr.New(t))
+	l := New("", slots, seven{}, hostpods.NewSet(), testr.New(t))
 	l.entrances[1] = []*entrance{e}
 	go l.accept(e)
 	return l, e, d

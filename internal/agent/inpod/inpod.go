@@ -22,12 +22,21 @@ type Pods interface {
 	Lookup(ctx context.Context, group uint64) (uid string, err error)
 }
 
+// HostPods are the pods on the node's network whose connections are to arrive, in the node's
+// namespace. *hostpods.Set implements it.
+type HostPods interface {
+	// List returns the UIDs in the names of their control groups, and a channel that is closed when
+	// they are to be asked for again.
+	List() (groups []string, changed <-chan struct{})
+}
+
 // Listener accepts connections in all pods' namespaces. It is a net.Listener whose connections are
 // *Conn.
 type Listener struct {
 	path         string
 	perNamespace int
 	pods         Pods
+	hosts        HostPods
 	log          logr.Logger
 	staleAfter   time.Duration
 
@@ -49,9 +58,9 @@ const staleAfter = 10 * time.Second
 // New returns a listener for a holder that listens at a path. It has no sockets before Run. At most
 // perNamespace connections, which must be more than 0, are open in one namespace. Others wait in
 // the kernel's backlog, so that a pod cannot use up the agent's descriptors.
-func New(path string, perNamespace int, pods Pods, log logr.Logger) *Listener {
+func New(path string, perNamespace int, pods Pods, hosts HostPods, log logr.Logger) *Listener {
 	return &Listener{
-		path: path, perNamespace: perNamespace, pods: pods, log: log.WithName("inpod"), staleAfter: staleAfter,
+		path: path, perNamespace: perNamespace, pods: pods, hosts: hosts, log: log.WithName("inpod"), staleAfter: staleAfter,
 		accepted: make(chan *Conn), closed: make(chan struct{}),
 		complete: make(chan struct{}), entrances: map[uint64][]*entrance{},
 	}
@@ -117,8 +126,17 @@ func (l *Listener) receive(ctx context.Context) (complete bool, err error) {
 		return false, err
 	}
 	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel() // before the wait
+	asking.Go(func() {
+		if err := l.ask(ctx, conn); err != nil {
+			_ = conn.Close() // so that the next connection tries again
+		}
+	})
 	l.mu.Lock()
 	l.connection++
 	l.mu.Unlock()
@@ -139,6 +157,22 @@ func (l *Listener) receive(ctx context.Context) (complete bool, err error) {
 			l.once.Do(func() { close(l.complete) })
 			dropping := l.dropStaleLater()
 			defer dropping.Stop() // the next connection decides
+		}
+	}
+}
+
+// ask asks the holder to capture the pods on the node's network, whenever they change, until ctx
+// ends.
+func (l *Listener) ask(ctx context.Context, conn *protocol.Conn) error {
+	for {
+		groups, changed := l.hosts.List()
+		if err := conn.Ask(protocol.Request{Kind: protocol.HostPods, Pods: groups}); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/go-logr/logr/testr"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/podid-io/podid/internal/agent/hostpods"
 	"github.com/podid-io/podid/internal/hook/hooktest"
 	"github.com/podid-io/podid/internal/hook/netns"
 	"github.com/podid-io/podid/internal/hook/protocol"
@@ -84,7 +85,7 @@ func started(t *testing.T, staleAfter time.Duration) (*Listener, *holder) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := New(socket, 8, seven{}, testr.New(t))
+	l := New(socket, 8, seven{}, hostpods.NewSet(), testr.New(t))
 	l.staleAfter = staleAfter
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -217,7 +218,14 @@ func TestMixed(t *testing.T) {
 		m := appeared(s)
 		h.send(c, m, wrong.s.Listener, wrong.diag)
 		ended := make(chan struct{})
-		go func() { defer close(ended); c.WaitEnd() }()
+		go func() {
+			defer close(ended)
+			for {
+				if _, err := c.ReceiveRequest(); err != nil {
+					return
+				}
+			}
+		}()
 		select {
 		case <-ended:
 		case <-time.After(20 * time.Second):

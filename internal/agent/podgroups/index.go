@@ -16,6 +16,10 @@ var ErrNoPod = errors.New("the control group is not a pod's")
 
 // Index answers which pod a control group belongs to. It is safe for concurrent use.
 type Index struct {
+	// Appeared is called with the UID of each pod whose group is there, at the start of Run and when
+	// it is made. It may be nil. It must not be changed once Run is called, and must not block.
+	Appeared func(uid string)
+
 	root    string                  // folder of the kubelet's group, such as /sys/fs/cgroup/kubepods
 	inotify func() (watcher, error) // as openInotify
 	asking  chan struct{}           // wakes Run for a question; holds one

@@ -62,6 +62,9 @@ func (k *keeper) appeared(in *folder, name string) {
 	if f.uid != "" {
 		k.index.put(f.id, f.uid)
 	}
+	if f.uid != "" && !f.container && k.index.Appeared != nil {
+		k.index.Appeared(f.uid)
+	}
 	if !f.container {
 		k.folders[f.path] = f
 		k.watch(f)

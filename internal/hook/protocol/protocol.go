@@ -1,4 +1,5 @@
-// Package protocol is how the holder passes the sockets in pods' network namespaces to the agent.
+// Package protocol is how the holder passes the sockets in pods' network namespaces to the agent,
+// and how the agent asks it to capture pods on the node's network.
 //
 // They are connected by a Unix socket that keeps the borders of messages (SOCK_SEQPACKET). Both
 // check who the other is. A message is a line of JSON; sockets come with it as descriptors.

@@ -2,11 +2,15 @@ package protocol
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -165,6 +169,63 @@ func TestTwoHolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = agent.Close()
+}
+
+// TestRequests: a request arrives as it was sent, and the end of an agent is noticed.
+func TestRequests(t *testing.T) {
+	holder, agent := connected(t)
+	many := make([]string, MaxPods)
+	for i := range many {
+		many[i] = fmt.Sprintf("00000000-0000-4000-8000-%012d", i)
+	}
+	for _, pods := range [][]string{nil, {"0123456789abcdef0123456789abcdef"}, many} {
+		sent := Request{Kind: HostPods, Pods: pods}
+		if err := agent.Ask(sent); err != nil {
+			t.Fatal(err)
+		}
+		got, err := holder.ReceiveRequest()
+		if diff := cmp.Diff(sent, got); err != nil || diff != "" {
+			t.Error(err, diff)
+		}
+	}
+	_ = agent.Close()
+	if _, err := holder.ReceiveRequest(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// TestWrongRequests: what is no request is an error, and descriptors that come with one are closed.
+func TestWrongRequests(t *testing.T) {
+	const uid = "00000000-0000-4000-8000-000000000000"
+	for name, sent := range map[string]any{
+		"kind":       Request{Kind: Complete, Pods: []string{uid}},
+		"no kind":    map[string]any{},
+		"a path":     Request{Kind: HostPods, Pods: []string{uid, "../" + uid}},
+		"no UID":     Request{Kind: HostPods, Pods: []string{""}},
+		"many":       Request{Kind: HostPods, Pods: slices.Repeat([]string{uid}, MaxPods+1)},
+		"long":       Request{Kind: HostPods, Pods: []string{strings.Repeat("0", maxRequest)}},
+		"no object":  []string{uid},
+		"other type": map[string]any{"kind": HostPods, "pods": 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			holder, agent := connected(t)
+			r, w := pipe(t)
+			line, err := json.Marshal(sent)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := agent.unix.WriteMsgUnix(line, unix.UnixRights(int(w.Fd())), nil); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := holder.ReceiveRequest(); err == nil || errors.Is(err, io.EOF) {
+				t.Errorf("received %+v, %v", got, err)
+			}
+			_ = w.Close()
+			if n, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("the descriptor is open: %d, %v", n, err)
+			}
+		})
+	}
 }
 
 // TestWaitEnd: the end of an agent is noticed, and an agent that sends has ended.
