@@ -70,12 +70,15 @@ func Attach(c Config, group, pins string) (*Hook, error) {
 }
 
 // attachAll puts connect4 and connect6 in place, and then replaces the guards: a guard lets sockets
-// pass that its connect4 marked.
+// pass that its connect4 marked. Before there is a guard, it notes the connections that are open.
 func (h *Hook) attachAll() error {
 	for name, at := range attachTypes() {
 		if err := h.attach(name, at); err != nil {
 			return err
 		}
+	}
+	if err := h.noteEarlier(); err != nil {
+		return err
 	}
 	return h.updateGuards()
 }

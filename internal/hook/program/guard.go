@@ -53,9 +53,10 @@ const maxDepth = 12
 
 // The stack of guard. The counter's key is at scratch. The type lies right before the IPv4 header.
 const (
-	portsSlot = -24
-	ipSlot    = -48
-	typeSlot  = ipSlot - typeSize
+	portsSlot  = -24
+	socketSlot = -24 // a socket's cookie, once the ports are compared
+	ipSlot     = -48
+	typeSlot   = ipSlot - typeSize
 )
 
 // The registers of guard that keep their values across calls.
@@ -181,8 +182,8 @@ func fromPod(c Config) asm.Instructions {
 	return append(code, asm.Ja.Label("next"))
 }
 
-// unmarked goes to "next" for a packet of a socket that connect4 let pass, and to "dropped" for all
-// others, which it counts.
+// unmarked goes to "next" for a packet of a socket that connect4 let pass, or that was connected
+// before there was a guard, and to "dropped" for all others, which it counts.
 func unmarked() asm.Instructions {
 	return append(asm.Instructions{
 		asm.LoadMem(asm.R1, packet, skbSocket, asm.DWord).WithSymbol("pod"),
@@ -194,6 +195,13 @@ func unmarked() asm.Instructions {
 		asm.Mov.Imm(asm.R3, 0),
 		asm.Mov.Imm(asm.R4, 0),
 		asm.FnSkStorageGet.Call(),
+		asm.JNE.Imm(asm.R0, 0, "next"),
+		asm.Mov.Reg(asm.R1, packet),
+		asm.FnGetSocketCookie.Call(),
+		asm.StoreMem(asm.RFP, socketSlot, asm.R0, asm.DWord),
+		asm.LoadMapPtr(asm.R1, 0).WithReference(earlierMap),
+		asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, socketSlot),
+		asm.FnMapLookupElem.Call(),
 		asm.JNE.Imm(asm.R0, 0, "next"),
 		asm.Mov.Imm(asm.R0, 0).WithSymbol("drop"),
 	}, count(Dropped, "dropped")...)

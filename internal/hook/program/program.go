@@ -56,6 +56,7 @@ const (
 	endpointsMap = "endpoints"
 	hostPodsMap  = "host_pods"
 	passedMap    = "passed"
+	earlierMap   = "earlier"
 	countsMap    = "counts"
 	connect4     = "connect4"
 	connect6     = "connect6"
@@ -85,6 +86,11 @@ func maps() map[string]*ebpf.MapSpec {
 		passedMap: {
 			Name: passedMap, Type: ebpf.SkStorage, KeySize: 4, ValueSize: 1, Flags: unix.BPF_F_NO_PREALLOC,
 			Key: &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}, Value: &btf.Int{Name: "unsigned char", Size: 1},
+			Pinning: ebpf.PinByName,
+		},
+		// Cookies of sockets that were connected before there was a guard.
+		earlierMap: {
+			Name: earlierMap, Type: ebpf.Hash, KeySize: 8, ValueSize: 1, MaxEntries: maxEarlier,
 			Pinning: ebpf.PinByName,
 		},
 		countsMap: {

@@ -107,7 +107,7 @@ func (h *Hook) moveGuard(u Uplink) error {
 // newGuard loads one more instance of the guard.
 func (h *Hook) newGuard(header int32) (*ebpf.Program, error) {
 	spec := guardSpec(h.config, header)
-	for _, name := range []string{passedMap, countsMap} {
+	for _, name := range []string{passedMap, earlierMap, countsMap} {
 		if err := spec.Instructions.AssociateMap(name, h.all.Maps[name]); err != nil {
 			return nil, fmt.Errorf("load guard: %w", err)
 		}
