@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"slices"
 	"strings"
 	"syscall"
@@ -152,5 +153,32 @@ func TestHostNetworkPodsOff(t *testing.T) {
 			t.Errorf("%s: listening on the node's network: %v", tt.choice, listening)
 		}
 		p.stop(syscall.SIGKILL)
+	}
+}
+
+// TestHostNetworkConnections: a connection of a pod on the node's network to the metadata service that
+// is open when an agent captures inside pods for the first time goes on, past the guard.
+func TestHostNetworkConnections(t *testing.T) {
+	n := newInPodsOn(newNodeWithout(t))
+	outside := testnet.New(t)
+	testnet.Veth(t, n.node.node, "eth0", outside, "eth0")
+	n.node.node.Address(t, "eth0", "10.0.0.4/24")
+	n.node.node.Route(t, "0.0.0.0/0", "10.0.0.1", "eth0")
+	outside.Address(t, "eth0", "10.0.0.1/24")
+	outside.Address(t, "lo", "169.254.169.254/32")
+	n.serveIn(outside, metadataService, http.HandlerFunc(n.metadata))
+
+	group := n.groupOf(pluginUID)
+	open := hooktest.Hold(t, n.node.node, group, "connect")
+	for range 2 {
+		p := n.start(n.flags()...)
+		n.capturing("1")
+		p.stop(syscall.SIGKILL)
+	}
+	if got := open.Ask(); !strings.Contains(got, "compute") {
+		t.Errorf("a connection from before: %s", got)
+	}
+	if got := hooktest.Client(t, n.node.node, group, "connect"); !strings.Contains(got, "compute") {
+		t.Errorf("a new connection: %s", got)
 	}
 }

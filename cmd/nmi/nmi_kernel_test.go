@@ -64,6 +64,14 @@ type node struct {
 }
 
 func newNode(t *testing.T) *node {
+	n := newNodeWithout(t)
+	n.node.Address(t, "lo", "169.254.169.254/32")
+	n.serve("169.254.169.254:80", http.HandlerFunc(n.metadata))
+	return n
+}
+
+// newNodeWithout returns a node without the metadata service.
+func newNodeWithout(t *testing.T) *node {
 	testnet.Require(t)
 	n := &node{t: t, node: testnet.New(t), web: testnet.New(t), api: testnet.New(t), kube: newKube()}
 	for i, pod := range []*testnet.Net{n.web, n.api} {
@@ -73,8 +81,6 @@ func newNode(t *testing.T) *node {
 		pod.Address(t, "eth0", fmt.Sprintf("10.244.%d.2/24", i))
 		pod.Route(t, "0.0.0.0/0", fmt.Sprintf("10.244.%d.1", i), "eth0")
 	}
-	n.node.Address(t, "lo", "169.254.169.254/32")
-	n.serve("169.254.169.254:80", http.HandlerFunc(n.metadata))
 	n.connectCluster()
 	return n
 }
