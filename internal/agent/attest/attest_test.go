@@ -303,6 +303,57 @@ func TestProven(t *testing.T) {
 	expect("uid-as-well", "", ErrNotBound)
 }
 
+// TestProvenOnNode: of the pods on the node's network, one that is captured is a caller by its control
+// group, while it has not finished, and by no address.
+func TestProvenOnNode(t *testing.T) {
+	host := func(name string, change func(*corev1.Pod)) *corev1.Pod {
+		pod := aPod(name, func(p *corev1.Pod) {
+			p.Spec.HostNetwork, p.Status.PodIP, p.Status.PodIPs = true, "10.1.0.1", nil
+			if change != nil {
+				change(p)
+			}
+		})
+		Strip(pod)
+		return pod
+	}
+	captured := map[string]bool{"captured": true}
+	table := NewTable(Config{MaxWaiting: 10, MaxPerSource: 10, Captured: func(p *corev1.Pod) bool { return captured[p.Name] }})
+	expect := func(what, name string, ok bool) {
+		t.Helper()
+		got, err := table.Caller(Origin{Pod: types.UID("uid-" + name)})
+		if ok != (err == nil && got.Name == name) || !ok && !errors.Is(err, ErrNotBound) {
+			t.Errorf("%s: %v, %v", what, got, err)
+		}
+		if got, err := table.Caller(at("10.1.0.1")); err == nil {
+			t.Errorf("%s: the node's address is that of %v", what, got)
+		}
+		if _, named := table.Named(types.NamespacedName{Namespace: "ns", Name: "other"}); !named {
+			t.Errorf("%s: not known by name", what)
+		}
+	}
+	table.Set(host("other", nil))
+	expect("not captured", "other", false)
+	table.Set(host("captured", func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }))
+	expect("pending", "captured", true)
+	if len(table.without) > 0 {
+		t.Error("the pod counts as one that is about to get an address")
+	}
+	table.Set(host("captured", deleted(true)))
+	expect("being deleted", "captured", true)
+	table.Set(host("captured", deleted(false)))
+	expect("its containers are gone", "captured", false)
+	table.Set(host("captured", nil))
+	expect("running", "captured", true)
+	captured["captured"] = false
+	table.Set(host("captured", nil))
+	expect("no longer captured", "captured", false)
+	captured["captured"] = true
+	table.Set(host("captured", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }))
+	expect("failed", "captured", false)
+	table.Set(aPod("captured", nil))
+	expect("with an own network", "captured", true)
+}
+
 // TestProvenSoon: a request of a pod that the API server has not reported yet is answered when it
 // is.
 func TestProvenSoon(t *testing.T) {

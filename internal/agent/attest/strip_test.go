@@ -2,6 +2,7 @@ package attest
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -25,7 +26,7 @@ func TestStripAnnotations(t *testing.T) {
 }
 
 // TestStripLabels: the labels of a pod are kept, but for those of a pod that has so many that it
-// would fill the agent's memory. That one keeps its bindings.
+// would fill the agent's memory. That one keeps those that have a meaning of their own.
 func TestStripLabels(t *testing.T) {
 	many := func(n int, more map[string]string) map[string]string {
 		for i := range n {
@@ -34,11 +35,13 @@ func TestStripLabels(t *testing.T) {
 		return more
 	}
 	binding := map[string]string{v1.BindingLabel: "app"}
+	both := map[string]string{v1.BindingLabel: "app", v1.CaptureHostNetworkLabel: "true"}
 	for name, c := range map[string]struct{ labels, want map[string]string }{
 		"none":                  {nil, nil},
 		"as many as there may":  {many(maxLabels, map[string]string{}), many(maxLabels, map[string]string{})},
 		"one more":              {many(maxLabels+1, map[string]string{}), nil},
 		"one more, and binding": {many(maxLabels, map[string]string{v1.BindingLabel: "app"}), binding},
+		"one more, and both":    {many(maxLabels-1, maps.Clone(both)), both},
 		"thousands":             {many(4900, map[string]string{v1.BindingLabel: "app"}), binding},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,11 +6,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr/testr"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/podid-io/podid/internal/agent/hostpods"
@@ -245,4 +247,28 @@ func TestMixed(t *testing.T) {
 	if !pod.served(l, s.Address) {
 		t.Error("not served with the right sockets")
 	}
+}
+
+// TestAsks: the holder is asked to capture the pods on the node's network, again when they change,
+// and by each connection anew.
+func TestAsks(t *testing.T) {
+	l, h := started(t, time.Hour)
+	hosts := l.hosts.(*hostpods.Set)
+	want := func(c *protocol.Conn, uids ...string) {
+		t.Helper()
+		r, err := c.ReceiveRequest()
+		if err != nil || r.Kind != protocol.HostPods || !slices.Equal(r.Pods, uids) {
+			t.Fatalf("asked %+v, %v, want %q", r, err, uids)
+		}
+	}
+	const first, second = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+	c := h.accept()
+	want(c)
+	hosts.Set(types.NamespacedName{Name: "first"}, first)
+	want(c, first)
+	hosts.Appeared(first)
+	want(c, first)
+	_ = c.Close()
+	hosts.Set(types.NamespacedName{Name: "second"}, second)
+	want(h.accept(), first, second)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -253,6 +254,33 @@ func TestEvents(t *testing.T) {
 		n.vanishes("burstable/pod" + first)
 		if got, watched := n.stored(), n.watcher.watched(); got != 0 || watched != 3 {
 			t.Errorf("without pods, %d groups are stored, and %d folders watched", got, watched)
+		}
+	})
+}
+
+// TestAppeared: each pod whose group is there or is made is reported, once, and no group that a pod
+// made.
+func TestAppeared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, "burstable", "pod"+first+"/c/made/pod"+third)
+		var got []string
+		n.index.Appeared = func(uid string) { got = append(got, uid) }
+		n.run()
+		n.make("burstable/pod" + second + "/c")
+		n.appears("burstable/pod" + second)
+		n.appears("burstable/pod" + second)
+		n.make("burstable/pod" + second + "/pod" + third)
+		n.appears("burstable/pod" + second + "/pod" + third)
+		n.asks(n.id("pod"+first+"/c/made/pod"+third), first, grace)
+		if want := []string{first, second}; !slices.Equal(got, want) {
+			t.Errorf("reported %q, want %q", got, want)
+		}
+		n.remove("burstable/pod" + second)
+		n.vanishes("burstable/pod" + second)
+		n.make("burstable/pod" + second)
+		n.appears("burstable/pod" + second)
+		if len(got) != 3 || got[2] != second {
+			t.Errorf("reported %q; one was made again", got)
 		}
 	})
 }
