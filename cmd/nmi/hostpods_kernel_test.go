@@ -63,8 +63,8 @@ const (
 	refused   = "connection refused"
 )
 
-// TestHostNetworkPods: a pod on the node's network that the cluster's owner has chosen gets the token
-// of its own identity, as other pods do. All else on the node's network keeps plain IMDS.
+// TestHostNetworkPods: a pod on the node's network that the cluster's owner has chosen gets the
+// token of its own identity, as other pods do. All else on the node's network keeps plain IMDS.
 func TestHostNetworkPods(t *testing.T) {
 	n := newInPods(t)
 	capture := map[string]any{"aadpodidbinding": "chosen", v1.CaptureHostNetworkLabel: "true"}
@@ -156,8 +156,8 @@ func TestHostNetworkPodsOff(t *testing.T) {
 	}
 }
 
-// TestHostNetworkConnections: a connection of a pod on the node's network to the metadata service that
-// is open when an agent captures inside pods for the first time goes on, past the guard.
+// TestHostNetworkConnections: a connection of a pod on the node's network to the metadata service
+// that is open when an agent captures inside pods for the first time goes on, past the guard.
 func TestHostNetworkConnections(t *testing.T) {
 	n := newInPodsOn(newNodeWithout(t))
 	outside := testnet.New(t)

@@ -34,8 +34,8 @@ func (h *Holder) receive(ctx context.Context, a *agent) {
 var errHostPods = errors.New("pods on the node's network are not to be captured on this node")
 
 // captureHostPods captures the pods that the agents have asked for, and no others. Those without a
-// control group may have one later: reconcile looks again. While no agent has asked, all stays as it
-// is. The caller must hold mu.
+// control group may have one later: reconcile looks again. While no agent has asked, all stays as
+// it is. The caller must hold mu.
 func (h *Holder) captureHostPods() error {
 	pods, asked := h.hostPods()
 	if !asked {
@@ -93,8 +93,8 @@ func (h *Holder) hostPods() (pods map[string]bool, asked bool) {
 	return pods, asked
 }
 
-// groupOf returns the ID of a pod's control group, given the folder of the pods' group. The error is
-// fs.ErrNotExist if it has none.
+// groupOf returns the ID of a pod's control group, given the folder of the pods' group. The error
+// is fs.ErrNotExist if it has none.
 func groupOf(pods, uid string) (uint64, error) {
 	folders, err := kubepods.Folders(pods, uid)
 	if err != nil {

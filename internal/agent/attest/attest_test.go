@@ -303,8 +303,8 @@ func TestProven(t *testing.T) {
 	expect("uid-as-well", "", ErrNotBound)
 }
 
-// TestProvenOnNode: of the pods on the node's network, one that is captured is a caller by its control
-// group, while it has not finished, and by no address.
+// TestProvenOnNode: of the pods on the node's network, one that is captured is a caller by its
+// control group, while it has not finished, and by no address.
 func TestProvenOnNode(t *testing.T) {
 	host := func(name string, change func(*corev1.Pod)) *corev1.Pod {
 		pod := aPod(name, func(p *corev1.Pod) {

@@ -170,8 +170,8 @@ func (t *Table) change() (done func()) {
 // SetPod records a pod of this node. The table looks up the labels of its namespace itself.
 func (t *Table) SetPod(p identity.Pod) { t.setPod(p, false) }
 
-// SetHostNetworkPod records a pod that uses the node's own network. A process of the host can ask for
-// its tokens, and the pod itself if its requests are captured.
+// SetHostNetworkPod records a pod that uses the node's own network. A process of the host can ask
+// for its tokens, and the pod itself if its requests are captured.
 func (t *Table) SetHostNetworkPod(p identity.Pod) { t.setPod(p, true) }
 
 func (t *Table) setPod(now identity.Pod, hostNetwork bool) {

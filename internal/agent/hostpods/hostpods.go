@@ -85,8 +85,8 @@ func (s *Set) wake() {
 	s.changed = make(chan struct{})
 }
 
-// List returns the pods, and a channel that is closed when they are to be asked for again. There are
-// protocol.MaxPods at most; more than that a node does not have.
+// List returns the pods, and a channel that is closed when they are to be asked for again. There
+// are protocol.MaxPods at most; more than that a node does not have.
 func (s *Set) List() (groups []string, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

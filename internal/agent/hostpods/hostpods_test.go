@@ -50,8 +50,8 @@ func TestChoice(t *testing.T) {
 	}
 }
 
-// TestSet: the holder is to be asked again when the pods change, and when the control group of one of
-// them has appeared, and not otherwise.
+// TestSet: the holder is to be asked again when the pods change, and when the control group of one
+// of them has appeared, and not otherwise.
 func TestSet(t *testing.T) {
 	s := NewSet()
 	key := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "ns", Name: name} }

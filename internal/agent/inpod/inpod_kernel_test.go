@@ -250,7 +250,7 @@ func TestMixed(t *testing.T) {
 }
 
 // TestAsks: the holder is asked to capture the pods on the node's network, again when they change,
-// and by each connection anew.
+// and by each new connection.
 func TestAsks(t *testing.T) {
 	l, h := started(t, time.Hour)
 	hosts := l.hosts.(*hostpods.Set)

@@ -59,17 +59,23 @@ func (k *keeper) appeared(in *folder, name string) {
 		return
 	}
 	in.below[name] = f
-	if f.uid != "" {
-		k.index.put(f.id, f.uid)
-	}
-	if f.uid != "" && !f.container && k.index.Appeared != nil {
-		k.index.Appeared(f.uid)
-	}
+	k.store(f)
 	if !f.container {
 		k.folders[f.path] = f
 		k.watch(f)
 		err := k.scan(f)
 		f.stale = err != nil && !gone(err) // if gone, there will be an event, or the one above is read again
+	}
+}
+
+// store stores the group of a pod or container, and reports a pod's.
+func (k *keeper) store(f *folder) {
+	if f.uid == "" {
+		return
+	}
+	k.index.put(f.id, f.uid)
+	if !f.container && k.index.Appeared != nil {
+		k.index.Appeared(f.uid)
 	}
 }
 

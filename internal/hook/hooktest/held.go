@@ -16,7 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/testnet"
 )
 
-// holdVariable makes a test binary a client that connects in a way, and asks when it is told to.
+// holdVariable makes a test binary a client that connects in a way, and asks when it reads a line.
 const holdVariable = "PODID_TEST_HOLD"
 
 // Held is a client that is connected to the metadata service.

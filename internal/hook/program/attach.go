@@ -238,8 +238,8 @@ func (h *Hook) Publish(cookie uint64, at netip.AddrPort) error {
 	return nil
 }
 
-// Withdraw makes connects in a network namespace fail, except in the node's own: there only those of
-// captured pods do.
+// Withdraw makes connects in a network namespace fail, except in the node's own: there only those
+// of captured pods do.
 func (h *Hook) Withdraw(cookie uint64) error {
 	if err := h.endpoints.Delete(cookie); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("withdraw listener: %w", err)

@@ -91,8 +91,8 @@ func match(at ebpf.AttachType, ip int16, c Config) (code asm.Instructions) {
 	return append(code, asm.Ja.Label("pass"))
 }
 
-// lookUp goes to "divert" if there is a listener in the caller's network namespace, and to "node" in
-// the node's own. Otherwise it refuses the connect, or lets it pass.
+// lookUp goes to "divert" if there is a listener in the caller's network namespace, and to "node"
+// in the node's own. Otherwise it refuses the connect, or lets it pass.
 func lookUp(c Config) asm.Instructions {
 	absent := "refused"
 	if c.PassAbsent {

@@ -1,8 +1,8 @@
 // Connections that were open before there was a guard.
 //
-// The guard lets sockets of pods on the node's network pass that connect4 has marked. It cannot have
-// marked those that were connected before it, so they pass by their cookies, which the kernel never
-// gives to another socket.
+// The guard lets sockets of pods on the node's network pass that connect4 has marked. It cannot
+// have marked those that were connected before it, so they pass by their cookies, which the kernel
+// never gives to another socket.
 
 package program
 
@@ -19,8 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxEarlier bounds those connections. The metadata service lets a whole machine have a few requests
-// at once. Beyond the bound they are cut, and their clients connect again after their timeout.
+// maxEarlier bounds those connections. The metadata service lets a whole machine have a few
+// requests at once. Beyond the bound they are cut, and their clients connect again after their
+// timeout.
 const maxEarlier = 1024
 
 // noteEarlier lets the guard pass the connections to the services that are open in the node's

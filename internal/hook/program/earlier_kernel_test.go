@@ -6,8 +6,8 @@ import (
 	"github.com/podid-io/podid/internal/hook/hooktest"
 )
 
-// TestEarlier: connections of pods on the node's network that are open when the guard is first put in
-// place go on. What did not connect stays dropped, and nothing is noted where there is a guard.
+// TestEarlier: connections of pods on the node's network that are open when the guard is first put
+// in place go on. What did not connect stays dropped, and nothing is noted where there is a guard.
 func TestEarlier(t *testing.T) {
 	for name, noTCX := range map[string]bool{"tcx": false, "clsact": true} {
 		t.Run(name, func(t *testing.T) {

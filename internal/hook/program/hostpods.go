@@ -1,10 +1,10 @@
 // Pods on the node's network.
 //
-// connect4 and connect6 let pass what connects in the node's network namespace: the kubelet, network
-// plugins and other agents need the machine's own metadata service. The pods in a map are the
-// exception. They are known by their control groups, as all of them share one namespace. It is the
-// group of the process that connects that counts here. Whose connection it is, the agent finds out
-// by the socket's group.
+// connect4 and connect6 let pass what connects in the node's network namespace: the kubelet,
+// network plugins and other agents need the machine's own metadata service. The pods in a map are
+// the exception. They are known by their control groups, as all of them share one namespace. It is
+// the group of the process that connects that counts here. Whose connection it is, the agent finds
+// out by the socket's group.
 
 package program
 
