@@ -57,6 +57,7 @@ type inPods struct {
 	namespaces  *hooktest.Namespaces
 	pins        string
 	lock        string
+	more        []string // flags
 }
 
 func newInPods(t *testing.T) *inPods { return newInPodsOn(newNode(t)) }
@@ -75,10 +76,10 @@ func newInPodsOn(n *node) *inPods {
 }
 
 func (n *inPods) flags() []string {
-	return []string{
+	return append([]string{
 		"--capture=prefer", "--cgroup-dir=" + n.top, "--netns-dir=" + n.namespaces.Folder, "--bpf-dir=" + n.pins,
 		"--holder-lock=" + n.lock, "--prefetch-resources=",
-	}
+	}, n.more...)
 }
 
 // bound creates a pod that is bound to the node and has no address yet. It returns its control

@@ -74,7 +74,8 @@ func TestHostNetworkPods(t *testing.T) {
 	n.grant("chosen")
 	n.grant("bound")
 	chosen, bound, plugin := n.groupOf(chosenUID), n.groupOf(boundUID), n.groupOf(pluginUID)
-	p := n.start(append(n.flags(), "--host-network-pods=label")...)
+	n.more = []string{"--host-network-pods=label"}
+	p := n.start(n.flags()...)
 	n.probe("/readyz", 200, "ok")
 	n.capturing("1")
 
@@ -98,7 +99,7 @@ func TestHostNetworkPods(t *testing.T) {
 	p.stop(syscall.SIGKILL)
 	n.answers("without the agent", chosen, service+infoURL, refused)
 	n.answers("without the agent, plugin", plugin, service+infoURL, plain)
-	p = n.start(append(n.flags(), "--host-network-pods=label")...)
+	p = n.start(n.flags()...)
 	n.capturing("1")
 	n.answers("after a new start", chosen, service+tokenURL, "200 ")
 	n.answers("after a new start", chosen, service+infoURL, fromAgent)
@@ -130,6 +131,26 @@ func TestHostNetworkPodStarts(t *testing.T) {
 	n.answers("token", group, service+tokenURL, "200 ")
 	n.answers("plugin", n.groupOf(pluginUID), service+infoURL, plain)
 	p.stop(syscall.SIGTERM)
+}
+
+// TestHostNetworkPodRolled: an agent is replaced while a captured pod asks without pause. No request
+// fails, and none reaches the metadata service past an agent.
+func TestHostNetworkPodRolled(t *testing.T) {
+	n := newInPods(t)
+	n.hostPod("chosen", chosenUID, "Running", map[string]any{"aadpodidbinding": "chosen"})
+	n.grant("chosen")
+	group := n.groupOf(chosenUID)
+	n.more = []string{"--host-network-pods=bound"}
+	older := n.start(n.flags()...)
+	n.probe("/readyz", 200, "ok")
+	n.answers("captured", group, service+infoURL, fromAgent)
+	before := n.questions()
+	n.rolls(n.node.node, group, older, slices.Repeat([]rolled{{"prefer", saysInPods}}, 3)...)
+	for _, asked := range n.questionsAfter(before) {
+		if !strings.Contains(asked, "msi_res_id=") {
+			t.Errorf("past the agents: %s", asked)
+		}
+	}
 }
 
 // TestHostNetworkPodsOff: an agent that must not capture pods on the node's network ends what an
