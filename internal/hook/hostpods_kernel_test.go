@@ -30,6 +30,7 @@ func newHosts(t *testing.T, allowed bool) *hosts {
 	r := newRig(t)
 	own, file := testnet.New(t), hooktest.NewNamespaces(t)
 	file.Add("file", own)
+	r.namespaces.Add("node's own", own) // is left alone there
 	w := &hosts{rig: r, node: r.cookie(own), pods: hooktest.Group(t, hooktest.Groups(t), "kubepods"), ids: map[string]uint64{}}
 	r.config = Config{Node: w.node, Group: w.pods}
 	if allowed {
@@ -111,6 +112,36 @@ func TestHostPods(t *testing.T) {
 	w.wantCaptured("what the next agent asks for", uid2)
 	next.ask()
 	w.wantCaptured("none")
+}
+
+// TestHostPodsAtOnce: what an agent asks for is captured at once, from when it has all sockets.
+func TestHostPodsAtOnce(t *testing.T) {
+	w := newHosts(t, true)
+	w.group("burstable", uid1)
+	w.group("burstable", uid2)
+	h := w.holder() // without its loops
+	agent := h.dial()
+	conn, err := h.config.Agents.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := h.connect(conn)
+	done := make(chan struct{})
+	go func() { defer close(done); h.receive(t.Context(), a) }()
+	agent.ask(uid1)
+	w.eventually("asked", func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return a.asked
+	})
+	h.reconciled()
+	w.wantCaptured("none yet")
+	h.completed(a)
+	w.wantCaptured("the first", uid1)
+	agent.ask(uid1, uid2)
+	w.wantCaptured("both", uid1, uid2)
+	_ = agent.conn.Close()
+	<-done
 }
 
 // TestHostPodGone: a pod whose control group is gone is not captured any longer, and again under
