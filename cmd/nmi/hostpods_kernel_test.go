@@ -133,8 +133,8 @@ func TestHostNetworkPodStarts(t *testing.T) {
 	p.stop(syscall.SIGTERM)
 }
 
-// TestHostNetworkPodRolled: an agent is replaced while a captured pod asks without pause. No request
-// fails, and none reaches the metadata service past an agent.
+// TestHostNetworkPodRolled: an agent is replaced while a captured pod asks without pause. No
+// request fails, and none reaches the metadata service past an agent.
 func TestHostNetworkPodRolled(t *testing.T) {
 	n := newInPods(t)
 	n.hostPod("chosen", chosenUID, "Running", map[string]any{"aadpodidbinding": "chosen"})
