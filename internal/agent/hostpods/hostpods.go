@@ -15,8 +15,8 @@ import (
 	"github.com/podid-io/podid/internal/privileged"
 )
 
-// Choice is which pods on the node's network are captured: a value of privileged.Options.HostPods. It
-// is the cluster owner's.
+// Choice is which pods on the node's network are captured: a value of privileged.Options.HostPods.
+// It is the cluster owner's.
 type Choice string
 
 // Of reports whether a pod is one of those. It is false for a pod with a network of its own.
