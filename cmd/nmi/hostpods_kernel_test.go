@@ -203,3 +203,23 @@ func TestHostNetworkConnections(t *testing.T) {
 		t.Errorf("a new connection: %s", got)
 	}
 }
+
+// TestHostNetworkHolder: an agent without privileges has pods on the node's network captured by its
+// holder, unless the holder's own flag excludes it.
+func TestHostNetworkHolder(t *testing.T) {
+	n := newSplit(t)
+	n.hostPod("chosen", chosenUID, "Running", map[string]any{"aadpodidbinding": "chosen"})
+	n.grant("chosen")
+	group, folder := n.groupOf(chosenUID), n.pair()
+	agent, holder := n.startAgent(folder, "--host-network-pods=bound"), n.startHolder(folder, "--host-network-pods=bound")
+	n.capturing("1")
+	n.answers("captured", group, service+infoURL, fromAgent)
+	n.answers("token", group, service+tokenURL, "200 ")
+	n.answers("the node", n.system, service+infoURL, plain)
+	holder.stop(syscall.SIGKILL)
+	n.answers("without the holder", group, service+infoURL, fromAgent)
+	holder = n.startHolder(folder)
+	n.answers("with another holder, which must not", group, service+infoURL, plain)
+	agent.stop(syscall.SIGKILL)
+	holder.stop(syscall.SIGKILL)
+}
