@@ -47,6 +47,11 @@ test-api: gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## CRDs and controll
 test-kernel: root gcc $(TOOLS)/gotestsum ## The redirect, in throw-away network namespaces
 	@$(GOTESTSUM) hack/test.sh kernel
 
+# Each in a virtual machine, which takes six minutes. Not part of make test.
+.PHONY: test-kernels
+test-kernels: qemu ## The kernel tests of the agent on other kernels, in virtual machines; KERNELS="5.10 6.1" for some, ARGS=-h for help
+	@go run ./test/kernels $(ARGS) $(KERNELS)
+
 .PHONY: test-clients
 test-clients: root npm assets $(TOOLS)/gotestsum ## Azure's SDKs, old and new, against the agent: tokens, errors, what they send
 	@$(GOTESTSUM) hack/test.sh clients
@@ -108,8 +113,8 @@ help: ## This list
 
 # Prerequisites of the targets above.
 
-.PHONY: root gcc npm assets
-root gcc npm:
+.PHONY: root gcc npm qemu assets
+root gcc npm qemu:
 	@hack/prerequisites.sh $@
 
 assets: bin/podid

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Checks what a build or a test needs beyond Go and make. Reports what is missing,
 # and installs it from Debian's packages if it has permission.
-#   prerequisites.sh [root] [gcc] [npm]
+#   prerequisites.sh [root] [gcc] [npm] [qemu]
 set -eu
 packages=""
 for need in "$@"; do
@@ -12,6 +12,9 @@ for need in "$@"; do
 		command -v gcc >/dev/null || packages="$packages gcc libc6-dev" ;;
 	npm)
 		command -v npm >/dev/null || packages="$packages npm" ;;
+	qemu) # and depmod, for the modules of the kernels that it boots
+		command -v qemu-system-x86_64 >/dev/null || packages="$packages qemu-system-x86"
+		PATH=$PATH:/usr/sbin:/sbin command -v depmod >/dev/null || packages="$packages kmod" ;;
 	esac
 done
 [ -n "$packages" ] || exit 0

@@ -60,9 +60,18 @@ type inPods struct {
 	more        []string // flags
 }
 
-func newInPods(t *testing.T) *inPods { return newInPodsOn(newNode(t)) }
+func newInPods(t *testing.T) *inPods {
+	hooktest.Require(t)
+	return newCapturing(newNode(t))
+}
 
 func newInPodsOn(n *node) *inPods {
+	hooktest.Require(n.t)
+	return newCapturing(n)
+}
+
+// newCapturing is newInPodsOn on any kernel.
+func newCapturing(n *node) *inPods {
 	t := n.t
 	top := hooktest.Groups(t)
 	hooktest.Group(t, top, "kubepods")
@@ -332,4 +341,32 @@ func TestCaptureImpossible(t *testing.T) {
 	if text := p.log.String(); !strings.Contains(text, "no control group of pods") {
 		t.Errorf("the log does not say why:\n%s", text)
 	}
+}
+
+// TestCaptureOldKernel: on a kernel that is too old, pods are served on the wire, and the log says
+// why. make test-kernels runs it.
+func TestCaptureOldKernel(t *testing.T) {
+	testnet.Require(t)
+	if !hooktest.TooOld(t) {
+		t.Skip("for kernels before Linux 5.14")
+	}
+	n := newCapturing(newNode(t))
+	n.pod("web", "10.244.0.2", "Running")
+	n.grant("web")
+	n.namespaces.Add("web", n.web)
+	p := n.start(n.flags()...)
+	n.probe("/readyz", 200, "ok")
+	p.says("needs Linux 5.14")
+	n.want(n.web, tokenURL, 200, "access_token")
+	n.capturing("0")
+	p.stop(syscall.SIGTERM)
+	if text := p.log.String(); strings.Contains(text, "cannot remove") {
+		t.Errorf("log:\n%s", text)
+	}
+	if _, err := os.Stat(n.pins); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("pins: %v", err)
+	}
+	required := n.start(append(n.flags(), "--capture=require")...)
+	n.probe("/readyz", 503, "needs Linux 5.14")
+	required.stop(syscall.SIGTERM)
 }

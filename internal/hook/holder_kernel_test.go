@@ -50,7 +50,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	testnet.Require(t)
+	hooktest.Require(t)
 	top := hooktest.Groups(t)
 	w := &world{
 		t: t, node: testnet.New(t), namespaces: hooktest.NewNamespaces(t), pins: hooktest.Pins(t),

@@ -101,7 +101,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	testnet.Require(t)
+	hooktest.Require(t)
 	return &rig{
 		t: t, namespaces: hooktest.NewNamespaces(t), lock: filepath.Join(t.TempDir(), "lock"),
 		endpoints: &endpoints{published: map[uint64]netip.AddrPort{}, captured: map[uint64]bool{}}, clock: time.Now(),

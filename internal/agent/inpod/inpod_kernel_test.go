@@ -31,7 +31,7 @@ type pod struct {
 
 func newPod(t *testing.T) *pod {
 	t.Helper()
-	testnet.Require(t)
+	hooktest.Require(t)
 	namespaces, n := hooktest.NewNamespaces(t), testnet.New(t)
 	namespaces.Add("pod", n)
 	return &pod{n, t, filepath.Join(namespaces.Folder, "pod")}

@@ -25,7 +25,7 @@ var address = netip.MustParseAddrPort("127.0.0.1:64579")
 
 // TestOpen: the listener is in the namespace, where the pod may use the port itself.
 func TestOpen(t *testing.T) {
-	testnet.Require(t)
+	hooktest.Require(t)
 	namespaces, pod := hooktest.NewNamespaces(t), testnet.New(t)
 	namespaces.Add("pod", pod)
 	path := filepath.Join(namespaces.Folder, "pod")
@@ -62,7 +62,7 @@ func TestOpen(t *testing.T) {
 // TestDiag: the sock_diag socket is of the listener's namespace, also when its file is unmounted,
 // removed, or leads to another namespace.
 func TestDiag(t *testing.T) {
-	testnet.Require(t)
+	hooktest.Require(t)
 	namespaces, pod := hooktest.NewNamespaces(t), testnet.New(t)
 	namespaces.Add("pod", pod)
 	path := filepath.Join(namespaces.Folder, "pod")
@@ -104,7 +104,7 @@ func TestDiag(t *testing.T) {
 
 // TestLoDown: the sockets are there before the network plugin has set up anything.
 func TestLoDown(t *testing.T) {
-	testnet.Require(t)
+	hooktest.Require(t)
 	namespaces, pod := hooktest.NewNamespaces(t), testnet.New(t)
 	namespaces.Add("pod", pod)
 	if err := pod.Do(func() error { return setDown("lo") }); err != nil {
@@ -156,7 +156,7 @@ func TestNoNamespace(t *testing.T) {
 
 // TestThreads: threads that were in pods' namespaces are not used again.
 func TestThreads(t *testing.T) {
-	testnet.Require(t)
+	hooktest.Require(t)
 	namespaces, pod := hooktest.NewNamespaces(t), testnet.New(t)
 	namespaces.Add("pod", pod)
 	s, err := Open(filepath.Join(namespaces.Folder, "pod"), address)

@@ -39,7 +39,7 @@ func newWorld(t *testing.T) *world {
 // newWorldOf makes a world in which the metadata service is on the node, or nowhere.
 func newWorldOf(t *testing.T, service bool) *world {
 	t.Helper()
-	testnet.Require(t)
+	hooktest.Require(t)
 	top := hooktest.Groups(t)
 	w := &world{
 		pod: testnet.New(t), node: testnet.New(t),

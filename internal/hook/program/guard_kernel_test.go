@@ -209,11 +209,13 @@ func TestOffloadedTag(t *testing.T) {
 	))
 	port := w.index(t, "pod0")
 	inNode(t, w.world, func() error {
-		l, err := link.AttachTCX(link.TCXOptions{Interface: port, Program: plane, Attach: ebpf.AttachTCXIngress})
-		if err == nil {
-			t.Cleanup(func() { _ = l.Close() })
+		if err := addQdisc(Uplink{Index: port}); err != nil {
+			return err
 		}
-		return err
+		return netlink.FilterAdd(&netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: port, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 1, Protocol: unix.ETH_P_ALL},
+			Fd:          plane.FD(), Name: "plane", DirectAction: true,
+		})
 	})
 	if got := hooktest.Client(t, w.pod, w.podGroup, "AF_PACKET"); got != hooktest.Sent {
 		t.Fatal(got)
