@@ -159,17 +159,17 @@ func (o outcome) why() string {
 func table(results []result) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "kernel\trelease\tpassed\tfailed\tskipped\ttime\t--capture=prefer captures")
+	_, _ = fmt.Fprintln(w, "kernel\trelease\tpassed\tfailed\tskipped\ttime\t--capture=prefer captures")
 	for _, r := range results {
 		if r.missing != nil {
-			fmt.Fprintf(w, "%s\tcould not be had: %s\n", r.kernel.name, strings.ReplaceAll(r.missing.Error(), "\n", ": "))
+			_, _ = fmt.Fprintf(w, "%s\tcould not be had: %s\n", r.kernel.name, strings.ReplaceAll(r.missing.Error(), "\n", ": "))
 			continue
 		}
 		capture := r.capture()
 		if r.trouble != nil {
 			capture += ", not run to the end"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%v\t%s\n", r.kernel.name, r.release, len(r.passed), len(r.failed), len(r.skipped),
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%v\t%s\n", r.kernel.name, r.release, len(r.passed), len(r.failed), len(r.skipped),
 			r.took.Round(time.Second), capture)
 	}
 	_ = w.Flush()

@@ -23,7 +23,7 @@ func Require(t testing.TB) {
 }
 
 // TooOld reports whether the kernel is too old to capture requests inside pods: before Linux 5.14
-// sockets do not tell the cookie of their network namespace.
+// a socket does not have the cookie of its network namespace.
 func TooOld(t testing.TB) bool {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

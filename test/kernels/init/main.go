@@ -5,6 +5,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -20,7 +21,7 @@ import (
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == runner {
-		report(os.Stdout, runTests())
+		report(os.Stdout, runTests(context.Background()))
 		return
 	}
 	err := prepare()
@@ -136,7 +137,7 @@ func supervise(out *os.File) error {
 }
 
 // runTests runs the listed test programs. The list has a program and its arguments in each line.
-func runTests() error {
+func runTests(ctx context.Context) error {
 	list, err := os.ReadFile(vm.TestList)
 	if err != nil {
 		return err
@@ -149,7 +150,7 @@ func runTests() error {
 	for line := range strings.Lines(string(list)) {
 		words := strings.Fields(line)
 		fmt.Print(vm.Program.Line(filepath.Base(words[0])))
-		test := exec.Command(words[0], words[1:]...)
+		test := exec.CommandContext(ctx, words[0], words[1:]...)
 		test.Stdout, test.Stderr = os.Stdout, os.Stdout
 		if err := test.Run(); err != nil {
 			fmt.Print(vm.Exit.Line(err.Error()))
