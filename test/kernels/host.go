@@ -23,6 +23,21 @@ type host struct {
 	partial     bool // not all tests
 }
 
+func newHost(limit time.Duration) (*host, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return nil, err
+	}
+	h := &host{store: filepath.Join(cache, "podid", "kernels"), limit: limit}
+	if err := os.MkdirAll(h.store, 0o755); err != nil {
+		return nil, err
+	}
+	h.work, err = os.MkdirTemp("", "podid-kernels-")
+	return h, err
+}
+
+func (h *host) close() { _ = os.RemoveAll(h.work) }
+
 // test runs the tests on a kernel.
 func (h *host) test(ctx context.Context, k kernel) result {
 	dir, err := fetch(ctx, h.store, k)

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -60,30 +59,26 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	cache, err := os.UserCacheDir()
+	h, err := newHost(*limit)
 	if err != nil {
 		return err
 	}
-	store := filepath.Join(cache, "podid", "kernels")
-	if err := os.MkdirAll(store, 0o755); err != nil {
-		return err
-	}
-	work, err := os.MkdirTemp("", "podid-kernels-")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(work) }()
+	defer h.close()
 	fmt.Println("..    building the tests")
-	programs, err := build(ctx, work, *only)
-	if err != nil {
+	if h.programs, err = build(ctx, h.work, *only); err != nil {
 		return err
 	}
-	host := &host{store: store, work: work, programs: programs, limit: *limit, partial: *only != ""}
+	h.partial = *only != ""
 	var results []result
 	for _, k := range chosen { // one at a time
-		results = append(results, host.test(ctx, k))
+		results = append(results, h.test(ctx, k))
 	}
 	fmt.Print("\n", table(results))
+	return verdict(results)
+}
+
+// verdict returns an error if a kernel is to blame for something, or there was none.
+func verdict(results []result) error {
 	if !slices.ContainsFunc(results, func(r result) bool { return r.missing == nil }) {
 		return errors.New("none of the kernels could be had")
 	}
