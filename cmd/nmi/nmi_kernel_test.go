@@ -272,6 +272,18 @@ func (n *node) probe(target string, status int, says string) {
 	testenv.Eventually(n.t, target, func() string { return n.wrong(n.node, "127.0.0.1:8080", target, status, says) })
 }
 
+// active waits until the redirect is in place. Before that the probe's answer is "Not Active".
+func (n *node) active() {
+	n.t.Helper()
+	testenv.Eventually(n.t, "the redirect is in place", func() string {
+		status, body, err := n.get(n.node, "127.0.0.1:8080", "/healthz")
+		if err != nil || status != http.StatusOK || body != "Active" {
+			return fmt.Sprintf("%d %s %v", status, body, err)
+		}
+		return ""
+	})
+}
+
 // TestNode runs an agent on a node from its start to its end.
 func TestNode(t *testing.T) {
 	n := newNode(t)
@@ -280,7 +292,7 @@ func TestNode(t *testing.T) {
 	n.grant("web")
 	p := n.start("--prefetch-resources=") // the test counts the requested tokens
 	n.probe("/readyz", 200, "ok")
-	n.probe("/healthz", 200, "Active")
+	n.active()
 
 	n.want(n.web, tokenURL, 200, `"resource":"https://vault.azure.net"`)
 	n.want(n.web, tokenURL, 200, `"access_token"`)
@@ -337,7 +349,7 @@ func TestNode(t *testing.T) {
 func TestNodeWithoutCluster(t *testing.T) {
 	n := newNode(t)
 	p := n.start("--http-probe-port=8080", "--kubeconfig="+n.deadEnd())
-	n.probe("/healthz", 200, "Active")
+	n.active()
 	n.probe("/readyz", 503, "cluster: reach the API server")
 	n.want(n.web, tokenURL, 500, "does not know the cluster")
 	n.want(n.web, "/metadata/identity/oauth2/token", 400, "api-version")
@@ -356,7 +368,7 @@ func TestNodeOfHostRouting(t *testing.T) {
 	}
 	mark("true")
 	p := n.start("--http-probe-port=8080")
-	n.probe("/healthz", 200, "Active")
+	n.active()
 	n.probe("/readyz", 503, "dataplane: node label kubernetes.azure.com/ebpf-host-routing=true")
 	mark("false")
 	n.probe("/readyz", 200, "ok")
