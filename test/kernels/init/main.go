@@ -116,7 +116,7 @@ const runner = "run"
 func supervise(out *os.File) error {
 	self, err := os.StartProcess("/proc/self/exe", []string{"init", runner}, &os.ProcAttr{
 		Dir: "/tmp", Files: []*os.File{nil, out, out},
-		Env: []string{"PATH=/", "HOME=/tmp", "TMPDIR=/tmp", "PODID_TEST_KERNEL=1"},
+		Env: []string{"PATH=/", "HOME=/tmp", "TMPDIR=/tmp", "PODID_TEST_KERNEL=1", "PODID_TEST_SLOW=1"},
 	})
 	if err != nil {
 		return fmt.Errorf("start the tests: %w", err)
