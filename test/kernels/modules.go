@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -66,7 +67,11 @@ func makeModulesDep(ctx context.Context, tree string) error {
 		return err
 	}
 	base := strings.TrimSuffix(folder, filepath.Join("/lib/modules", filepath.Base(folder)))
-	if _, err := command(ctx, "", "depmod", "--basedir", base, filepath.Base(folder)); err != nil {
+	depmod, err := exec.LookPath("depmod")
+	if err != nil {
+		depmod = "/usr/sbin/depmod" // users other than root do not have that folder in their PATH
+	}
+	if _, err := command(ctx, "", depmod, "--basedir", base, filepath.Base(folder)); err != nil {
 		return fmt.Errorf("list the modules' dependencies: %w", err)
 	}
 	return nil
