@@ -102,7 +102,8 @@ func (h *host) boot(ctx context.Context, image, initrd, log string) (string, err
 	defer func() { _ = out.Close() }()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
 		"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072", "-nic", "none",
-		"-display", "none", "-monitor", "none", "-no-reboot", "-serial", "file:"+strings.TrimSuffix(log, ".log")+".console.log", "-serial", "stdio",
+		"-display", "none", "-monitor", "none", "-no-reboot",
+		"-serial", "file:"+strings.TrimSuffix(log, ".log")+".console.log", "-serial", "stdio",
 		"-kernel", image, "-initrd", initrd, "-append", "console=ttyS0 loglevel=5 panic=-1 mitigations=off")
 	cmd.Stdout, cmd.Stderr = out, os.Stderr
 	err = cmd.Run()

@@ -54,14 +54,14 @@ func TestKernelTests(t *testing.T) {
 // not at all.
 func TestLoadOrder(t *testing.T) {
 	const dep = `kernel/net/sched/cls_bpf.ko:
-kernel/net/netfilter/nft_ct.ko.xz: kernel/net/netfilter/nf_tables.ko.xz kernel/net/netfilter/nf_conntrack.ko.xz kernel/lib/libcrc32c.ko.xz
-kernel/net/netfilter/nf_tables.ko.xz: kernel/lib/libcrc32c.ko.xz
+kernel/net/nft_ct.ko.xz: kernel/net/nf_tables.ko.xz kernel/net/nf_conntrack.ko.xz kernel/lib/libcrc32c.ko.xz
+kernel/net/nf_tables.ko.xz: kernel/lib/libcrc32c.ko.xz
 kernel/crypto/a-b.ko:
 `
 	got := loadOrder(dep, []string{"veth", "nft_ct", "nf_tables", "cls_bpf", "a_b"})
 	want := []string{
-		"kernel/lib/libcrc32c.ko.xz", "kernel/net/netfilter/nf_conntrack.ko.xz", "kernel/net/netfilter/nf_tables.ko.xz",
-		"kernel/net/netfilter/nft_ct.ko.xz", "kernel/net/sched/cls_bpf.ko", "kernel/crypto/a-b.ko",
+		"kernel/lib/libcrc32c.ko.xz", "kernel/net/nf_conntrack.ko.xz", "kernel/net/nf_tables.ko.xz",
+		"kernel/net/nft_ct.ko.xz", "kernel/net/sched/cls_bpf.ko", "kernel/crypto/a-b.ko",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -18,8 +18,10 @@ func needed() []string {
 	return []string{
 		"veth", "bridge", "dummy", "tun", "8021q", "br_netfilter", "ipv6",
 		"nf_tables", "nf_conntrack", "nf_conntrack_netlink", "nf_nat", "nf_reject_ipv4", "nf_reject_ipv6",
-		"nft_chain_nat", "nft_nat", "nft_ct", "nft_counter", "nft_reject", "nft_reject_ipv4", "nft_reject_inet", "nft_reject_netdev",
-		"nft_fib", "nft_fib_ipv4", "nft_fib_inet", "nft_masq", "nft_redir", "nft_meta_bridge", "nft_log", "nft_limit", "nft_socket",
+		"nft_chain_nat", "nft_nat", "nft_ct", "nft_counter", "nft_reject", "nft_reject_ipv4",
+		"nft_reject_inet", "nft_reject_netdev",
+		"nft_fib", "nft_fib_ipv4", "nft_fib_inet", "nft_masq", "nft_redir", "nft_meta_bridge",
+		"nft_log", "nft_limit", "nft_socket",
 		"nfnetlink",
 		"inet_diag", "tcp_diag", "unix_diag",
 		"sch_ingress", "cls_bpf", "cls_matchall", "cls_u32", "cls_flower", "act_bpf", "act_gact", "act_mirred",

@@ -169,8 +169,8 @@ func table(results []result) string {
 		if r.trouble != nil {
 			capture += ", not run to the end"
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%v\t%s\n", r.kernel.name, r.release, len(r.passed), len(r.failed), len(r.skipped),
-			r.took.Round(time.Second), capture)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%v\t%s\n", r.kernel.name, r.release,
+			len(r.passed), len(r.failed), len(r.skipped), r.took.Round(time.Second), capture)
 	}
 	_ = w.Flush()
 	return b.String()
