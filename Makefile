@@ -47,7 +47,7 @@ test-api: gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## CRDs and controll
 test-kernel: root gcc $(TOOLS)/gotestsum ## The redirect, in throw-away network namespaces
 	@$(GOTESTSUM) hack/test.sh kernel
 
-# Each in a virtual machine, which takes six minutes. Not part of make test.
+# One virtual machine after the other, each takes six to twelve minutes. Not part of make test.
 .PHONY: test-kernels
 test-kernels: qemu ## The kernel tests of the agent on other kernels, in virtual machines; KERNELS="5.10 6.1" for some, ARGS=-h for help
 	@go run ./test/kernels $(ARGS) $(KERNELS)
