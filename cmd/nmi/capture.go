@@ -206,8 +206,7 @@ func (a *agent) serveInPods(parent context.Context) error {
 	group, ctx := errgroup.WithContext(parent)
 	group.Go(func() error {
 		// On nodes whose network passes by the redirect, pods would wait for an answer in vain.
-		passAbsent := a.o.privileged.Way == privileged.CapturePrefer && a.dataplane.Ready() == nil
-		return a.privileged.Capture(ctx, socket, passAbsent, onceComplete(ctx, listener.Complete(), a.setCapture))
+		return a.privileged.Capture(ctx, socket, a.dataplane.Ready() == nil, onceComplete(ctx, listener.Complete(), a.setCapture))
 	})
 	group.Go(func() error { return index.Run(ctx) })
 	group.Go(func() error { return listener.Run(ctx) })

@@ -17,6 +17,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -208,6 +209,13 @@ func TestCaptureRequired(t *testing.T) {
 		t.Error(got)
 	}
 	n.want(n.api, tokenURL, 403, "PID-128")
+	absent := n.bound("absent", "00000000-0000-4000-8000-00000000000b", nil)
+	testenv.Eventually(t, "a pod whose network has no listener is refused where it connects", func() string {
+		if got := n.ask(n.api, absent, service+tokenURL); !strings.Contains(got, "connection refused") {
+			return got
+		}
+		return ""
+	})
 	n.want(n.api, "/metadata/instance?api-version=2021-02-01", 403, "PID-128")
 	p.stop(syscall.SIGTERM)
 	if err := os.RemoveAll(n.pins); err != nil {
@@ -242,7 +250,7 @@ func TestCaptureSwitched(t *testing.T) {
 	older := n.start(append(n.flags(), "--capture=wire")...)
 	n.probe("/readyz", 200, "ok")
 	n.rolls(n.web, group, older, rolled{"prefer", saysInPods}, rolled{"wire", "no longer capturing requests inside pods"},
-		rolled{"prefer", saysInPods})
+		rolled{"require", saysInPods}, rolled{"prefer", saysInPods}, rolled{"require", saysInPods})
 }
 
 // rolled is an agent that replaces another one, and what it logs once it serves pods.

@@ -63,6 +63,9 @@ type Config struct {
 	Listen netip.AddrPort
 	// Agents is where agents connect.
 	Agents Agents
+	// Ready is called once, when an agent has all listeners and they are published. If it fails, it
+	// is called again. It may be nil.
+	Ready func() error
 }
 
 // Holder holds the sockets in pods' network namespaces.
@@ -83,6 +86,7 @@ type Holder struct {
 	untried    int                  // files that were not opened once
 	settled    bool                 // each file of the first listing was opened once
 	retired    bool                 // another agent serves pods
+	reported   bool                 // Ready was called
 	unknown    map[uint64]time.Time // since when cookies are published that no namespace has
 	logged     map[string]time.Time
 }

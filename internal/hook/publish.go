@@ -89,6 +89,21 @@ func (h *Holder) reconcile() {
 		}
 		return errors.Join(failed, h.captureHostPods())
 	})
+	if ready {
+		h.reportReady()
+	}
+}
+
+// reportReady calls Ready once. The caller must hold mu.
+func (h *Holder) reportReady() {
+	if h.config.Ready == nil || h.reported {
+		return
+	}
+	if err := h.config.Ready(); err != nil {
+		h.complainLocked(err, "cannot close what is open until pods are served, retrying")
+		return
+	}
+	h.reported = true
 }
 
 // setReady shows other holders whether this one has an agent that can serve, and returns it. The

@@ -30,8 +30,9 @@ type Settings struct {
 	// Metadata is the metadata service. Closed are services that pods never reach.
 	Metadata netip.AddrPort
 	Closed   []netip.AddrPort
-	// PassAbsent is program.Config's.
-	PassAbsent bool
+	// PassAbsent is program.Config's. PassUntilReady is so, too, until an agent has all listeners, if
+	// there were no programs before: pods that run are not refused meanwhile.
+	PassAbsent, PassUntilReady bool
 	// Listen is the address of the listeners in pods' namespaces.
 	Listen netip.AddrPort
 	// Group is the folder of the pods' control group.
@@ -60,12 +61,8 @@ type Settings struct {
 // put in place here, or the holder cannot go on. What is in place stays. It must run in the node's
 // own network namespace, on Linux 5.14 or newer.
 func Serve(ctx context.Context, s Settings, log logr.Logger) error {
-	config := program.Config{Metadata: s.Metadata, Closed: s.Closed, PassAbsent: s.PassAbsent}
-	var err1, err2 error
-	config.Node, err1 = netns.Cookie()
-	config.Pods, err2 = program.GroupID(s.Group)
-	_, err3 := os.Stat(s.Namespaces)
-	if err := errors.Join(err1, err2, err3); err != nil {
+	config, until, err := s.programs()
+	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(s.Lock), 0o755); err != nil {
@@ -86,7 +83,11 @@ func Serve(ctx context.Context, s Settings, log logr.Logger) error {
 	}
 	defer programs.Close()
 	group, ctx := errgroup.WithContext(ctx)
-	holder := New(s.holder(Config{Programs: programs, Generation: place, Node: config.Node, Agents: agents}), log)
+	work := s.holder(Config{Programs: programs, Generation: place, Node: config.Node, Agents: agents})
+	if until {
+		work.Ready = programs.RefuseAbsent
+	}
+	holder := New(work, log)
 	guarding, stopGuarding := context.WithCancel(ctx)
 	defer stopGuarding()
 	group.Go(func() error { return holder.Run(ctx) })
@@ -101,6 +102,23 @@ func Serve(ctx context.Context, s Settings, log logr.Logger) error {
 		return nil
 	})
 	return group.Wait()
+}
+
+// programs returns the configuration of the programs, and whether PassAbsent is only until a holder
+// is ready.
+func (s *Settings) programs() (c program.Config, untilReady bool, err error) {
+	c = program.Config{Metadata: s.Metadata, Closed: s.Closed, PassAbsent: s.PassAbsent}
+	var err1, err2 error
+	c.Node, err1 = netns.Cookie()
+	c.Pods, err2 = program.GroupID(s.Group)
+	_, err3 := os.Stat(s.Namespaces)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return c, false, err
+	}
+	if _, none := os.Stat(s.Pins); !s.PassAbsent && s.PassUntilReady && none != nil {
+		c.PassAbsent, untilReady = true, true
+	}
+	return c, untilReady, nil
 }
 
 // holder completes the configuration of a holder.

@@ -92,7 +92,8 @@ func (l *Local) Sockets() (path string, remove func(), err error) {
 
 // Capture captures requests inside pods until ctx ends, or it cannot go on. It passes the sockets
 // to agents that connect to the path. Pods whose sockets no agent has reach the redirect if
-// passAbsent is set, and nothing otherwise. It reports each check.
+// passAbsent is set, and nothing otherwise. With --capture=require that is so only until an agent
+// has the sockets of all pods for the first time. It reports each check.
 func (l *Local) Capture(ctx context.Context, sockets string, passAbsent bool, checked func(error)) error {
 	o := l.options
 	folder, err := kubepods.Find(os.DirFS(o.groups))
@@ -100,7 +101,8 @@ func (l *Local) Capture(ctx context.Context, sockets string, passAbsent bool, ch
 		return err
 	}
 	return hook.Serve(ctx, hook.Settings{
-		Metadata: o.metadata(), Closed: o.Closed(), Listen: netip.MustParseAddrPort(o.address), PassAbsent: passAbsent,
+		Metadata: o.metadata(), Closed: o.Closed(), Listen: netip.MustParseAddrPort(o.address),
+		PassAbsent: passAbsent && o.Way == CapturePrefer, PassUntilReady: passAbsent,
 		HostPods: o.HostPods != HostPodsOff,
 		Group:    filepath.Join(o.groups, folder), Namespaces: o.namespaces, Pins: o.pins, Lock: o.lock,
 		Socket: sockets, Users: l.users, Checked: checked, Retire: l.retire,

@@ -69,6 +69,32 @@ func Attach(c Config, group, pins string) (*Hook, error) {
 	return h, nil
 }
 
+// RefuseAbsent ends Config.PassAbsent: it replaces connect4 and connect6.
+func (h *Hook) RefuseAbsent() error {
+	c := h.config
+	c.PassAbsent = false
+	next, err := loadCollection(&ebpf.CollectionSpec{Maps: maps(), Programs: map[string]*ebpf.ProgramSpec{
+		connect4: connectSpec(ebpf.AttachCGroupInet4Connect, c),
+		connect6: connectSpec(ebpf.AttachCGroupInet6Connect, c),
+	}}, h.pins)
+	if err != nil {
+		return err
+	}
+	defer next.Close() // the links keep the programs
+	for name := range attachTypes() {
+		pinned, err := pinnedLink(filepath.Join(h.pins, name))
+		if err != nil {
+			return err
+		}
+		err = pinned.Update(next.Programs[name])
+		_ = pinned.Close() // the pin keeps it
+		if err != nil {
+			return explain(fmt.Errorf("replace %s: %w", name, err))
+		}
+	}
+	return nil
+}
+
 // attachAll puts connect4 and connect6 in place, and then replaces the guards: a guard lets sockets
 // pass that its connect4 marked. Before there is a guard, it notes the connections that are open.
 func (h *Hook) attachAll() error {
