@@ -91,18 +91,13 @@ func (a *agent) captureInPods(ctx context.Context) {
 	}
 }
 
-// retireTime bounds the wait for a capture that has not begun.
-const retireTime = 2 * time.Second
-
 // retire removes what captures inside pods if the agent that has taken over is on the wire: it may
 // not see --bpf-dir. On nodes whose network passes by the redirect pods stay closed.
 func (a *agent) retire(ctx context.Context) {
-	if a.o.privileged.Way == privileged.CaptureWire || a.checkCapture() != nil || a.dataplane.Ready() != nil {
+	if a.o.privileged.Way == privileged.CaptureWire || a.dataplane.Ready() != nil {
 		return
 	}
-	bounded, cancel := context.WithTimeout(ctx, retireTime)
-	defer cancel()
-	if err := a.privileged.Retire(bounded); err != nil {
+	if err := a.privileged.Retire(ctx); err != nil {
 		a.log.Error(err, "cannot remove what captures requests inside pods: some pods may be refused; run nmi --cleanup on the node")
 	}
 }

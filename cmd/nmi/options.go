@@ -78,6 +78,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 func (o *options) complete(getenv func(string) string) error {
 	o.node.complete(getenv)
 	o.entra.complete(getenv)
+	o.node.kubenet.SkipUnreadable = o.holder != "" // this process may have no privileges
 	o.identities.mode = ascii.ToLower(o.identities.mode)
 	if err := o.Complete(getenv); err != nil {
 		return err

@@ -93,13 +93,15 @@ func Serve(ctx context.Context, s Settings, log logr.Logger) error {
 	group.Go(func() error { return holder.Run(ctx) })
 	group.Go(func() error { return newGuards(programs, s).run(guarding, log) })
 	group.Go(func() error {
-		select {
-		case <-ctx.Done():
-		case done := <-s.Retire:
-			stopGuarding() // programs that are gone are no failure any more
-			done <- holder.retire(func() error { return program.Remove(s.Pins) })
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case done := <-s.Retire:
+				stopGuarding() // programs that are gone are no failure any more
+				done <- holder.retire(func() error { return program.Remove(s.Pins) })
+			}
 		}
-		return nil
 	})
 	return group.Wait()
 }

@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/go-logr/logr"
 
@@ -34,6 +35,8 @@ type Local struct {
 	users    []uint32 // whose agents may take sockets, besides root's
 	log      logr.Logger
 	retire   chan chan<- error
+
+	capturing atomic.Bool
 }
 
 // NewLocal returns a Local that leads pods to an agent at a port. secret is for a newer agent
@@ -100,6 +103,8 @@ func (l *Local) Capture(ctx context.Context, sockets string, passAbsent bool, ch
 	if err != nil {
 		return err
 	}
+	l.capturing.Store(true)
+	defer l.capturing.Store(false)
 	return hook.Serve(ctx, hook.Settings{
 		Metadata: o.metadata(), Closed: o.Closed(), Listen: netip.MustParseAddrPort(o.address),
 		PassAbsent: passAbsent && o.Way == CapturePrefer, PassUntilReady: passAbsent,
@@ -110,15 +115,23 @@ func (l *Local) Capture(ctx context.Context, sockets string, passAbsent bool, ch
 }
 
 // Retire removes what captures inside pods if the agent that has taken over does not capture. The
-// connections of pods stay. It returns when that is done, or ctx ends because nothing captures.
+// connections of pods stay.
 func (l *Local) Retire(ctx context.Context) error {
+	if !l.capturing.Load() {
+		return l.Release(ctx)
+	}
 	done := make(chan error, 1)
 	select {
 	case l.retire <- done:
 	case <-ctx.Done():
-		return nil
+		return fmt.Errorf("end the capture inside pods: %w", ctx.Err())
 	}
-	return <-done
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("end the capture inside pods: %w", ctx.Err())
+	}
 }
 
 // Release lets pods reach the redirect, unless another agent captures inside them.

@@ -19,10 +19,14 @@ import (
 type Remote struct {
 	redirect *redirect.Redirect // its target only
 	folder   string
+	silence  time.Duration // after which a holder does not answer
 
 	mu     sync.Mutex
 	counts redirect.Counts
 }
+
+// minSilence is well above the minute between two checks of what captures inside pods.
+const minSilence = 3 * time.Minute
 
 // NewRemote returns a Remote that asks the holder in a folder.
 func NewRemote(o Options, port int, secret, folder string) (*Remote, error) {
@@ -30,7 +34,7 @@ func NewRemote(o Options, port int, secret, folder string) (*Remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Remote{redirect: r, folder: folder}, nil
+	return &Remote{redirect: r, folder: folder, silence: max(minSilence, 3*o.Interval())}, nil
 }
 
 // CountTo is Local's.
@@ -87,7 +91,9 @@ func (r *Remote) Release(ctx context.Context) error { return r.one(ctx, actRelea
 
 // EndCapture is Local's.
 func (r *Remote) EndCapture(ctx context.Context) (found bool, err error) {
-	last, err := r.call(ctx, request{Act: actEnd}, nil)
+	bounded, cancel := context.WithTimeout(ctx, holderTime)
+	defer cancel()
+	last, err := r.call(bounded, request{Act: actEnd}, nil)
 	if err != nil {
 		return true, err
 	}
@@ -115,15 +121,23 @@ const (
 // put in place stays.
 func (r *Remote) KeepRedirect(ctx context.Context, checked func(error)) {
 	for ctx.Err() == nil {
-		_ = r.keepCalling(ctx, request{Act: actKeep}, func(each result) {
+		err := r.keepCalling(ctx, request{Act: actKeep}, func(each result) {
 			r.count(each)
 			checked(each.err())
-		}) // it returns when another call has taken over from this one
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		checked(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(maxPause):
+		}
 	}
 }
 
-// keepCalling calls until there is a last result, which it returns, or ctx ends. It calls again
-// when the holder is replaced, and reports a holder that does not come back.
+// keepCalling calls until the last result is an error, which it returns, or ctx ends. It calls
+// again when the holder is replaced, and reports a holder that does not come back.
 func (r *Remote) keepCalling(ctx context.Context, q request, each func(result)) error {
 	pause := firstPause
 	for ctx.Err() == nil {
@@ -131,7 +145,7 @@ func (r *Remote) keepCalling(ctx context.Context, q request, each func(result)) 
 			pause = firstPause
 			each(got)
 		})
-		if err == nil {
+		if err == nil && last.Error != "" {
 			return last.err()
 		}
 		if pause == maxPause && ctx.Err() == nil { // a holder that is replaced is back before
@@ -187,12 +201,14 @@ func (r *Remote) call(ctx context.Context, q request, each func(result)) (result
 	}
 	for {
 		var got result
-		if err := conn.ReceiveValue(&got, 0); err != nil {
+		if err := conn.ReceiveValue(&got, r.silence); err != nil {
 			return result{}, fmt.Errorf("the holder has ended: %w", err)
 		}
 		if got.Last {
 			return got, nil
 		}
-		each(got)
+		if each != nil {
+			each(got)
+		}
 	}
 }

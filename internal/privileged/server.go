@@ -32,6 +32,8 @@ type Server struct {
 	keeping context.CancelFunc // ends the call that keeps the redirect
 	counts  counts
 	capture *capture // nil if none has begun
+
+	turn sync.Mutex // held while a capture begins or ends, which may take a while
 }
 
 // maxCalls bounds the open calls. An agent has three at most.
@@ -60,7 +62,8 @@ func NewServer(ctx context.Context, o Options, folder string, user uint32, log l
 }
 
 // stopTimeout is how long a holder that is stopped waits for its agent, which drains connections.
-const stopTimeout = 25 * time.Second
+// Kubernetes kills both after 30 s.
+const stopTimeout = 29 * time.Second
 
 // Run answers calls until ctx ends, and until the agent has gone then, too.
 func (s *Server) Run(ctx context.Context) error {
@@ -168,8 +171,9 @@ func (s *Server) serve(ctx context.Context, conn *protocol.Conn) {
 	}()
 	c := &call{conn: conn}
 	last := s.answer(ctx, r, c)
-	last.Last = true
-	c.send(last)
+	if last.Last = true; ctx.Err() == nil {
+		c.send(last)
+	}
 }
 
 // call is an open call. Results may be sent concurrently.
@@ -178,11 +182,12 @@ type call struct {
 	conn *protocol.Conn
 }
 
-// send sends a result. An agent that is gone ends the call by itself.
-func (c *call) send(r result) {
+// send sends a result, and reports whether it was sent. An agent that is gone ends the call by
+// itself.
+func (c *call) send(r result) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_ = c.conn.SendValue(r)
+	return c.conn.SendValue(r) == nil
 }
 
 // answer does what a request wants, and returns the last result.
@@ -206,7 +211,7 @@ func (s *Server) answerRedirect(ctx context.Context, r request, c *call) result 
 		return failed(s.local.redirect.Ensure(ctx))
 	case actKeep:
 		s.keep(ctx, c)
-		return result{}
+		return result{Error: "another call of the agent keeps the redirect"}
 	}
 	secret, at, found, err := s.local.Owner(ctx)
 	last := failed(err)
@@ -224,6 +229,9 @@ func (s *Server) answerCapture(ctx context.Context, r request, c *call) result {
 	case actRelease:
 		s.endCapturing()
 		return failed(s.local.Release(ctx))
+	}
+	if s.local.options.Way != CaptureWire {
+		return result{Error: "this holder captures (--capture), and its agent does not: start both with the same flags"}
 	}
 	found, err := s.local.EndCapture(ctx)
 	last := failed(err)
@@ -244,7 +252,9 @@ func (s *Server) keep(ctx context.Context, c *call) {
 	s.local.KeepRedirect(ctx, func(err error) {
 		r := failed(err)
 		r.Set, r.Repaired = s.counts.take()
-		c.send(r)
+		if !c.send(r) {
+			s.counts.add(r.Set, r.Repaired)
+		}
 	})
 }
 
@@ -255,17 +265,16 @@ type counts struct {
 }
 
 // RedirectSet implements redirect.Counts.
-func (c *counts) RedirectSet() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.set++
-}
+func (c *counts) RedirectSet() { c.add(1, 0) }
 
 // RedirectRepaired implements redirect.Counts.
-func (c *counts) RedirectRepaired() {
+func (c *counts) RedirectRepaired() { c.add(0, 1) }
+
+func (c *counts) add(set, repaired int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.repaired++
+	c.set += set
+	c.repaired += repaired
 }
 
 func (c *counts) take() (set, repaired int) {
@@ -290,47 +299,50 @@ type capture struct {
 
 // captureFor reports what the running capture finds until ctx ends or the capture does.
 func (s *Server) captureFor(ctx context.Context, passAbsent bool, c *call) result {
-	running := s.startCapture(ctx, passAbsent)
-	running.add(c)
-	defer running.remove(c)
+	running := s.startCapture(ctx, passAbsent, c)
 	select {
 	case <-running.done:
+		running.remove(c)
 		return failed(running.err)
 	case <-ctx.Done():
 	}
-	s.mu.Lock()
-	kept := s.kept
-	s.mu.Unlock()
-	if kept {
-		return result{} // the next agent goes on with the sockets
-	}
-	// The agent has gone before it served pods: an older one goes on serving them.
-	s.endCapturing()
-	if s.local.options.Way == CapturePrefer {
-		if err := s.local.Release(ctx); err != nil {
-			s.log.Error(err, "cannot remove what captures requests inside pods: some pods are refused; run nmi --cleanup on the node")
+	if s.leave(running, c) {
+		// The agent has gone before it served pods: an older one goes on serving them.
+		s.endCapturing()
+		if s.local.options.Way == CapturePrefer {
+			if err := s.local.Release(ctx); err != nil {
+				s.log.Error(err, "cannot remove what captures requests inside pods: some pods are refused; run nmi --cleanup on the node")
+			}
 		}
 	}
 	return result{}
 }
 
-// startCapture returns the running capture, or begins one.
-func (s *Server) startCapture(ctx context.Context, passAbsent bool) *capture {
+// leave ends a call's part in a capture. It reports whether the capture is of no use any more: no
+// agent has ever served pods by it, and none is there.
+func (s *Server) leave(running *capture, c *call) bool {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	left := running.remove(c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.capture; c != nil {
-		select {
-		case <-c.done:
-		default:
-			if c.passAbsent == passAbsent {
-				return c
-			}
-			c.end()
-		}
+	return left == 0 && !s.kept && s.capture == running
+}
+
+// startCapture lets a call take part in the running capture, or begins one.
+func (s *Server) startCapture(ctx context.Context, passAbsent bool, by *call) *capture {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if c := s.running(); c != nil && c.passAbsent == passAbsent {
+		c.add(by)
+		return c
 	}
+	s.end()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	c := &capture{passAbsent: passAbsent, cancel: cancel, done: make(chan struct{}), calls: map[*call]bool{}}
+	c := &capture{passAbsent: passAbsent, cancel: cancel, done: make(chan struct{}), calls: map[*call]bool{by: true}}
+	s.mu.Lock()
 	s.capture = c
+	s.mu.Unlock()
 	go func() {
 		defer close(c.done)
 		c.err = s.local.Capture(ctx, s.sockets, passAbsent, c.report)
@@ -341,13 +353,36 @@ func (s *Server) startCapture(ctx context.Context, passAbsent bool) *capture {
 	return c
 }
 
-// endCapturing ends the running capture, if there is one.
-func (s *Server) endCapturing() {
+// running returns the capture, nil if there is none that runs.
+func (s *Server) running() *capture {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.capture != nil {
-		s.capture.end()
-		s.capture = nil
+	if s.capture == nil {
+		return nil
+	}
+	select {
+	case <-s.capture.done:
+		return nil
+	default:
+		return s.capture
+	}
+}
+
+// endCapturing ends the running capture, if there is one.
+func (s *Server) endCapturing() {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	s.end()
+}
+
+// end is endCapturing for callers that hold turn.
+func (s *Server) end() {
+	s.mu.Lock()
+	c := s.capture
+	s.capture = nil
+	s.mu.Unlock()
+	if c != nil {
+		c.end()
 	}
 }
 
@@ -377,8 +412,10 @@ func (c *capture) add(to *call) {
 	}
 }
 
-func (c *capture) remove(to *call) {
+// remove returns how many calls are left.
+func (c *capture) remove(to *call) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.calls, to)
+	return len(c.calls)
 }

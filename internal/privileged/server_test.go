@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 
@@ -80,7 +81,7 @@ func TestImpossibleRequests(t *testing.T) {
 			if err := conn.SendValue(tt.request); err != nil {
 				t.Fatal(err)
 			}
-			if err := conn.ReceiveValue(&got, 0); err != nil || !got.Last || !strings.Contains(got.Error, tt.want) {
+			if err := conn.ReceiveValue(&got, requestTimeout); err != nil || !got.Last || !strings.Contains(got.Error, tt.want) {
 				t.Errorf("%+v, %v", got, err)
 			}
 		})
@@ -153,4 +154,32 @@ func TestOptions(t *testing.T) {
 			t.Errorf("%s: %v", flags, err)
 		}
 	}
+}
+
+// TestErrorsReported: what the holder refuses is reported, and not asked for again and again.
+func TestErrorsReported(t *testing.T) {
+	_, r := serve(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	reports := make(chan error, 100)
+	r.redirect = impossible(t)
+	go r.KeepRedirect(ctx, func(err error) { reports <- err })
+	if err := <-reports; err == nil || !strings.Contains(err.Error(), "impossible") {
+		t.Errorf("reported %v", err)
+	}
+	select {
+	case err := <-reports:
+		t.Errorf("again at once: %v", err)
+	case <-time.After(maxPause / 4):
+	}
+}
+
+// impossible returns a redirect whose port is not known.
+func impossible(t *testing.T) *redirect.Redirect {
+	t.Helper()
+	none, err := newRedirect(parsed(t), 0, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return none
 }

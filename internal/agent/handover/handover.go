@@ -3,8 +3,8 @@
 // Each agent has a Session. It listens on an abstract Unix socket in the node's network namespace.
 // The socket's name and the proofs of both sides derive from a secret, which the agent writes into
 // its nftables rules (redirect.Config.HandoverSecret). Only a process with CAP_NET_ADMIN can read
-// it there, or have its holder read it. The users of the two processes are not compared: one agent
-// may be root, and the other one without privileges.
+// it there, or have its holder read it. One agent may be root, and the other one without
+// privileges, so the processes may be of different users: root, this agent's, or AgentUser.
 //
 // A newer agent reads the secret of the agent that has the rules and joins its session. It receives
 // the listening sockets that cannot be opened twice: those for probes, metrics and the host. They
@@ -13,7 +13,8 @@
 //
 //	newer                              older
 //	{proof, listeners}          ──>    stops accepting on the listeners without "later"
-//	                            <──    {proof, listeners} and their sockets, {items} of what it knows
+//	                            <──    {proof, listeners} and their sockets, then {items} of what it
+//	                                   knows, and an empty message
 //	{state: serving}            ──>    stops accepting on the others, and runs on until SIGTERM
 //	{state: leaving}            ──>    takes everything back
 //	                            <──    {state: serving}, or leaving if it cannot take it back
@@ -28,14 +29,19 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	"golang.org/x/sys/unix"
 )
+
+// AgentUser is the user of an agent without privileges.
+const AgentUser = 65532
 
 // messageTimeout is how long a message, or the response to it, may take.
 const messageTimeout = 5 * time.Second
@@ -74,9 +80,9 @@ type Session struct {
 	received  [][]byte        // items of an older agent
 }
 
-// Offer sets what a newer agent gets besides listeners: at most MaxItems of MaxItem bytes each. It
-// may be secret: only an agent that knows the session's secret gets it, and it is never written to
-// a file.
+// Offer sets what a newer agent gets besides listeners: at most MaxItems of MaxItem bytes each, and
+// maxBytes in all, the first ones. It may be secret: only an agent that knows the session's secret
+// gets it, and it is never written to a file.
 func (s *Session) Offer(items func() [][]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,6 +102,7 @@ func (s *Session) Received() [][]byte {
 const (
 	MaxItems = 4096
 	MaxItem  = 96 << 10
+	maxBytes = 16 << 20
 )
 
 // New returns a session with a new secret.
@@ -134,6 +141,25 @@ func (s *Session) setState(state State) {
 	}
 }
 
+// checkUser returns an error unless the other end is a process that can be an agent.
+func checkUser(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil || failed != nil {
+		return errors.Join(err, failed)
+	}
+	if user := int(peer.Uid); user != 0 && user != os.Geteuid() && user != AgentUser {
+		return fmt.Errorf("the process at the other end runs as user %d, which no agent does", user)
+	}
+	return nil
+}
+
 // The roles, one of which each side proves.
 const (
 	roleOlder = "older"
@@ -163,9 +189,8 @@ type message struct {
 	// in this order.
 	Listeners []listenerSpec `json:"listeners,omitempty"`
 	State     string         `json:"state,omitempty"` // stateServing or stateLeaving
-	// WantsItems is of a newer agent, Items how many packets with one item each follow.
-	WantsItems bool `json:"wantsItems,omitempty"`
-	Items      int  `json:"items,omitempty"`
+	// Items means that a newer agent wants items, or that they follow, a packet for each.
+	Items bool `json:"items,omitempty"`
 }
 
 // listenerSpec names a listener: by its address as in Listen. If Later is set, the older agent

@@ -412,3 +412,24 @@ func TestItems(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSilent: connections that say nothing do not keep a newer agent out.
+func TestSilent(t *testing.T) {
+	older, newer := newAgent(t, "older"), newAgent(t, "newer")
+	for range maxGreeting / 2 {
+		c, err := net.DialUnix("unixpacket", nil, address(older.session.Secret()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+	}
+	began := time.Now()
+	o, err := newer.session.Join(t.Context(), older.session.Secret(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Close()
+	if took := time.Since(began); took >= helloTimeout {
+		t.Errorf("took %v: it waited for the others", took)
+	}
+}

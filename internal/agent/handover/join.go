@@ -8,6 +8,7 @@ import (
 	"crypto/hmac"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"time"
@@ -41,16 +42,16 @@ func (s *Session) Join(ctx context.Context, secret string, now, later []string) 
 	return o, nil
 }
 
-// inherit requests the listeners and records those that it receives.
+// inherit requests the listeners, and records what it receives once it has all.
 func (s *Session) inherit(conn *net.UnixConn, secret string, now, later []string) error {
-	hello := message{Proof: proof(secret, roleNewer), WantsItems: true}
+	hello := message{Proof: proof(secret, roleNewer), Items: true}
 	for _, a := range now {
 		hello.Listeners = append(hello.Listeners, listenerSpec{Address: a})
 	}
 	for _, a := range later {
 		hello.Listeners = append(hello.Listeners, listenerSpec{Address: a, Later: true})
 	}
-	if err := errors.Join(send(conn, hello), conn.SetReadDeadline(time.Now().Add(messageTimeout))); err != nil {
+	if err := errors.Join(checkUser(conn), send(conn, hello), conn.SetReadDeadline(time.Now().Add(messageTimeout))); err != nil {
 		return err
 	}
 	response, sockets, err := receive(conn)
@@ -61,35 +62,62 @@ func (s *Session) inherit(conn *net.UnixConn, secret string, now, later []string
 		closeAll(sockets)
 		return errors.New("wrong proof: it does not know the secret, or sent another number of sockets than of listeners")
 	}
-	for i, spec := range response.Listeners {
-		file := os.NewFile(uintptr(sockets[i]), spec.Address)
-		open, listenErr := net.FileListener(file)
-		if err := errors.Join(listenErr, file.Close()); err != nil { // FileListener duplicates the descriptor
-			return err
-		}
-		s.mu.Lock()
-		s.inherited[spec.Address] = open
-		s.mu.Unlock()
+	inherited, err := listenersOf(response.Listeners, sockets)
+	if err != nil {
+		return err
 	}
-	return errors.Join(s.receiveItems(conn, response.Items), conn.SetReadDeadline(time.Time{}))
+	var items [][]byte
+	if response.Items {
+		items, err = receiveItems(conn)
+	}
+	if err := errors.Join(err, conn.SetReadDeadline(time.Time{})); err != nil {
+		for _, l := range inherited {
+			_ = l.Close() // the older agent has them, too
+		}
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.Copy(s.inherited, inherited)
+	s.received = items
+	return nil
 }
 
-// receiveItems receives the items that follow the listeners.
-func (s *Session) receiveItems(conn *net.UnixConn, count int) error {
-	if count > MaxItems {
-		return fmt.Errorf("it offers %d items", count)
+// listenersOf returns the listeners of sockets, by address.
+func listenersOf(specs []listenerSpec, sockets []int) (map[string]net.Listener, error) {
+	all := map[string]net.Listener{}
+	var failures error
+	for i, spec := range specs {
+		file := os.NewFile(uintptr(sockets[i]), spec.Address)
+		open, err := net.FileListener(file)
+		failures = errors.Join(failures, err, file.Close()) // FileListener duplicates the descriptor
+		if err == nil {
+			all[spec.Address] = open
+		}
 	}
+	if failures != nil {
+		for _, l := range all {
+			_ = l.Close()
+		}
+		return nil, failures
+	}
+	return all, nil
+}
+
+// receiveItems receives items up to the empty message.
+func receiveItems(conn *net.UnixConn) (items [][]byte, err error) {
 	packet := make([]byte, MaxItem)
-	for range count {
+	for range MaxItems + 1 {
 		n, err := conn.Read(packet)
 		if err != nil {
-			return err
+			return nil, fmt.Errorf("receive what the older agent knows: %w", err)
 		}
-		s.mu.Lock()
-		s.received = append(s.received, bytes.Clone(packet[:n]))
-		s.mu.Unlock()
+		if string(packet[:n]) == endOfItems {
+			return items, nil
+		}
+		items = append(items, bytes.Clone(packet[:n]))
 	}
-	return nil
+	return nil, errors.New("receive what the older agent knows: it does not end")
 }
 
 // readLoop reads the older agent's replies until it exits.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -26,6 +27,13 @@ func (s *Session) Open() error {
 	return nil
 }
 
+// maxGreeting bounds the connections whose first message is awaited, each for helloTimeout. Any
+// process of an agent's user can connect, and must not keep an agent out.
+const (
+	maxGreeting  = 16
+	helloTimeout = time.Second
+)
+
 // Run serves newer agents, one after the other, until ctx ends. While one is connected, the next
 // one waits. takeBack restores this agent's rules after a newer agent had them. Call Run after
 // Open.
@@ -35,6 +43,9 @@ func (s *Session) Run(ctx context.Context, takeBack func(context.Context) error)
 	s.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
+	var greeting sync.WaitGroup
+	defer greeting.Wait()
+	places, turn := make(chan struct{}, maxGreeting), make(chan struct{}, 1)
 	for {
 		conn, err := server.AcceptUnix()
 		if err != nil {
@@ -43,18 +54,53 @@ func (s *Session) Run(ctx context.Context, takeBack func(context.Context) error)
 			}
 			return
 		}
-		stopConn := context.AfterFunc(ctx, func() { _ = conn.Close() })
-		s.serve(ctx, conn, takeBack)
-		stopConn()
-		_ = conn.Close() // nothing more is expected of it
+		select {
+		case places <- struct{}{}:
+		default:
+			_ = conn.Close() // it may connect again
+			continue
+		}
+		greeting.Go(func() {
+			stopConn := context.AfterFunc(ctx, func() { _ = conn.Close() })
+			defer stopConn()
+			defer func() { _ = conn.Close() }() // nothing more is expected of it
+			hello, err := s.greet(conn)
+			<-places
+			if err != nil {
+				s.log.V(1).Info("rejected handover connection", "reason", err.Error())
+				return
+			}
+			select {
+			case turn <- struct{}{}:
+				s.serve(ctx, conn, hello, takeBack)
+				<-turn
+			case <-ctx.Done():
+			}
+		})
 	}
 }
 
-// serve handles the connection of one newer agent until it ends.
-func (s *Session) serve(ctx context.Context, conn *net.UnixConn, takeBack func(context.Context) error) {
-	given, err := s.handOver(conn)
+// greet authenticates a newer agent and returns its first message.
+func (s *Session) greet(conn *net.UnixConn) (message, error) {
+	if err := errors.Join(checkUser(conn), conn.SetReadDeadline(time.Now().Add(helloTimeout))); err != nil {
+		return message{}, err
+	}
+	hello, sockets, err := receive(conn)
+	closeAll(sockets)
 	if err != nil {
-		s.log.V(1).Info("rejected handover connection", "reason", err.Error())
+		return hello, err
+	}
+	if !hmac.Equal([]byte(hello.Proof), []byte(proof(s.secret, roleNewer))) {
+		return hello, errors.New("wrong proof: it does not know the secret")
+	}
+	return hello, conn.SetReadDeadline(time.Time{})
+}
+
+// serve handles the connection of one newer agent until it ends.
+func (s *Session) serve(ctx context.Context, conn *net.UnixConn, hello message, takeBack func(context.Context) error) {
+	given, err := s.handOver(conn, hello)
+	if err != nil {
+		s.log.Info("cannot hand over to a newer agent", "reason", err.Error())
 		return
 	}
 	s.log.Info("handed over to a newer agent that is starting", "listeners", len(given.listeners))
@@ -85,19 +131,8 @@ func (h handed) resume() {
 	}
 }
 
-// handOver authenticates the newer agent and sends it the listeners that it requests.
-func (s *Session) handOver(conn *net.UnixConn) (given handed, err error) {
-	if err := conn.SetReadDeadline(time.Now().Add(messageTimeout)); err != nil {
-		return given, err
-	}
-	hello, sockets, err := receive(conn)
-	closeAll(sockets)
-	if err != nil {
-		return given, err
-	}
-	if !hmac.Equal([]byte(hello.Proof), []byte(proof(s.secret, roleNewer))) {
-		return given, errors.New("wrong proof: it does not know the secret")
-	}
+// handOver sends a newer agent the listeners that it requests, and what it may know.
+func (s *Session) handOver(conn *net.UnixConn, hello message) (given handed, err error) {
 	found, open := s.find(hello.Listeners)
 	given.listeners = open
 	for i, spec := range found {
@@ -107,15 +142,12 @@ func (s *Session) handOver(conn *net.UnixConn) (given handed, err error) {
 			open[i].pause()
 		}
 	}
-	items := s.offered(hello.WantsItems)
+	items := s.offered(hello.Items)
 	err = withSockets(open, nil, func(fds []int) error {
-		return send(conn, message{Proof: proof(s.secret, roleOlder), Listeners: found, Items: len(items)}, fds...)
+		return send(conn, message{Proof: proof(s.secret, roleOlder), Listeners: found, Items: hello.Items}, fds...)
 	})
-	if err == nil {
+	if err == nil && hello.Items {
 		err = sendItems(conn, items)
-	}
-	if err == nil {
-		err = conn.SetReadDeadline(time.Time{})
 	}
 	if err != nil {
 		given.resume()
@@ -132,20 +164,38 @@ func (s *Session) offered(wanted bool) [][]byte {
 		return nil
 	}
 	items := slices.DeleteFunc(offer(), func(item []byte) bool { return len(item) == 0 || len(item) > MaxItem })
-	return items[:min(len(items), MaxItems)]
+	items = items[:min(len(items), MaxItems)]
+	size := 0
+	for i, item := range items {
+		if size += len(item); size > maxBytes {
+			return items[:i]
+		}
+	}
+	return items
 }
 
-// sendItems sends a packet for each item, all within messageTimeout.
+// itemsTimeout is how long it may take to send items. The rest is left out: a newer agent can do
+// without.
+const itemsTimeout = 2 * time.Second
+
+// endOfItems follows the items.
+const endOfItems = "{}"
+
+// sendItems sends a packet for each item, and the end.
 func sendItems(conn *net.UnixConn, items [][]byte) error {
-	if err := conn.SetWriteDeadline(time.Now().Add(messageTimeout)); err != nil {
+	if err := conn.SetWriteDeadline(time.Now().Add(itemsTimeout)); err != nil {
 		return err
 	}
 	for _, item := range items {
 		if _, err := conn.Write(item); err != nil {
-			return err
+			break
 		}
 	}
-	return nil
+	if err := conn.SetWriteDeadline(time.Now().Add(messageTimeout)); err != nil {
+		return err
+	}
+	_, err := conn.Write([]byte(endOfItems))
+	return err
 }
 
 // withSockets calls f with the file descriptors of the listeners, which stay valid until f returns.

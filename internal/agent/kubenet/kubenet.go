@@ -34,6 +34,9 @@ type Detector struct {
 	// CNIConfigDir is the folder with the configuration of the network plugin. If it is empty, only
 	// the bridge is looked for: the folder also has the plugin's credentials.
 	CNIConfigDir string
+	// SkipUnreadable skips files that this process may not read: an agent without privileges cannot
+	// know what is in them. The bridge is looked for nevertheless.
+	SkipUnreadable bool
 }
 
 // Check returns an error if the node uses kubenet.
@@ -70,14 +73,14 @@ func (d Detector) Watch(ctx context.Context, interval time.Duration) error {
 func (d Detector) find() (where string, err error) {
 	text, err := os.ReadFile(d.KubeletConfig)
 	switch {
-	case errors.Is(err, fs.ErrNotExist): // current kubelets need no such file
+	case errors.Is(err, fs.ErrNotExist), d.skips(err): // current kubelets need no such file
 	case err != nil:
 		return "", fmt.Errorf("look for kubenet (--kubelet-config): %w", err)
 	case strings.Contains(strings.ReplaceAll(string(text), "network-plugin ", "network-plugin="), "--network-plugin="+plugin):
 		return d.KubeletConfig, nil
 	}
 	if d.CNIConfigDir != "" {
-		file, network, err := networkOf(d.CNIConfigDir)
+		file, network, err := d.networkOf(d.CNIConfigDir)
 		if err != nil || network == plugin {
 			return file, err
 		}
@@ -99,13 +102,16 @@ func findBridge() (string, error) {
 	return "the bridge " + bridge, nil
 }
 
+// skips reports whether an error is about a file that is skipped.
+func (d Detector) skips(err error) bool { return d.SkipUnreadable && errors.Is(err, fs.ErrPermission) }
+
 // networkOf returns the network that the container runtime gives pods: that of the first valid
 // configuration in the folder, ordered by name, as containerd and CRI-O choose it. Kubelets since
 // 1.24 do not have kubenet. AKS and others attach pods to a bridge instead, by a configuration
 // whose network is named kubenet.
-func networkOf(dir string) (file, network string, err error) {
+func (d Detector) networkOf(dir string) (file, network string, err error) {
 	entries, err := os.ReadDir(dir) // ordered by name
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || d.skips(err) {
 		return "", "", nil // there is no plugin yet
 	}
 	if err != nil {
@@ -117,6 +123,9 @@ func networkOf(dir string) (file, network string, err error) {
 		}
 		path := filepath.Join(dir, entry.Name())
 		text, err := os.ReadFile(path)
+		if d.skips(err) {
+			continue
+		}
 		if err != nil {
 			return "", "", fmt.Errorf("look for kubenet (--cni-config-dir): %w", err)
 		}

@@ -30,6 +30,8 @@ const (
 	// settleTime is how long connections in flight may take to arrive after the redirect moved. The
 	// first retransmission of a lost packet is after a second.
 	settleTime = 1500 * time.Millisecond
+	// replacedTime bounds what an agent does first when another one serves pods.
+	replacedTime = time.Second
 	// drainTime is how long idle connections may take to be used once more and closed.
 	drainTime = 10 * time.Second
 	// turnTime is how long an agent tries to become ready while an older one serves. It must be
@@ -181,7 +183,9 @@ func (l *Lifecycle) Stop(ctx context.Context, replaced func(context.Context), ca
 	l.Session.MarkStopping()
 	if l.older != nil && l.older.HandBack(ctx) || l.succeeded(ctx) {
 		l.closing.Store(true)
-		replaced(ctx)
+		bounded, cancel := context.WithTimeout(ctx, replacedTime)
+		replaced(bounded)
+		cancel()
 		l.drain(ctx)
 	}
 	cancelPending()

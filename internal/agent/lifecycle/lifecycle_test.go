@@ -100,7 +100,7 @@ func TestStopAlone(t *testing.T) {
 // down.
 func TestStopsInTime(t *testing.T) {
 	const grace, servers = 30 * time.Second, 5 * time.Second
-	if most := appearTime + startTime + drainTime + servers; most >= grace {
+	if most := appearTime + startTime + replacedTime + drainTime + servers; most >= grace {
 		t.Errorf("may take %v", most)
 	}
 }

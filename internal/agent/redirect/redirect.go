@@ -269,6 +269,9 @@ func (r *Redirect) Lead(to Target) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.config.HandoverSecret != to.Secret {
+		r.placed = false // another agent's, which has put nothing in place before
+	}
 	r.config.HandoverSecret, r.port, r.generation = to.Secret, to.Port, generation(to.Generation)
 	r.requestCheck()
 	return nil

@@ -30,6 +30,7 @@ func removePins(pins string) error {
 		return fmt.Errorf("list pins: %w", err)
 	}
 	slices.SortStableFunc(entries, func(a, b os.DirEntry) int { return removal(a.Name()) - removal(b.Name()) })
+	var failures error
 	for _, e := range entries {
 		path := filepath.Join(pins, e.Name())
 		if removal(e.Name()) < removalOfMaps {
@@ -37,9 +38,10 @@ func removePins(pins string) error {
 		} else {
 			err = removePin(path)
 		}
-		if err != nil {
-			return err
-		}
+		failures = errors.Join(failures, err)
+	}
+	if failures != nil {
+		return failures
 	}
 	if err := os.Remove(pins); err != nil {
 		return fmt.Errorf("remove folder for pins: %w", err)
@@ -73,7 +75,7 @@ func detach(pin string) error {
 		err = pinned.Detach()
 		_ = pinned.Close()
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) { // without CAP_BPF, the pin alone
 		return explain(fmt.Errorf("detach %s: %w", pin, err))
 	}
 	return removePin(pin)

@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -21,18 +22,14 @@ func (c *Conn) SendValue(v any) error {
 	return nil
 }
 
-// ReceiveValue waits for a packet that SendValue sent, until the timeout if there is one.
+// ReceiveValue waits for a packet that SendValue sent, no longer than the timeout.
 func (c *Conn) ReceiveValue(v any, timeout time.Duration) error {
-	var deadline time.Time
-	if timeout > 0 {
-		deadline = time.Now().Add(timeout)
-	}
-	if err := c.unix.SetReadDeadline(deadline); err != nil {
+	if err := c.unix.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 		return fmt.Errorf("receive packet: %w", err)
 	}
 	line := make([]byte, maxMessage)
 	n, err := c.unix.Read(line)
-	if err != nil {
+	if err := errors.Join(err, c.unix.SetReadDeadline(time.Time{})); err != nil { // WaitEnd waits for as long as it takes
 		return fmt.Errorf("receive packet: %w", err)
 	}
 	if err := json.Unmarshal(line[:n], v); err != nil {

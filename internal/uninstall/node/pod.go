@@ -43,7 +43,8 @@ func (s Spec) Pod(node string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			GenerateName: "podid-cleanup-", Namespace: s.Namespace,
-			Labels: map[string]string{"app.kubernetes.io/name": "podid", Label: Component},
+			Labels:      map[string]string{"app.kubernetes.io/name": "podid", Label: Component},
+			Annotations: map[string]string{corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix + "nmi": "unconfined"},
 		},
 		Spec: corev1.PodSpec{
 			NodeName: node, HostNetwork: true, DNSPolicy: corev1.DNSDefault, RestartPolicy: corev1.RestartPolicyNever,
@@ -59,7 +60,10 @@ func (s Spec) Pod(node string) *corev1.Pod {
 				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 				SecurityContext: &corev1.SecurityContext{
 					RunAsUser: &root, RunAsGroup: &root, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
-					Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"BPF", "NET_ADMIN"}},
+					// The default profile of container runtimes lets no container write below /sys/fs/bpf.
+					// Kubernetes before 1.30 knows the annotation only.
+					AppArmorProfile: &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined},
+					Capabilities:    &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: []corev1.Capability{"BPF", "NET_ADMIN"}},
 				},
 				VolumeMounts: []corev1.VolumeMount{{Name: bpf, MountPath: bpfFolder}},
 			}},
