@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/hostrouting"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -192,31 +193,13 @@ func (w *uplinked) nothingLeaves(t *testing.T, egress bool) {
 // which the network card is to add the outer one.
 func TestOffloadedTag(t *testing.T) {
 	w := newUplinked(t)
-	const protocol = 16       // in the struct __sk_buff
-	push := asm.Instructions{ // not for ARP
-		asm.Mov.Imm(asm.R0, accept),
-		asm.LoadMem(asm.R2, asm.R1, protocol, asm.Word),
-		asm.JNE.Imm32(asm.R2, wire2(unix.ETH_P_IP), "done"),
-		asm.Mov.Reg(asm.R6, asm.R1),
+	plane, err := hostrouting.Load(hostrouting.Config{Uplink: w.uplink.Index, Tags: []uint16{unix.ETH_P_8021Q, unix.ETH_P_8021AD}})
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, tag := range []uint16{unix.ETH_P_8021Q, unix.ETH_P_8021AD} {
-		push = append(push,
-			asm.Mov.Reg(asm.R1, asm.R6), asm.Mov.Imm(asm.R2, wire2(tag)), asm.Mov.Imm(asm.R3, 5), asm.FnSkbVlanPush.Call())
-	}
-	plane := foreign(t, ebpf.SchedCLS, ebpf.AttachNone, append(push,
-		asm.Mov.Imm(asm.R1, int32(w.uplink.Index)), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(),
-		asm.Return().WithSymbol("done"),
-	))
+	defer func() { _ = plane.Close() }()
 	port := w.index(t, "pod0")
-	inNode(t, w.world, func() error {
-		if err := addQdisc(Uplink{Index: port}); err != nil {
-			return err
-		}
-		return netlink.FilterAdd(&netlink.BpfFilter{
-			FilterAttrs: netlink.FilterAttrs{LinkIndex: port, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 1, Protocol: unix.ETH_P_ALL},
-			Fd:          plane.FD(), Name: "plane", DirectAction: true,
-		})
-	})
+	inNode(t, w.world, func() error { return hostrouting.Attach(port, plane) })
 	if got := hooktest.Client(t, w.pod, w.podGroup, "AF_PACKET"); got != hooktest.Sent {
 		t.Fatal(got)
 	}
