@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/podid-io/podid/internal/sandbox/cni"
 	"github.com/podid-io/podid/internal/sandbox/node"
 )
 
@@ -99,5 +100,17 @@ func newNodeInitCommand() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE:   func(cmd *cobra.Command, args []string) error { return node.Init(cmd.Context(), args[0]) },
+	}
+}
+
+// newCNICommand returns the network plugin that the container runtime of a node calls.
+func newCNICommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "cni",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cni.Run(os.Getenv("CNI_COMMAND"), cmd.InOrStdin(), cmd.OutOrStdout())
+		},
 	}
 }

@@ -68,7 +68,7 @@ func printStatus(out io.Writer, s sandbox.Status, format string) error {
 func printStatusTable(out io.Writer, s sandbox.Status, wide bool) error {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	line := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) } // Flush returns errors
-	line("sandbox %q is %s, %s", s.Name, s.Phase, s.Kubernetes)
+	line("sandbox %q is %s, %s, data plane %s", s.Name, s.Phase, s.Kubernetes, s.Dataplane)
 	if wide {
 		line("KUBECONFIG %s, network namespace %s", s.Kubeconfig, s.Namespace)
 		line("emulated Azure: ARM https://%s, Entra ID https://%s, control http://%s", s.Azure.ARM, s.Azure.Entra, s.Azure.Control)

@@ -136,7 +136,7 @@ func (s *Sandbox) resume(state State, name string) (*build, network.Node, error)
 		return nil, network.Node{}, err
 	}
 	b := &build{
-		sandbox: s, plan: plan, set: state.Set, groups: groups, client: client,
+		sandbox: s, plan: plan, plane: state.Dataplane, set: state.Set, groups: groups, client: client,
 		record: &record{layout: s.layout, state: state},
 	}
 	for _, n := range plan.Nodes {

@@ -75,7 +75,7 @@ func (b *build) nodeSpec(n network.Node) (node.Spec, error) {
 		return node.Spec{}, err
 	}
 	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(config, name), []byte(content), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(config, name), []byte(content), 0o755); err != nil { // one is a script
 			return node.Spec{}, err
 		}
 	}
@@ -100,7 +100,7 @@ func (b *build) nodeFiles(n network.Node) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	cni, err := node.CNIConfig(n.Pods)
+	cni, err := node.CNIConfig(b.plane, n.Pods)
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +117,7 @@ func (b *build) nodeFiles(n network.Node) (map[string]string, error) {
 		"kubelet.yaml":      kubelet,
 		"kube-proxy.yaml":   proxy,
 		"10-podid.conflist": cni,
+		"host-routing":      node.HostRoutingScript,
 		"hosts":             fmt.Sprintf("127.0.0.1 localhost\n%s %s\n", n.IP.Addr(), n.Name),
 		"resolv.conf":       "nameserver 127.0.0.1\n", // there is no DNS in the sandbox
 		"passwd":            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
@@ -132,8 +133,11 @@ func (b *build) nodeBinds(n network.Node, config string) []node.Bind {
 	binds := []node.Bind{
 		read(config, node.ConfigDir),
 		read(filepath.Join(config, "10-podid.conflist"), "/etc/cni/net.d/10-podid.conflist"),
-		read(b.set.CNI, node.CNIBinDir),
+		read(filepath.Join(config, "host-routing"), node.CNIBinDir+"/"+node.HostRoutingPlugin),
 		read(b.sandbox.self, node.BinDir+"/podid"),
+	}
+	for _, name := range node.CNIPlugins(b.plane) {
+		binds = append(binds, read(filepath.Join(b.set.CNI, name), node.CNIBinDir+"/"+name))
 	}
 	for _, name := range []string{"hosts", "resolv.conf", "passwd", "group", "machine-id"} {
 		binds = append(binds, read(filepath.Join(config, name), "/etc/"+name))
@@ -157,6 +161,10 @@ func (b *build) nodeBinds(n network.Node, config string) []node.Bind {
 
 // nodeServices returns the programs that run on a node.
 func (b *build) nodeServices(n network.Node) []node.Service {
+	var labels []string
+	if b.plane == network.EBPF {
+		labels = append(labels, "--node-labels="+network.HostRoutingLabel+"=true")
+	}
 	return []node.Service{
 		{
 			Name: "containerd", Path: node.BinDir + "/containerd", Log: b.nodeLog(n, "containerd"),
@@ -165,12 +173,12 @@ func (b *build) nodeServices(n network.Node) []node.Service {
 		},
 		{
 			Name: "kubelet", Path: node.BinDir + "/kubelet", Log: b.nodeLog(n, "kubelet"),
-			Args: []string{
+			Args: append([]string{
 				"--config=" + node.ConfigDir + "/kubelet.yaml", "--kubeconfig=" + node.PKIDir + "/" + n.Name + ".kubeconfig",
 				"--hostname-override=" + n.Name, "--node-ip=" + n.IP.Addr().String(),
 				"--provider-id=" + providerID(n),
 				"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--v=2",
-			},
+			}, labels...),
 		},
 		{
 			Name: "kube-proxy", Path: node.BinDir + "/kube-proxy", Log: b.nodeLog(n, "kube-proxy"),

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/process"
 	"github.com/podid-io/podid/internal/sandbox/programs"
 )
@@ -28,11 +29,13 @@ const (
 
 // State is the content of state.json. Only the holder of the sandbox's lock writes it.
 type State struct {
-	Name    string       `json:"name"`
-	Phase   Phase        `json:"phase"`
-	Created time.Time    `json:"created"`
-	Nodes   int          `json:"nodes"`
-	Set     programs.Set `json:"programs"`
+	Name    string    `json:"name"`
+	Phase   Phase     `json:"phase"`
+	Created time.Time `json:"created"`
+	Nodes   int       `json:"nodes"`
+	// Dataplane is that of all nodes.
+	Dataplane network.Dataplane `json:"dataplane"`
+	Set       programs.Set      `json:"programs"`
 	// Cgroups are the sandbox's control groups on the machine, one per hierarchy.
 	Cgroups    []string    `json:"cgroups"`
 	Components []Component `json:"components"`

@@ -28,6 +28,7 @@ type Status struct {
 	Phase      string            `json:"phase"`
 	Created    time.Time         `json:"created"`
 	Kubernetes string            `json:"kubernetes"`
+	Dataplane  string            `json:"dataplane"`
 	Kubeconfig string            `json:"kubeconfig"`
 	Namespace  string            `json:"networkNamespace"`
 	Azure      Azure             `json:"azure"`
@@ -57,7 +58,7 @@ func (s *Sandbox) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	out := Status{
-		Name: state.Name, Phase: string(state.Phase), Created: state.Created, Kubernetes: state.Set.Kubernetes,
+		Name: state.Name, Phase: string(state.Phase), Created: state.Created, Kubernetes: state.Set.Kubernetes, Dataplane: string(state.Dataplane),
 		Kubeconfig: s.layout.Kubeconfig(), Namespace: plan.Switch.Path(), Azure: state.Azure,
 	}
 	out.Components = append(out.Components, s.controlStatus(plan)...)

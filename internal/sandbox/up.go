@@ -29,6 +29,8 @@ type Options struct {
 	Name string
 	// Nodes is the number of nodes.
 	Nodes int
+	// Dataplane is the nodes' data plane. Empty means the default, or that of a sandbox that is up.
+	Dataplane string
 	// ARMUpdate is how long the emulated Azure takes to change the identities of a scale set.
 	ARMUpdate time.Duration
 	// Timeout bounds the start of the control plane and, separately, of the nodes.
@@ -74,6 +76,9 @@ func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	if _, err := network.ParseDataplane(o.Dataplane); err != nil {
+		return err
+	}
 	release, err := s.layout.acquire()
 	if err != nil {
 		return err
@@ -88,7 +93,11 @@ func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 // do after an error.
 func (s *Sandbox) upLocked(ctx context.Context, o Options, plan network.Plan) (running bool, err error) {
 	if state, err := s.layout.load(); err == nil && state.Phase == Up && state.allAlive() {
-		s.report.Say("sandbox %q is already up, with %d nodes", s.layout.Name, state.Nodes)
+		if o.Dataplane != "" && o.Dataplane != string(state.Dataplane) {
+			return true, fmt.Errorf("sandbox %q is up with data plane %s: take it down first (`podid sandbox down --name %[1]s`), or use another --name",
+				s.layout.Name, state.Dataplane)
+		}
+		s.report.Say("sandbox %q is already up, with %d nodes and data plane %s", s.layout.Name, state.Nodes, state.Dataplane)
 		return true, s.LoadImages(ctx, o.Images)
 	}
 	found, err := s.down()
@@ -165,6 +174,7 @@ type build struct {
 	sandbox *Sandbox
 	options Options
 	plan    network.Plan
+	plane   network.Dataplane
 	set     programs.Set
 	groups  cgroup.Layout
 	client  *rest.Config
@@ -176,13 +186,17 @@ func (s *Sandbox) begin(o Options, plan network.Plan, set programs.Set) (*build,
 	if err != nil {
 		return nil, err
 	}
+	plane, err := network.ParseDataplane(o.Dataplane)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(s.layout.Dir(), 0o700); err != nil {
 		return nil, fmt.Errorf("make the sandbox's folder: %w", err)
 	}
-	b := &build{sandbox: s, options: o, plan: plan, set: set, groups: groups, record: &record{layout: s.layout}}
+	b := &build{sandbox: s, options: o, plan: plan, plane: plane, set: set, groups: groups, record: &record{layout: s.layout}}
 	return b, b.update(func(st *State) {
 		*st = State{
-			Name: s.layout.Name, Phase: Starting, Created: time.Now().UTC(), Nodes: o.Nodes, Set: set,
+			Name: s.layout.Name, Phase: Starting, Created: time.Now().UTC(), Nodes: o.Nodes, Dataplane: plane, Set: set,
 			Cgroups: groups.Bases(s.layout.Name),
 		}
 	})

@@ -3,9 +3,7 @@
 package node
 
 import (
-	"encoding/json"
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -99,25 +97,6 @@ func ContainerdMajor(version string) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("read containerd's version: %q is not what it usually prints", version)
-}
-
-// CNIConfig returns a configuration that connects pods to a bridge on the node. There is no
-// masquerading, so that programs on the node see the pod's own address, and no portmap plugin,
-// which would need iptables.
-func CNIConfig(pods netip.Prefix) (string, error) {
-	type object map[string]any
-	b, err := json.MarshalIndent(object{
-		"cniVersion": "1.0.0",
-		"name":       "podid",
-		"plugins": []object{{
-			"type": "bridge", "bridge": "cni0", "isGateway": true, "isDefaultGateway": true, "ipMasq": false, "hairpinMode": true,
-			"ipam": object{"type": "host-local", "ranges": [][]object{{{"subnet": pods.String()}}}, "dataDir": "/var/lib/cni/networks"},
-		}},
-	}, "", "  ")
-	if err != nil {
-		return "", fmt.Errorf("write the CNI configuration: %w", err)
-	}
-	return string(b), nil
 }
 
 // KubeletConfig returns the kubelet's configuration file.

@@ -3,10 +3,13 @@ package node
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/podid-io/podid/internal/sandbox/network"
 )
 
 func TestContainerdMajor(t *testing.T) {
@@ -58,12 +61,28 @@ func TestConfigsAreValid(t *testing.T) {
 			t.Errorf("%s reads as %q, %v", kind, doc.Kind, err)
 		}
 	}
-	cni, err := CNIConfig(netip.MustParsePrefix("10.244.3.0/24"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !json.Valid([]byte(cni)) || !strings.Contains(cni, "10.244.3.0/24") || !strings.Contains(cni, `"ipMasq": false`) {
-		t.Errorf("CNI configuration: %s", cni)
+}
+
+func TestCNIConfig(t *testing.T) {
+	for plane, want := range map[network.Dataplane][]string{
+		network.Bridged: {"bridge"}, network.Routed: {"ptp"}, network.EBPF: {"ptp", HostRoutingPlugin},
+	} {
+		text, err := CNIConfig(plane, netip.MustParsePrefix("10.244.3.0/24"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var config struct{ Plugins []struct{ Type string } }
+		if err := json.Unmarshal([]byte(text), &config); err != nil {
+			t.Fatal(err)
+		}
+		var types []string
+		for _, p := range config.Plugins {
+			types = append(types, p.Type)
+		}
+		if !slices.Equal(types, want) || !slices.Contains(CNIPlugins(plane), types[0]) ||
+			!strings.Contains(text, "10.244.3.0/24") || !strings.Contains(text, `"ipMasq": false`) {
+			t.Errorf("%s: plugins %v of %v: %s", plane, types, CNIPlugins(plane), text)
+		}
 	}
 }
 

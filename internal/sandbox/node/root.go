@@ -173,6 +173,9 @@ func kernelMounts(s Spec, root string) error {
 	if err := unix.Mount("sysfs", filepath.Join(root, "sys"), "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /sys: %w", err)
 	}
+	if err := bpfMount(filepath.Join(root, "sys/fs/bpf")); err != nil {
+		return err
+	}
 	for name, value := range sysctls {
 		file := filepath.Join(s.Dir, "sysctl", name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -188,6 +191,17 @@ func kernelMounts(s Spec, root string) error {
 		if err := unix.Mount(file, target, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("show sysctl %s: %w", name, err)
 		}
+	}
+	return nil
+}
+
+// bpfMount gives the node a BPF file system of its own. What is pinned in it ends with the node.
+func bpfMount(dir string) error {
+	if _, err := os.Stat(dir); err != nil {
+		return nil //nolint:nilerr // a kernel without BPF has no such folder
+	}
+	if err := unix.Mount("bpf", dir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700"); err != nil {
+		return fmt.Errorf("mount /sys/fs/bpf: %w", err)
 	}
 	return nil
 }

@@ -229,7 +229,7 @@ func (p *preparation) fetchDebian(ctx context.Context) error {
 // findCNI looks for a folder with the plugins that the nodes use.
 func (p *preparation) findCNI(ctx context.Context) error {
 	complete := func(dir string) bool {
-		for _, plugin := range []string{"bridge", "host-local", "loopback"} {
+		for _, plugin := range []string{"bridge", "ptp", "host-local", "loopback"} {
 			if _, err := os.Stat(filepath.Join(dir, plugin)); err != nil {
 				return false
 			}
@@ -243,7 +243,7 @@ func (p *preparation) findCNI(ctx context.Context) error {
 			return err
 		}
 		if i = slices.IndexFunc(dirs, complete); i < 0 {
-			return errors.New("find the CNI plugins: Debian's package does not hold bridge, host-local and loopback")
+			return errors.New("find the CNI plugins: Debian's package does not hold bridge, ptp, host-local and loopback")
 		}
 	}
 	p.set.CNI = dirs[i]
