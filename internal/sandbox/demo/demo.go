@@ -16,6 +16,7 @@ import (
 
 	"github.com/podid-io/podid/internal/sandbox"
 	"github.com/podid-io/podid/internal/sandbox/image"
+	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/programs"
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
@@ -35,6 +36,8 @@ const (
 // Options are the user's choices.
 type Options struct {
 	Up sandbox.Options
+	// Capture is NMI's --capture. Empty means the wire, or prefer where packets pass by the wire.
+	Capture string
 	// Keep leaves the sandbox up.
 	Keep bool
 	// Bin is the folder with the programs mic and nmi.
@@ -58,6 +61,9 @@ func New(s *sandbox.Sandbox, report *progress.Reporter, out io.Writer, o Options
 // options keep it.
 func (d *Demo) Run(ctx context.Context) error {
 	began := time.Now()
+	if err := d.choose(); err != nil {
+		return err
+	}
 	images, err := Images(ctx, d.report, d.options.Bin)
 	if err != nil {
 		return err
@@ -90,6 +96,16 @@ func (d *Demo) Run(ctx context.Context) error {
 		d.report.Say("The sandbox stays: `podid sandbox shell --name %s` to look around, `podid sandbox down --name %s` to remove it", name, name)
 	}
 	return story.verdict()
+}
+
+// choose checks the choice of data plane and capture, and fills in the default.
+func (d *Demo) choose() error {
+	plane, err := network.ParseDataplane(d.options.Up.Dataplane)
+	if err != nil {
+		return err
+	}
+	d.options.Capture, err = CaptureFor(plane, d.options.Capture)
+	return err
 }
 
 // show runs the demonstration on a sandbox that is up.
@@ -146,7 +162,7 @@ func ref(name string) string { return repository + "/" + name + ":" + tag }
 // install installs podid from its chart and waits until it is ready.
 func (d *Demo) install(ctx context.Context, helm string) error {
 	step := d.report.Start("install podid from its Helm chart")
-	if err := Install(ctx, d.sandbox, helm); err != nil {
+	if err := Install(ctx, d.sandbox, helm, d.options.Capture); err != nil {
 		step.Fail()
 		return err
 	}
@@ -154,17 +170,33 @@ func (d *Demo) install(ctx context.Context, helm string) error {
 	return nil
 }
 
-// Install installs or upgrades podid on a sandbox, with additional values in the form of `helm
-// --set`.
-func Install(ctx context.Context, s *sandbox.Sandbox, helm string, values ...string) error {
+// Install installs or upgrades podid on a sandbox. NMI captures requests in this way. Values are
+// additional ones, in the form of `helm --set`.
+func Install(ctx context.Context, s *sandbox.Sandbox, helm, capture string, values ...string) error {
 	source, err := programs.Source()
 	if err != nil {
 		return err
 	}
+	chart := filepath.Join(source, "charts/podid")
+	if capture != captureWire {
+		own, err := os.MkdirTemp("", "podid-chart-")
+		if err != nil {
+			return fmt.Errorf("copy the chart: %w", err)
+		}
+		defer func() { _ = os.RemoveAll(own) }()
+		if err := capturingChart(chart, own); err != nil {
+			return err
+		}
+		chart, values = own, append(captureValues(capture), values...)
+	}
+	return install(ctx, s, helm, chart, values)
+}
+
+func install(ctx context.Context, s *sandbox.Sandbox, helm, chart string, values []string) error {
 	ctx, cancel := context.WithTimeout(ctx, installDeadline)
 	defer cancel()
 	args := []string{
-		"upgrade", "--install", "podid", filepath.Join(source, "charts/podid"),
+		"upgrade", "--install", "podid", chart,
 		"--namespace", "podid", "--create-namespace", "--wait", "--timeout", installDeadline.String(),
 	}
 	fixed := []string{
@@ -172,7 +204,7 @@ func Install(ctx context.Context, s *sandbox.Sandbox, helm string, values ...str
 		"mic.customCloud.enabled=true", "mic.customCloud.configPath=/etc/kubernetes/akscustom.json",
 		"mic.customCloud.caBundle=/etc/kubernetes/azure-ca.crt",
 		// NMI finds and trusts Entra ID by the same files of the node.
-		"nmi.extraArgs={--cloud=AzureStackCloud}",
+		"nmi.extraArgs[0]=--cloud=AzureStackCloud",
 		"nmi.extraEnv[0].name=AZURE_ENVIRONMENT_FILEPATH", "nmi.extraEnv[0].value=/etc/azure/akscustom.json",
 		"nmi.extraEnv[1].name=SSL_CERT_FILE", "nmi.extraEnv[1].value=/etc/azure/azure-ca.crt",
 		"nmi.extraVolumes[0].name=cloud", "nmi.extraVolumes[0].hostPath.path=/etc/kubernetes/akscustom.json",
