@@ -26,6 +26,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/sandbox"
 	"github.com/podid-io/podid/internal/sandbox/controlplane"
+	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
@@ -47,6 +48,8 @@ type cluster struct {
 	pods    kubernetes.Interface // for logs
 	azure   *azure
 	sandbox *sandbox.Sandbox
+	plane   network.Dataplane
+	capture string
 	report  *progress.Reporter
 }
 
@@ -72,8 +75,12 @@ func openCluster(name string) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	plane, capture, err := choice()
+	if err != nil {
+		return nil, err
+	}
 	a, err := newAzure(s)
-	return &cluster{WithWatch: objects, pods: pods, azure: a, sandbox: s, report: report}, err
+	return &cluster{WithWatch: objects, pods: pods, azure: a, sandbox: s, plane: plane, capture: capture, report: report}, err
 }
 
 // follow watches the objects of a kind, beginning with the existing ones, until seen is satisfied.

@@ -10,6 +10,9 @@
 //	PODID_TEST_SANDBOX=1 PODID_SCENARIO_KEEP=mine go test -count=1 ./test/scenario
 //	PODID_TEST_SANDBOX=1 PODID_SCENARIO_SANDBOX=mine go test -count=1 -run 'TestStories/an_exception' ./test/scenario
 //	bin/podid sandbox down --name mine
+//
+// The nodes' data plane and NMI's --capture are those of PODID_SCENARIO_DATAPLANE and
+// PODID_SCENARIO_CAPTURE; see `podid sandbox demo --help` and `make test-planes`.
 package scenario_test
 
 import (
@@ -35,6 +38,9 @@ const (
 	envTest    = "PODID_TEST_SANDBOX"
 	envSandbox = "PODID_SCENARIO_SANDBOX"
 	envKeep    = "PODID_SCENARIO_KEEP"
+	// The data plane and the way of capture. Both have defaults.
+	envDataplane = "PODID_SCENARIO_DATAPLANE"
+	envCapture   = "PODID_SCENARIO_CAPTURE"
 	// envProgress names a pipe or terminal for the progress, because `go test` captures standard
 	// error.
 	envProgress = "PODID_TEST_PROGRESS"

@@ -326,7 +326,7 @@ func managedMode(s *story) {
 	s.none(&v1.AzureAssignedIdentityList{}, "there are no assigned identities", func(client.Object) bool { return true })
 	program, err := helm(s.Context(), s.report)
 	s.must(err)
-	s.must(demo.Install(s.Context(), s.sandbox, program, values("operationMode=managed")...))
+	s.must(demo.Install(s.Context(), s.sandbox, program, s.capture, values("operationMode=managed")...))
 	s.none(&corev1.PodList{}, "MIC is gone", func(client.Object) bool { return true },
 		client.InNamespace(release), component(mic))
 	s.agentsReady()

@@ -15,6 +15,7 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 	"github.com/podid-io/podid/internal/sandbox"
 	"github.com/podid-io/podid/internal/sandbox/demo"
+	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/programs"
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
@@ -35,6 +36,10 @@ func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter)
 	if err != nil {
 		return err
 	}
+	plane, capture, err := choice()
+	if err != nil {
+		return err
+	}
 	archives, err := demo.Images(ctx, report, bin)
 	if err != nil {
 		return err
@@ -48,7 +53,7 @@ func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter)
 		return err
 	}
 	up := exec.CommandContext(ctx, filepath.Join(bin, "podid"), "sandbox", "up", "--name="+s.Layout().Name, "--arm-update=2s",
-		"--image="+strings.Join(append(archives, probe), ","))
+		"--dataplane="+string(plane), "--image="+strings.Join(append(archives, probe), ","))
 	up.Stderr = progressFile()
 	up.Cancel = func() error { return up.Process.Signal(syscall.SIGTERM) }
 	up.WaitDelay = time.Minute
@@ -56,7 +61,7 @@ func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter)
 		return fmt.Errorf("podid sandbox up: %w", err)
 	}
 	step := report.Start("install podid from its Helm chart")
-	if err := install(ctx, s, name); err != nil {
+	if err := install(ctx, s, name, capture); err != nil {
 		step.Fail()
 		return err
 	}
@@ -64,8 +69,18 @@ func prepare(ctx context.Context, s *sandbox.Sandbox, report *progress.Reporter)
 	return nil
 }
 
+// choice returns the data plane and the way of capture that the environment names.
+func choice() (plane network.Dataplane, capture string, err error) {
+	plane, err = network.ParseDataplane(os.Getenv(envDataplane))
+	if err != nil {
+		return "", "", err
+	}
+	capture, err = demo.CaptureFor(plane, os.Getenv(envCapture))
+	return plane, capture, err
+}
+
 // install first puts identities of other owners on the scale set, and then installs podid.
-func install(ctx context.Context, s *sandbox.Sandbox, helm string) error {
+func install(ctx context.Context, s *sandbox.Sandbox, helm, capture string) error {
 	azure, err := newAzure(s)
 	if err != nil {
 		return err
@@ -73,7 +88,7 @@ func install(ctx context.Context, s *sandbox.Sandbox, helm string) error {
 	if err := azure.furnish(ctx); err != nil {
 		return err
 	}
-	return demo.Install(ctx, s, helm, values()...)
+	return demo.Install(ctx, s, helm, capture, values()...)
 }
 
 // furnish creates the identities that are on the nodes before podid, and lifts the limit on writes

@@ -7,8 +7,12 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// nothingLeaked: in all these stories, no pod got anything that belongs to the machine alone.
+// nothingLeaked: in all these stories, no pod got anything that belongs to the machine alone, and no
+// packet of a pod arrived at the metadata service.
 func nothingLeaked(s *story) {
+	if n := s.podPackets(); n != 0 {
+		s.Errorf("%d packets of pods arrived at the metadata service", n)
+	}
 	for _, r := range s.requests(0, world.Filter{Surface: "imds"}) {
 		if leak := r.Details["leak"]; leak != "" {
 			s.Errorf("the metadata service saw %s %s of %s: %s", r.Method, r.Path, r.Caller, leak)
@@ -25,7 +29,11 @@ func TestStories(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := tapMetadata(c.sandbox); err != nil {
+		t.Fatal(err)
+	}
 	c.run(t, "a pod gets a token", podGetsToken)
+	c.run(t, "the first instruction", firstInstruction)
 	c.run(t, "what others assigned stays", othersStay)
 	c.run(t, "an exception", exception)
 	c.run(t, "no key anywhere", keyless)
@@ -35,6 +43,8 @@ func TestStories(t *testing.T) {
 	c.run(t, "addresses are used again", addressesReused)
 	c.run(t, "the agent is away", agentAway)
 	c.run(t, "the agents are replaced", agentsReplaced)
+	c.run(t, "the agents are killed", agentsKilled)
+	c.run(t, "the wire with host routing", wireWithHostRouting)
 	c.run(t, "MIC restarts", micRestarts)
 	c.run(t, "managed mode", managedMode) // last, because it removes MIC
 	c.run(t, "nothing leaked", nothingLeaked)

@@ -223,6 +223,7 @@ type request struct {
 	To        string `json:"to"`
 	Send      string `json:"send"`
 	TimeoutMS int64  `json:"timeoutMS"`
+	LastsMS   int64  `json:"lastsMS"`
 }
 
 type answer struct {
@@ -232,6 +233,8 @@ type answer struct {
 	Claims map[string]any    `json:"claims"`
 	Error  string            `json:"error"`
 	TookMS int64             `json:"tookMS"`
+	// Outcomes count what came of a request that was sent again and again.
+	Outcomes map[string]int `json:"outcomes"`
 }
 
 func (a answer) String() string {

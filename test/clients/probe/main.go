@@ -28,6 +28,9 @@ type request struct {
 	Send string `json:"send"`
 	// TimeoutMS bounds it, in milliseconds.
 	TimeoutMS int `json:"timeoutMS"`
+	// LastsMS, if set, is for how long it is sent again and again, in milliseconds. The answer counts
+	// the outcomes.
+	LastsMS int `json:"lastsMS"`
 }
 
 // answer is the result. Without an HTTP answer there is no status, and Error has the reason.
@@ -39,7 +42,12 @@ type answer struct {
 	// Error is refused, unreachable, timeout, closed, or the text of the error.
 	Error  string `json:"error,omitempty"`
 	TookMS int64  `json:"tookMS"`
+	// Outcomes are counts by status, or error, and the token's appid.
+	Outcomes map[string]int `json:"outcomes,omitempty"`
 }
+
+// pause is the time between requests that are sent again.
+const pause = 5 * time.Millisecond
 
 func main() {
 	if len(os.Args) < 2 {
@@ -56,7 +64,7 @@ func main() {
 	answers := make([]answer, 0, len(requests))
 	for _, r := range requests {
 		began := time.Now()
-		a := ask(r)
+		a := repeat(r)
 		a.TookMS = time.Since(began).Milliseconds()
 		answers = append(answers, a)
 	}
@@ -64,6 +72,36 @@ func main() {
 		fmt.Fprintln(os.Stderr, "probe:", err)
 		os.Exit(1)
 	}
+}
+
+// repeat sends a request once, or for as long as it says.
+func repeat(r request) answer {
+	if r.LastsMS <= 0 {
+		return ask(r)
+	}
+	end := time.After(time.Duration(r.LastsMS) * time.Millisecond)
+	next := time.NewTicker(pause)
+	defer next.Stop()
+	outcomes := map[string]int{}
+	for {
+		select {
+		case <-end:
+			return answer{Outcomes: outcomes}
+		case <-next.C:
+			a := ask(r)
+			outcome := a.Error
+			if a.Status != 0 {
+				outcome = strings.TrimSpace(fmt.Sprint(a.Status, " ", text(a.Claims["appid"])))
+			}
+			outcomes[outcome]++
+		}
+	}
+}
+
+// text returns a claim, or nothing if there is none.
+func text(claim any) string {
+	s, _ := claim.(string)
+	return s
 }
 
 func ask(r request) answer {

@@ -1,0 +1,229 @@
+// What holds on every data plane and for every way of capture.
+package scenario_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/sandbox/netns"
+	"github.com/podid-io/podid/internal/sandbox/network"
+)
+
+// firstInstruction: pods ask with their first instruction, in an init container and in the program
+// after it. The first answer is right in both.
+func firstInstruction(s *story) {
+	id := s.identity("early")
+	s.bind(s.ns, "early", id, "early", 0)
+	s.token(s.probe(s.ns, "before", "early"), "", id) // puts the identity on the nodes
+	var pods []*corev1.Pod
+	for i := range 6 {
+		pods = append(pods, s.asksAtOnce(fmt.Sprintf("pod-%d", i), "early"))
+	}
+	stranger := s.asksAtOnce("stranger", "")
+	for _, p := range pods {
+		p = s.finish(p)
+		for _, container := range []string{"init", "probe"} {
+			if a := s.answers(p, container)[0]; a.Status != 200 || a.Claims["appid"] != id.ClientID {
+				s.Errorf("%s of pod %s on %s got %s, with claims %v", container, p.Name, p.Spec.NodeName, a, a.Claims)
+			}
+		}
+	}
+	stranger = s.finish(stranger)
+	for _, container := range []string{"init", "probe"} {
+		if a := s.answers(stranger, container)[0]; a.Status != 400 || !strings.Contains(a.Body, "Identity not found") || a.TookMS > quick {
+			s.Errorf("%s of a pod without an identity got %s", container, a)
+		}
+	}
+}
+
+// asksAtOnce creates a pod of an init container and a container that ask for a token, and end.
+func (s *story) asksAtOnce(name, label string) *corev1.Pod {
+	s.Helper()
+	asked, err := json.Marshal([]request{get(tokenAsk)})
+	s.must(err)
+	p := podOf(s.ns, name, label, container{name: "probe", image: probeImage})
+	p.Spec.Containers[0].Args = []string{string(asked)}
+	before := *p.Spec.Containers[0].DeepCopy()
+	before.Name = "init"
+	p.Spec.InitContainers = []corev1.Container{before}
+	s.must(s.Create(s.Context(), p))
+	return p
+}
+
+// answers returns what a container that has ended got.
+func (s *story) answers(p *corev1.Pod, container string) []answer {
+	s.Helper()
+	var got []answer
+	said := s.logs(s.Context(), p.Namespace, p.Name, container, 100)
+	if err := json.NewDecoder(strings.NewReader(said)).Decode(&got); err != nil || len(got) == 0 {
+		s.Fatalf("%s of pod %s said %q: %v", container, p.Name, said, err)
+	}
+	return got
+}
+
+// The rounds in which all agents are killed, and how long pods ask meanwhile. After each round the
+// kubelet waits ten seconds longer before it starts the agent again.
+const (
+	rounds  = 2
+	loadFor = 30 * time.Second
+)
+
+// agentsKilled: pods ask without pause while the agents are killed at random. Each request gets a
+// token of the pod's own identity or no answer, and no packet arrives at the metadata service.
+func agentsKilled(s *story) {
+	id := s.identity("durable")
+	s.bind(s.ns, "durable", id, "durable", 0)
+	steady := s.probe(s.ns, "steady", "durable")
+	s.token(steady, "", id)
+	load := get(tokenAsk)
+	load.LastsMS = loadFor.Milliseconds()
+	asked, err := json.Marshal([]request{load})
+	s.must(err)
+	var pods []*corev1.Pod
+	for i := range 4 {
+		p := podOf(s.ns, fmt.Sprintf("pod-%d", i), "durable", container{name: "probe", image: probeImage})
+		p.Spec.Containers[0].Args = []string{string(asked)}
+		s.must(s.Create(s.Context(), p))
+		pods = append(pods, p)
+	}
+	for _, p := range pods {
+		s.awaitPod(p, "runs", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
+	}
+	since := s.podPackets()
+	s.killAgents()
+	total := map[string]int{}
+	for _, p := range pods {
+		for outcome, n := range s.answers(s.finish(p), "probe")[0].Outcomes {
+			total[outcome] += n
+		}
+	}
+	s.Logf("outcomes: %v", total)
+	for outcome, n := range total {
+		if outcome != "200 "+id.ClientID && outcome != "refused" && outcome != "closed" {
+			s.Errorf("%d requests: %s", n, outcome)
+		}
+	}
+	if total["200 "+id.ClientID] == 0 || total["refused"] == 0 {
+		s.Error("there were not both tokens and refused connections: the story proves nothing")
+	}
+	if n := s.podPackets() - since; n != 0 {
+		s.Errorf("%d packets of pods arrived at the metadata service", n)
+	}
+	s.token(steady, "", id)
+}
+
+// killAgents kills every agent at a random moment, some times.
+func (s *story) killAgents() {
+	s.Helper()
+	seed := uint64(time.Now().UnixNano())
+	s.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range rounds {
+		before := s.agentContainers()
+		for node := range before {
+			<-time.After(time.Duration(random.IntN(1500)) * time.Millisecond)
+			s.crashAgent(node)
+		}
+		s.agentsRestarted(before)
+	}
+}
+
+// wireWithHostRouting: where packets of pods pass by the wire, an agent that captures there is not
+// ready and says why. It does not open the way that another agent has closed.
+func wireWithHostRouting(s *story) {
+	if s.plane != network.EBPF {
+		s.Skip("packets of pods do not pass by the wire")
+	}
+	id := s.identity("blocked")
+	s.bind(s.ns, "blocked", id, "blocked", 0)
+	p := s.probe(s.ns, "pod", "blocked")
+	s.token(p, "", id)
+	since := s.podPackets()
+	s.setCapture(s.Context(), "wire")
+	s.Cleanup(func() {
+		s.setCapture(context.WithoutCancel(s.Context()), s.capture)
+		s.agentsReady()
+		s.token(p, "", id)
+	})
+	reason := s.notReady(p.Spec.NodeName)
+	if !strings.Contains(reason, network.HostRoutingLabel) {
+		s.Errorf("the agent is not ready, and says %s", reason)
+	}
+	for _, a := range s.ask(p, get(tokenAsk), get(tokenAsk)) {
+		if a.Status != 200 && a.Error != "refused" || a.Status == 200 && a.Claims["appid"] != id.ClientID {
+			s.Errorf("the pod got %s, with claims %v", a, a.Claims)
+		}
+	}
+	if n := s.podPackets() - since; n != 0 {
+		s.Errorf("%d packets of pods arrived at the metadata service", n)
+	}
+}
+
+// setCapture changes --capture of all agents.
+func (s *story) setCapture(ctx context.Context, way string) {
+	s.Helper()
+	set := agents()
+	s.must(s.Get(ctx, client.ObjectKeyFromObject(set), set))
+	found := false
+	for i, arg := range set.Spec.Template.Spec.Containers[0].Args {
+		if strings.HasPrefix(arg, "--capture=") {
+			set.Spec.Template.Spec.Containers[0].Args[i] = "--capture=" + way
+			found = true
+		}
+	}
+	if !found {
+		s.Fatal("the agents have no --capture")
+	}
+	s.must(s.Update(ctx, set))
+}
+
+// notReady waits until the agent on a node is not ready, and returns what it says.
+func (s *story) notReady(node string) string {
+	s.Helper()
+	ctx, cancel := s.soon("the agent on " + node + " is not ready")
+	defer cancel()
+	ns := netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + node)
+	probes := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		return ns.Dial(ctx, network, address)
+	}}}
+	again := time.NewTicker(200 * time.Millisecond)
+	defer again.Stop()
+	for {
+		if status, text := readiness(ctx, probes); status == http.StatusServiceUnavailable {
+			return text
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			s.Fatal(context.Cause(ctx))
+		}
+	}
+}
+
+// readiness returns the answer of an agent's readiness probe, or 0.
+func readiness(ctx context.Context, probes *http.Client) (status int, text string) {
+	ask, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:8085/readyz", nil)
+	if err != nil {
+		return 0, err.Error()
+	}
+	response, err := probes.Do(ask)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return response.StatusCode, string(body)
+}
