@@ -82,6 +82,7 @@ type agent struct {
 	tables     *tables
 	own        *cluster.OwnIdentities
 	known      chan struct{} // closed when pods can be served
+	wired      chan struct{} // closed after that, if the node's network does not pass by the redirect
 	node       *cluster.Node
 	dataplane  dataplane.Check
 	capture    capture
@@ -148,7 +149,7 @@ func (t *tables) SetPolicy(object *v1.AzureIdentityPolicy) {
 func newAgent(stop, fetches context.Context, o *options, config *rest.Config, log logr.Logger) (*agent, error) {
 	a := &agent{
 		o: o, log: log, registry: prometheus.NewRegistry(), health: &observe.Health{}, lifecycle: lifecycle.New(log),
-		own: cluster.NewOwnIdentities(o.cluster.set()), known: make(chan struct{}), capture: capture{settled: make(chan struct{})},
+		own: cluster.NewOwnIdentities(o.cluster.set()), known: make(chan struct{}), wired: make(chan struct{}), capture: capture{settled: make(chan struct{})},
 	}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.metrics = observe.NewMetrics(a.registry)
@@ -182,7 +183,7 @@ func newAgent(stop, fetches context.Context, o *options, config *rest.Config, lo
 	if o.privileged.Way == privileged.CaptureRequire {
 		a.health.AddCheck("capture", a.checkCapture)
 	}
-	if a.node, err = cluster.NewNode(config, o.node.name, log, a.own, &a.dataplane); err != nil {
+	if a.node, err = cluster.NewNode(config, o.node.name, log, &a.dataplane, a.own); err != nil {
 		return nil, err
 	}
 	if o.node.startupTaint {

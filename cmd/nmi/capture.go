@@ -36,15 +36,27 @@ type capture struct {
 	settle  sync.Once
 	// ended means that an agent on the wire has looked for what an earlier agent left. left is why it
 	// could not be removed.
-	ended bool
-	left  atomic.Pointer[error]
+	ended  bool
+	ending sync.Mutex
+	left   atomic.Pointer[error]
 }
 
-// endCapture removes what an earlier agent with another --capture has put in place. Until then pods
-// are refused, so it is called once the redirect is in place. It looks only once: what appears
-// later is a newer agent's. It must not be called concurrently.
+// endCapture removes what an earlier agent with another --capture has put in place, once pods'
+// requests come by the redirect. Until then pods are refused. Where the node's network passes by
+// the redirect, they stay so: otherwise they would reach the metadata service itself. It looks only
+// once: what appears later is a newer agent's.
 func (a *agent) endCapture(ctx context.Context) {
-	if a.o.privileged.Way != privileged.CaptureWire || a.capture.ended {
+	a.capture.ending.Lock()
+	defer a.capture.ending.Unlock()
+	if a.o.privileged.Way != privileged.CaptureWire || a.capture.ended || a.checkRedirect() != nil {
+		return
+	}
+	select {
+	case <-a.known:
+	default:
+		return // nor is the node's network
+	}
+	if a.dataplane.Ready() != nil {
 		return
 	}
 	found, err := a.privileged.EndCapture(ctx)

@@ -333,6 +333,30 @@ func TestCaptureTurnedOff(t *testing.T) {
 	p.stop(syscall.SIGTERM)
 }
 
+// TestCaptureKept: an agent on the wire does not open the way to the metadata service where packets
+// of pods pass by the wire. It is not ready, and pods are refused.
+func TestCaptureKept(t *testing.T) {
+	n := newInPods(t)
+	group := n.bound("web", "00000000-0000-4000-8000-00000000000a", map[string]any{"aadpodidbinding": "web"})
+	n.grant("web")
+	n.kube.apply("nodes", "v1", "Node", "node-1", nil, map[string]any{v1.HostRoutingLabel: "true"})
+	n.namespaces.Add("web", n.web)
+	p := n.start(n.flags()...)
+	n.capturing("1")
+	p.stop(syscall.SIGTERM)
+	n.pod("web", "10.244.0.2", "Running")
+	p = n.start(append(n.flags(), "--capture=wire")...)
+	p.says("redirect put in place")
+	n.probe("/readyz", 503, "dataplane: node label "+v1.HostRoutingLabel)
+	if got := n.ask(n.web, group, service+tokenURL); !strings.Contains(got, "connection refused") {
+		t.Errorf("the pod: %s", got)
+	}
+	p.stop(syscall.SIGTERM)
+	if text := p.log.String(); strings.Contains(text, "no longer capturing") {
+		t.Errorf("log:\n%s", text)
+	}
+}
+
 // TestCaptureImpossible: where nothing can be captured inside pods, pods are served on the wire.
 func TestCaptureImpossible(t *testing.T) {
 	n := newInPods(t)

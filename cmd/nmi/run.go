@@ -92,7 +92,7 @@ func (a *agent) openPorts(ctx context.Context) (servers daemon.Servers, err erro
 // canServe returns a channel that is closed once this agent can serve pods.
 func (a *agent) canServe() <-chan struct{} {
 	if a.o.privileged.Way == privileged.CaptureWire {
-		return a.cluster.Synced()
+		return a.wired
 	}
 	return a.capture.settled // the cluster is known before
 }
@@ -173,6 +173,10 @@ func (a *agent) awaitCluster(ctx context.Context) {
 		return
 	}
 	close(a.known)
+	if a.dataplane.Ready() == nil {
+		close(a.wired)
+	}
+	a.endCapture(ctx)
 }
 
 // prefetch fetches tokens before pods request them, from when the cluster is known until ctx ends.
