@@ -149,12 +149,12 @@ func wireWithHostRouting(s *story) {
 	p := s.probe(s.ns, "pod", "blocked")
 	s.token(p, "", id)
 	since := s.podPackets()
-	s.setCapture(s.Context(), "wire")
-	s.Cleanup(func() {
-		s.setCapture(context.WithoutCancel(s.Context()), s.capture)
+	s.setCapture("wire")
+	defer func() { // also after a failure: the next stories need the agents
+		s.setCapture(s.capture)
 		s.agentsReady()
 		s.token(p, "", id)
-	})
+	}()
 	reason := s.notReady(p.Spec.NodeName)
 	if !strings.Contains(reason, network.HostRoutingLabel) {
 		s.Errorf("the agent is not ready, and says %s", reason)
@@ -170,8 +170,9 @@ func wireWithHostRouting(s *story) {
 }
 
 // setCapture changes --capture of all agents.
-func (s *story) setCapture(ctx context.Context, way string) {
+func (s *story) setCapture(way string) {
 	s.Helper()
+	ctx := s.Context()
 	set := agents()
 	s.must(s.Get(ctx, client.ObjectKeyFromObject(set), set))
 	found := false
