@@ -29,7 +29,7 @@ build: ## bin/mic, bin/nmi, bin/nmi-holder and bin/podid
 ##@ Test
 
 # Only a user's demo may download Kubernetes; what developers run builds it from the pinned source.
-test test-unit test-api test-kernel test-clients test-sandbox test-faults fuzz bench assets: export PODID_KUBERNETES := source
+test test-unit test-api test-kernel test-clients test-sandbox test-planes test-faults fuzz bench assets: export PODID_KUBERNETES := source
 
 .PHONY: test
 test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Everything: unit, API server, kernel, client, fuzz and sandbox tests
@@ -59,6 +59,10 @@ test-clients: root npm assets $(TOOLS)/gotestsum ## Azure's SDKs, old and new, a
 .PHONY: test-sandbox
 test-sandbox: root gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stories on a real cluster, and MIC killed and without API server
 	@$(GOTESTSUM) hack/test.sh sandbox
+
+.PHONY: test-planes
+test-planes: root gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## The stories on each data plane, with NMI inside pods: half an hour
+	@$(GOTESTSUM) hack/test.sh planes
 
 .PHONY: test-faults
 test-faults: root gcc build assets $(TOOLS)/gotestsum ## MIC killed, without API server: for long (PODID_FAULTS_SEED=n: again)

@@ -7,6 +7,7 @@
 #   clients  real clients, old and new, against the agent (root; downloads them once)
 #   sandbox  stories on a whole cluster (root), and MIC among faults
 #   fuzz     the fuzz tests of what hostile pods can reach, for some thousands of inputs
+#   planes   the sandbox's stories on each data plane, and with capture inside pods (root; not part of make test)
 #   faults   MIC among faults, for long (root; not part of make test)
 set -u
 
@@ -33,8 +34,13 @@ for grade in "$@"; do
 	clients) PODID_TEST_KERNEL=1 go test -json -count=1 -timeout 20m ./test/conformance/... ;;
 	sandbox) PODID_TEST_SANDBOX=1 go test -json -count=1 -p=1 -timeout 40m ./test/faults/... ./test/scenario/... ;;
 	fuzz)    hack/fuzz.sh 20000x internal/agent -json 2>>"$PODID_TEST_PROGRESS" ;;
+	planes) # bridge/wire is in the grade sandbox
+		for way in bridge/prefer bridge/require routed/wire routed/prefer routed/require ebpf/prefer ebpf/require; do
+			PODID_SCENARIO_DATAPLANE=${way%/*} PODID_SCENARIO_CAPTURE=${way#*/} PODID_TEST_SANDBOX=1 \
+				go test -json -count=1 -timeout 40m ./test/scenario/... || status=1
+		done ;;
 	faults)  PODID_TEST_SANDBOX=1 PODID_FAULTS_LONG=1 go test -json -count=1 -timeout 2h ./test/faults/... ;;
-	*) echo "error: no test grade $grade: unit, api, kernel, clients, sandbox, fuzz or faults" >&2; exit 2 ;;
+	*) echo "error: no test grade $grade: unit, api, kernel, clients, sandbox, fuzz, planes or faults" >&2; exit 2 ;;
 	esac || status=1
 done
 exit $status

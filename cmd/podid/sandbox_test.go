@@ -27,6 +27,7 @@ func TestSandboxMistakes(t *testing.T) {
 		{"sandbox status --name ../etc", "use up to 32 lower-case letters"},
 		{"sandbox up --nodes many", "see `podid sandbox up --help`"},
 		{"sandbox up extra", "extra"},
+		{"sandbox up --dataplane wifi", "use bridge, routed or ebpf"},
 		{"sandbox frobnicate", "\"frobnicate\" for \"podid sandbox\"; see `podid sandbox --help`"},
 		{"identity federate", "received 0; see `podid identity federate --help`"},
 		{"cleanup nod", "\"nod\" for \"podid cleanup\"; see `podid cleanup --help`"},
@@ -84,11 +85,11 @@ func TestOrInterruption(t *testing.T) {
 }
 
 func TestPrintStatus(t *testing.T) {
-	status := sandbox.Status{Name: "x", Phase: "up", Kubernetes: "v1.34.4", Components: []sandbox.ComponentStatus{
+	status := sandbox.Status{Name: "x", Phase: "up", Kubernetes: "v1.34.4", Dataplane: "routed", Components: []sandbox.ComponentStatus{
 		{Name: "etcd", State: "running", PID: 7, MemoryMiB: 41, Log: "/log"}, {Name: "node-0", State: "ready", Address: "10.200.0.10"},
 	}}
 	for format, want := range map[string]string{
-		"": "etcd        running   41 MiB\n", "wide": "10.200.0.10", "json": `"memoryMiB": 41`, "yaml": "memoryMiB: 41",
+		"": "etcd        running   41 MiB\n", "wide": "data plane routed", "json": `"memoryMiB": 41`, "yaml": "memoryMiB: 41",
 	} {
 		var out strings.Builder
 		if err := printStatus(&out, status, format); err != nil {

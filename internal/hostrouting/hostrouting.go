@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config says which packets take the way past netfilter. All others go to the node's own network.
+// Config selects the packets that are forwarded past netfilter. All others go to the node's own
+// network.
 type Config struct {
 	// Uplink is the index of the interface that the packets leave by. Only packets that the node
 	// would route there are forwarded.

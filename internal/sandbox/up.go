@@ -66,6 +66,9 @@ func (s *Sandbox) Layout() Layout { return s.layout }
 
 // Up starts the sandbox unless it is up. If it fails or the context ends, nothing is left behind.
 func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
+	if _, err := network.ParseDataplane(o.Dataplane); err != nil {
+		return err
+	}
 	if os.Geteuid() != 0 {
 		return errors.New("a sandbox makes network namespaces and mounts: run this as root, for example with sudo")
 	}
@@ -74,9 +77,6 @@ func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 	}
 	plan, err := network.NewPlan(s.layout.Name, o.Nodes)
 	if err != nil {
-		return err
-	}
-	if _, err := network.ParseDataplane(o.Dataplane); err != nil {
 		return err
 	}
 	release, err := s.layout.acquire()

@@ -25,6 +25,7 @@ func firstInstruction(s *story) {
 	id := s.identity("early")
 	s.bind(s.ns, "early", id, "early", 0)
 	s.token(s.probe(s.ns, "before", "early"), "", id) // puts the identity on the nodes
+	s.captured()
 	var pods []*corev1.Pod
 	for i := range 6 {
 		pods = append(pods, s.asksAtOnce(fmt.Sprintf("pod-%d", i), "early"))
@@ -188,19 +189,29 @@ func (s *story) setCapture(way string) {
 	s.must(s.Update(ctx, set))
 }
 
+// captured fails the story unless all agents capture in the way that this run is about.
+func (s *story) captured() {
+	s.Helper()
+	want := "aadpodidentity_nmi_capture_in_pods 1\n"
+	if s.capture == "wire" {
+		want = "aadpodidentity_nmi_capture_in_pods 0\n"
+	}
+	for node := range s.agentContainers() {
+		if status, text := getFrom(s.Context(), s.onNode(node), "http://127.0.0.1:9090/metrics"); !strings.Contains(text, want) {
+			s.Fatalf("the agent on %s does not capture by %s: status %d", node, s.capture, status)
+		}
+	}
+}
+
 // notReady waits until the agent on a node is not ready, and returns what it says.
 func (s *story) notReady(node string) string {
 	s.Helper()
 	ctx, cancel := s.soon("the agent on " + node + " is not ready")
 	defer cancel()
-	ns := netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + node)
-	probes := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		return ns.Dial(ctx, network, address)
-	}}}
 	again := time.NewTicker(200 * time.Millisecond)
 	defer again.Stop()
 	for {
-		if status, text := readiness(ctx, probes); status == http.StatusServiceUnavailable {
+		if status, text := getFrom(ctx, s.onNode(node), "http://127.0.0.1:8085/readyz"); status == http.StatusServiceUnavailable {
 			return text
 		}
 		select {
@@ -211,13 +222,21 @@ func (s *story) notReady(node string) string {
 	}
 }
 
-// readiness returns the answer of an agent's readiness probe, or 0.
-func readiness(ctx context.Context, probes *http.Client) (status int, text string) {
-	ask, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:8085/readyz", nil)
+// onNode returns a client on a node's network.
+func (s *story) onNode(node string) *http.Client {
+	ns := netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + node)
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		return ns.Dial(ctx, network, address)
+	}}}
+}
+
+// getFrom returns the status of an answer and its text, or 0 and the error's.
+func getFrom(ctx context.Context, from *http.Client, url string) (status int, text string) {
+	ask, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, err.Error()
 	}
-	response, err := probes.Do(ask)
+	response, err := from.Do(ask)
 	if err != nil {
 		return 0, err.Error()
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 )
 
-// nothingLeaked: in all these stories, no pod got anything that belongs to the machine alone, and no
-// packet of a pod arrived at the metadata service.
+// nothingLeaked: in all these stories, no pod got anything that belongs to the machine alone, and
+// no packet of a pod arrived at the metadata service.
 func nothingLeaked(s *story) {
 	if n := s.podPackets(); n != 0 {
 		s.Errorf("%d packets of pods arrived at the metadata service", n)

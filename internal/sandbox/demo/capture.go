@@ -48,7 +48,8 @@ func captureValues(way string) []string {
 	return values
 }
 
-// capturingChart copies the chart to a folder, with the capabilities that capture inside pods needs.
+// capturingChart copies the chart to a folder, with the capabilities that capture inside pods
+// needs.
 func capturingChart(chart, to string) error {
 	if err := os.CopyFS(to, os.DirFS(chart)); err != nil {
 		return fmt.Errorf("copy the chart: %w", err)

@@ -198,7 +198,7 @@ func install(ctx context.Context, s *sandbox.Sandbox, helm, chart string, values
 	args := []string{
 		"upgrade", "--install", "podid", chart,
 		"--namespace", "podid", "--create-namespace", "--wait", "--timeout", installDeadline.String(),
-		"--force-conflicts", // whoever plays with a sandbox may have changed what the chart sets
+		"--force-conflicts", // kubectl, or a story, may have changed what the chart sets
 	}
 	fixed := []string{
 		"image.repository=" + repository, "image.imagePullPolicy=Never", "mic.tag=" + tag, "nmi.tag=" + tag,
