@@ -76,11 +76,12 @@ func (s *story) answers(p *corev1.Pod, container string) []answer {
 // kubelet waits ten seconds longer before it starts the agent again.
 const (
 	rounds  = 2
-	loadFor = 30 * time.Second
+	loadFor = 20 * time.Second
 )
 
-// agentsKilled: pods ask without pause while the agents are killed at random. Each request gets a
-// token of the pod's own identity or no answer, and no packet arrives at the metadata service.
+// agentsKilled: pods ask without pause while the agents are killed at random, and others start and
+// ask at once. Each request gets a token of the pod's own identity or no answer, and no packet
+// arrives at the metadata service.
 func agentsKilled(s *story) {
 	id := s.identity("durable")
 	s.bind(s.ns, "durable", id, "durable", 0)
@@ -101,7 +102,15 @@ func agentsKilled(s *story) {
 		s.awaitPod(p, "runs", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
 	}
 	since := s.podPackets()
-	s.killAgents()
+	late := s.killAgents("durable")
+	for _, p := range late {
+		p = s.finish(p)
+		for _, container := range []string{"init", "probe"} {
+			if a := s.answers(p, container)[0]; a.Error != "refused" && a.Error != "closed" && (a.Status != 200 || a.Claims["appid"] != id.ClientID) {
+				s.Errorf("%s of pod %s, which started without an agent, got %s, with claims %v", container, p.Name, a, a.Claims)
+			}
+		}
+	}
 	total := map[string]int{}
 	for _, p := range pods {
 		for outcome, n := range s.answers(s.finish(p), "probe")[0].Outcomes {
@@ -123,8 +132,9 @@ func agentsKilled(s *story) {
 	s.token(steady, "", id)
 }
 
-// killAgents kills every agent at a random moment, some times.
-func (s *story) killAgents() {
+// killAgents kills every agent at a random moment, some times. It returns pods with the label that
+// it started just after.
+func (s *story) killAgents(label string) (late []*corev1.Pod) {
 	s.Helper()
 	seed := uint64(time.Now().UnixNano())
 	s.Logf("seed %d", seed)
@@ -134,9 +144,11 @@ func (s *story) killAgents() {
 		for node := range before {
 			<-time.After(time.Duration(random.IntN(1500)) * time.Millisecond)
 			s.crashAgent(node)
+			late = append(late, s.asksAtOnce(fmt.Sprintf("late-%d", len(late)), label))
 		}
 		s.agentsRestarted(before)
 	}
+	return late
 }
 
 // wireWithHostRouting: where packets of pods pass by the wire, an agent that captures there is not
