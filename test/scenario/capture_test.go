@@ -15,8 +15,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/podid-io/podid/internal/sandbox/demo"
 	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
 )
@@ -74,8 +74,8 @@ func (s *story) answers(p *corev1.Pod, container string) []answer {
 	return got
 }
 
-// The rounds in which all agents are killed, and how long pods ask meanwhile. After each round the
-// kubelet waits ten seconds longer before it starts the agent again.
+// The rounds in which all agents are killed, and how long pods ask meanwhile. The first time the
+// kubelet starts the agent again at once, then it waits ten seconds, and each time twice as long.
 const (
 	rounds  = 2
 	loadFor = 20 * time.Second
@@ -134,21 +134,26 @@ func agentsKilled(s *story) {
 	s.token(steady, "", id)
 }
 
-// killAgents kills every agent at a random moment, some times. It returns pods with the label that
-// it started just after.
+// killAgents kills a part of every agent at a random moment, some times. It returns pods with the
+// label that it started just after.
 func (s *story) killAgents(label string) (late []*corev1.Pod) {
 	s.Helper()
 	seed := uint64(time.Now().UnixNano())
 	s.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range rounds {
-		before := s.agentContainers()
+	parts := []part{agentPart}
+	if s.capture != "wire" {
+		parts = append(parts, holderPart)
+	}
+	for round := range rounds {
+		which := parts[round%len(parts)]
+		before := s.containers(which)
 		for node := range before {
 			<-time.After(time.Duration(random.IntN(1500)) * time.Millisecond)
-			s.crashAgent(node)
+			s.crash(node, which)
 			late = append(late, s.asksAtOnce(fmt.Sprintf("late-%d", len(late)), label))
 		}
-		s.agentsRestarted(before)
+		s.restarted(which, before)
 	}
 	return late
 }
@@ -170,9 +175,12 @@ func wireWithHostRouting(s *story) {
 		s.token(p, "", id)
 	}
 	since := s.podPackets()
-	s.setCapture("wire")
+	program, err := helm(s.Context(), s.report)
+	s.must(err)
+	wire := demo.Installation{Helm: program, Capture: "wire", Values: values(), NoWait: true} // it is never ready
+	s.must(demo.Install(s.Context(), s.sandbox, wire))
 	defer func() { // also after a failure: the next stories need the agents
-		s.setCapture(s.capture)
+		s.must(demo.Install(s.Context(), s.sandbox, demo.Installation{Helm: program, Capture: s.capture, Values: values()}))
 		s.agentsReady()
 	}()
 	node := s.notReady(slices.Collect(maps.Keys(pods)), network.HostRoutingLabel)
@@ -182,25 +190,6 @@ func wireWithHostRouting(s *story) {
 	if n := s.podPackets() - since; n != 0 {
 		s.Errorf("%d packets of pods arrived at the metadata service", n)
 	}
-}
-
-// setCapture changes --capture of all agents.
-func (s *story) setCapture(way string) {
-	s.Helper()
-	ctx := s.Context()
-	set := agents()
-	s.must(s.Get(ctx, client.ObjectKeyFromObject(set), set))
-	found := false
-	for i, arg := range set.Spec.Template.Spec.Containers[0].Args {
-		if strings.HasPrefix(arg, "--capture=") {
-			set.Spec.Template.Spec.Containers[0].Args[i] = "--capture=" + way
-			found = true
-		}
-	}
-	if !found {
-		s.Fatal("the agents have no --capture")
-	}
-	s.must(s.Update(ctx, set))
 }
 
 // captured fails the story unless all agents capture in the way that this run is about.

@@ -191,33 +191,55 @@ func (s *story) taintsTakenOff() {
 	})
 }
 
+// The processes of an agent's pod, and their containers. On the wire there is no holder.
+type part struct{ program, container string }
+
+var (
+	agentPart  = part{"nmi", nmi}
+	holderPart = part{"nmi-holder", "holder"}
+)
+
 // crashAgent kills the agent on a node.
 func (s *story) crashAgent(node string) {
+	s.Helper()
+	s.crash(node, agentPart)
+}
+
+// crash kills a part of the agent on a node.
+func (s *story) crash(node string, which part) {
 	s.Helper()
 	pids, err := netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + node).Processes()
 	s.must(err)
 	found := false
 	for _, pid := range pids {
 		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err == nil && strings.TrimSpace(string(name)) == "nmi" {
+		if err == nil && strings.TrimSpace(string(name)) == which.program {
 			s.must(syscall.Kill(pid, syscall.SIGKILL))
 			found = true
 		}
 	}
 	if !found {
-		s.Errorf("there is no agent to crash on %s", node)
+		s.Errorf("there is no %s to crash on %s", which.program, node)
 	}
 }
 
 // agentContainers returns the agents' current containers by node.
 func (s *story) agentContainers() map[string]string {
 	s.Helper()
+	return s.containers(agentPart)
+}
+
+// containers returns the current containers of a part of the agents by node.
+func (s *story) containers(which part) map[string]string {
+	s.Helper()
 	var pods corev1.PodList
 	s.must(s.List(s.Context(), &pods, client.InNamespace(release), component(nmi)))
 	now := map[string]string{}
 	for _, p := range pods.Items {
 		for _, c := range p.Status.ContainerStatuses {
-			now[p.Spec.NodeName] = c.ContainerID
+			if c.Name == which.container {
+				now[p.Spec.NodeName] = c.ContainerID
+			}
 		}
 	}
 	if len(now) == 0 {
@@ -229,13 +251,22 @@ func (s *story) agentContainers() map[string]string {
 // agentsRestarted waits until every agent runs in a new container and is ready.
 func (s *story) agentsRestarted(before map[string]string) {
 	s.Helper()
+	s.restarted(agentPart, before)
+}
+
+// restarted waits until a part of every agent runs in a new container, and all of it is ready.
+func (s *story) restarted(which part, before map[string]string) {
+	s.Helper()
 	ctx, cancel := s.soon("the agents have restarted")
 	defer cancel()
 	back := map[string]bool{}
 	s.must(follow(ctx, s.cluster, &corev1.PodList{}, func(_ watch.EventType, p *corev1.Pod) bool {
+		ready, changed := true, false
 		for _, c := range p.Status.ContainerStatuses {
-			back[p.Spec.NodeName] = c.Ready && c.ContainerID != before[p.Spec.NodeName]
+			ready = ready && c.Ready
+			changed = changed || c.Name == which.container && c.ContainerID != before[p.Spec.NodeName]
 		}
+		back[p.Spec.NodeName] = ready && changed
 		for node := range before {
 			if !back[node] {
 				return false
@@ -326,7 +357,7 @@ func managedMode(s *story) {
 	s.none(&v1.AzureAssignedIdentityList{}, "there are no assigned identities", func(client.Object) bool { return true })
 	program, err := helm(s.Context(), s.report)
 	s.must(err)
-	s.must(demo.Install(s.Context(), s.sandbox, program, s.capture, values("operationMode=managed")...))
+	s.must(demo.Install(s.Context(), s.sandbox, demo.Installation{Helm: program, Capture: s.capture, Values: values("operationMode=managed")}))
 	s.none(&corev1.PodList{}, "MIC is gone", func(client.Object) bool { return true },
 		client.InNamespace(release), component(mic))
 	s.agentsReady()

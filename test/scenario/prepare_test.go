@@ -88,7 +88,7 @@ func install(ctx context.Context, s *sandbox.Sandbox, helm, capture string) erro
 	if err := azure.furnish(ctx); err != nil {
 		return err
 	}
-	return demo.Install(ctx, s, helm, capture, values()...)
+	return demo.Install(ctx, s, demo.Installation{Helm: helm, Capture: capture, Values: values()})
 }
 
 // furnish creates the identities that are on the nodes before podid, and lifts the limit on writes

@@ -162,7 +162,7 @@ func ref(name string) string { return repository + "/" + name + ":" + tag }
 // install installs podid from its chart and waits until it is ready.
 func (d *Demo) install(ctx context.Context, helm string) error {
 	step := d.report.Start("install podid from its Helm chart")
-	if err := Install(ctx, d.sandbox, helm, d.options.Capture); err != nil {
+	if err := Install(ctx, d.sandbox, Installation{Helm: helm, Capture: d.options.Capture}); err != nil {
 		step.Fail()
 		return err
 	}
@@ -170,38 +170,36 @@ func (d *Demo) install(ctx context.Context, helm string) error {
 	return nil
 }
 
-// Install installs or upgrades podid on a sandbox. NMI captures requests in this way. Values are
-// additional ones, in the form of `helm --set`.
-func Install(ctx context.Context, s *sandbox.Sandbox, helm, capture string, values ...string) error {
+// Installation is how podid is installed on a sandbox.
+type Installation struct {
+	// Helm is the program.
+	Helm string
+	// Capture is the chart's nmi.capture.
+	Capture string
+	// Values are additional ones, in the form of `helm --set`.
+	Values []string
+	// NoWait means not to wait until podid is ready.
+	NoWait bool
+}
+
+// Install installs or upgrades podid on a sandbox.
+func Install(ctx context.Context, s *sandbox.Sandbox, i Installation) error {
 	source, err := programs.Source()
 	if err != nil {
 		return err
 	}
-	chart := filepath.Join(source, "charts/podid")
-	if capture != captureWire {
-		own, err := os.MkdirTemp("", "podid-chart-")
-		if err != nil {
-			return fmt.Errorf("copy the chart: %w", err)
-		}
-		defer func() { _ = os.RemoveAll(own) }()
-		if err := capturingChart(chart, own); err != nil {
-			return err
-		}
-		chart, values = own, append(captureValues(capture), values...)
-	}
-	return install(ctx, s, helm, chart, values)
-}
-
-func install(ctx context.Context, s *sandbox.Sandbox, helm, chart string, values []string) error {
 	ctx, cancel := context.WithTimeout(ctx, installDeadline)
 	defer cancel()
 	args := []string{
-		"upgrade", "--install", "podid", chart,
-		"--namespace", "podid", "--create-namespace", "--wait", "--timeout", installDeadline.String(),
+		"upgrade", "--install", "podid", filepath.Join(source, "charts/podid"),
+		"--namespace", "podid", "--create-namespace", "--timeout", installDeadline.String(),
 		"--force-conflicts", // kubectl, or a story, may have changed what the chart sets
 	}
+	if !i.NoWait {
+		args = append(args, "--wait")
+	}
 	fixed := []string{
-		"image.repository=" + repository, "image.imagePullPolicy=Never", "mic.tag=" + tag, "nmi.tag=" + tag,
+		"nmi.capture=" + i.Capture, "image.repository=" + repository, "image.imagePullPolicy=Never", "mic.tag=" + tag, "nmi.tag=" + tag,
 		"mic.customCloud.enabled=true", "mic.customCloud.configPath=/etc/kubernetes/akscustom.json",
 		"mic.customCloud.caBundle=/etc/kubernetes/azure-ca.crt",
 		// NMI finds and trusts Entra ID by the same files of the node.
@@ -213,10 +211,10 @@ func install(ctx context.Context, s *sandbox.Sandbox, helm, chart string, values
 		"nmi.extraVolumeMounts[0].name=cloud", "nmi.extraVolumeMounts[0].mountPath=/etc/azure/akscustom.json", "nmi.extraVolumeMounts[0].readOnly=true",
 		"nmi.extraVolumeMounts[1].name=ca", "nmi.extraVolumeMounts[1].mountPath=/etc/azure/azure-ca.crt", "nmi.extraVolumeMounts[1].readOnly=true",
 	}
-	for _, v := range append(fixed, values...) {
+	for _, v := range append(fixed, i.Values...) {
 		args = append(args, "--set", v)
 	}
-	cmd := exec.CommandContext(ctx, helm, args...)
+	cmd := exec.CommandContext(ctx, i.Helm, args...)
 	if err := run(s, cmd, ""); err != nil {
 		return fmt.Errorf("install the chart: %w", err)
 	}
