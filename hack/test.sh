@@ -30,7 +30,7 @@ for grade in "$@"; do
 	case $grade in
 	unit)    env -u KUBEBUILDER_ASSETS go test -json -race ./... ;;
 	api)     go test -json -race $(packages_with _api_test.go) ;;
-	kernel)  env -u KUBEBUILDER_ASSETS PODID_TEST_KERNEL=1 go test -json -race $(packages_with _kernel_test.go) ;;
+	kernel)  env -u KUBEBUILDER_ASSETS PODID_TEST_KERNEL=1 go test -json -race -timeout 30m $(packages_with _kernel_test.go) ;;
 	clients) PODID_TEST_KERNEL=1 go test -json -count=1 -timeout 20m ./test/conformance/... ;;
 	sandbox) PODID_TEST_SANDBOX=1 go test -json -count=1 -p=1 -timeout 40m ./test/faults/... ./test/scenario/... ;;
 	fuzz)    hack/fuzz.sh 20000x internal/agent -json 2>>"$PODID_TEST_PROGRESS" ;;
