@@ -17,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/podid-io/podid/internal/privileged"
 	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/progress"
@@ -63,6 +64,26 @@ func (b *bench) nmiIdle(ctx context.Context, _ *progress.Step) error {
 	r.Add("nmi.idle", "NMI's memory, idle (RSS)", "MiB", resident(all)).AtMost(30, measure.Worst)
 	r.Add("nmi.idle.anonymous", "NMI's memory, idle, without the program's own file", "MiB", anonymous(all))
 	b.Said = fmt.Sprintf("%.1f MiB", measure.Worst(resident(all)))
+	return errors.Join(ctx.Err(), b.holder(ctx))
+}
+
+// inPods reports whether requests are captured inside pods.
+func (b *bench) inPods() bool { return b.options.way != privileged.CaptureWire }
+
+// holder measures the holder, if there is one.
+func (b *bench) holder(ctx context.Context) error {
+	if !b.inPods() {
+		return nil
+	}
+	pid, err := b.programOf(ctx, "nmi", "nmi-holder")
+	if err != nil {
+		return err
+	}
+	stop := measure.Sample(ctx, pid)
+	measure.Pause(ctx, idleTime)
+	all := stop()
+	b.Report.Add("holder", "the holder's memory (RSS)", "MiB", resident(all)).AtMost(12, measure.Worst)
+	b.Report.Add("holder.anonymous", "the holder's memory, without the program's own file", "MiB", anonymous(all))
 	return ctx.Err()
 }
 

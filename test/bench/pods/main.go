@@ -10,6 +10,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/podid-io/podid/internal/privileged"
 	"github.com/podid-io/podid/test/bench/rows"
 )
 
@@ -22,6 +23,7 @@ type options struct {
 	keep  bool
 	name  string
 	set   []string
+	way   string // of capture
 	cold  int
 	burst int
 	warm  int
@@ -39,6 +41,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	flags.BoolVar(&o.keep, "keep", false, "leave the sandbox up, to look around in it")
 	flags.StringVar(&o.name, "name", "bench", "`name` of the sandbox")
 	rows.Repeated(flags, &o.set, "set", "one more `value` for the chart, as helm --set takes it; may be repeated")
+	flags.StringVar(&o.way, "capture", privileged.CaptureWire, "`way` in which NMI gets pods' requests, as the chart's nmi.capture")
 	flags.IntVar(&o.cold, "cold", 12, "pods whose identity is not on the scale set yet, one after the other")
 	flags.IntVar(&o.burst, "burst", 20, "pods with as many identities, all at once")
 	flags.IntVar(&o.warm, "warm", 100, "pods whose identity is there")

@@ -80,7 +80,7 @@ func (b *bench) begin(ctx context.Context) error {
 	if b.options.Profile != "" {
 		values = append(values, "nmi.extraArgs={--enableProfile}", "mic.extraArgs={--enableProfile}")
 	}
-	if err := demo.Install(ctx, b.sandbox, demo.Installation{Helm: b.helm, Capture: "wire", Values: append(values, b.options.set...)}); err != nil {
+	if err := demo.Install(ctx, b.sandbox, demo.Installation{Helm: b.helm, Capture: b.options.way, Values: append(values, b.options.set...)}); err != nil {
 		step.Fail()
 		return err
 	}

@@ -15,19 +15,24 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// process returns a program of the product by its component label: the name of its control group
-// contains its pod's UID.
+// process returns a program of the product by its component label, which is also its name.
 func (b *bench) process(ctx context.Context, component string) (int, error) {
+	return b.programOf(ctx, component, component)
+}
+
+// programOf returns the process with a name in the pod of a component: the name of its control
+// group contains its pod's UID.
+func (b *bench) programOf(ctx context.Context, component, name string) (int, error) {
 	pods, err := b.client.CoreV1().Pods("podid").List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=" + component})
 	if err != nil {
 		return 0, fmt.Errorf("find %s: %w", component, err)
 	}
 	for i := range pods.Items {
-		if pid, err := processOf(string(pods.Items[i].UID), component); err == nil {
+		if pid, err := processOf(string(pods.Items[i].UID), name); err == nil {
 			return pid, nil
 		}
 	}
-	return 0, fmt.Errorf("find %s: no process of its %d pod(s)", component, len(pods.Items))
+	return 0, fmt.Errorf("find %s: no process of its %d pod(s)", name, len(pods.Items))
 }
 
 // processOf returns the process with that name in a pod.
