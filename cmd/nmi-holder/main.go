@@ -19,11 +19,15 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/podid-io/podid/internal/build"
+	"github.com/podid-io/podid/internal/hook/probe"
 	"github.com/podid-io/podid/internal/logging"
 	"github.com/podid-io/podid/internal/privileged"
 )
 
 func main() {
+	if code, is := probe.Main(); is {
+		os.Exit(code)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1) // it has little to do, and must take little from the node

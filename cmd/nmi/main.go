@@ -16,9 +16,13 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/podid-io/podid/internal/daemon"
+	"github.com/podid-io/podid/internal/hook/probe"
 )
 
 func main() {
+	if code, is := probe.Main(); is {
+		os.Exit(code)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	useOneCPU(os.Getenv)
 	code := nmi(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)

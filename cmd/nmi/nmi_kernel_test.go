@@ -29,7 +29,7 @@ import (
 // TestMain makes the test binary behave as nmi, so that the real program can run in a network
 // namespace.
 func TestMain(m *testing.M) {
-	if os.Getenv("PODID_TEST_AS_NMI") == "1" {
+	if os.Getenv("PODID_TEST_AS_NMI") == "1" || os.Args[0] == "podid-probe" {
 		main()
 	}
 	if target := os.Getenv(askVariable); target != "" {

@@ -60,7 +60,9 @@ func newGuarded(t *testing.T) *guarded {
 			return err
 		}
 		t.Cleanup(programs.Close)
-		g.guards = newGuards(programs, Settings{Checked: func(err error) { g.last = err }})
+		g.guards = newGuards(t.Context(), programs, Settings{
+			Checked: func(err error) { g.last = err }, Group: g.kubepods, Metadata: config.Metadata,
+		})
 		return g.guards.guard([]uplinks.Uplink{g.uplink})
 	})
 	if g.last != nil {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/podid-io/podid/internal/hook/generation"
 	"github.com/podid-io/podid/internal/hook/netns"
+	"github.com/podid-io/podid/internal/hook/probe"
 	"github.com/podid-io/podid/internal/hook/program"
 	"github.com/podid-io/podid/internal/hook/protocol"
 	"github.com/podid-io/podid/internal/hook/uplinks"
@@ -91,7 +92,7 @@ func Serve(ctx context.Context, s Settings, log logr.Logger) error {
 	guarding, stopGuarding := context.WithCancel(ctx)
 	defer stopGuarding()
 	group.Go(func() error { return holder.Run(ctx) })
-	group.Go(func() error { return newGuards(programs, s).run(guarding, log) })
+	group.Go(func() error { return newGuards(guarding, programs, s).run(guarding, log) })
 	group.Go(func() error {
 		for {
 			select {
@@ -154,6 +155,7 @@ type guards struct {
 	programs *program.Hook
 	targets  []netip.Addr
 	checked  func(error)
+	probe    func() error
 
 	mu      sync.Mutex
 	uplinks []program.Uplink
@@ -161,8 +163,11 @@ type guards struct {
 	lost    chan error // gets an error if a program is no longer there
 }
 
-func newGuards(programs *program.Hook, s Settings) *guards {
-	g := &guards{programs: programs, targets: []netip.Addr{s.Metadata.Addr()}, checked: s.Checked, lost: make(chan error, 1)}
+func newGuards(ctx context.Context, programs *program.Hook, s Settings) *guards {
+	g := &guards{
+		programs: programs, targets: []netip.Addr{s.Metadata.Addr()}, checked: s.Checked, lost: make(chan error, 1),
+		probe: func() error { return probe.Run(ctx, s.Group, s.Metadata, programs) },
+	}
 	for _, to := range s.Closed {
 		g.targets = append(g.targets, to.Addr())
 	}
@@ -256,6 +261,9 @@ func (g *guards) check() {
 	err := g.programs.Check()
 	for _, u := range g.uplinks {
 		err = errors.Join(err, g.programs.Guarded(u))
+	}
+	if err == nil {
+		err = g.probe()
 	}
 	g.checked(err)
 }
