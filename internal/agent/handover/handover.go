@@ -19,7 +19,7 @@
 //	{state: leaving}            ──>    takes everything back
 //	                            <──    {state: serving}, or leaving if it cannot take it back
 //
-// A connection that ends means that the process at the other end is gone. docs/redirect.md
+// A connection that ends means that the process at the other end is gone. docs/interception.md
 // describes the whole upgrade.
 package handover
 

@@ -1,6 +1,6 @@
 // Package lifecycle lets an agent take over from the older agent of its node, and hand over to a
 // newer one, without a failed request. It decides when each step happens. The handover package
-// carries them out, and docs/redirect.md describes the whole.
+// carries them out, and docs/interception.md describes the whole.
 package lifecycle
 
 import (

@@ -1,6 +1,6 @@
 // Package redirect diverts the requests of pods to the Azure instance metadata service
 // (169.254.169.254:80) to the agent on their node, and refuses all their other packets to that
-// address. docs/redirect.md lists the rules and which packets each of them matches.
+// address. docs/interception.md lists the rules and which packets each of them matches.
 //
 // It adds two things to the node's network and keeps them there: a link-local /32 on lo, at which
 // the agent listens, and one nftables table. ruleset.go defines the table, kernel.go reads and

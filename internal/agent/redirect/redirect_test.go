@@ -73,16 +73,17 @@ func TestEnsureBeforeListen(t *testing.T) {
 	}
 }
 
-// TestRulesAsDocumented keeps docs/redirect.md and the rules the same: the page is the golden file.
+// TestRulesAsDocumented keeps docs/interception.md and the rules the same: the page is the golden
+// file.
 func TestRulesAsDocumented(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/redirect.md")
+	page, err := os.ReadFile("../../../docs/interception.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, block, _ := strings.Cut(string(page), "```nft\n")
 	want, _, _ := strings.Cut(block, "```")
 	if d := cmp.Diff(want, build(testConfig(), 2579, 8123456789).String()); d != "" {
-		t.Errorf("rules differ from docs/redirect.md (-page +rules):\n%s", d)
+		t.Errorf("rules differ from docs/interception.md (-page +rules):\n%s", d)
 	}
 }
 
