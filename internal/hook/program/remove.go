@@ -30,7 +30,6 @@ func removePins(pins string) error {
 		return fmt.Errorf("list pins: %w", err)
 	}
 	slices.SortStableFunc(entries, func(a, b os.DirEntry) int { return removal(a.Name()) - removal(b.Name()) })
-	var failures error
 	for _, e := range entries {
 		path := filepath.Join(pins, e.Name())
 		if removal(e.Name()) < removalOfMaps {
@@ -38,10 +37,9 @@ func removePins(pins string) error {
 		} else {
 			err = removePin(path)
 		}
-		failures = errors.Join(failures, err)
-	}
-	if failures != nil {
-		return failures
+		if err != nil {
+			return err
+		}
 	}
 	if err := os.Remove(pins); err != nil {
 		return fmt.Errorf("remove folder for pins: %w", err)
