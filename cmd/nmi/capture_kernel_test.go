@@ -256,26 +256,38 @@ func TestCaptureSwitched(t *testing.T) {
 // rolled is an agent that replaces another one, and what it logs once it serves pods.
 type rolled struct{ capture, says string }
 
-// rolls replaces an agent several times while a pod asks without pause.
-func (n *inPods) rolls(pod *testnet.Net, group string, older *process, agents ...rolled) {
-	t := n.t
-	t.Helper()
-	stop, asked := make(chan struct{}), make(chan int)
+// asksOn lets a pod ask without pause until stop is called. Each request must get a token.
+func (n *inPods) asksOn(pod *testnet.Net, group string) (stop func()) {
+	ended, asked := make(chan struct{}), make(chan int)
 	go func() {
 		count := 0
 		defer func() { asked <- count }()
 		for {
 			select {
-			case <-stop:
+			case <-ended:
 				return
 			default:
 			}
 			if got := n.ask(pod, group, service+tokenURL); !strings.HasPrefix(got, "200 ") {
-				t.Errorf("request %d: %s", count, got)
+				n.t.Errorf("request %d: %s", count, got)
 			}
 			count++
 		}
 	}()
+	return func() {
+		n.t.Helper()
+		close(ended)
+		if count := <-asked; count < 10 {
+			n.t.Errorf("only %d requests", count)
+		}
+	}
+}
+
+// rolls replaces an agent several times while a pod asks without pause.
+func (n *inPods) rolls(pod *testnet.Net, group string, older *process, agents ...rolled) {
+	t := n.t
+	t.Helper()
+	stop := n.asksOn(pod, group)
 	for _, agent := range agents { // as the DaemonSet does: the old one ends when the new one is ready
 		newer := n.start(append(n.flags(), "--capture="+agent.capture)...)
 		newer.says(saysPlaced)
@@ -283,10 +295,7 @@ func (n *inPods) rolls(pod *testnet.Net, group string, older *process, agents ..
 		older.stop(syscall.SIGTERM)
 		older = newer
 	}
-	close(stop)
-	if count := <-asked; count < 10 {
-		t.Errorf("only %d requests", count)
-	}
+	stop()
 	older.stop(syscall.SIGTERM)
 }
 

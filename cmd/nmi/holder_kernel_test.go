@@ -189,23 +189,10 @@ func TestHolder(t *testing.T) {
 func TestHolderRolled(t *testing.T) {
 	n := newSplit(t)
 	n.addressed("web", "00000000-0000-4000-8000-00000000000a", "10.244.0.2")
-	stop, asked := make(chan struct{}), make(chan int)
 	older := []*process{n.start(n.flags()...)}
 	n.probe("/readyz", 200, "ok")
 	n.capturing("1")
-	go func() {
-		count := 0
-		defer func() { asked <- count }()
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			n.asks(fmt.Sprint("request ", count), "200 ")
-			count++
-		}
-	}()
+	stop := n.asksOn(n.pod, n.podGroup)
 	for range 2 {
 		folder := n.pair()
 		holder, agent := n.startHolder(folder), n.startAgent(folder)
@@ -227,10 +214,7 @@ func TestHolderRolled(t *testing.T) {
 	wire.says(saysPlaced)
 	n.stopAll(older)
 	n.asks("on the wire", "200 ")
-	close(stop)
-	if count := <-asked; count < 10 {
-		t.Errorf("only %d requests", count)
-	}
+	stop()
 	n.want(n.unopened, tokenURL, 200, "access_token")
 	wire.stop(syscall.SIGTERM)
 }

@@ -22,6 +22,7 @@ import (
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/hook/hooktest"
+	"github.com/podid-io/podid/internal/hook/probe"
 	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/testnet"
 )
@@ -29,7 +30,10 @@ import (
 // TestMain makes the test binary behave as nmi, so that the real program can run in a network
 // namespace.
 func TestMain(m *testing.M) {
-	if os.Getenv("PODID_TEST_AS_NMI") == "1" || os.Args[0] == "podid-probe" {
+	if _, is := probe.Main(); is {
+		return
+	}
+	if os.Getenv("PODID_TEST_AS_NMI") == "1" {
 		main()
 	}
 	if target := os.Getenv(askVariable); target != "" {

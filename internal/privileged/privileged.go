@@ -7,6 +7,7 @@
 //	options.go  the flags that both processes take
 //	calls.go    what goes over the connection
 //	server.go   the holder's end
+//	capture.go  the capture that it runs
 //	remote.go   the agent's end
 package privileged
 

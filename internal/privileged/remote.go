@@ -74,41 +74,41 @@ func (r *Remote) TakeBack(ctx context.Context) error {
 	if err := r.redirect.Renew(); err != nil {
 		return err
 	}
-	return r.one(ctx, actTakeBack)
+	return r.lasting(ctx, actTakeBack)
 }
 
 // Retire is Local's.
 func (r *Remote) Retire(ctx context.Context) error {
-	last, err := r.call(ctx, request{Act: actRetire}, nil)
-	if err != nil {
-		return err
-	}
-	return last.err()
+	_, err := r.ask(ctx, actRetire)
+	return err
 }
 
 // Release is Local's.
-func (r *Remote) Release(ctx context.Context) error { return r.one(ctx, actRelease) }
+func (r *Remote) Release(ctx context.Context) error { return r.lasting(ctx, actRelease) }
 
 // EndCapture is Local's.
 func (r *Remote) EndCapture(ctx context.Context) (found bool, err error) {
 	bounded, cancel := context.WithTimeout(ctx, holderTime)
 	defer cancel()
-	last, err := r.call(bounded, request{Act: actEnd}, nil)
-	if err != nil {
-		return true, err
-	}
-	return last.Found, last.err()
+	last, err := r.ask(bounded, actEnd)
+	return last.Found || err != nil, err
 }
 
-// one is a call with one result.
-func (r *Remote) one(ctx context.Context, a act) error {
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), holderTime) // also while the agent stops
+// lasting asks also while the agent stops.
+func (r *Remote) lasting(ctx context.Context, a act) error {
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), holderTime)
 	defer cancel()
-	last, err := r.call(bounded, request{Act: a}, nil)
-	if err != nil {
-		return err
+	_, err := r.ask(bounded, a)
+	return err
+}
+
+// ask is a call with one result. Its error is that of the call, or of what was asked for.
+func (r *Remote) ask(ctx context.Context, a act) (result, error) {
+	last, err := r.call(ctx, request{Act: a}, nil)
+	if err == nil {
+		err = last.err()
 	}
-	return last.err()
+	return last, err
 }
 
 // The pauses between attempts to reach the holder.
