@@ -137,12 +137,32 @@ func (h *Holder) tryOpen(ctx context.Context, path string, f *file) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	if h.isNode(path, f) {
+		<-h.opens
+		return nil
+	}
 	sockets, err := h.openSockets(path, h.config.Listen)
 	<-h.opens
 	if err != nil {
 		return err
 	}
 	return h.add(ctx, path, f, sockets)
+}
+
+// isNode reports whether the node's own namespace, which has a file of its own, is on a file in the
+// folder. A listener there would take the port that the other one's is to have.
+func (h *Holder) isNode(path string, f *file) bool {
+	if h.config.NodeFile == "" || path == h.config.NodeFile {
+		return false
+	}
+	info, err := os.Stat(path)
+	if err != nil || !isAt(h.config.NodeFile, info) {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f.info = info
+	return true
 }
 
 var errReplaced = errors.New("the network namespace was replaced while it was opened")
