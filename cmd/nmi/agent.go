@@ -25,8 +25,8 @@ import (
 	"github.com/podid-io/podid/internal/agent/fair"
 	"github.com/podid-io/podid/internal/agent/hostpods"
 	"github.com/podid-io/podid/internal/agent/lifecycle"
+	"github.com/podid-io/podid/internal/agent/nodestate"
 	"github.com/podid-io/podid/internal/agent/server"
-	"github.com/podid-io/podid/internal/agent/taint"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/daemon"
 	"github.com/podid-io/podid/internal/identity"
@@ -87,8 +87,8 @@ type agent struct {
 	dataplane  dataplane.Check
 	capture    capture
 	audit      *audit.Log
-	events     *events.Recorder // nil if disabled
-	taint      *taint.Remover   // nil if disabled
+	events     *events.Recorder  // nil if disabled
+	nodestate  *nodestate.Writer // nil if disabled
 	lifecycle  *lifecycle.Lifecycle
 
 	redirected atomic.Pointer[error] // of the last check of the redirect, nil before the first
@@ -187,7 +187,9 @@ func newAgent(stop, fetches context.Context, o *options, config *rest.Config, lo
 		return nil, err
 	}
 	if o.node.startupTaint {
-		a.taint = taint.New(a.node, func() bool { return len(a.health.Ready()) == 0 }, log)
+		a.nodestate = nodestate.New(a.node, nodestate.Agent{
+			Ready: func() bool { return len(a.health.Ready()) == 0 }, Capture: a.captureState,
+		}, log)
 	}
 	return a, nil
 }

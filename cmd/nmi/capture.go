@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/inpod"
@@ -158,6 +159,26 @@ func (a *agent) checkDataplane() error {
 	return a.dataplane.Ready()
 }
 
+// captureState returns the value of the node's annotation: nothing before it is this agent's turn, and
+// before it is known.
+func (a *agent) captureState() string {
+	select {
+	case <-a.lifecycle.Turn():
+	default:
+		return ""
+	}
+	switch {
+	case a.checkCapture() == nil:
+		return v1.CapturePod
+	case a.o.privileged.Way == privileged.CapturePrefer && a.capture.last.Load() == nil, a.redirected.Load() == nil:
+		return ""
+	case a.o.privileged.Way == privileged.CaptureRequire, a.checkDataplane() != nil, a.checkRedirect() != nil:
+		return v1.CaptureNone
+	default:
+		return v1.CaptureWire
+	}
+}
+
 // setCapture records the result of a check.
 func (a *agent) setCapture(err error) {
 	before := a.capture.last.Swap(&err)
@@ -165,9 +186,7 @@ func (a *agent) setCapture(err error) {
 	if err == nil || a.o.privileged.Way == privileged.CapturePrefer {
 		a.capture.settle.Do(func() { close(a.capture.settled) })
 	}
-	if err == nil && a.taint != nil {
-		a.taint.Check()
-	}
+	a.checkNode()
 	if before == nil || text(*before) != text(err) {
 		a.logCapture(err)
 	}

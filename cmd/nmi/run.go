@@ -138,21 +138,21 @@ func unlessDone(ctx context.Context, err error) error {
 	return err
 }
 
-// watchNode watches the agent's node: its labels, and its start-up taint. The taint is removed when
-// the agent is ready: once the cluster is known and the redirect is in place.
+// watchNode watches the agent's node: its labels, and what the agent writes there. The start-up taint
+// is removed when the agent is ready: once the cluster is known and the redirect is in place.
 func (a *agent) watchNode(ctx context.Context) {
-	if a.taint == nil {
+	if a.nodestate == nil {
 		a.node.Watch(ctx, func(*corev1.Node) {})
 		return
 	}
 	go func() {
 		select {
 		case <-a.cluster.Synced():
-			a.taint.Check()
+			a.nodestate.Check()
 		case <-ctx.Done():
 		}
 	}()
-	a.taint.Run(ctx)
+	a.nodestate.Run(ctx)
 }
 
 // awaitCluster closes known once the cluster is known, and the kubelet's identity with it. It waits
@@ -198,12 +198,17 @@ func (a *agent) setRedirect(ctx context.Context, err error) {
 	a.metrics.RedirectState(err == nil)
 	if err != nil {
 		a.metrics.RedirectFailed()
-		return
+	} else {
+		a.endCapture(ctx)
+		a.lifecycle.ReportServing()
 	}
-	a.endCapture(ctx)
-	a.lifecycle.ReportServing()
-	if a.taint != nil {
-		a.taint.Check()
+	a.checkNode()
+}
+
+// checkNode lets what others see of the node follow the agent's state.
+func (a *agent) checkNode() {
+	if a.nodestate != nil {
+		a.nodestate.Check()
 	}
 }
 

@@ -27,9 +27,9 @@
 {{ $a }}.all(k, k in {{ $keys }} || k in {{ $b }} && {{ $a }}[k] == {{ $b }}[k]) && {{ $b }}.all(k, k in {{ $keys }} || k in {{ $a }})
 {{- end -}}
 
-{{- /* CEL: the metadata are equal, but for what the API server itself keeps there. */ -}}
+{{- /* CEL: the metadata are equal, but for what the API server itself keeps there, and a list of fields. */ -}}
 {{- define "podid.cel.equalMetadata" -}}
-{{- include "podid.cel.equalBut" (list "object.metadata" "oldObject.metadata" (list "managedFields" "resourceVersion" "generation")) -}}
+{{- include "podid.cel.equalBut" (list "object.metadata" "oldObject.metadata" (concat (list "managedFields" "resourceVersion" "generation") .)) -}}
 {{- end -}}
 
 {{- /* CEL: a field that may be missing: (list "object.status" "conditions" "[]"). */ -}}

@@ -85,7 +85,7 @@ func TestCluster(t *testing.T) {
 	}
 	sink.expect(t, "no policy")
 
-	nodeTaints(t, config, api)
+	nodeChanges(t, config, api)
 
 	// The API server becomes unreachable and comes back. Changes in between are received.
 	proxy.Close()

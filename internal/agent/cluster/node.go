@@ -1,5 +1,5 @@
-// The agent's node: its start-up taint, and its labels about the kubelet's identity and the
-// network.
+// The agent's node: its start-up taint, its labels about the kubelet's identity and the network, and
+// its annotation about the capture.
 
 package cluster
 
@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	v1 "github.com/podid-io/podid/api/v1"
+	"github.com/podid-io/podid/internal/agent/nodestate"
 	"github.com/podid-io/podid/internal/listwatch"
 )
 
@@ -57,7 +58,8 @@ func addNodes(scheme *runtime.Scheme) error {
 }
 
 // Watch calls notify with the node, now and after every change, until ctx ends. The object has only
-// name, version, taints, and the labels about the kubelet's identity and the network.
+// name, version, taints, the labels about the kubelet's identity and the network, and the annotation
+// about the capture.
 func (n *Node) Watch(ctx context.Context, notify func(*corev1.Node)) {
 	selector := fields.OneTermEqualSelector("metadata.name", n.name).String()
 	list := cache.NewFilteredListWatchFromClient(n.client, "nodes", metav1.NamespaceAll, func(o *metav1.ListOptions) { o.FieldSelector = selector })
@@ -97,6 +99,9 @@ func stripNode(object any) (any, error) {
 			metav1.SetMetaDataLabel(&stripped.ObjectMeta, name, value)
 		}
 	}
+	if value, ok := node.Annotations[v1.CaptureAnnotation]; ok {
+		metav1.SetMetaDataAnnotation(&stripped.ObjectMeta, v1.CaptureAnnotation, value)
+	}
 	return stripped, nil
 }
 
@@ -119,21 +124,23 @@ func (n *Node) logError(err error) {
 		"node", n.name, "remedy", remedy, "reason", err.Error())
 }
 
-// SetTaints writes the node's taints. It fails if the node has changed since Watch returned it.
-func (n *Node) SetTaints(ctx context.Context, node *corev1.Node, taints []corev1.Taint) error {
-	if taints == nil {
-		taints = []corev1.Taint{}
+// Change writes to the node. It fails if the node has changed since Watch returned it.
+func (n *Node) Change(ctx context.Context, node *corev1.Node, c nodestate.Change) error {
+	metadata := map[string]any{"uid": node.UID, "resourceVersion": node.ResourceVersion}
+	patch := map[string]any{"metadata": metadata}
+	if c.Taints != nil {
+		patch["spec"] = map[string]any{"taints": c.Taints}
 	}
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": node.UID, "resourceVersion": node.ResourceVersion},
-		"spec":     map[string]any{"taints": taints},
-	})
-	if err != nil {
-		return fmt.Errorf("write taints of node %s: %w", node.Name, err)
+	if c.Capture != "" {
+		metadata["annotations"] = map[string]string{v1.CaptureAnnotation: c.Capture}
 	}
-	err = n.client.Patch(types.MergePatchType).Resource("nodes").Name(node.Name).Body(patch).Do(ctx).Error()
+	body, err := json.Marshal(patch)
 	if err != nil {
-		return fmt.Errorf("write taints of node %s: %w", node.Name, err)
+		return fmt.Errorf("write to node %s: %w", node.Name, err)
+	}
+	err = n.client.Patch(types.MergePatchType).Resource("nodes").Name(node.Name).Body(body).Do(ctx).Error()
+	if err != nil {
+		return fmt.Errorf("write to node %s: %w", node.Name, err)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package taint
+package nodestate
 
 import (
 	"context"
@@ -30,6 +30,8 @@ type cluster struct {
 	notify func(*corev1.Node)
 	writes int
 	fail   error
+	// capture is the value of the annotation.
+	capture string
 }
 
 func (c *cluster) Watch(ctx context.Context, notify func(*corev1.Node)) {
@@ -40,7 +42,7 @@ func (c *cluster) Watch(ctx context.Context, notify func(*corev1.Node)) {
 	<-ctx.Done()
 }
 
-func (c *cluster) SetTaints(_ context.Context, node *corev1.Node, taints []corev1.Taint) error {
+func (c *cluster) Change(_ context.Context, node *corev1.Node, change Change) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writes++
@@ -49,6 +51,13 @@ func (c *cluster) SetTaints(_ context.Context, node *corev1.Node, taints []corev
 		return c.fail
 	case node.ResourceVersion != c.node.ResourceVersion:
 		return errors.New("conflict")
+	}
+	taints := change.Taints
+	if taints == nil {
+		taints = node.Spec.Taints
+	}
+	if change.Capture != "" {
+		c.capture = change.Capture
 	}
 	c.put(taints)
 	return nil
@@ -71,6 +80,7 @@ func (c *cluster) refuse(err error) (writes int) {
 
 func (c *cluster) put(taints []corev1.Taint) {
 	c.node = nodeWith(c.node.ResourceVersion+"1", taints...)
+	c.node.Annotations = map[string]string{v1.CaptureAnnotation: c.capture}
 	c.notify(c.node)
 }
 
@@ -78,12 +88,12 @@ func nodeWith(version string, taints ...corev1.Taint) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", ResourceVersion: version}, Spec: corev1.NodeSpec{Taints: taints}}
 }
 
-func TestRemover(t *testing.T) {
+func TestTaint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		c := &cluster{node: nodeWith("1", another, startUp)}
 		var ready atomic.Bool
-		r := New(c, ready.Load, logr.Discard())
+		r := New(c, Agent{Ready: ready.Load, Capture: func() string { return "" }}, logr.Discard())
 		ended := make(chan struct{})
 		go func() { defer close(ended); r.Run(ctx) }()
 		expect := func(what string, want ...corev1.Taint) {
@@ -118,6 +128,50 @@ func TestRemover(t *testing.T) {
 		}
 		time.Sleep(maxBackoff) //nolint:forbidigo // fake time
 		expect("the API server accepts writes again", another)
+
+		stop()
+		<-ended
+	})
+}
+
+// TestCapture: the annotation is written when the agent's own state changes, and left alone when
+// another agent has written a different one since.
+func TestCapture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		c := &cluster{node: nodeWith("1", another)}
+		var state atomic.Value
+		state.Store("")
+		w := New(c, Agent{Ready: func() bool { return true }, Capture: func() string { return state.Load().(string) }}, logr.Discard())
+		ended := make(chan struct{})
+		go func() { defer close(ended); w.Run(ctx) }()
+		expect := func(what, want string, writes int) {
+			t.Helper()
+			w.Check()
+			synctest.Wait()
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.capture != want || c.writes != writes || len(c.node.Spec.Taints) != 1 {
+				t.Errorf("%s: %q after %d writes, want %q after %d; taints %v", what, c.capture, c.writes, want, writes, c.node.Spec.Taints)
+			}
+		}
+		expect("not known", "", 0)
+		state.Store(v1.CaptureWire)
+		expect("known", v1.CaptureWire, 1)
+		expect("as before", v1.CaptureWire, 1)
+
+		c.mu.Lock()
+		c.capture = v1.CapturePod
+		c.put(c.node.Spec.Taints)
+		c.mu.Unlock()
+		expect("written by another agent", v1.CapturePod, 1)
+		state.Store(v1.CapturePod)
+		expect("as another agent has written", v1.CapturePod, 1)
+		c.refuse(errors.New("forbidden"))
+		state.Store(v1.CaptureNone)
+		expect("the API server refuses", v1.CapturePod, 2)
+		c.refuse(nil)
+		expect("it accepts writes again", v1.CaptureNone, 3)
 
 		stop()
 		<-ended

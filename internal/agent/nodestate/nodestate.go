@@ -1,0 +1,172 @@
+// Package nodestate writes to the agent's node what others decide by. It removes the start-up taint
+// once the agent is ready, and whenever the taint is added again while it is. It annotates how pods'
+// requests reach the agent.
+//
+// A node that joins with the taint gets no pods before the agent redirects their requests. The
+// agent never adds the taint: a failing agent may not be able to, and MIC detects that from
+// outside.
+package nodestate
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// Change is what is written to a node.
+type Change struct {
+	// Taints replace those of the node, unless they are nil.
+	Taints []corev1.Taint
+	// Capture is the value of v1.CaptureAnnotation, unless it is empty.
+	Capture string
+}
+
+func (c Change) empty() bool { return c.Taints == nil && c.Capture == "" }
+
+// Nodes reads and writes the agent's node.
+type Nodes interface {
+	// Watch calls notify with the node, now and after every change, until ctx ends. The object may
+	// be kept and must not be changed.
+	Watch(ctx context.Context, notify func(*corev1.Node))
+	// Change writes to a node. It fails if the node has changed since Watch returned it.
+	Change(ctx context.Context, node *corev1.Node, change Change) error
+}
+
+// Agent is the state of the agent. Its functions must not block.
+type Agent struct {
+	// Ready reports whether the agent is ready.
+	Ready func() bool
+	// Capture returns the value of v1.CaptureAnnotation, or nothing while it is not this agent's to
+	// say.
+	Capture func() string
+}
+
+// Writer writes the state.
+type Writer struct {
+	api   Nodes
+	agent Agent
+	log   logr.Logger
+	// capture is the last value that was written or found. It is written once only: during an update
+	// two agents run, and what counts is what changed last.
+	capture string
+
+	check chan struct{}     // the agent's state may have changed; buffers one
+	nodes chan *corev1.Node // the latest node; buffers one
+}
+
+// New returns a writer.
+func New(api Nodes, agent Agent, log logr.Logger) *Writer {
+	return &Writer{api: api, agent: agent, log: log.WithName("node"), check: make(chan struct{}, 1), nodes: make(chan *corev1.Node, 1)}
+}
+
+// Check makes Run check what is to be written. Call it when the state of the agent may have changed.
+func (w *Writer) Check() {
+	select {
+	case w.check <- struct{}{}:
+	default: // a check is due anyway
+	}
+}
+
+const (
+	// A failed write is retried after minBackoff, doubling to maxBackoff.
+	minBackoff = time.Second
+	maxBackoff = time.Minute
+	// writeTime bounds one write.
+	writeTime = 10 * time.Second
+)
+
+// Run writes until ctx ends. It does not wait for the watch, which may be in a pause before its next
+// attempt.
+func (w *Writer) Run(ctx context.Context) {
+	go w.api.Watch(ctx, w.setNode)
+	var node *corev1.Node
+	failures, logged := 0, ""
+	var retry <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case node = <-w.nodes: // on which a write may succeed
+			failures = 0
+		case <-w.check:
+		case <-retry:
+		}
+		retry = nil
+		change := w.change(node)
+		if change.empty() {
+			failures, logged = 0, ""
+			continue
+		}
+		if err := w.write(ctx, node, change); err != nil {
+			if ctx.Err() == nil && err.Error() != logged {
+				logged = err.Error()
+				w.log.Error(err, "cannot write to this node, retrying: pods that do not tolerate its start-up taint are not scheduled there, if it has one", "node", node.Name)
+			}
+			retry = time.After(min(minBackoff<<min(failures, 10), maxBackoff))
+			failures++
+			continue
+		}
+		failures, logged = 0, ""
+		node = nil // changed: the watch returns the new one
+	}
+}
+
+// change returns what is to be written to a node, which is nil if it is not known.
+func (w *Writer) change(node *corev1.Node) (c Change) {
+	if node == nil {
+		return c
+	}
+	if left, found := Without(node.Spec.Taints); found && w.agent.Ready() {
+		c.Taints = left
+	}
+	switch value := w.agent.Capture(); value {
+	case "", w.capture:
+	case node.Annotations[v1.CaptureAnnotation]:
+		w.capture = value
+	default:
+		c.Capture = value
+	}
+	return c
+}
+
+func (w *Writer) write(ctx context.Context, node *corev1.Node, c Change) error {
+	write, cancel := context.WithTimeout(ctx, writeTime)
+	defer cancel()
+	if err := w.api.Change(write, node, c); err != nil {
+		return err
+	}
+	if c.Taints != nil {
+		w.log.Info("removed the start-up taint", "node", node.Name)
+	}
+	if c.Capture != "" {
+		w.capture = c.Capture
+	}
+	return nil
+}
+
+// setNode passes the latest node to Run.
+func (w *Writer) setNode(node *corev1.Node) {
+	for {
+		select {
+		case w.nodes <- node:
+			return
+		default:
+		}
+		select {
+		case <-w.nodes:
+		default:
+		}
+	}
+}
+
+// Without returns the taints without the start-up taint, whatever its effect. found reports whether
+// it was there. left is never nil.
+func Without(taints []corev1.Taint) (left []corev1.Taint, found bool) {
+	left = slices.DeleteFunc(append([]corev1.Taint{}, taints...), func(t corev1.Taint) bool { return t.Key == v1.AgentNotReadyTaint })
+	return left, len(left) < len(taints)
+}
