@@ -34,8 +34,8 @@ for grade in "$@"; do
 	clients) PODID_TEST_KERNEL=1 go test -json -count=1 -timeout 20m ./test/conformance/... ;;
 	sandbox) PODID_TEST_SANDBOX=1 go test -json -count=1 -p=1 -timeout 40m ./test/faults/... ./test/scenario/... ;;
 	fuzz)    hack/fuzz.sh 20000x internal/agent -json 2>>"$PODID_TEST_PROGRESS" ;;
-	planes) # bridge/wire is in the grade sandbox
-		for way in bridge/prefer bridge/require routed/wire routed/prefer routed/require ebpf/prefer ebpf/require; do
+	planes) # bridge/prefer is in the grade sandbox
+		for way in bridge/wire bridge/require routed/wire routed/prefer routed/require ebpf/prefer ebpf/require; do
 			PODID_SCENARIO_DATAPLANE=${way%/*} PODID_SCENARIO_CAPTURE=${way#*/} PODID_TEST_SANDBOX=1 \
 				go test -json -count=1 -timeout 40m ./test/scenario/... || status=1
 		done ;;

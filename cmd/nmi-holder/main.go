@@ -80,6 +80,7 @@ func (o *options) parse(args []string, w io.Writer) error {
 	if err != nil || o.version {
 		return err
 	}
+	o.privileged.Complete()
 	return errors.Join(o.privileged.Validate(1), logging.CheckFormat(o.format), o.check())
 }
 

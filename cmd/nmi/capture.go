@@ -188,7 +188,7 @@ func (a *agent) setCapture(err error) {
 	}
 	a.checkNode()
 	if before == nil || text(*before) != text(err) {
-		a.logCapture(err)
+		a.logCapture(err, before != nil && *before == nil)
 	}
 }
 
@@ -200,13 +200,17 @@ func text(err error) string {
 	return err.Error()
 }
 
-// logCapture logs a result that is new.
-func (a *agent) logCapture(err error) {
-	if err != nil {
-		a.log.Error(err, "cannot capture requests inside pods, retrying: they come on the wire, where --capture=require refuses them")
-		return
+// logCapture logs a result that is new. With prefer, a node where it never worked has no fault.
+func (a *agent) logCapture(err error, worked bool) {
+	const failed = "cannot capture requests inside pods, retrying"
+	switch {
+	case err == nil:
+		a.log.Info("capturing requests inside pods")
+	case a.o.privileged.Way == privileged.CapturePrefer && !worked:
+		a.log.Info(failed+": pods are served on the wire", "reason", err.Error())
+	default:
+		a.log.Error(err, failed+": they come on the wire, where --capture=require refuses them")
 	}
-	a.log.Info("capturing requests inside pods")
 }
 
 // serveInPods is the holder, and its agent, until parent ends or one of them cannot go on.

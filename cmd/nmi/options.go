@@ -76,6 +76,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 
 // complete applies the environment. Managed mode is always namespaced.
 func (o *options) complete(getenv func(string) string) error {
+	o.privileged.Complete()
 	o.node.complete(getenv)
 	o.entra.complete(getenv)
 	o.node.kubenet.SkipUnreadable = o.holder != "" // this process may have no privileges

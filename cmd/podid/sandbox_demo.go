@@ -43,7 +43,7 @@ func newSandboxDemoCommand(open *sandboxOpener) *cobra.Command {
 		},
 	}
 	bindUpFlags(cmd, &o.Up)
-	cmd.Flags().StringVar(&o.Capture, "capture", "", "how NMI gets requests of pods: wire, prefer or require; by default wire, and prefer with --dataplane=ebpf (see docs/interception.md)")
+	cmd.Flags().StringVar(&o.Capture, "capture", "", "how NMI gets requests of pods: wire, prefer or require; by default prefer (see docs/interception.md)")
 	cmd.Flags().BoolVar(&o.Keep, "keep", false, "leave the sandbox up")
 	cmd.Flags().StringVar(&o.Bin, "bin", "", "folder with the programs mic and nmi (default podid's own)")
 	return cmd

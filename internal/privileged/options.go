@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/hook/netns"
 )
 
 // The ways of --capture.
@@ -62,8 +63,9 @@ func (o *Options) BindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.table, "agent-table", redirect.DefaultTable, "`name` of the nftables table that nmi owns")
 	flags.BoolVar(&o.wireServer, "block-wireserver", true, "keep Azure's WireServer (168.63.129.16, TCP ports 80 and 32526), which has the machine's certificates and secrets, from pods")
 	flags.IntVar(&o.interval, "ipt-update-interval-sec", 60, "`seconds` between two checks of the redirect; changes are corrected at once")
-	flags.StringVar(&o.Way, "capture", CaptureWire,
-		"how requests of pods reach nmi: wire (nftables), prefer (inside pods where the node can, and nftables behind it), or require (inside pods only; others are refused). The last two need root, or a holder (--holder)")
+	flags.StringVar(&o.Way, "capture", "",
+		"how requests of pods reach nmi: wire (nftables), prefer (inside pods where the node can, and nftables behind it), or require (inside pods only; others are refused). The last two need root, or a holder (--holder). "+
+			"By default prefer on a machine's own network, and wire in any other network namespace: such a node may be one of several on its machine")
 	flags.StringVar(&o.address, "capture-address", "127.0.0.1:64579",
 		"loopback `address` and port in pods' network where nmi listens; if a pod uses the port, one of the next")
 	flags.StringVar(&o.HostPods, "host-network-pods", HostPodsOff,
@@ -73,6 +75,19 @@ func (o *Options) BindFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.namespaces, "netns-dir", "/run/netns", "`folder` in which the container runtime keeps network namespaces")
 	flags.StringVar(&o.pins, "bpf-dir", DefaultPins, "`folder` for pins in a BPF file system, which nmi makes")
 	flags.StringVar(&o.lock, "holder-lock", "/run/podid/holders.lock", "`file` that the agents of a node share: one of two that run at once serves the pods that start")
+}
+
+// Complete sets what depends on where this process runs: the default of --capture. In a network
+// namespace that is not the machine's first one, the control groups of pods that it sees may be those
+// of another node.
+func (o *Options) Complete() {
+	if o.Way != "" {
+		return
+	}
+	o.Way = CapturePrefer // where the cookie cannot be read, the attempt says why
+	if cookie, err := netns.Cookie(); err == nil && cookie != netns.First {
+		o.Way = CaptureWire
+	}
 }
 
 // Validate returns all mistakes, joined. port is where the agent listens.

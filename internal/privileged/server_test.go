@@ -17,14 +17,14 @@ import (
 	"github.com/podid-io/podid/internal/testenv"
 )
 
-// parsed returns the options of a command line.
+// parsed returns the options of a command line, with --capture=wire unless it says otherwise.
 func parsed(t *testing.T, args ...string) Options {
 	t.Helper()
 	var o Options
 	flags := flag.NewFlagSet("", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	o.BindFlags(flags)
-	if err := flags.Parse(args); err != nil {
+	if err := flags.Parse(append([]string{"--capture=wire"}, args...)); err != nil {
 		t.Fatal(err)
 	}
 	return o

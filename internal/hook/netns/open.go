@@ -212,6 +212,10 @@ func diagHere(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// First is the cookie of a machine's first network namespace: the kernel counts from 1
+// (gen_cookie_next in include/linux/cookie.h).
+const First = 1
+
 // Cookie returns the cookie of this process's own network namespace.
 func Cookie() (uint64, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

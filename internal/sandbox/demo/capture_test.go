@@ -11,8 +11,8 @@ func TestCaptureFor(t *testing.T) {
 		plane     network.Dataplane
 		way, want string
 	}{
-		{network.Bridged, "", "wire"},
-		{network.Routed, "", "wire"},
+		{network.Bridged, "", "prefer"},
+		{network.Routed, "", "prefer"},
 		{network.EBPF, "", "prefer"},
 		{network.Bridged, "require", "require"},
 		{network.EBPF, "require", "require"},

@@ -36,7 +36,7 @@ const (
 // Options are the user's choices.
 type Options struct {
 	Up sandbox.Options
-	// Capture is NMI's --capture. Empty means the wire, or prefer where packets pass by the wire.
+	// Capture is NMI's --capture. Empty means prefer.
 	Capture string
 	// Keep leaves the sandbox up.
 	Keep bool
