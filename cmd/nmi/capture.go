@@ -159,8 +159,8 @@ func (a *agent) checkDataplane() error {
 	return a.dataplane.Ready()
 }
 
-// captureState returns the value of the node's annotation: nothing before it is this agent's turn, and
-// before it is known.
+// captureState returns the value of the node's annotation: nothing before it is this agent's turn,
+// and before it is known.
 func (a *agent) captureState() string {
 	select {
 	case <-a.lifecycle.Turn():

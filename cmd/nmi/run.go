@@ -138,8 +138,8 @@ func unlessDone(ctx context.Context, err error) error {
 	return err
 }
 
-// watchNode watches the agent's node: its labels, and what the agent writes there. The start-up taint
-// is removed when the agent is ready: once the cluster is known and the redirect is in place.
+// watchNode watches the agent's node: its labels, and what the agent writes there. The start-up
+// taint is removed when the agent is ready: once the cluster is known and the redirect is in place.
 func (a *agent) watchNode(ctx context.Context) {
 	if a.nodestate == nil {
 		a.node.Watch(ctx, func(*corev1.Node) {})

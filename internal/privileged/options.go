@@ -78,8 +78,8 @@ func (o *Options) BindFlags(flags *flag.FlagSet) {
 }
 
 // Complete sets what depends on where this process runs: the default of --capture. In a network
-// namespace that is not the machine's first one, the control groups of pods that it sees may be those
-// of another node.
+// namespace that is not the machine's first one, the control groups of pods that it sees may be
+// those of another node.
 func (o *Options) Complete() {
 	if o.Way != "" {
 		return

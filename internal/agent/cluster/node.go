@@ -1,5 +1,5 @@
-// The agent's node: its start-up taint, its labels about the kubelet's identity and the network, and
-// its annotation about the capture.
+// The agent's node: its start-up taint, its labels about the kubelet's identity and the network,
+// and its annotation about the capture.
 
 package cluster
 
@@ -58,8 +58,8 @@ func addNodes(scheme *runtime.Scheme) error {
 }
 
 // Watch calls notify with the node, now and after every change, until ctx ends. The object has only
-// name, version, taints, the labels about the kubelet's identity and the network, and the annotation
-// about the capture.
+// name, version, taints, the labels about the kubelet's identity and the network, and the
+// annotation about the capture.
 func (n *Node) Watch(ctx context.Context, notify func(*corev1.Node)) {
 	selector := fields.OneTermEqualSelector("metadata.name", n.name).String()
 	list := cache.NewFilteredListWatchFromClient(n.client, "nodes", metav1.NamespaceAll, func(o *metav1.ListOptions) { o.FieldSelector = selector })

@@ -15,8 +15,8 @@ import (
 	"github.com/podid-io/podid/internal/testenv"
 )
 
-// nodeChanges: each change of the node is received, those of other nodes are not, and what is written
-// is written only if the node has not changed since.
+// nodeChanges: each change of the node is received, those of other nodes are not, and what is
+// written is written only if the node has not changed since.
 func nodeChanges(t *testing.T, config *rest.Config, api client.Client) {
 	t.Helper()
 	taint := corev1.Taint{Key: "example.com/not-yet", Effect: corev1.TaintEffectNoSchedule}

@@ -1,6 +1,6 @@
 // Package nodestate writes to the agent's node what others decide by. It removes the start-up taint
-// once the agent is ready, and whenever the taint is added again while it is. It annotates how pods'
-// requests reach the agent.
+// once the agent is ready, and whenever the taint is added again while it is. It annotates how
+// pods' requests reach the agent.
 //
 // A node that joins with the taint gets no pods before the agent redirects their requests. The
 // agent never adds the taint: a failing agent may not be able to, and MIC detects that from
@@ -64,7 +64,8 @@ func New(api Nodes, agent Agent, log logr.Logger) *Writer {
 	return &Writer{api: api, agent: agent, log: log.WithName("node"), check: make(chan struct{}, 1), nodes: make(chan *corev1.Node, 1)}
 }
 
-// Check makes Run check what is to be written. Call it when the state of the agent may have changed.
+// Check makes Run check what is to be written. Call it when the state of the agent may have
+// changed.
 func (w *Writer) Check() {
 	select {
 	case w.check <- struct{}{}:
@@ -80,8 +81,8 @@ const (
 	writeTime = 10 * time.Second
 )
 
-// Run writes until ctx ends. It does not wait for the watch, which may be in a pause before its next
-// attempt.
+// Run writes until ctx ends. It does not wait for the watch, which may be in a pause before its
+// next attempt.
 func (w *Writer) Run(ctx context.Context) {
 	go w.api.Watch(ctx, w.setNode)
 	var node *corev1.Node
