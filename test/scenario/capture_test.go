@@ -15,7 +15,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/sandbox/demo"
 	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
@@ -198,13 +200,17 @@ func wireWithHostRouting(s *story) {
 // captured fails the story unless all agents capture in the way that this run is about.
 func (s *story) captured() {
 	s.Helper()
-	want := "aadpodidentity_nmi_capture_in_pods 1\n"
+	want, way := "aadpodidentity_nmi_capture_in_pods 1\n", v1.CapturePod
 	if s.capture == "wire" {
-		want = "aadpodidentity_nmi_capture_in_pods 0\n"
+		want, way = "aadpodidentity_nmi_capture_in_pods 0\n", v1.CaptureWire
 	}
 	for node := range s.agentContainers() {
 		if status, text := getFrom(s.Context(), s.onNode(node), "http://127.0.0.1:9090/metrics"); !strings.Contains(text, want) {
 			s.Fatalf("the agent on %s does not capture by %s: status %d", node, s.capture, status)
+		}
+		var object corev1.Node
+		if s.must(s.Get(s.Context(), client.ObjectKey{Name: node}, &object)); object.Annotations[v1.CaptureAnnotation] != way {
+			s.Errorf("node %s is annotated %q, want %q", node, object.Annotations[v1.CaptureAnnotation], way)
 		}
 	}
 }
