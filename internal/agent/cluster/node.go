@@ -22,7 +22,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/agent/nodestate"
 	"github.com/podid-io/podid/internal/listwatch"
 )
 
@@ -124,15 +123,16 @@ func (n *Node) logError(err error) {
 		"node", n.name, "remedy", remedy, "reason", err.Error())
 }
 
-// Change writes to the node. It fails if the node has changed since Watch returned it.
-func (n *Node) Change(ctx context.Context, node *corev1.Node, c nodestate.Change) error {
+// Write writes the node's taints, unless they are nil, and v1.CaptureAnnotation, unless it is empty.
+// It fails if the node has changed since Watch returned it.
+func (n *Node) Write(ctx context.Context, node *corev1.Node, taints []corev1.Taint, capture string) error {
 	metadata := map[string]any{"uid": node.UID, "resourceVersion": node.ResourceVersion}
 	patch := map[string]any{"metadata": metadata}
-	if c.Taints != nil {
-		patch["spec"] = map[string]any{"taints": c.Taints}
+	if taints != nil {
+		patch["spec"] = map[string]any{"taints": taints}
 	}
-	if c.Capture != "" {
-		metadata["annotations"] = map[string]string{v1.CaptureAnnotation: c.Capture}
+	if capture != "" {
+		metadata["annotations"] = map[string]string{v1.CaptureAnnotation: capture}
 	}
 	body, err := json.Marshal(patch)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
-	"github.com/podid-io/podid/internal/agent/nodestate"
 	"github.com/podid-io/podid/internal/testenv"
 )
 
@@ -34,13 +33,13 @@ func nodeChanges(t *testing.T, config *rest.Config, api client.Client) {
 	if first.Name != "node-1" || len(first.Labels) != 1 || first.Labels[v1.HostRoutingLabel] != "true" || len(first.Spec.Taints) == 0 {
 		t.Errorf("received %s with labels %v and taints %v", first.Name, first.Labels, first.Spec.Taints)
 	}
-	if err := n.Change(t.Context(), first, nodestate.Change{Taints: []corev1.Taint{}, Capture: v1.CapturePod}); err != nil {
+	if err := n.Write(t.Context(), first, []corev1.Taint{}, v1.CapturePod); err != nil {
 		t.Fatal(err)
 	}
 	if second := <-nodes; len(second.Spec.Taints) != 0 || second.Annotations[v1.CaptureAnnotation] != v1.CapturePod {
 		t.Errorf("taints %v and annotations %v after the change", second.Spec.Taints, second.Annotations)
 	}
-	if err := n.Change(t.Context(), first, nodestate.Change{Taints: []corev1.Taint{}}); !apierrors.IsConflict(err) {
+	if err := n.Write(t.Context(), first, []corev1.Taint{}, ""); !apierrors.IsConflict(err) {
 		t.Errorf("writing to a changed node: %v, want a conflict", err)
 	}
 	var now corev1.Node

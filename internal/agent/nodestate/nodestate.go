@@ -18,23 +18,14 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 )
 
-// Change is what is written to a node.
-type Change struct {
-	// Taints replace those of the node, unless they are nil.
-	Taints []corev1.Taint
-	// Capture is the value of v1.CaptureAnnotation, unless it is empty.
-	Capture string
-}
-
-func (c Change) empty() bool { return c.Taints == nil && c.Capture == "" }
-
 // Nodes reads and writes the agent's node.
 type Nodes interface {
 	// Watch calls notify with the node, now and after every change, until ctx ends. The object may
 	// be kept and must not be changed.
 	Watch(ctx context.Context, notify func(*corev1.Node))
-	// Change writes to a node. It fails if the node has changed since Watch returned it.
-	Change(ctx context.Context, node *corev1.Node, change Change) error
+	// Write writes the taints of a node, unless they are nil, and v1.CaptureAnnotation, unless it is
+	// empty. It fails if the node has changed since Watch returned it.
+	Write(ctx context.Context, node *corev1.Node, taints []corev1.Taint, capture string) error
 }
 
 // Agent is the state of the agent. Its functions must not block.
@@ -98,12 +89,12 @@ func (w *Writer) Run(ctx context.Context) {
 		case <-retry:
 		}
 		retry = nil
-		change := w.change(node)
-		if change.empty() {
+		taints, capture := w.due(node)
+		if taints == nil && capture == "" {
 			failures, logged = 0, ""
 			continue
 		}
-		if err := w.write(ctx, node, change); err != nil {
+		if err := w.write(ctx, node, taints, capture); err != nil {
 			if ctx.Err() == nil && err.Error() != logged {
 				logged = err.Error()
 				w.log.Error(err, "cannot write to this node, retrying: pods that do not tolerate its start-up taint are not scheduled there, if it has one", "node", node.Name)
@@ -117,35 +108,35 @@ func (w *Writer) Run(ctx context.Context) {
 	}
 }
 
-// change returns what is to be written to a node, which is nil if it is not known.
-func (w *Writer) change(node *corev1.Node) (c Change) {
+// due returns what is to be written to a node, which is nil if it is not known.
+func (w *Writer) due(node *corev1.Node) (taints []corev1.Taint, capture string) {
 	if node == nil {
-		return c
+		return nil, ""
 	}
 	if left, found := Without(node.Spec.Taints); found && w.agent.Ready() {
-		c.Taints = left
+		taints = left
 	}
 	switch value := w.agent.Capture(); value {
 	case "", w.capture:
 	case node.Annotations[v1.CaptureAnnotation]:
 		w.capture = value
 	default:
-		c.Capture = value
+		capture = value
 	}
-	return c
+	return taints, capture
 }
 
-func (w *Writer) write(ctx context.Context, node *corev1.Node, c Change) error {
+func (w *Writer) write(ctx context.Context, node *corev1.Node, taints []corev1.Taint, capture string) error {
 	write, cancel := context.WithTimeout(ctx, writeTime)
 	defer cancel()
-	if err := w.api.Change(write, node, c); err != nil {
+	if err := w.api.Write(write, node, taints, capture); err != nil {
 		return err
 	}
-	if c.Taints != nil {
+	if taints != nil {
 		w.log.Info("removed the start-up taint", "node", node.Name)
 	}
-	if c.Capture != "" {
-		w.capture = c.Capture
+	if capture != "" {
+		w.capture = capture
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (c *cluster) Watch(ctx context.Context, notify func(*corev1.Node)) {
 	<-ctx.Done()
 }
 
-func (c *cluster) Change(_ context.Context, node *corev1.Node, change Change) error {
+func (c *cluster) Write(_ context.Context, node *corev1.Node, taints []corev1.Taint, capture string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writes++
@@ -52,12 +52,11 @@ func (c *cluster) Change(_ context.Context, node *corev1.Node, change Change) er
 	case node.ResourceVersion != c.node.ResourceVersion:
 		return errors.New("conflict")
 	}
-	taints := change.Taints
 	if taints == nil {
 		taints = node.Spec.Taints
 	}
-	if change.Capture != "" {
-		c.capture = change.Capture
+	if capture != "" {
+		c.capture = capture
 	}
 	c.put(taints)
 	return nil
