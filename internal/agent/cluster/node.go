@@ -123,8 +123,8 @@ func (n *Node) logError(err error) {
 		"node", n.name, "remedy", remedy, "reason", err.Error())
 }
 
-// Write writes the node's taints, unless they are nil, and v1.CaptureAnnotation, unless it is empty.
-// It fails if the node has changed since Watch returned it.
+// Write writes the node's taints, unless they are nil, and v1.CaptureAnnotation, unless it is
+// empty. It fails if the node has changed since Watch returned it.
 func (n *Node) Write(ctx context.Context, node *corev1.Node, taints []corev1.Taint, capture string) error {
 	metadata := map[string]any{"uid": node.UID, "resourceVersion": node.ResourceVersion}
 	patch := map[string]any{"metadata": metadata}
