@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/go-logr/logr"
 
@@ -52,6 +53,7 @@ type options struct {
 	format     string
 	verbosity  int
 	version    bool
+	ping       bool // ask the holder that runs
 }
 
 const intro = "nmi-holder does for nmi what needs privileges on a node: nmi --holder=DIR needs none.\n\n" +
@@ -66,6 +68,7 @@ func (o *options) parse(args []string, w io.Writer) error {
 	flags.IntVar(&o.user, "agent-user", 65532, "`number` of the user as whom nmi runs; root may ask the holder, too")
 	flags.StringVar(&o.format, "logging-format", logging.FormatText, "log format: text or json")
 	flags.IntVar(&o.verbosity, "v", 0, "log verbosity")
+	flags.BoolVar(&o.ping, "ping", false, "ask the holder in the folder whether it answers, and exit with 0 or 1; for liveness probes")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 	err := flags.Parse(args)
 	switch {
@@ -109,6 +112,9 @@ func holder(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stdout, "nmi-holder "+build.Describe().String())
 		return exitDone
 	}
+	if o.ping {
+		return ping(ctx, o, stderr)
+	}
 	log := logging.New(stderr, o.format, o.verbosity)
 	log.Info("starting", "version", build.Version(), "capture", o.privileged.Way, "holder", o.folder)
 	if err := serve(ctx, o, log); err != nil {
@@ -116,6 +122,19 @@ func holder(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	log.Info("stopped")
+	return exitDone
+}
+
+// pingTime bounds the wait for a holder's answer.
+const pingTime = 5 * time.Second
+
+func ping(ctx context.Context, o *options, stderr io.Writer) int {
+	ctx, cancel := context.WithTimeout(ctx, pingTime)
+	defer cancel()
+	if err := privileged.Ping(ctx, o.privileged, o.folder); err != nil {
+		_, _ = fmt.Fprintf(stderr, "nmi-holder: %v\n", err)
+		return exitFailed
+	}
 	return exitDone
 }
 

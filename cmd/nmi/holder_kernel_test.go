@@ -133,6 +133,17 @@ func (n *split) asks(what, want string) {
 	}
 }
 
+// ping returns what the holder of a folder says to a liveness probe.
+func (n *split) ping(folder string) error {
+	cmd := exec.CommandContext(n.t.Context(), n.holder, "--ping", "--holder="+folder)
+	cmd.Env = []string{"PODID_TEST_AS_NMI=1"}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
 // TestHolder: an agent that has no privilege serves pods, inside their network and by the redirect,
 // with a holder beside it. Both may die.
 func TestHolder(t *testing.T) {
@@ -144,6 +155,9 @@ func TestHolder(t *testing.T) {
 	n.capturing("1")
 	n.asks("a token", "200 ")
 	n.want(n.unopened, tokenURL, 200, "access_token")
+	if err := n.ping(folder); err != nil {
+		t.Errorf("a holder is asked whether it lives: %v", err)
+	}
 
 	// The agent dies. A request waits for the next one.
 	agent.stop(syscall.SIGKILL)
@@ -158,6 +172,9 @@ func TestHolder(t *testing.T) {
 
 	// The holder dies. Pods are served meanwhile, and new ones when it is back.
 	holder.stop(syscall.SIGKILL)
+	if err := n.ping(folder); err == nil {
+		t.Error("a holder that was killed says that it lives")
+	}
 	n.asks("without the holder", "200 ")
 	n.want(n.unopened, tokenURL, 200, "access_token")
 	holder = n.startHolder(folder)

@@ -21,6 +21,7 @@ const (
 type act string
 
 const (
+	actPing     act = "ping"     // Ping
 	actOwner    act = "owner"    // Owner
 	actTakeBack act = "takeBack" // TakeBack
 	actKeep     act = "keep"     // KeepRedirect

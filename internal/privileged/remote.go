@@ -37,6 +37,19 @@ func NewRemote(o Options, port int, secret, folder string) (*Remote, error) {
 	return &Remote{redirect: r, folder: folder, silence: max(minSilence, 3*o.Interval())}, nil
 }
 
+// Ping asks the holder in a folder whether it answers. It reads the redirect, and changes nothing.
+func Ping(ctx context.Context, o Options, folder string) error {
+	r, err := NewRemote(o, 1, "", folder)
+	if err != nil {
+		return err
+	}
+	last, err := r.call(ctx, request{Act: actPing}, nil)
+	if err != nil {
+		return err
+	}
+	return last.err()
+}
+
 // CountTo is Local's.
 func (r *Remote) CountTo(c redirect.Counts) {
 	r.mu.Lock()

@@ -194,6 +194,10 @@ func (c *call) send(r result) bool {
 // answer does what a request wants, and returns the last result.
 func (s *Server) answer(ctx context.Context, r request, c *call) result {
 	switch r.Act {
+	case actPing:
+		s.turn.Lock() // a holder in which this takes for ever is ill
+		defer s.turn.Unlock()
+		return result{}
 	case actOwner, actTakeBack, actKeep:
 		if err := s.local.redirect.Lead(r.Target); err != nil {
 			return failed(err)

@@ -156,6 +156,24 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestPing: a holder answers, unless it hangs or is gone.
+func TestPing(t *testing.T) {
+	s, r := serve(t)
+	if err := Ping(t.Context(), parsed(t), r.folder); err != nil {
+		t.Error(err)
+	}
+	s.turn.Lock()
+	brief, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := Ping(brief, parsed(t), r.folder); err == nil {
+		t.Error("a holder that hangs answers")
+	}
+	s.turn.Unlock()
+	if err := Ping(t.Context(), parsed(t), t.TempDir()); err == nil || !strings.Contains(err.Error(), "nmi-holder") {
+		t.Errorf("no holder: %v", err)
+	}
+}
+
 // TestErrorsReported: what the holder refuses is reported, and not asked for again and again.
 func TestErrorsReported(t *testing.T) {
 	_, r := serve(t)

@@ -294,7 +294,7 @@ func TestHolder(t *testing.T) {
 		if !slices.Contains(holder.Args, fmt.Sprint("--agent-user=", user)) {
 			t.Errorf("the holder does not expect NMI's user %d: %v", user, holder.Args)
 		}
-		if len(holder.Ports) != 0 || holder.LivenessProbe != nil || holder.ReadinessProbe != nil || len(holder.Env) != 0 {
+		if len(holder.Ports) != 0 || holder.LivenessProbe.Exec == nil || holder.ReadinessProbe != nil || len(holder.Env) != 0 {
 			t.Errorf("the holder has a door: %+v", holder)
 		}
 		for _, mount := range holder.VolumeMounts {
