@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -74,93 +73,6 @@ func (s *story) answers(p *corev1.Pod, container string) []answer {
 		s.Fatalf("%s of pod %s said %q: %v", container, p.Name, said, err)
 	}
 	return got
-}
-
-// loadFor is how long pods ask while agents are killed. The first time the kubelet starts a process
-// again at once, the second time after ten seconds.
-const loadFor = 20 * time.Second
-
-// agentsKilled: pods ask without pause while the agents are killed at random, and others start and
-// ask at once. Each request gets a token of the pod's own identity or no answer, and no packet
-// arrives at the metadata service.
-func agentsKilled(s *story) {
-	id := s.identity("durable")
-	s.bind(s.ns, "durable", id, "durable", 0)
-	steady := s.probe(s.ns, "steady", "durable")
-	s.token(steady, "", id)
-	load := get(tokenAsk)
-	load.LastsMS = loadFor.Milliseconds()
-	asked, err := json.Marshal([]request{load})
-	s.must(err)
-	var pods []*corev1.Pod
-	for i := range 4 {
-		p := podOf(s.ns, fmt.Sprintf("pod-%d", i), "durable", container{name: "probe", image: probeImage})
-		p.Spec.Containers[0].Args = []string{string(asked)}
-		s.must(s.Create(s.Context(), p))
-		pods = append(pods, p)
-	}
-	for _, p := range pods {
-		s.awaitPod(p, "runs", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
-	}
-	since := s.podPackets()
-	late := s.killAgents("durable")
-	for _, p := range late {
-		p = s.finish(p)
-		for _, container := range []string{"init", "probe"} {
-			if a := s.answers(p, container)[0]; a.Error != "refused" && a.Error != "closed" && (a.Status != 200 || a.Claims["appid"] != id.ClientID) {
-				s.Errorf("%s of pod %s, which started without an agent, got %s, with claims %v", container, p.Name, a, a.Claims)
-			}
-		}
-	}
-	total := map[string]int{}
-	for _, p := range pods {
-		for outcome, n := range s.answers(s.finish(p), "probe")[0].Outcomes {
-			total[outcome] += n
-		}
-	}
-	s.Logf("outcomes: %v", total)
-	for outcome, n := range total {
-		if outcome != "200 "+id.ClientID && outcome != "refused" && outcome != "closed" {
-			s.Errorf("%d requests: %s", n, outcome)
-		}
-	}
-	if total["200 "+id.ClientID] == 0 {
-		s.Error("there were no tokens")
-	}
-	if n := s.podPackets() - since; n != 0 {
-		s.Errorf("%d packets of pods arrived at the metadata service", n)
-	}
-	s.token(steady, "", id)
-}
-
-// killAgents kills every agent at a random moment, in each of its parts. It returns pods with the
-// label that it started just after.
-func (s *story) killAgents(label string) (late []*corev1.Pod) {
-	s.Helper()
-	seed := uint64(time.Now().UnixNano())
-	s.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	rounds := [][]part{{agentPart}, {agentPart}}
-	if s.capture != "wire" {
-		rounds = [][]part{{agentPart}, {holderPart}, {agentPart, holderPart}}
-	}
-	for _, parts := range rounds {
-		before := map[part]map[string]string{}
-		for _, which := range parts {
-			before[which] = s.containers(which)
-		}
-		for node := range before[parts[0]] {
-			<-time.After(time.Duration(random.IntN(1500)) * time.Millisecond)
-			for _, which := range parts {
-				s.crash(node, which)
-			}
-			late = append(late, s.asksAtOnce(fmt.Sprintf("late-%d", len(late)), label))
-		}
-		for _, which := range parts {
-			s.restarted(which, before[which])
-		}
-	}
-	return late
 }
 
 // wireWithHostRouting: where packets of pods pass by the wire, an agent that captures there is not

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -22,8 +20,6 @@ import (
 	"github.com/podid-io/podid/internal/emulator/world"
 	"github.com/podid-io/podid/internal/sandbox"
 	"github.com/podid-io/podid/internal/sandbox/demo"
-	"github.com/podid-io/podid/internal/sandbox/netns"
-	"github.com/podid-io/podid/internal/sandbox/network"
 )
 
 // othersStay: identities that were on the nodes before podid serve pods without a request to Azure,
@@ -203,24 +199,6 @@ var (
 func (s *story) crashAgent(node string) {
 	s.Helper()
 	s.crash(node, agentPart)
-}
-
-// crash kills a part of the agent on a node.
-func (s *story) crash(node string, which part) {
-	s.Helper()
-	pids, err := netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + node).Processes()
-	s.must(err)
-	found := false
-	for _, pid := range pids {
-		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err == nil && strings.TrimSpace(string(name)) == which.program {
-			s.must(syscall.Kill(pid, syscall.SIGKILL))
-			found = true
-		}
-	}
-	if !found {
-		s.Errorf("there is no %s to crash on %s", which.program, node)
-	}
 }
 
 // agentContainers returns the agents' current containers by node.

@@ -103,7 +103,8 @@ func ContainerdMajor(version string) (int, error) {
 //
 // The eviction limits keep a small disk usable. Images are never collected, because there is no
 // registry to pull them from again. The status is sent often enough for a crashed node to be
-// noticed in seconds.
+// noticed in seconds. A container that ends again and again is restarted after a second, not after
+// up to five minutes.
 func KubeletConfig(name string) (string, error) {
 	type object map[string]any
 	return marshal("kubelet", object{
@@ -126,6 +127,8 @@ func KubeletConfig(name string) (string, error) {
 		"volumePluginDir":             "/var/lib/kubelet/volumeplugins",
 		"healthzBindAddress":          "127.0.0.1",
 		"syncFrequency":               "10s",
+		"featureGates":                object{"KubeletCrashLoopBackOffMax": true},
+		"crashLoopBackOff":            object{"maxContainerRestartPeriod": "1s"},
 	})
 }
 
