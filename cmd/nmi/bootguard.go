@@ -4,28 +4,57 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/go-logr/logr"
 
 	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/privileged"
 )
 
-// guardBoot adds the rules of the redirect, unless an agent serves.
+// guardBoot adds the rules of the redirect, unless an agent serves, and with another --capture than
+// wire the programs that refuse pods inside them.
 func guardBoot(ctx context.Context, o *options, log logr.Logger) error {
 	config, err := o.privileged.Redirect(o.ports.nmi)
 	if err != nil {
 		return err
 	}
-	guarded, err := redirect.Guard(ctx, config)
-	if err != nil {
-		return fmt.Errorf("add the rules before the agent runs: %w", err)
-	}
 	log = log.WithValues("table", config.Table, "address", config.AgentIP.String())
-	if guarded {
+	guarded, err := redirect.Guard(ctx, config)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("add the rules before the agent runs: %w", err)
+	case guarded:
 		log.Info("put the rules in place: pods are refused until an agent serves")
-	} else {
+	default:
 		log.Info("left the rules to the agent that serves")
+		return nil
+	}
+	if o.privileged.Way == privileged.CaptureWire {
+		return err
+	}
+	return guardInPods(o.privileged, err, log)
+}
+
+// guardInPods puts the programs in place. rules is why the rules are not: where a security module
+// forbids them, the programs refuse pods alone. With prefer, so do the rules where there can be no
+// programs.
+func guardInPods(o privileged.Options, rules error, log logr.Logger) error {
+	guarded, err := privileged.GuardBoot(o)
+	switch {
+	case err != nil && o.Way == privileged.CapturePrefer && rules == nil:
+		log.Error(err, "pods are refused by the rules alone: on a node whose network passes by them, pods reach the metadata service")
+		return nil
+	case err != nil:
+		return errors.Join(err, rules)
+	case guarded:
+		log.Info("put the programs in place: pods are refused inside them until an agent serves")
+	default:
+		log.Info("left the programs that an agent has put in place")
+	}
+	if rules != nil {
+		log.Error(rules, "pods are refused by the programs alone")
 	}
 	return nil
 }

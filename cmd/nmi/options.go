@@ -71,7 +71,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.cleanup.bindFlags(flags)
 	o.cluster.bindFlags(flags)
 	flags.StringVar(&o.holder, "holder", "", "`folder` in which nmi-holder listens, which does what needs privileges; nmi needs none then; empty: nmi does it")
-	flags.BoolVar(&o.bootGuard, "boot-guard", false, "add the rules of the redirect and exit: pods are refused until an agent serves; for a unit that runs before the kubelet")
+	flags.BoolVar(&o.bootGuard, "boot-guard", false, "add the rules of the redirect, with --capture=prefer or require also the programs, and exit: pods are refused until an agent serves; for a unit that runs before the kubelet")
 }
 
 // complete applies the environment. Managed mode is always namespaced.
@@ -94,7 +94,10 @@ func (o *options) validate() error {
 	if o.bootGuard && (o.cleanup.on || o.cleanup.nodes) {
 		return errors.New("--boot-guard does not go with --cleanup and --cleanup-nodes: it does the opposite")
 	}
-	if o.cleanup.on || o.cleanup.nodes || o.bootGuard { // without the name of the node
+	if o.bootGuard { // without the name of the node
+		return errors.Join(o.Validate(), o.privileged.Validate(o.ports.nmi), o.cleanup.validate())
+	}
+	if o.cleanup.on || o.cleanup.nodes {
 		return errors.Join(o.Validate(), o.privileged.ValidateRedirect(o.ports.nmi), o.cleanup.validate())
 	}
 	return errors.Join(o.Validate(), o.node.validate(), o.privileged.Validate(o.ports.nmi), o.validateHolder(), o.identities.validate(), o.entra.validate(),

@@ -105,6 +105,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{"ports", "--node=n --nmi-port=0 --http-probe-port=70000 --metadata-port=-1", noEnv, []string{"--nmi-port=0", "--http-probe-port=70000", "--metadata-port=-1"}},
 		{"intervals", "--node=n --ipt-update-interval-sec=0 --retry-attempts-for-created=-1", noEnv, []string{"--ipt-update-interval-sec=0", "--retry-attempts-for-created=-1"}},
 		{"guard and cleanup", "--boot-guard --cleanup", noEnv, []string{"--boot-guard does not go with --cleanup"}},
+		{"guard and capture", "--boot-guard --capture=always", noEnv, []string{`--capture="always"`}},
 		{"relative socket", "--node=n --host-token-socket=host.sock", noEnv, []string{"--host-token-socket", "absolute path"}},
 		{"socket with dots", "--node=n --host-token-socket=/run/../host.sock", noEnv, []string{"--host-token-socket", "absolute path"}},
 		{"long socket", "--node=n --host-token-socket=/" + strings.Repeat("x", 96), noEnv, []string{"at most 96"}},

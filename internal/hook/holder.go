@@ -10,6 +10,7 @@
 //	agents.go       passes sockets to agents
 //	publish.go      publishes the listeners that an agent has
 //	hostpods.go     captures the pods on the node's network that an agent asks for
+//	boot.go         refuses pods before there is a holder
 package hook
 
 import (

@@ -165,11 +165,8 @@ type guards struct {
 
 func newGuards(ctx context.Context, programs *program.Hook, s Settings) *guards {
 	g := &guards{
-		programs: programs, targets: []netip.Addr{s.Metadata.Addr()}, checked: s.Checked, lost: make(chan error, 1),
+		programs: programs, targets: s.targets(), checked: s.Checked, lost: make(chan error, 1),
 		probe: func() error { return probe.Run(ctx, s.Group, s.Metadata, programs) },
-	}
-	for _, to := range s.Closed {
-		g.targets = append(g.targets, to.Addr())
 	}
 	return g
 }

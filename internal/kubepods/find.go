@@ -60,6 +60,16 @@ func Find(cgroups fs.FS) (string, error) {
 	return best, nil
 }
 
+// Top returns the folder of the topmost control group of version 2, given the file system that is
+// mounted at /sys/fs/cgroup. All pods are below it, wherever the kubelet puts them.
+func Top(cgroups fs.FS) (string, error) {
+	top, err := unified(cgroups)
+	if err != nil {
+		return "", fmt.Errorf("find the topmost control group: %w", err)
+	}
+	return top, nil
+}
+
 // unified returns the folder at which control groups of version 2 are mounted.
 func unified(cgroups fs.FS) (string, error) {
 	for _, top := range []string{".", "unified"} {

@@ -146,3 +146,19 @@ func (l *Local) EndCapture(context.Context) (found bool, err error) {
 	}
 	return true, program.Remove(l.options.pins)
 }
+
+// GuardBoot refuses pods inside them until a holder serves, on a node that has just booted. It
+// reports false if what a holder has put in place refuses or serves them already.
+func GuardBoot(o Options) (guarded bool, err error) {
+	top, err := kubepods.Top(os.DirFS(o.groups))
+	if err != nil {
+		return false, err
+	}
+	guarded, err = hook.GuardBoot(hook.Settings{
+		Metadata: o.metadata(), Closed: o.Closed(), Group: filepath.Join(o.groups, top), Pins: o.pins,
+	})
+	if err != nil {
+		return guarded, fmt.Errorf("refuse pods inside them before the agent runs: %w", err)
+	}
+	return guarded, nil
+}

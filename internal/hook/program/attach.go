@@ -35,9 +35,9 @@ type Hook struct {
 }
 
 // Attach puts connect4 and connect6 on a control group, given its folder, and pins them in a folder
-// of a BPF file system. Programs of an earlier process are replaced, also its guards: every connect
-// and every packet meets the old one or the new one. Endpoints that an earlier process published
-// stay.
+// of a BPF file system. Programs of an earlier process are replaced, also its guards, and also those
+// that it put on another group: every connect and every packet meets the old one or the new one.
+// Endpoints that an earlier process published stay.
 func Attach(c Config, group, pins string) (*Hook, error) {
 	if err := shallow(group); err != nil {
 		return nil, err
@@ -99,8 +99,13 @@ func (h *Hook) RefuseAbsent() error {
 // pass that its connect4 marked. Before there is a guard, it notes the connections that are open.
 func (h *Hook) attachAll() error {
 	for name, at := range attachTypes() {
-		if err := h.attach(name, at); err != nil {
+		elsewhere, err := h.attach(name, at)
+		if err != nil {
 			return err
+		}
+		if elsewhere != nil {
+			// Until the guards are replaced, it marks what they let pass.
+			defer func() { _ = elsewhere.Close() }()
 		}
 	}
 	if err := h.noteEarlier(); err != nil {
@@ -199,31 +204,55 @@ func loadCollection(spec *ebpf.CollectionSpec, pins string) (*ebpf.Collection, e
 	return all, nil
 }
 
-// attach puts one program on the group, or replaces the pinned one.
-func (h *Hook) attach(name string, at ebpf.AttachType) error {
+// attach puts one program on the group, or replaces the pinned one. If that is on another group, it
+// is returned, and stays there until the caller closes it.
+func (h *Hook) attach(name string, at ebpf.AttachType) (elsewhere link.Link, err error) {
 	program, pin := h.all.Programs[name], filepath.Join(h.pins, name)
 	old, err := pinnedLink(pin)
-	if err == nil {
-		defer func() { _ = old.Close() }() // the pin keeps it
-		if same, err := onGroup(old, h.group); err == nil && same {
-			if err := old.Update(program); err != nil {
-				return explain(fmt.Errorf("replace %s: %w", name, err))
-			}
-			return nil
-		}
-		if err := old.Unpin(); err != nil {
-			return fmt.Errorf("remove %s of another control group: %w", name, err)
-		}
-	} else if !errors.Is(err, os.ErrNotExist) {
-		return err
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, h.attachNew(name, at, pin)
+	case err != nil:
+		return nil, err
 	}
-	attached, err := link.AttachCgroup(link.CgroupOptions{Path: h.group, Attach: at, Program: program})
+	if same, err := onGroup(old, h.group); err != nil || !same {
+		if err := h.attachInstead(name, at, pin); err != nil {
+			_ = old.Close()
+			return nil, err
+		}
+		return old, nil
+	}
+	defer func() { _ = old.Close() }() // the pin keeps it
+	if err := old.Update(program); err != nil {
+		return nil, explain(fmt.Errorf("replace %s: %w", name, err))
+	}
+	return nil, nil
+}
+
+// attachNew puts one program on the group and pins it.
+func (h *Hook) attachNew(name string, at ebpf.AttachType, pin string) error {
+	attached, err := link.AttachCgroup(link.CgroupOptions{Path: h.group, Attach: at, Program: h.all.Programs[name]})
 	if err != nil {
 		return explain(fmt.Errorf("attach %s to %s: %w", name, h.group, err))
 	}
-	defer func() { _ = attached.Close() }()
+	defer func() { _ = attached.Close() }() // the pin keeps it
 	if err := attached.Pin(pin); err != nil {
 		return explain(fmt.Errorf("pin %s: %w", name, err))
+	}
+	return nil
+}
+
+// attachInstead is attachNew where another group's program has the pin. If the process ends on the
+// way, one of the two stays.
+func (h *Hook) attachInstead(name string, at ebpf.AttachType, pin string) error {
+	if err := detach(pin + moving); err != nil {
+		return err
+	}
+	if err := h.attachNew(name, at, pin+moving); err != nil {
+		return err
+	}
+	if err := os.Rename(pin+moving, pin); err != nil {
+		return fmt.Errorf("replace %s of another control group: %w", name, err)
 	}
 	return nil
 }
@@ -240,6 +269,31 @@ func onGroup(l link.Link, group string) (bool, error) {
 	}
 	on := info.Cgroup()
 	return on != nil && on.CgroupId == id, nil
+}
+
+// Elsewhere reports whether connect4 and connect6 of another process are in place, on another
+// control group than this one.
+func Elsewhere(group, pins string) (bool, error) {
+	for name := range attachTypes() {
+		pinned, err := pinnedLink(filepath.Join(pins, name))
+		if errors.Is(err, os.ErrNotExist) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		info, err := pinned.Info()
+		_ = pinned.Close()
+		if err != nil {
+			return false, fmt.Errorf("read link of %s: %w", name, err)
+		}
+		on := info.Cgroup()
+		id, err := GroupID(group)
+		if err != nil || on == nil || on.CgroupId == 0 || on.CgroupId == id {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // GroupID returns the ID of a control group of version 2, given its folder.

@@ -160,17 +160,22 @@ func toService(c Config) asm.Instructions {
 	return append(code, asm.Ja.Label("next"))
 }
 
-// fromPod goes to "next" for a packet of a socket outside of the pods' group, to "drop" for one
-// that has come in by another interface, and to "pod" for all others.
+// fromPod goes to "next" for a packet of a socket outside of the pods' group, if that is known, to
+// "drop" for one that has come in by another interface, and to "pod" for all others.
 func fromPod(c Config) asm.Instructions {
 	code := asm.Instructions{
 		asm.LoadMem(asm.R2, packet, skbIngress, asm.Word).WithSymbol("judge"),
 		asm.JNE.Imm32(asm.R2, 0, "drop"),
+	}
+	if c.Pods == 0 {
+		return code
+	}
+	code = append(code,
 		asm.Mov.Reg(asm.R1, packet),
 		asm.FnSkbCgroupId.Call(),
 		asm.JEq.Imm(asm.R0, 0, "pod"),
 		asm.LoadImm(group, int64(c.Pods), asm.DWord), //nolint:gosec // the bits are meant
-	}
+	)
 	for l := range int32(maxDepth) {
 		code = append(code,
 			asm.Mov.Reg(asm.R1, packet),

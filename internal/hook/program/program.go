@@ -35,7 +35,8 @@ type Config struct {
 	// listener: something else, such as the redirect, answers or refuses them. Otherwise they are
 	// refused.
 	PassAbsent bool
-	// Pods is the ID of the pods' control group, the inode of its folder.
+	// Pods is the ID of the pods' control group, the inode of its folder. If it is 0, every socket of
+	// the node may be a pod's: the guard then lets pass what connect4 let pass, and nothing else.
 	Pods uint64
 }
 

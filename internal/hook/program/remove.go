@@ -59,7 +59,7 @@ func removal(pin string) int {
 	switch {
 	case strings.HasPrefix(pin, guard):
 		return removalOfGuards
-	case pin == connect4, pin == connect6:
+	case strings.HasPrefix(pin, connect4), strings.HasPrefix(pin, connect6):
 		return removalOfConnects
 	}
 	return removalOfMaps

@@ -80,7 +80,7 @@ func attachFirst(u Uplink, program *ebpf.Program, pin string) error {
 	return nil
 }
 
-// moving ends the name of the pin of a guard that takes another one's place.
+// moving ends the name of the pin of a program that takes another one's place.
 const moving = "-new"
 
 // moveGuard puts a second guard before all programs of an uplink, which takes the first one's pin.
