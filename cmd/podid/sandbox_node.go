@@ -5,9 +5,11 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/podid-io/podid/internal/sandbox"
 	"github.com/podid-io/podid/internal/sandbox/cni"
 	"github.com/podid-io/podid/internal/sandbox/node"
 )
@@ -49,26 +51,59 @@ func newSandboxNodeCommand(open *sandboxOpener) *cobra.Command {
 				return s.CrashNode(args[0])
 			},
 		},
-		&cobra.Command{
-			Use:   "start NODE",
-			Short: "Start a crashed node again, with its disk as it was",
-			Args:  cobra.ExactArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				s, report, err := open.open(cmd)
-				if err != nil {
-					return err
-				}
-				step := report.Start("start " + args[0])
-				if err := s.StartNode(cmd.Context(), args[0]); err != nil {
-					step.Fail()
-					return err
-				}
-				step.Done("ready")
-				return nil
-			},
-		},
+		newSandboxNodeBootCommand(open),
 	)
 	return cmd
+}
+
+// newSandboxNodeBootCommand returns the command that starts a crashed node again.
+func newSandboxNodeBootCommand(open *sandboxOpener) *cobra.Command {
+	var capture, bin string
+	cmd := &cobra.Command{
+		Use:   "start NODE",
+		Short: "Start a crashed node again, with its disk as it was",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			before, err := bootGuard(capture, bin)
+			if err != nil {
+				return err
+			}
+			s, report, err := open.open(cmd)
+			if err != nil {
+				return err
+			}
+			step := report.Start("start " + args[0])
+			if err := s.StartNode(cmd.Context(), args[0], before...); err != nil {
+				step.Fail()
+				return err
+			}
+			step.Done("ready")
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&capture, "boot-guard", "", "run nmi --boot-guard with this --capture before the kubelet: wire, prefer or require (default: no boot guard)")
+	cmd.Flags().StringVar(&bin, "bin", "", "folder with the program nmi (default podid's own)")
+	return cmd
+}
+
+// bootGuard returns the program that closes the way to the metadata service after a boot, or none
+// without a way of capture.
+func bootGuard(capture, bin string) ([]sandbox.BootProgram, error) {
+	if capture == "" {
+		return nil, nil
+	}
+	if bin == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find podid itself: %w", err)
+		}
+		bin = filepath.Dir(self)
+	}
+	file := filepath.Join(bin, "nmi")
+	if _, err := os.Stat(file); err != nil {
+		return nil, fmt.Errorf("find nmi: %w; build it with `make build`", err)
+	}
+	return []sandbox.BootProgram{{File: file, Args: []string{"--boot-guard", "--capture=" + capture}}}, nil
 }
 
 // newNodeStartCommand returns the short-lived starter of a node's pid 1, which only the sandbox

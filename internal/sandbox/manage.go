@@ -80,8 +80,9 @@ func (s *Sandbox) CrashNode(name string) error {
 	return process.Kill(c.ID)
 }
 
-// StartNode restarts a crashed node with its disk unchanged and waits until it is ready.
-func (s *Sandbox) StartNode(ctx context.Context, name string) error {
+// StartNode restarts a crashed node with its disk unchanged, and with programs that run first, and
+// waits until it is ready.
+func (s *Sandbox) StartNode(ctx context.Context, name string, before ...BootProgram) error {
 	release, err := s.layout.acquire()
 	if err != nil {
 		return err
@@ -113,7 +114,7 @@ func (s *Sandbox) StartNode(ctx context.Context, name string) error {
 		return err
 	}
 	started := time.Now()
-	if err := b.startNode(n); err != nil {
+	if err := b.startNode(n, before...); err != nil {
 		return err
 	}
 	ctx, cancel := within(ctx, DefaultTimeout)

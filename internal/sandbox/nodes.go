@@ -17,11 +17,25 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/process"
 )
 
+// BootProgram runs on a node to its end before the services start, as a systemd unit of type oneshot
+// that the kubelet requires.
+type BootProgram struct {
+	// File is the program on the machine.
+	File string
+	Args []string
+}
+
 // startNode writes the node's configuration and starts its pid 1.
-func (b *build) startNode(n network.Node) error {
+func (b *build) startNode(n network.Node, before ...BootProgram) error {
 	spec, err := b.nodeSpec(n)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
+	}
+	for _, program := range before {
+		name := filepath.Base(program.File)
+		inside := node.BinDir + "/" + name
+		spec.Binds = append(spec.Binds, node.Bind{From: program.File, To: inside, ReadOnly: true})
+		spec.Before = append(spec.Before, node.Service{Name: name, Path: inside, Args: program.Args, Log: b.nodeLog(n, name)})
 	}
 	return b.launch(n.Name, n.Namespace, spec)
 }

@@ -44,6 +44,7 @@ func TestStories(t *testing.T) {
 	c.run(t, "the agent is away", agentAway)
 	c.run(t, "the agents are replaced", agentsReplaced)
 	c.run(t, "the agents are killed", agentsKilled)
+	c.run(t, "a node reboots", nodeRebooted)
 	c.run(t, "the wire with host routing", wireWithHostRouting)
 	c.run(t, "MIC restarts", micRestarts)
 	c.run(t, "managed mode", managedMode) // last, because it removes MIC

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +46,11 @@ func start(ctx context.Context, spec Spec, logs map[string]*os.File, log *slog.L
 	}
 	log.Info("ready for services", "cgroups", string(spec.Cgroups.Mode))
 	sup := newSupervisor(ctx, log, spec.Env)
+	for _, program := range spec.Before {
+		if err := sup.runToEnd(ctx, program.Path, append([]string{program.Name}, program.Args...), logs[program.Name]); err != nil {
+			return fmt.Errorf("run %s before the services: %w", program.Name, err)
+		}
+	}
 	for i, svc := range spec.Services {
 		sup.supervise(svc, logs[svc.Name])
 		if svc.Socket != "" {
@@ -113,7 +119,7 @@ func openLogs(s Spec) (map[string]*os.File, error) {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	logs[""] = own
-	for _, svc := range s.Services {
+	for _, svc := range slices.Concat(s.Before, s.Services) {
 		f, err := open(svc.Log)
 		if err != nil {
 			return nil, fmt.Errorf("open log of %s: %w", svc.Name, err)

@@ -29,6 +29,9 @@ type Spec struct {
 	Groups  []string      `json:"groups"`
 	// Binds are mounted inside the node's root.
 	Binds []Bind `json:"binds"`
+	// Before are programs that run to their end before the first service starts, in this order. If one
+	// fails, no service starts.
+	Before []Service `json:"before,omitempty"`
 	// Services run as long as the node does. They are started in this order.
 	Services []Service `json:"services"`
 	// Images are archives, as paths inside the node, that are imported before the second service
