@@ -17,8 +17,8 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/process"
 )
 
-// BootProgram runs on a node to its end before the services start, as a systemd unit of type oneshot
-// that the kubelet requires.
+// BootProgram runs on a node to its end before the services start, as a systemd unit of type
+// oneshot that the kubelet requires.
 type BootProgram struct {
 	// File is the program on the machine.
 	File string

@@ -194,7 +194,7 @@ func (s *story) checkOutcomes(askers []asker, outcomes map[string]map[string]int
 	}
 }
 
-// closed reports whether an outcome, an error or a status, is that nobody served the request.
+// closed reports whether an outcome, an error or a status, means that no agent served the request.
 func closed(outcome string) bool {
 	return outcome == "refused" || outcome == "closed" || outcome == "timeout" || strings.HasPrefix(outcome, "5")
 }

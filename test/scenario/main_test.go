@@ -12,7 +12,8 @@
 //	bin/podid sandbox down --name mine
 //
 // The nodes' data plane and NMI's --capture are those of PODID_SCENARIO_DATAPLANE and
-// PODID_SCENARIO_CAPTURE; see `podid sandbox demo --help` and `make test-planes`.
+// PODID_SCENARIO_CAPTURE; see `podid sandbox demo --help` and `make test-planes`. So many processes
+// of agents are killed as PODID_SCENARIO_KILLS says.
 package scenario_test
 
 import (

@@ -35,7 +35,7 @@ type Hook struct {
 }
 
 // Attach puts connect4 and connect6 on a control group, given its folder, and pins them in a folder
-// of a BPF file system. Programs of an earlier process are replaced, also its guards, and also those
+// of a BPF file system. Programs of an earlier process are replaced, also its guards, and those
 // that it put on another group: every connect and every packet meets the old one or the new one.
 // Endpoints that an earlier process published stay.
 func Attach(c Config, group, pins string) (*Hook, error) {
