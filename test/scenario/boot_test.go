@@ -5,10 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,8 +23,7 @@ const asksAfterBoot = 3 * time.Second
 func nodeRebooted(s *story) {
 	id := s.identity("rebooted")
 	s.bind(s.ns, "rebooted", id, "rebooted", 0)
-	nodes := slices.Sorted(maps.Keys(s.agentContainers()))
-	node := nodes[len(nodes)-1]
+	node := s.nodeWithoutMIC()
 	bound, stranger := s.restarts("bound", "rebooted", node), s.restarts("stranger", "", node)
 	s.token(bound, "", id)
 	before, since := s.traces(), s.podPackets()
@@ -66,6 +63,23 @@ func nodeRebooted(s *story) {
 		s.Errorf("%d packets of pods arrived at the metadata service", n)
 	}
 	s.sameTraces(before)
+}
+
+// nodeWithoutMIC returns a node on which no MIC runs: after its crash the next one would wait for
+// its lease to end.
+func (s *story) nodeWithoutMIC() string {
+	s.Helper()
+	var controllers corev1.PodList
+	s.must(s.List(s.Context(), &controllers, client.InNamespace(release), component(mic)))
+	nodes := s.agentContainers()
+	for _, p := range controllers.Items {
+		delete(nodes, p.Spec.NodeName)
+	}
+	for node := range nodes {
+		return node
+	}
+	s.Fatal("MIC runs on every node")
+	return ""
 }
 
 // restarts creates a pod on a node that is started again after a reboot. It asks for a while before

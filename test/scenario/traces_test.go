@@ -201,7 +201,7 @@ func (n *nodeTraces) listeners() error {
 		return err
 	}
 	for _, e := range entries {
-		pod := netns.Namespace(filepath.Join("../..", folder, e.Name()))
+		pod := netns.Namespace(filepath.Join("../..", folder, e.Name())) // its name is a path below netns.Dir
 		var sockets []*netlink.Socket
 		err := pod.Do(func() (err error) { sockets, err = netlink.SocketDiagTCP(unix.AF_INET); return err })
 		if errors.Is(err, os.ErrNotExist) {
