@@ -61,7 +61,7 @@ test-sandbox: root gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Stories 
 	@$(GOTESTSUM) hack/test.sh sandbox
 
 .PHONY: test-planes
-test-planes: root gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## The stories on each data plane, with NMI inside pods: half an hour
+test-planes: root gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## The stories on each data plane, with each way of capture: three quarters of an hour
 	@$(GOTESTSUM) hack/test.sh planes
 
 .PHONY: test-faults
