@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,8 +36,8 @@ func (b *bench) programOf(ctx context.Context, component, name string) (int, err
 	return 0, fmt.Errorf("find %s: no process of its %d pod(s)", name, len(pods.Items))
 }
 
-// processOf returns the process with that name in a pod.
-func processOf(uid, name string) (int, error) {
+// processOf returns the process with that name in a pod, and with these arguments among its own.
+func processOf(uid, name string, args ...string) (int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil {
 		return 0, err
@@ -47,9 +48,16 @@ func processOf(uid, name string) (int, error) {
 			continue // ended meanwhile, or another user's
 		}
 		comm, err := os.ReadFile(filepath.Join(filepath.Dir(file), "comm"))
-		if err == nil && strings.TrimSpace(string(comm)) == name {
+		if err == nil && strings.TrimSpace(string(comm)) == name && hasArguments(filepath.Dir(file), args) {
 			return strconv.Atoi(filepath.Base(filepath.Dir(file)))
 		}
 	}
 	return 0, errors.New("no such process")
+}
+
+// hasArguments reports whether these are among the arguments of a process, whose folder is given.
+func hasArguments(process string, args []string) bool {
+	line, err := os.ReadFile(filepath.Join(process, "cmdline"))
+	all := strings.Split(string(line), "\x00")
+	return err == nil && !slices.ContainsFunc(args, func(a string) bool { return !slices.Contains(all, a) })
 }
