@@ -88,6 +88,12 @@ func parseUsage(text string) (Usage, error) {
 	return Usage{float64(user+system) / TicksPerSecond, float64(system) / TicksPerSecond}, errors.Join(err1, err2)
 }
 
+// DescriptorsOf returns the number of a process's open files.
+func DescriptorsOf(pid int) (int, error) {
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	return len(open), err
+}
+
 // Sample reads a process's memory and CPU time every 100 ms until the context or the process ends.
 // The function it returns stops the sampling and returns the samples.
 func Sample(ctx context.Context, pid int) func() []Memory {

@@ -5,6 +5,7 @@ package nmi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -20,55 +21,68 @@ type target struct {
 	rate, p50, p99, cost, generator []float64
 }
 
+// contender is a server and the way to it.
+type contender struct {
+	target
+	program *stage.Program
+	pods    *sender
+	to      func(load.Spec) load.Spec
+	// profile is the name of the profile of its first turn, "" for none.
+	profile string
+}
+
+// turn sends a load, and records what was measured unless it is to warm up.
+func (c *contender) turn(s load.Spec, warmUp bool) error {
+	before, err := c.program.CPU()
+	if err != nil {
+		return err
+	}
+	r, err := c.pods.send(c.to(s))
+	if err != nil {
+		return err
+	}
+	after, err := c.program.CPU()
+	if warmUp || err != nil {
+		return err
+	}
+	c.rate, c.p50, c.p99 = append(c.rate, r.Rate()), append(c.p50, r.P50), append(c.p99, r.P99)
+	c.cost = append(c.cost, (after-before)/float64(r.Requests))
+	c.generator = append(c.generator, r.CPU/float64(r.Requests))
+	return nil
+}
+
+// turns gives each contender the same load, in turn. The first turn warms up.
+func (b *bench) turns(ctx context.Context, step *progress.Step, s load.Spec, all ...*contender) error {
+	for i := range b.options.rounds + 1 {
+		step.Far("%d of %d turns", i, b.options.rounds)
+		if s.Length = b.options.round; i == 0 {
+			s.Length = time.Second
+		}
+		for _, c := range all {
+			profiled := b.profile(ctx, c.profile, i == 1 && c.profile != "")
+			if err := errors.Join(c.turn(s, i == 0), profiled()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // duel runs the same load on NMI and the bare server in turns. Both have the same machine, pods,
 // response, number of CPUs for Go code, and path through veth, nftables and connection tracking.
 func (b *bench) duel(ctx context.Context, step *progress.Step, name string, procs int, s load.Spec) (nmi, bare target, err error) {
 	n := b.node
-	s.Length = b.options.round
-	measured := func(p *stage.Program, s load.Spec, t *target) error {
-		before, err := p.CPU()
-		if err != nil {
-			return err
-		}
-		r, err := n.send(s)
-		if err != nil {
-			return err
-		}
-		after, err := p.CPU()
-		if t != nil {
-			t.rate, t.p50, t.p99 = append(t.rate, r.Rate()), append(t.p50, r.P50), append(t.p99, r.P99)
-			t.cost = append(t.cost, (after-before)/float64(r.Requests))
-			t.generator = append(t.generator, r.CPU/float64(r.Requests))
-		}
-		return err
-	}
 	err = n.withNMI(ctx, func(agent *nmiProgram) error {
 		first, err := n.send(toNMI(load.Spec{Connections: 1, Sources: s.Sources, Requests: len(s.Sources), Length: requestTime}))
 		if err != nil {
 			return err
 		}
 		return n.withBare(first.Body, procs, func(other *stage.Program) error {
-			for i := range b.options.rounds + 1 {
-				step.Far("%d of %d turns on %d CPU(s)", i, b.options.rounds, procs)
-				// The first turn warms up.
-				warm, into, intoBare := s, (*target)(nil), (*target)(nil)
-				if i == 0 {
-					warm.Length = time.Second
-				} else {
-					into, intoBare = &nmi, &bare
-				}
-				if err := measured(other, toBare(warm), intoBare); err != nil {
-					return err
-				}
-				profiled := b.profile(ctx, name, i == 1)
-				if err := measured(agent.Program, toNMI(warm), into); err != nil {
-					return err
-				}
-				if err := profiled(); err != nil {
-					return err
-				}
-			}
-			return nil
+			mine := &contender{program: agent.Program, pods: n.pods, to: toNMI, profile: name}
+			theirs := &contender{program: other, pods: n.pods, to: toBare}
+			err := b.turns(ctx, step, s, theirs, mine)
+			nmi, bare = mine.target, theirs.target
+			return err
 		})
 	}, fmt.Sprintf("GOMAXPROCS=%d", procs))
 	return nmi, bare, err

@@ -4,13 +4,13 @@ package nmi
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -54,9 +54,8 @@ type node struct {
 	stage      *stage.Stage
 	options    options
 	kubeconfig string
-	pods       *stage.Program
-	orders     *json.Encoder
-	answers    *json.Decoder
+	pods       *sender
+	turned     int // how many holders were started
 }
 
 // newNode prepares everything except NMI.
@@ -106,24 +105,16 @@ func addMetadataAddress() error {
 }
 
 // startPods creates the pods' namespace and connects it to the node.
-func (n *node) startPods() error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
-	}
-	n.pods, err = n.stage.Start(stage.Launch{Name: rolePods, Path: self, Args: []string{"nmi"}, Env: []string{role + "=" + rolePods}, Talks: true, OwnNetwork: true})
-	if err != nil {
+func (n *node) startPods() (err error) {
+	if n.pods, err = n.startSender(nil); err != nil {
 		return err
 	}
-	n.orders, n.answers = json.NewEncoder(n.pods.In()), json.NewDecoder(n.pods.Out())
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = nodeLink
 	if old, err := netlink.LinkByName(nodeLink); err == nil {
 		_ = netlink.LinkDel(old) // left by an earlier node
 	}
-	link := &netlink.Veth{LinkAttrs: attrs, PeerName: podLink, PeerNamespace: netlink.NsPid(n.pods.PID())}
-	if err := netlink.LinkAdd(link); err != nil {
-		return fmt.Errorf("join the pods to the node: %w", err)
+	link, err := n.pods.join(nodeLink)
+	if err != nil {
+		return err
 	}
 	if err := errors.Join(
 		netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: gateway().AsSlice(), Mask: net.CIDRMask(prefix, 32)}}),
@@ -137,23 +128,11 @@ func (n *node) startPods() error {
 	for i := range manyPods + maxMoments {
 		addresses = append(addresses, netip.PrefixFrom(podAddress(i), prefix))
 	}
-	_, err = n.order(order{Addresses: addresses, Gateway: gateway()})
+	_, err = n.pods.order(order{Addresses: addresses, Gateway: gateway()})
 	return err
 }
 
-func (n *node) order(o order) (load.Result, error) {
-	if err := n.orders.Encode(o); err != nil {
-		return load.Result{}, fmt.Errorf("tell the pods: %w: %s", err, n.pods.Tail())
-	}
-	var a answer
-	if err := n.answers.Decode(&a); err != nil {
-		return load.Result{}, fmt.Errorf("hear from the pods: %w: %s", err, n.pods.Tail())
-	}
-	if a.Error != "" {
-		return a.Result, errors.New(a.Error)
-	}
-	return a.Result, nil
-}
+func (n *node) order(o order) (load.Result, error) { return n.pods.order(o) }
 
 const resource = "https://management.azure.com/"
 
@@ -177,13 +156,7 @@ func toBare(s load.Spec) load.Spec {
 }
 
 // send makes the pods send, and fails if a request does.
-func (n *node) send(s load.Spec) (load.Result, error) {
-	r, err := n.order(order{Load: &s})
-	if err == nil && r.Failed > 0 {
-		err = fmt.Errorf("%d of %d requests to %s failed: %s", r.Failed, r.Requests, s.Target, r.Text)
-	}
-	return r, err
-}
+func (n *node) send(s load.Spec) (load.Result, error) { return n.pods.send(s) }
 
 // nmiProgram is a running NMI.
 type nmiProgram struct {
@@ -195,6 +168,11 @@ type nmiProgram struct {
 // until it is ready. offset moves its ports, because two instances on one node cannot share the
 // default ones.
 func (n *node) startNMI(ctx context.Context, offset int, env ...string) (*nmiProgram, error) {
+	return n.startNMIWith(ctx, offset, nil, env...)
+}
+
+// startNMIWith is startNMI with more flags.
+func (n *node) startNMIWith(ctx context.Context, offset int, flags []string, env ...string) (*nmiProgram, error) {
 	args := []string{
 		"--node=" + nodeName, "--kubeconfig=" + n.kubeconfig,
 		"--http-probe-port=" + strconv.Itoa(8080+offset), "--prometheus-port=" + strconv.Itoa(9090+offset),
@@ -203,7 +181,7 @@ func (n *node) startNMI(ctx context.Context, offset int, env ...string) (*nmiPro
 		args = append(args, "--enableProfile")
 	}
 	p, err := n.stage.Start(stage.Launch{
-		Name: "nmi", Path: filepath.Join(n.options.Bin, "nmi"), Args: append(args, n.options.nmiFlags...), Env: env,
+		Name: "nmi", Path: filepath.Join(n.options.Bin, "nmi"), Args: slices.Concat(args, flags, n.options.nmiFlags), Env: env,
 	})
 	if err != nil {
 		return nil, err
@@ -224,14 +202,19 @@ func (n *node) withNMI(ctx context.Context, f func(*nmiProgram) error, env ...st
 	return err
 }
 
-// withBare starts the baseline server, which responds with that body.
-func (n *node) withBare(body string, procs int, f func(*stage.Program) error) error {
+// withBare starts the baseline server, which responds with that body. It listens behind a redirect
+// of its own, or on the listener that it gets.
+func (n *node) withBare(body string, procs int, f func(*stage.Program) error, listener ...*os.File) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
+	env := []string{role + "=" + roleBare, "GOMAXPROCS=" + strconv.Itoa(procs)}
+	if len(listener) > 0 {
+		env = append(env, inherits+"=yes")
+	}
 	p, err := n.stage.Start(stage.Launch{
-		Name: roleBare, Path: self, Args: []string{"nmi"}, Env: []string{role + "=" + roleBare, "GOMAXPROCS=" + strconv.Itoa(procs)}, Talks: true,
+		Name: roleBare, Path: self, Args: []string{"nmi"}, Env: env, Talks: true, Files: listener,
 	})
 	if err != nil {
 		return err

@@ -30,6 +30,9 @@ const (
 	roleBare = "bare"
 )
 
+// inherits is the environment variable of a bare server that gets its listener.
+const inherits = "PODID_BENCH_LISTENER"
+
 func play(ctx context.Context, part string, stdin io.Reader, stdout io.Writer) error {
 	var err error
 	switch part {
@@ -51,6 +54,8 @@ type order struct {
 	// Addresses configures the network namespace with these addresses, of one prefix, and a gateway.
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	Gateway   netip.Addr     `json:"gateway,omitzero"`
+	// Loopback switches on the namespace's loopback device.
+	Loopback bool `json:"loopback,omitempty"`
 	// Load sends requests.
 	Load *load.Spec `json:"load,omitempty"`
 }
@@ -73,9 +78,12 @@ func pods(ctx context.Context, orders io.Reader, answers io.Writer) error {
 		}
 		var a answer
 		var err error
-		if o.Load != nil {
+		switch {
+		case o.Load != nil:
 			a.Result, err = load.Run(ctx, *o.Load)
-		} else {
+		case o.Loopback:
+			err = loopback()
+		default:
 			err = configure(o.Addresses, o.Gateway)
 		}
 		if err != nil {
@@ -85,6 +93,23 @@ func pods(ctx context.Context, orders io.Reader, answers io.Writer) error {
 			return fmt.Errorf("answer: %w", err)
 		}
 	}
+}
+
+// loopback sets up the existing lo.
+func loopback() error {
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return fmt.Errorf("set up lo: %w", err)
+	}
+	return morePorts()
+}
+
+// morePorts allows many new connections per second, which need more ports than the default.
+func morePorts() error {
+	return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("1024 65535"), 0)
 }
 
 // configure sets up the existing eth0.
@@ -104,8 +129,7 @@ func configure(addresses []netip.Prefix, gateway netip.Addr) error {
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()}); err != nil {
 		return fmt.Errorf("add the default route: %w", err)
 	}
-	// Many new connections per second need more ports than the default.
-	return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("1024 65535"), 0)
+	return morePorts()
 }
 
 // The address of the bare server and its redirect, so that its requests take the same path as those
@@ -124,17 +148,7 @@ func bare(ctx context.Context, body io.Reader, ready io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("read the answer to give: %w", err)
 	}
-	r, err := redirect.New(redirect.Config{
-		MetadataIP: netip.MustParseAddr(bareMetadata), MetadataPort: redirect.DefaultMetadataPort,
-		AgentIP: netip.MustParseAddr(bareAgent), AgentPort: barePort, Table: bareTable,
-	})
-	if err != nil {
-		return err
-	}
-	l, err := r.Listen(ctx)
-	if err == nil {
-		err = r.Ensure(ctx)
-	}
+	l, err := bareListener(ctx)
 	if err != nil {
 		return err
 	}
@@ -156,4 +170,28 @@ func bare(ctx context.Context, body io.Reader, ready io.Writer) error {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
+}
+
+// bareListener returns the listener that this process was started with, or one behind a redirect.
+func bareListener(ctx context.Context) (net.Listener, error) {
+	if os.Getenv(inherits) != "" {
+		const first = 3
+		l, err := net.FileListener(os.NewFile(first, "listener"))
+		if err != nil {
+			return nil, fmt.Errorf("use the listener: %w", err)
+		}
+		return l, nil
+	}
+	r, err := redirect.New(redirect.Config{
+		MetadataIP: netip.MustParseAddr(bareMetadata), MetadataPort: redirect.DefaultMetadataPort,
+		AgentIP: netip.MustParseAddr(bareAgent), AgentPort: barePort, Table: bareTable,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l, err := r.Listen(ctx)
+	if err == nil {
+		err = r.Ensure(ctx)
+	}
+	return l, err
 }

@@ -29,6 +29,7 @@ func (b *bench) rows() []rows.Row {
 		{Name: "outage", What: "the metadata service fails", Measure: b.outage},
 		{Name: "many", What: "250 pods, 1,000 requests a second", Measure: b.many},
 		{Name: "roll", What: "NMI is replaced under load", Measure: b.roll},
+		{Name: "inside", What: "tokens from the cache, inside a pod", Measure: b.inside},
 		{Name: "idle", What: "NMI idle in a big cluster", Measure: b.idle},
 	}
 }

@@ -1,4 +1,4 @@
-// Running a benchmark in a network namespace of its own.
+// Running a benchmark in a network namespace and a mount namespace of its own.
 
 package stage
 
@@ -18,8 +18,8 @@ import (
 const isolated = "PODID_BENCH_OUTSIDE"
 
 // Isolate restarts this program in a network namespace with only a loopback device. Nothing that a
-// benchmark or the product does can leave the machine, and all default ports are free. In the
-// restarted program it returns.
+// benchmark or the product does can leave the machine, and all default ports are free. What it
+// mounts is seen by its own programs only and ends with them. In the restarted program it returns.
 func Isolate() error {
 	here, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
@@ -50,9 +50,12 @@ func enter(here string) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	runtime.LockOSThread() // the namespace applies to this thread, and must stay the program's
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("make a network namespace: %w", err)
+	runtime.LockOSThread() // the namespaces apply to this thread, and must stay the program's
+	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make a network namespace and a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("separate the mounts from the machine's: %w", err)
 	}
 	if err := syscall.Exec(program, os.Args, append(os.Environ(), isolated+"="+here)); err != nil {
 		return fmt.Errorf("start %s in a network namespace: %w", program, err)

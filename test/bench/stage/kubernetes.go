@@ -41,6 +41,8 @@ type Stage struct {
 	Azure     *control.Client
 	env       *envtest.Environment
 	programs  []*Program
+	groups    string // the folders of Groups and BPF, once made
+	bpf       string
 }
 
 // New creates the folders. Call Remove to remove everything.
@@ -72,7 +74,7 @@ func (s *Stage) Remove() error {
 	if s.env != nil {
 		err = errors.Join(err, s.env.Stop())
 	}
-	return errors.Join(err, os.RemoveAll(s.Dir))
+	return errors.Join(err, s.removeGroups(), s.unmountBPF(), os.RemoveAll(s.Dir))
 }
 
 // Start starts a program that ends with the stage.

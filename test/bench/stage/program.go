@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -48,6 +49,11 @@ type Launch struct {
 	Talks bool
 	// OwnNetwork starts it in its own network namespace, with only a loopback device that is down.
 	OwnNetwork bool
+	// Group is the folder of the control group, of version 2, in which it starts; none for this
+	// program's own.
+	Group *os.File
+	// Files are open in it as descriptors 3, 4, ….
+	Files []*os.File
 }
 
 // Start starts a program. It does not outlive this one.
@@ -61,8 +67,12 @@ func (l Launch) Start() (*Program, error) {
 	p.cmd = exec.Command(l.Path, l.Args...) //nolint:noctx // ended by Stop, which asks it first
 	p.cmd.Env, p.cmd.Stderr = append(os.Environ(), l.Env...), file
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p.cmd.ExtraFiles = l.Files
 	if l.OwnNetwork {
 		p.cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+	}
+	if l.Group != nil {
+		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(l.Group.Fd())
 	}
 	out, print, err1 := os.Pipe() // not exec's, which must be read to its end before the process is waited for
 	in, err2 := p.cmd.StdinPipe()
@@ -73,17 +83,30 @@ func (l Launch) Start() (*Program, error) {
 		p.cmd.Stdout = file
 	}
 	p.out, p.in, p.Began = bufio.NewReader(out), in, time.Now()
-	err = p.cmd.Start()
+	err = p.start()
 	_ = print.Close()
 	if err != nil {
 		_ = out.Close()
 		return nil, fmt.Errorf("start %s: %w", l.Name, err)
 	}
-	go func() {
-		_ = p.cmd.Wait() // the exit status is irrelevant: the figures show whether it worked
-		close(p.ended)
-	}()
 	return p, nil
+}
+
+// start starts the process from a thread that lives as long: at the end of that thread the kernel
+// would kill the process, and threads that enter another namespace end early.
+func (p *Program) start() error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait() // the exit status is irrelevant: the figures show whether it worked
+			close(p.ended)
+		}
+	}()
+	return <-started
 }
 
 // PID returns the process ID.
@@ -137,7 +160,7 @@ func (p *Program) Until(ctx context.Context, address, want string) error {
 	defer again.Stop()
 	last := ""
 	for {
-		if body, err := get(ctx, address); err == nil {
+		if body, err := Get(ctx, address); err == nil {
 			if last = body; body == want {
 				return nil
 			}
@@ -152,7 +175,8 @@ func (p *Program) Until(ctx context.Context, address, want string) error {
 	}
 }
 
-func get(ctx context.Context, address string) (string, error) {
+// Get returns the body of the response of an address.
+func Get(ctx context.Context, address string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return "", err
@@ -164,6 +188,15 @@ func get(ctx context.Context, address string) (string, error) {
 	defer func() { _ = answer.Body.Close() }()
 	body, err := io.ReadAll(answer.Body)
 	return string(body), err
+}
+
+// Log returns the program's standard error.
+func (p *Program) Log() (string, error) {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return "", fmt.Errorf("read the log of %s: %w", p.name, err)
+	}
+	return string(text), nil
 }
 
 // Tail returns the end of the program's standard error.
