@@ -2,6 +2,8 @@ package httpserve
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -281,5 +283,47 @@ func TestEqualHosts(t *testing.T) {
 	_ = first.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	if _, err := first.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the first was closed for it: %v", err)
+	}
+}
+
+// TestLeft: a connection that its client has closed gives its place to the next one of the same
+// source at once. One that is open does not.
+func TestLeft(t *testing.T) {
+	for _, leaves := range []bool{true, false} {
+		t.Run(fmt.Sprint(leaves), func(t *testing.T) {
+			tcp, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := NewListener(wrapping{tcp}, Limits{Total: 4, PerSource: 1, ReadBuffer: 8 << 10, WriteBuffer: 8 << 10}, nil)
+			dial := func() net.Conn {
+				c, err := new(net.Dialer).DialContext(t.Context(), "tcp4", tcp.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = c.Close() })
+				return c
+			}
+			first := dial()
+			served, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if leaves {
+				_ = first.Close()
+				if _, err := served.Read(make([]byte, 1)); !errors.Is(err, io.EOF) { // the kernel knows it
+					t.Fatal(err)
+				}
+			}
+			second := dial()
+			go func() { // ends when the listener closes the second connection, or the test does
+				_, _ = second.Read(make([]byte, 1))
+				_ = l.Close()
+			}()
+			if _, err := l.Accept(); (err == nil) != leaves {
+				t.Errorf("the second connection: %v", err)
+			}
+			_ = l.Close()
+		})
 	}
 }

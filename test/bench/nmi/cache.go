@@ -24,6 +24,7 @@ type target struct {
 // contender is a server and the way to it.
 type contender struct {
 	target
+	name    string
 	program *stage.Program
 	pods    *sender
 	to      func(load.Spec) load.Spec
@@ -61,7 +62,7 @@ func (b *bench) turns(ctx context.Context, step *progress.Step, s load.Spec, all
 		for _, c := range all {
 			profiled := b.profile(ctx, c.profile, i == 1 && c.profile != "")
 			if err := errors.Join(c.turn(s, i == 0), profiled()); err != nil {
-				return err
+				return fmt.Errorf("%s: %w", c.name, err)
 			}
 		}
 	}
@@ -78,8 +79,8 @@ func (b *bench) duel(ctx context.Context, step *progress.Step, name string, proc
 			return err
 		}
 		return n.withBare(first.Body, procs, func(other *stage.Program) error {
-			mine := &contender{program: agent.Program, pods: n.pods, to: toNMI, profile: name}
-			theirs := &contender{program: other, pods: n.pods, to: toBare}
+			mine := &contender{name: "NMI", program: agent.Program, pods: n.pods, to: toNMI, profile: name}
+			theirs := &contender{name: "bare server", program: other, pods: n.pods, to: toBare}
 			err := b.turns(ctx, step, s, theirs, mine)
 			nmi, bare = mine.target, theirs.target
 			return err

@@ -37,9 +37,9 @@ func (b *bench) inside(ctx context.Context, step *progress.Step) error {
 			err = b.node.withBare(first.Body, 1, func(bare *stage.Program) error {
 				return b.insideWith(ctx, step, func(name string) trio {
 					return trio{
-						inside: &contender{program: p.agent.Program, pods: pods[0].sender, to: inside, profile: name},
-						bare:   &contender{program: bare, pods: pods[0].sender, to: toBareInside},
-						wire:   &contender{program: p.agent.Program, pods: b.node.pods, to: onWire},
+						inside: &contender{name: "NMI inside the pod", program: p.agent.Program, pods: pods[0].sender, to: inside, profile: name},
+						bare:   &contender{name: "bare server inside the pod", program: bare, pods: pods[0].sender, to: toBareInside},
+						wire:   &contender{name: "NMI on the wire", program: p.agent.Program, pods: b.node.pods, to: onWire},
 					}
 				})
 			}, sockets.Listener)
