@@ -3,6 +3,7 @@
 package httpserve
 
 import (
+	"iter"
 	"net"
 	"syscall"
 
@@ -24,6 +25,27 @@ func left(c net.Conn) bool {
 		c = wrapper.NetConn()
 	}
 	return false
+}
+
+// maxLooks bounds the system calls for a new connection.
+const maxLooks = 16
+
+// closedByClient returns an idle connection that its client has closed, or nil if there is none
+// among the first few.
+func closedByClient(conns iter.Seq[*Conn]) *Conn {
+	looks := 0
+	for c := range conns {
+		if c.idleSince.Load() == 0 {
+			continue
+		}
+		if left(c.Conn) {
+			return c
+		}
+		if looks++; looks == maxLooks {
+			return nil
+		}
+	}
+	return nil
 }
 
 func atEnd(socket syscall.Conn) bool {

@@ -32,7 +32,7 @@ const minIdle = time.Second
 // Listener is a net.Listener that keeps to its limits.
 //
 //   - A source that has PerSource connections gets another one only in place of its longest idle
-//     one, which must have been idle for a second or be closed by the client.
+//     one, or of one that the client has closed.
 //   - When Total are open, the source with the most of them loses one to a source that has fewer.
 //   - When no source has more than another, a source without a connection gets the place of the
 //     longest idle one.
@@ -119,9 +119,8 @@ func (l *Listener) admit(c *Conn) (evicted *Conn, ok bool) {
 	own := l.sources[c.source]
 	switch {
 	case len(own) >= l.limits.PerSource:
-		evicted = longestIdle(maps.Keys(own), 0)
-		if evicted != nil && !evicted.idleFor(minIdle) && !left(evicted.Conn) {
-			evicted = nil
+		if evicted = longestIdle(maps.Keys(own), minIdle); evicted == nil {
+			evicted = closedByClient(maps.Keys(own))
 		}
 	case l.open < l.limits.Total:
 		l.add(c)
@@ -193,12 +192,6 @@ func longestIdle(conns iter.Seq[*Conn], atLeast time.Duration) *Conn {
 		}
 	}
 	return found
-}
-
-// idleFor reports whether the connection has been idle for at least so long.
-func (c *Conn) idleFor(atLeast time.Duration) bool {
-	since := c.idleSince.Load()
-	return since != 0 && since <= time.Now().Add(-atLeast).UnixNano()
 }
 
 // all returns the open connections of all sources.

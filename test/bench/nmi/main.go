@@ -27,6 +27,7 @@ type options struct {
 	outage  time.Duration
 	many    time.Duration
 	moments int
+	churn   time.Duration
 	rolls   int
 	pods    int
 	objects int
@@ -45,6 +46,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	flags.IntVar(&o.moments, "moments", 100, "pods of the row moment")
 	flags.DurationVar(&o.outage, "outage", time.Minute, "how long the metadata service fails in the row outage, for all kinds of failure together")
 	flags.DurationVar(&o.many, "many", time.Minute, "how long the row many is")
+	flags.DurationVar(&o.churn, "churn", time.Minute, "how long the row churn is")
 	flags.IntVar(&o.rolls, "rolls", 4, "how often NMI is replaced in the row roll")
 	flags.IntVar(&o.pods, "pods", 20000, "pods of the cluster in the row idle")
 	flags.IntVar(&o.objects, "identities", 5000, "identities, and as many bindings, of the cluster in the row idle")
@@ -53,7 +55,7 @@ func parse(args []string, w io.Writer) (options, error) {
 }
 
 func (o *options) validate() error {
-	for name, d := range map[string]time.Duration{"round": o.round, "outage": o.outage, "many": o.many} {
+	for name, d := range map[string]time.Duration{"round": o.round, "outage": o.outage, "many": o.many, "churn": o.churn} {
 		if d < time.Second || d > 10*time.Minute {
 			return fmt.Errorf("-%s=%s: use a time from 1s to 10m", name, d)
 		}

@@ -30,6 +30,8 @@ func (b *bench) rows() []rows.Row {
 		{Name: "many", What: "250 pods, 1,000 requests a second", Measure: b.many},
 		{Name: "roll", What: "NMI is replaced under load", Measure: b.roll},
 		{Name: "inside", What: "tokens from the cache, inside a pod", Measure: b.inside},
+		{Name: "crowd", What: "250 pods with networks of their own", Measure: b.crowd},
+		{Name: "churn", What: "250 pods with networks of their own come and go", Measure: b.churn},
 		{Name: "idle", What: "NMI idle in a big cluster", Measure: b.idle},
 	}
 }
