@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -33,10 +34,17 @@ func main() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1) // it has little to do, and must take little from the node
 	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	code := holder(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
+
+// gcPercent makes the garbage collector start at 1 MB instead of 4 MB, and let garbage add a quarter
+// to what is in use. It costs CPU time only while pods start and end.
+const gcPercent = 25
 
 // The exit codes.
 const (

@@ -73,7 +73,7 @@ func (b *bench) churn(ctx context.Context, step *progress.Step) error {
 }
 
 // holderGoroutines starts a pair with one pod, calls f, and returns the number of the holder's
-// goroutines. The holder has no port: it prints them when it is ended by SIGQUIT.
+// goroutines, without the runtime's. The holder has no port: it prints them when SIGQUIT ends it.
 func (b *bench) holderGoroutines(ctx context.Context, f func(*pair) error) (count int, err error) {
 	err = b.node.withPair(ctx, func(p *pair) error {
 		return p.withPods(ctx, 1, func([]*innerPod) error {
@@ -86,7 +86,7 @@ func (b *bench) holderGoroutines(ctx context.Context, f func(*pair) error) (coun
 				return err
 			}
 			text, err := p.holder.Log()
-			count = strings.Count(text, "\ngoroutine ")
+			count = strings.Count(text, "\ncreated by ") - strings.Count(text, "\ncreated by runtime.")
 			return err
 		})
 	})

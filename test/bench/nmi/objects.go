@@ -53,8 +53,12 @@ func azure() world.Document {
 	return doc
 }
 
-// fill writes the pods that are on the node in all rows, with their identities.
+// fill writes the node, and the pods that are on it in all rows, with their identities.
 func (n *node) fill(ctx context.Context) error {
+	self := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}}
+	if _, err := n.stage.Kube.CoreV1().Nodes().Create(ctx, self, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create node %s: %w", nodeName, err)
+	}
 	if err := n.stage.Namespace(ctx, namespace); err != nil {
 		return err
 	}
