@@ -6,7 +6,6 @@ package attest
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -136,13 +135,9 @@ func (t *Table) pin(before, now pod, a netip.Addr) *pin {
 // it is unknown. The kernel never gives a lower index to a later interface, unless it is asked for
 // that index.
 func NewestLink() int {
-	links, err := net.Interfaces()
+	newest, err := newestLink()
 	if err != nil {
 		return 0
-	}
-	newest := 0
-	for _, l := range links {
-		newest = max(newest, l.Index)
 	}
 	return newest
 }

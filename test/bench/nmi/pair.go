@@ -80,7 +80,7 @@ func (p *pair) startAgent(ctx context.Context) (err error) {
 		if err != nil || captures == 1 {
 			return err
 		}
-		measure.Pause(ctx, again)
+		measure.Pause(ctx, 5*again) // each look costs NMI some milliseconds
 		if ctx.Err() != nil {
 			return fmt.Errorf("wait until NMI captures inside pods: %w: %s: %s", context.Cause(ctx), p.agent.Tail(), p.holder.Tail())
 		}
