@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -43,12 +44,14 @@ func Watch(ctx context.Context, targets []netip.Addr, guard func([]Uplink) error
 
 // watchOnce is Watch until an error.
 func watchOnce(ctx context.Context, targets []netip.Addr, guard func([]Uplink) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the subscription
 	changed, err := subscribe(ctx)
 	if err != nil {
 		return err
 	}
 	for {
-		all, err := List(targets)
+		all, err := list(ctx, targets)
 		if err != nil {
 			return err
 		}
@@ -69,6 +72,18 @@ func watchOnce(ctx context.Context, targets []netip.Addr, guard func([]Uplink) e
 		if err = errors.Join(err, ctx.Err()); err != nil {
 			return err
 		}
+	}
+}
+
+// list is List, repeated if an interface that came or went has interrupted it: on nodes whose pods
+// change all the time, this is no failure.
+func list(ctx context.Context, targets []netip.Addr) ([]Uplink, error) {
+	for {
+		all, err := List(targets)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || ctx.Err() != nil {
+			return all, err
+		}
+		pause(ctx, settle)
 	}
 }
 

@@ -3,14 +3,19 @@ package uplinks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/vishvananda/netlink"
 
+	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -80,4 +85,38 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("eth0")
+}
+
+// TestSubscriptionEnds: of a watch that has ended with an error, no socket stays.
+func TestSubscriptionEnds(t *testing.T) {
+	testnet.Require(t)
+	node, broken := testnet.New(t), errors.New("broken")
+	watch := func() {
+		err := node.Do(func() error { return watchOnce(t.Context(), nil, func([]Uplink) error { return broken }) })
+		if !errors.Is(err, broken) {
+			t.Error(err)
+		}
+	}
+	sockets := func() (n int) {
+		files, err := filepath.Glob("/proc/self/fd/*")
+		for _, file := range files {
+			if to, err := os.Readlink(file); err == nil && strings.HasPrefix(to, "socket:") {
+				n++
+			}
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	before := sockets()
+	for range 10 {
+		watch()
+	}
+	testenv.Eventually(t, "all sockets closed", func() string {
+		if n := sockets(); n > before {
+			return fmt.Sprintf("%d sockets, %d before", n, before)
+		}
+		return ""
+	})
 }
