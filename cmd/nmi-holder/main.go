@@ -42,8 +42,8 @@ func main() {
 	os.Exit(code)
 }
 
-// gcPercent makes the garbage collector start at 1 MB instead of 4 MB, and let garbage add a quarter
-// to what is in use. It costs CPU time only while pods start and end.
+// gcPercent makes the garbage collector start at 1 MB instead of 4 MB, and let garbage add a
+// quarter to what is in use. It costs CPU time only while pods start and end.
 const gcPercent = 25
 
 // The exit codes.

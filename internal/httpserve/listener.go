@@ -31,8 +31,8 @@ const minIdle = time.Second
 
 // Listener is a net.Listener that keeps to its limits.
 //
-//   - A source that has PerSource connections gets another one only in place of its longest idle
-//     one, or of one that the client has closed.
+//   - A source that has PerSource connections gets another one only in place of one that the client
+//     has closed, or of its longest idle one.
 //   - When Total are open, the source with the most of them loses one to a source that has fewer.
 //   - When no source has more than another, a source without a connection gets the place of the
 //     longest idle one.
@@ -119,8 +119,8 @@ func (l *Listener) admit(c *Conn) (evicted *Conn, ok bool) {
 	own := l.sources[c.source]
 	switch {
 	case len(own) >= l.limits.PerSource:
-		if evicted = longestIdle(maps.Keys(own), minIdle); evicted == nil {
-			evicted = closedByClient(maps.Keys(own))
+		if evicted = closedByClient(maps.Keys(own)); evicted == nil {
+			evicted = longestIdle(maps.Keys(own), minIdle)
 		}
 	case l.open < l.limits.Total:
 		l.add(c)

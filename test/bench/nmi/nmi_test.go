@@ -14,6 +14,7 @@ func TestFlags(t *testing.T) {
 		"number":  {"-rolls", "0"},
 		"moments": {"-moments", "501"},
 		"time":    {"-outage", "1h"},
+		"churn":   {"-churn", "0s"},
 		"flag":    {"-nonsense"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Capture inside pods: a holder, its agent, and pods with a network namespace and a control group of
-// their own each.
+// Capture inside pods: a holder, its agent, and pods that have a network namespace and a control
+// group each.
 
 package nmi
 
@@ -208,8 +208,8 @@ func inside(s load.Spec) load.Spec {
 	return toNMI(s)
 }
 
-// loopbacks returns the addresses of a pod's own connections, several if each request has a new one:
-// one address does not have enough ports.
+// loopbacks returns the addresses of a pod's own connections, several if each request has a new
+// one: one address does not have enough ports.
 func loopbacks(several bool) (list []netip.Addr) {
 	for i := range byte(8) {
 		list = append(list, netip.AddrFrom4([4]byte{127, 0, 0, 1 + i}))
