@@ -76,6 +76,9 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 
 // complete applies the environment. Managed mode is always namespaced.
 func (o *options) complete(getenv func(string) string) error {
+	if o.bootGuard && o.privileged.Way == "" {
+		o.privileged.Way = privileged.CaptureWire // the chart's agent on the wire would not remove programs
+	}
 	o.privileged.Complete()
 	o.node.complete(getenv)
 	o.entra.complete(getenv)
