@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/hook/wireprobe"
 )
 
 // The names of the sockets in the holder's folder.
@@ -29,6 +30,7 @@ const (
 	actRetire   act = "retire"   // Retire
 	actRelease  act = "release"  // Release
 	actEnd      act = "end"      // EndCapture
+	actProbe    act = "probe"    // Probe
 )
 
 // request is the one packet of a call.
@@ -36,6 +38,8 @@ type request struct {
 	Act        act             `json:"act"`
 	Target     redirect.Target `json:"target"`
 	PassAbsent bool            `json:"passAbsent,omitempty"`
+	// Question is of Probe.
+	Question wireprobe.Question `json:"question,omitzero"`
 }
 
 // result is a packet in response.
@@ -49,6 +53,8 @@ type result struct {
 	// Set and Repaired are how often the redirect was written since the result before.
 	Set      int `json:"set,omitempty"`
 	Repaired int `json:"repaired,omitempty"`
+	// Probed is of Probe.
+	Probed Probed `json:"probed,omitzero"`
 }
 
 // err returns the error that a result reports.

@@ -1,5 +1,6 @@
 // Package privileged does for the agent what needs privileges on the node: it keeps the redirect in
-// place (internal/agent/redirect), and captures requests inside pods (internal/hook).
+// place and probes it (internal/agent/redirect, internal/hook/wireprobe), and captures requests
+// inside pods (internal/hook).
 //
 // Local does it in the agent's own process, which is root then. Remote asks a holder, another
 // process beside the agent, and the agent needs no privilege. Server is the holder's end.
@@ -9,6 +10,7 @@
 //	server.go   the holder's end
 //	capture.go  the capture that it runs
 //	remote.go   the agent's end
+//	probe.go    the probe on the node's network
 package privileged
 
 import (

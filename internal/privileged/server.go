@@ -36,7 +36,7 @@ type Server struct {
 	turn sync.Mutex // held while a capture begins or ends, which may take a while
 }
 
-// maxCalls bounds the open calls. An agent has three at most.
+// maxCalls bounds the open calls. An agent has four at most.
 const maxCalls = 16
 
 // NewServer returns a holder whose agents reach it in a folder, which is made. Besides root's, the
@@ -205,6 +205,8 @@ func (s *Server) answer(ctx context.Context, r request, c *call) result {
 		return s.answerRedirect(ctx, r, c)
 	case actCapture, actRetire, actRelease, actEnd:
 		return s.answerCapture(ctx, r, c)
+	case actProbe:
+		return result{Probed: s.local.Probe(ctx, r.Question)}
 	}
 	return result{Error: fmt.Sprintf("unknown request %q: do agent and holder have the same version?", r.Act)}
 }

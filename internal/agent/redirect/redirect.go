@@ -241,6 +241,19 @@ func (r *Redirect) Owner(ctx context.Context) (secret string, target netip.AddrP
 	return by.secret, by.target, true, nil
 }
 
+// Diversion returns how many connections the divert rule has diverted since it was written, and
+// whether a newer agent wrote it. Without a rule it is 0.
+func (r *Redirect) Diversion() (connections uint64, newer bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	have, err := readRuleset(build(r.config, r.port, r.generation))
+	if err != nil {
+		return 0, false, err
+	}
+	by, found := have.owner()
+	return have.diverted(), found && by.generation > r.generation, nil
+}
+
 // Target is the agent that the redirect leads to.
 type Target struct {
 	Port       uint16 `json:"port"`

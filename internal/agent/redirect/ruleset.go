@@ -152,6 +152,23 @@ func (s *ruleset) owner() (owner, bool) {
 	return owner{g, secret, to}, ok && found
 }
 
+// diverted returns the counter of the divert rule.
+func (s *ruleset) diverted() (connections uint64) {
+	if s == nil {
+		return 0
+	}
+	for _, c := range s.chains {
+		for _, r := range c.rules {
+			for _, e := range r.exprs {
+				if counter, ok := e.(*expr.Counter); ok && c.name == divertChain {
+					connections += counter.Packets
+				}
+			}
+		}
+	}
+	return connections
+}
+
 // plan is what has to be written: the whole table, or the rules of some chains.
 type plan struct {
 	whole  bool

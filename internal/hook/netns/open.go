@@ -53,8 +53,8 @@ func (s *Sockets) Copy() (*Sockets, error) {
 // Diag opens a netlink socket in the namespace that knows the namespace's sockets
 // (NETLINK_SOCK_DIAG). Two readers of one would get each other's answers.
 func (s *Sockets) Diag() (diag *os.File, err error) {
-	err = onOwnThread(func() (err error) {
-		if err := enter(s.namespace); err != nil {
+	err = OnOwnThread(func() (err error) {
+		if err := Enter(s.namespace); err != nil {
 			return err
 		}
 		diag, err = diagHere(s.namespace.Name())
@@ -80,8 +80,8 @@ func Open(path string, at netip.AddrPort) (s *Sockets, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
-	err = onOwnThread(func() (err error) {
-		if err := enter(namespace); err != nil {
+	err = OnOwnThread(func() (err error) {
+		if err := Enter(namespace); err != nil {
 			return err
 		}
 		s, err = openHere(namespace, at)
@@ -94,15 +94,15 @@ func Open(path string, at netip.AddrPort) (s *Sockets, err error) {
 	return s, nil
 }
 
-// onOwnThread runs f on a thread that ends afterward: no other goroutine ever runs on it, so f may
-// enter a network namespace.
-func onOwnThread(f func() error) error {
+// OnOwnThread runs f on a thread that ends afterward: no other goroutine ever runs on it, so f may
+// enter a network namespace. A goroutine that f starts runs elsewhere.
+func OnOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 		if unix.Gettid() == os.Getpid() {
 			// The main thread would not end, and represents the process in /proc: take another one.
-			done <- onOwnThread(f)
+			done <- OnOwnThread(f)
 			runtime.UnlockOSThread()
 			return
 		}
@@ -111,8 +111,8 @@ func onOwnThread(f func() error) error {
 	return <-done
 }
 
-// enter moves this thread to a network namespace.
-func enter(namespace *os.File) error {
+// Enter moves this thread to a network namespace. Call it in OnOwnThread.
+func Enter(namespace *os.File) error {
 	err := control(namespace, func(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) })
 	if err == nil {
 		return nil

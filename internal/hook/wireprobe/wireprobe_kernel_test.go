@@ -1,0 +1,124 @@
+package wireprobe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/podid-io/podid/internal/testenv"
+	"github.com/podid-io/podid/internal/testnet"
+)
+
+// asProbe makes the test binary send a probe, so that it can be killed.
+const asProbe = "PODID_TEST_AS_PROBE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProbe) != "1" {
+		m.Run()
+		return
+	}
+	for range 100 { // far more than it lives
+		if _, err := Run(context.Background(), config()); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func config() Config {
+	return Config{
+		Metadata: netip.MustParseAddrPort("169.254.169.254:80"), Source: netip.MustParseAddr("169.254.171.78"),
+		Question: Question{Question: strings.Repeat("0a", 16), Answer: strings.Repeat("1b", 16)},
+	}
+}
+
+// newNode returns a node that forwards nothing, so that no probe is answered.
+func newNode(t *testing.T) *testnet.Net {
+	testnet.Require(t)
+	return testnet.New(t)
+}
+
+// here returns whether the node has the interface of a probe.
+func here(t *testing.T, node *testnet.Net) (is bool) {
+	t.Helper()
+	err := node.Do(func() error {
+		_, err := netlink.LinkByName(Interface)
+		is = err == nil
+		if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return is
+}
+
+func awaitInterface(t *testing.T, node *testnet.Net, want bool) {
+	t.Helper()
+	testenv.Eventually(t, "the probe's interface", func() string {
+		if is := here(t, node); is != want {
+			return fmt.Sprintf("it is there: %v", is)
+		}
+		return ""
+	})
+}
+
+func run(t *testing.T, node *testnet.Net) (f Finding, err error) {
+	t.Helper()
+	if failed := node.Do(func() error { f, err = Run(t.Context(), config()); return nil }); failed != nil {
+		t.Fatal(failed)
+	}
+	return f, err
+}
+
+// TestKilled: the interface of a process that is killed during a probe goes with it.
+func TestKilled(t *testing.T) {
+	node := newNode(t)
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), asProbe+"=1")
+	if err := node.Do(cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	awaitInterface(t, node, true)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	awaitInterface(t, node, false)
+	if f, err := run(t, node); err != nil || f.Met != Unknown {
+		t.Errorf("the next probe: %+v, %v", f, err)
+	}
+}
+
+// TestLeftover: an interface that a probe has left is removed by a later one. What is no probe's
+// stays.
+func TestLeftover(t *testing.T) {
+	node, other := newNode(t), testnet.New(t)
+	testnet.Veth(t, node, Interface, other, "probe")
+	began := time.Now()
+	if f, err := run(t, node); err != nil || f.Met != Unknown {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if took := time.Since(began); took < busyTime {
+		t.Errorf("removed after %v: it may have been in use", took)
+	}
+	if here(t, node) {
+		t.Error("left again")
+	}
+	node.Bridge(t, Interface)
+	if _, err := run(t, node); err == nil || !strings.Contains(err.Error(), "bridge") {
+		t.Errorf("with a bridge of that name: %v", err)
+	}
+	if !here(t, node) {
+		t.Error("removed what is no probe's")
+	}
+}
