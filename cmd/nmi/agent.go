@@ -86,6 +86,7 @@ type agent struct {
 	node       *cluster.Node
 	dataplane  dataplane.Check
 	capture    capture
+	wire       *wire
 	audit      *audit.Log
 	events     *events.Recorder  // nil if disabled
 	nodestate  *nodestate.Writer // nil if disabled
@@ -149,7 +150,7 @@ func (t *tables) SetPolicy(object *v1.AzureIdentityPolicy) {
 func newAgent(stop, fetches context.Context, o *options, config *rest.Config, log logr.Logger) (*agent, error) {
 	a := &agent{
 		o: o, log: log, registry: prometheus.NewRegistry(), health: &observe.Health{}, lifecycle: lifecycle.New(log),
-		own: cluster.NewOwnIdentities(o.cluster.set()), known: make(chan struct{}), wired: make(chan struct{}), capture: capture{settled: make(chan struct{})},
+		own: cluster.NewOwnIdentities(o.cluster.set()), known: make(chan struct{}), wired: make(chan struct{}), wire: newWire(), capture: capture{settled: make(chan struct{})},
 	}
 	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.metrics = observe.NewMetrics(a.registry)
@@ -182,6 +183,9 @@ func newAgent(stop, fetches context.Context, o *options, config *rest.Config, lo
 	a.health.AddCheck("dataplane", a.checkDataplane)
 	if o.privileged.Way == privileged.CaptureRequire {
 		a.health.AddCheck("capture", a.checkCapture)
+	}
+	if o.wireProbe {
+		a.health.AddCheck("wire", a.checkWire)
 	}
 	if a.node, err = cluster.NewNode(config, o.node.name, log, &a.dataplane, a.own); err != nil {
 		return nil, err

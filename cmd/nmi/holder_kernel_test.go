@@ -153,6 +153,7 @@ func TestHolder(t *testing.T) {
 	holder := n.startHolder(folder) // later than the agent, as containers may
 	n.probe("/readyz", 200, "ok")
 	n.capturing("1")
+	n.wireProbed("arrives")
 	n.asks("a token", "200 ")
 	n.want(n.unopened, tokenURL, 200, "access_token")
 	if err := n.ping(folder); err != nil {

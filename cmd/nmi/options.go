@@ -37,6 +37,7 @@ type options struct {
 	cleanup    cleanupOptions
 	cluster    clusterOptions
 
+	wireProbe bool // prove on the node's network that pods' requests arrive
 	bootGuard bool // put the rules in place and exit
 }
 
@@ -72,6 +73,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.cluster.bindFlags(flags)
 	flags.StringVar(&o.holder, "holder", "", "`folder` in which nmi-holder listens, which does what needs privileges; nmi needs none then; empty: nmi does it")
 	flags.BoolVar(&o.bootGuard, "boot-guard", false, "add the rules of the redirect, with --capture=prefer or require also the programs, and exit: pods are refused until an agent serves; for a unit that runs before the kubelet")
+	flags.BoolVar(&o.wireProbe, "wire-probe", true, "with each check of the redirect, prove by a connection from a network namespace made for it that what pods send arrives here: not ready if it arrives elsewhere")
 }
 
 // complete applies the environment. Managed mode is always namespaced.

@@ -10,6 +10,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/podid-io/podid/internal/agent/redirect"
+	"github.com/podid-io/podid/internal/hook/wireprobe"
 	"github.com/podid-io/podid/internal/privileged"
 )
 
@@ -25,6 +26,7 @@ type privileges interface {
 	Retire(ctx context.Context) error
 	Release(ctx context.Context) error
 	EndCapture(ctx context.Context) (found bool, err error)
+	Probe(context.Context, wireprobe.Question) privileged.Probed
 }
 
 // newPrivileges returns who does what needs privileges. secret is for a newer agent.

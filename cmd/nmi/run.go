@@ -120,10 +120,13 @@ func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Liste
 		return nil
 	})
 	group.Go(func() error {
-		return connections.Serve(ctx, pods, attest.NewOrigins(), a.lifecycle.Handler(a.server.ServePod), podLimits, a.log)
+		return connections.Serve(ctx, pods, attest.NewOrigins(), a.lifecycle.Handler(a.wire.answerProbes(a.server.ServePod)), podLimits, a.log)
 	})
 	if a.o.privileged.Way != privileged.CaptureWire {
 		group.Go(func() error { a.captureInPods(ctx); return nil })
+	}
+	if a.o.wireProbe {
+		group.Go(func() error { a.probeWire(ctx); return nil })
 	}
 	for _, e := range a.hostEndpoints() {
 		group.Go(func() error { return a.serveHost(ctx, e) })
@@ -199,6 +202,7 @@ func (a *agent) setRedirect(ctx context.Context, err error) {
 	if err != nil {
 		a.metrics.RedirectFailed()
 	} else {
+		a.wire.place.Do(func() { close(a.wire.placed) })
 		a.endCapture(ctx)
 		a.lifecycle.ReportServing()
 	}

@@ -56,6 +56,7 @@ type nmiMetrics struct {
 	cacheEntries    *prometheus.GaugeVec
 	redirectReady   *prometheus.GaugeVec
 	captureInPods   *prometheus.GaugeVec
+	wireProbe       *prometheus.GaugeVec
 	redirectChanges *prometheus.CounterVec
 	auditDropped    *prometheus.CounterVec
 	eventsDropped   *prometheus.CounterVec
@@ -124,6 +125,8 @@ func newNMIMetrics(r register) nmiMetrics {
 			"1 while requests to the metadata service are redirected to the agent, else 0. Page on 0."),
 		captureInPods: r.gauge("nmi_capture_in_pods",
 			"1 while requests to the metadata service are captured inside pods, else 0. With --capture=wire it is 0."),
+		wireProbe: r.gauge("nmi_wire_probe",
+			"1 for the result of the last probe on the node's network: arrives, passes (by the redirect: pods may reach the metadata service itself) or unknown.", "result"),
 		redirectChanges: r.counter("nmi_redirect_changes_total",
 			"How often the redirect had to be set: set (first), repaired (somebody changed it) or failed.", "result"),
 		auditDropped: r.counter("nmi_audit_lines_dropped_total",
@@ -193,6 +196,12 @@ func (m *Metrics) CaptureState(inPods bool) {
 		value = 1
 	}
 	m.nmi.captureInPods.WithLabelValues().Set(value)
+}
+
+// WireProbed records the result of a probe on the node's network.
+func (m *Metrics) WireProbed(result string) {
+	m.nmi.wireProbe.Reset()
+	m.nmi.wireProbe.WithLabelValues(result).Set(1)
 }
 
 // RedirectSet counts a redirect that was written where there was none.

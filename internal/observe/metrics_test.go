@@ -43,6 +43,8 @@ func takeAll(m *observe.Metrics) {
 	m.WaitBegan()
 	m.WaitEnded(200, time.Second)
 	m.RedirectState(true)
+	m.WireProbed("unknown")
+	m.WireProbed("arrives")
 	m.RedirectRepaired()
 	m.SourceOperation(observe.OpTokenUserAssigned, time.Second, nil)
 	m.SourceOperation(observe.OpTokenUserAssigned, time.Second, errors.New("x"))
@@ -136,6 +138,7 @@ func TestMetrics(t *testing.T) {
 		"nmi_waiting_requests":                                                 1,
 		"nmi_wait_duration_seconds{status_code=200}":                           1,
 		"nmi_redirect_ready":                                                   1,
+		"nmi_wire_probe{result=arrives}":                                       1,
 		"nmi_redirect_changes_total{result=repaired}":                          1,
 	}
 	if diff := cmp.Diff(want, withoutBuild(series(t, reg))); diff != "" {

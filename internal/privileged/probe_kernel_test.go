@@ -34,7 +34,7 @@ type probed struct {
 	t                  *testing.T
 	pod, node, outside *testnet.Net
 	local              *Local
-	left               *nftables.Rule // counts packets for the metadata service that left the node
+	packets            func() uint64 // for the metadata service that left the node
 }
 
 func newProbed(t *testing.T) *probed {
@@ -54,9 +54,7 @@ func newProbed(t *testing.T) *probed {
 	n.outside.Address(t, "lo", metadataIP+"/32")
 	n.outside.Route(t, "10.244.0.0/24", "10.0.0.4", "eth0")
 	n.serve(n.listen(n.outside, metadataIP+":80"), "metadata service")
-	n.in(n.outside, func(c *nftables.Conn) {
-		n.left = rule(c, "count", nftables.ChainTypeFilter, *nftables.ChainHookPrerouting, -300, toMetadata(&expr.Counter{})...)
-	})
+	n.packets = n.outside.Count(t, netip.MustParseAddr(metadataIP))
 	return n
 }
 
@@ -81,21 +79,10 @@ func (n *probed) do(in *testnet.Net, f func() error) {
 	}
 }
 
-func (n *probed) in(where *testnet.Net, f func(*nftables.Conn)) {
-	n.t.Helper()
-	n.do(where, func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		f(c)
-		return c.Flush()
-	})
-}
-
 func (n *probed) listen(in *testnet.Net, at string) (l net.Listener) {
 	n.t.Helper()
 	n.do(in, func() (err error) { l, err = net.Listen("tcp4", at); return err })
+	n.t.Cleanup(func() { _ = l.Close() })
 	return l
 }
 
@@ -107,41 +94,14 @@ func (n *probed) serve(l net.Listener, answer string) {
 	n.t.Cleanup(func() { _ = s.Close() })
 }
 
-// rule adds a rule in a table and a chain of its own.
-func rule(c *nftables.Conn, name string, kind nftables.ChainType, hook nftables.ChainHook, priority int, exprs ...expr.Any) *nftables.Rule {
-	table := c.AddTable(&nftables.Table{Name: name, Family: nftables.TableFamilyIPv4})
-	chain := c.AddChain(&nftables.Chain{Name: name, Table: table, Type: kind, Hooknum: &hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(priority))})
-	return c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
-}
-
-// toMetadata returns a rule about packets to the metadata service.
-func toMetadata(then ...expr.Any) []expr.Any {
-	ip := netip.MustParseAddr(metadataIP).As4()
-	return append([]expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: ip[:]},
-	}, then...)
-}
-
-// dnat diverts to a port of the node.
-func dnat(port uint16) []expr.Any {
-	ip := netip.MustParseAddr("10.0.0.4").As4()
-	return toMetadata(
-		&expr.Immediate{Register: 1, Data: ip[:]},
-		&expr.Immediate{Register: 2, Data: []byte{byte(port >> 8), byte(port)}},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2},
-	)
-}
-
-// drop drops what comes in by an interface.
-func drop(in string) []expr.Any {
+// fromProbe returns the expressions that match packets of the probe, followed by others.
+func fromProbe(then ...expr.Any) []expr.Any {
 	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, in)
-	return []expr.Any{
+	copy(name, wireprobe.Interface)
+	return append([]expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	}
+	}, then...)
 }
 
 // probe sends a probe.
@@ -149,27 +109,6 @@ func (n *probed) probe() (p Probed) {
 	n.t.Helper()
 	n.do(n.node, func() error { p = n.local.Probe(n.t.Context(), question); return nil })
 	return p
-}
-
-// packets returns how many packets for the metadata service have left the node.
-func (n *probed) packets() (packets uint64) {
-	n.t.Helper()
-	n.do(n.outside, func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		rules, err := c.GetRules(n.left.Table, n.left.Chain)
-		for _, r := range rules {
-			for _, e := range r.Exprs {
-				if counter, ok := e.(*expr.Counter); ok {
-					packets += counter.Packets
-				}
-			}
-		}
-		return err
-	})
-	return packets
 }
 
 // wantClean expects that a probe has left no interface, route or neighbor.
@@ -188,7 +127,7 @@ func (n *probed) wantClean() {
 
 // TestProbe: what a probe proves, and that no packet of it leaves the node.
 func TestProbe(t *testing.T) {
-	prerouting, input := *nftables.ChainHookPrerouting, *nftables.ChainHookInput
+	input := testnet.Hook{Type: nftables.ChainTypeFilter, At: nftables.ChainHookInput}
 	for name, tt := range map[string]struct {
 		change  func(*probed)
 		verdict Verdict
@@ -199,33 +138,31 @@ func TestProbe(t *testing.T) {
 			Passes, "the node routed it on"},
 		"another program diverts first": {func(n *probed) {
 			n.serve(n.listen(n.node, "10.0.0.4:8080"), "another agent")
-			n.in(n.node, func(c *nftables.Conn) { rule(c, "other", nftables.ChainTypeNAT, prerouting, -150, dnat(8080)...) })
+			n.node.Rule(t, "other", testnet.BeforeNAT(), testnet.Divert(netip.MustParseAddr(metadataIP), netip.MustParseAddrPort("10.0.0.4:8080"))...)
 		}, Passes, "HTTP/1.1 200 OK"},
 		"another program diverts to where nothing listens": {func(n *probed) {
-			n.in(n.node, func(c *nftables.Conn) { rule(c, "other", nftables.ChainTypeNAT, prerouting, -150, dnat(8080)...) })
+			n.node.Rule(t, "other", testnet.BeforeNAT(), testnet.Divert(netip.MustParseAddr(metadataIP), netip.MustParseAddrPort("10.0.0.4:8080"))...)
 		}, Passes, "connection refused"},
 		"another program diverts to one that says nothing": {func(n *probed) {
 			n.listen(n.node, "10.0.0.4:8080")
-			n.in(n.node, func(c *nftables.Conn) { rule(c, "other", nftables.ChainTypeNAT, prerouting, -150, dnat(8080)...) })
+			n.node.Rule(t, "other", testnet.BeforeNAT(), testnet.Divert(netip.MustParseAddr(metadataIP), netip.MustParseAddrPort("10.0.0.4:8080"))...)
 		}, Passes, "nothing was answered"},
 		"connections are not tracked": {func(n *probed) {
-			n.in(n.node, func(c *nftables.Conn) {
-				rule(c, "other", nftables.ChainTypeFilter, prerouting, -300, toMetadata(&expr.Notrack{})...)
-			})
+			raw := testnet.Hook{Type: nftables.ChainTypeFilter, At: nftables.ChainHookPrerouting, Priority: -300}
+			n.node.Rule(t, "other", raw, testnet.To(netip.MustParseAddr(metadataIP), &expr.Notrack{})...)
 		}, Passes, "the node routed it on"},
 		"a firewall drops interfaces that it does not know": {func(n *probed) {
-			n.in(n.node, func(c *nftables.Conn) {
-				rule(c, "other", nftables.ChainTypeFilter, input, 0, drop(wireprobe.Interface)...)
-			})
+			n.node.Rule(t, "other", input, fromProbe(&expr.Verdict{Kind: expr.VerdictDrop})...)
 		}, Unknown, "no answer"},
 		"a firewall refuses interfaces that it does not know": {func(n *probed) {
-			refuse := drop(wireprobe.Interface)
-			refuse[2] = &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}
-			n.in(n.node, func(c *nftables.Conn) { rule(c, "other", nftables.ChainTypeFilter, input, 0, refuse...) })
+			n.node.Rule(t, "other", input, fromProbe(&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3})...)
 		}, Unknown, "ICMP type 3, code 3"},
 		"a firewall resets what comes from interfaces that it does not know": {func(n *probed) {
-			refuse := append(drop(wireprobe.Interface)[:2], tcpOnly()...)
-			n.in(n.node, func(c *nftables.Conn) { rule(c, "other", nftables.ChainTypeFilter, input, 0, refuse...) })
+			n.node.Rule(t, "other", input, fromProbe(
+				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+				&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+			)...)
 		}, Unknown, "connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -240,14 +177,6 @@ func TestProbe(t *testing.T) {
 			}
 			n.wantClean()
 		})
-	}
-}
-
-func tcpOnly() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 	}
 }
 
