@@ -276,6 +276,25 @@ func TestClusterIdentities(t *testing.T) {
 	}
 }
 
+// The probe on the node's network is sent where there is a holder. NMI with NET_ADMIN alone sends
+// none.
+func TestWireProbe(t *testing.T) {
+	for values, want := range map[string]struct{ holder, probe bool }{
+		"nmi.capture=wire":                       {false, false},
+		"nmi.wireProbe=true":                     {true, true},
+		"nmi.wireProbe=false":                    {false, false},
+		"nmi.capture=prefer":                     {true, true},
+		"nmi.capture=prefer,nmi.wireProbe=false": {true, false},
+		"nmi.capture=require,nmi.wireProbe=true": {true, true},
+	} {
+		containers := daemonSet(t, "--set", values).Spec.Template.Spec.Containers
+		holder, nmi := len(containers) == 2, containers[len(containers)-1]
+		if probe := !slices.Contains(nmi.Args, "--wire-probe=false"); holder != want.holder || probe != want.probe {
+			t.Errorf("%s: holder %v, probe %v", values, holder, probe)
+		}
+	}
+}
+
 // Beside a holder NMI has no privilege, and the holder no door: no port, no token for the API
 // server, and nothing of the node for writing but the pins and its lock.
 func TestHolder(t *testing.T) {
