@@ -29,6 +29,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/server"
 	"github.com/podid-io/podid/internal/agent/token"
 	"github.com/podid-io/podid/internal/daemon"
+	"github.com/podid-io/podid/internal/hook/wireprobe"
 	"github.com/podid-io/podid/internal/identity"
 	"github.com/podid-io/podid/internal/observe"
 	"github.com/podid-io/podid/internal/privileged"
@@ -87,6 +88,7 @@ type agent struct {
 	dataplane  dataplane.Check
 	capture    capture
 	wire       *wire
+	cilium     dataplane.Cilium
 	audit      *audit.Log
 	events     *events.Recorder  // nil if disabled
 	nodestate  *nodestate.Writer // nil if disabled
@@ -157,6 +159,7 @@ func newAgent(stop, fetches context.Context, o *options, config *rest.Config, lo
 	daemon.CountErrors(config, a.metrics.KubernetesError)
 	a.metrics.RedirectState(false)
 	a.metrics.CaptureState(false)
+	a.cilium.Ignore = wireprobe.Interface
 
 	var err error
 	if a.privileged, err = newPrivileges(o, a.lifecycle.Session.Secret(), log); err != nil {

@@ -105,7 +105,7 @@ const podConnections = 256
 
 // start starts everything that runs until ctx ends.
 func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Listener) {
-	for _, f := range []func(context.Context){a.cluster.Run, a.lifecycle.Run, a.watchNode, a.awaitCluster, a.prefetch, a.writeRecords} {
+	for _, f := range []func(context.Context){a.cluster.Run, a.lifecycle.Run, a.watchNode, a.awaitCluster, a.watchCilium, a.prefetch, a.writeRecords} {
 		group.Go(func() error { f(ctx); return nil })
 	}
 	group.Go(func() error { a.lifecycle.Session.Run(ctx, a.privileged.TakeBack); return nil })
@@ -120,7 +120,7 @@ func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Liste
 		return nil
 	})
 	group.Go(func() error {
-		return connections.Serve(ctx, pods, attest.NewOrigins(), a.lifecycle.Handler(a.wire.answerProbes(a.server.ServePod)), podLimits, a.log)
+		return connections.Serve(ctx, pods, wireOrigins{attest.NewOrigins(), &a.cilium}, a.lifecycle.Handler(a.wire.answerProbes(a.server.ServePod)), podLimits, a.log)
 	})
 	if a.o.privileged.Way != privileged.CaptureWire {
 		group.Go(func() error { a.captureInPods(ctx); return nil })

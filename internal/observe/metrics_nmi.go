@@ -57,6 +57,7 @@ type nmiMetrics struct {
 	redirectReady   *prometheus.GaugeVec
 	captureInPods   *prometheus.GaugeVec
 	wireProbe       *prometheus.GaugeVec
+	cilium          *prometheus.GaugeVec
 	redirectChanges *prometheus.CounterVec
 	auditDropped    *prometheus.CounterVec
 	eventsDropped   *prometheus.CounterVec
@@ -127,6 +128,8 @@ func newNMIMetrics(r register) nmiMetrics {
 			"1 while requests to the metadata service are captured inside pods, else 0. With --capture=wire it is 0."),
 		wireProbe: r.gauge("nmi_wire_probe",
 			"1 for the result of the last probe on the node's network: arrives, passes (by the redirect: pods may reach the metadata service itself) or unknown.", "result"),
+		cilium: r.gauge("nmi_cilium",
+			"1 for what is known of Cilium's host routing on this node: none (there is no Cilium), legacy or unknown (if it is eBPF, pods reach the metadata service itself).", "host_routing"),
 		redirectChanges: r.counter("nmi_redirect_changes_total",
 			"How often the redirect had to be set: set (first), repaired (somebody changed it) or failed.", "result"),
 		auditDropped: r.counter("nmi_audit_lines_dropped_total",
@@ -202,6 +205,12 @@ func (m *Metrics) CaptureState(inPods bool) {
 func (m *Metrics) WireProbed(result string) {
 	m.nmi.wireProbe.Reset()
 	m.nmi.wireProbe.WithLabelValues(result).Set(1)
+}
+
+// CiliumHostRouting records what is known of Cilium's host routing.
+func (m *Metrics) CiliumHostRouting(known string) {
+	m.nmi.cilium.Reset()
+	m.nmi.cilium.WithLabelValues(known).Set(1)
 }
 
 // RedirectSet counts a redirect that was written where there was none.

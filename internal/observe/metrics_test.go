@@ -43,6 +43,7 @@ func takeAll(m *observe.Metrics) {
 	m.WaitBegan()
 	m.WaitEnded(200, time.Second)
 	m.RedirectState(true)
+	m.CiliumHostRouting("unknown")
 	m.WireProbed("unknown")
 	m.WireProbed("arrives")
 	m.RedirectRepaired()
@@ -138,6 +139,7 @@ func TestMetrics(t *testing.T) {
 		"nmi_waiting_requests":                                                 1,
 		"nmi_wait_duration_seconds{status_code=200}":                           1,
 		"nmi_redirect_ready":                                                   1,
+		"nmi_cilium{host_routing=unknown}":                                     1,
 		"nmi_wire_probe{result=arrives}":                                       1,
 		"nmi_redirect_changes_total{result=repaired}":                          1,
 	}
