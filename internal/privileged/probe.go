@@ -14,14 +14,14 @@ import (
 type Verdict string
 
 const (
-	// Unknown: nothing. The probe could not be sent, or did not arrive for a reason that pods may not
-	// have.
+	// Unknown is nothing: the probe could not be sent, or did not arrive for a reason that pods may
+	// not have.
 	Unknown Verdict = ""
-	// Arrives: what pods send arrives at this agent.
+	// Arrives means that what pods send arrives at this agent.
 	Arrives Verdict = "arrives"
-	// Passes: what pods send passes by the redirect.
+	// Passes means that what pods send passes by the redirect.
 	Passes Verdict = "passes"
-	// Newer: a newer agent has the redirect.
+	// Newer means that a newer agent has the redirect.
 	Newer Verdict = "newer"
 )
 

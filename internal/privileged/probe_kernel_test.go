@@ -134,8 +134,9 @@ func TestProbe(t *testing.T) {
 		reason  string
 	}{
 		"healthy": {func(*probed) {}, Arrives, ""},
-		"no redirect": {func(n *probed) { n.do(n.node, func() error { return n.local.redirect.Remove(t.Context()) }) },
-			Passes, "the node routed it on"},
+		"no redirect": {func(n *probed) {
+			n.do(n.node, func() error { return n.local.redirect.Remove(t.Context()) })
+		}, Passes, "the node routed it on"},
 		"another program diverts first": {func(n *probed) {
 			n.serve(n.listen(n.node, "10.0.0.4:8080"), "another agent")
 			n.node.Rule(t, "other", testnet.BeforeNAT(), testnet.Divert(netip.MustParseAddr(metadataIP), netip.MustParseAddrPort("10.0.0.4:8080"))...)

@@ -28,7 +28,7 @@ func (n *Net) Rule(t testing.TB, table string, hook Hook, exprs ...expr.Any) (re
 		c.AddTable(of)
 		chain := c.AddChain(&nftables.Chain{
 			Name: "chain", Table: of, Type: hook.Type, Hooknum: hook.At,
-			Priority: nftables.ChainPriorityRef(nftables.ChainPriority(hook.Priority)), //nolint:gosec // a test's own
+			Priority: new(nftables.ChainPriority(hook.Priority)), //nolint:gosec // a test's own
 		})
 		c.AddRule(&nftables.Rule{Table: of, Chain: chain, Exprs: exprs})
 	})

@@ -11,17 +11,16 @@ import (
 )
 
 // HostRouting is what is known of Cilium's host routing on a node. With eBPF host routing, packets
-// of pods pass by the node's netfilter. Nothing that can be read without privileges tells it from
-// legacy host routing: programs, interfaces and routes have the same names. A request of a pod that
-// arrives by the redirect does.
+// of pods pass by the node's netfilter. Programs, interfaces and routes have the same names as with
+// legacy host routing. A request of a pod that arrives by the redirect distinguishes them.
 type HostRouting int32
 
 const (
-	// NoCilium: Cilium is not on the node.
+	// NoCilium means that Cilium is not on the node.
 	NoCilium HostRouting = iota
-	// Unknown: it is, and no request of a pod has arrived.
+	// Unknown means that it is, and no request of a pod has arrived.
 	Unknown
-	// Legacy: it is, and a request of a pod has arrived.
+	// Legacy means that it is, and a request of a pod has arrived.
 	Legacy
 )
 
