@@ -68,6 +68,22 @@ func TestWireProbe(t *testing.T) {
 	p.stop(syscall.SIGTERM)
 }
 
+// TestWireProbeOfHolder: an agent on the wire that has no privilege has its holder send the probe.
+func TestWireProbeOfHolder(t *testing.T) {
+	n := newSplit(t)
+	n.serve("10.244.0.1:8081", http.NotFoundHandler())
+	folder, flags := n.pair(), []string{"--capture=wire", "--ipt-update-interval-sec=1"}
+	holder, agent := n.startHolder(folder, flags...), n.startAgent(folder, flags...)
+	n.probe("/readyz", 200, "ok")
+	n.wireProbed("arrives")
+	remove := n.diverts()
+	n.probe("/readyz", 503, "wire: a probe on the node's network passed by the redirect")
+	remove()
+	n.probe("/readyz", 200, "ok")
+	agent.stop(syscall.SIGTERM)
+	holder.stop(syscall.SIGTERM)
+}
+
 // TestWireProbeUnsent: an agent with NET_ADMIN alone, as in the chart, cannot send a probe. It is
 // ready, and says what is missing.
 func TestWireProbeUnsent(t *testing.T) {

@@ -25,6 +25,9 @@ const (
 	// busyTime is how long another probe may take. What is there after that is left over.
 	busyTime     = 6 * time.Second
 	busyInterval = 50 * time.Millisecond
+	// upTime is how long an interface may take to be ready to send.
+	upTime     = 3 * time.Second
+	upInterval = 2 * time.Millisecond
 	// oneHop is how far packets of a probe get.
 	oneHop = 1
 )
@@ -74,6 +77,9 @@ func (n *network) make(ctx context.Context, c Config) (err error) {
 		enable(n.own, inner, n.outer, c.Metadata.Addr(), c.Source),
 		enable(n.node, n.outer, inner, c.Source, netip.Addr{}),
 	)
+	if err == nil {
+		err = errors.Join(awaitUp(ctx, n.own, inner), awaitUp(ctx, n.node, n.outer))
+	}
 	if err != nil {
 		return fmt.Errorf("set up the network of a probe: %w", err)
 	}
@@ -147,6 +153,27 @@ func enable(h *netlink.Handle, end, other netlink.Link, to, source netip.Addr) e
 		return fmt.Errorf("add its neighbor: %w", err)
 	}
 	return nil
+}
+
+// awaitUp waits until an end can send. The kernel drops what it sends before, which would be sent
+// again after a second.
+func awaitUp(ctx context.Context, h *netlink.Handle, end netlink.Link) error {
+	ctx, cancel := context.WithTimeout(ctx, upTime)
+	defer cancel()
+	for {
+		now, err := h.LinkByIndex(end.Attrs().Index)
+		if err != nil {
+			return fmt.Errorf("read its state: %w", err)
+		}
+		if now.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		select {
+		case <-time.After(upInterval):
+		case <-ctx.Done():
+			return fmt.Errorf("wait until it is up: %w", ctx.Err())
+		}
+	}
 }
 
 func host(a netip.Addr) *net.IPNet {
