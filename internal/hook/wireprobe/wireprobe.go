@@ -82,7 +82,7 @@ type Config struct {
 	Question
 }
 
-// The time limits of a probe, which takes some milliseconds. A lost packet is sent again after a
+// The time limits of a probe, which takes some 40 ms. A lost packet is sent again after a
 // second.
 const (
 	connectTime = 2500 * time.Millisecond
