@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -87,6 +88,9 @@ func TestWireProbeOfHolder(t *testing.T) {
 // TestWireProbeUnsent: an agent with NET_ADMIN alone, as in the chart, cannot send a probe. It is
 // ready, and says what is missing.
 func TestWireProbeUnsent(t *testing.T) {
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		t.Skip("needs setpriv")
+	}
 	n := newNode(t)
 	script := filepath.Join(t.TempDir(), "nmi")
 	text := "#!/bin/sh\nexec setpriv --bounding-set=-all,+net_admin " + os.Args[0] + ` "$@"`

@@ -26,7 +26,7 @@ type program struct {
 
 // folders returns where the tests are.
 func folders() []string {
-	return []string{"internal/hook", "internal/agent", "internal/testnet", "cmd/nmi"}
+	return []string{"internal/hook", "internal/agent", "internal/privileged", "internal/testnet", "cmd/nmi"}
 }
 
 // elsewhere reports whether a test is for the machine that builds it only.
