@@ -281,15 +281,18 @@ func TestClusterIdentities(t *testing.T) {
 func TestWireProbe(t *testing.T) {
 	for values, want := range map[string]struct{ holder, probe bool }{
 		"nmi.capture=wire":                       {false, false},
-		"nmi.wireProbe=true":                     {true, true},
-		"nmi.wireProbe=false":                    {false, false},
+		"nmi.capture=wire,nmi.wireProbe=true":    {true, true},
+		"nmi.wireProbe=false":                    {true, false},
 		"nmi.capture=prefer":                     {true, true},
 		"nmi.capture=prefer,nmi.wireProbe=false": {true, false},
 		"nmi.capture=require,nmi.wireProbe=true": {true, true},
 	} {
-		containers := daemonSet(t, "--set", values).Spec.Template.Spec.Containers
-		holder, nmi := len(containers) == 2, containers[len(containers)-1]
-		if probe := !slices.Contains(nmi.Args, "--wire-probe=false"); holder != want.holder || probe != want.probe {
+		holder, probe := false, false
+		for _, c := range daemonSet(t, "--set", values).Spec.Template.Spec.Containers {
+			holder = holder || c.Name == "holder"
+			probe = probe || c.Name == "nmi" && !slices.Contains(c.Args, "--wire-probe=false")
+		}
+		if holder != want.holder || probe != want.probe {
 			t.Errorf("%s: holder %v, probe %v", values, holder, probe)
 		}
 	}
