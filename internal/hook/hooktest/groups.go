@@ -4,6 +4,7 @@
 package hooktest
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -50,19 +51,20 @@ func Groups(t testing.TB) string {
 	return top
 }
 
-// lockedGroup makes a control group and locks it. Another test may take it for a stale one and
-// remove it before it is locked: then lockedGroup makes another.
+// lockedGroup makes a control group and locks it. Another test may take it for a stale one, and lock
+// and remove it first: then lockedGroup makes another.
 func lockedGroup(root string) (string, *os.File, error) {
 	for {
 		top, err := os.MkdirTemp(root, groupPrefix)
 		if err != nil {
 			return "", nil, err
 		}
-		if lock, err := lockGroup(top); err == nil {
+		lock, err := lockGroup(top)
+		if err == nil {
 			return top, lock, nil
 		}
-		if _, err := os.Stat(top); err == nil {
-			return "", nil, fmt.Errorf("lock the new control group %s", top)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, fs.ErrNotExist) {
+			return "", nil, fmt.Errorf("lock the new control group %s: %w", top, err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package hooktest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,9 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/podid-io/podid/internal/testnet"
 )
@@ -52,11 +56,54 @@ func TestKilled(t *testing.T) {
 	if err != nil || strings.Contains(string(mounts), left[1]) {
 		t.Errorf("mounts of the machine: %v:\n%s", err, mounts)
 	}
-	if _, err := os.Stat(filepath.Join(Unified(t), left[0])); !errors.Is(err, os.ErrNotExist) {
+	gone := func(context.Context) (bool, error) {
+		_, err := os.Stat(filepath.Join(Unified(t), left[0]))
+		return errors.Is(err, os.ErrNotExist), nil
+	}
+	// A test of another package may be removing it, and is not done yet.
+	if err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, 20*time.Second, true, gone); err != nil {
 		t.Errorf("its control group: %v", err)
 	}
 	Groups(t)
 	if _, err := os.Stat(own); err != nil {
 		t.Errorf("the control group of a running test: %v", err)
 	}
+}
+
+// TestGroupsAtOnce: tests of several packages make control groups while others remove stale ones. A
+// new group is stale until it is locked.
+func TestGroupsAtOnce(t *testing.T) {
+	testnet.Require(t)
+	root := Unified(t)
+	stop := make(chan struct{})
+	var making, removing sync.WaitGroup
+	for range 2 {
+		removing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					removeStale(root)
+				}
+			}
+		})
+		making.Go(func() {
+			for range 300 {
+				top, lock, err := lockedGroup(root)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := os.Remove(top); err != nil {
+					t.Errorf("a group that is locked: %v", err)
+				}
+				_ = lock.Close()
+			}
+		})
+	}
+	making.Wait()
+	close(stop)
+	removing.Wait()
+	removeStale(root) // what was locked to remove it, when another one removed it
 }
