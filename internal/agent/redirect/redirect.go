@@ -190,9 +190,10 @@ func (r *Redirect) ensureRules(ctx context.Context, out *outcome) error {
 	if err != nil {
 		return err
 	}
-	if by, found := have.owner(); found && by.generation > r.generation && r.answers(ctx, by.target) {
-		out.superseded = true
-		return nil
+	if by, found := have.owner(); found && by.generation > r.generation {
+		if out.superseded, err = r.answered(ctx, by.target); err != nil || out.superseded {
+			return err
+		}
 	}
 	todo := diff(want, have)
 	if todo.empty() {
@@ -235,8 +236,11 @@ func (r *Redirect) Owner(ctx context.Context) (secret string, target netip.AddrP
 	}
 	by, found := have.owner()
 	own := netip.AddrPortFrom(r.config.AgentIP, r.port) // if the rules lead here, the agent that wrote them no longer has the port
-	if !found || by.generation == r.generation || by.target == own || !r.answers(ctx, by.target) {
+	if !found || by.generation == r.generation || by.target == own {
 		return "", netip.AddrPort{}, false, nil
+	}
+	if answers, err := r.answered(ctx, by.target); err != nil || !answers {
+		return "", netip.AddrPort{}, false, err
 	}
 	return by.secret, by.target, true, nil
 }
@@ -252,6 +256,18 @@ func (r *Redirect) Diversion() (connections uint64, newer bool, err error) {
 	}
 	by, found := have.owner()
 	return have.diverted(), found && by.generation > r.generation, nil
+}
+
+// answered reports whether another agent answers. It fails if ctx has ended: then that agent may
+// well be there, and its rules must stay.
+func (r *Redirect) answered(ctx context.Context, at netip.AddrPort) (bool, error) {
+	if r.answers(ctx, at) {
+		return true, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return false, fmt.Errorf("ask the agent at %s: %w", at, err)
+	}
+	return false, nil
 }
 
 // Target is the agent that the redirect leads to.

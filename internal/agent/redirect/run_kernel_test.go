@@ -4,6 +4,7 @@
 package redirect
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -220,6 +221,28 @@ func TestGenerations(t *testing.T) {
 	leave()
 	stopOlder()
 	n.wantRefused(n.pod, "tcp4", imds)
+}
+
+// TestStopped: what ends while it asks whether another agent answers leaves the rules to that agent.
+func TestStopped(t *testing.T) {
+	n := veth(t)
+	older, _ := n.agent("older", testConfig())
+	newer, _ := n.agent("newer", testConfig())
+	n.ensure(newer)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	for name, act := range map[string]func() error{
+		"older agent": func() error { return older.Ensure(ctx) },
+		"boot guard":  func() error { _, err := Guard(ctx, testConfig()); return err },
+		"cleanup":     func() error { _, err := Clean(ctx, testConfig(), testTimeout, false); return err },
+	} {
+		if err := n.node.Do(act); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !n.inPlace(newer) {
+			t.Fatalf("%s took the rules of an agent that answers", name)
+		}
+	}
 }
 
 func TestStaysAfterRun(t *testing.T) {
