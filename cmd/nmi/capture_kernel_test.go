@@ -125,7 +125,7 @@ func (n *inPods) ask(in *testnet.Net, group, url string) string {
 	}
 	defer func() { _ = folder.Close() }()
 	command := exec.CommandContext(n.t.Context(), os.Args[0])
-	command.Env = append(os.Environ(), askVariable+"="+url, "GORACE=atexit_sleep_ms=0") // it would wait a second at its end
+	command.Env = append(os.Environ(), askVariable+"="+url, endsAtOnce)
 	command.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd()), Pdeathsig: syscall.SIGKILL}
 	var out []byte
 	if err := in.Do(func() (err error) { out, err = command.Output(); return err }); err != nil {
@@ -188,11 +188,10 @@ func TestCaptureInPods(t *testing.T) {
 	if got := n.ask(pod, mine, service+tokenURL); !strings.Contains(got, "connection refused") {
 		t.Errorf("without the agent: %s", got)
 	}
-	p = n.start(n.flags()...)
+	n.start(n.flags()...)
 	n.capturing("1")
 	expect("after a new start", pod, mine, service+tokenURL, "200 ")
 	expect("instance metadata", other, theirs, service+"/metadata/instance?api-version=2021-02-01", "200 ")
-	p.stop(syscall.SIGTERM)
 }
 
 // TestCaptureRequired: pods are answered inside their own network only.
@@ -217,13 +216,12 @@ func TestCaptureRequired(t *testing.T) {
 		return ""
 	})
 	n.want(n.api, "/metadata/instance?api-version=2021-02-01", 403, "PID-128")
-	p.stop(syscall.SIGTERM)
+	p.stop(syscall.SIGKILL)
 	if err := os.RemoveAll(n.pins); err != nil {
 		t.Log(err)
 	}
-	p = n.start(append(n.flags(), "--capture=require", "--cgroup-dir="+n.system)...)
+	n.start(append(n.flags(), "--capture=require", "--cgroup-dir="+n.system)...)
 	n.probe("/readyz", 503, "capture: find the pods' control group")
-	p.stop(syscall.SIGTERM)
 }
 
 // TestCaptureRolled: an agent is replaced while a pod asks without pause. No request fails.
@@ -296,7 +294,6 @@ func (n *inPods) rolls(pod *testnet.Net, group string, older *process, agents ..
 		older = newer
 	}
 	stop()
-	older.stop(syscall.SIGTERM)
 }
 
 // TestCaptureRemoved: nmi --cleanup removes what captures inside pods.
@@ -332,14 +329,13 @@ func TestCaptureTurnedOff(t *testing.T) {
 	n.namespaces.Add("web", n.web)
 	p := n.start(n.flags()...)
 	n.capturing("1")
-	p.stop(syscall.SIGTERM)
+	p.stop(syscall.SIGKILL)
 	n.pod("web", "10.244.0.2", "Running")
 	p = n.start(append(n.flags(), "--capture=wire")...)
 	p.says("no longer capturing requests inside pods")
 	if got := n.ask(n.web, group, service+tokenURL); !strings.HasPrefix(got, "200 ") {
 		t.Error(got)
 	}
-	p.stop(syscall.SIGTERM)
 }
 
 // TestCaptureKept: an agent on the wire does not open the way to the metadata service where packets
@@ -360,7 +356,7 @@ func TestCaptureKept(t *testing.T) {
 	if got := n.ask(n.web, group, service+tokenURL); !strings.Contains(got, "connection refused") {
 		t.Errorf("the pod: %s", got)
 	}
-	p.stop(syscall.SIGTERM)
+	p.stop(syscall.SIGKILL)
 	if text := p.log.String(); strings.Contains(text, "no longer capturing") {
 		t.Errorf("log:\n%s", text)
 	}
@@ -378,10 +374,7 @@ func TestCaptureImpossible(t *testing.T) {
 	n.probe("/readyz", 200, "ok")
 	n.want(n.web, tokenURL, 200, "access_token")
 	n.capturing("0")
-	p.stop(syscall.SIGTERM)
-	if text := p.log.String(); !strings.Contains(text, "no control group of pods") {
-		t.Errorf("the log does not say why:\n%s", text)
-	}
+	p.says("no control group of pods")
 }
 
 // TestCaptureOldKernel: on a kernel that is too old, pods are served on the wire, and the log says
@@ -407,7 +400,6 @@ func TestCaptureOldKernel(t *testing.T) {
 	if _, err := os.Stat(n.pins); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("pins: %v", err)
 	}
-	required := n.start(append(n.flags(), "--capture=require")...)
+	n.start(append(n.flags(), "--capture=require")...)
 	n.probe("/readyz", 503, "needs Linux 5.14")
-	required.stop(syscall.SIGTERM)
 }

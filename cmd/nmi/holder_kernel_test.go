@@ -109,7 +109,7 @@ func (n *split) startAs(privileges []string, program string, args ...string) *pr
 	n.t.Helper()
 	p := &process{n: n.node, exited: make(chan error, 1), log: newJournal()}
 	p.cmd = exec.CommandContext(n.t.Context(), "setpriv", append(append(privileges, program), args...)...)
-	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1"}
+	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1", endsAtOnce}
 	p.cmd.Stderr = p.log
 	pins, err := os.Open(filepath.Dir(n.pins))
 	if err != nil {
@@ -120,8 +120,7 @@ func (n *split) startAs(privileges []string, program string, args ...string) *pr
 	if err := n.node.node.Do(p.cmd.Start); err != nil {
 		n.t.Fatal(err)
 	}
-	go func() { p.exited <- p.cmd.Wait() }()
-	n.t.Cleanup(func() { p.stop(syscall.SIGKILL) })
+	p.runs()
 	return p
 }
 
@@ -193,8 +192,8 @@ func TestHolder(t *testing.T) {
 	if asked := n.questions(); asked == 0 {
 		t.Error("no token came from the metadata service")
 	}
-	agent.stop(syscall.SIGTERM)
-	holder.stop(syscall.SIGTERM)
+	agent.stop(syscall.SIGKILL)
+	holder.stop(syscall.SIGKILL)
 	n.asks("without both", "Get")
 	if _, _, err := n.get(n.unopened, metadataService, tokenURL); err == nil {
 		t.Error("without both: the metadata service was reached")
@@ -234,7 +233,6 @@ func TestHolderRolled(t *testing.T) {
 	n.asks("on the wire", "200 ")
 	stop()
 	n.want(n.unopened, tokenURL, 200, "access_token")
-	wire.stop(syscall.SIGTERM)
 }
 
 // stopAll stops processes at once, as the kubelet stops the containers of a pod.

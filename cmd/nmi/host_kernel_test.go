@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -27,7 +28,7 @@ import (
 func TestHostEndpoint(t *testing.T) {
 	n := newFarNode(t)
 	n.connect()
-	n.start()
+	n.start().says("serving the host")
 	n.probe("/readyz", 200, "ok")
 	hostToken := "/host/token?resource=https%3A%2F%2Fvault.azure.net"
 	if status, _, err := n.get(n.node.node, "127.0.0.1:2579", "/healthz"); err != nil || status != 200 {
@@ -61,7 +62,7 @@ func TestHostPort(t *testing.T) {
 	n.serveIn(n.web, "10.244.0.2:2579", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusTeapot)
 	}))
-	n.start()
+	n.start().says("serving the host")
 	n.probe("/readyz", 200, "ok")
 	n.hostPort(netip.MustParseAddr("10.0.0.4"), netip.MustParseAddr("10.244.0.2"), 2579)
 
@@ -69,7 +70,7 @@ func TestHostPort(t *testing.T) {
 	if status, body, err := n.get(n.outside, "10.0.0.4:2579", hostToken); err != nil || status != http.StatusTeapot {
 		t.Errorf("from outside: %d %s %v, want the pod's own answer", status, body, err)
 	}
-	if status, body, err := n.get(n.web, "10.0.0.4:2579", hostToken); err == nil && status != http.StatusTeapot {
+	if status, body, err := n.getWithin(2*time.Second, n.web, "10.0.0.4:2579", hostToken); err == nil && status != http.StatusTeapot {
 		t.Errorf("from the pod itself: %d %s, want its own answer or none", status, body)
 	}
 	if status, _, err := n.get(n.node.node, "127.0.0.1:2579", "/healthz"); err != nil || status != 200 {

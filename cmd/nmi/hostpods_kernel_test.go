@@ -99,7 +99,7 @@ func TestHostNetworkPods(t *testing.T) {
 	p.stop(syscall.SIGKILL)
 	n.answers("without the agent", chosen, service+infoURL, refused)
 	n.answers("without the agent, plugin", plugin, service+infoURL, plain)
-	p = n.start(n.flags()...)
+	n.start(n.flags()...)
 	n.capturing("1")
 	n.answers("after a new start", chosen, service+tokenURL, "200 ")
 	n.answers("after a new start", chosen, service+infoURL, fromAgent)
@@ -112,14 +112,13 @@ func TestHostNetworkPods(t *testing.T) {
 	n.answers("chosen again", chosen, service+infoURL, fromAgent)
 	n.hostPod("chosen", chosenUID, "Succeeded", capture)
 	n.answers("ended", chosen, service+infoURL, plain)
-	p.stop(syscall.SIGTERM)
 }
 
 // TestHostNetworkPodStarts: a pod whose control group is made after it is known is captured as soon
 // as it has one.
 func TestHostNetworkPodStarts(t *testing.T) {
 	n := newInPods(t)
-	p := n.start(append(n.flags(), "--capture=require", "--host-network-pods=bound")...)
+	n.start(append(n.flags(), "--capture=require", "--host-network-pods=bound")...)
 	n.probe("/readyz", 200, "ok")
 	n.hostPod("plugin", pluginUID, "Running", nil)
 	n.hostPod("bound", boundUID, "Pending", map[string]any{"aadpodidbinding": "bound"})
@@ -130,7 +129,6 @@ func TestHostNetworkPodStarts(t *testing.T) {
 	n.answers("captured", group, service+infoURL, fromAgent)
 	n.answers("token", group, service+tokenURL, "200 ")
 	n.answers("plugin", n.groupOf(pluginUID), service+infoURL, plain)
-	p.stop(syscall.SIGTERM)
 }
 
 // TestHostNetworkPodRolled: an agent is replaced while a captured pod asks without pause. No

@@ -110,7 +110,7 @@ func (l *load) note(err error, dialed bool) {
 	case err != nil:
 		l.failures++
 		if len(l.first) < 5 {
-			l.first = append(l.first, err.Error())
+			l.first = append(l.first, time.Now().Format("15:04:05.000 ")+err.Error())
 		}
 	case dialed:
 		l.connections++

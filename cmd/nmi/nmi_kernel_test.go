@@ -176,6 +176,9 @@ type process struct {
 	log    *journal
 }
 
+// endsAtOnce keeps the race detector from waiting a second at the end of a process.
+const endsAtOnce = "GORACE=atexit_sleep_ms=0"
+
 // start runs nmi in the node's namespace.
 func (n *node) start(args ...string) *process {
 	n.t.Helper()
@@ -187,7 +190,7 @@ func (n *node) startProgram(program string, args ...string) *process {
 	p := &process{n: n, exited: make(chan error, 1), log: newJournal()}
 	p.cmd = exec.CommandContext(n.t.Context(), program, append([]string{"--node=node-1", "--kubeconfig=" + n.kubeconfig}, args...)...)
 	// Nothing listens there: a request to the metadata service that used the proxy would fail.
-	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1", "HTTP_PROXY=http://192.0.2.1:3128", "http_proxy=http://192.0.2.1:3128"}
+	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1", endsAtOnce, "HTTP_PROXY=http://192.0.2.1:3128", "http_proxy=http://192.0.2.1:3128"}
 	p.cmd.Stderr = p.log
 	if n.group != "" {
 		folder, err := os.Open(n.group)
@@ -201,9 +204,23 @@ func (n *node) startProgram(program string, args ...string) *process {
 	if err := n.node.Do(p.cmd.Start); err != nil {
 		n.t.Fatal(err)
 	}
-	go func() { p.exited <- p.cmd.Wait() }()
-	n.t.Cleanup(func() { p.stop(syscall.SIGKILL) })
+	p.runs()
 	return p
+}
+
+// runs waits for the process, and ends it with the test, by SIGKILL: after SIGTERM an agent serves
+// for three more seconds. If the test has failed, the output of the process is logged.
+func (p *process) runs() {
+	go func() { p.exited <- p.cmd.Wait() }()
+	p.n.t.Cleanup(func() {
+		p.stop(syscall.SIGKILL)
+		if strings.Contains(p.log.String(), "DATA RACE") {
+			p.n.t.Error("a race in nmi")
+		}
+		if p.n.t.Failed() {
+			p.n.t.Logf("%v:\n%s", p.cmd.Args, p.log)
+		}
+	})
 }
 
 func (p *process) stop(signal syscall.Signal) {
@@ -221,9 +238,14 @@ func (p *process) stop(signal syscall.Signal) {
 
 // get sends a request from a namespace on a new connection.
 func (n *node) get(from *testnet.Net, address, target string) (int, string, error) {
+	return n.getWithin(atMost, from, address, target)
+}
+
+// getWithin is get with a bound on connecting.
+func (n *node) getWithin(limit time.Duration, from *testnet.Net, address, target string) (int, string, error) {
 	var conn net.Conn
 	err := from.Do(func() (err error) {
-		conn, err = net.DialTimeout("tcp4", address, atMost)
+		conn, err = net.DialTimeout("tcp4", address, limit)
 		return err
 	})
 	if err != nil {
@@ -371,12 +393,11 @@ func TestNodeOfHostRouting(t *testing.T) {
 		n.kube.apply("nodes", "v1", "Node", "node-1", nil, map[string]any{v1.HostRoutingLabel: value})
 	}
 	mark("true")
-	p := n.start("--http-probe-port=8080")
+	n.start("--http-probe-port=8080")
 	n.active()
 	n.probe("/readyz", 503, "dataplane: node label kubernetes.azure.com/ebpf-host-routing=true")
 	mark("false")
 	n.probe("/readyz", 200, "ok")
-	p.stop(syscall.SIGTERM)
 }
 
 // deadEnd returns a kubeconfig of an API server that does not exist.

@@ -61,6 +61,7 @@ func (p *process) saysTimes(what string, times int) {
 }
 
 const (
+	saysStarts   = "msg=starting "
 	saysPlaced   = "redirect put in place"
 	saysInPods   = "capturing requests inside pods"
 	saysTakes    = "taking over from an older agent"
@@ -97,6 +98,9 @@ func TestRolls(t *testing.T) {
 	}
 	for range 2 { // stopped at the moment the next one is started
 		newer := n.start()
+		// The older one serves for three seconds, in case another one is starting. On a busy machine
+		// a program may take longer than that to run at all.
+		newer.says(saysStarts)
 		older.stop(syscall.SIGTERM)
 		older = newer
 	}
@@ -124,7 +128,7 @@ func TestRollWithoutMetadataService(t *testing.T) {
 			t.Errorf("the log holds a token:\n%s", text)
 		}
 	}
-	older.stop(syscall.SIGTERM)
+	older.stop(syscall.SIGKILL)
 	n.start("--prefetch-resources=")
 	n.probe("/readyz", 200, "ok")
 	n.want(n.web, tokenURL, 500, "PID-511") // no agent was there to pass it on

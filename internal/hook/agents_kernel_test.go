@@ -69,16 +69,19 @@ func TestAcceptErrors(t *testing.T) {
 func TestPassErrors(t *testing.T) {
 	r := newRig(t)
 	a := r.pod("pod-a")
-	h, failures := r.holder(), 3
-	h.openDiag = func(s *netns.Sockets) (*os.File, error) { // called by the only agent's goroutine
-		if s.Cookie == a && failures > 0 {
-			failures--
+	h, prepared := r.holder(), make(chan struct{})
+	h.openDiag = func(s *netns.Sockets) (*os.File, error) {
+		select {
+		case <-prepared:
+			return s.Diag()
+		default:
 			return nil, unix.EINVAL
 		}
-		return s.Diag()
 	}
 	h.run()
 	agent := h.dial()
-	agent.want("complete", "+pod-a")
+	agent.want("complete")
+	close(prepared)
+	agent.want("+pod-a")
 	r.wantPublished("passed later", map[uint64]uint16{a: firstPort})
 }

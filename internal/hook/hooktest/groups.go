@@ -4,6 +4,7 @@
 package hooktest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,8 +12,10 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 // Unified returns where control groups of version 2 are mounted. A machine without them fails the
@@ -44,7 +47,7 @@ func Groups(t testing.TB) string {
 	}
 	t.Cleanup(func() {
 		defer func() { _ = lock.Close() }()
-		if err := removeGroups(top); err != nil {
+		if err := removeLeft(top); err != nil {
 			t.Error(err)
 		}
 	})
@@ -100,6 +103,20 @@ func removeStale(root string) {
 			_ = lock.Close()
 		}
 	}
+}
+
+// leftTime is how long a process may take to end whose parent was killed.
+const leftTime = 20 * time.Second
+
+// removeLeft removes a control group and all below it, once no process is left there. The probe of
+// an agent that was killed ends by itself, a moment after the agent.
+func removeLeft(top string) error {
+	var err error
+	_ = wait.PollUntilContextTimeout(context.Background(), time.Millisecond, leftTime, true, func(context.Context) (bool, error) {
+		err = removeGroups(top)
+		return !errors.Is(err, unix.EBUSY), nil
+	})
+	return err
 }
 
 // removeGroups removes a control group and all below it.
