@@ -223,7 +223,8 @@ func TestGenerations(t *testing.T) {
 	n.wantRefused(n.pod, "tcp4", imds)
 }
 
-// TestStopped: what ends while it asks whether another agent answers leaves the rules to that agent.
+// TestStopped: what ends while it asks whether another agent answers leaves the rules to that
+// agent.
 func TestStopped(t *testing.T) {
 	n := veth(t)
 	older, _ := n.agent("older", testConfig())

@@ -54,8 +54,8 @@ func Groups(t testing.TB) string {
 	return top
 }
 
-// lockedGroup makes a control group and locks it. Another test may take it for a stale one, and lock
-// and remove it first: then lockedGroup makes another.
+// lockedGroup makes a control group and locks it. Another test may take it for a stale one, and
+// lock and remove it first: then lockedGroup makes another.
 func lockedGroup(root string) (string, *os.File, error) {
 	for {
 		top, err := os.MkdirTemp(root, groupPrefix)
