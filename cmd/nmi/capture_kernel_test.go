@@ -76,7 +76,6 @@ func newCapturing(n *node) *inPods {
 	t := n.t
 	top := hooktest.Groups(t)
 	hooktest.Group(t, top, "kubepods")
-	n.kube.apply("nodes", "v1", "Node", "node-1", nil, nil)
 	return &inPods{
 		node: n, top: top, system: hooktest.Group(t, top, "system"), namespaces: hooktest.NewNamespaces(t),
 		// The agent is another process.

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -91,10 +90,8 @@ func TestListener(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.who, got, c.want)
 		}
 	}
-	for _, from := range n.arrived(0) {
-		if from != netip.MustParseAddr("10.0.0.4") { // the agent asks for tokens from there
-			t.Errorf("a packet arrived at the metadata service from %v", from)
-		}
+	if from := n.arrived(0); len(from) > 0 {
+		t.Errorf("packets arrived at the metadata service from %v", from)
 	}
 }
 

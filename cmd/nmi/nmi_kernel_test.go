@@ -89,8 +89,9 @@ func newNodeWithout(t *testing.T) *node {
 	return n
 }
 
-// connectCluster starts the API server, on the node.
+// connectCluster starts the API server, on the node, and registers the node.
 func (n *node) connectCluster() {
+	n.kube.apply("nodes", "v1", "Node", "node-1", nil, nil)
 	address := n.serve("127.0.0.1:0", n.kube)
 	n.kubeconfig = filepath.Join(n.t.TempDir(), "kubeconfig")
 	text := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"x","clusters":[{"name":"x","cluster":{"server":"http://%s"}}],`+
@@ -383,6 +384,17 @@ func TestNodeWithoutCluster(t *testing.T) {
 		t.Errorf("something was passed on: %v", n.asked)
 	}
 	p.stop(syscall.SIGTERM)
+}
+
+// TestNodeUnknown: an agent whose node the API server does not know serves pods, after a while.
+func TestNodeUnknown(t *testing.T) {
+	n := newNode(t)
+	n.kube.remove("nodes", "node-1")
+	n.pod("web", "10.244.0.2", "Running")
+	n.grant("web")
+	n.start()
+	n.probe("/readyz", 200, "ok")
+	n.want(n.web, tokenURL, 200, "access_token")
 }
 
 // TestNodeOfHostRouting: an agent is not ready while its node is marked as one whose packets pass

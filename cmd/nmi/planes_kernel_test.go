@@ -270,10 +270,12 @@ func meaning(answer string) string {
 	return "another token"
 }
 
-// sentinel is an address of the node from which nothing else is sent.
-var sentinel = netip.MustParseAddr("10.0.0.99")
+// sentinel is an address of the node from which nothing else is sent. From ofAgent the agent asks
+// for tokens. It keeps the connection, on which both ends send probes every 15 seconds.
+var sentinel, ofAgent = netip.MustParseAddr("10.0.0.99"), netip.MustParseAddr("10.0.0.4")
 
-// arrived returns from where packets have arrived at the metadata service, besides the first ones.
+// arrived returns from where packets have arrived at the metadata service that the agent has not
+// sent, besides the first ones.
 func (n *planeNode) arrived(besides int) (from []netip.Addr) {
 	n.t.Helper()
 	before := n.sentinels()
@@ -296,7 +298,7 @@ func (n *planeNode) arrived(besides int) (from []netip.Addr) {
 	if err != nil {
 		n.t.Fatalf("the sentinel does not arrive: %v", err)
 	}
-	from = slices.DeleteFunc(n.tap.Sources(), func(a netip.Addr) bool { return a == sentinel })
+	from = slices.DeleteFunc(n.tap.Sources(), func(a netip.Addr) bool { return a == sentinel || a == ofAgent })
 	return from[besides:]
 }
 
