@@ -336,10 +336,15 @@ func (r *Redirect) Remove(_ context.Context) error {
 	return errors.Join(deleteTable(r.config.Table), deleteAddress(r.config.AgentIP))
 }
 
+// acceptTimeout is how long it may take until a process accepts a connection. The kernel does that
+// at once, but on a busy machine this process may not run for a second. It must be less than the
+// 5 s that an agent waits for an older one to take the rules back.
+const acceptTimeout = 3 * time.Second
+
 // accepts reports whether a process accepts connections at the address. The connection goes over
 // lo, which no rule matches.
 func accepts(ctx context.Context, address netip.AddrPort) bool {
-	d := net.Dialer{Timeout: 500 * time.Millisecond}
+	d := net.Dialer{Timeout: acceptTimeout}
 	conn, err := d.DialContext(ctx, "tcp4", address.String())
 	if err != nil {
 		return false
