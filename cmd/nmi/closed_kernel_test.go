@@ -256,7 +256,7 @@ func TestOldConnections(t *testing.T) {
 			if _, err := old.ask(true); err != nil {
 				t.Fatalf("before there is an agent: %v", err)
 			}
-			n.start(flag)
+			n.start(flag, "--prefetch-resources=") // the test counts the requests
 			n.probe("/readyz", 200, "ok")
 			asked := n.questions()
 			if _, err := old.ask(true); !errors.Is(err, syscall.ECONNRESET) {
