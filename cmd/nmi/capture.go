@@ -20,6 +20,7 @@ import (
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/connections"
+	"github.com/podid-io/podid/internal/agent/handover"
 	"github.com/podid-io/podid/internal/agent/inpod"
 	"github.com/podid-io/podid/internal/agent/podgroups"
 	"github.com/podid-io/podid/internal/agent/sockdiag"
@@ -159,13 +160,16 @@ func (a *agent) checkDataplane() error {
 	return a.dataplane.Ready()
 }
 
-// captureState returns the value of the node's annotation: nothing before it is this agent's turn,
+// captureState returns the value of the node's annotation: nothing while it is another agent's turn,
 // and before it is known.
 func (a *agent) captureState() string {
 	select {
 	case <-a.lifecycle.Turn():
 	default:
 		return ""
+	}
+	if state, _ := a.lifecycle.Session.State(); state == handover.Serving {
+		return "" // a newer agent serves
 	}
 	switch {
 	case a.checkCapture() == nil:

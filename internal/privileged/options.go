@@ -84,8 +84,8 @@ func (o *Options) Complete() {
 	if o.Way != "" {
 		return
 	}
-	o.Way = CapturePrefer // where the cookie cannot be read, the attempt says why
-	if cookie, err := netns.Cookie(); err == nil && cookie != netns.First {
+	o.Way = CapturePrefer // where that cannot be found out, the attempt says why
+	if first, err := netns.IsFirst(); err == nil && !first {
 		o.Way = CaptureWire
 	}
 }

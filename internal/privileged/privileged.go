@@ -143,8 +143,11 @@ func (l *Local) Release(context.Context) error { return hook.Release(l.options.l
 // EndCapture removes what an agent that captured inside pods has left. found is false if there is
 // nothing.
 func (l *Local) EndCapture(context.Context) (found bool, err error) {
-	if _, err := os.Stat(l.options.pins); err != nil {
-		return false, nil //nolint:nilerr // nothing was pinned here
+	switch _, err := os.Stat(l.options.pins); {
+	case errors.Is(err, os.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look for what captures inside pods: %w", err)
 	}
 	return true, program.Remove(l.options.pins)
 }

@@ -42,8 +42,8 @@ type Writer struct {
 	api   Nodes
 	agent Agent
 	log   logr.Logger
-	// capture is the last value that was written or found. It is written once only: during an update
-	// two agents run, and what counts is what changed last.
+	// capture is the last value that was written or found. It is written once only: should two agents
+	// not know of each other, what counts is what changed last.
 	capture string
 
 	check chan struct{}     // the agent's state may have changed; buffers one
@@ -94,6 +94,9 @@ func (w *Writer) Run(ctx context.Context) {
 			failures, logged = 0, ""
 			continue
 		}
+		if taints != nil {
+			capture = "" // where only the taint may be changed, that must not fail
+		}
 		if err := w.write(ctx, node, taints, capture); err != nil {
 			if ctx.Err() == nil && err.Error() != logged {
 				logged = err.Error()
@@ -116,11 +119,12 @@ func (w *Writer) due(node *corev1.Node) (taints []corev1.Taint, capture string) 
 	if left, found := Without(node.Spec.Taints); found && w.agent.Ready() {
 		taints = left
 	}
-	switch value := w.agent.Capture(); value {
-	case "", w.capture:
-	case node.Annotations[v1.CaptureAnnotation]:
+	value := w.agent.Capture()
+	there, found := node.Annotations[v1.CaptureAnnotation]
+	switch {
+	case value == "" || value == there:
 		w.capture = value
-	default:
+	case value != w.capture || !found:
 		capture = value
 	}
 	return taints, capture

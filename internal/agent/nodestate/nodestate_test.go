@@ -32,6 +32,16 @@ type cluster struct {
 	fail   error
 	// capture is the value of the annotation.
 	capture string
+	// onlyTaints refuses writes of it.
+	onlyTaints bool
+}
+
+// write is a write of another agent.
+func (c *cluster) write(capture string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.capture = capture
+	c.put(c.node.Spec.Taints)
 }
 
 func (c *cluster) Watch(ctx context.Context, notify func(*corev1.Node)) {
@@ -49,6 +59,8 @@ func (c *cluster) Write(_ context.Context, node *corev1.Node, taints []corev1.Ta
 	switch {
 	case c.fail != nil:
 		return c.fail
+	case c.onlyTaints && capture != "":
+		return errors.New("forbidden")
 	case node.ResourceVersion != c.node.ResourceVersion:
 		return errors.New("conflict")
 	}
@@ -79,7 +91,9 @@ func (c *cluster) refuse(err error) (writes int) {
 
 func (c *cluster) put(taints []corev1.Taint) {
 	c.node = nodeWith(c.node.ResourceVersion+"1", taints...)
-	c.node.Annotations = map[string]string{v1.CaptureAnnotation: c.capture}
+	if c.capture != "" {
+		c.node.Annotations = map[string]string{v1.CaptureAnnotation: c.capture}
+	}
 	c.notify(c.node)
 }
 
@@ -159,18 +173,38 @@ func TestCapture(t *testing.T) {
 		expect("known", v1.CaptureWire, 1)
 		expect("as before", v1.CaptureWire, 1)
 
-		c.mu.Lock()
-		c.capture = v1.CapturePod
-		c.put(c.node.Spec.Taints)
-		c.mu.Unlock()
+		c.write(v1.CapturePod)
 		expect("written by another agent", v1.CapturePod, 1)
 		state.Store(v1.CapturePod)
 		expect("as another agent has written", v1.CapturePod, 1)
+
+		c.write(v1.CaptureWire)
+		expect("another agent serves", v1.CaptureWire, 1)
+		state.Store("")
+		expect("so it is not this one's to say", v1.CaptureWire, 1)
+		state.Store(v1.CapturePod)
+		expect("this one serves again, as before", v1.CapturePod, 2)
+		c.write("")
+		expect("removed, or a new node", v1.CapturePod, 3)
+
 		c.refuse(errors.New("forbidden"))
 		state.Store(v1.CaptureNone)
-		expect("the API server refuses", v1.CapturePod, 2)
+		expect("the API server refuses", v1.CapturePod, 4)
 		c.refuse(nil)
-		expect("it accepts writes again", v1.CaptureNone, 3)
+		expect("it accepts writes again", v1.CaptureNone, 5)
+
+		c.mu.Lock()
+		c.onlyTaints = true
+		c.put(append(c.node.Spec.Taints, startUp))
+		c.mu.Unlock()
+		state.Store(v1.CaptureWire)
+		w.Check()
+		synctest.Wait()
+		c.mu.Lock()
+		if diff := cmp.Diff([]corev1.Taint{another}, c.node.Spec.Taints); diff != "" {
+			t.Errorf("where only the taint may be changed (-want +got):\n%s", diff)
+		}
+		c.mu.Unlock()
 
 		stop()
 		<-ended

@@ -212,9 +212,27 @@ func diagHere(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// First is the cookie of a machine's first network namespace: the kernel counts from 1
-// (gen_cookie_next in include/linux/cookie.h).
-const First = 1
+// The marks of a machine's first network namespace. The kernel counts cookies from 1
+// (gen_cookie_next in include/linux/cookie.h). From Linux 6.18 on, other kinds of namespaces count,
+// too, and the inode is a constant (NET_NS_INIT_INO in include/uapi/linux/nsfs.h).
+const (
+	firstCookie = 1
+	firstInode  = 0xeffffff9
+)
+
+// IsFirst reports whether this thread is in the machine's first network namespace. It fails before
+// Linux 5.14.
+func IsFirst() (bool, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &stat); err != nil {
+		return false, fmt.Errorf("identify network namespace: %w", os.NewSyscallError("stat", err))
+	}
+	if stat.Ino == firstInode {
+		return true, nil
+	}
+	cookie, err := Cookie()
+	return cookie == firstCookie, err
+}
 
 // Cookie returns the cookie of this process's own network namespace.
 func Cookie() (uint64, error) {
