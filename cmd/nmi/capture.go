@@ -160,8 +160,8 @@ func (a *agent) checkDataplane() error {
 	return a.dataplane.Ready()
 }
 
-// captureState returns the value of the node's annotation: nothing while it is another agent's turn,
-// and before it is known.
+// captureState returns the value of the node's annotation: nothing while it is another agent's
+// turn, and before it is known.
 func (a *agent) captureState() string {
 	select {
 	case <-a.lifecycle.Turn():
