@@ -94,9 +94,6 @@ func (w *Writer) Run(ctx context.Context) {
 			failures, logged = 0, ""
 			continue
 		}
-		if taints != nil {
-			capture = "" // where only the taint may be changed, that must not fail
-		}
 		if err := w.write(ctx, node, taints, capture); err != nil {
 			if ctx.Err() == nil && err.Error() != logged {
 				logged = err.Error()
@@ -111,13 +108,14 @@ func (w *Writer) Run(ctx context.Context) {
 	}
 }
 
-// due returns what is to be written to a node, which is nil if it is not known.
+// due returns what is to be written to a node, which is nil if it is not known. The taint is written
+// alone: where the rest may not be changed, that must not fail.
 func (w *Writer) due(node *corev1.Node) (taints []corev1.Taint, capture string) {
 	if node == nil {
 		return nil, ""
 	}
 	if left, found := Without(node.Spec.Taints); found && w.agent.Ready() {
-		taints = left
+		return left, ""
 	}
 	value := w.agent.Capture()
 	there, found := node.Annotations[v1.CaptureAnnotation]
@@ -127,7 +125,7 @@ func (w *Writer) due(node *corev1.Node) (taints []corev1.Taint, capture string) 
 	case value != w.capture || !found:
 		capture = value
 	}
-	return taints, capture
+	return nil, capture
 }
 
 func (w *Writer) write(ctx context.Context, node *corev1.Node, taints []corev1.Taint, capture string) error {
