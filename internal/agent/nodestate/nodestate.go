@@ -108,8 +108,8 @@ func (w *Writer) Run(ctx context.Context) {
 	}
 }
 
-// due returns what is to be written to a node, which is nil if it is not known. The taint is written
-// alone: where the rest may not be changed, that must not fail.
+// due returns what is to be written to a node, which is nil if it is not known. The taint is
+// written alone: where the rest may not be changed, that must not fail.
 func (w *Writer) due(node *corev1.Node) (taints []corev1.Taint, capture string) {
 	if node == nil {
 		return nil, ""
