@@ -37,7 +37,8 @@ func TestAcceptsLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = first.Close() }()
-	free := time.AfterFunc(700*time.Millisecond, func() {
+	// Long before it is sent again: the time after that is three seconds, which is too late.
+	free := time.AfterFunc(100*time.Millisecond, func() {
 		if c, err := l.Accept(); err == nil {
 			_ = c.Close()
 		}
