@@ -3,6 +3,7 @@
 package httpserve
 
 import (
+	"errors"
 	"iter"
 	"net"
 	"syscall"
@@ -57,7 +58,7 @@ func atEnd(socket syscall.Conn) bool {
 	err = raw.Control(func(fd uintptr) { // not Read, which waits for the server's own
 		var next [1]byte
 		n, _, err := unix.Recvfrom(int(fd), next[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		end = err == nil && n == 0
+		end = err == nil && n == 0 || errors.Is(err, unix.ECONNRESET)
 	})
 	return err == nil && end
 }

@@ -2,8 +2,6 @@ package httpserve
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"os"
 	"strings"
@@ -289,8 +287,15 @@ func TestEqualHosts(t *testing.T) {
 // TestLeft: a connection that its client has closed gives its place to the next one of the same
 // source at once. One that is open does not.
 func TestLeft(t *testing.T) {
-	for _, leaves := range []bool{true, false} {
-		t.Run(fmt.Sprint(leaves), func(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		leaves, reset bool
+	}{
+		{"closed", true, false},
+		{"reset", true, true},
+		{"open", false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			tcp, err := new(net.ListenConfig).Listen(t.Context(), "tcp4", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
@@ -309,21 +314,43 @@ func TestLeft(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if leaves {
-				_ = first.Close()
-				if _, err := served.Read(make([]byte, 1)); !errors.Is(err, io.EOF) { // the kernel knows it
+			if tt.reset {
+				if err := first.(*net.TCPConn).SetLinger(0); err != nil {
 					t.Fatal(err)
 				}
 			}
+			if tt.leaves {
+				_ = first.Close()
+				awaitEnd(t, served.(*Conn).NetConn().(wrapped).Conn.(*net.TCPConn))
+			}
+			// However slow the test is, it does not give its place because it is idle.
+			served.(*Conn).idleSince.Store(time.Now().Add(time.Hour).UnixNano())
 			second := dial()
 			go func() { // ends when the listener closes the second connection, or the test does
 				_, _ = second.Read(make([]byte, 1))
 				_ = l.Close()
 			}()
-			if _, err := l.Accept(); (err == nil) != leaves {
+			if _, err := l.Accept(); (err == nil) != tt.leaves {
 				t.Errorf("the second connection: %v", err)
 			}
 			_ = l.Close()
 		})
+	}
+}
+
+// awaitEnd returns once the kernel knows that the client of a connection has left. Unlike a read it
+// leaves the connection's error to the next reader.
+func awaitEnd(t *testing.T, c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, failed := 0, error(nil)
+	err = raw.Control(func(fd uintptr) {
+		const most = 10_000 // milliseconds
+		ended, failed = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}, most)
+	})
+	if err = errors.Join(err, failed); err != nil || ended != 1 {
+		t.Fatalf("the client has not left: %v", err)
 	}
 }
