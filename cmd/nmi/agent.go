@@ -181,7 +181,7 @@ func newAgent(stop, fetches context.Context, o *options, config *rest.Config, lo
 		return nil, err
 	}
 	a.server = a.newServer(stop, fetches, objects)
-	a.health.AddCheck("redirect", a.checkRedirect)
+	a.health.AddCheck("redirect", a.checkServing)
 	a.health.AddCheck("cluster", a.cluster.Ready)
 	a.health.AddCheck("dataplane", a.checkDataplane)
 	if o.privileged.Way == privileged.CaptureRequire {

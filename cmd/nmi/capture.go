@@ -41,6 +41,9 @@ type capture struct {
 	ended  bool
 	ending sync.Mutex
 	left   atomic.Pointer[error]
+	// passes means that pods whose sockets the agent does not have reach the redirect.
+	passes atomic.Bool
+	alone  sync.Once // logs that this node does without the redirect
 }
 
 // endCapture removes what an earlier agent with another --capture has put in place, once pods'
@@ -136,6 +139,12 @@ func (a *agent) checkCapture() error {
 	return *last
 }
 
+// onlyInPods reports whether no pod of this node needs the redirect: requests are captured inside
+// pods, and where they are not, pods are refused.
+func (a *agent) onlyInPods() bool {
+	return a.checkCapture() == nil && (a.o.privileged.Way == privileged.CaptureRequire || !a.capture.passes.Load())
+}
+
 // wireRefusal returns why a request that came on the wire is refused, or nil.
 func (a *agent) wireRefusal() *reason.Refusal {
 	if a.o.privileged.Way != privileged.CaptureRequire {
@@ -190,6 +199,7 @@ func (a *agent) setCapture(err error) {
 	if err == nil || a.o.privileged.Way == privileged.CapturePrefer {
 		a.capture.settle.Do(func() { close(a.capture.settled) })
 	}
+	a.reportServing()
 	a.checkNode()
 	if before == nil || text(*before) != text(err) {
 		a.logCapture(err, before != nil && *before == nil)
@@ -240,7 +250,9 @@ func (a *agent) serveInPods(parent context.Context) error {
 	group, ctx := errgroup.WithContext(parent)
 	group.Go(func() error {
 		// On nodes whose network passes by the redirect, pods would wait for an answer in vain.
-		return a.privileged.Capture(ctx, socket, a.dataplane.Ready() == nil, onceComplete(ctx, listener.Complete(), a.setCapture))
+		passes := a.dataplane.Ready() == nil
+		a.capture.passes.Store(passes)
+		return a.privileged.Capture(ctx, socket, passes, onceComplete(ctx, listener.Complete(), a.setCapture))
 	})
 	group.Go(func() error { return index.Run(ctx) })
 	group.Go(func() error { return listener.Run(ctx) })

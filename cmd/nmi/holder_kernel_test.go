@@ -110,6 +110,10 @@ func (n *split) startAs(privileges []string, program string, args ...string) *pr
 	p := &process{n: n.node, exited: make(chan error, 1), log: newJournal()}
 	p.cmd = exec.CommandContext(n.t.Context(), "setpriv", append(append(privileges, program), args...)...)
 	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1", endsAtOnce}
+	if n.refuses && program == n.holder {
+		p.cmd.Args[len(privileges)+1] = n.nmi
+		p.cmd.Env = append(p.cmd.Env, refuseVariable+"="+program)
+	}
 	p.cmd.Stderr = p.log
 	pins, err := os.Open(filepath.Dir(n.pins))
 	if err != nil {

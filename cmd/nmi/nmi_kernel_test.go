@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 	if _, is := probe.Main(); is {
 		return
 	}
+	if program := os.Getenv(refuseVariable); program != "" {
+		refuseNFTables(program)
+	}
 	if os.Getenv("PODID_TEST_AS_NMI") == "1" {
 		main()
 	}
@@ -60,6 +63,7 @@ type node struct {
 	kube           *kube
 	kubeconfig     string
 	group          string                   // the control group of agents; empty is the test's own
+	refuses        bool                     // agents may not use nftables
 	admits         func(*http.Request) bool // reports whether the metadata service answers; nil is always
 
 	mu    sync.Mutex
@@ -192,6 +196,9 @@ func (n *node) startProgram(program string, args ...string) *process {
 	p.cmd = exec.CommandContext(n.t.Context(), program, append([]string{"--node=node-1", "--kubeconfig=" + n.kubeconfig}, args...)...)
 	// Nothing listens there: a request to the metadata service that used the proxy would fail.
 	p.cmd.Env = []string{"PODID_TEST_AS_NMI=1", endsAtOnce, "HTTP_PROXY=http://192.0.2.1:3128", "http_proxy=http://192.0.2.1:3128"}
+	if n.refuses {
+		p.cmd.Env = append(p.cmd.Env, refuseVariable+"=-")
+	}
 	p.cmd.Stderr = p.log
 	if n.group != "" {
 		folder, err := os.Open(n.group)

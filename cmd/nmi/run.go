@@ -16,6 +16,7 @@ import (
 	"github.com/podid-io/podid/internal/agent/attest"
 	"github.com/podid-io/podid/internal/agent/connections"
 	"github.com/podid-io/podid/internal/agent/lifecycle"
+	"github.com/podid-io/podid/internal/agent/redirect"
 	"github.com/podid-io/podid/internal/daemon"
 	"github.com/podid-io/podid/internal/privileged"
 )
@@ -197,16 +198,39 @@ func (a *agent) prefetch(ctx context.Context) {
 // setRedirect records the result of a check of the redirect.
 func (a *agent) setRedirect(ctx context.Context, err error) {
 	a.redirected.Store(&err)
-	a.health.SetActive(err == nil)
 	a.metrics.RedirectState(err == nil)
 	if err != nil {
 		a.metrics.RedirectFailed()
 	} else {
 		a.wire.place.Do(func() { close(a.wire.placed) })
 		a.endCapture(ctx)
-		a.lifecycle.ReportServing()
 	}
+	a.reportServing()
 	a.checkNode()
+}
+
+// reportServing lets probes and an older agent know whether pods are served.
+func (a *agent) reportServing() {
+	err := a.checkServing()
+	if a.health.SetActive(err == nil); err != nil {
+		return
+	}
+	if refused := a.checkRedirect(); refused != nil {
+		a.capture.alone.Do(func() {
+			a.log.Info("serving pods inside their own network only: the redirect is refused, and no pod needs it", "reason", refused.Error())
+		})
+	}
+	a.lifecycle.ReportServing()
+}
+
+// checkServing returns why the redirect is not in place. Where the kernel refuses its rules for
+// good, and no pod needs it, that is no fault.
+func (a *agent) checkServing() error {
+	err := a.checkRedirect()
+	if errors.Is(err, redirect.ErrRefused) && a.onlyInPods() {
+		return nil
+	}
+	return err
 }
 
 // checkNode lets what others see of the node follow the agent's state.

@@ -46,6 +46,8 @@ type request struct {
 type result struct {
 	Error string `json:"error,omitempty"`
 	Last  bool   `json:"last,omitempty"`
+	// Refused means that the error is redirect.ErrRefused.
+	Refused bool `json:"refused,omitempty"`
 	// Found is of Owner and EndCapture.
 	Found  bool           `json:"found,omitempty"`
 	Secret string         `json:"secret,omitempty"`
@@ -59,11 +61,23 @@ type result struct {
 
 // err returns the error that a result reports.
 func (r result) err() error {
-	if r.Error == "" {
+	switch {
+	case r.Error == "":
 		return nil
+	case r.Refused:
+		return refused(r.Error)
+	default:
+		return errors.New(r.Error)
 	}
-	return errors.New(r.Error)
 }
+
+// refused is a redirect.ErrRefused from the holder.
+type refused string
+
+func (r refused) Error() string { return string(r) }
+
+// Is implements errors.Is.
+func (refused) Is(target error) bool { return target == redirect.ErrRefused }
 
 // failed returns the result that reports an error, or none.
 func failed(err error) result {
@@ -74,7 +88,7 @@ func failed(err error) result {
 	if len(text) > maxError {
 		text = text[:maxError] + "…"
 	}
-	return result{Error: text}
+	return result{Error: text, Refused: errors.Is(err, redirect.ErrRefused)}
 }
 
 // maxError is the size of an error in a packet.

@@ -2,7 +2,10 @@ package privileged
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -189,6 +192,26 @@ func TestErrorsReported(t *testing.T) {
 	case err := <-reports:
 		t.Errorf("again at once: %v", err)
 	case <-time.After(maxPause / 4):
+	}
+}
+
+// TestRefusedReported: an agent distinguishes rules that its holder may not write from all else.
+func TestRefusedReported(t *testing.T) {
+	for name, err := range map[string]error{
+		"nothing": nil,
+		"refused": fmt.Errorf("write: %w", redirect.ErrRefused),
+		"other":   errors.New("another"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			packet, failure := json.Marshal(failed(err))
+			var got result
+			if failure = errors.Join(failure, json.Unmarshal(packet, &got)); failure != nil {
+				t.Fatal(failure)
+			}
+			if errors.Is(got.err(), redirect.ErrRefused) != errors.Is(err, redirect.ErrRefused) || fmt.Sprint(got.err()) != fmt.Sprint(err) {
+				t.Errorf("got %v, want %v", got.err(), err)
+			}
+		})
 	}
 }
 

@@ -156,13 +156,16 @@ func mayChangeNetwork() bool {
 	return unix.Capget(&header, &sets[0]) == nil && sets[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
 }
 
+// ErrRefused means that a security module refuses the rules: no retry helps.
+var ErrRefused = errors.New("a security module of this node refuses nftables rules")
+
 // explain adds to an error of the kernel what an operator can do about it.
 func explain(err error) error {
 	refused := errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
 	switch {
 	case refused && mayChangeNetwork():
-		return fmt.Errorf("%w, although the agent has the capability NET_ADMIN: a security module of this node refuses nftables rules, "+
-			"as on AKS nodes with eBPF host routing, whose pods cannot be redirected: use a node pool without it", err)
+		return fmt.Errorf("%w, although the agent has the capability NET_ADMIN: %w, as on AKS nodes with eBPF host routing, "+
+			"whose pods cannot be redirected: use a node pool without it, or capture inside pods", err, ErrRefused)
 	case refused:
 		return fmt.Errorf("%w: the agent needs the capability NET_ADMIN and hostNetwork", err)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ENOENT):
