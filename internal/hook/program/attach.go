@@ -95,23 +95,33 @@ func (h *Hook) RefuseAbsent() error {
 	return nil
 }
 
-// attachAll puts connect4 and connect6 in place, and then replaces the guards: a guard lets sockets
-// pass that its connect4 marked. Before there is a guard, it notes the connections that are open.
+// attachAll puts connect4 and connect6 in place, and replaces the guards. Before there is a guard, it
+// notes the connections that are open.
+//
+// This process may fail or end after any step, and the node's own processes must keep the services
+// even so. A guard without Pods drops what no connect4 has marked. So such guards come after a
+// connect4 on the topmost group, which marks all, and are replaced before it leaves that group.
 func (h *Hook) attachAll() error {
-	for name, at := range attachTypes() {
-		elsewhere, err := h.attach(name, at)
-		if err != nil {
+	steps := []func() error{h.updateGuards, h.attachConnects, h.noteEarlier}
+	if h.config.Pods == 0 {
+		steps = []func() error{h.attachConnects, h.noteEarlier, h.updateGuards}
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
 			return err
 		}
-		if elsewhere != nil {
-			// Until the guards are replaced, it marks what they let pass.
-			defer func() { _ = elsewhere.Close() }()
+	}
+	return nil
+}
+
+// attachConnects puts connect4 and connect6 in place.
+func (h *Hook) attachConnects() error {
+	for name, at := range attachTypes() {
+		if err := h.attach(name, at); err != nil {
+			return err
 		}
 	}
-	if err := h.noteEarlier(); err != nil {
-		return err
-	}
-	return h.updateGuards()
+	return nil
 }
 
 // The sizes of link-layer headers: of Ethernet, and of links without one.
@@ -204,29 +214,24 @@ func loadCollection(spec *ebpf.CollectionSpec, pins string) (*ebpf.Collection, e
 	return all, nil
 }
 
-// attach puts one program on the group, or replaces the pinned one. If that is on another group, it
-// is returned, and stays there until the caller closes it.
-func (h *Hook) attach(name string, at ebpf.AttachType) (elsewhere link.Link, err error) {
+// attach puts one program on the group, or replaces the pinned one, also if that is on another group.
+func (h *Hook) attach(name string, at ebpf.AttachType) error {
 	program, pin := h.all.Programs[name], filepath.Join(h.pins, name)
 	old, err := pinnedLink(pin)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil, h.attachNew(name, at, pin)
+		return h.attachNew(name, at, pin)
 	case err != nil:
-		return nil, err
-	}
-	if same, err := onGroup(old, h.group); err != nil || !same {
-		if err := h.attachInstead(name, at, pin); err != nil {
-			_ = old.Close()
-			return nil, err
-		}
-		return old, nil
+		return err
 	}
 	defer func() { _ = old.Close() }() // the pin keeps it
-	if err := old.Update(program); err != nil {
-		return nil, explain(fmt.Errorf("replace %s: %w", name, err))
+	if same, err := onGroup(old, h.group); err != nil || !same {
+		return h.attachInstead(name, at, pin)
 	}
-	return nil, nil
+	if err := old.Update(program); err != nil {
+		return explain(fmt.Errorf("replace %s: %w", name, err))
+	}
+	return nil
 }
 
 // attachNew puts one program on the group and pins it.

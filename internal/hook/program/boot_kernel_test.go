@@ -1,6 +1,7 @@
 package program
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -49,6 +50,54 @@ func TestAnyGroup(t *testing.T) {
 		t.Errorf("the node's own packet socket: %s", got)
 	}
 	eventually(t, "the node's own packet arrives", func() (bool, error) { return len(w.tap.Sources()) > before, nil })
+}
+
+// TestTakeoverFails: the node's own processes keep the metadata service if the programs that take over
+// from those on the topmost group come no further than half way. The next ones succeed.
+func TestTakeoverFails(t *testing.T) {
+	for name, breakPins := range map[string]func(pins string) (repair func() error, err error){
+		"at the guards": func(pins string) (func() error, error) { // a pin that cannot be removed
+			pin := filepath.Join(pins, guardName(etherHeader)+"-0"+moving) // before that of the uplink
+			return func() error { return os.RemoveAll(pin) }, os.MkdirAll(filepath.Join(pin, "x"), 0o700)
+		},
+		"at a connect": func(pins string) (func() error, error) { // connect4 has been moved, or not
+			pin, aside := filepath.Join(pins, connect6), filepath.Join(pins, "aside")
+			if err := os.Rename(pin, aside); err != nil {
+				return nil, err
+			}
+			repair := func() error { return errors.Join(os.Remove(pin), os.Rename(aside, pin)) }
+			return repair, os.Mkdir(pin, 0o700)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newUplinked(t)
+			inNode(t, w.world, func() error { return Remove(w.pins) })
+			pods, podsGroup := w.config.Pods, w.podsGroup
+			w.config.Pods, w.podsGroup = 0, filepath.Dir(podsGroup)
+			w.attach(t)
+			w.guard(t)
+			w.config.Pods, w.podsGroup = pods, podsGroup
+			repair, err := breakPins(w.pins)
+			if err != nil {
+				t.Fatal(err)
+			}
+			inNode(t, w.world, func() error {
+				h, err := Attach(w.config, w.podsGroup, w.pins)
+				if err != nil {
+					return nil //nolint:nilerr // as it should be
+				}
+				h.Close()
+				return errors.New("the programs take over")
+			})
+			w.connects(t)
+			if err := repair(); err != nil {
+				t.Fatal(err)
+			}
+			w.attach(t)
+			w.connects(t)
+			w.drops(t, w.node, w.podGroup, "AF_PACKET")
+		})
+	}
 }
 
 // connects fails the test unless the node reaches the metadata service, and the pod is refused.
