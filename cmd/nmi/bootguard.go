@@ -34,15 +34,19 @@ func guardBoot(ctx context.Context, o *options, log logr.Logger) error {
 	if o.privileged.Way == privileged.CaptureWire {
 		return err
 	}
-	return guardInPods(o.privileged, err, log)
+	return guardInPods(ctx, o.privileged, err, log)
 }
 
 // guardInPods puts the programs in place. rules is why the rules are not: where a security module
 // forbids them, the programs refuse pods alone. With prefer, so do the rules where there can be no
 // programs.
-func guardInPods(o privileged.Options, rules error, log logr.Logger) error {
-	guarded, err := privileged.GuardBoot(o)
+func guardInPods(ctx context.Context, o privileged.Options, rules error, log logr.Logger) error {
+	guarded, err := privileged.GuardBoot(ctx, o)
 	switch {
+	case err != nil && guarded && o.Way == privileged.CapturePrefer && rules == nil:
+		log.Error(err, "pods are refused by the rules and inside them, but not every interface has a guard: "+
+			"what pods send by raw sockets on a network that passes by the rules reaches the metadata service")
+		return nil
 	case err != nil && o.Way == privileged.CapturePrefer && rules == nil:
 		log.Error(err, "pods are refused by the rules alone: on a node whose network passes by them, pods reach the metadata service")
 		return nil

@@ -3,6 +3,7 @@
 package hook
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,13 +14,14 @@ import (
 )
 
 // GuardBoot refuses all pods the metadata service and the closed services, until a holder takes its
-// programs over. It reports false if those of a holder are in place, which it leaves alone. It is
-// called in the node's own network namespace, on Linux 5.14 or newer.
+// programs over. It reports false if those of a holder are in place, which it leaves alone, or if
+// it can put none in place. With true, an error is about interfaces without a guard. It is called
+// in the node's own network namespace, on Linux 5.14 or newer.
 //
 // Group is the topmost control group. The pods' own need not exist before the kubelet runs, and its
 // name is the kubelet's choice: whatever that is, it is below. The node's own network is let pass,
 // so services of the node are not concerned.
-func GuardBoot(s Settings) (guarded bool, err error) {
+func GuardBoot(ctx context.Context, s Settings) (guarded bool, err error) {
 	if held, err := program.Elsewhere(s.Group, s.Pins); err != nil || held {
 		return false, err
 	}
@@ -32,19 +34,25 @@ func GuardBoot(s Settings) (guarded bool, err error) {
 		return false, err
 	}
 	defer programs.Close()
-	return true, guardAll(programs, s.targets())
+	return true, guardAll(ctx, programs, s.targets())
 }
 
 // guardAll puts the guard on the uplinks that there are now. The holder guards those that appear
 // later.
-func guardAll(programs *program.Hook, targets []netip.Addr) error {
-	all, err := uplinks.List(targets)
+func guardAll(ctx context.Context, programs *program.Hook, targets []netip.Addr) error {
+	all, err := uplinks.List(ctx, targets)
 	if err != nil {
 		return err
 	}
+	return guardEach(all, programs.Guard)
+}
+
+// guardEach guards uplinks, other than those that have gone meanwhile.
+func guardEach(all []uplinks.Uplink, guard func(program.Uplink) error) error {
 	var failures []error
 	for _, u := range all {
-		if err := programs.Guard(program.Uplink{Index: u.Index, Ethernet: u.Ethernet}); err != nil {
+		err := guard(program.Uplink{Index: u.Index, Ethernet: u.Ethernet})
+		if err != nil && !uplinks.Gone(u) {
 			failures = append(failures, fmt.Errorf("guard interface %s: %w", u.Name, err))
 		}
 	}

@@ -153,13 +153,14 @@ func (l *Local) EndCapture(context.Context) (found bool, err error) {
 }
 
 // GuardBoot refuses pods inside them until a holder serves, on a node that has just booted. It
-// reports false if what a holder has put in place refuses or serves them already.
-func GuardBoot(o Options) (guarded bool, err error) {
+// reports false if what a holder has put in place refuses or serves them already, or if it can put
+// no programs in place. With true, an error is about interfaces without a guard.
+func GuardBoot(ctx context.Context, o Options) (guarded bool, err error) {
 	top, err := kubepods.Top(os.DirFS(o.groups))
 	if err != nil {
 		return false, err
 	}
-	guarded, err = hook.GuardBoot(hook.Settings{
+	guarded, err = hook.GuardBoot(ctx, hook.Settings{
 		Metadata: o.metadata(), Closed: o.Closed(), Group: filepath.Join(o.groups, top), Pins: o.pins,
 	})
 	if err != nil {

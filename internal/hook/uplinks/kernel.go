@@ -3,6 +3,7 @@
 package uplinks
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,9 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// List returns the uplinks of this network namespace: the interfaces by which packets to the
-// targets can leave it.
-func List(targets []netip.Addr) ([]Uplink, error) {
+// list returns the uplinks. Interfaces and routes that come and go can interrupt it, see List.
+func list(targets []netip.Addr) ([]Uplink, error) {
 	devices, err := devices()
 	if err != nil {
 		return nil, err
@@ -23,6 +23,12 @@ func List(targets []netip.Addr) ([]Uplink, error) {
 		return nil, err
 	}
 	return choose(devices, routes, targets), nil
+}
+
+// Gone reports whether there is no interface with the index of an uplink any more.
+func Gone(u Uplink) bool {
+	_, err := netlink.LinkByIndex(u.Index)
+	return errors.As(err, &netlink.LinkNotFoundError{})
 }
 
 // hardware is what netlink calls interfaces that no virtual driver made.

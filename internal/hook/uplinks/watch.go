@@ -51,7 +51,7 @@ func watchOnce(ctx context.Context, targets []netip.Addr, guard func([]Uplink) e
 		return err
 	}
 	for {
-		all, err := list(ctx, targets)
+		all, err := List(ctx, targets)
 		if err != nil {
 			return err
 		}
@@ -75,11 +75,17 @@ func watchOnce(ctx context.Context, targets []netip.Addr, guard func([]Uplink) e
 	}
 }
 
-// list is List, repeated if an interface that came or went has interrupted it: on nodes whose pods
-// change all the time, this is no failure.
-func list(ctx context.Context, targets []netip.Addr) ([]Uplink, error) {
+// List returns the uplinks of this network namespace: the interfaces by which packets to the
+// targets can leave it. If an interface that came or went interrupts it, it starts again until ctx
+// ends: on nodes whose pods change all the time, this is no failure.
+func List(ctx context.Context, targets []netip.Addr) ([]Uplink, error) {
+	return uninterrupted(ctx, func() ([]Uplink, error) { return list(targets) })
+}
+
+// uninterrupted repeats a list that the kernel says was interrupted.
+func uninterrupted(ctx context.Context, list func() ([]Uplink, error)) ([]Uplink, error) {
 	for {
-		all, err := List(targets)
+		all, err := list()
 		if !errors.Is(err, netlink.ErrDumpInterrupted) || ctx.Err() != nil {
 			return all, err
 		}
