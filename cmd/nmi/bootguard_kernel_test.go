@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
+	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/testnet"
 )
 
@@ -21,10 +22,9 @@ import (
 func (n *planeNode) guards(says string, flags ...string) {
 	n.t.Helper()
 	p := n.start(append(append(n.flags(), "--boot-guard", "--node="), flags...)...)
-	if err := <-p.exited; err != nil {
+	if err := p.ends(); err != nil {
 		n.t.Fatalf("%v\n%s", err, p.log)
 	}
-	p.exited <- nil
 	p.says(says)
 }
 
@@ -84,12 +84,19 @@ func TestBootGuardInPods(t *testing.T) {
 			}
 
 			agent := n.start(append(n.flags(), "--capture=require")...)
-			for got := ""; !strings.HasPrefix(got, "200 "); {
-				got = n.ask(n.web, n.groupWeb, service+tokenURL)
+			testenv.Eventually(t, "web gets its token", func() string {
+				if err, ended := agent.ended(0); ended {
+					t.Fatalf("the agent ended: %v", err)
+				}
+				got := n.ask(n.web, n.groupWeb, service+tokenURL)
 				if m := meaning(strings.TrimPrefix(got, "200 ")); m != ofWeb && !strings.Contains(got, refusedAt) && !strings.HasPrefix(got, "503 ") {
 					t.Fatalf("while the agent starts, web got %s", got)
 				}
-			}
+				if !strings.HasPrefix(got, "200 ") {
+					return got
+				}
+				return ""
+			})
 			n.probe("/readyz", 200, "ok")
 			if n.atTop() != 0 {
 				t.Errorf("with the agent, there are %d programs at the top", n.atTop())
@@ -128,9 +135,8 @@ func TestBootGuardWithoutGroups(t *testing.T) {
 		t.Errorf("the pod got %s", got)
 	}
 	p := n.start(append(n.flags(), "--boot-guard", "--capture=require")...)
-	if err := <-p.exited; err == nil {
+	if err := p.ends(); err == nil {
 		t.Error("require guards without control groups of version 2")
 	}
-	p.exited <- nil
 	p.says("control groups v1 only")
 }

@@ -301,10 +301,9 @@ func TestCleanup(t *testing.T) {
 func TestBootGuard(t *testing.T) {
 	n := newFarNode(t)
 	guard := n.start("--boot-guard", "--node=")
-	if err := <-guard.exited; err != nil {
+	if err := guard.ends(); err != nil {
 		t.Fatalf("%v\n%s", err, guard.log)
 	}
-	guard.exited <- nil
 	n.connect() // the kubelet starts the pods that were there
 	if _, _, err := n.get(n.web, metadataService, tokenURL); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("before the agent: %v, want connection refused", err)
@@ -315,10 +314,9 @@ func TestBootGuard(t *testing.T) {
 	n.wantSoon(n.web, tokenURL, 200, "access_token")
 
 	again := n.start("--boot-guard")
-	if err := <-again.exited; err != nil {
+	if err := again.ends(); err != nil {
 		t.Errorf("%v\n%s", err, again.log)
 	}
-	again.exited <- nil
 	again.says("left the rules to the agent that serves")
 	n.want(n.web, tokenURL, 200, "access_token")
 	n.noLeaks(0)

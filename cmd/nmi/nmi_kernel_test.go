@@ -233,14 +233,33 @@ func (p *process) runs() {
 
 func (p *process) stop(signal syscall.Signal) {
 	_ = p.cmd.Process.Signal(signal)
+	err, ended := p.ended(atMost)
+	if !ended {
+		p.n.t.Errorf("nmi does not end\n")
+	}
+	if signal == syscall.SIGTERM && err != nil {
+		p.n.t.Errorf("nmi ended with %v\n%s", err, p.log)
+	}
+}
+
+// ends waits for the end of a process that ends by itself.
+func (p *process) ends() error {
+	p.n.t.Helper()
+	err, ended := p.ended(atMost)
+	if !ended {
+		p.n.t.Fatalf("%v does not end\n%s", p.cmd.Args, p.log)
+	}
+	return err
+}
+
+// ended reports whether a process ends within a time, and how. It may be called again.
+func (p *process) ended(within time.Duration) (err error, ended bool) {
 	select {
 	case err := <-p.exited:
 		p.exited <- err
-		if signal == syscall.SIGTERM && err != nil {
-			p.n.t.Errorf("nmi ended with %v\n%s", err, p.log)
-		}
-	case <-time.After(atMost):
-		p.n.t.Errorf("nmi does not end\n")
+		return err, true
+	case <-time.After(within):
+		return nil, false
 	}
 }
 
