@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/podid-io/podid/internal/emulator/world"
@@ -239,27 +240,39 @@ type killer struct {
 // kill kills the processes whose time has come, and of some nodes all others as well.
 func (k *killer) kill() {
 	k.Helper()
+	running, err := k.running(k.nodes...)
+	k.must(err)
 	for _, node := range k.nodes {
-		running := append(k.processes(node, agentPart), k.processes(node, holderPart)...)
-		for _, pid := range running {
+		all := slices.Concat(running[node][agentPart], running[node][holderPart])
+		ending := map[int]bool{} // each once, also if the time of two has come
+		for _, pid := range all {
 			due, seen := k.due[pid]
 			switch {
 			case !seen:
-				k.due[pid] = time.Now().Add(time.Duration(k.random.Int64N(int64(maxAge))))
+				k.due[pid] = k.moment()
 			case time.Now().Before(due):
 			case k.random.IntN(oneOf) == 0:
-				k.end(running...)
+				for _, other := range all {
+					ending[other] = true
+				}
 			default:
-				k.end(pid)
+				ending[pid] = true
 			}
 		}
+		k.end(ending)
 	}
 }
 
-func (k *killer) end(pids ...int) {
+// moment returns a random moment within maxAge.
+func (k *killer) moment() time.Time {
+	return time.Now().Add(time.Duration(k.random.Int64N(int64(maxAge))))
+}
+
+// end kills processes. One that is still there soon after is not counted again.
+func (k *killer) end(pids map[int]bool) {
 	k.Helper()
-	for _, pid := range pids {
-		delete(k.due, pid)
+	for pid := range pids {
+		k.due[pid] = time.Now().Add(maxAge)
 		err := syscall.Kill(pid, syscall.SIGKILL)
 		if errors.Is(err, syscall.ESRCH) {
 			continue
@@ -321,15 +334,51 @@ func (s *story) crash(node string, which part) {
 }
 
 // processes returns the processes of a part of the agent on a node.
-func (s *story) processes(node string, which part) (found []int) {
+func (s *story) processes(node string, which part) []int {
 	s.Helper()
-	pids, err := netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + node).Processes()
+	found, err := s.running(node)
 	s.must(err)
-	for _, pid := range pids {
-		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err == nil && strings.TrimSpace(string(name)) == which.program {
-			found = append(found, pid)
+	return found[node][which]
+}
+
+// running returns the processes of the agents on nodes, with one look at all processes.
+func (s *story) running(nodes ...string) (map[string]map[part][]int, error) {
+	found, networks := map[string]map[part][]int{}, map[uint64]string{} // by inode
+	for _, node := range nodes {
+		var stat unix.Stat_t
+		if err := unix.Stat(netns.Namespace(network.Prefix(s.sandbox.Layout().Name)+node).Path(), &stat); err != nil {
+			return nil, fmt.Errorf("look at the network of %s: %w", node, err)
+		}
+		found[node], networks[stat.Ino] = map[part][]int{}, node
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		which, ok := partOf(pid)
+		var stat unix.Stat_t
+		if !ok || unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &stat) != nil { // it has ended
+			continue
+		}
+		if node, ok := networks[stat.Ino]; ok {
+			found[node][which] = append(found[node][which], pid)
 		}
 	}
-	return found
+	return found, nil
+}
+
+// partOf returns which part of the agent a process is.
+func partOf(pid int) (part, bool) {
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	for _, which := range []part{agentPart, holderPart} {
+		if err == nil && strings.TrimSpace(string(name)) == which.program {
+			return which, true
+		}
+	}
+	return part{}, false
 }

@@ -2,6 +2,7 @@
 package scenario_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +16,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/podid-io/podid/internal/kubepods"
 	"github.com/podid-io/podid/internal/sandbox/netns"
@@ -22,46 +25,74 @@ import (
 )
 
 // traces returns what is on the nodes, each with its number: processes, programs, pins, tables and
-// addresses of podid, and listeners in pods.
+// addresses of podid, and listeners in pods. It waits until the pods of earlier stories are gone.
 func (s *story) traces() map[string]int {
 	s.Helper()
-	status, err := s.sandbox.Status(s.Context())
-	s.must(err)
-	all := map[string]int{}
-	for _, c := range status.Components {
-		if !strings.HasPrefix(c.Name, "node-") {
-			continue
-		}
-		n := &nodeTraces{root: fmt.Sprintf("/proc/%d/root", c.PID), found: map[string]int{}}
-		n.found["agents"] = len(s.processes(c.Name, agentPart))
-		n.found["holders"] = len(s.processes(c.Name, holderPart))
-		s.must(n.collect(netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + c.Name)))
-		for what, count := range n.found {
-			all[c.Name+": "+what] = count
-		}
-	}
-	return all
+	s.none(&corev1.NamespaceList{}, "earlier stories have ended", func(o client.Object) bool { return o.GetDeletionTimestamp() != nil })
+	var last map[string]int
+	s.awaitTraces("what is on the nodes does not change", func(now map[string]int) (diff string) {
+		diff, last = cmp.Diff(last, now), now
+		return diff
+	})
+	return last
 }
 
 // sameTraces waits until the traces are the ones that they were: what is of a pod that has ended
 // goes a little later.
 func (s *story) sameTraces(before map[string]int) {
 	s.Helper()
-	ctx, cancel := s.soon("the nodes are as before")
+	s.awaitTraces("the nodes are as before", func(now map[string]int) string { return cmp.Diff(before, now) })
+}
+
+// awaitTraces reads the traces until there is nothing wrong with them. Where interfaces and pods
+// come and go, reading them can fail.
+func (s *story) awaitTraces(what string, wrong func(map[string]int) string) {
+	s.Helper()
+	ctx, cancel := s.soon(what)
 	defer cancel()
 	again := time.NewTicker(500 * time.Millisecond)
 	defer again.Stop()
 	for {
-		diff := cmp.Diff(before, s.traces())
-		if diff == "" {
+		now, err := s.readTraces()
+		missing := fmt.Sprint(err)
+		if err == nil {
+			missing = wrong(now)
+		}
+		if missing == "" {
 			return
 		}
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			s.Fatalf("what podid has put on the nodes is not what it was (-before +now):\n%s", diff)
+			s.Fatalf("%v: what podid has put on the nodes (-before +now):\n%s", context.Cause(ctx), missing)
 		}
 	}
+}
+
+func (s *story) readTraces() (map[string]int, error) {
+	status, err := s.sandbox.Status(s.Context())
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]int{}
+	for _, c := range status.Components {
+		if !strings.HasPrefix(c.Name, "node-") {
+			continue
+		}
+		running, err := s.running(c.Name)
+		if err != nil {
+			return nil, err
+		}
+		n := &nodeTraces{root: fmt.Sprintf("/proc/%d/root", c.PID), found: map[string]int{}}
+		n.found["agents"], n.found["holders"] = len(running[c.Name][agentPart]), len(running[c.Name][holderPart])
+		if err := n.collect(netns.Namespace(network.Prefix(s.sandbox.Layout().Name) + c.Name)); err != nil {
+			return nil, fmt.Errorf("read what is on %s: %w", c.Name, err)
+		}
+		for what, count := range n.found {
+			all[c.Name+": "+what] = count
+		}
+	}
+	return all, nil
 }
 
 // nodeTraces are the traces on one node, whose files are below root.
