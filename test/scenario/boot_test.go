@@ -4,13 +4,17 @@ package scenario_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/sandbox"
 )
 
 // asksAfterBoot is for how long pods ask that a rebooted node starts.
@@ -28,14 +32,17 @@ func nodeRebooted(s *story) {
 	s.token(bound, "", id)
 	before, since := s.traces(), s.podPackets()
 
-	s.must(s.sandbox.CrashNode(node))
-	s.must(s.sendAgents(s.Context(), map[string]string{"story": "rebooted"}))
-	s.Cleanup(func() { // also after a failure: the next stories need the agents
-		if err := s.sendAgents(context.WithoutCancel(s.Context()), nil); err != nil {
+	s.Cleanup(func() { // also after a failure: the next stories need the node and the agents
+		ctx := context.WithoutCancel(s.Context())
+		if err := errors.Join(s.bootIfDown(ctx, node), s.sendAgents(ctx, nil)); err != nil {
 			s.Error(err)
 		}
 	})
-	s.boot(node)
+	s.must(s.sandbox.CrashNode(node))
+	s.must(s.sendAgents(s.Context(), map[string]string{"story": "rebooted"}))
+	ctx, cancel := s.soon(node + " is ready")
+	defer cancel()
+	s.must(s.boot(ctx, node))
 	for _, p := range []*corev1.Pod{bound, stranger} {
 		p = s.runsAgain(p)
 		got := s.answers(p, "init")[0].Outcomes
@@ -113,15 +120,29 @@ func (s *story) runsAgain(p *corev1.Pod) *corev1.Pod {
 }
 
 // boot starts a node that has crashed, with the boot guard.
-func (s *story) boot(node string) {
-	s.Helper()
+func (s *story) boot(ctx context.Context, node string) error {
 	bin, err := binaries()
-	s.must(err)
-	ctx, cancel := s.soon(node + " is ready")
-	defer cancel()
+	if err != nil {
+		return err
+	}
 	out, err := exec.CommandContext(ctx, filepath.Join(bin, "podid"), "sandbox", "node", "start", node,
 		"--name="+s.sandbox.Layout().Name, "--boot-guard="+s.capture).CombinedOutput()
 	if err != nil {
-		s.Fatal(fmt.Errorf("start %s: %w: %s", node, err, out))
+		return fmt.Errorf("start %s: %w: %s", node, err, out)
 	}
+	return nil
+}
+
+// bootIfDown starts a node that a story which failed has left down.
+func (s *story) bootIfDown(ctx context.Context, node string) error {
+	status, err := s.sandbox.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(status.Components, func(c sandbox.ComponentStatus) bool { return c.Name == node && c.State == "ended" }) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return s.boot(ctx, node)
 }
