@@ -95,8 +95,8 @@ func (h *Hook) RefuseAbsent() error {
 	return nil
 }
 
-// attachAll puts connect4 and connect6 in place, and replaces the guards. Before there is a guard, it
-// notes the connections that are open.
+// attachAll puts connect4 and connect6 in place, and replaces the guards. Before there is a guard,
+// it notes the connections that are open.
 //
 // This process may fail or end after any step, and the node's own processes must keep the services
 // even so. A guard without Pods drops what no connect4 has marked. So such guards come after a
@@ -214,7 +214,8 @@ func loadCollection(spec *ebpf.CollectionSpec, pins string) (*ebpf.Collection, e
 	return all, nil
 }
 
-// attach puts one program on the group, or replaces the pinned one, also if that is on another group.
+// attach puts one program on the group, or replaces the pinned one, also if that is on another
+// group.
 func (h *Hook) attach(name string, at ebpf.AttachType) error {
 	program, pin := h.all.Programs[name], filepath.Join(h.pins, name)
 	old, err := pinnedLink(pin)

@@ -52,8 +52,8 @@ func TestAnyGroup(t *testing.T) {
 	eventually(t, "the node's own packet arrives", func() (bool, error) { return len(w.tap.Sources()) > before, nil })
 }
 
-// TestTakeoverFails: the node's own processes keep the metadata service if the programs that take over
-// from those on the topmost group come no further than half way. The next ones succeed.
+// TestTakeoverFails: the node's own processes keep the metadata service if the programs that take
+// over from those on the topmost group come no further than half way. The next ones succeed.
 func TestTakeoverFails(t *testing.T) {
 	for name, breakPins := range map[string]func(pins string) (repair func() error, err error){
 		"at the guards": func(pins string) (func() error, error) { // a pin that cannot be removed

@@ -9,7 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// TestUninterrupted: a list that was interrupted is repeated until ctx ends, and no other failure is.
+// TestUninterrupted: a list that was interrupted is repeated until ctx ends, and no other failure.
 func TestUninterrupted(t *testing.T) {
 	interrupted, broken := fmt.Errorf("list: %w", netlink.ErrDumpInterrupted), errors.New("broken")
 	for name, c := range map[string]struct {
