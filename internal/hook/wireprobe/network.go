@@ -21,6 +21,7 @@ const (
 	// is the lock of probes, too.
 	Interface = "podid-probe"
 	inside    = "probe"
+	loopback  = "lo"
 
 	// busyTime is how long another probe may take. What is there after that is left over.
 	busyTime     = 6 * time.Second
@@ -68,14 +69,20 @@ func (n *network) make(ctx context.Context, c Config) (err error) {
 	if err := n.join(ctx); err != nil {
 		return err
 	}
-	inner, err := n.own.LinkByName(inside)
-	if err != nil {
-		return fmt.Errorf("find interface %s: %w", inside, err)
+	lo, err1 := n.own.LinkByName(loopback)
+	inner, err2 := n.own.LinkByName(inside)
+	if err := errors.Join(err1, err2); err != nil {
+		return fmt.Errorf("find the interfaces of the new network namespace: %w", err)
 	}
-	// Neither end has an address of the node, or asks for one of the other's: both know it.
+	// Neither end has an address of the node, or asks for one of the other's: both know it. The route
+	// inside is for all addresses: the kernel drops ICMP errors of the node whose source has none,
+	// with rp_filter 1 and 2, which a new namespace has from the machine's first one.
+	everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	err = errors.Join(
-		enable(n.own, inner, n.outer, c.Metadata.Addr(), c.Source),
-		enable(n.node, n.outer, inner, c.Source, netip.Addr{}),
+		// A program that refuses pods lets their connects arrive there.
+		n.own.LinkSetUp(lo),
+		enable(n.own, inner, n.outer, c.Metadata.Addr(), everywhere, c.Source),
+		enable(n.node, n.outer, inner, c.Source, host(c.Source), netip.Addr{}),
 	)
 	if err == nil {
 		err = errors.Join(awaitUp(ctx, n.own, inner), awaitUp(ctx, n.node, n.outer))
@@ -111,10 +118,21 @@ func (n *network) join(ctx context.Context) error {
 	return nil
 }
 
+// The hardware addresses of the ends, locally administered. Where the kernel chooses one, udev
+// replaces it a little later, and packets go to the one before.
+//
+//nolint:gochecknoglobals // constants
+var (
+	outerAddress = net.HardwareAddr{0x02, 'p', 'o', 'd', 'i', 1}
+	innerAddress = net.HardwareAddr{0x02, 'p', 'o', 'd', 'i', 2}
+)
+
 func (n *network) add() error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = Interface
-	return n.node.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: inside, PeerNamespace: netlink.NsFd(int(n.namespace.Fd()))})
+	attrs.Name, attrs.HardwareAddr = Interface, outerAddress
+	return n.node.LinkAdd(&netlink.Veth{
+		LinkAttrs: attrs, PeerName: inside, PeerHardwareAddr: innerAddress, PeerNamespace: netlink.NsFd(int(n.namespace.Fd())),
+	})
 }
 
 // removeLeft removes the interface of a probe that has not ended.
@@ -129,18 +147,18 @@ func (n *network) removeLeft() error {
 	return n.node.LinkDel(left)
 }
 
-// enable sets an end up, with a route to an address at the other end. source is this end's own
+// enable sets an end up, with a route by an address at the other end. source is this end's own
 // address, if it has one.
-func enable(h *netlink.Handle, end, other netlink.Link, to, source netip.Addr) error {
+func enable(h *netlink.Handle, end, other netlink.Link, by netip.Addr, to netip.Prefix, source netip.Addr) error {
 	index := end.Attrs().Index
 	const none = 1                         // IN6_ADDR_GEN_MODE_NONE: the end sends nothing over IPv6
 	_ = h.LinkSetIP6AddrGenMode(end, none) // fails without IPv6
 	if err := h.LinkSetUp(end); err != nil {
 		return fmt.Errorf("set it up: %w", err)
 	}
-	route := &netlink.Route{LinkIndex: index, Dst: host(to), Scope: netlink.SCOPE_LINK, Hoplimit: oneHop}
+	route := &netlink.Route{LinkIndex: index, Dst: ipNet(to), Scope: netlink.SCOPE_LINK, Hoplimit: oneHop}
 	if source.IsValid() {
-		if err := h.AddrAdd(end, &netlink.Addr{IPNet: host(source)}); err != nil {
+		if err := h.AddrAdd(end, &netlink.Addr{IPNet: ipNet(host(source))}); err != nil {
 			return fmt.Errorf("add its address: %w", err)
 		}
 		route.Src = source.AsSlice()
@@ -148,7 +166,7 @@ func enable(h *netlink.Handle, end, other netlink.Link, to, source netip.Addr) e
 	if err := h.RouteAdd(route); err != nil {
 		return fmt.Errorf("add its route: %w", err)
 	}
-	neighbor := &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: to.AsSlice(), HardwareAddr: other.Attrs().HardwareAddr}
+	neighbor := &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: by.AsSlice(), HardwareAddr: other.Attrs().HardwareAddr}
 	if err := h.NeighSet(neighbor); err != nil {
 		return fmt.Errorf("add its neighbor: %w", err)
 	}
@@ -176,8 +194,11 @@ func awaitUp(ctx context.Context, h *netlink.Handle, end netlink.Link) error {
 	}
 }
 
-func host(a netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+// host returns the prefix with one address.
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // close removes the interfaces. The kernel would do that with the namespace, a little later.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/podid-io/podid/internal/hook/netns"
 	"github.com/podid-io/podid/internal/testenv"
 	"github.com/podid-io/podid/internal/testnet"
 )
@@ -78,6 +79,93 @@ func run(t *testing.T, node *testnet.Net) (f Finding, err error) {
 		t.Fatal(failed)
 	}
 	return f, err
+}
+
+// inNetwork calls a function in the network of a probe.
+func inNetwork(t *testing.T, node *testnet.Net, f func(*network) error) {
+	t.Helper()
+	err := node.Do(func() error {
+		here, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = here.Close() }()
+		return netns.OnOwnThread(func() error {
+			if err := netns.Enter(here); err != nil {
+				return err
+			}
+			n, err := newNetwork(t.Context(), config())
+			if err != nil {
+				return err
+			}
+			defer n.close()
+			return f(n)
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// setFilter sets rp_filter in the network of a probe, to what a new namespace may have.
+func setFilter(value string) error {
+	for _, of := range []string{"all", inside} {
+		if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+of+"/rp_filter", []byte(value), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestFilters: a node that would route a probe on is seen to do so whatever rp_filter a new
+// namespace has. The node's address is none of the probe's network.
+func TestFilters(t *testing.T) {
+	for _, filter := range []string{"0", "1", "2"} {
+		node, router := newNode(t), testnet.New(t)
+		testnet.Veth(t, node, "eth0", router, "eth0")
+		node.Address(t, "eth0", "10.0.0.4/24")
+		node.Route(t, "0.0.0.0/0", "10.0.0.1", "eth0")
+		node.Sysctl(t, "ipv4/conf/all/forwarding", "1")
+		inNetwork(t, node, func(*network) error {
+			if err := setFilter(filter); err != nil {
+				return err
+			}
+			f, err := connect(t.Context(), config())
+			if f.Met != Router {
+				t.Errorf("rp_filter %s: %+v", filter, f)
+			}
+			return err
+		})
+	}
+}
+
+// TestRefusedInside: a connect that a program on the control group refuses, which lets it arrive at
+// a loopback address, is a reset.
+func TestRefusedInside(t *testing.T) {
+	inNetwork(t, newNode(t), func(*network) error {
+		c := config()
+		c.Metadata = netip.MustParseAddrPort("127.0.0.1:0")
+		f, err := connect(t.Context(), c)
+		if f.Met != Reset {
+			t.Errorf("%+v", f)
+		}
+		return err
+	})
+}
+
+// TestHardwareAddresses: the ends have addresses that were set, which udev leaves alone.
+func TestHardwareAddresses(t *testing.T) {
+	inNetwork(t, newNode(t), func(n *network) error {
+		inner, err := n.own.LinkByName(inside)
+		if err != nil {
+			return err
+		}
+		outer, within := n.outer.Attrs().HardwareAddr.String(), inner.Attrs().HardwareAddr.String()
+		if outer != outerAddress.String() || within != innerAddress.String() {
+			t.Errorf("they are %s and %s", outer, within)
+		}
+		return nil
+	})
 }
 
 // TestKilled: the interface of a process that is killed during a probe goes with it.
