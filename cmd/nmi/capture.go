@@ -33,11 +33,12 @@ import (
 type capture struct {
 	last atomic.Pointer[error] // of the last check, nil before the first
 	// settled is closed once it is known whether this agent captures inside pods: with prefer after
-	// the first check, with require after the first that succeeds.
+	// the first check, with require after the first that succeeds, and with wire when nothing captures
+	// inside them any more.
 	settled chan struct{}
 	settle  sync.Once
-	// ended means that an agent on the wire has looked for what an earlier agent left. left is why it
-	// could not be removed.
+	// ended means that an agent on the wire has looked for what an earlier agent left. left is why
+	// what captured inside pods could not be removed, with prefer this agent's own, too.
 	ended  bool
 	ending sync.Mutex
 	left   atomic.Pointer[error]
@@ -72,6 +73,7 @@ func (a *agent) endCapture(ctx context.Context) {
 	if a.capture.ended = true; found {
 		a.log.Info("no longer capturing requests inside pods")
 	}
+	a.capture.settle.Do(func() { close(a.capture.settled) })
 }
 
 // captureRetry is the pause after a failure: what is missing on the node may come later.
@@ -125,7 +127,8 @@ func (a *agent) release(ctx context.Context) {
 	if a.dataplane.Ready() != nil {
 		return
 	}
-	if err := a.privileged.Release(ctx); err != nil {
+	err := a.privileged.Release(ctx)
+	if a.capture.left.Store(&err); err != nil {
 		a.log.Error(err, "cannot remove what captures requests inside pods: some pods are refused; run nmi --cleanup on the node")
 	}
 }
@@ -160,11 +163,11 @@ func (a *agent) wireRefusal() *reason.Refusal {
 
 // checkDataplane returns why pods' requests do not reach the agent on this node.
 func (a *agent) checkDataplane() error {
-	if left := a.capture.left.Load(); left != nil && *left != nil {
-		return fmt.Errorf("pods are refused by what captured inside them: %w", *left)
-	}
 	if a.checkCapture() == nil {
 		return nil // whatever the node's network does
+	}
+	if left := a.capture.left.Load(); left != nil && *left != nil {
+		return fmt.Errorf("pods are refused by what captured inside them: %w", *left)
 	}
 	return a.dataplane.Ready()
 }

@@ -126,7 +126,7 @@ func (a *agent) start(ctx context.Context, group *errgroup.Group, pods net.Liste
 	if a.o.privileged.Way != privileged.CaptureWire {
 		group.Go(func() error { a.captureInPods(ctx); return nil })
 	}
-	if a.o.wireProbe {
+	if a.o.wireProbe && a.o.privileged.Way != privileged.CaptureRequire { // which refuses what comes on the wire
 		group.Go(func() error { a.probeWire(ctx); return nil })
 	}
 	for _, e := range a.hostEndpoints() {

@@ -58,15 +58,19 @@ const (
 )
 
 // probeWire sends probes until ctx ends: when the redirect is in place for the first time, and then
-// at the interval of its checks.
+// at the interval of its checks. It sends none before what an earlier agent or the boot guard
+// refuses pods by has been taken over or removed, and none where the node's network is known to
+// pass by the redirect: what captures inside pods refuses it there.
 func (a *agent) probeWire(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-		return
-	case <-a.wire.placed:
+	for _, ready := range []<-chan struct{}{a.wire.placed, a.capture.settled} {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ready:
+		}
 	}
 	for ctx.Err() == nil {
-		if a.checkRedirect() == nil {
+		if a.checkRedirect() == nil && a.dataplane.Ready() == nil {
 			a.setProbed(ctx, a.probe(ctx))
 		}
 		pause := a.o.privileged.Interval()
@@ -142,7 +146,7 @@ func (a *agent) wirePasses() error {
 		return nil
 	}
 	return fmt.Errorf("a probe on the node's network passed by the redirect: %s: another program or the network plugin comes first, "+
-		"and pods may reach the metadata service itself; see which one (nft list ruleset), or use --capture=require", last.Reason)
+		"and pods may reach the metadata service itself; see which one (nft list ruleset, bpftool cgroup tree), or use --capture=require", last.Reason)
 }
 
 // checkWire returns why it is not proven that pods' requests arrive. Where they are captured inside

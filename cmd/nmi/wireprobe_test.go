@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"testing"
+	"testing/synctest"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/podid-io/podid/internal/hook/wireprobe"
+	"github.com/podid-io/podid/internal/observe"
+	"github.com/podid-io/podid/internal/privileged"
+)
+
+// probing is privileges of which a test uses the probe and the release.
+type probing struct {
+	privileges
+	sent   int
+	probe  func(n int) privileged.Probed // the result of the probe with a number, from 1 on
+	failed error                         // of Release
+}
+
+// Probe implements privileges.
+func (p *probing) Probe(context.Context, wireprobe.Question) privileged.Probed {
+	p.sent++
+	return p.probe(p.sent)
+}
+
+// Release implements privileges.
+func (p *probing) Release(context.Context) error { return p.failed }
+
+// newProbing returns an agent whose redirect is in place, and which does not know yet whether it
+// captures inside pods.
+func newProbing(probe func(n int) privileged.Probed) (*agent, *probing) {
+	p := &probing{probe: probe}
+	o := &options{}
+	o.privileged.BindFlags(flag.NewFlagSet("", flag.PanicOnError))
+	o.privileged.Way = privileged.CapturePrefer
+	a := &agent{
+		o: o, log: logr.Discard(), privileged: p,
+		metrics: observe.NewMetrics(prometheus.NewRegistry()), wire: newWire(), capture: capture{settled: make(chan struct{})},
+	}
+	a.redirected.Store(new(error))
+	close(a.wire.placed)
+	return a, p
+}
+
+// TestProbeHeldBack: no probe is sent before it is known whether the agent captures inside pods:
+// until then the boot guard refuses it.
+func TestProbeHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, p := newProbing(func(int) privileged.Probed { return privileged.Probed{Verdict: privileged.Arrives} })
+		go a.probeWire(t.Context())
+		synctest.Wait()
+		if p.sent != 0 || a.checkWire() == nil {
+			t.Errorf("%d probes sent; ready: %v", p.sent, a.checkWire())
+		}
+		close(a.capture.settled)
+		synctest.Wait()
+		if p.sent != 1 || a.checkWire() != nil {
+			t.Errorf("%d probes sent; ready: %v", p.sent, a.checkWire())
+		}
+	})
+}
+
+// TestReleaseFails: an agent is not ready while what captured inside pods cannot be removed and may
+// refuse them, unless it captures again.
+func TestReleaseFails(t *testing.T) {
+	a, p := newProbing(nil)
+	for _, tt := range []struct {
+		failed, captures error
+		ready            bool
+	}{
+		{nil, errors.New("no"), true},
+		{errors.New("busy"), errors.New("no"), false},
+		{errors.New("busy"), nil, true},
+		{nil, errors.New("no"), true},
+	} {
+		p.failed = tt.failed
+		a.release(t.Context())
+		a.setCapture(tt.captures)
+		if err := a.checkDataplane(); (err == nil) != tt.ready {
+			t.Errorf("%+v: %v", tt, err)
+		}
+	}
+}
