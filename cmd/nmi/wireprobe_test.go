@@ -10,6 +10,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/podid-io/podid/internal/agent/lifecycle"
 	"github.com/podid-io/podid/internal/hook/wireprobe"
 	"github.com/podid-io/podid/internal/observe"
 	"github.com/podid-io/podid/internal/privileged"
@@ -40,7 +41,7 @@ func newProbing(probe func(n int) privileged.Probed) (*agent, *probing) {
 	o.privileged.BindFlags(flag.NewFlagSet("", flag.PanicOnError))
 	o.privileged.Way = privileged.CapturePrefer
 	a := &agent{
-		o: o, log: logr.Discard(), privileged: p,
+		o: o, log: logr.Discard(), privileged: p, health: &observe.Health{}, lifecycle: lifecycle.New(logr.Discard()),
 		metrics: observe.NewMetrics(prometheus.NewRegistry()), wire: newWire(), capture: capture{settled: make(chan struct{})},
 	}
 	a.redirected.Store(new(error))
