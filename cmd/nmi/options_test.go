@@ -111,7 +111,7 @@ func TestWrongCommandLine(t *testing.T) {
 		{"long socket", "--node=n --host-token-socket=/" + strings.Repeat("x", 96), noEnv, []string{"at most 96"}},
 		{"cluster identities", "--node=n --cluster-identities=kubelet", noEnv, []string{`--cluster-identities: "kubelet" is neither a client ID`}},
 		{"pods on the node's network", "--node=n --capture=prefer --host-network-pods=all", noEnv, []string{`--host-network-pods="all": use off, label or bound`}},
-		{"pods on the node's network, on the wire", "--node=n --host-network-pods=label", noEnv, []string{"--host-network-pods=label needs --capture=prefer or require"}},
+		{"pods on the node's network, on the wire", "--node=n --capture=wire --host-network-pods=label", noEnv, []string{"--host-network-pods=label needs --capture=prefer or require"}},
 		{"environment", "--node=n", env("FORCENAMESPACED", "maybe"), []string{"FORCENAMESPACED"}},
 	}
 	for _, tt := range tests {
