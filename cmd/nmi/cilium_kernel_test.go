@@ -80,12 +80,13 @@ func TestCilium(t *testing.T) {
 	if _, body, err := n.get(n.web, metadataService, "/metadata/instance?api-version=2021-02-01"); err != nil || !strings.Contains(body, `"compute":"node"`) {
 		t.Fatalf("the pod has not reached the metadata service: %q, %v", body, err)
 	}
-	n.wireProbed("arrives") // the node's netfilter is not in the way
+	n.wireProbed("unknown") // it arrives: the node's netfilter is not in the way
 	n.ciliumIs("unknown")
 
 	detach()
 	n.want(n.web, tokenURL, 200, "access_token")
 	n.ciliumIs("legacy")
+	n.wireProbed("arrives")
 	p.says("Cilium has legacy host routing")
 	p.stop(syscall.SIGTERM)
 	if got := strings.Count(p.log.String(), "cilium status"); got != 1 {

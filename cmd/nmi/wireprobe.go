@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/podid-io/podid/internal/agent/dataplane"
 	"github.com/podid-io/podid/internal/hook/wireprobe"
 	"github.com/podid-io/podid/internal/privileged"
 )
@@ -50,12 +51,12 @@ func (w *wire) answerProbes(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// The pauses between probes. One that passed by is repeated before it counts: it may have met rules
-// that were just being put in place.
-const (
-	confirmAfter = time.Second
-	passesRetry  = 5 * time.Second
-)
+// passesRetry is the pause between probes while they pass by.
+const passesRetry = 5 * time.Second
+
+// confirmAfter returns the pauses before a probe that passed by is sent again. Only if all of them
+// pass by it counts: the first one may have met rules that were just being put in place.
+func confirmAfter() []time.Duration { return []time.Duration{time.Second, passesRetry} }
 
 // probeWire sends probes until ctx ends: when the redirect is in place for the first time, and then
 // at the interval of its checks. It sends none before what an earlier agent or the boot guard
@@ -84,21 +85,27 @@ func (a *agent) probeWire(ctx context.Context) {
 	}
 }
 
-// probe sends a probe, and a second one if the first one is the first that passed by.
+// probe sends a probe, and more if it is the first that passed by.
 func (a *agent) probe(ctx context.Context) privileged.Probed {
 	found := a.privileged.Probe(ctx, a.wire.question)
-	if found.Verdict != privileged.Passes || a.wirePasses() != nil {
-		return found
+	for _, pause := range confirmAfter() {
+		if found.Verdict != privileged.Passes || a.wirePasses() != nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		found = a.privileged.Probe(ctx, a.wire.question)
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(confirmAfter):
+	if found.Verdict == privileged.Arrives && a.cilium.HostRouting() == dataplane.Unknown {
+		found.Verdict, found.Reason = privileged.Unknown, "the probe arrived, but Cilium may route what pods send past the node's netfilter"
 	}
-	return a.privileged.Probe(ctx, a.wire.question)
+	return found
 }
 
-// setProbed records a result. After a probe that passed by, only one that arrives proves that
-// others do.
+// setProbed records a result. After a probe that passed by, only a connection that arrives proves
+// that others do, the probe's or a pod's.
 func (a *agent) setProbed(ctx context.Context, found privileged.Probed) {
 	before := a.wire.last.Load()
 	switch {
@@ -106,13 +113,13 @@ func (a *agent) setProbed(ctx context.Context, found privileged.Probed) {
 		return // the result may be due to that
 	case before != nil && found.Verdict == privileged.Newer:
 		return
-	case a.wirePasses() != nil && found.Verdict == privileged.Unknown:
+	case a.wirePasses() != nil && found.Verdict == privileged.Unknown && !found.Diverted:
 		return
 	}
 	a.wire.last.Store(&found)
 	a.metrics.WireProbed(wireResult(found))
 	a.checkNode()
-	if before == nil || *before != found {
+	if before == nil || before.Verdict != found.Verdict || before.Reason != found.Reason {
 		a.logProbed(found)
 	}
 }

@@ -67,6 +67,34 @@ func TestProbeHeldBack(t *testing.T) {
 	})
 }
 
+// TestProbePasses: only probes that pass by three times in a row make the agent not ready, and only
+// a connection that arrives ends that: the probe's, or a pod's that the redirect has counted.
+func TestProbePasses(t *testing.T) {
+	passes, arrives := privileged.Probed{Verdict: privileged.Passes, Reason: "routed on"}, privileged.Probed{Verdict: privileged.Arrives}
+	none, counted := privileged.Probed{Reason: "no answer"}, privileged.Probed{Reason: "no answer", Diverted: true}
+	for name, tt := range map[string]struct {
+		probes []privileged.Probed // the last one is repeated
+		ready  []bool              // after each call of probe
+	}{
+		"put in place meanwhile": {[]privileged.Probed{passes, passes, arrives}, []bool{true}},
+		"passed by":              {[]privileged.Probed{passes, passes, passes, none, none, arrives}, []bool{false, false, false, true}},
+		"a pod's arrives":        {[]privileged.Probed{passes, passes, passes, none, counted}, []bool{false, false, true}},
+		"not sent":               {[]privileged.Probed{none}, []bool{true, true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, _ := newProbing(func(n int) privileged.Probed { return tt.probes[min(n, len(tt.probes))-1] })
+				for i, want := range tt.ready {
+					a.setProbed(t.Context(), a.probe(t.Context()))
+					if err := a.checkWire(); (err == nil) != want {
+						t.Errorf("after %d: %v, want ready %v", i+1, err, want)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestReleaseFails: an agent is not ready while what captured inside pods cannot be removed and may
 // refuse them, unless it captures again.
 func TestReleaseFails(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 
 	"github.com/go-logr/logr"
@@ -40,6 +41,7 @@ type Local struct {
 	retire   chan chan<- error
 
 	capturing atomic.Bool
+	probing   sync.Mutex // held while a probe is under way
 }
 
 // NewLocal returns a Local that leads pods to an agent at a port. secret is for a newer agent

@@ -29,6 +29,8 @@ const (
 type Probed struct {
 	Verdict Verdict `json:"verdict,omitempty"`
 	Reason  string  `json:"reason,omitempty"`
+	// Diverted means that the redirect has diverted a connection meanwhile, the probe's or a pod's.
+	Diverted bool `json:"diverted,omitempty"`
 }
 
 // Probe finds out where pods' connections to the metadata service arrive on the node's network.
@@ -36,6 +38,8 @@ func (l *Local) Probe(ctx context.Context, q wireprobe.Question) Probed {
 	if !q.Valid() {
 		return Probed{Reason: "the question of a probe is two numbers in 32 hexadecimal digits each"}
 	}
+	l.probing.Lock() // a second one would wait for the first one's interface
+	defer l.probing.Unlock()
 	before, newer, err := l.redirect.Diversion()
 	if err != nil || newer {
 		return unsent(newer, err)
@@ -49,7 +53,9 @@ func (l *Local) Probe(ctx context.Context, q wireprobe.Question) Probed {
 	if err != nil || newer {
 		return unsent(newer, err)
 	}
-	return judge(found, after != before)
+	probed := judge(found, after != before)
+	probed.Diverted = after != before
+	return probed
 }
 
 func unsent(newer bool, err error) Probed {
@@ -59,10 +65,9 @@ func unsent(newer bool, err error) Probed {
 	return Probed{Reason: err.Error()}
 }
 
-// judge returns what a finding proves. diverted means that the redirect has diverted a connection
-// meanwhile, the probe's or a pod's.
+// judge returns what a finding proves. diverted is Probed's.
 func judge(found wireprobe.Finding, diverted bool) Probed {
-	passes := Probed{Passes, found.Detail}
+	passes := Probed{Verdict: Passes, Reason: found.Detail}
 	switch found.Met {
 	case wireprobe.Agent:
 		return Probed{Verdict: Arrives}

@@ -26,8 +26,9 @@ const (
 	// busyTime is how long another probe may take. What is there after that is left over.
 	busyTime     = 6 * time.Second
 	busyInterval = 50 * time.Millisecond
-	// upTime is how long an interface may take to be ready to send.
-	upTime     = 3 * time.Second
+	// upTime is how long an interface may take to be ready to send. Twice that, connectTime and
+	// answerTime are less than busyTime: a probe that lives is not taken for one left over.
+	upTime     = 500 * time.Millisecond
 	upInterval = 2 * time.Millisecond
 	// oneHop is how far packets of a probe get.
 	oneHop = 1
