@@ -42,8 +42,8 @@ type Writer struct {
 	api   Nodes
 	agent Agent
 	log   logr.Logger
-	// capture is the last value that was written or found. It is written once only: should two agents
-	// not know of each other, what counts is what changed last.
+	// capture is the last value that was written or found. While it is there, the value of another
+	// agent is left alone: should two not know of each other, what counts is what changed last.
 	capture string
 
 	check chan struct{}     // the agent's state may have changed; buffers one

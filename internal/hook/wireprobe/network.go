@@ -16,9 +16,8 @@ import (
 )
 
 const (
-	// Interface is the name of the probe's interface on the node. No network plugin, NetworkManager or
-	// systemd-networkd takes interfaces of that name for its own. There can be only one, so that it
-	// is the lock of probes, too.
+	// Interface is the name of the probe's interface on the node: one that no network plugin is known
+	// to take for a pod's. There can be only one, so that it is the lock of probes, too.
 	Interface = "podid-probe"
 	inside    = "probe"
 	loopback  = "lo"
