@@ -177,11 +177,25 @@ func (a *agent) awaitCluster(ctx context.Context) {
 		return
 	}
 	close(a.known)
-	if a.dataplane.Ready() == nil {
-		close(a.wired)
+	a.awaitDataplane(ctx)
+}
+
+// awaitDataplane waits until the node's label no longer says that packets pass by the redirect, and
+// closes wired.
+func (a *agent) awaitDataplane(ctx context.Context) {
+	for a.dataplane.Ready() != nil {
+		select {
+		case <-time.After(labelRetry):
+		case <-ctx.Done():
+			return
+		}
 	}
+	close(a.wired)
 	a.endCapture(ctx)
 }
+
+// labelRetry is the pause between two looks at what the node's label says.
+const labelRetry = time.Second
 
 // prefetch fetches tokens before pods request them, from when the cluster is known until ctx ends.
 func (a *agent) prefetch(ctx context.Context) {

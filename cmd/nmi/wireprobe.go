@@ -74,14 +74,23 @@ func (a *agent) probeWire(ctx context.Context) {
 		if a.checkRedirect() == nil && a.dataplane.Ready() == nil {
 			a.setProbed(ctx, a.probe(ctx))
 		}
-		pause := a.o.privileged.Interval()
-		if a.wirePasses() != nil {
-			pause = min(pause, passesRetry)
-		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause):
+		case <-time.After(a.probePause()):
 		}
+	}
+}
+
+// probePause returns the pause before the next probe, or before the next look at whether the first
+// one can be sent: until then the agent is not ready.
+func (a *agent) probePause() time.Duration {
+	switch interval := a.o.privileged.Interval(); {
+	case a.wire.last.Load() == nil:
+		return min(interval, labelRetry)
+	case a.wirePasses() != nil:
+		return min(interval, passesRetry)
+	default:
+		return interval
 	}
 }
 

@@ -6,10 +6,14 @@ import (
 	"flag"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/agent/lifecycle"
 	"github.com/podid-io/podid/internal/hook/wireprobe"
 	"github.com/podid-io/podid/internal/observe"
@@ -29,6 +33,9 @@ func (p *probing) Probe(context.Context, wireprobe.Question) privileged.Probed {
 	p.sent++
 	return p.probe(p.sent)
 }
+
+// EndCapture implements privileges.
+func (p *probing) EndCapture(context.Context) (bool, error) { return false, nil }
 
 // Release implements privileges.
 func (p *probing) Release(context.Context) error { return p.failed }
@@ -61,6 +68,44 @@ func TestProbeHeldBack(t *testing.T) {
 		}
 		close(a.capture.settled)
 		synctest.Wait()
+		if p.sent != 1 || a.checkWire() != nil {
+			t.Errorf("%d probes sent; ready: %v", p.sent, a.checkWire())
+		}
+	})
+}
+
+// TestProbeAfterLabel: an agent whose node's label says that packets pass by, and which is then taken
+// away, is ready within seconds, and takes over from an older agent.
+func TestProbeAfterLabel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, p := newProbing(func(int) privileged.Probed { return privileged.Probed{Verdict: privileged.Arrives} })
+		a.o.privileged.Way = privileged.CaptureWire
+		a.known, a.wired = make(chan struct{}), make(chan struct{})
+		close(a.known)
+		label := func(value string) {
+			a.dataplane.SetNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1.HostRoutingLabel: value}}})
+		}
+		label("true")
+		go a.awaitDataplane(t.Context())
+		go a.probeWire(t.Context())
+		time.Sleep(time.Minute) //nolint:forbidigo // fake time
+		synctest.Wait()
+		select {
+		case <-a.wired:
+			t.Error("takes over while its node's packets pass by")
+		default:
+		}
+		if p.sent != 0 || a.checkWire() == nil {
+			t.Errorf("%d probes sent; ready: %v", p.sent, a.checkWire())
+		}
+		label("false")
+		time.Sleep(2 * labelRetry) //nolint:forbidigo // fake time
+		synctest.Wait()
+		select {
+		case <-a.wired:
+		default:
+			t.Error("does not take over")
+		}
 		if p.sent != 1 || a.checkWire() != nil {
 			t.Errorf("%d probes sent; ready: %v", p.sent, a.checkWire())
 		}
