@@ -3,9 +3,11 @@
 package httpserve
 
 import (
+	"errors"
 	"iter"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -238,10 +240,12 @@ type Conn struct {
 	// nanoseconds; 0 while a request is being answered. A request that is still being received
 	// counts as idle: it may never be complete.
 	idleSince atomic.Int64
-	// responseTime bounds a response, from its first byte on; 0 is no bound. responseSince is when
-	// that was, in Unix nanoseconds, 0 before.
-	responseTime  time.Duration
-	responseSince atomic.Int64
+	// responseTime bounds a response, from its first byte on; 0 is no bound. responding is set from
+	// then until the next request.
+	responseTime time.Duration
+	responding   atomic.Bool
+
+	reads, writes deadline
 }
 
 // NetConn returns the connection that the Listener's own listener accepted.
@@ -255,21 +259,57 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Write writes a part of a response, within the time that is left for it.
+// SetDeadline sets both deadlines.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline sets the time at which a Read fails.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.reads.ask(t, c.Conn.SetReadDeadline) }
+
+// SetWriteDeadline sets the time at which a Write fails.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.writes.ask(t, c.Conn.SetWriteDeadline) }
+
+// Read reads a part of a request. It may be called by one goroutine at a time.
+func (c *Conn) Read(p []byte) (int, error) {
+	for {
+		if err := c.reads.begin(time.Now(), c.Conn.SetReadDeadline); err != nil {
+			return 0, err
+		}
+		n, err := c.Conn.Read(p)
+		if again := c.reads.end(isLate(err)); !again || n > 0 {
+			return n, err
+		}
+	}
+}
+
+// Write writes a part of a response, within the time that is left for it. It may be called by one
+// goroutine at a time.
 func (c *Conn) Write(p []byte) (int, error) {
-	if c.responseTime > 0 {
-		c.responseSince.CompareAndSwap(0, time.Now().UnixNano())
-		if err := c.SetWriteDeadline(time.Unix(0, c.responseSince.Load()).Add(c.responseTime)); err != nil {
+	now := time.Now()
+	if c.responseTime > 0 && c.responding.CompareAndSwap(false, true) {
+		if err := c.SetWriteDeadline(now.Add(c.responseTime)); err != nil {
 			return 0, err
 		}
 	}
-	return c.Conn.Write(p)
+	for written := 0; ; now = time.Now() {
+		if err := c.writes.begin(now, c.Conn.SetWriteDeadline); err != nil {
+			return written, err
+		}
+		n, err := c.Conn.Write(p[written:])
+		written += n
+		if again := c.writes.end(isLate(err)); !again {
+			return written, err
+		}
+	}
 }
+
+func isLate(err error) bool { return err != nil && errors.Is(err, os.ErrDeadlineExceeded) }
 
 // beginRequest records that a request was received.
 func (c *Conn) beginRequest() {
 	c.idleSince.Store(0)
-	c.responseSince.Store(0)
+	c.responding.Store(false)
 }
 
 // endRequest records that a request was answered.

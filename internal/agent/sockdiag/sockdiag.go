@@ -75,9 +75,6 @@ func (d *Diag) Group(from, to netip.AddrPort) (uint64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.sequence++
-	if err := d.socket.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
-		return 0, fmt.Errorf("ask sock_diag: %w", err)
-	}
 	if _, err := d.socket.Write(request(d.sequence, from, to)); err != nil {
 		return 0, fmt.Errorf("ask sock_diag: %w", err)
 	}
@@ -97,26 +94,46 @@ func (d *Diag) Group(from, to netip.AddrPort) (uint64, error) {
 	}
 }
 
-// receive returns the next message that the kernel sent.
+// receive returns the next message that the kernel sent. It answers while the question is sent, so
+// that there is nothing to wait for; should it not, the wait is bounded.
 func (d *Diag) receive() ([]byte, error) {
+	patient := false
 	for {
-		var n int
-		var sender unix.Sockaddr
-		var err error
-		waitErr := d.raw.Read(func(fd uintptr) bool {
-			n, sender, err = unix.Recvfrom(int(fd), d.buffer[:], 0)
-			return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
-		})
-		if errors.Is(err, unix.ENOBUFS) { // messages were lost before the socket was connected
-			continue
-		}
-		if err := errors.Join(waitErr, err); err != nil {
+		n, sender, err := d.next(patient)
+		switch {
+		case errors.Is(err, unix.ENOBUFS): // messages were lost before the socket was connected
+		case errors.Is(err, unix.EAGAIN):
+			if err := d.socket.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+				return nil, err
+			}
+			patient = true
+		case err != nil:
 			return nil, err
-		}
-		if from, ok := sender.(*unix.SockaddrNetlink); ok && from.Pid == 0 {
-			return d.buffer[:n], nil
+		default:
+			if from, ok := sender.(*unix.SockaddrNetlink); ok && from.Pid == 0 {
+				return d.buffer[:n], nil
+			}
 		}
 	}
+}
+
+// next reads a message. If patient, it waits for one until the deadline.
+func (d *Diag) next(patient bool) (n int, sender unix.Sockaddr, err error) {
+	read := func(fd uintptr) bool {
+		for {
+			if n, sender, err = unix.Recvfrom(int(fd), d.buffer[:], 0); !errors.Is(err, unix.EINTR) {
+				return !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	}
+	if patient {
+		if err := d.raw.Read(read); err != nil {
+			return 0, nil, err
+		}
+	} else if err := d.raw.Control(func(fd uintptr) { read(fd) }); err != nil { // whose deadline may have passed
+		return 0, nil, err
+	}
+	return n, sender, err
 }
 
 // Offsets in the kernel's structs nlmsghdr, inet_diag_req_v2, inet_diag_sockid and inet_diag_msg

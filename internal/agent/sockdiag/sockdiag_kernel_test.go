@@ -259,6 +259,21 @@ func TestForged(t *testing.T) {
 	p.is(accepted, own, nil)
 }
 
+// TestNoAnswer: the wait for an answer ends, and the next question gets its own.
+func TestNoAnswer(t *testing.T) {
+	testnet.Require(t)
+	p, own := newPod(t), ownGroup(t)
+	p.client(unix.AF_INET, plain)
+	accepted := p.accept()
+	if _, err := p.diag.receive(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("without a question: %v", err)
+	}
+	p.is(accepted, own, nil)
+	if _, err := p.diag.receive(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("without a question, again: %v", err)
+	}
+}
+
 // TestCheck: this kernel passes, in a namespace where it was never asked before.
 func TestCheck(t *testing.T) {
 	testnet.Require(t)
