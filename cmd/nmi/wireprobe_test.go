@@ -74,8 +74,8 @@ func TestProbeHeldBack(t *testing.T) {
 	})
 }
 
-// TestProbeAfterLabel: an agent whose node's label says that packets pass by, and which is then taken
-// away, is ready within seconds, and takes over from an older agent.
+// TestProbeAfterLabel: an agent whose node's label says that packets pass by, and which is then
+// taken away, is ready within seconds, and takes over from an older agent.
 func TestProbeAfterLabel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, p := newProbing(func(int) privileged.Probed { return privileged.Probed{Verdict: privileged.Arrives} })

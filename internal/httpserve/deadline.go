@@ -10,8 +10,8 @@ import (
 
 // deadline is one of a connection's two. net/http sets several for each request, most of which are
 // replaced before anything waits for them, and the runtime's timers are dear. So the connection's
-// own deadline is changed only when something waits that would else wait for too long. If it is too
-// early, whoever waits begins again.
+// own deadline is changed only when a read or a write would else wait for too long. If it is too
+// early, that begins again.
 type deadline struct {
 	mu sync.Mutex
 	// want is the deadline that was asked for, inner the one that the connection has; zero is none.

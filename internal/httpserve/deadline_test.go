@@ -133,8 +133,8 @@ func TestResponseTime(t *testing.T) {
 	})
 }
 
-// TestDeadlinesCostNothing: requests that follow one another set the connection's own deadlines only
-// now and then. The calls are those of net/http for a request.
+// TestDeadlinesCostNothing: requests that follow one another set the connection's own deadlines
+// only now and then. The calls are those of net/http for a request.
 func TestDeadlinesCostNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, inner, client := pair(t)
