@@ -21,15 +21,16 @@ type call struct {
 	added, removed []string
 }
 
-// span is a time without an API server.
-type span struct{ from, to time.Time }
+// outage is a time without an API server. One that has started serves its clients only later, on a
+// slow machine by seconds.
+type outage struct{ killed, started, ready time.Time }
 
 // calls holds all requests of a run in the order of arrival, and what excuses some.
 type calls struct {
 	list []call
-	// away lists the times in which MIC could not record what it was about to do. Reading Azure is
-	// pointless then.
-	away []span
+	// outages lists the times in which MIC could not record what it was about to do. Reading Azure
+	// is pointless then.
+	outages []outage
 	// isForeign reports whether others assigned the identity.
 	isForeign func(group, id string) bool
 	// steady reports whether pods have needed the identity without a break from the last rest to
@@ -77,17 +78,17 @@ const mostInVain = 8
 
 // inVain returns groups that were read continually while the API server was away.
 func (c calls) inVain() (wrong []string) {
-	for _, s := range c.away {
+	for _, o := range c.outages {
 		reads := map[string]int{}
 		for _, r := range c.list {
-			if !r.write && r.group != "" && r.at.After(s.from) && r.at.Before(s.to) {
+			if !r.write && r.group != "" && r.at.After(o.killed) && r.at.Before(o.started) {
 				reads[r.group]++
 			}
 		}
 		for _, group := range slices.Sorted(maps.Keys(reads)) {
 			if n := reads[group]; n > mostInVain {
 				wrong = append(wrong, fmt.Sprintf("%s: read %s %d times while the API server was away until %s, at most %d are fine",
-					clock(s.from), short(group), n, clock(s.to), mostInVain))
+					clock(o.killed), short(group), n, clock(o.started), mostInVain))
 			}
 		}
 	}

@@ -2,6 +2,9 @@
 package faults_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	v1 "github.com/podid-io/podid/api/v1"
 	"github.com/podid-io/podid/internal/identity"
@@ -182,23 +186,24 @@ func TestCalls(t *testing.T) {
 		return list
 	}
 	for _, c := range []struct {
-		name string
-		list []call
-		away []span
-		want []string
+		name    string
+		list    []call
+		outages []outage
+		want    []string
 	}{
 		{name: "all well", list: writes(0, 1000, 3000, 5010)},
 		{name: "others' removed", list: removed(theirs), want: []string{"took away theirs from pool, which others"}},
 		{name: "a steady one removed", list: removed(mine), want: []string{"took away mine from pool, which pods needed"}},
 		{name: "a storm", list: writes(0, 1, 2, 999), want: []string{"4 requests in a second"}},
 		{name: "no storm", list: writes(0, 1, 2, 1000)},
-		{name: "reads in vain", list: reads(mostInVain + 1), away: []span{{at(-1), at(1_000_000)}}, want: []string{"while the API server was away"}},
-		{name: "some reads in vain", list: reads(mostInVain), away: []span{{at(-1), at(1_000_000)}}},
-		{name: "reads after all", list: reads(mostInVain + 5), away: []span{{at(-1), at(1)}}},
+		{name: "reads in vain", list: reads(mostInVain + 1), outages: []outage{{at(-1), at(1_000_000), at(1_000_000)}}, want: []string{"while the API server was away"}},
+		{name: "some reads in vain", list: reads(mostInVain), outages: []outage{{at(-1), at(1_000_000), at(1_000_000)}}},
+		{name: "reads after all", list: reads(mostInVain + 5), outages: []outage{{at(-1), at(1), at(1)}}},
+		{name: "reads while it starts", list: reads(mostInVain + 5), outages: []outage{{at(-1), at(1), at(1_000_000)}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			judge := calls{
-				list: c.list, away: c.away, perSecond: 3,
+				list: c.list, outages: c.outages, perSecond: 3,
 				isForeign: func(_, id string) bool { return id == theirs },
 				steady:    func(_, id string) bool { return id == mine },
 			}
@@ -228,6 +233,32 @@ func TestHistory(t *testing.T) {
 	}
 }
 
+// TestHappen: a change is recorded as retried if an attempt failed, from the first attempt on.
+func TestHappen(t *testing.T) {
+	for _, failures := range []int{0, 2} {
+		r := run{rig: &rig{t: t}, T: t}
+		var first, last time.Time
+		left := failures
+		r.happen(change{"a change", func(context.Context, client.Client) error {
+			if last = time.Now(); first.IsZero() {
+				first = last
+			}
+			if left--; left >= 0 {
+				return errors.New("no answer")
+			}
+			return nil
+		}})
+		if got, want := len(r.retries), min(failures, 1); got != want {
+			t.Fatalf("%d failures: %d retries recorded, want %d", failures, got, want)
+		}
+		for _, got := range r.retries {
+			if got.began.After(first) || got.ended.Before(last) {
+				t.Errorf("recorded %+v, want %v to %v within it", got, first, last)
+			}
+		}
+	}
+}
+
 func TestMoments(t *testing.T) {
 	begin := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
@@ -252,10 +283,11 @@ func TestMoments(t *testing.T) {
 	moved.Spec.ResourceID = other
 	const policies, policy, bindings = "azureidentitypolicies", "/" + v1.PolicyName, "azureidentitybindings"
 	for _, c := range []struct {
-		name   string
-		writes []write
-		away   []span
-		want   []string
+		name    string
+		writes  []write
+		outages []outage
+		retries []retried
+		want    []string
 	}{
 		{name: "given", writes: []write{assigned(50, nil)}},
 		{name: "not Assigned", writes: []write{after(1, "pods", "ns/pod", nil), assigned(50, func(a *v1.AzureAssignedIdentity) { a.Status.Status = v1.StateCreated })}},
@@ -263,8 +295,20 @@ func TestMoments(t *testing.T) {
 		{name: "binding gone long ago", writes: []write{after(10, bindings, "ns/binding", nil), assigned(50, nil)}, want: []string{"which no binding"}},
 		{name: "binding gone just now", writes: []write{after(48, bindings, "ns/binding", nil), assigned(50, nil)}},
 		{name: "twice, and gone in between", writes: []write{assigned(20, nil), after(30, bindings, "ns/binding", nil), assigned(50, nil)}, want: []string{"12:00:50"}},
-		{name: "gone, without an API server to say so", writes: []write{after(40, bindings, "ns/binding", nil), assigned(50, nil)}, away: []span{{at(41), at(49)}}},
-		{name: "an API server that was away before", writes: []write{after(40, bindings, "ns/binding", nil), assigned(50, nil)}, away: []span{{at(20), at(30)}}, want: []string{"which no binding"}},
+		{name: "gone, without an API server to say so", writes: []write{after(40, bindings, "ns/binding", nil), assigned(50, nil)}, outages: []outage{{at(41), at(49), at(49)}}},
+		{name: "gone, and the API server took long to start", writes: []write{after(40, bindings, "ns/binding", nil), assigned(50, nil)}, outages: []outage{{at(41), at(42), at(49)}}},
+		{name: "gone, and the API server answered before it was ready", writes: []write{after(35, bindings, "ns/binding", nil), assigned(50, nil)}, outages: []outage{{at(41), at(42), at(58)}}, want: []string{"which no binding"}},
+		{name: "gone during the first of two outages", writes: []write{after(30, bindings, "ns/binding", nil), assigned(50, nil)}, outages: []outage{{at(29), at(37), at(38)}, {at(41), at(42), at(49)}}},
+		{name: "gone well before two outages", writes: []write{after(26, bindings, "ns/binding", nil), assigned(50, nil)}, outages: []outage{{at(29), at(37), at(38)}, {at(41), at(42), at(49)}}, want: []string{"which no binding"}},
+		{name: "made, and the answer was lost", writes: []write{
+			after(10, bindings, "ns/binding", nil), assigned(50, nil), after(52, bindings, "ns/binding", &good.bindings[0]),
+		}, retries: []retried{{at(42), at(53)}}},
+		{name: "made later, and another answer was lost", writes: []write{
+			after(10, bindings, "ns/binding", nil), assigned(50, nil), after(52, bindings, "ns/binding", &good.bindings[0]),
+		}, retries: []retried{{at(42), at(51)}}, want: []string{"which no binding"}},
+		{name: "not gone yet", writes: []write{{began: at(44), ended: at(46), resource: bindings, key: "ns/binding"}, assigned(50, nil)}},
+
+		{name: "an API server that was away before", writes: []write{after(40, bindings, "ns/binding", nil), assigned(50, nil)}, outages: []outage{{at(20), at(30), at(30)}}, want: []string{"which no binding"}},
 		{name: "another label", writes: []write{after(10, "pods", "ns/pod", pod("other")), assigned(50, nil)}, want: []string{"which no binding"}},
 		{name: "another resource ID", writes: []write{after(10, "azureidentities", "ns/id", moved), assigned(50, nil)}, want: []string{"which no binding"}},
 		{name: "forbidden", writes: []write{after(10, policies, policy, enforce), assigned(50, nil)}, want: []string{"which no binding and policy"}},
@@ -283,7 +327,7 @@ func TestMoments(t *testing.T) {
 		{name: "refused by Azure", writes: []write{assigned(50, func(a *v1.AzureAssignedIdentity) { a.Spec.AzureIdentityRef.Spec.ResourceID = theirs })}, want: []string{"Azure refuses it"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			judge := moments{rules: good.rules, never: map[string]string{fold(theirs): "Azure refuses it"}, away: c.away, late: 5 * time.Second}
+			judge := moments{rules: good.rules, never: map[string]string{fold(theirs): "Azure refuses it"}, outages: c.outages, retries: c.retries, late: 5 * time.Second}
 			judge.clients, judge.kept = map[string]string{fold(other): otherClient}, map[types.UID]bool{good.assigned[0].UID: true}
 			judge.writes = append([]write{
 				after(0, "azureidentities", "ns/id", &good.identities[0]), after(0, bindings, "ns/binding", &good.bindings[0]), after(0, "pods", "ns/pod", pod("app")),
@@ -296,7 +340,7 @@ func TestMoments(t *testing.T) {
 // TestReadWrite parses lines of the API server's audit log.
 func TestReadWrite(t *testing.T) {
 	line := func(verb, resource string, code int, response string) []byte {
-		return []byte(`{"verb":"` + verb + `","user":{"username":"admin"},"objectRef":{"resource":"` + resource + `","namespace":"ns","name":"n"},"responseStatus":{"code":` +
+		return []byte(`{"kind":"Event","apiVersion":"audit.k8s.io/v1","verb":"` + verb + `","user":{"username":"admin"},"objectRef":{"resource":"` + resource + `","namespace":"ns","name":"n"},"responseStatus":{"code":` +
 			strconv.Itoa(code) + `},"requestObject":{"kind":"Pod","metadata":{"name":"asked"}},"responseObject":` + response +
 			`,"requestReceivedTimestamp":"2026-11-20T12:00:00.5Z","stageTimestamp":"2026-11-20T12:00:01Z"}`)
 	}
@@ -314,6 +358,8 @@ func TestReadWrite(t *testing.T) {
 		"being deleted":     {line("delete", "pods", 200, `{"kind":"Pod","metadata":{"name":"answered","deletionGracePeriodSeconds":3600}}`), "answered"},
 		"of another kind":   {line("update", "configmaps", 200, object), "-"},
 		"cut off by a kill": {[]byte(`{"verb":"create","us`), "-"},
+		"after one cut off": {append([]byte(`{"kind":"Event","apiVersion":"audit.k8s.io/v1","verb":"create","us`), line("create", "pods", 201, object)...), "answered"},
+		"MIC's conflict":    {bytes.Replace(line("create", "azureassignedidentities", 409, status), []byte("admin"), []byte("mic"), 1), "-"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, ok := readWrite(c.line)

@@ -32,7 +32,11 @@ type write struct {
 	mic          bool
 }
 
-// moments holds the writes of a run in the order of their beginning, and what excuses MIC.
+// retried is a change of these tests that succeeded after failures. Any of the attempts may have
+// changed the objects: the API server that was killed neither answered nor recorded it.
+type retried struct{ began, ended time.Time }
+
+// moments holds the writes of a run in the order of their ends, and what excuses MIC.
 type moments struct {
 	writes []write
 	rules  identity.Rules
@@ -43,9 +47,11 @@ type moments struct {
 	clients map[string]string
 	// kept contains assigned identities of pods that stay: once Assigned, they must remain so.
 	kept map[types.UID]bool
-	// away lists the times without an API server, in which MIC gets no events.
-	away []span
-	late time.Duration
+	// outages lists the times without an API server, in which MIC gets no events.
+	outages []outage
+	// retries lists the changes whose effect may be older than their record.
+	retries []retried
+	late    time.Duration
 
 	versions map[string]map[string][]write // what people wrote, by resource and key
 	// judged counts the assignments that wrong has checked.
@@ -82,6 +88,7 @@ func (m *moments) wronglyGiven() (wrong []string) {
 		if m.versions[w.resource] == nil {
 			m.versions[w.resource] = map[string][]write{}
 		}
+		w.began = m.firstAttempt(w)
 		m.versions[w.resource][w.key] = append(m.versions[w.resource][w.key], w)
 	}
 	for _, w := range m.writes {
@@ -109,13 +116,29 @@ func (m *moments) refused(spec v1.AzureIdentitySpec) string {
 	return m.never[fold(spec.ResourceID)]
 }
 
-// back returns the time from which MIC must know every change.
+// firstAttempt returns the earliest time at which a write of these tests may have had its effect.
+func (m *moments) firstAttempt(w write) time.Time {
+	for _, r := range m.retries {
+		if w.began.After(r.began) && w.began.Before(r.ended) {
+			return r.began
+		}
+	}
+	return w.began
+}
+
+// back returns the time from which MIC must know every change. An API server that has started and
+// is not ready yet sends MIC no events.
 func (m *moments) back(t time.Time) time.Time {
 	earliest := t.Add(-m.late)
-	for _, s := range slices.Backward(m.away) {
-		if s.to.After(earliest) && s.from.Before(t) {
-			earliest = earliest.Add(-s.to.Sub(s.from))
+	for _, o := range slices.Backward(m.outages) {
+		if !o.ready.After(earliest) || !o.killed.Before(t) {
+			continue
 		}
+		end := o.ready
+		if end.After(t) { // it answered MIC before it reported that it is ready
+			end = t
+		}
+		earliest = earliest.Add(-end.Sub(o.killed))
 	}
 	return earliest
 }
@@ -155,7 +178,8 @@ func (m *moments) given(a *v1.AzureAssignedIdentity, since, until time.Time) boo
 	return false
 }
 
-// during returns the states of an object in a time span; nil stands for absence.
+// during returns the states that an object may have had in a time span; nil stands for absence. A
+// write has its effect between its beginning and its end.
 func during[T any](writes []write, since, until time.Time) []T {
 	var none T
 	list := []T{none}
@@ -163,7 +187,7 @@ func during[T any](writes []write, since, until time.Time) []T {
 		if w.began.After(until) {
 			break
 		}
-		if w.began.Before(since) {
+		if w.ended.Before(since) {
 			list = list[:0]
 		}
 		object, _ := w.object.(T)
@@ -188,7 +212,7 @@ func (r *run) moments() *moments {
 		m.clients[fold(id)] = clientOf(id)
 	}
 	r.mu.Lock()
-	m.away = slices.Clone(r.away)
+	m.outages, m.retries = slices.Clone(r.outages), slices.Clone(r.retries)
 	r.mu.Unlock()
 	for line := range bytes.Lines(text) {
 		if w, ok := readWrite(line); ok {
@@ -211,13 +235,14 @@ func readWrite(line []byte) (w write, ok bool) {
 		Received       time.Time `json:"requestReceivedTimestamp"`
 		Answered       time.Time `json:"stageTimestamp"`
 	}
-	if json.Unmarshal(line, &e) != nil { // a line that was cut by a kill
+	if json.Unmarshal(uncut(line), &e) != nil { // a line that was cut by a kill
 		return w, false
 	}
 	object := newObject(e.ObjectRef.Resource)
 	const good, notFound, conflict = 300, 404, 409
 	text, code := e.ResponseObject, e.ResponseStatus.Code
-	created := e.Verb == "create" && code == conflict // an earlier try of these tests, whose answer was lost
+	mic := e.User.Username == "mic"
+	created := e.Verb == "create" && code == conflict && !mic // an earlier try of these tests, whose answer was lost
 	gone := e.Verb == "delete" && (code < good || code == notFound)
 	if object == nil || code >= good && !created && !gone {
 		return w, false
@@ -226,7 +251,7 @@ func readWrite(line []byte) (w write, ok bool) {
 		text = e.RequestObject
 	}
 	w = write{
-		began: e.Received, ended: e.Answered, resource: e.ObjectRef.Resource, mic: e.User.Username == "mic",
+		began: e.Received, ended: e.Answered, resource: e.ObjectRef.Resource, mic: mic,
 		key: e.ObjectRef.Namespace + "/" + e.ObjectRef.Name,
 	}
 	if gone && !staysFor(text) {
@@ -234,6 +259,12 @@ func readWrite(line []byte) (w write, ok bool) {
 	}
 	w.object = object
 	return w, json.Unmarshal(text, object) == nil
+}
+
+// uncut returns the last event of a line. If a kill cut an event off, the next API server's first
+// one is on the same line.
+func uncut(line []byte) []byte {
+	return line[max(bytes.LastIndex(line, []byte(`{"kind":"Event","apiVersion":"audit.k8s.io/`)), 0):]
 }
 
 // newObject returns an empty object of the kind, or nil for kinds that do not matter here.

@@ -70,9 +70,10 @@ type rig struct {
 	api    *process
 	mics   []*mic
 
-	mu   sync.Mutex // guards everything below
-	away []span
-	done []string // what has happened
+	mu      sync.Mutex // guards everything below
+	outages []outage
+	retries []retried
+	done    []string // what has happened
 }
 
 // mic is a MIC that should run. Its process changes when it is killed.
@@ -243,10 +244,17 @@ func (r *rig) startMIC(index int) {
 func (r *rig) killMIC(index int) { r.mics[index].kill() }
 
 // missing records a time without an API server.
-func (r *rig) missing(s span) {
+func (r *rig) missing(o outage) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.away = append(r.away, s)
+	r.outages = append(r.outages, o)
+}
+
+// retry records a change that succeeded after failures.
+func (r *rig) retry(c retried) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.retries = append(r.retries, c)
 }
 
 // note records an event for the analysis of a failure.

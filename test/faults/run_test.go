@@ -148,9 +148,13 @@ func (r *run) happen(c change) {
 	ctx, cancel := context.WithTimeout(r.Context(), startTime)
 	defer cancel()
 	r.note(c.what)
-	for {
+	began := time.Now()
+	for failed := false; ; failed = true {
 		err := c.do(ctx, r.client)
 		if err == nil {
+			if failed {
+				r.retry(retried{began: began, ended: time.Now()})
+			}
 			return
 		}
 		if mistaken(err) || ctx.Err() != nil {

@@ -129,7 +129,7 @@ func (r *rig) calls() calls {
 	foreign := foreigners()
 	c := calls{perSecond: mostPerSecond, isForeign: func(group, id string) bool { return set(foreign[group])[fold(id)] }}
 	r.mu.Lock()
-	c.away = slices.Clone(r.away)
+	c.outages = slices.Clone(r.outages)
 	r.mu.Unlock()
 	for i, req := range r.azure.World().Log().Find(world.Filter{}) {
 		if i == 0 && req.Seq != 1 {
@@ -169,7 +169,7 @@ func (r *rig) written(since time.Time) map[string]int {
 			ObjectRef struct{ Resource, Subresource string }
 			At        time.Time `json:"requestReceivedTimestamp"`
 		}
-		if json.Unmarshal(line, &e) == nil && e.User.Username == "mic" && e.At.After(since) { // the last line may be incomplete
+		if json.Unmarshal(uncut(line), &e) == nil && e.User.Username == "mic" && e.At.After(since) { // the last line may be incomplete
 			counts[strings.Trim(e.Verb+" "+e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource, "/")]++
 		}
 	}

@@ -88,7 +88,7 @@ func noAPIServer(r *run) {
 	}
 	for i := range outages {
 		r.wait(between(rng, 3*time.Second, 6*time.Second))
-		from := time.Now()
+		killed := time.Now()
 		away := between(rng, 2*time.Second, longest)
 		r.note("the API server is killed for " + away.String())
 		r.api.kill()
@@ -97,10 +97,10 @@ func noAPIServer(r *run) {
 			r.startEtcd()
 		}
 		r.wait(away)
-		starts := time.Now()
+		started := time.Now()
 		r.startAPI()
 		r.note("the API server is back")
-		r.missing(span{from, starts})
+		r.missing(outage{killed: killed, started: started, ready: time.Now()})
 	}
 	r.wait(3 * time.Second)
 }
