@@ -10,15 +10,18 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/podid-io/podid/internal/build"
+	"github.com/podid-io/podid/internal/listwatch"
 )
 
-// KubeConfig reads the kubeconfig, or the service account of the daemon's pod.
+// KubeConfig reads the kubeconfig, or the service account of the daemon's pod. Informers of package
+// listwatch recover soon after the API server does.
 func (o *Options) KubeConfig(daemon string) (*rest.Config, error) {
 	config, err := o.loadKubeConfig(daemon)
 	if err != nil {
 		return nil, err
 	}
 	config.UserAgent = build.UserAgent(daemon)
+	listwatch.OwnRetries(config)
 	return config, nil
 }
 
