@@ -31,9 +31,15 @@ func ToLower(s string) string {
 	}
 	var lowered strings.Builder
 	lowered.Grow(len(s))
+	copied := 0
 	for i := range len(s) {
-		_ = lowered.WriteByte(lower(s[i])) // never fails
+		if c := lower(s[i]); c != s[i] { // some letters of a resource ID
+			lowered.WriteString(s[copied:i])
+			lowered.WriteByte(c)
+			copied = i + 1
+		}
 	}
+	lowered.WriteString(s[copied:])
 	return lowered.String()
 }
 

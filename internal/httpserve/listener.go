@@ -246,6 +246,7 @@ type Conn struct {
 	responding   atomic.Bool
 
 	reads, writes deadline
+	rest          int // requests until others get their turn; of the goroutine that serves
 }
 
 // NetConn returns the connection that the Listener's own listener accepted.
@@ -273,7 +274,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.writes.ask(t, c.Co
 // Read reads a part of a request. It may be called by one goroutine at a time.
 func (c *Conn) Read(p []byte) (int, error) {
 	for {
-		if err := c.reads.begin(time.Now(), c.Conn.SetReadDeadline); err != nil {
+		if err := c.reads.begin(c.Conn.SetReadDeadline); err != nil {
 			return 0, err
 		}
 		n, err := c.Conn.Read(p)
@@ -286,14 +287,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 // Write writes a part of a response, within the time that is left for it. It may be called by one
 // goroutine at a time.
 func (c *Conn) Write(p []byte) (int, error) {
-	now := time.Now()
 	if c.responseTime > 0 && c.responding.CompareAndSwap(false, true) {
-		if err := c.SetWriteDeadline(now.Add(c.responseTime)); err != nil {
+		if err := c.SetWriteDeadline(time.Now().Add(c.responseTime)); err != nil {
 			return 0, err
 		}
 	}
-	for written := 0; ; now = time.Now() {
-		if err := c.writes.begin(now, c.Conn.SetWriteDeadline); err != nil {
+	for written := 0; ; {
+		if err := c.writes.begin(c.Conn.SetWriteDeadline); err != nil {
 			return written, err
 		}
 		n, err := c.Conn.Write(p[written:])
@@ -314,3 +314,17 @@ func (c *Conn) beginRequest() {
 
 // endRequest records that a request was answered.
 func (c *Conn) endRequest() { c.idleSince.Store(time.Now().UnixNano()) }
+
+// turn is how many requests of a connection are answered before others get their turn.
+const turn = 4
+
+// takesTurn reports whether others are to get their turn after a request. A client that sends one
+// after the other without waiting keeps its goroutine running, and others would wait for whole time
+// slices.
+func (c *Conn) takesTurn() bool {
+	if c.rest--; c.rest > 0 {
+		return false
+	}
+	c.rest = turn
+	return true
+}

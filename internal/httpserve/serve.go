@@ -105,14 +105,13 @@ func (s *Server) followState(nc net.Conn, state http.ConnState) {
 	if c, ok := nc.(*Conn); ok {
 		switch state {
 		case http.StateNew:
-			c.responseTime = s.ResponseTime
+			c.responseTime, c.rest = s.ResponseTime, turn
 		case http.StateActive:
 			c.beginRequest()
 		case http.StateIdle:
-			c.endRequest()
-			// A client that sends one request after the other without waiting keeps its goroutine
-			// running. Others would wait for whole time slices.
-			runtime.Gosched()
+			if c.endRequest(); c.takesTurn() {
+				runtime.Gosched()
+			}
 		case http.StateClosed, http.StateHijacked:
 		}
 	}

@@ -13,6 +13,8 @@ import (
 // buffers are reused: a reply has a few kilobytes, and there may be tens of thousands a second.
 var buffers = sync.Pool{New: func() any { return new([]byte) }} //nolint:gochecknoglobals // a pool has no state
 
+var contentType = []string{imds.ContentType} //nolint:gochecknoglobals // a constant: net/http copies it
+
 func writeToken(w http.ResponseWriter, res *result) {
 	buffer, ok := buffers.Get().(*[]byte)
 	if !ok {
@@ -20,7 +22,7 @@ func writeToken(w http.ResponseWriter, res *result) {
 	}
 	body := res.token.Body.Append((*buffer)[:0], res.began)
 	h := w.Header()
-	h["Content-Type"] = []string{imds.ContentType}
+	h["Content-Type"] = contentType
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(body) // an error means that the client disconnected
