@@ -108,7 +108,7 @@ func orInterruption(ctx context.Context, err error) error {
 
 func bindUpFlags(cmd *cobra.Command, o *sandbox.Options) {
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 2, "how many nodes")
-	cmd.Flags().StringVar(&o.Dataplane, "dataplane", "", "how nodes carry packets of pods: bridge (the default, as kubenet), routed (as Azure CNI), or ebpf (routed, and past netfilter)")
+	cmd.Flags().StringVar(&o.Dataplane, "dataplane", "", "how nodes carry packets of pods: bridge (the default, as kubenet), routed (as Azure CNI), ebpf (routed, and past netfilter), or cilium=DIR (real Cilium, whose programs are in that folder)")
 	cmd.Flags().DurationVar(&o.Timeout, "timeout", sandbox.DefaultTimeout, "how long the control plane, and then the nodes, may take to be ready")
 	cmd.Flags().DurationVar(&o.ARMUpdate, "arm-update", 2*time.Second, "how long the emulated Azure takes to change a scale set's identities")
 }

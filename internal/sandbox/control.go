@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/podid-io/podid/internal/sandbox/cilium"
 	"github.com/podid-io/podid/internal/sandbox/controlplane"
 	"github.com/podid-io/podid/internal/sandbox/node"
 	"github.com/podid-io/podid/internal/sandbox/progress"
@@ -29,6 +30,12 @@ func (b *build) control(ctx context.Context, p *progress.Step) (string, error) {
 	for _, c := range config.Components() {
 		services = append(services, node.Service{
 			Name: c.Name, Path: b.set.Path(c.Name), Args: c.Args, Log: filepath.Join(b.layout.Logs(), c.Name+".log"),
+		})
+	}
+	if dir, ok := b.plane.Cilium(); ok {
+		services = append(services, node.Service{
+			Name: cilium.Operator, Path: filepath.Join(dir, cilium.Operator), Args: cilium.OperatorArgs(b.layout.Kubeconfig()),
+			Log: filepath.Join(b.layout.Logs(), cilium.Operator+".log"),
 		})
 	}
 	dir := b.layout.Node(controlName)

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/podid-io/podid/internal/sandbox/cilium"
 	"github.com/podid-io/podid/internal/sandbox/netns"
 	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/node"
@@ -103,7 +104,7 @@ func (b *build) nodeSpec(n network.Node) (node.Spec, error) {
 	}
 	return node.Spec{
 		Hostname: n.Name, Dir: dir, Env: node.Env(), Cgroups: b.groups, Groups: groups,
-		Binds: b.nodeBinds(n, config), Services: b.nodeServices(n), Images: images,
+		Binds: b.nodeBinds(n, config), Before: b.nodeBefore(n), Services: b.nodeServices(n), Images: images,
 		Log: b.nodeLog(n, "init"),
 	}, nil
 }
@@ -146,10 +147,9 @@ func (b *build) nodeBinds(n network.Node, config string) []node.Bind {
 	read := func(from, to string) node.Bind { return node.Bind{From: from, To: to, ReadOnly: true} }
 	binds := []node.Bind{
 		read(config, node.ConfigDir),
-		read(filepath.Join(config, "10-podid.conflist"), "/etc/cni/net.d/10-podid.conflist"),
-		read(filepath.Join(config, "host-routing"), node.CNIBinDir+"/"+node.HostRoutingPlugin),
 		read(b.sandbox.self, node.BinDir+"/podid"),
 	}
+	binds = append(binds, b.planeBinds(config)...)
 	for _, name := range node.CNIPlugins(b.plane) {
 		binds = append(binds, read(filepath.Join(b.set.CNI, name), node.CNIBinDir+"/"+name))
 	}
@@ -173,6 +173,32 @@ func (b *build) nodeBinds(n network.Node, config string) []node.Bind {
 	return append(binds, read(b.layout.Images(), node.ImageDir))
 }
 
+// planeBinds returns the mounts of the node's data plane.
+func (b *build) planeBinds(config string) []node.Bind {
+	read := func(from, to string) node.Bind { return node.Bind{From: from, To: to, ReadOnly: true} }
+	if dir, ok := b.plane.Cilium(); ok {
+		return []node.Bind{
+			read(dir, node.CiliumDir),
+			read(filepath.Join(dir, cilium.Plugin), node.CNIBinDir+"/"+cilium.Plugin),
+			read(filepath.Join(b.layout.PKI(), cilium.User+".kubeconfig"), node.PKIDir+"/"+cilium.User+".kubeconfig"),
+		}
+	}
+	return []node.Bind{
+		read(filepath.Join(config, "10-podid.conflist"), "/etc/cni/net.d/10-podid.conflist"),
+		read(filepath.Join(config, "host-routing"), node.CNIBinDir+"/"+node.HostRoutingPlugin),
+	}
+}
+
+// nodeBefore returns the programs that run on a node before its services.
+func (b *build) nodeBefore(n network.Node) []node.Service {
+	if _, ok := b.plane.Cilium(); !ok {
+		return nil
+	}
+	prepare := cilium.Prepare()
+	prepare.Log = b.nodeLog(n, prepare.Name)
+	return []node.Service{prepare}
+}
+
 // nodeServices returns the programs that run on a node.
 func (b *build) nodeServices(n network.Node) []node.Service {
 	var labels []string
@@ -194,10 +220,20 @@ func (b *build) nodeServices(n network.Node) []node.Service {
 				"--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", "--v=2",
 			}, labels...),
 		},
-		{
-			Name: "kube-proxy", Path: node.BinDir + "/kube-proxy", Log: b.nodeLog(n, "kube-proxy"),
-			Args: []string{"--config=" + node.ConfigDir + "/kube-proxy.yaml"},
-		},
+		b.planeService(n),
+	}
+}
+
+// planeService returns the program that serves Services on a node.
+func (b *build) planeService(n network.Node) node.Service {
+	if _, ok := b.plane.Cilium(); ok {
+		return node.Service{
+			Name: cilium.Agent, Path: node.CiliumDir + "/" + cilium.Agent, Args: cilium.AgentArgs(n), Log: b.nodeLog(n, cilium.Agent),
+		}
+	}
+	return node.Service{
+		Name: "kube-proxy", Path: node.BinDir + "/kube-proxy", Log: b.nodeLog(n, "kube-proxy"),
+		Args: []string{"--config=" + node.ConfigDir + "/kube-proxy.yaml"},
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/podid-io/podid/internal/sandbox/cgroup"
+	"github.com/podid-io/podid/internal/sandbox/cilium"
 	"github.com/podid-io/podid/internal/sandbox/controlplane"
 	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/pki"
@@ -66,8 +67,14 @@ func (s *Sandbox) Layout() Layout { return s.layout }
 
 // Up starts the sandbox unless it is up. If it fails or the context ends, nothing is left behind.
 func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
-	if _, err := network.ParseDataplane(o.Dataplane); err != nil {
+	plane, err := network.ParseDataplane(o.Dataplane)
+	if err != nil {
 		return err
+	}
+	if dir, ok := plane.Cilium(); ok {
+		if err := cilium.Check(dir); err != nil {
+			return err
+		}
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("a sandbox makes network namespaces and mounts: run this as root, for example with sudo")
@@ -93,7 +100,7 @@ func (s *Sandbox) Up(ctx context.Context, o Options) (err error) {
 // do after an error.
 func (s *Sandbox) upLocked(ctx context.Context, o Options, plan network.Plan) (running bool, err error) {
 	if state, err := s.layout.load(); err == nil && state.Phase == Up && state.allAlive() {
-		if o.Dataplane != "" && o.Dataplane != string(state.Dataplane) {
+		if plane, _ := network.ParseDataplane(o.Dataplane); o.Dataplane != "" && plane != state.Dataplane { // Up has checked it
 			return true, fmt.Errorf("sandbox %q is up with data plane %s: take it down first (`podid sandbox down --name %[1]s`), or use another --name",
 				s.layout.Name, state.Dataplane)
 		}
@@ -216,11 +223,19 @@ func (b *build) network(ctx context.Context, _ *progress.Step) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := controlplane.WritePKI(authority, b.plan); err != nil {
+	if err := controlplane.WritePKI(authority, b.plan, b.planeClients()...); err != nil {
 		return "", err
 	}
 	b.client, err = controlplane.Client(b.layout.Kubeconfig(), b.plan.Switch)
 	return fmt.Sprintf("%d namespaces without a way out", len(b.plan.Namespaces())), err
+}
+
+// planeClients returns the clients of the API server that the data plane has.
+func (b *build) planeClients() []pki.Subject {
+	if _, ok := b.plane.Cilium(); !ok {
+		return nil
+	}
+	return []pki.Subject{{File: cilium.User, User: cilium.User, Group: "system:masters"}}
 }
 
 // nodes starts all nodes at once and waits until they are ready.

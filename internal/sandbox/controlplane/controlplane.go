@@ -58,8 +58,8 @@ func (c Config) Components() []Component {
 	}
 }
 
-// WritePKI writes every certificate, key and kubeconfig of the cluster.
-func WritePKI(a *pki.Authority, plan network.Plan) error {
+// WritePKI writes every certificate, key and kubeconfig of the cluster, and those of more clients.
+func WritePKI(a *pki.Authority, plan network.Plan, more ...pki.Subject) error {
 	api := plan.API.Addr()
 	subjects := []pki.Subject{
 		{
@@ -81,6 +81,7 @@ func WritePKI(a *pki.Authority, plan network.Plan) error {
 			DNS: []string{n.Name}, IPs: []netip.Addr{n.IP.Addr()},
 		})
 	}
+	clients = append(clients, more...)
 	for _, s := range append(subjects, clients...) {
 		if err := a.Issue(s); err != nil {
 			return err

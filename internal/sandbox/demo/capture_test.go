@@ -18,6 +18,9 @@ func TestCaptureFor(t *testing.T) {
 		{network.EBPF, "require", "require"},
 		{network.Routed, "wire", "wire"},
 		{network.EBPF, "wire", ""}, // an error
+		{"cilium=/x", "", "prefer"},
+		{"cilium=/x", "require", "require"},
+		{"cilium=/x", "wire", ""},
 		{network.Bridged, "maybe", ""},
 	} {
 		got, err := CaptureFor(c.plane, c.way)

@@ -19,6 +19,8 @@ const (
 	PKIDir           = "/opt/podid/pki"
 	ContainerdSocket = "/run/containerd/containerd.sock"
 	PauseImage       = "docker.io/podid/pause:1"
+	// CiliumDir has Cilium's programs on nodes whose data plane it is.
+	CiliumDir = "/opt/cilium"
 )
 
 // ContainerdConfig returns containerd's config.toml, whose layout depends on the major version.

@@ -176,6 +176,9 @@ func kernelMounts(s Spec, root string) error {
 	if err := bpfMount(filepath.Join(root, "sys/fs/bpf")); err != nil {
 		return err
 	}
+	if err := protectSysctls(filepath.Join(root, "proc/sys")); err != nil {
+		return err
+	}
 	for name, value := range sysctls {
 		file := filepath.Join(s.Dir, "sysctl", name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -190,6 +193,26 @@ func kernelMounts(s Spec, root string) error {
 		}
 		if err := unix.Mount(file, target, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("show sysctl %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// protectSysctls makes those read-only that belong to the whole machine: network plugins change
+// some, and one of them cannot be changed back before the machine reboots. Those below net are the
+// node's own.
+func protectSysctls(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == "net" {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		if err := bind(Bind{From: path, To: "/", ReadOnly: true}, path); err != nil {
+			return err
 		}
 	}
 	return nil
