@@ -109,6 +109,37 @@ func wireWithHostRouting(s *story) {
 	}
 }
 
+// wireWithCilium: with Cilium's own host routing, packets of pods pass by the wire, too, and no
+// label says so. An agent that captures there cannot know; it warns.
+func wireWithCilium(s *story) {
+	if _, ok := s.plane.Cilium(); !ok {
+		s.Skip("Cilium is not on the nodes")
+	}
+	program, err := helm(s.Context(), s.report)
+	s.must(err)
+	p := s.probe(s.ns, "pod", "")
+	s.refused(p, "", 400, "Identity not found", quick)
+	since := s.podPackets()
+	defer func() { // also after a failure: the next stories need the agents
+		s.must(demo.Install(s.Context(), s.sandbox, demo.Installation{Helm: program, Capture: s.capture, Values: values()}))
+		s.agentsReady()
+		s.passedBy += s.podPackets() - since
+		s.captured()
+	}()
+	s.must(demo.Install(s.Context(), s.sandbox, demo.Installation{Helm: program, Capture: "wire", Values: values()}))
+	s.agentsReady()
+	s.ask(p, get(tokenAsk))
+	if s.podPackets() == since {
+		s.Error("with capture on the wire, no packet of a pod arrived at the metadata service: this is not Cilium's eBPF host routing")
+	}
+	const want = `aadpodidentity_nmi_cilium{host_routing="unknown"} 1`
+	for node := range s.agentContainers() {
+		if status, text := getFrom(s.Context(), s.onNode(node), "http://127.0.0.1:9090/metrics"); !strings.Contains(text, want) {
+			s.Errorf("the agent on %s does not warn of Cilium: status %d", node, status)
+		}
+	}
+}
+
 // captured fails the story unless all agents capture in the way that this run is about.
 func (s *story) captured() {
 	s.Helper()

@@ -51,6 +51,8 @@ type cluster struct {
 	plane   network.Dataplane
 	capture string
 	report  *progress.Reporter
+	// passedBy is how many packets of pods have passed by the agents in stories that are about that.
+	passedBy uint64
 }
 
 func openCluster(name string) (*cluster, error) {
