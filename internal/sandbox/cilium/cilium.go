@@ -3,7 +3,7 @@
 // podid neither builds nor downloads them.
 //
 // Cilium replaces kube-proxy here, and routes what pods send in eBPF, past the node's netfilter. It
-// translates no pod's address, so that programs outside the node see it, as on all data planes.
+// masquerades no pod here, so that programs outside the node see its address, as on all data planes.
 package cilium
 
 import (
@@ -76,7 +76,8 @@ func AgentArgs(n network.Node) []string {
 		"--ipam=kubernetes", "--ipv4-range=" + n.Pods.String(), "--routing-mode=native", "--devices=eth0", "--enable-ipv6=false",
 		// Host routing needs the first two, and is silently off without them.
 		"--kube-proxy-replacement=true", "--enable-bpf-masquerade=true", "--enable-host-legacy-routing=false",
-		"--ipv4-native-routing-cidr=0.0.0.0/0", // no address is translated
+		// Without a file, it exempts private and link-local addresses: there are no others in a sandbox.
+		"--enable-ip-masq-agent=true", "--ip-masq-agent-config-path=" + library + "/ip-masq-agent",
 		// Needs iptables, Envoy or more programs.
 		"--install-iptables-rules=false", "--enable-l7-proxy=false", "--enable-hubble=false",
 		"--enable-health-checking=false", "--enable-endpoint-health-checking=false",

@@ -61,7 +61,7 @@ func TestAgentArgs(t *testing.T) {
 	args := AgentArgs(plan.Nodes[1])
 	for _, want := range []string{
 		"--kube-proxy-replacement=true", "--enable-bpf-masquerade=true", "--enable-host-legacy-routing=false", "--routing-mode=native",
-		"--ipv4-range=10.244.1.0/24", "--cgroup-root=/run/cilium/cgroupv2", "--bpf-root=/sys/fs/bpf",
+		"--ipv4-range=10.244.1.0/24", "--enable-ip-masq-agent=true", "--cgroup-root=/run/cilium/cgroupv2", "--bpf-root=/sys/fs/bpf",
 		"--k8s-kubeconfig-path=/opt/podid/pki/cilium.kubeconfig",
 	} {
 		if !slices.Contains(args, want) {

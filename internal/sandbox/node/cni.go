@@ -28,9 +28,9 @@ func CNIPlugins(plane network.Dataplane) []string {
 	return []string{"ptp", "host-local", "loopback"}
 }
 
-// CNIConfig returns a configuration that connects pods to the node by a data plane other than
-// Cilium, whose agent writes its own. There is no masquerading, so that programs on the node see the
-// pod's own address, and no portmap plugin, which would need iptables.
+// CNIConfig returns a configuration that connects pods to the node by a data plane. There is no
+// masquerading, so that programs on the node see the pod's own address, and no portmap plugin,
+// which would need iptables. Cilium's agent writes its own configuration instead.
 func CNIConfig(plane network.Dataplane, pods netip.Prefix) (string, error) {
 	type object map[string]any
 	ipam := object{"type": "host-local", "ranges": [][]object{{{"subnet": pods.String()}}}, "dataDir": "/var/lib/cni/networks"}
