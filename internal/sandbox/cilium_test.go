@@ -48,7 +48,7 @@ func TestPlanes(t *testing.T) {
 			if slices.Contains(slices.Concat(own, cilium), m.To) {
 				mounts = append(mounts, m.To)
 			}
-			if !m.ReadOnly {
+			if !m.ReadOnly && m.To != "/etc/cni/net.d" {
 				t.Errorf("%s: the node may write to %s", c.plane, m.From)
 			}
 		}

@@ -94,6 +94,9 @@ func (b *build) nodeSpec(n network.Node) (node.Spec, error) {
 			return node.Spec{}, err
 		}
 	}
+	if err := emptyFolder(filepath.Join(config, networkFolder)); err != nil {
+		return node.Spec{}, err
+	}
 	groups, err := b.groups.Make(b.layout.Name, n.Name)
 	if err != nil {
 		return node.Spec{}, err
@@ -107,6 +110,17 @@ func (b *build) nodeSpec(n network.Node) (node.Spec, error) {
 		Binds: b.nodeBinds(n, config), Before: b.nodeBefore(n), Services: b.nodeServices(n), Images: images,
 		Log: b.nodeLog(n, "init"),
 	}, nil
+}
+
+// networkFolder is the folder below the node's configuration that its data plane may write to.
+const networkFolder = "network"
+
+// emptyFolder makes an empty folder.
+func emptyFolder(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.Mkdir(dir, 0o755)
 }
 
 // nodeFiles returns the content of the files below the node's /etc.
@@ -181,6 +195,7 @@ func (b *build) planeBinds(config string) []node.Bind {
 			read(dir, node.CiliumDir),
 			read(filepath.Join(dir, cilium.Plugin), node.CNIBinDir+"/"+cilium.Plugin),
 			read(filepath.Join(b.layout.PKI(), cilium.User+".kubeconfig"), node.PKIDir+"/"+cilium.User+".kubeconfig"),
+			{From: filepath.Join(config, networkFolder), To: cilium.ConfigDir},
 		}
 	}
 	return []node.Bind{
@@ -228,7 +243,7 @@ func (b *build) nodeServices(n network.Node) []node.Service {
 func (b *build) planeService(n network.Node) node.Service {
 	if _, ok := b.plane.Cilium(); ok {
 		return node.Service{
-			Name: cilium.Agent, Path: node.CiliumDir + "/" + cilium.Agent, Args: cilium.AgentArgs(n), Log: b.nodeLog(n, cilium.Agent),
+			Name: cilium.Agent, Path: node.CiliumDir + "/" + cilium.Agent, Args: cilium.AgentArgs(), Log: b.nodeLog(n, cilium.Agent),
 		}
 	}
 	return node.Service{

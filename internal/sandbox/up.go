@@ -238,11 +238,28 @@ func (b *build) planeClients() []pki.Subject {
 	return []pki.Subject{{File: cilium.User, User: cilium.User, Group: "system:masters"}}
 }
 
+// planeNodes creates the Nodes of a data plane that reads from them which addresses their pods have.
+// Their kubelets complete them.
+func (b *build) planeNodes(ctx context.Context) error {
+	if _, ok := b.plane.Cilium(); !ok {
+		return nil
+	}
+	for _, n := range b.plan.Nodes {
+		if err := controlplane.CreateNode(ctx, b.client, n, providerID(n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // nodes starts all nodes at once and waits until they are ready.
 func (b *build) nodes(ctx context.Context, p *progress.Step) (string, error) {
 	ctx, cancel := within(ctx, b.options.Timeout)
 	defer cancel()
 	p.Far("0 of %d ready", len(b.plan.Nodes))
+	if err := b.planeNodes(ctx); err != nil {
+		return "", err
+	}
 	var group errgroup.Group
 	for _, n := range b.plan.Nodes {
 		group.Go(func() error { return b.startNode(n) })

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/node"
 )
 
@@ -31,6 +30,10 @@ const (
 
 // User is the name of Cilium's client certificate and kubeconfig.
 const User = "cilium"
+
+// ConfigDir is where the agent writes the network plugin's configuration. It has to be a mount: the
+// agent makes files in /tmp and moves them if it can, and containerd 1.6 does not notice those.
+const ConfigDir = "/etc/cni/net.d"
 
 // library is the agent's folder on a node. It holds a copy of the sources, to which the agent adds
 // headers.
@@ -66,14 +69,14 @@ func Prepare() node.Service {
 	}}
 }
 
-// AgentArgs returns the arguments of the agent on a node.
-func AgentArgs(n network.Node) []string {
+// AgentArgs returns the arguments of the agent.
+func AgentArgs() []string {
 	return []string{
 		"--k8s-kubeconfig-path=" + kubeconfig(), "--k8s-namespace=kube-system", "--identity-allocation-mode=crd",
 		"--lib-dir=" + library, "--bpf-root=/sys/fs/bpf", "--cgroup-root=/run/cilium/cgroupv2",
-		"--write-cni-conf-when-ready=/etc/cni/net.d/05-cilium.conflist", "--cni-exclusive=false",
-		// The routes between nodes are there, as on Azure.
-		"--ipam=kubernetes", "--ipv4-range=" + n.Pods.String(), "--routing-mode=native", "--devices=eth0", "--enable-ipv6=false",
+		"--write-cni-conf-when-ready=" + ConfigDir + "/05-cilium.conflist", "--cni-exclusive=false",
+		// The Node has the addresses of its pods, and the routes between nodes are there, as on Azure.
+		"--ipam=kubernetes", "--routing-mode=native", "--devices=eth0", "--enable-ipv6=false",
 		// Host routing needs the first two, and is silently off without them.
 		"--kube-proxy-replacement=true", "--enable-bpf-masquerade=true", "--enable-host-legacy-routing=false",
 		// Without a file, it exempts private and link-local addresses: there are no others in a sandbox.

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/podid-io/podid/internal/sandbox/network"
 )
 
 // folder makes a folder with stand-ins for Cilium's programs.
@@ -54,14 +52,10 @@ func TestCheck(t *testing.T) {
 // TestAgentArgs: what Cilium needs for eBPF host routing, without which it falls back in silence,
 // and what keeps it to the node.
 func TestAgentArgs(t *testing.T) {
-	plan, err := network.NewPlan("x", 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	args := AgentArgs(plan.Nodes[1])
+	args := AgentArgs()
 	for _, want := range []string{
 		"--kube-proxy-replacement=true", "--enable-bpf-masquerade=true", "--enable-host-legacy-routing=false", "--routing-mode=native",
-		"--ipv4-range=10.244.1.0/24", "--enable-ip-masq-agent=true", "--cgroup-root=/run/cilium/cgroupv2", "--bpf-root=/sys/fs/bpf",
+		"--enable-ip-masq-agent=true", "--cgroup-root=/run/cilium/cgroupv2", "--bpf-root=/sys/fs/bpf",
 		"--k8s-kubeconfig-path=/opt/podid/pki/cilium.kubeconfig",
 	} {
 		if !slices.Contains(args, want) {

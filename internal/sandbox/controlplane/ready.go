@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/podid-io/podid/internal/sandbox/netns"
+	"github.com/podid-io/podid/internal/sandbox/network"
 )
 
 // Client returns the configuration of a client outside the sandbox that dials inside it.
@@ -173,4 +174,20 @@ func heartbeat(n *corev1.Node) time.Time {
 		}
 	}
 	return time.Time{}
+}
+
+// CreateNode creates the Node of a kubelet that is not there yet, with the addresses of its pods.
+func CreateNode(ctx context.Context, cfg *rest.Config, n network.Node, providerID string) error {
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("create Node %s: %w", n.Name, err)
+	}
+	object := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: n.Name},
+		Spec:       corev1.NodeSpec{ProviderID: providerID, PodCIDR: n.Pods.String(), PodCIDRs: []string{n.Pods.String()}},
+	}
+	if _, err := client.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create Node %s: %w", n.Name, err)
+	}
+	return nil
 }
