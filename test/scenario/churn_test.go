@@ -26,6 +26,9 @@ const (
 // asks for a token as soon as it runs. None ever gets a token of the pod that had its address
 // before.
 func addressesReused(s *story) {
+	if _, ok := s.plane.Cilium(); ok {
+		s.Skip("Cilium gives out addresses itself, and not in an order in which pods would share four")
+	}
 	ids := []world.Identity{s.identity("odd"), s.identity("even")}
 	var first *corev1.Pod
 	for i, name := range []string{"odd", "even"} {
