@@ -140,7 +140,7 @@ func run(way string) string {
 		}
 		return Sent
 	}
-	all := append(append(ways(), ways6()...), connector{Briefly, briefly})
+	all := append(append(ways(), ways6()...), connector{Briefly, briefly}, connector{OtherPort, otherPort})
 	at := slices.IndexFunc(all, func(w connector) bool { return w.name == way })
 	if at < 0 {
 		return "no such way: " + way

@@ -80,6 +80,19 @@ func briefly() (int, bool, error) {
 	})
 }
 
+// OtherPort is to connect to a port of the metadata service at which it does not listen.
+const OtherPort = "connect to another port"
+
+func otherPort() (int, bool, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return -1, false, err
+	}
+	to := metadata()
+	to.Port = 8080
+	return fd, false, unix.Connect(fd, to)
+}
+
 // plain connects a socket of a protocol after preparing it.
 func plain(protocol int, prepare ...func(fd int) error) (int, bool, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, protocol)

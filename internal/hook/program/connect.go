@@ -92,7 +92,8 @@ func match(at ebpf.AttachType, ip int16, c Config) (code asm.Instructions) {
 }
 
 // lookUp goes to "divert" if there is a listener in the caller's network namespace, and to "node"
-// in the node's own. Otherwise it refuses the connect, or lets it pass.
+// in the node's own. Otherwise it refuses the connect, or lets it pass. It always refuses other
+// ports of the metadata service, as the redirect does: data planes may route past that.
 func lookUp(c Config) asm.Instructions {
 	absent := "refused"
 	if c.PassAbsent {
@@ -100,7 +101,7 @@ func lookUp(c Config) asm.Instructions {
 	}
 	return slices.Concat(
 		namespace("metadata", c),
-		asm.Instructions{asm.JNE.Imm32(toPort, wire2(c.Metadata.Port()), absent)},
+		asm.Instructions{asm.JNE.Imm32(toPort, wire2(c.Metadata.Port()), "refused")},
 		endpointOf(),
 		asm.Instructions{asm.JNE.Imm(asm.R0, 0, "divert"), asm.Ja.Label(absent)},
 	)

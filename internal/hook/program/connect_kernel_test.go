@@ -273,7 +273,7 @@ func TestUnprivileged(t *testing.T) {
 }
 
 // TestPassAbsent: where something else answers pods, a pod without a listener reaches it, and one
-// with a listener does not.
+// with a listener does not. Neither reaches another port.
 func TestPassAbsent(t *testing.T) {
 	for name, closed := range map[string][]netip.AddrPort{"closed services": {netip.MustParseAddrPort("168.63.129.16:80")}, "none": nil} {
 		t.Run(name, func(t *testing.T) {
@@ -283,6 +283,14 @@ func TestPassAbsent(t *testing.T) {
 			if got := hooktest.Client(t, w.pod, w.podGroup, "connect"); got != "metadata service" {
 				t.Errorf("without a listener: %s", got)
 			}
+			otherPort := func(times uint64) { // that of the service refuses, too: the counter makes the difference
+				t.Helper()
+				got := hooktest.Client(t, w.pod, w.podGroup, hooktest.OtherPort)
+				if n, err := w.hook.Count(Refused); got != refused || err != nil || n != times {
+					t.Errorf("another port: %s, refused %d times, want %d, %v", got, n, times, err)
+				}
+			}
+			otherPort(1)
 			serve(t, listenIn(t, w.pod, "127.0.0.1:64579"), "listener")
 			if err := w.hook.Publish(cookieIn(t, w.pod), netip.MustParseAddrPort("127.0.0.1:64579")); err != nil {
 				t.Fatal(err)
@@ -290,6 +298,7 @@ func TestPassAbsent(t *testing.T) {
 			if got := hooktest.Client(t, w.pod, w.podGroup, "connect"); got != "listener" {
 				t.Errorf("with a listener: %s", got)
 			}
+			otherPort(2)
 		})
 	}
 }
