@@ -238,8 +238,8 @@ func (b *build) planeClients() []pki.Subject {
 	return []pki.Subject{{File: cilium.User, User: cilium.User, Group: "system:masters"}}
 }
 
-// planeNodes creates the Nodes of a data plane that reads from them which addresses their pods have.
-// Their kubelets complete them.
+// planeNodes creates the Nodes of a data plane that reads from them which addresses their pods
+// have. Their kubelets complete them.
 func (b *build) planeNodes(ctx context.Context) error {
 	if _, ok := b.plane.Cilium(); !ok {
 		return nil

@@ -3,7 +3,7 @@
 // podid neither builds nor downloads them.
 //
 // Cilium replaces kube-proxy here, and routes what pods send in eBPF, past the node's netfilter. It
-// masquerades no pod here, so that programs outside the node see its address, as on all data planes.
+// masquerades no pod, so that programs outside the node see its address, as on all data planes.
 package cilium
 
 import (
