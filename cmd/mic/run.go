@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
@@ -101,6 +102,7 @@ func armClient(
 	}
 	credential, err := azure.NewCredential(config, azure.CredentialOptions{
 		Path: o.azure.cloudConfig, Getenv: getenv, Log: logr.FromContextOrDiscard(ctx).WithName("azure"),
+		UserAgent: o.CustomUserAgent,
 	})
 	if err != nil {
 		return nil, azure.Config{}, err
@@ -109,6 +111,7 @@ func armClient(
 	health.AddCheck("azure", reached.err)
 	client, err := compute.New(compute.Options{
 		Credential: credential, Cloud: config.Endpoints(), ClientID: config.ClientID,
+		PerCall: []policy.Policy{azure.UserAgent(o.CustomUserAgent)},
 		Observe: func(operation string, took time.Duration, err error) {
 			metrics.CloudOperation(operation, took, err)
 			if _, throttled := compute.RetryAfter(err); throttled {

@@ -12,7 +12,6 @@ import (
 	tokenimds "github.com/podid-io/podid/internal/agent/token/imds"
 	"github.com/podid-io/podid/internal/agent/token/keyfile"
 	"github.com/podid-io/podid/internal/agent/token/source"
-	"github.com/podid-io/podid/internal/build"
 	"github.com/podid-io/podid/internal/observe"
 	"github.com/podid-io/podid/internal/reason"
 )
@@ -39,12 +38,12 @@ func sources(
 	o *options, upstream string, limiter source.Limiter, objects *cluster.Objects, own *cluster.OwnIdentities, metrics *observe.Metrics,
 ) source.ByType {
 	app := entra.Config{
-		Calls:     source.Calls{Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: build.UserAgent("nmi")},
+		Calls:     source.Calls{Limiter: fair.New(entraLimits()), Meter: metrics, Operation: observe.OpTokenEntra, UserAgent: o.UserAgent("nmi")},
 		Authority: o.entra.authority, Roots: o.entra.roots,
 	}
 	return source.ByType{
 		v1.UserAssignedMSI: tokenimds.New(tokenimds.Config{
-			Calls:   source.Calls{Limiter: limiter, Meter: metrics, Operation: observe.OpTokenUserAssigned, UserAgent: build.UserAgent("nmi")},
+			Calls:   source.Calls{Limiter: limiter, Meter: metrics, Operation: observe.OpTokenUserAssigned, UserAgent: o.UserAgent("nmi")},
 			Address: upstream, ClusterIdentity: clusterIdentity(o, own),
 		}),
 		v1.ServicePrincipal:            entra.NewClientSecret(app, objects),

@@ -29,6 +29,8 @@ type CredentialOptions struct {
 	// Entra ID use the SDK's own, which follows HTTPS_PROXY, and requests to the metadata service
 	// use no proxy.
 	Transport policy.Transporter
+	// UserAgent follows the SDK's own in requests to Entra ID and the metadata service.
+	UserAgent string
 }
 
 // Credential is podid's own credential. Before every token it checks whether the file has changed,
@@ -52,7 +54,7 @@ func NewCredential(config Config, options CredentialOptions) (*Credential, error
 	if options.Getenv == nil {
 		options.Getenv = os.Getenv
 	}
-	inner, err := signIn(config, options.Transport)
+	inner, err := signIn(config, options)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +102,7 @@ func (c *Credential) reload() error {
 		return fmt.Errorf("read cloud config %s: the cloud changed from %s to %s, or its endpoints did: restart to move there",
 			c.options.Path, c.config.Cloud.Name, config.Cloud.Name)
 	}
-	inner, err := signIn(config, c.options.Transport)
+	inner, err := signIn(config, c.options)
 	if err != nil {
 		return err
 	}

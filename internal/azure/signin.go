@@ -22,8 +22,10 @@ import (
 )
 
 // signIn returns the SDK's credential for the config.
-func signIn(config Config, transport policy.Transporter) (azcore.TokenCredential, error) {
-	options := azcore.ClientOptions{Cloud: config.Endpoints(), Transport: transport}
+func signIn(config Config, choose CredentialOptions) (azcore.TokenCredential, error) {
+	options := azcore.ClientOptions{
+		Cloud: config.Endpoints(), Transport: choose.Transport, PerCallPolicies: []policy.Policy{UserAgent(choose.UserAgent)},
+	}
 	if config.ManagedIdentity {
 		return managedIdentity(config.UserAssignedIdentityID, options)
 	}

@@ -47,6 +47,8 @@ type Options struct {
 	ClientID string
 	// Observe may be nil.
 	Observe Observer
+	// PerCall are more policies, applied once to each call.
+	PerCall []policy.Policy
 }
 
 // Client reads and patches identities through ARM. The only state it keeps about groups is how many
@@ -174,9 +176,9 @@ func (c *Client) arm(group Group, watch ...policy.Policy) *arm.ClientOptions {
 			Cloud:     c.options.Cloud,
 			Transport: c.options.Transport,
 			Telemetry: policy.TelemetryOptions{ApplicationID: "podid"},
-			PerCallPolicies: []policy.Policy{
+			PerCallPolicies: append([]policy.Policy{
 				versionPolicy{path: group.ResourceID()}, gatePolicy{limits: c.limits, group: group},
-			},
+			}, c.options.PerCall...),
 			PerRetryPolicies: append([]policy.Policy{learnPolicy{limits: c.limits, group: group}}, watch...),
 			Retry: policy.RetryOptions{
 				MaxRetries: maxRetries, TryTimeout: tryTimeout, RetryDelay: retryDelay, MaxRetryDelay: maxDelay,

@@ -46,6 +46,16 @@ func listenAddress(name, value string) error {
 	return nil
 }
 
+// userAgent accepts what may follow the program's name in a header.
+func userAgent(value string) error {
+	for _, r := range value {
+		if r < ' ' || r > '~' {
+			return fmt.Errorf("--custom-user-agent=%q: use printable ASCII characters only", value)
+		}
+	}
+	return nil
+}
+
 // deprecated accepts any value and does nothing.
 type deprecated struct{ boolean bool }
 
@@ -66,7 +76,6 @@ func bindDeprecated(u Usage, flags *flag.FlagSet) {
 		"add_dir_header", "alsologtostderr", "logtostderr", "one_output", "skip_headers", "skip_log_headers",
 	}, u.OldSwitches...)
 	values := append([]string{
-		"custom-user-agent",
 		"log_backtrace_at", "log_dir", "log_file", "log_file_max_size", "stderrthreshold", "vmodule",
 	}, u.OldFlags...)
 	for _, name := range switches {

@@ -9,7 +9,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/podid-io/podid/internal/build"
 	"github.com/podid-io/podid/internal/listwatch"
 )
 
@@ -20,7 +19,7 @@ func (o *Options) KubeConfig(daemon string) (*rest.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.UserAgent = build.UserAgent(daemon)
+	config.UserAgent = o.UserAgent(daemon)
 	listwatch.OwnRetries(config)
 	return config, nil
 }

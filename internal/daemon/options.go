@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/podid-io/podid/internal/build"
 	"github.com/podid-io/podid/internal/logging"
 )
 
@@ -36,6 +37,9 @@ type Options struct {
 	ProbePort, MetricsPort       string // 0: any free one
 	ProbeAddress, MetricsAddress string // empty: all addresses
 	Profile                      bool   // serve pprof
+
+	// CustomUserAgent follows the program's name and version in requests to Azure and the API server.
+	CustomUserAgent string
 
 	// Deprecated are the given flags that no longer have an effect.
 	Deprecated []string
@@ -124,7 +128,13 @@ func (o *Options) bindFlags(u Usage, flags *flag.FlagSet) {
 	flags.StringVar(&o.MetricsAddress, "prometheus-address", "", "IP `address` of --prometheus-port, such as 127.0.0.1; empty: all addresses")
 	flags.StringVar(&o.ProbePort, "http-probe-port", "8080", "`port` of /healthz and /readyz")
 	flags.StringVar(&o.MetricsPort, "prometheus-port", u.MetricsPort, "`port` of /metrics")
+	flags.StringVar(&o.CustomUserAgent, "custom-user-agent", "", "`text` that follows the program's name and version in the User-Agent of requests to Azure and the API server")
 	bindDeprecated(u, flags)
+}
+
+// UserAgent returns the name that a daemon sends to Azure and the API server.
+func (o *Options) UserAgent(daemon string) string {
+	return strings.TrimSpace(build.UserAgent(daemon) + " " + o.CustomUserAgent)
 }
 
 // Given reports whether a flag is on the command line.
@@ -157,5 +167,6 @@ func (o *Options) Validate() error {
 		format = fmt.Errorf("--logging-format: %w", format)
 	}
 	return errors.Join(format, port("http-probe-port", o.ProbePort), port("prometheus-port", o.MetricsPort),
-		listenAddress("http-probe-address", o.ProbeAddress), listenAddress("prometheus-address", o.MetricsAddress))
+		listenAddress("http-probe-address", o.ProbeAddress), listenAddress("prometheus-address", o.MetricsAddress),
+		userAgent(o.CustomUserAgent))
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 )
 
@@ -34,6 +35,13 @@ func TestWrongValues(t *testing.T) {
 		"VM type":          {[]string{"adminsecret.vmType=vms"}, []string{"/adminsecret/vmType", "'vmss'"}},
 		"identity type":    {[]string{"azureIdentities.a.type=9"}, []string{"/azureIdentities/a/type"}},
 		"old images":       {[]string{"image.repository=mcr.microsoft.com/oss/azure/aad-pod-identity"}, []string{"aad-pod-identity", "-f"}},
+		"mirrored image":   {[]string{"image.repository=registry.example.com/oss/azure/aad-pod-identity"}, []string{"a mirror of it", "set mic.tag and nmi.tag"}},
+		"old image name":   {[]string{"nmi.image=aad-pod-identity-nmi"}, []string{"aad-pod-identity-nmi:0.1.0 is an image of aad-pod-identity"}},
+		"old tag":          {[]string{"image.repository=registry.example.com/mirror", "mic.tag=v1.8.17"}, []string{"mic.tag=v1.8.17 is a version of aad-pod-identity"}},
+		"old number":       {[]string{"nmi.tag=1.7.4-rc"}, []string{"nmi.tag=1.7.4-rc is a version of aad-pod-identity"}},
+		"short lease":      {[]string{"mic.leaderElection.duration=3s900ms"}, []string{"3s900ms is too short", "4s or more"}},
+		"no number":        {[]string{"mic.replicas=two"}, []string{"/mic/replicas"}},
+		"capital keys":     {[]string{"adminsecret.ClientID=a"}, []string{"adminsecret.tenantID"}},
 		"half a principal": {[]string{"adminsecret.tenantID=a", "adminsecret.clientID=b"}, []string{"adminsecret.clientSecret missing", "useMSI"}},
 		"no binding":       {[]string{"azureIdentities.a.type=0"}, []string{"a has no binding", "aadpodidbinding"}},
 		"no selector":      {[]string{"azureIdentities.a.binding.name=b"}, []string{"a has no binding.selector"}},
@@ -48,12 +56,88 @@ func TestWrongValues(t *testing.T) {
 			if err == nil {
 				t.Fatal("the chart rendered")
 			}
+			if strings.Contains(err.Error(), "nil pointer") {
+				t.Errorf("the chart crashes: %v", err)
+			}
 			for _, want := range test.want {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("the error does not say %q: %v", want, err)
 				}
 			}
 		})
+	}
+}
+
+// Values files as people have them: what others refuse or misread works.
+func TestRightValues(t *testing.T) {
+	for name, set := range map[string]string{
+		"own copy under the old name":   "image.repository=registry.example.com/aad-pod-identity,mic.tag=v0.1.0,nmi.tag=v0.1.0",
+		"shortest lease":                "mic.leaderElection.duration=4000ms",
+		"long lease":                    "mic.leaderElection.duration=1m0.5s",
+		"part of a secret, and managed": "operationMode=managed,adminsecret.clientID=a,adminsecret.TenantID=b",
+		"short lease, and managed":      "operationMode=managed,mic.leaderElection.duration=1s",
+	} {
+		t.Run(name, func(t *testing.T) { render(t, "--set", set) })
+	}
+}
+
+// A section or a scalar without a value has its default, as in a values file whose lines are all
+// commented out.
+func TestNullValues(t *testing.T) {
+	want := text(t, render(t))
+	scalars := []string{}
+	for _, p := range properties(t) {
+		switch lookup(defaultValues(t), p.name).(type) {
+		case []any, map[string]any, nil:
+			if !p.section() {
+				continue
+			}
+			if got := text(t, render(t, "--set", p.name+"=null")); got != want {
+				t.Errorf("%s=null renders something else\n%s", p.name, cmp.Diff(want, got))
+			}
+		default:
+			scalars = append(scalars, p.name+"=null")
+		}
+	}
+	if got := text(t, render(t, "--set", strings.Join(scalars, ","))); got != want {
+		t.Errorf("scalars that are null render something else\n%s", cmp.Diff(want, got))
+	}
+}
+
+// Terraform writes booleans and numbers as strings.
+func TestTextValues(t *testing.T) {
+	for name, change := range map[string]func(bool) bool{
+		"as by default": func(b bool) bool { return b },
+		"the opposite":  func(b bool) bool { return !b },
+	} {
+		t.Run(name, func(t *testing.T) {
+			// The first two have rules about others, which the opposite of all values breaks.
+			typed := "federation.limitToNodes=false,federation.enabled=true,mic.replicas=5,nmi.logVerbosity=4"
+			asStrings := typed
+			for _, p := range properties(t) {
+				value, ok := lookup(defaultValues(t), p.name).(bool)
+				if !ok || strings.Contains(typed, p.name+"=") {
+					continue
+				}
+				typed += fmt.Sprintf(",%s=%t", p.name, change(value))
+				asStrings += fmt.Sprintf(",%s=%t", p.name, change(value))
+			}
+			if diff := cmp.Diff(text(t, render(t, "--set", typed)), text(t, render(t, "--set-string", asStrings))); diff != "" {
+				t.Errorf("strings render something else (-typed +strings)\n%s", diff)
+			}
+		})
+	}
+}
+
+// off without quotes is a boolean in YAML.
+func TestAuditLogOff(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "values.yaml")
+	if err := os.WriteFile(path, []byte("nmi:\n  auditLog: off\nidentityPolicy:\n  mode: off\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	args := daemonSet(t, "--values", path).Spec.Template.Spec.Containers[0].Args
+	if !slices.Contains(args, "--audit-log=off") {
+		t.Errorf("arguments %v", args)
 	}
 }
 

@@ -41,6 +41,11 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- if has (toString . | lower) (list "true" "1") -}}true{{- end -}}
 {{- end -}}
 
+{{- /* "true" or "": whether a switch that is on unless set is off. */ -}}
+{{- define "podid.false" -}}
+{{- if has (toString . | lower) (list "false" "0") -}}true{{- end -}}
+{{- end -}}
+
 {{- /* A scalar as the user wrote it: Helm reads 1000000 as a float and would print 1e+06. */ -}}
 {{- define "podid.text" -}}
 {{- if kindIs "invalid" . -}}
@@ -97,7 +102,7 @@ true
 
 {{- /* "true" when MIC reads files of its node; they belong to root and have mode 0600. */ -}}
 {{- define "podid.mic.readsHost" -}}
-{{- if or (not .Values.adminsecret) (include "podid.true" (.Values.mic.customCloud).enabled) -}}true{{- end -}}
+{{- if or (not .Values.adminsecret) (include "podid.true" .Values.mic.customCloud.enabled) -}}true{{- end -}}
 {{- end -}}
 
 {{- define "podid.mic.probePort" -}}
@@ -117,11 +122,11 @@ true
 {{- end -}}
 
 {{- define "podid.mic.leaseNamespace" -}}
-{{- (.Values.mic.leaderElection).namespace | default .Release.Namespace -}}
+{{- .Values.mic.leaderElection.namespace | default .Release.Namespace -}}
 {{- end -}}
 
 {{- define "podid.mic.leaseName" -}}
-{{- (.Values.mic.leaderElection).name | default "aad-pod-identity-mic" -}}
+{{- .Values.mic.leaderElection.name | default "aad-pod-identity-mic" -}}
 {{- end -}}
 
 {{- /* nmi.affinity, and never a virtual node (virtual-kubelet) nor Windows: neither can run NMI, and an update would wait

@@ -1,0 +1,122 @@
+{{- /* What works otherwise than the values say, and what is risky: a YAML list. NOTES.txt shows it, and so does an annotation of
+       NMI's DaemonSet, since Flux, Argo CD and Terraform show no notes. */ -}}
+{{- define "podid.warnings" -}}
+{{- include "podid.warnings.ignored" . -}}
+{{- include "podid.warnings.unknown" . -}}
+{{- include "podid.warnings.risks" . -}}
+{{- include "podid.warnings.oldKubernetes" . -}}
+{{- end -}}
+
+{{- define "podid.warning" }}
+- {{ . | quote }}
+{{- end -}}
+
+{{- /* Values that are set and have no effect. */ -}}
+{{- define "podid.warnings.ignored" -}}
+{{- $managed := eq .Values.operationMode "managed" -}}
+{{- if include "podid.true" .Values.installCRDs -}}
+{{- include "podid.warning" "installCRDs is ignored: Helm installs the CRDs with the first install; for upgrades see the chart's README" -}}
+{{- end -}}
+{{- if ne (include "podid.text" .Values.mic.updateUserMSIMaxRetry) "" -}}
+{{- include "podid.warning" "mic.updateUserMSIMaxRetry is ignored: one bad identity is set aside, and the others go on" -}}
+{{- end -}}
+{{- if ne (include "podid.text" .Values.nmi.micNamespace) "" -}}
+{{- include "podid.warning" "nmi.micNamespace is ignored: MIC gets its tokens by an exception (installMICException)" -}}
+{{- end -}}
+{{- if include "podid.false" .Values.nmi.enableScaleFeatures -}}
+{{- include "podid.warning" "nmi.enableScaleFeatures is ignored: they are always on" -}}
+{{- end -}}
+{{- if include "podid.true" .Values.nmi.enableConntrackDeletion -}}
+{{- include "podid.warning" "nmi.enableConntrackDeletion is ignored: connections that are older than NMI are always cut" -}}
+{{- end -}}
+{{- if include "podid.true" .Values.rbac.pspEnabled -}}
+{{- include "podid.warning" "rbac.pspEnabled is ignored: Kubernetes has no PodSecurityPolicy any more; label the namespace pod-security.kubernetes.io/enforce=privileged" -}}
+{{- end -}}
+{{- if not (kindIs "invalid" .Values.forceNameSpaced) -}}
+{{- include "podid.warning" "forceNameSpaced is an old spelling and overrides forceNamespaced: write forceNamespaced" -}}
+{{- end -}}
+{{- if and $managed (include "podid.false" .Values.forceNamespaced) -}}
+{{- include "podid.warning" "forceNamespaced=false is ignored: the managed mode is always namespaced" -}}
+{{- end -}}
+{{- if and $managed .Values.adminsecret -}}
+{{- include "podid.warning" "adminsecret is ignored: the managed mode has no MIC" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Names that this chart does not have. */ -}}
+{{- define "podid.warnings.unknown" -}}
+{{- $known := .Files.Get "files/known.yaml" | fromYaml -}}
+{{- range $section := prepend $known.sections "" -}}
+{{- $values := $.Values -}}
+{{- range compact (splitList "." $section) -}}
+{{- $values = index $values . -}}
+{{- end -}}
+{{- range $key, $_ := $values -}}
+{{- $name := list $section $key | compact | join "." -}}
+{{- if not (or (has $name $known.names) (hasPrefix "global" $name)) -}}
+{{- $nearest := include "podid.nearest" (dict "name" $name "names" $known.names) -}}
+{{- include "podid.warning" (printf "%s is no value of this chart and has no effect%s" $name (empty $nearest | ternary "" (printf ": did you mean %s?" $nearest))) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The name that shares most pairs of letters with a wrong one, if it shares at least three fifths. */ -}}
+{{- define "podid.nearest" -}}
+{{- $name := lower .name -}}
+{{- $best := "" -}}
+{{- $most := 59 -}}
+{{- range $candidate := .names -}}
+{{- $shared := 0 -}}
+{{- range $i := until (sub (len $name) 1 | int) -}}
+{{- if contains (substr $i (int (add $i 2)) $name) (lower $candidate) -}}
+{{- $shared = add $shared 1 -}}
+{{- end -}}
+{{- end -}}
+{{- $percent := div (mul 200 $shared) (add (len $name) (len $candidate) -2) | int -}}
+{{- if gt $percent $most -}}
+{{- $best = $candidate -}}
+{{- $most = $percent -}}
+{{- end -}}
+{{- end -}}
+{{- $best -}}
+{{- end -}}
+
+{{- define "podid.warnings.risks" -}}
+{{- if not (include "podid.nmi.everywhere" .) -}}
+{{- include "podid.warning" "nmi.tolerations does not tolerate every taint. On a node without NMI, pods reach the real metadata service and the node's own identities. Use [{operator: Exists}]" -}}
+{{- end -}}
+{{- if has .Release.Namespace (list "default" "kube-system") -}}
+{{- include "podid.warning" (printf "podid is in the namespace %s. The right to create pods or read Secrets there is close to access to every identity: give podid a namespace of its own, such as podid-system" .Release.Namespace) -}}
+{{- end -}}
+{{- if and (include "podid.true" .Values.rbac.createUserFacingClusterRoles) (not (include "podid.identityPolicy.mode" .)) -}}
+{{- include "podid.warning" "rbac.createUserFacingClusterRoles lets every user with the role edit in a namespace name any identity that Azure lets the nodes have. identityPolicy says which namespace may use which" -}}
+{{- end -}}
+{{- if include "podid.true" .Values.rbac.allowAccessToSecrets -}}
+{{- include "podid.warning" "rbac.allowAccessToSecrets lets NMI, and so an attacker on one node, read the Secrets of all namespaces. Name those with identities of types 1 and 2 in rbac.secretNamespaces instead" -}}
+{{- end -}}
+{{- if and (not (include "podid.true" .Values.installMICException)) (eq .Values.operationMode "standard") -}}
+{{- include "podid.warning" "without installMICException, MIC must not need the metadata service for its own tokens" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Before Kubernetes 1.30 there is no ValidatingAdmissionPolicy. */ -}}
+{{- define "podid.warnings.oldKubernetes" -}}
+{{- if not (include "podid.admission.available" .) -}}
+{{- $old := "this Kubernetes has no ValidatingAdmissionPolicy (1.30 has), so" -}}
+{{- if and (include "podid.true" .Values.federation.enabled) (include "podid.true" .Values.federation.admissionPolicy) -}}
+{{- include "podid.warning" (printf "%s federation.admissionPolicy has no effect: an attacker on one node can get tokens of all brokers for any audience. Use federation.enabled=false unless there are identities of type 3" $old) -}}
+{{- end -}}
+{{- if and (include "podid.true" .Values.nmi.startupTaint) (not (include "podid.nmi.startupTaint" .)) -}}
+{{- include "podid.warning" (printf "%s nmi.startupTaint has no effect: NMI could not be restricted to this taint on its own node. Do not let nodes join with aadpodidentity.k8s.io/agent-not-ready" $old) -}}
+{{- end -}}
+{{- include "podid.warning" (printf "%s the values under admission have no effect: a stolen token of MIC can change more than MIC does, and the role edit in the namespace %s includes MIC's and NMI's tokens" $old .Release.Namespace) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* "true" where NMI tolerates every taint. */ -}}
+{{- define "podid.nmi.everywhere" -}}
+{{- range .Values.nmi.tolerations -}}
+{{- if and (eq (.operator | default "") "Exists") (not .key) (not .effect) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
