@@ -1,11 +1,21 @@
 package chart
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/podid-io/podid/internal/testenv"
 )
 
 // The steps of docs/migrate.md: a release of the old chart is upgraded to this one with its own
@@ -18,11 +28,15 @@ func TestMigrate(t *testing.T) {
 		"new names": {nil, "podid-nmi"},
 		// Selectors are immutable: with the old name, the new ones must be equal to the old ones.
 		"same names": {[]string{"--set", "nameOverride=aad-pod-identity"}, "aad-pod-identity-nmi"},
+		"full names": {[]string{"--set", "fullnameOverride=aad-pod-identity"}, "aad-pod-identity-nmi"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			api := startCluster(t, chartDir+"/crds")
 			api.helm(t, "install", "pod-identity", "testdata/predecessor", "--create-namespace")
 			before := identityUID(t, api)
+
+			bindOldRole(t, api)
+			failedUpgrade(t, api, test.values)
 
 			api.helm(t, append([]string{"upgrade", "pod-identity", chartDir, "--values", "testdata/migrate.yaml"}, test.values...)...)
 			daemons := list(t, api, schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "DaemonSet"})
@@ -32,6 +46,12 @@ func TestMigrate(t *testing.T) {
 			exceptions := list(t, api, schema.GroupVersionKind{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzurePodIdentityException"})
 			if len(exceptions) != 2 {
 				t.Errorf("the exceptions are %v, want ours for MIC and for the add-ons", names(exceptions))
+			}
+			if api.can(t, "team", "shop", "create", "azureidentities") != nil {
+				t.Error("the RoleBinding to a role of the old chart gives no right any more")
+			}
+			if test.daemon == "aad-pod-identity-nmi" {
+				takesOver(t, api, test.values)
 			}
 			if after := identityUID(t, api); after != before {
 				t.Error("the upgrade recreated the identity: its pods had none for a while")
@@ -47,6 +67,92 @@ func TestMigrate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// bindOldRole gives a team a user-facing role of the old chart.
+func bindOldRole(t *testing.T, api cluster) {
+	t.Helper()
+	api.namespace(t, "shop")
+	testenv.Create(t, api, &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "team"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "pod-identity-aad-pod-identity-edit"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "team"}},
+	})
+}
+
+// failedUpgrade: the API server refuses the new DaemonSet, and the running pods keep their rights.
+func failedUpgrade(t *testing.T, api cluster, values []string) {
+	t.Helper()
+	args := slices.Concat([]string{"upgrade", "pod-identity", chartDir, "--kubeconfig", api.kubeconfig, "--namespace", namespace,
+		"--values", "testdata/migrate.yaml", "--set", "nmi.updateStrategy.type=Never"}, values)
+	if _, err := runHelm(t, args...); err == nil || !strings.Contains(err.Error(), "updateStrategy") {
+		t.Fatalf("the upgrade did not fail at the DaemonSet: %v", err)
+	}
+	oldRights(t, api, true)
+}
+
+// oldRights asks for a right that only the old chart's roles give.
+func oldRights(t *testing.T, api cluster, want bool) {
+	t.Helper()
+	for _, account := range []string{"aad-pod-identity-mic", "aad-pod-identity-nmi"} {
+		what := authorizationv1.ResourceAttributes{Verb: "update", Resource: "endpoints", Namespace: "default"}
+		if may := allowed(t, api, account, what); may != want {
+			t.Errorf("%s has the rights of aad-pod-identity: %t, want %t", account, may, want)
+		}
+	}
+}
+
+// takesOver: until no old pod runs any more, one pod of a node follows the other, since both need its
+// ports, and the old rights stay. After that, an upgrade makes the release like any other.
+func takesOver(t *testing.T, api cluster, values []string) {
+	t.Helper()
+	upgrade := slices.Concat([]string{"upgrade", "pod-identity", chartDir, "--values", "testdata/migrate.yaml"}, values)
+	for _, step := range []struct {
+		updated int32 // of three pods
+		old     bool
+	}{{1, true}, {3, false}} {
+		daemon := &appsv1.DaemonSet{}
+		key := client.ObjectKey{Namespace: namespace, Name: "aad-pod-identity-nmi"}
+		if err := api.Get(t.Context(), key, daemon); err != nil {
+			t.Fatal(err)
+		}
+		rolling := daemon.Spec.UpdateStrategy.RollingUpdate
+		if rolling.MaxSurge.String() != "0" || rolling.MaxUnavailable.String() != "1" {
+			t.Errorf("surge %v, unavailable %v: the new pods wait for the ports of the old ones", rolling.MaxSurge, rolling.MaxUnavailable)
+		}
+		oldRights(t, api, true)
+		daemon.Status.DesiredNumberScheduled, daemon.Status.UpdatedNumberScheduled = 3, step.updated
+		if err := api.Status().Update(t.Context(), daemon); err != nil {
+			t.Fatal(err)
+		}
+		api.helm(t, upgrade...)
+		oldRights(t, api, step.old)
+	}
+	var daemon appsv1.DaemonSet
+	if err := api.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "aad-pod-identity-nmi"}, &daemon); err != nil {
+		t.Fatal(err)
+	}
+	if surge := daemon.Spec.UpdateStrategy.RollingUpdate.MaxSurge.String(); surge != "10%" || daemon.Annotations["podid.io/takes-over"] != "" {
+		t.Errorf("after the move: surge %s, annotations %v", surge, daemon.Annotations)
+	}
+	policies := list(t, api, schema.GroupVersionKind{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy"})
+	if !slices.ContainsFunc(policies, func(o unstructured.Unstructured) bool { return o.GetName() == "aad-pod-identity-mic-caller" }) {
+		t.Error("the policies for MIC's token are still missing")
+	}
+}
+
+// can returns nil if a user may do something in a namespace.
+func (c cluster) can(t *testing.T, user, in, verb, resource string) error {
+	t.Helper()
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User:               user,
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Group: "aadpodidentity.k8s.io", Verb: verb, Resource: resource, Namespace: in},
+	}}
+	testenv.Create(t, c, review)
+	if !review.Status.Allowed {
+		return fmt.Errorf("%s may not %s %s in %s", user, verb, resource, in)
+	}
+	return nil
 }
 
 func identityUID(t *testing.T, api cluster) types.UID {

@@ -14,10 +14,17 @@
 {{- include "podid.name" . }}-nmi
 {{- end -}}
 
+{{- /* The name of a component's ClusterRole: (list . "mic"). Under an old name it is another than that of aad-pod-identity, whose
+       pods keep their rights until Helm has replaced them. */ -}}
+{{- define "podid.clusterRole" -}}
+{{- $fullname := include (printf "podid.%s.fullname" (index . 1)) (index . 0) -}}
+{{- hasPrefix "podid" $fullname | ternary $fullname (printf "podid-%s" $fullname) -}}
+{{- end -}}
+
 {{- /* What selects the pods of a component: never change, selectors are immutable. */ -}}
 {{- define "podid.selector" -}}
 {{- $root := index . 0 -}}
-app.kubernetes.io/name: {{ $root.Values.nameOverride | default $root.Chart.Name | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/name: {{ $root.Values.nameOverride | default $root.Values.fullnameOverride | default $root.Chart.Name | trunc 63 | trimSuffix "-" }}
 app.kubernetes.io/instance: {{ $root.Release.Name }}
 {{- with index . 1 }}
 app.kubernetes.io/component: {{ . }}
@@ -29,6 +36,7 @@ app.kubernetes.io/component: {{ . }}
 {{- $root := index . 0 -}}
 {{- include "podid.selector" . }}
 app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: podid
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- with $root.Values.customLabels }}

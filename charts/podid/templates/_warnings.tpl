@@ -5,6 +5,7 @@
 {{- include "podid.warnings.unknown" . -}}
 {{- include "podid.warnings.risks" . -}}
 {{- include "podid.warnings.oldKubernetes" . -}}
+{{- include "podid.warnings.takesOver" . -}}
 {{- end -}}
 
 {{- define "podid.warning" }}
@@ -97,6 +98,13 @@
 {{- end -}}
 {{- if and (not (include "podid.true" .Values.installMICException)) (eq .Values.operationMode "standard") -}}
 {{- include "podid.warning" "without installMICException, MIC must not need the metadata service for its own tokens" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* After a move under the old name. */ -}}
+{{- define "podid.warnings.takesOver" -}}
+{{- if include "podid.takesOver" . -}}
+{{- include "podid.warning" "this release takes over the name of aad-pod-identity, whose pods keep their rights meanwhile. When the rollout is complete, run the same helm upgrade again: it removes these rights and installs the policies of admission.limitWrites" -}}
 {{- end -}}
 {{- end -}}
 
