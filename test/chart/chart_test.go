@@ -78,6 +78,16 @@ func runHelm(t *testing.T, args ...string) (string, error) {
 	return out.String(), nil
 }
 
+// helm3 reports whether the helm program is of version 3.
+func helm3(t *testing.T) bool {
+	t.Helper()
+	version, err := runHelm(t, "version", "--short")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.HasPrefix(version, "v3.")
+}
+
 // template renders the chart with additional arguments for helm.
 func template(t *testing.T, args ...string) ([]*unstructured.Unstructured, error) {
 	t.Helper()

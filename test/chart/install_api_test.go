@@ -109,6 +109,11 @@ func TestInstalled(t *testing.T) {
 	if left := ours(t, api); len(left) > 0 {
 		t.Errorf("uninstall left %s", strings.Join(left, ", "))
 	}
+	// Another installation follows at once: nothing is still being deleted.
+	for _, release := range []string{"podid", "other"} {
+		api.helm(t, "install", release, chartDir)
+		api.helm(t, "uninstall", release)
+	}
 	crds := list(t, api, schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
 	if len(crds) != 5 {
 		t.Errorf("uninstall left %d CRDs, want all 5: users' objects live in them", len(crds))

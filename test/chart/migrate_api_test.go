@@ -69,6 +69,45 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
+// Side by side: the objects that the old release's values made are restored after its uninstall.
+// Then the values can make them again.
+func TestSideBySide(t *testing.T) {
+	api := startCluster(t, chartDir+"/crds")
+	api.helm(t, "install", "pod-identity", "testdata/predecessor", "--create-namespace")
+	api.helm(t, "install", "podid", chartDir, "--values", "testdata/migrate.yaml", "--set", "azureIdentities=null")
+	kinds := []schema.GroupVersionKind{
+		{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzureIdentity"},
+		{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzureIdentityBinding"},
+	}
+	var saved []unstructured.Unstructured
+	for _, kind := range kinds {
+		saved = append(saved, list(t, api, kind)...)
+	}
+	api.helm(t, "uninstall", "pod-identity")
+	for _, object := range saved {
+		object.SetResourceVersion("")
+		object.SetUID("")
+		testenv.Create(t, api, &object)
+	}
+	before := identityUID(t, api)
+	take := []string{"upgrade", "podid", chartDir, "--values", "testdata/migrate.yaml", "--take-ownership"}
+	if !helm3(t) {
+		take = append(take, "--force-conflicts")
+	}
+	api.helm(t, take...)
+	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/migrate.yaml")
+	if after := identityUID(t, api); after != before {
+		t.Error("the upgrade recreated the identity")
+	}
+	for _, kind := range kinds {
+		for _, object := range list(t, api, kind) {
+			if owner := object.GetAnnotations()["meta.helm.sh/release-name"]; owner != "podid" {
+				t.Errorf("%s belongs to %q", id(&object), owner)
+			}
+		}
+	}
+}
+
 // bindOldRole gives a team a user-facing role of the old chart.
 func bindOldRole(t *testing.T, api cluster) {
 	t.Helper()
@@ -102,8 +141,8 @@ func oldRights(t *testing.T, api cluster, want bool) {
 	}
 }
 
-// takesOver: until no old pod runs any more, one pod of a node follows the other, since both need its
-// ports, and the old rights stay. After that, an upgrade makes the release like any other.
+// takesOver: until no old pod runs any more, one pod of a node follows the other, since both need
+// its ports, and the old rights stay. After that, an upgrade makes the release like any other.
 func takesOver(t *testing.T, api cluster, values []string) {
 	t.Helper()
 	upgrade := slices.Concat([]string{"upgrade", "pod-identity", chartDir, "--values", "testdata/migrate.yaml"}, values)

@@ -11,7 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 )
 
-// However the old names are kept, the selectors, which are immutable, are those of aad-pod-identity.
+// However the old names are kept, the immutable selectors are those of aad-pod-identity.
 func TestOldNames(t *testing.T) {
 	umbrella := umbrella(t, "aad-pod-identity")
 	for name, args := range map[string][]string{
@@ -49,7 +49,7 @@ func TestOldNames(t *testing.T) {
 	}
 }
 
-// RoleBindings refer to roles by names that values can add, where Helm cannot look into the cluster.
+// Where Helm cannot look into the cluster, values add the names that RoleBindings refer to.
 func TestUserFacingNames(t *testing.T) {
 	found := map[string]bool{}
 	for _, object := range render(t, "--set", "rbac.createUserFacingClusterRoles=true,rbac.userFacingClusterRoleNames={aad-pod-identity,podid}") {

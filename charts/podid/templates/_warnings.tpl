@@ -96,6 +96,21 @@
 {{- if include "podid.true" .Values.rbac.allowAccessToSecrets -}}
 {{- include "podid.warning" "rbac.allowAccessToSecrets lets NMI, and so an attacker on one node, read the Secrets of all namespaces. Name those with identities of types 1 and 2 in rbac.secretNamespaces instead" -}}
 {{- end -}}
+{{- $secrets := include "podid.identities.secrets" . | fromYaml -}}
+{{- if and $secrets (not (include "podid.true" .Values.rbac.enabled)) -}}
+{{- include "podid.warning" (printf "azureIdentities has identities of types 1 and 2, and rbac.enabled is false: let NMI get their Secrets in %s" (keys $secrets | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- if eq (include "podid.forceNamespaced" .) "true" -}}
+{{- range .Values.azureIdentities -}}
+{{- if and .clientPassword (has (int .type) (list 1 2)) -}}
+{{- $own := .namespace | default $.Release.Namespace -}}
+{{- $reference := include "podid.identity.clientPassword" .clientPassword | fromYaml -}}
+{{- if ne ($reference.namespace | default $own) $own -}}
+{{- include "podid.warning" (printf "azureIdentities: the Secret %s is in %s and its identity in %s. With forceNamespaced both must be in one namespace: move the Secret" $reference.name $reference.namespace $own) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and (not (include "podid.true" .Values.installMICException)) (eq .Values.operationMode "standard") -}}
 {{- include "podid.warning" "without installMICException, MIC must not need the metadata service for its own tokens" -}}
 {{- end -}}
