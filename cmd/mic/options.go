@@ -31,6 +31,7 @@ type options struct {
 	cluster    clusterOptions
 	election   electionOptions
 	agents     agentOptions
+	crds       crdOptions
 }
 
 // parse reads flags and environment. Its error has all mistakes, one a line. It is flag.ErrHelp if
@@ -59,6 +60,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.cluster.bindFlags(flags)
 	o.election.bindFlags(flags)
 	o.agents.bindFlags(flags)
+	o.crds.bindFlags(flags)
 }
 
 func (o *options) complete(getenv func(string) string) error {
@@ -68,7 +70,7 @@ func (o *options) complete(getenv func(string) string) error {
 }
 
 func (o *options) validate() error {
-	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.preassign.validate(), o.cluster.validate(), o.election.validate(), o.agents.validate())
+	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.preassign.validate(), o.cluster.validate(), o.election.validate(), o.agents.validate(), o.crds.validate())
 }
 
 // kubernetesOptions configure the API server and the load on it.

@@ -90,6 +90,7 @@ func (s *session) run(ctx context.Context) error {
 	var err error
 	if s.cache.WaitForCacheSync(ctx) {
 		s.filled.set(nil)
+		caches.Go(func() { reportOldCRDs(ctx, s.kube) })
 		start(s.policy)
 		err = s.elect(ctx)
 	}

@@ -6,6 +6,7 @@
 {{- include "podid.warnings.risks" . -}}
 {{- include "podid.warnings.oldKubernetes" . -}}
 {{- include "podid.warnings.takesOver" . -}}
+{{- include "podid.warnings.crds" . -}}
 {{- end -}}
 
 {{- define "podid.warning" }}
@@ -120,6 +121,16 @@
 {{- define "podid.warnings.takesOver" -}}
 {{- if include "podid.takesOver" . -}}
 {{- include "podid.warning" "this release takes over the name of aad-pod-identity, whose pods keep their rights meanwhile. When the rollout is complete, run the same helm upgrade again: it removes these rights and installs the policies of admission.limitWrites" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "podid.warnings.crds" -}}
+{{- $old := include "podid.crds.old" . | fromYamlArray -}}
+{{- if and $old (not (include "podid.true" .Values.crds.upgrade)) -}}
+{{- include "podid.warning" (printf "the CRDs of the cluster are not those of this chart: %s. Helm does not update them. Run: helm show crds CHART | kubectl apply --server-side --force-conflicts --field-manager=helm -f -, or set crds.upgrade" (join ", " $old)) -}}
+{{- end -}}
+{{- if include "podid.false" .Values.crds.keep -}}
+{{- include "podid.warning" "crds.keep is false: helm uninstall deletes all identities and bindings of the cluster" -}}
 {{- end -}}
 {{- end -}}
 

@@ -1,0 +1,73 @@
+// Package crds applies and deletes podid's custom resource definitions, and finds out whether those
+// of a cluster are older than the program.
+package crds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	v1 "github.com/podid-io/podid/api/v1"
+)
+
+// fieldOwner is Helm's own name. The next helm install applies the definitions, too, and Helm 4 fails
+// where another manager has a field.
+const fieldOwner = client.FieldOwner("helm")
+
+// Read reads the definitions in the *.yaml files of a folder. It fails if there are none, and on
+// anything else than a definition of podid's group.
+func Read(dir string) ([]*unstructured.Unstructured, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil || len(paths) == 0 {
+		return nil, errors.Join(err, fmt.Errorf("no custom resource definitions in %s", dir))
+	}
+	var definitions []*unstructured.Unstructured
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read custom resource definition: %w", err)
+		}
+		definition := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(data, &definition.Object); err != nil {
+			return nil, fmt.Errorf("parse %s: %w", path, err)
+		}
+		group, _, _ := unstructured.NestedString(definition.Object, "spec", "group")
+		if definition.GetKind() != "CustomResourceDefinition" || group != v1.GroupVersion.Group {
+			return nil, fmt.Errorf("%s is no custom resource definition of %s", path, v1.GroupVersion.Group)
+		}
+		definitions = append(definitions, definition)
+	}
+	return definitions, nil
+}
+
+// Apply creates the definitions, or updates those that exist, whoever wrote them before. It tries
+// all of them.
+func Apply(ctx context.Context, c client.Client, definitions []*unstructured.Unstructured) error {
+	var failed []error
+	for _, definition := range definitions {
+		err := c.Apply(ctx, client.ApplyConfigurationFromUnstructured(definition), fieldOwner, client.ForceOwnership)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("apply %s: %w", definition.GetName(), err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// Delete deletes the definitions, and with them all objects of their kinds. Those that do not exist
+// are no error.
+func Delete(ctx context.Context, c client.Client, definitions []*unstructured.Unstructured) error {
+	var failed []error
+	for _, definition := range definitions {
+		if err := client.IgnoreNotFound(c.Delete(ctx, definition)); err != nil && !meta.IsNoMatchError(err) {
+			failed = append(failed, fmt.Errorf("delete %s: %w", definition.GetName(), err))
+		}
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,92 @@
+package crds
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/discovery"
+
+	"github.com/podid-io/podid/internal/testenv"
+)
+
+const generated = "../../config/crd"
+
+// Definitions of an older release lack fields, and applying the new ones adds them.
+func TestApply(t *testing.T) {
+	env := testenv.Start(t)
+	c := testenv.Client(t, env.Config)
+	definitions, err := Read(generated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	discover := discovery.NewDiscoveryClientForConfigOrDie(env.Config)
+	missing := func() string {
+		have, err := Missing(discover.OpenAPIV3())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(have, " ")
+	}
+	if have := missing(); have != "" {
+		t.Errorf("before the first installation, %s is missing", have)
+	}
+	if err := Apply(t.Context(), c, older(definitions)); err != nil {
+		t.Fatal(err)
+	}
+	const want = "AzureIdentity.spec.objectID AzureIdentityPolicy"
+	testenv.Eventually(t, "the old schema", func() string { return cmp.Diff(want, missing()) })
+	if err := Apply(t.Context(), c, definitions); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, "the new schema", func() string { return missing() })
+	for range 2 {
+		if err := Delete(t.Context(), c, definitions); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// older returns the definitions without a field and without a kind.
+func older(definitions []*unstructured.Unstructured) []*unstructured.Unstructured {
+	var old []*unstructured.Unstructured
+	for _, definition := range definitions {
+		definition = definition.DeepCopy()
+		kind, _, _ := unstructured.NestedString(definition.Object, "spec", "names", "kind")
+		if kind == "AzureIdentityPolicy" {
+			continue
+		}
+		versions, _, _ := unstructured.NestedSlice(definition.Object, "spec", "versions")
+		spec := []string{"schema", "openAPIV3Schema", "properties", "spec"}
+		version := versions[0].(map[string]any)
+		unstructured.RemoveNestedField(version, append(spec, "properties", "objectID")...)
+		unstructured.RemoveNestedField(version, append(spec, "x-kubernetes-validations")...) // they refer to it
+		_ = unstructured.SetNestedSlice(definition.Object, versions, "spec", "versions")
+		old = append(old, definition)
+	}
+	return old
+}
+
+func TestReadWrong(t *testing.T) {
+	for name, test := range map[string]struct{ content, want string }{
+		"nothing":       {"", "no custom resource definitions"},
+		"another kind":  {"kind: Secret", "is no custom resource definition"},
+		"another group": {"kind: CustomResourceDefinition\nspec: {group: example.com}", "is no custom resource definition of aadpodidentity.k8s.io"},
+		"no YAML":       {"a: [", "parse"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if test.content != "" {
+				if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(test.content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := Read(dir); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
