@@ -16,7 +16,7 @@
 {{- /* The user name of a component's ServiceAccount, as a CEL string: (list . "mic"). */ -}}
 {{- define "podid.cel.user" -}}
 {{- $root := index . 0 -}}
-{{- printf "system:serviceaccount:%s:%s" $root.Release.Namespace (include (printf "podid.%s.fullname" (index . 1)) $root) | squote -}}
+{{- printf "system:serviceaccount:%s:%s" $root.Release.Namespace (include "podid.serviceAccount" (list $root (index . 1))) | squote -}}
 {{- end -}}
 
 {{- /* CEL: two maps are equal but for some keys: (list "object.spec" "oldObject.spec" (list "taints")). */ -}}

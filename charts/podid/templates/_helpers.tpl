@@ -83,7 +83,69 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- define "podid.image" -}}
 {{- $root := index . 0 -}}
 {{- $part := index . 1 -}}
-{{- printf "%s/%s:%s" $root.Values.image.repository $part.image (include "podid.text" $part.tag | default $root.Chart.AppVersion) -}}
+{{- $repository := $root.Values.image.repository -}}
+{{- with $root.Values.global.imageRegistry -}}
+{{- $repository = printf "%s/%s" . (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") -}}
+{{- end -}}
+{{- printf "%s/%s:%s" $repository $part.image (include "podid.text" $part.tag | default $root.Chart.AppVersion) -}}
+{{- with $part.digest -}}
+@{{ . }}
+{{- end -}}
+{{- end -}}
+
+{{- /* The pull secrets of all pods, as a YAML list; a name alone is enough for each. */ -}}
+{{- define "podid.pullSecrets" -}}
+{{- $secrets := list -}}
+{{- range concat (.Values.global.imagePullSecrets | default list) (.Values.imagePullSecrets | default list) -}}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) -}}
+{{- end -}}
+{{- with uniq $secrets -}}{{- toYaml . -}}{{- end -}}
+{{- end -}}
+
+{{- /* The name of a component's ServiceAccount: (list . "mic"). */ -}}
+{{- define "podid.serviceAccount" -}}
+{{- $part := get (index . 0).Values (index . 1) -}}
+{{- $part.serviceAccount.name | default (include (printf "podid.%s.fullname" (index . 1)) (index . 0)) -}}
+{{- end -}}
+
+{{- /* A component's ServiceAccount: (list . "mic"). */ -}}
+{{- define "podid.serviceAccount.object" -}}
+{{- $part := get (index . 0).Values (index . 1) -}}
+{{- if not (include "podid.false" $part.serviceAccount.create) }}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "podid.serviceAccount" . }}
+  namespace: {{ (index . 0).Release.Namespace }}
+  labels:
+    {{- include "podid.labels" . | nindent 4 }}
+    {{- with $part.serviceAccount.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $part.serviceAccount.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* A mapping whose fields a user may replace, one by one: (list "the chart's, as YAML" user's). */ -}}
+{{- define "podid.override" -}}
+{{- $fields := index . 0 | fromYaml -}}
+{{- range $key, $value := index . 1 -}}
+{{- $_ := set $fields $key $value -}}
+{{- end -}}
+{{- toYaml $fields -}}
+{{- end -}}
+
+{{- /* Fields of a pod that are empty unless a user sets them. */ -}}
+{{- define "podid.podFields" -}}
+{{- range $field := list "dnsConfig" "hostAliases" -}}
+{{- with get $ $field }}
+{{ $field }}:
+  {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* Namespaced is the default; forceNameSpaced is the old spelling, and wins where it is set. */ -}}

@@ -1,0 +1,128 @@
+// What users of other charts expect to be able to set. The golden file "everything" has the rest.
+
+package chart
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+func TestImages(t *testing.T) {
+	const digest = "sha256:0123456789012345678901234567890123456789012345678901234567890123"
+	for set, want := range map[string]string{
+		"mic.tag=": "ghcr.io/podid-io/podid/nmi:0.1.0",
+		"global.imageRegistry=r.example.com:5000":                                    "r.example.com:5000/podid-io/podid/nmi:0.1.0",
+		"global.imageRegistry=r.example.com,image.repository=localhost/a/b":          "r.example.com/a/b/nmi:0.1.0",
+		"global.imageRegistry=r.example.com,image.repository=team/podid,nmi.tag=1.0": "r.example.com/team/podid/nmi:1.0",
+		"nmi.digest=" + digest: "ghcr.io/podid-io/podid/nmi:0.1.0@" + digest,
+	} {
+		t.Run(set, func(t *testing.T) {
+			for _, container := range daemonSet(t, "--set", set).Spec.Template.Spec.Containers {
+				if container.Image != want {
+					t.Errorf("image %s of %s, want %s", container.Image, container.Name, want)
+				}
+			}
+		})
+	}
+}
+
+// A name of one's own for a ServiceAccount is everywhere: a policy about another account would
+// protect nothing.
+func TestServiceAccountNames(t *testing.T) {
+	args := []string{"--set", "mic.serviceAccount.name=controller,nmi.serviceAccount.name=agent,identityPolicy.mode=enforce,federation.limitToNodes=true"}
+	for _, object := range render(t, args...) {
+		rendered := text(t, []*unstructured.Unstructured{object})
+		for _, account := range []string{"system:serviceaccount:podid-system:podid-mic", "system:serviceaccount:podid-system:podid-nmi", "serviceAccountName == 'podid-"} {
+			if strings.Contains(rendered, account) {
+				t.Errorf("%s: names %s", id(object), account)
+			}
+		}
+		if strings.HasSuffix(object.GetKind(), "Binding") && strings.Contains(rendered, "kind: ServiceAccount\n  name: podid-") {
+			t.Errorf("%s binds the default ServiceAccount", id(object))
+		}
+		if object.GetKind() == "ServiceAccount" && object.GetName() != "controller" && object.GetName() != "agent" {
+			t.Errorf("there is %s", id(object))
+		}
+	}
+}
+
+// A user's field wins over the chart's, also when it is false, and the others stay.
+func TestSecurityContexts(t *testing.T) {
+	spec := daemonSet(t, "--set", "nmi.securityContext.readOnlyRootFilesystem=false,nmi.podSecurityContext.fsGroup=7").Spec.Template.Spec
+	container := spec.Containers[0].SecurityContext
+	if *container.ReadOnlyRootFilesystem || *container.AllowPrivilegeEscalation || *container.RunAsUser != 65532 {
+		t.Errorf("NMI's security context is %v", container)
+	}
+	if spec.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault || *spec.SecurityContext.FSGroup != 7 {
+		t.Errorf("the pod's security context is %v", spec.SecurityContext)
+	}
+	if holder := spec.Containers[1].SecurityContext; !*holder.ReadOnlyRootFilesystem {
+		t.Errorf("the holder's security context is %v", holder)
+	}
+}
+
+// MIC reaches what it needs, whatever writes the policy down.
+func TestNetworkPolicies(t *testing.T) {
+	for flavor, kind := range map[string]string{
+		"kubernetes": "networking.k8s.io/v1 NetworkPolicy", "cilium": "cilium.io/v2 CiliumNetworkPolicy", "calico": "projectcalico.org/v3 NetworkPolicy",
+	} {
+		t.Run(flavor, func(t *testing.T) {
+			found := false
+			for _, object := range render(t, "--set", "networkPolicy.enabled=true,networkPolicy.ports={443,16443},mic.prometheusPort=9999,networkPolicy.flavor="+flavor) {
+				if object.GetAPIVersion()+" "+object.GetKind() != kind {
+					continue
+				}
+				found = true
+				rendered := text(t, []*unstructured.Unstructured{object})
+				for _, want := range []string{"169.254.169.254/32", "443", "16443", "53", "8080", "9999"} {
+					if !strings.Contains(rendered, want) {
+						t.Errorf("the policy does not name %s:\n%s", want, rendered)
+					}
+				}
+				if flavor != "kubernetes" {
+					continue
+				}
+				var policy networkingv1.NetworkPolicy
+				convert(t, object, &policy)
+				if len(policy.Spec.Egress) != 2 || len(policy.Spec.Ingress) != 1 {
+					t.Errorf("the policy is %+v", policy.Spec)
+				}
+			}
+			if !found {
+				t.Errorf("no %s", kind)
+			}
+		})
+	}
+}
+
+// AKS Automatic allows no writes in kube-system.
+func TestNothingInKubeSystem(t *testing.T) {
+	for _, object := range render(t, "--set", "installAKSAddonException=false") {
+		if object.GetNamespace() == "kube-system" {
+			t.Errorf("%s", id(object))
+		}
+	}
+}
+
+// The chart's alerts are those of config/alerts.
+func TestAlertsFresh(t *testing.T) {
+	want, got := folder(t, "../../config/alerts"), folder(t, filepath.Join(chartDir, "files", "alerts"))
+	if *update {
+		for name, content := range want {
+			if err := os.WriteFile(filepath.Join(chartDir, "files", "alerts", name), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the chart's alerts are not those of config/alerts: run go test ./test/chart -update\n%s", diff)
+	}
+}
