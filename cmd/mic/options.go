@@ -32,6 +32,7 @@ type options struct {
 	election   electionOptions
 	agents     agentOptions
 	crds       crdOptions
+	ask        askOptions
 }
 
 // parse reads flags and environment. Its error has all mistakes, one a line. It is flag.ErrHelp if
@@ -61,6 +62,7 @@ func (o *options) bindFlags(flags *flag.FlagSet) {
 	o.election.bindFlags(flags)
 	o.agents.bindFlags(flags)
 	o.crds.bindFlags(flags)
+	o.ask.bindFlags(flags)
 }
 
 func (o *options) complete(getenv func(string) string) error {
@@ -70,7 +72,7 @@ func (o *options) complete(getenv func(string) string) error {
 }
 
 func (o *options) validate() error {
-	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.preassign.validate(), o.cluster.validate(), o.election.validate(), o.agents.validate(), o.crds.validate())
+	return errors.Join(o.Validate(), o.kubernetes.validate(), o.azure.validate(), o.identities.validate(), o.preassign.validate(), o.cluster.validate(), o.election.validate(), o.agents.validate(), o.crds.validate(), o.ask.validate())
 }
 
 // kubernetesOptions configure the API server and the load on it.

@@ -28,6 +28,9 @@ import (
 // run serves until the context ends. It fails on errors that retries do not fix, such as an
 // unreadable config or a port in use.
 func run(ctx context.Context, o *options, getenv func(string) string) error {
+	if o.ask.want != "" {
+		return ask(ctx, o.ask)
+	}
 	if o.crds.given() {
 		return runCRDs(ctx, o)
 	}

@@ -126,3 +126,31 @@ func TestAlertsFresh(t *testing.T) {
 		t.Errorf("the chart's alerts are not those of config/alerts: run go test ./test/chart -update\n%s", diff)
 	}
 }
+
+// helm test has a pod that must be refused, and one that must get a token where the values name a
+// binding. Both fit a namespace with Pod Security's level restricted.
+func TestHelmTest(t *testing.T) {
+	for set, want := range map[string]map[string]string{
+		"mic.replicas=2": {"podid-system/podid-test-refusal": "--ask=refusal"},
+		"tests.selector=shop,tests.namespace=web": {"web/podid-test-refusal": "--ask=refusal", "web/podid-test-token": "--ask=token"},
+	} {
+		t.Run(set, func(t *testing.T) {
+			got := map[string]string{}
+			for _, object := range render(t, "--set", set) {
+				if object.GetKind() != "Pod" {
+					continue
+				}
+				var pod corev1.Pod
+				convert(t, object, &pod)
+				got[pod.Namespace+"/"+pod.Name] = pod.Spec.Containers[0].Args[0]
+				confined(t, id(object), pod.Spec.Containers[0], nil)
+				if label := pod.Labels["aadpodidbinding"]; (label == "shop") != strings.HasSuffix(pod.Name, "-token") {
+					t.Errorf("%s has the label %q", pod.Name, label)
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("the tests (-want +got)\n%s", diff)
+			}
+		})
+	}
+}

@@ -97,6 +97,7 @@ func TestInstalled(t *testing.T) {
 	t.Run("brokers", func(t *testing.T) { brokerPolicy(t, api) })
 	t.Run("secrets", func(t *testing.T) { secretRights(t, api) })
 	t.Run("CRDs", func(t *testing.T) { oldCRDs(t, api) })
+	t.Run("Pod Security", func(t *testing.T) { podSecurity(t, api) })
 	t.Run("limits", func(t *testing.T) { objectLimits(t, api) })
 
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/values/default.yaml", "--set", "federation.limitToNodes=true")

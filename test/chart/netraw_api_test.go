@@ -13,8 +13,8 @@ import (
 	"github.com/podid-io/podid/internal/testenv"
 )
 
-// Without NET_RAW a pod cannot send packets with another pod's address. A user gets a pod that keeps
-// it only where the policy does not apply.
+// Without NET_RAW a pod cannot send packets with another pod's address. A user's pod keeps it only
+// where the policy does not apply.
 func TestDropNetRaw(t *testing.T) {
 	api := startCluster(t, "")
 	for _, name := range []string{namespace, "shop", "legacy"} {

@@ -85,6 +85,11 @@
 {{- end -}}
 
 {{- define "podid.warnings.risks" -}}
+{{- $labels := ((lookup "v1" "Namespace" "" .Release.Namespace).metadata).labels | default dict -}}
+{{- $level := get $labels "pod-security.kubernetes.io/enforce" -}}
+{{- if and $level (ne $level "privileged") -}}
+{{- include "podid.warning" (printf "the namespace %s has the Pod Security level %s, which refuses NMI's pods. Run: kubectl label --overwrite namespace %s pod-security.kubernetes.io/enforce=privileged" .Release.Namespace $level .Release.Namespace) -}}
+{{- end -}}
 {{- if not (include "podid.nmi.everywhere" .) -}}
 {{- include "podid.warning" "nmi.tolerations does not tolerate every taint. On a node without NMI, pods reach the real metadata service and the node's own identities. Use [{operator: Exists}]" -}}
 {{- end -}}
