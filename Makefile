@@ -15,6 +15,7 @@ GOTESTSUM = PODID_TEST_PROGRESS=/proc/$$$$/fd/2 $(TOOLS)/gotestsum --format pkgn
 
 export KUBEBUILDER_ASSETS := $(ASSETS)
 export PODID_HELM := $(TOOLS)/helm
+export PODID_HELM3 := $(TOOLS)/helm3
 
 ##@ Run
 
@@ -32,15 +33,15 @@ build: ## bin/mic, bin/nmi, bin/nmi-holder and bin/podid
 test test-unit test-api test-kernel test-clients test-sandbox test-planes test-faults fuzz bench assets: export PODID_KUBERNETES := source
 
 .PHONY: test
-test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## Everything: unit, API server, kernel, client, fuzz and sandbox tests
+test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm $(TOOLS)/helm3 ## Everything: unit, API server, kernel, client, fuzz and sandbox tests
 	@$(GOTESTSUM) hack/test.sh unit api kernel clients fuzz sandbox
 
 .PHONY: test-unit
-test-unit: gcc $(TOOLS)/gotestsum $(TOOLS)/helm ## Unit and property tests, with the race detector; no root needed
+test-unit: gcc $(TOOLS)/gotestsum $(TOOLS)/helm $(TOOLS)/helm3 ## Unit and property tests, with the race detector; no root needed
 	@$(GOTESTSUM) hack/test.sh unit
 
 .PHONY: test-api
-test-api: gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm ## CRDs and controllers against a real API server
+test-api: gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm $(TOOLS)/helm3 ## CRDs and controllers against a real API server
 	@$(GOTESTSUM) hack/test.sh api
 
 .PHONY: test-kernel
@@ -131,6 +132,9 @@ $(TOOLS)/gotestsum: package := gotest.tools/gotestsum
 $(TOOLS)/helm: package := helm.sh/helm/v4/cmd/helm
 $(TOOLS)/controller-gen: package := sigs.k8s.io/controller-tools/cmd/controller-gen
 $(TOOLS)/govulncheck: package := golang.org/x/vuln/cmd/govulncheck
+$(TOOLS)/helm3: go.helm3.mod go.helm3.sum
+	@mkdir -p $(TOOLS)
+	@CGO_ENABLED=0 hack/build.sh $(@F) go build -modfile=go.helm3.mod -o $@ helm.sh/helm/v3/cmd/helm
 $(TOOLS)/%:
 	@mkdir -p $(TOOLS)
 	@CGO_ENABLED=0 hack/build.sh $(@F) go build -modfile=go.tools.mod -o $(TOOLS)/ $(package)

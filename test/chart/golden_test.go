@@ -36,6 +36,27 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// Helm 3, which is in use beside Helm 4, renders the same.
+func TestGoldenHelm3(t *testing.T) {
+	program := os.Getenv("PODID_HELM3")
+	if program == "" {
+		t.Skip("set PODID_HELM3 to Helm 3: make test-unit builds it")
+	}
+	t.Setenv("PODID_HELM", program)
+	if !helm3(t) {
+		t.Fatalf("%s is not Helm 3", program)
+	}
+	for name, values := range valueSets(t) {
+		want, err := os.ReadFile(filepath.Join("testdata", "golden", name+".yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), text(t, render(t, "--values", values))); diff != "" {
+			t.Errorf("%s: Helm 3 renders something else (-golden +Helm 3)\n%s", name, diff)
+		}
+	}
+}
+
 func TestLint(t *testing.T) {
 	for name, values := range valueSets(t) {
 		t.Run(name, func(t *testing.T) {

@@ -122,8 +122,10 @@ func bindOldRole(t *testing.T, api cluster) {
 // failedUpgrade: the API server refuses the new DaemonSet, and the running pods keep their rights.
 func failedUpgrade(t *testing.T, api cluster, values []string) {
 	t.Helper()
-	args := slices.Concat([]string{"upgrade", "pod-identity", chartDir, "--kubeconfig", api.kubeconfig, "--namespace", namespace,
-		"--values", "testdata/migrate.yaml", "--set", "nmi.updateStrategy.type=Never"}, values)
+	args := slices.Concat([]string{
+		"upgrade", "pod-identity", chartDir, "--kubeconfig", api.kubeconfig, "--namespace", namespace,
+		"--values", "testdata/migrate.yaml", "--set", "nmi.updateStrategy.type=Never",
+	}, values)
 	if _, err := runHelm(t, args...); err == nil || !strings.Contains(err.Error(), "updateStrategy") {
 		t.Fatalf("the upgrade did not fail at the DaemonSet: %v", err)
 	}
