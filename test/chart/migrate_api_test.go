@@ -69,41 +69,59 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// Side by side: the objects that the old release's values made are restored after its uninstall.
-// Then the values can make them again.
+// Side by side, as documented: before its uninstall, the old release lets go of the objects that
+// its values made. The new one takes them over. They are never deleted.
 func TestSideBySide(t *testing.T) {
 	api := startCluster(t, chartDir+"/crds")
 	api.helm(t, "install", "pod-identity", "testdata/predecessor", "--create-namespace")
-	api.helm(t, "install", "podid", chartDir, "--values", "testdata/migrate.yaml", "--set", "azureIdentities=null")
-	kinds := []schema.GroupVersionKind{
-		{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzureIdentity"},
-		{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzureIdentityBinding"},
-	}
-	var saved []unstructured.Unstructured
-	for _, kind := range kinds {
-		saved = append(saved, list(t, api, kind)...)
-	}
-	api.helm(t, "uninstall", "pod-identity")
-	for _, object := range saved {
-		object.SetResourceVersion("")
-		object.SetUID("")
-		testenv.Create(t, api, &object)
-	}
 	before := identityUID(t, api)
+	api.helm(t, "install", "podid", chartDir, "--values", "testdata/migrate.yaml", "--set", "azureIdentities=null")
+
+	annotate(t, api, "keep")
+	api.helm(t, "upgrade", "pod-identity", "testdata/predecessor", "--set", "azureIdentities=null")
+	api.helm(t, "uninstall", "pod-identity")
 	take := []string{"upgrade", "podid", chartDir, "--values", "testdata/migrate.yaml", "--take-ownership"}
 	if !helm3(t) {
 		take = append(take, "--force-conflicts")
 	}
 	api.helm(t, take...)
+	annotate(t, api, "")
 	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/migrate.yaml")
 	if after := identityUID(t, api); after != before {
-		t.Error("the upgrade recreated the identity")
+		t.Error("the move recreated the identity")
 	}
-	for _, kind := range kinds {
-		for _, object := range list(t, api, kind) {
-			if owner := object.GetAnnotations()["meta.helm.sh/release-name"]; owner != "podid" {
-				t.Errorf("%s belongs to %q", id(&object), owner)
-			}
+	for _, object := range ofValues(t, api) {
+		if owner := object.GetAnnotations()["meta.helm.sh/release-name"]; owner != "podid" {
+			t.Errorf("%s belongs to %q", id(&object), owner)
+		}
+	}
+	api.helm(t, "upgrade", "podid", chartDir, "--values", "testdata/migrate.yaml", "--set", "azureIdentities=null")
+	if left := ofValues(t, api); len(left) > 0 {
+		t.Errorf("the values make %v no more, and they are still there", names(left))
+	}
+}
+
+// ofValues lists the objects that the value azureIdentities made.
+func ofValues(t *testing.T, api cluster) []unstructured.Unstructured {
+	t.Helper()
+	return append(
+		list(t, api, schema.GroupVersionKind{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzureIdentity"}),
+		list(t, api, schema.GroupVersionKind{Group: "aadpodidentity.k8s.io", Version: "v1", Kind: "AzureIdentityBinding"})...,
+	)
+}
+
+// annotate sets Helm's policy for these objects, or removes it if it is empty.
+func annotate(t *testing.T, api cluster, policy string) {
+	t.Helper()
+	for _, object := range ofValues(t, api) {
+		annotations := object.GetAnnotations()
+		delete(annotations, "helm.sh/resource-policy")
+		if policy != "" {
+			annotations["helm.sh/resource-policy"] = policy
+		}
+		object.SetAnnotations(annotations)
+		if err := api.Update(t.Context(), &object); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
