@@ -72,6 +72,7 @@ func text(t *testing.T, objects []*unstructured.Unstructured) string {
 	t.Helper()
 	var all strings.Builder
 	for _, object := range objects {
+		nameFiles(t, object)
 		data, err := yaml.Marshal(object.Object)
 		if err != nil {
 			t.Fatal(err)
@@ -80,4 +81,21 @@ func text(t *testing.T, objects []*unstructured.Unstructured) string {
 		all.Write(data)
 	}
 	return all.String()
+}
+
+// nameFiles replaces the files of the chart that are in a ConfigMap by a remark.
+func nameFiles(t *testing.T, object *unstructured.Unstructured) {
+	t.Helper()
+	data, _, _ := unstructured.NestedStringMap(object.Object, "data")
+	for name, content := range data {
+		file, err := os.ReadFile(filepath.Join(chartDir, "crds", name))
+		if err == nil && strings.TrimSpace(string(file)) == strings.TrimSpace(content) {
+			data[name] = "crds/" + name
+		}
+	}
+	if len(data) > 0 {
+		if err := unstructured.SetNestedStringMap(object.Object, data, "data"); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
