@@ -8,7 +8,10 @@ CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podid
 TOOLS   := $(CACHE)/tools/$(shell cat go.tools.mod go.tools.sum | sha256sum | cut -c1-12)
 ASSETS  := $(CACHE)/assets
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
-LDFLAGS := -s -w -X github.com/podid-io/podid/internal/build.version=$(VERSION)
+BUILD   := github.com/podid-io/podid/internal/build
+COMMIT  := $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
+DATE    := $(shell TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)
+LDFLAGS := -s -w -X $(BUILD).version=$(VERSION) -X $(BUILD).commit=$(COMMIT) -X $(BUILD).date=$(DATE)
 
 # The tests report their progress on this shell's standard error.
 GOTESTSUM = PODID_TEST_PROGRESS=/proc/$$$$/fd/2 $(TOOLS)/gotestsum --format pkgname --hide-summary skipped --raw-command --

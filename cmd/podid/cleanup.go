@@ -14,7 +14,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -193,12 +193,7 @@ func leftOver(plan uninstall.Plan) error {
 
 // confirm asks the user for confirmation. No answer counts as no.
 func confirm(in io.Reader, out io.Writer) error {
-	file, ok := in.(*os.File)
-	if ok {
-		_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
-		ok = err == nil
-	}
-	if !ok {
+	if file, ok := in.(*os.File); !ok || !term.IsTerminal(int(file.Fd())) {
 		return errors.New("no confirmation: use --yes to proceed, or --dry-run to preview")
 	}
 	_, _ = fmt.Fprint(out, "Do this? [y/N] ")

@@ -9,10 +9,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/podid-io/podid/internal/build"
 )
 
 func main() {
@@ -49,11 +52,12 @@ func newRootCommand() *cobra.Command {
 		Short: "Azure identities for pods: federating, cleaning up, and an Azure and a cluster on one machine",
 		Long: "podid gives Kubernetes pods an Azure identity without a secret in the pod.\n" +
 			"This is its command line tool.",
-		Version:       version(),
+		Version:       build.Describe().String(),
 		SilenceErrors: true, // run prints them, once
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: displayName(os.Args[0])},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())
@@ -61,6 +65,16 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(newCleanupCommand(), newEmulatorCommand(), newIdentityCommand(), newSandboxCommand())
 	pointToHelp(root)
 	return root
+}
+
+// displayName returns what users type: kubectl runs a program of the name kubectl-podid as its own
+// command.
+func displayName(program string) string {
+	name := strings.TrimSuffix(filepath.Base(program), ".exe")
+	if name == "kubectl-podid" {
+		return "kubectl podid"
+	}
+	return "podid"
 }
 
 // pointToHelp makes errors about arguments refer to the help text, as errors about flags do.
@@ -76,14 +90,4 @@ func pointToHelp(cmd *cobra.Command) {
 	for _, child := range cmd.Commands() {
 		pointToHelp(child)
 	}
-}
-
-// version returns the module's version as the Go toolchain recorded it, "(devel)" for a build from
-// a checkout.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(devel)"
-	}
-	return info.Main.Version
 }

@@ -6,6 +6,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +43,12 @@ type Spec struct {
 	Files []File
 	// User is "uid:gid", or empty for a user without permissions.
 	User string
+	// Architecture is the one of the programs, or empty for this machine's.
+	Architecture string
+	// Created is the image's time, or zero for 1970.
+	Created time.Time
+	// Labels describe the image to people and tools.
+	Labels map[string]string
 }
 
 // Write builds the image and writes it to an archive, which appears only when it is complete.
@@ -50,7 +57,7 @@ func Write(s Spec, archive string) error {
 	if err != nil {
 		return fmt.Errorf("build image: %w", err)
 	}
-	img, err := build(s)
+	img, err := Build(s)
 	if err != nil {
 		return fmt.Errorf("build image %s: %w", s.Ref, err)
 	}
@@ -68,7 +75,8 @@ func Write(s Spec, archive string) error {
 	return nil
 }
 
-func build(s Spec) (v1.Image, error) {
+// Build builds the image. It ignores Spec.Ref.
+func Build(s Spec) (v1.Image, error) {
 	if len(s.Files) == 0 {
 		return nil, errors.New("it has no program")
 	}
@@ -91,15 +99,21 @@ func build(s Spec) (v1.Image, error) {
 		return nil, err
 	}
 	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", runtime.GOARCH
+	s.configure(config)
+	return mutate.ConfigFile(img, config)
+}
+
+// configure fills in what a container engine reads.
+func (s Spec) configure(config *v1.ConfigFile) {
+	config.OS, config.Architecture = "linux", cmp.Or(s.Architecture, runtime.GOARCH)
 	config.Created = v1.Time{Time: epoch()}
+	if !s.Created.IsZero() {
+		config.Created = v1.Time{Time: s.Created.UTC()}
+	}
 	config.Config.Entrypoint = []string{s.Files[0].To}
 	config.Config.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin:/"}
-	config.Config.User = s.User
-	if s.User == "" {
-		config.Config.User = nonroot
-	}
-	return mutate.ConfigFile(img, config)
+	config.Config.User = cmp.Or(s.User, nonroot)
+	config.Config.Labels = s.Labels
 }
 
 // layerTar packs the files and their parent folders, sorted by name and without times, so that the

@@ -179,10 +179,11 @@ func (o *nodeCleanupOptions) cleanRemote(cmd *cobra.Command, names []string) err
 func (o *nodeCleanupOptions) spec() (nodecleanup.Spec, error) {
 	image := o.image
 	if image == "" {
-		if version() == "(devel)" {
+		number, ok := build.Release()
+		if !ok {
 			return nodecleanup.Spec{}, errors.New("--image is missing: this podid is no release, so it does not know NMI's image; name the one that is installed")
 		}
-		image = "ghcr.io/podid-io/podid/nmi:" + version()
+		image = "ghcr.io/podid-io/podid/nmi:" + number
 	}
 	args := []string{"--agent-table=" + o.table, "--agent-address=" + o.address, "--bpf-dir=" + o.pins}
 	if o.force {
