@@ -80,6 +80,20 @@ fuzz: gcc ## Hostile paths, queries and raw requests, FUZZTIME each (default 1m)
 bench: root build assets ## The speed figures, measured here and now; ARGS="mic -only burst" for a part, ARGS=-h for help
 	@hack/bench.sh $(ARGS)
 
+##@ Release
+
+.PHONY: release
+release: $(TOOLS)/helm ## Everything that a release consists of, in dist/; the version is the commit's tag (docs/release.md)
+	@cd hack/release && go run . build -source ../.. -out ../../dist -helm $(TOOLS)/helm $(ARGS)
+
+.PHONY: push
+push: ## The images and the chart of dist/ to a registry of yours: REGISTRY=ghcr.io/you/podid
+	@cd hack/release && go run . push -from ../../dist '$(REGISTRY)'
+
+.PHONY: test-release
+test-release: qemu-user $(TOOLS)/helm $(TOOLS)/gotestsum ## A real release, built twice with the same bytes, and its arm64 programs in an emulator: some half an hour
+	@$(GOTESTSUM) hack/test.sh release
+
 ##@ Keep in order
 
 .PHONY: generate
@@ -91,13 +105,14 @@ generate: $(TOOLS)/controller-gen ## Deep copies, CRDs and the chart's copy of t
 
 .PHONY: verify
 verify: generate ## Fails when generated files or go.mod are stale
-	@go mod tidy -diff || { echo 'error: go.mod is not tidy: run "go mod tidy" and commit' >&2; exit 1; }
+	@for module in . hack/release; do (cd $$module && go mod tidy -diff) || { echo "error: $$module/go.mod is not tidy: run \"go mod tidy\" there and commit" >&2; exit 1; }; done
 	@git diff --exit-code -- api config charts || { echo 'error: generated files are stale: commit what "make generate" wrote' >&2; exit 1; }
 
 .PHONY: lint
 lint: words $(TOOLS)/golangci-lint ## golangci-lint (import directions, no sleeps, error wrapping), go vet and the words
 	@go vet ./...
 	@$(TOOLS)/golangci-lint run --allow-parallel-runners ./...
+	@cd hack/release && go vet ./... && $(TOOLS)/golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: words
 words: ## Words, spellings and lengths that comments and pages do not use: hack/words has the list
@@ -113,7 +128,7 @@ vuln: $(TOOLS)/govulncheck ## Known vulnerabilities, where the database can be r
 
 .PHONY: clean
 clean: ## Remove what was built here (the cache outside stays)
-	@rm -rf bin
+	@rm -rf bin dist
 
 .PHONY: help
 help: ## This list
@@ -121,8 +136,8 @@ help: ## This list
 
 # Prerequisites of the targets above.
 
-.PHONY: root gcc npm qemu assets
-root gcc npm qemu:
+.PHONY: root gcc npm qemu qemu-user assets
+root gcc npm qemu qemu-user:
 	@hack/prerequisites.sh $@
 
 assets: bin/podid

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Checks what a build or a test needs beyond Go and make. Reports what is missing,
 # and installs it from Debian's packages if it has permission.
-#   prerequisites.sh [root] [gcc] [npm] [qemu]
+#   prerequisites.sh [root] [gcc] [npm] [qemu] [qemu-user]
 set -eu
 packages=""
 for need in "$@"; do
@@ -15,6 +15,8 @@ for need in "$@"; do
 	qemu) # and depmod, for the modules of the kernels that it boots
 		command -v qemu-system-x86_64 >/dev/null || packages="$packages qemu-system-x86"
 		PATH=$PATH:/usr/sbin:/sbin command -v depmod >/dev/null || packages="$packages kmod" ;;
+	qemu-user) # runs programs for arm64
+		command -v qemu-aarch64-static >/dev/null || packages="$packages qemu-user-static" ;;
 	esac
 done
 [ -n "$packages" ] || exit 0

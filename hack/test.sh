@@ -9,6 +9,7 @@
 #   fuzz     the fuzz tests of what hostile pods can reach, for some thousands of inputs
 #   planes   the sandbox's stories on each data plane, and with capture inside pods (root; not part of make test)
 #   faults   MIC among faults, for long (root; not part of make test)
+#   release  a real release, twice, and its programs for arm64 (not part of make test)
 set -u
 
 # packages_with PATTERN: the folders that hold a test file of that name.
@@ -28,7 +29,9 @@ for grade in "$@"; do
 	echo "== $grade tests" >>"$PODID_TEST_PROGRESS"
 	# shellcheck disable=SC2046 # lists of words
 	case $grade in
-	unit)    env -u KUBEBUILDER_ASSETS go test -json -race ./... ;;
+	unit)
+		env -u KUBEBUILDER_ASSETS go test -json -race ./... || status=1
+		(cd hack/release && go test -json ./...) ;;
 	api)     go test -json -race $(packages_with _api_test.go) ;;
 	kernel)  env -u KUBEBUILDER_ASSETS PODID_TEST_KERNEL=1 go test -json -race -timeout 30m $(packages_with _kernel_test.go) ;;
 	clients) PODID_TEST_KERNEL=1 go test -json -count=1 -timeout 20m ./test/conformance/... ;;
@@ -42,7 +45,8 @@ for grade in "$@"; do
 				go test -json -count=1 -timeout 40m -run "$stories" ./test/scenario/... || status=1
 		done ;;
 	faults)  PODID_TEST_SANDBOX=1 PODID_FAULTS_LONG=1 go test -json -count=1 -timeout 2h ./test/faults/... ;;
-	*) echo "error: no test grade $grade: unit, api, kernel, clients, sandbox, fuzz, planes or faults" >&2; exit 2 ;;
+	release) (cd hack/release && PODID_TEST_RELEASE=1 go test -json -count=1 -timeout 2h ./...) ;;
+	*) echo "error: no test grade $grade: unit, api, kernel, clients, sandbox, fuzz, planes, faults or release" >&2; exit 2 ;;
 	esac || status=1
 done
 exit $status

@@ -21,8 +21,8 @@ type Info struct {
 	// Commit is the revision, with "-dirty" when the tree had changes. It is "unknown" outside a
 	// repository.
 	Commit string
-	// Date is the commit's time in RFC 3339. It is not the time of the build, so that two builds of one
-	// commit are the same. It is "unknown" outside a repository.
+	// Date is the commit's time in RFC 3339. It is not the time of the build, so that two builds of
+	// one commit are the same. It is "unknown" outside a repository.
 	Date string
 	// GoVersion is the toolchain, for example go1.26.8.
 	GoVersion string
