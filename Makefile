@@ -97,16 +97,17 @@ test-release: qemu-user $(TOOLS)/helm $(TOOLS)/gotestsum ## A real release, buil
 ##@ Keep in order
 
 .PHONY: generate
-generate: $(TOOLS)/controller-gen ## Deep copies, CRDs and the chart's copy of them
+generate: $(TOOLS)/controller-gen ## Deep copies, CRDs and the chart's copy of them, podid's copy of Kubernetes' pinned versions
 	@$(TOOLS)/controller-gen object paths=./api/...
 	@# CRDs that are older than apiextensions v1 keep unknown fields, which defaults do not go with.
 	@$(TOOLS)/controller-gen crd:deprecatedV1beta1CompatibilityPreserveUnknownFields=false paths=./api/... output:crd:dir=config/crd
 	@rm -f charts/podid/crds/*.yaml && cp config/crd/*.yaml charts/podid/crds/
+	@for name in go.mod go.sum; do cp hack/kubernetes/$$name internal/sandbox/programs/pins/$$name.txt; done
 
 .PHONY: verify
 verify: generate ## Fails when generated files or go.mod are stale
 	@for module in . hack/release; do (cd $$module && go mod tidy -diff) || { echo "error: $$module/go.mod is not tidy: run \"go mod tidy\" there and commit" >&2; exit 1; }; done
-	@git diff --exit-code -- api config charts || { echo 'error: generated files are stale: commit what "make generate" wrote' >&2; exit 1; }
+	@git diff --exit-code -- api config charts internal/sandbox/programs/pins || { echo 'error: generated files are stale: commit what "make generate" wrote' >&2; exit 1; }
 
 .PHONY: lint
 lint: words $(TOOLS)/golangci-lint ## golangci-lint (import directions, no sleeps, error wrapping), go vet and the words

@@ -3,10 +3,6 @@
 package main
 
 import (
-	"fmt"
-	"os"
-	"path/filepath"
-
 	"github.com/spf13/cobra"
 
 	"github.com/podid-io/podid/internal/sandbox/demo"
@@ -31,13 +27,6 @@ func newSandboxDemoCommand(open *sandboxOpener) *cobra.Command {
 			s, report, err := open.open(cmd)
 			if err != nil {
 				return err
-			}
-			if o.Bin == "" {
-				self, err := os.Executable()
-				if err != nil {
-					return fmt.Errorf("find podid itself: %w", err)
-				}
-				o.Bin = filepath.Dir(self)
 			}
 			return orInterruption(cmd.Context(), demo.New(s, report, cmd.OutOrStdout(), o).Run(cmd.Context()))
 		},

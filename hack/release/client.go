@@ -31,15 +31,19 @@ type archive struct {
 	name     string
 }
 
-// commandLine builds podid for every platform, and krew's manifest.
+// commandLine builds the sandbox's kits, podid for every platform, and krew's manifest.
 func (b builder) commandLine(ctx context.Context) error {
 	license, err := os.ReadFile(filepath.Join(b.source, "LICENSE"))
 	if err != nil {
 		return fmt.Errorf("package podid: %w", err)
 	}
+	kits, err := b.kits(ctx)
+	if err != nil {
+		return err
+	}
 	var archives []archive
 	for _, p := range clientPlatforms() {
-		file, err := b.compile(ctx, "./cmd/podid", p)
+		file, err := b.compile(ctx, "./cmd/podid", p, kits[p])
 		if err != nil {
 			return err
 		}

@@ -28,6 +28,7 @@ func checkContents(t *testing.T, dist string) {
 	t.Run("images", func(t *testing.T) { checkImages(t, dist) })
 	t.Run("SBOM", func(t *testing.T) { checkSBOM(t, assets) })
 	t.Run("archives", func(t *testing.T) { checkArchives(t, assets) })
+	t.Run("kit", func(t *testing.T) { checkKit(t, assets) })
 	t.Run("krew", func(t *testing.T) { checkKrew(t, assets) })
 	t.Run("manifests", func(t *testing.T) { checkManifests(t, assets) })
 	t.Run("provenance", func(t *testing.T) { checkProvenance(t, dist) })
@@ -191,6 +192,27 @@ func checkArchives(t *testing.T, assets string) {
 		}
 		if diff := cmp.Diff(want, names); diff != "" {
 			t.Errorf("%s: %s", file, diff)
+		}
+	}
+}
+
+func checkKit(t *testing.T, assets string) {
+	f, err := os.Open(filepath.Join(assets, "podid-sandbox_9.8.7_linux_arm64.tar.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	plain, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := unpack(t, plain)
+	for _, name := range []string{
+		"bin/mic", "bin/nmi", "bin/nmi-holder", "bin/demo", "bin/pause", "bin/helm", "bin/etcd",
+		"charts/podid/Chart.yaml", "charts/podid/templates/nmi-daemonset.yaml", "hack/kubernetes/go.mod",
+	} {
+		if mode, ok := files[name]; !ok || (mode == 0o755) != strings.HasPrefix(name, "bin/") {
+			t.Errorf("%s: in the kit %t, mode %o", name, ok, mode)
 		}
 	}
 }

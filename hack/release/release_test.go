@@ -22,6 +22,9 @@ func checkout(t *testing.T, tag string) string {
 	if err := os.CopyFS(filepath.Join(dir, "charts"), os.DirFS("../../charts")); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.CopyFS(filepath.Join(dir, "hack/kubernetes"), os.DirFS("../kubernetes")); err != nil {
+		t.Fatal(err)
+	}
 	write(t, filepath.Join(dir, "LICENSE"), "a license\n")
 	write(t, filepath.Join(dir, "CHANGELOG.md"), "# Changelog\n\n## Unreleased\n\n- soon\n\n## 9.8.7 - 2026-01-02\n\n### Added\n- this\n\n## 9.8.6\n\n- older\n")
 	commands := [][]string{{"init", "-q"}, {"add", "."}, {"commit", "-q", "-m", "all"}}

@@ -40,7 +40,7 @@ type Options struct {
 	Capture string
 	// Keep leaves the sandbox up.
 	Keep bool
-	// Bin is the folder with the programs mic and nmi.
+	// Bin is the folder with the programs mic and nmi, or empty for podid's own.
 	Bin string
 }
 
@@ -62,6 +62,9 @@ func New(s *sandbox.Sandbox, report *progress.Reporter, out io.Writer, o Options
 func (d *Demo) Run(ctx context.Context) error {
 	began := time.Now()
 	if err := d.choose(); err != nil {
+		return err
+	}
+	if err := programs.Ready(ctx, os.Getenv, d.report); err != nil {
 		return err
 	}
 	images, err := Images(ctx, d.report, d.options.Bin)
@@ -116,11 +119,17 @@ func (d *Demo) show(ctx context.Context, helm string) (*story, error) {
 	return d.play(ctx)
 }
 
-// Images builds the product's and the demo's images into the cache and returns their archives.
+// Images builds the product's and the demo's images into the cache and returns their archives. An
+// empty bin means podid's own programs.
 func Images(ctx context.Context, report *progress.Reporter, bin string) ([]string, error) {
 	cache, err := programs.Cache(os.Getenv)
 	if err != nil {
 		return nil, err
+	}
+	if bin == "" {
+		if bin, err = programs.Bin(); err != nil {
+			return nil, err
+		}
 	}
 	step := report.Start("container images")
 	archives, err := buildImages(ctx, filepath.Join(cache, "images"), bin, step)

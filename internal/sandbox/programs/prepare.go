@@ -27,6 +27,9 @@ func APITest() []string { return []string{"etcd", "kube-apiserver", "kubectl"} }
 // and etcd are then downloaded or built, as PODID_KUBERNETES says; the rest comes from Debian's
 // packages.
 func Prepare(ctx context.Context, getenv func(string) string, report *progress.Reporter, names ...string) (Set, error) {
+	if err := Ready(ctx, getenv, report); err != nil {
+		return Set{}, err
+	}
 	p, err := newPreparation(getenv, report)
 	if err != nil {
 		return Set{}, err
@@ -141,6 +144,9 @@ func (p *preparation) candidates(k kind, own string) []string {
 		files = append(files, filepath.Join(dir, k.name))
 	}
 	files = append(files, own)
+	if file, ok := prebuilt(p.checkout, k.name); ok {
+		files = append(files, file)
+	}
 	if k.source != nil && k.least != (version{}) { // another version may do as well
 		others, _ := filepath.Glob(filepath.Join(p.cache, k.source.folder, "v*", k.name)) // the pattern is valid
 		files = append(files, others...)

@@ -47,7 +47,8 @@ func Cache(getenv func(string) string) (string, error) {
 }
 
 // Source returns the checkout: the nearest folder with the pinned Kubernetes module, upwards from
-// the working directory or from the running program.
+// the working directory or from the running program. Without one it returns the kit of this podid,
+// if Ready has got it.
 func Source() (string, error) {
 	var from []string
 	if wd, err := os.Getwd(); err == nil {
@@ -68,7 +69,14 @@ func Source() (string, error) {
 			dir = up
 		}
 	}
-	return "", fmt.Errorf("find podid's source: run this in its checkout (no %s/go.mod here or above)", kubernetesModule)
+	k, err := ownKit(os.Getenv)
+	if err != nil {
+		return "", err
+	}
+	if !k.complete() {
+		return "", fmt.Errorf("find podid's source: run this in its checkout, or run `podid sandbox prepare` first (no %s/go.mod here or above)", kubernetesModule)
+	}
+	return k.dir, nil
 }
 
 // kubernetesModule is where the checkout pins Kubernetes and etcd.

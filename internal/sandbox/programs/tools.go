@@ -12,12 +12,28 @@ import (
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
 
+const helmPackage = "helm.sh/helm/v4/cmd/helm"
+
+// prebuilt returns a program of a kit. A checkout has none: what is in its folder bin may be older
+// than its source.
+func prebuilt(source, name string) (string, bool) {
+	if _, err := os.Stat(filepath.Join(source, "go.mod")); err == nil {
+		return "", false
+	}
+	file := filepath.Join(source, "bin", name)
+	_, err := os.Stat(file)
+	return file, err == nil
+}
+
 // Helm returns the file of the helm program, built once per version from the checkout's tools
 // module. `make` keeps its tools in the same place.
 func Helm(ctx context.Context, getenv func(string) string, report *progress.Reporter) (string, error) {
 	source, cache, err := places(getenv)
 	if err != nil {
 		return "", err
+	}
+	if file, ok := prebuilt(source, "helm"); ok {
+		return file, nil
 	}
 	versions := sha256.New()
 	for _, name := range []string{"go.tools.mod", "go.tools.sum"} {
@@ -32,7 +48,7 @@ func Helm(ctx context.Context, getenv func(string) string, report *progress.Repo
 		return file, nil
 	}
 	step := report.Start("build helm from source, once")
-	err = goBuild(ctx, source, file, step, "helm.sh/helm/v4/cmd/helm", "-modfile=go.tools.mod")
+	err = goBuild(ctx, source, file, step, helmPackage, "-modfile=go.tools.mod")
 	if err != nil {
 		step.Fail()
 		return "", fmt.Errorf("build helm: %w", err)
@@ -48,6 +64,9 @@ func Pause(ctx context.Context, getenv func(string) string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if file, ok := prebuilt(source, "pause"); ok {
+		return file, nil
+	}
 	code, err := os.ReadFile(filepath.Join(source, "hack/pause/main.go"))
 	if err != nil {
 		return "", fmt.Errorf("build pause: %w", err)
@@ -62,16 +81,52 @@ func Pause(ctx context.Context, getenv func(string) string) (string, error) {
 	return file, nil
 }
 
-// Build builds a package of this checkout, such as ./cmd/mic, into a file.
+// Bin returns the folder with the programs mic, nmi and nmi-holder: the one of the running podid, or
+// that of the kit.
+func Bin() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find podid itself: %w", err)
+	}
+	source, err := Source()
+	if err != nil {
+		return "", err
+	}
+	if file, ok := prebuilt(source, "mic"); ok {
+		return filepath.Dir(file), nil
+	}
+	return filepath.Dir(self), nil
+}
+
+// Build builds a package of this checkout, such as ./test/demo, into a file. From a kit it copies
+// the program.
 func Build(ctx context.Context, pkg, file string, step Step) error {
 	source, err := Source()
 	if err != nil {
 		return err
 	}
+	if built, ok := prebuilt(source, filepath.Base(pkg)); ok {
+		if err := copyProgram(built, file); err != nil {
+			return fmt.Errorf("copy %s: %w", built, err)
+		}
+		return nil
+	}
 	if err := goBuild(ctx, source, file, step, pkg); err != nil {
 		return fmt.Errorf("build %s: %w", pkg, err)
 	}
 	return nil
+}
+
+func copyProgram(from, to string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	return writeProgram(to, f)
 }
 
 func places(getenv func(string) string) (source, cache string, err error) {
