@@ -6,6 +6,7 @@ SHELL := /bin/sh
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podid
 # Tools are kept by the hash of their versions: a new version is a new folder.
 TOOLS   := $(CACHE)/tools/$(shell cat go.tools.mod go.tools.sum | sha256sum | cut -c1-12)
+ACTIONLINT := $(CACHE)/tools/actionlint-$(shell cat go.actionlint.mod go.actionlint.sum | sha256sum | cut -c1-12)/actionlint
 ASSETS  := $(CACHE)/assets
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 BUILD   := github.com/podid-io/podid/internal/build
@@ -110,7 +111,8 @@ verify: generate ## Fails when generated files or go.mod are stale
 	@git diff --exit-code -- api config charts internal/sandbox/programs/pins || { echo 'error: generated files are stale: commit what "make generate" wrote' >&2; exit 1; }
 
 .PHONY: lint
-lint: words $(TOOLS)/golangci-lint ## golangci-lint (import directions, no sleeps, error wrapping), go vet and the words
+lint: words $(TOOLS)/golangci-lint $(ACTIONLINT) ## golangci-lint (import directions, no sleeps, error wrapping), go vet, actionlint and the words
+	@$(ACTIONLINT)
 	@go vet ./...
 	@$(TOOLS)/golangci-lint run --allow-parallel-runners ./...
 	@cd hack/release && go vet ./... && $(TOOLS)/golangci-lint run --allow-parallel-runners ./...
@@ -154,6 +156,11 @@ $(TOOLS)/govulncheck: package := golang.org/x/vuln/cmd/govulncheck
 $(TOOLS)/helm3: go.helm3.mod go.helm3.sum
 	@mkdir -p $(TOOLS)
 	@CGO_ENABLED=0 hack/build.sh $(@F) go build -modfile=go.helm3.mod -o $@ helm.sh/helm/v3/cmd/helm
+
+$(ACTIONLINT):
+	@mkdir -p $(@D)
+	@CGO_ENABLED=0 hack/build.sh $(@F) go build -modfile=go.actionlint.mod -o $(@D)/ github.com/rhysd/actionlint/cmd/actionlint
+
 $(TOOLS)/%:
 	@mkdir -p $(TOOLS)
 	@CGO_ENABLED=0 hack/build.sh $(@F) go build -modfile=go.tools.mod -o $(TOOLS)/ $(package)

@@ -29,7 +29,9 @@ type builder struct {
 	source, out, helm string
 	// goBuild compiles one program.
 	goBuild func(ctx context.Context, c compilation) error
-	log     io.Writer
+	// only is the one platform to build, or empty for all.
+	only platform
+	log  io.Writer
 }
 
 // subject is a result that has a digest.

@@ -42,7 +42,7 @@ func (b builder) commandLine(ctx context.Context) error {
 		return err
 	}
 	var archives []archive
-	for _, p := range clientPlatforms() {
+	for _, p := range b.limit(clientPlatforms()) {
 		file, err := b.compile(ctx, "./cmd/podid", p, kits[p])
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -24,6 +25,24 @@ func clientPlatforms() []platform {
 	return []platform{
 		{"linux", "amd64"}, {"linux", "arm64"}, {"darwin", "amd64"}, {"darwin", "arm64"}, {"windows", "amd64"}, {"windows", "arm64"},
 	}
+}
+
+// parsePlatform reads OS/ARCHITECTURE.
+func parsePlatform(text string) (platform, error) {
+	system, arch, _ := strings.Cut(text, "/")
+	p := platform{system, arch}
+	if !slices.Contains(clientPlatforms(), p) {
+		return p, fmt.Errorf("%q is not a platform of a release: use one of %v", text, clientPlatforms())
+	}
+	return p, nil
+}
+
+// limit returns the platforms to build: all of them, or the only one that was asked for.
+func (b builder) limit(all []platform) []platform {
+	if b.only == (platform{}) {
+		return all
+	}
+	return slices.DeleteFunc(all, func(p platform) bool { return p != b.only })
 }
 
 // compilation is one program to compile.

@@ -12,6 +12,7 @@ require (
 	github.com/in-toto/attestation v1.2.0
 	github.com/podid-io/podid v0.0.0
 	github.com/spdx/tools-golang v0.5.7
+	golang.org/x/mod v0.39.0
 	google.golang.org/protobuf v1.36.12
 	sigs.k8s.io/yaml v1.6.0
 )

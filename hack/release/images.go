@@ -64,7 +64,7 @@ func (b builder) images(ctx context.Context) ([]subject, error) {
 func (b builder) index(ctx context.Context, p product) (v1.ImageIndex, []program, error) {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	var programs []program
-	for _, at := range imagePlatforms() {
+	for _, at := range b.limit(imagePlatforms()) {
 		spec := image.Spec{Architecture: at.Arch, Created: b.Date, Labels: b.annotations(p.title)}
 		for _, pkg := range p.packages {
 			file, err := b.compile(ctx, pkg, at)

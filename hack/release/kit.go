@@ -13,11 +13,11 @@ import (
 	"path/filepath"
 )
 
-// kits builds the kit of every platform that runs sandboxes, and returns the flag of the linker that
-// makes podid know it.
+// kits builds the kit of every platform that runs sandboxes, and returns the flag of the linker
+// that makes podid know it.
 func (b builder) kits(ctx context.Context) (map[platform]string, error) {
 	flags := map[platform]string{}
-	for _, p := range imagePlatforms() {
+	for _, p := range b.limit(imagePlatforms()) {
 		packed, err := b.kit(ctx, p)
 		if err != nil {
 			return nil, fmt.Errorf("build the sandbox's kit for %s: %w", p, err)

@@ -1,7 +1,7 @@
 // Command release builds everything that a release of podid consists of, and pushes it to a
 // registry.
 //
-//	release build [-out dist] [-tagged] [-only images,chart]
+//	release build [-out dist] [-tagged] [-only linux/amd64]
 //	release push [-from dist] REGISTRY
 //
 // What it builds depends on the commit alone: two runs give the same bytes. docs/release.md lists
@@ -50,6 +50,10 @@ func runBuild(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&b.out, "out", "dist", "the folder to write, which is replaced")
 	flags.StringVar(&b.helm, "helm", "helm", "the helm program")
 	tagged := flags.Bool("tagged", false, "refuse to build a commit without a tag")
+	flags.Func("only", "build for this platform alone, such as linux/amd64, to try something quickly", func(text string) (err error) {
+		b.only, err = parsePlatform(text)
+		return err
+	})
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

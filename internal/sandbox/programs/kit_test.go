@@ -31,7 +31,7 @@ func TestPins(t *testing.T) {
 	}
 }
 
-// outside takes the test to a place without a checkout, with an empty cache.
+// outside changes to a folder without a checkout, and to an empty cache.
 func outside(t *testing.T) {
 	t.Helper()
 	t.Chdir(t.TempDir())

@@ -81,8 +81,8 @@ func Pause(ctx context.Context, getenv func(string) string) (string, error) {
 	return file, nil
 }
 
-// Bin returns the folder with the programs mic, nmi and nmi-holder: the one of the running podid, or
-// that of the kit.
+// Bin returns the folder with the programs mic, nmi and nmi-holder: the one of the running podid,
+// or that of the kit.
 func Bin() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
