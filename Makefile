@@ -34,7 +34,7 @@ build: ## bin/mic, bin/nmi, bin/nmi-holder and bin/podid
 ##@ Test
 
 # Only a user's demo may download Kubernetes; what developers run builds it from the pinned source.
-test test-unit test-api test-kernel test-clients test-sandbox test-planes test-faults fuzz bench assets: export PODID_KUBERNETES := source
+test test-unit test-api test-kernel test-clients test-sandbox test-planes test-faults test-release fuzz bench assets: export PODID_KUBERNETES := source
 
 .PHONY: test
 test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm $(TOOLS)/helm3 ## Everything: unit, API server, kernel, client, fuzz and sandbox tests
@@ -92,7 +92,7 @@ push: ## The images and the chart of dist/ to a registry of yours: REGISTRY=ghcr
 	@cd hack/release && go run . push -from ../../dist '$(REGISTRY)'
 
 .PHONY: test-release
-test-release: qemu-user $(TOOLS)/helm $(TOOLS)/gotestsum ## A real release, built twice with the same bytes, and its arm64 programs in an emulator: some half an hour
+test-release: root assets qemu-user $(TOOLS)/helm $(TOOLS)/gotestsum ## A real release, built twice with the same bytes, and its arm64 programs in an emulator: some half an hour
 	@$(GOTESTSUM) hack/test.sh release
 
 ##@ Keep in order

@@ -45,7 +45,7 @@ for grade in "$@"; do
 				go test -json -count=1 -timeout 40m -run "$stories" ./test/scenario/... || status=1
 		done ;;
 	faults)  PODID_TEST_SANDBOX=1 PODID_FAULTS_LONG=1 go test -json -count=1 -timeout 2h ./test/faults/... ;;
-	release) (cd hack/release && PODID_TEST_RELEASE=1 go test -json -count=1 -timeout 2h ./...) ;;
+	release) (cd hack/release && PODID_TEST_RELEASE=${PODID_TEST_RELEASE:-1} go test -json -count=1 -timeout 2h ./...) ;;
 	*) echo "error: no test grade $grade: unit, api, kernel, clients, sandbox, fuzz, planes, faults or release" >&2; exit 2 ;;
 	esac || status=1
 done
