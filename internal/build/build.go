@@ -11,7 +11,7 @@ import (
 // The release, its commit and that commit's time, set at link time:
 // -ldflags "-X github.com/podid-io/podid/internal/build.version=v1.2.3".
 // The linker can set nothing but variables.
-var version, commit, date string
+var version, commit, date string //nolint:gochecknoglobals // as above
 
 // Info describes the build of a binary.
 type Info struct {
