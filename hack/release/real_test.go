@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -19,22 +20,30 @@ func TestReal(t *testing.T) {
 	if os.Getenv("PODID_TEST_RELEASE") == "" {
 		t.Skip("PODID_TEST_RELEASE is not set: run make test-release")
 	}
-	first, r := buildReal(t)
+	source := cloneOf(t, "../..")
+	first, r := buildReal(t, source)
 	t.Run("reproducible", func(t *testing.T) {
-		second, _ := buildReal(t)
+		second, _ := buildReal(t, cloneOf(t, source))
 		if diff := cmp.Diff(tree(t, first), tree(t, second)); diff != "" {
 			t.Error(diff)
 		}
 	})
+	t.Run("kubectl", func(t *testing.T) { checkPlugin(t, first) })
 	t.Run("demo", func(t *testing.T) { checkDownloaded(t, first, r) })
 	t.Run("arm64", func(t *testing.T) { checkPrograms(t, first, r) })
 }
 
-// buildReal builds a clone of this repository.
-func buildReal(t *testing.T) (string, release) {
+func cloneOf(t *testing.T, repository string) string {
 	t.Helper()
-	source, dist := filepath.Join(t.TempDir(), "clone"), filepath.Join(t.TempDir(), "dist")
-	runGit(t, "../..", "clone", "-q", "--no-local", ".", source)
+	to := filepath.Join(t.TempDir(), "clone")
+	runGit(t, repository, "clone", "-q", "--no-local", ".", to)
+	return to
+}
+
+// buildReal builds a clone of this repository.
+func buildReal(t *testing.T, source string) (string, release) {
+	t.Helper()
+	dist := filepath.Join(t.TempDir(), "dist")
 	r, err := describe(t.Context(), source)
 	if err != nil {
 		t.Fatal(err)
@@ -49,6 +58,24 @@ func buildReal(t *testing.T) (string, release) {
 		t.Fatal(err)
 	}
 	return dist, r
+}
+
+// checkPlugin runs podid as kubectl does.
+func checkPlugin(t *testing.T, dist string) {
+	t.Helper()
+	bin := t.TempDir()
+	podid, err := filepath.Abs(filepath.Join(dist, "bin", runtime.GOOS+"_"+runtime.GOARCH, "podid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(podid, filepath.Join(bin, "kubectl-podid")); err != nil { // as krew does
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl"), "podid", "identity", "--help")
+	cmd.Env = append(os.Environ(), "PATH="+bin)
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "kubectl podid identity") {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // emulator returns the program that runs arm64 programs.

@@ -135,8 +135,7 @@ func moduleProxy(t *testing.T, version string) string {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	source := filepath.Join(t.TempDir(), "source")
-	runGit(t, "../..", "clone", "-q", "--no-local", ".", source)
+	source := cloneOf(t, "../..")
 	f, err := os.Create(filepath.Join(dir, version+".zip"))
 	if err != nil {
 		t.Fatal(err)
@@ -160,6 +159,6 @@ func goEnvironment(t *testing.T, proxy string) []string {
 	dirs := strings.Fields(string(out))
 	return []string{
 		"GOMODCACHE=" + filepath.Join(t.TempDir(), "mod"), "GOCACHE=" + dirs[1],
-		"GOFLAGS=-modcacherw", "GONOSUMDB=" + project, "GOPROXY=" + proxy + ",file://" + filepath.Join(dirs[0], "cache/download") + ",off",
+		"GOFLAGS=-modcacherw", "GOSUMDB=off", "GOPROXY=" + proxy + ",file://" + filepath.Join(dirs[0], "cache/download") + ",off",
 	}
 }
