@@ -113,7 +113,7 @@ func TestInstalled(t *testing.T) {
 	if os.Getenv("PODID_TEST_RELEASE") == "" {
 		t.Skip("PODID_TEST_RELEASE is not set: run make test-release")
 	}
-	const version = "v9.8.7"
+	const version = "v0.9.8"
 	proxy := moduleProxy(t, version)
 	bin := t.TempDir()
 	cmd := alone(t, "go", "install", project+"/cmd/podid@"+version)
@@ -143,13 +143,15 @@ func moduleProxy(t *testing.T, version string) string {
 	if err := errors.Join(zip.CreateFromDir(f, module.Version{Path: project, Version: version}, source), f.Close()); err != nil {
 		t.Fatal(err)
 	}
+	write(t, filepath.Join(dir, "list"), version+"\n")
 	write(t, filepath.Join(dir, version+".info"), `{"Version":"`+version+`","Time":"2026-01-02T03:04:05Z"}`)
 	write(t, filepath.Join(dir, version+".mod"), read(t, filepath.Join(source, "go.mod")))
 	return "file://" + strings.TrimSuffix(dir, "/"+project+"/@v")
 }
 
-// goEnvironment makes the go command use a module cache of its own for this module, and the
-// machine's for all others.
+// goEnvironment makes the go command unpack all modules into a cache of its own, this one from the
+// proxy and all others from what the machine has downloaded. With -trimpath, the compiler's cache
+// serves although the folders differ.
 func goEnvironment(t *testing.T, proxy string) []string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", "env", "GOMODCACHE", "GOCACHE").Output()
@@ -159,6 +161,6 @@ func goEnvironment(t *testing.T, proxy string) []string {
 	dirs := strings.Fields(string(out))
 	return []string{
 		"GOMODCACHE=" + filepath.Join(t.TempDir(), "mod"), "GOCACHE=" + dirs[1],
-		"GOFLAGS=-modcacherw", "GOSUMDB=off", "GOPROXY=" + proxy + ",file://" + filepath.Join(dirs[0], "cache/download") + ",off",
+		"GOFLAGS=-modcacherw -trimpath", "GOSUMDB=off", "GOPROXY=" + proxy + ",file://" + filepath.Join(dirs[0], "cache/download") + ",off",
 	}
 }
