@@ -154,7 +154,7 @@ func TestPureOnARM(t *testing.T) {
 	for _, pkg := range []string{"ascii", "assignment", "build", "identity", "ledger", "reason", "secretvalue", "sandbox/image"} {
 		t.Run(pkg, func(t *testing.T) {
 			program := filepath.Join(t.TempDir(), "test")
-			compile := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", program, "./internal/"+pkg)
+			compile := exec.CommandContext(t.Context(), "go", "test", "-c", "-trimpath", "-o", program, "./internal/"+pkg)
 			compile.Dir = "../.."
 			compile.Env = append(os.Environ(), "GOARCH=arm64", "CGO_ENABLED=0")
 			if out, err := compile.CombinedOutput(); err != nil {

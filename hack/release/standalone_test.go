@@ -150,7 +150,7 @@ func moduleProxy(t *testing.T, version string) string {
 }
 
 // goEnvironment makes the go command unpack all modules into a cache of its own, this one from the
-// proxy and all others from what the machine has downloaded. With -trimpath, the compiler's cache
+// proxy and all others from what the machine has downloaded. With these flags, the compiler's cache
 // serves although the folders differ.
 func goEnvironment(t *testing.T, proxy string) []string {
 	t.Helper()
@@ -161,6 +161,6 @@ func goEnvironment(t *testing.T, proxy string) []string {
 	dirs := strings.Fields(string(out))
 	return []string{
 		"GOMODCACHE=" + filepath.Join(t.TempDir(), "mod"), "GOCACHE=" + dirs[1],
-		"GOFLAGS=-modcacherw -trimpath", "GOSUMDB=off", "GOPROXY=" + proxy + ",file://" + filepath.Join(dirs[0], "cache/download") + ",off",
+		"GOFLAGS=-modcacherw -trimpath", "CGO_ENABLED=0", "GOSUMDB=off", "GOPROXY=" + proxy + ",file://" + filepath.Join(dirs[0], "cache/download") + ",off",
 	}
 }
