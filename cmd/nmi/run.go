@@ -177,11 +177,13 @@ func (a *agent) awaitCluster(ctx context.Context) {
 		return
 	}
 	close(a.known)
-	a.awaitDataplane(ctx)
+	if a.o.privileged.Way == privileged.CaptureWire {
+		a.awaitDataplane(ctx)
+	}
 }
 
 // awaitDataplane waits until the node's label no longer says that packets pass by the redirect, and
-// closes wired.
+// closes wired. An agent on the wire cannot serve pods before.
 func (a *agent) awaitDataplane(ctx context.Context) {
 	for a.dataplane.Ready() != nil {
 		select {

@@ -82,10 +82,10 @@ func (a *agent) probeWire(ctx context.Context) {
 }
 
 // probePause returns the pause before the next probe, or before the next look at whether the first
-// one can be sent: until then the agent is not ready.
+// one can be sent: until then an agent is not ready that does not capture inside pods.
 func (a *agent) probePause() time.Duration {
 	switch interval := a.o.privileged.Interval(); {
-	case a.wire.last.Load() == nil:
+	case a.wire.last.Load() == nil && a.checkCapture() != nil:
 		return min(interval, labelRetry)
 	case a.wirePasses() != nil:
 		return min(interval, passesRetry)

@@ -54,7 +54,7 @@ func (d *deadline) end(late bool) (again bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.waiting = false
-	d.over = late && !d.passed()
+	d.over = late && !d.inner.Equal(d.want) && !d.passed()
 	return d.over
 }
 

@@ -133,6 +133,53 @@ func TestResponseTime(t *testing.T) {
 	})
 }
 
+// TestInterimResponse: the time of a response does not begin with "100 Continue".
+func TestInterimResponse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _, client := pair(t)
+		c.responseTime = 10 * time.Second
+		c.beginRequest()
+		go func() {
+			b := make([]byte, 64)
+			for {
+				if _, err := client.Read(b); err != nil {
+					return
+				}
+			}
+		}()
+		if _, err := c.Write([]byte(interim)); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute) //nolint:forbidigo // fake time
+		if _, err := c.Write([]byte("HTTP/1.1 200 OK\r\n")); err != nil {
+			t.Errorf("the response, a minute later: %v", err)
+		}
+	})
+}
+
+// broken fails as if it were late, whatever its deadline.
+type broken struct{ net.Conn }
+
+func (broken) Read([]byte) (int, error)  { return 0, os.ErrDeadlineExceeded }
+func (broken) Write([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
+
+// TestLateForGood: a connection that fails whatever its deadline ends a Read and a Write.
+func TestLateForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, inner, _ := pair(t)
+		inner.Conn = broken{inner.Conn}
+		for _, deadline := range []time.Time{{}, time.Now().Add(time.Minute), time.Now().Add(time.Hour), {}} {
+			_ = c.SetDeadline(deadline)
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("read: %v", err)
+			}
+			if _, err := c.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("write: %v", err)
+			}
+		}
+	})
+}
+
 // TestDeadlinesCostNothing: requests that follow one another set the connection's own deadlines
 // only now and then. The calls are those of net/http for a request.
 func TestDeadlinesCostNothing(t *testing.T) {

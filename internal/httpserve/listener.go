@@ -278,8 +278,11 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		n, err := c.Conn.Read(p)
-		if again := c.reads.end(isLate(err)); !again || n > 0 {
+		switch again := c.reads.end(isLate(err)); {
+		case !again:
 			return n, err
+		case n > 0:
+			return n, nil
 		}
 	}
 }
@@ -299,10 +302,16 @@ func (c *Conn) Write(p []byte) (int, error) {
 		n, err := c.Conn.Write(p[written:])
 		written += n
 		if again := c.writes.end(isLate(err)); !again {
+			if string(p) == interim {
+				c.responding.Store(false)
+			}
 			return written, err
 		}
 	}
 }
+
+// interim is what net/http answers to "Expect: 100-continue". The response itself comes later.
+const interim = "HTTP/1.1 100 Continue\r\n\r\n"
 
 func isLate(err error) bool { return err != nil && errors.Is(err, os.ErrDeadlineExceeded) }
 

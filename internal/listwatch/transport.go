@@ -18,12 +18,13 @@ type retried struct{}
 // header says. An API server that is starting says five seconds, although it needs a fraction of a
 // second more. Without OwnRetries, an informer would miss the changes of these five seconds, in
 // which a program that has just become the leader acts on what it knew before. The pauses of
-// Patient bound the load instead.
+// Patient bound the load instead. An API server that has too much to do (429) is obeyed: it counts
+// on all agents of a cluster to wait.
 func OwnRetries(config *rest.Config) {
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
 			res, err := next.RoundTrip(r)
-			if err == nil && r.Context().Value(retried{}) != nil {
+			if err == nil && res.StatusCode != http.StatusTooManyRequests && r.Context().Value(retried{}) != nil {
 				res.Header.Del("Retry-After")
 			}
 			return res, err

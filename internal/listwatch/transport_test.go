@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	goruntime "runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,11 +23,12 @@ import (
 // other requests obey it.
 func TestOwnRetries(t *testing.T) {
 	const pause, failures = "3600", 2
-	var requests atomic.Int32
+	var requests, code atomic.Int32
+	code.Store(http.StatusServiceUnavailable)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if requests.Add(1) <= failures {
 			w.Header().Set("Retry-After", pause)
-			w.WriteHeader(http.StatusServiceUnavailable)
+			w.WriteHeader(int(code.Load()))
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -76,6 +78,29 @@ func TestOwnRetries(t *testing.T) {
 			})
 		}
 	}
+	t.Run("too many", func(t *testing.T) { // an API server that has too much to do is obeyed
+		code.Store(http.StatusTooManyRequests)
+		defer code.Store(http.StatusServiceUnavailable)
+		requests.Store(0)
+		ctx, cancel := context.WithCancel(t.Context())
+		asked := make(chan error, 1)
+		go func() {
+			_, err := New(whole, func(error) {}).ListWithContext(ctx, metav1.ListOptions{})
+			asked <- err
+		}()
+		for requests.Load() == 0 {
+			goruntime.Gosched()
+		}
+		select {
+		case err := <-asked:
+			t.Errorf("%d requests, %v, want one and a long pause", requests.Load(), err)
+		case <-time.After(3 * firstPause):
+		}
+		cancel()
+		if err := <-asked; requests.Load() != 1 {
+			t.Errorf("%d requests, %v", requests.Load(), err)
+		}
+	})
 	t.Run("others", func(t *testing.T) {
 		requests.Store(0)
 		err := client.Get().Resource("pods").MaxRetries(0).Do(t.Context()).Error()

@@ -1,12 +1,15 @@
 package sandbox
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/podid-io/podid/internal/sandbox/cgroup"
 	"github.com/podid-io/podid/internal/sandbox/network"
 	"github.com/podid-io/podid/internal/sandbox/node"
 )
@@ -66,5 +69,39 @@ func TestUpChecksCilium(t *testing.T) {
 	err := (&Sandbox{layout: Layout{Name: "never-made"}}).Up(t.Context(), Options{Nodes: 1, Dataplane: "cilium=" + t.TempDir()})
 	if err == nil || !strings.Contains(err.Error(), "lacks cilium-agent") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestCiliumGroups: Cilium is refused where its programs would be on the machine's control group.
+func TestCiliumGroups(t *testing.T) {
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join("cgroup", "testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	for machine, ok := range map[string]bool{"v1": false, "container-v1": false, "hybrid": true, "v2": true, "container-v2": true} {
+		groups, err := cgroup.Parse(read(machine+".mountinfo"), read(machine+".cgroup"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := checkGroups("cilium=/c", groups); (err == nil) != ok {
+			t.Errorf("%s: %v", machine, err)
+		}
+		if err := checkGroups("ebpf", groups); err != nil {
+			t.Errorf("%s without Cilium: %v", machine, err)
+		}
+	}
+}
+
+// TestCiliumClang: the folder's clang compiles, not an older one of the machine.
+func TestCiliumClang(t *testing.T) {
+	for _, e := range node.Env() {
+		if path, ok := strings.CutPrefix(e, "PATH="); ok {
+			if folders := strings.Split(path, ":"); slices.Index(folders, node.CiliumDir) > slices.Index(folders, "/usr/bin") {
+				t.Errorf("PATH is %s", path)
+			}
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -187,6 +188,16 @@ type build struct {
 	client  *rest.Config
 }
 
+// checkGroups refuses Cilium where nodes have no v2 control group of their own. Its agent would
+// attach its programs to the top one, which is the machine's.
+func checkGroups(plane network.Dataplane, groups cgroup.Layout) error {
+	if _, ok := plane.Cilium(); ok && !slices.ContainsFunc(groups.Hierarchies, func(h cgroup.Hierarchy) bool { return h.V2 }) {
+		return errors.New("Cilium needs control groups v2, and this machine has none: mount them (mount -t cgroup2 none /sys/fs/cgroup/unified), " +
+			"or use --dataplane ebpf")
+	}
+	return nil
+}
+
 // begin makes the sandbox's folder and records what is about to be created.
 func (s *Sandbox) begin(o Options, plan network.Plan, set programs.Set) (*build, error) {
 	groups, err := cgroup.Detect()
@@ -195,6 +206,9 @@ func (s *Sandbox) begin(o Options, plan network.Plan, set programs.Set) (*build,
 	}
 	plane, err := network.ParseDataplane(o.Dataplane)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkGroups(plane, groups); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(s.layout.Dir(), 0o700); err != nil {

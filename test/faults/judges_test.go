@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -233,29 +235,37 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-// TestHappen: a change is recorded as retried if an attempt failed, from the first attempt on.
+// TestHappen: a change counts as retried from the first attempt on that may have had an effect.
 func TestHappen(t *testing.T) {
-	for _, failures := range []int{0, 2} {
-		r := run{rig: &rig{t: t}, T: t}
-		var first, last time.Time
-		left := failures
-		r.happen(change{"a change", func(context.Context, client.Client) error {
-			if last = time.Now(); first.IsZero() {
-				first = last
+	lost, refused := errors.New("no answer"), &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	for name, tt := range map[string]struct {
+		failures []error
+		from     int // the attempt that it counts from; -1: it is not retried
+	}{
+		"at once":               {nil, -1},
+		"answers lost":          {[]error{lost, lost}, 0},
+		"refused":               {[]error{refused, refused}, -1},
+		"refused and then lost": {[]error{refused, lost, refused}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := run{rig: &rig{t: t}, T: t}
+			var attempts []time.Time
+			r.happen(change{"a change", func(context.Context, client.Client) error {
+				attempts = append(attempts, time.Now())
+				if i := len(attempts) - 1; i < len(tt.failures) {
+					return tt.failures[i]
+				}
+				return nil
+			}})
+			if len(r.retries) != min(tt.from+1, 1) {
+				t.Fatalf("retries %+v, want from attempt %d", r.retries, tt.from)
 			}
-			if left--; left >= 0 {
-				return errors.New("no answer")
+			for _, got := range r.retries {
+				if got.began.After(attempts[tt.from]) || tt.from > 0 && got.began.Before(attempts[tt.from-1]) || got.ended.Before(attempts[len(attempts)-1]) {
+					t.Errorf("%+v, want from attempt %d of %v", got, tt.from, attempts)
+				}
 			}
-			return nil
-		}})
-		if got, want := len(r.retries), min(failures, 1); got != want {
-			t.Fatalf("%d failures: %d retries recorded, want %d", failures, got, want)
-		}
-		for _, got := range r.retries {
-			if got.began.After(first) || got.ended.Before(last) {
-				t.Errorf("recorded %+v, want %v to %v within it", got, first, last)
-			}
-		}
+		})
 	}
 }
 

@@ -3,15 +3,18 @@ package faults_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -148,14 +151,18 @@ func (r *run) happen(c change) {
 	ctx, cancel := context.WithTimeout(r.Context(), startTime)
 	defer cancel()
 	r.note(c.what)
-	began := time.Now()
-	for failed := false; ; failed = true {
+	var first time.Time // attempt that may have had an effect
+	for {
+		began := time.Now()
 		err := c.do(ctx, r.client)
 		if err == nil {
-			if failed {
-				r.retry(retried{began: began, ended: time.Now()})
+			if !first.IsZero() {
+				r.retry(retried{began: first, ended: time.Now()})
 			}
 			return
+		}
+		if first.IsZero() && !refused(err) {
+			first = began
 		}
 		if mistaken(err) || ctx.Err() != nil {
 			r.Errorf("%s: %v", c.what, err)
@@ -166,6 +173,11 @@ func (r *run) happen(c change) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// refused reports whether a change certainly had no effect: no API server has read it.
+func refused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err)
 }
 
 // settle waits until everything is as it must be.

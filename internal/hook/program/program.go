@@ -31,9 +31,9 @@ type Config struct {
 	// Node is the cookie of the node's own network namespace (SO_NETNS_COOKIE, Linux 5.14). What
 	// connects there is let pass, unless it is a pod that is captured (Hook.Capture).
 	Node uint64
-	// PassAbsent lets connects to the metadata service pass where the network namespace has no
+	// PassAbsent lets connects to the metadata service's port pass where the network namespace has no
 	// listener: something else, such as the redirect, answers or refuses them. Otherwise they are
-	// refused.
+	// refused, as those to its other ports are.
 	PassAbsent bool
 	// Pods is the ID of the pods' control group, the inode of its folder. If it is 0, every socket of
 	// the node may be a pod's: the guard then lets pass what connect4 let pass, and nothing else.

@@ -123,7 +123,7 @@ func join(pid int) error {
 // Env returns the environment of every program on a node.
 func Env() []string {
 	return []string{
-		"PATH=" + BinDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + CiliumDir,
+		"PATH=" + BinDir + ":" + CiliumDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", // its clang before the machine's
 		"HOME=/root",
 		"LANG=C.UTF-8",
 		"LD_LIBRARY_PATH=" + LibDir,
