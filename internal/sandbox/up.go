@@ -192,7 +192,7 @@ type build struct {
 // attach its programs to the top one, which is the machine's.
 func checkGroups(plane network.Dataplane, groups cgroup.Layout) error {
 	if _, ok := plane.Cilium(); ok && !slices.ContainsFunc(groups.Hierarchies, func(h cgroup.Hierarchy) bool { return h.V2 }) {
-		return errors.New("Cilium needs control groups v2, and this machine has none: mount them (mount -t cgroup2 none /sys/fs/cgroup/unified), " +
+		return errors.New("no control groups v2 on this machine, which Cilium needs: mount them (mount -t cgroup2 none /sys/fs/cgroup/unified), " +
 			"or use --dataplane ebpf")
 	}
 	return nil
