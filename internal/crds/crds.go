@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -60,14 +63,42 @@ func Apply(ctx context.Context, c client.Client, definitions []*unstructured.Uns
 	return errors.Join(failed...)
 }
 
-// Delete deletes the definitions, and with them all objects of their kinds. Those that do not exist
-// are no error.
+// deleteWait is how long Delete waits, unless its context ends before.
+const deleteWait = 30 * time.Second
+
+// Delete deletes the definitions, and with them all objects of their kinds, and waits until they are
+// gone. Those that do not exist are no error. A definition stays, and is reported, while one of its
+// objects has a finalizer.
 func Delete(ctx context.Context, c client.Client, definitions []*unstructured.Unstructured) error {
 	var failed []error
+	var deleted []*unstructured.Unstructured
 	for _, definition := range definitions {
 		if err := client.IgnoreNotFound(c.Delete(ctx, definition)); err != nil && !meta.IsNoMatchError(err) {
 			failed = append(failed, fmt.Errorf("delete %s: %w", definition.GetName(), err))
+			continue
+		}
+		deleted = append(deleted, definition)
+	}
+	ctx, cancel := context.WithTimeout(ctx, deleteWait)
+	defer cancel()
+	for _, definition := range deleted {
+		if err := waitGone(ctx, c, definition); err != nil {
+			failed = append(failed, err)
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// waitGone returns when a deleted definition does not exist any more, or with an error when the
+// context ends.
+func waitGone(ctx context.Context, c client.Client, definition *unstructured.Unstructured) error {
+	err := wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		err := c.Get(ctx, client.ObjectKeyFromObject(definition), definition.DeepCopy())
+		return apierrors.IsNotFound(err) || meta.IsNoMatchError(err), nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s is still being deleted: remove the finalizers of its objects, as podid cleanup does (%w)",
+			definition.GetName(), err)
+	}
+	return nil
 }

@@ -1,10 +1,12 @@
 package crds
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -47,6 +49,47 @@ func TestApply(t *testing.T) {
 		if err := Delete(t.Context(), c, definitions); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A definition whose objects have a finalizer is not gone, and is not called deleted.
+func TestDeleteStuck(t *testing.T) {
+	env := testenv.Start(t)
+	c := testenv.Client(t, env.Config)
+	definitions, err := Read(generated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Apply(t.Context(), c, definitions); err != nil {
+		t.Fatal(err)
+	}
+	stuck := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "aadpodidentity.k8s.io/v1",
+		"kind":       "AzureAssignedIdentity",
+		"metadata": map[string]any{
+			"name": "old", "namespace": "default",
+			"finalizers": []any{"azureassignedidentity.finalizers.aadpodidentity.k8s.io"},
+		},
+	}}
+	testenv.Eventually(t, "an object", func() string {
+		if err := c.Create(t.Context(), stuck); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	err = Delete(ctx, c, definitions)
+	if err == nil || !strings.Contains(err.Error(), "azureassignedidentities.aadpodidentity.k8s.io is still being deleted") ||
+		strings.Contains(err.Error(), "azureidentities.") {
+		t.Fatalf("got %v", err)
+	}
+	stuck.SetFinalizers(nil)
+	if err := c.Update(t.Context(), stuck); err != nil {
+		t.Fatal(err)
+	}
+	if err := Delete(t.Context(), c, definitions); err != nil {
+		t.Error(err)
 	}
 }
 

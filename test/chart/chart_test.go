@@ -108,18 +108,26 @@ func render(t *testing.T, args ...string) []*unstructured.Unstructured {
 	return objects
 }
 
-// parse splits helm's output into objects, sorted, so that the version of helm does not matter.
+// parse splits helm's output into objects, sorted, so that the version of helm does not matter. A
+// repeated key or object is an error: of two, the API server or Helm would take one.
 func parse(t *testing.T, text string) []*unstructured.Unstructured {
 	t.Helper()
 	var objects []*unstructured.Unstructured
+	seen := map[string]bool{}
 	for document := range strings.SplitSeq("\n"+text, "\n---") {
 		object := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal([]byte(document), &object.Object); err != nil {
+		if err := yaml.UnmarshalStrict([]byte(document), &object.Object); err != nil {
 			t.Fatalf("parse what helm rendered: %v\n%s", err, document)
 		}
-		if len(object.Object) > 0 {
-			objects = append(objects, object)
+		if len(object.Object) == 0 {
+			continue
 		}
+		if key := object.GroupVersionKind().Group + "/" + id(object); seen[key] {
+			t.Fatalf("helm rendered %s twice", key)
+		} else {
+			seen[key] = true
+		}
+		objects = append(objects, object)
 	}
 	slices.SortStableFunc(objects, func(a, b *unstructured.Unstructured) int { return strings.Compare(id(a), id(b)) })
 	return objects

@@ -28,7 +28,9 @@ func TestMigrate(t *testing.T) {
 		"new names": {nil, "podid-nmi"},
 		// Selectors are immutable: with the old name, the new ones must be equal to the old ones.
 		"same names": {[]string{"--set", "nameOverride=aad-pod-identity"}, "aad-pod-identity-nmi"},
-		"full names": {[]string{"--set", "fullnameOverride=aad-pod-identity"}, "aad-pod-identity-nmi"},
+		// Labels of a user do not hide whose DaemonSet it is.
+		"same names, own labels": {[]string{"--set", `nameOverride=aad-pod-identity,customLabels.app\.kubernetes\.io/part-of=shop`}, "aad-pod-identity-nmi"},
+		"full names":             {[]string{"--set", "fullnameOverride=aad-pod-identity"}, "aad-pod-identity-nmi"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			api := startCluster(t, chartDir+"/crds")

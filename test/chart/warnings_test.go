@@ -18,10 +18,11 @@ func TestWarnings(t *testing.T) {
 		"azureIdentity.enabled=true,azureIdentity.namespace=a": {"azureIdentity is no value of this chart and has no effect: did you mean azureIdentities?"},
 		"mic.replica=2": {"mic.replica is no value of this chart and has no effect: did you mean mic.replicas?"},
 		"mic.leaderElection.Name=a,nmi.Audit_Log=off": {"did you mean mic.leaderElection.name?", "did you mean nmi.auditLog?"},
-		"crds.keep=false":       {"helm uninstall deletes all identities"},
-		"crds.upgrade=true":     nil,
-		"nonsense.of.mine=1":    {"nonsense is no value of this chart and has no effect"},
-		"forceNameSpaced=false": {"write forceNamespaced"},
+		"crds.keep=false":                 {"helm uninstall deletes all identities"},
+		"crds.upgrade=true":               nil,
+		"enabled=true,tags.identity=true": nil, // conditions of an umbrella chart
+		"nonsense.of.mine=1":              {"nonsense is no value of this chart and has no effect"},
+		"forceNameSpaced=false":           {"write forceNamespaced"},
 		"operationMode=managed,adminsecret.ClientID=a,forceNamespaced=false": {
 			"adminsecret is ignored", "forceNamespaced=false is ignored", "did you mean adminsecret.clientID?",
 		},

@@ -31,17 +31,31 @@ app.kubernetes.io/component: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{- /* Labels of every object: (list . "mic"), or (list . "") for shared ones. */ -}}
+{{- /* Labels of every object: (list . "mic"), or (list . "") for shared ones. Then any number of a user's. */ -}}
 {{- define "podid.labels" -}}
+{{- $root := index . 0 -}}
+{{- include "podid.merge" (concat (list (include "podid.chartLabels" .) $root.Values.customLabels) (slice . 2)) -}}
+{{- end -}}
+
+{{- define "podid.chartLabels" -}}
 {{- $root := index . 0 -}}
 {{- include "podid.selector" . }}
 app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: podid
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- with $root.Values.customLabels }}
-{{ toYaml . }}
-{{- end }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
+{{- end -}}
+
+{{- /* Labels or annotations: (list "the chart's, as YAML" user's more…). The chart's keys win, since it relies on them; of the
+       user's, the later. */ -}}
+{{- define "podid.merge" -}}
+{{- $all := dict -}}
+{{- range append (rest .) (first . | fromYaml) -}}
+{{- range $key, $value := . -}}
+{{- $_ := set $all $key (include "podid.text" $value) -}}
+{{- end -}}
+{{- end -}}
+{{- with $all -}}{{- toYaml . -}}{{- end -}}
 {{- end -}}
 
 {{- /* "true" or "": old values files say "true", "false", true or false. */ -}}
@@ -83,8 +97,8 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- define "podid.image" -}}
 {{- $root := index . 0 -}}
 {{- $part := index . 1 -}}
-{{- $repository := $root.Values.image.repository -}}
-{{- with $root.Values.global.imageRegistry -}}
+{{- $repository := $root.Values.image.repository | trimSuffix "/" -}}
+{{- with $root.Values.global.imageRegistry | trimSuffix "/" -}}
 {{- $repository = printf "%s/%s" . (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") -}}
 {{- end -}}
 {{- printf "%s/%s:%s" $repository $part.image (include "podid.text" $part.tag | default $root.Chart.AppVersion) -}}
@@ -118,10 +132,7 @@ metadata:
   name: {{ include "podid.serviceAccount" . }}
   namespace: {{ (index . 0).Release.Namespace }}
   labels:
-    {{- include "podid.labels" . | nindent 4 }}
-    {{- with $part.serviceAccount.labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "podid.labels" (append . $part.serviceAccount.labels) | nindent 4 }}
   {{- with $part.serviceAccount.annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
@@ -129,13 +140,35 @@ metadata:
 {{- end }}
 {{- end -}}
 
-{{- /* A mapping whose fields a user may replace, one by one: (list "the chart's, as YAML" user's). */ -}}
+{{- /* A security context whose fields a user may replace, one by one: (list "the chart's, as YAML" user's). Capabilities are
+       added to the chart's: a list of a user's own would silently lack those that the program needs, or let all be kept. */ -}}
 {{- define "podid.override" -}}
 {{- $fields := index . 0 | fromYaml -}}
 {{- range $key, $value := index . 1 -}}
+{{- if and (eq $key "capabilities") (kindIs "map" $value) -}}
+{{- $capabilities := deepCopy ($fields.capabilities | default dict) -}}
+{{- range $list := list "add" "drop" -}}
+{{- with concat (get $capabilities $list | default list) (get $value $list | default list) | uniq -}}
+{{- $_ := set $capabilities $list . -}}
+{{- end -}}
+{{- end -}}
+{{- $value = $capabilities -}}
+{{- end -}}
 {{- $_ := set $fields $key $value -}}
 {{- end -}}
 {{- toYaml $fields -}}
+{{- end -}}
+
+{{- /* The security context of pods that run a program once, without rights on their node. OpenShift's SecurityContextConstraints
+       restricted-v2, which these pods get, choose the user, and refuse one that is given. */ -}}
+{{- define "podid.oncePodSecurityContext" -}}
+runAsNonRoot: true
+{{- if not (include "podid.true" .Values.openshift.enabled) }}
+runAsUser: 65532
+runAsGroup: 65532
+{{- end }}
+seccompProfile:
+  type: RuntimeDefault
 {{- end -}}
 
 {{- /* Fields of a pod that are empty unless a user sets them. */ -}}

@@ -2,6 +2,7 @@
 {{- define "podid.prepare" -}}
 {{- $known := .Files.Get "files/known.yaml" | fromYaml -}}
 {{- include "podid.fill" (dict "values" .Values "defaults" $known.defaults "sections" $known.sections "prefix" "") -}}
+{{- include "podid.clearAdminsecret" . -}}
 {{- include "podid.validate" . -}}
 {{- end -}}
 
@@ -17,5 +18,18 @@
 {{- else if $section -}}
 {{- include "podid.fill" (dict "values" $value "defaults" $default "sections" $.sections "prefix" (printf "%s." $name)) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A values file may list the fields of adminsecret and fill none. */ -}}
+{{- define "podid.clearAdminsecret" -}}
+{{- $given := list -}}
+{{- range $key, $value := .Values.adminsecret -}}
+{{- if not (has (include "podid.text" $value | lower) (list "" "false")) -}}
+{{- $given = append $given $key -}}
+{{- end -}}
+{{- end -}}
+{{- if not $given -}}
+{{- $_ := set .Values "adminsecret" dict -}}
 {{- end -}}
 {{- end -}}

@@ -55,7 +55,8 @@
 {{- end -}}
 {{- range $key, $_ := $values -}}
 {{- $name := list $section $key | compact | join "." -}}
-{{- if not (or (has $name $known.names) (hasPrefix "global" $name)) -}}
+{{- /* An umbrella chart's conditions are in the values of its parts. */ -}}
+{{- if not (or (has $name $known.names) (hasPrefix "global" $name) (has $name (list "enabled" "tags"))) -}}
 {{- $nearest := include "podid.nearest" (dict "name" $name "names" $known.names) -}}
 {{- include "podid.warning" (printf "%s is no value of this chart and has no effect%s" $name (empty $nearest | ternary "" (printf ": did you mean %s?" $nearest))) -}}
 {{- end -}}
@@ -135,7 +136,7 @@
 {{- include "podid.warning" (printf "the CRDs of the cluster are not those of this chart: %s. Helm does not update them. Run: helm show crds CHART | kubectl apply --server-side --force-conflicts --field-manager=helm -f -, or set crds.upgrade" (join ", " $old)) -}}
 {{- end -}}
 {{- if include "podid.false" .Values.crds.keep -}}
-{{- include "podid.warning" "crds.keep is false: helm uninstall deletes all identities and bindings of the cluster" -}}
+{{- include "podid.warning" "crds.keep is false: helm uninstall deletes all identities and bindings of the cluster. The identities stay on the VMs and scale sets, since MIC is gone by then, and objects of aad-pod-identity with a finalizer keep their CRD from going: podid cleanup removes both" -}}
 {{- end -}}
 {{- end -}}
 
