@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -79,26 +81,28 @@ func Delete(ctx context.Context, c client.Client, definitions []*unstructured.Un
 		}
 		deleted = append(deleted, definition)
 	}
-	ctx, cancel := context.WithTimeout(ctx, deleteWait)
-	defer cancel()
-	for _, definition := range deleted {
-		if err := waitGone(ctx, c, definition); err != nil {
-			failed = append(failed, err)
-		}
-	}
-	return errors.Join(failed...)
+	return errors.Join(append(failed, waitGone(ctx, c, deleted))...)
 }
 
-// waitGone returns when a deleted definition does not exist any more, or with an error when the
-// context ends.
-func waitGone(ctx context.Context, c client.Client, definition *unstructured.Unstructured) error {
+// waitGone returns when none of the deleted definitions exists any more, or names in an error those
+// that do when the context ends or deleteWait is over.
+func waitGone(ctx context.Context, c client.Client, deleted []*unstructured.Unstructured) error {
+	ctx, cancel := context.WithTimeout(ctx, deleteWait)
+	defer cancel()
 	err := wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
-		err := c.Get(ctx, client.ObjectKeyFromObject(definition), definition.DeepCopy())
-		return apierrors.IsNotFound(err) || meta.IsNoMatchError(err), nil
+		deleted = slices.DeleteFunc(deleted, func(definition *unstructured.Unstructured) bool {
+			err := c.Get(ctx, client.ObjectKeyFromObject(definition), definition.DeepCopy())
+			return apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
+		})
+		return len(deleted) == 0, nil
 	})
-	if err != nil {
-		return fmt.Errorf("%s is still being deleted: remove the finalizers of its objects, as podid cleanup does (%w)",
-			definition.GetName(), err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	var names []string
+	for _, definition := range deleted {
+		names = append(names, definition.GetName())
+	}
+	return fmt.Errorf("still being deleted: %s: remove the finalizers of their objects, as podid cleanup does: %w",
+		strings.Join(names, ", "), err)
 }
