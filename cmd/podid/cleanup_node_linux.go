@@ -48,7 +48,7 @@ node's network, with the capabilities NET_ADMIN and BPF. --local does it on this
 Exit codes: 0 no redirect is left; 1 something failed, or was refused.`
 
 const nodeCleanupExample = `  # after helm uninstall
-  podid cleanup node --all --image ghcr.io/podid-io/podid/nmi:v2.0.0
+  podid cleanup node --all --image ghcr.io/podid-io/podid/nmi:0.1.0
 
   # on the node itself, as root
   podid cleanup node --local`

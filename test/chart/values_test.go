@@ -73,6 +73,15 @@ func TestWrongValues(t *testing.T) {
 	}
 }
 
+// A values file that lists the fields of adminsecret and fills none has no adminsecret.
+func TestEmptyAdminsecret(t *testing.T) {
+	want := text(t, render(t))
+	set := "adminsecret.cloud=,adminsecret.clientID=,adminsecret.clientSecret=null,adminsecret.useMSI=false,adminsecret.existingSecret="
+	if got := text(t, render(t, "--set", set)); got != want {
+		t.Errorf("empty fields render something else\n%s", cmp.Diff(want, got))
+	}
+}
+
 // Values files as people have them: what others refuse or misread works.
 func TestRightValues(t *testing.T) {
 	for name, set := range map[string]string{
