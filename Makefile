@@ -7,10 +7,11 @@ CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/podid
 # Tools are kept by the hash of their versions: a new version is a new folder.
 TOOLS   := $(CACHE)/tools/$(shell cat go.tools.mod go.tools.sum | sha256sum | cut -c1-12)
 ACTIONLINT := $(CACHE)/tools/actionlint-$(shell cat go.actionlint.mod go.actionlint.sum | sha256sum | cut -c1-12)/actionlint
+HELM3   := $(CACHE)/tools/helm3-$(shell cat go.helm3.mod go.helm3.sum | sha256sum | cut -c1-12)/helm3
 ASSETS  := $(CACHE)/assets
 VERSION := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 BUILD   := github.com/podid-io/podid/internal/build
-COMMIT  := $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
+COMMIT  := $(or $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null),unknown)
 DATE    := $(shell TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)
 LDFLAGS := -s -w -X $(BUILD).version=$(VERSION) -X $(BUILD).commit=$(COMMIT) -X $(BUILD).date=$(DATE)
 
@@ -19,7 +20,7 @@ GOTESTSUM = PODID_TEST_PROGRESS=/proc/$$$$/fd/2 $(TOOLS)/gotestsum --format pkgn
 
 export KUBEBUILDER_ASSETS := $(ASSETS)
 export PODID_HELM := $(TOOLS)/helm
-export PODID_HELM3 := $(TOOLS)/helm3
+export PODID_HELM3 := $(HELM3)
 
 ##@ Run
 
@@ -37,15 +38,15 @@ build: ## bin/mic, bin/nmi, bin/nmi-holder and bin/podid
 test test-unit test-api test-kernel test-clients test-sandbox test-planes test-faults test-release fuzz bench assets: export PODID_KUBERNETES := source
 
 .PHONY: test
-test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm $(TOOLS)/helm3 ## Everything: unit, API server, kernel, client, fuzz and sandbox tests
+test: root gcc npm build assets $(TOOLS)/gotestsum $(TOOLS)/helm $(HELM3) ## Everything: unit, API server, kernel, client, fuzz and sandbox tests
 	@$(GOTESTSUM) hack/test.sh unit api kernel clients fuzz sandbox
 
 .PHONY: test-unit
-test-unit: gcc $(TOOLS)/gotestsum $(TOOLS)/helm $(TOOLS)/helm3 ## Unit and property tests, with the race detector; no root needed
+test-unit: gcc $(TOOLS)/gotestsum $(TOOLS)/helm $(HELM3) ## Unit and property tests, with the race detector; no root needed
 	@$(GOTESTSUM) hack/test.sh unit
 
 .PHONY: test-api
-test-api: gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm $(TOOLS)/helm3 ## CRDs and controllers against a real API server
+test-api: gcc build assets $(TOOLS)/gotestsum $(TOOLS)/helm $(HELM3) ## CRDs and controllers against a real API server
 	@$(GOTESTSUM) hack/test.sh api
 
 .PHONY: test-kernel
@@ -84,8 +85,8 @@ bench: root build assets ## The speed figures, measured here and now; ARGS="mic 
 ##@ Release
 
 .PHONY: release
-release: $(TOOLS)/helm ## Everything that a release consists of, in dist/; the version is the commit's tag (docs/release.md)
-	@cd hack/release && go run . build -source ../.. -out ../../dist -helm $(TOOLS)/helm $(ARGS)
+release: $(TOOLS)/helm ## Everything that a release consists of, in dist/; the version is the commit's tag, RELEASE_TAG=v1.2.3 if it has several (docs/release.md)
+	@cd hack/release && go run . build -source ../.. -out ../../dist -helm $(TOOLS)/helm $${RELEASE_TAG:+-version "$$RELEASE_TAG"} $(ARGS)
 
 .PHONY: push
 push: ## The images and the chart of dist/ to a registry of yours: REGISTRY=ghcr.io/you/podid
@@ -112,7 +113,7 @@ verify: generate ## Fails when generated files or go.mod are stale
 
 .PHONY: lint
 lint: words $(TOOLS)/golangci-lint $(ACTIONLINT) ## golangci-lint (import directions, no sleeps, error wrapping), go vet, actionlint and the words
-	@$(ACTIONLINT)
+	@$(ACTIONLINT) -shellcheck= .github/workflows/*.yml # not what the machine happens to have, and not another repository's
 	@go vet ./...
 	@$(TOOLS)/golangci-lint run --allow-parallel-runners ./...
 	@cd hack/release && go vet ./... && $(TOOLS)/golangci-lint run --allow-parallel-runners ./...
@@ -153,8 +154,9 @@ $(TOOLS)/gotestsum: package := gotest.tools/gotestsum
 $(TOOLS)/helm: package := helm.sh/helm/v4/cmd/helm
 $(TOOLS)/controller-gen: package := sigs.k8s.io/controller-tools/cmd/controller-gen
 $(TOOLS)/govulncheck: package := golang.org/x/vuln/cmd/govulncheck
-$(TOOLS)/helm3: go.helm3.mod go.helm3.sum
-	@mkdir -p $(TOOLS)
+
+$(HELM3):
+	@mkdir -p $(@D)
 	@CGO_ENABLED=0 hack/build.sh $(@F) go build -modfile=go.helm3.mod -o $@ helm.sh/helm/v3/cmd/helm
 
 $(ACTIONLINT):

@@ -1,7 +1,7 @@
 // Helm 3, apart from Helm 4 in go.tools.mod: both are used, so the chart is rendered with both.
 module github.com/podid-io/podid
 
-go 1.26.8
+go 1.26.0
 
 require (
 	dario.cat/mergo v1.0.1 // indirect

@@ -1,7 +1,7 @@
 // Command release builds everything that a release of podid consists of, and pushes it to a
 // registry.
 //
-//	release build [-out dist] [-tagged] [-only linux/amd64]
+//	release build [-out dist] [-tagged | -version v1.2.3] [-only linux/amd64]
 //	release push [-from dist] REGISTRY
 //
 // What it builds depends on the commit alone: two runs give the same bytes. docs/release.md lists
@@ -50,6 +50,7 @@ func runBuild(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&b.out, "out", "dist", "the folder to write, which is replaced")
 	flags.StringVar(&b.helm, "helm", "helm", "the helm program")
 	tagged := flags.Bool("tagged", false, "refuse to build a commit without a tag")
+	wanted := flags.String("version", "", "the commit's tag to build, which is needed if the commit has several")
 	flags.Func("only", "build for this platform alone, such as linux/amd64, to try something quickly", func(text string) (err error) {
 		b.only, err = parsePlatform(text)
 		return err
@@ -60,13 +61,14 @@ func runBuild(ctx context.Context, args []string, out io.Writer) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	r, err := describe(ctx, b.source)
+	r, err := describe(ctx, b.source, *wanted)
 	if err != nil {
 		return err
 	}
 	if *tagged && !r.Tagged {
 		return fmt.Errorf("commit %s has no tag such as v1.2.3: tag it, or build without -tagged to get %s", r.Commit, r.Version)
 	}
+	r.Partial = b.only != (platform{})
 	b.release = r
 	return b.all(ctx)
 }

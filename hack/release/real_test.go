@@ -44,7 +44,7 @@ func cloneOf(t *testing.T, repository string) string {
 func buildReal(t *testing.T, source string) (string, release) {
 	t.Helper()
 	dist := filepath.Join(t.TempDir(), "dist")
-	r, err := describe(t.Context(), source)
+	r, err := describe(t.Context(), source, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"io/fs"
@@ -11,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 )
 
 // checkout makes a repository with a tagged commit that holds what a release reads, apart from the
@@ -40,7 +41,7 @@ func checkout(t *testing.T, tag string) string {
 func runGit(t *testing.T, dir string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "git", append([]string{"-C", dir}, args...)...)
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null",
+	cmd.Env = append(withoutGit(os.Environ()), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null",
 		"GIT_AUTHOR_NAME=x", "GIT_AUTHOR_EMAIL=x@example.com", "GIT_AUTHOR_DATE=2026-01-02T03:04:05Z",
 		"GIT_COMMITTER_NAME=x", "GIT_COMMITTER_EMAIL=x@example.com", "GIT_COMMITTER_DATE=2026-01-02T03:04:05Z")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -85,10 +86,10 @@ func standIn(t *testing.T) func(context.Context, compilation) error {
 	}
 }
 
-// build builds a release of the checkout.
-func build(t *testing.T, source string, compiler func(context.Context, compilation) error) string {
+// buildOf builds a release of the checkout.
+func buildOf(t *testing.T, source string, compiler func(context.Context, compilation) error) string {
 	t.Helper()
-	r, err := describe(t.Context(), source)
+	r, err := describe(t.Context(), source, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,11 +124,11 @@ func tree(t *testing.T, dir string) map[string]string {
 func TestRelease(t *testing.T) {
 	source := checkout(t, "v9.8.7")
 	compiler := standIn(t)
-	dist := build(t, source, compiler)
+	dist := buildOf(t, source, compiler)
 	t.Run("reproducible", func(t *testing.T) {
 		clone := filepath.Join(t.TempDir(), "clone")
 		runGit(t, source, "clone", "-q", source, clone)
-		if diff := cmp.Diff(tree(t, dist), tree(t, build(t, clone, compiler))); diff != "" {
+		if diff := gocmp.Diff(tree(t, dist), tree(t, buildOf(t, clone, compiler))); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -135,38 +136,76 @@ func TestRelease(t *testing.T) {
 	t.Run("push", func(t *testing.T) { checkPush(t, dist) })
 }
 
-func TestVersion(t *testing.T) {
-	const commit = "0123456789abcdef"
+func TestChoose(t *testing.T) {
 	for _, tt := range []struct {
-		name    string
-		tags    []string
-		base    string
-		changed bool
-		want    string
-		tagged  bool
-		err     string
+		name   string
+		tags   []string
+		wanted string
+		want   string
+		err    string
 	}{
-		{"tagged", []string{"v1.2.3"}, "0.1.0", false, "v1.2.3", true, ""},
-		{"the first that is a version", []string{"weekly", "v1.2.4", "v1.2.3"}, "0.1.0", false, "v1.2.4", true, ""},
-		{"candidate", []string{"v1.2.3-rc.1"}, "0.1.0", false, "v1.2.3-rc.1", true, ""},
-		{"no tag", nil, "0.1.0", false, "v0.1.0-dev.g0123456789ab", false, ""},
-		{"no tag, changed", nil, "0.1.0", true, "v0.1.0-dev.g0123456789ab.dirty", false, ""},
-		{"tags of other things", []string{"v1", "hack/v1.2.3"}, "0.1.0", false, "v0.1.0-dev.g0123456789ab", false, ""},
-		{"tagged, changed", []string{"v1.2.3"}, "0.1.0", true, "", false, "files were changed or added"},
-		{"broken chart", nil, "one", false, "", false, "not of the form"},
+		{"one", []string{"v1.2.3"}, "", "v1.2.3", ""},
+		{"the highest that is a version", []string{"weekly", "v1.2.9", "v1.2.10", "v1.2.3"}, "", "v1.2.10", ""},
+		{"candidate", []string{"v1.2.3-rc.1"}, "", "v1.2.3-rc.1", ""},
+		{"none", nil, "", "", ""},
+		{"tags of other things", []string{"v1", "hack/v1.2.3", "v1.2.3-weekly", "v01.2.3"}, "", "", ""},
+		{"wanted", []string{"v1.2.3", "v1.2.3-rc.1"}, "v1.2.3-rc.1", "v1.2.3-rc.1", ""},
+		{"wanted, but elsewhere", []string{"v1.2.3"}, "v1.2.4", "", "not on the current commit"},
+		{"wanted, but no version", []string{"weekly"}, "weekly", "", "not a version"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, tagged, err := version(tt.tags, tt.base, commit, tt.changed)
+			got, err := choose(tt.tags, tt.wanted)
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("got %v", err)
 				}
 				return
 			}
-			if err != nil || got != tt.want || tagged != tt.tagged {
-				t.Errorf("got %s, tagged %t, %v", got, tagged, err)
+			if err != nil || got != tt.want {
+				t.Errorf("got %s, %v", got, err)
 			}
 		})
+	}
+}
+
+func TestUntaggedVersion(t *testing.T) {
+	for _, tt := range []struct {
+		base    string
+		changed bool
+		want    string
+	}{
+		{"0.1.0", false, "v0.1.0-dev.g0123456789ab"},
+		{"0.1.0", true, "v0.1.0-dev.g0123456789ab.dirty"},
+		{"one", false, ""},
+	} {
+		got, err := untagged(tt.base, "0123456789abcdef", tt.changed)
+		if got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("%s, changed %t: %q, %v", tt.base, tt.changed, got, err)
+		}
+	}
+}
+
+// What git says of a repository: the release and its candidate are one commit, variables of a hook
+// point to another repository, and files may change.
+func TestDescribe(t *testing.T) {
+	source := checkout(t, "v9.8.7")
+	runGit(t, source, "tag", "v9.8.7-rc.1")
+	other := checkout(t, "v1.0.0")
+	t.Setenv("GIT_DIR", filepath.Join(other, ".git"))
+	for _, wanted := range []string{"", "v9.8.7", "v9.8.7-rc.1"} {
+		if r, err := describe(t.Context(), source, wanted); err != nil || r.Version != cmp.Or(wanted, "v9.8.7") || !r.Tagged {
+			t.Errorf("%q: %+v, %v", wanted, r, err)
+		}
+	}
+	if _, err := describe(t.Context(), source, "v1.0.0"); err == nil {
+		t.Error("it takes a tag of another repository")
+	}
+	if _, err := describe(t.Context(), filepath.Join(source, "charts"), ""); err == nil || !strings.Contains(err.Error(), "needs a checkout") {
+		t.Errorf("a folder inside a repository: %v", err)
+	}
+	write(t, filepath.Join(source, "LICENSE"), "another license\n")
+	if _, err := describe(t.Context(), source, ""); err == nil || !strings.Contains(err.Error(), "files were changed or added") {
+		t.Errorf("with changes: %v", err)
 	}
 }
 
@@ -192,7 +231,7 @@ func TestUntagged(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "has no tag") {
 		t.Errorf("got %v", err)
 	}
-	err = run(t.Context(), []string{"build", "-source", t.TempDir()}, io.Discard)
+	err = run(t.Context(), []string{"build", "-source", t.TempDir()}, io.Discard) // even below a checkout
 	if err == nil || !strings.Contains(err.Error(), "needs a checkout") {
 		t.Errorf("outside of a repository: %v", err)
 	}

@@ -10,16 +10,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/podid-io/podid/internal/build"
+	"golang.org/x/mod/semver"
 	"sigs.k8s.io/yaml"
 )
-
-// semver is a tag of a release.
-var semver = regexp.MustCompile(`^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)
 
 // release is what is known of a release before it is built.
 type release struct {
@@ -31,14 +30,22 @@ type release struct {
 	Commit string `json:"commit"`
 	// Date is the commit's time. It stands for the time of the build everywhere.
 	Date time.Time `json:"date"`
+	// Changed means that files differ from the commit.
+	Changed bool `json:"changed,omitempty"`
+	// Partial means that it was built with -only.
+	Partial bool `json:"partial,omitempty"`
 }
 
 // number returns the version without its v, as image tags and charts have it.
 func (r release) number() string { return strings.TrimPrefix(r.Version, "v") }
 
-// describe reads the release from the checkout's current commit.
-func describe(ctx context.Context, source string) (release, error) {
-	facts, err := git(ctx, source, "log", "-1", "--format=%H %ct")
+// describe reads the release from the checkout's current commit. It is of the tag wanted, or of the
+// highest one if that is empty.
+func describe(ctx context.Context, source, wanted string) (release, error) {
+	if err := isCheckout(ctx, source); err != nil {
+		return release{}, err
+	}
+	facts, err := git(ctx, source, "log", "-1", "--no-show-signature", "--format=%H %ct")
 	if err != nil {
 		return release{}, err
 	}
@@ -47,7 +54,7 @@ func describe(ctx context.Context, source string) (release, error) {
 	if err != nil {
 		return release{}, fmt.Errorf("read the commit's time: %w", err)
 	}
-	tags, err := git(ctx, source, "tag", "--points-at", "HEAD", "--sort=-version:refname")
+	tags, err := git(ctx, source, "tag", "--points-at", "HEAD")
 	if err != nil {
 		return release{}, err
 	}
@@ -59,31 +66,71 @@ func describe(ctx context.Context, source string) (release, error) {
 	if err != nil {
 		return release{}, err
 	}
-	r := release{Commit: commit, Date: time.Unix(unix, 0).UTC()}
-	r.Version, r.Tagged, err = version(strings.Fields(tags), base, commit, changes != "")
+	r := release{Commit: commit, Date: time.Unix(unix, 0).UTC(), Changed: changes != ""}
+	tag, err := choose(strings.Fields(tags), wanted)
+	if err != nil {
+		return release{}, err
+	}
+	r.Version, r.Tagged = tag, tag != ""
+	if r.Tagged && r.Changed {
+		return release{}, fmt.Errorf("the commit has the tag %s, but files were changed or added since: commit or remove them", tag)
+	}
+	if !r.Tagged {
+		r.Version, err = untagged(base, commit, r.Changed)
+	}
 	return r, err
 }
 
-// version returns the highest tag. Without one it returns a version that sorts before the chart's.
-func version(tags []string, base, commit string, changed bool) (v string, tagged bool, err error) {
-	for _, tag := range tags {
-		if !semver.MatchString(tag) {
-			continue
+// isCheckout fails if the folder is inside a checkout of something else, whose version is another.
+func isCheckout(ctx context.Context, source string) error {
+	top, err := git(ctx, source, "rev-parse", "--show-toplevel")
+	if err != nil {
+		return err
+	}
+	topInfo, err := os.Stat(top)
+	if err != nil {
+		return fmt.Errorf("find the checkout: %w", err)
+	}
+	own, err := os.Stat(source)
+	if err != nil {
+		return fmt.Errorf("find the checkout: %w", err)
+	}
+	if !os.SameFile(topInfo, own) {
+		return fmt.Errorf("read the version from git, which needs a checkout: %s is only a folder in that of %s", source, top)
+	}
+	return nil
+}
+
+// choose returns the wanted tag, or the highest that is a version of a release, or nothing.
+func choose(tags []string, wanted string) (string, error) {
+	tags = slices.DeleteFunc(tags, func(tag string) bool { _, ok := build.ReleaseNumber(tag); return !ok })
+	if wanted != "" {
+		if _, ok := build.ReleaseNumber(wanted); !ok {
+			return "", fmt.Errorf("%q is not a version of a release such as v1.2.3 or v1.2.3-rc.1", wanted)
 		}
-		if changed {
-			return "", false, fmt.Errorf("the commit has the tag %s, but files were changed or added since: commit or remove them", tag)
+		if !slices.Contains(tags, wanted) {
+			return "", fmt.Errorf("the tag %s is not on the current commit: check it out", wanted)
 		}
-		return tag, true, nil
+		return wanted, nil
+	}
+	if len(tags) == 0 {
+		return "", nil
+	}
+	return slices.MaxFunc(tags, semver.Compare), nil
+}
+
+// untagged returns a version that is none of a release. It sorts before the chart's, unless that is
+// a candidate.
+func untagged(base, commit string, changed bool) (string, error) {
+	if _, ok := build.ReleaseNumber("v" + base); !ok {
+		return "", fmt.Errorf("the chart's version %q is not of the form 1.2.3", base)
 	}
 	const digits = 12
-	v = "v" + base + "-dev.g" + commit[:min(digits, len(commit))]
+	v := "v" + base + "-dev.g" + commit[:min(digits, len(commit))]
 	if changed {
 		v += ".dirty"
 	}
-	if !semver.MatchString(v) {
-		return "", false, fmt.Errorf("the chart's version %q is not of the form 1.2.3", base)
-	}
-	return v, false, nil
+	return v, nil
 }
 
 func chartVersion(source string) (string, error) {
@@ -99,11 +146,19 @@ func chartVersion(source string) (string, error) {
 }
 
 func git(ctx context.Context, source string, args ...string) (string, error) {
-	out, err := output(exec.CommandContext(ctx, "git", append([]string{"-C", source}, args...)...))
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", source}, args...)...)
+	cmd.Env = withoutGit(os.Environ())
+	out, err := output(cmd)
 	if err != nil {
 		return "", fmt.Errorf("read the version from git, which needs a checkout: %w", err)
 	}
 	return strings.TrimSpace(string(out)), nil
+}
+
+// withoutGit removes the variables that make git use another repository than that of the folder: a
+// hook of git has them.
+func withoutGit(environment []string) []string {
+	return slices.DeleteFunc(environment, func(v string) bool { return strings.HasPrefix(v, "GIT_") })
 }
 
 // output runs a program and returns what it printed. The error contains what it printed on standard

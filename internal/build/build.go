@@ -64,13 +64,15 @@ func describe(linked Info, info *debug.BuildInfo) Info {
 func Version() string { return Describe().Version }
 
 // releases are the versions that have images: not the ones that git or Go make up between two tags.
-var releases = regexp.MustCompile(`^v([0-9]+\.[0-9]+\.[0-9]+(?:-(?:alpha|beta|rc)\.[0-9]+)?)$`)
+var releases = regexp.MustCompile(`^v((?:(?:0|[1-9][0-9]*)\.){2}(?:0|[1-9][0-9]*)(?:-(?:alpha|beta|rc)\.(?:0|[1-9][0-9]*))?)$`)
 
 // Release returns the number of the running release, which is the tag of its images, for example
 // 1.2.3. It reports false for any other build.
-func Release() (number string, ok bool) { return release(Version()) }
+func Release() (number string, ok bool) { return ReleaseNumber(Version()) }
 
-func release(version string) (number string, ok bool) {
+// ReleaseNumber returns the number of a version such as v1.2.3 or v1.2.3-rc.1. It reports false for
+// what is no version of a release.
+func ReleaseNumber(version string) (number string, ok bool) {
 	m := releases.FindStringSubmatch(version)
 	if m == nil {
 		return "", false

@@ -69,9 +69,10 @@ func TestRelease(t *testing.T) {
 	for version, want := range map[string]string{
 		"v1.2.3": "1.2.3", "v1.2.3-rc.1": "1.2.3-rc.1", // releases, and no releases:
 		"devel": "", "f179759": "", "v1.2.3-dirty": "", "v1.2.3-4-gf179759": "", "v0.1.0-dev.gf179759": "",
+		"v01.2.3": "", "v1.2.3-rc.01": "", "v1.2.3-weekly": "", "v1.2": "", "1.2.3": "",
 		"v0.0.0-20261201000000-f17975900000": "", "v1.2.4-0.20261201000000-f17975900000": "",
 	} {
-		if got, ok := release(version); got != want || ok != (want != "") {
+		if got, ok := ReleaseNumber(version); got != want || ok != (want != "") {
 			t.Errorf("%s: %q, %t, want %q", version, got, ok, want)
 		}
 	}
