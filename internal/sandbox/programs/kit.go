@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 
@@ -35,15 +36,16 @@ var pins embed.FS
 
 const module = "github.com/podid-io/podid"
 
-// Ready makes sure that Source finds a checkout or a kit. It gets the kit if there is neither: from
-// the release that this podid belongs to, or built from the module that it was installed from.
+// Ready makes sure that Source finds a checkout or a kit. It gets the kit if it does not: from the
+// release that this podid belongs to, or built from the module that it was installed from.
 func Ready(ctx context.Context, getenv func(string) string, report *progress.Reporter) error {
-	if _, err := Source(); err == nil {
+	_, missing := Source()
+	if missing == nil {
 		return nil
 	}
 	k, err := ownKit(getenv)
 	if err != nil {
-		return err
+		return missing
 	}
 	if err := os.MkdirAll(filepath.Dir(k.dir), 0o755); err != nil {
 		return fmt.Errorf("create the cache: %w", err)
@@ -86,12 +88,22 @@ func ownKit(getenv func(string) string) (kit, error) {
 	switch {
 	case kitChecksum != "":
 		id += "-" + kitChecksum[:12]
-	case !strings.HasPrefix(id, "v"):
+	case !published(id):
 		return kit{}, fmt.Errorf("find podid's source: there is no checkout here or above, and this podid (%s) is neither a release nor "+
 			"installed with `go install %s/cmd/podid@VERSION`", id, module)
 	}
 	k.dir = filepath.Join(cache, "kits", id)
 	return k, nil
+}
+
+// pseudoVersion is what Go calls a commit without a tag.
+var pseudoVersion = regexp.MustCompile(`^v[0-9]+\.(0\.0-|[0-9]+\.[0-9]+-([0-9A-Za-z.-]+\.)?0\.)[0-9]{14}-[0-9a-f]{12}$`)
+
+// published reports whether the go command can get this version of the module. It cannot for what
+// git describes between two tags, and files that were changed are nowhere but here.
+func published(version string) bool {
+	_, ok := build.ReleaseNumber(version)
+	return ok || pseudoVersion.MatchString(version)
 }
 
 func (k kit) complete() bool {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/podid-io/podid/internal/build"
 	"github.com/podid-io/podid/internal/sandbox/progress"
 )
@@ -31,21 +33,99 @@ func TestPins(t *testing.T) {
 	}
 }
 
-// outside changes to a folder without a checkout, and to an empty cache.
-func outside(t *testing.T) {
-	t.Helper()
-	t.Chdir(t.TempDir())
+func TestNoKit(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	if _, err := Source(); err == nil {
-		t.Fatal("there is a checkout above the folder for temporary files")
+	if _, err := ownKit(os.Getenv); err == nil || !strings.Contains(err.Error(), "neither a release nor") {
+		t.Errorf("got %v", err)
 	}
 }
 
-func TestNoKit(t *testing.T) {
-	outside(t)
-	err := Ready(t.Context(), os.Getenv, progress.New(io.Discard))
-	if err == nil || !strings.Contains(err.Error(), "neither a release nor") {
-		t.Errorf("got %v", err)
+func TestPublished(t *testing.T) {
+	for version, want := range map[string]bool{
+		"v1.2.3": true, "v1.2.3-rc.1": true, "v0.0.0-20261201000000-f17975900000": true, "v1.2.4-0.20261201000000-f17975900000": true,
+		"v1.2.3-rc.1.0.20261201000000-f17975900000": true,
+		"devel": false, "f179759": false, "v1.2.3-4-gf179759": false, "v1.2.3-dirty": false, "v1.2.3+dirty": false,
+		"v0.0.0-20261201000000-f17975900000+dirty": false,
+	} {
+		if got := published(version); got != want {
+			t.Errorf("%s: %t", version, got)
+		}
+	}
+}
+
+// imitation makes a folder that has what a checkout has, and a program helm.
+func imitation(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"go.mod": "module " + module + "\n", kubernetesModule + "/go.mod": "module x\n", "bin/helm": "#!/bin/sh\n",
+	} {
+		if err := writeFile(filepath.Join(dir, name), strings.NewReader(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// A folder that another user made is no checkout, and neither is one of another module: what is in it
+// would run as root.
+func TestIsCheckout(t *testing.T) {
+	self := os.Geteuid()
+	for _, tt := range []struct {
+		name    string
+		change  func(dir string) error
+		trusted []int
+		want    bool
+		err     string
+	}{
+		{"own", nil, []int{self}, true, ""},
+		{"of another user", nil, []int{self + 1}, false, "belongs to user"},
+		{"other module", func(dir string) error { return os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module x\n"), 0o644) }, []int{self}, false, ""},
+		{"no module", func(dir string) error { return os.Remove(filepath.Join(dir, "go.mod")) }, []int{self}, false, ""},
+		{"no pins", func(dir string) error { return os.RemoveAll(filepath.Join(dir, kubernetesModule)) }, []int{self}, false, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := imitation(t)
+			if tt.change != nil {
+				if err := tt.change(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, err := isCheckout(dir, tt.trusted)
+			if got != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("%t, %v", got, err)
+			}
+		})
+	}
+	if diff := cmp.Diff([]int{0, 0, 1000}, callers(0, "1000")); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]int{0, 5}, callers(5, "1000")); diff != "" {
+		t.Errorf("a variable that anybody sets: %s", diff)
+	}
+}
+
+// A released podid takes its own kit wherever it is called, and nothing takes programs of a folder
+// that is not the kit.
+func TestOwnKitFirst(t *testing.T) {
+	dir := imitation(t)
+	t.Chdir(dir)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	if got, err := Source(); err != nil || got != dir {
+		t.Errorf("a podid of no release: %s, %v", got, err)
+	}
+	if file, ok := prebuilt(dir, "helm"); ok {
+		t.Errorf("it would run %s", file)
+	}
+	if err := os.Remove(filepath.Join(dir, "go.mod")); err != nil {
+		t.Fatal(err)
+	}
+	if file, ok := prebuilt(dir, "helm"); ok {
+		t.Errorf("without go.mod it would run %s", file)
+	}
+	link(t, strings.Repeat("0", 128))
+	if got, err := Source(); err == nil {
+		t.Errorf("a released podid takes %s", got)
 	}
 }
 
@@ -64,7 +144,7 @@ func TestKit(t *testing.T) {
 	}))
 	defer server.Close()
 	t.Setenv("PODID_RELEASE_MIRROR", server.URL+"/mirror")
-	outside(t)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	link(t, strings.Repeat("0", 128))
 	if err := Ready(t.Context(), os.Getenv, progress.New(io.Discard)); err == nil || !strings.Contains(err.Error(), "checksum") {
 		t.Errorf("another archive than the linked one: %v", err)

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Set lists where each program is.
@@ -46,37 +49,102 @@ func Cache(getenv func(string) string) (string, error) {
 	return "", errors.New("find the cache: neither XDG_CACHE_HOME nor HOME is set")
 }
 
-// Source returns the checkout: the nearest folder with the pinned Kubernetes module, upwards from
-// the working directory or from the running program. Without one it returns the kit of this podid,
-// if Ready has got it.
+// Source returns the folder with the chart and the pins. That of a released podid is its kit. For
+// any other podid it is the nearest checkout, upwards from the working directory or from the running
+// program, or the kit of its version. Ready gets the kit.
 func Source() (string, error) {
+	var refused error
+	if kitChecksum == "" {
+		dir, err := nearestCheckout()
+		if dir != "" {
+			return dir, nil
+		}
+		refused = err
+	}
+	k, err := ownKit(os.Getenv)
+	if err != nil {
+		return "", errors.Join(err, refused)
+	}
+	if !k.complete() {
+		return "", errors.Join(fmt.Errorf("find podid's source: run this in its checkout, or run `podid sandbox prepare` first (no %s/go.mod here or above)",
+			kubernetesModule), refused)
+	}
+	return k.dir, nil
+}
+
+// nearestCheckout returns "" if there is none, and an error if one was refused.
+func nearestCheckout() (string, error) {
 	var from []string
+	trusted := callers(os.Geteuid(), os.Getenv("SUDO_UID"))
 	if wd, err := os.Getwd(); err == nil {
 		from = append(from, wd)
 	}
 	if self, err := os.Executable(); err == nil {
 		from = append(from, filepath.Dir(self))
-	}
-	for _, dir := range from {
-		for {
-			if _, err := os.Stat(filepath.Join(dir, kubernetesModule, "go.mod")); err == nil {
-				return dir, nil
-			}
-			up := filepath.Dir(dir)
-			if up == dir {
-				break
-			}
-			dir = up
+		if owner, err := ownerOf(self); err == nil {
+			trusted = append(trusted, owner) // it is running already
 		}
 	}
-	k, err := ownKit(os.Getenv)
+	var refused error
+	for _, dir := range from {
+		for ; ; dir = filepath.Dir(dir) {
+			switch ok, err := isCheckout(dir, trusted); {
+			case ok:
+				return dir, nil
+			case err != nil && refused == nil:
+				refused = err
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
+	return "", refused
+}
+
+// callers returns the users whose files are trusted: this one, root, and the one that called sudo.
+func callers(self int, sudo string) []int {
+	trusted := []int{0, self}
+	if uid, err := strconv.Atoi(sudo); err == nil && self == 0 {
+		trusted = append(trusted, uid)
+	}
+	return trusted
+}
+
+// isCheckout reports whether a folder is a checkout. It fails if it looks like one but belongs to
+// somebody else, who would choose what runs as this user, often root.
+func isCheckout(dir string, trusted []int) (bool, error) {
+	file := filepath.Join(dir, "go.mod")
+	content, err := os.ReadFile(file)
+	if err != nil || !strings.Contains("\n"+string(content), "\nmodule "+module+"\n") {
+		return false, nil
+	}
+	if _, err := os.Stat(filepath.Join(dir, kubernetesModule, "go.mod")); err != nil {
+		return false, nil
+	}
+	for _, name := range []string{dir, file} {
+		owner, err := ownerOf(name)
+		if err != nil {
+			return false, fmt.Errorf("use the checkout %s: %w", dir, err)
+		}
+		if !slices.Contains(trusted, owner) {
+			return false, fmt.Errorf("the checkout %s is not used: %s belongs to user %d", dir, name, owner)
+		}
+	}
+	return true, nil
+}
+
+// ownerOf returns the owner of a file or folder, for a link that of the link.
+func ownerOf(name string) (int, error) {
+	info, err := os.Lstat(name)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
-	if !k.complete() {
-		return "", fmt.Errorf("find podid's source: run this in its checkout, or run `podid sandbox prepare` first (no %s/go.mod here or above)", kubernetesModule)
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, fmt.Errorf("find the owner of %s: it is a %T", name, info.Sys())
 	}
-	return k.dir, nil
+	return int(stat.Uid), nil
 }
 
 // kubernetesModule is where the checkout pins Kubernetes and etcd.

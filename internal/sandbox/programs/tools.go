@@ -14,10 +14,10 @@ import (
 
 const helmPackage = "helm.sh/helm/v4/cmd/helm"
 
-// prebuilt returns a program of a kit. A checkout has none: what is in its folder bin may be older
-// than its source.
+// prebuilt returns a program of this podid's kit. No other folder's programs are run: those in the
+// folder bin of a checkout may be older than its source.
 func prebuilt(source, name string) (string, bool) {
-	if _, err := os.Stat(filepath.Join(source, "go.mod")); err == nil {
+	if k, err := ownKit(os.Getenv); err != nil || k.dir != source {
 		return "", false
 	}
 	file := filepath.Join(source, "bin", name)
