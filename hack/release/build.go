@@ -30,8 +30,9 @@ type builder struct {
 	// goBuild compiles one program.
 	goBuild func(ctx context.Context, c compilation) error
 	// only is the one platform to build, or empty for all.
-	only platform
-	log  io.Writer
+	only   platform
+	getenv func(string) string
+	log    io.Writer
 }
 
 // subject is a result that has a digest.
@@ -46,6 +47,7 @@ type subject struct {
 // all builds everything into a folder that replaces the last one only when it is complete.
 func (b builder) all(ctx context.Context) (err error) {
 	final := b.out
+	b.Partial = b.only != (platform{})
 	b.out = final + ".part"
 	if err := os.RemoveAll(b.out); err != nil {
 		return fmt.Errorf("empty %s: %w", b.out, err)

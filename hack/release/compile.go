@@ -51,6 +51,8 @@ type compilation struct {
 	source, pkg, file string
 	platform          platform
 	flags             []string
+	// toolchain is the version of Go, such as go1.26.8. Empty means the one that runs.
+	toolchain string
 }
 
 // compile builds a program of the checkout into the folder bin of the results.
@@ -62,7 +64,8 @@ func (b builder) compile(ctx context.Context, pkg string, p platform, link ...st
 	file := filepath.Join(b.out, "bin", p.OS+"_"+p.Arch, name)
 	b.say("compile %s for %s", pkg, p)
 	err := b.goBuild(ctx, compilation{
-		source: b.source, pkg: pkg, file: file, platform: p, flags: []string{"-ldflags=" + strings.Join(append(b.linkFlags(), link...), " ")},
+		source: b.source, pkg: pkg, file: file, platform: p, toolchain: b.Go,
+		flags: []string{"-ldflags=" + strings.Join(append(b.linkFlags(), link...), " ")},
 	})
 	if err != nil {
 		return "", fmt.Errorf("compile %s for %s: %w", pkg, p, err)
@@ -74,12 +77,12 @@ func (b builder) compile(ctx context.Context, pkg string, p platform, link ...st
 func (b builder) linkFlags() []string {
 	const to = "-X " + project + "/internal/build."
 	return []string{
-		"-s", "-w", to + "version=" + b.Version, to + "commit=" + b.Commit, to + "date=" + b.Date.Format(time.RFC3339),
+		"-s", "-w", to + "version=" + b.Version, to + "commit=" + b.revision(), to + "date=" + b.Date.Format(time.RFC3339),
 	}
 }
 
-// goBuild runs a static build without anything of this machine in it: no paths, and no state of a
-// repository, which would differ between a tag and a later change.
+// goBuild runs a static build without anything of this machine in it: no paths, no settings of its
+// user, and no state of a repository, which would differ between a tag and a later change.
 func goBuild(ctx context.Context, c compilation) error {
 	file, err := filepath.Abs(c.file)
 	if err != nil {
@@ -87,7 +90,11 @@ func goBuild(ctx context.Context, c compilation) error {
 	}
 	cmd := exec.CommandContext(ctx, "go", append(append([]string{"build", "-trimpath", "-buildvcs=false", "-o", file}, c.flags...), c.pkg)...)
 	cmd.Dir = c.source
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOOS="+c.platform.OS, "GOARCH="+c.platform.Arch)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOENV=off", "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off",
+		"GOOS="+c.platform.OS, "GOARCH="+c.platform.Arch, "GOAMD64=v1", "GOARM64=v8.0")
+	if c.toolchain != "" {
+		cmd.Env = append(cmd.Env, "GOTOOLCHAIN="+c.toolchain)
+	}
 	_, err = output(cmd)
 	return err
 }

@@ -207,6 +207,9 @@ func checkKit(t *testing.T, assets string) {
 		t.Fatal(err)
 	}
 	files := unpack(t, plain)
+	if _, ok := files["charts/podid/editor.swp"]; ok {
+		t.Error("a file that git ignores is in the kit")
+	}
 	for _, name := range []string{
 		"bin/mic", "bin/nmi", "bin/nmi-holder", "bin/demo", "bin/pause", "bin/helm", "bin/etcd",
 		"charts/podid/Chart.yaml", "charts/podid/templates/nmi-daemonset.yaml", "hack/kubernetes/go.mod",

@@ -134,21 +134,18 @@ func (b builder) provenance(subjects []subject) error {
 }
 
 func (b builder) statement(subjects []subject) (*intoto.Statement, error) {
-	parameters, err := structpb.NewStruct(map[string]any{"version": b.Version})
+	parameters, err := structpb.NewStruct(map[string]any{"version": b.Version, "changed": b.Changed})
 	if err != nil {
 		return nil, err
 	}
-	source := &intoto.ResourceDescriptor{Uri: "git+https://" + project, Digest: map[string]string{"gitCommit": b.Commit}}
-	if b.Tagged {
-		source.Uri += "@refs/tags/" + b.Version
-	}
+	source, builder := b.origin()
 	predicate := &provenance.Provenance{
 		BuildDefinition: &provenance.BuildDefinition{
 			BuildType:            "https://" + project + "/blob/main/docs/release.md",
 			ExternalParameters:   parameters,
-			ResolvedDependencies: []*intoto.ResourceDescriptor{source},
+			ResolvedDependencies: source,
 		},
-		RunDetails: &provenance.RunDetails{Builder: &provenance.Builder{Id: "https://" + project + "/tree/main/hack/release"}},
+		RunDetails: &provenance.RunDetails{Builder: &provenance.Builder{Id: builder}},
 	}
 	statement := &intoto.Statement{Type: intoto.StatementTypeUri, PredicateType: "https://slsa.dev/provenance/v1", Predicate: &structpb.Struct{}}
 	content, err := protojson.Marshal(predicate)
@@ -168,6 +165,25 @@ func (b builder) statement(subjects []subject) (*intoto.Statement, error) {
 		})
 	}
 	return statement, errors.Join(predicate.Validate(), statement.Validate())
+}
+
+// origin returns the source and what built it: a workflow of GitHub, as its environment says, or
+// somebody's machine. Files that were changed have no source that can be named.
+func (b builder) origin() (source []*intoto.ResourceDescriptor, builder string) {
+	server, repository, workflow := b.getenv("GITHUB_SERVER_URL"), b.getenv("GITHUB_REPOSITORY"), b.getenv("GITHUB_WORKFLOW_REF")
+	commit := &intoto.ResourceDescriptor{Name: "local", Digest: map[string]string{"gitCommit": b.Commit}}
+	builder = "local"
+	if server != "" && repository != "" && workflow != "" {
+		commit.Name, commit.Uri, builder = "", "git+"+server+"/"+repository, server+"/"+workflow
+		if b.Tagged {
+			commit.Uri += "@refs/tags/" + b.Version
+		}
+	}
+	if b.Changed {
+		b.say("files differ from commit %s: the provenance names no source", b.Commit)
+		return nil, builder
+	}
+	return []*intoto.ResourceDescriptor{commit}, builder
 }
 
 // stableJSON returns JSON whose bytes depend on the content alone; protojson varies its spaces on

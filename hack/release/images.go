@@ -97,7 +97,7 @@ func (b builder) annotations(title string) map[string]string {
 	return map[string]string{
 		"org.opencontainers.image.title":    title,
 		"org.opencontainers.image.version":  b.number(),
-		"org.opencontainers.image.revision": b.Commit,
+		"org.opencontainers.image.revision": b.revision(),
 		"org.opencontainers.image.created":  b.Date.Format(time.RFC3339),
 		"org.opencontainers.image.source":   "https://" + project,
 		"org.opencontainers.image.licenses": "Apache-2.0",

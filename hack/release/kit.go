@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // kits builds the kit of every platform that runs sandboxes, and returns the flag of the linker
@@ -52,15 +53,14 @@ func (b builder) kit(ctx context.Context, p platform) ([]byte, error) {
 			return nil, err
 		}
 	}
-	chart := filepath.Join(b.source, "charts")
-	err = fs.WalkDir(os.DirFS(chart), "podid", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		return add("charts/"+name, filepath.Join(chart, name), 0o644)
-	})
+	chart, err := git(ctx, b.source, "ls-files", "-z", "--", "charts/podid") // not what git ignores
 	if err != nil {
 		return nil, err
+	}
+	for name := range strings.SplitSeq(strings.TrimRight(chart, "\x00"), "\x00") {
+		if err := add(name, filepath.Join(b.source, name), 0o644); err != nil {
+			return nil, err
+		}
 	}
 	return b.pack(p, members)
 }
@@ -81,7 +81,7 @@ func (b builder) kitPrograms(ctx context.Context, p platform) ([]string, error) 
 		{source: filepath.Join(b.source, "hack/kubernetes"), pkg: "go.etcd.io/etcd/server/v3", file: "etcd"},
 	} {
 		b.say("compile %s for %s", c.pkg, p)
-		c.file, c.platform = filepath.Join(b.out, "bin", p.OS+"_"+p.Arch, c.file), p
+		c.file, c.platform, c.toolchain = filepath.Join(b.out, "bin", p.OS+"_"+p.Arch, c.file), p, b.Go
 		c.flags = append(c.flags, "-ldflags=-s -w")
 		if err := b.goBuild(ctx, c); err != nil {
 			return nil, fmt.Errorf("compile %s: %w", c.pkg, err)

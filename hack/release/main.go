@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 
 func runBuild(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("release build", flag.ContinueOnError)
-	b := builder{goBuild: goBuild, log: out}
+	b := builder{goBuild: goBuild, getenv: os.Getenv, log: out}
 	flags.StringVar(&b.source, "source", ".", "the checkout")
 	flags.StringVar(&b.out, "out", "dist", "the folder to write, which is replaced")
 	flags.StringVar(&b.helm, "helm", "helm", "the helm program")
@@ -68,7 +68,6 @@ func runBuild(ctx context.Context, args []string, out io.Writer) error {
 	if *tagged && !r.Tagged {
 		return fmt.Errorf("commit %s has no tag such as v1.2.3: tag it, or build without -tagged to get %s", r.Commit, r.Version)
 	}
-	r.Partial = b.only != (platform{})
 	b.release = r
 	return b.all(ctx)
 }

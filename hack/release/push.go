@@ -5,8 +5,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 // chartName is the chart's place below a registry.
@@ -32,13 +35,21 @@ func push(ctx context.Context, from, registry string, out io.Writer) error {
 	if err := json.Unmarshal(content, &built); err != nil {
 		return fmt.Errorf("read what was built: %w", err)
 	}
+	if built.Partial {
+		return errors.New("this release was built with -only, so it lacks platforms: run `make release` without it")
+	}
 	options := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
-	for _, s := range built.Subjects {
-		ref, err := name.ParseReference(strings.TrimSuffix(registry, "/") + "/" + s.Name + ":" + s.Tag)
-		if err != nil {
+	refs := make([]name.Reference, len(built.Subjects))
+	for i, s := range built.Subjects {
+		if refs[i], err = name.ParseReference(strings.TrimSuffix(registry, "/") + "/" + s.Name + ":" + s.Tag); err != nil {
 			return fmt.Errorf("push %s: %w", s.Name, err)
 		}
-		folder := filepath.Join(from, imagesDir, s.Name)
+		if err := isFree(refs[i], s.Digest, options); built.Tagged && err != nil {
+			return fmt.Errorf("push %s: %w", refs[i], err)
+		}
+	}
+	for i, s := range built.Subjects {
+		ref, folder := refs[i], filepath.Join(from, imagesDir, s.Name)
 		if s.Name == chartName {
 			folder = filepath.Join(from, chartDir)
 		}
@@ -48,6 +59,22 @@ func push(ctx context.Context, from, registry string, out io.Writer) error {
 		if _, err := fmt.Fprintf(out, "pushed %s@%s\n", ref, s.Digest); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// isFree fails if a tag names something else already: who has pulled a release must get the same
+// again.
+func isFree(ref name.Reference, digest v1.Hash, options []remote.Option) error {
+	there, err := remote.Head(ref, options...)
+	if answer, ok := errors.AsType[*transport.Error](err); ok && answer.StatusCode == http.StatusNotFound {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look whether it was pushed before: %w", err)
+	}
+	if there.Digest != digest {
+		return fmt.Errorf("it was pushed before, as %s, and what was built now is %s: a released tag is not moved", there.Digest, digest)
 	}
 	return nil
 }

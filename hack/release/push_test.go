@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
@@ -44,6 +45,34 @@ func checkPush(t *testing.T, dist string) {
 		pullImage(t, host+"/podid/"+image+"@"+want.String(), want)
 	}
 	pullChart(t, dist, host)
+	t.Run("other content", func(t *testing.T) { checkMoved(t, dist, host) })
+}
+
+// checkMoved shows that a released tag stays what it is, and that nothing is pushed beside it.
+func checkMoved(t *testing.T, dist, host string) {
+	t.Helper()
+	other, err := random.Image(8, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for image, want := range map[string]bool{"nmi": true, "mic": false} {
+		ref, err := name.ParseReference(host + "/other/" + image + ":9.8.7")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want {
+			if err := remote.Write(ref, other); err != nil {
+				t.Fatal(err)
+			}
+			err := run(t.Context(), []string{"push", "-from", dist, host + "/other"}, io.Discard)
+			if err == nil || !strings.Contains(err.Error(), "a released tag is not moved") {
+				t.Errorf("got %v", err)
+			}
+		}
+		if _, err := remote.Head(ref); (err == nil) != want {
+			t.Errorf("%s: %v", image, err)
+		}
+	}
 }
 
 // pullImage pulls the image of each platform completely.
@@ -99,6 +128,11 @@ func pullChart(t *testing.T, dist, host string) {
 
 func TestPushRefuses(t *testing.T) {
 	empty := t.TempDir()
+	partial := t.TempDir()
+	if err := os.Mkdir(filepath.Join(partial, assetsDir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(partial, assetsDir, summaryFile), `{"version": "v1.2.3", "partial": true}`)
 	for _, tt := range []struct {
 		args []string
 		want string
@@ -106,6 +140,7 @@ func TestPushRefuses(t *testing.T) {
 		{[]string{"push"}, "name one registry"},
 		{[]string{"push", ""}, "name one registry"},
 		{[]string{"push", "-from", empty, "127.0.0.1:1/x"}, "run `make release` first"},
+		{[]string{"push", "-from", partial, "127.0.0.1:1/x"}, "built with -only"},
 		{[]string{"pull"}, "usage"},
 		{nil, "usage"},
 	} {

@@ -48,7 +48,7 @@ func buildReal(t *testing.T, source string) (string, release) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := builder{release: r, source: source, out: dist, helm: helm(t), goBuild: goBuild, log: t.Output()}
+	b := builder{release: r, source: source, out: dist, helm: helm(t), goBuild: goBuild, getenv: os.Getenv, log: t.Output()}
 	if text := os.Getenv("PODID_TEST_RELEASE"); text != "1" {
 		if b.only, err = parsePlatform(text); err != nil {
 			t.Fatal(err)

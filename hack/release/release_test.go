@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 // checkout makes a repository with a tagged commit that holds what a release reads, apart from the
@@ -27,6 +28,8 @@ func checkout(t *testing.T, tag string) string {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "LICENSE"), "a license\n")
+	write(t, filepath.Join(dir, ".gitignore"), "*.swp\n")
+	write(t, filepath.Join(dir, "go.mod"), "module x\n\ngo 1.26.0\n\ntoolchain go1.26.5\n")
 	write(t, filepath.Join(dir, "CHANGELOG.md"), "# Changelog\n\n## Unreleased\n\n- soon\n\n## 9.8.7 - 2026-01-02\n\n### Added\n- this\n\n## 9.8.6\n\n- older\n")
 	commands := [][]string{{"init", "-q"}, {"add", "."}, {"commit", "-q", "-m", "all"}}
 	if tag != "" {
@@ -94,7 +97,7 @@ func buildOf(t *testing.T, source string, compiler func(context.Context, compila
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "dist")
-	b := builder{release: r, source: source, out: out, helm: helm(t), goBuild: compiler, log: io.Discard}
+	b := builder{release: r, source: source, out: out, helm: helm(t), goBuild: compiler, getenv: func(string) string { return "" }, log: io.Discard}
 	if err := b.all(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -123,6 +126,7 @@ func tree(t *testing.T, dir string) map[string]string {
 // different folders. Everything else is checked on the first.
 func TestRelease(t *testing.T) {
 	source := checkout(t, "v9.8.7")
+	write(t, filepath.Join(source, "charts/podid/editor.swp"), "git ignores this\n")
 	compiler := standIn(t)
 	dist := buildOf(t, source, compiler)
 	t.Run("reproducible", func(t *testing.T) {
@@ -206,6 +210,87 @@ func TestDescribe(t *testing.T) {
 	write(t, filepath.Join(source, "LICENSE"), "another license\n")
 	if _, err := describe(t.Context(), source, ""); err == nil || !strings.Contains(err.Error(), "files were changed or added") {
 		t.Errorf("with changes: %v", err)
+	}
+}
+
+// A build on GitHub names its workflow and repository, any other one nothing that it is not, and one
+// of changed files no source.
+func TestOrigin(t *testing.T) {
+	github := map[string]string{
+		"GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "me/fork", "GITHUB_WORKFLOW_REF": "me/fork/.github/workflows/release.yml@refs/tags/v1.2.3",
+	}
+	commit := strings.Repeat("0", 40)
+	for _, tt := range []struct {
+		name            string
+		env             map[string]string
+		changed         bool
+		source, builder string
+	}{
+		{"workflow", github, false, "git+https://github.example/me/fork@refs/tags/v1.2.3", "https://github.example/" + github["GITHUB_WORKFLOW_REF"]},
+		{"local", nil, false, "local", "local"},
+		{"changed", github, true, "", "https://github.example/" + github["GITHUB_WORKFLOW_REF"]},
+	} {
+		b := builder{
+			release: release{Version: "v1.2.3", Tagged: true, Commit: commit, Changed: tt.changed},
+			getenv:  func(name string) string { return tt.env[name] }, log: io.Discard,
+		}
+		source, builder := b.origin()
+		if builder != tt.builder || len(source) > 1 || (len(source) == 0) != (tt.source == "") {
+			t.Fatalf("%s: %v, %s", tt.name, source, builder)
+		}
+		if tt.source != "" && (source[0].GetUri()+source[0].GetName() != tt.source || source[0].GetDigest()["gitCommit"] != commit) {
+			t.Errorf("%s: %v", tt.name, source)
+		}
+		if _, err := b.statement([]subject{{Name: "x", Digest: v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("0", 64)}}}); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+// What a developer has set for the compiler changes nothing.
+func TestCompilerSettings(t *testing.T) {
+	compile := func() string {
+		file := filepath.Join(t.TempDir(), "program")
+		err := goBuild(t.Context(), compilation{source: ".", pkg: "./testdata/program", file: file, platform: platform{runtime.GOOS, runtime.GOARCH}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return read(t, file)
+	}
+	before := compile()
+	settings := filepath.Join(t.TempDir(), "env")
+	write(t, settings, "GOAMD64=v2\nGOARM64=v9.0\n")
+	for name, value := range map[string]string{"GOENV": settings, "GOAMD64": "v2", "GOARM64": "v9.0", "GOFLAGS": "-race", "GOFIPS140": "latest"} {
+		t.Setenv(name, value)
+	}
+	if compile() != before {
+		t.Error("settings of the environment change the program")
+	}
+}
+
+// The workflows compile with the version that local builds of a release use.
+func TestWorkflowToolchain(t *testing.T) {
+	want, err := toolchain("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../../.github/workflows/*.yml")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range files {
+		found := 0
+		for line := range strings.Lines(read(t, file)) {
+			if version, ok := strings.CutPrefix(strings.TrimSpace(line), "go-version: "); ok {
+				found++
+				if !strings.HasPrefix("go"+version, want+" ") {
+					t.Errorf("%s: %s, want %s", file, version, want)
+				}
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s names no version of Go", file)
+		}
 	}
 }
 

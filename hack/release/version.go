@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/podid-io/podid/internal/build"
+	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/semver"
 	"sigs.k8s.io/yaml"
 )
@@ -30,6 +31,8 @@ type release struct {
 	Commit string `json:"commit"`
 	// Date is the commit's time. It stands for the time of the build everywhere.
 	Date time.Time `json:"date"`
+	// Go is the toolchain that compiles it.
+	Go string `json:"go"`
 	// Changed means that files differ from the commit.
 	Changed bool `json:"changed,omitempty"`
 	// Partial means that it was built with -only.
@@ -38,6 +41,14 @@ type release struct {
 
 // number returns the version without its v, as image tags and charts have it.
 func (r release) number() string { return strings.TrimPrefix(r.Version, "v") }
+
+// revision is the commit as programs and images name it.
+func (r release) revision() string {
+	if r.Changed {
+		return r.Commit + "-dirty"
+	}
+	return r.Commit
+}
 
 // describe reads the release from the checkout's current commit. It is of the tag wanted, or of the
 // highest one if that is empty.
@@ -66,7 +77,11 @@ func describe(ctx context.Context, source, wanted string) (release, error) {
 	if err != nil {
 		return release{}, err
 	}
-	r := release{Commit: commit, Date: time.Unix(unix, 0).UTC(), Changed: changes != ""}
+	toolchain, err := toolchain(source)
+	if err != nil {
+		return release{}, err
+	}
+	r := release{Go: toolchain, Commit: commit, Date: time.Unix(unix, 0).UTC(), Changed: changes != ""}
 	tag, err := choose(strings.Fields(tags), wanted)
 	if err != nil {
 		return release{}, err
@@ -96,7 +111,7 @@ func isCheckout(ctx context.Context, source string) error {
 		return fmt.Errorf("find the checkout: %w", err)
 	}
 	if !os.SameFile(topInfo, own) {
-		return fmt.Errorf("read the version from git, which needs a checkout: %s is only a folder in that of %s", source, top)
+		return fmt.Errorf("ask git, which needs a checkout: %s is only a folder in that of %s", source, top)
 	}
 	return nil
 }
@@ -145,12 +160,28 @@ func chartVersion(source string) (string, error) {
 	return chart.Version, nil
 }
 
+// toolchain returns the version of Go that go.mod names, for example go1.26.8.
+func toolchain(source string) (string, error) {
+	content, err := os.ReadFile(filepath.Join(source, "go.mod"))
+	if err != nil {
+		return "", fmt.Errorf("read the version of Go: %w", err)
+	}
+	file, err := modfile.Parse("go.mod", content, nil)
+	if err != nil {
+		return "", fmt.Errorf("read the version of Go: %w", err)
+	}
+	if file.Toolchain == nil {
+		return "", errors.New("read the version of Go: go.mod has no line such as \"toolchain go1.26.8\"")
+	}
+	return file.Toolchain.Name, nil
+}
+
 func git(ctx context.Context, source string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", source}, args...)...)
 	cmd.Env = withoutGit(os.Environ())
 	out, err := output(cmd)
 	if err != nil {
-		return "", fmt.Errorf("read the version from git, which needs a checkout: %w", err)
+		return "", fmt.Errorf("ask git, which needs a checkout: %w", err)
 	}
 	return strings.TrimSpace(string(out)), nil
 }
