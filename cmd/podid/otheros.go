@@ -1,6 +1,6 @@
 //go:build !linux
 
-// The commands that need Linux, on other systems: they say so.
+// What needs Linux, on other systems: it says so.
 
 package main
 
@@ -16,8 +16,11 @@ func newSandboxCommand() *cobra.Command {
 		"a sandbox is made of network namespaces: run it on Linux, for example in a virtual machine")
 }
 
-func newNodeCleanupCommand() *cobra.Command {
-	return linuxOnly("node", "Remove what NMI left on a node (on Linux)", "run it on the node")
+// check leaves it to the pods, which run on Linux, to look at the options.
+func (*nodeCleanupOptions) check() error { return nil }
+
+func (*nodeCleanupOptions) cleanLocal(*cobra.Command) error {
+	return fmt.Errorf("--local does not work on %s: run it on the node, or name the node", runtime.GOOS)
 }
 
 // linuxOnly returns a command that accepts all arguments and explains why it does nothing.
