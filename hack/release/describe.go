@@ -168,7 +168,7 @@ func (b builder) statement(subjects []subject) (*intoto.Statement, error) {
 }
 
 // origin returns the source and what built it: a workflow of GitHub, as its environment says, or
-// somebody's machine. Files that were changed have no source that can be named.
+// a developer's machine. Files that were changed have no source that can be named.
 func (b builder) origin() (source []*intoto.ResourceDescriptor, builder string) {
 	server, repository, workflow := b.getenv("GITHUB_SERVER_URL"), b.getenv("GITHUB_REPOSITORY"), b.getenv("GITHUB_WORKFLOW_REF")
 	commit := &intoto.ResourceDescriptor{Name: "local", Digest: map[string]string{"gitCommit": b.Commit}}

@@ -213,7 +213,7 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// A build on GitHub names its workflow and repository, any other one nothing that it is not, and one
+// A build on GitHub names its workflow and repository, any other one "local", and one
 // of changed files no source.
 func TestOrigin(t *testing.T) {
 	github := map[string]string{

@@ -67,7 +67,7 @@ func imitation(t *testing.T) string {
 	return dir
 }
 
-// A folder that another user made is no checkout, and neither is one of another module: what is in it
+// Neither a folder of another user nor one of another module is a checkout: what is in it
 // would run as root.
 func TestIsCheckout(t *testing.T) {
 	self := os.Geteuid()

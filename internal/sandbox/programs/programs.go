@@ -50,7 +50,7 @@ func Cache(getenv func(string) string) (string, error) {
 }
 
 // Source returns the folder with the chart and the pins. That of a released podid is its kit. For
-// any other podid it is the nearest checkout, upwards from the working directory or from the running
+// another podid it is the nearest checkout, upwards from the working directory or from the running
 // program, or the kit of its version. Ready gets the kit.
 func Source() (string, error) {
 	var refused error
@@ -112,7 +112,7 @@ func callers(self int, sudo string) []int {
 }
 
 // isCheckout reports whether a folder is a checkout. It fails if it looks like one but belongs to
-// somebody else, who would choose what runs as this user, often root.
+// another user, who would choose what runs as this user, often root.
 func isCheckout(dir string, trusted []int) (bool, error) {
 	file := filepath.Join(dir, "go.mod")
 	content, err := os.ReadFile(file)
