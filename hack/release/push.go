@@ -27,16 +27,9 @@ const chartName = "charts/podid"
 // push writes every image and the chart under the release's number, and asks the registry for each
 // by its digest. Credentials are those of `docker login`.
 func push(ctx context.Context, from, registry string, out io.Writer) error {
-	content, err := os.ReadFile(filepath.Join(from, assetsDir, summaryFile))
+	built, err := readSummary(from)
 	if err != nil {
-		return fmt.Errorf("read what was built: %w; run `make release` first", err)
-	}
-	var built summary
-	if err := json.Unmarshal(content, &built); err != nil {
-		return fmt.Errorf("read what was built: %w", err)
-	}
-	if built.Partial {
-		return errors.New("this release was built with -only, so it lacks platforms: run `make release` without it")
+		return err
 	}
 	options := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
 	refs := make([]name.Reference, len(built.Subjects))
@@ -61,6 +54,21 @@ func push(ctx context.Context, from, registry string, out io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// readSummary returns what a whole release consists of.
+func readSummary(from string) (built summary, err error) {
+	content, err := os.ReadFile(filepath.Join(from, assetsDir, summaryFile))
+	if err != nil {
+		return built, fmt.Errorf("read what was built: %w; run `make release` first", err)
+	}
+	if err := json.Unmarshal(content, &built); err != nil {
+		return built, fmt.Errorf("read what was built: %w", err)
+	}
+	if built.Partial {
+		return built, errors.New("this release was built with -only, so it lacks platforms: run `make release` without it")
+	}
+	return built, nil
 }
 
 // isFree fails if a tag names something else already: who has pulled a release must get the same

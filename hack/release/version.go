@@ -56,14 +56,9 @@ func describe(ctx context.Context, source, wanted string) (release, error) {
 	if err := isCheckout(ctx, source); err != nil {
 		return release{}, err
 	}
-	facts, err := git(ctx, source, "log", "-1", "--no-show-signature", "--format=%H %ct")
+	commit, date, err := head(ctx, source)
 	if err != nil {
 		return release{}, err
-	}
-	commit, seconds, _ := strings.Cut(facts, " ")
-	unix, err := strconv.ParseInt(seconds, 10, 64)
-	if err != nil {
-		return release{}, fmt.Errorf("read the commit's time: %w", err)
 	}
 	tags, err := git(ctx, source, "tag", "--points-at", "HEAD")
 	if err != nil {
@@ -81,7 +76,7 @@ func describe(ctx context.Context, source, wanted string) (release, error) {
 	if err != nil {
 		return release{}, err
 	}
-	r := release{Go: toolchain, Commit: commit, Date: time.Unix(unix, 0).UTC(), Changed: changes != ""}
+	r := release{Go: toolchain, Commit: commit, Date: date, Changed: changes != ""}
 	tag, err := choose(strings.Fields(tags), wanted)
 	if err != nil {
 		return release{}, err
@@ -94,6 +89,20 @@ func describe(ctx context.Context, source, wanted string) (release, error) {
 		r.Version, err = untagged(base, commit, r.Changed)
 	}
 	return r, err
+}
+
+// head returns the current commit and its date.
+func head(ctx context.Context, source string) (commit string, date time.Time, err error) {
+	facts, err := git(ctx, source, "log", "-1", "--no-show-signature", "--format=%H %ct")
+	if err != nil {
+		return "", date, err
+	}
+	commit, seconds, _ := strings.Cut(facts, " ")
+	unix, err := strconv.ParseInt(seconds, 10, 64)
+	if err != nil {
+		return "", date, fmt.Errorf("read the commit's time: %w", err)
+	}
+	return commit, time.Unix(unix, 0).UTC(), nil
 }
 
 // isCheckout fails if the folder is inside a checkout of something else, whose version is another.

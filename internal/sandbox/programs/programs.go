@@ -4,6 +4,7 @@
 package programs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -79,7 +80,8 @@ func nearestCheckout() (string, error) {
 	if wd, err := os.Getwd(); err == nil {
 		from = append(from, wd)
 	}
-	if self, err := os.Executable(); err == nil {
+	self, err := os.Executable()
+	if err == nil {
 		from = append(from, filepath.Dir(self))
 		if owner, err := ownerOf(self); err == nil {
 			trusted = append(trusted, owner) // it is running already
@@ -88,11 +90,12 @@ func nearestCheckout() (string, error) {
 	var refused error
 	for _, dir := range from {
 		for ; ; dir = filepath.Dir(dir) {
-			switch ok, err := isCheckout(dir, trusted); {
-			case ok:
-				return dir, nil
-			case err != nil && refused == nil:
-				refused = err
+			if looksLikeCheckout(dir) {
+				err := checkOwners(dir, trusted)
+				if err == nil || self == filepath.Join(dir, "bin", "podid") { // what make build has built there
+					return dir, nil
+				}
+				refused = cmp.Or(refused, err)
 			}
 			if dir == filepath.Dir(dir) {
 				break
@@ -111,27 +114,29 @@ func callers(self int, sudo string) []int {
 	return trusted
 }
 
-// isCheckout reports whether a folder is a checkout. It fails if it looks like one but belongs to
-// another user, who would choose what runs as this user, often root.
-func isCheckout(dir string, trusted []int) (bool, error) {
-	file := filepath.Join(dir, "go.mod")
-	content, err := os.ReadFile(file)
+// looksLikeCheckout reports whether a folder may be a checkout of podid.
+func looksLikeCheckout(dir string) bool {
+	content, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 	if err != nil || !strings.Contains("\n"+string(content), "\nmodule "+module+"\n") {
-		return false, nil
+		return false
 	}
-	if _, err := os.Stat(filepath.Join(dir, kubernetesModule, "go.mod")); err != nil {
-		return false, nil
-	}
-	for _, name := range []string{dir, file} {
+	_, err = os.Stat(filepath.Join(dir, kubernetesModule, "go.mod"))
+	return err == nil
+}
+
+// checkOwners fails if a checkout belongs to another user, who would choose what runs as this user,
+// often root.
+func checkOwners(dir string, trusted []int) error {
+	for _, name := range []string{dir, filepath.Join(dir, "go.mod")} {
 		owner, err := ownerOf(name)
 		if err != nil {
-			return false, fmt.Errorf("use the checkout %s: %w", dir, err)
+			return fmt.Errorf("use the checkout %s: %w", dir, err)
 		}
 		if !slices.Contains(trusted, owner) {
-			return false, fmt.Errorf("the checkout %s is not used: %s belongs to user %d", dir, name, owner)
+			return fmt.Errorf("the checkout %s is not used: %s belongs to user %d", dir, name, owner)
 		}
 	}
-	return true, nil
+	return nil
 }
 
 // ownerOf returns the owner of a file or folder, for a link that of the link.
