@@ -8,19 +8,15 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-
-	"github.com/podid-io/podid/internal/listwatch"
 )
 
-// KubeConfig reads the kubeconfig, or the service account of the daemon's pod. Informers of package
-// listwatch recover soon after the API server does.
+// KubeConfig reads the kubeconfig, or the service account of the daemon's pod.
 func (o *Options) KubeConfig(daemon string) (*rest.Config, error) {
 	config, err := o.loadKubeConfig(daemon)
 	if err != nil {
 		return nil, err
 	}
 	config.UserAgent = o.UserAgent(daemon)
-	listwatch.OwnRetries(config)
 	return config, nil
 }
 

@@ -2,8 +2,7 @@
 //
 // A reflector of client-go backs off with every request that fails, up to a minute, even if the API
 // server is back. This package retries requests that may succeed later within the call, at least
-// every two seconds, so that the reflector does not see the failure. OwnRetries keeps client-go
-// from waiting longer.
+// every two seconds, so that the reflector does not see the failure.
 package listwatch
 
 import (
@@ -49,9 +48,8 @@ func New(inner cache.ListerWatcher, note func(error)) *Patient {
 
 // ListWithContext implements cache.ListerWatcherWithContext.
 func (p *Patient) ListWithContext(ctx context.Context, o metav1.ListOptions) (list runtime.Object, err error) {
-	requests := withOwnRetries(ctx)
 	err = p.repeat(ctx, p.note, func() error {
-		list, err = p.inner.ListWithContext(requests, o)
+		list, err = p.inner.ListWithContext(ctx, o)
 		if p.absent != nil && apierrors.IsNotFound(err) {
 			list, err = p.absent.DeepCopyObject(), nil
 		}
@@ -70,9 +68,8 @@ func (p *Patient) WatchWithContext(ctx context.Context, o metav1.ListOptions) (w
 			p.note(err)
 		}
 	}
-	requests := withOwnRetries(ctx)
 	err = p.repeat(ctx, note, func() error {
-		w, err = p.inner.WatchWithContext(requests, o)
+		w, err = p.inner.WatchWithContext(ctx, o)
 		if p.absent != nil && apierrors.IsNotFound(err) && o.SendInitialEvents != nil && *o.SendInitialEvents {
 			notThere = err // the reflector lists instead
 			return nil
