@@ -156,6 +156,15 @@ func (n *Net) Bridge(t testing.TB, name string, ports ...string) {
 		if err := netlink.LinkAdd(bridge); err != nil {
 			return err
 		}
+		added, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		// A bridge whose hardware address was not set takes the lowest of its ports', and changes it with
+		// them.
+		if err := netlink.LinkSetHardwareAddr(added, added.Attrs().HardwareAddr); err != nil {
+			return err
+		}
 		for _, port := range ports {
 			link, err := netlink.LinkByName(port)
 			if err != nil {

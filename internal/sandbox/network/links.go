@@ -66,7 +66,9 @@ func (p Plan) upSwitch() error {
 		if err := address("lo", p.Metadata); err != nil {
 			return err
 		}
-		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs(Bridge)}); err != nil {
+		bridge := &netlink.Bridge{LinkAttrs: attrs(Bridge)}
+		bridge.HardwareAddr = hardware(p.API.Addr())
+		if err := netlink.LinkAdd(bridge); err != nil {
 			return fmt.Errorf("add bridge: %w", err)
 		}
 		for _, a := range []netip.Prefix{p.API, p.Azure} {
@@ -111,7 +113,9 @@ func (p Plan) plug(n Node) error {
 		return err
 	}
 	defer func() { _ = fd.Close() }()
-	veth := &netlink.Veth{LinkAttrs: attrs(n.Port), PeerName: "eth0", PeerNamespace: netlink.NsFd(fd.Fd())}
+	veth := &netlink.Veth{
+		LinkAttrs: attrs(n.Port), PeerName: "eth0", PeerNamespace: netlink.NsFd(fd.Fd()), PeerHardwareAddr: hardware(n.IP.Addr()),
+	}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add port %s: %w", n.Port, err)
 	}
@@ -153,6 +157,13 @@ func (p Plan) configure(n Node) error {
 		}
 	}
 	return forward()
+}
+
+// hardware returns the hardware address of the device with an address, which is always the same, as
+// a machine's is. A bridge without one of its own takes the lowest of its ports': when a node
+// reboots, the others would send to the old one for half a minute.
+func hardware(a netip.Addr) net.HardwareAddr {
+	return append(net.HardwareAddr{0x02, 0}, a.AsSlice()...) // locally administered
 }
 
 func attrs(name string) netlink.LinkAttrs {

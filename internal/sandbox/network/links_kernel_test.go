@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -74,13 +75,39 @@ func TestNetwork(t *testing.T) {
 		}
 	})
 	t.Run("a node starts again", func(t *testing.T) {
+		before := hardwareAddresses(t, p)
 		if err := p.UpNode(p.Nodes[1]); err != nil {
 			t.Fatal(err)
 		}
 		if got := ask(t, p.Nodes[1].Namespace, "10.200.0.10:8080"); got != "10.200.0.11" {
 			t.Errorf("node-1 is seen as %s", got)
 		}
+		if after := hardwareAddresses(t, p); !maps.Equal(after, before) {
+			t.Errorf("hardware addresses were %v and are %v: others still send to the old ones", before, after)
+		}
 	})
+}
+
+// hardwareAddresses returns those of the devices with addresses, by namespace.
+func hardwareAddresses(t *testing.T, p Plan) map[netns.Namespace]string {
+	t.Helper()
+	found := map[netns.Namespace]string{}
+	devices := map[netns.Namespace]string{p.Switch: Bridge}
+	for _, n := range p.Nodes {
+		devices[n.Namespace] = "eth0"
+	}
+	for ns, device := range devices {
+		if err := ns.Do(func() error {
+			link, err := netlink.LinkByName(device)
+			if err == nil {
+				found[ns] = link.Attrs().HardwareAddr.String()
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return found
 }
 
 // serveRemote answers every request with the address that it comes from, until the test t ends.
