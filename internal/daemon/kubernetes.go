@@ -8,15 +8,19 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/podid-io/podid/internal/listwatch"
 )
 
-// KubeConfig reads the kubeconfig, or the service account of the daemon's pod.
+// KubeConfig reads the kubeconfig, or the service account of the daemon's pod. Informers of package
+// listwatch recover soon after the API server does.
 func (o *Options) KubeConfig(daemon string) (*rest.Config, error) {
 	config, err := o.loadKubeConfig(daemon)
 	if err != nil {
 		return nil, err
 	}
 	config.UserAgent = o.UserAgent(daemon)
+	listwatch.OwnRetries(config)
 	return config, nil
 }
 

@@ -2,7 +2,8 @@
 //
 // A reflector of client-go backs off with every request that fails, up to a minute, even if the API
 // server is back. This package retries requests that may succeed later within the call, at least
-// every two seconds, so that the reflector does not see the failure.
+// every two seconds, so that the reflector does not see the failure. OwnRetries keeps client-go
+// from waiting longer.
 package listwatch
 
 import (
@@ -48,8 +49,9 @@ func New(inner cache.ListerWatcher, note func(error)) *Patient {
 
 // ListWithContext implements cache.ListerWatcherWithContext.
 func (p *Patient) ListWithContext(ctx context.Context, o metav1.ListOptions) (list runtime.Object, err error) {
+	requests := withOwnRetries(ctx)
 	err = p.repeat(ctx, p.note, func() error {
-		list, err = p.inner.ListWithContext(ctx, o)
+		list, err = p.inner.ListWithContext(requests, o)
 		if p.absent != nil && apierrors.IsNotFound(err) {
 			list, err = p.absent.DeepCopyObject(), nil
 		}
@@ -68,8 +70,9 @@ func (p *Patient) WatchWithContext(ctx context.Context, o metav1.ListOptions) (w
 			p.note(err)
 		}
 	}
+	requests := withOwnRetries(ctx)
 	err = p.repeat(ctx, note, func() error {
-		w, err = p.inner.WatchWithContext(ctx, o)
+		w, err = p.inner.WatchWithContext(requests, o)
 		if p.absent != nil && apierrors.IsNotFound(err) && o.SendInitialEvents != nil && *o.SendInitialEvents {
 			notThere = err // the reflector lists instead
 			return nil
