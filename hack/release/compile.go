@@ -55,13 +55,17 @@ type compilation struct {
 	toolchain string
 }
 
-// compile builds a program of the checkout into the folder bin of the results.
+// compile builds a program of the checkout into the folder bin of the results, unless another part
+// of the release has it already.
 func (b builder) compile(ctx context.Context, pkg string, p platform, link ...string) (string, error) {
 	name := filepath.Base(pkg)
 	if p.OS == "windows" {
 		name += ".exe"
 	}
 	file := filepath.Join(b.out, "bin", p.OS+"_"+p.Arch, name)
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
+	}
 	b.say("compile %s for %s", pkg, p)
 	err := b.goBuild(ctx, compilation{
 		source: b.source, pkg: pkg, file: file, platform: p, toolchain: b.Go,

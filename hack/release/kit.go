@@ -65,8 +65,8 @@ func (b builder) kit(ctx context.Context, p platform) ([]byte, error) {
 	return b.pack(p, members)
 }
 
-// kitPrograms compiles the programs of a kit: those of the images again, which the compiler has in
-// its cache, the pause program, and helm and etcd in the versions that the checkout pins.
+// kitPrograms returns the programs of a kit: those of the images, the pause program, and helm and
+// etcd in the versions that the checkout pins.
 func (b builder) kitPrograms(ctx context.Context, p platform) ([]string, error) {
 	var files []string
 	for _, pkg := range []string{"./cmd/mic", "./cmd/nmi", "./cmd/nmi-holder", "./test/demo", "./hack/pause"} {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"net/http"
 	"os"
 	"os/exec"
@@ -83,7 +84,7 @@ func emulator(t *testing.T) string {
 	t.Helper()
 	file, err := exec.LookPath("qemu-aarch64-static")
 	if err != nil {
-		t.Skip("there is no qemu-aarch64-static: run make test-release")
+		t.Fatal("there is no qemu-aarch64-static: make test-release installs it")
 	}
 	return file
 }
@@ -109,7 +110,9 @@ func checkPrograms(t *testing.T, dist string, r release) {
 // and interrupts it.
 func checkEmulator(t *testing.T, qemu, podid string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), qemu, podid, "emulator", "--dir", t.TempDir(), "--arm-address", "127.0.0.1:0",
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // it needs some seconds
+	defer cancel()
+	cmd := exec.CommandContext(ctx, qemu, podid, "emulator", "--dir", t.TempDir(), "--arm-address", "127.0.0.1:0",
 		"--entra-address", "127.0.0.1:0", "--imds-address", "127.0.0.1:0", "--control-address", "127.0.0.1:0")
 	printed, err := cmd.StdoutPipe()
 	if err != nil {
@@ -124,7 +127,7 @@ func checkEmulator(t *testing.T, qemu, podid string) {
 			control = strings.TrimSpace(rest)
 		}
 	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, control+"/v1/settings", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, control+"/v1/settings", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,8 +52,8 @@ func Read(dir string) ([]*unstructured.Unstructured, error) {
 	return definitions, nil
 }
 
-// Apply creates the definitions, or updates those that exist, whoever wrote them before. It tries
-// all of them.
+// Apply creates the definitions, or updates those that exist and takes their fields over from other
+// managers. It goes on after an error.
 func Apply(ctx context.Context, c client.Client, definitions []*unstructured.Unstructured) error {
 	var failed []error
 	for _, definition := range definitions {

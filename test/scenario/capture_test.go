@@ -109,8 +109,8 @@ func wireWithHostRouting(s *story) {
 	}
 }
 
-// wireWithCilium: with Cilium's own host routing, packets of pods pass by the wire, too, and no
-// label says so. An agent that captures there cannot know; it warns.
+// wireWithCilium: with Cilium's own host routing, packets of pods pass by the redirect, too, and
+// the node has no label for it. An agent with --capture=wire cannot detect that, and warns.
 func wireWithCilium(s *story) {
 	if _, ok := s.plane.Cilium(); !ok {
 		s.Skip("Cilium is not on the nodes")

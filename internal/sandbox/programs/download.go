@@ -199,9 +199,8 @@ func verify(file, want string) error {
 	return nil
 }
 
-// unpack extracts the named programs from a folder of the archive. Each appears in the target
-// folder only when it is complete.
-func unpack(archive, dir, to string, names []string) error {
+// eachFile calls visit with every member of a compressed archive, until it has enough.
+func eachFile(archive string, visit func(*tar.Header, io.Reader) (enough bool, err error)) error {
 	f, err := os.Open(archive)
 	if err != nil {
 		return err
@@ -211,28 +210,39 @@ func unpack(archive, dir, to string, names []string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(to, 0o755); err != nil {
-		return err
-	}
-	files := tar.NewReader(plain)
-	for found := 0; found < len(names); {
+	for files := tar.NewReader(plain); ; {
 		header, err := files.Next()
 		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("the archive holds %d of %s", found, strings.Join(names, ", "))
+			return nil
 		}
 		if err != nil {
 			return err
 		}
-		name := path.Base(header.Name)
-		if header.Typeflag != tar.TypeReg || path.Clean(header.Name) != path.Join(dir, name) || !slices.Contains(names, name) {
-			continue
-		}
-		if err := writeProgram(filepath.Join(to, name), files); err != nil {
+		if enough, err := visit(header, files); enough || err != nil {
 			return err
 		}
-		found++
 	}
-	return nil
+}
+
+// unpack extracts the named programs from a folder of the archive. Each appears in the target
+// folder only when it is complete.
+func unpack(archive, dir, to string, names []string) error {
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	found := 0
+	err := eachFile(archive, func(header *tar.Header, content io.Reader) (bool, error) {
+		name := path.Base(header.Name)
+		if header.Typeflag != tar.TypeReg || path.Clean(header.Name) != path.Join(dir, name) || !slices.Contains(names, name) {
+			return false, nil
+		}
+		found++
+		return found == len(names), writeProgram(filepath.Join(to, name), content)
+	})
+	if err == nil && found < len(names) {
+		err = fmt.Errorf("the archive holds %d of %s", found, strings.Join(names, ", "))
+	}
+	return err
 }
 
 func writeProgram(file string, content io.Reader) error {

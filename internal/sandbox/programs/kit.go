@@ -6,7 +6,6 @@ package programs
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"embed"
 	"encoding/json"
@@ -146,31 +145,13 @@ func (k kit) download(ctx context.Context, to string, step Step) error {
 
 // unpackTree unpacks the files of an archive into a folder.
 func unpackTree(archive, to string) error {
-	f, err := os.Open(archive)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	plain, err := gzip.NewReader(f)
-	if err != nil {
-		return err
-	}
-	for files := tar.NewReader(plain); ; {
-		header, err := files.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	return eachFile(archive, func(header *tar.Header, content io.Reader) (bool, error) {
 		if !filepath.IsLocal(header.Name) || header.Typeflag != tar.TypeReg {
-			return fmt.Errorf("%q is no file inside the archive", header.Name)
+			return false, fmt.Errorf("%q is no file inside the archive", header.Name)
 		}
 		file := filepath.Join(to, header.Name) //nolint:gosec // IsLocal has refused names that leave the folder
-		if err := writeFile(file, files, header.FileInfo().Mode().Perm()); err != nil {
-			return err
-		}
-	}
+		return false, writeFile(file, content, header.FileInfo().Mode().Perm())
+	})
 }
 
 func writeFile(file string, content io.Reader, mode fs.FileMode) error {
